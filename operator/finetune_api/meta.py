@@ -1,0 +1,127 @@
+"""Building blocks shared by every API kind: the base model, decimals, URIs and list markers.
+
+Kubernetes conventions shape this file: fields are camelCase on the wire, unknown fields are
+refused, and numbers that are not integers travel as decimal strings, because floats do not
+round-trip through every client.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+GROUP = "finetune.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "FineTuneJob"
+PLURAL = "finetunejobs"
+
+DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+URI_PATTERN = r"^(hf|s3|pvc|file)://.+$"
+
+
+class APIModel(BaseModel):
+    """Base of all API objects: camelCase on the wire, immutable, unknown fields refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="strings",
+    )
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON-ready dict with wire names and without unset optionals."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def decimal_of(value: str) -> Decimal:
+    """Parse an API decimal string.
+
+    Raises:
+        ValueError: The text is not a plain decimal; the message names it and shows a good one.
+    """
+    try:
+        number = Decimal(value)
+    except InvalidOperation as error:
+        raise ValueError(f"{value!r} is not a decimal number; write for example '0.05'") from error
+    if not number.is_finite():
+        raise ValueError(f"{value!r} is not a finite decimal number; write for example '0.05'")
+    return number
+
+
+def _as_decimal_text(value: object) -> object:
+    # YAML turns an unquoted 0.05 into a float. The API server would refuse it by type, with a
+    # message that is easy to act on; we give the same verdict with the remedy added.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    raise ValueError(f"{value!r} is a number; decimals are strings here: write '{value}' in quotes")
+
+
+def _check_decimal(value: str) -> str:
+    if not re.match(DECIMAL_PATTERN, value):
+        raise ValueError(f"{value!r} is not a decimal number; write for example '0.05' or '1e-4'")
+    return value
+
+
+def _check_auto_decimal(value: str) -> str:
+    if value == "auto":
+        return value
+    if not re.match(DECIMAL_PATTERN, value):
+        raise ValueError(f"{value!r} is neither 'auto' nor a decimal number such as '0.0002' or '2e-4'")
+    return value
+
+
+def _check_uri(value: str) -> str:
+    if not re.match(URI_PATTERN, value):
+        raise ValueError(f"{value!r} is not a URI of a known scheme; use hf://, s3://, pvc:// or file://")
+    return value
+
+
+def _schema(**extra: Any) -> Any:
+    return Field(json_schema_extra=extra)
+
+
+DecimalString = Annotated[
+    str,
+    BeforeValidator(_as_decimal_text),
+    AfterValidator(_check_decimal),
+    Field(max_length=16, json_schema_extra={"pattern": DECIMAL_PATTERN}),
+]
+"""A non-negative decimal as text, for example ``"0.05"``."""
+
+AutoDecimal = Annotated[
+    str,
+    BeforeValidator(_as_decimal_text),
+    AfterValidator(_check_auto_decimal),
+    Field(max_length=16, json_schema_extra={"pattern": "^auto$|" + DECIMAL_PATTERN}),
+]
+"""A decimal as text, or ``auto``."""
+
+URI = Annotated[
+    str,
+    AfterValidator(_check_uri),
+    Field(max_length=1024, json_schema_extra={"pattern": URI_PATTERN}),
+]
+"""Where something lies: ``hf://``, ``s3://``, ``pvc://`` or ``file://``."""
+
+Quantity = Annotated[str, Field(max_length=16, pattern=QUANTITY_PATTERN)]
+"""A Kubernetes quantity such as ``500m`` or ``16Gi``."""
+
+ObjectName = Annotated[str, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)]
+"""A DNS-1123 label."""
+
+
+class LocalObjectReference(APIModel):
+    """A reference to an object in the same namespace."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the object."""

@@ -1,0 +1,290 @@
+"""The protocol between whoever starts a stage (operator or CLI) and the trainer image.
+
+In go one file (``job.json``, a :class:`ResolvedJob`), environment variables and mounted
+credentials. Out come files in object storage, JSON lines on stdout, an exit code and a
+termination message. The operator cannot read object storage (it holds no credentials), so what it
+must know of a finished stage travels in the termination message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from finetune_api.meta import API_VERSION, APIModel
+from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+
+TERMINATION_MESSAGE_BYTES = 4096
+"""What the kubelet keeps of a container's termination log, in bytes."""
+
+PROGRESS_AUDIENCE = "finetune.dev"
+"""Audience of the projected service-account token that authenticates progress pushes."""
+
+
+class Environment:
+    """Names of the environment variables a stage reads."""
+
+    CREDENTIALS_DIR = "FINETUNE_CREDENTIALS_DIR"
+    WORK_DIR = "FINETUNE_WORK_DIR"
+    CACHE_DIR = "FINETUNE_CACHE_DIR"
+    ALLOW_CPU = "FINETUNE_ALLOW_CPU"
+    TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
+    NODE_RANK = "JOB_COMPLETION_INDEX"
+    RENDEZVOUS_HOST = "FINETUNE_RENDEZVOUS_HOST"
+    RENDEZVOUS_PORT = "FINETUNE_RENDEZVOUS_PORT"
+    NUM_NODES = "FINETUNE_NUM_NODES"
+    PROGRESS_URL = "KUBEFLOW_TRAINER_SERVER_URL"
+    PROGRESS_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - a path, not a secret
+    PROGRESS_CA_FILE = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
+
+
+class Stage(StrEnum):
+    """The stages of a job, in order."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class ExitCode(IntEnum):
+    """Exit codes of a stage. 64-77 follow sysexits.h where it has a matching meaning."""
+
+    OK = 0
+    USER_ERROR = 64
+    DATA_ERROR = 65
+    INTERNAL = 70
+    STORAGE = 73
+    RETRYABLE = 75
+    OUT_OF_MEMORY = 77
+    STOPPED = 79
+
+
+class FailureClass(StrEnum):
+    """Why a stage or job failed, coarse enough to decide on a retry."""
+
+    USER_ERROR = "UserError"
+    DATA_ERROR = "DataError"
+    INTERNAL = "Internal"
+    STORAGE_ERROR = "StorageError"
+    RETRYABLE = "Retryable"
+    OUT_OF_MEMORY = "OutOfMemory"
+    STOPPED = "Stopped"
+    IMAGE_ERROR = "ImageError"
+    UNSCHEDULABLE = "Unschedulable"
+    EVICTED = "Evicted"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    GOAL_NOT_MET = "GoalNotMet"
+
+
+CLASS_OF_EXIT_CODE: dict[int, FailureClass] = {
+    ExitCode.USER_ERROR: FailureClass.USER_ERROR,
+    ExitCode.DATA_ERROR: FailureClass.DATA_ERROR,
+    ExitCode.INTERNAL: FailureClass.INTERNAL,
+    ExitCode.STORAGE: FailureClass.STORAGE_ERROR,
+    ExitCode.RETRYABLE: FailureClass.RETRYABLE,
+    ExitCode.OUT_OF_MEMORY: FailureClass.OUT_OF_MEMORY,
+    ExitCode.STOPPED: FailureClass.STOPPED,
+}
+
+NON_RETRYABLE_EXIT_CODES = (ExitCode.USER_ERROR, ExitCode.DATA_ERROR)
+"""Running again cannot help: the job fails at once."""
+
+
+class ResolvedJob(APIModel):
+    """The effective job a stage works on; the content of ``job.json``.
+
+    It is fixed for the life of the FineTuneJob: every attempt of every stage reads the same bytes.
+    """
+
+    api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
+    kind: Literal["ResolvedJob"] = "ResolvedJob"
+    namespace: Annotated[str, Field(min_length=1, max_length=63)]
+    name: Annotated[str, Field(min_length=1, max_length=52)]
+    uid: Annotated[str, Field(min_length=1, max_length=64)]
+    spec: FineTuneJobSpec
+
+    @property
+    def run_prefix(self) -> str:
+        """Prefix of this run under ``spec.output.uri``; unique per tenant and object."""
+        return f"runs/{self.namespace}/{self.name}/{self.uid}"
+
+    @property
+    def versions_prefix(self) -> str:
+        """Prefix of the published versions of this job's name."""
+        return f"versions/{self.namespace}/{self.name}"
+
+    @property
+    def world_size(self) -> int:
+        """Number of data-parallel ranks; a job without GPUs runs one process per node."""
+        resources = self.spec.resources
+        return resources.nodes * max(1, resources.gpus_per_node)
+
+    def to_json(self) -> str:
+        """Serialise canonically: the same job always gives the same bytes."""
+        return json.dumps(self.to_wire(), sort_keys=True, indent=1) + "\n"
+
+
+def resolve_job(job: FineTuneJob, *, namespace: str, uid: str) -> ResolvedJob:
+    """Fix the effective job from the user's object.
+
+    Fields that only steer the life cycle (``suspend``, deadlines, queue) are reset to their
+    defaults, so that changing them does not change what is trained.
+    """
+    spec = job.spec.model_copy(
+        update={
+            "suspend": False,
+            "backoff_limit": FineTuneJobSpec.model_fields["backoff_limit"].default,
+            "active_deadline_seconds": None,
+            "ttl_seconds_after_finished": None,
+            "queue_name": None,
+            "priority_class_name": None,
+            "pod_template": None,
+        }
+    )
+    return ResolvedJob(namespace=namespace, name=job.metadata.name, uid=uid, spec=spec)
+
+
+def local_uid(job: FineTuneJob, *, namespace: str) -> str:
+    """Return the stable UID of a local run: a digest of what the job asks for.
+
+    A second ``finetune run`` of the same file therefore finds, resumes or reuses the first one.
+    """
+    body = resolve_job(job, namespace=namespace, uid="local").to_json()
+    return "local-" + hashlib.sha256(body.encode()).hexdigest()[:12]
+
+
+class MetricValue(APIModel):
+    """One named number; the value is a decimal string."""
+
+    name: Annotated[str, Field(max_length=63)]
+    value: Annotated[str, Field(max_length=32)]
+
+
+class RowCounts(APIModel):
+    """Rows per side of the split."""
+
+    train: int
+    validation: int
+    test: int
+
+
+class PrepareResult(APIModel):
+    """What ``prepare`` found and wrote."""
+
+    stage: Literal["prepare"] = "prepare"
+    digest: str
+    """Content digest of the prepared data set, its version."""
+    uri: str
+    """Folder of the prepared data set, with its manifest."""
+    rows: RowCounts
+    num_tokens: int
+    """Tokens of the training side after the chat template, before truncation."""
+    num_invalid_rows: int
+    num_truncated_rows: int
+    reused: bool = False
+    """True when a data set with the same source and recipe was there already."""
+
+
+class TrainResult(APIModel):
+    """What ``train`` produced."""
+
+    stage: Literal["train"] = "train"
+    uri: str
+    """Folder of the adapter, with its manifest."""
+    sha256: str
+    """Digest of ``adapter_model.safetensors`` (or ``model.safetensors`` for full fine-tuning)."""
+    num_bytes: int
+    manifest_sha256: str
+    """Digest of the adapter's ``manifest.json``."""
+    step: int
+    metrics: list[MetricValue] = []
+    """Last training metrics and the effective settings: loss, learning_rate, global_batch_size."""
+    resumed_from_step: int = 0
+    num_trainable_parameters: int = 0
+    reused: bool = False
+
+
+class Score(APIModel):
+    """One metric on the held-out side, with its confidence interval."""
+
+    name: Annotated[str, Field(max_length=63)]
+    base: Annotated[str, Field(max_length=32)]
+    tuned: Annotated[str, Field(max_length=32)]
+    tuned_low: Annotated[str, Field(max_length=32)] = ""
+    """Lower bound of the 95 % bootstrap interval of the tuned score."""
+    tuned_high: Annotated[str, Field(max_length=32)] = ""
+    delta_low: Annotated[str, Field(max_length=32)] = ""
+    """Lower bound of the 95 % paired bootstrap interval of tuned minus base."""
+    delta_high: Annotated[str, Field(max_length=32)] = ""
+
+
+class EvaluateResult(APIModel):
+    """How the tuned model compares, and what was published."""
+
+    stage: Literal["evaluate"] = "evaluate"
+    scores: list[Score]
+    num_samples: int
+    goal_met: bool | None = None
+    """None when the job has no goal."""
+    goal_message: str = ""
+    report_uri: str
+    version: int | None = None
+    """Published version, or None when the goal was missed and nothing was published."""
+    manifest_uri: str = ""
+    reused: bool = False
+
+
+StageResult = Annotated[
+    PrepareResult | TrainResult | EvaluateResult, Field(discriminator="stage")
+]
+
+
+class TerminationMessage(APIModel):
+    """JSON in ``/dev/termination-log``: the last words of a stage.
+
+    At most :data:`TERMINATION_MESSAGE_BYTES`; ``message`` is cut to fit.
+    """
+
+    stage: Stage
+    exit_code: int
+    failure_class: FailureClass | None = None
+    reason: Annotated[str, Field(max_length=63)] = ""
+    """CamelCase cause, stable: ``Succeeded``, ``BucketNotFound``, ``InvalidRows`` ..."""
+    message: str = ""
+    step: int | None = None
+    rank: int | None = None
+    result: StageResult | None = None
+
+    def to_text(self) -> str:
+        """Serialise within the size limit; the message gives way, the facts stay."""
+        limit = TERMINATION_MESSAGE_BYTES
+        wire = self.to_wire()
+        text = json.dumps(wire, separators=(",", ":"))
+        while len(text.encode()) > limit and wire["message"]:
+            excess = len(text.encode()) - limit
+            kept = max(0, len(wire["message"]) - excess - 4)
+            wire["message"] = wire["message"][:kept] + ("..." if kept else "")
+            text = json.dumps(wire, separators=(",", ":"))
+        return text
+
+
+class Event(APIModel):
+    """One JSON line on a stage's stdout."""
+
+    event: Literal["progress", "message", "result", "failure"]
+    stage: Stage
+    message: str = ""
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | None = None
+    percent: int | None = None
+    eta_seconds: int | None = None
+    metrics: dict[str, float] = {}
+    """Latest values by name: loss, learning_rate, grad_norm, tokens_per_second, eval_loss ..."""
+    result: dict[str, Any] | None = None
+    reason: str = ""
+    exit_code: int | None = None

@@ -1,0 +1,452 @@
+"""The FineTuneJob kind: what a user writes.
+
+The models are the single source of the CRD (``crds/finetunejobs.yaml``), of its reference page and
+of the messages of ``finetune validate``. Rules that the API server checks through CEL carry the
+same message here (:mod:`finetune_api.v1alpha1.rules`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from finetune_api.meta import (
+    API_VERSION,
+    NAME_PATTERN,
+    URI,
+    APIModel,
+    AutoDecimal,
+    DecimalString,
+    LocalObjectReference,
+    Quantity,
+)
+from finetune_api.v1alpha1.podtemplate import PodTemplate
+from finetune_api.v1alpha1.rules import Rule, check_rules
+from finetune_api.v1alpha1.status import FineTuneJobStatus
+
+MetricName = Literal["exactMatch", "macroF1", "rougeL", "bleu", "loss", "perplexity"]
+LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
+
+DatasetFormat = Literal[
+    "Auto", "Chat", "PromptCompletion", "Text", "Alpaca", "ShareGPT", "Csv"
+]
+
+
+class Goal(APIModel):
+    """The KPI this job must reach on the held-out side before its adapter is published."""
+
+    metric: MetricName
+    """What is measured: `exactMatch` and `macroF1` for short labels, `rougeL` and `bleu` for text,
+    `loss` and `perplexity` for any data. All but the last two lie between 0 and 1."""
+    at_least: DecimalString | None = None
+    """Lowest acceptable score of the tuned model, for metrics where higher is better."""
+    at_most: DecimalString | None = None
+    """Highest acceptable score of the tuned model, for `loss` and `perplexity`."""
+    over_base: DecimalString | None = None
+    """Smallest acceptable improvement over the base model, in the unit of the metric."""
+
+
+class Model(APIModel):
+    """The base model."""
+
+    uri: URI
+    """Where the base model lies: `hf://org/name`, `s3://bucket/prefix`, `pvc://claim/path` or
+    `file:///path`. Weights must be safetensors; pickled weights are never read."""
+    revision: Annotated[str, Field(min_length=1, max_length=128)] = "main"
+    """Branch, tag or commit of an `hf://` model. It is resolved to a commit, which the run records."""
+    name: Annotated[str, Field(max_length=256)] | None = None
+    """Public name of the model, written into the adapter as `base_model_name_or_path`. An inference
+    server loads the adapter only if this equals the name it serves the base model by. Default: the
+    `org/name` of an `hf://` URI, else the last part of the URI."""
+    trust_remote_code: bool = False
+    """Run Python code that ships inside the model repository. Off: such code runs with the job's
+    credentials."""
+    credentials_ref: LocalObjectReference | None = None
+    """Secret with `HF_TOKEN` (for `hf://`) or `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (for
+    `s3://`). Default: the credentials of `output`."""
+
+
+class Columns(APIModel):
+    """Which columns of a table hold what."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Column with the input. Default: `prompt`, or the template."""
+    completion: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Column with the expected answer. Default: `completion`."""
+    text: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Column with plain text, for format `Text`. Default: `text`."""
+    group: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Column whose equal values must stay on one side of the split (a customer, a conversation)."""
+
+
+class Source(APIModel):
+    """One file or folder of examples."""
+
+    uri: URI
+    """Where the examples lie; a folder stands for all its `.jsonl`, `.json`, `.csv` and `.parquet`
+    files in the order of their names."""
+    format: DatasetFormat = "Auto"
+    """How a row is read. `Auto` recognises the format from the first rows' fields. `Csv` maps
+    columns through `columns` and `template`."""
+    columns: Columns | None = None
+    """Column names, where they differ from the format's own."""
+    template: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
+    """Jinja template (sandboxed) that renders the prompt from a row's columns, for example
+    `"Label this headline: {{ headline }}"`."""
+    system: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
+    """System message put before every prompt of this source."""
+    side: Literal["Split", "Train", "Validation", "Test"] = "Split"
+    """`Split` divides the rows by `split`; the others put all rows of this source on one side."""
+    credentials_ref: LocalObjectReference | None = None
+    """Secret to read this source with. Default: the credentials of `output`."""
+
+
+class Split(APIModel):
+    """How rows are divided; the division depends on the content and the seed alone."""
+
+    test_percent: Annotated[int, Field(ge=0, le=90)] = 20
+    """Share of the rows held out for the evaluation, in percent. The playbook's 80/20."""
+    validation_percent: Annotated[int, Field(ge=0, le=50)] = 5
+    """Share of the rows used to watch the loss while training, in percent."""
+    seed: Annotated[int, Field(ge=0, le=2147483647)] = 13
+    """Seed of the division."""
+
+
+class Dataset(APIModel):
+    """The examples and how they are checked and divided."""
+
+    sources: Annotated[
+        list[Source], Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ]
+    """Files or folders of examples, read in this order."""
+    split: Split = Split()
+    """Division into train, validation and test."""
+    max_invalid_rows: Annotated[int, Field(ge=0, le=1000000)] = 0
+    """How many unreadable rows are tolerated (and left out) before the job is refused. Every one is
+    listed in the report with file, line and reason."""
+    max_rows: Annotated[int, Field(ge=1, le=10000000)] | None = None
+    """Use at most this many rows, drawn by the split's seed. Default: all."""
+
+
+class Adapter(APIModel):
+    """What is trained on top of the base model."""
+
+    type: Literal["LoRA", "DoRA", "RsLoRA", "QLoRA", "Full"] = "LoRA"
+    """`LoRA`; `DoRA` (weight-decomposed); `RsLoRA` (rank-stabilised scaling); `QLoRA` (4-bit base, GPU
+    only); `Full` trains all weights."""
+    rank: Annotated[int, Field(ge=1, le=512)] = 16
+    """Rank of the update matrices. 16 is the playbook's start; more only pays with much data."""
+    alpha: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Scaling: the update is multiplied by alpha/rank (alpha/sqrt(rank) for RsLoRA)."""
+    dropout: DecimalString = "0.05"
+    """Dropout on the adapter's input, below 1."""
+    target_modules: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=128)]],
+        Field(min_length=1, max_length=32, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = ["all-linear"]
+    """Names of the modules that get an adapter, for example `q_proj`; `all-linear` means every linear
+    layer but the output head, which loses nothing against full fine-tuning where attention-only
+    does ("LoRA Without Regret", 2025)."""
+
+
+class Method(APIModel):
+    """How the model is tuned."""
+
+    objective: Literal["SFT"] = "SFT"
+    """Supervised fine-tuning on the examples."""
+    loss: Literal["Auto", "Completion", "Assistant", "All"] = "Auto"
+    """Which tokens count. `Completion`: the last answer only. `Assistant`: every assistant turn.
+    `All`: every token. `Auto`: assistant turns of conversations, completions of pairs, all of plain
+    text."""
+    packing: Literal["Auto", "On", "Off"] = "Auto"
+    """Put several short examples into one row without letting them see each other. `Auto`: remove
+    padding instead where that is exact, and pack where rows are much shorter than
+    `maxSequenceLength`."""
+    adapter: Adapter = Adapter()
+    """The adapter."""
+
+
+class Hyperparameters(APIModel):
+    """Training settings; `auto` values are decided by documented rules and echoed in the run."""
+
+    epochs: DecimalString = "3"
+    """Passes over the training side. Ignored when `maxSteps` is set."""
+    max_steps: Annotated[int, Field(ge=1, le=10000000)] | None = None
+    """Stop after this many optimiser steps."""
+    learning_rate: AutoDecimal = "auto"
+    """Peak learning rate. `auto`: 2e-4 for adapters scaled by model size and run length, a tenth of
+    that for `Full`."""
+    global_batch_size: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = "auto"
+    """Examples per optimiser step over all ranks; constant whatever the world size. `auto`: 8 to 32 by
+    the size of the training side (adapters lose quality above 32)."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
+    """Examples per rank and forward pass. `auto`: from memory and length."""
+    max_sequence_length: Annotated[int, Field(ge=16, le=1048576)] = 1024
+    """Longest example in tokens; longer ones are cut at the end and counted in the report."""
+    warmup_ratio: DecimalString = "0.03"
+    """Share of the steps over which the learning rate rises."""
+    scheduler: Literal["Cosine", "Linear", "Constant"] = "Cosine"
+    """Shape of the learning rate after the warm-up."""
+    weight_decay: DecimalString = "0"
+    """AdamW's weight decay."""
+    max_grad_norm: DecimalString = "1"
+    """Gradients are scaled down to this norm."""
+    precision: Literal["Auto", "BFloat16", "Float32"] = "Auto"
+    """Type of the frozen base weights. `Auto`: bfloat16 where the hardware computes in it, else
+    float32. Adapter weights are always float32."""
+    activation_checkpointing: Literal["Auto", "On", "Off"] = "Auto"
+    """Recompute activations in the backward pass. `Auto`: only when memory would not suffice."""
+    seed: Annotated[int, Field(ge=0, le=2147483647)] = 42
+    """Seed of initialisation, order and dropout. The same job gives the same adapter on the same
+    hardware."""
+    logging_steps: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Optimiser steps between two points of the training curve."""
+
+
+class Checkpoint(APIModel):
+    """Durable progress: what a preempted or crashed run resumes from."""
+
+    every_steps: Annotated[int, Field(ge=1, le=1000000)] = 50
+    """Optimiser steps between two checkpoints in object storage."""
+    keep_last: Annotated[int, Field(ge=1, le=20)] = 2
+    """Complete checkpoints kept."""
+
+
+class Evaluation(APIModel):
+    """How base and tuned model are compared on the held-out side."""
+
+    max_samples: Annotated[int, Field(ge=1, le=100000)] = 500
+    """Held-out rows scored, drawn by the split's seed."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | Literal["auto"] = "auto"
+    """Longest generated answer in tokens. `auto`: the longest reference plus a margin, so that no
+    correct answer is ever cut."""
+    batch_size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    """Rows generated at once."""
+    num_bootstrap_samples: Annotated[int, Field(ge=100, le=10000)] = 1000
+    """Resamples behind the 95 % confidence intervals."""
+
+
+class Output(APIModel):
+    """Where results go."""
+
+    uri: URI
+    """Bucket and prefix: `s3://bucket/prefix` or `file:///folder`. The run's own prefix ends in
+    namespace, name and UID, so that no job overwrites another's."""
+    credentials_ref: LocalObjectReference | None = None
+    """Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Default: the pod's own identity."""
+    formats: Annotated[
+        list[Literal["Adapter", "Merged"]],
+        Field(min_length=1, max_length=2, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = ["Adapter"]
+    """`Adapter` is always written; `Merged` adds the base model with the adapter folded in."""
+
+
+class S3(APIModel):
+    """How S3 is reached, for servers other than AWS."""
+
+    endpoint: Annotated[str, Field(max_length=512, pattern=r"^https?://[^/]+/?$")] | None = None
+    """URL of the server, for example `https://s3.example.org`. Default: AWS, or the environment's
+    `AWS_ENDPOINT_URL_S3`. On a cluster it must be on the operator's allow list."""
+    region: Annotated[str, Field(max_length=64)] | None = None
+    """Region name. Default: the environment's, else `us-east-1`."""
+    addressing: Literal["Auto", "Path", "Virtual"] = "Auto"
+    """`Path` puts the bucket into the path, as most servers other than AWS need. `Auto`: `Path` when
+    `endpoint` is set."""
+
+
+class Resources(APIModel):
+    """What the training pods get. The world size is nodes times GPUs per node."""
+
+    nodes: Annotated[int, Field(ge=1, le=256)] = 1
+    """Pods that train together, one per node."""
+    gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 1
+    """GPUs, and processes, per pod. 0 trains on CPU with one process."""
+    gpu_resource: Annotated[str, Field(min_length=1, max_length=128)] = "nvidia.com/gpu"
+    """Name of the extended resource the GPUs are asked for by."""
+    strategy: Literal["Auto", "DDP", "ZeRO2", "ZeRO3", "FSDP2"] = "Auto"
+    """How ranks share the work. `Auto`: DDP while the base fits one GPU, else FSDP2."""
+    cpu: Quantity | None = None
+    """CPU request and limit of a training or evaluation pod. Default: the operator's."""
+    memory: Quantity | None = None
+    """Memory request and limit of a training or evaluation pod. Default: the operator's."""
+    shared_memory: Quantity | None = None
+    """Size of `/dev/shm`, which the collectives use between GPUs. Default: the operator's."""
+
+
+class Trainer(APIModel):
+    """The image that runs the stages."""
+
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Image reference, best by digest. Default: the operator's trainer image."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When the image is pulled. Default: Kubernetes' own rule."""
+
+
+SPEC_RULES: tuple[Rule, ...] = (
+    Rule(
+        rule="!has(self.goal) || has(self.goal.atLeast) || has(self.goal.atMost) || has(self.goal.overBase)",
+        message="goal needs at least one of atLeast, atMost or overBase",
+        field="goal",
+        check=lambda s: s.goal is None
+        or any(v is not None for v in (s.goal.at_least, s.goal.at_most, s.goal.over_base)),
+    ),
+    Rule(
+        rule="!has(self.goal) || !has(self.goal.atLeast) || !(self.goal.metric in ['loss', 'perplexity'])",
+        message="goal.atLeast does not fit loss and perplexity, where lower is better: use atMost",
+        field="goal.atLeast",
+        check=lambda s: s.goal is None
+        or s.goal.at_least is None
+        or s.goal.metric not in LOWER_IS_BETTER,
+    ),
+    Rule(
+        rule="!has(self.goal) || !has(self.goal.atMost) || self.goal.metric in ['loss', 'perplexity']",
+        message="goal.atMost fits only loss and perplexity, where lower is better: use atLeast",
+        field="goal.atMost",
+        check=lambda s: s.goal is None
+        or s.goal.at_most is None
+        or s.goal.metric in LOWER_IS_BETTER,
+    ),
+    Rule(
+        rule="self.dataset.split.testPercent + self.dataset.split.validationPercent <= 90",
+        message="dataset.split: testPercent and validationPercent together leave less than 10 percent to train on",
+        field="dataset.split",
+        check=lambda s: s.dataset.split.test_percent + s.dataset.split.validation_percent <= 90,
+    ),
+    Rule(
+        rule="self.output.uri.startsWith('s3://') || self.output.uri.startsWith('file://') || self.output.uri.startsWith('pvc://')",
+        message="output.uri must be s3://, pvc:// or file://: the Hub is read-only here",
+        field="output.uri",
+        check=lambda s: not s.output.uri.startswith("hf://"),
+    ),
+    Rule(
+        rule="!(self.method.adapter.dropout.matches('^[1-9]'))",
+        message="method.adapter.dropout must be below 1",
+        field="method.adapter.dropout",
+        check=lambda s: not s.method.adapter.dropout.startswith(tuple("123456789")),
+    ),
+    Rule(
+        rule="self.method.adapter.type != 'QLoRA' || self.resources.gpusPerNode > 0",
+        message="method.adapter.type QLoRA needs a GPU: set resources.gpusPerNode, or use LoRA",
+        field="method.adapter.type",
+        check=lambda s: s.method.adapter.type != "QLoRA" or s.resources.gpus_per_node > 0,
+    ),
+    Rule(
+        rule="self.resources.strategy != 'FSDP2' || self.resources.gpusPerNode > 0",
+        message="resources.strategy FSDP2 needs GPUs: set resources.gpusPerNode, or use DDP or ZeRO3",
+        field="resources.strategy",
+        check=lambda s: s.resources.strategy != "FSDP2" or s.resources.gpus_per_node > 0,
+    ),
+    Rule(
+        rule="self.output.formats.exists(f, f == 'Adapter')",
+        message="output.formats must contain Adapter",
+        field="output.formats",
+        check=lambda s: "Adapter" in s.output.formats,
+    ),
+    Rule(
+        rule="self.hyperparameters.learningRate == 'auto' || self.hyperparameters.learningRate.matches('[1-9]')",
+        message="hyperparameters.learningRate must be greater than 0",
+        field="hyperparameters.learningRate",
+        check=lambda s: s.hyperparameters.learning_rate == "auto"
+        or float(s.hyperparameters.learning_rate) > 0,
+    ),
+)
+
+IMMUTABLE_FIELDS = (
+    "goal",
+    "model",
+    "dataset",
+    "method",
+    "hyperparameters",
+    "checkpoint",
+    "evaluation",
+    "output",
+    "s3",
+    "resources",
+    "trainer",
+    "podTemplate",
+)
+"""What is trained, where and how: fixed once the job exists."""
+
+
+class FineTuneJobSpec(APIModel):
+    """What to train, on what, where the result goes and what it must reach."""
+
+    goal: Goal | None = None
+    """The KPI and its target. Without one the adapter is published whatever its score."""
+    model: Model
+    """The base model."""
+    dataset: Dataset
+    """The examples."""
+    method: Method = Method()
+    """How the model is tuned."""
+    hyperparameters: Hyperparameters = Hyperparameters()
+    """Training settings."""
+    checkpoint: Checkpoint = Checkpoint()
+    """Durable progress."""
+    evaluation: Evaluation = Evaluation()
+    """How base and tuned model are compared."""
+    output: Output
+    """Where results go."""
+    s3: S3 = S3()
+    """How S3 is reached."""
+    resources: Resources = Resources()
+    """What the training pods get."""
+    trainer: Trainer = Trainer()
+    """The image that runs the stages."""
+    pod_template: PodTemplate | None = None
+    """Bounded changes to the pods of this job."""
+    queue_name: Annotated[str, Field(max_length=63, pattern=NAME_PATTERN)] | None = None
+    """Kueue LocalQueue that training and evaluation wait in. Default: none, pods start at once."""
+    priority_class_name: Annotated[str, Field(max_length=253)] | None = None
+    """Kueue WorkloadPriorityClass of the queued stages."""
+    suspend: bool = False
+    """Hold the job: running pods save and stop, nothing new starts. False resumes at the last
+    checkpoint."""
+    backoff_limit: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often a stage is tried again after a failure that may pass. User and data errors are never
+    retried."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=31536000)] | None = None
+    """Longest running time over all stages and attempts, in seconds, without time in the queue or
+    suspended."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31536000)] | None = None
+    """Delete the finished FineTuneJob after this many seconds. Files in object storage stay."""
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> FineTuneJobSpec:
+        check_rules(self, SPEC_RULES)
+        return self
+
+
+class ObjectMeta(APIModel):
+    """The part of Kubernetes' ObjectMeta that is read here; the rest passes unread."""
+
+    model_config = {**APIModel.model_config, "extra": "ignore"}
+
+    name: Annotated[str, Field(min_length=1, max_length=52, pattern=NAME_PATTERN)]
+    """At most 52 characters: names of Jobs, pods and Services are derived from it."""
+    namespace: Annotated[str, Field(max_length=63)] | None = None
+    """Namespace."""
+    uid: str | None = None
+    """Set by the API server."""
+    generation: int | None = None
+    """Set by the API server."""
+    labels: dict[str, str] = {}
+    """Labels."""
+    annotations: dict[str, str] = {}
+    """Annotations."""
+
+
+class FineTuneJob(APIModel):
+    """One fine-tuning run: from examples to an evaluated, verified adapter in object storage."""
+
+    api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
+    kind: Literal["FineTuneJob"] = "FineTuneJob"
+    metadata: ObjectMeta
+    spec: FineTuneJobSpec
+    status: FineTuneJobStatus | None = None
+
+    @classmethod
+    def from_wire(cls, body: dict[str, Any]) -> FineTuneJob:
+        """Parse a Kubernetes object; raises pydantic's ValidationError."""
+        return cls.model_validate(body)

@@ -1,0 +1,147 @@
+"""Bounded changes to the pods of a job.
+
+A free-form pod patch would let any user of the CRD run privileged containers with the operator's
+rights. This is the list of what teams need instead; the operator adds the security context, which
+cannot be changed here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from finetune_api.meta import APIModel, LocalObjectReference, Quantity
+
+ShortText = Annotated[str, Field(max_length=253)]
+AnnotationText = Annotated[str, Field(max_length=1024)]
+
+
+class Toleration(APIModel):
+    """As in core/v1."""
+
+    key: ShortText | None = None
+    """Taint key; empty with operator `Exists` tolerates all."""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """How `value` is compared."""
+    value: ShortText | None = None
+    """Taint value."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Taint effect; empty matches all."""
+    toleration_seconds: Annotated[int, Field(ge=0)] | None = None
+    """How long a NoExecute taint is tolerated, in seconds."""
+
+
+class PersistentVolumeClaimSource(APIModel):
+    """As in core/v1."""
+
+    claim_name: ShortText
+    """Claim in the job's namespace."""
+    read_only: bool = False
+    """Mount read-only."""
+
+
+class EmptyDirSource(APIModel):
+    """As in core/v1."""
+
+    size_limit: Quantity | None = None
+    """Largest size."""
+    medium: Literal["", "Memory"] = ""
+    """Disk, or memory."""
+
+
+class Volume(APIModel):
+    """A volume of one of the kinds that cannot leave the namespace."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Name, unique in the pod."""
+    persistent_volume_claim: PersistentVolumeClaimSource | None = None
+    """A claim in the job's namespace."""
+    empty_dir: EmptyDirSource | None = None
+    """Scratch space that lives as long as the pod."""
+    config_map: LocalObjectReference | None = None
+    """A ConfigMap in the job's namespace."""
+
+
+class VolumeMount(APIModel):
+    """As in core/v1."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Name of the volume."""
+    mount_path: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^/")]
+    """Path in the container."""
+    read_only: bool = False
+    """Mount read-only."""
+    sub_path: ShortText | None = None
+    """Path inside the volume."""
+
+
+class EnvVar(APIModel):
+    """A plain environment variable; secrets go through `credentialsRef`."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    """Name."""
+    value: Annotated[str, Field(max_length=4096)] = ""
+    """Value."""
+
+
+Freeform = Annotated[
+    dict[str, Any],
+    Field(json_schema_extra={"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
+]
+
+
+class PodTemplate(APIModel):
+    """Bounded changes to the pods of this job."""
+
+    labels: Annotated[dict[str, ShortText], Field(max_length=32)] = {}
+    """Labels added to the pods; `finetune.dev/` and `kueue.x-k8s.io/` keys are refused."""
+    annotations: Annotated[dict[str, AnnotationText], Field(max_length=32)] = {}
+    """Annotations added to the pods."""
+    node_selector: Annotated[dict[str, ShortText], Field(max_length=32)] = {}
+    """Node labels the training and evaluation pods need."""
+    tolerations: Annotated[
+        list[Toleration], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = []
+    """Taints the pods tolerate."""
+    affinity: Freeform | None = None
+    """Affinity as in core/v1; the API server checks it when the pod is created."""
+    volumes: Annotated[
+        list[Volume],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+    """Volumes added to the pods."""
+    volume_mounts: Annotated[
+        list[VolumeMount],
+        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = []
+    """Mounts of those volumes in the trainer container."""
+    env: Annotated[
+        list[EnvVar],
+        Field(
+            max_length=64,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+    """Environment variables added to the trainer container."""
+    image_pull_secrets: Annotated[
+        list[LocalObjectReference],
+        Field(
+            max_length=8,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+    """Secrets that pull the image."""
+    priority_class_name: ShortText | None = None
+    """Kubernetes PriorityClass of the pods."""
+    service_account_name: ShortText | None = None
+    """Service account of the pods, for workload identity. Default: the namespace's `default`."""
+    runtime_class_name: ShortText | None = None
+    """RuntimeClass of the pods."""
+    scheduler_name: ShortText | None = None
+    """Scheduler of the pods."""
+    termination_grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] = 120
+    """Time between SIGTERM and SIGKILL, in seconds; must exceed the time of one checkpoint."""

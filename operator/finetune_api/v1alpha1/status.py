@@ -1,0 +1,237 @@
+"""Status of a FineTuneJob: what the operator reports. Stays below 20 KB."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.meta import APIModel
+
+Text = Annotated[str, Field(max_length=1024)]
+ShortText = Annotated[str, Field(max_length=253)]
+Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
+Number = Annotated[str, Field(max_length=32)]
+
+Phase = Literal[
+    "Pending", "Preparing", "Queued", "Training", "Evaluating", "Suspended", "Succeeded", "Failed"
+]
+
+
+class Condition(APIModel):
+    """As in meta/v1."""
+
+    type: Annotated[str, Field(max_length=63)]
+    """Accepted, DatasetReady, QuotaReserved, Training, Evaluated, GoalMet, Published, Suspended, Stalled,
+    Complete or Failed."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: Annotated[str, Field(max_length=63)]
+    """CamelCase cause, stable: scripts may compare it."""
+    message: Text = ""
+    """For people: what happened and what to do."""
+    last_transition_time: Timestamp
+    """When `status` last changed."""
+    observed_generation: int | None = None
+    """Generation of the spec this was computed from."""
+
+
+class Progress(APIModel):
+    """How far the current stage is."""
+
+    stage: Literal["prepare", "train", "evaluate"] | None = None
+    """The current stage."""
+    step: int | None = None
+    """Optimiser steps done."""
+    total_steps: int | None = None
+    """Optimiser steps in all."""
+    percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Share of the stage done."""
+    epoch: Number | None = None
+    """Passes over the training side."""
+    last_heartbeat_time: Timestamp | None = None
+    """When the trainer last reported."""
+    estimated_completion_time: Timestamp | None = None
+    """When the stage should end at its present speed."""
+
+
+class Metric(APIModel):
+    """Latest value of one training metric."""
+
+    name: Annotated[str, Field(max_length=63)]
+    """Name, for example `loss` or `tokens_per_second`."""
+    value: Number
+    """Value as a decimal string."""
+    step: int | None = None
+    """Step it was measured at."""
+
+
+class Rows(APIModel):
+    """Rows per side of the split."""
+
+    train: int = 0
+    """Training rows."""
+    validation: int = 0
+    """Validation rows."""
+    test: int = 0
+    """Held-out rows."""
+
+
+class DatasetStatus(APIModel):
+    """The prepared data set."""
+
+    digest: ShortText | None = None
+    """Content digest, the version of the data."""
+    uri: Text | None = None
+    """Folder of the prepared data set."""
+    rows: Rows | None = None
+    """Rows per side."""
+    num_tokens: int | None = None
+    """Tokens of the training side."""
+    num_invalid_rows: int | None = None
+    """Rows left out as unreadable."""
+    num_truncated_rows: int | None = None
+    """Rows longer than `maxSequenceLength`."""
+
+
+class Artifact(APIModel):
+    """The published adapter."""
+
+    uri: Text | None = None
+    """Folder of the adapter."""
+    version: int | None = None
+    """Published version of this job's name."""
+    sha256: ShortText | None = None
+    """Digest of the weights file."""
+    bytes: int | None = None
+    """Size of the weights file."""
+    manifest_uri: Text | None = None
+    """Manifest of the published version."""
+
+
+class ScoreStatus(APIModel):
+    """One metric on the held-out side."""
+
+    name: Annotated[str, Field(max_length=63)]
+    """Metric."""
+    base: Number
+    """Score of the base model."""
+    tuned: Number
+    """Score of the tuned model."""
+
+
+class EvaluationStatus(APIModel):
+    """How the tuned model compares with the base model."""
+
+    scores: Annotated[
+        list[ScoreStatus],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+    """Scores by metric."""
+    num_samples: int | None = None
+    """Held-out rows scored."""
+    goal_met: bool | None = None
+    """Whether the goal was met; absent without a goal."""
+    message: Text | None = None
+    """The goal and the score in words."""
+    report_uri: Text | None = None
+    """The full report."""
+
+
+class Attempts(APIModel):
+    """How often pods were started."""
+
+    total: int = 0
+    """Pods started over all stages, retries included."""
+    counted: int = 0
+    """Failures that count against `backoffLimit`."""
+    preemptions: int = 0
+    """Evictions and preemptions, which do not count."""
+
+
+class Failure(APIModel):
+    """The last failure, with enough to act on."""
+
+    failure_class: Annotated[str, Field(max_length=63, alias="class")]
+    """UserError, DataError, StorageError, OutOfMemory, ImageError, Unschedulable, Evicted ..."""
+    reason: Annotated[str, Field(max_length=63)] = ""
+    """CamelCase cause."""
+    stage: Literal["prepare", "train", "evaluate"] | None = None
+    """Stage that failed."""
+    exit_code: int | None = None
+    """Exit code of the container."""
+    message: Text = ""
+    """What was tried, on what, what came back, what to do."""
+    pod: ShortText | None = None
+    """Pod that failed."""
+    node: ShortText | None = None
+    """Node it ran on."""
+    time: Timestamp | None = None
+    """When."""
+
+
+class StageStatus(APIModel):
+    """The Job of one stage."""
+
+    name: Literal["prepare", "train", "evaluate"]
+    """Stage."""
+    job: ShortText
+    """Name of its Job."""
+    start_time: Timestamp | None = None
+    """When it first ran."""
+    completion_time: Timestamp | None = None
+    """When it ended."""
+    active_seconds: int | None = None
+    """Running time over all attempts that have ended, in seconds."""
+
+
+class FineTuneJobStatus(APIModel):
+    """What the operator reports."""
+
+    observed_generation: int | None = None
+    """Generation of the spec this status was computed from."""
+    phase: Phase | None = None
+    """For columns only; the conditions are the contract."""
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = []
+    """State by type."""
+    start_time: Timestamp | None = None
+    """When the first stage started."""
+    completion_time: Timestamp | None = None
+    """When the job reached its end."""
+    stages: Annotated[
+        list[StageStatus],
+        Field(
+            max_length=3,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+    """The Jobs of the stages."""
+    progress: Progress | None = None
+    """How far the current stage is."""
+    metrics: Annotated[
+        list[Metric],
+        Field(
+            max_length=24,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+    """Latest training metrics."""
+    dataset: DatasetStatus | None = None
+    """The prepared data set."""
+    artifact: Artifact | None = None
+    """The published adapter."""
+    evaluation: EvaluationStatus | None = None
+    """How the tuned model compares."""
+    attempts: Attempts | None = None
+    """How often pods were started."""
+    last_failure: Failure | None = None
+    """The last failure."""
