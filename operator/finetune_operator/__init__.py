@@ -1,0 +1,1 @@
+"""The operator of the FineTuneJob kind: hosted by kopf, level-triggered, server-side applied."""

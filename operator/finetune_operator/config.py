@@ -1,0 +1,202 @@
+"""What an administrator decides: images, limits on tenants, where to watch, how hard to work.
+
+One YAML or JSON file (the chart's ConfigMap), then environment variables
+``FINETUNE_OPERATOR_<FIELD>``, then command-line flags; the later wins. Nothing here can be set by
+a tenant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from finetune_api.meta import Quantity
+
+ENVIRONMENT_PREFIX = "FINETUNE_OPERATOR_"
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names the field, the value and the remedy."""
+
+
+class OperatorConfig(BaseModel):
+    """All settings of the operator, with their defaults."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    # ---- what the pods run -------------------------------------------------------------------
+    trainer_image: Annotated[str, Field(min_length=1)] = "finetune-trainer:latest"
+    """Image of the stages unless a job names its own; best by digest."""
+    trainer_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When that image is pulled."""
+    image_pull_secrets: list[str] = []
+    """Names of Secrets, present in the jobs' namespaces, that pull the trainer image."""
+    allow_cpu: bool = False
+    """Let a pod that asked for GPUs and sees none go on with the CPU. For tests and demos only: it
+    turns a broken driver into a job that is a hundred times slower instead of an error."""
+    default_cpu: Quantity = "4"
+    """CPU request and limit of a training or evaluation pod whose job does not say."""
+    default_memory: Quantity = "16Gi"
+    """Memory request and limit of a training or evaluation pod whose job does not say."""
+    default_shared_memory: Quantity = "2Gi"
+    """Size of `/dev/shm`. Counts towards the pod's memory limit as it fills."""
+    prepare_cpu: Quantity = "1"
+    """CPU request and limit of the `prepare` pod, which needs no GPU."""
+    prepare_memory: Quantity = "4Gi"
+    """Memory request and limit of the `prepare` pod."""
+    scratch_size: Quantity = "100Gi"
+    """Limit of each emptyDir (work folder, model cache); the kubelet evicts a pod that exceeds it."""
+    cache_claim: str = ""
+    """A ReadWriteMany claim of this name, in each job's namespace, that keeps base models between
+    jobs. Empty: every pod downloads into its own scratch folder."""
+    rendezvous_port: Annotated[int, Field(ge=1024, le=65535)] = 29500
+    """Port at which rank 0 of a job of several nodes is met."""
+    trainer_environment: dict[str, str] = {}
+    """Environment variables set in every trainer container, for example `HTTPS_PROXY`, `HF_ENDPOINT`
+    or `AWS_ENDPOINT_URL_S3`."""
+
+    # ---- what tenants may do -----------------------------------------------------------------
+    allowed_endpoints: list[str] = []
+    """S3 endpoints that jobs may name, exactly as in `spec.s3.endpoint` (a trailing slash does not
+    matter); `*` allows all. Jobs without an endpoint use AWS or `AWS_ENDPOINT_URL_S3`."""
+    allowed_file_paths: list[str] = []
+    """Folders that `file://` URIs may lie in. A file path in a cluster means a path in the pod, so
+    this only makes sense together with volumes or a node-local mount in the trainer image."""
+    allow_trust_remote_code: bool = True
+    """Accept jobs with `model.trustRemoteCode`, which run code from the model's repository."""
+
+    # ---- where and how to watch --------------------------------------------------------------
+    namespaces: list[str] = []
+    """Namespaces to serve. Empty: the whole cluster, which needs a ClusterRole."""
+    kueue: Literal["auto", "on", "off"] = "auto"
+    """Use Kueue for jobs with a `queueName`. `auto`: if its API is there when the operator starts."""
+    num_workers: Annotated[int, Field(ge=1, le=256)] = 16
+    """Jobs reconciled at the same time."""
+    requests_per_second: Annotated[float, Field(gt=0)] = 200.0
+    """Sustained rate of API requests, in requests per second."""
+    request_burst: Annotated[int, Field(ge=1)] = 400
+    """API requests that may be made at once before that rate holds."""
+    resync_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """How often the cache of FineTuneJobs is compared with the server to drop vanished ones."""
+    image_pull_deadline_seconds: Annotated[int, Field(ge=0)] = 600
+    """How long a pod may fail to get its image, or to mount its volumes, before the job fails. Such
+    a pod holds its GPUs."""
+
+    # ---- leader election ---------------------------------------------------------------------
+    leader_election: bool = True
+    """Only one replica reconciles; the others keep warm caches and serve progress pushes."""
+    leader_election_namespace: str = ""
+    """Namespace of the Lease. Empty: the operator's own."""
+    leader_election_name: str = "finetune-operator"
+    """Name of the Lease."""
+    lease_duration_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """How long a standby waits after the last renewal it saw."""
+    renew_deadline_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """How long the leader tries to renew before it stops all work. Less than the lease duration."""
+    retry_period_seconds: Annotated[float, Field(gt=0)] = 2.0
+    """Time between two tries."""
+
+    # ---- progress, probes, metrics -----------------------------------------------------------
+    progress_url: str = ""
+    """URL at which trainer pods reach the progress endpoint, for example
+    `http://finetune-operator-progress.finetune-system.svc:8090`. Empty: pods do not push, and
+    `status.progress` stays empty."""
+    progress_ca_config_map: str = ""
+    """A ConfigMap of this name, in each job's namespace, whose key `ca.crt` signs `progressUrl`.
+    Empty: the pod's own certificate store."""
+    progress_port: Port = 8090
+    """Port of the progress endpoint; 0 takes a free one."""
+    progress_tls_certificate: str = ""
+    """PEM file; with `progressTlsKey` the progress endpoint speaks HTTPS."""
+    progress_tls_key: str = ""
+    """PEM file."""
+    progress_interval_seconds: Annotated[float, Field(ge=1)] = 15.0
+    """Shortest time between two progress writes of one job."""
+    probe_port: Port = 8081
+    """Port of `/healthz` and `/readyz`; 0 takes a free one."""
+    metrics_port: Port = 8080
+    """Port of `/metrics`; 0 takes a free one."""
+    bind_address: str = "0.0.0.0"  # noqa: S104 - a pod is reached on its own address
+    """Address the three ports are bound to."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least important messages that are logged."""
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | None = None,
+        *,
+        environment: Mapping[str, str] = os.environ,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> OperatorConfig:
+        """Merge file, environment and flags.
+
+        Args:
+            path: YAML or JSON file with wire names, or None.
+            environment: Where ``FINETUNE_OPERATOR_<FIELD>`` is looked up; values are YAML, so
+                that lists and booleans can be given.
+            overrides: Flags by Python name; None values are left out.
+
+        Raises:
+            ConfigError: The file is unreadable or a value is not allowed.
+        """
+        values: dict[str, Any] = {}
+        if path is not None:
+            values.update(_read(path))
+        for name, field in cls.model_fields.items():
+            text = environment.get(ENVIRONMENT_PREFIX + name.upper())
+            if text is not None:
+                values.pop(name, None)
+                plain_text = field.annotation is str
+                values[to_camel(name)] = text if plain_text else yaml.safe_load(text)
+        for name, value in (overrides or {}).items():
+            if value is not None:
+                values.pop(name, None)
+                values[to_camel(name)] = value
+        try:
+            config = cls.model_validate(values)
+        except ValidationError as error:
+            lines = [
+                f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+                f" (got {item['input']!r})"
+                for item in error.errors()
+            ]
+            origin = f" of {path}" if path else ""
+            raise ConfigError(f"operator configuration{origin}: " + "; ".join(lines)) from error
+        if config.renew_deadline_seconds >= config.lease_duration_seconds:
+            raise ConfigError(
+                f"renewDeadlineSeconds {config.renew_deadline_seconds:g} must be less than"
+                f" leaseDurationSeconds {config.lease_duration_seconds:g}: otherwise two"
+                " replicas could both believe that they lead"
+            )
+        return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"operator configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"operator configuration {path} is not YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"operator configuration {path} must be a mapping of settings, not a"
+            f" {type(content).__name__}"
+        )
+    return content
