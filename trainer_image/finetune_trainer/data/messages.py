@@ -1,0 +1,158 @@
+"""Check conversations: roles, order and content of messages.
+
+A conversation is an optional system message, then user and assistant in turns, ending with the
+assistant. Chat templates of common models (Llama 2, Mistral, Gemma) refuse any other order, and
+they do so only when training has begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_trainer.data.rows import BadRow
+
+Message = dict[str, str]
+
+CHAT_ROLES: Mapping[str, str] = {"system": "system", "user": "user", "assistant": "assistant"}
+SHAREGPT_ROLES: Mapping[str, str] = {
+    **CHAT_ROLES,
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+TOOL_ROLES = frozenset(
+    {"tool", "function", "function_call", "function_response", "observation", "tool_call"}
+)
+
+
+def read_text(value: object, name: str) -> str:
+    """Return a field that must be text and must not be blank.
+
+    Raises:
+        BadRow: It is missing, blank, or of another type.
+    """
+    if value is None:
+        raise BadRow("MissingField", f"{name} is missing")
+    if not isinstance(value, str):
+        raise BadRow(
+            "NotText", f"{name} is {describe(value)}; it must be text: put a string there"
+        )
+    if not value.strip():
+        raise BadRow("EmptyText", f"{name} is empty")
+    return value
+
+
+def read_messages(
+    value: object,
+    name: str,
+    *,
+    roles: Mapping[str, str] = CHAT_ROLES,
+    role_key: str = "role",
+    content_key: str = "content",
+) -> list[Message]:
+    """Return messages with nothing but role and content, their order not yet checked.
+
+    Args:
+        value: What the row holds.
+        name: Field it was found in, for messages.
+        roles: Accepted roles and what they become.
+        role_key: Key of the role in one message.
+        content_key: Key of the content in one message.
+
+    Raises:
+        BadRow: It is no list of messages, a role is unknown, or a content is not text.
+    """
+    if value is None:
+        raise BadRow("MissingField", f"{name} is missing")
+    if not isinstance(value, list) or not value:
+        raise BadRow(
+            "NotMessages", f"{name} is {describe(value)}; expected a list of at least one message"
+        )
+    messages = []
+    for number, entry in enumerate(value, start=1):
+        where = f"{name}[{number}]"
+        if not isinstance(entry, dict):
+            raise BadRow(
+                "NotMessages",
+                f"{where} is {describe(entry)}; expected an object with {role_key} and {content_key}",
+            )
+        role = _read_role(entry, where, roles, role_key)
+        content = entry.get(content_key)
+        if role == "assistant" and isinstance(content, str) and not content.strip():
+            raise BadRow("EmptyAnswer", f"{where} is an empty answer of the assistant")
+        messages.append({"role": role, "content": read_text(content, f"{where}.{content_key}")})
+    return messages
+
+
+def check_conversation(messages: list[Message], name: str) -> None:
+    """Check the order of a whole conversation.
+
+    Raises:
+        BadRow: A role is out of turn, or the last message is not the assistant's.
+    """
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
+    offset = len(messages) - len(turns) + 1
+    for index, message in enumerate(turns):
+        expected = ("user", "assistant")[index % 2]
+        if message["role"] != expected:
+            raise BadRow(
+                "WrongRoleOrder",
+                f"{name}[{index + offset}] is from {message['role']}, expected {expected}: after an "
+                "optional system message, user and assistant take turns",
+            )
+    if not turns or turns[-1]["role"] != "assistant":
+        raise BadRow(
+            "NoAnswer",
+            f"the last message of {name} is from {messages[-1]['role']}; it must be the answer to "
+            "learn, from the assistant",
+        )
+
+
+def add_system(messages: list[Message], system: str | None) -> list[Message]:
+    """Put the source's system message before a conversation.
+
+    Raises:
+        BadRow: The row has a system message of its own: only one of the two can be meant.
+    """
+    if system is None:
+        return messages
+    if messages and messages[0]["role"] == "system":
+        raise BadRow(
+            "TwoSystemMessages",
+            "the row has its own system message and the source sets `system`; remove one of them",
+        )
+    return [{"role": "system", "content": system}, *messages]
+
+
+def describe(value: object) -> str:
+    """Name the type of a value, and the value itself where it is short."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"a boolean ({str(value).lower()})"
+    if isinstance(value, int | float):
+        return f"a number ({value})"
+    if isinstance(value, list):
+        return "an empty list" if not value else "a list"
+    if isinstance(value, dict):
+        return "an object"
+    return "text" if isinstance(value, str) else f"of type {type(value).__name__}"
+
+
+def _read_role(
+    entry: dict[str, Any], where: str, roles: Mapping[str, str], role_key: str
+) -> str:
+    role = entry.get(role_key)
+    if role in TOOL_ROLES or entry.get("tool_calls") or entry.get("function_call"):
+        raise BadRow(
+            "ToolMessage",
+            f"{where} is a tool call or a tool's answer; tool use cannot be trained here yet, "
+            "remove such rows",
+        )
+    if not isinstance(role, str) or role not in roles:
+        shown = "missing" if role is None else repr(role)
+        raise BadRow("UnknownRole", f"{where}.{role_key} is {shown}; use {', '.join(roles)}")
+    return roles[role]

@@ -1,0 +1,143 @@
+"""What a row is at each point of its way from a file to the prepared data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+SNIPPET_CHARACTERS = 80
+"""How much of a bad row is quoted."""
+
+
+class Side(StrEnum):
+    """The sides of a data set; the value is the stem of the side's file."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawRow:
+    """A row as its file holds it.
+
+    Attributes:
+        line: Line the row starts on, from 1, in JSONL and CSV; position of the row, from 1, in JSON
+            and Parquet, which have no lines.
+        fields: The row's values by name.
+    """
+
+    line: int
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowError:
+    """A row that cannot be used.
+
+    Attributes:
+        file: File as the user knows it.
+        line: As in :class:`RawRow`.
+        reason: CamelCase cause, stable; rows are totalled by it.
+        message: What is wrong with this row and, where it is not obvious, what is expected.
+        snippet: Start of the row, at most :data:`SNIPPET_CHARACTERS`.
+    """
+
+    file: str
+    line: int
+    reason: str
+    message: str
+    snippet: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}"
+
+
+class BadRow(Exception):
+    """A row cannot be brought into the canonical shape; becomes a :class:`RowError`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A usable row in canonical shape.
+
+    Attributes:
+        row: One of ``{"messages": [...]}``, ``{"prompt": ..., "completion": ...}`` (both message
+            lists, or both strings for models without a chat template) and ``{"text": ...}``.
+        file: File the row came from.
+        line: As in :class:`RawRow`.
+        side: The side its source is bound to, or None when the split decides.
+        group: Digest of what keeps rows together: equal groups never lie on two sides.
+        content: Digest of ``row``; equal for identical rows.
+    """
+
+    row: dict[str, Any]
+    file: str
+    line: int
+    side: Side | None
+    group: str
+    content: str
+
+    def to_json(self) -> str:
+        """Serialise as one line of the prepared data set, without the line break."""
+        metadata = {"source": self.file, "line": self.line, "group": self.group[:16]}
+        return _dump({**self.row, "metadata": metadata})
+
+
+def make_example(
+    row: dict[str, Any], *, file: str, line: int, side: Side | None, group_value: str | None
+) -> Example:
+    """Wrap a canonical row and derive its digests.
+
+    Args:
+        row: The canonical row.
+        file: File it came from.
+        line: Line or position in that file.
+        side: Side of its source, or None.
+        group_value: Value of the user's group column; None groups rows by identical prompt.
+
+    Raises:
+        BadRow: The row holds bytes that were not UTF-8, or half of a surrogate pair.
+    """
+    key = ["prompt", prompt_of(row)] if group_value is None else ["group", group_value]
+    return Example(
+        row=row, file=file, line=line, side=side, group=_digest(key), content=_digest(row)
+    )
+
+
+def prompt_of(row: dict[str, Any]) -> Any:
+    """Return the part of a canonical row that is input: all but the last answer, or the text."""
+    if "messages" in row:
+        return row["messages"][:-1]
+    return row["prompt"] if "prompt" in row else row["text"]
+
+
+def make_snippet(raw: object) -> str:
+    """Quote the start of a row on one printable line, for error messages."""
+    text = raw if isinstance(raw, str) else json.dumps(raw, ensure_ascii=False, default=str)
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = "".join(c if c.isprintable() else " " for c in text[: SNIPPET_CHARACTERS + 1])
+    if len(text) > SNIPPET_CHARACTERS:
+        text = text[: SNIPPET_CHARACTERS - 3] + "..."
+    return text
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
+
+
+def _digest(value: object) -> str:
+    try:
+        return hashlib.sha256(_dump(value).encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        raise BadRow(
+            "NotUtf8", "the text is not valid UTF-8; convert the file, for example with iconv"
+        ) from error

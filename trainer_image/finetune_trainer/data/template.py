@@ -1,0 +1,60 @@
+"""Render prompts from a row's columns with a sandboxed Jinja template.
+
+The template comes from the user's YAML, so it may read the row and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from finetune_trainer.data.rows import BadRow
+from finetune_trainer.errors import UserError
+
+# No autoescape: the result is a prompt, not HTML.
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False  # noqa: S701
+)
+
+
+class PromptTemplate:
+    """A compiled template; ``{{ column }}`` is a column, ``{{ row["Any name"] }}`` works for all."""
+
+    def __init__(self, text: str, *, where: str) -> None:
+        """Compile the template.
+
+        Args:
+            text: Jinja source.
+            where: Path of the field in the job, for messages.
+
+        Raises:
+            UserError: The template is not valid Jinja.
+        """
+        self._where = where
+        try:
+            self._template: Template = _ENVIRONMENT.from_string(text)
+        except TemplateSyntaxError as error:
+            raise UserError(
+                "InvalidTemplate", f"{where}, line {error.lineno}: {error.message}"
+            ) from error
+
+    def render(self, fields: Mapping[str, Any]) -> str:
+        """Render one row.
+
+        Raises:
+            BadRow: A column is missing or empty of meaning for the template.
+        """
+        try:
+            return self._template.render({"row": fields, **fields})
+        except UndefinedError as error:
+            raise BadRow(
+                "MissingColumn",
+                f"{self._where}: {error.message}; the row has: {', '.join(map(str, fields))}",
+            ) from error
+        except (TemplateError, TypeError, ValueError, ArithmeticError, OverflowError) as error:
+            raise BadRow(
+                "TemplateFailed", f"{self._where}: {type(error).__name__}: {error}"
+            ) from error
