@@ -11,7 +11,14 @@ import re
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 GROUP = "finetune.dev"
@@ -25,6 +32,17 @@ QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 URI_PATTERN = r"^(hf|s3|pvc|file)://.+$"
 
+ATOMIC_LIST: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
+SET_LIST: dict[str, Any] = {"x-kubernetes-list-type": "set"}
+MAP_BY_NAME: dict[str, Any] = {
+    "x-kubernetes-list-type": "map",
+    "x-kubernetes-list-map-keys": ["name"],
+}
+MAP_BY_TYPE: dict[str, Any] = {
+    "x-kubernetes-list-type": "map",
+    "x-kubernetes-list-map-keys": ["type"],
+}
+
 
 class APIModel(BaseModel):
     """Base of all API objects: camelCase on the wire, immutable, unknown fields refused."""
@@ -37,6 +55,14 @@ class APIModel(BaseModel):
         use_attribute_docstrings=True,
         ser_json_inf_nan="strings",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        # As the API server does: a null stands for "not given", whatever the field.
+        if isinstance(value, dict) and None in value.values():
+            return {key: item for key, item in value.items() if item is not None}
+        return value
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON-ready dict with wire names and without unset optionals."""
@@ -67,7 +93,7 @@ def _as_decimal_text(value: object) -> object:
 
 
 def _check_decimal(value: str) -> str:
-    if not re.match(DECIMAL_PATTERN, value):
+    if not re.fullmatch(DECIMAL_PATTERN, value):
         raise ValueError(f"{value!r} is not a decimal number; write for example '0.05' or '1e-4'")
     return value
 
@@ -75,19 +101,38 @@ def _check_decimal(value: str) -> str:
 def _check_auto_decimal(value: str) -> str:
     if value == "auto":
         return value
-    if not re.match(DECIMAL_PATTERN, value):
-        raise ValueError(f"{value!r} is neither 'auto' nor a decimal number such as '0.0002' or '2e-4'")
+    if not re.fullmatch(DECIMAL_PATTERN, value):
+        raise ValueError(
+            f"{value!r} is neither 'auto' nor a decimal number such as '0.0002' or '2e-4'"
+        )
     return value
 
 
 def _check_uri(value: str) -> str:
-    if not re.match(URI_PATTERN, value):
-        raise ValueError(f"{value!r} is not a URI of a known scheme; use hf://, s3://, pvc:// or file://")
+    if not re.fullmatch(URI_PATTERN, value):
+        raise ValueError(
+            f"{value!r} is not a URI of a known scheme; use hf://, s3://, pvc:// or file://"
+        )
     return value
 
 
-def _schema(**extra: Any) -> Any:
-    return Field(json_schema_extra=extra)
+def _refuse_duplicates(values: list[Any]) -> list[Any]:
+    for position, value in enumerate(values):
+        if value in values[:position]:
+            raise ValueError(f"duplicate value: {value!r} is listed twice")
+    return values
+
+
+def _refuse_duplicate_names(values: list[Any]) -> list[Any]:
+    _refuse_duplicates([value.name for value in values])
+    return values
+
+
+Unique = AfterValidator(_refuse_duplicates)
+"""Marks a list of kind ``set``; the API server refuses duplicates in it."""
+
+UniqueNames = AfterValidator(_refuse_duplicate_names)
+"""Marks a list of kind ``map`` keyed by ``name``; the API server refuses duplicates in it."""
 
 
 DecimalString = Annotated[

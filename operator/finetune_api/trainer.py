@@ -238,9 +238,7 @@ class EvaluateResult(APIModel):
     reused: bool = False
 
 
-StageResult = Annotated[
-    PrepareResult | TrainResult | EvaluateResult, Field(discriminator="stage")
-]
+StageResult = Annotated[PrepareResult | TrainResult | EvaluateResult, Field(discriminator="stage")]
 
 
 class TerminationMessage(APIModel):

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from finetune_api.meta import (
     API_VERSION,
+    ATOMIC_LIST,
     NAME_PATTERN,
+    SET_LIST,
     URI,
     APIModel,
     AutoDecimal,
     DecimalString,
     LocalObjectReference,
     Quantity,
+    Unique,
+    decimal_of,
 )
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.rules import Rule, check_rules
@@ -28,9 +32,7 @@ from finetune_api.v1alpha1.status import FineTuneJobStatus
 MetricName = Literal["exactMatch", "macroF1", "rougeL", "bleu", "loss", "perplexity"]
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 
-DatasetFormat = Literal[
-    "Auto", "Chat", "PromptCompletion", "Text", "Alpaca", "ShareGPT", "Csv"
-]
+DatasetFormat = Literal["Auto", "Chat", "PromptCompletion", "Text", "Alpaca", "ShareGPT", "Csv"]
 
 
 class Goal(APIModel):
@@ -54,12 +56,13 @@ class Model(APIModel):
     """Where the base model lies: `hf://org/name`, `s3://bucket/prefix`, `pvc://claim/path` or
     `file:///path`. Weights must be safetensors; pickled weights are never read."""
     revision: Annotated[str, Field(min_length=1, max_length=128)] = "main"
-    """Branch, tag or commit of an `hf://` model. It is resolved to a commit, which the run records."""
+    """Branch, tag or commit of an `hf://` model. It is resolved to a commit, which the run
+    records."""
     name: Annotated[str, Field(max_length=256)] | None = None
     """Public name of the model, written into the adapter as `base_model_name_or_path`. An inference
     server loads the adapter only if this equals the name it serves the base model by. Default: the
     `org/name` of an `hf://` URI, else the last part of the URI."""
-    trust_remote_code: bool = False
+    trust_remote_code: StrictBool = False
     """Run Python code that ships inside the model repository. Off: such code runs with the job's
     credentials."""
     credentials_ref: LocalObjectReference | None = None
@@ -105,11 +108,11 @@ class Source(APIModel):
 class Split(APIModel):
     """How rows are divided; the division depends on the content and the seed alone."""
 
-    test_percent: Annotated[int, Field(ge=0, le=90)] = 20
+    test_percent: Annotated[StrictInt, Field(ge=0, le=90)] = 20
     """Share of the rows held out for the evaluation, in percent. The playbook's 80/20."""
-    validation_percent: Annotated[int, Field(ge=0, le=50)] = 5
+    validation_percent: Annotated[StrictInt, Field(ge=0, le=50)] = 5
     """Share of the rows used to watch the loss while training, in percent."""
-    seed: Annotated[int, Field(ge=0, le=2147483647)] = 13
+    seed: Annotated[StrictInt, Field(ge=0, le=2147483647)] = 13
     """Seed of the division."""
 
 
@@ -117,15 +120,15 @@ class Dataset(APIModel):
     """The examples and how they are checked and divided."""
 
     sources: Annotated[
-        list[Source], Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+        list[Source], Field(min_length=1, max_length=16, json_schema_extra=ATOMIC_LIST)
     ]
     """Files or folders of examples, read in this order."""
     split: Split = Split()
     """Division into train, validation and test."""
-    max_invalid_rows: Annotated[int, Field(ge=0, le=1000000)] = 0
+    max_invalid_rows: Annotated[StrictInt, Field(ge=0, le=1000000)] = 0
     """How many unreadable rows are tolerated (and left out) before the job is refused. Every one is
     listed in the report with file, line and reason."""
-    max_rows: Annotated[int, Field(ge=1, le=10000000)] | None = None
+    max_rows: Annotated[StrictInt, Field(ge=1, le=10000000)] | None = None
     """Use at most this many rows, drawn by the split's seed. Default: all."""
 
 
@@ -133,21 +136,22 @@ class Adapter(APIModel):
     """What is trained on top of the base model."""
 
     type: Literal["LoRA", "DoRA", "RsLoRA", "QLoRA", "Full"] = "LoRA"
-    """`LoRA`; `DoRA` (weight-decomposed); `RsLoRA` (rank-stabilised scaling); `QLoRA` (4-bit base, GPU
-    only); `Full` trains all weights."""
-    rank: Annotated[int, Field(ge=1, le=512)] = 16
+    """`LoRA`; `DoRA` (weight-decomposed); `RsLoRA` (rank-stabilised scaling); `QLoRA` (4-bit
+    base, GPU only); `Full` trains all weights."""
+    rank: Annotated[StrictInt, Field(ge=1, le=512)] = 16
     """Rank of the update matrices. 16 is the playbook's start; more only pays with much data."""
-    alpha: Annotated[int, Field(ge=1, le=1024)] = 32
+    alpha: Annotated[StrictInt, Field(ge=1, le=1024)] = 32
     """Scaling: the update is multiplied by alpha/rank (alpha/sqrt(rank) for RsLoRA)."""
     dropout: DecimalString = "0.05"
     """Dropout on the adapter's input, below 1."""
     target_modules: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=128)]],
-        Field(min_length=1, max_length=32, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        Field(min_length=1, max_length=32, json_schema_extra=SET_LIST),
+        Unique,
     ] = ["all-linear"]
-    """Names of the modules that get an adapter, for example `q_proj`; `all-linear` means every linear
-    layer but the output head, which loses nothing against full fine-tuning where attention-only
-    does ("LoRA Without Regret", 2025)."""
+    """Names of the modules that get an adapter, for example `q_proj`; `all-linear` means every
+    linear layer but the output head, which loses nothing against full fine-tuning where
+    attention-only does ("LoRA Without Regret", 2025)."""
 
 
 class Method(APIModel):
@@ -172,17 +176,17 @@ class Hyperparameters(APIModel):
 
     epochs: DecimalString = "3"
     """Passes over the training side. Ignored when `maxSteps` is set."""
-    max_steps: Annotated[int, Field(ge=1, le=10000000)] | None = None
+    max_steps: Annotated[StrictInt, Field(ge=1, le=10000000)] | None = None
     """Stop after this many optimiser steps."""
     learning_rate: AutoDecimal = "auto"
     """Peak learning rate. `auto`: 2e-4 for adapters scaled by model size and run length, a tenth of
     that for `Full`."""
-    global_batch_size: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = "auto"
-    """Examples per optimiser step over all ranks; constant whatever the world size. `auto`: 8 to 32 by
-    the size of the training side (adapters lose quality above 32)."""
-    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
+    global_batch_size: Annotated[StrictInt, Field(ge=1, le=65536)] | Literal["auto"] = "auto"
+    """Examples per optimiser step over all ranks; constant whatever the world size. `auto`: 8 to
+    32 by the size of the training side (adapters lose quality above 32)."""
+    micro_batch_size: Annotated[StrictInt, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
     """Examples per rank and forward pass. `auto`: from memory and length."""
-    max_sequence_length: Annotated[int, Field(ge=16, le=1048576)] = 1024
+    max_sequence_length: Annotated[StrictInt, Field(ge=16, le=1048576)] = 1024
     """Longest example in tokens; longer ones are cut at the end and counted in the report."""
     warmup_ratio: DecimalString = "0.03"
     """Share of the steps over which the learning rate rises."""
@@ -197,33 +201,33 @@ class Hyperparameters(APIModel):
     float32. Adapter weights are always float32."""
     activation_checkpointing: Literal["Auto", "On", "Off"] = "Auto"
     """Recompute activations in the backward pass. `Auto`: only when memory would not suffice."""
-    seed: Annotated[int, Field(ge=0, le=2147483647)] = 42
+    seed: Annotated[StrictInt, Field(ge=0, le=2147483647)] = 42
     """Seed of initialisation, order and dropout. The same job gives the same adapter on the same
     hardware."""
-    logging_steps: Annotated[int, Field(ge=1, le=1000)] = 1
+    logging_steps: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
     """Optimiser steps between two points of the training curve."""
 
 
 class Checkpoint(APIModel):
     """Durable progress: what a preempted or crashed run resumes from."""
 
-    every_steps: Annotated[int, Field(ge=1, le=1000000)] = 50
+    every_steps: Annotated[StrictInt, Field(ge=1, le=1000000)] = 50
     """Optimiser steps between two checkpoints in object storage."""
-    keep_last: Annotated[int, Field(ge=1, le=20)] = 2
+    keep_last: Annotated[StrictInt, Field(ge=1, le=20)] = 2
     """Complete checkpoints kept."""
 
 
 class Evaluation(APIModel):
     """How base and tuned model are compared on the held-out side."""
 
-    max_samples: Annotated[int, Field(ge=1, le=100000)] = 500
+    max_samples: Annotated[StrictInt, Field(ge=1, le=100000)] = 500
     """Held-out rows scored, drawn by the split's seed."""
-    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | Literal["auto"] = "auto"
+    max_new_tokens: Annotated[StrictInt, Field(ge=1, le=8192)] | Literal["auto"] = "auto"
     """Longest generated answer in tokens. `auto`: the longest reference plus a margin, so that no
     correct answer is ever cut."""
-    batch_size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    batch_size: Annotated[StrictInt, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Rows generated at once."""
-    num_bootstrap_samples: Annotated[int, Field(ge=100, le=10000)] = 1000
+    num_bootstrap_samples: Annotated[StrictInt, Field(ge=100, le=10000)] = 1000
     """Resamples behind the 95 % confidence intervals."""
 
 
@@ -234,10 +238,12 @@ class Output(APIModel):
     """Bucket and prefix: `s3://bucket/prefix` or `file:///folder`. The run's own prefix ends in
     namespace, name and UID, so that no job overwrites another's."""
     credentials_ref: LocalObjectReference | None = None
-    """Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Default: the pod's own identity."""
+    """Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Default: the pod's own
+    identity."""
     formats: Annotated[
         list[Literal["Adapter", "Merged"]],
-        Field(min_length=1, max_length=2, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        Field(min_length=1, max_length=2, json_schema_extra=SET_LIST),
+        Unique,
     ] = ["Adapter"]
     """`Adapter` is always written; `Merged` adds the base model with the adapter folded in."""
 
@@ -251,16 +257,16 @@ class S3(APIModel):
     region: Annotated[str, Field(max_length=64)] | None = None
     """Region name. Default: the environment's, else `us-east-1`."""
     addressing: Literal["Auto", "Path", "Virtual"] = "Auto"
-    """`Path` puts the bucket into the path, as most servers other than AWS need. `Auto`: `Path` when
-    `endpoint` is set."""
+    """`Path` puts the bucket into the path, as most servers other than AWS need. `Auto`: `Path`
+    when `endpoint` is set."""
 
 
 class Resources(APIModel):
     """What the training pods get. The world size is nodes times GPUs per node."""
 
-    nodes: Annotated[int, Field(ge=1, le=256)] = 1
+    nodes: Annotated[StrictInt, Field(ge=1, le=256)] = 1
     """Pods that train together, one per node."""
-    gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 1
+    gpus_per_node: Annotated[StrictInt, Field(ge=0, le=64)] = 1
     """GPUs, and processes, per pod. 0 trains on CPU with one process."""
     gpu_resource: Annotated[str, Field(min_length=1, max_length=128)] = "nvidia.com/gpu"
     """Name of the extended resource the GPUs are asked for by."""
@@ -285,45 +291,73 @@ class Trainer(APIModel):
 
 SPEC_RULES: tuple[Rule, ...] = (
     Rule(
-        rule="!has(self.goal) || has(self.goal.atLeast) || has(self.goal.atMost) || has(self.goal.overBase)",
+        rule=(
+            "!has(self.goal) || has(self.goal.atLeast) || has(self.goal.atMost) || "
+            "has(self.goal.overBase)"
+        ),
         message="goal needs at least one of atLeast, atMost or overBase",
         field="goal",
-        check=lambda s: s.goal is None
-        or any(v is not None for v in (s.goal.at_least, s.goal.at_most, s.goal.over_base)),
+        check=lambda s: (
+            s.goal is None
+            or any(v is not None for v in (s.goal.at_least, s.goal.at_most, s.goal.over_base))
+        ),
     ),
     Rule(
-        rule="!has(self.goal) || !has(self.goal.atLeast) || !(self.goal.metric in ['loss', 'perplexity'])",
+        rule=(
+            "!has(self.goal) || !has(self.goal.atLeast) || !(self.goal.metric in "
+            "['loss', 'perplexity'])"
+        ),
         message="goal.atLeast does not fit loss and perplexity, where lower is better: use atMost",
         field="goal.atLeast",
-        check=lambda s: s.goal is None
-        or s.goal.at_least is None
-        or s.goal.metric not in LOWER_IS_BETTER,
+        check=lambda s: (
+            s.goal is None or s.goal.at_least is None or s.goal.metric not in LOWER_IS_BETTER
+        ),
     ),
     Rule(
-        rule="!has(self.goal) || !has(self.goal.atMost) || self.goal.metric in ['loss', 'perplexity']",
+        rule=(
+            "!has(self.goal) || !has(self.goal.atMost) || self.goal.metric in ['loss', "
+            "'perplexity']"
+        ),
         message="goal.atMost fits only loss and perplexity, where lower is better: use atLeast",
         field="goal.atMost",
-        check=lambda s: s.goal is None
-        or s.goal.at_most is None
-        or s.goal.metric in LOWER_IS_BETTER,
+        check=lambda s: (
+            s.goal is None or s.goal.at_most is None or s.goal.metric in LOWER_IS_BETTER
+        ),
+    ),
+    Rule(
+        rule="!has(self.goal) || !has(self.goal.atLeast) || double(self.goal.atLeast) <= 1.0",
+        message=(
+            "goal.atLeast must be at most 1: scores lie between 0 and 1, write 0.9 for 90 percent"
+        ),
+        field="goal.atLeast",
+        check=lambda s: (
+            s.goal is None or s.goal.at_least is None or decimal_of(s.goal.at_least) <= 1
+        ),
     ),
     Rule(
         rule="self.dataset.split.testPercent + self.dataset.split.validationPercent <= 90",
-        message="dataset.split: testPercent and validationPercent together leave less than 10 percent to train on",
+        message=(
+            "dataset.split: testPercent and validationPercent together leave less than "
+            "10 percent to train on"
+        ),
         field="dataset.split",
         check=lambda s: s.dataset.split.test_percent + s.dataset.split.validation_percent <= 90,
     ),
     Rule(
-        rule="self.output.uri.startsWith('s3://') || self.output.uri.startsWith('file://') || self.output.uri.startsWith('pvc://')",
+        rule=(
+            "self.output.uri.startsWith('s3://') || "
+            "self.output.uri.startsWith('file://') || "
+            "self.output.uri.startsWith('pvc://')"
+        ),
         message="output.uri must be s3://, pvc:// or file://: the Hub is read-only here",
         field="output.uri",
         check=lambda s: not s.output.uri.startswith("hf://"),
     ),
     Rule(
-        rule="!(self.method.adapter.dropout.matches('^[1-9]'))",
+        rule="double(self.method.adapter.dropout) < 1.0",
         message="method.adapter.dropout must be below 1",
         field="method.adapter.dropout",
-        check=lambda s: not s.method.adapter.dropout.startswith(tuple("123456789")),
+        check=lambda s: decimal_of(s.method.adapter.dropout) < 1,
     ),
     Rule(
         rule="self.method.adapter.type != 'QLoRA' || self.resources.gpusPerNode > 0",
@@ -333,7 +367,9 @@ SPEC_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         rule="self.resources.strategy != 'FSDP2' || self.resources.gpusPerNode > 0",
-        message="resources.strategy FSDP2 needs GPUs: set resources.gpusPerNode, or use DDP or ZeRO3",
+        message=(
+            "resources.strategy FSDP2 needs GPUs: set resources.gpusPerNode, or use DDP or ZeRO3"
+        ),
         field="resources.strategy",
         check=lambda s: s.resources.strategy != "FSDP2" or s.resources.gpus_per_node > 0,
     ),
@@ -344,11 +380,28 @@ SPEC_RULES: tuple[Rule, ...] = (
         check=lambda s: "Adapter" in s.output.formats,
     ),
     Rule(
-        rule="self.hyperparameters.learningRate == 'auto' || self.hyperparameters.learningRate.matches('[1-9]')",
+        rule=(
+            "self.hyperparameters.learningRate == 'auto' || "
+            "double(self.hyperparameters.learningRate) > 0.0"
+        ),
         message="hyperparameters.learningRate must be greater than 0",
         field="hyperparameters.learningRate",
-        check=lambda s: s.hyperparameters.learning_rate == "auto"
-        or float(s.hyperparameters.learning_rate) > 0,
+        check=lambda s: (
+            s.hyperparameters.learning_rate == "auto"
+            or decimal_of(s.hyperparameters.learning_rate) > 0
+        ),
+    ),
+    Rule(
+        rule="double(self.hyperparameters.epochs) > 0.0",
+        message="hyperparameters.epochs must be greater than 0",
+        field="hyperparameters.epochs",
+        check=lambda s: decimal_of(s.hyperparameters.epochs) > 0,
+    ),
+    Rule(
+        rule="double(self.hyperparameters.warmupRatio) < 1.0",
+        message="hyperparameters.warmupRatio must be below 1: it is a share of the steps",
+        field="hyperparameters.warmupRatio",
+        check=lambda s: decimal_of(s.hyperparameters.warmup_ratio) < 1,
     ),
 )
 
@@ -400,16 +453,16 @@ class FineTuneJobSpec(APIModel):
     """Kueue LocalQueue that training and evaluation wait in. Default: none, pods start at once."""
     priority_class_name: Annotated[str, Field(max_length=253)] | None = None
     """Kueue WorkloadPriorityClass of the queued stages."""
-    suspend: bool = False
+    suspend: StrictBool = False
     """Hold the job: running pods save and stop, nothing new starts. False resumes at the last
     checkpoint."""
-    backoff_limit: Annotated[int, Field(ge=0, le=100)] = 3
-    """How often a stage is tried again after a failure that may pass. User and data errors are never
-    retried."""
-    active_deadline_seconds: Annotated[int, Field(ge=1, le=31536000)] | None = None
+    backoff_limit: Annotated[StrictInt, Field(ge=0, le=100)] = 3
+    """How often a stage is tried again after a failure that may pass. User and data errors are
+    never retried."""
+    active_deadline_seconds: Annotated[StrictInt, Field(ge=1, le=31536000)] | None = None
     """Longest running time over all stages and attempts, in seconds, without time in the queue or
     suspended."""
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31536000)] | None = None
+    ttl_seconds_after_finished: Annotated[StrictInt, Field(ge=0, le=31536000)] | None = None
     """Delete the finished FineTuneJob after this many seconds. Files in object storage stay."""
 
     @model_validator(mode="after")

@@ -9,9 +9,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
-from finetune_api.meta import APIModel, LocalObjectReference, Quantity
+from finetune_api.meta import (
+    ATOMIC_LIST,
+    MAP_BY_NAME,
+    APIModel,
+    LocalObjectReference,
+    Quantity,
+    UniqueNames,
+)
+from finetune_api.v1alpha1.rules import Rule, check_rules
 
 ShortText = Annotated[str, Field(max_length=253)]
 AnnotationText = Annotated[str, Field(max_length=1024)]
@@ -28,7 +36,7 @@ class Toleration(APIModel):
     """Taint value."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Taint effect; empty matches all."""
-    toleration_seconds: Annotated[int, Field(ge=0)] | None = None
+    toleration_seconds: Annotated[StrictInt, Field(ge=0)] | None = None
     """How long a NoExecute taint is tolerated, in seconds."""
 
 
@@ -37,7 +45,7 @@ class PersistentVolumeClaimSource(APIModel):
 
     claim_name: ShortText
     """Claim in the job's namespace."""
-    read_only: bool = False
+    read_only: StrictBool = False
     """Mount read-only."""
 
 
@@ -70,7 +78,7 @@ class VolumeMount(APIModel):
     """Name of the volume."""
     mount_path: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^/")]
     """Path in the container."""
-    read_only: bool = False
+    read_only: StrictBool = False
     """Mount read-only."""
     sub_path: ShortText | None = None
     """Path inside the volume."""
@@ -91,6 +99,49 @@ Freeform = Annotated[
 ]
 
 
+RESERVED_LABEL_PREFIXES = ("finetune.dev/", "kueue.x-k8s.io/")
+"""Label keys that belong to the operator and to Kueue."""
+
+POD_TEMPLATE_RULES: tuple[Rule, ...] = (
+    Rule(
+        rule=(
+            "!has(self.labels) || !self.labels.exists(k, k.startsWith('finetune.dev/') "
+            "|| k.startsWith('kueue.x-k8s.io/'))"
+        ),
+        message=(
+            "podTemplate.labels must not use finetune.dev/ or kueue.x-k8s.io/ keys: the "
+            "operator sets them"
+        ),
+        field="podTemplate.labels",
+        check=lambda t: not any(key.startswith(RESERVED_LABEL_PREFIXES) for key in t.labels),
+    ),
+    Rule(
+        rule=(
+            "!has(self.volumes) || self.volumes.all(v, (has(v.persistentVolumeClaim) ? 1 : 0)"
+            " + (has(v.emptyDir) ? 1 : 0) + (has(v.configMap) ? 1 : 0) == 1)"
+        ),
+        message=(
+            "podTemplate.volumes need exactly one of persistentVolumeClaim, emptyDir or "
+            "configMap each"
+        ),
+        field="podTemplate.volumes",
+        check=lambda t: all(
+            [v.persistent_volume_claim, v.empty_dir, v.config_map].count(None) == 2
+            for v in t.volumes
+        ),
+    ),
+    Rule(
+        rule=(
+            "!has(self.volumeMounts) || self.volumeMounts.all(m, self.volumes.exists(v, "
+            "v.name == m.name))"
+        ),
+        message="podTemplate.volumeMounts must name a volume of podTemplate.volumes",
+        field="podTemplate.volumeMounts",
+        check=lambda t: {m.name for m in t.volume_mounts} <= {v.name for v in t.volumes},
+    ),
+)
+
+
 class PodTemplate(APIModel):
     """Bounded changes to the pods of this job."""
 
@@ -101,7 +152,7 @@ class PodTemplate(APIModel):
     node_selector: Annotated[dict[str, ShortText], Field(max_length=32)] = {}
     """Node labels the training and evaluation pods need."""
     tolerations: Annotated[
-        list[Toleration], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+        list[Toleration], Field(max_length=16, json_schema_extra=ATOMIC_LIST)
     ] = []
     """Taints the pods tolerate."""
     affinity: Freeform | None = None
@@ -110,29 +161,32 @@ class PodTemplate(APIModel):
         list[Volume],
         Field(
             max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=MAP_BY_NAME,
         ),
+        UniqueNames,
     ] = []
     """Volumes added to the pods."""
     volume_mounts: Annotated[
         list[VolumeMount],
-        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=16, json_schema_extra=ATOMIC_LIST),
     ] = []
     """Mounts of those volumes in the trainer container."""
     env: Annotated[
         list[EnvVar],
         Field(
             max_length=64,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=MAP_BY_NAME,
         ),
+        UniqueNames,
     ] = []
     """Environment variables added to the trainer container."""
     image_pull_secrets: Annotated[
         list[LocalObjectReference],
         Field(
             max_length=8,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=MAP_BY_NAME,
         ),
+        UniqueNames,
     ] = []
     """Secrets that pull the image."""
     priority_class_name: ShortText | None = None
@@ -143,5 +197,10 @@ class PodTemplate(APIModel):
     """RuntimeClass of the pods."""
     scheduler_name: ShortText | None = None
     """Scheduler of the pods."""
-    termination_grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] = 120
+    termination_grace_period_seconds: Annotated[StrictInt, Field(ge=1, le=3600)] = 120
     """Time between SIGTERM and SIGKILL, in seconds; must exceed the time of one checkpoint."""
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> PodTemplate:
+        check_rules(self, POD_TEMPLATE_RULES)
+        return self

@@ -28,8 +28,24 @@ class Rule:
     check: Callable[[Any], bool]
 
 
+class BrokenRulesError(ValueError):
+    """An object breaks cross-field rules.
+
+    Attributes:
+        rules: The broken ones, in the order they are declared.
+    """
+
+    def __init__(self, rules: list[Rule]) -> None:
+        super().__init__("; ".join(rule.message for rule in rules))
+        self.rules = rules
+
+
 def check_rules(value: object, rules: Iterable[Rule]) -> None:
-    """Raise ValueError with the messages of all rules that ``value`` breaks."""
-    broken = [rule.message for rule in rules if not rule.check(value)]
+    """Check cross-field rules.
+
+    Raises:
+        BrokenRulesError: With every rule that ``value`` breaks.
+    """
+    broken = [rule for rule in rules if not rule.check(value)]
     if broken:
-        raise ValueError("; ".join(broken))
+        raise BrokenRulesError(broken)

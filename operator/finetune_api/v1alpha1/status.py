@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.meta import APIModel
+from finetune_api.meta import MAP_BY_NAME, MAP_BY_TYPE, APIModel
 
 Text = Annotated[str, Field(max_length=1024)]
 ShortText = Annotated[str, Field(max_length=253)]
@@ -22,8 +22,8 @@ class Condition(APIModel):
     """As in meta/v1."""
 
     type: Annotated[str, Field(max_length=63)]
-    """Accepted, DatasetReady, QuotaReserved, Training, Evaluated, GoalMet, Published, Suspended, Stalled,
-    Complete or Failed."""
+    """Accepted, DatasetReady, QuotaReserved, Training, Evaluated, GoalMet, Published, Suspended,
+    Stalled, Complete or Failed."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=63)]
@@ -127,7 +127,7 @@ class EvaluationStatus(APIModel):
         list[ScoreStatus],
         Field(
             max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=MAP_BY_NAME,
         ),
     ] = []
     """Scores by metric."""
@@ -199,7 +199,7 @@ class FineTuneJobStatus(APIModel):
         list[Condition],
         Field(
             max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+            json_schema_extra=MAP_BY_TYPE,
         ),
     ] = []
     """State by type."""
@@ -211,7 +211,7 @@ class FineTuneJobStatus(APIModel):
         list[StageStatus],
         Field(
             max_length=3,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=MAP_BY_NAME,
         ),
     ] = []
     """The Jobs of the stages."""
@@ -221,7 +221,7 @@ class FineTuneJobStatus(APIModel):
         list[Metric],
         Field(
             max_length=24,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=MAP_BY_NAME,
         ),
     ] = []
     """Latest training metrics."""
