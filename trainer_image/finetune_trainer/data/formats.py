@@ -90,9 +90,7 @@ def recognise_format(
     return Recognised(format=chosen, reason=reason)
 
 
-def build_convert(
-    source: Source, format_name: str, *, conversational: bool, where: str
-) -> Convert:
+def build_convert(source: Source, format_name: str, *, conversational: bool, where: str) -> Convert:
     """Return the function that turns a row of a source into a canonical row, or raises BadRow.
 
     Args:
@@ -261,7 +259,6 @@ def _explain_unknown(rows: Sequence[Mapping[str, Any]], where: str) -> str:
     text = f"{where}: no known format fits the fields {shown}; known are {KNOWN_FORMATS}."
     if {"prompt", "chosen", "rejected"} <= set(seen):
         return f"{text} These are preference pairs, which objective SFT cannot learn from"
-    return (
-        f"{text} Name the columns, for example columns: {{prompt: {seen[0]}, completion: "
-        f"{seen[-1]}}}"
-    )
+    if len(seen) < 2:
+        return text
+    return f"{text} Name the columns, for example columns: {{prompt: {seen[0]}, completion: {seen[-1]}}}"

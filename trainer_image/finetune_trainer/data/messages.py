@@ -37,9 +37,7 @@ def read_text(value: object, name: str) -> str:
     if value is None:
         raise BadRow("MissingField", f"{name} is missing")
     if not isinstance(value, str):
-        raise BadRow(
-            "NotText", f"{name} is {describe(value)}; it must be text: put a string there"
-        )
+        raise BadRow("NotText", f"{name} is {describe(value)}; it must be text: put a string there")
     if not value.strip():
         raise BadRow("EmptyText", f"{name} is empty")
     return value
@@ -142,9 +140,7 @@ def describe(value: object) -> str:
     return "text" if isinstance(value, str) else f"of type {type(value).__name__}"
 
 
-def _read_role(
-    entry: dict[str, Any], where: str, roles: Mapping[str, str], role_key: str
-) -> str:
+def _read_role(entry: dict[str, Any], where: str, roles: Mapping[str, str], role_key: str) -> str:
     role = entry.get(role_key)
     if role in TOOL_ROLES or entry.get("tool_calls") or entry.get("function_call"):
         raise BadRow(

@@ -115,7 +115,9 @@ def _read_csv(path: Path, file: str) -> Rows:
         try:
             header = [name.strip() for name in next(reader, [])]
         except csv.Error as error:
-            raise DataError("InvalidHeader", f"cannot read the header of {file}: {error}") from error
+            raise DataError(
+                "InvalidHeader", f"cannot read the header of {file}: {error}"
+            ) from error
         _check_header(header, file)
         while True:
             start = reader.line_num + 1
@@ -198,9 +200,7 @@ def _refuse_utf16(head: bytes, file: str) -> None:
 
 
 def _error(file: str, line: int, reason: str, message: str, raw: object) -> RowError:
-    return RowError(
-        file=file, line=line, reason=reason, message=message, snippet=make_snippet(raw)
-    )
+    return RowError(file=file, line=line, reason=reason, message=message, snippet=make_snippet(raw))
 
 
 def _kind(value: object) -> str:

@@ -16,7 +16,9 @@ from finetune_trainer.errors import UserError
 
 # No autoescape: the result is a prompt, not HTML.
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False  # noqa: S701
+    undefined=StrictUndefined,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701
 )
 
 

@@ -1,0 +1,172 @@
+"""``report.json`` of a prepared data set and the pointer that a run keeps to it.
+
+Both are read back by later stages and by people, so their shape is a contract: camelCase, unknown
+fields refused. The report holds nothing that differs between two runs over the same input: no
+times, no URIs, no paths of this machine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from finetune_api.meta import APIModel
+from finetune_api.trainer import RowCounts
+
+from finetune_trainer.data.checks import Finding
+from finetune_trainer.data.rows import RowError
+from finetune_trainer.data.tokens import TokenStatistics
+
+NUM_INVALID_ROWS_LISTED = 100
+
+
+class InvalidRow(APIModel):
+    """One row that was left out."""
+
+    file: str
+    line: int
+    reason: str
+    message: str
+    snippet: str
+
+
+class InvalidRows(APIModel):
+    """All rows that were left out."""
+
+    total: int
+    by_reason: dict[str, int]
+    first: list[InvalidRow]
+    """At most the first 100, in the order of sources, files and lines."""
+
+
+class FileReport(APIModel):
+    """One file of a source."""
+
+    name: str
+    bytes: int
+    sha256: str
+    rows: int
+    """Usable rows."""
+
+
+class SourceReport(APIModel):
+    """One source: how it was read and what it gave."""
+
+    files: list[FileReport]
+    side: str
+    format: str | None
+    """None when it has no rows."""
+    format_reason: str
+    rows: int
+    invalid_rows: int
+
+
+class CheckReport(APIModel):
+    """What one row check found."""
+
+    name: str
+    flagged: int
+    removed: int
+    message: str
+
+
+class SplitReport(APIModel):
+    """How the rows were divided."""
+
+    test_percent: int
+    validation_percent: int
+    seed: int
+    groups: int
+    """Groups of rows that had to stay on one side."""
+    rows_drawn: int
+    """Rows left by `maxRows`."""
+
+
+class TokenReport(APIModel):
+    """Lengths of one side in tokens, before truncation."""
+
+    rows: int
+    tokens: int
+    p50: int
+    p95: int
+    longest: int
+    truncated_rows: int
+    truncated_share: str
+    """Decimal string between 0 and 1."""
+    rows_without_answer: int
+    """Rows cut before their answer begins; training cannot use them."""
+
+
+class DatasetReport(APIModel):
+    """``report.json``."""
+
+    digest: str
+    recipe_version: int
+    rows: RowCounts
+    sources: list[SourceReport]
+    invalid_rows: InvalidRows
+    checks: list[CheckReport]
+    split: SplitReport
+    max_sequence_length: int
+    tokens: dict[str, dict[str, TokenReport]]
+    """By tokenizer (URI and revision of the model), then by side."""
+
+
+class DatasetPointer(APIModel):
+    """``dataset.json`` of a run: which prepared data set it uses."""
+
+    digest: str
+    uri: str
+    prefix: str
+    """Key prefix of the data set under `spec.output.uri`."""
+    manifest_digest: str
+    """Digest over the data set's files; later stages refuse any other content."""
+    rows: RowCounts
+    sources: list[str]
+    """URIs of the sources, as this run read them."""
+
+
+def report_invalid_rows(errors: Sequence[RowError]) -> InvalidRows:
+    """Total and list the rows that were left out."""
+    totals = Counter(error.reason for error in errors)
+    return InvalidRows(
+        total=len(errors),
+        by_reason=dict(sorted(totals.items())),
+        first=[
+            InvalidRow(
+                file=error.file,
+                line=error.line,
+                reason=error.reason,
+                message=error.message,
+                snippet=error.snippet,
+            )
+            for error in errors[:NUM_INVALID_ROWS_LISTED]
+        ],
+    )
+
+
+def report_findings(findings: Sequence[Finding]) -> list[CheckReport]:
+    """Bring findings into the report's shape."""
+    return [
+        CheckReport(
+            name=finding.name,
+            flagged=finding.num_flagged,
+            removed=finding.num_removed,
+            message=finding.message,
+        )
+        for finding in findings
+    ]
+
+
+def report_tokens(statistics: TokenStatistics) -> TokenReport:
+    """Bring token statistics into the report's shape."""
+    return TokenReport(
+        rows=statistics.num_rows,
+        tokens=statistics.num_tokens,
+        p50=statistics.p50,
+        p95=statistics.p95,
+        longest=statistics.longest,
+        truncated_rows=statistics.num_truncated,
+        truncated_share=f"{statistics.num_truncated / statistics.num_rows:.4f}",
+        rows_without_answer=statistics.num_without_answer,
+    )

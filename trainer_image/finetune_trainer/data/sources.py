@@ -1,0 +1,122 @@
+"""Fetch the files of a source to the work folder and take their checksums.
+
+Files are copied even when they are local: the checksum that names the data set then belongs to the
+very bytes that are parsed, whatever happens to the original meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from finetune_api.v1alpha1.finetunejob import Source
+
+from finetune_trainer.data.readers import EXTENSIONS
+from finetune_trainer.errors import UserError
+from finetune_trainer.storage import MANIFEST_NAME, ObjectNotFound, ObjectStore
+
+NUM_NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """One fetched file.
+
+    Attributes:
+        name: Path below the source, or the file's own name.
+        path: The local copy.
+        num_bytes: Size.
+        sha256: Hex digest of the content.
+    """
+
+    name: str
+    path: Path
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Location:
+    """A source URI, taken apart.
+
+    Attributes:
+        root: URI a store is opened at.
+        key: Object below it; empty when the whole root is meant.
+    """
+
+    root: str
+    key: str
+
+
+def locate(uri: str) -> Location:
+    """Split the URI of a source into a store and a key.
+
+    A URI that ends in a known extension names a file, any other a folder. On the Hub a source is
+    always a repository of type dataset, whether or not the URI says ``hf://datasets/``.
+    """
+    scheme, _, rest = uri.partition("://")
+    rest = rest.rstrip("/")
+    if scheme == "hf":
+        parts = rest.removeprefix("datasets/").split("/")
+        return Location(root="hf://datasets/" + "/".join(parts[:2]), key="/".join(parts[2:]))
+    parent, slash, name = rest.rpartition("/")
+    if slash and parent and PurePosixPath(name).suffix.lower() in EXTENSIONS:
+        return Location(root=f"{scheme}://{parent}", key=name)
+    return Location(root=f"{scheme}://{rest}", key="")
+
+
+def fetch_source(source: Source, store: ObjectStore, key: str, folder: Path) -> list[SourceFile]:
+    """Fetch the files of a source, in the order of their names.
+
+    Args:
+        source: The source, for messages.
+        store: The store of :func:`locate`'s root.
+        key: Its key.
+        folder: Where the local copies go.
+
+    Raises:
+        UserError: ``DatasetNotFound``: nothing readable lies there; says what does.
+        StorageError: The storage could not be read.
+    """
+    if key and PurePosixPath(key).suffix.lower() in EXTENSIONS and store.exists(key):
+        return [_fetch(store, key, PurePosixPath(key).name, folder)]
+    prefix = f"{key}/" if key else ""
+    found = [info.key for info in store.list(prefix)]
+    files = sorted(name for name in found if _is_data(name.removeprefix(prefix)))
+    if not files:
+        raise UserError("DatasetNotFound", _explain_missing(source.uri, store, key, found))
+    return [_fetch(store, name, name.removeprefix(prefix), folder) for name in files]
+
+
+def _fetch(store: ObjectStore, key: str, name: str, folder: Path) -> SourceFile:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        store.download_file(key, path)
+    except ObjectNotFound as error:
+        raise UserError(
+            "DatasetNotFound", f"{key} vanished from {store.uri} while it was being read"
+        ) from error
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return SourceFile(name=name, path=path, num_bytes=path.stat().st_size, sha256=digest)
+
+
+def _is_data(name: str) -> bool:
+    path = PurePosixPath(name)
+    if any(part.startswith(".") for part in path.parts) or path.name == MANIFEST_NAME:
+        return False
+    return path.suffix.lower() in EXTENSIONS
+
+
+def _explain_missing(uri: str, store: ObjectStore, key: str, found: list[str]) -> str:
+    if not found and key:
+        found = [info.key for info in store.list()]
+    names = ", ".join(found[:NUM_NAMES_SHOWN])
+    if len(found) > NUM_NAMES_SHOWN:
+        names += f" and {len(found) - NUM_NAMES_SHOWN} more"
+    return (
+        f"no data set at {uri}: expected a file, or a folder with files, ending in "
+        f"{', '.join(EXTENSIONS)}; {store.uri} holds {names or 'nothing'}. Check the URI"
+    )

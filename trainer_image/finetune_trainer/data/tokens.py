@@ -1,0 +1,246 @@
+"""Count tokens as training will see them, and find what the length limit costs.
+
+Rows are rendered with the model's chat template and tokenised without further special tokens (the
+template writes them; a second BOS would shift every count); plain strings get the tokenizer's own
+special tokens and the end token, as TRL adds it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from finetune_trainer.data.rows import Example, Side
+from finetune_trainer.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BATCH_ROWS = 1000
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenStatistics:
+    """Lengths of one side, in tokens before truncation.
+
+    Attributes:
+        num_rows: Rows counted.
+        num_tokens: Sum over the rows.
+        p50: Median length (nearest rank).
+        p95: 95th percentile (nearest rank).
+        longest: Longest row.
+        num_truncated: Rows longer than the limit.
+        num_without_answer: Rows of which nothing of the answer is within the limit.
+    """
+
+    num_rows: int
+    num_tokens: int
+    p50: int
+    p95: int
+    longest: int
+    num_truncated: int
+    num_without_answer: int
+
+
+def measure_tokens(
+    sides: Mapping[Side, Sequence[Example]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_sequence_length: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[Side, TokenStatistics]:
+    """Measure every side that has rows.
+
+    Args:
+        sides: The rows.
+        tokenizer: The job's tokenizer.
+        max_sequence_length: Length limit in tokens.
+        on_progress: Told rows done and rows in all, now and then.
+
+    Raises:
+        DataError: ``ChatTemplateRefused``: the chat template rejects a row; names it.
+            ``AllRowsTooLong``: no training row keeps any of its answer; says what limit would do.
+    """
+    total = sum(len(rows) for rows in sides.values())
+    done = 0
+    statistics = {}
+    for side, rows in sides.items():
+        if not rows:
+            continue
+        lengths: list[int] = []
+        num_without_answer = 0
+        for start in range(0, len(rows), BATCH_ROWS):
+            batch = rows[start : start + BATCH_ROWS]
+            counts = count_tokens(batch, tokenizer)
+            num_without_answer += _count_without_answer(
+                batch, counts, tokenizer, max_sequence_length
+            )
+            lengths += counts
+            done += len(batch)
+            if on_progress is not None:
+                on_progress(done, total)
+        statistics[side] = _summarise(lengths, max_sequence_length, num_without_answer)
+    _refuse_all_too_long(statistics.get(Side.TRAIN), max_sequence_length)
+    return statistics
+
+
+def count_tokens(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the length of each row in tokens, untruncated.
+
+    Raises:
+        DataError: ``ChatTemplateRefused``.
+    """
+    return _count(examples, tokenizer, prompts_only=False)
+
+
+def _count(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, prompts_only: bool
+) -> list[int]:
+    # Rows of both kinds may be mixed when sources differ in format; the order must be kept.
+    lengths = [0] * len(examples)
+    chats = [i for i, example in enumerate(examples) if _is_chat(example.row)]
+    plain = [i for i, example in enumerate(examples) if not _is_chat(example.row)]
+    if chats:
+        texts = _render([examples[i] for i in chats], tokenizer, prompts_only=prompts_only)
+        for i, length in zip(chats, _encode(texts, tokenizer, special=False), strict=True):
+            lengths[i] = length
+    if plain:
+        end = "" if prompts_only else str(tokenizer.eos_token or "")
+        texts = []
+        for i in plain:
+            text = _plain_text(examples[i].row, prompts_only=prompts_only)
+            texts.append(text if text.endswith(end) else text + end)
+        for i, length in zip(plain, _encode(texts, tokenizer, special=True), strict=True):
+            lengths[i] = length
+    return lengths
+
+
+def _is_chat(row: Mapping[str, Any]) -> bool:
+    return "messages" in row or isinstance(row.get("prompt"), list)
+
+
+def _plain_text(row: Mapping[str, Any], *, prompts_only: bool) -> str:
+    if "text" in row:
+        return "" if prompts_only else str(row["text"])
+    return str(row["prompt"]) if prompts_only else str(row["prompt"]) + str(row["completion"])
+
+
+def _messages(row: Mapping[str, Any], *, prompts_only: bool) -> list[dict[str, str]]:
+    if "messages" not in row:
+        prompt: list[dict[str, str]] = row["prompt"]
+        return prompt if prompts_only else [*prompt, *row["completion"]]
+    messages: list[dict[str, str]] = row["messages"]
+    if not prompts_only:
+        return messages
+    first_answer = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
+    return messages[:first_answer]
+
+
+def _render(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, prompts_only: bool
+) -> list[str]:
+    def render(batch: Sequence[Example]) -> list[str]:
+        texts: list[str] = tokenizer.apply_chat_template(
+            [_messages(example.row, prompts_only=prompts_only) for example in batch],
+            tokenize=False,
+            add_generation_prompt=prompts_only,
+        )
+        return texts
+
+    try:
+        return render(examples)
+    except TemplateError:
+        for example in examples:  # one of them is to blame: find it
+            try:
+                render([example])
+            except TemplateError as error:
+                raise DataError(
+                    "ChatTemplateRefused",
+                    f"{example.file}:{example.line}: the model's chat template refuses this "
+                    f"conversation: {error}; change the row, or remove `system` if the model knows "
+                    "no system role",
+                ) from error
+        raise
+
+
+def _encode(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, special: bool
+) -> list[int]:
+    if not getattr(tokenizer, "is_fast", False):
+        ids = tokenizer(list(texts), add_special_tokens=special)["input_ids"]
+        return [len(row) for row in ids]
+    # The wrapper would build id lists, masks and offsets for each row only to be counted.
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    with _all_cores():
+        encodings = backend.encode_batch_fast(list(texts), add_special_tokens=special)
+    return [len(encoding) for encoding in encodings]
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    # Stages switch the tokenizer's threads off, since training forks workers. Nothing forks here.
+    before = os.environ.get(_PARALLELISM)
+    os.environ[_PARALLELISM] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PARALLELISM]
+        else:
+            os.environ[_PARALLELISM] = before
+
+
+def _count_without_answer(
+    examples: Sequence[Example],
+    lengths: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    max_sequence_length: int,
+) -> int:
+    long = [
+        example
+        for example, length in zip(examples, lengths, strict=True)
+        if length > max_sequence_length and "text" not in example.row
+    ]
+    if not long:
+        return 0
+    prompts = _count(long, tokenizer, prompts_only=True)
+    return sum(1 for length in prompts if length >= max_sequence_length)
+
+
+def _summarise(
+    lengths: Sequence[int], max_sequence_length: int, num_without_answer: int
+) -> TokenStatistics:
+    ordered = sorted(lengths)
+
+    def percentile(percent: int) -> int:
+        return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+    return TokenStatistics(
+        num_rows=len(ordered),
+        num_tokens=sum(ordered),
+        p50=percentile(50),
+        p95=percentile(95),
+        longest=ordered[-1],
+        num_truncated=sum(1 for length in ordered if length > max_sequence_length),
+        num_without_answer=num_without_answer,
+    )
+
+
+def _refuse_all_too_long(train: TokenStatistics | None, max_sequence_length: int) -> None:
+    if train is None or train.num_without_answer < train.num_rows:
+        return
+    raise DataError(
+        "AllRowsTooLong",
+        f"all {train.num_rows} training rows are cut at hyperparameters.maxSequenceLength "
+        f"{max_sequence_length} before their answer begins, so there is nothing to learn; set it to "
+        f"{train.p95} to keep 95 % of the rows whole, or to {train.longest} for all (median "
+        f"{train.p50})",
+    )
