@@ -1,0 +1,189 @@
+"""List and watch one kind into a ``Store``, for ever and without ghosts.
+
+Contract (that of client-go's Reflector): a paged list, then a watch from the list's version with
+bookmarks; a broken watch resumes from the last version seen; 410 means list again and *replace*,
+so that objects deleted unseen are dropped and their handlers told; anything else is retried with
+full jitter for ever. An informer never ends by itself and never ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Mapping, Sequence
+
+from finetune_operator.kube.backoff import full_jitter
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.errors import Gone, KubeError
+from finetune_operator.kube.resource import ObjectKey, Resource, key_of, version_of
+from finetune_operator.kube.store import (
+    ALL_NAMESPACES,
+    EventType,
+    Indexer,
+    Store,
+    Transform,
+    drop_managed_fields,
+)
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_BASE_SECONDS = 0.2
+BACKOFF_CAP_SECONDS = 30.0
+
+
+class Informer:
+    """Keeps a store equal to the server. Event loop only.
+
+    Args:
+        client: The API client.
+        resource: What to watch.
+        namespaces: Where; empty for all namespaces. One list and watch each.
+        label_selector: Only objects with these labels.
+        indexers: Secondary indexes of the store.
+        transform: Trims objects at ingest.
+        page_limit: Objects per page of a list.
+        watch_timeout_seconds: Least time after which the server ends a watch; a random part up to
+            the same again is added, so that many watches do not reconnect at once.
+        silence_seconds: Reconnect after so long without a byte.
+        rng: Source of jitter.
+
+    Attributes:
+        resource: What is watched.
+        store: The cache.
+        synced: Set when the first list of every namespace is in the store; never unset.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        resource: Resource,
+        *,
+        namespaces: Sequence[str] = (),
+        label_selector: str = "",
+        indexers: Mapping[str, Indexer] | None = None,
+        transform: Transform = drop_managed_fields,
+        page_limit: int = 500,
+        watch_timeout_seconds: int = 240,
+        silence_seconds: float = 90.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.resource = resource
+        self.store = Store(indexers=indexers, transform=transform)
+        self.synced = asyncio.Event()
+        self._client = client
+        self._scopes = tuple(namespaces) or (ALL_NAMESPACES,)
+        self._unsynced = set(self._scopes)
+        self._label_selector = label_selector
+        self._page_limit = page_limit
+        self._watch_timeout_seconds = watch_timeout_seconds
+        self._silence_seconds = silence_seconds
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        metrics = client.metrics
+        self._lists = metrics.lists.labels(resource.plural)
+        self._watches = metrics.watches.labels(resource.plural)
+        self._ghosts = metrics.ghosts.labels(resource.plural)
+        self._errors = metrics.watch_errors
+        metrics.cached_objects.labels(resource.plural).set_function(self.store.__len__)
+
+    async def run(self) -> None:
+        """List and watch until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for scope in self._scopes:
+                group.create_task(
+                    self._run_scope(scope), name=f"informer-{self.resource.plural}-{scope}"
+                )
+
+    async def _run_scope(self, scope: str) -> None:
+        version = ""
+        failures = 0
+        while True:
+            progress = _Progress(version)
+            try:
+                if not progress.version:
+                    progress.version = await self._list(scope)
+                await self._watch(scope, progress)
+                failures = 0
+            except Gone as error:
+                logger.info("%s: version too old, listing again: %s", self.resource.plural, error)
+                self._errors.labels(self.resource.plural, "Gone").inc()
+                progress.version = ""
+                # The first one is answered at once; a server that says so again is not.
+                failures = 1 if progress.advanced else failures + 1
+                if failures > 1:
+                    await self._back_off(failures - 1)
+            except KubeError as error:
+                self._note_error(error)
+                failures = 1 if progress.advanced else failures + 1
+                await self._back_off(failures)
+            except Exception:
+                # A malformed object, a bug in a transform: list afresh rather than die.
+                logger.exception("%s: informer failed, listing again", self.resource.plural)
+                self._errors.labels(self.resource.plural, "Internal").inc()
+                progress.version = ""
+                failures += 1
+                await self._back_off(failures)
+            version = progress.version
+
+    async def _list(self, scope: str) -> str:
+        """Take in all pages, drop what they do not hold; return the list's version."""
+        self._lists.inc()
+        seen: set[ObjectKey] = set()
+        version = ""
+        async for page in self._client.list_pages(
+            self.resource, scope, label_selector=self._label_selector, limit=self._page_limit
+        ):
+            for obj in page.items:
+                seen.add(key_of(obj))
+                self.store.observe(None, obj, scope=scope)
+            version = page.resource_version
+        if ghosts := self.store.drop_unseen(seen, int(version), scope=scope):
+            self._ghosts.inc(ghosts)
+            logger.info("%s: %d objects vanished unseen", self.resource.plural, ghosts)
+        self._unsynced.discard(scope)
+        if not self._unsynced:
+            self.synced.set()
+        return version
+
+    async def _watch(self, scope: str, progress: _Progress) -> None:
+        """Take in events until the server ends the stream; ``progress`` tells how far it came."""
+        self._watches.inc()
+        least = self._watch_timeout_seconds
+        events = self._client.watch(
+            self.resource,
+            scope,
+            resource_version=progress.version,
+            label_selector=self._label_selector,
+            timeout_seconds=least + int(self._rng.uniform(0, least)),
+            silence_seconds=self._silence_seconds,
+        )
+        async with contextlib.aclosing(events):
+            async for kind, obj in events:
+                if kind == "BOOKMARK":
+                    self.store.mark_observed(scope, version_of(obj))
+                elif kind in EventType.__members__:
+                    self.store.observe(kind, obj, scope=scope)
+                else:
+                    logger.warning("%s: unknown watch event %r", self.resource.plural, kind)
+                progress.version = obj["metadata"]["resourceVersion"]
+                progress.advanced = True
+
+    def _note_error(self, error: KubeError) -> None:
+        self._errors.labels(self.resource.plural, type(error).__name__).inc()
+        logger.warning("%s: list or watch failed, will retry: %s", self.resource.plural, error)
+
+    async def _back_off(self, failures: int) -> None:
+        await asyncio.sleep(
+            full_jitter(self._rng, failures, base=BACKOFF_BASE_SECONDS, cap=BACKOFF_CAP_SECONDS)
+        )
+
+
+class _Progress:
+    """How far one watch came, also when it ends in an error."""
+
+    __slots__ = ("advanced", "version")
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.advanced = False

@@ -1,0 +1,51 @@
+"""A token bucket that hands out waiting times instead of permissions.
+
+Reserving may take the bucket below zero; the caller sleeps the returned time. That keeps arrival
+order, needs no queue of waiters and costs nothing while the bucket is not empty.
+"""
+
+from __future__ import annotations
+
+from finetune_operator.kube.clock import Clock
+
+
+class TokenBucket:
+    """Limit a rate while letting bursts through.
+
+    Event loop only; never blocks.
+
+    Args:
+        clock: Source of monotonic time.
+        rate: Tokens added per second.
+        burst: Most tokens the bucket holds; it starts full.
+    """
+
+    __slots__ = ("_burst", "_clock", "_rate", "_tokens", "_updated")
+
+    def __init__(self, clock: Clock, *, rate: float, burst: float) -> None:
+        if rate <= 0 or burst < 1:
+            raise ValueError(f"need rate > 0 and burst >= 1, got rate={rate}, burst={burst}")
+        self._clock = clock
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._updated = clock.monotonic()
+
+    def reserve(self) -> float:
+        """Take one token; return the seconds to wait before acting, 0.0 if none."""
+        self._refill()
+        self._tokens -= 1.0
+        return 0.0 if self._tokens >= 0.0 else -self._tokens / self._rate
+
+    def try_take(self) -> bool:
+        """Take one token if there is one; never go below zero."""
+        self._refill()
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def _refill(self) -> None:
+        now = self._clock.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
+        self._updated = now

@@ -1,0 +1,108 @@
+"""What the API server serves and under which path: group, version, plural, kind, scope.
+
+Not a discovery client: a controller knows its kinds when it is written, so they are constants,
+and a wrong one fails in the first test against a real API server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+Object: TypeAlias = dict[str, Any]
+"""A Kubernetes object as parsed from JSON. Read-only once it came out of a cache."""
+
+ObjectKey: TypeAlias = tuple[str, str]
+"""(namespace, name); the namespace of a cluster-scoped object is the empty string."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resource:
+    """One resource type of the API server.
+
+    Attributes:
+        group: API group; empty for the core group.
+        version: API version, such as ``v1``.
+        plural: Name in paths and RBAC rules, such as ``jobs``.
+        kind: Name in manifests, such as ``Job``.
+        namespaced: Whether objects live in namespaces.
+        api_version: ``group/version`` as manifests write it.
+        root: Path prefix, ``/api/v1`` or ``/apis/<group>/<version>``.
+    """
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool = True
+    api_version: str = field(init=False)
+    root: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Precompute what every request needs."""
+        api_version = f"{self.group}/{self.version}" if self.group else self.version
+        object.__setattr__(self, "api_version", api_version)
+        object.__setattr__(self, "root", f"/{'apis' if self.group else 'api'}/{api_version}")
+
+    def collection_path(self, namespace: str = "") -> str:
+        """Return the path of the collection in ``namespace``, or over all namespaces if empty."""
+        if namespace and self.namespaced:
+            return f"{self.root}/namespaces/{namespace}/{self.plural}"
+        return f"{self.root}/{self.plural}"
+
+    def object_path(self, namespace: str, name: str, subresource: str = "") -> str:
+        """Return the path of one object, or of its ``subresource``.
+
+        Raises:
+            ValueError: The name is empty, or a namespaced object was named without a namespace;
+                both would silently address the collection.
+        """
+        if not name or "/" in name:
+            raise ValueError(f"{self.kind} needs a name without slashes, got {name!r}")
+        if self.namespaced and not namespace:
+            raise ValueError(f"{self.kind} {name} is namespaced: name its namespace")
+        path = f"{self.collection_path(namespace)}/{name}"
+        return f"{path}/{subresource}" if subresource else path
+
+
+PODS = Resource(group="", version="v1", plural="pods", kind="Pod")
+SERVICES = Resource(group="", version="v1", plural="services", kind="Service")
+CONFIG_MAPS = Resource(group="", version="v1", plural="configmaps", kind="ConfigMap")
+EVENTS = Resource(group="", version="v1", plural="events", kind="Event")
+NAMESPACES = Resource(
+    group="", version="v1", plural="namespaces", kind="Namespace", namespaced=False
+)
+JOBS = Resource(group="batch", version="v1", plural="jobs", kind="Job")
+LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")
+TOKEN_REVIEWS = Resource(
+    group="authentication.k8s.io",
+    version="v1",
+    plural="tokenreviews",
+    kind="TokenReview",
+    namespaced=False,
+)
+SELF_SUBJECT_ACCESS_REVIEWS = Resource(
+    group="authorization.k8s.io",
+    version="v1",
+    plural="selfsubjectaccessreviews",
+    kind="SelfSubjectAccessReview",
+    namespaced=False,
+)
+
+
+def key_of(obj: Object) -> ObjectKey:
+    """Return (namespace, name) of an object."""
+    metadata = obj["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
+
+
+def version_of(obj: Object) -> int:
+    """Return ``resourceVersion`` as a number; 0 if there is none.
+
+    Comparing versions of one resource as integers is defined since Kubernetes 1.35 (KEP-5504) and
+    held for every etcd-backed server before.
+    """
+    try:
+        return int(obj["metadata"]["resourceVersion"])
+    except (KeyError, ValueError, TypeError):
+        return 0
