@@ -132,8 +132,8 @@ POD_TEMPLATE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         rule=(
-            "!has(self.volumeMounts) || self.volumeMounts.all(m, self.volumes.exists(v, "
-            "v.name == m.name))"
+            "!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && "
+            "self.volumes.exists(v, v.name == m.name))"
         ),
         message="podTemplate.volumeMounts must name a volume of podTemplate.volumes",
         field="podTemplate.volumeMounts",

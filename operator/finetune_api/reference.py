@@ -1,0 +1,216 @@
+"""Reference pages in Markdown, rendered from the CRD's schema and the trainer protocol.
+
+Generated so that they cannot disagree with what the API server enforces. Nothing here reads or
+writes files; ``tools/generate.py`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from finetune_api.crd import build_schema
+from finetune_api.meta import API_VERSION, KIND
+from finetune_api.trainer import CLASS_OF_EXIT_CODE, NON_RETRYABLE_EXIT_CODES, ExitCode
+from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS
+
+Schema = dict[str, Any]
+
+EXIT_CODE_HELP: dict[ExitCode, tuple[str, str]] = {
+    ExitCode.OK: ("The stage finished and its results are in object storage.", "Nothing."),
+    ExitCode.USER_ERROR: (
+        "The job asks for something that cannot work: a missing bucket, model or file, refused "
+        "credentials, a target module the model does not have.",
+        "Correct the value named in the message and create the job anew.",
+    ),
+    ExitCode.DATA_ERROR: (
+        "The examples cannot be trained on: unreadable rows, an empty side of the split, every "
+        "row over `maxSequenceLength`.",
+        "Correct the data; the message names file, line and reason, the report lists all.",
+    ),
+    ExitCode.INTERNAL: (
+        "A defect, or a library raised something nobody foresaw.",
+        "Read the log; report it with the traceback.",
+    ),
+    ExitCode.STORAGE: (
+        "Object storage did not answer, a checksum did not match, or the disk is full.",
+        "Check the server and the space; what was published before is untouched.",
+    ),
+    ExitCode.RETRYABLE: (
+        "Something that should pass: a peer of the rendezvous vanished, a download was cut.",
+        "Nothing: the stage starts again and resumes at its last complete checkpoint.",
+    ),
+    ExitCode.OUT_OF_MEMORY: (
+        "GPU or host memory did not suffice.",
+        "Lower `microBatchSize` or `maxSequenceLength`, turn on `activationCheckpointing`, use "
+        "more GPUs with ZeRO3 or FSDP2, or raise `resources.memory`.",
+    ),
+    ExitCode.STOPPED: (
+        "The stage was asked to stop (SIGTERM: suspended, preempted, node drained, Ctrl-C), saved "
+        "a complete checkpoint and left.",
+        "Nothing: it resumes there when it runs again.",
+    ),
+}
+"""What each exit code means, and what to do."""
+
+
+def render_exit_codes() -> str:
+    """Render the page on the exit codes of a stage."""
+    lines = [
+        "# Exit codes of a stage",
+        "",
+        "`prepare`, `train` and `evaluate` end with one of these codes, on a cluster and under",
+        "`finetune run` alike. The operator decides by them whether a stage runs again. Codes",
+        "64 to 77 have their `sysexits.h` meaning where it has a fitting one.",
+        "",
+        "| code | class | runs again | meaning | what to do |",
+        "|---|---|---|---|---|",
+    ]
+    for code in ExitCode:
+        meaning, remedy = EXIT_CODE_HELP[code]
+        failure_class = CLASS_OF_EXIT_CODE.get(code)
+        shown = f"`{failure_class}`" if failure_class else ""
+        lines.append(f"| {code.value} | {shown} | {_retry_word(code)} | {meaning} | {remedy} |")
+    lines += [
+        "",
+        "A container killed by the kernel for memory ends with 137 and the reason `OOMKilled`;",
+        "it is reported as `OutOfMemory`. Beside the code a stage leaves a JSON message in its",
+        "termination log with the cause, the remedy and, on success, its result.",
+        "",
+        "`finetune run` ends with the code of the stage that failed, with 1 when every stage",
+        "finished but the goal was missed, and with 0 otherwise.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _retry_word(code: ExitCode) -> str:
+    if code is ExitCode.OK:
+        return "-"
+    if code in NON_RETRYABLE_EXIT_CODES:
+        return "never"
+    if code is ExitCode.STOPPED:
+        return "yes, not counted"
+    return "up to `backoffLimit`"
+
+
+def render_finetunejob() -> str:
+    """Render the page on every field of FineTuneJob."""
+    schema = build_schema()
+    lines = [
+        f"# {KIND} (`{API_VERSION}`)",
+        "",
+        schema["description"],
+        "",
+        "Numbers that are not whole are written as quoted decimal strings. Fields marked *fixed*",
+        "cannot change once the job exists. Unknown fields are refused.",
+        "",
+        "## metadata",
+        "",
+        schema["x-kubernetes-validations"][0]["message"] + ".",
+        "",
+    ]
+    lines += _section("spec", schema["properties"]["spec"])
+    lines += _section("status", schema["properties"]["status"])
+    return "\n".join(lines) + "\n"
+
+
+def _section(path: str, schema: Schema) -> list[str]:
+    lines = [f"## {path}", "", schema["description"], ""]
+    lines += _table(path, schema)
+    for child_path, child in _objects_below(path, schema):
+        lines += [f"### {child_path}", "", child.get("description", ""), ""]
+        lines += _table(child_path, child)
+    return lines
+
+
+def _table(path: str, schema: Schema) -> list[str]:
+    lines = ["| field | type | default | description |", "|---|---|---|---|"]
+    required = schema.get("required", [])
+    for name, field in schema["properties"].items():
+        default = "**required**" if name in required else _default_text(field)
+        lines.append(
+            f"| `{name}` | {_type_text(field)} | {default} | {_description(path, name, field)} |"
+        )
+    lines.append("")
+    rules = [
+        rule["message"]
+        for rule in schema.get("x-kubernetes-validations", [])
+        if "oldSelf" not in rule["rule"]
+    ]
+    if rules:
+        lines += ["Rules:", "", *(f"- {_escaped(rule)}" for rule in rules), ""]
+    return lines
+
+
+def _objects_below(path: str, schema: Schema) -> Iterator[tuple[str, Schema]]:
+    for name, field in schema["properties"].items():
+        child_path, child = f"{path}.{name}", field
+        if "items" in field:
+            child_path, child = f"{child_path}[]", field["items"]
+        if "properties" in child:
+            yield child_path, child
+            yield from _objects_below(child_path, child)
+
+
+def _description(path: str, name: str, field: Schema) -> str:
+    text = _escaped(field.get("description", ""))
+    if path == "spec" and name in IMMUTABLE_FIELDS:
+        text += " *Fixed.*"
+    return text
+
+
+def _default_text(field: Schema) -> str:
+    default = field.get("default")
+    if default is None or default == {}:
+        return ""
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, list):
+        return f"`[{', '.join(str(item) for item in default)}]`"
+    return f'`"{default}"`' if "pattern" in field else f"`{default}`"
+
+
+def _type_text(field: Schema) -> str:
+    if "enum" in field:
+        return " \\| ".join(f"`{value}`" for value in field["enum"])
+    if field.get("x-kubernetes-int-or-string"):
+        message: str = field["x-kubernetes-validations"][0]["message"]
+        return message.removeprefix("must be ")
+    if field.get("x-kubernetes-preserve-unknown-fields"):
+        return "free-form object"
+    kind = field["type"]
+    if kind == "integer":
+        return "integer" + _range_text(field.get("minimum"), field.get("maximum"))
+    if kind == "array":
+        bounds = _range_text(field.get("minItems"), field.get("maxItems"))
+        return f"list of {_type_text(field['items'])}{bounds}"
+    if kind == "object" and "additionalProperties" in field:
+        return f"map of string{_range_text(None, field.get('maxProperties'))}"
+    if kind == "string":
+        return _string_text(field)
+    return str(kind)
+
+
+def _string_text(field: Schema) -> str:
+    pattern = field.get("pattern", "")
+    if pattern.startswith("^auto$|"):
+        return "`auto` or decimal string"
+    if pattern.startswith("^[0-9]+") and "eE" in pattern:
+        return "decimal string"
+    if "Ki|Mi" in pattern:
+        return "quantity"
+    return "string" + _range_text(None, field.get("maxLength"), unit=" characters")
+
+
+def _range_text(low: int | None, high: int | None, unit: str = "") -> str:
+    if low is None and high is None:
+        return ""
+    if low is None:
+        return f", at most {high}{unit}"
+    if high is None:
+        return f", at least {low}{unit}"
+    return f", {low} to {high}{unit}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
