@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from finetune_operator.kube.backoff import full_jitter
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import Gone, KubeError
+from finetune_operator.kube.errors import Gone, KubeError, TransportError
 from finetune_operator.kube.resource import ObjectKey, Resource, key_of, version_of
 from finetune_operator.kube.store import (
     ALL_NAMESPACES,
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_BASE_SECONDS = 0.2
 BACKOFF_CAP_SECONDS = 30.0
+SHORT_WATCH_SECONDS = 1.0
+"""A watch that ends sooner and without events is a fault, not a time-out."""
 
 
 class Informer:
@@ -149,6 +151,8 @@ class Informer:
     async def _watch(self, scope: str, progress: _Progress) -> None:
         """Take in events until the server ends the stream; ``progress`` tells how far it came."""
         self._watches.inc()
+        clock = asyncio.get_running_loop()
+        started = clock.time()
         least = self._watch_timeout_seconds
         events = self._client.watch(
             self.resource,
@@ -168,6 +172,10 @@ class Informer:
                     logger.warning("%s: unknown watch event %r", self.resource.plural, kind)
                 progress.version = obj["metadata"]["resourceVersion"]
                 progress.advanced = True
+        if not progress.advanced and clock.time() - started < SHORT_WATCH_SECONDS:
+            raise TransportError(
+                f"watch {self.resource.kind}", message="the server ended it at once, without events"
+            )
 
     def _note_error(self, error: KubeError) -> None:
         self._errors.labels(self.resource.plural, type(error).__name__).inc()

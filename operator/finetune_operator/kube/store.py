@@ -129,7 +129,8 @@ class Store:
         """Take in one watch event.
 
         Args:
-            kind: ADDED, MODIFIED or DELETED; None (a listed object) counts as an upsert.
+            kind: ADDED, MODIFIED or DELETED; None for a listed object, which is an upsert that
+                says nothing about how complete the cache is.
             obj: The object; the store keeps it and owns it from now on.
             scope: Namespace that the watch covers, empty for all.
         """
@@ -142,7 +143,8 @@ class Store:
                 self._remove(key, old)
         else:
             self._upsert(key, obj, version)
-        self.mark_observed(scope, version)
+        if kind is not None:
+            self.mark_observed(scope, version)
 
     def absorb(self, obj: Object) -> None:
         """Take in the answer to an own write, so that the next reconcile sees it.
@@ -152,24 +154,24 @@ class Store:
         """
         key = key_of(obj)
         version = version_of(obj)
-        old = self._objects.get(key)
-        if old is None:
-            if version <= self.observed_version(key[0]):
-                return
-        elif old["metadata"].get("uid") != obj["metadata"].get("uid") and version <= version_of(
-            old
-        ):
-            return
-        self._upsert(key, obj, version)
+        if key in self._objects or version > self.observed_version(key[0]):
+            self._upsert(key, obj, version)
 
     def replace(
         self, objects: Iterable[Object], version: int, *, scope: str = ALL_NAMESPACES
     ) -> int:
-        """Make the store equal to a complete list; see ``begin_replace`` for lists in pages."""
-        seen = {key_of(obj) for obj in (objects := list(objects))}
+        """Make the store equal to a complete list; return the number of ghosts dropped."""
+        seen: set[ObjectKey] = set()
         for obj in objects:
+            seen.add(key_of(obj))
             self.observe(None, obj, scope=scope)
         return self.drop_unseen(seen, version, scope=scope)
+
+    def discard(self, obj: Object) -> None:
+        """Remove ``obj`` if the store still holds exactly this one; handlers are told."""
+        key = key_of(obj)
+        if self._objects.get(key) is obj:
+            self._remove(key, obj)
 
     def drop_unseen(
         self, seen: set[ObjectKey], version: int, *, scope: str = ALL_NAMESPACES

@@ -1,0 +1,154 @@
+"""A cache that somebody else feeds, and its repair.
+
+A host framework that watches the primary kind hands every event to ``observe``. Such hosts do not
+tell of objects that vanished while their watch was broken, and may lose events; left alone, the
+cache would be wrong for ever. So it is compared with the server from time to time, by a list of
+names and versions only: ghosts are dropped, and what stays behind is read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping, Sequence
+
+from finetune_operator.kube.backoff import full_jitter
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.errors import KubeError, NotFound
+from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of, version_of
+from finetune_operator.kube.store import (
+    ALL_NAMESPACES,
+    Indexer,
+    Store,
+    Transform,
+    drop_managed_fields,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Feed:
+    """A store fed through ``observe`` and repaired by lists. Event loop only.
+
+    Args:
+        client: The API client.
+        resource: The kind.
+        namespaces: What the host watches; empty for all namespaces.
+        label_selector: What the host watches.
+        indexers: Secondary indexes of the store.
+        transform: Trims objects at ingest.
+        repair_seconds: Time between two repairs.
+        grace_seconds: How long the host's own events may lag behind a list before they count as
+            lost. At start-up the host is still listing, so it gets the grace first.
+        rng: Source of jitter.
+
+    Attributes:
+        resource: The kind.
+        store: The cache.
+        synced: Set after the first repair: the cache then holds all there is.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        resource: Resource,
+        *,
+        namespaces: Sequence[str] = (),
+        label_selector: str = "",
+        indexers: Mapping[str, Indexer] | None = None,
+        transform: Transform = drop_managed_fields,
+        repair_seconds: float = 600.0,
+        grace_seconds: float = 5.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.resource = resource
+        self.store = Store(indexers=indexers, transform=transform)
+        self.synced = asyncio.Event()
+        self._client = client
+        self._scopes = tuple(namespaces) or (ALL_NAMESPACES,)
+        self._label_selector = label_selector
+        self._repair_seconds = repair_seconds
+        self._grace_seconds = grace_seconds
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._due = asyncio.Event()
+        self._ghosts = client.metrics.ghosts.labels(resource.plural)
+        self._lists = client.metrics.lists.labels(resource.plural)
+        client.metrics.cached_objects.labels(resource.plural).set_function(self.store.__len__)
+
+    def observe(self, kind: str | None, body: Object) -> None:
+        """Take in one event of the host: type (None for listed objects) and raw object."""
+        self.store.observe(kind, body)
+
+    def request_repair(self) -> None:
+        """Repair soon, because the host is known to have listed again."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """Repair at start, then periodically and on request, until cancelled."""
+        failures = 0
+        while True:
+            try:
+                for scope in self._scopes:
+                    await self.repair(scope)
+                self.synced.set()
+                failures = 0
+                delay = self._repair_seconds
+            except KubeError as error:
+                failures += 1
+                logger.warning("%s: repair failed, will retry: %s", self.resource.plural, error)
+                delay = full_jitter(self._rng, failures, base=0.2, cap=30.0)
+            try:
+                async with asyncio.timeout(delay):
+                    await self._due.wait()
+            except TimeoutError:
+                pass
+            self._due.clear()
+
+    async def repair(self, scope: str = ALL_NAMESPACES) -> None:
+        """Compare the cache of ``scope`` with the server and mend it.
+
+        Raises:
+            KubeError: The server could not be asked; the cache is as it was.
+        """
+        self._lists.inc()
+        versions: dict[ObjectKey, int] = {}
+        listed = ""
+        async for page in self._client.list_pages(
+            self.resource, scope, label_selector=self._label_selector, metadata_only=True
+        ):
+            for item in page.items:
+                versions[key_of(item)] = version_of(item)
+            listed = page.resource_version
+        if ghosts := self.store.drop_unseen(set(versions), int(listed), scope=scope):
+            self._ghosts.inc(ghosts)
+            logger.info("%s: %d objects vanished unseen", self.resource.plural, ghosts)
+        await self._wait_for_host(versions)
+        for key in self._stale(versions):
+            await self._read_again(key, versions[key])
+
+    async def _wait_for_host(self, versions: Mapping[ObjectKey, int]) -> None:
+        """Give the host's own events their grace; return early once it has caught up."""
+        deadline = asyncio.get_running_loop().time() + self._grace_seconds
+        while self._stale(versions) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(self._grace_seconds / 20)
+
+    def _stale(self, versions: Mapping[ObjectKey, int]) -> list[ObjectKey]:
+        """Return keys whose cached version is older than the list's, or missing."""
+        stale = []
+        for key, version in versions.items():
+            cached = self.store.get(*key)
+            if (version_of(cached) if cached is not None else 0) < version:
+                stale.append(key)
+        return stale
+
+    async def _read_again(self, key: ObjectKey, version: int) -> None:
+        try:
+            obj = await self._client.get(self.resource, *key)
+        except NotFound:
+            cached = self.store.get(*key)
+            # Deleted after the list, and the host's event may be lost as well.
+            if cached is not None and version_of(cached) <= version:
+                self.store.discard(cached)
+        else:
+            self.store.observe(None, obj)
