@@ -1,0 +1,81 @@
+"""The failures of a stage, by what may be done about them.
+
+Each class fixes the exit code and the failure class that the operator decides on (run again, or
+not); ``reason`` names the cause for machines and ``message`` tells people what was tried, on what,
+what came back and what to do. The numbers and names repeat ``finetune_api.trainer.ExitCode`` and
+``FailureClass`` instead of importing them, because that module costs half a second of pydantic and
+the storage package must be importable in milliseconds; a unit test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TrainerError(Exception):
+    """Base of every failure a stage reports on purpose.
+
+    Args:
+        reason: CamelCase cause, stable, at most 63 characters: ``BucketNotFound``.
+        message: What was tried, on which object, what came back and what to do.
+    """
+
+    exit_code: ClassVar[int] = 70
+    failure_class: ClassVar[str] = "Internal"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UserError(TrainerError):
+    """The job asks for something that cannot work; running it again cannot help."""
+
+    exit_code: ClassVar[int] = 64
+    failure_class: ClassVar[str] = "UserError"
+
+
+class DataError(TrainerError):
+    """The data set is unusable; running again cannot help."""
+
+    exit_code: ClassVar[int] = 65
+    failure_class: ClassVar[str] = "DataError"
+
+
+class InternalError(TrainerError):
+    """A defect of this program."""
+
+    exit_code: ClassVar[int] = 70
+    failure_class: ClassVar[str] = "Internal"
+
+
+class StorageError(TrainerError):
+    """Object storage or a local disk failed, or holds something that is not whole."""
+
+    exit_code: ClassVar[int] = 73
+    failure_class: ClassVar[str] = "StorageError"
+
+
+class RetryableError(TrainerError):
+    """Something outside the job failed for now; running again is expected to help."""
+
+    exit_code: ClassVar[int] = 75
+    failure_class: ClassVar[str] = "Retryable"
+
+
+class OutOfMemory(TrainerError):  # noqa: N818 - the name of the failure class
+    """The accelerator or the host ran out of memory."""
+
+    exit_code: ClassVar[int] = 77
+    failure_class: ClassVar[str] = "OutOfMemory"
+
+
+class Stopped(TrainerError):  # noqa: N818 - the name of the failure class
+    """Asked to stop (SIGTERM): the work was saved and a later run goes on from there."""
+
+    exit_code: ClassVar[int] = 79
+    failure_class: ClassVar[str] = "Stopped"

@@ -1,0 +1,62 @@
+"""Object storage for stages and the CLI: ``s3://``, ``file://`` and read-only ``hf://``.
+
+Importing this package loads no client library and no torch; boto3 and huggingface_hub come in when
+a store of their kind is opened.
+"""
+
+from __future__ import annotations
+
+from finetune_trainer.storage.access import Addressing, StorageAccess
+from finetune_trainer.storage.errors import (
+    AlreadyExists,
+    ChecksumMismatch,
+    IncompleteFolder,
+    ObjectNotFound,
+    OtherWriterWon,
+)
+from finetune_trainer.storage.manifest import MANIFEST_NAME, Manifest, ManifestFile
+from finetune_trainer.storage.publish import (
+    VerifiedManifest,
+    fetch_folder,
+    find_manifest,
+    hash_file,
+    publish_folder,
+    read_manifest,
+    verify_folder,
+)
+from finetune_trainer.storage.store import (
+    ObjectInfo,
+    ObjectStore,
+    is_local,
+    join_key,
+    join_uri,
+    local_path,
+    open_store,
+)
+
+__all__ = [
+    "MANIFEST_NAME",
+    "Addressing",
+    "AlreadyExists",
+    "ChecksumMismatch",
+    "IncompleteFolder",
+    "Manifest",
+    "ManifestFile",
+    "ObjectInfo",
+    "ObjectNotFound",
+    "ObjectStore",
+    "OtherWriterWon",
+    "StorageAccess",
+    "VerifiedManifest",
+    "fetch_folder",
+    "find_manifest",
+    "hash_file",
+    "is_local",
+    "join_key",
+    "join_uri",
+    "local_path",
+    "open_store",
+    "publish_folder",
+    "read_manifest",
+    "verify_folder",
+]

@@ -1,0 +1,94 @@
+"""How a store is reached: endpoint and where its credentials lie.
+
+Credentials are files, one per key, as Kubernetes mounts a Secret:
+``<credentials_dir>/<credentials_name>/AWS_ACCESS_KEY_ID``. Their values never enter a message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from finetune_trainer.errors import UserError
+
+Addressing = Literal["Auto", "Path", "Virtual"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StorageAccess:
+    """Everything but the URI that is needed to open a store.
+
+    Attributes:
+        endpoint: URL of an S3 compatible server; None means AWS.
+        region: Signing region; None means the client's default, ``us-east-1`` with an endpoint.
+        addressing: How the bucket is written in the URL. ``Auto``: as a path with an endpoint of
+            one's own, as a host name on AWS.
+        credentials_dir: Folder with one sub-folder per Secret; None when nothing is mounted.
+        credentials_name: Name of the Secret to use; None for the client's own chain (environment,
+            profile, instance role).
+    """
+
+    endpoint: str | None = None
+    region: str | None = None
+    addressing: Addressing = "Auto"
+    credentials_dir: Path | None = None
+    credentials_name: str | None = None
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether credentials come from a mounted Secret.
+
+        A local run names the Secret of the job but has none mounted; it uses the client's chain.
+        """
+        return self.credentials_dir is not None and self.credentials_name is not None
+
+    def describe_credentials(self) -> str:
+        """Say in words where the credentials come from, for messages."""
+        if self.has_secret:
+            return f"Secret {self.credentials_name!r}"
+        return "the default credential chain (environment, profile, instance role)"
+
+    def read_credential(self, key: str) -> str:
+        """Read one key of the mounted Secret.
+
+        Args:
+            key: File name in the Secret's folder: ``AWS_ACCESS_KEY_ID``.
+
+        Raises:
+            UserError: ``CredentialsMissing``; names the Secret and the key.
+        """
+        value = self.read_optional_credential(key)
+        if value is None:
+            raise UserError(
+                "CredentialsMissing",
+                f"Secret {self.credentials_name!r} has no key {key!r} (looked for "
+                f"{self._file_of(key)}). Add the key to the Secret, or name another Secret in "
+                "credentialsRef.",
+            )
+        return value
+
+    def read_optional_credential(self, key: str) -> str | None:
+        """Read one key of the mounted Secret, or None when it is absent or empty."""
+        if not self.has_secret:
+            return None
+        try:
+            # A trailing newline is the most common fault of a Secret made from a file.
+            return self._file_of(key).read_text(encoding="utf-8").strip() or None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                "CredentialsUnreadable",
+                f"Cannot read key {key!r} of Secret {self.credentials_name!r} at "
+                f"{self._file_of(key)}: {type(error).__name__}. It must be a readable text file.",
+            ) from error
+
+    def _file_of(self, key: str) -> Path:
+        assert self.credentials_dir is not None and self.credentials_name is not None  # noqa: S101, PT018
+        return self.credentials_dir / self.credentials_name / key
+
+
+def mask(identifier: str) -> str:
+    """Shorten an access key id so that its owner recognises it and nobody else can use it."""
+    return f"{identifier[:4]}****" if len(identifier) > 8 else f"{identifier[:2]}****"

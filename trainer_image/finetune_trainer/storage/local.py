@@ -1,0 +1,222 @@
+"""A folder as an object store, with the promises of one.
+
+Writes go to a hidden temporary file beside the target and are flushed to disk before they get
+their name, so that a reader (or a power cut) never leaves half an object. ``if_absent`` gives the
+name with a hard link, which fails when the name is taken: the kernel picks the one winner.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from finetune_trainer.errors import StorageError
+from finetune_trainer.storage.errors import AlreadyExists, ObjectNotFound, local_writes
+from finetune_trainer.storage.store import ObjectInfo, check_key
+from finetune_trainer.storage.stream import CHUNK_BYTES, partial_path
+
+_TEMPORARY_SUFFIX = ".uploading"
+
+# Some network and FUSE file systems have no hard links.
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+class FileStore:
+    """Objects are the files below one folder, which is created by the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uri = root.as_uri()
+
+    def read_bytes(self, key: str) -> bytes:
+        """Return the whole object."""
+        with self._open(key) as file, self._reading(key):
+            return file.read()
+
+    def read_chunks(self, key: str) -> Iterator[bytes]:
+        """Yield the object in order."""
+        with self._open(key) as file, self._reading(key):
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+    def write_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
+        """Write the whole object at once."""
+
+        def fill(file: BinaryIO) -> None:
+            file.write(data)
+
+        self._put(key, fill, num_bytes=len(data), if_absent=if_absent)
+
+    def upload_file(self, path: Path, key: str, *, if_absent: bool = False) -> None:
+        """Copy a local file into the store."""
+
+        def fill(file: BinaryIO) -> None:
+            with path.open("rb") as source:
+                shutil.copyfileobj(source, file, CHUNK_BYTES)
+
+        self._put(key, fill, num_bytes=path.stat().st_size, if_absent=if_absent)
+
+    def download_file(self, key: str, path: Path) -> None:
+        """Copy an object to a local file; a local copy is fast enough to start over."""
+        with self._open(key) as source:
+            num_bytes = os.fstat(source.fileno()).st_size
+            with local_writes(path, num_bytes):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = partial_path(path)
+                with partial.open("wb") as target:
+                    shutil.copyfileobj(source, target, CHUNK_BYTES)
+                    target.flush()
+                    os.fsync(target.fileno())
+                partial.replace(path)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield the objects whose key starts with ``prefix``, in key order."""
+        folder = prefix.rpartition("/")[0]
+        top = self.root / check_key(folder) if folder else self.root
+        keys = sorted(
+            key
+            for path in _walk_files(top)
+            if (key := path.relative_to(self.root).as_posix()).startswith(prefix)
+        )
+        for key in keys:
+            try:
+                status = (self.root / key).stat()
+            except FileNotFoundError:
+                continue  # removed since it was listed
+            yield ObjectInfo(
+                key=key,
+                num_bytes=status.st_size,
+                version=f"{status.st_mtime_ns}-{status.st_size}",
+            )
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object under this key."""
+        return self._path(key).is_file()
+
+    def delete(self, key: str) -> None:
+        """Remove the object and the folders it leaves empty: object storage has no folders."""
+        path = self._path(key)
+        with local_writes(path):
+            path.unlink(missing_ok=True)
+        for folder in path.parents:
+            if folder == self.root or not folder.is_relative_to(self.root):
+                return
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    def _open(self, key: str) -> BinaryIO:
+        path = self._path(key)
+        try:
+            return path.open("rb")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise ObjectNotFound(f"There is no file {path}.") from error
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def _reading(self, key: str) -> _Reading:
+        return _Reading(self._path(key))
+
+    def _put(
+        self, key: str, fill: Callable[[BinaryIO], None], *, num_bytes: int, if_absent: bool
+    ) -> None:
+        """Write a temporary file, flush it, and give it its name."""
+        path = self._path(key)
+        if if_absent and path.exists():
+            raise AlreadyExists(f"{path} exists already; it was left as it is.")
+        with local_writes(path, num_bytes):
+            temporary, file = _create_beside(path)
+            try:
+                with file:
+                    fill(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if if_absent:
+                    _link_new(temporary, path)
+                else:
+                    temporary.replace(path)
+                _sync_folder(path.parent)
+            except FileExistsError as error:
+                raise AlreadyExists(f"{path} exists already; it was left as it is.") from error
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+class _Reading:
+    """Context that turns read errors of one file into a typed error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise _unreadable(self._path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        "LocalIoError",
+        f"Cannot read {path}: {error.strerror or error}. Check its permissions and the disk.",
+    )
+
+
+def _create_beside(path: Path) -> tuple[Path, BinaryIO]:
+    """Create a temporary file in the target's folder; the folder may vanish in between."""
+    temporary = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:12]}{_TEMPORARY_SUFFIX}")
+    for _ in range(10):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return temporary, temporary.open("xb")
+        except FileNotFoundError:
+            continue  # a delete removed the empty folder again
+    raise FileNotFoundError(errno.ENOENT, "its folder is removed again and again", str(path))
+
+
+def _link_new(temporary: Path, path: Path) -> None:
+    """Give a complete file its name; FileExistsError when the name is taken."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # Exclusive creation is the only other operation with one winner. Readers may see the file
+        # grow, which for a manifest reads as "not finished".
+        with path.open("xb") as target, temporary.open("rb") as source:
+            shutil.copyfileobj(source, target, CHUNK_BYTES)
+            target.flush()
+            os.fsync(target.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the folder's entries, so that the new name survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise  # some file systems cannot sync a folder; all others must
+    finally:
+        os.close(descriptor)
+
+
+def _walk_files(top: Path) -> Iterator[Path]:
+    """Yield the files below a folder, without the temporary files of writers."""
+    for folder, folders, names in os.walk(top):
+        folders.sort()
+        for name in names:
+            if not (name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX)):
+                yield Path(folder, name)

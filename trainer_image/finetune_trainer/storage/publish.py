@@ -1,0 +1,379 @@
+"""Whole folders in and out of a store: published once, fetched and verified by checksum.
+
+Invariants:
+    * Files are stored first and ``manifest.json`` last, with a write that has one winner.
+    * No stored file is ever overwritten. Where an attempt that never finished (or a rival at this
+      very moment) has stored other content under a path, ours goes to a key named by its content,
+      and the manifest says so. So nobody can damage the folder of the writer that wins.
+    * A reader trusts nothing without a manifest and checks every byte against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from finetune_trainer.errors import InternalError, StorageError
+from finetune_trainer.storage.errors import (
+    AlreadyExists,
+    ChecksumMismatch,
+    IncompleteFolder,
+    ObjectNotFound,
+    OtherWriterWon,
+    local_writes,
+)
+from finetune_trainer.storage.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ManifestFile,
+    make_manifest,
+    parse_manifest,
+)
+from finetune_trainer.storage.store import ObjectStore, join_key, join_uri
+from finetune_trainer.storage.stream import discard_partial, partial_path
+
+_NUM_THREADS = 4
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+OnFile = Callable[[str, int], None]
+"""Called with path and size after each file, from several threads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedManifest(Manifest):
+    """A manifest whose every file was read and found right.
+
+    Attributes:
+        extra_files: Keys below the prefix that the manifest does not name: left by an attempt that
+            never finished, or put there later. They are not part of the folder.
+    """
+
+    extra_files: tuple[str, ...] = ()
+
+
+def publish_folder(
+    store: ObjectStore,
+    prefix: str,
+    folder: Path,
+    *,
+    created_by: str,
+    inputs: Mapping[str, str] | None = None,
+    on_file: OnFile | None = None,
+) -> Manifest:
+    """Store a local folder under a prefix and commit it with a manifest.
+
+    Publishing the same files again, also after a crash or beside another writer, is harmless and
+    returns the manifest that is there.
+
+    Args:
+        store: Where to.
+        prefix: Key of the folder in the store.
+        folder: Local folder; a ``manifest.json`` at its top is left out.
+        created_by: Name and version of the writer, and its run.
+        inputs: What the files were made from.
+        on_file: Progress.
+
+    Returns:
+        The committed manifest.
+
+    Raises:
+        OtherWriterWon: A different folder is published there.
+        StorageError: The store failed; nothing is committed and a second call goes on.
+    """
+    wanted = describe_folder(folder, created_by=created_by, inputs=inputs)
+    address = join_uri(store.uri, join_key(prefix, MANIFEST_NAME))
+    winner = find_manifest(store, prefix)
+    if winner is not None:
+        return _accept_winner(winner, wanted, address)
+
+    def put(file: ManifestFile) -> ManifestFile:
+        stored = _store_file(store, prefix, folder / file.path, file)
+        if on_file:
+            on_file(file.path, file.num_bytes)
+        return stored
+
+    manifest = make_manifest(
+        _in_parallel(put, wanted.files), created_by=created_by, inputs=inputs
+    )
+    with suppress(AlreadyExists):
+        store.write_bytes(
+            join_key(prefix, MANIFEST_NAME), manifest.to_bytes(), if_absent=True
+        )
+    # Read back in every case: it tells the winner, and a server that ignores the condition (there
+    # are such) shows itself here instead of at the reader.
+    return _accept_winner(read_manifest(store, prefix), wanted, address)
+
+
+def fetch_folder(
+    store: ObjectStore, prefix: str, folder: Path, *, on_file: OnFile | None = None
+) -> Manifest:
+    """Bring a published folder to a local one; only what differs is downloaded.
+
+    Args:
+        store: Where from.
+        prefix: Key of the folder in the store.
+        folder: Local target, created if need be. Other files in it are left alone.
+        on_file: Progress.
+
+    Returns:
+        The manifest; a copy of it is the last thing written to the folder.
+
+    Raises:
+        IncompleteFolder: There is no manifest.
+        ChecksumMismatch: A stored file is not what the manifest says; it is not kept.
+        StorageError: The store or the local disk failed.
+    """
+    manifest = read_manifest(store, prefix)
+    local_manifest = folder / MANIFEST_NAME
+    with local_writes(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        local_manifest.unlink(missing_ok=True)  # not whole until the end
+
+    def get(file: ManifestFile) -> None:
+        _fetch_file(store, prefix, file, folder / file.path)
+        if on_file:
+            on_file(file.path, file.num_bytes)
+
+    _in_parallel(get, manifest.files)
+    with local_writes(local_manifest):
+        temporary = local_manifest.with_name(f".{MANIFEST_NAME}.{os.getpid()}")
+        temporary.write_bytes(manifest.to_bytes())
+        temporary.replace(local_manifest)
+    return manifest
+
+
+def verify_folder(
+    store: ObjectStore, prefix: str = "", *, on_file: OnFile | None = None
+) -> VerifiedManifest:
+    """Read every file of a published folder and compare it with the manifest.
+
+    Args:
+        store: Where.
+        prefix: Key of the folder in the store; empty for the store's root.
+        on_file: Progress.
+
+    Returns:
+        The manifest, with the files that are there but not in it.
+
+    Raises:
+        IncompleteFolder: There is no manifest.
+        ChecksumMismatch: Names every file that is missing or differs.
+    """
+    manifest = read_manifest(store, prefix)
+    start = f"{join_key(prefix)}/" if prefix.strip("/") else ""
+
+    def check(file: ManifestFile) -> str | None:
+        problem = _find_difference(store, start + file.object_key, file)
+        if on_file:
+            on_file(file.path, file.num_bytes)
+        return problem
+
+    problems = [problem for problem in _in_parallel(check, manifest.files) if problem]
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise ChecksumMismatch(
+            f"{join_uri(store.uri, prefix)}: {len(problems)} of {len(manifest.files)} files are "
+            f"not what the manifest says: {'; '.join(problems[:5])}{more}. Do not use this folder."
+        )
+    known = {file.object_key for file in manifest.files} | {MANIFEST_NAME}
+    extra = tuple(
+        key for info in store.list(start) if (key := info.key[len(start) :]) not in known
+    )
+    return VerifiedManifest(
+        files=manifest.files,
+        created_by=manifest.created_by,
+        inputs=manifest.inputs,
+        extra_files=extra,
+    )
+
+
+def find_manifest(store: ObjectStore, prefix: str) -> Manifest | None:
+    """Return the manifest of a folder, or None when it is not published."""
+    key = join_key(prefix, MANIFEST_NAME)
+    try:
+        return parse_manifest(store.read_bytes(key), where=join_uri(store.uri, key))
+    except ObjectNotFound:
+        return None
+
+
+def read_manifest(store: ObjectStore, prefix: str) -> Manifest:
+    """Return the manifest of a folder.
+
+    Raises:
+        IncompleteFolder: There is none; names the folder and what is in it.
+    """
+    manifest = find_manifest(store, prefix)
+    if manifest is not None:
+        return manifest
+    address = join_uri(store.uri, prefix.strip("/"))
+    start = f"{join_key(prefix)}/" if prefix.strip("/") else ""
+    found = [info.key[len(start) :] for info in islice(store.list(start), 6)]
+    if not found:
+        raise IncompleteFolder(
+            f"There is nothing under {address}: no {MANIFEST_NAME} and no other file. Check the "
+            "URI; if it is right, nothing was published there yet."
+        )
+    more = ", ..." if len(found) > 5 else ""
+    raise IncompleteFolder(
+        f"{address} has no {MANIFEST_NAME}, so it was never finished and is not used. It holds "
+        f"{', '.join(found[:5])}{more}. Let its writer finish, or delete the folder."
+    )
+
+
+def describe_folder(
+    folder: Path, *, created_by: str, inputs: Mapping[str, str] | None = None
+) -> Manifest:
+    """Hash the files of a local folder.
+
+    Raises:
+        InternalError: The folder is missing, or holds something that is not a file.
+    """
+    if not folder.is_dir():
+        raise InternalError("FolderMissing", f"Cannot publish {folder}: it is not a folder.")
+    paths = sorted(_folder_files(folder))
+
+    def describe(path: str) -> ManifestFile:
+        num_bytes, sha256 = hash_file(folder / path)
+        return ManifestFile(path=path, num_bytes=num_bytes, sha256=sha256)
+
+    return make_manifest(_in_parallel(describe, paths), created_by=created_by, inputs=inputs)
+
+
+def hash_file(path: Path) -> tuple[int, str]:
+    """Return size and SHA-256 (hex) of a local file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return file.tell(), digest.hexdigest()
+
+
+def _folder_files(folder: Path) -> Iterable[str]:
+    for top, folders, names in os.walk(folder):
+        for name in folders + names:
+            path = Path(top, name)
+            key = path.relative_to(folder).as_posix()
+            if path.is_file():
+                if key != MANIFEST_NAME:
+                    yield key
+            elif name in names or path.is_symlink():
+                raise InternalError(
+                    "UnsupportedFile",
+                    f"Cannot publish {path}: it is not a regular file (a link to a folder, a "
+                    "dangling link, a socket or a device).",
+                )
+
+
+def _store_file(store: ObjectStore, prefix: str, path: Path, file: ManifestFile) -> ManifestFile:
+    """Store one file without ever replacing another content; return where it lies."""
+    alternative = f"{file.path}.{file.sha256[:16]}"
+    for key in ("", alternative):
+        target = join_key(prefix, key or file.path)
+        if not store.exists(target):  # spares the upload; the condition below decides
+            try:
+                store.upload_file(path, target, if_absent=True)
+            except AlreadyExists:
+                pass
+            else:
+                return _placed(file, key)
+        if _hash_object(store, target) == (file.num_bytes, file.sha256):
+            return _placed(file, key)
+    raise StorageError(
+        "StoreConflict",
+        f"{join_uri(store.uri, join_key(prefix, alternative))} holds something else than the "
+        "content its name stands for. Something damaged this folder; delete it and run again.",
+    )
+
+
+def _placed(file: ManifestFile, key: str) -> ManifestFile:
+    return ManifestFile(path=file.path, num_bytes=file.num_bytes, sha256=file.sha256, key=key)
+
+
+def _accept_winner(winner: Manifest, wanted: Manifest, address: str) -> Manifest:
+    if winner.has_same_files(wanted):
+        return winner
+    ours = {file.path: file.sha256 for file in wanted.files}
+    theirs = {file.path: file.sha256 for file in winner.files}
+    different = sorted(
+        path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path)
+    )
+    raise OtherWriterWon(
+        f"{address} was published by {winner.created_by or 'another writer'} with other content "
+        f"({len(different)} files differ, first {different[0]!r}). What is published stays; read "
+        "it, or publish under another prefix."
+    )
+
+
+def _fetch_file(store: ObjectStore, prefix: str, file: ManifestFile, path: Path) -> None:
+    """Download one file unless it is there, and check it."""
+    if path.is_file() and hash_file(path) == (file.num_bytes, file.sha256):
+        return
+    key = join_key(prefix, file.object_key)
+    resumed = partial_path(path).exists()
+    _download(store, key, path)
+    got = hash_file(path)
+    if got != (file.num_bytes, file.sha256) and resumed:
+        # The half of an earlier process may have been torn by a power cut; once more from zero.
+        _download(store, key, path)
+        got = hash_file(path)
+    if got != (file.num_bytes, file.sha256):
+        path.unlink(missing_ok=True)
+        discard_partial(path)
+        raise ChecksumMismatch(
+            f"{join_uri(store.uri, key)} is not what the manifest says: expected "
+            f"{file.num_bytes} bytes, sha256 {file.sha256}; got {got[0]} bytes, sha256 {got[1]}. "
+            "It was changed after it was published. Do not use this folder."
+        )
+
+
+def _download(store: ObjectStore, key: str, path: Path) -> None:
+    try:
+        store.download_file(key, path)
+    except ObjectNotFound as error:
+        raise ChecksumMismatch(
+            f"{join_uri(store.uri, key)} is missing although the manifest names it. It was "
+            "deleted after it was published. Do not use this folder."
+        ) from error
+
+
+def _find_difference(store: ObjectStore, key: str, file: ManifestFile) -> str | None:
+    """Compare one stored file with its entry; None when equal."""
+    try:
+        num_bytes, sha256 = _hash_object(store, key)
+    except ObjectNotFound:
+        return f"{file.path} is missing"
+    if sha256 == file.sha256:
+        return None
+    return (
+        f"{file.path} expected {file.num_bytes} bytes, sha256 {file.sha256}, "
+        f"got {num_bytes} bytes, sha256 {sha256}"
+    )
+
+
+def _hash_object(store: ObjectStore, key: str) -> tuple[int, str]:
+    digest, num_bytes = hashlib.sha256(), 0
+    for chunk in store.read_chunks(key):
+        digest.update(chunk)
+        num_bytes += len(chunk)
+    return num_bytes, digest.hexdigest()
+
+
+def _in_parallel(
+    work: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> list[_Result]:
+    """Run over all items; the first failure is raised and cancels what has not begun."""
+    with ThreadPoolExecutor(_NUM_THREADS, "storage") as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise

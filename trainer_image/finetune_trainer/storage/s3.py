@@ -1,0 +1,276 @@
+"""S3 and what speaks like it: one bucket, one prefix, through boto3.
+
+What differs from the client's defaults, and why: signature version 4 everywhere (others still
+default to 2 for some calls and are refused), path addressing for endpoints of one's own, CRC32 on
+every upload, five attempts with back-off, and time limits that fit a busy cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from finetune_trainer.errors import UserError
+from finetune_trainer.storage.access import StorageAccess, mask
+from finetune_trainer.storage.s3_errors import S3Location, error_code, translating
+from finetune_trainer.storage.s3_read import S3Source
+from finetune_trainer.storage.store import ObjectInfo, check_key
+from finetune_trainer.storage.stream import download, read_object
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+MAX_ATTEMPTS = 5
+CONNECT_TIMEOUT_SECONDS = 5
+READ_TIMEOUT_SECONDS = 60
+
+PART_BYTES = 8 * 1024 * 1024
+"""Larger files are uploaded in parts of this size or more."""
+
+_MAX_PARTS = 10_000  # S3's limit
+_NUM_UPLOAD_THREADS = 4
+_CONDITION_CONFLICTS = ("ConditionalRequestConflict", "OperationAborted")
+
+
+class S3Store:
+    """Objects below ``s3://bucket/prefix``."""
+
+    def __init__(self, uri: str, access: StorageAccess) -> None:
+        parts = urlsplit(uri)
+        if not parts.netloc or parts.query or parts.fragment:
+            raise UserError(
+                "InvalidUri", f"{uri!r} must be s3://bucket or s3://bucket/prefix."
+            )
+        self.bucket = parts.netloc
+        self.prefix = unquote(parts.path).strip("/")
+        if self.prefix:
+            check_key(self.prefix)
+        self.uri = f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
+        self._access = access
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+        self._key_id = ""
+
+    def read_bytes(self, key: str) -> bytes:
+        """Return the whole object."""
+        return b"".join(self.read_chunks(key))
+
+    def read_chunks(self, key: str) -> Iterator[bytes]:
+        """Yield the object in order, surviving cut connections."""
+        return read_object(self._source(), self._full_key(key), uri=self._uri_of(key))
+
+    def write_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
+        """Write the whole object with one request."""
+        with translating(self._location(key), "write"):
+            self._put(key, data, if_absent=if_absent)
+
+    def upload_file(self, path: Path, key: str, *, if_absent: bool = False) -> None:
+        """Upload a local file, in parallel parts when it is large."""
+        num_bytes = path.stat().st_size
+        with translating(self._location(key), "write"):
+            if num_bytes <= PART_BYTES:
+                self._put(key, path.read_bytes(), if_absent=if_absent)
+            else:
+                # After a conflict S3 wants the whole upload again, not only its completion.
+                _repeat_on_conflict(
+                    lambda: self._put_parts(path, num_bytes, key, if_absent=if_absent)
+                )
+
+    def download_file(self, key: str, path: Path) -> None:
+        """Write an object to a local file; goes on where an earlier call stopped."""
+        download(self._source(), self._full_key(key), path, uri=self._uri_of(key))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield the objects whose key starts with ``prefix``, in key order."""
+        root = f"{self.prefix}/" if self.prefix else ""
+        with translating(self._location(prefix), "list"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=root + prefix
+            )
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    key = entry["Key"][len(root) :]
+                    if key and not key.endswith("/"):  # a marker some consoles make for folders
+                        yield ObjectInfo(
+                            key=key,
+                            num_bytes=entry["Size"],
+                            version=entry.get("ETag", "").strip('"'),
+                        )
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object under this key."""
+        from botocore.exceptions import ClientError
+
+        full_key = self._full_key(key)
+        with translating(self._location(key), "look up"):
+            try:
+                self.client.head_object(Bucket=self.bucket, Key=full_key)
+            except ClientError as error:
+                # A HEAD answer has no body: a missing bucket looks like a missing key here.
+                if error_code(error) in ("404", "NoSuchKey", "NotFound"):
+                    return False
+                raise
+        return True
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens if there is none."""
+        full_key = self._full_key(key)
+        with translating(self._location(key), "delete"):
+            self.client.delete_object(Bucket=self.bucket, Key=full_key)
+
+    @property
+    def client(self) -> S3Client:
+        """The boto3 client, built on first use and shared by all threads."""
+        with self._lock:
+            if self._client is None:
+                self._client, self._key_id = make_client(self._access)
+            return self._client
+
+    def _put(self, key: str, data: bytes, *, if_absent: bool) -> None:
+        full_key = self._full_key(key)
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
+        _repeat_on_conflict(
+            lambda: self.client.put_object(
+                Bucket=self.bucket,
+                Key=full_key,
+                Body=data,
+                ChecksumAlgorithm="CRC32",
+                **condition,
+            )
+        )
+
+    def _put_parts(self, path: Path, num_bytes: int, key: str, *, if_absent: bool) -> None:
+        """Upload in parts; s3transfer cannot pass the condition on, so the parts are made here."""
+        target: dict[str, Any] = {"Bucket": self.bucket, "Key": self._full_key(key)}
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
+        part_bytes = max(PART_BYTES, -(-num_bytes // _MAX_PARTS))
+        client = self.client
+        created = client.create_multipart_upload(**target, ChecksumAlgorithm="CRC32")
+        upload: dict[str, Any] = {**target, "UploadId": created["UploadId"]}
+
+        def put_part(number: int) -> dict[str, Any]:
+            with path.open("rb") as file:
+                file.seek((number - 1) * part_bytes)
+                data = file.read(part_bytes)
+            answer = client.upload_part(
+                **upload, PartNumber=number, Body=data, ChecksumAlgorithm="CRC32"
+            )
+            part: dict[str, Any] = {"PartNumber": number, "ETag": answer["ETag"]}
+            if "ChecksumCRC32" in answer:  # AWS wants it back; other servers do not return it
+                part["ChecksumCRC32"] = answer["ChecksumCRC32"]
+            return part
+
+        try:
+            with ThreadPoolExecutor(_NUM_UPLOAD_THREADS, "s3-part") as pool:
+                parts: Any = list(pool.map(put_part, range(1, -(-num_bytes // part_bytes) + 1)))
+            client.complete_multipart_upload(
+                **upload, MultipartUpload={"Parts": parts}, **condition
+            )
+        except BaseException:
+            # Parts of an upload that never completes cost money until a lifecycle rule.
+            with suppress(Exception):
+                client.abort_multipart_upload(**upload)
+            raise
+
+    def _source(self) -> S3Source:
+        return S3Source(self.client, self.bucket, self._location)
+
+    def _full_key(self, key: str) -> str:
+        check_key(key)
+        return check_key(f"{self.prefix}/{key}" if self.prefix else key)
+
+    def _uri_of(self, key: str) -> str:
+        return f"{self.uri}/{key}"
+
+    def _location(self, key: str) -> S3Location:
+        client = self.client
+        return S3Location(
+            bucket=self.bucket,
+            uri=self._uri_of(key) if key else self.uri,
+            endpoint=client.meta.endpoint_url,
+            credentials=self._access.describe_credentials(),
+            key_id=mask(self._key_id) if self._key_id else "none",
+        )
+
+
+def make_client(access: StorageAccess) -> tuple[S3Client, str]:
+    """Build a client and return it with the id of its access key (for messages, masked).
+
+    Raises:
+        UserError: ``CredentialsMissing``, ``InvalidEndpoint``.
+    """
+    try:
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+    except ImportError as error:
+        raise UserError(
+            "MissingDependency",
+            "s3:// needs the package boto3; install finetune-operator[trainer] or [cli].",
+        ) from error
+    options: dict[str, Any] = {}
+    if access.has_secret:
+        options["aws_access_key_id"] = access.read_credential("AWS_ACCESS_KEY_ID")
+        options["aws_secret_access_key"] = access.read_credential("AWS_SECRET_ACCESS_KEY")
+        options["aws_session_token"] = access.read_optional_credential("AWS_SESSION_TOKEN")
+    own_endpoint = (
+        access.endpoint
+        or os.environ.get("AWS_ENDPOINT_URL_S3")
+        or os.environ.get("AWS_ENDPOINT_URL")
+    )
+    style = {"Path": "path", "Virtual": "virtual", "Auto": "path" if own_endpoint else "auto"}
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": style[access.addressing]},
+        retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        read_timeout=READ_TIMEOUT_SECONDS,
+        max_pool_connections=32,
+        tcp_keepalive=True,
+        request_checksum_calculation="when_supported",
+        # Asked for per request: a ranged answer has no checksum of its own to compare with.
+        response_checksum_validation="when_required",
+    )
+    try:
+        session = boto3.session.Session(**options)
+        credentials = session.get_credentials()
+        region = access.region or session.region_name or "us-east-1"
+        client: S3Client = session.client(
+            "s3", endpoint_url=access.endpoint, region_name=region, config=config
+        )
+    except (BotoCoreError, ValueError) as error:
+        raise UserError(
+            "InvalidEndpoint",
+            f"Cannot set up an S3 client for endpoint {access.endpoint!r} and region "
+            f"{access.region!r}: {error}. The endpoint must be http(s)://host[:port].",
+        ) from error
+    if credentials is None:
+        raise UserError(
+            "CredentialsMissing",
+            "No S3 credentials: no Secret is mounted and the default chain (environment, profile, "
+            "instance role) has none. Name a Secret with AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY in credentialsRef, or set these variables.",
+        )
+    return client, credentials.access_key or ""
+
+
+def _repeat_on_conflict(write: Callable[[], object]) -> None:
+    """Run a conditional write; 409 means a rival is in the middle of one, so ask again."""
+    from botocore.exceptions import ClientError
+
+    for attempt in range(MAX_ATTEMPTS):
+        try:
+            write()
+            return
+        except ClientError as error:
+            if error_code(error) not in _CONDITION_CONFLICTS or attempt + 1 == MAX_ATTEMPTS:
+                raise
+            time.sleep(0.1 * 2**attempt)
+

@@ -1,0 +1,174 @@
+"""What an S3 client's exceptions mean to the user, and what to do about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from finetune_trainer.errors import StorageError, TrainerError, UserError
+from finetune_trainer.storage.errors import AlreadyExists, ObjectNotFound
+
+_DENIED = {
+    "403",
+    "AccessDenied",
+    "AllAccessDisabled",
+    "Forbidden",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "UnauthorizedAccess",
+}
+_EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestExpired"}
+_WRONG_REGION = {
+    "301",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+}
+_FULL = {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "EntityTooLarge"}
+_MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class S3Location:
+    """Where a request went and as whom, for messages.
+
+    Attributes:
+        bucket: Name of the bucket.
+        uri: Full address of the object or prefix.
+        endpoint: URL of the server.
+        credentials: Where the credentials came from, in words.
+        key_id: Masked access key id.
+    """
+
+    bucket: str
+    uri: str
+    endpoint: str
+    credentials: str
+    key_id: str
+
+
+@contextmanager
+def translating(location: S3Location, action: str) -> Iterator[None]:
+    """Turn the client's exceptions into ours.
+
+    Args:
+        location: Where the request goes.
+        action: The verb of the message: ``write``.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise translate(error, location, action) from error
+
+
+def error_code(error: Exception) -> str:
+    """Return the S3 error code of a ClientError: ``NoSuchKey``, or the HTTP status as text."""
+    response = getattr(error, "response", None) or {}
+    code = str(response.get("Error", {}).get("Code", ""))
+    status = str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+    if code == "" or (code == "400" and status != "400"):
+        return status
+    return code
+
+
+def http_status(error: Exception) -> int:
+    """Return the HTTP status of a ClientError; 0 when there is none."""
+    response = getattr(error, "response", None) or {}
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def translate(error: Exception, location: S3Location, action: str) -> TrainerError:
+    """Choose class, reason and words for an exception of the client."""
+    from botocore.exceptions import (
+        ClientError,
+        NoCredentialsError,
+        ParamValidationError,
+        PartialCredentialsError,
+    )
+
+    tried = f"Cannot {action} {location.uri} at {location.endpoint}"
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return UserError(
+            "CredentialsMissing",
+            f"{tried}: {error}. Credentials were looked for in {location.credentials}; name a "
+            "Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in credentialsRef.",
+        )
+    if isinstance(error, ParamValidationError):
+        return UserError("InvalidUri", f"{tried}: {error}. Check the bucket name and the prefix.")
+    if not isinstance(error, ClientError):
+        return StorageError(
+            "Unreachable",
+            f"{tried}: {error}. All attempts failed; check the endpoint's host, port and scheme, "
+            "DNS, network policies and whether the server runs.",
+        )
+    return _translate_answer(error, location, tried)
+
+
+def _translate_answer(error: Exception, location: S3Location, tried: str) -> TrainerError:
+    """Choose class, reason and words for an answer of the server."""
+    code = error_code(error)
+    status = http_status(error)
+    said = _said(error)
+    if code in ("PreconditionFailed", "412"):
+        return AlreadyExists(f"{location.uri} exists already; it was left as it is.")
+    if code == "NoSuchBucket":
+        return UserError(
+            "BucketNotFound",
+            f"{tried}: there is no bucket {location.bucket!r} ({said}). Create it, or correct the "
+            "URI; also check that the endpoint is the server you mean.",
+        )
+    if code == "InvalidBucketName":
+        return UserError(
+            "BucketNotFound",
+            f"{tried}: {location.bucket!r} is not a bucket name ({said}). Names have 3-63 lower "
+            "case letters, digits, dots and hyphens.",
+        )
+    if code in _MISSING_KEY:
+        return ObjectNotFound(f"There is no object {location.uri} at {location.endpoint}.")
+    if code in _EXPIRED:
+        return UserError(
+            "CredentialsExpired",
+            f"{tried}: {said}. The session of access key {location.key_id} from "
+            f"{location.credentials} is over; renew it.",
+        )
+    if code == "RequestTimeTooSkewed":
+        return StorageError("ClockSkew", f"{tried}: {said}. Correct the clock of this node.")
+    if code in _DENIED:
+        return UserError(
+            "AccessDenied",
+            f"{tried}: {said}. Access key {location.key_id} came from {location.credentials}; "
+            f"check that key and secret belong together and that it may read, write and list "
+            f"bucket {location.bucket!r} (without the list right a missing object is refused, "
+            "not reported missing).",
+        )
+    if code in _WRONG_REGION:
+        return UserError(
+            "WrongRegion", f"{tried}: {said}. Set the region to the one the bucket lies in."
+        )
+    if code in _FULL:
+        return StorageError(
+            "BucketFull", f"{tried}: {said}. Free space or raise the quota of the bucket."
+        )
+    if code == "NotImplemented" or status == 501:
+        return StorageError(
+            "Unsupported",
+            f"{tried}: the server lacks something this program needs ({said}). It must support "
+            "conditional writes (If-None-Match), multipart uploads and version 4 signatures.",
+        )
+    if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling", "429"):
+        return StorageError(
+            "Unreachable",
+            f"{tried}: {said}, also after several attempts. Check the server's health and load.",
+        )
+    return StorageError("StorageFailed", f"{tried}: {said}.")
+
+
+def _said(error: Exception) -> str:
+    """Quote the server: code, status and message."""
+    response = getattr(error, "response", None) or {}
+    details = response.get("Error", {})
+    text = details.get("Message") or "no message"
+    return f"the server said {error_code(error)} ({http_status(error)}): {text}"

@@ -1,0 +1,100 @@
+"""Ranged reads of S3 objects, pinned to one version of the object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.storage.errors import ChangedObject, InterruptedRead
+from finetune_trainer.storage.s3_errors import S3Location, error_code, translating
+from finetune_trainer.storage.stream import CHUNK_BYTES, OpenBody
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+
+class S3Source:
+    """Opens objects of one bucket at an offset."""
+
+    def __init__(
+        self, client: S3Client, bucket: str, location: Callable[[str], S3Location]
+    ) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._location = location
+
+    def open_range(self, key: str, offset: int, version: str) -> OpenBody:
+        """Open an object; ``If-Match`` refuses any version but the one begun with."""
+        from botocore.exceptions import ClientError
+
+        request: dict[str, Any] = {"Bucket": self._bucket, "Key": key}
+        if version:
+            request["IfMatch"] = f'"{version}"'
+        if offset:
+            request["Range"] = f"bytes={offset}-"
+        else:
+            # Only an answer with the whole object can be checked against its checksum.
+            request["ChecksumMode"] = "ENABLED"
+        with translating(self._location_of(key), "read"):
+            try:
+                answer = self._client.get_object(**request)
+            except ClientError as error:
+                code = error_code(error)
+                if code in ("PreconditionFailed", "412"):
+                    raise ChangedObject(key) from error
+                if code in ("InvalidRange", "416"):
+                    return self._open_end(key, offset, version)
+                raise
+        first, num_bytes = _parse_content_range(answer.get("ContentRange", ""))
+        if num_bytes is None:
+            num_bytes = answer["ContentLength"]
+        tag = answer.get("ETag", "").strip('"')
+        if version and tag != version:  # a server that ignores If-Match
+            raise ChangedObject(key)
+        return OpenBody(
+            offset=first, num_bytes=num_bytes, version=tag, chunks=_iterate(answer["Body"])
+        )
+
+    def _open_end(self, key: str, offset: int, version: str) -> OpenBody:
+        """Answer a read that starts at or behind the end: nothing is left, or it changed."""
+        head = self._client.head_object(Bucket=self._bucket, Key=key)
+        tag = head.get("ETag", "").strip('"')
+        if head["ContentLength"] != offset or tag != version:
+            raise ChangedObject(key)
+        return OpenBody(offset=offset, num_bytes=offset, version=tag, chunks=iter(()))
+
+    def _location_of(self, key: str) -> S3Location:
+        location = self._location("")
+        return S3Location(
+            bucket=location.bucket,
+            uri=f"s3://{self._bucket}/{key}",
+            endpoint=location.endpoint,
+            credentials=location.credentials,
+            key_id=location.key_id,
+        )
+
+
+def _iterate(body: Any) -> Iterator[bytes]:
+    """Yield a body; whatever breaks it off becomes ``InterruptedRead``."""
+    from botocore.exceptions import BotoCoreError, FlexibleChecksumError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield from body.iter_chunks(CHUNK_BYTES)
+    except FlexibleChecksumError as error:
+        # Every byte came and they are wrong: going on from here would keep them.
+        raise ChangedObject(str(error)) from error
+    except (BotoCoreError, HTTPError, OSError) as error:
+        raise InterruptedRead(str(error)) from error
+    finally:
+        body.close()
+
+
+def _parse_content_range(header: str) -> tuple[int, int | None]:
+    """Read ``bytes 5-9/10`` as (5, 10); (0, None) when there is no range."""
+    unit, _, rest = header.partition(" ")
+    span, _, total = rest.partition("/")
+    first = span.partition("-")[0]
+    if unit != "bytes" or not first.isdigit() or not total.isdigit():
+        return 0, None
+    return int(first), int(total)

@@ -1,0 +1,177 @@
+"""The one interface to object storage, and how a URI becomes a store.
+
+A store is rooted at a URI. Keys below it are relative POSIX paths. What a store promises: an
+object is there whole or not at all, and ``if_absent`` writes have exactly one winner. What it does
+not: it knows nothing of manifests (see :mod:`finetune_trainer.storage.publish`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from finetune_trainer.errors import UserError
+from finetune_trainer.storage.access import StorageAccess
+
+_MAX_KEY_BYTES = 1024  # S3's limit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectInfo:
+    """One object of a listing.
+
+    Attributes:
+        key: Path relative to the store's URI.
+        num_bytes: Size.
+        version: Opaque tag that changes when the content does (ETag, mtime); may be empty.
+    """
+
+    key: str
+    num_bytes: int
+    version: str = ""
+
+
+class ObjectStore(Protocol):
+    """Objects below one URI. Methods may be called from several threads.
+
+    Every method raises ``StorageError`` or ``UserError`` with a reason and a remedy, never the
+    exception of the library below.
+    """
+
+    uri: str
+
+    def read_bytes(self, key: str) -> bytes:
+        """Return the whole object. Raises ``ObjectNotFound``."""
+
+    def read_chunks(self, key: str) -> Iterator[bytes]:
+        """Yield the object in order, surviving cut connections. Raises ``ObjectNotFound``."""
+
+    def write_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
+        """Write the whole object at once.
+
+        Args:
+            key: Where to.
+            data: What.
+            if_absent: Write only if there is no object yet; of several writers one succeeds, all
+                others raise ``AlreadyExists``.
+        """
+
+    def upload_file(self, path: Path, key: str, *, if_absent: bool = False) -> None:
+        """Write a local file as an object; readers see it whole or not at all."""
+
+    def download_file(self, key: str, path: Path) -> None:
+        """Write an object to a local file.
+
+        Goes on where an earlier call stopped (``<path>.partial``), and renames when complete.
+        """
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield the objects whose key starts with ``prefix``, in key order."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object under this key."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens if there is none."""
+
+
+def check_key(key: str) -> str:
+    """Return the key if it is one, so that no key can leave the store or a target folder.
+
+    Raises:
+        UserError: ``InvalidKey``: empty, absolute, with ``..``, empty or ``.`` components, with
+            a backslash or control characters, or longer than 1024 bytes.
+    """
+    parts = key.split("/")
+    if (
+        any(part in ("", ".", "..") for part in parts)
+        or "\\" in key
+        or any(ord(character) < 32 or ord(character) == 127 for character in key)
+        or len(key.encode("utf-8", "surrogatepass")) > _MAX_KEY_BYTES
+    ):
+        raise UserError(
+            "InvalidKey",
+            f"{key!r} is not a storage key: it must be a relative path of at most "
+            f"{_MAX_KEY_BYTES} bytes, without '..', empty components, backslashes or control "
+            "characters.",
+        )
+    return key
+
+
+def join_key(*parts: str) -> str:
+    """Join non-empty parts to a checked key: ``join_key("", "a/", "b") == "a/b"``."""
+    return check_key("/".join(part.strip("/") for part in parts if part.strip("/")))
+
+
+def join_uri(uri: str, key: str) -> str:
+    """Write the full address of a key, for messages and status."""
+    return f"{uri.rstrip('/')}/{key}" if key else uri
+
+
+def open_store(uri: str, access: StorageAccess | None = None) -> ObjectStore:
+    """Open the store a URI names.
+
+    Args:
+        uri: ``s3://bucket/prefix``, ``file:///absolute``, ``hf://org/name@revision`` (read-only)
+            or a plain path.
+        access: Endpoint and credentials; the default suits AWS and plain folders.
+
+    Raises:
+        UserError: ``InvalidUri``, ``BucketNotFound``, ``CredentialsMissing``.
+    """
+    access = access or StorageAccess()
+    scheme, separator, _ = uri.partition("://")
+    match scheme.lower() if separator else "":
+        case "s3":
+            from finetune_trainer.storage.s3 import S3Store
+
+            return S3Store(uri, access)
+        case "file" | "":
+            from finetune_trainer.storage.local import FileStore
+
+            return FileStore(local_path(uri))
+        case "hf":
+            from finetune_trainer.storage.hub import open_hub_store
+
+            return open_hub_store(uri, access)
+        case "pvc":
+            raise UserError(
+                "InvalidUri",
+                f"{uri!r} names a volume claim of a cluster; it is mounted as a folder there. "
+                "For a local run give that folder as file:///absolute/path.",
+            )
+        case _:
+            raise UserError(
+                "InvalidUri",
+                f"{uri!r} has the scheme {scheme!r}; supported are s3://bucket/prefix, "
+                "file:///absolute/path, hf://org/name@revision and plain paths.",
+            )
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI names a folder of this machine."""
+    scheme, separator, _ = uri.partition("://")
+    return not separator or scheme.lower() == "file"
+
+
+def local_path(uri: str) -> Path:
+    """Return the absolute path of a ``file://`` URI or a plain path.
+
+    Raises:
+        UserError: ``InvalidUri``: empty, relative, or with a host.
+    """
+    if "://" not in uri:
+        if not uri.strip():
+            raise UserError("InvalidUri", "The storage URI is empty; give a folder or a URI.")
+        return Path(uri).expanduser().absolute()
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise UserError(
+            "InvalidUri",
+            f"{uri!r} must be file:///absolute/path with three slashes "
+            f"(got the host {parts.netloc!r}).",
+        )
+    return Path(unquote(parts.path))

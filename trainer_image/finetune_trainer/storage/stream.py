@@ -1,0 +1,237 @@
+"""Reading an object through cut connections, and to a file that survives a killed process.
+
+A source opens an object at an offset; this module counts what arrived and opens again from there.
+The partial file lies beside its target with a note of the object's version, so that a download
+that goes on after a restart never joins the halves of two different objects.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from finetune_trainer.errors import StorageError
+from finetune_trainer.storage.errors import (
+    ChangedObject,
+    InterruptedRead,
+    disk_full,
+    local_writes,
+)
+
+CHUNK_BYTES = 1024 * 1024
+
+MAX_ATTEMPTS = 5
+"""Consecutive attempts that bring no byte before a read gives up."""
+
+_MAX_BACKOFF_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenBody:
+    """The rest of an object, from an offset on.
+
+    Attributes:
+        offset: Where the body starts; a server that ignores ranges starts at 0.
+        num_bytes: Size of the whole object; None when the server does not say.
+        version: Tag of the object's content; empty when the server has none.
+        chunks: The bytes; raises ``InterruptedRead`` when the connection breaks.
+    """
+
+    offset: int
+    num_bytes: int | None
+    version: str
+    chunks: Iterator[bytes]
+
+
+class RangeSource(Protocol):
+    """Something that can open an object at an offset."""
+
+    def open_range(self, key: str, offset: int, version: str) -> OpenBody:
+        """Open an object.
+
+        Args:
+            key: Which.
+            offset: First byte wanted.
+            version: Refuse any other version with ``ChangedObject``; empty accepts all.
+
+        Raises:
+            InterruptedRead: Could not be opened now; try again.
+            ChangedObject: It has another version, or is shorter than ``offset``.
+            StorageError: It cannot be read.
+        """
+
+
+def read_stream(
+    source: RangeSource, key: str, *, offset: int = 0, version: str = "", uri: str
+) -> Iterator[OpenBody | bytes]:
+    """Yield first the opened body (size, version, offset), then its bytes, in order.
+
+    Args:
+        source: Where from.
+        key: Which object.
+        offset: First byte wanted.
+        version: Version the caller has the first ``offset`` bytes of; empty for any.
+        uri: Address of the object, for messages.
+
+    Raises:
+        StorageError: ``Unreachable`` after :data:`MAX_ATTEMPTS` attempts without progress.
+        ChangedObject: The object changed since ``version``, or while it was read.
+    """
+    expected: int | None = None
+    announced = False
+    failures = 0
+    while True:
+        try:
+            body = source.open_range(key, offset, version)
+            version = version or body.version
+            expected = body.num_bytes if body.num_bytes is not None else expected
+            if not announced:
+                offset, announced = body.offset, True
+                yield body
+            skip = offset - body.offset
+            for chunk in body.chunks:
+                fresh = chunk[skip:] if skip else chunk
+                skip = max(0, skip - len(chunk))
+                if fresh:
+                    offset += len(fresh)
+                    failures = 0
+                    yield fresh
+            if expected is None or offset >= expected:
+                return
+            raise InterruptedRead(f"the body ended at byte {offset} of {expected}")
+        except InterruptedRead as error:
+            failures += 1
+            if failures >= MAX_ATTEMPTS:
+                raise StorageError(
+                    "Unreachable",
+                    f"Reading {uri} broke off at byte {offset} of {expected or 'unknown'} and "
+                    f"{failures} attempts brought no more: {error}. Check the network and the "
+                    "server; the next run goes on from there.",
+                ) from error
+            time.sleep(_backoff_seconds(failures))
+
+
+def read_object(source: RangeSource, key: str, *, uri: str) -> Iterator[bytes]:
+    """Yield the bytes of one whole object, in order.
+
+    Raises:
+        StorageError: ``Unreachable``, ``ObjectChanging``, ``ObjectNotFound`` or what the source
+            raises.
+    """
+    try:
+        for part in read_stream(source, key, uri=uri):
+            if isinstance(part, bytes):
+                yield part
+    except ChangedObject as error:
+        raise StorageError(
+            "ObjectChanging",
+            f"{uri} was replaced or arrived damaged while it was being read ({error}). Run again; "
+            "if it happens again, find the other writer or check the network's equipment.",
+        ) from error
+
+
+def download(source: RangeSource, key: str, path: Path, *, uri: str) -> None:
+    """Write an object to ``path``; resumes from ``<path>.partial`` and renames when complete.
+
+    Args:
+        source: Where from.
+        key: Which object.
+        path: Target; its folder is created. An existing file is replaced.
+        uri: Address of the object, for messages.
+
+    Raises:
+        StorageError: ``Unreachable``, ``DiskFull``, ``ObjectNotFound`` or what the source raises.
+    """
+    with local_writes(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(MAX_ATTEMPTS):
+        try:
+            _download_once(source, key, path, uri=uri)
+            return
+        except ChangedObject as error:
+            discard_partial(path)
+            if attempt + 1 == MAX_ATTEMPTS:
+                raise StorageError(
+                    "ObjectChanging",
+                    f"{uri} was replaced or arrived damaged {MAX_ATTEMPTS} times while it was being "
+                    f"read ({error}). Find and stop the other writer, or check the network.",
+                ) from error
+
+
+def _download_once(source: RangeSource, key: str, path: Path, *, uri: str) -> None:
+    """Append what is missing to the partial file, then rename it."""
+    partial = partial_path(path)
+    offset, version = _read_partial(path)
+    stream = read_stream(source, key, offset=offset, version=version, uri=uri)
+    body = next(stream)
+    assert isinstance(body, OpenBody)  # noqa: S101 - the contract of read_stream
+    missing = None if body.num_bytes is None else body.num_bytes - body.offset
+    _check_room(path, missing)
+    with local_writes(path, missing):
+        _note_version(path, body.version)
+        with partial.open("r+b" if partial.exists() else "wb") as file:
+            file.seek(body.offset)
+            file.truncate()
+            for chunk in stream:
+                assert isinstance(chunk, bytes)  # noqa: S101 - the contract of read_stream
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _version_path(path).unlink(missing_ok=True)
+
+
+def partial_path(path: Path) -> Path:
+    """Return where a download to ``path`` collects its bytes."""
+    return path.with_name(path.name + ".partial")
+
+
+def discard_partial(path: Path) -> None:
+    """Forget what an earlier download to ``path`` has collected."""
+    partial_path(path).unlink(missing_ok=True)
+    _version_path(path).unlink(missing_ok=True)
+
+
+def _version_path(path: Path) -> Path:
+    return path.with_name(path.name + ".partial.version")
+
+
+def _read_partial(path: Path) -> tuple[int, str]:
+    """Return how many bytes are there and of which version; (0, "") when none can be trusted."""
+    try:
+        note = json.loads(_version_path(path).read_text(encoding="utf-8"))
+        version = note["version"]
+        size = partial_path(path).stat().st_size
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, ""
+    # Without a version tag nobody can tell whether the object is still the same.
+    return (size, version) if isinstance(version, str) and version else (0, "")
+
+
+def _note_version(path: Path, version: str) -> None:
+    note = _version_path(path)
+    if version:
+        note.write_text(json.dumps({"version": version}), encoding="utf-8")
+    else:
+        note.unlink(missing_ok=True)
+
+
+def _check_room(path: Path, missing: int | None) -> None:
+    """Refuse at once what cannot fit, instead of after an hour."""
+    if missing is None:
+        return
+    free = shutil.disk_usage(path.parent).free
+    if missing > free:
+        raise disk_full(path, missing, "not enough room")
+
+
+def _backoff_seconds(failures: int) -> float:
+    """Return a wait with full jitter, so that many pods do not come back in step."""
+    return random.uniform(0, min(_MAX_BACKOFF_SECONDS, 0.2 * 2**failures))  # noqa: S311
