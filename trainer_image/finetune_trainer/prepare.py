@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.trainer import PrepareResult, RowCounts
-
 from finetune_trainer.data.checks import Finding, check_division, check_rows
 from finetune_trainer.data.examples import SourceRows, file_label, read_examples
 from finetune_trainer.data.prepared import (

@@ -1,7 +1,7 @@
 """The row checks, in the order they run, and what each one found.
 
 This is the place for everything that inspects or removes good rows. ``ROW_CHECKS`` run before the
-split, over all rows in their order; ``DIVISION_CHECKS`` run after it, over the sides. Order matters:
+split, over all rows in their order; ``DIVISION_CHECKS`` run after it, over the sides. The order:
 
 1. scrubbing of personal data and secrets comes first, since it changes the text that all later
    checks compare (not built yet);

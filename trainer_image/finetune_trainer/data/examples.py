@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import chain
 
 from finetune_api.v1alpha1.finetunejob import Source
-
 from finetune_trainer.data.formats import (
     NUM_PROBED_ROWS,
     Convert,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.v1alpha1.finetunejob import Columns, Source
-
 from finetune_trainer.data.messages import (
     SHAREGPT_ROLES,
     Message,
@@ -237,7 +236,7 @@ def _pair_of_messages(
     if question[-1]["role"] != "user":
         raise BadRow(
             "WrongRoleOrder",
-            f"the prompt ends with a message from {question[-1]['role']}; it must end with the user",
+            f"the prompt ends with {question[-1]['role']}; it must end with the user",
         )
     return {"prompt": add_system(question, system), "completion": answer}
 
@@ -261,4 +260,5 @@ def _explain_unknown(rows: Sequence[Mapping[str, Any]], where: str) -> str:
         return f"{text} These are preference pairs, which objective SFT cannot learn from"
     if len(seen) < 2:
         return text
-    return f"{text} Name the columns, for example columns: {{prompt: {seen[0]}, completion: {seen[-1]}}}"
+    example = f"columns: {{prompt: {seen[0]}, completion: {seen[-1]}}}"
+    return f"{text} Name the columns, for example {example}"

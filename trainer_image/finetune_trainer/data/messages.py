@@ -75,7 +75,7 @@ def read_messages(
         if not isinstance(entry, dict):
             raise BadRow(
                 "NotMessages",
-                f"{where} is {describe(entry)}; expected an object with {role_key} and {content_key}",
+                f"{where} is {describe(entry)}; expected an object with {role_key}, {content_key}",
             )
         role = _read_role(entry, where, roles, role_key)
         content = entry.get(content_key)
@@ -98,8 +98,8 @@ def check_conversation(messages: list[Message], name: str) -> None:
         if message["role"] != expected:
             raise BadRow(
                 "WrongRoleOrder",
-                f"{name}[{index + offset}] is from {message['role']}, expected {expected}: after an "
-                "optional system message, user and assistant take turns",
+                f"{name}[{index + offset}] is from {message['role']}, expected {expected}: after "
+                "an optional system message, user and assistant take turns",
             )
     if not turns or turns[-1]["role"] != "assistant":
         raise BadRow(

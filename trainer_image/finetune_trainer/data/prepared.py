@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.trainer import ResolvedJob
 from pydantic import ValidationError
 
+from finetune_api.trainer import ResolvedJob
 from finetune_trainer.data.report import DatasetPointer, DatasetReport
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import StorageError, UserError
@@ -106,8 +106,8 @@ def fetch_prepared(context: StageContext, digest: str) -> tuple[Path, Manifest, 
     except (OSError, ValidationError) as error:
         raise StorageError(
             "DatasetUnreadable",
-            f"{context.uri_of(dataset_prefix(digest))}/{REPORT_NAME} cannot be read: {error}; it was "
-            "written by another version: delete that folder and start the job again",
+            f"{context.uri_of(dataset_prefix(digest))}/{REPORT_NAME} cannot be read: {error}; it "
+            "was written by another version: delete that folder and start the job again",
         ) from error
     return folder, manifest, report
 

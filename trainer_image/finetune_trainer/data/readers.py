@@ -48,7 +48,7 @@ def read_rows(path: Path, *, file: str) -> Rows:
         case other:
             raise DataError(
                 "UnknownFileType",
-                f"cannot read {file}: {other or 'no'} extension; use one of {', '.join(EXTENSIONS)}",
+                f"cannot read {file}: extension {other or 'missing'}; use {', '.join(EXTENSIONS)}",
             )
 
 
@@ -170,7 +170,7 @@ def _check_header(header: list[str], file: str) -> None:
     if unnamed:
         raise DataError(
             "InvalidHeader",
-            f"{file}: column {', '.join(unnamed)} has no name; the first line must name every column",
+            f"{file}: column {', '.join(unnamed)} has no name; the first line must name them all",
         )
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from finetune_api.meta import APIModel
 from finetune_api.trainer import RowCounts
-
 from finetune_trainer.data.checks import Finding
 from finetune_trainer.data.rows import RowError
 from finetune_trainer.data.tokens import TokenStatistics

@@ -56,7 +56,7 @@ class RowError:
         return f"{self.file}:{self.line}: {self.message}"
 
 
-class BadRow(Exception):
+class BadRow(Exception):  # noqa: N818 - what it says of the row, not of the program
     """A row cannot be brought into the canonical shape; becomes a :class:`RowError`."""
 
     def __init__(self, reason: str, message: str) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from finetune_api.v1alpha1.finetunejob import Source
-
 from finetune_trainer.data.readers import EXTENSIONS
 from finetune_trainer.errors import UserError
 from finetune_trainer.storage import MANIFEST_NAME, ObjectNotFound, ObjectStore

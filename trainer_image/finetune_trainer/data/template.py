@@ -18,12 +18,12 @@ from finetune_trainer.errors import UserError
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=StrictUndefined,
     keep_trailing_newline=True,
-    autoescape=False,  # noqa: S701
+    autoescape=False,
 )
 
 
 class PromptTemplate:
-    """A compiled template; ``{{ column }}`` is a column, ``{{ row["Any name"] }}`` works for all."""
+    """A compiled template; ``{{ column }}`` is a column, ``{{ row["Any name"] }}`` always works."""
 
     def __init__(self, text: str, *, where: str) -> None:
         """Compile the template.

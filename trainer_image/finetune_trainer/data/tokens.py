@@ -240,7 +240,7 @@ def _refuse_all_too_long(train: TokenStatistics | None, max_sequence_length: int
     raise DataError(
         "AllRowsTooLong",
         f"all {train.num_rows} training rows are cut at hyperparameters.maxSequenceLength "
-        f"{max_sequence_length} before their answer begins, so there is nothing to learn; set it to "
-        f"{train.p95} to keep 95 % of the rows whole, or to {train.longest} for all (median "
+        f"{max_sequence_length} before their answer begins, so there is nothing to learn; set it "
+        f"to {train.p95} to keep 95 % of the rows whole, or to {train.longest} for all (median "
         f"{train.p50})",
     )

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-
 from finetune_trainer.data.sources import SourceFile
 
 RECIPE_VERSION = 1

@@ -1,0 +1,515 @@
+"""Stage prepare, from files to a published data set, on real storage."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.trainer import PrepareResult, ResolvedJob, Stage
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.prepared import Prepared, read_prepared
+from finetune_trainer.errors import DataError, StorageError, TrainerError, UserError
+from finetune_trainer.prepare import prepare
+from finetune_trainer.report.events import EventEmitter
+from support.tiny_tokenizer import make_tokenizer
+
+REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+needs_real_data = pytest.mark.skipif(
+    not REAL_DATA.is_dir(), reason="the real data sets are not beside this repository"
+)
+
+
+class Context(StageContext):
+    """A context whose model is a tokenizer made on the spot."""
+
+    num_tokenizer_loads = 0
+    chat_template = True
+
+    def load_tokenizer(self) -> Any:
+        self.num_tokenizer_loads += 1
+        return make_tokenizer() if self.chat_template else make_tokenizer(chat_template=None)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        stream = self.emit._stream
+        assert isinstance(stream, io.StringIO)
+        return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    @property
+    def messages(self) -> str:
+        return "\n".join(event.get("message", "") for event in self.events)
+
+
+MakeContext = Callable[..., Context]
+
+
+@pytest.fixture
+def make_context(tmp_path: Path) -> MakeContext:
+    """Build the context of a run over files below ``tmp_path / "in"``."""
+
+    def make(
+        *sources: dict[str, Any] | str,
+        name: str = "run",
+        output: str = "out",
+        spec: dict[str, Any] | None = None,
+        chat_template: bool = True,
+        **dataset: Any,
+    ) -> Context:
+        entries = [{"uri": s} if isinstance(s, str) else s for s in sources or ("in/rows.jsonl",)]
+        for entry in entries:
+            if "://" not in entry["uri"]:
+                entry["uri"] = f"file://{tmp_path / entry['uri']}"
+        job = ResolvedJob.model_validate(
+            {
+                "namespace": "team-a",
+                "name": name,
+                "uid": f"uid-{name}",
+                "spec": {
+                    "model": {"uri": "hf://example/tiny"},
+                    "dataset": {"sources": entries, **dataset},
+                    "output": {"uri": f"file://{tmp_path / output}"},
+                    **(spec or {}),
+                },
+            }
+        )
+        context = Context(
+            job=job,
+            emit=EventEmitter(Stage.PREPARE, stream=io.StringIO()),
+            work_dir=tmp_path / "work" / name,
+            cache_dir=tmp_path / "cache",
+        )
+        context.chat_template = chat_template
+        return context
+
+    return make
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
+    def write_file(name: str, content: str | bytes) -> Path:
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write_file
+
+
+Write = Callable[[str, str | bytes], Path]
+
+
+def pairs(number: int) -> str:
+    return as_jsonl({"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(number))
+
+
+def as_jsonl(rows: Iterable[object]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def prepare_and_read(context: Context) -> tuple[PrepareResult, Prepared]:
+    return prepare(context), read_prepared(context)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_data_set_is_divided_counted_and_published(
+    make_context: MakeContext, write: Write, tmp_path: Path
+) -> None:
+    write("rows.jsonl", pairs(100))
+    context = make_context()
+    result, prepared = prepare_and_read(context)
+    assert (result.rows.train, result.rows.validation, result.rows.test) == (75, 5, 20)
+    assert result.uri == f"file://{tmp_path}/out/datasets/{result.digest}"
+    assert not result.reused
+    assert result.num_invalid_rows == result.num_truncated_rows == 0
+    assert [len(prepared.train), len(prepared.validation), len(prepared.test)] == [75, 5, 20]
+    row = prepared.train[0]
+    assert [m["role"] for m in (*row["prompt"], *row["completion"])] == ["user", "assistant"]
+    assert row["metadata"]["source"] == "rows.jsonl"
+    number = row["metadata"]["line"] - 1
+    assert row["completion"][0]["content"] == f"It is {number}."
+    report = prepared.report
+    assert report.sources[0].format == "PromptCompletion"
+    assert report.sources[0].files[0].rows == 100
+    assert report.split.groups == 100
+    tokens = report.tokens["hf://example/tiny@main"]
+    assert tokens["train"].tokens == result.num_tokens
+    assert set(tokens) == {"train", "validation", "test"}
+    assert "prepared data set" in context.messages
+    folder = tmp_path / "out" / "datasets" / result.digest
+    assert {path.name for path in folder.iterdir()} == {
+        "train.jsonl",
+        "validation.jsonl",
+        "test.jsonl",
+        "report.json",
+        "manifest.json",
+    }
+    pointer = json.loads((tmp_path / "out/runs/team-a/run/uid-run/dataset.json").read_text())
+    assert pointer["digest"] == result.digest
+    assert pointer["rows"] == {"train": 75, "validation": 5, "test": 20}
+
+
+def test_the_same_input_gives_the_same_bytes_in_another_place(
+    make_context: MakeContext, write: Write, tmp_path: Path
+) -> None:
+    write("rows.jsonl", pairs(50))
+    write("copy/rows.jsonl", pairs(50))
+    first = prepare(make_context())
+    second = prepare(make_context("in/copy/rows.jsonl", name="other", output="out2"))
+    assert first.digest == second.digest
+    one, two = (files_below(tmp_path / out / "datasets") for out in ("out", "out2"))
+    manifest = f"{first.digest}/manifest.json"
+    assert json.loads(one.pop(manifest))["files"] == json.loads(two.pop(manifest))["files"]
+    assert one == two
+
+
+def test_the_same_source_and_recipe_is_prepared_once(
+    make_context: MakeContext, write: Write
+) -> None:
+    write("rows.jsonl", pairs(50))
+    first = prepare(make_context())
+    other = make_context(name="other")
+    second = prepare(other)
+    assert second.reused
+    assert second.model_copy(update={"reused": False}) == first
+    assert other.num_tokenizer_loads == 0
+    assert "reused data set" in other.messages
+    assert read_prepared(other).digest == first.digest
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"split": {"seed": 14}},
+        {"max_rows": 40},
+        {"spec": {"hyperparameters": {"maxSequenceLength": 512}}},
+        {"spec": {"model": {"uri": "hf://example/other"}}},
+    ],
+)
+def test_another_recipe_is_another_version(
+    make_context: MakeContext, write: Write, changed: dict[str, Any]
+) -> None:
+    write("rows.jsonl", pairs(50))
+    first = prepare(make_context())
+    second = prepare(make_context(name="other", **changed))
+    assert not second.reused
+    assert second.digest != first.digest
+
+
+def test_changed_source_bytes_are_another_version(make_context: MakeContext, write: Write) -> None:
+    write("rows.jsonl", pairs(50))
+    first = prepare(make_context())
+    write("rows.jsonl", pairs(51))
+    second = prepare(make_context())
+    assert not second.reused
+    assert second.digest != first.digest
+
+
+def test_the_loser_of_a_race_uses_what_the_winner_published(
+    make_context: MakeContext, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("rows.jsonl", pairs(50))
+    late = make_context(name="late")
+    load = late.load_tokenizer
+
+    def load_while_the_other_publishes() -> Any:
+        winner = prepare(make_context(name="winner"))
+        assert not winner.reused
+        return load()
+
+    monkeypatch.setattr(late, "load_tokenizer", load_while_the_other_publishes)
+    result, prepared = prepare_and_read(late)
+    assert prepared.digest == result.digest
+    assert len(prepared.train) == result.rows.train
+
+
+def test_a_folder_stands_for_all_its_files_and_sources_may_be_mixed(
+    make_context: MakeContext, write: Write
+) -> None:
+    write("set/b.jsonl", as_jsonl({"messages": chat(f"b{n}", "x")} for n in range(10)))
+    write("set/a.csv", "prompt,completion\n" + "".join(f"a{n},x\n" for n in range(10)))
+    write("set/notes.txt", "not data")
+    write("set/.hidden.jsonl", "no")
+    write("more.json", json.dumps([{"text": f"c{n}"} for n in range(10)]))
+    context = make_context({"uri": "in/set/", "format": "Auto"}, "in/more.json")
+    with pytest.raises(DataError, match="messages is missing|no column"):
+        prepare(context)
+    context = make_context("in/set/b.jsonl", "in/set/a.csv", "in/more.json")
+    _, prepared = prepare_and_read(context)
+    rows = [*prepared.train, *prepared.validation, *prepared.test]
+    assert {row["metadata"]["source"] for row in rows} == {
+        "sources[0]/b.jsonl",
+        "sources[1]/a.csv",
+        "sources[2]/more.json",
+    }
+    assert [s.format for s in prepared.report.sources] == ["Chat", "PromptCompletion", "Text"]
+
+
+def chat(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def test_sources_bound_to_a_side_stay_there(make_context: MakeContext, write: Write) -> None:
+    write("train.jsonl", pairs(30))
+    write("test.jsonl", as_jsonl({"prompt": f"t{n}", "completion": "x"} for n in range(7)))
+    result, prepared = prepare_and_read(
+        make_context(
+            {"uri": "in/train.jsonl", "side": "Train"}, {"uri": "in/test.jsonl", "side": "Test"}
+        )
+    )
+    assert (result.rows.train, result.rows.validation, result.rows.test) == (30, 0, 7)
+    assert {row["metadata"]["source"] for row in prepared.test} == {"sources[1]/test.jsonl"}
+
+
+def test_a_model_without_chat_template_gets_plain_text(
+    make_context: MakeContext, write: Write
+) -> None:
+    write("rows.jsonl", pairs(20))
+    _, prepared = prepare_and_read(make_context(chat_template=False))
+    assert all(isinstance(row["prompt"], str) for row in prepared.train)
+
+
+def test_bad_rows_within_the_limit_are_left_out_and_reported(
+    make_context: MakeContext, write: Write
+) -> None:
+    bad = '{"prompt": "x"}\n{"prompt": "x", "completion": ""}\nnot json\n'
+    write("rows.jsonl", pairs(30) + bad)
+    context = make_context(max_invalid_rows=3)
+    result, prepared = prepare_and_read(context)
+    assert result.num_invalid_rows == 3
+    assert result.rows.train + result.rows.validation + result.rows.test == 30
+    invalid = prepared.report.invalid_rows
+    assert invalid.by_reason == {"EmptyAnswer": 1, "MissingColumn": 1, "NotJson": 1}
+    assert [(row.file, row.line) for row in invalid.first] == [
+        ("rows.jsonl", 31),
+        ("rows.jsonl", 32),
+        ("rows.jsonl", 33),
+    ]
+    assert "left out 3 invalid rows" in context.messages
+
+
+def test_too_many_bad_rows_refuse_the_data_set_and_list_them(
+    make_context: MakeContext, write: Write, tmp_path: Path
+) -> None:
+    write("rows.jsonl", pairs(30) + '{"prompt": \n' * 150)
+    with pytest.raises(DataError) as caught:
+        prepare(make_context(max_invalid_rows=7))
+    assert caught.value.reason == "InvalidRows"
+    message = caught.value.message
+    assert all(f"rows.jsonl:{line}: not JSON" in message for line in range(31, 36))
+    assert "rows.jsonl:36" not in message
+    assert "150 invalid row(s), allowed are 7 (dataset.maxInvalidRows)" in message
+    assert "[NotJson 150]" in message
+    listing = json.loads((tmp_path / "out/runs/team-a/run/uid-run/invalid-rows.json").read_text())
+    assert (listing["total"], len(listing["first"])) == (150, 100)
+    assert not (tmp_path / "out" / "datasets").exists()
+    assert not (tmp_path / "out/runs/team-a/run/uid-run/dataset.json").exists()
+
+
+GOAL = {"goal": {"metric": "exactMatch", "atLeast": "0.9"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "error", "reason", "message"),
+    [
+        ("", {}, DataError, "EmptyDataset", "no usable rows"),
+        ("\n\n", {}, DataError, "EmptyDataset", "rows.jsonl"),
+        (pairs(2), {}, DataError, "TooFewRows", "at least 3 are needed"),
+        (as_jsonl([{"q": "", "a": ""}] * 9), {}, DataError, "UnknownFormat", "fields q, a"),
+        (
+            pairs(9),
+            {"split": {"testPercent": 0}, "spec": GOAL},
+            DataError,
+            "NoTestRows",
+            "testPercent",
+        ),
+        (
+            pairs(30),
+            {"spec": {"hyperparameters": {"maxSequenceLength": 16}}},
+            DataError,
+            "AllRowsTooLong",
+            "maxSequenceLength 16",
+        ),
+    ],
+)
+def test_unusable_data_is_refused_and_nothing_published(
+    make_context: MakeContext,
+    write: Write,
+    tmp_path: Path,
+    content: str,
+    settings: dict[str, Any],
+    error: type[TrainerError],
+    reason: str,
+    message: str,
+) -> None:
+    write("rows.jsonl", content)
+    with pytest.raises(error) as caught:
+        prepare(make_context(**settings))
+    assert caught.value.reason == reason
+    assert message in caught.value.message
+    assert not (tmp_path / "out" / "datasets").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "reason", "message"),
+    [
+        ({"uri": "in/absent.jsonl"}, UserError, "DatasetNotFound", "holds other.txt, rows.jsonl"),
+        ({"uri": "in/absent"}, UserError, "DatasetNotFound", "no data set at"),
+        ({"uri": "in/other.txt"}, UserError, "DatasetNotFound", ".parquet"),
+        ({"uri": "in/rows.jsonl", "side": "Test"}, DataError, "NoTrainRows", "side: Split"),
+        (
+            {"uri": "in/rows.jsonl", "template": "{{ nope }}"},
+            UserError,
+            "MissingColumn",
+            "'nope' is undefined; the row has: prompt, completion",
+        ),
+        (
+            {"uri": "in/rows.jsonl", "template": "{% if %}"},
+            UserError,
+            "InvalidTemplate",
+            "dataset.sources[0].template, line 1",
+        ),
+        (
+            {"uri": "in/rows.jsonl", "columns": {"group": "customer"}},
+            UserError,
+            "MissingColumn",
+            "no column 'customer'",
+        ),
+    ],
+)
+def test_a_wrong_source_is_the_users_error(
+    make_context: MakeContext,
+    write: Write,
+    source: dict[str, Any],
+    error: type[TrainerError],
+    reason: str,
+    message: str,
+) -> None:
+    write("rows.jsonl", pairs(30))
+    write("other.txt", "x")
+    with pytest.raises(error) as caught:
+        prepare(make_context(source))
+    assert caught.value.reason == reason
+    assert message in caught.value.message
+
+
+def test_a_goal_is_checked_against_a_reused_data_set_too(
+    make_context: MakeContext, write: Write
+) -> None:
+    write("rows.jsonl", pairs(30))
+    without_test = {"split": {"testPercent": 0}}
+    assert prepare(make_context(**without_test)).rows.test == 0
+    with pytest.raises(DataError) as caught:
+        prepare(make_context(name="other", spec=GOAL, **without_test))
+    assert caught.value.reason == "NoTestRows"
+
+
+def test_equal_prompts_stay_on_one_side_and_duplicates_are_counted(
+    make_context: MakeContext, write: Write
+) -> None:
+    rows = [{"prompt": f"p{n % 20}", "completion": f"c{n % 40}"} for n in range(120)]
+    write("rows.jsonl", as_jsonl(rows))
+    context = make_context()
+    _, prepared = prepare_and_read(context)
+    sides = [
+        {row["prompt"][0]["content"] for row in rows}
+        for rows in (prepared.train, prepared.validation, prepared.test)
+    ]
+    assert sum(len(side) for side in sides) == 20
+    assert prepared.report.checks[0].flagged == 80
+    assert "80 of 120 rows repeat another row exactly" in context.messages
+
+
+def test_the_most_rows_are_drawn_before_the_split(make_context: MakeContext, write: Write) -> None:
+    write("rows.jsonl", pairs(100))
+    result = prepare(make_context(max_rows=40))
+    assert (result.rows.train, result.rows.validation, result.rows.test) == (30, 2, 8)
+
+
+def test_a_run_without_data_set_says_what_to_do(make_context: MakeContext, write: Write) -> None:
+    write("rows.jsonl", pairs(10))
+    with pytest.raises(UserError) as caught:
+        read_prepared(make_context())
+    assert caught.value.reason == "DatasetNotPrepared"
+    assert "run stage prepare" in caught.value.message
+
+
+def test_a_tampered_data_set_is_named_and_refused(
+    make_context: MakeContext, write: Write, tmp_path: Path
+) -> None:
+    write("rows.jsonl", pairs(30))
+    result = prepare(make_context())
+    folder = tmp_path / "out" / "datasets" / result.digest
+    train = folder / "train.jsonl"
+    train.write_bytes(train.read_bytes().replace(b"It is", b"It as"))
+    for context in (make_context(name="other"),):
+        with pytest.raises(StorageError, match=r"train\.jsonl"):
+            prepare(context)
+
+
+def test_a_data_set_replaced_together_with_its_manifest_is_refused(
+    make_context: MakeContext, write: Write, tmp_path: Path
+) -> None:
+    write("rows.jsonl", pairs(30))
+    context = make_context()
+    result = prepare(context)
+    key = tmp_path / "out/runs/team-a/run/uid-run/dataset.json"
+    pointer = json.loads(key.read_text())
+    key.write_text(json.dumps({**pointer, "manifestDigest": "0" * 64}))
+    with pytest.raises(StorageError) as caught:
+        read_prepared(context)
+    assert caught.value.reason == "DatasetChanged"
+    assert result.digest in caught.value.message
+
+
+@needs_real_data
+def test_banking77_is_read_from_csv_with_a_template(make_context: MakeContext) -> None:
+    source = {
+        "uri": f"file://{REAL_DATA}/banking77/train.csv",
+        "format": "Csv",
+        "columns": {"completion": "category"},
+        "template": "Which intent is this?\n{{ text }}",
+    }
+    result, prepared = prepare_and_read(make_context(source))
+    assert result.rows.train + result.rows.validation + result.rows.test == 10_003
+    assert result.rows.test == pytest.approx(2001, abs=1)
+    with (REAL_DATA / "banking77" / "train.csv").open(encoding="utf-8", newline="") as stream:
+        expected = {(row["text"], row["category"]) for row in csv.DictReader(stream)}
+    rows = [*prepared.train, *prepared.validation, *prepared.test]
+    got = {
+        (
+            row["prompt"][0]["content"].removeprefix("Which intent is this?\n"),
+            row["completion"][0]["content"],
+        )
+        for row in rows
+    }
+    assert got == expected
+
+
+@needs_real_data
+def test_e2e_keeps_each_meaning_on_one_side(make_context: MakeContext) -> None:
+    source = {
+        "uri": f"file://{REAL_DATA}/e2e/devset.csv",
+        "columns": {"prompt": "mr", "completion": "ref", "group": "mr"},
+    }
+    result, prepared = prepare_and_read(make_context(source))
+    assert result.rows.train + result.rows.validation + result.rows.test == 4_672
+    meanings = [
+        {row["prompt"][0]["content"] for row in rows}
+        for rows in (prepared.train, prepared.validation, prepared.test)
+    ]
+    assert sum(map(len, meanings)) == len(set.union(*meanings)) == prepared.report.split.groups
+    assert result.rows.test == pytest.approx(0.2 * 4_672, rel=0.05)
