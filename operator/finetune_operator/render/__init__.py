@@ -1,0 +1,1 @@
+"""Manifests of the objects one FineTuneJob owns. Pure: same input, same bytes."""

@@ -1,0 +1,26 @@
+"""The immutable ConfigMap with ``job.json``: what every attempt of every stage reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.trainer import resolve_job
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_operator.render.claims import with_file_uris
+from finetune_operator.render.names import child_metadata, config_map_name
+
+JOB_FILE = "job.json"
+
+
+def render_config_map(job: FineTuneJob, *, namespace: str, uid: str) -> dict[str, Any]:
+    """Render the ConfigMap ``<job>-job``."""
+    name = job.metadata.name
+    resolved = resolve_job(job, namespace=namespace, uid=uid)
+    resolved = resolved.model_copy(update={"spec": with_file_uris(resolved.spec)})
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": child_metadata(config_map_name(name), namespace=namespace, job=name, uid=uid),
+        "immutable": True,
+        "data": {JOB_FILE: resolved.to_json()},
+    }

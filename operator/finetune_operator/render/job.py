@@ -1,0 +1,90 @@
+"""The batch/v1 Job of a stage: created once, kept for the life of the FineTuneJob, never re-applied.
+
+Kueue and the Job controller write to it afterwards; applying it again would fight them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, ExitCode, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.config import OperatorConfig
+from finetune_operator.render.names import CONTAINER, child_job_name, child_metadata
+from finetune_operator.render.pod import render_pod_template
+
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+
+UNCOUNTED_EXIT_CODES = (ExitCode.RETRYABLE, ExitCode.STOPPED)
+"""A peer that vanished, or a save before a stop: run again, do not count."""
+
+
+def is_queued(spec: FineTuneJobSpec, stage: Stage) -> bool:
+    """Return whether Kueue admits this stage: all that may hold GPUs, if the job names a queue."""
+    return bool(spec.queue_name) and stage is not Stage.PREPARE
+
+
+def render_job(
+    spec: FineTuneJobSpec,
+    stage: Stage,
+    *,
+    name: str,
+    namespace: str,
+    uid: str,
+    config: OperatorConfig,
+) -> dict[str, Any]:
+    """Render the Job of a stage.
+
+    Args:
+        spec: The user's spec.
+        stage: Which stage.
+        name: Name of the FineTuneJob.
+        namespace: Its namespace.
+        uid: Its UID, for the owner reference.
+        config: The administrator's settings.
+    """
+    nodes = spec.resources.nodes if stage is Stage.TRAIN else 1
+    metadata = child_metadata(
+        child_job_name(name, stage), namespace=namespace, job=name, uid=uid, stage=stage
+    )
+    job_spec: dict[str, Any] = {
+        "completions": nodes,
+        "parallelism": nodes,
+        "completionMode": "Indexed" if stage is Stage.TRAIN else "NonIndexed",
+        # One incident can fail every rank: the budget is per rank.
+        "backoffLimit": spec.backoff_limit * nodes,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": _failure_policy(),
+        "template": render_pod_template(
+            spec, stage, name=name, namespace=namespace, config=config
+        ),
+    }
+    if is_queued(spec, stage):
+        assert spec.queue_name is not None
+        metadata["labels"][QUEUE_LABEL] = spec.queue_name
+        if spec.priority_class_name:
+            metadata["labels"][PRIORITY_LABEL] = spec.priority_class_name
+        # Kueue's webhook would set it too; said here, no pod leaks where the webhook is absent.
+        job_spec["suspend"] = True
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}
+
+
+def _failure_policy() -> dict[str, Any]:
+    def on_exit(action: str, codes: tuple[ExitCode, ...]) -> dict[str, Any]:
+        values = sorted(int(code) for code in codes)
+        return {
+            "action": action,
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": values},
+        }
+
+    return {
+        "rules": [
+            {
+                "action": "Ignore",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            },
+            on_exit("FailJob", NON_RETRYABLE_EXIT_CODES),
+            on_exit("Ignore", UNCOUNTED_EXIT_CODES),
+        ]
+    }

@@ -1,0 +1,81 @@
+"""Names, labels and annotations of everything that belongs to a FineTuneJob.
+
+All names are derived, never generated: a second creation meets the first one's name instead of
+making a twin.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.meta import API_VERSION, KIND
+from finetune_api.trainer import Stage
+
+JOB_LABEL = "finetune.dev/job"
+"""Name of the FineTuneJob, on Jobs and pods."""
+STAGE_LABEL = "finetune.dev/stage"
+"""Stage, on Jobs and pods."""
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+MANAGED_BY = "finetune-operator"
+
+PAUSED_ANNOTATION = "finetune.dev/paused"
+"""On a child Job that the operator (not Kueue, not a person) suspended."""
+ACTIVE_SECONDS_ANNOTATION = "finetune.dev/active-seconds"
+"""On a child Job: running time before its present start, written in the patch that suspends it."""
+
+RESERVED_PREFIXES = ("finetune.dev/", "kueue.x-k8s.io/")
+"""Label keys that tenants may not set on pods."""
+
+CONTAINER = "trainer"
+"""Name of the one container of every pod."""
+
+
+def child_job_name(name: str, stage: Stage) -> str:
+    """Return the name of the batch/v1 Job of a stage."""
+    return f"{name}-{stage.value}"
+
+
+def config_map_name(name: str) -> str:
+    """Return the name of the ConfigMap that holds ``job.json``."""
+    return f"{name}-job"
+
+
+def service_name(name: str) -> str:
+    """Return the name of the headless Service of a job of several nodes."""
+    return child_job_name(name, Stage.TRAIN)
+
+
+def labels_of(name: str, stage: Stage | None = None) -> dict[str, str]:
+    """Return the labels of an object of this job."""
+    labels = {JOB_LABEL: name, MANAGED_BY_LABEL: MANAGED_BY}
+    if stage is not None:
+        labels[STAGE_LABEL] = stage.value
+    return labels
+
+
+def owner_reference(name: str, uid: str) -> dict[str, Any]:
+    """Return the reference that lets the garbage collector delete children with the job.
+
+    ``blockOwnerDeletion`` stays false: true would need rights on finalizers where the
+    OwnerReferencesPermissionEnforcement admission plugin is on.
+    """
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def child_metadata(
+    name: str, *, namespace: str, job: str, uid: str, stage: Stage | None = None
+) -> dict[str, Any]:
+    """Return the metadata of a child object."""
+    return {
+        "name": name,
+        "namespace": namespace,
+        "labels": labels_of(job, stage),
+        "ownerReferences": [owner_reference(job, uid)],
+    }

@@ -1,0 +1,253 @@
+"""The pod template of a stage: restricted Pod Security, no token but the one for progress.
+
+Everything a tenant may change comes from the bounded ``spec.podTemplate``; the security context
+is not among it. :mod:`finetune_operator.domain.admission` has refused reserved names before.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import Any
+
+from finetune_api.trainer import PROGRESS_AUDIENCE, Environment, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.podtemplate import PodTemplate
+from finetune_operator.config import OperatorConfig
+from finetune_operator.render.claims import CLAIMS_DIR, claims_of
+from finetune_operator.render.config import JOB_FILE
+from finetune_operator.render.names import CONTAINER, config_map_name, labels_of, service_name
+from finetune_operator.render.service import rendezvous_host
+
+USER_ID = 65532
+JOB_DIR = "/etc/finetune/job"
+WORK_DIR = "/work"
+CACHE_DIR = "/cache"
+SECRETS_DIR = "/var/run/secrets/finetune.dev"
+CREDENTIALS_DIR = f"{SECRETS_DIR}/credentials"
+TOKEN_FILE = f"{SECRETS_DIR}/token/token"
+CA_FILE = f"{SECRETS_DIR}/ca/ca.crt"
+TOKEN_SECONDS = 3600
+RESERVED_MOUNTS = (WORK_DIR, CACHE_DIR, "/tmp", "/dev", "/proc", "/sys", "/etc", "/var/run", "/run", CLAIMS_DIR)  # noqa: S108
+RESERVED_VOLUMES = ("job", "work", "cache", "tmp", "shm", "token", "ca", "credentials-", "claim-")
+OWN_VOLUMES = frozenset({"job", "work", "cache", "tmp", "shm", "token", "ca"})
+
+_SUFFIXES = {"m": Decimal("0.001"), "": Decimal(1), "k": Decimal(1000)}
+
+
+def whole_cpus(quantity: str) -> int:
+    """Return a CPU quantity rounded up to whole CPUs, at least 1.
+
+    Threads beyond the limit are throttled by the kernel, which costs far more than one idle core.
+    """
+    suffix = quantity[-1] if quantity[-1].isalpha() else ""
+    number = Decimal(quantity[: -len(suffix)] if suffix else quantity)
+    return max(1, math.ceil(number * _SUFFIXES.get(suffix, Decimal(1))))
+
+
+def credentials_of(spec: FineTuneJobSpec) -> list[str]:
+    """Return the names of the Secrets a job reads, sorted, each once."""
+    references = [
+        spec.model.credentials_ref,
+        spec.output.credentials_ref,
+        *(source.credentials_ref for source in spec.dataset.sources),
+    ]
+    return sorted({reference.name for reference in references if reference is not None})
+
+
+def render_pod_template(
+    spec: FineTuneJobSpec, stage: Stage, *, name: str, namespace: str, config: OperatorConfig
+) -> dict[str, Any]:
+    """Render the pod template of a stage."""
+    extra = spec.pod_template or PodTemplate()
+    volumes, mounts = _volumes(spec, extra, name, config)
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": spec.trainer.image or config.trainer_image,
+        "args": [stage.value, "--job", f"{JOB_DIR}/{JOB_FILE}"],
+        "env": _environment(spec, extra, stage, name=name, namespace=namespace, config=config),
+        "resources": _resources(spec, stage, config),
+        "volumeMounts": mounts,
+        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    policy = _pull_policy(spec, config)
+    if policy:
+        container["imagePullPolicy"] = policy
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": extra.termination_grace_period_seconds,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": volumes,
+    }
+    pod.update(_placement(extra, stage))
+    if stage is Stage.TRAIN and spec.resources.nodes > 1:
+        pod["subdomain"] = service_name(name)
+    secrets = [*config.image_pull_secrets, *(ref.name for ref in extra.image_pull_secrets)]
+    if secrets:
+        pod["imagePullSecrets"] = [{"name": secret} for secret in dict.fromkeys(secrets)]
+    metadata: dict[str, Any] = {"labels": {**extra.labels, **labels_of(name, stage)}}
+    if extra.annotations:
+        metadata["annotations"] = dict(extra.annotations)
+    return {"metadata": metadata, "spec": pod}
+
+
+def memory_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:
+    """Return the memory limit of a stage's pods."""
+    if stage is Stage.PREPARE:
+        return config.prepare_memory
+    return spec.resources.memory or config.default_memory
+
+
+def _cpu_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:
+    if stage is Stage.PREPARE:
+        return config.prepare_cpu
+    return spec.resources.cpu or config.default_cpu
+
+
+def num_gpus_of(spec: FineTuneJobSpec, stage: Stage) -> int:
+    """Return the GPUs of one pod: none to prepare, one to evaluate, all to train."""
+    if stage is Stage.PREPARE:
+        return 0
+    gpus = spec.resources.gpus_per_node
+    return min(1, gpus) if stage is Stage.EVALUATE else gpus
+
+
+def _resources(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> dict[str, Any]:
+    limits = {"cpu": _cpu_of(spec, stage, config), "memory": memory_of(spec, stage, config)}
+    gpus = num_gpus_of(spec, stage)
+    if gpus:
+        limits[spec.resources.gpu_resource] = str(gpus)
+    return {"requests": dict(limits), "limits": limits}
+
+
+def _pull_policy(spec: FineTuneJobSpec, config: OperatorConfig) -> str | None:
+    if spec.trainer.image_pull_policy or spec.trainer.image:
+        return spec.trainer.image_pull_policy
+    return config.trainer_image_pull_policy
+
+
+def _environment(
+    spec: FineTuneJobSpec,
+    extra: PodTemplate,
+    stage: Stage,
+    *,
+    name: str,
+    namespace: str,
+    config: OperatorConfig,
+) -> list[dict[str, Any]]:
+    values = {
+        "HOME": "/tmp",  # noqa: S108 - the pod's own emptyDir
+        "OMP_NUM_THREADS": str(whole_cpus(_cpu_of(spec, stage, config))),
+        # Set order must not depend on the process: same job, same adapter.
+        "PYTHONHASHSEED": "0",
+        Environment.WORK_DIR: WORK_DIR,
+        Environment.CACHE_DIR: CACHE_DIR,
+        Environment.CREDENTIALS_DIR: CREDENTIALS_DIR,
+    }
+    if config.allow_cpu:
+        values[Environment.ALLOW_CPU] = "1"
+    if config.progress_url:
+        base = config.progress_url.rstrip("/")
+        values[Environment.PROGRESS_URL] = f"{base}/progress/{namespace}/{name}/{stage.value}"
+        values[Environment.PROGRESS_TOKEN_FILE] = TOKEN_FILE
+        if config.progress_ca_config_map:
+            values[Environment.PROGRESS_CA_FILE] = CA_FILE
+    if stage is Stage.TRAIN and spec.resources.nodes > 1:
+        values[Environment.NUM_NODES] = str(spec.resources.nodes)
+        values[Environment.RENDEZVOUS_HOST] = rendezvous_host(name, namespace)
+        values[Environment.RENDEZVOUS_PORT] = str(config.rendezvous_port)
+    # The contract wins over the administrator's variables, those over the tenant's.
+    tenant = {variable.name: variable.value for variable in extra.env}
+    merged = {**tenant, **config.trainer_environment, **values}
+    return [{"name": key, "value": value} for key, value in sorted(merged.items())]
+
+
+def _volumes(
+    spec: FineTuneJobSpec, extra: PodTemplate, name: str, config: OperatorConfig
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    scratch = {"sizeLimit": config.scratch_size}
+    shared_memory = spec.resources.shared_memory or config.default_shared_memory
+    cache: dict[str, Any] = {"emptyDir": dict(scratch)}
+    if config.cache_claim:
+        cache = {"persistentVolumeClaim": {"claimName": config.cache_claim}}
+    volumes: list[dict[str, Any]] = [
+        {"name": "job", "configMap": {"name": config_map_name(name)}},
+        {"name": "work", "emptyDir": dict(scratch)},
+        {"name": "cache", **cache},
+        {"name": "tmp", "emptyDir": dict(scratch)},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},
+    ]
+    mounts: list[dict[str, Any]] = [
+        {"name": "job", "mountPath": JOB_DIR, "readOnly": True},
+        {"name": "work", "mountPath": WORK_DIR},
+        {"name": "cache", "mountPath": CACHE_DIR},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+    ]
+
+    def add(volume: str, source: dict[str, Any], path: str, *, read_only: bool = True) -> None:
+        volumes.append({"name": volume, **source})
+        mount: dict[str, Any] = {"name": volume, "mountPath": path}
+        if read_only:
+            mount["readOnly"] = True
+        mounts.append(mount)
+
+    if config.progress_url:
+        token = {
+            "audience": PROGRESS_AUDIENCE,
+            "expirationSeconds": TOKEN_SECONDS,
+            "path": TOKEN_FILE.rsplit("/", 1)[1],
+        }
+        source = {"projected": {"sources": [{"serviceAccountToken": token}]}}
+        add("token", source, TOKEN_FILE.rsplit("/", 1)[0])
+        if config.progress_ca_config_map:
+            source = {"configMap": {"name": config.progress_ca_config_map}}
+            add("ca", source, CA_FILE.rsplit("/", 1)[0])
+    for index, secret in enumerate(credentials_of(spec)):
+        source = {"secret": {"secretName": secret, "defaultMode": 0o440}}
+        add(f"credentials-{index}", source, f"{CREDENTIALS_DIR}/{secret}")
+    for index, (claim, read_only) in enumerate(sorted(claims_of(spec).items())):
+        source = {"persistentVolumeClaim": {"claimName": claim}}
+        add(f"claim-{index}", source, f"{CLAIMS_DIR}/{claim}", read_only=read_only)
+    volumes += [volume.to_wire() for volume in extra.volumes]
+    mounts += [mount.to_wire() for mount in extra.volume_mounts]
+    return volumes, mounts
+
+
+def _placement(extra: PodTemplate, stage: Stage) -> dict[str, Any]:
+    pod: dict[str, Any] = {}
+    if extra.tolerations:
+        pod["tolerations"] = [toleration.to_wire() for toleration in extra.tolerations]
+    for key, value in (
+        ("priorityClassName", extra.priority_class_name),
+        ("serviceAccountName", extra.service_account_name),
+        ("schedulerName", extra.scheduler_name),
+    ):
+        if value:
+            pod[key] = value
+    if stage is Stage.PREPARE:
+        # Node labels and runtime classes of GPU nodes would keep the CPU stage on GPU nodes.
+        return pod
+    if extra.node_selector:
+        pod["nodeSelector"] = dict(extra.node_selector)
+    if extra.affinity:
+        pod["affinity"] = extra.affinity
+    if extra.runtime_class_name:
+        pod["runtimeClassName"] = extra.runtime_class_name
+    return pod
