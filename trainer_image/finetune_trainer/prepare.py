@@ -164,7 +164,7 @@ def _build(context: StageContext, files: list[list[SourceFile]], digest: str) ->
         on_progress=lambda done, total: _tell_progress(context, done, total),
     )
     report = _make_report(context, digest, read, division, findings, tokens)
-    _write_folder(_staging(context, digest), division, report)
+    _write_folder(_staging(context, digest, fresh=True), division, report)
     return report
 
 
@@ -343,5 +343,5 @@ def _tokenizer_name(context: StageContext) -> str:
     return f"{model.uri}@{model.revision}"
 
 
-def _staging(context: StageContext, digest: str) -> Path:
-    return context.scratch(f"staging/{digest[:16]}")
+def _staging(context: StageContext, digest: str, *, fresh: bool = False) -> Path:
+    return context.scratch(f"staging/{digest[:16]}", fresh=fresh)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from finetune_api.v1alpha1.finetunejob import Source
@@ -111,10 +112,11 @@ def _is_data(name: str) -> bool:
 
 def _explain_missing(uri: str, store: ObjectStore, key: str, found: list[str]) -> str:
     if not found and key:
-        found = [info.key for info in store.list()]
+        # A bucket may hold millions of objects; a few names are enough of a hint.
+        found = [info.key for info in islice(store.list(), NUM_NAMES_SHOWN + 1)]
     names = ", ".join(found[:NUM_NAMES_SHOWN])
     if len(found) > NUM_NAMES_SHOWN:
-        names += f" and {len(found) - NUM_NAMES_SHOWN} more"
+        names += ", ..."
     return (
         f"no data set at {uri}: expected a file, or a folder with files, ending in "
         f"{', '.join(EXTENSIONS)}; {store.uri} holds {names or 'nothing'}. Check the URI"
