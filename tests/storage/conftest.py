@@ -1,0 +1,7 @@
+"""Fixtures of the storage tests against a real server."""
+
+from __future__ import annotations
+
+from support.seaweedfs import s3
+
+__all__ = ["s3"]

@@ -1,0 +1,75 @@
+"""The real S3 server as a fixture; import ``s3`` into a conftest to use it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetune_trainer.storage import ObjectStore, StorageAccess, open_store
+
+
+def load_local_s3() -> Any:
+    """Import ``tools/local_s3.py``, which is a script and on no import path."""
+    name = "local_s3"
+    if name not in sys.modules:
+        path = Path(__file__).parents[2] / "tools" / "local_s3.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@dataclass(kw_only=True)
+class SeaweedS3:
+    """A running server and Secrets for each of its identities."""
+
+    server: Any
+    credentials_dir: Path
+
+    @property
+    def endpoint(self) -> str:
+        return self.server.endpoint
+
+    @property
+    def identities(self) -> dict[str, Any]:
+        return self.server.identities
+
+    def client(self, role: str = "admin") -> Any:
+        return self.server.client(role)
+
+    def new_bucket(self) -> str:
+        """Create a bucket of its own for one test."""
+        name = f"test-{uuid.uuid4().hex[:12]}"
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    def access(self, role: str = "read-write", endpoint: str | None = None) -> StorageAccess:
+        """Return the access of a role, by the Secret ``s3-<role>``."""
+        return StorageAccess(
+            endpoint=endpoint or self.endpoint,
+            credentials_dir=self.credentials_dir,
+            credentials_name=f"s3-{role}",
+        )
+
+    def open(self, uri: str, role: str = "read-write", endpoint: str | None = None) -> ObjectStore:
+        return open_store(uri, self.access(role, endpoint))
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedS3]:
+    """A SeaweedFS server for the whole session."""
+    local_s3 = load_local_s3()
+    credentials = tmp_path_factory.mktemp("secrets")
+    with local_s3.start(tmp_path_factory.mktemp("s3")) as server:
+        for role in server.identities:
+            server.write_credentials(credentials, f"s3-{role}", role)
+        yield SeaweedS3(server=server, credentials_dir=credentials)
