@@ -27,6 +27,8 @@ from finetune_operator.kube.store import (
 
 logger = logging.getLogger(__name__)
 
+_GRACE_STEPS = 20
+
 
 class Feed:
     """A store fed through ``observe`` and repaired by lists. Event loop only.
@@ -129,9 +131,10 @@ class Feed:
 
     async def _wait_for_host(self, versions: Mapping[ObjectKey, int]) -> None:
         """Give the host's own events their grace; return early once it has caught up."""
-        deadline = asyncio.get_running_loop().time() + self._grace_seconds
-        while self._stale(versions) and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(self._grace_seconds / 20)
+        for _ in range(_GRACE_STEPS):
+            if not self._stale(versions):
+                return
+            await asyncio.sleep(self._grace_seconds / _GRACE_STEPS)
 
     def _stale(self, versions: Mapping[ObjectKey, int]) -> list[ObjectKey]:
         """Return keys whose cached version is older than the list's, or missing."""
