@@ -209,11 +209,14 @@ def _identities(path: Path) -> dict[str, Identity]:
 def _spawn(folder: Path, identities: dict[str, Identity]) -> LocalS3:
     names = ("master", "volume", "filer", "s3")
     ports = dict(
-        zip([f"{name}{kind}" for name in names for kind in (".port", ".port.grpc")],
-            _free_ports(2 * len(names)), strict=True)
+        zip(
+            [f"{name}{kind}" for name in names for kind in (".port", ".port.grpc")],
+            _free_ports(2 * len(names)),
+            strict=True,
+        )
     )
     # Unix socket paths hold 107 characters; the data folder's path may be longer.
-    sockets = Path("/tmp") if len(str(folder)) > 80 else folder  # noqa: S108
+    sockets = Path("/tmp") if len(str(folder)) > 80 else folder
     command = [
         find_weed(),
         "server",
@@ -236,7 +239,7 @@ def _spawn(folder: Path, identities: dict[str, Identity]) -> LocalS3:
         *(f"-{name}={port}" for name, port in ports.items()),
     ]
     with (folder / "weed.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own command line
+        process = subprocess.Popen(
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -245,7 +248,7 @@ def _spawn(folder: Path, identities: dict[str, Identity]) -> LocalS3:
             env={**os.environ, "GOMEMLIMIT": "300MiB"},
             # Ctrl-C in the terminal goes to the job that saves here, not to its storage.
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
     return LocalS3(
         endpoint=f"http://127.0.0.1:{ports['s3.port']}",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from finetune_trainer.storage import ObjectStore, StorageAccess, open_store
 
 

@@ -85,7 +85,7 @@ class StorageAccess:
             ) from error
 
     def _file_of(self, key: str) -> Path:
-        assert self.credentials_dir is not None and self.credentials_name is not None  # noqa: S101, PT018
+        assert self.credentials_dir is not None and self.credentials_name is not None  # noqa: PT018
         return self.credentials_dir / self.credentials_name / key
 
 

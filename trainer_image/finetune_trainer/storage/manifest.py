@@ -110,9 +110,7 @@ def make_manifest(
     files: Iterable[ManifestFile], *, created_by: str, inputs: Mapping[str, str] | None = None
 ) -> Manifest:
     """Build a manifest with its files in order."""
-    return Manifest(
-        files=tuple(sorted(files)), created_by=created_by, inputs=dict(inputs or {})
-    )
+    return Manifest(files=tuple(sorted(files)), created_by=created_by, inputs=dict(inputs or {}))
 
 
 def parse_manifest(data: bytes, *, where: str) -> Manifest:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -101,20 +101,21 @@ def publish_folder(
             on_file(file.path, file.num_bytes)
         return stored
 
-    manifest = make_manifest(
-        _in_parallel(put, wanted.files), created_by=created_by, inputs=inputs
-    )
+    manifest = make_manifest(_in_parallel(put, wanted.files), created_by=created_by, inputs=inputs)
     with suppress(AlreadyExists):
-        store.write_bytes(
-            join_key(prefix, MANIFEST_NAME), manifest.to_bytes(), if_absent=True
-        )
+        store.write_bytes(join_key(prefix, MANIFEST_NAME), manifest.to_bytes(), if_absent=True)
     # Read back in every case: it tells the winner, and a server that ignores the condition (there
     # are such) shows itself here instead of at the reader.
     return _accept_winner(read_manifest(store, prefix), wanted, address)
 
 
 def fetch_folder(
-    store: ObjectStore, prefix: str, folder: Path, *, on_file: OnFile | None = None
+    store: ObjectStore,
+    prefix: str,
+    folder: Path,
+    *,
+    only: Container[str] | None = None,
+    on_file: OnFile | None = None,
 ) -> Manifest:
     """Bring a published folder to a local one; only what differs is downloaded.
 
@@ -122,10 +123,12 @@ def fetch_folder(
         store: Where from.
         prefix: Key of the folder in the store.
         folder: Local target, created if need be. Other files in it are left alone.
+        only: Paths wanted; None for all.
         on_file: Progress.
 
     Returns:
-        The manifest; a copy of it is the last thing written to the folder.
+        The manifest. Unless the folder holds only a part, a copy of the manifest is the last thing
+        written to it.
 
     Raises:
         IncompleteFolder: There is no manifest.
@@ -143,10 +146,19 @@ def fetch_folder(
         if on_file:
             on_file(file.path, file.num_bytes)
 
-    _in_parallel(get, manifest.files)
+    wanted = [file for file in manifest.files if only is None or file.path in only]
+    _in_parallel(get, wanted)
+    if len(wanted) < len(manifest.files):
+        return manifest
+    # In a local folder every file lies under its own path.
+    local = make_manifest(
+        (_placed(file, "") for file in manifest.files),
+        created_by=manifest.created_by,
+        inputs=manifest.inputs,
+    )
     with local_writes(local_manifest):
         temporary = local_manifest.with_name(f".{MANIFEST_NAME}.{os.getpid()}")
-        temporary.write_bytes(manifest.to_bytes())
+        temporary.write_bytes(local.to_bytes())
         temporary.replace(local_manifest)
     return manifest
 
@@ -185,9 +197,7 @@ def verify_folder(
             f"not what the manifest says: {'; '.join(problems[:5])}{more}. Do not use this folder."
         )
     known = {file.object_key for file in manifest.files} | {MANIFEST_NAME}
-    extra = tuple(
-        key for info in store.list(start) if (key := info.key[len(start) :]) not in known
-    )
+    extra = tuple(key for info in store.list(start) if (key := info.key[len(start) :]) not in known)
     return VerifiedManifest(
         files=manifest.files,
         created_by=manifest.created_by,
@@ -365,9 +375,7 @@ def _hash_object(store: ObjectStore, key: str) -> tuple[int, str]:
     return num_bytes, digest.hexdigest()
 
 
-def _in_parallel(
-    work: Callable[[_Item], _Result], items: Iterable[_Item]
-) -> list[_Result]:
+def _in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """Run over all items; the first failure is raised and cancels what has not begun."""
     with ThreadPoolExecutor(_NUM_THREADS, "storage") as pool:
         futures = [pool.submit(work, item) for item in items]

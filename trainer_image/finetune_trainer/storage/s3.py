@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from finetune_trainer.errors import UserError
@@ -45,9 +45,7 @@ class S3Store:
     def __init__(self, uri: str, access: StorageAccess) -> None:
         parts = urlsplit(uri)
         if not parts.netloc or parts.query or parts.fragment:
-            raise UserError(
-                "InvalidUri", f"{uri!r} must be s3://bucket or s3://bucket/prefix."
-            )
+            raise UserError("InvalidUri", f"{uri!r} must be s3://bucket or s3://bucket/prefix.")
         self.bucket = parts.netloc
         self.prefix = unquote(parts.path).strip("/")
         if self.prefix:
@@ -225,7 +223,11 @@ def make_client(access: StorageAccess) -> tuple[S3Client, str]:
         or os.environ.get("AWS_ENDPOINT_URL_S3")
         or os.environ.get("AWS_ENDPOINT_URL")
     )
-    style = {"Path": "path", "Virtual": "virtual", "Auto": "path" if own_endpoint else "auto"}
+    style: dict[str, Literal["auto", "path", "virtual"]] = {
+        "Path": "path",
+        "Virtual": "virtual",
+        "Auto": "path" if own_endpoint else "auto",
+    }
     config = Config(
         signature_version="s3v4",
         s3={"addressing_style": style[access.addressing]},
@@ -273,4 +275,3 @@ def _repeat_on_conflict(write: Callable[[], object]) -> None:
             if error_code(error) not in _CONDITION_CONFLICTS or attempt + 1 == MAX_ATTEMPTS:
                 raise
             time.sleep(0.1 * 2**attempt)
-

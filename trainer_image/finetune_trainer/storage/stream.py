@@ -160,8 +160,8 @@ def download(source: RangeSource, key: str, path: Path, *, uri: str) -> None:
             if attempt + 1 == MAX_ATTEMPTS:
                 raise StorageError(
                     "ObjectChanging",
-                    f"{uri} was replaced or arrived damaged {MAX_ATTEMPTS} times while it was being "
-                    f"read ({error}). Find and stop the other writer, or check the network.",
+                    f"{uri} was replaced or arrived damaged {MAX_ATTEMPTS} times while it was "
+                    f"being read ({error}). Find and stop the other writer, or check the network.",
                 ) from error
 
 
@@ -171,7 +171,7 @@ def _download_once(source: RangeSource, key: str, path: Path, *, uri: str) -> No
     offset, version = _read_partial(path)
     stream = read_stream(source, key, offset=offset, version=version, uri=uri)
     body = next(stream)
-    assert isinstance(body, OpenBody)  # noqa: S101 - the contract of read_stream
+    assert isinstance(body, OpenBody)
     missing = None if body.num_bytes is None else body.num_bytes - body.offset
     _check_room(path, missing)
     with local_writes(path, missing):
@@ -180,7 +180,7 @@ def _download_once(source: RangeSource, key: str, path: Path, *, uri: str) -> No
             file.seek(body.offset)
             file.truncate()
             for chunk in stream:
-                assert isinstance(chunk, bytes)  # noqa: S101 - the contract of read_stream
+                assert isinstance(chunk, bytes)
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
