@@ -1,0 +1,79 @@
+"""Fixtures for tests on a real Kubernetes.
+
+* `control_plane`: one API server with controller-manager per test session; tests keep to
+  namespaces of their own (`namespace`). USE_EXISTING_CLUSTER=1 takes the current context instead.
+* `control_plane_factory`: private ones, for tests that restart the API server, read its audit log
+  or start no controller-manager.
+* `node_cluster`: a node that runs pods, one per host. A cluster that `up` started is used and left
+  running; otherwise the session starts and removes its own.
+
+Each skips with the reason where the host cannot do it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from devcluster import host
+from devcluster.controlplane import ControlPlane, ControlPlaneOptions, start_control_plane
+from devcluster.existing import ExistingCluster, use_existing_cluster
+from devcluster.teardown import remove_cluster
+
+ControlPlaneFactory = Callable[..., ControlPlane]
+
+
+@pytest.fixture(scope="session")
+def control_plane_factory() -> Iterator[ControlPlaneFactory]:
+    """Starts private control planes: ``control_plane_factory(audit_log=True, controllers=None)``.
+
+    The arguments are those of `ControlPlaneOptions`. Whatever a test does not remove itself
+    (`remove_cluster`) goes at the end of the session.
+    """
+    _skip_where_unfit(host.unfit_for_control_plane())
+    started: list[str] = []
+
+    def start(**options: object) -> ControlPlane:
+        cluster = start_control_plane(options=ControlPlaneOptions(**options), owner_pid=os.getpid())  # type: ignore[arg-type]
+        started.append(cluster.name)
+        return cluster
+
+    yield start
+    for name in started:
+        remove_cluster(name)
+
+
+@pytest.fixture(scope="session")
+def control_plane(request: pytest.FixtureRequest) -> ControlPlane | ExistingCluster:
+    """The session's shared API server: ``.kubeconfig .url .kubectl(...)``."""
+    if use_existing_cluster():
+        return ExistingCluster()
+    factory: ControlPlaneFactory = request.getfixturevalue("control_plane_factory")
+    return factory()
+
+
+@pytest.fixture
+def private_control_plane(control_plane_factory: ControlPlaneFactory) -> Iterator[ControlPlane]:
+    """A control plane of this test alone: stop, start, pause and resume its API server."""
+    cluster = control_plane_factory(audit_log=True)
+    yield cluster
+    remove_cluster(cluster.name)
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane | ExistingCluster) -> Iterator[str]:
+    """A fresh namespace on `control_plane`, deleted afterwards without waiting."""
+    name = f"test-{secrets.token_hex(4)}"
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    control_plane.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
+    yield name
+    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def _skip_where_unfit(reason: str | None) -> None:
+    if reason is not None:
+        pytest.skip(reason)

@@ -1,0 +1,168 @@
+"""The verbs of the command line, one function each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from typing import Any
+
+from devcluster import binaries, host
+from devcluster.controlplane import ControlPlane, ControlPlaneOptions, start_control_plane
+from devcluster.errors import StateError
+from devcluster.existing import ExistingCluster, use_existing_cluster
+from devcluster.paths import cache_root, cluster_dir
+from devcluster.process import is_alive
+from devcluster.progress import say, step
+from devcluster.state import ClusterState, load_state
+from devcluster.teardown import cluster_names, remove_cluster
+
+DEFAULT_NAMES = {"control-plane": "control-plane", "node": "node"}
+
+
+def up(arguments: argparse.Namespace) -> int:
+    """Start a cluster of the profile, unless one of that name runs already."""
+    if use_existing_cluster():
+        existing = ExistingCluster()
+        say(f"USE_EXISTING_CLUSTER is set: context {existing.name} at {existing.url}")
+        print(f"export KUBECONFIG={existing.kubeconfig}")
+        return 0
+    name = arguments.name or DEFAULT_NAMES[arguments.profile]
+    if arguments.profile == "node":
+        from devcluster.node import Node, NodeOptions, start_node
+
+        node = _running(name, lambda state: Node(state, NodeOptions()))
+        if node is None:
+            options = NodeOptions(num_gpus=arguments.gpus, audit_log=arguments.audit_log)
+            node = start_node(name, options)
+        if arguments.kueue:
+            from devcluster.kueue import install_kueue
+
+            install_kueue(node)
+        cluster: ControlPlane = node
+    else:
+        options = ControlPlaneOptions(audit_log=arguments.audit_log)
+        found = _running(name, lambda state: ControlPlane(state, ControlPlaneOptions()))
+        if found is None:
+            with step(f"starting control plane {name}"):
+                found = start_control_plane(name, options)
+        cluster = found
+    for key, value in cluster.state.values.items():
+        say(f"  {key:<22} {value}")
+    print(f"export KUBECONFIG={cluster.kubeconfig}")
+    return 0
+
+
+def down(arguments: argparse.Namespace) -> int:
+    """Remove one cluster, or all."""
+    if use_existing_cluster() and not arguments.all:
+        say("USE_EXISTING_CLUSTER is set: that cluster is not ours to remove")
+        return 0
+    names = cluster_names() if arguments.all else [arguments.name or DEFAULT_NAMES["node"]]
+    for name in names:
+        with step(f"removing {name}"):
+            if not remove_cluster(name):
+                say(f"no cluster called {name}")
+    if arguments.purge:
+        for folder in ("containerd", "registry", "images", "failed"):
+            shutil.rmtree(cache_root() / folder, ignore_errors=True)
+        say("deleted cached images (built programs stay)")
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Say what runs; 0 if at least one cluster is up and none is broken."""
+    report = [_describe(name) for name in cluster_names()]
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+    elif not report:
+        print("no cluster; start one with `python -m devcluster up`")
+    else:
+        for entry in report:
+            print(f"{entry['name']} ({entry['profile']}): {entry['health']}")
+            for key, value in entry["values"].items():
+                print(f"  {key:<22} {value}")
+            for process in entry["processes"]:
+                print(f"  {process['name']:<22} pid {process['pid']:<8} {process['health']}")
+    return 0 if report and all(entry["health"] == "ready" for entry in report) else 1
+
+
+def load(arguments: argparse.Namespace) -> int:
+    """Build the project's images and push them to the registry of the node cluster."""
+    from devcluster.images import load_images
+
+    state = load_state(cluster_dir(DEFAULT_NAMES["node"]))
+    if state is None or not state.ready:
+        raise StateError("no node cluster to load images into; `python -m devcluster up` first")
+    for name, reference in load_images(state, arguments.images, tag=arguments.tag).items():
+        print(f"{name}={reference}")
+    return 0
+
+
+def build(arguments: argparse.Namespace) -> int:
+    """Fill the cache of binaries."""
+    node = arguments.profile == "node"
+    host.require(host.unfit_for_node() if node else host.unfit_for_control_plane())
+    if node:
+        host.install_packages(host.NODE_PROGRAMS)
+    for name in binaries.NODE if node else binaries.CONTROL_PLANE:
+        say(f"{name}: {binaries.ensure_built(name)}")
+    return 0
+
+
+def which(arguments: argparse.Namespace) -> int:
+    """Print where a program lies."""
+    print(binaries.program(arguments.program))
+    return 0
+
+
+def _running(name: str, attach: Any) -> Any:
+    """The running cluster `name`; None after removing what is left of a broken one."""
+    state = load_state(cluster_dir(name))
+    if state is None and name not in cluster_names():
+        return None
+    if state is not None and state.ready:
+        cluster = attach(state)
+        if cluster.is_ready():
+            say(f"{name} is running already")
+            return cluster
+    say(f"{name} was left broken: removing it first")
+    remove_cluster(name)
+    return None
+
+
+def _describe(name: str) -> dict[str, Any]:
+    try:
+        state = load_state(cluster_dir(name))
+    except StateError as error:
+        return _broken(name, str(error))
+    if state is None:
+        return _broken(name, "no record; `down --all` removes it")
+    return {
+        "name": name,
+        "profile": state.profile,
+        "health": _health(state),
+        "values": state.values,
+        "processes": [
+            {
+                "name": p.name,
+                "pid": p.pid,
+                "health": "runs" if is_alive(p) else f"ended, see {p.log}",
+            }
+            for p in state.processes
+        ],
+    }
+
+
+def _broken(name: str, why: str) -> dict[str, Any]:
+    return {"name": name, "profile": "?", "health": why, "values": {}, "processes": []}
+
+
+def _health(state: ClusterState) -> str:
+    if not state.ready:
+        return "starting, or its start was cut off"
+    ended = [process.name for process in state.processes if not is_alive(process)]
+    if ended:
+        return f"broken: {', '.join(ended)} ended"
+    ready = ControlPlane(state, ControlPlaneOptions()).client().ready()
+    return "ready" if ready else "the API server does not answer"

@@ -1,0 +1,144 @@
+"""Start, watch and stop server processes that outlive the command that started them.
+
+A process is known by its pid *and* its start time (field 22 of ``/proc/<pid>/stat``), so that a
+recycled pid is never signalled. Every process also carries the cluster folder in its environment
+(`MARKER`): after a crash between start and record, ``down`` still finds it, and with it the
+containerd shims that nobody recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MARKER = "FINETUNE_DEVCLUSTER"
+POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessRecord:
+    """One started process.
+
+    Attributes:
+        name: Component, for example ``kube-apiserver``.
+        pid: Process id.
+        start_ticks: Start time in clock ticks since boot.
+        log: File with its standard output and error.
+    """
+
+    name: str
+    pid: int
+    start_ticks: int
+    log: Path
+
+
+def boot_id() -> str:
+    """Identity of the running boot: pids recorded under another one are gone."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def start_ticks(pid: int) -> int | None:
+    """Start time of a live process, None if there is none (zombies count as none)."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)  # reap it if it was ours, or it stays visible as a zombie
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command name, in parentheses, may hold blanks: split after it. Field 3 is the state.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def is_alive(record: ProcessRecord) -> bool:
+    """Whether exactly this process still runs."""
+    return start_ticks(record.pid) == record.start_ticks
+
+
+def spawn(
+    name: str, argv: Sequence[str], *, log: Path, cluster: Path, env: Mapping[str, str]
+) -> ProcessRecord:
+    """Start `argv` in a session of its own with its output appended to `log`.
+
+    `os.posix_spawn` rather than `subprocess`: the child belongs to the cluster, not to an object
+    of this interpreter that would complain when it is collected.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    pid = os.posix_spawn(
+        argv[0],
+        list(argv),
+        {**env, MARKER: str(cluster)},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    return ProcessRecord(name=name, pid=pid, start_ticks=start_ticks(pid) or 0, log=log)
+
+
+def stop(record: ProcessRecord, *, grace_seconds: float = 5.0) -> None:
+    """Ask a process to end, wait, then kill it; returns when it is gone."""
+    if not is_alive(record):
+        return
+    for signum, patience in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 10.0)):
+        if patience <= 0:
+            continue
+        # A stopped process (SIGSTOP in a test) would never see the SIGTERM.
+        for each in (signum, signal.SIGCONT):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(record.pid, each)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if not is_alive(record):
+                return
+            time.sleep(POLL_SECONDS)
+
+
+def marked_processes(cluster: Path) -> list[ProcessRecord]:
+    """Every live process whose environment names `cluster`, recorded or not."""
+    wanted = f"{MARKER}={cluster}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        ticks = start_ticks(int(entry.name)) if wanted in environment else None
+        if ticks is not None:
+            pid = int(entry.name)
+            found.append(
+                ProcessRecord(name="unrecorded", pid=pid, start_ticks=ticks, log=Path(os.devnull))
+            )
+    return found
+
+
+def kill_all(pids: Iterable[int], *, patience_seconds: float = 10.0) -> None:
+    """Kill pids at once and wait until they are gone (containers of a cgroup)."""
+    alive = {pid: ticks for pid in pids if (ticks := start_ticks(pid)) is not None}
+    deadline = time.monotonic() + patience_seconds
+    for pid in alive:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while time.monotonic() < deadline:
+        if all(start_ticks(pid) != ticks for pid, ticks in alive.items()):
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def log_tail(log: Path, *, num_lines: int = 15) -> str:
+    """Last lines of a log, indented for an error message."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()[-num_lines:]
+    except OSError:
+        return "    (no log)"
+    return "\n".join(f"    {line[:400]}" for line in lines) or "    (log is empty)"

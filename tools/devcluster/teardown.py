@@ -1,0 +1,65 @@
+"""Remove a cluster and every trace of it, whatever state a crash left it in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+from devcluster import process
+from devcluster.errors import StateError
+from devcluster.paths import cluster_dir, state_root
+from devcluster.ports import PortClaims
+from devcluster.state import ClusterState, load_state
+
+# Stopped first to last; what is not named goes before etcd, newest first.
+_LAST = ("kube-apiserver", "etcd")
+
+
+def cluster_names() -> list[str]:
+    """Names of all clusters with a folder, running or not."""
+    clusters = state_root() / "clusters"
+    return sorted(each.name for each in clusters.iterdir()) if clusters.is_dir() else []
+
+
+def remove_cluster(name: str) -> bool:
+    """Stop and delete the cluster `name`; returns whether there was one."""
+    folder = cluster_dir(name)
+    if not folder.is_dir():
+        return False
+    try:
+        state = load_state(folder)
+    except StateError:
+        state = None  # go by the marked processes
+    if state is not None and state.profile == "node":
+        from devcluster.node.removal import remove_node_parts
+
+        remove_node_parts(state)
+    if state is not None and state.boot == process.boot_id():
+        for record in _stop_order(state):
+            # The data goes with the cluster: a graceful end would only take time.
+            process.stop(record, grace_seconds=0)
+    for record in process.marked_processes(folder):
+        process.stop(record, grace_seconds=0)
+    PortClaims(folder).release()
+    shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+def remove_orphans() -> list[str]:
+    """Remove the clusters whose owner (a test run) is gone; returns their names."""
+    removed = []
+    for name in cluster_names():
+        try:
+            state = load_state(cluster_dir(name))
+        except StateError:
+            continue
+        if state is not None and state.owner_is_gone():
+            remove_cluster(name)
+            removed.append(name)
+    return removed
+
+
+def _stop_order(state: ClusterState) -> Iterator[process.ProcessRecord]:
+    yield from (p for p in reversed(state.processes) if p.name not in _LAST)
+    for last in _LAST:
+        yield from (p for p in state.processes if p.name == last)
