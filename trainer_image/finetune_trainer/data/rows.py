@@ -130,8 +130,8 @@ def make_snippet(raw: object) -> str:
     return text
 
 
-def _dump(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
+# Made once: json.dumps with settings would make one per call, three times per row.
+_dump = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 
 
 def _digest(value: object) -> str:

@@ -8,8 +8,8 @@ special tokens and the end token, as TRL adds it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH_ROWS = 1000
-_PARALLELISM = "TOKENIZERS_PARALLELISM"
+MAX_THREADS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,22 +70,33 @@ def measure_tokens(
     total = sum(len(rows) for rows in sides.values())
     done = 0
     statistics = {}
-    for side, rows in sides.items():
-        if not rows:
-            continue
-        lengths: list[int] = []
-        num_without_answer = 0
-        for start in range(0, len(rows), BATCH_ROWS):
-            batch = rows[start : start + BATCH_ROWS]
-            counts = count_tokens(batch, tokenizer)
-            num_without_answer += _count_without_answer(
-                batch, counts, tokenizer, max_sequence_length
-            )
-            lengths += counts
-            done += len(batch)
-            if on_progress is not None:
-                on_progress(done, total)
-        statistics[side] = _summarise(lengths, max_sequence_length, num_without_answer)
+
+    def measure(batch: Sequence[Example]) -> tuple[list[int], int]:
+        counts = count_tokens(batch, tokenizer)
+        return counts, _count_without_answer(batch, counts, tokenizer, max_sequence_length)
+
+    # Encoding releases the interpreter's lock, rendering does not: a few threads keep a few cores
+    # busy. A slow tokenizer is Python and promises nothing about threads.
+    num_threads = min(MAX_THREADS, os.cpu_count() or 1) if _is_fast(tokenizer) else 1
+    pool = ThreadPoolExecutor(num_threads)
+    try:
+        for side, rows in sides.items():
+            if not rows:
+                continue
+            starts = range(0, len(rows), BATCH_ROWS)
+            lengths: list[int] = []
+            num_without_answer = 0
+            for counts, num_lost in pool.map(
+                measure, [rows[start : start + BATCH_ROWS] for start in starts]
+            ):
+                lengths += counts
+                num_without_answer += num_lost
+                done += len(counts)
+                if on_progress is not None:
+                    on_progress(done, total)
+            statistics[side] = _summarise(lengths, max_sequence_length, num_without_answer)
+    finally:
+        pool.shutdown(cancel_futures=True)
     _refuse_all_too_long(statistics.get(Side.TRAIN), max_sequence_length)
     return statistics
 
@@ -172,30 +183,20 @@ def _render(
 def _encode(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, special: bool
 ) -> list[int]:
-    if not getattr(tokenizer, "is_fast", False):
+    if not _is_fast(tokenizer):
         ids = tokenizer(list(texts), add_special_tokens=special)["input_ids"]
         return [len(row) for row in ids]
     # The wrapper would build id lists, masks and offsets for each row only to be counted.
     backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    with _all_cores():
-        encodings = backend.encode_batch_fast(list(texts), add_special_tokens=special)
+    if backend.truncation is not None or backend.padding is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    encodings = backend.encode_batch_fast(list(texts), add_special_tokens=special)
     return [len(encoding) for encoding in encodings]
 
 
-@contextmanager
-def _all_cores() -> Iterator[None]:
-    # Stages switch the tokenizer's threads off, since training forks workers. Nothing forks here.
-    before = os.environ.get(_PARALLELISM)
-    os.environ[_PARALLELISM] = "true"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_PARALLELISM]
-        else:
-            os.environ[_PARALLELISM] = before
+def _is_fast(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return bool(getattr(tokenizer, "is_fast", False))
 
 
 def _count_without_answer(
