@@ -501,5 +501,5 @@ class FineTuneJob(APIModel):
 
     @classmethod
     def from_wire(cls, body: dict[str, Any]) -> FineTuneJob:
-        """Parse a Kubernetes object; raises pydantic's ValidationError."""
-        return cls.model_validate(body)
+        """Parse a Kubernetes object, wire names only; raises pydantic's ValidationError."""
+        return cls.model_validate(body, by_alias=True, by_name=False)

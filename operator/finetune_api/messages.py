@@ -1,0 +1,243 @@
+"""Validation errors in the words of the API server, so that both tell a user the same.
+
+Pydantic reports model internals (union branches, Python type names). Here an error becomes one line
+per field: ``spec.model.uri: Required value``. Line numbers come from whoever read the text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from finetune_api.crd import NAME_MESSAGE, build_schema
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.rules import BrokenRulesError
+
+Location = tuple[str | int, ...]
+LineOf = Callable[[Location], int | None]
+"""Maps the place of a field to its line, 1-based; None when unknown."""
+
+SHOWN_VALUE_LENGTH = 80
+
+TYPE_NAMES = {
+    "int_type": "integer",
+    "int_from_float": "integer",
+    "bool_type": "boolean",
+    "string_type": "string",
+    "dict_type": "object",
+    "model_type": "object",
+    "model_attributes_type": "object",
+    "list_type": "array",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One thing wrong with an object.
+
+    Attributes:
+        location: Place of the field, wire names and list positions.
+        message: What is wrong, without the field's path.
+        line: Line in the text it was read from, 1-based, if known.
+    """
+
+    location: Location
+    message: str
+    line: int | None = None
+
+    @property
+    def path(self) -> str:
+        """The field as the API server writes it, for example ``spec.dataset.sources[0].uri``."""
+        text = ""
+        for part in self.location:
+            text += f"[{part}]" if isinstance(part, int) else f".{part}"
+        return text.removeprefix(".")
+
+    def __str__(self) -> str:
+        """Return ``path: message``."""
+        return f"{self.path}: {self.message}" if self.location else self.message
+
+
+class InvalidJobError(ValueError):
+    """A FineTuneJob the API server would refuse.
+
+    Attributes:
+        problems: Everything wrong with it, in the order of the text.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+def parse_job(body: object, *, line_of: LineOf | None = None) -> FineTuneJob:
+    """Validate one object as the API server would.
+
+    Args:
+        body: The object as parsed from YAML or JSON.
+        line_of: Gives the line of a field in the text, for the problems.
+
+    Raises:
+        InvalidJobError: With every problem found.
+    """
+    if not isinstance(body, dict):
+        message = f"a FineTuneJob is a mapping of fields, this is {_type_name(body)}"
+        raise InvalidJobError([Problem(location=(), message=message, line=1)])
+    absent = [
+        Problem(location=(field,), message="Required value", line=line_of(()) if line_of else None)
+        for field in ("apiVersion", "kind")
+        if body.get(field) is None
+    ]
+    try:
+        job = FineTuneJob.from_wire(body)
+    except ValidationError as error:
+        raise InvalidJobError([*absent, *explain(error, body, line_of=line_of)]) from error
+    if absent:
+        raise InvalidJobError(absent)
+    return job
+
+
+def explain(
+    error: ValidationError, body: Mapping[str, Any], *, line_of: LineOf | None = None
+) -> list[Problem]:
+    """Turn pydantic's errors into one problem per field, sorted by line where lines are known."""
+    found: dict[tuple[Location, str], Problem] = {}
+    for details in error.errors(include_url=False):
+        for location, message in _explain_one(details, body):
+            line = line_of(location) if line_of else None
+            found.setdefault(
+                (location, message), Problem(location=location, message=message, line=line)
+            )
+    return sorted(found.values(), key=lambda problem: problem.line or 0)
+
+
+def _explain_one(details: ErrorDetails, body: Mapping[str, Any]) -> Iterable[tuple[Location, str]]:
+    location, is_union = _clean_location(details["loc"])
+    cause = details.get("ctx", {}).get("error")
+    if isinstance(cause, BrokenRulesError):
+        for rule in cause.rules:
+            place = ("spec", *rule.field.split("."))
+            yield place, f"Invalid value: {_shown_prefix(body, place)}{rule.message}"
+    elif is_union:
+        schema = _schema_at(location)
+        rule_message = schema["x-kubernetes-validations"][0]["message"]
+        yield location, f"Invalid value: {_shown(details['input'])}: {rule_message}"
+    else:
+        yield location, _message(details, location)
+
+
+def _message(details: ErrorDetails, location: Location) -> str:
+    kind, context = details["type"], details.get("ctx", {})
+    value = details["input"]
+    invalid = f"Invalid value: {_shown(value)}:"
+    if location == ("metadata", "name") and kind.startswith("string_") and kind != "string_type":
+        return f"{invalid} {NAME_MESSAGE}"
+    if kind == "missing":
+        return "Required value"
+    if kind == "extra_forbidden":
+        return "unknown field" + _suggestion(str(location[-1]), _fields_at(location[:-1]))
+    if kind == "literal_error":
+        allowed = _schema_at(location).get("enum") or [context["expected"].strip("'")]
+        shown = ", ".join(json.dumps(choice) for choice in allowed)
+        hint = _suggestion(str(value), allowed)
+        return f"Unsupported value: {_shown(value)}: supported values: {shown}{hint}"
+    if kind in TYPE_NAMES:
+        return f"{invalid} must be of type {TYPE_NAMES[kind]}, not {_type_name(value)}"
+    if kind == "value_error":
+        text = str(context["error"])
+        return f"{invalid} {text.removeprefix(f'{value!r} ')}"
+    if kind == "too_long" and isinstance(value, str):
+        kind = "string_too_long"  # a length bound that follows a validator function
+    return _bound_message(kind, context, invalid) or f"{invalid} {details['msg']}"
+
+
+def _bound_message(kind: str, context: Mapping[str, Any], invalid: str) -> str | None:
+    match kind:
+        case "greater_than_equal":
+            return f"{invalid} should be greater than or equal to {context['ge']}"
+        case "less_than_equal":
+            return f"{invalid} should be less than or equal to {context['le']}"
+        case "string_pattern_mismatch":
+            return f"{invalid} should match '{context['pattern']}'"
+        case "string_too_short":
+            return f"{invalid} should be at least {context['min_length']} chars long"
+        case "string_too_long":
+            return f"Too long: may not be more than {context['max_length']} characters"
+        case "too_short":
+            return f"{invalid} should have at least {context['min_length']} items"
+        case "too_long":
+            num_items, limit = context["actual_length"], context["max_length"]
+            return f"Too many: {num_items}: must have at most {limit} items"
+    return None
+
+
+def _clean_location(location: tuple[int | str, ...]) -> tuple[Location, bool]:
+    """Drop the union branch that pydantic appends to the place of a field."""
+    last = str(location[-1]) if location else ""
+    is_union = last in ("int", "constrained-int") or last.startswith("literal[")
+    return (location[:-1] if is_union else location), is_union
+
+
+def _schema_at(location: Location) -> dict[str, Any]:
+    schema: dict[str, Any] = build_schema()
+    for part in location:
+        if isinstance(part, int):
+            schema = schema.get("items", {})
+        else:
+            schema = schema.get("properties", {}).get(part, {})
+    return schema
+
+
+def _fields_at(location: Location) -> list[str]:
+    fields = list(_schema_at(location).get("properties", {}))
+    return [field for field in fields if location or field != "status"]
+
+
+def _suggestion(word: str, known: Sequence[str]) -> str:
+    lowered = {choice.lower(): choice for choice in known}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {lowered[close[0]]}?"
+    return ""
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    if len(text) <= SHOWN_VALUE_LENGTH:
+        return text
+    return text[: SHOWN_VALUE_LENGTH - 3] + "..."
+
+
+def _shown_prefix(body: Mapping[str, Any], location: Location) -> str:
+    value: Any = body
+    for part in location:
+        try:
+            value = value[cast("Any", part)]
+        except (KeyError, IndexError, TypeError):
+            return ""
+    return "" if isinstance(value, dict | list) else f"{_shown(value)}: "
+
+
+def _type_name(value: object) -> str:
+    match value:
+        case bool():
+            return "boolean"
+        case int():
+            return "integer"
+        case float():
+            return "number"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case dict():
+            return "object"
+        case None:
+            return "null"
+    return type(value).__name__

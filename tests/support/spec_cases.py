@@ -1,0 +1,388 @@
+"""Good and bad FineTuneJobs, judged alike by the models and by a real API server.
+
+A change is ``{dotted path: value}`` on :func:`minimal_job`; the value :data:`REMOVED` takes the field
+away. ``expected`` must occur in our message, ``server`` (default: the same) in the API server's.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+REMOVED = object()
+
+
+def minimal_job(name: str = "example") -> dict[str, Any]:
+    """The shortest valid FineTuneJob."""
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"},
+            "dataset": {"sources": [{"uri": "s3://data/headlines.jsonl"}]},
+            "output": {"uri": "s3://models"},
+        },
+    }
+
+
+def changed(body: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of ``body`` with the changes applied."""
+    body = copy.deepcopy(body)
+    for path, value in change.items():
+        *parents, last = path.split(".")
+        target: Any = body
+        for part in parents:
+            target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+        key: Any = int(last) if isinstance(target, list) else last
+        if value is REMOVED:
+            del target[key]
+        else:
+            target[key] = value
+    return body
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One verdict."""
+
+    name: str
+    change: dict[str, Any] = field(default_factory=dict)
+    expected: str | None = None
+    """None: the object is good."""
+    server: str | None = None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return changed(minimal_job(), self.change)
+
+    @property
+    def server_expected(self) -> str:
+        return self.server or self.expected or ""
+
+
+def good(name: str, change: dict[str, Any] | None = None) -> Case:
+    return Case(name=name, change=change or {})
+
+
+def bad(name: str, change: dict[str, Any], expected: str, server: str | None = None) -> Case:
+    return Case(name=name, change=change, expected=expected, server=server)
+
+
+FULL_SPEC: dict[str, Any] = {
+    "goal": {"metric": "exactMatch", "atLeast": "0.90", "overBase": "0.10"},
+    "model": {
+        "uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct",
+        "revision": "main",
+        "name": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "trustRemoteCode": False,
+        "credentialsRef": {"name": "hub"},
+    },
+    "dataset": {
+        "sources": [
+            {
+                "uri": "s3://data/train.csv",
+                "format": "Csv",
+                "columns": {"prompt": "headline", "completion": "label", "group": "company"},
+                "system": "Answer with one word.",
+                "side": "Train",
+                "credentialsRef": {"name": "s3-ro"},
+            },
+            {"uri": "s3://data/test.csv", "format": "Csv", "template": "{{ a }}", "side": "Test"},
+        ],
+        "split": {"testPercent": 10, "validationPercent": 0, "seed": 7},
+        "maxInvalidRows": 5,
+        "maxRows": 1000,
+    },
+    "method": {
+        "objective": "SFT",
+        "loss": "Completion",
+        "packing": "Off",
+        "adapter": {
+            "type": "RsLoRA",
+            "rank": 8,
+            "alpha": 16,
+            "dropout": "0",
+            "targetModules": ["q_proj", "v_proj"],
+        },
+    },
+    "hyperparameters": {
+        "epochs": "0.5",
+        "maxSteps": 10,
+        "learningRate": "2e-4",
+        "globalBatchSize": 32,
+        "microBatchSize": "auto",
+        "maxSequenceLength": 128,
+        "warmupRatio": "0",
+        "scheduler": "Linear",
+        "weightDecay": "0.01",
+        "maxGradNorm": "1.0",
+        "precision": "Float32",
+        "activationCheckpointing": "Off",
+        "seed": 1,
+        "loggingSteps": 5,
+    },
+    "checkpoint": {"everySteps": 5, "keepLast": 1},
+    "evaluation": {
+        "maxSamples": 100,
+        "maxNewTokens": 16,
+        "batchSize": 8,
+        "numBootstrapSamples": 200,
+    },
+    "output": {
+        "uri": "s3://models/team-a",
+        "credentialsRef": {"name": "s3-rw"},
+        "formats": ["Adapter", "Merged"],
+    },
+    "s3": {"endpoint": "https://s3.example.org", "region": "eu", "addressing": "Path"},
+    "resources": {
+        "nodes": 2,
+        "gpusPerNode": 8,
+        "gpuResource": "amd.com/gpu",
+        "strategy": "ZeRO3",
+        "cpu": "16",
+        "memory": "128Gi",
+        "sharedMemory": "16Gi",
+    },
+    "trainer": {"image": "example.org/trainer:1", "imagePullPolicy": "IfNotPresent"},
+    "podTemplate": {
+        "labels": {"team": "a"},
+        "annotations": {"note": "x"},
+        "nodeSelector": {"gpu": "h100"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {"nodeAffinity": {}},
+        "volumes": [
+            {"name": "cache", "persistentVolumeClaim": {"claimName": "models"}},
+            {"name": "scratch", "emptyDir": {"sizeLimit": "10Gi"}},
+            {"name": "settings", "configMap": {"name": "settings"}},
+        ],
+        "volumeMounts": [{"name": "cache", "mountPath": "/models", "readOnly": True}],
+        "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
+        "imagePullSecrets": [{"name": "registry"}],
+        "priorityClassName": "high",
+        "serviceAccountName": "trainer",
+        "runtimeClassName": "nvidia",
+        "schedulerName": "default-scheduler",
+        "terminationGracePeriodSeconds": 300,
+    },
+    "queueName": "team-a",
+    "priorityClassName": "prod",
+    "suspend": True,
+    "backoffLimit": 0,
+    "activeDeadlineSeconds": 3600,
+    "ttlSecondsAfterFinished": 0,
+}
+"""A spec with every field set."""
+
+GOAL = "spec.goal"
+HYPER = "spec.hyperparameters"
+ADAPTER = "spec.method.adapter"
+SOURCE = "spec.dataset.sources.0"
+SOURCE_PATH = "spec.dataset.sources[0]"
+POD = "spec.podTemplate"
+
+CASES: tuple[Case, ...] = (
+    good("the minimal job"),
+    good("every field set", {"spec": FULL_SPEC}),
+    good("a goal over the base alone", {GOAL: {"metric": "rougeL", "overBase": "0.2"}}),
+    good("a goal of at most for loss", {GOAL: {"metric": "loss", "atMost": "1.5"}}),
+    good("a learning rate in scientific notation", {f"{HYPER}.learningRate": "1e-4"}),
+    good("a global batch size in numbers", {f"{HYPER}.globalBatchSize": 16}),
+    good("a null counts as not given", {f"{ADAPTER}.rank": None, f"{GOAL}": None}),
+    good("a name of 52 characters", {"metadata.name": "a" * 52}),
+    good("a file as output", {"spec.output.uri": "file:///data/out"}),
+    good("a model on a volume claim", {"spec.model.uri": "pvc://models/smollm2"}),
+    good("no GPUs", {"spec.resources.gpusPerNode": 0}),
+    good("labels on the job itself", {"metadata.labels": {"team": "a"}}),
+    good("a queue", {"spec.queueName": "team-a"}),
+    bad("no spec", {"spec": REMOVED}, "spec: Required value"),
+    bad("no model", {"spec.model": REMOVED}, "spec.model: Required value"),
+    bad("no model uri", {"spec.model": {}}, "spec.model.uri: Required value"),
+    bad("a null model uri", {"spec.model.uri": None}, "spec.model.uri: Required value"),
+    bad("no dataset", {"spec.dataset": REMOVED}, "spec.dataset: Required value"),
+    bad("no output", {"spec.output": REMOVED}, "spec.output: Required value"),
+    bad("no apiVersion", {"apiVersion": REMOVED}, "apiVersion: Required value", "apiVersion"),
+    bad("another kind", {"kind": "FineTuneJobs"}, 'kind: Unsupported value: "FineTuneJobs"', "kind"),
+    bad(
+        "another version",
+        {"apiVersion": "finetune.dev/v2"},
+        'apiVersion: Unsupported value: "finetune.dev/v2"',
+        "finetune.dev/v2",
+    ),
+    bad(
+        "an unknown field in spec",
+        {"spec.hyperparamters": {}},
+        "spec.hyperparamters: unknown field; did you mean hyperparameters?",
+        'unknown field "spec.hyperparamters"',
+    ),
+    bad(
+        "an unknown nested field",
+        {f"{HYPER}.learning_rate": "1e-4"},
+        "spec.hyperparameters.learning_rate: unknown field; did you mean learningRate?",
+        'unknown field "spec.hyperparameters.learning_rate"',
+    ),
+    bad(
+        "an unknown field in a source",
+        {f"{SOURCE}.url": "s3://x/y"},
+        "spec.dataset.sources[0].url: unknown field; did you mean uri?",
+        'unknown field "spec.dataset.sources[0].url"',
+    ),
+    bad(
+        "a name of 53 characters",
+        {"metadata.name": "a" * 53},
+        "metadata.name must be at most 52",
+    ),
+    bad("a name with dots", {"metadata.name": "a.b"}, "metadata.name must be at most 52"),
+    bad(
+        "a name with capitals",
+        {"metadata.name": "Headlines"},
+        "metadata.name",
+    ),
+    bad("an empty name", {"metadata.name": ""}, "metadata.name", "name"),
+    bad("no sources", {"spec.dataset.sources": []}, "should have at least 1 items"),
+    bad(
+        "seventeen sources",
+        {"spec.dataset.sources": [{"uri": f"s3://data/{n}.jsonl"} for n in range(17)]},
+        "must have at most 16 items",
+    ),
+    bad("a source without uri", {f"{SOURCE}.uri": REMOVED}, f"{SOURCE_PATH}.uri: Required value"),
+    bad("a plain path as source", {f"{SOURCE}.uri": "data.jsonl"}, f"{SOURCE_PATH}.uri: Invalid"),
+    bad("an http source", {f"{SOURCE}.uri": "http://x/y"}, f"{SOURCE_PATH}.uri: Invalid value"),
+    bad("a scheme alone", {f"{SOURCE}.uri": "s3://"}, f"{SOURCE_PATH}.uri: Invalid value"),
+    bad("a uri with a line break", {f"{SOURCE}.uri": "s3://x\n"}, f"{SOURCE_PATH}.uri: Invalid"),
+    bad(
+        "a uri of 1,025 characters",
+        {f"{SOURCE}.uri": "s3://" + "a" * 1020},
+        "may not be more than 1024",
+    ),
+    bad("an unknown format", {f"{SOURCE}.format": "Jsonl"}, f'{SOURCE_PATH}.format: Unsupported'),
+    bad("an unknown side", {f"{SOURCE}.side": "train"}, f'{SOURCE_PATH}.side: Unsupported value'),
+    bad("an empty template", {f"{SOURCE}.template": ""}, f"{SOURCE_PATH}.template: Invalid value"),
+    bad("an empty prompt column", {f"{SOURCE}.columns": {"prompt": ""}}, "columns.prompt: Invalid"),
+    bad(
+        "a credentials reference as text",
+        {"spec.output.credentialsRef": "s3-rw"},
+        "spec.output.credentialsRef: Invalid value",
+        "spec.output.credentialsRef",
+    ),
+    bad("an output on the hub", {"spec.output.uri": "hf://a/b"}, "the Hub is read-only here"),
+    bad("no adapter among the formats", {"spec.output.formats": ["Merged"]}, "must contain Adapter"),
+    bad("a format twice", {"spec.output.formats": ["Adapter", "Adapter"]}, "spec.output.formats"),
+    bad("an unknown output format", {"spec.output.formats": ["Adapter", "GGUF"]}, "Unsupported"),
+    bad("no output format", {"spec.output.formats": []}, "should have at least 1 items"),
+    bad("a goal without bound", {GOAL: {"metric": "bleu"}}, "at least one of atLeast, atMost or"),
+    bad("a goal without metric", {GOAL: {"atLeast": "0.5"}}, "spec.goal.metric: Required value"),
+    bad(
+        "an unknown metric",
+        {GOAL: {"metric": "accuracy", "atLeast": "0.5"}},
+        'spec.goal.metric: Unsupported value: "accuracy"',
+    ),
+    bad("at least for loss", {GOAL: {"metric": "loss", "atLeast": "0.5"}}, "use atMost"),
+    bad("at most for accuracy", {GOAL: {"metric": "exactMatch", "atMost": "0.5"}}, "use atLeast"),
+    bad(
+        "a goal in percent",
+        {GOAL: {"metric": "exactMatch", "atLeast": "90"}},
+        "goal.atLeast must be at most 1",
+    ),
+    bad(
+        "a goal as number",
+        {GOAL: {"metric": "exactMatch", "atLeast": 0.9}},
+        "spec.goal.atLeast: Invalid value",
+    ),
+    bad(
+        "a negative goal",
+        {GOAL: {"metric": "exactMatch", "overBase": "-0.1"}},
+        "spec.goal.overBase: Invalid value",
+    ),
+    bad(
+        "a split without training rows",
+        {"spec.dataset.split": {"testPercent": 60, "validationPercent": 40}},
+        "leave less than 10 percent",
+    ),
+    bad("a test share over 90", {"spec.dataset.split.testPercent": 95}, "less than or equal to 90"),
+    bad("a negative seed", {"spec.dataset.split.seed": -1}, "greater than or equal to 0"),
+    bad("rank zero", {f"{ADAPTER}.rank": 0}, "should be greater than or equal to 1"),
+    bad("rank 513", {f"{ADAPTER}.rank": 513}, "should be less than or equal to 512"),
+    bad("a rank as text", {f"{ADAPTER}.rank": "16"}, "must be of type integer"),
+    bad("a rank of 16.5", {f"{ADAPTER}.rank": 16.5}, "must be of type integer"),
+    bad("a rank of true", {f"{ADAPTER}.rank": True}, "must be of type integer"),
+    bad("an adapter of another type", {f"{ADAPTER}.type": "Lora"}, f"{ADAPTER}.type: Unsupported"),
+    bad("a dropout of 1", {f"{ADAPTER}.dropout": "1"}, "dropout must be below 1"),
+    bad("a dropout of 0.5e2", {f"{ADAPTER}.dropout": "0.5e2"}, "dropout must be below 1"),
+    bad("a dropout as number", {f"{ADAPTER}.dropout": 0.05}, f"{ADAPTER}.dropout: Invalid value"),
+    bad("a target module twice", {f"{ADAPTER}.targetModules": ["q", "q"]}, "targetModules"),
+    bad("no target module", {f"{ADAPTER}.targetModules": []}, "should have at least 1 items"),
+    bad("target modules as text", {f"{ADAPTER}.targetModules": "q_proj"}, "must be of type array"),
+    bad(
+        "QLoRA without a GPU",
+        {f"{ADAPTER}.type": "QLoRA", "spec.resources.gpusPerNode": 0},
+        "QLoRA needs a GPU",
+    ),
+    bad(
+        "FSDP2 without a GPU",
+        {"spec.resources": {"strategy": "FSDP2", "gpusPerNode": 0}},
+        "FSDP2 needs GPUs",
+    ),
+    bad("a learning rate of fast", {f"{HYPER}.learningRate": "fast"}, "learningRate: Invalid value"),
+    bad("a learning rate of 0", {f"{HYPER}.learningRate": "0.0"}, "must be greater than 0"),
+    bad("a learning rate of 0e-5", {f"{HYPER}.learningRate": "0e-5"}, "must be greater than 0"),
+    bad("a learning rate as number", {f"{HYPER}.learningRate": 0.0001}, "learningRate: Invalid"),
+    bad("a negative learning rate", {f"{HYPER}.learningRate": "-1e-4"}, "learningRate: Invalid"),
+    bad("no epochs", {f"{HYPER}.epochs": "0"}, "epochs must be greater than 0"),
+    bad("a warm-up of 1", {f"{HYPER}.warmupRatio": "1"}, "warmupRatio must be below 1"),
+    bad("a batch size as text", {f"{HYPER}.globalBatchSize": "16"}, "must be 'auto' or a whole"),
+    bad("a batch size of 0", {f"{HYPER}.globalBatchSize": 0}, "must be 'auto' or a whole number"),
+    bad("a micro batch too large", {f"{HYPER}.microBatchSize": 5000}, "from 1 to 4096"),
+    bad("a batch size of Auto", {f"{HYPER}.globalBatchSize": "Auto"}, "must be 'auto' or a whole"),
+    bad(
+        "a batch size as list",
+        {f"{HYPER}.globalBatchSize": [16]},
+        f"{HYPER}.globalBatchSize: Invalid value",
+        f"{HYPER}.globalBatchSize",
+    ),
+    bad("an unknown scheduler", {f"{HYPER}.scheduler": "cosine"}, f"{HYPER}.scheduler: Unsupported"),
+    bad("a boolean as text", {"spec.suspend": "true"}, "must be of type boolean"),
+    bad("a boolean as yes", {"spec.model.trustRemoteCode": "yes"}, "must be of type boolean"),
+    bad("no nodes", {"spec.resources.nodes": 0}, "should be greater than or equal to 1"),
+    bad("memory in words", {"spec.resources.memory": "lots"}, "spec.resources.memory: Invalid"),
+    bad("an endpoint without scheme", {"spec.s3.endpoint": "s3.example.org"}, "spec.s3.endpoint: In"),
+    bad("an endpoint with path", {"spec.s3.endpoint": "http://a/b"}, "spec.s3.endpoint: Invalid"),
+    bad("a queue in capitals", {"spec.queueName": "Team-A"}, "spec.queueName: Invalid value"),
+    bad("a negative back-off limit", {"spec.backoffLimit": -1}, "greater than or equal to 0"),
+    bad("a deadline of 0", {"spec.activeDeadlineSeconds": 0}, "greater than or equal to 1"),
+    bad("hyperparameters as list", {HYPER: []}, "must be of type object"),
+    bad("a reserved label", {f"{POD}.labels": {"finetune.dev/job": "x"}}, "must not use finetune.dev/"),
+    bad("33 labels", {f"{POD}.labels": {f"l{n}": "x" for n in range(33)}}, "podTemplate.labels"),
+    bad(
+        "a volume of two kinds",
+        {f"{POD}.volumes": [{"name": "a", "emptyDir": {}, "configMap": {"name": "b"}}]},
+        "need exactly one of",
+    ),
+    bad("a volume of no kind", {f"{POD}.volumes": [{"name": "a"}]}, "need exactly one of"),
+    bad(
+        "a host path volume",
+        {f"{POD}.volumes": [{"name": "a", "hostPath": {"path": "/"}}]},
+        "spec.podTemplate.volumes[0].hostPath",
+    ),
+    bad(
+        "two volumes of one name",
+        {f"{POD}.volumes": [{"name": "a", "emptyDir": {}}, {"name": "a", "emptyDir": {}}]},
+        "spec.podTemplate.volumes",
+    ),
+    bad(
+        "a mount without volume",
+        {f"{POD}.volumeMounts": [{"name": "a", "mountPath": "/a"}]},
+        "must name a volume",
+    ),
+    bad(
+        "a relative mount path",
+        {
+            f"{POD}.volumes": [{"name": "a", "emptyDir": {}}],
+            f"{POD}.volumeMounts": [{"name": "a", "mountPath": "a"}],
+        },
+        "mountPath: Invalid value",
+    ),
+    bad("an env name with dash", {f"{POD}.env": [{"name": "A-B"}]}, "podTemplate.env[0].name: Inv"),
+    bad("a privileged pod", {f"{POD}.privileged": True}, "spec.podTemplate.privileged"),
+)
