@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from finetune_api.v1alpha1.finetunejob import Source
 from finetune_trainer.data.readers import EXTENSIONS
@@ -57,12 +58,12 @@ def locate(uri: str) -> Location:
     """
     scheme, _, rest = uri.partition("://")
     rest = rest.rstrip("/")
-    if scheme == "hf":
-        parts = rest.removeprefix("datasets/").split("/")
-        return Location(root="hf://datasets/" + "/".join(parts[:2]), key="/".join(parts[2:]))
-    parent, slash, name = rest.rpartition("/")
-    if slash and parent and PurePosixPath(name).suffix.lower() in EXTENSIONS:
-        return Location(root=f"{scheme}://{parent}", key=name)
+    if scheme == "hf" and not rest.startswith(("datasets/", "models/")):
+        rest = f"datasets/{rest}"
+    parent, _, name = rest.rpartition("/")
+    if parent and PurePosixPath(name).suffix.lower() in EXTENSIONS:
+        # Stores read %20 in their URI as a blank; the same must hold for the last part.
+        return Location(root=f"{scheme}://{parent}", key=unquote(name))
     return Location(root=f"{scheme}://{rest}", key="")
 
 
@@ -72,21 +73,26 @@ def fetch_source(source: Source, store: ObjectStore, key: str, folder: Path) -> 
     Args:
         source: The source, for messages.
         store: The store of :func:`locate`'s root.
-        key: Its key.
+        key: Its key; empty for the whole root.
         folder: Where the local copies go.
 
     Raises:
         UserError: ``DatasetNotFound``: nothing readable lies there; says what does.
         StorageError: The storage could not be read.
     """
-    if key and PurePosixPath(key).suffix.lower() in EXTENSIONS and store.exists(key):
-        return [_fetch(store, key, PurePosixPath(key).name, folder)]
-    prefix = f"{key}/" if key else ""
-    found = [info.key for info in store.list(prefix)]
-    files = sorted(name for name in found if _is_data(name.removeprefix(prefix)))
-    if not files:
+    try:
+        if key and store.exists(key):
+            return [_fetch(store, key, key, folder)]
+        prefix = f"{key}/" if key else ""  # a folder may have a name like a file's
+        found = [info.key for info in store.list(prefix)]
+        files = sorted(name for name in found if _is_data(name.removeprefix(prefix)))
+        if files:
+            return [_fetch(store, name, name.removeprefix(prefix), folder) for name in files]
         raise UserError("DatasetNotFound", _explain_missing(source.uri, store, key, found))
-    return [_fetch(store, name, name.removeprefix(prefix), folder) for name in files]
+    except UserError as error:
+        if error.reason != "ModelNotFound":  # the Hub's store has models in mind
+            raise
+        raise UserError("DatasetNotFound", error.message) from error
 
 
 def _fetch(store: ObjectStore, key: str, name: str, folder: Path) -> SourceFile:
