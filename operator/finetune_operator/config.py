@@ -58,15 +58,15 @@ class OperatorConfig(BaseModel):
     prepare_memory: Quantity = "4Gi"
     """Memory request and limit of the `prepare` pod."""
     scratch_size: Quantity = "100Gi"
-    """Limit of each emptyDir (work folder, model cache); the kubelet evicts a pod that exceeds it."""
+    """Limit of each emptyDir (work, model cache, tmp); a pod that exceeds it is evicted."""
     cache_claim: str = ""
     """A ReadWriteMany claim of this name, in each job's namespace, that keeps base models between
     jobs. Empty: every pod downloads into its own scratch folder."""
     rendezvous_port: Annotated[int, Field(ge=1024, le=65535)] = 29500
     """Port at which rank 0 of a job of several nodes is met."""
     trainer_environment: dict[str, str] = {}
-    """Environment variables set in every trainer container, for example `HTTPS_PROXY`, `HF_ENDPOINT`
-    or `AWS_ENDPOINT_URL_S3`."""
+    """Environment variables of every trainer container, for example `HTTPS_PROXY`, `HF_ENDPOINT` or
+    `AWS_ENDPOINT_URL_S3`."""
 
     # ---- what tenants may do -----------------------------------------------------------------
     allowed_endpoints: list[str] = []
@@ -82,7 +82,8 @@ class OperatorConfig(BaseModel):
     namespaces: list[str] = []
     """Namespaces to serve. Empty: the whole cluster, which needs a ClusterRole."""
     kueue: Literal["auto", "on", "off"] = "auto"
-    """Use Kueue for jobs with a `queueName`. `auto`: if its API is there when the operator starts."""
+    """Use Kueue for jobs with a `queueName`. `auto`: if its API is there when the operator
+    starts."""
     num_workers: Annotated[int, Field(ge=1, le=256)] = 16
     """Jobs reconciled at the same time."""
     requests_per_second: Annotated[float, Field(gt=0)] = 200.0

@@ -1,4 +1,4 @@
-"""The batch/v1 Job of a stage: created once, kept for the life of the FineTuneJob, never re-applied.
+"""The batch/v1 Job of a stage: created once, kept as long as the FineTuneJob, never re-applied.
 
 Kueue and the Job controller write to it afterwards; applying it again would fight them.
 """
@@ -56,9 +56,7 @@ def render_job(
         "backoffLimit": spec.backoff_limit * nodes,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
-        "template": render_pod_template(
-            spec, stage, name=name, namespace=namespace, config=config
-        ),
+        "template": render_pod_template(spec, stage, name=name, namespace=namespace, config=config),
     }
     if is_queued(spec, stage):
         assert spec.queue_name is not None

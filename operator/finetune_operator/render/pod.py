@@ -28,8 +28,18 @@ CREDENTIALS_DIR = f"{SECRETS_DIR}/credentials"
 TOKEN_FILE = f"{SECRETS_DIR}/token/token"
 CA_FILE = f"{SECRETS_DIR}/ca/ca.crt"
 TOKEN_SECONDS = 3600
-RESERVED_MOUNTS = (WORK_DIR, CACHE_DIR, "/tmp", "/dev", "/proc", "/sys", "/etc", "/var/run", "/run", CLAIMS_DIR)  # noqa: S108
-RESERVED_VOLUMES = ("job", "work", "cache", "tmp", "shm", "token", "ca", "credentials-", "claim-")
+RESERVED_MOUNTS = (
+    WORK_DIR,
+    CACHE_DIR,
+    CLAIMS_DIR,
+    "/tmp",  # noqa: S108
+    "/dev",
+    "/proc",
+    "/sys",
+    "/etc",
+    "/var/run",
+    "/run",
+)
 OWN_VOLUMES = frozenset({"job", "work", "cache", "tmp", "shm", "token", "ca"})
 
 _SUFFIXES = {"m": Decimal("0.001"), "": Decimal(1), "k": Decimal(1000)}
@@ -214,7 +224,7 @@ def _volumes(
             "expirationSeconds": TOKEN_SECONDS,
             "path": TOKEN_FILE.rsplit("/", 1)[1],
         }
-        source = {"projected": {"sources": [{"serviceAccountToken": token}]}}
+        source: dict[str, Any] = {"projected": {"sources": [{"serviceAccountToken": token}]}}
         add("token", source, TOKEN_FILE.rsplit("/", 1)[0])
         if config.progress_ca_config_map:
             source = {"configMap": {"name": config.progress_ca_config_map}}

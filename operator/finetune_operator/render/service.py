@@ -9,7 +9,9 @@ from finetune_operator.config import OperatorConfig
 from finetune_operator.render.names import JOB_LABEL, STAGE_LABEL, child_metadata, service_name
 
 
-def render_service(name: str, *, namespace: str, uid: str, config: OperatorConfig) -> dict[str, Any]:
+def render_service(
+    name: str, *, namespace: str, uid: str, config: OperatorConfig
+) -> dict[str, Any]:
     """Render the Service; addresses are published before pods are ready.
 
     Ranks meet before any of them could be called ready.

@@ -1,0 +1,110 @@
+"""What a plan may ask for: a closed set of writes, each idempotent by name or by state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finetune_api.trainer import Stage
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CreateStage:
+    """Create the Job of a stage, and before it the objects its pods need.
+
+    Attributes:
+        stage: Which stage.
+        needs: ConfigMap and Service, created if they are not there.
+        job: The Job.
+    """
+
+    stage: Stage
+    needs: tuple[Object, ...]
+    job: Object
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfirmMissing:
+    """Read a Job live that the cache does not have and the status says was created."""
+
+    stage: Stage
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LookUpWarnings:
+    """Read the warning events of a pod that does not start."""
+
+    pods: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PauseJob:
+    """Set ``spec.suspend`` of a Job that no queue owns; its pods save and stop."""
+
+    stage: Stage
+    name: str
+    active_seconds: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResumeJob:
+    """Clear ``spec.suspend`` of a Job that the operator paused."""
+
+    stage: Stage
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActivateWorkload:
+    """Set ``spec.active`` of the Workload of a queued stage."""
+
+    stage: Stage
+    name: str
+    active: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeleteSelf:
+    """Delete the finished FineTuneJob; the garbage collector takes its children."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Announce:
+    """Record an Event on the FineTuneJob."""
+
+    kind: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+Action = (
+    CreateStage
+    | ConfirmMissing
+    | LookUpWarnings
+    | PauseJob
+    | ResumeJob
+    | ActivateWorkload
+    | DeleteSelf
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What to do now.
+
+    Attributes:
+        first: Reads and creations whose outcome the status must tell; afterwards plan again.
+        status: The operator's part of the status, complete; None to leave it as it is.
+        events: Events of what changed, recorded after the status is written.
+        then: Writes that follow the status: a terminal state is stored before anything is stopped.
+        requeue_after: Look again after this many seconds, or None.
+    """
+
+    first: tuple[CreateStage | ConfirmMissing | LookUpWarnings, ...] = ()
+    status: Object | None = None
+    events: tuple[Announce, ...] = ()
+    then: tuple[PauseJob | ResumeJob | ActivateWorkload | DeleteSelf, ...] = ()
+    requeue_after: float | None = None

@@ -1,0 +1,143 @@
+"""What a tenant may not ask for, beyond what the schema can say.
+
+URIs are tenant input: ``file://`` means a path in a pod, an endpoint means where credentials are
+sent. Checked before anything is created; the administrator's settings decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from posixpath import normpath
+from urllib.parse import unquote, urlsplit
+
+from finetune_api.trainer import Environment
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.podtemplate import PodTemplate
+from finetune_operator.config import OperatorConfig
+from finetune_operator.domain.conditions import Reason
+from finetune_operator.render.claims import parse_claim_uri
+from finetune_operator.render.names import RESERVED_PREFIXES
+from finetune_operator.render.pod import OWN_VOLUMES, RESERVED_MOUNTS
+
+_RESERVED_ENVIRONMENT = (
+    "FINETUNE_",
+    "KUBEFLOW_TRAINER_",
+    "AWS_ENDPOINT_URL",
+    Environment.NODE_RANK,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Violation:
+    """One thing a job asks for and may not have.
+
+    Attributes:
+        reason: Reason of ``Accepted=False``.
+        field: Path of the field.
+        message: What is refused and what to do.
+    """
+
+    reason: Reason
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Violation]:
+    """Return everything in a spec that this cluster does not allow."""
+    found = [*_uris(spec, config), *_endpoint(spec, config)]
+    if spec.model.trust_remote_code and not config.allow_trust_remote_code:
+        found.append(
+            Violation(
+                reason=Reason.REMOTE_CODE_NOT_ALLOWED,
+                field="spec.model.trustRemoteCode",
+                message="code from model repositories may not run on this cluster"
+                " (allowTrustRemoteCode is off in the operator's configuration)",
+            )
+        )
+    if spec.pod_template is not None:
+        found += _pod_template(spec.pod_template)
+    return found
+
+
+def _uris(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
+    fields = [("spec.model.uri", spec.model.uri), ("spec.output.uri", spec.output.uri)]
+    fields += [
+        (f"spec.dataset.sources[{index}].uri", source.uri)
+        for index, source in enumerate(spec.dataset.sources)
+    ]
+    for field, uri in fields:
+        problem = _uri_problem(uri, config)
+        if problem:
+            yield Violation(reason=Reason.URI_NOT_ALLOWED, field=field, message=problem)
+
+
+def _uri_problem(uri: str, config: OperatorConfig) -> str:
+    if uri.startswith("pvc://"):
+        if parse_claim_uri(uri) is None:
+            return f"{uri!r} is not of the form pvc://<claim>/<path> with a path inside the claim"
+        return ""
+    if not uri.startswith("file://"):
+        return ""
+    parts = urlsplit(uri)
+    path = unquote(parts.path)
+    if parts.netloc or not path.startswith("/"):
+        return f"{uri!r} must name an absolute path: file:///folder"
+    if ".." in path.split("/"):
+        return f"{uri!r} must not contain '..'"
+    folder = normpath("/" + path.lstrip("/"))
+    for allowed in config.allowed_file_paths:
+        root = normpath("/" + allowed.lstrip("/"))
+        if root == "/" or folder == root or folder.startswith(root + "/"):
+            return ""
+    known = ", ".join(config.allowed_file_paths) or "none"
+    return (
+        f"{uri!r} is a path inside a pod, and not under one that this cluster allows ({known});"
+        " use s3:// or pvc://"
+    )
+
+
+def _endpoint(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
+    endpoint = spec.s3.endpoint
+    if endpoint is None or "*" in config.allowed_endpoints:
+        return
+    allowed = {item.rstrip("/").lower() for item in config.allowed_endpoints}
+    if endpoint.rstrip("/").lower() not in allowed:
+        yield Violation(
+            reason=Reason.ENDPOINT_NOT_ALLOWED,
+            field="spec.s3.endpoint",
+            message=f"{endpoint!r} is not on this cluster's list of S3 endpoints"
+            f" ({', '.join(config.allowed_endpoints) or 'none'}); ask its administrator to add it"
+            " to allowedEndpoints",
+        )
+
+
+def _pod_template(template: PodTemplate) -> Iterator[Violation]:
+    def refuse(field: str, message: str) -> Violation:
+        return Violation(
+            reason=Reason.RESERVED_NAME, field=f"spec.podTemplate.{field}", message=message
+        )
+
+    for key in template.labels:
+        if key.startswith(RESERVED_PREFIXES) or key.startswith("batch.kubernetes.io/"):
+            yield refuse("labels", f"{key!r} is reserved; labels of your own need another prefix")
+    for key in template.annotations:
+        if key.startswith("finetune.dev/"):
+            yield refuse("annotations", f"{key!r} is reserved")
+    for variable in template.env:
+        if variable.name.startswith(_RESERVED_ENVIRONMENT):
+            yield refuse("env", f"{variable.name!r} is set by the operator")
+    for volume in template.volumes:
+        if volume.name in OWN_VOLUMES or volume.name.startswith(("credentials-", "claim-")):
+            yield refuse("volumes", f"the name {volume.name!r} is taken; choose another")
+    for mount in template.volume_mounts:
+        path = normpath(mount.mount_path)
+        for reserved in RESERVED_MOUNTS:
+            if path == reserved or path.startswith(reserved + "/") or path == "/":
+                yield refuse(
+                    "volumeMounts", f"{mount.mount_path!r} would hide {reserved}; mount elsewhere"
+                )
+                break

@@ -1,0 +1,167 @@
+"""Condition types and reasons, and how a list of conditions changes.
+
+Types and reasons are part of the API: scripts compare them, so they are constants here and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+
+class ConditionType(StrEnum):
+    """What a condition is about."""
+
+    ACCEPTED = "Accepted"
+    DATASET_READY = "DatasetReady"
+    QUOTA_RESERVED = "QuotaReserved"
+    TRAINING = "Training"
+    EVALUATED = "Evaluated"
+    GOAL_MET = "GoalMet"
+    PUBLISHED = "Published"
+    SUSPENDED = "Suspended"
+    STALLED = "Stalled"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Reason(StrEnum):
+    """Why a condition holds or does not. Failure classes and pod reasons may stand there too."""
+
+    # Accepted
+    VALID = "Valid"
+    INVALID_SPEC = "InvalidSpec"
+    URI_NOT_ALLOWED = "URINotAllowed"
+    ENDPOINT_NOT_ALLOWED = "EndpointNotAllowed"
+    REMOTE_CODE_NOT_ALLOWED = "RemoteCodeNotAllowed"
+    RESERVED_NAME = "ReservedName"
+    # stages
+    PREPARING = "Preparing"
+    PREPARED = "Prepared"
+    WAITING_FOR_DATASET = "WaitingForDataset"
+    WAITING_FOR_PODS = "WaitingForPods"
+    WAITING_FOR_QUOTA = "WaitingForQuota"
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    EVALUATING = "Evaluating"
+    RETRYING = "Retrying"
+    SUCCEEDED = "Succeeded"
+    RESULT_NOT_REPORTED = "ResultNotReported"
+    NOT_REACHED = "NotReached"
+    JOB_DELETED = "JobDeleted"
+    NAME_TAKEN = "NameTaken"
+    # quota
+    NOT_MANAGED_BY_KUEUE = "NotManagedByKueue"
+    KUEUE_NOT_INSTALLED = "KueueNotInstalled"
+    QUOTA_RESERVED = "QuotaReserved"
+    DEACTIVATED = "Deactivated"
+    # suspension
+    SUSPENDED_BY_USER = "SuspendedByUser"
+    RESUMED = "Resumed"
+    PREEMPTED = "Preempted"
+    # end
+    EVALUATED = "Evaluated"
+    GOAL_REACHED = "GoalReached"
+    GOAL_NOT_MET = "GoalNotMet"
+    PUBLISHED = "Published"
+
+
+MESSAGE_CHARACTERS = 1024
+"""Bound of a condition message in the schema."""
+
+
+def timestamp(moment: datetime) -> str:
+    """Format a time as the API server does: UTC, whole seconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_timestamp(text: str | None) -> datetime | None:
+    """Parse an API timestamp, with or without fractions of a second; None if absent or odd."""
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def shorten(message: str, limit: int = MESSAGE_CHARACTERS) -> str:
+    """Cut a message to what the schema holds."""
+    return message if len(message) <= limit else message[: limit - 3] + "..."
+
+
+def find_condition(conditions: Iterable[Any] | None, kind: str) -> dict[str, Any] | None:
+    """Return the condition of this type, or None."""
+    for condition in conditions or ():
+        if condition.get("type") == kind:
+            found: dict[str, Any] = condition
+            return found
+    return None
+
+
+def is_true(conditions: Iterable[Any] | None, kind: str) -> bool:
+    """Return whether the condition of this type is there and ``True``."""
+    found = find_condition(conditions, kind)
+    return found is not None and found.get("status") == "True"
+
+
+def is_terminal(status: dict[str, Any] | None) -> bool:
+    """Return whether a FineTuneJob has reached its end; it is never run again."""
+    conditions = (status or {}).get("conditions")
+    return is_true(conditions, ConditionType.COMPLETE) or is_true(conditions, ConditionType.FAILED)
+
+
+class Conditions:
+    """The conditions being built for one status.
+
+    Starts from the present ones; a type that is not set again stays as it was. Local to one plan.
+    """
+
+    def __init__(
+        self, present: Iterable[Any] | None, *, generation: int | None, now: datetime
+    ) -> None:
+        self._by_type: dict[str, dict[str, Any]] = {item["type"]: item for item in present or ()}
+        self._generation = generation
+        self._now = timestamp(now)
+
+    def set(self, kind: ConditionType, status: str | bool, reason: str, message: str = "") -> None:
+        """Set a condition; ``lastTransitionTime`` changes only when the status flips."""
+        if isinstance(status, bool):
+            status = "True" if status else "False"
+        before = self._by_type.get(kind)
+        since = self._now
+        if before is not None and before.get("status") == status:
+            since = before["lastTransitionTime"]
+        condition: dict[str, Any] = {
+            "type": kind.value,
+            "status": status,
+            "reason": str(reason)[:63],
+            "message": shorten(message),
+            "lastTransitionTime": since,
+        }
+        if self._generation is not None:
+            condition["observedGeneration"] = self._generation
+        self._by_type[kind.value] = condition
+
+    def get(self, kind: ConditionType) -> dict[str, Any] | None:
+        """Return the condition as it stands."""
+        return self._by_type.get(kind.value)
+
+    def status_of(self, kind: ConditionType) -> str | None:
+        """Return ``True``, ``False``, ``Unknown`` or None."""
+        found = self._by_type.get(kind.value)
+        return None if found is None else found["status"]
+
+    def reason_of(self, kind: ConditionType) -> str | None:
+        """Return the reason, or None."""
+        found = self._by_type.get(kind.value)
+        return None if found is None else found["reason"]
+
+    def to_wire(self) -> list[dict[str, Any]]:
+        """Return the list in the order of the types, which is the order of the life cycle."""
+        order = {kind.value: index for index, kind in enumerate(ConditionType)}
+        return sorted(self._by_type.values(), key=lambda item: order.get(item["type"], 99))

@@ -1,0 +1,160 @@
+"""The status being built during one plan."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from finetune_api.trainer import Stage
+from finetune_operator.domain.actions import Announce
+from finetune_operator.domain.conditions import Conditions, ConditionType, timestamp
+from finetune_operator.domain.failure import Cause
+from finetune_operator.domain.retry import Ledger
+from finetune_operator.domain.stages import StageView
+
+Object = dict[str, Any]
+
+OWNED_FIELDS = (
+    "observedGeneration",
+    "phase",
+    "conditions",
+    "startTime",
+    "completionTime",
+    "stages",
+    "dataset",
+    "artifact",
+    "evaluation",
+    "attempts",
+    "lastFailure",
+)
+"""What the operator's field manager owns; ``progress`` and ``metrics`` belong to the pushes."""
+
+
+class StatusDraft:
+    """Mutable status of one plan: starts from the stored one, ends as the one to write."""
+
+    def __init__(self, job: Object, now: datetime) -> None:
+        self.now = now
+        stored = job.get("status") or {}
+        self._stored: Object = stored
+        self._fields: Object = {key: stored[key] for key in OWNED_FIELDS if key in stored}
+        self._stages: dict[str, Object] = {
+            item["name"]: dict(item) for item in stored.get("stages") or ()
+        }
+        self.generation: int | None = job["metadata"].get("generation")
+        self.conditions = Conditions(stored.get("conditions"), generation=self.generation, now=now)
+        self.events: list[Announce] = []
+        self._extra: Object = {}
+
+    def announce(self, reason: str, message: str, *, warning: bool = False) -> None:
+        """Add an Event."""
+        kind = "Warning" if warning else "Normal"
+        self.events.append(Announce(kind=kind, reason=str(reason), message=message))  # type: ignore[arg-type]
+
+    def get(self, section: str) -> Any:
+        """Return a section as it stands, or None."""
+        return self._fields.get(section)
+
+    def put(self, section: str, value: Any) -> None:
+        """Replace a section."""
+        self._fields[section] = value
+
+    def put_final_progress(self, progress: Object, metrics: list[Object]) -> None:
+        """Take over progress and metrics at the end, when no push will follow."""
+        self._extra["progress"] = progress
+        if metrics:
+            self._extra["metrics"] = metrics
+
+    def stage(self, stage: Stage) -> Object | None:
+        """Return ``status.stages`` of a stage, or None if its Job was never created."""
+        return self._stages.get(stage.value)
+
+    def is_done(self, stage: Stage) -> bool:
+        """Return whether the stage is recorded as over."""
+        return bool((self._stages.get(stage.value) or {}).get("completionTime"))
+
+    def record_stage(self, view: StageView) -> None:
+        """Record that a stage's Job is there, and since when it runs."""
+        assert view.job is not None
+        entry = self._stages.setdefault(
+            view.stage.value, {"name": view.stage.value, "job": view.job["metadata"]["name"]}
+        )
+        started = view.job["status"].get("startTime")
+        if started:
+            entry.setdefault("startTime", started)
+
+    def record_end(self, view: StageView) -> None:
+        """Record that a stage is over: from now on its Job is not looked at any more."""
+        entry = self._stages[view.stage.value]
+        entry["completionTime"] = timestamp(view.ended_at or self.now)
+        entry["activeSeconds"] = view.active_seconds
+
+    def active_seconds(self, views: list[StageView]) -> int:
+        """Return the running time over all stages, those that are over from the record."""
+        total = 0
+        for view in views:
+            entry = self._stages.get(view.stage.value) or {}
+            total += int(entry.get("activeSeconds") or 0) or view.active_seconds
+        return total
+
+    def note_failure(self, cause: Cause, stage: Stage) -> bool:
+        """Set ``lastFailure`` unless a later one is there; return whether it is news."""
+        wire = cause.to_wire(stage)
+        before = self._fields.get("lastFailure") or {}
+        if all(before.get(key) == wire.get(key) for key in ("class", "reason", "stage", "pod")):
+            return False
+        if before and wire.get("time", "") < before.get("time", ""):
+            return False
+        self._fields["lastFailure"] = wire
+        return True
+
+    def count_attempts(self, ledger: Ledger, counted: int) -> None:
+        """Set ``attempts``; numbers never fall."""
+        before = self._fields.get("attempts") or {}
+        self._fields["attempts"] = {
+            "total": max(ledger.num_started, before.get("total") or 0),
+            "counted": max(counted, before.get("counted") or 0),
+            "preemptions": max(ledger.num_evicted, before.get("preemptions") or 0),
+        }
+
+    def to_wire(self) -> Object | None:
+        """Return the status to write, or None if nothing worth a write changed."""
+        wire = dict(self._fields)
+        if self.generation is not None:
+            wire["observedGeneration"] = self.generation
+        wire["conditions"] = self.conditions.to_wire()
+        if self._stages:
+            order = [stage.value for stage in Stage]
+            wire["stages"] = sorted(self._stages.values(), key=lambda e: order.index(e["name"]))
+        wire.update(self._extra)
+        return wire if _is_worth_writing(self._stored, wire) else None
+
+    def is_true(self, kind: ConditionType) -> bool:
+        """Return whether a condition is ``True``."""
+        return self.conditions.status_of(kind) == "True"
+
+
+def _is_worth_writing(stored: Object, wire: Object) -> bool:
+    """Compare what the operator owns, leaving out what may wait for the next write.
+
+    The start of a pod and the start time of a Job change nothing that anybody decides on; writing
+    them at once would cost a write per stage.
+    """
+    if any(wire.get(key) != stored.get(key) for key in OWNED_FIELDS if key not in _LAZY_FIELDS):
+        return True
+    if any(key in wire and wire[key] != stored.get(key) for key in ("progress", "metrics")):
+        return True
+    before, after = stored.get("attempts") or {}, wire.get("attempts") or {}
+    if any(before.get(key, 0) != after.get(key, 0) for key in ("counted", "preemptions")):
+        return True
+    return _settled_stages(stored) != _settled_stages(wire)
+
+
+_LAZY_FIELDS = ("attempts", "stages")
+
+
+def _settled_stages(status: Object) -> list[tuple[Any, ...]]:
+    return [
+        (item["name"], item["job"], item.get("completionTime"), item.get("activeSeconds"))
+        for item in status.get("stages") or ()
+    ]

@@ -1,0 +1,332 @@
+"""From the state of a pod to a cause a person can act on.
+
+Three kinds of evidence, best first: the termination message the trainer left, the exit code, and
+what Kubernetes says of the pod (evicted, out of memory, image missing, no node). Every message
+says what happened and what to do, because ``kubectl describe`` must be enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.trainer import (
+    CLASS_OF_EXIT_CODE,
+    ExitCode,
+    FailureClass,
+    Stage,
+    TerminationMessage,
+)
+from finetune_operator.domain.conditions import (
+    find_condition,
+    parse_timestamp,
+    shorten,
+    timestamp,
+)
+from finetune_operator.domain.retry import is_evicted
+
+Object = dict[str, Any]
+
+STUCK_SECONDS = 20.0
+"""A pod that has a node and no running container for so long is looked into."""
+
+IMAGE_REASONS = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
+)
+CONFIGURATION_REASONS = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+)
+HOPELESS_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
+"""Waiting cannot help: the reference itself is wrong, or pulling is forbidden."""
+
+_REMEDY = {
+    FailureClass.IMAGE_ERROR: "check spec.trainer.image, the registry and imagePullSecrets",
+    FailureClass.UNSCHEDULABLE: (
+        "lower spec.resources, change podTemplate.nodeSelector or tolerations, or add nodes"
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cause:
+    """Why a pod failed, or does not start.
+
+    Attributes:
+        failure_class: Coarse class.
+        reason: CamelCase cause, stable.
+        message: What happened and what to do.
+        exit_code: Exit code of the container, if it ended.
+        pod: Name of the pod.
+        node: Name of its node.
+        time: When, as an API timestamp.
+        is_hopeless: Whether waiting cannot help.
+    """
+
+    failure_class: FailureClass
+    reason: str
+    message: str
+    exit_code: int | None = None
+    pod: str = ""
+    node: str = ""
+    time: str = ""
+    is_hopeless: bool = False
+
+    def to_wire(self, stage: Stage) -> dict[str, Any]:
+        """Return ``status.lastFailure``."""
+        wire: dict[str, Any] = {
+            "class": self.failure_class.value,
+            "reason": self.reason[:63],
+            "stage": stage.value,
+            "message": shorten(self.message),
+        }
+        if self.exit_code is not None:
+            wire["exitCode"] = self.exit_code
+        for key, value in (("pod", self.pod), ("node", self.node), ("time", self.time)):
+            if value:
+                wire[key] = value
+        return wire
+
+
+def read_termination_message(pod: Object) -> TerminationMessage | None:
+    """Parse the last words of a pod's container; None if there are none or they are not ours."""
+    ended = (pod["status"].get("container") or {}).get("terminated") or {}
+    text = ended.get("message") or ""
+    if not text.startswith("{"):
+        return None
+    try:
+        return TerminationMessage.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+def cause_of_failure(pod: Object, *, memory: str = "") -> Cause | None:
+    """Explain a pod that ended badly; None if it did not.
+
+    Args:
+        pod: The trimmed pod.
+        memory: Its memory limit, for the message of an out-of-memory kill.
+    """
+    status = pod["status"]
+    ended = (status.get("container") or {}).get("terminated")
+    if is_evicted(pod):
+        return _evicted(pod, ended)
+    if status["phase"] != "Failed" and (ended is None or ended.get("exitCode") == 0):
+        return None
+    if ended is None:
+        return _rejected(pod)
+    if ended.get("exitCode") == 0:
+        return None
+    return _exited(pod, ended, memory)
+
+
+def _where(pod: Object, *, at: str | None = None) -> dict[str, Any]:
+    return {
+        "pod": pod["metadata"]["name"],
+        "node": pod["spec"]["nodeName"],
+        "time": at or pod["metadata"].get("creationTimestamp", ""),
+    }
+
+
+def _evicted(pod: Object, ended: Mapping[str, Any] | None) -> Cause:
+    status = pod["status"]
+    disrupted = find_condition(status.get("conditions"), "DisruptionTarget") or {}
+    message = disrupted.get("message") or status.get("message") or "no reason given"
+    return Cause(
+        failure_class=FailureClass.EVICTED,
+        reason=disrupted.get("reason") or status.get("reason") or "Evicted",
+        message=(
+            f"The pod was evicted: {message}. This does not count against backoffLimit; the next"
+            " pod resumes at the last checkpoint."
+        ),
+        exit_code=None if ended is None else ended.get("exitCode"),
+        **_where(pod, at=disrupted.get("lastTransitionTime")),
+    )
+
+
+def _rejected(pod: Object) -> Cause:
+    """Explain a pod that failed before its container existed: the kubelet turned it away."""
+    status = pod["status"]
+    reason = status.get("reason") or "PodFailed"
+    message = status.get("message") or "Kubernetes gave no reason"
+    return Cause(
+        failure_class=FailureClass.UNSCHEDULABLE,
+        reason=reason,
+        message=f"The node refused the pod: {message}.",
+        **_where(pod),
+    )
+
+
+def _exited(pod: Object, ended: Mapping[str, Any], memory: str) -> Cause:
+    code = int(ended.get("exitCode") or 0)
+    words = read_termination_message(pod)
+    where = _where(pod, at=ended.get("finishedAt"))
+    if ended.get("reason") == "OOMKilled":
+        limit = f" of {memory}" if memory else ""
+        return Cause(
+            failure_class=FailureClass.OUT_OF_MEMORY,
+            reason="OOMKilled",
+            message=(
+                f"The container went over its memory limit{limit} and was killed. Raise"
+                " spec.resources.memory, or lower hyperparameters.microBatchSize or"
+                " maxSequenceLength."
+            ),
+            exit_code=code,
+            **where,
+        )
+    if words is not None and (words.message or words.reason):
+        failure_class = words.failure_class or CLASS_OF_EXIT_CODE.get(code, FailureClass.INTERNAL)
+        rank = "" if words.rank in (None, 0) else f" (rank {words.rank})"
+        return Cause(
+            failure_class=failure_class,
+            reason=words.reason or failure_class.value,
+            message=f"{words.message}{rank}",
+            exit_code=code,
+            **where,
+        )
+    failure_class, reason, message = _of_exit_code(code, ended)
+    return Cause(
+        failure_class=failure_class, reason=reason, message=message, exit_code=code, **where
+    )
+
+
+def _of_exit_code(code: int, ended: Mapping[str, Any]) -> tuple[FailureClass, str, str]:
+    text = (ended.get("message") or "").strip()
+    if ended.get("reason") in ("StartError", "ContainerCannotRun") or code in (126, 127, 128):
+        return (
+            FailureClass.IMAGE_ERROR,
+            ended.get("reason") or "ContainerCannotRun",
+            f"The container could not be started: {text or 'its command does not exist'}. Is"
+            " spec.trainer.image an image of this trainer?",
+        )
+    if code in (137, 143):
+        name = "SIGKILL" if code == 137 else "SIGTERM"
+        return (
+            FailureClass.RETRYABLE,
+            f"Killed{name}",
+            f"The container was ended by {name} and left no message: its node ran out of memory,"
+            " or it did not save within terminationGracePeriodSeconds.",
+        )
+    failure_class = CLASS_OF_EXIT_CODE.get(code, FailureClass.INTERNAL)
+    if code == ExitCode.OUT_OF_MEMORY:
+        return (
+            failure_class,
+            "OutOfMemory",
+            "The GPU ran out of memory. Lower hyperparameters.microBatchSize or"
+            " maxSequenceLength, or choose strategy ZeRO3 or FSDP2.",
+        )
+    last_words = f": {text}" if text else " and left no message"
+    return (
+        failure_class,
+        f"ExitCode{code}" if code not in CLASS_OF_EXIT_CODE else failure_class.value,
+        f"The container ended with exit code {code}{last_words}. See its log: kubectl logs.",
+    )
+
+
+def cause_of_waiting(pod: Object, now: datetime, *, warning: str = "") -> Cause | None:
+    """Explain a pod that should run and does not; None if it runs or is merely young.
+
+    Args:
+        pod: The trimmed pod.
+        now: The present.
+        warning: Latest warning event of the pod, if it was looked up.
+    """
+    status = pod["status"]
+    if status["phase"] != "Pending" or pod["metadata"].get("deletionTimestamp"):
+        return None
+    scheduled = find_condition(status.get("conditions"), "PodScheduled")
+    if scheduled is not None and scheduled.get("status") == "False":
+        return _unschedulable(pod, scheduled)
+    waiting = (status.get("container") or {}).get("waiting") or {}
+    reason = waiting.get("reason") or ""
+    message = waiting.get("message") or ""
+    where = _where(pod, at=timestamp(now))
+    if reason in IMAGE_REASONS:
+        return Cause(
+            failure_class=FailureClass.IMAGE_ERROR,
+            reason=reason,
+            message=f"The image cannot be pulled: {message or reason};"
+            f" {_REMEDY[FailureClass.IMAGE_ERROR]}.",
+            is_hopeless=reason in HOPELESS_REASONS,
+            **where,
+        )
+    if reason in CONFIGURATION_REASONS:
+        return Cause(
+            failure_class=FailureClass.USER_ERROR,
+            reason=reason,
+            message=f"The container cannot be created: {message or reason}.",
+            **where,
+        )
+    if warning and seconds_waiting(pod, now) >= STUCK_SECONDS:
+        return Cause(
+            failure_class=FailureClass.USER_ERROR,
+            reason="VolumesNotReady",
+            message=f"The container does not start: {warning}. Do the Secrets and claims that the"
+            " job names exist in its namespace?",
+            **where,
+        )
+    return None
+
+
+def _unschedulable(pod: Object, scheduled: Mapping[str, Any]) -> Cause:
+    if scheduled.get("reason") == "SchedulingGated":
+        return Cause(
+            failure_class=FailureClass.UNSCHEDULABLE,
+            reason="SchedulingGated",
+            message="The pod waits for its scheduling gates to be removed.",
+            **_where(pod, at=scheduled.get("lastTransitionTime")),
+        )
+    return Cause(
+        failure_class=FailureClass.UNSCHEDULABLE,
+        reason="Unschedulable",
+        message=f"No node can take the pod: {scheduled.get('message') or 'no reason given'}"
+        f" To go on: {_REMEDY[FailureClass.UNSCHEDULABLE]}.",
+        **_where(pod, at=scheduled.get("lastTransitionTime")),
+    )
+
+
+def seconds_waiting(pod: Object, now: datetime) -> float:
+    """Return how long a pod has been waiting for its container, in seconds."""
+    created = parse_timestamp(pod["metadata"].get("creationTimestamp"))
+    return 0.0 if created is None else (now - created).total_seconds()
+
+
+def is_stuck(pod: Object, now: datetime) -> bool:
+    """Return whether a pod has a node and no container, for longer than a start takes."""
+    status = pod["status"]
+    if status["phase"] != "Pending" or not pod["spec"]["nodeName"]:
+        return False
+    container = status.get("container") or {}
+    waiting = container.get("waiting")
+    if container and waiting is None:
+        return False
+    reason = (waiting or {}).get("reason") or "ContainerCreating"
+    return reason == "ContainerCreating" and seconds_waiting(pod, now) >= STUCK_SECONDS
+
+
+def latest_cause(pods: Iterable[Object], *, memory: str = "") -> Cause | None:
+    """Explain the failure that matters most among a stage's pods.
+
+    A cause that is the pod's own beats that of a peer which only noticed (exit 75) or was asked to
+    stop (79); among equals the latest wins.
+    """
+    followers = (FailureClass.RETRYABLE, FailureClass.STOPPED)
+    ranked = [
+        ((cause.failure_class not in followers), cause.time, cause)
+        for pod in pods
+        if (cause := cause_of_failure(pod, memory=memory)) is not None
+    ]
+    if not ranked:
+        return None
+    return max(ranked, key=lambda item: item[:2])[2]

@@ -1,0 +1,239 @@
+"""What is known of one FineTuneJob at one moment: a frozen snapshot of caches.
+
+Also how objects are trimmed before they enter a cache: only what decisions read is kept, so that
+10,000 jobs fit into memory, and so that a change nobody reads wakes nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from finetune_api.trainer import EvaluateResult, PrepareResult, Stage, TrainResult
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_operator.domain.retry import Ledger
+from finetune_operator.render.names import (
+    ACTIVE_SECONDS_ANNOTATION,
+    CONTAINER,
+    JOB_LABEL,
+    PAUSED_ANNOTATION,
+    STAGE_LABEL,
+)
+
+Object = dict[str, Any]
+AnyResult = PrepareResult | TrainResult | EvaluateResult
+
+_INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+_KEPT_LABELS = (JOB_LABEL, STAGE_LABEL, _INDEX_LABEL)
+_KEPT_ANNOTATIONS = (PAUSED_ANNOTATION, ACTIVE_SECONDS_ANNOTATION)
+_STAGES = {stage.value: stage for stage in Stage}
+_POD_CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
+_JOB_CONDITIONS = frozenset({"Complete", "Failed", "Suspended"})
+_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueState:
+    """What Kueue says of one stage.
+
+    Attributes:
+        workload: Name of the Workload.
+        is_active: Whether Kueue may admit it.
+        is_admitted: Whether quota is reserved.
+        reason: Reason of the condition that explains the present state.
+        message: Its message.
+        past_active_seconds: Admitted time before the present admission.
+        is_evicted: Whether it lost its quota and waits again.
+    """
+
+    workload: str
+    is_active: bool
+    is_admitted: bool
+    reason: str
+    message: str
+    past_active_seconds: int = 0
+    is_evicted: bool = False
+
+
+def _empty() -> Mapping[Any, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """Snapshot of a FineTuneJob and everything it owns.
+
+    Attributes:
+        job: The FineTuneJob as stored.
+        parsed: The same, validated; None if ``problem`` says why not.
+        problem: Why the spec cannot be read.
+        jobs: The trimmed Job of each stage that has one.
+        pods: The trimmed pods of each stage.
+        queue: Kueue's view of each queued stage.
+        results: Results that arrived by progress push.
+        ledger: Pods seen so far, for counting attempts.
+        missing: Stages whose Job is gone, confirmed by a live read.
+        taken: Stages whose Job name belongs to somebody else, with the owner's description.
+        warnings: Latest warning event of a pod that does not start, by pod name.
+        has_kueue: Whether Kueue is there to be used.
+    """
+
+    job: Object
+    parsed: FineTuneJob | None
+    problem: str = ""
+    jobs: Mapping[Stage, Object] = field(default_factory=_empty)
+    pods: Mapping[Stage, tuple[Object, ...]] = field(default_factory=_empty)
+    queue: Mapping[Stage, QueueState] = field(default_factory=_empty)
+    results: Mapping[Stage, AnyResult] = field(default_factory=_empty)
+    ledger: Ledger = field(default_factory=Ledger)
+    missing: frozenset[Stage] = frozenset()
+    taken: Mapping[Stage, str] = field(default_factory=_empty)
+    warnings: Mapping[str, str] = field(default_factory=_empty)
+    has_kueue: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the FineTuneJob."""
+        return str(self.job["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of the FineTuneJob."""
+        return str(self.job["metadata"]["namespace"])
+
+    @property
+    def uid(self) -> str:
+        """UID of the FineTuneJob."""
+        return str(self.job["metadata"]["uid"])
+
+
+def trim_finetunejob(obj: Object) -> Object:
+    """Drop what nobody reads of a FineTuneJob: field ownership and kubectl's copy of it."""
+    dropped = ("managedFields", "annotations")
+    metadata = {key: value for key, value in obj["metadata"].items() if key not in dropped}
+    return {**obj, "metadata": metadata}
+
+
+def trim_job(obj: Object) -> Object:
+    """Keep of a batch/v1 Job what decisions read."""
+    spec = obj.get("spec") or {}
+    status = obj.get("status") or {}
+    kept_status = {
+        key: status[key]
+        for key in ("startTime", "completionTime", "active", "ready", "failed", "succeeded")
+        if status.get(key)
+    }
+    conditions = [
+        {
+            key: condition.get(key)
+            for key in ("type", "status", "reason", "message", "lastTransitionTime")
+        }
+        for condition in status.get("conditions") or ()
+        if condition.get("type") in _JOB_CONDITIONS
+    ]
+    if conditions:
+        kept_status["conditions"] = conditions
+    return {
+        "metadata": _trim_metadata(obj["metadata"]),
+        "spec": {"suspend": bool(spec.get("suspend")), "completions": spec.get("completions", 1)},
+        "status": kept_status,
+    }
+
+
+def trim_pod(obj: Object) -> Object:
+    """Keep of a pod what decisions read."""
+    status = obj.get("status") or {}
+    kept: Object = {"phase": status.get("phase", "Pending")}
+    for key in ("reason", "message"):
+        if status.get(key):
+            kept[key] = status[key]
+    conditions = [
+        {
+            key: condition.get(key)
+            for key in ("type", "status", "reason", "message", "lastTransitionTime")
+        }
+        for condition in status.get("conditions") or ()
+        if condition.get("type") in _POD_CONDITIONS
+        and not (condition["type"] == "PodScheduled" and condition.get("status") == "True")
+    ]
+    if conditions:
+        kept["conditions"] = conditions
+    for container in status.get("containerStatuses") or ():
+        if container.get("name") == CONTAINER:
+            kept["container"] = _trim_state(container.get("state") or {})
+    return {
+        "metadata": _trim_metadata(obj["metadata"]),
+        "spec": {"nodeName": (obj.get("spec") or {}).get("nodeName", "")},
+        "status": kept,
+    }
+
+
+def _trim_metadata(metadata: Object) -> Object:
+    kept: Object = {key: metadata[key] for key in _METADATA if metadata.get(key)}
+    labels = metadata.get("labels") or {}
+    kept["labels"] = {key: labels[key] for key in _KEPT_LABELS if key in labels}
+    annotations = metadata.get("annotations") or {}
+    own = {key: annotations[key] for key in _KEPT_ANNOTATIONS if key in annotations}
+    if own:
+        kept["annotations"] = own
+    owners = [
+        {"kind": owner.get("kind"), "name": owner.get("name"), "uid": owner.get("uid")}
+        for owner in metadata.get("ownerReferences") or ()
+        if owner.get("controller")
+    ]
+    if owners:
+        kept["owner"] = owners[0]
+    return kept
+
+
+def _trim_state(state: Object) -> Object:
+    if "terminated" in state:
+        ended = state["terminated"]
+        return {
+            "terminated": {
+                key: ended[key]
+                for key in ("exitCode", "reason", "message", "startedAt", "finishedAt", "signal")
+                if ended.get(key) is not None
+            }
+        }
+    if "running" in state:
+        return {"running": {"startedAt": state["running"].get("startedAt")}}
+    waiting = state.get("waiting") or {}
+    return {"waiting": {key: waiting[key] for key in ("reason", "message") if waiting.get(key)}}
+
+
+def is_changed(old: Object | None, new: Object) -> bool:
+    """Return whether a trimmed object differs in anything that decisions read."""
+    if old is None:
+        return True
+    if old["status"] != new["status"] or old["spec"] != new["spec"]:
+        return True
+    before, after = old["metadata"], new["metadata"]
+    read = ("deletionTimestamp", "annotations")
+    return any(before.get(key) != after.get(key) for key in read)
+
+
+def owner_uid(obj: Object) -> str:
+    """Return the UID of the controller of a trimmed object, or the empty string."""
+    return str((obj["metadata"].get("owner") or {}).get("uid") or "")
+
+
+def stage_of(obj: Object) -> Stage | None:
+    """Return the stage a trimmed object belongs to, by its label."""
+    text = (obj["metadata"].get("labels") or {}).get(STAGE_LABEL)
+    return _STAGES.get(str(text))
+
+
+def completion_index(pod: Object) -> int:
+    """Return the rank of a pod's node; 0 for Jobs that are not indexed."""
+    text = str((pod["metadata"].get("labels") or {}).get(_INDEX_LABEL) or "0")
+    return int(text) if text.isdigit() else 0

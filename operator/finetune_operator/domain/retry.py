@@ -1,0 +1,113 @@
+"""Counting attempts and running time.
+
+The Job controller counts failures against the budget. What it does not count, pods that were
+evicted or saved and stopped, disappears with the pods; the ledger remembers the pods it saw. After
+a restart of the operator it starts from ``status.attempts`` and the pods that are still there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from finetune_operator.domain.conditions import find_condition, parse_timestamp
+from finetune_operator.render.names import ACTIVE_SECONDS_ANNOTATION
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ledger:
+    """Pods of one FineTuneJob that were seen to start, or to be evicted.
+
+    Attributes:
+        started: UIDs of pods that started.
+        evicted: UIDs of pods that were preempted, evicted or drained.
+        base_started: Pods counted before this ledger began.
+        base_evicted: Evictions counted before this ledger began.
+    """
+
+    started: frozenset[str] = frozenset()
+    evicted: frozenset[str] = frozenset()
+    base_started: int = 0
+    base_evicted: int = 0
+
+    @classmethod
+    def resume(cls, attempts: Mapping[str, Any] | None, pods: Iterable[Object]) -> Ledger:
+        """Begin from a status: pods that are there now were counted in it already."""
+        fresh = cls().seen(pods)
+        counted = attempts or {}
+        return replace(
+            fresh,
+            base_started=max(0, int(counted.get("total") or 0) - len(fresh.started)),
+            base_evicted=max(0, int(counted.get("preemptions") or 0) - len(fresh.evicted)),
+        )
+
+    def seen(self, pods: Iterable[Object]) -> Ledger:
+        """Add pods; returns itself when there is nothing new."""
+        started: set[str] = set()
+        evicted: set[str] = set()
+        for pod in pods:
+            uid = pod["metadata"]["uid"]
+            if uid not in self.started and has_started(pod):
+                started.add(uid)
+            if uid not in self.evicted and is_evicted(pod):
+                evicted.add(uid)
+        if not started and not evicted:
+            return self
+        return replace(self, started=self.started | started, evicted=self.evicted | evicted)
+
+    @property
+    def num_started(self) -> int:
+        """Pods that started, over the life of the job."""
+        return self.base_started + len(self.started)
+
+    @property
+    def num_evicted(self) -> int:
+        """Pods that were evicted, over the life of the job."""
+        return self.base_evicted + len(self.evicted)
+
+
+def has_started(pod: Object) -> bool:
+    """Return whether the pod's container ran, however briefly."""
+    status = pod["status"]
+    if status["phase"] != "Pending":
+        return True
+    container = status.get("container") or {}
+    return "running" in container or "terminated" in container
+
+
+def is_evicted(pod: Object) -> bool:
+    """Return whether the pod was disrupted: preempted, drained, evicted, its node lost."""
+    status = pod["status"]
+    disrupted = find_condition(status.get("conditions"), "DisruptionTarget")
+    if disrupted is not None and disrupted.get("status") == "True":
+        return True
+    return bool(status.get("reason") == "Evicted")
+
+
+def past_active_seconds(job: Object) -> int:
+    """Return the running time before the present start, noted when the operator paused the Job."""
+    text = (job["metadata"].get("annotations") or {}).get(ACTIVE_SECONDS_ANNOTATION, "0")
+    return int(text) if text.isdigit() else 0
+
+
+def active_seconds(job: Object, now: datetime, *, past: int) -> int:
+    """Return the running time of a Job over all its attempts, in seconds.
+
+    Args:
+        job: The trimmed Job. ``status.startTime`` is reset by the Job controller at each resume.
+        now: The present.
+        past: Running time before the present start, in seconds.
+    """
+    status = job["status"]
+    start = parse_timestamp(status.get("startTime"))
+    if start is None:
+        return past
+    end = parse_timestamp(status.get("completionTime")) or now
+    failed = find_condition(status.get("conditions"), "Failed")
+    if failed is not None and failed.get("status") == "True":
+        end = parse_timestamp(failed.get("lastTransitionTime")) or end
+    return past + max(0, int((end - start).total_seconds()))

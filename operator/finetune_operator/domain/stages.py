@@ -1,0 +1,133 @@
+"""The state of one stage, read off its Job and its pods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from finetune_api.trainer import Stage
+from finetune_operator.domain.conditions import find_condition, is_true, parse_timestamp
+from finetune_operator.domain.failure import read_termination_message
+from finetune_operator.domain.observed import AnyResult, Observed, completion_index
+from finetune_operator.domain.retry import active_seconds, past_active_seconds
+
+Object = dict[str, Any]
+
+RESULT_GRACE_SECONDS = 15.0
+"""How long after the end of a Job its pods are waited for: two watches, two latencies."""
+
+
+class StageState(StrEnum):
+    """Where a stage is."""
+
+    ABSENT = "Absent"
+    SUSPENDED = "Suspended"
+    WAITING = "Waiting"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageView:
+    """One stage as it is now.
+
+    Attributes:
+        stage: Which.
+        state: Where it is.
+        job: Its trimmed Job, or None.
+        pods: Its trimmed pods.
+        result: Its result, from a termination message or a push; None while unknown.
+        ended_at: When the Job ended.
+        failure_reason: Reason the Job controller gave, when it failed.
+        failure_message: Message the Job controller gave.
+        active_seconds: Running time over all attempts, in seconds.
+    """
+
+    stage: Stage
+    state: StageState
+    job: Object | None
+    pods: tuple[Object, ...]
+    result: AnyResult | None
+    ended_at: datetime | None = None
+    failure_reason: str = ""
+    failure_message: str = ""
+    active_seconds: int = 0
+
+    @property
+    def is_stoppable(self) -> bool:
+        """Whether there is a Job that still runs, or would."""
+        return self.state in (StageState.WAITING, StageState.RUNNING)
+
+    def is_settled(self, now: datetime) -> bool:
+        """Return whether the pods of an ended Job need not be waited for any longer."""
+        if self.state is StageState.SUCCEEDED and self.result is not None:
+            return True
+        if self.state is StageState.FAILED and any(
+            pod["status"]["phase"] == "Failed" for pod in self.pods
+        ):
+            return True
+        if self.ended_at is None:
+            return True
+        return (now - self.ended_at).total_seconds() >= RESULT_GRACE_SECONDS
+
+
+def view_stage(observed: Observed, stage: Stage, now: datetime) -> StageView:
+    """Read the state of a stage off the snapshot."""
+    job = observed.jobs.get(stage)
+    pods = observed.pods.get(stage, ())
+    result = _result_of(pods, stage) or observed.results.get(stage)
+    if job is None:
+        return StageView(stage=stage, state=StageState.ABSENT, job=None, pods=pods, result=result)
+    queue = observed.queue.get(stage)
+    past = past_active_seconds(job)
+    if queue is not None:
+        past = max(past, queue.past_active_seconds)
+    conditions = job["status"].get("conditions")
+    failed = find_condition(conditions, "Failed")
+    reason = message = ""
+    ended_at: datetime | None = None
+    if is_true(conditions, "Complete"):
+        state = StageState.SUCCEEDED
+        complete = find_condition(conditions, "Complete") or {}
+        ended_at = parse_timestamp(
+            job["status"].get("completionTime") or complete.get("lastTransitionTime")
+        )
+    elif failed is not None and failed.get("status") == "True":
+        state = StageState.FAILED
+        reason, message = failed.get("reason") or "", failed.get("message") or ""
+        ended_at = parse_timestamp(failed.get("lastTransitionTime"))
+    elif job["spec"]["suspend"]:
+        state = StageState.SUSPENDED
+    elif job["status"].get("ready") or any(_is_running(pod) for pod in pods):
+        state = StageState.RUNNING
+    else:
+        state = StageState.WAITING
+    return StageView(
+        stage=stage,
+        state=state,
+        job=job,
+        pods=pods,
+        result=result,
+        ended_at=ended_at,
+        failure_reason=reason,
+        failure_message=message,
+        active_seconds=active_seconds(job, now, past=past),
+    )
+
+
+def _is_running(pod: Object) -> bool:
+    return pod["status"]["phase"] == "Running" and not pod["metadata"].get("deletionTimestamp")
+
+
+def _result_of(pods: tuple[Object, ...], stage: Stage) -> AnyResult | None:
+    """Return the result in the termination message of the lowest rank that left one."""
+    for pod in sorted(pods, key=completion_index):
+        if pod["status"]["phase"] != "Succeeded":
+            continue
+        words = read_termination_message(pod)
+        if words is not None and words.result is not None and words.result.stage == stage.value:
+            return words.result
+    return None
