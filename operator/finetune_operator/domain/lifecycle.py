@@ -34,7 +34,7 @@ from finetune_operator.domain.failure import (
     latest_cause,
     seconds_waiting,
 )
-from finetune_operator.domain.observed import Observed
+from finetune_operator.domain.observed import Observed, Refusal
 from finetune_operator.domain.phase import phase_of
 from finetune_operator.domain.stages import StageState, StageView, view_stage
 from finetune_operator.render.config import render_config_map
@@ -274,13 +274,9 @@ class Lifecycle:
         if is_queued(spec, stage) and not observed.has_kueue:
             self._tell_no_kueue(spec)
             return
-        if stage in observed.taken:
-            message = (
-                f"The name {observed.taken[stage]} is in use by another object; the job waits until"
-                " it is gone."
-            )
-            draft.conditions.set(CONDITION_OF[stage], False, Reason.NAME_TAKEN, message)
-            self._look_again(RECHECK_SECONDS / 3)
+        refusal = observed.refusals.get(stage)
+        if refusal is not None:
+            self._tell_refused(view, refusal)
             return
         assert observed.parsed is not None
         identity = {"namespace": observed.namespace, "uid": observed.uid}
@@ -289,6 +285,23 @@ class Lifecycle:
             needs.append(render_service(observed.name, config=self._config, **identity))
         job = render_job(spec, stage, name=observed.name, config=self._config, **identity)
         self._first.append(CreateStage(stage=stage, needs=tuple(needs), job=job))
+
+    def _tell_refused(self, view: StageView, refusal: Refusal) -> None:
+        """Say why a child cannot be created, and end the job if it never can."""
+        draft, kind = self._draft, CONDITION_OF[view.stage]
+        if refusal.is_final:
+            cause = Cause(
+                failure_class=FailureClass.USER_ERROR,
+                reason=refusal.reason,
+                message=refusal.message,
+                time=timestamp(self._now),
+            )
+            self._fail_stage(view, cause)
+            return
+        if draft.conditions.reason_of(kind) != refusal.reason:
+            draft.announce(refusal.reason, f"{view.stage.value}: {refusal.message}", warning=True)
+        draft.conditions.set(kind, False, refusal.reason, refusal.message)
+        self._look_again(RECHECK_SECONDS / 3)
 
     def _tell_under_way(self, spec: FineTuneJobSpec, view: StageView) -> None:
         """Say whether a stage runs, waits for its pods, or why it cannot start."""

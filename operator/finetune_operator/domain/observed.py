@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, PrepareResult, Stage, TrainResult
+from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.domain.retry import Ledger
 from finetune_operator.render.names import (
@@ -23,7 +23,6 @@ from finetune_operator.render.names import (
 )
 
 Object = dict[str, Any]
-AnyResult = PrepareResult | TrainResult | EvaluateResult
 
 _INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 _KEPT_LABELS = (JOB_LABEL, STAGE_LABEL, _INDEX_LABEL)
@@ -64,6 +63,21 @@ class QueueState:
     is_evicted: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Why a child could not be created.
+
+    Attributes:
+        reason: ``NameTaken``, ``Forbidden`` (quota, admission, rights) or ``Invalid``.
+        message: What the API server said.
+        is_final: Whether trying again cannot help.
+    """
+
+    reason: str
+    message: str
+    is_final: bool = False
+
+
 def _empty() -> Mapping[Any, Any]:
     return MappingProxyType({})
 
@@ -79,10 +93,9 @@ class Observed:
         jobs: The trimmed Job of each stage that has one.
         pods: The trimmed pods of each stage.
         queue: Kueue's view of each queued stage.
-        results: Results that arrived by progress push.
         ledger: Pods seen so far, for counting attempts.
         missing: Stages whose Job is gone, confirmed by a live read.
-        taken: Stages whose Job name belongs to somebody else, with the owner's description.
+        refusals: Stages whose creation the API server refused.
         warnings: Latest warning event of a pod that does not start, by pod name.
         has_kueue: Whether Kueue is there to be used.
     """
@@ -93,10 +106,9 @@ class Observed:
     jobs: Mapping[Stage, Object] = field(default_factory=_empty)
     pods: Mapping[Stage, tuple[Object, ...]] = field(default_factory=_empty)
     queue: Mapping[Stage, QueueState] = field(default_factory=_empty)
-    results: Mapping[Stage, AnyResult] = field(default_factory=_empty)
     ledger: Ledger = field(default_factory=Ledger)
     missing: frozenset[Stage] = frozenset()
-    taken: Mapping[Stage, str] = field(default_factory=_empty)
+    refusals: Mapping[Stage, Refusal] = field(default_factory=_empty)
     warnings: Mapping[str, str] = field(default_factory=_empty)
     has_kueue: bool = False
 

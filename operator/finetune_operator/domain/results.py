@@ -1,14 +1,28 @@
-"""From stage results to sections of the status."""
+"""From stage results to sections of the status, and back.
+
+Back, because the replica that receives a pushed result may not be the one that reconciles: it
+writes the section, and the leader reads it if the pod's own last words are gone.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, PrepareResult, TrainResult
+from pydantic import ValidationError
+
+from finetune_api.trainer import (
+    EvaluateResult,
+    PrepareResult,
+    RowCounts,
+    Score,
+    Stage,
+    TrainResult,
+)
 from finetune_operator.domain.conditions import shorten
 from finetune_operator.render.claims import to_claim_uri
 
 Section = dict[str, Any]
+AnyResult = PrepareResult | TrainResult | EvaluateResult
 MAX_SCORES = 16
 MAX_METRICS = 24
 
@@ -72,3 +86,65 @@ def metrics_section(result: TrainResult) -> list[Section]:
 def scores_text(result: EvaluateResult) -> str:
     """Return the scores in one line: ``exactMatch 0.42 -> 0.91``."""
     return ", ".join(f"{score.name} {score.base} -> {score.tuned}" for score in result.scores[:4])
+
+
+def sections_of(result: AnyResult) -> Section:
+    """Return the sections of the status that a result fills."""
+    if isinstance(result, PrepareResult):
+        return {"dataset": dataset_section(result)}
+    if isinstance(result, TrainResult):
+        return {"artifact": artifact_section(result)}
+    sections: Section = {"evaluation": evaluation_section(result)}
+    published = published_section({}, result)
+    return {**sections, "artifact": published} if published else sections
+
+
+def result_of_status(status: Section | None, stage: Stage) -> AnyResult | None:
+    """Rebuild a result from the status; None if the status does not hold it."""
+    status = status or {}
+    try:
+        if stage is Stage.PREPARE:
+            return _prepare_result(status.get("dataset") or {})
+        if stage is Stage.TRAIN:
+            return _train_result(status)
+        return _evaluate_result(status)
+    except (KeyError, TypeError, ValidationError):
+        return None
+
+
+def _prepare_result(dataset: Section) -> PrepareResult:
+    return PrepareResult(
+        digest=dataset["digest"],
+        uri=dataset["uri"],
+        rows=RowCounts.model_validate(dataset["rows"]),
+        num_tokens=dataset["numTokens"],
+        num_invalid_rows=dataset["numInvalidRows"],
+        num_truncated_rows=dataset["numTruncatedRows"],
+    )
+
+
+def _train_result(status: Section) -> TrainResult:
+    artifact = status["artifact"]
+    progress = status.get("progress") or {}
+    step = progress.get("step") if progress.get("stage") == Stage.TRAIN.value else None
+    return TrainResult(
+        uri=artifact["uri"],
+        sha256=artifact["sha256"],
+        num_bytes=artifact["bytes"],
+        manifest_sha256="",
+        step=step or 0,
+    )
+
+
+def _evaluate_result(status: Section) -> EvaluateResult:
+    evaluation = status["evaluation"]
+    artifact = status.get("artifact") or {}
+    return EvaluateResult(
+        scores=[Score.model_validate(score) for score in evaluation["scores"]],
+        num_samples=evaluation["numSamples"],
+        goal_met=evaluation.get("goalMet"),
+        goal_message=evaluation.get("message") or "",
+        report_uri=evaluation["reportUri"],
+        version=artifact.get("version"),
+        manifest_uri=artifact.get("manifestUri") or "",
+    )

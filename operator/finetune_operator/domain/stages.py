@@ -10,7 +10,8 @@ from typing import Any
 from finetune_api.trainer import Stage
 from finetune_operator.domain.conditions import find_condition, is_true, parse_timestamp
 from finetune_operator.domain.failure import read_termination_message
-from finetune_operator.domain.observed import AnyResult, Observed, completion_index
+from finetune_operator.domain.observed import Observed, completion_index
+from finetune_operator.domain.results import AnyResult, result_of_status
 from finetune_operator.domain.retry import active_seconds, past_active_seconds
 
 Object = dict[str, Any]
@@ -39,7 +40,8 @@ class StageView:
         state: Where it is.
         job: Its trimmed Job, or None.
         pods: Its trimmed pods.
-        result: Its result, from a termination message or a push; None while unknown.
+        result: Its result, from a termination message or, pushed by the trainer, from the status;
+            None while unknown.
         ended_at: When the Job ended.
         failure_reason: Reason the Job controller gave, when it failed.
         failure_message: Message the Job controller gave.
@@ -78,7 +80,7 @@ def view_stage(observed: Observed, stage: Stage, now: datetime) -> StageView:
     """Read the state of a stage off the snapshot."""
     job = observed.jobs.get(stage)
     pods = observed.pods.get(stage, ())
-    result = _result_of(pods, stage) or observed.results.get(stage)
+    result = _result_of(pods, stage) or result_of_status(observed.job.get("status"), stage)
     if job is None:
         return StageView(stage=stage, state=StageState.ABSENT, job=None, pods=pods, result=result)
     queue = observed.queue.get(stage)
