@@ -23,10 +23,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "charts" / "finetune-operator"
-DEVCLUSTER_CACHE = (
-    Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    / "finetune-operator/devcluster"
-)
 RELEASE = "finetune-operator"
 NAMESPACE = "finetune-system"
 
@@ -44,26 +40,25 @@ class RenderError(Exception):
 
 
 def find_helm() -> Path:
-    """Return a helm binary: ``$HELM``, the PATH, or one that tools/devcluster built.
+    """Return a helm binary: ``$HELM``, the PATH, or the one tools/devcluster pins and builds.
 
     Raises:
-        HelmNotFoundError: There is none.
+        HelmNotFoundError: There is none and none can be built.
     """
     named = os.environ.get("HELM") or "helm"
     found = shutil.which(named)
     if found:
         return Path(found)
-    built = sorted(
-        (path for path in DEVCLUSTER_CACHE.rglob("helm") if os.access(path, os.X_OK)),
-        key=lambda path: path.stat().st_mtime,
-    )
-    for path in reversed(built):
-        if path.is_file():
-            return path
-    raise HelmNotFoundError(
-        f"helm not found as {named!r} on PATH nor below {DEVCLUSTER_CACHE}: install helm 3.14 or"
-        " newer, set HELM to its path, or let tools/devcluster build it"
-    )
+    from devcluster.binaries import program
+    from devcluster.errors import DevclusterError
+
+    try:
+        return program("helm")
+    except DevclusterError as error:
+        raise HelmNotFoundError(
+            f"helm not found as {named!r} on PATH, and it cannot be built here ({error}): install"
+            " helm 3.14 or newer, or set HELM to its path"
+        ) from error
 
 
 def render_chart(

@@ -1,0 +1,114 @@
+"""What the chart says about itself agrees with itself; needs no helm."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+from pydantic.alias_generators import to_camel
+
+from chart_readme import CHART, MissingCommentError, read_values, render_table, update
+from finetune_operator.config import OperatorConfig
+from finetune_operator.kube.metrics import KubeMetrics
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+VALUES_TEXT = (CHART / "values.yaml").read_text()
+VALUES = yaml.safe_load(VALUES_TEXT)
+
+MADE_BY_THE_CHART = {
+    "trainerImage",
+    "trainerImagePullPolicy",
+    "namespaces",
+    "kueue",
+    "leaderElection",
+    "leaderElectionName",
+    "leaderElectionNamespace",
+    "progressUrl",
+    "progressPort",
+    "progressCaConfigMap",
+    "progressTlsCertificate",
+    "progressTlsKey",
+    "probePort",
+    "metricsPort",
+    "bindAddress",
+    "logLevel",
+}
+STRICTER_THAN_THE_OPERATOR = {"allowTrustRemoteCode"}
+
+
+def schemas(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, node
+    for name, child in node.get("properties", {}).items():
+        yield from schemas(child, f"{path}.{name}".lstrip("."))
+
+
+def test_readme_lists_the_values() -> None:
+    readme = (CHART / "README.md").read_text()
+    assert update(readme, render_table(read_values(VALUES_TEXT))) == readme, (
+        "run python tools/chart_readme.py"
+    )
+
+
+def test_a_value_without_comment_is_named() -> None:
+    with pytest.raises(MissingCommentError, match=r"values.yaml:4: a\.c has no comment"):
+        read_values("a:\n  b: 1\n  c: 1\n".replace("  b", "  # -- documented\n  b"))
+
+
+def test_schema_refuses_unknown_fields_wherever_it_lists_fields() -> None:
+    open_objects = [
+        path
+        for path, node in schemas(SCHEMA)
+        if "properties" in node and node.get("additionalProperties") is not False
+    ]
+    assert open_objects == []
+
+
+def test_every_value_has_a_schema() -> None:
+    known = dict(schemas(SCHEMA))
+    missing = [v.path for v in read_values(VALUES_TEXT) if v.path not in known]
+    assert missing == []
+
+
+def test_settings_are_the_operators() -> None:
+    fields = {to_camel(name) for name in OperatorConfig.model_fields}
+    assert fields >= MADE_BY_THE_CHART
+    assert set(SCHEMA["properties"]["config"]["properties"]) == fields - MADE_BY_THE_CHART
+
+
+def test_readme_names_every_setting() -> None:
+    readme = (CHART / "README.md").read_text()
+    settings = SCHEMA["properties"]["config"]["properties"]
+    assert [s for s in settings if f"`{s}`" not in readme and f"`config.{s}`" not in readme] == []
+
+
+def test_defaults_are_the_operators() -> None:
+    fields = OperatorConfig().model_dump(by_alias=True)
+    differing = {name for name, value in VALUES["config"].items() if fields[name] != value}
+    assert differing == STRICTER_THAN_THE_OPERATOR
+
+
+def test_chart_holds_the_generated_crd() -> None:
+    root = CHART.parent.parent
+    assert (CHART / "crds" / "finetunejobs.yaml").read_bytes() == (
+        root / "crds" / "finetunejobs.yaml"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("file", ["files/dashboard.json", "templates/prometheusrule.yaml"])
+def test_dashboard_and_alerts_use_metrics_that_exist(file: str) -> None:
+    registry = CollectorRegistry()
+    KubeMetrics(registry)
+    exported = {"process_resident_memory_bytes"}
+    for family in registry.collect():
+        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
+        exported |= {family.name + s for s in suffixes.get(family.type, [""])}
+    # A metric is what stands before a selector.
+    used = set(re.findall(r"\b([a-z_]+_[a-z_]+)\{", (CHART / file).read_text()))
+    used.discard("label_values")
+    assert used
+    assert used <= exported

@@ -1,0 +1,349 @@
+"""Values in, expected objects out."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chart.conftest import Objects, Render
+from finetune_operator.config import OperatorConfig
+from manifests import CHART, RenderError
+
+DEFAULT = {
+    "CustomResourceDefinition/finetunejobs.finetune.dev",
+    "ServiceAccount/finetune-operator",
+    "ConfigMap/finetune-operator",
+    "Deployment/finetune-operator",
+    "Service/finetune-operator-progress",
+    "Service/finetune-operator-metrics",
+    "PodDisruptionBudget/finetune-operator",
+    "NetworkPolicy/finetune-operator",
+    "ClusterRole/finetune-operator-controller",
+    "ClusterRoleBinding/finetune-operator-controller",
+    "ClusterRole/finetune-operator-progress",
+    "ClusterRoleBinding/finetune-operator-progress",
+    "Role/finetune-operator-leader",
+    "RoleBinding/finetune-operator-leader",
+    "ClusterRole/finetune-operator-view",
+    "ClusterRole/finetune-operator-edit",
+}
+RBAC = {name for name in DEFAULT if "Role" in name}
+MONITORING = {
+    "ServiceMonitor/finetune-operator",
+    "PrometheusRule/finetune-operator",
+    "ConfigMap/finetune-operator-dashboard",
+}
+
+# name: (values, objects more than by default, objects fewer)
+MATRIX: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
+    "defaults": ({}, set(), set()),
+    "two namespaces": (
+        {"watch": {"namespaces": ["team-a", "team-b"]}},
+        {
+            "Role/finetune-operator-controller@team-a",
+            "Role/finetune-operator-controller@team-b",
+            "RoleBinding/finetune-operator-controller@team-a",
+            "RoleBinding/finetune-operator-controller@team-b",
+        },
+        {
+            "ClusterRole/finetune-operator-controller",
+            "ClusterRoleBinding/finetune-operator-controller",
+        },
+    ),
+    "one replica": ({"replicas": 1}, set(), {"PodDisruptionBudget/finetune-operator"}),
+    "no disruption budget": (
+        {"podDisruptionBudget": {"enabled": False}},
+        set(),
+        {"PodDisruptionBudget/finetune-operator"},
+    ),
+    "no network policy": (
+        {"networkPolicy": {"enabled": False}},
+        set(),
+        {"NetworkPolicy/finetune-operator"},
+    ),
+    "rights bound elsewhere": ({"rbac": {"create": False}}, set(), RBAC),
+    "no roles for people": (
+        {"rbac": {"aggregateToDefaultRoles": False}},
+        set(),
+        {"ClusterRole/finetune-operator-view", "ClusterRole/finetune-operator-edit"},
+    ),
+    "existing account": (
+        {"serviceAccount": {"create": False, "name": "mine"}},
+        set(),
+        {"ServiceAccount/finetune-operator"},
+    ),
+    "monitoring": (
+        {
+            "metrics": {
+                "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+                "prometheusRule": {"enabled": True},
+                "dashboard": {"enabled": True},
+            }
+        },
+        MONITORING,
+        set(),
+    ),
+    "kueue": ({"kueue": {"enabled": True}}, set(), set()),
+    "progress over HTTPS": (
+        {"progress": {"tls": {"secretName": "progress", "caConfigMap": "progress-ca"}}},
+        set(),
+        set(),
+    ),
+    "every pod setting": (
+        {
+            "commonLabels": {"team": "platform"},
+            "imagePullSecrets": [{"name": "registry"}],
+            "priorityClassName": "system-cluster-critical",
+            "nodeSelector": {"kubernetes.io/os": "linux"},
+            "tolerations": [{"key": "infra", "operator": "Exists"}],
+            "affinity": {"nodeAffinity": {}},
+            "topologySpreadConstraints": [
+                {"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}
+            ],
+            "podAnnotations": {"a": "b"},
+            "podLabels": {"c": "d"},
+            "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example.org"}],
+            "config": {"numWorkers": 8, "trainerEnvironment": {"HF_ENDPOINT": "https://hf.x"}},
+        },
+        set(),
+        set(),
+    ),
+}
+CASES = [pytest.param(values, id=name) for name, (values, _, _) in MATRIX.items()]
+
+
+def identity(item: dict[str, Any]) -> str:
+    namespace = item["metadata"].get("namespace", "finetune-system")
+    suffix = "" if namespace == "finetune-system" else f"@{namespace}"
+    return f"{item['kind']}/{item['metadata']['name']}{suffix}"
+
+
+def find(objects: Objects, kind: str, name: str = "finetune-operator") -> dict[str, Any]:
+    return next(o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name)
+
+
+def operator_config(objects: Objects, tmp_path: Path) -> OperatorConfig:
+    path = tmp_path / "config.yaml"
+    path.write_text(find(objects, "ConfigMap")["data"]["config.yaml"])
+    return OperatorConfig.load(path, environment={})
+
+
+def rules_of(objects: Objects) -> list[dict[str, Any]]:
+    """The rules that are bound to the operator's service account."""
+    bound = {o["roleRef"]["name"] for o in objects if o["kind"].endswith("RoleBinding")}
+    roles = (o for o in objects if o["kind"] in ("Role", "ClusterRole"))
+    return [rule for role in roles if role["metadata"]["name"] in bound for rule in role["rules"]]
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_values_give_exactly_these_objects(name: str, render: Render) -> None:
+    values, more, fewer = MATRIX[name]
+    objects = [identity(item) for item in render(values)]
+    assert len(objects) == len(set(objects))
+    assert set(objects) == (DEFAULT | more) - fewer
+
+
+@pytest.mark.parametrize("values", CASES)
+def test_chart_passes_strict_lint(values: dict[str, Any], run_helm: Any, tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump(values))
+    done = run_helm("lint", "--strict", "--values", str(path), str(CHART))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("values", CASES)
+def test_no_role_has_wildcards_or_reads_secrets(values: dict[str, Any], render: Render) -> None:
+    for item in render(values):
+        for rule in item.get("rules") or []:
+            words = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            assert not [word for word in words if "*" in word], (identity(item), rule)
+            assert "secrets" not in rule["resources"], identity(item)
+            forbidden = {"impersonate", "bind", "escalate"} & set(rule["verbs"])
+            assert not forbidden, identity(item)
+
+
+@pytest.mark.parametrize("values", CASES)
+def test_operator_reads_its_configuration(
+    values: dict[str, Any], render: Render, tmp_path: Path
+) -> None:
+    config = operator_config(render(values), tmp_path)
+    assert config.trainer_image == "finetune-trainer:0.1.0"
+    assert config.leader_election
+    assert config.leader_election_namespace == "finetune-system"
+
+
+def test_namespaces_bound_the_operators_rights(render: Render, tmp_path: Path) -> None:
+    objects = render({"watch": {"namespaces": ["team-a"]}})
+    cluster_wide = [o["metadata"]["name"] for o in objects if o["kind"] == "ClusterRoleBinding"]
+    assert cluster_wide == ["finetune-operator-progress"]
+    assert operator_config(objects, tmp_path).namespaces == ["team-a"]
+    policy = find(objects, "NetworkPolicy")
+    selector = policy["spec"]["ingress"][0]["from"][0]["namespaceSelector"]
+    assert selector["matchExpressions"][0]["values"] == ["team-a"]
+
+
+def test_scope_changes_where_rights_hold_and_not_which(render: Render) -> None:
+    def controller_rules(values: dict[str, Any]) -> list[Any]:
+        roles = [
+            o["rules"]
+            for o in render(values)
+            if o["metadata"]["name"] == "finetune-operator-controller" and "rules" in o
+        ]
+        assert all(rules == roles[0] for rules in roles)
+        return roles[0]
+
+    assert controller_rules({}) == controller_rules({"watch": {"namespaces": ["a", "b"]}})
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_kueue_rights_come_with_kueue(enabled: bool, render: Render, tmp_path: Path) -> None:
+    objects = render({"kueue": {"enabled": enabled}})
+    groups = {group for rule in rules_of(objects) for group in rule["apiGroups"]}
+    assert ("kueue.x-k8s.io" in groups) is enabled
+    assert operator_config(objects, tmp_path).kueue == ("on" if enabled else "off")
+
+
+def test_leader_role_names_the_lease_that_the_configuration_names(
+    render: Render, tmp_path: Path
+) -> None:
+    objects = render({"fullnameOverride": "tuner"})
+    role = find(objects, "Role", "tuner-leader")
+    named = [rule["resourceNames"] for rule in role["rules"] if "resourceNames" in rule]
+    path = tmp_path / "config.yaml"
+    path.write_text(find(objects, "ConfigMap", "tuner")["data"]["config.yaml"])
+    assert named == [[OperatorConfig.load(path, environment={}).leader_election_name]]
+
+
+def test_ports_agree_in_configuration_container_and_services(
+    render: Render, tmp_path: Path
+) -> None:
+    objects = render(
+        {"progress": {"port": 1234}, "metrics": {"port": 2345}, "probes": {"port": 3456}}
+    )
+    config = operator_config(objects, tmp_path)
+    container = find(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"progress": 1234, "metrics": 2345, "probes": 3456}
+    assert (config.progress_port, config.metrics_port, config.probe_port) == (1234, 2345, 3456)
+    service = find(objects, "Service", "finetune-operator-progress")
+    assert [port["port"] for port in service["spec"]["ports"]] == [1234]
+    host = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
+    assert config.progress_url == f"http://{host}:1234"
+
+
+def test_progress_over_https_serves_the_mounted_certificate(render: Render, tmp_path: Path) -> None:
+    objects = render({"progress": {"tls": {"secretName": "progress", "caConfigMap": "ca"}}})
+    config = operator_config(objects, tmp_path)
+    pod = find(objects, "Deployment")["spec"]["template"]["spec"]
+    volume = next(v["name"] for v in pod["volumes"] if v.get("secret"))
+    folder = next(
+        m["mountPath"] for m in pod["containers"][0]["volumeMounts"] if m["name"] == volume
+    )
+    assert config.progress_url.startswith("https://")
+    assert config.progress_tls_certificate == f"{folder}/tls.crt"
+    assert config.progress_tls_key == f"{folder}/tls.key"
+    assert config.progress_ca_config_map == "ca"
+
+
+def test_a_changed_setting_rolls_the_pods(render: Render) -> None:
+    def checksum(values: dict[str, Any]) -> str:
+        template = find(render(values), "Deployment")["spec"]["template"]
+        return str(template["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum({}) == checksum({"replicas": 3})
+    assert checksum({}) != checksum({"config": {"allowCpu": True}})
+
+
+def test_a_digest_takes_the_place_of_the_tag(render: Render, tmp_path: Path) -> None:
+    digest = "sha256:" + "0" * 64
+    image = {"repository": "registry.example.org/x", "tag": "1", "digest": digest}
+    objects = render({"image": image, "trainerImage": image})
+    container = find(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == f"registry.example.org/x@{digest}"
+    assert operator_config(objects, tmp_path).trainer_image == f"registry.example.org/x@{digest}"
+
+
+@pytest.mark.parametrize("values", CASES)
+def test_pod_meets_the_restricted_standard(values: dict[str, Any], render: Render) -> None:
+    pod = find(render(values), "Deployment")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    allowed = {"configMap", "projected", "secret", "emptyDir"}
+    assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["requests"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert container[probe]["httpGet"]["port"] == "probes"
+
+
+@pytest.mark.parametrize("values", CASES)
+def test_selectors_match_the_pods(values: dict[str, Any], render: Render) -> None:
+    objects = render(values)
+    deployment = find(objects, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+    selectors = [deployment["spec"]["selector"]["matchLabels"]]
+    for item in objects:
+        if item["kind"] == "Service":
+            selectors.append(item["spec"]["selector"])
+        elif item["kind"] == "PodDisruptionBudget":
+            selectors.append(item["spec"]["selector"]["matchLabels"])
+        elif item["kind"] == "NetworkPolicy":
+            selectors.append(item["spec"]["podSelector"]["matchLabels"])
+    assert all(selector.items() <= labels for selector in selectors)
+
+
+def test_service_monitor_selects_the_metrics_service_alone(render: Render) -> None:
+    objects = render({"metrics": {"serviceMonitor": {"enabled": True}}})
+    wanted = find(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
+    selected = [
+        o["metadata"]["name"]
+        for o in objects
+        if o["kind"] == "Service" and wanted <= o["metadata"]["labels"].items()
+    ]
+    assert selected == ["finetune-operator-metrics"]
+
+
+def test_dashboard_is_the_file_of_the_chart(render: Render) -> None:
+    objects = render({"metrics": {"dashboard": {"enabled": True}}})
+    data = find(objects, "ConfigMap", "finetune-operator-dashboard")["data"]
+    shipped = json.loads((CHART / "files" / "dashboard.json").read_text())
+    assert json.loads(data["finetune-operator.json"]) == shipped
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown value": ({"replica": 2}, "'replica' not allowed"),
+    "unknown nested value": ({"watch": {"namespace": "a"}}, "'namespace' not allowed"),
+    "unknown setting": ({"config": {"allowCPU": True}}, "'allowCPU' not allowed"),
+    "setting that the chart makes": ({"config": {"trainerImage": "x"}}, "'trainerImage'"),
+    "negative replicas": ({"replicas": -1}, "/replicas"),
+    "replicas as text": ({"replicas": "2"}, "/replicas"),
+    "endpoint with a path": ({"config": {"allowedEndpoints": ["https://a/b"]}}, "allowedEndpoints"),
+    "endpoint without scheme": ({"config": {"allowedEndpoints": ["a"]}}, "allowedEndpoints"),
+    "relative file path": ({"config": {"allowedFilePaths": ["data"]}}, "allowedFilePaths"),
+    "bad quantity": ({"config": {"defaultMemory": "16GB"}}, "defaultMemory"),
+    "bad digest": ({"image": {"digest": "sha256:1"}}, "/image/digest"),
+    "bad namespace": ({"watch": {"namespaces": ["Team_A"]}}, "/watch/namespaces"),
+    "port out of range": ({"metrics": {"port": 70000}}, "/metrics/port"),
+    "bad log level": ({"logging": {"level": "verbose"}}, "/logging/level"),
+    "bad pull policy": ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
+    "no account at all": ({"serviceAccount": {"create": False}}, "serviceAccount.name is needed"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_values_are_refused(name: str, render: Render) -> None:
+    values, fragment = REFUSED[name]
+    with pytest.raises(RenderError, match=r"specifications|is needed") as caught:
+        render(copy.deepcopy(values))
+    assert fragment in str(caught.value)
