@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    Strict,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
@@ -58,11 +59,16 @@ class APIModel(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_nulls(cls, value: Any) -> Any:
-        # As the API server does: a null stands for "not given", whatever the field.
-        if isinstance(value, dict) and None in value.values():
-            return {key: item for key, item in value.items() if item is not None}
-        return value
+    def _read_as_json(cls, value: Any) -> Any:
+        # As the API server does: a null stands for "not given", whatever the field, and 16.0 is an
+        # integer, for JSON knows one kind of number.
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: int(item) if isinstance(item, float) and item.is_integer() else item
+            for key, item in value.items()
+            if item is not None
+        }
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON-ready dict with wire names and without unset optionals."""
@@ -134,6 +140,9 @@ Unique = AfterValidator(_refuse_duplicates)
 UniqueNames = AfterValidator(_refuse_duplicate_names)
 """Marks a list of kind ``map`` keyed by ``name``; the API server refuses duplicates in it."""
 
+
+Integer = Annotated[int, Strict()]
+"""A whole number; text and booleans are refused, as by the API server."""
 
 DecimalString = Annotated[
     str,

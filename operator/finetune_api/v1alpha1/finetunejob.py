@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictInt, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from finetune_api.meta import (
     API_VERSION,
@@ -20,6 +20,7 @@ from finetune_api.meta import (
     APIModel,
     AutoDecimal,
     DecimalString,
+    Integer,
     LocalObjectReference,
     Quantity,
     Unique,
@@ -108,11 +109,11 @@ class Source(APIModel):
 class Split(APIModel):
     """How rows are divided; the division depends on the content and the seed alone."""
 
-    test_percent: Annotated[StrictInt, Field(ge=0, le=90)] = 20
+    test_percent: Annotated[Integer, Field(ge=0, le=90)] = 20
     """Share of the rows held out for the evaluation, in percent. The playbook's 80/20."""
-    validation_percent: Annotated[StrictInt, Field(ge=0, le=50)] = 5
+    validation_percent: Annotated[Integer, Field(ge=0, le=50)] = 5
     """Share of the rows used to watch the loss while training, in percent."""
-    seed: Annotated[StrictInt, Field(ge=0, le=2147483647)] = 13
+    seed: Annotated[Integer, Field(ge=0, le=2147483647)] = 13
     """Seed of the division."""
 
 
@@ -125,10 +126,10 @@ class Dataset(APIModel):
     """Files or folders of examples, read in this order."""
     split: Split = Split()
     """Division into train, validation and test."""
-    max_invalid_rows: Annotated[StrictInt, Field(ge=0, le=1000000)] = 0
+    max_invalid_rows: Annotated[Integer, Field(ge=0, le=1000000)] = 0
     """How many unreadable rows are tolerated (and left out) before the job is refused. Every one is
     listed in the report with file, line and reason."""
-    max_rows: Annotated[StrictInt, Field(ge=1, le=10000000)] | None = None
+    max_rows: Annotated[Integer, Field(ge=1, le=10000000)] | None = None
     """Use at most this many rows, drawn by the split's seed. Default: all."""
 
 
@@ -138,9 +139,9 @@ class Adapter(APIModel):
     type: Literal["LoRA", "DoRA", "RsLoRA", "QLoRA", "Full"] = "LoRA"
     """`LoRA`; `DoRA` (weight-decomposed); `RsLoRA` (rank-stabilised scaling); `QLoRA` (4-bit
     base, GPU only); `Full` trains all weights."""
-    rank: Annotated[StrictInt, Field(ge=1, le=512)] = 16
+    rank: Annotated[Integer, Field(ge=1, le=512)] = 16
     """Rank of the update matrices. 16 is the playbook's start; more only pays with much data."""
-    alpha: Annotated[StrictInt, Field(ge=1, le=1024)] = 32
+    alpha: Annotated[Integer, Field(ge=1, le=1024)] = 32
     """Scaling: the update is multiplied by alpha/rank (alpha/sqrt(rank) for RsLoRA)."""
     dropout: DecimalString = "0.05"
     """Dropout on the adapter's input, below 1."""
@@ -176,17 +177,17 @@ class Hyperparameters(APIModel):
 
     epochs: DecimalString = "3"
     """Passes over the training side. Ignored when `maxSteps` is set."""
-    max_steps: Annotated[StrictInt, Field(ge=1, le=10000000)] | None = None
+    max_steps: Annotated[Integer, Field(ge=1, le=10000000)] | None = None
     """Stop after this many optimiser steps."""
     learning_rate: AutoDecimal = "auto"
     """Peak learning rate. `auto`: 2e-4 for adapters scaled by model size and run length, a tenth of
     that for `Full`."""
-    global_batch_size: Annotated[StrictInt, Field(ge=1, le=65536)] | Literal["auto"] = "auto"
+    global_batch_size: Annotated[Integer, Field(ge=1, le=65536)] | Literal["auto"] = "auto"
     """Examples per optimiser step over all ranks; constant whatever the world size. `auto`: 8 to
     32 by the size of the training side (adapters lose quality above 32)."""
-    micro_batch_size: Annotated[StrictInt, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
+    micro_batch_size: Annotated[Integer, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
     """Examples per rank and forward pass. `auto`: from memory and length."""
-    max_sequence_length: Annotated[StrictInt, Field(ge=16, le=1048576)] = 1024
+    max_sequence_length: Annotated[Integer, Field(ge=16, le=1048576)] = 1024
     """Longest example in tokens; longer ones are cut at the end and counted in the report."""
     warmup_ratio: DecimalString = "0.03"
     """Share of the steps over which the learning rate rises."""
@@ -201,33 +202,33 @@ class Hyperparameters(APIModel):
     float32. Adapter weights are always float32."""
     activation_checkpointing: Literal["Auto", "On", "Off"] = "Auto"
     """Recompute activations in the backward pass. `Auto`: only when memory would not suffice."""
-    seed: Annotated[StrictInt, Field(ge=0, le=2147483647)] = 42
+    seed: Annotated[Integer, Field(ge=0, le=2147483647)] = 42
     """Seed of initialisation, order and dropout. The same job gives the same adapter on the same
     hardware."""
-    logging_steps: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
+    logging_steps: Annotated[Integer, Field(ge=1, le=1000)] = 1
     """Optimiser steps between two points of the training curve."""
 
 
 class Checkpoint(APIModel):
     """Durable progress: what a preempted or crashed run resumes from."""
 
-    every_steps: Annotated[StrictInt, Field(ge=1, le=1000000)] = 50
+    every_steps: Annotated[Integer, Field(ge=1, le=1000000)] = 50
     """Optimiser steps between two checkpoints in object storage."""
-    keep_last: Annotated[StrictInt, Field(ge=1, le=20)] = 2
+    keep_last: Annotated[Integer, Field(ge=1, le=20)] = 2
     """Complete checkpoints kept."""
 
 
 class Evaluation(APIModel):
     """How base and tuned model are compared on the held-out side."""
 
-    max_samples: Annotated[StrictInt, Field(ge=1, le=100000)] = 500
+    max_samples: Annotated[Integer, Field(ge=1, le=100000)] = 500
     """Held-out rows scored, drawn by the split's seed."""
-    max_new_tokens: Annotated[StrictInt, Field(ge=1, le=8192)] | Literal["auto"] = "auto"
+    max_new_tokens: Annotated[Integer, Field(ge=1, le=8192)] | Literal["auto"] = "auto"
     """Longest generated answer in tokens. `auto`: the longest reference plus a margin, so that no
     correct answer is ever cut."""
-    batch_size: Annotated[StrictInt, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    batch_size: Annotated[Integer, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Rows generated at once."""
-    num_bootstrap_samples: Annotated[StrictInt, Field(ge=100, le=10000)] = 1000
+    num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=10000)] = 1000
     """Resamples behind the 95 % confidence intervals."""
 
 
@@ -264,9 +265,9 @@ class S3(APIModel):
 class Resources(APIModel):
     """What the training pods get. The world size is nodes times GPUs per node."""
 
-    nodes: Annotated[StrictInt, Field(ge=1, le=256)] = 1
+    nodes: Annotated[Integer, Field(ge=1, le=256)] = 1
     """Pods that train together, one per node."""
-    gpus_per_node: Annotated[StrictInt, Field(ge=0, le=64)] = 1
+    gpus_per_node: Annotated[Integer, Field(ge=0, le=64)] = 1
     """GPUs, and processes, per pod. 0 trains on CPU with one process."""
     gpu_resource: Annotated[str, Field(min_length=1, max_length=128)] = "nvidia.com/gpu"
     """Name of the extended resource the GPUs are asked for by."""
@@ -456,13 +457,13 @@ class FineTuneJobSpec(APIModel):
     suspend: StrictBool = False
     """Hold the job: running pods save and stop, nothing new starts. False resumes at the last
     checkpoint."""
-    backoff_limit: Annotated[StrictInt, Field(ge=0, le=100)] = 3
+    backoff_limit: Annotated[Integer, Field(ge=0, le=100)] = 3
     """How often a stage is tried again after a failure that may pass. User and data errors are
     never retried."""
-    active_deadline_seconds: Annotated[StrictInt, Field(ge=1, le=31536000)] | None = None
+    active_deadline_seconds: Annotated[Integer, Field(ge=1, le=31536000)] | None = None
     """Longest running time over all stages and attempts, in seconds, without time in the queue or
     suspended."""
-    ttl_seconds_after_finished: Annotated[StrictInt, Field(ge=0, le=31536000)] | None = None
+    ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=31536000)] | None = None
     """Delete the finished FineTuneJob after this many seconds. Files in object storage stay."""
 
     @model_validator(mode="after")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictInt, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from finetune_api.meta import (
     ATOMIC_LIST,
     MAP_BY_NAME,
     APIModel,
+    Integer,
     LocalObjectReference,
     Quantity,
     UniqueNames,
@@ -36,7 +37,7 @@ class Toleration(APIModel):
     """Taint value."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Taint effect; empty matches all."""
-    toleration_seconds: Annotated[StrictInt, Field(ge=0)] | None = None
+    toleration_seconds: Annotated[Integer, Field(ge=0)] | None = None
     """How long a NoExecute taint is tolerated, in seconds."""
 
 
@@ -197,7 +198,7 @@ class PodTemplate(APIModel):
     """RuntimeClass of the pods."""
     scheduler_name: ShortText | None = None
     """Scheduler of the pods."""
-    termination_grace_period_seconds: Annotated[StrictInt, Field(ge=1, le=3600)] = 120
+    termination_grace_period_seconds: Annotated[Integer, Field(ge=1, le=3600)] = 120
     """Time between SIGTERM and SIGKILL, in seconds; must exceed the time of one checkpoint."""
 
     @model_validator(mode="after")
