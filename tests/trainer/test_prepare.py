@@ -17,7 +17,10 @@ from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UserError
 from finetune_trainer.prepare import prepare
 from finetune_trainer.report.events import EventEmitter
+from support.seaweedfs import SeaweedS3, s3
 from support.tiny_tokenizer import make_tokenizer
+
+__all__ = ["s3"]
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -472,6 +475,63 @@ def test_a_data_set_replaced_together_with_its_manifest_is_refused(
         read_prepared(context)
     assert caught.value.reason == "DatasetChanged"
     assert result.digest in caught.value.message
+
+
+def make_s3_context(
+    server: SeaweedS3, tmp_path: Path, source: str, output: str, name: str = "run"
+) -> Context:
+    spec = {
+        "model": {"uri": "hf://example/tiny"},
+        "dataset": {"sources": [{"uri": source, "credentialsRef": {"name": "s3-read-only"}}]},
+        "output": {"uri": output, "credentialsRef": {"name": "s3-read-write"}},
+        "s3": {"endpoint": server.endpoint},
+    }
+    return Context(
+        job=ResolvedJob.model_validate(
+            {"namespace": "team-a", "name": name, "uid": f"uid-{name}", "spec": spec}
+        ),
+        emit=EventEmitter(Stage.PREPARE, stream=io.StringIO()),
+        work_dir=tmp_path / name,
+        cache_dir=tmp_path / "cache",
+        credentials_dir=server.credentials_dir,
+    )
+
+
+def test_a_data_set_on_s3_is_prepared_once_for_two_runs(s3: SeaweedS3, tmp_path: Path) -> None:
+    bucket = s3.new_bucket()
+    s3.client().put_object(Bucket=bucket, Key="in/a/rows.jsonl", Body=pairs(40).encode())
+    s3.client().put_object(Bucket=bucket, Key="in/b/rows.jsonl", Body=pairs(40).encode())
+    output = f"s3://{bucket}/models"
+    first, prepared = prepare_and_read(
+        make_s3_context(s3, tmp_path, f"s3://{bucket}/in/a/rows.jsonl", output)
+    )
+    assert first.uri == f"{output}/datasets/{first.digest}"
+    assert len(prepared.train) == first.rows.train == 30
+    second, _ = prepare_and_read(
+        make_s3_context(s3, tmp_path, f"s3://{bucket}/in/b", output, name="second")
+    )
+    assert second.reused
+    assert second.digest == first.digest
+
+
+@pytest.mark.parametrize(
+    ("source", "reason", "message"),
+    [
+        ("s3://{bucket}/in/absent.jsonl", "DatasetNotFound", "holds rows.jsonl"),
+        ("s3://{bucket}/absent/", "DatasetNotFound", "holds nothing"),
+        ("s3://no-such-bucket-here/rows.jsonl", None, "no-such-bucket-here"),
+    ],
+)
+def test_a_source_missing_on_s3_is_the_users_error(
+    s3: SeaweedS3, tmp_path: Path, source: str, reason: str | None, message: str
+) -> None:
+    bucket = s3.new_bucket()
+    s3.client().put_object(Bucket=bucket, Key="in/rows.jsonl", Body=pairs(40).encode())
+    context = make_s3_context(s3, tmp_path, source.format(bucket=bucket), f"s3://{bucket}/out")
+    with pytest.raises(UserError) as caught:
+        prepare(context)
+    assert reason in (caught.value.reason, None)
+    assert message in caught.value.message
 
 
 @needs_real_data

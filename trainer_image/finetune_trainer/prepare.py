@@ -306,7 +306,7 @@ def _tell(context: StageContext, report: DatasetReport, *, reused: bool) -> None
         f"{rows.test} test rows"
     )
     for source in report.sources:
-        tell(f"{source.rows} rows read as {source.format}: {source.format_reason}")
+        tell(f"{source.rows} rows of format {source.format or 'unknown'}: {source.format_reason}")
     if report.invalid_rows.total:
         totals = ", ".join(f"{k} {v}" for k, v in report.invalid_rows.by_reason.items())
         tell(f"left out {report.invalid_rows.total} invalid rows ({totals}); see {REPORT_NAME}")
