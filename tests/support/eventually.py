@@ -1,0 +1,74 @@
+"""Wait for the world to get into a state; the only way tests wait.
+
+``eventually(predicate)`` polls until the predicate returns something true and returns that. When
+time is up it raises with the last value, or from the last exception: an ``assert`` inside the
+predicate works and shows up in the failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(
+    predicate: Callable[[], T], timeout: float = 10.0, *, interval: float = 0.02
+) -> T:
+    """Return the first true value of ``predicate``.
+
+    Args:
+        predicate: Looks at the world; may raise while it is not ready.
+        timeout: Seconds to keep looking.
+        interval: Seconds between two looks.
+
+    Raises:
+        AssertionError: It never became true.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        value, error = _look(predicate)
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise _failure(predicate, timeout, value, error) from error
+        time.sleep(interval)
+
+
+async def eventually_async(
+    predicate: Callable[[], T] | Callable[[], Awaitable[T]],
+    timeout: float = 10.0,
+    *,
+    interval: float = 0.01,
+) -> T:
+    """As ``eventually``, on the running loop and its time; the predicate may be a coroutine."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    while True:
+        value, error = _look(predicate)
+        if asyncio.iscoroutine(value):
+            try:
+                value = await value
+            except Exception as raised:
+                value, error = None, raised
+        if value:
+            return value
+        if loop.time() >= deadline:
+            raise _failure(predicate, timeout, value, error) from error
+        await asyncio.sleep(interval)
+
+
+def _look(predicate):
+    try:
+        return predicate(), None
+    except Exception as error:
+        return None, error
+
+
+def _failure(predicate, timeout, value, error):
+    seen = f"it raised {error!r}" if error is not None else f"last value {value!r}"
+    name = getattr(predicate, "__qualname__", repr(predicate))
+    return AssertionError(f"{name} did not become true within {timeout} s: {seen}")

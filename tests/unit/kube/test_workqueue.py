@@ -1,0 +1,303 @@
+"""The queue's promises: dedupe, serial per key, no lost wake-up, priority, delays, back-off."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from finetune_operator.kube.metrics import KubeMetrics
+from finetune_operator.kube.workqueue import QueueShutDown, WorkQueue
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def make_queue(**options) -> WorkQueue[str]:
+    return WorkQueue("test", rng=random.Random(7), **options)
+
+
+async def take_all(queue: WorkQueue[str]) -> list[str]:
+    taken = []
+    while len(queue):
+        key = await queue.get()
+        taken.append(key)
+        queue.done(key)
+    return taken
+
+
+async def test_key_added_many_times_is_taken_once():
+    queue = make_queue()
+    for _ in range(5):
+        queue.add("a")
+    assert await take_all(queue) == ["a"]
+
+
+async def test_key_added_while_processing_is_queued_again_on_done():
+    queue = make_queue()
+    queue.add("a")
+    key = await queue.get()
+    queue.add("a")
+    queue.add("a")
+    assert len(queue) == 0
+    queue.done(key)
+    assert await take_all(queue) == ["a"]
+
+
+async def test_higher_priority_is_taken_first_and_equals_in_order():
+    queue = make_queue()
+    for key, priority in [("low", -100), ("a", 0), ("b", 0), ("mid", -10)]:
+        queue.add(key, priority=priority)
+    assert await take_all(queue) == ["a", "b", "mid", "low"]
+
+
+async def test_later_add_raises_priority_but_never_lowers_it():
+    queue = make_queue()
+    queue.add("raised", priority=-100)
+    queue.add("other", priority=-10)
+    queue.add("raised", priority=0)
+    queue.add("raised", priority=-100)
+    assert await take_all(queue) == ["raised", "other"]
+
+
+async def test_priority_of_key_added_while_processing_is_kept():
+    queue = make_queue()
+    queue.add("a")
+    await queue.get()
+    queue.add("b", priority=-10)
+    queue.add("a", priority=-100)
+    queue.add("a", priority=0)
+    queue.done("a")
+    assert await take_all(queue) == ["a", "b"]
+
+
+@pytest.mark.looptime
+async def test_delayed_add_comes_after_its_delay():
+    queue = make_queue()
+    loop = asyncio.get_running_loop()
+    queue.add_after("a", 30.0)
+    assert len(queue) == 0
+    assert queue.num_delayed == 1
+    assert await queue.get() == "a"
+    assert loop.time() == pytest.approx(30.0, abs=0.01)
+
+
+@pytest.mark.looptime
+async def test_earliest_of_several_delayed_adds_counts_and_only_once():
+    queue = make_queue()
+    loop = asyncio.get_running_loop()
+    queue.add_after("a", 60.0)
+    queue.add_after("a", 10.0)
+    queue.add_after("a", 300.0)
+    queue.done(await queue.get())
+    assert loop.time() == pytest.approx(10.0, abs=0.01)
+    await asyncio.sleep(1000)
+    assert len(queue) == 0
+
+
+@pytest.mark.looptime
+async def test_immediate_add_does_not_lose_a_delayed_one():
+    queue = make_queue()
+    queue.add_after("a", 10.0)
+    queue.add("a")
+    queue.done(await queue.get())
+    queue.done(await queue.get())
+    assert asyncio.get_running_loop().time() == pytest.approx(10.0, abs=0.01)
+
+
+@pytest.mark.looptime
+async def test_many_delays_use_one_timer():
+    queue = make_queue()
+    loop = asyncio.get_running_loop()
+    before = len(loop._scheduled)
+    for number in range(1000):
+        queue.add_after(f"k{number}", 1000.0 - number)
+    live = [timer for timer in loop._scheduled if not timer.cancelled()]
+    assert len(live) <= before + 1
+    order = [await queue.get() for _ in range(1000)]
+    assert order == [f"k{number}" for number in reversed(range(1000))]
+
+
+@pytest.mark.looptime
+async def test_back_off_doubles_from_5_ms_to_1000_s_and_forget_resets_it():
+    queue = make_queue()
+    delays = []
+    for _ in range(25):
+        delays.append(queue.add_rate_limited("a"))
+        queue.done(await queue.get())
+    assert delays[0] == pytest.approx(0.005, rel=0.11)
+    for attempt, delay in enumerate(delays):
+        bound = min(1000.0, 0.005 * 2**attempt)
+        assert bound <= delay <= bound * 1.1
+    assert queue.num_requeues("a") == 25
+    queue.forget("a")
+    assert queue.num_requeues("a") == 0
+    assert queue.add_rate_limited("a") < 0.006
+
+
+async def test_cancelled_waiter_passes_its_wake_up_on():
+    queue = make_queue()
+    first = asyncio.create_task(queue.get())
+    second = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.add("a")
+    first.cancel()
+    async with asyncio.timeout(1):
+        assert await second == "a"
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_shut_down_hands_out_what_is_ready_then_ends_waiters():
+    queue = make_queue()
+    waiters = [asyncio.create_task(queue.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    queue.add("a")
+    queue.add_after("later", 5)
+    queue.shut_down()
+    queue.add("too late")
+    results = await asyncio.gather(*waiters, return_exceptions=True)
+    assert results.count("a") == 1
+    assert sum(isinstance(result, QueueShutDown) for result in results) == 2
+
+
+@pytest.mark.looptime
+async def test_metrics_have_the_names_of_client_go():
+    metrics = KubeMetrics()
+    queue = make_queue(metrics=metrics)
+    queue.add("a")
+    await queue.get()
+    queue.add_rate_limited("b")
+    await asyncio.sleep(3)
+
+    def value(name: str) -> float | None:
+        return metrics.registry.get_sample_value(name, {"name": "test"})
+
+    assert value("workqueue_depth") == 1
+    assert value("workqueue_adds_total") == 2
+    assert value("workqueue_retries_total") == 1
+    assert value("workqueue_unfinished_work_seconds") == pytest.approx(3, abs=0.01)
+    assert value("workqueue_longest_running_processor_seconds") == pytest.approx(3, abs=0.01)
+    assert value("workqueue_queue_duration_seconds_count") == 1
+    queue.done("a")
+    assert value("workqueue_work_duration_seconds_sum") == pytest.approx(3, abs=0.01)
+
+
+KEYS = st.sampled_from("abcd")
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), KEYS, st.sampled_from([0, -10, -100])),
+        st.tuples(st.just("after"), KEYS, st.floats(0.0, 5.0)),
+        st.tuples(st.just("retry"), KEYS, st.just(0)),
+        st.tuples(st.just("pass"), st.just(""), st.floats(0.0, 3.0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=STEPS, num_workers=st.integers(1, 5), seed=st.integers(0, 2**16))
+def test_any_schedule_is_serial_per_key_and_loses_no_wake_up(steps, num_workers, seed):
+    """Each add happens before a later start of its key, and no key is ever worked on twice."""
+    rng = random.Random(seed)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        queue = WorkQueue("property", rng=rng)
+        busy: set[str] = set()
+        last_add: dict[str, int] = {}
+        last_start: dict[str, int] = {}
+        tick = 0
+
+        async def work() -> None:
+            nonlocal tick
+            while True:
+                key = await queue.get()
+                assert key not in busy, f"two workers on {key}"
+                busy.add(key)
+                tick += 1
+                last_start[key] = tick
+                await asyncio.sleep(rng.uniform(0, 0.01))
+                busy.discard(key)
+                queue.done(key)
+
+        workers = [loop.create_task(work()) for _ in range(num_workers)]
+        for action, key, argument in steps:
+            tick += 1
+            if action == "pass":
+                await asyncio.sleep(argument / 100)
+                continue
+            last_add[key] = tick
+            if action == "add":
+                queue.add(key, priority=argument)
+            elif action == "after":
+                queue.add_after(key, argument / 100)
+            else:
+                queue.add_rate_limited(key)
+        while len(queue) or queue.num_processing or queue.num_delayed:
+            await asyncio.sleep(0.05)
+        for worker in workers:
+            assert not worker.done(), worker
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        for key, added in last_add.items():
+            assert last_start.get(key, 0) > added, f"wake-up of {key} lost"
+
+    run_in_fast_time(scenario())
+
+
+@settings(max_examples=100, deadline=None)
+@given(adds=st.lists(st.tuples(KEYS, st.integers(-3, 3)), min_size=1, max_size=30))
+def test_waiting_keys_come_by_highest_priority_then_by_age(adds):
+    async def scenario() -> None:
+        queue = WorkQueue("property", rng=random.Random(0))
+        best: dict[str, tuple[int, int]] = {}
+        for age, (key, priority) in enumerate(adds):
+            queue.add(key, priority=priority)
+            if key not in best or priority > best[key][0]:
+                best[key] = (priority, age)
+        expected = sorted(best, key=lambda key: (-best[key][0], best[key][1]))
+        assert await take_all(queue) == expected
+
+    run_in_fast_time(scenario())
+
+
+@settings(max_examples=60, deadline=None)
+@given(delays=st.lists(st.tuples(KEYS, st.floats(0.1, 1000.0)), min_size=1, max_size=20))
+def test_delayed_keys_come_exactly_at_their_earliest_time(delays):
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        queue = WorkQueue("property", rng=random.Random(0))
+        start = loop.time()
+        for key, delay in delays:
+            queue.add_after(key, delay)
+        earliest: dict[str, float] = {}
+        for key, delay in delays:
+            earliest[key] = min(delay, earliest.get(key, delay))
+        for _ in earliest:
+            key = await queue.get()
+            assert loop.time() - start == pytest.approx(earliest[key], abs=0.01)
+            queue.done(key)
+        assert len(queue) == queue.num_delayed == 0
+
+    run_in_fast_time(scenario())
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Time is what the next timer says; hypothesis cannot use looptime's marker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._virtual_time = 0.0
+
+    def time(self) -> float:
+        return self._virtual_time
+
+    def _run_once(self) -> None:
+        if not self._ready and self._scheduled:
+            self._virtual_time = max(self._virtual_time, self._scheduled[0].when())
+        super()._run_once()
+
+
+def run_in_fast_time(scenario) -> None:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(scenario)
