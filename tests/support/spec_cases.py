@@ -1,7 +1,7 @@
 """Good and bad FineTuneJobs, judged alike by the models and by a real API server.
 
-A change is ``{dotted path: value}`` on :func:`minimal_job`; the value :data:`REMOVED` takes the field
-away. ``expected`` must occur in our message, ``server`` (default: the same) in the API server's.
+A change is ``{dotted path: value}`` on :func:`minimal_job`; the value :data:`REMOVED` takes the
+field away. ``expected`` must occur in our message, ``server`` (default: the same) in the API server's.
 """
 
 from __future__ import annotations
@@ -203,7 +203,9 @@ CASES: tuple[Case, ...] = (
     bad("no dataset", {"spec.dataset": REMOVED}, "spec.dataset: Required value"),
     bad("no output", {"spec.output": REMOVED}, "spec.output: Required value"),
     bad("no apiVersion", {"apiVersion": REMOVED}, "apiVersion: Required value", "API version"),
-    bad("another kind", {"kind": "FineTuneJobs"}, 'kind: Unsupported value: "FineTuneJobs"', "kind"),
+    bad(
+        "another kind", {"kind": "FineTuneJobs"}, 'kind: Unsupported value: "FineTuneJobs"', "kind"
+    ),
     bad(
         "another version",
         {"apiVersion": "finetune.dev/v2"},
@@ -256,8 +258,8 @@ CASES: tuple[Case, ...] = (
         {f"{SOURCE}.uri": "s3://" + "a" * 1020},
         "may not be more than 1024",
     ),
-    bad("an unknown format", {f"{SOURCE}.format": "Jsonl"}, f'{SOURCE_PATH}.format: Unsupported'),
-    bad("an unknown side", {f"{SOURCE}.side": "train"}, f'{SOURCE_PATH}.side: Unsupported value'),
+    bad("an unknown format", {f"{SOURCE}.format": "Jsonl"}, f"{SOURCE_PATH}.format: Unsupported"),
+    bad("an unknown side", {f"{SOURCE}.side": "train"}, f"{SOURCE_PATH}.side: Unsupported value"),
     bad("an empty template", {f"{SOURCE}.template": ""}, f"{SOURCE_PATH}.template: Invalid value"),
     bad("an empty prompt column", {f"{SOURCE}.columns": {"prompt": ""}}, "columns.prompt: Invalid"),
     bad(
@@ -267,7 +269,9 @@ CASES: tuple[Case, ...] = (
         "spec.output.credentialsRef",
     ),
     bad("an output on the hub", {"spec.output.uri": "hf://a/b"}, "the Hub is read-only here"),
-    bad("no adapter among the formats", {"spec.output.formats": ["Merged"]}, "must contain Adapter"),
+    bad(
+        "no adapter among the formats", {"spec.output.formats": ["Merged"]}, "must contain Adapter"
+    ),
     bad("a format twice", {"spec.output.formats": ["Adapter", "Adapter"]}, "spec.output.formats"),
     bad("an unknown output format", {"spec.output.formats": ["Adapter", "GGUF"]}, "Unsupported"),
     bad("no output format", {"spec.output.formats": []}, "should have at least 1 items"),
@@ -330,7 +334,9 @@ CASES: tuple[Case, ...] = (
         {"spec.resources": {"strategy": "FSDP2", "gpusPerNode": 0}},
         "FSDP2 needs GPUs",
     ),
-    bad("a learning rate of fast", {f"{HYPER}.learningRate": "fast"}, "learningRate: Invalid value"),
+    bad(
+        "a learning rate of fast", {f"{HYPER}.learningRate": "fast"}, "learningRate: Invalid value"
+    ),
     bad("a learning rate of 0", {f"{HYPER}.learningRate": "0.0"}, "must be greater than 0"),
     bad("a learning rate of 0e-5", {f"{HYPER}.learningRate": "0e-5"}, "must be greater than 0"),
     bad("a learning rate as number", {f"{HYPER}.learningRate": 0.0001}, "learningRate: Invalid"),
@@ -347,18 +353,26 @@ CASES: tuple[Case, ...] = (
         f"{HYPER}.globalBatchSize: Invalid value",
         f"{HYPER}.globalBatchSize",
     ),
-    bad("an unknown scheduler", {f"{HYPER}.scheduler": "cosine"}, f"{HYPER}.scheduler: Unsupported"),
+    bad(
+        "an unknown scheduler", {f"{HYPER}.scheduler": "cosine"}, f"{HYPER}.scheduler: Unsupported"
+    ),
     bad("a boolean as text", {"spec.suspend": "true"}, "must be of type boolean"),
     bad("a boolean as yes", {"spec.model.trustRemoteCode": "yes"}, "must be of type boolean"),
     bad("no nodes", {"spec.resources.nodes": 0}, "should be greater than or equal to 1"),
     bad("memory in words", {"spec.resources.memory": "lots"}, "spec.resources.memory: Invalid"),
-    bad("an endpoint without scheme", {"spec.s3.endpoint": "s3.example.org"}, "spec.s3.endpoint: In"),
+    bad(
+        "an endpoint without scheme", {"spec.s3.endpoint": "s3.example.org"}, "spec.s3.endpoint: In"
+    ),
     bad("an endpoint with path", {"spec.s3.endpoint": "http://a/b"}, "spec.s3.endpoint: Invalid"),
     bad("a queue in capitals", {"spec.queueName": "Team-A"}, "spec.queueName: Invalid value"),
     bad("a negative back-off limit", {"spec.backoffLimit": -1}, "greater than or equal to 0"),
     bad("a deadline of 0", {"spec.activeDeadlineSeconds": 0}, "greater than or equal to 1"),
     bad("hyperparameters as list", {HYPER: []}, "must be of type object"),
-    bad("a reserved label", {f"{POD}.labels": {"finetune.dev/job": "x"}}, "must not use finetune.dev/"),
+    bad(
+        "a reserved label",
+        {f"{POD}.labels": {"finetune.dev/job": "x"}},
+        "must not use finetune.dev/",
+    ),
     bad("33 labels", {f"{POD}.labels": {f"l{n}": "x" for n in range(33)}}, "podTemplate.labels"),
     bad(
         "a volume of two kinds",

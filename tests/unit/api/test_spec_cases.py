@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from finetune_api.messages import InvalidJobError, parse_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from support.spec_cases import CASES, FULL_SPEC, Case

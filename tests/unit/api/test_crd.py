@@ -1,0 +1,140 @@
+"""The generated CRD: structural, bounded, and in step with the models."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from finetune_api.crd import build_crd, build_schema
+from finetune_api.reference import EXIT_CODE_HELP, render_exit_codes, render_finetunejob
+from finetune_api.trainer import ExitCode
+from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, SPEC_RULES, FineTuneJobSpec
+from finetune_api.v1alpha1.podtemplate import POD_TEMPLATE_RULES
+
+REPOSITORY = Path(__file__).parents[3]
+FORBIDDEN = {"$ref", "$defs", "title", "oneOf", "anyOf", "const", "prefixItems", "discriminator"}
+
+
+def walk(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, schema
+    for name, child in schema.get("properties", {}).items():
+        yield from walk(child, f"{path}.{name}")
+    for keyword in ("items", "additionalProperties"):
+        if isinstance(schema.get(keyword), dict):
+            yield from walk(schema[keyword], f"{path}[]")
+
+
+@pytest.fixture(scope="module")
+def nodes() -> list[tuple[str, dict[str, Any]]]:
+    return list(walk(build_schema()))
+
+
+def test_schema_is_structural(nodes: list[tuple[str, dict[str, Any]]]) -> None:
+    for path, node in nodes:
+        assert not FORBIDDEN & set(node), path
+        assert "type" in node or node.get("x-kubernetes-int-or-string"), path
+        assert node.get("type") != "number", f"{path}: floats do not round-trip"
+        assert node.get("additionalProperties") not in (True, False), path
+
+
+def test_every_string_list_and_map_is_bounded(nodes: list[tuple[str, dict[str, Any]]]) -> None:
+    for path, node in nodes:
+        if path in (".apiVersion", ".kind", ".metadata"):
+            continue
+        if node.get("type") == "string":
+            assert "maxLength" in node or "enum" in node, path
+        if node.get("type") == "array":
+            assert "maxItems" in node, path
+            assert "x-kubernetes-list-type" in node, path
+        if "additionalProperties" in node:
+            assert "maxProperties" in node, path
+
+
+def test_every_field_is_described(nodes: list[tuple[str, dict[str, Any]]]) -> None:
+    for path, node in nodes:
+        if path not in ("", ".metadata") and not path.endswith("[]"):
+            assert node.get("description"), path
+
+
+def test_status_holds_no_defaults(nodes: list[tuple[str, dict[str, Any]]]) -> None:
+    assert not [p for p, node in nodes if p.startswith(".status") and "default" in node]
+
+
+def test_every_rule_names_an_existing_field() -> None:
+    spec = build_schema()["properties"]["spec"]
+    for rule in (*SPEC_RULES, *POD_TEMPLATE_RULES):
+        node = spec
+        for part in rule.field.split("."):
+            node = node["properties"][part]
+
+
+def test_immutable_fields_exist_and_the_rest_steers_the_life_cycle() -> None:
+    fields = {field.alias for field in FineTuneJobSpec.model_fields.values()}
+    assert set(IMMUTABLE_FIELDS) <= fields
+    assert fields - set(IMMUTABLE_FIELDS) == {
+        "queueName",
+        "priorityClassName",
+        "suspend",
+        "backoffLimit",
+        "activeDeadlineSeconds",
+        "ttlSecondsAfterFinished",
+    }
+
+
+def test_crd_fits_a_client_side_apply_annotation() -> None:
+    assert len(json.dumps(build_crd())) < 128 * 1024
+
+
+def test_every_exit_code_is_explained() -> None:
+    assert set(EXIT_CODE_HELP) == set(ExitCode)
+    page = render_exit_codes()
+    for code in ExitCode:
+        assert f"| {code.value} |" in page
+
+
+def test_reference_lists_every_field(nodes: list[tuple[str, dict[str, Any]]]) -> None:
+    page = render_finetunejob()
+    for path, _ in nodes:
+        name = path.rsplit(".", 1)[-1]
+        if path.startswith((".spec.", ".status.")) and not path.endswith("[]"):
+            assert f"| `{name}` |" in page, path
+    assert "*Fixed.*" in page
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", REPOSITORY / "tools" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["generate"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_files_are_up_to_date(generate: ModuleType) -> None:
+    assert generate.main(["--check"]) == 0
+
+
+def test_generate_is_idempotent_and_names_drift(
+    generate: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = ["--root", str(tmp_path)]
+    assert generate.main(root) == 0
+    assert capsys.readouterr().out.count("wrote") == 4
+    assert generate.main(root) == 0
+    assert capsys.readouterr().out == ""
+    crd = tmp_path / "crds" / "finetunejobs.yaml"
+    crd.write_text(crd.read_text().replace("shortNames", "longNames"))
+    assert generate.main([*root, "--check"]) == 1
+    shown = capsys.readouterr()
+    assert "-    longNames:" in shown.out
+    assert "make generate" in shown.err
+    assert "longNames" in crd.read_text(), "a check writes nothing"

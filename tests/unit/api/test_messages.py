@@ -1,0 +1,103 @@
+"""Problems are told per field, in the API server's words, with lines and suggestions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_api.messages import InvalidJobError, Problem, parse_job
+from support.spec_cases import changed, minimal_job
+
+HYPER = "spec.hyperparameters"
+
+
+def problems_of(change: dict[str, Any]) -> list[str]:
+    with pytest.raises(InvalidJobError) as caught:
+        parse_job(changed(minimal_job(), change))
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {f"{HYPER}.learningRate": "fast"},
+            "spec.hyperparameters.learningRate: Invalid value: \"fast\": is neither 'auto' nor a "
+            "decimal number such as '0.0002' or '2e-4'",
+        ),
+        (
+            {f"{HYPER}.globalBatchSize": "16"},
+            "spec.hyperparameters.globalBatchSize: Invalid value: \"16\": must be 'auto' or a "
+            "whole number from 1 to 65536",
+        ),
+        (
+            {f"{HYPER}.epochs": 3},
+            "spec.hyperparameters.epochs: Invalid value: 3: is a number; decimals are strings "
+            "here: write '3' in quotes",
+        ),
+        (
+            {"spec.hyperparamters": {}},
+            "spec.hyperparamters: unknown field; did you mean hyperparameters?",
+        ),
+        ({"spec.zebra": 1}, "spec.zebra: unknown field"),
+        (
+            {"spec.goal": {"metric": "ExactMatch", "atLeast": "1"}},
+            'spec.goal.metric: Unsupported value: "ExactMatch": supported values: "exactMatch", '
+            '"macroF1", "rougeL", "bleu", "loss", "perplexity"; did you mean exactMatch?',
+        ),
+        (
+            {"spec.resources.nodes": "2"},
+            'spec.resources.nodes: Invalid value: "2": must be of type integer, not string',
+        ),
+        (
+            {"spec.goal": {"metric": "loss", "atLeast": "0.5"}},
+            'spec.goal.atLeast: Invalid value: "0.5": goal.atLeast does not fit loss and '
+            "perplexity, where lower is better: use atMost",
+        ),
+    ],
+)
+def test_one_problem_is_told_in_one_line(change: dict[str, Any], line: str) -> None:
+    assert problems_of(change) == [line]
+
+
+def test_every_problem_is_told_at_once() -> None:
+    found = problems_of(
+        {
+            "spec.output": {"url": "s3://x"},
+            f"{HYPER}.learningRate": "fast",
+            "metadata.name": "Big",
+        }
+    )
+    assert [line.split(":")[0] for line in found] == [
+        "metadata.name",
+        "spec.hyperparameters.learningRate",
+        "spec.output.uri",
+        "spec.output.url",
+    ]
+
+
+def test_long_values_are_cut() -> None:
+    (line,) = problems_of({"spec.method.adapter.type": "x" * 1000})
+    assert len(line) < 250
+
+
+@pytest.mark.parametrize("body", [None, [], "text", 3])
+def test_what_is_no_mapping_is_refused(body: object) -> None:
+    with pytest.raises(InvalidJobError, match="mapping of fields"):
+        parse_job(body)
+
+
+def test_lines_come_from_the_reader_and_order_the_problems() -> None:
+    lines = {("spec", "hyperparameters", "learningRate"): 3, ("metadata", "name"): 12}
+    with pytest.raises(InvalidJobError) as caught:
+        parse_job(
+            changed(minimal_job(), {f"{HYPER}.learningRate": "fast", "metadata.name": "Big"}),
+            line_of=lines.get,
+        )
+    assert [problem.line for problem in caught.value.problems] == [3, 12]
+
+
+def test_list_positions_are_written_in_brackets() -> None:
+    problem = Problem(location=("spec", "dataset", "sources", 0, "uri"), message="Required value")
+    assert str(problem) == "spec.dataset.sources[0].uri: Required value"
