@@ -15,9 +15,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(
-    predicate: Callable[[], T], timeout: float = 10.0, *, interval: float = 0.02
-) -> T:
+def eventually(predicate: Callable[[], T], timeout: float = 10.0, *, interval: float = 0.02) -> T:
     """Return the first true value of ``predicate``.
 
     Args:

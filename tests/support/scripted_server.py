@@ -76,7 +76,7 @@ async def scripted_server():
     server = ScriptedServer()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -130,8 +130,7 @@ def stream(*events: tuple[str, dict[str, Any]], then: str = "end") -> Answer:
         for kind, obj in events:
             await response.write(json.dumps({"type": kind, "object": obj}).encode() + b"\n")
         if then == "hold":
-            while request.transport is not None and not request.transport.is_closing():
-                await asyncio.sleep(0.02)
+            await asyncio.Event().wait()  # until the client goes away
         elif then == "cut":
             # Half an event and a reset: what a dying load balancer leaves behind.
             await response.write(b'{"type": "ADDED", "obj')

@@ -290,9 +290,8 @@ def _credentials(user: Mapping[str, Any], folder: Path) -> Credentials:
     if user.get("token"):
         return StaticCredentials(value=f"Bearer {user['token']}")
     if user.get("username"):
-        return StaticCredentials(
-            value=aiohttp.BasicAuth(user["username"], user.get("password", "")).encode()
-        )
+        pair = f"{user['username']}:{user.get('password', '')}"
+        return StaticCredentials(value=f"Basic {base64.b64encode(pair.encode()).decode()}")
     if user.get("exec"):
         return ExecCredentials(user["exec"])
     if user.get("auth-provider"):

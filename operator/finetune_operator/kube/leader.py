@@ -30,6 +30,7 @@ from finetune_operator.kube.resource import LEASES, Object
 logger = logging.getLogger(__name__)
 
 _JITTER_FACTOR = 1.2
+_CLOCK_TICK_SECONDS = 1e-3
 
 
 class LeadershipLost(Exception):  # noqa: N818 - a state, as in client-go's OnStoppedLeading
@@ -194,7 +195,7 @@ class LeaderElector:
         while True:
             await asyncio.sleep(min(self._retry_period_seconds, max(self._left(), 0.0)))
             left = self._left()
-            if left <= 0:
+            if left < _CLOCK_TICK_SECONDS:
                 break
             started = self._clock.monotonic()
             try:

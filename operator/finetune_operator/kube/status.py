@@ -207,6 +207,8 @@ class StatusThrottle:
         if self._last_digest.get(key) == digest:
             self._unchanged.inc()
             return
+        # Before the answer: what is submitted meanwhile has to wait its interval as well.
+        self._last_write[key] = self._loop.time()
         try:
             answer = await _apply_status(
                 self._client, self._resource, obj, status, field_manager=self._field_manager
@@ -220,7 +222,6 @@ class StatusThrottle:
             self._pending.setdefault(key, pending)
             self._queue.add_rate_limited(key)
         else:
-            self._last_write[key] = self._loop.time()
             self._last_digest[key] = digest
             self._queue.forget(key)
             self._written.inc()

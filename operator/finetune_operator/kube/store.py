@@ -88,12 +88,16 @@ class Store:
     def __contains__(self, key: ObjectKey) -> bool:
         return key in self._objects
 
-    def __iter__(self) -> Iterator[Object]:
-        return iter(self._objects.values())
+    def __iter__(self) -> Iterator[ObjectKey]:
+        return iter(self.keys())
 
     def keys(self) -> list[ObjectKey]:
         """Return a snapshot of all keys."""
         return list(self._objects)
+
+    def objects(self) -> list[Object]:
+        """Return a snapshot of all objects."""
+        return list(self._objects.values())
 
     def get(self, namespace: str, name: str) -> Object | None:
         """Return the cached object, or None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from finetune_operator.kube.apply import Applier, digest_of
 from finetune_operator.kube.resource import JOBS
 from support.fake_client import FakeClient

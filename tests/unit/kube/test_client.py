@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from finetune_operator.kube import errors
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.connection import Connection, StaticCredentials
@@ -131,9 +132,8 @@ async def test_error_page_of_a_proxy_is_shown_as_text(server, client):
 
 def test_forbidden_tells_quota_and_dying_namespace_apart():
     quota = errors.error_from_status("x", 403, status(403, "Forbidden", "exceeded quota: q"))
-    dying = errors.error_from_status(
-        "x", 403, status(403, "Forbidden") | {"details": {"causes": [{"reason": "NamespaceTerminating"}]}}
-    )  # fmt: skip
+    causes = {"causes": [{"reason": "NamespaceTerminating"}]}
+    dying = errors.error_from_status("x", 403, status(403, "Forbidden") | {"details": causes})
     assert (quota.is_quota_exceeded, quota.is_namespace_terminating) == (True, False)
     assert (dying.is_quota_exceeded, dying.is_namespace_terminating) == (False, True)
 
@@ -244,11 +244,10 @@ async def test_refused_watch_is_typed(server, client):
 
 async def test_cut_stream_yields_whole_events_then_a_transport_error(server, client):
     server.watches.append(stream(("ADDED", pod("a", 5)), then="cut"))
-    kinds = []
+    watch = client.watch(PODS, resource_version="4")
+    assert (await anext(watch))[0] == "ADDED"
     with pytest.raises(errors.TransportError):
-        async for kind, _ in client.watch(PODS, resource_version="4"):
-            kinds.append(kind)
-    assert kinds == ["ADDED"]
+        await anext(watch)
 
 
 async def test_silent_watch_is_given_up(server, client):
@@ -357,11 +356,11 @@ async def test_incomplete_name_never_reaches_the_server(server, client, namespac
 async def test_credentials_can_ride_on_a_session_for_a_library(server):
     server.others.append(reply(pod("a", 1)))
     connection = Connection(server=server.url, credentials=StaticCredentials(value="Bearer x"))
-    async with connection.open_session(
-        max_connections=2, user_agent="lib", attach_credentials=True
-    ) as session:
-        async with session.get(f"{server.url}/api/v1") as response:
-            assert response.status == 200
+    async with (
+        connection.open_session(
+            max_connections=2, user_agent="lib", attach_credentials=True
+        ) as session,
+        session.get(f"{server.url}/api/v1") as response,
+    ):
+        assert response.status == 200
     assert server.seen[0].headers["Authorization"] == "Bearer x"
-
-

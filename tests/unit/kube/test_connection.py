@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import yaml
+
 from finetune_operator.kube import connection
 from finetune_operator.kube.connection import (
     ConnectionConfigError,
@@ -96,7 +97,7 @@ def test_removed_auth_provider_says_what_to_use(tmp_path):
 def test_bad_certificate_is_an_error_about_this_server(tmp_path):
     data = base64.b64encode(b"not a certificate").decode()
     cluster = {"server": "https://127.0.0.1:1", "certificate-authority-data": data}
-    with pytest.raises(ConnectionConfigError, match="127.0.0.1"):
+    with pytest.raises(ConnectionConfigError, match=r"127\.0\.0\.1"):
         load_kubeconfig([kubeconfig(tmp_path, cluster=cluster)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from finetune_operator.kube.expectations import Expectations
 from finetune_operator.kube.store import Store
 from support.clock import FakeClock

@@ -7,6 +7,7 @@ import random
 from contextlib import asynccontextmanager
 
 import pytest
+
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.connection import Connection
 from finetune_operator.kube.feed import Feed

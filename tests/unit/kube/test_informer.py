@@ -7,6 +7,7 @@ import random
 from contextlib import asynccontextmanager
 
 import pytest
+
 from finetune_operator.kube import informer as informer_module
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.connection import Connection
@@ -53,7 +54,7 @@ async def running_informer(server, **options):
 
 
 def names(informer: Informer) -> list[str]:
-    return sorted(name for _, name in informer.store.keys())
+    return sorted(name for _, name in informer.store)
 
 
 async def test_pages_then_events_fill_the_cache(server):
@@ -185,10 +186,7 @@ async def test_each_namespace_has_its_own_list_and_watch(server):
     server.watches.append(by_namespace)
     async with running_informer(server, namespaces=["x", "y"]) as informer:
         await eventually_async(
-            lambda: (
-                sorted(informer.store.keys())
-                == [("x", "l"), ("x", "w"), ("y", "l"), ("y", "w")]
-            )
+            lambda: sorted(informer.store) == [("x", "l"), ("x", "w"), ("y", "l"), ("y", "w")]
         )
         assert informer.synced.is_set()
 
@@ -220,7 +218,7 @@ async def test_repeated_410_backs_off_instead_of_storming(server, monkeypatch):
 
     monkeypatch.setattr(informer_module, "full_jitter", note)
     async with running_informer(server):
-        await eventually_async(lambda: len(server.requests("GET", limit="500")) == 10)
+        await eventually_async(lambda: len(server.requests("GET", limit="500")) >= 10)
     # The first 410 is answered at once, every further one with a longer wait.
     assert attempts[:8] == list(range(1, 9))
 

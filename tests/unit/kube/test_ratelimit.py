@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from finetune_operator.kube.ratelimit import TokenBucket
 from hypothesis import given
 from hypothesis import strategies as st
+
+from finetune_operator.kube.ratelimit import TokenBucket
 from support.clock import FakeClock
 
 

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+
 from finetune_operator.kube.errors import Forbidden, ServerUnavailable
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import JOBS
@@ -18,9 +19,7 @@ pytestmark = pytest.mark.looptime
 
 @asynccontextmanager
 async def make_recorder(client: FakeClient, **options):
-    recorder = EventRecorder(
-        client, component="op", instance="op-0", clock=LoopClock(), **options
-    )
+    recorder = EventRecorder(client, component="op", instance="op-0", clock=LoopClock(), **options)
     task = asyncio.create_task(recorder.run())
     try:
         yield recorder

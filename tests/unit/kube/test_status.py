@@ -6,6 +6,7 @@ import asyncio
 import random
 
 import pytest
+
 from finetune_operator.kube.errors import Invalid, ServerUnavailable
 from finetune_operator.kube.resource import JOBS
 from finetune_operator.kube.status import StatusThrottle, StatusWriter, with_transition_times
@@ -102,9 +103,7 @@ def test_time_that_a_condition_brings_along_is_kept():
 
 
 def make_throttle(client: FakeClient, **options) -> StatusThrottle:
-    return StatusThrottle(
-        client, JOBS, field_manager="progress", rng=random.Random(1), **options
-    )
+    return StatusThrottle(client, JOBS, field_manager="progress", rng=random.Random(1), **options)
 
 
 class Running:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from finetune_operator.kube.store import EventType, Store, index_by_label, index_by_owner
 from hypothesis import given
 from hypothesis import strategies as st
+
+from finetune_operator.kube.store import EventType, Store, index_by_label, index_by_owner
 from support.objects import pod
 
 
@@ -197,7 +198,7 @@ def test_any_history_keeps_indexes_and_told_state_equal_to_the_store(operations)
             store.replace(argument, top)
         else:
             store.observe(operation, argument)
-        assert {key[1]: store.get(*key) for key in store.keys()} == mirror
+        assert {key[1]: store.get(*key) for key in store} == mirror
         for owner in ("x", "y"):
             recount = {
                 name

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
+
 from finetune_operator.kube.metrics import KubeMetrics
 from finetune_operator.kube.workers import Done, RequeueAfter, Retry, Terminal, Workers
 from finetune_operator.kube.workqueue import WorkQueue
@@ -75,8 +77,8 @@ async def test_retried_key_backs_off_and_success_resets_it():
         await eventually_async(lambda: count(metrics, "success") == 1, 100)
         assert queue.num_requeues("a") == 0
     times = [time for _, time in reconcile.calls]
-    waits = [b - a for a, b in zip(times, times[1:], strict=False)]
-    assert all(2.5 > b / a > 1.5 for a, b in zip(waits[2:], waits[3:], strict=False))
+    waits = [b - a for a, b in pairwise(times)]
+    assert all(2.5 > b / a > 1.5 for a, b in pairwise(waits[2:]))
 
 
 async def test_time_named_by_the_server_is_used():

@@ -6,10 +6,12 @@ import asyncio
 import random
 
 import pytest
-from finetune_operator.kube.metrics import KubeMetrics
-from finetune_operator.kube.workqueue import QueueShutDown, WorkQueue
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from finetune_operator.kube.metrics import KubeMetrics
+from finetune_operator.kube.workqueue import QueueShutDown, WorkQueue
+from support.eventually import eventually_async
 
 
 def make_queue(**options) -> WorkQueue[str]:
@@ -233,8 +235,9 @@ def test_any_schedule_is_serial_per_key_and_loses_no_wake_up(steps, num_workers,
                 queue.add_after(key, argument / 100)
             else:
                 queue.add_rate_limited(key)
-        while len(queue) or queue.num_processing or queue.num_delayed:
-            await asyncio.sleep(0.05)
+        await eventually_async(
+            lambda: not (len(queue) or queue.num_processing or queue.num_delayed), 3600.0
+        )
         for worker in workers:
             assert not worker.done(), worker
             worker.cancel()
