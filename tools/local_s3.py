@@ -233,7 +233,7 @@ def _spawn(folder: Path, identities: dict[str, Identity]) -> LocalS3:
         f"-filer.localSocket={sockets}/filer-{ports['filer.port']}.sock",
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=128",
-        "-volume.max=40",
+        "-volume.max=1000",
         "-volume.minFreeSpace=100MiB",
         "-volume.preStopSeconds=0",
         *(f"-{name}={port}" for name, port in ports.items()),
@@ -245,7 +245,12 @@ def _spawn(folder: Path, identities: dict[str, Identity]) -> LocalS3:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             cwd=folder,
-            env={**os.environ, "GOMEMLIMIT": "300MiB"},
+            # Every bucket begins with volumes of its own: one each is enough here, not seven.
+            env={
+                **os.environ,
+                "GOMEMLIMIT": "300MiB",
+                "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
+            },
             # Ctrl-C in the terminal goes to the job that saves here, not to its storage.
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,21 +10,8 @@ from typing import Any
 
 import pytest
 
+import local_s3
 from finetune_trainer.storage import ObjectStore, StorageAccess, open_store
-
-
-def load_local_s3() -> Any:
-    """Import ``tools/local_s3.py``, which is a script and on no import path."""
-    name = "local_s3"
-    if name not in sys.modules:
-        path = Path(__file__).parents[2] / "tools" / "local_s3.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 @dataclass(kw_only=True)
@@ -68,7 +53,6 @@ class SeaweedS3:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedS3]:
     """A SeaweedFS server for the whole session."""
-    local_s3 = load_local_s3()
     credentials = tmp_path_factory.mktemp("secrets")
     with local_s3.start(tmp_path_factory.mktemp("s3")) as server:
         for role in server.identities:

@@ -31,6 +31,16 @@ class TrainerError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Subclasses have constructors of their own; worker processes send all of them home.
+        return _restore, (type(self), self.reason, self.message)
+
+
+def _restore(kind: type[TrainerError], reason: str, message: str) -> TrainerError:
+    error = kind.__new__(kind)
+    TrainerError.__init__(error, reason, message)
+    return error
+
 
 class UserError(TrainerError):
     """The job asks for something that cannot work; running it again cannot help."""

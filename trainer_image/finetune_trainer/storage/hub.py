@@ -177,7 +177,8 @@ class HubStore:
             offset=offset if answer.status_code == 206 else 0,
             num_bytes=file.num_bytes,
             version=tag,
-            chunks=_iterate(answer, stack),
+            chunks=_iterate(answer),
+            close=stack.close,
         )
 
     def _resolve(self) -> None:
@@ -318,12 +319,11 @@ def _hash_as(file: HubFile, path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def _iterate(answer: httpx2.Response, stack: ExitStack) -> Iterator[bytes]:
+def _iterate(answer: httpx2.Response) -> Iterator[bytes]:
     """Yield a body; whatever breaks it off becomes ``InterruptedRead``."""
     import httpx2
 
-    with stack:
-        try:
-            yield from answer.iter_raw(CHUNK_BYTES)
-        except (httpx2.TransportError, httpx2.StreamError) as error:
-            raise InterruptedRead(str(error) or type(error).__name__) from error
+    try:
+        yield from answer.iter_raw(CHUNK_BYTES)
+    except (httpx2.TransportError, httpx2.StreamError) as error:
+        raise InterruptedRead(str(error) or type(error).__name__) from error

@@ -170,5 +170,5 @@ def _said(error: Exception) -> str:
     """Quote the server: code, status and message."""
     response = getattr(error, "response", None) or {}
     details = response.get("Error", {})
-    text = details.get("Message") or "no message"
+    text = (details.get("Message") or "no message").rstrip(".")
     return f"the server said {error_code(error)} ({http_status(error)}): {text}"

@@ -50,9 +50,14 @@ class S3Source:
             num_bytes = answer["ContentLength"]
         tag = answer.get("ETag", "").strip('"')
         if version and tag != version:  # a server that ignores If-Match
+            answer["Body"].close()
             raise ChangedObject(key)
         return OpenBody(
-            offset=first, num_bytes=num_bytes, version=tag, chunks=_iterate(answer["Body"])
+            offset=first,
+            num_bytes=num_bytes,
+            version=tag,
+            chunks=_iterate(answer["Body"]),
+            close=answer["Body"].close,
         )
 
     def _open_end(self, key: str, offset: int, version: str) -> OpenBody:
@@ -86,8 +91,6 @@ def _iterate(body: Any) -> Iterator[bytes]:
         raise ChangedObject(str(error)) from error
     except (BotoCoreError, HTTPError, OSError) as error:
         raise InterruptedRead(str(error)) from error
-    finally:
-        body.close()
 
 
 def _parse_content_range(header: str) -> tuple[int, int | None]:

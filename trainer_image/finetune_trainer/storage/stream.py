@@ -12,7 +12,8 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -42,12 +43,14 @@ class OpenBody:
         num_bytes: Size of the whole object; None when the server does not say.
         version: Tag of the object's content; empty when the server has none.
         chunks: The bytes; raises ``InterruptedRead`` when the connection breaks.
+        close: Gives the connection up, also when the bytes were never asked for.
     """
 
     offset: int
     num_bytes: int | None
     version: str
     chunks: Iterator[bytes]
+    close: Callable[[], None] = lambda: None
 
 
 class RangeSource(Protocol):
@@ -70,7 +73,7 @@ class RangeSource(Protocol):
 
 def read_stream(
     source: RangeSource, key: str, *, offset: int = 0, version: str = "", uri: str
-) -> Iterator[OpenBody | bytes]:
+) -> Generator[OpenBody | bytes, None, None]:
     """Yield first the opened body (size, version, offset), then its bytes, in order.
 
     Args:
@@ -88,6 +91,7 @@ def read_stream(
     announced = False
     failures = 0
     while True:
+        body = None
         try:
             body = source.open_range(key, offset, version)
             version = version or body.version
@@ -107,6 +111,8 @@ def read_stream(
                 return
             raise InterruptedRead(f"the body ended at byte {offset} of {expected}")
         except InterruptedRead as error:
+            if expected is not None and offset >= expected:
+                return  # it broke after the last byte
             failures += 1
             if failures >= MAX_ATTEMPTS:
                 raise StorageError(
@@ -116,6 +122,9 @@ def read_stream(
                     "server; the next run goes on from there.",
                 ) from error
             time.sleep(_backoff_seconds(failures))
+        finally:
+            if body is not None:
+                body.close()
 
 
 def read_object(source: RangeSource, key: str, *, uri: str) -> Iterator[bytes]:
@@ -126,9 +135,10 @@ def read_object(source: RangeSource, key: str, *, uri: str) -> Iterator[bytes]:
             raises.
     """
     try:
-        for part in read_stream(source, key, uri=uri):
-            if isinstance(part, bytes):
-                yield part
+        with closing(read_stream(source, key, uri=uri)) as stream:
+            for part in stream:
+                if isinstance(part, bytes):
+                    yield part
     except ChangedObject as error:
         raise StorageError(
             "ObjectChanging",
@@ -167,9 +177,13 @@ def download(source: RangeSource, key: str, path: Path, *, uri: str) -> None:
 
 def _download_once(source: RangeSource, key: str, path: Path, *, uri: str) -> None:
     """Append what is missing to the partial file, then rename it."""
-    partial = partial_path(path)
     offset, version = _read_partial(path)
-    stream = read_stream(source, key, offset=offset, version=version, uri=uri)
+    with closing(read_stream(source, key, offset=offset, version=version, uri=uri)) as stream:
+        _append(stream, path)
+
+
+def _append(stream: Iterator[OpenBody | bytes], path: Path) -> None:
+    partial = partial_path(path)
     body = next(stream)
     assert isinstance(body, OpenBody)
     missing = None if body.num_bytes is None else body.num_bytes - body.offset
