@@ -1,0 +1,211 @@
+"""Reads FineTuneJobs from YAML or JSON text, remembering the line of every field.
+
+Scalars are understood as Kubernetes understands them, not as PyYAML does: an unquoted ``2e-4`` is a
+number, ``2026-01-01`` is text, and a key given twice is an error.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from finetune_cli.errors import CliError
+
+if TYPE_CHECKING:
+    from finetune_api.v1alpha1.finetunejob import FineTuneJob
+
+Location = tuple[str | int, ...]
+
+FLOAT = re.compile(
+    r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+)
+INTEGER = re.compile(r"^[-+]?(0b[01]+|0o?[0-7]*|0x[0-9a-fA-F]+|[1-9][0-9]*)$")
+
+
+class KubernetesLoader(yaml.SafeLoader):
+    """Resolves plain scalars as the API server's YAML reader does."""
+
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if tag.rsplit(":", 1)[1] not in ("float", "int", "timestamp")
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+# The integer comes first: whole numbers match the pattern of floats as well.
+KubernetesLoader.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, list("-+0123456789"))
+KubernetesLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """One YAML document.
+
+    Attributes:
+        source: Name of the file, ``-`` for standard input.
+        body: Its content.
+        lines: Line of every field and list item, 1-based.
+        first_line: Line it starts at.
+    """
+
+    source: str
+    body: Any
+    lines: dict[Location, int]
+    first_line: int
+
+    def line_of(self, location: Location) -> int | None:
+        """Return the line of a field, or of what holds it if the field is absent."""
+        for length in range(len(location), 0, -1):
+            if location[:length] in self.lines:
+                return self.lines[location[:length]]
+        return self.first_line
+
+    @property
+    def folder(self) -> Path:
+        """Folder that relative paths in the document count from."""
+        return Path.cwd() if self.source == "-" else Path(self.source).resolve().parent
+
+
+def read_text(source: str) -> str:
+    """Read a file, or standard input for ``-``.
+
+    Raises:
+        CliError: It cannot be read as text.
+    """
+    if source == "-":
+        return sys.stdin.read()
+    try:
+        return Path(source).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        hint = "; `finetune init` writes a starter" if source.endswith((".yaml", ".yml")) else ""
+        raise CliError(f"{source}: no such file{hint}") from error
+    except IsADirectoryError as error:
+        raise CliError(f"{source} is a folder; name the YAML file in it") from error
+    except UnicodeDecodeError as error:
+        raise CliError(
+            f"{source} is not text in UTF-8 (byte {error.start}); is it YAML?"
+        ) from error
+    except OSError as error:
+        raise CliError(f"cannot read {source}: {error.strerror or error}") from error
+
+
+def read_documents(source: str) -> list[Document]:
+    """Read all YAML documents of a file.
+
+    Raises:
+        CliError: Unreadable, not YAML, or nothing in it.
+    """
+    documents = list(parse_documents(read_text(source), source))
+    if not documents:
+        raise CliError(f"{source} is empty: there is no FineTuneJob in it")
+    return documents
+
+
+def parse_documents(text: str, source: str) -> Iterator[Document]:
+    """Parse YAML text; empty documents are skipped.
+
+    Raises:
+        CliError: With file, line and column of what is not YAML.
+    """
+    loader = KubernetesLoader(text)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            lines: dict[Location, int] = {}
+            for location, line in _walk(node, (), source):
+                lines.setdefault(location, line)
+            body = loader.construct_document(node)
+            if body is not None:
+                first_line = node.start_mark.line + 1
+                yield Document(source=source, body=body, lines=lines, first_line=first_line)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        words = ", ".join(part for part in (error.problem, error.context) if part)
+        raise CliError(f"{source}{place}: not valid YAML: {words}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise CliError(f"{source}: not valid YAML: {error}") from error
+    finally:
+        loader.dispose()
+
+
+def _walk(node: yaml.Node, location: Location, source: str) -> Iterable[tuple[Location, int]]:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            key, line = str(key_node.value), key_node.start_mark.line + 1
+            if key in seen:
+                raise CliError(
+                    f"{source}:{line}: {'.'.join(map(str, (*location, key)))} is given twice "
+                    f"(first in line {seen[key]}); remove one"
+                )
+            seen[key] = line
+            yield (*location, key), line
+            yield from _walk(value_node, (*location, key), source)
+    elif isinstance(node, yaml.SequenceNode):
+        for position, item in enumerate(node.value):
+            yield (*location, position), item.start_mark.line + 1
+            yield from _walk(item, (*location, position), source)
+
+
+def read_single(source: str) -> Document:
+    """Read a file that must hold exactly one FineTuneJob.
+
+    Raises:
+        CliError: There are several; names them.
+    """
+    documents = read_documents(source)
+    if len(documents) > 1:
+        names = [_name_of(document) for document in documents]
+        raise CliError(
+            f"{source} holds {len(documents)} objects ({', '.join(names)}); a run takes one: put "
+            "each into a file of its own"
+        )
+    return documents[0]
+
+
+def _name_of(document: Document) -> str:
+    body = document.body if isinstance(document.body, dict) else {}
+    metadata = body.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return f"line {document.first_line}: {name or 'unnamed'}"
+
+
+def find_problems(document: Document) -> list[str]:
+    """Return one line per problem, ``file:line: field: what``; empty when the job is good."""
+    from finetune_api.messages import InvalidJobError, parse_job
+
+    try:
+        parse_job(document.body, line_of=document.line_of)
+    except InvalidJobError as error:
+        return [
+            f"{document.source}:{problem.line or document.first_line}: {problem}"
+            for problem in error.problems
+        ]
+    return []
+
+
+def parse_document(document: Document) -> FineTuneJob:
+    """Return the validated job.
+
+    Raises:
+        CliError: With every problem, one a line.
+    """
+    from finetune_api.messages import parse_job
+
+    problems = find_problems(document)
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise CliError(
+            f"{document.source} is not a valid FineTuneJob: {count}\n" + "\n".join(problems)
+        )
+    return parse_job(document.body)

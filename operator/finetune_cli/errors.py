@@ -1,0 +1,19 @@
+"""What the CLI reports instead of a traceback."""
+
+from __future__ import annotations
+
+from finetune_cli.exits import USER_ERROR
+
+
+class CliError(Exception):
+    """A command cannot go on; the message says what was tried and what to do.
+
+    Attributes:
+        message: For people; may have several lines.
+        exit_code: Of the process.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = USER_ERROR) -> None:
+        super().__init__(message)
+        self.message = message
+        self.exit_code = exit_code

@@ -1,0 +1,14 @@
+"""Exit codes of the CLI itself; a failed stage's code passes through unchanged.
+
+Kept apart from the trainer protocol so that ``finetune --help`` need not load it.
+"""
+
+from __future__ import annotations
+
+OK = 0
+NOT_MET = 1
+"""The work was done and the answer is no: goal missed, file invalid, job failed."""
+USER_ERROR = 64
+"""As ``ExitCode.USER_ERROR``: the command or a file is wrong."""
+STORAGE = 73
+"""As ``ExitCode.STORAGE``."""

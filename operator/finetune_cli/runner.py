@@ -1,0 +1,247 @@
+"""Runs the stages of a job one after the other on this machine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from finetune_api.trainer import (
+    Environment,
+    EvaluateResult,
+    ExitCode,
+    PrepareResult,
+    Stage,
+    StageResult,
+    TrainResult,
+)
+from finetune_cli.display import Display, duration_text
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET
+from finetune_cli.localjob import LocalRun, cache_root
+from finetune_cli.stages import KILLED_BASE, StageOutcome, StageProcess
+
+RETRY_DELAYS_SECONDS = (5.0, 10.0, 20.0)
+"""Pauses before the attempts that follow a failure that may pass (exit code 75)."""
+
+GPU_DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+
+_RESULT: TypeAdapter[StageResult] = TypeAdapter(StageResult)
+
+
+@dataclass(kw_only=True)
+class RunOutcome:
+    """How a run ended.
+
+    Attributes:
+        run: What was run.
+        exit_code: Of the stage that failed; 1 if all finished but the goal was missed; else 0.
+        results: Results by stage, of those that finished.
+        failed: The last attempt of the stage that did not finish, if one did not.
+        seconds: Time over all stages.
+    """
+
+    run: LocalRun
+    exit_code: int = ExitCode.OK
+    results: dict[Stage, StageResult] = field(default_factory=dict)
+    failed: StageOutcome | None = None
+    seconds: float = 0.0
+
+    @property
+    def evaluation(self) -> EvaluateResult | None:
+        """Result of ``evaluate``, if it finished."""
+        result = self.results.get(Stage.EVALUATE)
+        return result if isinstance(result, EvaluateResult) else None
+
+    @property
+    def training(self) -> TrainResult | None:
+        """Result of ``train``, if it finished."""
+        result = self.results.get(Stage.TRAIN)
+        return result if isinstance(result, TrainResult) else None
+
+    @property
+    def preparation(self) -> PrepareResult | None:
+        """Result of ``prepare``, if it finished."""
+        result = self.results.get(Stage.PREPARE)
+        return result if isinstance(result, PrepareResult) else None
+
+
+class Runner:
+    """Runs one job; use once."""
+
+    def __init__(
+        self,
+        run: LocalRun,
+        display: Display,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        retry_delays_seconds: tuple[float, ...] = RETRY_DELAYS_SECONDS,
+    ) -> None:
+        self._run = run
+        self._display = display
+        self._sleep = sleep
+        self._delays = retry_delays_seconds
+
+    def run(self) -> RunOutcome:
+        """Run all stages, or up to the first that fails.
+
+        Raises:
+            CliError: The work folder cannot be used, or another run uses it.
+        """
+        outcome = RunOutcome(run=self._run)
+        start = time.monotonic()
+        with _locked(self._run.work_dir):
+            self._run.job_file.write_text(self._run.job.to_json())
+            environment = stage_environment(self._run)
+            self._tell_about_hardware()
+            for stage in Stage:
+                attempt = self._run_stage(stage, environment)
+                if not attempt.is_ok:
+                    outcome.failed = attempt
+                    outcome.exit_code = attempt.exit_code or ExitCode.INTERNAL
+                    break
+                outcome.results[stage] = _RESULT.validate_python(attempt.result)
+        outcome.seconds = time.monotonic() - start
+        if outcome.evaluation is not None and outcome.evaluation.goal_met is False:
+            outcome.exit_code = NOT_MET
+        return outcome
+
+    def _run_stage(self, stage: Stage, environment: Mapping[str, str]) -> StageOutcome:
+        for delay in (*self._delays, None):
+            self._display.start_stage(stage)
+            process = StageProcess(stage, self._run.job_file, self._run.log_dir, environment)
+            attempt = process.run(self._display.show_event)
+            self._display.end_stage(stage, is_ok=attempt.is_ok, summary=_summary(attempt))
+            may_pass = attempt.exit_code == ExitCode.RETRYABLE and not attempt.was_stopped
+            if delay is None or not may_pass:
+                break
+            cause = attempt.failure.message if attempt.failure else f"exit code {attempt.exit_code}"
+            self._display.note(f"{stage}: {cause}; trying again in {duration_text(delay)}")
+            self._sleep(delay)
+        return attempt
+
+    def _tell_about_hardware(self) -> None:
+        if self._run.job.spec.resources.gpus_per_node > 0 and not has_gpu():
+            self._display.note(
+                "no GPU on this machine: running on CPU, with "
+                f"{_processes(self._run.job.world_size)} (world size as the job asks)"
+            )
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+def stage_environment(run: LocalRun) -> dict[str, str]:
+    """Return the environment of the stages of a local run."""
+    environment = dict(os.environ)
+    environment[Environment.WORK_DIR] = str(run.work_dir)
+    environment[Environment.TERMINATION_LOG] = str(run.log_dir / "termination.json")
+    environment.setdefault(Environment.CACHE_DIR, str(cache_root()))
+    environment["PYTHONUNBUFFERED"] = "1"
+    if not has_gpu():
+        environment[Environment.ALLOW_CPU] = "1"
+    # A rank or a push address of some surrounding pod is not this run's.
+    for name in (Environment.NODE_RANK, Environment.RENDEZVOUS_HOST, Environment.PROGRESS_URL):
+        environment.pop(name, None)
+    return environment
+
+
+def has_gpu() -> bool:
+    """Whether a GPU's device file is there; asking its driver would take seconds."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return False
+    return any(Path(device).exists() for device in GPU_DEVICES)
+
+
+def explain_failure(outcome: RunOutcome, command: list[str]) -> str:
+    """Say what went wrong, where to look, and what to do next.
+
+    Args:
+        outcome: Of a run in which a stage failed.
+        command: The command line that runs the job again.
+    """
+    failed = outcome.failed
+    assert failed is not None
+    again = " ".join(shlex.quote(part) for part in command)
+    lines: list[str] = []
+    if failed.exit_code == ExitCode.STOPPED or (failed.was_stopped and failed.failure is None):
+        step = failed.failure.step if failed.failure and failed.failure.step is not None else None
+        saved = f" after saving step {step}" if step is not None else ""
+        return f"stopped in stage {failed.stage}{saved}. To go on from there:\n  {again}"
+    if failed.failure is not None:
+        reason = f" ({failed.failure.reason})" if failed.failure.reason else ""
+        lines.append(f"stage {failed.stage} failed{reason}: {failed.failure.message}")
+    elif failed.exit_code > KILLED_BASE:
+        number = failed.exit_code - KILLED_BASE
+        lines.append(
+            f"stage {failed.stage} was killed by signal {number}"
+            + (", most likely for lack of memory" if number == 9 else "")
+        )
+    else:
+        lines.append(f"stage {failed.stage} ended with exit code {failed.exit_code} without a word")
+    if failed.failure is None or failed.exit_code == ExitCode.INTERNAL:
+        if failed.log_tail:
+            lines += ["", "the end of its log:", *_indented(failed.log_tail), ""]
+    lines.append(f"log: {failed.log_file}")
+    if failed.exit_code not in (ExitCode.USER_ERROR, ExitCode.DATA_ERROR):
+        lines.append(f"run again, it goes on where it stopped: {again}")
+    return "\n".join(lines)
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.splitlines()]
+
+
+def _summary(attempt: StageOutcome) -> str:
+    took = duration_text(attempt.seconds)
+    if not attempt.is_ok:
+        return f"exit code {attempt.exit_code} after {took}"
+    result: dict[str, Any] = attempt.result or {}
+    if result.get("reused"):
+        return f"reused an earlier result, {took}"
+    facts = ""
+    if attempt.stage is Stage.PREPARE:
+        rows = result.get("rows", {})
+        facts = f"{rows.get('train')} train / {rows.get('validation')} validation / "
+        facts += f"{rows.get('test')} test rows, "
+    elif attempt.stage is Stage.TRAIN:
+        resumed = result.get("resumedFromStep")
+        facts = f"{result.get('step')} steps{f' (resumed at {resumed})' if resumed else ''}, "
+    elif attempt.stage is Stage.EVALUATE:
+        facts = f"{result.get('numSamples')} held-out samples, "
+    return f"{facts}{took}"
+
+
+@contextmanager
+def _locked(work_dir: Path) -> Iterator[None]:
+    """Keep two runs of one job apart; the kernel frees the lock of a dead one."""
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        lock = (work_dir / "run.lock").open("a+")
+    except OSError as error:
+        raise CliError(
+            f"cannot use the work folder {work_dir}: {error.strerror or error}; name another with "
+            "--work-dir"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise CliError(
+                f"this job is running already (process {lock.read().strip() or 'unknown'}, work "
+                f"folder {work_dir}); wait for it, or start another run with --fresh"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

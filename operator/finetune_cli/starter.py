@@ -1,0 +1,173 @@
+"""Writes a commented first job file, fitted to the user's data where it can be looked at."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import yaml
+
+from finetune_cli.datafile import DataGuess, inspect_data
+from finetune_cli.errors import CliError
+
+DEFAULT_MODEL = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
+DEFAULT_DATA = "file://./data.jsonl"
+DEFAULT_OUTPUT = "file://./out"
+
+TEMPLATE = """\
+# A fine-tuning job. Run it here:       finetune run {file}
+#                   or on a cluster:    finetune submit {file}
+# Check it without running:             finetune validate {file}
+# Every field: docs/reference/finetunejob.md
+apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata:
+  name: {name}
+spec:
+{goal}
+  model:
+    # hf://org/name, s3://bucket/prefix, pvc://claim/path or file:///path
+    uri: {model}
+  dataset:
+    sources:
+{source}
+    # Rows held out to compare base and tuned model, and to watch the loss; in percent.
+    split: {{testPercent: 20, validationPercent: 5, seed: 13}}
+  method:
+    objective: SFT
+    adapter:
+      type: LoRA          # LoRA, DoRA, RsLoRA, QLoRA (GPU only) or Full
+      rank: 16
+      alpha: 32
+      dropout: "0.05"     # decimals are quoted
+      targetModules: [all-linear]
+  hyperparameters:
+    epochs: "3"
+    learningRate: auto    # or for example "2e-4"
+    globalBatchSize: auto # or a number
+    maxSequenceLength: 1024
+    seed: 42
+  checkpoint:
+    everySteps: 50        # what an interrupted run goes on from
+    keepLast: 2
+  output:
+    # Where data set, adapter and report go: file://./folder or s3://bucket/prefix
+    uri: {output}
+{credentials}
+  resources:
+    nodes: 1
+    gpusPerNode: 1        # 0: CPU. Without a GPU `finetune run` uses the CPU by itself
+    strategy: Auto        # DDP, ZeRO2, ZeRO3 or FSDP2
+"""
+
+GOAL_LABELS = """\
+  # What the tuned model must reach on held-out rows before it is published.
+  goal: {metric: exactMatch, atLeast: "0.90", overBase: "0.10"}"""
+
+GOAL_TEXT = """\
+  # What the tuned model must reach on held-out rows before it is published.
+  goal: {metric: rougeL, overBase: "0.05"}"""
+
+GOAL_LOSS = """\
+  # What the tuned model must reach on held-out rows before it is published.
+  goal: {metric: loss, overBase: "0.10"}"""
+
+CREDENTIALS = """\
+    # Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, on a cluster; here the environment.
+    # credentialsRef: {name: s3-rw}"""
+
+
+def render_starter(
+    *, file: Path, data: str | None = None, model: str | None = None, output: str | None = None
+) -> tuple[str, DataGuess | None]:
+    """Return the text of the job file, and what the data file seems to hold.
+
+    Args:
+        file: Where it will be written; relative URIs count from its folder.
+        data: Local file or URI of the examples.
+        model: URI or local folder of the base model.
+        output: URI or local folder of the results.
+
+    Raises:
+        CliError: The data file cannot be read.
+    """
+    guess = inspect_data(Path(data)) if data and "://" not in data else None
+    folder = file.absolute().parent
+    uri = _uri(data, folder) if data else DEFAULT_DATA
+    text = TEMPLATE.format(
+        file=file,
+        name=_name(data or file.stem),
+        goal=_goal(guess),
+        model=_quoted(_uri(model, folder) if model else DEFAULT_MODEL),
+        source=_source(uri, guess),
+        output=_quoted(_uri(output, folder) if output else DEFAULT_OUTPUT),
+        credentials=CREDENTIALS,
+    )
+    return text, guess
+
+
+def write_starter(file: Path, text: str, *, is_forced: bool) -> None:
+    """Write the file, never over an existing one unless forced.
+
+    Raises:
+        CliError: It exists, or cannot be written.
+    """
+    try:
+        with file.open("w" if is_forced else "x", encoding="utf-8") as target:
+            target.write(text)
+    except FileExistsError as error:
+        raise CliError(
+            f"{file} exists; choose another with -o, or overwrite with --force"
+        ) from error
+    except OSError as error:
+        raise CliError(f"cannot write {file}: {error.strerror or error}") from error
+
+
+def _goal(guess: DataGuess | None) -> str:
+    if guess is not None and guess.format == "Text":
+        return GOAL_LOSS
+    return GOAL_LABELS if guess is not None and guess.has_labels else GOAL_TEXT
+
+
+def _source(uri: str, guess: DataGuess | None) -> str:
+    lines = [f"      - uri: {_quoted(uri)}"]
+    if guess is None:
+        lines.append(
+            "        format: Auto    # Chat, PromptCompletion, Text, Alpaca, ShareGPT or Csv"
+        )
+        return "\n".join(lines)
+    lines.append(f"        format: {guess.format}")
+    if guess.format == "Csv":
+        lines.append(f"        # The columns seen are {', '.join(guess.fields)}.")
+        columns = [f"prompt: {_quoted(guess.prompt)}", f"completion: {_quoted(guess.completion)}"]
+        if guess.group:
+            columns.append(f"group: {_quoted(guess.group)}")
+        lines.append(f"        columns: {{{', '.join(columns)}}}")
+        lines.append("        # A template puts more around the prompt's columns:")
+        lines.append(f'        # template: "Answer this: {{{{ {guess.prompt} }}}}"')
+    elif guess.group:
+        lines.append(f"        columns: {{group: {_quoted(guess.group)}}}")
+    return "\n".join(lines)
+
+
+def _uri(place: str, folder: Path) -> str:
+    """Write a local path relative to the job file where it lies below it, else in full."""
+    if "://" in place:
+        return place
+    path = Path(os.path.abspath(place))
+    if path.is_relative_to(folder):
+        return f"file://./{path.relative_to(folder).as_posix()}"
+    return f"file://{path}"
+
+
+def _name(text: str) -> str:
+    stem = Path(text.rstrip("/")).stem or "job"
+    name = re.sub(r"[^a-z0-9]+", "-", stem.lower())[:52].strip("-")
+    return name if name and name not in ("job", "data", "train") else "my-first-job"
+
+
+def _quoted(text: str | None) -> str:
+    """Return a scalar as YAML, in quotes where needed."""
+    dumped: str = yaml.safe_dump(text, default_flow_style=True, width=10_000)
+    return dumped.removesuffix("...\n").strip()

@@ -1,0 +1,117 @@
+"""What a finished run says: the scores, the goal, and where the adapter lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.trainer import EvaluateResult, Score
+from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_cli.display import duration_text
+from finetune_cli.runner import RunOutcome
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def print_summary(outcome: RunOutcome, console: Console) -> None:
+    """Print the table of scores and where everything lies."""
+    evaluation, training = outcome.evaluation, outcome.training
+    if evaluation is None or training is None:
+        return
+    goal = outcome.run.job.spec.goal
+    console.print()
+    console.print(score_table(evaluation, goal, title=outcome.run.job.name))
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    intervals = (
+        ", 95 % intervals in brackets" if any(s.tuned_low for s in evaluation.scores) else ""
+    )
+    say(f"{evaluation.num_samples} held-out samples{intervals}")
+    if evaluation.goal_met is not None:
+        verdict = "goal met" if evaluation.goal_met else "GOAL MISSED, nothing was published"
+        say(f"{verdict}: {evaluation.goal_message}")
+    say("")
+    say(f"adapter  {training.uri}")
+    say(f"sha256   {training.sha256}")
+    if evaluation.version is not None:
+        say(f"version  {evaluation.version}  {evaluation.manifest_uri}")
+    say(f"report   {evaluation.report_uri}")
+    say(f"took     {duration_text(outcome.seconds)}")
+    say("")
+    say(f"check it: finetune verify {training.uri}")
+    say(f"try it:   finetune chat {training.uri}")
+
+
+def score_table(evaluation: EvaluateResult, goal: Goal | None, *, title: str) -> Table:
+    """Build the table base vs tuned vs goal."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("metric")
+    for heading in ("base", "tuned", "gain", "goal"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for score in evaluation.scores:
+        is_goal = goal is not None and goal.metric == score.name
+        met = {True: "green", False: "red", None: ""}[evaluation.goal_met]
+        table.add_row(
+            score.name,
+            score.base,
+            f"{score.tuned} {_interval(score.tuned_low, score.tuned_high)}".rstrip(),
+            f"{_gain(score)} {_interval(score.delta_low, score.delta_high)}".rstrip(),
+            goal_text(goal) if is_goal and goal is not None else "",
+            style=met if is_goal else "",
+        )
+    return table
+
+
+def goal_text(goal: Goal) -> str:
+    """Return the goal in few signs, for example ``>= 0.80, base + 0.30``."""
+    parts = []
+    if goal.at_least is not None:
+        parts.append(f">= {goal.at_least}")
+    if goal.at_most is not None:
+        parts.append(f"<= {goal.at_most}")
+    if goal.over_base is not None:
+        parts.append(
+            f"base {'-' if goal.metric in ('loss', 'perplexity') else '+'} {goal.over_base}"
+        )
+    return ", ".join(parts)
+
+
+def to_json(outcome: RunOutcome) -> dict[str, Any]:
+    """Return the outcome for machines."""
+    run = outcome.run
+    body: dict[str, Any] = {
+        "name": run.job.name,
+        "namespace": run.job.namespace,
+        "uid": run.job.uid,
+        "workDir": str(run.work_dir),
+        "exitCode": int(outcome.exit_code),
+        "seconds": round(outcome.seconds, 1),
+        "results": {stage.value: result.to_wire() for stage, result in outcome.results.items()},
+    }
+    if outcome.failed is not None:
+        failure = outcome.failed.failure
+        body["failure"] = {
+            "stage": outcome.failed.stage.value,
+            "exitCode": outcome.failed.exit_code,
+            "reason": failure.reason if failure else "",
+            "message": failure.message if failure else outcome.failed.log_tail,
+            "log": str(outcome.failed.log_file),
+        }
+    return body
+
+
+def _interval(low: str, high: str) -> str:
+    return f"[{low}, {high}]" if low and high else ""
+
+
+def _gain(score: Score) -> str:
+    try:
+        return f"{float(score.tuned) - float(score.base):+.4f}"
+    except ValueError:
+        return ""

@@ -1,0 +1,154 @@
+"""Checks published folders and versions against their manifests, byte by byte."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune_cli.errors import CliError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from finetune_trainer.storage import ManifestFile, StorageAccess, VerifiedManifest
+
+VERSION_URI = re.compile(r"^(?P<root>.*?)/?(?P<prefix>versions/[^/]+/[^/]+/\d+)$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verified:
+    """A folder or version whose every byte is right.
+
+    Attributes:
+        uri: What was asked for.
+        folder_uri: Folder that the files lie in; another than ``uri`` for a version.
+        files: What was checked.
+        created_by: Who wrote the manifest.
+        digest: Digest of the manifest's file list.
+        extra_files: Files in the folder that the manifest does not name.
+    """
+
+    uri: str
+    folder_uri: str
+    files: tuple[ManifestFile, ...]
+    created_by: str
+    digest: str
+    extra_files: tuple[str, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes read and compared."""
+        return sum(file.num_bytes for file in self.files)
+
+
+def verify_uri(uri: str, *, endpoint: str | None = None, region: str | None = None) -> Verified:
+    """Read everything below a URI and compare it with its manifest.
+
+    Raises:
+        CliError: A file is missing or differs, there is no manifest (exit code 1), or storage
+            cannot be read (its own exit code).
+    """
+    from finetune_trainer.errors import StorageError, TrainerError
+    from finetune_trainer.storage import open_store, verify_folder
+
+    access = make_access(endpoint, region)
+    folder_uri = uri.removesuffix("/manifest.json").rstrip("/")
+    try:
+        match = VERSION_URI.match(folder_uri)
+        if match:
+            return _verify_version(folder_uri, match["root"], match["prefix"], access)
+        manifest = verify_folder(open_store(folder_uri, access))
+        return _verified(uri, folder_uri, manifest)
+    except StorageError as error:
+        is_verdict = error.reason in ("ChecksumMismatch", "IncompleteFolder", "InvalidManifest")
+        raise CliError(error.message, exit_code=1 if is_verdict else error.exit_code) from error
+    except TrainerError as error:
+        raise CliError(error.message, exit_code=error.exit_code) from error
+
+
+def _verify_version(uri: str, root: str, prefix: str, access: StorageAccess) -> Verified:
+    from finetune_trainer.storage import join_uri, open_store, read_manifest, verify_folder
+
+    store = open_store(root, access)
+    version = read_manifest(store, prefix)
+    folder = f"{version.inputs.get('run', '')}/adapter"
+    manifest = verify_folder(store, folder)
+    published = {file.path: file.sha256 for file in version.files}
+    found = {file.path: file.sha256 for file in manifest.files}
+    if published != found:
+        names = sorted(name for name in published | found if published.get(name) != found.get(name))
+        raise CliError(
+            f"{uri} was published with other files than {join_uri(store.uri, folder)} holds now: "
+            f"{', '.join(names)} differ. Do not use this version.",
+            exit_code=1,
+        )
+    return _verified(uri, join_uri(store.uri, folder), manifest)
+
+
+def find_adapter(uri: str, *, endpoint: str | None = None, region: str | None = None) -> str:
+    """Return the folder of the adapter that a version or adapter URI stands for.
+
+    Raises:
+        CliError: The version cannot be read.
+    """
+    folder_uri = uri.removesuffix("/manifest.json").rstrip("/")
+    match = VERSION_URI.match(folder_uri)
+    if not match:
+        return folder_uri
+    from finetune_trainer.errors import TrainerError
+    from finetune_trainer.storage import join_uri, open_store, read_manifest
+
+    try:
+        store = open_store(match["root"], make_access(endpoint, region))
+        version = read_manifest(store, match["prefix"])
+    except TrainerError as error:
+        raise CliError(error.message, exit_code=error.exit_code) from error
+    return join_uri(store.uri, f"{version.inputs.get('run', '')}/adapter")
+
+
+def make_access(endpoint: str | None, region: str | None) -> StorageAccess:
+    """Return how storage is reached from the command line: options, else the environment.
+
+    Raises:
+        CliError: The storage libraries are not installed.
+    """
+    import os
+
+    try:
+        from finetune_trainer.storage import StorageAccess
+    except ImportError as error:
+        raise CliError(
+            f"reading object storage needs {error.name}; pip install 'finetune-operator[cli]'"
+        ) from error
+    return StorageAccess(
+        endpoint=endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or None, region=region
+    )
+
+
+def _verified(uri: str, folder_uri: str, manifest: VerifiedManifest) -> Verified:
+    return Verified(
+        uri=uri,
+        folder_uri=folder_uri,
+        files=manifest.files,
+        created_by=manifest.created_by,
+        digest=manifest.digest,
+        extra_files=manifest.extra_files,
+    )
+
+
+def verified_table(verified: Verified) -> Table:
+    """Build the table of checked files."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("file")
+    table.add_column("bytes", justify="right")
+    table.add_column("sha256", no_wrap=True)
+    table.add_column("")
+    for file in verified.files:
+        table.add_row(file.path, f"{file.num_bytes:,}", file.sha256, "ok", style="green")
+    for name in verified.extra_files:
+        table.add_row(name, "", "", "not in the manifest", style="yellow")
+    return table
