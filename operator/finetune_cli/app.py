@@ -17,13 +17,13 @@ from finetune_cli.exits import NOT_MET, USER_ERROR
 if TYPE_CHECKING:
     from rich.console import Console
 
-LOCAL = "On this machine"
-
 app = typer.Typer(
     name="finetune",
     help="Fine-tune open language models: one YAML in, an evaluated, verified adapter out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Rich help pages cost as much time as all the rest: half of what --help may take.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -61,7 +61,7 @@ def finetune(
     """Fine-tune open language models: one YAML in, an evaluated, verified adapter out."""
 
 
-@app.command(rich_help_panel=LOCAL)
+@app.command()
 def init(
     data: Annotated[str | None, typer.Option(help="File or URI with the examples.")] = None,
     model: Annotated[str | None, typer.Option(help="URI or folder of the base model.")] = None,
@@ -89,7 +89,7 @@ def init(
     print(f"wrote {file}; next: finetune validate {file}, then finetune run {file}")
 
 
-@app.command(rich_help_panel=LOCAL)
+@app.command()
 def validate(
     files: Annotated[list[str], typer.Argument(help="Job files; - reads standard input.")],
 ) -> None:
@@ -109,7 +109,7 @@ def validate(
         raise typer.Exit(NOT_MET)
 
 
-@app.command(rich_help_panel=LOCAL)
+@app.command()
 def run(
     file: Annotated[str, typer.Argument(help="The job file; - reads standard input.")],
     output: Annotated[
@@ -168,7 +168,7 @@ def run(
         raise typer.Exit(int(outcome.exit_code))
 
 
-@app.command(rich_help_panel=LOCAL)
+@app.command()
 def verify(
     uri: Annotated[str, typer.Argument(help="Folder of an adapter or data set, or a version.")],
     endpoint: Endpoint = None,
@@ -197,7 +197,7 @@ def verify(
     )
 
 
-@app.command(rich_help_panel=LOCAL)
+@app.command()
 def chat(
     uri: Annotated[str, typer.Argument(help="Folder of an adapter, or a published version.")],
     prompts: Annotated[

@@ -1,4 +1,4 @@
-"""Looks at a user's data file to propose format, columns and metric; no library but the standard."""
+"""Looks at a user's data file to propose format, columns and metric."""
 
 from __future__ import annotations
 

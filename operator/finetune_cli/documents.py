@@ -31,16 +31,15 @@ INTEGER = re.compile(r"^[-+]?(0b[01]+|0o?[0-7]*|0x[0-9a-fA-F]+|[1-9][0-9]*)$")
 class KubernetesLoader(yaml.SafeLoader):
     """Resolves plain scalars as the API server's YAML reader does."""
 
-    yaml_implicit_resolvers = {
-        first: [
-            (tag, pattern)
-            for tag, pattern in resolvers
-            if tag.rsplit(":", 1)[1] not in ("float", "int", "timestamp")
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
-
+KubernetesLoader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag.rsplit(":", 1)[1] not in ("float", "int", "timestamp")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 # The integer comes first: whole numbers match the pattern of floats as well.
 KubernetesLoader.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, list("-+0123456789"))
 KubernetesLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
@@ -120,6 +119,7 @@ def parse_documents(text: str, source: str) -> Iterator[Document]:
     try:
         while loader.check_node():
             node = loader.get_node()
+            assert node is not None  # check_node said so
             lines: dict[Location, int] = {}
             for location, line in _walk(node, (), source):
                 lines.setdefault(location, line)

@@ -19,5 +19,5 @@ def require_trainer() -> None:
     if missing:
         raise CliError(
             f"training on this machine needs {', '.join(missing)}: "
-            "pip install 'finetune-operator[trainer]' (or run the job on a cluster: finetune submit)"
+            "pip install 'finetune-operator[trainer]' (or run it on a cluster: finetune submit)"
         )

@@ -188,9 +188,9 @@ def explain_failure(outcome: RunOutcome, command: list[str]) -> str:
         )
     else:
         lines.append(f"stage {failed.stage} ended with exit code {failed.exit_code} without a word")
-    if failed.failure is None or failed.exit_code == ExitCode.INTERNAL:
-        if failed.log_tail:
-            lines += ["", "the end of its log:", *_indented(failed.log_tail), ""]
+    is_unexplained = failed.failure is None or failed.exit_code == ExitCode.INTERNAL
+    if is_unexplained and failed.log_tail:
+        lines += ["", "the end of its log:", *_indented(failed.log_tail), ""]
     lines.append(f"log: {failed.log_file}")
     if failed.exit_code not in (ExitCode.USER_ERROR, ExitCode.DATA_ERROR):
         lines.append(f"run again, it goes on where it stopped: {again}")
