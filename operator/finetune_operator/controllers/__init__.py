@@ -1,0 +1,1 @@
+"""Glue: caches to snapshot, plan to API requests."""

@@ -1,0 +1,207 @@
+"""The caches of both replicas, and who is woken by which change.
+
+FineTuneJobs are fed by kopf, their children by informers of our own: pods are the volume, and they
+need correct deletes and indexes. Nothing here writes, so a standby keeps all of it warm.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from finetune_api.meta import GROUP, KIND, PLURAL, VERSION
+from finetune_operator.config import OperatorConfig
+from finetune_operator.domain.observed import (
+    is_changed,
+    trim_finetunejob,
+    trim_job,
+    trim_pod,
+)
+from finetune_operator.integrations.kueue.workload import (
+    BY_JOB_UID,
+    JOB_UID_LABEL,
+    WORKLOADS,
+    index_by_job_uid,
+    trim_workload,
+)
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.feed import Feed
+from finetune_operator.kube.informer import Informer
+from finetune_operator.kube.resource import JOBS, PODS, Object, ObjectKey, Resource
+from finetune_operator.kube.store import EventType
+from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, PRIORITY_USER
+from finetune_operator.render.names import JOB_LABEL
+
+FINETUNEJOBS = Resource(group=GROUP, version=VERSION, plural=PLURAL, kind=KIND)
+BY_FINETUNEJOB = "finetunejob"
+
+Wake = Callable[[ObjectKey, int], None]
+"""Called with the key of a FineTuneJob to look at, and a priority."""
+
+
+def key_of_owner(obj: Object) -> ObjectKey | None:
+    """Return the key of the FineTuneJob that a labelled child belongs to."""
+    metadata = obj["metadata"]
+    name = (metadata.get("labels") or {}).get(JOB_LABEL)
+    return (metadata.get("namespace", ""), name) if name else None
+
+
+def _index_by_finetunejob(obj: Object) -> Iterable[str]:
+    key = key_of_owner(obj)
+    return () if key is None else ("/".join(key),)
+
+
+class Caches:
+    """FineTuneJobs, Jobs, pods and, with Kueue, Workloads. Event loop only.
+
+    Args:
+        client: The API client; only reads.
+        config: Which namespaces, how often to repair.
+        wake: Told which FineTuneJob to look at.
+        forget: Told of FineTuneJobs that are gone.
+        has_kueue: Whether to watch Workloads.
+        rng: Source of jitter.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        config: OperatorConfig,
+        *,
+        wake: Wake,
+        forget: Callable[[Object], None],
+        has_kueue: bool,
+        rng: random.Random,
+    ) -> None:
+        scope = {"namespaces": config.namespaces, "rng": rng}
+        self._wake = wake
+        self._forget = forget
+        self._is_quiet = False
+        self._is_listing = False
+        self.feed = Feed(
+            client,
+            FINETUNEJOBS,
+            transform=trim_finetunejob,
+            repair_seconds=config.resync_seconds,
+            **scope,  # type: ignore[arg-type]
+        )
+        children: dict[str, Any] = {
+            "label_selector": JOB_LABEL,
+            "indexers": {BY_FINETUNEJOB: _index_by_finetunejob},
+            **scope,
+        }
+        self.jobs_informer = Informer(client, JOBS, transform=trim_job, **children)
+        self.pods_informer = Informer(client, PODS, transform=trim_pod, **children)
+        self.workloads_informer: Informer | None = None
+        self.finetunejobs = self.feed.store
+        self.jobs = self.jobs_informer.store
+        self.pods = self.pods_informer.store
+        self.finetunejobs.add_handler(self._on_finetunejob)
+        self.jobs.add_handler(self._on_child)
+        self.pods.add_handler(self._on_child)
+        if has_kueue:
+            self.workloads_informer = Informer(
+                client,
+                WORKLOADS,
+                label_selector=JOB_UID_LABEL,
+                transform=trim_workload,
+                indexers={BY_JOB_UID: index_by_job_uid},
+                **scope,  # type: ignore[arg-type]
+            )
+            self.workloads_informer.store.add_handler(self._on_workload)
+
+    @property
+    def informers(self) -> list[Feed | Informer]:
+        """Everything that has to run."""
+        found: list[Feed | Informer] = [self.feed, self.jobs_informer, self.pods_informer]
+        if self.workloads_informer is not None:
+            found.append(self.workloads_informer)
+        return found
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether every cache has been complete once."""
+        return all(informer.synced.is_set() for informer in self.informers)
+
+    def observe(self, kind: str | None, body: Object) -> None:
+        """Take in one of kopf's events of a FineTuneJob."""
+        self._is_listing = kind is None
+        try:
+            self.feed.observe(kind, body)
+        finally:
+            self._is_listing = False
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Take in own writes without waking anybody: whoever wrote has seen it."""
+        self._is_quiet = True
+        try:
+            yield
+        finally:
+            self._is_quiet = False
+
+    def jobs_of(self, key: ObjectKey) -> list[Object]:
+        """Return the trimmed Jobs labelled with a FineTuneJob."""
+        return self.jobs.by_index(BY_FINETUNEJOB, "/".join(key))
+
+    def pods_of(self, key: ObjectKey) -> list[Object]:
+        """Return the trimmed pods labelled with a FineTuneJob."""
+        return self.pods.by_index(BY_FINETUNEJOB, "/".join(key))
+
+    def workload_of(self, job_uid: str) -> Object | None:
+        """Return the trimmed Workload of a Job, or None."""
+        if self.workloads_informer is None:
+            return None
+        found = self.workloads_informer.store.by_index(BY_JOB_UID, job_uid)
+        return found[0] if found else None
+
+    def _on_finetunejob(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        if new is None:
+            assert old is not None
+            self._forget(old)
+            return
+        if self._is_quiet or (old is not None and not _is_news(old, new)):
+            return
+        metadata = new["metadata"]
+        priority = PRIORITY_RESYNC if self._is_listing else PRIORITY_USER
+        self._wake((metadata["namespace"], metadata["name"]), priority)
+
+    def _on_child(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        obj = new if new is not None else old
+        assert obj is not None
+        if self._is_quiet or (new is not None and not is_changed(old, new)):
+            return
+        key = key_of_owner(obj)
+        if key is not None and key in self.finetunejobs:
+            self._wake(key, PRIORITY_CHILD)
+
+    def _on_workload(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        obj = new if new is not None else old
+        assert obj is not None
+        if self._is_quiet or (
+            old is not None
+            and new is not None
+            and old["status"] == new["status"]
+            and old["spec"] == new["spec"]
+        ):
+            return
+        job = self.jobs.get(obj["metadata"]["namespace"], obj["metadata"]["job"])
+        key = None if job is None else key_of_owner(job)
+        if key is not None:
+            self._wake(key, PRIORITY_CHILD)
+
+
+_RESULTS = ("dataset", "artifact", "evaluation", "conditions")
+
+
+def _is_news(old: Object, new: Object) -> bool:
+    """Return whether a FineTuneJob changed in anything but pushed progress."""
+    before, after = old["metadata"], new["metadata"]
+    if before.get("generation") != after.get("generation"):
+        return True
+    if before.get("deletionTimestamp") != after.get("deletionTimestamp"):
+        return True
+    old_status, new_status = old.get("status") or {}, new.get("status") or {}
+    return any(old_status.get(key) != new_status.get(key) for key in _RESULTS)

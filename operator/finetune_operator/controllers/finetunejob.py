@@ -1,0 +1,272 @@
+"""``reconcile(key)``: caches to snapshot, plan, requests, one status write.
+
+The input is a key, never an event; everything is read anew. Stopping between any two requests is
+harmless: names are fixed, creations are repeated safely, and the status is derived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from finetune_api.trainer import Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
+from finetune_operator.controllers.children import FIELD_MANAGER, Children
+from finetune_operator.domain.actions import Announce, ConfirmMissing, CreateStage, Plan
+from finetune_operator.domain.conditions import is_terminal
+from finetune_operator.domain.observed import Observed, QueueState, owner_uid, stage_of
+from finetune_operator.domain.plan import plan
+from finetune_operator.domain.retry import Ledger
+from finetune_operator.integrations.kueue.workload import queue_state
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.errors import Conflict, KubeError, NotFound, TooManyRequests
+from finetune_operator.kube.leader import LeadershipLost
+from finetune_operator.kube.recorder import EventRecorder
+from finetune_operator.kube.resource import Object, ObjectKey
+from finetune_operator.kube.workers import Done, RequeueAfter, Result, Retry
+
+logger = logging.getLogger(__name__)
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+MAX_ROUNDS = 8
+"""Plans per reconcile; each round but the last changed the snapshot."""
+
+
+class ParentGone(Exception):  # noqa: N818 - a state of the world
+    """The FineTuneJob is not there any more, or another one has its name."""
+
+
+class FineTuneJobReconciler:
+    """Makes the world right for one FineTuneJob at a time. Event loop only.
+
+    Args:
+        client: The API client, fenced by the leader election.
+        caches: The caches of both replicas.
+        config: The administrator's settings.
+        clock: Source of time.
+        recorder: Records Events on FineTuneJobs.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        caches: Caches,
+        config: OperatorConfig,
+        *,
+        clock: Clock,
+        recorder: EventRecorder,
+    ) -> None:
+        self._client = client
+        self._caches = caches
+        self._config = config
+        self._clock = clock
+        self._recorder = recorder
+        self._children = Children(client, caches)
+        self._parsed: dict[str, tuple[int, FineTuneJob | None, str]] = {}
+        self._ledgers: dict[str, Ledger] = {}
+
+    def forget(self, job: Object) -> None:
+        """Drop the memory of a FineTuneJob that is gone."""
+        uid = job["metadata"]["uid"]
+        self._parsed.pop(uid, None)
+        self._ledgers.pop(uid, None)
+
+    async def reconcile(self, key: ObjectKey) -> Result:
+        """Look at one FineTuneJob and do what its plan says."""
+        job = self._caches.finetunejobs.get(*key)
+        if job is None:
+            return Done()
+        try:
+            return await self._reconcile(key, job)
+        except ParentGone:
+            self._caches.finetunejobs.discard(job)
+            return Done()
+        except TooManyRequests as error:
+            return Retry(error, after_seconds=error.retry_after)
+        except (KubeError, LeadershipLost) as error:
+            return Retry(error)
+
+    async def _reconcile(self, key: ObjectKey, job: Object) -> Result:
+        observed = self._observe(key, job)
+        step = plan(observed, self._clock.now(), self._config)
+        for _ in range(MAX_ROUNDS):
+            if not step.first:
+                break
+            observed = await self._carry_out(key, observed, step)
+            step = plan(observed, self._clock.now(), self._config)
+        if step.status is not None:
+            await self._write_status(observed.job, step.status)
+        self._announce(observed.job, step.events)
+        for action in step.then:
+            await self._children.perform(observed, action)
+        if is_terminal(step.status or observed.job.get("status")):
+            self.forget(observed.job)
+        if step.requeue_after is not None:
+            return RequeueAfter(step.requeue_after)
+        return Done()
+
+    def _observe(self, key: ObjectKey, job: Object) -> Observed:
+        """Take a snapshot; children of an earlier object of that name are not ours."""
+        uid = job["metadata"]["uid"]
+        parsed, problem = self._parse(job)
+        jobs: dict[Stage, Object] = {}
+        for child in self._caches.jobs_of(key):
+            stage = stage_of(child)
+            if stage is not None and owner_uid(child) == uid:
+                jobs[stage] = child
+        stage_of_uid = {child["metadata"]["uid"]: stage for stage, child in jobs.items()}
+        pods: dict[Stage, list[Object]] = {}
+        for pod in self._caches.pods_of(key):
+            stage = stage_of_uid.get(owner_uid(pod))
+            if stage is not None:
+                pods.setdefault(stage, []).append(pod)
+        has_kueue = self._caches.workloads_informer is not None
+        queue: dict[Stage, QueueState] = {}
+        if has_kueue:
+            for job_uid, stage in stage_of_uid.items():
+                workload = self._caches.workload_of(job_uid)
+                if workload is not None:
+                    queue[stage] = queue_state(workload)
+        return Observed(
+            job=job,
+            parsed=parsed,
+            problem=problem,
+            jobs=jobs,
+            pods={stage: tuple(found) for stage, found in pods.items()},
+            queue=queue,
+            ledger=self._count(job, [pod for found in pods.values() for pod in found]),
+            has_kueue=has_kueue,
+        )
+
+    def _parse(self, job: Object) -> tuple[FineTuneJob | None, str]:
+        metadata = job["metadata"]
+        uid, generation = metadata["uid"], metadata.get("generation", 0)
+        known = self._parsed.get(uid)
+        if known is None or known[0] != generation:
+            # The status is not validated: a newer operator may have written more into it.
+            wire: Object = {"metadata": metadata, "spec": job.get("spec")}
+            try:
+                known = (generation, FineTuneJob.from_wire(wire), "")
+            except ValidationError as error:
+                known = (generation, None, _describe(error))
+            self._parsed[uid] = known
+        return known[1], known[2]
+
+    def _count(self, job: Object, pods: list[Object]) -> Ledger:
+        uid = job["metadata"]["uid"]
+        ledger = self._ledgers.get(uid)
+        if ledger is None:
+            ledger = Ledger.resume((job.get("status") or {}).get("attempts"), pods)
+        else:
+            ledger = ledger.seen(pods)
+        self._ledgers[uid] = ledger
+        return ledger
+
+    async def _carry_out(self, key: ObjectKey, observed: Observed, step: Plan) -> Observed:
+        for action in step.first:
+            match action:
+                case CreateStage():
+                    return await self._create(key, observed, action)
+                case ConfirmMissing():
+                    observed = await self._children.confirm_missing(observed, action)
+                case _:
+                    observed = await self._children.look_up_warnings(observed, action)
+        return observed
+
+    async def _create(self, key: ObjectKey, observed: Observed, action: CreateStage) -> Observed:
+        """Create a stage's Job, after a live look at the parent.
+
+        The cache may be behind: the job may be finished, suspended or deleted by now, and a Job
+        that runs for a day cannot be taken back. What its pods need is created meanwhile: that is
+        harmless and saves a round trip.
+        """
+        live, created = await _both(
+            self._read_parent(key, observed.uid),
+            self._children.create_needs(observed, action),
+        )
+        if live["metadata"]["resourceVersion"] != observed.job["metadata"]["resourceVersion"]:
+            with self._caches.quiet():
+                self._caches.finetunejobs.absorb(live)
+            return replace(self._observe(key, live), refusals=created.refusals)
+        return await self._children.create_job(created, action)
+
+    async def _read_parent(self, key: ObjectKey, uid: str) -> Object:
+        try:
+            live = await self._client.get(FINETUNEJOBS, *key)
+        except NotFound as error:
+            raise ParentGone(f"FineTuneJob {key[0]}/{key[1]} is gone") from error
+        if live["metadata"]["uid"] != uid:
+            raise ParentGone(f"FineTuneJob {key[0]}/{key[1]} was created anew")
+        return live
+
+    async def _write_status(self, job: Object, status: Object) -> None:
+        """Write the operator's part of the status, over exactly the version it was planned for.
+
+        Raises:
+            Conflict: Somebody wrote in between; plan again.
+        """
+        metadata = job["metadata"]
+        patch = {
+            "apiVersion": FINETUNEJOBS.api_version,
+            "kind": FINETUNEJOBS.kind,
+            "metadata": {
+                name: metadata[name] for name in ("name", "namespace", "uid", "resourceVersion")
+            },
+            "status": status,
+        }
+        try:
+            answer = await self._client.apply_status(
+                FINETUNEJOBS, patch, field_manager=FIELD_MANAGER
+            )
+        except NotFound as error:
+            raise ParentGone(f"{metadata['namespace']}/{metadata['name']} is gone") from error
+        except Conflict:
+            await self._refresh(metadata)
+            raise
+        with self._caches.quiet():
+            self._caches.finetunejobs.absorb(answer)
+
+    async def _refresh(self, metadata: Object) -> None:
+        """After a conflict, read what won instead of waiting for the watch."""
+        live = await self._read_parent((metadata["namespace"], metadata["name"]), metadata["uid"])
+        self._caches.finetunejobs.absorb(live)
+
+    def _announce(self, job: Object, events: tuple[Announce, ...]) -> None:
+        metadata = job["metadata"]
+        for event in events:
+            self._recorder.record(FINETUNEJOBS, job, event.kind, event.reason, event.message)
+            logger.log(
+                logging.WARNING if event.kind == "Warning" else logging.INFO,
+                "%s: %s",
+                event.reason,
+                event.message,
+                extra={"job": f"{metadata['namespace']}/{metadata['name']}"},
+            )
+
+
+async def _both(first: Coroutine[Any, Any, _A], second: Coroutine[Any, Any, _B]) -> tuple[_A, _B]:
+    """Await two requests side by side; both have ended when the first error is raised."""
+    one, two = await asyncio.gather(first, second, return_exceptions=True)
+    for outcome in (one, two):
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return one, two
+
+
+def _describe(error: ValidationError) -> str:
+    """Return the problems of a spec in one line, as the API server would say them."""
+    lines = []
+    for item in error.errors()[:8]:
+        path = ".".join(str(part) for part in item["loc"])
+        lines.append(f"{path}: {item['msg']}")
+    return "; ".join(lines)

@@ -1,0 +1,282 @@
+"""Wires caches, queue, workers, elector and endpoints; knows when the process is well.
+
+Both replicas run everything that only reads, and the progress endpoint; only the leader runs the
+workers. A standby's caches and queue are warm, so a fail-over takes the lease's time and no list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Coroutine
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
+from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
+from finetune_operator.integrations.kueue.workload import is_installed
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.leader import LeaderElector
+from finetune_operator.kube.recorder import EventRecorder
+from finetune_operator.kube.resource import Object, ObjectKey
+from finetune_operator.kube.status import StatusThrottle
+from finetune_operator.kube.workers import Workers
+from finetune_operator.kube.workqueue import PRIORITY_RESYNC, WorkQueue
+from finetune_operator.progress.endpoint import ProgressEndpoint
+from finetune_operator.progress.identity import Authenticator
+from finetune_operator.progress.writer import FIELD_MANAGER, ProgressWriter
+
+logger = logging.getLogger(__name__)
+
+PHASES = (
+    "Pending",
+    "Preparing",
+    "Queued",
+    "Training",
+    "Evaluating",
+    "Suspended",
+    "Succeeded",
+    "Failed",
+)
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Manager:
+    """One replica of the operator. Event loop only; ``start`` once, ``stop`` once.
+
+    Args:
+        client: The API client, not fenced.
+        config: The administrator's settings.
+        identity: Unique name of this process: pod name and a random part.
+        clock: Source of time.
+        rng: Source of jitter.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        config: OperatorConfig,
+        *,
+        identity: str,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        self.config = config
+        self.registry: CollectorRegistry = client.metrics.registry
+        self.ports: dict[str, int] = {}
+        self._client = client
+        self._clock = clock
+        self._rng = rng
+        self._identity = identity
+        self._tasks: list[asyncio.Task[None]] = []
+        self._runners: list[web.AppRunner] = []
+        self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._elector: LeaderElector | None = None
+        self._election: asyncio.Task[None] | None = None
+        self._is_started = False
+
+    async def start(self) -> None:
+        """Fill the caches, serve the endpoints, take part in the election."""
+        config, client, rng = self.config, self._client, self._rng
+        has_kueue = config.kueue == "on" or (
+            config.kueue == "auto" and await is_installed(client, config.namespaces)
+        )
+        logger.info("Kueue is %s", "used" if has_kueue else "not used")
+        self.queue: WorkQueue[ObjectKey] = WorkQueue("finetunejob", rng=rng, metrics=client.metrics)
+        self.caches = Caches(
+            client,
+            config,
+            wake=lambda key, priority: self.queue.add(key, priority=priority),
+            forget=self._forget,
+            has_kueue=has_kueue,
+            rng=rng,
+        )
+        self._recorder = EventRecorder(
+            client, component="finetune-operator", instance=self._identity, clock=self._clock
+        )
+        self._throttle = StatusThrottle(
+            client,
+            FINETUNEJOBS,
+            field_manager=FIELD_MANAGER,
+            interval_seconds=config.progress_interval_seconds,
+            rng=rng,
+            absorb=self.caches.finetunejobs.absorb,
+        )
+        self._writer = ProgressWriter(self.caches, self._throttle, clock=self._clock)
+        self._start_reconciler(has_lease=config.leader_election)
+        self._count_phases()
+        for informer in self.caches.informers:
+            self._spawn(informer.run(), f"informer-{informer.resource.plural}")
+        self._spawn(self._recorder.run(), "events")
+        self._spawn(self._throttle.run(), "progress")
+        await self._serve()
+        self._is_started = True
+
+    def observe(self, kind: str | None, body: Object) -> None:
+        """Take in one of kopf's events of a FineTuneJob."""
+        self.caches.observe(kind, body)
+
+    async def wait_fatal(self) -> None:
+        """Wait until this process cannot go on; raises why."""
+        await asyncio.shield(self._fatal)
+
+    async def stop(self) -> None:
+        """Stop working, give the lease back, send the last Events, close the endpoints."""
+        if self._election is not None:
+            self._election.cancel()
+            await asyncio.gather(self._election, return_exceptions=True)
+        if self._is_started:
+            self.queue.shut_down()
+            await self._recorder.flush()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for runner in self._runners:
+            await runner.cleanup()
+        if not self._fatal.done():
+            self._fatal.cancel()
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this replica reconciles now."""
+        return self._elector.is_leader if self._elector is not None else self._is_started
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the caches are complete: a standby is ready too, or it could not take over."""
+        return self._is_started and self.caches.is_synced
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether every background task still runs."""
+        return not self._fatal.done() and all(not task.done() for task in self._tasks)
+
+    def _start_reconciler(self, *, has_lease: bool) -> None:
+        config, client = self.config, self._client
+        if has_lease:
+            self._elector = LeaderElector(
+                client,
+                namespace=config.leader_election_namespace or "default",
+                name=config.leader_election_name,
+                identity=self._identity,
+                clock=self._clock,
+                lease_duration_seconds=config.lease_duration_seconds,
+                renew_deadline_seconds=config.renew_deadline_seconds,
+                retry_period_seconds=config.retry_period_seconds,
+                rng=self._rng,
+            )
+            client = client.fenced(self._elector.fence)
+        self._reconciler = FineTuneJobReconciler(
+            client, self.caches, config, clock=self._clock, recorder=self._recorder
+        )
+        self._election = asyncio.create_task(self._elect(), name="election")
+        self._election.add_done_callback(self._on_end)
+
+    async def _elect(self) -> None:
+        if self._elector is None:
+            await self._lead()
+        else:
+            await self._elector.run(self._lead)
+
+    async def _lead(self) -> None:
+        """Reconcile for as long as this replica leads."""
+        for informer in self.caches.informers:
+            await informer.synced.wait()
+        for key in list(self.caches.finetunejobs):
+            self.queue.add(key, priority=PRIORITY_RESYNC)
+        workers = Workers(
+            self.queue,
+            self._reconciler.reconcile,
+            num_workers=self.config.num_workers,
+            metrics=self._client.metrics,
+        )
+        await workers.run()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._on_end)
+        self._tasks.append(task)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """A task of ours must not end by itself: exit, and let the standby take over."""
+        if task.cancelled() or self._fatal.done():
+            return
+        error = task.exception() or RuntimeError(f"task {task.get_name()} ended")
+        logger.error("%s ended: %s", task.get_name(), error)
+        self._fatal.set_exception(error)
+
+    def _forget(self, job: Object) -> None:
+        metadata = job["metadata"]
+        self.queue.forget((metadata["namespace"], metadata["name"]))
+        self._reconciler.forget(job)
+        self._writer.forget(job)
+
+    def _count_phases(self) -> None:
+        gauge = Gauge("finetune_jobs", "FineTuneJobs by phase.", ["phase"], registry=self.registry)
+
+        def count(phase: str) -> float:
+            jobs = self.caches.finetunejobs.objects()
+            return float(sum(_phase_of(job) == phase for job in jobs))
+
+        for phase in PHASES:
+            gauge.labels(phase).set_function(lambda phase=phase: count(phase))  # type: ignore[misc]
+
+    # ---- endpoints ---------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        config = self.config
+        endpoint = ProgressEndpoint(
+            self.caches,
+            Authenticator(self._client, clock=self._clock),
+            self._writer,
+            registry=self.registry,
+        )
+        tls: ssl.SSLContext | None = None
+        if config.progress_tls_certificate:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(config.progress_tls_certificate, config.progress_tls_key)
+        probes = web.Application()
+        probes.router.add_get("/healthz", self._healthz)
+        probes.router.add_get("/readyz", self._readyz)
+        metrics = web.Application()
+        metrics.router.add_get("/metrics", self._metrics)
+        await self._listen("progress", endpoint.application(), config.progress_port, tls)
+        await self._listen("probes", probes, config.probe_port)
+        await self._listen("metrics", metrics, config.metrics_port)
+
+    async def _listen(
+        self, name: str, app: web.Application, port: int, tls: ssl.SSLContext | None = None
+    ) -> None:
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await runner.setup()
+        self._runners.append(runner)
+        site = web.TCPSite(runner, self.config.bind_address, port, ssl_context=tls)
+        await site.start()
+        self.ports[name] = runner.addresses[0][1]
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok") if self.is_healthy else _unwell("a task has ended")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        if not self.is_ready:
+            return _unwell("the caches are not complete yet")
+        return web.Response(text="leading" if self.is_leader else "standing by")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(self.registry), headers={"Content-Type": METRICS_TYPE}
+        )
+
+
+def _unwell(why: str) -> web.Response:
+    return web.Response(status=503, text=why)
+
+
+def _phase_of(job: Object) -> str:
+    return str((job.get("status") or {}).get("phase") or "Pending")

@@ -1,0 +1,1 @@
+"""Optional partners. Each can be absent; nothing here is imported by ``domain`` or ``render``."""

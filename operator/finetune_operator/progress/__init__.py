@@ -1,0 +1,1 @@
+"""The endpoint that trainers push their progress to. Works on every replica, leader or not."""

@@ -1,0 +1,116 @@
+"""What a trainer pushes, and what of it enters the status. Pure.
+
+The body is what transformers' ``KubeflowCallback`` posts, so that any Hugging Face trainer image
+reports unchanged; our own trainer adds a ``finetune`` object with exact steps and its result.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from finetune_api.trainer import Stage, StageResult
+from finetune_operator.domain.conditions import timestamp
+
+MAX_METRICS = 24
+_STEPS = "total_steps"
+
+# Derived figures of the Hugging Face trainer that say nothing about the model.
+_NOISE = frozenset({_STEPS, "total_flos", "train_runtime", "epoch"})
+
+
+class _Lenient(BaseModel):
+    """Foreign trainers may send more; what is not known here is not read."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True
+    )
+
+
+class ReportedMetric(_Lenient):
+    """One named number."""
+
+    name: Annotated[str, Field(max_length=63)]
+    value: str | float
+
+
+class TrainerStatus(_Lenient):
+    """The part that transformers defines."""
+
+    progress_percentage: float | None = None
+    estimated_remaining_seconds: float | None = None
+    metrics: Annotated[list[ReportedMetric], Field(max_length=256)] = []
+    last_updated_time: str | None = None
+
+
+class OwnStatus(_Lenient):
+    """The part that only our trainer sends."""
+
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | str | None = None
+    result: StageResult | None = None
+
+
+class Report(_Lenient):
+    """One push."""
+
+    trainer_status: TrainerStatus = TrainerStatus()
+    finetune: OwnStatus = OwnStatus()
+
+
+def progress_section(report: Report, stage: Stage, now: datetime) -> dict[str, Any]:
+    """Return ``status.progress``."""
+    theirs, ours = report.trainer_status, report.finetune
+    total = ours.total_steps
+    if total is None:
+        total = _whole(next((m.value for m in theirs.metrics if m.name == _STEPS), None))
+    percent = theirs.progress_percentage
+    if percent is None and ours.step is not None and total:
+        percent = 100 * ours.step / total
+    section: dict[str, Any] = {"stage": stage.value, "lastHeartbeatTime": timestamp(now)}
+    if ours.step is not None:
+        section["step"] = ours.step
+    if total is not None:
+        section["totalSteps"] = total
+    if percent is not None and math.isfinite(percent):
+        section["percent"] = int(max(0, min(100, percent)))
+    epoch = _decimal(ours.epoch)
+    if epoch is not None:
+        section["epoch"] = epoch
+    left = theirs.estimated_remaining_seconds
+    if left is not None and 0 <= left < 1e9:
+        section["estimatedCompletionTime"] = timestamp(now + timedelta(seconds=int(left)))
+    return section
+
+
+def metrics_section(report: Report) -> list[dict[str, Any]]:
+    """Return ``status.metrics``: finite numbers, each name once, the last value wins."""
+    values: dict[str, dict[str, Any]] = {}
+    for metric in report.trainer_status.metrics:
+        text = _decimal(metric.value)
+        if text is None or metric.name in _NOISE or not metric.name:
+            continue
+        entry: dict[str, Any] = {"name": metric.name, "value": text}
+        if report.finetune.step is not None:
+            entry["step"] = report.finetune.step
+        values[metric.name] = entry
+    return list(values.values())[:MAX_METRICS]
+
+
+def _decimal(value: object) -> str | None:
+    """Return a number as a short decimal string; None if it is not a finite number."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return f"{number:.6g}" if math.isfinite(number) else None
+
+
+def _whole(value: object) -> int | None:
+    text = _decimal(value)
+    return None if text is None else int(float(text))

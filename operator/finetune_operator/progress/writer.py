@@ -1,0 +1,93 @@
+"""From accepted reports to the status: latest wins, at most one write per interval and job.
+
+Written under an own field manager, so that any replica can do it while the leader writes the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from finetune_api.trainer import Stage
+from finetune_operator.controllers.caches import Caches
+from finetune_operator.domain.conditions import is_terminal
+from finetune_operator.domain.results import AnyResult, sections_of
+from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.resource import Object, ObjectKey
+from finetune_operator.kube.status import StatusThrottle
+from finetune_operator.progress.report import Report, metrics_section, progress_section
+
+logger = logging.getLogger(__name__)
+
+FIELD_MANAGER = "finetune-progress"
+RESULT_DELAY_SECONDS = 10.0
+"""A result is usually read from the pod's last words; only if it is not by then, it is written."""
+
+
+class ProgressWriter:
+    """Coalesces reports into status writes. Event loop only.
+
+    Args:
+        caches: To find the FineTuneJob.
+        throttle: Writes at most once per interval and object.
+        clock: Wall time of the heartbeats.
+    """
+
+    def __init__(self, caches: Caches, throttle: StatusThrottle, *, clock: Clock) -> None:
+        self._caches = caches
+        self._throttle = throttle
+        self._clock = clock
+        self._sections: dict[str, Object] = {}
+        self._latest: dict[str, Object] = {}
+
+    def forget(self, job: Object) -> None:
+        """Drop the memory of a FineTuneJob that is gone."""
+        metadata = job["metadata"]
+        self._sections.pop(metadata["uid"], None)
+        self._latest.pop(metadata["uid"], None)
+        self._throttle.forget((metadata["namespace"], metadata["name"]))
+
+    def accept(self, job: Object, stage: Stage, report: Report) -> bool:
+        """Take in a report; return False if the job has ended and nothing is written any more."""
+        if is_terminal(job.get("status")):
+            self.forget(job)
+            return False
+        uid = job["metadata"]["uid"]
+        status: dict[str, Any] = {"progress": progress_section(report, stage, self._clock.now())}
+        metrics = metrics_section(report)
+        if not metrics:
+            # A field manager that leaves a field out gives it up: the curve would lose its end.
+            metrics = self._latest.get(uid, {}).get("metrics") or []
+        if metrics:
+            status["metrics"] = metrics
+        self._latest[uid] = status
+        self._submit(job)
+        if report.finetune.result is not None:
+            asyncio.get_running_loop().call_later(
+                RESULT_DELAY_SECONDS, self._keep_result, job, report.finetune.result
+            )
+        return True
+
+    def _keep_result(self, job: Object, result: AnyResult) -> None:
+        """Write a result that the leader has not found by itself."""
+        metadata = job["metadata"]
+        key: ObjectKey = (metadata["namespace"], metadata["name"])
+        current = self._caches.finetunejobs.get(*key)
+        if current is None or current["metadata"]["uid"] != metadata["uid"]:
+            return
+        status = current.get("status") or {}
+        missing = {
+            name: section
+            for name, section in sections_of(result).items()
+            if any(status.get(name, {}).get(field) != value for field, value in section.items())
+        }
+        if not missing or is_terminal(status):
+            return
+        self._sections.setdefault(metadata["uid"], {}).update(missing)
+        self._submit(current, urgent=True)
+
+    def _submit(self, job: Object, *, urgent: bool = False) -> None:
+        uid = job["metadata"]["uid"]
+        status = {**self._latest.get(uid, {}), **self._sections.get(uid, {})}
+        self._throttle.submit(job, status, urgent=urgent)
