@@ -25,7 +25,7 @@ from finetune_trainer.storage.errors import ChecksumMismatch, InterruptedRead, O
 from finetune_trainer.storage.hub_address import HubAddress, parse_hub_uri
 from finetune_trainer.storage.hub_errors import translate, translate_status, translating
 from finetune_trainer.storage.store import ObjectInfo, check_key
-from finetune_trainer.storage.stream import CHUNK_BYTES, OpenBody, download, read_object
+from finetune_trainer.storage.stream import OpenBody, download, read_object
 
 if TYPE_CHECKING:
     import httpx2
@@ -324,6 +324,7 @@ def _iterate(answer: httpx2.Response) -> Iterator[bytes]:
     import httpx2
 
     try:
-        yield from answer.iter_raw(CHUNK_BYTES)
+        # Without a chunk size: what waits for a chunk to fill is lost when the line is cut.
+        yield from answer.iter_raw()
     except (httpx2.TransportError, httpx2.StreamError) as error:
         raise InterruptedRead(str(error) or type(error).__name__) from error

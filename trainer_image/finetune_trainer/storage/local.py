@@ -177,13 +177,14 @@ def _unreadable(path: Path, error: OSError) -> StorageError:
 def _create_beside(path: Path) -> tuple[Path, BinaryIO]:
     """Create a temporary file in the target's folder; the folder may vanish in between."""
     temporary = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:12]}{_TEMPORARY_SUFFIX}")
-    for _ in range(10):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    last: OSError | None = None
+    for _ in range(100):
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             return temporary, temporary.open("xb")
-        except FileNotFoundError:
-            continue  # a delete removed the empty folder again
-    raise FileNotFoundError(errno.ENOENT, "its folder is removed again and again", str(path))
+        except (FileNotFoundError, FileExistsError) as error:
+            last = error  # a delete removed the empty folder again, or a file lies in its place
+    raise NotADirectoryError(errno.ENOTDIR, f"cannot make its folder ({last})", str(path)) from last
 
 
 def _link_new(temporary: Path, path: Path) -> None:

@@ -104,7 +104,7 @@ def _fetch_from_store(
     uri: str, revision: str | None, access: StorageAccess, cache: _Cache
 ) -> tuple[Path, str]:
     store = open_store(uri, access)
-    listed = list(store.list())
+    listed = sorted(store.list(), key=lambda file: file.key)
     manifest = find_manifest(store, "") if listed else None
     if manifest is None:
         files = listed

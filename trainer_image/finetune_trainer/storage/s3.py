@@ -86,7 +86,7 @@ class S3Store:
         download(self._source(), self._full_key(key), path, uri=self._uri_of(key))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Yield the objects whose key starts with ``prefix``, in key order."""
+        """Yield the objects whose key starts with ``prefix``, in the server's order."""
         root = f"{self.prefix}/" if self.prefix else ""
         with translating(self._location(prefix), "list"):
             pages = self.client.get_paginator("list_objects_v2").paginate(

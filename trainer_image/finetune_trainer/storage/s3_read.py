@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.storage.errors import ChangedObject, InterruptedRead
 from finetune_trainer.storage.s3_errors import S3Location, error_code, translating
-from finetune_trainer.storage.stream import CHUNK_BYTES, OpenBody
+from finetune_trainer.storage.stream import OpenBody
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+
+# A read that breaks off loses what it has gathered, so it gathers little.
+_READ_BYTES = 128 * 1024
 
 
 class S3Source:
@@ -85,7 +88,7 @@ def _iterate(body: Any) -> Iterator[bytes]:
     from urllib3.exceptions import HTTPError
 
     try:
-        yield from body.iter_chunks(CHUNK_BYTES)
+        yield from body.iter_chunks(_READ_BYTES)
     except FlexibleChecksumError as error:
         # Every byte came and they are wrong: going on from here would keep them.
         raise ChangedObject(str(error)) from error

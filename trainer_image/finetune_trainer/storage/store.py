@@ -69,7 +69,10 @@ class ObjectStore(Protocol):
         """
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Yield the objects whose key starts with ``prefix``, in key order."""
+        """Yield the objects whose key starts with ``prefix``.
+
+        The order is the server's: AWS and folders sort by key, others by folder or not at all.
+        """
 
     def exists(self, key: str) -> bool:
         """Whether there is an object under this key."""

@@ -1,0 +1,81 @@
+# Every task of this repository. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PYTEST := $(PYTHON) -m pytest
+# Nothing is fetched at run time: models and data come from packages or are generated.
+export HF_HUB_OFFLINE := 1
+export HF_DATASETS_OFFLINE := 1
+export TRANSFORMERS_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+export PYTHONHASHSEED := 0
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+.PHONY: setup
+setup: ## Create .venv from the locked requirements (about 6 minutes the first time, then seconds)
+	@tools/setup.sh
+
+.PHONY: demo
+demo: setup ## Train, evaluate and publish a headline classifier, end to end, on this machine
+	@$(PYTHON) tools/demo.py
+
+.PHONY: demo-product-copy
+demo-product-copy: setup ## The second example: product facts to a description
+	@$(PYTHON) tools/demo.py --example 02
+
+.PHONY: test
+test: setup ## Set up and run all tests (trains small models; starts a real API server where it can)
+	@$(PYTEST) tests
+
+.PHONY: test-fast
+test-fast: setup ## Unit tests only: under a minute
+	@$(PYTEST) tests/unit tests/golden -q
+
+.PHONY: verify
+verify: setup ## Generated files, lint, format, types, imports, spelling
+	@$(PYTHON) tools/generate.py --check
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/codespell
+	@tools/check_repository.sh
+
+.PHONY: generate
+generate: setup ## Write the CRD, its chart copy and the reference pages from the models
+	@$(PYTHON) tools/generate.py
+
+.PHONY: format
+format: setup ## Format and fix what can be fixed
+	@$(VENV)/bin/ruff check --fix -q . || true
+	@$(VENV)/bin/ruff format .
+
+.PHONY: lock
+lock: setup ## Resolve the requirements anew (hashes, Python 3.11-3.13)
+	@tools/lock.sh
+
+.PHONY: bench
+bench: setup ## Run the benchmarks of the trainer (see benchmarks/README.md)
+	@$(PYTHON) benchmarks/trainer/step_time.py
+	@$(PYTHON) benchmarks/trainer/defaults.py
+	@$(PYTHON) benchmarks/quality/run.py
+
+.PHONY: manifests
+manifests: setup ## Write plain manifests for kubectl apply -f to build/manifests
+	@$(PYTHON) tools/manifests.py
+
+.PHONY: cluster-up cluster-down cluster-status cluster-load
+cluster-up: setup ## Build and start a real single-node Kubernetes (Linux, root, Go)
+	@PYTHONPATH=tools $(PYTHON) -m devcluster up
+cluster-down: ## Stop it and remove what it made
+	@PYTHONPATH=tools $(PYTHON) -m devcluster down
+cluster-status: ## Say what runs
+	@PYTHONPATH=tools $(PYTHON) -m devcluster status
+cluster-load: ## Build the images and push them to the cluster's registry
+	@PYTHONPATH=tools $(PYTHON) -m devcluster load

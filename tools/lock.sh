@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Resolves pyproject.toml into requirements/*.lock: hashes, no index addresses, Python 3.11 to 3.13.
+# All files agree: the smaller ones are constrained by the one for development.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+uv="$(command -v uv || echo "${XDG_CACHE_HOME:-$HOME/.cache}/finetune-operator/uv/bin/uv")"
+compile() {
+  "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-annotate --no-header "$@"
+}
+compile --extra dev --extra operator --extra trainer --extra cli pyproject.toml \
+  --output-file requirements/dev.lock
+for extra in operator trainer cli; do
+  compile --extra "$extra" --constraint requirements/dev.lock pyproject.toml \
+    --output-file "requirements/$extra.lock"
+done

@@ -1,0 +1,1 @@
+"""The trainer: the stages prepare, train and evaluate, and what they report."""

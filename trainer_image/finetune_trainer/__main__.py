@@ -1,0 +1,48 @@
+"""``python -m finetune_trainer prepare|train|evaluate --job job.json`` and ``chat``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run one stage; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="finetune_trainer", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("prepare", "read, check, split and version the data"),
+        ("train", "train the adapter"),
+        ("evaluate", "compare base and tuned model, and publish"),
+    ):
+        stage = commands.add_parser(name, help=text)
+        stage.add_argument("--job", type=Path, required=True, help="path of job.json")
+    chat = commands.add_parser("chat", help="ask a tuned model")
+    chat.add_argument("--adapter", required=True, help="URI of an adapter folder")
+    chat.add_argument("--base-model", help="URI of the base model; default: as recorded")
+    chat.add_argument("--prompt", action="append", default=[], help="ask this; may be repeated")
+    chat.add_argument("--system", help="system message")
+    chat.add_argument("--base", action="store_true", help="ask the base model as well")
+    chat.add_argument("--max-new-tokens", type=int, default=256)
+    chat.add_argument("--endpoint")
+    chat.add_argument("--region")
+    arguments = parser.parse_args(argv)
+    # Everything a stage needs has been fetched through storage; no library may phone home.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if arguments.command == "chat":
+        from finetune_trainer.chat import chat_with
+
+        return chat_with(arguments)
+    from finetune_api.trainer import Stage
+
+    from finetune_trainer.stage import run_stage
+
+    return run_stage(Stage(arguments.command), arguments.job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

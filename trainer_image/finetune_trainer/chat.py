@@ -1,0 +1,108 @@
+"""Asks a tuned model: ``python -m finetune_trainer chat``; JSON lines out.
+
+Prompts come from ``--prompt`` or, one per line, from stdin. An answer is
+``{"prompt": ..., "tuned": ..., "base": ...}``; a line ``{"ready": true, ...}`` comes first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune_api.trainer import Environment
+
+from finetune_trainer.errors import TrainerError, UserError
+from finetune_trainer.stage import classify
+from finetune_trainer.storage import StorageAccess, fetch_folder, open_store
+from finetune_trainer.storage.model_cache import fetch_model
+
+
+def chat_with(arguments: argparse.Namespace) -> int:
+    """Answer all prompts; returns the exit code."""
+    try:
+        for line in answer_all(arguments):
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+    except Exception as error:
+        failure: TrainerError = classify(error)
+        print(
+            json.dumps(
+                {"event": "failure", "reason": failure.reason, "message": failure.message}
+            ),
+            flush=True,
+        )
+        return failure.exit_code
+    return 0
+
+
+def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Load the models and answer, one dict per prompt."""
+    import torch
+
+    from finetune_trainer.evaluation.models import ModelPair
+    from finetune_trainer.evaluation.scoring import generate_answers
+    from finetune_trainer.model.hardware import detect_hardware
+    from finetune_trainer.model.load import load_tokenizer
+
+    credentials = os.environ.get(Environment.CREDENTIALS_DIR)
+    access = StorageAccess(
+        endpoint=arguments.endpoint,
+        region=arguments.region,
+        credentials_dir=Path(credentials) if credentials else None,
+    )
+    cache = Path(
+        os.environ.get(Environment.CACHE_DIR)
+        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
+    )
+    with tempfile.TemporaryDirectory(prefix="finetune-chat-") as scratch:
+        folder = Path(scratch) / "adapter"
+        fetch_folder(open_store(arguments.adapter, access), "", folder)
+        record = json.loads((folder / "run.json").read_text())
+        base_uri = arguments.base_model or f"hf://{record['model']}"
+        base_dir, _ = fetch_model(base_uri, record["revision"], access, cache)
+        tokenizer = load_tokenizer(base_dir)
+        hardware = detect_hardware()
+        pair = ModelPair(
+            base_dir,
+            folder,
+            dtype=torch.bfloat16 if record["recipe"]["bfloat16"] else torch.float32,
+            use_gpu=hardware.num_gpus > 0,
+        )
+        with pair.tuned():
+            yield {"ready": True, "model": record["model"], "adapter": arguments.adapter}
+        for prompt in _prompts(arguments.prompt):
+            ids = _encode(tokenizer, prompt, arguments.system)
+            line: dict[str, Any] = {"prompt": prompt}
+            sides = [("tuned", pair.tuned)] + ([("base", pair.base)] if arguments.base else [])
+            for name, side in sides:
+                with side() as model:
+                    line[name] = generate_answers(
+                        model,
+                        tokenizer,
+                        [ids],
+                        max_new_tokens=arguments.max_new_tokens,
+                        batch_size=1,
+                        tick=lambda _count: None,
+                    )[0]
+            yield line
+
+
+def _prompts(given: Iterable[str]) -> Iterator[str]:
+    given = list(given)
+    yield from given or (line.rstrip("\n") for line in sys.stdin if line.strip())
+
+
+def _encode(tokenizer: Any, prompt: str, system: str | None) -> list[int]:
+    if not prompt.strip():
+        raise UserError("EmptyPrompt", "the prompt is empty")
+    if tokenizer.chat_template is None:
+        return list(tokenizer(prompt)["input_ids"])
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

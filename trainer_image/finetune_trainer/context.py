@@ -1,0 +1,158 @@
+"""What every stage works with: the job, where it reads and writes, and whom it tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.meta import LocalObjectReference
+from finetune_api.trainer import Environment, ResolvedJob
+from pydantic import ValidationError
+
+from finetune_trainer.errors import UserError
+from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.storage import ObjectStore, StorageAccess, open_store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def read_job(path: Path) -> ResolvedJob:
+    """Read ``job.json``.
+
+    Raises:
+        UserError: The file is missing or is not a job; the message names file and field.
+    """
+    try:
+        return ResolvedJob.model_validate_json(path.read_text())
+    except OSError as error:
+        raise UserError("JobFileUnreadable", f"cannot read the job file {path}: {error}") from error
+    except ValidationError as error:
+        raise UserError("InvalidJob", f"{path} is not a valid job: {error}") from error
+
+
+@dataclass(kw_only=True)
+class StageContext:
+    """One stage's view of the world.
+
+    Attributes:
+        job: The effective job.
+        emit: Where events go.
+        work_dir: Scratch folder of this run on this node; survives a restart of the process.
+        cache_dir: Base models, shared by all runs on this node.
+        credentials_dir: Mounted Secrets, one folder each; None uses the environment's identity.
+    """
+
+    job: ResolvedJob
+    emit: EventEmitter
+    work_dir: Path
+    cache_dir: Path
+    credentials_dir: Path | None = None
+    _output: ObjectStore | None = field(default=None, repr=False)
+    _model: tuple[Path, str] | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_environment(cls, job: ResolvedJob, emit: EventEmitter) -> StageContext:
+        """Build the context from the environment variables of the contract."""
+        work = os.environ.get(Environment.WORK_DIR) or str(
+            Path(tempfile.gettempdir()) / "finetune" / job.uid
+        )
+        cache = os.environ.get(Environment.CACHE_DIR) or str(
+            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
+        )
+        credentials = os.environ.get(Environment.CREDENTIALS_DIR)
+        work_dir = Path(work)
+        try:
+            work_dir.mkdir(parents=True, exist_ok=True)
+            Path(cache).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                "WorkDirUnwritable",
+                f"cannot create the work folder {work} or the cache folder {cache}: {error}; set "
+                f"{Environment.WORK_DIR} and {Environment.CACHE_DIR} to writable folders",
+            ) from error
+        return cls(
+            job=job,
+            emit=emit,
+            work_dir=work_dir,
+            cache_dir=Path(cache),
+            credentials_dir=Path(credentials) if credentials else None,
+        )
+
+    def access(self, reference: LocalObjectReference | None = None) -> StorageAccess:
+        """Return how storage is reached with the given Secret, by default the output's."""
+        chosen = reference or self.job.spec.output.credentials_ref
+        s3 = self.job.spec.s3
+        return StorageAccess(
+            endpoint=s3.endpoint,
+            region=s3.region,
+            addressing=s3.addressing,
+            credentials_dir=self.credentials_dir,
+            credentials_name=chosen.name if chosen else None,
+        )
+
+    @property
+    def output(self) -> ObjectStore:
+        """Storage rooted at ``spec.output.uri``."""
+        if self._output is None:
+            self._output = open_store(self.job.spec.output.uri, self.access())
+        return self._output
+
+    def uri_of(self, key: str) -> str:
+        """Return the full URI of a key under the output."""
+        return f"{self.job.spec.output.uri.rstrip('/')}/{key}"
+
+    def scratch(self, name: str, *, fresh: bool = False) -> Path:
+        """Return a folder below the work folder, emptied first if ``fresh``."""
+        path = self.work_dir / name
+        if fresh and path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def model_folder(self) -> tuple[Path, str]:
+        """Return the local folder of the base model and its resolved revision."""
+        if self._model is None:
+            from finetune_trainer.storage.model_cache import fetch_model
+
+            model = self.job.spec.model
+            self._model = fetch_model(
+                model.uri, model.revision, self.access(model.credentials_ref), self.cache_dir
+            )
+        return self._model
+
+    @property
+    def model_name(self) -> str:
+        """Public name of the base model, as an inference server would serve it."""
+        return public_model_name(self.job)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the base model's tokenizer; never from the network."""
+        from finetune_trainer.model.load import load_tokenizer
+
+        folder, _ = self.model_folder()
+        return load_tokenizer(
+            folder, trust_remote_code=self.job.spec.model.trust_remote_code
+        )
+
+    def read_json(self, key: str) -> dict[str, Any] | None:
+        """Read a JSON object from the output, or None if it is not there."""
+        if not self.output.exists(key):
+            return None
+        value: dict[str, Any] = json.loads(self.output.read_bytes(key))
+        return value
+
+
+def public_model_name(job: ResolvedJob) -> str:
+    """Return ``spec.model.name``, else what the URI suggests."""
+    model = job.spec.model
+    if model.name:
+        return model.name
+    scheme, _, rest = model.uri.partition("://")
+    path = rest.split("@")[0].strip("/")
+    return path if scheme == "hf" else path.rsplit("/", 1)[-1]

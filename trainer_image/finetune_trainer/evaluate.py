@@ -1,0 +1,267 @@
+"""Stage ``evaluate``: base against tuned model on the held-out side, the goal, the publication."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from finetune_api.trainer import EvaluateResult, Score
+
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.prepared import Prepared, read_prepared
+from finetune_trainer.errors import DataError
+from finetune_trainer.evaluation.goal import check_goal
+from finetune_trainer.evaluation.metrics import Answers, bootstrap, choose_metrics, make_metric
+from finetune_trainer.evaluation.questions import Question, gather_questions
+from finetune_trainer.export import weights_file
+from finetune_trainer.model.hardware import detect_hardware, require_gpus
+from finetune_trainer.publish import publish_version
+from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
+
+NUM_SAMPLES_IN_REPORT = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What both models said to the same questions."""
+
+    questions: Sequence[Question]
+    base: Answers
+    tuned: Answers
+
+    @property
+    def references(self) -> list[tuple[str, ...]]:
+        """Accepted answers of every question."""
+        return [question.references for question in self.questions]
+
+
+def evaluate(context: StageContext) -> EvaluateResult:
+    """Compare, report, and publish the adapter if its goal is met."""
+    job = context.job
+    key = f"{job.run_prefix}/evaluation"
+    adapter_key = f"{job.run_prefix}/adapter"
+    folder = context.scratch("evaluation", fresh=True)
+    if context.output.exists(f"{key}/manifest.json"):
+        context.emit.message("this run is evaluated already: reused")
+        fetch_folder(context.output, key, folder)
+        result = EvaluateResult.model_validate(
+            json.loads((folder / "report.json").read_text())["result"]
+        )
+        adapter = fetch_folder(context.output, adapter_key, context.scratch("adapter"))
+        return _publish_if_good(context, result, adapter).model_copy(update={"reused": True})
+    prepared = read_prepared(context)
+    adapter_dir = context.scratch("adapter")
+    adapter = fetch_folder(context.output, adapter_key, adapter_dir)
+    questions = gather_questions(
+        prepared.test,
+        max_questions=job.spec.evaluation.max_samples,
+        seed=job.spec.dataset.split.seed,
+    )
+    if not questions:
+        raise DataError(
+            "NoHeldOutRows",
+            "there is no held-out row to evaluate on; set dataset.split.testPercent above 0 or give "
+            "a source with side: Test",
+        )
+    comparison = compare(context, questions, adapter_dir)
+    scores = score_all(context, comparison)
+    result = _make_result(context, key, comparison, scores)
+    write_report(folder, context, prepared, adapter, comparison, result)
+    publish_folder(
+        context.output,
+        key,
+        folder,
+        created_by="finetune_trainer evaluate",
+        inputs={"adapter": adapter.digest, "dataset": prepared.digest},
+    )
+    return _publish_if_good(context, result, adapter)
+
+
+def compare(context: StageContext, questions: list[Question], adapter_dir: Path) -> Comparison:
+    """Ask both models everything."""
+    import torch
+
+    from finetune_trainer.evaluation.models import ModelPair
+    from finetune_trainer.evaluation.scoring import (
+        answer_length,
+        generate_answers,
+        prompt_ids,
+        score_likelihood,
+    )
+    from finetune_trainer.sft.examples import Encoder
+
+    job = context.job
+    hardware = detect_hardware()
+    use_gpu = require_gpus(job, hardware)
+    _set_threads(hardware.num_cpus)
+    record = json.loads((adapter_dir / "run.json").read_text())
+    base_dir, _ = context.model_folder()
+    tokenizer = context.load_tokenizer()
+    encoder = Encoder(
+        tokenizer, loss=job.spec.method.loss, max_tokens=job.spec.hyperparameters.max_sequence_length
+    )
+    pair = ModelPair(
+        base_dir,
+        adapter_dir,
+        dtype=torch.bfloat16 if record["recipe"]["bfloat16"] else torch.float32,
+        use_gpu=use_gpu,
+        trust_remote_code=job.spec.model.trust_remote_code,
+    )
+    examples = [encoder.encode(row) for question in questions for row in question.rows]
+    owners = np.array([i for i, question in enumerate(questions) for _ in question.rows])
+    asks = [question for question in questions if question.prompt is not None]
+    prompts = [prompt_ids(encoder, tokenizer, question) for question in asks]
+    length = answer_length(
+        tokenizer, [q.references for q in asks], job.spec.evaluation.max_new_tokens
+    )
+    batch = job.spec.evaluation.batch_size
+    total = 2 * (len(examples) + len(prompts))
+    done = 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        context.emit.progress(step=done, total_steps=total)
+
+    def ask(model: Any) -> Answers:
+        pad_id = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
+        sums, counts = score_likelihood(model, examples, pad_id=pad_id, tick=tick)
+        texts = generate_answers(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=length,
+            batch_size=batch if isinstance(batch, int) else None,
+            tick=tick,
+        )
+        return Answers(
+            texts=texts,
+            nll_sums=np.bincount(owners, weights=sums, minlength=len(questions)),
+            num_tokens=np.bincount(owners, weights=counts, minlength=len(questions)),
+        )
+
+    context.emit.message(
+        f"asking base and tuned model {len(questions)} held-out questions, answers up to {length} tokens"
+    )
+    with pair.base() as model:
+        base = ask(model)
+    with pair.tuned() as model:
+        tuned = ask(model)
+    return Comparison(questions=questions, base=base, tuned=tuned)
+
+
+def score_all(context: StageContext, comparison: Comparison) -> list[Score]:
+    """Compute every fitting metric with intervals; the goal's metric first."""
+    spec = context.job.spec
+    goal_metric = spec.goal.metric if spec.goal else None
+    answered = [group for group in comparison.references if group]
+    names = choose_metrics(answered, goal_metric)
+    if goal_metric in names:
+        names.sort(key=lambda name: name != goal_metric)
+    scores = []
+    for name in names:
+        if name not in ("loss", "perplexity") and len(answered) != len(comparison.questions):
+            raise DataError(
+                "MetricUnsuitable",
+                f"goal.metric {name} needs an answer in every held-out row, but some rows are plain "
+                "text; use loss or perplexity",
+            )
+        metrics = [
+            make_metric(name, answers, comparison.references)
+            for answers in (comparison.base, comparison.tuned)
+        ]
+        intervals, delta = bootstrap(
+            metrics,
+            len(comparison.questions),
+            num_samples=spec.evaluation.num_bootstrap_samples,
+            seed=spec.dataset.split.seed,
+        )
+        base, tuned = intervals
+        assert delta is not None
+        scores.append(
+            Score(
+                name=name,
+                base=_text(base.value),
+                tuned=_text(tuned.value),
+                tuned_low=_text(tuned.low),
+                tuned_high=_text(tuned.high),
+                delta_low=_text(delta.low),
+                delta_high=_text(delta.high),
+            )
+        )
+    return scores
+
+
+def _make_result(
+    context: StageContext, key: str, comparison: Comparison, scores: list[Score]
+) -> EvaluateResult:
+    goal = context.job.spec.goal
+    chosen = next((score for score in scores if goal and score.name == goal.metric), scores[0])
+    met, words = check_goal(goal, base=float(chosen.base), tuned=float(chosen.tuned))
+    return EvaluateResult(
+        scores=scores,
+        num_samples=len(comparison.questions),
+        goal_met=met,
+        goal_message=words,
+        report_uri=context.uri_of(f"{key}/report.json"),
+    )
+
+
+def write_report(
+    folder: Path,
+    context: StageContext,
+    prepared: Prepared,
+    adapter: Manifest,
+    comparison: Comparison,
+    result: EvaluateResult,
+) -> None:
+    """Write ``report.json`` and ``samples.jsonl`` for people and later stages."""
+    samples = [
+        {
+            "prompt": question.prompt,
+            "references": list(question.references),
+            "base": comparison.base.texts[i],
+            "tuned": comparison.tuned.texts[i],
+        }
+        for i, question in enumerate(comparison.questions)
+        if question.prompt is not None and i < len(comparison.tuned.texts)
+    ]
+    with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
+        for sample in samples:
+            file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+    report = {
+        "job": f"{context.job.namespace}/{context.job.name}",
+        "uid": context.job.uid,
+        "model": context.model_name,
+        "dataset": prepared.digest,
+        "adapter": weights_file(adapter).sha256,
+        "result": result.to_wire(),
+        "samples": samples[:NUM_SAMPLES_IN_REPORT],
+    }
+    text = json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _publish_if_good(
+    context: StageContext, result: EvaluateResult, adapter: Manifest
+) -> EvaluateResult:
+    if result.goal_met is False:
+        context.emit.message(f"goal missed, nothing is published: {result.goal_message}")
+        return result
+    version, key = publish_version(context, adapter, result)
+    return result.model_copy(update={"version": version, "manifest_uri": context.uri_of(key)})
+
+
+def _set_threads(num_cpus: int) -> None:
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or num_cpus))
+
+
+def _text(value: float) -> str:
+    return f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""How base and tuned model compare: metrics, intervals, generation, the goal."""

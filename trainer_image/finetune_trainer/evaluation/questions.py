@@ -1,0 +1,66 @@
+"""The held-out side as questions: one prompt with all its reference answers."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One prompt and what counts as an answer.
+
+    Attributes:
+        prompt: Message list or plain string; None for plain text, which is only scored by loss.
+        references: Accepted answers, in their order in the data.
+        rows: The prepared rows behind it, for the loss.
+    """
+
+    prompt: list[dict[str, str]] | str | None
+    references: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+
+
+def gather_questions(
+    rows: Iterable[dict[str, Any]], *, max_questions: int, seed: int
+) -> list[Question]:
+    """Group rows by prompt, so that several references of one prompt are one question.
+
+    Args:
+        rows: Prepared rows of the held-out side.
+        max_questions: Keep at most this many, drawn by ``seed``.
+        seed: Seed of the draw.
+
+    Returns:
+        Questions in the order of their first row.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps(_prompt_of(row), sort_keys=True), []).append(row)
+    questions = [_make_question(group) for group in groups.values()]
+    if len(questions) > max_questions:
+        kept = sorted(random.Random(seed).sample(range(len(questions)), max_questions))  # noqa: S311
+        questions = [questions[index] for index in kept]
+    return questions
+
+
+def _make_question(rows: list[dict[str, Any]]) -> Question:
+    first = rows[0]
+    if "text" in first:
+        return Question(prompt=None, references=(), rows=tuple(rows))
+    references = dict.fromkeys(_reference_of(row) for row in rows)
+    return Question(prompt=_prompt_of(first), references=tuple(references), rows=tuple(rows))
+
+
+def _prompt_of(row: dict[str, Any]) -> Any:
+    if "text" in row:
+        return row["text"]
+    return row["messages"][:-1] if "messages" in row else row["prompt"]
+
+
+def _reference_of(row: dict[str, Any]) -> str:
+    answer = row["messages"][-1:] if "messages" in row else row["completion"]
+    return str(answer if isinstance(answer, str) else answer[-1]["content"])

@@ -1,0 +1,38 @@
+"""Maps any exception to the error tree, so that every end of a stage has a class and a reason."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+
+from finetune_api.trainer import Environment
+
+from finetune_trainer.errors import InternalError, OutOfMemory, StorageError, TrainerError
+
+
+def classify(error: BaseException) -> TrainerError:
+    """Map any exception to the error tree, keeping the cause's words."""
+    if isinstance(error, TrainerError):
+        return error
+    text = str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OutOfMemory("OutOfMemory", f"out of memory: {_first_line(text)}")
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or (
+        "No space left on device" in text
+    ):
+        where = getattr(error, "filename", None) or "the work folder"
+        return StorageError(
+            "DiskFull",
+            f"no space left while writing {where}; free space or point "
+            f"{Environment.WORK_DIR} at a larger volume",
+        )
+    trace = "".join(traceback.format_exception(error))
+    tail = "\n".join(trace.strip().splitlines()[-12:])
+    return InternalError(
+        type(error).__name__[:63], f"{_first_line(text) or type(error).__name__}\n{tail}"
+    )
+
+
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[0][:500] if lines else ""

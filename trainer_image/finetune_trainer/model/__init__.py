@@ -1,0 +1,1 @@
+"""Loading base models, choosing precision, putting adapters on."""

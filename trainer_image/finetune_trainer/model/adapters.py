@@ -1,0 +1,87 @@
+"""Turns ``spec.method.adapter`` into a PEFT configuration and checks it against the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetune_api.v1alpha1.finetunejob import Adapter
+
+from finetune_trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import nn
+
+ALL_LINEAR = "all-linear"
+
+
+def linear_module_names(model: nn.Module) -> dict[str, int]:
+    """Count the linear modules of ``model`` by the last part of their names, output head left out."""
+    from torch import nn
+
+    counts: dict[str, int] = {}
+    for name, module in model.named_modules():
+        leaf = name.rsplit(".", 1)[-1]
+        is_linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        if is_linear and leaf != "lm_head":
+            counts[leaf] = counts.get(leaf, 0) + 1
+    return counts
+
+
+def check_target_modules(adapter: Adapter, model: nn.Module) -> None:
+    """Refuse targets that match nothing.
+
+    Raises:
+        UserError: A name in ``targetModules`` matches no module; the message lists those that exist.
+    """
+    if adapter.type == "Full" or adapter.target_modules == [ALL_LINEAR]:
+        return
+    known = linear_module_names(model)
+    missing = [
+        target
+        for target in adapter.target_modules
+        if not any(
+            name == target or name.endswith("." + target) for name, _ in model.named_modules()
+        )
+    ]
+    if ALL_LINEAR in missing:
+        raise UserError(
+            "InvalidTargetModules",
+            f"method.adapter.targetModules {adapter.target_modules}: {ALL_LINEAR} stands alone; "
+            "drop the other names",
+        )
+    if missing:
+        raise UserError(
+            "NoMatchingModules",
+            f"method.adapter.targetModules: {', '.join(map(repr, missing))} matches no module of "
+            f"the base model; its linear modules are {', '.join(sorted(known))} (or use "
+            f"{ALL_LINEAR})",
+        )
+    heads = [target for target in adapter.target_modules if target == "lm_head"]
+    if heads:
+        raise UserError(
+            "InvalidTargetModules",
+            "method.adapter.targetModules: lm_head cannot carry an adapter (the loss never "
+            "materialises its output); leave it out",
+        )
+
+
+def build_lora_config(adapter: Adapter) -> LoraConfig | None:
+    """Build the PEFT configuration, or None for full fine-tuning."""
+    if adapter.type == "Full":
+        return None
+    from peft import LoraConfig
+
+    targets: str | list[str] = sorted(adapter.target_modules)
+    if adapter.target_modules == [ALL_LINEAR]:
+        targets = ALL_LINEAR
+    return LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=float(adapter.dropout),
+        target_modules=targets,
+        use_dora=adapter.type == "DoRA",
+        use_rslora=adapter.type == "RsLoRA",
+        bias="none",
+        task_type="CAUSAL_LM",
+    )

@@ -1,0 +1,97 @@
+"""What the machine offers: GPUs, memory, number formats."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.trainer import Environment, ResolvedJob
+
+from finetune_trainer.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hardware:
+    """What this node offers to one rank.
+
+    Attributes:
+        num_gpus: Visible GPUs of this node.
+        memory_bytes: Memory of one GPU, or this node's memory shared by its ranks on CPU.
+        supports_bfloat16: Whether the device computes in bfloat16 natively.
+        num_cpus: Cores this process may use.
+    """
+
+    num_gpus: int
+    memory_bytes: int
+    supports_bfloat16: bool
+    num_cpus: int
+
+
+def detect_hardware() -> Hardware:
+    """Look at this node. Imports torch only where a GPU driver is present."""
+    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
+        os.cpu_count() or 1
+    )
+    if _has_gpu_driver():
+        import torch
+
+        if torch.cuda.is_available():
+            return Hardware(
+                num_gpus=torch.cuda.device_count(),
+                memory_bytes=torch.cuda.get_device_properties(0).total_memory,
+                supports_bfloat16=torch.cuda.is_bf16_supported(),
+                num_cpus=num_cpus,
+            )
+    return Hardware(
+        num_gpus=0,
+        memory_bytes=_host_memory_bytes(),
+        supports_bfloat16=_cpu_supports_bfloat16(),
+        num_cpus=num_cpus,
+    )
+
+
+def require_gpus(job: ResolvedJob, hardware: Hardware) -> bool:
+    """Decide whether ranks use GPUs.
+
+    Returns:
+        True for GPUs, False for CPU.
+
+    Raises:
+        UserError: The job asks for GPUs that are not there and CPU is not allowed.
+    """
+    wanted = job.spec.resources.gpus_per_node
+    if wanted == 0:
+        return False
+    if hardware.num_gpus >= wanted:
+        return True
+    if hardware.num_gpus == 0 and os.environ.get(Environment.ALLOW_CPU) == "1":
+        return False
+    raise UserError(
+        "GPUNotVisible",
+        f"the job asks for {wanted} GPU(s) per node (resources.gpusPerNode) but this node shows "
+        f"{hardware.num_gpus}; check the device plugin, the driver and the image's CUDA build, or "
+        f"allow CPU training ({Environment.ALLOW_CPU}=1, operator setting allowCPU)",
+    )
+
+
+def _has_gpu_driver() -> bool:
+    return Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
+
+
+def _cpu_supports_bfloat16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _host_memory_bytes() -> int:
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(name).read_text()))
+        except (OSError, ValueError):
+            continue
+    return min(limits)

@@ -1,0 +1,127 @@
+"""Loads tokenizer and base model from a local folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of the model in ``folder``, with a padding token.
+
+    Raises:
+        UserError: The folder holds no usable tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "TokenizerUnreadable",
+            f"the model folder {folder} has no tokenizer that loads: {_first_line(error)}",
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            "TokenizerWithoutEnd",
+            f"the tokenizer in {folder} names no end-of-sequence token, so a tuned model would never "
+            "stop; add eos_token to tokenizer_config.json",
+        )
+    if tokenizer.pad_token_id is None:
+        # Padding is masked out everywhere, so the end token can stand in.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read ``config.json`` of a model folder.
+
+    Raises:
+        UserError: There is none, or it is not JSON.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "ModelUnreadable",
+            f"{folder} is not a model folder: config.json: {_first_line(error)}",
+        ) from error
+    return config
+
+
+def load_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    quantize: bool = False,
+    device_map: dict[str, int] | None = None,
+) -> PreTrainedModel:
+    """Load the causal language model in ``folder``.
+
+    Args:
+        folder: Local model folder with safetensors weights.
+        dtype: Type of the weights; TRL's own loading would choose float32.
+        trust_remote_code: Run code that ships with the model.
+        quantize: Load the weights in 4 bits (NF4, double quantisation), for QLoRA.
+        device_map: Where to put the model, for quantised loading.
+
+    Raises:
+        UserError: The folder holds no model that loads.
+    """
+    from transformers import AutoModelForCausalLM
+
+    extra: dict[str, Any] = {}
+    if quantize:
+        from transformers import BitsAndBytesConfig
+
+        extra["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    if device_map is not None:
+        extra["device_map"] = device_map
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation=attention_implementation(),
+            **extra,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "ModelUnreadable",
+            f"the base model in {folder} does not load: {_first_line(error)}; it must be a causal "
+            "language model with safetensors weights",
+        ) from error
+    return model
+
+
+def attention_implementation() -> str:
+    """Return the fastest exact attention that is installed: FlashAttention on GPUs, else SDPA."""
+    import importlib.util
+
+    import torch
+
+    if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None:
+        return "flash_attention_2"
+    return "sdpa"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

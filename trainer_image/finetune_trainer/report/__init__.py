@@ -1,0 +1,1 @@
+"""What a stage tells the outside: events on stdout, progress pushes, curves, last words."""

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: from prepared rows to labelled tokens to a TRL trainer."""

@@ -1,0 +1,87 @@
+"""Runs one stage and turns whatever happens into exit code, event and termination message."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune_api.trainer import (
+    CLASS_OF_EXIT_CODE,
+    Environment,
+    ExitCode,
+    Stage,
+    StageResult,
+    TerminationMessage,
+)
+
+from finetune_trainer.context import StageContext, read_job
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.failures import classify
+from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.report.push import ProgressPush
+from finetune_trainer.report.termination import write_termination
+
+StageFunction = Callable[[StageContext], StageResult]
+
+
+def run_stage(stage: Stage, job_path: Path) -> int:
+    """Run ``stage`` on the job in ``job_path`` and return the process's exit code."""
+    push = ProgressPush.from_environment() if _reports_progress() else None
+    emit = EventEmitter(stage, push=push)
+    try:
+        context = StageContext.from_environment(read_job(job_path), emit)
+        result = _function_of(stage)(context)
+    except Exception as error:
+        return _end_with(emit, classify(error))
+    emit.result(result)
+    if push is not None and push.num_failed and not push.num_sent:
+        emit.message(
+            f"progress could not be pushed to the operator ({push.num_failed} tries, last: "
+            f"{push.last_error}); results are in object storage all the same"
+        )
+    write_termination(
+        TerminationMessage(
+            stage=stage, exit_code=ExitCode.OK, reason="Succeeded", message="", result=result
+        )
+    )
+    return ExitCode.OK
+
+
+def _end_with(emit: EventEmitter, error: TrainerError) -> int:
+    step: int | None = getattr(error, "step", None)
+    rank: int | None = getattr(error, "rank", None)
+    emit.failure(
+        reason=error.reason, message=error.message, exit_code=error.exit_code, step=step
+    )
+    write_termination(
+        TerminationMessage(
+            stage=emit.stage,
+            exit_code=error.exit_code,
+            failure_class=CLASS_OF_EXIT_CODE[error.exit_code],
+            reason=error.reason,
+            message=error.message,
+            step=step,
+            rank=rank,
+        )
+    )
+    return error.exit_code
+
+
+def _function_of(stage: Stage) -> StageFunction:
+    # Imported late: prepare and the parent of train must start without torch.
+    if stage is Stage.PREPARE:
+        from finetune_trainer.prepare import prepare
+
+        return prepare
+    if stage is Stage.TRAIN:
+        from finetune_trainer.train import train
+
+        return train
+    from finetune_trainer.evaluate import evaluate
+
+    return evaluate
+
+
+def _reports_progress() -> bool:
+    return os.environ.get(Environment.NODE_RANK, "0") in ("", "0")
