@@ -36,7 +36,7 @@ def make_folder(path, files):
 
 
 def test_of_16_publishers_with_other_content_one_wins_whole(s3, tmp_path):
-    store = s3.open(f"s3://{s3.new_bucket()}/runs/1")
+    store = s3.open(s3.new_uri())
 
     def publish(number):
         folder = make_folder(
@@ -60,7 +60,7 @@ def test_of_16_publishers_with_other_content_one_wins_whole(s3, tmp_path):
 
 
 def test_16_publishers_of_the_same_content_all_succeed(s3, tmp_path):
-    store = s3.open(f"s3://{s3.new_bucket()}")
+    store = s3.open(s3.new_uri())
     folder = make_folder(tmp_path / "out", {"a": b"1", "large": os.urandom(9 * MIB)})
     with ThreadPoolExecutor(16) as pool:
         manifests = list(
@@ -88,9 +88,9 @@ def test_a_tampered_object_is_named_by_fetch_and_verify(s3, tmp_path):
 
 
 def test_a_folder_without_manifest_is_refused(s3, tmp_path):
-    store = s3.open(f"s3://{s3.new_bucket()}/p")
+    store = s3.open(s3.new_uri())
     store.write_bytes("adapter/weights", b"1")
-    with pytest.raises(IncompleteFolder, match=r"/p/adapter has no manifest\.json.*weights"):
+    with pytest.raises(IncompleteFolder, match=r"/adapter has no manifest\.json.*weights"):
         fetch_folder(store, "adapter", tmp_path / "in")
 
 
@@ -119,7 +119,7 @@ def test_a_wrong_key_names_the_secret_and_never_shows_it(s3, tmp_path, wrong):
     access = StorageAccess(
         endpoint=s3.endpoint, credentials_dir=tmp_path, credentials_name="broken"
     )
-    store = open_store(f"s3://{s3.new_bucket()}", access)
+    store = open_store(s3.new_uri(), access)
     for act in (lambda: store.write_bytes("a", b"1"), lambda: store.exists("a")):
         with pytest.raises(UserError) as caught:
             act()
@@ -150,10 +150,10 @@ def test_no_credentials_at_all_is_a_user_error(s3, monkeypatch, tmp_path):
 
 
 def test_a_read_only_key_reads_but_may_not_write(s3, tmp_path):
-    bucket = s3.new_bucket()
-    s3.open(f"s3://{bucket}").write_bytes("a", b"1")
+    uri = s3.new_uri()
+    s3.open(uri).write_bytes("a", b"1")
     (tmp_path / "large").write_bytes(bytes(9 * MIB))
-    store = s3.open(f"s3://{bucket}", "read-only")
+    store = s3.open(uri, "read-only")
     assert store.read_bytes("a") == b"1"
     for act in (
         lambda: store.write_bytes("b", b"1"),
@@ -167,9 +167,9 @@ def test_a_read_only_key_reads_but_may_not_write(s3, tmp_path):
 
 
 def test_a_tenant_cannot_reach_the_bucket_of_another(s3):
-    bucket = s3.new_bucket()
-    s3.open(f"s3://{bucket}").write_bytes("a", b"1")
-    stranger = s3.open(f"s3://{bucket}", "tenant-b")
+    uri = s3.new_uri()
+    s3.open(uri).write_bytes("a", b"1")
+    stranger = s3.open(uri, "tenant-b")
     for act in (lambda: stranger.read_bytes("a"), lambda: stranger.write_bytes("b", b"1")):
         with pytest.raises(UserError, match="AccessDenied"):
             act()
@@ -190,7 +190,7 @@ def test_a_server_that_does_not_answer_is_a_storage_error(s3, monkeypatch):
 
 
 def test_a_listing_goes_on_behind_its_first_page(s3):
-    store = s3.open(f"s3://{s3.new_bucket()}/p")
+    store = s3.open(s3.new_uri())
     keys = [f"checkpoints/{number:04}" for number in range(1005)]
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda key: store.write_bytes(key, b""), keys))
@@ -199,10 +199,10 @@ def test_a_listing_goes_on_behind_its_first_page(s3):
 
 def test_a_cut_download_goes_on_within_one_call(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "_backoff_seconds", lambda failures: 0.0)
-    bucket, data = s3.new_bucket(), os.urandom(12 * MIB)
-    s3.open(f"s3://{bucket}").write_bytes("f", data)
+    uri, data = s3.new_uri(), os.urandom(12 * MIB)
+    s3.open(uri).write_bytes("f", data)
     with cutting_proxy(s3.endpoint, limit_bytes=3 * MIB, num_cuts=3) as proxy:
-        store = s3.open(f"s3://{bucket}", endpoint=proxy.endpoint)
+        store = s3.open(uri, endpoint=proxy.endpoint)
         store.download_file("f", tmp_path / "f")
         assert proxy.num_cut == 3
     assert (tmp_path / "f").read_bytes() == data
@@ -211,10 +211,10 @@ def test_a_cut_download_goes_on_within_one_call(s3, tmp_path, monkeypatch):
 def test_a_download_that_was_given_up_goes_on_from_its_partial_file(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "_backoff_seconds", lambda failures: 0.0)
     monkeypatch.setattr(stream, "MAX_ATTEMPTS", 1)
-    bucket, data = s3.new_bucket(), os.urandom(12 * MIB)
-    s3.open(f"s3://{bucket}").write_bytes("f", data)
+    uri, data = s3.new_uri(), os.urandom(12 * MIB)
+    s3.open(uri).write_bytes("f", data)
     with cutting_proxy(s3.endpoint, limit_bytes=5 * MIB, num_cuts=99) as proxy:
-        store = s3.open(f"s3://{bucket}", endpoint=proxy.endpoint)
+        store = s3.open(uri, endpoint=proxy.endpoint)
         with pytest.raises(StorageError, match="broke off at byte"):
             store.download_file("f", tmp_path / "f")
         got = partial_path(tmp_path / "f").stat().st_size
@@ -222,19 +222,19 @@ def test_a_download_that_was_given_up_goes_on_from_its_partial_file(s3, tmp_path
     # The second call asks only for the rest: it gets through a proxy that lets no more pass.
     rest = len(data) - got
     with cutting_proxy(s3.endpoint, limit_bytes=rest + 100_000, num_cuts=99) as proxy:
-        store = s3.open(f"s3://{bucket}", endpoint=proxy.endpoint)
+        store = s3.open(uri, endpoint=proxy.endpoint)
         store.download_file("f", tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == data
 
 
 def test_a_download_starts_over_when_the_object_was_replaced(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "MAX_ATTEMPTS", 1)
-    bucket = s3.new_bucket()
-    direct = s3.open(f"s3://{bucket}")
+    uri = s3.new_uri()
+    direct = s3.open(uri)
     direct.write_bytes("f", b"old" * 4 * MIB)
     with cutting_proxy(s3.endpoint, limit_bytes=5 * MIB, num_cuts=99) as proxy:
         with pytest.raises(StorageError):
-            s3.open(f"s3://{bucket}", endpoint=proxy.endpoint).download_file("f", tmp_path / "f")
+            s3.open(uri, endpoint=proxy.endpoint).download_file("f", tmp_path / "f")
         assert partial_path(tmp_path / "f").exists()
     monkeypatch.undo()
     direct.write_bytes("f", b"new" * 4 * MIB)
@@ -270,7 +270,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_named_with_what_is_needed(s3, small_disk, monkeypatch, when):
     if when == "found while writing":
         monkeypatch.setattr(stream, "_check_room", lambda path, missing: None)
-    store = s3.open(f"s3://{s3.new_bucket()}")
+    store = s3.open(s3.new_uri())
     store.write_bytes("f", os.urandom(6 * MIB))
     with pytest.raises(StorageError) as caught:
         store.download_file("f", small_disk / "f")
@@ -301,10 +301,10 @@ def model_files():
 
 
 def test_a_model_with_a_manifest_is_verified_and_cached(s3, tmp_path, model_files):
-    bucket = s3.new_bucket()
-    store = s3.open(f"s3://{bucket}")
+    uri = s3.new_uri()
+    store = s3.open(uri)
     manifest = publish_folder(store, "m", make_folder(tmp_path / "m", model_files), created_by="t")
-    uri, cache = f"s3://{bucket}/m", tmp_path / "cache"
+    uri, cache = f"{uri}/m", tmp_path / "cache"
     folder, revision = fetch_model(uri, None, s3.access("read-only"), cache)
     assert revision == f"sha256:{manifest.digest}"
     assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors", "tokenizer.json"]
@@ -319,11 +319,11 @@ def test_a_model_with_a_manifest_is_verified_and_cached(s3, tmp_path, model_file
 
 
 def test_a_model_without_manifest_is_refetched_when_it_changed(s3, tmp_path, model_files):
-    bucket = s3.new_bucket()
-    store = s3.open(f"s3://{bucket}/m")
+    uri = s3.new_uri()
+    store = s3.open(f"{uri}/m")
     for key, data in model_files.items():
         store.write_bytes(key, data)
-    uri = f"s3://{bucket}/m"
+    uri = f"{uri}/m"
     folder, revision = fetch_model(uri, "main", s3.access(), tmp_path)
     assert revision.startswith("files:")
     store.write_bytes("config.json", b"[]")
@@ -337,10 +337,9 @@ def test_a_model_without_manifest_is_refetched_when_it_changed(s3, tmp_path, mod
 
 
 def test_a_tokenizer_is_fetched_without_its_weights(s3, tmp_path, model_files):
-    bucket = s3.new_bucket()
+    uri = s3.new_uri()
     for key, data in model_files.items():
-        s3.open(f"s3://{bucket}").write_bytes(key, data)
-    uri = f"s3://{bucket}"
+        s3.open(uri).write_bytes(key, data)
     small, _ = fetch_model(uri, None, s3.access(), tmp_path, include_weights=False)
     assert sorted(os.listdir(small)) == ["config.json", "tokenizer.json"]
     whole, _ = fetch_model(uri, None, s3.access(), tmp_path)
@@ -349,6 +348,6 @@ def test_a_tokenizer_is_fetched_without_its_weights(s3, tmp_path, model_files):
 
 def test_a_missing_model_says_what_to_check(s3, tmp_path):
     with pytest.raises(UserError) as caught:
-        fetch_model(f"s3://{s3.new_bucket()}/models/x", None, s3.access(), tmp_path)
+        fetch_model(f"{s3.new_uri()}/models/x", None, s3.access(), tmp_path)
     assert caught.value.reason == "ModelNotFound"
     assert "/models/x" in caught.value.message
