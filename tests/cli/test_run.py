@@ -1,0 +1,173 @@
+"""`finetune run` with a scripted trainer: order, exit codes, retries, stopping, resuming."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from support.cli import Cli
+from support.eventually import eventually
+from support.spec_cases import changed, minimal_job
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    body = changed(
+        minimal_job(),
+        {
+            "spec.goal": {"metric": "exactMatch", "atLeast": "0.80", "overBase": "0.30"},
+            "spec.dataset.sources.0.uri": "file://./data.jsonl",
+            "spec.output.uri": "file://./out",
+        },
+    )
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(body))
+    return Cli(tmp_path)
+
+
+def work_dir(cli: Cli) -> Path:
+    (folder,) = (cli.cache / "finetune" / "runs").iterdir()
+    return folder
+
+
+def test_three_stages_run_and_the_result_is_shown(cli: Cli) -> None:
+    done = cli("run", "job.yaml")
+    assert done.code == 0, done.err
+    order = [line.split(":")[0] for line in done.out.splitlines() if line.endswith(": started")]
+    assert order == ["prepare", "train", "evaluate"]
+    assert "step 2/2, loss 1.5" in done.out
+    assert "0.9100 [0.8600, 0.9500]" in done.out
+    assert "+0.5800 [0.5000, 0.6600]" in done.out
+    assert ">= 0.80, base + 0.30" in done.out
+    assert "120 held-out samples" in done.out
+    assert "ab" * 32 in done.out
+    assert "version  3" in done.out
+
+
+def test_stages_get_the_job_with_absolute_paths_and_a_stable_uid(cli: Cli) -> None:
+    cli("run", "job.yaml")
+    first = json.loads((work_dir(cli) / "job.json").read_text())
+    assert first["uid"].startswith("local-")
+    assert first["spec"]["output"]["uri"] == f"file://{cli.folder}/out"
+    assert first["spec"]["dataset"]["sources"][0]["uri"] == f"file://{cli.folder}/data.jsonl"
+    cli("run", "job.yaml")
+    assert json.loads((work_dir(cli) / "job.json").read_text()) == first
+
+
+def test_fresh_run_gets_another_uid(cli: Cli) -> None:
+    cli("run", "job.yaml")
+    cli("run", "job.yaml", "--fresh")
+    assert len(list((cli.cache / "finetune" / "runs").iterdir())) == 2
+
+
+def test_options_change_the_job(cli: Cli) -> None:
+    done = cli(
+        "run",
+        "job.yaml",
+        *("--set", "hyperparameters.epochs=1", "--set", "spec.method.adapter.rank=8"),
+        *("--set", "dataset.sources.0.uri=file://./other.jsonl"),
+        *("--output", "elsewhere", "--namespace", "team-a", "--work-dir", "scratch"),
+    )
+    assert done.code == 0, done.err
+    job = json.loads((cli.folder / "scratch" / "job.json").read_text())
+    assert job["namespace"] == "team-a"
+    assert job["spec"]["hyperparameters"]["epochs"] == "1"
+    assert job["spec"]["method"]["adapter"]["rank"] == 8
+    assert job["spec"]["output"]["uri"] == f"file://{cli.folder}/elsewhere"
+    assert job["spec"]["dataset"]["sources"][0]["uri"] == f"file://{cli.folder}/other.jsonl"
+
+
+@pytest.mark.parametrize("code", [64, 65, 73, 77])
+def test_exit_code_of_a_failed_stage_passes_through(cli: Cli, code: int) -> None:
+    cli.script(train=[f"fail:{code}"])
+    done = cli("run", "job.yaml")
+    assert done.code == code
+    assert f"stage train failed (Scripted): told to fail with {code}" in done.err
+    assert "evaluate: started" not in done.out
+    assert ("run again" in done.err) == (code not in (64, 65))
+
+
+def test_crash_shows_the_end_of_the_log(cli: Cli) -> None:
+    cli.script(prepare=["crash"])
+    done = cli("run", "job.yaml")
+    assert done.code == 70
+    assert "Traceback: something nobody foresaw" in done.err
+    assert "logs/prepare.log" in done.err
+
+
+def test_stage_killed_from_outside_is_told(cli: Cli) -> None:
+    cli.script(train=["kill"])
+    done = cli("run", "job.yaml")
+    assert done.code == 137
+    assert "killed by signal 9, most likely for lack of memory" in done.err
+
+
+def test_end_without_result_is_a_failure(cli: Cli) -> None:
+    cli.script(train=["garbage"])
+    done = cli("run", "job.yaml")
+    assert done.code == 70
+    assert "a library prints to stdout" in (work_dir(cli) / "logs" / "train.log").read_text()
+
+
+def test_missed_goal_ends_with_one(cli: Cli) -> None:
+    cli.script(evaluate=["missed"])
+    done = cli("run", "job.yaml")
+    assert done.code == 1
+    assert "GOAL MISSED, nothing was published: exactMatch 0.5 is below 0.8" in done.out
+    assert "version " not in done.out
+
+
+def test_json_is_alone_on_stdout(cli: Cli) -> None:
+    done = cli("run", "job.yaml", "--json")
+    body = json.loads(done.out)
+    assert body["exitCode"] == 0
+    assert body["results"]["train"]["sha256"] == "ab" * 32
+    assert "train: started" in done.err
+    cli.script(train=["ok", "fail:65"])
+    failed = json.loads(cli("run", "job.yaml", "--json").out)
+    assert failed["failure"]["reason"] == "Scripted"
+    assert failed["failure"]["stage"] == "train"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stop_saves_and_the_same_command_resumes(cli: Cli, number: signal.Signals) -> None:
+    cli.script(train=["hang", "ok"])
+    process = cli.start("run", "job.yaml")
+    eventually(lambda: list(cli.cache.glob("finetune/runs/*/hanging")), timeout=60)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 79, out + err
+    assert "stopped in stage train after saving step 1" in err
+    assert "finetune run job.yaml" in err
+    assert cli("run", "job.yaml").code == 0
+
+
+def test_second_run_of_the_same_job_is_refused_while_the_first_works(cli: Cli) -> None:
+    cli.script(train=["hang"])
+    process = cli.start("run", "job.yaml")
+    eventually(lambda: list(cli.cache.glob("finetune/runs/*/hanging")), timeout=60)
+    second = cli("run", "job.yaml")
+    assert second.code == 64
+    assert f"running already (process {process.pid}" in second.err
+    process.terminate()
+    process.communicate(timeout=60)
+
+
+def test_stage_stops_when_the_cli_is_killed(cli: Cli) -> None:
+    cli.script(train=["hang"])
+    process = cli.start("run", "job.yaml")
+    (mark,) = eventually(lambda: list(cli.cache.glob("finetune/runs/*/hanging")), timeout=60)
+    stage = int(eventually(mark.read_text, timeout=10))
+    process.kill()
+    process.communicate()
+    eventually(lambda: not Path(f"/proc/{stage}").exists(), timeout=20)
+
+
+def test_machine_without_gpu_is_told_and_allowed(cli: Cli) -> None:
+    cli.environment["CUDA_VISIBLE_DEVICES"] = ""
+    done = cli("run", "job.yaml")
+    assert "no GPU on this machine: running on CPU, with 1 process" in done.out
+    done = cli("run", "job.yaml", "--set", "resources.gpusPerNode=0")
+    assert "no GPU" not in done.out

@@ -1,0 +1,139 @@
+"""Plays a script instead of a stage.
+
+FAKE_TRAINER holds ``{stage: [what to do in attempt 1, 2, ...]}``, the last entry repeats:
+``ok``, ``fail:<exit code>``, ``crash``, ``hang`` (until SIGTERM, then exit 79), ``garbage``, ``kill``,
+``missed``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+RESULTS = {
+    "prepare": {
+        "stage": "prepare",
+        "digest": "d1",
+        "uri": "file:///out/datasets/d1",
+        "rows": {"train": 480, "validation": 0, "test": 120},
+        "numTokens": 1000,
+        "numInvalidRows": 0,
+        "numTruncatedRows": 0,
+    },
+    "train": {
+        "stage": "train",
+        "uri": "file:///out/runs/default/example/uid/adapter",
+        "sha256": "ab" * 32,
+        "numBytes": 10,
+        "manifestSha256": "cd" * 32,
+        "step": 90,
+    },
+    "evaluate": {
+        "stage": "evaluate",
+        "scores": [
+            {
+                "name": "exactMatch",
+                "base": "0.3300",
+                "tuned": "0.9100",
+                "tunedLow": "0.8600",
+                "tunedHigh": "0.9500",
+                "deltaLow": "0.5000",
+                "deltaHigh": "0.6600",
+            }
+        ],
+        "numSamples": 120,
+        "goalMet": True,
+        "goalMessage": "exactMatch 0.9100 is at least 0.80",
+        "reportUri": "file:///out/report.json",
+        "version": 3,
+        "manifestUri": "file:///out/versions/default/example/3/manifest.json",
+    },
+}
+
+
+def emit(stage: str, event: str, **fields: object) -> None:
+    print(json.dumps({"event": event, "stage": stage, **fields}), flush=True)
+
+
+def main() -> int:
+    if sys.argv[1] == "chat":
+        return chat()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("stage")
+    parser.add_argument("--job", type=Path, required=True)
+    arguments = parser.parse_args()
+    stage = arguments.stage
+    job = json.loads(arguments.job.read_text())
+    work_dir = Path(os.environ["FINETUNE_WORK_DIR"])
+    counter = work_dir / f"attempts-{stage}"
+    attempt = int(counter.read_text()) if counter.exists() else 0
+    counter.write_text(str(attempt + 1))
+    script = json.loads(os.environ.get("FAKE_TRAINER", "{}")).get(stage, ["ok"])
+    return play(script[min(attempt, len(script) - 1)], stage, job)
+
+
+def play(action: str, stage: str, job: dict) -> int:
+    emit(stage, "message", message=f"{stage} of {job['name']} begins")
+    emit(stage, "progress", step=1, totalSteps=2, metrics={"loss": 2.5, "tokens_per_second": 900})
+    if action == "hang":
+        return hang(stage)
+    if action == "crash":
+        print("Traceback: something nobody foresaw", file=sys.stderr)
+        return 70
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action.startswith("fail:"):
+        code = int(action.partition(":")[2])
+        emit(stage, "failure", reason="Scripted", message=f"told to fail with {code}", exitCode=code)
+        return code
+    if action == "garbage":
+        print("a library prints to stdout")
+        print('{"half": "an event')
+        return 0
+    emit(stage, "progress", step=2, totalSteps=2, metrics={"loss": 1.5}, etaSeconds=0)
+    result = dict(RESULTS[stage])
+    if action == "missed":
+        result |= {"goalMet": False, "goalMessage": "exactMatch 0.5 is below 0.8", "version": None}
+    emit(stage, "result", result=result)
+    return 0
+
+
+def hang(stage: str) -> int:
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
+    Path(os.environ["FINETUNE_WORK_DIR"], "hanging").write_text(str(os.getpid()))
+    while not stopping:
+        time.sleep(0.01)
+    emit(stage, "failure", reason="Stopped", message="saved step 1", exitCode=79, step=1)
+    return 79
+
+
+def chat() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("chat")
+    parser.add_argument("--adapter")
+    parser.add_argument("--base-model")
+    parser.add_argument("--base", action="store_true")
+    parser.add_argument("--prompt", action="append", default=[])
+    known, _ = parser.parse_known_args()
+    if known.adapter and "missing" in known.adapter:
+        message = "there is no adapter"
+        print(json.dumps({"event": "failure", "reason": "IncompleteFolder", "message": message}))
+        return 73
+    ready = {"ready": True, "model": known.base_model or "recorded", "adapter": known.adapter}
+    print(json.dumps(ready), flush=True)
+    for prompt in known.prompt or (line.strip() for line in sys.stdin):
+        answer = {"prompt": prompt, "tuned": prompt.upper()}
+        if known.base:
+            answer["base"] = "?"
+        print(json.dumps(answer), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The runner's retries, with time that does not pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from finetune_api.messages import parse_job
+from finetune_api.trainer import Event, Stage, resolve_job
+from finetune_cli.display import PlainDisplay, duration_text, progress_text
+from finetune_cli.localjob import LocalRun
+from finetune_cli.runner import Runner, RunOutcome
+from support.cli import FAKE_TRAINER, REPOSITORY
+from support.spec_cases import minimal_job
+
+
+@pytest.fixture
+def attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    roots = [FAKE_TRAINER, REPOSITORY / "operator"]
+    monkeypatch.setenv("PYTHONPATH", ":".join(map(str, roots)))
+
+    def run(script: str) -> tuple[RunOutcome, list[float], list[str]]:
+        monkeypatch.setenv("FAKE_TRAINER", script)
+        job = resolve_job(parse_job(minimal_job()), namespace="default", uid="u")
+        pauses: list[float] = []
+        lines: list[str] = []
+        runner = Runner(
+            LocalRun(job=job, work_dir=tmp_path / "work"),
+            PlainDisplay(lines.append),
+            sleep=pauses.append,
+        )
+        return runner.run(), pauses, lines
+
+    return run
+
+
+def test_retryable_failure_is_tried_again_with_growing_pauses(attempts) -> None:
+    outcome, pauses, lines = attempts('{"train": ["fail:75", "fail:75", "ok"]}')
+    assert outcome.exit_code == 0
+    assert pauses == [5.0, 10.0]
+    assert "train: told to fail with 75; trying again in 5 s" in lines
+
+
+def test_retries_end_after_three(attempts) -> None:
+    outcome, pauses, _ = attempts('{"prepare": ["fail:75"]}')
+    assert outcome.exit_code == 75
+    assert pauses == [5.0, 10.0, 20.0]
+    assert outcome.failed is not None
+    assert outcome.failed.stage is Stage.PREPARE
+    assert outcome.results == {}
+
+
+def test_other_failures_are_not_tried_again(attempts) -> None:
+    outcome, pauses, _ = attempts('{"evaluate": ["fail:73"]}')
+    assert outcome.exit_code == 73
+    assert pauses == []
+    assert set(outcome.results) == {Stage.PREPARE, Stage.TRAIN}
+
+
+def test_plain_display_thins_out_progress() -> None:
+    lines: list[str] = []
+    now = [0.0]
+    display = PlainDisplay(lines.append, clock=lambda: now[0])
+    display.start_stage(Stage.TRAIN)
+    for step in range(1, 101):
+        now[0] += 1
+        display.show_event(
+            Event(event="progress", stage=Stage.TRAIN, step=step, total_steps=100)
+        )
+    assert len(lines) == 12
+    assert lines[-1] == "train: step 100/100"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+def test_progress_shows_what_is_known() -> None:
+    event = Event(
+        event="progress",
+        stage=Stage.TRAIN,
+        step=3,
+        total_steps=9,
+        eta_seconds=75,
+        metrics={"loss": 1.23456, "tokens_per_second": 1234.5, "grad_norm": 1.0},
+    )
+    assert progress_text(event) == "step 3/9, loss 1.235, 1,234 tokens/s, 1 min 15 s left"
