@@ -87,6 +87,9 @@ class FakeClient:
         current = self.cluster.objects.get(key)
         if current is None and subresource:
             raise NotFound(f"apply {key[2]}", status=404)
+        version = obj["metadata"].get("resourceVersion")
+        if version and version != current["metadata"]["resourceVersion"]:
+            raise Conflict(f"apply {key[2]}", status=409)
         merged = {**(current or {}), **obj}
         merged["metadata"] = {**(current or obj)["metadata"], **obj["metadata"]}
         return self._leave(self.cluster.store(key, merged))

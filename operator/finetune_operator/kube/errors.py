@@ -110,6 +110,8 @@ class TransportError(KubeError):
     remedy = "is the API server reachable?"
 
 
+_UNTYPED_PATCH = "failed to create typed patch object"
+
 _BY_STATUS: dict[int, type[KubeError]] = {
     400: Invalid,
     401: Unauthorized,
@@ -153,6 +155,9 @@ def error_from_status(
             retry_after = float(details["retryAfterSeconds"])
     else:
         answer["message"] = str(body)[:500] if body else "empty answer"
+    if code == 500 and str(answer["message"]).startswith(_UNTYPED_PATCH):
+        # Server-side apply of a wrong type: a 500 without a reason, though nothing will mend it.
+        return Invalid(request, **answer)
     if code == 409 and answer.get("reason") == "AlreadyExists":
         return AlreadyExists(request, **answer)
     if answer.get("reason") == "Expired":

@@ -25,6 +25,7 @@ from finetune_operator.kube.errors import (
     NotFound,
 )
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of
+from finetune_operator.kube.store import Store
 from finetune_operator.kube.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ class StatusWriter:
 
         Raises:
             NotFound: The object is gone.
-            Conflict: Another object has its name by now.
+            Conflict: ``obj`` is not the current version: somebody wrote in between, or another
+                object has its name by now. Look again and decide anew.
             KubeError: The server refused.
         """
         current = self._own(obj.get("status") or {})
@@ -90,8 +92,15 @@ class StatusWriter:
         if self._last.get(key) == (digest, digest_of(current)):
             self._unchanged.inc()
             return None
+        # Pinned to the version it was computed from: the status endpoint ignores a UID, and the
+        # end of a deleted object must not become that of the one created under its name.
         answer = await _apply_status(
-            self._client, self._resource, obj, status, field_manager=self._field_manager
+            self._client,
+            self._resource,
+            obj,
+            status,
+            field_manager=self._field_manager,
+            resource_version=obj["metadata"]["resourceVersion"],
         )
         self._last[key] = (digest, digest_of(self._own(answer.get("status") or {})))
         self._written.inc()
@@ -126,6 +135,8 @@ class StatusThrottle:
         interval_seconds: Least time between two writes of one object.
         rng: Source of back-off jitter.
         absorb: Given the server's answers.
+        store: Cache of the kind; a value whose object the cache no longer holds is dropped. It is
+            not pinned to a version, because progress may be told by a process whose cache lags.
         num_workers: Writes in flight at once.
     """
 
@@ -138,6 +149,7 @@ class StatusThrottle:
         interval_seconds: float = 15.0,
         rng: random.Random | None = None,
         absorb: Absorb | None = None,
+        store: Store | None = None,
         num_workers: int = 8,
     ) -> None:
         self._client = client
@@ -145,6 +157,7 @@ class StatusThrottle:
         self._field_manager = field_manager
         self._interval_seconds = interval_seconds
         self._absorb = absorb
+        self._store = store
         self._num_workers = num_workers
         self._pending: dict[ObjectKey, tuple[Object, Object]] = {}
         self._last_write: dict[ObjectKey, float] = {}
@@ -198,11 +211,20 @@ class StatusThrottle:
             finally:
                 self._queue.done(key)
 
+    def _is_gone(self, obj: Object) -> bool:
+        if self._store is None:
+            return False
+        cached = self._store.get(*key_of(obj))
+        return cached is None or cached["metadata"].get("uid") != obj["metadata"].get("uid")
+
     async def _flush(self, key: ObjectKey) -> None:
         pending = self._pending.pop(key, None)
         if pending is None:
             return
         obj, status = pending
+        if self._is_gone(obj):
+            self.forget(key)
+            return
         digest = digest_of([obj["metadata"].get("uid"), status])
         if self._last_digest.get(key) == digest:
             self._unchanged.inc()
@@ -230,13 +252,20 @@ class StatusThrottle:
 
 
 async def _apply_status(
-    client: KubeClient, resource: Resource, obj: Object, status: Object, *, field_manager: str
+    client: KubeClient,
+    resource: Resource,
+    obj: Object,
+    status: Object,
+    *,
+    field_manager: str,
+    resource_version: str = "",
 ) -> Object:
-    """Apply to the object with this UID only: one created anew under the name is another."""
     namespace, name = key_of(obj)
-    metadata: Object = {"name": name, "uid": obj["metadata"]["uid"]}
+    metadata: Object = {"name": name}
     if namespace:
         metadata["namespace"] = namespace
+    if resource_version:
+        metadata["resourceVersion"] = resource_version
     patch = {
         "apiVersion": resource.api_version,
         "kind": resource.kind,

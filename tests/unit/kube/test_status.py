@@ -32,7 +32,7 @@ async def test_equal_status_is_not_written():
     assert client.writes == []
 
 
-async def test_changed_status_is_one_write_to_this_very_object():
+async def test_changed_status_is_one_write_over_the_version_it_was_computed_from():
     client = FakeClient()
     obj = await make_object(client)
     absorbed = []
@@ -40,7 +40,8 @@ async def test_changed_status_is_one_write_to_this_very_object():
     answer = await writer.write(obj, {"phase": "x"})
     ((verb, body),) = client.writes
     assert verb == "apply"
-    assert body["metadata"] == {"name": "a", "namespace": "ns", "uid": obj["metadata"]["uid"]}
+    version = obj["metadata"]["resourceVersion"]
+    assert body["metadata"] == {"name": "a", "namespace": "ns", "resourceVersion": version}
     assert body["status"] == {"phase": "x"}
     assert absorbed == [answer]
 
@@ -195,6 +196,27 @@ async def test_object_that_is_gone_or_refuses_is_dropped():
         throttle.submit(obj, {"step": 2})
         await asyncio.sleep(100)
     assert len(client.writes) == 1
+
+
+@pytest.mark.looptime
+async def test_value_of_an_object_that_the_cache_lost_is_dropped():
+    client = FakeClient()
+    store = Store()
+    obj = await make_object(client)
+    throttle = make_throttle(client, store=store)
+    async with Running(throttle):
+        throttle.submit(obj, {"step": 1})
+        await asyncio.sleep(20)
+        assert client.writes == []
+        store.observe("ADDED", dict(obj))
+        throttle.submit(obj, {"step": 2})
+        await asyncio.sleep(20)
+        assert steps(client) == [2]
+        anew = pod("a", "999999", uid="another")
+        store.observe("MODIFIED", anew)
+        throttle.submit(obj, {"step": 3})
+        await asyncio.sleep(20)
+    assert steps(client) == [2]
 
 
 @pytest.mark.looptime
