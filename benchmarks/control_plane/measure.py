@@ -1,0 +1,115 @@
+"""Reading what happened: processor time and memory of a process, requests from the audit log."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+WRITES = frozenset({"create", "update", "patch", "delete"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Resources a process has used."""
+
+    cpu_seconds: float
+    rss_mib: float
+    peak_rss_mib: float
+
+
+def usage_of(pid: int) -> Usage:
+    """Read processor time and memory of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    ticks = int(fields[11]) + int(fields[12])
+    memory = {
+        line.split(":")[0]: int(line.split()[1])
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith(("VmRSS", "VmHWM"))
+    }
+    return Usage(
+        cpu_seconds=ticks / os.sysconf("SC_CLK_TCK"),
+        rss_mib=memory["VmRSS"] / 1024,
+        peak_rss_mib=memory["VmHWM"] / 1024,
+    )
+
+
+class AuditLog:
+    """The API server's audit log from a mark on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def mark(self) -> None:
+        """Count only what comes from now on."""
+        self._offset = self._path.stat().st_size if self._path.exists() else 0
+
+    def entries(self, user_agent: str = "") -> list[dict[str, Any]]:
+        """Return the complete requests since the mark, of one user agent if named."""
+        with self._path.open("rb") as log:
+            log.seek(self._offset)
+            lines = log.read().splitlines()
+        found = []
+        for line in lines:
+            if user_agent and user_agent.encode() not in line:
+                continue
+            entry = orjson.loads(line)
+            if entry.get("stage") == "ResponseComplete" and entry.get("objectRef"):
+                found.append(entry)
+        return found
+
+
+def requests_by_kind(entries: list[dict[str, Any]]) -> Counter[str]:
+    """Count requests as ``verb resource/subresource``."""
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        reference = entry["objectRef"]
+        resource = reference["resource"]
+        if reference.get("subresource"):
+            resource += f"/{reference['subresource']}"
+        counts[f"{entry['verb']} {resource}"] += 1
+    return counts
+
+
+def num_writes(counts: Counter[str]) -> int:
+    """Return how many of the requests were writes, reviews and leases left out."""
+    return sum(
+        count
+        for kind, count in counts.items()
+        if kind.split()[0] in WRITES and kind.split()[1] not in ("leases", "tokenreviews")
+    )
+
+
+def first_job_latencies(entries: list[dict[str, Any]]) -> dict[str, float]:
+    """Return, per FineTuneJob, the seconds from its creation to that of its first Job.
+
+    Both by the API server's own clock, at the moment it answered the creating request.
+    """
+    created: dict[str, float] = {}
+    children: dict[str, float] = {}
+    for entry in entries:
+        if entry["verb"] != "create" or entry.get("responseStatus", {}).get("code") != 201:
+            continue
+        reference = entry["objectRef"]
+        moment = datetime.fromisoformat(entry["stageTimestamp"]).timestamp()
+        # A creation's reference may carry no name: then the URI of the answer does not either.
+        name = reference.get("name") or ""
+        if reference["resource"] == "finetunejobs":
+            created[name] = moment
+        elif reference["resource"] == "jobs" and name.endswith("-prepare"):
+            children[name.removesuffix("-prepare")] = moment
+    return {name: children[name] - created[name] for name in children if name in created}
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """Return a percentile, nearest rank."""
+    ordered = sorted(values)
+    if not ordered:
+        return float("nan")
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
