@@ -22,8 +22,15 @@ import pytest
 from devcluster import host
 from devcluster.controlplane import ControlPlane, ControlPlaneOptions, start_control_plane
 from devcluster.existing import ExistingCluster, use_existing_cluster
+from devcluster.images import ensure_base_image, pull_image, push_image
+from devcluster.kueue import install_kueue
+from devcluster.node import Node, NodeOptions, start_node
+from devcluster.node.runtime import runtime_of
+from devcluster.paths import cluster_dir
+from devcluster.state import load_state
 from devcluster.teardown import remove_cluster
 
+NODE_NAME = "node"  # what `up` calls it
 ControlPlaneFactory = Callable[..., ControlPlane]
 
 
@@ -72,6 +79,40 @@ def namespace(control_plane: ControlPlane | ExistingCluster) -> Iterator[str]:
     control_plane.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
     yield name
     control_plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def node_cluster() -> Iterator[Node]:
+    """This host's node cluster; with Kueue if the environment has DEVCLUSTER_KUEUE=1.
+
+    ``.object_store`` has endpoint and keys, ``.registry`` the address for images, and
+    ``.image("trainer")`` what ``load`` put there.
+    """
+    if use_existing_cluster():
+        pytest.skip(
+            "needs the dev cluster's own registry and object store, not an existing cluster"
+        )
+    _skip_where_unfit(host.unfit_for_node())
+    state = load_state(cluster_dir(NODE_NAME))
+    if state is not None and state.ready:
+        node = Node(state, NodeOptions())
+        if node.is_ready():
+            yield node  # started by `up`: not ours to remove
+            return
+    node = start_node(owner_pid=os.getpid())
+    if os.environ.get("DEVCLUSTER_KUEUE") == "1":
+        install_kueue(node)
+    yield node
+    remove_cluster(node.name)
+
+
+@pytest.fixture(scope="session")
+def base_image(node_cluster: Node) -> str:
+    """A plain Debian with Python, on the node: for pods that need no project image."""
+    reference = f"{node_cluster.registry}/base:test"
+    push_image(ensure_base_image(), reference)
+    pull_image(runtime_of(node_cluster.name), reference)
+    return reference
 
 
 def _skip_where_unfit(reason: str | None) -> None:

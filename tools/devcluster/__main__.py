@@ -24,6 +24,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     up.add_argument("--kueue", action="store_true", help="install Kueue (node profile)")
     up.add_argument("--gpus", type=int, default=8, help="nvidia.com/gpu to fake (default 8)")
 
+    up.add_argument("--internet", action="store_true", help="let pods reach outside addresses")
+
     down = verbs.add_parser("down", help="remove a cluster and all its traces")
     down.add_argument("--name", help="cluster name (default: the node profile's)")
     down.add_argument("--all", action="store_true", help="every cluster, crashed ones included")

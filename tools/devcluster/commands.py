@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from devcluster import binaries, host
 from devcluster.controlplane import ControlPlane, ControlPlaneOptions, start_control_plane
@@ -16,6 +17,8 @@ from devcluster.process import is_alive
 from devcluster.progress import say, step
 from devcluster.state import ClusterState, load_state
 from devcluster.teardown import cluster_names, remove_cluster
+
+Cluster = TypeVar("Cluster", bound=ControlPlane)
 
 DEFAULT_NAMES = {"control-plane": "control-plane", "node": "node"}
 
@@ -28,25 +31,11 @@ def up(arguments: argparse.Namespace) -> int:
         print(f"export KUBECONFIG={existing.kubeconfig}")
         return 0
     name = arguments.name or DEFAULT_NAMES[arguments.profile]
-    if arguments.profile == "node":
-        from devcluster.node import Node, NodeOptions, start_node
-
-        node = _running(name, lambda state: Node(state, NodeOptions()))
-        if node is None:
-            options = NodeOptions(num_gpus=arguments.gpus, audit_log=arguments.audit_log)
-            node = start_node(name, options)
-        if arguments.kueue:
-            from devcluster.kueue import install_kueue
-
-            install_kueue(node)
-        cluster: ControlPlane = node
-    else:
-        options = ControlPlaneOptions(audit_log=arguments.audit_log)
-        found = _running(name, lambda state: ControlPlane(state, ControlPlaneOptions()))
-        if found is None:
-            with step(f"starting control plane {name}"):
-                found = start_control_plane(name, options)
-        cluster = found
+    cluster = (
+        _up_node(name, arguments)
+        if arguments.profile == "node"
+        else _up_control_plane(name, ControlPlaneOptions(audit_log=arguments.audit_log))
+    )
     for key, value in cluster.state.values.items():
         say(f"  {key:<22} {value}")
     print(f"export KUBECONFIG={cluster.kubeconfig}")
@@ -116,7 +105,28 @@ def which(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _running(name: str, attach: Any) -> Any:
+def _up_node(name: str, arguments: argparse.Namespace) -> ControlPlane:
+    from devcluster.kueue import install_kueue
+    from devcluster.node import Node, NodeOptions, start_node
+
+    options = NodeOptions(
+        num_gpus=arguments.gpus, audit_log=arguments.audit_log, internet=arguments.internet
+    )
+    node = _running(name, lambda state: Node(state, options)) or start_node(name, options)
+    if arguments.kueue:
+        install_kueue(node)
+    return node
+
+
+def _up_control_plane(name: str, options: ControlPlaneOptions) -> ControlPlane:
+    found = _running(name, lambda state: ControlPlane(state, options))
+    if found is not None:
+        return found
+    with step(f"starting control plane {name}"):
+        return start_control_plane(name, options)
+
+
+def _running(name: str, attach: Callable[[ClusterState], Cluster]) -> Cluster | None:
     """The running cluster `name`; None after removing what is left of a broken one."""
     state = load_state(cluster_dir(name))
     if state is None and name not in cluster_names():

@@ -142,7 +142,7 @@ class ControlPlane:
             grace_seconds: Time between SIGTERM and SIGKILL. A graceful end takes up to a minute
                 while watches are open; 0 is a crash. Nothing is lost either way: etcd has it.
         """
-        self._stop("kube-apiserver", grace_seconds)
+        self.stop_process("kube-apiserver", grace_seconds=grace_seconds)
 
     def start_api_server(self) -> None:
         """Start the API server again on the same address and wait until it is ready."""
@@ -339,7 +339,8 @@ class ControlPlane:
                 return record
         raise StateError(f"cluster {self.name} has no process {name}")
 
-    def _stop(self, name: str, grace_seconds: float) -> None:
+    def stop_process(self, name: str, *, grace_seconds: float = 1.0) -> None:
+        """Stop one component by name; `launch` starts it again."""
         stop(self._process(name), grace_seconds=grace_seconds)
 
 

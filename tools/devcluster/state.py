@@ -38,7 +38,8 @@ class ClusterState:
         cgroups: Control-group folders made.
         folders: Folders outside the cluster folder that ``down`` deletes.
         sysctls: Kernel settings changed, with the value to restore.
-        iptables: Whether packet-filter chains of Kubernetes are ours to remove.
+        chain_prefixes: Packet-filter chains with these prefixes are ours to remove: there were
+            none when the cluster started.
     """
 
     name: str
@@ -53,7 +54,7 @@ class ClusterState:
     cgroups: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     sysctls: dict[str, str] = field(default_factory=dict)
-    iptables: bool = False
+    chain_prefixes: list[str] = field(default_factory=list)
 
     def owner_is_gone(self) -> bool:
         """Whether the cluster was bound to a process that no longer runs."""

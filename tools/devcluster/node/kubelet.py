@@ -1,0 +1,171 @@
+"""The kubelet: its configuration, its credentials, its control group, and GPUs it does not have."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from devcluster.apiclient import wait_until
+from devcluster.binaries import program
+from devcluster.certificates import load_authority, write_certificates
+from devcluster.controlplane import ControlPlane
+from devcluster.kubeconfig import render_kubeconfig, write_kubeconfig
+from devcluster.node.network import PodNetwork
+from devcluster.node.runtime import Runtime
+
+NODE_NAME = "devcluster"
+CGROUP_NAME = "finetune-devcluster"
+GPU_RESOURCE = "nvidia.com/gpu"
+_CGROUP_MOUNT = Path("/sys/fs/cgroup")
+
+
+def render_configuration(
+    *, network: PodNetwork, runtime: Runtime, pki: Path, folder: Path, ports: tuple[int, int]
+) -> dict[str, Any]:
+    """The KubeletConfiguration document.
+
+    Args:
+        network: Pod network; the kubelet listens on its gateway, and CoreDNS does.
+        runtime: containerd.
+        pki: Folder of the certificates.
+        folder: The kubelet's own folder.
+        ports: The kubelet's port and that of its health endpoint on loopback.
+    """
+    port, health_port = ports
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "address": network.gateway,
+        "port": port,
+        "readOnlyPort": 0,
+        "healthzBindAddress": "127.0.0.1",
+        "healthzPort": health_port,
+        "tlsCertFile": str(pki / "kubelet-server.crt"),
+        "tlsPrivateKeyFile": str(pki / "kubelet-server.key"),
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": str(pki / "ca.crt")},
+        },
+        "authorization": {"mode": "Webhook"},
+        "containerRuntimeEndpoint": f"unix://{runtime.socket}",
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{CGROUP_NAME}",
+        "failCgroupV1": False,  # refuses by default since 1.35
+        "failSwapOn": False,
+        "oomScoreAdj": 0,  # lowering it needs CAP_SYS_RESOURCE
+        "clusterDNS": [network.gateway],
+        "clusterDomain": "cluster.local",
+        "resolvConf": str(folder / "resolv.conf"),
+        "podLogsDir": str(folder / "pod-logs"),
+        "volumePluginDir": str(folder / "volume-plugins"),
+        "serializeImagePulls": False,
+        "registryPullQPS": 0,
+        "eventRecordQPS": 0,
+        "kubeAPIQPS": 200,
+        "kubeAPIBurst": 400,
+        "maxPods": 200,
+        # Disks of build hosts are often nearly full: no pod is evicted for that.
+        "evictionHard": {
+            "memory.available": "100Mi",
+            "nodefs.available": "1%",
+            "nodefs.inodesFree": "1%",
+            "imagefs.available": "1%",
+        },
+        "imageGCHighThresholdPercent": 99,
+        "imageGCLowThresholdPercent": 98,
+        # Defaults: a minute and 10 s. Mounted Secrets and node status follow sooner.
+        "syncFrequency": "10s",
+        "nodeStatusUpdateFrequency": "5s",
+    }
+
+
+def cgroup_folders(mount: Path = _CGROUP_MOUNT) -> list[Path]:
+    """The kubelet's root group in every hierarchy (one under cgroup v2)."""
+    if (mount / "cgroup.controllers").exists():
+        return [mount / CGROUP_NAME]
+    # `unified`, the v2 hierarchy that systemd mounts beside v1, is among them: runc uses it too.
+    hierarchies = [each for each in mount.iterdir() if each.is_dir() and not each.is_symlink()]
+    return [each / CGROUP_NAME for each in sorted(hierarchies)]
+
+
+def create_cgroups(folders: list[Path]) -> None:
+    """Make the root groups; a cpuset must be filled before anything can be in it."""
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if (folder / name).exists() and not (folder / name).read_text().strip():
+                value = (folder.parent / name).read_text()
+                if value.strip():
+                    (folder / name).write_text(value)
+
+
+def start_kubelet(
+    cluster: ControlPlane, network: PodNetwork, runtime: Runtime, *, ports: tuple[int, int]
+) -> None:
+    """Start the kubelet and wait until its node is Ready."""
+    folder = cluster.folder / "kubelet"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "resolv.conf").write_text("")  # pods ask CoreDNS and nobody else
+    _write_credentials(cluster, network, folder)
+    document = render_configuration(
+        network=network, runtime=runtime, pki=cluster.pki, folder=folder, ports=ports
+    )
+    configuration = folder / "config.json"
+    configuration.write_text(json.dumps(document, indent=1))
+    process = cluster.launch(
+        "kubelet",
+        program("kubelet"),
+        f"--config={configuration}",
+        f"--kubeconfig={folder / 'kubeconfig'}",
+        f"--root-dir={folder / 'root'}",
+        f"--cert-dir={folder / 'certificates'}",
+        f"--hostname-override={NODE_NAME}",
+        f"--node-ip={network.gateway}",
+        env={"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"},
+    )
+    wait_until("the node to be Ready", lambda: node_is_ready(cluster), process=process)
+
+
+def node_is_ready(cluster: ControlPlane) -> bool:
+    """Whether the node reports itself Ready."""
+    status, raw = cluster.client().send("GET", f"/api/v1/nodes/{NODE_NAME}")
+    if status != 200:
+        return False
+    conditions = json.loads(raw)["status"].get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def fake_gpus(cluster: ControlPlane, num_gpus: int) -> None:
+    """Advertise GPUs that are not there, as an extended resource on the node's status.
+
+    The kubelet keeps what it finds there and copies it from capacity to allocatable at its next
+    status update; both are set here, so that nothing waits for that.
+    """
+    resource = GPU_RESOURCE.replace("~", "~0").replace("/", "~1")
+    operations = [
+        {"op": "add", "path": f"/status/{field}/{resource}", "value": str(num_gpus)}
+        for field in ("capacity", "allocatable")
+    ]
+    cluster.client().call(
+        "PATCH",
+        f"/api/v1/nodes/{NODE_NAME}/status",
+        operations,
+        content_type="application/json-patch+json",
+    )
+
+
+def _write_credentials(cluster: ControlPlane, network: PodNetwork, folder: Path) -> None:
+    authority = load_authority(cluster.pki)
+    client = authority.issue_client(f"system:node:{NODE_NAME}", ["system:nodes"])
+    server = authority.issue_server(NODE_NAME, [NODE_NAME, network.gateway])
+    write_certificates(cluster.pki, {"kubelet-client": client, "kubelet-server": server})
+    content = render_kubeconfig(
+        cluster=cluster.name,
+        url=cluster.url,
+        authority=cluster.authority.read_bytes(),
+        client=client,
+    )
+    write_kubeconfig(folder / "kubeconfig", content)

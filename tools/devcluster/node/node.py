@@ -1,0 +1,202 @@
+"""Start a node: the order matters, and every part is recorded before it exists."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from devcluster import host
+from devcluster.binaries import NODE, ensure_built, program
+from devcluster.controlplane import (
+    ControlPlane,
+    ControlPlaneOptions,
+    keep_logs,
+)
+from devcluster.errors import DevclusterError, HostUnfitError, StateError
+from devcluster.host import run
+from devcluster.node import kubelet, network, objectstore, registry, runtime, services
+from devcluster.node.network import PodNetwork
+from devcluster.node.objectstore import ObjectStore
+from devcluster.paths import cluster_dir, socket_root
+from devcluster.ports import PortClaims
+from devcluster.process import start_ticks
+from devcluster.progress import step
+from devcluster.state import ClusterState, load_state
+from devcluster.teardown import remove_cluster, remove_orphans
+
+PROFILE = "node"
+API_SERVER_PORT = 6443
+FIXED_FOLDERS = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers", "/run/containerd")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeOptions:
+    """How a node differs from the default.
+
+    Attributes:
+        num_gpus: How many ``nvidia.com/gpu`` the node claims to have.
+        audit_log: Whether the API server writes an audit log.
+        internet: Whether pods reach addresses outside the host; off, so that tests need none.
+    """
+
+    num_gpus: int = 8
+    audit_log: bool = False
+    internet: bool = False
+
+
+class Node(ControlPlane):
+    """A running node cluster: a control plane that also runs pods.
+
+    Attributes:
+        registry: Address of the image registry, as in image references; for this host only.
+        gateway: The bridge's address, where pods reach servers on this host.
+    """
+
+    def __init__(self, state: ClusterState, options: NodeOptions) -> None:
+        super().__init__(state, ControlPlaneOptions(audit_log=options.audit_log))
+        self.node_options = options
+
+    @property
+    def registry(self) -> str:
+        """Address of the image registry."""
+        return self.state.values["registry"]
+
+    @property
+    def gateway(self) -> str:
+        """The bridge's address."""
+        return self.state.values["gateway"]
+
+    def image(self, name: str) -> str:
+        """Reference of a project image (``operator``, ``trainer``) that ``load`` built.
+
+        Raises:
+            StateError: it was not loaded.
+        """
+        try:
+            return self.state.values[f"image-{name}"]
+        except KeyError as error:
+            raise StateError(
+                f"the image {name} is not on the node: run `python -m devcluster load {name}`"
+            ) from error
+
+    @property
+    def object_store(self) -> ObjectStore:
+        """Endpoint and keys of the S3 server."""
+        return objectstore.read_object_store(self.folder, self.state.values["s3"])
+
+    def start(self) -> None:
+        """Start everything; about half a minute when built.
+
+        Raises:
+            DevclusterError: a part did not start.
+        """
+        pods = network.choose_network()
+        self._record_before_making(pods)
+        claims = PortClaims(self.folder)
+        network.create_bridge(pods, internet=self.node_options.internet)
+        self.options = ControlPlaneOptions(
+            audit_log=self.node_options.audit_log,
+            bind_address=pods.gateway,
+            port=API_SERVER_PORT,
+        )
+        with step("control plane"):
+            super().start()
+        with step("scheduler, registry, object store"):
+            self._start_scheduler()
+            self.state.values["registry"] = registry.start_registry(self, claims)
+            store = objectstore.start_object_store(self, pods, claims)
+            self.state.values["s3"] = store.endpoint
+        with step("containerd"):
+            self._start_containerd(pods)
+        with step("kubelet, DNS, kube-proxy"):
+            ports = (claims.claim(preferred=10250, address=pods.gateway), claims.claim())
+            kubelet.start_kubelet(self, pods, runtime.runtime_of(self.name), ports=ports)
+            services.start_dns(self, pods, claims)
+            # Healthy only once its node exists: after the kubelet.
+            services.start_proxy(self, pods, claims)
+        kubelet.fake_gpus(self, self.node_options.num_gpus)
+        self.state.values["gpus"] = str(self.node_options.num_gpus)
+        self.save()
+
+    def _record_before_making(self, pods: PodNetwork) -> None:
+        self.state.values |= {"gateway": pods.gateway, "pods": pods.pod_range}
+        self.state.interfaces = [network.BRIDGE]
+        self.state.cgroups = [str(each) for each in kubelet.cgroup_folders()]
+        # Kubelet, containerd and CNI do not let one choose these; what was there stays.
+        fixed = [each for each in FIXED_FOLDERS if not Path(each).exists()]
+        self.state.folders = [str(socket_root(self.name)), *fixed]
+        self.state.sysctls = network.read_sysctls()
+        rules = run(["iptables-save"]).stdout
+        if ":KUBE-" in rules:
+            raise HostUnfitError(
+                "another Kubernetes has packet-filter rules on this host (KUBE-* chains in "
+                "`iptables-save`); two would get in each other's way. "
+                f"Stop that one first. {host.INSTEAD}"
+            )
+        self.state.chain_prefixes = [p for p in ("KUBE-", "CNI-") if f":{p}" not in rules]
+        self.save()
+        kubelet.create_cgroups(kubelet.cgroup_folders())
+
+    def _start_scheduler(self) -> None:
+        self.launch(
+            "kube-scheduler",
+            program("kube-scheduler"),
+            f"--kubeconfig={self.pki / 'scheduler.kubeconfig'}",
+            f"--authentication-kubeconfig={self.pki / 'scheduler.kubeconfig'}",
+            f"--authorization-kubeconfig={self.pki / 'scheduler.kubeconfig'}",
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--bind-address=127.0.0.1",
+            "--kube-api-qps=500",
+            "--kube-api-burst=1000",
+        )
+
+    def _start_containerd(self, pods: PodNetwork) -> None:
+        cni = self.folder / "cni" / "net.d"
+        network.write_cni_configuration(cni, pods, internet=self.node_options.internet)
+        runtime.start_runtime(self, runtime.runtime_of(self.name), cni=cni, registry=self.registry)
+
+
+def start_node(
+    name: str | None = None, options: NodeOptions | None = None, *, owner_pid: int | None = None
+) -> Node:
+    """Start the node cluster of this host.
+
+    Args:
+        name: Cluster name; None makes a unique one.
+        options: Differences from the default.
+        owner_pid: As in `devcluster.controlplane.start_control_plane`.
+
+    Raises:
+        HostUnfitError: this host cannot, or runs one already.
+        StartError: a part did not start; nothing is left behind, but the logs.
+    """
+    host.require(host.unfit_for_node())
+    remove_orphans()
+    host.install_packages(host.NODE_PROGRAMS)
+    for build in NODE:
+        ensure_built(build)
+    name = name or f"node-{secrets.token_hex(2)}"
+    if load_state(cluster_dir(name)) is not None:
+        raise StateError(f"a cluster called {name} exists already; stop it first")
+    state = ClusterState(
+        name=name,
+        profile=PROFILE,
+        owner_pid=owner_pid,
+        owner_start_ticks=start_ticks(owner_pid) if owner_pid is not None else None,
+    )
+    shutil.rmtree(socket_root(name), ignore_errors=True)
+    node = Node(state, options or NodeOptions())
+    node.save()
+    try:
+        node.start()
+        state.ready = True
+        node.save()
+    except BaseException as error:
+        if isinstance(error, DevclusterError):
+            error.add_note(keep_logs(node.folder))
+        remove_cluster(name)
+        raise
+    return node
