@@ -195,10 +195,12 @@ def generate_side(
     """Make ``count`` different headlines, labels and patterns in equal shares."""
     made: dict[str, Headline] = {}
     turn = 0
+    deck: list[str] = []
     while len(made) < count:
         label = LABELS[turn % len(LABELS)]
         pattern = patterns[label][turn // len(LABELS) % len(patterns[label])]
-        company = rng.choice(names)
+        deck = deck or rng.sample(names, len(names))
+        company = deck.pop()
         headline = Headline(fill(pattern, company, rng), label, company, pattern)
         if headline.text not in made:
             made[headline.text] = headline

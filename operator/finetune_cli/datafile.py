@@ -149,7 +149,7 @@ def _named(fields: tuple[str, ...], names: list[str]) -> str | None:
 def _are_labels(answers: list[str]) -> bool:
     distinct = set(answers)
     return (
-        0 < len(distinct) <= min(MAX_LABELS, max(2, len(answers) // 2))
+        0 < len(distinct) <= min(MAX_LABELS, len(answers) // 2)
         and max(map(len, distinct)) <= MAX_LABEL_CHARACTERS
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from support.cli import Cli
 from support.eventually import eventually
 from support.spec_cases import changed, minimal_job

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from finetune_api.messages import parse_job
 from finetune_api.trainer import Event, Stage, resolve_job
 from finetune_cli.display import PlainDisplay, duration_text, progress_text
@@ -64,9 +65,7 @@ def test_plain_display_thins_out_progress() -> None:
     display.start_stage(Stage.TRAIN)
     for step in range(1, 101):
         now[0] += 1
-        display.show_event(
-            Event(event="progress", stage=Stage.TRAIN, step=step, total_steps=100)
-        )
+        display.show_event(Event(event="progress", stage=Stage.TRAIN, step=step, total_steps=100))
     assert len(lines) == 12
     assert lines[-1] == "train: step 100/100"
 

@@ -1,8 +1,8 @@
 """Plays a script instead of a stage.
 
 FAKE_TRAINER holds ``{stage: [what to do in attempt 1, 2, ...]}``, the last entry repeats:
-``ok``, ``fail:<exit code>``, ``crash``, ``hang`` (until SIGTERM, then exit 79), ``garbage``, ``kill``,
-``missed``.
+``ok``, ``fail:<exit code>``, ``crash``, ``hang`` (until SIGTERM, then exit 79), ``garbage``,
+``kill``, ``missed``.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def play(action: str, stage: str, job: dict) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if action.startswith("fail:"):
         code = int(action.partition(":")[2])
-        emit(stage, "failure", reason="Scripted", message=f"told to fail with {code}", exitCode=code)
+        emit(
+            stage, "failure", reason="Scripted", message=f"told to fail with {code}", exitCode=code
+        )
         return code
     if action == "garbage":
         print("a library prints to stdout")

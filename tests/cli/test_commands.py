@@ -1,0 +1,146 @@
+"""The other local commands as users call them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.cli import REPOSITORY, Cli
+from support.spec_cases import minimal_job
+
+FORBIDDEN = ("torch", "transformers", "boto3", "botocore", "kubernetes", "rich", "pydantic", "yaml")
+COMMANDS = ("init", "validate", "run", "verify", "chat")
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(minimal_job()))
+    return Cli(tmp_path)
+
+
+def imported_by(cli: Cli, *arguments: str) -> set[str]:
+    command = [sys.executable, "-X", "importtime", "-m", "finetune_cli", *arguments]
+    done = subprocess.run(
+        command, env=cli.environment, cwd=cli.folder, capture_output=True, text=True
+    )
+    return {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("submit", "--help")])
+def test_help_loads_nothing_heavy(cli: Cli, arguments: tuple[str, ...]) -> None:
+    assert not imported_by(cli, *arguments) & set(FORBIDDEN)
+
+
+def test_validate_loads_no_training_or_cluster_library(cli: Cli) -> None:
+    heavy = {"torch", "transformers", "boto3", "kubernetes", "numpy"}
+    assert not imported_by(cli, "validate", "job.yaml") & heavy
+
+
+def test_help_lists_the_commands(cli: Cli) -> None:
+    done = cli("--help")
+    assert done.code == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in done.out
+
+
+def test_init_then_validate(cli: Cli) -> None:
+    (cli.folder / "data.csv").write_text("headline,label\nup,good\ndown,bad\n")
+    done = cli("init", "--data", "data.csv", "-o", "mine.yaml")
+    assert done.code == 0, done.err
+    assert "wrote mine.yaml" in done.out
+    done = cli("validate", "mine.yaml", "job.yaml", "-", stdin=yaml.safe_dump(minimal_job("third")))
+    assert done.code == 0
+    assert done.out.splitlines()[1:] == ["job.yaml: example is valid", "-: third is valid"]
+
+
+def test_validate_tells_every_problem_and_ends_with_one(cli: Cli) -> None:
+    (cli.folder / "bad.yaml").write_text(
+        "apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\nmetadata: {name: x}\nspec:\n"
+        "  model: {}\n  hyperparameters: {learningRate: fast}\n"
+    )
+    done = cli("validate", "bad.yaml", "job.yaml")
+    assert done.code == 1
+    assert "bad.yaml:5: spec.model.uri: Required value" in done.out
+    assert "bad.yaml:6: spec.hyperparameters.learningRate: Invalid value" in done.out
+    assert "job.yaml: example is valid" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "missing.yaml"), "missing.yaml: no such file"),
+        (("validate", "broken.yaml"), "not valid YAML"),
+        (("run", "wrong.yaml"), "wrong.yaml is not a valid FineTuneJob: 1 problem"),
+    ],
+)
+def test_errors_are_one_message_without_traceback(
+    cli: Cli, arguments: tuple[str, ...], message: str
+) -> None:
+    (cli.folder / "broken.yaml").write_text("a: [")
+    wrong = minimal_job()
+    wrong["spec"]["resources"] = {"nodes": 0}
+    (cli.folder / "wrong.yaml").write_text(yaml.safe_dump(wrong))
+    done = cli(*arguments)
+    assert done.code == 64
+    assert done.err.startswith("error: ")
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_run_without_the_trainer_extra_says_what_to_install(cli: Cli) -> None:
+    blocker = cli.folder / "sitecustomize.py"
+    blocker.write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+    )
+    cli.environment["PYTHONPATH"] = f"{cli.folder}:{cli.environment['PYTHONPATH']}"
+    done = cli("run", "job.yaml")
+    assert done.code == 64
+    assert "pip install 'finetune-operator[trainer]'" in done.err
+
+
+def test_chat_asks_the_prompts_given(cli: Cli) -> None:
+    done = cli("chat", "file:///out/adapter", "-p", "hello", "-p", "bye", "--base")
+    assert done.code == 0, done.err
+    assert [line for line in done.out.splitlines() if line.startswith("tuned")] == [
+        "tuned: HELLO",
+        "tuned: BYE",
+    ]
+
+
+def test_chat_reads_questions_line_by_line(cli: Cli) -> None:
+    done = cli("chat", "file:///out/adapter", "--json", stdin="one\n\ntwo\n")
+    assert [json.loads(line)["tuned"] for line in done.out.splitlines()] == ["ONE", "TWO"]
+
+
+def test_chat_finds_the_base_model_of_a_local_run(cli: Cli) -> None:
+    folder = cli.cache / "finetune" / "runs" / "local-1"
+    folder.mkdir(parents=True)
+    job = {"spec": {"model": {"uri": "file:///models/base"}}}
+    (folder / "job.json").write_text(json.dumps(job))
+    adapter = "file:///out/runs/default/example/local-1/adapter"
+    done = cli("chat", adapter, "-p", "x")
+    assert "file:///models/base" in done.out
+
+
+def test_chat_passes_the_trainers_failure_on(cli: Cli) -> None:
+    done = cli("chat", "file:///out/missing", "-p", "x")
+    assert done.code == 73
+    assert done.err == "error: there is no adapter\n"
+
+
+def test_examples_are_valid_and_reproducible(cli: Cli) -> None:
+    for example in sorted((REPOSITORY / "examples").glob("[0-9]*")):
+        for out in ("a", "b"):
+            command = [sys.executable, "generate.py", "--out", str(cli.folder / out)]
+            subprocess.run(command, cwd=example, check=True, capture_output=True)
+        made = sorted(path.name for path in (cli.folder / "a").iterdir())
+        for name in made:
+            assert (cli.folder / "a" / name).read_bytes() == (cli.folder / "b" / name).read_bytes()
+        done = cli("validate", str(example / "job.yaml"))
+        assert done.code == 0, done.out

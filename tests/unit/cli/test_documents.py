@@ -1,0 +1,119 @@
+"""YAML is read as Kubernetes reads it, and problems come with file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune_cli.documents import find_problems, parse_documents, read_documents, read_single
+from finetune_cli.errors import CliError
+
+GOOD = """\
+apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata:
+  name: example
+spec:
+  model: {uri: hf://a/b}
+  dataset:
+    sources:
+      - uri: s3://data/x.jsonl
+        format: Auto
+  hyperparameters:
+    learningRate: "2e-4"
+  output:
+    uri: s3://models
+"""
+
+
+def problems(text: str) -> list[str]:
+    return [
+        line for document in parse_documents(text, "job.yaml") for line in find_problems(document)
+    ]
+
+
+def test_good_job_has_no_problems() -> None:
+    assert problems(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (
+            'learningRate: "2e-4"',
+            "learningRate: fast",
+            "job.yaml:12: spec.hyperparameters.learningRate",
+        ),
+        ("hyperparameters:", "hyperparamters:", "job.yaml:11: spec.hyperparamters: unknown field"),
+        (
+            "format: Auto",
+            "format: Autos",
+            "job.yaml:10: spec.dataset.sources[0].format: Unsupported",
+        ),
+        (
+            "    uri: s3://models",
+            "    url: s3://models",
+            "job.yaml:13: spec.output.uri: Required value",
+        ),
+        ("kind: FineTuneJob\n", "", "job.yaml:1: kind: Required value"),
+        ("name: example", "name: Example", "job.yaml:4: metadata.name: Invalid value"),
+    ],
+)
+def test_problem_carries_the_line_of_its_field(old: str, new: str, line: str) -> None:
+    assert any(found.startswith(line) for found in problems(GOOD.replace(old, new)))
+
+
+@pytest.mark.parametrize("value", ["2e-4", "0.0002", "1"])
+def test_unquoted_decimal_is_refused_as_the_api_server_does(value: str) -> None:
+    (line,) = problems(GOOD.replace('"2e-4"', value))
+    assert "decimals are strings here: write" in line
+
+
+def test_dates_stay_text() -> None:
+    (document,) = parse_documents("a: 2026-01-01\nb: 010\nc: 1:30\nd: yes\n", "x")
+    assert document.body == {"a": "2026-01-01", "b": 8, "c": "1:30", "d": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1, 2", "job.yaml:1:9: not valid YAML"),
+        ("a: 1\nb: c: d\n", "job.yaml:2:5: not valid YAML"),
+        ("spec:\n  a: 1\n  a: 2\n", "job.yaml:3: spec.a is given twice (first in line 2)"),
+        ("a: !!python/object:os.system x", "not valid YAML"),
+    ],
+)
+def test_bad_yaml_is_told_with_its_place(text: str, message: str) -> None:
+    with pytest.raises(CliError) as caught:
+        list(parse_documents(text, "job.yaml"))
+    assert message in caught.value.message
+
+
+def test_lines_count_over_several_documents() -> None:
+    text = f"---\n{GOOD}---\n{GOOD.replace('s3://models', 'http://models')}"
+    assert problems(text)[0].startswith(f"job.yaml:{2 * GOOD.count(chr(10)) + 2}: spec.output.uri")
+
+
+def test_empty_documents_are_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(f"---\n---\n{GOOD}---\n# nothing\n")
+    assert len(read_documents(str(file))) == 1
+
+
+def test_unreadable_files_are_told(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    (tmp_path / "binary.yaml").write_bytes(b"\x89PNG\xff")
+    (tmp_path / "two.yaml").write_text(f"{GOOD}---\n{GOOD.replace('example', 'other')}")
+    cases = {
+        "missing.yaml": "no such file; `finetune init` writes a starter",
+        ".": "is a folder",
+        "empty.yaml": "there is no FineTuneJob in it",
+        "binary.yaml": "is not text in UTF-8",
+        "two.yaml": "holds 2 objects (line 1: example, line 16: other)",
+    }
+    for name, message in cases.items():
+        with pytest.raises(CliError) as caught:
+            read_single(str(tmp_path / name))
+        assert message in caught.value.message
+        assert caught.value.exit_code == 64

@@ -1,0 +1,103 @@
+"""Local runs: relative paths, overrides, identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_cli.documents import Document, read_single
+from finetune_cli.errors import CliError
+from finetune_cli.localjob import LocalRun, absolute_uri, plan_run
+from support.spec_cases import REMOVED, changed, minimal_job
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(change: dict[str, Any] | None = None) -> Document:
+        file = tmp_path / "job.yaml"
+        file.write_text(yaml.safe_dump(changed(minimal_job(), change or {})))
+        return read_single(str(file))
+
+    return write
+
+
+def plan(document: Document, **options: Any) -> LocalRun:
+    return plan_run(document, namespace="default", **options)
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("file://./a/b", "file:///jobs/a/b"),
+        ("file://../a", "file:///a"),
+        ("file://.", "file:///jobs"),
+        ("file:///a/b", "file:///a/b"),
+        ("s3://bucket/a", "s3://bucket/a"),
+        ("hf://a/b", "hf://a/b"),
+    ],
+)
+def test_relative_files_count_from_the_job_file(uri: str, expected: str) -> None:
+    assert absolute_uri(uri, Path("/jobs")) == expected
+
+
+def test_volume_claims_need_a_cluster(write) -> None:
+    with pytest.raises(CliError, match="exists only on a cluster"):
+        plan(write({"spec.model.uri": "pvc://models/a"}))
+
+
+def test_job_without_output_writes_beside_its_file(write, tmp_path: Path) -> None:
+    run = plan(write({"spec.output": REMOVED}))
+    assert run.job.spec.output.uri == f"file://{tmp_path}/out"
+
+
+def test_same_job_has_the_same_identity_and_a_changed_one_another(write) -> None:
+    first = plan(write())
+    assert plan(write()).job.uid == first.job.uid
+    assert plan(write({"spec.suspend": True})).job.uid == first.job.uid
+    assert plan(write(), overrides=["hyperparameters.seed=1"]).job.uid != first.job.uid
+    assert plan(write(), is_fresh=True).job.uid.startswith(first.job.uid + "-")
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "expected"),
+    [
+        ("hyperparameters.learningRate=1e-4", lambda s: s.hyperparameters.learning_rate, "1e-4"),
+        ("hyperparameters.globalBatchSize=8", lambda s: s.hyperparameters.global_batch_size, 8),
+        (
+            "hyperparameters.globalBatchSize=auto",
+            lambda s: s.hyperparameters.global_batch_size,
+            "auto",
+        ),
+        (
+            "method.adapter.targetModules=[q_proj]",
+            lambda s: s.method.adapter.target_modules,
+            ["q_proj"],
+        ),
+        ("spec.goal={metric: bleu, atLeast: '0.3'}", lambda s: s.goal.metric, "bleu"),
+        ("model.trustRemoteCode=true", lambda s: s.model.trust_remote_code, True),
+    ],
+)
+def test_overrides_are_typed_by_the_schema(write, override: str, read, expected) -> None:
+    assert read(plan(write(), overrides=[override]).job.spec) == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("hyperparameters.epochs", "write path=value"),
+        ("=3", "write path=value"),
+        ("dataset.sources.7.uri=s3://a/b", "'7' is no position in a list of 1 items"),
+        ("model.uri.x=1", "it has no fields below it"),
+        (
+            "hyperparameters.epoch=1",
+            "spec.hyperparameters.epoch: unknown field; did you mean epochs?",
+        ),
+    ],
+)
+def test_bad_overrides_are_explained(write, override: str, message: str) -> None:
+    with pytest.raises(CliError) as caught:
+        plan(write(), overrides=[override])
+    assert message in caught.value.message

@@ -1,0 +1,107 @@
+"""`finetune init` looks at the data and writes a job that is valid."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_cli.datafile import inspect_data
+from finetune_cli.documents import find_problems, parse_document, parse_documents
+from finetune_cli.errors import CliError
+from finetune_cli.starter import render_starter, write_starter
+
+
+def jsonl(*rows: dict) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+FILES = {
+    "chat.jsonl": (jsonl(CHAT), "Chat"),
+    "pairs.jsonl": (jsonl({"prompt": "a", "completion": "b"}), "PromptCompletion"),
+    "alpaca.json": (json.dumps([{"instruction": "a", "input": "", "output": "b"}]), "Alpaca"),
+    "sharegpt.jsonl": (jsonl({"conversations": [{"from": "human", "value": "a"}]}), "ShareGPT"),
+    "text.jsonl": (jsonl({"text": "a"}), "Text"),
+    "table.csv": ("headline,label\nup,good\ndown,bad\nup2,good\ndown2,bad\n", "Csv"),
+    "intents.csv": ("text,category\na,x\nb,y\n", "Csv"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_starter_fits_the_data_and_is_valid(name: str, tmp_path: Path) -> None:
+    content, expected = FILES[name]
+    data = tmp_path / name
+    data.write_text(content)
+    text, guess = render_starter(file=tmp_path / "job.yaml", data=str(data))
+    assert guess is not None
+    assert guess.format == expected
+    (document,) = parse_documents(text, "job.yaml")
+    assert find_problems(document) == []
+    source = parse_document(document).spec.dataset.sources[0]
+    assert source.format == expected
+    assert source.uri == f"file://./{name}"
+
+
+def test_starter_without_data_is_valid() -> None:
+    text, guess = render_starter(file=Path("job.yaml"))
+    assert guess is None
+    (document,) = parse_documents(text, "job.yaml")
+    assert find_problems(document) == []
+
+
+def test_labels_get_an_accuracy_goal_and_texts_do_not(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("headline,label\n" + "up,good\ndown,bad\n" * 5)
+    (tmp_path / "b.csv").write_text("facts,description\n" + "a,long text of its own\nb,other\n")
+    for name, metric in (("a.csv", "exactMatch"), ("b.csv", "rougeL")):
+        text, _ = render_starter(file=tmp_path / "job.yaml", data=str(tmp_path / name))
+        (document,) = parse_documents(text, "job.yaml")
+        goal = parse_document(document).spec.goal
+        assert goal is not None
+        assert goal.metric == metric
+
+
+def test_columns_are_chosen_by_name_and_groups_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("id,customer_id,query,intent\n1,7,hello,greet\n2,8,bye,leave\n")
+    guess = inspect_data(file)
+    assert (guess.prompt, guess.completion, guess.group) == ("query", "intent", "customer_id")
+
+
+def test_places_are_used_as_given(tmp_path: Path) -> None:
+    text, _ = render_starter(
+        file=tmp_path / "job.yaml", data="s3://data/x.jsonl", model="/models/a", output="s3://out"
+    )
+    assert "uri: s3://data/x.jsonl" in text
+    assert "uri: file:///models/a" in text
+    assert "uri: s3://out" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.csv", None, "no such file"),
+        ("empty.csv", "", "holds no rows"),
+        ("a.txt", "x", ".txt is not read"),
+        ("a.jsonl", "{nope", "a.jsonl:1: not JSON"),
+        ("b.jsonl", "[1]", "a row is a JSON object"),
+    ],
+)
+def test_bad_data_is_explained(
+    name: str, content: str | None, message: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(CliError) as caught:
+        render_starter(file=Path("job.yaml"), data=str(tmp_path / name))
+    assert message in caught.value.message
+
+
+def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    write_starter(file, "a", is_forced=False)
+    with pytest.raises(CliError, match="exists"):
+        write_starter(file, "b", is_forced=False)
+    write_starter(file, "c", is_forced=True)
+    assert file.read_text() == "c"

@@ -1,0 +1,86 @@
+"""`finetune verify` on published folders and versions in a local store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_cli.errors import CliError
+from finetune_cli.verify import find_adapter, verify_uri
+from finetune_trainer.storage import StorageAccess, open_store, publish_folder
+
+RUN = "runs/default/example/u1"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    (folder / "adapter_config.json").write_text("{}")
+    store = open_store(f"file://{tmp_path}/out", StorageAccess())
+    manifest = publish_folder(store, f"{RUN}/adapter", folder, created_by="test")
+    version = {
+        "files": [
+            {
+                "path": file.path,
+                "bytes": file.num_bytes,
+                "sha256": file.sha256,
+                "key": f"{RUN}/adapter/{file.object_key}",
+            }
+            for file in manifest.files
+        ],
+        "createdBy": "test",
+        "inputs": {"run": RUN, "uid": "u1"},
+    }
+    key = "versions/default/example/1/manifest.json"
+    store.write_bytes(key, json.dumps(version).encode())
+    return tmp_path / "out"
+
+
+def test_whole_folder_is_verified(root: Path) -> None:
+    verified = verify_uri(f"file://{root}/{RUN}/adapter")
+    assert [file.path for file in verified.files] == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert verified.num_bytes == 9
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/manifest.json"])
+def test_version_leads_to_its_files(root: Path, suffix: str) -> None:
+    uri = f"file://{root}/versions/default/example/1{suffix}"
+    assert verify_uri(uri).folder_uri == f"file://{root}/{RUN}/adapter"
+    assert find_adapter(uri) == f"file://{root}/{RUN}/adapter"
+
+
+def test_changed_file_is_named(root: Path) -> None:
+    (root / RUN / "adapter" / "adapter_config.json").write_text("[]")
+    for uri in (f"file://{root}/{RUN}/adapter", f"file://{root}/versions/default/example/1"):
+        with pytest.raises(CliError, match=r"adapter_config\.json") as caught:
+            verify_uri(uri)
+        assert caught.value.exit_code == 1
+
+
+def test_folder_without_manifest_is_refused(root: Path) -> None:
+    with pytest.raises(CliError, match=r"manifest\.json") as caught:
+        verify_uri(f"file://{root}/{RUN}")
+    assert caught.value.exit_code == 1
+
+
+def test_version_that_was_retrained_is_refused(root: Path) -> None:
+    path = root / "versions/default/example/1/manifest.json"
+    body = json.loads(path.read_text())
+    body["files"][0]["sha256"] = "0" * 64
+    path.write_text(json.dumps(body))
+    with pytest.raises(CliError, match="published with other files") as caught:
+        verify_uri(f"file://{root}/versions/default/example/1")
+    assert caught.value.exit_code == 1
+
+
+def test_unknown_scheme_is_a_user_error() -> None:
+    with pytest.raises(CliError) as caught:
+        verify_uri("ftp://a/b")
+    assert caught.value.exit_code == 64

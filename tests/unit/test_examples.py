@@ -1,0 +1,67 @@
+"""The example data keeps its promises: nothing of the test side occurs on the train side."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load(example: str) -> ModuleType:
+    name = f"generate_{example[:2]}"
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / example / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def headlines() -> ModuleType:
+    return load("01-headline-sentiment")
+
+
+def test_companies_and_patterns_of_the_sides_are_disjoint(headlines: ModuleType) -> None:
+    train, test = headlines.generate()
+    assert not {h.company for h in train} & {h.company for h in test}
+    assert not {h.pattern for h in train} & {h.pattern for h in test}
+    first_words = [{h.company.split()[0] for h in side} for side in (train, test)]
+    assert not first_words[0] & first_words[1]
+    skeletons = [{skeleton(h.pattern) for h in side} for side in (train, test)]
+    assert not skeletons[0] & skeletons[1]
+
+
+def skeleton(pattern: str) -> str:
+    return re.sub(r"\{\w+\}", "_", pattern).lower()
+
+
+def test_there_is_enough_variety(headlines: ModuleType) -> None:
+    train, test = headlines.generate()
+    assert (len(train), len(test)) == (480, 120)
+    assert len({h.pattern for h in train}) >= 40
+    assert len({h.pattern for h in test}) >= 15
+    assert min(len({h.company for h in side}) for side in (train, test)) >= 60
+    assert len(headlines.companies(headlines.TRAIN_FIRST)) >= 60
+    assert len({h.text for h in train + test}) == 600
+    for side in (train, test):
+        counts = Counter(h.label for h in side)
+        assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_product_rows_differ_and_group_by_product() -> None:
+    rows = load("02-product-copy").generate()
+    assert len(rows) == 400
+    assert len({row.facts for row in rows}) == 400
+    assert set(Counter(row.product for row in rows).values()) == {4}
+    for row in rows:
+        assert f"name: {row.product};" in row.facts
+        assert row.product in row.description
