@@ -111,7 +111,9 @@ class StageContext:
         """Return a folder below the work folder, emptied first if ``fresh``."""
         path = self.work_dir / name
         if fresh and path.exists():
-            shutil.rmtree(path)
+            # The folder itself may be a mount: only its content goes.
+            for child in path.iterdir():
+                shutil.rmtree(child) if child.is_dir() else child.unlink()
         path.mkdir(parents=True, exist_ok=True)
         return path
 

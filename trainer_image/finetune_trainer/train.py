@@ -16,7 +16,7 @@ from finetune_api.trainer import MetricValue, TrainResult
 from finetune_trainer.checkpoint import delete_prefix, fetch_newest
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
-from finetune_trainer.errors import InternalError
+from finetune_trainer.errors import InternalError, UserError
 from finetune_trainer.export import finish_adapter, manifest_digest, weights_file
 from finetune_trainer.launch import read_topology, run_ranks
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
@@ -35,6 +35,12 @@ def train(context: StageContext) -> TrainResult:
         return _result(context, key, manifest, record, reused=True)
     hardware = detect_hardware()
     use_gpu = require_gpus(job, hardware)
+    if job.spec.method.adapter.type == "QLoRA" and not use_gpu:
+        raise UserError(
+            "QLoRANeedsGPU",
+            "method.adapter.type QLoRA keeps the base in 4 bits, which only GPUs compute with; use "
+            "LoRA here",
+        )
     if job.spec.resources.gpus_per_node and not use_gpu:
         context.emit.message("no GPU is visible and CPU is allowed: training on CPU")
     prepared = read_prepared(context)

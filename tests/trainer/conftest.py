@@ -1,0 +1,49 @@
+"""Fixtures of the trainer tests: a tiny model, rows, and a workbench that runs stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.seaweedfs import s3  # noqa: F401 - a fixture
+from support.stages import Workbench, write_rows
+from support.tiny_models import make_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, tiny_model: Path, rows: Path) -> Callable[..., Workbench]:
+    """Make workbenches; changes are merged into the spec."""
+    count = iter(range(1000))
+
+    def make(change: dict[str, Any] | None = None, **settings: Any) -> Workbench:
+        values = {"model": tiny_model, "data": rows, **settings}
+        return Workbench(folder=tmp_path / f"run-{next(count)}", change=change or {}, **values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, rows: Path
+) -> Iterator[tuple[Workbench, dict[str, Any]]]:
+    """One run of all stages with nothing in its way, and its train result."""
+    workbench = Workbench(
+        folder=tmp_path_factory.mktemp("undisturbed"), model=tiny_model, data=rows
+    )
+    workbench.run_to("prepare")
+    result = workbench.run_to("train").result
+    workbench.run_to("evaluate")
+    yield workbench, result

@@ -1,0 +1,218 @@
+"""The stages end to end on a tiny model: what they write, reuse and refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer.storage import StorageAccess, open_store, verify_folder
+from support.stages import Workbench
+
+
+def test_run_leaves_a_verified_adapter_with_its_evidence(
+    undisturbed: tuple[Workbench, dict[str, Any]],
+) -> None:
+    workbench, result = undisturbed
+    store = open_store(f"file://{workbench.output}", StorageAccess())
+    prefix = workbench.job().run_prefix
+    for folder in (f"{prefix}/adapter", f"{prefix}/evaluation"):
+        verify_folder(store, folder)
+    config = json.loads((workbench.run_folder / "adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny/llama"
+    assert config["target_modules"] == sorted(config["target_modules"])
+    card = (workbench.run_folder / "adapter/README.md").read_text()
+    assert "base_model: tiny/llama" in card
+    report = json.loads((workbench.run_folder / "evaluation/report.json").read_text())
+    assert report["adapter"] == result["sha256"]
+    assert not list((workbench.run_folder / "checkpoints").rglob("manifest.json"))
+    assert not list(workbench.run_folder.rglob("training_args.bin"))
+    version = json.loads((workbench.output / "versions/default/tiny/1/manifest.json").read_text())
+    for file in version["files"]:
+        assert (workbench.output / file["key"]).stat().st_size == file["bytes"]
+
+
+def test_adapter_loads_with_peft(
+    undisturbed: tuple[Workbench, dict[str, Any]], tiny_model: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    workbench, _ = undisturbed
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model = PeftModel.from_pretrained(base, workbench.run_folder / "adapter")
+    assert model.peft_config["default"].r == 4
+
+
+def test_second_run_reuses_everything(undisturbed: tuple[Workbench, dict[str, Any]]) -> None:
+    workbench, result = undisturbed
+    assert workbench.run_to("prepare").result["reused"]
+    again = workbench.run_to("train").result
+    assert again["reused"]
+    assert again["sha256"] == result["sha256"]
+    evaluated = workbench.run_to("evaluate").result
+    assert evaluated["reused"]
+    assert evaluated["version"] == 1
+    assert not (workbench.output / "versions/default/tiny/2").exists()
+
+
+def test_missed_goal_publishes_nothing(bench: Callable[..., Workbench]) -> None:
+    workbench = bench(
+        {
+            "goal": {"metric": "exactMatch", "atLeast": "1"},
+            "hyperparameters": {"maxSteps": 1, "learningRate": "1e-6"},
+        }
+    )
+    result = workbench.run_to("prepare", "train", "evaluate").result
+    assert result["goalMet"] is False
+    assert "MISSED" in result["goalMessage"]
+    assert "version" not in result
+    assert not (workbench.output / "versions").exists()
+
+
+@pytest.mark.parametrize("kind", ["DoRA", "RsLoRA", "Full"])
+def test_other_adapter_types_train_and_evaluate(bench: Callable[..., Workbench], kind: str) -> None:
+    workbench = bench(
+        {
+            "method": {"adapter": {"type": kind}},
+            "hyperparameters": {"maxSteps": 2, "learningRate": "auto"},
+        }
+    )
+    result = workbench.run_to("prepare", "train", "evaluate").result
+    assert {score["name"] for score in result["scores"]} >= {"exactMatch", "loss"}
+    names = {path.name for path in (workbench.run_folder / "adapter").iterdir()}
+    assert ("model.safetensors" if kind == "Full" else "adapter_model.safetensors") in names
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "exit_code", "reason", "words"),
+    [
+        pytest.param(
+            {"method": {"adapter": {"targetModules": ["query"]}}},
+            "train", 64, "NoMatchingModules", ["'query'", "q_proj", "down_proj", "all-linear"],
+            id="LoRA target that matches no module names those that exist",
+        ),
+        pytest.param(
+            {"hyperparameters": {"globalBatchSize": 5}, "resources": {"gpusPerNode": 2}},
+            "train", 64, "InvalidGlobalBatchSize", ["5", "4 or 6"],
+            id="global batch that does not divide names the nearest",
+        ),
+        pytest.param(
+            {"hyperparameters": {"microBatchSize": 3}},
+            "train", 64, "InvalidMicroBatchSize", ["3", "1, 2, 4"],
+            id="micro batch that does not divide lists those that do",
+        ),
+        pytest.param(
+            {"resources": {"gpusPerNode": 1, "strategy": "FSDP2"}},
+            "train", 64, "StrategyUnsupported", ["FSDP2", "DDP"],
+            id="FSDP2 on CPU is refused, not silently replaced",
+        ),
+        pytest.param(
+            {"method": {"adapter": {"type": "QLoRA"}}, "resources": {"gpusPerNode": 1}},
+            "train", 64, "QLoRANeedsGPU", ["QLoRA", "LoRA"],
+            id="QLoRA on CPU is refused",
+        ),
+        pytest.param(
+            {"model": {"uri": "file:///nowhere/model"}},
+            "prepare", 64, "ModelNotFound", ["/nowhere/model"],
+            id="missing model",
+        ),
+        pytest.param(
+            {"hyperparameters": {"maxSequenceLength": 16}},
+            "prepare", 65, "AllRowsTooLong", ["maxSequenceLength"],
+            id="all rows over length",
+        ),
+    ],
+)
+def test_bad_settings_end_with_the_value_and_the_remedy(
+    bench: Callable[..., Workbench],
+    change: dict[str, Any],
+    stage: str,
+    exit_code: int,
+    reason: str,
+    words: list[str],
+) -> None:  # fmt: skip
+    workbench = bench(change)
+    if stage == "train":
+        workbench.run_to("prepare")
+    ended = workbench.run(stage)
+    assert (ended.exit_code, ended.termination.get("reason")) == (exit_code, reason), ended.messages
+    for word in words:
+        assert word in ended.termination["message"]
+    assert not (workbench.run_folder / "adapter").exists()
+    assert not (workbench.output / "versions").exists()
+
+
+def test_gpus_asked_for_and_none_visible_is_a_user_error(bench: Callable[..., Workbench]) -> None:
+    workbench = bench({"resources": {"gpusPerNode": 1}}, env={"FINETUNE_ALLOW_CPU": "0"})
+    workbench.run_to("prepare")
+    ended = workbench.run("train")
+    assert ended.exit_code == 64
+    assert ended.termination["reason"] == "GPUNotVisible"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "compl\n', "InvalidRows"),
+        ("", "EmptyDataset"),
+    ],
+)
+def test_bad_data_is_refused_before_training(
+    bench: Callable[..., Workbench], tmp_path: Path, text: str, reason: str
+) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    workbench = bench(data=path)
+    ended = workbench.run("prepare")
+    assert (ended.exit_code, ended.termination["reason"]) == (65, reason)
+    assert "bad.jsonl" in ended.termination["message"]
+    assert not (workbench.output / "datasets").exists()
+
+
+def test_tampered_adapter_is_named_and_not_evaluated(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    workbench, _ = undisturbed
+    copy = Workbench(
+        folder=tmp_path / "tampered", model=workbench.model, data=workbench.data,
+        change={"output": {"uri": f"file://{tmp_path}/tampered/out"}},
+    )  # fmt: skip
+    original = workbench.run_folder
+    shutil.copytree(workbench.output, copy.output)
+    original_in_copy = copy.output / original.relative_to(workbench.output)
+    shutil.move(original_in_copy, copy.run_folder)
+    shutil.rmtree(copy.run_folder / "evaluation")
+    weights = copy.run_folder / "adapter/adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    ended = copy.run("evaluate")
+    assert (ended.exit_code, ended.termination["reason"]) == (73, "ChecksumMismatch")
+    assert "adapter_model.safetensors" in ended.termination["message"]
+
+
+def test_full_disk_while_saving_is_a_storage_error_and_publishes_nothing(
+    bench: Callable[..., Workbench], tmp_path: Path
+) -> None:
+    import os
+    import subprocess
+
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small tmpfs")
+    workbench = bench({"method": {"adapter": {"rank": 64}}})
+    workbench.run_to("prepare")
+    small = workbench.work / "checkpoints"
+    small.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)], check=True)
+    try:
+        ended = workbench.run("train")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert (ended.exit_code, ended.termination["reason"]) == (73, "DiskFull"), ended.messages
+    assert "space" in ended.termination["message"]
+    assert not (workbench.run_folder / "adapter").exists()
