@@ -33,8 +33,8 @@ class SeaweedS3:
         return self.server.client(role)
 
     def new_uri(self) -> str:
-        """Return a prefix of its own in a shared bucket; much faster than a new bucket."""
-        return f"s3://shared/{uuid.uuid4().hex[:12]}"
+        """Return a prefix of its own in a common bucket; much faster than a new bucket."""
+        return f"s3://common/{uuid.uuid4().hex[:12]}"
 
     def new_bucket(self) -> str:
         """Create a bucket of its own for one test."""
@@ -58,7 +58,7 @@ class SeaweedS3:
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedS3]:
     """A SeaweedFS server for the whole session."""
     credentials = tmp_path_factory.mktemp("secrets")
-    with local_s3.start(tmp_path_factory.mktemp("s3"), buckets=("shared",)) as server:
+    with local_s3.start(tmp_path_factory.mktemp("s3"), buckets=("common",)) as server:
         for role in server.identities:
             server.write_credentials(credentials, f"s3-{role}", role)
         yield SeaweedS3(server=server, credentials_dir=credentials)
