@@ -1,6 +1,6 @@
 """Render the chart into plain manifests for ``kubectl apply -f`` and kustomize.
 
-Writes below ``dist/`` (or ``--output``):
+Writes below ``build/`` (or ``--output``):
 
 - ``install.yaml``: namespace, CRDs and everything else, in the order in which they are applied;
 - ``manifests/``: the same, one object per file, with a ``kustomization.yaml`` over them.
@@ -171,7 +171,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=ROOT / "dist", help="default: dist/")
+    parser.add_argument("--output", type=Path, default=ROOT / "build", help="default: build/")
     parser.add_argument("--namespace", default=NAMESPACE, help=f"default: {NAMESPACE}")
     options, rest = parser.parse_known_args()
     try:

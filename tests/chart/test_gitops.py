@@ -1,0 +1,156 @@
+"""The Argo CD health check of docs/how-to/gitops.md, run as Argo CD runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "gitops.md"
+KEY = "resource.customizations.health.finetune.dev_FineTuneJob"
+
+
+def yaml_blocks(text: str) -> list[dict[str, Any]]:
+    return [
+        yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S)
+    ]
+
+
+def to_lua(value: Any) -> str:
+    """Write a JSON value as a Lua literal."""
+    if value is None:
+        return "nil"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"[{json.dumps(k)}]={to_lua(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "{" + ",".join(to_lua(item) for item in value) + "}"
+    return json.dumps(value)
+
+
+@pytest.fixture(scope="module")
+def script() -> str:
+    blocks = yaml_blocks(GUIDE.read_text())
+    return next(b["data"][KEY] for b in blocks if b["metadata"]["name"] == "argocd-cm")
+
+
+@pytest.fixture(scope="module")
+def lua() -> str:
+    found = next(filter(None, map(shutil.which, ("lua", "lua5.4", "lua5.3", "lua5.1"))), None)
+    if found is None:
+        pytest.skip("no Lua interpreter on this host (Debian: apt-get install lua5.4)")
+    return found
+
+
+def condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, str]:
+    return {"type": kind, "status": status, "reason": reason, "message": message}
+
+
+ACCEPTED = condition("Accepted", "True", "Valid")
+QUEUED = condition("QuotaReserved", "False", "WaitingForQuota", "7 jobs are ahead")
+COMPLETE = condition("Complete", "True", "Succeeded", "Published version 3.")
+FAILED = condition("Failed", "True", "GoalNotMet", "exactMatch 0.61 is below 0.90")
+
+# name: (status, generation, health, part of the message)
+CASES: dict[str, tuple[dict[str, Any] | None, int, str, str]] = {
+    "just created": (None, 1, "Progressing", "waiting for the operator"),
+    "status without conditions": ({"phase": "Pending"}, 1, "Progressing", "waiting"),
+    "accepted": (
+        {"observedGeneration": 1, "phase": "Preparing", "conditions": [ACCEPTED]},
+        1,
+        "Progressing",
+        "Preparing",
+    ),
+    "queued": (
+        {"observedGeneration": 1, "conditions": [ACCEPTED, QUEUED]},
+        1,
+        "Progressing",
+        "7 jobs are ahead",
+    ),
+    "paused by a person": (
+        {
+            "observedGeneration": 2,
+            "conditions": [condition("Suspended", "True", "SuspendedByUser", "paused")],
+        },
+        2,
+        "Suspended",
+        "paused",
+    ),
+    "preempted": (
+        {
+            "observedGeneration": 1,
+            "conditions": [condition("Suspended", "True", "Preempted"), QUEUED],
+        },
+        1,
+        "Progressing",
+        "7 jobs",
+    ),
+    "an edit that was not seen yet": (
+        {
+            "observedGeneration": 1,
+            "conditions": [condition("Suspended", "True", "SuspendedByUser")],
+        },
+        2,
+        "Progressing",
+        "waiting",
+    ),
+    "published": (
+        {"observedGeneration": 1, "conditions": [ACCEPTED, COMPLETE]},
+        1,
+        "Healthy",
+        "version 3",
+    ),
+    "edited after its end": (
+        {"observedGeneration": 1, "conditions": [COMPLETE]},
+        5,
+        "Healthy",
+        "version 3",
+    ),
+    "goal missed": (
+        {
+            "observedGeneration": 1,
+            "conditions": [ACCEPTED, condition("Stalled", "True", "GoalNotMet"), FAILED],
+        },
+        1,
+        "Degraded",
+        "below 0.90",
+    ),
+    "stalled": (
+        {"observedGeneration": 1, "conditions": [condition("Stalled", "True", "ImageError")]},
+        1,
+        "Degraded",
+        "ImageError",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_health_follows_the_conditions(name: str, script: str, lua: str) -> None:
+    status, generation, health, message = CASES[name]
+    body: dict[str, Any] = {"metadata": {"generation": generation}}
+    if status is not None:
+        body["status"] = status
+    program = (
+        f"local obj = {to_lua(body)}\n"
+        f"local function check()\n{script}\nend\n"
+        "local health = check()\nprint(health.status)\nprint(health.message)\n"
+    )
+    done = subprocess.run([lua, "-"], input=program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found_status, found_message = done.stdout.splitlines()[:2]
+    assert (found_status, message in found_message) == (health, True), done.stdout
+
+
+def test_script_uses_reasons_and_types_that_the_operator_sets(script: str) -> None:
+    from finetune_operator.domain.conditions import ConditionType, Reason
+
+    known = {str(kind) for kind in ConditionType} | {str(reason) for reason in Reason}
+    words = {"Progressing", "Healthy", "Degraded", "Suspended", "True"}
+    named = set(re.findall(r'"([A-Z][A-Za-z]+)"', script)) - words
+    assert named
+    assert named <= known
