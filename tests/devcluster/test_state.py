@@ -1,0 +1,168 @@
+"""The record of a cluster, its processes and its ports."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devcluster.errors import StateError
+from devcluster.ports import FIRST_PORT, LAST_PORT, PortClaims, is_free
+from devcluster.process import (
+    ProcessRecord,
+    is_alive,
+    log_tail,
+    spawn,
+    start_ticks,
+    stop,
+)
+from devcluster.state import ClusterState, load_state, save_state
+from support.eventually import eventually
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+records = st.builds(
+    ProcessRecord,
+    name=names,
+    pid=st.integers(1, 2**22),
+    start_ticks=st.integers(0, 2**63),
+    log=st.just(Path("/var/log/some.log")),
+)
+states = st.builds(
+    ClusterState,
+    name=names,
+    profile=st.sampled_from(["control-plane", "node"]),
+    boot=names,
+    owner_pid=st.none() | st.integers(1, 2**22),
+    owner_start_ticks=st.none() | st.integers(0, 2**63),
+    ready=st.booleans(),
+    processes=st.lists(records, max_size=4),
+    values=st.dictionaries(names, names, max_size=4),
+    interfaces=st.lists(names, max_size=2),
+    cgroups=st.lists(names, max_size=2),
+    folders=st.lists(names, max_size=2),
+    sysctls=st.dictionaries(names, names, max_size=3),
+    chain_prefixes=st.lists(names, max_size=2),
+)
+
+
+@given(state=states)
+def test_a_record_reads_back_as_written(tmp_path_factory, state):
+    folder = tmp_path_factory.mktemp("cluster")
+    save_state(folder, state)
+    assert load_state(folder) == state
+
+
+def test_a_folder_without_a_record_is_no_cluster(tmp_path):
+    assert load_state(tmp_path / "absent") is None
+    assert load_state(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "{}", "[]", '{"format": 99}', '{"format": 1, "name": "x"}']
+)
+def test_a_damaged_record_names_the_file_and_the_way_out(tmp_path, content):
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(StateError, match=r"state\.json"):
+        load_state(tmp_path)
+
+
+def test_an_owner_of_another_boot_is_gone():
+    state = ClusterState(
+        name="x",
+        profile="node",
+        boot="another",
+        owner_pid=os.getpid(),
+        owner_start_ticks=start_ticks(os.getpid()),
+    )
+    assert state.owner_is_gone()
+
+
+def test_a_running_owner_is_not_gone():
+    state = ClusterState(
+        name="x",
+        profile="node",
+        owner_pid=os.getpid(),
+        owner_start_ticks=start_ticks(os.getpid()),
+    )
+    assert not state.owner_is_gone()
+
+
+def test_a_process_is_stopped_and_only_that_one(tmp_path):
+    record = spawn("sleeper", ["/bin/sleep", "600"], log=tmp_path / "log", cluster=tmp_path, env={})
+    assert is_alive(record)
+    recycled = ProcessRecord(
+        name="other", pid=record.pid, start_ticks=record.start_ticks + 1, log=record.log
+    )
+    stop(recycled)  # same pid, another start time: somebody else's process
+    assert is_alive(record)
+    stop(record)
+    assert not is_alive(record)
+
+
+def test_a_process_that_ignores_the_request_is_killed(tmp_path):
+    script = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
+    log = tmp_path / "log"
+    record = spawn("stubborn", ["/bin/sh", "-c", script], log=log, cluster=tmp_path, env={})
+    eventually(lambda: "ready" in log.read_text(), timeout=10)
+    stop(record, grace_seconds=0.2)
+    assert not is_alive(record)
+
+
+def test_the_end_of_a_log_is_quoted(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("".join(f"line {number}\n" for number in range(100)))
+    assert log_tail(log, num_lines=2) == "    line 98\n    line 99"
+    assert "no log" in log_tail(tmp_path / "absent")
+
+
+def test_ports_of_two_clusters_never_meet(tmp_path):
+    claims = tmp_path / "ports"
+    clusters = [tmp_path / name for name in ("a", "b")]
+    for cluster in clusters:
+        cluster.mkdir()
+    taken = [PortClaims(cluster, claims).claim() for cluster in clusters for _ in range(20)]
+    assert len(set(taken)) == len(taken)
+    assert all(FIRST_PORT <= port <= LAST_PORT for port in taken)
+
+
+def test_a_preferred_port_is_given_once(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    port = next(each for each in range(LAST_PORT, FIRST_PORT, -1) if is_free(each))
+    first = PortClaims(tmp_path / "a", tmp_path / "ports")
+    second = PortClaims(tmp_path / "b", tmp_path / "ports")
+    assert first.claim(preferred=port) == port
+    assert second.claim(preferred=port) != port
+    first.release()
+    assert second.claim(preferred=port) == port
+
+
+def test_a_port_somebody_listens_on_is_not_given(tmp_path):
+    (tmp_path / "a").mkdir()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        assert PortClaims(tmp_path / "a", tmp_path / "ports").claim(preferred=port) != port
+
+
+def test_claims_of_a_vanished_cluster_are_free_again(tmp_path):
+    gone, here = tmp_path / "gone", tmp_path / "here"
+    here.mkdir()
+    gone.mkdir()
+    port = PortClaims(gone, tmp_path / "ports").claim()
+    gone.rmdir()
+    assert PortClaims(here, tmp_path / "ports").claim(preferred=port) == port
+
+
+def test_a_zombie_counts_as_gone():
+    process = subprocess.Popen(["/bin/true"])
+    try:
+        eventually(lambda: start_ticks(process.pid) is None, timeout=5)
+    finally:
+        process.wait()
