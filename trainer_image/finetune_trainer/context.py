@@ -55,6 +55,7 @@ class StageContext:
     credentials_dir: Path | None = None
     _output: ObjectStore | None = field(default=None, repr=False)
     _model: tuple[Path, str] | None = field(default=None, repr=False)
+    _model_has_weights: bool = field(default=False, repr=False)
 
     @classmethod
     def from_environment(cls, job: ResolvedJob, emit: EventEmitter) -> StageContext:
@@ -117,15 +118,26 @@ class StageContext:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def model_folder(self) -> tuple[Path, str]:
-        """Return the local folder of the base model and its resolved revision."""
-        if self._model is None:
+    def model_folder(self, *, include_weights: bool = True) -> tuple[Path, str]:
+        """Return the local folder of the base model and its resolved revision.
+
+        Args:
+            include_weights: False fetches configuration and tokenizer only, megabytes instead of
+                gigabytes: all that ``prepare`` needs.
+        """
+        if self._model is None or (include_weights and not self._model_has_weights):
             from finetune_trainer.storage.model_cache import fetch_model
 
             model = self.job.spec.model
             self._model = fetch_model(
-                model.uri, model.revision, self.access(model.credentials_ref), self.cache_dir
+                model.uri,
+                model.revision,
+                self.access(model.credentials_ref),
+                self.cache_dir,
+                include_weights=include_weights,
+                allow_code=model.trust_remote_code,
             )
+            self._model_has_weights = include_weights
         return self._model
 
     @property
@@ -137,7 +149,7 @@ class StageContext:
         """Load the base model's tokenizer; never from the network."""
         from finetune_trainer.model.load import load_tokenizer
 
-        folder, _ = self.model_folder()
+        folder, _ = self._model or self.model_folder(include_weights=False)
         return load_tokenizer(
             folder, trust_remote_code=self.job.spec.model.trust_remote_code
         )

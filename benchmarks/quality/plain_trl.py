@@ -1,0 +1,118 @@
+"""The yardstick: what a good engineer writes by hand with TRL, PEFT and transformers.
+
+Same model, rows, recipe and answer length as the run it is compared with; everything that the
+product adds (manifests, checkpoints, intervals, publication) is left out.
+
+Usage: python plain_trl.py --model DIR --data DIR --recipe recipe.json --max-new-tokens N
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from finetune_trainer.evaluation.metrics import normalize_label
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl, test.jsonl")
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--metric", choices=["exactMatch", "rougeL"], required=True)
+    parser.add_argument("--max-new-tokens", type=int, required=True)
+    parser.add_argument("--max-questions", type=int, default=500)
+    arguments = parser.parse_args()
+    recipe = json.loads(arguments.recipe.read_text())
+    began = time.monotonic()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    dtype = torch.bfloat16 if recipe["bfloat16"] else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype)
+    train = Dataset.from_list(
+        [{k: row[k] for k in ("prompt", "completion")} for row in read(arguments.data / "train.jsonl")]
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                output_dir=scratch,
+                per_device_train_batch_size=recipe["micro_batch_size"],
+                gradient_accumulation_steps=recipe["accumulation_steps"],
+                learning_rate=recipe["learning_rate"],
+                lr_scheduler_type="cosine",
+                warmup_steps=0.03,
+                num_train_epochs=recipe["epochs"],
+                bf16=recipe["bfloat16"],
+                seed=42,
+                logging_steps=10,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=train,
+            processing_class=tokenizer,
+            peft_config=LoraConfig(
+                r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear"
+            ),
+        )
+        trainer.train()
+    trained = time.monotonic()
+    tuned = trainer.model.eval()
+    groups: dict[str, list[str]] = {}
+    prompts: dict[str, list[dict]] = {}
+    for row in read(arguments.data / "test.jsonl"):
+        key = json.dumps(row["prompt"])
+        prompts[key] = row["prompt"]
+        groups.setdefault(key, []).append(row["completion"][-1]["content"])
+    scores = []
+    tokenizer.padding_side = "left"
+    keys = list(groups)[: arguments.max_questions]
+    for start in range(0, len(keys), 16):
+        batch = keys[start : start + 16]
+        inputs = tokenizer.apply_chat_template(
+            [prompts[key] for key in batch],
+            add_generation_prompt=True,
+            padding=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+        with torch.inference_mode():
+            output = tuned.generate(
+                **inputs, max_new_tokens=arguments.max_new_tokens, do_sample=False
+            )
+        width = inputs["input_ids"].shape[1]
+        for key, row in zip(batch, output, strict=True):
+            answer = tokenizer.decode(row[width:], skip_special_tokens=True).strip()
+            scores.append(score(answer, groups[key], arguments.metric))
+    result = {
+        "score": sum(scores) / len(scores),
+        "train_seconds": trained - began,
+        "evaluate_seconds": time.monotonic() - trained,
+    }
+    print(json.dumps(result))
+
+
+def score(answer: str, references: list[str], metric: str) -> float:
+    if metric == "exactMatch":
+        return float(normalize_label(answer) in {normalize_label(r) for r in references})
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"])
+    return max(scorer.score(reference, answer)["rougeL"].fmeasure for reference in references)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Quality on real data: ``finetune run`` beside a hand-written TRL script, same data, same recipe.
+
+Needs the data sets banking77 (Casanueva et al. 2020, CC BY 4.0) and e2e (Novikova et al. 2017,
+CC BY-SA 4.0) in one folder: ``--data DIR`` or FINETUNE_BENCHMARK_DATA.
+
+Usage: python benchmarks/quality/run.py [--data DIR] [--only banking77|e2e] [--skip-plain]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from base_model import NAME, ensure_model  # noqa: E402
+
+DEFAULT_DATA = ROOT.parent / "shared" / "data"
+NUM_INTENTS, ROWS_PER_INTENT, NUM_FACTS = 10, 60, 550
+
+
+def write_banking77(source: Path, target: Path) -> dict[str, Any]:
+    """Ten intents, sixty rows each; return the source of the job."""
+    with (source / "banking77/train.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    intents = sorted({row["category"] for row in rows})[:NUM_INTENTS]
+    taken: Counter[str] = Counter()
+    kept = []
+    for row in rows:
+        if row["category"] in intents and taken[row["category"]] < ROWS_PER_INTENT:
+            taken[row["category"]] += 1
+            kept.append(row)
+    _write(target, kept, ["text", "category"])
+    return {
+        "template": "Which intent is this banking query? {{ text }}",
+        "columns": {"completion": "category"},
+    }
+
+
+def write_e2e(source: Path, target: Path) -> dict[str, Any]:
+    """About 550 facts, one reference each; a meaning is one group."""
+    with (source / "e2e/devset.csv").open(newline="") as file:
+        rows = list({row["mr"]: row for row in csv.DictReader(file)}.values())[:NUM_FACTS]
+    _write(target, rows, ["mr", "ref"])
+    return {
+        "template": "Describe this restaurant in one or two sentences: {{ mr }}",
+        "columns": {"completion": "ref", "group": "mr"},
+    }
+
+
+CASES = {
+    "banking77": (write_banking77, "exactMatch", {"atLeast": "0.85"}),
+    "e2e": (write_e2e, "rougeL", {"overBase": "0.20"}),
+}
+
+
+def run_case(name: str, data: Path, scratch: Path, *, plain: bool) -> dict[str, Any]:
+    """Run one data set through the product and, if asked, through the plain script."""
+    write, metric, goal = CASES[name]
+    table = scratch / f"{name}.csv"
+    source = write(data, table)
+    model = ensure_model()
+    job = {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "goal": {"metric": metric, **goal},
+            "model": {"uri": f"file://{model}", "name": NAME},
+            "dataset": {
+                "sources": [{"uri": f"file://{table}", "format": "Csv", **source}],
+                "split": {"testPercent": 20, "validationPercent": 0},
+            },
+            "hyperparameters": {"epochs": "1", "maxSequenceLength": 256},
+            "output": {"uri": f"file://{scratch}/{name}-out"},
+            "resources": {"gpusPerNode": 0},
+        },
+    }
+    path = scratch / f"{name}.json"
+    path.write_text(json.dumps(job))
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune_cli", "run", str(path), "--json",
+         "--work-dir", str(scratch / f"{name}-work")],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{name}: finetune run ended with {done.returncode}: {done.stdout}")
+    seconds = time.monotonic() - began
+    report = json.loads(next((scratch / f"{name}-out").rglob("evaluation/report.json")).read_text())
+    record = json.loads(next((scratch / f"{name}-out").rglob("adapter/run.json")).read_text())
+    score = next(s for s in report["result"]["scores"] if s["name"] == metric)
+    result = {
+        "data": name, "metric": metric, "base": float(score["base"]),
+        "ours": float(score["tuned"]), "low": score["tunedLow"], "high": score["tunedHigh"],
+        "questions": report["result"]["numSamples"], "seconds": seconds,
+    }  # fmt: skip
+    if plain:
+        recipe = scratch / f"{name}-recipe.json"
+        recipe.write_text(json.dumps(record["recipe"]))
+        prepared = next((scratch / f"{name}-out" / "datasets").iterdir())
+        began = time.monotonic()
+        output = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("plain_trl.py")), "--model", str(model),
+             "--data", str(prepared), "--recipe", str(recipe), "--metric", metric,
+             "--max-new-tokens", "64" if metric == "rougeL" else "24"],
+            check=True, stdout=subprocess.PIPE, text=True,
+        ).stdout  # fmt: skip
+        result["plain"] = json.loads(output.strip().splitlines()[-1])["score"]
+        result["plain_seconds"] = time.monotonic() - began
+    return result
+
+
+def main() -> int:
+    """Run the cases and print the table; exit code 1 when a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    default = os.environ.get("FINETUNE_BENCHMARK_DATA") or DEFAULT_DATA
+    parser.add_argument("--data", type=Path, default=Path(default))
+    parser.add_argument("--only", choices=list(CASES))
+    parser.add_argument("--skip-plain", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.data.exists():
+        print(f"skipped: no data sets in {arguments.data} (see --help)")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="finetune-quality-") as scratch:
+        results = [
+            run_case(name, arguments.data, Path(scratch), plain=not arguments.skip_plain)
+            for name in ([arguments.only] if arguments.only else CASES)
+        ]
+    print(f"\n{date.today()}, {os.cpu_count()} cores, one epoch, SmolLM2-135M-Instruct\n")
+    print("| data | metric | n | base | finetune run (95 %) | plain TRL | seconds: ours / plain |")
+    print("|---|---|---|---|---|---|---|")
+    for r in results:
+        plain = f"{r['plain']:.3f}" if "plain" in r else "-"
+        print(
+            f"| {r['data']} | {r['metric']} | {r['questions']} | {r['base']:.3f} | "
+            f"{r['ours']:.3f} ({r['low']}-{r['high']}) | {plain} | "
+            f"{r['seconds']:.0f} / {r.get('plain_seconds', 0):.0f} |"
+        )
+    bars = {"banking77": lambda r: r["ours"] >= 0.85, "e2e": lambda r: r["ours"] - r["base"] >= 0.2}
+    return 0 if all(bars[r["data"]](r) for r in results) else 1
+
+
+def _write(path: Path, rows: list[dict[str, str]], columns: list[str]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""One measured training run in a fresh process; prints one JSON line.
+
+``ours`` builds the trainer as the stage does, with all its callbacks; ``plain`` is the TRL script that
+a good engineer would write, either with our settings (``--settings ours``) or with TRL's own defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tools"), str(Path(__file__).parent)]
+
+from base_model import ensure_model  # noqa: E402
+from rows import chat_rows  # noqa: E402
+
+
+class Stopwatch:
+    """A callback that times optimiser steps after a warm-up."""
+
+    def __init__(self, warmup: int) -> None:
+        from transformers import TrainerCallback
+
+        outer = self
+        self.begins: list[float] = []
+
+        class Callback(TrainerCallback):
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                outer.begins.append(time.perf_counter())
+
+        self.callback = Callback()
+        self.warmup = warmup
+
+    @property
+    def seconds(self) -> float:
+        return self.begins[-1] - self.begins[self.warmup - 1]
+
+
+def ours(job: Any, num_steps: int, warmup: int, rows: list[dict]) -> dict[str, Any]:
+    """Train as the stage does."""
+    import torch
+
+    from finetune_api.trainer import Stage
+    from finetune_trainer.model.adapters import build_lora_config
+    from finetune_trainer.model.hardware import detect_hardware
+    from finetune_trainer.model.load import load_model, load_tokenizer
+    from finetune_trainer.recipe import DataShape, decide_recipe
+    from finetune_trainer.report.events import EventEmitter
+    from finetune_trainer.sft.callbacks import CurveWriter, DurableCheckpoints, StopRequest
+    from finetune_trainer.sft.examples import Encoder, encode_rows
+    from finetune_trainer.sft.trainer import build_config, build_trainer
+    from finetune_trainer.sft.worker import model_shape
+    from finetune_trainer.storage import StorageAccess, open_store
+
+    folder = ensure_model()
+    tokenizer = load_tokenizer(folder)
+    encoder = Encoder(tokenizer, loss="Auto", max_tokens=1024)
+    examples = encode_rows(encoder, rows, side="training")
+    lengths = [len(e.input_ids) for e in examples]
+    shape = DataShape(
+        num_rows=len(lengths), num_tokens=sum(lengths),
+        mean_tokens=sum(lengths) / len(lengths), longest_tokens=max(lengths),
+    )  # fmt: skip
+    recipe = decide_recipe(job, shape, model_shape(folder), detect_hardware(), use_gpu=False)
+    watch = Stopwatch(warmup)
+    with tempfile.TemporaryDirectory() as scratch:
+        config = build_config(job, recipe, Path(scratch), has_validation=False)
+        dtype = torch.bfloat16 if recipe.bfloat16 else torch.float32
+        model = load_model(folder, dtype=dtype)
+        emit = EventEmitter(Stage.TRAIN, stream=sys.stderr)
+        store = open_store(f"file://{scratch}/store", StorageAccess())
+        trainer = build_trainer(
+            config=config, model=model, tokenizer=tokenizer,
+            lora=build_lora_config(job.spec.method.adapter), train=examples, validation=[],
+            callbacks=[
+                CurveWriter(Path(scratch) / "metrics.jsonl", emit, resumed_from=0),
+                DurableCheckpoints(
+                    store, "c", keep=2, curve=Path(scratch) / "x", curve_key="x"
+                ),
+                StopRequest(Path(scratch) / "stop"),
+                watch.callback,
+            ],
+        )  # fmt: skip
+        trainer.train()
+    return {"seconds": watch.seconds, "recipe": recipe.to_json(), **_tokens(trainer, num_steps, warmup)}
+
+
+def plain(settings: dict[str, Any] | None, num_steps: int, warmup: int, rows: list[dict]) -> dict[str, Any]:
+    """Train with a plain TRL script; None uses TRL's own defaults."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    folder = ensure_model()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    watch = Stopwatch(warmup)
+    with tempfile.TemporaryDirectory() as scratch:
+        common: dict[str, Any] = {
+            "output_dir": scratch, "max_steps": num_steps, "save_strategy": "no",
+            "report_to": "none", "disable_tqdm": True, "seed": 42,
+        }  # fmt: skip
+        if settings is None:
+            model: Any = str(folder)
+            config = SFTConfig(**common)
+        else:
+            dtype = torch.bfloat16 if settings["bfloat16"] else torch.float32
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+            config = SFTConfig(
+                **common,
+                per_device_train_batch_size=settings["micro_batch_size"],
+                gradient_accumulation_steps=settings["accumulation_steps"],
+                learning_rate=settings["learning_rate"],
+                gradient_checkpointing=settings["activation_checkpointing"],
+                bf16=settings["bfloat16"],
+                padding_free=settings["padding_free"],
+                max_length=None if settings["padding_free"] else 1024,
+                logging_steps=1,
+                use_cpu=True,
+            )
+        trainer = SFTTrainer(
+            model=model, args=config, train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            peft_config=LoraConfig(
+                r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear"
+            ),
+            callbacks=[watch.callback],
+        )  # fmt: skip
+        trainer.train()
+    return {"seconds": watch.seconds, **_tokens(trainer, num_steps, warmup)}
+
+
+def _tokens(trainer: Any, num_steps: int, warmup: int) -> dict[str, Any]:
+    # Real tokens per step, padding left out; TRL counts them over the whole run.
+    logged = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
+    return {
+        "tokens": logged[-1] * (num_steps - warmup) / num_steps,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "loss": [e["loss"] for e in trainer.state.log_history if "loss" in e][:3],
+    }
+
+
+def benchmark_job(num_steps: int, change: dict[str, Any]) -> Any:
+    """Return the job behind ``ours``: defaults, but for the number of steps."""
+    from finetune_api.trainer import resolve_job
+    from finetune_api.v1alpha1.finetunejob import FineTuneJob
+
+    spec = {
+        "model": {"uri": f"file://{ensure_model()}"},
+        "dataset": {"sources": [{"uri": "file:///generated"}]},
+        "hyperparameters": {"maxSteps": num_steps, **change},
+        "checkpoint": {"everySteps": 100000},
+        "output": {"uri": "file:///unused"},
+        "resources": {"gpusPerNode": 0},
+    }
+    job = FineTuneJob.from_wire({"metadata": {"name": "benchmark"}, "spec": spec})
+    return resolve_job(job, namespace="benchmark", uid="benchmark")
+
+
+def main() -> None:
+    """Run one variant."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variant", choices=["ours", "plain", "defaults"])
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--recipe", type=json.loads)
+    parser.add_argument("--change", type=json.loads, default={})
+    arguments = parser.parse_args()
+    rows = chat_rows(arguments.rows)
+    if arguments.variant == "ours":
+        job = benchmark_job(arguments.steps, arguments.change)
+        result = ours(job, arguments.steps, arguments.warmup, rows)
+    else:
+        settings = arguments.recipe if arguments.variant == "plain" else None
+        result = plain(settings, arguments.steps, arguments.warmup, rows)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
