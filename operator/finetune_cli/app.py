@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetune_cli.cluster_app import register
 from finetune_cli.errors import CliError
-from finetune_cli.exits import NOT_MET, USER_ERROR
+from finetune_cli.exits import NOT_MET
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,7 +94,7 @@ def init(
 def validate(
     files: Annotated[list[str], typer.Argument(help="Job files; - reads standard input.")],
 ) -> None:
-    """Check job files as the API server would; exit code 1 if one is invalid."""
+    """Check job files as the API server would. Exit code 1 if one is invalid."""
     from finetune_cli.documents import find_problems, read_documents
 
     num_invalid = 0
@@ -130,7 +131,7 @@ def run(
     ] = False,
     work_dir: Annotated[Path | None, typer.Option(help="Scratch folder of this run.")] = None,
 ) -> None:
-    """Run a job here: prepare, train, evaluate. Ctrl-C saves; the same command resumes."""
+    """Run a job on this machine. Ctrl-C saves; the same command resumes."""
     import json
 
     from finetune_cli.display import make_display
@@ -175,7 +176,7 @@ def verify(
     region: Region = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Compare every byte with the manifest's checksums; exit code 1 if one differs."""
+    """Check a folder or version by its checksums. Exit code 1 if a byte differs."""
     import json
 
     from finetune_cli.verify import verified_table, verify_uri
@@ -216,7 +217,7 @@ def chat(
     region: Region = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per answer.")] = False,
 ) -> None:
-    """Ask a tuned model; without --prompt, one question per line of input."""
+    """Ask a tuned model. Without --prompt, one question per line of input."""
     from finetune_cli.chat import chat_arguments, find_base_model, run_chat
     from finetune_cli.extras import require_trainer
     from finetune_cli.verify import find_adapter
@@ -240,4 +241,4 @@ def chat(
         raise typer.Exit(code)
 
 
-__all__ = ["USER_ERROR", "app"]
+register(app)

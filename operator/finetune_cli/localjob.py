@@ -132,6 +132,13 @@ def is_relative(uri: str) -> bool:
     return path != uri and (path in (".", "..") or path.startswith(("./", "../")))
 
 
+def find_local_uris(body: dict[str, Any]) -> list[str]:
+    """Return the URIs of a valid job that count from its file's folder."""
+    spec = body["spec"]
+    places = [spec["model"], spec["output"], *spec["dataset"]["sources"]]
+    return [place["uri"] for place in places if is_relative(place["uri"])]
+
+
 def _apply_override(body: dict[str, Any], override: str) -> None:
     path, separator, text = override.partition("=")
     parts = [part for part in path.strip().split(".") if part]

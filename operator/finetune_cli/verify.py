@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_cli.errors import CliError
@@ -49,10 +50,10 @@ def verify_uri(uri: str, *, endpoint: str | None = None, region: str | None = No
         CliError: A file is missing or differs, there is no manifest (exit code 1), or storage
             cannot be read (its own exit code).
     """
+    access = make_access(endpoint, region)
     from finetune_trainer.errors import StorageError, TrainerError
     from finetune_trainer.storage import open_store, verify_folder
 
-    access = make_access(endpoint, region)
     folder_uri = uri.removesuffix("/manifest.json").rstrip("/")
     try:
         match = VERSION_URI.match(folder_uri)
@@ -84,6 +85,28 @@ def _verify_version(uri: str, root: str, prefix: str, access: StorageAccess) -> 
             exit_code=1,
         )
     return _verified(uri, join_uri(store.uri, folder), manifest)
+
+
+def fetch_uri(
+    uri: str, folder: Path, *, endpoint: str | None = None, region: str | None = None
+) -> tuple[int, int]:
+    """Copy a published folder to a local one, checking every byte.
+
+    Returns:
+        Number of files, and their bytes.
+
+    Raises:
+        CliError: It cannot be read, or is not what its manifest says.
+    """
+    access = make_access(endpoint, region)
+    from finetune_trainer.errors import TrainerError
+    from finetune_trainer.storage import fetch_folder, open_store
+
+    try:
+        manifest = fetch_folder(open_store(uri, access), "", folder)
+    except TrainerError as error:
+        raise CliError(error.message, exit_code=error.exit_code) from error
+    return len(manifest.files), sum(file.num_bytes for file in manifest.files)
 
 
 def find_adapter(uri: str, *, endpoint: str | None = None, region: str | None = None) -> str:

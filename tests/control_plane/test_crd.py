@@ -13,36 +13,17 @@ import yaml
 from finetune_api.crd import immutable_message
 from finetune_api.messages import InvalidJobError, parse_job
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS
-from support.eventually import eventually
+from support.crd import install_crd
 from support.raw_api import APPLY, MERGE, RawApi
 from support.spec_cases import CASES, FULL_SPEC, Case, changed, minimal_job
-
-CRD = Path(__file__).parents[2] / "crds" / "finetunejobs.yaml"
-CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 @pytest.fixture(scope="module")
 def api(control_plane: Any) -> Iterator[RawApi]:
     api = RawApi(control_plane.kubeconfig)
-    body = yaml.safe_load(CRD.read_text())
-    path = f"{CRDS}/{body['metadata']['name']}?fieldManager=test&force=true&fieldValidation=Strict"
-    status, answer = api.send("PATCH", path, body, content_type=APPLY)
-    assert status in (200, 201), answer["message"]
-
-    def is_established() -> bool:
-        _, crd = api.send("GET", f"{CRDS}/{body['metadata']['name']}")
-        conditions = {c["type"]: c["status"] for c in crd.get("status", {}).get("conditions", [])}
-        assert conditions.get("NonStructuralSchema") is None, crd["status"]["conditions"]
-        return conditions.get("Established") == "True" and _is_served(api)
-
-    eventually(is_established, timeout=20)
+    install_crd(api)
     yield api
     api.close()
-
-
-def _is_served(api: RawApi) -> bool:
-    status, _ = api.send("GET", "/apis/finetune.dev/v1alpha1/finetunejobs")
-    return status == 200
 
 
 @pytest.fixture

@@ -1,0 +1,270 @@
+"""The commands that work on a cluster; each loads its own code when it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET
+
+if TYPE_CHECKING:
+    from finetune_cli.cluster import Cluster
+
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Namespace. Default: the context's.")
+]
+Kubeconfig = Annotated[Path | None, typer.Option(help="Kubeconfig file. Default: KUBECONFIG.")]
+Name = Annotated[str, typer.Argument(help="Name of the FineTuneJob.")]
+Output = Annotated[
+    Literal["json", "yaml", "name"] | None,
+    typer.Option("--output", "-o", help="json, yaml or name instead of words."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the cluster's commands to the program."""
+    for command in (submit, list_, describe, logs, wait, suspend, resume, delete, cp):
+        app.command(command.__name__.rstrip("_"))(command)
+
+
+def _connect(context: str | None, namespace: str | None, kubeconfig: Path | None) -> Cluster:
+    from finetune_cli.cluster import Cluster
+
+    return Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
+
+
+def _print(body: dict[str, Any], output: str | None, words: str) -> None:
+    """Print an object as asked, or the words."""
+    for item in body.get("items", [body]):
+        item.get("metadata", {}).pop("managedFields", None)
+    if output == "json":
+        print(json.dumps(body, indent=2))
+    elif output == "yaml":
+        import yaml
+
+        print(yaml.safe_dump(body, sort_keys=False), end="")
+    elif output == "name":
+        for item in body.get("items", [body]):
+            print(f"finetunejob.finetune.dev/{item['metadata']['name']}")
+    else:
+        print(words)
+
+
+def submit(
+    file: Annotated[str, typer.Argument(help="The job file; - reads standard input.")],
+    wait_for_end: Annotated[bool, typer.Option("--wait", help="Wait for the job's end.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Have the API server check it, and store nothing.")
+    ] = False,
+    output: Output = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Send a job to a cluster. Sending it again changes what may change."""
+    from finetune_cli.documents import parse_document, read_single
+    from finetune_cli.localjob import find_local_uris
+
+    document = read_single(file)
+    parse_document(document)
+    local = find_local_uris(document.body)
+    if local:
+        raise CliError(
+            f"{file}: {', '.join(local)} lies on this machine, a cluster cannot read it; upload it "
+            "and name it as s3://, or run the job here: finetune run"
+        )
+    metadata = document.body["metadata"]
+    cluster = _connect(context, namespace or metadata.get("namespace"), kubeconfig)
+    stored, verb = cluster.apply_job(document.body, is_dry_run=dry_run)
+    name = stored["metadata"]["name"]
+    note = " (dry run)" if dry_run else ""
+    _print(stored, output, f"finetunejob.finetune.dev/{name} {verb}{note}")
+    if wait_for_end and not dry_run:
+        _wait(cluster, name, "Complete", None)
+
+
+def list_(
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Jobs of all namespaces.")
+    ] = False,
+    selector: Annotated[str | None, typer.Option("--selector", "-l", help="Labels.")] = None,
+    output: Annotated[
+        Literal["json", "yaml", "name", "wide"] | None,
+        typer.Option("--output", "-o", help="json, yaml, name or wide."),
+    ] = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """List jobs and how far they are."""
+    from finetune_cli.jobview import COLUMNS, WIDE_COLUMNS, current_time, row, table
+
+    cluster = _connect(context, namespace, kubeconfig)
+    found = cluster.list_jobs(all_namespaces=all_namespaces, selector=selector)
+    is_wide = output == "wide"
+    columns = WIDE_COLUMNS if is_wide else COLUMNS
+    rows = [row(job, current_time(), is_wide=is_wide) for job in found["items"]]
+    if all_namespaces:
+        columns = ("NAMESPACE", *columns)
+        spaces = [job["metadata"]["namespace"] for job in found["items"]]
+        rows = [[space, *cells] for space, cells in zip(spaces, rows, strict=True)]
+    where = "in any namespace" if all_namespaces else f"in namespace {cluster.namespace}"
+    words = "\n".join(table(rows, columns)) if rows else f"no FineTuneJobs {where}"
+    _print(found, output, words)
+
+
+def describe(
+    name: Name,
+    output: Output = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show everything about one job. Conditions, scores, adapter, failure, events."""
+    from finetune_cli import jobview
+
+    cluster = _connect(context, namespace, kubeconfig)
+    job = cluster.get_job(name)
+    events = [] if output else cluster.list_events(name)
+    _print(job, output, "\n".join(jobview.describe(job, events, jobview.current_time())))
+
+
+def logs(
+    name: Name,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on through all stages to the end.")
+    ] = False,
+    stage: Annotated[
+        Literal["prepare", "train", "evaluate"] | None, typer.Option(help="Only this stage.")
+    ] = None,
+    tail: Annotated[int | None, typer.Option(help="Only the last lines of each pod.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Print the lines as they are.")] = False,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Print what the stages of a job say."""
+    from finetune_cli.follow import follow_logs, has_started, print_log
+
+    def write(text: str) -> None:
+        print(text, flush=True)
+
+    cluster = _connect(context, namespace, kubeconfig)
+    if follow:
+        follow_logs(cluster, name, stage=stage, is_raw=raw, write=write)
+        return
+    cluster.get_job(name)
+    pods = [pod for pod in cluster.list_pods(name, stage) if has_started(pod)]
+    if not pods:
+        raise CliError(f"no pod of {name} has started yet; finetune describe {name} says why")
+    for pod in pods:
+        print_log(cluster, pod, follow=False, tail=tail, is_raw=raw, write=write)
+
+
+def wait(
+    name: Name,
+    wanted: Annotated[
+        str, typer.Option("--for", help="Condition to wait for, for example DatasetReady.")
+    ] = "Complete",
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Wait for a job's end. Exit code 1 if it failed or time is up."""
+    _wait(_connect(context, namespace, kubeconfig), name, wanted, timeout)
+
+
+def _wait(cluster: Cluster, name: str, wanted: str, timeout_seconds: float | None) -> None:
+    from finetune_cli.follow import verdict, watch_until
+    from finetune_cli.jobview import is_terminal, is_true
+
+    shown: list[str] = []
+
+    def show(job: dict[str, Any]) -> None:
+        phase = job.get("status", {}).get("phase", "Pending")
+        if not shown or shown[-1] != phase:
+            shown.append(phase)
+            print(phase, flush=True)
+
+    job = watch_until(
+        cluster,
+        name,
+        lambda body: is_true(body, wanted) or is_terminal(body),
+        timeout_seconds=timeout_seconds,
+        on_change=show,
+    )
+    is_held, words = verdict(job, wanted)
+    if not is_held:
+        raise CliError(f"FineTuneJob {name}: {words}", exit_code=NOT_MET)
+    print(f"finetunejob.finetune.dev/{name}: {words}")
+
+
+def suspend(
+    name: Name,
+    output: Output = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Hold a job. Running pods save and stop, nothing new starts."""
+    cluster = _connect(context, namespace, kubeconfig)
+    stored = cluster.patch_job(name, {"spec": {"suspend": True}})
+    _print(stored, output, f"finetunejob.finetune.dev/{name} suspended")
+
+
+def resume(
+    name: Name,
+    output: Output = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Let a held job go on from its last checkpoint."""
+    cluster = _connect(context, namespace, kubeconfig)
+    stored = cluster.patch_job(name, {"spec": {"suspend": False}})
+    _print(stored, output, f"finetunejob.finetune.dev/{name} resumed")
+
+
+def delete(
+    names: Annotated[list[str], typer.Argument(help="Names of FineTuneJobs.")],
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Delete jobs and their pods. Files in object storage stay."""
+    cluster = _connect(context, namespace, kubeconfig)
+    for name in names:
+        cluster.delete_job(name)
+        print(f"finetunejob.finetune.dev/{name} deleted")
+
+
+def cp(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(help="Local folder for the adapter.")],
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL of the S3 server. Default: the job's.")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")] = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Copy a job's adapter to a local folder, checking every byte."""
+    from finetune_cli.verify import fetch_uri
+
+    job = _connect(context, namespace, kubeconfig).get_job(name)
+    uri = job.get("status", {}).get("artifact", {}).get("uri")
+    if not uri:
+        phase = job.get("status", {}).get("phase", "Pending")
+        raise CliError(f"FineTuneJob {name} has published no adapter; it is {phase}")
+    s3 = job["spec"].get("s3", {})
+    count, num_bytes = fetch_uri(
+        uri, folder, endpoint=endpoint or s3.get("endpoint"), region=region or s3.get("region")
+    )
+    print(f"copied and verified {count} files, {num_bytes:,} bytes: {uri} -> {folder}")

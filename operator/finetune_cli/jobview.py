@@ -1,0 +1,220 @@
+"""How a FineTuneJob from a cluster is shown; pure functions over the object as a dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+Body = Mapping[str, Any]
+
+COLUMNS = ("NAME", "PHASE", "PROGRESS", "STEP", "LOSS", "QUEUE", "AGE")
+WIDE_COLUMNS = (*COLUMNS, "REASON", "ADAPTER")
+
+
+def condition(job: Body, kind: str) -> Body:
+    """Return one condition, or an empty mapping."""
+    conditions = job.get("status", {}).get("conditions", [])
+    return next((c for c in conditions if c.get("type") == kind), {})
+
+
+def is_true(job: Body, kind: str) -> bool:
+    """Whether a condition holds."""
+    return bool(condition(job, kind).get("status") == "True")
+
+
+def is_terminal(job: Body) -> bool:
+    """Whether the job has ended, one way or the other."""
+    return is_true(job, "Complete") or is_true(job, "Failed")
+
+
+def metric(job: Body, name: str) -> str:
+    """Return the latest value of a training metric, or nothing."""
+    metrics = job.get("status", {}).get("metrics", [])
+    return next((str(m.get("value", "")) for m in metrics if m.get("name") == name), "")
+
+
+def row(job: Body, now: datetime, *, is_wide: bool) -> list[str]:
+    """Return the cells of one line of ``finetune list``."""
+    status = job.get("status", {})
+    progress = status.get("progress", {})
+    percent = progress.get("percent")
+    total = progress.get("totalSteps")
+    step = progress.get("step")
+    cells = [
+        job["metadata"]["name"],
+        status.get("phase", "Pending"),
+        "" if percent is None else f"{percent}%",
+        "" if step is None else f"{step}/{total}" if total else str(step),
+        metric(job, "loss"),
+        job["spec"].get("queueName", ""),
+        age(job["metadata"].get("creationTimestamp"), now),
+    ]
+    if is_wide:
+        cells += [
+            status.get("lastFailure", {}).get("reason", ""),
+            status.get("artifact", {}).get("uri", ""),
+        ]
+    return cells
+
+
+def table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> list[str]:
+    """Lay out cells as kubectl does: left-aligned, three blanks apart."""
+    widths = [max(len(line[i]) for line in (columns, *rows)) for i in range(len(columns))]
+    return [
+        "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (columns, *rows)
+    ]
+
+
+def age(timestamp: str | None, now: datetime) -> str:
+    """Return the time since a timestamp as kubectl writes it: ``45s``, ``12m``, ``3h``, ``5d``."""
+    if not timestamp:
+        return ""
+    seconds = int((now - datetime.fromisoformat(timestamp)).total_seconds())
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size or (seconds >= size and unit == "d"):
+            return f"{seconds // size}{unit}"
+    return f"{max(0, seconds)}s"
+
+
+def current_time() -> datetime:
+    """Return the time that ages count to."""
+    return datetime.now(UTC)
+
+
+def describe(job: Body, events: Iterable[Body], now: datetime) -> list[str]:
+    """Return the lines of ``finetune describe``."""
+    lines: list[str] = []
+    lines += _facts(_overview(job, now))
+    lines += _section("Progress", _facts(_progress(job)))
+    lines += _section("Conditions", _conditions(job, now))
+    lines += _section("Data set", _facts(_dataset(job)))
+    lines += _section("Evaluation", _evaluation(job))
+    lines += _section("Adapter", _facts(_artifact(job)))
+    lines += _section("Last failure", _facts(_failure(job)))
+    lines += _section("Events", _events(events, now))
+    return lines
+
+
+def _overview(job: Body, now: datetime) -> dict[str, Any]:
+    metadata, spec, status = job["metadata"], job["spec"], job.get("status", {})
+    resources = spec.get("resources", {})
+    return {
+        "Name": f"{metadata.get('namespace', 'default')}/{metadata['name']}",
+        "Phase": status.get("phase", "Pending"),
+        "Age": age(metadata.get("creationTimestamp"), now),
+        "Model": spec["model"]["uri"],
+        "Data": ", ".join(source["uri"] for source in spec["dataset"]["sources"]),
+        "Output": spec["output"]["uri"],
+        "GPUs": f"{resources.get('nodes', 1)} x {resources.get('gpusPerNode', 1)}",
+        "Queue": spec.get("queueName"),
+        "Suspended": "yes" if spec.get("suspend") else None,
+    }
+
+
+def _progress(job: Body) -> dict[str, Any]:
+    status = job.get("status", {})
+    progress = status.get("progress", {})
+    step, total = progress.get("step"), progress.get("totalSteps")
+    attempts = status.get("attempts", {})
+    metrics = ", ".join(f"{m['name']} {m['value']}" for m in status.get("metrics", []))
+    return {
+        "Stage": progress.get("stage"),
+        "Step": None if step is None else f"{step}/{total}" if total else step,
+        "Epoch": progress.get("epoch"),
+        "Should end": progress.get("estimatedCompletionTime"),
+        "Metrics": metrics or None,
+        "Pods started": attempts.get("total"),
+        "Counted failures": attempts.get("counted"),
+        "Preemptions": attempts.get("preemptions"),
+    }
+
+
+def _conditions(job: Body, now: datetime) -> list[str]:
+    rows = [
+        [
+            c.get("type", ""),
+            c.get("status", ""),
+            c.get("reason", ""),
+            age(c.get("lastTransitionTime"), now),
+            c.get("message", ""),
+        ]
+        for c in job.get("status", {}).get("conditions", [])
+    ]
+    return table(rows, ("TYPE", "STATUS", "REASON", "SINCE", "MESSAGE")) if rows else []
+
+
+def _dataset(job: Body) -> dict[str, Any]:
+    dataset = job.get("status", {}).get("dataset", {})
+    rows = dataset.get("rows", {})
+    return {
+        "Version": dataset.get("digest"),
+        "Rows": ", ".join(f"{count} {side}" for side, count in rows.items()) or None,
+        "Tokens": dataset.get("numTokens"),
+        "Invalid rows": dataset.get("numInvalidRows"),
+        "Truncated rows": dataset.get("numTruncatedRows"),
+    }
+
+
+def _evaluation(job: Body) -> list[str]:
+    evaluation = job.get("status", {}).get("evaluation", {})
+    rows = [[s["name"], s["base"], s["tuned"]] for s in evaluation.get("scores", [])]
+    if not rows:
+        return []
+    facts = {
+        "Goal met": {True: "yes", False: "no"}.get(evaluation.get("goalMet")),
+        "Goal": evaluation.get("message"),
+        "Samples": evaluation.get("numSamples"),
+        "Report": evaluation.get("reportUri"),
+    }
+    return [*table(rows, ("METRIC", "BASE", "TUNED")), *_facts(facts)]
+
+
+def _artifact(job: Body) -> dict[str, Any]:
+    artifact = job.get("status", {}).get("artifact", {})
+    return {
+        "URI": artifact.get("uri"),
+        "Version": artifact.get("version"),
+        "SHA-256": artifact.get("sha256"),
+        "Bytes": artifact.get("bytes"),
+        "Manifest": artifact.get("manifestUri"),
+    }
+
+
+def _failure(job: Body) -> dict[str, Any]:
+    failure = job.get("status", {}).get("lastFailure", {})
+    return {
+        "Class": failure.get("class"),
+        "Reason": failure.get("reason"),
+        "Stage": failure.get("stage"),
+        "Exit code": failure.get("exitCode"),
+        "Pod": failure.get("pod"),
+        "Node": failure.get("node"),
+        "Time": failure.get("time"),
+        "Message": failure.get("message"),
+    }
+
+
+def _events(events: Iterable[Body], now: datetime) -> list[str]:
+    rows = [
+        [
+            event.get("type", ""),
+            event.get("reason", ""),
+            age(event.get("lastTimestamp") or event.get("eventTime"), now),
+            str(event.get("count") or 1),
+            event.get("message", ""),
+        ]
+        for event in events
+    ]
+    return table(rows, ("TYPE", "REASON", "AGE", "COUNT", "MESSAGE")) if rows else []
+
+
+def _facts(facts: Mapping[str, Any]) -> list[str]:
+    known = {key: value for key, value in facts.items() if value not in (None, "")}
+    width = max((len(key) for key in known), default=0) + 1
+    return [f"{key + ':':<{width}} {value}" for key, value in known.items()]
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return ["", f"{title}:", *(f"  {line}" for line in lines)] if lines else []

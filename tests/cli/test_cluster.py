@@ -1,0 +1,208 @@
+"""The cluster's commands against a real API server; the test plays the operator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_trainer.storage import StorageAccess, open_store, publish_folder
+from support.cli import Cli, Finished
+from support.crd import install_crd
+from support.raw_api import MERGE, RawApi
+from support.spec_cases import changed, minimal_job
+
+JOB = "finetunejob.finetune.dev/example"
+NOW = "2026-01-01T00:00:00Z"
+
+
+def held(kind: str, reason: str, message: str = "") -> dict[str, str]:
+    return {
+        "type": kind,
+        "status": "True",
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": NOW,
+    }
+
+
+class Stage:
+    """A namespace, the CLI pointed at it, and the operator's pen."""
+
+    def __init__(self, api: RawApi, namespace: str, cli: Cli, kubeconfig: Path) -> None:
+        self.api, self.namespace, self.cli, self.kubeconfig = api, namespace, cli, kubeconfig
+        self.write(minimal_job())
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return ("-n", self.namespace, "--kubeconfig", str(self.kubeconfig))
+
+    def run(self, command: str, *arguments: str) -> Finished:
+        return self.cli(command, *arguments, *self.options)
+
+    def write(self, body: dict[str, Any]) -> None:
+        (self.cli.folder / "job.yaml").write_text(yaml.safe_dump(body))
+
+    def report(self, **status: Any) -> None:
+        path = f"/apis/finetune.dev/v1alpha1/namespaces/{self.namespace}/finetunejobs/example"
+        code, answer = self.api.send(
+            "PATCH", f"{path}/status", {"status": status}, content_type=MERGE
+        )
+        assert code == 200, answer
+
+
+@pytest.fixture
+def stage(control_plane: Any, namespace: str, tmp_path: Path) -> Iterator[Stage]:
+    api = RawApi(control_plane.kubeconfig)
+    install_crd(api)
+    cli = Cli(tmp_path, use_fake_trainer=False)
+    yield Stage(api, namespace, cli, control_plane.kubeconfig)
+    api.close()
+
+
+def test_submit_creates_once_and_changes_what_may_change(stage: Stage) -> None:
+    assert stage.run("submit", "job.yaml", "--dry-run").out == f"{JOB} created (dry run)\n"
+    assert "no FineTuneJobs in namespace" in stage.run("list").out
+    assert stage.run("submit", "job.yaml").out == f"{JOB} created\n"
+    assert stage.run("submit", "job.yaml").out == f"{JOB} unchanged\n"
+    stage.write(changed(minimal_job(), {"spec.backoffLimit": 1}))
+    assert stage.run("submit", "job.yaml", "-o", "name").out == f"{JOB}\n"
+    stored = json.loads(stage.run("describe", "example", "-o", "json").out)
+    assert stored["spec"]["backoffLimit"] == 1
+    assert "managedFields" not in stored["metadata"]
+
+
+def test_submit_tells_why_a_change_is_refused(stage: Stage) -> None:
+    stage.run("submit", "job.yaml")
+    stage.write(changed(minimal_job(), {"spec.model.uri": "hf://other/model"}))
+    done = stage.run("submit", "job.yaml")
+    assert done.code == 64
+    assert "model is fixed once the job exists" in done.err
+
+
+def test_submit_refuses_files_of_this_machine(stage: Stage) -> None:
+    stage.write(changed(minimal_job(), {"spec.dataset.sources.0.uri": "file://./data.jsonl"}))
+    done = stage.run("submit", "job.yaml")
+    assert done.code == 64
+    assert "file://./data.jsonl lies on this machine" in done.err
+
+
+def test_list_and_describe_show_progress_and_failure(stage: Stage) -> None:
+    stage.write(changed(minimal_job(), {"spec.queueName": "team-a"}))
+    stage.run("submit", "job.yaml")
+    stage.report(
+        phase="Training",
+        conditions=[held("Accepted", "Valid", "the job can run")],
+        progress={"stage": "train", "step": 120, "totalSteps": 600, "percent": 20},
+        metrics=[{"name": "loss", "value": "1.23"}],
+        lastFailure={"class": "Evicted", "reason": "Preempted", "message": "node drained"},
+    )
+    lines = stage.run("list").out.splitlines()
+    assert lines[0].split() == ["NAME", "PHASE", "PROGRESS", "STEP", "LOSS", "QUEUE", "AGE"]
+    assert lines[1].split()[:-1] == ["example", "Training", "20%", "120/600", "1.23", "team-a"]
+    assert "Preempted" in stage.run("list", "-o", "wide").out
+    assert stage.run("list", "-o", "name").out == f"{JOB}\n"
+    assert yaml.safe_load(stage.run("list", "-o", "yaml").out)["kind"] == "FineTuneJobList"
+    described = stage.run("describe", "example").out
+    for text in ("Phase:", "Training", "120/600", "Accepted", "the job can run", "node drained"):
+        assert text in described
+
+
+def test_suspend_and_resume_turn_one_field(stage: Stage) -> None:
+    stage.run("submit", "job.yaml")
+    assert stage.run("suspend", "example").out == f"{JOB} suspended\n"
+    assert json.loads(stage.run("describe", "example", "-o", "json").out)["spec"]["suspend"] is True
+    assert stage.run("resume", "example").out == f"{JOB} resumed\n"
+    stored = json.loads(stage.run("describe", "example", "-o", "json").out)
+    assert stored["spec"]["suspend"] is False
+
+
+def test_wait_ends_with_the_jobs_end(stage: Stage) -> None:
+    stage.run("submit", "job.yaml")
+    process = stage.cli.start("wait", "example", *stage.options)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "Pending\n"
+    stage.report(phase="Training")
+    assert process.stdout.readline() == "Training\n"
+    stage.report(phase="Succeeded", conditions=[held("Complete", "Succeeded", "published")])
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.splitlines()[-1] == f"{JOB}: Complete=True, Succeeded, published"
+
+
+def test_wait_fails_with_the_job_and_when_time_is_up(stage: Stage) -> None:
+    stage.run("submit", "job.yaml")
+    done = stage.run("wait", "example", "--timeout", "0.2")
+    assert done.code == 1
+    assert "FineTuneJob example is still Pending after 0.2 s" in done.err
+    stage.report(phase="Failed", conditions=[held("Failed", "BucketNotFound", "no such bucket")])
+    done = stage.run("wait", "example")
+    assert done.code == 1
+    assert "Failed=True, BucketNotFound, no such bucket" in done.err
+
+
+def test_delete_removes_the_job(stage: Stage) -> None:
+    stage.run("submit", "job.yaml")
+    assert stage.run("delete", "example").out == f"{JOB} deleted\n"
+    done = stage.run("describe", "example")
+    assert done.code == 64
+    assert "cannot read FineTuneJob" in done.err
+    assert "not found" in done.err
+
+
+def test_logs_before_any_pod_say_where_to_look(stage: Stage) -> None:
+    stage.run("submit", "job.yaml")
+    done = stage.run("logs", "example")
+    assert done.code == 64
+    assert "finetune describe example says why" in done.err
+
+
+def test_cp_brings_the_adapter_and_checks_it(stage: Stage) -> None:
+    stage.run("submit", "job.yaml")
+    done = stage.run("cp", "example", "here")
+    assert done.code == 64
+    assert "has published no adapter; it is Pending" in done.err
+    made = stage.cli.folder / "made"
+    made.mkdir()
+    (made / "adapter_config.json").write_text("{}")
+    uri = f"file://{stage.cli.folder}/out"
+    publish_folder(open_store(uri, StorageAccess()), "adapter", made, created_by="test")
+    stage.report(artifact={"uri": f"{uri}/adapter"})
+    done = stage.run("cp", "example", "here")
+    assert done.code == 0, done.err
+    assert "copied and verified 1 files, 2 bytes" in done.out
+    assert (stage.cli.folder / "here" / "adapter_config.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--context", "nowhere"), "cannot use the kubeconfig"),
+        (("--kubeconfig", "missing"), "cannot use the kubeconfig"),
+    ],
+)
+def test_bad_kubeconfig_is_explained(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = Cli(tmp_path)("list", *arguments)
+    assert done.code == 64
+    assert message in done.err
+
+
+def test_silent_server_is_told(tmp_path: Path) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        "clusters": [{"name": "a", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "users": [{"name": "a", "user": {}}],
+    }
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    done = Cli(tmp_path)("list", "--kubeconfig", "config")
+    assert done.code == 64
+    assert "http://127.0.0.1:9 does not answer" in done.err
