@@ -129,6 +129,9 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, progress to stderr.")
     ] = False,
+    result_file: Annotated[
+        Path | None, typer.Option("--result", help="Also write the result as JSON to this file.")
+    ] = None,
     work_dir: Annotated[Path | None, typer.Option(help="Scratch folder of this run.")] = None,
 ) -> None:
     """Run a job on this machine. Ctrl-C saves; the same command resumes."""
@@ -156,8 +159,11 @@ def run(
         outcome = Runner(planned, display).run()
     finally:
         display.close()
+    result = json.dumps(to_json(outcome), indent=1)
+    if result_file is not None:
+        result_file.write_text(result + "\n", encoding="utf-8")
     if as_json:
-        print(json.dumps(to_json(outcome), indent=1))
+        print(result)
     else:
         print_summary(outcome, console)
     if outcome.failed is not None:

@@ -127,7 +127,8 @@ def test_json_is_alone_on_stdout(cli: Cli) -> None:
     assert body["results"]["train"]["sha256"] == "ab" * 32
     assert "train: started" in done.err
     cli.script(train=["ok", "fail:65"])
-    failed = json.loads(cli("run", "job.yaml", "--json").out)
+    failed = json.loads(cli("run", "job.yaml", "--json", "--result", "result.json").out)
+    assert json.loads((cli.folder / "result.json").read_text()) == failed
     assert failed["failure"]["reason"] == "Scripted"
     assert failed["failure"]["stage"] == "train"
 
