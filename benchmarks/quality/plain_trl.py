@@ -30,7 +30,9 @@ def read(path: Path) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl, test.jsonl")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train.jsonl, test.jsonl"
+    )
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--metric", choices=["exactMatch", "rougeL"], required=True)
     parser.add_argument("--max-new-tokens", type=int, required=True)
@@ -42,7 +44,10 @@ def main() -> None:
     dtype = torch.bfloat16 if recipe["bfloat16"] else torch.float32
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype)
     train = Dataset.from_list(
-        [{k: row[k] for k in ("prompt", "completion")} for row in read(arguments.data / "train.jsonl")]
+        [
+            {k: row[k] for k in ("prompt", "completion")}
+            for row in read(arguments.data / "train.jsonl")
+        ]
     )
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(

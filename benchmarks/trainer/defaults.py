@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from step_time import measure  # noqa: E402
+from step_time import measure
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
         rates = [run["tokens"] / run["seconds"] for run in (ours, theirs)]
         ratios.append(rates[0] / rates[1])
         print(
-            f"pair {pair + 1}: ours {rates[0]:.0f} tokens/s, TRL's defaults {rates[1]:.0f} tokens/s, "
+            f"pair {pair + 1}: ours {rates[0]:.0f} tokens/s, TRL's defaults {rates[1]:.0f}, "
             f"ratio {ratios[-1]:.2f}, peak {ours['peak_bytes'] / 2**30:.2f} / "
             f"{theirs['peak_bytes'] / 2**30:.2f} GiB",
             flush=True,

@@ -1,7 +1,7 @@
 """One measured training run in a fresh process; prints one JSON line.
 
-``ours`` builds the trainer as the stage does, with all its callbacks; ``plain`` is the TRL script that
-a good engineer would write, either with our settings (``--settings ours``) or with TRL's own defaults.
+``ours`` builds the trainer as the stage does, with all its callbacks; ``plain`` is the TRL script
+that a good engineer would write with the settings of ``--recipe``; ``defaults`` is the shortest one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(Path(__file__).parent)]
 
-from base_model import ensure_model  # noqa: E402
 from rows import chat_rows  # noqa: E402
+
+from base_model import ensure_model  # noqa: E402
 
 
 class Stopwatch:
@@ -40,6 +41,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
+        """Seconds from the end of the warm-up to the last step."""
         return self.begins[-1] - self.begins[self.warmup - 1]
 
 
@@ -89,10 +91,16 @@ def ours(job: Any, num_steps: int, warmup: int, rows: list[dict]) -> dict[str, A
             ],
         )  # fmt: skip
         trainer.train()
-    return {"seconds": watch.seconds, "recipe": recipe.to_json(), **_tokens(trainer, num_steps, warmup)}
+    return {
+        "seconds": watch.seconds,
+        "recipe": recipe.to_json(),
+        **_tokens(trainer, num_steps, warmup),
+    }
 
 
-def plain(settings: dict[str, Any] | None, num_steps: int, warmup: int, rows: list[dict]) -> dict[str, Any]:
+def plain(
+    settings: dict[str, Any] | None, num_steps: int, warmup: int, rows: list[dict]
+) -> dict[str, Any]:
     """Train with a plain TRL script; None uses TRL's own defaults."""
     import torch
     from datasets import Dataset

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import random
 
-WORDS = "order refund parcel invoice account delivery payment colour size return help thanks".split()
+WORDS = [
+    "order",
+    "refund",
+    "parcel",
+    "invoice",
+    "account",
+    "delivery",
+    "payment",
+    "colour",
+    "size",
+    "return",
+    "help",
+    "thanks",
+]
 
 
 def chat_rows(num_rows: int, *, seed: int = 7) -> list[dict]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def bench(tmp_path: Path, tiny_model: Path, rows: Path) -> Callable[..., Workben
 @pytest.fixture(scope="session")
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, rows: Path
-) -> Iterator[tuple[Workbench, dict[str, Any]]]:
+) -> tuple[Workbench, dict[str, Any]]:
     """One run of all stages with nothing in its way, and its train result."""
     workbench = Workbench(
         folder=tmp_path_factory.mktemp("undisturbed"), model=tiny_model, data=rows
@@ -46,4 +46,4 @@ def undisturbed(
     workbench.run_to("prepare")
     result = workbench.run_to("train").result
     workbench.run_to("evaluate")
-    yield workbench, result
+    return workbench, result

@@ -96,8 +96,9 @@ def test_strategies_agree_and_their_checkpoints_resume(bench: Callable[..., Work
         process = workbench.start("train")
         committed = workbench.run_folder / "checkpoints" / "step-3" / "manifest.json"
         eventually(
-            lambda committed=committed, process=process: committed.exists()
-            or process.poll() is not None,
+            lambda committed=committed, process=process: (
+                committed.exists() or process.poll() is not None
+            ),
             timeout=280,
             interval=0.001,
         )

@@ -38,7 +38,6 @@ def main(argv: list[str] | None = None) -> int:
 
         return chat_with(arguments)
     from finetune_api.trainer import Stage
-
     from finetune_trainer.stage import run_stage
 
     return run_stage(Stage(arguments.command), arguments.job)

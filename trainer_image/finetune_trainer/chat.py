@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import Environment
-
 from finetune_trainer.errors import TrainerError, UserError
-from finetune_trainer.stage import classify
+from finetune_trainer.failures import classify
 from finetune_trainer.storage import StorageAccess, fetch_folder, open_store
 from finetune_trainer.storage.model_cache import fetch_model
 
@@ -31,9 +30,7 @@ def chat_with(arguments: argparse.Namespace) -> int:
     except Exception as error:
         failure: TrainerError = classify(error)
         print(
-            json.dumps(
-                {"event": "failure", "reason": failure.reason, "message": failure.message}
-            ),
+            json.dumps({"event": "failure", "reason": failure.reason, "message": failure.message}),
             flush=True,
         )
         return failure.exit_code

@@ -20,7 +20,7 @@ from finetune_trainer.storage import ObjectStore, fetch_folder
 MANIFEST = "manifest.json"
 _STEP = re.compile(r"^step-(\d+)/manifest\.json$")
 _UNPUBLISHED = {"training_args.bin", "README.md", MANIFEST}
-"""training_args.bin is a pickle: code execution for whoever loads it. The card is written at the end."""
+"""training_args.bin is a pickle: code for whoever loads it. The card is written at the end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,9 @@ def fetch_newest(store: ObjectStore, prefix: str, folder: Path) -> tuple[int, Pa
     return None
 
 
-def upload_files(store: ObjectStore, prefix: str, folder: Path, names: list[str]) -> list[FileEntry]:
+def upload_files(
+    store: ObjectStore, prefix: str, folder: Path, names: list[str]
+) -> list[FileEntry]:
     """Upload the named files of a checkpoint folder and return their entries."""
     entries = []
     for name in names:

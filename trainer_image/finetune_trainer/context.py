@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.meta import LocalObjectReference
-from finetune_api.trainer import Environment, ResolvedJob
 from pydantic import ValidationError
 
+from finetune_api.meta import LocalObjectReference
+from finetune_api.trainer import Environment, ResolvedJob
 from finetune_trainer.errors import UserError
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage import ObjectStore, StorageAccess, open_store
@@ -150,9 +150,7 @@ class StageContext:
         from finetune_trainer.model.load import load_tokenizer
 
         folder, _ = self._model or self.model_folder(include_weights=False)
-        return load_tokenizer(
-            folder, trust_remote_code=self.job.spec.model.trust_remote_code
-        )
+        return load_tokenizer(folder, trust_remote_code=self.job.spec.model.trust_remote_code)
 
     def read_json(self, key: str) -> dict[str, Any] | None:
         """Read a JSON object from the output, or None if it is not there."""

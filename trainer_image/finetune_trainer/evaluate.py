@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetune_api.trainer import EvaluateResult, Score
+from numpy.typing import NDArray
 
+from finetune_api.trainer import EvaluateResult, Score
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluation.goal import check_goal
-from finetune_trainer.evaluation.metrics import Answers, bootstrap, choose_metrics, make_metric
+from finetune_trainer.evaluation.metrics import (
+    Answers,
+    Floats,
+    bootstrap,
+    choose_metrics,
+    make_metric,
+)
 from finetune_trainer.evaluation.questions import Question, gather_questions
 from finetune_trainer.export import weights_file
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
@@ -65,8 +72,8 @@ def evaluate(context: StageContext) -> EvaluateResult:
     if not questions:
         raise DataError(
             "NoHeldOutRows",
-            "there is no held-out row to evaluate on; set dataset.split.testPercent above 0 or give "
-            "a source with side: Test",
+            "there is no held-out row to evaluate on; set dataset.split.testPercent above 0 or "
+            "give a source with side: Test",
         )
     comparison = compare(context, questions, adapter_dir)
     scores = score_all(context, comparison)
@@ -103,7 +110,9 @@ def compare(context: StageContext, questions: list[Question], adapter_dir: Path)
     base_dir, _ = context.model_folder()
     tokenizer = context.load_tokenizer()
     encoder = Encoder(
-        tokenizer, loss=job.spec.method.loss, max_tokens=job.spec.hyperparameters.max_sequence_length
+        tokenizer,
+        loss=job.spec.method.loss,
+        max_tokens=job.spec.hyperparameters.max_sequence_length,
     )
     pair = ModelPair(
         base_dir,
@@ -129,7 +138,7 @@ def compare(context: StageContext, questions: list[Question], adapter_dir: Path)
         context.emit.progress(step=done, total_steps=total)
 
     def ask(model: Any) -> Answers:
-        pad_id = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
+        pad_id = int(tokenizer.pad_token_id)
         sums, counts = score_likelihood(model, examples, pad_id=pad_id, tick=tick)
         texts = generate_answers(
             model,
@@ -141,12 +150,13 @@ def compare(context: StageContext, questions: list[Question], adapter_dir: Path)
         )
         return Answers(
             texts=texts,
-            nll_sums=np.bincount(owners, weights=sums, minlength=len(questions)),
-            num_tokens=np.bincount(owners, weights=counts, minlength=len(questions)),
+            nll_sums=_sum_by(owners, sums, len(questions)),
+            num_tokens=_sum_by(owners, counts, len(questions)),
         )
 
     context.emit.message(
-        f"asking base and tuned model {len(questions)} held-out questions, answers up to {length} tokens"
+        f"asking base and tuned model {len(questions)} held-out questions, "
+        f"answers up to {length} tokens"
     )
     with pair.base() as model:
         base = ask(model)
@@ -168,8 +178,8 @@ def score_all(context: StageContext, comparison: Comparison) -> list[Score]:
         if name not in ("loss", "perplexity") and len(answered) != len(comparison.questions):
             raise DataError(
                 "MetricUnsuitable",
-                f"goal.metric {name} needs an answer in every held-out row, but some rows are plain "
-                "text; use loss or perplexity",
+                f"goal.metric {name} needs an answer in every held-out row, but some rows are "
+                "plain text; use loss or perplexity",
             )
         metrics = [
             make_metric(name, answers, comparison.references)
@@ -255,6 +265,11 @@ def _publish_if_good(
         return result
     version, key = publish_version(context, adapter, result)
     return result.model_copy(update={"version": version, "manifest_uri": context.uri_of(key)})
+
+
+def _sum_by(owners: NDArray[np.int64], values: Floats, size: int) -> Floats:
+    # A question may stand for several rows, one per reference.
+    return np.bincount(owners, weights=values, minlength=size).astype(np.float64)
 
 
 def _set_threads(num_cpus: int) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.trainer import ResolvedJob
-
 from finetune_trainer.errors import InternalError
 from finetune_trainer.model.load import read_config
 
@@ -69,26 +68,27 @@ def model_card(
         pipeline_tag="text-generation",
         tags=["sft", adapter.type.lower(), "finetune-operator"],
     )
-    rows = [
-        f"| {label} | {value} |"
-        for label, value in (
-            ("Base model", f"{model_name} @ {record['revision']}"),
-            ("Data set version", record["dataset"]),
-            ("Adapter", adapter.type if is_full else f"{adapter.type} rank {adapter.rank} alpha {adapter.alpha} dropout {adapter.dropout} on {', '.join(adapter.target_modules)}"),
-            ("Trainable parameters", record["numTrainableParameters"]),
-            ("Steps", record["step"]),
-            ("Global batch size", recipe["global_batch_size"]),
-            ("Learning rate", f"{recipe['learning_rate']:g} ({job.spec.hyperparameters.scheduler})"),
-            ("Epochs", f"{recipe['epochs']:g}"),
-            ("Base precision", "bfloat16" if recipe["bfloat16"] else "float32"),
-            ("Seed", job.spec.hyperparameters.seed),
-        )
-    ]
+    targets = ", ".join(adapter.target_modules)
+    shape = f"rank {adapter.rank} alpha {adapter.alpha} dropout {adapter.dropout} on {targets}"
+    scheduler = job.spec.hyperparameters.scheduler
+    facts = {
+        "Base model": f"{model_name} @ {record['revision']}",
+        "Data set version": record["dataset"],
+        "Adapter": adapter.type if is_full else f"{adapter.type} {shape}",
+        "Trainable parameters": record["numTrainableParameters"],
+        "Steps": record["step"],
+        "Global batch size": recipe["global_batch_size"],
+        "Learning rate": f"{recipe['learning_rate']:g} ({scheduler})",
+        "Epochs": f"{recipe['epochs']:g}",
+        "Base precision": "bfloat16" if recipe["bfloat16"] else "float32",
+        "Seed": job.spec.hyperparameters.seed,
+    }
+    rows = [f"| {label} | {value} |" for label, value in facts.items()]
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {job.name}",
-        f"{'Model' if is_full else 'Adapter'} for {model_name}, trained by finetune-operator from the job "
-        f"`{job.namespace}/{job.name}`.",
+        f"{'Model' if is_full else 'Adapter'} for {model_name}, trained by "
+        f"finetune-operator from the job `{job.namespace}/{job.name}`.",
         "## Recipe\n\n| | |\n|---|---|\n" + "\n".join(rows),
     ]
     if scores:

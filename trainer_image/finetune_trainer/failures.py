@@ -6,7 +6,6 @@ import errno
 import traceback
 
 from finetune_api.trainer import Environment
-
 from finetune_trainer.errors import InternalError, OutOfMemory, StorageError, TrainerError
 
 

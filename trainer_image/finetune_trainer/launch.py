@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import Environment, ExitCode
-
 from finetune_trainer.errors import (
     DataError,
     InternalError,
@@ -92,7 +91,9 @@ def launch_command(topology: Topology, plan: Path, *, use_gpu: bool) -> list[str
     return [*command, "--module", "finetune_trainer.sft.worker", str(plan)]
 
 
-def run_ranks(topology: Topology, plan: Path, control_dir: Path, *, use_gpu: bool) -> dict[str, Any]:
+def run_ranks(
+    topology: Topology, plan: Path, control_dir: Path, *, use_gpu: bool
+) -> dict[str, Any]:
     """Run this node's ranks to their end.
 
     Returns:
@@ -133,12 +134,18 @@ def run_ranks(topology: Topology, plan: Path, control_dir: Path, *, use_gpu: boo
 def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> TrainerError:
     records = [json.loads(path.read_text()) for path in sorted(control_dir.glob("failure-*.json"))]
     # A rank that failed on its own says more than one that lost its peer.
-    records.sort(key=lambda r: (_lost_peer(r["message"]), r["exit_code"] == ExitCode.STOPPED, r["rank"]))
+    records.sort(
+        key=lambda r: (
+            _lost_peer(r["message"]),
+            r["exit_code"] == ExitCode.STOPPED,
+            r["rank"],
+        )
+    )
     if oom_killed:
         return OutOfMemory(
             "HostOutOfMemory",
-            "a training process was killed by the kernel for lack of memory; raise resources.memory "
-            "or lower hyperparameters.microBatchSize",
+            "a training process was killed by the kernel for lack of memory; raise "
+            "resources.memory or lower hyperparameters.microBatchSize",
         )
     if records:
         record = records[0]
@@ -155,8 +162,8 @@ def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> Train
     if exit_code in (-signal.SIGKILL, 137) or "SIGKILL" in tail or "-9" in tail:
         return RetryableError(
             "RankKilled",
-            "a training process was killed (SIGKILL) without a word: the host ran out of memory, or "
-            "someone killed it; the next attempt resumes at the last checkpoint",
+            "a training process was killed (SIGKILL) without a word: the host ran out of memory, "
+            "or someone killed it; the next attempt resumes at the last checkpoint",
         )
     return InternalError(
         "RanksFailed", f"accelerate launch ended with exit code {exit_code}:\n{tail}"
@@ -164,7 +171,13 @@ def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> Train
 
 
 def _lost_peer(message: str) -> bool:
-    words = ("Connection closed by peer", "Connection reset by peer", "DistNetworkError", "DistStoreError", "Broken pipe")
+    words = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "DistNetworkError",
+        "DistStoreError",
+        "Broken pipe",
+    )
     return any(word in message for word in words)
 
 
@@ -177,7 +190,9 @@ def _stop_on_signal(control_dir: Path, process: subprocess.Popen[bytes]) -> Iter
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {
+        number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield
     finally:

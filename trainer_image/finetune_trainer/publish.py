@@ -1,8 +1,8 @@
 """Publishes an adapter as the next version of its job's name: one manifest, written once.
 
-``versions/<namespace>/<name>/<n>/manifest.json`` points at the run's files by checksum. The number is
-claimed by a conditional write, so that two runs never share one; a run that was published already is
-found by its UID and not published again.
+``versions/<namespace>/<name>/<n>/manifest.json`` points at the run's files by checksum. The number
+is claimed by a conditional write, so that two runs never share one; a run that was published already
+is found by its UID and not published again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult
-
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage import AlreadyExists, Manifest
@@ -51,8 +50,8 @@ def publish_version(
         return number, key
     raise StorageError(
         "VersionContended",
-        f"could not claim a version under {context.uri_of(job.versions_prefix)} in {MAX_TRIES} tries: "
-        "other runs of the same name keep publishing; run again",
+        f"could not claim a version under {context.uri_of(job.versions_prefix)} in {MAX_TRIES} "
+        "tries: other runs of the same name keep publishing; run again",
     )
 
 

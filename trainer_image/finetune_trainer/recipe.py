@@ -8,8 +8,8 @@ The rules, with their reasons:
   below 100 steps, between 1e-4 and 2e-3. ``Full`` takes a tenth.
 * **Global batch.** 8 below 1,000 training rows, 16 below 10,000, else 32: adapters pay for large
   batches more than full fine-tuning does (same source). It never depends on the world size.
-* **Micro batch.** The largest divisor of the rank's share whose tokens fit the budget of one forward
-  pass: enough to fill the device, small enough for its memory.
+* **Micro batch.** The largest divisor of the rank's share whose tokens fit the budget of one
+  forward pass: enough to fill the device, small enough for its memory.
 * **Activation checkpointing.** Only when the estimate below exceeds 80 % of the memory: it costs
   20-50 % of the speed.
 """
@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob
-
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 
@@ -141,8 +140,10 @@ def decide_recipe(
         quantized=spec.method.adapter.type == "QLoRA",
         checkpointing=False,
     )
-    available = hardware.memory_bytes if use_gpu else hardware.memory_bytes // max(
-        1, spec.resources.gpus_per_node
+    available = (
+        hardware.memory_bytes
+        if use_gpu
+        else hardware.memory_bytes // max(1, spec.resources.gpus_per_node)
     )
     checkpointing = hyper.activation_checkpointing == "On" or (
         hyper.activation_checkpointing == "Auto" and memory > 0.8 * available

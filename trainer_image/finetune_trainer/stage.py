@@ -14,7 +14,6 @@ from finetune_api.trainer import (
     StageResult,
     TerminationMessage,
 )
-
 from finetune_trainer.context import StageContext, read_job
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.failures import classify
@@ -51,9 +50,7 @@ def run_stage(stage: Stage, job_path: Path) -> int:
 def _end_with(emit: EventEmitter, error: TrainerError) -> int:
     step: int | None = getattr(error, "step", None)
     rank: int | None = getattr(error, "rank", None)
-    emit.failure(
-        reason=error.reason, message=error.message, exit_code=error.exit_code, step=step
-    )
+    emit.failure(reason=error.reason, message=error.message, exit_code=error.exit_code, step=step)
     write_termination(
         TerminationMessage(
             stage=emit.stage,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import MetricValue, TrainResult
-
 from finetune_trainer.checkpoint import delete_prefix, fetch_newest
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
@@ -88,7 +87,11 @@ def _publish(
         key,
         final_dir,
         created_by="finetune_trainer train",
-        inputs={"dataset": record["dataset"], "model": record["model"], "revision": record["revision"]},
+        inputs={
+            "dataset": record["dataset"],
+            "model": record["model"],
+            "revision": record["revision"],
+        },
     )
     # The adapter is durable: its checkpoints have done their work.
     delete_prefix(context.output, f"{job.run_prefix}/checkpoints")

@@ -122,7 +122,9 @@ def bootstrap(
         draws[sample] = [metric(rows) for metric in metrics]
     values = [metric(everything) for metric in metrics]
     intervals = [
-        Interval(value=value, low=_percentile(draws[:, i], 2.5), high=_percentile(draws[:, i], 97.5))
+        Interval(
+            value=value, low=_percentile(draws[:, i], 2.5), high=_percentile(draws[:, i], 97.5)
+        )
         for i, value in enumerate(values)
     ]
     if len(metrics) != 2:
@@ -186,9 +188,7 @@ def _bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> Resample
 
     bleu = BLEU(effective_order=True)
     width = max((len(group) for group in references), default=1)
-    streams = [
-        [group[i] if i < len(group) else None for group in references] for i in range(width)
-    ]
+    streams = [[group[i] if i < len(group) else None for group in references] for i in range(width)]
     # Sufficient statistics per sentence; a resample sums them (sacrebleu's own bootstrap does so).
     stats = np.array(bleu._extract_corpus_statistics(list(texts), streams))
 

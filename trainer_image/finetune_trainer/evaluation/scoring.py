@@ -81,7 +81,7 @@ def generate_answers(
     import torch
 
     answers = [""] * len(prompts)
-    pad_id = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
+    pad_id = int(tokenizer.pad_token_id)
     stops = _stop_ids(model, tokenizer)
     lengths = [len(ids) + max_new_tokens for ids in prompts]
     for batch in _batches(lengths, batch_size):
@@ -159,7 +159,7 @@ def _batches(lengths: Sequence[int], batch_size: int | None = None) -> list[list
 
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
-    stops = {int(tokenizer.eos_token_id)}  # type: ignore[arg-type]
+    stops = {int(tokenizer.eos_token_id)}
     if isinstance(configured, int):
         stops.add(configured)
     elif configured:

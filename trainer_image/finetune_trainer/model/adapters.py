@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from finetune_api.v1alpha1.finetunejob import Adapter
-
 from finetune_trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ ALL_LINEAR = "all-linear"
 
 
 def linear_module_names(model: nn.Module) -> dict[str, int]:
-    """Count the linear modules of ``model`` by the last part of their names, output head left out."""
+    """Count the linear modules of ``model`` by the last part of their names, without the head."""
     from torch import nn
 
     counts: dict[str, int] = {}
@@ -32,7 +31,7 @@ def check_target_modules(adapter: Adapter, model: nn.Module) -> None:
     """Refuse targets that match nothing.
 
     Raises:
-        UserError: A name in ``targetModules`` matches no module; the message lists those that exist.
+        UserError: A name in ``targetModules`` matches no module; the message lists those there are.
     """
     if adapter.type == "Full" or adapter.target_modules == [ALL_LINEAR]:
         return

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.trainer import Environment, ResolvedJob
-
 from finetune_trainer.errors import UserError
 
 
@@ -30,8 +29,8 @@ class Hardware:
 
 def detect_hardware() -> Hardware:
     """Look at this node. Imports torch only where a GPU driver is present."""
-    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
-        os.cpu_count() or 1
+    num_cpus = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     )
     if _has_gpu_driver():
         import torch

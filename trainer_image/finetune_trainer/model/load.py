@@ -33,8 +33,8 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     if tokenizer.eos_token_id is None:
         raise UserError(
             "TokenizerWithoutEnd",
-            f"the tokenizer in {folder} names no end-of-sequence token, so a tuned model would never "
-            "stop; add eos_token to tokenizer_config.json",
+            f"the tokenizer in {folder} names no end-of-sequence token, so a tuned model would "
+            "never stop; add eos_token to tokenizer_config.json",
         )
     if tokenizer.pad_token_id is None:
         # Padding is masked out everywhere, so the end token can stand in.

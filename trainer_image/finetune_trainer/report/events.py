@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from finetune_api.trainer import Event, Stage, StageResult
-
 from finetune_trainer.report.push import ProgressPush
 
 

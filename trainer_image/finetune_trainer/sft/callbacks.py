@@ -1,4 +1,4 @@
-"""Callbacks that turn transformers' Trainer into a stage: progress, durable checkpoints, stopping."""
+"""Callbacks that turn transformers' Trainer into a stage: progress, checkpoints, stopping."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
 
 
 class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
-    """Publishes every checkpoint that Trainer saves, on all nodes, and commits it with a manifest."""
+    """Publishes every checkpoint that Trainer saves, on all nodes; commits it with a manifest."""
 
     def __init__(
         self, store: ObjectStore, prefix: str, *, keep: int, curve: Path, curve_key: str

@@ -82,7 +82,8 @@ class Encoder:
             before = self._tokenizer(prompt)["input_ids"]
             ids = self._with_end(self._tokenizer(prompt + completion)["input_ids"])
         else:
-            assert isinstance(prompt, list) and isinstance(completion, list)
+            assert isinstance(prompt, list)
+            assert isinstance(completion, list)
             before = self._tokens_of(self.render(prompt, generate=True))
             ids = self._tokens_of(self.render(prompt + completion))
         start = _common_prefix(before, ids)
@@ -119,7 +120,7 @@ class Encoder:
 
     def _with_end(self, ids: list[int]) -> list[int]:
         end = self._tokenizer.eos_token_id
-        return ids if ids and ids[-1] == end else [*ids, int(end)]  # type: ignore[arg-type]
+        return ids if ids and ids[-1] == end else [*ids, int(end)]
 
     def _end_of_turn(self, ids: list[int], start: int, end: int) -> int:
         # What a template writes after the end token (a newline, mostly) is not the model's to say.
@@ -161,4 +162,9 @@ def encode_rows(encoder: Encoder, rows: Iterable[dict[str, Any]], *, side: str) 
 
 
 def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
+    return sum(
+        1
+        for _ in itertools.takewhile(
+            lambda pair: pair[0] == pair[1], zip(left, right, strict=False)
+        )
+    )

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from finetune_api.trainer import ResolvedJob
 from peft import LoraConfig
 from transformers import (
     PreTrainedModel,
@@ -17,13 +16,16 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
+from finetune_api.trainer import ResolvedJob
 from finetune_trainer.recipe import Recipe
 from finetune_trainer.sft.examples import Example
 
 SCHEDULERS = {"Cosine": "cosine", "Linear": "linear", "Constant": "constant_with_warmup"}
 
 
-def build_config(job: ResolvedJob, recipe: Recipe, output_dir: Path, *, has_validation: bool) -> SFTConfig:
+def build_config(
+    job: ResolvedJob, recipe: Recipe, output_dir: Path, *, has_validation: bool
+) -> SFTConfig:
     """Build the training arguments.
 
     Must run before the model is loaded: with ZeRO-3 it switches transformers to sharded loading.

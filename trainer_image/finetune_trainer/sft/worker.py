@@ -1,7 +1,7 @@
 """One rank of a training run: ``accelerate launch ... -m finetune_trainer.sft.worker plan.json``.
 
-Started by :mod:`finetune_trainer.train`, which has fetched everything. torchrun swallows exit codes,
-so a rank that fails leaves its reason in a file for the parent.
+Started by :mod:`finetune_trainer.train`, which has fetched everything. torchrun swallows exit
+codes, so a rank that fails leaves its reason in a file for the parent.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob, Stage
-
 from finetune_trainer.errors import InternalError, Stopped, TrainerError
-from finetune_trainer.report.events import EventEmitter
-from finetune_trainer.report.push import ProgressPush
 from finetune_trainer.failures import classify
 from finetune_trainer.process import die_with_parent
+from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.report.push import ProgressPush
 from finetune_trainer.storage import StorageAccess, open_store
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerPlan:
@@ -29,7 +29,7 @@ class WorkerPlan:
 
     Attributes:
         job: Path of ``job.json``.
-        control_dir: Where ranks and parent talk: ``stop``, ``failure-<rank>.json``, ``outcome.json``.
+        control_dir: Ranks and parent talk here: ``stop``, ``failure-<n>.json``, ``outcome.json``.
         model_dir: Local base model.
         dataset_dir: Local prepared data set.
         output_dir: Where Trainer saves checkpoints.
@@ -64,16 +64,16 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     plan = WorkerPlan(**json.loads(Path(argv[1]).read_text()))
     rank = int(os.environ.get("RANK", "0"))
-    emit = EventEmitter(
-        Stage.TRAIN, push=ProgressPush.from_environment() if rank == 0 else None
-    )
+    emit = EventEmitter(Stage.TRAIN, push=ProgressPush.from_environment() if rank == 0 else None)
     # Our own push carries the same body and more.
     os.environ["DISABLE_KUBEFLOW_INTEGRATION"] = "TRUE"
     try:
         run_rank(plan, rank, emit)
     except BaseException as error:
-        failure = classify(error) if isinstance(error, Exception) else InternalError(
-            type(error).__name__, str(error) or type(error).__name__
+        failure = (
+            classify(error)
+            if isinstance(error, Exception)
+            else InternalError(type(error).__name__, str(error) or type(error).__name__)
         )
         _leave_failure(plan, rank, failure)
         # Peers may hang in a collective: leave at once, without waiting for them in destructors.
@@ -143,7 +143,9 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
     )
     check_target_modules(spec.method.adapter, model)
     store = open_store(spec.output.uri, storage_access(job, plan))
-    curve = CurveWriter(Path(plan.curve), emit, resumed_from=plan.resume_step) if rank == 0 else None
+    curve = (
+        CurveWriter(Path(plan.curve), emit, resumed_from=plan.resume_step) if rank == 0 else None
+    )
     checkpoints = DurableCheckpoints(
         store,
         f"{job.run_prefix}/checkpoints",
