@@ -344,9 +344,11 @@ async def run(name: str, scale: float, keep_log: Path | None) -> dict[str, Any]:
     """Run one scenario on an API server of its own."""
     with tempfile.TemporaryDirectory(prefix="finetune-bench-") as folder:
         async with World(Path(folder)) as world:
-            result = await SCENARIOS[name](world, scale)
-            if keep_log:
-                keep_log.write_bytes(world.operator.log.read_bytes())
+            try:
+                result = await SCENARIOS[name](world, scale)
+            finally:
+                if keep_log:
+                    keep_log.write_bytes(world.operator.log.read_bytes())
     missed = {
         key: {"target": target, "measured": result[key]}
         for key, target in TARGETS[name].items()

@@ -50,6 +50,44 @@ class EndlessBackoff:
             yield 30.0
 
 
+class NoEssence(kopf.DiffBaseStorage):  # type: ignore[misc, unused-ignore]
+    """Keeps no copy of the object's spec.
+
+    kopf copies and compares every object deeply at every event, for handlers of a kind that is not
+    registered here. Measured with jobs of 4 KiB: more than half of the operator's processor time.
+    """
+
+    def build(self, **_: Any) -> Any:
+        """Return nothing to compare."""
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        """Find nothing stored."""
+
+    def store(self, **_: Any) -> None:
+        """Store nothing."""
+
+
+class NoProgress(kopf.ProgressStorage):  # type: ignore[misc, unused-ignore]
+    """Keeps no progress of handlers: there are none that could be interrupted."""
+
+    def fetch(self, **_: Any) -> None:
+        """Find nothing stored."""
+
+    def store(self, **_: Any) -> None:
+        """Store nothing."""
+
+    def purge(self, **_: Any) -> None:
+        """Find nothing to remove."""
+
+    def touch(self, **_: Any) -> None:
+        """Write nothing."""
+
+    def clear(self, *, essence: Any) -> Any:
+        """Return the essence as it is; it is not copied."""
+        return essence
+
+
 def configure_kopf(settings: kopf.OperatorSettings) -> None:
     """Set kopf up as a host that neither writes nor gives up."""
     settings.peering.standalone = True  # a Lease of our own instead
@@ -67,6 +105,8 @@ def configure_kopf(settings: kopf.OperatorSettings) -> None:
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = EndlessBackoff()
     settings.networking.enforce_retry_after = True
+    settings.persistence.diffbase_storage = NoEssence()
+    settings.persistence.progress_storage = NoProgress()
     settings.process.ultimate_exiting_timeout = 30
 
 
