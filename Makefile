@@ -40,6 +40,7 @@ test-fast: setup ## Unit tests only: under a minute
 .PHONY: verify
 verify: setup ## Generated files, lint, format, types, imports, spelling
 	@$(PYTHON) tools/generate.py --check
+	@$(PYTHON) tools/chart_readme.py --check
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
@@ -67,7 +68,7 @@ bench: setup ## Run the benchmarks of the trainer (see benchmarks/README.md)
 	@$(PYTHON) benchmarks/quality/run.py
 
 .PHONY: manifests
-manifests: setup ## Write plain manifests for kubectl apply -f to build/manifests
+manifests: setup ## Write plain manifests for kubectl apply -f to build/
 	@$(PYTHON) tools/manifests.py
 
 .PHONY: cluster-up cluster-down cluster-status cluster-load

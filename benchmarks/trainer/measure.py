@@ -1,7 +1,7 @@
 """One measured training run in a fresh process; prints one JSON line.
 
 ``ours`` builds the trainer as the stage does, with all its callbacks; ``plain`` is the TRL script
-that a good engineer would write with the settings of ``--recipe``; ``defaults`` is the shortest one.
+that a good engineer would write with the settings of ``--recipe``; ``defaults`` the shortest one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Publishes an adapter as the next version of its job's name: one manifest, written once.
 
 ``versions/<namespace>/<name>/<n>/manifest.json`` points at the run's files by checksum. The number
-is claimed by a conditional write, so that two runs never share one; a run that was published already
-is found by its UID and not published again.
+is claimed by a conditional write, so that two runs never share one; a run that was published
+already is found by its UID and not published again.
 """
 
 from __future__ import annotations
