@@ -7,4 +7,5 @@ from support.devcluster import (  # noqa: F401
     namespace,
     node_cluster,
     private_control_plane,
+    project_images,
 )

@@ -22,7 +22,7 @@ import pytest
 from devcluster import host
 from devcluster.controlplane import ControlPlane, ControlPlaneOptions, start_control_plane
 from devcluster.existing import ExistingCluster, use_existing_cluster
-from devcluster.images import ensure_base_image, pull_image, push_image
+from devcluster.images import ensure_base_image, load_images, pull_image, push_image
 from devcluster.kueue import install_kueue
 from devcluster.node import Node, NodeOptions, start_node
 from devcluster.node.runtime import runtime_of
@@ -113,6 +113,12 @@ def base_image(node_cluster: Node) -> str:
     push_image(ensure_base_image(), reference)
     pull_image(runtime_of(node_cluster.name), reference)
     return reference
+
+
+@pytest.fixture(scope="session")
+def project_images(node_cluster: Node) -> dict[str, str]:
+    """References of the project's images, built from this working tree and on the node."""
+    return load_images(node_cluster.state)
 
 
 def _skip_where_unfit(reason: str | None) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from devcluster.errors import HostUnfitError
 from devcluster.host import INSTEAD
+from devcluster.paths import cache_root
 
 CERTIFICATES_IN_BUILD = "/run/host-certificates.pem"
 _PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX")
@@ -62,8 +63,9 @@ def builder_flags(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 def _uv_flags(environment: Mapping[str, str]) -> list[str]:
     """Mount uv with its cache: what ``make setup`` downloaded is not downloaded again."""
-    beside = Path(sys.executable).parent / "uv"
-    uv = str(beside) if beside.exists() else shutil.which("uv")
+    # The last is where `make setup` puts it if there is none.
+    places = (Path(sys.executable).parent / "uv", cache_root().parent / "uv" / "bin" / "uv")
+    uv = shutil.which("uv") or next((str(each) for each in places if each.exists()), None)
     if uv is None:
         return []
     cache = Path(environment.get("UV_CACHE_DIR") or Path.home() / ".cache" / "uv")
