@@ -19,6 +19,7 @@ from benchmarks.control_plane.simulation import (
     success_text,
     timestamp,
 )
+
 from finetune_api.trainer import Stage
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import KubeError, NotFound

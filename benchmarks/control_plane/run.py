@@ -29,7 +29,6 @@ from typing import Any
 
 import aiohttp
 import yaml
-
 from benchmarks.control_plane.driver import JobDriver
 from benchmarks.control_plane.measure import (
     AuditLog,
@@ -41,6 +40,7 @@ from benchmarks.control_plane.measure import (
     usage_of,
 )
 from benchmarks.control_plane.simulation import finetunejob
+
 from devcluster.controlplane import ControlPlane, ControlPlaneOptions, start_control_plane
 from devcluster.teardown import remove_cluster
 from finetune_api.trainer import Stage
@@ -51,9 +51,7 @@ from finetune_operator.kube.resource import PODS, Resource
 from finetune_operator.kube.transport import Transport
 
 ROOT = Path(__file__).parents[2]
-SERVICE_ACCOUNTS = Resource(
-    group="", version="v1", plural="serviceaccounts", kind="ServiceAccount"
-)
+SERVICE_ACCOUNTS = Resource(group="", version="v1", plural="serviceaccounts", kind="ServiceAccount")
 OPERATOR_AGENT = "finetune-operator"
 IDLE_SECONDS = 30.0
 
@@ -129,7 +127,9 @@ async def until(predicate: Callable[[], bool], timeout: float) -> None:
         await asyncio.sleep(0.05)
 
 
-async def all_phase(client: KubeClient, namespace: str, phase: str, count: int, timeout: float) -> None:
+async def all_phase(
+    client: KubeClient, namespace: str, phase: str, count: int, timeout: float
+) -> None:
     deadline = time.monotonic() + timeout
     while True:
         listed = await client.list(FINETUNEJOBS, namespace)
@@ -141,9 +141,7 @@ async def all_phase(client: KubeClient, namespace: str, phase: str, count: int, 
         await asyncio.sleep(0.5)
 
 
-async def measure_lives(
-    name: str, world: World, count: int, per_second: float
-) -> dict[str, Any]:
+async def measure_lives(name: str, world: World, count: int, per_second: float) -> dict[str, Any]:
     """Run ``count`` jobs to their end."""
     client, operator, audit, namespace = world.client, world.operator, world.audit, world.namespace
     driver = JobDriver(client, namespace)
@@ -177,9 +175,7 @@ async def measure_lives(
     }
 
 
-async def measure_running(
-    name: str, world: World, count: int, *, pushes: bool
-) -> dict[str, Any]:
+async def measure_running(name: str, world: World, count: int, *, pushes: bool) -> dict[str, Any]:
     """Hold ``count`` jobs in training and count what they cost."""
     client, operator, audit, namespace = world.client, world.operator, world.audit, world.namespace
     driver = JobDriver(client, namespace, hold=Stage.TRAIN)
@@ -292,9 +288,7 @@ class World:
     async def __aenter__(self) -> World:
         crd = str(ROOT / "crds" / "finetunejobs.yaml")
         self.cluster.kubectl("apply", "--server-side", "-f", crd)
-        self.cluster.kubectl(
-            "wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev"
-        )
+        self.cluster.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev")
         self.cluster.kubectl("create", "namespace", self.namespace)
         transport = Transport(
             self.connection, user_agent="benchmark-driver", qps=5000, burst=5000,

@@ -18,6 +18,7 @@ from benchmarks.control_plane.simulation import (
     success_text,
     timestamp,
 )
+
 from finetune_api.trainer import Stage
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import KubeError, NotFound
@@ -59,9 +60,7 @@ class Kubelet:
         self.script: Script = script or (lambda job, stage, attempt: success(stage))
         self.attempts: Counter[tuple[str, str, str]] = Counter()
         self._client = client
-        self._informer = Informer(
-            client, PODS, namespaces=namespaces, label_selector=JOB_LABEL
-        )
+        self._informer = Informer(client, PODS, namespaces=namespaces, label_selector=JOB_LABEL)
         self._seen: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._informer.store.add_handler(self._on_pod)

@@ -1,0 +1,213 @@
+"""Builders of snapshots: one FineTuneJob and its children at any moment of its life."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from benchmarks.control_plane.simulation import finetunejob, success_text
+
+from finetune_api.trainer import ExitCode, FailureClass, Stage, TerminationMessage
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_operator.config import OperatorConfig
+from finetune_operator.domain.conditions import timestamp
+from finetune_operator.domain.observed import Observed, trim_job, trim_pod
+from finetune_operator.domain.plan import plan
+from finetune_operator.domain.retry import Ledger
+from finetune_operator.render.job import render_job
+
+NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
+UID = "uid-of-the-job"
+CONFIG = OperatorConfig(progress_url="http://progress:8090")
+
+
+def at(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def job(**spec: Any) -> dict[str, Any]:
+    body = finetunejob("headlines", "team-a", **spec)
+    body["metadata"] |= {
+        "uid": UID,
+        "generation": 1,
+        "resourceVersion": "1",
+        "creationTimestamp": timestamp(NOW),
+    }
+    return body
+
+
+def observe(body: dict[str, Any], **known: Any) -> Observed:
+    try:
+        parsed, problem = FineTuneJob.from_wire({**body, "status": None}), ""
+    except ValueError as error:
+        parsed, problem = None, str(error)
+    pods = known.get("pods", {})
+    known.setdefault("ledger", Ledger().seen([p for found in pods.values() for p in found]))
+    return Observed(job=body, parsed=parsed, problem=problem, **known)
+
+
+def child(
+    stage: Stage, body: dict[str, Any] | None = None, *, status: Any = None, suspend: bool = False,
+    annotations: Any = None,
+) -> dict[str, Any]:  # fmt: skip
+    body = body or job()
+    spec = FineTuneJob.from_wire({**body, "status": None}).spec
+    manifest = render_job(spec, stage, name="headlines", namespace="team-a", uid=UID, config=CONFIG)
+    manifest["metadata"] |= {
+        "uid": f"uid-{stage.value}",
+        "resourceVersion": "5",
+        "creationTimestamp": timestamp(NOW),
+    }
+    if annotations:
+        manifest["metadata"]["annotations"] = annotations
+    manifest["spec"]["suspend"] = suspend
+    manifest["status"] = status or {}
+    return trim_job(manifest)
+
+
+def running(start: float = 0.0) -> dict[str, Any]:
+    return {"startTime": timestamp(at(start)), "active": 1, "ready": 1}
+
+
+def complete(start: float = 0.0, end: float = 60.0) -> dict[str, Any]:
+    return {
+        "startTime": timestamp(at(start)),
+        "completionTime": timestamp(at(end)),
+        "succeeded": 1,
+        "conditions": [
+            {"type": "Complete", "status": "True", "lastTransitionTime": timestamp(at(end))}
+        ],
+    }
+
+
+def failed(reason: str = "BackoffLimitExceeded", end: float = 60.0, count: int = 4) -> Any:
+    return {
+        "startTime": timestamp(NOW),
+        "failed": count,
+        "conditions": [
+            {
+                "type": "Failed",
+                "status": "True",
+                "reason": reason,
+                "message": "Job has reached the specified backoff limit",
+                "lastTransitionTime": timestamp(at(end)),
+            }
+        ],
+    }
+
+
+def pod(
+    stage: Stage, *, phase: str = "Running", state: Any = None, name: str = "", index: int = 0,
+    conditions: Any = None, node: str = "node-1", created: float = 0.0, deleted: bool = False,
+    **status: Any,
+) -> dict[str, Any]:  # fmt: skip
+    name = name or f"headlines-{stage.value}-{index}-abcde"
+    metadata = {
+        "name": name,
+        "namespace": "team-a",
+        "uid": f"uid-{name}",
+        "resourceVersion": "9",
+        "creationTimestamp": timestamp(at(created)),
+        "labels": {
+            "finetune.dev/job": "headlines",
+            "finetune.dev/stage": stage.value,
+            "batch.kubernetes.io/job-completion-index": str(index),
+        },
+        "ownerReferences": [
+            {"kind": "Job", "name": "x", "uid": f"uid-{stage.value}", "controller": True}
+        ],
+    }
+    if deleted:
+        metadata["deletionTimestamp"] = timestamp(NOW)
+    body = {
+        "metadata": metadata,
+        "spec": {"nodeName": node},
+        "status": {"phase": phase, "conditions": conditions or [], **status},
+    }
+    if state is not None:
+        body["status"]["containerStatuses"] = [{"name": "trainer", "state": state}]
+    return trim_pod(body)
+
+
+def ended(
+    stage: Stage,
+    exit_code: int,
+    text: str = "",
+    *,
+    reason: str = "",
+    end: float = 60.0,
+    **more: Any,
+) -> dict[str, Any]:
+    state = {
+        "terminated": {
+            "exitCode": exit_code,
+            "message": text,
+            "reason": reason or ("Completed" if exit_code == 0 else "Error"),
+            "finishedAt": timestamp(at(end)),
+        }
+    }
+    return pod(stage, phase="Succeeded" if exit_code == 0 else "Failed", state=state, **more)
+
+
+def succeeded(stage: Stage, *, goal_met: bool = True) -> dict[str, Any]:
+    return ended(stage, 0, success_text(stage, goal_met=goal_met))
+
+
+def words(
+    stage: Stage, code: ExitCode, failure: FailureClass, reason: str, message: str, **more: Any
+) -> str:
+    return TerminationMessage(
+        stage=stage, exit_code=code, failure_class=failure, reason=reason, message=message, **more
+    ).to_text()
+
+
+def waiting(stage: Stage, reason: str, message: str = "", **more: Any) -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return pod(stage, phase="Pending", state=state, **more)
+
+
+def after(body: dict[str, Any], made: Any) -> dict[str, Any]:
+    """Return the object with the planned status in it, as the API server would store it."""
+    if made.status is None:
+        return body
+    status = {**(body.get("status") or {}), **made.status}
+    return {**body, "status": status}
+
+
+def live(snapshots: list[dict[str, Any]], body: dict[str, Any], now: datetime = NOW) -> Any:
+    """Plan through several snapshots, storing every status; return the last plan and object."""
+    made = None
+    for known in snapshots:
+        made = plan(observe(body, **known), now, CONFIG)
+        body = after(body, made)
+    return made, body
+
+
+def condition(body_or_plan: Any, kind: str) -> dict[str, Any] | None:
+    status = body_or_plan.status if hasattr(body_or_plan, "status") else body_or_plan.get("status")
+    for item in (status or {}).get("conditions") or ():
+        if item["type"] == kind:
+            return item
+    return None
+
+
+def stages_done(*stages: Stage) -> dict[str, Any]:
+    return {
+        "jobs": {stage: child(stage, status=complete()) for stage in stages},
+        "pods": {stage: (succeeded(stage),) for stage in stages},
+    }
+
+
+def merged(*parts: dict[str, Any]) -> dict[str, Any]:
+    known: dict[str, Any] = {"jobs": {}, "pods": {}}
+    for part in parts:
+        for key, value in part.items():
+            if isinstance(value, dict):
+                known.setdefault(key, {}).update(value)
+            else:
+                known[key] = value
+    return known
+
+
+__all__ = [name for name in dir() if not name.startswith("_")] + ["replace"]

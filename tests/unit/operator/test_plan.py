@@ -1,0 +1,743 @@
+"""Decisions, one sentence each."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.trainer import ExitCode, FailureClass, Stage
+from finetune_operator.config import OperatorConfig
+from finetune_operator.domain.actions import (
+    ActivateWorkload,
+    ConfirmMissing,
+    CreateStage,
+    DeleteSelf,
+    LookUpWarnings,
+    PauseJob,
+    ResumeJob,
+)
+from finetune_operator.domain.conditions import is_terminal, timestamp
+from finetune_operator.domain.observed import QueueState, Refusal
+from finetune_operator.domain.plan import plan
+from finetune_operator.domain.retry import Ledger
+from unit.operator.builders import (
+    CONFIG,
+    NOW,
+    after,
+    at,
+    child,
+    complete,
+    condition,
+    ended,
+    failed,
+    job,
+    live,
+    merged,
+    observe,
+    pod,
+    running,
+    stages_done,
+    succeeded,
+    waiting,
+    words,
+)
+
+PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
+
+
+def reasons(made):
+    return [event.reason for event in made.events]
+
+
+def accepted(body=None):
+    """Return a job whose prepare Job is there."""
+    body = body or job()
+    made = plan(observe(body, jobs={PREPARE: child(PREPARE)}), NOW, CONFIG)
+    return after(body, made)
+
+
+def trained(body=None, **known):
+    """Return a job in training."""
+    body = accepted(body)
+    made, body = live([stages_done(PREPARE)], body, at(60))
+    made, body = live(
+        [merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running())}})],
+        body,
+        at(70),
+    )
+    return body
+
+
+# ---- creation ----------------------------------------------------------------------------------
+
+
+def test_a_new_job_gets_its_config_map_and_its_prepare_job():
+    made = plan(observe(job()), NOW, CONFIG)
+    (action,) = made.first
+    assert isinstance(action, CreateStage)
+    assert action.stage is PREPARE
+    assert [need["kind"] for need in action.needs] == ["ConfigMap"]
+    assert action.job["metadata"]["name"] == "headlines-prepare"
+
+
+def test_the_status_after_creation_says_preparing():
+    made = plan(observe(job(), jobs={PREPARE: child(PREPARE)}), NOW, CONFIG)
+    assert made.first == ()
+    assert made.status["phase"] == "Preparing"
+    assert condition(made, "Accepted")["status"] == "True"
+    assert condition(made, "DatasetReady")["reason"] == "Preparing"
+    assert made.status["observedGeneration"] == 1
+    assert reasons(made) == ["Accepted"]
+
+
+def test_a_pod_that_starts_to_prepare_is_not_worth_a_write():
+    body = accepted()
+    made = plan(
+        observe(
+            body, jobs={PREPARE: child(PREPARE, status=running())}, pods={PREPARE: (pod(PREPARE),)}
+        ),
+        at(5),
+        CONFIG,
+    )
+    assert made.status is None
+    assert made.events == ()
+
+
+def test_prepared_data_is_reported_and_training_created_in_one_go():
+    body = accepted()
+    made = plan(observe(body, **stages_done(PREPARE)), at(60), CONFIG)
+    assert [action.stage for action in made.first] == [TRAIN]
+    made = plan(
+        observe(body, **merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN)}})),
+        at(60),
+        CONFIG,
+    )
+    assert made.status["dataset"]["rows"] == {"train": 450, "validation": 30, "test": 120}
+    assert made.status["phase"] == "Training"
+    assert condition(made, "DatasetReady")["status"] == "True"
+    assert condition(made, "Training")["reason"] == "WaitingForPods"
+    assert reasons(made) == ["DatasetReady"]
+
+
+def test_several_nodes_need_a_headless_service():
+    body = accepted(job(resources={"nodes": 2, "gpusPerNode": 0}))
+    made = plan(observe(body, **stages_done(PREPARE)), at(60), CONFIG)
+    (action,) = made.first
+    assert [need["kind"] for need in action.needs] == ["Service"]
+    assert action.job["spec"]["completions"] == 2
+
+
+def test_training_says_so_when_a_pod_runs():
+    body = trained()
+    assert condition(body, "Training")["status"] == "True"
+    assert body["status"]["phase"] == "Training"
+
+
+def test_the_last_stage_publishes_and_completes():
+    body = trained()
+    made = plan(observe(body, **stages_done(PREPARE, TRAIN, EVALUATE)), at(200), CONFIG)
+    assert made.status["phase"] == "Succeeded"
+    assert condition(made, "Complete")["status"] == "True"
+    assert condition(made, "Published")["status"] == "True"
+    assert condition(made, "GoalMet")["status"] == "True"
+    assert made.status["artifact"]["version"] == 1
+    assert made.status["evaluation"]["scores"] == [
+        {"name": "exactMatch", "base": "0.41", "tuned": "0.93"}
+    ]
+    assert made.status["progress"] == {
+        "stage": "evaluate",
+        "percent": 100,
+        "step": 171,
+        "totalSteps": 171,
+    }
+    assert condition(made, "Failed") is None
+    assert made.then == ()
+
+
+def test_a_missed_goal_fails_the_job_and_publishes_nothing():
+    body = trained()
+    known = stages_done(PREPARE, TRAIN, EVALUATE)
+    known["pods"][EVALUATE] = (succeeded(EVALUATE, goal_met=False),)
+    made = plan(observe(body, **known), at(200), CONFIG)
+    assert condition(made, "Failed")["reason"] == "GoalNotMet"
+    assert condition(made, "Published")["status"] == "False"
+    assert condition(made, "GoalMet")["status"] == "False"
+    assert condition(made, "Stalled")["status"] == "True"
+    assert condition(made, "Complete") is None
+    assert condition(made, "Evaluated")["status"] == "True"
+    assert "version" not in made.status["artifact"]
+    assert made.status["lastFailure"]["class"] == "GoalNotMet"
+    assert "GoalNotMet" in reasons(made)
+
+
+# ---- terminal, deletion, ttl -------------------------------------------------------------------
+
+
+def ended_body():
+    made, body = live([stages_done(PREPARE, TRAIN, EVALUATE)], trained(), at(200))
+    return body
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {},
+        {"jobs": {PREPARE: child(PREPARE, status=failed())}},
+        {"jobs": {TRAIN: child(TRAIN)}},
+        stages_done(PREPARE),
+    ],
+    ids=["everything is gone", "a Job failed later", "a Job reappears", "only the first is there"],
+)
+def test_terminal_is_terminal(known):
+    made = plan(observe(ended_body(), **known), at(10_000), CONFIG)
+    assert made.status is None
+    assert made.first == ()
+    assert made.events == ()
+
+
+def test_a_failed_job_stops_what_still_runs_even_after_a_crash():
+    body = ended_body()
+    made = plan(observe(body, jobs={TRAIN: child(TRAIN, status=running())}), at(300), CONFIG)
+    assert [type(action) for action in made.then] == [PauseJob]
+
+
+def test_an_object_that_is_being_deleted_is_left_alone():
+    body = job()
+    body["metadata"]["deletionTimestamp"] = timestamp(NOW)
+    made = plan(observe(body), NOW, CONFIG)
+    assert (made.first, made.then, made.status) == ((), (), None)
+
+
+def test_ttl_deletes_the_finished_job_in_time_and_not_before():
+    body = ended_body()
+    body = {**body, "spec": {**body["spec"], "ttlSecondsAfterFinished": 100}}
+    early = plan(observe(body), at(250), CONFIG)
+    assert early.then == ()
+    assert early.requeue_after == pytest.approx(50)
+    late = plan(observe(body), at(301), CONFIG)
+    assert late.then == (DeleteSelf(),)
+
+
+def test_a_running_job_is_not_deleted_by_ttl():
+    body = trained(job(ttlSecondsAfterFinished=0))
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running())}})
+    made = plan(observe(body, **known), at(10_000), CONFIG)
+    assert DeleteSelf() not in made.then
+
+
+# ---- admission ---------------------------------------------------------------------------------
+
+MODEL = {"uri": "hf://a/b"}
+ADMISSION = [
+    ("file outside", {"model": {"uri": "file:///etc/passwd"}}, {}, "URINotAllowed"),
+    ("file by dots", {"model": {"uri": "file:///data/../etc"}}, {"allowed_file_paths": ["/data"]},
+     "URINotAllowed"),
+    ("file by encoded dots", {"model": {"uri": "file:///data/%2e%2e/etc"}},
+     {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
+    ("file by prefix of a name", {"model": {"uri": "file:///database"}},
+     {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
+    ("file with a host", {"model": {"uri": "file://host/data/x"}},
+     {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
+    ("claim by dots", {"output": {"uri": "pvc://claim/../x"}}, {}, "URINotAllowed"),
+    ("claim of another namespace", {"output": {"uri": "pvc://other/ns:claim"}}, {}, None),
+    ("endpoint", {"s3": {"endpoint": "http://evil:80"}}, {}, "EndpointNotAllowed"),
+    ("remote code", {"model": {**MODEL, "trustRemoteCode": True}},
+     {"allow_trust_remote_code": False}, "RemoteCodeNotAllowed"),
+    ("reserved label", {"podTemplate": {"labels": {"finetune.dev/job": "x"}}}, {}, "InvalidSpec"),
+    ("kueue label", {"podTemplate": {"labels": {"kueue.x-k8s.io/queue-name": "x"}}}, {},
+     "InvalidSpec"),
+    ("job controller's label", {"podTemplate": {"labels": {"batch.kubernetes.io/x": "x"}}}, {},
+     "ReservedName"),
+    ("reserved variable", {"podTemplate": {"env": [{"name": "AWS_ENDPOINT_URL_S3"}]}}, {},
+     "ReservedName"),
+    ("reserved volume", {"podTemplate": {"volumes": [{"name": "token", "emptyDir": {}}]}}, {},
+     "ReservedName"),
+    ("mount over the work folder",
+     {"podTemplate": {"volumes": [{"name": "x", "emptyDir": {}}],
+                      "volumeMounts": [{"name": "x", "mountPath": "/work/sub"}]}}, {},
+     "ReservedName"),
+    ("nothing known", {"podTemplate": {"bogus": 1}}, {}, "InvalidSpec"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings", "reason"),
+    [case[1:] for case in ADMISSION],
+    ids=[case[0] for case in ADMISSION],
+)
+def test_what_a_tenant_may_not_ask_for_is_refused_before_anything_is_created(
+    spec, settings, reason
+):
+    made = plan(observe(job(**spec)), NOW, OperatorConfig(**settings))
+    if reason is None:
+        assert made.first
+        return
+    assert made.first == ()
+    assert condition(made, "Accepted")["reason"] == reason
+    assert condition(made, "Failed")["status"] == "True"
+    assert made.status["phase"] == "Failed"
+    assert made.status["lastFailure"]["class"] == "UserError"
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings"),
+    [
+        ({"model": {"uri": "file:///data/model"}}, {"allowed_file_paths": ["/data"]}),
+        ({"model": {"uri": "file:///data"}}, {"allowed_file_paths": ["/data/"]}),
+        ({"s3": {"endpoint": "http://s3:8333/"}}, {"allowed_endpoints": ["http://s3:8333"]}),
+        ({"s3": {"endpoint": "http://any:1"}}, {"allowed_endpoints": ["*"]}),
+        ({"output": {"uri": "pvc://claim/adapters"}}, {}),
+    ],
+)
+def test_what_is_allowed_is_accepted(spec, settings):
+    assert plan(observe(job(**spec)), NOW, OperatorConfig(**settings)).first
+
+
+def test_a_setting_that_changes_later_does_not_reach_back():
+    allowed = OperatorConfig(allowed_endpoints=["*"])
+    body = job(s3={"endpoint": "http://s3:8333"})
+    body = after(body, plan(observe(body, jobs={PREPARE: child(PREPARE)}), NOW, allowed))
+    made = plan(observe(body, **stages_done(PREPARE)), at(60), OperatorConfig())
+    assert [action.stage for action in made.first] == [TRAIN]
+
+
+# ---- results -----------------------------------------------------------------------------------
+
+
+def test_a_result_is_waited_for_while_the_pod_cache_may_be_behind():
+    body = accepted()
+    known = {"jobs": {PREPARE: child(PREPARE, status=complete(end=60))}}
+    made = plan(observe(body, **known), at(62), CONFIG)
+    assert made.first == ()
+    assert made.requeue_after == 1.0
+
+
+def test_a_lost_result_is_unknown_and_does_not_fail_the_job():
+    body = accepted()
+    known = {"jobs": {PREPARE: child(PREPARE, status=complete(end=60))}}
+    made = plan(observe(body, **known), at(90), CONFIG)
+    assert [action.stage for action in made.first] == [TRAIN]
+    assert condition(made, "DatasetReady")["status"] == "Unknown"
+    assert condition(made, "DatasetReady")["reason"] == "ResultNotReported"
+
+
+def test_a_pushed_result_in_the_status_replaces_lost_last_words():
+    body = accepted()
+    made = plan(observe(body, **stages_done(PREPARE)), at(60), CONFIG)
+    body["status"]["dataset"] = made.status["dataset"]
+    known = {"jobs": {PREPARE: child(PREPARE, status=complete(end=60))}}
+    made = plan(observe(body, **known), at(61), CONFIG)
+    assert condition(made, "DatasetReady")["status"] == "True"
+
+
+def test_a_job_whose_evaluation_result_is_lost_completes_with_unknown_publication():
+    body = trained()
+    known = stages_done(PREPARE, TRAIN, EVALUATE)
+    known["pods"][EVALUATE] = ()
+    made = plan(observe(body, **known), at(500), CONFIG)
+    assert condition(made, "Complete")["status"] == "True"
+    assert condition(made, "Published")["status"] == "Unknown"
+    assert condition(made, "GoalMet")["status"] == "Unknown"
+
+
+# ---- failures ----------------------------------------------------------------------------------
+
+
+def test_bad_data_fails_at_once_with_the_trainers_own_words():
+    body = accepted()
+    text = words(
+        PREPARE, ExitCode.DATA_ERROR, FailureClass.DATA_ERROR, "InvalidRows",
+        "headlines.jsonl:17: not JSON; set dataset.maxInvalidRows to leave rows out",
+    )  # fmt: skip
+    known = {
+        "jobs": {PREPARE: child(PREPARE, status=failed("PodFailurePolicy", count=1))},
+        "pods": {PREPARE: (ended(PREPARE, 65, text),)},
+    }
+    made = plan(observe(body, **known), at(61), CONFIG)
+    failure = made.status["lastFailure"]
+    assert failure["class"] == "DataError"
+    assert failure["reason"] == "InvalidRows"
+    assert failure["exitCode"] == 65
+    assert failure["node"] == "node-1"
+    assert "headlines.jsonl:17" in condition(made, "Failed")["message"]
+    assert condition(made, "Failed")["reason"] == "DataError"
+    assert condition(made, "DatasetReady")["reason"] == "DataError"
+    assert made.first == ()
+    assert reasons(made) == ["Failed"]
+
+
+FAILURES = [
+    ("host out of memory", ended(TRAIN, 137, reason="OOMKilled"), "OutOfMemory", "OOMKilled",
+     "resources.memory"),
+    ("gpu out of memory without words", ended(TRAIN, 77), "OutOfMemory", "OutOfMemory",
+     "microBatchSize"),
+    ("killed", ended(TRAIN, 137), "Retryable", "KilledSIGKILL", "terminationGracePeriodSeconds"),
+    ("crash", ended(TRAIN, 1, "Traceback"), "Internal", "ExitCode1", "Traceback"),
+    ("no command", ended(TRAIN, 128, "exec: no such file", reason="StartError"), "ImageError",
+     "StartError", "image"),
+    ("storage", ended(TRAIN, 73, words(TRAIN, ExitCode.STORAGE, FailureClass.STORAGE_ERROR,
+     "Unreachable", "s3 did not answer")), "StorageError", "Unreachable", "did not answer"),
+    ("eviction", pod(TRAIN, phase="Failed", reason="Evicted", message="low on memory"), "Evicted",
+     "Evicted", "low on memory"),
+    ("preemption", pod(TRAIN, phase="Failed", conditions=[{"type": "DisruptionTarget",
+     "status": "True", "reason": "PreemptionByScheduler", "message": "by another"}]), "Evicted",
+     "PreemptionByScheduler", "resumes"),
+    ("turned away", pod(TRAIN, phase="Failed", reason="OutOfnvidia.com/gpu", message="no gpu"),
+     "Unschedulable", "OutOfnvidia.com/gpu", "no gpu"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dead", "failure_class", "reason", "hint"),
+    [case[1:] for case in FAILURES],
+    ids=[case[0] for case in FAILURES],
+)
+def test_a_failure_that_is_retried_is_told_with_class_cause_and_remedy(
+    dead, failure_class, reason, hint
+):
+    body = trained()
+    known = merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, status={"startTime": timestamp(NOW), "failed": 1})}},
+        {"pods": {TRAIN: (dead,)}},
+    )
+    made = plan(observe(body, **known), at(100), CONFIG)
+    failure = made.status["lastFailure"]
+    assert failure["class"] == failure_class
+    assert failure["reason"] == reason
+    assert hint in failure["message"]
+    assert failure["pod"]
+    assert not is_terminal(made.status)
+    assert condition(made, "Training")["reason"] == "Retrying"
+    assert reasons(made) == ["Retrying"]
+    assert made.status["attempts"]["counted"] == 1
+    again = plan(observe(after(body, made), **known), at(101), CONFIG)
+    assert again.status is None
+    assert again.events == ()
+
+
+def test_used_up_retries_end_the_job():
+    body = trained()
+    dead = tuple(ended(TRAIN, 1, "boom", name=f"p{index}", end=60 + index) for index in range(4))
+    known = merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, status=failed(count=4))}, "pods": {TRAIN: dead}},
+    )
+    made = plan(observe(body, **known), at(100), CONFIG)
+    assert condition(made, "Failed")["reason"] == "Internal"
+    assert "backoffLimit" in condition(made, "Failed")["message"]
+    assert made.status["lastFailure"]["pod"] == "p3"
+    assert made.status["attempts"] == {"total": 5, "counted": 4, "preemptions": 0}
+
+
+def test_a_peer_that_only_noticed_does_not_hide_the_cause():
+    body = trained()
+    first = ended(TRAIN, 77, "", name="rank1", end=60)
+    peer = ended(
+        TRAIN, 75, words(TRAIN, ExitCode.RETRYABLE, FailureClass.RETRYABLE, "PeerLost", "gone"),
+        name="rank0", end=65,
+    )  # fmt: skip
+    known = merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, status=failed())}, "pods": {TRAIN: (peer, first)}},
+    )
+    made = plan(observe(body, **known), at(100), CONFIG)
+    assert made.status["lastFailure"]["pod"] == "rank1"
+
+
+def test_a_failed_job_whose_pods_are_gone_still_says_what_is_known():
+    body = trained()
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=failed(end=60))}})
+    early = plan(observe(body, **known), at(62), CONFIG)
+    assert not is_terminal(early.status)
+    made = plan(observe(body, **known), at(90), CONFIG)
+    assert made.status["lastFailure"]["reason"] == "BackoffLimitExceeded"
+    assert "pods are gone" in made.status["lastFailure"]["message"]
+
+
+# ---- pods that do not start --------------------------------------------------------------------
+
+
+def with_train_pod(body, each):
+    return merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, status={"startTime": timestamp(NOW), "active": 1})}},
+        {"pods": {TRAIN: (each,)}},
+    )
+
+
+def test_an_image_that_cannot_be_pulled_is_told_at_once_and_fails_after_its_deadline():
+    body = trained()
+    known = with_train_pod(body, waiting(TRAIN, "ImagePullBackOff", "manifest unknown"))
+    made = plan(observe(body, **known), at(100), CONFIG)
+    assert made.status["lastFailure"]["class"] == "ImageError"
+    assert condition(made, "Training")["reason"] == "ImagePullBackOff"
+    assert "manifest unknown" in condition(made, "Training")["message"]
+    assert not is_terminal(made.status)
+    assert made.requeue_after is not None
+    late = plan(observe(after(body, made), **known), at(601), CONFIG)
+    assert condition(late, "Failed")["reason"] == "ImageError"
+    assert [type(action) for action in late.then] == [PauseJob]
+
+
+def test_a_wrong_image_name_fails_at_once():
+    body = trained()
+    known = with_train_pod(body, waiting(TRAIN, "InvalidImageName", "bad"))
+    made = plan(observe(body, **known), at(100), CONFIG)
+    assert condition(made, "Failed")["reason"] == "ImageError"
+
+
+def test_an_unschedulable_pod_waits_for_ever_with_the_schedulers_reason():
+    body = trained()
+    unscheduled = pod(
+        TRAIN, phase="Pending", node="",
+        conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                     "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+                     "lastTransitionTime": timestamp(at(80))}],
+    )  # fmt: skip
+    known = with_train_pod(body, unscheduled)
+    made = plan(observe(body, **known), at(100_000), CONFIG)
+    assert condition(made, "Training")["reason"] == "Unschedulable"
+    assert "Insufficient nvidia.com/gpu" in condition(made, "Training")["message"]
+    assert made.status["lastFailure"]["class"] == "Unschedulable"
+    assert not is_terminal(made.status)
+    assert reasons(made) == ["Unschedulable"]
+
+
+def test_a_pod_stuck_in_creation_has_its_warnings_looked_up():
+    body = trained()
+    known = with_train_pod(body, waiting(TRAIN, "ContainerCreating"))
+    made = plan(observe(body, **known), at(30), CONFIG)
+    assert made.first == (LookUpWarnings(pods=("headlines-train-0-abcde",)),)
+    warning = 'MountVolume.SetUp failed for volume "credentials-0": secret "s3-rw" not found'
+    known["warnings"] = {"headlines-train-0-abcde": warning}
+    made = plan(observe(body, **known), at(30), CONFIG)
+    assert made.first == ()
+    assert made.status["lastFailure"]["reason"] == "VolumesNotReady"
+    assert 'secret "s3-rw" not found' in condition(made, "Training")["message"]
+
+
+def test_a_young_pod_is_left_in_peace():
+    body = trained()
+    known = with_train_pod(body, waiting(TRAIN, "ContainerCreating"))
+    made = plan(observe(body, **known), at(5), CONFIG)
+    assert made.first == ()
+    assert made.requeue_after == pytest.approx(15)
+
+
+# ---- suspension --------------------------------------------------------------------------------
+
+
+def suspended(body):
+    return {**body, "spec": {**body["spec"], "suspend": True}}
+
+
+def test_a_job_created_suspended_creates_nothing():
+    made = plan(observe(job(suspend=True)), NOW, CONFIG)
+    assert made.first == ()
+    assert made.status["phase"] == "Suspended"
+    assert condition(made, "Suspended")["reason"] == "SuspendedByUser"
+
+
+def test_suspending_a_running_job_pauses_it_and_notes_its_running_time():
+    body = suspended(trained())
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running(60))}})
+    made = plan(observe(body, **known), at(160), CONFIG)
+    assert made.then == (PauseJob(stage=TRAIN, name="headlines-train", active_seconds=100),)
+    assert made.status["phase"] == "Suspended"
+    assert reasons(made) == ["Suspended"]
+
+
+def test_a_stage_that_ends_while_suspended_is_recorded_and_the_next_one_waits():
+    body = suspended(trained())
+    made = plan(observe(body, **stages_done(PREPARE, TRAIN)), at(200), CONFIG)
+    assert made.first == ()
+    assert made.status["artifact"]["sha256"] == "a" * 64
+    assert made.status["phase"] == "Suspended"
+
+
+def test_resuming_wakes_the_jobs_first_and_says_so_when_they_go_on():
+    paused = child(
+        TRAIN, suspend=True,
+        annotations={"finetune.dev/paused": "true", "finetune.dev/active-seconds": "100"},
+    )  # fmt: skip
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: paused}})
+    made, body = live([known], suspended(trained()), at(170))
+    body = {**body, "spec": {**body["spec"], "suspend": False}}
+    made = plan(observe(body, **known), at(200), CONFIG)
+    assert made.then == (ResumeJob(stage=TRAIN, name="headlines-train"),)
+    known["jobs"][TRAIN] = child(TRAIN)
+    made = plan(observe(body, **known), at(201), CONFIG)
+    assert condition(made, "Suspended")["status"] == "False"
+    assert "Resumed" in reasons(made)
+
+
+def test_a_job_that_somebody_else_suspended_is_not_woken():
+    body = trained()
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, suspend=True)}})
+    made = plan(observe(body, **known), at(100), CONFIG)
+    assert made.then == ()
+    assert condition(made, "Training")["reason"] == "JobSuspended"
+
+
+# ---- deadline ----------------------------------------------------------------------------------
+
+
+def test_the_deadline_counts_running_time_over_stages_and_attempts():
+    body = trained(job(activeDeadlineSeconds=300))
+    train = child(TRAIN, status=running(1000), annotations={"finetune.dev/active-seconds": "100"})
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: train}})
+    early = plan(observe(body, **known), at(1100), CONFIG)
+    assert not is_terminal(early.status or body["status"])
+    assert early.requeue_after == pytest.approx(40)  # 60 prepare + 100 before + 100 now
+    late = plan(observe(body, **known), at(1141), CONFIG)
+    assert condition(late, "Failed")["reason"] == "DeadlineExceeded"
+    assert [type(action) for action in late.then] == [PauseJob]
+
+
+def test_time_in_suspension_does_not_count():
+    body = trained(job(activeDeadlineSeconds=300))
+    train = child(TRAIN, suspend=True, annotations={"finetune.dev/active-seconds": "100"})
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: train}})
+    made = plan(observe(body, **known), at(100_000), CONFIG)
+    assert not is_terminal(made.status or body["status"])
+
+
+# ---- children that are gone or in the way ------------------------------------------------------
+
+
+def test_a_job_missing_from_the_cache_is_confirmed_before_it_is_believed():
+    body = trained()
+    made = plan(observe(body, **stages_done(PREPARE)), at(100), CONFIG)
+    assert made.first == (ConfirmMissing(stage=TRAIN, name="headlines-train"),)
+    made = plan(observe(body, **stages_done(PREPARE), missing=frozenset({TRAIN})), at(100), CONFIG)
+    assert condition(made, "Failed")["status"] == "True"
+    assert made.status["lastFailure"]["reason"] == "JobDeleted"
+    assert made.first == ()
+
+
+def test_a_deleted_job_of_a_stage_that_is_over_does_not_matter():
+    made, body = live([stages_done(PREPARE)], accepted(), at(60))
+    known = {"jobs": {TRAIN: child(TRAIN, status=running())}}
+    made = plan(observe(body, **known), at(100), CONFIG)
+    assert made.first == ()
+    assert not is_terminal(made.status)
+
+
+@pytest.mark.parametrize("is_final", [False, True])
+def test_a_refused_creation_is_told(is_final):
+    refusal = Refusal(reason="Forbidden", message="exceeded quota: gpus", is_final=is_final)
+    made = plan(observe(job(), refusals={PREPARE: refusal}), NOW, CONFIG)
+    assert made.first == ()
+    assert is_terminal(made.status) is is_final
+    assert "exceeded quota" in condition(made, "DatasetReady")["message"]
+    assert (made.requeue_after is None) is is_final
+
+
+# ---- queue -------------------------------------------------------------------------------------
+
+
+def queue(**state):
+    values = {
+        "workload": "job-headlines-train-1234", "is_active": True, "is_admitted": False,
+        "reason": "Pending", "message": "couldn't assign flavors: insufficient quota",
+    }  # fmt: skip
+    return QueueState(**{**values, **state})
+
+
+def queued_body():
+    return accepted(job(queueName="team-a"))
+
+
+def test_a_queued_stage_is_created_suspended_with_the_queue_label():
+    made = plan(observe(queued_body(), **stages_done(PREPARE), has_kueue=True), at(60), CONFIG)
+    (action,) = made.first
+    assert action.job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert action.job["spec"]["suspend"] is True
+
+
+def test_without_kueue_a_queued_stage_waits_and_says_why():
+    made = plan(observe(queued_body(), **stages_done(PREPARE)), at(60), CONFIG)
+    assert made.first == ()
+    assert made.status["phase"] == "Queued"
+    assert condition(made, "QuotaReserved")["reason"] == "KueueNotInstalled"
+
+
+def test_kueues_reason_is_mirrored():
+    known = merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, suspend=True)}, "queue": {TRAIN: queue()}},
+    )
+    made = plan(observe(queued_body(), **known, has_kueue=True), at(61), CONFIG)
+    assert made.status["phase"] == "Queued"
+    assert condition(made, "QuotaReserved")["reason"] == "Pending"
+    assert "insufficient quota" in condition(made, "QuotaReserved")["message"]
+    assert made.then == ()
+
+
+def test_a_queued_job_without_a_workload_is_told_after_a_minute():
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, suspend=True)}})
+    made = plan(observe(queued_body(), **known, has_kueue=True), at(61), CONFIG)
+    assert condition(made, "QuotaReserved")["reason"] == "NotManagedByKueue"
+    assert "NotManagedByKueue" in reasons(made)
+
+
+def test_pausing_a_queued_job_goes_through_the_workload():
+    known = merged(
+        stages_done(PREPARE),
+        {
+            "jobs": {TRAIN: child(TRAIN, status=running())},
+            "queue": {TRAIN: queue(is_admitted=True, reason="QuotaReserved")},
+        },
+    )
+    body = suspended(trained(job(queueName="team-a")))
+    made = plan(observe(body, **known, has_kueue=True), at(100), CONFIG)
+    assert made.then == (
+        ActivateWorkload(stage=TRAIN, name="job-headlines-train-1234", active=False),
+    )
+
+
+def test_a_paused_queued_job_is_reactivated_and_one_that_kueue_deactivated_is_not():
+    known = merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, suspend=True)}, "queue": {TRAIN: queue(is_active=False)}},
+    )
+    made, body = live(
+        [{**known, "has_kueue": True}], suspended(trained(job(queueName="team-a"))), at(100)
+    )
+    body = {**body, "spec": {**body["spec"], "suspend": False}}
+    made = plan(observe(body, **known, has_kueue=True), at(110), CONFIG)
+    assert made.then == (
+        ActivateWorkload(stage=TRAIN, name="job-headlines-train-1234", active=True),
+    )
+    made = plan(observe(trained(job(queueName="team-a")), **known, has_kueue=True), at(110), CONFIG)
+    assert made.then == ()
+
+
+# ---- attempts ----------------------------------------------------------------------------------
+
+
+def test_evicted_pods_are_counted_over_an_operators_restart():
+    first = pod(TRAIN, name="one", phase="Failed", reason="Evicted")
+    ledger = Ledger().seen([first])
+    ledger = ledger.seen([pod(TRAIN, name="two")])
+    assert (ledger.num_started, ledger.num_evicted) == (2, 1)
+    # The evicted pod is gone by the time the next operator starts.
+    again = Ledger.resume({"total": 2, "preemptions": 1}, [pod(TRAIN, name="two")])
+    again = again.seen([pod(TRAIN, name="three", phase="Failed", reason="Evicted")])
+    assert (again.num_started, again.num_evicted) == (3, 2)
+
+
+# ---- silence -----------------------------------------------------------------------------------
+
+
+def test_a_training_that_pushes_nothing_is_told_to_be_silent_once():
+    body = trained()
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running())}})
+    early = plan(observe(body, **known), at(100), CONFIG)
+    assert early.requeue_after == pytest.approx(20)
+    made = plan(observe(body, **known), at(130), CONFIG)
+    assert "No progress was received" in condition(made, "Training")["message"]
+    assert condition(made, "Training")["status"] == "True"
+    again = plan(observe(after(body, made), **known), at(140), CONFIG)
+    assert again.status is None
+    assert again.requeue_after is None

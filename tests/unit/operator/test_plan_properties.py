@@ -1,0 +1,153 @@
+"""Whatever the snapshot: there is a plan, it is stable, and terminal states stick."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_api.trainer import CLASS_OF_EXIT_CODE, Stage
+from finetune_api.v1alpha1.status import FineTuneJobStatus
+from finetune_operator.domain.actions import CreateStage
+from finetune_operator.domain.conditions import is_terminal
+from finetune_operator.domain.observed import QueueState, Refusal
+from finetune_operator.domain.plan import plan
+from unit.operator.builders import (
+    CONFIG,
+    NOW,
+    after,
+    child,
+    complete,
+    ended,
+    failed,
+    job,
+    observe,
+    pod,
+    running,
+    succeeded,
+    waiting,
+)
+
+JOB_STATUSES = st.sampled_from(
+    [{}, {"active": 1}, running(), complete(), failed(), failed("PodFailurePolicy", count=1),
+     {"startTime": "not a time"}, {"conditions": [{"type": "Failed", "status": "True"}]}]
+)  # fmt: skip
+ANNOTATIONS = st.sampled_from(
+    [None, {"finetune.dev/paused": "true"}, {"finetune.dev/active-seconds": "-7"},
+     {"finetune.dev/active-seconds": "90"}]
+)  # fmt: skip
+
+
+@st.composite
+def pods(draw, stage):
+    kind = draw(st.sampled_from(["running", "ok", "goal", "dead", "waiting", "evicted", "junk"]))
+    name = f"p{draw(st.integers(0, 3))}"
+    if kind == "running":
+        return pod(stage, name=name)
+    if kind == "ok":
+        return succeeded(stage)
+    if kind == "goal":
+        return succeeded(stage, goal_met=False)
+    if kind == "dead":
+        codes = st.sampled_from([*map(int, CLASS_OF_EXIT_CODE), 1, 137, 143, 255])
+        return ended(stage, draw(codes.filter(bool)), draw(st.text(max_size=20)), name=name)
+    if kind == "waiting":
+        reason = draw(
+            st.sampled_from(["ImagePullBackOff", "ContainerCreating", "InvalidImageName"])
+        )
+        return waiting(stage, reason, name=name)
+    if kind == "evicted":
+        return pod(stage, name=name, phase="Failed", reason="Evicted")
+    return ended(stage, 0, '{"stage": "nonsense", "result": 7}')
+
+
+@st.composite
+def snapshots(draw):
+    spec = {
+        "suspend": draw(st.booleans()),
+        "backoffLimit": draw(st.integers(0, 3)),
+    }
+    if draw(st.booleans()):
+        spec["activeDeadlineSeconds"] = draw(st.integers(1, 500))
+    if draw(st.booleans()):
+        spec["ttlSecondsAfterFinished"] = draw(st.integers(0, 500))
+    if draw(st.booleans()):
+        spec["queueName"] = "team-a"
+    if draw(st.integers(0, 9)) == 0:
+        spec["model"] = {"uri": "file:///etc/passwd"}
+    known = {"jobs": {}, "pods": {}, "queue": {}, "refusals": {}}
+    for stage in Stage:
+        if draw(st.integers(0, 3)):
+            known["jobs"][stage] = child(
+                stage,
+                status=draw(JOB_STATUSES),
+                suspend=draw(st.booleans()),
+                annotations=draw(ANNOTATIONS),
+            )
+        known["pods"][stage] = tuple(draw(st.lists(pods(stage), max_size=2)))
+        if draw(st.integers(0, 3)) == 0:
+            is_admitted = draw(st.booleans())
+            known["queue"][stage] = QueueState(
+                workload="w",
+                is_active=draw(st.booleans()),
+                is_admitted=is_admitted,
+                is_evicted=not is_admitted and draw(st.booleans()),
+                reason="Pending",
+                message="",
+            )
+        if draw(st.integers(0, 5)) == 0:
+            known["refusals"][stage] = Refusal(
+                reason="Forbidden", message="no", is_final=draw(st.booleans())
+            )
+    known["missing"] = frozenset(draw(st.sets(st.sampled_from(list(Stage)))))
+    known["has_kueue"] = draw(st.booleans())
+    known["warnings"] = {"p0": draw(st.sampled_from(["", "no secret"]))}
+    return job(**spec), known
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(snapshots(), min_size=1, max_size=6), st.integers(0, 2000))
+def test_every_sequence_of_snapshots_has_valid_plans_and_terminal_states_stick(steps, seconds):
+    body, _ = steps[0]
+    now = NOW
+    for spec_of, known in steps:
+        body = {**body, "spec": {**spec_of["spec"]}}
+        before = body.get("status")
+        made = plan(observe(body, **known), now, CONFIG)
+        if is_terminal(before):
+            assert made.status is None
+            assert not any(isinstance(action, CreateStage) for action in made.first)
+        if made.status is not None:
+            FineTuneJobStatus.model_validate(made.status)
+        if made.requeue_after is not None:
+            assert made.requeue_after > 0
+        body = after(body, made)
+        now += timedelta(seconds=seconds)
+
+
+@settings(max_examples=300, deadline=None)
+@given(snapshots(), st.integers(0, 2000))
+def test_a_plan_that_was_carried_out_asks_for_no_second_write(snapshot, seconds):
+    body, known = snapshot
+    now = NOW + timedelta(seconds=seconds)
+    made = plan(observe(body, **known), now, CONFIG)
+    again = plan(observe(after(body, made), **known), now, CONFIG)
+    assert again.status is None
+    assert again.events == ()
+
+
+@settings(max_examples=300, deadline=None)
+@given(snapshots(), st.integers(0, 2000))
+def test_a_stage_is_only_created_when_all_before_it_are_over_and_nothing_holds_the_job(
+    snapshot, seconds
+):
+    body, known = snapshot
+    made = plan(observe(body, **known), NOW + timedelta(seconds=seconds), CONFIG)
+    for action in made.first:
+        if isinstance(action, CreateStage):
+            assert not body["spec"]["suspend"]
+            assert action.stage not in known["jobs"]
+            for stage in list(Stage)[: list(Stage).index(action.stage)]:
+                conditions = known["jobs"][stage]["status"]["conditions"]
+                assert any(each["type"] == "Complete" for each in conditions)
