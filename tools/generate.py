@@ -17,14 +17,13 @@ sys.path.insert(0, str(REPOSITORY / "operator"))
 
 from finetune_api.crd import build_crd  # noqa: E402
 from finetune_api.reference import render_exit_codes, render_finetunejob  # noqa: E402
+from finetune_cli.reference import render_cli  # noqa: E402
 
 HEADER = (
     "# Generated from operator/finetune_api/v1alpha1/finetunejob.py by tools/generate.py.\n"
     "# Do not edit: change the model and run `make generate`.\n"
 )
-MARKDOWN_HEADER = (
-    "<!-- Generated from operator/finetune_api by tools/generate.py. Do not edit. -->\n\n"
-)
+MARKDOWN_HEADER = "<!-- Generated from operator/ by tools/generate.py. Do not edit. -->\n\n"
 
 
 class _Dumper(yaml.SafeDumper):
@@ -43,6 +42,7 @@ def render_files() -> dict[str, str]:
         "crds/finetunejobs.yaml": crd,
         "charts/finetune-operator/crds/finetunejobs.yaml": crd,
         "docs/reference/finetunejob.md": MARKDOWN_HEADER + render_finetunejob(),
+        "docs/reference/cli.md": MARKDOWN_HEADER + render_cli(),
         "docs/reference/exit-codes.md": MARKDOWN_HEADER + render_exit_codes(),
     }
 

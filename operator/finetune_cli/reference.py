@@ -1,0 +1,54 @@
+"""The reference page of the commands, rendered from the program itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer.main
+
+from finetune_cli.app import app
+
+
+def render_cli() -> str:
+    """Render every command with its arguments and options as Markdown."""
+    group: Any = typer.main.get_command(app)
+    lines = [
+        "# The `finetune` command",
+        "",
+        group.help,
+        "",
+        "`kubectl-finetune` is the same program, so `kubectl finetune list` works too. Commands",
+        "from `submit` on work on a cluster, with the kubeconfig that `kubectl` would use; the",
+        "others on this machine.",
+        "",
+        "Exit codes: 0 done; 1 the answer is no (file invalid, goal missed, checksum wrong, job",
+        "failed); 64 the command or a file is wrong; any other is that of the stage that failed",
+        "(see [exit codes](exit-codes.md)).",
+        "",
+    ]
+    for name, command in group.commands.items():
+        lines += _command(name, command)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _command(name: str, command: Any) -> list[str]:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option"]
+    usage = " ".join(f"{p.name.upper()}{'...' if p.nargs == -1 else ''}" for p in arguments)
+    lines = [f"## {name}", "", " ".join(command.help.split()), ""]
+    lines += ["```", f"finetune {name} {usage} [OPTIONS]".replace("  ", " "), "```", ""]
+    if arguments or options:
+        lines += ["| argument or option | meaning |", "|---|---|"]
+        lines += [f"| `{p.name.upper()}` | {p.help or ''} |" for p in arguments]
+        for option in options:
+            flags = ", ".join(f"`{flag}`" for flag in option.opts)
+            lines.append(f"| {flags} | {option.help or ''}{_default(option)} |")
+        lines.append("")
+    return lines
+
+
+def _default(option: Any) -> str:
+    default = option.default
+    if default in (None, False, (), []) or callable(default):
+        return ""
+    return f" Default: `{default}`."

@@ -1,0 +1,91 @@
+"""What a person sees while a job runs, and the table at its end."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from finetune_api.messages import parse_job
+from finetune_api.trainer import EvaluateResult, Event, Score, Stage, TrainResult, resolve_job
+from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_cli.display import LiveDisplay, PlainDisplay, make_display
+from finetune_cli.localjob import LocalRun
+from finetune_cli.runner import RunOutcome
+from finetune_cli.summary import goal_text, print_summary
+from support.spec_cases import changed, minimal_job
+
+
+def console(*, is_terminal: bool) -> tuple[Console, StringIO]:
+    out = StringIO()
+    return Console(file=out, force_terminal=is_terminal, width=120, color_system=None), out
+
+
+def test_terminal_gets_bars_and_pipes_get_lines() -> None:
+    live = make_display(console(is_terminal=True)[0])
+    assert isinstance(live, LiveDisplay)
+    live.close()
+    assert isinstance(make_display(console(is_terminal=False)[0]), PlainDisplay)
+
+
+def test_live_display_shows_every_stage_and_message() -> None:
+    screen, out = console(is_terminal=True)
+    display = make_display(screen)
+    display.note("no GPU on this machine")
+    display.start_stage(Stage.PREPARE)
+    display.show_event(Event(event="message", stage=Stage.PREPARE, message="read [a] file"))
+    display.end_stage(Stage.PREPARE, is_ok=True, summary="480 rows, 2 s")
+    display.start_stage(Stage.TRAIN)
+    display.show_event(
+        Event(event="progress", stage=Stage.TRAIN, step=30, total_steps=60, metrics={"loss": 0.5})
+    )
+    display.end_stage(Stage.TRAIN, is_ok=False, summary="exit code 75 after 9 s")
+    display.start_stage(Stage.TRAIN)
+    display.end_stage(Stage.TRAIN, is_ok=True, summary="60 steps, 20 s")
+    display.close()
+    text = out.getvalue()
+    for part in ("no GPU", "read [a] file", "480 rows, 2 s", "step 30/60, loss 0.5", "60 steps"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("goal", "text"),
+    [
+        (Goal(metric="exactMatch", at_least="0.8", over_base="0.3"), ">= 0.8, base + 0.3"),
+        (Goal(metric="loss", at_most="1.2", over_base="0.1"), "<= 1.2, base - 0.1"),
+        (Goal(metric="rougeL", over_base="0.2"), "base + 0.2"),
+    ],
+)
+def test_goal_reads_in_few_signs(goal: Goal, text: str) -> None:
+    assert goal_text(goal) == text
+
+
+def test_summary_survives_a_narrow_window_and_no_goal() -> None:
+    job = parse_job(changed(minimal_job(), {"spec.output.uri": "s3://models"}))
+    outcome = RunOutcome(
+        run=LocalRun(job=resolve_job(job, namespace="default", uid="u"), work_dir=Path("/nowhere")),
+        results={
+            Stage.TRAIN: TrainResult(
+                uri="s3://models/runs/default/example/u/adapter",
+                sha256="ab" * 32,
+                num_bytes=1,
+                manifest_sha256="cd",
+                step=1,
+            ),
+            Stage.EVALUATE: EvaluateResult(
+                scores=[Score(name="loss", base="2.5000", tuned="1.2000")],
+                num_samples=5,
+                report_uri="s3://models/report.json",
+                version=1,
+                manifest_uri="s3://models/versions/default/example/1/manifest.json",
+            ),
+        },
+    )
+    out = StringIO()
+    print_summary(outcome, Console(file=out, width=60, color_system=None))
+    text = out.getvalue()
+    assert "-1.3000" in text
+    assert "goal met" not in text
+    assert "s3://models/runs/default/example/u/adapter" in text.splitlines()[-1]
