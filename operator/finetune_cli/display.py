@@ -90,10 +90,11 @@ class LiveDisplay:
 
     def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
         self._console = console
         self._progress: Progress = Progress(
-            TextColumn("[bold]{task.description:<9}"),
+            TextColumn("[bold]{task.description}", table_column=Column(min_width=8, no_wrap=True)),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),
