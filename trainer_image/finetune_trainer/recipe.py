@@ -9,9 +9,9 @@ The rules, with their reasons:
 * **Global batch.** 8 below 1,000 training rows, 16 below 10,000, else 32: adapters pay for large
   batches more than full fine-tuning does (same source). It never depends on the world size.
 * **Micro batch.** The largest divisor of the rank's share whose tokens fit the budget of one
-  forward pass: enough to fill the device, small enough for its memory.
-* **Activation checkpointing.** Only when the estimate below exceeds 80 % of the memory: it costs
-  20-50 % of the speed.
+  forward pass: enough to fill the device, small enough to need no recomputation.
+* **Activation checkpointing.** Only when even the smallest micro batch exceeds 80 % of the memory by
+  the estimate below: it costs 20-50 % of the speed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from finetune_trainer.model.hardware import Hardware
 
 CPU_TOKENS_PER_FORWARD = 2048
 GPU_TOKENS_PER_FORWARD = 16384
+COMFORT = 0.8
+"""Share of the memory that the estimate may fill: it is an estimate."""
 PADDING_FREE_TOKENS = 4096
 """Longest flattened row for which SDPA's block-diagonal mask is cheaper than padding."""
 
@@ -117,12 +119,26 @@ def decide_recipe(
     bfloat16 = decide_bfloat16(hyper.precision, hardware)
     global_batch = decide_global_batch(hyper.global_batch_size, data.num_rows, world_size)
     per_rank = global_batch // world_size
-    micro = decide_micro_batch(
-        hyper.micro_batch_size,
-        per_rank,
-        longest=min(data.longest_tokens, hyper.max_sequence_length),
-        budget=GPU_TOKENS_PER_FORWARD if use_gpu else CPU_TOKENS_PER_FORWARD,
-    )
+    longest = min(data.longest_tokens, hyper.max_sequence_length)
+    full = spec.method.adapter.type == "Full"
+    available = hardware.memory_bytes // (1 if use_gpu else max(1, spec.resources.gpus_per_node))
+
+    def memory_of(micro: int) -> int:
+        return estimate_memory_bytes(
+            model,
+            tokens=micro * longest,
+            bfloat16=bfloat16,
+            full=full,
+            quantized=spec.method.adapter.type == "QLoRA",
+            checkpointing=False,
+        )
+
+    budget = GPU_TOKENS_PER_FORWARD if use_gpu else CPU_TOKENS_PER_FORWARD
+    # A smaller micro batch costs less speed than recomputing activations.
+    while budget > longest and memory_of(budget // longest) > COMFORT * available:
+        budget //= 2
+    micro = decide_micro_batch(hyper.micro_batch_size, per_rank, longest=longest, budget=budget)
+    memory = memory_of(micro)
     packing = spec.method.packing == "On"
     rows_per_epoch = data.num_rows
     if packing:
@@ -130,23 +146,8 @@ def decide_recipe(
     epochs = float(hyper.epochs)
     steps_per_epoch = max(1, math.ceil(rows_per_epoch / global_batch))
     total_steps = hyper.max_steps or max(1, math.ceil(steps_per_epoch * epochs))
-    tokens_per_forward = micro * min(data.longest_tokens, hyper.max_sequence_length)
-    full = spec.method.adapter.type == "Full"
-    memory = estimate_memory_bytes(
-        model,
-        tokens=tokens_per_forward,
-        bfloat16=bfloat16,
-        full=full,
-        quantized=spec.method.adapter.type == "QLoRA",
-        checkpointing=False,
-    )
-    available = (
-        hardware.memory_bytes
-        if use_gpu
-        else hardware.memory_bytes // max(1, spec.resources.gpus_per_node)
-    )
     checkpointing = hyper.activation_checkpointing == "On" or (
-        hyper.activation_checkpointing == "Auto" and memory > 0.8 * available
+        hyper.activation_checkpointing == "Auto" and memory > COMFORT * available
     )
     return Recipe(
         learning_rate=decide_learning_rate(hyper.learning_rate, model, total_steps, full=full),

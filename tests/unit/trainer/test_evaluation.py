@@ -1,0 +1,117 @@
+"""Scores, intervals, goals and questions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_trainer.evaluation.goal import check_goal
+from finetune_trainer.evaluation.metrics import (
+    Answers,
+    bootstrap,
+    choose_metrics,
+    looks_like_labels,
+    make_metric,
+)
+from finetune_trainer.evaluation.questions import gather_questions
+
+
+def answers(*texts: str) -> Answers:
+    return Answers(texts=texts, nll_sums=np.ones(len(texts)), num_tokens=np.full(len(texts), 2.0))
+
+
+def score(name: str, texts: list[str], references: list[list[str]]) -> float:
+    return make_metric(name, answers(*texts), references)(np.arange(len(texts)))
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "references", "expected"),
+    [
+        ("exactMatch", ["Positive.", "negative"], [["positive"], ["neutral"]], 0.5),
+        ("exactMatch", ["b"], [["a", "b"]], 1.0),
+        ("macroF1", ["a", "a", "b"], [["a"], ["a"], ["b"]], 1.0),
+        ("macroF1", ["a", "a", "a", "a"], [["a"], ["a"], ["a"], ["b"]], (6 / 7) / 2),
+        ("macroF1", ["x", "b"], [["a"], ["b"]], 0.5),
+        ("rougeL", ["the cat sat"], [["the cat sat"]], 1.0),
+        ("rougeL", ["the cat"], [["nothing alike", "the cat"]], 1.0),
+        ("bleu", ["the cat sat on the mat"], [["the cat sat on the mat"]], 1.0),
+        ("loss", ["a", "b"], [["a"], ["b"]], 0.5),
+        ("perplexity", ["a", "b"], [["a"], ["b"]], float(np.exp(0.5))),
+    ],
+)
+def test_metric(name: str, texts: list[str], references: list[list[str]], expected: float) -> None:
+    assert score(name, texts, references) == pytest.approx(expected, abs=1e-6)
+
+
+def test_macro_f1_equals_the_textbook_on_random_labels() -> None:
+    rng = np.random.default_rng(0)
+    truth, said = rng.integers(0, 4, 200), rng.integers(0, 4, 200)
+    f1 = []
+    for label in range(4):
+        hits = ((truth == label) & (said == label)).sum()
+        precision, recall = hits / (said == label).sum(), hits / (truth == label).sum()
+        f1.append(2 * precision * recall / (precision + recall))
+    got = score("macroF1", [str(s) for s in said], [[str(t)] for t in truth])
+    assert got == pytest.approx(float(np.mean(f1)))
+
+
+@given(st.lists(st.booleans(), min_size=5, max_size=60), st.integers(0, 1000))
+def test_intervals_hold_the_score_and_repeat(hits: list[bool], seed: int) -> None:
+    texts = ["yes" if hit else "no" for hit in hits]
+    metric = make_metric("exactMatch", answers(*texts), [["yes"]] * len(hits))
+    first, _ = bootstrap([metric], len(hits), num_samples=100, seed=seed)
+    again, _ = bootstrap([metric], len(hits), num_samples=100, seed=seed)
+    assert first == again
+    assert 0 <= first[0].low <= first[0].high <= 1
+    assert first[0].value == pytest.approx(sum(hits) / len(hits))
+
+
+def test_delta_of_a_model_with_itself_is_zero() -> None:
+    metric = make_metric("exactMatch", answers("a", "b"), [["a"], ["a"]])
+    _, delta = bootstrap([metric, metric], 2, num_samples=100, seed=1)
+    assert delta is not None
+    assert (delta.value, delta.low, delta.high) == (0, 0, 0)
+
+
+def test_metrics_follow_the_data_and_the_goal() -> None:
+    labels = [["positive"], ["negative"]] * 5
+    texts = [["a long description of a thing that is quite unlike any other"]] * 3
+    assert looks_like_labels(labels)
+    assert choose_metrics(labels, None)[:2] == ["exactMatch", "macroF1"]
+    assert choose_metrics(texts, None)[:2] == ["rougeL", "bleu"]
+    assert choose_metrics(texts, "exactMatch")[0] == "exactMatch"
+    assert choose_metrics([], None) == ["loss", "perplexity"]
+
+
+@pytest.mark.parametrize(
+    ("goal", "base", "tuned", "met"),
+    [
+        ({"metric": "exactMatch", "atLeast": "0.9"}, 0.1, 0.9, True),
+        ({"metric": "exactMatch", "atLeast": "0.9"}, 0.1, 0.89, False),
+        ({"metric": "exactMatch", "overBase": "0.1"}, 0.8, 0.89, False),
+        ({"metric": "exactMatch", "atLeast": "0.5", "overBase": "0.3"}, 0.3, 0.6, True),
+        ({"metric": "loss", "atMost": "1"}, 2.0, 1.0, True),
+        ({"metric": "loss", "overBase": "0.5"}, 2.0, 1.4, True),
+        ({"metric": "perplexity", "atMost": "3", "overBase": "9"}, 5.0, 2.0, False),
+    ],
+)
+def test_goal(goal: dict[str, str], base: float, tuned: float, met: bool) -> None:
+    verdict, words = check_goal(Goal.model_validate(goal), base=base, tuned=tuned)
+    assert verdict is met
+    assert ("MISSED" in words) is not met
+
+
+def test_rows_with_one_prompt_are_one_question() -> None:
+    def row(prompt: str, answer: str) -> dict[str, object]:
+        return {
+            "prompt": [{"role": "user", "content": prompt}],
+            "completion": [{"role": "assistant", "content": answer}],
+        }
+
+    rows = [row("p", "a"), row("q", "c"), row("p", "b"), row("p", "a")]
+    questions = gather_questions(rows, max_questions=10, seed=0)
+    assert [q.references for q in questions] == [("a", "b"), ("c",)]
+    assert len(gather_questions(rows, max_questions=1, seed=0)) == 1

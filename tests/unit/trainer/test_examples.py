@@ -1,0 +1,73 @@
+"""The loss mask: which tokens count, for any template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_trainer.errors import DataError
+from finetune_trainer.sft.examples import IGNORED, Encoder, encode_rows
+from support.tiny_tokenizer import make_tokenizer
+
+CHAT = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "hello"},
+    {"role": "user", "content": "bye"},
+    {"role": "assistant", "content": "so long"},
+]
+PAIR = {"prompt": CHAT[:1], "completion": CHAT[1:2]}
+
+
+def counted(row: dict[str, Any], loss: str = "Auto", max_tokens: int = 1000) -> list[str]:
+    """Return the runs of text that count in the loss."""
+    tokenizer = make_tokenizer()
+    example = Encoder(tokenizer, loss=loss, max_tokens=max_tokens).encode(row)
+    assert len(example.input_ids) == len(example.labels)
+    runs: list[list[int]] = []
+    previous = IGNORED
+    for label in example.labels:
+        if label != IGNORED:
+            if previous == IGNORED:
+                runs.append([])
+            runs[-1].append(label)
+        previous = label
+    return [tokenizer.decode(run) for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("row", "loss", "expected"),
+    [
+        (PAIR, "Auto", ["hello<|im_end|>"]),
+        (PAIR, "Completion", ["hello<|im_end|>"]),
+        ({"messages": CHAT}, "Auto", ["hello<|im_end|>", "so long<|im_end|>"]),
+        ({"messages": CHAT}, "Assistant", ["hello<|im_end|>", "so long<|im_end|>"]),
+        ({"messages": CHAT}, "Completion", ["so long<|im_end|>"]),
+        ({"text": "plain"}, "Auto", ["plain<|im_end|>"]),
+        ({"prompt": "q: ", "completion": "a"}, "Auto", ["a<|im_end|>"]),
+    ],
+)
+def test_counting_tokens(row: dict[str, Any], loss: str, expected: list[str]) -> None:
+    assert counted(row, loss) == expected
+
+
+def test_all_counts_everything_up_to_the_last_turn() -> None:
+    (text,) = counted({"messages": CHAT}, "All")
+    assert text.startswith("<|im_start|>user")
+    assert "so long<|im_end|>" in text
+
+
+def test_long_examples_are_cut_and_counted() -> None:
+    encoder = Encoder(make_tokenizer(), loss="All", max_tokens=10)
+    example = encoder.encode({"text": "x" * 30})
+    assert len(example.input_ids) == 10
+    assert example.num_cut == 21
+
+
+def test_rows_without_an_answer_left_are_dropped_and_all_of_them_refused() -> None:
+    encoder = Encoder(make_tokenizer(), loss="Auto", max_tokens=24)
+    long = {"prompt": "y" * 100, "completion": "a"}
+    assert len(encode_rows(encoder, [{"prompt": "y", "completion": "a"}, long], side="t")) == 1
+    with pytest.raises(DataError, match=r"102 tokens.*maxSequenceLength to 102") as caught:
+        encode_rows(encoder, [long], side="training")
+    assert caught.value.reason == "AllRowsTooLong"

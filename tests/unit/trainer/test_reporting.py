@@ -1,0 +1,101 @@
+"""Last words, pushes and classification of failures."""
+
+from __future__ import annotations
+
+import errno
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune_api.trainer import Event, ExitCode, Stage, TerminationMessage
+from finetune_trainer.errors import OutOfMemory, StorageError, UserError
+from finetune_trainer.failures import classify
+from finetune_trainer.report.push import ProgressPush
+
+
+def test_termination_message_fits_the_kubelet_and_keeps_the_facts() -> None:
+    message = TerminationMessage(
+        stage=Stage.TRAIN, exit_code=65, reason="InvalidRows", message="x\n" * 5000
+    )
+    text = message.to_text()
+    assert len(text.encode()) <= 4096
+    assert json.loads(text)["reason"] == "InvalidRows"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        (UserError("Wrong", "it is wrong"), UserError, "Wrong"),
+        (OSError(errno.ENOSPC, "No space left on device", "/w/x"), StorageError, "DiskFull"),
+        (RuntimeError("I/O error: No space left on device"), StorageError, "DiskFull"),
+        (MemoryError(), OutOfMemory, "OutOfMemory"),
+    ],
+)  # fmt: skip
+def test_classification(error: Exception, kind: type, reason: str) -> None:
+    failure = classify(error)
+    assert isinstance(failure, kind)
+    assert failure.reason == reason
+
+
+def test_unknown_errors_are_internal_and_keep_their_trace() -> None:
+    try:
+        raise KeyError("surprise")
+    except KeyError as error:
+        failure = classify(error)
+    assert failure.exit_code == ExitCode.INTERNAL
+    assert "surprise" in failure.message
+    assert "Traceback" in failure.message
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, list[tuple[str, dict[str, object]]]]]:
+    received: list[tuple[str, dict[str, object]]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            received.append((self.headers["Authorization"], body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/progress", received
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_pushes_carry_status_token_and_result(
+    receiver: tuple[str, list[tuple[str, dict[str, object]]]], tmp_path: Path
+) -> None:
+    url, received = receiver
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    push = ProgressPush(url, token_file=token, ca_file=None)
+    push.update(
+        Event(event="progress", stage=Stage.TRAIN, step=5, total_steps=10, percent=50,
+              metrics={"loss": 0.5})
+    )  # fmt: skip
+    push.finish({"stage": "train"})
+    authorization, body = received[-1]
+    assert authorization == "Bearer secret"
+    assert body["finetune"]["result"] == {"stage": "train"}  # type: ignore[index]
+    merged = [status for _, status in received]
+    assert any(s["trainerStatus"].get("metrics") for s in merged)  # type: ignore[attr-defined]
+
+
+def test_unreachable_operator_only_costs_a_count() -> None:
+    push = ProgressPush("http://127.0.0.1:9/nobody", token_file=None, ca_file=None)
+    push.update(Event(event="progress", stage=Stage.TRAIN, step=1, total_steps=2, percent=50))
+    push.finish(None)
+    assert push.num_sent == 0
+    assert push.num_failed == 1
