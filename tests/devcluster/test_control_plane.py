@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -133,3 +134,24 @@ def test_it_is_ready_within_seconds(control_plane_factory):
     seconds = time.monotonic() - begin
     remove_cluster(cluster.name)
     assert seconds < 30, f"took {seconds:.1f}s; a few seconds is normal on an idle host"
+
+
+def test_two_ups_at_once_end_with_one_cluster(control_plane_factory):
+    name = f"twice-{secrets.token_hex(2)}"
+    command = [sys.executable, "-m", "devcluster"]
+    options = {
+        "env": {**os.environ, "PYTHONPATH": "tools"},
+        "cwd": repository_root(),
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
+    up = [*command, "up", "--profile", "control-plane", "--name", name]
+    try:
+        both = [subprocess.Popen(up, **options) for _ in range(2)]
+        outputs = [each.communicate()[0] for each in both]
+        assert [each.returncode for each in both] == [0, 0], outputs
+        assert sum("is running already" in output for output in outputs) == 1, outputs
+    finally:
+        subprocess.run([*command, "down", "--name", name], **options, check=False)
+    assert not cluster_dir(name).exists()

@@ -72,7 +72,7 @@ def wait_until(
     predicate: Callable[[], bool],
     *,
     process: ProcessRecord | None = None,
-    timeout_seconds: float = 180.0,
+    timeout_seconds: float = 300.0,
     poll_seconds: float = 0.05,
 ) -> None:
     """Poll `predicate` until it holds.

@@ -15,7 +15,7 @@ from devcluster.existing import ExistingCluster, use_existing_cluster
 from devcluster.paths import cache_root, cluster_dir
 from devcluster.process import is_alive
 from devcluster.progress import say, step
-from devcluster.state import ClusterState, load_state
+from devcluster.state import ClusterState, load_state, starting_or_stopping
 from devcluster.teardown import cluster_names, remove_cluster
 
 Cluster = TypeVar("Cluster", bound=ControlPlane)
@@ -31,11 +31,12 @@ def up(arguments: argparse.Namespace) -> int:
         print(f"export KUBECONFIG={existing.kubeconfig}")
         return 0
     name = arguments.name or DEFAULT_NAMES[arguments.profile]
-    cluster = (
-        _up_node(name, arguments)
-        if arguments.profile == "node"
-        else _up_control_plane(name, ControlPlaneOptions(audit_log=arguments.audit_log))
-    )
+    with starting_or_stopping(name):
+        cluster = (
+            _up_node(name, arguments)
+            if arguments.profile == "node"
+            else _up_control_plane(name, ControlPlaneOptions(audit_log=arguments.audit_log))
+        )
     for key, value in cluster.state.values.items():
         say(f"  {key:<22} {value}")
     print(f"export KUBECONFIG={cluster.kubeconfig}")
@@ -49,7 +50,7 @@ def down(arguments: argparse.Namespace) -> int:
         return 0
     names = cluster_names() if arguments.all else [arguments.name or DEFAULT_NAMES["node"]]
     for name in names:
-        with step(f"removing {name}"):
+        with starting_or_stopping(name), step(f"removing {name}"):
             if not remove_cluster(name):
                 say(f"no cluster called {name}")
     if arguments.purge:

@@ -22,7 +22,7 @@ from devcluster.node.removal import unmount_below
 from devcluster.node.runtime import Runtime, choose_snapshotter, runtime_of
 from devcluster.paths import cache_root, cluster_dir, repository_root
 from devcluster.progress import step
-from devcluster.state import ClusterState, save_state
+from devcluster.state import ClusterState, load_state, save_state, starting_or_stopping
 
 _RUN_ROOT = Path("/run/ft-devcluster-build")
 BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
@@ -97,9 +97,19 @@ def _load(state: ClusterState, image: ProjectImage, tag: str) -> str:
         push_image(identity, f"{repository}:{tag}")
     with step(f"unpacking {reference} on the node"):
         pull_image(runtime_of(state.name), reference)
-    state.values[f"image-{image.name}"] = reference
-    save_state(cluster_dir(state.name), state)
+    _record(state, f"image-{image.name}", reference)
     return reference
+
+
+def _record(state: ClusterState, key: str, value: str) -> None:
+    """Note a value, unless the cluster went down during the build."""
+    state.values[key] = value
+    folder = cluster_dir(state.name)
+    with starting_or_stopping(state.name):
+        current = load_state(folder)
+        if current is not None:
+            current.values[key] = value
+            save_state(folder, current)
 
 
 def ensure_base_image() -> str:

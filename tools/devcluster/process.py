@@ -18,6 +18,8 @@ from pathlib import Path
 
 MARKER = "FINETUNE_DEVCLUSTER"
 POLL_SECONDS = 0.02
+# A process that waits for a busy disk does not even die before it gets its answer.
+KILL_PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +90,10 @@ def stop(record: ProcessRecord, *, grace_seconds: float = 5.0) -> None:
     """Ask a process to end, wait, then kill it; returns when it is gone."""
     if not is_alive(record):
         return
-    for signum, patience in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 10.0)):
+    for signum, patience in (
+        (signal.SIGTERM, grace_seconds),
+        (signal.SIGKILL, KILL_PATIENCE_SECONDS),
+    ):
         if patience <= 0:
             continue
         # A stopped process (SIGSTOP in a test) would never see the SIGTERM.
@@ -122,7 +127,7 @@ def marked_processes(cluster: Path) -> list[ProcessRecord]:
     return found
 
 
-def kill_all(pids: Iterable[int], *, patience_seconds: float = 10.0) -> None:
+def kill_all(pids: Iterable[int], *, patience_seconds: float = KILL_PATIENCE_SECONDS) -> None:
     """Kill pids at once and wait until they are gone (containers of a cgroup)."""
     alive = {pid: ticks for pid in pids if (ticks := start_ticks(pid)) is not None}
     deadline = time.monotonic() + patience_seconds

@@ -8,14 +8,19 @@ settings) are recorded *first*: removing what was never made is harmless.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from devcluster.errors import StateError
+from devcluster.paths import state_root
 from devcluster.process import ProcessRecord, boot_id, start_ticks
+from devcluster.progress import say
 
 FORMAT = 1
 FILE_NAME = "state.json"
@@ -61,6 +66,23 @@ class ClusterState:
         if self.owner_pid is None:
             return False
         return self.boot != boot_id() or start_ticks(self.owner_pid) != self.owner_start_ticks
+
+
+@contextmanager
+def starting_or_stopping(name: str) -> Iterator[None]:
+    """Let one command at a time change the cluster `name`; the others wait and say so.
+
+    Without it, a second ``up`` takes a cluster that is still starting for a broken one.
+    """
+    folder = state_root() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another command is starting or stopping {name}: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def save_state(folder: Path, state: ClusterState) -> None:

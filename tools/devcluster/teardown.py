@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from devcluster import process
 from devcluster.errors import StateError
@@ -22,7 +24,11 @@ def cluster_names() -> list[str]:
 
 
 def remove_cluster(name: str) -> bool:
-    """Stop and delete the cluster `name`; returns whether there was one."""
+    """Stop and delete the cluster `name`; returns whether there was one.
+
+    Raises:
+        StateError: its folder cannot be deleted.
+    """
     folder = cluster_dir(name)
     if not folder.is_dir():
         return False
@@ -41,7 +47,7 @@ def remove_cluster(name: str) -> bool:
     for record in process.marked_processes(folder):
         process.stop(record, grace_seconds=0)
     PortClaims(folder).release()
-    shutil.rmtree(folder, ignore_errors=True)
+    _delete(folder)
     return True
 
 
@@ -57,6 +63,16 @@ def remove_orphans() -> list[str]:
             remove_cluster(name)
             removed.append(name)
     return removed
+
+
+def _delete(folder: Path, *, num_attempts: int = 20) -> None:
+    """Delete a folder that a dying process may just have written to."""
+    for _ in range(num_attempts):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+    raise StateError(f"cannot delete {folder}: see what is left there, and who holds it")
 
 
 def _stop_order(state: ClusterState) -> Iterator[process.ProcessRecord]:
