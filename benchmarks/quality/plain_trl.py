@@ -61,6 +61,7 @@ def main() -> None:
                 warmup_steps=0.03,
                 num_train_epochs=recipe["epochs"],
                 bf16=recipe["bfloat16"],
+                use_cpu=not torch.cuda.is_available(),
                 seed=42,
                 logging_steps=10,
                 save_strategy="no",

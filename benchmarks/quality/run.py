@@ -106,6 +106,7 @@ def run_case(name: str, data: Path, scratch: Path, *, plain: bool) -> dict[str, 
         "ours": float(score["tuned"]), "low": score["tunedLow"], "high": score["tunedHigh"],
         "questions": report["result"]["numSamples"], "seconds": seconds,
     }  # fmt: skip
+    print(json.dumps(result), flush=True)
     if plain:
         recipe = scratch / f"{name}-recipe.json"
         recipe.write_text(json.dumps(record["recipe"]))

@@ -115,6 +115,8 @@ def plain(
         common: dict[str, Any] = {
             "output_dir": scratch, "max_steps": num_steps, "save_strategy": "no",
             "report_to": "none", "disable_tqdm": True, "seed": 42,
+            # Without it TRL's default, bfloat16, is refused on a machine without a GPU.
+            "use_cpu": not torch.cuda.is_available(),
         }  # fmt: skip
         if settings is None:
             model: Any = str(folder)
@@ -132,7 +134,6 @@ def plain(
                 padding_free=settings["padding_free"],
                 max_length=None if settings["padding_free"] else 1024,
                 logging_steps=1,
-                use_cpu=True,
             )
         trainer = SFTTrainer(
             model=model, args=config, train_dataset=Dataset.from_list(rows),

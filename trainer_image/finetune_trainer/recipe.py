@@ -9,8 +9,8 @@ The rules, with their reasons:
 * **Global batch.** 8 below 1,000 training rows, 16 below 10,000, else 32: adapters pay for large
   batches more than full fine-tuning does (same source). It never depends on the world size.
 * **Micro batch.** The largest divisor of the rank's share whose tokens fit the budget of one
-  forward pass: enough to fill the device, small enough to need no recomputation.
-* **Activation checkpointing.** Only when even the smallest micro batch exceeds 80 % of the memory by
+  forward pass: enough to fill the device, few enough to need no recomputation.
+* **Activation checkpointing.** Only when even the smallest micro batch exceeds 80 % of memory by
   the estimate below: it costs 20-50 % of the speed.
 """
 
