@@ -97,9 +97,9 @@ async def running_manager(client: KubeClient, config: OperatorConfig):
 class OperatorProcess:
     """One replica as users run it: ``python -m finetune_operator`` with kopf."""
 
-    def __init__(self, cluster, folder: Path, **settings: Any) -> None:
+    def __init__(self, cluster, folder: Path, *, kubeconfig: str = "", **settings: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        config = {
+        self.settings = {
             "progressPort": 0,
             "probePort": 0,
             "metricsPort": 0,
@@ -109,21 +109,32 @@ class OperatorProcess:
             **settings,
         }
         path = folder / "config.yaml"
-        path.write_text(yaml.safe_dump(config))
+        path.write_text(yaml.safe_dump(self.settings))
         self.log = folder / "operator.log"
-        environment = {
+        self.num_restarts = 0
+        self._command = [sys.executable, "-m", "finetune_operator", "--config", str(path)]
+        self._environment = {
             **os.environ,
             "PYTHONPATH": f"{ROOT / 'operator'}",
-            "KUBECONFIG": str(settings.pop("kubeconfig", cluster.kubeconfig)),
+            "KUBECONFIG": kubeconfig or str(cluster.kubeconfig),
         }
+        self._start()
+
+    def _start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_operator", "--config", str(path)],
-                env=environment,
+                self._command,
+                env=self._environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    def restart_if_ended(self) -> None:
+        """What the kubelet does for a Deployment's pod."""
+        if self.process.poll() is not None:
+            self.num_restarts += 1
+            self._start()
 
     @property
     def pid(self) -> int:
