@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from devcluster import host
-from devcluster.node import start_node
-from devcluster.node.network import read_sysctls
+from devcluster.node import network, start_node
 from devcluster.node.node import FIXED_FOLDERS
 from devcluster.node.removal import cgroup_pids
 from devcluster.paths import cluster_dir, state_root
@@ -49,7 +48,7 @@ def host_footprint() -> dict[str, object]:
         "interfaces": sorted(link["ifname"] for link in json.loads(output("ip", "-j", "link")[0])),
         "mounts": sorted(each for each in mounts if "devcluster" in each),
         "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("*/finetune-devcluster"))),
-        "sysctls": read_sysctls(),
+        "sysctls": network.read_sysctls(),
         "folders": [each for each in (*FIXED_FOLDERS, "/run/ft-devcluster") if Path(each).exists()],
     }
 
@@ -102,6 +101,14 @@ def assert_nothing_is_left(node, before: dict[str, object], pods: list[int]) -> 
     assert not node.folder.exists()
 
 
+def assert_still_there(running: dict[str, object]) -> None:
+    """The bridge, its rule and the folders; kube-proxy may add and drop rules at any time."""
+    now = host_footprint()
+    assert now["interfaces"] == running["interfaces"]
+    assert now["folders"] == running["folders"]
+    assert any(network.RULE_COMMENT in rule for rule in now["rules"])
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -128,9 +135,11 @@ def test_removal_after_every_process_was_killed_leaves_the_host_as_it_was(own_no
 
 def test_a_second_node_is_refused_and_says_how_to_go_on(own_node):
     node, _ = own_node
+    running = host_footprint()
     with pytest.raises(host.HostUnfitError, match="down --all"):
         start_node(owner_pid=os.getpid())
     assert node.is_ready()
+    assert_still_there(running)
 
 
 def test_a_node_stopped_halfway_through_its_start_is_removed(own_node):

@@ -22,6 +22,8 @@ _FIRST = ("kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler")
 
 def remove_node_parts(state: ClusterState) -> None:
     """Remove containers, mounts, network, rules, control groups and kernel settings of a node."""
+    if not state.interfaces:
+        return  # it was refused before it made anything: what is there is another's
     same_boot = state.boot == process.boot_id()
     runtime = runtime_of(state.name)
     if same_boot:
@@ -32,8 +34,7 @@ def remove_node_parts(state: ClusterState) -> None:
         _stop_runtime(state, runtime)
     unmount_below([cluster_dir(state.name), *map(Path, state.folders), runtime.root])
     if same_boot:
-        if state.interfaces:
-            network.remove_bridge()
+        network.remove_bridge()
         remove_rules(state.chain_prefixes)
         for folder in state.cgroups:
             remove_cgroup(Path(folder))
