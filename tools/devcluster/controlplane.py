@@ -392,8 +392,9 @@ def keep_logs(folder: Path) -> str:
     """Copy the logs of a failed start aside, where ``down`` does not delete them."""
     kept = cache_root() / "failed" / folder.name
     shutil.rmtree(kept, ignore_errors=True)
-    if (folder / "logs").is_dir():
-        shutil.copytree(folder / "logs", kept)
+    if not (folder / "logs").is_dir():
+        return "nothing was started"
+    shutil.copytree(folder / "logs", kept)
     return f"logs kept in {kept}"
 
 
