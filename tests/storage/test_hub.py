@@ -38,6 +38,8 @@ URI = "hf://org/model"
 def hub(monkeypatch, tmp_path):
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
+    # The library reads its switch when it is first imported, which may be long ago.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(stream, "_backoff_seconds", lambda failures: 0.0)
     with fake_hub() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -297,6 +298,7 @@ def _check_room(folder: Path, files: Sequence[ObjectInfo]) -> None:
 
 
 def _write_json(path: Path, body: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.new")
+    # Processes of one node may write the same record at the same time.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     temporary.write_text(json.dumps(body, indent=1, sort_keys=True), encoding="utf-8")
     temporary.replace(path)
