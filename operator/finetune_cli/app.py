@@ -193,7 +193,7 @@ def verify(
         print(json.dumps({"uri": verified.folder_uri, "digest": verified.digest, "files": files}))
         return
     console = _console()
-    console.print(verified_table(verified))
+    console.print(verified_table(verified, width=console.width))
     count = len(verified.files)
     console.print(
         f"verified: {count} file{'s' if count != 1 else ''}, {verified.num_bytes:,} bytes in "

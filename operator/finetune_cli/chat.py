@@ -130,7 +130,8 @@ def _converse(process: subprocess.Popen[str], console: Console, as_json: bool) -
         if as_json and "prompt" in line:
             print(json.dumps(line, ensure_ascii=False), flush=True)
         elif line.get("ready"):
-            console.print(f"{line.get('model')} with {line.get('adapter')}", style="dim")
+            text = f"{line.get('model')} with {line.get('adapter')}"
+            console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
         elif "prompt" in line:
             _show(line, console, is_echoed=process.stdin is None)
         if process.stdin is not None and not _ask(process.stdin, console):

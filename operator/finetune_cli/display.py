@@ -55,22 +55,24 @@ class PlainDisplay:
         self._write = write
         self._clock = clock
         self._last = float("-inf")
+        self._last_step: int | None = None
 
     def start_stage(self, stage: Stage) -> None:
         """A stage begins."""
         self._last = float("-inf")
+        self._last_step = None
         self._write(f"{TITLES[stage]}: started")
 
     def show_event(self, event: Event) -> None:
         """A stage tells something."""
         if event.message and event.event in ("message", "progress"):
             self._write(f"{TITLES[event.stage]}: {event.message}")
-        if event.event != "progress" or event.step is None:
+        if event.event != "progress" or event.step is None or event.step == self._last_step:
             return
         now = self._clock()
         is_last = event.total_steps is not None and event.step >= event.total_steps
         if now - self._last >= PLAIN_INTERVAL_SECONDS or is_last:
-            self._last = now
+            self._last, self._last_step = now, event.step
             self._write(f"{TITLES[event.stage]}: {progress_text(event)}")
 
     def end_stage(self, stage: Stage, *, is_ok: bool, summary: str) -> None:

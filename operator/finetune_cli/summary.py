@@ -51,17 +51,18 @@ def score_table(evaluation: EvaluateResult, goal: Goal | None, *, title: str) ->
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("metric")
-    for heading in ("base", "tuned", "gain", "goal"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("metric", no_wrap=True, min_width=10)
+    table.add_column("base", justify="right", no_wrap=True, min_width=7)
+    for heading in ("tuned", "gain", "goal"):
+        table.add_column(heading, justify="right")
     for score in evaluation.scores:
         is_goal = goal is not None and goal.metric == score.name
         met = {True: "green", False: "red", None: ""}[evaluation.goal_met]
         table.add_row(
             score.name,
             score.base,
-            f"{score.tuned} {_interval(score.tuned_low, score.tuned_high)}".rstrip(),
-            f"{_gain(score)} {_interval(score.delta_low, score.delta_high)}".rstrip(),
+            score.tuned + _interval(score.tuned_low, score.tuned_high),
+            _gain(score) + _interval(score.delta_low, score.delta_high),
             goal_text(goal) if is_goal and goal is not None else "",
             style=met if is_goal else "",
         )
@@ -69,16 +70,15 @@ def score_table(evaluation: EvaluateResult, goal: Goal | None, *, title: str) ->
 
 
 def goal_text(goal: Goal) -> str:
-    """Return the goal in few signs, for example ``>= 0.80, base + 0.30``."""
+    """Return the goal in few signs, for example ``>= 0.80, +0.30`` (the gain over the base)."""
     parts = []
     if goal.at_least is not None:
         parts.append(f">= {goal.at_least}")
     if goal.at_most is not None:
         parts.append(f"<= {goal.at_most}")
     if goal.over_base is not None:
-        parts.append(
-            f"base {'-' if goal.metric in ('loss', 'perplexity') else '+'} {goal.over_base}"
-        )
+        sign = "-" if goal.metric in ("loss", "perplexity") else "+"
+        parts.append(f"{sign}{goal.over_base}")
     return ", ".join(parts)
 
 
@@ -107,7 +107,8 @@ def to_json(outcome: RunOutcome) -> dict[str, Any]:
 
 
 def _interval(low: str, high: str) -> str:
-    return f"[{low}, {high}]" if low and high else ""
+    # On a line of its own: the table then fits 80 columns. A bracket would be read as markup.
+    return f"\n\\[{low}, {high}]" if low and high else ""
 
 
 def _gain(score: Score) -> str:

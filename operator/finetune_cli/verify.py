@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from finetune_trainer.storage import ManifestFile, StorageAccess, VerifiedManifest
 
+WIDTH_OF_FULL_DIGESTS = 120
+
 VERSION_URI = re.compile(r"^(?P<root>.*?)/?(?P<prefix>versions/[^/]+/[^/]+/\d+)$")
 
 
@@ -160,18 +162,26 @@ def _verified(uri: str, folder_uri: str, manifest: VerifiedManifest) -> Verified
     )
 
 
-def verified_table(verified: Verified) -> Table:
-    """Build the table of checked files."""
+def verified_table(verified: Verified, *, width: int) -> Table:
+    """Build the table of checked files.
+
+    Args:
+        verified: What was checked.
+        width: Columns there are; digests are cut where they would squeeze out the names.
+    """
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("file")
-    table.add_column("bytes", justify="right")
+    shown_digits = 64 if width >= WIDTH_OF_FULL_DIGESTS else 16
+    table.add_column("file", overflow="fold")
+    table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("sha256", no_wrap=True)
     table.add_column("")
     for file in verified.files:
-        table.add_row(file.path, f"{file.num_bytes:,}", file.sha256, "ok", style="green")
+        table.add_row(
+            file.path, f"{file.num_bytes:,}", file.sha256[:shown_digits], "ok", style="green"
+        )
     for name in verified.extra_files:
         table.add_row(name, "", "", "not in the manifest", style="yellow")
     return table

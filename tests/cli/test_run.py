@@ -39,12 +39,25 @@ def test_three_stages_run_and_the_result_is_shown(cli: Cli) -> None:
     order = [line.split(":")[0] for line in done.out.splitlines() if line.endswith(": started")]
     assert order == ["prepare", "train", "evaluate"]
     assert "step 2/2, loss 1.5" in done.out
-    assert "0.9100 [0.8600, 0.9500]" in done.out
-    assert "+0.5800 [0.5000, 0.6600]" in done.out
-    assert ">= 0.80, base + 0.30" in done.out
+    assert _row(done.out, "exactMatch")[:4] == ["exactMatch", "0.3300", "0.9100", "+0.5800"]
+    assert "[0.8600, 0.9500]" in done.out
+    assert "[0.5000, 0.6600]" in done.out
+    assert ">= 0.80, +0.30" in done.out
     assert "120 held-out samples" in done.out
     assert "ab" * 32 in done.out
     assert "version  3" in done.out
+
+
+def _row(text: str, metric: str) -> list[str]:
+    return next(line.split() for line in text.splitlines() if line.strip().startswith(metric))
+
+
+@pytest.mark.parametrize("columns", ["80", "60"])
+def test_tables_keep_their_content_in_a_narrow_window(cli: Cli, columns: str) -> None:
+    cli.environment["COLUMNS"] = columns
+    text = cli("run", "job.yaml").out
+    assert _row(text, "exactMatch")[1] == "0.3300"
+    assert columns == "60" or "\N{HORIZONTAL ELLIPSIS}" not in text
 
 
 def test_stages_get_the_job_with_absolute_paths_and_a_stable_uid(cli: Cli) -> None:

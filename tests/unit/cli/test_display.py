@@ -53,9 +53,9 @@ def test_live_display_shows_every_stage_and_message() -> None:
 @pytest.mark.parametrize(
     ("goal", "text"),
     [
-        (Goal(metric="exactMatch", at_least="0.8", over_base="0.3"), ">= 0.8, base + 0.3"),
-        (Goal(metric="loss", at_most="1.2", over_base="0.1"), "<= 1.2, base - 0.1"),
-        (Goal(metric="rougeL", over_base="0.2"), "base + 0.2"),
+        (Goal(metric="exactMatch", at_least="0.8", over_base="0.3"), ">= 0.8, +0.3"),
+        (Goal(metric="loss", at_most="1.2", over_base="0.1"), "<= 1.2, -0.1"),
+        (Goal(metric="rougeL", over_base="0.2"), "+0.2"),
     ],
 )
 def test_goal_reads_in_few_signs(goal: Goal, text: str) -> None:
