@@ -177,6 +177,11 @@ def test_operator_reads_its_configuration(
     assert config.leader_election_namespace == "finetune-system"
 
 
+def test_service_variables_are_not_read_as_settings(render: Render) -> None:
+    (deployment,) = (each for each in render({}) if each["kind"] == "Deployment")
+    assert deployment["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 def test_namespaces_bound_the_operators_rights(render: Render, tmp_path: Path) -> None:
     objects = render({"watch": {"namespaces": ["team-a"]}})
     cluster_wide = [o["metadata"]["name"] for o in objects if o["kind"] == "ClusterRoleBinding"]
