@@ -97,7 +97,9 @@ async def running_manager(client: KubeClient, config: OperatorConfig):
 class OperatorProcess:
     """One replica as users run it: ``python -m finetune_operator`` with kopf."""
 
-    def __init__(self, cluster, folder: Path, *, kubeconfig: str = "", **settings: Any) -> None:
+    def __init__(
+        self, cluster, folder: Path, *, kubeconfig: str = "", pod_name: str = "", **settings: Any
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.settings = {
             "progressPort": 0,
@@ -117,6 +119,7 @@ class OperatorProcess:
             **os.environ,
             "PYTHONPATH": f"{ROOT / 'operator'}",
             "KUBECONFIG": kubeconfig or str(cluster.kubeconfig),
+            **({"POD_NAME": pod_name} if pod_name else {}),
         }
         self._start()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,13 +65,15 @@ class FaultProxy:
             self.faults[fault] += 1
         if fault == "reset":
             return self._break(request)
+        if isinstance(fault, int) and request.query.get("watch") and fault == 410:
+            return await _expired_watch(request)
         if isinstance(fault, int):
             return _refusal(fault)
         headers = {k: v for k, v in request.headers.items() if k not in _HOP_HEADERS}
         async with self._session.request(
             request.method,
             self.connection.server + request.raw_path,
-            data=await request.read(),
+            data=await request.read() or None,
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=None),
         ) as answer:
@@ -103,19 +105,30 @@ class FaultProxy:
         return web.Response(status=500)
 
 
+async def _expired_watch(request: web.Request) -> web.StreamResponse:
+    """Answer as the API server does: 200, and the error as the only event of the stream."""
+    response = web.StreamResponse()
+    response.headers["Content-Type"] = "application/json"
+    await response.prepare(request)
+    event = {"type": "ERROR", "object": _status(410)}
+    await response.write(json.dumps(event).encode() + b"\n")
+    await response.write_eof()
+    return response
+
+
 def _refusal(code: int) -> web.Response:
-    body = {
+    headers = {"Retry-After": "1"} if code == 429 else {}
+    return web.json_response(_status(code), status=code, headers=headers)
+
+
+def _status(code: int) -> dict:
+    return {
         "kind": "Status",
         "apiVersion": "v1",
+        "metadata": {},
         "status": "Failure",
         "reason": _REASONS.get(code, ""),
         "message": "injected by the test",
         "code": code,
     }
-    headers = {"Retry-After": "1"} if code == 429 else {}
-    return web.json_response(body, status=code, headers=headers)
 
-
-async def wait(seconds: float) -> None:
-    """Let a fault last; the only wait that is not for a state of the world."""
-    await asyncio.sleep(seconds)

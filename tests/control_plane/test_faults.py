@@ -104,11 +104,21 @@ async def test_jobs_deleted_while_the_watch_was_cut_are_forgotten(
     control_plane, namespace, tmp_path
 ):
     """kopf never tells of objects that vanished during a 410; the repair of the cache does."""
-    expired = False
+    is_cut = False
+    resumed: set[str] = set()
 
     def decide(request):
-        is_watch = request.query.get("watch") in ("1", "true")
-        return 503 if expired and is_watch else None
+        if request.query.get("watch") not in ("1", "true"):
+            return None
+        if is_cut:
+            return 503
+        if request.path in resumed:
+            resumed.discard(request.path)
+            return 410
+        watched.add(request.path)
+        return None
+
+    watched: set[str] = set()
 
     connection = connection_of(control_plane)
     proxy = FaultProxy(connection, decide)
@@ -129,14 +139,16 @@ async def test_jobs_deleted_while_the_watch_was_cut_are_forgotten(
                 await client.create(FINETUNEJOBS, body)
             count = lambda: num_jobs(operator.settings["metricsPort"])  # noqa: E731
             await eventually_async(lambda: is_equal(count, 6), timeout=40, interval=0.2)
-            expired = True
+            is_cut = True
             proxy.cut_watches()
             for index in range(4):
                 await client.delete(FINETUNEJOBS, namespace, f"job-{index}")
-            await eventually_async(lambda: is_equal(count, 2), timeout=40, interval=0.2)
-            expired = False
+            resumed |= watched
+            is_cut = False
+            await eventually_async(lambda: is_equal(count, 2), timeout=60, interval=0.2)
             await client.create(FINETUNEJOBS, finetunejob("late", namespace, suspend=True))
             await eventually_async(lambda: is_equal(count, 3), timeout=60, interval=0.2)
+            assert proxy.faults[410] >= 3
             assert operator.process.poll() is None, operator.tail()
         finally:
             operator.stop()

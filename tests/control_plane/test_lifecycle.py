@@ -75,3 +75,210 @@ async def _has_events(client, namespace):
     reasons = await event_reasons(client, namespace, "headlines")
     wanted = {"Accepted", "DatasetReady", "TrainingStarted", "Trained", "Published"}
     return wanted <= set(reasons)
+
+
+def last_words(stage, code, failure_class, reason, message):
+    return TerminationMessage(
+        stage=stage, exit_code=code, failure_class=failure_class, reason=reason, message=message
+    ).to_text()
+
+
+async def phase_is(client, namespace, name, phase, timeout=60):
+    async def reached():
+        job = await get_job(client, namespace, name)
+        return job if (job.get("status") or {}).get("phase") == phase else None
+
+    return await eventually_async(reached, timeout=timeout, interval=0.2)
+
+
+async def test_bad_data_fails_the_job_at_once_and_says_where(world):
+    client, kubelet, namespace = world
+    text = last_words(
+        Stage.PREPARE,
+        ExitCode.DATA_ERROR,
+        FailureClass.DATA_ERROR,
+        "InvalidRows",
+        "headlines.jsonl:17: not JSON; set dataset.maxInvalidRows to leave rows out",
+    )
+    kubelet.script = lambda job, stage, attempt: Fate(status=ended_status(65, text))
+    async with running_manager(client, test_config(namespace)):
+        await client.create(FINETUNEJOBS, finetunejob("bad-data", namespace))
+        job = await phase_is(client, namespace, "bad-data", "Failed")
+
+        async def is_announced():
+            return "Failed" in await event_reasons(client, namespace, "bad-data")
+
+        await eventually_async(is_announced)
+    failure = job["status"]["lastFailure"]
+    assert failure["class"] == "DataError"
+    assert failure["reason"] == "InvalidRows"
+    assert failure["exitCode"] == 65
+    assert "headlines.jsonl:17" in failure["message"]
+    assert condition(job, "Stalled")["status"] == "True"
+    assert kubelet.attempts[namespace, "bad-data", "prepare"] == 1
+    assert len(await child_jobs(client, namespace)) == 1
+
+
+async def test_a_retryable_failure_is_retried_told_and_survived(world):
+    client, kubelet, namespace = world
+    text = last_words(
+        Stage.PREPARE, ExitCode.STORAGE, FailureClass.STORAGE_ERROR, "Unreachable", "no answer"
+    )
+
+    def script(job, stage, attempt):
+        if stage is Stage.PREPARE and attempt == 0:
+            return Fate(status=ended_status(73, text))
+        return success(stage)
+
+    kubelet.script = script
+    async with running_manager(client, test_config(namespace)):
+        await client.create(FINETUNEJOBS, finetunejob("flaky", namespace))
+        job = await phase_is(client, namespace, "flaky", "Succeeded", timeout=90)
+    assert job["status"]["lastFailure"]["reason"] == "Unreachable"
+    assert job["status"]["attempts"] == {"total": 4, "counted": 1, "preemptions": 0}
+
+
+async def test_a_missed_goal_fails_and_publishes_nothing(world):
+    client, kubelet, namespace = world
+    kubelet.script = lambda job, stage, attempt: success(stage, goal_met=False)
+    async with running_manager(client, test_config(namespace)):
+        await client.create(FINETUNEJOBS, finetunejob("missed", namespace))
+        job = await phase_is(client, namespace, "missed", "Failed")
+    assert condition(job, "Failed")["reason"] == "GoalNotMet"
+    assert condition(job, "Published")["status"] == "False"
+    assert "version" not in job["status"]["artifact"]
+
+
+async def test_suspend_stops_the_pods_and_resume_goes_on_with_the_same_job(world):
+    client, kubelet, namespace = world
+
+    def script(job, stage, attempt):
+        if stage is Stage.TRAIN and attempt == 0:
+            return Fate()  # runs until it is stopped
+        return success(stage)
+
+    kubelet.script = script
+    async with running_manager(client, test_config(namespace)):
+        await client.create(FINETUNEJOBS, finetunejob("paused", namespace))
+
+        async def is_training():
+            return holds(await get_job(client, namespace, "paused"), "Training")
+
+        await eventually_async(is_training, timeout=60, interval=0.2)
+        before = await client.get(JOBS, namespace, "paused-train")
+        await client.merge_patch(FINETUNEJOBS, namespace, "paused", {"spec": {"suspend": True}})
+        await phase_is(client, namespace, "paused", "Suspended")
+
+        async def has_stopped():
+            child = await client.get(JOBS, namespace, "paused-train")
+            return child["spec"]["suspend"] and not child["status"].get("active")
+
+        await eventually_async(has_stopped, timeout=30, interval=0.2)
+        await client.merge_patch(FINETUNEJOBS, namespace, "paused", {"spec": {"suspend": False}})
+        job = await phase_is(client, namespace, "paused", "Succeeded", timeout=90)
+        after = await client.get(JOBS, namespace, "paused-train")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert job["status"]["attempts"]["counted"] == 0
+    assert condition(job, "Suspended")["reason"] == "Resumed"
+
+
+async def test_deleting_the_job_takes_its_children_with_it(world):
+    client, kubelet, namespace = world
+    kubelet.script = lambda job, stage, attempt: Fate()
+    async with running_manager(client, test_config(namespace)):
+        body = finetunejob("gone", namespace)
+        await client.create(FINETUNEJOBS, body)
+
+        async def has_pod():
+            return (await client.list(PODS, namespace)).items
+
+        await eventually_async(has_pod, timeout=60, interval=0.2)
+        await client.delete(FINETUNEJOBS, namespace, "gone")
+
+        async def all_gone():
+            for kind in (JOBS, PODS):
+                if (await client.list(kind, namespace)).items:
+                    return False
+            try:
+                await client.get(CONFIG_MAPS, namespace, "gone-job")
+            except NotFound:
+                return True
+            return False
+
+        await eventually_async(all_gone, timeout=60, interval=0.3)
+        # The same name again is another job, and not hindered by what the first one left.
+        kubelet.script = lambda job, stage, attempt: success(stage)
+        await client.create(FINETUNEJOBS, body)
+        await phase_is(client, namespace, "gone", "Succeeded", timeout=90)
+
+
+async def test_a_finished_job_deletes_itself_when_its_time_is_over(world):
+    client, _, namespace = world
+    async with running_manager(client, test_config(namespace)):
+        await client.create(
+            FINETUNEJOBS, finetunejob("short", namespace, ttlSecondsAfterFinished=2)
+        )
+
+        async def is_gone():
+            try:
+                await get_job(client, namespace, "short")
+            except NotFound:
+                return True
+            return False
+
+        await eventually_async(is_gone, timeout=90, interval=0.3)
+
+
+async def test_two_nodes_get_two_pods_a_service_and_all_results(world):
+    client, kubelet, namespace = world
+    async with running_manager(client, test_config(namespace)):
+        body = finetunejob("wide", namespace, resources={"nodes": 2, "gpusPerNode": 0})
+        await client.create(FINETUNEJOBS, body)
+        await phase_is(client, namespace, "wide", "Succeeded", timeout=90)
+        service = await client.get(SERVICES, namespace, "wide-train")
+        child = await client.get(JOBS, namespace, "wide-train")
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert child["status"]["succeeded"] == 2
+    assert kubelet.attempts[namespace, "wide", "train"] == 2
+
+
+async def test_an_image_that_cannot_be_pulled_is_told_with_its_reason(world):
+    client, kubelet, namespace = world
+    kubelet.script = lambda job, stage, attempt: Fate(
+        starts=False, status=waiting_status("ImagePullBackOff", "manifest unknown")
+    )
+    async with running_manager(client, test_config(namespace)):
+        await client.create(FINETUNEJOBS, finetunejob("no-image", namespace))
+
+        async def is_told():
+            job = await get_job(client, namespace, "no-image")
+            found = condition(job, "DatasetReady")
+            return found and found["reason"] == "ImagePullBackOff" and job
+
+        job = await eventually_async(is_told, timeout=60, interval=0.2)
+    assert "manifest unknown" in job["status"]["lastFailure"]["message"]
+    assert job["status"]["lastFailure"]["class"] == "ImageError"
+
+
+async def test_a_deadline_stops_the_job(world):
+    client, kubelet, namespace = world
+    kubelet.script = lambda job, stage, attempt: Fate() if stage is Stage.TRAIN else success(stage)
+    async with running_manager(client, test_config(namespace)):
+        await client.create(FINETUNEJOBS, finetunejob("late", namespace, activeDeadlineSeconds=5))
+        job = await phase_is(client, namespace, "late", "Failed", timeout=60)
+
+        async def has_stopped():
+            child = await client.get(JOBS, namespace, "late-train")
+            return child["spec"]["suspend"] and not child["status"].get("active")
+
+        await eventually_async(has_stopped, timeout=30, interval=0.2)
+    assert condition(job, "Failed")["reason"] == "DeadlineExceeded"
+
+
+async def test_a_refused_edit_says_why(world):
+    client, _, namespace = world
+    await client.create(FINETUNEJOBS, finetunejob("fixed", namespace, suspend=True))
+    patch = {"spec": {"model": {"uri": "hf://other/model"}}}
+    with pytest.raises(Invalid, match="fixed once the job exists"):
+        await client.merge_patch(FINETUNEJOBS, namespace, "fixed", patch)

@@ -1,0 +1,174 @@
+"""Progress pushes with real projected tokens, reviewed by a real API server."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+
+from benchmarks.control_plane.simulation import finetunejob, result_of
+from control_plane.cluster import (
+    connection_of,
+    get_job,
+    holds,
+    install_crd,
+    open_client,
+    running_manager,
+    test_config,
+)
+from control_plane.kubelet import Fate, Kubelet, success
+from finetune_api.trainer import Stage
+from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.kube.resource import PODS
+from support.eventually import eventually_async
+
+
+@pytest.fixture(scope="module", autouse=True)
+def crd(control_plane):
+    install_crd(control_plane)
+
+
+async def token_of(connection, namespace, pod, *, audience="finetune.dev") -> str:
+    """What the kubelet does for a projected volume."""
+    request = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {
+            "audiences": [audience],
+            "expirationSeconds": 3600,
+            "boundObjectRef": {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "name": pod["metadata"]["name"],
+                "uid": pod["metadata"]["uid"],
+            },
+        },
+    }
+    url = f"{connection.server}/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
+    session = connection.open_session(
+        max_connections=1, user_agent="finetune-test", attach_credentials=True
+    )
+    async with session, session.post(url, json=request) as response:
+        return (await response.json())["status"]["token"]
+
+
+REPORT = {
+    "trainerStatus": {
+        "progressPercentage": 42,
+        "estimatedRemainingSeconds": 60,
+        "metrics": [
+            {"name": "loss", "value": "0.5123"},
+            {"name": "grad_norm", "value": "nan"},
+            {"name": "total_steps", "value": "171"},
+        ],
+        "lastUpdatedTime": "2026-11-24T00:00:00+00:00",
+    },
+    "finetune": {"step": 72, "epoch": 1.25},
+}
+
+
+@pytest.fixture
+async def training(control_plane, namespace):
+    """Two jobs in training, a leading replica and one that only serves progress."""
+    connection = connection_of(control_plane)
+
+    def script(job, stage, attempt):
+        return Fate() if stage is Stage.TRAIN else success(stage)
+
+    async with open_client(connection) as client:
+        kubelet = Kubelet(client, namespaces=(namespace,), script=script)
+        config = test_config(namespace, progress_url="http://progress:8090")
+        waits = test_config(
+            namespace, leader_election=True, leader_election_namespace="no-such-namespace"
+        )
+        async with (
+            kubelet.running(),
+            running_manager(client, config) as leader,
+            running_manager(client, waits) as standby,
+        ):
+            for name in ("one", "two"):
+                await client.create(FINETUNEJOBS, finetunejob(name, namespace))
+            for name in ("one", "two"):
+
+                async def is_training(name=name):
+                    return holds(await get_job(client, namespace, name), "Training")
+
+                await eventually_async(is_training, timeout=60, interval=0.2)
+            pods = {
+                pod["metadata"]["labels"]["finetune.dev/job"]: pod
+                for pod in (await client.list(PODS, namespace)).items
+                if pod["metadata"]["labels"]["finetune.dev/stage"] == "train"
+            }
+            yield connection, client, namespace, pods, leader, standby
+
+
+async def push(manager, namespace, job, token, *, stage="train", body=REPORT) -> int:
+    url = f"http://127.0.0.1:{manager.ports['progress']}/progress/{namespace}/{job}/{stage}"
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, json=body, headers=headers) as response,
+    ):
+        return response.status
+
+
+async def test_a_pod_reports_its_own_job_through_any_replica_and_nothing_else(training):
+    connection, client, namespace, pods, leader, standby = training
+    token = await token_of(connection, namespace, pods["one"])
+    assert await push(standby, namespace, "one", token) == 200
+
+    async def is_reported():
+        status = (await get_job(client, namespace, "one"))["status"]
+        return status if status.get("progress") else None
+
+    status = await eventually_async(is_reported, timeout=20)
+    assert status["progress"]["step"] == 72
+    assert status["progress"]["totalSteps"] == 171
+    assert status["progress"]["percent"] == 42
+    assert status["progress"]["epoch"] == "1.25"
+    assert status["metrics"] == [{"name": "loss", "value": "0.5123", "step": 72}]
+    managers = {
+        entry["manager"]
+        for entry in (await get_job(client, namespace, "one"))["metadata"]["managedFields"]
+    }
+    assert {"finetune-operator", "finetune-progress"} <= managers
+    assert await push(leader, namespace, "two", token) == 403
+    assert await push(leader, namespace, "one", token, stage="prepare") == 403
+    assert await push(leader, "default", "one", token) == 403
+    assert await push(leader, namespace, "one", "") == 401
+    assert await push(leader, namespace, "one", "nonsense") == 401
+    assert await push(leader, namespace, "one", token, stage="bogus") == 404
+    wrong = await token_of(connection, namespace, pods["one"], audience="vault")
+    assert await push(leader, namespace, "one", wrong) == 401
+    assert await push(leader, namespace, "one", token, body=[1]) == 400
+
+
+async def test_progress_is_coalesced_to_one_write_per_interval(training):
+    connection, client, namespace, pods, leader, _ = training
+    token = await token_of(connection, namespace, pods["one"])
+    written = leader.registry.get_sample_value
+    for step in range(30):
+        body = {**REPORT, "finetune": {"step": step}}
+        assert await push(leader, namespace, "one", token, body=body) == 200
+
+    async def is_reported():
+        return (await get_job(client, namespace, "one"))["status"].get("progress")
+
+    await eventually_async(is_reported, timeout=20)
+    assert written("status_writes_total", {"outcome": "written"}) <= 2
+
+
+async def test_a_pushed_result_reaches_the_status_without_last_words(training, monkeypatch):
+    from finetune_operator.progress import writer
+
+    monkeypatch.setattr(writer, "RESULT_DELAY_SECONDS", 0.5)
+    connection, client, namespace, pods, _, standby = training
+    token = await token_of(connection, namespace, pods["one"])
+    result = result_of(Stage.TRAIN).to_wire()
+    body = {**REPORT, "finetune": {"step": 171, "result": result}}
+    assert await push(standby, namespace, "one", token, body=body) == 200
+
+    async def is_reported():
+        return (await get_job(client, namespace, "one"))["status"].get("artifact")
+
+    artifact = await eventually_async(is_reported, timeout=20)
+    assert artifact["sha256"] == "a" * 64

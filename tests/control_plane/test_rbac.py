@@ -1,0 +1,248 @@
+"""The rights in the chart are enough for a whole life, and none of them is unused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.control_plane.measure import AuditLog
+from benchmarks.control_plane.simulation import ended_status, finetunejob, waiting_status
+from control_plane.cluster import (
+    ROOT,
+    OperatorProcess,
+    connection_of,
+    get_job,
+    holds,
+    install_crd,
+    open_client,
+)
+from control_plane.kubelet import Fate, Kubelet, success
+from control_plane.test_faults import free_port
+from control_plane.test_progress import push, token_of
+from finetune_api.trainer import Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.kube.errors import NotFound
+from finetune_operator.kube.resource import (
+    CONFIG_MAPS,
+    EVENTS,
+    JOBS,
+    PODS,
+    SERVICES,
+    Resource,
+)
+from finetune_operator.render.config import render_config_map
+from finetune_operator.render.service import render_service
+from support.eventually import eventually_async
+
+USER = "system:serviceaccount:finetune-system:finetune-operator"
+BINDINGS = Resource(group="", version="v1", plural="bindings", kind="Binding")
+# Discovery and reviews of oneself: what every authenticated user may do.
+COMMON = {"selfsubjectaccessreviews", "selfsubjectrulesreviews"}
+
+
+def rendered_rbac() -> list[dict]:
+    """Render the chart's roles with Helm."""
+    from devcluster import host
+    from devcluster.binaries import program
+
+    try:
+        helm = program("helm")
+    except Exception as error:  # the binary is built on request only
+        pytest.skip(f"helm is not built: {error}")
+    command = [
+        str(helm), "template", "finetune-operator", str(ROOT / "charts" / "finetune-operator"),
+        "--namespace", "finetune-system", "--set", "kueue.enabled=false",
+    ]  # fmt: skip
+    documents = yaml.safe_load_all(host.run(command).stdout)
+    return [
+        document
+        for document in documents
+        if document and document["apiVersion"].startswith("rbac.authorization.k8s.io")
+    ]
+
+
+def rules_of(documents) -> set[tuple[str, str, str]]:
+    """Return (verb, group, resource) of the roles the operator is bound to."""
+    bound = {
+        document["roleRef"]["name"] for document in documents if "roleRef" in document
+    }
+    return {
+        (verb, group, resource)
+        for document in documents
+        if document["metadata"]["name"] in bound and "rules" in document
+        for rule in document["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def used(audit: AuditLog) -> tuple[set[tuple[str, str, str]], list[str]]:
+    """Return what the operator asked for, and what was refused."""
+    found, refused = set(), []
+    for entry in audit.entries():
+        reference = entry["objectRef"]
+        if entry["user"]["username"] != USER or reference["resource"] in COMMON:
+            continue
+        resource = reference["resource"]
+        if reference.get("subresource"):
+            resource += f"/{reference['subresource']}"
+        right = (entry["verb"], reference.get("apiGroup", ""), resource)
+        if entry["responseStatus"].get("code") == 403:
+            refused.append(f"{right}: {entry['responseStatus'].get('message')}")
+        found.add(right)
+    return found, refused
+
+
+async def test_the_chart_grants_exactly_what_the_operator_uses(private_control_plane, tmp_path):
+    cluster = private_control_plane
+    documents = rendered_rbac()
+    rules = rules_of(documents)
+    assert not [rule for rule in rules if "*" in rule]
+    assert not [rule for rule in rules if rule[2].startswith("secrets")]
+    install_crd(cluster)
+    for name in ("finetune-system", "tenant"):
+        cluster.kubectl("create", "namespace", name)
+    manifest = {"apiVersion": "v1", "kind": "List", "items": documents}
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+    audit = AuditLog(Path(cluster.audit_log))
+    kubeconfig = cluster.kubeconfig_for(USER)
+    port = free_port()
+    operator = OperatorProcess(
+        cluster,
+        tmp_path,
+        kubeconfig=str(kubeconfig),
+        leaderElectionNamespace="finetune-system",
+        progressUrl=f"http://127.0.0.1:{port}",
+        progressPort=port,
+    )
+    connection = connection_of(cluster)
+    try:
+        async with open_client(connection) as client:
+            kubelet = Kubelet(client, namespaces=("tenant",), script=script)
+            async with kubelet.running():
+                await live_through_everything(client, connection, port)
+    finally:
+        operator.stop()
+    found, refused = used(audit)
+    assert refused == []
+    assert found - rules == set()
+    assert rules - found == set()
+
+
+def script(job, stage, attempt):
+    if job == "doomed":
+        return Fate()
+    if job == "stuck":
+        return Fate(starts=False, status=waiting_status("ContainerCreating", ""))
+    if job == "paused" and stage is Stage.TRAIN and attempt == 0:
+        return Fate()
+    if job == "broken":
+        return Fate(status=ended_status(64, "bad"))
+    return success(stage)
+
+
+async def live_through_everything(client, connection, port) -> None:
+    """Every path that asks the API server for something else."""
+    wide = {"resources": {"nodes": 2, "gpusPerNode": 0}}
+    for name, spec in {
+        "again": {**wide, "suspend": True},
+        "short": {"ttlSecondsAfterFinished": 1},
+        "paused": {},
+        "broken": {},
+        "doomed": {},
+        "stuck": {},
+    }.items():
+        await client.create(FINETUNEJOBS, finetunejob(name, "tenant", **spec))
+    await an_earlier_attempt_has_created_the_needs(client)
+    await a_pod_pushes_and_its_job_is_paused_and_resumed(client, connection, port)
+    await eventually_async(lambda: a_pod_is_bound(client, "stuck"), timeout=60)
+    await eventually_async(lambda: job_is_deleted(client, "doomed-prepare"), timeout=60)
+
+    async def all_over():
+        jobs = {
+            job["metadata"]["name"]: job.get("status") or {}
+            for job in (await client.list(FINETUNEJOBS, "tenant")).items
+        }
+        return (
+            "short" not in jobs
+            and jobs["again"].get("phase") == jobs["paused"].get("phase") == "Succeeded"
+            and jobs["broken"].get("phase") == jobs["doomed"].get("phase") == "Failed"
+            and (jobs["stuck"].get("lastFailure") or {}).get("reason") == "VolumesNotReady"
+        )
+
+    await eventually_async(all_over, timeout=150, interval=0.3)
+
+
+async def an_earlier_attempt_has_created_the_needs(client) -> None:
+    """A replica died after it had made the ConfigMap and the Service."""
+    job = FineTuneJob.from_wire({**await get_job(client, "tenant", "again"), "status": None})
+    identity = {"namespace": "tenant", "uid": job.metadata.uid}
+    await client.create(CONFIG_MAPS, render_config_map(job, **identity))
+    await client.create(SERVICES, render_service("again", config=OperatorConfig(), **identity))
+    await client.merge_patch(FINETUNEJOBS, "tenant", "again", {"spec": {"suspend": False}})
+
+
+async def a_pod_pushes_and_its_job_is_paused_and_resumed(client, connection, port) -> None:
+    async def is_training():
+        return holds(await get_job(client, "tenant", "paused"), "Training")
+
+    await eventually_async(is_training, timeout=90, interval=0.2)
+    token = await token_of(connection, "tenant", await pod_of(client, "paused", "train"))
+    manager = type("Ports", (), {"ports": {"progress": port}})
+    assert await push(manager, "tenant", "paused", token) == 200
+    for suspend in (True, False):
+        patch = {"spec": {"suspend": suspend}}
+        await client.merge_patch(FINETUNEJOBS, "tenant", "paused", patch)
+
+        async def has_followed(suspend=suspend):
+            child = await client.get(JOBS, "tenant", "paused-train")
+            return child["spec"].get("suspend", False) is suspend
+
+        await eventually_async(has_followed, timeout=60, interval=0.2)
+
+
+async def pod_of(client, job, stage):
+    selector = f"finetune.dev/job={job},finetune.dev/stage={stage}"
+    found = (await client.list(PODS, "tenant", label_selector=selector)).items
+    return found[0] if found else None
+
+
+async def a_pod_is_bound(client, job) -> bool:
+    """Give the pod a node and the kubelet's complaint: what `kubectl describe pod` would show."""
+    pod = await pod_of(client, job, "prepare")
+    if pod is None:
+        return False
+    name = pod["metadata"]["name"]
+    node = {"apiVersion": "v1", "kind": "Node", "name": "node-1"}
+    binding = {"metadata": {"name": name, "namespace": "tenant"}, "target": node}
+    await client.create(BINDINGS, binding)
+    reference = {"kind": "Pod", "namespace": "tenant", "name": name}
+    event = {
+        "metadata": {"name": f"{name}.1", "namespace": "tenant"},
+        "involvedObject": {**reference, "uid": pod["metadata"]["uid"], "apiVersion": "v1"},
+        "type": "Warning",
+        "reason": "FailedMount",
+        "message": 'secret "s3-rw" not found',
+    }
+    await client.create(EVENTS, event)
+    return True
+
+
+async def job_is_deleted(client, name) -> bool:
+    try:
+        child = await client.get(JOBS, "tenant", name)
+    except NotFound:
+        return False
+    if not child["status"].get("active"):
+        return False
+    job = await get_job(client, "tenant", name.removesuffix("-prepare"))
+    if not (job.get("status") or {}).get("stages"):
+        return False
+    await client.delete(JOBS, "tenant", name)
+    return True

@@ -1,0 +1,112 @@
+"""Two replicas as processes, with kopf and a Lease; one of them is stopped in its tracks."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from benchmarks.control_plane.simulation import finetunejob
+from control_plane.cluster import OperatorProcess, connection_of, install_crd, open_client
+from control_plane.kubelet import Kubelet, success
+from control_plane.observer import Observer
+from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.kube.errors import NotFound
+from finetune_operator.kube.resource import LEASES
+from support.eventually import eventually_async
+
+LEASE = {
+    "leaseDurationSeconds": 4,
+    "renewDeadlineSeconds": 2.5,
+    "retryPeriodSeconds": 0.5,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def crd(control_plane):
+    install_crd(control_plane)
+
+
+async def holder(client, namespace):
+    try:
+        lease = await client.get(LEASES, namespace, "finetune-operator")
+    except NotFound:
+        return ""
+    return lease["spec"].get("holderIdentity") or ""
+
+
+async def test_a_leader_that_was_frozen_beyond_its_lease_does_no_harm_when_it_wakes(
+    control_plane, namespace, tmp_path
+):
+    operators = {}
+    settings = {"namespaces": [namespace], "leaderElectionNamespace": namespace, **LEASE}
+    async with open_client(connection_of(control_plane)) as client:
+        kubelet = Kubelet(
+            client,
+            namespaces=(namespace,),
+            script=lambda job, stage, attempt: success(stage, run_seconds=0.5),
+        )
+        observer = Observer(client, namespace)
+        try:
+            for name in ("one", "two"):
+                operators[name] = OperatorProcess(
+                    control_plane, tmp_path / name, pod_name=name, **settings
+                )
+            async with kubelet.running(), observer.watching():
+                first = await eventually_async(lambda: holder(client, namespace), timeout=40)
+                frozen = operators["one" if first.startswith("one") else "two"]
+                for index in range(20):
+                    await client.create(FINETUNEJOBS, finetunejob(f"job-{index:02d}", namespace))
+                await eventually_async(lambda: len(observer.jobs) >= 3, timeout=30)
+                frozen.signal(signal.SIGSTOP)
+
+                async def is_taken_over():
+                    now = await holder(client, namespace)
+                    return now and now != first
+
+                await eventually_async(is_taken_over, timeout=40)
+                await eventually_async(lambda: observer.num_ended() >= 10, timeout=90)
+                frozen.signal(signal.SIGCONT)
+                await eventually_async(lambda: observer.num_ended() == 20, timeout=120)
+                await eventually_async(lambda: frozen.process.poll() is not None, timeout=30)
+                assert observer.violations == []
+                assert len(observer.jobs) == 60
+                assert await holder(client, namespace) != first
+                assert frozen.process.returncode == 1
+        finally:
+            for operator in operators.values():
+                operator.stop()
+
+
+async def test_a_leader_that_is_asked_to_stop_hands_over_at_once(
+    control_plane, namespace, tmp_path
+):
+    settings = {
+        "namespaces": [namespace],
+        "leaderElectionNamespace": namespace,
+        # So long that waiting for it to run out would fail the test.
+        "leaseDurationSeconds": 120,
+        "renewDeadlineSeconds": 60,
+        "retryPeriodSeconds": 0.5,
+    }
+    async with open_client(connection_of(control_plane)) as client:
+        observer = Observer(client, namespace)
+        first = OperatorProcess(control_plane, tmp_path / "one", **settings)
+        second = None
+        try:
+            before = await eventually_async(lambda: holder(client, namespace), timeout=40)
+            second = OperatorProcess(control_plane, tmp_path / "two", **settings)
+            assert first.stop() == 0, first.tail()
+
+            async def is_taken_over():
+                now = await holder(client, namespace)
+                return now and now != before
+
+            await eventually_async(is_taken_over, timeout=30)
+            async with observer.watching():
+                await client.create(FINETUNEJOBS, finetunejob("after", namespace))
+                await eventually_async(lambda: len(observer.jobs) == 1, timeout=30)
+        finally:
+            for operator in (first, second):
+                if operator is not None:
+                    operator.stop()
