@@ -115,10 +115,11 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
             entries = upload_files(self._store, key, folder, files_of(folder))
         gathered = _gather(entries)
         if state.is_world_process_zero:
-            write_manifest(self._store, key, gathered, step=step, world_size=args.world_size)
-            drop_old(self._store, self._prefix, keep=self._keep)
+            # The curve goes first: whoever resumes from the manifest needs the points before it.
             if self._curve.exists():
                 self._store.upload_file(self._curve, self._curve_key)
+            write_manifest(self._store, key, gathered, step=step, world_size=args.world_size)
+            drop_old(self._store, self._prefix, keep=self._keep)
         _barrier()
         self.last_durable_step = step
         self.save_seconds = time.monotonic() - began
