@@ -131,4 +131,3 @@ def _status(code: int) -> dict:
         "message": "injected by the test",
         "code": code,
     }
-

@@ -1,4 +1,4 @@
-"""Watches what really happened, apart from the operator: every Job ever made, every terminal state."""
+"""Watches what really happened: every Job ever made, every terminal state."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ import random
 import uuid
 
 import pytest
-
 from benchmarks.control_plane.simulation import finetunejob
+
 from control_plane.cluster import (
     child_jobs,
     connection_of,
@@ -77,9 +77,7 @@ async def run_until_death(connection, config, *, dies_at: int, after_sending: bo
             client, FINETUNEJOBS, namespaces=config.namespaces, transform=lambda obj: obj
         )
         host.store.add_handler(
-            lambda kind, old, new: manager.observe(
-                str(kind), dict(new if new is not None else old)
-            )
+            lambda kind, old, new: manager.observe(str(kind), dict(new if new is not None else old))
         )
         task = asyncio.create_task(host.run())
         died = asyncio.create_task(transport.died.wait())
@@ -124,9 +122,7 @@ async def completed(client, namespace, name):
 
 
 @pytest.mark.parametrize("after_sending", [False, True], ids=["before sending", "after sending"])
-async def test_death_at_any_call_of_a_life_changes_nothing(
-    control_plane, namespace, after_sending
-):
+async def test_death_at_any_call_of_a_life_changes_nothing(control_plane, namespace, after_sending):
     """One job per crash point, all in one namespace, each with a replica that dies for it.
 
     The replicas serve the whole namespace, so every death hits whatever call comes then.

@@ -7,8 +7,8 @@ import random
 
 import aiohttp
 import pytest
-
 from benchmarks.control_plane.simulation import finetunejob
+
 from control_plane.cluster import (
     OperatorProcess,
     child_jobs,

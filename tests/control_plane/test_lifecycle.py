@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.control_plane.simulation import finetunejob
+from benchmarks.control_plane.simulation import ended_status, finetunejob, waiting_status
 
 from control_plane.cluster import (
     child_jobs,
@@ -17,9 +17,12 @@ from control_plane.cluster import (
     running_manager,
     test_config,
 )
-from control_plane.kubelet import Kubelet
+from control_plane.kubelet import Fate, Kubelet, success
+from finetune_api.trainer import ExitCode, FailureClass, Stage, TerminationMessage
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.kube.errors import Invalid, NotFound
+from finetune_operator.kube.resource import CONFIG_MAPS, JOBS, PODS, SERVICES
 from support.eventually import eventually_async
 
 

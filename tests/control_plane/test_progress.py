@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
-
 from benchmarks.control_plane.simulation import finetunejob, result_of
+
 from control_plane.cluster import (
     connection_of,
     get_job,

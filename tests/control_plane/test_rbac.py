@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from benchmarks.control_plane.measure import AuditLog
 from benchmarks.control_plane.simulation import ended_status, finetunejob, waiting_status
+
 from control_plane.cluster import (
     ROOT,
     OperatorProcess,
@@ -68,9 +68,7 @@ def rendered_rbac() -> list[dict]:
 
 def rules_of(documents) -> set[tuple[str, str, str]]:
     """Return (verb, group, resource) of the roles the operator is bound to."""
-    bound = {
-        document["roleRef"]["name"] for document in documents if "roleRef" in document
-    }
+    bound = {document["roleRef"]["name"] for document in documents if "roleRef" in document}
     return {
         (verb, group, resource)
         for document in documents

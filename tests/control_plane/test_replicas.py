@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 
 import pytest
-
 from benchmarks.control_plane.simulation import finetunejob
+
 from control_plane.cluster import OperatorProcess, connection_of, install_crd, open_client
 from control_plane.kubelet import Kubelet, success
 from control_plane.observer import Observer

@@ -1,7 +1,8 @@
 """Good and bad FineTuneJobs, judged alike by the models and by a real API server.
 
 A change is ``{dotted path: value}`` on :func:`minimal_job`; the value :data:`REMOVED` takes the
-field away. ``expected`` must occur in our message, ``server`` (default: the same) in the API server's.
+field away. ``expected`` must occur in our message, ``server`` (default: the same) in the
+server's.
 """
 
 from __future__ import annotations
