@@ -1,0 +1,91 @@
+"""One cluster, one installation and two tenants for all end-to-end tests."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devcluster.node import Node
+from e2e.world import Body, Tenant, helm, install_operator
+from manifests import NAMESPACE, RELEASE
+from support.devcluster import node_cluster, project_images  # noqa: F401
+from support.stages import Workbench, write_rows
+from support.tiny_models import make_model
+
+STRICT_RELEASE = "finetune-strict"  # its own names and Lease: two installations side by side
+
+
+@pytest.fixture(scope="session")
+def materials(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    """The tiny model, its rows and the job that all tests vary."""
+    folder = tmp_path_factory.mktemp("materials")
+    return Workbench(
+        folder=folder,
+        model=make_model(folder / "model"),
+        data=write_rows(folder / "rows.jsonl"),
+    )
+
+
+@pytest.fixture(scope="session")
+def spec(materials: Workbench) -> Body:
+    """The spec of those jobs; tenants put in their own storage."""
+    return materials.spec()
+
+
+@pytest.fixture(scope="session")
+def tenants(
+    node_cluster: Node,  # noqa: F811
+    materials: Workbench,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, Tenant]]:
+    """Namespaces `team-a`, `team-b` and `strict`; the last one's operator allows no CPU."""
+    suffix = secrets.token_hex(2)
+    found = {}
+    for name, bucket in (("team-a", "team-a"), ("team-b", "team-b"), ("strict", "team-a")):
+        folder: Path = tmp_path_factory.mktemp(f"credentials-{name}")
+        tenant = Tenant.create(node_cluster, f"e2e-{name}-{suffix}", bucket, folder)
+        tenant.upload(materials.model, "model")
+        tenant.upload(materials.data, "rows.jsonl")
+        found[name] = tenant
+    yield found
+    for tenant in found.values():
+        node_cluster.kubectl("delete", "namespace", tenant.namespace, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def installation(
+    node_cluster: Node,  # noqa: F811
+    project_images: dict[str, str],  # noqa: F811
+    tenants: dict[str, Tenant],
+) -> Iterator[None]:
+    """The operator from its own image, twice: once with and once without leave to use the CPU."""
+    plans = ((RELEASE, ("team-a", "team-b"), True), (STRICT_RELEASE, ("strict",), False))
+    for release, names, allow_cpu in plans:
+        install_operator(
+            node_cluster,
+            project_images,
+            release=release,
+            namespaces=[tenants[name].namespace for name in names],
+            allow_cpu=allow_cpu,
+        )
+    yield
+    for release, _, _ in plans:
+        helm(node_cluster, "uninstall", release, "--namespace", NAMESPACE)
+
+
+@pytest.fixture(scope="session")
+def team_a(installation: None, tenants: dict[str, Tenant]) -> Tenant:
+    return tenants["team-a"]
+
+
+@pytest.fixture(scope="session")
+def team_b(installation: None, tenants: dict[str, Tenant]) -> Tenant:
+    return tenants["team-b"]
+
+
+@pytest.fixture(scope="session")
+def strict(installation: None, tenants: dict[str, Tenant]) -> Tenant:
+    return tenants["strict"]

@@ -1,0 +1,121 @@
+"""From `kubectl apply` to a published adapter, and what happens on the way."""
+
+from __future__ import annotations
+
+import pytest
+
+from e2e.world import Body, Job, Tenant
+from finetune_cli.verify import verify_uri
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.storage import open_store
+from support.eventually import eventually
+from support.stages import Workbench
+
+pytestmark = pytest.mark.slow
+
+STAGE = "finetune.dev/stage"
+TWO_NODES = {
+    "resources": {"nodes": 2, "gpusPerNode": 1},
+    "output": {"uri": "s3://team-b/two-nodes"},
+}
+ZERO = {"resources": {"strategy": "ZeRO2", "gpusPerNode": 1}}
+
+
+@pytest.fixture(scope="module")
+def one_node(team_a: Tenant, spec: Body) -> Job:
+    return team_a.submit("one-node", spec)
+
+
+@pytest.fixture(scope="module")
+def two_nodes(team_b: Tenant, spec: Body) -> Job:
+    return team_b.submit("two-nodes", spec, TWO_NODES)
+
+
+def verify(job: Job, status: Body, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Check a published version as its owner and return the digests of its files."""
+    access = job.tenant.access
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, access.read_credential(key))
+    verified = verify_uri(status["artifact"]["manifestUri"], endpoint=access.endpoint)
+    return {file.path: file.sha256 for file in verified.files}
+
+
+def test_one_node_publishes_the_adapter_that_a_local_run_makes(
+    one_node: Job,
+    two_nodes: Job,  # runs meanwhile
+    materials: Workbench,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = materials.run_to("prepare", "train").result
+    status = one_node.wait_published()
+    assert status["artifact"]["version"] == 1
+    assert {s["name"] for s in status["evaluation"]["scores"]}
+    assert status["progress"]["step"] == 12
+    digests = verify(one_node, status, monkeypatch)
+    assert digests["adapter_model.safetensors"] == status["artifact"]["sha256"]
+    assert status["artifact"]["sha256"] == here["sha256"]
+
+
+def test_two_nodes_meet_over_their_service_and_publish(
+    two_nodes: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = two_nodes.wait_published()
+    pods = [p for p in two_nodes.list("pods") if p["metadata"]["labels"][STAGE] == "train"]
+    assert len(pods) == 2
+    for pod in pods:
+        assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert two_nodes.list("services")
+    verify(two_nodes, status, monkeypatch)
+
+
+def test_zero2_publishes(team_b: Tenant, spec: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = team_b.submit("zero2", spec, ZERO)
+    verify(job, job.wait_published(), monkeypatch)
+
+
+def test_a_suspended_job_holds_no_pod_and_resumes_at_its_checkpoint(
+    team_a: Tenant, spec: Body
+) -> None:
+    steps = {"hyperparameters": {"maxSteps": 400}, "checkpoint": {"everySteps": 20}}
+    job = team_a.submit("paused", spec, steps)
+    job.wait(
+        lambda s: s.get("progress", {}).get("stage") == "train" and s["progress"]["step"] >= 25
+    )
+    job.kubectl("patch", "ftj", job.name, "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    job.wait(lambda s: s["phase"] == "Suspended")
+    eventually(lambda: not _running_pods(job), timeout=90, interval=0.5)
+    job.kubectl("patch", "ftj", job.name, "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    eventually(lambda: _running_pods(job), timeout=90, interval=0.5)
+    eventually(
+        lambda: "resum" in job.kubectl("logs", f"job/{job.name}-train", "--tail=200").lower(),
+        timeout=120,
+        interval=1,
+    )
+    job.wait_published()
+
+
+def test_deleting_a_job_takes_its_children_along(one_node: Job, spec: Body) -> None:
+    one_node.wait_published()
+    job = one_node.tenant.submit("deleted", spec)
+    eventually(lambda: _running_pods(job), timeout=120, interval=0.5)
+    job.delete()
+    eventually(
+        lambda: not any(job.list(kind) for kind in ("jobs", "pods", "configmaps")),
+        timeout=90,
+        interval=0.5,
+    )
+
+
+def test_tenants_cannot_read_each_others_adapters(one_node: Job, two_nodes: Job) -> None:
+    jobs = (one_node, two_nodes)
+    for owner, other in (jobs, jobs[::-1]):
+        manifest = owner.wait_published()["artifact"]["manifestUri"]
+        folder, _, key = manifest.rpartition("/")
+        assert open_store(folder, owner.tenant.access).read_bytes(key)
+        with pytest.raises(TrainerError) as refused:
+            open_store(folder, other.tenant.access).read_bytes(key)
+        assert refused.value.reason == "AccessDenied"
+
+
+def _running_pods(job: Job) -> list[Body]:
+    return [p for p in job.list("pods") if p["status"]["phase"] in ("Pending", "Running")]

@@ -1,0 +1,252 @@
+"""The operator as its users have it: installed by the chart, used through kubectl and S3."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from devcluster.errors import DevclusterError
+from devcluster.node import Node
+from finetune_trainer.storage import StorageAccess, open_store
+from manifests import CHART, NAMESPACE, find_helm
+from support.eventually import eventually
+from support.stages import merge
+
+SECRET = "object-store"
+OPERATOR_LABEL = "app.kubernetes.io/name=finetune-operator"
+JOB_CPU = "500m"  # three pods fit the smallest host; one thread each
+JOB_TIMEOUT_SECONDS = 420.0
+POLL_SECONDS = 0.5
+
+Body = dict[str, Any]
+
+
+def install_operator(
+    node: Node, images: dict[str, str], *, release: str, namespaces: list[str], allow_cpu: bool
+) -> None:
+    """Install the chart, or bring an installed one up to date, and wait until it runs."""
+    values = {
+        "image": _image(images["operator"]),
+        "trainerImage": _image(images["trainer"]),
+        "watch": {"namespaces": namespaces},
+        "config": {
+            "allowCpu": allow_cpu,
+            "allowedEndpoints": [node.object_store.endpoint],
+            "prepareCpu": JOB_CPU,
+            "prepareMemory": "2Gi",
+            "defaultCpu": JOB_CPU,
+            "defaultMemory": "3Gi",
+            "defaultSharedMemory": "256Mi",
+            "imagePullDeadlineSeconds": 20,
+            "progressIntervalSeconds": 1,
+        },
+    }
+    file = node.folder / f"{release}.values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    helm(
+        *(node, "upgrade", release, str(CHART), "--install"),
+        *("--namespace", NAMESPACE, "--create-namespace", "--values", str(file)),
+        *("--wait", "--timeout", "180s"),
+    )
+
+
+def helm(node: Node, *arguments: str) -> None:
+    """Run helm as administrator; its own words are the failure."""
+    command = [str(find_helm()), *arguments, "--kubeconfig", str(node.kubeconfig)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+
+
+def _image(reference: str) -> dict[str, str]:
+    repository, _, tag = reference.rpartition(":")
+    return {"repository": repository, "tag": tag}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tenant:
+    """A namespace with a bucket and keys that are good for that bucket only."""
+
+    node: Node
+    namespace: str
+    bucket: str
+    credentials: Path
+
+    @property
+    def access(self) -> StorageAccess:
+        """How this tenant reaches S3."""
+        return StorageAccess(
+            endpoint=self.node.object_store.endpoint,
+            credentials_dir=self.credentials,
+            credentials_name=SECRET,
+        )
+
+    @classmethod
+    def create(cls, node: Node, namespace: str, bucket: str, folder: Path) -> Tenant:
+        """Make the namespace, its Secret and the bucket."""
+        key_id, secret = node.object_store.identities[bucket]
+        values = {"AWS_ACCESS_KEY_ID": key_id, "AWS_SECRET_ACCESS_KEY": secret}
+        (folder / SECRET).mkdir(parents=True)
+        for key, value in values.items():
+            (folder / SECRET / key).write_text(value)
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        apply(
+            node,
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": namespace, "labels": labels},
+            },
+            secret_manifest(namespace, SECRET, values),
+        )
+        make_bucket(node, bucket)
+        return cls(node=node, namespace=namespace, bucket=bucket, credentials=folder)
+
+    def upload(self, path: Path, key: str) -> str:
+        """Upload a file or the files of a folder; returns the URI."""
+        store = open_store(f"s3://{self.bucket}", self.access)
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            store.upload_file(file, f"{key}/{file.name}" if path.is_dir() else key)
+        return f"s3://{self.bucket}/{key}"
+
+    def submit(self, name: str, spec: Body, change: Body | None = None) -> Job:
+        """Apply a FineTuneJob with this tenant's storage."""
+        store = self.node.object_store
+        own = {
+            "model": {"uri": f"s3://{self.bucket}/model", "credentialsRef": {"name": SECRET}},
+            "dataset": {
+                "sources": [
+                    {"uri": f"s3://{self.bucket}/rows.jsonl", "credentialsRef": {"name": SECRET}}
+                ]
+            },
+            "output": {"uri": f"s3://{self.bucket}/out", "credentialsRef": {"name": SECRET}},
+            "s3": {"endpoint": store.endpoint},
+        }
+        document = {
+            "apiVersion": "finetune.dev/v1alpha1",
+            "kind": "FineTuneJob",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": merge(merge(spec, own), change or {}),
+        }
+        apply(self.node, document)
+        return Job(tenant=self, name=name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One FineTuneJob of a tenant."""
+
+    tenant: Tenant
+    name: str
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl in the job's namespace."""
+        return self.tenant.node.kubectl("-n", self.tenant.namespace, *arguments, stdin=stdin)
+
+    def status(self) -> Body:
+        """Return the status as it is now."""
+        return json.loads(self.kubectl("get", "ftj", self.name, "-o", "json")).get("status", {})
+
+    def condition(self, kind: str) -> Body:
+        """Return a condition; empty if it is not there."""
+        found = [c for c in self.status().get("conditions", []) if c["type"] == kind]
+        return found[0] if found else {}
+
+    def list(self, kind: str) -> list[Body]:
+        """Return this job's children of a kind."""
+        selector = f"finetune.dev/job={self.name}"
+        return json.loads(self.kubectl("get", kind, "-l", selector, "-o", "json"))["items"]
+
+    def events(self) -> list[Body]:
+        """Return the events about the job itself."""
+        found = json.loads(self.kubectl("get", "events", "-o", "json"))["items"]
+        return [e for e in found if e["involvedObject"].get("name") == self.name]
+
+    def wait(self, predicate, timeout: float = JOB_TIMEOUT_SECONDS) -> Body:
+        """Wait until the status is as asked for; a failure tells all there is to know."""
+
+        def matches() -> Body | None:
+            status = self.status()
+            return status if predicate(status) else None
+
+        try:
+            return eventually(matches, timeout, interval=POLL_SECONDS)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.report()}") from None
+
+    def wait_published(self) -> Body:
+        """Wait for the end, which must be a success."""
+        status = self.wait(lambda s: s.get("phase") in ("Succeeded", "Failed"))
+        assert status["phase"] == "Succeeded", self.report()
+        return status
+
+    def wait_failed(self) -> Body:
+        """Wait for the end, which must be a failure."""
+        status = self.wait(lambda s: s.get("phase") in ("Succeeded", "Failed"))
+        assert status["phase"] == "Failed", self.report()
+        return status
+
+    def delete(self) -> None:
+        """Delete it without waiting, to make room."""
+        self.kubectl("delete", "ftj", self.name, "--wait=false")
+
+    def report(self) -> str:
+        """Describe the job, its children, their logs and the operator's."""
+        selector = f"finetune.dev/job={self.name}"
+        parts = []
+        for arguments in (
+            ("describe", "ftj", self.name),
+            ("get", "jobs,pods,services", "-l", selector, "-o", "wide"),
+            ("get", "events", "--sort-by=.lastTimestamp"),
+            ("logs", "-l", selector, "--tail=25", "--prefix", "--ignore-errors"),
+            (
+                "-n",
+                NAMESPACE,
+                "logs",
+                "-l",
+                "app.kubernetes.io/name=finetune-operator",
+                "--tail=25",
+            ),
+        ):
+            try:
+                output = self.kubectl(*arguments)
+            except DevclusterError as error:
+                output = str(error)
+            parts.append(f"--- kubectl {' '.join(arguments)}\n{output}")
+        return "\n".join(parts)
+
+
+def apply(node: Node, *documents: Body) -> None:
+    """Apply objects as a user would.
+
+    As JSON: PyYAML leaves the string 1e-2 bare, and kubectl would read a number.
+    """
+    items = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
+    node.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(items))
+
+
+def secret_manifest(namespace: str, name: str, values: dict[str, str]) -> Body:
+    """Return a Secret."""
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
+
+
+def make_bucket(node: Node, bucket: str) -> None:
+    """Create a bucket as the store's administrator, unless it is there."""
+    import boto3
+
+    key_id, secret = node.object_store.identities["admin"]
+    client = boto3.client(
+        "s3",
+        endpoint_url=node.object_store.endpoint,
+        aws_access_key_id=key_id,
+        aws_secret_access_key=secret,
+        region_name="us-east-1",
+    )
+    if bucket not in [each["Name"] for each in client.list_buckets()["Buckets"]]:
+        client.create_bucket(Bucket=bucket)
+    client.close()
