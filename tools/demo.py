@@ -44,6 +44,8 @@ class Example:
     placeholder: str
     questions: tuple[str, ...]
     max_new_tokens: int
+    answers: tuple[str, ...] = ()
+    """What a person would say, where there is one right answer."""
 
     @property
     def name(self) -> str:
@@ -62,6 +64,7 @@ EXAMPLES = {
             "Opaline Shipping to report half-year results on May 6",
         ),
         max_new_tokens=8,
+        answers=("positive", "negative", "neutral"),
     ),
     "02": Example(
         folder=REPOSITORY / "examples" / "02-product-copy",
@@ -139,6 +142,8 @@ def run_demo(example: Example, folder: Path) -> int:
         code = run_cli(chat_arguments(example, result), environment)
         if code:
             return code
+        if example.answers:
+            say(f"a person would say: {', '.join(example.answers)}")
     print(
         f"\nDone in {time.monotonic() - start:.0f} s. The server is stopped; its files and keys lie"
     )
