@@ -175,5 +175,6 @@ class Workbench:
 
 def kill_group(process: subprocess.Popen[str]) -> None:
     """Kill a started stage the hard way, as a lost node would."""
+    assert process.poll() is None, f"ended by itself: {process.communicate()[0][-2000:]}"
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

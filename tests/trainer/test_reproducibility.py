@@ -84,7 +84,7 @@ def test_two_ranks_equal_one_rank_with_twice_the_accumulation(
 
 def test_strategies_agree_and_their_checkpoints_resume(bench: Callable[..., Workbench]) -> None:
     losses: dict[str, list[float]] = {}
-    for strategy in ("DDP", "ZeRO2", "ZeRO3"):
+    for strategy in ("DDP", "ZeRO2"):
         workbench = bench(
             {
                 "resources": {"gpusPerNode": 2, "strategy": strategy},
@@ -108,5 +108,4 @@ def test_strategies_agree_and_their_checkpoints_resume(bench: Callable[..., Work
         losses[strategy] = workbench.losses()
         assert len(losses[strategy]) == 6
     assert losses["ZeRO2"][:3] == pytest.approx(losses["DDP"][:3], abs=1e-5)
-    assert losses["ZeRO3"][:3] == pytest.approx(losses["DDP"][:3], abs=1e-5)
-    assert losses["ZeRO3"] == pytest.approx(losses["DDP"], abs=1e-4)
+    assert losses["ZeRO2"] == pytest.approx(losses["DDP"], abs=1e-4)

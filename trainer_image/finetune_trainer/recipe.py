@@ -246,7 +246,13 @@ def decide_strategy(
         raise UserError(
             "StrategyUnsupported",
             "resources.strategy FSDP2 needs GPUs (on CPU it would silently fall back to DDP); use "
-            "DDP, ZeRO2 or ZeRO3",
+            "DDP or ZeRO2",
+        )
+    if asked == "ZeRO3" and not use_gpu:
+        raise UserError(
+            "StrategyUnsupported",
+            "resources.strategy ZeRO3 needs GPUs for now (its sharded loading fails on CPU); use DDP "
+            "or ZeRO2",
         )
     if asked != "Auto":
         return asked
