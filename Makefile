@@ -33,6 +33,10 @@ demo-product-copy: setup ## The second example: product facts to a description
 test: setup ## Set up and run all tests (trains small models; starts a real API server where it can)
 	@$(PYTEST) tests
 
+.PHONY: test-cluster
+test-cluster: setup ## The operator on a real cluster as well (Linux, root, Go; builds images: slow)
+	@FINETUNE_CLUSTER_TESTS=1 $(PYTEST) tests/control_plane tests/devcluster tests/e2e
+
 .PHONY: test-fast
 test-fast: setup ## Unit tests only: under a minute
 	@$(PYTEST) tests/unit tests/golden -q
@@ -70,6 +74,10 @@ bench: setup ## Run the benchmarks of the trainer (see benchmarks/README.md)
 .PHONY: manifests
 manifests: setup ## Write plain manifests for kubectl apply -f to build/
 	@$(PYTHON) tools/manifests.py
+
+.PHONY: cluster-demo
+cluster-demo: setup ## The headline example on the dev cluster, or on the current context with USE_EXISTING_CLUSTER=1
+	@$(PYTHON) tools/cluster_demo.py
 
 .PHONY: cluster-up cluster-down cluster-status cluster-load
 cluster-up: setup ## Build and start a real single-node Kubernetes (Linux, root, Go)

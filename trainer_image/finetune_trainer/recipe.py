@@ -251,8 +251,8 @@ def decide_strategy(
     if asked == "ZeRO3" and not use_gpu:
         raise UserError(
             "StrategyUnsupported",
-            "resources.strategy ZeRO3 needs GPUs for now (its sharded loading fails on CPU); use DDP "
-            "or ZeRO2",
+            "resources.strategy ZeRO3 needs GPUs for now (its sharded loading fails on CPU); "
+            "use DDP or ZeRO2",
         )
     if asked != "Auto":
         return asked

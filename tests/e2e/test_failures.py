@@ -1,0 +1,127 @@
+"""Failures told so well that `kubectl describe` is enough: status, condition, Event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from e2e.world import SECRET, Body, Job, Tenant, apply, secret_manifest
+
+pytestmark = pytest.mark.slow
+
+WRONG_KEYS = "wrong-keys"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A change that must fail, and how the failure reads."""
+
+    change: Body
+    failure_class: str
+    reason: str
+    words: tuple[str, ...]
+    stage: str = "prepare"
+    exit_code: int | None = None
+    is_strict: bool = False
+
+
+CASES = {
+    "bad-image": Case(
+        change={"trainer": {"image": "127.0.0.1:5000/no-such-image:1"}},
+        failure_class="ImageError",
+        reason="ImagePullBackOff",
+        words=("no-such-image", "spec.trainer.image"),
+    ),
+    "bad-credentials": Case(
+        change={"output": {"credentialsRef": {"name": WRONG_KEYS}}},
+        failure_class="UserError",
+        reason="AccessDenied",
+        words=(WRONG_KEYS,),
+        exit_code=64,
+    ),
+    "bad-data": Case(
+        change={
+            "dataset": {
+                "sources": [{"uri": "s3://team-a/bad.jsonl", "credentialsRef": {"name": SECRET}}]
+            }
+        },
+        failure_class="DataError",
+        reason="",
+        words=("dataset.sources[0]", "no known format"),
+        exit_code=65,
+    ),
+    "anothers-data": Case(
+        change={
+            "dataset": {
+                "sources": [{"uri": "s3://team-b/rows.jsonl", "credentialsRef": {"name": SECRET}}]
+            }
+        },
+        failure_class="UserError",
+        reason="AccessDenied",
+        words=("s3://team-b/rows.jsonl", SECRET),
+        exit_code=64,
+    ),
+    "no-gpu": Case(
+        change={"resources": {"gpusPerNode": 1}},
+        failure_class="UserError",
+        reason="",
+        words=("GPU",),
+        stage="train",
+        exit_code=64,
+        is_strict=True,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def jobs(
+    team_a: Tenant, strict: Tenant, spec: Body, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Job]:
+    """All of them at once: most end within seconds."""
+    path: Path = tmp_path_factory.mktemp("bad") / "bad.jsonl"
+    path.write_text('{"prompt": "no answer"}\n' * 20)
+    team_a.upload(path, "bad.jsonl")
+    keys = {"AWS_ACCESS_KEY_ID": "NOBODY", "AWS_SECRET_ACCESS_KEY": "wrong"}
+    apply(team_a.node, secret_manifest(team_a.namespace, WRONG_KEYS, keys))
+    return {
+        name: (strict if case.is_strict else team_a).submit(name, spec, case.change)
+        for name, case in CASES.items()
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_failure_says_what_happened_where_and_what_to_do(name: str, jobs: dict[str, Job]) -> None:
+    case, job = CASES[name], jobs[name]
+    status = job.wait_failed()
+    failure = status["lastFailure"]
+    assert failure["class"] == case.failure_class, job.report()
+    if case.reason:
+        assert failure["reason"] == case.reason
+    assert failure["stage"] == case.stage
+    assert failure.get("exitCode") == case.exit_code
+    assert failure["pod"].startswith(f"{name}-{case.stage}-")
+    assert failure["node"] == "devcluster"
+    for word in case.words:
+        assert word in failure["message"]
+    failed = job.condition("Failed")
+    assert failed["status"] == "True"
+    assert failure["message"] in failed["message"]
+    assert job.condition("Stalled")["status"] == "True"
+    warnings = [e for e in job.events() if e["type"] == "Warning" and e["reason"] == "Failed"]
+    assert any(failure["reason"] in e["message"] for e in warnings)
+    counted = [child["status"].get("failed", 0) for child in job.list("jobs")]
+    assert max(counted) <= 1  # what cannot pass is not tried again
+
+
+def test_a_job_that_no_node_can_take_says_so_and_waits(team_b: Tenant, spec: Body) -> None:
+    job = team_b.submit("too-large", spec, {"resources": {"gpusPerNode": 64}})
+    status = job.wait(lambda s: s.get("lastFailure", {}).get("stage") == "train")
+    failure = status["lastFailure"]
+    assert (failure["class"], failure["reason"]) == ("Unschedulable", "Unschedulable")
+    assert "Insufficient nvidia.com/gpu" in failure["message"]
+    assert job.condition("Training")["reason"] == "Unschedulable"
+    assert not job.condition("Failed")
+    assert any(e["reason"] == "Unschedulable" for e in job.events())
+    job.delete()
