@@ -115,7 +115,14 @@ def parse_documents(text: str, source: str) -> Iterator[Document]:
     Raises:
         CliError: With file, line and column of what is not YAML.
     """
-    loader = KubernetesLoader(text)
+    try:
+        loader = KubernetesLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise CliError(
+            f"{source}:{line}: not valid YAML: the character #x{ord(text[error.position]):04x} is "
+            "not allowed; is this a text file?"
+        ) from error
     try:
         while loader.check_node():
             node = loader.get_node()
@@ -132,7 +139,7 @@ def parse_documents(text: str, source: str) -> Iterator[Document]:
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         words = ", ".join(part for part in (error.problem, error.context) if part)
         raise CliError(f"{source}{place}: not valid YAML: {words}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CliError(f"{source}: not valid YAML: {error}") from error
     finally:
         loader.dispose()

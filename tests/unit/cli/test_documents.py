@@ -78,6 +78,7 @@ def test_dates_stay_text() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("a: 1\nb: \x1f\n", "job.yaml:2: not valid YAML: the character #x001f is not allowed"),
         ("a: [1, 2", "job.yaml:1:9: not valid YAML"),
         ("a: 1\nb: c: d\n", "job.yaml:2:5: not valid YAML"),
         ("spec:\n  a: 1\n  a: 2\n", "job.yaml:3: spec.a is given twice (first in line 2)"),
