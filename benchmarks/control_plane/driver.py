@@ -38,7 +38,8 @@ class JobDriver:
         namespace: Where.
         run_seconds: How long a stage runs.
         hold: Stage whose pods run for ever, for benchmarks of running jobs.
-        num_parallel: Jobs written to at once.
+        num_parallel: Jobs written to at once. Few: it shares the machine, and no cluster starts a
+            thousand pods in the second in which their Jobs appear.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class JobDriver:
         *,
         run_seconds: float = 0.0,
         hold: Stage | None = None,
-        num_parallel: int = 32,
+        num_parallel: int = 8,
     ) -> None:
         self.first_seen: dict[str, float] = {}
         self.completed: dict[str, float] = {}

@@ -86,11 +86,28 @@ def num_writes(counts: Counter[str]) -> int:
     )
 
 
-def first_job_latencies(entries: list[dict[str, Any]]) -> dict[str, float]:
-    """Return, per FineTuneJob, the seconds from its creation to that of its first Job.
+@dataclass(frozen=True, kw_only=True)
+class FirstJobs:
+    """When FineTuneJobs, and their first Jobs, were created: seconds of the server's own clock."""
 
-    Both by the API server's own clock, at the moment it answered the creating request.
-    """
+    created: dict[str, float]
+    children: dict[str, float]
+
+    def latencies(self) -> list[float]:
+        """Return the seconds from each job's creation to that of its first Job."""
+        return [self.children[name] - self.created[name] for name in self.children]
+
+    def creating_seconds(self) -> float:
+        """Return how long it took to create all FineTuneJobs."""
+        return max(self.created.values()) - min(self.created.values())
+
+    def last_seconds(self) -> float:
+        """Return the seconds from the first job's creation to the last first Job."""
+        return max(self.children.values()) - min(self.created.values())
+
+
+def first_jobs(entries: list[dict[str, Any]]) -> FirstJobs:
+    """Read both times off the audit log, at the moment the creating request was answered."""
     created: dict[str, float] = {}
     children: dict[str, float] = {}
     for entry in entries:
@@ -98,13 +115,12 @@ def first_job_latencies(entries: list[dict[str, Any]]) -> dict[str, float]:
             continue
         reference = entry["objectRef"]
         moment = datetime.fromisoformat(entry["stageTimestamp"]).timestamp()
-        # A creation's reference may carry no name: then the URI of the answer does not either.
         name = reference.get("name") or ""
         if reference["resource"] == "finetunejobs":
             created[name] = moment
         elif reference["resource"] == "jobs" and name.endswith("-prepare"):
             children[name.removesuffix("-prepare")] = moment
-    return {name: children[name] - created[name] for name in children if name in created}
+    return FirstJobs(created=created, children=children)
 
 
 def percentile(values: list[float], percent: float) -> float:

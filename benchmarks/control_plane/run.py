@@ -33,7 +33,7 @@ from benchmarks.control_plane.driver import JobDriver
 from benchmarks.control_plane.measure import (
     AuditLog,
     Usage,
-    first_job_latencies,
+    first_jobs,
     num_writes,
     percentile,
     requests_by_kind,
@@ -151,13 +151,13 @@ async def measure_lives(name: str, world: World, count: int, per_second: float) 
     before = operator.usage()
     started = await create_jobs(client, namespace, count, per_second)
     await until(lambda: len(driver.first_seen) >= count, 120 + count / 10)
-    last_first = max(driver.first_seen.values()) - started
     await all_phase(client, namespace, "Succeeded", count, 300 + count)
     drained = time.monotonic() - started
     await asyncio.sleep(3.0)
     after = operator.usage()
     task.cancel()
-    latencies = list(first_job_latencies(audit.entries()).values())
+    firsts = first_jobs(audit.entries())
+    latencies = firsts.latencies()
     counts = requests_by_kind(audit.entries(OPERATOR_AGENT))
     return {
         "scenario": name,
@@ -165,7 +165,8 @@ async def measure_lives(name: str, world: World, count: int, per_second: float) 
         "first_job_p50_ms": round(1000 * percentile(latencies, 50), 1),
         "first_job_p99_ms": round(1000 * percentile(latencies, 99), 1),
         "first_job_max_ms": round(1000 * max(latencies, default=float("nan")), 1),
-        "last_first_job_seconds": round(last_first, 2),
+        "creating_seconds": round(firsts.creating_seconds(), 2),
+        "last_first_job_seconds": round(firsts.last_seconds(), 2),
         "drained_seconds": round(drained, 2),
         "cpu_seconds_per_job": round((after.cpu_seconds - before.cpu_seconds) / count, 5),
         "writes_per_job": round(num_writes(counts) / count, 2),

@@ -155,6 +155,7 @@ async def serve(
             process should exit and be restarted; the standby takes over.
     """
     stop = stop or asyncio.Event()
+    _handle_signals(stop)
     connection = connection or load_connection()
     clock = SystemClock()
     rng = random.Random(seed)  # noqa: S311 - jitter, not a secret
@@ -207,39 +208,35 @@ async def _host(
     settings = kopf.OperatorSettings()
     configure_kopf(settings)
     kopf_stop = asyncio.Event()
-    kopf_ready = asyncio.Event()
-    host = asyncio.create_task(
-        kopf.operator(
-            registry=build_registry(connection, manager.observe),
-            settings=settings,
-            standalone=True,
-            clusterwide=not config.namespaces,
-            namespaces=config.namespaces,
-            stop_flag=kopf_stop,
-            ready_flag=kopf_ready,
-        ),
-        name="kopf",
+    ours = asyncio.all_tasks()
+    # What kopf.operator() does, with a step in between: kopf takes the signals for itself, and
+    # would end before the workers have; ours end the workers first.
+    tasks = await kopf.spawn_tasks(
+        registry=build_registry(connection, manager.observe),
+        settings=settings,
+        standalone=True,
+        clusterwide=not config.namespaces,
+        namespaces=config.namespaces,
+        stop_flag=kopf_stop,
     )
+    _handle_signals(stop)
+    host = asyncio.create_task(kopf.run_tasks(tasks, ignored=ours), name="kopf")
     asked = asyncio.create_task(stop.wait(), name="stop")
     fatal = asyncio.create_task(manager.wait_fatal(), name="fatal")
-    ready = asyncio.create_task(kopf_ready.wait(), name="kopf-ready")
     try:
-        await asyncio.wait({host, asked, fatal, ready}, return_when=asyncio.FIRST_COMPLETED)
-        # kopf has set its own signal handlers by now; ours stop the workers before kopf.
-        _handle_signals(stop)
         await asyncio.wait({host, asked, fatal}, return_when=asyncio.FIRST_COMPLETED)
+        if fatal.done():
+            fatal.result()
         if host.done():
             host.result()
             raise RuntimeError("kopf has ended although nobody asked it to")
-        if fatal.done():
-            fatal.result()
         logger.info("stopping")
     finally:
         await manager.stop()
         kopf_stop.set()
-        for task in (asked, fatal, ready):
+        for task in (asked, fatal):
             task.cancel()
-        await asyncio.gather(host, asked, fatal, ready, return_exceptions=True)
+        await asyncio.gather(host, asked, fatal, return_exceptions=True)
 
 
 def _handle_signals(stop: asyncio.Event) -> None:

@@ -82,8 +82,10 @@ async def training(control_plane, namespace):
         )
         async with (
             kubelet.running(),
-            running_manager(client, config) as leader,
-            running_manager(client, waits) as standby,
+            open_client(connection) as client_of_leader,
+            open_client(connection) as client_of_standby,
+            running_manager(client_of_leader, config) as leader,
+            running_manager(client_of_standby, waits) as standby,
         ):
             for name in ("one", "two"):
                 await client.create(FINETUNEJOBS, finetunejob(name, namespace))

@@ -32,12 +32,15 @@ from finetune_operator.kube.leader import LeadershipLost
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.workers import Done, RequeueAfter, Result, Retry
+from finetune_operator.kube.workqueue import PRIORITY_CHILD, WorkQueue
 
 logger = logging.getLogger(__name__)
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
+BACKLOG = 32
+"""With more keys waiting than this, the first status of a new job is written later."""
 MAX_ROUNDS = 8
 """Plans per reconcile; each round but the last changed the snapshot."""
 
@@ -55,6 +58,7 @@ class FineTuneJobReconciler:
         config: The administrator's settings.
         clock: Source of time.
         recorder: Records Events on FineTuneJobs.
+        queue: Where keys wait; asked how many, and given back keys whose status can wait.
     """
 
     def __init__(
@@ -65,12 +69,14 @@ class FineTuneJobReconciler:
         *,
         clock: Clock,
         recorder: EventRecorder,
+        queue: WorkQueue[ObjectKey],
     ) -> None:
         self._client = client
         self._caches = caches
         self._config = config
         self._clock = clock
         self._recorder = recorder
+        self._queue = queue
         self._children = Children(client, caches)
         self._parsed: dict[str, tuple[int, FineTuneJob | None, str]] = {}
         self._ledgers: dict[str, Ledger] = {}
@@ -103,6 +109,9 @@ class FineTuneJobReconciler:
             if not step.first:
                 break
             observed = await self._carry_out(key, observed, step)
+            if self._may_wait(observed, step):
+                self._queue.add(key, priority=PRIORITY_CHILD)
+                return Done()
             step = plan(observed, self._clock.now(), self._config)
         if step.status is not None:
             await self._write_status(observed.job, step.status)
@@ -114,6 +123,18 @@ class FineTuneJobReconciler:
         if step.requeue_after is not None:
             return RequeueAfter(step.requeue_after)
         return Done()
+
+    def _may_wait(self, observed: Observed, step: Plan) -> bool:
+        """Return whether others go first: a new job has its first Job, and many have none yet.
+
+        A thousand jobs created at once wait for their Jobs, not for a status that says so. What
+        comes of it in the meantime goes into the same write.
+        """
+        is_first = any(
+            isinstance(action, CreateStage) and action.stage is Stage.PREPARE
+            for action in step.first
+        )
+        return is_first and Stage.PREPARE in observed.jobs and len(self._queue) > BACKLOG
 
     def _observe(self, key: ObjectKey, job: Object) -> Observed:
         """Take a snapshot; children of an earlier object of that name are not ours."""
@@ -187,9 +208,13 @@ class FineTuneJobReconciler:
         """Create a stage's Job, after a live look at the parent.
 
         The cache may be behind: the job may be finished, suspended or deleted by now, and a Job
-        that runs for a day cannot be taken back. What its pods need is created meanwhile: that is
-        harmless and saves a round trip.
+        that holds GPUs for a day cannot be taken back. What its pods need is created meanwhile:
+        that is harmless and saves a round trip. The first stage is spared the look: it has no
+        GPUs, its name is taken if it ever ran, and without its owner it is collected.
         """
+        if action.stage is Stage.PREPARE:
+            created = await self._children.create_needs(observed, action)
+            return await self._children.create_job(created, action)
         live, created = await _both(
             self._read_parent(key, observed.uid),
             self._children.create_needs(observed, action),

@@ -27,7 +27,7 @@ from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.status import StatusThrottle
 from finetune_operator.kube.workers import Workers
-from finetune_operator.kube.workqueue import PRIORITY_RESYNC, WorkQueue
+from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, WorkQueue
 from finetune_operator.progress.endpoint import ProgressEndpoint
 from finetune_operator.progress.identity import Authenticator
 from finetune_operator.progress.writer import FIELD_MANAGER, ProgressWriter
@@ -44,6 +44,7 @@ PHASES = (
     "Succeeded",
     "Failed",
 )
+GATHER_SECONDS = 0.05
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -92,7 +93,7 @@ class Manager:
         self.caches = Caches(
             client,
             config,
-            wake=lambda key, priority: self.queue.add(key, priority=priority),
+            wake=self._wake,
             forget=self._forget,
             has_kueue=has_kueue,
             rng=rng,
@@ -173,7 +174,12 @@ class Manager:
             )
             client = client.fenced(self._elector.fence)
         self._reconciler = FineTuneJobReconciler(
-            client, self.caches, config, clock=self._clock, recorder=self._recorder
+            client,
+            self.caches,
+            config,
+            clock=self._clock,
+            recorder=self._recorder,
+            queue=self.queue,
         )
         self._election = asyncio.create_task(self._elect(), name="election")
         self._election.add_done_callback(self._on_end)
@@ -210,6 +216,16 @@ class Manager:
         error = task.exception() or RuntimeError(f"task {task.get_name()} ended")
         logger.error("%s ended: %s", task.get_name(), error)
         self._fatal.set_exception(error)
+
+    def _wake(self, key: ObjectKey, priority: int) -> None:
+        """Queue a key; changes of children are gathered, for they come in swarms.
+
+        A pod starts, its Job counts it, the next rank starts: one look afterwards sees it all.
+        """
+        if priority == PRIORITY_CHILD:
+            self.queue.add_after(key, GATHER_SECONDS, priority=priority)
+        else:
+            self.queue.add(key, priority=priority)
 
     def _forget(self, job: Object) -> None:
         metadata = job["metadata"]
@@ -253,7 +269,7 @@ class Manager:
     async def _listen(
         self, name: str, app: web.Application, port: int, tls: ssl.SSLContext | None = None
     ) -> None:
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
         await runner.setup()
         self._runners.append(runner)
         site = web.TCPSite(runner, self.config.bind_address, port, ssl_context=tls)

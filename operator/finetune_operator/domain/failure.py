@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -103,8 +104,12 @@ def read_termination_message(pod: Object) -> TerminationMessage | None:
     """Parse the last words of a pod's container; None if there are none or they are not ours."""
     ended = (pod["status"].get("container") or {}).get("terminated") or {}
     text = ended.get("message") or ""
-    if not text.startswith("{"):
-        return None
+    return _parse_words(text) if text.startswith("{") else None
+
+
+@lru_cache(maxsize=1024)
+def _parse_words(text: str) -> TerminationMessage | None:
+    # Every plan of a job reads the last words of all its stages again.
     try:
         return TerminationMessage.model_validate_json(text)
     except ValidationError:

@@ -224,9 +224,10 @@ def _trim_state(state: Object) -> Object:
 
 
 def is_changed(old: Object | None, new: Object) -> bool:
-    """Return whether a trimmed object differs in anything that decisions read."""
+    """Return whether a trimmed child differs in anything that decisions read."""
     if old is None:
-        return True
+        # A newborn says nothing that was not known from creating its Job.
+        return new["status"] not in ({}, {"phase": "Pending"})
     if old["status"] != new["status"] or old["spec"] != new["spec"]:
         return True
     before, after = old["metadata"], new["metadata"]
