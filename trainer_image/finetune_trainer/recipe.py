@@ -116,7 +116,9 @@ def decide_recipe(
     spec = job.spec
     hyper = spec.hyperparameters
     world_size = job.world_size
-    bfloat16 = decide_bfloat16(hyper.precision, hardware)
+    bfloat16 = decide_bfloat16(
+        hyper.precision, hardware, strategy=spec.resources.strategy if world_size > 1 else "DDP"
+    )
     global_batch = decide_global_batch(hyper.global_batch_size, data.num_rows, world_size)
     per_rank = global_batch // world_size
     longest = min(data.longest_tokens, hyper.max_sequence_length)
@@ -219,19 +221,29 @@ def decide_micro_batch(asked: int | str, per_rank: int, *, longest: int, budget:
     return max([n for n in divisors if n * longest <= budget], default=1)
 
 
-def decide_bfloat16(asked: str, hardware: Hardware) -> bool:
+def decide_bfloat16(asked: str, hardware: Hardware, *, strategy: str) -> bool:
     """Return whether to compute in bfloat16.
 
     Raises:
-        UserError: It was asked for and the device cannot.
+        UserError: It was asked for and the device or the strategy cannot.
     """
+    # transformers takes bfloat16 under DeepSpeed for a matter of GPUs.
+    is_cpu_zero = strategy in ("ZeRO2", "ZeRO3") and hardware.num_gpus == 0
+    if asked == "BFloat16" and is_cpu_zero:
+        raise UserError(
+            "PrecisionUnsupported",
+            f"hyperparameters.precision BFloat16: {strategy} on CPU computes in float32 only; use "
+            "Float32 or Auto, or resources.strategy DDP",
+        )
     if asked == "BFloat16" and not hardware.supports_bfloat16:
         raise UserError(
             "PrecisionUnsupported",
             "hyperparameters.precision BFloat16: this device does not compute in bfloat16; use "
             "Float32 or Auto",
         )
-    return asked == "BFloat16" or (asked == "Auto" and hardware.supports_bfloat16)
+    return not is_cpu_zero and (
+        asked == "BFloat16" or (asked == "Auto" and hardware.supports_bfloat16)
+    )
 
 
 def decide_strategy(
@@ -248,15 +260,12 @@ def decide_strategy(
             "resources.strategy FSDP2 needs GPUs (on CPU it would silently fall back to DDP); use "
             "DDP or ZeRO2",
         )
-    if asked == "ZeRO3" and not use_gpu:
-        raise UserError(
-            "StrategyUnsupported",
-            "resources.strategy ZeRO3 needs GPUs for now (its sharded loading fails on CPU); "
-            "use DDP or ZeRO2",
-        )
+    if world_size == 1:
+        # Nothing to share; DeepSpeed would only add its start-up.
+        return "DDP"
     if asked != "Auto":
         return asked
-    if use_gpu and world_size > 1 and memory > 0.9 * available:
+    if use_gpu and memory > 0.9 * available:
         return "FSDP2"
     return "DDP"
 

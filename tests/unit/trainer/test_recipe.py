@@ -128,3 +128,14 @@ def test_base_too_large_for_one_gpu_is_sharded() -> None:
     huge = ModelShape(num_parameters=70_000_000_000, hidden_size=8192, num_layers=80)
     recipe = decide({"resources": {"gpusPerNode": 8}}, model=huge, hardware=GPU, use_gpu=True)
     assert recipe.strategy == "FSDP2"
+
+
+@pytest.mark.parametrize("strategy", ["ZeRO2", "ZeRO3"])
+def test_zero_on_cpu_computes_in_float32(strategy: str) -> None:
+    recipe = decide({"resources": {"gpusPerNode": 2, "strategy": strategy}})
+    assert (recipe.strategy, recipe.bfloat16) == (strategy, False)
+
+
+def test_one_rank_has_nothing_to_share() -> None:
+    recipe = decide({"resources": {"gpusPerNode": 1, "strategy": "ZeRO3"}})
+    assert (recipe.strategy, recipe.bfloat16) == ("DDP", True)

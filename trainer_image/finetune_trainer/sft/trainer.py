@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import (
@@ -17,6 +19,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from finetune_api.trainer import ResolvedJob
+from finetune_trainer.errors import InternalError
 from finetune_trainer.recipe import Recipe
 from finetune_trainer.sft.examples import Example
 
@@ -34,6 +37,9 @@ def build_config(
     extra: dict[str, Any] = {}
     if recipe.strategy in ("ZeRO2", "ZeRO3"):
         extra["deepspeed"] = deepspeed_config(recipe)
+        if not recipe.use_gpu:
+            join_ranks_for_deepspeed()
+            extra["accelerator_config"] = {"use_configured_state": True}
     elif recipe.strategy == "FSDP2" and recipe.world_size > 1:
         extra["fsdp"] = True
         extra["fsdp_config"] = {
@@ -46,7 +52,8 @@ def build_config(
     checkpointing = recipe.activation_checkpointing and recipe.strategy != "FSDP2"
     return SFTConfig(
         output_dir=str(output_dir),
-        use_cpu=not recipe.use_gpu,
+        # With this set accelerate would run DDP instead of DeepSpeed, without a word.
+        use_cpu=not recipe.use_gpu and "deepspeed" not in extra,
         bf16=recipe.bfloat16,
         per_device_train_batch_size=recipe.micro_batch_size,
         per_device_eval_batch_size=recipe.micro_batch_size,
@@ -106,6 +113,55 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
+
+
+def join_ranks_for_deepspeed() -> None:
+    """Join the process group over gloo, as ranks of DeepSpeed on CPU.
+
+    TrainingArguments cannot: told to use the CPU, it leaves DeepSpeed out; not told, it looks for
+    the backend of a GPU, finds none, and takes each rank for the only one.
+
+    Source: accelerate ``PartialState.__init__``; transformers ``TrainingArguments._setup_devices``.
+    """
+    from accelerate import PartialState
+
+    os.environ.pop("ACCELERATE_USE_CPU", None)
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    try:
+        PartialState(backend="gloo")
+    finally:
+        del os.environ["ACCELERATE_USE_DEEPSPEED"]
+
+
+def check_strategy(trainer: SFTTrainer, recipe: Recipe) -> None:
+    """Make sure that the ranks share the work as the recipe says.
+
+    Raises:
+        InternalError: accelerate chose another way; it does so silently.
+    """
+    from accelerate.utils import DistributedType
+
+    expected = {
+        "ZeRO2": DistributedType.DEEPSPEED,
+        "ZeRO3": DistributedType.DEEPSPEED,
+        "FSDP2": DistributedType.FSDP,
+    }.get(recipe.strategy)
+    actual = trainer.accelerator.distributed_type
+    if recipe.world_size > 1 and expected is not None and actual != expected:
+        raise InternalError(
+            "StrategyIgnored",
+            f"resources.strategy {recipe.strategy} was asked for, but accelerate runs "
+            f"{actual.value}",
+        )
+
+
+def count_trainable(model: torch.nn.Module) -> int:
+    """Count the trainable parameters, also of a model that ZeRO-3 has sharded."""
+    return sum(
+        int(getattr(parameter, "ds_numel", parameter.numel()))
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    )
 
 
 def deepspeed_config(recipe: Recipe) -> dict[str, Any]:

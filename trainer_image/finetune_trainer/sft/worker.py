@@ -97,7 +97,12 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
     from finetune_trainer.recipe import DataShape, decide_recipe
     from finetune_trainer.sft.callbacks import CurveWriter, DurableCheckpoints, StopRequest
     from finetune_trainer.sft.examples import Encoder, encode_rows, read_rows
-    from finetune_trainer.sft.trainer import build_config, build_trainer
+    from finetune_trainer.sft.trainer import (
+        build_config,
+        build_trainer,
+        check_strategy,
+        count_trainable,
+    )
 
     job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
     spec = job.spec
@@ -163,6 +168,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
         validation=validation,
         callbacks=[*([curve] if curve else []), checkpoints, stop],
     )
+    check_strategy(trainer, recipe)
     if rank == 0:
         emit.message(describe(recipe, num_rows=len(train), num_tokens=sum(lengths)))
     trainer.train(resume_from_checkpoint=plan.resume_dir)
@@ -174,12 +180,11 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
         )
     trainer.save_model(plan.final_dir)
     if rank == 0:
-        trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         outcome = {
             "step": trainer.state.global_step,
             "metrics": curve.latest if curve else {},
             "recipe": recipe.to_json(),
-            "trainable_parameters": trainable,
+            "trainable_parameters": count_trainable(trainer.model),
             "save_seconds": checkpoints.save_seconds,
         }
         Path(plan.control_dir, "outcome.json").write_text(json.dumps(outcome))
