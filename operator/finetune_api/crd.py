@@ -67,8 +67,8 @@ PRINTER_COLUMNS: tuple[Schema, ...] = (
         "name": "Reason",
         "type": "string",
         "priority": 1,
-        "jsonPath": ".status.lastFailure.reason",
-        "description": "Cause of the last failure.",
+        "jsonPath": ".status.reason",
+        "description": "Why the job is in its phase: what it waits for, or why it failed.",
     },
     {
         "name": "Adapter",

@@ -40,13 +40,14 @@ class Progress(APIModel):
     """How far the current stage is."""
 
     stage: Literal["prepare", "train", "evaluate"] | None = None
-    """The current stage."""
+    """The stage that `percent` and the times are about: the current one."""
     step: int | None = None
-    """Optimiser steps done."""
+    """Optimiser steps done; stays while the job is evaluated."""
     total_steps: int | None = None
     """Optimiser steps in all."""
     percent: Annotated[int, Field(ge=0, le=100)] | None = None
-    """Share of the stage done."""
+    """Share of the current stage done. Starts at 0 again with every stage; 100 at the end of a
+    published job."""
     epoch: Number | None = None
     """Passes over the training side."""
     last_heartbeat_time: Timestamp | None = None
@@ -195,6 +196,9 @@ class FineTuneJobStatus(APIModel):
     """Generation of the spec this status was computed from."""
     phase: Phase | None = None
     """For columns only; the conditions are the contract."""
+    reason: Annotated[str, Field(max_length=63)] | None = None
+    """Why the job is in this phase, for columns only: the reason of the condition that decides it,
+    or of the last failure once the job has failed."""
     conditions: Annotated[
         list[Condition],
         Field(

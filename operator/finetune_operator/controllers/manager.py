@@ -11,6 +11,7 @@ import logging
 import random
 import ssl
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -30,7 +31,7 @@ from finetune_operator.kube.workers import Workers
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, WorkQueue
 from finetune_operator.progress.endpoint import ProgressEndpoint
 from finetune_operator.progress.identity import Authenticator
-from finetune_operator.progress.writer import FIELD_MANAGER, ProgressWriter
+from finetune_operator.progress.writer import FIELD_MANAGER, ProgressWriter, is_wanted
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class Manager:
             interval_seconds=config.progress_interval_seconds,
             rng=rng,
             absorb=self.caches.finetunejobs.absorb,
+            is_wanted=partial(is_wanted, self.caches),
         )
         self._writer = ProgressWriter(self.caches, self._throttle, clock=self._clock)
         self._start_reconciler(has_lease=config.leader_election)
@@ -142,6 +144,8 @@ class Manager:
             await runner.cleanup()
         if not self._fatal.done():
             self._fatal.cancel()
+        elif not self._fatal.cancelled():
+            self._fatal.exception()  # told already; asyncio need not complain that nobody asked
 
     @property
     def is_leader(self) -> bool:

@@ -17,6 +17,7 @@ Object = dict[str, Any]
 OWNED_FIELDS = (
     "observedGeneration",
     "phase",
+    "reason",
     "conditions",
     "startTime",
     "completionTime",
@@ -64,6 +65,18 @@ class StatusDraft:
         self._extra["progress"] = progress
         if metrics:
             self._extra["metrics"] = metrics
+
+    def restart_progress(self, stage: Stage) -> None:
+        """Show 0 percent of a stage until its first push.
+
+        The last stage's 100 percent would stand there until then. The pushes' field manager takes
+        the fields over with its first write; until that the operator has to repeat them.
+        """
+        stored = self._stored.get("progress") or {}
+        if not stored or "progress" in self._extra:
+            return
+        if stored.get("stage") != stage.value or not stored.get("percent"):
+            self._extra["progress"] = {"stage": stage.value, "percent": 0}
 
     def stage(self, stage: Stage) -> Object | None:
         """Return ``status.stages`` of a stage, or None if its Job was never created."""
@@ -142,7 +155,10 @@ def _is_worth_writing(stored: Object, wire: Object) -> bool:
     """
     if any(wire.get(key) != stored.get(key) for key in OWNED_FIELDS if key not in _LAZY_FIELDS):
         return True
-    if any(key in wire and wire[key] != stored.get(key) for key in ("progress", "metrics")):
+    if wire.get("metrics", stored.get("metrics")) != stored.get("metrics"):
+        return True
+    shown = stored.get("progress") or {}
+    if any(shown.get(key) != value for key, value in (wire.get("progress") or {}).items()):
         return True
     before, after = stored.get("attempts") or {}, wire.get("attempts") or {}
     if any(before.get(key, 0) != after.get(key, 0) for key in ("counted", "preemptions")):

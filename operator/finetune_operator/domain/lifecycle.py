@@ -7,7 +7,7 @@ over; everything it decides lands in the draft of the status and in lists of act
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult, FailureClass, PrepareResult, Stage, TrainResult
@@ -24,7 +24,12 @@ from finetune_operator.domain.actions import (
     ResumeJob,
 )
 from finetune_operator.domain.admission import find_violations
-from finetune_operator.domain.conditions import ConditionType, Reason, timestamp
+from finetune_operator.domain.conditions import (
+    ConditionType,
+    Reason,
+    parse_timestamp,
+    timestamp,
+)
 from finetune_operator.domain.draft import StatusDraft
 from finetune_operator.domain.failure import (
     STUCK_SECONDS,
@@ -35,7 +40,7 @@ from finetune_operator.domain.failure import (
     seconds_waiting,
 )
 from finetune_operator.domain.observed import Observed, Refusal
-from finetune_operator.domain.phase import phase_of
+from finetune_operator.domain.phase import phase_of, reason_of
 from finetune_operator.domain.stages import StageState, StageView, view_stage
 from finetune_operator.render.config import render_config_map
 from finetune_operator.render.job import is_queued, render_job
@@ -79,6 +84,21 @@ def stop_actions(
             )
         elif queue.is_active:
             yield ActivateWorkload(stage=view.stage, name=queue.workload, active=False)
+
+
+def seconds_to_live(job: Object, ended: str | None, now: datetime) -> float | None:
+    """Return the seconds until ``ttlSecondsAfterFinished`` is over; None if nothing is to be done.
+
+    Args:
+        job: The FineTuneJob; its spec may be unreadable.
+        ended: When it reached its end.
+        now: The present.
+    """
+    ttl = (job.get("spec") or {}).get("ttlSecondsAfterFinished")
+    moment = parse_timestamp(ended)
+    if not isinstance(ttl, int) or moment is None:
+        return None
+    return (moment + timedelta(seconds=ttl) - now).total_seconds()
 
 
 class Lifecycle:
@@ -607,12 +627,20 @@ class Lifecycle:
             is_queued=self._is_queued,
         )
         draft.put("phase", phase)
+        of_stage = CONDITION_OF[current.stage] if current else ConditionType.ACCEPTED
+        draft.put("reason", reason_of(draft.conditions, phase, of_stage, draft.get("lastFailure")))
+        if current is not None:
+            draft.restart_progress(current.stage)
+        if phase in ("Succeeded", "Failed"):
+            # Nothing else wakes a job that has ended.
+            left = seconds_to_live(observed.job, draft.get("completionTime"), self._now)
+            self._requeue_after = None if left is None else max(0.0, left)
         return Plan(
             first=() if self._failed else tuple(self._first),
             status=draft.to_wire(),
             events=tuple(draft.events),
             then=tuple(self._then),
-            requeue_after=None if self._failed else self._requeue_after,
+            requeue_after=self._requeue_after,
         )
 
 

@@ -1,9 +1,11 @@
-"""The phase: one word for columns. Derived from the conditions, never decided on."""
+"""Phase and reason: two words for columns. Derived from the conditions, never decided on."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from finetune_api.trainer import Stage
-from finetune_operator.domain.conditions import Conditions, ConditionType
+from finetune_operator.domain.conditions import Conditions, ConditionType, Reason
 from finetune_operator.domain.stages import StageState
 
 _OF_STAGE = {
@@ -35,3 +37,30 @@ def phase_of(
     if stage is None or state in (None, StageState.ABSENT):
         return "Pending"
     return _OF_STAGE[stage]
+
+
+def reason_of(
+    conditions: Conditions, phase: str, of_stage: ConditionType, failure: dict[str, Any] | None
+) -> str:
+    """Return why a job is in its phase: the reason of the condition that decides it.
+
+    Args:
+        conditions: The conditions as planned.
+        phase: The phase.
+        of_stage: Condition of the current stage.
+        failure: The last failure, more exact than the condition that ended the job.
+    """
+    match phase:
+        case "Failed":
+            found = (failure or {}).get("reason") or conditions.reason_of(ConditionType.FAILED)
+        case "Succeeded":
+            found = conditions.reason_of(ConditionType.PUBLISHED)
+        case "Suspended":
+            found = conditions.reason_of(ConditionType.SUSPENDED)
+        case "Queued":
+            found = conditions.reason_of(ConditionType.QUOTA_RESERVED)
+            if found in (None, "Pending"):  # Kueue's word for everything that waits
+                found = conditions.reason_of(of_stage) or Reason.QUEUED
+        case _:
+            found = conditions.reason_of(of_stage) or conditions.reason_of(ConditionType.ACCEPTED)
+    return str(found or "")[:63]

@@ -6,13 +6,13 @@ future. Terminal is terminal: once Complete or Failed is true, the status is nev
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from finetune_api.trainer import Stage
 from finetune_operator.config import OperatorConfig
 from finetune_operator.domain.actions import DeleteSelf, Plan
-from finetune_operator.domain.conditions import is_terminal, parse_timestamp
-from finetune_operator.domain.lifecycle import Lifecycle, stop_actions
+from finetune_operator.domain.conditions import is_terminal
+from finetune_operator.domain.lifecycle import Lifecycle, seconds_to_live, stop_actions
 from finetune_operator.domain.observed import Observed
 from finetune_operator.domain.stages import view_stage
 
@@ -39,11 +39,8 @@ def _after_the_end(observed: Observed, now: datetime) -> Plan:
     """Stop what still runs, and delete the job when its time is over."""
     views = [view_stage(observed, stage, now) for stage in Stage]
     then = tuple(stop_actions(observed, views))
-    ttl = (observed.job.get("spec") or {}).get("ttlSecondsAfterFinished")
-    ended = parse_timestamp((observed.job.get("status") or {}).get("completionTime"))
-    if not isinstance(ttl, int) or ended is None:
-        return Plan(then=then)
-    left = (ended + timedelta(seconds=ttl) - now).total_seconds()
-    if left <= 0:
+    ended = (observed.job.get("status") or {}).get("completionTime")
+    left = seconds_to_live(observed.job, ended, now)
+    if left is not None and left <= 0:
         return Plan(then=(DeleteSelf(),))
     return Plan(then=then, requeue_after=left)

@@ -125,8 +125,7 @@ def _prepare_result(dataset: Section) -> PrepareResult:
 
 def _train_result(status: Section) -> TrainResult:
     artifact = status["artifact"]
-    progress = status.get("progress") or {}
-    step = progress.get("step") if progress.get("stage") == Stage.TRAIN.value else None
+    step = (status.get("progress") or {}).get("step")
     return TrainResult(
         uri=artifact["uri"],
         sha256=artifact["sha256"],

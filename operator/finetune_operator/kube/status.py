@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +25,6 @@ from finetune_operator.kube.errors import (
     NotFound,
 )
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of
-from finetune_operator.kube.store import Store
 from finetune_operator.kube.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -135,8 +134,8 @@ class StatusThrottle:
         interval_seconds: Least time between two writes of one object.
         rng: Source of back-off jitter.
         absorb: Given the server's answers.
-        store: Cache of the kind; a value whose object the cache no longer holds is dropped. It is
-            not pinned to a version, because progress may be told by a process whose cache lags.
+        is_wanted: Asked with object and value right before a write; what it refuses is dropped.
+            A value is not pinned to a version, because a process whose cache lags may tell it.
         num_workers: Writes in flight at once.
     """
 
@@ -149,7 +148,7 @@ class StatusThrottle:
         interval_seconds: float = 15.0,
         rng: random.Random | None = None,
         absorb: Absorb | None = None,
-        store: Store | None = None,
+        is_wanted: Callable[[Object, Object], bool] | None = None,
         num_workers: int = 8,
     ) -> None:
         self._client = client
@@ -157,7 +156,7 @@ class StatusThrottle:
         self._field_manager = field_manager
         self._interval_seconds = interval_seconds
         self._absorb = absorb
-        self._store = store
+        self._is_wanted = is_wanted
         self._num_workers = num_workers
         self._pending: dict[ObjectKey, tuple[Object, Object]] = {}
         self._last_write: dict[ObjectKey, float] = {}
@@ -211,19 +210,12 @@ class StatusThrottle:
             finally:
                 self._queue.done(key)
 
-    def _is_gone(self, obj: Object) -> bool:
-        if self._store is None:
-            return False
-        cached = self._store.get(*key_of(obj))
-        return cached is None or cached["metadata"].get("uid") != obj["metadata"].get("uid")
-
     async def _flush(self, key: ObjectKey) -> None:
         pending = self._pending.pop(key, None)
         if pending is None:
             return
         obj, status = pending
-        if self._is_gone(obj):
-            self.forget(key)
+        if self._is_wanted is not None and not self._is_wanted(obj, status):
             return
         digest = digest_of([obj["metadata"].get("uid"), status])
         if self._last_digest.get(key) == digest:

@@ -63,8 +63,18 @@ class Report(_Lenient):
     finetune: OwnStatus = OwnStatus()
 
 
-def progress_section(report: Report, stage: Stage, now: datetime) -> dict[str, Any]:
-    """Return ``status.progress``."""
+def progress_section(
+    report: Report, stage: Stage, now: datetime, before: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return ``status.progress``.
+
+    Args:
+        report: What was pushed.
+        stage: By a pod of which stage. What the others count are rows, not optimiser steps: of
+            those the share is shown, and training's steps stay.
+        now: Time of the push.
+        before: ``status.progress`` as it is.
+    """
     theirs, ours = report.trainer_status, report.finetune
     total = ours.total_steps
     if total is None:
@@ -73,10 +83,10 @@ def progress_section(report: Report, stage: Stage, now: datetime) -> dict[str, A
     if percent is None and ours.step is not None and total:
         percent = 100 * ours.step / total
     section: dict[str, Any] = {"stage": stage.value, "lastHeartbeatTime": timestamp(now)}
-    if ours.step is not None:
-        section["step"] = ours.step
-    if total is not None:
-        section["totalSteps"] = total
+    steps: dict[str, Any] = {"step": ours.step, "totalSteps": total}
+    if stage is not Stage.TRAIN:
+        steps = {key: (before or {}).get(key) for key in steps}
+    section |= {key: value for key, value in steps.items() if value is not None}
     if percent is not None and math.isfinite(percent):
         section["percent"] = int(max(0, min(100, percent)))
     epoch = _decimal(ours.epoch)

@@ -25,6 +25,25 @@ RESULT_DELAY_SECONDS = 10.0
 """A result is usually read from the pod's last words; only if it is not by then, it is written."""
 
 
+def is_wanted(caches: Caches, job: Object, status: Object) -> bool:
+    """Return whether progress may still be written: its job is there, its stage is not over.
+
+    What waited for its interval is late by then, and would hide the next stage's progress.
+    """
+    metadata = job["metadata"]
+    current = caches.finetunejobs.get(metadata["namespace"], metadata["name"])
+    if current is None or current["metadata"]["uid"] != metadata["uid"]:
+        return False
+    return not _is_over(current, (status.get("progress") or {}).get("stage"))
+
+
+def _is_over(job: Object, stage: str | None) -> bool:
+    return any(
+        item["name"] == stage and item.get("completionTime")
+        for item in (job.get("status") or {}).get("stages") or ()
+    )
+
+
 class ProgressWriter:
     """Coalesces reports into status writes. Event loop only.
 
@@ -54,11 +73,13 @@ class ProgressWriter:
             self.forget(job)
             return False
         uid = job["metadata"]["uid"]
-        status: dict[str, Any] = {"progress": progress_section(report, stage, self._clock.now())}
-        metrics = metrics_section(report)
+        before: Object = job.get("status") or {}
+        progress = progress_section(report, stage, self._clock.now(), before.get("progress"))
+        status: dict[str, Any] = {"progress": progress}
+        metrics = metrics_section(report) if stage is Stage.TRAIN else []
         if not metrics:
             # A field manager that leaves a field out gives it up: the curve would lose its end.
-            metrics = self._latest.get(uid, {}).get("metrics") or []
+            metrics = self._latest.get(uid, before).get("metrics") or []
         if metrics:
             status["metrics"] = metrics
         self._latest[uid] = status
@@ -90,4 +111,9 @@ class ProgressWriter:
     def _submit(self, job: Object, *, urgent: bool = False) -> None:
         uid = job["metadata"]["uid"]
         status = {**self._latest.get(uid, {}), **self._sections.get(uid, {})}
+        progress = status.get("progress") or {}
+        if _is_over(job, progress.get("stage")):
+            status["progress"] = {
+                key: progress[key] for key in ("step", "totalSteps") if key in progress
+            }
         self._throttle.submit(job, status, urgent=urgent)

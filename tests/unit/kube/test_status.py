@@ -199,24 +199,21 @@ async def test_object_that_is_gone_or_refuses_is_dropped():
 
 
 @pytest.mark.looptime
-async def test_value_of_an_object_that_the_cache_lost_is_dropped():
+async def test_value_that_is_not_wanted_any_more_when_its_time_comes_is_dropped():
     client = FakeClient()
-    store = Store()
     obj = await make_object(client)
-    throttle = make_throttle(client, store=store)
+    last_wanted = 2
+    throttle = make_throttle(client, is_wanted=lambda obj, status: status["step"] <= last_wanted)
     async with Running(throttle):
         throttle.submit(obj, {"step": 1})
-        await asyncio.sleep(20)
-        assert client.writes == []
-        store.observe("ADDED", dict(obj))
-        throttle.submit(obj, {"step": 2})
-        await asyncio.sleep(20)
-        assert steps(client) == [2]
-        anew = pod("a", "999999", uid="another")
-        store.observe("MODIFIED", anew)
+        await asyncio.sleep(1)
         throttle.submit(obj, {"step": 3})
         await asyncio.sleep(20)
-    assert steps(client) == [2]
+        assert steps(client) == [1]
+        last_wanted = 4
+        throttle.submit(obj, {"step": 4})
+        await asyncio.sleep(20)
+    assert steps(client) == [1, 4]
 
 
 @pytest.mark.looptime

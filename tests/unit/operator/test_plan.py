@@ -217,6 +217,31 @@ def test_ttl_deletes_the_finished_job_in_time_and_not_before():
     assert late.then == (DeleteSelf(),)
 
 
+@pytest.mark.parametrize("ttl", [0, 100])
+@pytest.mark.parametrize("goal_met", [True, False], ids=["complete", "failed"])
+def test_the_plan_that_ends_a_job_looks_again_when_its_time_is_over(ttl, goal_met):
+    """Nothing else wakes the operator then."""
+    body = trained(job(ttlSecondsAfterFinished=ttl))
+    known = stages_done(PREPARE, TRAIN, EVALUATE)
+    known["pods"][EVALUATE] = (succeeded(EVALUATE, goal_met=goal_met),)
+    made = plan(observe(body, **known), at(200), CONFIG)
+    assert is_terminal(made.status)
+    assert made.requeue_after == ttl
+    late = plan(observe(after(body, made), **known), at(200 + ttl), CONFIG)
+    assert late.then == (DeleteSelf(),)
+
+
+def test_a_job_that_was_refused_is_deleted_by_ttl_too():
+    body = job(model={"uri": "file:///etc/passwd"}, ttlSecondsAfterFinished=7)
+    made = plan(observe(body), NOW, CONFIG)
+    assert made.requeue_after == 7
+
+
+def test_a_job_without_ttl_is_not_looked_at_again():
+    made = plan(observe(trained(), **stages_done(PREPARE, TRAIN, EVALUATE)), at(200), CONFIG)
+    assert made.requeue_after is None
+
+
 def test_a_running_job_is_not_deleted_by_ttl():
     body = trained(job(ttlSecondsAfterFinished=0))
     known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running())}})
@@ -741,3 +766,79 @@ def test_a_training_that_pushes_nothing_is_told_to_be_silent_once():
     again = plan(observe(after(body, made), **known), at(140), CONFIG)
     assert again.status is None
     assert again.requeue_after is None
+
+
+# ---- columns -----------------------------------------------------------------------------------
+
+
+def with_progress(body, **progress):
+    return {**body, "status": {**body["status"], "progress": progress}}
+
+
+def test_a_new_stage_starts_at_0_percent_and_stays_there_until_its_first_push():
+    heartbeat = timestamp(at(50))
+    body = with_progress(accepted(), stage="prepare", percent=100, lastHeartbeatTime=heartbeat)
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN)}})
+    made = plan(observe(body, **known), at(60), CONFIG)
+    assert made.status["progress"] == {"stage": "train", "percent": 0}
+    # Until then every write has to repeat it, but it is no reason for a write.
+    body = after(body, made)
+    body = with_progress(body, **made.status["progress"], lastHeartbeatTime=heartbeat)
+    assert plan(observe(body, **known), at(61), CONFIG).status is None
+    known["jobs"][TRAIN] = child(TRAIN, status=running(62))
+    made = plan(observe(body, **known), at(62), CONFIG)
+    assert made.status["progress"] == {"stage": "train", "percent": 0}
+    body = with_progress(after(body, made), stage="train", percent=3, step=5)
+    known["pods"][TRAIN] = (ended(TRAIN, 1, "boom"),)
+    made = plan(observe(body, **known), at(90), CONFIG)
+    assert made.status["lastFailure"]
+    assert "progress" not in made.status
+
+
+def test_progress_that_nobody_pushed_is_not_made_up():
+    made = plan(observe(accepted(), **stages_done(PREPARE)), at(60), CONFIG)
+    assert "progress" not in (made.status or {})
+
+
+def unscheduled():
+    lacking = {
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "0/3 nodes are available", "lastTransitionTime": timestamp(at(80)),
+    }  # fmt: skip
+    return pod(TRAIN, phase="Pending", node="", conditions=[lacking])
+
+
+def in_queue(**state):
+    return {"jobs": {TRAIN: child(TRAIN, suspend=True)}, "queue": {TRAIN: queue(**state)}}
+
+
+COLUMNS = [
+    ("prepares", {}, {"jobs": {PREPARE: child(PREPARE)}}, "Preparing", "Preparing"),
+    ("waits for pods", {}, {"jobs": {TRAIN: child(TRAIN)}}, "Training", "WaitingForPods"),
+    ("trains", {}, {"jobs": {TRAIN: child(TRAIN, status=running())}}, "Training", "Running"),
+    ("finds no node", {}, {"jobs": {TRAIN: child(TRAIN)}, "pods": {TRAIN: (unscheduled(),)}},
+     "Training", "Unschedulable"),
+    ("evaluates", {}, merged(stages_done(TRAIN), {"jobs": {EVALUATE: child(EVALUATE)}}),
+     "Evaluating", "Evaluating"),
+    ("held by its user", {"suspend": True}, {"jobs": {TRAIN: child(TRAIN)}},
+     "Suspended", "SuspendedByUser"),
+    ("no Kueue", {"queueName": "q"}, {}, "Queued", "KueueNotInstalled"),
+    ("in the queue", {"queueName": "q"}, in_queue(), "Queued", "Queued"),
+    ("preempted", {"queueName": "q"}, in_queue(is_evicted=True), "Queued", "Preempted"),
+    ("published", {}, stages_done(TRAIN, EVALUATE), "Succeeded", "Published"),
+    ("failed", {}, {"jobs": {TRAIN: child(TRAIN, status=failed())},
+     "pods": {TRAIN: (ended(TRAIN, 137, reason="OOMKilled"),)}}, "Failed", "OOMKilled"),
+    ("refused", {"model": {"uri": "file:///etc/passwd"}}, {}, "Failed", "URINotAllowed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "known", "phase", "reason"),
+    [case[1:] for case in COLUMNS],
+    ids=[case[0] for case in COLUMNS],
+)
+def test_the_columns_say_where_the_job_is_and_why(spec, known, phase, reason):
+    if "jobs" not in known or PREPARE not in known["jobs"]:
+        known = merged(stages_done(PREPARE), known)
+    made = plan(observe(job(**spec), **known, has_kueue="queue" in known), at(100), CONFIG)
+    assert (made.status["phase"], made.status["reason"]) == (phase, reason)

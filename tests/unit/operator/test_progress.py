@@ -1,0 +1,108 @@
+"""What a push becomes: progress of the current stage, never of one that is over."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.trainer import Stage
+from finetune_operator.progress.report import Report, progress_section
+from finetune_operator.progress.writer import ProgressWriter, is_wanted
+from support.clock import FakeClock
+from unit.operator.builders import NOW, job
+
+PUSH = {
+    "trainerStatus": {
+        "progressPercentage": 40,
+        "metrics": [{"name": "loss", "value": "0.5"}],
+    },
+    "finetune": {"step": 20, "totalSteps": 50, "epoch": "0.80"},
+}
+
+
+class Throttle:
+    """Keeps what is submitted."""
+
+    def __init__(self):
+        self.submitted = []
+
+    def submit(self, obj, status, *, urgent=False):
+        self.submitted.append(status)
+
+    def forget(self, key):
+        pass
+
+
+class Caches:
+    """One FineTuneJob."""
+
+    def __init__(self, body):
+        self.finetunejobs = self
+        self.body = body
+
+    def get(self, namespace, name):
+        return self.body
+
+
+def with_status(**status):
+    return {**job(), "status": status}
+
+
+def stages(**ends):
+    return [
+        {"name": name, "job": f"headlines-{name}", **({"completionTime": end} if end else {})}
+        for name, end in ends.items()
+    ]
+
+
+def push_to(body, stage, wire=PUSH):
+    throttle = Throttle()
+    writer = ProgressWriter(Caches(body), throttle, clock=FakeClock())
+    assert writer.accept(body, stage, Report.model_validate(wire))
+    return throttle.submitted[-1]
+
+
+@pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EVALUATE])
+def test_rows_of_other_stages_are_not_optimiser_steps(stage):
+    section = progress_section(Report.model_validate(PUSH), stage, NOW)
+    assert section["percent"] == 40
+    assert "step" not in section
+    assert "totalSteps" not in section
+
+
+async def test_what_training_left_stays_while_the_job_is_evaluated():
+    metrics = [{"name": "loss", "value": "0.1", "step": 171}]
+    body = with_status(
+        progress={"stage": "evaluate", "percent": 0, "step": 171, "totalSteps": 171},
+        metrics=metrics,
+    )
+    status = push_to(body, Stage.EVALUATE, {"finetune": {"step": 3, "totalSteps": 30}})
+    assert status["metrics"] == metrics
+    assert {key: status["progress"][key] for key in ("stage", "percent", "step")} == {
+        "stage": "evaluate",
+        "percent": 10,
+        "step": 171,
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (with_status(stages=stages(prepare=None)), True),
+        (with_status(), True),
+        (job(), True),
+        (with_status(stages=stages(prepare="2026-11-24T12:00:00Z", train=None)), False),
+        (None, False),
+        ({**job(), "metadata": {**job()["metadata"], "uid": "another"}}, False),
+    ],
+    ids=["runs", "no stages yet", "no status yet", "is over", "job is gone", "a namesake"],
+)
+def test_a_late_write_is_dropped_when_its_stage_is_over(body, expected):
+    status = {"progress": {"stage": "prepare", "percent": 100}}
+    assert is_wanted(Caches(body), job(), status) is expected
+
+
+async def test_a_late_push_does_not_hide_the_progress_of_the_next_stage():
+    body = with_status(stages=stages(prepare="x", train="2026-11-24T12:00:00Z"))
+    status = push_to(body, Stage.TRAIN)
+    assert status["progress"] == {"step": 20, "totalSteps": 50}
+    assert status["metrics"]
