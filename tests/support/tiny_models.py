@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from support.tiny_tokenizer import make_tokenizer
 
 
-def make_model(folder: Path, *, seed: int = 0) -> Path:
-    """Write the model and its tokenizer to ``folder``."""
+def make_model(folder: Path, *, seed: int = 0, dtype: Any = None) -> Path:
+    """Write the model and its tokenizer to ``folder``; float32 unless another type is given."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -27,6 +28,6 @@ def make_model(folder: Path, *, seed: int = 0) -> Path:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    LlamaForCausalLM(config).to(dtype or torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.trainer import EvaluateResult, ResolvedJob
 from finetune_trainer.errors import InternalError
 from finetune_trainer.model.load import read_config
 
@@ -50,59 +50,93 @@ def model_card(
     *,
     model_name: str,
     record: dict[str, Any],
-    scores: list[dict[str, Any]] | None = None,
+    evaluation: EvaluateResult | None = None,
+    is_merged: bool = False,
 ) -> str:
     """Write the model card: base, data version, recipe and, once known, scores.
+
+    Args:
+        job: The job.
+        model_name: Public name of the base model.
+        record: Content of the run's ``run.json``.
+        evaluation: Held-out scores, once known.
+        is_merged: The card is for base and adapter in one.
 
     Source: Hugging Face model card metadata specification (huggingface_hub.ModelCardData).
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    recipe = record["recipe"]
     adapter = job.spec.method.adapter
-    is_full = adapter.type == "Full"
+    is_whole = adapter.type == "Full" or is_merged
+    library = "transformers" if is_whole else "peft"
     data = ModelCardData(
         base_model=model_name,
-        base_model_relation="finetune" if is_full else "adapter",
-        library_name="transformers" if is_full else "peft",
+        base_model_relation="finetune" if is_whole else "adapter",
+        library_name=library,
         pipeline_tag="text-generation",
         tags=["sft", adapter.type.lower(), "finetune-operator"],
     )
-    targets = ", ".join(adapter.target_modules)
-    shape = f"rank {adapter.rank} alpha {adapter.alpha} dropout {adapter.dropout} on {targets}"
-    scheduler = job.spec.hyperparameters.scheduler
-    facts = {
-        "Base model": f"{model_name} @ {record['revision']}",
-        "Data set version": record["dataset"],
-        "Adapter": adapter.type if is_full else f"{adapter.type} {shape}",
-        "Trainable parameters": record["numTrainableParameters"],
-        "Steps": record["step"],
-        "Global batch size": recipe["global_batch_size"],
-        "Learning rate": f"{recipe['learning_rate']:g} ({scheduler})",
-        "Epochs": f"{recipe['epochs']:g}",
-        "Base precision": "bfloat16" if recipe["bfloat16"] else "float32",
-        "Seed": job.spec.hyperparameters.seed,
-    }
+    what = "Adapter for"
+    if is_whole:
+        what = "Adapter merged into" if is_merged else "Model tuned from"
+    facts = recipe_facts(job, model_name=model_name, record=record)
     rows = [f"| {label} | {value} |" for label, value in facts.items()]
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {job.name}",
-        f"{'Model' if is_full else 'Adapter'} for {model_name}, trained by "
-        f"finetune-operator from the job `{job.namespace}/{job.name}`.",
+        f"{what} {model_name}, trained by finetune-operator from the job "
+        f"`{job.namespace}/{job.name}`.",
         "## Recipe\n\n| | |\n|---|---|\n" + "\n".join(rows),
     ]
-    if scores:
-        lines = [f"| {s['name']} | {s['base']} | {s['tuned']} |" for s in scores]
-        parts.append(
-            "## Held-out scores\n\n| metric | base | tuned |\n|---|---|---|\n" + "\n".join(lines)
-        )
-    if not is_full:
-        parts.append(
-            "## Use\n\n```python\nfrom peft import AutoPeftModelForCausalLM\n\n"
-            'model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")\n```'
-        )
-    card = ModelCard("\n\n".join(parts) + "\n")
-    return str(card)
+    if evaluation is not None:
+        parts.append(_scores_section(evaluation))
+    loader = "AutoModelForCausalLM" if is_whole else "AutoPeftModelForCausalLM"
+    parts.append(
+        f"## Use\n\n```python\nfrom {library} import {loader}\n\n"
+        f'model = {loader}.from_pretrained("path/to/this/folder")\n```'
+    )
+    return str(ModelCard("\n\n".join(parts) + "\n"))
+
+
+def recipe_facts(
+    job: ResolvedJob, *, model_name: str, record: dict[str, Any]
+) -> dict[str, str | int]:
+    """Return what was trained, on what and how, by label; for cards and reports."""
+    recipe = record["recipe"]
+    adapter = job.spec.method.adapter
+    targets = ", ".join(adapter.target_modules)
+    shape = f" rank {adapter.rank} alpha {adapter.alpha} dropout {adapter.dropout} on {targets}"
+    return {
+        "Base model": f"{model_name} @ {record['revision']}",
+        "Data set version": record["dataset"],
+        "Adapter": adapter.type + ("" if adapter.type == "Full" else shape),
+        "Trainable parameters": record["numTrainableParameters"],
+        "Steps": record["step"],
+        "Global batch size": recipe["global_batch_size"],
+        "Learning rate": f"{recipe['learning_rate']:g} ({job.spec.hyperparameters.scheduler})",
+        "Epochs": f"{recipe['epochs']:g}",
+        "Base precision": "bfloat16" if recipe["bfloat16"] else "float32",
+        "Seed": job.spec.hyperparameters.seed,
+    }
+
+
+def _scores_section(evaluation: EvaluateResult) -> str:
+    lines = [
+        f"| {score.name} | {score.base} "
+        f"| {score.tuned} [{score.tuned_low}, {score.tuned_high}] "
+        f"| {float(score.tuned) - float(score.base):+.4f} "
+        f"[{score.delta_low}, {score.delta_high}] |"
+        for score in evaluation.scores
+    ]
+    text = (
+        "## Held-out scores\n\n| metric | base | tuned | tuned - base |\n|---|---|---|---|\n"
+        + "\n".join(lines)
+        + f"\n\n{evaluation.num_samples} held-out samples; 95 % bootstrap intervals in brackets."
+    )
+    if evaluation.goal_met is not None:
+        verdict = "met" if evaluation.goal_met else "missed"
+        text += f"\n\nGoal {verdict}: {evaluation.goal_message}."
+    return text
 
 
 def licence_of(folder: Path) -> str | None:

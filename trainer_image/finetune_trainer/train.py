@@ -17,8 +17,10 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.errors import InternalError, UserError
 from finetune_trainer.export import finish_adapter, manifest_digest, weights_file
-from finetune_trainer.launch import read_topology, run_ranks
+from finetune_trainer.launch import Topology, read_topology, run_ranks
+from finetune_trainer.merged import publish_merged
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
+from finetune_trainer.model.merge import check_mergeable
 from finetune_trainer.sft.worker import WorkerPlan
 from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
 
@@ -29,8 +31,11 @@ def train(context: StageContext) -> TrainResult:
     key = f"{job.run_prefix}/adapter"
     if context.output.exists(f"{key}/manifest.json"):
         context.emit.message("the adapter of this run is there already: reused")
-        manifest = fetch_folder(context.output, key, context.scratch("adapter"))
-        record = json.loads((context.work_dir / "adapter" / "run.json").read_text())
+        folder = context.scratch("adapter")
+        manifest = fetch_folder(context.output, key, folder)
+        record = json.loads((folder / "run.json").read_text())
+        if _topology(context).node_rank == 0:
+            publish_merged(context, manifest, folder, record)
         return _result(context, key, manifest, record, reused=True)
     hardware = detect_hardware()
     use_gpu = require_gpus(job, hardware)
@@ -44,7 +49,8 @@ def train(context: StageContext) -> TrainResult:
         context.emit.message("no GPU is visible and CPU is allowed: training on CPU")
     prepared = read_prepared(context)
     model_dir, revision = context.model_folder()
-    topology = read_topology(job.spec.resources.nodes, max(1, job.spec.resources.gpus_per_node))
+    check_mergeable(job.spec, model_dir)
+    topology = _topology(context)
     output_dir = context.scratch("checkpoints", fresh=True)
     resume = fetch_newest(context.output, f"{job.run_prefix}/checkpoints", output_dir)
     if resume is not None:
@@ -74,6 +80,11 @@ def train(context: StageContext) -> TrainResult:
     return _publish(context, key, final_dir, record)
 
 
+def _topology(context: StageContext) -> Topology:
+    resources = context.job.spec.resources
+    return read_topology(resources.nodes, max(1, resources.gpus_per_node))
+
+
 def _publish(
     context: StageContext, key: str, final_dir: Path, record: dict[str, Any]
 ) -> TrainResult:
@@ -96,6 +107,7 @@ def _publish(
     # The adapter is durable: its checkpoints have done their work.
     delete_prefix(context.output, f"{job.run_prefix}/checkpoints")
     shutil.rmtree(context.work_dir / "checkpoints", ignore_errors=True)
+    publish_merged(context, manifest, final_dir, record)
     return _result(context, key, manifest, record)
 
 
@@ -142,6 +154,7 @@ def _run_record(
         )
     return {
         "model": context.model_name,
+        "modelUri": context.job.spec.model.uri,
         "revision": revision,
         "dataset": prepared.digest,
         "step": outcome["step"],
