@@ -259,7 +259,9 @@ def cp(
     from finetune_cli.verify import fetch_uri
 
     job = _connect(context, namespace, kubeconfig).get_job(name)
-    uri = job.get("status", {}).get("artifact", {}).get("uri")
+    artifact = job.get("status", {}).get("artifact", {})
+    # The version, not the run's folder: its model card knows the scores.
+    uri = artifact.get("manifestUri") or artifact.get("uri")
     if not uri:
         phase = job.get("status", {}).get("phase", "Pending")
         raise CliError(f"FineTuneJob {name} has published no adapter; it is {phase}")

@@ -38,11 +38,25 @@ def print_summary(outcome: RunOutcome, console: Console) -> None:
     say(f"sha256   {training.sha256}")
     if evaluation.version is not None:
         say(f"version  {evaluation.version}  {evaluation.manifest_uri}")
-    say(f"report   {evaluation.report_uri}")
+    if wants_merged(outcome):
+        say(f"merged   {training.uri.removesuffix('/adapter')}/merged")
+    say(f"report   {report_page(evaluation)}")
     say(f"took     {duration_text(outcome.seconds)}")
     say("")
     say(f"check it: finetune verify {training.uri}")
     say(f"try it:   finetune chat {training.uri}")
+
+
+def report_page(evaluation: EvaluateResult) -> str:
+    """Return where the report for people lies: beside the one for machines."""
+    folder, _, name = evaluation.report_uri.rpartition("/")
+    return f"{folder}/report.html" if name == "report.json" else evaluation.report_uri
+
+
+def wants_merged(outcome: RunOutcome) -> bool:
+    """Whether the run wrote base and adapter in one model as well."""
+    spec = outcome.run.job.spec
+    return "Merged" in spec.output.formats and spec.method.adapter.type != "Full"
 
 
 def score_table(evaluation: EvaluateResult, goal: Goal | None, *, title: str) -> Table:

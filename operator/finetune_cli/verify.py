@@ -25,7 +25,7 @@ class Verified:
 
     Attributes:
         uri: What was asked for.
-        folder_uri: Folder that the files lie in; another than ``uri`` for a version.
+        folder_uri: Folder that the weights lie in; another than ``uri`` for a version.
         files: What was checked.
         created_by: Who wrote the manifest.
         digest: Digest of the manifest's file list.
@@ -71,28 +71,19 @@ def verify_uri(uri: str, *, endpoint: str | None = None, region: str | None = No
 
 
 def _verify_version(uri: str, root: str, prefix: str, access: StorageAccess) -> Verified:
-    from finetune_trainer.storage import join_uri, open_store, read_manifest, verify_folder
+    from finetune_trainer.storage import join_uri, open_store, verify_folder
 
     store = open_store(root, access)
-    version = read_manifest(store, prefix)
-    folder = f"{version.inputs.get('run', '')}/adapter"
-    manifest = verify_folder(store, folder)
-    published = {file.path: file.sha256 for file in version.files}
-    found = {file.path: file.sha256 for file in manifest.files}
-    if published != found:
-        names = sorted(name for name in published | found if published.get(name) != found.get(name))
-        raise CliError(
-            f"{uri} was published with other files than {join_uri(store.uri, folder)} holds now: "
-            f"{', '.join(names)} differ. Do not use this version.",
-            exit_code=1,
-        )
+    # A version points at files by their keys from the root of the output.
+    manifest = verify_folder(store, prefix, keys_from="")
+    folder = f"{manifest.inputs.get('run', '')}/adapter"
     return _verified(uri, join_uri(store.uri, folder), manifest)
 
 
 def fetch_uri(
     uri: str, folder: Path, *, endpoint: str | None = None, region: str | None = None
 ) -> tuple[int, int]:
-    """Copy a published folder to a local one, checking every byte.
+    """Copy a published folder, or the files of a version, to a local folder, checking every byte.
 
     Returns:
         Number of files, and their bytes.
@@ -104,8 +95,14 @@ def fetch_uri(
     from finetune_trainer.errors import TrainerError
     from finetune_trainer.storage import fetch_folder, open_store
 
+    folder_uri = uri.removesuffix("/manifest.json").rstrip("/")
+    match = VERSION_URI.match(folder_uri)
     try:
-        manifest = fetch_folder(open_store(uri, access), "", folder)
+        if match:
+            store = open_store(match["root"], access)
+            manifest = fetch_folder(store, match["prefix"], folder, keys_from="")
+        else:
+            manifest = fetch_folder(open_store(folder_uri, access), "", folder)
     except TrainerError as error:
         raise CliError(error.message, exit_code=error.exit_code) from error
     return len(manifest.files), sum(file.num_bytes for file in manifest.files)

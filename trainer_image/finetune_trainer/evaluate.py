@@ -25,12 +25,12 @@ from finetune_trainer.evaluation.metrics import (
     make_metric,
 )
 from finetune_trainer.evaluation.questions import Question, gather_questions
+from finetune_trainer.evaluation.report import Evidence, Sample, write_report
 from finetune_trainer.export import weights_file
+from finetune_trainer.merged import find_merged
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
 from finetune_trainer.publish import publish_version
 from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
-
-NUM_SAMPLES_IN_REPORT = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,12 +55,13 @@ def evaluate(context: StageContext) -> EvaluateResult:
     folder = context.scratch("evaluation", fresh=True)
     if context.output.exists(f"{key}/manifest.json"):
         context.emit.message("this run is evaluated already: reused")
-        fetch_folder(context.output, key, folder)
+        evaluation = fetch_folder(context.output, key, folder)
         result = EvaluateResult.model_validate(
             json.loads((folder / "report.json").read_text())["result"]
         )
         adapter = fetch_folder(context.output, adapter_key, context.scratch("adapter"))
-        return _publish_if_good(context, result, adapter).model_copy(update={"reused": True})
+        published = _publish_if_good(context, result, adapter, evaluation)
+        return published.model_copy(update={"reused": True})
     prepared = read_prepared(context)
     adapter_dir = context.scratch("adapter")
     adapter = fetch_folder(context.output, adapter_key, adapter_dir)
@@ -78,15 +79,15 @@ def evaluate(context: StageContext) -> EvaluateResult:
     comparison = compare(context, questions, adapter_dir)
     scores = score_all(context, comparison)
     result = _make_result(context, key, comparison, scores)
-    write_report(folder, context, prepared, adapter, comparison, result)
-    publish_folder(
+    _write_results(folder, context, prepared, adapter, comparison, result)
+    evaluation = publish_folder(
         context.output,
         key,
         folder,
         created_by="finetune_trainer evaluate",
         inputs={"adapter": adapter.digest, "dataset": prepared.digest},
     )
-    return _publish_if_good(context, result, adapter)
+    return _publish_if_good(context, result, adapter, evaluation)
 
 
 def compare(context: StageContext, questions: list[Question], adapter_dir: Path) -> Comparison:
@@ -222,7 +223,7 @@ def _make_result(
     )
 
 
-def write_report(
+def _write_results(
     folder: Path,
     context: StageContext,
     prepared: Prepared,
@@ -230,40 +231,38 @@ def write_report(
     comparison: Comparison,
     result: EvaluateResult,
 ) -> None:
-    """Write ``report.json`` and ``samples.jsonl`` for people and later stages."""
-    samples = [
-        {
-            "prompt": question.prompt,
-            "references": list(question.references),
-            "base": comparison.base.texts[i],
-            "tuned": comparison.tuned.texts[i],
-        }
-        for i, question in enumerate(comparison.questions)
-        if question.prompt is not None and i < len(comparison.tuned.texts)
-    ]
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
-        for sample in samples:
-            file.write(json.dumps(sample, ensure_ascii=False) + "\n")
-    report = {
-        "job": f"{context.job.namespace}/{context.job.name}",
-        "uid": context.job.uid,
-        "model": context.model_name,
-        "dataset": prepared.digest,
-        "adapter": weights_file(adapter).sha256,
-        "result": result.to_wire(),
-        "samples": samples[:NUM_SAMPLES_IN_REPORT],
-    }
-    text = json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    record = json.loads((context.work_dir / "adapter" / "run.json").read_text())
+    merged = find_merged(context)
+    evidence = Evidence(
+        job=context.job,
+        model_name=context.model_name,
+        record=record,
+        rows=prepared.report.rows,
+        adapter_uri=context.uri_of(f"{context.job.run_prefix}/adapter"),
+        adapter_sha256=weights_file(adapter).sha256,
+        merged_digest=merged.digest if merged else None,
+        result=result,
+        samples=[
+            Sample(
+                prompt=question.prompt,
+                references=question.references,
+                base=comparison.base.texts[i],
+                tuned=comparison.tuned.texts[i],
+            )
+            for i, question in enumerate(comparison.questions)
+            if question.prompt is not None and i < len(comparison.tuned.texts)
+        ],
+    )
+    write_report(folder, evidence)
 
 
 def _publish_if_good(
-    context: StageContext, result: EvaluateResult, adapter: Manifest
+    context: StageContext, result: EvaluateResult, adapter: Manifest, evaluation: Manifest
 ) -> EvaluateResult:
     if result.goal_met is False:
         context.emit.message(f"goal missed, nothing is published: {result.goal_message}")
         return result
-    version, key = publish_version(context, adapter, result)
+    version, key = publish_version(context, adapter, evaluation, result)
     return result.model_copy(update={"version": version, "manifest_uri": context.uri_of(key)})
 
 

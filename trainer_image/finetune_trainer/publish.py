@@ -14,15 +14,23 @@ from typing import Any
 from finetune_api.trainer import EvaluateResult
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import StorageError
-from finetune_trainer.storage import AlreadyExists, Manifest
+from finetune_trainer.merged import find_merged
+from finetune_trainer.storage import AlreadyExists, Manifest, ManifestFile
 
 MAX_TRIES = 50
+CARD = "README.md"
 
 
 def publish_version(
-    context: StageContext, adapter: Manifest, result: EvaluateResult
+    context: StageContext, adapter: Manifest, evaluation: Manifest, result: EvaluateResult
 ) -> tuple[int, str]:
     """Publish, or find the version this run was published as.
+
+    Args:
+        context: The stage's view of the world.
+        adapter: Manifest of the run's adapter.
+        evaluation: Manifest of its evaluation, whose model card knows the scores.
+        result: The scores.
 
     Returns:
         The version number and the key of its manifest.
@@ -31,7 +39,7 @@ def publish_version(
         StorageError: Others claimed every number tried.
     """
     job = context.job
-    body = _version_manifest(context, adapter, result)
+    body = _version_manifest(context, adapter, evaluation, result)
     for _ in range(MAX_TRIES):
         versions = _versions(context)
         for number in reversed(versions):
@@ -66,29 +74,35 @@ def _versions(context: StageContext) -> list[int]:
 
 
 def _version_manifest(
-    context: StageContext, adapter: Manifest, result: EvaluateResult
+    context: StageContext, adapter: Manifest, evaluation: Manifest, result: EvaluateResult
 ) -> dict[str, Any]:
     job = context.job
-    prefix = f"{job.run_prefix}/adapter"
-    return {
-        "files": [
-            {
-                "path": file.path,
-                "bytes": file.num_bytes,
-                "sha256": file.sha256,
-                # Relative to the output's root: a bucket may be copied or renamed.
-                "key": f"{prefix}/{file.object_key}",
-            }
-            for file in adapter.files
-        ],
-        "createdBy": "finetune_trainer evaluate",
-        "inputs": {
-            "uid": job.uid,
-            "run": job.run_prefix,
-            "adapter": adapter.digest,
-            "dataset": adapter.inputs.get("dataset", ""),
-            "model": context.model_name,
-            "goal": result.goal_message,
-            "scores": json.dumps({s.name: [s.base, s.tuned] for s in result.scores}),
-        },
+    files = {file.path: _point_at(file, f"{job.run_prefix}/adapter") for file in adapter.files}
+    # The adapter's own card was written before there were scores, and its bytes stay as they are.
+    card = evaluation.file(CARD)
+    if card is not None:
+        files[CARD] = _point_at(card, f"{job.run_prefix}/evaluation")
+    inputs = {
+        "uid": job.uid,
+        "run": job.run_prefix,
+        "adapter": adapter.digest,
+        "evaluation": evaluation.digest,
+        "dataset": adapter.inputs.get("dataset", ""),
+        "model": context.model_name,
+        "goal": result.goal_message,
+        "scores": json.dumps({s.name: [s.base, s.tuned] for s in result.scores}),
     }
+    merged = find_merged(context)
+    if merged is not None:
+        inputs["merged"] = merged.digest
+    return {
+        "files": [files[path] for path in sorted(files)],
+        "createdBy": "finetune_trainer evaluate",
+        "inputs": inputs,
+    }
+
+
+def _point_at(file: ManifestFile, prefix: str) -> dict[str, Any]:
+    # Relative to the output's root: a bucket may be copied or renamed.
+    key = f"{prefix}/{file.object_key}"
+    return {"path": file.path, "bytes": file.num_bytes, "sha256": file.sha256, "key": key}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -62,10 +63,10 @@ def test_goal_reads_in_few_signs(goal: Goal, text: str) -> None:
     assert goal_text(goal) == text
 
 
-def test_summary_survives_a_narrow_window_and_no_goal() -> None:
-    job = parse_job(changed(minimal_job(), {"spec.output.uri": "s3://models"}))
-    outcome = RunOutcome(
-        run=LocalRun(job=resolve_job(job, namespace="default", uid="u"), work_dir=Path("/nowhere")),
+def make_outcome(body: dict[str, Any]) -> RunOutcome:
+    job = resolve_job(parse_job(body), namespace="default", uid="u")
+    return RunOutcome(
+        run=LocalRun(job=job, work_dir=Path("/nowhere")),
         results={
             Stage.TRAIN: TrainResult(
                 uri="s3://models/runs/default/example/u/adapter",
@@ -77,15 +78,34 @@ def test_summary_survives_a_narrow_window_and_no_goal() -> None:
             Stage.EVALUATE: EvaluateResult(
                 scores=[Score(name="loss", base="2.5000", tuned="1.2000")],
                 num_samples=5,
-                report_uri="s3://models/report.json",
+                report_uri="s3://models/evaluation/report.json",
                 version=1,
                 manifest_uri="s3://models/versions/default/example/1/manifest.json",
             ),
         },
     )
+
+
+def test_summary_survives_a_narrow_window_and_no_goal() -> None:
+    outcome = make_outcome(changed(minimal_job(), {"spec.output.uri": "s3://models"}))
     out = StringIO()
     print_summary(outcome, Console(file=out, width=60, color_system=None))
     text = out.getvalue()
     assert "-1.3000" in text
     assert "goal met" not in text
     assert "s3://models/runs/default/example/u/adapter" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("kind", "has_merged"), [("LoRA", True), ("Full", False)])
+def test_summary_names_the_report_for_people_and_the_merged_model(
+    kind: str, has_merged: bool
+) -> None:
+    body = changed(
+        minimal_job(),
+        {"spec.output.formats": ["Adapter", "Merged"], "spec.method": {"adapter": {"type": kind}}},
+    )
+    out = StringIO()
+    print_summary(make_outcome(body), Console(file=out, width=100, color_system=None))
+    lines = out.getvalue().splitlines()
+    assert "report   s3://models/evaluation/report.html" in lines
+    assert ("merged   s3://models/runs/default/example/u/merged" in lines) is has_merged

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from finetune_cli.errors import CliError
-from finetune_cli.verify import find_adapter, verify_uri
+from finetune_cli.verify import fetch_uri, find_adapter, verify_uri
 from finetune_trainer.storage import StorageAccess, open_store, publish_folder
 
 RUN = "runs/default/example/u1"
@@ -75,9 +76,34 @@ def test_version_that_was_retrained_is_refused(root: Path) -> None:
     body = json.loads(path.read_text())
     body["files"][0]["sha256"] = "0" * 64
     path.write_text(json.dumps(body))
-    with pytest.raises(CliError, match="published with other files") as caught:
+    with pytest.raises(CliError, match=r"adapter_config\.json expected .* 0000") as caught:
         verify_uri(f"file://{root}/versions/default/example/1")
     assert caught.value.exit_code == 1
+
+
+def test_version_may_point_at_files_of_two_folders(root: Path, tmp_path: Path) -> None:
+    card = b"# scores"
+    (root / RUN / "evaluation").mkdir()
+    (root / RUN / "evaluation" / "README.md").write_bytes(card)
+    path = root / "versions/default/example/1/manifest.json"
+    body = json.loads(path.read_text())
+    body["files"].append(
+        {
+            "path": "README.md",
+            "bytes": len(card),
+            "sha256": hashlib.sha256(card).hexdigest(),
+            "key": f"{RUN}/evaluation/README.md",
+        }
+    )
+    path.write_text(json.dumps(body))
+    uri = f"file://{path}"
+    assert verify_uri(uri).files[0].path == "README.md"
+    assert fetch_uri(uri, tmp_path / "copy") == (3, 9 + len(card))
+    assert (tmp_path / "copy" / "README.md").read_bytes() == card
+    (root / RUN / "evaluation" / "README.md").write_bytes(b"# SCORES")
+    for read in (verify_uri, lambda uri: fetch_uri(uri, tmp_path / "other")):
+        with pytest.raises(CliError, match=r"README\.md"):
+            read(uri)
 
 
 def test_unknown_scheme_is_a_user_error() -> None:

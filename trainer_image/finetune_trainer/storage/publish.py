@@ -115,6 +115,7 @@ def fetch_folder(
     folder: Path,
     *,
     only: Container[str] | None = None,
+    keys_from: str | None = None,
     on_file: OnFile | None = None,
 ) -> Manifest:
     """Bring a published folder to a local one; only what differs is downloaded.
@@ -124,6 +125,8 @@ def fetch_folder(
         prefix: Key of the folder in the store.
         folder: Local target, created if need be. Other files in it are left alone.
         only: Paths wanted; None for all.
+        keys_from: What the manifest's keys count from when that is not ``prefix``: a version
+            points at files elsewhere, from the store's root.
         on_file: Progress.
 
     Returns:
@@ -136,13 +139,14 @@ def fetch_folder(
         StorageError: The store or the local disk failed.
     """
     manifest = read_manifest(store, prefix)
+    origin = prefix if keys_from is None else keys_from
     local_manifest = folder / MANIFEST_NAME
     with local_writes(folder):
         folder.mkdir(parents=True, exist_ok=True)
         local_manifest.unlink(missing_ok=True)  # not whole until the end
 
     def get(file: ManifestFile) -> None:
-        _fetch_file(store, prefix, file, folder / file.path)
+        _fetch_file(store, origin, file, folder / file.path)
         if on_file:
             on_file(file.path, file.num_bytes)
 
@@ -164,13 +168,18 @@ def fetch_folder(
 
 
 def verify_folder(
-    store: ObjectStore, prefix: str = "", *, on_file: OnFile | None = None
+    store: ObjectStore,
+    prefix: str = "",
+    *,
+    keys_from: str | None = None,
+    on_file: OnFile | None = None,
 ) -> VerifiedManifest:
     """Read every file of a published folder and compare it with the manifest.
 
     Args:
         store: Where.
         prefix: Key of the folder in the store; empty for the store's root.
+        keys_from: As in :func:`fetch_folder`.
         on_file: Progress.
 
     Returns:
@@ -182,9 +191,10 @@ def verify_folder(
     """
     manifest = read_manifest(store, prefix)
     start = f"{join_key(prefix)}/" if prefix.strip("/") else ""
+    origin = prefix if keys_from is None else keys_from
 
     def check(file: ManifestFile) -> str | None:
-        problem = _find_difference(store, start + file.object_key, file)
+        problem = _find_difference(store, join_key(origin, file.object_key), file)
         if on_file:
             on_file(file.path, file.num_bytes)
         return problem

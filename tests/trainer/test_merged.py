@@ -1,0 +1,131 @@
+"""The second output format: base and adapter in one model, beside the adapter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer.storage import open_store, verify_folder
+from support.stages import StageRun, Workbench
+from support.tiny_models import make_model
+
+MERGED = {"output": {"formats": ["Adapter", "Merged"]}}
+
+
+def logits_of(model: Any) -> Any:
+    import torch
+
+    torch.manual_seed(0)
+    ids = torch.randint(3, 200, (2, 24))
+    with torch.no_grad():
+        return model.eval()(input_ids=ids).logits.float()
+
+
+def train_merged(bench: Callable[..., Workbench], **change: Any) -> tuple[Workbench, StageRun]:
+    model = change.pop("model", None)
+    workbench = bench({**change, **MERGED}, **({"model": model} if model else {}))
+    workbench.run_to("prepare")
+    return workbench, workbench.run_to("train")
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "DoRA"])
+def test_merged_model_stands_alone_and_answers_as_the_adapter_does(
+    bench: Callable[..., Workbench], tiny_model: Path, kind: str
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    workbench, ended = train_merged(
+        bench, method={"adapter": {"type": kind}}, hyperparameters={"maxSteps": 4}
+    )
+    folder = workbench.run_folder / "merged"
+    assert f"{folder}" in ended.messages
+    store = open_store(f"file://{workbench.output}")
+    manifest = verify_folder(store, f"{workbench.job().run_prefix}/merged")
+    adapter = verify_folder(store, f"{workbench.job().run_prefix}/adapter")
+    assert manifest.inputs["adapter"] == adapter.digest
+    assert not manifest.file("adapter_config.json")
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    before = logits_of(base)
+    tuned = logits_of(PeftModel.from_pretrained(base, workbench.run_folder / "adapter"))
+    merged = logits_of(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    assert (tuned - before).abs().max() > 0.01, "the adapter changes nothing: a useless test"
+    torch.testing.assert_close(merged, tuned, atol=1e-4, rtol=1e-4)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(tiny_model).chat_template
+    card = (folder / "README.md").read_text()
+    assert "AutoModelForCausalLM" in card
+    assert "library_name: transformers" in card
+
+
+def test_merged_model_keeps_the_type_its_base_is_saved_in_and_is_the_same_twice(
+    bench: Callable[..., Workbench], tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    model = make_model(tmp_path / "half", dtype=torch.bfloat16)
+    workbench, _ = train_merged(bench, model=model, hyperparameters={"maxSteps": 2})
+    folder = workbench.run_folder / "merged"
+    weights = load_file(folder / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    first = (folder / "manifest.json").read_bytes()
+
+    shutil.rmtree(folder)  # as if the run had died between adapter and merged model
+    again = workbench.run_to("train")
+
+    assert again.result["reused"]
+    assert (folder / "manifest.json").read_bytes() == first
+    third = workbench.run_to("train")
+    assert "merged model of this run is there already" in third.messages
+    assert "folding" not in third.messages
+    published = workbench.run_to("evaluate").result
+    version = json.loads(Path(published["manifestUri"].removeprefix("file://")).read_text())
+    assert version["inputs"]["merged"]
+    report = json.loads((workbench.run_folder / "evaluation/report.json").read_text())
+    assert report["merged"] == version["inputs"]["merged"]
+
+
+def test_full_fine_tuning_has_nothing_to_merge_and_says_so(
+    bench: Callable[..., Workbench],
+) -> None:
+    workbench, ended = train_merged(
+        bench, method={"adapter": {"type": "Full"}}, hyperparameters={"maxSteps": 1}
+    )
+    assert "nothing to merge" in ended.messages
+    assert not (workbench.run_folder / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "targets", "words"),
+    [
+        ({"quantization_config": {"quant_method": "fp8"}}, ["q_proj"], ["fp8", "unquantised"]),
+        ({}, ["q_proj", "embed_tokens"], ["'embed_tokens'", "tie_word_embeddings"]),
+    ],
+)
+def test_a_merge_that_cannot_be_right_is_refused_before_training(
+    bench: Callable[..., Workbench],
+    tiny_model: Path,
+    tmp_path: Path,
+    config: dict[str, Any],
+    targets: list[str],
+    words: list[str],
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    known = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**known, **config}))
+    change = {"method": {"adapter": {"targetModules": targets}}}
+    workbench = bench({**change, **MERGED}, model=model)
+    workbench.run_to("prepare")
+    ended = workbench.run("train")
+    assert (ended.exit_code, ended.termination["reason"]) == (64, "MergeUnsupported")
+    for word in words:
+        assert word in ended.termination["message"]
+    assert not (workbench.run_folder / "adapter").exists()

@@ -1,0 +1,166 @@
+"""The report for people: complete, harmless whatever the texts say, and the same each time."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
+from finetune_trainer.evaluation.page import render_page
+from support.spec_cases import changed, minimal_job
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}</div>"
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Reading(HTMLParser):
+    """Reads a page, insisting that every element is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def page(change: dict[str, Any] | None = None, **settings: Any) -> str:
+    goal = {"spec.goal": {"metric": "exactMatch", "atLeast": "0.80", "overBase": "0.30"}}
+    body = changed(minimal_job(), {**goal, **(change or {})})
+    job = ResolvedJob.model_validate(
+        {"namespace": "team-a", "name": "example", "uid": "u", "spec": body["spec"]}
+    )
+    values: dict[str, Any] = {
+        "result": EvaluateResult(
+            scores=[
+                Score(
+                    name="exactMatch",
+                    base="0.3300",
+                    tuned="0.9100",
+                    tuned_low="0.8600",
+                    tuned_high="0.9500",
+                    delta_low="0.5000",
+                    delta_high="0.6600",
+                ),
+                Score(name="loss", base="2.5000", tuned="0.4000"),
+            ],
+            num_samples=1200,
+            goal_met=True,
+            goal_message="exactMatch 0.910 (goal: at least 0.80)",
+            report_uri="s3://models/report.json",
+        ),
+        "facts": {"Base model": "org/name @ abc", "Data set version": "d" * 64, "Seed": 42},
+        "samples": [sample()],
+        "num_samples": 1200,
+        **settings,
+    }
+    return render_page(job=job, **values)
+
+
+def sample(**change: Any) -> dict[str, Any]:
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Good?"}]
+    return {
+        "prompt": prompt,
+        "references": ("positive",),
+        "base": "I think so",
+        "tuned": "Positive.",
+        **change,
+    }
+
+
+def test_page_tells_scores_goal_data_and_answers() -> None:
+    text = Reading(page()).text
+    for words in (
+        "team-a/example",
+        "1,200 held-out samples",
+        "Goal met. exactMatch 0.910",
+        "0.3300 0.9100 0.8600 to 0.9500 +0.5800 0.5000 to 0.6600 at least 0.80, 0.30 above the",
+        "loss 2.5000 0.4000 -2.1000",
+        "d" * 64,
+        "system Be brief. user Good?",
+        "expected positive base wrong I think so tuned right Positive.",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"samples": [sample(base=HOSTILE, tuned=HOSTILE, references=(HOSTILE, "b"))]},
+        {"samples": [sample(prompt=HOSTILE)]},
+        {"samples": [sample(prompt=[{"role": HOSTILE, "content": HOSTILE}])]},
+        {"facts": {HOSTILE: HOSTILE}},
+    ],
+)
+def test_strange_text_is_shown_and_never_obeyed(settings: dict[str, Any]) -> None:
+    read = Reading(page(**settings))
+    assert "script" not in read.tags
+    assert "img" not in read.tags
+    assert " ".join(HOSTILE.split()) in read.text
+
+
+def test_page_loads_nothing_and_runs_nothing() -> None:
+    text = page()
+    read = Reading(text)
+    assert not {"script", "link", "img", "iframe", "object"} & set(read.tags)
+    names = {name for name, _ in read.attributes}
+    assert not {"src", "href"} & names
+    assert not [name for name in names if name.startswith("on")]
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "url(" not in text
+    assert "default-src 'none'" in text
+
+
+def test_missed_goal_no_goal_and_plain_text_are_told() -> None:
+    result = EvaluateResult(
+        scores=[Score(name="loss", base="2", tuned="3")],
+        num_samples=3,
+        goal_met=False,
+        goal_message="loss MISSED 3.000",
+        report_uri="x",
+    )
+    missed = Reading(page(result=result, samples=[])).text
+    assert "Goal missed, nothing is published. loss MISSED" in missed
+    assert "plain text" in missed
+    none = Reading(page({"spec.goal": None}, result=result.model_copy(update={"goal_met": None})))
+    assert "no goal" in none.text
+
+
+def test_texts_are_not_marked_right_or_wrong() -> None:
+    result = EvaluateResult(
+        scores=[Score(name="rougeL", base="0.2", tuned="0.4", tuned_low="0.3", tuned_high="0.5")],
+        num_samples=3,
+        report_uri="x",
+    )
+    text = Reading(page(result=result)).text
+    assert "base I think so tuned Positive." in text
+
+
+def test_same_input_gives_the_same_page() -> None:
+    assert page() == page()
