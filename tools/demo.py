@@ -3,7 +3,7 @@
 ``python tools/demo.py`` runs ``examples/01-headline-sentiment`` through the CLI against a SeaweedFS
 server of its own on loopback; ``--example 02`` runs the second example. Everything it makes lies in
 the user's cache, so that a second run reuses it; ``--clean`` starts from nothing. It stops what it
-started, also on Ctrl-C; the run it interrupts goes on next time.
+started, also on Ctrl-C; the run it interrupts goes on next time. One demo at a time uses the cache.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +30,7 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 
 import base_model  # noqa: E402
 import local_s3  # noqa: E402
+from folder_lock import empty_folder, hold_folder  # noqa: E402
 
 BUCKET = "demo"
 
@@ -90,10 +90,11 @@ def main() -> int:
     parser.add_argument("--clean", action="store_true", help="forget earlier runs of the demo")
     arguments = parser.parse_args()
     folder = cache_root() / "demo"
-    if arguments.clean:
-        shutil.rmtree(folder, ignore_errors=True)
     try:
-        return run_demo(EXAMPLES[arguments.example], folder)
+        with hold_folder(folder):
+            if arguments.clean:
+                empty_folder(folder)
+            return run_demo(EXAMPLES[arguments.example], folder)
     except KeyboardInterrupt:
         print("\nstopped; run the same command to go on")
         return 130
