@@ -147,6 +147,7 @@ def test_life_cycle_fields_can_change(
 STATUS: dict[str, Any] = {
     "observedGeneration": 1,
     "phase": "Training",
+    "reason": "Running",
     "conditions": [
         {
             "type": "Accepted",
@@ -217,7 +218,7 @@ def test_table_shows_where_a_job_is(
     assert narrow[1].split()[:-1] == ["example", "Training", "20", "120", "1.234", "team-a"]
     wide = control_plane.kubectl("-n", namespace, "get", "ml", "-o", "wide").splitlines()
     assert wide[0].split()[-2:] == ["REASON", "ADAPTER"]
-    assert wide[1].split()[-2:] == ["Preempted", "s3://models/runs/a/adapter"]
+    assert wide[1].split()[-2:] == ["Running", "s3://models/runs/a/adapter"]
 
 
 def test_jobs_can_be_selected_by_queue_and_phase(

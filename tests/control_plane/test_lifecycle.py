@@ -40,7 +40,9 @@ async def world(control_plane, namespace):
 
 
 async def test_a_job_runs_its_three_stages_and_is_published(world):
-    client, _, namespace = world
+    client, kubelet, namespace = world
+    # As long as it takes to be seen: changes of children are gathered.
+    kubelet.script = lambda job, stage, attempt: success(stage, run_seconds=0.5)
     async with running_manager(client, test_config(namespace)):
         await client.create(FINETUNEJOBS, finetunejob("headlines", namespace))
 

@@ -80,17 +80,6 @@ class Announce:
     message: str
 
 
-Action = (
-    CreateStage
-    | ConfirmMissing
-    | LookUpWarnings
-    | PauseJob
-    | ResumeJob
-    | ActivateWorkload
-    | DeleteSelf
-)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """What to do now.

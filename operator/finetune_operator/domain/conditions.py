@@ -41,7 +41,6 @@ class Reason(StrEnum):
     # stages
     PREPARING = "Preparing"
     PREPARED = "Prepared"
-    WAITING_FOR_DATASET = "WaitingForDataset"
     WAITING_FOR_PODS = "WaitingForPods"
     WAITING_FOR_QUOTA = "WaitingForQuota"
     QUEUED = "Queued"
@@ -50,14 +49,12 @@ class Reason(StrEnum):
     RETRYING = "Retrying"
     SUCCEEDED = "Succeeded"
     RESULT_NOT_REPORTED = "ResultNotReported"
-    NOT_REACHED = "NotReached"
     JOB_DELETED = "JobDeleted"
     NAME_TAKEN = "NameTaken"
     # quota
     NOT_MANAGED_BY_KUEUE = "NotManagedByKueue"
     KUEUE_NOT_INSTALLED = "KueueNotInstalled"
     QUOTA_RESERVED = "QuotaReserved"
-    DEACTIVATED = "Deactivated"
     # suspension
     SUSPENDED_BY_USER = "SuspendedByUser"
     RESUMED = "Resumed"

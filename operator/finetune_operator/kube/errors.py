@@ -52,17 +52,6 @@ class Unauthorized(KubeError):
 class Forbidden(KubeError):
     """403: no right, a quota is used up, an admission policy said no, or the namespace ends."""
 
-    @property
-    def is_quota_exceeded(self) -> bool:
-        """Whether a ResourceQuota refused it; it may pass later."""
-        return "exceeded quota" in self.message
-
-    @property
-    def is_namespace_terminating(self) -> bool:
-        """Whether the namespace is being deleted; it will never pass."""
-        causes = self.details.get("causes") or ()
-        return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
-
 
 class NotFound(KubeError):
     """404: the object, or the whole resource type, does not exist."""

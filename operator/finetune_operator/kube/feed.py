@@ -79,12 +79,13 @@ class Feed:
         client.metrics.cached_objects.labels(resource.plural).set_function(self.store.__len__)
 
     def observe(self, kind: str | None, body: Object) -> None:
-        """Take in one event of the host: type (None for listed objects) and raw object."""
-        self.store.observe(kind, body)
+        """Take in one event of the host: type (None for listed objects) and raw object.
 
-    def request_repair(self) -> None:
-        """Repair soon, because the host is known to have listed again."""
-        self._due.set()
+        A host that lists again has lost its watch: what vanished meanwhile is looked for at once.
+        """
+        self.store.observe(kind, body)
+        if kind is None and self.synced.is_set():
+            self._due.set()
 
     async def run(self) -> None:
         """Repair at start, then periodically and on request, until cancelled."""

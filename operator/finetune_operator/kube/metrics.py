@@ -81,11 +81,6 @@ class KubeMetrics:
         self.reconcile_errors = counter(
             "controller_runtime_reconcile_errors_total", "Reconciles that failed.", "controller"
         )
-        self.terminal_errors = counter(
-            "controller_runtime_terminal_reconcile_errors_total",
-            "Reconciles that failed for good.",
-            "controller",
-        )
         self.reconcile_panics = counter(
             "controller_runtime_reconcile_panics_total",
             "Reconciles that ended in an unexpected exception (a bug).",
@@ -117,9 +112,6 @@ class KubeMetrics:
         self.cached_objects = gauge("informer_cached_objects", "Objects in the cache.", "name")
         self.status_writes = counter(
             "status_writes_total", "Status writes by outcome: written, unchanged.", "outcome"
-        )
-        self.applies = counter(
-            "apply_total", "Server-side applies by outcome: written, unchanged.", "kind", "outcome"
         )
         self.recorded_events = counter(
             "event_recorder_total",

@@ -15,9 +15,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from finetune_operator.kube.apply import digest_of
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock, to_timestamp
+from finetune_operator.kube.digest import digest_of
 from finetune_operator.kube.errors import (
     AlreadyExists,
     KubeError,

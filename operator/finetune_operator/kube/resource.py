@@ -81,13 +81,6 @@ TOKEN_REVIEWS = Resource(
     kind="TokenReview",
     namespaced=False,
 )
-SELF_SUBJECT_ACCESS_REVIEWS = Resource(
-    group="authorization.k8s.io",
-    version="v1",
-    plural="selfsubjectaccessreviews",
-    kind="SelfSubjectAccessReview",
-    namespaced=False,
-)
 
 
 def key_of(obj: Object) -> ObjectKey:

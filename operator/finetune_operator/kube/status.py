@@ -1,8 +1,6 @@
-"""Status writes: one request per change, none otherwise.
+"""Status that changes all the time (progress): the latest value wins, at most one write a while.
 
-``StatusWriter`` writes at once and is for what a reconcile computed. ``StatusThrottle`` is for what
-changes all the time (progress): per object at most one write per interval, the latest value wins.
-Both use server-side apply, so that two field managers can own different parts of one status.
+Written by server-side apply, so that another field manager can own the rest of the status.
 """
 
 from __future__ import annotations
@@ -10,13 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable
 
-from finetune_operator.kube.apply import Absorb, digest_of
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.clock import Clock, to_timestamp
+from finetune_operator.kube.digest import digest_of
 from finetune_operator.kube.errors import (
     Conflict,
     Forbidden,
@@ -30,107 +25,13 @@ from finetune_operator.kube.workqueue import WorkQueue
 logger = logging.getLogger(__name__)
 
 
-class StatusWriter:
-    """Writes whole statuses of one kind. Event loop only.
-
-    Args:
-        client: The API client.
-        resource: The kind.
-        field_manager: Owner of the written fields.
-        clock: Wall time for ``lastTransitionTime``.
-        foreign_fields: Top-level status fields that another manager owns; never compared.
-        absorb: Given the server's answers, usually ``Store.absorb``.
-    """
-
-    def __init__(
-        self,
-        client: KubeClient,
-        resource: Resource,
-        *,
-        field_manager: str,
-        clock: Clock,
-        foreign_fields: Collection[str] = (),
-        absorb: Absorb | None = None,
-    ) -> None:
-        self._client = client
-        self._resource = resource
-        self._field_manager = field_manager
-        self._clock = clock
-        self._foreign_fields = frozenset(foreign_fields)
-        self._absorb = absorb
-        # What was sent and what the server made of it (defaults): the pair is "unchanged" too.
-        self._last: dict[ObjectKey, tuple[bytes, bytes]] = {}
-        self._written = client.metrics.status_writes.labels("written")
-        self._unchanged = client.metrics.status_writes.labels("unchanged")
-
-    async def write(self, obj: Object, status: Object) -> Object | None:
-        """Make the object's status equal ``status``; skip if it is already.
-
-        Args:
-            obj: The cached object whose status it is.
-            status: All fields this manager owns. Conditions may come without
-                ``lastTransitionTime``: it is kept while a condition's status stays and set to now
-                when it flips.
-
-        Returns:
-            The server's answer, None if nothing was sent.
-
-        Raises:
-            NotFound: The object is gone.
-            Conflict: ``obj`` is not the current version: somebody wrote in between, or another
-                object has its name by now. Look again and decide anew.
-            KubeError: The server refused.
-        """
-        current = self._own(obj.get("status") or {})
-        status = self._with_times(status, current.get("conditions") or ())
-        if current == status:
-            self._unchanged.inc()
-            return None
-        key = key_of(obj)
-        digest = digest_of(status)
-        if self._last.get(key) == (digest, digest_of(current)):
-            self._unchanged.inc()
-            return None
-        # Pinned to the version it was computed from: the status endpoint ignores a UID, and the
-        # end of a deleted object must not become that of the one created under its name.
-        answer = await _apply_status(
-            self._client,
-            self._resource,
-            obj,
-            status,
-            field_manager=self._field_manager,
-            resource_version=obj["metadata"]["resourceVersion"],
-        )
-        self._last[key] = (digest, digest_of(self._own(answer.get("status") or {})))
-        self._written.inc()
-        if self._absorb is not None:
-            self._absorb(answer)
-        return answer
-
-    def forget(self, key: ObjectKey) -> None:
-        """Drop the memory of an object that was deleted."""
-        self._last.pop(key, None)
-
-    def _own(self, status: Object) -> Object:
-        if not self._foreign_fields:
-            return status
-        return {name: value for name, value in status.items() if name not in self._foreign_fields}
-
-    def _with_times(self, status: Object, previous: Sequence[Object]) -> Object:
-        conditions = status.get("conditions")
-        if not conditions:
-            return status
-        timed = with_transition_times(conditions, previous, self._clock.now())
-        return {**status, "conditions": timed}
-
-
 class StatusThrottle:
     """Writes a part of the status at most once per interval and object. Event loop only.
 
     Args:
         client: The API client.
         resource: The kind.
-        field_manager: Owner of the written fields; another one than the ``StatusWriter``'s.
+        field_manager: Owner of the written fields; another one than the controller's.
         interval_seconds: Least time between two writes of one object.
         rng: Source of back-off jitter.
         absorb: Given the server's answers.
@@ -147,7 +48,7 @@ class StatusThrottle:
         field_manager: str,
         interval_seconds: float = 15.0,
         rng: random.Random | None = None,
-        absorb: Absorb | None = None,
+        absorb: Callable[[Object], None] | None = None,
         is_wanted: Callable[[Object, Object], bool] | None = None,
         num_workers: int = 8,
     ) -> None:
@@ -224,8 +125,8 @@ class StatusThrottle:
         # Before the answer: what is submitted meanwhile has to wait its interval as well.
         self._last_write[key] = self._loop.time()
         try:
-            answer = await _apply_status(
-                self._client, self._resource, obj, status, field_manager=self._field_manager
+            answer = await self._client.apply_status(
+                self._resource, self._part_of(obj, status), field_manager=self._field_manager
             )
         except (NotFound, Conflict):
             self.forget(key)
@@ -242,48 +143,7 @@ class StatusThrottle:
             if self._absorb is not None:
                 self._absorb(answer)
 
-
-async def _apply_status(
-    client: KubeClient,
-    resource: Resource,
-    obj: Object,
-    status: Object,
-    *,
-    field_manager: str,
-    resource_version: str = "",
-) -> Object:
-    namespace, name = key_of(obj)
-    metadata: Object = {"name": name}
-    if namespace:
-        metadata["namespace"] = namespace
-    if resource_version:
-        metadata["resourceVersion"] = resource_version
-    patch = {
-        "apiVersion": resource.api_version,
-        "kind": resource.kind,
-        "metadata": metadata,
-        "status": status,
-    }
-    return await client.apply_status(resource, patch, field_manager=field_manager)
-
-
-def with_transition_times(
-    conditions: Sequence[Object], previous: Sequence[Object], now: datetime
-) -> list[Object]:
-    """Return ``conditions`` with ``lastTransitionTime`` set as the API conventions ask.
-
-    Args:
-        conditions: Desired conditions; a time that one already has is kept.
-        previous: Conditions as they are now.
-        now: Time of those whose ``status`` is new or flipped.
-    """
-    before: dict[str, Any] = {condition["type"]: condition for condition in previous}
-    result: list[Object] = []
-    for condition in conditions:
-        if not condition.get("lastTransitionTime"):
-            old = before.get(condition["type"])
-            kept = old is not None and old.get("status") == condition["status"]
-            time = old.get("lastTransitionTime") if old is not None and kept else None
-            condition = {**condition, "lastTransitionTime": time or to_timestamp(now)}
-        result.append(condition)
-    return result
+    def _part_of(self, obj: Object, status: Object) -> Object:
+        namespace, name = key_of(obj)
+        metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
+        return {"metadata": metadata, "status": status}

@@ -46,21 +46,6 @@ def drop_managed_fields(obj: Object) -> Object:
     return obj
 
 
-def index_by_owner(obj: Object) -> Iterable[str]:
-    """Index by the UIDs of all owner references."""
-    return [owner["uid"] for owner in obj["metadata"].get("ownerReferences") or ()]
-
-
-def index_by_label(label: str) -> Indexer:
-    """Return an indexer by the value of ``label``."""
-
-    def index(obj: Object) -> Iterable[str]:
-        value = (obj["metadata"].get("labels") or {}).get(label)
-        return () if value is None else (value,)
-
-    return index
-
-
 class Store:
     """Objects of one kind with indexes. Event loop only.
 
@@ -107,10 +92,6 @@ class Store:
         """Return all objects that ``index`` files under ``value``, in no particular order."""
         objects = self._objects
         return [objects[key] for key in self._indexes[index].get(value, ())]
-
-    def index_values(self, index: str) -> list[str]:
-        """Return all values that occur in ``index``."""
-        return list(self._indexes[index])
 
     def add_handler(self, handler: Handler, *, replay: bool = False) -> None:
         """Tell ``handler`` of every later change; with ``replay`` also of what is there now."""

@@ -48,18 +48,7 @@ class Retry:
     after_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Terminal:
-    """Failed for good: counted, not retried until the next event.
-
-    Attributes:
-        error: What went wrong; the message is logged.
-    """
-
-    error: Exception
-
-
-Result: TypeAlias = Done | RequeueAfter | Retry | Terminal
+Result: TypeAlias = Done | RequeueAfter | Retry
 
 
 class Workers(Generic[K]):
@@ -91,7 +80,6 @@ class Workers(Generic[K]):
             for result in ("success", "requeue_after", "requeue", "error")
         }
         self._errors = metrics.reconcile_errors.labels(name)
-        self._terminal = metrics.terminal_errors.labels(name)
         self._panics = metrics.reconcile_panics.labels(name)
         self._seconds = metrics.reconcile_seconds.labels(name)
         metrics.max_workers.labels(name).set(num_workers)
@@ -148,9 +136,3 @@ class Workers(Generic[K]):
                     delay = queue.add_rate_limited(key)
                 if log:
                     logger.warning("reconcile of %s failed, again in %.3f s: %s", key, delay, error)
-            case Terminal(error):
-                queue.forget(key)
-                self._errors.inc()
-                self._terminal.inc()
-                self._results["error"].inc()
-                logger.error("reconcile of %s failed for good: %s", key, error)

@@ -130,14 +130,6 @@ async def test_error_page_of_a_proxy_is_shown_as_text(server, client):
         await client.get(PODS, "ns", "a")
 
 
-def test_forbidden_tells_quota_and_dying_namespace_apart():
-    quota = errors.error_from_status("x", 403, status(403, "Forbidden", "exceeded quota: q"))
-    causes = {"causes": [{"reason": "NamespaceTerminating"}]}
-    dying = errors.error_from_status("x", 403, status(403, "Forbidden") | {"details": causes})
-    assert (quota.is_quota_exceeded, quota.is_namespace_terminating) == (True, False)
-    assert (dying.is_quota_exceeded, dying.is_namespace_terminating) == (False, True)
-
-
 async def test_throttled_write_waits_as_told_and_is_sent_again(server, client):
     server.others.extend(
         [reply_status(429, "TooManyRequests", Retry_After="1"), reply(pod("a", 1))]

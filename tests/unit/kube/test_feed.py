@@ -111,9 +111,16 @@ async def test_failed_repair_is_tried_again_and_leaves_the_cache_alone(server):
     assert len(server.seen) == 4
 
 
-async def test_repair_on_request_does_not_wait_for_the_period(server):
-    server.lists.append(reply_list(version="9"))
-    async with make_feed(server, repair_seconds=3600.0) as feed, running(feed):
-        await eventually_async(feed.synced.is_set)
-        feed.request_repair()
-        await eventually_async(lambda: len(server.seen) == 2)
+async def test_a_host_that_lists_again_has_its_ghosts_dropped_at_once(server):
+    both, one = pod("a", 7), pod("b", 8)
+    server.lists.extend([reply_list(both, one, version="9"), reply_list(one, version="12")])
+    async with make_feed(server, repair_seconds=3600.0) as feed:
+        feed.observe(None, both)
+        feed.observe(None, one)
+        async with running(feed):
+            await eventually_async(feed.synced.is_set)
+            assert len(feed.store) == 2
+            feed.observe("MODIFIED", pod("b", 10))
+            assert len(server.seen) == 1
+            feed.observe(None, pod("b", 10))
+            await eventually_async(lambda: len(feed.store) == 1)

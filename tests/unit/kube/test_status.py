@@ -1,4 +1,4 @@
-"""Status writes: none without a change, one per change, at most one per interval for progress."""
+"""Progress: none without a change, at most one write per interval, the latest value wins."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 
 from finetune_operator.kube.errors import Invalid, ServerUnavailable
 from finetune_operator.kube.resource import JOBS
-from finetune_operator.kube.status import StatusThrottle, StatusWriter, with_transition_times
+from finetune_operator.kube.status import StatusThrottle
 from finetune_operator.kube.store import Store
-from support.clock import START, FakeClock
 from support.eventually import eventually_async
 from support.fake_client import FakeClient
 from support.objects import pod
@@ -19,88 +18,6 @@ from support.objects import pod
 
 async def make_object(client: FakeClient, name: str = "a") -> dict:
     return await FakeClient(client.cluster).create(JOBS, pod(name, ""))
-
-
-def make_writer(client: FakeClient, **options) -> StatusWriter:
-    return StatusWriter(client, JOBS, field_manager="me", clock=FakeClock(), **options)
-
-
-async def test_equal_status_is_not_written():
-    client = FakeClient()
-    obj = await make_object(client) | {"status": {"phase": "x", "n": [1]}}
-    assert await make_writer(client).write(obj, {"n": [1], "phase": "x"}) is None
-    assert client.writes == []
-
-
-async def test_changed_status_is_one_write_over_the_version_it_was_computed_from():
-    client = FakeClient()
-    obj = await make_object(client)
-    absorbed = []
-    writer = make_writer(client, absorb=absorbed.append)
-    answer = await writer.write(obj, {"phase": "x"})
-    ((verb, body),) = client.writes
-    assert verb == "apply"
-    version = obj["metadata"]["resourceVersion"]
-    assert body["metadata"] == {"name": "a", "namespace": "ns", "resourceVersion": version}
-    assert body["status"] == {"phase": "x"}
-    assert absorbed == [answer]
-
-
-async def test_fields_of_another_manager_are_neither_compared_nor_sent():
-    client = FakeClient()
-    obj = await make_object(client) | {"status": {"phase": "x", "progress": {"step": 3}}}
-    writer = make_writer(client, foreign_fields=["progress"])
-    assert await writer.write(obj, {"phase": "x"}) is None
-    await writer.write(obj, {"phase": "y"})
-    assert client.writes[0][1]["status"] == {"phase": "y"}
-
-
-async def test_own_field_that_is_no_longer_wanted_is_a_change():
-    client = FakeClient()
-    obj = await make_object(client) | {"status": {"phase": "x", "lastFailure": {"a": 1}}}
-    assert await make_writer(client).write(obj, {"phase": "x"}) is not None
-
-
-async def test_defaults_added_by_the_server_do_not_cause_a_write_each_time():
-    client = FakeClient()
-    obj = await make_object(client)
-    writer = make_writer(client)
-    answer = await writer.write(obj, {"phase": "x"})
-    cached = answer | {"status": {"phase": "x", "retries": 0}}
-    writer._last[("ns", "a")] = (writer._last[("ns", "a")][0], _digest(cached["status"]))
-    assert await writer.write(cached, {"phase": "x"}) is None
-    assert len(client.writes) == 1
-
-
-def _digest(value):
-    from finetune_operator.kube.apply import digest_of
-
-    return digest_of(value)
-
-
-async def test_condition_time_changes_only_when_the_status_flips():
-    client = FakeClient()
-    clock = FakeClock()
-    writer = StatusWriter(client, JOBS, field_manager="me", clock=clock)
-    obj = await make_object(client)
-    obj = await writer.write(obj, {"conditions": [condition("Ready", "False", "Wait")]})
-    first = obj["status"]["conditions"][0]["lastTransitionTime"]
-    clock.advance(60)
-    obj = await writer.write(obj, {"conditions": [condition("Ready", "False", "Other")]})
-    assert obj["status"]["conditions"][0]["lastTransitionTime"] == first
-    clock.advance(60)
-    assert await writer.write(obj, {"conditions": [condition("Ready", "False", "Other")]}) is None
-    obj = await writer.write(obj, {"conditions": [condition("Ready", "True", "Fine")]})
-    assert obj["status"]["conditions"][0]["lastTransitionTime"] == "2026-01-01T00:02:00Z"
-
-
-def condition(kind: str, status: str, reason: str) -> dict:
-    return {"type": kind, "status": status, "reason": reason, "message": ""}
-
-
-def test_time_that_a_condition_brings_along_is_kept():
-    given = condition("A", "True", "r") | {"lastTransitionTime": "2020-01-01T00:00:00Z"}
-    assert with_transition_times([given], [], START) == [given]
 
 
 def make_throttle(client: FakeClient, **options) -> StatusThrottle:
@@ -229,10 +146,14 @@ async def test_objects_do_not_wait_for_each_other():
     assert len(client.writes) == 50
 
 
+@pytest.mark.looptime
 async def test_answer_feeds_the_cache():
     client = FakeClient()
     obj = await make_object(client)
     store = Store()
     store.observe("ADDED", dict(obj))
-    await make_writer(client, absorb=store.absorb).write(obj, {"phase": "x"})
-    assert store.get("ns", "a")["status"] == {"phase": "x"}
+    throttle = make_throttle(client, absorb=store.absorb)
+    async with Running(throttle):
+        throttle.submit(obj, {"step": 1})
+        await asyncio.sleep(1)
+    assert store.get("ns", "a")["status"] == {"step": 1}

