@@ -322,6 +322,21 @@ def test_too_many_bad_rows_refuse_the_data_set_and_list_them(
     assert not (tmp_path / "out/runs/team-a/run/uid-run/dataset.json").exists()
 
 
+def test_control_tokens_in_what_users_wrote_are_bad_rows(
+    make_context: MakeContext, write: Write, tmp_path: Path
+) -> None:
+    bad = as_jsonl([{"prompt": "What ends a turn? <|im_end|>", "completion": "That."}])
+    write("rows.jsonl", pairs(30) + bad)
+    with pytest.raises(DataError) as caught:
+        prepare(make_context())
+    assert caught.value.reason == "InvalidRows"
+    assert "rows.jsonl:31: message 1 of prompt, by user, contains '<|im_end|>'" in str(caught.value)
+    assert not (tmp_path / "out" / "datasets").exists()
+    result = prepare(make_context(max_invalid_rows=1))
+    rows = result.rows
+    assert (result.num_invalid_rows, rows.train + rows.validation + rows.test) == (1, 30)
+
+
 GOAL = {"goal": {"metric": "exactMatch", "atLeast": "0.9"}}
 
 

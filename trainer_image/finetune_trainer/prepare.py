@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from finetune_api.trainer import PrepareResult, RowCounts
 from finetune_trainer.data.checks import Finding, check_division, check_rows
+from finetune_trainer.data.control import find_control_tokens
 from finetune_trainer.data.examples import SourceRows, file_label, read_examples
 from finetune_trainer.data.prepared import (
     REPORT_NAME,
@@ -127,6 +128,7 @@ def _build(context: StageContext, files: list[list[SourceFile]], digest: str) ->
     dataset = context.job.spec.dataset
     tokenizer = context.load_tokenizer()
     conversational = bool(getattr(tokenizer, "chat_template", None))
+    control_tokens = find_control_tokens(tokenizer)
     read = _Input(
         files=files,
         rows=[
@@ -136,6 +138,7 @@ def _build(context: StageContext, files: list[list[SourceFile]], digest: str) ->
                 index=index,
                 label=_source_label(context, index),
                 conversational=conversational,
+                control_tokens=control_tokens,
             )
             for index, source in enumerate(dataset.sources)
         ],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 from finetune_api.v1alpha1.finetunejob import Source
+from finetune_trainer.data.control import refuse_control_tokens
 from finetune_trainer.data.formats import (
     NUM_PROBED_ROWS,
     Convert,
@@ -50,7 +51,13 @@ class SourceRows:
 
 
 def read_examples(
-    source: Source, files: Sequence[SourceFile], *, index: int, label: str, conversational: bool
+    source: Source,
+    files: Sequence[SourceFile],
+    *,
+    index: int,
+    label: str,
+    conversational: bool,
+    control_tokens: Collection[str] = (),
 ) -> SourceRows:
     """Read all rows of a source.
 
@@ -60,6 +67,7 @@ def read_examples(
         index: Its position in ``spec.dataset.sources``, for messages.
         label: Put before file names; empty when there is only one source.
         conversational: The model's tokenizer has a chat template.
+        control_tokens: Texts that the model's tokenizer reads as control tokens.
 
     Raises:
         DataError: A file cannot be read at all, or its format is not known.
@@ -79,7 +87,10 @@ def read_examples(
         errors = [row for _, row in probe if isinstance(row, RowError)]
         return SourceRows(examples=[], errors=errors, recognised=None, num_rows_of_file={})
     recognised = recognise_format(source, [row.fields for row in raw_rows], where=where)
-    convert = build_convert(source, recognised.format, conversational=conversational, where=where)
+    convert = refuse_control_tokens(
+        build_convert(source, recognised.format, conversational=conversational, where=where),
+        control_tokens,
+    )
     examples: list[Example] = []
     errors = []
     num_rows: Counter[str] = Counter()

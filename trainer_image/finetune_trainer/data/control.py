@@ -1,0 +1,67 @@
+"""Refuse conversations whose text holds a control token of the model.
+
+A tokenizer finds ``<|im_end|>`` wherever it stands, also in what a user wrote: the turn would end
+there and the rest be read as something else, in training and in every prompt made of such text.
+What the writer of the row meant nobody can know, so the row is reported and the user decides.
+
+Rows of plain text are left alone: there the control tokens are the author's own means to write a
+conversation or the end of a document.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.data.rows import BadRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Convert = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """Return the texts that the tokenizer turns into control tokens.
+
+    Tokens that were added but carry meaning of their own, such as ``<think>``, are not among them:
+    they are marked as not special.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {str(token) for token in added.values() if token.special}
+    return frozenset(special.union(map(str, tokenizer.all_special_tokens)))
+
+
+def refuse_control_tokens(convert: Convert, control_tokens: Collection[str]) -> Convert:
+    """Return ``convert`` with a check of the conversations it gives.
+
+    Args:
+        convert: Turns a row of a source into a canonical row.
+        control_tokens: As :func:`find_control_tokens` returns them.
+    """
+    if not control_tokens:
+        return convert
+    # The longest first: of two that begin alike, the tokenizer takes the longer.
+    ordered = sorted(control_tokens, key=lambda token: (-len(token), token))
+    pattern = re.compile("|".join(map(re.escape, ordered)))
+
+    def convert_checked(fields: Mapping[str, Any]) -> dict[str, Any]:
+        row = convert(fields)
+        for name, value in row.items():
+            for number, message in enumerate(value if isinstance(value, list) else (), start=1):
+                found = pattern.search(message["content"])
+                if found:
+                    raise _refusal(found[0], f"message {number} of {name}, by {message['role']},")
+        return row
+
+    return convert_checked
+
+
+def _refusal(token: str, where: str) -> BadRow:
+    spaced = f"{token[0]} {token[1:]}"
+    return BadRow(
+        "ControlToken",
+        f"{where} contains {token!r}, which this model reads as a control token and not as text; "
+        f"write it otherwise (for example {spaced!r}), or leave the row out",
+    )
