@@ -29,8 +29,8 @@ def find_base_model(
 ) -> str | None:
     """Return the base model's URI as the run had it, or None to take the adapter's word.
 
-    An adapter names its base by public name. A run that trained from a folder or bucket knows where
-    that is: in its ``job.json``, beside the adapter or in this machine's work folder.
+    An adapter's ``run.json`` says where its base lay; those of before did not. Then the run's
+    ``job.json`` does: beside the adapter, or in this machine's work folder.
     """
     match = RUN_FOLDER.match(adapter)
     if not match:
@@ -132,6 +132,8 @@ def _converse(process: subprocess.Popen[str], console: Console, as_json: bool) -
         elif line.get("ready"):
             text = f"{line.get('model')} with {line.get('adapter')}"
             console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+            if line.get("note"):
+                console.print(str(line["note"]), style="yellow", markup=False, highlight=False)
         elif "prompt" in line:
             _show(line, console, is_echoed=process.stdin is None)
         if process.stdin is not None and not _ask(process.stdin, console):

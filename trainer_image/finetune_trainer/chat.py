@@ -1,7 +1,8 @@
 """Asks a tuned model: ``python -m finetune_trainer chat``; JSON lines out.
 
 Prompts come from ``--prompt`` or, one per line, from stdin. An answer is
-``{"prompt": ..., "tuned": ..., "base": ...}``; a line ``{"ready": true, ...}`` comes first.
+``{"prompt": ..., "tuned": ..., "base": ...}``; a line ``{"ready": true, ...}`` comes first, with a
+``note`` where the base may be another than in training.
 """
 
 from __future__ import annotations
@@ -59,9 +60,8 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="finetune-chat-") as scratch:
         folder = Path(scratch) / "adapter"
         fetch_folder(open_store(arguments.adapter, access), "", folder)
-        record = json.loads((folder / "run.json").read_text())
-        base_uri = arguments.base_model or f"hf://{record['model']}"
-        base_dir, _ = fetch_model(base_uri, record["revision"], access, cache)
+        record = _read_record(folder, arguments.adapter)
+        base_dir, note = _fetch_base(arguments.base_model, record, access, cache)
         tokenizer = load_tokenizer(base_dir)
         hardware = detect_hardware()
         pair = ModelPair(
@@ -71,7 +71,8 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             use_gpu=hardware.num_gpus > 0,
         )
         with pair.tuned():
-            yield {"ready": True, "model": record["model"], "adapter": arguments.adapter}
+            ready = {"ready": True, "model": record["model"], "adapter": arguments.adapter}
+            yield {**ready, "note": note} if note else ready
         for prompt in _prompts(arguments.prompt):
             ids = _encode(tokenizer, prompt, arguments.system)
             line: dict[str, Any] = {"prompt": prompt}
@@ -87,6 +88,49 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         tick=lambda _count: None,
                     )[0]
             yield line
+
+
+def _read_record(folder: Path, uri: str) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    except FileNotFoundError as error:
+        raise UserError(
+            "NotAnAdapter",
+            f"{uri} has no run.json, so no run of this program wrote it as its adapter; give the "
+            "folder adapter of a run, or a published version",
+        ) from error
+    return record
+
+
+def _fetch_base(
+    given: str | None, record: dict[str, Any], access: StorageAccess, cache: Path
+) -> tuple[Path, str]:
+    """Bring the base model; returns its folder and what to tell of it, empty when all is as it was.
+
+    At its recorded place the base must be what it was. At another place that is not known: the
+    same files have other digests in a folder, a bucket and on the Hub.
+
+    Raises:
+        UserError: It is not there; says how to name it.
+    """
+    known = record.get("modelUri", given) or f"hf://{record['model']}"
+    uri = given or known
+    recorded = record["revision"]
+    try:
+        folder, revision = fetch_model(uri, recorded if uri == known else None, access, cache)
+    except UserError as error:
+        raise UserError(
+            error.reason,
+            f"{error.message} The adapter was trained on {record['model']} from {known}; if that "
+            "lies elsewhere now, name the place: --base-model URI.",
+        ) from error
+    note = ""
+    if revision != recorded:
+        note = (
+            f"the base model at {uri} is {revision}, the adapter was trained on {recorded}; "
+            "answers are only the run's if both hold the same weights"
+        )
+    return folder, note
 
 
 def _prompts(given: Iterable[str]) -> Iterator[str]:
