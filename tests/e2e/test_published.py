@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from e2e.world import Body, Job, Tenant
@@ -13,12 +15,19 @@ from support.stages import Workbench
 
 pytestmark = pytest.mark.slow
 
+RESUMED = re.compile(r"resuming from the checkpoint of step [1-9]")
 STAGE = "finetune.dev/stage"
 TWO_NODES = {
     "resources": {"nodes": 2, "gpusPerNode": 1},
     "output": {"uri": "s3://team-b/two-nodes"},
 }
-ZERO = {"resources": {"strategy": "ZeRO2", "gpusPerNode": 1}}
+ALONE = "1500m"  # these run when the node is free
+ZERO = {"resources": {"strategy": "ZeRO2", "gpusPerNode": 2, "cpu": ALONE}}
+PAUSED = {
+    "hyperparameters": {"maxSteps": 400},
+    "checkpoint": {"everySteps": 20},
+    "resources": {"cpu": ALONE},
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +77,20 @@ def test_two_nodes_meet_over_their_service_and_publish(
     verify(two_nodes, status, monkeypatch)
 
 
-def test_zero2_publishes(team_b: Tenant, spec: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zero2_publishes(
+    one_node: Job, two_nodes: Job, team_b: Tenant, spec: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_node.wait_published()
+    two_nodes.wait_published()
     job = team_b.submit("zero2", spec, ZERO)
     verify(job, job.wait_published(), monkeypatch)
+    assert "ZeRO2 on CPU" in job.kubectl("logs", f"job/{job.name}-train")
 
 
 def test_a_suspended_job_holds_no_pod_and_resumes_at_its_checkpoint(
     team_a: Tenant, spec: Body
 ) -> None:
-    steps = {"hyperparameters": {"maxSteps": 400}, "checkpoint": {"everySteps": 20}}
-    job = team_a.submit("paused", spec, steps)
+    job = team_a.submit("paused", spec, PAUSED)
     job.wait(
         lambda s: s.get("progress", {}).get("stage") == "train" and s["progress"]["step"] >= 25
     )
@@ -87,7 +100,7 @@ def test_a_suspended_job_holds_no_pod_and_resumes_at_its_checkpoint(
     job.kubectl("patch", "ftj", job.name, "--type=merge", "-p", '{"spec":{"suspend":false}}')
     eventually(lambda: _running_pods(job), timeout=90, interval=0.5)
     eventually(
-        lambda: "resum" in job.kubectl("logs", f"job/{job.name}-train", "--tail=200").lower(),
+        lambda: RESUMED.search(job.kubectl("logs", f"job/{job.name}-train", "--tail=200")),
         timeout=120,
         interval=1,
     )
