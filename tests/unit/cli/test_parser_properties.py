@@ -49,7 +49,7 @@ def refused(call: Callable[..., object], *arguments: object) -> Exception | None
 PATHS = paths(FULL_SPEC, "spec")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(path=st.sampled_from(PATHS), value=VALUES)
 def test_any_value_at_any_field_is_accepted_or_explained(path: str, value: Any) -> None:
     body = changed({**minimal_job(), "spec": FULL_SPEC}, {path: value})
