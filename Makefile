@@ -30,12 +30,12 @@ demo-product-copy: setup ## The second example: product facts to a description
 	@$(PYTHON) tools/demo.py --example 02
 
 .PHONY: test
-test: setup ## Set up and run all tests (trains small models; starts a real API server where it can)
+test: setup ## Set up and run all tests (trains small models; starts a real Kubernetes where it can)
 	@$(PYTEST) tests
 
 .PHONY: test-cluster
-test-cluster: setup ## The operator on a real cluster as well (Linux, root, Go; builds images: slow)
-	@FINETUNE_CLUSTER_TESTS=1 $(PYTEST) tests/control_plane tests/devcluster tests/e2e
+test-cluster: setup ## Of these, what needs a real API server or node (Linux, root, Go)
+	@$(PYTEST) tests/control_plane tests/devcluster tests/e2e
 
 .PHONY: test-fast
 test-fast: setup ## Unit tests only: under a minute
@@ -48,6 +48,7 @@ verify: setup ## Generated files, lint, format, types, imports, spelling
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+	@MYPYPATH=tools $(VENV)/bin/mypy --explicit-package-bases tools/devcluster
 	@$(VENV)/bin/lint-imports
 	@$(VENV)/bin/codespell
 	@tools/check_repository.sh
@@ -66,10 +67,11 @@ lock: setup ## Resolve the requirements anew (hashes, Python 3.11-3.13)
 	@tools/lock.sh
 
 .PHONY: bench
-bench: setup ## Run the benchmarks of the trainer (see benchmarks/README.md)
+bench: setup ## Run all benchmarks (see benchmarks/README.md; about an hour)
 	@$(PYTHON) benchmarks/trainer/step_time.py
 	@$(PYTHON) benchmarks/trainer/defaults.py
 	@$(PYTHON) benchmarks/quality/run.py
+	@$(PYTHON) benchmarks/control_plane/run.py
 
 .PHONY: manifests
 manifests: setup ## Write plain manifests for kubectl apply -f to build/
