@@ -45,9 +45,9 @@ def _print(body: dict[str, Any], output: str | None, words: str) -> None:
     if output == "json":
         print(json.dumps(body, indent=2))
     elif output == "yaml":
-        import yaml
+        from finetune_cli.documents import to_yaml
 
-        print(yaml.safe_dump(body, sort_keys=False), end="")
+        print(to_yaml(body), end="")
     elif output == "name":
         for item in body.get("items", [body]):
             print(f"finetunejob.finetune.dev/{item['metadata']['name']}")

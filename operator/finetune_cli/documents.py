@@ -45,6 +45,20 @@ KubernetesLoader.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, list("-
 KubernetesLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
 
 
+class KubernetesDumper(yaml.SafeDumper):
+    """Quotes text that either reader would take for a number: PyYAML leaves ``1e-2`` bare."""
+
+
+KubernetesDumper.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, list("-+0123456789"))
+KubernetesDumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
+
+
+def to_yaml(value: Any, **options: Any) -> str:
+    """Write YAML that kubectl understands as we do."""
+    text: str = yaml.dump(value, Dumper=KubernetesDumper, sort_keys=False, **options)
+    return text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Document:
     """One YAML document.

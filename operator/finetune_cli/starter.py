@@ -6,9 +6,8 @@ import os
 import re
 from pathlib import Path
 
-import yaml
-
 from finetune_cli.datafile import DataGuess, inspect_data
+from finetune_cli.documents import to_yaml
 from finetune_cli.errors import CliError
 
 DEFAULT_MODEL = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -169,5 +168,5 @@ def _name(text: str) -> str:
 
 def _quoted(text: str | None) -> str:
     """Return a scalar as YAML, in quotes where needed."""
-    dumped: str = yaml.safe_dump(text, default_flow_style=True, width=10_000)
+    dumped = to_yaml(text, default_flow_style=True, width=10_000)
     return dumped.removesuffix("...\n").strip()

@@ -181,7 +181,8 @@ class Hyperparameters(APIModel):
     """Stop after this many optimiser steps."""
     learning_rate: AutoDecimal = "auto"
     """Peak learning rate. `auto`: 2e-4 for adapters scaled by model size and run length, a tenth of
-    that for `Full`."""
+    that for `Full`. A number goes in quotes, as all decimals do: YAML reads a bare 2e-4 as a float,
+    which the API server refuses ("must be of type string")."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=65536)] | Literal["auto"] = "auto"
     """Examples per optimiser step over all ranks; constant whatever the world size. `auto`: 8 to
     32 by the size of the training side (adapters lose quality above 32)."""

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from finetune_cli.documents import find_problems, parse_documents, read_documents, read_single
+from finetune_cli.documents import (
+    find_problems,
+    parse_documents,
+    read_documents,
+    read_single,
+    to_yaml,
+)
 from finetune_cli.errors import CliError
 
 GOOD = """\
@@ -118,3 +124,13 @@ def test_unreadable_files_are_told(tmp_path: Path) -> None:
             read_single(str(tmp_path / name))
         assert message in caught.value.message
         assert caught.value.exit_code == 64
+
+
+@pytest.mark.parametrize(
+    "text", ["1e-2", "2E5", ".5", "0.01", "3", "0o17", "1e400", "auto", "2026-01-01", "yes", "~"]
+)
+def test_text_is_written_so_that_kubectl_does_not_take_it_for_a_number(text):
+    written = to_yaml({"learningRate": text})
+    (document,) = parse_documents(written, "-")
+    assert document.body == {"learningRate": text}
+    assert ("'" in written) is (text != "auto")
