@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "gitops.md"
+Lua = Callable[[str], list[str]]
 KEY = "resource.customizations.health.finetune.dev_FineTuneJob"
 
 
@@ -41,7 +42,7 @@ def script() -> str:
 
 
 @pytest.fixture(scope="module")
-def lua() -> Callable[[str], list[str]]:
+def lua() -> Lua:
     """Runs a Lua program and returns the lines it prints."""
     try:
         import lupa
@@ -58,7 +59,7 @@ def lua() -> Callable[[str], list[str]]:
     return run
 
 
-def _lua_program() -> Callable[[str], list[str]]:
+def _lua_program() -> Lua:
     found = next(filter(None, map(shutil.which, ("lua", "lua5.4", "lua5.3", "lua5.1"))), None)
     if found is None:
         pytest.skip("no Lua here (pip install lupa, or Debian: apt-get install lua5.4)")
