@@ -37,9 +37,14 @@ def gguf_path() -> Path:
 def convert(source: Path, target: Path) -> None:
     """Convert the GGUF file to a folder with bfloat16 safetensors and the tokenizer."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Three bars and a warning of their own would hide the one line that matters.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     model = AutoModelForCausalLM.from_pretrained(
         source.parent,
