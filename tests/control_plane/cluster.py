@@ -32,7 +32,13 @@ Object = dict[str, Any]
 
 def install_crd(cluster) -> None:
     """Install the CRD and wait until it is served."""
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds" / "finetunejobs.yaml"))
+    cluster.kubectl(
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "-f",
+        str(ROOT / "crds" / "finetunejobs.yaml"),
+    )
     cluster.kubectl(
         "wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s"
     )

@@ -174,3 +174,50 @@ async def test_a_pushed_result_reaches_the_status_without_last_words(training, m
 
     artifact = await eventually_async(is_reported, timeout=20)
     assert artifact["sha256"] == "a" * 64
+
+
+async def test_progress_starts_again_with_the_next_stage(control_plane, namespace):
+    connection = connection_of(control_plane)
+
+    def script(job, stage, attempt):
+        # prepare runs until the test has pushed for it.
+        return Fate() if stage is Stage.TRAIN else success(stage, run_seconds=2.0)
+
+    async with open_client(connection) as client, open_client(connection) as own:
+        kubelet = Kubelet(client, namespaces=(namespace,), script=script)
+        config = test_config(namespace, progress_url="http://progress:8090")
+        async with kubelet.running(), running_manager(own, config) as manager:
+            await client.create(FINETUNEJOBS, finetunejob("one", namespace))
+
+            async def prepare_pod():
+                found = (await client.list(PODS, namespace)).items
+                return found[0] if found and found[0]["status"]["phase"] == "Running" else None
+
+            pod = await eventually_async(prepare_pod, timeout=30)
+            token = await token_of(connection, namespace, pod)
+            body = {"trainerStatus": {"progressPercentage": 100}, "finetune": {"step": 450}}
+
+            async def is_accepted():
+                return (
+                    await push(manager, namespace, "one", token, stage="prepare", body=body) < 300
+                )
+
+            await eventually_async(is_accepted)
+
+            async def shown():
+                job = await get_job(client, namespace, "one")
+                return (job.get("status") or {}).get("progress") or {}
+
+            async def is_prepared():
+                progress = await shown()
+                return progress.get("percent") == 100 and "step" not in progress
+
+            await eventually_async(is_prepared)
+
+            async def is_training():
+                return holds(await get_job(client, namespace, "one"), "Training")
+
+            await eventually_async(is_training, timeout=60, interval=0.1)
+            progress = await shown()
+            assert (progress["stage"], progress["percent"]) == ("train", 0)
+            assert (await get_job(client, namespace, "one"))["status"]["reason"] == "Running"

@@ -43,6 +43,8 @@ _READS = ("get", "list", "watch")
 _MAX_THROTTLED_TRIES = 4
 _MAX_RETRY_AFTER_SECONDS = 30.0
 
+GOODBYE_SECONDS = 0.05
+
 
 class Transport:
     """Sends requests to one API server. Event loop only; create it inside a running loop.
@@ -99,6 +101,9 @@ class Transport:
         """Close all connections; requests in flight fail with ``TransportError``."""
         await self._session.close()
         await self._watch_session.close()
+        # TLS connections say goodbye in the background, and aiohttp does not wait for all of them;
+        # a loop that ends before they have would leave sockets open.
+        await asyncio.sleep(GOODBYE_SECONDS)
 
     async def request(
         self,
