@@ -192,8 +192,8 @@ def install_chart(place: Place) -> None:
     # Small enough for a host with two cores, which the operator's pods share.
     config = {
         "allowedEndpoints": [place.endpoint],
-        "prepareCpu": "1",
-        "defaultCpu": "1500m",
+        "prepareCpu": "1800m",
+        "defaultCpu": "1800m",
         "defaultMemory": "6Gi",
         "defaultSharedMemory": "256Mi",
     }

@@ -28,13 +28,28 @@ RESULT_DELAY_SECONDS = 10.0
 def is_wanted(caches: Caches, job: Object, status: Object) -> bool:
     """Return whether progress may still be written: its job is there, its stage is not over.
 
-    What waited for its interval is late by then, and would hide the next stage's progress.
+    What waited for its interval is late by then, and would hide the next stage's progress, or a
+    newer report of this stage that another replica has written meanwhile.
     """
     metadata = job["metadata"]
     current = caches.finetunejobs.get(metadata["namespace"], metadata["name"])
     if current is None or current["metadata"]["uid"] != metadata["uid"]:
         return False
-    return not _is_over(current, (status.get("progress") or {}).get("stage"))
+    progress = status.get("progress") or {}
+    # RFC 3339 in UTC, to the second: the order of the strings is the order of the times.
+    told = progress.get("lastHeartbeatTime")
+    known = ((current.get("status") or {}).get("progress") or {}).get("lastHeartbeatTime")
+    if told and known and told < known:
+        return False
+    return not _is_over(current, progress.get("stage"))
+
+
+def _newest(*candidates: list[Object] | None) -> list[Object]:
+    """Return the metrics of the latest step: this replica's, or what another one wrote."""
+    return max(
+        (each or [] for each in candidates),
+        key=lambda each: max((metric.get("step") or 0 for metric in each), default=-1),
+    )
 
 
 def _is_over(job: Object, stage: str | None) -> bool:
@@ -79,7 +94,7 @@ class ProgressWriter:
         metrics = metrics_section(report) if stage is Stage.TRAIN else []
         if not metrics:
             # A field manager that leaves a field out gives it up: the curve would lose its end.
-            metrics = self._latest.get(uid, before).get("metrics") or []
+            metrics = _newest(self._latest.get(uid, {}).get("metrics"), before.get("metrics"))
         if metrics:
             status["metrics"] = metrics
         self._latest[uid] = status

@@ -101,6 +101,23 @@ def test_a_late_write_is_dropped_when_its_stage_is_over(body, expected):
     assert is_wanted(Caches(body), job(), status) is expected
 
 
+@pytest.mark.parametrize(("second", "expected"), [(9, False), (10, True), (11, True)])
+def test_a_newer_report_that_another_replica_wrote_is_kept(second, expected):
+    body = with_status(progress={"stage": "train", "lastHeartbeatTime": "2026-11-24T12:00:10Z"})
+    late = {"stage": "train", "lastHeartbeatTime": f"2026-11-24T12:00:{second:02d}Z"}
+    assert is_wanted(Caches(body), job(), {"progress": late}) is expected
+
+
+async def test_the_end_of_the_curve_is_the_latest_step_that_any_replica_knows():
+    throttle = Throttle()
+    writer = ProgressWriter(Caches(job()), throttle, clock=FakeClock())
+    writer.accept(job(), Stage.TRAIN, Report.model_validate(PUSH))
+    last = [{"name": "loss", "value": "0.1", "step": 50}]
+    body = with_status(metrics=last)
+    writer.accept(body, Stage.EVALUATE, Report.model_validate({"finetune": {"step": 3}}))
+    assert throttle.submitted[-1]["metrics"] == last
+
+
 async def test_a_late_push_does_not_hide_the_progress_of_the_next_stage():
     body = with_status(stages=stages(prepare="x", train="2026-11-24T12:00:00Z"))
     status = push_to(body, Stage.TRAIN)
