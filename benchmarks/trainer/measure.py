@@ -104,7 +104,8 @@ def plain(
     """Train with a plain TRL script; None uses TRL's own defaults.
 
     The loss differs by one label a row: TRL also trains the line break that ChatML puts after the
-    end token, which no model ever has to say."""
+    end token, which no model ever has to say.
+    """
     import torch
     from datasets import Dataset
     from peft import LoraConfig

@@ -123,8 +123,12 @@ def join_ranks_for_deepspeed() -> None:
 
     Source: accelerate ``PartialState.__init__``; transformers ``TrainingArguments._setup_devices``.
     """
+    import deepspeed
     from accelerate import PartialState
 
+    # It would compile collectives over shared memory at every start: minutes in a pod, which keeps
+    # no cache, for what gloo does as well.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.pop("ACCELERATE_USE_CPU", None)
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     try:
