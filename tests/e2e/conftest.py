@@ -11,7 +11,6 @@ import pytest
 from devcluster.node import Node
 from e2e.world import Body, Tenant, helm, install_operator
 from manifests import NAMESPACE, RELEASE
-from support.devcluster import node_cluster, project_images  # noqa: F401
 from support.stages import Workbench, write_rows
 from support.tiny_models import make_model
 
@@ -37,7 +36,7 @@ def spec(materials: Workbench) -> Body:
 
 @pytest.fixture(scope="session")
 def tenants(
-    node_cluster: Node,  # noqa: F811
+    node_cluster: Node,
     materials: Workbench,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Tenant]]:
@@ -57,8 +56,8 @@ def tenants(
 
 @pytest.fixture(scope="session")
 def installation(
-    node_cluster: Node,  # noqa: F811
-    project_images: dict[str, str],  # noqa: F811
+    node_cluster: Node,
+    project_images: dict[str, str],
     tenants: dict[str, Tenant],
 ) -> Iterator[None]:
     """The operator from its own image, twice: once with and once without leave to use the CPU."""
