@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.trainer import EvaluateResult, Score
-from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
 from finetune_cli.display import duration_text
 from finetune_cli.runner import RunOutcome
 
@@ -38,7 +38,7 @@ def print_summary(outcome: RunOutcome, console: Console) -> None:
     say(f"sha256   {training.sha256}")
     if evaluation.version is not None:
         say(f"version  {evaluation.version}  {evaluation.manifest_uri}")
-    if wants_merged(outcome):
+    if outcome.run.job.spec.writes_merged:
         say(f"merged   {training.uri.removesuffix('/adapter')}/merged")
     say(f"report   {report_page(evaluation)}")
     say(f"took     {duration_text(outcome.seconds)}")
@@ -51,12 +51,6 @@ def report_page(evaluation: EvaluateResult) -> str:
     """Return where the report for people lies: beside the one for machines."""
     folder, _, name = evaluation.report_uri.rpartition("/")
     return f"{folder}/report.html" if name == "report.json" else evaluation.report_uri
-
-
-def wants_merged(outcome: RunOutcome) -> bool:
-    """Whether the run wrote base and adapter in one model as well."""
-    spec = outcome.run.job.spec
-    return "Merged" in spec.output.formats and spec.method.adapter.type != "Full"
 
 
 def score_table(evaluation: EvaluateResult, goal: Goal | None, *, title: str) -> Table:
@@ -91,7 +85,7 @@ def goal_text(goal: Goal) -> str:
     if goal.at_most is not None:
         parts.append(f"<= {goal.at_most}")
     if goal.over_base is not None:
-        sign = "-" if goal.metric in ("loss", "perplexity") else "+"
+        sign = "-" if goal.metric in LOWER_IS_BETTER else "+"
         parts.append(f"{sign}{goal.over_base}")
     return ", ".join(parts)
 

@@ -76,10 +76,11 @@ def evaluate(context: StageContext) -> EvaluateResult:
             "there is no held-out row to evaluate on; set dataset.split.testPercent above 0 or "
             "give a source with side: Test",
         )
-    comparison = compare(context, questions, adapter_dir)
+    record = json.loads((adapter_dir / "run.json").read_text())
+    comparison = compare(context, questions, adapter_dir, record)
     scores = score_all(context, comparison)
     result = _make_result(context, key, comparison, scores)
-    _write_results(folder, context, prepared, adapter, comparison, result)
+    _write_results(folder, context, prepared, adapter, record, comparison, result)
     evaluation = publish_folder(
         context.output,
         key,
@@ -90,7 +91,9 @@ def evaluate(context: StageContext) -> EvaluateResult:
     return _publish_if_good(context, result, adapter, evaluation)
 
 
-def compare(context: StageContext, questions: list[Question], adapter_dir: Path) -> Comparison:
+def compare(
+    context: StageContext, questions: list[Question], adapter_dir: Path, record: dict[str, Any]
+) -> Comparison:
     """Ask both models everything."""
     import torch
 
@@ -107,7 +110,6 @@ def compare(context: StageContext, questions: list[Question], adapter_dir: Path)
     hardware = detect_hardware()
     use_gpu = require_gpus(job, hardware)
     _set_threads(hardware.num_cpus)
-    record = json.loads((adapter_dir / "run.json").read_text())
     base_dir, _ = context.model_folder()
     tokenizer = context.load_tokenizer()
     encoder = Encoder(
@@ -228,10 +230,10 @@ def _write_results(
     context: StageContext,
     prepared: Prepared,
     adapter: Manifest,
+    record: dict[str, Any],
     comparison: Comparison,
     result: EvaluateResult,
 ) -> None:
-    record = json.loads((context.work_dir / "adapter" / "run.json").read_text())
     merged = find_merged(context)
     evidence = Evidence(
         job=context.job,

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import errno
 import traceback
+from typing import Any
 
-from finetune_api.trainer import Environment
-from finetune_trainer.errors import InternalError, OutOfMemory, StorageError, TrainerError
+from finetune_api.trainer import Environment, ExitCode
+from finetune_trainer.errors import (
+    DataError,
+    InternalError,
+    OutOfMemory,
+    RetryableError,
+    Stopped,
+    StorageError,
+    TrainerError,
+    UserError,
+)
+
+ERROR_OF_EXIT_CODE: dict[int, type[TrainerError]] = {
+    ExitCode.USER_ERROR: UserError,
+    ExitCode.DATA_ERROR: DataError,
+    ExitCode.STORAGE: StorageError,
+    ExitCode.RETRYABLE: RetryableError,
+    ExitCode.OUT_OF_MEMORY: OutOfMemory,
+    ExitCode.STOPPED: Stopped,
+}
 
 
 def classify(error: BaseException) -> TrainerError:
@@ -30,6 +49,21 @@ def classify(error: BaseException) -> TrainerError:
     return InternalError(
         type(error).__name__[:63], f"{_first_line(text) or type(error).__name__}\n{tail}"
     )
+
+
+def failure_record(failure: TrainerError) -> dict[str, Any]:
+    """Return what a child process leaves in a file for its parent."""
+    return {
+        "exit_code": failure.exit_code,
+        "reason": failure.reason,
+        "message": failure.message,
+    }
+
+
+def failure_of_record(record: dict[str, Any]) -> TrainerError:
+    """Return the error that a child process left as :func:`failure_record`."""
+    kind = ERROR_OF_EXIT_CODE.get(record["exit_code"], InternalError)
+    return kind(record["reason"], record["message"])
 
 
 def _first_line(text: str) -> str:

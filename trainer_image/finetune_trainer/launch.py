@@ -16,26 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import Environment, ExitCode
-from finetune_trainer.errors import (
-    DataError,
-    InternalError,
-    OutOfMemory,
-    RetryableError,
-    Stopped,
-    StorageError,
-    TrainerError,
-    UserError,
-)
-from finetune_trainer.process import die_with_parent
-
-ERROR_OF_EXIT_CODE: dict[int, type[TrainerError]] = {
-    ExitCode.USER_ERROR: UserError,
-    ExitCode.DATA_ERROR: DataError,
-    ExitCode.STORAGE: StorageError,
-    ExitCode.RETRYABLE: RetryableError,
-    ExitCode.OUT_OF_MEMORY: OutOfMemory,
-    ExitCode.STOPPED: Stopped,
-}
+from finetune_trainer.errors import InternalError, OutOfMemory, RetryableError, TrainerError
+from finetune_trainer.failures import failure_of_record
+from finetune_trainer.process import die_with_parent, handling_stop_signals, read_tail
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,11 +137,10 @@ def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> Train
                 "PeerLost",
                 f"rank {record['rank']} lost contact with another rank: {record['message'][:500]}",
             )
-        kind = ERROR_OF_EXIT_CODE.get(record["exit_code"], InternalError)
-        error = kind(record["reason"], record["message"])
+        error = failure_of_record(record)
         error.rank = record["rank"]  # type: ignore[attr-defined]
         return error
-    tail = _tail(control_dir / "ranks.log")
+    tail = read_tail(control_dir / "ranks.log")
     if exit_code in (-signal.SIGKILL, 137) or "SIGKILL" in tail or "-9" in tail:
         return RetryableError(
             "RankKilled",
@@ -184,30 +166,16 @@ def _lost_peer(message: str) -> bool:
 @contextmanager
 def _stop_on_signal(control_dir: Path, process: subprocess.Popen[bytes]) -> Iterator[None]:
     # The flag, not the signal, stops the ranks: all must save at the same step.
-    def ask_to_stop(_signum: int, _frame: object) -> None:
-        (control_dir / "stop").touch()
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {
-        number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)
-    }
     try:
-        yield
+        with handling_stop_signals(lambda _number: (control_dir / "stop").touch()):
+            yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def _tail(path: Path, num_lines: int = 15) -> str:
-    try:
-        return "\n".join(path.read_text(errors="replace").strip().splitlines()[-num_lines:])
-    except OSError:
-        return ""
 
 
 def _num_oom_kills() -> int:

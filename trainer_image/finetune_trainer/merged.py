@@ -11,9 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,13 +18,12 @@ from typing import Any
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import InternalError, OutOfMemory, Stopped, TrainerError
 from finetune_trainer.export import model_card
-from finetune_trainer.launch import ERROR_OF_EXIT_CODE
+from finetune_trainer.failures import failure_of_record
 from finetune_trainer.model.merge import MergePlan
-from finetune_trainer.process import die_with_parent
+from finetune_trainer.process import die_with_parent, handling_stop_signals, read_tail
 from finetune_trainer.storage import Manifest, find_manifest, publish_folder
 
 CREATED_BY = "finetune_trainer train"
-NUM_LOG_LINES = 15
 
 
 def merged_prefix(context: StageContext) -> str:
@@ -120,7 +116,13 @@ def _run_merge(folder: Path, plan: MergePlan) -> None:
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
-        with _ending_on_signal(process) as stopped:
+        stopped: list[int] = []
+
+        def end(number: int) -> None:
+            stopped.append(number)
+            process.kill()
+
+        with handling_stop_signals(end):
             exit_code = process.wait()
     if stopped:
         raise Stopped(
@@ -134,9 +136,7 @@ def _run_merge(folder: Path, plan: MergePlan) -> None:
 
 def _failure_of(failure: Path, log: Path, exit_code: int) -> TrainerError:
     if failure.exists():
-        record = json.loads(failure.read_text())
-        kind = ERROR_OF_EXIT_CODE.get(record["exit_code"], InternalError)
-        return kind(record["reason"], record["message"])
+        return failure_of_record(json.loads(failure.read_text()))
     if exit_code == -signal.SIGKILL:
         return OutOfMemory(
             "MergeOutOfMemory",
@@ -144,26 +144,6 @@ def _failure_of(failure: Path, log: Path, exit_code: int) -> TrainerError:
             "memory: it needs four bytes per parameter and the largest weight file once more; "
             "raise resources.memory, or drop Merged from output.formats. The adapter is published",
         )
-    tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-NUM_LOG_LINES:])
-    return InternalError("MergeFailed", f"merging ended with exit code {exit_code}:\n{tail}")
-
-
-@contextmanager
-def _ending_on_signal(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """End the process on SIGTERM or SIGINT; yields the signals received."""
-    received: list[int] = []
-
-    def end(number: int, _frame: object) -> None:
-        received.append(number)
-        process.kill()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    previous = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return InternalError(
+        "MergeFailed", f"merging ended with exit code {exit_code}:\n{read_tail(log)}"
+    )

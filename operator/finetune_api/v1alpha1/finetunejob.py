@@ -467,6 +467,11 @@ class FineTuneJobSpec(APIModel):
     ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=31536000)] | None = None
     """Delete the finished FineTuneJob after this many seconds. Files in object storage stay."""
 
+    @property
+    def writes_merged(self) -> bool:
+        """Whether base and adapter are also written as one model; `Full` is one anyway."""
+        return "Merged" in self.output.formats and self.method.adapter.type != "Full"
+
     @model_validator(mode="after")
     def _check_rules(self) -> FineTuneJobSpec:
         check_rules(self, SPEC_RULES)

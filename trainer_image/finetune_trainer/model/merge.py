@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.errors import UserError
-from finetune_trainer.failures import classify
+from finetune_trainer.failures import classify, failure_record
 from finetune_trainer.model.load import load_model, load_tokenizer, read_config
 from finetune_trainer.process import die_with_parent
 
@@ -71,9 +71,9 @@ def check_mergeable(spec: FineTuneJobSpec, folder: Path) -> None:
         UserError: ``MergeUnsupported``: the base is quantised, or the adapter would change
             embeddings that also serve as the output head.
     """
-    adapter = spec.method.adapter
-    if "Merged" not in spec.output.formats or adapter.type == "Full":
+    if not spec.writes_merged:
         return
+    adapter = spec.method.adapter
     config = read_config(folder)
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "unknown")
@@ -151,12 +151,7 @@ def main(argv: list[str]) -> int:
         merge_adapter(plan)
     except Exception as error:
         failure = classify(error)
-        body = {
-            "exit_code": failure.exit_code,
-            "reason": failure.reason,
-            "message": failure.message,
-        }
-        Path(plan.failure).write_text(json.dumps(body))
+        Path(plan.failure).write_text(json.dumps(failure_record(failure)))
         return failure.exit_code
     return 0
 

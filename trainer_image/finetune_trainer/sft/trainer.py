@@ -40,7 +40,7 @@ def build_config(
         if not recipe.use_gpu:
             join_ranks_for_deepspeed()
             extra["accelerator_config"] = {"use_configured_state": True}
-    elif recipe.strategy == "FSDP2" and recipe.world_size > 1:
+    elif recipe.strategy == "FSDP2":
         extra["fsdp"] = True
         extra["fsdp_config"] = {
             "version": 2,
@@ -151,7 +151,7 @@ def check_strategy(trainer: SFTTrainer, recipe: Recipe) -> None:
         "FSDP2": DistributedType.FSDP,
     }.get(recipe.strategy)
     actual = trainer.accelerator.distributed_type
-    if recipe.world_size > 1 and expected is not None and actual != expected:
+    if expected is not None and actual != expected:
         raise InternalError(
             "StrategyIgnored",
             f"resources.strategy {recipe.strategy} was asked for, but accelerate runs "

@@ -16,7 +16,7 @@ from typing import Any
 
 from finetune_api.trainer import ResolvedJob, Stage
 from finetune_trainer.errors import InternalError, Stopped, TrainerError
-from finetune_trainer.failures import classify
+from finetune_trainer.failures import classify, failure_record
 from finetune_trainer.process import die_with_parent
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
@@ -235,16 +235,7 @@ def describe(recipe: Any, *, num_rows: int, num_tokens: int) -> str:
 
 def _leave_failure(plan: WorkerPlan, rank: int, failure: TrainerError) -> None:
     path = Path(plan.control_dir) / f"failure-{rank}.json"
-    path.write_text(
-        json.dumps(
-            {
-                "exit_code": failure.exit_code,
-                "reason": failure.reason,
-                "message": failure.message,
-                "rank": rank,
-            }
-        )
-    )
+    path.write_text(json.dumps({**failure_record(failure), "rank": rank}))
 
 
 if __name__ == "__main__":
