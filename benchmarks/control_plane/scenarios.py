@@ -145,6 +145,18 @@ async def all_phase(
         await asyncio.sleep(0.5)
 
 
+async def settled(audit: AuditLog, timeout: float) -> None:
+    """Wait until the operator has written nothing for 5 s: the start is not what is measured."""
+    deadline = time.monotonic() + timeout
+    while True:
+        audit.mark()
+        await asyncio.sleep(5.0)
+        if not num_writes(requests_by_kind(audit.entries(OPERATOR_AGENT))):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError("the operator goes on writing although nothing happens")
+
+
 async def measure_lives(name: str, world: World, count: int, per_second: float) -> dict[str, Any]:
     """Run ``count`` jobs to their end."""
     client, operator, audit, namespace = world.client, world.operator, world.audit, world.namespace
@@ -188,7 +200,7 @@ async def measure_running(name: str, world: World, count: int, *, pushes: bool) 
     await driver.synced()
     await create_jobs(client, namespace, count, 0)
     await all_phase(client, namespace, "Training", count, 300 + count)
-    await asyncio.sleep(5.0)
+    await settled(audit, 120)
     pushers: list[asyncio.Task[None]] = []
     num_pushes = [0]
     if pushes:
