@@ -104,6 +104,18 @@ def test_a_process_is_stopped_and_only_that_one(tmp_path):
     assert not is_alive(record)
 
 
+def test_a_process_does_not_keep_what_its_starter_was_given(tmp_path):
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    record = spawn("sleeper", ["/bin/sleep", "600"], log=tmp_path / "log", cluster=tmp_path, env={})
+    try:
+        os.close(writer)
+        assert os.read(reader, 1) == b""  # nobody else holds the other end
+    finally:
+        stop(record)
+        os.close(reader)
+
+
 def test_a_process_that_ignores_the_request_is_killed(tmp_path):
     script = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
     log = tmp_path / "log"

@@ -68,7 +68,8 @@ def spawn(
     """Start `argv` in a session of its own with its output appended to `log`.
 
     `os.posix_spawn` rather than `subprocess`: the child belongs to the cluster, not to an object
-    of this interpreter that would complain when it is collected.
+    of this interpreter that would complain when it is collected. Descriptors that this process
+    was given (a lock, a pipe) are closed: held by a server, they would outlive the command.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -80,10 +81,21 @@ def spawn(
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable()),
         ],
         setsid=True,
     )
     return ProcessRecord(name=name, pid=pid, start_ticks=start_ticks(pid) or 0, log=log)
+
+
+def _inheritable() -> list[int]:
+    """Descriptors beyond the standard three that a child of this process would get."""
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the one that listed the folder is closed
+            if int(entry) > 2 and os.get_inheritable(int(entry)):
+                found.append(int(entry))
+    return found
 
 
 def stop(record: ProcessRecord, *, grace_seconds: float = 5.0) -> None:
