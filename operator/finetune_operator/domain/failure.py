@@ -28,7 +28,8 @@ from finetune_operator.domain.conditions import (
     shorten,
     timestamp,
 )
-from finetune_operator.domain.retry import is_evicted
+from finetune_operator.domain.observed import stage_of
+from finetune_operator.domain.retry import is_counted, is_disrupted
 
 Object = dict[str, Any]
 
@@ -57,6 +58,14 @@ _REMEDY = {
     FailureClass.UNSCHEDULABLE: (
         "lower spec.resources, change podTemplate.nodeSelector or tolerations, or add nodes"
     ),
+}
+
+_MORE_MEMORY = {
+    Stage.PREPARE: "Have the operator's prepareMemory raised, or use fewer examples.",
+    Stage.TRAIN: (
+        "Raise spec.resources.memory, or lower hyperparameters.microBatchSize or maxSequenceLength."
+    ),
+    Stage.EVALUATE: "Raise spec.resources.memory, or lower evaluation.batchSize.",
 }
 
 
@@ -125,8 +134,10 @@ def cause_of_failure(pod: Object, *, memory: str = "") -> Cause | None:
     """
     status = pod["status"]
     ended = (status.get("container") or {}).get("terminated")
-    if is_evicted(pod):
-        return _evicted(pod, ended)
+    if is_disrupted(pod):
+        return _disrupted(pod, ended)
+    if status.get("reason") == "Evicted":
+        return _over_its_limits(pod, ended or {})
     if status["phase"] != "Failed" and (ended is None or ended.get("exitCode") == 0):
         return None
     if ended is None:
@@ -144,19 +155,39 @@ def _where(pod: Object, *, at: str | None = None) -> dict[str, Any]:
     }
 
 
-def _evicted(pod: Object, ended: Mapping[str, Any] | None) -> Cause:
+def _disrupted(pod: Object, ended: Mapping[str, Any] | None) -> Cause:
+    """Explain a pod that Kubernetes ended for reasons of its own."""
     status = pod["status"]
     disrupted = find_condition(status.get("conditions"), "DisruptionTarget") or {}
     message = disrupted.get("message") or status.get("message") or "no reason given"
     return Cause(
         failure_class=FailureClass.EVICTED,
-        reason=disrupted.get("reason") or status.get("reason") or "Evicted",
+        reason=disrupted.get("reason") or "Evicted",
         message=(
-            f"The pod was evicted: {message}. This does not count against backoffLimit; the next"
-            " pod resumes at the last checkpoint."
+            f"The pod was evicted: {message.rstrip('. ')}. This does not count against"
+            " backoffLimit; the next pod resumes at the last checkpoint."
         ),
         exit_code=None if ended is None else ended.get("exitCode"),
         **_where(pod, at=disrupted.get("lastTransitionTime")),
+    )
+
+
+def _over_its_limits(pod: Object, ended: Mapping[str, Any]) -> Cause:
+    """Explain a pod that its kubelet evicted for writing more than it may."""
+    message = pod["status"].get("message") or "the kubelet gave no reason"
+    remedy = "Have its disk space raised: scratchSize of the operator, LimitRange of the namespace"
+    if '"shm"' in message:
+        remedy = "Raise spec.resources.sharedMemory"
+    counts = "counts" if is_counted(pod) else "does not count"
+    return Cause(
+        failure_class=FailureClass.EVICTED,
+        reason="Evicted",
+        message=(
+            f"The kubelet evicted the pod: {message.rstrip('. ')}. {remedy}. This {counts} against"
+            " backoffLimit; a next pod resumes at the last checkpoint."
+        ),
+        exit_code=ended.get("exitCode"),
+        **_where(pod, at=ended.get("finishedAt")),
     )
 
 
@@ -182,11 +213,8 @@ def _exited(pod: Object, ended: Mapping[str, Any], memory: str) -> Cause:
         return Cause(
             failure_class=FailureClass.OUT_OF_MEMORY,
             reason="OOMKilled",
-            message=(
-                f"The container went over its memory limit{limit} and was killed. Raise"
-                " spec.resources.memory, or lower hyperparameters.microBatchSize or"
-                " maxSequenceLength."
-            ),
+            message=f"The container went over its memory limit{limit} and was killed."
+            f" {_MORE_MEMORY[stage_of(pod) or Stage.TRAIN]}",
             exit_code=code,
             **where,
         )

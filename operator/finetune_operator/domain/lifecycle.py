@@ -41,9 +41,10 @@ from finetune_operator.domain.failure import (
 )
 from finetune_operator.domain.observed import Observed, Refusal
 from finetune_operator.domain.phase import phase_of, reason_of
+from finetune_operator.domain.retry import may_be_retried
 from finetune_operator.domain.stages import StageState, StageView, view_stage
 from finetune_operator.render.config import render_config_map
-from finetune_operator.render.job import is_queued, render_job
+from finetune_operator.render.job import backoff_limit_of, is_queued, render_job
 from finetune_operator.render.names import PAUSED_ANNOTATION, child_job_name
 from finetune_operator.render.pod import memory_of
 from finetune_operator.render.service import render_service
@@ -336,7 +337,9 @@ class Lifecycle:
             draft.conditions.set(CONDITION_OF[stage], False, problem.reason, problem.message)
             return
         cause = latest_cause(view.pods, memory=memory_of(spec, stage, self._config))
-        if cause is not None and draft.note_failure(cause, stage):
+        # Pods that cannot be replaced end the Job in a moment: its end is what is told then.
+        goes_on = may_be_retried(view.pods, backoff_limit_of(spec, stage))
+        if cause is not None and draft.note_failure(cause, stage) and goes_on:
             where = f" on {cause.node}" if cause.node else ""
             draft.announce(
                 "Retrying",
@@ -346,8 +349,9 @@ class Lifecycle:
         if stage is Stage.TRAIN and view.state is StageState.RUNNING:
             self._tell_training(view)
         elif cause is not None and view.state is StageState.WAITING:
-            message = f"Waiting for the next pod after {cause.reason}: {cause.message}"
-            draft.conditions.set(CONDITION_OF[stage], False, Reason.RETRYING, message)
+            if goes_on:
+                message = f"Waiting for the next pod after {cause.reason}: {cause.message}"
+                draft.conditions.set(CONDITION_OF[stage], False, Reason.RETRYING, message)
         else:
             # The same words whether the pod is young or runs: not worth a write of its own.
             reason, text = _UNDER_WAY[stage]

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES
 from finetune_operator.domain.conditions import find_condition, parse_timestamp
+from finetune_operator.render.job import UNCOUNTED_EXIT_CODES
 from finetune_operator.render.names import ACTIVE_SECONDS_ANNOTATION
 
 Object = dict[str, Any]
@@ -53,7 +55,7 @@ class Ledger:
             uid = pod["metadata"]["uid"]
             if uid not in self.started and has_started(pod):
                 started.add(uid)
-            if uid not in self.evicted and is_evicted(pod):
+            if uid not in self.evicted and is_disrupted(pod):
                 evicted.add(uid)
         if not started and not evicted:
             return self
@@ -79,13 +81,35 @@ def has_started(pod: Object) -> bool:
     return "running" in container or "terminated" in container
 
 
-def is_evicted(pod: Object) -> bool:
-    """Return whether the pod was disrupted: preempted, drained, evicted, its node lost."""
-    status = pod["status"]
-    disrupted = find_condition(status.get("conditions"), "DisruptionTarget")
-    if disrupted is not None and disrupted.get("status") == "True":
-        return True
-    return bool(status.get("reason") == "Evicted")
+def is_disrupted(pod: Object) -> bool:
+    """Return whether the pod ended for no fault of its own: preempted, drained, its node lost.
+
+    A pod that the kubelet evicts for going over its own limits is not marked so.
+    """
+    disrupted = find_condition(pod["status"].get("conditions"), "DisruptionTarget")
+    return disrupted is not None and disrupted.get("status") == "True"
+
+
+def is_counted(pod: Object) -> bool:
+    """Return whether the Job controller counts the end of this pod against backoffLimit."""
+    if pod["status"]["phase"] != "Failed" or is_disrupted(pod):
+        return False
+    ended = (pod["status"].get("container") or {}).get("terminated") or {}
+    return ended.get("exitCode") not in UNCOUNTED_EXIT_CODES
+
+
+def may_be_retried(pods: Iterable[Object], backoff_limit: int) -> bool:
+    """Return whether the Job controller will start another pod after those that failed.
+
+    Args:
+        pods: The trimmed pods of a stage.
+        backoff_limit: That of its Job.
+    """
+    counted = [pod for pod in pods if is_counted(pod)]
+    codes = [(p["status"].get("container") or {}).get("terminated", {}) for p in counted]
+    if any(code.get("exitCode") in NON_RETRYABLE_EXIT_CODES for code in codes):
+        return False
+    return len(counted) <= backoff_limit
 
 
 def past_active_seconds(job: Object) -> int:

@@ -25,6 +25,11 @@ def is_queued(spec: FineTuneJobSpec, stage: Stage) -> bool:
     return bool(spec.queue_name) and stage is not Stage.PREPARE
 
 
+def backoff_limit_of(spec: FineTuneJobSpec, stage: Stage) -> int:
+    """Return the retries of a stage's Job: one incident can fail every rank."""
+    return spec.backoff_limit * (spec.resources.nodes if stage is Stage.TRAIN else 1)
+
+
 def render_job(
     spec: FineTuneJobSpec,
     stage: Stage,
@@ -52,8 +57,7 @@ def render_job(
         "completions": nodes,
         "parallelism": nodes,
         "completionMode": "Indexed" if stage is Stage.TRAIN else "NonIndexed",
-        # One incident can fail every rank: the budget is per rank.
-        "backoffLimit": spec.backoff_limit * nodes,
+        "backoffLimit": backoff_limit_of(spec, stage),
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
         "template": render_pod_template(spec, stage, name=name, namespace=namespace, config=config),

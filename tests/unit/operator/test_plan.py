@@ -401,8 +401,14 @@ FAILURES = [
      "StartError", "image"),
     ("storage", ended(TRAIN, 73, words(TRAIN, ExitCode.STORAGE, FailureClass.STORAGE_ERROR,
      "Unreachable", "s3 did not answer")), "StorageError", "Unreachable", "did not answer"),
-    ("eviction", pod(TRAIN, phase="Failed", reason="Evicted", message="low on memory"), "Evicted",
-     "Evicted", "low on memory"),
+    ("host out of memory in one process", ended(TRAIN, 77, reason="OOMKilled"), "OutOfMemory",
+     "OOMKilled", "resources.memory"),
+    ("disk limit", pod(TRAIN, phase="Failed", reason="Evicted",
+     message="Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "),
+     "Evicted", "Evicted", "containers 1Gi. Have its disk space raised"),
+    ("shared memory limit", pod(TRAIN, phase="Failed", reason="Evicted",
+     message='Usage of EmptyDir volume "shm" exceeds the limit "64Mi". '), "Evicted", "Evicted",
+     "sharedMemory. This counts"),
     ("preemption", pod(TRAIN, phase="Failed", conditions=[{"type": "DisruptionTarget",
      "status": "True", "reason": "PreemptionByScheduler", "message": "by another"}]), "Evicted",
      "PreemptionByScheduler", "resumes"),
@@ -438,6 +444,30 @@ def test_a_failure_that_is_retried_is_told_with_class_cause_and_remedy(
     again = plan(observe(after(body, made), **known), at(101), CONFIG)
     assert again.status is None
     assert again.events == ()
+
+
+@pytest.mark.parametrize(
+    ("limit", "codes", "will_go_on"),
+    [(0, (1,), False), (1, (1,), True), (1, (1, 1), False), (3, (64,), False), (0, (79,), True)],
+)
+def test_a_retry_is_only_told_where_one_follows(limit, codes, will_go_on):
+    body = trained(job(backoffLimit=limit))
+    dead = tuple(ended(TRAIN, code, name=f"p{index}") for index, code in enumerate(codes))
+    known = merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, status={"startTime": timestamp(NOW)})}},
+        {"pods": {TRAIN: dead}},
+    )
+    made = plan(observe(body, **known), at(100), CONFIG)
+    assert made.status["lastFailure"]["exitCode"] == codes[0]
+    assert reasons(made) == (["Retrying"] if will_go_on else [])
+
+
+def test_memory_of_prepare_is_the_administrators():
+    dead = ended(PREPARE, 137, reason="OOMKilled")
+    known = {"jobs": {PREPARE: child(PREPARE, status=failed())}, "pods": {PREPARE: (dead,)}}
+    made = plan(observe(accepted(), **known), at(100), CONFIG)
+    assert "operator's prepareMemory" in made.status["lastFailure"]["message"]
 
 
 def test_used_up_retries_end_the_job():
@@ -742,14 +772,20 @@ def test_a_paused_queued_job_is_reactivated_and_one_that_kueue_deactivated_is_no
 
 
 def test_evicted_pods_are_counted_over_an_operators_restart():
-    first = pod(TRAIN, name="one", phase="Failed", reason="Evicted")
+    disrupted = [{"type": "DisruptionTarget", "status": "True"}]
+    first = pod(TRAIN, name="one", phase="Failed", conditions=disrupted)
     ledger = Ledger().seen([first])
     ledger = ledger.seen([pod(TRAIN, name="two")])
     assert (ledger.num_started, ledger.num_evicted) == (2, 1)
     # The evicted pod is gone by the time the next operator starts.
     again = Ledger.resume({"total": 2, "preemptions": 1}, [pod(TRAIN, name="two")])
-    again = again.seen([pod(TRAIN, name="three", phase="Failed", reason="Evicted")])
+    again = again.seen([pod(TRAIN, name="three", phase="Failed", conditions=disrupted)])
     assert (again.num_started, again.num_evicted) == (3, 2)
+
+
+def test_a_pod_over_its_own_limits_is_no_preemption():
+    ledger = Ledger().seen([pod(TRAIN, phase="Failed", reason="Evicted", message="disk")])
+    assert (ledger.num_started, ledger.num_evicted) == (1, 0)
 
 
 # ---- silence -----------------------------------------------------------------------------------
