@@ -73,9 +73,10 @@ def render_exit_codes() -> str:
         lines.append(f"| {code.value} | {shown} | {_retry_word(code)} | {meaning} | {remedy} |")
     lines += [
         "",
-        "A container killed by the kernel for memory ends with 137 and the reason `OOMKilled`;",
-        "it is reported as `OutOfMemory`. Beside the code a stage leaves a JSON message in its",
-        "termination log with the cause, the remedy and, on success, its result.",
+        "A container killed by the kernel for memory ends with 137, or with 77 where only a",
+        "process below its first one was killed; the reason is `OOMKilled` either way, the class",
+        "`OutOfMemory`. Beside the code a stage leaves a JSON message in its termination log with",
+        "the cause, the remedy and, on success, its result.",
         "",
         "`finetune run` ends with the code of the stage that failed, with 1 when every stage",
         "finished but the goal was missed, and with 0 otherwise.",
@@ -88,7 +89,7 @@ def _retry_word(code: ExitCode) -> str:
         return "-"
     if code in NON_RETRYABLE_EXIT_CODES:
         return "never"
-    if code is ExitCode.STOPPED:
+    if code in (ExitCode.RETRYABLE, ExitCode.STOPPED):
         return "yes, not counted"
     return "up to `backoffLimit`"
 
