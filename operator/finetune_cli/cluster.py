@@ -72,19 +72,21 @@ class Cluster:
         settings = Configuration()
         file = str(kubeconfig) if kubeconfig else None
         try:
+            namespaces, current = _read_contexts(file)
+            if context and namespaces and context not in namespaces:
+                raise config.ConfigException(
+                    f"it has no context {context}, only {', '.join(sorted(namespaces))}"
+                )
             config.load_kube_config(file, context=context, client_configuration=settings)
-            _, active = config.list_kube_config_contexts(file)
-            contexts = {c["name"]: c for c in config.list_kube_config_contexts(file)[0]}
         except config.ConfigException as error:
             raise CliError(
                 f"cannot use the kubeconfig: {error}. Set KUBECONFIG, or name a file with "
                 "--kubeconfig and a context with --context"
             ) from error
-        chosen = contexts[context] if context else active
         settings.retries = False
         return cls(
             host=settings.host,
-            namespace=namespace or chosen["context"].get("namespace") or "default",
+            namespace=namespace or namespaces.get(context or current) or "default",
             _client=ApiClient(settings),
         )
 
@@ -270,6 +272,18 @@ class Cluster:
         if response.status >= 400:
             raise _refusal(response, what)
         return response
+
+
+def _read_contexts(file: str | None) -> tuple[dict[str, str | None], str]:
+    """Return the namespaces of a kubeconfig's contexts by their names, and the current context."""
+    from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION, KubeConfigMerger
+
+    merged = KubeConfigMerger(file or KUBE_CONFIG_DEFAULT_LOCATION).config
+    if merged is None:
+        return {}, ""
+    contexts = [each.value for each in merged.value["contexts"]]
+    namespaces = {each["name"]: (each.get("context") or {}).get("namespace") for each in contexts}
+    return namespaces, merged.value.get("current-context") or ""
 
 
 def is_missing_type(error: ApiError) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -154,9 +155,12 @@ def logs(
     def write(text: str) -> None:
         print(text, flush=True)
 
+    def note(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
     cluster = _connect(context, namespace, kubeconfig)
     if follow:
-        follow_logs(cluster, name, stage=stage, is_raw=raw, write=write)
+        follow_logs(cluster, name, stage=stage, is_raw=raw, write=write, note=note)
         return
     cluster.get_job(name)
     pods = [pod for pod in cluster.list_pods(name, stage) if has_started(pod)]

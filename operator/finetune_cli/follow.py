@@ -10,9 +10,11 @@ from typing import Any
 from finetune_cli.cluster import STAGE_LABEL, ApiError, Cluster
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.jobview import condition, is_terminal, is_true
+from finetune_cli.jobview import condition, is_terminal, is_true, state_text
 
 POLL_SECONDS = 1.0
+IDLE_POLLS = 3
+"""After so many looks without a new pod it is told what the job waits for."""
 
 Body = dict[str, Any]
 
@@ -75,23 +77,67 @@ def verdict(job: Body, wanted: str) -> tuple[bool, str]:
 
 
 def follow_logs(
-    cluster: Cluster, name: str, *, stage: str | None, is_raw: bool, write: Callable[[str], None]
+    cluster: Cluster,
+    name: str,
+    *,
+    stage: str | None,
+    is_raw: bool,
+    write: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> None:
-    """Print the logs of all pods of a job, from now to its end."""
+    """Print the logs of all pods of a job, from now to its end or that of one stage.
+
+    Args:
+        cluster: Where the job is.
+        name: Name of the job.
+        stage: Only this stage; None for all.
+        is_raw: Whether lines are printed as they are.
+        write: Prints a line of a log.
+        note: Prints what is no line of a log: what is waited for, how the job ended.
+
+    Raises:
+        CliError: The job was deleted meanwhile.
+    """
     seen: set[str] = set()
+    job = cluster.get_job(name)
+    num_idle, told = 0, ""
     while True:
-        is_over = is_terminal(cluster.get_job(name))
-        fresh = [p for p in cluster.list_pods(name, stage) if _uid(p) not in seen]
+        fresh = [
+            pod
+            for pod in cluster.list_pods(name, stage)
+            if _uid(pod) not in seen and has_started(pod)
+        ]
         for pod in fresh:
-            if not has_started(pod):
-                continue
             seen.add(_uid(pod))
             print_log(cluster, pod, follow=True, tail=None, is_raw=is_raw, write=write)
-        if is_over and not fresh:
+        if fresh:
+            num_idle = 0
+        elif is_terminal(job):
+            note(f"{name}: {verdict(job, 'Complete')[1]}")
             return
-        if is_over and not any(has_started(pod) for pod in fresh):
+        elif stage is not None and _is_over(job, stage):
             return
-        time.sleep(POLL_SECONDS)
+        else:
+            num_idle += 1
+            if num_idle >= IDLE_POLLS and (text := state_text(job)) != told:
+                note(f"{name}: {text}")
+                told = text
+            time.sleep(POLL_SECONDS)
+        job = _read_again(cluster, name)
+
+
+def _read_again(cluster: Cluster, name: str) -> Body:
+    try:
+        return cluster.get_job(name)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        raise CliError(f"FineTuneJob {name} was deleted", exit_code=NOT_MET) from error
+
+
+def _is_over(job: Body, stage: str) -> bool:
+    stages = job.get("status", {}).get("stages", [])
+    return any(s["name"] == stage and s.get("completionTime") for s in stages)
 
 
 def print_log(
@@ -106,11 +152,14 @@ def print_log(
     """Print one pod's log, its events as words unless raw."""
     name = pod["metadata"]["name"]
     stage = pod["metadata"].get("labels", {}).get(STAGE_LABEL, name)
+    last: str | None = None
     try:
         for line in cluster.read_log(name, follow=follow, tail=tail):
             text = line if is_raw else readable(line, stage)
-            if text is not None:
+            # The last step is told again when training, then the stage, is over.
+            if text is not None and (is_raw or text != last):
                 write(text)
+                last = text
     except ApiError as error:
         if error.status not in (400, 404):
             raise
@@ -126,10 +175,12 @@ def has_started(pod: Body) -> bool:
 def readable(line: str, stage: str) -> str | None:
     """Turn one line of a stage's log into words; None for what only machines need."""
     if not line.startswith("{"):
-        return f"{stage}: {line}"
+        # Of a progress bar, what a terminal would show in the end.
+        shown = line.rstrip().rpartition("\r")[2]
+        return f"{stage}: {shown}"
     from pydantic import ValidationError
 
-    from finetune_api.trainer import Event
+    from finetune_api.trainer import Event, ExitCode
     from finetune_cli.display import progress_text
 
     try:
@@ -140,6 +191,8 @@ def readable(line: str, stage: str) -> str | None:
         case "progress":
             text = event.message or (progress_text(event) if event.step is not None else "")
             return f"{event.stage}: {text}" if text else None
+        case "failure" if event.exit_code == ExitCode.STOPPED:
+            return f"{event.stage}: {event.message}"
         case "failure":
             return f"{event.stage}: failed ({event.reason}): {event.message}"
         case "result":

@@ -28,6 +28,17 @@ def is_terminal(job: Body) -> bool:
     return is_true(job, "Complete") or is_true(job, "Failed")
 
 
+def state_text(job: Body) -> str:
+    """Return what the job does or waits for, in one line."""
+    status = job.get("status", {})
+    phase, reason = status.get("phase", "Pending"), status.get("reason")
+    if not status:
+        return f"{phase}: no operator has looked at it yet"
+    causes = [c for c in status.get("conditions", []) if c.get("reason") == reason]
+    message = causes[-1].get("message") if causes else ""
+    return ": ".join(part for part in (phase, message or reason) if part)
+
+
 def metric(job: Body, name: str) -> str:
     """Return the latest value of a training metric, or nothing."""
     metrics = job.get("status", {}).get("metrics", [])
@@ -52,7 +63,7 @@ def row(job: Body, now: datetime, *, is_wide: bool) -> list[str]:
     ]
     if is_wide:
         cells += [
-            status.get("lastFailure", {}).get("reason", ""),
+            status.get("reason", ""),
             status.get("artifact", {}).get("uri", ""),
         ]
     return cells
@@ -107,10 +118,18 @@ def _overview(job: Body, now: datetime) -> dict[str, Any]:
         "Model": spec["model"]["uri"],
         "Data": ", ".join(source["uri"] for source in spec["dataset"]["sources"]),
         "Output": spec["output"]["uri"],
-        "GPUs": f"{resources.get('nodes', 1)} x {resources.get('gpusPerNode', 1)}",
+        "Nodes": nodes_text(resources),
         "Queue": spec.get("queueName"),
         "Suspended": "yes" if spec.get("suspend") else None,
     }
+
+
+def nodes_text(resources: Mapping[str, Any]) -> str:
+    """Return what a job trains on: ``2 with 8 GPUs each``."""
+    nodes, gpus = resources.get("nodes", 1), resources.get("gpusPerNode", 1)
+    if not gpus:
+        return f"{nodes} without GPUs"
+    return f"{nodes} with {gpus} GPU{'s' if gpus > 1 else ''}{' each' if nodes > 1 else ''}"
 
 
 def _progress(job: Body) -> dict[str, Any]:
@@ -123,11 +142,11 @@ def _progress(job: Body) -> dict[str, Any]:
         "Stage": progress.get("stage"),
         "Step": None if step is None else f"{step}/{total}" if total else step,
         "Epoch": progress.get("epoch"),
-        "Should end": progress.get("estimatedCompletionTime"),
+        "Expected end": progress.get("estimatedCompletionTime"),
         "Metrics": metrics or None,
         "Pods started": attempts.get("total"),
-        "Counted failures": attempts.get("counted"),
-        "Preemptions": attempts.get("preemptions"),
+        "Failures counted": attempts.get("counted") or None,
+        "Preemptions": attempts.get("preemptions") or None,
     }
 
 
@@ -148,9 +167,10 @@ def _conditions(job: Body, now: datetime) -> list[str]:
 def _dataset(job: Body) -> dict[str, Any]:
     dataset = job.get("status", {}).get("dataset", {})
     rows = dataset.get("rows", {})
+    sides = [side for side in ("train", "validation", "test") if side in rows]
     return {
         "Version": dataset.get("digest"),
-        "Rows": ", ".join(f"{count} {side}" for side, count in rows.items()) or None,
+        "Rows": ", ".join(f"{rows[side]} {side}" for side in sides) or None,
         "Tokens": dataset.get("numTokens"),
         "Invalid rows": dataset.get("numInvalidRows"),
         "Truncated rows": dataset.get("numTruncatedRows"),

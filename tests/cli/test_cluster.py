@@ -96,6 +96,7 @@ def test_list_and_describe_show_progress_and_failure(stage: Stage) -> None:
     stage.run("submit", "job.yaml")
     stage.report(
         phase="Training",
+        reason="WaitingForPods",
         conditions=[held("Accepted", "Valid", "the job can run")],
         progress={"stage": "train", "step": 120, "totalSteps": 600, "percent": 20},
         metrics=[{"name": "loss", "value": "1.23"}],
@@ -104,7 +105,7 @@ def test_list_and_describe_show_progress_and_failure(stage: Stage) -> None:
     lines = stage.run("list").out.splitlines()
     assert lines[0].split() == ["NAME", "PHASE", "PROGRESS", "STEP", "LOSS", "QUEUE", "AGE"]
     assert lines[1].split()[:-1] == ["example", "Training", "20%", "120/600", "1.23", "team-a"]
-    assert "Preempted" in stage.run("list", "-o", "wide").out
+    assert "WaitingForPods" in stage.run("list", "-o", "wide").out
     assert stage.run("list", "-o", "name").out == f"{JOB}\n"
     assert yaml.safe_load(stage.run("list", "-o", "yaml").out)["kind"] == "FineTuneJobList"
     described = stage.run("describe", "example").out
@@ -161,6 +162,39 @@ def test_logs_before_any_pod_say_where_to_look(stage: Stage) -> None:
     assert "finetune describe example says why" in done.err
 
 
+def test_following_logs_tells_what_is_waited_for_and_how_it_ended(stage: Stage) -> None:
+    stage.run("submit", "job.yaml")
+    process = stage.cli.start("logs", "-f", "example", *stage.options)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "example: Pending: no operator has looked at it yet\n"
+    waits = held("QuotaReserved", "WaitingForQuota", "team-a is full") | {"status": "False"}
+    stage.report(phase="Queued", reason="WaitingForQuota", conditions=[waits])
+    assert process.stderr.readline() == "example: Queued: team-a is full\n"
+    stage.report(phase="Failed", conditions=[held("Failed", "UserError", "no such bucket")])
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "")
+    assert err == "example: Failed=True, UserError, no such bucket\n"
+
+
+def test_following_the_logs_of_one_stage_ends_with_it(stage: Stage) -> None:
+    stage.run("submit", "job.yaml")
+    over = {"name": "prepare", "job": "example-prepare", "completionTime": NOW}
+    stage.report(phase="Training", stages=[over])
+    done = stage.run("logs", "-f", "example", "--stage", "prepare")
+    assert (done.code, done.out, done.err) == (0, "", "")
+
+
+def test_following_the_logs_of_a_deleted_job_ends(stage: Stage) -> None:
+    stage.run("submit", "job.yaml")
+    process = stage.cli.start("logs", "-f", "example", *stage.options)
+    assert process.stderr is not None
+    process.stderr.readline()
+    stage.run("delete", "example")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == "error: FineTuneJob example was deleted\n"
+
+
 def test_cp_brings_the_adapter_and_checks_it(stage: Stage) -> None:
     stage.run("submit", "job.yaml")
     done = stage.run("cp", "example", "here")
@@ -191,6 +225,25 @@ def test_bad_kubeconfig_is_explained(
     done = Cli(tmp_path)("list", *arguments)
     assert done.code == 64
     assert message in done.err
+
+
+def test_a_context_is_chosen_by_its_name(tmp_path: Path) -> None:
+    cluster = {"name": "far", "cluster": {"server": "http://127.0.0.1:9"}}
+    context = {"name": "far", "context": {"cluster": "far", "user": "me"}}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "contexts": [context],
+        "clusters": [cluster],
+        "users": [{"name": "me", "user": {}}],
+    }
+    (tmp_path / "config").write_text(yaml.safe_dump(config))  # and no current context
+    run = Cli(tmp_path)
+    done = run("list", "--kubeconfig", "config", "--context", "far")
+    assert "cannot list FineTuneJobs: http://127.0.0.1:9 does not answer" in done.err
+    done = run("list", "--kubeconfig", "config", "--context", "near")
+    assert "it has no context near, only far." in done.err
+    assert "cannot use the kubeconfig" in run("list", "--kubeconfig", "config").err
 
 
 def test_silent_server_is_told(tmp_path: Path) -> None:
