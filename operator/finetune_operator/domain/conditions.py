@@ -112,6 +112,9 @@ def is_terminal(status: dict[str, Any] | None) -> bool:
     return is_true(conditions, ConditionType.COMPLETE) or is_true(conditions, ConditionType.FAILED)
 
 
+_ORDER = {kind.value: index for index, kind in enumerate(ConditionType)}
+
+
 class Conditions:
     """The conditions being built for one status.
 
@@ -146,19 +149,18 @@ class Conditions:
 
     def get(self, kind: ConditionType) -> dict[str, Any] | None:
         """Return the condition as it stands."""
-        return self._by_type.get(kind.value)
+        return self._by_type.get(kind)
 
     def status_of(self, kind: ConditionType) -> str | None:
         """Return ``True``, ``False``, ``Unknown`` or None."""
-        found = self._by_type.get(kind.value)
+        found = self._by_type.get(kind)
         return None if found is None else found["status"]
 
     def reason_of(self, kind: ConditionType) -> str | None:
         """Return the reason, or None."""
-        found = self._by_type.get(kind.value)
+        found = self._by_type.get(kind)
         return None if found is None else found["reason"]
 
     def to_wire(self) -> list[dict[str, Any]]:
         """Return the list in the order of the types, which is the order of the life cycle."""
-        order = {kind.value: index for index, kind in enumerate(ConditionType)}
-        return sorted(self._by_type.values(), key=lambda item: order.get(item["type"], 99))
+        return sorted(self._by_type.values(), key=lambda item: _ORDER.get(item["type"], 99))

@@ -10,7 +10,7 @@ from finetune_operator.domain.actions import Announce
 from finetune_operator.domain.conditions import Conditions, ConditionType, timestamp
 from finetune_operator.domain.failure import Cause
 from finetune_operator.domain.retry import Ledger
-from finetune_operator.domain.stages import StageView
+from finetune_operator.domain.stages import STAGES, StageView
 
 Object = dict[str, Any]
 
@@ -137,7 +137,7 @@ class StatusDraft:
             wire["observedGeneration"] = self.generation
         wire["conditions"] = self.conditions.to_wire()
         if self._stages:
-            order = [stage.value for stage in Stage]
+            order = [stage.value for stage in STAGES]
             wire["stages"] = sorted(self._stages.values(), key=lambda e: order.index(e["name"]))
         wire.update(self._extra)
         return wire if _is_worth_writing(self._stored, wire) else None

@@ -42,7 +42,7 @@ from finetune_operator.domain.failure import (
 from finetune_operator.domain.observed import Observed, Refusal
 from finetune_operator.domain.phase import phase_of, reason_of
 from finetune_operator.domain.retry import may_be_retried
-from finetune_operator.domain.stages import StageState, StageView, view_stage
+from finetune_operator.domain.stages import STAGES, StageState, StageView, view_stage
 from finetune_operator.render.config import render_config_map
 from finetune_operator.render.job import backoff_limit_of, is_queued, render_job
 from finetune_operator.render.names import PAUSED_ANNOTATION, child_job_name
@@ -110,7 +110,7 @@ class Lifecycle:
         self._now = now
         self._config = config
         self._draft = StatusDraft(observed.job, now)
-        self._views = [view_stage(observed, stage, now) for stage in Stage]
+        self._views = [view_stage(observed, stage, now) for stage in STAGES]
         self._current: StageView | None = None
         self._is_queued = False
         self._failed = False

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from finetune_api.trainer import Stage
 from finetune_operator.config import OperatorConfig
 from finetune_operator.domain.actions import DeleteSelf, Plan
 from finetune_operator.domain.conditions import is_terminal
 from finetune_operator.domain.lifecycle import Lifecycle, seconds_to_live, stop_actions
 from finetune_operator.domain.observed import Observed
-from finetune_operator.domain.stages import view_stage
+from finetune_operator.domain.stages import STAGES, view_stage
 
 __all__ = ["plan"]
 
@@ -37,7 +36,7 @@ def plan(observed: Observed, now: datetime, config: OperatorConfig) -> Plan:
 
 def _after_the_end(observed: Observed, now: datetime) -> Plan:
     """Stop what still runs, and delete the job when its time is over."""
-    views = [view_stage(observed, stage, now) for stage in Stage]
+    views = [view_stage(observed, stage, now) for stage in STAGES]
     then = tuple(stop_actions(observed, views))
     ended = (observed.job.get("status") or {}).get("completionTime")
     left = seconds_to_live(observed.job, ended, now)

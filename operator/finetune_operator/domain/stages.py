@@ -16,6 +16,8 @@ from finetune_operator.domain.retry import active_seconds, past_active_seconds
 
 Object = dict[str, Any]
 
+STAGES = tuple(Stage)
+"""The stages in order: walked through in every plan, and an Enum makes a generator each time."""
 RESULT_GRACE_SECONDS = 15.0
 """How long after the end of a Job its pods are waited for: two watches, two latencies."""
 
