@@ -50,6 +50,7 @@ from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.connection import load_kubeconfig
+from finetune_operator.kube.errors import NotFound
 from finetune_operator.kube.resource import PODS, Resource
 from finetune_operator.kube.transport import Transport
 
@@ -305,13 +306,13 @@ class World:
     async def __aenter__(self) -> World:
         crd = str(ROOT / "crds" / "finetunejobs.yaml")
         self.cluster.kubectl("apply", "--server-side", "-f", crd)
-        self.cluster.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev")
         self.cluster.kubectl("create", "namespace", self.namespace)
         transport = Transport(
             self.connection, user_agent="benchmark-driver", qps=5000, burst=5000,
             max_connections=48, request_timeout_seconds=120,
         )  # fmt: skip
         self.client = KubeClient(transport)
+        await self._until_served()
         self.session = self.connection.open_session(
             max_connections=16, user_agent="benchmark-driver", attach_credentials=True
         )
@@ -320,6 +321,19 @@ class World:
         self.operator = Operator(self.cluster, self._folder, self.namespace)
         await self.operator.ready()
         return self
+
+    async def _until_served(self) -> None:
+        """Wait for FineTuneJobs; `kubectl wait` fails on a CRD that has no conditions yet."""
+        deadline = time.monotonic() + 30.0
+        while True:
+            try:
+                await self.client.list(FINETUNEJOBS, self.namespace)
+            except NotFound:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
+            else:
+                return
 
     async def __aexit__(self, *_: object) -> None:
         self.operator.stop()

@@ -25,6 +25,7 @@ from finetune_operator.kube.connection import Connection, load_kubeconfig
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import EVENTS, JOBS
 from finetune_operator.kube.transport import Transport
+from support.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
 Object = dict[str, Any]
@@ -39,9 +40,10 @@ def install_crd(cluster) -> None:
         "-f",
         str(ROOT / "crds" / "finetunejobs.yaml"),
     )
-    cluster.kubectl(
-        "wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s"
-    )
+    # Not `kubectl wait`: it fails on a CRD so new that it has no conditions at all.
+    established = "jsonpath={.status.conditions[?(@.type=='Established')].status}"
+    command = ("get", "crd/finetunejobs.finetune.dev", "-o", established)
+    eventually(lambda: cluster.kubectl(*command) == "True", timeout=30)
 
 
 def connection_of(cluster, *, server: str | None = None) -> Connection:
