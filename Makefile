@@ -5,6 +5,8 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PYTEST := $(PYTHON) -m pytest
+# These start servers and watch the clock: one at a time. All others run two at a time.
+CLUSTER_TESTS := tests/control_plane tests/devcluster tests/e2e
 # Nothing is fetched at run time: models and data come from packages or are generated.
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
@@ -31,11 +33,14 @@ demo-product-copy: setup ## The second example: product facts to a description
 
 .PHONY: test
 test: setup ## Set up and run all tests (trains small models; starts a real Kubernetes where it can)
-	@$(PYTEST) tests
+	@status=0; \
+	$(PYTEST) tests $(CLUSTER_TESTS:%=--ignore=%) --numprocesses 2 --dist worksteal || status=$$?; \
+	$(PYTEST) $(CLUSTER_TESTS) || status=$$?; \
+	exit $$status
 
 .PHONY: test-cluster
 test-cluster: setup ## Of these, what needs a real API server or node (Linux, root, Go)
-	@$(PYTEST) tests/control_plane tests/devcluster tests/e2e
+	@$(PYTEST) $(CLUSTER_TESTS)
 
 .PHONY: test-fast
 test-fast: setup ## Unit tests only: under a minute
@@ -48,7 +53,7 @@ verify: setup ## Generated files, lint, format, types, imports, spelling
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
-	@MYPYPATH=tools $(VENV)/bin/mypy --explicit-package-bases tools/devcluster
+	@$(VENV)/bin/mypy tools benchmarks
 	@$(VENV)/bin/lint-imports
 	@$(VENV)/bin/codespell
 	@tools/check_repository.sh

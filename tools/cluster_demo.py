@@ -169,8 +169,10 @@ def find_place() -> Place:
 
 
 def _existing_place() -> Place:
-    names = ("DEMO_OPERATOR_IMAGE", "DEMO_TRAINER_IMAGE", "DEMO_S3_ENDPOINT")
-    names += ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    names = (
+        *("DEMO_OPERATOR_IMAGE", "DEMO_TRAINER_IMAGE", "DEMO_S3_ENDPOINT"),
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    )
     missing = [name for name in names if not os.environ.get(name)]
     if missing:
         raise RuntimeError(f"USE_EXISTING_CLUSTER is set, and {', '.join(missing)} must be too")

@@ -38,7 +38,11 @@ else
   fi
 fi
 
-echo "setup: creating .venv with Python $version (about 6 GB of packages the first time: some minutes)"
+if [ -x .venv/bin/python ]; then
+  echo "setup: bringing .venv up to date"
+else
+  echo "setup: creating .venv with Python $version (about 6 GB of packages the first time: some minutes)"
+fi
 if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')"; then
   rm -rf .venv
   "$uv" venv --quiet --python "$python" .venv

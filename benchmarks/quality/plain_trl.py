@@ -13,6 +13,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -23,7 +24,7 @@ from trl import SFTConfig, SFTTrainer
 from finetune_trainer.evaluation.metrics import normalize_label
 
 
-def read(path: Path) -> list[dict]:
+def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -78,7 +79,7 @@ def main() -> None:
     trained = time.monotonic()
     tuned = trainer.model.eval()
     groups: dict[str, list[str]] = {}
-    prompts: dict[str, list[dict]] = {}
+    prompts: dict[str, list[dict[str, Any]]] = {}
     for row in read(arguments.data / "test.jsonl"):
         key = json.dumps(row["prompt"])
         prompts[key] = row["prompt"]
@@ -117,7 +118,9 @@ def score(answer: str, references: list[str], metric: str) -> float:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"])
-    return max(scorer.score(reference, answer)["rougeL"].fmeasure for reference in references)
+    return max(
+        float(scorer.score(reference, answer)["rougeL"].fmeasure) for reference in references
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Stopwatch:
         outer = self
         self.begins: list[float] = []
 
-        class Callback(TrainerCallback):
+        class Callback(TrainerCallback):  # type: ignore[misc]
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 outer.begins.append(time.perf_counter())
 
@@ -45,7 +45,7 @@ class Stopwatch:
         return self.begins[-1] - self.begins[self.warmup - 1]
 
 
-def ours(job: Any, num_steps: int, warmup: int, rows: list[dict]) -> dict[str, Any]:
+def ours(job: Any, num_steps: int, warmup: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Train as the stage does."""
     import torch
 
@@ -99,7 +99,7 @@ def ours(job: Any, num_steps: int, warmup: int, rows: list[dict]) -> dict[str, A
 
 
 def plain(
-    settings: dict[str, Any] | None, num_steps: int, warmup: int, rows: list[dict]
+    settings: dict[str, Any] | None, num_steps: int, warmup: int, rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Train with a plain TRL script; None uses TRL's own defaults.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 WORDS = [
     "order",
@@ -20,7 +21,7 @@ WORDS = [
 ]
 
 
-def chat_rows(num_rows: int, *, seed: int = 7) -> list[dict]:
+def chat_rows(num_rows: int, *, seed: int = 7) -> list[dict[str, Any]]:
     """Return prompt/completion message rows with log-normal lengths (median about 40 words)."""
     rng = random.Random(seed)
     rows = []

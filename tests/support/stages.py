@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,22 @@ class Workbench:
     def job(self) -> ResolvedJob:
         job = FineTuneJob.from_wire({"metadata": {"name": "tiny"}, "spec": self.spec()})
         return resolve_job(job, namespace="default", uid=local_uid(job, namespace="default"))
+
+    def fork(self, folder: Path, change: dict[str, Any] | None = None) -> Workbench:
+        """Copy what this run has stored to a run of its own, as if it had come that far itself."""
+        copy = Workbench(
+            folder=folder,
+            model=self.model,
+            data=self.data,
+            change=merge(self.change, change or {}),
+            env=dict(self.env),
+        )
+        shutil.copytree(self.output, copy.output)
+        shutil.rmtree(copy.output / "versions", ignore_errors=True)
+        theirs = copy.output / self.run_folder.relative_to(self.output)
+        if theirs != copy.run_folder:
+            theirs.rename(copy.run_folder)
+        return copy
 
     @property
     def run_folder(self) -> Path:

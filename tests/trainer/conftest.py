@@ -26,11 +26,24 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bench(tmp_path: Path, tiny_model: Path, rows: Path) -> Callable[..., Workbench]:
     """Make workbenches; changes are merged into the spec."""
+    return workbenches(tmp_path, tiny_model, rows)
+
+
+@pytest.fixture(scope="module")
+def bench_of_module(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, rows: Path
+) -> Callable[..., Workbench]:
+    """The same for runs that several tests of a module look at."""
+    return workbenches(tmp_path_factory.mktemp("shared"), tiny_model, rows)
+
+
+def workbenches(folder: Path, model: Path, data: Path) -> Callable[..., Workbench]:
+    """Return a maker of workbenches below ``folder``."""
     count = iter(range(1000))
 
     def make(change: dict[str, Any] | None = None, **settings: Any) -> Workbench:
-        values = {"model": tiny_model, "data": rows, **settings}
-        return Workbench(folder=tmp_path / f"run-{next(count)}", change=change or {}, **values)
+        values = {"model": model, "data": data, **settings}
+        return Workbench(folder=folder / f"run-{next(count)}", change=change or {}, **values)
 
     return make
 

@@ -33,17 +33,31 @@ def train_merged(bench: Callable[..., Workbench], **change: Any) -> tuple[Workbe
     return workbench, workbench.run_to("train")
 
 
-@pytest.mark.parametrize("kind", ["LoRA", "DoRA"])
+@pytest.fixture
+def lora(undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path) -> Workbench:
+    """An adapter that is there already: only the merged model is missing."""
+    return undisturbed[0].fork(tmp_path / "lora", MERGED)
+
+
+@pytest.fixture
+def dora(bench: Callable[..., Workbench]) -> Workbench:
+    """A run that trains and merges."""
+    change = {"method": {"adapter": {"type": "DoRA"}}, "hyperparameters": {"maxSteps": 4}}
+    workbench = bench({**change, **MERGED})
+    workbench.run_to("prepare")
+    return workbench
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_merged_model_stands_alone_and_answers_as_the_adapter_does(
-    bench: Callable[..., Workbench], tiny_model: Path, kind: str
+    request: pytest.FixtureRequest, tiny_model: Path, kind: str
 ) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    workbench, ended = train_merged(
-        bench, method={"adapter": {"type": kind}}, hyperparameters={"maxSteps": 4}
-    )
+    workbench = request.getfixturevalue(kind)
+    ended = workbench.run_to("train")
     folder = workbench.run_folder / "merged"
     assert f"{folder}" in ended.messages
     store = open_store(f"file://{workbench.output}")

@@ -60,14 +60,13 @@ def test_second_run_reuses_everything(undisturbed: tuple[Workbench, dict[str, An
     assert not (workbench.output / "versions/default/tiny/2").exists()
 
 
-def test_missed_goal_publishes_nothing(bench: Callable[..., Workbench]) -> None:
-    workbench = bench(
-        {
-            "goal": {"metric": "exactMatch", "atLeast": "1"},
-            "hyperparameters": {"maxSteps": 1, "learningRate": "1e-6"},
-        }
-    )
-    result = workbench.run_to("prepare", "train", "evaluate").result
+def test_missed_goal_publishes_nothing(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    trained, _ = undisturbed
+    workbench = trained.fork(tmp_path / "run", {"goal": {"metric": "loss", "atMost": "0"}})
+    shutil.rmtree(workbench.run_folder / "evaluation")
+    result = workbench.run_to("evaluate").result
     assert result["goalMet"] is False
     assert "MISSED" in result["goalMessage"]
     assert "version" not in result
@@ -179,6 +178,20 @@ def test_bad_settings_end_with_the_value_and_the_remedy(
     assert not (workbench.output / "versions").exists()
 
 
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_what_needs_no_torch_starts_without_it(bench: Callable[..., Workbench], stage: str) -> None:
+    workbench = bench({"hyperparameters": {"microBatchSize": 3}})
+    if stage == "train":
+        workbench.run_to("prepare")
+    workbench.env["PYTHONPROFILEIMPORTTIME"] = "1"
+    ended = workbench.run(stage)
+    assert ended.exit_code == {"prepare": 0, "train": 64}[stage], ended.messages
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "finetune_trainer.storage" in imported
+    assert not imported & {"torch", "trl", "accelerate"}
+    assert "PyTorch was not found" not in ended.stderr
+
+
 def test_gpus_asked_for_and_none_visible_is_a_user_error(bench: Callable[..., Workbench]) -> None:
     workbench = bench({"resources": {"gpusPerNode": 1}}, env={"FINETUNE_ALLOW_CPU": "0"})
     workbench.run_to("prepare")
@@ -210,14 +223,7 @@ def test_tampered_adapter_is_named_and_not_evaluated(
     undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
 ) -> None:
     workbench, _ = undisturbed
-    copy = Workbench(
-        folder=tmp_path / "tampered", model=workbench.model, data=workbench.data,
-        change={"output": {"uri": f"file://{tmp_path}/tampered/out"}},
-    )  # fmt: skip
-    original = workbench.run_folder
-    shutil.copytree(workbench.output, copy.output)
-    original_in_copy = copy.output / original.relative_to(workbench.output)
-    shutil.move(original_in_copy, copy.run_folder)
+    copy = workbench.fork(tmp_path / "tampered")
     shutil.rmtree(copy.run_folder / "evaluation")
     weights = copy.run_folder / "adapter/adapter_model.safetensors"
     data = bytearray(weights.read_bytes())

@@ -116,9 +116,7 @@ def decide_recipe(
     spec = job.spec
     hyper = spec.hyperparameters
     world_size = job.world_size
-    bfloat16 = decide_bfloat16(
-        hyper.precision, hardware, strategy=spec.resources.strategy if world_size > 1 else "DDP"
-    )
+    bfloat16 = decide_bfloat16(job, hardware, use_gpu=use_gpu)
     global_batch = decide_global_batch(hyper.global_batch_size, data.num_rows, world_size)
     per_rank = global_batch // world_size
     longest = min(data.longest_tokens, hyper.max_sequence_length)
@@ -159,9 +157,7 @@ def decide_recipe(
         world_size=world_size,
         total_steps=total_steps,
         epochs=epochs,
-        strategy=decide_strategy(
-            spec.resources.strategy, world_size, memory, available, use_gpu=use_gpu
-        ),
+        strategy=decide_strategy(job, memory=memory, available=available, use_gpu=use_gpu),
         bfloat16=bfloat16,
         activation_checkpointing=checkpointing,
         padding_free=spec.method.packing == "Auto"
@@ -170,6 +166,30 @@ def decide_recipe(
         use_gpu=use_gpu,
         estimated_memory_bytes=memory,
     )
+
+
+def check_settings(job: ResolvedJob, hardware: Hardware, *, num_rows: int, use_gpu: bool) -> None:
+    """Refuse what :func:`decide_recipe` would refuse, without tokens, model or ranks.
+
+    The parent of a run asks this, so that a wrong setting costs seconds and not the start of
+    every rank.
+
+    Args:
+        job: The effective job.
+        hardware: What this node offers.
+        num_rows: Training rows.
+        use_gpu: Ranks run on GPUs.
+
+    Raises:
+        UserError: Settings contradict each other or the hardware; the message names the values.
+    """
+    hyper = job.spec.hyperparameters
+    decide_bfloat16(job, hardware, use_gpu=use_gpu)
+    per_rank = (
+        decide_global_batch(hyper.global_batch_size, num_rows, job.world_size) // job.world_size
+    )
+    decide_micro_batch(hyper.micro_batch_size, per_rank, longest=1, budget=per_rank)
+    decide_strategy(job, memory=0, available=hardware.memory_bytes, use_gpu=use_gpu)
 
 
 def decide_learning_rate(asked: str, model: ModelShape, total_steps: int, *, full: bool) -> float:
@@ -221,14 +241,16 @@ def decide_micro_batch(asked: int | str, per_rank: int, *, longest: int, budget:
     return max([n for n in divisors if n * longest <= budget], default=1)
 
 
-def decide_bfloat16(asked: str, hardware: Hardware, *, strategy: str) -> bool:
+def decide_bfloat16(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> bool:
     """Return whether to compute in bfloat16.
 
     Raises:
         UserError: It was asked for and the device or the strategy cannot.
     """
+    asked = job.spec.hyperparameters.precision
+    strategy = _asked_strategy(job)
     # transformers takes bfloat16 under DeepSpeed for a matter of GPUs.
-    is_cpu_zero = strategy in ("ZeRO2", "ZeRO3") and hardware.num_gpus == 0
+    is_cpu_zero = strategy in ("ZeRO2", "ZeRO3") and not use_gpu
     if asked == "BFloat16" and is_cpu_zero:
         raise UserError(
             "PrecisionUnsupported",
@@ -246,28 +268,35 @@ def decide_bfloat16(asked: str, hardware: Hardware, *, strategy: str) -> bool:
     )
 
 
-def decide_strategy(
-    asked: str, world_size: int, memory: int, available: int, *, use_gpu: bool
-) -> str:
+def decide_strategy(job: ResolvedJob, *, memory: int, available: int, use_gpu: bool) -> str:
     """Return how ranks share the work.
+
+    Args:
+        job: The effective job.
+        memory: Estimate of what one rank needs, bytes.
+        available: What one rank has, bytes.
+        use_gpu: Ranks run on GPUs.
 
     Raises:
         UserError: FSDP2 on CPU, where accelerate would silently run DDP instead.
     """
-    if asked == "FSDP2" and not use_gpu:
+    if job.spec.resources.strategy == "FSDP2" and not use_gpu:
         raise UserError(
             "StrategyUnsupported",
             "resources.strategy FSDP2 needs GPUs (on CPU it would silently fall back to DDP); use "
             "DDP or ZeRO2",
         )
-    if world_size == 1:
-        # Nothing to share; DeepSpeed would only add its start-up.
-        return "DDP"
+    asked = _asked_strategy(job)
     if asked != "Auto":
         return asked
     if use_gpu and memory > 0.9 * available:
         return "FSDP2"
     return "DDP"
+
+
+def _asked_strategy(job: ResolvedJob) -> str:
+    # One rank has nothing to share; DeepSpeed would only add its start-up.
+    return job.spec.resources.strategy if job.world_size > 1 else "DDP"
 
 
 def estimate_memory_bytes(

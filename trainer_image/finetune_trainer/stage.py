@@ -17,6 +17,7 @@ from finetune_api.trainer import (
 from finetune_trainer.context import StageContext, read_job
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.failures import classify
+from finetune_trainer.process import hide_torch
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
 from finetune_trainer.report.termination import write_termination
@@ -30,6 +31,8 @@ def run_stage(stage: Stage, job_path: Path) -> int:
     emit = EventEmitter(stage, push=push)
     try:
         context = StageContext.from_environment(read_job(job_path), emit)
+        if stage is Stage.PREPARE and not context.job.spec.model.trust_remote_code:
+            hide_torch()
         result = _function_of(stage)(context)
     except Exception as error:
         return _end_with(emit, classify(error))

@@ -21,6 +21,7 @@ from finetune_trainer.launch import Topology, read_topology, run_ranks
 from finetune_trainer.merged import publish_merged
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
 from finetune_trainer.model.merge import check_mergeable
+from finetune_trainer.recipe import check_settings
 from finetune_trainer.sft.worker import WorkerPlan
 from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
 
@@ -48,6 +49,7 @@ def train(context: StageContext) -> TrainResult:
     if job.spec.resources.gpus_per_node and not use_gpu:
         context.emit.message("no GPU is visible and CPU is allowed: training on CPU")
     prepared = read_prepared(context)
+    check_settings(job, hardware, num_rows=len(prepared.train), use_gpu=use_gpu)
     model_dir, revision = context.model_folder()
     check_mergeable(job.spec, model_dir)
     topology = _topology(context)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from finetune_api.trainer import ResolvedJob, resolve_job
@@ -16,6 +17,7 @@ from finetune_trainer.recipe import (
     DataShape,
     ModelShape,
     Recipe,
+    check_settings,
     decide_global_batch,
     decide_learning_rate,
     decide_micro_batch,
@@ -139,3 +141,49 @@ def test_zero_on_cpu_computes_in_float32(strategy: str) -> None:
 def test_one_rank_has_nothing_to_share() -> None:
     recipe = decide({"resources": {"gpusPerNode": 1, "strategy": "ZeRO3"}})
     assert (recipe.strategy, recipe.bfloat16) == ("DDP", True)
+
+
+@given(
+    strategy=st.sampled_from(["Auto", "DDP", "FSDP2", "ZeRO2", "ZeRO3"]),
+    precision=st.sampled_from(["Auto", "BFloat16", "Float32"]),
+    gpus=st.integers(0, 4),
+    global_batch=st.one_of(st.just("auto"), st.integers(1, 12)),
+    micro_batch=st.one_of(st.just("auto"), st.integers(1, 12)),
+    use_gpu=st.booleans(),
+    can_bfloat16=st.booleans(),
+)
+def test_settings_are_refused_before_the_ranks_start_exactly_when_a_rank_would_refuse_them(
+    strategy: str, precision: str, gpus: int, global_batch: int | str, micro_batch: int | str,
+    use_gpu: bool, can_bfloat16: bool,
+) -> None:  # fmt: skip
+    assume(strategy != "FSDP2" or gpus)  # the API refuses it
+    asked = {
+        "resources": {"gpusPerNode": gpus, "strategy": strategy},
+        "hyperparameters": {
+            "precision": precision,
+            "globalBatchSize": global_batch,
+            "microBatchSize": micro_batch,
+        },
+    }
+    hardware = Hardware(
+        num_gpus=4 * use_gpu, memory_bytes=80 * GIB, supports_bfloat16=can_bfloat16, num_cpus=8
+    )
+
+    def words(check: Callable[[], object]) -> str | None:
+        try:
+            check()
+        except UserError as error:
+            return error.message
+        return None
+
+    late = words(lambda: decide(asked, hardware=hardware, use_gpu=use_gpu))
+    early = words(
+        lambda: check_settings(job(asked), hardware, num_rows=ROWS.num_rows, use_gpu=use_gpu)
+    )
+    assert early == late
+
+
+def test_zero_on_the_cpu_of_a_host_with_gpus_computes_in_float32() -> None:
+    asked = {"resources": {"gpusPerNode": 2, "strategy": "ZeRO2"}}
+    assert not decide(asked, hardware=GPU, use_gpu=False).bfloat16
+    assert decide(asked, hardware=GPU, use_gpu=True).bfloat16
