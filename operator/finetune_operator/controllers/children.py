@@ -123,7 +123,9 @@ class Children:
             except Forbidden:
                 warnings[pod] = ""
                 continue
-            latest = max(found.items, key=_event_time, default={})
+            # The scheduler's are older: these pods have a node.
+            told = [event for event in found.items if event.get("reason") != "FailedScheduling"]
+            latest = max(told, key=_event_time, default={})
             warnings[pod] = str(latest.get("message") or "")
         return replace(observed, warnings=warnings)
 

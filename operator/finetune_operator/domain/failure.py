@@ -305,8 +305,8 @@ def cause_of_waiting(pod: Object, now: datetime, *, warning: str = "") -> Cause 
         return Cause(
             failure_class=FailureClass.USER_ERROR,
             reason="VolumesNotReady",
-            message=f"The container does not start: {warning}. Do the Secrets and claims that the"
-            " job names exist in its namespace?",
+            message=f"The container does not start: {warning.rstrip('. ')}. Do the Secrets and"
+            " claims that the job names exist in its namespace?",
             **where,
         )
     return None
@@ -329,10 +329,14 @@ def _unschedulable(pod: Object, scheduled: Mapping[str, Any]) -> Cause:
     )
 
 
-def seconds_waiting(pod: Object, now: datetime) -> float:
-    """Return how long a pod has been waiting for its container, in seconds."""
-    created = parse_timestamp(pod["metadata"].get("creationTimestamp"))
-    return 0.0 if created is None else (now - created).total_seconds()
+def seconds_waiting(obj: Object, now: datetime) -> float:
+    """Return how long an object has been waiting, in seconds.
+
+    A pod waits for its container from the moment it has a node: for a node it may wait for days.
+    """
+    since = obj["status"].get("scheduledTime") or obj["metadata"].get("creationTimestamp")
+    begun = parse_timestamp(since)
+    return 0.0 if begun is None else (now - begun).total_seconds()
 
 
 def is_stuck(pod: Object, now: datetime) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_operator.domain.conditions import find_condition
 from finetune_operator.domain.retry import Ledger
 from finetune_operator.render.names import (
     ACTIVE_SECONDS_ANNOTATION,
@@ -179,6 +180,10 @@ def trim_pod(obj: Object) -> Object:
     ]
     if conditions:
         kept["conditions"] = conditions
+    if kept["phase"] == "Pending":
+        scheduled = find_condition(status.get("conditions"), "PodScheduled") or {}
+        if scheduled.get("status") == "True" and scheduled.get("lastTransitionTime"):
+            kept["scheduledTime"] = scheduled["lastTransitionTime"]
     for container in status.get("containerStatuses") or ():
         if container.get("name") == CONTAINER:
             kept["container"] = _trim_state(container.get("state") or {})

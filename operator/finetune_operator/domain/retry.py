@@ -92,10 +92,16 @@ def is_disrupted(pod: Object) -> bool:
 
 def is_counted(pod: Object) -> bool:
     """Return whether the Job controller counts the end of this pod against backoffLimit."""
-    if pod["status"]["phase"] != "Failed" or is_disrupted(pod):
-        return False
+    code = _exit_code(pod)
+    # The container ends a moment before its pod.
+    has_failed = pod["status"]["phase"] == "Failed" or bool(code)
+    return has_failed and not is_disrupted(pod) and code not in UNCOUNTED_EXIT_CODES
+
+
+def _exit_code(pod: Object) -> int | None:
     ended = (pod["status"].get("container") or {}).get("terminated") or {}
-    return ended.get("exitCode") not in UNCOUNTED_EXIT_CODES
+    code = ended.get("exitCode")
+    return None if code is None else int(code)
 
 
 def may_be_retried(pods: Iterable[Object], backoff_limit: int) -> bool:
@@ -106,8 +112,7 @@ def may_be_retried(pods: Iterable[Object], backoff_limit: int) -> bool:
         backoff_limit: That of its Job.
     """
     counted = [pod for pod in pods if is_counted(pod)]
-    codes = [(p["status"].get("container") or {}).get("terminated", {}) for p in counted]
-    if any(code.get("exitCode") in NON_RETRYABLE_EXIT_CODES for code in codes):
+    if any(_exit_code(pod) in NON_RETRYABLE_EXIT_CODES for pod in counted):
         return False
     return len(counted) <= backoff_limit
 

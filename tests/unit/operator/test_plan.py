@@ -453,6 +453,7 @@ def test_a_failure_that_is_retried_is_told_with_class_cause_and_remedy(
 def test_a_retry_is_only_told_where_one_follows(limit, codes, will_go_on):
     body = trained(job(backoffLimit=limit))
     dead = tuple(ended(TRAIN, code, name=f"p{index}") for index, code in enumerate(codes))
+    dead[-1]["status"]["phase"] = "Running"  # its container has ended, it has not yet
     known = merged(
         stages_done(PREPARE),
         {"jobs": {TRAIN: child(TRAIN, status={"startTime": timestamp(NOW)})}},
@@ -569,6 +570,21 @@ def test_a_pod_stuck_in_creation_has_its_warnings_looked_up():
     assert made.first == ()
     assert made.status["lastFailure"]["reason"] == "VolumesNotReady"
     assert 'secret "s3-rw" not found' in condition(made, "Training")["message"]
+
+
+def test_a_pod_that_waited_long_for_its_node_has_as_long_to_start_as_any_other():
+    body = trained()
+    scheduled = [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": timestamp(at(5000))}
+    ]
+    young = waiting(TRAIN, "ContainerCreating", conditions=scheduled)
+    made = plan(observe(body, **with_train_pod(body, young)), at(5005), CONFIG)
+    assert made.first == ()
+    assert made.requeue_after == pytest.approx(15)
+    pulling = waiting(TRAIN, "ErrImagePull", "registry restarts", conditions=scheduled)
+    made = plan(observe(body, **with_train_pod(body, pulling)), at(5005), CONFIG)
+    assert condition(made, "Training")["reason"] == "ErrImagePull"
+    assert not is_terminal(made.status)
 
 
 def test_a_young_pod_is_left_in_peace():
