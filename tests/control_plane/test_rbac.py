@@ -38,11 +38,10 @@ from finetune_operator.kube.resource import (
 from finetune_operator.render.config import render_config_map
 from finetune_operator.render.service import render_service
 from support.eventually import eventually_async
+from support.rights import rules_of, used
 
 USER = "system:serviceaccount:finetune-system:finetune-operator"
 BINDINGS = Resource(group="", version="v1", plural="bindings", kind="Binding")
-# Discovery and reviews of oneself: what every authenticated user may do.
-COMMON = {"selfsubjectaccessreviews", "selfsubjectrulesreviews"}
 
 
 def rendered_rbac() -> list[dict]:
@@ -64,37 +63,6 @@ def rendered_rbac() -> list[dict]:
         for document in documents
         if document and document["apiVersion"].startswith("rbac.authorization.k8s.io")
     ]
-
-
-def rules_of(documents) -> set[tuple[str, str, str]]:
-    """Return (verb, group, resource) of the roles the operator is bound to."""
-    bound = {document["roleRef"]["name"] for document in documents if "roleRef" in document}
-    return {
-        (verb, group, resource)
-        for document in documents
-        if document["metadata"]["name"] in bound and "rules" in document
-        for rule in document["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
-
-
-def used(audit: AuditLog) -> tuple[set[tuple[str, str, str]], list[str]]:
-    """Return what the operator asked for, and what was refused."""
-    found, refused = set(), []
-    for entry in audit.entries():
-        reference = entry["objectRef"]
-        if entry["user"]["username"] != USER or reference["resource"] in COMMON:
-            continue
-        resource = reference["resource"]
-        if reference.get("subresource"):
-            resource += f"/{reference['subresource']}"
-        right = (entry["verb"], reference.get("apiGroup", ""), resource)
-        if entry["responseStatus"].get("code") == 403:
-            refused.append(f"{right}: {entry['responseStatus'].get('message')}")
-        found.add(right)
-    return found, refused
 
 
 async def test_the_chart_grants_exactly_what_the_operator_uses(private_control_plane, tmp_path):
@@ -127,7 +95,7 @@ async def test_the_chart_grants_exactly_what_the_operator_uses(private_control_p
                 await live_through_everything(client, connection, port)
     finally:
         operator.stop()
-    found, refused = used(audit)
+    found, refused = used(audit.entries(), {USER})
     assert refused == []
     assert found - rules == set()
     assert rules - found == set()

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from benchmarks.control_plane.measure import AuditLog
 
 from devcluster.node import Node
-from e2e.world import Body, Tenant, helm, install_operator
+from e2e.world import Body, Tenant, helm, install_operator, limit_disk
 from manifests import NAMESPACE, RELEASE
 from support.stages import Workbench, write_rows
 from support.tiny_models import make_model
 
+BUCKETS = {"team-a": "team-a", "team-b": "team-b", "strict": "team-a", "cramped": "team-a"}
 STRICT_RELEASE = "finetune-strict"  # its own names and Lease: two installations side by side
 
 
@@ -40,18 +42,29 @@ def tenants(
     materials: Workbench,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Tenant]]:
-    """Namespaces `team-a`, `team-b` and `strict`; the last one's operator allows no CPU."""
+    """Namespaces by name: `strict` has an operator that allows no CPU, `cramped` little disk."""
     suffix = secrets.token_hex(2)
     found = {}
-    for name, bucket in (("team-a", "team-a"), ("team-b", "team-b"), ("strict", "team-a")):
+    for name, bucket in BUCKETS.items():
         folder: Path = tmp_path_factory.mktemp(f"credentials-{name}")
         tenant = Tenant.create(node_cluster, f"e2e-{name}-{suffix}", bucket, folder)
         tenant.upload(materials.model, "model")
         tenant.upload(materials.data, "rows.jsonl")
         found[name] = tenant
+    limit_disk(found["cramped"])
     yield found
     for tenant in found.values():
         node_cluster.kubectl("delete", "namespace", tenant.namespace, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def audit(node_cluster: Node) -> AuditLog | None:
+    """What the API server is asked from now on; None if it keeps no log."""
+    if not node_cluster.audit_log.exists():
+        return None
+    log = AuditLog(node_cluster.audit_log)
+    log.mark()
+    return log
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +72,10 @@ def installation(
     node_cluster: Node,
     project_images: dict[str, str],
     tenants: dict[str, Tenant],
+    audit: AuditLog | None,  # from before the first operator started
 ) -> Iterator[None]:
     """The operator from its own image, twice: once with and once without leave to use the CPU."""
-    plans = ((RELEASE, ("team-a", "team-b"), True), (STRICT_RELEASE, ("strict",), False))
+    plans = ((RELEASE, ("team-a", "team-b", "cramped"), True), (STRICT_RELEASE, ("strict",), False))
     for release, names, allow_cpu in plans:
         install_operator(
             node_cluster,

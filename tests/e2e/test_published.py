@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
+import json
 
 import pytest
 
-from e2e.world import Body, Job, Tenant
+from e2e.world import RESUMED, Body, Job, Tenant, is_training
 from finetune_cli.verify import verify_uri
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage import open_store
@@ -15,7 +15,6 @@ from support.stages import Workbench
 
 pytestmark = pytest.mark.slow
 
-RESUMED = re.compile(r"resuming from the checkpoint of step [1-9]")
 STAGE = "finetune.dev/stage"
 TWO_NODES = {
     "resources": {"nodes": 2, "gpusPerNode": 1},
@@ -23,8 +22,8 @@ TWO_NODES = {
 }
 ALONE = "1500m"  # these run when the node is free
 ZERO = {"resources": {"strategy": "ZeRO2", "gpusPerNode": 2, "cpu": ALONE}}
-PAUSED = {
-    "hyperparameters": {"maxSteps": 400},
+INTERRUPTED = {
+    "hyperparameters": {"maxSteps": 300},
     "checkpoint": {"everySteps": 20},
     "resources": {"cpu": ALONE},
 }
@@ -87,30 +86,50 @@ def test_zero2_publishes(
     assert "ZeRO2 on CPU" in job.kubectl("logs", f"job/{job.name}-train")
 
 
+def test_an_evicted_pod_costs_no_retry_and_its_job_resumes_and_publishes(
+    team_a: Tenant, spec: Body
+) -> None:
+    job = team_a.submit("evicted", spec, {**INTERRUPTED, "backoffLimit": 0})
+    job.wait(is_training)
+    (pod,) = job.running_pods()
+    name, namespace = pod["metadata"]["name"], team_a.namespace
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": name, "namespace": namespace},
+    }
+    path = f"/api/v1/namespaces/{namespace}/pods/{name}/eviction"
+    job.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    status = job.wait(lambda s: s["attempts"]["preemptions"])
+    failure = status["lastFailure"]
+    assert (failure["class"], failure["reason"]) == ("Evicted", "EvictionByEvictionAPI")
+    assert (failure["stage"], failure["pod"], failure["node"]) == ("train", name, "devcluster")
+    assert "does not count against backoffLimit" in failure["message"]
+    told = [e["message"] for e in job.events() if e["reason"] == "Retrying"]
+    assert any(name in message and failure["message"] in message for message in told)
+    eventually(lambda: RESUMED.search(job.logs("train")), timeout=120, interval=1)
+    attempts = job.wait_published()["attempts"]
+    assert (attempts["counted"], attempts["preemptions"]) == (0, 1)
+
+
 def test_a_suspended_job_holds_no_pod_and_resumes_at_its_checkpoint(
     team_a: Tenant, spec: Body
 ) -> None:
-    job = team_a.submit("paused", spec, PAUSED)
-    job.wait(
-        lambda s: s.get("progress", {}).get("stage") == "train" and s["progress"]["step"] >= 25
-    )
+    job = team_a.submit("paused", spec, INTERRUPTED)
+    job.wait(is_training)
     job.kubectl("patch", "ftj", job.name, "--type=merge", "-p", '{"spec":{"suspend":true}}')
     job.wait(lambda s: s["phase"] == "Suspended")
-    eventually(lambda: not _running_pods(job), timeout=90, interval=0.5)
+    eventually(lambda: not job.running_pods(), timeout=90, interval=0.5)
     job.kubectl("patch", "ftj", job.name, "--type=merge", "-p", '{"spec":{"suspend":false}}')
-    eventually(lambda: _running_pods(job), timeout=90, interval=0.5)
-    eventually(
-        lambda: RESUMED.search(job.kubectl("logs", f"job/{job.name}-train", "--tail=200")),
-        timeout=120,
-        interval=1,
-    )
+    eventually(lambda: job.running_pods(), timeout=90, interval=0.5)
+    eventually(lambda: RESUMED.search(job.logs("train")), timeout=120, interval=1)
     job.wait_published()
 
 
 def test_deleting_a_job_takes_its_children_along(one_node: Job, spec: Body) -> None:
     one_node.wait_published()
     job = one_node.tenant.submit("deleted", spec)
-    eventually(lambda: _running_pods(job), timeout=120, interval=0.5)
+    eventually(lambda: job.running_pods(), timeout=120, interval=0.5)
     job.delete()
     eventually(
         lambda: not any(job.list(kind) for kind in ("jobs", "pods", "configmaps")),
@@ -128,7 +147,3 @@ def test_tenants_cannot_read_each_others_adapters(one_node: Job, two_nodes: Job)
         with pytest.raises(TrainerError) as refused:
             open_store(folder, other.tenant.access).read_bytes(key)
         assert refused.value.reason == "AccessDenied"
-
-
-def _running_pods(job: Job) -> list[Body]:
-    return [p for p in job.list("pods") if p["status"]["phase"] in ("Pending", "Running")]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,14 @@ from manifests import CHART, NAMESPACE, find_helm
 from support.eventually import eventually
 from support.stages import merge
 
+HAS_KUEUE = os.environ.get("DEVCLUSTER_KUEUE") == "1"
 SECRET = "object-store"
 OPERATOR_LABEL = "app.kubernetes.io/name=finetune-operator"
+DISK = "512Ki"  # of a pod in a cramped namespace: less than the tiny model
 JOB_CPU = "500m"  # three pods fit the smallest host; one thread each
 JOB_TIMEOUT_SECONDS = 420.0
 POLL_SECONDS = 0.5
+RESUMED = re.compile(r"resuming from the checkpoint of step [1-9]")
 
 Body = dict[str, Any]
 
@@ -34,6 +39,7 @@ def install_operator(
         "image": _image(images["operator"]),
         "trainerImage": _image(images["trainer"]),
         "watch": {"namespaces": namespaces},
+        "kueue": {"enabled": HAS_KUEUE},
         "config": {
             "allowCpu": allow_cpu,
             "allowedEndpoints": [node.object_store.endpoint],
@@ -113,8 +119,8 @@ class Tenant:
             store.upload_file(file, f"{key}/{file.name}" if path.is_dir() else key)
         return f"s3://{self.bucket}/{key}"
 
-    def submit(self, name: str, spec: Body, change: Body | None = None) -> Job:
-        """Apply a FineTuneJob with this tenant's storage."""
+    def document(self, name: str, spec: Body, change: Body | None = None) -> Body:
+        """Return a FineTuneJob with this tenant's storage."""
         store = self.node.object_store
         own = {
             "model": {"uri": f"s3://{self.bucket}/model", "credentialsRef": {"name": SECRET}},
@@ -126,13 +132,16 @@ class Tenant:
             "output": {"uri": f"s3://{self.bucket}/out", "credentialsRef": {"name": SECRET}},
             "s3": {"endpoint": store.endpoint},
         }
-        document = {
+        return {
             "apiVersion": "finetune.dev/v1alpha1",
             "kind": "FineTuneJob",
             "metadata": {"name": name, "namespace": self.namespace},
             "spec": merge(merge(spec, own), change or {}),
         }
-        apply(self.node, document)
+
+    def submit(self, name: str, spec: Body, change: Body | None = None) -> Job:
+        """Apply a FineTuneJob with this tenant's storage."""
+        apply(self.node, self.document(name, spec, change))
         return Job(tenant=self, name=name)
 
 
@@ -160,6 +169,14 @@ class Job:
         """Return this job's children of a kind."""
         selector = f"finetune.dev/job={self.name}"
         return json.loads(self.kubectl("get", kind, "-l", selector, "-o", "json"))["items"]
+
+    def running_pods(self) -> list[Body]:
+        """Return the pods that hold resources."""
+        return [p for p in self.list("pods") if p["status"]["phase"] in ("Pending", "Running")]
+
+    def logs(self, stage: str) -> str:
+        """Return what the newest pod of a stage has said lately."""
+        return self.kubectl("logs", f"job/{self.name}-{stage}", "--tail=200")
 
     def events(self) -> list[Body]:
         """Return the events about the job itself."""
@@ -220,6 +237,12 @@ class Job:
         return "\n".join(parts)
 
 
+def is_training(status: Body) -> bool:
+    """Whether a checkpoint is there, and steps are left."""
+    progress = status.get("progress", {})
+    return progress.get("stage") == "train" and progress.get("step", 0) >= 25
+
+
 def apply(node: Node, *documents: Body) -> None:
     """Apply objects as a user would.
 
@@ -233,6 +256,19 @@ def secret_manifest(namespace: str, name: str, values: dict[str, str]) -> Body:
     """Return a Secret."""
     metadata = {"name": name, "namespace": namespace}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
+
+
+def limit_disk(tenant: Tenant) -> None:
+    """Let an administrator bound what pods of a namespace may write, as clusters do."""
+    limit = {"type": "Container", "default": {"ephemeral-storage": DISK}}
+    metadata = {"name": "disk", "namespace": tenant.namespace}
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "LimitRange",
+        "metadata": metadata,
+        "spec": {"limits": [limit]},
+    }
+    apply(tenant.node, manifest)
 
 
 def make_bucket(node: Node, bucket: str) -> None:

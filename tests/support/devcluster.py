@@ -86,7 +86,7 @@ def node_cluster() -> Iterator[Node]:
     """This host's node cluster; with Kueue if the environment has DEVCLUSTER_KUEUE=1.
 
     ``.object_store`` has endpoint and keys, ``.registry`` the address for images, and
-    ``.image("trainer")`` what ``load`` put there.
+    ``.image("trainer")`` what ``load`` put there. One of the session's own has an audit log.
     """
     if use_existing_cluster():
         pytest.skip(
@@ -97,13 +97,17 @@ def node_cluster() -> Iterator[Node]:
     if state is not None and state.ready:
         node = Node(state, NodeOptions())
         if node.is_ready():
-            yield node  # started by `up`: not ours to remove
+            yield _with_kueue(node)  # started by `up`: not ours to remove
             return
-    node = start_node(owner_pid=os.getpid())
+    node = start_node(options=NodeOptions(audit_log=True), owner_pid=os.getpid())
+    yield _with_kueue(node)
+    remove_cluster(node.name)
+
+
+def _with_kueue(node: Node) -> Node:
     if os.environ.get("DEVCLUSTER_KUEUE") == "1":
         install_kueue(node)
-    yield node
-    remove_cluster(node.name)
+    return node
 
 
 @pytest.fixture(scope="session")

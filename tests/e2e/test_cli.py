@@ -1,0 +1,142 @@
+"""The command line as its users have it: the console script, a kubeconfig, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from devcluster.binaries import program
+from devcluster.node import Node
+from e2e.world import JOB_TIMEOUT_SECONDS, RESUMED, Body, Job, Tenant, is_training
+from support.eventually import eventually
+
+pytestmark = pytest.mark.slow
+
+NAME = "by-hand"
+OBJECT = f"finetunejob.finetune.dev/{NAME}"
+SCRIPTS = Path(sys.executable).parent
+INTERRUPTED = {"hyperparameters": {"maxSteps": 300}, "checkpoint": {"everySteps": 20}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shell:
+    """A user's shell: a kubeconfig whose current context is another cluster, S3 keys, a PATH."""
+
+    folder: Path
+    tenant: Tenant
+    environment: dict[str, str]
+
+    @classmethod
+    def create(cls, folder: Path, tenant: Tenant, node: Node) -> Shell:
+        config = yaml.safe_load(node.kubeconfig.read_text())
+        elsewhere = {"server": "https://127.0.0.1:9"}
+        config["clusters"].append({"name": "elsewhere", "cluster": elsewhere})
+        user = config["users"][0]["name"]
+        context = {"cluster": "elsewhere", "user": user}
+        config["contexts"].append({"name": "elsewhere", "context": context})
+        config["current-context"] = "elsewhere"
+        (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+        keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        path = [str(SCRIPTS), str(program("kubectl").parent), os.environ["PATH"]]
+        environment = {
+            **os.environ,
+            **{key: tenant.access.read_credential(key) for key in keys},
+            "KUBECONFIG": str(folder / "kubeconfig"),
+            "PATH": os.pathsep.join(path),
+        }
+        return cls(folder=folder, tenant=tenant, environment=environment)
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start ``finetune ...`` or ``kubectl finetune ...`` on the tenant's namespace."""
+        where = ("--context", "node", "-n", self.tenant.namespace)
+        return subprocess.Popen(
+            [*command, *where],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *command: str) -> str:
+        """Run a command that must succeed; returns what it printed."""
+        with self.start(*command) as process:
+            out, err = process.communicate(timeout=JOB_TIMEOUT_SECONDS)
+        assert process.returncode == 0, f"{' '.join(command)}: {err}{out}"
+        return out
+
+
+@pytest.fixture(scope="module")
+def shell(
+    team_a: Tenant, node_cluster: Node, spec: Body, tmp_path_factory: pytest.TempPathFactory
+) -> Shell:
+    folder = tmp_path_factory.mktemp("home")
+    body = team_a.document(NAME, spec, INTERRUPTED)
+    del body["metadata"]["namespace"]  # -n says it
+    (folder / "job.yaml").write_text(json.dumps(body))
+    return Shell.create(folder, team_a, node_cluster)
+
+
+def test_a_job_is_led_from_submit_to_the_adapter_on_disk(shell: Shell) -> None:
+    job = Job(tenant=shell.tenant, name=NAME)
+    assert shell.run("finetune", "submit", "job.yaml", "--dry-run", "-o", "name") == f"{OBJECT}\n"
+    assert shell.run("finetune", "submit", "job.yaml") == f"{OBJECT} created\n"
+    follower = shell.start("finetune", "logs", "-f", NAME)
+    assert shell.run("finetune", "wait", NAME, "--for", "DatasetReady").endswith(
+        "31 training, 5 validation and 12 held-out rows; 0 left out, 0 truncated.\n"
+    )
+    job.wait(is_training)
+    assert re.search(rf"{NAME} +Training +\d+% +\d+/300 +\d", shell.run("finetune", "list"))
+
+    assert shell.run("finetune", "suspend", NAME) == f"{OBJECT} suspended\n"
+    eventually(lambda: not job.running_pods(), timeout=90, interval=0.5)
+    listed = shell.run("finetune", "list", "-o", "wide")
+    assert re.search(rf"{NAME} +Suspended .* SuspendedByUser", listed)
+    assert shell.run("finetune", "resume", NAME, "-o", "name") == f"{OBJECT}\n"
+
+    ending = shell.run("finetune", "wait", NAME).splitlines()
+    assert ending[-2:] == ["Succeeded", ending[-1]]
+    assert ending[-1].startswith(f"{OBJECT}: Complete=True, Succeeded, Version 1: exactMatch")
+    out, err = follower.communicate(timeout=60)  # ends by itself
+    assert follower.returncode == 0, err
+    assert RESUMED.search(out)
+    told = [line.split(":")[0] for line in out.splitlines()]
+    assert list(dict.fromkeys(told)) == ["prepare", "train", "evaluate"]
+    assert '{"' not in out
+    assert "failed" not in out
+    assert out.splitlines()[-1] == "evaluate: done"
+    assert f"{NAME}: Suspended: spec.suspend is true" in err
+    assert f"{NAME}: Complete=True, Succeeded, Version 1" in err
+
+    described = shell.run("finetune", "describe", NAME)
+    for title in ("Progress", "Conditions", "Data set", "Evaluation", "Adapter", "Events"):
+        assert f"\n{title}:\n" in described
+    assert "Last failure" not in described
+    stored = json.loads(shell.run("finetune", "describe", NAME, "-o", "json"))
+    assert stored["status"]["phase"] == "Succeeded"
+    assert yaml.safe_load(shell.run("finetune", "describe", NAME, "-o", "yaml")) == stored
+
+    copied = shell.run("finetune", "cp", NAME, "adapter")
+    assert copied.startswith("copied and verified")
+    weights = (shell.folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == stored["status"]["artifact"]["sha256"]
+
+
+def test_it_is_a_plugin_of_kubectl_and_deletes(shell: Shell) -> None:
+    shell.run("finetune", "submit", "job.yaml")
+    assert f"{OBJECT}\n" in shell.run("kubectl", "finetune", "list", "-o", "name")
+    assert json.loads(shell.run("kubectl", "finetune", "list", "-o", "json"))["items"]
+    assert shell.run("kubectl", "finetune", "delete", NAME) == f"{OBJECT} deleted\n"
+    with shell.start("finetune", "describe", NAME) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 64
+    assert f'"{NAME}" not found' in err
