@@ -1,22 +1,30 @@
-"""Looks at a user's data file to propose format, columns and metric."""
+"""Looks at a user's data file to propose format, columns and metric.
+
+The stage ``prepare`` reads the same file later, so this reads it with prepare's own reader and asks
+prepare's own recognition: what is proposed here is accepted there.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_cli.errors import CliError
+
+if TYPE_CHECKING:
+    from finetune_trainer.data.rows import RawRow
 
 NUM_PROBED_ROWS = 200
 """Rows looked at; enough to tell labels from texts."""
 
 MAX_LABELS = 100
 MAX_LABEL_CHARACTERS = 40
+MAX_COLUMN_CHARACTERS = 128
+"""Longest column name that a job can hold."""
 
 PROMPT_NAMES = [
     "prompt",
@@ -60,13 +68,8 @@ GROUP_NAMES = [
     "document_id",
 ]
 
-FIELDS_OF_FORMAT = {
-    "Chat": ("messages",),
-    "ShareGPT": ("conversations",),
-    "PromptCompletion": ("prompt", "completion"),
-    "Alpaca": ("instruction", "output"),
-    "Text": ("text",),
-}
+ANSWER_OF_FORMAT = {"PromptCompletion": "completion", "Alpaca": "output"}
+"""Field of the answer, in formats whose answers may be labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +81,7 @@ class DataGuess:
         fields: Field or column names seen.
         prompt: Column of the input, for ``Csv``.
         completion: Column of the answer, for ``Csv``.
+        text: Column of the text, for ``Text`` where it is not called so.
         group: Column that should stay together, if one looks like it.
         has_labels: The answers are few and short: a classification.
         num_rows: Rows looked at.
@@ -87,6 +91,7 @@ class DataGuess:
     fields: tuple[str, ...]
     prompt: str | None = None
     completion: str | None = None
+    text: str | None = None
     group: str | None = None
     has_labels: bool = False
     num_rows: int = 0
@@ -96,103 +101,136 @@ def inspect_data(path: Path) -> DataGuess:
     """Look at the first rows of a file.
 
     Raises:
-        CliError: The file is missing, empty, or of a kind that is not read.
+        CliError: The file is missing, empty, of a kind that is not read, or its rows are nothing
+            that can be learned from.
     """
-    try:
-        rows = list(islice(_rows(path), NUM_PROBED_ROWS))
-    except FileNotFoundError as error:
-        raise CliError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CliError(f"cannot read {path}: {error}") from error
+    if not path.exists():
+        raise CliError(f"{path}: no such file")
+    if path.is_dir():
+        raise CliError(f"{path} is a folder; name one of the files in it")
+    rows = _read_first_rows(path)
     if not rows:
         raise CliError(f"{path} holds no rows")
-    return guess_format(rows, is_table=path.suffix.lower() in (".csv", ".tsv"))
+    return guess_format(rows, where=str(path))
 
 
-def guess_format(rows: list[dict[str, Any]], *, is_table: bool) -> DataGuess:
-    """Choose the format by the fields of the first row, columns by their names."""
-    fields = tuple(rows[0])
-    group = next((name for name in fields if name.lower() in GROUP_NAMES), None)
-    for name, needed in FIELDS_OF_FORMAT.items():
-        if all(field in fields for field in needed) and not (name == "Text" and len(fields) > 1):
-            answers = [str(row.get(needed[-1], "")) for row in rows] if len(needed) == 2 else []
-            return DataGuess(
-                format=name,
-                fields=fields,
-                group=group,
-                has_labels=_are_labels(answers),
-                num_rows=len(rows),
-            )
-    if len(fields) < 2:
-        if not is_table:
-            known = "; ".join(f"{n}: {', '.join(f)}" for n, f in FIELDS_OF_FORMAT.items())
-            raise CliError(f"cannot tell what the field {fields} means; known fields are {known}")
-        return DataGuess(format="Text", fields=fields, num_rows=len(rows))
-    completion = _named(fields, COMPLETION_NAMES) or fields[-1]
-    others = tuple(name for name in fields if name != completion)
+def guess_format(rows: Sequence[dict[str, Any]], *, where: str) -> DataGuess:
+    """Choose the format as prepare's ``Auto`` does, and columns by their names.
+
+    Args:
+        rows: The first rows of a file; at least one.
+        where: The file, for messages.
+
+    Raises:
+        CliError: The rows hold nothing that can be learned from.
+    """
+    from finetune_api.v1alpha1.finetunejob import Source
+    from finetune_trainer.data.formats import recognise_format
+    from finetune_trainer.errors import DataError
+
+    fields = tuple(dict.fromkeys(name for row in rows for name in row))
+    texts = [name for name in fields if _is_text_column(name, rows)]
+    group = next((name for name in fields if _is_group_column(name, rows)), None)
+    recognised: str | None = None
+    problem = f"{where}: none of the fields {', '.join(fields)} holds text that can be learned"
+    try:
+        source = Source(uri="file:///data")
+        recognised = recognise_format(source, rows, where=where).format
+    except DataError as error:
+        problem = error.message
+    if recognised == "Text" and texts != ["text"]:
+        recognised = None  # more likely a table that has a column `text` among others
+    if recognised is not None:
+        answer = ANSWER_OF_FORMAT.get(recognised)
+        return DataGuess(
+            format=recognised,
+            fields=fields,
+            group=group,
+            has_labels=answer is not None and _are_labels(rows, answer),
+            num_rows=len(rows),
+        )
+    if not texts or {"chosen", "rejected"} <= set(fields):
+        raise CliError(problem)
+    if len(texts) == 1:
+        return DataGuess(
+            format="Text", fields=fields, text=texts[0], group=group, num_rows=len(rows)
+        )
+    completion = _named(texts, COMPLETION_NAMES) or texts[-1]
+    others = [name for name in texts if name != completion]
     return DataGuess(
         format="Csv",
         fields=fields,
         prompt=_named(others, PROMPT_NAMES) or others[0],
         completion=completion,
         group=group,
-        has_labels=_are_labels([str(row.get(completion, "")) for row in rows]),
+        has_labels=_are_labels(rows, completion),
         num_rows=len(rows),
     )
 
 
-def _named(fields: tuple[str, ...], names: list[str]) -> str | None:
+def _read_first_rows(path: Path) -> list[dict[str, Any]]:
+    from finetune_trainer.data.readers import read_rows
+    from finetune_trainer.data.rows import RowError
+    from finetune_trainer.errors import DataError
+
+    rows = []
+    try:
+        for row in islice(read_rows(path, file=str(path)), NUM_PROBED_ROWS):
+            if isinstance(row, RowError):
+                raise CliError(f"{row}; correct the file", exit_code=DataError.exit_code)
+            _check_encoding(row, path)
+            rows.append(row.fields)
+    except DataError as error:
+        raise CliError(error.message, exit_code=error.exit_code) from error
+    except OSError as error:
+        raise CliError(f"cannot read {path}: {error.strerror or error}") from error
+    except ImportError as error:
+        raise CliError(
+            f"{path}: reading Parquet needs {error.name}; pip install 'finetune-operator[trainer]'"
+        ) from error
+    return rows
+
+
+def _check_encoding(row: RawRow, path: Path) -> None:
+    try:
+        json.dumps(row.fields, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise CliError(
+            f"{path}:{row.line}: the text is not valid UTF-8; convert the file, for example with "
+            "iconv"
+        ) from error
+
+
+def _is_text_column(name: str, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether prepare can use the column as prompt, answer or text: it takes nothing but text."""
+    values = [value for row in rows if (value := row.get(name)) is not None]
+    return (
+        _is_nameable(name)
+        and all(isinstance(value, str) for value in values)
+        and any(value.strip() for value in values)
+    )
+
+
+def _is_group_column(name: str, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether the column is called like a group and has a value in every row, as it then must."""
+    return name.lower() in GROUP_NAMES and all(
+        row.get(name) is not None and str(row[name]).strip() for row in rows
+    )
+
+
+def _is_nameable(name: str) -> bool:
+    return len(name) <= MAX_COLUMN_CHARACTERS and name.splitlines() == [name]
+
+
+def _named(fields: Sequence[str], names: list[str]) -> str | None:
     lowered = {field.lower(): field for field in fields}
     return next((lowered[name] for name in names if name in lowered), None)
 
 
-def _are_labels(answers: list[str]) -> bool:
+def _are_labels(rows: Sequence[dict[str, Any]], column: str) -> bool:
+    answers = [str(row.get(column, "")) for row in rows]
     distinct = set(answers)
     return (
         0 < len(distinct) <= min(MAX_LABELS, len(answers) // 2)
         and max(map(len, distinct)) <= MAX_LABEL_CHARACTERS
     )
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
-    elif suffix in (".jsonl", ".ndjson"):
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _object(line, f"{path}:{number}")
-    elif suffix == ".json":
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-        rows = value.get("data", []) if isinstance(value, dict) else value
-        yield from (row for row in rows if isinstance(row, dict))
-    elif suffix == ".parquet":
-        yield from _parquet_rows(path)
-    else:
-        raise CliError(
-            f"{path}: {suffix or 'a file without ending'} is not read; use .jsonl, .json, .csv or "
-            ".parquet"
-        )
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise CliError(
-            f"{path}: reading Parquet needs pyarrow; pip install 'finetune-operator[trainer]'"
-        ) from error
-    for batch in parquet.ParquetFile(path).iter_batches(batch_size=NUM_PROBED_ROWS):
-        yield from batch.to_pylist()
-
-
-def _object(line: str, place: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CliError(f"{place}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CliError(f"{place}: a row is a JSON object, this is {type(value).__name__}")
-    return value

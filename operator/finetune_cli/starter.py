@@ -137,17 +137,29 @@ def _source(uri: str, guess: DataGuess | None) -> str:
         )
         return "\n".join(lines)
     lines.append(f"        format: {guess.format}")
-    if guess.format == "Csv":
-        lines.append(f"        # The columns seen are {', '.join(guess.fields)}.")
-        columns = [f"prompt: {_quoted(guess.prompt)}", f"completion: {_quoted(guess.completion)}"]
-        if guess.group:
-            columns.append(f"group: {_quoted(guess.group)}")
-        lines.append(f"        columns: {{{', '.join(columns)}}}")
+    columns = {
+        name: column
+        for name in ("prompt", "completion", "text", "group")
+        if (column := getattr(guess, name)) is not None
+    }
+    if guess.format in ("Csv", "Text") and guess.fields != ("text",):
+        seen = ", ".join(map(_one_line, guess.fields))
+        lines.append(f"        # The columns seen are {seen}; what is learned must be text.")
+    if columns:
+        lines.append(f"        columns: {_quoted(columns)}")
+    if guess.prompt is not None:
         lines.append("        # A template puts more around the prompt's columns:")
-        lines.append(f'        # template: "Answer this: {{{{ {guess.prompt} }}}}"')
-    elif guess.group:
-        lines.append(f"        columns: {{group: {_quoted(guess.group)}}}")
+        lines.append(f"        # template: 'Answer this: {{{{ {_jinja_name(guess.prompt)} }}}}'")
     return "\n".join(lines)
+
+
+def _one_line(column: str) -> str:
+    """Return a column's name as a comment can hold it."""
+    return " ".join("".join(c if c.isprintable() else " " for c in column).split())
+
+
+def _jinja_name(column: str) -> str:
+    return column if column.isidentifier() else f'row["{_one_line(column)}"]'
 
 
 def _uri(place: str, folder: Path) -> str:
@@ -166,7 +178,7 @@ def _name(text: str) -> str:
     return name if name and name not in ("job", "data", "train") else "my-first-job"
 
 
-def _quoted(text: str | None) -> str:
-    """Return a scalar as YAML, in quotes where needed."""
-    dumped = to_yaml(text, default_flow_style=True, width=10_000)
+def _quoted(value: str | dict[str, str]) -> str:
+    """Return a scalar or mapping as YAML on one line, in quotes where needed."""
+    dumped = to_yaml(value, default_flow_style=True, width=10_000)
     return dumped.removesuffix("...\n").strip()

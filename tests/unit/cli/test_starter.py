@@ -69,6 +69,27 @@ def test_columns_are_chosen_by_name_and_groups_are_kept(tmp_path: Path) -> None:
     assert (guess.prompt, guess.completion, guess.group) == ("query", "intent", "customer_id")
 
 
+def test_a_group_needs_a_value_in_every_row_and_an_answer_needs_text(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    row = {"user_id": 7, "query": "hello", "label": 1, "reply": "hi"}
+    file.write_text(jsonl(row, {**row, "user_id": None}))
+    guess = inspect_data(file)
+    assert (guess.prompt, guess.completion, guess.group) == ("query", "reply", None)
+
+
+def test_odd_column_names_do_not_break_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text('"a\nb: c",group,"x, y",{z}\n' + "1,2,3,4\n" * 5)
+    text, guess = render_starter(file=tmp_path / "job.yaml", data=str(file))
+    (document,) = parse_documents(text, "job.yaml")
+    assert find_problems(document) == []
+    columns = parse_document(document).spec.dataset.sources[0].columns
+    assert guess is not None
+    assert columns is not None
+    assert (columns.prompt, columns.completion, columns.group) == ("group", "{z}", "group")
+    assert "# The columns seen are a b: c, group, x, y, {z}" in text
+
+
 def test_places_are_used_as_given(tmp_path: Path) -> None:
     text, _ = render_starter(
         file=tmp_path / "job.yaml", data="s3://data/x.jsonl", model="/models/a", output="s3://out"
@@ -82,10 +103,12 @@ def test_places_are_used_as_given(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("missing.csv", None, "no such file"),
-        ("empty.csv", "", "holds no rows"),
-        ("a.txt", "x", ".txt is not read"),
+        ("empty.csv", "", "is empty"),
+        ("header.csv", "a,b\n", "holds no rows"),
+        ("a.txt", "x", "extension .txt; use .jsonl"),
         ("a.jsonl", "{nope", "a.jsonl:1: not JSON"),
-        ("b.jsonl", "[1]", "a row is a JSON object"),
+        ("b.jsonl", "[1]", "expected an object with named fields"),
+        ("", None, "is a folder"),
     ],
 )
 def test_bad_data_is_explained(

@@ -46,6 +46,7 @@ def as_jsonl(rows: list[dict[str, str]]) -> str:
         ("blank.jsonl", "\n" + as_jsonl(ROWS).replace("\n", "\n\n"), [2, 4, 6]),
         ("bom.jsonl", "\ufeff" + as_jsonl(ROWS), [1, 2, 3]),
         ("upper.JSONL", as_jsonl(ROWS), [1, 2, 3]),
+        ("a.ndjson", as_jsonl(ROWS), [1, 2, 3]),
         ("array.json", json.dumps(ROWS), [1, 2, 3]),
         ("data.json", "\ufeff" + json.dumps({"data": ROWS, "version": 1}), [1, 2, 3]),
         ("lines.json", as_jsonl(ROWS), [1, 2, 3]),
@@ -80,9 +81,17 @@ def test_csv_delimiter_is_found(tmp_path: Path, delimiter: str) -> None:
     assert rows == [(2, {"text": f"a{delimiter} b", "label": "c"})]
 
 
+def test_tsv_is_divided_by_tabs_whatever_else_its_header_holds(tmp_path: Path) -> None:
+    text = '\ufefftext, or what, so\tlabel\na, b\t"c\td"\n'
+    rows, errors = read(write(tmp_path, "a.tsv", text))
+    assert errors == []
+    assert rows == [(2, {"text, or what, so": "a, b", "label": "c\td"})]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line", "reason", "message"),
     [
+        ("a.tsv", b"q\tr\n1\t2\n3\n", 3, "WrongFieldCount", "has 1 fields, the header has 2"),
         ("a.jsonl", b'{"q": 1}\n{"q": \n', 2, "NotJson", "not JSON"),
         ("a.jsonl", b'{"q": 1}\n[1]\n', 2, "NotAnObject", "the row is a list"),
         ("a.jsonl", b'{"q": "\xff"}\n', 1, "NotUtf8", "byte 8"),

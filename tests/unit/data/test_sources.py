@@ -21,6 +21,8 @@ from finetune_trainer.storage import ObjectInfo, StorageAccess, open_store
     [
         ("file:///data/rows.jsonl", "file:///data", "rows.jsonl"),
         ("file:///data/my%20rows.CSV", "file:///data", "my rows.CSV"),
+        ("file:///data/rows.ndjson", "file:///data", "rows.ndjson"),
+        ("file:///data/rows.tsv", "file:///data", "rows.tsv"),
         ("file:///data/", "file:///data", ""),
         ("file:///data/v1.2", "file:///data/v1.2", ""),
         ("s3://bucket/rows.parquet", "s3://bucket", "rows.parquet"),
@@ -49,11 +51,18 @@ def fetch(uri: str, folder: Path) -> list[SourceFile]:
 
 def test_a_folder_gives_its_data_files_in_order_with_checksums(tmp_path: Path) -> None:
     names = ["b.jsonl", "a.csv", "sub/c.json", "manifest.json", ".d.csv", ".git/e.csv", "f.txt"]
+    names += ["d.tsv", "e.ndjson"]
     for name in names:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_text(name)
     files = fetch(f"file://{tmp_path}/in", tmp_path / "work")
-    assert [file.name for file in files] == ["a.csv", "b.jsonl", "sub/c.json"]
+    assert [file.name for file in files] == [
+        "a.csv",
+        "b.jsonl",
+        "d.tsv",
+        "e.ndjson",
+        "sub/c.json",
+    ]
     for file in files:
         assert file.path.read_text() == file.name
         assert file.sha256 == hashlib.sha256(file.name.encode()).hexdigest()
@@ -88,13 +97,15 @@ def test_a_repository_missing_on_the_hub_is_a_missing_data_set(tmp_path: Path) -
     assert caught.value.reason == "DatasetNotFound"
 
 
-def version_of(files: list[SourceFile], **spec: Any) -> str:
+def version_of(files: list[SourceFile], model_revision: str = "c" * 40, **spec: Any) -> str:
     body = {
         "model": {"uri": "hf://org/model"},
         "dataset": {"sources": [{"uri": "s3://bucket/rows.jsonl"}]},
         "output": {"uri": "s3://bucket"},
     }
-    return compute_version(FineTuneJobSpec.model_validate({**body, **spec}), [files])
+    return compute_version(
+        FineTuneJobSpec.model_validate({**body, **spec}), [files], model_revision=model_revision
+    )
 
 
 def make_file(name: str = "rows.jsonl", sha256: str = "a" * 64) -> SourceFile:
@@ -132,7 +143,6 @@ def test_what_does_not_shape_the_data_leaves_its_version(spec: dict[str, Any]) -
         {"dataset": {**sources(), "maxInvalidRows": 1}},
         {"dataset": {**sources(), "split": {"testPercent": 10}}},
         {"model": {"uri": "hf://org/other"}},
-        {"model": {"uri": "hf://org/model", "revision": "v2"}},
         {"hyperparameters": {"maxSequenceLength": 64}},
     ],
 )
@@ -143,6 +153,7 @@ def test_what_shapes_the_data_changes_its_version(spec: dict[str, Any]) -> None:
 def test_content_and_name_of_files_change_the_version() -> None:
     versions = [
         version_of([make_file()]),
+        version_of([make_file()], model_revision="e" * 40),
         version_of([make_file(sha256="b" * 64)]),
         version_of([make_file(name="other.jsonl")]),
         version_of([make_file(), make_file(name="other.jsonl")]),

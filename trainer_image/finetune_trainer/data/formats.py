@@ -20,7 +20,6 @@ from finetune_trainer.data.messages import (
     read_text,
 )
 from finetune_trainer.data.rows import BadRow
-from finetune_trainer.data.template import PromptTemplate
 from finetune_trainer.errors import DataError, UserError
 
 NUM_PROBED_ROWS = 20
@@ -121,6 +120,9 @@ def build_convert(source: Source, format_name: str, *, conversational: bool, whe
                 return _value(fields, prompt)
 
     if source.template is not None:
+        # Imported here: `finetune init` recognises formats where Jinja need not be installed.
+        from finetune_trainer.data.template import PromptTemplate
+
         read_prompt = PromptTemplate(source.template, where=f"{where}.template").render
 
     def convert(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Read rows from one local file: JSONL, JSON, CSV or Parquet.
+"""Read rows from one local file: JSON Lines, JSON, CSV (or tab-separated) or Parquet.
 
 A bad row never ends the reading: it comes out as a :class:`RowError` between the good ones, so that
 all of them are told at once. Only a file that cannot be read at all raises.
@@ -15,7 +15,7 @@ from typing import Any
 from finetune_trainer.data.rows import RawRow, RowError, make_snippet
 from finetune_trainer.errors import DataError
 
-EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet")
+EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 DELIMITERS = ",;\t|"
 FIELD_CHARACTERS = 64 * 1024 * 1024
 """Longest CSV field; the csv module's own 128 Ki is too short for documents."""
@@ -37,12 +37,14 @@ def read_rows(path: Path, *, file: str) -> Rows:
         DataError: The file is damaged, empty of structure, or in another encoding.
     """
     match path.suffix.lower():
-        case ".jsonl":
+        case ".jsonl" | ".ndjson":
             yield from _read_jsonl(path, file)
         case ".json":
             yield from _read_json(path, file)
         case ".csv":
             yield from _read_csv(path, file)
+        case ".tsv":
+            yield from _read_csv(path, file, delimiter="\t")
         case ".parquet":
             yield from _read_parquet(path, file)
         case other:
@@ -102,14 +104,14 @@ def _read_json(path: Path, file: str) -> Rows:
         yield _as_row(value, file, position)
 
 
-def _read_csv(path: Path, file: str) -> Rows:
+def _read_csv(path: Path, file: str, *, delimiter: str = "") -> Rows:
     with path.open("rb") as stream:
         _refuse_utf16(stream.read(2), file)
     csv.field_size_limit(FIELD_CHARACTERS)
     # Bytes that are not UTF-8 become surrogates, which the row's digest refuses: one bad row then
     # costs itself and not the file.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        delimiter = _sniff_delimiter(stream.read(65536))
+        delimiter = delimiter or _sniff_delimiter(stream.read(65536))
         stream.seek(0)
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
         try:

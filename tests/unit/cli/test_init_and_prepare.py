@@ -1,0 +1,218 @@
+"""What `finetune init` writes is what the stage prepare accepts, and both refuse the same files."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from finetune_api.trainer import PrepareResult, Stage
+from finetune_cli.documents import read_single
+from finetune_cli.errors import CliError
+from finetune_cli.localjob import plan_run
+from finetune_cli.starter import render_starter, write_starter
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.readers import EXTENSIONS
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.prepare import prepare
+from finetune_trainer.report.events import EventEmitter
+from support.tiny_tokenizer import make_tokenizer
+
+NUM_ROWS = 20
+
+
+class Context(StageContext):
+    """A context whose model is a tokenizer made on the spot."""
+
+    def load_tokenizer(self) -> Any:
+        return make_tokenizer()
+
+    def model_folder(self, *, include_weights: bool = True) -> tuple[Path, str]:
+        return self.cache_dir, "made-on-the-spot"
+
+
+def run_prepare(job_file: Path) -> PrepareResult:
+    folder = job_file.parent
+    run = plan_run(read_single(str(job_file)), namespace="default", work_dir=folder / "work")
+    emit = EventEmitter(Stage.PREPARE, stream=io.StringIO())
+    context = Context(job=run.job, emit=emit, work_dir=run.work_dir, cache_dir=folder / "cache")
+    return prepare(context)
+
+
+def rows_of(make: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+    return [make(number) for number in range(NUM_ROWS)]
+
+
+def as_jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def as_parquet(rows: list[dict[str, Any]]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+def as_table(delimiter: str, *names: str) -> bytes:
+    rows = [names, *([f"{name} no. {n}" for name in names] for n in range(NUM_ROWS))]
+    return "".join(delimiter.join(row) + "\n" for row in rows).encode()
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+CHAT = rows_of(lambda n: {"messages": [turn("user", f"ask {n}"), turn("assistant", f"say {n}")]})
+SHAREGPT = rows_of(
+    lambda n: {
+        "conversations": [
+            {"from": "human", "value": f"ask {n}"},
+            {"from": "gpt", "value": f"say {n}"},
+        ]
+    }
+)
+PAIRS = rows_of(lambda n: {"prompt": f"ask {n}", "completion": f"say {n}"})
+ALPACA = rows_of(lambda n: {"instruction": f"ask {n}", "input": "", "output": f"say {n}"})
+TEXTS = rows_of(lambda n: {"text": f"text {n}"})
+SENTENCES = rows_of(lambda n: {"sentence": f"text {n}"})
+LABELLED = rows_of(lambda n: {"text": f"text {n}", "label": n % 2})
+TICKETS = rows_of(lambda n: {"id": n, "user_id": n // 2, "query": f"q {n}", "reply": f"r {n}"})
+PARTLY = [{"id": 1}, *PAIRS[1:]]
+
+COLUMNS_QA = {"prompt": "question", "completion": "answer"}
+GOOD: dict[str, tuple[bytes, str, dict[str, str] | None]] = {
+    "chat.jsonl": (as_jsonl(CHAT), "Chat", None),
+    "chat.parquet": (as_parquet(CHAT), "Chat", None),
+    "sharegpt.json": (json.dumps({"data": SHAREGPT}).encode(), "ShareGPT", None),
+    "pairs.jsonl": (as_jsonl(PAIRS), "PromptCompletion", None),
+    "pairs.ndjson": (as_jsonl(PAIRS), "PromptCompletion", None),
+    "lines.json": (as_jsonl(PAIRS), "PromptCompletion", None),
+    "mark.jsonl": (b"\xef\xbb\xbf" + as_jsonl(PAIRS), "PromptCompletion", None),
+    "pairs.csv": (as_table(",", "prompt", "completion"), "PromptCompletion", None),
+    "alpaca.json": (json.dumps(ALPACA).encode(), "Alpaca", None),
+    "text.jsonl": (as_jsonl(TEXTS), "Text", None),
+    "text.csv": (as_table(",", "text"), "Text", None),
+    "sentence.csv": (as_table(",", "sentence"), "Text", {"text": "sentence"}),
+    "sentence.tsv": (as_table("\t", "sentence"), "Text", {"text": "sentence"}),
+    "sentence.jsonl": (as_jsonl(SENTENCES), "Text", {"text": "sentence"}),
+    "labelled.parquet": (as_parquet(LABELLED), "Text", None),
+    "comma.csv": (as_table(",", "question", "answer"), "Csv", COLUMNS_QA),
+    "semicolon.csv": (as_table(";", "question", "answer"), "Csv", COLUMNS_QA),
+    "bar.CSV": (as_table("|", "question", "answer"), "Csv", COLUMNS_QA),
+    "tab.csv": (as_table("\t", "question", "answer"), "Csv", COLUMNS_QA),
+    "tab.tsv": (as_table("\t", "question", "answer"), "Csv", COLUMNS_QA),
+    "commas.tsv": (
+        as_table("\t", "one, two, three", "answer"),
+        "Csv",
+        {"prompt": "one, two, three", "completion": "answer"},
+    ),
+    "blanks.csv": (as_table(",", " question ", "answer"), "Csv", COLUMNS_QA),
+    "my rows (1).csv": (as_table(",", "question", "answer"), "Csv", COLUMNS_QA),
+    "odd-names.csv": (
+        b'"Ask: {now}, please",true\n' + as_table(",", "question", "answer").partition(b"\n")[2],
+        "Csv",
+        {"prompt": "Ask: {now}, please", "completion": "true"},
+    ),
+    "tickets.jsonl": (
+        as_jsonl(TICKETS),
+        "Csv",
+        {"prompt": "query", "completion": "reply", "group": "user_id"},
+    ),
+    "tickets.parquet": (
+        as_parquet(TICKETS),
+        "Csv",
+        {"prompt": "query", "completion": "reply", "group": "user_id"},
+    ),
+}
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty.jsonl": (b"", "no rows"),
+    "header.csv": (b"question,answer\n", "no rows"),
+    "empty.csv": (b"", "is empty"),
+    "broken.jsonl": (b'{"prompt": "a", "completion": "b"}\n{nope\n', "broken.jsonl:2: not JSON"),
+    "list.jsonl": (b"[1]\n", "list.jsonl:1: the row is a list"),
+    "broken.json": (b'[{"text": "a"},', "broken.json is not JSON"),
+    "number.json": (b"5", "number.json holds a number"),
+    "object.json": (b'{"rows": []}', "object.json holds an object"),
+    "deep.json": (b"[" * 100_000, "deep.json is not JSON"),
+    "torn.parquet": (as_parquet(PAIRS)[:-20], "torn.parquet is not a readable Parquet file"),
+    "wide.jsonl": ("{}".encode("utf-16"), "wide.jsonl is UTF-16; save it as UTF-8"),
+    "wide.json": ("[]".encode("utf-16"), "wide.json is UTF-16; save it as UTF-8"),
+    "wide.csv": ("a,b".encode("utf-16"), "wide.csv is UTF-16; save it as UTF-8"),
+    "latin.csv": ("question,answer\nvoil\u00e0,b\n".encode("latin-1"), "not valid UTF-8"),
+    "latin.jsonl": ('{"text": "voil\u00e0"}\n'.encode("latin-1"), "is not UTF-8"),
+    "short.csv": (b"question,answer\na\n", "short.csv:2: has 1 fields"),
+    "twice.csv": (b"text,text\na,b\n", "names text more than once"),
+    "numbers.jsonl": (b'{"a": 1, "b": 2}\n', "no known format fits the fields a, b"),
+    "preferences.jsonl": (
+        b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n',
+        "preference pairs",
+    ),
+    "rows.txt": (b"a\n", ".txt"),
+}
+
+
+def test_every_file_type_has_a_case() -> None:
+    assert {Path(name).suffix.lower() for name in GOOD} == set(EXTENSIONS)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_init_writes_is_prepared(name: str, tmp_path: Path) -> None:
+    content, expected, columns = GOOD[name]
+    (tmp_path / name).write_bytes(content)
+    file = tmp_path / "job.yaml"
+    text, guess = render_starter(file=file, data=str(tmp_path / name))
+    write_starter(file, text, is_forced=False)
+    source = yaml.safe_load(text)["spec"]["dataset"]["sources"][0]
+    assert (source["format"], source.get("columns")) == (expected, columns)
+    assert guess is not None
+    assert guess.num_rows == NUM_ROWS
+    rows = run_prepare(file).rows
+    assert rows.train + rows.validation + rows.test == NUM_ROWS
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_prepare_refuses_init_refuses_with_a_reason(name: str, tmp_path: Path) -> None:
+    content, message = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    file = tmp_path / "job.yaml"
+    with pytest.raises(CliError) as caught:
+        render_starter(file=file, data=str(tmp_path / name))
+    assert message in caught.value.message
+    assert name in caught.value.message
+    text, _ = render_starter(file=file, data=f"file://{tmp_path / name}")
+    write_starter(file, text, is_forced=False)
+    with pytest.raises(TrainerError):
+        run_prepare(file)
+
+
+def test_init_needs_no_library_of_the_trainer(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(GOOD["semicolon.csv"][0])
+    (tmp_path / "rows.parquet").write_bytes(GOOD["chat.parquet"][0])
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'jinja2', 'pyarrow', 'boto3', 'numpy'):\n"
+        "    sys.modules[name] = None\n"
+        "from finetune_cli.__main__ import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", program, "init", "-o", "-", "--data"]
+    done = subprocess.run(
+        [*command, "rows.csv"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "columns: {prompt: question, completion: answer}" in done.stdout
+    done = subprocess.run(
+        [*command, "rows.parquet"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 64
+    assert "needs pyarrow; pip install 'finetune-operator[trainer]'" in done.stderr
+    assert "Traceback" not in done.stderr
