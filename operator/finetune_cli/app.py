@@ -13,7 +13,7 @@ import typer
 
 from finetune_cli.cluster_app import register
 from finetune_cli.errors import CliError
-from finetune_cli.exits import NOT_MET
+from finetune_cli.exits import NOT_MET, STORAGE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,7 +92,9 @@ def init(
 
 @app.command()
 def validate(
-    files: Annotated[list[str], typer.Argument(help="Job files; - reads standard input.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Job files; - reads standard input.")
+    ],
 ) -> None:
     """Check job files as the API server would. Exit code 1 if one is invalid."""
     from finetune_cli.documents import find_problems, read_documents
@@ -121,7 +123,7 @@ def run(
     ] = "default",
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a field first: path=value. May be repeated."),
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field first. May be repeated."),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew instead of resuming or reusing.")
@@ -142,8 +144,10 @@ def run(
     from finetune_cli.extras import require_trainer
     from finetune_cli.localjob import plan_run
     from finetune_cli.runner import Runner, explain_failure
-    from finetune_cli.summary import print_summary, to_json
+    from finetune_cli.summary import find_obstacle, print_summary, to_json, write_result
 
+    if result_file is not None and (obstacle := find_obstacle(result_file)):
+        raise CliError(f"--result {result_file}: {obstacle}; name a file that can be written")
     planned = plan_run(
         read_single(file),
         namespace=namespace,
@@ -160,17 +164,20 @@ def run(
     finally:
         display.close()
     result = json.dumps(to_json(outcome), indent=1)
-    if result_file is not None:
-        result_file.write_text(result + "\n", encoding="utf-8")
     if as_json:
-        print(result)
+        print(result, flush=True)
     else:
         print_summary(outcome, console)
+    problems = []
     if outcome.failed is not None:
         command = ["finetune", *(part for part in sys.argv[1:] if part != "--fresh")]
         if fresh:
             command += ["--work-dir", str(planned.work_dir)]
-        raise CliError(explain_failure(outcome, command), exit_code=int(outcome.exit_code))
+        problems.append(explain_failure(outcome, command))
+    if result_file is not None and (problem := write_result(result_file, result)):
+        problems.append(problem)
+    if problems:
+        raise CliError("\n".join(problems), exit_code=int(outcome.exit_code) or STORAGE)
     if outcome.exit_code:
         raise typer.Exit(int(outcome.exit_code))
 
@@ -209,13 +216,16 @@ def chat(
     uri: Annotated[str, typer.Argument(help="Folder of an adapter, or a published version.")],
     prompts: Annotated[
         list[str] | None,
-        typer.Option("--prompt", "-p", help="Ask this and leave. May be repeated."),
+        typer.Option("--prompt", "-p", metavar="TEXT", help="Ask this and leave. May be repeated."),
     ] = None,
     base_model: Annotated[
         str | None, typer.Option(help="URI of the base model. Default: as the run had it.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     base: Annotated[bool, typer.Option("--base", help="Ask the base model as well.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that ships with the base model.")
+    ] = False,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, max=8192, help="Longest answer, in tokens.")
     ] = 256,
@@ -240,6 +250,7 @@ def chat(
         max_new_tokens=max_new_tokens,
         endpoint=endpoint,
         region=region,
+        trust_remote_code=trust_remote_code,
     )
     console = _console(is_stderr=as_json)
     code = run_chat(arguments, console, is_interactive=not prompts, as_json=as_json)

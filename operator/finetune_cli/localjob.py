@@ -151,11 +151,22 @@ def _apply_override(body: dict[str, Any], override: str) -> None:
     target: Any = body
     for part in parts[:-1]:
         target = _descend(target, part, override)
-    value = text if _is_string(parts) else yaml.load(text, KubernetesLoader)  # noqa: S506 - safe
+    value = text if _is_string(parts) else _read_value(text, override)
     if isinstance(target, list):
         target[_position(target, parts[-1], override)] = value
     else:
         target[parts[-1]] = value
+
+
+def _read_value(text: str, override: str) -> Any:
+    try:
+        return yaml.load(text, KubernetesLoader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        cause = getattr(error, "problem", None) or error
+        raise CliError(
+            f"--set {override}: the value {text} is not valid YAML: {cause}; write a number, a "
+            "text, a list like [a, b] or an object like {a: 1}, in single quotes for the shell"
+        ) from error
 
 
 def _descend(target: Any, part: str, override: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.trainer import EvaluateResult, Score
@@ -112,6 +114,25 @@ def to_json(outcome: RunOutcome) -> dict[str, Any]:
             "log": str(outcome.failed.log_file),
         }
     return body
+
+
+def find_obstacle(file: Path) -> str:
+    """Return why a result cannot be written to a file, or nothing: asked before a run of hours."""
+    if file.is_dir():
+        return "is a folder"
+    if not file.parent.is_dir():
+        return f"there is no folder {file.parent}"
+    place = file if file.exists() else file.parent
+    return "" if os.access(place, os.W_OK) else f"{place} may not be written to"
+
+
+def write_result(file: Path, result: str) -> str:
+    """Write the result of a run, which is over: what goes wrong is returned, not raised."""
+    try:
+        file.write_text(f"{result}\n", encoding="utf-8")
+    except OSError as error:
+        return f"cannot write the result to {file}: {error.strerror or error}"
+    return ""
 
 
 def _interval(low: str, high: str) -> str:

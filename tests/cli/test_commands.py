@@ -66,7 +66,9 @@ def test_help_lists_the_commands(cli: Cli) -> None:
         assert f"\n  {command} " in done.out
 
 
-def test_init_then_validate(cli: Cli) -> None:
+def test_init_then_validate(tmp_path: Path) -> None:
+    cli = Cli(tmp_path, use_fake_trainer=False)  # init reads the data with prepare's own reader
+    (cli.folder / "job.yaml").write_text(yaml.safe_dump(minimal_job()))
     (cli.folder / "data.csv").write_text("headline,label\nup,good\ndown,bad\n")
     done = cli("init", "--data", "data.csv", "-o", "mine.yaml")
     assert done.code == 0, done.err
@@ -74,6 +76,20 @@ def test_init_then_validate(cli: Cli) -> None:
     done = cli("validate", "mine.yaml", "job.yaml", "-", stdin=yaml.safe_dump(minimal_job("third")))
     assert done.code == 0
     assert done.out.splitlines()[1:] == ["job.yaml: example is valid", "-: third is valid"]
+
+
+def test_help_names_what_to_write_for_arguments_that_repeat(cli: Cli) -> None:
+    assert "{FILE}..." in cli("validate", "--help").out
+    assert "--set PATH=VALUE" in cli("run", "--help").out
+    assert "--prompt TEXT" in cli("chat", "--help").out
+
+
+def test_init_prints_the_proposal_alone(tmp_path: Path) -> None:
+    cli = Cli(tmp_path, use_fake_trainer=False)
+    (cli.folder / "rows.csv").write_text("sentence\n" + "a text\n" * 9)
+    done = cli("init", "--data", "rows.csv", "-o", "-")
+    (source,) = yaml.safe_load(done.out)["spec"]["dataset"]["sources"]
+    assert (source["format"], source["columns"]) == ("Text", {"text": "sentence"})
 
 
 def test_validate_tells_every_problem_and_ends_with_one(cli: Cli) -> None:
@@ -94,6 +110,15 @@ def test_validate_tells_every_problem_and_ends_with_one(cli: Cli) -> None:
         (("run", "missing.yaml"), "missing.yaml: no such file"),
         (("validate", "broken.yaml"), "not valid YAML"),
         (("run", "wrong.yaml"), "wrong.yaml is not a valid FineTuneJob: 1 problem"),
+        (
+            ("run", "job.yaml", "--set", "checkpoint.everySteps=[1"),
+            "--set checkpoint.everySteps=[1: the value [1 is not valid YAML",
+        ),
+        (
+            ("run", "job.yaml", "--result", "nowhere/r.json"),
+            "--result nowhere/r.json: there is no folder nowhere; name a file",
+        ),
+        (("run", "job.yaml", "--result", "."), "--result .: is a folder; name a file"),
     ],
 )
 def test_errors_are_one_message_without_traceback(

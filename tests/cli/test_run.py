@@ -146,6 +146,20 @@ def test_json_is_alone_on_stdout(cli: Cli) -> None:
     assert failed["failure"]["stage"] == "train"
 
 
+@pytest.mark.parametrize("stages", [{}, {"train": ["fail:65"]}])
+def test_result_that_cannot_be_written_costs_nothing_else(cli: Cli, stages: dict) -> None:
+    cli.script(**stages)
+    done = cli("run", "job.yaml", "--result", "/dev/full")
+    assert "cannot write the result to /dev/full: No space left on device" in done.err
+    assert "Traceback" not in done.err
+    if stages:
+        assert done.code == 65
+        assert "stage train failed" in done.err
+    else:
+        assert done.code == 73
+        assert _row(done.out, "exactMatch")[2] == "0.9100"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stop_saves_and_the_same_command_resumes(cli: Cli, number: signal.Signals) -> None:
     cli.script(train=["hang", "ok"])

@@ -91,6 +91,9 @@ def test_overrides_are_typed_by_the_schema(write, override: str, read, expected)
         ("=3", "write path=value"),
         ("dataset.sources.7.uri=s3://a/b", "'7' is no position in a list of 1 items"),
         ("model.uri.x=1", "it has no fields below it"),
+        ("checkpoint.everySteps=[1", "the value [1 is not valid YAML: expected ',' or ']'"),
+        ("checkpoint.everySteps=\x00", "is not valid YAML"),
+        ("checkpoint.everySteps={a: 1", "is not valid YAML"),
         (
             "hyperparameters.epoch=1",
             "spec.hyperparameters.epoch: unknown field; did you mean epochs?",
