@@ -66,9 +66,20 @@ def test_changed_file_is_named(root: Path) -> None:
 
 
 def test_folder_without_manifest_is_refused(root: Path) -> None:
-    with pytest.raises(CliError, match=r"manifest\.json") as caught:
-        verify_uri(f"file://{root}/{RUN}")
+    (root / RUN / "adapter" / "manifest.json").unlink()
+    with pytest.raises(CliError, match=r"has no manifest\.json") as caught:
+        verify_uri(f"file://{root}/{RUN}/adapter")
     assert caught.value.exit_code == 1
+
+
+def test_output_root_is_no_folder_to_delete_but_tells_what_to_verify(root: Path) -> None:
+    for place in (f"file://{root}", str(root)):
+        with pytest.raises(CliError) as caught:
+            verify_uri(place)
+        assert caught.value.exit_code == 1
+        assert f"file://{root}/{RUN}/adapter, " in caught.value.message
+        assert f"file://{root}/versions/default/example/1. " in caught.value.message
+        assert "delete" not in caught.value.message
 
 
 def test_version_that_was_retrained_is_refused(root: Path) -> None:

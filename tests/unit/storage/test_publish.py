@@ -148,6 +148,38 @@ def test_a_folder_without_manifest_is_refused_and_described(store, tmp_path):
         verify_folder(store, "q")
 
 
+def test_a_folder_of_published_folders_names_them_and_is_not_to_be_deleted(store, tmp_path):
+    for number in range(7):
+        publish_folder(store, f"datasets/{number}", make_folder(tmp_path / "out"), created_by="t")
+    for prefix in ("runs/team/a/u1/adapter", "versions/team/a/1"):
+        publish_folder(store, prefix, tmp_path / "out", created_by="t")
+    store.write_bytes("runs/team/a/u1/dataset.json", b"{}")
+    with pytest.raises(IncompleteFolder) as caught:
+        verify_folder(store)
+    message = caught.value.message
+    named = [f"{store.uri}/{key}" for key in ("datasets/0", "datasets/1", "datasets/2")]
+    named += [f"{store.uri}/{key}" for key in ("runs/team/a/u1/adapter", "versions/team/a/1")]
+    assert all(f"{name}," in message for name in named)
+    assert "and 4 more" in message
+    assert "delete" not in message
+    for name in named:
+        verify_folder(open_store(name))
+    with pytest.raises(IncompleteFolder) as caught:
+        fetch_folder(store, "runs/team/a", tmp_path / "in")
+    assert f"such folders: {store.uri}/runs/team/a/u1/adapter. Name it" in caught.value.message
+
+
+def test_deleting_is_not_advised_when_not_all_was_seen(store, monkeypatch):
+    for number in range(3):
+        store.write_bytes(f"p/{number}", b"1")
+    with pytest.raises(IncompleteFolder, match="or delete the folder"):
+        verify_folder(store, "p")
+    monkeypatch.setattr("finetune_trainer.storage.publish._NUM_LISTED", 3)
+    with pytest.raises(IncompleteFolder) as caught:
+        verify_folder(store, "p")
+    assert "delete" not in caught.value.message
+
+
 @pytest.mark.parametrize("read", READERS)
 def test_a_tampered_file_is_named_and_not_kept(published, tmp_path, read):
     published.write_bytes("run/adapter/config.json", b"[]")

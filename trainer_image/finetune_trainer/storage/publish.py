@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -40,6 +41,9 @@ from finetune_trainer.storage.store import ObjectStore, join_key, join_uri
 from finetune_trainer.storage.stream import discard_partial, partial_path
 
 _NUM_THREADS = 4
+_NUM_NAMES_SHOWN = 5
+_NUM_LISTED = 10_000
+"""Objects looked at to say what lies under a URI; a bucket may hold millions."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -234,19 +238,51 @@ def read_manifest(store: ObjectStore, prefix: str) -> Manifest:
     manifest = find_manifest(store, prefix)
     if manifest is not None:
         return manifest
+    raise IncompleteFolder(_explain_unpublished(store, prefix))
+
+
+def _explain_unpublished(store: ObjectStore, prefix: str) -> str:
+    """Say what lies where no manifest does; deleting is advised only where nothing can be lost."""
     address = join_uri(store.uri, prefix.strip("/"))
     start = f"{join_key(prefix)}/" if prefix.strip("/") else ""
-    found = [info.key[len(start) :] for info in islice(store.list(start), 6)]
+    found = [info.key[len(start) :] for info in islice(store.list(start), _NUM_LISTED)]
     if not found:
-        raise IncompleteFolder(
+        return (
             f"There is nothing under {address}: no {MANIFEST_NAME} and no other file. Check the "
             "URI; if it is right, nothing was published there yet."
         )
-    more = ", ..." if len(found) > 5 else ""
-    raise IncompleteFolder(
-        f"{address} has no {MANIFEST_NAME}, so it was never finished and is not used. It holds "
-        f"{', '.join(found[:5])}{more}. Let its writer finish, or delete the folder."
+    published = [
+        key.removesuffix(f"/{MANIFEST_NAME}") for key in found if key.endswith(f"/{MANIFEST_NAME}")
+    ]
+    if published:
+        shown = [join_uri(address, key) for key in _spread(published)[:_NUM_NAMES_SHOWN]]
+        more = f", and {len(published) - len(shown)} more" if len(published) > len(shown) else ""
+        return (
+            f"{address} is no published folder itself, it has no {MANIFEST_NAME}; it holds such "
+            f"folders: {', '.join(shown)}{more}. Name "
+            f"{'it' if len(published) == 1 else 'one of them'} instead."
+        )
+    more = ", ..." if len(found) > _NUM_NAMES_SHOWN else ""
+    advice = (
+        "Let its writer finish, or delete the folder."
+        if len(found) < _NUM_LISTED
+        else "Check the URI, or let its writer finish."
     )
+    return (
+        f"{address} has no {MANIFEST_NAME}, so it was never finished and is not used. It holds "
+        f"{', '.join(found[:_NUM_NAMES_SHOWN])}{more}. {advice}"
+    )
+
+
+def _spread(keys: list[str]) -> list[str]:
+    """Order keys so that every top folder comes early: many data sets must not hide an adapter."""
+    num_seen: Counter[str] = Counter()
+    ranked = []
+    for key in keys:
+        top = key.partition("/")[0]
+        ranked.append((num_seen[top], key))
+        num_seen[top] += 1
+    return [key for _, key in sorted(ranked)]
 
 
 def describe_folder(
