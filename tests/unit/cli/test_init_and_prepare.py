@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import subprocess
@@ -14,9 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from finetune_api.trainer import PrepareResult, Stage
-from finetune_cli.documents import read_single
+from finetune_cli.documents import (
+    find_problems,
+    parse_document,
+    parse_documents,
+    read_single,
+)
 from finetune_cli.errors import CliError
 from finetune_cli.localjob import plan_run
 from finetune_cli.starter import render_starter, write_starter
@@ -157,6 +165,7 @@ BAD: dict[str, tuple[bytes, str]] = {
         b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n',
         "preference pairs",
     ),
+    "chosen.jsonl": (b'{"chosen": "b", "rejected": "c"}\n', "preference pairs"),
     "rows.txt": (b"a\n", ".txt"),
 }
 
@@ -193,6 +202,33 @@ def test_what_prepare_refuses_init_refuses_with_a_reason(name: str, tmp_path: Pa
     write_starter(file, text, is_forced=False)
     with pytest.raises(TrainerError):
         run_prepare(file)
+
+
+@given(
+    names=st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=4, unique=True),
+    suffix=st.sampled_from([".csv", ".tsv", ".jsonl"]),
+)
+@settings(deadline=None, max_examples=150)
+def test_columns_of_any_name_give_a_valid_job_or_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], suffix: str
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    data = folder / f"rows{suffix}"
+    if suffix == ".jsonl":
+        data.write_bytes(as_jsonl([dict.fromkeys(names, "a")] * 3))
+    else:
+        with data.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
+            writer.writerows([names, *[["a"] * len(names)] * 3])
+    try:
+        text, _ = render_starter(file=folder / "job.yaml", data=str(data))
+    except CliError:
+        return
+    (document,) = parse_documents(text, "job.yaml")
+    assert find_problems(document) == []
+    columns = parse_document(document).spec.dataset.sources[0].columns
+    chosen = columns.to_wire().values() if columns else ()
+    assert set(chosen) <= {*names, *(name.strip() for name in names)}
 
 
 def test_init_needs_no_library_of_the_trainer(tmp_path: Path) -> None:

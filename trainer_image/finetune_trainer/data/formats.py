@@ -258,7 +258,7 @@ def _explain_unknown(rows: Sequence[Mapping[str, Any]], where: str) -> str:
     seen = list(dict.fromkeys(str(field) for fields in rows for field in fields))
     shown = ", ".join(seen[:20]) + (f" and {len(seen) - 20} more" if len(seen) > 20 else "")
     text = f"{where}: no known format fits the fields {shown}; known are {KNOWN_FORMATS}."
-    if {"prompt", "chosen", "rejected"} <= set(seen):
+    if {"chosen", "rejected"} <= set(seen):
         return f"{text} These are preference pairs, which objective SFT cannot learn from"
     if len(seen) < 2:
         return text
