@@ -45,7 +45,8 @@ PHASES = (
     "Succeeded",
     "Failed",
 )
-GATHER_SECONDS = 0.05
+GATHER_SECONDS = 0.25
+"""How long changes of children are gathered. Every stage ends, and starts, this much later."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
