@@ -33,6 +33,7 @@ class Shell:
 
     folder: Path
     tenant: Tenant
+    context: str
     environment: dict[str, str]
 
     @classmethod
@@ -40,7 +41,7 @@ class Shell:
         config = yaml.safe_load(node.kubeconfig.read_text())
         elsewhere = {"server": "https://127.0.0.1:9"}
         config["clusters"].append({"name": "elsewhere", "cluster": elsewhere})
-        user = config["users"][0]["name"]
+        right, user = config["current-context"], config["users"][0]["name"]
         context = {"cluster": "elsewhere", "user": user}
         config["contexts"].append({"name": "elsewhere", "context": context})
         config["current-context"] = "elsewhere"
@@ -53,11 +54,11 @@ class Shell:
             "KUBECONFIG": str(folder / "kubeconfig"),
             "PATH": os.pathsep.join(path),
         }
-        return cls(folder=folder, tenant=tenant, environment=environment)
+        return cls(folder=folder, tenant=tenant, context=right, environment=environment)
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Start ``finetune ...`` or ``kubectl finetune ...`` on the tenant's namespace."""
-        where = ("--context", "node", "-n", self.tenant.namespace)
+        where = ("--context", self.context, "-n", self.tenant.namespace)
         return subprocess.Popen(
             [*command, *where],
             cwd=self.folder,

@@ -38,4 +38,4 @@ def test_the_operators_kept_to_the_rights_of_their_chart(
     found, refused = used(audit.entries(), users)
     assert refused == []
     assert found - rules == set()
-    assert ("watch", "finetune.dev", "finetunejobs") in found
+    assert ("list", "finetune.dev", "finetunejobs") in found
