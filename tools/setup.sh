@@ -4,19 +4,19 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-UV_VERSION=0.9.0
+UV_VERSION=0.13.9
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/finetune-operator"
 
 find_python() {
   local candidate
-  for candidate in "${PYTHON:-}" python3.11 python3.12 python3.13 python3; do
+  for candidate in "${SETUP_PYTHON:-}" python3.11 python3.12 python3.13 python3; do
     [ -n "$candidate" ] && command -v "$candidate" >/dev/null || continue
     if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
       command -v "$candidate"
       return
     fi
   done
-  echo "setup: no Python 3.11, 3.12 or 3.13 found; install one, or name it: make setup PYTHON=/path" >&2
+  echo "setup: no Python 3.11, 3.12 or 3.13 found; install one, or name it: make setup SETUP_PYTHON=/path" >&2
   exit 1
 }
 
@@ -34,7 +34,7 @@ else
   if [ ! -x "$uv" ]; then
     echo "setup: installing uv into $CACHE/uv"
     "$python" -m venv "$CACHE/uv"
-    "$CACHE/uv/bin/python" -m pip install --quiet --disable-pip-version-check "uv>=$UV_VERSION"
+    "$CACHE/uv/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
   fi
 fi
 

@@ -66,6 +66,7 @@ def chat_arguments(
     max_new_tokens: int,
     endpoint: str | None,
     region: str | None,
+    trust_remote_code: bool = False,
 ) -> list[str]:
     """Return the trainer's command line."""
     arguments = ["chat", "--adapter", adapter, "--max-new-tokens", str(max_new_tokens)]
@@ -80,7 +81,8 @@ def chat_arguments(
             arguments += [option, value]
     for prompt in prompts:
         arguments += ["--prompt", prompt]
-    return [*arguments, "--base"] if with_base else arguments
+    flags = {"--base": with_base, "--trust-remote-code": trust_remote_code}
+    return [*arguments, *(flag for flag, is_set in flags.items() if is_set)]
 
 
 def run_chat(

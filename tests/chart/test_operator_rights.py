@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from control_plane.cluster import install_crd
 from manifests import CHART, render_chart
 from support.eventually import eventually
 
@@ -115,10 +116,7 @@ def make_job(name: str, **spec: Any) -> str:
 def operator(
     request: pytest.FixtureRequest, control_plane: Any, namespace: str, tmp_path: Path
 ) -> Iterator[ChartOperator]:
-    control_plane.kubectl("apply", "--server-side", "-f", str(CHART / "crds"))
-    control_plane.kubectl(
-        "wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s"
-    )
+    install_crd(control_plane)
     namespaces = [namespace] if request.param == "namespaced" else []
     release = f"release-{namespace.removeprefix('test-')}"
     running = ChartOperator(control_plane, tmp_path, release=release, namespaces=namespaces)

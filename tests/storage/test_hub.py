@@ -125,6 +125,17 @@ def test_a_fetched_model_is_whole_and_served_from_the_cache(hub, tmp_path):
     assert hub.requests == []
 
 
+def test_a_run_stays_at_the_commit_it_began_with(hub, tmp_path):
+    commit = hub.add("org/model", FILES)
+    first = fetch_model(f"{URI}@main", None, StorageAccess(), tmp_path)
+    hub.add("org/model", FILES | {"config.json": b"[]"})
+    again = fetch_model(f"{URI}@main", None, StorageAccess(), tmp_path, pinned=commit)
+    assert again == first
+    elsewhere = fetch_model(f"{URI}@main", None, StorageAccess(), tmp_path / "new", pinned=commit)
+    assert elsewhere[1] == commit
+    assert (elsewhere[0] / "config.json").read_bytes() == FILES["config.json"]
+
+
 def test_a_moved_branch_is_another_model(hub, tmp_path):
     hub.add("org/model", FILES)
     first = fetch_model(URI, None, StorageAccess(), tmp_path)

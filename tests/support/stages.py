@@ -107,11 +107,13 @@ class Workbench:
         job = FineTuneJob.from_wire({"metadata": {"name": "tiny"}, "spec": self.spec()})
         return resolve_job(job, namespace="default", uid=local_uid(job, namespace="default"))
 
-    def fork(self, folder: Path, change: dict[str, Any] | None = None) -> Workbench:
+    def fork(
+        self, folder: Path, change: dict[str, Any] | None = None, *, model: Path | None = None
+    ) -> Workbench:
         """Copy what this run has stored to a run of its own, as if it had come that far itself."""
         copy = Workbench(
             folder=folder,
-            model=self.model,
+            model=model or self.model,
             data=self.data,
             change=merge(self.change, change or {}),
             env=dict(self.env),

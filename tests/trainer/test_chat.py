@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -57,6 +58,27 @@ def test_adapter_away_from_its_run_still_knows_its_base(
     assert done.code == 0, done.err
     assert "tiny/llama with" in done.out
     assert "base:" in done.out
+
+
+def test_code_of_a_base_is_run_only_when_asked_for(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    workbench, _ = undisturbed
+    copy = shutil.copytree(workbench.run_folder / "adapter", tmp_path / "downloaded")
+    for name in ("run.json", "manifest.json"):
+        body = json.loads((copy / name).read_text())
+        if name == "run.json":
+            body["trustRemoteCode"] = True
+        else:
+            entry = next(file for file in body["files"] if file["path"] == "run.json")
+            data = (copy / "run.json").read_bytes()
+            entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        (copy / name).write_text(json.dumps(body))
+    refused = ask(tmp_path, str(copy))
+    assert refused.code == 64
+    assert "say --trust-remote-code" in refused.err
+    done = ask(tmp_path, str(copy), "--trust-remote-code")
+    assert done.code == 0, done.err
 
 
 def test_moved_base_is_told_with_the_remedy(moved: tuple[str, Path, Path], tmp_path: Path) -> None:

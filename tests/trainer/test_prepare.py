@@ -35,6 +35,9 @@ class Context(StageContext):
     num_tokenizer_loads = 0
     chat_template = True
 
+    def model_folder(self, *, include_weights: bool = True) -> tuple[Path, str]:
+        return self.cache_dir, "c" * 40
+
     def load_tokenizer(self) -> Any:
         self.num_tokenizer_loads += 1
         return make_tokenizer() if self.chat_template else make_tokenizer(chat_template=None)
@@ -347,12 +350,13 @@ GOAL = {"goal": {"metric": "exactMatch", "atLeast": "0.9"}}
         ("\n\n", {}, DataError, "EmptyDataset", "rows.jsonl"),
         (pairs(2), {}, DataError, "TooFewRows", "at least 3 are needed"),
         (as_jsonl([{"q": "", "a": ""}] * 9), {}, DataError, "UnknownFormat", "fields q, a"),
+        (pairs(9), {"split": {"testPercent": 0}}, DataError, "NoTestRows", "testPercent"),
         (
-            pairs(9),
-            {"split": {"testPercent": 0}, "spec": GOAL},
+            as_jsonl([{"text": f"line {n}"} for n in range(30)]),
+            {"spec": GOAL},
             DataError,
-            "NoTestRows",
-            "testPercent",
+            "MetricUnsuitable",
+            "goal.metric exactMatch",
         ),
         (
             pairs(30),
@@ -427,12 +431,11 @@ def test_a_wrong_source_is_the_users_error(
 def test_a_goal_is_checked_against_a_reused_data_set_too(
     make_context: MakeContext, write: Write
 ) -> None:
-    write("rows.jsonl", pairs(30))
-    without_test = {"split": {"testPercent": 0}}
-    assert prepare(make_context(**without_test)).rows.test == 0
+    write("rows.jsonl", as_jsonl([{"text": f"line {n}"} for n in range(30)]))
+    assert not prepare(make_context()).reused
     with pytest.raises(DataError) as caught:
-        prepare(make_context(name="other", spec=GOAL, **without_test))
-    assert caught.value.reason == "NoTestRows"
+        prepare(make_context(name="other", spec=GOAL))
+    assert caught.value.reason == "MetricUnsuitable"
 
 
 def test_equal_prompts_stay_on_one_side_and_duplicates_are_counted(

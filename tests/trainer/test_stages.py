@@ -73,6 +73,48 @@ def test_missed_goal_publishes_nothing(
     assert not (workbench.output / "versions").exists()
 
 
+@pytest.mark.parametrize("stage", ["prepare", "train", "evaluate"])
+def test_base_model_that_changed_since_the_run_began_is_refused(
+    undisturbed: tuple[Workbench, dict[str, Any]], tiny_model: Path, tmp_path: Path, stage: str
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    workbench = undisturbed[0].fork(tmp_path / "run", model=model)
+    shutil.rmtree(workbench.run_folder / "evaluation")
+    if stage == "train":  # as if it had been killed and were to resume
+        shutil.rmtree(workbench.run_folder / "adapter")
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    ended = workbench.run(stage)
+    assert (ended.exit_code, ended.termination["reason"]) == (64, "BaseModelChanged")
+    assert "under a new name" in ended.termination["message"]
+    assert not (workbench.run_folder / "evaluation").exists()
+    assert not (workbench.output / "versions").exists()
+
+
+def test_packed_rows_of_text_and_of_pairs_train_and_are_scored(
+    bench: Callable[..., Workbench], rows: Path, tmp_path: Path
+) -> None:
+    plain = tmp_path / "text.jsonl"
+    plain.write_text(
+        "".join(json.dumps({"text": f"the {n}. line is blue"}) + "\n" for n in range(24))
+    )
+    workbench = bench(
+        {
+            "dataset": {"sources": [{"uri": f"file://{rows}"}, {"uri": f"file://{plain}"}]},
+            "method": {"packing": "On"},
+            "hyperparameters": {"maxSteps": 2, "microBatchSize": 2},
+        }
+    )
+    result = workbench.run_to("prepare", "train", "evaluate").result
+    assert {score["name"] for score in result["scores"]} >= {"exactMatch", "loss"}
+    assert result["version"] == 1
+    assert len(workbench.losses()) == 2
+    report = json.loads((workbench.run_folder / "evaluation/report.json").read_text())
+    assert report["samples"]
+    assert all(sample["references"] for sample in report["samples"])
+
+
 @pytest.mark.parametrize("kind", ["DoRA", "RsLoRA", "Full"])
 def test_other_adapter_types_train_and_evaluate(bench: Callable[..., Workbench], kind: str) -> None:
     workbench = bench(

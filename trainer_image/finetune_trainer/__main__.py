@@ -25,6 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     chat.add_argument("--prompt", action="append", default=[], help="ask this; may be repeated")
     chat.add_argument("--system", help="system message")
     chat.add_argument("--base", action="store_true", help="ask the base model as well")
+    chat.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that ships with the base model"
+    )
     chat.add_argument("--max-new-tokens", type=int, default=256)
     chat.add_argument("--endpoint")
     chat.add_argument("--region")

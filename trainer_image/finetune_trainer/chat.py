@@ -61,14 +61,16 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         folder = Path(scratch) / "adapter"
         fetch_folder(open_store(arguments.adapter, access), "", folder)
         record = _read_record(folder, arguments.adapter)
-        base_dir, note = _fetch_base(arguments.base_model, record, access, cache)
-        tokenizer = load_tokenizer(base_dir)
+        trust = _check_trust(record, given=arguments.trust_remote_code)
+        base_dir, note = _fetch_base(arguments.base_model, record, access, cache, allow_code=trust)
+        tokenizer = load_tokenizer(base_dir, trust_remote_code=trust)
         hardware = detect_hardware()
         pair = ModelPair(
             base_dir,
             folder,
             dtype=torch.bfloat16 if record["recipe"]["bfloat16"] else torch.float32,
             use_gpu=hardware.num_gpus > 0,
+            trust_remote_code=trust,
         )
         with pair.tuned():
             ready = {"ready": True, "model": record["model"], "adapter": arguments.adapter}
@@ -102,8 +104,24 @@ def _read_record(folder: Path, uri: str) -> dict[str, Any]:
     return record
 
 
+def _check_trust(record: dict[str, Any], *, given: bool) -> bool:
+    # What lies in a store must not decide that its own code is run here.
+    if record.get("trustRemoteCode") and not given:
+        raise UserError(
+            "CodeNotTrusted",
+            f"{record['model']} runs code that ships with it (the job set model.trustRemoteCode); "
+            "if you trust that code on this machine, say --trust-remote-code",
+        )
+    return given
+
+
 def _fetch_base(
-    given: str | None, record: dict[str, Any], access: StorageAccess, cache: Path
+    given: str | None,
+    record: dict[str, Any],
+    access: StorageAccess,
+    cache: Path,
+    *,
+    allow_code: bool,
 ) -> tuple[Path, str]:
     """Bring the base model; returns its folder and what to tell of it, empty when all is as it was.
 
@@ -117,7 +135,9 @@ def _fetch_base(
     uri = given or known
     recorded = record["revision"]
     try:
-        folder, revision = fetch_model(uri, recorded if uri == known else None, access, cache)
+        folder, revision = fetch_model(
+            uri, recorded if uri == known else None, access, cache, allow_code=allow_code
+        )
     except UserError as error:
         raise UserError(
             error.reason,

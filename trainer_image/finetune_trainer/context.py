@@ -124,6 +124,9 @@ class StageContext:
         Args:
             include_weights: False fetches configuration and tokenizer only, megabytes instead of
                 gigabytes: all that ``prepare`` needs.
+
+        Raises:
+            UserError: It is not there, or no longer what the run's first stage found.
         """
         if self._model is None or (include_weights and not self._model_has_weights):
             from finetune_trainer.storage.model_cache import fetch_model
@@ -136,9 +139,18 @@ class StageContext:
                 self.cache_dir,
                 include_weights=include_weights,
                 allow_code=model.trust_remote_code,
+                pinned=self._pinned_revision(),
             )
             self._model_has_weights = include_weights
         return self._model
+
+    def _pinned_revision(self) -> str | None:
+        # A branch may move and a folder may change while a job waits in a queue.
+        from finetune_trainer.data.prepared import pointer_key
+
+        pointer = self.read_json(pointer_key(self.job)) or {}
+        revision = pointer.get("modelRevision")
+        return revision if isinstance(revision, str) else None
 
     @property
     def model_name(self) -> str:

@@ -18,6 +18,7 @@ from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluation.goal import check_goal
 from finetune_trainer.evaluation.metrics import (
+    LIKELIHOOD_METRICS,
     Answers,
     Floats,
     bootstrap,
@@ -42,9 +43,9 @@ class Comparison:
     tuned: Answers
 
     @property
-    def references(self) -> list[tuple[str, ...]]:
-        """Accepted answers of every question."""
-        return [question.references for question in self.questions]
+    def asked(self) -> list[Question]:
+        """The questions that were put to the models; plain text is only scored by its loss."""
+        return [question for question in self.questions if question.prompt is not None]
 
 
 def evaluate(context: StageContext) -> EvaluateResult:
@@ -163,6 +164,8 @@ def compare(
     )
     with pair.base() as model:
         base = ask(model)
+    # Of full fine-tuning these are two models: the first must go before the second comes.
+    del model
     with pair.tuned() as model:
         tuned = ask(model)
     return Comparison(questions=questions, base=base, tuned=tuned)
@@ -172,25 +175,26 @@ def score_all(context: StageContext, comparison: Comparison) -> list[Score]:
     """Compute every fitting metric with intervals; the goal's metric first."""
     spec = context.job.spec
     goal_metric = spec.goal.metric if spec.goal else None
-    answered = [group for group in comparison.references if group]
+    answered = [question.references for question in comparison.asked]
     names = choose_metrics(answered, goal_metric)
     if goal_metric in names:
         names.sort(key=lambda name: name != goal_metric)
     scores = []
     for name in names:
-        if name not in ("loss", "perplexity") and len(answered) != len(comparison.questions):
+        if not answered and name not in LIKELIHOOD_METRICS:
             raise DataError(
                 "MetricUnsuitable",
-                f"goal.metric {name} needs an answer in every held-out row, but some rows are "
-                "plain text; use loss or perplexity",
+                f"goal.metric {name} compares answers, and no held-out row has one; use loss or "
+                "perplexity",
             )
+        # Plain text has no answer to compare: it counts for the loss alone.
+        num_rows = len(comparison.questions if name in LIKELIHOOD_METRICS else answered)
         metrics = [
-            make_metric(name, answers, comparison.references)
-            for answers in (comparison.base, comparison.tuned)
+            make_metric(name, answers, answered) for answers in (comparison.base, comparison.tuned)
         ]
         intervals, delta = bootstrap(
             metrics,
-            len(comparison.questions),
+            num_rows,
             num_samples=spec.evaluation.num_bootstrap_samples,
             seed=spec.dataset.split.seed,
         )
@@ -246,13 +250,12 @@ def _write_results(
         result=result,
         samples=[
             Sample(
-                prompt=question.prompt,
+                prompt=question.prompt or "",
                 references=question.references,
                 base=comparison.base.texts[i],
                 tuned=comparison.tuned.texts[i],
             )
-            for i, question in enumerate(comparison.questions)
-            if question.prompt is not None and i < len(comparison.tuned.texts)
+            for i, question in enumerate(comparison.asked)
         ],
     )
     write_report(folder, evidence)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from finetune_trainer.storage import Manifest, ManifestFile
 
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
-KEPT_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _DROPPED = ("training_args.bin", "optimizer.pt", "scheduler.pt")
 
 
@@ -73,6 +72,7 @@ def model_card(
         base_model=model_name,
         base_model_relation="finetune" if is_whole else "adapter",
         library_name=library,
+        license=record.get("license"),
         pipeline_tag="text-generation",
         tags=["sft", adapter.type.lower(), "finetune-operator"],
     )
@@ -108,6 +108,7 @@ def recipe_facts(
     shape = f" rank {adapter.rank} alpha {adapter.alpha} dropout {adapter.dropout} on {targets}"
     return {
         "Base model": f"{model_name} @ {record['revision']}",
+        "Licence of the base": record.get("license") or "not stated there; look it up before use",
         "Data set version": record["dataset"],
         "Adapter": adapter.type + ("" if adapter.type == "Full" else shape),
         "Trainable parameters": record["numTrainableParameters"],
@@ -140,7 +141,11 @@ def _scores_section(evaluation: EvaluateResult) -> str:
 
 
 def licence_of(folder: Path) -> str | None:
-    """Return the base model's licence as its configuration or card states it, if it does."""
+    """Return the base model's licence as its configuration or card states it, if it does.
+
+    Args:
+        folder: Local base model.
+    """
     config = read_config(folder)
     licence = config.get("license")
     if isinstance(licence, str):
@@ -165,8 +170,3 @@ def weights_file(manifest: Manifest) -> ManifestFile:
         if name in by_path:
             return by_path[name]
     raise InternalError("NoWeights", f"the saved folder holds no weights, only {sorted(by_path)}")
-
-
-def manifest_digest(manifest: Manifest) -> str:
-    """Return the digest that names exactly these files."""
-    return manifest.digest

@@ -35,7 +35,7 @@ def classify(error: BaseException) -> TrainerError:
     text = str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return OutOfMemory("OutOfMemory", f"out of memory: {_first_line(text)}")
-    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or (
+    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (
         "No space left on device" in text
     ):
         where = getattr(error, "filename", None) or "the work folder"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,9 @@ from finetune_api.trainer import Environment, ExitCode
 from finetune_trainer.errors import InternalError, OutOfMemory, RetryableError, TrainerError
 from finetune_trainer.failures import failure_of_record
 from finetune_trainer.process import die_with_parent, handling_stop_signals, read_tail
+
+_KILLED = re.compile(r"SIGKILL|exitcode\s*:\s*-9\b|Signal 9\b")
+"""How torchrun tells that a rank was killed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +99,7 @@ def run_ranks(
         environment["ACCELERATE_USE_CPU"] = "true"
         environment.setdefault("DS_ACCELERATOR", "cpu")
         environment.setdefault("CUDA_VISIBLE_DEVICES", "")
-    # A virtual environment's tools (ninja for DeepSpeed's CPU op) are not on PATH by themselves.
+    # A virtual environment's tools (ninja, for operations built on GPUs) are not on PATH by itself.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     oom_before = _num_oom_kills()
     with (control_dir / "ranks.log").open("w") as log:
@@ -141,7 +145,7 @@ def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> Train
         error.rank = record["rank"]  # type: ignore[attr-defined]
         return error
     tail = read_tail(control_dir / "ranks.log")
-    if exit_code in (-signal.SIGKILL, 137) or "SIGKILL" in tail or "-9" in tail:
+    if exit_code in (-signal.SIGKILL, 137) or _KILLED.search(tail):
         return RetryableError(
             "RankKilled",
             "a training process was killed (SIGKILL) without a word: the host ran out of memory, "

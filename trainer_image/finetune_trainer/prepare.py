@@ -6,6 +6,7 @@ is not prepared twice, by whichever job; and the same input gives the same bytes
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,17 +87,20 @@ def prepare(context: StageContext) -> PrepareResult:
         StorageError: Storage failed.
     """
     files = _fetch_sources(context)
-    digest = compute_version(context.job.spec, files)
+    _, model_revision = context.model_folder(include_weights=False)
+    digest = compute_version(context.job.spec, files, model_revision=model_revision)
     reused = context.output.exists(f"{dataset_prefix(digest)}/{MANIFEST_NAME}")
     if reused:
-        _, manifest, report = fetch_prepared(context, digest)
+        folder, manifest, report = fetch_prepared(context, digest)
+        _require_answers(context, folder)
     else:
         report = _build(context, files, digest)
+        _require_answers(context, _staging(context, digest))
         manifest, reused = _publish(context, digest)
         if reused:  # another job prepared the same data at the same time
             _, manifest, report = fetch_prepared(context, digest)
-    _require_sides(context, report.rows)
-    _write_pointer(context, report, manifest)
+    _require_sides(report.rows)
+    _write_pointer(context, report, manifest, model_revision)
     _tell(context, report, reused=reused)
     train = report.tokens[_tokenizer_name(context)][Side.TRAIN]
     return PrepareResult(
@@ -158,7 +162,7 @@ def _build(context: StageContext, files: list[list[SourceFile]], digest: str) ->
         seed=dataset.split.seed,
     )
     findings = [*findings, *check_division(division)]
-    _require_sides(context, _count_rows(division))
+    _require_sides(_count_rows(division))
     limit = context.job.spec.hyperparameters.max_sequence_length
     tokens = measure_tokens(
         division.sides,
@@ -193,19 +197,33 @@ def _require_valid_rows(context: StageContext, errors: Sequence[RowError]) -> No
     )
 
 
-def _require_sides(context: StageContext, rows: RowCounts) -> None:
+def _require_sides(rows: RowCounts) -> None:
     if rows.train == 0:
         raise DataError(
             "NoTrainRows",
             f"no row is left to train on (validation {rows.validation}, test {rows.test}); give a "
             "source with side: Split or side: Train",
         )
-    if context.job.spec.goal is not None and rows.test == 0:
+    if rows.test == 0:
         raise DataError(
             "NoTestRows",
-            "the job has a goal, but no rows are held out to measure it on; set "
+            "no rows are held out to compare base and tuned model on; set "
             "dataset.split.testPercent above 0, or give a source with side: Test",
         )
+
+
+def _require_answers(context: StageContext, folder: Path) -> None:
+    """Refuse a goal that the held-out rows cannot answer, before anything is trained."""
+    goal = context.job.spec.goal
+    if goal is None or goal.metric in ("loss", "perplexity"):
+        return
+    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
+        if all("text" in json.loads(row) for row in rows):
+            raise DataError(
+                "MetricUnsuitable",
+                f"goal.metric {goal.metric} compares answers, and every held-out row is plain text "
+                "without one; use loss or perplexity, or hold out rows with answers",
+            )
 
 
 def _make_report(
@@ -287,7 +305,9 @@ def _publish(context: StageContext, digest: str) -> tuple[Manifest, bool]:
     return manifest, False
 
 
-def _write_pointer(context: StageContext, report: DatasetReport, manifest: Manifest) -> None:
+def _write_pointer(
+    context: StageContext, report: DatasetReport, manifest: Manifest, model_revision: str
+) -> None:
     prefix = dataset_prefix(report.digest)
     pointer = DatasetPointer(
         digest=report.digest,
@@ -296,6 +316,7 @@ def _write_pointer(context: StageContext, report: DatasetReport, manifest: Manif
         manifest_digest=manifest.digest,
         rows=report.rows,
         sources=[source.uri for source in context.job.spec.dataset.sources],
+        model_revision=model_revision,
     )
     body = pointer.model_dump_json(by_alias=True, indent=1) + "\n"
     context.output.write_bytes(pointer_key(context.job), body.encode())

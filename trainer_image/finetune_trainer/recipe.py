@@ -119,18 +119,22 @@ def decide_recipe(
     bfloat16 = decide_bfloat16(job, hardware, use_gpu=use_gpu)
     global_batch = decide_global_batch(hyper.global_batch_size, data.num_rows, world_size)
     per_rank = global_batch // world_size
-    longest = min(data.longest_tokens, hyper.max_sequence_length)
+    packing = spec.method.packing == "On"
+    # A packed row is as long as a row may be, however short its examples.
+    longest = hyper.max_sequence_length
+    if not packing:
+        longest = min(data.longest_tokens, longest)
     full = spec.method.adapter.type == "Full"
     available = hardware.memory_bytes // (1 if use_gpu else max(1, spec.resources.gpus_per_node))
 
-    def memory_of(micro: int) -> int:
+    def memory_of(micro: int, *, checkpointing: bool = False) -> int:
         return estimate_memory_bytes(
             model,
             tokens=micro * longest,
             bfloat16=bfloat16,
             full=full,
             quantized=spec.method.adapter.type == "QLoRA",
-            checkpointing=False,
+            checkpointing=checkpointing,
         )
 
     budget = GPU_TOKENS_PER_FORWARD if use_gpu else CPU_TOKENS_PER_FORWARD
@@ -139,7 +143,6 @@ def decide_recipe(
         budget //= 2
     micro = decide_micro_batch(hyper.micro_batch_size, per_rank, longest=longest, budget=budget)
     memory = memory_of(micro)
-    packing = spec.method.packing == "On"
     rows_per_epoch = data.num_rows
     if packing:
         rows_per_epoch = max(1, math.ceil(data.num_tokens / hyper.max_sequence_length))
@@ -164,7 +167,7 @@ def decide_recipe(
         and (use_gpu or micro * data.mean_tokens <= PADDING_FREE_TOKENS),
         packing=packing,
         use_gpu=use_gpu,
-        estimated_memory_bytes=memory,
+        estimated_memory_bytes=memory_of(micro, checkpointing=checkpointing),
     )
 
 
@@ -310,7 +313,8 @@ def estimate_memory_bytes(
 ) -> int:
     """Estimate one rank's memory: weights, optimiser state, activations of one forward pass.
 
-    Activations: about 34 values per token, layer and channel without recomputation, 2 with it.
+    Activations: 17 values (34 bytes at two bytes each) per token, layer and channel without
+    recomputation, 2 values with it.
 
     Source: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
     Models", table 2, without the attention term (fused kernels do not store it).

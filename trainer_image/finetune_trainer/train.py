@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from finetune_trainer.checkpoint import delete_prefix, fetch_newest
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.errors import InternalError, UserError
-from finetune_trainer.export import finish_adapter, manifest_digest, weights_file
+from finetune_trainer.export import finish_adapter, licence_of, weights_file
 from finetune_trainer.launch import Topology, read_topology, run_ranks
 from finetune_trainer.merged import publish_merged
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
@@ -24,6 +25,9 @@ from finetune_trainer.model.merge import check_mergeable
 from finetune_trainer.recipe import check_settings
 from finetune_trainer.sft.worker import WorkerPlan
 from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
+
+PUBLICATION_SECONDS = 3600
+"""How long the other nodes wait for rank 0 to upload: whole weights are many gigabytes."""
 
 
 def train(context: StageContext) -> TrainResult:
@@ -134,7 +138,7 @@ def _result(
         uri=context.uri_of(key),
         sha256=weights.sha256,
         num_bytes=weights.num_bytes,
-        manifest_sha256=manifest_digest(manifest),
+        manifest_sha256=manifest.digest,
         step=record["step"],
         metrics=metrics,
         resumed_from_step=record["resumedFromStep"],
@@ -157,7 +161,9 @@ def _run_record(
     return {
         "model": context.model_name,
         "modelUri": context.job.spec.model.uri,
+        "trustRemoteCode": context.job.spec.model.trust_remote_code,
         "revision": revision,
+        "license": licence_of(context.model_folder()[0]),
         "dataset": prepared.digest,
         "step": outcome["step"],
         "metrics": outcome["metrics"],
@@ -169,16 +175,18 @@ def _run_record(
 
 
 def _wait_for_publication(context: StageContext, key: str) -> TrainResult:
-    # Other nodes end when rank 0 has published, so that a Job's success means just that.
-    import time
-
-    for _ in range(600):
+    # Other nodes end when rank 0 has published, so that a Job's success means just that. If rank 0
+    # fails instead, the Job ends all of them; this is for a store that never answers.
+    for _ in range(PUBLICATION_SECONDS):
         if context.output.exists(f"{key}/manifest.json"):
             folder = context.scratch("adapter")
             manifest = fetch_folder(context.output, key, folder)
             return _result(context, key, manifest, json.loads((folder / "run.json").read_text()))
         time.sleep(1)
-    raise InternalError("NoPublication", "rank 0 did not publish the adapter within 10 minutes")
+    raise InternalError(
+        "NoPublication",
+        f"rank 0 did not publish the adapter within {PUBLICATION_SECONDS // 60} minutes",
+    )
 
 
 def _write_job(context: StageContext) -> Path:

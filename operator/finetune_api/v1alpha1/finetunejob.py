@@ -88,8 +88,8 @@ class Source(APIModel):
     """One file or folder of examples."""
 
     uri: URI
-    """Where the examples lie; a folder stands for all its `.jsonl`, `.json`, `.csv` and `.parquet`
-    files in the order of their names."""
+    """Where the examples lie; a folder stands for all its `.jsonl`, `.ndjson`, `.json`, `.csv`,
+    `.tsv` and `.parquet` files in the order of their names."""
     format: DatasetFormat = "Auto"
     """How a row is read. `Auto` recognises the format from the first rows' fields. `Csv` maps
     columns through `columns` and `template`."""
@@ -110,7 +110,8 @@ class Split(APIModel):
     """How rows are divided; the division depends on the content and the seed alone."""
 
     test_percent: Annotated[Integer, Field(ge=0, le=90)] = 20
-    """Share of the rows held out for the evaluation, in percent. The playbook's 80/20."""
+    """Share of the rows held out for the evaluation, in percent. The playbook's 80/20. 0 needs a
+    source with `side: Test`: a job without held-out rows is refused before it trains."""
     validation_percent: Annotated[Integer, Field(ge=0, le=50)] = 5
     """Share of the rows used to watch the loss while training, in percent."""
     seed: Annotated[Integer, Field(ge=0, le=2147483647)] = 13
@@ -161,13 +162,14 @@ class Method(APIModel):
     objective: Literal["SFT"] = "SFT"
     """Supervised fine-tuning on the examples."""
     loss: Literal["Auto", "Completion", "Assistant", "All"] = "Auto"
-    """Which tokens count. `Completion`: the last answer only. `Assistant`: every assistant turn.
+    """Which tokens count. `Completion`: the last answer only. `Assistant`: every assistant turn of
+    a conversation; of a pair, whose prompt may hold earlier turns, the completion only.
     `All`: every token. `Auto`: assistant turns of conversations, completions of pairs, all of plain
     text."""
     packing: Literal["Auto", "On", "Off"] = "Auto"
     """Put several short examples into one row without letting them see each other. `Auto`: remove
-    padding instead where that is exact, and pack where rows are much shorter than
-    `maxSequenceLength`."""
+    padding instead, where that is exact; it never packs. `On`: rows of `maxSequenceLength` tokens,
+    worth it where most examples are much shorter. `Off`: pad."""
     adapter: Adapter = Adapter()
     """The adapter."""
 
@@ -180,8 +182,9 @@ class Hyperparameters(APIModel):
     max_steps: Annotated[Integer, Field(ge=1, le=10000000)] | None = None
     """Stop after this many optimiser steps."""
     learning_rate: AutoDecimal = "auto"
-    """Peak learning rate. `auto`: 2e-4 for adapters scaled by model size and run length, a tenth of
-    that for `Full`. A number goes in quotes, as all decimals do: YAML reads a bare 2e-4 as a float,
+    """Peak learning rate. `auto`: for adapters 5e-4 x (2000 / hidden size)^0.78, half as much again
+    below 100 steps, between 1e-4 and 2e-3 (hidden size 576: 1.3e-3, 4096: 2.9e-4); a tenth of that
+    for `Full`. A number goes in quotes, as all decimals do: YAML reads a bare 2e-4 as a float,
     which the API server refuses ("must be of type string")."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=65536)] | Literal["auto"] = "auto"
     """Examples per optimiser step over all ranks; constant whatever the world size. `auto`: 8 to

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_trainer.evaluate import Comparison, score_all
 from finetune_trainer.evaluation.goal import check_goal
 from finetune_trainer.evaluation.metrics import (
     Answers,
@@ -17,6 +22,7 @@ from finetune_trainer.evaluation.metrics import (
     make_metric,
 )
 from finetune_trainer.evaluation.questions import gather_questions
+from support.spec_cases import changed, minimal_job
 
 
 def answers(*texts: str) -> Answers:
@@ -115,3 +121,27 @@ def test_rows_with_one_prompt_are_one_question() -> None:
     questions = gather_questions(rows, max_questions=10, seed=0)
     assert [q.references for q in questions] == [("a", "b"), ("c",)]
     assert len(gather_questions(rows, max_questions=1, seed=0)) == 1
+
+
+def test_plain_text_counts_for_the_loss_and_not_against_the_answers() -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": "no question here"},
+        {"prompt": "p", "completion": "yes"},
+        {"text": "nor here"},
+        {"prompt": "q", "completion": "no"},
+    ]
+    questions = gather_questions(rows, max_questions=10, seed=0)
+    losses = {"nll_sums": np.array([4.0, 1.0, 4.0, 1.0]), "num_tokens": np.ones(4)}
+    comparison = Comparison(
+        questions=questions,
+        base=Answers(texts=["no", "no"], **losses),
+        tuned=Answers(texts=["yes", "no"], **losses),
+    )
+    body = changed(minimal_job(), {"spec.evaluation": {"numBootstrapSamples": 100}})
+    job = ResolvedJob.model_validate(
+        {"namespace": "n", "name": "j", "uid": "u", "spec": body["spec"]}
+    )
+    context: Any = SimpleNamespace(job=job)
+    scores = {s.name: (float(s.base), float(s.tuned)) for s in score_all(context, comparison)}
+    assert scores["exactMatch"] == (0.5, 1.0)
+    assert scores["loss"] == (2.5, 2.5)

@@ -101,6 +101,19 @@ def test_learning_rate_rule(model: ModelShape, steps: int, full: bool, rate: flo
     assert decide_learning_rate("3e-4", model, steps, full=full) == 3e-4
 
 
+def test_packed_rows_are_as_long_as_a_row_may_be() -> None:
+    change = {"method": {"packing": "On"}, "hyperparameters": {"maxSequenceLength": 8192}}
+    packed = decide(change, hardware=GPU, use_gpu=True, model=LARGE)
+    padded = decide(hardware=GPU, use_gpu=True, model=LARGE)
+    assert packed.micro_batch_size * 8192 <= 16384
+    assert packed.estimated_memory_bytes > padded.estimated_memory_bytes
+
+
+def test_the_estimate_is_that_of_what_runs() -> None:
+    change = {"hyperparameters": {"activationCheckpointing": "On"}}
+    assert decide(change).estimated_memory_bytes < decide().estimated_memory_bytes
+
+
 def test_checkpointing_only_when_memory_asks_for_it() -> None:
     small = Hardware(num_gpus=1, memory_bytes=20 * GIB, supports_bfloat16=True, num_cpus=8)
     long = DataShape(num_rows=1000, num_tokens=10**6, mean_tokens=1000, longest_tokens=1024)

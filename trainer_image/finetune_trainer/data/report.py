@@ -123,6 +123,8 @@ class DatasetPointer(APIModel):
     rows: RowCounts
     sources: list[str]
     """URIs of the sources, as this run read them."""
+    model_revision: str | None = None
+    """What the base model was when the run began; all stages insist on it."""
 
 
 def report_invalid_rows(errors: Sequence[RowError]) -> InvalidRows:

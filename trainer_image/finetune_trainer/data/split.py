@@ -129,7 +129,7 @@ def divide_groups(
             f"the split asks for {num_sides} sides (train, {asked}), but the {num_rows} rows form "
             f"only {len(sizes)} group(s) of rows that belong together (same group column, or same "
             f"prompt); at least {num_sides} are needed: add rows with other prompts, or set "
-            "dataset.split.testPercent or validationPercent to 0",
+            "dataset.split.validationPercent to 0",
         )
     free = sorted(sizes, key=lambda group: _hash(seed, group))
     side_of: dict[str, Side] = {}

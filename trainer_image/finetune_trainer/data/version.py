@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.sources import SourceFile
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raised by every change of this package that changes what is written for the same input."""
 
 
-def compute_version(spec: FineTuneJobSpec, files: Sequence[Sequence[SourceFile]]) -> str:
+def compute_version(
+    spec: FineTuneJobSpec, files: Sequence[Sequence[SourceFile]], *, model_revision: str
+) -> str:
     """Return the digest that names the prepared data set, 64 hex digits.
 
     Where the files lie and with whose credentials they are read does not count, what they hold and
@@ -23,6 +25,7 @@ def compute_version(spec: FineTuneJobSpec, files: Sequence[Sequence[SourceFile]]
     Args:
         spec: The job's spec.
         files: The fetched files of each source, in the spec's order.
+        model_revision: What the base model is: a commit or a digest, never a branch.
     """
     dataset = spec.dataset.to_wire()
     sources = []
@@ -34,7 +37,7 @@ def compute_version(spec: FineTuneJobSpec, files: Sequence[Sequence[SourceFile]]
         "recipeVersion": RECIPE_VERSION,
         "dataset": dataset,
         "sources": sources,
-        "model": {"uri": spec.model.uri, "revision": spec.model.revision},
+        "model": {"uri": spec.model.uri, "revision": model_revision},
         "maxSequenceLength": spec.hyperparameters.max_sequence_length,
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

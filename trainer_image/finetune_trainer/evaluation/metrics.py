@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 SHORT_LABEL_WORDS = 6
 MAX_LABELS = 200
+LIKELIHOOD_METRICS = ("loss", "perplexity")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +24,7 @@ class Answers:
     """What one model said.
 
     Attributes:
-        texts: One answer per question.
+        texts: One answer per question that has a prompt.
         nll_sums: Summed negative log-likelihood of each question's reference tokens, in nats.
         num_tokens: Reference tokens behind each sum.
     """
@@ -77,7 +78,7 @@ def make_metric(name: str, answers: Answers, references: Sequence[Sequence[str]]
 
     Everything that does not depend on the resample is computed once, here.
     """
-    if name in ("loss", "perplexity"):
+    if name in LIKELIHOOD_METRICS:
         return _likelihood(answers, exponentiate=name == "perplexity")
     if name == "exactMatch":
         hits = np.array(

@@ -98,7 +98,6 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         self._keep = keep
         self._curve = curve
         self._curve_key = curve_key
-        self.last_durable_step = 0
         self.save_seconds = 0.0
 
     def on_save(
@@ -121,7 +120,6 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
             write_manifest(self._store, key, gathered, step=step, world_size=args.world_size)
             drop_old(self._store, self._prefix, keep=self._keep)
         _barrier()
-        self.last_durable_step = step
         self.save_seconds = time.monotonic() - began
 
 

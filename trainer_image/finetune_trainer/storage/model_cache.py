@@ -46,6 +46,7 @@ def fetch_model(
     *,
     include_weights: bool = True,
     allow_code: bool = False,
+    pinned: str | None = None,
 ) -> tuple[Path, str]:
     """Bring a base model to this node.
 
@@ -57,24 +58,28 @@ def fetch_model(
         cache_dir: Cache of this node; any number of processes may share it.
         include_weights: False brings only configuration and tokenizer.
         allow_code: Also bring ``.py`` files, for ``trustRemoteCode``.
+        pinned: The revision that this function returned earlier in the same run: a commit of the
+            Hub is taken instead of what ``revision`` names by now, other content is refused.
 
     Returns:
         The folder, and the revision it is at: a commit id, ``sha256:<digest of the manifest>``,
         or ``files:<digest>`` where there is no manifest.
 
     Raises:
-        UserError: ``ModelNotFound``, ``ModelUnusable``, ``RevisionMismatch``, ``AccessDenied`` ...
+        UserError: ``ModelNotFound``, ``ModelUnusable``, ``RevisionMismatch``, ``BaseModelChanged``,
+            ``AccessDenied`` ...
         StorageError: ``Unreachable``, ``DiskFull``, ``ChecksumMismatch`` ...
     """
     selection = ModelSelection(include_weights=include_weights, allow_code=allow_code)
     if is_local(uri):
         folder, resolved = _use_in_place(local_path(uri), uri, selection)
         _check_revision(uri, revision, resolved)
+        _check_pinned(uri, pinned, resolved)
         return folder, resolved
     cache = _Cache(folder=cache_dir, selection=selection)
     if uri.startswith("hf://"):
-        return _fetch_from_hub(parse_hub_uri(uri), revision, access, cache)
-    return _fetch_from_store(uri, revision, access, cache)
+        return _fetch_from_hub(parse_hub_uri(uri), revision, access, cache, pinned)
+    return _fetch_from_store(uri, revision, access, cache, pinned)
 
 
 def _use_in_place(folder: Path, uri: str, selection: ModelSelection) -> tuple[Path, str]:
@@ -102,7 +107,7 @@ def _use_in_place(folder: Path, uri: str, selection: ModelSelection) -> tuple[Pa
 
 
 def _fetch_from_store(
-    uri: str, revision: str | None, access: StorageAccess, cache: _Cache
+    uri: str, revision: str | None, access: StorageAccess, cache: _Cache, pinned: str | None
 ) -> tuple[Path, str]:
     store = open_store(uri, access)
     listed = sorted(store.list(), key=lambda file: file.key)
@@ -116,6 +121,7 @@ def _fetch_from_store(
         resolved = f"sha256:{manifest.digest}"
     check_usable(files, uri, cache.selection)
     _check_revision(uri, revision, resolved)
+    _check_pinned(uri, pinned, resolved)
     wanted = cache.selection.choose(files)
     paths = {file.key for file in wanted}
 
@@ -129,7 +135,11 @@ def _fetch_from_store(
 
 
 def _fetch_from_hub(
-    address: HubAddress, revision: str | None, access: StorageAccess, cache: _Cache
+    address: HubAddress,
+    revision: str | None,
+    access: StorageAccess,
+    cache: _Cache,
+    pinned: str | None,
 ) -> tuple[Path, str]:
     from finetune_trainer.storage.hub import HubStore, find_in_hub_cache, is_offline
 
@@ -140,7 +150,7 @@ def _fetch_from_hub(
             f"{address.uri} is given with revision {address.revision!r} and the job asks for "
             f"{asked!r}. Name the revision in one place.",
         )
-    name = asked or address.revision or _DEFAULT_REVISION
+    name = pinned or asked or address.revision or _DEFAULT_REVISION
     # A commit can never mean anything else, so nobody need be asked about it again.
     known = name if is_commit(name) else cache.read_reference(address.uri, name)
     if known and (is_commit(name) or is_offline()) and (hit := cache.find(address.uri, known)):
@@ -259,6 +269,17 @@ def _check_revision(uri: str, revision: str | None, resolved: str) -> None:
             "RevisionMismatch",
             f"{uri} is at {resolved}, the job insists on {revision}. Its content changed; restore "
             "it, or accept the new content by changing spec.model.revision.",
+        )
+
+
+def _check_pinned(uri: str, pinned: str | None, resolved: str) -> None:
+    """Refuse content other than that which the run began with."""
+    if pinned and pinned != resolved:
+        raise UserError(
+            "BaseModelChanged",
+            f"the base model at {uri} is {resolved} by now, this run began with {pinned}. Adapter "
+            "and scores would belong to two models: restore the old content, or start the job "
+            "again under a new name.",
         )
 
 

@@ -1,0 +1,55 @@
+"""The model card says whose weights these are, and under which licence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.export import licence_of, model_card
+from support.spec_cases import minimal_job
+
+RECIPE = {"global_batch_size": 8, "learning_rate": 1e-3, "epochs": 1.0, "bfloat16": True}
+RECORD: dict[str, Any] = {
+    "revision": "a" * 40,
+    "dataset": "d" * 64,
+    "numTrainableParameters": 5,
+    "step": 7,
+    "recipe": RECIPE,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "card", "expected"),
+    [
+        ({"license": "mit"}, None, "mit"),
+        ({}, "---\nlicense: apache-2.0\n---\n# A model\n", "apache-2.0"),
+        ({}, "# A model without metadata\n", None),
+        ({}, None, None),
+    ],
+)
+def test_licence_is_that_of_the_configuration_or_the_card(
+    tmp_path: Path, config: dict[str, str], card: str | None, expected: str | None
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if card:
+        (tmp_path / "README.md").write_text(card)
+    assert licence_of(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("licence", "words"), [("apache-2.0", "| apache-2.0 |"), (None, "not stated there")]
+)
+def test_card_names_the_licence_of_the_base(licence: str | None, words: str) -> None:
+    job = ResolvedJob.model_validate(
+        {"namespace": "n", "name": "j", "uid": "u", "spec": minimal_job()["spec"]}
+    )
+    text = model_card(job, model_name="org/base", record={**RECORD, "license": licence})
+    metadata = yaml.safe_load(text.split("---")[1])
+    assert metadata.get("license") == licence
+    assert metadata["base_model"] == "org/base"
+    assert words in text
