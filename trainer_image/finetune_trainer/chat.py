@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import Environment
+from finetune_trainer.context import cache_dir
 from finetune_trainer.errors import TrainerError, UserError
 from finetune_trainer.failures import classify
 from finetune_trainer.storage import StorageAccess, fetch_folder, open_store
@@ -53,10 +54,7 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         region=arguments.region,
         credentials_dir=Path(credentials) if credentials else None,
     )
-    cache = Path(
-        os.environ.get(Environment.CACHE_DIR)
-        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
-    )
+    cache = cache_dir()
     with tempfile.TemporaryDirectory(prefix="finetune-chat-") as scratch:
         folder = Path(scratch) / "adapter"
         fetch_folder(open_store(arguments.adapter, access), "", folder)

@@ -36,6 +36,14 @@ def read_job(path: Path) -> ResolvedJob:
         raise UserError("InvalidJob", f"{path} is not a valid job: {error}") from error
 
 
+def cache_dir() -> Path:
+    """Return where base models of this node are kept."""
+    given = os.environ.get(Environment.CACHE_DIR)
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
+
+
 @dataclass(kw_only=True)
 class StageContext:
     """One stage's view of the world.
@@ -63,14 +71,12 @@ class StageContext:
         work = os.environ.get(Environment.WORK_DIR) or str(
             Path(tempfile.gettempdir()) / "finetune" / job.uid
         )
-        cache = os.environ.get(Environment.CACHE_DIR) or str(
-            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
-        )
+        cache = cache_dir()
         credentials = os.environ.get(Environment.CREDENTIALS_DIR)
         work_dir = Path(work)
         try:
             work_dir.mkdir(parents=True, exist_ok=True)
-            Path(cache).mkdir(parents=True, exist_ok=True)
+            cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 "WorkDirUnwritable",
@@ -81,7 +87,7 @@ class StageContext:
             job=job,
             emit=emit,
             work_dir=work_dir,
-            cache_dir=Path(cache),
+            cache_dir=cache,
             credentials_dir=Path(credentials) if credentials else None,
         )
 
