@@ -24,6 +24,16 @@ from finetune_trainer.process import die_with_parent, handling_stop_signals, rea
 _KILLED = re.compile(r"SIGKILL|exitcode\s*:\s*-9\b|Signal 9\b")
 """How torchrun tells that a rank was killed."""
 
+_PEER_LOST = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|DistNetworkError|DistStoreError"
+    r"|ncclRemoteError|ncclSystemError|NCCL communicator was aborted|remote process exited"
+    r"|Watchdog caught collective operation timeout"
+)
+"""What gloo, the rendezvous store and NCCL say when another rank is gone.
+
+Source: torch/csrc/distributed/c10d (ProcessGroupNCCL.cpp, NCCLUtils.cpp, TCPStore.cpp).
+"""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Topology:
@@ -151,20 +161,15 @@ def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> Train
             "a training process was killed (SIGKILL) without a word: the host ran out of memory, "
             "or someone killed it; the next attempt resumes at the last checkpoint",
         )
+    if _lost_peer(tail):  # NCCL's watchdog aborts the process, which then leaves no record
+        return RetryableError("PeerLost", f"a rank lost contact with another rank:\n{tail[-800:]}")
     return InternalError(
         "RanksFailed", f"accelerate launch ended with exit code {exit_code}:\n{tail}"
     )
 
 
 def _lost_peer(message: str) -> bool:
-    words = (
-        "Connection closed by peer",
-        "Connection reset by peer",
-        "DistNetworkError",
-        "DistStoreError",
-        "Broken pipe",
-    )
-    return any(word in message for word in words)
+    return _PEER_LOST.search(message) is not None
 
 
 @contextmanager
