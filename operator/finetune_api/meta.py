@@ -30,6 +30,7 @@ PLURAL = "finetunejobs"
 
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+CPU_PATTERN = r"^[0-9]+(\.[0-9]+)?m?$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 URI_PATTERN = r"^(hf|s3|pvc|file)://.+$"
 
@@ -169,6 +170,9 @@ URI = Annotated[
 
 Quantity = Annotated[str, Field(max_length=16, pattern=QUANTITY_PATTERN)]
 """A Kubernetes quantity such as ``500m`` or ``16Gi``."""
+
+CpuQuantity = Annotated[str, Field(max_length=16, pattern=CPU_PATTERN)]
+"""A number of CPUs such as ``4``, ``2.5`` or ``500m``: a size like ``16Gi`` is a slip here."""
 
 ObjectName = Annotated[str, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)]
 """A DNS-1123 label."""

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from finetune_api.meta import Quantity
+from finetune_api.meta import CpuQuantity, Quantity
 
 ENVIRONMENT_PREFIX = "FINETUNE_OPERATOR_"
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -47,13 +47,13 @@ class OperatorConfig(BaseModel):
     allow_cpu: bool = False
     """Let a pod that asked for GPUs and sees none go on with the CPU. For tests and demos only: it
     turns a broken driver into a job that is a hundred times slower instead of an error."""
-    default_cpu: Quantity = "4"
+    default_cpu: CpuQuantity = "4"
     """CPU request and limit of a training or evaluation pod whose job does not say."""
     default_memory: Quantity = "16Gi"
     """Memory request and limit of a training or evaluation pod whose job does not say."""
     default_shared_memory: Quantity = "2Gi"
     """Size of `/dev/shm`. Counts towards the pod's memory limit as it fills."""
-    prepare_cpu: Quantity = "1"
+    prepare_cpu: CpuQuantity = "1"
     """CPU request and limit of the `prepare` pod, which needs no GPU."""
     prepare_memory: Quantity = "4Gi"
     """Memory request and limit of the `prepare` pod."""

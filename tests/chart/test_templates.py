@@ -337,6 +337,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "endpoint without scheme": ({"config": {"allowedEndpoints": ["a"]}}, "allowedEndpoints"),
     "relative file path": ({"config": {"allowedFilePaths": ["data"]}}, "allowedFilePaths"),
     "bad quantity": ({"config": {"defaultMemory": "16GB"}}, "defaultMemory"),
+    "CPUs in gibibytes": ({"config": {"defaultCpu": "16Gi"}}, "defaultCpu"),
     "bad digest": ({"image": {"digest": "sha256:1"}}, "/image/digest"),
     "bad namespace": ({"watch": {"namespaces": ["Team_A"]}}, "/watch/namespaces"),
     "port out of range": ({"metrics": {"port": 70000}}, "/metrics/port"),

@@ -360,6 +360,10 @@ CASES: tuple[Case, ...] = (
     bad("a boolean as text", {"spec.suspend": "true"}, "must be of type boolean"),
     bad("a boolean as yes", {"spec.model.trustRemoteCode": "yes"}, "must be of type boolean"),
     bad("no nodes", {"spec.resources.nodes": 0}, "should be greater than or equal to 1"),
+    good("a part of a CPU", {"spec.resources.cpu": "1500m"}),
+    good("two CPUs and a half", {"spec.resources.cpu": "2.5"}),
+    bad("CPUs in gibibytes", {"spec.resources.cpu": "16Gi"}, "spec.resources.cpu: Invalid value"),
+    bad("CPUs in thousands", {"spec.resources.cpu": "2k"}, "spec.resources.cpu: Invalid value"),
     bad("memory in words", {"spec.resources.memory": "lots"}, "spec.resources.memory: Invalid"),
     bad(
         "an endpoint without scheme", {"spec.s3.endpoint": "s3.example.org"}, "spec.s3.endpoint: In"

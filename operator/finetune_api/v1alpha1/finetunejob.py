@@ -19,6 +19,7 @@ from finetune_api.meta import (
     URI,
     APIModel,
     AutoDecimal,
+    CpuQuantity,
     DecimalString,
     Integer,
     LocalObjectReference,
@@ -277,8 +278,9 @@ class Resources(APIModel):
     """Name of the extended resource the GPUs are asked for by."""
     strategy: Literal["Auto", "DDP", "ZeRO2", "ZeRO3", "FSDP2"] = "Auto"
     """How ranks share the work. `Auto`: DDP while the base fits one GPU, else FSDP2."""
-    cpu: Quantity | None = None
-    """CPU request and limit of a training or evaluation pod. Default: the operator's."""
+    cpu: CpuQuantity | None = None
+    """CPU request and limit of a training or evaluation pod, for example `8` or `7500m`. Default:
+    the operator's."""
     memory: Quantity | None = None
     """Memory request and limit of a training or evaluation pod. Default: the operator's."""
     shared_memory: Quantity | None = None

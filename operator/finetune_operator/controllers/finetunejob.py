@@ -101,6 +101,10 @@ class FineTuneJobReconciler:
             return Retry(error, after_seconds=error.retry_after)
         except (KubeError, LeadershipLost) as error:
             return Retry(error)
+        except Exception as error:
+            # A defect: the queue tries again for ever, and only the log would know.
+            self._announce(job, (_reconcile_error(error),))
+            raise
 
     async def _reconcile(self, key: ObjectKey, job: Object) -> Result:
         observed = self._observe(key, job)
@@ -286,6 +290,14 @@ async def _both(first: Coroutine[Any, Any, _A], second: Coroutine[Any, Any, _B])
         if isinstance(outcome, BaseException):
             raise outcome
     return one, two
+
+
+def _reconcile_error(error: Exception) -> Announce:
+    message = (
+        f"The operator cannot handle this job: {type(error).__name__}: {error}. It tries again;"
+        " its log has the traceback."
+    )
+    return Announce(kind="Warning", reason="ReconcileError", message=message)
 
 
 def _describe(error: ValidationError) -> str:

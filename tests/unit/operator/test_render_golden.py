@@ -13,7 +13,7 @@ import yaml
 
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_operator.config import OperatorConfig
+from finetune_operator.config import ConfigError, OperatorConfig
 from finetune_operator.render.config import render_config_map
 from finetune_operator.render.job import render_job
 from finetune_operator.render.service import render_service
@@ -72,3 +72,9 @@ def test_threads_are_the_cpu_limit_rounded_up(quantity, cpus):
     from finetune_operator.render.pod import whole_cpus
 
     assert whole_cpus(quantity) == cpus
+
+
+@pytest.mark.parametrize("field", ["default_cpu", "prepare_cpu"])
+def test_a_size_is_no_number_of_cpus(field):
+    with pytest.raises(ConfigError, match=r"Cpu: String should match.*16Gi"):
+        OperatorConfig.load(environment={}, overrides={field: "16Gi"})
