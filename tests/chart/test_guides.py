@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,21 @@ def test_troubleshooting_covers_every_refusal_and_failure_class() -> None:
     classes = set(FailureClass) - {FailureClass.RETRYABLE, FailureClass.STOPPED}
     missing = [str(word) for word in refusals | classes if f"`{word}`" not in text]
     assert missing == []
+
+
+def test_helm_commands_have_flags_that_exist(
+    run_helm: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    used: set[tuple[str, str]] = set()
+    for guide in GUIDES:
+        text = guide.read_text().replace("\\\n", " ")
+        for verb, rest in re.findall(r"^helm (\w+)(.*)$", text, re.M):
+            used |= {(verb, flag) for flag in re.findall(r" (--[a-z-]+)", rest)}
+    assert ("upgrade", "--reset-then-reuse-values") in used
+    # This one leaves out defaults that are new in the chart, whose templates then fail.
+    assert ("upgrade", "--reuse-values") not in used
+    helps = {verb: run_helm(verb, "--help").stdout for verb, _ in used}
+    assert [(v, f) for v, f in sorted(used) if not re.search(rf"{f}\b", helps[v])] == []
 
 
 def test_decisions_are_numbered_without_gaps() -> None:
