@@ -115,7 +115,6 @@ def test_a_job_is_led_from_submit_to_the_adapter_on_disk(shell: Shell) -> None:
     assert '{"' not in out
     assert "failed" not in out
     assert out.splitlines()[-1] == "evaluate: done"
-    assert f"{NAME}: Suspended: spec.suspend is true" in err
     assert f"{NAME}: Complete=True, Succeeded, Version 1" in err
 
     described = shell.run("finetune", "describe", NAME)
