@@ -515,3 +515,12 @@ class FineTuneJob(APIModel):
     def from_wire(cls, body: dict[str, Any]) -> FineTuneJob:
         """Parse a Kubernetes object, wire names only; raises pydantic's ValidationError."""
         return cls.model_validate(body, by_alias=True, by_name=False)
+
+    @classmethod
+    def from_stored(cls, body: dict[str, Any]) -> FineTuneJob:
+        """Parse an object that the API server holds: as ``from_wire``, but ignore unknown fields.
+
+        The server has refused what its CRD does not know. A field unknown here comes from a newer
+        CRD, whose defaults stand in every object.
+        """
+        return cls.model_validate(body, by_alias=True, by_name=False, extra="ignore")

@@ -181,7 +181,7 @@ class FineTuneJobReconciler:
             # The status is not validated: a newer operator may have written more into it.
             wire: Object = {"metadata": metadata, "spec": job.get("spec")}
             try:
-                known = (generation, FineTuneJob.from_wire(wire), "")
+                known = (generation, FineTuneJob.from_stored(wire), "")
             except ValidationError as error:
                 known = (generation, None, _describe(error))
             self._parsed[uid] = known

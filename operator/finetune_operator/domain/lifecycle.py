@@ -114,6 +114,7 @@ class Lifecycle:
         self._current: StageView | None = None
         self._is_queued = False
         self._failed = False
+        self._is_unreadable = False
         self._first: list[CreateStage | ConfirmMissing | LookUpWarnings] = []
         self._then: list[PauseJob | ResumeJob | ActivateWorkload] = []
         self._requeue_after: float | None = None
@@ -135,11 +136,15 @@ class Lifecycle:
 
     def _accept(self) -> FineTuneJobSpec | None:
         observed, draft = self._observed, self._draft
+        was_accepted = draft.conditions.status_of(ConditionType.ACCEPTED) in ("True", "Unknown")
         if observed.parsed is None:
-            self._refuse(Reason.INVALID_SPEC, observed.problem)
+            if was_accepted:
+                self._tell_unreadable(observed.problem)
+            else:
+                self._refuse(Reason.INVALID_SPEC, observed.problem)
             return None
         spec = observed.parsed.spec
-        if draft.is_true(ConditionType.ACCEPTED):
+        if was_accepted:
             # Settings that changed since do not reach back to jobs that were accepted.
             draft.conditions.set(ConditionType.ACCEPTED, True, Reason.VALID, _ACCEPTED)
             return spec
@@ -152,6 +157,23 @@ class Lifecycle:
         text = f"Accepted; created Job {first}" if self._views[0].job else "Accepted"
         draft.announce("Accepted", text)
         return spec
+
+    def _tell_unreadable(self, problem: str) -> None:
+        """Leave a job alone that another version of the operator has accepted: it may be running.
+
+        Its phase stays as it was; a version that reads it goes on.
+        """
+        self._is_unreadable = True
+        message = (
+            f"This version of the operator cannot read the spec, which was accepted before:"
+            f" {problem}. Nothing is stopped, and nothing new is started, until CRD and operator"
+            " are of one version."
+        )
+        conditions = self._draft.conditions
+        if conditions.reason_of(ConditionType.ACCEPTED) != Reason.INVALID_SPEC:
+            self._draft.announce(Reason.INVALID_SPEC, message, warning=True)
+        conditions.set(ConditionType.ACCEPTED, "Unknown", Reason.INVALID_SPEC, message)
+        self._draft.put("reason", Reason.INVALID_SPEC.value)
 
     def _refuse(self, reason: Reason, message: str) -> None:
         self._draft.conditions.set(ConditionType.ACCEPTED, False, reason, message)
@@ -623,7 +645,18 @@ class Lifecycle:
         counted = sum(int(v.job["status"].get("failed") or 0) for v in self._views if v.job)
         if observed.ledger.num_started or counted or draft.get("attempts"):
             draft.count_attempts(observed.ledger, counted)
-        current = self._current
+        if not self._is_unreadable:
+            self._tell_phase()
+        return Plan(
+            first=() if self._failed else tuple(self._first),
+            status=draft.to_wire(),
+            events=tuple(draft.events),
+            then=tuple(self._then),
+            requeue_after=self._requeue_after,
+        )
+
+    def _tell_phase(self) -> None:
+        draft, current = self._draft, self._current
         phase = phase_of(
             draft.conditions,
             current.stage if current else None,
@@ -637,15 +670,8 @@ class Lifecycle:
             draft.restart_progress(current.stage)
         if phase in ("Succeeded", "Failed"):
             # Nothing else wakes a job that has ended.
-            left = seconds_to_live(observed.job, draft.get("completionTime"), self._now)
+            left = seconds_to_live(self._observed.job, draft.get("completionTime"), self._now)
             self._requeue_after = None if left is None else max(0.0, left)
-        return Plan(
-            first=() if self._failed else tuple(self._first),
-            status=draft.to_wire(),
-            events=tuple(draft.events),
-            then=tuple(self._then),
-            requeue_after=self._requeue_after,
-        )
 
 
 _ACCEPTED = "The spec is valid and allowed on this cluster."

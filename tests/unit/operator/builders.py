@@ -39,7 +39,7 @@ def job(**spec: Any) -> dict[str, Any]:
 
 def observe(body: dict[str, Any], **known: Any) -> Observed:
     try:
-        parsed, problem = FineTuneJob.from_wire({**body, "status": None}), ""
+        parsed, problem = FineTuneJob.from_stored({**body, "status": None}), ""
     except ValueError as error:
         parsed, problem = None, str(error)
     pods = known.get("pods", {})

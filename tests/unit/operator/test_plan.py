@@ -280,7 +280,7 @@ ADMISSION = [
      {"podTemplate": {"volumes": [{"name": "x", "emptyDir": {}}],
                       "volumeMounts": [{"name": "x", "mountPath": "/work/sub"}]}}, {},
      "ReservedName"),
-    ("nothing known", {"podTemplate": {"bogus": 1}}, {}, "InvalidSpec"),
+    ("nothing readable", {"resources": {"nodes": "two"}}, {}, "InvalidSpec"),
 ]  # fmt: skip
 
 
@@ -315,6 +315,25 @@ def test_what_a_tenant_may_not_ask_for_is_refused_before_anything_is_created(
 )
 def test_what_is_allowed_is_accepted(spec, settings):
     assert plan(observe(job(**spec)), NOW, OperatorConfig(**settings)).first
+
+
+def test_a_job_that_was_accepted_and_cannot_be_read_any_more_is_left_alone():
+    body = trained()
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running())}})
+    adapter = body["spec"].get("method") or {}
+    odd = {**body, "spec": {**body["spec"], "method": {**adapter, "objective": "Newer"}}}
+    made = plan(observe(odd, **known), at(80), CONFIG)
+    assert (made.first, made.then) == ((), ())
+    assert condition(made, "Accepted")["status"] == "Unknown"
+    assert "objective" in condition(made, "Accepted")["message"]
+    assert condition(made, "Failed") is None
+    assert (made.status["phase"], made.status["reason"]) == ("Training", "InvalidSpec")
+    assert reasons(made) == ["InvalidSpec"]
+    odd = after(odd, made)
+    assert plan(observe(odd, **known), at(90), CONFIG).status is None
+    made = plan(observe({**odd, "spec": body["spec"]}, **known), at(100), CONFIG)
+    assert condition(made, "Accepted")["status"] == "True"
+    assert (made.status["phase"], made.status["reason"]) == ("Training", "Running")
 
 
 def test_a_setting_that_changes_later_does_not_reach_back():

@@ -13,7 +13,7 @@ from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
 from finetune_operator.kube.workqueue import WorkQueue
 from support.clock import FakeClock
 from support.fake_client import FakeClient
-from unit.operator.builders import CONFIG, NOW, job
+from unit.operator.builders import CONFIG, NOW, condition, job
 
 KEY = ("team-a", "headlines")
 
@@ -66,3 +66,16 @@ async def test_a_defect_of_the_operator_is_told_on_the_job(monkeypatch):
     ((name, kind, reason, message),) = world.events
     assert (name, kind, reason) == ("headlines", "Warning", "ReconcileError")
     assert "ZeroDivisionError: division by zero" in message
+
+
+async def test_fields_of_a_newer_crd_are_ignored_in_stored_objects():
+    body = job(newerDefault="x", resources={"nodes": 1, "newerDefault": True})
+    body["metadata"]["newerField"] = 1
+    world = world_of(body)
+    await world.reconciler.reconcile(KEY)
+    kinds = [sent["kind"] for verb, sent in world.client.writes if verb == "create"]
+    assert kinds == ["ConfigMap", "Job"]
+    stored = world.client.cluster.objects["configmaps", "team-a", "headlines-job"]
+    assert "newer" not in stored["data"]["job.json"]
+    status = world.client.cluster.objects["finetunejobs", *KEY]["status"]
+    assert condition({"status": status}, "Accepted")["status"] == "True"
