@@ -174,7 +174,9 @@ async def serve(
     async with KubeClient(transport) as client:
         manager = Manager(client, config, identity=_identity(), clock=clock, rng=rng)
         try:
-            if not await _wait_for_crd(client, config, stop):
+            # First of all: whatever is missing below, the pod lives, is not ready and tells why.
+            await manager.serve_probes()
+            if not await _wait_for_crd(client, manager, stop):
                 return
             await manager.start()
             if on_start is not None:
@@ -184,17 +186,19 @@ async def serve(
             await manager.stop()
 
 
-async def _wait_for_crd(client: KubeClient, config: OperatorConfig, stop: asyncio.Event) -> bool:
+async def _wait_for_crd(client: KubeClient, manager: Manager, stop: asyncio.Event) -> bool:
     """Wait until the API server serves FineTuneJobs: kopf looks only once, at its start."""
-    namespace = config.namespaces[0] if config.namespaces else ""
+    namespace = next(iter(manager.config.namespaces), "")
     while not stop.is_set():
         try:
             async for _ in client.list_pages(FINETUNEJOBS, namespace, limit=1, metadata_only=True):
                 return True
         except NotFound:
-            logger.warning("the CustomResourceDefinition of FineTuneJob is not installed; waiting")
+            problem = "the CustomResourceDefinition of FineTuneJob is not installed; waiting"
         except KubeError as error:
-            logger.warning("cannot list FineTuneJobs, will retry: %s", error)
+            problem = f"cannot list FineTuneJobs, will retry: {error}"
+        logger.warning("%s", problem)
+        manager.wait_for(problem)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CRD_RETRY_SECONDS):
                 await stop.wait()

@@ -83,9 +83,26 @@ class Manager:
         self._elector: LeaderElector | None = None
         self._election: asyncio.Task[None] | None = None
         self._is_started = False
+        self._waiting_for = "starting"
+
+    async def serve_probes(self) -> None:
+        """Answer probes and scrapes: alive, not ready. Asks nothing of the API server."""
+        probes = web.Application()
+        probes.router.add_get("/healthz", self._healthz)
+        probes.router.add_get("/readyz", self._readyz)
+        metrics = web.Application()
+        metrics.router.add_get("/metrics", self._metrics)
+        await self._listen("probes", probes, self.config.probe_port)
+        await self._listen("metrics", metrics, self.config.metrics_port)
+
+    def wait_for(self, what: str) -> None:
+        """Let ``/readyz`` tell what holds up the start."""
+        self._waiting_for = what
 
     async def start(self) -> None:
-        """Fill the caches, serve the endpoints, take part in the election."""
+        """Serve the endpoints, fill the caches, take part in the election."""
+        if "probes" not in self.ports:
+            await self.serve_probes()
         config, client, rng = self.config, self._client, self._rng
         has_kueue = config.kueue == "on" or (
             config.kueue == "auto" and await is_installed(client, config.namespaces)
@@ -119,7 +136,7 @@ class Manager:
             self._spawn(informer.run(), f"informer-{informer.resource.plural}")
         self._spawn(self._recorder.run(), "events")
         self._spawn(self._throttle.run(), "progress")
-        await self._serve()
+        await self._serve_progress()
         self._is_started = True
 
     def observe(self, kind: str | None, body: Object) -> None:
@@ -250,7 +267,7 @@ class Manager:
 
     # ---- endpoints ---------------------------------------------------------------------------
 
-    async def _serve(self) -> None:
+    async def _serve_progress(self) -> None:
         config = self.config
         endpoint = ProgressEndpoint(
             self.caches,
@@ -262,14 +279,7 @@ class Manager:
         if config.progress_tls_certificate:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             tls.load_cert_chain(config.progress_tls_certificate, config.progress_tls_key)
-        probes = web.Application()
-        probes.router.add_get("/healthz", self._healthz)
-        probes.router.add_get("/readyz", self._readyz)
-        metrics = web.Application()
-        metrics.router.add_get("/metrics", self._metrics)
         await self._listen("progress", endpoint.application(), config.progress_port, tls)
-        await self._listen("probes", probes, config.probe_port)
-        await self._listen("metrics", metrics, config.metrics_port)
 
     async def _listen(
         self, name: str, app: web.Application, port: int, tls: ssl.SSLContext | None = None
@@ -285,8 +295,14 @@ class Manager:
         return web.Response(text="ok") if self.is_healthy else _unwell("a task has ended")
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        if not self.is_ready:
-            return _unwell("the caches are not complete yet")
+        if not self._is_started:
+            return _unwell(self._waiting_for)
+        if unsynced := [
+            informer.resource.plural
+            for informer in self.caches.informers
+            if not informer.synced.is_set()
+        ]:
+            return _unwell(f"waiting for the first complete list of {', '.join(unsynced)}")
         return web.Response(text="leading" if self.is_leader else "standing by")
 
     async def _metrics(self, request: web.Request) -> web.Response:
