@@ -220,7 +220,8 @@ class Lifecycle:
         return [
             ActivateWorkload(stage=view.stage, name=queue.workload, active=active)
             for view in self._views
-            if view.state is StageState.SUSPENDED
+            # Resumed before Kueue has suspended it, a Job's Workload is inactive all the same.
+            if (view.state is StageState.SUSPENDED or (active and view.is_stoppable))
             and (queue := self._observed.queue.get(view.stage)) is not None
             and queue.is_active is not active
         ]

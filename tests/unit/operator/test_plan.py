@@ -786,6 +786,24 @@ def test_pausing_a_queued_job_goes_through_the_workload():
     )
 
 
+def test_a_job_that_is_resumed_before_kueue_has_suspended_it_is_reactivated():
+    known = merged(
+        stages_done(PREPARE),
+        {
+            "jobs": {TRAIN: child(TRAIN, status=running())},
+            "queue": {TRAIN: queue(is_admitted=True, reason="QuotaReserved", is_active=False)},
+        },
+    )
+    made, body = live(
+        [{**known, "has_kueue": True}], suspended(trained(job(queueName="team-a"))), at(100)
+    )
+    body = {**body, "spec": {**body["spec"], "suspend": False}}
+    made = plan(observe(body, **known, has_kueue=True), at(101), CONFIG)
+    assert made.then == (
+        ActivateWorkload(stage=TRAIN, name="job-headlines-train-1234", active=True),
+    )
+
+
 def test_a_paused_queued_job_is_reactivated_and_one_that_kueue_deactivated_is_not():
     known = merged(
         stages_done(PREPARE),
