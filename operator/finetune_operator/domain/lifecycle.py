@@ -453,7 +453,8 @@ class Lifecycle:
         conditions = self._draft.conditions
         if queue is not None:
             self._is_queued = not queue.is_admitted
-            if queue.is_evicted and conditions.status_of(ConditionType.QUOTA_RESERVED) == "True":
+            had_quota = conditions.status_of(ConditionType.QUOTA_RESERVED) == "True"
+            if had_quota and queue.is_evicted and queue.is_active and not spec.suspend:
                 text = f"{view.stage.value}: {queue.reason}: {queue.message}"
                 self._draft.announce("Preempted", text, warning=True)
             conditions.set(
@@ -492,7 +493,7 @@ class Lifecycle:
         queue = self._observed.queue.get(view.stage)
         if spec.suspend or _is_paused(view):
             conditions.set(kind, False, Reason.SUSPENDED_BY_USER, "Held by spec.suspend.")
-        elif queue is not None and queue.is_evicted:
+        elif queue is not None and queue.is_evicted and not queue.was_resumed:
             conditions.set(kind, False, Reason.PREEMPTED, queue.message)
         elif queue is not None or is_queued(spec, view.stage):
             conditions.set(kind, False, Reason.QUEUED, "Waiting in the queue.")

@@ -63,6 +63,11 @@ class QueueState:
     past_active_seconds: int = 0
     is_evicted: bool = False
 
+    @property
+    def was_resumed(self) -> bool:
+        """Whether it was paused through ``spec.active`` and may be admitted again."""
+        return self.is_active and self.reason.startswith("Deactivated")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:

@@ -771,6 +771,43 @@ def test_a_queued_job_without_a_workload_is_told_after_a_minute():
     assert "NotManagedByKueue" in reasons(made)
 
 
+@pytest.mark.parametrize(
+    ("suspend", "reason", "told", "of_stage"),
+    [
+        (False, "Preempted", ["Preempted"], "Preempted"),
+        (True, "Deactivated", ["Suspended"], "SuspendedByUser"),
+    ],
+)
+def test_only_others_preempt_a_job(suspend, reason, told, of_stage):
+    admitted = {
+        "jobs": {TRAIN: child(TRAIN, status=running())},
+        "queue": {TRAIN: queue(is_admitted=True, reason="QuotaReserved")},
+    }
+    made, body = live(
+        [{**merged(stages_done(PREPARE), admitted), "has_kueue": True}],
+        trained(job(queueName="team-a")),
+        at(80),
+    )
+    assert condition(body, "QuotaReserved")["status"] == "True"
+    evicted = {
+        "jobs": {TRAIN: child(TRAIN, suspend=True)},
+        "queue": {TRAIN: queue(is_evicted=True, is_active=not suspend, reason=reason)},
+    }
+    body = suspended(body) if suspend else body
+    known = {**merged(stages_done(PREPARE), evicted), "has_kueue": True}
+    made = plan(observe(body, **known), at(90), CONFIG)
+    assert reasons(made) == told
+    assert condition(made, "Training")["reason"] == of_stage
+    # Active again, Kueue shows why it was evicted until it is admitted.
+    body = after(body, made)
+    body = {**body, "spec": {**body["spec"], "suspend": False}}
+    known["queue"] = {TRAIN: queue(is_evicted=True, reason=reason)}
+    made = plan(observe(body, **known), at(100), CONFIG)
+    assert "Preempted" not in reasons(made)
+    shown = condition(after(body, made), "Training")["reason"]
+    assert shown == ("Queued" if suspend else "Preempted")
+
+
 def test_pausing_a_queued_job_goes_through_the_workload():
     known = merged(
         stages_done(PREPARE),
