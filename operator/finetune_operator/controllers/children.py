@@ -6,8 +6,9 @@ is looked at once. Ours means that an earlier attempt got so far; somebody else'
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from datetime import datetime
 
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
@@ -20,7 +21,7 @@ from finetune_operator.domain.actions import (
     PauseJob,
     ResumeJob,
 )
-from finetune_operator.domain.conditions import Reason
+from finetune_operator.domain.conditions import Reason, parse_timestamp
 from finetune_operator.domain.observed import Observed, Refusal, owner_uid, trim_job
 from finetune_operator.integrations.kueue.workload import WORKLOADS
 from finetune_operator.kube.client import KubeClient
@@ -30,6 +31,10 @@ from finetune_operator.render.names import ACTIVE_SECONDS_ANNOTATION, PAUSED_ANN
 
 FIELD_MANAGER = "finetune-operator"
 _RESOURCES: dict[str, Resource] = {"ConfigMap": CONFIG_MAPS, "Service": SERVICES, "Job": JOBS}
+
+
+_CONTAINER_REASONS = frozenset({"Pulling", "Pulled", "Created", "Started"})
+"""Reasons of Events by which the kubelet tells that it has come to the container itself."""
 
 
 class NameTaken(Exception):  # noqa: N818 - a state of the world
@@ -115,7 +120,7 @@ class Children:
         """Read why the kubelet cannot start a pod; without the right to, nothing is known."""
         warnings = dict(observed.warnings)
         for pod in action.pods:
-            selector = f"involvedObject.kind=Pod,involvedObject.name={pod},type=Warning"
+            selector = f"involvedObject.kind=Pod,involvedObject.name={pod}"
             try:
                 found = await self._client.list(
                     EVENTS, observed.namespace, field_selector=selector, limit=50
@@ -123,10 +128,7 @@ class Children:
             except Forbidden:
                 warnings[pod] = ""
                 continue
-            # The scheduler's are older: these pods have a node.
-            told = [event for event in found.items if event.get("reason") != "FailedScheduling"]
-            latest = max(told, key=_event_time, default={})
-            warnings[pod] = str(latest.get("message") or "")
+            warnings[pod] = _present_warning(found.items, action.since)
         return replace(observed, warnings=warnings)
 
     async def perform(
@@ -179,5 +181,26 @@ def _controller_uid(obj: Object) -> str:
     return ""
 
 
-def _event_time(event: dict[str, Any]) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
+def _present_warning(events: Iterable[Object], since: datetime) -> str:
+    """Return the latest warning that is still so, or the empty string.
+
+    The kubelet repeats what lasts at least every two minutes. Whatever came before it began to
+    pull the image is over: volumes are mounted by then.
+    """
+    told = [(moment, event) for event in events if (moment := _event_time(event)) is not None]
+    begun = [moment for moment, event in told if event.get("reason") in _CONTAINER_REASONS]
+    over = max([since, *begun])
+    present = [
+        (moment, str(event.get("message") or ""))
+        for moment, event in told
+        # The scheduler's are older: these pods have a node.
+        if event.get("type") == "Warning" and event.get("reason") != "FailedScheduling"
+        if moment > over
+    ]
+    return max(present, default=(over, ""))[1]
+
+
+def _event_time(event: Object) -> datetime | None:
+    series = event.get("series") or {}
+    told = (event.get("lastTimestamp"), series.get("lastObservedTime"), event.get("eventTime"))
+    return max(filter(None, map(parse_timestamp, told)), default=None)

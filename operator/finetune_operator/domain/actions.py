@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from finetune_api.trainer import Stage
@@ -35,9 +36,15 @@ class ConfirmMissing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LookUpWarnings:
-    """Read the warning events of a pod that does not start."""
+    """Read the warning events of pods that do not start.
+
+    Attributes:
+        pods: Names of the pods.
+        since: Warnings told before this moment are over.
+    """
 
     pods: tuple[str, ...]
+    since: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,6 +56,8 @@ SILENCE_SECONDS = 120.0
 QUEUE_GRACE_SECONDS = 60.0
 """How long a queued Job may be without a Workload before its queue is in doubt."""
 RECHECK_SECONDS = 30.0
+WARNING_SECONDS = 180.0
+"""For how long the kubelet's warnings of a pod are believed; it repeats them every two minutes."""
 
 CONDITION_OF = {
     Stage.PREPARE: ConditionType.DATASET_READY,
@@ -398,7 +400,8 @@ class Lifecycle:
             if (name := pod["metadata"]["name"]) not in self._observed.warnings
         ]
         if unknown:
-            self._first.append(LookUpWarnings(pods=tuple(unknown)))
+            since = self._now - timedelta(seconds=WARNING_SECONDS)
+            self._first.append(LookUpWarnings(pods=tuple(unknown), since=since))
             return None
         found: Cause | None = None
         for pod in view.pods:

@@ -9,11 +9,14 @@ import pytest
 
 from finetune_operator.controllers import finetunejob as controller
 from finetune_operator.controllers.caches import Caches
+from finetune_operator.controllers.children import Children
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
+from finetune_operator.domain.actions import LookUpWarnings
+from finetune_operator.domain.conditions import timestamp
 from finetune_operator.kube.workqueue import WorkQueue
 from support.clock import FakeClock
 from support.fake_client import FakeClient
-from unit.operator.builders import CONFIG, NOW, condition, job
+from unit.operator.builders import CONFIG, NOW, at, condition, job, observe
 
 KEY = ("team-a", "headlines")
 
@@ -79,3 +82,52 @@ async def test_fields_of_a_newer_crd_are_ignored_in_stored_objects():
     assert "newer" not in stored["data"]["job.json"]
     status = world.client.cluster.objects["finetunejobs", *KEY]["status"]
     assert condition({"status": status}, "Accepted")["status"] == "True"
+
+
+def event(seconds, reason, message="", kind="Normal"):
+    return {
+        "type": kind,
+        "reason": reason,
+        "message": message,
+        "lastTimestamp": timestamp(at(seconds)),
+    }
+
+
+def warning(seconds, message, reason="FailedMount"):
+    return event(seconds, reason, message, "Warning")
+
+
+class Events:
+    """A client that lists one pod's Events."""
+
+    def __init__(self, items):
+        self.items = items
+
+    async def list(self, resource, namespace, *, field_selector, limit):
+        assert field_selector == "involvedObject.kind=Pod,involvedObject.name=p"
+        return self
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([], ""),
+        ([warning(190, "no secret")], "no secret"),
+        ([warning(190, "later"), warning(185, "earlier")], "later"),
+        ([warning(190, "no secret"), event(100, "Pulling")], "no secret"),
+        ([warning(190, "no nodes", "FailedScheduling")], ""),
+        ([warning(10, "not mounted yet")], ""),
+        ([warning(190, "not mounted yet"), event(191, "Pulling")], ""),
+        ([event(190, "Pulling"), warning(190, "not mounted yet")], ""),
+        ([event(195, "Scheduled"), warning(190, "no secret")], "no secret"),
+    ],
+    ids=[
+        "none", "present", "latest", "after an earlier container", "the scheduler's", "stale",
+        "mounted since", "mounted in the same second", "another normal event",
+    ],
+)  # fmt: skip
+async def test_a_warning_counts_while_it_lasts(events, expected):
+    children = Children(Events(events), caches=None)
+    action = LookUpWarnings(pods=("p",), since=at(20))
+    found = await children.look_up_warnings(observe(job()), action)
+    assert found.warnings == {"p": expected}
