@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 import finetune_operator
 from chart_readme import CHART, MissingCommentError, read_values, render_table, update
 from finetune_operator.config import OperatorConfig
+from finetune_operator.integrations.kueue.workload import MINIMUM_KUEUE, WORKLOADS
 from finetune_operator.kube.metrics import KubeMetrics
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -86,6 +87,12 @@ def test_readme_names_every_setting() -> None:
     readme = (CHART / "README.md").read_text()
     settings = SCHEMA["properties"]["config"]["properties"]
     assert [s for s in settings if f"`{s}`" not in readme and f"`config.{s}`" not in readme] == []
+
+
+def test_kueue_is_named_with_the_version_whose_api_is_used() -> None:
+    (text,) = (v.description for v in read_values(VALUES_TEXT) if v.path == "kueue.enabled")
+    assert f"Kueue {MINIMUM_KUEUE} or newer" in text
+    assert f"`{WORKLOADS.api_version}`" in text
 
 
 def test_defaults_are_the_operators() -> None:

@@ -6,6 +6,7 @@ need correct deletes and indexes. Nothing here writes, so a standby keeps all of
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from finetune_operator.domain.observed import (
 from finetune_operator.integrations.kueue.workload import (
     BY_JOB_UID,
     JOB_UID_LABEL,
+    MINIMUM_KUEUE,
     WORKLOADS,
     index_by_job_uid,
     trim_workload,
@@ -33,6 +35,8 @@ from finetune_operator.kube.resource import JOBS, PODS, Object, ObjectKey, Resou
 from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, PRIORITY_USER
 from finetune_operator.render.names import JOB_LABEL
+
+logger = logging.getLogger(__name__)
 
 FINETUNEJOBS = Resource(group=GROUP, version=VERSION, plural=PLURAL, kind=KIND)
 BY_FINETUNEJOB = "finetunejob"
@@ -61,7 +65,7 @@ class Caches:
         config: Which namespaces, how often to repair.
         wake: Told which FineTuneJob to look at.
         forget: Told of FineTuneJobs that are gone.
-        has_kueue: Whether to watch Workloads.
+        has_kueue: Whether to watch Workloads, if the cluster has them.
         rng: Source of jitter.
     """
 
@@ -94,7 +98,7 @@ class Caches:
         }
         self.jobs_informer = Informer(client, JOBS, transform=trim_job, **children)
         self.pods_informer = Informer(client, PODS, transform=trim_pod, **children)
-        self.workloads_informer: Informer | None = None
+        self._workloads_informer: Informer | None = None
         self.finetunejobs = self.feed.store
         self.jobs = self.jobs_informer.store
         self.pods = self.pods_informer.store
@@ -102,23 +106,30 @@ class Caches:
         self.jobs.add_handler(self._on_child)
         self.pods.add_handler(self._on_child)
         if has_kueue:
-            self.workloads_informer = Informer(
+            self._workloads_informer = Informer(
                 client,
                 WORKLOADS,
                 label_selector=JOB_UID_LABEL,
                 transform=trim_workload,
                 indexers={BY_JOB_UID: index_by_job_uid},
+                on_served=self._on_kueue,
                 **scope,  # type: ignore[arg-type]
             )
-            self.workloads_informer.store.add_handler(self._on_workload)
+            self._workloads_informer.store.add_handler(self._on_workload)
 
     @property
     def informers(self) -> list[Feed | Informer]:
         """Everything that has to run."""
         found: list[Feed | Informer] = [self.feed, self.jobs_informer, self.pods_informer]
-        if self.workloads_informer is not None:
-            found.append(self.workloads_informer)
+        if self._workloads_informer is not None:
+            found.append(self._workloads_informer)
         return found
+
+    @property
+    def workloads_informer(self) -> Informer | None:
+        """What watches Workloads; None without Kueue, also while the cluster lacks it."""
+        informer = self._workloads_informer
+        return informer if informer is not None and informer.is_served else None
 
     @property
     def is_synced(self) -> bool:
@@ -191,6 +202,23 @@ class Caches:
         key = None if job is None else key_of_owner(job)
         if key is not None:
             self._wake(key, PRIORITY_CHILD)
+
+    def _on_kueue(self, is_served: bool) -> None:
+        """Look at all jobs with a queue again: they wait for Kueue, or need to be told."""
+        if is_served:
+            logger.info("Kueue is there: jobs with a queueName go on")
+        else:
+            logger.warning(
+                "Kueue is switched on, and the API server does not serve %s %s: is Kueue %s or"
+                " newer installed? Jobs with a queueName wait for it, all others run",
+                WORKLOADS.plural,
+                WORKLOADS.api_version,
+                MINIMUM_KUEUE,
+            )
+        for job in self.finetunejobs.objects():
+            if (job.get("spec") or {}).get("queueName"):
+                metadata = job["metadata"]
+                self._wake((metadata["namespace"], metadata["name"]), PRIORITY_RESYNC)
 
 
 _RESULTS = ("dataset", "artifact", "evaluation", "conditions")

@@ -3,7 +3,9 @@
 Contract (that of client-go's Reflector): a paged list, then a watch from the list's version with
 bookmarks; a broken watch resumes from the last version seen; 410 means list again and *replace*,
 so that objects deleted unseen are dropped and their handlers told; anything else is retried with
-full jitter for ever. An informer never ends by itself and never ends the process.
+full jitter for ever. An informer never ends by itself and never ends the process. A type that a
+cluster may lack (another project's) can be declared so: then 404 is an answer, asked for again now
+and then.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from finetune_operator.kube.backoff import full_jitter
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import Gone, KubeError, TransportError
+from finetune_operator.kube.errors import Gone, KubeError, NotFound, TransportError
 from finetune_operator.kube.resource import ObjectKey, Resource, key_of, version_of
 from finetune_operator.kube.store import (
     ALL_NAMESPACES,
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_BASE_SECONDS = 0.2
 BACKOFF_CAP_SECONDS = 30.0
+ABSENT_RETRY_SECONDS = 30.0
+"""How often a type that the server does not serve is asked for again."""
 SHORT_WATCH_SECONDS = 1.0
 """A watch that ends sooner and without events is a fault, not a time-out."""
 
@@ -49,11 +53,13 @@ class Informer:
         watch_timeout_seconds: Least time after which the server ends a watch; a random part up to
             the same again is added, so that many watches do not reconnect at once.
         silence_seconds: Reconnect after so long without a byte.
+        on_served: The cluster may do without this type. Called with False when the server turns
+            out not to serve it, which counts as a first, empty list, and with True once it does.
         rng: Source of jitter.
 
     Attributes:
         resource: What is watched.
-        store: The cache.
+        store: The cache. What it held stays while the type is not served.
         synced: Set when the first list of every namespace is in the store; never unset.
     """
 
@@ -69,6 +75,7 @@ class Informer:
         page_limit: int = 500,
         watch_timeout_seconds: int = 240,
         silence_seconds: float = 90.0,
+        on_served: Callable[[bool], None] | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.resource = resource
@@ -81,6 +88,8 @@ class Informer:
         self._page_limit = page_limit
         self._watch_timeout_seconds = watch_timeout_seconds
         self._silence_seconds = silence_seconds
+        self._on_served = on_served
+        self._absent: set[str] = set()
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         metrics = client.metrics
         self._lists = metrics.lists.labels(resource.plural)
@@ -88,6 +97,11 @@ class Informer:
         self._ghosts = metrics.ghosts.labels(resource.plural)
         self._errors = metrics.watch_errors
         metrics.cached_objects.labels(resource.plural).set_function(self.store.__len__)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the server serves this type, as far as is known."""
+        return not self._absent
 
     async def run(self) -> None:
         """List and watch until cancelled."""
@@ -116,9 +130,16 @@ class Informer:
                 if failures > 1:
                     await self._back_off(failures - 1)
             except KubeError as error:
-                self._note_error(error)
-                failures = 1 if progress.advanced else failures + 1
-                await self._back_off(failures)
+                if isinstance(error, NotFound) and self._on_served is not None:
+                    # Of a collection, so it is the type that is unknown.
+                    self._errors.labels(self.resource.plural, "NotFound").inc()
+                    self._note_served(scope, False)
+                    progress.version, failures = "", 0
+                    await asyncio.sleep(ABSENT_RETRY_SECONDS * self._rng.uniform(0.8, 1.2))
+                else:
+                    self._note_error(error)
+                    failures = 1 if progress.advanced else failures + 1
+                    await self._back_off(failures)
             except Exception:
                 # A malformed object, a bug in a transform: list afresh rather than die.
                 logger.exception("%s: informer failed, listing again", self.resource.plural)
@@ -143,9 +164,8 @@ class Informer:
         if ghosts := self.store.drop_unseen(seen, int(version), scope=scope):
             self._ghosts.inc(ghosts)
             logger.info("%s: %d objects vanished unseen", self.resource.plural, ghosts)
-        self._unsynced.discard(scope)
-        if not self._unsynced:
-            self.synced.set()
+        self._note_served(scope, True)
+        self._note_synced(scope)
         return version
 
     async def _watch(self, scope: str, progress: _Progress) -> None:
@@ -176,6 +196,22 @@ class Informer:
             raise TransportError(
                 f"watch {self.resource.kind}", message="the server ended it at once, without events"
             )
+
+    def _note_synced(self, scope: str) -> None:
+        self._unsynced.discard(scope)
+        if not self._unsynced:
+            self.synced.set()
+
+    def _note_served(self, scope: str, is_served: bool) -> None:
+        """Tell when the type appears or vanishes; one that is not there is completely known."""
+        before = self.is_served
+        if is_served:
+            self._absent.discard(scope)
+        else:
+            self._absent.add(scope)
+            self._note_synced(scope)
+        if self._on_served is not None and before != self.is_served:
+            self._on_served(self.is_served)
 
     def _note_error(self, error: KubeError) -> None:
         self._errors.labels(self.resource.plural, type(error).__name__).inc()

@@ -31,6 +31,7 @@ from support.scripted_server import (
 async def server(monkeypatch):
     monkeypatch.setattr(informer_module, "BACKOFF_BASE_SECONDS", 0.005)
     monkeypatch.setattr(informer_module, "BACKOFF_CAP_SECONDS", 0.02)
+    monkeypatch.setattr(informer_module, "ABSENT_RETRY_SECONDS", 0.02)
     async with scripted_server() as running:
         yield running
 
@@ -237,3 +238,38 @@ async def test_metrics_count_lists_watches_ghosts_and_objects(server):
         assert sample("reflector_ghosts_total", name) == 1
         assert sample("reflector_watch_errors_total", name | {"error": "Gone"}) == 1
         assert sample("informer_cached_objects", name) == 1
+
+
+async def test_a_type_the_cluster_may_lack_counts_as_listed_and_is_found_once_it_is_there(server):
+    server.lists.extend([reply_status(404, "NotFound")] * 3)
+    server.lists.append(reply_list(pod("a", 1), version="5"))
+    server.watches.append(stream(then="hold"))
+    seen: list[bool] = []
+    async with running_informer(server, on_served=seen.append) as informer:
+        await eventually_async(lambda: seen == [False])
+        assert informer.synced.is_set()
+        assert not informer.is_served
+        await eventually_async(lambda: names(informer) == ["a"])
+        assert informer.is_served
+    assert seen == [False, True]
+
+
+async def test_a_type_that_is_taken_away_is_noticed_and_listed_anew(server):
+    server.lists.extend([reply_list(pod("a", 1), version="5"), reply_status(404, "NotFound")])
+    server.lists.append(reply_list(pod("b", 7), version="8"))
+    server.watches.extend([stream(("BOOKMARK", pod("", 6))), reply_status(404, "NotFound")])
+    server.watches.append(stream(then="hold"))
+    seen: list[bool] = []
+    async with running_informer(server, on_served=seen.append) as informer:
+        await eventually_async(lambda: names(informer) == ["b"])
+    assert seen == [False, True]
+
+
+async def test_a_type_that_must_be_there_is_waited_for(server):
+    server.lists.extend([reply_status(404, "NotFound")] * 6)
+    server.lists.append(reply_list(pod("a", 1), version="5"))
+    server.watches.append(stream(then="hold"))
+    async with running_informer(server) as informer:
+        await eventually_async(lambda: len(server.requests("GET")) >= 3)
+        assert not informer.synced.is_set()
+        await eventually_async(informer.synced.is_set)

@@ -11,24 +11,29 @@ from typing import Any
 
 from finetune_operator.domain.observed import QueueState
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import NotFound
+from finetune_operator.kube.errors import Forbidden, NotFound
 from finetune_operator.kube.resource import Resource
 
 Object = dict[str, Any]
 
 WORKLOADS = Resource(group="kueue.x-k8s.io", version="v1beta2", plural="workloads", kind="Workload")
+MINIMUM_KUEUE = "0.15"
+"""The first release that serves this version of its API."""
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
 BY_JOB_UID = "job-uid"
 _CONDITIONS = frozenset({"QuotaReserved", "Admitted", "Evicted", "Finished"})
 
 
 async def is_installed(client: KubeClient, namespaces: Iterable[str] = ()) -> bool:
-    """Ask the API server whether it serves Workloads."""
+    """Ask the API server whether it serves Workloads, and to us.
+
+    Without rights the answer is Forbidden whether it does or not.
+    """
     namespace = next(iter(namespaces), "")
     try:
         async for _ in client.list_pages(WORKLOADS, namespace, limit=1, metadata_only=True):
             break
-    except NotFound:
+    except (NotFound, Forbidden):
         return False
     return True
 
