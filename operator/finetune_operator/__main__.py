@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic.alias_generators import to_camel, to_snake
 
-from finetune_operator.config import ConfigError, OperatorConfig
+from finetune_operator.config import ConfigError, OperatorConfig, parse_setting
 from finetune_operator.logs import configure_logging
 
 EXIT_CONFIG = 64
@@ -54,7 +53,7 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings given as flags, by Python name.
 
     Raises:
-        ConfigError: A ``--set`` is not of the form NAME=VALUE.
+        ConfigError: A ``--set`` is not of the form NAME=VALUE, or its value is not YAML.
     """
     found: dict[str, Any] = {
         name: getattr(options, name) for name in ("trainer_image", "namespaces", "log_level")
@@ -65,7 +64,7 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
         if not equals or field not in OperatorConfig.model_fields:
             known = ", ".join(to_camel(field) for field in OperatorConfig.model_fields)
             raise ConfigError(f"--set {item!r}: write NAME=VALUE with one of: {known}")
-        found[field] = yaml.safe_load(value)
+        found[field] = parse_setting(field, value, origin=f"--set {name}")
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +19,7 @@ from pydantic.alias_generators import to_camel
 from finetune_api.meta import CpuQuantity, Quantity
 
 ENVIRONMENT_PREFIX = "FINETUNE_OPERATOR_"
+_RESOLVED = frozenset({"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"})
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -147,8 +148,8 @@ class OperatorConfig(BaseModel):
 
         Args:
             path: YAML or JSON file with wire names, or None.
-            environment: Where ``FINETUNE_OPERATOR_<FIELD>`` is looked up; values are YAML, so
-                that lists and booleans can be given.
+            environment: Where ``FINETUNE_OPERATOR_<FIELD>`` is looked up; values as in
+                ``parse_setting``.
             overrides: Flags by Python name; None values are left out.
 
         Raises:
@@ -157,12 +158,12 @@ class OperatorConfig(BaseModel):
         values: dict[str, Any] = {}
         if path is not None:
             values.update(_read(path))
-        for name, field in cls.model_fields.items():
-            text = environment.get(ENVIRONMENT_PREFIX + name.upper())
+        for name in cls.model_fields:
+            variable = ENVIRONMENT_PREFIX + name.upper()
+            text = environment.get(variable)
             if text is not None:
                 values.pop(name, None)
-                plain_text = field.annotation is str
-                values[to_camel(name)] = text if plain_text else yaml.safe_load(text)
+                values[to_camel(name)] = parse_setting(name, text, origin=variable)
         for name, value in (overrides or {}).items():
             if value is not None:
                 values.pop(name, None)
@@ -186,9 +187,43 @@ class OperatorConfig(BaseModel):
         return config
 
 
+class TextLoader(yaml.SafeLoader):
+    """YAML whose scalars stay text, null apart: the type of the field says what they mean.
+
+    To YAML, ``kueue: off`` and ``defaultCpu: 2`` are a boolean and a number.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - declared by the base
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in _RESOLVED]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def parse_setting(name: str, text: str, *, origin: str) -> Any:
+    """Read one value as it is given on the command line or in the environment.
+
+    Args:
+        name: Python name of the field.
+        text: YAML, so that lists and maps can be given; a field that holds text takes any.
+        origin: Where it was given, for the message.
+
+    Raises:
+        ConfigError: Not YAML.
+    """
+    kind = OperatorConfig.model_fields[name].annotation
+    is_text = kind is str or get_origin(kind) is Literal
+    try:
+        value = yaml.load(text, Loader=TextLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        if is_text:
+            return text
+        raise ConfigError(f"{origin}: {text!r} is not YAML: {error}") from error
+    return text if is_text and not isinstance(value, str) else value
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), Loader=TextLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(f"operator configuration {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
