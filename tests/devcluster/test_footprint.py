@@ -26,6 +26,8 @@ from support.eventually import eventually
 
 pytestmark = pytest.mark.slow
 
+OWN_FOLDERS = ("/run/ft-devcluster", "/var/lib/ft-devcluster")
+
 
 def host_footprint() -> dict[str, object]:
     """All that a node changes on a host, comparable."""
@@ -49,7 +51,7 @@ def host_footprint() -> dict[str, object]:
         "mounts": sorted(each for each in mounts if "devcluster" in each),
         "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("*/finetune-devcluster"))),
         "sysctls": network.read_sysctls(),
-        "folders": [each for each in (*FIXED_FOLDERS, "/run/ft-devcluster") if Path(each).exists()],
+        "folders": [each for each in (*FIXED_FOLDERS, *OWN_FOLDERS) if Path(each).exists()],
     }
 
 

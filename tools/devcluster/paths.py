@@ -35,6 +35,14 @@ def socket_root(name: str) -> Path:
     return Path("/run/ft-devcluster") / name
 
 
+def kubelet_root(name: str) -> Path:
+    """The kubelet's folder: volumes, so on a disk, and sockets, so short whatever ``$HOME`` is.
+
+    A socket's path has at most 107 characters, and the kubelet makes them 30 below its folder.
+    """
+    return Path("/var/lib/ft-devcluster") / name
+
+
 def modules_root() -> Path:
     """The pinned go.mod files that ship with this package."""
     return Path(__file__).parent / "modules"

@@ -14,6 +14,7 @@ from devcluster.controlplane import ControlPlane
 from devcluster.kubeconfig import render_kubeconfig, write_kubeconfig
 from devcluster.node.network import PodNetwork
 from devcluster.node.runtime import Runtime
+from devcluster.paths import kubelet_root
 
 NODE_NAME = "devcluster"
 CGROUP_NAME = "finetune-devcluster"
@@ -122,7 +123,7 @@ def start_kubelet(
         program("kubelet"),
         f"--config={configuration}",
         f"--kubeconfig={folder / 'kubeconfig'}",
-        f"--root-dir={folder / 'root'}",
+        f"--root-dir={kubelet_root(cluster.name)}",
         f"--cert-dir={folder / 'certificates'}",
         f"--hostname-override={NODE_NAME}",
         f"--node-ip={network.gateway}",

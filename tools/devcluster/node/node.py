@@ -19,7 +19,7 @@ from devcluster.host import run
 from devcluster.node import kubelet, network, objectstore, registry, runtime, services
 from devcluster.node.network import PodNetwork
 from devcluster.node.objectstore import ObjectStore
-from devcluster.paths import cluster_dir, socket_root
+from devcluster.paths import cluster_dir, kubelet_root, socket_root
 from devcluster.ports import PortClaims
 from devcluster.process import start_ticks
 from devcluster.progress import step
@@ -126,7 +126,8 @@ class Node(ControlPlane):
         self.state.cgroups = [str(each) for each in kubelet.cgroup_folders()]
         # Kubelet, containerd and CNI do not let one choose these; what was there stays.
         fixed = [each for each in FIXED_FOLDERS if not Path(each).exists()]
-        self.state.folders = [str(socket_root(self.name)), *fixed]
+        own = [str(socket_root(self.name)), str(kubelet_root(self.name))]
+        self.state.folders = [*own, *fixed]
         self.state.sysctls = network.read_sysctls()
         rules = run(["iptables-save"]).stdout
         if ":KUBE-" in rules:
@@ -187,7 +188,8 @@ def start_node(
         owner_pid=owner_pid,
         owner_start_ticks=start_ticks(owner_pid) if owner_pid is not None else None,
     )
-    shutil.rmtree(socket_root(name), ignore_errors=True)
+    for folder in (socket_root(name), kubelet_root(name)):
+        shutil.rmtree(folder, ignore_errors=True)
     node = Node(state, options or NodeOptions())
     node.save()
     try:
