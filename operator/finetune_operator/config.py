@@ -76,8 +76,9 @@ class OperatorConfig(BaseModel):
     allowed_file_paths: list[str] = []
     """Folders that `file://` URIs may lie in. A file path in a cluster means a path in the pod, so
     this only makes sense together with volumes or a node-local mount in the trainer image."""
-    allow_trust_remote_code: bool = True
-    """Accept jobs with `model.trustRemoteCode`, which run code from the model's repository."""
+    allow_trust_remote_code: bool = False
+    """Accept jobs with `model.trustRemoteCode`, which run code from the model's repository with the
+    job's credentials."""
 
     # ---- where and how to watch --------------------------------------------------------------
     namespaces: list[str] = []

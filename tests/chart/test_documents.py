@@ -41,7 +41,6 @@ MADE_BY_THE_CHART = {
     "bindAddress",
     "logLevel",
 }
-STRICTER_THAN_THE_OPERATOR = {"allowTrustRemoteCode"}
 
 
 def schemas(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -98,7 +97,7 @@ def test_kueue_is_named_with_the_version_whose_api_is_used() -> None:
 def test_defaults_are_the_operators() -> None:
     fields = OperatorConfig().model_dump(by_alias=True)
     differing = {name for name, value in VALUES["config"].items() if fields[name] != value}
-    assert differing == STRICTER_THAN_THE_OPERATOR
+    assert differing == set()
 
 
 def test_chart_holds_the_generated_crd() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,26 @@ def test_kueue_rights_come_with_kueue(enabled: bool, render: Render, tmp_path: P
     assert operator_config(objects, tmp_path).kueue == ("on" if enabled else "off")
 
 
+def test_readme_lists_the_rights_to_bind_by_hand(render: Render) -> None:
+    readme = (CHART / "README.md").read_text().split("## Rights")[1]
+    listed = [line for line in readme.splitlines() if re.match(r"\| `-[a-z]+`.*\| `[a-z]+`", line)]
+    expected = []
+    for role in render({"kueue": {"enabled": True}}):
+        name = role["metadata"]["name"].removeprefix("finetune-operator")
+        if role["kind"] not in ("Role", "ClusterRole") or name in ("-view", "-edit"):
+            continue
+        for rule in role["rules"]:
+            (group,) = rule["apiGroups"]
+            condition = ", with `kueue.enabled`" if group == "kueue.x-k8s.io" else ""
+            named = " named as the Deployment" if "resourceNames" in rule else ""
+            resources = " ".join(f"`{resource}`" for resource in rule["resources"])
+            verbs = " ".join(f"`{verb}`" for verb in rule["verbs"])
+            where = f"`{group}`" if group else "core"
+            expected.append(f"| `{name}`{condition} | {where} | {resources}{named} | {verbs} |")
+    assert expected
+    assert sorted(listed) == sorted(expected)
+
+
 def test_leader_role_names_the_lease_that_the_configuration_names(
     render: Render, tmp_path: Path
 ) -> None:
@@ -343,6 +364,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "port out of range": ({"metrics": {"port": 70000}}, "/metrics/port"),
     "bad log level": ({"logging": {"level": "verbose"}}, "/logging/level"),
     "bad pull policy": ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
+    "lease shorter than the renewal": (
+        {"config": {"leaseDurationSeconds": 5}},
+        "(10) must be less",
+    ),
+    "renewal longer than the lease": (
+        {"config": {"renewDeadlineSeconds": 15}},
+        "(15) must be less",
+    ),
+    "budget of all replicas": ({"podDisruptionBudget": {"minAvailable": 2}}, "(2) must leave one"),
+    "budget of more": ({"replicas": 3, "podDisruptionBudget": {"minAvailable": 4}}, "(4) must"),
+    "budget rounded up": ({"podDisruptionBudget": {"minAvailable": "51%"}}, "(51%) must leave one"),
     "no account at all": ({"serviceAccount": {"create": False}}, "serviceAccount.name is needed"),
 }
 
@@ -350,6 +382,24 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_values_are_refused(name: str, render: Render) -> None:
     values, fragment = REFUSED[name]
-    with pytest.raises(RenderError, match=r"specifications|is needed") as caught:
+    with pytest.raises(RenderError, match=r"specifications|is needed|must ") as caught:
         render(copy.deepcopy(values))
     assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"config": {"leaseDurationSeconds": 10.5}},
+        {"config": {"renewDeadlineSeconds": 14.5}},
+        {"podDisruptionBudget": {"minAvailable": "50%"}},
+        {"podDisruptionBudget": {"minAvailable": 0}},
+        {"replicas": 1, "podDisruptionBudget": {"minAvailable": 2}},
+        {"podDisruptionBudget": {"enabled": False, "minAvailable": 2}},
+    ],
+    ids=str,
+)
+def test_values_just_within_their_bounds_are_taken(
+    values: dict[str, Any], render: Render, tmp_path: Path
+) -> None:
+    operator_config(render(values), tmp_path)
