@@ -5,8 +5,9 @@ installs the chart, uploads base model and data to the cluster's S3, applies a F
 it to its end and checks the published adapter. The cluster stays up; a second run reuses it.
 
 With USE_EXISTING_CLUSTER=1 it uses the current kubectl context. Images and object store are then
-yours to name: DEMO_OPERATOR_IMAGE and DEMO_TRAINER_IMAGE (with a tag), DEMO_S3_ENDPOINT, and
-AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, whose owner may create the bucket ``demo``.
+yours to name: DEMO_OPERATOR_IMAGE and DEMO_TRAINER_IMAGE (with a tag or digest), DEMO_S3_ENDPOINT,
+and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, whose owner may create the bucket ``demo``. It
+leaves an operator alone that it did not install itself, and its own serves no other namespace.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from manifests import CHART, NAMESPACE, RELEASE, HelmNotFoundError, find_helm  #
 BUCKET = "demo"
 TEAM = "finetune-demo"
 SECRET = "object-store"
+MARK = {"finetune.dev/installed-by": "cluster-demo"}  # on everything that the demo installs
 EXAMPLE = EXAMPLES["01"]
 POLL_SECONDS = 3.0
 UPLOADED = "uploaded.json"  # written last beside the model: its files and their digests
@@ -190,7 +192,16 @@ def _existing_place() -> Place:
 
 
 def install_chart(place: Place) -> None:
-    """Install the chart, or bring the installed one up to date."""
+    """Install the chart, or bring the installed one up to date.
+
+    Raises:
+        RuntimeError: An operator is there that the demo did not install, or helm failed.
+    """
+    watched: list[str] = []
+    if not place.is_ours:
+        refuse_foreign_operator(place)
+        watched = [TEAM]
+    create_namespace(place)  # which the chart's Roles may be for
     # Small enough for a host with two cores, which the operator's pods share.
     config = {
         "allowedEndpoints": [place.endpoint],
@@ -202,6 +213,8 @@ def install_chart(place: Place) -> None:
     values = {
         "image": _image(place.images["operator"]),
         "trainerImage": _image(place.images["trainer"]),
+        "commonLabels": MARK,
+        "watch": {"namespaces": watched},
         "config": config,
     }
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
@@ -214,9 +227,64 @@ def install_chart(place: Place) -> None:
     say(f"runs: {', '.join(pods)}")
 
 
+def refuse_foreign_operator(place: Place) -> None:
+    """Go on only where no operator is, or the one of an earlier demo.
+
+    Raises:
+        RuntimeError: There is another: it would be overwritten, or both would work the same jobs.
+    """
+    found: list[str] = []
+    selector = "app.kubernetes.io/part-of=finetune-operator,app.kubernetes.io/component=operator"
+    text = place.run_kubectl("get", "deployments", "-A", "-l", selector, "-o", "json")
+    for each in json.loads(text)["items"]:
+        metadata = each["metadata"]
+        if not metadata["labels"].items() >= MARK.items():
+            found.append(f"deployment {metadata['name']} in namespace {metadata['namespace']}")
+    if (values := _release_values(place)) is not None:
+        labels = values.get("commonLabels") or {}
+        if not labels.items() >= MARK.items():
+            found.append(f"Helm release {RELEASE} in namespace {NAMESPACE}")
+    if found:
+        raise RuntimeError(
+            f"this cluster has an operator that the demo did not install: {'; '.join(found)}. "
+            "Nothing was changed. To run the example with that operator, put your URIs into "
+            f"{(EXAMPLE.folder / 'job.yaml').relative_to(REPOSITORY)} and apply it; to run the "
+            "demo, choose another context, or unset USE_EXISTING_CLUSTER for a cluster of its own"
+        )
+
+
+def _release_values(place: Place) -> dict[str, Any] | None:
+    """Return what the release was given; None where there is no release, not even a failed one."""
+    command = [str(find_helm()), "get", "values", RELEASE, "--namespace", NAMESPACE]
+    command += ["--output", "json", "--kubeconfig", str(place.kubeconfig)]
+    try:
+        return json.loads(run(command)) or {}
+    except RuntimeError as error:
+        if "release: not found" in str(error):
+            return None
+        raise
+
+
+def create_namespace(place: Place) -> None:
+    """Create the namespace of the demo's jobs, or bring it up to date."""
+    label = {"pod-security.kubernetes.io/enforce": "restricted"}
+    metadata = {"name": TEAM, "labels": label}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+    place.run_kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(namespace))
+
+
 def _image(reference: str) -> dict[str, str]:
-    repository, _, tag = reference.rpartition(":")
-    return {"repository": repository, "tag": tag}
+    """Return the chart's values for an image.
+
+    Raises:
+        RuntimeError: The reference has neither tag nor digest.
+    """
+    name, _, digest = reference.partition("@")
+    folder, slash, last = name.rpartition("/")  # a colon before the last slash is a port's
+    base, _, tag = last.partition(":")
+    if not (tag or digest):
+        raise RuntimeError(f"the image {reference} has neither tag nor digest: add one")
+    return {"repository": f"{folder}{slash}{base}", "tag": tag, "digest": digest}
 
 
 def upload(place: Place) -> list[str]:
@@ -270,13 +338,10 @@ def apply_job(place: Place, files: Sequence[str]) -> str:
         source |= {"uri": uri, "credentialsRef": reference}
     spec["output"] = {"uri": f"s3://{BUCKET}/models", "credentialsRef": reference}
     spec["s3"] = {"endpoint": place.endpoint}
-    label = {"pod-security.kubernetes.io/enforce": "restricted"}
     keys = dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), place.keys, strict=True))
     secret = {"apiVersion": "v1", "kind": "Secret", "stringData": keys}
     secret["metadata"] = {"name": SECRET, "namespace": TEAM}
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}}
-    namespace["metadata"]["labels"] = label  # type: ignore[index]
-    for each in (namespace, secret, document):
+    for each in (secret, document):
         place.run_kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(each))
     print("\n   $ kubectl apply -f job.yaml")
     say(f"finetunejob.finetune.dev/{name} in namespace {TEAM}")
