@@ -13,30 +13,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from finetune_cli.cluster_errors import (
+    FIELD_MANAGER,
+    GROUP_PATH,
+    ApiError,
+    ConnectionLostError,
+    StreamLostError,
+    UnknownTypeError,
+    read_refusal,
+)
 from finetune_cli.errors import CliError
-from finetune_cli.exits import NOT_MET, USER_ERROR
 
-GROUP_PATH = "/apis/finetune.dev/v1alpha1"
-FIELD_MANAGER = "finetune-cli"
 JOB_LABEL = "finetune.dev/job"
 STAGE_LABEL = "finetune.dev/stage"
 WATCH_SECONDS = 300
 CONNECT_TIMEOUT_SECONDS = 10.0
 READ_TIMEOUT_SECONDS = 60.0
+WATCH_GRACE_SECONDS = 30.0
+"""The server ends a watch after `WATCH_SECONDS`; after so many more the connection is dead."""
+LOG_SILENCE_SECONDS = 300.0
+"""A followed log that is silent for so long is asked for again: its connection may be dead."""
 
 Body = dict[str, Any]
-
-
-class ApiError(CliError):
-    """The API server refused.
-
-    Attributes:
-        status: HTTP status.
-    """
-
-    def __init__(self, message: str, *, status: int) -> None:
-        super().__init__(message, exit_code=USER_ERROR if status < 500 else NOT_MET)
-        self.status = status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +103,15 @@ class Cluster:
         path = f"{GROUP_PATH}/finetunejobs" if all_namespaces else self._job_path()
         return self._json("GET", path, {"labelSelector": selector}, what="list FineTuneJobs")
 
-    def apply_job(self, body: Body, *, is_dry_run: bool = False) -> tuple[Body, str]:
+    def apply_job(
+        self, body: Body, *, is_dry_run: bool = False, force_conflicts: bool = False
+    ) -> tuple[Body, str]:
         """Create or update a job by server-side apply.
+
+        Args:
+            body: The job.
+            is_dry_run: Whether nothing is stored.
+            force_conflicts: Whether fields that others have set are taken over.
 
         Returns:
             The stored job, and ``created``, ``configured`` or ``unchanged``.
@@ -115,12 +120,13 @@ class Cluster:
         try:
             before: str | None = self.get_job(name)["metadata"]["resourceVersion"]
         except ApiError as error:
-            if error.status != 404 or is_missing_type(error):
+            if error.status != 404 or isinstance(error, UnknownTypeError):
                 raise
             before = None
         query = {
             "fieldManager": FIELD_MANAGER,
             "fieldValidation": "Strict",
+            "force": "true" if force_conflicts else None,
             "dryRun": "All" if is_dry_run else None,
         }
         stored = self._json(
@@ -153,7 +159,11 @@ class Cluster:
         self._json("DELETE", self._job_path(name), body=body, what=f"delete {self._named(name)}")
 
     def watch_job(self, name: str, resource_version: str) -> Iterator[tuple[str, Body]]:
-        """Yield (type, job) for changes after a version; ends when the server ends the watch."""
+        """Yield (type, job) for changes after a version; ends when the server ends the watch.
+
+        Raises:
+            StreamLostError: The connection broke or is dead; the caller reads again.
+        """
         query = {
             "watch": "1",
             "fieldSelector": f"metadata.name={name}",
@@ -161,7 +171,8 @@ class Cluster:
             "timeoutSeconds": str(WATCH_SECONDS),
         }
         what = f"watch {self._named(name)}"
-        for line in self._lines(self._job_path(), query, what=what):
+        silence = WATCH_SECONDS + WATCH_GRACE_SECONDS
+        for line in self._lines(self._job_path(), query, silence, what=what):
             event = json.loads(line)
             if event["type"] == "ERROR":
                 return  # the version is too old: the caller reads again
@@ -185,14 +196,30 @@ class Cluster:
         events: list[Body] = found["items"]
         return sorted(events, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""))
 
-    def read_log(self, pod: str, *, follow: bool, tail: int | None) -> Iterator[str]:
-        """Yield the lines of a pod's log."""
+    def read_log(
+        self, pod: str, *, follow: bool, tail: int | None = None, since: str | None = None
+    ) -> Iterator[str]:
+        """Yield the lines of a pod's log.
+
+        Args:
+            pod: Its name.
+            follow: Whether to wait for more until the container ends.
+            tail: Only so many lines of the end.
+            since: Timestamp as the server wrote it: only lines of its second and later ones, each
+                with its timestamp in front; "" for all lines with timestamps.
+
+        Raises:
+            StreamLostError: The connection broke, or nothing came for `LOG_SILENCE_SECONDS`.
+        """
         query = {
             "follow": "true" if follow else None,
             "tailLines": None if tail is None else str(tail),
+            "timestamps": None if since is None else "true",
+            "sinceTime": since or None,
         }
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log"
-        yield from self._lines(path, query, what=f"read the log of pod {pod}")
+        silence = LOG_SILENCE_SECONDS if follow else READ_TIMEOUT_SECONDS
+        yield from self._lines(path, query, silence, what=f"read the log of pod {pod}")
 
     # Transport
 
@@ -213,12 +240,16 @@ class Cluster:
         content_type: str = "application/json",
         what: str,
     ) -> Body:
-        response = self._request(method, path, query, body, content_type, what, is_stream=False)
+        response = self._request(method, path, query, body, content_type, what)
         answer: Body = json.loads(response.data)
         return answer
 
-    def _lines(self, path: str, query: Mapping[str, str | None], *, what: str) -> Iterator[str]:
-        response = self._request("GET", path, query, None, "", what, is_stream=True)
+    def _lines(
+        self, path: str, query: Mapping[str, str | None], silence_seconds: float, *, what: str
+    ) -> Iterator[str]:
+        response = self._request(
+            "GET", path, query, None, "", what, is_stream=True, read_seconds=silence_seconds
+        )
         from urllib3.exceptions import HTTPError
 
         pending = b""
@@ -228,7 +259,7 @@ class Cluster:
                 for line in lines:
                     yield line.decode("utf-8", errors="replace")
         except HTTPError as error:
-            raise CliError(f"cannot {what}: the connection was lost: {error}") from error
+            raise StreamLostError(f"cannot {what}: the connection was lost: {error}") from error
         finally:
             response.close()
         if pending:
@@ -243,10 +274,11 @@ class Cluster:
         content_type: str,
         what: str,
         *,
-        is_stream: bool,
+        is_stream: bool = False,
+        read_seconds: float = READ_TIMEOUT_SECONDS,
     ) -> Any:
         from urllib3 import Timeout
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, ReadTimeoutError
 
         given = {key: value for key, value in (query or {}).items() if value is not None}
         url = f"{self.host}{path}" + (f"?{urlencode(given)}" if given else "")
@@ -255,8 +287,6 @@ class Cluster:
             headers[auth["key"]] = auth["value"]
         if body is not None:
             headers["Content-Type"] = content_type
-        # A followed log may be silent for as long as training takes.
-        read_timeout = None if is_stream else READ_TIMEOUT_SECONDS
         try:
             response = self._client.rest_client.pool_manager.request(
                 method,
@@ -264,13 +294,16 @@ class Cluster:
                 body=None if body is None else json.dumps(body).encode(),
                 headers=headers,
                 preload_content=not is_stream,
-                timeout=Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=read_timeout),
+                timeout=Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=read_seconds),
                 retries=False,
             )
         except HTTPError as error:
-            raise CliError(f"cannot {what}: {self.host} does not answer: {error}") from error
+            # A kubelet sends not even headers before the first line of a log.
+            is_silent = is_stream and isinstance(error, ReadTimeoutError)
+            lost = StreamLostError if is_silent else ConnectionLostError
+            raise lost(f"cannot {what}: {self.host} does not answer: {error}") from error
         if response.status >= 400:
-            raise _refusal(response, what)
+            raise read_refusal(response, path, what)
         return response
 
 
@@ -284,24 +317,3 @@ def _read_contexts(file: str | None) -> tuple[dict[str, str | None], str]:
     contexts = [each.value for each in merged.value["contexts"]]
     namespaces = {each["name"]: (each.get("context") or {}).get("namespace") for each in contexts}
     return namespaces, merged.value.get("current-context") or ""
-
-
-def is_missing_type(error: ApiError) -> bool:
-    """Whether the cluster does not know FineTuneJobs at all."""
-    return "does not know FineTuneJobs" in error.message
-
-
-def _refusal(response: Any, what: str) -> ApiError:
-    try:
-        answer = json.loads(response.data)
-        words = str(answer.get("message") or "")
-    except ValueError:
-        words = response.data.decode("utf-8", errors="replace")[:500]
-    status = int(response.status)
-    if status == 404 and "could not find the requested resource" in words:
-        words = (
-            "the cluster does not know FineTuneJobs; install the operator (docs/how-to/install.md)"
-        )
-    elif status == 401:
-        words = f"the credentials of the kubeconfig are refused ({words})"
-    return ApiError(f"cannot {what}: {words or f'HTTP {status}'}", status=status)

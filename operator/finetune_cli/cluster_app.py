@@ -62,6 +62,10 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Have the API server check it, and store nothing.")
     ] = False,
+    force_conflicts: Annotated[
+        bool,
+        typer.Option("--force-conflicts", help="Take over fields that kubectl or others have set."),
+    ] = False,
     output: Output = None,
     context: Context = None,
     namespace: Namespace = None,
@@ -81,7 +85,9 @@ def submit(
         )
     metadata = document.body["metadata"]
     cluster = _connect(context, namespace or metadata.get("namespace"), kubeconfig)
-    stored, verb = cluster.apply_job(document.body, is_dry_run=dry_run)
+    stored, verb = cluster.apply_job(
+        document.body, is_dry_run=dry_run, force_conflicts=force_conflicts
+    )
     name = stored["metadata"]["name"]
     note = " (dry run)" if dry_run else ""
     _print(stored, output, f"finetunejob.finetune.dev/{name} {verb}{note}")

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from finetune_cli.cluster import STAGE_LABEL, ApiError, Cluster
+from finetune_cli.cluster import STAGE_LABEL, Cluster
+from finetune_cli.cluster_errors import ApiError
+from finetune_cli.cluster_waiting import RETRY_SECONDS, follow_log, is_passing, patiently
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.jobview import condition, is_terminal, is_true, state_text
@@ -31,11 +33,11 @@ def watch_until(
     """Follow a job until a predicate holds.
 
     Raises:
-        CliError: It was deleted meanwhile, or time is up.
+        CliError: It was deleted meanwhile, time is up, or the API server is away for too long.
     """
     deadline = None if timeout_seconds is None else clock() + timeout_seconds
+    job = cluster.get_job(name)  # what is wrong from the start is told at once
     while True:
-        job = cluster.get_job(name)
         on_change(job)
         if is_done(job):
             return job
@@ -51,6 +53,7 @@ def watch_until(
                 f"FineTuneJob {name} is still {phase} after {timeout_seconds:g} s",
                 exit_code=NOT_MET,
             )
+        job = _read_again(cluster, name, None if deadline is None else deadline - clock())
 
 
 def _changes(
@@ -58,7 +61,13 @@ def _changes(
 ) -> Iterator[tuple[str, Body]]:
     if deadline is None:
         name, version = job["metadata"]["name"], job["metadata"]["resourceVersion"]
-        yield from cluster.watch_job(name, version)
+        try:
+            yield from cluster.watch_job(name, version)
+        except CliError as error:
+            is_outdated = isinstance(error, ApiError) and error.status == 410
+            if not is_outdated and not is_passing(error):
+                raise
+            time.sleep(RETRY_SECONDS)  # then the caller reads again
         return
     # With a deadline the state is polled: a silent watch could not be left in time.
     time.sleep(min(POLL_SECONDS, max(0.0, deadline - clock())))
@@ -104,7 +113,7 @@ def follow_logs(
     while True:
         fresh = [
             pod
-            for pod in cluster.list_pods(name, stage)
+            for pod in patiently(lambda: cluster.list_pods(name, stage))
             if _uid(pod) not in seen and has_started(pod)
         ]
         for pod in fresh:
@@ -126,9 +135,9 @@ def follow_logs(
         job = _read_again(cluster, name)
 
 
-def _read_again(cluster: Cluster, name: str) -> Body:
+def _read_again(cluster: Cluster, name: str, patience_seconds: float | None = None) -> Body:
     try:
-        return cluster.get_job(name)
+        return patiently(lambda: cluster.get_job(name), patience_seconds=patience_seconds)
     except ApiError as error:
         if error.status != 404:
             raise
@@ -153,8 +162,9 @@ def print_log(
     name = pod["metadata"]["name"]
     stage = pod["metadata"].get("labels", {}).get(STAGE_LABEL, name)
     last: str | None = None
+    lines = follow_log(cluster, name) if follow else cluster.read_log(name, follow=False, tail=tail)
     try:
-        for line in cluster.read_log(name, follow=follow, tail=tail):
+        for line in lines:
             text = line if is_raw else readable(line, stage)
             # The last step is told again when training, then the stage, is over.
             if text is not None and (is_raw or text != last):

@@ -33,16 +33,21 @@ def held(kind: str, reason: str, message: str = "") -> dict[str, str]:
 class Stage:
     """A namespace, the CLI pointed at it, and the operator's pen."""
 
-    def __init__(self, api: RawApi, namespace: str, cli: Cli, kubeconfig: Path) -> None:
-        self.api, self.namespace, self.cli, self.kubeconfig = api, namespace, cli, kubeconfig
+    def __init__(self, api: RawApi, namespace: str, cli: Cli, cluster: Any) -> None:
+        self.api, self.namespace, self.cli, self.cluster = api, namespace, cli, cluster
         self.write(minimal_job())
 
     @property
     def options(self) -> tuple[str, ...]:
-        return ("-n", self.namespace, "--kubeconfig", str(self.kubeconfig))
+        return ("-n", self.namespace, "--kubeconfig", str(self.cluster.kubeconfig))
 
     def run(self, command: str, *arguments: str) -> Finished:
         return self.cli(command, *arguments, *self.options)
+
+    def apply(self) -> None:
+        """Send the job as kubectl does."""
+        path = self.cli.folder / "job.yaml"
+        self.cluster.kubectl("apply", "-n", self.namespace, "-f", str(path))
 
     def write(self, body: dict[str, Any]) -> None:
         (self.cli.folder / "job.yaml").write_text(yaml.safe_dump(body))
@@ -60,7 +65,7 @@ def stage(control_plane: Any, namespace: str, tmp_path: Path) -> Iterator[Stage]
     api = RawApi(control_plane.kubeconfig)
     install_crd(api)
     cli = Cli(tmp_path, use_fake_trainer=False)
-    yield Stage(api, namespace, cli, control_plane.kubeconfig)
+    yield Stage(api, namespace, cli, control_plane)
     api.close()
 
 
@@ -82,6 +87,31 @@ def test_submit_tells_why_a_change_is_refused(stage: Stage) -> None:
     done = stage.run("submit", "job.yaml")
     assert done.code == 64
     assert "model is fixed once the job exists" in done.err
+
+
+def test_submit_takes_over_from_kubectl_only_when_told(stage: Stage) -> None:
+    stage.write(changed(minimal_job(), {"spec.backoffLimit": 1}))
+    stage.apply()
+    stage.write(changed(minimal_job(), {"spec.backoffLimit": 2}))
+    done = stage.run("submit", "job.yaml")
+    assert (done.code, done.out) == (64, "")
+    assert "  .spec.backoffLimit  (set by kubectl-client-side-apply, which is kubectl apply)" in (
+        done.err
+    )
+    assert "finetune submit --force-conflicts" in done.err
+    assert stage.run("submit", "job.yaml", "--force-conflicts").out == f"{JOB} configured\n"
+    stored = json.loads(stage.run("describe", "example", "-o", "json").out)
+    assert stored["spec"]["backoffLimit"] == 2
+    stage.write(changed(minimal_job(), {"spec.backoffLimit": 3}))
+    assert stage.run("submit", "job.yaml").out == f"{JOB} configured\n"  # now it is the owner
+
+
+def test_submit_with_a_field_that_suspend_has_set_names_suspend(stage: Stage) -> None:
+    stage.run("submit", "job.yaml")
+    stage.run("suspend", "example")
+    stage.write(changed(minimal_job(), {"spec.suspend": False}))
+    done = stage.run("submit", "job.yaml")
+    assert "  .spec.suspend  (set by finetune-cli, which is finetune suspend or resume)" in done.err
 
 
 def test_submit_refuses_files_of_this_machine(stage: Stage) -> None:

@@ -1,0 +1,94 @@
+"""Why a call to the API server came to nothing, in words that say what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET, USER_ERROR
+
+FIELD_MANAGER = "finetune-cli"
+GROUP_PATH = "/apis/finetune.dev/v1alpha1"
+
+# What people know these field managers as.
+_PROGRAMS = {
+    "kubectl-client-side-apply": "kubectl apply",
+    "kubectl": "kubectl apply --server-side",
+    FIELD_MANAGER: "finetune suspend or resume",
+}
+
+
+class ApiError(CliError):
+    """The API server refused.
+
+    Attributes:
+        status: HTTP status.
+    """
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message, exit_code=USER_ERROR if status < 500 else NOT_MET)
+        self.status = status
+
+
+class UnknownTypeError(ApiError):
+    """The cluster does not know FineTuneJobs at all."""
+
+
+class ConnectionLostError(CliError):
+    """The API server does not answer."""
+
+
+class StreamLostError(ConnectionLostError):
+    """What the API server had begun to send broke off, or nothing came for too long."""
+
+
+def read_refusal(response: Any, path: str, what: str) -> ApiError:
+    """Turn an answer with an error status into what to raise.
+
+    Args:
+        response: The answer, not yet read.
+        path: What was asked for.
+        what: What was tried, after "cannot".
+    """
+    status = int(response.status)
+    text = response.data.decode("utf-8", errors="replace")
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, Mapping):
+        answer = {"message": text[:500]}
+    details = answer.get("details") or {}
+    # A server names the object it lacks; of a type it lacks it says "404 page not found".
+    if status == 404 and path.startswith(GROUP_PATH) and not details.get("name"):
+        return UnknownTypeError(
+            f"cannot {what}: the cluster does not know FineTuneJobs; install the operator "
+            "(docs/how-to/install.md)",
+            status=status,
+        )
+    words = str(answer.get("message") or "").strip() or f"HTTP {status}"
+    causes = [c for c in details.get("causes") or [] if c.get("reason") == "FieldManagerConflict"]
+    if status == 409 and causes:
+        words = _tell_conflicts(causes)
+    elif status == 401:
+        words = f"the credentials of the kubeconfig are refused ({words})"
+    return ApiError(f"cannot {what}: {words}", status=status)
+
+
+def _tell_conflicts(causes: Iterable[Mapping[str, Any]]) -> str:
+    lines = ["it changes fields that were last set in another way:"]
+    for cause in causes:
+        message = str(cause.get("message") or "")
+        found = re.search(r'conflict with "([^"]*)"', message)
+        manager = found[1] if found else message
+        program = _PROGRAMS.get(manager)
+        by = f"{manager}, which is {program}" if program else manager
+        lines.append(f"  {cause.get('field', '?')}  (set by {by})")
+    lines.append(
+        "To take these fields over: finetune submit --force-conflicts. Otherwise change them in "
+        "the way they were set before"
+    )
+    return "\n".join(lines)
