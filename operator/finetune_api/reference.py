@@ -38,7 +38,9 @@ EXIT_CODE_HELP: dict[ExitCode, tuple[str, str]] = {
     ),
     ExitCode.RETRYABLE: (
         "Something that should pass: a peer of the rendezvous vanished, a download was cut.",
-        "Nothing: the stage starts again and resumes at its last complete checkpoint.",
+        "Nothing: the stage starts again and resumes at its last complete checkpoint. More than "
+        "`backoffLimit` + 1 such ends in a row without a new step end the job: then look at the "
+        "network between its pods and at the memory of its nodes.",
     ),
     ExitCode.OUT_OF_MEMORY: (
         "GPU or host memory did not suffice.",

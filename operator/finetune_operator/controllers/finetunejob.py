@@ -189,11 +189,13 @@ class FineTuneJobReconciler:
 
     def _count(self, job: Object, pods: list[Object]) -> Ledger:
         uid = job["metadata"]["uid"]
+        status = job.get("status") or {}
         ledger = self._ledgers.get(uid)
         if ledger is None:
-            ledger = Ledger.resume((job.get("status") or {}).get("attempts"), pods)
+            ledger = Ledger.resume(status.get("attempts"), pods)
         else:
             ledger = ledger.seen(pods)
+        ledger = ledger.reached(status.get("progress"))
         self._ledgers[uid] = ledger
         return ledger
 

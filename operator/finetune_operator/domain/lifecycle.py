@@ -7,10 +7,18 @@ over; everything it decides lands in the draft of the status and in lists of act
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, FailureClass, PrepareResult, Stage, TrainResult
+from finetune_api.trainer import (
+    EvaluateResult,
+    ExitCode,
+    FailureClass,
+    PrepareResult,
+    Stage,
+    TrainResult,
+)
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.config import OperatorConfig
 from finetune_operator.domain import results
@@ -42,6 +50,7 @@ from finetune_operator.domain.failure import (
 from finetune_operator.domain.observed import Observed, Refusal
 from finetune_operator.domain.phase import phase_of, reason_of
 from finetune_operator.domain.retry import may_be_retried
+from finetune_operator.domain.rounds import fruitless_rounds
 from finetune_operator.domain.stages import STAGES, StageState, StageView, view_stage
 from finetune_operator.render.config import render_config_map
 from finetune_operator.render.job import backoff_limit_of, is_queued, render_job
@@ -352,6 +361,10 @@ class Lifecycle:
     def _tell_under_way(self, spec: FineTuneJobSpec, view: StageView) -> None:
         """Say whether a stage runs, waits for its pods, or why it cannot start."""
         draft, stage = self._draft, view.stage
+        endless = self._cause_of_giving_up(spec, view)
+        if endless is not None:
+            self._fail_stage(view, endless)
+            return
         problem = self._problem_of_start(view)
         if problem is not None:
             if draft.note_failure(problem, stage):
@@ -382,6 +395,21 @@ class Lifecycle:
             reason, text = _UNDER_WAY[stage]
             name = child_job_name(self._observed.name, stage)
             draft.conditions.set(CONDITION_OF[stage], False, reason, text.format(job=name))
+
+    def _cause_of_giving_up(self, spec: FineTuneJobSpec, view: StageView) -> Cause | None:
+        """Explain why a stage that the Job controller would start for ever is given up, if so."""
+        rounds = fruitless_rounds(view.pods, self._observed.ledger)
+        if rounds.count <= spec.backoff_limit + 1:
+            return None
+        cause = latest_cause(rounds.pods)
+        if cause is None:
+            return None
+        message = (
+            f"{rounds.count} times in a row, more than backoffLimit + 1, the pods ended with exit"
+            f" code {int(ExitCode.RETRYABLE)} before a new step was made. {_ENDLESS} The last one:"
+            f" {cause.message}"
+        )
+        return replace(cause, message=message)
 
     def _tell_training(self, view: StageView) -> None:
         draft = self._draft
@@ -679,6 +707,10 @@ class Lifecycle:
             self._requeue_after = None if left is None else max(0.0, left)
 
 
+_ENDLESS = (
+    "Check that the pods of the job reach each other (NetworkPolicy, DNS, NCCL_SOCKET_IFNAME) and"
+    " that their nodes have memory left."
+)
 _ACCEPTED = "The spec is valid and allowed on this cluster."
 _UNMANAGED = (
     "No Kueue Workload exists for the Job: is the namespace managed by Kueue, and does the"

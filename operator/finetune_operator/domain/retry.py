@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES
+from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, Stage
 from finetune_operator.domain.conditions import find_condition, parse_timestamp
 from finetune_operator.render.job import UNCOUNTED_EXIT_CODES
 from finetune_operator.render.names import ACTIVE_SECONDS_ANNOTATION
@@ -22,19 +22,23 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ledger:
-    """Pods of one FineTuneJob that were seen to start, or to be evicted.
+    """Pods of one FineTuneJob that were seen to start, or to be evicted, and how far it came.
 
     Attributes:
         started: UIDs of pods that started.
         evicted: UIDs of pods that were preempted, evicted or drained.
         base_started: Pods counted before this ledger began.
         base_evicted: Evictions counted before this ledger began.
+        step: The highest optimiser step that was reported.
+        stepped_at: When it was.
     """
 
     started: frozenset[str] = frozenset()
     evicted: frozenset[str] = frozenset()
     base_started: int = 0
     base_evicted: int = 0
+    step: int = 0
+    stepped_at: datetime | None = None
 
     @classmethod
     def resume(cls, attempts: Mapping[str, Any] | None, pods: Iterable[Object]) -> Ledger:
@@ -60,6 +64,15 @@ class Ledger:
         if not started and not evicted:
             return self
         return replace(self, started=self.started | started, evicted=self.evicted | evicted)
+
+    def reached(self, progress: Mapping[str, Any] | None) -> Ledger:
+        """Take in ``status.progress``; what is trained again after a crash is no progress."""
+        told = progress or {}
+        step = told.get("step")
+        if told.get("stage") != Stage.TRAIN or not isinstance(step, int) or step <= self.step:
+            return self
+        moment = parse_timestamp(told.get("lastHeartbeatTime"))
+        return self if moment is None else replace(self, step=step, stepped_at=moment)
 
     @property
     def num_started(self) -> int:
@@ -92,13 +105,14 @@ def is_disrupted(pod: Object) -> bool:
 
 def is_counted(pod: Object) -> bool:
     """Return whether the Job controller counts the end of this pod against backoffLimit."""
-    code = _exit_code(pod)
+    code = exit_code_of(pod)
     # The container ends a moment before its pod.
     has_failed = pod["status"]["phase"] == "Failed" or bool(code)
     return has_failed and not is_disrupted(pod) and code not in UNCOUNTED_EXIT_CODES
 
 
-def _exit_code(pod: Object) -> int | None:
+def exit_code_of(pod: Object) -> int | None:
+    """Return the exit code of a pod's container, or None if it has not ended."""
     ended = (pod["status"].get("container") or {}).get("terminated") or {}
     code = ended.get("exitCode")
     return None if code is None else int(code)
@@ -112,7 +126,7 @@ def may_be_retried(pods: Iterable[Object], backoff_limit: int) -> bool:
         backoff_limit: That of its Job.
     """
     counted = [pod for pod in pods if is_counted(pod)]
-    if any(_exit_code(pod) in NON_RETRYABLE_EXIT_CODES for pod in counted):
+    if any(exit_code_of(pod) in NON_RETRYABLE_EXIT_CODES for pod in counted):
         return False
     return len(counted) <= backoff_limit
 

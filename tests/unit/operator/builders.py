@@ -43,7 +43,8 @@ def observe(body: dict[str, Any], **known: Any) -> Observed:
     except ValueError as error:
         parsed, problem = None, str(error)
     pods = known.get("pods", {})
-    known.setdefault("ledger", Ledger().seen([p for found in pods.values() for p in found]))
+    seen = Ledger().seen([p for found in pods.values() for p in found])
+    known.setdefault("ledger", seen.reached((body.get("status") or {}).get("progress")))
     return Observed(job=body, parsed=parsed, problem=problem, **known)
 
 

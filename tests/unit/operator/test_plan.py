@@ -519,6 +519,83 @@ def test_a_peer_that_only_noticed_does_not_hide_the_cause():
     assert made.status["lastFailure"]["pod"] == "rank1"
 
 
+PEER_LOST = words(TRAIN, ExitCode.RETRYABLE, FailureClass.RETRYABLE, "PeerLost", "rank 1 is gone")
+
+
+def lost(count, *, ranks=1, every=600.0, lasting=500.0):
+    """Return pods of several rounds, each of which ended because a peer was lost."""
+    return [
+        ended(
+            TRAIN, 75, PEER_LOST, name=f"rank{rank}-{n}", index=rank,
+            created=100 + n * every, end=100 + n * every + lasting,
+        )
+        for n in range(count)
+        for rank in range(ranks)
+    ]  # fmt: skip
+
+
+def running_peer(created, started):
+    state = {"running": {"startedAt": timestamp(at(started))}}
+    return pod(TRAIN, name="peer", index=1, created=created, state=state)
+
+
+DRAIN = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
+STEPS = {"stage": "train", "step": 7, "lastHeartbeatTime": timestamp(at(2000))}
+
+
+@pytest.mark.parametrize(
+    ("pods", "progress", "gives_up"),
+    [
+        (lost(5), None, True),
+        (lost(4), None, False),
+        (lost(4, ranks=8), None, False),
+        (lost(5, ranks=8), None, True),
+        ([*lost(5), pod(TRAIN, name="evicted", phase="Failed", conditions=DRAIN)], None, False),
+        ([*lost(5), ended(TRAIN, 70, "boom", name="own", index=1)], None, False),
+        ([*lost(6), ended(TRAIN, 70, "boom", name="own", index=1)], None, True),
+        (lost(5), STEPS, False),
+        (lost(9), STEPS, True),
+        (lost(9, every=90000, lasting=80000), None, False),
+        ([*lost(5), pod(TRAIN, name="next", state={"running": {}})], None, False),
+        ([*lost(9), waiting(TRAIN, "", name="peer", index=1, created=150, node="")], None, False),
+        ([*lost(9), running_peer(150, 5100)], None, False),
+        ([*lost(5), running_peer(150, 160)], None, True),
+    ],
+    ids=[
+        "five rounds", "four rounds", "four rounds of eight ranks", "five rounds of eight ranks",
+        "one of them a drained node", "one of them a crash", "one more than the crash explains",
+        "steps in between", "five rounds after the last step", "each after a day",
+        "another one runs", "a peer has no node", "a peer had no node for long", "all were there",
+    ],
+)  # fmt: skip
+def test_ends_that_are_not_counted_end_the_job_when_it_gets_nowhere(pods, progress, gives_up):
+    body = trained()
+    if progress:
+        body = {**body, "status": {**body["status"], "progress": progress}}
+    known = merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, status={"startTime": timestamp(NOW), "active": 1})}},
+        {"pods": {TRAIN: tuple(pods)}},
+    )
+    made = plan(observe(body, **known), at(6000), CONFIG)
+    assert is_terminal(after(body, made)["status"]) is gives_up
+    if gives_up:
+        failure = made.status["lastFailure"]
+        assert (failure["class"], failure["reason"]) == ("Retryable", "PeerLost")
+        assert "5 times in a row" in failure["message"]
+        assert "NetworkPolicy" in failure["message"]
+        assert "rank 1 is gone" in failure["message"]
+        assert made.then[0] == PauseJob(stage=TRAIN, name="headlines-train", active_seconds=6000)
+
+
+def test_steps_that_are_made_again_are_no_progress():
+    ledger = Ledger().reached(STEPS)
+    again = {**STEPS, "step": 5, "lastHeartbeatTime": timestamp(at(5000))}
+    assert ledger.reached(again) is ledger
+    assert ledger.reached({**again, "step": 8}).stepped_at == at(5000)
+    assert Ledger().reached({"stage": "train", "percent": 0}) == Ledger()
+
+
 def test_a_failed_job_whose_pods_are_gone_still_says_what_is_known():
     body = trained()
     known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=failed(end=60))}})
