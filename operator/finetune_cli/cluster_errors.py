@@ -79,7 +79,7 @@ def read_refusal(response: Any, path: str, what: str) -> ApiError:
 
 
 def _tell_conflicts(causes: Iterable[Mapping[str, Any]]) -> str:
-    lines = ["it changes fields that were last set in another way:"]
+    lines = ["it sets fields that were last set in another way:"]
     for cause in causes:
         message = str(cause.get("message") or "")
         found = re.search(r'conflict with "([^"]*)"', message)

@@ -90,6 +90,10 @@ def test_submit_tells_why_a_change_is_refused(stage: Stage) -> None:
 
 
 def test_submit_takes_over_from_kubectl_only_when_told(stage: Stage) -> None:
+    stage.apply()
+    # A list is one field: with the server's defaults in it, it is not the file's any more.
+    done = stage.run("submit", "job.yaml")
+    assert "  .spec.dataset.sources  (set by kubectl-client-side-apply" in done.err
     stage.write(changed(minimal_job(), {"spec.backoffLimit": 1}))
     stage.apply()
     stage.write(changed(minimal_job(), {"spec.backoffLimit": 2}))
