@@ -27,6 +27,13 @@ _RESERVED_ENVIRONMENT = (
     Environment.NODE_RANK,
 )
 
+_FIXED_ENVIRONMENT = {
+    "HOME": "the home folder is the pod's own /tmp; remove it",
+    "OMP_NUM_THREADS": "it follows spec.resources.cpu; set that instead",
+    "PYTHONHASHSEED": "it is fixed, so that the same job gives the same adapter; remove it",
+}
+"""Variables that would be overridden without a word, and what to do instead."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Violation:
@@ -129,7 +136,10 @@ def _pod_template(template: PodTemplate) -> Iterator[Violation]:
             yield refuse("annotations", f"{key!r} is reserved")
     for variable in template.env:
         if variable.name.startswith(_RESERVED_ENVIRONMENT):
-            yield refuse("env", f"{variable.name!r} is set by the operator")
+            yield refuse("env", f"{variable.name!r} is set by the operator; remove it")
+        elif variable.name in _FIXED_ENVIRONMENT:
+            remedy = _FIXED_ENVIRONMENT[variable.name]
+            yield refuse("env", f"{variable.name!r} is set by the operator: {remedy}")
     for volume in template.volumes:
         if volume.name in OWN_VOLUMES or volume.name.startswith(("credentials-", "claim-")):
             yield refuse("volumes", f"the name {volume.name!r} is taken; choose another")

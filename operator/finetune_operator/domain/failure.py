@@ -155,6 +155,12 @@ def _where(pod: Object, *, at: str | None = None) -> dict[str, Any]:
     }
 
 
+def _goes_on(pod: Object) -> str:
+    if stage_of(pod) is Stage.TRAIN:
+        return "resumes at the last checkpoint"
+    return "starts the stage again"
+
+
 def _disrupted(pod: Object, ended: Mapping[str, Any] | None) -> Cause:
     """Explain a pod that Kubernetes ended for reasons of its own."""
     status = pod["status"]
@@ -165,7 +171,7 @@ def _disrupted(pod: Object, ended: Mapping[str, Any] | None) -> Cause:
         reason=disrupted.get("reason") or "Evicted",
         message=(
             f"The pod was evicted: {message.rstrip('. ')}. This does not count against"
-            " backoffLimit; the next pod resumes at the last checkpoint."
+            f" backoffLimit; the next pod {_goes_on(pod)}."
         ),
         exit_code=None if ended is None else ended.get("exitCode"),
         **_where(pod, at=disrupted.get("lastTransitionTime")),
@@ -184,7 +190,7 @@ def _over_its_limits(pod: Object, ended: Mapping[str, Any]) -> Cause:
         reason="Evicted",
         message=(
             f"The kubelet evicted the pod: {message.rstrip('. ')}. {remedy}. This {counts} against"
-            " backoffLimit; a next pod resumes at the last checkpoint."
+            f" backoffLimit; a next pod {_goes_on(pod)}."
         ),
         exit_code=ended.get("exitCode"),
         **_where(pod, at=ended.get("finishedAt")),

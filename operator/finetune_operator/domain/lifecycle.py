@@ -208,7 +208,7 @@ class Lifecycle:
                 ConditionType.SUSPENDED,
                 True,
                 Reason.SUSPENDED_BY_USER,
-                "spec.suspend is true; set it to false to resume at the last checkpoint.",
+                "spec.suspend is true; set it to false to go on where it stopped.",
             )
             self._then += stop_actions(self._observed, self._views)
             self._then += self._queue_actions(active=False)
@@ -225,7 +225,12 @@ class Lifecycle:
             self._then += wakes
             return
         draft.conditions.set(ConditionType.SUSPENDED, False, Reason.RESUMED, "")
-        draft.announce("Resumed", "Resumed; training goes on at the last checkpoint")
+        is_training = any(
+            view.stage is Stage.TRAIN and view.active_seconds and not draft.is_done(view.stage)
+            for view in self._views
+        )
+        text = "Resumed; training goes on at the last checkpoint" if is_training else "Resumed"
+        draft.announce("Resumed", text)
 
     def _queue_actions(self, *, active: bool) -> list[ActivateWorkload]:
         return [

@@ -274,6 +274,13 @@ ADMISSION = [
      "ReservedName"),
     ("reserved variable", {"podTemplate": {"env": [{"name": "AWS_ENDPOINT_URL_S3"}]}}, {},
      "ReservedName"),
+    ("thread count", {"podTemplate": {"env": [{"name": "OMP_NUM_THREADS", "value": "8"}]}}, {},
+     "ReservedName"),
+    ("home folder", {"podTemplate": {"env": [{"name": "HOME", "value": "/x"}]}}, {},
+     "ReservedName"),
+    ("hash seed", {"podTemplate": {"env": [{"name": "PYTHONHASHSEED", "value": "1"}]}}, {},
+     "ReservedName"),
+    ("variable of a like name", {"podTemplate": {"env": [{"name": "HOMEPAGE"}]}}, {}, None),
     ("reserved volume", {"podTemplate": {"volumes": [{"name": "token", "emptyDir": {}}]}}, {},
      "ReservedName"),
     ("mount over the work folder",
@@ -301,6 +308,14 @@ def test_what_a_tenant_may_not_ask_for_is_refused_before_anything_is_created(
     assert condition(made, "Failed")["status"] == "True"
     assert made.status["phase"] == "Failed"
     assert made.status["lastFailure"]["class"] == "UserError"
+
+
+def test_a_fixed_variable_is_refused_with_what_to_do_instead():
+    env = [{"name": "OMP_NUM_THREADS", "value": "8"}]
+    made = plan(observe(job(podTemplate={"env": env})), NOW, CONFIG)
+    message = condition(made, "Accepted")["message"]
+    assert message.startswith("spec.podTemplate.env: 'OMP_NUM_THREADS' is set by the operator")
+    assert "spec.resources.cpu" in message
 
 
 @pytest.mark.parametrize(
@@ -736,6 +751,25 @@ def test_resuming_wakes_the_jobs_first_and_says_so_when_they_go_on():
     made = plan(observe(body, **known), at(201), CONFIG)
     assert condition(made, "Suspended")["status"] == "False"
     assert "Resumed" in reasons(made)
+
+
+@pytest.mark.parametrize("stage", [PREPARE, TRAIN])
+def test_only_training_goes_on_at_a_checkpoint(stage):
+    past = {"finetune.dev/active-seconds": "100"}
+    body = trained() if stage is TRAIN else accepted()
+    done = stages_done(PREPARE) if stage is TRAIN else {}
+    paused = child(stage, suspend=True, annotations={"finetune.dev/paused": "true", **past})
+    _, body = live([merged(done, {"jobs": {stage: paused}})], suspended(body), at(170))
+    body = {**body, "spec": {**body["spec"], "suspend": False}}
+    known = merged(done, {"jobs": {stage: child(stage, annotations=past)}})
+    made = plan(observe(body, **known), at(201), CONFIG)
+    (event,) = [event for event in made.events if event.reason == "Resumed"]
+    assert ("checkpoint" in event.message) is (stage is TRAIN)
+
+    drained = pod(stage, phase="Failed", conditions=DRAIN)
+    known = merged(known, {"pods": {stage: (drained,)}})
+    made = plan(observe(after(body, made), **known), at(210), CONFIG)
+    assert ("checkpoint" in made.status["lastFailure"]["message"]) is (stage is TRAIN)
 
 
 def test_a_job_that_somebody_else_suspended_is_not_woken():
