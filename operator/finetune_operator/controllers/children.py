@@ -147,19 +147,26 @@ class Children:
                 case ResumeJob(name=name):
                     await self._patch_job(namespace, name, {PAUSED_ANNOTATION: None}, suspend=False)
                 case ActivateWorkload(name=name, active=active):
-                    await self._client.merge_patch(
-                        WORKLOADS,
-                        namespace,
-                        name,
-                        {"spec": {"active": active}},
-                        field_manager=FIELD_MANAGER,
-                    )
+                    await self._activate(namespace, name, active=active)
                 case DeleteSelf():
                     await self._client.delete(
                         FINETUNEJOBS, namespace, observed.name, uid=observed.uid
                     )
         except NotFound:
             return
+
+    async def _activate(self, namespace: str, name: str, *, active: bool) -> None:
+        answer = await self._client.merge_patch(
+            WORKLOADS,
+            namespace,
+            name,
+            {"spec": {"active": active}},
+            field_manager=FIELD_MANAGER,
+        )
+        # Resumed before the watch tells, the job must not take it for active still.
+        informer = self._caches.workloads_informer
+        if informer is not None:
+            informer.store.absorb(answer)
 
     async def _patch_job(
         self, namespace: str, name: str, annotations: Object, *, suspend: bool

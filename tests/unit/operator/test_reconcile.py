@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from finetune_api.trainer import Stage
 from finetune_operator.controllers import finetunejob as controller
 from finetune_operator.controllers.caches import Caches
 from finetune_operator.controllers.children import Children
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
-from finetune_operator.domain.actions import LookUpWarnings
+from finetune_operator.domain.actions import ActivateWorkload, LookUpWarnings
 from finetune_operator.domain.conditions import timestamp
 from finetune_operator.kube.workqueue import WorkQueue
 from support.clock import FakeClock
@@ -31,7 +32,7 @@ class Recorder:
         self.events.append((obj["metadata"]["name"], kind, reason, message))
 
 
-def world_of(body):
+def world_of(body, *, has_kueue=False):
     """Return a reconciler whose cache holds one FineTuneJob, its client and its Events."""
     client, recorder, rng = FakeClient(), Recorder(), random.Random(1)
     caches = Caches(
@@ -39,7 +40,7 @@ def world_of(body):
         CONFIG,
         wake=lambda key, priority: None,
         forget=lambda gone: None,
-        has_kueue=False,
+        has_kueue=has_kueue,
         rng=rng,
     )
     caches.observe("ADDED", body)
@@ -54,7 +55,11 @@ def world_of(body):
         queue=WorkQueue("finetunejob", rng=rng),
     )
     return SimpleNamespace(
-        client=client, caches=caches, reconciler=reconciler, events=recorder.events
+        children=Children(client, caches),
+        client=client,
+        caches=caches,
+        reconciler=reconciler,
+        events=recorder.events,
     )
 
 
@@ -131,3 +136,21 @@ async def test_a_warning_counts_while_it_lasts(events, expected):
     action = LookUpWarnings(pods=("p",), since=at(20))
     found = await children.look_up_warnings(observe(job()), action)
     assert found.warnings == {"p": expected}
+
+
+async def test_a_paused_workload_is_known_as_such_before_the_watch_tells():
+    world = world_of(job(), has_kueue=True)
+    workload = {
+        "metadata": {
+            "name": "w",
+            "namespace": "team-a",
+            "labels": {"kueue.x-k8s.io/job-uid": "uid-train"},
+        },
+        "spec": {"active": True},
+    }
+    world.caches.workloads_informer.store.absorb(
+        world.client.cluster.store(("workloads", "team-a", "w"), workload)
+    )
+    action = ActivateWorkload(stage=Stage.TRAIN, name="w", active=False)
+    await world.children.perform(observe(job()), action)
+    assert world.caches.workload_of("uid-train")["spec"]["active"] is False
