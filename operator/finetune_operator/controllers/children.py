@@ -209,5 +209,7 @@ def _present_warning(events: Iterable[Object], since: datetime) -> str:
 
 def _event_time(event: Object) -> datetime | None:
     series = event.get("series") or {}
-    told = (event.get("lastTimestamp"), series.get("lastObservedTime"), event.get("eventTime"))
+    told = [event.get("lastTimestamp"), series.get("lastObservedTime"), event.get("eventTime")]
+    # Who writes none of them is told by the API server's own clock.
+    told.append((event.get("metadata") or {}).get("creationTimestamp"))
     return max(filter(None, map(parse_timestamp, told)), default=None)
