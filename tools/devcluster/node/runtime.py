@@ -15,6 +15,7 @@ from devcluster.node.network import CNI_PROGRAMS
 from devcluster.paths import cache_root, cluster_dir, socket_root
 
 PAUSE_IMAGE = "finetune-devcluster.invalid/pause:1"
+_BOOTED = b"containerd successfully booted"
 NAMESPACE = "k8s.io"  # containerd's namespace for what the kubelet asks for
 
 
@@ -179,6 +180,8 @@ def import_pause_image(runtime: Runtime) -> None:
 
 def _launch(cluster: ControlPlane, runtime: Runtime, configuration: Path) -> None:
     shims = program("containerd-shim-runc-v2").parent
+    log = cluster.folder / "logs" / "containerd.log"
+    told_before = log.stat().st_size if log.exists() else 0
     process = cluster.launch(
         "containerd",
         program("containerd"),
@@ -187,9 +190,10 @@ def _launch(cluster: ControlPlane, runtime: Runtime, configuration: Path) -> Non
         # iptables and friends for the CNI programs; shims inherit the cluster's mark from here.
         env={"PATH": f"{shims}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"},
     )
+    # It answers before it serves the kubelet, which would end at "server is not initialized yet".
     wait_until(
-        "containerd to answer",
-        lambda: "SERVER" in runtime.ctr("version", check=False).upper(),
+        "containerd to boot",
+        lambda: _BOOTED in log.read_bytes()[told_before:],
         process=process,
         poll_seconds=0.1,
     )
