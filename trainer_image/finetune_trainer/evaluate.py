@@ -25,7 +25,7 @@ from finetune_trainer.evaluation.metrics import (
     choose_metrics,
     make_metric,
 )
-from finetune_trainer.evaluation.questions import Question, gather_questions
+from finetune_trainer.evaluation.questions import Question, gather_questions, with_prompt
 from finetune_trainer.evaluation.report import Evidence, Sample, write_report
 from finetune_trainer.export import weights_file
 from finetune_trainer.merged import find_merged
@@ -44,8 +44,8 @@ class Comparison:
 
     @property
     def asked(self) -> list[Question]:
-        """The questions that were put to the models; plain text is only scored by its loss."""
-        return [question for question in self.questions if question.prompt is not None]
+        """The questions that were put to the models."""
+        return with_prompt(self.questions)
 
 
 def evaluate(context: StageContext) -> EvaluateResult:
@@ -127,7 +127,7 @@ def compare(
     )
     examples = [encoder.encode(row) for question in questions for row in question.rows]
     owners = np.array([i for i, question in enumerate(questions) for _ in question.rows])
-    asks = [question for question in questions if question.prompt is not None]
+    asks = with_prompt(questions)
     prompts = [prompt_ids(encoder, tokenizer, question) for question in asks]
     length = answer_length(
         tokenizer, [q.references for q in asks], job.spec.evaluation.max_new_tokens

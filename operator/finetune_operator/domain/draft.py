@@ -14,6 +14,8 @@ from finetune_operator.domain.stages import STAGES, StageView
 
 Object = dict[str, Any]
 
+_ORDER = {stage.value: index for index, stage in enumerate(STAGES)}
+
 OWNED_FIELDS = (
     "observedGeneration",
     "phase",
@@ -137,8 +139,7 @@ class StatusDraft:
             wire["observedGeneration"] = self.generation
         wire["conditions"] = self.conditions.to_wire()
         if self._stages:
-            order = [stage.value for stage in STAGES]
-            wire["stages"] = sorted(self._stages.values(), key=lambda e: order.index(e["name"]))
+            wire["stages"] = sorted(self._stages.values(), key=lambda e: _ORDER[e["name"]])
         wire.update(self._extra)
         return wire if _is_worth_writing(self._stored, wire) else None
 

@@ -47,6 +47,11 @@ def gather_questions(
     return questions
 
 
+def with_prompt(questions: Iterable[Question]) -> list[Question]:
+    """Return the questions that are put to a model; plain text is only scored by its loss."""
+    return [question for question in questions if question.prompt is not None]
+
+
 def _make_question(rows: list[dict[str, Any]]) -> Question:
     first = rows[0]
     if "text" in first:
