@@ -12,7 +12,8 @@ compile() {
 compile --extra dev --extra operator --extra trainer --extra cli pyproject.toml \
   --output-file requirements/dev.lock
 compile --no-deps requirements/model.in --output-file requirements/model.lock
-for extra in operator trainer cli; do
-  compile --extra "$extra" --constraint requirements/dev.lock pyproject.toml \
-    --output-file "requirements/$extra.lock"
+for extras in operator "trainer quantization" cli; do
+  read -ra names <<<"$extras"
+  compile "${names[@]/#/--extra=}" --constraint requirements/dev.lock pyproject.toml \
+    --output-file "requirements/${names[0]}.lock"
 done
