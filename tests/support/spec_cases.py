@@ -130,6 +130,7 @@ FULL_SPEC: dict[str, Any] = {
         "maxNewTokens": 16,
         "batchSize": 8,
         "numBootstrapSamples": 200,
+        "gpus": 4,
     },
     "output": {
         "uri": "s3://models/team-a",
@@ -195,6 +196,14 @@ CASES: tuple[Case, ...] = (
     good("a file as output", {"spec.output.uri": "file:///data/out"}),
     good("a model on a volume claim", {"spec.model.uri": "pvc://models/smollm2"}),
     good("no GPUs", {"spec.resources.gpusPerNode": 0}),
+    good(
+        "evaluation on fewer GPUs than training",
+        {"spec.resources.gpusPerNode": 8, "spec.evaluation.gpus": 2},
+    ),
+    good(
+        "QLoRA with ZeRO2",
+        {f"{ADAPTER}.type": "QLoRA", "spec.resources": {"strategy": "ZeRO2", "gpusPerNode": 2}},
+    ),
     good("labels on the job itself", {"metadata.labels": {"team": "a"}}),
     good("a queue", {"spec.queueName": "team-a"}),
     bad("no spec", {"spec": REMOVED}, "spec: Required value"),
@@ -335,6 +344,22 @@ CASES: tuple[Case, ...] = (
         {"spec.resources": {"strategy": "FSDP2", "gpusPerNode": 0}},
         "FSDP2 needs GPUs",
     ),
+    bad(
+        "QLoRA with ZeRO3",
+        {f"{ADAPTER}.type": "QLoRA", "spec.resources": {"strategy": "ZeRO3", "gpusPerNode": 8}},
+        "ZeRO3 cannot shard the 4-bit weights",
+    ),
+    bad(
+        "evaluation on more GPUs than a node has",
+        {"spec.resources.gpusPerNode": 2, "spec.evaluation.gpus": 3},
+        "evaluation.gpus must be at most resources.gpusPerNode",
+    ),
+    bad(
+        "evaluation on a GPU of a job without",
+        {"spec.resources.gpusPerNode": 0, "spec.evaluation.gpus": 1},
+        "evaluation.gpus must be at most resources.gpusPerNode",
+    ),
+    bad("evaluation on no GPU", {"spec.evaluation.gpus": 0}, "must be 'auto' or a whole number"),
     bad(
         "a learning rate of fast", {f"{HYPER}.learningRate": "fast"}, "learningRate: Invalid value"
     ),

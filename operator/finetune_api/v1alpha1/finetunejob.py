@@ -235,6 +235,10 @@ class Evaluation(APIModel):
     """Rows generated at once."""
     num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=10000)] = 1000
     """Resamples behind the 95 % confidence intervals."""
+    gpus: Annotated[Integer, Field(ge=1, le=64)] | Literal["auto"] = "auto"
+    """GPUs of the evaluation's one pod, at most `resources.gpusPerNode`. `auto`: as many as a
+    training pod has. A model that fits one GPU is put on each, and they share the questions; a
+    larger one is spread over all of them. The scores are the same either way."""
 
 
 class Output(APIModel):
@@ -273,7 +277,7 @@ class Resources(APIModel):
     nodes: Annotated[Integer, Field(ge=1, le=256)] = 1
     """Pods that train together, one per node."""
     gpus_per_node: Annotated[Integer, Field(ge=0, le=64)] = 1
-    """GPUs, and processes, per pod. 0 trains on CPU with one process."""
+    """GPUs, and processes, per pod. 0 trains and evaluates on CPU with one process."""
     gpu_resource: Annotated[str, Field(min_length=1, max_length=128)] = "nvidia.com/gpu"
     """Name of the extended resource the GPUs are asked for by."""
     strategy: Literal["Auto", "DDP", "ZeRO2", "ZeRO3", "FSDP2"] = "Auto"
@@ -381,6 +385,29 @@ SPEC_RULES: tuple[Rule, ...] = (
         check=lambda s: s.resources.strategy != "FSDP2" or s.resources.gpus_per_node > 0,
     ),
     Rule(
+        rule="self.method.adapter.type != 'QLoRA' || self.resources.strategy != 'ZeRO3'",
+        message=(
+            "resources.strategy ZeRO3 cannot shard the 4-bit weights of method.adapter.type QLoRA: "
+            "use Auto, DDP or FSDP2, or an adapter of another type"
+        ),
+        field="resources.strategy",
+        check=lambda s: s.method.adapter.type != "QLoRA" or s.resources.strategy != "ZeRO3",
+    ),
+    Rule(
+        rule=(
+            "type(self.evaluation.gpus) == string || "
+            "self.evaluation.gpus <= self.resources.gpusPerNode"
+        ),
+        message=(
+            "evaluation.gpus must be at most resources.gpusPerNode: evaluation runs on one of the "
+            "nodes"
+        ),
+        field="evaluation.gpus",
+        check=lambda s: (
+            s.evaluation.gpus == "auto" or s.evaluation.gpus <= s.resources.gpus_per_node
+        ),
+    ),
+    Rule(
         rule="self.output.formats.exists(f, f == 'Adapter')",
         message="output.formats must contain Adapter",
         field="output.formats",
@@ -476,6 +503,12 @@ class FineTuneJobSpec(APIModel):
     def writes_merged(self) -> bool:
         """Whether base and adapter are also written as one model; `Full` is one anyway."""
         return "Merged" in self.output.formats and self.method.adapter.type != "Full"
+
+    @property
+    def evaluation_gpus(self) -> int:
+        """GPUs of the evaluation's pod."""
+        asked = self.evaluation.gpus
+        return self.resources.gpus_per_node if asked == "auto" else asked
 
     @model_validator(mode="after")
     def _check_rules(self) -> FineTuneJobSpec:

@@ -131,11 +131,14 @@ def _cpu_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:
 
 
 def num_gpus_of(spec: FineTuneJobSpec, stage: Stage) -> int:
-    """Return the GPUs of one pod: none to prepare, one to evaluate, all to train."""
-    if stage is Stage.PREPARE:
-        return 0
-    gpus = spec.resources.gpus_per_node
-    return min(1, gpus) if stage is Stage.EVALUATE else gpus
+    """Return the GPUs of one pod of a stage."""
+    match stage:
+        case Stage.PREPARE:
+            return 0
+        case Stage.TRAIN:
+            return spec.resources.gpus_per_node
+        case Stage.EVALUATE:
+            return spec.evaluation_gpus
 
 
 def _resources(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> dict[str, Any]:
@@ -170,6 +173,9 @@ def _environment(
         Environment.CACHE_DIR: CACHE_DIR,
         Environment.CREDENTIALS_DIR: CREDENTIALS_DIR,
     }
+    gpus = num_gpus_of(spec, stage)
+    if gpus:
+        values[Environment.NUM_GPUS] = str(gpus)
     if config.allow_cpu:
         values[Environment.ALLOW_CPU] = "1"
     if config.progress_url:
