@@ -21,7 +21,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from finetune_trainer.evaluation.metrics import normalize_label
+from finetune_trainer.evaluate.metrics import normalize_label
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -51,15 +51,15 @@ def ours(job: Any, num_steps: int, warmup: int, rows: list[dict[str, Any]]) -> d
 
     from finetune_api.trainer import Stage
     from finetune_trainer.model.adapters import build_lora_config
+    from finetune_trainer.model.encoding import Encoder, encode_rows
     from finetune_trainer.model.hardware import detect_hardware
     from finetune_trainer.model.load import load_model, load_tokenizer
-    from finetune_trainer.recipe import DataShape, decide_recipe
     from finetune_trainer.report.events import EventEmitter
-    from finetune_trainer.sft.callbacks import CurveWriter, DurableCheckpoints, StopRequest
-    from finetune_trainer.sft.examples import Encoder, encode_rows
-    from finetune_trainer.sft.trainer import build_config, build_trainer
-    from finetune_trainer.sft.worker import model_shape
     from finetune_trainer.storage import StorageAccess, open_store
+    from finetune_trainer.train.ranks.callbacks import CurveWriter, DurableCheckpoints, StopRequest
+    from finetune_trainer.train.ranks.sft import build_config, build_trainer
+    from finetune_trainer.train.ranks.worker import model_shape
+    from finetune_trainer.train.recipe import DataShape, decide_recipe
 
     folder = ensure_model()
     tokenizer = load_tokenizer(folder)

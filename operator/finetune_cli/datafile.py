@@ -125,8 +125,8 @@ def guess_format(rows: Sequence[dict[str, Any]], *, where: str) -> DataGuess:
         CliError: The rows hold nothing that can be learned from.
     """
     from finetune_api.v1alpha1.finetunejob import Source
-    from finetune_trainer.data.formats import recognise_format
     from finetune_trainer.errors import DataError
+    from finetune_trainer.prepare.reading.formats import recognise_format
 
     fields = tuple(dict.fromkeys(name for row in rows for name in row))
     texts = [name for name in fields if _is_text_column(name, rows)]
@@ -169,9 +169,9 @@ def guess_format(rows: Sequence[dict[str, Any]], *, where: str) -> DataGuess:
 
 
 def _read_first_rows(path: Path) -> list[dict[str, Any]]:
-    from finetune_trainer.data.readers import read_rows
     from finetune_trainer.data.rows import RowError
     from finetune_trainer.errors import DataError
+    from finetune_trainer.prepare.reading.files import read_rows
 
     rows = []
     try:

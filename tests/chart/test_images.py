@@ -117,7 +117,7 @@ def test_context_holds_what_is_copied_and_no_more() -> None:
     for path in (
         "operator/finetune_api/meta.py",
         "operator/finetune_operator/app.py",
-        "trainer_image/finetune_trainer/train.py",
+        "trainer_image/finetune_trainer/train/stage.py",
     ):
         assert is_sent(path), path
     for path in (

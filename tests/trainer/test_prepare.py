@@ -15,7 +15,7 @@ from finetune_api.trainer import PrepareResult, ResolvedJob, Stage
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UserError
-from finetune_trainer.prepare import prepare
+from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
 from support.seaweedfs import SeaweedS3, s3
 from support.tiny_tokenizer import make_tokenizer
@@ -120,7 +120,7 @@ def as_jsonl(rows: Iterable[object]) -> str:
 
 
 def prepare_and_read(context: Context) -> tuple[PrepareResult, Prepared]:
-    return prepare(context), read_prepared(context)
+    return prepare(context), read_prepared(context.output, context.job, context.work_dir)
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -193,7 +193,7 @@ def test_the_same_source_and_recipe_is_prepared_once(
     assert second.model_copy(update={"reused": False}) == first
     assert other.num_tokenizer_loads == 0
     assert "reused data set" in other.messages
-    assert read_prepared(other).digest == first.digest
+    assert read_prepared(other.output, other.job, other.work_dir).digest == first.digest
 
 
 @pytest.mark.parametrize(
@@ -462,8 +462,9 @@ def test_the_most_rows_are_drawn_before_the_split(make_context: MakeContext, wri
 
 def test_a_run_without_data_set_says_what_to_do(make_context: MakeContext, write: Write) -> None:
     write("rows.jsonl", pairs(10))
+    context = make_context()
     with pytest.raises(UserError) as caught:
-        read_prepared(make_context())
+        read_prepared(context.output, context.job, context.work_dir)
     assert caught.value.reason == "DatasetNotPrepared"
     assert "run stage prepare" in caught.value.message
 
@@ -490,7 +491,7 @@ def test_a_data_set_replaced_together_with_its_manifest_is_refused(
     pointer = json.loads(key.read_text())
     key.write_text(json.dumps({**pointer, "manifestDigest": "0" * 64}))
     with pytest.raises(StorageError) as caught:
-        read_prepared(context)
+        read_prepared(context.output, context.job, context.work_dir)
     assert caught.value.reason == "DatasetChanged"
     assert result.digest in caught.value.message
 

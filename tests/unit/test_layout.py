@@ -29,7 +29,7 @@ def test_source_roots_do_not_shadow_the_standard_library() -> None:
         "finetune_operator.controllers.manager",
         "finetune_trainer.storage",
         "finetune_trainer.stage",
-        "finetune_trainer.train",
+        "finetune_trainer.train.stage",
     ],
 )
 def test_import_loads_no_training_library(module: str) -> None:

@@ -43,8 +43,8 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Load the models and answer, one dict per prompt."""
     import torch
 
-    from finetune_trainer.evaluation.models import ModelPair
-    from finetune_trainer.evaluation.scoring import generate_answers
+    from finetune_trainer.evaluate.models import ModelPair
+    from finetune_trainer.evaluate.scoring import generate_answers
     from finetune_trainer.model.hardware import detect_hardware
     from finetune_trainer.model.load import load_tokenizer
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from finetune_api.meta import LocalObjectReference
 from finetune_api.trainer import Environment, ResolvedJob
+from finetune_trainer.data.keys import pointer_key, uri_of
 from finetune_trainer.errors import UserError
 from finetune_trainer.report.events import EventEmitter
-from finetune_trainer.storage import ObjectStore, StorageAccess, open_store
+from finetune_trainer.storage import ObjectStore, StorageAccess, open_store, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -112,7 +112,7 @@ class StageContext:
 
     def uri_of(self, key: str) -> str:
         """Return the full URI of a key under the output."""
-        return f"{self.job.spec.output.uri.rstrip('/')}/{key}"
+        return uri_of(self.job, key)
 
     def scratch(self, name: str, *, fresh: bool = False) -> Path:
         """Return a folder below the work folder, emptied first if ``fresh``."""
@@ -152,9 +152,7 @@ class StageContext:
 
     def _pinned_revision(self) -> str | None:
         # A branch may move and a folder may change while a job waits in a queue.
-        from finetune_trainer.data.prepared import pointer_key
-
-        pointer = self.read_json(pointer_key(self.job)) or {}
+        pointer = read_json(self.output, pointer_key(self.job)) or {}
         revision = pointer.get("modelRevision")
         return revision if isinstance(revision, str) else None
 
@@ -169,13 +167,6 @@ class StageContext:
 
         folder, _ = self._model or self.model_folder(include_weights=False)
         return load_tokenizer(folder, trust_remote_code=self.job.spec.model.trust_remote_code)
-
-    def read_json(self, key: str) -> dict[str, Any] | None:
-        """Read a JSON object from the output, or None if it is not there."""
-        if not self.output.exists(key):
-            return None
-        value: dict[str, Any] = json.loads(self.output.read_bytes(key))
-        return value
 
 
 def public_model_name(job: ResolvedJob) -> str:

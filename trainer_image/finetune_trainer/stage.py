@@ -71,14 +71,14 @@ def _end_with(emit: EventEmitter, error: TrainerError) -> int:
 def _function_of(stage: Stage) -> StageFunction:
     # Imported late: prepare and the parent of train must start without torch.
     if stage is Stage.PREPARE:
-        from finetune_trainer.prepare import prepare
+        from finetune_trainer.prepare.stage import prepare
 
         return prepare
     if stage is Stage.TRAIN:
-        from finetune_trainer.train import train
+        from finetune_trainer.train.stage import train
 
         return train
-    from finetune_trainer.evaluate import evaluate
+    from finetune_trainer.evaluate.stage import evaluate
 
     return evaluate
 

@@ -29,9 +29,9 @@ from finetune_cli.errors import CliError
 from finetune_cli.localjob import plan_run
 from finetune_cli.starter import render_starter, write_starter
 from finetune_trainer.context import StageContext
-from finetune_trainer.data.readers import EXTENSIONS
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.prepare import prepare
+from finetune_trainer.prepare.reading.files import EXTENSIONS
+from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
 from support.tiny_tokenizer import make_tokenizer
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_trainer.checkpoint import (
+from finetune_trainer.storage import ObjectStore, StorageAccess, open_store
+from finetune_trainer.train.checkpoint import (
     complete_steps,
     drop_old,
     fetch_newest,
@@ -12,7 +13,6 @@ from finetune_trainer.checkpoint import (
     upload_files,
     write_manifest,
 )
-from finetune_trainer.storage import ObjectStore, StorageAccess, open_store
 
 
 def publish(store: ObjectStore, folder: Path, step: int, *, commit: bool = True) -> None:

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.finetunejob import Goal
-from finetune_trainer.evaluate import Comparison, score_all
-from finetune_trainer.evaluation.goal import check_goal
-from finetune_trainer.evaluation.metrics import (
+from finetune_trainer.evaluate.goal import check_goal
+from finetune_trainer.evaluate.metrics import (
     Answers,
     bootstrap,
     choose_metrics,
     looks_like_labels,
     make_metric,
 )
-from finetune_trainer.evaluation.questions import gather_questions
+from finetune_trainer.evaluate.questions import gather_questions
+from finetune_trainer.evaluate.stage import Comparison, score_all
 from support.spec_cases import changed, minimal_job
 
 

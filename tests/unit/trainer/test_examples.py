@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.errors import DataError
-from finetune_trainer.sft.examples import IGNORED, Encoder, encode_rows
+from finetune_trainer.model.encoding import IGNORED, Encoder, encode_rows
 from support.tiny_tokenizer import make_tokenizer
 
 CHAT = [

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from finetune_api.trainer import ResolvedJob
-from finetune_trainer.export import licence_of, model_card
+from finetune_trainer.publish.card import licence_of, model_card
 from support.spec_cases import minimal_job
 
 RECIPE = {"global_batch_size": 8, "learning_rate": 1e-3, "epochs": 1.0, "bfloat16": True}

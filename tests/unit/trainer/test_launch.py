@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.launch import _failure_of
+from finetune_trainer.train.launch import _failure_of
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
-from finetune_trainer.evaluation.page import render_page
+from finetune_trainer.evaluate.page import render_page
 from support.spec_cases import changed, minimal_job
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}</div>"

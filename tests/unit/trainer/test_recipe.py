@@ -13,7 +13,7 @@ from finetune_api.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
-from finetune_trainer.recipe import (
+from finetune_trainer.train.recipe import (
     DataShape,
     ModelShape,
     Recipe,

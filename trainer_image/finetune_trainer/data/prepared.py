@@ -6,21 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_api.trainer import ResolvedJob
+from finetune_trainer.data.keys import dataset_prefix, pointer_key, uri_of
 from finetune_trainer.data.report import DatasetPointer, DatasetReport
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import StorageError, UserError
-from finetune_trainer.storage import Manifest, fetch_folder
-
-if TYPE_CHECKING:
-    from finetune_trainer.context import StageContext
+from finetune_trainer.storage import Manifest, ObjectStore, fetch_folder, read_json
 
 REPORT_NAME = "report.json"
-POINTER_NAME = "dataset.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,25 +55,20 @@ class Prepared:
         return self.rows[Side.TEST]
 
 
-def pointer_key(job: ResolvedJob) -> str:
-    """Return the key of the run's pointer."""
-    return f"{job.run_prefix}/{POINTER_NAME}"
-
-
-def dataset_prefix(digest: str) -> str:
-    """Return the key prefix of a prepared data set."""
-    return f"datasets/{digest}"
-
-
-def read_prepared(context: StageContext) -> Prepared:
+def read_prepared(output: ObjectStore, job: ResolvedJob, work_dir: Path) -> Prepared:
     """Fetch the run's data set to the work folder, verify its checksums and load it.
+
+    Args:
+        output: Storage rooted at the job's output.
+        job: The effective job.
+        work_dir: The run's scratch folder on this node.
 
     Raises:
         UserError: ``DatasetNotPrepared``: this run has no data set yet.
         StorageError: The data set is incomplete, changed, or cannot be read.
     """
-    pointer = _read_pointer(context)
-    folder, manifest, report = fetch_prepared(context, pointer.digest)
+    pointer = _read_pointer(output, job)
+    folder, manifest, report = fetch_prepared(output, job, work_dir, pointer.digest)
     if manifest.digest != pointer.manifest_digest:
         raise StorageError(
             "DatasetChanged",
@@ -93,38 +85,41 @@ def read_prepared(context: StageContext) -> Prepared:
     )
 
 
-def fetch_prepared(context: StageContext, digest: str) -> tuple[Path, Manifest, DatasetReport]:
+def fetch_prepared(
+    output: ObjectStore, job: ResolvedJob, work_dir: Path, digest: str
+) -> tuple[Path, Manifest, DatasetReport]:
     """Fetch a data set by its digest, verified; what is there already is not fetched again.
 
     Raises:
         StorageError: The folder is incomplete, changed, or holds no readable report.
     """
-    folder = context.scratch(f"datasets/{digest[:16]}")
-    manifest = fetch_folder(context.output, dataset_prefix(digest), folder)
+    folder = work_dir / "datasets" / digest[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = fetch_folder(output, dataset_prefix(digest), folder)
     try:
         report = DatasetReport.model_validate_json((folder / REPORT_NAME).read_bytes())
     except (OSError, ValidationError) as error:
         raise StorageError(
             "DatasetUnreadable",
-            f"{context.uri_of(dataset_prefix(digest))}/{REPORT_NAME} cannot be read: {error}; it "
+            f"{uri_of(job, dataset_prefix(digest))}/{REPORT_NAME} cannot be read: {error}; it "
             "was written by another version: delete that folder and start the job again",
         ) from error
     return folder, manifest, report
 
 
-def _read_pointer(context: StageContext) -> DatasetPointer:
-    key = pointer_key(context.job)
-    value = context.read_json(key)
+def _read_pointer(output: ObjectStore, job: ResolvedJob) -> DatasetPointer:
+    key = pointer_key(job)
+    value = read_json(output, key)
     if value is None:
         raise UserError(
             "DatasetNotPrepared",
-            f"there is no {context.uri_of(key)}: run stage prepare of this job first",
+            f"there is no {uri_of(job, key)}: run stage prepare of this job first",
         )
     try:
         return DatasetPointer.model_validate(value)
     except ValidationError as error:
         raise StorageError(
-            "DatasetUnreadable", f"{context.uri_of(key)} is not a data set pointer: {error}"
+            "DatasetUnreadable", f"{uri_of(job, key)} is not a data set pointer: {error}"
         ) from error
 
 

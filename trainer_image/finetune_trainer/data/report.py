@@ -12,9 +12,7 @@ from collections.abc import Sequence
 
 from finetune_api.meta import APIModel
 from finetune_api.trainer import RowCounts
-from finetune_trainer.data.checks import Finding
 from finetune_trainer.data.rows import RowError
-from finetune_trainer.data.tokens import TokenStatistics
 
 NUM_INVALID_ROWS_LISTED = 100
 
@@ -143,31 +141,4 @@ def report_invalid_rows(errors: Sequence[RowError]) -> InvalidRows:
             )
             for error in errors[:NUM_INVALID_ROWS_LISTED]
         ],
-    )
-
-
-def report_findings(findings: Sequence[Finding]) -> list[CheckReport]:
-    """Bring findings into the report's shape."""
-    return [
-        CheckReport(
-            name=finding.name,
-            flagged=finding.num_flagged,
-            removed=finding.num_removed,
-            message=finding.message,
-        )
-        for finding in findings
-    ]
-
-
-def report_tokens(statistics: TokenStatistics) -> TokenReport:
-    """Bring token statistics into the report's shape."""
-    return TokenReport(
-        rows=statistics.num_rows,
-        tokens=statistics.num_tokens,
-        p50=statistics.p50,
-        p95=statistics.p95,
-        longest=statistics.longest,
-        truncated_rows=statistics.num_truncated,
-        truncated_share=f"{statistics.num_truncated / statistics.num_rows:.4f}",
-        rows_without_answer=statistics.num_without_answer,
     )

@@ -7,6 +7,7 @@ a store of their kind is opened.
 from __future__ import annotations
 
 from finetune_trainer.storage.access import Addressing, StorageAccess
+from finetune_trainer.storage.documents import read_json
 from finetune_trainer.storage.errors import (
     AlreadyExists,
     ChecksumMismatch,
@@ -15,6 +16,7 @@ from finetune_trainer.storage.errors import (
     OtherWriterWon,
 )
 from finetune_trainer.storage.manifest import MANIFEST_NAME, Manifest, ManifestFile
+from finetune_trainer.storage.opening import open_store
 from finetune_trainer.storage.publish import (
     VerifiedManifest,
     fetch_folder,
@@ -31,7 +33,6 @@ from finetune_trainer.storage.store import (
     join_key,
     join_uri,
     local_path,
-    open_store,
 )
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "local_path",
     "open_store",
     "publish_folder",
+    "read_json",
     "read_manifest",
     "verify_folder",
 ]

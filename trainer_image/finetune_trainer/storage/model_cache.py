@@ -24,13 +24,13 @@ from finetune_trainer.storage.errors import disk_full, local_writes
 from finetune_trainer.storage.hub_address import HubAddress, is_commit, parse_hub_uri
 from finetune_trainer.storage.manifest import canonical_json
 from finetune_trainer.storage.model_files import ModelSelection, check_usable, fingerprint
+from finetune_trainer.storage.opening import open_store
 from finetune_trainer.storage.publish import fetch_folder, find_manifest
 from finetune_trainer.storage.store import (
     ObjectInfo,
     ObjectStore,
     is_local,
     local_path,
-    open_store,
 )
 
 _NUM_THREADS = 4

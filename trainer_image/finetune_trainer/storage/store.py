@@ -14,7 +14,6 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.storage.access import StorageAccess
 
 _MAX_KEY_BYTES = 1024  # S3's limit
 
@@ -112,46 +111,6 @@ def join_key(*parts: str) -> str:
 def join_uri(uri: str, key: str) -> str:
     """Write the full address of a key, for messages and status."""
     return f"{uri.rstrip('/')}/{key}" if key else uri
-
-
-def open_store(uri: str, access: StorageAccess | None = None) -> ObjectStore:
-    """Open the store a URI names.
-
-    Args:
-        uri: ``s3://bucket/prefix``, ``file:///absolute``, ``hf://org/name@revision`` (read-only)
-            or a plain path.
-        access: Endpoint and credentials; the default suits AWS and plain folders.
-
-    Raises:
-        UserError: ``InvalidUri``, ``BucketNotFound``, ``CredentialsMissing``.
-    """
-    access = access or StorageAccess()
-    scheme, separator, _ = uri.partition("://")
-    match scheme.lower() if separator else "":
-        case "s3":
-            from finetune_trainer.storage.s3 import S3Store
-
-            return S3Store(uri, access)
-        case "file" | "":
-            from finetune_trainer.storage.local import FileStore
-
-            return FileStore(local_path(uri))
-        case "hf":
-            from finetune_trainer.storage.hub import open_hub_store
-
-            return open_hub_store(uri, access)
-        case "pvc":
-            raise UserError(
-                "InvalidUri",
-                f"{uri!r} names a volume claim of a cluster; it is mounted as a folder there. "
-                "For a local run give that folder as file:///absolute/path.",
-            )
-        case _:
-            raise UserError(
-                "InvalidUri",
-                f"{uri!r} has the scheme {scheme!r}; supported are s3://bucket/prefix, "
-                "file:///absolute/path, hf://org/name@revision and plain paths.",
-            )
 
 
 def is_local(uri: str) -> bool:

@@ -1,0 +1,296 @@
+"""Rows of every format become canonical rows; unusable ones are refused with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_api.v1alpha1.finetunejob import Source
+from finetune_trainer.data.rows import BadRow, make_example
+from finetune_trainer.errors import DataError, UserError
+from finetune_trainer.prepare.reading.formats import build_convert, read_group, recognise_format
+
+USER = {"role": "user", "content": "Hi"}
+ANSWER = {"role": "assistant", "content": "Hello"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+PAIR = {"prompt": [USER], "completion": [ANSWER]}
+
+
+def make_source(**fields: Any) -> Source:
+    return Source(uri="file:///data/rows.jsonl", **fields)
+
+
+def convert(row: dict[str, Any], *, conversational: bool = True, **fields: Any) -> dict[str, Any]:
+    source = make_source(**fields)
+    recognised = recognise_format(source, [row], where="dataset.sources[0]")
+    function = build_convert(
+        source, recognised.format, conversational=conversational, where="dataset.sources[0]"
+    )
+    return function(row)
+
+
+def from_value(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"conversations": [{"from": role, "value": text} for role, text in turns]}
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "expected"),
+    [
+        ({"messages": [USER, ANSWER]}, {}, {"messages": [USER, ANSWER]}),
+        ({"messages": [SYSTEM, USER, ANSWER]}, {}, {"messages": [SYSTEM, USER, ANSWER]}),
+        (
+            {"messages": [{**USER, "name": "x", "tool_calls": None}, ANSWER], "id": 7},
+            {"system": "Be brief."},
+            {"messages": [SYSTEM, USER, ANSWER]},
+        ),
+        (
+            from_value(("system", "Be brief."), ("human", "Hi"), ("gpt", "Hello")),
+            {},
+            {"messages": [SYSTEM, USER, ANSWER]},
+        ),
+        (
+            {**from_value(("human", "Hi"), ("gpt", "Hello")), "system": "Be brief."},
+            {},
+            {"messages": [SYSTEM, USER, ANSWER]},
+        ),
+        ({"prompt": "Hi", "completion": "Hello"}, {}, PAIR),
+        (
+            {"prompt": "Hi", "completion": "Hello"},
+            {"system": "Be brief."},
+            {"prompt": [SYSTEM, USER], "completion": [ANSWER]},
+        ),
+        ({"prompt": [USER], "completion": [ANSWER]}, {}, PAIR),
+        ({"prompt": [USER], "completion": "Hello"}, {}, PAIR),
+        ({"prompt": "Hi", "completion": [ANSWER]}, {}, PAIR),
+        ({"text": "All of it."}, {}, {"text": "All of it."}),
+        ({"instruction": "Hi", "output": "Hello"}, {}, PAIR),
+        ({"instruction": "Hi", "input": "", "output": "Hello"}, {}, PAIR),
+        (
+            {"instruction": "Translate", "input": "Hallo", "output": "Hello"},
+            {},
+            {
+                "prompt": [{"role": "user", "content": "Translate\n\nHallo"}],
+                "completion": [ANSWER],
+            },
+        ),
+        (
+            {"utterance": "Hi", "reply": "Hello"},
+            {"columns": {"prompt": "utterance", "completion": "reply"}},
+            PAIR,
+        ),
+        ({"body": "All."}, {"columns": {"text": "body"}}, {"text": "All."}),
+        (
+            {"a": "H", "b b": "i", "reply": "Hello"},
+            {"template": '{{ a }}{{ row["b b"] }}', "columns": {"completion": "reply"}},
+            PAIR,
+        ),
+        (
+            {"n": 3, "completion": "Hello"},
+            {"template": "{{ n }}{% if extra is defined %}!{% endif %}"},
+            {"prompt": [{"role": "user", "content": "3"}], "completion": [ANSWER]},
+        ),
+    ],
+)
+def test_a_good_row_becomes_canonical(
+    row: dict[str, Any], settings: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert convert(row, **settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "expected"),
+    [
+        ({"prompt": "Hi", "completion": "Hello"}, {}, {"prompt": "Hi", "completion": "Hello"}),
+        (
+            {"instruction": "Hi", "output": "Hello"},
+            {"system": "Be brief."},
+            {"prompt": "Be brief.\n\nHi", "completion": "Hello"},
+        ),
+        ({"text": "All."}, {}, {"text": "All."}),
+    ],
+)
+def test_pairs_stay_text_for_a_model_without_chat_template(
+    row: dict[str, Any], settings: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert convert(row, conversational=False, **settings) == expected
+
+
+TOOL = {"role": "tool", "content": "42"}
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "reason", "message"),
+    [
+        ({"messages": [USER]}, {}, "NoAnswer", "must be the answer"),
+        ({"messages": [SYSTEM]}, {}, "NoAnswer", "must be the answer"),
+        ({"messages": [ANSWER]}, {}, "WrongRoleOrder", "messages[1] is from assistant"),
+        ({"messages": [USER, USER, ANSWER]}, {}, "WrongRoleOrder", "messages[2] is from user"),
+        ({"messages": [SYSTEM, USER, SYSTEM, ANSWER]}, {}, "WrongRoleOrder", "messages[3]"),
+        ({"messages": []}, {}, "NotMessages", "an empty list"),
+        ({"messages": "Hi"}, {}, "NotMessages", "is text"),
+        ({"messages": ["Hi"]}, {}, "NotMessages", "messages[1] is text"),
+        ({"messages": [{"content": "Hi"}]}, {}, "UnknownRole", "messages[1].role is missing"),
+        ({"messages": [{"role": "robot", "content": "Hi"}]}, {}, "UnknownRole", "'robot'"),
+        ({"messages": [USER, CALL, TOOL, ANSWER]}, {}, "ToolMessage", "messages[2]"),
+        ({"messages": [USER, TOOL]}, {}, "ToolMessage", "cannot be trained"),
+        (
+            {"messages": [USER, {"role": "assistant", "content": " \n"}]},
+            {},
+            "EmptyAnswer",
+            "messages[2] is an empty answer",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}, ANSWER]},
+            {},
+            "NotText",
+            "messages[1].content is a list",
+        ),
+        ({"messages": [{"role": "user"}, ANSWER]}, {}, "MissingField", "messages[1].content"),
+        (
+            {"messages": [SYSTEM, USER, ANSWER]},
+            {"system": "Be kind."},
+            "TwoSystemMessages",
+            "remove one",
+        ),
+        (from_value(("human", "Hi"), ("function_call", "x")), {}, "ToolMessage", "[2]"),
+        (from_value(("human", "Hi"), ("narrator", "x")), {}, "UnknownRole", "human"),
+        ({"prompt": "Hi", "completion": ""}, {}, "EmptyAnswer", "completion is empty"),
+        ({"prompt": "Hi", "completion": 3}, {}, "NotText", "completion is a number (3)"),
+        ({"prompt": "Hi", "completion": True}, {}, "NotText", "a boolean (true)"),
+        ({"prompt": " ", "completion": "Hello"}, {}, "EmptyText", "the prompt is empty"),
+        ({"prompt": [USER, ANSWER], "completion": [ANSWER]}, {}, "WrongRoleOrder", "[3]"),
+        ({"prompt": [USER], "completion": [ANSWER, USER, ANSWER]}, {}, None, ""),
+        ({"instruction": "Hi", "input": 5, "output": "Hello"}, {}, "NotText", "input is"),
+        ({"text": 5}, {}, "NotText", "text is a number"),
+        (
+            {"q": "Hi"},
+            {"columns": {"prompt": "q", "completion": "a"}},
+            "MissingColumn",
+            "no column 'a'; the row has: q",
+        ),
+        (
+            {"headline": "Hi", "completion": "Hello"},
+            {"template": "{{ heading }}"},
+            "MissingColumn",
+            "'heading' is undefined; the row has: headline, completion",
+        ),
+        (
+            {"n": 0, "completion": "Hello"},
+            {"template": "{{ 1 / n }}"},
+            "TemplateFailed",
+            "ZeroDivisionError",
+        ),
+        (
+            {"n": "x", "completion": "Hello"},
+            {"template": "{{ n.__class__.__mro__ }}"},
+            "TemplateFailed",
+            "SecurityError",
+        ),
+    ],
+)
+def test_an_unusable_row_is_refused_with_the_reason(
+    row: dict[str, Any], settings: dict[str, Any], reason: str | None, message: str
+) -> None:
+    if reason is None:
+        convert(row, **settings)
+        return
+    with pytest.raises(BadRow) as caught:
+        convert(row, **settings)
+    assert caught.value.reason == reason
+    assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "format_name", "reason"),
+    [
+        ({"format": "Text"}, [{"messages": []}], "Text", "set in the job"),
+        ({}, [{"messages": [], "text": ""}], "Chat", "1 of the first 1 rows have messages"),
+        ({}, [{"conversations": []}], "ShareGPT", "conversations"),
+        ({}, [{"prompt": "", "completion": "", "text": ""}], "PromptCompletion", "prompt and"),
+        ({}, [{"instruction": "", "output": ""}], "Alpaca", "instruction and output"),
+        ({}, [{"text": "", "label": ""}], "Text", "have text"),
+        ({"template": "x"}, [{"text": ""}], "Csv", "template or columns are set"),
+        ({"columns": {"completion": "x"}}, [{"text": ""}], "Csv", "columns are set"),
+        ({"columns": {"text": "body"}}, [{"body": ""}], "Text", "columns.text is set"),
+        ({"columns": {"group": "user"}}, [{"messages": []}], "Chat", "messages"),
+        ({}, [{"text": ""}] * 3 + [{"messages": []}] * 17, "Chat", "17 of the first 20 rows"),
+        ({}, [{"messages": None, "text": ""}], "Text", "have text"),
+    ],
+)
+def test_the_format_is_recognised_with_the_reason(
+    settings: dict[str, Any], rows: list[dict[str, Any]], format_name: str, reason: str
+) -> None:
+    recognised = recognise_format(make_source(**settings), rows, where="dataset.sources[0]")
+    assert recognised.format == format_name
+    assert reason in recognised.reason
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "", "answer": ""}, "columns: {prompt: question, completion: answer}"),
+        ({"prompt": "", "chosen": "", "rejected": ""}, "preference pairs"),
+        ({}, "Chat (messages)"),
+        ({f"c{n}": "" for n in range(30)}, "c19 and 10 more"),
+    ],
+)
+def test_an_unknown_format_lists_fields_and_known_formats(
+    row: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        recognise_format(make_source(), [row], where="dataset.sources[0]")
+    assert caught.value.reason == "UnknownFormat"
+    assert message in caught.value.message
+    assert "dataset.sources[0]" in caught.value.message
+    assert "Alpaca" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "conversational", "reason", "message"),
+    [
+        ({"format": "Csv", "template": "{{ a"}, True, "InvalidTemplate", "template, line 1"),
+        ({"format": "Chat", "template": "x"}, True, "TemplateNotApplicable", "Chat"),
+        ({"format": "Text", "system": "x"}, True, "SystemNotApplicable", "plain text"),
+        ({"format": "Chat"}, False, "NoChatTemplate", "no chat template"),
+        ({"format": "ShareGPT"}, False, "NoChatTemplate", "instruction-tuned"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    settings: dict[str, Any], conversational: bool, reason: str, message: str
+) -> None:
+    source = make_source(**settings)
+    with pytest.raises(UserError) as caught:
+        build_convert(
+            source, source.format, conversational=conversational, where="dataset.sources[0]"
+        )
+    assert caught.value.reason == reason
+    assert message in caught.value.message
+
+
+def test_group_is_read_as_text_and_must_be_there() -> None:
+    assert read_group({"customer": 7}, "customer") == "7"
+    assert read_group({"customer": 0}, "customer") == "0"
+    assert read_group({}, None) is None
+    with pytest.raises(BadRow, match="no column 'customer'"):
+        read_group({"id": 1}, "customer")
+    with pytest.raises(BadRow, match="is empty"):
+        read_group({"customer": " "}, "customer")
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    with pytest.raises(BadRow, match="not valid UTF-8"):
+        make_example({"text": "a\ud800"}, file="a", line=1, side=None, group_value=None)
+
+
+def test_rows_with_the_same_prompt_share_a_group_and_not_the_content() -> None:
+    def make(answer: str, group: str | None = None) -> Any:
+        row = {"prompt": [USER], "completion": [{"role": "assistant", "content": answer}]}
+        return make_example(row, file="a", line=1, side=None, group_value=group)
+
+    assert make("x").group == make("y").group
+    assert make("x").content != make("y").content
+    assert make("x").content == make("x", "g").content
+    assert make("x").group != make("x", "g").group
+    assert make("x", "g").group == make("y", "g").group

@@ -1,0 +1,163 @@
+"""A source URI names a file or a folder in some store, and its files come with checksums."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, Source
+from finetune_trainer.errors import UserError
+from finetune_trainer.prepare.reading.sources import Location, SourceFile, fetch_source, locate
+from finetune_trainer.prepare.version import compute_version
+from finetune_trainer.storage import ObjectInfo, StorageAccess, open_store
+
+
+@pytest.mark.parametrize(
+    ("uri", "root", "key"),
+    [
+        ("file:///data/rows.jsonl", "file:///data", "rows.jsonl"),
+        ("file:///data/my%20rows.CSV", "file:///data", "my rows.CSV"),
+        ("file:///data/rows.ndjson", "file:///data", "rows.ndjson"),
+        ("file:///data/rows.tsv", "file:///data", "rows.tsv"),
+        ("file:///data/", "file:///data", ""),
+        ("file:///data/v1.2", "file:///data/v1.2", ""),
+        ("s3://bucket/rows.parquet", "s3://bucket", "rows.parquet"),
+        ("s3://bucket/a/b/rows.json", "s3://bucket/a/b", "rows.json"),
+        ("s3://bucket.json", "s3://bucket.json", ""),
+        ("s3://bucket/a/b", "s3://bucket/a/b", ""),
+        ("hf://org/name", "hf://datasets/org/name", ""),
+        ("hf://datasets/org/name@v1", "hf://datasets/org/name@v1", ""),
+        ("hf://org/name@v1/data/a.jsonl", "hf://datasets/org/name@v1/data", "a.jsonl"),
+        (
+            "hf://datasets/org/name@refs/convert/parquet/default",
+            "hf://datasets/org/name@refs/convert/parquet/default",
+            "",
+        ),
+    ],
+)
+def test_a_uri_is_split_into_store_and_key(uri: str, root: str, key: str) -> None:
+    assert locate(uri) == Location(root=root, key=key)
+
+
+def fetch(uri: str, folder: Path) -> list[SourceFile]:
+    location = locate(uri)
+    store = open_store(location.root, StorageAccess())
+    return fetch_source(Source(uri=uri), store, location.key, folder)
+
+
+def test_a_folder_gives_its_data_files_in_order_with_checksums(tmp_path: Path) -> None:
+    names = ["b.jsonl", "a.csv", "sub/c.json", "manifest.json", ".d.csv", ".git/e.csv", "f.txt"]
+    names += ["d.tsv", "e.ndjson"]
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text(name)
+    files = fetch(f"file://{tmp_path}/in", tmp_path / "work")
+    assert [file.name for file in files] == [
+        "a.csv",
+        "b.jsonl",
+        "d.tsv",
+        "e.ndjson",
+        "sub/c.json",
+    ]
+    for file in files:
+        assert file.path.read_text() == file.name
+        assert file.sha256 == hashlib.sha256(file.name.encode()).hexdigest()
+        assert file.num_bytes == len(file.name)
+
+
+def test_a_folder_may_be_named_like_a_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").mkdir()
+    (tmp_path / "rows.jsonl" / "part-0.jsonl").write_text("{}")
+    files = fetch(f"file://{tmp_path}/rows.jsonl", tmp_path / "work")
+    assert [file.name for file in files] == ["part-0.jsonl"]
+
+
+def test_a_missing_source_tells_what_is_there_but_not_all_of_it(tmp_path: Path) -> None:
+    for number in range(50):
+        (tmp_path / f"{number:02}.jsonl").write_text("{}")
+    with pytest.raises(UserError) as caught:
+        fetch(f"file://{tmp_path}/rows.jsonl", tmp_path / "work")
+    assert caught.value.reason == "DatasetNotFound"
+    assert "holds 00.jsonl, 01.jsonl, 02.jsonl, 03.jsonl, 04.jsonl, ..." in caught.value.message
+
+
+def test_a_repository_missing_on_the_hub_is_a_missing_data_set(tmp_path: Path) -> None:
+    class Hub:
+        uri = "hf://datasets/org/name@main"
+
+        def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+            raise UserError("ModelNotFound", "There is no repository")
+
+    with pytest.raises(UserError) as caught:
+        fetch_source(Source(uri="hf://org/name"), Hub(), "", tmp_path)  # type: ignore[arg-type]
+    assert caught.value.reason == "DatasetNotFound"
+
+
+def version_of(files: list[SourceFile], model_revision: str = "c" * 40, **spec: Any) -> str:
+    body = {
+        "model": {"uri": "hf://org/model"},
+        "dataset": {"sources": [{"uri": "s3://bucket/rows.jsonl"}]},
+        "output": {"uri": "s3://bucket"},
+    }
+    return compute_version(
+        FineTuneJobSpec.model_validate({**body, **spec}), [files], model_revision=model_revision
+    )
+
+
+def make_file(name: str = "rows.jsonl", sha256: str = "a" * 64) -> SourceFile:
+    return SourceFile(name=name, path=Path("/x") / name, num_bytes=1, sha256=sha256)
+
+
+def sources(**fields: Any) -> dict[str, Any]:
+    return {"sources": [{"uri": "s3://bucket/rows.jsonl", **fields}]}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"dataset": sources(uri="s3://elsewhere/rows.jsonl")},
+        {"dataset": sources(credentialsRef={"name": "other"})},
+        {"output": {"uri": "s3://elsewhere"}},
+        {"method": {"adapter": {"rank": 8}}},
+        {"hyperparameters": {"seed": 1}},
+        {"goal": {"metric": "exactMatch", "atLeast": "0.5"}},
+    ],
+)
+def test_what_does_not_shape_the_data_leaves_its_version(spec: dict[str, Any]) -> None:
+    assert version_of([make_file()], **spec) == version_of([make_file()])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"dataset": sources(template="{{ x }}")},
+        {"dataset": sources(format="Text")},
+        {"dataset": sources(system="Be brief.")},
+        {"dataset": sources(side="Train")},
+        {"dataset": sources(columns={"group": "x"})},
+        {"dataset": {**sources(), "maxRows": 10}},
+        {"dataset": {**sources(), "maxInvalidRows": 1}},
+        {"dataset": {**sources(), "split": {"testPercent": 10}}},
+        {"model": {"uri": "hf://org/other"}},
+        {"hyperparameters": {"maxSequenceLength": 64}},
+    ],
+)
+def test_what_shapes_the_data_changes_its_version(spec: dict[str, Any]) -> None:
+    assert version_of([make_file()], **spec) != version_of([make_file()])
+
+
+def test_content_and_name_of_files_change_the_version() -> None:
+    versions = [
+        version_of([make_file()]),
+        version_of([make_file()], model_revision="e" * 40),
+        version_of([make_file(sha256="b" * 64)]),
+        version_of([make_file(name="other.jsonl")]),
+        version_of([make_file(), make_file(name="other.jsonl")]),
+        version_of([make_file(name="other.jsonl"), make_file()]),
+    ]
+    assert len(set(versions)) == len(versions)
+    assert all(len(version) == 64 for version in versions)

@@ -1,0 +1,112 @@
+"""Renders ``report.html``: one file that opens anywhere, with no script and nothing to load.
+
+What models and data say is text of strangers: the template escapes everything, and a policy in the
+page forbids whatever might slip through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
+from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
+from finetune_trainer.evaluate.metrics import normalize_label
+
+BAR_WIDTH = 160
+_LABEL_METRICS = frozenset({"exactMatch", "macroF1"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Bar:
+    """Positions along a scale from 0 to 1, in pixels: where base and tuned model stand."""
+
+    base: float
+    tuned: float
+    low: float
+    high: float
+
+
+def render_page(
+    *,
+    job: ResolvedJob,
+    result: EvaluateResult,
+    facts: Mapping[str, str | int],
+    samples: Sequence[Mapping[str, Any]],
+    num_samples: int,
+) -> str:
+    """Render the page.
+
+    Args:
+        job: The job.
+        result: Scores and goal.
+        facts: Data, recipe and files, by label.
+        samples: Questions shown with their answers.
+        num_samples: How many there are in all.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    goal = job.spec.goal
+    has_labels = any(score.name in _LABEL_METRICS for score in result.scores)
+    return environment.get_template("page.html.j2").render(
+        job=job,
+        result=result,
+        facts=facts,
+        samples=[_mark(sample, has_labels=has_labels) for sample in samples],
+        num_samples=num_samples,
+        bar_width=BAR_WIDTH,
+        rows=[
+            {
+                "score": score,
+                "gain": f"{float(score.tuned) - float(score.base):+.4f}",
+                "is_goal": goal is not None and goal.metric == score.name,
+                "lower_is_better": score.name in LOWER_IS_BETTER,
+                "bar": _bar(score),
+            }
+            for score in result.scores
+        ],
+        goal_words=_goal_words(goal),
+    )
+
+
+def _bar(score: Score) -> _Bar | None:
+    if score.name in LOWER_IS_BETTER or not score.tuned_low:
+        return None
+    texts = (score.base, score.tuned, score.tuned_low, score.tuned_high)
+    base, tuned, low, high = (round(BAR_WIDTH * min(1.0, max(0.0, float(t))), 1) for t in texts)
+    return _Bar(base=base, tuned=tuned, low=low, high=high)
+
+
+def _goal_words(goal: Goal | None) -> list[str]:
+    if goal is None:
+        return []
+    words = []
+    if goal.at_least is not None:
+        words.append(f"at least {goal.at_least}")
+    if goal.at_most is not None:
+        words.append(f"at most {goal.at_most}")
+    if goal.over_base is not None:
+        direction = "below" if goal.metric in LOWER_IS_BETTER else "above"
+        words.append(f"{goal.over_base} {direction} the base model")
+    return words
+
+
+def _mark(sample: Mapping[str, Any], *, has_labels: bool) -> dict[str, Any]:
+    """Add whether each answer is a right label; None where answers are texts."""
+    right = {normalize_label(reference) for reference in sample["references"]}
+    marks = {
+        f"{side}_is_right": normalize_label(sample[side]) in right if has_labels else None
+        for side in ("base", "tuned")
+    }
+    prompt = sample["prompt"]
+    turns = [{"role": "", "content": prompt}] if isinstance(prompt, str) else prompt
+    return {**sample, **marks, "turns": turns}

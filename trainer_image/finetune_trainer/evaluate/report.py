@@ -1,0 +1,96 @@
+"""What an evaluation leaves: for machines, for people, and the model card that knows the scores.
+
+The files hold nothing that differs between two runs over the same inputs: no times, no host names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.trainer import EvaluateResult, ResolvedJob, RowCounts
+from finetune_trainer.evaluate.page import render_page
+from finetune_trainer.publish.card import model_card, recipe_facts
+
+NUM_SAMPLES_IN_REPORT = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One held-out question with all answers."""
+
+    prompt: list[dict[str, str]] | str
+    references: tuple[str, ...]
+    base: str
+    tuned: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """Everything a report tells.
+
+    Attributes:
+        job: The job.
+        model_name: Public name of the base model.
+        record: Content of the run's ``run.json``.
+        rows: Rows of each side of the data set.
+        adapter_uri: Folder of the adapter.
+        adapter_sha256: Digest of its weights.
+        merged_digest: Digest of the merged model's files, if there is one.
+        result: Scores and goal.
+        samples: All questions that were answered.
+    """
+
+    job: ResolvedJob
+    model_name: str
+    record: dict[str, Any]
+    rows: RowCounts
+    adapter_uri: str
+    adapter_sha256: str
+    merged_digest: str | None
+    result: EvaluateResult
+    samples: Sequence[Sample]
+
+
+def write_report(folder: Path, evidence: Evidence) -> None:
+    """Write ``report.json``, ``report.html``, ``samples.jsonl`` and ``README.md``."""
+    job, result = evidence.job, evidence.result
+    with (folder / "samples.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+        for sample in evidence.samples:
+            file.write(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
+    shown = evidence.samples[:NUM_SAMPLES_IN_REPORT]
+    report = {
+        "job": f"{job.namespace}/{job.name}",
+        "uid": job.uid,
+        "model": evidence.model_name,
+        "dataset": evidence.record["dataset"],
+        "adapter": evidence.adapter_sha256,
+        "merged": evidence.merged_digest,
+        "result": result.to_wire(),
+        "samples": [asdict(sample) for sample in shown],
+    }
+    text = json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    facts = recipe_facts(job, model_name=evidence.model_name, record=evidence.record)
+    rows = evidence.rows
+    page = render_page(
+        job=job,
+        result=result,
+        facts={
+            **facts,
+            "Rows": f"{rows.train:,} train, {rows.validation:,} validation, {rows.test:,} held out",
+            "Adapter files": evidence.adapter_uri,
+            "Adapter sha256": evidence.adapter_sha256,
+            **({"Merged model": evidence.merged_digest} if evidence.merged_digest else {}),
+        },
+        samples=[asdict(sample) for sample in shown],
+        num_samples=len(evidence.samples),
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    card = model_card(
+        job, model_name=evidence.model_name, record=evidence.record, evaluation=result
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -1,0 +1,167 @@
+"""Asks a model: likelihood of the references, and greedy answers. Batched, deterministic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finetune_trainer.evaluate.metrics import Floats
+from finetune_trainer.evaluate.questions import Question
+from finetune_trainer.model.encoding import IGNORED, Encoder, Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TOKENS_PER_BATCH = 4096
+ANSWER_MARGIN_TOKENS = 8
+MAX_AUTO_TOKENS = 1024
+
+Tick = Callable[[int], None]
+
+
+def score_likelihood(
+    model: PreTrainedModel, examples: Sequence[Example], *, pad_id: int, tick: Tick
+) -> tuple[Floats, Floats]:
+    """Return summed negative log-likelihood (nats) and counted tokens of every example."""
+    import torch
+    from torch.nn import functional
+
+    sums, counts = np.zeros(len(examples)), np.zeros(len(examples))
+    for batch in _batches([len(e.input_ids) for e in examples]):
+        width = max(len(examples[i].input_ids) for i in batch)
+        ids = torch.full((len(batch), width), pad_id)
+        labels = torch.full((len(batch), width), IGNORED)
+        mask = torch.zeros((len(batch), width), dtype=torch.long)
+        for row, index in enumerate(batch):
+            example = examples[index]
+            size = len(example.input_ids)
+            ids[row, :size] = torch.tensor(example.input_ids)
+            labels[row, :size] = torch.tensor(example.labels)
+            mask[row, :size] = 1
+        ids, labels, mask = (t.to(model.device) for t in (ids, labels, mask))
+        with torch.inference_mode():
+            logits_BTV = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            # Only positions that count are turned into float32: the vocabulary is wide.
+            targets = labels[:, 1:]
+            chosen = targets != IGNORED
+            losses = functional.cross_entropy(
+                logits_BTV[:, :-1][chosen].float(), targets[chosen], reduction="none"
+            )
+        per_row = torch.zeros(len(batch), dtype=torch.float64)
+        per_row.index_add_(0, chosen.nonzero()[:, 0].cpu(), losses.double().cpu())
+        sums[batch] = per_row.numpy()
+        counts[batch] = chosen.sum(dim=1).cpu().numpy()
+        tick(len(batch))
+    return sums, counts
+
+
+def generate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int | None,
+    tick: Tick,
+) -> list[str]:
+    """Answer every prompt greedily.
+
+    Rows are left-padded, so that every answer begins right after its prompt, and batched by length.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, for the end token and decoding.
+        prompts: Token ids of the prompts.
+        max_new_tokens: Longest answer in tokens.
+        batch_size: Rows at once; None fills a token budget.
+        tick: Called with the number of rows done.
+    """
+    import torch
+
+    answers = [""] * len(prompts)
+    pad_id = int(tokenizer.pad_token_id)
+    stops = _stop_ids(model, tokenizer)
+    lengths = [len(ids) + max_new_tokens for ids in prompts]
+    for batch in _batches(lengths, batch_size):
+        width = max(len(prompts[i]) for i in batch)
+        ids = torch.full((len(batch), width), pad_id)
+        mask = torch.zeros((len(batch), width), dtype=torch.long)
+        for row, index in enumerate(batch):
+            size = len(prompts[index])
+            ids[row, width - size :] = torch.tensor(prompts[index])
+            mask[row, width - size :] = 1
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=pad_id,
+                eos_token_id=stops,
+            )
+        for row, index in enumerate(batch):
+            answers[index] = tokenizer.decode(
+                output[row, width:].tolist(), skip_special_tokens=True
+            ).strip()
+        tick(len(batch))
+    return answers
+
+
+def prompt_ids(
+    encoder: Encoder, tokenizer: PreTrainedTokenizerBase, question: Question
+) -> list[int]:
+    """Encode a question's prompt, with the assistant's turn opened for conversations."""
+    assert question.prompt is not None
+    if isinstance(question.prompt, str):
+        return list(tokenizer(question.prompt)["input_ids"])
+    text = encoder.render(question.prompt, generate=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def answer_length(
+    tokenizer: PreTrainedTokenizerBase, references: Sequence[Sequence[str]], asked: int | str
+) -> int:
+    """Return the longest answer to generate, in tokens: no correct answer may be cut."""
+    if isinstance(asked, int):
+        return asked
+    longest = max(
+        (
+            len(tokenizer(reference, add_special_tokens=False)["input_ids"])
+            for group in references
+            for reference in group
+        ),
+        default=1,
+    )
+    return min(MAX_AUTO_TOKENS, longest + ANSWER_MARGIN_TOKENS)
+
+
+def _batches(lengths: Sequence[int], batch_size: int | None = None) -> list[list[int]]:
+    # Longest first: memory trouble shows at the start, and rows of a batch are of like length.
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batches: list[list[int]] = []
+    for index in order:
+        batch = batches[-1] if batches else None
+        limit = batch_size or (
+            max(1, TOKENS_PER_BATCH // max(1, lengths[batch[0]])) if batch else 0
+        )
+        if batch is None or len(batch) >= limit:
+            batches.append([index])
+        else:
+            batch.append(index)
+    return batches
+
+
+def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    stops = {int(tokenizer.eos_token_id)}
+    if isinstance(configured, int):
+        stops.add(configured)
+    elif configured:
+        stops.update(int(token) for token in configured)
+    return sorted(stops)

@@ -1,0 +1,212 @@
+"""Stage ``evaluate``: base against tuned model on the held-out side, the goal, the publication."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.prepared import Prepared, read_prepared
+from finetune_trainer.errors import DataError
+from finetune_trainer.evaluate.answering import Comparison, compare, encode_questions, open_models
+from finetune_trainer.evaluate.goal import check_goal
+from finetune_trainer.evaluate.metrics import (
+    LIKELIHOOD_METRICS,
+    bootstrap,
+    choose_metrics,
+    make_metric,
+)
+from finetune_trainer.evaluate.questions import Question, gather_questions
+from finetune_trainer.evaluate.report import Evidence, Sample, write_report
+from finetune_trainer.model.hardware import detect_hardware, require_gpus
+from finetune_trainer.publish.adapter import weights_file
+from finetune_trainer.publish.merged import find_merged
+from finetune_trainer.publish.versions import publish_version
+from finetune_trainer.storage import MANIFEST_NAME, Manifest, fetch_folder, publish_folder
+
+
+def evaluate(context: StageContext) -> EvaluateResult:
+    """Compare, report, and publish the adapter if its goal is met.
+
+    Raises:
+        DataError: There is nothing to evaluate on, or the goal's metric does not fit the rows.
+        StorageError: Storage failed.
+    """
+    job = context.job
+    key = f"{job.run_prefix}/evaluation"
+    folder = context.scratch("evaluation", fresh=True)
+    adapter_dir = context.scratch("adapter")
+    adapter_key = f"{job.run_prefix}/adapter"
+    if context.output.exists(f"{key}/{MANIFEST_NAME}"):
+        context.emit.message("this run is evaluated already: reused")
+        evaluation = fetch_folder(context.output, key, folder)
+        result = _read_result(folder)
+        adapter = fetch_folder(context.output, adapter_key, adapter_dir)
+        published = _publish_if_good(context, result, adapter, evaluation)
+        return published.model_copy(update={"reused": True})
+    prepared = read_prepared(context.output, job, context.work_dir)
+    adapter = fetch_folder(context.output, adapter_key, adapter_dir)
+    record = json.loads((adapter_dir / "run.json").read_text())
+    questions = _gather(job, prepared)
+    comparison = _ask_both(context, questions, adapter_dir, record)
+    scores = score_all(context, comparison)
+    result = _make_result(context, key, comparison, scores)
+    _write_results(folder, context, prepared, adapter, record, comparison, result)
+    evaluation = publish_folder(
+        context.output,
+        key,
+        folder,
+        created_by="finetune_trainer evaluate",
+        inputs={"adapter": adapter.digest, "dataset": prepared.digest},
+    )
+    return _publish_if_good(context, result, adapter, evaluation)
+
+
+def _read_result(folder: Path) -> EvaluateResult:
+    return EvaluateResult.model_validate(json.loads((folder / "report.json").read_text())["result"])
+
+
+def _gather(job: ResolvedJob, prepared: Prepared) -> list[Question]:
+    questions = gather_questions(
+        prepared.test,
+        max_questions=job.spec.evaluation.max_samples,
+        seed=job.spec.dataset.split.seed,
+    )
+    if not questions:
+        raise DataError(
+            "NoHeldOutRows",
+            "there is no held-out row to evaluate on; set dataset.split.testPercent above 0 or "
+            "give a source with side: Test",
+        )
+    return questions
+
+
+def _ask_both(
+    context: StageContext, questions: list[Question], adapter_dir: Path, record: dict[str, Any]
+) -> Comparison:
+    job = context.job
+    hardware = detect_hardware()
+    use_gpu = require_gpus(job, hardware)
+    base_dir, _ = context.model_folder()
+    tokenizer = context.load_tokenizer()
+    pair = open_models(job, base_dir, adapter_dir, record, hardware, use_gpu=use_gpu)
+    encoded = encode_questions(job, tokenizer, questions)
+    context.emit.message(
+        f"asking base and tuned model {len(questions)} held-out questions, "
+        f"answers up to {encoded.answer_tokens} tokens"
+    )
+    batch = job.spec.evaluation.batch_size
+    return compare(
+        pair,
+        tokenizer,
+        questions,
+        encoded,
+        batch_size=batch if isinstance(batch, int) else None,
+        on_progress=lambda done, total: context.emit.progress(step=done, total_steps=total),
+    )
+
+
+def score_all(context: StageContext, comparison: Comparison) -> list[Score]:
+    """Compute every fitting metric with intervals; the goal's metric first."""
+    spec = context.job.spec
+    goal_metric = spec.goal.metric if spec.goal else None
+    answered = [question.references for question in comparison.asked]
+    names = choose_metrics(answered, goal_metric)
+    if goal_metric in names:
+        names.sort(key=lambda name: name != goal_metric)
+    scores = []
+    for name in names:
+        if not answered and name not in LIKELIHOOD_METRICS:
+            raise DataError(
+                "MetricUnsuitable",
+                f"goal.metric {name} compares answers, and no held-out row has one; use loss or "
+                "perplexity",
+            )
+        # Plain text has no answer to compare: it counts for the loss alone.
+        num_rows = len(comparison.questions if name in LIKELIHOOD_METRICS else answered)
+        metrics = [
+            make_metric(name, answers, answered) for answers in (comparison.base, comparison.tuned)
+        ]
+        intervals, delta = bootstrap(
+            metrics,
+            num_rows,
+            num_samples=spec.evaluation.num_bootstrap_samples,
+            seed=spec.dataset.split.seed,
+        )
+        base, tuned = intervals
+        assert delta is not None
+        scores.append(
+            Score(
+                name=name,
+                base=_text(base.value),
+                tuned=_text(tuned.value),
+                tuned_low=_text(tuned.low),
+                tuned_high=_text(tuned.high),
+                delta_low=_text(delta.low),
+                delta_high=_text(delta.high),
+            )
+        )
+    return scores
+
+
+def _make_result(
+    context: StageContext, key: str, comparison: Comparison, scores: list[Score]
+) -> EvaluateResult:
+    goal = context.job.spec.goal
+    chosen = next((score for score in scores if goal and score.name == goal.metric), scores[0])
+    met, words = check_goal(goal, base=float(chosen.base), tuned=float(chosen.tuned))
+    return EvaluateResult(
+        scores=scores,
+        num_samples=len(comparison.questions),
+        goal_met=met,
+        goal_message=words,
+        report_uri=context.uri_of(f"{key}/report.json"),
+    )
+
+
+def _write_results(
+    folder: Path,
+    context: StageContext,
+    prepared: Prepared,
+    adapter: Manifest,
+    record: dict[str, Any],
+    comparison: Comparison,
+    result: EvaluateResult,
+) -> None:
+    merged = find_merged(context)
+    evidence = Evidence(
+        job=context.job,
+        model_name=context.model_name,
+        record=record,
+        rows=prepared.report.rows,
+        adapter_uri=context.uri_of(f"{context.job.run_prefix}/adapter"),
+        adapter_sha256=weights_file(adapter).sha256,
+        merged_digest=merged.digest if merged else None,
+        result=result,
+        samples=[
+            Sample(
+                prompt=question.prompt or "",
+                references=question.references,
+                base=comparison.base.texts[i],
+                tuned=comparison.tuned.texts[i],
+            )
+            for i, question in enumerate(comparison.asked)
+        ],
+    )
+    write_report(folder, evidence)
+
+
+def _publish_if_good(
+    context: StageContext, result: EvaluateResult, adapter: Manifest, evaluation: Manifest
+) -> EvaluateResult:
+    if result.goal_met is False:
+        context.emit.message(f"goal missed, nothing is published: {result.goal_message}")
+        return result
+    version, key = publish_version(context, adapter, evaluation, result)
+    return result.model_copy(update={"version": version, "manifest_uri": context.uri_of(key)})
+
+
+def _text(value: float) -> str:
+    return f"{value:.4f}"

@@ -1,1 +1,0 @@
-"""How base and tuned model compare: metrics, intervals, generation, the goal."""

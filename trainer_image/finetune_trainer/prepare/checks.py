@@ -1,0 +1,83 @@
+"""The row checks, in the order they run, and what each one found.
+
+This is the place for everything that inspects or removes good rows. ``ROW_CHECKS`` run before the
+split, over all rows in their order; ``DIVISION_CHECKS`` run after it, over the sides. The order:
+
+1. scrubbing of personal data and secrets comes first, since it changes the text that all later
+   checks compare (not built yet);
+2. duplicates: identical rows are counted; dropping them, and near-duplicates, is not built yet;
+3. after the split, leakage: groups on two sides are counted; a comparison of near-identical text
+   between the train and the test side is not built yet.
+
+A check must be deterministic, and any change of what it removes needs a new
+:data:`finetune_trainer.prepare.version.RECIPE_VERSION`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from finetune_trainer.data.rows import Example
+from finetune_trainer.prepare.dividing import Division
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        name: The check, camelCase, as in the report.
+        num_flagged: Rows (or groups, where the check is about groups) it speaks of.
+        num_removed: Rows it took out.
+        message: The finding in words for the user; empty when there is nothing to say.
+    """
+
+    name: str
+    num_flagged: int
+    num_removed: int = 0
+    message: str = ""
+
+
+RowCheck = Callable[[Sequence[Example]], tuple[Sequence[Example], Finding]]
+DivisionCheck = Callable[[Division], Finding]
+
+
+def count_duplicates(examples: Sequence[Example]) -> tuple[Sequence[Example], Finding]:
+    """Count rows that repeat an earlier row exactly; all rows stay."""
+    num_repeats = len(examples) - len({example.content for example in examples})
+    message = ""
+    if num_repeats:
+        message = f"{num_repeats} of {len(examples)} rows repeat another row exactly"
+    return examples, Finding(name="duplicateRows", num_flagged=num_repeats, message=message)
+
+
+def count_groups_on_two_sides(division: Division) -> Finding:
+    """Count groups that the sources' own sides spread over two sides."""
+    number = division.num_groups_on_two_sides
+    message = ""
+    if number:
+        message = (
+            f"{number} of {division.num_groups} groups of rows (same group column, or same prompt) "
+            "are on two sides, because sources with a fixed side share them; held-out scores are "
+            "too good by what the model remembers"
+        )
+    return Finding(name="groupsOnTwoSides", num_flagged=number, message=message)
+
+
+ROW_CHECKS: tuple[RowCheck, ...] = (count_duplicates,)
+DIVISION_CHECKS: tuple[DivisionCheck, ...] = (count_groups_on_two_sides,)
+
+
+def check_rows(examples: Sequence[Example]) -> tuple[Sequence[Example], list[Finding]]:
+    """Run all row checks in order; returns the rows that remain and the findings."""
+    findings = []
+    for check in ROW_CHECKS:
+        examples, finding = check(examples)
+        findings.append(finding)
+    return examples, findings
+
+
+def check_division(division: Division) -> list[Finding]:
+    """Run all checks of the divided rows."""
+    return [check(division) for check in DIVISION_CHECKS]

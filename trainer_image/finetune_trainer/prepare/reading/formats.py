@@ -1,0 +1,266 @@
+"""Bring rows of every known format into the canonical shape, and recognise the format.
+
+Canonical rows are what TRL calls conversational and standard data sets, see :class:`Example`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.v1alpha1.finetunejob import Columns, Source
+from finetune_trainer.data.rows import BadRow
+from finetune_trainer.errors import DataError, UserError
+from finetune_trainer.prepare.reading.messages import (
+    SHAREGPT_ROLES,
+    Message,
+    add_system,
+    check_conversation,
+    read_messages,
+    read_text,
+)
+
+NUM_PROBED_ROWS = 20
+"""Rows that ``Auto`` looks at."""
+
+KNOWN_FORMATS = (
+    "Chat (messages), ShareGPT (conversations), PromptCompletion (prompt, completion), "
+    "Alpaca (instruction, output), Text (text), or Csv with `columns` or `template`"
+)
+
+_ALPACA_INPUT_SEPARATOR = "\n\n"
+_CHAT_FORMATS = ("Chat", "ShareGPT")
+
+# First match wins. A conversation says more than a flat copy of it in the same row.
+_FIELDS_OF_FORMAT: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Chat", ("messages",)),
+    ("ShareGPT", ("conversations",)),
+    ("PromptCompletion", ("prompt", "completion")),
+    ("Alpaca", ("instruction", "output")),
+    ("Text", ("text",)),
+)
+
+Convert = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recognised:
+    """A format and why it was chosen."""
+
+    format: str
+    reason: str
+
+
+def recognise_format(
+    source: Source, rows: Sequence[Mapping[str, Any]], *, where: str
+) -> Recognised:
+    """Decide how the rows of a source are read.
+
+    Args:
+        source: What the user says about the source.
+        rows: Its first rows, at most :data:`NUM_PROBED_ROWS` are looked at.
+        where: Path of the source in the job, for messages.
+
+    Raises:
+        DataError: ``Auto`` and no known format fits; the message lists the fields seen.
+    """
+    if source.format != "Auto":
+        return Recognised(format=source.format, reason="format is set in the job")
+    columns = source.columns or Columns()
+    if columns.text is not None:
+        return Recognised(format="Text", reason="columns.text is set")
+    if source.template is not None or columns.prompt is not None or columns.completion is not None:
+        return Recognised(format="Csv", reason="template or columns are set")
+    rows = rows[:NUM_PROBED_ROWS]
+    votes: Counter[str] = Counter()
+    for fields in rows:
+        for name, needed in _FIELDS_OF_FORMAT:
+            if all(fields.get(field) is not None for field in needed):
+                votes[name] += 1
+                break
+    if not votes:
+        raise DataError("UnknownFormat", _explain_unknown(rows, where))
+    chosen, count = votes.most_common(1)[0]
+    fields_text = " and ".join(dict(_FIELDS_OF_FORMAT)[chosen])
+    reason = f"{count} of the first {len(rows)} rows have {fields_text}"
+    return Recognised(format=chosen, reason=reason)
+
+
+def build_convert(source: Source, format_name: str, *, conversational: bool, where: str) -> Convert:
+    """Return the function that turns a row of a source into a canonical row, or raises BadRow.
+
+    Args:
+        source: What the user says about the source.
+        format_name: The recognised format.
+        conversational: The model's tokenizer has a chat template.
+        where: Path of the source in the job, for messages.
+
+    Raises:
+        UserError: The source's settings do not fit its format or the model.
+    """
+    _check_settings(source, format_name, conversational, where)
+    columns = source.columns or Columns()
+    match format_name:
+        case "Chat":
+            return lambda fields: _convert_chat(fields, source.system)
+        case "ShareGPT":
+            return lambda fields: _convert_sharegpt(fields, source.system)
+        case "Text":
+            return lambda fields: {"text": _column(fields, columns.text or "text")}
+        case "Alpaca":
+            read_prompt = _alpaca_prompt
+            completion = columns.completion or "output"
+        case _:
+            prompt = columns.prompt or "prompt"
+            completion = columns.completion or "completion"
+
+            def read_prompt(fields: Mapping[str, Any]) -> Any:
+                return _value(fields, prompt)
+
+    if source.template is not None:
+        # Imported here: `finetune init` recognises formats where Jinja need not be installed.
+        from finetune_trainer.prepare.reading.template import PromptTemplate
+
+        read_prompt = PromptTemplate(source.template, where=f"{where}.template").render
+
+    def convert(fields: Mapping[str, Any]) -> dict[str, Any]:
+        answer = _value(fields, completion)
+        return _pair(read_prompt(fields), answer, completion, source.system, conversational)
+
+    return convert
+
+
+def read_group(fields: Mapping[str, Any], column: str | None) -> str | None:
+    """Return the value of the group column as text, or None when there is no such column set.
+
+    Raises:
+        BadRow: The row has no value there, so it is unknown which rows it belongs to.
+    """
+    if column is None:
+        return None
+    value = _value(fields, column)
+    text = value.strip() if isinstance(value, str) else value
+    if text is None or text == "":
+        raise BadRow("MissingGroup", f"columns.group: column {column!r} is empty in this row")
+    return str(text)
+
+
+def _check_settings(source: Source, format_name: str, conversational: bool, where: str) -> None:
+    if source.template is not None and format_name in (*_CHAT_FORMATS, "Text"):
+        raise UserError(
+            "TemplateNotApplicable",
+            f"{where}.template: rows of format {format_name} have no prompt to render; remove the "
+            "template, or set format: Csv to render prompts from columns",
+        )
+    if source.system is not None and format_name == "Text":
+        raise UserError(
+            "SystemNotApplicable",
+            f"{where}.system: plain text has no system message; remove it, or use a format with "
+            "prompts",
+        )
+    if format_name in _CHAT_FORMATS and not conversational:
+        raise UserError(
+            "NoChatTemplate",
+            f"{where} holds conversations ({format_name}), but the model's tokenizer has no chat "
+            "template; use an instruction-tuned model, or data of format PromptCompletion or Text",
+        )
+
+
+def _convert_chat(fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
+    return _conversation(read_messages(fields.get("messages"), "messages"), "messages", system)
+
+
+def _convert_sharegpt(fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
+    messages = read_messages(
+        fields.get("conversations"),
+        "conversations",
+        roles=SHAREGPT_ROLES,
+        role_key="from",
+        content_key="value",
+    )
+    own = fields.get("system")
+    if own:  # ShareGPT files hold the system message as a turn or beside the turns
+        messages = add_system(messages, read_text(own, "system"))
+    return _conversation(messages, "conversations", system)
+
+
+def _conversation(messages: list[Message], name: str, system: str | None) -> dict[str, Any]:
+    check_conversation(messages, name)
+    return {"messages": add_system(messages, system)}
+
+
+def _alpaca_prompt(fields: Mapping[str, Any]) -> str:
+    instruction = _column(fields, "instruction")
+    extra = fields.get("input")
+    if extra is None or extra == "":
+        return instruction
+    return instruction + _ALPACA_INPUT_SEPARATOR + read_text(extra, "input")
+
+
+def _pair(
+    prompt: Any, completion: Any, completion_name: str, system: str | None, conversational: bool
+) -> dict[str, Any]:
+    if isinstance(prompt, list) or isinstance(completion, list):
+        return _pair_of_messages(prompt, completion, completion_name, system, conversational)
+    question = read_text(prompt, "the prompt")
+    if isinstance(completion, str) and not completion.strip():
+        raise BadRow("EmptyAnswer", f"{completion_name} is empty: there is no answer to learn")
+    answer = read_text(completion, completion_name)
+    if not conversational:
+        return {
+            "prompt": question if system is None else f"{system}\n\n{question}",
+            "completion": answer,
+        }
+    return {
+        "prompt": add_system([{"role": "user", "content": question}], system),
+        "completion": [{"role": "assistant", "content": answer}],
+    }
+
+
+def _pair_of_messages(
+    prompt: Any, completion: Any, completion_name: str, system: str | None, conversational: bool
+) -> dict[str, Any]:
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
+    question = read_messages(prompt, "prompt")
+    answer = read_messages(completion, completion_name)
+    if not conversational:
+        raise BadRow(
+            "NoChatTemplate",
+            "prompt and completion are messages, but the model's tokenizer has no chat template; "
+            "write them as text",
+        )
+    check_conversation([*question, *answer], "prompt + completion")
+    if question[-1]["role"] != "user":
+        raise BadRow(
+            "WrongRoleOrder",
+            f"the prompt ends with {question[-1]['role']}; it must end with the user",
+        )
+    return {"prompt": add_system(question, system), "completion": answer}
+
+
+def _column(fields: Mapping[str, Any], name: str) -> str:
+    return read_text(_value(fields, name), name)
+
+
+def _value(fields: Mapping[str, Any], name: str) -> Any:
+    if name not in fields:
+        shown = ", ".join(map(str, fields)) or "no fields"
+        raise BadRow("MissingColumn", f"no column {name!r}; the row has: {shown}")
+    return fields[name]
+
+
+def _explain_unknown(rows: Sequence[Mapping[str, Any]], where: str) -> str:
+    seen = list(dict.fromkeys(str(field) for fields in rows for field in fields))
+    shown = ", ".join(seen[:20]) + (f" and {len(seen) - 20} more" if len(seen) > 20 else "")
+    text = f"{where}: no known format fits the fields {shown}; known are {KNOWN_FORMATS}."
+    if {"chosen", "rejected"} <= set(seen):
+        return f"{text} These are preference pairs, which objective SFT cannot learn from"
+    if len(seen) < 2:
+        return text
+    example = f"columns: {{prompt: {seen[0]}, completion: {seen[-1]}}}"
+    return f"{text} Name the columns, for example {example}"

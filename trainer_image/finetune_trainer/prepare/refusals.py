@@ -1,0 +1,82 @@
+"""What makes a data set unfit to train on or to evaluate with; every refusal says the remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune_api.trainer import ResolvedJob, RowCounts
+from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
+from finetune_trainer.data.keys import uri_of
+from finetune_trainer.data.report import report_invalid_rows
+from finetune_trainer.data.rows import RowError, Side
+from finetune_trainer.errors import DataError, TrainerError
+from finetune_trainer.storage import ObjectStore
+
+NUM_ERRORS_SHOWN = 5
+REFUSED_NAME = "invalid-rows.json"
+
+
+def require_valid_rows(output: ObjectStore, job: ResolvedJob, errors: Sequence[RowError]) -> None:
+    """Refuse more unreadable rows than the job tolerates, and list them in the run's folder.
+
+    Raises:
+        DataError: There are more than ``dataset.maxInvalidRows``.
+    """
+    allowed = job.spec.dataset.max_invalid_rows
+    if len(errors) <= allowed:
+        return
+    listing = report_invalid_rows(errors)
+    key = f"{job.run_prefix}/{REFUSED_NAME}"
+    try:
+        output.write_bytes(key, (listing.model_dump_json(by_alias=True, indent=1)).encode())
+        where = f"; the first {len(listing.first)} are listed in {uri_of(job, key)}"
+    except TrainerError:
+        where = ""  # the refusal itself matters more than its list
+    shown = "; ".join(str(error) for error in errors[:NUM_ERRORS_SHOWN])
+    totals = ", ".join(f"{reason} {count}" for reason, count in listing.by_reason.items())
+    more = "; ..." if len(errors) > NUM_ERRORS_SHOWN else ""
+    raise DataError(
+        "InvalidRows",
+        f"{len(errors)} invalid row(s), allowed are {allowed} (dataset.maxInvalidRows): "
+        f"{shown}{more} [{totals}]{where}. Correct the rows, or raise dataset.maxInvalidRows to "
+        f"leave them out",
+    )
+
+
+def require_sides(rows: RowCounts) -> None:
+    """Refuse a division without rows to train on or to hold out.
+
+    Raises:
+        DataError: A side that is needed is empty.
+    """
+    if rows.train == 0:
+        raise DataError(
+            "NoTrainRows",
+            f"no row is left to train on (validation {rows.validation}, test {rows.test}); give a "
+            "source with side: Split or side: Train",
+        )
+    if rows.test == 0:
+        raise DataError(
+            "NoTestRows",
+            "no rows are held out to compare base and tuned model on; set "
+            "dataset.split.testPercent above 0, or give a source with side: Test",
+        )
+
+
+def require_answers(goal: Goal | None, folder: Path) -> None:
+    """Refuse a goal that the held-out rows cannot answer, before anything is trained.
+
+    Raises:
+        DataError: The goal's metric compares answers and no held-out row has one.
+    """
+    if goal is None or goal.metric in LOWER_IS_BETTER:
+        return
+    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
+        if all("text" in json.loads(row) for row in rows):
+            raise DataError(
+                "MetricUnsuitable",
+                f"goal.metric {goal.metric} compares answers, and every held-out row is plain text "
+                "without one; use loss or perplexity, or hold out rows with answers",
+            )

@@ -1,0 +1,212 @@
+"""Stage ``prepare``: read, check, divide, count and version the data, before any GPU is asked for.
+
+The result is one folder, ``datasets/<digest>/``, named by what went in. The same source and recipe
+is not prepared twice, by whichever job; and the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.trainer import PrepareResult
+from finetune_trainer.data.keys import dataset_prefix, pointer_key
+from finetune_trainer.data.prepared import REPORT_NAME, fetch_prepared
+from finetune_trainer.data.report import (
+    DatasetPointer,
+    DatasetReport,
+)
+from finetune_trainer.data.rows import Side
+from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.checks import check_division, check_rows
+from finetune_trainer.prepare.dividing import Division, divide_examples, draw_rows
+from finetune_trainer.prepare.reading.control import find_control_tokens
+from finetune_trainer.prepare.reading.examples import read_examples
+from finetune_trainer.prepare.reading.sources import SourceFile, fetch_source, locate
+from finetune_trainer.prepare.refusals import require_answers, require_sides, require_valid_rows
+from finetune_trainer.prepare.summary import (
+    Input,
+    count_rows,
+    make_report,
+    source_label,
+    tell_report,
+    tokenizer_name,
+)
+from finetune_trainer.prepare.tokens import measure_tokens
+from finetune_trainer.prepare.version import compute_version
+from finetune_trainer.storage import (
+    MANIFEST_NAME,
+    Manifest,
+    OtherWriterWon,
+    open_store,
+    publish_folder,
+)
+
+if TYPE_CHECKING:
+    from finetune_trainer.context import StageContext
+
+CREATED_BY = "finetune-operator prepare"
+PROGRESS_ROWS = 10_000
+"""Rows between two progress events while tokens are counted."""
+
+
+def prepare(context: StageContext) -> PrepareResult:
+    """Prepare the job's data set, or find it prepared, and point the run at it.
+
+    Args:
+        context: The stage's view of the world.
+
+    Returns:
+        What was found; ``reused`` tells that the data set was there already.
+
+    Raises:
+        UserError: The data set cannot be found or its settings do not fit it.
+        DataError: The data is not good enough to train on; the message says what to change.
+        StorageError: Storage failed.
+    """
+    files = _fetch_sources(context)
+    _, model_revision = context.model_folder(include_weights=False)
+    digest = compute_version(context.job.spec, files, model_revision=model_revision)
+    reused = context.output.exists(f"{dataset_prefix(digest)}/{MANIFEST_NAME}")
+    if reused:
+        folder, manifest, report = fetch_prepared(
+            context.output, context.job, context.work_dir, digest
+        )
+        require_answers(context.job.spec.goal, folder)
+    else:
+        report = _build(context, files, digest)
+        require_answers(context.job.spec.goal, _staging(context, digest))
+        manifest, reused = _publish(context, digest)
+        if reused:  # another job prepared the same data at the same time
+            _, manifest, report = fetch_prepared(
+                context.output, context.job, context.work_dir, digest
+            )
+    require_sides(report.rows)
+    _write_pointer(context, report, manifest, model_revision)
+    tell_report(context.emit.message, context.job, report, reused=reused)
+    train = report.tokens[tokenizer_name(context.job)][Side.TRAIN]
+    return PrepareResult(
+        digest=digest,
+        uri=context.uri_of(dataset_prefix(digest)),
+        rows=report.rows,
+        num_tokens=train.tokens,
+        num_invalid_rows=report.invalid_rows.total,
+        num_truncated_rows=train.truncated_rows,
+        reused=reused,
+    )
+
+
+def _fetch(context: StageContext, digest: str) -> tuple[Path, Manifest, DatasetReport]:
+    return fetch_prepared(context.output, context.job, context.work_dir, digest)
+
+
+def _fetch_sources(context: StageContext) -> list[list[SourceFile]]:
+    fetched = []
+    for index, source in enumerate(context.job.spec.dataset.sources):
+        location = locate(source.uri)
+        store = open_store(location.root, context.access(source.credentials_ref))
+        folder = context.scratch(f"sources/{index}")
+        files = fetch_source(source, store, location.key, folder)
+        num_bytes = sum(file.num_bytes for file in files)
+        context.emit.message(f"read {source.uri}: {len(files)} file(s), {num_bytes:,} bytes")
+        fetched.append(files)
+    return fetched
+
+
+def _build(context: StageContext, files: list[list[SourceFile]], digest: str) -> DatasetReport:
+    """Do the work of the stage and leave the data set in the staging folder."""
+    dataset = context.job.spec.dataset
+    tokenizer = context.load_tokenizer()
+    conversational = bool(getattr(tokenizer, "chat_template", None))
+    control_tokens = find_control_tokens(tokenizer)
+    read = Input(
+        files=files,
+        rows=[
+            read_examples(
+                source,
+                files[index],
+                index=index,
+                label=source_label(context.job, index),
+                conversational=conversational,
+                control_tokens=control_tokens,
+            )
+            for index, source in enumerate(dataset.sources)
+        ],
+    )
+    require_valid_rows(context.output, context.job, read.errors)
+    if not read.examples:
+        raise DataError(
+            "EmptyDataset",
+            f"there are no usable rows in {', '.join(s.uri for s in dataset.sources)} "
+            f"({len(read.errors)} invalid rows); check the files",
+        )
+    rows, findings = check_rows(draw_rows(read.examples, dataset.max_rows, seed=dataset.split.seed))
+    division = divide_examples(
+        rows,
+        test_percent=dataset.split.test_percent,
+        validation_percent=dataset.split.validation_percent,
+        seed=dataset.split.seed,
+    )
+    findings = [*findings, *check_division(division)]
+    require_sides(count_rows(division))
+    limit = context.job.spec.hyperparameters.max_sequence_length
+    tokens = measure_tokens(
+        division.sides,
+        tokenizer,
+        max_sequence_length=limit,
+        on_progress=lambda done, total: _tell_progress(context, done, total),
+    )
+    report = make_report(context.job, digest, read, division, findings, tokens)
+    _write_folder(_staging(context, digest, fresh=True), division, report)
+    return report
+
+
+def _write_folder(folder: Path, division: Division, report: DatasetReport) -> None:
+    for side, rows in division.sides.items():
+        with (folder / f"{side}.jsonl").open("w", encoding="utf-8", newline="\n") as stream:
+            stream.writelines(f"{example.to_json()}\n" for example in rows)
+    (folder / REPORT_NAME).write_text(
+        report.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8"
+    )
+
+
+def _publish(context: StageContext, digest: str) -> tuple[Manifest, bool]:
+    """Publish the staged folder; the flag tells that another writer was first."""
+    sources = context.job.spec.dataset.sources
+    try:
+        manifest = publish_folder(
+            context.output,
+            dataset_prefix(digest),
+            _staging(context, digest),
+            created_by=CREATED_BY,
+            inputs={f"sources[{index}]": source.uri for index, source in enumerate(sources)},
+        )
+    except OtherWriterWon:
+        return Manifest(files=()), True
+    return manifest, False
+
+
+def _write_pointer(
+    context: StageContext, report: DatasetReport, manifest: Manifest, model_revision: str
+) -> None:
+    prefix = dataset_prefix(report.digest)
+    pointer = DatasetPointer(
+        digest=report.digest,
+        uri=context.uri_of(prefix),
+        prefix=prefix,
+        manifest_digest=manifest.digest,
+        rows=report.rows,
+        sources=[source.uri for source in context.job.spec.dataset.sources],
+        model_revision=model_revision,
+    )
+    body = pointer.model_dump_json(by_alias=True, indent=1) + "\n"
+    context.output.write_bytes(pointer_key(context.job), body.encode())
+
+
+def _tell_progress(context: StageContext, done: int, total: int) -> None:
+    if done == total or done % PROGRESS_ROWS == 0:
+        context.emit.progress(step=done, total_steps=total, message="counting tokens")
+
+
+def _staging(context: StageContext, digest: str, *, fresh: bool = False) -> Path:
+    return context.scratch(f"staging/{digest[:16]}", fresh=fresh)

@@ -1,0 +1,171 @@
+"""The report of a prepared data set, and its sentences. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from finetune_api.trainer import ResolvedJob, RowCounts
+from finetune_trainer.data.prepared import REPORT_NAME
+from finetune_trainer.data.report import (
+    CheckReport,
+    DatasetReport,
+    FileReport,
+    SourceReport,
+    SplitReport,
+    TokenReport,
+    report_invalid_rows,
+)
+from finetune_trainer.data.rows import Example, RowError, Side
+from finetune_trainer.prepare.checks import Finding
+from finetune_trainer.prepare.dividing import Division
+from finetune_trainer.prepare.reading.examples import SourceRows, file_label
+from finetune_trainer.prepare.reading.sources import SourceFile
+from finetune_trainer.prepare.tokens import TokenStatistics
+from finetune_trainer.prepare.version import RECIPE_VERSION
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Input:
+    """The sources as fetched and read."""
+
+    files: list[list[SourceFile]]
+    rows: list[SourceRows]
+
+    @property
+    def errors(self) -> list[RowError]:
+        """All unreadable rows."""
+        return [error for source in self.rows for error in source.errors]
+
+    @property
+    def examples(self) -> list[Example]:
+        """All usable rows."""
+        return [example for source in self.rows for example in source.examples]
+
+
+def make_report(
+    job: ResolvedJob,
+    digest: str,
+    read: Input,
+    division: Division,
+    findings: Sequence[Finding],
+    tokens: dict[Side, TokenStatistics],
+) -> DatasetReport:
+    """Gather what is known of a data set into its report."""
+    spec = job.spec
+    split = spec.dataset.split
+    return DatasetReport(
+        digest=digest,
+        recipe_version=RECIPE_VERSION,
+        rows=count_rows(division),
+        sources=[_report_source(job, read, index) for index in range(len(read.files))],
+        invalid_rows=report_invalid_rows(read.errors),
+        checks=report_findings(findings),
+        split=SplitReport(
+            test_percent=split.test_percent,
+            validation_percent=split.validation_percent,
+            seed=split.seed,
+            groups=division.num_groups,
+            rows_drawn=sum(len(rows) for rows in division.sides.values()),
+        ),
+        max_sequence_length=spec.hyperparameters.max_sequence_length,
+        tokens={
+            tokenizer_name(job): {
+                side.value: report_tokens(statistics) for side, statistics in tokens.items()
+            }
+        },
+    )
+
+
+def _report_source(job: ResolvedJob, read: Input, index: int) -> SourceReport:
+    source, rows = job.spec.dataset.sources[index], read.rows[index]
+    label = source_label(job, index)
+    return SourceReport(
+        files=[
+            FileReport(
+                name=file.name,
+                bytes=file.num_bytes,
+                sha256=file.sha256,
+                rows=rows.num_rows_of_file.get(file_label(label, file.name), 0),
+            )
+            for file in read.files[index]
+        ],
+        side=source.side,
+        format=rows.recognised.format if rows.recognised else None,
+        format_reason=rows.recognised.reason if rows.recognised else "it has no readable rows",
+        rows=len(rows.examples),
+        invalid_rows=len(rows.errors),
+    )
+
+
+def tell_report(
+    tell: Callable[[str], None], job: ResolvedJob, report: DatasetReport, *, reused: bool
+) -> None:
+    """Say in sentences what was found."""
+    rows = report.rows
+    verb = "reused" if reused else "prepared"
+    tell(
+        f"{verb} data set {report.digest[:12]}: {rows.train} train, {rows.validation} validation, "
+        f"{rows.test} test rows"
+    )
+    for source in report.sources:
+        tell(f"{source.rows} rows of format {source.format or 'unknown'}: {source.format_reason}")
+    if report.invalid_rows.total:
+        totals = ", ".join(f"{k} {v}" for k, v in report.invalid_rows.by_reason.items())
+        tell(f"left out {report.invalid_rows.total} invalid rows ({totals}); see {REPORT_NAME}")
+    for check in report.checks:
+        if check.message:
+            tell(check.message)
+    for side, tokens in report.tokens[tokenizer_name(job)].items():
+        if tokens.truncated_rows:
+            tell(
+                f"{tokens.truncated_rows} of {tokens.rows} {side} rows exceed "
+                f"maxSequenceLength {report.max_sequence_length} and are cut (p95 {tokens.p95}, "
+                f"longest {tokens.longest}); {tokens.rows_without_answer} lose their whole answer"
+            )
+
+
+def count_rows(division: Division) -> RowCounts:
+    """Count the rows of each side."""
+    sizes = {side: len(rows) for side, rows in division.sides.items()}
+    return RowCounts(
+        train=sizes[Side.TRAIN], validation=sizes[Side.VALIDATION], test=sizes[Side.TEST]
+    )
+
+
+def source_label(job: ResolvedJob, index: int) -> str:
+    """Return what is put before file names; empty when there is only one source."""
+    return f"sources[{index}]" if len(job.spec.dataset.sources) > 1 else ""
+
+
+def tokenizer_name(job: ResolvedJob) -> str:
+    """Return the name under which the report keeps the token counts of the job's model."""
+    model = job.spec.model
+    return f"{model.uri}@{model.revision}"
+
+
+def report_findings(findings: Sequence[Finding]) -> list[CheckReport]:
+    """Bring findings into the report's shape."""
+    return [
+        CheckReport(
+            name=finding.name,
+            flagged=finding.num_flagged,
+            removed=finding.num_removed,
+            message=finding.message,
+        )
+        for finding in findings
+    ]
+
+
+def report_tokens(statistics: TokenStatistics) -> TokenReport:
+    """Bring token statistics into the report's shape."""
+    return TokenReport(
+        rows=statistics.num_rows,
+        tokens=statistics.num_tokens,
+        p50=statistics.p50,
+        p95=statistics.p95,
+        longest=statistics.longest,
+        truncated_rows=statistics.num_truncated,
+        truncated_share=f"{statistics.num_truncated / statistics.num_rows:.4f}",
+        rows_without_answer=statistics.num_without_answer,
+    )

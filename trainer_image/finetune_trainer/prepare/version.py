@@ -1,0 +1,43 @@
+"""The version of a prepared data set: a digest of its source bytes and of all that shapes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_trainer.prepare.reading.sources import SourceFile
+
+RECIPE_VERSION = 3
+"""Raised by every change of this package that changes what is written for the same input."""
+
+
+def compute_version(
+    spec: FineTuneJobSpec, files: Sequence[Sequence[SourceFile]], *, model_revision: str
+) -> str:
+    """Return the digest that names the prepared data set, 64 hex digits.
+
+    Where the files lie and with whose credentials they are read does not count, what they hold and
+    are called does. The model counts because its chat template decides the shape of the rows and
+    its tokenizer the token statistics.
+
+    Args:
+        spec: The job's spec.
+        files: The fetched files of each source, in the spec's order.
+        model_revision: What the base model is: a commit or a digest, never a branch.
+    """
+    dataset = spec.dataset.to_wire()
+    sources = []
+    for source, fetched in zip(dataset.pop("sources"), files, strict=True):
+        for place in ("uri", "credentialsRef"):
+            source.pop(place, None)
+        sources.append({**source, "files": [[file.name, file.sha256] for file in fetched]})
+    recipe = {
+        "recipeVersion": RECIPE_VERSION,
+        "dataset": dataset,
+        "sources": sources,
+        "model": {"uri": spec.model.uri, "revision": model_revision},
+        "maxSequenceLength": spec.hyperparameters.max_sequence_length,
+    }
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

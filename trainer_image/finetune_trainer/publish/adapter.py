@@ -1,0 +1,55 @@
+"""Makes a saved adapter publishable: canonical configuration, model card, run record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.errors import InternalError
+from finetune_trainer.publish.card import model_card
+from finetune_trainer.storage import Manifest, ManifestFile
+
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
+_DROPPED = ("training_args.bin", "optimizer.pt", "scheduler.pt")
+
+
+def finish_adapter(
+    folder: Path, *, job: ResolvedJob, model_name: str, record: dict[str, Any]
+) -> None:
+    """Rewrite what PEFT saved so that equal runs give equal bytes and servers accept it.
+
+    Args:
+        folder: Folder with the saved weights.
+        job: The job.
+        model_name: Public name of the base model.
+        record: What was trained, on what, with which result; becomes ``run.json``.
+    """
+    for name in _DROPPED:
+        (folder / name).unlink(missing_ok=True)
+    config_path = folder / "adapter_config.json"
+    if config_path.exists():
+        config = json.loads(config_path.read_text())
+        # An inference server finds the base by this name; a local path would tie the adapter to us.
+        config["base_model_name_or_path"] = model_name
+        config["revision"] = record["revision"] if len(record["revision"]) == 40 else None
+        for key in ("target_modules", "modules_to_save", "exclude_modules"):
+            if isinstance(config.get(key), list):
+                config[key] = sorted(config[key])
+        config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / "run.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    (folder / "README.md").write_text(model_card(job, model_name=model_name, record=record))
+
+
+def weights_file(manifest: Manifest) -> ManifestFile:
+    """Return the manifest's entry of the weights.
+
+    Raises:
+        InternalError: There is none.
+    """
+    by_path = {entry.path: entry for entry in manifest.files}
+    for name in WEIGHTS:
+        if name in by_path:
+            return by_path[name]
+    raise InternalError("NoWeights", f"the saved folder holds no weights, only {sorted(by_path)}")

@@ -1,0 +1,124 @@
+"""The model card: what was trained, on what, and how well it did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finetune_api.trainer import EvaluateResult, ResolvedJob
+from finetune_trainer.model.load import read_config
+
+
+def model_card(
+    job: ResolvedJob,
+    *,
+    model_name: str,
+    record: dict[str, Any],
+    evaluation: EvaluateResult | None = None,
+    is_merged: bool = False,
+) -> str:
+    """Write the model card: base, data version, recipe and, once known, scores.
+
+    Args:
+        job: The job.
+        model_name: Public name of the base model.
+        record: Content of the run's ``run.json``.
+        evaluation: Held-out scores, once known.
+        is_merged: The card is for base and adapter in one.
+
+    Source: Hugging Face model card metadata specification (huggingface_hub.ModelCardData).
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    adapter = job.spec.method.adapter
+    is_whole = adapter.type == "Full" or is_merged
+    library = "transformers" if is_whole else "peft"
+    data = ModelCardData(
+        base_model=model_name,
+        base_model_relation="finetune" if is_whole else "adapter",
+        library_name=library,
+        license=record.get("license"),
+        pipeline_tag="text-generation",
+        tags=["sft", adapter.type.lower(), "finetune-operator"],
+    )
+    what = "Adapter for"
+    if is_whole:
+        what = "Adapter merged into" if is_merged else "Model tuned from"
+    facts = recipe_facts(job, model_name=model_name, record=record)
+    rows = [f"| {label} | {value} |" for label, value in facts.items()]
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {job.name}",
+        f"{what} {model_name}, trained by finetune-operator from the job "
+        f"`{job.namespace}/{job.name}`.",
+        "## Recipe\n\n| | |\n|---|---|\n" + "\n".join(rows),
+    ]
+    if evaluation is not None:
+        parts.append(_scores_section(evaluation))
+    loader = "AutoModelForCausalLM" if is_whole else "AutoPeftModelForCausalLM"
+    parts.append(
+        f"## Use\n\n```python\nfrom {library} import {loader}\n\n"
+        f'model = {loader}.from_pretrained("path/to/this/folder")\n```'
+    )
+    return str(ModelCard("\n\n".join(parts) + "\n"))
+
+
+def recipe_facts(
+    job: ResolvedJob, *, model_name: str, record: dict[str, Any]
+) -> dict[str, str | int]:
+    """Return what was trained, on what and how, by label; for cards and reports."""
+    recipe = record["recipe"]
+    adapter = job.spec.method.adapter
+    targets = ", ".join(adapter.target_modules)
+    shape = f" rank {adapter.rank} alpha {adapter.alpha} dropout {adapter.dropout} on {targets}"
+    return {
+        "Base model": f"{model_name} @ {record['revision']}",
+        "Licence of the base": record.get("license") or "not stated there; look it up before use",
+        "Data set version": record["dataset"],
+        "Adapter": adapter.type + ("" if adapter.type == "Full" else shape),
+        "Trainable parameters": record["numTrainableParameters"],
+        "Steps": record["step"],
+        "Global batch size": recipe["global_batch_size"],
+        "Learning rate": f"{recipe['learning_rate']:g} ({job.spec.hyperparameters.scheduler})",
+        "Epochs": f"{recipe['epochs']:g}",
+        "Base precision": "bfloat16" if recipe["bfloat16"] else "float32",
+        "Seed": job.spec.hyperparameters.seed,
+    }
+
+
+def _scores_section(evaluation: EvaluateResult) -> str:
+    lines = [
+        f"| {score.name} | {score.base} "
+        f"| {score.tuned} [{score.tuned_low}, {score.tuned_high}] "
+        f"| {float(score.tuned) - float(score.base):+.4f} "
+        f"[{score.delta_low}, {score.delta_high}] |"
+        for score in evaluation.scores
+    ]
+    text = (
+        "## Held-out scores\n\n| metric | base | tuned | tuned - base |\n|---|---|---|---|\n"
+        + "\n".join(lines)
+        + f"\n\n{evaluation.num_samples} held-out samples; 95 % bootstrap intervals in brackets."
+    )
+    if evaluation.goal_met is not None:
+        verdict = "met" if evaluation.goal_met else "missed"
+        text += f"\n\nGoal {verdict}: {evaluation.goal_message}."
+    return text
+
+
+def licence_of(folder: Path) -> str | None:
+    """Return the base model's licence as its configuration or card states it, if it does.
+
+    Args:
+        folder: Local base model.
+    """
+    config = read_config(folder)
+    licence = config.get("license")
+    if isinstance(licence, str):
+        return licence
+    card = folder / "README.md"
+    if card.exists():
+        from huggingface_hub import ModelCard
+
+        value = ModelCard.load(card).data.to_dict().get("license")
+        return value if isinstance(value, str) else None
+    return None

@@ -1,0 +1,160 @@
+"""Folds an adapter into its base: ``python -m finetune_trainer.publish.merge plan.json``.
+
+A process of its own, because the parent never imports torch and because its memory must be free
+again afterwards. The arithmetic is float32 on the CPU whatever the hardware and whatever the base
+was trained in: the merged weights are rounded once, to the type the base is saved in, and for QLoRA
+they start from the original weights and not from their 4-bit image.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_trainer.errors import UserError
+from finetune_trainer.failures import classify, failure_record
+from finetune_trainer.model.load import load_model, load_tokenizer, read_config
+from finetune_trainer.process import die_with_parent
+
+if TYPE_CHECKING:
+    import torch
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""What a tokenizer may consist of; copied as the base has it, not written anew."""
+
+_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MergePlan:
+    """What the parent hands over, as JSON.
+
+    Attributes:
+        model_dir: Local base model.
+        adapter_dir: Local adapter.
+        target_dir: Empty folder for the merged model.
+        failure: File that says why there is no merged model.
+        trust_remote_code: Run code that ships with the base model.
+    """
+
+    model_dir: str
+    adapter_dir: str
+    target_dir: str
+    failure: str
+    trust_remote_code: bool
+
+
+def check_mergeable(spec: FineTuneJobSpec, folder: Path) -> None:
+    """Refuse, before any training, a merge that could not give the same answers.
+
+    Args:
+        spec: The job's spec; nothing is checked unless it asks for ``Merged``.
+        folder: Local base model.
+
+    Raises:
+        UserError: ``MergeUnsupported``: the base is quantised, or the adapter would change
+            embeddings that also serve as the output head.
+    """
+    if not spec.writes_merged:
+        return
+    adapter = spec.method.adapter
+    config = read_config(folder)
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "unknown")
+        raise UserError(
+            "MergeUnsupported",
+            f"output.formats Merged: the base model is quantised ({method}), so an adapter cannot "
+            "be folded into its weights; name the unquantised model in model.uri, or drop Merged",
+        )
+    text = config.get("text_config", config)
+    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
+    named = [t for t in adapter.target_modules if t.rsplit(".", 1)[-1] in _EMBEDDINGS]
+    if tied and named:
+        raise UserError(
+            "MergeUnsupported",
+            f"output.formats Merged: method.adapter.targetModules names {named[0]!r}, which this "
+            "model also uses as its output head (tie_word_embeddings), so the merged model would "
+            "answer otherwise than the adapter; leave it out, or drop Merged",
+        )
+
+
+def merge_adapter(plan: MergePlan) -> None:
+    """Write the merged model with its tokenizer to the target folder.
+
+    Raises:
+        UserError: The base does not load, or merging gave values that are not finite.
+    """
+    import torch
+    from peft import PeftModel
+
+    model_dir, target = Path(plan.model_dir), Path(plan.target_dir)
+    base = load_model(model_dir, dtype=torch.float32, trust_remote_code=plan.trust_remote_code)
+    tuned = PeftModel.from_pretrained(base, plan.adapter_dir, torch_device="cpu")
+    try:
+        merged = tuned.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise UserError(
+            "MergeNotFinite",
+            f"folding the adapter into the base failed: {error}; the training diverged: lower "
+            "hyperparameters.learningRate",
+        ) from error
+    merged.to(saved_dtype(model_dir)).save_pretrained(target)
+    for name in TOKENIZER_FILES:
+        if (model_dir / name).is_file():
+            shutil.copyfile(model_dir / name, target / name)
+    if not (target / "tokenizer_config.json").exists():
+        # A tokenizer in code of the model's own, or in files of other names.
+        tokenizer = load_tokenizer(model_dir, trust_remote_code=plan.trust_remote_code)
+        tokenizer.save_pretrained(target)
+
+
+def saved_dtype(folder: Path) -> torch.dtype:
+    """Return the type most weights of a model folder are saved in.
+
+    The files are asked, not ``config.json``: it may say what the model was trained in.
+    """
+    import torch
+    from safetensors import safe_open
+
+    known = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+    sizes = dict.fromkeys(known, 0)
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                part = file.get_slice(name)
+                if part.get_dtype() in sizes:
+                    sizes[part.get_dtype()] += math.prod(part.get_shape())
+    return known[max(sizes, key=lambda name: sizes[name])] if any(sizes.values()) else torch.float32
+
+
+def main(argv: list[str]) -> int:
+    """Merge as the plan says; returns the exit code."""
+    die_with_parent()
+    plan = MergePlan(**json.loads(Path(argv[1]).read_text()))
+    try:
+        merge_adapter(plan)
+    except Exception as error:
+        failure = classify(error)
+        Path(plan.failure).write_text(json.dumps(failure_record(failure)))
+        return failure.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,108 @@
+"""Publishes an adapter as the next version of its job's name: one manifest, written once.
+
+``versions/<namespace>/<name>/<n>/manifest.json`` points at the run's files by checksum. The number
+is claimed by a conditional write, so that two runs never share one; a run that was published
+already is found by its UID and not published again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from finetune_api.trainer import EvaluateResult
+from finetune_trainer.context import StageContext
+from finetune_trainer.errors import StorageError
+from finetune_trainer.publish.merged import find_merged
+from finetune_trainer.storage import AlreadyExists, Manifest, ManifestFile, read_json
+
+MAX_TRIES = 50
+CARD = "README.md"
+
+
+def publish_version(
+    context: StageContext, adapter: Manifest, evaluation: Manifest, result: EvaluateResult
+) -> tuple[int, str]:
+    """Publish, or find the version this run was published as.
+
+    Args:
+        context: The stage's view of the world.
+        adapter: Manifest of the run's adapter.
+        evaluation: Manifest of its evaluation, whose model card knows the scores.
+        result: The scores.
+
+    Returns:
+        The version number and the key of its manifest.
+
+    Raises:
+        StorageError: Others claimed every number tried.
+    """
+    job = context.job
+    body = _version_manifest(context, adapter, evaluation, result)
+    for _ in range(MAX_TRIES):
+        versions = _versions(context)
+        for number in reversed(versions):
+            key = f"{job.versions_prefix}/{number}/manifest.json"
+            known = read_json(context.output, key) or {}
+            if known.get("inputs", {}).get("uid") == job.uid:
+                return number, key
+        number = (versions[-1] if versions else 0) + 1
+        key = f"{job.versions_prefix}/{number}/manifest.json"
+        try:
+            data = json.dumps(body, indent=1, sort_keys=True) + "\n"
+            context.output.write_bytes(key, data.encode(), if_absent=True)
+        except AlreadyExists:
+            continue
+        context.emit.message(f"published as version {number} of {job.namespace}/{job.name}")
+        return number, key
+    raise StorageError(
+        "VersionContended",
+        f"could not claim a version under {context.uri_of(job.versions_prefix)} in {MAX_TRIES} "
+        "tries: other runs of the same name keep publishing; run again",
+    )
+
+
+def _versions(context: StageContext) -> list[int]:
+    prefix = context.job.versions_prefix
+    numbers = []
+    for item in context.output.list(prefix + "/"):
+        match = re.fullmatch(r"(\d+)/manifest\.json", item.key.removeprefix(prefix + "/"))
+        if match:
+            numbers.append(int(match.group(1)))
+    return sorted(numbers)
+
+
+def _version_manifest(
+    context: StageContext, adapter: Manifest, evaluation: Manifest, result: EvaluateResult
+) -> dict[str, Any]:
+    job = context.job
+    files = {file.path: _point_at(file, f"{job.run_prefix}/adapter") for file in adapter.files}
+    # The adapter's own card was written before there were scores, and its bytes stay as they are.
+    card = evaluation.file(CARD)
+    if card is not None:
+        files[CARD] = _point_at(card, f"{job.run_prefix}/evaluation")
+    inputs = {
+        "uid": job.uid,
+        "run": job.run_prefix,
+        "adapter": adapter.digest,
+        "evaluation": evaluation.digest,
+        "dataset": adapter.inputs.get("dataset", ""),
+        "model": context.model_name,
+        "goal": result.goal_message,
+        "scores": json.dumps({s.name: [s.base, s.tuned] for s in result.scores}),
+    }
+    merged = find_merged(context)
+    if merged is not None:
+        inputs["merged"] = merged.digest
+    return {
+        "files": [files[path] for path in sorted(files)],
+        "createdBy": "finetune_trainer evaluate",
+        "inputs": inputs,
+    }
+
+
+def _point_at(file: ManifestFile, prefix: str) -> dict[str, Any]:
+    # Relative to the output's root: a bucket may be copied or renamed.
+    key = f"{prefix}/{file.object_key}"
+    return {"path": file.path, "bytes": file.num_bytes, "sha256": file.sha256, "key": key}

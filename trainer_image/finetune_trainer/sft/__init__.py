@@ -1,1 +1,0 @@
-"""Supervised fine-tuning: from prepared rows to labelled tokens to a TRL trainer."""

@@ -1,0 +1,1 @@
+"""Stage ``train``: the parent (no torch) in ``stage``, the ranks in ``ranks``."""

@@ -1,0 +1,189 @@
+"""Callbacks that turn transformers' Trainer into a stage: progress, checkpoints, stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from finetune_trainer.errors import Stopped
+from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.storage import ObjectStore
+from finetune_trainer.train.checkpoint import (
+    FileEntry,
+    drop_old,
+    files_of,
+    upload_files,
+    write_manifest,
+)
+
+REPORTED = ("loss", "learning_rate", "grad_norm", "eval_loss", "mean_token_accuracy")
+MIN_EVENT_SECONDS = 1.0
+
+
+class CurveWriter(TrainerCallback):  # type: ignore[misc]
+    """Writes every logged point to ``metrics.jsonl`` and reports progress; rank 0 only."""
+
+    def __init__(self, path: Path, emit: EventEmitter, *, resumed_from: int) -> None:
+        self._path = path
+        self._emit = emit
+        self._resumed_from = resumed_from
+        self._latest: dict[str, float] = {}
+        self._last_event = 0.0
+        self._mark: tuple[float, float] | None = None
+        self._started = 0.0
+        _drop_points_after(path, resumed_from)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+        if state.is_world_process_zero:
+            self._emit.progress(step=state.global_step, total_steps=state.max_steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Append the point and tell progress, at most once a second."""
+        if not state.is_world_process_zero or logs is None:
+            return
+        now = time.monotonic()
+        point = {k: v for k, v in logs.items() if isinstance(v, int | float)}
+        if "num_tokens" in point:
+            if self._mark is not None and now > self._mark[0]:
+                rate = (point["num_tokens"] - self._mark[1]) / (now - self._mark[0])
+                point["tokens_per_second"] = round(rate, 1)
+                self._latest["tokens_per_second"] = point["tokens_per_second"]
+            self._mark = (now, point["num_tokens"])
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": state.global_step, **point}, sort_keys=True) + "\n")
+        self._latest.update({k: float(point[k]) for k in REPORTED if k in point})
+        if now - self._last_event >= MIN_EVENT_SECONDS or state.global_step >= state.max_steps:
+            self._last_event = now
+            done = state.global_step - self._resumed_from
+            left = state.max_steps - state.global_step
+            self._emit.progress(
+                step=state.global_step,
+                total_steps=state.max_steps,
+                epoch=state.epoch,
+                eta_seconds=left * (now - self._started) / done if done else None,
+                metrics=self._latest,
+            )
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """Newest value of every reported metric."""
+        return dict(self._latest)
+
+
+class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
+    """Publishes every checkpoint that Trainer saves, on all nodes; commits it with a manifest."""
+
+    def __init__(
+        self, store: ObjectStore, prefix: str, *, keep: int, curve: Path, curve_key: str
+    ) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._keep = keep
+        self._curve = curve
+        self._curve_key = curve_key
+        self.save_seconds = 0.0
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Upload what this node holds; rank 0 commits."""
+        began = time.monotonic()
+        step = state.global_step
+        folder = Path(args.output_dir) / f"checkpoint-{step}"
+        key = f"{self._prefix}/step-{step}"
+        _barrier()
+        entries: list[FileEntry] = []
+        if args.local_process_index == 0 and folder.exists():
+            entries = upload_files(self._store, key, folder, files_of(folder))
+        gathered = _gather(entries)
+        if state.is_world_process_zero:
+            # The curve goes first: whoever resumes from the manifest needs the points before it.
+            if self._curve.exists():
+                self._store.upload_file(self._curve, self._curve_key)
+            write_manifest(self._store, key, gathered, step=step, world_size=args.world_size)
+            drop_old(self._store, self._prefix, keep=self._keep)
+        _barrier()
+        self.save_seconds = time.monotonic() - began
+
+
+class StopRequest(TrainerCallback):  # type: ignore[misc]
+    """Saves and stops when the parent asks; all ranks agree on the step.
+
+    transformers' own ``enable_jit_checkpoint`` neither coordinates ranks nor changes the exit code.
+    """
+
+    def __init__(self, flag: Path) -> None:
+        self._flag = flag
+        self.stopped_at: int | None = None
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask all ranks whether anyone was told to stop."""
+        wanted = os.path.exists(self._flag)
+        if dist.is_available() and dist.is_initialized() and args.world_size > 1:
+            vote = torch.tensor([int(wanted)], device=args.device)
+            dist.all_reduce(vote, op=dist.ReduceOp.MAX)
+            wanted = bool(vote.item())
+        if wanted and state.global_step < state.max_steps:
+            self.stopped_at = state.global_step
+            control.should_save = True
+            control.should_training_stop = True
+
+    def raise_if_stopped(self, *, total_steps: int) -> None:
+        """End the rank as stopped if training ended on request.
+
+        Raises:
+            Stopped: It did; the checkpoint of that step is durable.
+        """
+        if self.stopped_at is not None:
+            raise Stopped(
+                "StoppedAfterSave",
+                f"stopped on request at step {self.stopped_at} of {total_steps}; the checkpoint "
+                "is durable, the next attempt resumes there",
+            )
+
+
+def _barrier() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
+def _gather(entries: list[FileEntry]) -> list[FileEntry]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return entries
+    parts: list[list[FileEntry] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, entries)
+    return [entry for part in parts for entry in part or []]
+
+
+def _drop_points_after(path: Path, step: int) -> None:
+    # Steps after the resumed checkpoint are trained, and logged, again.
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue
+    path.write_text("".join(line + "\n" for line in kept))

@@ -1,0 +1,198 @@
+"""Builds TRL's SFTTrainer from a recipe."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+)
+from trl import SFTConfig, SFTTrainer
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.errors import InternalError
+from finetune_trainer.model.encoding import Example
+from finetune_trainer.train.recipe import Recipe
+
+SCHEDULERS = {"Cosine": "cosine", "Linear": "linear", "Constant": "constant_with_warmup"}
+
+
+def build_config(
+    job: ResolvedJob, recipe: Recipe, output_dir: Path, *, has_validation: bool
+) -> SFTConfig:
+    """Build the training arguments.
+
+    Must run before the model is loaded: with ZeRO-3 it switches transformers to sharded loading.
+    """
+    hyper = job.spec.hyperparameters
+    extra: dict[str, Any] = {}
+    if recipe.strategy in ("ZeRO2", "ZeRO3"):
+        extra["deepspeed"] = deepspeed_config(recipe)
+        if not recipe.use_gpu:
+            join_ranks_for_deepspeed()
+            extra["accelerator_config"] = {"use_configured_state": True}
+    elif recipe.strategy == "FSDP2":
+        extra["fsdp"] = True
+        extra["fsdp_config"] = {
+            "version": 2,
+            "reshard_after_forward": True,
+            "state_dict_type": "FULL_STATE_DICT",
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "activation_checkpointing": recipe.activation_checkpointing,
+        }
+    checkpointing = recipe.activation_checkpointing and recipe.strategy != "FSDP2"
+    return SFTConfig(
+        output_dir=str(output_dir),
+        # With this set accelerate would run DDP instead of DeepSpeed, without a word.
+        use_cpu=not recipe.use_gpu and "deepspeed" not in extra,
+        bf16=recipe.bfloat16,
+        per_device_train_batch_size=recipe.micro_batch_size,
+        per_device_eval_batch_size=recipe.micro_batch_size,
+        gradient_accumulation_steps=recipe.accumulation_steps,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=SCHEDULERS[hyper.scheduler],
+        warmup_steps=float(hyper.warmup_ratio) if float(hyper.warmup_ratio) < 1 else 0,
+        weight_decay=float(hyper.weight_decay),
+        max_grad_norm=float(hyper.max_grad_norm),
+        num_train_epochs=recipe.epochs,
+        max_steps=hyper.max_steps or -1,
+        seed=hyper.seed,
+        data_seed=hyper.seed,
+        gradient_checkpointing=checkpointing,
+        packing=recipe.packing,
+        eval_packing=False,
+        padding_free=recipe.padding_free and not recipe.packing,
+        max_length=hyper.max_sequence_length if recipe.packing else None,
+        dataset_kwargs=None if recipe.packing else {"skip_prepare_dataset": True},
+        logging_steps=hyper.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=job.spec.checkpoint.every_steps,
+        save_total_limit=1,
+        eval_strategy="epoch" if has_validation else "no",
+        disable_tqdm=True,
+        report_to="none",
+        dataloader_pin_memory=recipe.use_gpu,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False if recipe.world_size > 1 else None,
+        **extra,
+    )
+
+
+def build_trainer(
+    *,
+    config: SFTConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    lora: LoraConfig | None,
+    train: list[Example],
+    validation: list[Example],
+    callbacks: list[TrainerCallback],
+) -> SFTTrainer:
+    """Build the trainer over tokenised examples."""
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=_dataset(train),
+        eval_dataset=_dataset(validation) if validation else None,
+        processing_class=tokenizer,
+        peft_config=lora,
+        callbacks=callbacks,
+    )
+    # Their prints would mix with our events on stdout.
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def join_ranks_for_deepspeed() -> None:
+    """Join the process group over gloo, as ranks of DeepSpeed on CPU.
+
+    TrainingArguments cannot: told to use the CPU, it leaves DeepSpeed out; not told, it looks for
+    the backend of a GPU, finds none, and takes each rank for the only one.
+
+    Source: accelerate ``PartialState.__init__``; transformers ``TrainingArguments._setup_devices``.
+    """
+    import deepspeed
+    from accelerate import PartialState
+
+    # It would compile collectives over shared memory at every start: minutes in a pod, which keeps
+    # no cache, for what gloo does as well.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ.pop("ACCELERATE_USE_CPU", None)
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    try:
+        PartialState(backend="gloo")
+    finally:
+        del os.environ["ACCELERATE_USE_DEEPSPEED"]
+
+
+def check_strategy(trainer: SFTTrainer, recipe: Recipe) -> None:
+    """Make sure that the ranks share the work as the recipe says.
+
+    Raises:
+        InternalError: accelerate chose another way; it does so silently.
+    """
+    from accelerate.utils import DistributedType
+
+    expected = {
+        "ZeRO2": DistributedType.DEEPSPEED,
+        "ZeRO3": DistributedType.DEEPSPEED,
+        "FSDP2": DistributedType.FSDP,
+    }.get(recipe.strategy)
+    actual = trainer.accelerator.distributed_type
+    if expected is not None and actual != expected:
+        raise InternalError(
+            "StrategyIgnored",
+            f"resources.strategy {recipe.strategy} was asked for, but accelerate runs "
+            f"{actual.value}",
+        )
+
+
+def count_trainable(model: torch.nn.Module) -> int:
+    """Count the trainable parameters, also of a model that ZeRO-3 has sharded."""
+    return sum(
+        int(getattr(parameter, "ds_numel", parameter.numel()))
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    )
+
+
+def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
+    """Return DeepSpeed's configuration; ``auto`` values are filled in by transformers.
+
+    Source: DeepSpeed configuration JSON; transformers' DeepSpeed integration.
+    """
+    stage = 3 if recipe.strategy == "ZeRO3" else 2
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": recipe.use_gpu}
+    if stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": recipe.bfloat16},
+        "fp16": {"enabled": False},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+    }
+
+
+def _dataset(examples: list[Example]) -> Dataset:
+    return Dataset.from_dict(
+        {
+            "input_ids": [example.input_ids for example in examples],
+            "labels": [example.labels for example in examples],
+        }
+    )

@@ -1,0 +1,328 @@
+"""One rank of a run: ``accelerate launch ... -m finetune_trainer.train.ranks.worker plan.json``.
+
+Started by :mod:`finetune_trainer.train.stage`, which has fetched everything. torchrun swallows exit
+codes, so a rank that fails leaves its reason in a file for the parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.trainer import ResolvedJob, Stage
+from finetune_trainer.errors import InternalError, TrainerError
+from finetune_trainer.failures import classify, failure_record
+from finetune_trainer.model.load import read_config
+from finetune_trainer.process import die_with_parent
+from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.report.push import ProgressPush
+from finetune_trainer.storage import StorageAccess, open_store
+from finetune_trainer.train.recipe import DataShape, ModelShape, Recipe, decide_recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from trl import SFTTrainer
+
+    from finetune_trainer.model.encoding import Example
+    from finetune_trainer.train.ranks.callbacks import CurveWriter, DurableCheckpoints, StopRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerPlan:
+    """What the parent hands to every rank of its node, as JSON.
+
+    Attributes:
+        job: Path of ``job.json``.
+        control_dir: Ranks and parent talk here: ``stop``, ``failure-<n>.json``, ``outcome.json``.
+        model_dir: Local base model.
+        dataset_dir: Local prepared data set.
+        output_dir: Where Trainer saves checkpoints.
+        final_dir: Where rank 0 saves the trained weights.
+        curve: Path of ``metrics.jsonl``.
+        resume_dir: Local checkpoint to resume from.
+        resume_step: Its step.
+        credentials_dir: Mounted Secrets.
+        credentials_name: Secret of the output.
+        use_gpu: Ranks run on GPUs.
+    """
+
+    job: str
+    control_dir: str
+    model_dir: str
+    dataset_dir: str
+    output_dir: str
+    final_dir: str
+    curve: str
+    resume_dir: str | None
+    resume_step: int
+    credentials_dir: str | None
+    credentials_name: str | None
+    use_gpu: bool
+
+
+def main(argv: list[str]) -> int:
+    """Run one rank; returns its exit code."""
+    die_with_parent()
+    # SIGTERM and SIGINT go to the parent, which asks all ranks to stop at the same step.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    plan = WorkerPlan(**json.loads(Path(argv[1]).read_text()))
+    rank = int(os.environ.get("RANK", "0"))
+    emit = EventEmitter(Stage.TRAIN, push=ProgressPush.from_environment() if rank == 0 else None)
+    # Our own push carries the same body and more.
+    os.environ["DISABLE_KUBEFLOW_INTEGRATION"] = "TRUE"
+    try:
+        run_rank(plan, rank, emit)
+    except BaseException as error:
+        failure = (
+            classify(error)
+            if isinstance(error, Exception)
+            else InternalError(type(error).__name__, str(error) or type(error).__name__)
+        )
+        _leave_failure(plan, rank, failure)
+        # Peers may hang in a collective: leave at once, without waiting for them in destructors.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(failure.exit_code)
+    return 0
+
+
+def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
+    """Train as one rank, save, and leave ``outcome.json`` on rank 0.
+
+    Raises:
+        TrainerError: Whatever went wrong, classified.
+    """
+    from finetune_trainer.model.adapters import build_lora_config
+    from finetune_trainer.model.load import load_tokenizer
+    from finetune_trainer.train.ranks.sft import build_config, build_trainer, check_strategy
+
+    job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
+    tokenizer = load_tokenizer(
+        Path(plan.model_dir), trust_remote_code=job.spec.model.trust_remote_code
+    )
+    sides = encode_sides(plan, job, tokenizer)
+    recipe = settle_recipe(plan, job, sides)
+    # Before the model: with ZeRO-3 the configuration decides how weights are loaded.
+    config = build_config(job, recipe, Path(plan.output_dir), has_validation=bool(sides.validation))
+    check_world_size(recipe, config.world_size)
+    model = load_base(plan, job, recipe, local_rank=config.local_process_index)
+    watchers = make_watchers(plan, job, rank, emit)
+    trainer = build_trainer(
+        config=config,
+        model=model,
+        tokenizer=tokenizer,
+        lora=build_lora_config(job.spec.method.adapter),
+        train=sides.train,
+        validation=sides.validation,
+        callbacks=watchers.as_callbacks(),
+    )
+    check_strategy(trainer, recipe)
+    if rank == 0:
+        emit.message(describe(recipe, num_rows=len(sides.train), num_tokens=sides.num_tokens))
+    trainer.train(resume_from_checkpoint=plan.resume_dir)
+    watchers.stop.raise_if_stopped(total_steps=recipe.total_steps)
+    trainer.save_model(plan.final_dir)
+    if rank == 0:
+        leave_outcome(plan, trainer, recipe, watchers)
+        emit.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedSides:
+    """The sides of the data set as token ids and labels."""
+
+    train: list[Example]
+    validation: list[Example]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the training side after truncation."""
+        return sum(len(example.input_ids) for example in self.train)
+
+
+def encode_sides(
+    plan: WorkerPlan, job: ResolvedJob, tokenizer: PreTrainedTokenizerBase
+) -> EncodedSides:
+    """Read and encode the sides that training looks at.
+
+    Raises:
+        DataError: No training row keeps any of its answer.
+    """
+    from finetune_trainer.model.encoding import Encoder, encode_rows, read_rows
+
+    spec = job.spec
+    encoder = Encoder(
+        tokenizer, loss=spec.method.loss, max_tokens=spec.hyperparameters.max_sequence_length
+    )
+    folder = Path(plan.dataset_dir)
+    return EncodedSides(
+        train=encode_rows(encoder, read_rows(folder / "train.jsonl"), side="training"),
+        validation=encode_rows(encoder, read_rows(folder / "validation.jsonl"), side="validation"),
+    )
+
+
+def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSides) -> Recipe:
+    """Decide every ``auto`` from the encoded rows, the model's shape and this node's hardware.
+
+    Raises:
+        UserError: Settings contradict each other or the hardware.
+    """
+    from finetune_trainer.model.hardware import detect_hardware
+
+    lengths = [len(example.input_ids) for example in sides.train]
+    data = DataShape(
+        num_rows=len(lengths),
+        num_tokens=sum(lengths),
+        mean_tokens=sum(lengths) / len(lengths),
+        longest_tokens=max(lengths),
+    )
+    shape = model_shape(Path(plan.model_dir))
+    return decide_recipe(job, data, shape, detect_hardware(), use_gpu=plan.use_gpu)
+
+
+def check_world_size(recipe: Recipe, actual: int) -> None:
+    """Make sure that all ranks found each other.
+
+    Raises:
+        InternalError: accelerate sees another number of ranks than were started.
+    """
+    if actual != recipe.world_size:
+        raise InternalError(
+            "WorldSizeMismatch",
+            f"asked for {recipe.world_size} ranks (nodes x gpusPerNode), got {actual}",
+        )
+
+
+def load_base(
+    plan: WorkerPlan, job: ResolvedJob, recipe: Recipe, *, local_rank: int
+) -> PreTrainedModel:
+    """Load the base model as the recipe says and check that the adapter fits it.
+
+    Args:
+        plan: What the parent handed over.
+        job: The effective job.
+        recipe: The settled recipe.
+        local_rank: This rank's GPU on its node; only quantised weights are placed at loading.
+
+    Raises:
+        UserError: The model does not load, or the adapter's targets match nothing.
+    """
+    import torch
+
+    from finetune_trainer.model.adapters import check_target_modules
+    from finetune_trainer.model.load import load_model
+
+    adapter = job.spec.method.adapter
+    quantized = adapter.type == "QLoRA"
+    # Full fine-tuning keeps float32 master weights and computes in bfloat16 by autocast.
+    is_low_precision = recipe.bfloat16 and adapter.type != "Full"
+    model = load_model(
+        Path(plan.model_dir),
+        dtype=torch.bfloat16 if is_low_precision else torch.float32,
+        trust_remote_code=job.spec.model.trust_remote_code,
+        quantize=quantized,
+        device_map={"": local_rank} if quantized else None,
+    )
+    check_target_modules(adapter, model)
+    return model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watchers:
+    """The callbacks of a rank; only rank 0 writes the curve."""
+
+    curve: CurveWriter | None
+    checkpoints: DurableCheckpoints
+    stop: StopRequest
+
+    def as_callbacks(self) -> list[TrainerCallback]:
+        """Return them in the order in which they are to be called."""
+        return [*([self.curve] if self.curve else []), self.checkpoints, self.stop]
+
+
+def make_watchers(plan: WorkerPlan, job: ResolvedJob, rank: int, emit: EventEmitter) -> Watchers:
+    """Build the callbacks that report, save and stop."""
+    from finetune_trainer.train.ranks.callbacks import CurveWriter, DurableCheckpoints, StopRequest
+
+    curve = Path(plan.curve)
+    return Watchers(
+        curve=CurveWriter(curve, emit, resumed_from=plan.resume_step) if rank == 0 else None,
+        checkpoints=DurableCheckpoints(
+            open_store(job.spec.output.uri, storage_access(job, plan)),
+            f"{job.run_prefix}/checkpoints",
+            keep=job.spec.checkpoint.keep_last,
+            curve=curve,
+            curve_key=f"{job.run_prefix}/metrics.jsonl",
+        ),
+        stop=StopRequest(Path(plan.control_dir) / "stop"),
+    )
+
+
+def leave_outcome(
+    plan: WorkerPlan, trainer: SFTTrainer, recipe: Recipe, watchers: Watchers
+) -> None:
+    """Tell the parent what was trained."""
+    from finetune_trainer.train.ranks.sft import count_trainable
+
+    outcome = {
+        "step": trainer.state.global_step,
+        "metrics": watchers.curve.latest if watchers.curve else {},
+        "recipe": recipe.to_json(),
+        "trainable_parameters": count_trainable(trainer.model),
+        "save_seconds": watchers.checkpoints.save_seconds,
+    }
+    Path(plan.control_dir, "outcome.json").write_text(json.dumps(outcome))
+
+
+def model_shape(folder: Path) -> ModelShape:
+    """Return the shape of the model in ``folder`` without loading it."""
+    config = read_config(folder)
+    text = config.get("text_config", config)
+    num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    value_bytes = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
+    return ModelShape(
+        num_parameters=num_bytes // value_bytes,
+        hidden_size=int(text.get("hidden_size", text.get("n_embd", 1024))),
+        num_layers=int(text.get("num_hidden_layers", text.get("n_layer", 24))),
+    )
+
+
+def storage_access(job: ResolvedJob, plan: WorkerPlan) -> StorageAccess:
+    """Return how this rank reaches the output."""
+    s3 = job.spec.s3
+    return StorageAccess(
+        endpoint=s3.endpoint,
+        region=s3.region,
+        addressing=s3.addressing,
+        credentials_dir=Path(plan.credentials_dir) if plan.credentials_dir else None,
+        credentials_name=plan.credentials_name,
+    )
+
+
+def describe(recipe: Recipe, *, num_rows: int, num_tokens: int) -> str:
+    """Say in one line what is about to run."""
+    where = "GPU" if recipe.use_gpu else "CPU"
+    shape = "packed" if recipe.packing else "padding-free" if recipe.padding_free else "padded"
+    return (
+        f"training on {num_rows} rows ({num_tokens} tokens), {recipe.total_steps} steps of "
+        f"{recipe.global_batch_size} examples = {recipe.micro_batch_size} micro x "
+        f"{recipe.accumulation_steps} accumulation x {recipe.world_size} rank(s), learning rate "
+        f"{recipe.learning_rate:g}, {'bfloat16' if recipe.bfloat16 else 'float32'} base, {shape}, "
+        f"activation checkpointing {'on' if recipe.activation_checkpointing else 'off'}, "
+        f"{recipe.strategy} on {where}"
+    )
+
+
+def _leave_failure(plan: WorkerPlan, rank: int, failure: TrainerError) -> None:
+    path = Path(plan.control_dir) / f"failure-{rank}.json"
+    path.write_text(json.dumps({**failure_record(failure), "rank": rank}))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,208 @@
+"""Stage ``train``: fetch, launch the ranks, publish the adapter.
+
+This process never imports torch: it fetches and publishes, watches the ranks and answers signals.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from finetune_api.trainer import MetricValue, TrainResult
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.prepared import Prepared, read_prepared
+from finetune_trainer.errors import InternalError, UserError
+from finetune_trainer.model.hardware import detect_hardware, require_gpus
+from finetune_trainer.publish.adapter import finish_adapter, weights_file
+from finetune_trainer.publish.card import licence_of
+from finetune_trainer.publish.merge import check_mergeable
+from finetune_trainer.publish.merged import publish_merged
+from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
+from finetune_trainer.train.checkpoint import delete_prefix, fetch_newest
+from finetune_trainer.train.launch import Topology, read_topology, run_ranks
+from finetune_trainer.train.ranks.worker import WorkerPlan
+from finetune_trainer.train.recipe import check_settings
+
+PUBLICATION_SECONDS = 3600
+"""How long the other nodes wait for rank 0 to upload: whole weights are many gigabytes."""
+
+
+def train(context: StageContext) -> TrainResult:
+    """Train the adapter, or reuse the one that this run has published already."""
+    job = context.job
+    key = f"{job.run_prefix}/adapter"
+    if context.output.exists(f"{key}/manifest.json"):
+        context.emit.message("the adapter of this run is there already: reused")
+        folder = context.scratch("adapter")
+        manifest = fetch_folder(context.output, key, folder)
+        record = json.loads((folder / "run.json").read_text())
+        if _topology(context).node_rank == 0:
+            publish_merged(context, manifest, folder, record)
+        return _result(context, key, manifest, record, reused=True)
+    hardware = detect_hardware()
+    use_gpu = require_gpus(job, hardware)
+    if job.spec.method.adapter.type == "QLoRA" and not use_gpu:
+        raise UserError(
+            "QLoRANeedsGPU",
+            "method.adapter.type QLoRA keeps the base in 4 bits, which only GPUs compute with; use "
+            "LoRA here",
+        )
+    if job.spec.resources.gpus_per_node and not use_gpu:
+        context.emit.message("no GPU is visible and CPU is allowed: training on CPU")
+    prepared = read_prepared(context.output, job, context.work_dir)
+    check_settings(job, hardware, num_rows=len(prepared.train), use_gpu=use_gpu)
+    model_dir, revision = context.model_folder()
+    check_mergeable(job.spec, model_dir)
+    topology = _topology(context)
+    output_dir = context.scratch("checkpoints", fresh=True)
+    resume = fetch_newest(context.output, f"{job.run_prefix}/checkpoints", output_dir)
+    if resume is not None:
+        context.emit.message(f"resuming from the checkpoint of step {resume[0]}")
+    control_dir = context.scratch("control", fresh=True)
+    final_dir = context.scratch("final", fresh=True)
+    plan = WorkerPlan(
+        job=str(_write_job(context)),
+        control_dir=str(control_dir),
+        model_dir=str(model_dir),
+        dataset_dir=str(prepared.folder),
+        output_dir=str(output_dir),
+        final_dir=str(final_dir),
+        curve=str(_fetch_curve(context)),
+        resume_dir=str(resume[1]) if resume else None,
+        resume_step=resume[0] if resume else 0,
+        credentials_dir=str(context.credentials_dir) if context.credentials_dir else None,
+        credentials_name=context.access().credentials_name,
+        use_gpu=use_gpu,
+    )
+    plan_path = control_dir / "plan.json"
+    plan_path.write_text(json.dumps(asdict(plan)))
+    outcome = run_ranks(topology, plan_path, control_dir, use_gpu=use_gpu)
+    if topology.node_rank != 0:
+        return _wait_for_publication(context, key)
+    record = _run_record(context, prepared, revision, outcome, plan.resume_step)
+    return _publish(context, key, final_dir, record)
+
+
+def _topology(context: StageContext) -> Topology:
+    resources = context.job.spec.resources
+    return read_topology(resources.nodes, max(1, resources.gpus_per_node))
+
+
+def _publish(
+    context: StageContext, key: str, final_dir: Path, record: dict[str, Any]
+) -> TrainResult:
+    job = context.job
+    finish_adapter(final_dir, job=job, model_name=context.model_name, record=record)
+    curve = context.work_dir / "metrics.jsonl"
+    if curve.exists():
+        context.output.upload_file(curve, f"{job.run_prefix}/metrics.jsonl")
+    manifest = publish_folder(
+        context.output,
+        key,
+        final_dir,
+        created_by="finetune_trainer train",
+        inputs={
+            "dataset": record["dataset"],
+            "model": record["model"],
+            "revision": record["revision"],
+        },
+    )
+    # The adapter is durable: its checkpoints have done their work.
+    delete_prefix(context.output, f"{job.run_prefix}/checkpoints")
+    shutil.rmtree(context.work_dir / "checkpoints", ignore_errors=True)
+    publish_merged(context, manifest, final_dir, record)
+    return _result(context, key, manifest, record)
+
+
+def _result(
+    context: StageContext,
+    key: str,
+    manifest: Manifest,
+    record: dict[str, Any],
+    *,
+    reused: bool = False,
+) -> TrainResult:
+    weights = weights_file(manifest)
+    metrics = [
+        MetricValue(name=name, value=f"{value:.6g}") for name, value in record["metrics"].items()
+    ]
+    recipe = record["recipe"]
+    metrics += [
+        MetricValue(name=name, value=f"{recipe[name]:g}")
+        for name in ("global_batch_size", "micro_batch_size", "world_size")
+    ]
+    return TrainResult(
+        uri=context.uri_of(key),
+        sha256=weights.sha256,
+        num_bytes=weights.num_bytes,
+        manifest_sha256=manifest.digest,
+        step=record["step"],
+        metrics=metrics,
+        resumed_from_step=record["resumedFromStep"],
+        num_trainable_parameters=record["numTrainableParameters"],
+        reused=reused,
+    )
+
+
+def _run_record(
+    context: StageContext,
+    prepared: Prepared,
+    revision: str,
+    outcome: dict[str, Any],
+    resumed_from: int,
+) -> dict[str, Any]:
+    if not outcome:
+        raise InternalError(
+            "NoOutcome", "the ranks ended without an error and without a result; see ranks.log"
+        )
+    return {
+        "model": context.model_name,
+        "modelUri": context.job.spec.model.uri,
+        "trustRemoteCode": context.job.spec.model.trust_remote_code,
+        "revision": revision,
+        "license": licence_of(context.model_folder()[0]),
+        "dataset": prepared.digest,
+        "step": outcome["step"],
+        "metrics": outcome["metrics"],
+        "recipe": outcome["recipe"],
+        "numTrainableParameters": outcome["trainable_parameters"],
+        "saveSeconds": outcome["save_seconds"],
+        "resumedFromStep": resumed_from,
+    }
+
+
+def _wait_for_publication(context: StageContext, key: str) -> TrainResult:
+    # Other nodes end when rank 0 has published, so that a Job's success means just that. If rank 0
+    # fails instead, the Job ends all of them; this is for a store that never answers.
+    for _ in range(PUBLICATION_SECONDS):
+        if context.output.exists(f"{key}/manifest.json"):
+            folder = context.scratch("adapter")
+            manifest = fetch_folder(context.output, key, folder)
+            return _result(context, key, manifest, json.loads((folder / "run.json").read_text()))
+        time.sleep(1)
+    raise InternalError(
+        "NoPublication",
+        f"rank 0 did not publish the adapter within {PUBLICATION_SECONDS // 60} minutes",
+    )
+
+
+def _write_job(context: StageContext) -> Path:
+    path = context.work_dir / "job.json"
+    path.write_text(context.job.to_json())
+    key = f"{context.job.run_prefix}/job.json"
+    if not context.output.exists(key):
+        context.output.write_bytes(key, context.job.to_json().encode())
+    return path
+
+
+def _fetch_curve(context: StageContext) -> Path:
+    path = context.work_dir / "metrics.jsonl"
+    key = f"{context.job.run_prefix}/metrics.jsonl"
+    path.unlink(missing_ok=True)
+    if context.output.exists(key):
+        path.write_bytes(context.output.read_bytes(key))
+    return path
