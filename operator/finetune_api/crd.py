@@ -245,14 +245,15 @@ def _int_or_string(schema: Schema) -> Schema:
 
 
 def _add_rules(schema: Schema, rules: tuple[Rule, ...], prefix: str) -> None:
-    schema.setdefault("x-kubernetes-validations", []).extend(
-        {
+    for rule in rules:
+        validation = {
             "rule": rule.rule,
             "message": rule.message,
             "fieldPath": "." + rule.field.removeprefix(prefix),
         }
-        for rule in rules
-    )
+        if rule.message_expression:
+            validation["messageExpression"] = rule.message_expression
+        schema.setdefault("x-kubernetes-validations", []).append(validation)
 
 
 def _fix_fields(spec: Schema) -> None:

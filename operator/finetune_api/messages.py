@@ -121,7 +121,7 @@ def _explain_one(details: ErrorDetails, body: Mapping[str, Any]) -> Iterable[tup
     location, is_union = _clean_location(details["loc"])
     cause = details.get("ctx", {}).get("error")
     if isinstance(cause, BrokenRulesError):
-        for rule in cause.rules:
+        for rule in cause.broken:
             place = ("spec", *rule.field.split("."))
             yield place, f"Invalid value: {_shown_prefix(body, place)}{rule.message}"
     elif is_union:

@@ -22,6 +22,8 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from finetune_api.patterns import CPU_RULE, QUANTITY_RULE, URI_RULES, Texts
+
 GROUP = "finetune.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -29,10 +31,7 @@ KIND = "FineTuneJob"
 PLURAL = "finetunejobs"
 
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"
-QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
-CPU_PATTERN = r"^[0-9]+(\.[0-9]+)?m?$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-URI_PATTERN = r"^(hf|s3|pvc|file)://.+$"
 
 ATOMIC_LIST: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
 SET_LIST: dict[str, Any] = {"x-kubernetes-list-type": "set"}
@@ -115,14 +114,6 @@ def _check_auto_decimal(value: str) -> str:
     return value
 
 
-def _check_uri(value: str) -> str:
-    if not re.fullmatch(URI_PATTERN, value):
-        raise ValueError(
-            f"{value!r} is not a URI of a known scheme; use hf://, s3://, pvc:// or file://"
-        )
-    return value
-
-
 def _refuse_duplicates(values: list[Any]) -> list[Any]:
     for position, value in enumerate(values):
         if value in values[:position]:
@@ -161,21 +152,14 @@ AutoDecimal = Annotated[
 ]
 """A decimal as text, or ``auto``."""
 
-URI = Annotated[
-    str,
-    AfterValidator(_check_uri),
-    Field(max_length=1024, json_schema_extra={"pattern": URI_PATTERN}),
-]
+URI = Annotated[str, Field(max_length=1024), Texts(*URI_RULES)]
 """Where something lies: ``hf://``, ``s3://``, ``pvc://`` or ``file://``."""
 
-Quantity = Annotated[str, Field(max_length=16, pattern=QUANTITY_PATTERN)]
+Quantity = Annotated[str, Field(max_length=16), Texts(QUANTITY_RULE)]
 """A Kubernetes quantity such as ``500m`` or ``16Gi``."""
 
-CpuQuantity = Annotated[str, Field(max_length=16, pattern=CPU_PATTERN)]
+CpuQuantity = Annotated[str, Field(max_length=16), Texts(CPU_RULE)]
 """A number of CPUs such as ``4``, ``2.5`` or ``500m``: a size like ``16Gi`` is a slip here."""
-
-ObjectName = Annotated[str, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)]
-"""A DNS-1123 label."""
 
 
 class LocalObjectReference(APIModel):

@@ -200,7 +200,8 @@ def _string_text(field: Schema) -> str:
         return "`auto` or decimal string"
     if pattern.startswith("^[0-9]+") and "eE" in pattern:
         return "decimal string"
-    if "Ki|Mi" in pattern:
+    rules = field.get("x-kubernetes-validations", [])
+    if any("Ki|Mi" in rule["rule"] for rule in rules):
         return "quantity"
     return "string" + _range_text(None, field.get("maxLength"), unit=" characters")
 

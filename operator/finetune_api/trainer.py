@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from finetune_api.meta import API_VERSION, APIModel
+from finetune_api.v1alpha1.batches import world_size_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 
 TERMINATION_MESSAGE_BYTES = 4096
@@ -123,8 +124,7 @@ class ResolvedJob(APIModel):
     @property
     def world_size(self) -> int:
         """Number of data-parallel ranks; a job without GPUs runs one process per node."""
-        resources = self.spec.resources
-        return resources.nodes * max(1, resources.gpus_per_node)
+        return world_size_of(self.spec)
 
     def to_json(self) -> str:
         """Serialise canonically: the same job always gives the same bytes."""

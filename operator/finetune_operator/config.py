@@ -173,8 +173,8 @@ class OperatorConfig(BaseModel):
             config = cls.model_validate(values)
         except ValidationError as error:
             lines = [
-                f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-                f" (got {item['input']!r})"
+                f"{'.'.join(str(part) for part in item['loc'])}: "
+                f"{item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"
                 for item in error.errors()
             ]
             origin = f" of {path}" if path else ""

@@ -261,7 +261,25 @@ CASES: tuple[Case, ...] = (
     bad("a source without uri", {f"{SOURCE}.uri": REMOVED}, f"{SOURCE_PATH}.uri: Required value"),
     bad("a plain path as source", {f"{SOURCE}.uri": "data.jsonl"}, f"{SOURCE_PATH}.uri: Invalid"),
     bad("an http source", {f"{SOURCE}.uri": "http://x/y"}, f"{SOURCE_PATH}.uri: Invalid value"),
-    bad("a scheme alone", {f"{SOURCE}.uri": "s3://"}, f"{SOURCE_PATH}.uri: Invalid value"),
+    bad("a scheme alone", {f"{SOURCE}.uri": "s3://"}, "must name a bucket: s3://bucket"),
+    bad("a bucket of nothing", {f"{SOURCE}.uri": "s3:///a.csv"}, "must name a bucket"),
+    bad("a bucket with a space", {"spec.output.uri": "s3://my models/a"}, "must name a bucket"),
+    good("a key with spaces", {f"{SOURCE}.uri": "s3://data/May 2026/a b.csv"}),
+    good("a model at a revision", {"spec.model.uri": "hf://org/name.v1_2@refs/pr/3"}),
+    good("a folder of a repository", {"spec.model.uri": "hf://org/name/sub/folder"}),
+    good("a data set on the Hub", {f"{SOURCE}.uri": "hf://datasets/org/name/data/a.jsonl"}),
+    good("a repository of the kind models", {"spec.model.uri": "hf://models/org/name"}),
+    bad("a model without owner", {"spec.model.uri": "hf://gpt2"}, "owner and repository"),
+    bad("a model of nothing", {"spec.model.uri": "hf://"}, "owner and repository"),
+    bad("a model without name", {"spec.model.uri": "hf://org/"}, "owner and repository"),
+    bad("a model without owner at a slash", {"spec.model.uri": "hf:///gpt2"}, "owner and rep"),
+    bad("a model with a space", {"spec.model.uri": "hf://org/my model"}, "owner and repository"),
+    bad("a revision of nothing", {"spec.model.uri": "hf://org/name@"}, "owner and repository"),
+    bad("a data set without owner", {f"{SOURCE}.uri": "hf://datasets/squad"}, "owner and rep"),
+    bad("a web address", {"spec.model.uri": "https://huggingface.co/a/b"}, "must be a URI: hf://"),
+    bad("a claim in capitals", {"spec.model.uri": "pvc://Models/a"}, "must name a volume claim"),
+    good("a path of this machine", {"spec.model.uri": "file://../models/base"}),
+    bad("a file on a host", {"spec.output.uri": "file://data/out"}, "with three slashes"),
     bad("a uri with a line break", {f"{SOURCE}.uri": "s3://x\n"}, f"{SOURCE_PATH}.uri: Invalid"),
     bad(
         "a uri of 1,025 characters",
@@ -372,6 +390,45 @@ CASES: tuple[Case, ...] = (
     bad("a batch size as text", {f"{HYPER}.globalBatchSize": "16"}, "must be 'auto' or a whole"),
     bad("a batch size of 0", {f"{HYPER}.globalBatchSize": 0}, "must be 'auto' or a whole number"),
     bad("a micro batch too large", {f"{HYPER}.microBatchSize": 5000}, "from 1 to 4096"),
+    bad(
+        "a batch over too many ranks",
+        {f"{HYPER}.globalBatchSize": 4, "spec.resources": {"nodes": 2, "gpusPerNode": 8}},
+        "globalBatchSize 4 does not divide over 16 ranks (nodes x gpusPerNode): use 16",
+    ),
+    bad(
+        "a batch that leaves a rest",
+        {f"{HYPER}.globalBatchSize": 30, "spec.resources.gpusPerNode": 8},
+        "globalBatchSize 30 does not divide over 8 ranks (nodes x gpusPerNode): use 24 or 32",
+    ),
+    bad(
+        "a batch that leaves a rest over CPU nodes",
+        {f"{HYPER}.globalBatchSize": 8, "spec.resources": {"nodes": 3, "gpusPerNode": 0}},
+        "globalBatchSize 8 does not divide over 3 ranks (nodes x gpusPerNode): use 6 or 9",
+    ),
+    bad(
+        "a micro batch above the share",
+        {HYPER: {"globalBatchSize": 4, "microBatchSize": 8}},
+        "microBatchSize 8 does not divide the 4 examples that a rank takes per step "
+        "(globalBatchSize 4 over nodes x gpusPerNode = 1): use 4 or a divisor of it",
+    ),
+    bad(
+        "a micro batch that leaves a rest",
+        {HYPER: {"globalBatchSize": 24, "microBatchSize": 5}, "spec.resources.gpusPerNode": 2},
+        "microBatchSize 5 does not divide the 12 examples that a rank takes per step "
+        "(globalBatchSize 24 over nodes x gpusPerNode = 2): use 4 or 6",
+    ),
+    bad(
+        "a micro batch that leaves a rest of a prime share",
+        {HYPER: {"globalBatchSize": 4099, "microBatchSize": 4000}},
+        "use 1 or 4099",
+    ),
+    bad(
+        "a batch of 0 beside a micro batch",
+        {HYPER: {"globalBatchSize": 8, "microBatchSize": 0}},
+        "must be 'auto' or a whole number from 1 to 4096",
+    ),
+    good("a micro batch that divides", {HYPER: {"globalBatchSize": 24, "microBatchSize": 6}}),
+    good("a micro batch of a batch left to us", {f"{HYPER}.microBatchSize": 6}),
     bad("a batch size of Auto", {f"{HYPER}.globalBatchSize": "Auto"}, "must be 'auto' or a whole"),
     bad(
         "a batch size as list",
@@ -387,11 +444,12 @@ CASES: tuple[Case, ...] = (
     bad("no nodes", {"spec.resources.nodes": 0}, "should be greater than or equal to 1"),
     good("a part of a CPU", {"spec.resources.cpu": "1500m"}),
     good("two CPUs and a half", {"spec.resources.cpu": "2.5"}),
-    bad("CPUs in gibibytes", {"spec.resources.cpu": "16Gi"}, "spec.resources.cpu: Invalid value"),
+    bad("CPUs in gibibytes", {"spec.resources.cpu": "16Gi"}, "must be a number of CPUs"),
     bad("CPUs in thousands", {"spec.resources.cpu": "2k"}, "spec.resources.cpu: Invalid value"),
     bad("memory in words", {"spec.resources.memory": "lots"}, "spec.resources.memory: Invalid"),
+    bad("memory in GB", {"spec.resources.memory": "16GB"}, "such as 16Gi or 500Mi"),
     bad(
-        "an endpoint without scheme", {"spec.s3.endpoint": "s3.example.org"}, "spec.s3.endpoint: In"
+        "an endpoint without scheme", {"spec.s3.endpoint": "s3.example.org"}, "http:// or https://"
     ),
     bad("an endpoint with path", {"spec.s3.endpoint": "http://a/b"}, "spec.s3.endpoint: Invalid"),
     bad("a queue in capitals", {"spec.queueName": "Team-A"}, "spec.queueName: Invalid value"),

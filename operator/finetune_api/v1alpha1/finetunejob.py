@@ -27,6 +27,8 @@ from finetune_api.meta import (
     Unique,
     decimal_of,
 )
+from finetune_api.patterns import ENDPOINT_RULE, LABEL_RULE, Texts
+from finetune_api.v1alpha1.batches import BATCH_RULES
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.rules import Rule, check_rules
 from finetune_api.v1alpha1.status import FineTuneJobStatus
@@ -261,7 +263,7 @@ class Output(APIModel):
 class S3(APIModel):
     """How S3 is reached, for servers other than AWS."""
 
-    endpoint: Annotated[str, Field(max_length=512, pattern=r"^https?://[^/]+/?$")] | None = None
+    endpoint: Annotated[str, Field(max_length=512), Texts(ENDPOINT_RULE)] | None = None
     """URL of the server, for example `https://s3.example.org`. Default: AWS, or the environment's
     `AWS_ENDPOINT_URL_S3`. On a cluster it must be on the operator's allow list."""
     region: Annotated[str, Field(max_length=64)] | None = None
@@ -437,6 +439,7 @@ SPEC_RULES: tuple[Rule, ...] = (
         field="hyperparameters.warmupRatio",
         check=lambda s: decimal_of(s.hyperparameters.warmup_ratio) < 1,
     ),
+    *BATCH_RULES,
 )
 
 IMMUTABLE_FIELDS = (
@@ -483,7 +486,7 @@ class FineTuneJobSpec(APIModel):
     """The image that runs the stages."""
     pod_template: PodTemplate | None = None
     """Bounded changes to the pods of this job."""
-    queue_name: Annotated[str, Field(max_length=63, pattern=NAME_PATTERN)] | None = None
+    queue_name: Annotated[str, Field(max_length=63), Texts(LABEL_RULE)] | None = None
     """Kueue LocalQueue that training and evaluation wait in. Default: none, pods start at once."""
     priority_class_name: Annotated[str, Field(max_length=253)] | None = None
     """Kueue WorkloadPriorityClass of the queued stages."""

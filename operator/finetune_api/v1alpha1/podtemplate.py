@@ -20,6 +20,7 @@ from finetune_api.meta import (
     Quantity,
     UniqueNames,
 )
+from finetune_api.patterns import PATH_RULE, VARIABLE_RULE, Texts
 from finetune_api.v1alpha1.rules import Rule, check_rules
 
 ShortText = Annotated[str, Field(max_length=253)]
@@ -77,7 +78,7 @@ class VolumeMount(APIModel):
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
     """Name of the volume."""
-    mount_path: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^/")]
+    mount_path: Annotated[str, Field(min_length=1, max_length=512), Texts(PATH_RULE)]
     """Path in the container."""
     read_only: StrictBool = False
     """Mount read-only."""
@@ -88,7 +89,7 @@ class VolumeMount(APIModel):
 class EnvVar(APIModel):
     """A plain environment variable; secrets go through `credentialsRef`."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    name: Annotated[str, Field(min_length=1, max_length=128), Texts(VARIABLE_RULE)]
     """Name."""
     value: Annotated[str, Field(max_length=4096)] = ""
     """Value."""

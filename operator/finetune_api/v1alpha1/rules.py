@@ -1,12 +1,13 @@
 """Cross-field rules that hold both here and on the API server.
 
 Each rule carries its CEL expression for the CRD and a Python check for local validation, under one
-message. A table of good and bad specs keeps the two in step (``tests/unit/api``).
+message; where the message names values, it is computed on both sides. A table of good and bad specs
+keeps the two in step (``tests/unit/api``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,24 +21,46 @@ class Rule:
         message: What is wrong and what to write instead.
         field: Path of the offending field below ``spec``, wire names.
         check: The same rule in Python, true when the object is good.
+        message_expression: CEL that computes the message, where it names values; the API server
+            falls back to ``message``.
+        explain: The same in Python.
     """
 
     rule: str
     message: str
     field: str
     check: Callable[[Any], bool]
+    message_expression: str = ""
+    explain: Callable[[Any], str] | None = None
+
+    def message_for(self, value: object) -> str:
+        """Return what is said of an object that breaks the rule."""
+        return self.explain(value) if self.explain else self.message
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BrokenRule:
+    """A rule that an object breaks.
+
+    Attributes:
+        field: Path of the offending field below ``spec``, wire names.
+        message: What is wrong and what to write instead.
+    """
+
+    field: str
+    message: str
 
 
 class BrokenRulesError(ValueError):
     """An object breaks cross-field rules.
 
     Attributes:
-        rules: The broken ones, in the order they are declared.
+        broken: The broken ones, in the order they are declared.
     """
 
-    def __init__(self, rules: list[Rule]) -> None:
-        super().__init__("; ".join(rule.message for rule in rules))
-        self.rules = rules
+    def __init__(self, broken: Sequence[BrokenRule]) -> None:
+        super().__init__("; ".join(rule.message for rule in broken))
+        self.broken = tuple(broken)
 
 
 def check_rules(value: object, rules: Iterable[Rule]) -> None:
@@ -46,6 +69,10 @@ def check_rules(value: object, rules: Iterable[Rule]) -> None:
     Raises:
         BrokenRulesError: With every rule that ``value`` breaks.
     """
-    broken = [rule for rule in rules if not rule.check(value)]
+    broken = [
+        BrokenRule(field=rule.field, message=rule.message_for(value))
+        for rule in rules
+        if not rule.check(value)
+    ]
     if broken:
         raise BrokenRulesError(broken)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from finetune_api.messages import explain
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
@@ -183,7 +184,7 @@ class FineTuneJobReconciler:
             try:
                 known = (generation, FineTuneJob.from_stored(wire), "")
             except ValidationError as error:
-                known = (generation, None, _describe(error))
+                known = (generation, None, _describe(error, wire))
             self._parsed[uid] = known
         return known[1], known[2]
 
@@ -302,10 +303,6 @@ def _reconcile_error(error: Exception) -> Announce:
     return Announce(kind="Warning", reason="ReconcileError", message=message)
 
 
-def _describe(error: ValidationError) -> str:
+def _describe(error: ValidationError, wire: Object) -> str:
     """Return the problems of a spec in one line, as the API server would say them."""
-    lines = []
-    for item in error.errors()[:8]:
-        path = ".".join(str(part) for part in item["loc"])
-        lines.append(f"{path}: {item['msg']}")
-    return "; ".join(lines)
+    return "; ".join(str(problem) for problem in explain(error, wire)[:8])

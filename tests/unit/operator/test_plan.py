@@ -261,6 +261,8 @@ ADMISSION = [
     ("file by prefix of a name", {"model": {"uri": "file:///database"}},
      {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
     ("file with a host", {"model": {"uri": "file://host/data/x"}},
+     {"allowed_file_paths": ["/data"]}, "InvalidSpec"),
+    ("file on this host", {"model": {"uri": "file://localhost/data/x"}},
      {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
     ("claim by dots", {"output": {"uri": "pvc://claim/../x"}}, {}, "URINotAllowed"),
     ("claim of another namespace", {"output": {"uri": "pvc://other/ns:claim"}}, {}, None),

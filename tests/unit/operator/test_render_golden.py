@@ -76,5 +76,5 @@ def test_threads_are_the_cpu_limit_rounded_up(quantity, cpus):
 
 @pytest.mark.parametrize("field", ["default_cpu", "prepare_cpu"])
 def test_a_size_is_no_number_of_cpus(field):
-    with pytest.raises(ConfigError, match=r"Cpu: String should match.*16Gi"):
+    with pytest.raises(ConfigError, match=r"Cpu: must be a number of CPUs.*16Gi"):
         OperatorConfig.load(environment={}, overrides={field: "16Gi"})

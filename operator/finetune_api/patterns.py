@@ -1,0 +1,156 @@
+"""What a text field may look like, told in a sentence and not by its regular expression.
+
+The API server reports a broken ``pattern`` by the pattern itself, which few people can read. A rule
+here travels as CEL with a message of its own, and the models check the same pattern under the same
+message. Patterns stand for the whole text and keep to what RE2 (the API server) and Python read
+alike: no look-around, no backslashes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import core_schema
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextRule:
+    """One thing that a text must fulfil.
+
+    Attributes:
+        patterns: By the prefix of the texts they are for (empty: all), regular expressions for
+            the whole text.
+        message: What to write instead, in words; follows the value and a colon.
+    """
+
+    patterns: Mapping[str, str]
+    message: str
+
+    def accepts(self, text: str) -> bool:
+        """Whether the text fulfils the rule."""
+        return all(
+            re.fullmatch(pattern, text)
+            for prefix, pattern in self.patterns.items()
+            if text.startswith(prefix)
+        )
+
+    @property
+    def cel(self) -> str:
+        """The rule as CEL over ``self``, true when the text is good."""
+        parts = []
+        for prefix, pattern in self.patterns.items():
+            matches = f"self.matches('^({pattern})$')"
+            parts.append(f"(!self.startsWith('{prefix}') || {matches})" if prefix else matches)
+        return " && ".join(parts)
+
+
+class Texts:
+    """Marks a text field with rules: ``Annotated[str, Texts(rule)]``."""
+
+    def __init__(self, *rules: TextRule) -> None:
+        self.rules = rules
+
+    def check(self, text: str) -> str:
+        """Return the text as it is.
+
+        Raises:
+            ValueError: With the message of the first broken rule.
+        """
+        for rule in self.rules:
+            if not rule.accepts(text):
+                raise ValueError(rule.message)
+        return text
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        validations = [{"rule": rule.cel, "message": rule.message} for rule in self.rules]
+        return {**handler(schema), "x-kubernetes-validations": validations}
+
+
+_REPOSITORY = "[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+(@[A-Za-z0-9][A-Za-z0-9_./%+-]*)?(/.*)?"
+# Without the kinds of their own, `datasets` would pass for the owner.
+_HUB_KINDS = ("hf://", "hf://datasets/", "hf://models/")
+
+URI_RULES = (
+    TextRule(
+        patterns={"": "(hf|s3|pvc|file)://.*"},
+        message=(
+            "must be a URI: hf://owner/name, s3://bucket/prefix, pvc://claim/path or file:///folder"
+        ),
+    ),
+    TextRule(
+        patterns={kind: kind + _REPOSITORY for kind in _HUB_KINDS},
+        message=(
+            "must name owner and repository: hf://owner/name, hf://owner/name@revision or "
+            "hf://datasets/owner/name/path; a repository of one name has an owner by now, such as "
+            "openai-community/gpt2"
+        ),
+    ),
+    TextRule(
+        patterns={"s3://": "s3://[A-Za-z0-9][A-Za-z0-9_.-]*(/.*)?"},
+        message="must name a bucket: s3://bucket or s3://bucket/prefix",
+    ),
+    TextRule(
+        patterns={"pvc://": "pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?"},
+        message="must name a volume claim: pvc://claim or pvc://claim/path",
+    ),
+    TextRule(
+        patterns={"file://": "file://(localhost)?/.*|file://[.][.]?(/.*)?"},
+        message=(
+            "must name an absolute path with three slashes, file:///folder, or one that counts "
+            "from the job file, file://./folder"
+        ),
+    ),
+)
+"""Where something lies."""
+
+ENDPOINT_RULE = TextRule(
+    patterns={"": "https?://[^/ ]+/?"},
+    message=(
+        "must be the URL of the server, with http:// or https:// and without a path: "
+        "https://s3.example.org or http://10.0.0.5:9000"
+    ),
+)
+"""How an S3 server is reached."""
+
+QUANTITY_RULE = TextRule(
+    patterns={"": "[0-9]+([.][0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?"},
+    message=(
+        "must be a size as Kubernetes writes it, such as 16Gi or 500Mi (Ki, Mi, Gi and Ti count "
+        "by 1024; k, M, G and T by 1000)"
+    ),
+)
+"""A size."""
+
+CPU_RULE = TextRule(
+    patterns={"": "[0-9]+([.][0-9]+)?m?"},
+    message="must be a number of CPUs, such as 8, 2.5 or 500m; sizes like 8Gi are for memory",
+)
+"""A number of CPUs."""
+
+LABEL_RULE = TextRule(
+    patterns={"": "[a-z0-9]([-a-z0-9]*[a-z0-9])?"},
+    message=(
+        "must be lower-case letters, digits or dashes, and begin and end with a letter or digit"
+    ),
+)
+"""A DNS-1123 label."""
+
+PATH_RULE = TextRule(patterns={"": "/.*"}, message="must be an absolute path, such as /data")
+"""A path in a container."""
+
+VARIABLE_RULE = TextRule(
+    patterns={"": "[A-Za-z_][A-Za-z0-9_]*"},
+    message="must be letters, digits and underscores, and not begin with a digit",
+)
+"""The name of an environment variable."""
