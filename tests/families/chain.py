@@ -1,0 +1,213 @@
+"""Overfits eight rows through the real stages, and asks the published adapter without us."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from families.family import Family, write_model
+from support.stages import StageRun, Workbench, merge
+
+WORDS = ("red", "green", "blue", "yellow", "black", "white", "brown", "orange")
+PAIRS = [{"prompt": f"Colour of thing {i}?", "completion": WORDS[i] + "."} for i in range(4)]
+TALKS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"Think of thing {i}."},
+            {"role": "assistant", "content": "I do so."},
+            {"role": "user", "content": "What colour has it?"},
+            {"role": "assistant", "content": f"It is {WORDS[i]}."},
+        ]
+    }
+    for i in range(4, 8)
+]
+TASKS = [
+    {"instruction": "Say the colour.", "input": f"thing {i}", "output": WORDS[i] + "."}
+    for i in range(3, 6)
+]
+TABLE = [{"thing": f"thing {i}", "colour": WORDS[i] + "."} for i in (6, 7)]
+TABLE_SOURCE = {
+    "format": "Csv",
+    "columns": {"completion": "colour"},
+    "template": "{{ thing }} is of colour",
+}
+RECIPE: dict[str, Any] = {
+    "dataset": {"split": {"testPercent": 0, "validationPercent": 0}},
+    "method": {"adapter": {"rank": 16, "alpha": 32, "dropout": "0"}},
+    "hyperparameters": {
+        "maxSteps": 60,
+        "globalBatchSize": 8,
+        "learningRate": "1e-2",
+    },
+    "checkpoint": {"everySteps": 1000},
+    "evaluation": {"maxNewTokens": 24},
+    "goal": {"metric": "exactMatch", "atLeast": "0"},
+}
+
+
+REFUSALS = (64, 65)
+"""Exit codes of a job or data that cannot be used: never a crash of our own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a family's chain came to.
+
+    Attributes:
+        refused: Reason of the stage that refused, or None.
+        message: What it said.
+        exact_match: Score of the tuned model.
+        answers: What the evaluation read from the tuned model, by prompt.
+        references: What it should have read.
+        plain: What plain PEFT and transformers read from the published files, in the same order.
+        stopped: Whether each plain answer ended in a stop token of its own accord.
+        events: Messages of all stages.
+    """
+
+    refused: str | None
+    message: str
+    exact_match: float = 0.0
+    answers: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
+    stopped: tuple[bool, ...] = ()
+    events: str = ""
+
+
+def run_chain(family: Family, folder: Path, *, change: dict[str, Any] | None = None) -> Outcome:
+    """Prepare, train and evaluate a tiny model of the family on eight rows of its own.
+
+    Args:
+        family: The family.
+        folder: An empty folder.
+        change: Changes of the job's spec.
+
+    Raises:
+        AssertionError: A stage ended otherwise than well or with a refusal.
+    """
+    model = write_model(family, folder / "model")
+    bench = Workbench(
+        folder=folder / "run",
+        model=model,
+        data=folder,
+        change=merge(_spec(family, folder, model), change or {}),
+    )
+    events = ""
+    for stage in ("prepare", "train", "evaluate"):
+        run = bench.run(stage)
+        events += run.messages + "\n"
+        if run.exit_code != 0:
+            return _refusal(run, stage, events)
+    samples = _samples(bench)
+    plain = ask_plainly(
+        model,
+        bench.run_folder / "adapter",
+        [sample["prompt"] for sample in samples],
+        max_new_tokens=RECIPE["evaluation"]["maxNewTokens"],
+    )
+    scores = {score["name"]: score for score in run.result["scores"]}
+    return Outcome(
+        refused=None,
+        message="",
+        exact_match=float(scores["exactMatch"]["tuned"]),
+        answers=tuple(sample["tuned"] for sample in samples),
+        references=tuple(sample["references"][0] for sample in samples),
+        plain=tuple(answer.text for answer in plain),
+        stopped=tuple(answer.stopped for answer in plain),
+        events=events,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlainAnswer:
+    """A greedy answer.
+
+    Attributes:
+        text: Decoded without special tokens, stripped.
+        stopped: Whether it ended in a stop token, not at the length limit.
+    """
+
+    text: str
+    stopped: bool
+
+
+def ask_plainly(
+    base: Path, adapter: Path, prompts: Sequence[Any], *, max_new_tokens: int
+) -> list[PlainAnswer]:
+    """Answer with PEFT and transformers alone, as somebody would who found these two folders.
+
+    What the adapter's folder holds of tokenizer, template and generation settings comes before what
+    the base model's folder holds.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    own = adapter if (adapter / "tokenizer_config.json").exists() else base
+    tokenizer = AutoTokenizer.from_pretrained(own, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+    settings = model.generation_config
+    if (adapter / "generation_config.json").exists():
+        settings = GenerationConfig.from_pretrained(adapter, local_files_only=True)
+    tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
+    stops = settings.eos_token_id
+    stops = {stops} if isinstance(stops, int) else set(stops)
+    answers = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        else:
+            inputs = tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            )
+        with torch.inference_mode():
+            output = tuned.generate(
+                **inputs,
+                generation_config=settings,
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+            )
+        new = output[0, inputs["input_ids"].shape[1] :].tolist()
+        answers.append(
+            PlainAnswer(
+                text=tokenizer.decode(new, skip_special_tokens=True).strip(),
+                stopped=new[-1] in stops,
+            )
+        )
+    return answers
+
+
+def _spec(family: Family, folder: Path, model: Path) -> dict[str, Any]:
+    """Write the rows; return the job's changes. A family is of chat models or of base models."""
+    has_template = bool(family.tokenizer().chat_template)
+    files: list[tuple[str, list[dict[str, Any]], dict[str, Any]]] = (
+        [("pairs", PAIRS, {}), ("talks", TALKS, {})]
+        if has_template
+        else [("pairs", PAIRS[:3], {}), ("tasks", TASKS, {}), ("table", TABLE, TABLE_SOURCE)]
+    )
+    sources = []
+    for name, rows, settings in files:
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for side in ("Train", "Test"):
+            sources.append({"uri": f"file://{path}", "side": side, **settings})
+    own: dict[str, Any] = {"dataset": {"sources": sources}}
+    if family.arguments:
+        own["model"] = {"chatTemplateArguments": dict(family.arguments)}
+    return merge(RECIPE, own)
+
+
+def _refusal(run: StageRun, stage: str, events: str) -> Outcome:
+    assert run.exit_code in REFUSALS, f"{stage}: {run.messages}\n{run.stderr[-3000:]}"
+    failure = run.failure
+    return Outcome(
+        refused=failure["reason"], message=f"{stage}: {failure['message']}", events=events
+    )
+
+
+def _samples(bench: Workbench) -> list[dict[str, Any]]:
+    lines = (bench.run_folder / "evaluation" / "samples.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,129 @@
+"""Shows which tokens of a row are learned, as text that a person can read.
+
+``[[`` and ``]]`` stand around what counts in the loss; a line break of the row is shown as ``\\n``
+before the break itself. Usage: ``python -m families.labels`` writes the golden files anew.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from families.family import Family
+from families.rows import Shape, shapes_of
+from families.table import FAMILIES
+from finetune_api.v1alpha1.finetunejob import Source
+from finetune_trainer.data.rows import BadRow
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.evaluate.questions import gather_questions
+from finetune_trainer.evaluate.scoring import prompt_ids
+from finetune_trainer.model.encoding import IGNORED, Encoder, Example
+from finetune_trainer.prepare.reading.formats import build_convert, recognise_format
+
+GOLDEN = Path(__file__).parent / "golden"
+MAX_TOKENS = 4096
+TODAY = re.compile(r"(?<=Current date: )\d{4}-\d\d-\d\d")
+"""Some templates write the day into every prompt."""
+
+
+def golden_path(family: Family) -> Path:
+    """Return the file with the family's labels."""
+    return GOLDEN / f"{family.name}.txt"
+
+
+def show_family(family: Family, tokenizer: Any) -> str:
+    """Return what the golden file of a family must say."""
+    parts = [f"# {family.name}: {family.origin}\n"]
+    if family.arguments:
+        parts.append(f"# chatTemplateArguments: {dict(family.arguments)}\n")
+    for shape in shapes_of(tokenizer):
+        loss = "" if shape.loss == "Auto" else f" (loss {shape.loss})"
+        parts.append(f"\n== {shape.title}{loss}\n{show_row(tokenizer, family, shape)}\n")
+    return "".join(parts)
+
+
+def show_row(tokenizer: Any, family: Family, shape: Shape) -> str:
+    """Return the row as the trainer sees it, or why it refuses the row."""
+    try:
+        example = encode_row(tokenizer, family, shape)
+    except (BadRow, TrainerError) as error:
+        return f"refused: {error.reason}"
+    except TemplateError as error:
+        return f"TEMPLATE FAILED: {error}"
+    return show_example(tokenizer, example)
+
+
+def encode_row(tokenizer: Any, family: Family, shape: Shape) -> Example:
+    """Take a row the way that ``prepare`` and ``train`` take it."""
+    encoder = Encoder(tokenizer, loss=shape.loss, max_tokens=MAX_TOKENS)
+    return encoder.encode(_convert(tokenizer, shape))
+
+
+def encode_prompt(tokenizer: Any, family: Family, shape: Shape) -> list[int]:
+    """Return the tokens that the evaluation asks the row's last answer with."""
+    question = gather_questions([_convert(tokenizer, shape)], max_questions=1, seed=0)[0]
+    encoder = Encoder(tokenizer, loss=shape.loss, max_tokens=MAX_TOKENS)
+    return prompt_ids(encoder, tokenizer, question)
+
+
+def spans_of(example: Example) -> list[list[int]]:
+    """Return the runs of learned tokens; nothing predicts the first token, so it is in none."""
+    spans: list[list[int]] = []
+    before = IGNORED
+    for label in example.labels[1:]:
+        if label != IGNORED:
+            if before == IGNORED:
+                spans.append([])
+            spans[-1].append(label)
+        before = label
+    return spans
+
+
+def _convert(tokenizer: Any, shape: Shape) -> dict[str, Any]:
+    source = Source.model_validate({"uri": "file:///rows.jsonl", **shape.source})
+    found = recognise_format(source, [shape.row], where="sources[0]")
+    convert = build_convert(
+        source,
+        found.format,
+        conversational=bool(tokenizer.chat_template),
+        where="sources[0]",
+    )
+    return convert(shape.row)
+
+
+def show_example(tokenizer: Any, example: Example) -> str:
+    """Return an example's text with its learned tokens marked, and their number."""
+    text, shown = "", []
+    learned = [label != IGNORED for label in example.labels]
+    is_open = False
+    for end in range(1, len(learned) + 1):
+        if learned[end - 1] != is_open:
+            shown.append("[[" if learned[end - 1] else "]]")
+            is_open = not is_open
+        # A token of half a character shows once the character is whole.
+        whole = tokenizer.decode(
+            example.input_ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        if not whole.endswith("\N{REPLACEMENT CHARACTER}"):
+            shown.append(whole[len(text) :])
+            text = whole
+    shown.append("]]" if is_open else "")
+    lines = "".join(shown).replace("\\", "\\\\").replace("\n", "\\n\n")
+    lines = TODAY.sub("(today)", lines)
+    return f"({sum(learned)} of {len(learned)} tokens)\n{lines}"
+
+
+def main() -> int:
+    """Write all golden files; returns the exit code."""
+    for family in FAMILIES:
+        golden_path(family).write_text(show_family(family, family.tokenizer()), encoding="utf-8")
+        print(golden_path(family))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
