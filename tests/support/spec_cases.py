@@ -377,6 +377,12 @@ CASES: tuple[Case, ...] = (
         {"spec.resources.gpusPerNode": 0, "spec.evaluation.gpus": 1},
         "evaluation.gpus must be at most resources.gpusPerNode",
     ),
+    bad(
+        "fewer samples than a publication needs",
+        {"spec.evaluation.maxSamples": 20},
+        "evaluation.maxSamples must be at least evaluation.minPrompts",
+    ),
+    bad("a publication on no prompt", {"spec.evaluation.minPrompts": 0}, "greater than or equal"),
     bad("evaluation on no GPU", {"spec.evaluation.gpus": 0}, "must be 'auto' or a whole number"),
     bad(
         "a learning rate of fast", {f"{HYPER}.learningRate": "fast"}, "learningRate: Invalid value"

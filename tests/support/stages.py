@@ -97,7 +97,7 @@ class Workbench:
                 "precision": "Float32",
             },
             "checkpoint": {"everySteps": 3},
-            "evaluation": {"maxNewTokens": 8, "numBootstrapSamples": 100},
+            "evaluation": {"maxNewTokens": 8, "numBootstrapSamples": 100, "minPrompts": 5},
             "output": {"uri": f"file://{self.output}"},
             "resources": {"gpusPerNode": 0},
         }

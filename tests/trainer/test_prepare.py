@@ -81,6 +81,7 @@ def make_context(tmp_path: Path) -> MakeContext:
                     "model": {"uri": "hf://example/tiny"},
                     "dataset": {"sources": entries, **dataset},
                     "output": {"uri": f"file://{tmp_path / output}"},
+                    "evaluation": {"minPrompts": 1},
                     **(spec or {}),
                 },
             }
@@ -350,6 +351,13 @@ GOAL = {"goal": {"metric": "exactMatch", "atLeast": "0.9"}}
         ("\n\n", {}, DataError, "EmptyDataset", "rows.jsonl"),
         (pairs(2), {}, DataError, "TooFewRows", "at least 3 are needed"),
         (as_jsonl([{"q": "", "a": ""}] * 9), {}, DataError, "UnknownFormat", "fields q, a"),
+        (
+            as_jsonl([{"prompt": f"Ask {i}", "completion": "ok"} for i in range(3)]),
+            {"spec": {"evaluation": {}}},
+            DataError,
+            "TooFewHeldOutPrompts",
+            "evaluation.minPrompts asks for 30",
+        ),
         (pairs(9), {"split": {"testPercent": 0}}, DataError, "NoTestRows", "testPercent"),
         (
             as_jsonl([{"text": f"line {n}"} for n in range(30)]),
@@ -502,6 +510,7 @@ def make_s3_context(
     spec = {
         "model": {"uri": "hf://example/tiny"},
         "dataset": {"sources": [{"uri": source, "credentialsRef": {"name": "s3-read-only"}}]},
+        "evaluation": {"minPrompts": 1},
         "output": {"uri": output, "credentialsRef": {"name": "s3-read-write"}},
         "s3": {"endpoint": server.endpoint},
     }

@@ -40,7 +40,11 @@ DatasetFormat = Literal["Auto", "Chat", "PromptCompletion", "Text", "Alpaca", "S
 
 
 class Goal(APIModel):
-    """The KPI this job must reach on the held-out side before its adapter is published."""
+    """The KPI this job must reach on the held-out side before its adapter is published.
+
+    What is asked must hold at the near end of the 95 % interval, not only on average: a score of
+    0.91 [0.84, 0.97] does not meet `atLeast: "0.90"`, more held-out rows or a better model do.
+    """
 
     metric: MetricName
     """What is measured: `exactMatch` and `macroF1` for short labels, `rougeL` and `bleu` for text,
@@ -230,6 +234,10 @@ class Evaluation(APIModel):
 
     max_samples: Annotated[Integer, Field(ge=1, le=100000)] = 500
     """Held-out rows scored, drawn by the split's seed."""
+    min_prompts: Annotated[Integer, Field(ge=1, le=100000)] = 30
+    """Fewest distinct held-out prompts that a published adapter may rest on. A data set with fewer
+    is refused before it trains; below some 30 prompts an interval says next to nothing. Lower it
+    only where the rows held out are all there will ever be."""
     max_new_tokens: Annotated[Integer, Field(ge=1, le=8192)] | Literal["auto"] = "auto"
     """Longest generated answer in tokens. `auto`: the longest reference plus a margin, so that no
     correct answer is ever cut."""
@@ -365,6 +373,15 @@ SPEC_RULES: tuple[Rule, ...] = (
         message="output.uri must be s3://, pvc:// or file://: the Hub is read-only here",
         field="output.uri",
         check=lambda s: not s.output.uri.startswith("hf://"),
+    ),
+    Rule(
+        rule="self.evaluation.maxSamples >= self.evaluation.minPrompts",
+        message=(
+            "evaluation.maxSamples must be at least evaluation.minPrompts: nothing could ever be "
+            "published"
+        ),
+        field="evaluation.maxSamples",
+        check=lambda s: s.evaluation.max_samples >= s.evaluation.min_prompts,
     ),
     Rule(
         rule="double(self.method.adapter.dropout) < 1.0",

@@ -588,7 +588,8 @@ class Lifecycle:
         draft = self._draft
         view = self._views[-1]
         result = view.result if isinstance(view.result, EvaluateResult) else None
-        if result is not None and spec.goal is not None and result.goal_met is False:
+        # Also without a goal: too few held-out prompts prove nothing.
+        if result is not None and result.goal_met is False:
             self._miss_goal(view, result)
             return
         if spec.goal is not None:

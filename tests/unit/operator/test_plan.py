@@ -153,8 +153,12 @@ def test_the_last_stage_publishes_and_completes():
     assert made.then == ()
 
 
-def test_a_missed_goal_fails_the_job_and_publishes_nothing():
+@pytest.mark.parametrize("goal", [{"metric": "exactMatch", "atLeast": "0.8"}, None])
+def test_a_missed_goal_fails_the_job_and_publishes_nothing(goal):
     body = trained()
+    body["spec"]["goal"] = goal
+    if goal is None:  # too few held-out prompts are not enough without a goal either
+        del body["spec"]["goal"]
     known = stages_done(PREPARE, TRAIN, EVALUATE)
     known["pods"][EVALUATE] = (succeeded(EVALUATE, goal_met=False),)
     made = plan(observe(body, **known), at(200), CONFIG)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.finetunejob import Goal
-from finetune_trainer.evaluate.goal import check_goal
 from finetune_trainer.evaluate.metrics import (
     Answers,
-    bootstrap,
     choose_metrics,
     looks_like_labels,
     make_metric,
 )
-from finetune_trainer.evaluate.questions import gather_questions
+from finetune_trainer.evaluate.questions import gather_questions, group_questions
 from finetune_trainer.evaluate.stage import Comparison, score_all
 from support.spec_cases import changed, minimal_job
 
@@ -64,24 +58,6 @@ def test_macro_f1_equals_the_textbook_on_random_labels() -> None:
     assert got == pytest.approx(float(np.mean(f1)))
 
 
-@given(st.lists(st.booleans(), min_size=5, max_size=60), st.integers(0, 1000))
-def test_intervals_hold_the_score_and_repeat(hits: list[bool], seed: int) -> None:
-    texts = ["yes" if hit else "no" for hit in hits]
-    metric = make_metric("exactMatch", answers(*texts), [["yes"]] * len(hits))
-    first, _ = bootstrap([metric], len(hits), num_samples=100, seed=seed)
-    again, _ = bootstrap([metric], len(hits), num_samples=100, seed=seed)
-    assert first == again
-    assert 0 <= first[0].low <= first[0].high <= 1
-    assert first[0].value == pytest.approx(sum(hits) / len(hits))
-
-
-def test_delta_of_a_model_with_itself_is_zero() -> None:
-    metric = make_metric("exactMatch", answers("a", "b"), [["a"], ["a"]])
-    _, delta = bootstrap([metric, metric], 2, num_samples=100, seed=1)
-    assert delta is not None
-    assert (delta.value, delta.low, delta.high) == (0, 0, 0)
-
-
 def test_metrics_follow_the_data_and_the_goal() -> None:
     labels = [["positive"], ["negative"]] * 5
     texts = [["a long description of a thing that is quite unlike any other"]] * 3
@@ -90,24 +66,6 @@ def test_metrics_follow_the_data_and_the_goal() -> None:
     assert choose_metrics(texts, None)[:2] == ["rougeL", "bleu"]
     assert choose_metrics(texts, "exactMatch")[0] == "exactMatch"
     assert choose_metrics([], None) == ["loss", "perplexity"]
-
-
-@pytest.mark.parametrize(
-    ("goal", "base", "tuned", "met"),
-    [
-        ({"metric": "exactMatch", "atLeast": "0.9"}, 0.1, 0.9, True),
-        ({"metric": "exactMatch", "atLeast": "0.9"}, 0.1, 0.89, False),
-        ({"metric": "exactMatch", "overBase": "0.1"}, 0.8, 0.89, False),
-        ({"metric": "exactMatch", "atLeast": "0.5", "overBase": "0.3"}, 0.3, 0.6, True),
-        ({"metric": "loss", "atMost": "1"}, 2.0, 1.0, True),
-        ({"metric": "loss", "overBase": "0.5"}, 2.0, 1.4, True),
-        ({"metric": "perplexity", "atMost": "3", "overBase": "9"}, 5.0, 2.0, False),
-    ],
-)
-def test_goal(goal: dict[str, str], base: float, tuned: float, met: bool) -> None:
-    verdict, words = check_goal(Goal.model_validate(goal), base=base, tuned=tuned)
-    assert verdict is met
-    assert ("MISSED" in words) is not met
 
 
 def test_rows_with_one_prompt_are_one_question() -> None:
@@ -141,7 +99,15 @@ def test_plain_text_counts_for_the_loss_and_not_against_the_answers() -> None:
     job = ResolvedJob.model_validate(
         {"namespace": "n", "name": "j", "uid": "u", "spec": body["spec"]}
     )
-    context: Any = SimpleNamespace(job=job)
-    scores = {s.name: (float(s.base), float(s.tuned)) for s in score_all(context, comparison)}
+    measured, _ = score_all(job, comparison)
+    scores = {s.name: (float(s.base), float(s.tuned)) for s in measured}
     assert scores["exactMatch"] == (0.5, 1.0)
     assert scores["loss"] == (2.5, 2.5)
+
+
+def test_questions_of_one_group_are_counted_together() -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"p{i}", "completion": "a", "metadata": {"group": f"g{i % 2}"}} for i in range(4)
+    ]
+    groups = group_questions(gather_questions(rows, max_questions=10, seed=0))
+    assert [group.tolist() for group in groups] == [[0, 2], [1, 3]]

@@ -7,16 +7,19 @@ several references, ``bleu`` uses them together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.evaluate.intervals import Resampled
+
 Floats = NDArray[np.float64]
 SHORT_LABEL_WORDS = 6
 MAX_LABELS = 200
 LIKELIHOOD_METRICS = ("loss", "perplexity")
+LABEL_METRICS = ("exactMatch", "macroF1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,15 +35,6 @@ class Answers:
     texts: Sequence[str]
     nll_sums: Floats
     num_tokens: Floats
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Interval:
-    """A score with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def normalize_label(text: str) -> str:
@@ -70,9 +64,6 @@ def choose_metrics(references: Sequence[Sequence[str]], goal_metric: str | None)
     return names
 
 
-Resampled = Callable[[NDArray[np.int64]], float]
-
-
 def make_metric(name: str, answers: Answers, references: Sequence[Sequence[str]]) -> Resampled:
     """Return a function from row indices to the score over those rows.
 
@@ -97,47 +88,6 @@ def make_metric(name: str, answers: Answers, references: Sequence[Sequence[str]]
     if name == "bleu":
         return _bleu(answers.texts, references)
     raise ValueError(f"unknown metric {name!r}")
-
-
-def bootstrap(
-    metrics: Sequence[Resampled], num_rows: int, *, num_samples: int, seed: int
-) -> tuple[list[Interval], Interval | None]:
-    """Resample rows with replacement, the same rows for every metric.
-
-    Args:
-        metrics: Score functions over the same rows, for example of base and tuned model.
-        num_rows: Rows there are.
-        num_samples: Resamples.
-        seed: Seed of the resampling.
-
-    Returns:
-        One interval per metric, and the paired interval of last minus first when there are two.
-
-    Source: Efron and Tibshirani 1993, percentile intervals.
-    """
-    everything = np.arange(num_rows)
-    rng = np.random.default_rng(seed)
-    draws = np.empty((num_samples, len(metrics)))
-    for sample in range(num_samples):
-        rows = rng.integers(0, num_rows, num_rows)
-        draws[sample] = [metric(rows) for metric in metrics]
-    values = [metric(everything) for metric in metrics]
-    intervals = [
-        Interval(
-            value=value, low=_percentile(draws[:, i], 2.5), high=_percentile(draws[:, i], 97.5)
-        )
-        for i, value in enumerate(values)
-    ]
-    if len(metrics) != 2:
-        return intervals, None
-    delta = draws[:, 1] - draws[:, 0]
-    return intervals, Interval(
-        value=values[1] - values[0], low=_percentile(delta, 2.5), high=_percentile(delta, 97.5)
-    )
-
-
-def _percentile(values: Floats, share: float) -> float:
-    return float(np.percentile(values, share))
 
 
 def _likelihood(answers: Answers, *, exponentiate: bool) -> Resampled:

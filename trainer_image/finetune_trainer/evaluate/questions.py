@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,11 +20,13 @@ class Question:
         prompt: Message list or plain string; None for plain text, which is only scored by loss.
         references: Accepted answers, in their order in the data.
         rows: The prepared rows behind it, for the loss.
+        group: What keeps questions together: those of one group are not independent.
     """
 
     prompt: list[dict[str, str]] | str | None
     references: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
+    group: str
 
 
 def gather_questions(
@@ -52,12 +57,23 @@ def with_prompt(questions: Iterable[Question]) -> list[Question]:
     return [question for question in questions if question.prompt is not None]
 
 
+def group_questions(questions: Sequence[Question]) -> list[NDArray[np.int64]]:
+    """Return the indices of the questions of each group, in the order of the groups' first."""
+    groups: dict[str, list[int]] = {}
+    for index, question in enumerate(questions):
+        groups.setdefault(question.group, []).append(index)
+    return [np.array(indices) for indices in groups.values()]
+
+
 def _make_question(rows: list[dict[str, Any]]) -> Question:
     first = rows[0]
+    group = str(first.get("metadata", {}).get("group") or json.dumps(_prompt_of(first)))
     if "text" in first:
-        return Question(prompt=None, references=(), rows=tuple(rows))
+        return Question(prompt=None, references=(), rows=tuple(rows), group=group)
     references = dict.fromkeys(_reference_of(row) for row in rows)
-    return Question(prompt=_prompt_of(first), references=tuple(references), rows=tuple(rows))
+    return Question(
+        prompt=_prompt_of(first), references=tuple(references), rows=tuple(rows), group=group
+    )
 
 
 def _prompt_of(row: dict[str, Any]) -> Any:

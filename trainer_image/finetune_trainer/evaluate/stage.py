@@ -11,14 +11,15 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison, compare, encode_questions, open_models
-from finetune_trainer.evaluate.goal import check_goal
+from finetune_trainer.evaluate.goal import check_evidence, check_goal
+from finetune_trainer.evaluate.intervals import Interval, bootstrap, widen_shares
 from finetune_trainer.evaluate.metrics import (
+    LABEL_METRICS,
     LIKELIHOOD_METRICS,
-    bootstrap,
     choose_metrics,
     make_metric,
 )
-from finetune_trainer.evaluate.questions import Question, gather_questions
+from finetune_trainer.evaluate.questions import Question, gather_questions, group_questions
 from finetune_trainer.evaluate.report import Evidence, Sample, write_report
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
 from finetune_trainer.publish.adapter import weights_file
@@ -51,8 +52,8 @@ def evaluate(context: StageContext) -> EvaluateResult:
     record = json.loads((adapter_dir / "run.json").read_text())
     questions = _gather(job, prepared)
     comparison = _ask_both(context, questions, adapter_dir, record)
-    scores = score_all(context, comparison)
-    result = _make_result(context, key, comparison, scores)
+    scores, intervals = score_all(job, comparison)
+    result = _make_result(context, key, comparison, scores, intervals)
     _write_results(folder, context, prepared, adapter, record, comparison, result)
     evaluation = publish_folder(
         context.output,
@@ -108,15 +109,24 @@ def _ask_both(
     )
 
 
-def score_all(context: StageContext, comparison: Comparison) -> list[Score]:
-    """Compute every fitting metric with intervals; the goal's metric first."""
-    spec = context.job.spec
-    goal_metric = spec.goal.metric if spec.goal else None
+def score_all(
+    job: ResolvedJob, comparison: Comparison
+) -> tuple[list[Score], dict[str, tuple[Interval, Interval]]]:
+    """Compute every fitting metric with intervals; the goal's metric first.
+
+    Returns:
+        The scores as text, and by metric the tuned model's interval and that of the gain.
+
+    Raises:
+        DataError: The goal's metric compares answers, and no held-out row has one.
+    """
+    goal_metric = job.spec.goal.metric if job.spec.goal else None
     answered = [question.references for question in comparison.asked]
     names = choose_metrics(answered, goal_metric)
     if goal_metric in names:
         names.sort(key=lambda name: name != goal_metric)
     scores = []
+    intervals = {}
     for name in names:
         if not answered and name not in LIKELIHOOD_METRICS:
             raise DataError(
@@ -124,19 +134,8 @@ def score_all(context: StageContext, comparison: Comparison) -> list[Score]:
                 f"goal.metric {name} compares answers, and no held-out row has one; use loss or "
                 "perplexity",
             )
-        # Plain text has no answer to compare: it counts for the loss alone.
-        num_rows = len(comparison.questions if name in LIKELIHOOD_METRICS else answered)
-        metrics = [
-            make_metric(name, answers, answered) for answers in (comparison.base, comparison.tuned)
-        ]
-        intervals, delta = bootstrap(
-            metrics,
-            num_rows,
-            num_samples=spec.evaluation.num_bootstrap_samples,
-            seed=spec.dataset.split.seed,
-        )
-        base, tuned = intervals
-        assert delta is not None
+        base, tuned, gain = _measure(job, comparison, name)
+        intervals[name] = (tuned, gain)
         scores.append(
             Score(
                 name=name,
@@ -144,19 +143,52 @@ def score_all(context: StageContext, comparison: Comparison) -> list[Score]:
                 tuned=_text(tuned.value),
                 tuned_low=_text(tuned.low),
                 tuned_high=_text(tuned.high),
-                delta_low=_text(delta.low),
-                delta_high=_text(delta.high),
+                delta_low=_text(gain.low),
+                delta_high=_text(gain.high),
             )
         )
-    return scores
+    return scores, intervals
+
+
+def _measure(
+    job: ResolvedJob, comparison: Comparison, name: str
+) -> tuple[Interval, Interval, Interval]:
+    # Plain text has no answer to compare: it counts for the loss alone.
+    rows = comparison.questions if name in LIKELIHOOD_METRICS else comparison.asked
+    groups = group_questions(rows)
+    references = [question.references for question in comparison.asked]
+    (base, tuned), gain = bootstrap(
+        [make_metric(name, said, references) for said in (comparison.base, comparison.tuned)],
+        groups,
+        num_samples=job.spec.evaluation.num_bootstrap_samples,
+        seed=job.spec.dataset.split.seed,
+    )
+    assert gain is not None
+    # Equal scores on all rows leave a bootstrap nothing to vary.
+    is_degenerate = name not in LIKELIHOOD_METRICS and (
+        tuned.low == tuned.high or gain.low == gain.high
+    )
+    if name in LABEL_METRICS or is_degenerate:
+        return widen_shares(base, tuned, gain, num_groups=len(groups))
+    return base, tuned, gain
 
 
 def _make_result(
-    context: StageContext, key: str, comparison: Comparison, scores: list[Score]
+    context: StageContext,
+    key: str,
+    comparison: Comparison,
+    scores: list[Score],
+    intervals: dict[str, tuple[Interval, Interval]],
 ) -> EvaluateResult:
-    goal = context.job.spec.goal
-    chosen = next((score for score in scores if goal and score.name == goal.metric), scores[0])
-    met, words = check_goal(goal, base=float(chosen.base), tuned=float(chosen.tuned))
+    spec = context.job.spec
+    tuned, gain = intervals[spec.goal.metric if spec.goal else scores[0].name]
+    met, words = check_goal(spec.goal, tuned=tuned, gain=gain)
+    met, words = check_evidence(
+        met,
+        words,
+        num_prompts=len(comparison.questions),
+        min_prompts=spec.evaluation.min_prompts,
+    )
     return EvaluateResult(
         scores=scores,
         num_samples=len(comparison.questions),

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_api.trainer import ResolvedJob, RowCounts
-from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
+from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Evaluation, Goal
 from finetune_trainer.data.keys import uri_of
 from finetune_trainer.data.report import report_invalid_rows
-from finetune_trainer.data.rows import RowError, Side
+from finetune_trainer.data.rows import RowError, Side, prompt_of
 from finetune_trainer.errors import DataError, TrainerError
 from finetune_trainer.storage import ObjectStore
 
@@ -80,3 +80,29 @@ def require_answers(goal: Goal | None, folder: Path) -> None:
                 f"goal.metric {goal.metric} compares answers, and every held-out row is plain text "
                 "without one; use loss or perplexity, or hold out rows with answers",
             )
+
+
+def require_prompts(evaluation: Evaluation, folder: Path) -> None:
+    """Refuse a held-out side that could never publish anything, before anything is trained.
+
+    Args:
+        evaluation: The job's ``spec.evaluation``.
+        folder: The prepared data set.
+
+    Raises:
+        DataError: It has fewer distinct prompts than ``evaluation.minPrompts``.
+    """
+    prompts: set[str] = set()
+    num_rows = 0
+    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
+        for line in rows:
+            num_rows += 1
+            prompts.add(json.dumps(prompt_of(json.loads(line)), sort_keys=True))
+    if len(prompts) < evaluation.min_prompts:
+        raise DataError(
+            "TooFewHeldOutPrompts",
+            f"the held-out side has {len(prompts)} distinct prompt(s) in {num_rows} row(s), and "
+            f"evaluation.minPrompts asks for {evaluation.min_prompts}: so few prove nothing, and "
+            "nothing would be published. Add examples, raise dataset.split.testPercent, give a "
+            "source with side: Test, or lower evaluation.minPrompts if you know what you accept",
+        )

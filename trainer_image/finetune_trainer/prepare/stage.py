@@ -23,7 +23,12 @@ from finetune_trainer.prepare.dividing import Division, divide_examples, draw_ro
 from finetune_trainer.prepare.reading.control import find_control_tokens
 from finetune_trainer.prepare.reading.examples import read_examples
 from finetune_trainer.prepare.reading.sources import SourceFile, fetch_source, locate
-from finetune_trainer.prepare.refusals import require_answers, require_sides, require_valid_rows
+from finetune_trainer.prepare.refusals import (
+    require_answers,
+    require_prompts,
+    require_sides,
+    require_valid_rows,
+)
 from finetune_trainer.prepare.summary import (
     Input,
     count_rows,
@@ -72,10 +77,10 @@ def prepare(context: StageContext) -> PrepareResult:
         folder, manifest, report = fetch_prepared(
             context.output, context.job, context.work_dir, digest
         )
-        require_answers(context.job.spec.goal, folder)
+        _require_evidence(context, folder)
     else:
         report = _build(context, files, digest)
-        require_answers(context.job.spec.goal, _staging(context, digest))
+        _require_evidence(context, _staging(context, digest))
         manifest, reused = _publish(context, digest)
         if reused:  # another job prepared the same data at the same time
             _, manifest, report = fetch_prepared(
@@ -96,8 +101,9 @@ def prepare(context: StageContext) -> PrepareResult:
     )
 
 
-def _fetch(context: StageContext, digest: str) -> tuple[Path, Manifest, DatasetReport]:
-    return fetch_prepared(context.output, context.job, context.work_dir, digest)
+def _require_evidence(context: StageContext, folder: Path) -> None:
+    require_answers(context.job.spec.goal, folder)
+    require_prompts(context.job.spec.evaluation, folder)
 
 
 def _fetch_sources(context: StageContext) -> list[list[SourceFile]]:
