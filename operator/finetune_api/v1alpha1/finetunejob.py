@@ -172,7 +172,8 @@ class Method(APIModel):
     """Which tokens count. `Completion`: the last answer only. `Assistant`: every assistant turn of
     a conversation; of a pair, whose prompt may hold earlier turns, the completion only.
     `All`: every token. `Auto`: assistant turns of conversations, completions of pairs, all of plain
-    text."""
+    text. An answer with OpenAI's `weight: 0` is read and not learned, except by `All`; a
+    conversation ends at its last answer that is learned."""
     packing: Literal["Auto", "On", "Off"] = "Auto"
     """Put several short examples into one row without letting them see each other. `Auto`: remove
     padding instead, where that is exact; it never packs. `On`: rows of `maxSequenceLength` tokens,

@@ -98,6 +98,47 @@ def test_a_good_row_becomes_canonical(
     assert convert(row, **settings) == expected
 
 
+UNLEARNED = {**ANSWER, "weight": 0}
+
+
+def weighed(*weights: Any) -> list[dict[str, Any]]:
+    return [turn for weight in weights for turn in (USER, {**ANSWER, "weight": weight})]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"messages": weighed(1, 1)}, {"messages": [USER, ANSWER] * 2}),
+        ({"messages": weighed(0, 1)}, {"messages": [USER, UNLEARNED, USER, ANSWER]}),
+        ({"messages": weighed(0.0, None)}, {"messages": [USER, UNLEARNED, USER, ANSWER]}),
+        ({"messages": weighed(0, float("nan"))}, {"messages": [USER, UNLEARNED, USER, ANSWER]}),
+        ({"messages": weighed(1, 0)}, {"messages": [USER, ANSWER]}),
+        ({"messages": [{**USER, "weight": 0}, ANSWER]}, {"messages": [USER, ANSWER]}),
+        (
+            {"prompt": [*weighed(0)[:2], USER], "completion": [ANSWER, *weighed(0)]},
+            {"prompt": [USER, ANSWER, USER], "completion": [ANSWER]},
+        ),
+        (
+            {"prompt": [USER], "completion": [UNLEARNED, USER, ANSWER]},
+            {"prompt": [USER], "completion": [UNLEARNED, USER, ANSWER]},
+        ),
+    ],
+)
+def test_an_answer_of_weight_0_is_kept_as_context_and_never_ends_a_row(
+    row: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert convert(row) == expected
+
+
+def test_a_weight_does_not_part_rows_of_the_same_prompt() -> None:
+    def make(weight: int) -> Any:
+        row = convert({"messages": [*weighed(weight), USER, ANSWER]})
+        return make_example(row, file="a", line=1, side=None, group_value=None)
+
+    assert make(0).group == make(1).group
+    assert make(0).content != make(1).content
+
+
 @pytest.mark.parametrize(
     ("row", "settings", "expected"),
     [
@@ -156,6 +197,15 @@ CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
         ),
         (from_value(("human", "Hi"), ("function_call", "x")), {}, "ToolMessage", "[2]"),
         (from_value(("human", "Hi"), ("narrator", "x")), {}, "UnknownRole", "human"),
+        (
+            {"messages": weighed(0, 0)},
+            {},
+            "NothingToLearn",
+            "answer of messages has weight 0",
+        ),
+        ({"messages": weighed(0.5)}, {}, "UnknownWeight", "messages[2].weight is a number (0.5)"),
+        ({"messages": weighed(True)}, {}, "UnknownWeight", "1 (learn this answer) or 0"),
+        ({"messages": weighed("0")}, {}, "UnknownWeight", "messages[2].weight is text"),
         ({"prompt": "Hi", "completion": ""}, {}, "EmptyAnswer", "completion is empty"),
         ({"prompt": "Hi", "completion": 3}, {}, "NotText", "completion is a number (3)"),
         ({"prompt": "Hi", "completion": True}, {}, "NotText", "a boolean (true)"),

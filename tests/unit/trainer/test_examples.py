@@ -16,6 +16,7 @@ CHAT = [
     {"role": "user", "content": "bye"},
     {"role": "assistant", "content": "so long"},
 ]
+UNLEARNED = [CHAT[0], {**CHAT[1], "weight": 0}, *CHAT[2:]]
 PAIR = {"prompt": CHAT[:1], "completion": CHAT[1:2]}
 
 
@@ -43,6 +44,10 @@ def counted(row: dict[str, Any], loss: str = "Auto", max_tokens: int = 1000) -> 
         ({"messages": CHAT}, "Auto", ["hello<|im_end|>", "so long<|im_end|>"]),
         ({"messages": CHAT}, "Assistant", ["hello<|im_end|>", "so long<|im_end|>"]),
         ({"messages": CHAT}, "Completion", ["so long<|im_end|>"]),
+        ({"messages": UNLEARNED}, "Auto", ["so long<|im_end|>"]),
+        ({"messages": UNLEARNED}, "Assistant", ["so long<|im_end|>"]),
+        ({"messages": UNLEARNED}, "Completion", ["so long<|im_end|>"]),
+        ({"prompt": UNLEARNED[:1], "completion": UNLEARNED[1:]}, "Auto", ["so long<|im_end|>"]),
         ({"text": "plain"}, "Auto", ["plain<|im_end|>"]),
         ({"prompt": "q: ", "completion": "a"}, "Auto", ["a<|im_end|>"]),
     ],
@@ -55,6 +60,15 @@ def test_all_counts_everything_up_to_the_last_turn() -> None:
     (text,) = counted({"messages": CHAT}, "All")
     assert text.startswith("<|im_start|>user")
     assert "so long<|im_end|>" in text
+
+
+def test_an_answer_of_weight_0_is_context_and_counts_only_where_all_does() -> None:
+    tokenizer = make_tokenizer()
+    for loss in ("Auto", "All"):
+        encoder = Encoder(tokenizer, loss=loss, max_tokens=1000)
+        plain, weighed = (encoder.encode({"messages": chat}) for chat in (CHAT, UNLEARNED))
+        assert plain.input_ids == weighed.input_ids
+        assert (plain.labels == weighed.labels) is (loss == "All")
 
 
 def test_long_examples_are_cut_and_counted() -> None:

@@ -71,7 +71,9 @@ class Example:
 
     Attributes:
         row: One of ``{"messages": [...]}``, ``{"prompt": ..., "completion": ...}`` (both message
-            lists, or both strings for models without a chat template) and ``{"text": ...}``.
+            lists, or both strings for models without a chat template) and ``{"text": ...}``. A
+            message has ``role`` and ``content``, and ``weight`` 0 if it is an answer that is not
+            learned.
         file: File the row came from.
         line: As in :class:`RawRow`.
         side: The side its source is bound to, or None when the split decides.
@@ -116,8 +118,17 @@ def make_example(
 def prompt_of(row: dict[str, Any]) -> Any:
     """Return the part of a canonical row that is input: all but the last answer, or the text."""
     if "messages" in row:
-        return row["messages"][:-1]
+        return without_weights(row["messages"][:-1])
     return row["prompt"] if "prompt" in row else row["text"]
+
+
+def without_weights(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages as a chat template knows them: what is learned is no part of the text."""
+    if not any("weight" in message for message in messages):
+        return messages
+    return [
+        {key: value for key, value in message.items() if key != "weight"} for message in messages
+    ]
 
 
 def make_snippet(raw: object) -> str:

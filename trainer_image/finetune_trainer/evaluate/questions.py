@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.data.rows import prompt_of
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
@@ -44,7 +46,7 @@ def gather_questions(
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(json.dumps(_prompt_of(row), sort_keys=True), []).append(row)
+        groups.setdefault(json.dumps(prompt_of(row), sort_keys=True), []).append(row)
     questions = [_make_question(group) for group in groups.values()]
     if len(questions) > max_questions:
         kept = sorted(random.Random(seed).sample(range(len(questions)), max_questions))  # noqa: S311
@@ -67,19 +69,13 @@ def group_questions(questions: Sequence[Question]) -> list[NDArray[np.int64]]:
 
 def _make_question(rows: list[dict[str, Any]]) -> Question:
     first = rows[0]
-    group = str(first.get("metadata", {}).get("group") or json.dumps(_prompt_of(first)))
+    group = str(first.get("metadata", {}).get("group") or json.dumps(prompt_of(first)))
     if "text" in first:
         return Question(prompt=None, references=(), rows=tuple(rows), group=group)
     references = dict.fromkeys(_reference_of(row) for row in rows)
     return Question(
-        prompt=_prompt_of(first), references=tuple(references), rows=tuple(rows), group=group
+        prompt=prompt_of(first), references=tuple(references), rows=tuple(rows), group=group
     )
-
-
-def _prompt_of(row: dict[str, Any]) -> Any:
-    if "text" in row:
-        return row["text"]
-    return row["messages"][:-1] if "messages" in row else row["prompt"]
 
 
 def _reference_of(row: dict[str, Any]) -> str:

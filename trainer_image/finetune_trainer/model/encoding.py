@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 IGNORED = -100
 """Label of a token that does not count in the loss (torch's cross_entropy)."""
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ class Encoder:
         if "text" in row:
             ids, spans = self._encode_text(row["text"])
         elif "messages" in row:
-            ids, spans = self._encode_chat(row["messages"])
+            ids, spans = self._encode_turns(row["messages"])
         else:
             ids, spans = self._encode_pair(row["prompt"], row["completion"])
         if self._loss == "All":
@@ -84,14 +84,23 @@ class Encoder:
         else:
             assert isinstance(prompt, list)
             assert isinstance(completion, list)
+            if any("weight" in message for message in completion):
+                return self._encode_turns(prompt + completion, first=len(prompt))
             before = self._tokens_of(self.render(prompt, generate=True))
             ids = self._tokens_of(self.render(prompt + completion))
         start = _common_prefix(before, ids)
         return ids, [(start, self._end_of_turn(ids, start, len(ids)))]
 
-    def _encode_chat(self, messages: list[Message]) -> tuple[list[int], list[tuple[int, int]]]:
+    def _encode_turns(
+        self, messages: list[Message], *, first: int = 0
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Encode a conversation; its answers from ``first`` on count, but those of weight 0."""
         ids = self._tokens_of(self.render(messages))
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        turns = [
+            i
+            for i, message in enumerate(messages)
+            if i >= first and message["role"] == "assistant" and "weight" not in message
+        ]
         if self._loss == "Completion":
             turns = turns[-1:]
         spans = []
@@ -108,7 +117,9 @@ class Encoder:
     def render(self, messages: Sequence[Message], *, generate: bool = False) -> str:
         """Render messages with the chat template; ``generate`` opens the assistant's turn."""
         text = self._tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=generate
+            [{key: value for key, value in m.items() if key != "weight"} for m in messages],
+            tokenize=False,
+            add_generation_prompt=generate,
         )
         assert isinstance(text, str)
         return text

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from finetune_trainer.data.rows import Example, Side
+from finetune_trainer.data.rows import Example, Side, without_weights
 from finetune_trainer.errors import DataError
 
 if TYPE_CHECKING:
@@ -142,15 +142,17 @@ def _plain_text(row: Mapping[str, Any], *, prompts_only: bool) -> str:
     return str(row["prompt"]) if prompts_only else str(row["prompt"]) + str(row["completion"])
 
 
-def _messages(row: Mapping[str, Any], *, prompts_only: bool) -> list[dict[str, str]]:
+def _messages(row: Mapping[str, Any], *, prompts_only: bool) -> list[dict[str, Any]]:
     if "messages" not in row:
-        prompt: list[dict[str, str]] = row["prompt"]
-        return prompt if prompts_only else [*prompt, *row["completion"]]
-    messages: list[dict[str, str]] = row["messages"]
+        prompt: list[dict[str, Any]] = row["prompt"]
+        return prompt if prompts_only else without_weights([*prompt, *row["completion"]])
+    messages: list[dict[str, Any]] = row["messages"]
     if not prompts_only:
-        return messages
-    first_answer = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
-    return messages[:first_answer]
+        return without_weights(messages)
+    first_answer = next(
+        i for i, m in enumerate(messages) if m["role"] == "assistant" and "weight" not in m
+    )
+    return without_weights(messages[:first_answer])
 
 
 def _render(

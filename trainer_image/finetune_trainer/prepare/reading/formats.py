@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.v1alpha1.finetunejob import Columns, Source
-from finetune_trainer.data.rows import BadRow
+from finetune_trainer.data.rows import BadRow, without_weights
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.prepare.reading.messages import (
     SHAREGPT_ROLES,
     Message,
     add_system,
     check_conversation,
+    end_at_last_learned,
     read_messages,
     read_text,
 )
@@ -188,7 +189,7 @@ def _convert_sharegpt(fields: Mapping[str, Any], system: str | None) -> dict[str
 
 def _conversation(messages: list[Message], name: str, system: str | None) -> dict[str, Any]:
     check_conversation(messages, name)
-    return {"messages": add_system(messages, system)}
+    return {"messages": add_system(end_at_last_learned(messages, name), system)}
 
 
 def _alpaca_prompt(fields: Mapping[str, Any]) -> str:
@@ -240,7 +241,10 @@ def _pair_of_messages(
             "WrongRoleOrder",
             f"the prompt ends with {question[-1]['role']}; it must end with the user",
         )
-    return {"prompt": add_system(question, system), "completion": answer}
+    return {
+        "prompt": add_system(without_weights(question), system),
+        "completion": end_at_last_learned(answer, completion_name),
+    }
 
 
 def _column(fields: Mapping[str, Any], name: str) -> str:

@@ -3,6 +3,10 @@
 A conversation is an optional system message, then user and assistant in turns, ending with the
 assistant. Chat templates of common models (Llama 2, Mistral, Gemma) refuse any other order, and
 they do so only when training has begun.
+
+An answer of OpenAI's `weight: 0` stands in the conversation and is not learned: its message keeps
+the key `weight` with the value 0. What follows the last answer that counts is left out, for nothing
+after it could be learned, and an evaluation would ask for an answer that nobody wants.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ from typing import Any
 
 from finetune_trainer.data.rows import BadRow
 
-Message = dict[str, str]
+Message = dict[str, Any]
+"""`role` and `content`, both text; `weight` with the value 0 on an answer that is not learned."""
 
 CHAT_ROLES: Mapping[str, str] = {"system": "system", "user": "user", "assistant": "assistant"}
 SHAREGPT_ROLES: Mapping[str, str] = {
@@ -51,7 +56,7 @@ def read_messages(
     role_key: str = "role",
     content_key: str = "content",
 ) -> list[Message]:
-    """Return messages with nothing but role and content, their order not yet checked.
+    """Return messages with nothing but role, content and a weight of 0, their order not checked.
 
     Args:
         value: What the row holds.
@@ -61,7 +66,7 @@ def read_messages(
         content_key: Key of the content in one message.
 
     Raises:
-        BadRow: It is no list of messages, a role is unknown, or a content is not text.
+        BadRow: It is no list of messages, a role or weight is unknown, or a content is not text.
     """
     if value is None:
         raise BadRow("MissingField", f"{name} is missing")
@@ -81,8 +86,32 @@ def read_messages(
         content = entry.get(content_key)
         if role == "assistant" and isinstance(content, str) and not content.strip():
             raise BadRow("EmptyAnswer", f"{where} is an empty answer of the assistant")
-        messages.append({"role": role, "content": read_text(content, f"{where}.{content_key}")})
+        message: Message = {"role": role, "content": read_text(content, f"{where}.{content_key}")}
+        if role == "assistant" and not _is_learned(entry.get("weight"), f"{where}.weight"):
+            message["weight"] = 0
+        messages.append(message)
     return messages
+
+
+def end_at_last_learned(messages: list[Message], name: str) -> list[Message]:
+    """Return the messages up to the last answer that is learned.
+
+    Args:
+        messages: A conversation whose order is right.
+        name: Field it was found in, for messages.
+
+    Raises:
+        BadRow: Every answer has weight 0.
+    """
+    for end in range(len(messages), 0, -1):
+        last = messages[end - 1]
+        if last["role"] == "assistant" and "weight" not in last:
+            return messages[:end]
+    raise BadRow(
+        "NothingToLearn",
+        f"every answer of {name} has weight 0, so there is nothing to learn; give one of them "
+        "weight 1, or leave the row out",
+    )
 
 
 def check_conversation(messages: list[Message], name: str) -> None:
@@ -138,6 +167,18 @@ def describe(value: object) -> str:
     if isinstance(value, dict):
         return "an object"
     return "text" if isinstance(value, str) else f"of type {type(value).__name__}"
+
+
+def _is_learned(weight: object, where: str) -> bool:
+    # A table may hold weights as floats, and NaN where a message has none.
+    if weight is None or weight != weight:
+        return True
+    if not isinstance(weight, bool) and weight in (0, 1):
+        return weight == 1
+    raise BadRow(
+        "UnknownWeight",
+        f"{where} is {describe(weight)}; it must be 1 (learn this answer) or 0 (do not)",
+    )
 
 
 def _read_role(entry: dict[str, Any], where: str, roles: Mapping[str, str], role_key: str) -> str:
