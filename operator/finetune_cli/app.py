@@ -13,7 +13,7 @@ import typer
 
 from finetune_cli.cluster_app import register
 from finetune_cli.errors import CliError
-from finetune_cli.exits import NOT_MET, STORAGE
+from finetune_cli.exits import NOT_MET, STORAGE, USER_ERROR
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,20 +96,23 @@ def validate(
         list[str], typer.Argument(metavar="FILE", help="Job files; - reads standard input.")
     ],
 ) -> None:
-    """Check job files as the API server would. Exit code 1 if one is invalid."""
-    from finetune_cli.documents import find_problems, read_documents
+    """Check job files as the API server would, all of them. Exit code 1 if a job is invalid.
 
-    num_invalid = 0
+    A file that cannot be read, or is not YAML, makes it 64.
+    """
+    from finetune_cli.validation import judge_file
+
+    exit_code = 0
     for file in files:
-        for document in read_documents(file):
-            problems = find_problems(document)
-            num_invalid += bool(problems)
-            if problems:
-                print("\n".join(problems))
+        for verdict in judge_file(file):
+            if verdict.is_readable:
+                print("\n".join(verdict.lines), flush=True)
+                exit_code = exit_code or (0 if verdict.is_valid else NOT_MET)
             else:
-                print(f"{file}: {document.body['metadata']['name']} is valid")
-    if num_invalid:
-        raise typer.Exit(NOT_MET)
+                print("error: " + "\n".join(verdict.lines), file=sys.stderr, flush=True)
+                exit_code = USER_ERROR
+    if exit_code:
+        raise typer.Exit(exit_code)
 
 
 @app.command()

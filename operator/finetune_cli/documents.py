@@ -18,6 +18,7 @@ import yaml
 from finetune_cli.errors import CliError
 
 if TYPE_CHECKING:
+    from finetune_api.messages import Problem
     from finetune_api.v1alpha1.finetunejob import FineTuneJob
 
 Location = tuple[str | int, ...]
@@ -206,13 +207,32 @@ def find_problems(document: Document) -> list[str]:
     from finetune_api.messages import InvalidJobError, parse_job
 
     try:
-        parse_job(document.body, line_of=document.line_of)
+        job = parse_job(document.body, line_of=document.line_of)
+        problems = _find_template_problems(job, document)
     except InvalidJobError as error:
-        return [
-            f"{document.source}:{problem.line or document.first_line}: {problem}"
-            for problem in error.problems
-        ]
-    return []
+        problems = list(error.problems)
+    return [
+        f"{document.source}:{problem.line or document.first_line}: {problem}"
+        for problem in problems
+    ]
+
+
+def _find_template_problems(job: FineTuneJob, document: Document) -> list[Problem]:
+    """Read the templates as the operator will; where Jinja is not installed, leave that to it."""
+    from finetune_api.messages import Problem
+    from finetune_api.prompt_template import find_template_errors
+
+    try:
+        found = find_template_errors(job.spec)
+    except ImportError:
+        return []
+    problems = []
+    for position, text in found:
+        location = ("spec", "dataset", "sources", position, "template")
+        message = f"not valid Jinja: {text}"
+        line = document.line_of(location)
+        problems.append(Problem(location=location, message=message, line=line))
+    return problems
 
 
 def parse_document(document: Document) -> FineTuneJob:

@@ -50,6 +50,7 @@ def test_troubleshooting_covers_every_refusal_and_failure_class() -> None:
     text = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text()
     refusals = {
         Reason.INVALID_SPEC,
+        Reason.INVALID_TEMPLATE,
         Reason.URI_NOT_ALLOWED,
         Reason.ENDPOINT_NOT_ALLOWED,
         Reason.REMOTE_CODE_NOT_ALLOWED,

@@ -104,6 +104,38 @@ def test_validate_tells_every_problem_and_ends_with_one(cli: Cli) -> None:
     assert "job.yaml: example is valid" in done.out
 
 
+def test_validate_goes_on_after_a_bad_file_and_a_bad_document(cli: Cli) -> None:
+    good, bad = minimal_job("good"), minimal_job("bad")
+    bad["spec"]["model"]["uri"] = "hf://gpt2"
+    (cli.folder / "several.yaml").write_text(yaml.safe_dump_all([bad, good]))
+    (cli.folder / "torn.yaml").write_text(yaml.safe_dump(good) + "---\na: [\n")
+    done = cli("validate", "missing.yaml", "several.yaml", "torn.yaml", "job.yaml")
+    assert done.code == 64
+    first, *rest = done.out.splitlines()
+    assert first.startswith("several.yaml:")
+    assert "must name owner and repository" in first
+    assert rest == [
+        "several.yaml: good is valid",
+        "torn.yaml: good is valid",
+        "job.yaml: example is valid",
+    ]
+    missing, torn = done.err.splitlines()
+    assert missing.startswith("error: missing.yaml: no such file")
+    assert torn.startswith("error: torn.yaml:")
+    assert "not valid YAML" in torn
+    assert cli("validate", "job.yaml", "several.yaml").code == 1
+
+
+def test_validate_reads_templates_as_prepare_does(cli: Cli) -> None:
+    job = minimal_job()
+    job["spec"]["dataset"]["sources"][0]["template"] = "{{ headline"
+    (cli.folder / "job.yaml").write_text(yaml.safe_dump(job))
+    for command in (("validate",), ("run",), ("submit", "--dry-run")):
+        done = cli(*command, "job.yaml")
+        assert "sources[0].template: not valid Jinja: line 1" in done.out + done.err
+        assert done.code in (1, 64)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

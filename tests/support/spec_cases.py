@@ -498,5 +498,24 @@ CASES: tuple[Case, ...] = (
         "mountPath: Invalid value",
     ),
     bad("an env name with dash", {f"{POD}.env": [{"name": "A-B"}]}, "podTemplate.env[0].name: Inv"),
+    *(
+        bad(f"the variable {name}", {f"{POD}.env": [{"name": name, "value": "x"}]}, expected)
+        for expected, names in {
+            "which decide where credentials are sent": (
+                *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"),
+                *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CONFIG_FILE", "AWS_CA_BUNDLE"),
+                *("HTTPS_PROXY", "https_proxy", "No_Proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
+            ),
+            "which decide what code runs": (
+                *("LD_PRELOAD", "PYTHONPATH", "PYTHONSTARTUP", "PATH", "BASH_ENV"),
+                *("NCCL_NET_PLUGIN", "CC"),
+            ),
+        }.items()
+        for name in names
+    ),
+    *(
+        good(f"the variable {name}", {f"{POD}.env": [{"name": name, "value": "x"}]})
+        for name in ("NCCL_DEBUG", "AWS_REGION", "PYTHONUNBUFFERED", "PATHS", "MY_HF_NOTE", "TZ")
+    ),
     bad("a privileged pod", {f"{POD}.privileged": True}, "spec.podTemplate.privileged"),
 )

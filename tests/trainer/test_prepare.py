@@ -410,7 +410,7 @@ def test_unusable_data_is_refused_and_nothing_published(
             {"uri": "in/rows.jsonl", "template": "{% if %}"},
             UserError,
             "InvalidTemplate",
-            "dataset.sources[0].template, line 1",
+            "dataset.sources[0].template: not valid Jinja: line 1",
         ),
         (
             {"uri": "in/rows.jsonl", "columns": {"group": "customer"}},

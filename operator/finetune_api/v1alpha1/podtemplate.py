@@ -7,6 +7,7 @@ cannot be changed here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, model_validator
@@ -104,7 +105,114 @@ Freeform = Annotated[
 RESERVED_LABEL_PREFIXES = ("finetune.dev/", "kueue.x-k8s.io/")
 """Label keys that belong to the operator and to Kueue."""
 
+# Secrets of the namespace are mounted into the pod, whoever wrote the job: no variable of a job may
+# say where they are sent, whom the pod believes, or what code runs beside them.
+REDIRECTING_PREFIXES = ("AWS_", "BOTO", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "OPENSSL_", "SSL")
+REDIRECTING_NAMES = (
+    "ALL_PROXY",
+    "CURL_CA_BUNDLE",
+    "FTP_PROXY",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "REQUESTS_CA_BUNDLE",
+)
+LOADING_PREFIXES = ("LD_", "PYTHON")
+LOADING_NAMES = (
+    "BASH_ENV",
+    "CC",
+    "CUDA_INJECTION64_PATH",
+    "CXX",
+    "ENV",
+    "GCONV_PATH",
+    "GLIBC_TUNABLES",
+    "NCCL_CONF_FILE",
+    "PATH",
+)
+LOADING_SUFFIXES = ("_PLUGIN",)
+HARMLESS_NAMES = (
+    "AWS_DEFAULT_REGION",
+    "AWS_MAX_ATTEMPTS",
+    "AWS_REGION",
+    "AWS_RETRY_MODE",
+    "HF_HUB_DOWNLOAD_TIMEOUT",
+    "HF_HUB_ETAG_TIMEOUT",
+    "PYTHONFAULTHANDLER",
+    "PYTHONHASHSEED",  # the operator says why it is fixed
+    "PYTHONUNBUFFERED",
+)
+"""Variables that the prefixes above would catch and that steer nothing."""
+
+
+def _is_redirecting(name: str) -> bool:
+    upper = name.upper()  # proxies are read in lower case too
+    return upper not in HARMLESS_NAMES and (
+        upper.startswith(REDIRECTING_PREFIXES) or upper in REDIRECTING_NAMES
+    )
+
+
+def _is_loading(name: str) -> bool:
+    return name not in HARMLESS_NAMES and (
+        name.startswith(LOADING_PREFIXES)
+        or name.endswith(LOADING_SUFFIXES)
+        or name in LOADING_NAMES
+    )
+
+
+def _environment_rule(
+    is_bad: Callable[[str], bool],
+    *,
+    name: str,
+    prefixes: Sequence[str],
+    suffixes: Sequence[str] = (),
+    names: Sequence[str],
+    message: str,
+) -> Rule:
+    """Return a rule that no variable may be bad.
+
+    Args:
+        is_bad: Says it of a name.
+        name: CEL of the name as it is compared, over the variable ``e``.
+        prefixes: How bad names begin.
+        suffixes: How bad names end.
+        names: Further bad names.
+        message: What to do instead.
+    """
+    tests = [f"{name}.startsWith('{prefix}')" for prefix in prefixes]
+    tests += [f"{name}.endsWith('{suffix}')" for suffix in suffixes]
+    tests.append(f"{name} in {list(names)}")
+    bad = f"!({name} in {list(HARMLESS_NAMES)}) && ({' || '.join(tests)})"
+    return Rule(
+        rule=f"!has(self.env) || !self.env.exists(e, {bad})",
+        message=message,
+        field="podTemplate.env",
+        check=lambda t: not any(is_bad(variable.name) for variable in t.env),
+    )
+
+
 POD_TEMPLATE_RULES: tuple[Rule, ...] = (
+    _environment_rule(
+        _is_redirecting,
+        name="e.name.upperAscii()",
+        prefixes=REDIRECTING_PREFIXES,
+        names=REDIRECTING_NAMES,
+        message=(
+            "podTemplate.env must not set AWS_*, HF_*, HUGGINGFACE_*, SSL*, *_PROXY or "
+            "*_CA_BUNDLE variables, which decide where credentials are sent: use model.uri, s3 and "
+            "credentialsRef, or ask the operator's administrator to set config.trainerEnvironment"
+        ),
+    ),
+    _environment_rule(
+        _is_loading,
+        name="e.name",
+        prefixes=LOADING_PREFIXES,
+        suffixes=LOADING_SUFFIXES,
+        names=LOADING_NAMES,
+        message=(
+            "podTemplate.env must not set PATH, LD_*, PYTHON*, *_PLUGIN and the like, which decide "
+            "what code runs: put it into an image of your own and name that in trainer.image"
+        ),
+    ),
     Rule(
         rule=(
             "!has(self.labels) || !self.labels.exists(k, k.startsWith('finetune.dev/') "
@@ -181,7 +289,8 @@ class PodTemplate(APIModel):
         ),
         UniqueNames,
     ] = []
-    """Environment variables added to the trainer container."""
+    """Environment variables added to the trainer container. Those that decide where credentials are
+    sent or what code runs are refused; the operator's administrator can set them for all jobs."""
     image_pull_secrets: Annotated[
         list[LocalObjectReference],
         Field(

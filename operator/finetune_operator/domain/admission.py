@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from posixpath import normpath
 from urllib.parse import unquote, urlsplit
 
+from finetune_api.prompt_template import find_template_errors
 from finetune_api.trainer import Environment
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.podtemplate import PodTemplate
@@ -23,7 +24,6 @@ from finetune_operator.render.pod import OWN_VOLUMES, RESERVED_MOUNTS
 _RESERVED_ENVIRONMENT = (
     "FINETUNE_",
     "KUBEFLOW_TRAINER_",
-    "AWS_ENDPOINT_URL",
     Environment.NODE_RANK,
 )
 
@@ -55,7 +55,7 @@ class Violation:
 
 def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Violation]:
     """Return everything in a spec that this cluster does not allow."""
-    found = [*_uris(spec, config), *_endpoint(spec, config)]
+    found = [*_uris(spec, config), *_endpoint(spec, config), *_templates(spec)]
     if spec.model.trust_remote_code and not config.allow_trust_remote_code:
         found.append(
             Violation(
@@ -119,6 +119,15 @@ def _endpoint(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violati
             message=f"{endpoint!r} is not on this cluster's list of S3 endpoints"
             f" ({', '.join(config.allowed_endpoints) or 'none'}); ask its administrator to add it"
             " to allowedEndpoints",
+        )
+
+
+def _templates(spec: FineTuneJobSpec) -> Iterator[Violation]:
+    for position, problem in find_template_errors(spec):
+        yield Violation(
+            reason=Reason.INVALID_TEMPLATE,
+            field=f"spec.dataset.sources[{position}].template",
+            message=f"not valid Jinja: {problem}",
         )
 
 

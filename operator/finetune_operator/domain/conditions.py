@@ -34,6 +34,7 @@ class Reason(StrEnum):
     # Accepted
     VALID = "Valid"
     INVALID_SPEC = "InvalidSpec"
+    INVALID_TEMPLATE = "InvalidTemplate"
     URI_NOT_ALLOWED = "URINotAllowed"
     ENDPOINT_NOT_ALLOWED = "EndpointNotAllowed"
     REMOTE_CODE_NOT_ALLOWED = "RemoteCodeNotAllowed"

@@ -70,6 +70,15 @@ def test_problem_carries_the_line_of_its_field(old: str, new: str, line: str) ->
     assert any(found.startswith(line) for found in problems(GOOD.replace(old, new)))
 
 
+def test_a_template_that_is_no_jinja_is_told_with_its_source_and_line() -> None:
+    template = "        template: |\n          {{ headline }}\n          {{ label | uper }}\n"
+    (line,) = problems(GOOD.replace("        format: Auto\n", template))
+    assert line == (
+        "job.yaml:10: spec.dataset.sources[0].template: not valid Jinja: line 2: there is no "
+        "filter 'uper'"
+    )
+
+
 @pytest.mark.parametrize("value", ["2e-4", "0.0002", "1"])
 def test_unquoted_decimal_is_refused_as_the_api_server_does(value: str) -> None:
     (line,) = problems(GOOD.replace('"2e-4"', value))

@@ -300,7 +300,12 @@ def test_an_unknown_format_lists_fields_and_known_formats(
 @pytest.mark.parametrize(
     ("settings", "conversational", "reason", "message"),
     [
-        ({"format": "Csv", "template": "{{ a"}, True, "InvalidTemplate", "template, line 1"),
+        (
+            {"format": "Csv", "template": "{{ a"},
+            True,
+            "InvalidTemplate",
+            "template: not valid Jinja: line 1",
+        ),
         ({"format": "Chat", "template": "x"}, True, "TemplateNotApplicable", "Chat"),
         ({"format": "Text", "system": "x"}, True, "SystemNotApplicable", "plain text"),
         ({"format": "Chat"}, False, "NoChatTemplate", "no chat template"),

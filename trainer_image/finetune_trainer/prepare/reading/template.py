@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from finetune_api.prompt_template import find_template_error
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import UserError
 
@@ -36,12 +37,10 @@ class PromptTemplate:
             UserError: The template is not valid Jinja.
         """
         self._where = where
-        try:
-            self._template: Template = _ENVIRONMENT.from_string(text)
-        except TemplateSyntaxError as error:
-            raise UserError(
-                "InvalidTemplate", f"{where}, line {error.lineno}: {error.message}"
-            ) from error
+        problem = find_template_error(text)
+        if problem:
+            raise UserError("InvalidTemplate", f"{where}: not valid Jinja: {problem}")
+        self._template: Template = _ENVIRONMENT.from_string(text)
 
     def render(self, fields: Mapping[str, Any]) -> str:
         """Render one row.
