@@ -2,37 +2,71 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.rows import Example, Side
+from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.dividing import divide_examples, divide_groups, draw_rows
+from finetune_trainer.prepare.dividing import Division, divide_rows, draw_rows
+from finetune_trainer.prepare.spool import LOOSE, SIDES, RowKeys
 
 SIZES = st.dictionaries(st.text(min_size=1, max_size=4), st.integers(1, 9), min_size=3, max_size=60)
 PERCENTS = st.tuples(st.integers(0, 60), st.integers(0, 30))
 SEEDS = st.integers(0, 2**31 - 1)
 
 
-def make_examples(
-    sizes: Mapping[str, int], *, side: Side | None = None, file: str = "a"
-) -> list[Example]:
+@dataclass(frozen=True)
+class Row:
+    group: str
+    content: str
+    side: Side | None
+
+
+def make_rows(sizes: Mapping[str, int], *, side: Side | None = None) -> list[Row]:
     return [
-        Example(
-            row={"text": f"{group}{n}"},
-            file=file,
-            line=n,
-            side=side,
-            group=group,
-            content=f"{group}:{n}",
-        )
+        Row(group=group, content=f"{group}:{n}", side=side)
         for group, size in sizes.items()
         for n in range(size)
     ]
+
+
+def keys_of(rows: Sequence[Row]) -> RowKeys:
+    def digests(values: Iterable[str]) -> Any:
+        return np.array([hashlib.sha256(value.encode()).digest() for value in values], dtype="S32")
+
+    return RowKeys(
+        positions=np.arange(len(rows)),
+        groups=digests(row.group for row in rows),
+        contents=digests(row.content for row in rows),
+        sides=np.array(
+            [LOOSE if row.side is None else SIDES.index(row.side) for row in rows], dtype=np.uint8
+        ),
+    )
+
+
+def divide(rows: Sequence[Row], **settings: int) -> tuple[dict[Side, list[Row]], Division]:
+    division = divide_rows(keys_of(rows), **settings)
+    sides: dict[Side, list[Row]] = {side: [] for side in Side}
+    for position, code in zip(division.positions, division.sides, strict=True):
+        sides[SIDES[code]].append(rows[position])
+    return sides, division
+
+
+def divide_groups(sizes: Mapping[str, int], **settings: int) -> dict[str, Side]:
+    sides, _ = divide(make_rows(sizes), **settings)
+    return {row.group: side for side, rows in sides.items() for row in rows}
+
+
+def draw(rows: Sequence[Row], most: int, *, seed: int) -> list[Row]:
+    return [rows[position] for position in draw_rows(keys_of(rows), most, seed=seed).positions]
 
 
 def count_rows(sizes: Mapping[str, int], side_of: Mapping[str, Side]) -> dict[Side, int]:
@@ -46,16 +80,16 @@ def count_rows(sizes: Mapping[str, int], side_of: Mapping[str, Side]) -> dict[Si
 def test_no_group_lies_on_two_sides_and_no_row_is_lost(
     sizes: dict[str, int], percents: tuple[int, int], seed: int
 ) -> None:
-    examples = make_examples(sizes)
-    division = divide_examples(
+    examples = make_rows(sizes)
+    sides, division = divide(
         examples, test_percent=percents[0], validation_percent=percents[1], seed=seed
     )
-    groups = {side: {e.group for e in rows} for side, rows in division.sides.items()}
+    groups = {side: {e.group for e in rows} for side, rows in sides.items()}
     assert sum(len(g) for g in groups.values()) == len(sizes) == division.num_groups
-    assert sorted(e.content for rows in division.sides.values() for e in rows) == sorted(
+    assert sorted(e.content for rows in sides.values() for e in rows) == sorted(
         e.content for e in examples
     )
-    for rows in division.sides.values():
+    for rows in sides.values():
         positions = [examples.index(e) for e in rows]
         assert positions == sorted(positions)
 
@@ -148,21 +182,21 @@ def test_too_few_groups_say_how_many_are_needed(
 
 
 def test_rows_of_a_bound_source_stay_and_loose_rows_of_their_groups_follow() -> None:
-    loose = make_examples({f"g{n}": 2 for n in range(50)})
-    bound = make_examples({"g0": 1, "g1": 1}, side=Side.TEST, file="held-out")
-    division = divide_examples(loose + bound, test_percent=0, validation_percent=0, seed=13)
-    assert {e.group for e in division.sides[Side.TEST]} == {"g0", "g1"}
-    assert len(division.sides[Side.TEST]) == 6
-    assert division.sides[Side.VALIDATION] == []
+    loose = make_rows({f"g{n}": 2 for n in range(50)})
+    bound = make_rows({"g0": 1, "g1": 1}, side=Side.TEST)
+    sides, division = divide(loose + bound, test_percent=0, validation_percent=0, seed=13)
+    assert {e.group for e in sides[Side.TEST]} == {"g0", "g1"}
+    assert len(sides[Side.TEST]) == 6
+    assert sides[Side.VALIDATION] == []
     assert division.num_groups_on_two_sides == 0
 
 
 def test_bound_sources_alone_are_not_divided_and_shared_groups_are_counted() -> None:
-    train = make_examples({"a": 3, "b": 3}, side=Side.TRAIN)
-    test = make_examples({"b": 1, "c": 1}, side=Side.TEST)
-    loose = make_examples({"b": 1}, file="loose")
-    division = divide_examples(train + test + loose, test_percent=20, validation_percent=5, seed=13)
-    assert {side: len(rows) for side, rows in division.sides.items()} == {
+    train = make_rows({"a": 3, "b": 3}, side=Side.TRAIN)
+    test = make_rows({"b": 1, "c": 1}, side=Side.TEST)
+    loose = make_rows({"b": 1})
+    sides, division = divide(train + test + loose, test_percent=20, validation_percent=5, seed=13)
+    assert {side: len(rows) for side, rows in sides.items()} == {
         Side.TRAIN: 6,
         Side.VALIDATION: 0,
         Side.TEST: 3,
@@ -174,12 +208,12 @@ def test_bound_sources_alone_are_not_divided_and_shared_groups_are_counted() -> 
 def test_drawn_rows_are_the_same_in_any_order(
     sizes: dict[str, int], most: int, seed: int, order: int
 ) -> None:
-    examples = make_examples(sizes)
+    examples = make_rows(sizes)
     shuffled = examples.copy()
     random.Random(order).shuffle(shuffled)
-    drawn = draw_rows(examples, most, seed=seed)
+    drawn = draw(examples, most, seed=seed)
     assert len(drawn) == min(most, len(examples))
-    again = draw_rows(shuffled, most, seed=seed)
+    again = draw(shuffled, most, seed=seed)
     assert {e.content for e in drawn} == {e.content for e in again}
-    fewer = draw_rows(examples, max(1, most - 1), seed=seed)
+    fewer = draw(examples, max(1, most - 1), seed=seed)
     assert {e.content for e in fewer} <= {e.content for e in drawn}

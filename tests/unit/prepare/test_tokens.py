@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from finetune_trainer.data.rows import Example, Side, make_example
+from finetune_trainer.data.rows import Side, make_example
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.tokens import count_tokens, measure_tokens
 from support.tiny_tokenizer import NO_SYSTEM_CHATML, make_tokenizer
@@ -17,8 +18,10 @@ def tokenizer() -> Any:
     return make_tokenizer()
 
 
-def make(row: dict[str, Any], line: int = 1) -> Example:
-    return make_example(row, file="rows.jsonl", line=line, side=None, group_value=None)
+def make(row: dict[str, Any], line: int = 1) -> dict[str, Any]:
+    example = make_example(row, file="rows.jsonl", line=line, side=None, group_value=None)
+    prepared: dict[str, Any] = json.loads(example.to_json())
+    return prepared
 
 
 def pair(prompt: str, answer: str) -> dict[str, Any]:

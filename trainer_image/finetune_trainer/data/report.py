@@ -7,14 +7,9 @@ times, no URIs, no paths of this machine.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-
 from finetune_api.meta import APIModel
 from finetune_api.trainer import RowCounts
-from finetune_trainer.data.rows import RowError
-
-NUM_INVALID_ROWS_LISTED = 100
+from finetune_trainer.data.rows import RowErrors
 
 
 class InvalidRow(APIModel):
@@ -125,12 +120,11 @@ class DatasetPointer(APIModel):
     """What the base model was when the run began; all stages insist on it."""
 
 
-def report_invalid_rows(errors: Sequence[RowError]) -> InvalidRows:
+def report_invalid_rows(errors: RowErrors) -> InvalidRows:
     """Total and list the rows that were left out."""
-    totals = Counter(error.reason for error in errors)
     return InvalidRows(
-        total=len(errors),
-        by_reason=dict(sorted(totals.items())),
+        total=errors.total,
+        by_reason=dict(sorted(errors.by_reason.items())),
         first=[
             InvalidRow(
                 file=error.file,
@@ -139,6 +133,6 @@ def report_invalid_rows(errors: Sequence[RowError]) -> InvalidRows:
                 message=error.message,
                 snippet=error.snippet,
             )
-            for error in errors[:NUM_INVALID_ROWS_LISTED]
+            for error in errors.first
         ],
     )

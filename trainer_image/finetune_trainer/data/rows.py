@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 SNIPPET_CHARACTERS = 80
 """How much of a bad row is quoted."""
+
+NUM_ERRORS_KEPT = 100
+"""Bad rows that are listed; all of them are counted."""
 
 
 class Side(StrEnum):
@@ -56,6 +62,39 @@ class RowError:
         return f"{self.file}:{self.line}: {self.message}"
 
 
+@dataclass(kw_only=True, slots=True)
+class RowErrors:
+    """Rows that cannot be used: all counted, the first :data:`NUM_ERRORS_KEPT` kept.
+
+    Attributes:
+        first: The first of them, in the order of sources, files and lines.
+        by_reason: How many there are of each reason.
+    """
+
+    first: list[RowError] = field(default_factory=list)
+    by_reason: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.by_reason.total()
+
+    def add(self, error: RowError) -> None:
+        """Count one more."""
+        self.by_reason[error.reason] += 1
+        if len(self.first) < NUM_ERRORS_KEPT:
+            self.first.append(error)
+
+
+def join_errors(several: Iterable[RowErrors]) -> RowErrors:
+    """Put the errors of several sources together, in their order."""
+    joined = RowErrors()
+    for errors in several:
+        joined.by_reason.update(errors.by_reason)
+        joined.first += errors.first[: NUM_ERRORS_KEPT - len(joined.first)]
+    return joined
+
+
 class BadRow(Exception):  # noqa: N818 - what it says of the row, not of the program
     """A row cannot be brought into the canonical shape; becomes a :class:`RowError`."""
 
@@ -92,6 +131,27 @@ class Example:
         """Serialise as one line of the prepared data set, without the line break."""
         metadata = {"source": self.file, "line": self.line, "group": self.group[:16]}
         return _dump({**self.row, "metadata": metadata})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowFile:
+    """One side of a prepared data set on disk, read row by row and never held whole.
+
+    Attributes:
+        path: A file of JSON lines as :meth:`Example.to_json` writes them.
+        num_rows: Its lines.
+    """
+
+    path: Path
+    num_rows: int
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with self.path.open(encoding="utf-8") as stream:
+            for line in stream:
+                yield json.loads(line)
 
 
 def make_example(

@@ -15,11 +15,11 @@ A check must be deterministic, and any change of what it removes needs a new
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from finetune_trainer.data.rows import Example
 from finetune_trainer.prepare.dividing import Division
+from finetune_trainer.prepare.spool import RowKeys
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,17 +39,19 @@ class Finding:
     message: str = ""
 
 
-RowCheck = Callable[[Sequence[Example]], tuple[Sequence[Example], Finding]]
+RowCheck = Callable[[RowKeys], tuple[RowKeys, Finding]]
 DivisionCheck = Callable[[Division], Finding]
 
 
-def count_duplicates(examples: Sequence[Example]) -> tuple[Sequence[Example], Finding]:
+def count_duplicates(keys: RowKeys) -> tuple[RowKeys, Finding]:
     """Count rows that repeat an earlier row exactly; all rows stay."""
-    num_repeats = len(examples) - len({example.content for example in examples})
+    import numpy as np
+
+    num_repeats = len(keys) - len(np.unique(keys.contents))
     message = ""
     if num_repeats:
-        message = f"{num_repeats} of {len(examples)} rows repeat another row exactly"
-    return examples, Finding(name="duplicateRows", num_flagged=num_repeats, message=message)
+        message = f"{num_repeats} of {len(keys)} rows repeat another row exactly"
+    return keys, Finding(name="duplicateRows", num_flagged=num_repeats, message=message)
 
 
 def count_groups_on_two_sides(division: Division) -> Finding:
@@ -69,13 +71,13 @@ ROW_CHECKS: tuple[RowCheck, ...] = (count_duplicates,)
 DIVISION_CHECKS: tuple[DivisionCheck, ...] = (count_groups_on_two_sides,)
 
 
-def check_rows(examples: Sequence[Example]) -> tuple[Sequence[Example], list[Finding]]:
+def check_rows(keys: RowKeys) -> tuple[RowKeys, list[Finding]]:
     """Run all row checks in order; returns the rows that remain and the findings."""
     findings = []
     for check in ROW_CHECKS:
-        examples, finding = check(examples)
+        keys, finding = check(keys)
         findings.append(finding)
-    return examples, findings
+    return keys, findings
 
 
 def check_division(division: Division) -> list[Finding]:

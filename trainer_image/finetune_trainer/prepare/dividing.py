@@ -3,64 +3,82 @@
 Rows of one group (equal group column, else equal prompt) never lie on two sides: the test side
 would measure memory. Groups are taken in the order of a hash of seed and group, so the order of the
 rows does not matter and new rows move few of the old ones.
+
+All of it works on digests (:class:`finetune_trainer.prepare.spool.RowKeys`), never on text.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from finetune_trainer.data.rows import Example, Side
+from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.spool import DIGEST_BYTES, LOOSE, SIDES, RowKeys
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # A group bound to several sides by the user's sources takes its loose rows to the one where a
 # leak does least harm: rows of the test side must never be trained on.
 _PURITY = (Side.TEST, Side.VALIDATION, Side.TRAIN)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Division:
-    """The rows by side, in their original order.
+    """Which row lies on which side.
 
     Attributes:
-        sides: Rows of each side; a side nobody asked for is empty.
+        positions: Where the rows stand in the spool, ascending.
+        sides: Code of each row's side, as in :data:`finetune_trainer.prepare.spool.SIDES`.
         num_groups: Distinct groups over all rows.
         num_groups_on_two_sides: Groups that the user's own choice of sides put on two sides.
     """
 
-    sides: dict[Side, list[Example]]
+    positions: NDArray[np.int64]
+    sides: NDArray[np.uint8]
     num_groups: int
     num_groups_on_two_sides: int
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of all sides."""
+        return len(self.sides)
 
-def draw_rows(examples: Sequence[Example], max_rows: int | None, *, seed: int) -> list[Example]:
+    def count(self, side: Side) -> int:
+        """Return the number of rows of a side; 0 for one nobody asked for."""
+        return int((self.sides == SIDES.index(side)).sum())
+
+
+def draw_rows(keys: RowKeys, max_rows: int | None, *, seed: int) -> RowKeys:
     """Draw at most ``max_rows`` rows, the same ones whatever their order.
 
     Args:
-        examples: All rows.
+        keys: All rows.
         max_rows: How many to keep; None keeps all.
         seed: Seed of the draw.
 
     Returns:
         The drawn rows in their original order.
     """
-    if max_rows is None or len(examples) <= max_rows:
-        return list(examples)
-    seen: Counter[str] = Counter()
-    order = []
-    for index, example in enumerate(examples):
-        # Identical rows are told apart by their count, else they would come or go together.
-        key = f"{example.content}:{seen[example.content]}"
-        seen[example.content] += 1
-        order.append((_hash(seed, key), index))
-    drawn = sorted(index for _, index in sorted(order)[:max_rows])
-    return [examples[index] for index in drawn]
+    import numpy as np
+
+    if max_rows is None or len(keys) <= max_rows:
+        return keys
+    # Identical rows are told apart by their count, else they would come or go together.
+    repeats = _count_earlier(keys.contents)
+    contents = _hex_digests(keys.contents)
+    hashes = _hash_all(
+        seed, (f"{content}:{n}" for content, n in zip(contents, repeats, strict=True))
+    )
+    return keys.take(np.sort(np.argsort(hashes, kind="stable")[:max_rows]))
 
 
-def divide_examples(
-    examples: Sequence[Example], *, test_percent: int, validation_percent: int, seed: int
+def divide_rows(
+    keys: RowKeys, *, test_percent: int, validation_percent: int, seed: int
 ) -> Division:
     """Put every row on a side.
 
@@ -68,7 +86,7 @@ def divide_examples(
     percentages apply to the other loose rows.
 
     Args:
-        examples: All rows.
+        keys: All rows.
         test_percent: Share of the loose rows to hold out, in percent.
         validation_percent: Share of the loose rows to watch the loss on, in percent.
         seed: Seed of the division.
@@ -76,52 +94,60 @@ def divide_examples(
     Raises:
         DataError: There are fewer groups than sides.
     """
-    bound: dict[str, set[Side]] = {}
-    for example in examples:
-        if example.side is not None:
-            bound.setdefault(example.group, set()).add(example.side)
-    sizes = Counter(e.group for e in examples if e.side is None and e.group not in bound)
-    side_of = {
-        group: next(side for side in _PURITY if side in sides) for group, sides in bound.items()
-    }
-    if sizes:
-        side_of |= divide_groups(
-            sizes, test_percent=test_percent, validation_percent=validation_percent, seed=seed
+    import numpy as np
+
+    groups, group_of = np.unique(keys.groups, return_inverse=True)
+    is_bound = {side: np.zeros(len(groups), dtype=bool) for side in Side}
+    for side, bound in is_bound.items():
+        bound[group_of[keys.sides == SIDES.index(side)]] = True
+    num_bound = np.sum(list(is_bound.values()), axis=0)
+    side_of = np.full(len(groups), LOOSE, dtype=np.uint8)
+    for side in reversed(_PURITY):
+        side_of[is_bound[side]] = SIDES.index(side)
+    free = np.flatnonzero(num_bound == 0)
+    if len(free):
+        hashes = _hash_all(seed, _hex_digests(groups[free]))
+        free = free[np.argsort(hashes, kind="stable")]
+        sizes = np.bincount(group_of, minlength=len(groups))[free]
+        side_of[free] = _divide_groups(
+            sizes.tolist(), test_percent=test_percent, validation_percent=validation_percent
         )
-    sides: dict[Side, list[Example]] = {side: [] for side in Side}
-    for example in examples:
-        sides[example.side or side_of[example.group]].append(example)
     return Division(
-        sides=sides,
-        num_groups=len(side_of),
-        num_groups_on_two_sides=sum(1 for chosen in bound.values() if len(chosen) > 1),
+        positions=keys.positions,
+        sides=np.where(keys.sides == LOOSE, side_of[group_of], keys.sides),
+        num_groups=len(groups),
+        num_groups_on_two_sides=int((num_bound > 1).sum()),
     )
 
 
-def divide_groups(
-    sizes: Mapping[str, int], *, test_percent: int, validation_percent: int, seed: int
-) -> dict[str, Side]:
+def _divide_groups(
+    sizes: Sequence[int], *, test_percent: int, validation_percent: int
+) -> NDArray[np.uint8]:
     """Assign groups to sides as near to the percentages as whole groups allow.
 
     Every side asked for gets at least one group. Beyond that, a side is off its share by at most
     half the size of the largest group.
 
     Args:
-        sizes: Rows per group.
+        sizes: Rows of each group, in the order in which groups are taken.
         test_percent: Share of the rows for the test side.
         validation_percent: Share of the rows for the validation side.
-        seed: Seed of the order in which groups are taken.
+
+    Returns:
+        Code of each group's side.
 
     Raises:
         DataError: There are fewer groups than sides asked for.
     """
+    import numpy as np
+
     wanted = [
         (side, percent)
         for side, percent in ((Side.TEST, test_percent), (Side.VALIDATION, validation_percent))
         if percent > 0
     ]
     num_sides = len(wanted) + 1
-    num_rows = sum(sizes.values())
+    num_rows = sum(sizes)
     if len(sizes) < num_sides:
         asked = ", ".join(f"{side} {percent} %" for side, percent in wanted)
         raise DataError(
@@ -131,32 +157,56 @@ def divide_groups(
             f"prompt); at least {num_sides} are needed: add rows with other prompts, or set "
             "dataset.split.validationPercent to 0",
         )
-    free = sorted(sizes, key=lambda group: _hash(seed, group))
-    side_of: dict[str, Side] = {}
+    free: Sequence[int] = range(len(sizes))
+    side_of = np.full(len(sizes), SIDES.index(Side.TRAIN), dtype=np.uint8)
     for index, (side, percent) in enumerate(wanted):
         most = len(free) - (len(wanted) - index)  # leave a group for each side still to come
         taken = _take(free, sizes, hundredfold=percent * num_rows, most=most)
-        side_of |= dict.fromkeys(taken, side)
+        side_of[list(taken)] = SIDES.index(side)
         free = [group for group in free if group not in taken]
-    return side_of | dict.fromkeys(free, Side.TRAIN)
+    return side_of
 
 
-def _take(
-    free: Sequence[str], sizes: Mapping[str, int], *, hundredfold: int, most: int
-) -> dict[str, None]:
+def _take(free: Sequence[int], sizes: Sequence[int], *, hundredfold: int, most: int) -> set[int]:
     """Take groups in order while each brings the side nearer to its share (in rows x 100)."""
-    taken: dict[str, None] = {}
+    taken: set[int] = set()
     missing = hundredfold
     for group in free:
         if len(taken) == most:
             break
         if abs(missing - 100 * sizes[group]) < abs(missing):
-            taken[group] = None
+            taken.add(group)
             missing -= 100 * sizes[group]
     if not taken:
-        taken[min(free, key=lambda group: sizes[group])] = None
+        taken.add(min(free, key=lambda group: sizes[group]))
     return taken
 
 
-def _hash(seed: int, key: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{key}".encode()).digest()
+def _count_earlier(values: NDArray[np.bytes_]) -> list[int]:
+    """Return for each value how many equal ones stand before it."""
+    import numpy as np
+
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    is_first = np.ones(len(values), dtype=bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    starts = np.flatnonzero(is_first)
+    lengths = np.diff(np.append(starts, len(values)))
+    earlier = np.empty(len(values), dtype=np.int64)
+    earlier[order] = np.arange(len(values)) - np.repeat(starts, lengths)
+    return earlier.tolist()
+
+
+def _hex_digests(values: NDArray[np.bytes_]) -> Iterable[str]:
+    # Not the array's items: numpy takes zero bytes at the end of an item for padding.
+    raw = values.tobytes()
+    return (raw[start : start + DIGEST_BYTES].hex() for start in range(0, len(raw), DIGEST_BYTES))
+
+
+def _hash_all(seed: int, keys: Iterable[str]) -> NDArray[np.bytes_]:
+    import numpy as np
+
+    hashes = bytearray()
+    for key in keys:
+        hashes += hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    return np.frombuffer(hashes, dtype=f"S{DIGEST_BYTES}")

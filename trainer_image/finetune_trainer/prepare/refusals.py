@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_api.trainer import ResolvedJob, RowCounts
 from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Evaluation, Goal
 from finetune_trainer.data.keys import uri_of
 from finetune_trainer.data.report import report_invalid_rows
-from finetune_trainer.data.rows import RowError, Side, prompt_of
+from finetune_trainer.data.rows import RowErrors, Side, prompt_of
 from finetune_trainer.errors import DataError, TrainerError
 from finetune_trainer.storage import ObjectStore
 
@@ -18,14 +17,14 @@ NUM_ERRORS_SHOWN = 5
 REFUSED_NAME = "invalid-rows.json"
 
 
-def require_valid_rows(output: ObjectStore, job: ResolvedJob, errors: Sequence[RowError]) -> None:
+def require_valid_rows(output: ObjectStore, job: ResolvedJob, errors: RowErrors) -> None:
     """Refuse more unreadable rows than the job tolerates, and list them in the run's folder.
 
     Raises:
         DataError: There are more than ``dataset.maxInvalidRows``.
     """
     allowed = job.spec.dataset.max_invalid_rows
-    if len(errors) <= allowed:
+    if errors.total <= allowed:
         return
     listing = report_invalid_rows(errors)
     key = f"{job.run_prefix}/{REFUSED_NAME}"
@@ -34,12 +33,12 @@ def require_valid_rows(output: ObjectStore, job: ResolvedJob, errors: Sequence[R
         where = f"; the first {len(listing.first)} are listed in {uri_of(job, key)}"
     except TrainerError:
         where = ""  # the refusal itself matters more than its list
-    shown = "; ".join(str(error) for error in errors[:NUM_ERRORS_SHOWN])
+    shown = "; ".join(str(error) for error in errors.first[:NUM_ERRORS_SHOWN])
     totals = ", ".join(f"{reason} {count}" for reason, count in listing.by_reason.items())
-    more = "; ..." if len(errors) > NUM_ERRORS_SHOWN else ""
+    more = "; ..." if errors.total > NUM_ERRORS_SHOWN else ""
     raise DataError(
         "InvalidRows",
-        f"{len(errors)} invalid row(s), allowed are {allowed} (dataset.maxInvalidRows): "
+        f"{errors.total} invalid row(s), allowed are {allowed} (dataset.maxInvalidRows): "
         f"{shown}{more} [{totals}]{where}. Correct the rows, or raise dataset.maxInvalidRows to "
         f"leave them out",
     )
@@ -98,11 +97,12 @@ def require_prompts(evaluation: Evaluation, folder: Path) -> None:
         for line in rows:
             num_rows += 1
             prompts.add(json.dumps(prompt_of(json.loads(line)), sort_keys=True))
-    if len(prompts) < evaluation.min_prompts:
-        raise DataError(
-            "TooFewHeldOutPrompts",
-            f"the held-out side has {len(prompts)} distinct prompt(s) in {num_rows} row(s), and "
-            f"evaluation.minPrompts asks for {evaluation.min_prompts}: so few prove nothing, and "
-            "nothing would be published. Add examples, raise dataset.split.testPercent, give a "
-            "source with side: Test, or lower evaluation.minPrompts if you know what you accept",
-        )
+            if len(prompts) >= evaluation.min_prompts:
+                return
+    raise DataError(
+        "TooFewHeldOutPrompts",
+        f"the held-out side has {len(prompts)} distinct prompt(s) in {num_rows} row(s), and "
+        f"evaluation.minPrompts asks for {evaluation.min_prompts}: so few prove nothing, and "
+        "nothing would be published. Add examples, raise dataset.split.testPercent, give a "
+        "source with side: Test, or lower evaluation.minPrompts if you know what you accept",
+    )

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.trainer import PrepareResult
+from finetune_api.trainer import PrepareResult, ResolvedJob
+from finetune_api.v1alpha1.finetunejob import Dataset
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
 from finetune_trainer.data.prepared import REPORT_NAME, fetch_prepared
 from finetune_trainer.data.report import (
@@ -18,8 +19,8 @@ from finetune_trainer.data.report import (
 )
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.checks import check_division, check_rows
-from finetune_trainer.prepare.dividing import Division, divide_examples, draw_rows
+from finetune_trainer.prepare.checks import Finding, check_division, check_rows
+from finetune_trainer.prepare.dividing import Division, divide_rows, draw_rows
 from finetune_trainer.prepare.reading.control import find_control_tokens
 from finetune_trainer.prepare.reading.examples import read_examples
 from finetune_trainer.prepare.reading.sources import SourceFile, fetch_source, locate
@@ -29,6 +30,7 @@ from finetune_trainer.prepare.refusals import (
     require_sides,
     require_valid_rows,
 )
+from finetune_trainer.prepare.spool import RowKeys, Spool
 from finetune_trainer.prepare.summary import (
     Input,
     count_rows,
@@ -125,55 +127,61 @@ def _build(context: StageContext, files: list[list[SourceFile]], digest: str) ->
     tokenizer = context.load_tokenizer()
     conversational = bool(getattr(tokenizer, "chat_template", None))
     control_tokens = find_control_tokens(tokenizer)
-    read = Input(
-        files=files,
-        rows=[
-            read_examples(
-                source,
-                files[index],
-                index=index,
-                label=source_label(context.job, index),
-                conversational=conversational,
-                control_tokens=control_tokens,
-            )
-            for index, source in enumerate(dataset.sources)
-        ],
-    )
-    require_valid_rows(context.output, context.job, read.errors)
-    if not read.examples:
-        raise DataError(
-            "EmptyDataset",
-            f"there are no usable rows in {', '.join(s.uri for s in dataset.sources)} "
-            f"({len(read.errors)} invalid rows); check the files",
+    staging = _staging(context, digest, fresh=True)
+    with Spool(context.scratch("spool", fresh=True) / "rows.jsonl") as spool:
+        read = Input(
+            files=files,
+            rows=[
+                read_examples(
+                    source,
+                    files[index],
+                    index=index,
+                    label=source_label(context.job, index),
+                    conversational=conversational,
+                    control_tokens=control_tokens,
+                    keep=spool.add,
+                )
+                for index, source in enumerate(dataset.sources)
+            ],
         )
-    rows, findings = check_rows(draw_rows(read.examples, dataset.max_rows, seed=dataset.split.seed))
-    division = divide_examples(
-        rows,
-        test_percent=dataset.split.test_percent,
-        validation_percent=dataset.split.validation_percent,
-        seed=dataset.split.seed,
-    )
-    findings = [*findings, *check_division(division)]
-    require_sides(count_rows(division))
+        require_valid_rows(context.output, context.job, read.errors)
+        _require_rows(context.job, spool, read)
+        division, findings = _divide(dataset, spool.keys())
+        require_sides(count_rows(division))
+        sides = spool.write_sides(staging, division.positions, division.sides)
     limit = context.job.spec.hyperparameters.max_sequence_length
     tokens = measure_tokens(
-        division.sides,
+        sides,
         tokenizer,
         max_sequence_length=limit,
         on_progress=lambda done, total: _tell_progress(context, done, total),
     )
     report = make_report(context.job, digest, read, division, findings, tokens)
-    _write_folder(_staging(context, digest, fresh=True), division, report)
+    text = report.model_dump_json(by_alias=True, indent=1) + "\n"
+    (staging / REPORT_NAME).write_text(text, encoding="utf-8")
     return report
 
 
-def _write_folder(folder: Path, division: Division, report: DatasetReport) -> None:
-    for side, rows in division.sides.items():
-        with (folder / f"{side}.jsonl").open("w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(f"{example.to_json()}\n" for example in rows)
-    (folder / REPORT_NAME).write_text(
-        report.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8"
+def _require_rows(job: ResolvedJob, spool: Spool, read: Input) -> None:
+    if len(spool):
+        return
+    raise DataError(
+        "EmptyDataset",
+        f"there are no usable rows in {', '.join(s.uri for s in job.spec.dataset.sources)} "
+        f"({read.errors.total} invalid rows); check the files",
     )
+
+
+def _divide(dataset: Dataset, keys: RowKeys) -> tuple[Division, list[Finding]]:
+    split = dataset.split
+    kept, findings = check_rows(draw_rows(keys, dataset.max_rows, seed=split.seed))
+    division = divide_rows(
+        kept,
+        test_percent=split.test_percent,
+        validation_percent=split.validation_percent,
+        seed=split.seed,
+    )
+    return division, [*findings, *check_division(division)]
 
 
 def _publish(context: StageContext, digest: str) -> tuple[Manifest, bool]:

@@ -16,7 +16,7 @@ from finetune_trainer.data.report import (
     TokenReport,
     report_invalid_rows,
 )
-from finetune_trainer.data.rows import Example, RowError, Side
+from finetune_trainer.data.rows import RowErrors, Side, join_errors
 from finetune_trainer.prepare.checks import Finding
 from finetune_trainer.prepare.dividing import Division
 from finetune_trainer.prepare.reading.examples import SourceRows, file_label
@@ -33,14 +33,9 @@ class Input:
     rows: list[SourceRows]
 
     @property
-    def errors(self) -> list[RowError]:
+    def errors(self) -> RowErrors:
         """All unreadable rows."""
-        return [error for source in self.rows for error in source.errors]
-
-    @property
-    def examples(self) -> list[Example]:
-        """All usable rows."""
-        return [example for source in self.rows for example in source.examples]
+        return join_errors(source.errors for source in self.rows)
 
 
 def make_report(
@@ -66,7 +61,7 @@ def make_report(
             validation_percent=split.validation_percent,
             seed=split.seed,
             groups=division.num_groups,
-            rows_drawn=sum(len(rows) for rows in division.sides.values()),
+            rows_drawn=division.num_rows,
         ),
         max_sequence_length=spec.hyperparameters.max_sequence_length,
         tokens={
@@ -93,8 +88,8 @@ def _report_source(job: ResolvedJob, read: Input, index: int) -> SourceReport:
         side=source.side,
         format=rows.recognised.format if rows.recognised else None,
         format_reason=rows.recognised.reason if rows.recognised else "it has no readable rows",
-        rows=len(rows.examples),
-        invalid_rows=len(rows.errors),
+        rows=rows.num_rows,
+        invalid_rows=rows.errors.total,
     )
 
 
@@ -127,9 +122,10 @@ def tell_report(
 
 def count_rows(division: Division) -> RowCounts:
     """Count the rows of each side."""
-    sizes = {side: len(rows) for side, rows in division.sides.items()}
     return RowCounts(
-        train=sizes[Side.TRAIN], validation=sizes[Side.VALIDATION], test=sizes[Side.TEST]
+        train=division.count(Side.TRAIN),
+        validation=division.count(Side.VALIDATION),
+        test=division.count(Side.TEST),
     )
 
 

@@ -8,14 +8,17 @@ special tokens and the end token, as TRL adds it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from jinja2 import TemplateError
 
-from finetune_trainer.data.rows import Example, Side, without_weights
+from finetune_trainer.data.rows import Side, without_weights
 from finetune_trainer.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,6 +26,20 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 1000
 MAX_THREADS = 4
+
+Row = dict[str, Any]
+"""A row as the prepared data set holds it, with its ``metadata``."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class Rows(Protocol):
+    """Rows that can be counted at once and read one after the other."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Row]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +66,7 @@ class TokenStatistics:
 
 
 def measure_tokens(
-    sides: Mapping[Side, Sequence[Example]],
+    sides: Mapping[Side, Rows],
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_sequence_length: int,
@@ -58,7 +75,7 @@ def measure_tokens(
     """Measure every side that has rows.
 
     Args:
-        sides: The rows.
+        sides: The rows; a few thousand of them are held at a time.
         tokenizer: The job's tokenizer.
         max_sequence_length: Length limit in tokens.
         on_progress: Told rows done and rows in all, now and then.
@@ -71,7 +88,7 @@ def measure_tokens(
     done = 0
     statistics = {}
 
-    def measure(batch: Sequence[Example]) -> tuple[list[int], int]:
+    def measure(batch: Sequence[Row]) -> tuple[list[int], int]:
         counts = count_tokens(batch, tokenizer)
         return counts, _count_without_answer(batch, counts, tokenizer, max_sequence_length)
 
@@ -81,15 +98,12 @@ def measure_tokens(
     pool = ThreadPoolExecutor(num_threads)
     try:
         for side, rows in sides.items():
-            if not rows:
+            if not len(rows):
                 continue
-            starts = range(0, len(rows), BATCH_ROWS)
-            lengths: list[int] = []
+            lengths = array("q")
             num_without_answer = 0
-            for counts, num_lost in pool.map(
-                measure, [rows[start : start + BATCH_ROWS] for start in starts]
-            ):
-                lengths += counts
+            for counts, num_lost in _map_few(pool, measure, _batches(rows), 2 * num_threads):
+                lengths.extend(counts)
                 num_without_answer += num_lost
                 done += len(counts)
                 if on_progress is not None:
@@ -101,31 +115,50 @@ def measure_tokens(
     return statistics
 
 
-def count_tokens(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _batches(rows: Rows) -> Iterator[list[Row]]:
+    stream = iter(rows)
+    while batch := list(islice(stream, BATCH_ROWS)):
+        yield batch
+
+
+def _map_few(
+    pool: Executor, work: Callable[[_Item], _Result], items: Iterable[_Item], num_ahead: int
+) -> Iterator[_Result]:
+    """Map in order with at most ``num_ahead`` items taken; a pool's own map takes all at once."""
+    waiting: deque[Future[_Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) == num_ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def count_tokens(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the length of each row in tokens, untruncated.
 
     Raises:
         DataError: ``ChatTemplateRefused``.
     """
-    return _count(examples, tokenizer, prompts_only=False)
+    return _count(rows, tokenizer, prompts_only=False)
 
 
 def _count(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, prompts_only: bool
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, prompts_only: bool
 ) -> list[int]:
     # Rows of both kinds may be mixed when sources differ in format; the order must be kept.
-    lengths = [0] * len(examples)
-    chats = [i for i, example in enumerate(examples) if _is_chat(example.row)]
-    plain = [i for i, example in enumerate(examples) if not _is_chat(example.row)]
+    lengths = [0] * len(rows)
+    chats = [i for i, row in enumerate(rows) if _is_chat(row)]
+    plain = [i for i, row in enumerate(rows) if not _is_chat(row)]
     if chats:
-        texts = _render([examples[i] for i in chats], tokenizer, prompts_only=prompts_only)
+        texts = _render([rows[i] for i in chats], tokenizer, prompts_only=prompts_only)
         for i, length in zip(chats, _encode(texts, tokenizer, special=False), strict=True):
             lengths[i] = length
     if plain:
         end = "" if prompts_only else str(tokenizer.eos_token or "")
         texts = []
         for i in plain:
-            text = _plain_text(examples[i].row, prompts_only=prompts_only)
+            text = _plain_text(rows[i], prompts_only=prompts_only)
             texts.append(text if text.endswith(end) else text + end)
         for i, length in zip(plain, _encode(texts, tokenizer, special=True), strict=True):
             lengths[i] = length
@@ -156,28 +189,28 @@ def _messages(row: Mapping[str, Any], *, prompts_only: bool) -> list[dict[str, A
 
 
 def _render(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, prompts_only: bool
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, prompts_only: bool
 ) -> list[str]:
-    def render(batch: Sequence[Example]) -> list[str]:
+    def render(batch: Sequence[Row]) -> list[str]:
         texts: list[str] = tokenizer.apply_chat_template(
-            [_messages(example.row, prompts_only=prompts_only) for example in batch],
+            [_messages(row, prompts_only=prompts_only) for row in batch],
             tokenize=False,
             add_generation_prompt=prompts_only,
         )
         return texts
 
     try:
-        return render(examples)
+        return render(rows)
     except TemplateError:
-        for example in examples:  # one of them is to blame: find it
+        for row in rows:  # one of them is to blame: find it
             try:
-                render([example])
+                render([row])
             except TemplateError as error:
                 raise DataError(
                     "ChatTemplateRefused",
-                    f"{example.file}:{example.line}: the model's chat template refuses this "
-                    f"conversation: {error}; change the row, or remove `system` if the model knows "
-                    "no system role",
+                    f"{row['metadata']['source']}:{row['metadata']['line']}: the model's chat "
+                    f"template refuses this conversation: {error}; change the row, or remove "
+                    "`system` if the model knows no system role",
                 ) from error
         raise
 
@@ -202,15 +235,15 @@ def _is_fast(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _count_without_answer(
-    examples: Sequence[Example],
+    rows: Sequence[Row],
     lengths: Sequence[int],
     tokenizer: PreTrainedTokenizerBase,
     max_sequence_length: int,
 ) -> int:
     long = [
-        example
-        for example, length in zip(examples, lengths, strict=True)
-        if length > max_sequence_length and "text" not in example.row
+        row
+        for row, length in zip(rows, lengths, strict=True)
+        if length > max_sequence_length and "text" not in row
     ]
     if not long:
         return 0
@@ -219,20 +252,22 @@ def _count_without_answer(
 
 
 def _summarise(
-    lengths: Sequence[int], max_sequence_length: int, num_without_answer: int
+    lengths: array[int], max_sequence_length: int, num_without_answer: int
 ) -> TokenStatistics:
-    ordered = sorted(lengths)
+    import numpy as np
+
+    ordered = np.sort(np.frombuffer(lengths, dtype=np.int64))
 
     def percentile(percent: int) -> int:
-        return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+        return int(ordered[max(0, -(-len(ordered) * percent // 100) - 1)])
 
     return TokenStatistics(
         num_rows=len(ordered),
-        num_tokens=sum(ordered),
+        num_tokens=int(ordered.sum()),
         p50=percentile(50),
         p95=percentile(95),
-        longest=ordered[-1],
-        num_truncated=sum(1 for length in ordered if length > max_sequence_length),
+        longest=int(ordered[-1]),
+        num_truncated=int((ordered > max_sequence_length).sum()),
         num_without_answer=num_without_answer,
     )
 

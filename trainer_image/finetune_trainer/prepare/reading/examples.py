@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,6 +13,7 @@ from finetune_trainer.data.rows import (
     Example,
     RawRow,
     RowError,
+    RowErrors,
     Side,
     make_example,
     make_snippet,
@@ -35,19 +36,22 @@ _SIDES = {"Train": Side.TRAIN, "Validation": Side.VALIDATION, "Test": Side.TEST}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceRows:
-    """What a source holds.
+    """What a source held.
 
     Attributes:
-        examples: Usable rows in their order.
-        errors: All other rows.
+        errors: The rows that cannot be used.
         recognised: How the rows were read, or None when the source has none.
         num_rows_of_file: Usable rows by file label.
     """
 
-    examples: list[Example]
-    errors: list[RowError]
+    errors: RowErrors
     recognised: Recognised | None
     num_rows_of_file: dict[str, int]
+
+    @property
+    def num_rows(self) -> int:
+        """Usable rows of all files."""
+        return sum(self.num_rows_of_file.values())
 
 
 def read_examples(
@@ -58,8 +62,9 @@ def read_examples(
     label: str,
     conversational: bool,
     control_tokens: Collection[str] = (),
+    keep: Callable[[Example], None],
 ) -> SourceRows:
-    """Read all rows of a source.
+    """Read all rows of a source, one at a time.
 
     Args:
         source: What the user says about it.
@@ -68,6 +73,7 @@ def read_examples(
         label: Put before file names; empty when there is only one source.
         conversational: The model's tokenizer has a chat template.
         control_tokens: Texts that the model's tokenizer reads as control tokens.
+        keep: Given each usable row, in their order.
 
     Raises:
         DataError: A file cannot be read at all, or its format is not known.
@@ -83,28 +89,28 @@ def read_examples(
             raw_rows.append(row)
             if len(raw_rows) == NUM_PROBED_ROWS:
                 break
+    errors = RowErrors()
+    num_rows: Counter[str] = Counter()
     if not raw_rows:
-        errors = [row for _, row in probe if isinstance(row, RowError)]
-        return SourceRows(examples=[], errors=errors, recognised=None, num_rows_of_file={})
+        for _, row in probe:
+            if isinstance(row, RowError):
+                errors.add(row)
+        return SourceRows(errors=errors, recognised=None, num_rows_of_file={})
     recognised = recognise_format(source, [row.fields for row in raw_rows], where=where)
     convert = refuse_control_tokens(
         build_convert(source, recognised.format, conversational=conversational, where=where),
         control_tokens,
     )
-    examples: list[Example] = []
-    errors = []
-    num_rows: Counter[str] = Counter()
     for file, row in chain(probe, stream):
         outcome = row if isinstance(row, RowError) else _convert(source, convert, file, row)
         if isinstance(outcome, RowError):
-            errors.append(outcome)
+            errors.add(outcome)
         else:
-            examples.append(outcome)
+            keep(outcome)
             num_rows[file] += 1
-    _refuse_wrong_column(examples, errors, where)
-    return SourceRows(
-        examples=examples, errors=errors, recognised=recognised, num_rows_of_file=dict(num_rows)
-    )
+    source_rows = SourceRows(errors=errors, recognised=recognised, num_rows_of_file=dict(num_rows))
+    _refuse_wrong_column(source_rows, where)
+    return source_rows
 
 
 def file_label(label: str, name: str) -> str:
@@ -139,9 +145,9 @@ def _convert(source: Source, convert: Convert, file: str, row: RawRow) -> Exampl
         )
 
 
-def _refuse_wrong_column(examples: list[Example], errors: list[RowError], where: str) -> None:
+def _refuse_wrong_column(rows: SourceRows, where: str) -> None:
     """A column missing from every row is a slip in the job, not thousands of bad rows."""
-    if examples or not errors or {error.reason for error in errors} != {"MissingColumn"}:
+    if rows.num_rows or set(rows.errors.by_reason) != {"MissingColumn"}:
         return
-    first = errors[0]
+    first = rows.errors.first[0]
     raise UserError("MissingColumn", f"{where}, {first.file}: {first.message}; correct the job")

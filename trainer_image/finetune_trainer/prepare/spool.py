@@ -1,0 +1,121 @@
+"""Rows on their way from the sources to the sides: text on disk, digests in memory.
+
+A data set may be larger than the pod's memory. Of each row only what checks and division compare is
+kept: two digests and a side, 65 bytes. The text goes to a file, in the order of reading, and is
+distributed to the sides in a second pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from finetune_trainer.data.rows import Example, RowFile, Side
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DIGEST_BYTES = 32
+SIDES = tuple(Side)
+LOOSE = len(SIDES)
+"""Code of a row whose side the split decides; other codes are positions in :data:`SIDES`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowKeys:
+    """What is compared of rows, one entry per row.
+
+    Attributes:
+        positions: Where the rows stand in the spool, ascending.
+        groups: Digests of what keeps rows together, dtype ``S32``.
+        contents: Digests of the rows, dtype ``S32``.
+        sides: Codes of the sides that sources are bound to, or :data:`LOOSE`; dtype uint8.
+    """
+
+    positions: NDArray[np.int64]
+    groups: NDArray[np.bytes_]
+    contents: NDArray[np.bytes_]
+    sides: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def take(self, indexes: NDArray[np.int64]) -> RowKeys:
+        """Return the rows at these indexes, which ascend."""
+        return RowKeys(
+            positions=self.positions[indexes],
+            groups=self.groups[indexes],
+            contents=self.contents[indexes],
+            sides=self.sides[indexes],
+        )
+
+
+class Spool:
+    """Collects rows; used as a context it closes and removes its file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream: IO[str] = path.open("w", encoding="utf-8", newline="\n")
+        self._groups = bytearray()
+        self._contents = bytearray()
+        self._sides = bytearray()
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._path.unlink(missing_ok=True)
+
+    def __len__(self) -> int:
+        return len(self._sides)
+
+    def add(self, example: Example) -> None:
+        """Take in the next row."""
+        self._stream.write(f"{example.to_json()}\n")
+        self._groups += bytes.fromhex(example.group)
+        self._contents += bytes.fromhex(example.content)
+        self._sides.append(LOOSE if example.side is None else SIDES.index(example.side))
+
+    def keys(self) -> RowKeys:
+        """Return what is compared of all rows; no row may be added afterwards."""
+        import numpy as np
+
+        return RowKeys(
+            positions=np.arange(len(self), dtype=np.int64),
+            groups=np.frombuffer(self._groups, dtype=f"S{DIGEST_BYTES}"),
+            contents=np.frombuffer(self._contents, dtype=f"S{DIGEST_BYTES}"),
+            sides=np.frombuffer(self._sides, dtype=np.uint8),
+        )
+
+    def write_sides(
+        self, folder: Path, positions: NDArray[np.int64], sides: NDArray[np.uint8]
+    ) -> Mapping[Side, RowFile]:
+        """Write one file of JSON lines per side, its rows in the order of reading.
+
+        Args:
+            folder: Where to; a side without rows gets an empty file.
+            positions: Rows that remain, ascending.
+            sides: Code of each one's side.
+        """
+        import numpy as np
+
+        self._stream.flush()
+        code_of = np.full(len(self), LOOSE, dtype=np.uint8)
+        code_of[positions] = sides
+        paths = [folder / f"{side}.jsonl" for side in SIDES]
+        with ExitStack() as stack:
+            outputs = [stack.enter_context(path.open("wb")) for path in paths]
+            lines = stack.enter_context(self._path.open("rb"))
+            for code, line in zip(code_of.tobytes(), lines, strict=True):
+                if code != LOOSE:
+                    outputs[code].write(line)
+        counts = np.bincount(sides, minlength=len(SIDES)).tolist()
+        return {
+            side: RowFile(path=path, num_rows=number)
+            for side, path, number in zip(SIDES, paths, counts, strict=True)
+        }
