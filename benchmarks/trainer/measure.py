@@ -53,12 +53,15 @@ def ours(job: Any, num_steps: int, warmup: int, rows: list[dict[str, Any]]) -> d
     from finetune_trainer.model.adapters import build_lora_config
     from finetune_trainer.model.encoding import Encoder, encode_rows
     from finetune_trainer.model.hardware import detect_hardware
-    from finetune_trainer.model.load import load_model, load_tokenizer
+    from finetune_trainer.model.load import (
+        load_model,
+        load_tokenizer,
+        read_model_architecture,
+    )
     from finetune_trainer.report.events import EventEmitter
     from finetune_trainer.storage import StorageAccess, open_store
     from finetune_trainer.train.ranks.callbacks import CurveWriter, DurableCheckpoints, StopRequest
     from finetune_trainer.train.ranks.sft import build_config, build_trainer
-    from finetune_trainer.train.ranks.worker import model_shape
     from finetune_trainer.train.recipe import DataShape, decide_recipe
 
     folder = ensure_model()
@@ -70,7 +73,8 @@ def ours(job: Any, num_steps: int, warmup: int, rows: list[dict[str, Any]]) -> d
         num_rows=len(lengths), num_tokens=sum(lengths),
         mean_tokens=sum(lengths) / len(lengths), longest_tokens=max(lengths),
     )  # fmt: skip
-    recipe = decide_recipe(job, shape, model_shape(folder), detect_hardware(), use_gpu=False)
+    architecture = read_model_architecture(folder)
+    recipe = decide_recipe(job, shape, architecture, detect_hardware(), use_gpu=False)
     watch = Stopwatch(warmup)
     with tempfile.TemporaryDirectory() as scratch:
         config = build_config(job, recipe, Path(scratch), has_validation=False)

@@ -191,14 +191,16 @@ class Hyperparameters(APIModel):
     """Stop after this many optimiser steps."""
     learning_rate: AutoDecimal = "auto"
     """Peak learning rate. `auto`: for adapters 5e-4 x (2000 / hidden size)^0.78, half as much again
-    below 100 steps, between 1e-4 and 2e-3 (hidden size 576: 1.3e-3, 4096: 2.9e-4); a tenth of that
-    for `Full`. A number goes in quotes, as all decimals do: YAML reads a bare 2e-4 as a float,
-    which the API server refuses ("must be of type string")."""
+    below 100 steps, between 1e-4 and 2e-3 (hidden size 576: 1.3e-3, 4096: 2.9e-4), times
+    32/alpha, or 32/(alpha x sqrt(rank)) for `RsLoRA` (at most doubled), so that scaling does not
+    change how far a step goes; a tenth for `Full`. A number goes in quotes, as all decimals do:
+    YAML reads a bare 2e-4 as a float, which the API server refuses ("must be of type string")."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=65536)] | Literal["auto"] = "auto"
     """Examples per optimiser step over all ranks; constant whatever the world size. `auto`: 8 to
     32 by the size of the training side (adapters lose quality above 32)."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
-    """Examples per rank and forward pass. `auto`: from memory and length."""
+    """Examples per rank and forward pass. `auto`: the most that memory and a token budget allow
+    (2,048 tokens on CPU, 16,384 on GPU)."""
     max_sequence_length: Annotated[Integer, Field(ge=16, le=1048576)] = 1024
     """Longest example in tokens; longer ones are cut at the end and counted in the report."""
     warmup_ratio: DecimalString = "0.03"

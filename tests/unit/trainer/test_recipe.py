@@ -8,25 +8,45 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from finetune_api.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
+from finetune_trainer.planning.architecture import Architecture, describe_architecture
 from finetune_trainer.train.recipe import (
     DataShape,
-    ModelShape,
     Recipe,
     check_settings,
     decide_global_batch,
     decide_learning_rate,
-    decide_micro_batch,
     decide_recipe,
+    find_warnings,
 )
 
 GIB = 2**30
-SMALL = ModelShape(num_parameters=135_000_000, hidden_size=576, num_layers=30)
-LARGE = ModelShape(num_parameters=8_000_000_000, hidden_size=4096, num_layers=32)
+
+
+def llama(hidden: int, layers: int, intermediate: int, *, heads: int, kv: int) -> Architecture:
+    return describe_architecture(
+        {
+            "model_type": "llama",
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "intermediate_size": intermediate,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv,
+            "vocab_size": 49_152 if hidden < 1024 else 128_256,
+            "tie_word_embeddings": hidden < 1024,
+        },
+        {},
+    )
+
+
+SMALL = llama(576, 30, 1536, heads=9, kv=3)
+LARGE = llama(4096, 32, 14336, heads=32, kv=8)
+HUGE = llama(8192, 80, 28672, heads=64, kv=8)
 CPU = Hardware(num_gpus=0, memory_bytes=24 * GIB, supports_bfloat16=True, num_cpus=2)
 GPU = Hardware(num_gpus=8, memory_bytes=80 * GIB, supports_bfloat16=True, num_cpus=64)
 ROWS = DataShape(num_rows=480, num_tokens=24_000, mean_tokens=50, longest_tokens=80)
@@ -42,6 +62,15 @@ def job(change: dict[str, Any] | None = None) -> ResolvedJob:
     spec |= change or {}
     body = {"metadata": {"name": "job"}, "spec": spec}
     return resolve_job(FineTuneJob.from_wire(body), namespace="n", uid="u")
+
+
+def is_accepted(change: dict[str, Any]) -> bool:
+    """Whether the API takes such a job at all."""
+    try:
+        job(change)
+    except ValidationError:
+        return False
+    return True
 
 
 def decide(change: dict[str, Any] | None = None, **replaced: Any) -> Recipe:
@@ -71,15 +100,26 @@ def test_global_batch_is_the_product_and_the_same_for_every_world_size(gpus: int
 
 
 @given(
-    world=st.integers(1, 64), rows=st.integers(1, 1_000_000), longest=st.integers(1, 200_000),
-    budget=st.integers(1, 100_000),
+    world=st.sampled_from([1, 2, 3, 8, 64]), rows=st.integers(1, 1_000_000),
+    longest=st.integers(1, 4096), use_gpu=st.booleans(), memory=st.integers(6, 80),
 )  # fmt: skip
-def test_automatic_batches_always_divide(world: int, rows: int, longest: int, budget: int) -> None:
-    size = decide_global_batch("auto", rows, world)
-    assert size % world == 0
-    micro = decide_micro_batch("auto", size // world, longest=longest, budget=budget)
-    assert (size // world) % micro == 0
-    assert micro == 1 or micro * longest <= budget
+def test_automatic_batches_always_divide_and_fit(
+    world: int, rows: int, longest: int, use_gpu: bool, memory: int
+) -> None:
+    data = DataShape(
+        num_rows=rows, num_tokens=rows * longest, mean_tokens=longest, longest_tokens=longest
+    )
+    hardware = Hardware(
+        num_gpus=world * use_gpu, memory_bytes=memory * GIB * (1 if use_gpu else world),
+        supports_bfloat16=True, num_cpus=8,
+    )  # fmt: skip
+    limit = {"hyperparameters": {"maxSequenceLength": 4096}, "resources": {"gpusPerNode": world}}
+    recipe = decide(limit, data=data, hardware=hardware, use_gpu=use_gpu)
+    product = recipe.micro_batch_size * recipe.accumulation_steps * recipe.world_size
+    assert product == recipe.global_batch_size
+    if recipe.micro_batch_size > 1:
+        assert recipe.micro_batch_size * longest <= (16384 if use_gpu else 2048)
+        assert recipe.estimated_memory_bytes <= hardware.memory_bytes
 
 
 def test_batch_that_does_not_divide_names_the_nearest() -> None:
@@ -88,17 +128,25 @@ def test_batch_that_does_not_divide_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "steps", "full", "rate"),
+    ("model", "steps", "adapter", "rate"),
     [
-        (SMALL, 50, False, 2e-3),
-        (SMALL, 500, False, 1.3e-3),
-        (LARGE, 500, False, 2.9e-4),
-        (LARGE, 500, True, 2.9e-5),
+        (SMALL, 50, {}, 2e-3),
+        (SMALL, 500, {}, 1.3e-3),
+        (LARGE, 500, {}, 2.9e-4),
+        (LARGE, 500, {"type": "Full"}, 2.9e-5),
+        (LARGE, 500, {"rank": 256}, 2.9e-4),
+        (LARGE, 500, {"type": "DoRA", "rank": 8, "alpha": 64}, 1.4e-4),
+        (LARGE, 500, {"type": "RsLoRA", "rank": 64}, 3.6e-5),
+        (LARGE, 500, {"type": "RsLoRA", "rank": 16, "alpha": 8}, 2.9e-4),
+        (LARGE, 500, {"alpha": 4}, 5.7e-4),
     ],
 )
-def test_learning_rate_rule(model: ModelShape, steps: int, full: bool, rate: float) -> None:
-    assert decide_learning_rate("auto", model, steps, full=full) == pytest.approx(rate, rel=0.05)
-    assert decide_learning_rate("3e-4", model, steps, full=full) == 3e-4
+def test_learning_rate_rule(
+    model: Architecture, steps: int, adapter: dict[str, Any], rate: float
+) -> None:
+    asked = job({"method": {"adapter": adapter}}).spec.method.adapter
+    assert decide_learning_rate("auto", model, steps, asked) == pytest.approx(rate, rel=0.05)
+    assert decide_learning_rate("3e-4", model, steps, asked) == 3e-4
 
 
 def test_packed_rows_are_as_long_as_a_row_may_be() -> None:
@@ -115,7 +163,7 @@ def test_the_estimate_is_that_of_what_runs() -> None:
 
 
 def test_checkpointing_only_when_memory_asks_for_it() -> None:
-    small = Hardware(num_gpus=1, memory_bytes=20 * GIB, supports_bfloat16=True, num_cpus=8)
+    small = Hardware(num_gpus=1, memory_bytes=22 * GIB, supports_bfloat16=True, num_cpus=8)
     long = DataShape(num_rows=1000, num_tokens=10**6, mean_tokens=1000, longest_tokens=1024)
     change = {"resources": {"gpusPerNode": 1}}
     roomy = decide(change, model=LARGE, data=long, hardware=GPU, use_gpu=True)
@@ -140,9 +188,67 @@ def test_contradictions_are_user_errors(change: dict[str, Any], reason: str) -> 
 
 
 def test_base_too_large_for_one_gpu_is_sharded() -> None:
-    huge = ModelShape(num_parameters=70_000_000_000, hidden_size=8192, num_layers=80)
-    recipe = decide({"resources": {"gpusPerNode": 8}}, model=huge, hardware=GPU, use_gpu=True)
+    change = {"resources": {"gpusPerNode": 8}, "hyperparameters": {"globalBatchSize": 64}}
+    recipe = decide(change, model=HUGE, hardware=GPU, use_gpu=True)
     assert recipe.strategy == "FSDP2"
+    assert recipe.micro_batch_size > 1
+    assert recipe.estimated_memory_bytes < GPU.memory_bytes
+
+
+@pytest.mark.parametrize(
+    ("change", "model", "rows", "remedies"),
+    [
+        ({}, HUGE, 80, ["QLoRA", "4 such GPUs"]),
+        ({"method": {"adapter": {"type": "Full"}}}, LARGE, 80, ["type LoRA", "4 such GPUs"]),
+        ({"hyperparameters": {"maxSequenceLength": 131072}}, LARGE, 131072, ["maxSequenceLength"]),
+        (
+            {"hyperparameters": {"microBatchSize": 8, "maxSequenceLength": 16384}},
+            LARGE,
+            16384,
+            ["microBatchSize: auto"],
+        ),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_what_would_fit(
+    change: dict[str, Any], model: Architecture, rows: int, remedies: list[str]
+) -> None:
+    data = DataShape(num_rows=480, num_tokens=480 * rows, mean_tokens=rows, longest_tokens=rows)
+    with pytest.raises(UserError, match=r"does not fit.*GiB.*and has 80\.0 GiB") as caught:
+        decide(change, model=model, data=data, hardware=GPU, use_gpu=True)
+    assert caught.value.reason == "ModelDoesNotFit"
+    for remedy in remedies:
+        assert remedy in caught.value.message
+
+
+def test_a_higher_rank_needs_more_memory() -> None:
+    needs = [
+        decide({"method": {"adapter": {"rank": rank}}}, model=LARGE, hardware=GPU, use_gpu=True)
+        for rank in (16, 512)
+    ]
+    grown = needs[1].memory["optimizer"] / needs[0].memory["optimizer"]
+    assert grown == pytest.approx(32)
+    assert needs[1].estimated_memory_bytes - needs[0].estimated_memory_bytes > 15 * GIB
+
+
+def test_short_rows_fill_a_gpu_by_their_mean_length() -> None:
+    uneven = DataShape(
+        num_rows=20_000, num_tokens=2_000_000, mean_tokens=100, longest_tokens=1024, std_tokens=120
+    )
+    recipe = decide(
+        {"resources": {"gpusPerNode": 1}}, model=SMALL, data=uneven, hardware=GPU, use_gpu=True
+    )
+    assert (recipe.micro_batch_size, recipe.accumulation_steps) == (32, 1)
+
+
+def test_a_batch_too_small_for_its_gpus_is_told() -> None:
+    short = DataShape(num_rows=480, num_tokens=24_000, mean_tokens=50, longest_tokens=80)
+    recipe = decide({"resources": {"gpusPerNode": 8}}, data=short, hardware=GPU, use_gpu=True)
+    assert "too small for 8 GPU(s)" in "".join(find_warnings(recipe, short))
+    long = DataShape(num_rows=480, num_tokens=480_000, mean_tokens=4000, longest_tokens=4096)
+    change = {"resources": {"gpusPerNode": 1}, "hyperparameters": {"maxSequenceLength": 4096}}
+    filled = decide(change, data=long, hardware=GPU, use_gpu=True)
+    assert find_warnings(filled, long) == []
+    assert find_warnings(decide(), short) == []  # on a CPU
 
 
 @pytest.mark.parametrize("strategy", ["ZeRO2", "ZeRO3"])
@@ -169,7 +275,6 @@ def test_settings_are_refused_before_the_ranks_start_exactly_when_a_rank_would_r
     strategy: str, precision: str, gpus: int, global_batch: int | str, micro_batch: int | str,
     use_gpu: bool, can_bfloat16: bool,
 ) -> None:  # fmt: skip
-    assume(strategy != "FSDP2" or gpus)  # the API refuses it
     asked = {
         "resources": {"gpusPerNode": gpus, "strategy": strategy},
         "hyperparameters": {
@@ -178,6 +283,7 @@ def test_settings_are_refused_before_the_ranks_start_exactly_when_a_rank_would_r
             "microBatchSize": micro_batch,
         },
     }
+    assume(is_accepted(asked))
     hardware = Hardware(
         num_gpus=4 * use_gpu, memory_bytes=80 * GIB, supports_bfloat16=can_bfloat16, num_cpus=8
     )

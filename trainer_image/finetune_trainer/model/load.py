@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.errors import UserError
+from finetune_trainer.planning.architecture import Architecture, read_architecture
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +57,21 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} is not a model folder: config.json: {_first_line(error)}",
         ) from error
     return config
+
+
+def read_model_architecture(folder: Path) -> Architecture:
+    """Describe the model in a folder without loading it.
+
+    Raises:
+        UserError: Its configuration or the header of a weight file cannot be read.
+    """
+    config = read_config(folder)
+    try:
+        return read_architecture(folder, config)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "ModelUnreadable", f"{folder} is not a model folder: {_first_line(error)}"
+        ) from error
 
 
 def load_model(
@@ -120,6 +136,18 @@ def attention_implementation() -> str:
     if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None:
         return "flash_attention_2"
     return "sdpa"
+
+
+def expected_attention(*, use_gpu: bool) -> str:
+    """Return what :func:`attention_implementation` will choose, in the planner's words, no torch.
+
+    Args:
+        use_gpu: Ranks run on GPUs.
+    """
+    import importlib.util
+
+    has_flash = use_gpu and importlib.util.find_spec("flash_attn") is not None
+    return "flash" if has_flash else "sdpa"
 
 
 def _first_line(error: BaseException) -> str:

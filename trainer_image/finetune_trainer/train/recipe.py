@@ -3,15 +3,19 @@
 The rules, with their reasons:
 
 * **Learning rate.** Adapters want about ten times the rate of full fine-tuning, nearly independent
-  of rank when the update is scaled by alpha/rank, and more for short runs ("LoRA Without Regret",
-  Schulman et al. 2025). Small models take more: 5e-4 x (2000 / hidden size)^0.78, 1.5 times that
-  below 100 steps, between 1e-4 and 2e-3. ``Full`` takes a tenth.
+  of rank when the update is scaled by alpha/rank with a fixed alpha, and more for short runs
+  ("LoRA Without Regret", Schulman et al. 2025). Small models take more:
+  5e-4 x (2000 / hidden size)^0.78, 1.5 times that below 100 steps, between 1e-4 and 2e-3. ``Full``
+  takes a tenth.
+* **Scaling.** The rule above holds for a strength of 32 = scale x rank (LoRA's alpha, RsLoRA's
+  alpha x sqrt(rank)): one step of Adam changes an adapter's output by about rate x scale x rank,
+  since each of its rank directions moves by the rate whatever its gradient. Another strength
+  divides the rate accordingly. A weaker one raises it at most twofold: A moves by the rate as well,
+  and no scale tames that.
 * **Global batch.** 8 below 1,000 training rows, 16 below 10,000, else 32: adapters pay for large
   batches more than full fine-tuning does (same source). It never depends on the world size.
-* **Micro batch.** The largest divisor of the rank's share whose tokens fit the budget of one
-  forward pass: enough to fill the device, few enough to need no recomputation.
-* **Activation checkpointing.** Only when even the smallest micro batch exceeds 80 % of memory by
-  the estimate below: it costs 20-50 % of the speed.
+* **Micro batch, activation checkpointing, strategy.** What fits the memory at the least cost of
+  speed, see :mod:`finetune_trainer.planning.fit`. What cannot fit is refused.
 """
 
 from __future__ import annotations
@@ -21,16 +25,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.finetunejob import Hyperparameters
+from finetune_api.v1alpha1.finetunejob import Adapter, Hyperparameters
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
+from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Lengths, find_fit
+from finetune_trainer.planning.setup import Setup
 
-CPU_TOKENS_PER_FORWARD = 2048
-GPU_TOKENS_PER_FORWARD = 16384
-COMFORT = 0.8
-"""Share of the memory that the estimate may fill: it is an estimate."""
-PADDING_FREE_TOKENS = 4096
-"""Longest flattened row for which SDPA's block-diagonal mask is cheaper than padding."""
+REFERENCE_STRENGTH = 32
+"""Scale x rank of the default adapter, which the rule of the learning rate was made for."""
+IDLE_TOKENS = 2048
+"""Below so many tokens a forward pass leaves a large GPU waiting for its own launches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,27 +47,14 @@ class DataShape:
         num_tokens: Their tokens after truncation.
         mean_tokens: Mean example length.
         longest_tokens: Longest example.
+        std_tokens: Standard deviation of the lengths, if known.
     """
 
     num_rows: int
     num_tokens: int
     mean_tokens: float
     longest_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelShape:
-    """What the recipe must know of the base model.
-
-    Attributes:
-        num_parameters: All weights.
-        hidden_size: Width of the residual stream.
-        num_layers: Transformer blocks.
-    """
-
-    num_parameters: int
-    hidden_size: int
-    num_layers: int
+    std_tokens: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +75,9 @@ class Recipe:
         padding_free: Flatten a micro batch into one row without padding.
         packing: Several examples per row, cut to ``maxSequenceLength``.
         use_gpu: Ranks run on GPUs.
-        estimated_memory_bytes: Per rank.
+        estimated_memory_bytes: Of one rank at its peak.
+        memory: The same by what it is made of, bytes.
+        available_memory_bytes: What one rank has.
     """
 
     learning_rate: float
@@ -100,6 +94,8 @@ class Recipe:
     packing: bool
     use_gpu: bool
     estimated_memory_bytes: int
+    memory: dict[str, int]
+    available_memory_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dict."""
@@ -107,82 +103,107 @@ class Recipe:
 
 
 def decide_recipe(
-    job: ResolvedJob, data: DataShape, model: ModelShape, hardware: Hardware, *, use_gpu: bool
+    job: ResolvedJob,
+    data: DataShape,
+    model: Architecture,
+    hardware: Hardware,
+    *,
+    use_gpu: bool,
+    attention: str = "sdpa",
 ) -> Recipe:
     """Settle everything that the job left to us.
 
+    Args:
+        job: The effective job.
+        data: The tokenised training side.
+        model: The base model.
+        hardware: What this node offers.
+        use_gpu: Ranks run on GPUs.
+        attention: Attention that the ranks load: ``sdpa``, ``flash`` or ``eager``.
+
     Raises:
-        UserError: Settings contradict each other or the hardware; the message names the values.
+        UserError: Settings contradict each other or the hardware, or the model does not fit; the
+            message names the values.
     """
-    spec = job.spec
-    hyper = spec.hyperparameters
-    world_size = job.world_size
-    bfloat16 = decide_bfloat16(job, hardware, use_gpu=use_gpu)
-    global_batch = decide_global_batch(hyper.global_batch_size, data.num_rows, world_size)
-    per_rank = global_batch // world_size
-    packing = spec.method.packing == "On"
-    available = hardware.memory_bytes // (1 if use_gpu else max(1, spec.resources.gpus_per_node))
-    # A packed row is as long as a row may be, however short its examples.
-    longest = hyper.max_sequence_length
-    if not packing:
-        longest = min(data.longest_tokens, longest)
-    need = _RankMemory(job=job, model=model, longest=longest, bfloat16=bfloat16)
-    budget = decide_token_budget(need, available, use_gpu=use_gpu)
-    micro = decide_micro_batch(hyper.micro_batch_size, per_rank, longest=longest, budget=budget)
-    memory = need.of(micro)
-    checkpointing = hyper.activation_checkpointing == "On" or (
-        hyper.activation_checkpointing == "Auto" and memory > COMFORT * available
+    hyper = job.spec.hyperparameters
+    setup = make_setup(job, hardware, use_gpu=use_gpu, attention=attention)
+    global_batch = decide_global_batch(hyper.global_batch_size, data.num_rows, job.world_size)
+    per_rank = global_batch // job.world_size
+    packing = job.spec.method.packing == "On"
+    fit = find_fit(
+        model,
+        setup,
+        read_asked(job, per_rank, use_gpu=use_gpu),
+        Lengths(
+            mean=data.mean_tokens,
+            longest=min(data.longest_tokens, hyper.max_sequence_length),
+            deviation=data.std_tokens,
+            # A packed row is as long as a row may be, however short its examples.
+            row_limit=hyper.max_sequence_length if packing else None,
+        ),
+        per_rank=per_rank,
+        available=available_bytes(job, hardware, use_gpu=use_gpu),
     )
     epochs = float(hyper.epochs)
     total_steps = hyper.max_steps or _count_steps(data, hyper, epochs, global_batch, packing)
-    full = spec.method.adapter.type == "Full"
     return Recipe(
-        learning_rate=decide_learning_rate(hyper.learning_rate, model, total_steps, full=full),
+        learning_rate=decide_learning_rate(
+            hyper.learning_rate, model, total_steps, job.spec.method.adapter
+        ),
         global_batch_size=global_batch,
-        micro_batch_size=micro,
-        accumulation_steps=per_rank // micro,
-        world_size=world_size,
+        micro_batch_size=fit.micro,
+        accumulation_steps=per_rank // fit.micro,
+        world_size=job.world_size,
         total_steps=total_steps,
         epochs=epochs,
-        strategy=decide_strategy(job, memory=memory, available=available, use_gpu=use_gpu),
-        bfloat16=bfloat16,
-        activation_checkpointing=checkpointing,
-        padding_free=spec.method.packing == "Auto"
-        and (use_gpu or micro * data.mean_tokens <= PADDING_FREE_TOKENS),
+        strategy=fit.setup.strategy,
+        bfloat16=setup.bfloat16,
+        activation_checkpointing=fit.setup.checkpointing,
+        padding_free=fit.setup.padding_free and not packing,
         packing=packing,
         use_gpu=use_gpu,
-        estimated_memory_bytes=need.of(micro, checkpointing=checkpointing),
+        estimated_memory_bytes=fit.memory.total,
+        memory=fit.memory.to_json(),
+        available_memory_bytes=fit.available,
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _RankMemory:
-    """Estimates one rank's memory by its micro batch."""
-
-    job: ResolvedJob
-    model: ModelShape
-    longest: int
-    bfloat16: bool
-
-    def of(self, micro: int, *, checkpointing: bool = False) -> int:
-        adapter = self.job.spec.method.adapter
-        return estimate_memory_bytes(
-            self.model,
-            tokens=micro * self.longest,
-            bfloat16=self.bfloat16,
-            full=adapter.type == "Full",
-            quantized=adapter.type == "QLoRA",
-            checkpointing=checkpointing,
-        )
+def make_setup(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool, attention: str) -> Setup:
+    """Return what the job fixes of the training, as far as memory depends on it."""
+    adapter = job.spec.method.adapter
+    return Setup(
+        adapter=adapter.type,
+        rank=adapter.rank,
+        targets=tuple(adapter.target_modules),
+        dropout=float(adapter.dropout) > 0,
+        bfloat16=decide_bfloat16(job, hardware, use_gpu=use_gpu),
+        attention=attention,
+        world_size=job.world_size,
+        use_gpu=use_gpu,
+    )
 
 
-def decide_token_budget(need: _RankMemory, available: int, *, use_gpu: bool) -> int:
-    """Return the tokens of one forward pass: enough to fill the device, few enough to fit."""
-    budget = GPU_TOKENS_PER_FORWARD if use_gpu else CPU_TOKENS_PER_FORWARD
-    # A smaller micro batch costs less speed than recomputing activations.
-    while budget > need.longest and need.of(budget // need.longest) > COMFORT * available:
-        budget //= 2
-    return budget
+def read_asked(job: ResolvedJob, per_rank: int, *, use_gpu: bool) -> Asked:
+    """Return the settings that the job does not leave open.
+
+    Raises:
+        UserError: The micro batch does not divide the rank's share, or the strategy cannot run.
+    """
+    hyper = job.spec.hyperparameters
+    micro = check_micro_batch(hyper.micro_batch_size, per_rank)
+    strategy = decide_strategy(job, use_gpu=use_gpu)
+    recompute = hyper.activation_checkpointing
+    return Asked(
+        micro=micro,
+        checkpointing=None if recompute == "Auto" else recompute == "On",
+        strategy=None if strategy == "Auto" else strategy,
+        padding_free=False if job.spec.method.packing == "Off" else None,
+    )
+
+
+def available_bytes(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> int:
+    """Return the memory of one rank: a GPU's, or its share of the node's."""
+    return hardware.memory_bytes // (1 if use_gpu else max(1, job.spec.resources.gpus_per_node))
 
 
 def _count_steps(
@@ -215,11 +236,13 @@ def check_settings(job: ResolvedJob, hardware: Hardware, *, num_rows: int, use_g
     per_rank = (
         decide_global_batch(hyper.global_batch_size, num_rows, job.world_size) // job.world_size
     )
-    decide_micro_batch(hyper.micro_batch_size, per_rank, longest=1, budget=per_rank)
-    decide_strategy(job, memory=0, available=hardware.memory_bytes, use_gpu=use_gpu)
+    check_micro_batch(hyper.micro_batch_size, per_rank)
+    decide_strategy(job, use_gpu=use_gpu)
 
 
-def decide_learning_rate(asked: str, model: ModelShape, total_steps: int, *, full: bool) -> float:
+def decide_learning_rate(
+    asked: str, model: Architecture, total_steps: int, adapter: Adapter
+) -> float:
     """Return the asked rate, or the rule's."""
     if asked != "auto":
         return float(asked)
@@ -227,7 +250,16 @@ def decide_learning_rate(asked: str, model: ModelShape, total_steps: int, *, ful
     if total_steps < 100:
         rate *= 1.5
     rate = min(2e-3, max(1e-4, rate))
-    return float(f"{(rate / 10 if full else rate):.2g}")
+    if adapter.type == "Full":
+        return float(f"{rate / 10:.2g}")
+    return float(f"{rate * min(2.0, REFERENCE_STRENGTH / adapter_strength(adapter)):.2g}")
+
+
+def adapter_strength(adapter: Adapter) -> float:
+    """Return scale x rank: how far one step of a given rate moves the adapter's output."""
+    if adapter.type == "RsLoRA":
+        return float(adapter.alpha * math.sqrt(adapter.rank))
+    return float(adapter.alpha)
 
 
 def decide_global_batch(asked: int | str, num_rows: int, world_size: int) -> int:
@@ -250,22 +282,22 @@ def decide_global_batch(asked: int | str, num_rows: int, world_size: int) -> int
     return -(-size // world_size) * world_size
 
 
-def decide_micro_batch(asked: int | str, per_rank: int, *, longest: int, budget: int) -> int:
-    """Return examples per rank and forward pass, a divisor of ``per_rank``.
+def check_micro_batch(asked: int | str, per_rank: int) -> int | None:
+    """Return the asked examples per rank and forward pass, or None for ``auto``.
 
     Raises:
         UserError: The asked size does not divide the rank's share.
     """
+    if not isinstance(asked, int):
+        return None
     divisors = [n for n in range(1, per_rank + 1) if per_rank % n == 0]
-    if isinstance(asked, int):
-        if asked not in divisors:
-            raise UserError(
-                "InvalidMicroBatchSize",
-                f"hyperparameters.microBatchSize {asked} does not divide the {per_rank} examples a "
-                f"rank takes per step; use one of {', '.join(map(str, divisors))}",
-            )
-        return asked
-    return max([n for n in divisors if n * longest <= budget], default=1)
+    if asked not in divisors:
+        raise UserError(
+            "InvalidMicroBatchSize",
+            f"hyperparameters.microBatchSize {asked} does not divide the {per_rank} examples a "
+            f"rank takes per step; use one of {', '.join(map(str, divisors))}",
+        )
+    return asked
 
 
 def decide_bfloat16(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> bool:
@@ -295,14 +327,8 @@ def decide_bfloat16(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> b
     )
 
 
-def decide_strategy(job: ResolvedJob, *, memory: int, available: int, use_gpu: bool) -> str:
-    """Return how ranks share the work.
-
-    Args:
-        job: The effective job.
-        memory: Estimate of what one rank needs, bytes.
-        available: What one rank has, bytes.
-        use_gpu: Ranks run on GPUs.
+def decide_strategy(job: ResolvedJob, *, use_gpu: bool) -> str:
+    """Return how ranks share the work; ``Auto`` where memory is to decide.
 
     Raises:
         UserError: FSDP2 on CPU, where accelerate would silently run DDP instead.
@@ -313,38 +339,29 @@ def decide_strategy(job: ResolvedJob, *, memory: int, available: int, use_gpu: b
             "resources.strategy FSDP2 needs GPUs (on CPU it would silently fall back to DDP); use "
             "DDP or ZeRO2",
         )
-    asked = _asked_strategy(job)
-    if asked != "Auto":
-        return asked
-    if use_gpu and memory > 0.9 * available:
-        return "FSDP2"
-    return "DDP"
+    return _asked_strategy(job)
+
+
+def find_warnings(recipe: Recipe, data: DataShape) -> list[str]:
+    """Say what the run leaves unused, or may not have room for."""
+    found = []
+    if recipe.use_gpu:
+        tokens = recipe.micro_batch_size * data.mean_tokens
+        if recipe.accumulation_steps == 1 and tokens < IDLE_TOKENS and not recipe.packing:
+            found.append(
+                f"each GPU sees only {tokens:.0f} tokens per forward pass and waits most of the "
+                f"time: a global batch of {recipe.global_batch_size} examples of "
+                f"{data.mean_tokens:.0f} tokens is too small for {recipe.world_size} GPU(s); take "
+                "fewer GPUs, or raise hyperparameters.globalBatchSize"
+            )
+    if recipe.estimated_memory_bytes > COMFORT * recipe.available_memory_bytes:
+        found.append(
+            f"memory is tight: about {recipe.estimated_memory_bytes / GIB:.1f} of "
+            f"{recipe.available_memory_bytes / GIB:.1f} GiB are needed at the peak"
+        )
+    return found
 
 
 def _asked_strategy(job: ResolvedJob) -> str:
     # One rank has nothing to share; DeepSpeed would only add its start-up.
     return job.spec.resources.strategy if job.world_size > 1 else "DDP"
-
-
-def estimate_memory_bytes(
-    model: ModelShape,
-    *,
-    tokens: int,
-    bfloat16: bool,
-    full: bool,
-    quantized: bool,
-    checkpointing: bool,
-) -> int:
-    """Estimate one rank's memory: weights, optimiser state, activations of one forward pass.
-
-    Activations: 17 values (34 bytes at two bytes each) per token, layer and channel without
-    recomputation, 2 values with it.
-
-    Source: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
-    Models", table 2, without the attention term (fused kernels do not store it).
-    """
-    value_bytes = 2 if bfloat16 else 4
-    weights = model.num_parameters * (0.6 if quantized else 4 if full else value_bytes)
-    optimizer = model.num_parameters * 12 if full else model.num_parameters * 0.02 * 16
-    per_token = (2 if checkpointing else 17) * model.hidden_size * model.num_layers * value_bytes
-    return int(weights + optimizer + tokens * per_token)

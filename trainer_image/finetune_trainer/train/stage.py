@@ -12,11 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import MetricValue, TrainResult
+from finetune_api.trainer import MetricValue, ResolvedJob, TrainResult
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
+from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import InternalError, UserError
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
+from finetune_trainer.model.load import expected_attention, read_model_architecture
 from finetune_trainer.publish.adapter import finish_adapter, weights_file
 from finetune_trainer.publish.card import licence_of
 from finetune_trainer.publish.merge import check_mergeable
@@ -25,7 +27,7 @@ from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
 from finetune_trainer.train.checkpoint import delete_prefix, fetch_newest
 from finetune_trainer.train.launch import Topology, read_topology, run_ranks
 from finetune_trainer.train.ranks.worker import WorkerPlan
-from finetune_trainer.train.recipe import check_settings
+from finetune_trainer.train.recipe import DataShape, check_settings, decide_recipe
 
 PUBLICATION_SECONDS = 3600
 """How long the other nodes wait for rank 0 to upload: whole weights are many gigabytes."""
@@ -56,6 +58,15 @@ def train(context: StageContext) -> TrainResult:
     prepared = read_prepared(context.output, job, context.work_dir)
     check_settings(job, hardware, num_rows=len(prepared.train), use_gpu=use_gpu)
     model_dir, revision = context.model_folder()
+    # Settled anew by the ranks from the exact rows; here, so that what cannot fit costs no start.
+    decide_recipe(
+        job,
+        shape_of_training_side(job, prepared),
+        read_model_architecture(model_dir),
+        hardware,
+        use_gpu=use_gpu,
+        attention=expected_attention(use_gpu=use_gpu),
+    )
     check_mergeable(job.spec, model_dir)
     topology = _topology(context)
     output_dir = context.scratch("checkpoints", fresh=True)
@@ -85,6 +96,20 @@ def train(context: StageContext) -> TrainResult:
         return _wait_for_publication(context, key)
     record = _run_record(context, prepared, revision, outcome, plan.resume_step)
     return _publish(context, key, final_dir, record)
+
+
+def shape_of_training_side(job: ResolvedJob, prepared: Prepared) -> DataShape:
+    """Return the lengths of the training side as ``prepare`` counted them, cut to the limit."""
+    limit = job.spec.hyperparameters.max_sequence_length
+    model = job.spec.model
+    tokens = prepared.report.tokens[f"{model.uri}@{model.revision}"][Side.TRAIN]
+    mean = min(float(limit), tokens.tokens / tokens.rows)
+    return DataShape(
+        num_rows=tokens.rows,
+        num_tokens=int(mean * tokens.rows),
+        mean_tokens=mean,
+        longest_tokens=min(tokens.longest, limit),
+    )
 
 
 def _topology(context: StageContext) -> Topology:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import TYPE_CHECKING
 from finetune_api.trainer import ResolvedJob, Stage
 from finetune_trainer.errors import InternalError, TrainerError
 from finetune_trainer.failures import classify, failure_record
-from finetune_trainer.model.load import read_config
+from finetune_trainer.model.load import expected_attention, read_model_architecture
 from finetune_trainer.process import die_with_parent
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
 from finetune_trainer.storage import StorageAccess, open_store
-from finetune_trainer.train.recipe import DataShape, ModelShape, Recipe, decide_recipe
+from finetune_trainer.train.recipe import DataShape, Recipe, decide_recipe, find_warnings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -125,6 +126,8 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
     check_strategy(trainer, recipe)
     if rank == 0:
         emit.message(describe(recipe, num_rows=len(sides.train), num_tokens=sides.num_tokens))
+        for warning in find_warnings(recipe, sides.shape):
+            emit.message(warning)
     trainer.train(resume_from_checkpoint=plan.resume_dir)
     watchers.stop.raise_if_stopped(total_steps=recipe.total_steps)
     trainer.save_model(plan.final_dir)
@@ -144,6 +147,18 @@ class EncodedSides:
     def num_tokens(self) -> int:
         """Tokens of the training side after truncation."""
         return sum(len(example.input_ids) for example in self.train)
+
+    @property
+    def shape(self) -> DataShape:
+        """What the recipe must know of the training side."""
+        lengths = [len(example.input_ids) for example in self.train]
+        return DataShape(
+            num_rows=len(lengths),
+            num_tokens=sum(lengths),
+            mean_tokens=sum(lengths) / len(lengths),
+            longest_tokens=max(lengths),
+            std_tokens=statistics.pstdev(lengths),
+        )
 
 
 def encode_sides(
@@ -175,15 +190,14 @@ def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSides) -> Re
     """
     from finetune_trainer.model.hardware import detect_hardware
 
-    lengths = [len(example.input_ids) for example in sides.train]
-    data = DataShape(
-        num_rows=len(lengths),
-        num_tokens=sum(lengths),
-        mean_tokens=sum(lengths) / len(lengths),
-        longest_tokens=max(lengths),
+    return decide_recipe(
+        job,
+        sides.shape,
+        read_model_architecture(Path(plan.model_dir)),
+        detect_hardware(),
+        use_gpu=plan.use_gpu,
+        attention=expected_attention(use_gpu=plan.use_gpu),
     )
-    shape = model_shape(Path(plan.model_dir))
-    return decide_recipe(job, data, shape, detect_hardware(), use_gpu=plan.use_gpu)
 
 
 def check_world_size(recipe: Recipe, actual: int) -> None:
@@ -280,19 +294,6 @@ def leave_outcome(
     Path(plan.control_dir, "outcome.json").write_text(json.dumps(outcome))
 
 
-def model_shape(folder: Path) -> ModelShape:
-    """Return the shape of the model in ``folder`` without loading it."""
-    config = read_config(folder)
-    text = config.get("text_config", config)
-    num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    value_bytes = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
-    return ModelShape(
-        num_parameters=num_bytes // value_bytes,
-        hidden_size=int(text.get("hidden_size", text.get("n_embd", 1024))),
-        num_layers=int(text.get("num_hidden_layers", text.get("n_layer", 24))),
-    )
-
-
 def storage_access(job: ResolvedJob, plan: WorkerPlan) -> StorageAccess:
     """Return how this rank reaches the output."""
     s3 = job.spec.s3
@@ -315,7 +316,8 @@ def describe(recipe: Recipe, *, num_rows: int, num_tokens: int) -> str:
         f"{recipe.accumulation_steps} accumulation x {recipe.world_size} rank(s), learning rate "
         f"{recipe.learning_rate:g}, {'bfloat16' if recipe.bfloat16 else 'float32'} base, {shape}, "
         f"activation checkpointing {'on' if recipe.activation_checkpointing else 'off'}, "
-        f"{recipe.strategy} on {where}"
+        f"{recipe.strategy} on {where}, about {recipe.estimated_memory_bytes / 2**30:.1f} of "
+        f"{recipe.available_memory_bytes / 2**30:.1f} GiB per rank"
     )
 
 

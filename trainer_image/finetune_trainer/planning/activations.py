@@ -1,0 +1,157 @@
+"""What autograd keeps of one micro batch, tensor by tensor, and the largest moment of its backward.
+
+The counts follow the modelling code of transformers, PEFT's LoRA layer and torch's autograd. Widths
+are in channels; a function returns bytes per token unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetune_trainer.planning.architecture import Architecture, Linear
+from finetune_trainer.planning.setup import BFLOAT16, FLOAT32, Batch, Setup
+
+
+def is_target(name: str, setup: Setup) -> bool:
+    """Whether a linear layer of this name gets an adapter."""
+    return not setup.is_full and (
+        "all-linear" in setup.targets or any(t.rsplit(".", 1)[-1] == name for t in setup.targets)
+    )
+
+
+def saved_per_token(model: Architecture, setup: Setup) -> float:
+    """Bytes that one average block saves per token, without the attention mask."""
+    norms = _norms(model, setup)
+    return norms + _attention(model, setup) + _inputs(model, setup) + _mlp(model, setup)
+
+
+def moment_per_token(model: Architecture, setup: Setup) -> float:
+    """Bytes per token of the largest temporaries of one block's backward pass.
+
+    The gradient of the MLP's product and of its two factors live at once with the adapter's
+    float32 casts; the last norm over the residual stream needs five float32 images of it.
+    """
+    width, h = _mlp_width(model), model.hidden_size
+    if setup.is_full or not setup.bfloat16:
+        per_channel = 2 * setup.value_bytes
+        if not setup.is_full and setup.dropout:
+            per_channel = FLOAT32
+    else:
+        per_channel = FLOAT32 + (BFLOAT16 if setup.dropout else 0)
+    norm = (16 if setup.is_full else 20) * h if model.rms_norm else 12 * h
+    return max(per_channel * width, norm)
+
+
+def recompute_per_token(model: Architecture, setup: Setup) -> float:
+    """Bytes per token beside a block's saved tensors while it is computed anew."""
+    width = _mlp_width(model)
+    extra = 0.0
+    if not setup.is_full and setup.bfloat16:
+        # The product of the MLP, and its float32 cast for the adapter, before the cast back.
+        extra = (BFLOAT16 + (FLOAT32 if setup.dropout else 0)) * width
+    return moment_per_token(model, setup) + extra
+
+
+def mask_bytes(setup: Setup, batch: Batch) -> int:
+    """Bytes that one block saves of the attention mask: SDPA makes its own copy in each.
+
+    A single row needs none (causal attention is told by a flag), and FlashAttention takes lengths.
+    """
+    if setup.attention == "flash" or batch.rows == 1:
+        return 0
+    cells = batch.tokens**2 if setup.padding_free else batch.rows * batch.longest**2
+    return cells * setup.value_bytes
+
+
+def scores_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
+    """Bytes that one block saves of the scores when attention is written out (eager)."""
+    if setup.attention != "eager":
+        return 0
+    cells = batch.tokens**2 if setup.padding_free else batch.rows * batch.longest**2
+    # softmax in float32, its image in the compute type, and dropout's mask and result
+    per_cell = FLOAT32 + (setup.value_bytes if setup.bfloat16 else 0)
+    if model.attention_dropout:
+        per_cell += setup.noise_bytes + setup.value_bytes
+    return cells * model.num_heads * per_cell
+
+
+def _norms(model: Architecture, setup: Setup) -> float:
+    h, s = model.hidden_size, setup.value_bytes
+    if not model.rms_norm:
+        # One kernel: its input and two statistics; autocast runs it in float32.
+        return model.norms_per_layer * ((FLOAT32 if setup.bfloat16 else s) * h + 8)
+    # x in float32; the normalised x as well where the norm's own weight is trained.
+    copies = 2 if setup.is_full else 1
+    width = model.norms_per_layer * h
+    if model.qk_norm:
+        width += model.query_width + model.kv_width
+    return copies * FLOAT32 * width + FLOAT32 * model.norms_per_layer
+
+
+def _attention(model: Architecture, setup: Setup) -> float:
+    q, s = model.query_width, setup.value_bytes
+    # With a mask, SDPA takes keys and values repeated to the queries' heads.
+    kv = q if setup.attention != "flash" else model.kv_width
+    shares_output = setup.is_full or not (setup.bfloat16 or setup.dropout)
+    out = 0 if shares_output else q
+    return (q + 2 * kv + out) * s + FLOAT32 * model.num_heads
+
+
+def _inputs(model: Architecture, setup: Setup) -> float:
+    """What linear layers keep of their inputs."""
+    total = 0.0
+    for linears in _grouped(model):
+        per_block = max(each.count for each in linears) / model.num_layers
+        width = linears[0].width_in
+        targets = [each for each in linears if is_target(each.name, setup)]
+        if setup.is_full:
+            # Autocast casts the float32 input anew for every layer that takes it.
+            is_cast = setup.bfloat16 and width == model.hidden_size and not _is_out(linears)
+            copies = len(linears) if is_cast else 1
+            total += copies * width * setup.value_bytes * per_block
+        elif targets:
+            own = len(targets) if setup.bfloat16 or setup.dropout else 1
+            each_kept = setup.value_bytes * own
+            if setup.dropout:
+                each_kept += setup.noise_bytes * len(targets)
+            total += (each_kept * width + setup.rank * setup.value_bytes * len(targets)) * per_block
+    return total
+
+
+def _mlp(model: Architecture, setup: Setup) -> float:
+    """What the activation and the product keep; the product itself is the last layer's input."""
+    s = setup.value_bytes
+    width = _mlp_width(model)
+    if model.gated:
+        return 3 * s * width
+    if model.relu:
+        # ReLU keeps its result, which is the last layer's input unless that one is cast or dropped.
+        is_shared = setup.is_full or not (setup.bfloat16 or setup.dropout)
+        return 0 if is_shared else s * width
+    return (6 if model.composed_activation else 1) * s * width
+
+
+def _mlp_width(model: Architecture) -> float:
+    if not model.num_experts:
+        return model.intermediate_size
+    return model.experts_per_token * model.intermediate_size + model.shared_intermediate_size
+
+
+def _grouped(model: Architecture) -> Iterator[list[Linear]]:
+    """Group the linear layers by the input they share."""
+    groups: dict[str, list[Linear]] = {}
+    for linear in model.linears:
+        groups.setdefault(_group(linear.name), []).append(linear)
+    yield from groups.values()
+
+
+def _group(name: str) -> str:
+    if name in ("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query_key_value"):
+        return "attention in"
+    if name in ("gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1", "w1", "w3"):
+        return "mlp in"
+    return name
+
+
+def _is_out(linears: list[Linear]) -> bool:
+    return linears[0].name in ("o_proj", "out_proj", "dense")

@@ -1,0 +1,328 @@
+"""The shape of a base model, read from ``config.json`` and the headers of its weight files.
+
+No weights are read and nothing is guessed from file sizes: a safetensors file begins with a JSON
+header that names every tensor with its type and shape.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+HEADER_LIMIT = 100_000_000
+"""Largest header a safetensors file may have. Source: safetensors, ``MAX_HEADER_SIZE``."""
+
+_TIED = frozenset(
+    ("gpt2", "opt", "bloom", "falcon", "mpt", "gemma", "gemma2", "gemma3", "gemma3_text", "cohere")
+)
+"""Families whose head is the embedding unless ``config.json`` says otherwise."""
+_PLAIN_MLP = frozenset(
+    ("gpt2", "opt", "gpt_neox", "phi", "falcon", "bloom", "starcoder2", "mpt", "gptj", "nemotron")
+)
+"""Families whose MLP has no gate."""
+_LAYER_NORM = _PLAIN_MLP | {"stablelm", "cohere", "cohere2", "olmo"}
+_FOUR_NORMS = frozenset(("gemma2", "gemma3", "gemma3_text", "glm4"))
+_ONE_NORM = frozenset(("phi", "cohere", "cohere2", "gptj"))
+_QK_NORM = frozenset(("qwen3", "qwen3_moe", "gemma3", "gemma3_text", "olmo2", "olmo3", "olmoe"))
+_COMPOSED = frozenset(("gelu_new", "gelu_fast", "quick_gelu", "gelu_python", "relu2"))
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.(.+)\.weight$")
+_EXPERT = re.compile(r"(?:^|\.)experts\.")
+_ROUTERS = frozenset(("gate", "router", "mlp.gate", "block_sparse_moe.gate"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Linear:
+    """A kind of linear layer that every block has.
+
+    Attributes:
+        name: Last part of its name, as ``targetModules`` says it.
+        width_in: Features in.
+        width_out: Features out.
+        count: How many the whole model has.
+    """
+
+    name: str
+    width_in: int
+    width_out: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """What the memory and the time of a run depend on.
+
+    Attributes:
+        model_type: transformers' name of the family.
+        num_parameters: All weights; a tied head counts once.
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width of the MLP; of one routed expert in a mixture.
+        num_layers: Transformer blocks.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads.
+        head_dim: Width of a head.
+        vocab_size: Rows of the embedding.
+        tied: The head is the embedding.
+        gated: The MLP multiplies two projections (SwiGLU, GeGLU).
+        rms_norm: RMSNorm written in Python operations, else one LayerNorm kernel.
+        norms_per_layer: Norms over the residual stream per block.
+        qk_norm: Queries and keys are normalised.
+        composed_activation: The activation is several Python operations, not one kernel.
+        relu: The activation is ReLU, which autograd undoes from its result.
+        dropout: Residual dropout of the base model itself (GPT-2).
+        attention_dropout: Its attention dropout.
+        num_experts: Routed experts per block; 0 for a dense model.
+        experts_per_token: Of them, how many a token visits.
+        shared_intermediate_size: Width of the MLP beside the routed experts, 0 if none.
+        num_expert_parameters: Weights of all routed experts.
+        latent_attention: Queries and keys come through a low rank (DeepSeek).
+        linears: Linear layers outside the routed experts.
+    """
+
+    model_type: str = ""
+    num_parameters: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    tied: bool = False
+    gated: bool = True
+    rms_norm: bool = True
+    norms_per_layer: int = 2
+    qk_norm: bool = False
+    composed_activation: bool = False
+    relu: bool = False
+    dropout: bool = False
+    attention_dropout: bool = False
+    num_experts: int = 0
+    experts_per_token: int = 0
+    shared_intermediate_size: int = 0
+    num_expert_parameters: int = 0
+    latent_attention: bool = False
+    linears: tuple[Linear, ...] = ()
+
+    @property
+    def query_width(self) -> int:
+        """Channels of all query heads."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Channels of all key heads."""
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def num_active_parameters(self) -> int:
+        """Weights that one token meets in matrix products: no embedding, only chosen experts."""
+        embedding = self.vocab_size * self.hidden_size
+        resting = 0
+        if self.num_experts:
+            share = 1 - self.experts_per_token / self.num_experts
+            resting = int(self.num_expert_parameters * share)
+        return self.num_parameters - resting - (0 if self.tied else embedding)
+
+
+def read_architecture(folder: Path, config: Mapping[str, Any]) -> Architecture:
+    """Read the shape of the model in a folder from its configuration and weight headers.
+
+    Args:
+        folder: Local model folder; without ``*.safetensors`` the configuration has to do.
+        config: Its ``config.json``.
+
+    Raises:
+        ValueError: The configuration lacks a width, or a weight file is damaged; the message says
+            which.
+    """
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        shapes |= read_header(path)
+    return describe_architecture(config, shapes)
+
+
+def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Return shape and type of every tensor in a safetensors file.
+
+    Source: safetensors format: 8 bytes little-endian length, then JSON.
+
+    Raises:
+        ValueError: The file does not begin with such a header.
+    """
+    with path.open("rb") as file:
+        try:
+            (size,) = struct.unpack("<Q", file.read(8))
+            if size > HEADER_LIMIT:
+                raise ValueError(f"a header of {size} bytes")
+            header = json.loads(file.read(size))
+            return {
+                name: (tuple(entry["shape"]), str(entry["dtype"]))
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
+        except (struct.error, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path.name} is no safetensors file: {error}") from error
+
+
+def describe_architecture(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[tuple[int, ...], str]]
+) -> Architecture:
+    """Describe a model from its configuration and, where they are at hand, its tensors' shapes.
+
+    Args:
+        config: ``config.json``; of a model for several media, the text part is taken.
+        shapes: Shape and type by tensor name; empty to count from the configuration.
+
+    Raises:
+        ValueError: A width is missing.
+    """
+    text: Mapping[str, Any] = config.get("text_config") or config
+    base = _from_config(text, config)
+    if not shapes:
+        return _count_usual(base, text)
+    kept = {
+        name: shape
+        for name, (shape, _) in shapes.items()
+        if (found := _BLOCK.search(name)) is None or int(found[1]) < base.num_layers
+    }
+    has_head = any(name.endswith(("lm_head.weight", "embed_out.weight")) for name in kept)
+    tied = base.tied or not has_head
+    packed = {name: _values_per_element(name, dtype) for name, (_, dtype) in shapes.items()}
+    sizes = {name: int(math.prod(shape) * packed[name]) for name, shape in kept.items()}
+    if base.tied and has_head:
+        sizes = {name: size for name, size in sizes.items() if not name.endswith("lm_head.weight")}
+    return replace(
+        base,
+        tied=tied,
+        num_parameters=sum(sizes.values()),
+        num_expert_parameters=sum(n for name, n in sizes.items() if _EXPERT.search(name)),
+        linears=_find_linears(kept, is_transposed=base.model_type == "gpt2"),
+    )
+
+
+def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architecture:
+    kind = str(text.get("model_type", config.get("model_type", "")))
+    hidden = _number(text, "hidden_size", "n_embd", "d_model")
+    heads = _number(text, "num_attention_heads", "n_head", "n_heads")
+    experts = int(_first(text, "num_local_experts", "num_experts", "n_routed_experts") or 0)
+    width = int(_first(text, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden)
+    expert_width = int(text.get("moe_intermediate_size") or width)
+    shared = int(
+        text.get("shared_expert_intermediate_size")
+        or int(text.get("n_shared_experts") or 0) * expert_width
+    )
+    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    return Architecture(
+        model_type=kind,
+        num_parameters=0,
+        hidden_size=hidden,
+        intermediate_size=expert_width if experts else width,
+        num_layers=_number(text, "num_hidden_layers", "n_layer", "n_layers"),
+        num_heads=heads,
+        num_kv_heads=int(_first(text, "num_key_value_heads", "num_kv_heads") or heads),
+        head_dim=int(text.get("head_dim") or hidden // heads),
+        vocab_size=_number(text, "vocab_size"),
+        tied=kind in _TIED if tied is None else bool(tied),
+        gated=kind not in _PLAIN_MLP,
+        rms_norm=kind not in _LAYER_NORM,
+        norms_per_layer=4 if kind in _FOUR_NORMS else 1 if kind in _ONE_NORM else 2,
+        qk_norm=kind in _QK_NORM,
+        composed_activation=str(_first(text, "hidden_act", "activation_function")) in _COMPOSED
+        or (kind == "gpt2" and "activation_function" not in text),
+        relu=_first(text, "hidden_act", "activation_function") == "relu",
+        dropout=float(_first(text, "resid_pdrop", "dropout") or 0) > 0,
+        attention_dropout=float(_first(text, "attn_pdrop", "attention_dropout") or 0) > 0,
+        num_experts=experts,
+        experts_per_token=int(_first(text, "num_experts_per_tok", "num_experts_per_token") or 0),
+        shared_intermediate_size=shared if experts else 0,
+        latent_attention=bool(text.get("kv_lora_rank")),
+    )
+
+
+def _usual_linears(model: Architecture, text: Mapping[str, Any]) -> tuple[Linear, ...]:
+    """List the linear layers that a decoder of this description has."""
+    h, layers = model.hidden_size, model.num_layers
+    found = [
+        ("q_proj", h, model.query_width), ("k_proj", h, model.kv_width),
+        ("v_proj", h, model.kv_width), ("o_proj", model.query_width, h),
+    ]  # fmt: skip
+    dense_layers = layers
+    width = model.intermediate_size
+    if model.num_experts:
+        dense_layers = int(text.get("first_k_dense_replace") or 0)
+        width = int(text.get("intermediate_size") or width)
+        shared = model.shared_intermediate_size
+        found += [("gate_proj", h, shared), ("up_proj", h, shared), ("down_proj", shared, h)]
+    linears = [Linear(name=n, width_in=i, width_out=o, count=layers) for n, i, o in found if i * o]
+    mlp = [("gate_proj", h, width)] if model.gated else []
+    mlp += [("up_proj", h, width), ("down_proj", width, h)]
+    linears += [
+        Linear(name=n, width_in=i, width_out=o, count=dense_layers)
+        for n, i, o in mlp
+        if dense_layers
+    ]
+    return tuple(linears)
+
+
+def _count_usual(model: Architecture, text: Mapping[str, Any]) -> Architecture:
+    """Complete a description by what a decoder of its widths usually has."""
+    h, linears = model.hidden_size, _usual_linears(model, text)
+    embeddings = model.vocab_size * h * (1 if model.tied else 2)
+    dense = sum(each.width_in * each.width_out * each.count for each in linears)
+    experts = 3 * h * model.intermediate_size * model.num_experts * model.num_layers
+    routers = h * model.num_experts * model.num_layers
+    norms = h * (model.norms_per_layer * model.num_layers + 1)
+    return replace(
+        model,
+        linears=linears,
+        num_parameters=embeddings + dense + experts + routers + norms,
+        num_expert_parameters=experts,
+    )
+
+
+def _find_linears(
+    shapes: Mapping[str, tuple[int, ...]], *, is_transposed: bool
+) -> tuple[Linear, ...]:
+    counts: dict[tuple[str, int, int], int] = {}
+    for name, shape in shapes.items():
+        found = _BLOCK.search(name)
+        if found is None or len(shape) != 2 or _EXPERT.search(name):
+            continue
+        leaf = found[2].rsplit(".", 1)[-1]
+        if leaf in _ROUTERS or "norm" in leaf:
+            continue
+        width_out, width_in = reversed(shape) if is_transposed else shape
+        key = (leaf, width_in, width_out)
+        counts[key] = counts.get(key, 0) + 1
+    return tuple(
+        Linear(name=leaf, width_in=width_in, width_out=width_out, count=count)
+        for (leaf, width_in, width_out), count in counts.items()
+    )
+
+
+def _values_per_element(name: str, dtype: str) -> float:
+    """Return how many weights one stored element holds, in a quantised file."""
+    if name.endswith(("_scales", "weight_scale_inv", ".scales", ".qzeros", ".g_idx", "_scale")):
+        return 0.0
+    if name.endswith("_blocks") and dtype == "U8":
+        return 2.0
+    if name.endswith(".qweight"):
+        return 8.0
+    return 1.0
+
+
+def _first(text: Mapping[str, Any], *names: str) -> Any:
+    return next((text[name] for name in names if text.get(name) is not None), None)
+
+
+def _number(text: Mapping[str, Any], *names: str) -> int:
+    value = _first(text, *names)
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"config.json names no {names[0]}")
+    return value

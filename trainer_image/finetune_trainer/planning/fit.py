@@ -1,0 +1,255 @@
+"""Chooses micro batch, checkpointing and strategy so that a run fits, at the least cost of speed.
+
+The order of what is given up follows its price: first the micro batch (a smaller one costs little
+while it still fills the device), then recomputation (a third to a half of the speed), then copies
+of the weights on every rank (sharding fetches them anew in every pass).
+
+Micro batches have a fixed number of examples, not of tokens: TRL's trainer divides an epoch into
+batches before it sees lengths, resumes by counting them, and weighs the loss over a fixed number of
+them. The token budget decides how many examples that is, from mean and longest length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from finetune_trainer.errors import UserError
+from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.memory import Memory, estimate_training
+from finetune_trainer.planning.setup import Batch, Setup
+
+CPU_TOKENS_PER_FORWARD = 2048
+GPU_TOKENS_PER_FORWARD = 16384
+COMFORT = 0.85
+"""Share of the memory that an automatic choice may fill: batches and allocators vary."""
+DOUBT = 1.15
+"""Largest factor by which the estimate has been seen above the measurement. Only what cannot fit
+even then is refused."""
+PADDING_FREE_TOKENS = 4096
+"""Longest flattened row for which SDPA's block-diagonal mask is cheaper than padding."""
+SIGMAS = 6
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lengths:
+    """How long the examples of a run are, in tokens after truncation.
+
+    Attributes:
+        mean: Of all examples.
+        longest: The longest.
+        deviation: Their standard deviation; None assumes the worst of every batch.
+        row_limit: Length of a packed row, or None if rows are not packed.
+    """
+
+    mean: float
+    longest: int
+    deviation: float | None = None
+    row_limit: int | None = None
+
+    @property
+    def largest_row(self) -> int:
+        """Tokens of the largest row that a batch may hold."""
+        return self.row_limit or self.longest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What the job fixes itself; None where it says ``auto``.
+
+    Attributes:
+        micro: Examples per forward pass.
+        checkpointing: Whether activations are recomputed.
+        strategy: How ranks share the work.
+        padding_free: False where the job wants padding; packed rows are always padding-free.
+    """
+
+    micro: int | None = None
+    checkpointing: bool | None = None
+    strategy: str | None = None
+    padding_free: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """The choice, and what it needs.
+
+    Attributes:
+        micro: Examples per rank and forward pass.
+        setup: How the model is trained.
+        memory: Of one rank at its peak.
+        available: What one rank has, bytes.
+    """
+
+    micro: int
+    setup: Setup
+    memory: Memory
+    available: int
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether it fills more than an automatic choice may."""
+        return self.memory.total > COMFORT * self.available
+
+
+def find_fit(
+    model: Architecture,
+    setup: Setup,
+    asked: Asked,
+    lengths: Lengths,
+    *,
+    per_rank: int,
+    available: int,
+) -> Fit:
+    """Choose the fastest way to train that fits one rank's memory.
+
+    Args:
+        model: The base model.
+        setup: What the job fixes of the training; the rest is chosen here.
+        asked: Settings that the job does not leave open.
+        lengths: Of the training examples.
+        per_rank: Examples that a rank takes per optimiser step.
+        available: What one rank has, bytes.
+
+    Raises:
+        UserError: Nothing fits; the message says what is needed, what there is and what would fit.
+    """
+    smallest: Fit | None = None
+    for candidate in _candidates(setup, asked, lengths, per_rank):
+        micro, tried = candidate
+        memory = estimate_training(model, tried, largest_batch(micro, tried, lengths))
+        fit = Fit(micro=micro, setup=tried, memory=memory, available=available)
+        if not fit.is_tight:
+            return fit
+        if smallest is None or memory.total < smallest.memory.total:
+            smallest = fit
+    assert smallest is not None
+    if smallest.memory.total <= DOUBT * available:
+        return smallest
+    raise UserError("ModelDoesNotFit", _explain(model, smallest, asked, lengths))
+
+
+def largest_batch(micro: int, setup: Setup, lengths: Lengths) -> Batch:
+    """Return the largest micro batch that is to be expected in a run.
+
+    Padded, every row is as long as the longest. Padding-free, the tokens are a sum of lengths drawn
+    at random: six deviations above the mean and one row more are not met in millions of batches.
+    """
+    row = lengths.largest_row
+    tokens = micro * row
+    if setup.padding_free and lengths.row_limit is None and lengths.deviation is not None:
+        likely = micro * lengths.mean + SIGMAS * lengths.deviation * math.sqrt(micro) + row
+        tokens = min(tokens, math.ceil(likely))
+    return Batch(rows=micro, longest=row, tokens=tokens)
+
+
+def _candidates(
+    setup: Setup, asked: Asked, lengths: Lengths, per_rank: int
+) -> Iterator[tuple[int, Setup]]:
+    """Yield micro batches and setups from the fastest to the smallest."""
+    strategies = [asked.strategy] if asked.strategy else ["DDP"]
+    if asked.strategy is None and setup.use_gpu and setup.world_size > 1:
+        # Weights in 4 bits are placed whole on each GPU when they are loaded.
+        strategies += ["FSDP2"] if setup.adapter != "QLoRA" else []
+    recomputing = [False, True] if asked.checkpointing is None else [asked.checkpointing]
+    for strategy in strategies:
+        for checkpointing in recomputing:
+            for micro in _micro_batches(setup, asked, lengths, per_rank):
+                yield (
+                    micro,
+                    replace(
+                        setup,
+                        strategy=strategy,
+                        checkpointing=checkpointing,
+                        accumulation=per_rank > micro,
+                        padding_free=_is_padding_free(setup, asked, lengths, micro),
+                    ),
+                )
+
+
+def _micro_batches(setup: Setup, asked: Asked, lengths: Lengths, per_rank: int) -> list[int]:
+    """List divisors of the rank's share within the token budget, from the largest."""
+    if asked.micro is not None:
+        return [asked.micro]
+    budget = GPU_TOKENS_PER_FORWARD if setup.use_gpu else CPU_TOKENS_PER_FORWARD
+    fitting = [
+        n
+        for n in range(per_rank, 0, -1)
+        if per_rank % n == 0 and n * _row_in_budget(setup, asked, lengths, n) <= budget
+    ]
+    return fitting or [1]
+
+
+def _row_in_budget(setup: Setup, asked: Asked, lengths: Lengths, micro: int) -> float:
+    """Tokens that an example costs: without padding its own, else those of the longest.
+
+    On CPUs always the longest: a batch there is small, and one long example outweighs the mean.
+    """
+    is_mean = (
+        setup.use_gpu
+        and lengths.row_limit is None
+        and _is_padding_free(setup, asked, lengths, micro)
+    )
+    return lengths.mean if is_mean else lengths.largest_row
+
+
+def _is_padding_free(setup: Setup, asked: Asked, lengths: Lengths, micro: int) -> bool:
+    if lengths.row_limit is not None or asked.padding_free is False:
+        return lengths.row_limit is not None
+    return setup.attention == "flash" or micro * lengths.mean <= PADDING_FREE_TOKENS
+
+
+def _explain(model: Architecture, fit: Fit, asked: Asked, lengths: Lengths) -> str:
+    """Say what is missing and what would help."""
+    memory, setup = fit.memory, fit.setup
+    parts = ", ".join(
+        f"{name} {value / GIB:.1f}"
+        for name, value in memory.to_json().items()
+        if name != "total" and value >= 0.05 * GIB
+    )
+    device = "GPU" if setup.use_gpu else "process"
+    return (
+        f"the model ({model.num_parameters / 1e9:.1f} billion parameters) does not fit: at "
+        f"microBatchSize {fit.micro}, rows of {lengths.largest_row} tokens and {setup.strategy} "
+        f"with activation checkpointing {'on' if setup.checkpointing else 'off'} one {device} "
+        f"needs about {memory.total / GIB:.1f} GiB ({parts}) and has "
+        f"{fit.available / GIB:.1f} GiB; {'; or '.join(_remedies(model, fit, asked, lengths))}"
+    )
+
+
+def _remedies(model: Architecture, fit: Fit, asked: Asked, lengths: Lengths) -> list[str]:
+    """List changes of the job, each tried on the estimate, that would make it fit."""
+    setup, found = fit.setup, []
+
+    def fits(changed: Setup, row: int = 0, micro: int = 1) -> bool:
+        shorter = replace(lengths, longest=row or lengths.longest, row_limit=None)
+        need = estimate_training(model, changed, largest_batch(micro, changed, shorter))
+        return need.total <= COMFORT * fit.available
+
+    if asked.micro is not None and asked.micro > 1 and fits(setup):
+        found.append("set hyperparameters.microBatchSize: auto")
+    if not setup.checkpointing and fits(replace(setup, checkpointing=True)):
+        found.append("set hyperparameters.activationCheckpointing: Auto")
+    small = replace(setup, checkpointing=True)
+    if setup.is_full and fits(replace(small, adapter="LoRA")):
+        found.append("train an adapter (method.adapter.type LoRA) instead of all weights")
+    if setup.use_gpu and setup.adapter != "QLoRA" and setup.strategy in ("DDP", "FSDP2"):
+        quantized = replace(small, adapter="QLoRA", strategy="DDP", rank=min(setup.rank, 64))
+        if fits(quantized):
+            found.append("keep the base in 4 bits (method.adapter.type QLoRA)")
+    if setup.use_gpu and setup.adapter != "QLoRA":
+        for ranks in (2, 4, 8, 16, 32, 64, 128, 256):
+            if ranks > setup.world_size and fits(
+                replace(small, strategy="FSDP2", world_size=ranks)
+            ):
+                found.append(f"give it {ranks} such GPUs (resources.gpusPerNode, nodes) with FSDP2")
+                break
+    row = lengths.largest_row // 2
+    while row >= 64 and not fits(small, row=row):
+        row //= 2
+    if row >= 64:
+        shorter = 2 ** int(math.log2(row))
+        found.append(f"shorten the rows (hyperparameters.maxSequenceLength {shorter})")
+    return found or ["take a smaller model, or GPUs with more memory"]

@@ -1,0 +1,245 @@
+"""How much memory one rank needs at its peak, counted from the architecture.
+
+Every number is a count of what the libraries keep, not a fit: which tensors autograd saves per
+token and block, what PEFT casts, what TRL's fused head allocates, what the strategy shards. The
+counts were found by listing the saved tensors of real models and are held to measured peaks by
+``benchmarks/trainer/memory.py`` (within 15 %, never under by more than 5 %).
+
+Units are bytes throughout; "per token" means per token of one micro batch, padding included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from finetune_trainer.planning.activations import (
+    is_target,
+    mask_bytes,
+    moment_per_token,
+    recompute_per_token,
+    saved_per_token,
+    scores_bytes,
+)
+from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.setup import BFLOAT16, FLOAT32, Batch, Setup
+
+ADAM_STATES = 2
+"""AdamW keeps two float32 values for every trained weight."""
+NF4_BYTES = 0.516
+"""4-bit weight with its doubly quantised scale: 1/2 + 1/64 + 4/(64 x 256) bytes.
+
+Source: Dettmers et al. 2023, "QLoRA", section 3.
+"""
+HEAD_TOKENS = 4096
+HEAD_COLUMNS = 32768
+"""Tile that TRL's fused head computes logits in, allocated in full whatever the vocabulary.
+
+Source: ``trl.kernels.chunked_logprob.TOKEN_CHUNK_SIZE``, ``_CHUNKED_LOGPROB_CHUNK_SIZE``.
+"""
+CPU_TILE_BYTES = 29
+"""Float32 images of one logit that the tile's gradient holds at once without Triton."""
+ZERO_BUCKET = 500_000_000
+"""Elements of DeepSpeed's default reduce bucket; two of them where exchange overlaps."""
+ZERO3_LIVE_PARAMETERS = 1_000_000_000
+"""Weights that ZeRO-3 keeps gathered at once, by default."""
+CUDA_CONTEXT = 700 * 2**20
+"""What a CUDA context with cuBLAS' workspaces takes beside the allocator."""
+FRAGMENTATION = 0.04
+"""Share of the moving part that the caching allocator cannot hand out again."""
+CPU_PROCESS = 700 * 2**20
+"""Python with torch, transformers and TRL loaded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes of one rank at its peak, by what they are.
+
+    Attributes:
+        weights: Base weights that stay.
+        adapter: Adapter weights.
+        gradients: Of what is trained, with the buckets of the exchange.
+        optimizer: AdamW's states, and the master copies of ZeRO.
+        gathered: Weights that a sharding strategy holds whole for a moment.
+        activations: Saved for the backward pass, and its largest temporaries.
+        logits: The head's tile and its gradients.
+        overhead: Process, CUDA context, fragmentation.
+    """
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    gathered: int
+    activations: int
+    logits: int
+    overhead: int
+
+    @property
+    def allocated(self) -> int:
+        """What torch's allocator hands out at the peak."""
+        return self.total - self.overhead
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(asdict(self).values())
+
+    def to_json(self) -> dict[str, int]:
+        """Return the parts and their sum."""
+        return {**asdict(self), "total": self.total}
+
+
+def estimate_training(model: Architecture, setup: Setup, batch: Batch) -> Memory:
+    """Estimate the peak of one rank over a training run.
+
+    Args:
+        model: The base model.
+        setup: How it is trained.
+        batch: The largest micro batch.
+    """
+    adapter_size = 0 if setup.is_full else count_adapter(model, setup)
+    trained = model.num_parameters if setup.is_full else adapter_size
+    shares = _Shares.of(setup)
+    weights = _weight_bytes(model, setup)
+    gradients = int(trained * FLOAT32 * shares.gradients)
+    optimizer = int(trained * FLOAT32 * (ADAM_STATES + shares.master) * shares.optimizer)
+    activations, logits, gradients = _peak(model, setup, batch, gradients)
+    moving = activations + logits
+    overhead = CPU_PROCESS
+    if setup.use_gpu:
+        overhead = CUDA_CONTEXT + int(FRAGMENTATION * (moving + gradients))
+    return Memory(
+        weights=int(weights * shares.weights),
+        adapter=int(adapter_size * FLOAT32 * shares.weights),
+        gradients=gradients,
+        optimizer=optimizer,
+        gathered=_gathered_bytes(model, setup),
+        activations=activations,
+        logits=logits,
+        overhead=overhead,
+    )
+
+
+def count_adapter(model: Architecture, setup: Setup) -> int:
+    """Count the adapter's weights: rank x (in + out) of every adapted layer."""
+    magnitudes = 1 if setup.adapter == "DoRA" else 0
+    return sum(
+        each.count * (setup.rank * (each.width_in + each.width_out) + magnitudes * each.width_out)
+        for each in model.linears
+        if is_target(each.name, setup)
+    )
+
+
+def saved_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
+    """Estimate what autograd holds when a forward pass ends."""
+    return _activation_bytes(model, setup, batch)[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shares:
+    """How much of each part one rank keeps."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    master: int
+
+    @classmethod
+    def of(cls, setup: Setup) -> _Shares:
+        part = 1 / setup.world_size
+        if setup.world_size == 1:
+            return cls(weights=1, gradients=1, optimizer=1, master=0)
+        if setup.strategy == "ZeRO2":
+            return cls(weights=1, gradients=part, optimizer=part, master=1)
+        if setup.strategy == "ZeRO3":
+            return cls(weights=part, gradients=part, optimizer=part, master=1)
+        if setup.strategy == "FSDP2":
+            return cls(weights=part, gradients=part, optimizer=part, master=0)
+        # DDP exchanges gradients in buckets of their own.
+        return cls(weights=1, gradients=2, optimizer=1, master=0)
+
+
+def _weight_bytes(model: Architecture, setup: Setup) -> float:
+    if setup.is_full:
+        return model.num_parameters * FLOAT32
+    if setup.adapter != "QLoRA":
+        return model.num_parameters * setup.value_bytes
+    packed = sum(each.count * each.width_in * each.width_out for each in model.linears)
+    return packed * NF4_BYTES + (model.num_parameters - packed) * BFLOAT16
+
+
+def _gathered_bytes(model: Architecture, setup: Setup) -> int:
+    """Weights (or bucket space) that a strategy holds whole beside its shards."""
+    if setup.world_size == 1 or setup.strategy == "DDP":
+        return 0
+    value = FLOAT32 if setup.is_full else setup.value_bytes
+    ends = model.vocab_size * model.hidden_size * (1 if model.tied else 2)
+    block = (model.num_parameters - ends) / model.num_layers
+    if setup.strategy == "FSDP2":
+        # The block at work, the one fetched ahead, and the root: embedding, norm and head.
+        return int((2 * block + ends) * value)
+    buckets = 2 if setup.use_gpu else 1
+    reduce = min(ZERO_BUCKET, model.num_parameters) * value * buckets
+    if setup.strategy == "ZeRO2":
+        return int(reduce)
+    return int(reduce + min(ZERO3_LIVE_PARAMETERS, model.num_parameters) * value)
+
+
+def _activation_bytes(model: Architecture, setup: Setup, batch: Batch) -> tuple[int, int]:
+    """Return what is saved when the forward pass ends, and the largest moment of the backward."""
+    h, s, layers = model.hidden_size, setup.value_bytes, model.num_layers
+    attention = mask_bytes(setup, batch) + scores_bytes(model, setup, batch)
+    block = batch.tokens * saved_per_token(model, setup) + attention
+    # The last norm (x, and its normalised image if trained), the head's input, rotary tables.
+    stream = FLOAT32 if setup.is_full else s
+    ends = batch.tokens * (
+        (2 if setup.is_full else 1) * FLOAT32 * h + stream * h + 2 * model.head_dim * s + 40
+    )
+    casts = 0
+    if setup.bfloat16 and setup.is_full:
+        linear = sum(each.count * each.width_in * each.width_out for each in model.linears)
+        casts = BFLOAT16 * (linear + model.num_expert_parameters)
+    elif setup.bfloat16 and setup.adapter != "QLoRA":
+        casts = BFLOAT16 * count_adapter(model, setup)
+    if not setup.checkpointing:
+        moment = batch.tokens * moment_per_token(model, setup)
+        return int(layers * block + ends + casts), int(moment)
+    inputs = layers * batch.tokens * h * stream
+    moment = block + batch.tokens * recompute_per_token(model, setup) + casts / layers
+    return int(inputs + ends), int(max(moment, casts))
+
+
+def _head_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
+    """Bytes of TRL's fused head in its backward pass."""
+    rows, columns = min(batch.tokens, HEAD_TOKENS), min(model.vocab_size, HEAD_COLUMNS)
+    tile = rows * HEAD_COLUMNS * setup.value_bytes
+    if not setup.use_gpu:
+        tile += rows * columns * CPU_TILE_BYTES
+    gradient = batch.tokens * model.hidden_size * FLOAT32
+    if setup.is_full:
+        gradient += model.vocab_size * model.hidden_size * FLOAT32
+        if setup.bfloat16:
+            tile += columns * model.hidden_size * BFLOAT16
+    return tile + gradient
+
+
+def _peak(model: Architecture, setup: Setup, batch: Batch, gradients: int) -> tuple[int, int, int]:
+    """Return activations, logits and gradients at the worst of three moments.
+
+    They follow each other: the head's backward, the last block's, and the end, when all gradients
+    are there and no activation is left. At the first moment there are gradients only where an
+    earlier backward left them, or where DDP keeps its buckets.
+    """
+    saved, moment = _activation_bytes(model, setup, batch)
+    head = _head_bytes(model, setup, batch)
+    embedding = model.vocab_size * model.hidden_size * FLOAT32 if setup.is_full else 0
+    is_early = setup.accumulation or setup.world_size > 1
+    before = gradients if is_early else 0
+    # A tied embedding gets a second gradient of its own size, added at the end.
+    last = embedding if model.tied or is_early else 0
+    moments = [
+        (saved, head, before),
+        (saved + moment, embedding, before),
+        (0, last, gradients),
+    ]
+    return max(moments, key=sum)

@@ -1,0 +1,71 @@
+"""How a model is trained, as far as its memory depends on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FLOAT32 = 4
+BFLOAT16 = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """How a model is trained, as far as memory depends on it.
+
+    Attributes:
+        adapter: ``LoRA``, ``DoRA``, ``RsLoRA``, ``QLoRA`` or ``Full``.
+        rank: Of the adapter.
+        targets: Names of the adapted modules, or ``all-linear``.
+        dropout: The adapter drops inputs.
+        bfloat16: Compute in bfloat16 (by autocast over float32 weights for ``Full``).
+        checkpointing: Recompute activations.
+        attention: ``sdpa``, ``eager`` or ``flash``.
+        padding_free: A micro batch is one row.
+        accumulation: More than one backward pass per step.
+        strategy: ``DDP``, ``ZeRO2``, ``ZeRO3`` or ``FSDP2``.
+        world_size: Ranks.
+        use_gpu: Ranks run on GPUs.
+    """
+
+    adapter: str = "LoRA"
+    rank: int = 16
+    targets: tuple[str, ...] = ("all-linear",)
+    dropout: bool = True
+    bfloat16: bool = True
+    checkpointing: bool = False
+    attention: str = "sdpa"
+    padding_free: bool = True
+    accumulation: bool = False
+    strategy: str = "DDP"
+    world_size: int = 1
+    use_gpu: bool = True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all weights are trained."""
+        return self.adapter == "Full"
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a value that the model computes with."""
+        return BFLOAT16 if self.bfloat16 else FLOAT32
+
+    @property
+    def noise_bytes(self) -> int:
+        """Bytes per element of a dropout mask: CPUs keep the float32 noise, GPUs a bool."""
+        return 1 if self.use_gpu else FLOAT32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """The largest micro batch of a run.
+
+    Attributes:
+        rows: Examples.
+        longest: Tokens of the longest.
+        tokens: Tokens in all; padding included unless the batch is padding-free.
+    """
+
+    rows: int
+    longest: int
+    tokens: int
