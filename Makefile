@@ -72,7 +72,7 @@ lock: setup ## Resolve the requirements anew (hashes, Python 3.11-3.13)
 	@tools/lock.sh
 
 .PHONY: bench
-bench: setup ## Run all benchmarks (see benchmarks/README.md; about an hour)
+bench: setup ## Run all benchmarks (see benchmarks/README.md; hours on two cores)
 	@$(PYTHON) benchmarks/trainer/step_time.py
 	@$(PYTHON) benchmarks/trainer/defaults.py
 	@$(PYTHON) benchmarks/quality/run.py

@@ -24,6 +24,9 @@ LineOf = Callable[[Location], int | None]
 """Maps the place of a field to its line, 1-based; None when unknown."""
 
 SHOWN_VALUE_LENGTH = 80
+SUGGESTING_LENGTH = 4
+"""A shorter word is part of too many others by chance."""
+MAX_SUGGESTIONS = 3
 
 TYPE_NAMES = {
     "int_type": "integer",
@@ -141,7 +144,9 @@ def _message(details: ErrorDetails, location: Location) -> str:
     if kind == "missing":
         return "Required value"
     if kind == "extra_forbidden":
-        return "unknown field" + _suggestion(str(location[-1]), _fields_at(location[:-1]))
+        word = str(location[-1])
+        hint = _suggestion(word, _fields_at(location[:-1])) or _elsewhere(word)
+        return f"unknown field{hint}"
     if kind == "literal_error":
         allowed = _schema_at(location).get("enum") or [context["expected"].strip("'")]
         shown = ", ".join(json.dumps(choice) for choice in allowed)
@@ -201,10 +206,27 @@ def _fields_at(location: Location) -> list[str]:
 
 def _suggestion(word: str, known: Sequence[str]) -> str:
     lowered = {choice.lower(): choice for choice in known}
+    whole = [choice for low, choice in lowered.items() if word.lower() in low]
+    if len(word) >= SUGGESTING_LENGTH and 0 < len(whole) <= MAX_SUGGESTIONS:
+        return f"; did you mean {' or '.join(whole)}?"
     close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {lowered[close[0]]}?"
     return ""
+
+
+def _elsewhere(word: str) -> str:
+    """Say where a field of this name belongs, if it is in the wrong place."""
+    places = list(_places_of(word, build_schema()["properties"]["spec"], "spec"))
+    return f"; it belongs to {' or '.join(places)}" if 0 < len(places) <= MAX_SUGGESTIONS else ""
+
+
+def _places_of(word: str, schema: Mapping[str, Any], path: str) -> Iterable[str]:
+    for name, child in schema.get("properties", {}).items():
+        if name == word:
+            yield path
+        inner, step = (child["items"], "[]") if "items" in child else (child, "")
+        yield from _places_of(word, inner, f"{path}.{name}{step}")
 
 
 def _shown(value: object) -> str:

@@ -67,6 +67,8 @@ class Cluster:
                 "talking to a cluster needs the Kubernetes client: "
                 "pip install 'finetune-operator[cli]'"
             ) from error
+        if kubeconfig and not kubeconfig.is_file():
+            raise CliError(f"cannot use the kubeconfig {kubeconfig}: there is no such file")
         settings = Configuration()
         file = str(kubeconfig) if kubeconfig else None
         try:
@@ -78,8 +80,8 @@ class Cluster:
             config.load_kube_config(file, context=context, client_configuration=settings)
         except config.ConfigException as error:
             raise CliError(
-                f"cannot use the kubeconfig: {error}. Set KUBECONFIG, or name a file with "
-                "--kubeconfig and a context with --context"
+                f"cannot use the kubeconfig {file or _default_kubeconfig()}: {error}. Set "
+                "KUBECONFIG, or name a file with --kubeconfig and a context with --context"
             ) from error
         settings.retries = False
         return cls(
@@ -305,6 +307,12 @@ class Cluster:
         if response.status >= 400:
             raise read_refusal(response, path, what)
         return response
+
+
+def _default_kubeconfig() -> str:
+    from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION
+
+    return str(KUBE_CONFIG_DEFAULT_LOCATION)
 
 
 def _read_contexts(file: str | None) -> tuple[dict[str, str | None], str]:

@@ -21,9 +21,10 @@ def render_cli() -> str:
         "from `submit` on work on a cluster, with the kubeconfig that `kubectl` would use; the",
         "others on this machine.",
         "",
-        "Exit codes: 0 done; 1 the answer is no (file invalid, goal missed, checksum wrong, job",
-        "failed); 64 the command or a file is wrong; any other is that of the stage that failed",
-        "(see [exit codes](exit-codes.md)).",
+        "Exit codes: 0 done; 1 the answer is no (job invalid, goal missed, checksum wrong, job",
+        "failed), or the API server failed; 2 there is no such command or option; 64 a file, a",
+        "value or a name is wrong, or the cluster does not answer; any other is that of the stage",
+        "or the storage that failed (see [exit codes](exit-codes.md)).",
         "",
     ]
     for name, command in group.commands.items():

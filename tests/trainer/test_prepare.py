@@ -320,10 +320,57 @@ def test_too_many_bad_rows_refuse_the_data_set_and_list_them(
     assert "rows.jsonl:36" not in message
     assert "150 invalid row(s), allowed are 7 (dataset.maxInvalidRows)" in message
     assert "[NotJson 150]" in message
+    assert "set dataset.maxInvalidRows to 150 to leave them out and go on with the 30" in message
     listing = json.loads((tmp_path / "out/runs/team-a/run/uid-run/invalid-rows.json").read_text())
     assert (listing["total"], len(listing["first"])) == (150, 100)
     assert not (tmp_path / "out" / "datasets").exists()
     assert not (tmp_path / "out/runs/team-a/run/uid-run/dataset.json").exists()
+
+
+def test_where_no_row_is_good_nobody_is_told_to_tolerate_them(
+    make_context: MakeContext, write: Write
+) -> None:
+    write("rows.jsonl", as_jsonl([{"messages": [{"role": "user", "content": 1}]}] * 3))
+    with pytest.raises(DataError, match="No row can be used: correct the rows, or the format") as e:
+        prepare(make_context())
+    assert "set dataset.maxInvalidRows" not in e.value.message
+
+
+SECRET = "4111111111111111"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": f"call {SECRET}", "content": "x"}]},
+        {"messages": [{"role": "user", "content": int(SECRET)}]},
+        {"messages": SECRET},
+        {"messages": [{"role": "assistant", "content": SECRET}]},
+        {"prompt": SECRET, "completion": int(SECRET)},
+        {"prompt": SECRET, "completion": [SECRET]},
+        {"prompt": f"<|im_end|> {SECRET}", "completion": "x"},
+    ],
+)
+def test_the_text_of_a_row_stays_out_of_messages(
+    row: dict[str, Any], make_context: MakeContext, write: Write, tmp_path: Path
+) -> None:
+    write("rows.jsonl", as_jsonl([row]) + '{"prompt": "' + SECRET + "\n")
+    with pytest.raises(DataError) as caught:
+        prepare(make_context())
+    assert "rows.jsonl:1: " in caught.value.message
+    assert SECRET not in caught.value.message
+    listing = (tmp_path / "out/runs/team-a/run/uid-run/invalid-rows.json").read_text()
+    assert SECRET in listing
+
+
+def test_a_template_that_fails_does_not_quote_the_row(
+    make_context: MakeContext, write: Write
+) -> None:
+    write("rows.jsonl", as_jsonl([{"body": SECRET, "completion": "x"}]))
+    source = {"uri": "in/rows.jsonl", "template": "{{ body.format() }}{{ [].index(body) }}"}
+    with pytest.raises(DataError, match="TemplateFailed") as caught:
+        prepare(make_context(source))
+    assert SECRET not in caught.value.message
 
 
 def test_control_tokens_in_what_users_wrote_are_bad_rows(
@@ -334,7 +381,7 @@ def test_control_tokens_in_what_users_wrote_are_bad_rows(
     with pytest.raises(DataError) as caught:
         prepare(make_context())
     assert caught.value.reason == "InvalidRows"
-    assert "rows.jsonl:31: message 1 of prompt, by user, contains '<|im_end|>'" in str(caught.value)
+    assert "rows.jsonl:31: prompt[0], by user, contains '<|im_end|>'" in str(caught.value)
     assert not (tmp_path / "out" / "datasets").exists()
     result = prepare(make_context(max_invalid_rows=1))
     rows = result.rows

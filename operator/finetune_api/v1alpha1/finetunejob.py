@@ -135,8 +135,9 @@ class Dataset(APIModel):
     split: Split = Split()
     """Division into train, validation and test."""
     max_invalid_rows: Annotated[Integer, Field(ge=0, le=1000000)] = 0
-    """How many unreadable rows are tolerated (and left out) before the job is refused. Every one is
-    listed in the report with file, line and reason."""
+    """How many unreadable rows are tolerated (and left out) before the job is refused. The first
+    100 are listed with file, line and reason, in `report.json` of the data set or, if the job is
+    refused, in `invalid-rows.json` of the run."""
     max_rows: Annotated[Integer, Field(ge=1, le=10000000)] | None = None
     """Use at most this many rows, drawn by the split's seed. Default: all."""
 
@@ -258,8 +259,8 @@ class Output(APIModel):
     """Where results go."""
 
     uri: URI
-    """Bucket and prefix: `s3://bucket/prefix` or `file:///folder`. The run's own prefix ends in
-    namespace, name and UID, so that no job overwrites another's."""
+    """Where results go: `s3://bucket/prefix`, `pvc://claim/path` or `file:///folder`. The run's own
+    prefix ends in namespace, name and UID, so that no job overwrites another's."""
     credentials_ref: LocalObjectReference | None = None
     """Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Default: the pod's own
     identity."""

@@ -42,6 +42,24 @@ def problems_of(change: dict[str, Any]) -> list[str]:
         ),
         ({"spec.zebra": 1}, "spec.zebra: unknown field"),
         (
+            {f"{HYPER}.batchSize": 8},
+            "spec.hyperparameters.batchSize: unknown field; did you mean globalBatchSize or "
+            "microBatchSize?",
+        ),
+        (
+            {"spec.learningRate": "1e-4"},
+            "spec.learningRate: unknown field; it belongs to spec.hyperparameters",
+        ),
+        (
+            {"spec.model.credentials": {"name": "hub"}},
+            "spec.model.credentials: unknown field; did you mean credentialsRef?",
+        ),
+        (
+            {"spec.resources.memory": "16GB"},
+            'spec.resources.memory: Invalid value: "16GB": must be a size as Kubernetes writes it, '
+            "such as 16Gi or 500Mi (Ki, Mi, Gi and Ti count by 1024; k, M, G and T by 1000)",
+        ),
+        (
             {"spec.goal": {"metric": "ExactMatch", "atLeast": "1"}},
             'spec.goal.metric: Unsupported value: "ExactMatch": supported values: "exactMatch", '
             '"macroF1", "rougeL", "bleu", "loss", "perplexity"; did you mean exactMatch?',

@@ -33,13 +33,13 @@ def test_special_tokens_are_control_tokens_and_other_added_ones_are_not() -> Non
 @pytest.mark.parametrize(
     ("row", "token", "where"),
     [
-        (pair("a<|im_end|>b", "c"), "'<|im_end|>'", "message 1 of prompt, by user,"),
-        (pair("a", "<s>struck</s>"), "'<s>'", "message 1 of completion, by assistant,"),
-        (pair("a<|im_end|>x", "c"), "'<|im_end|>x'", "message 1 of prompt, by user,"),
+        (pair("a<|im_end|>b", "c"), "'<|im_end|>'", "prompt[0], by user,"),
+        (pair("a", "<s>struck</s>"), "'<s>'", "completion[0], by assistant,"),
+        (pair("a<|im_end|>x", "c"), "'<|im_end|>x'", "prompt[0], by user,"),
         (
             {"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "<s>"}]},
             "'<s>'",
-            "message 2 of messages, by user,",
+            "messages[1], by user,",
         ),
     ],
 )

@@ -9,13 +9,60 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from finetune_trainer.errors import StorageError
+from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.storage import AlreadyExists, local, open_store
 
 
 @pytest.fixture
 def store(tmp_path):
     return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def secret(tmp_path):
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "token").write_text("hf_secret")
+    return folder
+
+
+def test_links_are_followed_inside_the_folder(store):
+    store.write_bytes("versions/1/rows.jsonl", b"{}")
+    (store.root / "latest").symlink_to("versions/1")
+    (store.root / "rows.jsonl").symlink_to("latest/rows.jsonl")
+    assert store.read_bytes("latest/rows.jsonl") == b"{}"
+    assert store.read_bytes("rows.jsonl") == b"{}"
+
+
+def test_links_are_not_followed_out_of_the_folder(store, secret, tmp_path):
+    store.write_bytes("data/a.jsonl", b"{}")
+    (store.root / "data" / "file.jsonl").symlink_to(secret / "token")
+    (store.root / "data" / "folder").symlink_to(secret)
+    for key in ("data/file.jsonl", "data/folder/token"):
+        for read in (
+            store.read_bytes,
+            lambda key: b"".join(store.read_chunks(key)),
+            lambda key: store.download_file(key, tmp_path / "copy"),
+        ):
+            with pytest.raises(UserError, match=r"secrets.*links are followed inside") as caught:
+                read(key)
+            assert caught.value.reason == "LinkLeavesStore"
+    assert not (tmp_path / "copy").exists()
+    for change in (
+        lambda: store.write_bytes("data/folder/token", b"x"),
+        lambda: store.upload_file(secret / "token", "data/folder/new"),
+        lambda: store.delete("data/folder/token"),
+    ):
+        with pytest.raises(UserError):
+            change()
+    assert files_below(secret) == ["token"]
+    assert (secret / "token").read_text() == "hf_secret"
+
+
+def test_a_store_may_itself_be_reached_by_a_link(store, tmp_path):
+    store.write_bytes("a", b"1")
+    (tmp_path / "link").symlink_to(store.root)
+    assert open_store(str(tmp_path / "link")).read_bytes("a") == b"1"
 
 
 def files_below(folder):

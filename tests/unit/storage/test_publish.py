@@ -170,13 +170,26 @@ def test_a_folder_of_published_folders_names_them_and_is_not_to_be_deleted(store
 
 
 def test_deleting_is_not_advised_when_not_all_was_seen(store, monkeypatch):
+    own = f"datasets/{'a' * 64}"
     for number in range(3):
-        store.write_bytes(f"p/{number}", b"1")
+        store.write_bytes(f"{own}/{number}", b"1")
     with pytest.raises(IncompleteFolder, match="or delete the folder"):
-        verify_folder(store, "p")
+        verify_folder(store, own)
     monkeypatch.setattr("finetune_trainer.storage.publish._NUM_LISTED", 3)
     with pytest.raises(IncompleteFolder) as caught:
-        verify_folder(store, "p")
+        verify_folder(store, own)
+    assert "delete" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "folder", ["photos", "datasets/mine", "runs", "runs/team/a", "runs/team/a/u1", "adapter", ""]
+)
+def test_a_folder_of_somebody_else_is_to_be_kept(store, folder):
+    store.write_bytes(f"{folder}/holiday.jpg".strip("/"), b"1")
+    with pytest.raises(IncompleteFolder) as caught:
+        verify_folder(store, folder)
+    assert "holiday.jpg" in caught.value.message
+    assert "was not published by this program" in caught.value.message
     assert "delete" not in caught.value.message
 
 

@@ -17,8 +17,16 @@ NUM_ERRORS_SHOWN = 5
 REFUSED_NAME = "invalid-rows.json"
 
 
-def require_valid_rows(output: ObjectStore, job: ResolvedJob, errors: RowErrors) -> None:
+def require_valid_rows(
+    output: ObjectStore, job: ResolvedJob, errors: RowErrors, *, num_valid: int
+) -> None:
     """Refuse more unreadable rows than the job tolerates, and list them in the run's folder.
+
+    Args:
+        output: Where the job's results go.
+        job: The effective job.
+        errors: The rows that cannot be used.
+        num_valid: How many rows can.
 
     Raises:
         DataError: There are more than ``dataset.maxInvalidRows``.
@@ -39,8 +47,19 @@ def require_valid_rows(output: ObjectStore, job: ResolvedJob, errors: RowErrors)
     raise DataError(
         "InvalidRows",
         f"{errors.total} invalid row(s), allowed are {allowed} (dataset.maxInvalidRows): "
-        f"{shown}{more} [{totals}]{where}. Correct the rows, or raise dataset.maxInvalidRows to "
-        f"leave them out",
+        f"{shown}{more} [{totals}]{where}. {_remedy(errors.total, num_valid)}",
+    )
+
+
+def _remedy(num_invalid: int, num_valid: int) -> str:
+    if num_valid:
+        return (
+            f"Correct the rows, or set dataset.maxInvalidRows to {num_invalid} to leave them out "
+            f"and go on with the {num_valid} others"
+        )
+    return (
+        "No row can be used: correct the rows, or the format, columns or template of "
+        "dataset.sources if they are read in the wrong way"
     )
 
 

@@ -144,7 +144,7 @@ def _build(context: StageContext, files: list[list[SourceFile]], digest: str) ->
                 for index, source in enumerate(dataset.sources)
             ],
         )
-        require_valid_rows(context.output, context.job, read.errors)
+        require_valid_rows(context.output, context.job, read.errors, num_valid=len(spool))
         _require_rows(context.job, spool, read)
         division, findings = _divide(dataset, spool.keys())
         require_sides(count_rows(division))

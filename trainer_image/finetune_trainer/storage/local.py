@@ -3,6 +3,9 @@
 Writes go to a hidden temporary file beside the target and are flushed to disk before they get
 their name, so that a reader (or a power cut) never leaves half an object. ``if_absent`` gives the
 name with a hard link, which fails when the name is taken: the kernel picks the one winner.
+
+Links are followed inside the root only. A folder may hold what somebody else put there, and a pod
+mounts the Secrets of its namespace: a link to one would be read as data and published.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from finetune_trainer.errors import StorageError
+from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.storage.errors import AlreadyExists, ObjectNotFound, local_writes
 from finetune_trainer.storage.store import ObjectInfo, check_key
 from finetune_trainer.storage.stream import CHUNK_BYTES, partial_path
@@ -101,6 +104,7 @@ class FileStore:
     def delete(self, key: str) -> None:
         """Remove the object and the folders it leaves empty: object storage has no folders."""
         path = self._path(key)
+        self._refuse_escape(path.parent)
         with local_writes(path):
             path.unlink(missing_ok=True)
         for folder in path.parents:
@@ -116,8 +120,23 @@ class FileStore:
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
+    def _refuse_escape(self, path: Path) -> None:
+        """Refuse a path that a link leads out of the root.
+
+        Raises:
+            UserError: ``LinkLeavesStore``; names the link's target.
+        """
+        target = path.resolve()
+        if not target.is_relative_to(self.root.resolve()):
+            raise UserError(
+                "LinkLeavesStore",
+                f"{path} leads to {target}, outside of {self.root}: links are followed inside the "
+                "folder only. Name the target itself in the job, or copy it here.",
+            )
+
     def _open(self, key: str) -> BinaryIO:
         path = self._path(key)
+        self._refuse_escape(path)
         try:
             return path.open("rb")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -133,6 +152,7 @@ class FileStore:
     ) -> None:
         """Write a temporary file, flush it, and give it its name."""
         path = self._path(key)
+        self._refuse_escape(path.parent)
         if if_absent and path.exists():
             raise AlreadyExists(f"{path} exists already; it was left as it is.")
         with local_writes(path, num_bytes):

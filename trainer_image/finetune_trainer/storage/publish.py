@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,13 @@ from finetune_trainer.storage.stream import discard_partial, partial_path
 _NUM_THREADS = 4
 _NUM_NAMES_SHOWN = 5
 _NUM_LISTED = 10_000
+
+_OWN_FOLDER = re.compile(
+    r"/(datasets/[0-9a-f]{64}"
+    r"|runs/[^/]+/[^/]+/[^/]+/(adapter|merged|evaluation|checkpoints/step-\d+)"
+    r"|versions/[^/]+/[^/]+/\d+)$"
+)
+"""Addresses that only this program writes; of any other folder nobody may be told to delete it."""
 """Objects looked at to say what lies under a URI; a bucket may hold millions."""
 
 _Item = TypeVar("_Item")
@@ -263,14 +271,18 @@ def _explain_unpublished(store: ObjectStore, prefix: str) -> str:
             f"{'it' if len(published) == 1 else 'one of them'} instead."
         )
     more = ", ..." if len(found) > _NUM_NAMES_SHOWN else ""
-    advice = (
-        "Let its writer finish, or delete the folder."
-        if len(found) < _NUM_LISTED
-        else "Check the URI, or let its writer finish."
-    )
+    holds = f"It holds {', '.join(found[:_NUM_NAMES_SHOWN])}{more}."
+    if not _OWN_FOLDER.search(address):
+        return (
+            f"{address} has no {MANIFEST_NAME}, so it was not published by this program and cannot "
+            f"be checked. {holds} Check the URI."
+        )
+    advice = "Let its writer finish"
+    if len(found) < _NUM_LISTED:
+        advice += ", or delete the folder"
     return (
-        f"{address} has no {MANIFEST_NAME}, so it was never finished and is not used. It holds "
-        f"{', '.join(found[:_NUM_NAMES_SHOWN])}{more}. {advice}"
+        f"{address} has no {MANIFEST_NAME}, so it was never finished and is not used. {holds} "
+        f"{advice}."
     )
 
 
@@ -344,7 +356,8 @@ def _store_file(store: ObjectStore, prefix: str, path: Path, file: ManifestFile)
     raise StorageError(
         "StoreConflict",
         f"{join_uri(store.uri, join_key(prefix, alternative))} holds something else than the "
-        "content its name stands for. Something damaged this folder; delete it and run again.",
+        "content its name stands for. It was changed after it was written; delete this one file "
+        "and run again.",
     )
 
 

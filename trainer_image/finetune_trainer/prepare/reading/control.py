@@ -49,10 +49,10 @@ def refuse_control_tokens(convert: Convert, control_tokens: Collection[str]) -> 
     def convert_checked(fields: Mapping[str, Any]) -> dict[str, Any]:
         row = convert(fields)
         for name, value in row.items():
-            for number, message in enumerate(value if isinstance(value, list) else (), start=1):
+            for number, message in enumerate(value if isinstance(value, list) else ()):
                 found = pattern.search(message["content"])
                 if found:
-                    raise _refusal(found[0], f"message {number} of {name}, by {message['role']},")
+                    raise _refusal(found[0], f"{name}[{number}], by {message['role']},")
         return row
 
     return convert_checked

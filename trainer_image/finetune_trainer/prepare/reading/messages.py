@@ -11,6 +11,7 @@ after it could be learned, and an evaluation would ask for an answer that nobody
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,7 +76,7 @@ def read_messages(
             "NotMessages", f"{name} is {describe(value)}; expected a list of at least one message"
         )
     messages = []
-    for number, entry in enumerate(value, start=1):
+    for number, entry in enumerate(value):
         where = f"{name}[{number}]"
         if not isinstance(entry, dict):
             raise BadRow(
@@ -121,7 +122,7 @@ def check_conversation(messages: list[Message], name: str) -> None:
         BadRow: A role is out of turn, or the last message is not the assistant's.
     """
     turns = messages[1:] if messages[0]["role"] == "system" else messages
-    offset = len(messages) - len(turns) + 1
+    offset = len(messages) - len(turns)
     for index, message in enumerate(turns):
         expected = ("user", "assistant")[index % 2]
         if message["role"] != expected:
@@ -155,13 +156,13 @@ def add_system(messages: list[Message], system: str | None) -> list[Message]:
 
 
 def describe(value: object) -> str:
-    """Name the type of a value, and the value itself where it is short."""
+    """Name the type of a value, never the value: messages go where rows must not."""
     if value is None:
         return "null"
     if isinstance(value, bool):
-        return f"a boolean ({str(value).lower()})"
+        return "a boolean"
     if isinstance(value, int | float):
-        return f"a number ({value})"
+        return "a number"
     if isinstance(value, list):
         return "an empty list" if not value else "a list"
     if isinstance(value, dict):
@@ -190,6 +191,16 @@ def _read_role(entry: dict[str, Any], where: str, roles: Mapping[str, str], role
             "remove such rows",
         )
     if not isinstance(role, str) or role not in roles:
-        shown = "missing" if role is None else repr(role)
-        raise BadRow("UnknownRole", f"{where}.{role_key} is {shown}; use {', '.join(roles)}")
+        raise BadRow(
+            "UnknownRole", f"{where}.{role_key} is {_describe_role(role)}; use {', '.join(roles)}"
+        )
     return roles[role]
+
+
+def _describe_role(role: object) -> str:
+    """Quote what may be the name of a role; anything else may be the row's text."""
+    if role is None:
+        return "missing"
+    if isinstance(role, str) and re.fullmatch(r"[A-Za-z_-]{1,20}", role):
+        return repr(role)
+    return f"no role but {describe(role)}"

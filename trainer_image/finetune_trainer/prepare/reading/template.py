@@ -56,6 +56,8 @@ class PromptTemplate:
                 f"{self._where}: {error.message}; the row has: {', '.join(map(str, fields))}",
             ) from error
         except (TemplateError, TypeError, ValueError, ArithmeticError, OverflowError) as error:
+            # A ValueError quotes the value, which is the row's text.
+            words = "" if isinstance(error, ValueError) else f": {error}"
             raise BadRow(
-                "TemplateFailed", f"{self._where}: {type(error).__name__}: {error}"
+                "TemplateFailed", f"{self._where}: {type(error).__name__}{words}"
             ) from error
