@@ -27,6 +27,7 @@ SHOWN_VALUE_LENGTH = 80
 SUGGESTING_LENGTH = 4
 """A shorter word is part of too many others by chance."""
 MAX_SUGGESTIONS = 3
+MAX_FIELDS_LISTED = 12
 
 TYPE_NAMES = {
     "int_type": "integer",
@@ -145,7 +146,10 @@ def _message(details: ErrorDetails, location: Location) -> str:
         return "Required value"
     if kind == "extra_forbidden":
         word = str(location[-1])
-        hint = _suggestion(word, _fields_at(location[:-1])) or _elsewhere(word)
+        known = _fields_at(location[:-1])
+        hint = _suggestion(word, known) or _elsewhere(word)
+        if not hint and 0 < len(known) <= MAX_FIELDS_LISTED:
+            hint = f"; known are {', '.join(known)}"
         return f"unknown field{hint}"
     if kind == "literal_error":
         allowed = _schema_at(location).get("enum") or [context["expected"].strip("'")]
@@ -153,7 +157,9 @@ def _message(details: ErrorDetails, location: Location) -> str:
         hint = _suggestion(str(value), allowed)
         return f"Unsupported value: {_shown(value)}: supported values: {shown}{hint}"
     if kind in TYPE_NAMES:
-        return f"{invalid} must be of type {TYPE_NAMES[kind]}, not {_type_name(value)}"
+        text = f"{invalid} must be of type {TYPE_NAMES[kind]}, not {_type_name(value)}"
+        is_bare = kind == "string_type" and isinstance(value, int | float)
+        return f"{text}: write it in quotes" if is_bare else text
     if kind == "value_error":
         text = str(context["error"])
         return f"{invalid} {text.removeprefix(f'{value!r} ')}"
@@ -206,6 +212,8 @@ def _fields_at(location: Location) -> list[str]:
 
 def _suggestion(word: str, known: Sequence[str]) -> str:
     lowered = {choice.lower(): choice for choice in known}
+    if word.lower() in lowered:
+        return f"; did you mean {lowered[word.lower()]}?"
     whole = [choice for low, choice in lowered.items() if word.lower() in low]
     if len(word) >= SUGGESTING_LENGTH and 0 < len(whole) <= MAX_SUGGESTIONS:
         return f"; did you mean {' or '.join(whole)}?"

@@ -156,7 +156,7 @@ URI = Annotated[str, Field(max_length=1024), Texts(*URI_RULES)]
 """Where something lies: ``hf://``, ``s3://``, ``pvc://`` or ``file://``."""
 
 Quantity = Annotated[str, Field(max_length=16), Texts(QUANTITY_RULE)]
-"""A Kubernetes quantity such as ``500m`` or ``16Gi``."""
+"""A size such as ``500Mi`` or ``16Gi``."""
 
 CpuQuantity = Annotated[str, Field(max_length=16), Texts(CPU_RULE)]
 """A number of CPUs such as ``4``, ``2.5`` or ``500m``: a size like ``16Gi`` is a slip here."""

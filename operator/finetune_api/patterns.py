@@ -91,9 +91,9 @@ URI_RULES = (
     TextRule(
         patterns={kind: kind + _REPOSITORY for kind in _HUB_KINDS},
         message=(
-            "must name owner and repository: hf://owner/name, hf://owner/name@revision or "
-            "hf://datasets/owner/name/path; a repository of one name has an owner by now, such as "
-            "openai-community/gpt2"
+            "must name owner and repository, in letters, digits, dots and dashes: "
+            "hf://owner/name, hf://owner/name@revision or hf://datasets/owner/name/path; a "
+            "repository of one name has an owner by now, such as openai-community/gpt2"
         ),
     ),
     TextRule(
@@ -102,7 +102,10 @@ URI_RULES = (
     ),
     TextRule(
         patterns={"pvc://": "pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?"},
-        message="must name a volume claim: pvc://claim or pvc://claim/path",
+        message=(
+            "must name a volume claim, in lower-case letters, digits and dashes: pvc://claim or "
+            "pvc://claim/path"
+        ),
     ),
     TextRule(
         patterns={"file://": "file://(localhost)?/.*|file://[.][.]?(/.*)?"},
@@ -124,10 +127,10 @@ ENDPOINT_RULE = TextRule(
 """How an S3 server is reached."""
 
 QUANTITY_RULE = TextRule(
-    patterns={"": "[0-9]+([.][0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?"},
+    patterns={"": "[0-9]+([.][0-9]+)?(k|M|G|T|Ki|Mi|Gi|Ti)|[0-9]{4,}"},  # "16" is 16 bytes: a slip
     message=(
-        "must be a size as Kubernetes writes it, such as 16Gi or 500Mi (Ki, Mi, Gi and Ti count "
-        "by 1024; k, M, G and T by 1000)"
+        "must be a size with a unit as Kubernetes writes it, such as 16Gi or 500Mi (Ki, Mi, Gi and "
+        "Ti count by 1024; k, M, G and T by 1000)"
     ),
 )
 """A size."""

@@ -80,7 +80,8 @@ class Cluster:
             config.load_kube_config(file, context=context, client_configuration=settings)
         except config.ConfigException as error:
             raise CliError(
-                f"cannot use the kubeconfig {file or _default_kubeconfig()}: {error}. Set "
+                f"cannot use the kubeconfig {file or _default_kubeconfig()}: "
+                f"{str(error).rstrip('.')}. Set "
                 "KUBECONFIG, or name a file with --kubeconfig and a context with --context"
             ) from error
         settings.retries = False

@@ -454,6 +454,8 @@ CASES: tuple[Case, ...] = (
     bad("CPUs in thousands", {"spec.resources.cpu": "2k"}, "spec.resources.cpu: Invalid value"),
     bad("memory in words", {"spec.resources.memory": "lots"}, "spec.resources.memory: Invalid"),
     bad("memory in GB", {"spec.resources.memory": "16GB"}, "such as 16Gi or 500Mi"),
+    bad("memory without unit", {"spec.resources.memory": "16"}, "must be a size with a unit"),
+    good("memory in bytes", {"spec.resources.memory": "17179869184"}),
     bad(
         "an endpoint without scheme", {"spec.s3.endpoint": "s3.example.org"}, "http:// or https://"
     ),

@@ -51,13 +51,29 @@ def problems_of(change: dict[str, Any]) -> list[str]:
             "spec.learningRate: unknown field; it belongs to spec.hyperparameters",
         ),
         (
+            {"spec.method.adapter.r": 8},
+            "spec.method.adapter.r: unknown field; known are type, rank, alpha, dropout, "
+            "targetModules",
+        ),
+        (
+            {"spec.method.adapter.type": "lora"},
+            'spec.method.adapter.type: Unsupported value: "lora": supported values: "LoRA", '
+            '"DoRA", "RsLoRA", "QLoRA", "Full"; did you mean LoRA?',
+        ),
+        (
+            {"spec.resources.cpu": 8},
+            "spec.resources.cpu: Invalid value: 8: must be of type string, not integer: write it "
+            "in quotes",
+        ),
+        (
             {"spec.model.credentials": {"name": "hub"}},
             "spec.model.credentials: unknown field; did you mean credentialsRef?",
         ),
         (
             {"spec.resources.memory": "16GB"},
-            'spec.resources.memory: Invalid value: "16GB": must be a size as Kubernetes writes it, '
-            "such as 16Gi or 500Mi (Ki, Mi, Gi and Ti count by 1024; k, M, G and T by 1000)",
+            'spec.resources.memory: Invalid value: "16GB": must be a size with a unit as '
+            "Kubernetes writes it, such as 16Gi or 500Mi (Ki, Mi, Gi and Ti count by 1024; k, M, G "
+            "and T by 1000)",
         ),
         (
             {"spec.goal": {"metric": "ExactMatch", "atLeast": "1"}},
