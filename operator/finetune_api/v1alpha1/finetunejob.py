@@ -198,10 +198,11 @@ class Hyperparameters(APIModel):
     YAML reads a bare 2e-4 as a float, which the API server refuses ("must be of type string")."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=65536)] | Literal["auto"] = "auto"
     """Examples per optimiser step over all ranks; constant whatever the world size. `auto`: 8 to
-    32 by the size of the training side (adapters lose quality above 32)."""
+    32 by the size of the training side (adapters lose quality above 32), rounded up to a multiple
+    of the ranks and of `microBatchSize`. A number must be a multiple of the ranks."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
     """Examples per rank and forward pass. `auto`: the most that memory and a token budget allow
-    (2,048 tokens on CPU, 16,384 on GPU)."""
+    (2,048 tokens on CPU, 16,384 on GPU). A number must divide what a rank takes per step."""
     max_sequence_length: Annotated[Integer, Field(ge=16, le=1048576)] = 1024
     """Longest example in tokens; longer ones are cut at the end and counted in the report."""
     warmup_ratio: DecimalString = "0.03"

@@ -122,6 +122,12 @@ def test_automatic_batches_always_divide_and_fit(
         assert recipe.estimated_memory_bytes <= hardware.memory_bytes
 
 
+def test_a_batch_left_to_us_is_a_multiple_of_the_micro_batch_asked_for() -> None:
+    recipe = decide({"hyperparameters": {"microBatchSize": 3}, "resources": {"nodes": 2}})
+    assert (recipe.global_batch_size, recipe.micro_batch_size) == (12, 3)
+    assert recipe.accumulation_steps == 2
+
+
 def test_batch_that_does_not_divide_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"10 does not divide over 4 ranks.*8 or 12"):
         decide_global_batch(10, 100, 4)
@@ -177,7 +183,6 @@ def test_checkpointing_only_when_memory_asks_for_it() -> None:
     [
         ({"resources": {"gpusPerNode": 2, "strategy": "FSDP2"}}, "StrategyUnsupported"),
         ({"hyperparameters": {"precision": "BFloat16"}}, "PrecisionUnsupported"),
-        ({"hyperparameters": {"microBatchSize": 3}}, "InvalidMicroBatchSize"),
     ],
 )
 def test_contradictions_are_user_errors(change: dict[str, Any], reason: str) -> None:

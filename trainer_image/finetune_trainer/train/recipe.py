@@ -127,7 +127,9 @@ def decide_recipe(
     """
     hyper = job.spec.hyperparameters
     setup = make_setup(job, hardware, use_gpu=use_gpu, attention=attention)
-    global_batch = decide_global_batch(hyper.global_batch_size, data.num_rows, job.world_size)
+    global_batch = decide_global_batch(
+        hyper.global_batch_size, data.num_rows, job.world_size, hyper.micro_batch_size
+    )
     per_rank = global_batch // job.world_size
     packing = job.spec.method.packing == "On"
     fit = find_fit(
@@ -233,9 +235,10 @@ def check_settings(job: ResolvedJob, hardware: Hardware, *, num_rows: int, use_g
     """
     hyper = job.spec.hyperparameters
     decide_bfloat16(job, hardware, use_gpu=use_gpu)
-    per_rank = (
-        decide_global_batch(hyper.global_batch_size, num_rows, job.world_size) // job.world_size
+    global_batch = decide_global_batch(
+        hyper.global_batch_size, num_rows, job.world_size, hyper.micro_batch_size
     )
+    per_rank = global_batch // job.world_size
     check_micro_batch(hyper.micro_batch_size, per_rank)
     decide_strategy(job, use_gpu=use_gpu)
 
@@ -262,8 +265,16 @@ def adapter_strength(adapter: Adapter) -> float:
     return float(adapter.alpha)
 
 
-def decide_global_batch(asked: int | str, num_rows: int, world_size: int) -> int:
+def decide_global_batch(
+    asked: int | str, num_rows: int, world_size: int, micro: int | str = "auto"
+) -> int:
     """Return examples per optimiser step, a multiple of the world size.
+
+    Args:
+        asked: ``hyperparameters.globalBatchSize``.
+        num_rows: Training rows.
+        world_size: Data-parallel ranks.
+        micro: ``hyperparameters.microBatchSize``; a batch that is left to us divides by it too.
 
     Raises:
         UserError: The asked size does not divide over the ranks.
@@ -279,7 +290,8 @@ def decide_global_batch(asked: int | str, num_rows: int, world_size: int) -> int
             )
         return asked
     size = 8 if num_rows < 1_000 else 16 if num_rows < 10_000 else 32
-    return -(-size // world_size) * world_size
+    unit = world_size * (micro if isinstance(micro, int) else 1)
+    return -(-size // unit) * unit
 
 
 def check_micro_batch(asked: int | str, per_rank: int) -> int | None:
