@@ -84,7 +84,7 @@ def ours(job: Any, num_steps: int, warmup: int, rows: list[dict[str, Any]]) -> d
         store = open_store(f"file://{scratch}/store", StorageAccess())
         trainer = build_trainer(
             config=config, model=model, tokenizer=tokenizer,
-            lora=build_lora_config(job.spec.method.adapter), train=examples, validation=[],
+            lora=build_lora_config(job.spec.method.adapter, model), train=examples, validation=[],
             callbacks=[
                 CurveWriter(Path(scratch) / "metrics.jsonl", emit, resumed_from=0),
                 DurableCheckpoints(

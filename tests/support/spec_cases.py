@@ -378,6 +378,17 @@ CASES: tuple[Case, ...] = (
         "evaluation.gpus must be at most resources.gpusPerNode",
     ),
     bad(
+        "FlashAttention on CPU",
+        {"spec.resources.gpusPerNode": 0, "spec.hyperparameters.attention": "Flash"},
+        "need a GPU",
+    ),
+    bad(
+        "compiling on CPU",
+        {"spec.resources.gpusPerNode": 0, "spec.hyperparameters.compile": "On"},
+        "need a GPU",
+    ),
+    bad("unknown kernels", {"spec.hyperparameters.kernels": "Triton"}, "Liger"),
+    bad(
         "fewer samples than a publication needs",
         {"spec.evaluation.maxSamples": 20},
         "evaluation.maxSamples must be at least evaluation.minPrompts",

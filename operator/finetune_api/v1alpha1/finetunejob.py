@@ -218,6 +218,17 @@ class Hyperparameters(APIModel):
     float32. Adapter weights are always float32."""
     activation_checkpointing: Literal["Auto", "On", "Off"] = "Auto"
     """Recompute activations in the backward pass. `Auto`: only when memory would not suffice."""
+    attention: Literal["Auto", "Flash", "Flex", "SDPA", "Eager"] = "Auto"
+    """How attention is computed. `Auto`: the fastest exact one that is installed and that the
+    architecture knows: FlashAttention (package flash-attn, GPU, bfloat16), else PyTorch's SDPA,
+    else eager. All of them compute the same; `Flex` compiles first, which pays in long runs."""
+    kernels: Literal["Auto", "Liger", "Off"] = "Auto"
+    """Fused kernels for norms, rotary positions and gated activations. `Auto`: Liger on GPUs where
+    the package liger-kernel is installed and knows the architecture. `Off`: the model's own
+    code."""
+    compile: Literal["Off", "On"] = "Off"
+    """Compile the model with torch.compile, on GPUs: some percent faster after minutes of
+    compiling, worth it in long runs with padded or packed rows of one length."""
     seed: Annotated[Integer, Field(ge=0, le=2147483647)] = 42
     """Seed of initialisation, order and dropout. The same job gives the same adapter on the same
     hardware."""
@@ -429,6 +440,26 @@ SPEC_RULES: tuple[Rule, ...] = (
         field="evaluation.gpus",
         check=lambda s: (
             s.evaluation.gpus == "auto" or s.evaluation.gpus <= s.resources.gpus_per_node
+        ),
+    ),
+    Rule(
+        rule=(
+            "self.resources.gpusPerNode > 0 || (self.hyperparameters.compile == 'Off' && "
+            "self.hyperparameters.kernels != 'Liger' && "
+            "!(self.hyperparameters.attention in ['Flash', 'Flex']))"
+        ),
+        message=(
+            "hyperparameters.attention Flash and Flex, kernels Liger and compile On need a GPU: "
+            "set resources.gpusPerNode, or leave them out"
+        ),
+        field="hyperparameters",
+        check=lambda s: (
+            s.resources.gpus_per_node > 0
+            or (
+                s.hyperparameters.compile == "Off"
+                and s.hyperparameters.kernels != "Liger"
+                and s.hyperparameters.attention not in ("Flash", "Flex")
+            )
         ),
     ),
     Rule(

@@ -65,8 +65,27 @@ def check_target_modules(adapter: Adapter, model: nn.Module) -> None:
         )
 
 
-def build_lora_config(adapter: Adapter) -> LoraConfig | None:
-    """Build the PEFT configuration, or None for full fine-tuning."""
+def has_fused_experts(model: nn.Module) -> bool:
+    """Tell whether the model keeps the weights of all experts of a layer in one parameter."""
+    return any(
+        parameter.ndim == 3 and "experts" in name.split(".")
+        for name, parameter in model.named_parameters()
+    )
+
+
+def decide_dropout(adapter: Adapter, model: nn.Module) -> float:
+    """Return the dropout on the adapter's input: the asked one, or 0 where PEFT cannot apply it.
+
+    PEFT adapts fused experts by adding the update to their weights, so there is no input of the
+    update to drop from, and it refuses any other value than 0 (``ParamWrapper``).
+    """
+    if adapter.target_modules == [ALL_LINEAR] and has_fused_experts(model):
+        return 0.0
+    return float(adapter.dropout)
+
+
+def build_lora_config(adapter: Adapter, model: nn.Module) -> LoraConfig | None:
+    """Build the PEFT configuration for a model, or None for full fine-tuning."""
     if adapter.type == "Full":
         return None
     from peft import LoraConfig
@@ -77,7 +96,7 @@ def build_lora_config(adapter: Adapter) -> LoraConfig | None:
     return LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
-        lora_dropout=float(adapter.dropout),
+        lora_dropout=decide_dropout(adapter, model),
         target_modules=targets,
         use_dora=adapter.type == "DoRA",
         use_rslora=adapter.type == "RsLoRA",

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.errors import UserError
+from finetune_trainer.model.attention import (
+    AttentionSupport,
+    explain_missing,
+    list_attention,
+)
 from finetune_trainer.planning.architecture import Architecture, read_architecture
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_REFUSED_ATTENTION = re.compile(
+    r"attention implementation|scaled_dot_product_attention|flash.?attention|flex.?attention",
+    re.IGNORECASE,
+)
+"""How transformers says that an architecture does not know an attention implementation."""
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -81,6 +94,7 @@ def load_model(
     trust_remote_code: bool = False,
     quantize: bool = False,
     device_map: dict[str, int] | None = None,
+    attention: str = "Auto",
 ) -> PreTrainedModel:
     """Load the causal language model in ``folder``.
 
@@ -90,9 +104,10 @@ def load_model(
         trust_remote_code: Run code that ships with the model.
         quantize: Load the weights in 4 bits (NF4, double quantisation), for QLoRA.
         device_map: Where to put the model, for quantised loading.
+        attention: ``hyperparameters.attention``.
 
     Raises:
-        UserError: The folder holds no model that loads.
+        UserError: The folder holds no model that loads, or the model does not know the attention.
     """
     from transformers import AutoModelForCausalLM
 
@@ -108,38 +123,73 @@ def load_model(
         )
     if device_map is not None:
         extra["device_map"] = device_map
-    try:
+
+    def load(implementation: str) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             local_files_only=True,
             use_safetensors=True,
-            attn_implementation=attention_implementation(),
+            attn_implementation=implementation,
             **extra,
         )
+        return model
+
+    try:
+        return _load_with_attention(load, folder, attention, dtype)
     except (OSError, ValueError) as error:
         raise UserError(
             "ModelUnreadable",
             f"the base model in {folder} does not load: {_first_line(error)}; it must be a causal "
             "language model with safetensors weights",
         ) from error
-    return model
 
 
-def attention_implementation() -> str:
-    """Return the fastest exact attention that is installed: FlashAttention on GPUs, else SDPA."""
+def _load_with_attention(
+    load: Callable[[str], PreTrainedModel], folder: Path, asked: str, dtype: torch.dtype
+) -> PreTrainedModel:
+    support = detect_attention_support(dtype)
+    missing = explain_missing(asked, support)
+    if missing is not None:
+        raise UserError(
+            "AttentionUnsupported",
+            f"hyperparameters.attention {asked}: {missing}; use Auto or another one",
+        )
+    candidates = list_attention(asked, support)
+    for implementation in candidates:
+        try:
+            return load(implementation)
+        except (ValueError, ImportError) as error:
+            if not _REFUSED_ATTENTION.search(str(error)):
+                raise
+            refusal = error
+    raise UserError(
+        "AttentionUnsupported",
+        f"hyperparameters.attention {asked}: the model in {folder} does not run with "
+        f"{' or '.join(candidates)}: {_first_line(refusal)}; use Auto",
+    ) from refusal
+
+
+def detect_attention_support(dtype: torch.dtype) -> AttentionSupport:
+    """Look at what this process could run attention with.
+
+    Args:
+        dtype: What the model computes in.
+    """
     import importlib.util
 
     import torch
 
-    if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None:
-        return "flash_attention_2"
-    return "sdpa"
+    return AttentionSupport(
+        has_gpu=torch.cuda.is_available(),
+        has_flash=importlib.util.find_spec("flash_attn") is not None,
+        is_half_precision=dtype in (torch.bfloat16, torch.float16),
+    )
 
 
 def expected_attention(*, use_gpu: bool) -> str:
-    """Return what :func:`attention_implementation` will choose, in the planner's words, no torch.
+    """Return what ``attention: Auto`` most likely comes to, in the planner's words, no torch.
 
     Args:
         use_gpu: Ranks run on GPUs.

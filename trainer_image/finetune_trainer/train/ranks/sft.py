@@ -68,6 +68,7 @@ def build_config(
         seed=hyper.seed,
         data_seed=hyper.seed,
         gradient_checkpointing=checkpointing,
+        torch_compile=recipe.use_gpu and hyper.compile == "On",
         packing=recipe.packing,
         eval_packing=False,
         padding_free=recipe.padding_free and not recipe.packing,

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from finetune_api.trainer import ResolvedJob, Stage
 from finetune_trainer.errors import InternalError, TrainerError
 from finetune_trainer.failures import classify, failure_record
-from finetune_trainer.model.load import expected_attention, read_model_architecture
+from finetune_trainer.model.kernels import decide_liger
+from finetune_trainer.model.load import expected_attention, read_config, read_model_architecture
 from finetune_trainer.process import die_with_parent
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from finetune_trainer.model.encoding import Example
     from finetune_trainer.train.ranks.callbacks import CurveWriter, DurableCheckpoints, StopRequest
+    from finetune_trainer.train.ranks.isolation import IsolationProbe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,22 +114,34 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
     # Before the model: with ZeRO-3 the configuration decides how weights are loaded.
     config = build_config(job, recipe, Path(plan.output_dir), has_validation=bool(sides.validation))
     check_world_size(recipe, config.world_size)
+    config.use_liger_kernel = decide_liger(
+        job.spec.hyperparameters.kernels,
+        str(read_config(Path(plan.model_dir)).get("model_type", "unknown")),
+        use_gpu=plan.use_gpu,
+    )
     model = load_base(plan, job, recipe, local_rank=config.local_process_index)
+    lora = build_lora_config(job.spec.method.adapter, model)
     watchers = make_watchers(plan, job, rank, emit)
     trainer = build_trainer(
         config=config,
         model=model,
         tokenizer=tokenizer,
-        lora=build_lora_config(job.spec.method.adapter),
+        lora=lora,
         train=sides.train,
         validation=sides.validation,
         callbacks=watchers.as_callbacks(),
     )
     check_strategy(trainer, recipe)
+    watchers.isolation.attach(trainer)
     if rank == 0:
         emit.message(describe(recipe, num_rows=len(sides.train), num_tokens=sides.num_tokens))
         for warning in find_warnings(recipe, sides.shape):
             emit.message(warning)
+        if lora is not None and lora.lora_dropout != float(job.spec.method.adapter.dropout):
+            emit.message(
+                f"method.adapter.dropout {job.spec.method.adapter.dropout} is not used: adapters "
+                "of fused experts know no dropout"
+            )
     trainer.train(resume_from_checkpoint=plan.resume_dir)
     watchers.stop.raise_if_stopped(total_steps=recipe.total_steps)
     trainer.save_model(plan.final_dir)
@@ -242,6 +256,7 @@ def load_base(
         trust_remote_code=job.spec.model.trust_remote_code,
         quantize=quantized,
         device_map={"": local_rank} if quantized else None,
+        attention=job.spec.hyperparameters.attention,
     )
     check_target_modules(adapter, model)
     return model
@@ -254,15 +269,17 @@ class Watchers:
     curve: CurveWriter | None
     checkpoints: DurableCheckpoints
     stop: StopRequest
+    isolation: IsolationProbe
 
     def as_callbacks(self) -> list[TrainerCallback]:
         """Return them in the order in which they are to be called."""
-        return [*([self.curve] if self.curve else []), self.checkpoints, self.stop]
+        return [*([self.curve] if self.curve else []), self.isolation, self.checkpoints, self.stop]
 
 
 def make_watchers(plan: WorkerPlan, job: ResolvedJob, rank: int, emit: EventEmitter) -> Watchers:
     """Build the callbacks that report, save and stop."""
     from finetune_trainer.train.ranks.callbacks import CurveWriter, DurableCheckpoints, StopRequest
+    from finetune_trainer.train.ranks.isolation import IsolationProbe
 
     curve = Path(plan.curve)
     return Watchers(
@@ -275,6 +292,7 @@ def make_watchers(plan: WorkerPlan, job: ResolvedJob, rank: int, emit: EventEmit
             curve_key=f"{job.run_prefix}/metrics.jsonl",
         ),
         stop=StopRequest(Path(plan.control_dir) / "stop"),
+        isolation=IsolationProbe(emit.message),
     )
 
 
@@ -287,11 +305,19 @@ def leave_outcome(
     outcome = {
         "step": trainer.state.global_step,
         "metrics": watchers.curve.latest if watchers.curve else {},
-        "recipe": recipe.to_json(),
+        # What ran, which is not what was planned where examples would have seen each other.
+        "recipe": {**recipe.to_json(), "padding_free": stays_flattened(trainer, recipe)},
+        "attention": trainer.model.config._attn_implementation,
+        "kernels": "liger" if trainer.args.use_liger_kernel else "none",
         "trainable_parameters": count_trainable(trainer.model),
         "save_seconds": watchers.checkpoints.save_seconds,
     }
     Path(plan.control_dir, "outcome.json").write_text(json.dumps(outcome))
+
+
+def stays_flattened(trainer: SFTTrainer, recipe: Recipe) -> bool:
+    """Return whether micro batches were flattened as planned, or padded after all."""
+    return recipe.padding_free and bool(trainer.data_collator.padding_free)
 
 
 def storage_access(job: ResolvedJob, plan: WorkerPlan) -> StorageAccess:
