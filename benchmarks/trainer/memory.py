@@ -191,7 +191,7 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
     from finetune_api.trainer import resolve_job
     from finetune_api.v1alpha1.finetunejob import FineTuneJob
     from finetune_trainer.model.adapters import build_lora_config
-    from finetune_trainer.model.encoding import Example
+    from finetune_trainer.model.encoding import Encoded
     from finetune_trainer.train.ranks.sft import build_config, build_trainer
     from finetune_trainer.train.recipe import Recipe
     from support.tiny_tokenizer import make_tokenizer
@@ -231,7 +231,7 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
         # Padded batches get a mask only if some row is shorter.
         short = not setup.padding_free and index % case.rows == 1
         ids = [rng.randrange(5, 200) for _ in range(case.length // 2 if short else case.length)]
-        examples.append(Example(input_ids=ids, labels=list(ids), num_cut=0))
+        examples.append(Encoded(input_ids=ids, spans=((0, len(ids)),), num_cut=0))
     config = build_config(job, recipe, scratch, has_validation=False)
     config.save_strategy = "no"
     return build_trainer(

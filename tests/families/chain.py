@@ -11,24 +11,36 @@ from typing import Any
 from families.family import Family, write_model
 from support.stages import StageRun, Workbench, merge
 
-WORDS = ("red", "green", "blue", "yellow", "black", "white", "brown", "orange")
-PAIRS = [{"prompt": f"Colour of thing {i}?", "completion": WORDS[i] + "."} for i in range(4)]
+COLOURS = {
+    "sky": "blue",
+    "grass": "green",
+    "blood": "red",
+    "gold": "yellow",
+    "coal": "black",
+    "snow": "white",
+    "wood": "brown",
+    "carrot": "orange",
+}
+PAIRS = [
+    {"prompt": f"Colour of {thing}?", "completion": f"{colour}."}
+    for thing, colour in COLOURS.items()
+]
 TALKS = [
     {
         "messages": [
-            {"role": "user", "content": f"Think of thing {i}."},
+            {"role": "user", "content": f"Think of {thing}."},
             {"role": "assistant", "content": "I do so."},
             {"role": "user", "content": "What colour has it?"},
-            {"role": "assistant", "content": f"It is {WORDS[i]}."},
+            {"role": "assistant", "content": f"It is {colour}."},
         ]
     }
-    for i in range(4, 8)
+    for thing, colour in COLOURS.items()
 ]
 TASKS = [
-    {"instruction": "Say the colour.", "input": f"thing {i}", "output": WORDS[i] + "."}
-    for i in range(3, 6)
+    {"instruction": "Say the colour.", "input": thing, "output": f"{colour}."}
+    for thing, colour in COLOURS.items()
 ]
-TABLE = [{"thing": f"thing {i}", "colour": WORDS[i] + "."} for i in (6, 7)]
+TABLE = [{"thing": thing, "colour": f"{colour}."} for thing, colour in COLOURS.items()]
 TABLE_SOURCE = {
     "format": "Csv",
     "columns": {"completion": "colour"},
@@ -38,16 +50,17 @@ RECIPE: dict[str, Any] = {
     "dataset": {"split": {"testPercent": 0, "validationPercent": 0}},
     "method": {"adapter": {"rank": 16, "alpha": 32, "dropout": "0"}},
     "hyperparameters": {
-        "maxSteps": 60,
+        "maxSteps": 40,
         "globalBatchSize": 8,
-        "learningRate": "1e-2",
+        "learningRate": "5e-3",
     },
     "checkpoint": {"everySteps": 1000},
-    "evaluation": {"maxNewTokens": 24},
+    "evaluation": {"maxNewTokens": 24, "minPrompts": 1},
     "goal": {"metric": "exactMatch", "atLeast": "0"},
 }
 
 
+MAX_LEAK = 1e-3
 REFUSALS = (64, 65)
 """Exit codes of a job or data that cannot be used: never a crash of our own."""
 
@@ -64,6 +77,8 @@ class Outcome:
         references: What it should have read.
         plain: What plain PEFT and transformers read from the published files, in the same order.
         stopped: Whether each plain answer ended in a stop token of its own accord.
+        packing: ``off``, or ``exact`` or ``leaks`` where rows were trained without padding: whether
+            the model answers two rows in one alike.
         events: Messages of all stages.
     """
 
@@ -74,7 +89,19 @@ class Outcome:
     references: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
     stopped: tuple[bool, ...] = ()
+    packing: str = ""
     events: str = ""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether everything that a family must show was shown."""
+        return (
+            self.refused is None
+            and self.exact_match == 1.0
+            and self.answers == self.references == self.plain
+            and all(self.stopped)
+            and self.packing in ("off", "exact")
+        )
 
 
 def run_chain(family: Family, folder: Path, *, change: dict[str, Any] | None = None) -> Outcome:
@@ -115,7 +142,8 @@ def run_chain(family: Family, folder: Path, *, change: dict[str, Any] | None = N
         exact_match=float(scores["exactMatch"]["tuned"]),
         answers=tuple(sample["tuned"] for sample in samples),
         references=tuple(sample["references"][0] for sample in samples),
-        plain=tuple(answer.text for answer in plain),
+        plain=tuple(family.read_answer(answer.text) for answer in plain),
+        packing=_judge_packing(model, bench.run_folder / "adapter"),
         stopped=tuple(answer.stopped for answer in plain),
         events=events,
     )
@@ -139,15 +167,17 @@ def ask_plainly(
 ) -> list[PlainAnswer]:
     """Answer with PEFT and transformers alone, as somebody would who found these two folders.
 
-    What the adapter's folder holds of tokenizer, template and generation settings comes before what
-    the base model's folder holds.
+    What the adapter's folder holds of template and generation settings comes before what the base
+    model's folder holds; no argument is passed to the template.
     """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    own = adapter if (adapter / "tokenizer_config.json").exists() else base
-    tokenizer = AutoTokenizer.from_pretrained(own, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    template = adapter / "chat_template.jinja"
+    if template.exists():
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
     settings = model.generation_config
     if (adapter / "generation_config.json").exists():
@@ -180,13 +210,41 @@ def ask_plainly(
     return answers
 
 
+def _judge_packing(model: Path, adapter: Path) -> str:
+    recipe = json.loads((adapter / "run.json").read_text())["recipe"]
+    if not (recipe["padding_free"] or recipe["packing"]):
+        return "off"
+    return "exact" if measure_leak(model) <= MAX_LEAK else "leaks"
+
+
+def measure_leak(folder: Path) -> float:
+    """Return the largest change of a logit of the second of two rows that lie in one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    ).eval()
+    first, second = torch.arange(100, 117), torch.arange(150, 162)
+    both = torch.cat([first, second])[None]
+    positions = torch.cat([torch.arange(len(first)), torch.arange(len(second))])[None]
+    with torch.inference_mode():
+        alone = model(input_ids=second[None], use_cache=False).logits[0]
+        packed = model(input_ids=both, position_ids=positions, use_cache=False).logits[0]
+    return float((packed[len(first) :] - alone).abs().max())
+
+
 def _spec(family: Family, folder: Path, model: Path) -> dict[str, Any]:
     """Write the rows; return the job's changes. A family is of chat models or of base models."""
     has_template = bool(family.tokenizer().chat_template)
     files: list[tuple[str, list[dict[str, Any]], dict[str, Any]]] = (
-        [("pairs", PAIRS, {}), ("talks", TALKS, {})]
+        [("pairs", PAIRS[:4], {}), ("talks", TALKS[4:], {})]
         if has_template
-        else [("pairs", PAIRS[:3], {}), ("tasks", TASKS, {}), ("table", TABLE, TABLE_SOURCE)]
+        else [
+            ("pairs", PAIRS[:3], {}),
+            ("tasks", TASKS[3:6], {}),
+            ("table", TABLE[6:], TABLE_SOURCE),
+        ]
     )
     sources = []
     for name, rows, settings in files:

@@ -10,9 +10,11 @@ from typing import Any
 MakeTokenizer = Callable[[], Any]
 MakeConfig = Callable[[Any], Any]
 
-OUTPUT_SCALE = 0.5
-"""Standard deviation of the random token vectors. At the usual 0.02 no logit of so narrow a model
-could rise above the noise of a vocabulary of 128 thousand."""
+TOKEN_SCALE = 0.5
+LAYER_SCALE = 0.125
+"""Standard deviation of the random token vectors and of all other weights. At the usual 0.02 no
+logit of so narrow a model could rise above the noise of a vocabulary of 128 thousand, and hardly
+anything of the prompt would reach the place of the answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +30,7 @@ class Family:
         ends: Tokens besides ``stops`` that the template ends an answer with.
         header: Text that the model itself has to say before an answer.
         arguments: ``model.chatTemplateArguments`` of the job.
+        refuses: Titles of the row shapes that its template cannot write.
         refused: Reason that the job is refused with, or None when it must work.
         in_every_test_run: Whether the whole chain runs in ``make test``.
     """
@@ -40,8 +43,13 @@ class Family:
     ends: tuple[str, ...] = ()
     header: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    refuses: tuple[str, ...] = ()
     refused: str | None = None
     in_every_test_run: bool = False
+
+    def read_answer(self, text: str) -> str:
+        """Return the answer in what a model of the family says, decoded without special tokens."""
+        return text.rpartition("</think>")[2].strip().removeprefix(self.header).strip()
 
 
 def write_model(family: Family, folder: Path) -> Path:
@@ -56,10 +64,13 @@ def write_model(family: Family, folder: Path) -> Path:
     config.bos_token_id = tokenizer.bos_token_id
     config.eos_token_id = tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id
+    for name in ("initializer_range", "init_std"):
+        if hasattr(config, name):
+            setattr(config, name, LAYER_SCALE)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
-        model.get_output_embeddings().weight.normal_(std=OUTPUT_SCALE)
-        model.get_input_embeddings().weight.normal_(std=OUTPUT_SCALE)
+        model.get_output_embeddings().weight.normal_(std=TOKEN_SCALE)
+        model.get_input_embeddings().weight.normal_(std=TOKEN_SCALE)
     stops = family.stops or (tokenizer.eos_token,)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,

@@ -6,12 +6,9 @@ before the break itself. Usage: ``python -m families.labels`` writes the golden 
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
-
-from jinja2 import TemplateError
 
 from families.family import Family
 from families.rows import Shape, shapes_of
@@ -19,15 +16,13 @@ from families.table import FAMILIES
 from finetune_api.v1alpha1.finetunejob import Source
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.evaluate.scoring import prompt_ids
-from finetune_trainer.model.encoding import IGNORED, Encoder, Example
+from finetune_trainer.model.chat_format import decide_format
+from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
+from finetune_trainer.prepare.conversations import brings_reasoning
 from finetune_trainer.prepare.reading.formats import build_convert, recognise_format
 
 GOLDEN = Path(__file__).parent / "golden"
 MAX_TOKENS = 4096
-TODAY = re.compile(r"(?<=Current date: )\d{4}-\d\d-\d\d")
-"""Some templates write the day into every prompt."""
 
 
 def golden_path(family: Family) -> Path:
@@ -49,38 +44,46 @@ def show_family(family: Family, tokenizer: Any) -> str:
 def show_row(tokenizer: Any, family: Family, shape: Shape) -> str:
     """Return the row as the trainer sees it, or why it refuses the row."""
     try:
-        example = encode_row(tokenizer, family, shape)
+        examples = encode_row(tokenizer, family, shape)
     except (BadRow, TrainerError) as error:
         return f"refused: {error.reason}"
-    except TemplateError as error:
-        return f"TEMPLATE FAILED: {error}"
-    return show_example(tokenizer, example)
+    shown = [show_example(tokenizer, example) for example in examples]
+    if len(shown) == 1:
+        return shown[0]
+    return "\n".join(f"-- example {i} of {len(shown)} {text}" for i, text in enumerate(shown, 1))
 
 
-def encode_row(tokenizer: Any, family: Family, shape: Shape) -> Example:
+def encode_row(tokenizer: Any, family: Family, shape: Shape) -> tuple[Encoded, ...]:
     """Take a row the way that ``prepare`` and ``train`` take it."""
-    encoder = Encoder(tokenizer, loss=shape.loss, max_tokens=MAX_TOKENS)
-    return encoder.encode(_convert(tokenizer, shape))
+    row = _convert(tokenizer, shape)
+    return _encoder(tokenizer, family, shape, row).encode_row(row)
 
 
 def encode_prompt(tokenizer: Any, family: Family, shape: Shape) -> list[int]:
     """Return the tokens that the evaluation asks the row's last answer with."""
-    question = gather_questions([_convert(tokenizer, shape)], max_questions=1, seed=0)[0]
-    encoder = Encoder(tokenizer, loss=shape.loss, max_tokens=MAX_TOKENS)
-    return prompt_ids(encoder, tokenizer, question)
+    row = _convert(tokenizer, shape)
+    prompt = row["messages"][:-1] if "messages" in row else row["prompt"]
+    return _encoder(tokenizer, family, shape, row).encode_prompt(prompt, row.get("tools"))
 
 
-def spans_of(example: Example) -> list[list[int]]:
+def stop_ids_of(tokenizer: Any, family: Family) -> list[int]:
+    """Return what the family's ``generation_config.json`` says."""
+    return [tokenizer.convert_tokens_to_ids(stop) for stop in family.stops]
+
+
+def _encoder(tokenizer: Any, family: Family, shape: Shape, row: dict[str, Any]) -> Encoder:
+    chat_format = decide_format(
+        tokenizer,
+        {"eos_token_id": stop_ids_of(tokenizer, family)},
+        arguments=family.arguments,
+        has_reasoning=brings_reasoning(row),
+    )
+    return Encoder(tokenizer, chat_format, loss=shape.loss, max_tokens=MAX_TOKENS)
+
+
+def spans_of(example: Encoded) -> list[list[int]]:
     """Return the runs of learned tokens; nothing predicts the first token, so it is in none."""
-    spans: list[list[int]] = []
-    before = IGNORED
-    for label in example.labels[1:]:
-        if label != IGNORED:
-            if before == IGNORED:
-                spans.append([])
-            spans[-1].append(label)
-        before = label
-    return spans
+    return [example.input_ids[max(start, 1) : end] for start, end in example.spans]
 
 
 def _convert(tokenizer: Any, shape: Shape) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def _convert(tokenizer: Any, shape: Shape) -> dict[str, Any]:
     return convert(shape.row)
 
 
-def show_example(tokenizer: Any, example: Example) -> str:
+def show_example(tokenizer: Any, example: Encoded) -> str:
     """Return an example's text with its learned tokens marked, and their number."""
     text, shown = "", []
     learned = [label != IGNORED for label in example.labels]
@@ -113,7 +116,6 @@ def show_example(tokenizer: Any, example: Example) -> str:
             text = whole
     shown.append("]]" if is_open else "")
     lines = "".join(shown).replace("\\", "\\\\").replace("\n", "\\n\n")
-    lines = TODAY.sub("(today)", lines)
     return f"({sum(learned)} of {len(learned)} tokens)\n{lines}"
 
 

@@ -93,6 +93,10 @@ CHAT_SHAPES = (
         row={"messages": [ASKS_FRANCE, {**PARIS, "weight": 0}, ASKS_ITALY, {**ROME, "weight": 1}]},
     ),
     Shape(title="content parts", row={"messages": [_parts(ASKS_FRANCE), _parts(PARIS)]}),
+    Shape(
+        title="answer with reasoning of its own",
+        row={"messages": [ASKS_FRANCE, {**PARIS, "reasoning_content": "France, so Paris."}]},
+    ),
     Shape(title="tool call", row={"tools": [WEATHER_TOOL], "messages": list(TOOL_TURNS)}),
 )
 

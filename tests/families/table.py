@@ -218,7 +218,8 @@ FAMILIES: tuple[Family, ...] = (
         tokenizer=partial(load_real, "llama3_1", template=template_of_trl("llama3_1")),
         config=_llama,
         origin=f"{REAL}, template from TRL",
-        stops=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
+        # The fourth is called <|eom_id|> in the original; the package keeps the older name.
+        stops=("<|end_of_text|>", "<|reserved_special_token_4|>", "<|eot_id|>"),
     ),
     Family(
         name="mistral-nemo",

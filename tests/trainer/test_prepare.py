@@ -161,6 +161,7 @@ def test_a_data_set_is_divided_counted_and_published(
         "train.jsonl",
         "validation.jsonl",
         "test.jsonl",
+        "chat.json",
         "report.json",
         "manifest.json",
     }

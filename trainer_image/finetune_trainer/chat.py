@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.trainer import Environment
 from finetune_trainer.context import cache_dir
@@ -22,6 +22,9 @@ from finetune_trainer.errors import TrainerError, UserError
 from finetune_trainer.failures import classify
 from finetune_trainer.storage import StorageAccess, fetch_folder, open_store
 from finetune_trainer.storage.model_cache import fetch_model
+
+if TYPE_CHECKING:
+    from finetune_trainer.model.encoding import Encoder
 
 
 def chat_with(arguments: argparse.Namespace) -> int:
@@ -45,6 +48,8 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     from finetune_trainer.evaluate.models import ModelPair
     from finetune_trainer.evaluate.scoring import generate_answers
+    from finetune_trainer.model.chat_format import FORMAT_NAME, decide_format, read_format
+    from finetune_trainer.model.encoding import Encoder
     from finetune_trainer.model.hardware import detect_hardware
     from finetune_trainer.model.load import load_tokenizer
 
@@ -62,6 +67,13 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         trust = _check_trust(record, given=arguments.trust_remote_code)
         base_dir, note = _fetch_base(arguments.base_model, record, access, cache, allow_code=trust)
         tokenizer = load_tokenizer(base_dir, trust_remote_code=trust)
+        # A run from before there was such a file.
+        known = (folder / FORMAT_NAME).exists()
+        encoder = Encoder(
+            tokenizer,
+            read_format(folder) if known else decide_format(tokenizer),
+            max_tokens=sys.maxsize,
+        )
         hardware = detect_hardware()
         pair = ModelPair(
             base_dir,
@@ -74,14 +86,14 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             ready = {"ready": True, "model": record["model"], "adapter": arguments.adapter}
             yield {**ready, "note": note} if note else ready
         for prompt in _prompts(arguments.prompt):
-            ids = _encode(tokenizer, prompt, arguments.system)
+            ids = _encode(encoder, prompt, arguments.system)
             line: dict[str, Any] = {"prompt": prompt}
             sides = [("tuned", pair.tuned)] + ([("base", pair.base)] if arguments.base else [])
             for name, side in sides:
                 with side() as model:
                     line[name] = generate_answers(
                         model,
-                        tokenizer,
+                        encoder,
                         [ids],
                         max_new_tokens=arguments.max_new_tokens,
                         batch_size=1,
@@ -156,12 +168,11 @@ def _prompts(given: Iterable[str]) -> Iterator[str]:
     yield from given or (line.rstrip("\n") for line in sys.stdin if line.strip())
 
 
-def _encode(tokenizer: Any, prompt: str, system: str | None) -> list[int]:
+def _encode(encoder: Encoder, prompt: str, system: str | None) -> list[int]:
     if not prompt.strip():
         raise UserError("EmptyPrompt", "the prompt is empty")
-    if tokenizer.chat_template is None:
-        return list(tokenizer(prompt)["input_ids"])
+    if encoder.chat_format.template is None:
+        return encoder.encode_prompt(prompt)
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return encoder.encode_prompt(messages)

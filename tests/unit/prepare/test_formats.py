@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -15,6 +16,17 @@ USER = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Hello"}
 SYSTEM = {"role": "system", "content": "Be brief."}
 PAIR = {"prompt": [USER], "completion": [ANSWER]}
+TOOL = {"role": "tool", "content": "42"}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+def make_call(arguments: Any) -> dict[str, Any]:
+    function = {"name": "weather", "arguments": arguments}
+    call = {"id": "c1", "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+CALL = make_call("{}")
 
 
 def make_source(**fields: Any) -> Source:
@@ -139,6 +151,29 @@ def test_a_weight_does_not_part_rows_of_the_same_prompt() -> None:
     assert make(0).content != make(1).content
 
 
+@pytest.mark.parametrize("tools", [[WEATHER], json.dumps([WEATHER])])
+def test_calls_of_tools_are_read_as_openai_writes_them(tools: Any) -> None:
+    row = {"messages": [USER, make_call('{"city": "Rome"}'), TOOL, ANSWER], "tools": tools}
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    assert convert(row) == {
+        "messages": [
+            USER,
+            {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", **call}]},
+            TOOL,
+            ANSWER,
+        ],
+        "tools": [WEATHER],
+    }
+
+
+def test_parts_of_text_are_joined_and_reasoning_stays() -> None:
+    parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
+    answer = {**ANSWER, "reasoning_content": "Greeting."}
+    developer = {"role": "developer", "content": "Be brief."}
+    row = {"messages": [developer, {"role": "user", "content": parts}, answer]}
+    assert convert(row) == {"messages": [developer, USER, answer]}
+
+
 @pytest.mark.parametrize(
     ("row", "settings", "expected"),
     [
@@ -146,7 +181,7 @@ def test_a_weight_does_not_part_rows_of_the_same_prompt() -> None:
         (
             {"instruction": "Hi", "output": "Hello"},
             {"system": "Be brief."},
-            {"prompt": "Be brief.\n\nHi", "completion": "Hello"},
+            {"prompt": "Be brief.\n\nHi\n\n", "completion": "Hello"},
         ),
         ({"text": "All."}, {}, {"text": "All."}),
     ],
@@ -155,10 +190,6 @@ def test_pairs_stay_text_for_a_model_without_chat_template(
     row: dict[str, Any], settings: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     assert convert(row, conversational=False, **settings) == expected
-
-
-TOOL = {"role": "tool", "content": "42"}
-CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
 
 
 @pytest.mark.parametrize(
@@ -174,8 +205,23 @@ CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
         ({"messages": ["Hi"]}, {}, "NotMessages", "messages[0] is text"),
         ({"messages": [{"content": "Hi"}]}, {}, "UnknownRole", "messages[0].role is missing"),
         ({"messages": [{"role": "robot", "content": "Hi"}]}, {}, "UnknownRole", "'robot'"),
-        ({"messages": [USER, CALL, TOOL, ANSWER]}, {}, "ToolMessage", "messages[1]"),
-        ({"messages": [USER, TOOL]}, {}, "ToolMessage", "cannot be trained"),
+        ({"messages": [USER, TOOL]}, {}, "WrongRoleOrder", "messages[1] is from tool"),
+        ({"messages": [USER, CALL, ANSWER]}, {}, "WrongRoleOrder", "expected tool"),
+        ({"messages": [USER, CALL, TOOL]}, {}, "NoAnswer", "from tool"),
+        (
+            {"messages": [USER, {"role": "assistant", "function_call": {"name": "x"}}]},
+            {},
+            "ToolMessage",
+            "messages[1]",
+        ),
+        ({"messages": [USER, ANSWER], "tools": [{"name": "x"}]}, {}, "InvalidTools", "function"),
+        ({"messages": [USER, ANSWER], "tools": "{"}, {}, "InvalidToolCall", "not valid JSON"),
+        (
+            {"messages": [USER, make_call("[1]"), TOOL, ANSWER]},
+            {},
+            "InvalidToolCall",
+            "messages[1].tool_calls[0].function.arguments must be a JSON object",
+        ),
         (
             {"messages": [USER, {"role": "assistant", "content": " \n"}]},
             {},
@@ -183,10 +229,10 @@ CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
             "messages[1] is an empty answer",
         ),
         (
-            {"messages": [{"role": "user", "content": [{"type": "text"}]}, ANSWER]},
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]},
             {},
             "NotText",
-            "messages[0].content is a list",
+            "messages[0].content has a part of type 'image_url'; only text can be trained",
         ),
         ({"messages": [{"role": "user"}, ANSWER]}, {}, "MissingField", "messages[0].content"),
         (

@@ -1,4 +1,4 @@
-"""Token counts equal what training tokenises, and rows that lose their answer are found."""
+"""Token counts are those of training; rows that lose their answer or cannot be said are found."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import pytest
 
 from finetune_trainer.data.rows import Side, make_example
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.tokens import count_tokens, measure_tokens
-from support.tiny_tokenizer import NO_SYSTEM_CHATML, make_tokenizer
+from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.prepare.tokens import TokenStatistics, measure_tokens
+from support.tiny_tokenizer import CHATML, NO_SYSTEM_CHATML, make_tokenizer
+
+# What ChatML writes around one question and its answer, up to the answer's end.
+OVERHEAD = len("user\n") + len("\n") + len("assistant\n") + 4
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +26,11 @@ def make(row: dict[str, Any], line: int = 1) -> dict[str, Any]:
     example = make_example(row, file="rows.jsonl", line=line, side=None, group_value=None)
     prepared: dict[str, Any] = json.loads(example.to_json())
     return prepared
+
+
+def measure(rows: list[dict[str, Any]], tokenizer: Any, limit: int = 10_000) -> TokenStatistics:
+    encoder = Encoder(tokenizer, max_tokens=limit)
+    return measure_tokens({Side.TRAIN: rows}, encoder, max_sequence_length=limit)[Side.TRAIN]
 
 
 def pair(prompt: str, answer: str) -> dict[str, Any]:
@@ -43,86 +52,76 @@ def chat(*texts: str) -> dict[str, Any]:
         chat("Hi", "Hello", "And \u00e4\U0001f600?", "Yes"),
     ],
 )
-def test_a_conversation_counts_as_its_chat_template_renders(
+def test_a_conversation_counts_as_its_chat_template_renders_it_up_to_its_end(
     tokenizer: Any, row: dict[str, Any]
 ) -> None:
     messages = row.get("messages") or [*row["prompt"], *row["completion"]]
-    expected = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
-    assert count_tokens([make(row)], tokenizer) == [len(expected["input_ids"])]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+    expected = tokenizer(rendered.rstrip("\n"), add_special_tokens=False)["input_ids"]
+    assert measure([make(row)], tokenizer).num_tokens == len(expected)
 
 
 def test_plain_text_counts_with_its_end_token() -> None:
     base = make_tokenizer(chat_template=None)
     rows = [{"prompt": "ab", "completion": "cd"}, {"text": "abc"}, {"text": "abc<|endoftext|>"}]
-    assert count_tokens([make(row) for row in rows], base) == [5, 4, 4]
-
-
-def test_mixed_rows_keep_their_order(tokenizer: Any) -> None:
-    rows = [make({"text": "abc"}), make(pair("Hi", "Hello")), make({"text": "a"})]
-    alone = [count_tokens([row], tokenizer)[0] for row in rows]
-    assert count_tokens(rows, tokenizer) == alone
-
-
-def test_a_slow_tokenizer_counts_the_same(tokenizer: Any) -> None:
-    class Slow:
-        eos_token = tokenizer.eos_token
-        apply_chat_template = tokenizer.apply_chat_template
-
-        def __call__(self, texts: list[str], *, add_special_tokens: bool) -> Any:
-            return tokenizer(texts, add_special_tokens=add_special_tokens)
-
-    rows = [make(pair("Hi", "Hello" * n)) for n in range(1, 5)]
-    assert count_tokens(rows, Slow()) == count_tokens(rows, tokenizer)  # type: ignore[arg-type]
+    assert measure([make(row) for row in rows], base).num_tokens == 5 + 4 + 4
 
 
 def test_statistics_tell_lengths_and_what_the_limit_cuts(tokenizer: Any) -> None:
-    overhead = count_tokens([make(pair("p", "a"))], tokenizer)[0] - 2
     rows = [make(pair("p" * n, "a" * 10), line=n) for n in range(1, 101)]
-    stats = measure_tokens(
-        {Side.TRAIN: rows, Side.TEST: []}, tokenizer, max_sequence_length=overhead + 60
-    )[Side.TRAIN]
-    lengths = [overhead + n + 10 for n in range(1, 101)]
+    stats = measure(rows, tokenizer, OVERHEAD + 60)
+    lengths = [OVERHEAD + n + 10 for n in range(1, 101)]
     assert (stats.num_rows, stats.num_tokens) == (100, sum(lengths))
     assert (stats.p50, stats.p95, stats.longest) == (lengths[49], lengths[94], lengths[99])
     assert stats.num_truncated == 50
-    # The answer's own end (<|im_end|> and a line break) follows the prompt and its header.
-    assert 0 < stats.num_without_answer < 50
+    # Of these the prompt and its header (all but the end of the answer) fill the limit.
+    assert stats.num_without_answer == 100 - 60
 
 
 def test_a_long_conversation_counts_as_answered_if_its_first_answer_fits(tokenizer: Any) -> None:
-    row = make(chat("Hi", "Hello", "More", "x" * 500))
-    stats = measure_tokens({Side.TRAIN: [row]}, tokenizer, max_sequence_length=60)[Side.TRAIN]
+    stats = measure([make(chat("Hi", "Hello", "More", "x" * 500))], tokenizer, 60)
     assert (stats.num_truncated, stats.num_without_answer) == (1, 0)
 
 
 def test_plain_text_may_be_cut_anywhere() -> None:
     base = make_tokenizer(chat_template=None)
-    stats = measure_tokens({Side.TRAIN: [make({"text": "x" * 500})]}, base, max_sequence_length=60)[
-        Side.TRAIN
-    ]
+    stats = measure([make({"text": "x" * 500})], base, 60)
     assert (stats.num_truncated, stats.num_without_answer) == (1, 0)
 
 
 def test_all_rows_too_long_names_the_length_to_set(tokenizer: Any) -> None:
     rows = [make(pair("p" * 200, "a" * n), line=n) for n in range(1, 21)]
-    lengths = count_tokens(rows, tokenizer)
     with pytest.raises(DataError) as caught:
-        measure_tokens({Side.TRAIN: rows}, tokenizer, max_sequence_length=64)
+        measure(rows, tokenizer, 64)
     assert caught.value.reason == "AllRowsTooLong"
-    assert f"set it to {lengths[18]} to keep 95 %" in caught.value.message
-    assert f"{lengths[19]} for all" in caught.value.message
+    assert f"set it to {OVERHEAD + 219} to keep 95 %" in caught.value.message
+    assert f"{OVERHEAD + 220} for all" in caught.value.message
     assert "maxSequenceLength 64" in caught.value.message
 
 
-def test_a_row_that_the_chat_template_refuses_is_named() -> None:
+def test_rows_that_the_chat_template_refuses_are_named_and_never_quoted() -> None:
     strict = make_tokenizer(chat_template=NO_SYSTEM_CHATML)
     bad = pair("Hi", "Hello")
-    bad["prompt"] = [{"role": "system", "content": "x"}, *bad["prompt"]]
+    bad["prompt"] = [{"role": "system", "content": "secret"}, *bad["prompt"]]
     with pytest.raises(DataError) as caught:
-        count_tokens([make(pair("a", "b")), make(bad, line=7)], strict)
+        measure([make(pair("a", "b")), make(bad, line=7), make(bad, line=9)], strict)
     assert caught.value.reason == "ChatTemplateRefused"
-    assert "rows.jsonl:7" in caught.value.message
+    assert caught.value.message.startswith("rows.jsonl:7, rows.jsonl:9: ")
     assert "System role not supported" in caught.value.message
+    assert "2 of 3 rows" in caught.value.message
+    assert "secret" not in caught.value.message
+
+
+def test_a_row_of_several_examples_counts_them_and_is_as_long_as_the_longest() -> None:
+    dropping = make_tokenizer(
+        chat_template=CHATML.replace(
+            "message['content']",
+            "('' if message['role'] == 'assistant' and not loop.last else message['content'])",
+        )
+    )
+    stats = measure([make(chat("Hi", "Hello", "More", "Yes"))], dropping)
+    assert (stats.num_rows, stats.num_examples) == (1, 2)
+    assert stats.longest < stats.num_tokens < 2 * stats.longest
 
 
 def test_progress_is_told(tokenizer: Any) -> None:
@@ -130,7 +129,7 @@ def test_progress_is_told(tokenizer: Any) -> None:
     rows = [make({"text": f"{n}"}, line=n) for n in range(2500)]
     measure_tokens(
         {Side.TRAIN: rows[:2000], Side.TEST: rows[2000:]},
-        tokenizer,
+        Encoder(tokenizer, max_tokens=64),
         max_sequence_length=64,
         on_progress=lambda done, total: told.append((done, total)),
     )

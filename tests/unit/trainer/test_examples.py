@@ -23,7 +23,7 @@ PAIR = {"prompt": CHAT[:1], "completion": CHAT[1:2]}
 def counted(row: dict[str, Any], loss: str = "Auto", max_tokens: int = 1000) -> list[str]:
     """Return the runs of text that count in the loss."""
     tokenizer = make_tokenizer()
-    example = Encoder(tokenizer, loss=loss, max_tokens=max_tokens).encode(row)
+    (example,) = Encoder(tokenizer, loss=loss, max_tokens=max_tokens).encode_row(row)
     assert len(example.input_ids) == len(example.labels)
     runs: list[list[int]] = []
     previous = IGNORED
@@ -66,14 +66,14 @@ def test_an_answer_of_weight_0_is_context_and_counts_only_where_all_does() -> No
     tokenizer = make_tokenizer()
     for loss in ("Auto", "All"):
         encoder = Encoder(tokenizer, loss=loss, max_tokens=1000)
-        plain, weighed = (encoder.encode({"messages": chat}) for chat in (CHAT, UNLEARNED))
+        plain, weighed = (encoder.encode_row({"messages": chat})[0] for chat in (CHAT, UNLEARNED))
         assert plain.input_ids == weighed.input_ids
         assert (plain.labels == weighed.labels) is (loss == "All")
 
 
 def test_long_examples_are_cut_and_counted() -> None:
     encoder = Encoder(make_tokenizer(), loss="All", max_tokens=10)
-    example = encoder.encode({"text": "x" * 30})
+    (example,) = encoder.encode_row({"text": "x" * 30})
     assert len(example.input_ids) == 10
     assert example.num_cut == 21
 

@@ -87,6 +87,9 @@ class TokenReport(APIModel):
     """Decimal string between 0 and 1."""
     rows_without_answer: int
     """Rows cut before their answer begins; training cannot use them."""
+    examples: int
+    """Examples that the rows are trained as: several of a row where the chat template writes past
+    turns otherwise than generation left them."""
 
 
 class DatasetReport(APIModel):
@@ -100,6 +103,8 @@ class DatasetReport(APIModel):
     checks: list[CheckReport]
     split: SplitReport
     max_sequence_length: int
+    remedies: list[str]
+    """What was done so that the model's chat template is learned as it is asked."""
     tokens: dict[str, dict[str, TokenReport]]
     """By tokenizer (URI and revision of the model), then by side."""
 

@@ -179,7 +179,10 @@ def prompt_of(row: dict[str, Any]) -> Any:
     """Return the part of a canonical row that is input: all but the last answer, or the text."""
     if "messages" in row:
         return without_weights(row["messages"][:-1])
-    return row["prompt"] if "prompt" in row else row["text"]
+    if "text" in row:
+        return row["text"]
+    earlier = row["completion"][:-1] if isinstance(row["prompt"], list) else ()
+    return [*row["prompt"], *without_weights(earlier)] if earlier else row["prompt"]
 
 
 def without_weights(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,10 +17,10 @@ from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.model.hardware import Hardware
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from finetune_trainer.evaluate.models import ModelPair
-    from finetune_trainer.model.encoding import Example
+    from finetune_trainer.model.encoding import Encoded, Encoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,13 +42,13 @@ class EncodedQuestions:
     """The questions as tokens.
 
     Attributes:
-        examples: Every row behind the questions, with labels, for the likelihood.
+        examples: All examples of the rows behind the questions, for the likelihood.
         owners: Index of the question that each example belongs to.
         prompts: Token ids of the questions that have a prompt.
         answer_tokens: Longest answer to generate.
     """
 
-    examples: list[Example]
+    examples: list[Encoded]
     owners: NDArray[np.int64]
     prompts: list[list[int]]
     answer_tokens: int
@@ -60,24 +60,30 @@ class EncodedQuestions:
 
 
 def encode_questions(
-    job: ResolvedJob, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
+    encoder: Encoder, questions: Sequence[Question], max_new_tokens: int | str
 ) -> EncodedQuestions:
-    """Encode the questions as training encoded its rows."""
-    from finetune_trainer.evaluate.scoring import answer_length, prompt_ids
-    from finetune_trainer.model.encoding import Encoder
+    """Encode the questions as training encoded its rows.
 
-    spec = job.spec
-    encoder = Encoder(
-        tokenizer, loss=spec.method.loss, max_tokens=spec.hyperparameters.max_sequence_length
-    )
+    Args:
+        encoder: The encoder of training.
+        questions: The questions.
+        max_new_tokens: Longest answer; a word chooses it by the references.
+    """
+    from finetune_trainer.evaluate.scoring import answer_length
+
+    examples = [
+        (owner, example)
+        for owner, question in enumerate(questions)
+        for row in question.rows
+        for example in encoder.encode_row(row)
+    ]
     asks = with_prompt(questions)
+    lengths = [encoder.answer_length(row) for question in asks for row in question.rows]
     return EncodedQuestions(
-        examples=[encoder.encode(row) for question in questions for row in question.rows],
-        owners=np.array([i for i, question in enumerate(questions) for _ in question.rows]),
-        prompts=[prompt_ids(encoder, tokenizer, question) for question in asks],
-        answer_tokens=answer_length(
-            tokenizer, [q.references for q in asks], spec.evaluation.max_new_tokens
-        ),
+        examples=[example for _, example in examples],
+        owners=np.array([owner for owner, _ in examples]),
+        prompts=[encoder.encode_prompt(q.prompt, q.tools) for q in asks if q.prompt is not None],
+        answer_tokens=answer_length(lengths, max_new_tokens),
     )
 
 
@@ -116,7 +122,7 @@ def open_models(
 
 def compare(
     pair: ModelPair,
-    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
     questions: Sequence[Question],
     encoded: EncodedQuestions,
     *,
@@ -127,7 +133,7 @@ def compare(
 
     Args:
         pair: Base and tuned model.
-        tokenizer: Their tokenizer.
+        encoder: Their encoder.
         questions: The questions.
         encoded: The same as tokens.
         batch_size: Answers at once; None fills a token budget.
@@ -141,9 +147,7 @@ def compare(
         on_progress(done, 2 * encoded.num_asks)
 
     def ask(model: PreTrainedModel) -> Answers:
-        return ask_model(
-            model, tokenizer, encoded, len(questions), batch_size=batch_size, tick=tick
-        )
+        return ask_model(model, encoder, encoded, len(questions), batch_size=batch_size, tick=tick)
 
     with pair.base() as model:
         base = ask(model)
@@ -156,7 +160,7 @@ def compare(
 
 def ask_model(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
     encoded: EncodedQuestions,
     num_questions: int,
     *,
@@ -166,12 +170,10 @@ def ask_model(
     """Score the references' likelihood and generate the answers of one model."""
     from finetune_trainer.evaluate.scoring import generate_answers, score_likelihood
 
-    sums, counts = score_likelihood(
-        model, encoded.examples, pad_id=int(tokenizer.pad_token_id), tick=tick
-    )
+    sums, counts = score_likelihood(model, encoded.examples, pad_id=encoder.pad_id, tick=tick)
     texts = generate_answers(
         model,
-        tokenizer,
+        encoder,
         encoded.prompts,
         max_new_tokens=encoded.answer_tokens,
         batch_size=batch_size,

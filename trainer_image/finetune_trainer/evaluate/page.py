@@ -6,6 +6,7 @@ page forbids whatever might slip through.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,4 +110,14 @@ def _mark(sample: Mapping[str, Any], *, has_labels: bool) -> dict[str, Any]:
     }
     prompt = sample["prompt"]
     turns = [{"role": "", "content": prompt}] if isinstance(prompt, str) else prompt
+    turns = [{"role": turn["role"], "content": _shown_text(turn)} for turn in turns]
     return {**sample, **marks, "turns": turns}
+
+
+def _shown_text(message: Mapping[str, Any]) -> str:
+    """Return what a message says, with the tools that it calls."""
+    calls = [
+        f"{call['function']['name']}({json.dumps(call['function']['arguments'])})"
+        for call in message.get("tool_calls", ())
+    ]
+    return "\n".join([*([message["content"]] if message["content"] else []), *calls])

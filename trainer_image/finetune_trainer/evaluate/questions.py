@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,19 +20,25 @@ class Question:
 
     Attributes:
         prompt: Message list or plain string; None for plain text, which is only scored by loss.
+        tools: Tools that the prompt offers, in OpenAI's shape; None offers none.
         references: Accepted answers, in their order in the data.
         rows: The prepared rows behind it, for the loss.
         group: What keeps questions together: those of one group are not independent.
     """
 
-    prompt: list[dict[str, str]] | str | None
+    prompt: list[dict[str, Any]] | str | None
+    tools: list[dict[str, Any]] | None = None
     references: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
     group: str
 
 
 def gather_questions(
-    rows: Iterable[dict[str, Any]], *, max_questions: int, seed: int
+    rows: Iterable[dict[str, Any]],
+    *,
+    max_questions: int,
+    seed: int,
+    read_answer: Callable[[dict[str, Any]], str] | None = None,
 ) -> list[Question]:
     """Group rows by prompt, so that several references of one prompt are one question.
 
@@ -40,14 +46,17 @@ def gather_questions(
         rows: Prepared rows of the held-out side.
         max_questions: Keep at most this many, drawn by ``seed``.
         seed: Seed of the draw.
+        read_answer: Returns the reference of a row; by default the text of its last answer.
 
     Returns:
         Questions in the order of their first row.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(json.dumps(prompt_of(row), sort_keys=True), []).append(row)
-    questions = [_make_question(group) for group in groups.values()]
+        key = [prompt_of(row), row.get("tools")]
+        groups.setdefault(json.dumps(key, sort_keys=True), []).append(row)
+    read = read_answer or _reference_of
+    questions = [_make_question(group, read) for group in groups.values()]
     if len(questions) > max_questions:
         kept = sorted(random.Random(seed).sample(range(len(questions)), max_questions))  # noqa: S311
         questions = [questions[index] for index in kept]
@@ -67,14 +76,20 @@ def group_questions(questions: Sequence[Question]) -> list[NDArray[np.int64]]:
     return [np.array(indices) for indices in groups.values()]
 
 
-def _make_question(rows: list[dict[str, Any]]) -> Question:
+def _make_question(
+    rows: list[dict[str, Any]], read_answer: Callable[[dict[str, Any]], str]
+) -> Question:
     first = rows[0]
     group = str(first.get("metadata", {}).get("group") or json.dumps(prompt_of(first)))
     if "text" in first:
         return Question(prompt=None, references=(), rows=tuple(rows), group=group)
-    references = dict.fromkeys(_reference_of(row) for row in rows)
+    references = dict.fromkeys(map(read_answer, rows))
     return Question(
-        prompt=prompt_of(first), references=tuple(references), rows=tuple(rows), group=group
+        prompt=prompt_of(first),
+        tools=first.get("tools"),
+        references=tuple(references),
+        rows=tuple(rows),
+        group=group,
     )
 
 

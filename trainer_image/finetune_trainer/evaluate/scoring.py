@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune_trainer.evaluate.metrics import Floats
-from finetune_trainer.evaluate.questions import Question
-from finetune_trainer.model.encoding import IGNORED, Encoder, Example
+from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 TOKENS_PER_BATCH = 4096
 ANSWER_MARGIN_TOKENS = 8
@@ -22,7 +21,7 @@ Tick = Callable[[int], None]
 
 
 def score_likelihood(
-    model: PreTrainedModel, examples: Sequence[Example], *, pad_id: int, tick: Tick
+    model: PreTrainedModel, examples: Sequence[Encoded], *, pad_id: int, tick: Tick
 ) -> tuple[Floats, Floats]:
     """Return summed negative log-likelihood (nats) and counted tokens of every example."""
     import torch
@@ -59,7 +58,7 @@ def score_likelihood(
 
 def generate_answers(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: int,
@@ -72,7 +71,7 @@ def generate_answers(
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer, for the end token and decoding.
+        encoder: Its encoder, for what answers end with and what in them counts.
         prompts: Token ids of the prompts.
         max_new_tokens: Longest answer in tokens.
         batch_size: Rows at once; None fills a token budget.
@@ -81,8 +80,8 @@ def generate_answers(
     import torch
 
     answers = [""] * len(prompts)
-    pad_id = int(tokenizer.pad_token_id)
-    stops = _stop_ids(model, tokenizer)
+    pad_id = encoder.pad_id
+    stops = list(encoder.chat_format.stop_ids)
     lengths = [len(ids) + max_new_tokens for ids in prompts]
     for batch in _batches(lengths, batch_size):
         width = max(len(prompts[i]) for i in batch)
@@ -106,39 +105,21 @@ def generate_answers(
                 eos_token_id=stops,
             )
         for row, index in enumerate(batch):
-            answers[index] = tokenizer.decode(
-                output[row, width:].tolist(), skip_special_tokens=True
-            ).strip()
+            answers[index] = encoder.decode_answer(output[row, width:].tolist())
         tick(len(batch))
     return answers
 
 
-def prompt_ids(
-    encoder: Encoder, tokenizer: PreTrainedTokenizerBase, question: Question
-) -> list[int]:
-    """Encode a question's prompt, with the assistant's turn opened for conversations."""
-    assert question.prompt is not None
-    if isinstance(question.prompt, str):
-        return list(tokenizer(question.prompt)["input_ids"])
-    text = encoder.render(question.prompt, generate=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def answer_length(lengths: Sequence[int], asked: int | str) -> int:
+    """Return the longest answer to generate, in tokens: no correct answer may be cut.
 
-
-def answer_length(
-    tokenizer: PreTrainedTokenizerBase, references: Sequence[Sequence[str]], asked: int | str
-) -> int:
-    """Return the longest answer to generate, in tokens: no correct answer may be cut."""
+    Args:
+        lengths: Tokens of every reference.
+        asked: ``spec.evaluation.maxNewTokens``; a word chooses by the lengths.
+    """
     if isinstance(asked, int):
         return asked
-    longest = max(
-        (
-            len(tokenizer(reference, add_special_tokens=False)["input_ids"])
-            for group in references
-            for reference in group
-        ),
-        default=1,
-    )
-    return min(MAX_AUTO_TOKENS, longest + ANSWER_MARGIN_TOKENS)
+    return min(MAX_AUTO_TOKENS, max(lengths, default=1) + ANSWER_MARGIN_TOKENS)
 
 
 def _batches(lengths: Sequence[int], batch_size: int | None = None) -> list[list[int]]:
@@ -155,13 +136,3 @@ def _batches(lengths: Sequence[int], batch_size: int | None = None) -> list[list
         else:
             batch.append(index)
     return batches
-
-
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    stops = {int(tokenizer.eos_token_id)}
-    if isinstance(configured, int):
-        stops.add(configured)
-    elif configured:
-        stops.update(int(token) for token in configured)
-    return sorted(stops)

@@ -21,6 +21,8 @@ from finetune_trainer.evaluate.metrics import (
 )
 from finetune_trainer.evaluate.questions import Question, gather_questions, group_questions
 from finetune_trainer.evaluate.report import Evidence, Sample, write_report
+from finetune_trainer.model.chat_format import read_format
+from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
 from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.merged import find_merged
@@ -50,8 +52,9 @@ def evaluate(context: StageContext) -> EvaluateResult:
     prepared = read_prepared(context.output, job, context.work_dir)
     adapter = fetch_folder(context.output, adapter_key, adapter_dir)
     record = json.loads((adapter_dir / "run.json").read_text())
-    questions = _gather(job, prepared)
-    comparison = _ask_both(context, questions, adapter_dir, record)
+    encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
+    questions = _gather(job, prepared, encoder)
+    comparison = _ask_both(context, questions, adapter_dir, record, encoder)
     scores, intervals = score_all(job, comparison)
     result = _make_result(context, key, comparison, scores, intervals)
     _write_results(folder, context, prepared, adapter, record, comparison, result)
@@ -69,11 +72,12 @@ def _read_result(folder: Path) -> EvaluateResult:
     return EvaluateResult.model_validate(json.loads((folder / "report.json").read_text())["result"])
 
 
-def _gather(job: ResolvedJob, prepared: Prepared) -> list[Question]:
+def _gather(job: ResolvedJob, prepared: Prepared, encoder: Encoder) -> list[Question]:
     questions = gather_questions(
         prepared.test,
         max_questions=job.spec.evaluation.max_samples,
         seed=job.spec.dataset.split.seed,
+        read_answer=encoder.read_answer,
     )
     if not questions:
         raise DataError(
@@ -85,15 +89,18 @@ def _gather(job: ResolvedJob, prepared: Prepared) -> list[Question]:
 
 
 def _ask_both(
-    context: StageContext, questions: list[Question], adapter_dir: Path, record: dict[str, Any]
+    context: StageContext,
+    questions: list[Question],
+    adapter_dir: Path,
+    record: dict[str, Any],
+    encoder: Encoder,
 ) -> Comparison:
     job = context.job
     hardware = detect_hardware()
     use_gpu = require_gpus(job, hardware)
     base_dir, _ = context.model_folder()
-    tokenizer = context.load_tokenizer()
     pair = open_models(job, base_dir, adapter_dir, record, hardware, use_gpu=use_gpu)
-    encoded = encode_questions(job, tokenizer, questions)
+    encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
     context.emit.message(
         f"asking base and tuned model {len(questions)} held-out questions, "
         f"answers up to {encoded.answer_tokens} tokens"
@@ -101,7 +108,7 @@ def _ask_both(
     batch = job.spec.evaluation.batch_size
     return compare(
         pair,
-        tokenizer,
+        encoder,
         questions,
         encoded,
         batch_size=batch if isinstance(batch, int) else None,

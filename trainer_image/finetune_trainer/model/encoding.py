@@ -1,144 +1,326 @@
-"""Turns prepared rows into token ids and labels.
+"""Turns prepared rows into token ids and the spans that are learned, for all stages alike.
 
-The loss mask is built here, by comparing renderings of the chat template (which token range does a
-turn add?), so that it works for any template, also those that carry no ``{% generation %}`` marks.
+What is trained is what generation sees: of every answer the prompt is rendered and tokenised as a
+server does it, and the answer follows up to the token that generation stops at. Answers whose
+prompts continue each other share one example. Where a template writes a past turn otherwise than
+generation left it (it drops the reasoning, ends it with another token, moves the system message),
+each answer becomes an example of its own: longer to train, and right on any server.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.errors import DataError
+from finetune_trainer.model.chat_format import ChatFormat, decide_format
+from finetune_trainer.model.turns import Conversations, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from finetune_api.trainer import ResolvedJob
+
 IGNORED = -100
 """Label of a token that does not count in the loss (torch's cross_entropy)."""
 
-Message = dict[str, Any]
+Span = tuple[int, int]
+Message = Mapping[str, Any]
+
+_OPENERS = ("\n", ":", "a")
+"""Texts that a tokenizer which puts a blank before the first word may be asked to go on from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
+class Encoded:
     """One training example.
 
     Attributes:
         input_ids: Tokens, cut to the maximum length.
-        labels: The same tokens where the loss counts, -100 elsewhere.
+        spans: Positions ``[start, end)`` that count in the loss, ascending, not overlapping.
         num_cut: Tokens lost at the end.
     """
 
     input_ids: list[int]
-    labels: list[int]
+    spans: tuple[Span, ...]
     num_cut: int
+
+    @property
+    def labels(self) -> list[int]:
+        """The tokens where the loss counts, -100 elsewhere."""
+        labels = [IGNORED] * len(self.input_ids)
+        for start, end in self.spans:
+            labels[start:end] = self.input_ids[start:end]
+        return labels
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether anything is left to learn; nothing predicts the first token."""
+        return any(end > max(start, 1) for start, end in self.spans)
 
 
 class Encoder:
-    """Encodes rows with one tokenizer and one loss rule.
+    """Encodes rows with one tokenizer, one format of conversations and one loss rule.
 
     Args:
         tokenizer: The base model's tokenizer.
+        chat_format: As ``prepare`` decided it; None decides it from the tokenizer alone.
         loss: ``Auto``, ``Completion``, ``Assistant`` or ``All`` as in ``spec.method.loss``.
         max_tokens: Longest example; the rest is cut from the end.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, loss: str, max_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_format: ChatFormat | None = None,
+        *,
+        loss: str = "Auto",
+        max_tokens: int,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._format = chat_format or decide_format(tokenizer)
+        self._conversations = (
+            Conversations(tokenizer, self._format) if self._format.template is not None else None
+        )
         self._loss = loss
         self._max_tokens = max_tokens
+        self._eos = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+        self._is_fast = bool(getattr(tokenizer, "is_fast", False))
+        if self._is_fast:
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
+        # A tokenizer of this kind marks the first word of a text as if a blank stood before it.
+        self._marks_first_word = self._ids("a") != self._ids("\na")[len(self._ids("\n")) :]
+        self._answer_mark = self._ids(self._format.answer_after)
 
-    def encode(self, row: dict[str, Any]) -> Example:
-        """Encode one prepared row (``text``, ``prompt``/``completion`` or ``messages``)."""
+    @property
+    def chat_format(self) -> ChatFormat:
+        """How conversations are written."""
+        return self._format
+
+    @property
+    def pad_id(self) -> int:
+        """Token that fills the shorter rows of a batch."""
+        return int(self._tokenizer.pad_token_id)  # type: ignore[arg-type]
+
+    def encode_row(self, row: Mapping[str, Any]) -> tuple[Encoded, ...]:
+        """Encode one canonical row: ``text``, ``prompt`` and ``completion``, or ``messages``.
+
+        Returns:
+            One example; several where the template writes past turns otherwise than generation
+            left them.
+
+        Raises:
+            DataError: The template does not write this row as it must be learned; see
+                :meth:`Conversations.turns`. ``AnswerNotReproduced``: the answer's tokens do not
+                decode to the answer.
+        """
         if "text" in row:
-            ids, spans = self._encode_text(row["text"])
-        elif "messages" in row:
-            ids, spans = self._encode_turns(row["messages"])
-        else:
-            ids, spans = self._encode_pair(row["prompt"], row["completion"])
+            ids = self._with_end(self._special_ids(str(row["text"])))
+            return (self._limit(ids, [(0, len(ids))]),)
+        if isinstance(row.get("prompt"), str):
+            return (self._encode_pair(str(row["prompt"]), str(row["completion"])),)
+        messages, learned = self._choose_turns(row)
+        turns = self._require_template().turns(messages, learned, row.get("tools"))
+        examples = self._join(turns, [messages[position] for position in learned])
         if self._loss == "All":
-            spans = [(0, len(ids))]
-        labels = [IGNORED] * len(ids)
-        for start, end in spans:
-            labels[start:end] = ids[start:end]
-        # Nothing after the last counting token can influence the loss.
-        end = max((end for _, end in spans), default=len(ids))
-        kept = min(end, self._max_tokens)
-        return Example(input_ids=ids[:kept], labels=labels[:kept], num_cut=max(0, end - kept))
+            ids, _ = examples[-1]
+            return (self._limit(ids, [(0, len(ids))]),)
+        return tuple(self._limit(ids, spans) for ids, spans in examples)
 
-    def _encode_text(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        ids = self._with_end(self._tokenizer(text)["input_ids"])
-        return ids, [(0, len(ids))]
+    def encode_prompt(
+        self, prompt: str | Sequence[Message], tools: Sequence[Message] | None = None
+    ) -> list[int]:
+        """Return the tokens that generation is given: a text, or messages to be answered."""
+        if isinstance(prompt, str):
+            return self._prompt_ids(prompt)
+        return self._ids(self._require_template().prompt(prompt, tools))
 
-    def _encode_pair(
-        self, prompt: str | list[Message], completion: str | list[Message]
-    ) -> tuple[list[int], list[tuple[int, int]]]:
-        if isinstance(prompt, str) and isinstance(completion, str):
-            before = self._tokenizer(prompt)["input_ids"]
-            ids = self._with_end(self._tokenizer(prompt + completion)["input_ids"])
-        else:
-            assert isinstance(prompt, list)
-            assert isinstance(completion, list)
-            if any("weight" in message for message in completion):
-                return self._encode_turns(prompt + completion, first=len(prompt))
-            before = self._tokens_of(self.render(prompt, generate=True))
-            ids = self._tokens_of(self.render(prompt + completion))
-        start = _common_prefix(before, ids)
-        return ids, [(start, self._end_of_turn(ids, start, len(ids)))]
+    def decode_answer(self, ids: Sequence[int]) -> str:
+        """Return the answer in what was generated or learned, without white space at its ends.
 
-    def _encode_turns(
-        self, messages: list[Message], *, first: int = 0
-    ) -> tuple[list[int], list[tuple[int, int]]]:
-        """Encode a conversation; its answers from ``first`` on count, but those of weight 0."""
-        ids = self._tokens_of(self.render(messages))
-        turns = [
-            i
-            for i, message in enumerate(messages)
-            if i >= first and message["role"] == "assistant" and "weight" not in message
-        ]
-        if self._loss == "Completion":
-            turns = turns[-1:]
-        spans = []
-        for turn in turns:
-            before = self._tokens_of(self.render(messages[:turn], generate=True))
-            through = self._tokens_of(self.render(messages[: turn + 1]))
-            start, end = _common_prefix(before, ids), _common_prefix(through, ids)
-            # A template may drop earlier reasoning or add text only to the last turn; then the
-            # renderings part early, and the turn counts from where they agree.
-            if end > start:
-                spans.append((start, self._end_of_turn(ids, start, end)))
-        return ids, spans
-
-    def render(self, messages: Sequence[Message], *, generate: bool = False) -> str:
-        """Render messages with the chat template; ``generate`` opens the assistant's turn."""
-        text = self._tokenizer.apply_chat_template(
-            [{key: value for key, value in m.items() if key != "weight"} for m in messages],
-            tokenize=False,
-            add_generation_prompt=generate,
+        Reasoning and channel headers before the answer are no part of it.
+        """
+        kept = list(ids)
+        mark = self._answer_mark
+        if mark:
+            last = len(kept) - len(mark)
+            starts = (i for i in range(last, -1, -1) if kept[i : i + len(mark)] == mark)
+            at = next(starts, None)
+            if at is not None:
+                kept = kept[at + len(mark) :]
+        text: str = self._tokenizer.decode(
+            kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        assert isinstance(text, str)
-        return text
+        return self._format.cut_to_answer(text).strip()
 
-    def _tokens_of(self, rendered: str) -> list[int]:
+    def read_answer(self, row: Mapping[str, Any]) -> str:
+        """Return the reference answer of a row: its last one, a tool call as the model writes it.
+
+        Raises:
+            DataError: As :meth:`encode_row`.
+        """
+        if isinstance(row.get("completion"), str):
+            return str(row["completion"])
+        messages = _messages_of(row)
+        last = messages[-1]
+        if not last.get("tool_calls"):
+            return self._format.cut_to_answer(str(last["content"]))
+        turn = self._require_template().turns(messages, [len(messages) - 1], row.get("tools"))[0]
+        return self.decode_answer(self._continue(turn.prompt, turn.answer))
+
+    def answer_length(self, row: Mapping[str, Any]) -> int:
+        """Return the tokens of a row's last answer, with all that generation says before it."""
+        if isinstance(row.get("completion"), str):
+            return len(self._ids(str(row["completion"])))
+        messages = _messages_of(row)
+        turn = self._require_template().turns(messages, [len(messages) - 1], row.get("tools"))[0]
+        return len(self._continue(turn.prompt, turn.answer))
+
+    def _choose_turns(self, row: Mapping[str, Any]) -> tuple[list[Message], list[int]]:
+        """Return the conversation and the positions of the answers that are learned."""
+        before: list[Message] = [] if "messages" in row else row["prompt"]
+        messages = _messages_of(row)
+        learned = [
+            position
+            for position, message in enumerate(messages)
+            if message["role"] == "assistant"
+            and message.get("weight") != 0
+            and position >= len(before)
+        ]
+        return messages, learned[-1:] if self._loss == "Completion" else learned
+
+    def _require_template(self) -> Conversations:
+        if self._conversations is None:
+            raise DataError(
+                "NoChatTemplate",
+                "the row is a conversation, but the model's tokenizer has no chat template; give "
+                "one in model.chatTemplate",
+            )
+        return self._conversations
+
+    def _join(
+        self, turns: Sequence[Turn], answers: Sequence[Message]
+    ) -> list[tuple[list[int], list[Span]]]:
+        """Put answers whose prompts continue each other into one example."""
+        examples: list[tuple[list[int], list[Span]]] = []
+        text = ""
+        for turn, message in zip(turns, answers, strict=True):
+            continues = bool(examples) and turn.prompt.startswith(text)
+            ids, spans = examples.pop() if continues else ([], [])
+            prompt = self._extend(ids, text, turn.prompt) if continues else self._ids(turn.prompt)
+            answer = self._continue(turn.prompt, turn.answer)
+            self._check_answer(answer, message)
+            start = len(prompt)
+            examples.append(([*prompt, *answer], [*spans, (start, start + len(answer))]))
+            text = turn.prompt + turn.answer
+        return examples
+
+    def _extend(self, ids: list[int], text: str, longer: str) -> list[int]:
+        """Return the tokens of ``longer``, which begins with ``text`` of tokens ``ids``.
+
+        ``text`` ends in a control token. Nothing merges across one, so what follows it is
+        tokenised with that token before it and the rest is taken as it is.
+        """
+        last = str(self._tokenizer.convert_ids_to_tokens(ids[-1]))
+        if not self._is_fast or not text.endswith(last):
+            return self._ids(longer)
+        return [*ids[:-1], *self._ids(last + longer[len(text) :])]
+
+    def _continue(self, before: str, text: str) -> list[int]:
+        """Return the tokens of ``text`` after ``before``, whose own tokens stay as they are."""
+        # Nothing merges across a control token: from the last one on, the text tells all.
+        places = [before.rfind(anchor) for anchor in self._format.anchors] if self._is_fast else []
+        window = before[max([0, *places]) :]
+        alone = self._ids(window)
+        joint = self._ids(window + text)
+        if joint[: len(alone)] == alone:
+            return joint[len(alone) :]
+        return self._ids_within(text)
+
+    def _ids_within(self, text: str) -> list[int]:
+        """Return the tokens of text that stands in the middle of other text."""
+        if self._marks_first_word:
+            for opener in _OPENERS:
+                first, both = self._ids(opener), self._ids(opener + text)
+                if both[: len(first)] == first:
+                    return both[len(first) :]
+        return self._ids(text)
+
+    def _check_answer(self, ids: Sequence[int], message: Message) -> None:
+        calls = message.get("tool_calls") or ()
+        decoded = _normalise(self.decode_answer(ids))
+        wanted = [str(call["function"]["name"]) for call in calls]
+        if message.get("content"):
+            wanted.append(_normalise(self._format.cut_to_answer(str(message["content"])).strip()))
+        is_same = all(text in decoded for text in wanted) if calls else [decoded] == wanted
+        if is_same:
+            return
+        kind = "a call of a tool" if calls else "an answer"
+        raise DataError(
+            "AnswerNotReproduced",
+            f"the tokens of {kind} decode to other text than the row's ({len(decoded)} characters "
+            f"for {sum(map(len, wanted))}): the chat template or the tokenizer changes it, so the "
+            "model would learn that and no generated answer could equal the reference; write the "
+            "answer as the model can say it, or give a template that keeps it in "
+            "model.chatTemplate",
+        )
+
+    def _encode_pair(self, prompt: str, completion: str) -> Encoded:
+        before = self._prompt_ids(prompt)
+        joint = self._special_ids(prompt + completion)
+        answer = (
+            joint[len(before) :] if joint[: len(before)] == before else self._ids_within(completion)
+        )
+        self._check_answer(answer, {"content": completion})
+        ids = self._with_end([*before, *answer])
+        start = 0 if self._loss == "All" else len(before)
+        return self._limit(ids, [(start, len(ids))])
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        ids = self._special_ids(prompt)
+        # Some tokenizers end every text; an answer is to follow.
+        return ids[:-1] if ids and ids[-1] == self._eos else ids
+
+    def _special_ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text)["input_ids"])
+
+    def _ids(self, text: str) -> list[int]:
         # The template wrote the special tokens already; adding them again doubles the first one.
-        ids: list[int] = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        return ids
+        if self._is_fast:
+            # The wrapper would build masks and offsets for every piece of a row, ten times slower.
+            ids: list[int] = self._tokenizer.backend_tokenizer.encode(
+                text, add_special_tokens=False
+            ).ids
+            return ids
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _with_end(self, ids: list[int]) -> list[int]:
-        end = self._tokenizer.eos_token_id
-        return ids if ids and ids[-1] == end else [*ids, int(end)]
+        return ids if ids and ids[-1] == self._eos else [*ids, self._eos]
 
-    def _end_of_turn(self, ids: list[int], start: int, end: int) -> int:
-        # What a template writes after the end token (a newline, mostly) is not the model's to say.
-        for position in range(end - 1, start - 1, -1):
-            if ids[position] == self._tokenizer.eos_token_id:
-                return position + 1
-        return end
+    def _limit(self, ids: list[int], spans: Sequence[Span]) -> Encoded:
+        kept = min(len(ids), self._max_tokens)
+        return Encoded(
+            input_ids=ids[:kept],
+            spans=tuple((start, min(end, kept)) for start, end in spans if start < kept),
+            num_cut=len(ids) - kept,
+        )
+
+
+def make_encoder(
+    job: ResolvedJob, tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat
+) -> Encoder:
+    """Return the encoder of a job, the same in every stage."""
+    return Encoder(
+        tokenizer,
+        chat_format,
+        loss=job.spec.method.loss,
+        max_tokens=job.spec.hyperparameters.max_sequence_length,
+    )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -149,18 +331,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def encode_rows(encoder: Encoder, rows: Iterable[dict[str, Any]], *, side: str) -> list[Example]:
-    """Encode all rows of a side, leaving out those whose answer was cut away entirely.
+def encode_rows(encoder: Encoder, rows: Iterable[dict[str, Any]], *, side: str) -> list[Encoded]:
+    """Encode all rows of a side, leaving out examples whose answer was cut away entirely.
 
     Raises:
         DataError: No row is left; the message says how long the rows are.
     """
     examples, needed = [], []
     for row in rows:
-        example = encoder.encode(row)
-        if any(label != IGNORED for label in example.labels[1:]):
-            examples.append(example)
-        needed.append(len(example.input_ids) + example.num_cut)
+        for example in encoder.encode_row(row):
+            if example.has_answer:
+                examples.append(example)
+            needed.append(len(example.input_ids) + example.num_cut)
     if needed and not examples:
         needed.sort()
         raise DataError(
@@ -172,10 +354,10 @@ def encode_rows(encoder: Encoder, rows: Iterable[dict[str, Any]], *, side: str) 
     return examples
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    return sum(
-        1
-        for _ in itertools.takewhile(
-            lambda pair: pair[0] == pair[1], zip(left, right, strict=False)
-        )
-    )
+def _messages_of(row: Mapping[str, Any]) -> list[Message]:
+    return list(row["messages"]) if "messages" in row else [*row["prompt"], *row["completion"]]
+
+
+def _normalise(text: str) -> str:
+    # Some tokenizers compose characters; that changes no letter that a person sees.
+    return unicodedata.normalize("NFC", text)

@@ -19,7 +19,10 @@ from finetune_trainer.data.report import (
 )
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError
+from finetune_trainer.model.chat_format import write_format
+from finetune_trainer.model.encoding import make_encoder
 from finetune_trainer.prepare.checks import Finding, check_division, check_rows
+from finetune_trainer.prepare.conversations import choose_format
 from finetune_trainer.prepare.dividing import Division, divide_rows, draw_rows
 from finetune_trainer.prepare.reading.control import find_control_tokens
 from finetune_trainer.prepare.reading.examples import read_examples
@@ -149,14 +152,18 @@ def _build(context: StageContext, files: list[list[SourceFile]], digest: str) ->
         division, findings = _divide(dataset, spool.keys())
         require_sides(count_rows(division))
         sides = spool.write_sides(staging, division.positions, division.sides)
-    limit = context.job.spec.hyperparameters.max_sequence_length
+    model_dir, _ = context.model_folder(include_weights=False)
+    chat_format = choose_format(tokenizer, model_dir, sides[Side.TRAIN])
     tokens = measure_tokens(
         sides,
-        tokenizer,
-        max_sequence_length=limit,
+        make_encoder(context.job, tokenizer, chat_format),
+        max_sequence_length=context.job.spec.hyperparameters.max_sequence_length,
         on_progress=lambda done, total: _tell_progress(context, done, total),
     )
-    report = make_report(context.job, digest, read, division, findings, tokens)
+    report = make_report(
+        context.job, digest, read, division, findings, tokens, remedies=chat_format.notes
+    )
+    write_format(chat_format, staging)
     text = report.model_dump_json(by_alias=True, indent=1) + "\n"
     (staging / REPORT_NAME).write_text(text, encoding="utf-8")
     return report

@@ -45,6 +45,8 @@ def make_report(
     division: Division,
     findings: Sequence[Finding],
     tokens: dict[Side, TokenStatistics],
+    *,
+    remedies: Sequence[str],
 ) -> DatasetReport:
     """Gather what is known of a data set into its report."""
     spec = job.spec
@@ -64,12 +66,24 @@ def make_report(
             rows_drawn=division.num_rows,
         ),
         max_sequence_length=spec.hyperparameters.max_sequence_length,
+        remedies=[*remedies, *_tell_examples(tokens)],
         tokens={
             tokenizer_name(job): {
                 side.value: report_tokens(statistics) for side, statistics in tokens.items()
             }
         },
     )
+
+
+def _tell_examples(tokens: dict[Side, TokenStatistics]) -> list[str]:
+    train = tokens.get(Side.TRAIN)
+    if train is None or train.num_examples == train.num_rows:
+        return []
+    return [
+        f"{train.num_rows} train rows are trained as {train.num_examples} examples, one for each "
+        "answer where needed: the chat template writes past turns otherwise than generation left "
+        "them, so several answers of a row cannot be learned from one text"
+    ]
 
 
 def _report_source(job: ResolvedJob, read: Input, index: int) -> SourceReport:
@@ -111,6 +125,8 @@ def tell_report(
     for check in report.checks:
         if check.message:
             tell(check.message)
+    for remedy in report.remedies:
+        tell(remedy)
     for side, tokens in report.tokens[tokenizer_name(job)].items():
         if tokens.truncated_rows:
             tell(
@@ -164,4 +180,5 @@ def report_tokens(statistics: TokenStatistics) -> TokenReport:
         truncated_rows=statistics.num_truncated,
         truncated_share=f"{statistics.num_truncated / statistics.num_rows:.4f}",
         rows_without_answer=statistics.num_without_answer,
+        examples=statistics.num_examples,
     )

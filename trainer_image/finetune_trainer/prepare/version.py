@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.prepare.reading.sources import SourceFile
 
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 """Raised by every change of this package that changes what is written for the same input."""
 
 
@@ -38,6 +38,8 @@ def compute_version(
         "dataset": dataset,
         "sources": sources,
         "model": {"uri": spec.model.uri, "revision": model_revision},
+        # What is learned decides which rows are refused.
+        "loss": spec.method.loss,
         "maxSequenceLength": spec.hyperparameters.max_sequence_length,
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

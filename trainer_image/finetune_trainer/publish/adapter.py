@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.errors import InternalError
+from finetune_trainer.model.chat_format import ChatFormat, write_format
 from finetune_trainer.publish.card import model_card
 from finetune_trainer.storage import Manifest, ManifestFile
 
@@ -16,7 +17,12 @@ _DROPPED = ("training_args.bin", "optimizer.pt", "scheduler.pt")
 
 
 def finish_adapter(
-    folder: Path, *, job: ResolvedJob, model_name: str, record: dict[str, Any]
+    folder: Path,
+    *,
+    job: ResolvedJob,
+    model_name: str,
+    record: dict[str, Any],
+    chat_format: ChatFormat,
 ) -> None:
     """Rewrite what PEFT saved so that equal runs give equal bytes and servers accept it.
 
@@ -25,6 +31,7 @@ def finish_adapter(
         job: The job.
         model_name: Public name of the base model.
         record: What was trained, on what, with which result; becomes ``run.json``.
+        chat_format: How its conversations were written, for all who ask the model.
     """
     for name in _DROPPED:
         (folder / name).unlink(missing_ok=True)
@@ -39,7 +46,23 @@ def finish_adapter(
                 config[key] = sorted(config[key])
         config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (folder / "run.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_chat_files(folder, chat_format)
     (folder / "README.md").write_text(model_card(job, model_name=model_name, record=record))
+
+
+def write_chat_files(folder: Path, chat_format: ChatFormat) -> None:
+    """Write into a model's or an adapter's folder how the model is asked and where it stops.
+
+    ``chat.json`` is read by this program; ``chat_template.jinja`` (with the arguments of training
+    written into it) and ``generation_config.json`` by everybody else's.
+    """
+    write_format(chat_format, folder)
+    if chat_format.template is not None:
+        (folder / "chat_template.jinja").write_text(chat_format.template, encoding="utf-8")
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    config["eos_token_id"] = list(chat_format.stop_ids)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def weights_file(manifest: Manifest) -> ManifestFile:

@@ -18,7 +18,9 @@ from typing import Any
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import InternalError, OutOfMemory, Stopped, TrainerError
 from finetune_trainer.failures import failure_of_record
+from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.process import die_with_parent, handling_stop_signals, read_tail
+from finetune_trainer.publish.adapter import write_chat_files
 from finetune_trainer.publish.card import model_card
 from finetune_trainer.publish.merge import MergePlan
 from finetune_trainer.storage import Manifest, find_manifest, publish_folder
@@ -77,6 +79,7 @@ def publish_merged(
         ),
     )
     card = model_card(job, model_name=context.model_name, record=record, is_merged=True)
+    write_chat_files(target, read_format(adapter_dir))
     (target / "README.md").write_text(card, encoding="utf-8")
     manifest = publish_folder(
         context.output,

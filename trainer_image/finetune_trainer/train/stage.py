@@ -17,6 +17,7 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import InternalError, UserError
+from finetune_trainer.model.chat_format import ChatFormat, read_format
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
 from finetune_trainer.model.load import expected_attention, read_model_architecture
 from finetune_trainer.publish.adapter import finish_adapter, weights_file
@@ -95,7 +96,7 @@ def train(context: StageContext) -> TrainResult:
     if topology.node_rank != 0:
         return _wait_for_publication(context, key)
     record = _run_record(context, prepared, revision, outcome, plan.resume_step)
-    return _publish(context, key, final_dir, record)
+    return _publish(context, key, final_dir, record, read_format(prepared.folder))
 
 
 def shape_of_training_side(job: ResolvedJob, prepared: Prepared) -> DataShape:
@@ -118,10 +119,20 @@ def _topology(context: StageContext) -> Topology:
 
 
 def _publish(
-    context: StageContext, key: str, final_dir: Path, record: dict[str, Any]
+    context: StageContext,
+    key: str,
+    final_dir: Path,
+    record: dict[str, Any],
+    chat_format: ChatFormat,
 ) -> TrainResult:
     job = context.job
-    finish_adapter(final_dir, job=job, model_name=context.model_name, record=record)
+    finish_adapter(
+        final_dir,
+        job=job,
+        model_name=context.model_name,
+        record=record,
+        chat_format=chat_format,
+    )
     curve = context.work_dir / "metrics.jsonl"
     if curve.exists():
         context.output.upload_file(curve, f"{job.run_prefix}/metrics.jsonl")

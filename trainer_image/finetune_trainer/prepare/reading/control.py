@@ -11,7 +11,7 @@ conversation or the end of a document.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.data.rows import BadRow
@@ -49,13 +49,29 @@ def refuse_control_tokens(convert: Convert, control_tokens: Collection[str]) -> 
     def convert_checked(fields: Mapping[str, Any]) -> dict[str, Any]:
         row = convert(fields)
         for name, value in row.items():
-            for number, message in enumerate(value if isinstance(value, list) else ()):
-                found = pattern.search(message["content"])
-                if found:
-                    raise _refusal(found[0], f"{name}[{number}], by {message['role']},")
+            for number, entry in enumerate(value if isinstance(value, list) else ()):
+                for text in _texts_of(entry):
+                    found = pattern.search(text)
+                    if found:
+                        role = entry.get("role")
+                        what = f"{name}[{number}], by {role}," if role else name
+                        raise _refusal(found[0], what)
         return row
 
     return convert_checked
+
+
+def _texts_of(value: object) -> Iterator[str]:
+    """Yield every text in a message or a tool, also in the arguments of calls."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts_of(key)
+            yield from _texts_of(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_of(item)
 
 
 def _refusal(token: str, where: str) -> BadRow:

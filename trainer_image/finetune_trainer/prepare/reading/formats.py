@@ -22,6 +22,7 @@ from finetune_trainer.prepare.reading.messages import (
     read_messages,
     read_text,
 )
+from finetune_trainer.prepare.reading.tools import read_tools
 
 NUM_PROBED_ROWS = 20
 """Rows that ``Auto`` looks at."""
@@ -31,8 +32,9 @@ KNOWN_FORMATS = (
     "Alpaca (instruction, output), Text (text), or Csv with `columns` or `template`"
 )
 
-_ALPACA_INPUT_SEPARATOR = "\n\n"
+_ALPACA_SEPARATOR = "\n\n"
 _CHAT_FORMATS = ("Chat", "ShareGPT")
+_PAIRS = "PromptCompletion"
 
 # First match wins. A conversation says more than a flat copy of it in the same row.
 _FIELDS_OF_FORMAT: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -111,7 +113,7 @@ def build_convert(source: Source, format_name: str, *, conversational: bool, whe
         case "Text":
             return lambda fields: {"text": _column(fields, columns.text or "text")}
         case "Alpaca":
-            read_prompt = _alpaca_prompt
+            read_prompt = _alpaca_prompt if conversational else _alpaca_text
             completion = columns.completion or "output"
         case _:
             prompt = columns.prompt or "prompt"
@@ -128,7 +130,8 @@ def build_convert(source: Source, format_name: str, *, conversational: bool, whe
 
     def convert(fields: Mapping[str, Any]) -> dict[str, Any]:
         answer = _value(fields, completion)
-        return _pair(read_prompt(fields), answer, completion, source.system, conversational)
+        row = _pair(read_prompt(fields), answer, completion, source.system, conversational)
+        return _with_tools(row, fields) if conversational and format_name == _PAIRS else row
 
     return convert
 
@@ -170,7 +173,8 @@ def _check_settings(source: Source, format_name: str, conversational: bool, wher
 
 
 def _convert_chat(fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
-    return _conversation(read_messages(fields.get("messages"), "messages"), "messages", system)
+    row = _conversation(read_messages(fields.get("messages"), "messages"), "messages", system)
+    return _with_tools(row, fields)
 
 
 def _convert_sharegpt(fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
@@ -192,12 +196,22 @@ def _conversation(messages: list[Message], name: str, system: str | None) -> dic
     return {"messages": add_system(end_at_last_learned(messages, name), system)}
 
 
+def _with_tools(row: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    tools = read_tools(fields.get("tools"))
+    return {**row, "tools": tools} if tools else row
+
+
 def _alpaca_prompt(fields: Mapping[str, Any]) -> str:
     instruction = _column(fields, "instruction")
     extra = fields.get("input")
     if extra is None or extra == "":
         return instruction
-    return instruction + _ALPACA_INPUT_SEPARATOR + read_text(extra, "input")
+    return instruction + _ALPACA_SEPARATOR + read_text(extra, "input")
+
+
+def _alpaca_text(fields: Mapping[str, Any]) -> str:
+    # A base model reads one text: without this nothing parts the instruction from the response.
+    return _alpaca_prompt(fields) + _ALPACA_SEPARATOR
 
 
 def _pair(

@@ -1,8 +1,9 @@
 """Check conversations: roles, order and content of messages.
 
 A conversation is an optional system message, then user and assistant in turns, ending with the
-assistant. Chat templates of common models (Llama 2, Mistral, Gemma) refuse any other order, and
-they do so only when training has begun.
+assistant; an assistant that calls tools gets their answers before it goes on. Chat templates of
+common models (Llama 2, Mistral, Gemma) refuse any other order, and they do so only when training
+has begun.
 
 An answer of OpenAI's `weight: 0` stands in the conversation and is not learned: its message keeps
 the key `weight` with the value 0. What follows the last answer that counts is left out, for nothing
@@ -16,13 +17,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_trainer.data.rows import BadRow
+from finetune_trainer.prepare.reading.tools import read_tool_calls
 
 Message = dict[str, Any]
-"""`role` and `content`, both text; `weight` with the value 0 on an answer that is not learned."""
+"""`role` and `content`, both text; of an assistant also `reasoning_content`, `tool_calls` (then
+`content` may be empty) and `weight` with the value 0 on an answer that is not learned; of a tool
+also `name` and `tool_call_id`."""
 
-CHAT_ROLES: Mapping[str, str] = {"system": "system", "user": "user", "assistant": "assistant"}
+_PLAIN_ROLES: Mapping[str, str] = {"system": "system", "user": "user", "assistant": "assistant"}
+CHAT_ROLES: Mapping[str, str] = {**_PLAIN_ROLES, "developer": "developer", "tool": "tool"}
 SHAREGPT_ROLES: Mapping[str, str] = {
-    **CHAT_ROLES,
+    **_PLAIN_ROLES,
     "human": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
@@ -32,6 +37,10 @@ SHAREGPT_ROLES: Mapping[str, str] = {
 TOOL_ROLES = frozenset(
     {"tool", "function", "function_call", "function_response", "observation", "tool_call"}
 )
+SYSTEM_ROLES = frozenset({"system", "developer"})
+
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
 def read_text(value: object, name: str) -> str:
@@ -57,7 +66,7 @@ def read_messages(
     role_key: str = "role",
     content_key: str = "content",
 ) -> list[Message]:
-    """Return messages with nothing but role, content and a weight of 0, their order not checked.
+    """Return messages as :data:`Message` says, their order not checked.
 
     Args:
         value: What the row holds.
@@ -84,14 +93,59 @@ def read_messages(
                 f"{where} is {describe(entry)}; expected an object with {role_key}, {content_key}",
             )
         role = _read_role(entry, where, roles, role_key)
-        content = entry.get(content_key)
-        if role == "assistant" and isinstance(content, str) and not content.strip():
-            raise BadRow("EmptyAnswer", f"{where} is an empty answer of the assistant")
-        message: Message = {"role": role, "content": read_text(content, f"{where}.{content_key}")}
-        if role == "assistant" and not _is_learned(entry.get("weight"), f"{where}.weight"):
-            message["weight"] = 0
-        messages.append(message)
+        content = join_parts(entry.get(content_key), f"{where}.{content_key}")
+        if role == "assistant":
+            messages.append(_read_answer(entry, content, where, f"{where}.{content_key}"))
+        elif role == "tool":
+            messages.append(_read_tool_answer(entry, content, f"{where}.{content_key}"))
+        else:
+            messages.append({"role": role, "content": read_text(content, f"{where}.{content_key}")})
     return messages
+
+
+def join_parts(content: object, name: str) -> object:
+    """Return the text of content in parts, one after the other; anything else as it is.
+
+    Raises:
+        BadRow: A part is no text.
+    """
+    if not isinstance(content, list) or not content:
+        return content
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        text = part.get("text") if isinstance(part, dict) else part
+        if (kind is not None and kind not in _TEXT_PARTS) or not isinstance(text, str):
+            shown = repr(kind) if isinstance(kind, str) else describe(part)
+            raise BadRow(
+                "NotText",
+                f"{name} has a part of type {shown}; only text can be trained, leave the row out",
+            )
+        texts.append(text)
+    return "".join(texts)
+
+
+def _read_answer(entry: dict[str, Any], content: object, where: str, name: str) -> Message:
+    calls = entry.get("tool_calls")
+    if isinstance(content, str) and not content.strip() and not calls:
+        raise BadRow("EmptyAnswer", f"{where} is an empty answer of the assistant")
+    # Templates add text to calls by `+`: null fails where an empty text does not.
+    text = "" if calls and content in (None, "") else read_text(content, name)
+    message: Message = {"role": "assistant", "content": text}
+    reasoning = next((entry[key] for key in _REASONING_KEYS if entry.get(key)), None)
+    if reasoning is not None:
+        message["reasoning_content"] = read_text(reasoning, f"{where}.reasoning_content")
+    if calls:
+        message["tool_calls"] = read_tool_calls(calls, f"{where}.tool_calls")
+    if not _is_learned(entry.get("weight"), f"{where}.weight"):
+        message["weight"] = 0
+    return message
+
+
+def _read_tool_answer(entry: dict[str, Any], content: object, name: str) -> Message:
+    text = "" if content == "" else read_text(content, name)
+    kept = {key: str(entry[key]) for key in ("name", "tool_call_id") if entry.get(key)}
+    return {"role": "tool", "content": text, **kept}
 
 
 def end_at_last_learned(messages: list[Message], name: str) -> list[Message]:
@@ -121,22 +175,30 @@ def check_conversation(messages: list[Message], name: str) -> None:
     Raises:
         BadRow: A role is out of turn, or the last message is not the assistant's.
     """
-    turns = messages[1:] if messages[0]["role"] == "system" else messages
+    turns = messages[1:] if messages[0]["role"] in SYSTEM_ROLES else messages
     offset = len(messages) - len(turns)
+    expected: tuple[str, ...] = ("user",)
     for index, message in enumerate(turns):
-        expected = ("user", "assistant")[index % 2]
-        if message["role"] != expected:
+        if message["role"] not in expected:
             raise BadRow(
                 "WrongRoleOrder",
-                f"{name}[{index + offset}] is from {message['role']}, expected {expected}: after "
-                "an optional system message, user and assistant take turns",
+                f"{name}[{index + offset}] is from {message['role']}, expected "
+                f"{' or '.join(expected)}: after an optional system message, user and assistant "
+                "take turns, and tools answer the assistant's calls",
             )
+        expected = _roles_after(message)
     if not turns or turns[-1]["role"] != "assistant":
         raise BadRow(
             "NoAnswer",
             f"the last message of {name} is from {messages[-1]['role']}; it must be the answer to "
             "learn, from the assistant",
         )
+
+
+def _roles_after(message: Message) -> tuple[str, ...]:
+    if message["role"] == "assistant":
+        return ("tool",) if message.get("tool_calls") else ("user",)
+    return ("assistant", "tool") if message["role"] == "tool" else ("assistant",)
 
 
 def add_system(messages: list[Message], system: str | None) -> list[Message]:
@@ -147,7 +209,7 @@ def add_system(messages: list[Message], system: str | None) -> list[Message]:
     """
     if system is None:
         return messages
-    if messages and messages[0]["role"] == "system":
+    if messages and messages[0]["role"] in SYSTEM_ROLES:
         raise BadRow(
             "TwoSystemMessages",
             "the row has its own system message and the source sets `system`; remove one of them",
@@ -184,11 +246,11 @@ def _is_learned(weight: object, where: str) -> bool:
 
 def _read_role(entry: dict[str, Any], where: str, roles: Mapping[str, str], role_key: str) -> str:
     role = entry.get(role_key)
-    if role in TOOL_ROLES or entry.get("tool_calls") or entry.get("function_call"):
+    if (role in TOOL_ROLES and role not in roles) or entry.get("function_call"):
         raise BadRow(
             "ToolMessage",
-            f"{where} is a tool call or a tool's answer; tool use cannot be trained here yet, "
-            "remove such rows",
+            f"{where} is a tool call or a tool's answer in a shape that is not known here; write "
+            "calls as tool_calls of the assistant and answers as role tool, in format Chat",
         )
     if not isinstance(role, str) or role not in roles:
         raise BadRow(

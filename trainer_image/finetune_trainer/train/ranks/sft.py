@@ -20,7 +20,7 @@ from trl import SFTConfig, SFTTrainer
 
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.errors import InternalError
-from finetune_trainer.model.encoding import Example
+from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.train.recipe import Recipe
 
 SCHEDULERS = {"Cosine": "cosine", "Linear": "linear", "Constant": "constant_with_warmup"}
@@ -96,8 +96,8 @@ def build_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     lora: LoraConfig | None,
-    train: list[Example],
-    validation: list[Example],
+    train: list[Encoded],
+    validation: list[Encoded],
     callbacks: list[TrainerCallback],
 ) -> SFTTrainer:
     """Build the trainer over tokenised examples."""
@@ -190,7 +190,7 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _dataset(examples: list[Example]) -> Dataset:
+def _dataset(examples: list[Encoded]) -> Dataset:
     return Dataset.from_dict(
         {
             "input_ids": [example.input_ids for example in examples],

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
     from trl import SFTTrainer
 
-    from finetune_trainer.model.encoding import Example
+    from finetune_trainer.model.encoding import Encoded
     from finetune_trainer.train.ranks.callbacks import CurveWriter, DurableCheckpoints, StopRequest
     from finetune_trainer.train.ranks.isolation import IsolationProbe
 
@@ -154,8 +154,8 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
 class EncodedSides:
     """The sides of the data set as token ids and labels."""
 
-    train: list[Example]
-    validation: list[Example]
+    train: list[Encoded]
+    validation: list[Encoded]
 
     @property
     def num_tokens(self) -> int:
@@ -183,13 +183,11 @@ def encode_sides(
     Raises:
         DataError: No training row keeps any of its answer.
     """
-    from finetune_trainer.model.encoding import Encoder, encode_rows, read_rows
+    from finetune_trainer.model.chat_format import read_format
+    from finetune_trainer.model.encoding import encode_rows, make_encoder, read_rows
 
-    spec = job.spec
-    encoder = Encoder(
-        tokenizer, loss=spec.method.loss, max_tokens=spec.hyperparameters.max_sequence_length
-    )
     folder = Path(plan.dataset_dir)
+    encoder = make_encoder(job, tokenizer, read_format(folder))
     return EncodedSides(
         train=encode_rows(encoder, read_rows(folder / "train.jsonl"), side="training"),
         validation=encode_rows(encoder, read_rows(folder / "validation.jsonl"), side="validation"),

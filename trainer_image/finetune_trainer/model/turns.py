@@ -1,0 +1,220 @@
+"""Splits a conversation into what generation is given and what it has to say, by rendering.
+
+Of every answer there are two texts: the prompt, exactly as generation will see it, and the answer
+up to the first token that generation stops at. How a template comes to them does not matter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from finetune_trainer.errors import DataError
+from finetune_trainer.model.chat_format import (
+    END_OF_REASONING,
+    ChatFormat,
+    as_parts,
+    render_messages,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = Mapping[str, Any]
+
+_MARK = "zqanswerqz"
+_OWN_KEYS = ("weight",)
+"""Keys of messages that speak to the trainer and never to a template."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One answer of a conversation.
+
+    Attributes:
+        prompt: What generation is given.
+        answer: What it has to say, with the text of the token that it stops at.
+    """
+
+    prompt: str
+    answer: str
+
+
+class Conversations:
+    """Renders conversations of one format.
+
+    Args:
+        tokenizer: The base model's tokenizer.
+        chat_format: A format with a template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat) -> None:
+        assert chat_format.template is not None
+        self._tokenizer = tokenizer
+        self._format = chat_format
+        self._template = chat_format.template
+        self._end = str(tokenizer.convert_ids_to_tokens(chat_format.end_id))
+        self._stops = [str(tokenizer.convert_ids_to_tokens(i)) for i in chat_format.stop_ids]
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Message] | None = None) -> str:
+        """Return the text that generation is given after these messages.
+
+        Raises:
+            DataError: ``ChatTemplateRefused``.
+        """
+        return self._render(messages, tools, generate=True)
+
+    def turns(
+        self,
+        messages: Sequence[Message],
+        learned: Sequence[int],
+        tools: Sequence[Message] | None = None,
+    ) -> list[Turn]:
+        """Return the answers at the positions ``learned``, in their order.
+
+        Raises:
+            DataError: ``ChatTemplateRefused``: the template rejects the conversation.
+                ``TemplateDropsTurn``, ``TemplateDropsTools``: part of it is not in the prompt.
+                ``PromptNotPrefix``: the template writes an answer elsewhere than generation
+                continues.
+        """
+        turns = []
+        for position in learned:
+            prompt = self.prompt(messages[:position], tools)
+            rest = self._render_rest(prompt, messages, position, tools)
+            turns.append(Turn(prompt=prompt, answer=self._cut_at_stop(rest)))
+        if learned:
+            self._check_prompt(turns[-1].prompt, messages[: learned[-1]], tools)
+        return turns
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] | None,
+        *,
+        generate: bool = False,
+    ) -> str:
+        try:
+            return render_messages(
+                self._tokenizer,
+                self._template,
+                [self._bring_into_shape(message) for message in messages],
+                tools=tools,
+                generate=generate,
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            # A template is a program: what its author did not think of fails in any way.
+            raise DataError(
+                "ChatTemplateRefused",
+                f"the model's chat template refuses this conversation: {_first_line(error)}; "
+                "change the row (remove `system` if the model knows no system role), or give a "
+                "template that takes it in model.chatTemplate",
+            ) from error
+
+    def _bring_into_shape(self, message: Message) -> dict[str, Any]:
+        shaped = {key: value for key, value in message.items() if key not in _OWN_KEYS}
+        if shaped["role"] == "developer" and not self._format.knows_developer:
+            shaped["role"] = "system"
+        return as_parts(shaped) if self._format.uses_parts else shaped
+
+    def _render_rest(
+        self,
+        prompt: str,
+        messages: Sequence[Message],
+        position: int,
+        tools: Sequence[Message] | None,
+    ) -> str:
+        """Return what the template writes from where generation begins."""
+        whole = self._render(messages[: position + 1], tools)
+        if whole.startswith(prompt):
+            return whole[len(prompt) :]
+        marked = {**messages[position], "content": _MARK}
+        with_mark = self._render([*messages[:position], marked], tools)
+        head = with_mark.rpartition(_MARK)[0]
+        answer = whole[len(head) :] if whole.startswith(head) else None
+        opened = prompt[len(head) :] if prompt.startswith(head) else None
+        if answer is not None and opened is not None and "<think>" in opened:
+            # The prompt opens the reasoning (DeepSeek-R1); an answer has to close it first.
+            reasoning = _reasoning_of(messages[position])
+            return f"{reasoning}\n{END_OF_REASONING}\n\n{answer}"
+        asked = _text_of(messages[position - 1]).strip() if position else ""
+        shared = _common_suffix(prompt.rstrip(), head.rstrip())
+        if answer is not None and (asked in shared or not prompt.rstrip().rpartition(head)[2]):
+            # Something before the last message is written otherwise, such as a system message that
+            # goes into the last turn of the user (Mistral): the answer itself is the same.
+            return answer
+        raise DataError(
+            "PromptNotPrefix",
+            f"the model's chat template writes messages[{position}], an answer, elsewhere than "
+            "generation begins one, so what is trained is not what is asked; give a template that "
+            "writes both alike in model.chatTemplate",
+        )
+
+    def _cut_at_stop(self, rest: str) -> str:
+        """End an answer at the first token that generation stops at, or with one."""
+        ends = [at + len(stop) for stop in self._stops if (at := rest.find(stop)) >= 0]
+        return rest[: min(ends)] if ends else rest + self._end
+
+    def _check_prompt(
+        self, prompt: str, messages: Sequence[Message], tools: Sequence[Message] | None
+    ) -> None:
+        """Refuse a prompt in which a message or the tools are missing."""
+        for number, message in enumerate(messages):
+            if message["role"] == "assistant":
+                # Of past answers templates drop the reasoning, rightly.
+                self._check_calls(prompt, number, message)
+                continue
+            text = _text_of(message).strip()
+            # Tools answer in JSON with some templates.
+            if text not in prompt and json.dumps(text, ensure_ascii=False)[1:-1] not in prompt:
+                raise DataError(
+                    "TemplateDropsTurn",
+                    f"the model's chat template leaves messages[{number}] (role {message['role']}) "
+                    "out of the prompt, so the model would not see it; remove the message, or give "
+                    "a template that writes it in model.chatTemplate",
+                )
+        if tools and self.prompt(messages, None) == prompt:
+            raise DataError(
+                "TemplateDropsTools",
+                "the model's chat template leaves the row's `tools` out of the prompt; remove "
+                "them, or give a template that writes them in model.chatTemplate",
+            )
+
+    def _check_calls(self, text: str, number: int, message: Message) -> None:
+        names = [str(call["function"]["name"]) for call in message.get("tool_calls") or ()]
+        if all(name in text for name in names):
+            return
+        raise DataError(
+            "TemplateDropsTools",
+            f"the model's chat template leaves the tool calls of messages[{number}] out of the "
+            "prompt; remove them, or give a template that writes them in model.chatTemplate",
+        )
+
+
+def _text_of(message: Message) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else ""
+
+
+def _reasoning_of(message: Message) -> str:
+    given = message.get("reasoning_content")
+    if isinstance(given, str):
+        return given.strip()
+    before, mark, _ = _text_of(message).partition(END_OF_REASONING)
+    return before.replace("<think>", "").strip() if mark else ""
+
+
+def _common_suffix(left: str, right: str) -> str:
+    size = 0
+    while size < min(len(left), len(right)) and left[-1 - size] == right[-1 - size]:
+        size += 1
+    return left[len(left) - size :]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

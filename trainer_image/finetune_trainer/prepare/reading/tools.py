@@ -1,0 +1,88 @@
+"""Read tools and calls of tools in OpenAI's shape."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from finetune_trainer.data.rows import BadRow
+
+Tool = dict[str, Any]
+
+
+def read_tools(value: object) -> list[Tool]:
+    """Return the tools that a row offers, a list or the same as JSON text; none is an empty list.
+
+    Raises:
+        BadRow: It is no list of functions with names.
+    """
+    if isinstance(value, str) and value.strip():
+        value = _parse(value, "tools")
+    if value in (None, "", []):
+        return []
+    if not isinstance(value, list) or not all(map(_is_tool, value)):
+        raise BadRow(
+            "InvalidTools",
+            "tools must be a list of {type: function, function: {name, description, parameters}}",
+        )
+    return [_without_nulls(tool) for tool in value]
+
+
+def read_tool_calls(value: object, where: str) -> list[dict[str, Any]]:
+    """Return the calls of an assistant's message, their arguments as objects.
+
+    The arguments are JSON text on OpenAI's wire; chat templates write objects.
+
+    Args:
+        value: What the message holds.
+        where: Its place in the row, for messages.
+
+    Raises:
+        BadRow: It is no list of calls, or the arguments are no JSON object.
+    """
+    if not isinstance(value, list):
+        raise BadRow("InvalidToolCall", f"{where} must be a list of calls")
+    calls = []
+    for number, entry in enumerate(value):
+        place = f"{where}[{number}]"
+        if not _is_tool(entry):
+            raise BadRow(
+                "InvalidToolCall",
+                f"{place} must be {{id, type: function, function: {{name, arguments}}}}",
+            )
+        function = entry["function"]
+        arguments = function.get("arguments") or {}
+        if isinstance(arguments, str):
+            arguments = _parse(arguments, f"{place}.function.arguments")
+        if not isinstance(arguments, dict):
+            raise BadRow(
+                "InvalidToolCall", f"{place}.function.arguments must be a JSON object, or its text"
+            )
+        call = {
+            "type": "function",
+            "function": {"name": function["name"], "arguments": _without_nulls(arguments)},
+        }
+        calls.append({"id": str(entry["id"]), **call} if entry.get("id") else call)
+    return calls
+
+
+def _is_tool(value: object) -> bool:
+    function = value.get("function") if isinstance(value, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return isinstance(name, str) and bool(name)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadRow("InvalidToolCall", f"{where} is not valid JSON: {error}") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    # Tables give every row the fields of all rows, with null where a row has none.
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
