@@ -14,7 +14,10 @@ import pytest
 from finetune_api.trainer import PrepareResult, ResolvedJob, Stage
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
+from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UserError
+from finetune_trainer.evaluate.questions import gather_questions
+from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
 from support.seaweedfs import SeaweedS3, s3
@@ -335,6 +338,31 @@ def test_where_no_row_is_good_nobody_is_told_to_tolerate_them(
     with pytest.raises(DataError, match="No row can be used: correct the rows, or the format") as e:
         prepare(make_context())
     assert "set dataset.maxInvalidRows" not in e.value.message
+
+
+def test_answers_of_weight_0_reach_the_ranks_as_context_only(
+    make_context: MakeContext, write: Write
+) -> None:
+    def chat(n: int) -> dict[str, Any]:
+        turns = [("user", f"ask {n}"), ("assistant", f"bad {n}"), ("user", "again")]
+        messages: list[dict[str, Any]] = [{"role": r, "content": c} for r, c in turns]
+        messages[1]["weight"] = 0
+        return {"messages": [*messages, {"role": "assistant", "content": f"good {n}", "weight": 1}]}
+
+    write("rows.jsonl", as_jsonl(chat(n) for n in range(30)))
+    _, prepared = prepare_and_read(make_context())
+    tokenizer = make_tokenizer()
+    for loss in ("Auto", "Assistant", "Completion"):
+        encoder = Encoder(tokenizer, loss=loss, max_tokens=1000)
+        for row in prepared.rows[Side.TRAIN]:
+            (example,) = encoder.encode_row(row)
+            learned = [label for label in example.labels if label >= 0]
+            assert "bad" in tokenizer.decode(example.input_ids)
+            assert "bad" not in tokenizer.decode(learned)
+            assert tokenizer.decode(learned).startswith("good")
+    (question, *_) = gather_questions(prepared.rows[Side.TEST], max_questions=1, seed=1)
+    assert [set(message) for message in question.prompt] == [{"role", "content"}] * 3
+    assert question.references[0].startswith("good")
 
 
 SECRET = "4111111111111111"

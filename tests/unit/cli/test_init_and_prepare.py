@@ -50,7 +50,12 @@ class Context(StageContext):
 
 def run_prepare(job_file: Path) -> PrepareResult:
     folder = job_file.parent
-    run = plan_run(read_single(str(job_file)), namespace="default", work_dir=folder / "work")
+    run = plan_run(
+        read_single(str(job_file)),
+        namespace="default",
+        work_dir=folder / "work",
+        overrides=["evaluation.minPrompts=1"],  # the files hold too few rows for more
+    )
     emit = EventEmitter(Stage.PREPARE, stream=io.StringIO())
     context = Context(job=run.job, emit=emit, work_dir=run.work_dir, cache_dir=folder / "cache")
     return prepare(context)
