@@ -12,6 +12,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,16 @@ class Stopwatch:
         return self.begins[-1] - self.begins[self.warmup - 1]
 
 
-def ours(job: Any, num_steps: int, warmup: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Train as the stage does."""
+def ours(
+    job: Any,
+    num_steps: int,
+    warmup: int,
+    rows: list[dict[str, Any]],
+    *,
+    store: Any = None,
+    callbacks: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Train as the stage does; into a store of its own and with more callbacks if given."""
     import torch
 
     from finetune_api.trainer import Stage
@@ -60,8 +69,10 @@ def ours(job: Any, num_steps: int, warmup: int, rows: list[dict[str, Any]]) -> d
     )
     from finetune_trainer.report.events import EventEmitter
     from finetune_trainer.storage import StorageAccess, open_store
-    from finetune_trainer.train.ranks.callbacks import CurveWriter, DurableCheckpoints, StopRequest
+    from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest
+    from finetune_trainer.train.ranks.durable import DurableCheckpoints
     from finetune_trainer.train.ranks.sft import build_config, build_trainer
+    from finetune_trainer.train.ranks.state_files import state_files_below
     from finetune_trainer.train.recipe import DataShape, decide_recipe
 
     folder = ensure_model()
@@ -77,24 +88,28 @@ def ours(job: Any, num_steps: int, warmup: int, rows: list[dict[str, Any]]) -> d
     recipe = decide_recipe(job, shape, architecture, detect_hardware(), use_gpu=False)
     watch = Stopwatch(warmup)
     with tempfile.TemporaryDirectory() as scratch:
-        config = build_config(job, recipe, Path(scratch), has_validation=False)
+        output, curve = Path(scratch) / "out", Path(scratch) / "metrics.jsonl"
+        config = build_config(job, recipe, output, has_validation=False)
         dtype = torch.bfloat16 if recipe.bfloat16 else torch.float32
         model = load_model(folder, dtype=dtype)
         emit = EventEmitter(Stage.TRAIN, stream=sys.stderr)
-        store = open_store(f"file://{scratch}/store", StorageAccess())
+        store = store or open_store(f"file://{scratch}/store", StorageAccess())
         trainer = build_trainer(
             config=config, model=model, tokenizer=tokenizer,
             lora=build_lora_config(job.spec.method.adapter, model), train=examples, validation=[],
             callbacks=[
-                CurveWriter(Path(scratch) / "metrics.jsonl", emit, resumed_from=0),
+                CurveWriter(curve, emit, resumed_from=0),
                 DurableCheckpoints(
-                    store, "c", keep=2, curve=Path(scratch) / "x", curve_key="x"
+                    store, "c", keep=2, curve=curve, curve_key="x", inputs={}, resumed_from=0,
+                    tell=emit.message,
                 ),
                 StopRequest(Path(scratch) / "stop"),
                 watch.callback,
+                *callbacks,
             ],
         )  # fmt: skip
-        trainer.train()
+        with state_files_below(output):
+            trainer.train()
     return {
         "seconds": watch.seconds,
         "recipe": recipe.to_json(),
@@ -171,7 +186,7 @@ def _tokens(trainer: Any, num_steps: int, warmup: int) -> dict[str, Any]:
     }
 
 
-def benchmark_job(num_steps: int, change: dict[str, Any]) -> Any:
+def benchmark_job(num_steps: int, change: dict[str, Any], *, every_steps: int = 100000) -> Any:
     """Return the job behind ``ours``: defaults, but for the number of steps."""
     from finetune_api.trainer import resolve_job
     from finetune_api.v1alpha1.finetunejob import FineTuneJob
@@ -180,7 +195,7 @@ def benchmark_job(num_steps: int, change: dict[str, Any]) -> Any:
         "model": {"uri": f"file://{ensure_model()}"},
         "dataset": {"sources": [{"uri": "file:///generated"}]},
         "hyperparameters": {"maxSteps": num_steps, **change},
-        "checkpoint": {"everySteps": 100000},
+        "checkpoint": {"everySteps": every_steps},
         "output": {"uri": "file:///unused"},
         "resources": {"gpusPerNode": 0},
     }

@@ -117,6 +117,18 @@ URI_RULES = (
 )
 """Where something lies."""
 
+ORIGIN_RULE = TextRule(
+    patterns={
+        "": ("(s3|pvc|file)://.*/(checkpoints/step-[0-9]+|adapter|versions/[^/]+/[^/]+/[0-9]+)/?"),
+    },
+    message=(
+        "must name what a run of this product has stored in s3://, pvc:// or file://: a checkpoint "
+        "(.../checkpoints/step-200), an adapter (.../adapter) or a published version "
+        "(.../versions/namespace/name/3)"
+    ),
+)
+"""What a job may begin from."""
+
 ENDPOINT_RULE = TextRule(
     patterns={"": "https?://[^/ ]+/?"},
     message=(

@@ -208,6 +208,8 @@ class TrainResult(APIModel):
     """Last training metrics and the effective settings: loss, learning_rate, global_batch_size."""
     resumed_from_step: int = 0
     num_trainable_parameters: int = 0
+    origin_digest: str = ""
+    """Manifest digest of the weights the run began from (``spec.initFrom``); empty for none."""
     reused: bool = False
 
 

@@ -116,6 +116,7 @@ def _overview(job: Body, now: datetime) -> dict[str, Any]:
         "Phase": status.get("phase", "Pending"),
         "Age": age(metadata.get("creationTimestamp"), now),
         "Model": spec["model"]["uri"],
+        "Begins from": spec.get("initFrom", {}).get("uri"),
         "Data": ", ".join(source["uri"] for source in spec["dataset"]["sources"]),
         "Output": spec["output"]["uri"],
         "Nodes": nodes_text(resources),

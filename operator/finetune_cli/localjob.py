@@ -99,7 +99,7 @@ def _set_output(spec: dict[str, Any], output: str | None, folder: Path) -> None:
 
 
 def _localise_uris(spec: dict[str, Any], folder: Path) -> None:
-    places = [spec.get("model"), spec.get("output")]
+    places = [spec.get("model"), spec.get("output"), spec.get("initFrom")]
     dataset = spec.get("dataset")
     sources = dataset.get("sources") if isinstance(dataset, dict) else None
     places += sources if isinstance(sources, list) else []
@@ -136,6 +136,7 @@ def find_local_uris(body: dict[str, Any]) -> list[str]:
     """Return the URIs of a valid job that count from its file's folder."""
     spec = body["spec"]
     places = [spec["model"], spec["output"], *spec["dataset"]["sources"]]
+    places += [spec["initFrom"]] if "initFrom" in spec else []
     return [place["uri"] for place in places if is_relative(place["uri"])]
 
 

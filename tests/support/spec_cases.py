@@ -96,6 +96,10 @@ FULL_SPEC: dict[str, Any] = {
         "maxInvalidRows": 5,
         "maxRows": 1000,
     },
+    "initFrom": {
+        "uri": "s3://models/runs/default/first/0b1c/checkpoints/step-200",
+        "credentialsRef": {"name": "s3-ro"},
+    },
     "method": {
         "objective": "SFT",
         "loss": "Completion",
@@ -278,6 +282,31 @@ CASES: tuple[Case, ...] = (
     bad("a data set without owner", {f"{SOURCE}.uri": "hf://datasets/squad"}, "owner and rep"),
     bad("a web address", {"spec.model.uri": "https://huggingface.co/a/b"}, "must be a URI: hf://"),
     bad("a claim in capitals", {"spec.model.uri": "pvc://Models/a"}, "must name a volume claim"),
+    good(
+        "a start from a checkpoint",
+        {"spec.initFrom.uri": "s3://models/runs/default/a/1f/checkpoints/step-200"},
+    ),
+    good("a start from an adapter", {"spec.initFrom.uri": "file://../out/runs/d/a/1f/adapter/"}),
+    good(
+        "a start from a version of another bucket",
+        {
+            "spec.initFrom": {
+                "uri": "s3://theirs/versions/default/a/3",
+                "credentialsRef": {"name": "theirs"},
+            }
+        },
+    ),
+    bad(
+        "a start from the Hub",
+        {"spec.initFrom.uri": "hf://org/name/adapter"},
+        "must name what a run of this product has stored",
+    ),
+    bad(
+        "a start from a run",
+        {"spec.initFrom.uri": "s3://models/runs/default/a/1f"},
+        "a checkpoint (.../checkpoints/step-200)",
+    ),
+    bad("a start from nothing", {"spec.initFrom": {}}, "spec.initFrom.uri: Required value"),
     good("a path of this machine", {"spec.model.uri": "file://../models/base"}),
     bad("a file on a host", {"spec.output.uri": "file://data/out"}, "with three slashes"),
     bad("a uri with a line break", {f"{SOURCE}.uri": "s3://x\n"}, f"{SOURCE_PATH}.uri: Invalid"),

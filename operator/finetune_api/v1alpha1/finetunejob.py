@@ -27,7 +27,7 @@ from finetune_api.meta import (
     Unique,
     decimal_of,
 )
-from finetune_api.patterns import ENDPOINT_RULE, LABEL_RULE, Texts
+from finetune_api.patterns import ENDPOINT_RULE, LABEL_RULE, ORIGIN_RULE, URI_RULES, Texts
 from finetune_api.v1alpha1.batches import BATCH_RULES
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.rules import Rule, check_rules
@@ -76,6 +76,21 @@ class Model(APIModel):
     credentials_ref: LocalObjectReference | None = None
     """Secret with `HF_TOKEN` (for `hf://`) or `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (for
     `s3://`). Default: the credentials of `output`."""
+
+
+class Origin(APIModel):
+    """Trained weights that the job begins from, in place of a fresh adapter.
+
+    Weights only: optimiser, schedule and order of the rows begin anew. Base model, adapter type,
+    rank, alpha and target modules must be those the weights were trained with.
+    """
+
+    uri: Annotated[str, Field(max_length=1024), Texts(*URI_RULES, ORIGIN_RULE)]
+    """What another run has stored: a checkpoint (`.../checkpoints/step-200`), its adapter
+    (`.../adapter`) or a published version (`.../versions/namespace/name/3`). The first attempt pins
+    its digest; a later one takes the same bytes or fails."""
+    credentials_ref: LocalObjectReference | None = None
+    """Secret to read it with. Default: the credentials of `output`."""
 
 
 class Columns(APIModel):
@@ -500,6 +515,7 @@ IMMUTABLE_FIELDS = (
     "model",
     "dataset",
     "method",
+    "initFrom",
     "hyperparameters",
     "checkpoint",
     "evaluation",
@@ -523,6 +539,8 @@ class FineTuneJobSpec(APIModel):
     """The examples."""
     method: Method = Method()
     """How the model is tuned."""
+    init_from: Origin | None = None
+    """Trained weights to begin from. Default: none, the adapter begins fresh."""
     hyperparameters: Hyperparameters = Hyperparameters()
     """Training settings."""
     checkpoint: Checkpoint = Checkpoint()

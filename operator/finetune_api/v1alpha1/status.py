@@ -108,6 +108,8 @@ class Artifact(APIModel):
     """Size of the weights file."""
     manifest_uri: Text | None = None
     """Manifest of the published version."""
+    origin_digest: ShortText | None = None
+    """Manifest digest of the weights that training began from (`spec.initFrom`)."""
 
 
 class ScoreStatus(APIModel):

@@ -76,6 +76,8 @@ def _uris(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
         (f"spec.dataset.sources[{index}].uri", source.uri)
         for index, source in enumerate(spec.dataset.sources)
     ]
+    if spec.init_from is not None:
+        fields.append(("spec.initFrom.uri", spec.init_from.uri))
     for field, uri in fields:
         problem = _uri_problem(uri, config)
         if problem:

@@ -41,11 +41,14 @@ def dataset_section(result: PrepareResult) -> Section:
 
 def artifact_section(result: TrainResult) -> Section:
     """Return ``status.artifact`` of an adapter that is not published yet."""
-    return {
+    section: Section = {
         "uri": to_claim_uri(result.uri),
         "sha256": result.sha256,
         "bytes": result.num_bytes,
     }
+    if result.origin_digest:
+        section["originDigest"] = result.origin_digest
+    return section
 
 
 def published_section(artifact: Section, result: EvaluateResult) -> Section:
@@ -131,6 +134,7 @@ def _train_result(status: Section) -> TrainResult:
         sha256=artifact["sha256"],
         num_bytes=artifact["bytes"],
         manifest_sha256="",
+        origin_digest=artifact.get("originDigest") or "",
         step=step or 0,
     )
 

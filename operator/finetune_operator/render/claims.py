@@ -56,7 +56,12 @@ def with_file_uris(spec: FineTuneJobSpec) -> FineTuneJobSpec:
         update={"sources": [moved(source) for source in spec.dataset.sources]}
     )
     return spec.model_copy(
-        update={"model": moved(spec.model), "dataset": dataset, "output": moved(spec.output)}
+        update={
+            "model": moved(spec.model),
+            "dataset": dataset,
+            "output": moved(spec.output),
+            "init_from": moved(spec.init_from) if spec.init_from else None,
+        }
     )
 
 
@@ -64,6 +69,7 @@ def claims_of(spec: FineTuneJobSpec) -> dict[str, bool]:
     """Return the claims a spec names, each with whether it is only read."""
     claims: dict[str, bool] = {}
     reads = [spec.model.uri, *(source.uri for source in spec.dataset.sources)]
+    reads += [spec.init_from.uri] if spec.init_from else []
     for uri, read_only in [*((uri, True) for uri in reads), (spec.output.uri, False)]:
         parsed = parse_claim_uri(uri)
         if parsed is not None:

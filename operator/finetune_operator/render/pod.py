@@ -60,6 +60,7 @@ def credentials_of(spec: FineTuneJobSpec) -> list[str]:
     references = [
         spec.model.credentials_ref,
         spec.output.credentials_ref,
+        spec.init_from.credentials_ref if spec.init_from else None,
         *(source.credentials_ref for source in spec.dataset.sources),
     ]
     return sorted({reference.name for reference in references if reference is not None})

@@ -69,6 +69,7 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         "dataset": evidence.record["dataset"],
         "adapter": evidence.adapter_sha256,
         "merged": evidence.merged_digest,
+        "initFrom": evidence.record.get("initFrom"),
         "result": result.to_wire(),
         "samples": [asdict(sample) for sample in shown],
     }

@@ -71,8 +71,10 @@ def recipe_facts(
     adapter = job.spec.method.adapter
     targets = ", ".join(adapter.target_modules)
     shape = f" rank {adapter.rank} alpha {adapter.alpha} dropout {adapter.dropout} on {targets}"
+    origin = record.get("initFrom")
     return {
         "Base model": f"{model_name} @ {record['revision']}",
+        **({"Begun from": f"{origin['uri']} (sha256 {origin['digest']})"} if origin else {}),
         "Licence of the base": record.get("license") or "not stated there; look it up before use",
         "Data set version": record["dataset"],
         "Adapter": adapter.type + ("" if adapter.type == "Full" else shape),

@@ -15,15 +15,22 @@ from finetune_trainer.storage.errors import (
     ObjectNotFound,
     OtherWriterWon,
 )
-from finetune_trainer.storage.manifest import MANIFEST_NAME, Manifest, ManifestFile
+from finetune_trainer.storage.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ManifestFile,
+    make_manifest,
+)
 from finetune_trainer.storage.opening import open_store
 from finetune_trainer.storage.publish import (
     VerifiedManifest,
+    commit_manifest,
     fetch_folder,
     find_manifest,
     hash_file,
     publish_folder,
     read_manifest,
+    store_files,
     verify_folder,
 )
 from finetune_trainer.storage.store import (
@@ -49,6 +56,7 @@ __all__ = [
     "OtherWriterWon",
     "StorageAccess",
     "VerifiedManifest",
+    "commit_manifest",
     "fetch_folder",
     "find_manifest",
     "hash_file",
@@ -56,9 +64,11 @@ __all__ = [
     "join_key",
     "join_uri",
     "local_path",
+    "make_manifest",
     "open_store",
     "publish_folder",
     "read_json",
     "read_manifest",
+    "store_files",
     "verify_folder",
 ]

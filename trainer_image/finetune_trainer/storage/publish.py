@@ -113,12 +113,53 @@ def publish_folder(
             on_file(file.path, file.num_bytes)
         return stored
 
-    manifest = make_manifest(_in_parallel(put, wanted.files), created_by=created_by, inputs=inputs)
+    stored = _in_parallel(put, wanted.files)
+    return commit_manifest(
+        store, prefix, make_manifest(stored, created_by=created_by, inputs=inputs)
+    )
+
+
+def store_files(
+    store: ObjectStore, prefix: str, files: Mapping[str, Path], *, num_threads: int = _NUM_THREADS
+) -> list[ManifestFile]:
+    """Store local files under a prefix without committing them.
+
+    For a folder that several writers fill: each stores its part, one of them calls
+    :func:`commit_manifest` with the entries of all.
+
+    Args:
+        store: Where to.
+        prefix: Key of the folder in the store.
+        files: Path below the folder to the local file.
+        num_threads: Files stored at once.
+
+    Returns:
+        The entries, for the manifest.
+    """
+
+    def put(path: str) -> ManifestFile:
+        num_bytes, sha256 = hash_file(files[path])
+        entry = ManifestFile(path=path, num_bytes=num_bytes, sha256=sha256)
+        return _store_file(store, prefix, files[path], entry)
+
+    return _in_parallel(put, sorted(files), num_threads=num_threads)
+
+
+def commit_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> Manifest:
+    """Write ``manifest.json`` once, after its files: from now on the folder exists.
+
+    Returns:
+        The manifest that is there, with the same files as this one.
+
+    Raises:
+        OtherWriterWon: Another writer committed other files there.
+    """
+    key = join_key(prefix, MANIFEST_NAME)
     with suppress(AlreadyExists):
-        store.write_bytes(join_key(prefix, MANIFEST_NAME), manifest.to_bytes(), if_absent=True)
+        store.write_bytes(key, manifest.to_bytes(), if_absent=True)
     # Read back in every case: it tells the winner, and a server that ignores the condition (there
     # are such) shows itself here instead of at the reader.
-    return _accept_winner(read_manifest(store, prefix), wanted, address)
+    return _accept_winner(read_manifest(store, prefix), manifest, join_uri(store.uri, key))
 
 
 def fetch_folder(
@@ -434,9 +475,11 @@ def _hash_object(store: ObjectStore, key: str) -> tuple[int, str]:
     return num_bytes, digest.hexdigest()
 
 
-def _in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+def _in_parallel(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], *, num_threads: int = _NUM_THREADS
+) -> list[_Result]:
     """Run over all items; the first failure is raised and cancels what has not begun."""
-    with ThreadPoolExecutor(_NUM_THREADS, "storage") as pool:
+    with ThreadPoolExecutor(num_threads, "storage") as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
             return [future.result() for future in futures]

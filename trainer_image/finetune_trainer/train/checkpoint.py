@@ -1,48 +1,87 @@
 """Durable checkpoints: folders with a manifest, written last; resume from the newest complete one.
 
-A checkpoint of several ranks is written by all nodes: each uploads what it has on its own disk, and
-rank 0 writes the manifest after everyone is done. Whatever has no manifest does not exist.
+A checkpoint of several ranks is written by all nodes: each stores what it has on its own disk, and
+rank 0 commits the manifest after everyone is done. Whatever has no manifest does not exist.
+
+Invariants:
+    * No checkpoint is written where another one lies: what is newer than the step that a run
+      resumes from is removed before it trains.
+    * Old checkpoints go only after a newer one of this run is committed; one that was passed over
+      as damaged never counts as kept.
+    * Nothing that is stored can carry code: states are safetensors and JSON, and a checkpoint that
+      holds anything else is treated as damaged.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from finetune_trainer.errors import StorageError
-from finetune_trainer.storage import ObjectStore, fetch_folder
+from finetune_trainer.storage import (
+    MANIFEST_NAME,
+    Manifest,
+    ManifestFile,
+    ObjectStore,
+    commit_manifest,
+    fetch_folder,
+    make_manifest,
+    store_files,
+)
 
-MANIFEST = "manifest.json"
-_STEP = re.compile(r"^step-(\d+)/manifest\.json$")
-_UNPUBLISHED = {"training_args.bin", "README.md", MANIFEST}
-"""training_args.bin is a pickle: code for whoever loads it. The card is written at the end."""
+_STEP = re.compile(r"step-(\d+)/(.*)")
+_STATE_SUFFIXES = (".pt", ".pth", ".bin")
+"""What the training libraries call their state files; ours hold safetensors under these names."""
+
+_STORED_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
+_STORED_NAMES = ("latest",)  # DeepSpeed's note of its newest tag
+_NOT_STORED = ("training_args.bin", MANIFEST_NAME)
+_DAMAGE = (
+    "ChecksumMismatch",
+    "IncompleteFolder",
+    "ManifestInvalid",
+    "ObjectNotFound",
+    "UnsafeCheckpoint",
+    "WrongCheckpoint",
+)
+"""Reasons for which an older checkpoint is taken; every other failure is raised."""
+
+MAX_HEADER_BYTES = 100_000_000
+"""Longest header of a safetensors file (format specification)."""
+
+OnDamaged = Callable[[int, StorageError], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FileEntry:
-    """One file of a checkpoint: path below the checkpoint, size and digest."""
+class LocalCheckpoint:
+    """A verified checkpoint on the local disk.
 
-    path: str
-    num_bytes: int
-    sha256: str
+    Attributes:
+        step: Its optimiser step.
+        folder: ``checkpoint-<step>``, the name transformers expects.
+    """
+
+    step: int
+    folder: Path
 
 
 def complete_steps(store: ObjectStore, prefix: str) -> list[int]:
     """List the steps below ``prefix`` that have a manifest, oldest first."""
-    steps = []
-    for item in store.list(prefix + "/"):
-        match = _STEP.match(item.key.removeprefix(prefix + "/"))
-        if match:
-            steps.append(int(match.group(1)))
-    return sorted(steps)
+    return sorted(step for step, names in _steps(store, prefix).items() if MANIFEST_NAME in names)
 
 
-def fetch_newest(store: ObjectStore, prefix: str, folder: Path) -> tuple[int, Path] | None:
+def fetch_newest(
+    store: ObjectStore,
+    prefix: str,
+    folder: Path,
+    *,
+    below: int | None = None,
+    on_damaged: OnDamaged | None = None,
+) -> LocalCheckpoint | None:
     """Fetch the newest complete checkpoint whose files match their checksums.
 
     A damaged one is passed over in favour of an older one: losing steps is better than failing.
@@ -50,74 +89,234 @@ def fetch_newest(store: ObjectStore, prefix: str, folder: Path) -> tuple[int, Pa
     Args:
         store: The run's storage.
         prefix: Key prefix of the run's checkpoints.
-        folder: Local parent folder; the checkpoint arrives in ``checkpoint-<step>`` below it, the
-            name transformers expects.
+        folder: Local parent folder; the checkpoint arrives in ``checkpoint-<step>`` below it.
+        below: Only steps before this one; None for all.
+        on_damaged: Called for each one passed over, with what is wrong.
 
     Returns:
-        Step and local folder, or None when there is nothing to resume from.
+        The checkpoint, or None when there is nothing to resume from.
     """
     for step in reversed(complete_steps(store, prefix)):
-        target = folder / f"checkpoint-{step}"
-        try:
-            fetch_folder(store, f"{prefix}/step-{step}", target)
-        except StorageError as error:
-            if error.reason not in ("ChecksumMismatch", "IncompleteFolder", "ObjectNotFound"):
-                raise
-            shutil.rmtree(target, ignore_errors=True)
+        if below is not None and step >= below:
             continue
-        (target / MANIFEST).unlink(missing_ok=True)
-        return step, target
+        try:
+            return fetch_step(store, prefix, step, folder)
+        except StorageError as error:
+            if error.reason not in _DAMAGE:
+                raise
+            if on_damaged:
+                on_damaged(step, error)
     return None
 
 
-def upload_files(
-    store: ObjectStore, prefix: str, folder: Path, names: list[str]
-) -> list[FileEntry]:
-    """Upload the named files of a checkpoint folder and return their entries."""
-    entries = []
-    for name in names:
-        path = folder / name
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        store.upload_file(path, f"{prefix}/{name}")
-        entries.append(FileEntry(path=name, num_bytes=path.stat().st_size, sha256=digest))
-    return entries
+def is_damage(error: StorageError) -> bool:
+    """Whether the failure is the checkpoint's own, so that an older one may do."""
+    return error.reason in _DAMAGE
 
 
-def files_of(folder: Path) -> list[str]:
-    """List the files of a local checkpoint that are to be published, in order."""
-    return sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and path.name not in _UNPUBLISHED
+def fetch_step(store: ObjectStore, prefix: str, step: int, folder: Path) -> LocalCheckpoint:
+    """Fetch and verify the checkpoint of one step; nothing stays on disk of one that is damaged.
+
+    Raises:
+        StorageError: It is damaged, holds what may carry code, or the store failed.
+    """
+    target = folder / f"checkpoint-{step}"
+    try:
+        manifest = fetch_folder(store, f"{prefix}/step-{step}", target)
+        _check_checkpoint(manifest, step, target)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    (target / MANIFEST_NAME).unlink(missing_ok=True)
+    for file in manifest.files:
+        name = _local_name(file.path)
+        if name != file.path:
+            (target / file.path).rename(target / name)
+    return LocalCheckpoint(step=step, folder=target)
+
+
+def upload_checkpoint(store: ObjectStore, prefix: str, folder: Path) -> list[ManifestFile]:
+    """Store what this node holds of a checkpoint, one file at a time.
+
+    Args:
+        store: The run's storage.
+        prefix: Key prefix of this checkpoint: ``.../step-<n>``.
+        folder: The local checkpoint.
+
+    Returns:
+        The entries for the manifest.
+    """
+    return store_files(store, prefix, files_of(folder), num_threads=1)
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Map the path in storage of every file that is to be stored to the local file.
+
+    A state file gets the name of what it is: ``optimizer.pt`` becomes
+    ``optimizer.pt.safetensors``.
+    """
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_file() or path.name in _NOT_STORED:
+            continue
+        if path.suffix in _STATE_SUFFIXES:
+            files[f"{name}.safetensors"] = path
+        elif _may_be_stored(name):
+            files[name] = path
+    return files
+
+
+def commit_checkpoint(
+    store: ObjectStore,
+    prefix: str,
+    files: Iterable[ManifestFile],
+    *,
+    step: int,
+    inputs: Mapping[str, str],
+) -> Manifest:
+    """Commit a checkpoint: from now on it exists.
+
+    Args:
+        store: The run's storage.
+        prefix: Key prefix of this checkpoint.
+        files: Entries of all nodes. Nodes that share a disk may name a file twice.
+        step: Its optimiser step.
+        inputs: What it was made from and with: ``worldSize``, ``revision`` and so on.
+
+    Raises:
+        OtherWriterWon: Another process committed other files for this step.
+    """
+    unique = {file.path: file for file in files}
+    manifest = make_manifest(
+        unique.values(),
+        created_by="finetune_trainer train",
+        inputs={**inputs, "step": str(step)},
     )
+    return commit_manifest(store, prefix, manifest)
 
 
-def write_manifest(
-    store: ObjectStore, prefix: str, entries: list[FileEntry], *, step: int, world_size: int
-) -> None:
-    """Commit a checkpoint: from now on it exists."""
-    unique = {entry.path: entry for entry in entries}
-    body = {
-        "files": [
-            {"path": e.path, "bytes": e.num_bytes, "sha256": e.sha256}
-            for e in sorted(unique.values(), key=lambda e: e.path)
-        ],
-        "createdBy": "finetune_trainer train",
-        "inputs": {"step": str(step), "worldSize": str(world_size)},
-    }
-    store.write_bytes(f"{prefix}/{MANIFEST}", json.dumps(body, sort_keys=True, indent=1).encode())
+def drop_newer(store: ObjectStore, prefix: str, *, than: int) -> None:
+    """Delete whatever lies beyond the step that the run resumes from: damaged or unfinished."""
+    for step in sorted(_steps(store, prefix), reverse=True):
+        if step > than:
+            delete_prefix(store, f"{prefix}/step-{step}")
 
 
-def drop_old(store: ObjectStore, prefix: str, *, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints, each manifest first."""
-    for step in complete_steps(store, prefix)[:-keep]:
+def drop_old(store: ObjectStore, prefix: str, *, newest: int, keep: int) -> None:
+    """Delete all but the newest ``keep`` checkpoints up to ``newest``, the one just committed."""
+    found = _steps(store, prefix)
+    complete = [step for step, names in found.items() if MANIFEST_NAME in names]
+    for step in steps_to_drop(found, complete, newest=newest, keep=keep):
         delete_prefix(store, f"{prefix}/step-{step}")
 
 
+def steps_to_drop(
+    present: Iterable[int], complete: Iterable[int], *, newest: int, keep: int
+) -> list[int]:
+    """Say which steps may go now that ``newest`` is committed, oldest first.
+
+    Args:
+        present: Steps of which anything is stored.
+        complete: Steps with a manifest.
+        newest: The step just committed; later ones are another writer's and are left alone.
+        keep: Complete checkpoints to keep, at least 1.
+    """
+    kept = sorted(step for step in complete if step <= newest)[-keep:]
+    return sorted(step for step in present if step <= newest and step not in kept)
+
+
+def drop_all(store: ObjectStore, prefix: str) -> None:
+    """Delete every checkpoint and what else lies beside them."""
+    for item in list(store.list(prefix + "/")):
+        if item.key.endswith(f"/{MANIFEST_NAME}"):
+            store.delete(item.key)
+    delete_prefix(store, prefix)
+
+
 def delete_prefix(store: ObjectStore, prefix: str) -> None:
-    """Delete everything below ``prefix``; the manifest goes first, so that no torso looks whole."""
-    with contextlib.suppress(StorageError):
-        store.delete(f"{prefix}/{MANIFEST}")
+    """Delete everything below ``prefix``, the manifest first: a part must never look whole.
+
+    Raises:
+        StorageError: The store failed; if the manifest could not be deleted, nothing was.
+    """
+    store.delete(f"{prefix}/{MANIFEST_NAME}")
     for item in list(store.list(prefix + "/")):
         store.delete(item.key)
+
+
+def _steps(store: ObjectStore, prefix: str) -> dict[int, set[str]]:
+    """Map each step of which anything is stored to the paths of its files."""
+    found: dict[int, set[str]] = {}
+    for item in store.list(prefix + "/"):
+        match = _STEP.fullmatch(item.key.removeprefix(prefix + "/"))
+        if match:
+            found.setdefault(int(match.group(1)), set()).add(match.group(2))
+    return found
+
+
+def _local_name(path: str) -> str:
+    """Return the name the training libraries look for: the reverse of :func:`files_of`."""
+    stem = path.removesuffix(".safetensors")
+    return stem if PurePosixPath(stem).suffix in _STATE_SUFFIXES else path
+
+
+def _may_be_stored(path: str) -> bool:
+    name = PurePosixPath(path)
+    return name.suffix in _STORED_SUFFIXES or name.name in _STORED_NAMES
+
+
+def _check_checkpoint(manifest: Manifest, step: int, folder: Path) -> None:
+    """Refuse a checkpoint that is not of this step, is empty, or could carry code.
+
+    Raises:
+        StorageError: ``WrongCheckpoint`` or ``UnsafeCheckpoint``.
+    """
+    if not manifest.files or manifest.inputs.get("step") != str(step):
+        raise StorageError(
+            "WrongCheckpoint",
+            f"the manifest of step {step} names {len(manifest.files)} files of step "
+            f"{manifest.inputs.get('step', 'unknown')}",
+        )
+    check_files(folder, [file.path for file in manifest.files])
+
+
+def check_files(folder: Path, paths: Iterable[str]) -> None:
+    """Make sure that files from storage are what they are called and nothing that carries code.
+
+    Raises:
+        StorageError: ``UnsafeCheckpoint``; names the file.
+    """
+    for path in paths:
+        if not _may_be_stored(path):
+            problem = "may hold code (only safetensors, JSON and text are read)"
+        elif path.endswith(".safetensors") and not _is_safetensors(folder / path):
+            problem = "is not a safetensors file"
+        elif path.endswith(".json") and not _is_json(folder / path):
+            problem = "is not JSON"
+        else:
+            continue
+        raise StorageError("UnsafeCheckpoint", f"{path!r} {problem}; it was not read")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file has the header of the safetensors format, and the bytes it speaks of."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+            return False
+        try:
+            header = json.loads(file.read(length))
+            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError):
+            return False
+    return max(ends, default=0) == size - 8 - length
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -16,7 +16,7 @@ from finetune_api.trainer import MetricValue, ResolvedJob, TrainResult
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.data.rows import Side
-from finetune_trainer.errors import InternalError, UserError
+from finetune_trainer.errors import InternalError, StorageError, UserError
 from finetune_trainer.model.chat_format import ChatFormat, read_format
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
 from finetune_trainer.model.load import expected_attention, read_model_architecture
@@ -25,8 +25,9 @@ from finetune_trainer.publish.card import licence_of
 from finetune_trainer.publish.merge import check_mergeable
 from finetune_trainer.publish.merged import publish_merged
 from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
-from finetune_trainer.train.checkpoint import delete_prefix, fetch_newest
+from finetune_trainer.train.checkpoint import LocalCheckpoint, drop_all, fetch_newest
 from finetune_trainer.train.launch import Topology, read_topology, run_ranks
+from finetune_trainer.train.origin import fetch_origin, read_pin
 from finetune_trainer.train.ranks.worker import WorkerPlan
 from finetune_trainer.train.recipe import DataShape, check_settings, decide_recipe
 
@@ -39,13 +40,7 @@ def train(context: StageContext) -> TrainResult:
     job = context.job
     key = f"{job.run_prefix}/adapter"
     if context.output.exists(f"{key}/manifest.json"):
-        context.emit.message("the adapter of this run is there already: reused")
-        folder = context.scratch("adapter")
-        manifest = fetch_folder(context.output, key, folder)
-        record = json.loads((folder / "run.json").read_text())
-        if _topology(context).node_rank == 0:
-            publish_merged(context, manifest, folder, record)
-        return _result(context, key, manifest, record, reused=True)
+        return reuse_adapter(context, key)
     hardware = detect_hardware()
     use_gpu = require_gpus(job, hardware)
     if job.spec.method.adapter.type == "QLoRA" and not use_gpu:
@@ -71,9 +66,10 @@ def train(context: StageContext) -> TrainResult:
     check_mergeable(job.spec, model_dir)
     topology = _topology(context)
     output_dir = context.scratch("checkpoints", fresh=True)
-    resume = fetch_newest(context.output, f"{job.run_prefix}/checkpoints", output_dir)
-    if resume is not None:
-        context.emit.message(f"resuming from the checkpoint of step {resume[0]}")
+    resume = find_checkpoint(context, output_dir)
+    # Several nodes may yet fall back to no checkpoint together.
+    needs_origin = resume is None or topology.num_nodes > 1
+    origin = fetch_origin(context, revision=revision) if needs_origin else None
     control_dir = context.scratch("control", fresh=True)
     final_dir = context.scratch("final", fresh=True)
     plan = WorkerPlan(
@@ -84,8 +80,10 @@ def train(context: StageContext) -> TrainResult:
         output_dir=str(output_dir),
         final_dir=str(final_dir),
         curve=str(_fetch_curve(context)),
-        resume_dir=str(resume[1]) if resume else None,
-        resume_step=resume[0] if resume else 0,
+        resume_dir=str(resume.folder) if resume else None,
+        resume_step=resume.step if resume else 0,
+        inputs=checkpoint_inputs(context, prepared, revision),
+        origin_dir=str(origin.folder) if origin else None,
         credentials_dir=str(context.credentials_dir) if context.credentials_dir else None,
         credentials_name=context.access().credentials_name,
         use_gpu=use_gpu,
@@ -95,7 +93,7 @@ def train(context: StageContext) -> TrainResult:
     outcome = run_ranks(topology, plan_path, control_dir, use_gpu=use_gpu)
     if topology.node_rank != 0:
         return _wait_for_publication(context, key)
-    record = _run_record(context, prepared, revision, outcome, plan.resume_step)
+    record = _run_record(context, prepared, revision, outcome)
     return _publish(context, key, final_dir, record, read_format(prepared.folder))
 
 
@@ -111,6 +109,54 @@ def shape_of_training_side(job: ResolvedJob, prepared: Prepared) -> DataShape:
         mean_tokens=mean,
         longest_tokens=min(tokens.longest, limit),
     )
+
+
+def reuse_adapter(context: StageContext, key: str) -> TrainResult:
+    """Return the result of the run's published adapter, and finish what its attempt left undone."""
+    context.emit.message("the adapter of this run is there already: reused")
+    folder = context.scratch("adapter")
+    manifest = fetch_folder(context.output, key, folder)
+    record = json.loads((folder / "run.json").read_text())
+    if _topology(context).node_rank == 0:
+        drop_all(context.output, checkpoints_prefix(context))
+        publish_merged(context, manifest, folder, record)
+    return _result(context, key, manifest, record, reused=True)
+
+
+def checkpoint_inputs(context: StageContext, prepared: Prepared, revision: str) -> dict[str, str]:
+    """Return what checkpoints are made from, for their manifests."""
+    job = context.job
+    return {
+        "dataset": prepared.digest,
+        "model": context.model_name,
+        "revision": revision,
+        "targetModules": ",".join(sorted(job.spec.method.adapter.target_modules)),
+        "worldSize": str(job.world_size),
+    }
+
+
+def checkpoints_prefix(context: StageContext) -> str:
+    """Return the key prefix of the run's checkpoints."""
+    return f"{context.job.run_prefix}/checkpoints"
+
+
+def find_checkpoint(context: StageContext, folder: Path) -> LocalCheckpoint | None:
+    """Fetch the checkpoint to resume from; the ranks of all nodes settle it among themselves.
+
+    Returns:
+        The newest one that is whole, or None to begin at step 0.
+    """
+
+    def tell(step: int, error: StorageError) -> None:
+        context.emit.message(
+            f"the checkpoint of step {step} is passed over as damaged: {error.message}"
+        )
+
+    prefix = checkpoints_prefix(context)
+    found = fetch_newest(context.output, prefix, folder, on_damaged=tell)
+    if found is not None:
+        context.emit.message(f"resuming from the checkpoint of step {found.step}")
+    return found
 
 
 def _topology(context: StageContext) -> Topology:
@@ -148,7 +194,7 @@ def _publish(
         },
     )
     # The adapter is durable: its checkpoints have done their work.
-    delete_prefix(context.output, f"{job.run_prefix}/checkpoints")
+    drop_all(context.output, checkpoints_prefix(context))
     shutil.rmtree(context.work_dir / "checkpoints", ignore_errors=True)
     publish_merged(context, manifest, final_dir, record)
     return _result(context, key, manifest, record)
@@ -180,6 +226,7 @@ def _result(
         metrics=metrics,
         resumed_from_step=record["resumedFromStep"],
         num_trainable_parameters=record["numTrainableParameters"],
+        origin_digest=(record.get("initFrom") or {}).get("digest", ""),
         reused=reused,
     )
 
@@ -189,7 +236,6 @@ def _run_record(
     prepared: Prepared,
     revision: str,
     outcome: dict[str, Any],
-    resumed_from: int,
 ) -> dict[str, Any]:
     if not outcome:
         raise InternalError(
@@ -206,9 +252,15 @@ def _run_record(
         "metrics": outcome["metrics"],
         "recipe": outcome["recipe"],
         "numTrainableParameters": outcome["trainable_parameters"],
-        "saveSeconds": outcome["save_seconds"],
-        "resumedFromStep": resumed_from,
+        "resumedFromStep": outcome["resumed_from"],
+        "targetModules": ",".join(sorted(context.job.spec.method.adapter.target_modules)),
+        "initFrom": _origin_record(context),
     }
+
+
+def _origin_record(context: StageContext) -> dict[str, str] | None:
+    origin = context.job.spec.init_from
+    return {"uri": origin.uri, "digest": read_pin(context)} if origin else None
 
 
 def _wait_for_publication(context: StageContext, key: str) -> TrainResult:

@@ -1,4 +1,4 @@
-"""Callbacks that turn transformers' Trainer into a stage: progress, checkpoints, stopping."""
+"""Callbacks that turn transformers' Trainer into a stage: progress and stopping."""
 
 from __future__ import annotations
 
@@ -14,14 +14,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from finetune_trainer.errors import Stopped
 from finetune_trainer.report.events import EventEmitter
-from finetune_trainer.storage import ObjectStore
-from finetune_trainer.train.checkpoint import (
-    FileEntry,
-    drop_old,
-    files_of,
-    upload_files,
-    write_manifest,
-)
 
 REPORTED = ("loss", "learning_rate", "grad_norm", "eval_loss", "mean_token_accuracy")
 MIN_EVENT_SECONDS = 1.0
@@ -82,46 +74,14 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
                 metrics=self._latest,
             )
 
+    def note(self, name: str, value: float) -> None:
+        """Add a value of one's own to what is reported."""
+        self._latest[name] = value
+
     @property
     def latest(self) -> dict[str, float]:
         """Newest value of every reported metric."""
         return dict(self._latest)
-
-
-class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
-    """Publishes every checkpoint that Trainer saves, on all nodes; commits it with a manifest."""
-
-    def __init__(
-        self, store: ObjectStore, prefix: str, *, keep: int, curve: Path, curve_key: str
-    ) -> None:
-        self._store = store
-        self._prefix = prefix
-        self._keep = keep
-        self._curve = curve
-        self._curve_key = curve_key
-        self.save_seconds = 0.0
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Upload what this node holds; rank 0 commits."""
-        began = time.monotonic()
-        step = state.global_step
-        folder = Path(args.output_dir) / f"checkpoint-{step}"
-        key = f"{self._prefix}/step-{step}"
-        _barrier()
-        entries: list[FileEntry] = []
-        if args.local_process_index == 0 and folder.exists():
-            entries = upload_files(self._store, key, folder, files_of(folder))
-        gathered = _gather(entries)
-        if state.is_world_process_zero:
-            # The curve goes first: whoever resumes from the manifest needs the points before it.
-            if self._curve.exists():
-                self._store.upload_file(self._curve, self._curve_key)
-            write_manifest(self._store, key, gathered, step=step, world_size=args.world_size)
-            drop_old(self._store, self._prefix, keep=self._keep)
-        _barrier()
-        self.save_seconds = time.monotonic() - began
 
 
 class StopRequest(TrainerCallback):  # type: ignore[misc]
@@ -160,19 +120,6 @@ class StopRequest(TrainerCallback):  # type: ignore[misc]
                 f"stopped on request at step {self.stopped_at} of {total_steps}; the checkpoint "
                 "is durable, the next attempt resumes there",
             )
-
-
-def _barrier() -> None:
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
-
-
-def _gather(entries: list[FileEntry]) -> list[FileEntry]:
-    if not (dist.is_available() and dist.is_initialized()):
-        return entries
-    parts: list[list[FileEntry] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, entries)
-    return [entry for part in parts for entry in part or []]
 
 
 def _drop_points_after(path: Path, step: int) -> None:

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -19,7 +25,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from finetune_api.trainer import ResolvedJob
-from finetune_trainer.errors import InternalError
+from finetune_trainer.errors import InternalError, UserError
 from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.train.recipe import Recipe
 
@@ -79,7 +85,7 @@ def build_config(
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=job.spec.checkpoint.every_steps,
-        save_total_limit=1,
+        save_total_limit=None,  # a local checkpoint goes once it is durable, never before
         eval_strategy="epoch" if has_validation else "no",
         disable_tqdm=True,
         report_to="none",
@@ -114,6 +120,28 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
+
+
+def load_adapter(model: PeftModel, folder: Path) -> None:
+    """Put trained weights into a fresh adapter of the same shape.
+
+    Args:
+        model: The base model with its adapter, before ranks share it out.
+        folder: Holds ``adapter_model.safetensors``.
+
+    Raises:
+        UserError: The weights are of other modules or of another shape.
+    """
+    weights = load_file(folder / "adapter_model.safetensors")
+    held = set(get_peft_model_state_dict(model))
+    if held != set(weights):
+        different = sorted(held ^ set(weights))
+        raise UserError(
+            "OriginMismatch",
+            f"initFrom: {len(different)} weights of the adapter exist only on one side, first "
+            f"{different[0]}; method.adapter must be that of the other run",
+        )
+    set_peft_model_state_dict(model, weights)
 
 
 def join_ranks_for_deepspeed() -> None:

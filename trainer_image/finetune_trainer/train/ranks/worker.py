@@ -11,7 +11,7 @@ import os
 import signal
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from finetune_trainer.process import die_with_parent
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
 from finetune_trainer.storage import StorageAccess, open_store
+from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
 from finetune_trainer.train.recipe import DataShape, Recipe, decide_recipe, find_warnings
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from trl import SFTTrainer
 
     from finetune_trainer.model.encoding import Encoded
-    from finetune_trainer.train.ranks.callbacks import CurveWriter, DurableCheckpoints, StopRequest
+    from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest
+    from finetune_trainer.train.ranks.durable import DurableCheckpoints
     from finetune_trainer.train.ranks.isolation import IsolationProbe
 
 
@@ -49,6 +51,8 @@ class WorkerPlan:
         curve: Path of ``metrics.jsonl``.
         resume_dir: Local checkpoint to resume from.
         resume_step: Its step.
+        inputs: What checkpoints are made from, for their manifests.
+        origin_dir: Trained weights to begin from, unless a checkpoint is resumed.
         credentials_dir: Mounted Secrets.
         credentials_name: Secret of the output.
         use_gpu: Ranks run on GPUs.
@@ -63,6 +67,8 @@ class WorkerPlan:
     curve: str
     resume_dir: str | None
     resume_step: int
+    inputs: dict[str, str]
+    origin_dir: str | None
     credentials_dir: str | None
     credentials_name: str | None
     use_gpu: bool
@@ -103,7 +109,12 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
     """
     from finetune_trainer.model.adapters import build_lora_config
     from finetune_trainer.model.load import load_tokenizer
-    from finetune_trainer.train.ranks.sft import build_config, build_trainer, check_strategy
+    from finetune_trainer.train.ranks.sft import (
+        build_config,
+        build_trainer,
+        check_strategy,
+        load_adapter,
+    )
 
     job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
     tokenizer = load_tokenizer(
@@ -119,6 +130,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
         str(read_config(Path(plan.model_dir)).get("model_type", "unknown")),
         use_gpu=plan.use_gpu,
     )
+    plan = agree_on_checkpoint(plan, job, local_rank=config.local_process_index)
     model = load_base(plan, job, recipe, local_rank=config.local_process_index)
     lora = build_lora_config(job.spec.method.adapter, model)
     watchers = make_watchers(plan, job, rank, emit)
@@ -133,6 +145,8 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
     )
     check_strategy(trainer, recipe)
     watchers.isolation.attach(trainer)
+    if begins_from_origin(plan, job) and job.spec.method.adapter.type != "Full":
+        load_adapter(trainer.model, Path(plan.origin_dir or ""))
     if rank == 0:
         emit.message(describe(recipe, num_rows=len(sides.train), num_tokens=sides.num_tokens))
         for warning in find_warnings(recipe, sides.shape):
@@ -142,7 +156,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
                 f"method.adapter.dropout {job.spec.method.adapter.dropout} is not used: adapters "
                 "of fused experts know no dropout"
             )
-    trainer.train(resume_from_checkpoint=plan.resume_dir)
+    train_durably(trainer, plan, watchers)
     watchers.stop.raise_if_stopped(total_steps=recipe.total_steps)
     trainer.save_model(plan.final_dir)
     if rank == 0:
@@ -225,6 +239,64 @@ def check_world_size(recipe: Recipe, actual: int) -> None:
         )
 
 
+def agree_on_checkpoint(plan: WorkerPlan, job: ResolvedJob, *, local_rank: int) -> WorkerPlan:
+    """Return the plan with the checkpoint that every node resumes from.
+
+    Ranks of one node share what their parent has fetched.
+
+    Raises:
+        StorageError: A node cannot read the run's storage.
+    """
+    num_ranks = int(os.environ.get("WORLD_SIZE") or 1)
+    if num_ranks == int(os.environ.get("LOCAL_WORLD_SIZE") or num_ranks):
+        return plan
+    from finetune_trainer.train.ranks.agreement import agree_on_step
+
+    store = open_store(job.spec.output.uri, storage_access(job, plan))
+    prefix, folder = f"{job.run_prefix}/checkpoints", Path(plan.output_dir)
+
+    def fetch(step: int) -> None:
+        fetch_step(store, prefix, step, folder)
+
+    def older(step: int) -> int:
+        found = fetch_newest(store, prefix, folder, below=step)
+        return found.step if found else 0
+
+    step = agree_on_step(plan.resume_step, is_local_first=local_rank == 0, fetch=fetch, older=older)
+    return replace(
+        plan, resume_step=step, resume_dir=str(folder / f"checkpoint-{step}") if step else None
+    )
+
+
+def train_durably(trainer: SFTTrainer, plan: WorkerPlan, watchers: Watchers) -> None:
+    """Train to the end, with checkpoints that hold no pickle and reach storage also on a failure.
+
+    Raises:
+        Exception: Whatever training raised.
+    """
+    from finetune_trainer.train.ranks.state_files import state_files_below
+
+    try:
+        with state_files_below(Path(plan.output_dir)):
+            trainer.train(resume_from_checkpoint=plan.resume_dir)
+    except BaseException:
+        watchers.checkpoints.drain()
+        raise
+
+
+def begins_from_origin(plan: WorkerPlan, job: ResolvedJob) -> bool:
+    """Whether training begins from other trained weights: not where it resumes its own.
+
+    Raises:
+        InternalError: It does, and the parent has not fetched them.
+    """
+    if job.spec.init_from is None or plan.resume_dir is not None:
+        return False
+    if plan.origin_dir is None:
+        raise InternalError("NoOrigin", "the weights of spec.initFrom were not fetched")
+    return True
+
+
 def load_base(
     plan: WorkerPlan, job: ResolvedJob, recipe: Recipe, *, local_rank: int
 ) -> PreTrainedModel:
@@ -248,8 +320,11 @@ def load_base(
     quantized = adapter.type == "QLoRA"
     # Full fine-tuning keeps float32 master weights and computes in bfloat16 by autocast.
     is_low_precision = recipe.bfloat16 and adapter.type != "Full"
+    folder = plan.model_dir
+    if adapter.type == "Full" and begins_from_origin(plan, job):
+        folder = plan.origin_dir or ""
     model = load_model(
-        Path(plan.model_dir),
+        Path(folder),
         dtype=torch.bfloat16 if is_low_precision else torch.float32,
         trust_remote_code=job.spec.model.trust_remote_code,
         quantize=quantized,
@@ -276,7 +351,8 @@ class Watchers:
 
 def make_watchers(plan: WorkerPlan, job: ResolvedJob, rank: int, emit: EventEmitter) -> Watchers:
     """Build the callbacks that report, save and stop."""
-    from finetune_trainer.train.ranks.callbacks import CurveWriter, DurableCheckpoints, StopRequest
+    from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest
+    from finetune_trainer.train.ranks.durable import DurableCheckpoints
     from finetune_trainer.train.ranks.isolation import IsolationProbe
 
     curve = Path(plan.curve)
@@ -288,6 +364,9 @@ def make_watchers(plan: WorkerPlan, job: ResolvedJob, rank: int, emit: EventEmit
             keep=job.spec.checkpoint.keep_last,
             curve=curve,
             curve_key=f"{job.run_prefix}/metrics.jsonl",
+            inputs=plan.inputs,
+            resumed_from=plan.resume_step,
+            tell=emit.message,
         ),
         stop=StopRequest(Path(plan.control_dir) / "stop"),
         isolation=IsolationProbe(emit.message),
@@ -302,13 +381,16 @@ def leave_outcome(
 
     outcome = {
         "step": trainer.state.global_step,
-        "metrics": watchers.curve.latest if watchers.curve else {},
+        "metrics": {
+            **(watchers.curve.latest if watchers.curve else {}),
+            "checkpoint_stall_seconds": watchers.checkpoints.stall_seconds,
+        },
+        "resumed_from": plan.resume_step,
         # What ran, which is not what was planned where examples would have seen each other.
         "recipe": {**recipe.to_json(), "padding_free": stays_flattened(trainer, recipe)},
         "attention": trainer.model.config._attn_implementation,
         "kernels": "liger" if trainer.args.use_liger_kernel else "none",
         "trainable_parameters": count_trainable(trainer.model),
-        "save_seconds": watchers.checkpoints.save_seconds,
     }
     Path(plan.control_dir, "outcome.json").write_text(json.dumps(outcome))
 

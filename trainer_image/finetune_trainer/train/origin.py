@@ -1,0 +1,209 @@
+"""``spec.initFrom``: fetches the weights a job begins from, and makes sure that they fit it.
+
+What is named may be a checkpoint, an adapter or a published version of any run. Its manifest's
+digest is pinned at the first attempt, so that a retry begins from the same bytes or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.v1alpha1.finetunejob import Adapter
+from finetune_trainer.context import StageContext
+from finetune_trainer.errors import UserError
+from finetune_trainer.storage import (
+    AlreadyExists,
+    Manifest,
+    fetch_folder,
+    open_store,
+    read_json,
+    read_manifest,
+)
+from finetune_trainer.train.checkpoint import check_files
+
+PIN = "origin.json"
+_VERSION = re.compile(r"(.*)/(versions/[^/]+/[^/]+/[0-9]+)")
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_ADAPTER_CONFIG = "adapter_config.json"
+_RECORD = "run.json"
+_WHOLE_WEIGHTS = re.compile(r"model[^/]*\.safetensors(\.index\.json)?|(generation_)?config\.json")
+_SAME_WEIGHTS = {"QLoRA": "LoRA"}
+"""Adapter types that differ in how the base is held, not in what is trained."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Weights on the local disk to begin from.
+
+    Attributes:
+        uri: Where they came from.
+        digest: Digest of the manifest they were verified by.
+        folder: The weights and their configuration.
+    """
+
+    uri: str
+    digest: str
+    folder: Path
+
+
+def fetch_origin(context: StageContext, *, revision: str) -> Origin | None:
+    """Fetch and check the weights to begin from.
+
+    Args:
+        context: The stage's view of the world.
+        revision: Resolved revision of this job's base model.
+
+    Returns:
+        The weights, or None if the job begins fresh.
+
+    Raises:
+        UserError: They do not fit the job, or changed since the first attempt.
+        StorageError: They are not there, or damaged.
+    """
+    wanted = context.job.spec.init_from
+    if wanted is None:
+        return None
+    root, prefix = split_uri(wanted.uri)
+    store = open_store(root, context.access(wanted.credentials_ref))
+    manifest = read_manifest(store, prefix)
+    digest = pin_digest(context, wanted.uri, manifest.digest)
+    paths = choose_files(manifest, context.job.spec.method.adapter, wanted.uri)
+    folder = context.scratch("origin", fresh=True)
+    keys_from = "" if prefix else None  # a version points at files from the output's root
+    fetch_folder(store, prefix, folder, only=paths, keys_from=keys_from)
+    check_files(folder, paths)
+    facts = read_facts(manifest, folder)
+    check_base(facts, wanted.uri, model=context.model_name, revision=revision)
+    if (folder / _ADAPTER_CONFIG).exists():
+        config = json.loads((folder / _ADAPTER_CONFIG).read_text())
+        check_adapter(config, facts, context.job.spec.method.adapter, wanted.uri)
+    context.emit.message(f"beginning from the weights of {wanted.uri} (sha256 {digest})")
+    return Origin(uri=wanted.uri, digest=digest, folder=folder)
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Split the address of a stored folder into the store's root and the folder's key.
+
+    Only a version needs the root above it: its manifest points at files of the run.
+    """
+    uri = uri.rstrip("/")
+    match = _VERSION.fullmatch(uri)
+    return (match.group(1), match.group(2)) if match else (uri, "")
+
+
+def pin_digest(context: StageContext, uri: str, digest: str) -> str:
+    """Note the digest at the first attempt, and hold every later one to it.
+
+    Raises:
+        UserError: Something else lies there now.
+    """
+    key = f"{context.job.run_prefix}/{PIN}"
+    body = json.dumps({"uri": uri, "digest": digest}, indent=1, sort_keys=True) + "\n"
+    with suppress(AlreadyExists):
+        context.output.write_bytes(key, body.encode(), if_absent=True)
+    pinned = read_pin(context)
+    if pinned != digest:
+        raise UserError(
+            "OriginChanged",
+            f"initFrom {uri} holds other files than when this job began: sha256 {digest} now, "
+            f"{pinned} at the first attempt. Name a published version, which never changes, and "
+            "create the job anew.",
+        )
+    return digest
+
+
+def read_pin(context: StageContext) -> str:
+    """Return the pinned digest, empty if nothing is pinned."""
+    pin = read_json(context.output, f"{context.job.run_prefix}/{PIN}") or {}
+    return str(pin.get("digest", ""))
+
+
+def choose_files(manifest: Manifest, adapter: Adapter, uri: str) -> set[str]:
+    """Return the paths of weights and configuration; states of the optimiser stay where they are.
+
+    Raises:
+        UserError: The folder holds an adapter where whole weights are asked for, or the reverse.
+    """
+    paths = {file.path for file in manifest.files}
+    is_adapter = _ADAPTER_WEIGHTS in paths
+    if is_adapter != (adapter.type != "Full"):
+        held = "an adapter" if is_adapter else "whole weights (Full) or none"
+        raise UserError(
+            "OriginMismatch",
+            f"initFrom {uri} holds {held}, method.adapter.type is {adapter.type}: both must be "
+            "alike",
+        )
+    if is_adapter:
+        return paths & {_ADAPTER_WEIGHTS, _ADAPTER_CONFIG, _RECORD}
+    return {path for path in paths if path == _RECORD or _WHOLE_WEIGHTS.fullmatch(path)}
+
+
+def read_facts(manifest: Manifest, folder: Path) -> Mapping[str, str]:
+    """Return what a folder says of its making: a checkpoint in its manifest, else ``run.json``."""
+    record = folder / _RECORD
+    facts: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    told = {key: value for key, value in facts.items() if isinstance(value, str)}
+    return {**told, **manifest.inputs}
+
+
+def check_base(facts: Mapping[str, str], uri: str, *, model: str, revision: str) -> None:
+    """Refuse weights that were trained on another base model.
+
+    Raises:
+        UserError: They were, or nobody knows.
+    """
+    theirs = facts.get("revision", "")
+    if theirs == revision:
+        return
+    name = facts.get("model") or "an unknown model"
+    raise UserError(
+        "OriginOfOtherBase",
+        f"initFrom {uri} was trained on {name} at revision {theirs or 'unknown'}; this job's model "
+        f"is {model} at revision {revision}. Weights fit only the base they were trained on: set "
+        "model.uri and model.revision to that one.",
+    )
+
+
+def check_adapter(
+    config: Mapping[str, Any], facts: Mapping[str, str], adapter: Adapter, uri: str
+) -> None:
+    """Refuse an adapter of another shape.
+
+    Args:
+        config: Its ``adapter_config.json``.
+        facts: What its folder says of its making.
+        adapter: ``spec.method.adapter``.
+        uri: Its address, for messages.
+
+    Raises:
+        UserError: Names every field that differs, with both values.
+    """
+    kind = "DoRA" if config.get("use_dora") else "RsLoRA" if config.get("use_rslora") else "LoRA"
+    asked = ",".join(sorted(adapter.target_modules))
+    targets = config.get("target_modules") or []
+    theirs = facts.get("targetModules", "")
+    if theirs != asked:
+        resolved = [targets] if isinstance(targets, str) else targets
+        theirs = ",".join(sorted(resolved))
+    pairs = {
+        "type": (kind, _SAME_WEIGHTS.get(adapter.type, adapter.type)),
+        "rank": (config.get("r"), adapter.rank),
+        "alpha": (config.get("lora_alpha"), adapter.alpha),
+        "targetModules": (theirs, asked),
+    }
+    different = [
+        f"method.adapter.{field} is {ours} here and {there} there"
+        for field, (there, ours) in pairs.items()
+        if there != ours
+    ]
+    if different:
+        raise UserError(
+            "OriginMismatch",
+            f"initFrom {uri} does not fit this job: {'; '.join(different)}. Write what is there.",
+        )
