@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_trainer.errors import StorageError
+from finetune_trainer.errors import InternalError, StorageError
 from finetune_trainer.storage import ObjectStore, OtherWriterWon, StorageAccess, open_store
 from finetune_trainer.storage.local import FileStore
 from finetune_trainer.train.checkpoint import (
@@ -269,3 +269,10 @@ def test_state_files_are_stored_under_the_name_of_their_format(tmp_path: Path) -
         "latest",
         "rng_state_1.pth.safetensors",
     ]
+
+
+def test_state_that_needs_a_pickle_is_refused_when_it_is_saved(tmp_path: Path) -> None:
+    (tmp_path / "optimizer_0").mkdir()
+    (tmp_path / "optimizer_0" / ".metadata").write_bytes(b"")
+    with pytest.raises(InternalError, match=r"optimizer_0/\.metadata"):
+        files_of(tmp_path)

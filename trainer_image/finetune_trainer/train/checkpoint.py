@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from finetune_trainer.errors import StorageError
+from finetune_trainer.errors import InternalError, StorageError
 from finetune_trainer.storage import (
     MANIFEST_NAME,
     Manifest,
@@ -153,13 +153,22 @@ def files_of(folder: Path) -> dict[str, Path]:
     """Map the path in storage of every file that is to be stored to the local file.
 
     A state file gets the name of what it is: ``optimizer.pt`` becomes
-    ``optimizer.pt.safetensors``.
+    ``optimizer.pt.safetensors``. Programs, cards and settings of the libraries are left out.
+
+    Raises:
+        InternalError: There is a state that could not be read back without a pickle.
     """
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if not path.is_file() or path.name in _NOT_STORED:
             continue
+        if path.suffix == ".distcp" or path.name == ".metadata":
+            raise InternalError(
+                "UnknownState",
+                f"{name} is a state of torch.distributed.checkpoint, whose index is a pickle; "
+                "checkpoints hold none",
+            )
         if path.suffix in _STATE_SUFFIXES:
             files[f"{name}.safetensors"] = path
         elif _may_be_stored(name):

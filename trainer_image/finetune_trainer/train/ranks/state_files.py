@@ -79,11 +79,11 @@ def write_state(state: object, path: Path) -> None:
     Raises:
         InternalError: ``StateNotPlain``: there is something in it that has no place in a file.
     """
-    tensors: dict[str, torch.Tensor] = {}
+    tensors = _Tensors()
     structure = _encode(state, tensors)
     metadata = {"format": _FORMAT, _STRUCTURE: json.dumps(structure, separators=(",", ":"))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata=metadata)
+    save_file(tensors.by_name, path, metadata=metadata)
 
 
 def read_state(path: Path, *, device: str = "cpu") -> Any:
@@ -112,7 +112,27 @@ def _device_of(map_location: object) -> str:
     return "cpu"  # none, or a function of storages that safetensors does not have
 
 
-def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+class _Tensors:
+    """The tensors of a state, each under a name and in memory of its own: none may be shared."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, torch.Tensor] = {}
+        self._memory: set[int] = set()
+
+    def put_aside(self, tensor: torch.Tensor) -> str:
+        """Keep a tensor for the file and return its name."""
+        plain = tensor.detach().to("cpu").contiguous()
+        storage = plain.untyped_storage()
+        is_whole = storage.nbytes() == plain.numel() * plain.element_size()
+        if not is_whole or storage.data_ptr() in self._memory:
+            plain = plain.clone()
+        self._memory.add(plain.untyped_storage().data_ptr())
+        name = f"t{len(self.by_name)}"
+        self.by_name[name] = plain
+        return name
+
+
+def _encode(value: Any, tensors: _Tensors) -> Any:
     """Return the JSON form of a value; its tensors are put aside under names of their own."""
     kind = type(value)
     if kind in _PLAIN or (kind is float and math.isfinite(value)):
@@ -127,14 +147,14 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         items = [[_encode(k, tensors), _encode(v, tensors)] for k, v in value.items()]
         return {_TAG: kind.__name__, "items": items}
     if kind in (torch.Tensor, torch.nn.Parameter):
-        return {_TAG: "tensor", "name": _put_aside(value, tensors)}
+        return {_TAG: "tensor", "name": tensors.put_aside(value)}
     if kind is np.ndarray and value.dtype.kind in "biuf":
         flat = torch.from_numpy(np.frombuffer(value.tobytes(), dtype=np.uint8).copy())
         return {
             _TAG: "ndarray",
             "type": value.dtype.str,
             "shape": list(value.shape),
-            "name": _put_aside(flat, tensors),
+            "name": tensors.put_aside(flat),
         }
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return {_TAG: "scalar", "type": value.dtype.str, "value": _encode(value.item(), tensors)}
@@ -143,7 +163,7 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     return _encode_object(value, tensors)
 
 
-def _encode_object(value: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+def _encode_object(value: Any, tensors: _Tensors) -> dict[str, Any]:
     name = f"{type(value).__module__}:{type(value).__qualname__}"
     if name in _OBJECTS:
         return {_TAG: "object", "type": name, "state": _encode(dict(vars(value)), tensors)}
@@ -154,18 +174,6 @@ def _encode_object(value: Any, tensors: dict[str, torch.Tensor]) -> dict[str, An
         f"a {name} is part of the training state, and checkpoints hold no objects: they would have "
         "to be pickled, which is code to whoever reads them",
     )
-
-
-def _put_aside(tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> str:
-    """Keep a tensor for the file, in memory of its own: safetensors shares nothing."""
-    plain = tensor.detach().to("cpu").contiguous()
-    whole = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
-    taken = {t.untyped_storage().data_ptr() for t in tensors.values()} if whole else set()
-    if not whole or plain.untyped_storage().data_ptr() in taken:
-        plain = plain.clone()
-    name = f"t{len(tensors)}"
-    tensors[name] = plain
-    return name
 
 
 def _decode(value: Any, get_tensor: Callable[[str], torch.Tensor]) -> Any:
