@@ -78,6 +78,10 @@ bench: setup ## Run all benchmarks (see benchmarks/README.md; hours on two cores
 	@$(PYTHON) benchmarks/quality/run.py
 	@$(PYTHON) benchmarks/control_plane/run.py
 
+.PHONY: bench-gpu
+bench-gpu: setup ## One GPU, random weights, ten minutes: tokens/s, utilisation, peak memory
+	@$(PYTHON) benchmarks/gpu/run.py
+
 .PHONY: manifests
 manifests: setup ## Write plain manifests for kubectl apply -f to build/
 	@$(PYTHON) tools/manifests.py

@@ -255,6 +255,8 @@ def _run_record(
         "resumedFromStep": outcome["resumed_from"],
         "targetModules": ",".join(sorted(context.job.spec.method.adapter.target_modules)),
         "initFrom": _origin_record(context),
+        "attention": outcome["attention"],
+        "kernels": outcome["kernels"],
     }
 
 

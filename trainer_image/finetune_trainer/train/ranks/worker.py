@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import statistics
 import sys
@@ -393,6 +394,19 @@ def leave_outcome(
         "trainable_parameters": count_trainable(trainer.model),
     }
     Path(plan.control_dir, "outcome.json").write_text(json.dumps(outcome))
+    # Beside the curve and not in run.json, which is the same for equal runs.
+    peak = {"step": outcome["step"], "peak_memory_bytes": measure_peak_memory(use_gpu=plan.use_gpu)}
+    with Path(plan.curve).open("a") as file:
+        file.write(json.dumps(peak) + "\n")
+
+
+def measure_peak_memory(*, use_gpu: bool) -> int:
+    """Return the most memory this rank held: of its GPU as allocated, else resident of the host."""
+    if use_gpu:
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def stays_flattened(trainer: SFTTrainer, recipe: Recipe) -> bool:
