@@ -82,6 +82,7 @@ CHANGES: dict[str, Any] = {
     "dataset": {"sources": [{"uri": "s3://data/other.jsonl"}]},
     "method": {"adapter": {"rank": 32}},
     "hyperparameters": {"learningRate": "1e-3"},
+    "initFrom": {"uri": "s3://models/runs/default/other/1f/checkpoints/step-9"},
     "checkpoint": {"everySteps": 7},
     "evaluation": {"maxSamples": 7},
     "output": {"uri": "s3://elsewhere"},
