@@ -43,6 +43,12 @@ def test_relative_files_count_from_the_job_file(uri: str, expected: str) -> None
     assert absolute_uri(uri, Path("/jobs")) == expected
 
 
+def test_weights_to_begin_from_count_from_the_job_file(write, tmp_path: Path) -> None:
+    run = plan(write({"spec.initFrom.uri": "file://./out/runs/default/a/1/adapter"}))
+    assert run.job.spec.init_from is not None
+    assert run.job.spec.init_from.uri == f"file://{tmp_path}/out/runs/default/a/1/adapter"
+
+
 def test_volume_claims_need_a_cluster(write) -> None:
     with pytest.raises(CliError, match="exists only on a cluster"):
         plan(write({"spec.model.uri": "pvc://models/a"}))

@@ -268,6 +268,12 @@ ADMISSION = [
      {"allowed_file_paths": ["/data"]}, "InvalidSpec"),
     ("file on this host", {"model": {"uri": "file://localhost/data/x"}},
      {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
+    (
+        "start from a path in the pod",
+        {"initFrom": {"uri": "file:///etc/adapter"}},
+        {},
+        "URINotAllowed",
+    ),
     ("claim by dots", {"output": {"uri": "pvc://claim/../x"}}, {}, "URINotAllowed"),
     ("claim of another namespace", {"output": {"uri": "pvc://other/ns:claim"}}, {}, None),
     ("template without end",
