@@ -1,6 +1,7 @@
 """The yardstick: what a good engineer writes by hand with TRL, PEFT and transformers.
 
-Same model, rows, recipe and answer length as the run it is compared with; everything that the
+Same model, rows, recipe and answer length as the run it is compared with, without padding and
+without activation checkpointing; everything that the
 product adds (manifests, checkpoints, intervals, publication) is left out.
 
 Usage: python plain_trl.py --model DIR --data DIR --recipe recipe.json --max-new-tokens N
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--metric", choices=["exactMatch", "rougeL"], required=True)
     parser.add_argument("--max-new-tokens", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--max-questions", type=int, default=500)
     arguments = parser.parse_args()
     recipe = json.loads(arguments.recipe.read_text())
@@ -63,7 +65,11 @@ def main() -> None:
                 num_train_epochs=recipe["epochs"],
                 bf16=recipe["bfloat16"],
                 use_cpu=not torch.cuda.is_available(),
-                seed=42,
+                seed=arguments.seed,
+                # Its best setting: nothing is padded and nothing computed twice.
+                gradient_checkpointing=False,
+                padding_free=recipe["padding_free"],
+                max_length=None if recipe["padding_free"] else 256,
                 logging_steps=10,
                 save_strategy="no",
                 report_to="none",

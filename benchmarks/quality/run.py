@@ -1,9 +1,12 @@
-"""Quality on real data: ``finetune run`` beside a hand-written TRL script, same data, same recipe.
+"""Quality on real data: ``finetune run`` beside a hand-written TRL script at its best setting.
+
+Both take the same rows and recipe; the script trains without padding and without recomputation,
+and generates answers of the same length.
 
 Needs the data sets banking77 (Casanueva et al. 2020, CC BY 4.0) and e2e (Novikova et al. 2017,
 CC BY-SA 4.0) in one folder: ``--data DIR`` or FINETUNE_BENCHMARK_DATA.
 
-Usage: python benchmarks/quality/run.py [--data DIR] [--only banking77|e2e] [--skip-plain]
+Usage: python benchmarks/quality/run.py [--data DIR] [--only CASE] [--seeds 42 43] [--skip-plain]
 """
 
 from __future__ import annotations
@@ -27,18 +30,18 @@ sys.path.insert(0, str(ROOT / "tools"))
 from base_model import NAME, ensure_model  # noqa: E402
 
 DEFAULT_DATA = ROOT.parent / "shared" / "data"
-NUM_INTENTS, ROWS_PER_INTENT, NUM_FACTS = 10, 60, 550
+ROWS_PER_INTENT, NUM_FACTS = 20, 550
+ANSWER_TOKENS = {"exactMatch": 24, "rougeL": 96}
 
 
 def write_banking77(source: Path, target: Path) -> dict[str, Any]:
-    """Ten intents, sixty rows each; return the source of the job."""
+    """All 77 intents, twenty rows each; return the source of the job."""
     with (source / "banking77/train.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    intents = sorted({row["category"] for row in rows})[:NUM_INTENTS]
     taken: Counter[str] = Counter()
     kept = []
     for row in rows:
-        if row["category"] in intents and taken[row["category"]] < ROWS_PER_INTENT:
+        if taken[row["category"]] < ROWS_PER_INTENT:
             taken[row["category"]] += 1
             kept.append(row)
     _write(target, kept, ["text", "category"])
@@ -60,13 +63,15 @@ def write_e2e(source: Path, target: Path) -> dict[str, Any]:
 
 
 CASES = {
-    "banking77": (write_banking77, "exactMatch", {"atLeast": "0.85"}),
+    "banking77": (write_banking77, "exactMatch", {"overBase": "0.20"}),
     "e2e": (write_e2e, "rougeL", {"overBase": "0.20"}),
 }
 
 
-def run_case(name: str, data: Path, scratch: Path, *, plain: bool) -> dict[str, Any]:
+def run_case(name: str, data: Path, scratch: Path, *, seed: int, plain: bool) -> dict[str, Any]:
     """Run one data set through the product and, if asked, through the plain script."""
+    scratch = scratch / str(seed)
+    scratch.mkdir(exist_ok=True)
     write, metric, goal = CASES[name]
     table = scratch / f"{name}.csv"
     source = write(data, table)
@@ -82,29 +87,23 @@ def run_case(name: str, data: Path, scratch: Path, *, plain: bool) -> dict[str, 
                 "sources": [{"uri": f"file://{table}", "format": "Csv", **source}],
                 "split": {"testPercent": 20, "validationPercent": 0},
             },
-            "hyperparameters": {"epochs": "1", "maxSequenceLength": 256},
+            "hyperparameters": {"epochs": "1", "maxSequenceLength": 256, "seed": seed},
+            "evaluation": {"maxNewTokens": ANSWER_TOKENS[metric]},
             "output": {"uri": f"file://{scratch}/{name}-out"},
             "resources": {"gpusPerNode": 0},
         },
     }
     path = scratch / f"{name}.json"
     path.write_text(json.dumps(job))
-    began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "finetune_cli", "run", str(path), "--json",
-         "--work-dir", str(scratch / f"{name}-work")],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    if done.returncode not in (0, 1):
-        raise SystemExit(f"{name}: finetune run ended with {done.returncode}: {done.stdout}")
-    seconds = time.monotonic() - began
+    seconds = run_stages(path, scratch / f"{name}-work")
     report = json.loads(next((scratch / f"{name}-out").rglob("evaluation/report.json")).read_text())
     record = json.loads(next((scratch / f"{name}-out").rglob("adapter/run.json")).read_text())
     score = next(s for s in report["result"]["scores"] if s["name"] == metric)
     result = {
         "data": name, "metric": metric, "base": float(score["base"]),
         "ours": float(score["tuned"]), "low": score["tunedLow"], "high": score["tunedHigh"],
-        "questions": report["result"]["numSamples"], "seconds": seconds,
+        "questions": report["result"]["numSamples"], "seed": seed,
+        "seconds": seconds["all"], "train_seconds": seconds.get("train", 0.0),
     }  # fmt: skip
     print(json.dumps(result), flush=True)
     if plain:
@@ -115,12 +114,38 @@ def run_case(name: str, data: Path, scratch: Path, *, plain: bool) -> dict[str, 
         output = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("plain_trl.py")), "--model", str(model),
              "--data", str(prepared), "--recipe", str(recipe), "--metric", metric,
-             "--max-new-tokens", "64" if metric == "rougeL" else "24"],
+             "--max-new-tokens", str(ANSWER_TOKENS[metric]), "--seed", str(seed)],
             check=True, stdout=subprocess.PIPE, text=True,
         ).stdout  # fmt: skip
-        result["plain"] = json.loads(output.strip().splitlines()[-1])["score"]
+        measured = json.loads(output.strip().splitlines()[-1])
+        result["plain"] = measured["score"]
+        result["plain_train_seconds"] = measured["train_seconds"]
         result["plain_seconds"] = time.monotonic() - began
     return result
+
+
+def run_stages(job: Path, work: Path) -> dict[str, float]:
+    """Run the job; returns the seconds of each stage and of all of it.
+
+    Raises:
+        SystemExit: The run failed; a missed goal is no failure.
+    """
+    began = time.monotonic()
+    seconds: dict[str, float] = {}
+    command = [sys.executable, "-m", "finetune_cli", "run", str(job), "--json"]
+    process = subprocess.Popen(
+        [*command, "--work-dir", str(work)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    last = began
+    for line in process.stdout:
+        if line.startswith('{"') and json.loads(line).get("event") == "result":
+            now = time.monotonic()
+            seconds[json.loads(line)["stage"]] = now - last
+            last = now
+    if process.wait() not in (0, 1):
+        raise SystemExit(f"{job.stem}: finetune run ended with {process.returncode}")
+    return {**seconds, "all": time.monotonic() - began}
 
 
 def main() -> int:
@@ -129,6 +154,7 @@ def main() -> int:
     default = os.environ.get("FINETUNE_BENCHMARK_DATA") or DEFAULT_DATA
     parser.add_argument("--data", type=Path, default=Path(default))
     parser.add_argument("--only", choices=list(CASES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43])
     parser.add_argument("--skip-plain", action="store_true")
     arguments = parser.parse_args()
     if not arguments.data.exists():
@@ -136,21 +162,25 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="finetune-quality-") as scratch:
         results = [
-            run_case(name, arguments.data, Path(scratch), plain=not arguments.skip_plain)
+            run_case(name, arguments.data, Path(scratch), seed=seed, plain=not arguments.skip_plain)
+            for seed in arguments.seeds
             for name in ([arguments.only] if arguments.only else CASES)
         ]
     print(f"\n{date.today()}, {os.cpu_count()} cores, one epoch, SmolLM2-135M-Instruct\n")
-    print("| data | metric | n | base | finetune run (95 %) | plain TRL | seconds: ours / plain |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| data | seed | metric | n | base | finetune run (95 %) | plain TRL "
+        "| training s: ours / plain | whole s: ours / plain |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for r in results:
         plain = f"{r['plain']:.3f}" if "plain" in r else "-"
         print(
-            f"| {r['data']} | {r['metric']} | {r['questions']} | {r['base']:.3f} | "
+            f"| {r['data']} | {r['seed']} | {r['metric']} | {r['questions']} | {r['base']:.3f} | "
             f"{r['ours']:.3f} ({r['low']}-{r['high']}) | {plain} | "
+            f"{r['train_seconds']:.0f} / {r.get('plain_train_seconds', 0):.0f} | "
             f"{r['seconds']:.0f} / {r.get('plain_seconds', 0):.0f} |"
         )
-    bars = {"banking77": lambda r: r["ours"] >= 0.85, "e2e": lambda r: r["ours"] - r["base"] >= 0.2}
-    return 0 if all(bars[r["data"]](r) for r in results) else 1
+    return 0 if all(r["ours"] - r["base"] >= 0.2 for r in results) else 1
 
 
 def _write(path: Path, rows: list[dict[str, str]], columns: list[str]) -> None:
