@@ -41,7 +41,6 @@ class Case:
         rows: Examples per micro batch.
         length: Tokens per example.
         setup: How it is trained.
-        seconds: Rough time, to choose the fast ones.
     """
 
     family: str
@@ -49,7 +48,6 @@ class Case:
     rows: int = 4
     length: int = 128
     setup: Setup
-    is_fast: bool = False
 
     def __str__(self) -> str:
         """Name the case in a table."""
@@ -250,19 +248,58 @@ FULL = Setup(use_gpu=False, adapter="Full")
 
 
 def grid() -> list[Case]:
-    """Return all cases."""
-    ways = [
+    """Return all cases: Llama in all ways and shapes, the real model, every family in four ways."""
+    bare = replace(LORA, dropout=False)
+    llama_ways = [
         LORA,
-        replace(LORA, dropout=False),
+        bare,
         replace(LORA, bfloat16=False),
-        replace(LORA, bfloat16=False, dropout=False),
-        replace(LORA, checkpointing=True),
         FULL,
         replace(FULL, bfloat16=False),
+        replace(LORA, checkpointing=True),
         replace(FULL, checkpointing=True),
+        replace(FULL, accumulation=True),
+        replace(LORA, padding_free=False),
+        replace(LORA, rank=4),
+        replace(LORA, rank=128),
+        replace(LORA, targets=("q_proj", "v_proj")),
+        replace(LORA, attention="eager"),
+        replace(LORA, adapter="DoRA"),
     ]
-    cases = [Case(family=family, setup=way) for family in FAMILIES for way in ways]
+    cases = [Case(family="llama", setup=way) for way in llama_ways]
+    real = [LORA, replace(LORA, bfloat16=False), replace(LORA, checkpointing=True), FULL]
+    cases += [Case(family="smollm2", setup=way, rows=4, length=64) for way in real]
+    cases += [
+        Case(family="llama", setup=way, rows=rows, length=length)
+        for rows, length in [(1, 64), (1, 1024), (16, 64)]
+        for way in (LORA, FULL)
+    ]
+    tiny = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "vocab_size": 512}
+    wide = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 4}
+    cases += [
+        Case(family="llama", size=size, setup=way)
+        for size in (tiny, wide, {"vocab_size": 65536})
+        for way in (LORA, FULL)
+    ]
+    ways = [LORA, replace(bare, bfloat16=False), replace(LORA, checkpointing=True), FULL]
+    cases += [
+        # PEFT adapts fused experts without dropout only.
+        Case(family=family, setup=replace(way, dropout=False) if family == "mixtral" else way)
+        for family in FAMILIES
+        if family != "llama"
+        for way in ways
+    ]
     return cases
+
+
+def fast_cases() -> list[Case]:
+    """Return the few that the test suite measures, in seconds."""
+    ways = [LORA, replace(LORA, checkpointing=True), replace(LORA, dropout=False, bfloat16=False)]
+    small = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3}
+    return [
+        *(Case(family="llama", size=small, setup=way, length=64) for way in ways),
+        Case(family="qwen3", size=small, setup=FULL, length=64),
+    ]
 
 
 def row_of(outcome: Outcome) -> str:
@@ -296,9 +333,7 @@ def main() -> int:
     arguments = parser.parse_args()
     print(HEADER, flush=True)
     ratios = []
-    for case in grid():
-        if arguments.fast and not case.is_fast:
-            continue
+    for case in fast_cases() if arguments.fast else grid():
         if not f"{case.family} {case}".startswith(arguments.only):
             continue
         outcome = measure(case)

@@ -186,6 +186,54 @@ def run(
 
 
 @app.command()
+def plan(
+    file: Annotated[str, typer.Argument(help="The job file; - reads standard input.")],
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="Kind of GPU: h100, h200, a100-80, a100-40, l40s, l4 ... Default: h100."),
+    ] = None,
+    gpu_hour_price: Annotated[
+        str | None, typer.Option(metavar="PRICE", help="Price of a GPU for an hour.")
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(min=0, help="Training rows, instead of reading the data.")
+    ] = 0,
+    tokens: Annotated[int, typer.Option(min=0, help="Their tokens; with --rows.")] = 0,
+    longest: Annotated[
+        int, typer.Option(min=0, help="Tokens of the longest row. Default: four times the mean.")
+    ] = 0,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field first. May be repeated."),
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--output", "-o", metavar="text|json", help="How to print it.")
+    ] = "text",
+    work_dir: Annotated[Path | None, typer.Option(help="Scratch folder of this run.")] = None,
+) -> None:
+    """Say what a job would run, need, take and cost, and why. Trains nothing."""
+    import json
+    from decimal import Decimal, InvalidOperation
+
+    from finetune_cli.documents import read_single
+    from finetune_cli.localjob import plan_run
+    from finetune_cli.plan import PlanOptions, describe, make_plan
+
+    if format_ not in ("text", "json"):
+        raise CliError(f"--output {format_}: choose text or json")
+    try:
+        price = Decimal(gpu_hour_price) if gpu_hour_price is not None else None
+    except InvalidOperation as error:
+        raise CliError(f"--gpu-hour-price {gpu_hour_price}: write a number, as 2.50") from error
+    planned = plan_run(
+        read_single(file), namespace="default", overrides=overrides, work_dir=work_dir
+    )
+    options = PlanOptions(gpu=gpu, hour_price=price, rows=rows, tokens=tokens, longest=longest)
+    made = make_plan(planned, options)
+    print(json.dumps(made, indent=1) if format_ == "json" else describe(made))
+
+
+@app.command()
 def verify(
     uri: Annotated[str, typer.Argument(help="Folder of an adapter or data set, or a version.")],
     endpoint: Endpoint = None,

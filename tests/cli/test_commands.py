@@ -18,6 +18,7 @@ COMMANDS = [
     "init",
     "validate",
     "run",
+    "plan",
     "verify",
     "chat",
     "submit",

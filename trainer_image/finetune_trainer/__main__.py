@@ -1,4 +1,4 @@
-"""``python -m finetune_trainer prepare|train|evaluate --job job.json`` and ``chat``."""
+"""``python -m finetune_trainer prepare|train|evaluate --job job.json``, ``plan``, ``chat``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def main(argv: list[str] | None = None) -> int:
     chat.add_argument("--max-new-tokens", type=int, default=256)
     chat.add_argument("--endpoint")
     chat.add_argument("--region")
+    plan = commands.add_parser("plan", help="say what a job would run, need, take and cost")
+    plan.add_argument("--job", type=Path, required=True, help="path of job.json")
+    plan.add_argument("--out", type=Path, required=True, help="where to write the plan")
+    plan.add_argument("--gpu", help="kind of GPU")
+    plan.add_argument("--rows", type=int, default=0, help="training rows, instead of reading them")
+    plan.add_argument("--tokens", type=int, default=0, help="their tokens")
+    plan.add_argument("--longest", type=int, default=0, help="tokens of the longest")
     arguments = parser.parse_args(argv)
     # Everything a stage needs has been fetched through storage; no library may phone home.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -40,6 +47,10 @@ def main(argv: list[str] | None = None) -> int:
         from finetune_trainer.chat import chat_with
 
         return chat_with(arguments)
+    if arguments.command == "plan":
+        from finetune_trainer.plan import plan_job
+
+        return plan_job(arguments)
     from finetune_api.trainer import Stage
     from finetune_trainer.stage import run_stage
 

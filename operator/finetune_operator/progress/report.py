@@ -10,10 +10,11 @@ import math
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.alias_generators import to_camel
 
 from finetune_api.trainer import Stage, StageResult
+from finetune_api.v1alpha1.status import PlanStatus
 from finetune_operator.domain.conditions import timestamp
 
 MAX_METRICS = 24
@@ -53,7 +54,18 @@ class OwnStatus(_Lenient):
     step: int | None = None
     total_steps: int | None = None
     epoch: float | str | None = None
+    plan: PlanStatus | None = None
     result: StageResult | None = None
+
+    @field_validator("plan", mode="before")
+    @classmethod
+    def _drop_foreign_plan(cls, value: Any) -> Any:
+        # A trainer image of another version may plan in other words; its progress counts all the
+        # same.
+        try:
+            return None if value is None else PlanStatus.model_validate(value)
+        except ValidationError:
+            return None
 
 
 class Report(_Lenient):

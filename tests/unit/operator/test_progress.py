@@ -123,3 +123,19 @@ async def test_a_late_push_does_not_hide_the_progress_of_the_next_stage():
     status = push_to(body, Stage.TRAIN)
     assert status["progress"] == {"step": 20, "totalSteps": 50}
     assert status["metrics"]
+
+
+async def test_the_plan_stays_from_the_first_push_to_the_end():
+    plan = {"totalSteps": 50, "strategy": "DDP", "learningRate": "0.001"}
+    wire = {**PUSH, "finetune": {**PUSH["finetune"], "plan": plan}}
+    told = push_to(job(), Stage.TRAIN, wire)["plan"]
+    assert {key: told[key] for key in plan} == plan
+    assert push_to(with_status(plan=told), Stage.TRAIN)["plan"] == told
+    assert push_to(with_status(plan=told), Stage.EVALUATE, {"finetune": {}})["plan"] == told
+
+
+async def test_a_plan_in_other_words_does_not_lose_the_progress():
+    foreign = {"finetune": {"step": 1, "totalSteps": 2, "plan": {"flavour": "strange"}}}
+    status = push_to(job(), Stage.TRAIN, foreign)
+    assert status["progress"]["step"] == 1
+    assert "plan" not in status

@@ -64,22 +64,47 @@ def mask_bytes(setup: Setup, batch: Batch) -> int:
 
 
 def scores_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
-    """Bytes that one block saves of the scores when attention is written out (eager)."""
-    if setup.attention != "eager":
-        return 0
+    """Bytes that one block saves of the scores, where attention is written out."""
     cells = batch.tokens**2 if setup.padding_free else batch.rows * batch.longest**2
-    # softmax in float32, its image in the compute type, and dropout's mask and result
-    per_cell = FLOAT32 + (setup.value_bytes if setup.bfloat16 else 0)
-    if model.attention_dropout:
-        per_cell += setup.noise_bytes + setup.value_bytes
+    if setup.attention == "eager":
+        # softmax in float32, its image in the compute type, dropout's mask and result
+        per_cell = FLOAT32 + (setup.value_bytes if setup.bfloat16 else 0)
+        if model.attention_dropout:
+            per_cell += setup.noise_bytes + setup.value_bytes
+    elif _has_plain_scores(model, setup):
+        per_cell = 3 * FLOAT32
+    else:
+        return 0
     return cells * model.num_heads * per_cell
+
+
+def expert_adapter_size(model: Architecture, setup: Setup) -> int:
+    """Count the adapter's weights on routed experts.
+
+    PEFT adapts fused experts under ``all-linear`` only, and without dropout only; gate and up share
+    a factor of twice the rank.
+
+    Source: peft ``ParamWrapper``.
+    """
+    if not model.num_experts or setup.is_full or setup.dropout or "all-linear" not in setup.targets:
+        return 0
+    h, width = model.hidden_size, model.intermediate_size
+    each = 2 * setup.rank * (h + 2 * width) + setup.rank * (width + h)
+    return each * model.num_experts * model.num_layers
+
+
+def _has_plain_scores(model: Architecture, setup: Setup) -> bool:
+    """Whether SDPA falls back to written-out attention: on CPUs, if attention has dropout."""
+    return setup.attention == "sdpa" and model.attention_dropout and not setup.use_gpu
 
 
 def _norms(model: Architecture, setup: Setup) -> float:
     h, s = model.hidden_size, setup.value_bytes
     if not model.rms_norm:
-        # One kernel: its input and two statistics; autocast runs it in float32.
-        return model.norms_per_layer * ((FLOAT32 if setup.bfloat16 else s) * h + 8)
+        # One kernel: its input and two statistics; autocast runs it in float32 on GPUs.
+        kept = FLOAT32 if setup.bfloat16 and setup.use_gpu else s
+        noise = 2 * (1 if setup.use_gpu else s) if model.dropout else 0
+        return model.norms_per_layer * (kept * h + 8) + noise * h
     # x in float32; the normalised x as well where the norm's own weight is trained.
     copies = 2 if setup.is_full else 1
     width = model.norms_per_layer * h
@@ -90,6 +115,8 @@ def _norms(model: Architecture, setup: Setup) -> float:
 
 def _attention(model: Architecture, setup: Setup) -> float:
     q, s = model.query_width, setup.value_bytes
+    if _has_plain_scores(model, setup):
+        return 3 * FLOAT32 * q
     # With a mask, SDPA takes keys and values repeated to the queries' heads.
     kv = q if setup.attention != "flash" else model.kv_width
     shares_output = setup.is_full or not (setup.bfloat16 or setup.dropout)
@@ -120,15 +147,21 @@ def _inputs(model: Architecture, setup: Setup) -> float:
 
 def _mlp(model: Architecture, setup: Setup) -> float:
     """What the activation and the product keep; the product itself is the last layer's input."""
-    s = setup.value_bytes
-    width = _mlp_width(model)
+    s, h = setup.value_bytes, model.hidden_size
+    if model.num_experts:
+        # Each visit of a token: its input and output by expert, both factors, their product.
+        visits = model.experts_per_token * (4 * model.intermediate_size + 2 * h)
+        # Autocast leaves the residual stream of trained weights in float32 and casts by visit.
+        casts = 10 * model.experts_per_token * h if setup.is_full and setup.bfloat16 else 0
+        return s * (visits + 3 * model.shared_intermediate_size) + casts + 64
+    width = model.intermediate_size
     if model.gated:
         return 3 * s * width
     if model.relu:
         # ReLU keeps its result, which is the last layer's input unless that one is cast or dropped.
         is_shared = setup.is_full or not (setup.bfloat16 or setup.dropout)
         return 0 if is_shared else s * width
-    return (6 if model.composed_activation else 1) * s * width
+    return (4 if model.composed_activation else 1) * s * width
 
 
 def _mlp_width(model: Architecture) -> float:

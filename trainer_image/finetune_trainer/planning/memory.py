@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from finetune_trainer.planning.activations import (
+    expert_adapter_size,
     is_target,
     mask_bytes,
     moment_per_token,
@@ -127,7 +128,7 @@ def count_adapter(model: Architecture, setup: Setup) -> int:
         each.count * (setup.rank * (each.width_in + each.width_out) + magnitudes * each.width_out)
         for each in model.linears
         if is_target(each.name, setup)
-    )
+    ) + expert_adapter_size(model, setup)
 
 
 def saved_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
@@ -201,6 +202,9 @@ def _activation_bytes(model: Architecture, setup: Setup, batch: Batch) -> tuple[
         casts = BFLOAT16 * (linear + model.num_expert_parameters)
     elif setup.bfloat16 and setup.adapter != "QLoRA":
         casts = BFLOAT16 * count_adapter(model, setup)
+    if expert_adapter_size(model, setup):
+        # PEFT adds the update to the experts' weights and keeps the sum for the backward pass.
+        casts += s * model.num_expert_parameters
     if not setup.checkpointing:
         moment = batch.tokens * moment_per_token(model, setup)
         return int(layers * block + ends + casts), int(moment)

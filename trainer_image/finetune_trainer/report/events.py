@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from finetune_api.trainer import Event, Stage, StageResult
+from finetune_api.v1alpha1.status import PlanStatus
 from finetune_trainer.report.push import ProgressPush
 
 
@@ -27,6 +28,11 @@ class EventEmitter:
     def message(self, text: str) -> None:
         """Tell something that happened, for people."""
         self._write(Event(event="message", stage=self.stage, message=text))
+
+    def plan(self, plan: PlanStatus) -> None:
+        """Have the operator know what training runs; people read it in the messages."""
+        if self._push is not None:
+            self._push.set_plan(plan.to_wire())
 
     def progress(
         self,

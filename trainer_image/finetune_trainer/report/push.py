@@ -32,6 +32,7 @@ class ProgressPush:
         self._token_file = token_file
         self._context = ssl.create_default_context(cafile=str(ca_file)) if ca_file else None
         self._pending: dict[str, Any] | None = None
+        self._plan: dict[str, Any] | None = None
         self._wake = threading.Condition()
         self._closed = False
         self.num_sent = 0
@@ -54,6 +55,10 @@ class ProgressPush:
             ca_file=Path(ca_file) if ca_file and Path(ca_file).exists() else None,
         )
 
+    def set_plan(self, plan: dict[str, Any]) -> None:
+        """Send this with every progress from now on: any one of them may get lost."""
+        self._plan = plan
+
     def update(self, event: Event) -> None:
         """Remember the newest progress; the thread sends it when its time has come."""
         status: dict[str, Any] = {"lastUpdatedTime": datetime.now(UTC).isoformat()}
@@ -70,6 +75,8 @@ class ProgressPush:
             own.update(step=event.step, totalSteps=event.total_steps)
         if event.epoch is not None:
             own["epoch"] = f"{event.epoch:.2f}"
+        if self._plan is not None:
+            own["plan"] = self._plan
         with self._wake:
             self._pending = {"trainerStatus": status, "finetune": own}
             self._wake.notify()

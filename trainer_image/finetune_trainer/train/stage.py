@@ -12,10 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import MetricValue, ResolvedJob, TrainResult
+from finetune_api.trainer import MetricValue, TrainResult
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
-from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import InternalError, StorageError, UserError
 from finetune_trainer.model.chat_format import ChatFormat, read_format
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
@@ -29,7 +28,8 @@ from finetune_trainer.train.checkpoint import LocalCheckpoint, drop_all, fetch_n
 from finetune_trainer.train.launch import Topology, read_topology, run_ranks
 from finetune_trainer.train.origin import fetch_origin, read_pin
 from finetune_trainer.train.ranks.worker import WorkerPlan
-from finetune_trainer.train.recipe import DataShape, check_settings, decide_recipe
+from finetune_trainer.train.recipe import check_settings, decide_recipe
+from finetune_trainer.train.shape import shape_of_training_side
 
 PUBLICATION_SECONDS = 3600
 """How long the other nodes wait for rank 0 to upload: whole weights are many gigabytes."""
@@ -95,20 +95,6 @@ def train(context: StageContext) -> TrainResult:
         return _wait_for_publication(context, key)
     record = _run_record(context, prepared, revision, outcome)
     return _publish(context, key, final_dir, record, read_format(prepared.folder))
-
-
-def shape_of_training_side(job: ResolvedJob, prepared: Prepared) -> DataShape:
-    """Return the lengths of the training side as ``prepare`` counted them, cut to the limit."""
-    limit = job.spec.hyperparameters.max_sequence_length
-    model = job.spec.model
-    tokens = prepared.report.tokens[f"{model.uri}@{model.revision}"][Side.TRAIN]
-    mean = min(float(limit), tokens.tokens / tokens.rows)
-    return DataShape(
-        num_rows=tokens.rows,
-        num_tokens=int(mean * tokens.rows),
-        mean_tokens=mean,
-        longest_tokens=min(tokens.longest, limit),
-    )
 
 
 def reuse_adapter(context: StageContext, key: str) -> TrainResult:

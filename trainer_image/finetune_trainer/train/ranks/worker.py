@@ -26,6 +26,7 @@ from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
 from finetune_trainer.storage import StorageAccess, open_store
 from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
+from finetune_trainer.train.planned import describe_plan
 from finetune_trainer.train.recipe import DataShape, Recipe, decide_recipe, find_warnings
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
         emit.message(describe(recipe, num_rows=len(sides.train), num_tokens=sides.num_tokens))
         for warning in find_warnings(recipe, sides.shape):
             emit.message(warning)
+        architecture = read_model_architecture(Path(plan.model_dir))
+        emit.plan(describe_plan(job, sides.shape, architecture, recipe))
         if lora is not None and lora.lora_dropout != float(job.spec.method.adapter.dropout):
             emit.message(
                 f"method.adapter.dropout {job.spec.method.adapter.dropout} is not used: adapters "

@@ -1,0 +1,173 @@
+"""``finetune plan``: asks the trainer what a job would run, and shows it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.trainer import Event
+from finetune_api.v1alpha1.status import PlanStatus
+from finetune_cli.display import duration_text
+from finetune_cli.errors import CliError
+from finetune_cli.extras import require_trainer
+from finetune_cli.localjob import LocalRun
+from finetune_cli.runner import stage_environment
+from finetune_cli.stages import read_tail, trainer_command
+
+GIB = 2**30
+PARTS = ("weights", "adapter", "gradients", "optimizer", "gathered", "activations", "logits")
+LABEL_WIDTH = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanOptions:
+    """What the command line says beside the job.
+
+    Attributes:
+        gpu: Kind of GPU to plan for.
+        hour_price: Price of one GPU for an hour, in whatever currency.
+        rows: Training rows, where the data is not read.
+        tokens: Their tokens.
+        longest: Tokens of the longest.
+    """
+
+    gpu: str | None = None
+    hour_price: Decimal | None = None
+    rows: int = 0
+    tokens: int = 0
+    longest: int = 0
+
+
+def make_plan(run: LocalRun, options: PlanOptions) -> dict[str, Any]:
+    """Return the trainer's plan of a job, with its cost.
+
+    Raises:
+        CliError: Rows without tokens, missing libraries, or what the trainer refuses.
+    """
+    if bool(options.rows) != bool(options.tokens):
+        raise CliError("--rows and --tokens go together: give both, or neither to read the data")
+    if not options.rows:
+        require_trainer()
+    run.log_dir.mkdir(parents=True, exist_ok=True)
+    run.job_file.write_text(run.job.to_json())
+    out, log = run.work_dir / "plan.json", run.log_dir / "plan.log"
+    command = [*trainer_command("plan", "--job", str(run.job_file), "--out", str(out))]
+    for name in ("gpu", "rows", "tokens", "longest"):
+        if value := getattr(options, name):
+            command += [f"--{name}", str(value)]
+    with log.open("w", encoding="utf-8") as stderr:
+        ended = subprocess.run(
+            command, env=stage_environment(run), stdout=subprocess.PIPE, stderr=stderr, text=True,
+            stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+    if ended.returncode:
+        failure = _find_failure(ended.stdout)
+        if failure is None:
+            raise CliError(
+                f"planning ended with exit code {ended.returncode}:\n{read_tail(log)}\nlog: {log}",
+                exit_code=ended.returncode,
+            )
+        raise CliError(f"{failure.message} ({failure.reason})", exit_code=ended.returncode)
+    plan: dict[str, Any] = json.loads(out.read_text())
+    if options.hour_price is not None and run.job.spec.resources.gpus_per_node:
+        hours = Decimal(plan["time"]["seconds"]) * run.job.world_size / 3600
+        plan["cost"] = {
+            "gpuHours": f"{hours:.2f}",
+            "gpuHourPrice": str(options.hour_price),
+            "total": f"{hours * options.hour_price:.2f}",
+        }
+    return plan
+
+
+def describe(plan: dict[str, Any]) -> str:
+    """Write a plan for a terminal."""
+    status = PlanStatus.model_validate(plan["plan"], by_alias=True, by_name=False)
+    lines = [*_settings(plan, status), "", *_memory(status), "", *_time(plan)]
+    lines += ["", "why:", *(f"  {each.name}: {each.reason}" for each in status.reasons)]
+    if plan["warnings"]:
+        lines += ["", *(f"warning: {text}" for text in plan["warnings"])]
+    return "\n".join(lines)
+
+
+def _settings(plan: dict[str, Any], status: PlanStatus) -> list[str]:
+    share = 100 * status.trainable_parameters / max(1, status.parameters)
+    recompute = "on" if status.activation_checkpointing else "off"
+    return [
+        _line("stages", "prepare, train, evaluate"),
+        _line("device", plan["device"]),
+        _line("data", f"{status.rows:,} training rows, {status.tokens:,} tokens"),
+        _line(
+            "model",
+            f"{status.parameters:,} parameters, {status.trainable_parameters:,} trained "
+            f"({share:.2f} %)",
+        ),
+        _line("steps", f"{status.total_steps:,} of {status.global_batch_size} examples"),
+        _line(
+            "batch",
+            f"{status.micro_batch_size} micro x {status.accumulation_steps} accumulation x "
+            f"{status.world_size} rank(s)",
+        ),
+        _line("learning rate", status.learning_rate),
+        _line(
+            "training",
+            f"{status.precision}, {status.layout}, {status.strategy}, activation checkpointing "
+            f"{recompute}",
+        ),
+    ]
+
+
+def _memory(status: PlanStatus) -> list[str]:
+    memory = status.memory
+    if memory is None:
+        return []
+    rows = [(name, getattr(memory, name)) for name in (*PARTS, "overhead") if getattr(memory, name)]
+    return [
+        "memory of one rank at its peak, estimated:",
+        *(f"  {name:<{LABEL_WIDTH - 2}}{_size(value):>10}" for name, value in rows),
+        f"  {'total':<{LABEL_WIDTH - 2}}{_size(memory.total):>10} of {_size(memory.available)}",
+    ]
+
+
+def _time(plan: dict[str, Any]) -> list[str]:
+    time, cost = plan["time"], plan.get("cost")
+    lines = [
+        _line(
+            "training time",
+            f"about {duration_text(time['seconds'])} ({time['tokens']:,} tokens at an assumed "
+            f"{time['tokensPerSecond']:,.0f} tokens/s); start and evaluation come on top",
+        )
+    ]
+    if cost is not None:
+        lines.append(
+            _line(
+                "training cost",
+                f"about {cost['total']} ({cost['gpuHours']} GPU hours at {cost['gpuHourPrice']})",
+            )
+        )
+    return lines
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<{LABEL_WIDTH}}{text}"
+
+
+def _size(num_bytes: int) -> str:
+    if num_bytes >= GIB / 10:
+        return f"{num_bytes / GIB:.1f} GiB"
+    return f"{num_bytes / 2**20:.1f} MiB"
+
+
+def _find_failure(output: str) -> Event | None:
+    for line in reversed(output.splitlines()):
+        try:
+            event = Event.model_validate_json(line)
+        except ValidationError:
+            continue
+        if event.event == "failure":
+            return event
+    return None

@@ -1,0 +1,80 @@
+"""``finetune plan`` as users call it, without data and without weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.cli import Cli
+from support.spec_cases import minimal_job
+
+LLAMA_70B = {
+    "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672,
+    "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "vocab_size": 128256, "tie_word_embeddings": False,
+}  # fmt: skip
+ROWS = ("--rows", "20000", "--tokens", "4000000", "--longest", "900")
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA_70B))
+    (folder / "tokenizer.json").write_text("{}")
+    body = minimal_job()
+    body["spec"]["model"] = {"uri": f"file://{folder}"}
+    body["spec"]["output"] = {"uri": f"file://{tmp_path}/out"}
+    body["spec"]["resources"] = {"gpusPerNode": 8}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(body))
+    return Cli(tmp_path, use_fake_trainer=False)
+
+
+def plan(cli: Cli, *arguments: str) -> dict[str, Any]:
+    done = cli("plan", "job.yaml", "-o", "json", *arguments)
+    assert done.code == 0, done.err
+    made: dict[str, Any] = json.loads(done.out)
+    return made
+
+
+def test_a_plan_adds_up(cli: Cli) -> None:
+    made = plan(cli, *ROWS, "--gpu", "h100", "--gpu-hour-price", "2.50")
+    settings = made["plan"]
+    assert settings["strategy"] == "FSDP2"
+    assert settings["totalSteps"] == 3 * 20_000 / settings["globalBatchSize"]
+    product = settings["microBatchSize"] * settings["accumulationSteps"] * settings["worldSize"]
+    assert product == settings["globalBatchSize"]
+    memory = settings["memory"]
+    parts = [value for name, value in memory.items() if name not in ("total", "available")]
+    assert sum(parts) == memory["total"] < memory["available"]
+    hours = 8 * made["time"]["seconds"] / 3600
+    assert float(made["cost"]["total"]) == pytest.approx(2.5 * hours, abs=0.05)
+    assert {each["name"] for each in settings["reasons"]} >= {"learningRate", "strategy"}
+    assert len(json.dumps(settings)) < 4096  # it lives in the status
+
+
+def test_a_plan_reads_well(cli: Cli) -> None:
+    done = cli("plan", "job.yaml", *ROWS, "--gpu", "h200")
+    assert done.code == 0, done.err
+    for word in ("8 x H200", "20,000 training rows", "weights", "total", "why:", "learningRate:"):
+        assert word in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--set", "resources.gpusPerNode=1", *ROWS), "does not fit"),
+        (("--rows", "10"), "--rows and --tokens go together"),
+        (("--gpu", "abacus", *ROWS), "known kinds are a100-40"),
+        (("--gpu-hour-price", "cheap", *ROWS), "write a number"),
+        (("--set", "resources.gpusPerNode=0", "--gpu", "l4", *ROWS), "trains on CPU"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(cli: Cli, arguments: tuple[str, ...], words: str) -> None:
+    done = cli("plan", "job.yaml", *arguments)
+    assert done.code == 64
+    assert words in done.err

@@ -1,0 +1,154 @@
+"""The shape of a model from its files; what sharding, quantising and length do to memory; time."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer.planning.architecture import (
+    Architecture,
+    describe_architecture,
+    read_architecture,
+)
+from finetune_trainer.planning.memory import count_adapter, estimate_training
+from finetune_trainer.planning.setup import Batch, Setup
+from finetune_trainer.planning.throughput import GPUS, tokens_per_second
+
+LLAMA_8B = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "vocab_size": 128256, "tie_word_embeddings": False,
+}  # fmt: skip
+MIXTRAL = {
+    **LLAMA_8B, "model_type": "mixtral", "vocab_size": 32000, "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}  # fmt: skip
+GIB = 2**30
+BATCH = Batch(rows=4, longest=1024, tokens=4096)
+
+
+def architecture(config: dict[str, Any]) -> Architecture:
+    return describe_architecture(config, {})
+
+
+def need(setup: Setup, batch: Batch = BATCH, config: dict[str, Any] = LLAMA_8B) -> int:
+    return estimate_training(architecture(config), setup, batch).total
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "active"),
+    [
+        (LLAMA_8B, 8_030_261_248, 7_504_924_672),
+        (MIXTRAL, 46_702_792_704, 12_748_587_008),
+        ({**LLAMA_8B, "tie_word_embeddings": True}, 7_504_924_672, 7_504_924_672),
+    ],
+)
+def test_weights_are_counted_from_the_configuration_alone(
+    config: dict[str, Any], total: int, active: int
+) -> None:
+    found = architecture(config)
+    assert found.num_parameters == total
+    assert found.num_active_parameters == pytest.approx(active, rel=0.001)
+
+
+def test_weights_are_counted_from_the_headers_of_all_files(tmp_path: Path) -> None:
+    config = {**LLAMA_8B, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+              "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 10}  # fmt: skip
+    write_header(
+        tmp_path / "a.safetensors",
+        {
+            "model.embed_tokens.weight": ("BF16", [10, 8]),
+            "model.layers.0.self_attn.qkv_proj.weight": ("BF16", [16, 8]),
+        },
+    )
+    write_header(
+        tmp_path / "b.safetensors",
+        {
+            "model.layers.0.mlp.gate_up_proj.weight": ("BF16", [32, 8]),
+            "model.layers.0.input_layernorm.weight": ("BF16", [8]),
+            # A layer for predicting several tokens, which is not loaded.
+            "model.layers.1.mlp.gate_up_proj.weight": ("BF16", [32, 8]),
+        },
+    )
+    found = read_architecture(tmp_path, config)
+    assert found.num_parameters == 80 + 128 + 256 + 8
+    assert found.tied  # there is no head of its own
+    assert {(each.name, each.width_in, each.width_out) for each in found.linears} == {
+        ("qkv_proj", 8, 16),
+        ("gate_up_proj", 8, 32),
+    }
+
+
+@pytest.mark.parametrize("content", [b"", b"\x01", struct.pack("<Q", 2**60), b"\x02" + b"\0" * 7])
+def test_a_damaged_weight_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors is no safetensors file"):
+        read_architecture(tmp_path, LLAMA_8B)
+
+
+def test_a_configuration_without_widths_is_named() -> None:
+    with pytest.raises(ValueError, match="names no hidden_size"):
+        architecture({"model_type": "llama"})
+
+
+def test_adapter_size_is_that_of_its_targets() -> None:
+    model = architecture(LLAMA_8B)
+    assert count_adapter(model, Setup(rank=16)) == 41_943_040
+    few = Setup(rank=8, targets=("q_proj", "model.layers.0.self_attn.v_proj"))
+    assert count_adapter(model, few) == 32 * 8 * (4096 + 4096 + 4096 + 1024)
+
+
+def test_memory_falls_in_the_order_that_people_expect() -> None:
+    full = Setup(adapter="Full")
+    lora = Setup()
+    quantized = Setup(adapter="QLoRA")
+    assert need(full) > need(lora) > need(replace(lora, checkpointing=True))
+    assert need(lora) > need(quantized)
+    assert need(replace(lora, attention="eager")) > need(lora)
+    assert need(lora) > need(replace(lora, attention="flash"))
+
+
+@pytest.mark.parametrize("strategy", ["ZeRO2", "ZeRO3", "FSDP2"])
+def test_sharding_divides_what_it_shards(strategy: str) -> None:
+    full = Setup(adapter="Full", strategy=strategy, world_size=8, checkpointing=True)
+    one = estimate_training(architecture(LLAMA_8B), replace(full, world_size=1), BATCH)
+    eight = estimate_training(architecture(LLAMA_8B), full, BATCH)
+    assert eight.optimizer == pytest.approx(one.optimizer / 8 * (1 if strategy == "FSDP2" else 1.5))
+    assert eight.weights == (one.weights if strategy == "ZeRO2" else one.weights // 8)
+
+
+def test_memory_of_activations_grows_with_tokens_alone() -> None:
+    setup = Setup(attention="flash", checkpointing=False)
+    model = architecture(LLAMA_8B)
+    small, large = (
+        estimate_training(model, setup, Batch(rows=n, longest=512, tokens=512 * n)).activations
+        for n in (16, 32)
+    )
+    assert large / small == pytest.approx(2, rel=0.02)
+
+
+def test_speed_is_within_what_the_device_can_do() -> None:
+    model, setup = architecture(LLAMA_8B), Setup()
+    speed = tokens_per_second(
+        model, setup, peak_flops=GPUS["h100"].flops, mean_tokens=512, tokens_per_pass=16384
+    )
+    # Public figures for LoRA on an 8B model lie between 8,000 and 15,000 tokens/s.
+    assert 8_000 < speed < 15_000
+    short = tokens_per_second(
+        model, setup, peak_flops=GPUS["h100"].flops, mean_tokens=64, tokens_per_pass=128
+    )
+    assert short < speed / 4
+
+
+def write_header(path: Path, tensors: dict[str, tuple[str, list[int]]]) -> None:
+    header = {
+        name: {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}
+        for name, (dtype, shape) in tensors.items()
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
