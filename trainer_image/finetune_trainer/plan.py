@@ -18,7 +18,7 @@ from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.failures import classify
 from finetune_trainer.model.hardware import Hardware, detect_hardware
-from finetune_trainer.model.load import read_model_architecture
+from finetune_trainer.model.load import expected_attention, read_model_architecture
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.throughput import GPUS, cpu_flops, tokens_per_second
 from finetune_trainer.report.events import EventEmitter
@@ -54,7 +54,15 @@ def plan_job(arguments: argparse.Namespace) -> int:
         folder, _ = context.model_folder(include_weights=False)
         model = read_model_architecture(folder)
         device = choose_device(job, arguments.gpu)
-        recipe = decide_recipe(job, data, model, device.hardware, use_gpu=device.use_gpu)
+        recipe = decide_recipe(
+            job,
+            data,
+            model,
+            device.hardware,
+            use_gpu=device.use_gpu,
+            # What the image of the cluster has installed is not known here.
+            attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=False),
+        )
     except Exception as error:
         failure = classify(error)
         code = int(failure.exit_code)
@@ -102,7 +110,7 @@ def estimate_time(
     job: ResolvedJob, data: DataShape, model: Architecture, recipe: Recipe, device: Device
 ) -> dict[str, Any]:
     """Estimate tokens, speed and seconds of training; start-up and evaluation are not in it."""
-    setup = setup_of(job, recipe)
+    setup = setup_of(job, model, recipe)
     mean = data.mean_tokens
     if recipe.packing:
         mean = float(job.spec.hyperparameters.max_sequence_length)

@@ -188,14 +188,17 @@ def detect_attention_support(dtype: torch.dtype) -> AttentionSupport:
     )
 
 
-def expected_attention(*, use_gpu: bool) -> str:
-    """Return what ``attention: Auto`` most likely comes to, in the planner's words, no torch.
+def expected_attention(asked: str, *, use_gpu: bool) -> str:
+    """Return what the ranks most likely load, in the planner's words; no torch.
 
     Args:
+        asked: ``hyperparameters.attention``.
         use_gpu: Ranks run on GPUs.
     """
     import importlib.util
 
+    if asked != "Auto":
+        return {"Eager": "eager", "SDPA": "sdpa"}.get(asked, "flash")
     has_flash = use_gpu and importlib.util.find_spec("flash_attn") is not None
     return "flash" if has_flash else "sdpa"
 

@@ -56,6 +56,17 @@ class Setup:
         return 1 if self.use_gpu else FLOAT32
 
 
+def drops_inputs(dropout: str, targets: tuple[str, ...], *, has_experts: bool) -> bool:
+    """Whether the adapter drops inputs: adapters of fused experts know no dropout.
+
+    Args:
+        dropout: ``method.adapter.dropout``.
+        targets: Names of the adapted modules.
+        has_experts: The model is a mixture of experts.
+    """
+    return float(dropout) > 0 and not (has_experts and targets == ("all-linear",))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """The largest micro batch of a run.

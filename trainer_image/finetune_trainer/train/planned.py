@@ -6,7 +6,7 @@ from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.status import PlanMemory, PlanReason, PlanStatus
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.memory import count_adapter
-from finetune_trainer.planning.setup import Setup
+from finetune_trainer.planning.setup import Setup, drops_inputs
 from finetune_trainer.train.recipe import DataShape, Recipe, adapter_strength
 
 
@@ -14,7 +14,7 @@ def describe_plan(
     job: ResolvedJob, data: DataShape, model: Architecture, recipe: Recipe
 ) -> PlanStatus:
     """Return the plan in the words of the API."""
-    setup = setup_of(job, recipe)
+    setup = setup_of(job, model, recipe)
     return PlanStatus(
         rows=data.num_rows,
         tokens=data.num_tokens,
@@ -40,14 +40,15 @@ def describe_plan(
     )
 
 
-def setup_of(job: ResolvedJob, recipe: Recipe) -> Setup:
+def setup_of(job: ResolvedJob, model: Architecture, recipe: Recipe) -> Setup:
     """Return how the recipe trains, as far as memory and time depend on it."""
     adapter = job.spec.method.adapter
+    targets = tuple(adapter.target_modules)
     return Setup(
         adapter=adapter.type,
         rank=adapter.rank,
-        targets=tuple(adapter.target_modules),
-        dropout=float(adapter.dropout) > 0,
+        targets=targets,
+        dropout=drops_inputs(adapter.dropout, targets, has_experts=model.num_experts > 0),
         bfloat16=recipe.bfloat16,
         checkpointing=recipe.activation_checkpointing,
         padding_free=recipe.padding_free or recipe.packing,

@@ -30,7 +30,7 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Lengths, find_fit
-from finetune_trainer.planning.setup import Setup
+from finetune_trainer.planning.setup import Setup, drops_inputs
 
 REFERENCE_STRENGTH = 32
 """Scale x rank of the default adapter, which the rule of the learning rate was made for."""
@@ -126,7 +126,7 @@ def decide_recipe(
             message names the values.
     """
     hyper = job.spec.hyperparameters
-    setup = make_setup(job, hardware, use_gpu=use_gpu, attention=attention)
+    setup = make_setup(job, model, hardware, use_gpu=use_gpu, attention=attention)
     global_batch = decide_global_batch(
         hyper.global_batch_size, data.num_rows, job.world_size, hyper.micro_batch_size
     )
@@ -170,14 +170,17 @@ def decide_recipe(
     )
 
 
-def make_setup(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool, attention: str) -> Setup:
+def make_setup(
+    job: ResolvedJob, model: Architecture, hardware: Hardware, *, use_gpu: bool, attention: str
+) -> Setup:
     """Return what the job fixes of the training, as far as memory depends on it."""
     adapter = job.spec.method.adapter
+    targets = tuple(adapter.target_modules)
     return Setup(
         adapter=adapter.type,
         rank=adapter.rank,
-        targets=tuple(adapter.target_modules),
-        dropout=float(adapter.dropout) > 0,
+        targets=targets,
+        dropout=drops_inputs(adapter.dropout, targets, has_experts=model.num_experts > 0),
         bfloat16=decide_bfloat16(job, hardware, use_gpu=use_gpu),
         attention=attention,
         world_size=job.world_size,

@@ -61,7 +61,7 @@ def train(context: StageContext) -> TrainResult:
         read_model_architecture(model_dir),
         hardware,
         use_gpu=use_gpu,
-        attention=expected_attention(use_gpu=use_gpu),
+        attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=use_gpu),
     )
     check_mergeable(job.spec, model_dir)
     topology = _topology(context)

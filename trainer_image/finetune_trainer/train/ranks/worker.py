@@ -226,7 +226,7 @@ def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSides) -> Re
         read_model_architecture(Path(plan.model_dir)),
         detect_hardware(),
         use_gpu=plan.use_gpu,
-        attention=expected_attention(use_gpu=plan.use_gpu),
+        attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=plan.use_gpu),
     )
 
 
