@@ -99,7 +99,9 @@ def _set_output(spec: dict[str, Any], output: str | None, folder: Path) -> None:
 
 
 def _localise_uris(spec: dict[str, Any], folder: Path) -> None:
-    places = [spec.get("model"), spec.get("output"), spec.get("initFrom")]
+    model = spec.get("model")
+    places = [model, spec.get("output"), spec.get("initFrom")]
+    places += [model.get("chatTemplate")] if isinstance(model, dict) else []
     dataset = spec.get("dataset")
     sources = dataset.get("sources") if isinstance(dataset, dict) else None
     places += sources if isinstance(sources, list) else []

@@ -77,6 +77,8 @@ FULL_SPEC: dict[str, Any] = {
         "uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct",
         "revision": "main",
         "name": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "chatTemplate": {"text": "{{ messages }}"},
+        "chatTemplateArguments": {"enable_thinking": "false"},
         "trustRemoteCode": False,
         "credentialsRef": {"name": "hub"},
     },
@@ -191,6 +193,17 @@ POD = "spec.podTemplate"
 CASES: tuple[Case, ...] = (
     good("the minimal job"),
     good("every field set", {"spec": FULL_SPEC}),
+    good("a chat template in a file", {"spec.model.chatTemplate": {"uri": "s3://a/chat.jinja"}}),
+    bad(
+        "a chat template as text and file",
+        {"spec.model.chatTemplate": {"text": "x", "uri": "s3://a/chat.jinja"}},
+        "model.chatTemplate needs text or uri, and not both",
+    ),
+    bad(
+        "a chat template of nothing",
+        {"spec.model.chatTemplate": {}},
+        "model.chatTemplate needs text or uri, and not both",
+    ),
     good("a goal over the base alone", {GOAL: {"metric": "rougeL", "overBase": "0.2"}}),
     good("a goal of at most for loss", {GOAL: {"metric": "loss", "atMost": "1.5"}}),
     good("a learning rate in scientific notation", {f"{HYPER}.learningRate": "1e-4"}),

@@ -676,3 +676,75 @@ def test_e2e_keeps_each_meaning_on_one_side(make_context: MakeContext) -> None:
     ]
     assert sum(map(len, meanings)) == len(set.union(*meanings)) == prepared.report.split.groups
     assert result.rows.test == pytest.approx(0.2 * 4_672, rel=0.05)
+
+
+class TestChatTemplates:
+    """The job's own template and arguments."""
+
+    ROWS = '{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n'
+    TEMPLATE = (
+        "{% for m in messages %}{% if loud and m['role'] == 'assistant' %}{{ '!' }}{% endif %}"
+        "{{ m['content'] }}{{ eos_token if m['role'] == 'assistant' }}"
+        "{% endfor %}{% if add_generation_prompt and loud %}{{ '!' }}{% endif %}"
+    )
+
+    def prepare_with(
+        self, make_context: MakeContext, write: Callable[..., Path], **model: Any
+    ) -> tuple[Context, dict[str, Any]]:
+        write("rows.jsonl", self.ROWS)
+        spec = {"model": {"uri": "hf://example/tiny", **model}}
+        context = make_context(
+            spec=spec, split={"testPercent": 50, "validationPercent": 0}, chat_template=False
+        )
+        result = prepare(context)
+        folder = context.output.list(f"datasets/{result.digest}/chat.json")
+        (item,) = folder
+        return context, json.loads(context.output.read_bytes(item.key))
+
+    @pytest.mark.parametrize("as_file", [False, True])
+    def test_a_template_makes_conversations_of_a_base_model(
+        self,
+        make_context: MakeContext,
+        write: Callable[..., Path],
+        as_file: bool,
+    ) -> None:
+        path = write("chat.jinja", self.TEMPLATE)
+        template = {"uri": f"file://{path}"} if as_file else {"text": self.TEMPLATE}
+        _, found = self.prepare_with(make_context, write, chatTemplate=template)
+        assert found["template"] == self.TEMPLATE
+
+    def test_arguments_are_written_into_the_template(
+        self, make_context: MakeContext, write: Callable[..., Path]
+    ) -> None:
+        _, found = self.prepare_with(
+            make_context,
+            write,
+            chatTemplate={"text": self.TEMPLATE},
+            chatTemplateArguments={"loud": "true"},
+        )
+        assert "set loud = true" in found["template"]
+
+    @pytest.mark.parametrize(
+        ("model", "reason", "words"),
+        [
+            (
+                {"chatTemplate": {"text": "{{ x }}"}, "chatTemplateArguments": {"loud": "1"}},
+                "UnknownTemplateArgument",
+                "names loud, which the chat template does not read; it reads x",
+            ),
+            ({"chatTemplate": {"text": "{% if %}"}}, "ChatTemplateUnusable", "model.chatTemplate"),
+            ({"chatTemplate": {"uri": "file:///nowhere/x"}}, "ChatTemplateNotFound", "/nowhere/x"),
+        ],
+    )
+    def test_a_template_that_does_not_work_is_refused(
+        self,
+        make_context: MakeContext,
+        write: Callable[..., Path],
+        model: dict[str, Any],
+        reason: str,
+        words: str,
+    ) -> None:
+        with pytest.raises(UserError) as caught:
+            self.prepare_with(make_context, write, **model)
+        assert caught.value.reason == reason
+        assert words in caught.value.message

@@ -57,6 +57,16 @@ class Goal(APIModel):
     """Smallest acceptable improvement over the base model, in the unit of the metric."""
 
 
+class ChatTemplate(APIModel):
+    """A chat template (Jinja, as tokenizers carry it), as text or as a file; one of the two."""
+
+    text: Annotated[str, Field(min_length=1, max_length=65536)] | None = None
+    """The template itself."""
+    uri: URI | None = None
+    """A file that holds it. It is read with the credentials of the model; what it holds is part of
+    the data set's version."""
+
+
 class Model(APIModel):
     """The base model."""
 
@@ -70,6 +80,16 @@ class Model(APIModel):
     """Public name of the model, written into the adapter as `base_model_name_or_path`. An inference
     server loads the adapter only if this equals the name it serves the base model by. Default: the
     `org/name` of an `hf://` URI, else the last part of the URI."""
+    chat_template: ChatTemplate | None = None
+    """How conversations are written, instead of the tokenizer's own template: in training, in the
+    evaluation, in `finetune chat` and in the published `chat_template.jinja`."""
+    chat_template_arguments: Annotated[
+        dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=16)
+    ] = {}
+    """Values of the template's variables, such as `enable_thinking: "false"` or
+    `reasoning_effort: low`; `"true"`, `"false"` and integers are read as such. They are written
+    into the published template. Default: what switches thinking off is off, unless the answers
+    bring reasoning of their own."""
     trust_remote_code: StrictBool = False
     """Run Python code that ships inside the model repository. Off: such code runs with the job's
     credentials."""
@@ -342,6 +362,18 @@ class Trainer(APIModel):
 
 
 SPEC_RULES: tuple[Rule, ...] = (
+    Rule(
+        rule=(
+            "!has(self.model.chatTemplate) || "
+            "has(self.model.chatTemplate.text) != has(self.model.chatTemplate.uri)"
+        ),
+        message="model.chatTemplate needs text or uri, and not both",
+        field="model.chatTemplate",
+        check=lambda s: (
+            s.model.chat_template is None
+            or (s.model.chat_template.text is None) != (s.model.chat_template.uri is None)
+        ),
+    ),
     Rule(
         rule=(
             "!has(self.goal) || has(self.goal.atLeast) || has(self.goal.atMost) || "

@@ -78,6 +78,9 @@ def _uris(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
     ]
     if spec.init_from is not None:
         fields.append(("spec.initFrom.uri", spec.init_from.uri))
+    template = spec.model.chat_template
+    if template is not None and template.uri is not None:
+        fields.append(("spec.model.chatTemplate.uri", template.uri))
     for field, uri in fields:
         problem = _uri_problem(uri, config)
         if problem:

@@ -55,9 +55,13 @@ def with_file_uris(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     dataset = spec.dataset.model_copy(
         update={"sources": [moved(source) for source in spec.dataset.sources]}
     )
+    model = moved(spec.model)
+    template = spec.model.chat_template
+    if template is not None and template.uri is not None:
+        model = model.model_copy(update={"chat_template": moved(template)})
     return spec.model_copy(
         update={
-            "model": moved(spec.model),
+            "model": model,
             "dataset": dataset,
             "output": moved(spec.output),
             "init_from": moved(spec.init_from) if spec.init_from else None,
@@ -70,6 +74,8 @@ def claims_of(spec: FineTuneJobSpec) -> dict[str, bool]:
     claims: dict[str, bool] = {}
     reads = [spec.model.uri, *(source.uri for source in spec.dataset.sources)]
     reads += [spec.init_from.uri] if spec.init_from else []
+    if spec.model.chat_template is not None:
+        reads.append(spec.model.chat_template.uri or "")
     for uri, read_only in [*((uri, True) for uri in reads), (spec.output.uri, False)]:
         parsed = parse_claim_uri(uri)
         if parsed is not None:

@@ -97,14 +97,22 @@ def test_a_repository_missing_on_the_hub_is_a_missing_data_set(tmp_path: Path) -
     assert caught.value.reason == "DatasetNotFound"
 
 
-def version_of(files: list[SourceFile], model_revision: str = "c" * 40, **spec: Any) -> str:
+def version_of(
+    files: list[SourceFile],
+    model_revision: str = "c" * 40,
+    chat_template: str | None = None,
+    **spec: Any,
+) -> str:
     body = {
         "model": {"uri": "hf://org/model"},
         "dataset": {"sources": [{"uri": "s3://bucket/rows.jsonl"}]},
         "output": {"uri": "s3://bucket"},
     }
     return compute_version(
-        FineTuneJobSpec.model_validate({**body, **spec}), [files], model_revision=model_revision
+        FineTuneJobSpec.model_validate({**body, **spec}),
+        [files],
+        model_revision=model_revision,
+        chat_template=chat_template,
     )
 
 
@@ -143,6 +151,8 @@ def test_what_does_not_shape_the_data_leaves_its_version(spec: dict[str, Any]) -
         {"dataset": {**sources(), "maxInvalidRows": 1}},
         {"dataset": {**sources(), "split": {"testPercent": 10}}},
         {"model": {"uri": "hf://org/other"}},
+        {"model": {"uri": "hf://org/model", "chatTemplateArguments": {"x": "true"}}},
+        {"method": {"loss": "Completion"}},
         {"hyperparameters": {"maxSequenceLength": 64}},
     ],
 )
@@ -154,6 +164,7 @@ def test_content_and_name_of_files_change_the_version() -> None:
     versions = [
         version_of([make_file()]),
         version_of([make_file()], model_revision="e" * 40),
+        version_of([make_file()], chat_template="{{ messages }}"),
         version_of([make_file(sha256="b" * 64)]),
         version_of([make_file(name="other.jsonl")]),
         version_of([make_file(), make_file(name="other.jsonl")]),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +73,9 @@ class ChatFormat:
 
     def cut_to_answer(self, text: str) -> str:
         """Return the part of a generated or written answer that counts as the answer."""
-        if not self.answer_after:
+        if not self.answer_after or self.answer_after not in text:
             return text
-        return text.rpartition(self.answer_after)[2]
+        return text.rpartition(self.answer_after)[2].lstrip()
 
 
 def decide_format(
@@ -112,7 +112,11 @@ def decide_format(
             "instead, in training, evaluation and the published chat_template.jinja, so that "
             "equal jobs give equal adapters"
         )
-    return _probe(tokenizer, baked, configured, notes)
+    probed = _probe(tokenizer, baked, configured, notes)
+    if has_reasoning and not probed.answer_after:
+        # The template leaves it to the answers to write their reasoning.
+        return replace(probed, answer_after=END_OF_REASONING)
+    return probed
 
 
 def write_format(chat_format: ChatFormat, folder: Path) -> None:

@@ -276,6 +276,9 @@ class Encoder:
         answer = (
             joint[len(before) :] if joint[: len(before)] == before else self._ids_within(completion)
         )
+        # A base model's text may hold control tokens: they are its author's own.
+        for token in self._tokenizer.all_special_tokens:
+            completion = completion.replace(token, "")
         self._check_answer(answer, {"content": completion})
         ids = self._with_end([*before, *answer])
         start = 0 if self._loss == "All" else len(before)

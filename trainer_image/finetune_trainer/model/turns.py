@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 
 _MARK = "zqanswerqz"
+MIN_TURNS_READ_OFF = 3
+"""Answers from which on it pays to look for all of them in one rendering."""
+
 _OWN_KEYS = ("weight",)
 """Keys of messages that speak to the trainer and never to a template."""
 
@@ -82,14 +85,58 @@ class Conversations:
                 ``PromptNotPrefix``: the template writes an answer elsewhere than generation
                 continues.
         """
-        turns = []
-        for position in learned:
-            prompt = self.prompt(messages[:position], tools)
-            rest = self._render_rest(prompt, messages, position, tools)
-            turns.append(Turn(prompt=prompt, answer=self._cut_at_stop(rest)))
+        turns = self._read_off(messages, learned, tools)
+        if turns is None:
+            turns = [self._render_turn(messages, position, tools) for position in learned]
         if learned:
             self._check_prompt(turns[-1].prompt, messages[: learned[-1]], tools)
         return turns
+
+    def _render_turn(
+        self, messages: Sequence[Message], position: int, tools: Sequence[Message] | None
+    ) -> Turn:
+        prompt = self.prompt(messages[:position], tools)
+        rest = self._render_rest(prompt, messages, position, tools)
+        return Turn(prompt=prompt, answer=self._cut_at_stop(rest))
+
+    def _read_off(
+        self,
+        messages: Sequence[Message],
+        learned: Sequence[int],
+        tools: Sequence[Message] | None,
+    ) -> list[Turn] | None:
+        """Find all answers in one rendering, so that a long chat costs by its length.
+
+        None where that is not certain: where the template writes answers otherwise than as they
+        are, or the first and the last of them, rendered alone, are not found in the whole.
+        """
+        if len(learned) < MIN_TURNS_READ_OFF or any(map(_is_composed, messages)):
+            return None
+        messages = messages[: learned[-1] + 1]
+        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        marked = [dict(message) for message in messages]
+        for position in answers:
+            marked[position]["content"] = f"{_MARK}{position}{_MARK}"
+        whole = self._render(messages, tools)
+        starts = _find_starts(whole, self._render(marked, tools), messages, answers)
+        if starts is None:
+            return None
+        first = self._render_turn(messages, learned[0], tools)
+        last = self._render_turn(messages, learned[-1], tools)
+        header = starts[learned[0]] - len(first.prompt)
+        turns = []
+        for position in learned:
+            end = starts[position] - header
+            answer = self._cut_at_stop(whole[end:])
+            turns.append(Turn(prompt=whole[:end], answer=answer))
+        before = first.answer[:header]
+        after = _without_start(first.answer[header:], _text_of(messages[learned[0]]))
+        alike = all(
+            turn.answer[:header] == before
+            and _without_start(turn.answer[header:], _text_of(messages[i])) == after
+            for turn, i in zip(turns, learned, strict=True)
+        )
+        return turns if alike and (turns[0], turns[-1]) == (first, last) else None
 
     def _render(
         self,
@@ -139,8 +186,8 @@ class Conversations:
         opened = prompt[len(head) :] if prompt.startswith(head) else None
         if answer is not None and opened is not None and "<think>" in opened:
             # The prompt opens the reasoning (DeepSeek-R1); an answer has to close it first.
-            reasoning = _reasoning_of(messages[position])
-            return f"{reasoning}\n{END_OF_REASONING}\n\n{answer}"
+            reasoning, stripped = _reasoning_of(messages[position]), answer.lstrip("\n")
+            return f"{reasoning}\n{END_OF_REASONING}\n\n{stripped}"
         asked = _text_of(messages[position - 1]).strip() if position else ""
         shared = _common_suffix(prompt.rstrip(), head.rstrip())
         if answer is not None and (asked in shared or not prompt.rstrip().rpartition(head)[2]):
@@ -193,6 +240,43 @@ class Conversations:
             f"the model's chat template leaves the tool calls of messages[{number}] out of the "
             "prompt; remove them, or give a template that writes them in model.chatTemplate",
         )
+
+
+def _is_composed(message: Message) -> bool:
+    """Tell whether a message is more than its text, or its text more than an answer."""
+    keys = {"tool_calls", "reasoning_content"}
+    return bool(keys & message.keys()) or END_OF_REASONING in _text_of(message)
+
+
+def _find_starts(
+    whole: str, marked: str, messages: Sequence[Message], answers: Sequence[int]
+) -> dict[int, int] | None:
+    """Return where each answer begins in ``whole``, told by marks that stand for them.
+
+    None where ``whole`` is not ``marked`` with the answers in place of the marks.
+    """
+    starts: dict[int, int] = {}
+    end, rest = 0, marked
+    for position in answers:
+        between, found, rest = rest.partition(f"{_MARK}{position}{_MARK}")
+        text = _text_of(messages[position])
+        if not found or whole[end : end + len(between)] != between:
+            return None
+        start = end + len(between)
+        if not whole.startswith(text, start):
+            text = text.strip()
+        if not whole.startswith(text, start):
+            return None
+        starts[position], end = start, start + len(text)
+    return starts if whole[end:] == rest else None
+
+
+def _without_start(text: str, start: str) -> str | None:
+    """Return what follows ``start``, with or without the white space around it; else None."""
+    for known in (start, start.strip()):
+        if text.startswith(known):
+            return text[len(known) :]
+    return None
 
 
 def _text_of(message: Message) -> str:

@@ -19,10 +19,10 @@ from finetune_trainer.data.report import (
 )
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError
-from finetune_trainer.model.chat_format import write_format
+from finetune_trainer.model.chat_format import own_template, write_format
 from finetune_trainer.model.encoding import make_encoder
 from finetune_trainer.prepare.checks import Finding, check_division, check_rows
-from finetune_trainer.prepare.conversations import choose_format
+from finetune_trainer.prepare.conversations import choose_format, fetch_template
 from finetune_trainer.prepare.dividing import Division, divide_rows, draw_rows
 from finetune_trainer.prepare.reading.control import find_control_tokens
 from finetune_trainer.prepare.reading.examples import read_examples
@@ -76,7 +76,11 @@ def prepare(context: StageContext) -> PrepareResult:
     """
     files = _fetch_sources(context)
     _, model_revision = context.model_folder(include_weights=False)
-    digest = compute_version(context.job.spec, files, model_revision=model_revision)
+    model = context.job.spec.model
+    template = fetch_template(model, context.access(model.credentials_ref))
+    digest = compute_version(
+        context.job.spec, files, model_revision=model_revision, chat_template=template
+    )
     reused = context.output.exists(f"{dataset_prefix(digest)}/{MANIFEST_NAME}")
     if reused:
         folder, manifest, report = fetch_prepared(
@@ -84,7 +88,7 @@ def prepare(context: StageContext) -> PrepareResult:
         )
         _require_evidence(context, folder)
     else:
-        report = _build(context, files, digest)
+        report = _build(context, files, digest, template)
         _require_evidence(context, _staging(context, digest))
         manifest, reused = _publish(context, digest)
         if reused:  # another job prepared the same data at the same time
@@ -124,11 +128,13 @@ def _fetch_sources(context: StageContext) -> list[list[SourceFile]]:
     return fetched
 
 
-def _build(context: StageContext, files: list[list[SourceFile]], digest: str) -> DatasetReport:
+def _build(
+    context: StageContext, files: list[list[SourceFile]], digest: str, template: str | None
+) -> DatasetReport:
     """Do the work of the stage and leave the data set in the staging folder."""
     dataset = context.job.spec.dataset
     tokenizer = context.load_tokenizer()
-    conversational = bool(getattr(tokenizer, "chat_template", None))
+    conversational = template is not None or own_template(tokenizer) is not None
     control_tokens = find_control_tokens(tokenizer)
     staging = _staging(context, digest, fresh=True)
     with Spool(context.scratch("spool", fresh=True) / "rows.jsonl") as spool:
@@ -153,7 +159,9 @@ def _build(context: StageContext, files: list[list[SourceFile]], digest: str) ->
         require_sides(count_rows(division))
         sides = spool.write_sides(staging, division.positions, division.sides)
     model_dir, _ = context.model_folder(include_weights=False)
-    chat_format = choose_format(tokenizer, model_dir, sides[Side.TRAIN])
+    chat_format = choose_format(
+        context.job.spec.model, template, tokenizer, model_dir, sides[Side.TRAIN]
+    )
     tokens = measure_tokens(
         sides,
         make_encoder(context.job, tokenizer, chat_format),

@@ -14,7 +14,11 @@ RECIPE_VERSION = 5
 
 
 def compute_version(
-    spec: FineTuneJobSpec, files: Sequence[Sequence[SourceFile]], *, model_revision: str
+    spec: FineTuneJobSpec,
+    files: Sequence[Sequence[SourceFile]],
+    *,
+    model_revision: str,
+    chat_template: str | None,
 ) -> str:
     """Return the digest that names the prepared data set, 64 hex digits.
 
@@ -26,6 +30,7 @@ def compute_version(
         spec: The job's spec.
         files: The fetched files of each source, in the spec's order.
         model_revision: What the base model is: a commit or a digest, never a branch.
+        chat_template: The job's own chat template, as text.
     """
     dataset = spec.dataset.to_wire()
     sources = []
@@ -38,6 +43,8 @@ def compute_version(
         "dataset": dataset,
         "sources": sources,
         "model": {"uri": spec.model.uri, "revision": model_revision},
+        "chatTemplate": chat_template,
+        "chatTemplateArguments": spec.model.chat_template_arguments,
         # What is learned decides which rows are refused.
         "loss": spec.method.loss,
         "maxSequenceLength": spec.hyperparameters.max_sequence_length,
