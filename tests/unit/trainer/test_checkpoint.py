@@ -261,7 +261,13 @@ def test_manifest_goes_first_so_that_a_part_never_looks_whole(tmp_path: Path) ->
 
 
 def test_state_files_are_stored_under_the_name_of_their_format(tmp_path: Path) -> None:
-    for name in ("global_step3/zero_pp_rank_0.pt", "rng_state_1.pth", "latest", "README.md"):
+    for name in (
+        "global_step3/zero_pp_rank_0.pt",
+        "rng_state_1.pth",
+        "latest",
+        "README.md",
+        "tokenizer.json",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert list(files_of(tmp_path)) == [

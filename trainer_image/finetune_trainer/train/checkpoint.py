@@ -39,7 +39,21 @@ _STATE_SUFFIXES = (".pt", ".pth", ".bin")
 
 _STORED_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 _STORED_NAMES = ("latest",)  # DeepSpeed's note of its newest tag
-_NOT_STORED = ("training_args.bin", MANIFEST_NAME)
+_NOT_STORED = frozenset(
+    {
+        MANIFEST_NAME,
+        "training_args.bin",  # a pickle that nobody reads back
+        # The base model's own tokenizer, up to 35 MB: a run has it from there.
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+    }
+)
 _DAMAGE = (
     "ChecksumMismatch",
     "IncompleteFolder",
@@ -153,7 +167,8 @@ def files_of(folder: Path) -> dict[str, Path]:
     """Map the path in storage of every file that is to be stored to the local file.
 
     A state file gets the name of what it is: ``optimizer.pt`` becomes
-    ``optimizer.pt.safetensors``. Programs, cards and settings of the libraries are left out.
+    ``optimizer.pt.safetensors``. Tokenizer, programs, cards and settings of the libraries are
+    left out.
 
     Raises:
         InternalError: There is a state that could not be read back without a pickle.
