@@ -69,7 +69,10 @@ class ChatFormat:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ChatFormat:
         """Read what :meth:`to_json` wrote."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        read: dict[str, Any] = {
+            name: tuple(item) if isinstance(item, list) else item for name, item in value.items()
+        }
+        return cls(**read)
 
     def cut_to_answer(self, text: str) -> str:
         """Return the part of a generated or written answer that counts as the answer."""
@@ -100,7 +103,7 @@ def decide_format(
     """
     configured = _configured_stops(tokenizer, generation_config)
     source = template if template is not None else own_template(tokenizer)
-    eos = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+    eos = int(tokenizer.eos_token_id)
     if source is None:
         return ChatFormat(template=None, stop_ids=tuple(sorted(configured)), end_id=eos)
     given = dict(arguments or {})
@@ -155,7 +158,7 @@ def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
 def _configured_stops(
     tokenizer: PreTrainedTokenizerBase, generation_config: Mapping[str, Any] | None
 ) -> set[int]:
-    stops = {int(tokenizer.eos_token_id)}  # type: ignore[arg-type]
+    stops = {int(tokenizer.eos_token_id)}
     configured = (generation_config or {}).get("eos_token_id")
     if isinstance(configured, int):
         stops.add(configured)
@@ -235,7 +238,7 @@ def _next_turn_stop(
     following = _encode(tokenizer, render([question, answer, question]).rpartition(_PROBE)[2])
     if following and following[0] in stops:
         return following[0]
-    return int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+    return int(tokenizer.eos_token_id)
 
 
 def _find_answer_mark(prompt: str, head: str) -> str:
@@ -256,8 +259,8 @@ def render_messages(
 ) -> str:
     """Render messages with a template; ``generate`` opens the assistant's turn."""
     text = tokenizer.apply_chat_template(
-        list(messages),  # type: ignore[arg-type]
-        tools=list(tools) if tools else None,  # type: ignore[arg-type]
+        list(messages),
+        tools=list(tools) if tools else None,
         chat_template=template,
         tokenize=False,
         add_generation_prompt=generate,

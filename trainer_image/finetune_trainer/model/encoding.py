@@ -88,7 +88,7 @@ class Encoder:
         )
         self._loss = loss
         self._max_tokens = max_tokens
-        self._eos = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+        self._eos = int(tokenizer.eos_token_id)
         self._is_fast = bool(getattr(tokenizer, "is_fast", False))
         if self._is_fast:
             tokenizer.backend_tokenizer.no_truncation()
@@ -105,7 +105,7 @@ class Encoder:
     @property
     def pad_id(self) -> int:
         """Token that fills the shorter rows of a batch."""
-        return int(self._tokenizer.pad_token_id)  # type: ignore[arg-type]
+        return int(self._tokenizer.pad_token_id)
 
     def encode_row(self, row: Mapping[str, Any]) -> tuple[Encoded, ...]:
         """Encode one canonical row: ``text``, ``prompt`` and ``completion``, or ``messages``.
