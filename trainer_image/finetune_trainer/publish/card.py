@@ -57,8 +57,14 @@ def model_card(
         parts.append(_scores_section(evaluation))
     loader = "AutoModelForCausalLM" if is_whole else "AutoPeftModelForCausalLM"
     parts.append(
-        f"## Use\n\n```python\nfrom {library} import {loader}\n\n"
-        f'model = {loader}.from_pretrained("path/to/this/folder")\n```'
+        "## Use\n\nThe folder's tokenizer has the chat template of training, and its "
+        "`generation_config.json` every token that answers end with.\n\n"
+        f"```python\nfrom {library} import {loader}\n"
+        "from transformers import AutoTokenizer, GenerationConfig\n\n"
+        'folder = "path/to/this/folder"\n'
+        f"model = {loader}.from_pretrained(folder)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        "model.generation_config = GenerationConfig.from_pretrained(folder)\n```"
     )
     return str(ModelCard("\n\n".join(parts) + "\n"))
 
