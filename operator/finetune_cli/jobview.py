@@ -101,6 +101,7 @@ def describe(job: Body, events: Iterable[Body], now: datetime) -> list[str]:
     lines += _section("Progress", _facts(_progress(job)))
     lines += _section("Conditions", _conditions(job, now))
     lines += _section("Data set", _facts(_dataset(job)))
+    lines += _section("Plan", _facts(_plan(job)))
     lines += _section("Evaluation", _evaluation(job))
     lines += _section("Adapter", _facts(_artifact(job)))
     lines += _section("Last failure", _facts(_failure(job)))
@@ -175,6 +176,22 @@ def _dataset(job: Body) -> dict[str, Any]:
         "Tokens": dataset.get("numTokens"),
         "Invalid rows": dataset.get("numInvalidRows"),
         "Truncated rows": dataset.get("numTruncatedRows"),
+    }
+
+
+def _plan(job: Body) -> dict[str, Any]:
+    plan = job.get("status", {}).get("plan", {})
+    if not plan:
+        return {}
+    memory = plan.get("memory", {})
+    return {
+        "Steps": f"{plan.get('totalSteps')} of {plan.get('globalBatchSize')} examples",
+        "Batch": f"{plan.get('microBatchSize')} micro x {plan.get('accumulationSteps')} "
+        f"accumulation x {plan.get('worldSize')} rank(s)",
+        "Learning rate": plan.get("learningRate"),
+        "Training": f"{plan.get('precision')}, {plan.get('layout')}, {plan.get('strategy')}",
+        "Memory": f"about {memory.get('total', 0) / 2**30:.1f} of "
+        f"{memory.get('available', 0) / 2**30:.1f} GiB per rank",
     }
 
 
