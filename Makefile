@@ -46,6 +46,15 @@ test-cluster: setup ## Of these, what needs a real API server or node (Linux, ro
 test-fast: setup ## Unit tests only: under a minute
 	@$(PYTEST) tests/unit tests/golden -q
 
+.PHONY: families
+families: setup ## Every model family through the whole chain, as a table (about 20 minutes)
+	@PYTHONPATH=tools:tests $(PYTHON) tools/model_families.py $(FAMILIES)
+
+.PHONY: vllm-test
+vllm-test: setup ## Install vLLM beside the project (6 GB) and compare its answers with the evaluation's
+	@$(PYTHON) tools/vllm_venv.py
+	@$(PYTEST) tests/serving -s
+
 .PHONY: verify
 verify: setup ## Generated files, lint, format, types, imports, spelling
 	@$(PYTHON) tools/generate.py --check

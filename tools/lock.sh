@@ -12,6 +12,8 @@ compile() {
 compile --extra dev --extra operator --extra trainer --extra cli pyproject.toml \
   --output-file requirements/dev.lock
 compile --no-deps requirements/model.in --output-file requirements/model.lock
+compile --override requirements/vllm-overrides.txt requirements/vllm.in \
+  --output-file requirements/vllm.lock
 for extras in operator "trainer quantization" cli; do
   read -ra names <<<"$extras"
   compile "${names[@]/#/--extra=}" --constraint requirements/dev.lock pyproject.toml \

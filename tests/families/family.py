@@ -49,7 +49,8 @@ class Family:
 
     def read_answer(self, text: str) -> str:
         """Return the answer in what a model of the family says, decoded without special tokens."""
-        return text.rpartition("</think>")[2].strip().removeprefix(self.header).strip()
+        said = text.rpartition("</think>")[2]
+        return (said.rpartition(self.header)[2] if self.header else said).strip()
 
 
 def write_model(family: Family, folder: Path) -> Path:

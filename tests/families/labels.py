@@ -121,6 +121,7 @@ def show_example(tokenizer: Any, example: Encoded) -> str:
 
 def main() -> int:
     """Write all golden files; returns the exit code."""
+    GOLDEN.mkdir(exist_ok=True)
     for family in FAMILIES:
         golden_path(family).write_text(show_family(family, family.tokenizer()), encoding="utf-8")
         print(golden_path(family))

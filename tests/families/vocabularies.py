@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,10 @@ def make_byte_level(
 
 def template_of_trl(name: str) -> str:
     """Return a family's chat template as the installed TRL stores it, to tell families apart."""
-    import trl
-
-    folder = Path(trl.__file__).parent / "chat_templates"
+    spec = importlib.util.find_spec("trl")  # found, not imported: that takes seconds
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "chat_templates"
     return (folder / f"{name}.jinja").read_text(encoding="utf-8")
 
 

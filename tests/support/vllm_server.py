@@ -1,0 +1,130 @@
+"""Starts vLLM on a CPU as people serve an adapter, and asks it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+START_SECONDS = 600
+ASK_SECONDS = 300
+NUM_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VllmServer:
+    """A running server.
+
+    Attributes:
+        address: ``http://host:port``.
+        log: What the server prints.
+    """
+
+    address: str
+    log: Path
+
+    def ask_all(self, model: str, prompts: Sequence[Any], *, max_tokens: int) -> list[str]:
+        """Return the greedy answer to every prompt, stripped, in their order."""
+
+        def ask(prompt: Any) -> str:
+            return self._ask(model, prompt, max_tokens)
+
+        with ThreadPoolExecutor(NUM_AT_ONCE) as pool:
+            return list(pool.map(ask, prompts))
+
+    def _ask(self, model: str, prompt: Any, max_tokens: int) -> str:
+        settings = {"model": model, "temperature": 0.0, "max_tokens": max_tokens}
+        if isinstance(prompt, str):
+            reply = self._post("/v1/completions", {**settings, "prompt": prompt})
+            return str(reply["choices"][0]["text"]).strip()
+        reply = self._post("/v1/chat/completions", {**settings, "messages": prompt})
+        return str(reply["choices"][0]["message"]["content"]).strip()
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            self.address + path,
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=ASK_SECONDS) as reply:
+            return json.load(reply)
+
+
+@contextmanager
+def serve(
+    python: Path, base: Path, adapters: dict[str, Path], *, name: str, dtype: str, log: Path
+) -> Iterator[VllmServer]:
+    """Serve a base model with adapters until the end of the block.
+
+    Args:
+        python: Python of the environment that has vLLM.
+        base: Folder of the base model.
+        adapters: Folders of the adapters by the name they are asked by, served unchanged.
+        name: Name of the base model: an adapter must say the same one.
+        dtype: ``bfloat16`` or ``float32``, as in training.
+        log: File for what the server prints.
+    """
+    port = _free_port()
+    modules = [f"{key}={folder}" for key, folder in adapters.items()]
+    command = [
+        str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(base),
+        "--served-model-name", name, "--enable-lora", "--max-lora-rank", "64", "--lora-modules",
+        *modules, "--dtype", dtype, "--max-model-len", "1024", "--enforce-eager", "--host",
+        "127.0.0.1", "--port", str(port),
+    ]  # fmt: skip
+    env = {
+        **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=env, start_new_session=True
+        )
+        try:
+            server = VllmServer(address=f"http://127.0.0.1:{port}", log=log)
+            _wait_until_ready(server, process)
+            yield server
+        finally:
+            _stop(process)
+
+
+def _wait_until_ready(server: VllmServer, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"vLLM ended:\n{server.log.read_text()[-3000:]}"
+        try:
+            with urllib.request.urlopen(server.address + "/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise AssertionError(f"vLLM not ready in {START_SECONDS} s:\n{server.log.read_text()[-3000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
