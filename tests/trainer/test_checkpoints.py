@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.train.launch import _free_port
 from support.eventually import eventually
 from support.pickles import find_pickles, forge_checkpoint
 from support.stages import Workbench
@@ -93,7 +93,9 @@ def test_store_that_fails_ends_the_run_as_a_storage_error(bench: Callable[..., W
 
 def run_two_nodes(nodes: list[Workbench]) -> list[dict[str, Any]]:
     """Run one stage process per node; returns the results, node 0 first."""
-    port = str(_free_port())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
     for rank, node in enumerate(nodes):
         node.env = {
             "JOB_COMPLETION_INDEX": str(rank),
@@ -118,7 +120,6 @@ def test_two_nodes_commit_together_and_end_as_two_ranks_of_one_node(
     nodes[0].run_to("prepare")
     run = tmp_path / "out" / nodes[0].job().run_prefix
     shutil.copytree(tmp_path / "step-3", run / "checkpoints" / "step-3")
-    # Only node 0 still has what it fetched: the other finds a damaged one and has to say so.
     results = run_two_nodes(nodes)
     assert {result["sha256"] for result in results} == {expected["sha256"]}
     assert [result["resumedFromStep"] for result in results] == [3, 3]
