@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -84,6 +85,38 @@ def test_zero2_publishes(
     job = team_b.submit("zero2", spec, ZERO)
     verify(job, job.wait_published(), monkeypatch)
     assert "ZeRO2 on CPU" in job.kubectl("logs", f"job/{job.name}-train")
+
+
+@pytest.mark.parametrize("gpus", [2, 8])
+def test_a_node_of_several_gpus_trains_and_evaluates_on_all_and_publishes(
+    gpus: int,
+    one_node: Job,
+    two_nodes: Job,
+    team_b: Tenant,
+    spec: Body,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one_node.wait_published()
+    two_nodes.wait_published()
+    change = {
+        "hyperparameters": {"globalBatchSize": 8, "maxSteps": 4},
+        "evaluation": {"batchSize": 2},
+        # Each rank, and each process of the evaluation, loads its own libraries and model.
+        "resources": {"gpusPerNode": gpus, "cpu": ALONE, "memory": f"{4 + gpus}Gi"},
+    }
+    job = team_b.submit(f"gpus-{gpus}", spec, change)
+    verify(job, job.wait_published(), monkeypatch)
+    asked = {
+        pod["metadata"]["labels"][STAGE]: pod["spec"]["containers"][0]["resources"]["limits"].get(
+            "nvidia.com/gpu"
+        )
+        for pod in job.list("pods")
+    }
+    assert asked == {"prepare": None, "train": str(gpus), "evaluate": str(gpus)}
+    assert f"x {gpus} rank(s)" in job.logs("train")
+    # The node has no such devices: a process takes the place of each, as far as there are cores.
+    processes = min(gpus, len(os.sched_getaffinity(0)))
+    assert f"held-out questions on {processes} process" in job.logs("evaluate")
 
 
 def test_an_evicted_pod_costs_no_retry_and_its_job_resumes_and_publishes(

@@ -79,7 +79,10 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             base_dir,
             folder,
             dtype=torch.bfloat16 if record["recipe"]["bfloat16"] else torch.float32,
-            use_gpu=hardware.num_gpus > 0,
+            gpus=[0] if hardware.num_gpus else [],
+            gpu_bytes=hardware.memory_bytes,
+            # As it was trained and scored. A CPU has the original weights instead, not 4-bit ones.
+            quantize=record.get("quantization") is not None and hardware.num_gpus > 0,
             trust_remote_code=trust,
         )
         with pair.tuned():
@@ -95,8 +98,8 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         model,
                         encoder,
                         [ids],
+                        batches=[[0]],
                         max_new_tokens=arguments.max_new_tokens,
-                        batch_size=1,
                         tick=lambda _count: None,
                     )[0]
             yield line

@@ -58,6 +58,37 @@ def handling_stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def num_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_per_process(num_processes: int) -> int:
+    """Return the threads of each of several processes that compute at once, at least 1.
+
+    ``OMP_NUM_THREADS`` is what the whole stage may use: on a cluster the CPU limit of its pod.
+    """
+    budget = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, (int(budget) if budget.isdigit() else num_cores()) // num_processes)
+
+
+def num_oom_kills() -> int:
+    """Return how many processes of this container the kernel has killed for lack of memory.
+
+    Source: Documentation/admin-guide/cgroup-v2.rst, ``memory.events``; cgroup-v1/memory.rst.
+    """
+    for name in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        try:
+            lines = Path(name).read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            key, _, value = line.partition(" ")
+            if key == "oom_kill":
+                return int(value)
+    return 0
+
+
 def read_tail(path: Path, num_lines: int = 15) -> str:
     """Return the last lines of a log; empty if it cannot be read."""
     try:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.trainer import ResolvedJob
+from finetune_trainer.errors import InternalError
 from finetune_trainer.evaluate.metrics import Answers, Floats
 from finetune_trainer.evaluate.questions import Question, with_prompt
-from finetune_trainer.model.hardware import Hardware
+from finetune_trainer.model.chat_format import write_format
+from finetune_trainer.model.encoding import Encoded, Encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from finetune_trainer.evaluate.models import ModelPair
-    from finetune_trainer.model.encoding import Encoded, Encoder
+QUESTIONS_NAME = "questions.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,100 +87,149 @@ def encode_questions(
     )
 
 
-def open_models(
-    job: ResolvedJob,
-    base_dir: Path,
-    adapter_dir: Path,
-    record: dict[str, Any],
-    hardware: Hardware,
-    *,
-    use_gpu: bool,
-) -> ModelPair:
-    """Return base and tuned model as they were in training.
+def write_encoded(folder: Path, encoder: Encoder, encoded: EncodedQuestions) -> None:
+    """Write for :func:`read_encoded` what a worker needs to ask: tokens and the chat format."""
+    write_format(encoder.chat_format, folder)
+    wire = {
+        "examples": [[example.input_ids, example.spans] for example in encoded.examples],
+        "prompts": encoded.prompts,
+        "answerTokens": encoded.answer_tokens,
+    }
+    (folder / QUESTIONS_NAME).write_text(json.dumps(wire))
 
-    Args:
-        job: The effective job.
-        base_dir: Local base model.
-        adapter_dir: Local adapter, or fully tuned model.
-        record: Content of the adapter's ``run.json``.
-        hardware: What this node offers.
-        use_gpu: Put the models on a GPU.
-    """
-    import torch
 
-    from finetune_trainer.evaluate.models import ModelPair
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or hardware.num_cpus))
-    return ModelPair(
-        base_dir,
-        adapter_dir,
-        dtype=torch.bfloat16 if record["recipe"]["bfloat16"] else torch.float32,
-        use_gpu=use_gpu,
-        trust_remote_code=job.spec.model.trust_remote_code,
+def read_encoded(folder: Path) -> EncodedQuestions:
+    """Read what :func:`write_encoded` has written; whose question an example is stays behind."""
+    wire = json.loads((folder / QUESTIONS_NAME).read_text())
+    examples = [
+        Encoded(input_ids=ids, spans=tuple((start, end) for start, end in spans), num_cut=0)
+        for ids, spans in wire["examples"]
+    ]
+    return EncodedQuestions(
+        examples=examples,
+        owners=np.zeros(len(examples), dtype=np.int64),
+        prompts=wire["prompts"],
+        answer_tokens=wire["answerTokens"],
     )
 
 
-def compare(
-    pair: ModelPair,
-    encoder: Encoder,
-    questions: Sequence[Question],
-    encoded: EncodedQuestions,
-    *,
-    batch_size: int | None,
-    on_progress: Callable[[int, int], None],
-) -> Comparison:
-    """Ask both models everything.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Said:
+    """What one model said to some of the examples and prompts, by their index.
+
+    Attributes:
+        likelihoods: Summed negative log-likelihood (nats) and counted tokens of examples.
+        texts: Answers to prompts.
+    """
+
+    likelihoods: dict[int, tuple[float, int]]
+    texts: dict[int, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON has them; no digit of a number is lost."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, wire: Mapping[str, Any]) -> Said:
+        """Read what :meth:`to_json` gave, after its way through a file."""
+        return cls(
+            likelihoods={int(i): (nll, tokens) for i, (nll, tokens) in wire["likelihoods"].items()},
+            texts={int(i): text for i, text in wire["texts"].items()},
+        )
+
+
+class Asker:
+    """Puts one worker's share of the questions to a model.
+
+    The batches are those of all questions; a worker takes every n-th. So neither the batches nor
+    the scores depend on the number of workers.
 
     Args:
-        pair: Base and tuned model.
-        encoder: Their encoder.
-        questions: The questions.
-        encoded: The same as tokens.
+        encoder: The models' encoder.
+        encoded: All questions.
         batch_size: Answers at once; None fills a token budget.
-        on_progress: Told asks done and asks in all.
+        rank: This worker.
+        num_workers: How many share the questions.
     """
-    done = 0
 
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        on_progress(done, 2 * encoded.num_asks)
+    def __init__(
+        self,
+        encoder: Encoder,
+        encoded: EncodedQuestions,
+        *,
+        batch_size: int | None,
+        rank: int = 0,
+        num_workers: int = 1,
+    ) -> None:
+        from finetune_trainer.evaluate.scoring import make_batches
 
-    def ask(model: PreTrainedModel) -> Answers:
-        return ask_model(model, encoder, encoded, len(questions), batch_size=batch_size, tick=tick)
+        self._encoder = encoder
+        self._encoded = encoded
+        rows = make_batches([len(example.input_ids) for example in encoded.examples])
+        asks = make_batches(
+            [len(ids) + encoded.answer_tokens for ids in encoded.prompts], batch_size
+        )
+        # Where one kind of batch ends, the other goes on, or the first workers get more of both.
+        first = (rank - len(rows)) % num_workers
+        self._rows, self._asks = rows[rank::num_workers], asks[first::num_workers]
 
-    with pair.base() as model:
-        base = ask(model)
-    # Of full fine-tuning these are two models: the first must go before the second comes.
-    del model
-    with pair.tuned() as model:
-        tuned = ask(model)
-    return Comparison(questions=questions, base=base, tuned=tuned)
+    @property
+    def has_share(self) -> bool:
+        """Whether anything is left for this worker."""
+        return bool(self._rows or self._asks)
+
+    def ask(self, model: PreTrainedModel, tick: Callable[[int], object]) -> Said:
+        """Score the likelihood of the examples and generate the answers of one model.
+
+        Args:
+            model: The model.
+            tick: Called with the number of examples or prompts done.
+        """
+        from finetune_trainer.evaluate.scoring import generate_answers, score_likelihood
+
+        return Said(
+            likelihoods=score_likelihood(
+                model,
+                self._encoded.examples,
+                batches=self._rows,
+                pad_id=self._encoder.pad_id,
+                tick=tick,
+            ),
+            texts=generate_answers(
+                model,
+                self._encoder,
+                self._encoded.prompts,
+                batches=self._asks,
+                max_new_tokens=self._encoded.answer_tokens,
+                tick=tick,
+            ),
+        )
 
 
-def ask_model(
-    model: PreTrainedModel,
-    encoder: Encoder,
-    encoded: EncodedQuestions,
-    num_questions: int,
-    *,
-    batch_size: int | None,
-    tick: Callable[[int], None],
-) -> Answers:
-    """Score the references' likelihood and generate the answers of one model."""
-    from finetune_trainer.evaluate.scoring import generate_answers, score_likelihood
+def gather_answers(encoded: EncodedQuestions, num_questions: int, parts: Sequence[Said]) -> Answers:
+    """Put together what one model said to the workers.
 
-    sums, counts = score_likelihood(model, encoded.examples, pad_id=encoder.pad_id, tick=tick)
-    texts = generate_answers(
-        model,
-        encoder,
-        encoded.prompts,
-        max_new_tokens=encoded.answer_tokens,
-        batch_size=batch_size,
-        tick=tick,
-    )
+    Args:
+        encoded: All questions.
+        num_questions: How many they are, with those that are only scored.
+        parts: What the model said to each worker.
+
+    Raises:
+        InternalError: An example or prompt has no answer.
+    """
+    likelihoods = {i: pair for part in parts for i, pair in part.likelihoods.items()}
+    texts = {i: text for part in parts for i, text in part.texts.items()}
+    num_examples, num_prompts = len(encoded.examples), len(encoded.prompts)
+    if len(likelihoods) != num_examples or len(texts) != num_prompts:
+        raise InternalError(
+            "AnswersMissing",
+            f"the workers scored {len(likelihoods)} of {num_examples} examples and answered "
+            f"{len(texts)} of {num_prompts} prompts",
+        )
+    sums = np.array([likelihoods[i][0] for i in range(num_examples)])
+    counts = np.array([likelihoods[i][1] for i in range(num_examples)])
     return Answers(
-        texts=texts,
+        texts=[texts[i] for i in range(num_prompts)],
         nll_sums=_sum_by(encoded.owners, sums, num_questions),
         num_tokens=_sum_by(encoded.owners, counts, num_questions),
     )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune_trainer.errors import UserError
 from finetune_trainer.model.load import load_model
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+GPU_SHARE = 0.9
+"""Share of each GPU that a model spread over several may take; see ``placement.WEIGHTS_SHARE``."""
 
 
 class ModelPair:
@@ -21,7 +25,9 @@ class ModelPair:
         base_dir: Local base model.
         tuned_dir: Folder with an adapter, or with a fully tuned model.
         dtype: Type of the base weights; must be that of training, or scores drift.
-        use_gpu: Put the models on the first GPU.
+        gpus: GPUs that a model is put on, spread over all of them; none computes on the CPU.
+        gpu_bytes: Memory of one GPU.
+        quantize: Load the base of an adapter in 4 bits, as QLoRA's training did.
         trust_remote_code: Run code that ships with the base model.
     """
 
@@ -31,15 +37,19 @@ class ModelPair:
         tuned_dir: Path,
         *,
         dtype: torch.dtype,
-        use_gpu: bool,
+        gpus: Sequence[int] = (),
+        gpu_bytes: int = 0,
+        quantize: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
         self._base_dir = base_dir
         self._tuned_dir = tuned_dir
         self._dtype = dtype
-        self._device = "cuda" if use_gpu else "cpu"
+        self._gpus = gpus
+        self._gpu_bytes = gpu_bytes
         self._trust = trust_remote_code
         self._has_adapter = (tuned_dir / "adapter_config.json").exists()
+        self._quantize = quantize and self._has_adapter
         self._model: PreTrainedModel | None = None
 
     @contextmanager
@@ -66,5 +76,23 @@ class ModelPair:
         return self._model
 
     def _load(self, folder: Path) -> PreTrainedModel:
-        model = load_model(folder, dtype=self._dtype, trust_remote_code=self._trust)
-        return model.to(self._device).eval()
+        spread = len(self._gpus) > 1
+        # The CPU needs no map, except that 4-bit weights would be put on a GPU without one.
+        one = {"": self._gpus[0] if self._gpus else "cpu"}
+        model = load_model(
+            folder,
+            dtype=self._dtype,
+            trust_remote_code=self._trust,
+            quantize=self._quantize,
+            device_map="auto" if spread else one if self._gpus or self._quantize else None,
+            max_memory={gpu: int(self._gpu_bytes * GPU_SHARE) for gpu in self._gpus}
+            if spread
+            else None,
+        )
+        if spread and not set(model.hf_device_map.values()) <= set(self._gpus):
+            raise UserError(
+                "ModelTooLarge",
+                f"the base model in {folder} does not fit {len(self._gpus)} GPUs layer by layer; "
+                "raise resources.gpusPerNode, or use method.adapter.type QLoRA",
+            )
+        return model.eval()

@@ -70,6 +70,7 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         "adapter": evidence.adapter_sha256,
         "merged": evidence.merged_digest,
         "initFrom": evidence.record.get("initFrom"),
+        "quantization": evidence.record.get("quantization"),
         "result": result.to_wire(),
         "samples": [asdict(sample) for sample in shown],
     }

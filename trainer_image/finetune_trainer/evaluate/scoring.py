@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from finetune_trainer.evaluate.metrics import Floats
 from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
 
 if TYPE_CHECKING:
@@ -17,18 +14,35 @@ TOKENS_PER_BATCH = 4096
 ANSWER_MARGIN_TOKENS = 8
 MAX_AUTO_TOKENS = 1024
 
-Tick = Callable[[int], None]
+Tick = Callable[[int], object]
+
+
+Batches = Sequence[Sequence[int]]
+"""Indices of the rows that go through a model together."""
 
 
 def score_likelihood(
-    model: PreTrainedModel, examples: Sequence[Encoded], *, pad_id: int, tick: Tick
-) -> tuple[Floats, Floats]:
-    """Return summed negative log-likelihood (nats) and counted tokens of every example."""
+    model: PreTrainedModel,
+    examples: Sequence[Encoded],
+    *,
+    batches: Batches,
+    pad_id: int,
+    tick: Tick,
+) -> dict[int, tuple[float, int]]:
+    """Return summed negative log-likelihood (nats) and counted tokens of examples, by index.
+
+    Args:
+        model: The model.
+        examples: All examples.
+        batches: Which of them, and which together.
+        pad_id: Fills the shorter rows of a batch.
+        tick: Called with the number of rows done.
+    """
     import torch
     from torch.nn import functional
 
-    sums, counts = np.zeros(len(examples)), np.zeros(len(examples))
-    for batch in _batches([len(e.input_ids) for e in examples]):
+    scores: dict[int, tuple[float, int]] = {}
+    for batch in batches:
         width = max(len(examples[i].input_ids) for i in batch)
         ids = torch.full((len(batch), width), pad_id)
         labels = torch.full((len(batch), width), IGNORED)
@@ -42,6 +56,8 @@ def score_likelihood(
         ids, labels, mask = (t.to(model.device) for t in (ids, labels, mask))
         with torch.inference_mode():
             logits_BTV = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            # Of a model that is spread over GPUs they may come from the last one.
+            logits_BTV = logits_BTV.to(labels.device)
             # Only positions that count are turned into float32: the vocabulary is wide.
             targets = labels[:, 1:]
             chosen = targets != IGNORED
@@ -50,10 +66,10 @@ def score_likelihood(
             )
         per_row = torch.zeros(len(batch), dtype=torch.float64)
         per_row.index_add_(0, chosen.nonzero()[:, 0].cpu(), losses.double().cpu())
-        sums[batch] = per_row.numpy()
-        counts[batch] = chosen.sum(dim=1).cpu().numpy()
+        counts = chosen.sum(dim=1).tolist()
+        scores.update(zip(batch, zip(per_row.tolist(), counts, strict=True), strict=True))
         tick(len(batch))
-    return sums, counts
+    return scores
 
 
 def generate_answers(
@@ -61,29 +77,28 @@ def generate_answers(
     encoder: Encoder,
     prompts: Sequence[list[int]],
     *,
+    batches: Batches,
     max_new_tokens: int,
-    batch_size: int | None,
     tick: Tick,
-) -> list[str]:
-    """Answer every prompt greedily.
+) -> dict[int, str]:
+    """Return greedy answers to prompts, by index.
 
-    Rows are left-padded, so that every answer begins right after its prompt, and batched by length.
+    Rows are left-padded, so that every answer begins right after its prompt.
 
     Args:
         model: The model.
         encoder: Its encoder, for what answers end with and what in them counts.
-        prompts: Token ids of the prompts.
+        prompts: Token ids of all prompts.
+        batches: Which of them, and which together.
         max_new_tokens: Longest answer in tokens.
-        batch_size: Rows at once; None fills a token budget.
         tick: Called with the number of rows done.
     """
     import torch
 
-    answers = [""] * len(prompts)
+    answers: dict[int, str] = {}
     pad_id = encoder.pad_id
     stops = list(encoder.chat_format.stop_ids)
-    lengths = [len(ids) + max_new_tokens for ids in prompts]
-    for batch in _batches(lengths, batch_size):
+    for batch in batches:
         width = max(len(prompts[i]) for i in batch)
         ids = torch.full((len(batch), width), pad_id)
         mask = torch.zeros((len(batch), width), dtype=torch.long)
@@ -122,8 +137,13 @@ def answer_length(lengths: Sequence[int], asked: int | str) -> int:
     return min(MAX_AUTO_TOKENS, max(lengths, default=1) + ANSWER_MARGIN_TOKENS)
 
 
-def _batches(lengths: Sequence[int], batch_size: int | None = None) -> list[list[int]]:
-    # Longest first: memory trouble shows at the start, and rows of a batch are of like length.
+def make_batches(lengths: Sequence[int], batch_size: int | None = None) -> list[list[int]]:
+    """Put rows of like length together, the longest first: memory trouble shows at the start.
+
+    Args:
+        lengths: Tokens of every row.
+        batch_size: Rows at once; None fills a token budget.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
     for index in order:

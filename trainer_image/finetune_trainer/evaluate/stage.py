@@ -10,7 +10,8 @@ from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.answering import Comparison, compare, encode_questions, open_models
+from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.asking import ask_both
 from finetune_trainer.evaluate.goal import check_evidence, check_goal
 from finetune_trainer.evaluate.intervals import Interval, bootstrap, widen_shares
 from finetune_trainer.evaluate.metrics import (
@@ -23,7 +24,6 @@ from finetune_trainer.evaluate.questions import Question, gather_questions, grou
 from finetune_trainer.evaluate.report import Evidence, Sample, write_report
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
-from finetune_trainer.model.hardware import detect_hardware, require_gpus
 from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.merged import find_merged
 from finetune_trainer.publish.versions import publish_version
@@ -54,7 +54,17 @@ def evaluate(context: StageContext) -> EvaluateResult:
     record = json.loads((adapter_dir / "run.json").read_text())
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
     questions = _gather(job, prepared, encoder)
-    comparison = _ask_both(context, questions, adapter_dir, record, encoder)
+    base_dir, _ = context.model_folder()
+    comparison = ask_both(
+        job,
+        questions,
+        encoder,
+        base_dir=base_dir,
+        tuned_dir=adapter_dir,
+        record=record,
+        control_dir=context.scratch("asking", fresh=True),
+        emit=context.emit,
+    )
     scores, intervals = score_all(job, comparison)
     result = _make_result(context, key, comparison, scores, intervals)
     _write_results(folder, context, prepared, adapter, record, comparison, result)
@@ -86,34 +96,6 @@ def _gather(job: ResolvedJob, prepared: Prepared, encoder: Encoder) -> list[Ques
             "give a source with side: Test",
         )
     return questions
-
-
-def _ask_both(
-    context: StageContext,
-    questions: list[Question],
-    adapter_dir: Path,
-    record: dict[str, Any],
-    encoder: Encoder,
-) -> Comparison:
-    job = context.job
-    hardware = detect_hardware()
-    use_gpu = require_gpus(job, hardware)
-    base_dir, _ = context.model_folder()
-    pair = open_models(job, base_dir, adapter_dir, record, hardware, use_gpu=use_gpu)
-    encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
-    context.emit.message(
-        f"asking base and tuned model {len(questions)} held-out questions, "
-        f"answers up to {encoded.answer_tokens} tokens"
-    )
-    batch = job.spec.evaluation.batch_size
-    return compare(
-        pair,
-        encoder,
-        questions,
-        encoded,
-        batch_size=batch if isinstance(batch, int) else None,
-        on_progress=lambda done, total: context.emit.progress(step=done, total_steps=total),
-    )
 
 
 def score_all(

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.trainer import Environment, ResolvedJob
+from finetune_api.trainer import Environment
 from finetune_trainer.errors import UserError
 
 
@@ -50,28 +50,46 @@ def detect_hardware() -> Hardware:
     )
 
 
-def require_gpus(job: ResolvedJob, hardware: Hardware) -> bool:
-    """Decide whether ranks use GPUs.
+def require_gpus(wanted: int, hardware: Hardware) -> bool:
+    """Decide whether a stage computes on GPUs.
+
+    A pod that may use the CPU instead claims to show as many GPUs as it has asked the cluster for:
+    a pod that asks for too few fails without devices as it would with them.
+
+    Args:
+        wanted: GPUs that the stage cannot do without.
+        hardware: What this node offers.
 
     Returns:
         True for GPUs, False for CPU.
 
     Raises:
-        UserError: The job asks for GPUs that are not there and CPU is not allowed.
+        UserError: There are fewer than that, and CPU is not allowed.
     """
-    wanted = job.spec.resources.gpus_per_node
     if wanted == 0:
         return False
     if hardware.num_gpus >= wanted:
         return True
-    if hardware.num_gpus == 0 and os.environ.get(Environment.ALLOW_CPU) == "1":
-        return False
+    shown = hardware.num_gpus
+    if shown == 0 and os.environ.get(Environment.ALLOW_CPU) == "1":
+        shown = claimed_gpus(wanted)
+        if shown >= wanted:
+            return False
     raise UserError(
         "GPUNotVisible",
         f"the job asks for {wanted} GPU(s) per node (resources.gpusPerNode) but this node shows "
-        f"{hardware.num_gpus}; check the device plugin, the driver and the image's CUDA build, or "
+        f"{shown}; check the device plugin, the driver and the image's CUDA build, or "
         f"allow CPU training ({Environment.ALLOW_CPU}=1, operator setting allowCPU)",
     )
+
+
+def claimed_gpus(default: int) -> int:
+    """Return the GPUs that this pod has asked the cluster for.
+
+    Args:
+        default: What to return outside a cluster.
+    """
+    return int(os.environ.get(Environment.NUM_GPUS) or default)
 
 
 def _has_gpu_driver() -> bool:

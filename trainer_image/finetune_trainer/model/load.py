@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,10 @@ _REFUSED_ATTENTION = re.compile(
     re.IGNORECASE,
 )
 """How transformers says that an architecture does not know an attention implementation."""
+
+
+QUANTIZATION_OF = {"QLoRA": "NF4"}
+"""How the base is quantised in training, by type of adapter; others leave it as it is."""
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -93,7 +97,9 @@ def load_model(
     dtype: torch.dtype,
     trust_remote_code: bool = False,
     quantize: bool = False,
-    device_map: dict[str, int] | None = None,
+    shardable: bool = False,
+    device_map: Mapping[str, int | str] | str | None = None,
+    max_memory: Mapping[int, int] | None = None,
     attention: str = "Auto",
 ) -> PreTrainedModel:
     """Load the causal language model in ``folder``.
@@ -103,16 +109,20 @@ def load_model(
         dtype: Type of the weights; TRL's own loading would choose float32.
         trust_remote_code: Run code that ships with the model.
         quantize: Load the weights in 4 bits (NF4, double quantisation), for QLoRA.
-        device_map: Where to put the model, for quantised loading.
+        shardable: Keep 4-bit weights in tensors of ``dtype``: FSDP2 shards no others.
+        device_map: Where to put the model, as accelerate names it; None leaves it on the CPU.
+        max_memory: Bytes by GPU that ``auto`` may take.
         attention: ``hyperparameters.attention``.
 
     Raises:
-        UserError: The folder holds no model that loads, or the model does not know the attention.
+        UserError: The folder holds no model that loads, the model does not know the attention, or
+            4 bits need a library that is not there.
     """
     from transformers import AutoModelForCausalLM
 
     extra: dict[str, Any] = {}
     if quantize:
+        require_bitsandbytes()
         from transformers import BitsAndBytesConfig
 
         extra["quantization_config"] = BitsAndBytesConfig(
@@ -120,9 +130,12 @@ def load_model(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            **({"bnb_4bit_quant_storage": dtype} if shardable else {}),
         )
     if device_map is not None:
         extra["device_map"] = device_map
+    if max_memory is not None:
+        extra["max_memory"] = dict(max_memory)
 
     def load(implementation: str) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -144,6 +157,27 @@ def load_model(
             f"the base model in {folder} does not load: {_first_line(error)}; it must be a causal "
             "language model with safetensors weights",
         ) from error
+
+
+def require_bitsandbytes(image: str | None = None) -> None:
+    """Make sure that 4-bit weights can be loaded here.
+
+    Args:
+        image: Trainer image that the job names, if it names one.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        where = f"trainer.image {image}" if image else "this trainer image or environment"
+        raise UserError(
+            "QuantizationUnavailable",
+            f"method.adapter.type QLoRA needs bitsandbytes, which {where} does not have; use the "
+            "operator's own trainer image, add bitsandbytes to yours (locally: pip install "
+            "'finetune-operator[quantization]'), or use LoRA",
+        )
 
 
 def _load_with_attention(

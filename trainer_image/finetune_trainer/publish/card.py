@@ -89,9 +89,15 @@ def recipe_facts(
         "Global batch size": recipe["global_batch_size"],
         "Learning rate": f"{recipe['learning_rate']:g} ({job.spec.hyperparameters.scheduler})",
         "Epochs": f"{recipe['epochs']:g}",
-        "Base precision": "bfloat16" if recipe["bfloat16"] else "float32",
+        "Base precision": _precision_of(record),
         "Seed": job.spec.hyperparameters.seed,
     }
+
+
+def _precision_of(record: dict[str, Any]) -> str:
+    computed = "bfloat16" if record["recipe"]["bfloat16"] else "float32"
+    quantization = record.get("quantization")
+    return f"4 bits ({quantization}), computed in {computed}" if quantization else computed
 
 
 def _scores_section(evaluation: EvaluateResult) -> str:

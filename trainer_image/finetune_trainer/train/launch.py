@@ -19,7 +19,13 @@ from typing import Any
 from finetune_api.trainer import Environment, ExitCode
 from finetune_trainer.errors import InternalError, OutOfMemory, RetryableError, TrainerError
 from finetune_trainer.failures import failure_of_record
-from finetune_trainer.process import die_with_parent, handling_stop_signals, read_tail
+from finetune_trainer.process import (
+    die_with_parent,
+    handling_stop_signals,
+    num_oom_kills,
+    read_tail,
+    threads_per_process,
+)
 
 _KILLED = re.compile(r"SIGKILL|exitcode\s*:\s*-9\b|Signal 9\b")
 """How torchrun tells that a rank was killed."""
@@ -100,8 +106,7 @@ def run_ranks(
         TrainerError: As the failing rank classified it; RetryableError when peers vanished.
     """
     environment = dict(os.environ)
-    threads = max(1, _num_cpus() // topology.processes_per_node)
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    environment["OMP_NUM_THREADS"] = str(threads_per_process(topology.processes_per_node))
     environment.setdefault("PYTHONHASHSEED", "0")
     environment.setdefault("HF_HUB_OFFLINE", "1")
     environment.setdefault("HF_DATASETS_CACHE", str(control_dir / "datasets"))
@@ -111,7 +116,7 @@ def run_ranks(
         environment.setdefault("CUDA_VISIBLE_DEVICES", "")
     # A virtual environment's tools (ninja, for operations built on GPUs) are not on PATH by itself.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    oom_before = _num_oom_kills()
+    oom_before = num_oom_kills()
     with (control_dir / "ranks.log").open("w") as log:
         process = subprocess.Popen(
             launch_command(topology, plan, use_gpu=use_gpu),
@@ -125,7 +130,7 @@ def run_ranks(
     outcome = control_dir / "outcome.json"
     if exit_code == 0:
         return json.loads(outcome.read_text()) if outcome.exists() else {}
-    raise _failure_of(control_dir, exit_code, oom_killed=_num_oom_kills() > oom_before)
+    raise _failure_of(control_dir, exit_code, oom_killed=num_oom_kills() > oom_before)
 
 
 def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> TrainerError:
@@ -185,23 +190,6 @@ def _stop_on_signal(control_dir: Path, process: subprocess.Popen[bytes]) -> Iter
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def _num_oom_kills() -> int:
-    for name in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
-        try:
-            lines = Path(name).read_text().splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            key, _, value = line.partition(" ")
-            if key == "oom_kill":
-                return int(value)
-    return 0
-
-
-def _num_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_port() -> int:

@@ -18,7 +18,12 @@ from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.errors import InternalError, StorageError, UserError
 from finetune_trainer.model.chat_format import ChatFormat, read_format
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
-from finetune_trainer.model.load import expected_attention, read_model_architecture
+from finetune_trainer.model.load import (
+    QUANTIZATION_OF,
+    expected_attention,
+    read_model_architecture,
+    require_bitsandbytes,
+)
 from finetune_trainer.publish.adapter import finish_adapter, weights_file
 from finetune_trainer.publish.card import licence_of
 from finetune_trainer.publish.merge import check_mergeable
@@ -42,13 +47,9 @@ def train(context: StageContext) -> TrainResult:
     if context.output.exists(f"{key}/manifest.json"):
         return reuse_adapter(context, key)
     hardware = detect_hardware()
-    use_gpu = require_gpus(job, hardware)
-    if job.spec.method.adapter.type == "QLoRA" and not use_gpu:
-        raise UserError(
-            "QLoRANeedsGPU",
-            "method.adapter.type QLoRA keeps the base in 4 bits, which only GPUs compute with; use "
-            "LoRA here",
-        )
+    use_gpu = require_gpus(job.spec.resources.gpus_per_node, hardware)
+    if job.spec.method.adapter.type == "QLoRA":
+        _check_quantization(job, use_gpu=use_gpu)
     if job.spec.resources.gpus_per_node and not use_gpu:
         context.emit.message("no GPU is visible and CPU is allowed: training on CPU")
     prepared = read_prepared(context.output, job, context.work_dir)
@@ -145,6 +146,16 @@ def find_checkpoint(context: StageContext, folder: Path) -> LocalCheckpoint | No
     return found
 
 
+def _check_quantization(job: ResolvedJob, *, use_gpu: bool) -> None:
+    if not use_gpu:
+        raise UserError(
+            "QLoRANeedsGPU",
+            "method.adapter.type QLoRA keeps the base in 4 bits, which is trained on GPUs only; "
+            "use LoRA here",
+        )
+    require_bitsandbytes(job.spec.trainer.image)
+
+
 def _topology(context: StageContext) -> Topology:
     resources = context.job.spec.resources
     return read_topology(resources.nodes, max(1, resources.gpus_per_node))
@@ -237,6 +248,7 @@ def _run_record(
         "step": outcome["step"],
         "metrics": outcome["metrics"],
         "recipe": outcome["recipe"],
+        "quantization": QUANTIZATION_OF.get(context.job.spec.method.adapter.type),
         "numTrainableParameters": outcome["trainable_parameters"],
         "resumedFromStep": outcome["resumed_from"],
         "targetModules": ",".join(sorted(context.job.spec.method.adapter.target_modules)),

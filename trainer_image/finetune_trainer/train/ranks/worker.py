@@ -332,6 +332,7 @@ def load_base(
         dtype=torch.bfloat16 if is_low_precision else torch.float32,
         trust_remote_code=job.spec.model.trust_remote_code,
         quantize=quantized,
+        shardable=recipe.strategy == "FSDP2",
         device_map={"": local_rank} if quantized else None,
         attention=job.spec.hyperparameters.attention,
     )

@@ -1,0 +1,118 @@
+"""Evaluation on several processes: the same answers, and every end of one ends all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.eventually import eventually
+from support.stages import StageRun, Workbench
+
+pytestmark = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="one core runs one process"
+)
+
+TWO = {"resources": {"gpusPerNode": 2}, "evaluation": {"batchSize": 2}}
+
+
+def unevaluated(trained: Workbench, folder: Path, change: dict[str, Any]) -> Workbench:
+    workbench = trained.fork(folder, change)
+    shutil.rmtree(workbench.run_folder / "evaluation")
+    return workbench
+
+
+def evidence(workbench: Workbench) -> tuple[str, list[dict[str, Any]]]:
+    folder = workbench.run_folder / "evaluation"
+    report = json.loads((folder / "report.json").read_text())
+    return (folder / "samples.jsonl").read_text(), report["result"]["scores"]
+
+
+def workers(workbench: Workbench) -> dict[int, int]:
+    """Return the ids of this run's running workers, by rank."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "finetune_trainer.evaluate.worker" in command and str(workbench.work) in command[-3]:
+            found[int(command[-2])] = int(folder.name)
+    return found
+
+
+def test_two_processes_say_what_one_says(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    trained, _ = undisturbed
+    one = unevaluated(trained, tmp_path / "one", {"evaluation": {"batchSize": 2}})
+    two = unevaluated(trained, tmp_path / "two", TWO)
+    ended = two.run_to("evaluate")
+    assert "on 2 processes, CPU" in ended.messages
+    assert "on 1 process, CPU" in one.run_to("evaluate").messages
+    assert evidence(two) == evidence(one)
+    steps = [event["step"] for event in ended.events if event["event"] == "progress"]
+    assert steps == sorted(steps)
+    assert steps[-1] == ended.events[1]["totalSteps"] == 48  # 12 rows and prompts, two models
+    assert ended.result["version"] == 1
+
+
+def test_a_pod_that_was_given_fewer_gpus_than_training_evaluates(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    workbench = unevaluated(undisturbed[0], tmp_path / "run", TWO)
+    workbench.env["FINETUNE_NUM_GPUS"] = "1"
+    assert "on 1 process, CPU" in workbench.run_to("evaluate").messages
+
+
+def test_a_pod_that_asked_for_too_few_gpus_does_not_train(bench: Callable[..., Workbench]) -> None:
+    workbench = bench(TWO, env={"FINETUNE_NUM_GPUS": "1"})
+    workbench.run_to("prepare")
+    ended = workbench.run("train")
+    assert (ended.exit_code, ended.termination["reason"]) == (64, "GPUNotVisible")
+
+
+@pytest.fixture
+def asking(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> Iterator[tuple[Workbench, subprocess.Popen[str], dict[int, int]]]:
+    """An evaluation whose two workers are at work."""
+    workbench = unevaluated(undisturbed[0], tmp_path / "run", TWO)
+    process = workbench.start("evaluate")
+    eventually(lambda: len(workers(workbench)) == 2, timeout=120, interval=0.05)
+    yield workbench, process, workers(workbench)
+    if process.poll() is None:
+        process.kill()
+        process.communicate()
+
+
+def end(workbench: Workbench, process: subprocess.Popen[str]) -> StageRun:
+    ended = workbench.finish(process)
+    assert not workers(workbench)
+    assert not (workbench.run_folder / "evaluation").exists()
+    return ended
+
+
+def test_a_stop_ends_all_processes_and_is_told(
+    asking: tuple[Workbench, subprocess.Popen[str], dict[int, int]],
+) -> None:
+    workbench, process, _ = asking
+    process.send_signal(signal.SIGTERM)
+    ended = end(workbench, process)
+    assert (ended.exit_code, ended.termination["reason"]) == (79, "StoppedBeforeScores")
+
+
+def test_a_killed_process_ends_the_other_and_may_pass_next_time(
+    asking: tuple[Workbench, subprocess.Popen[str], dict[int, int]],
+) -> None:
+    workbench, process, ids = asking
+    os.kill(ids[1], signal.SIGKILL)
+    ended = end(workbench, process)
+    assert (ended.exit_code, ended.termination["reason"]) == (75, "WorkerKilled")

@@ -1,0 +1,81 @@
+"""What the end of an evaluation's workers is called, and how their answers come together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune_trainer.errors import InternalError
+from finetune_trainer.evaluate.answering import (
+    EncodedQuestions,
+    Said,
+    gather_answers,
+    read_encoded,
+    write_encoded,
+)
+from finetune_trainer.evaluate.launch import failure_of
+from finetune_trainer.model.chat_format import read_format
+from finetune_trainer.model.encoding import Encoded, Encoder
+from support.tiny_tokenizer import make_tokenizer
+
+# Examples 0 and 1 stand for question 0; question 2 has no prompt and is only scored.
+ENCODED = EncodedQuestions(
+    examples=[Encoded(input_ids=[7, n], spans=((1, 2),), num_cut=0) for n in range(5)],
+    owners=np.array([0, 0, 1, 2, 3]),
+    prompts=[[7, 7], [7], [8]],
+    answer_tokens=9,
+)
+
+
+@pytest.mark.parametrize(
+    ("codes", "oom_killed", "reason", "exit_code"),
+    [
+        ([-9], False, "WorkerKilled", 75),
+        ([0, -9], True, "HostOutOfMemory", 77),
+        ([0, -11], False, "WorkersFailed", 70),
+    ],
+)
+def test_workers_that_left_no_reason_are_told_by_their_codes(
+    codes: list[int], oom_killed: bool, reason: str, exit_code: int, tmp_path: Path
+) -> None:
+    failure = failure_of(tmp_path, codes, oom_killed=oom_killed)
+    assert (failure.reason, failure.exit_code) == (reason, exit_code)
+
+
+def test_a_worker_that_left_a_reason_is_named(tmp_path: Path) -> None:
+    record = {"exit_code": 77, "reason": "OutOfMemory", "message": "out of memory", "rank": 3}
+    (tmp_path / "failure-3.json").write_text(json.dumps(record))
+    failure = failure_of(tmp_path, [0, 77], oom_killed=False)
+    assert (failure.reason, failure.exit_code, failure.rank) == ("OutOfMemory", 77, 3)  # type: ignore[attr-defined]
+
+
+def test_questions_survive_their_way_to_the_workers(tmp_path: Path) -> None:
+    encoder = Encoder(make_tokenizer())
+    write_encoded(tmp_path, encoder, ENCODED)
+    read = read_encoded(tmp_path)
+    assert read.examples == ENCODED.examples
+    assert (read.prompts, read.answer_tokens) == (ENCODED.prompts, 9)
+    assert read_format(tmp_path) == encoder.chat_format
+
+
+def test_answers_come_together_in_the_order_of_the_questions() -> None:
+    first = Said(likelihoods={0: (0.1, 1), 3: (0.4, 4), 1: (0.2, 2)}, texts={1: "b!"})
+    second = Said(likelihoods={4: (1 / 3, 5), 2: (0.3, 3)}, texts={2: "c!", 0: "a!"})
+    parts = [Said.from_json(json.loads(json.dumps(part.to_json()))) for part in (second, first)]
+    answers = gather_answers(ENCODED, 4, parts)
+    assert answers.texts == ["a!", "b!", "c!"]
+    assert answers.nll_sums.tolist() == [0.1 + 0.2, 0.3, 0.4, 1 / 3]
+    assert answers.num_tokens.tolist() == [3, 3, 4, 5]
+
+
+@pytest.mark.parametrize("lost", ["example", "prompt"])
+def test_a_missing_answer_is_never_scored_as_none(lost: str) -> None:
+    rows = dict.fromkeys(range(5), (0.0, 1))
+    texts = dict.fromkeys(range(3), "")
+    del (rows if lost == "example" else texts)[2]
+    with pytest.raises(InternalError, match=r"4 of 5 examples|2 of 3 prompts") as failed:
+        gather_answers(ENCODED, 4, [Said(likelihoods=rows, texts=texts)])
+    assert failed.value.reason == "AnswersMissing"

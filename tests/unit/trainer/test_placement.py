@@ -1,0 +1,131 @@
+"""Which processes hold the models of an evaluation, and what a pod without devices may claim."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.trainer import resolve_job
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_trainer.errors import UserError
+from finetune_trainer.evaluate.asking import choose_placement
+from finetune_trainer.evaluate.placement import GIB, Placement, place_on_cpu, place_on_gpus
+from finetune_trainer.model.hardware import Hardware, require_gpus
+from support.spec_cases import changed, minimal_job
+
+H100 = 80 * GIB
+SMALL, LARGE, HUGE = 16 * GIB, 140 * GIB, 1300 * GIB
+
+
+def gpus(num_gpus: int) -> Hardware:
+    return Hardware(num_gpus=num_gpus, memory_bytes=H100, supports_bfloat16=True, num_cpus=16)
+
+
+NO_GPU = Hardware(num_gpus=0, memory_bytes=64 * GIB, supports_bfloat16=False, num_cpus=4)
+
+
+@pytest.mark.parametrize(
+    ("size", "num_gpus", "questions", "expected"),
+    [
+        (SMALL, 1, 500, (1, 1)),
+        (SMALL, 8, 500, (8, 1)),
+        (SMALL, 8, 3, (3, 1)),
+        (64 * GIB, 2, 500, (2, 1)),
+        (65 * GIB, 2, 500, (1, 2)),
+        (LARGE, 8, 500, (2, 3)),
+        (4 * LARGE, 16, 500, (1, 9)),
+        (SMALL, 1, 0, (1, 1)),
+    ],
+)
+def test_each_worker_takes_as_few_gpus_as_hold_the_model(
+    size: int, num_gpus: int, questions: int, expected: tuple[int, int]
+) -> None:
+    placed = place_on_gpus(
+        weight_bytes=size, num_gpus=num_gpus, gpu_bytes=H100, num_questions=questions
+    )
+    assert (placed.num_workers, placed.gpus_per_worker) == expected
+    assert placed.num_workers * placed.gpus_per_worker <= num_gpus
+
+
+def test_a_model_that_all_gpus_do_not_hold_is_refused_with_sizes_and_remedy() -> None:
+    with pytest.raises(UserError) as refused:
+        place_on_gpus(weight_bytes=HUGE, num_gpus=8, gpu_bytes=H100, num_questions=500)
+    assert refused.value.reason == "ModelTooLarge"
+    for word in ("1300.0 GiB", "8 GPU(s) of 80.0 GiB", "gpusPerNode", "QLoRA"):
+        assert word in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({}, 4), ({"num_cores": 2}, 2), ({"num_questions": 1}, 1), ({"memory_bytes": 40 * GIB}, 1)],
+)
+def test_the_cpu_runs_a_process_per_gpu_as_far_as_it_can(
+    change: dict[str, int], expected: int
+) -> None:
+    node = {"num_cores": 8, "memory_bytes": 256 * GIB, "num_questions": 500, **change}
+    placed = place_on_cpu(weight_bytes=SMALL, num_processes=4, **node)
+    assert placed == Placement(num_workers=expected, gpus_per_worker=0)
+
+
+@pytest.mark.parametrize(
+    ("resources", "evaluation", "hardware", "claimed", "expected"),
+    [
+        ({"gpusPerNode": 8}, {}, gpus(8), "8", (8, 1)),
+        ({"gpusPerNode": 8}, {"gpus": 2}, gpus(2), "2", (2, 1)),
+        ({"gpusPerNode": 8}, {}, gpus(1), "8", (1, 1)),  # fewer are visible: it is slower, no more
+        ({"gpusPerNode": 2}, {}, gpus(8), None, (2, 1)),  # a workstation: no more than asked for
+        ({"gpusPerNode": 0}, {}, gpus(8), None, (1, 0)),
+        ({"gpusPerNode": 2}, {}, NO_GPU, "2", (2, 0)),
+        ({"gpusPerNode": 2}, {}, NO_GPU, "1", (1, 0)),
+        ({"gpusPerNode": 8}, {}, NO_GPU, None, (3, 0)),  # three times 16 GiB and libraries
+    ],
+)
+def test_evaluation_uses_what_its_pod_was_given(
+    resources: dict,
+    evaluation: dict,
+    hardware: Hardware,
+    claimed: str | None,
+    expected: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pod(monkeypatch, claimed)
+    body = changed(minimal_job(), {"spec.resources": resources, "spec.evaluation": evaluation})
+    job = resolve_job(FineTuneJob.from_wire(body), namespace="n", uid="u")
+    placed = choose_placement(job, hardware, size=SMALL, num_questions=500)
+    assert (placed.num_workers, placed.gpus_per_worker) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hardware", "allow_cpu", "claimed", "expected"),
+    [
+        (0, gpus(8), False, None, False),
+        (2, gpus(2), False, "2", True),
+        (2, gpus(1), True, "2", None),
+        (1, NO_GPU, False, "1", None),
+        (2, NO_GPU, True, None, False),
+        (2, NO_GPU, True, "2", False),
+        (2, NO_GPU, True, "1", None),  # the pod has asked for one: with devices it would see one
+    ],
+)
+def test_a_pod_is_held_to_the_gpus_that_it_asked_for(
+    wanted: int,
+    hardware: Hardware,
+    allow_cpu: bool,
+    claimed: str | None,
+    expected: bool | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pod(monkeypatch, claimed, allow_cpu=allow_cpu)
+    if expected is not None:
+        assert require_gpus(wanted, hardware) is expected
+        return
+    with pytest.raises(UserError, match=f"asks for {wanted} GPU") as refused:
+        require_gpus(wanted, hardware)
+    assert refused.value.reason == "GPUNotVisible"
+
+
+def pod(monkeypatch: pytest.MonkeyPatch, claimed: str | None, *, allow_cpu: bool = True) -> None:
+    monkeypatch.setenv("FINETUNE_ALLOW_CPU", "1" if allow_cpu else "0")
+    if claimed is None:
+        monkeypatch.delenv("FINETUNE_NUM_GPUS", raising=False)
+    else:
+        monkeypatch.setenv("FINETUNE_NUM_GPUS", claimed)

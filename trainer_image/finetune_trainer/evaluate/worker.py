@@ -1,0 +1,142 @@
+"""One process of an evaluation: ``python -m finetune_trainer.evaluate.worker plan.json RANK``.
+
+Started by :mod:`finetune_trainer.evaluate.launch`, which has fetched everything. Every worker makes
+the same batches of all questions and answers every n-th of them, so that what a model says does
+not depend on how many workers there are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.errors import InternalError
+from finetune_trainer.failures import classify, failure_record
+from finetune_trainer.process import die_with_parent
+
+if TYPE_CHECKING:
+    from finetune_trainer.evaluate.models import ModelPair
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerPlan:
+    """What the parent hands to every worker, as JSON.
+
+    Attributes:
+        job: Path of ``job.json``.
+        control_dir: Workers and parent talk here: the questions as :func:`write_encoded` writes
+            them, ``done-<rank>``, ``said-<rank>.json``,
+            ``failure-<rank>.json``.
+        base_dir: Local base model.
+        tuned_dir: Local adapter, or fully tuned model.
+        bfloat16: Type of the base weights, as in training; else float32.
+        quantize: The base is loaded in 4 bits, as in training.
+        num_workers: How many share the questions.
+        gpus_per_worker: GPUs that each puts its model on; 0 computes on the CPU.
+        gpu_bytes: Memory of one GPU.
+    """
+
+    job: str
+    control_dir: str
+    base_dir: str
+    tuned_dir: str
+    bfloat16: bool
+    quantize: bool
+    num_workers: int
+    gpus_per_worker: int
+    gpu_bytes: int
+
+
+def main(argv: list[str]) -> int:
+    """Answer one share of the questions; returns the exit code."""
+    die_with_parent()
+    # SIGTERM and SIGINT go to the parent, which ends its workers.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    plan = WorkerPlan(**json.loads(Path(argv[1]).read_text()))
+    rank = int(argv[2])
+    try:
+        answer_share(plan, rank)
+    except BaseException as error:
+        failure = (
+            classify(error)
+            if isinstance(error, Exception)
+            else InternalError(type(error).__name__, str(error) or type(error).__name__)
+        )
+        record = {**failure_record(failure), "rank": rank}
+        Path(plan.control_dir, f"failure-{rank}.json").write_text(json.dumps(record))
+        return failure.exit_code
+    return 0
+
+
+def answer_share(plan: WorkerPlan, rank: int) -> None:
+    """Put this worker's share of the questions to both models and write down what they said.
+
+    Raises:
+        TrainerError: A model does not load or does not fit.
+    """
+    import torch
+
+    from finetune_trainer.evaluate.answering import Asker, read_encoded
+    from finetune_trainer.model.chat_format import read_format
+    from finetune_trainer.model.encoding import make_encoder
+    from finetune_trainer.model.load import load_tokenizer
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
+    tokenizer = load_tokenizer(
+        Path(plan.base_dir), trust_remote_code=job.spec.model.trust_remote_code
+    )
+    folder = Path(plan.control_dir)
+    batch_size = job.spec.evaluation.batch_size
+    asker = Asker(
+        make_encoder(job, tokenizer, read_format(folder)),
+        read_encoded(folder),
+        batch_size=batch_size if isinstance(batch_size, int) else None,
+        rank=rank,
+        num_workers=plan.num_workers,
+    )
+    said = {}
+    with (folder / f"done-{rank}").open("ab", buffering=0) as done:
+        if asker.has_share:
+            pair = open_models(plan, rank, trust_remote_code=job.spec.model.trust_remote_code)
+            tick: Callable[[int], object] = lambda count: done.write(b"." * count)  # noqa: E731
+            with pair.base() as model:
+                said["base"] = asker.ask(model, tick).to_json()
+            # Of full fine-tuning these are two models: the first goes before the second comes.
+            del model
+            with pair.tuned() as model:
+                said["tuned"] = asker.ask(model, tick).to_json()
+    (folder / f"said-{rank}.json").write_text(json.dumps(said))
+
+
+def open_models(plan: WorkerPlan, rank: int, *, trust_remote_code: bool) -> ModelPair:
+    """Return base and tuned model on this worker's GPUs, or on the CPU."""
+    import torch
+
+    from finetune_trainer.evaluate.models import ModelPair
+
+    first = rank * plan.gpus_per_worker
+    gpus = range(first, first + plan.gpus_per_worker)
+    if gpus:
+        torch.cuda.set_device(first)
+    return ModelPair(
+        Path(plan.base_dir),
+        Path(plan.tuned_dir),
+        dtype=torch.bfloat16 if plan.bfloat16 else torch.float32,
+        gpus=list(gpus),
+        gpu_bytes=plan.gpu_bytes,
+        quantize=plan.quantize,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
