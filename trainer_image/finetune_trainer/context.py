@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ from pydantic import ValidationError
 from finetune_api.meta import LocalObjectReference
 from finetune_api.trainer import Environment, ResolvedJob
 from finetune_trainer.data.keys import pointer_key, uri_of
-from finetune_trainer.errors import UserError
+from finetune_trainer.errors import DataError, Stopped, TrainerError, UserError
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage import ObjectStore, StorageAccess, open_store, read_json
 
@@ -42,6 +44,10 @@ def cache_dir() -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
+
+
+LOG_BYTES = 64 * 1024
+"""Of a log this much is kept: the end, where the reason stands."""
 
 
 @dataclass(kw_only=True)
@@ -113,6 +119,39 @@ class StageContext:
     def uri_of(self, key: str) -> str:
         """Return the full URI of a key under the output."""
         return uri_of(self.job, key)
+
+    @contextmanager
+    def keeping_logs(self, folder: Path) -> Iterator[None]:
+        """Store the end of a folder's logs below the run if the block fails, and say where.
+
+        Logs of processes may quote rows: they lie with the data, and the error names the place.
+
+        Args:
+            folder: Where processes of the block write ``*.log``.
+
+        Raises:
+            TrainerError: As the block raised it.
+        """
+        try:
+            yield
+        except (UserError, DataError, Stopped):
+            raise
+        except TrainerError as error:
+            kept = [uri for log in sorted(folder.glob("*.log")) if (uri := self._keep_log(log))]
+            if kept:
+                error.message += f"; what the processes wrote is in {', '.join(kept[:2])}"
+            raise
+
+    def _keep_log(self, log: Path) -> str:
+        text = log.read_bytes()[-LOG_BYTES:]
+        key = f"{self.job.run_prefix}/logs/{self.emit.stage}-{log.name}"
+        if not text.strip():
+            return ""
+        try:
+            self.output.write_bytes(key, text)
+        except TrainerError:
+            return ""  # the failure itself must be told
+        return self.uri_of(key)
 
     def scratch(self, name: str, *, fresh: bool = False) -> Path:
         """Return a folder below the work folder, emptied first if ``fresh``."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 import traceback
+from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import Environment, ExitCode
@@ -28,13 +30,26 @@ ERROR_OF_EXIT_CODE: dict[int, type[TrainerError]] = {
 }
 
 
+LINE_LENGTH = 300
+NUM_FRAMES = 6
+
+_OF_PROGRAM = (ImportError, AttributeError, TypeError, NameError, NotImplementedError, OSError)
+"""What these quote are names of the program and of its files."""
+_QUOTED = re.compile(r"""(?<!\w)(['"`])(?:\\.|(?!\1).)*(?:\1|$)""")
+
+
 def classify(error: BaseException) -> TrainerError:
-    """Map any exception to the error tree, keeping the cause's words."""
+    """Map any exception to the error tree.
+
+    The message goes into status and events, which more people read than the data: of an error that
+    is not ours it has the type, the first line without what that quotes, and where it happened.
+    The whole traceback belongs on standard error.
+    """
     if isinstance(error, TrainerError):
         return error
     text = str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return OutOfMemory("OutOfMemory", f"out of memory: {_first_line(text)}")
+        return OutOfMemory("OutOfMemory", f"out of memory: {first_line(error)}")
     if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (
         "No space left on device" in text
     ):
@@ -44,11 +59,26 @@ def classify(error: BaseException) -> TrainerError:
             f"no space left while writing {where}; free space or point "
             f"{Environment.WORK_DIR} at a larger volume",
         )
-    trace = "".join(traceback.format_exception(error))
-    tail = "\n".join(trace.strip().splitlines()[-12:])
+    kind = type(error).__name__
     return InternalError(
-        type(error).__name__[:63], f"{_first_line(text) or type(error).__name__}\n{tail}"
+        kind[:63], f"{kind}: {first_line(error) or 'no message'} (at {_place_of(error)})"
     )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, without text that it may quote from rows."""
+    lines = str(error).strip().splitlines()
+    line = lines[0] if lines else ""
+    if not isinstance(error, _OF_PROGRAM):
+        line = _QUOTED.sub(r"\1...\1", line)
+    return line[:LINE_LENGTH]
+
+
+def _place_of(error: BaseException) -> str:
+    """Return the innermost calls, the last one first; frames name code, never values."""
+    frames = traceback.extract_tb(error.__traceback__)[-NUM_FRAMES:]
+    places = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in reversed(frames)]
+    return " < ".join(places) or "an unknown place"
 
 
 def failure_record(failure: TrainerError) -> dict[str, Any]:
@@ -64,8 +94,3 @@ def failure_of_record(record: dict[str, Any]) -> TrainerError:
     """Return the error that a child process left as :func:`failure_record`."""
     kind = ERROR_OF_EXIT_CODE.get(record["exit_code"], InternalError)
     return kind(record["reason"], record["message"])
-
-
-def _first_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[0][:500] if lines else ""

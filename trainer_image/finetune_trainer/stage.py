@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def run_stage(stage: Stage, job_path: Path) -> int:
             hide_torch()
         result = _function_of(stage)(context)
     except Exception as error:
+        if not isinstance(error, TrainerError):
+            traceback.print_exc()
         return _end_with(emit, classify(error))
     emit.result(result)
     if push is not None and push.num_failed and not push.num_sent:

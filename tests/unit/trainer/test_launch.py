@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.train.launch import _failure_of
+from finetune_trainer.train.launch import _failure_of, lost_peer
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,7 @@ def test_a_rank_that_failed_by_itself_says_more_than_those_that_lost_it(tmp_path
         (1, "OutOfMemory", "out of memory"),
     ):
         record = {"exit_code": 77 if rank else 70, "reason": reason, "message": message}
+        record["lost_peer"] = lost_peer(message)
         (tmp_path / f"failure-{rank}.json").write_text(json.dumps({**record, "rank": rank}))
     assert _failure_of(tmp_path, 1, oom_killed=False).reason == "OutOfMemory"
     (tmp_path / "failure-1.json").unlink()

@@ -55,16 +55,18 @@ def evaluate(context: StageContext) -> EvaluateResult:
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
     questions = _gather(job, prepared, encoder)
     base_dir, _ = context.model_folder()
-    comparison = ask_both(
-        job,
-        questions,
-        encoder,
-        base_dir=base_dir,
-        tuned_dir=adapter_dir,
-        record=record,
-        control_dir=context.scratch("asking", fresh=True),
-        emit=context.emit,
-    )
+    control_dir = context.scratch("asking", fresh=True)
+    with context.keeping_logs(control_dir):
+        comparison = ask_both(
+            job,
+            questions,
+            encoder,
+            base_dir=base_dir,
+            tuned_dir=adapter_dir,
+            record=record,
+            control_dir=control_dir,
+            emit=context.emit,
+        )
     scores, intervals = score_all(job, comparison)
     result = _make_result(context, key, comparison, scores, intervals)
     _write_results(folder, context, prepared, adapter, record, comparison, result)

@@ -11,13 +11,14 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.trainer import ResolvedJob
-from finetune_trainer.errors import InternalError
+from finetune_trainer.errors import InternalError, TrainerError
 from finetune_trainer.failures import classify, failure_record
 from finetune_trainer.process import die_with_parent
 
@@ -65,6 +66,8 @@ def main(argv: list[str]) -> int:
     try:
         answer_share(plan, rank)
     except BaseException as error:
+        if not isinstance(error, TrainerError):
+            traceback.print_exc()
         failure = (
             classify(error)
             if isinstance(error, Exception)

@@ -12,12 +12,13 @@ import json
 import math
 import shutil
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_trainer.errors import UserError
+from finetune_trainer.errors import TrainerError, UserError
 from finetune_trainer.failures import classify, failure_record
 from finetune_trainer.model.load import load_model, load_tokenizer, read_config
 from finetune_trainer.process import die_with_parent
@@ -150,6 +151,8 @@ def main(argv: list[str]) -> int:
     try:
         merge_adapter(plan)
     except Exception as error:
+        if not isinstance(error, TrainerError):
+            traceback.print_exc()
         failure = classify(error)
         Path(plan.failure).write_text(json.dumps(failure_record(failure)))
         return failure.exit_code

@@ -19,7 +19,7 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.errors import InternalError, OutOfMemory, Stopped, TrainerError
 from finetune_trainer.failures import failure_of_record
 from finetune_trainer.model.chat_format import read_format
-from finetune_trainer.process import die_with_parent, handling_stop_signals, read_tail
+from finetune_trainer.process import die_with_parent, handling_stop_signals
 from finetune_trainer.publish.adapter import write_chat_files
 from finetune_trainer.publish.card import model_card
 from finetune_trainer.publish.merge import MergePlan
@@ -68,16 +68,16 @@ def publish_merged(
     context.emit.message("folding the adapter into the base model (float32, on the CPU)")
     target = context.scratch("merged", fresh=True)
     model_dir, _ = context.model_folder()
-    _run_merge(
-        context.scratch("merge", fresh=True),
-        MergePlan(
-            model_dir=str(model_dir),
-            adapter_dir=str(adapter_dir),
-            target_dir=str(target),
-            failure=str(context.work_dir / "merge" / "failure.json"),
-            trust_remote_code=job.spec.model.trust_remote_code,
-        ),
+    merge_dir = context.scratch("merge", fresh=True)
+    plan = MergePlan(
+        model_dir=str(model_dir),
+        adapter_dir=str(adapter_dir),
+        target_dir=str(target),
+        failure=str(merge_dir / "failure.json"),
+        trust_remote_code=job.spec.model.trust_remote_code,
     )
+    with context.keeping_logs(merge_dir):
+        _run_merge(merge_dir, plan)
     card = model_card(job, model_name=context.model_name, record=record, is_merged=True)
     write_chat_files(target, read_format(adapter_dir))
     (target / "README.md").write_text(card, encoding="utf-8")
@@ -134,10 +134,10 @@ def _run_merge(folder: Path, plan: MergePlan) -> None:
             "next attempt only merges",
         )
     if exit_code:
-        raise _failure_of(Path(plan.failure), folder / "merge.log", exit_code)
+        raise _failure_of(Path(plan.failure), exit_code)
 
 
-def _failure_of(failure: Path, log: Path, exit_code: int) -> TrainerError:
+def _failure_of(failure: Path, exit_code: int) -> TrainerError:
     if failure.exists():
         return failure_of_record(json.loads(failure.read_text()))
     if exit_code == -signal.SIGKILL:
@@ -147,6 +147,4 @@ def _failure_of(failure: Path, log: Path, exit_code: int) -> TrainerError:
             "memory: it needs four bytes per parameter and the largest weight file once more; "
             "raise resources.memory, or drop Merged from output.formats. The adapter is published",
         )
-    return InternalError(
-        "MergeFailed", f"merging ended with exit code {exit_code}:\n{read_tail(log)}"
-    )
+    return InternalError("MergeFailed", f"merging ended with exit code {exit_code} without a word")

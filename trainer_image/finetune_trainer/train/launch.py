@@ -138,7 +138,7 @@ def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> Train
     # A rank that failed on its own says more than one that lost its peer.
     records.sort(
         key=lambda r: (
-            _lost_peer(r["message"]),
+            r["lost_peer"],
             r["exit_code"] == ExitCode.STOPPED,
             r["rank"],
         )
@@ -151,10 +151,10 @@ def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> Train
         )
     if records:
         record = records[0]
-        if _lost_peer(record["message"]):
+        if record["lost_peer"]:
             return RetryableError(
                 "PeerLost",
-                f"rank {record['rank']} lost contact with another rank: {record['message'][:500]}",
+                f"rank {record['rank']} lost contact with another rank ({record['message']})",
             )
         error = failure_of_record(record)
         error.rank = record["rank"]  # type: ignore[attr-defined]
@@ -166,14 +166,16 @@ def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> Train
             "a training process was killed (SIGKILL) without a word: the host ran out of memory, "
             "or someone killed it; the next attempt resumes at the last checkpoint",
         )
-    if _lost_peer(tail):  # NCCL's watchdog aborts the process, which then leaves no record
-        return RetryableError("PeerLost", f"a rank lost contact with another rank:\n{tail[-800:]}")
+    if lost_peer(tail):  # NCCL's watchdog aborts the process, which then leaves no record
+        return RetryableError("PeerLost", "a rank lost contact with another rank")
     return InternalError(
-        "RanksFailed", f"accelerate launch ended with exit code {exit_code}:\n{tail}"
+        "RanksFailed",
+        f"accelerate launch ended with exit code {exit_code}, and no rank left a reason",
     )
 
 
-def _lost_peer(message: str) -> bool:
+def lost_peer(message: str) -> bool:
+    """Return whether these are the words of a rank that lost another one."""
     return _PEER_LOST.search(message) is not None
 
 

@@ -91,7 +91,8 @@ def train(context: StageContext) -> TrainResult:
     )
     plan_path = control_dir / "plan.json"
     plan_path.write_text(json.dumps(asdict(plan)))
-    outcome = run_ranks(topology, plan_path, control_dir, use_gpu=use_gpu)
+    with context.keeping_logs(control_dir):
+        outcome = run_ranks(topology, plan_path, control_dir, use_gpu=use_gpu)
     if topology.node_rank != 0:
         return _wait_for_publication(context, key)
     record = _run_record(context, prepared, revision, outcome)

@@ -12,6 +12,7 @@ import resource
 import signal
 import statistics
 import sys
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
 from finetune_trainer.storage import StorageAccess, open_store
 from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
+from finetune_trainer.train.launch import lost_peer
 from finetune_trainer.train.planned import describe_plan
 from finetune_trainer.train.recipe import DataShape, Recipe, decide_recipe, find_warnings
 
@@ -90,12 +92,14 @@ def main(argv: list[str]) -> int:
     try:
         run_rank(plan, rank, emit)
     except BaseException as error:
+        if not isinstance(error, TrainerError):
+            traceback.print_exc()
         failure = (
             classify(error)
             if isinstance(error, Exception)
             else InternalError(type(error).__name__, str(error) or type(error).__name__)
         )
-        _leave_failure(plan, rank, failure)
+        _leave_failure(plan, rank, failure, lost_peer=lost_peer(str(error)))
         # Peers may hang in a collective: leave at once, without waiting for them in destructors.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -445,9 +449,9 @@ def describe(recipe: Recipe, *, num_rows: int, num_tokens: int) -> str:
     )
 
 
-def _leave_failure(plan: WorkerPlan, rank: int, failure: TrainerError) -> None:
+def _leave_failure(plan: WorkerPlan, rank: int, failure: TrainerError, *, lost_peer: bool) -> None:
     path = Path(plan.control_dir) / f"failure-{rank}.json"
-    path.write_text(json.dumps({**failure_record(failure), "rank": rank}))
+    path.write_text(json.dumps({**failure_record(failure), "rank": rank, "lost_peer": lost_peer}))
 
 
 if __name__ == "__main__":
