@@ -1,4 +1,4 @@
-"""A QLoRA model is evaluated as it was trained: the base in 4 bits. bitsandbytes also runs on CPU."""
+"""A QLoRA model is evaluated as it was trained, its base in 4 bits; these also run on the CPU."""
 
 from __future__ import annotations
 
