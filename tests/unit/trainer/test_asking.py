@@ -53,7 +53,7 @@ def test_a_worker_that_left_a_reason_is_named(tmp_path: Path) -> None:
 
 
 def test_questions_survive_their_way_to_the_workers(tmp_path: Path) -> None:
-    encoder = Encoder(make_tokenizer())
+    encoder = Encoder(make_tokenizer(), max_tokens=64)
     write_encoded(tmp_path, encoder, ENCODED)
     read = read_encoded(tmp_path)
     assert read.examples == ENCODED.examples
