@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import MetricValue, TrainResult
+from finetune_api.trainer import MetricValue, ResolvedJob, TrainResult
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.errors import InternalError, StorageError, UserError
