@@ -91,6 +91,15 @@ def test_a_damaged_weight_file_is_named(tmp_path: Path, content: bytes) -> None:
         read_architecture(tmp_path, LLAMA_8B)
 
 
+def test_unusual_configurations_are_still_counted() -> None:
+    uneven = architecture({**LLAMA_8B, "intermediate_size": [1024, 14336]})
+    assert uneven.intermediate_size == 14336
+    headless = {k: v for k, v in LLAMA_8B.items() if k not in ("num_attention_heads",)}
+    assert architecture({**headless, "num_key_value_heads": None}).query_width == 4096
+    several_media = {"model_type": "gemma3", "text_config": {**LLAMA_8B, "head_dim": 256}}
+    assert architecture(several_media).query_width == 32 * 256
+
+
 def test_a_configuration_without_widths_is_named() -> None:
     with pytest.raises(ValueError, match="names no hidden_size"):
         architecture({"model_type": "llama"})

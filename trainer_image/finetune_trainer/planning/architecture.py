@@ -209,7 +209,8 @@ def describe_architecture(
 def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architecture:
     kind = str(text.get("model_type", config.get("model_type", "")))
     hidden = _number(text, "hidden_size", "n_embd", "d_model")
-    heads = _number(text, "num_attention_heads", "n_head", "n_heads")
+    # A state-space model has no heads; its blocks are counted as attention of a usual width.
+    heads = int(_first(text, "num_attention_heads", "n_head", "n_heads") or max(1, hidden // 64))
     experts = int(_first(text, "num_local_experts", "num_experts", "n_routed_experts") or 0)
     width = int(_first(text, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden)
     expert_width = int(text.get("moe_intermediate_size") or width)
@@ -318,7 +319,9 @@ def _values_per_element(name: str, dtype: str) -> float:
 
 
 def _first(text: Mapping[str, Any], *names: str) -> Any:
-    return next((text[name] for name in names if text.get(name) is not None), None)
+    value = next((text[name] for name in names if text.get(name) is not None), None)
+    # A few families give a width per layer: the widest decides what must fit.
+    return max(value) if isinstance(value, list) and value else value
 
 
 def _number(text: Mapping[str, Any], *names: str) -> int:
