@@ -192,6 +192,21 @@ class PrepareResult(APIModel):
     """True when a data set with the same source and recipe was there already."""
 
 
+class StepSelection(APIModel):
+    """The step whose weights are published, among the steps that were trained."""
+
+    step: int
+    """Its weights are the published ones."""
+    validation_loss: Annotated[str, Field(max_length=32)] = ""
+    """Validation loss after it; empty if it was not measured."""
+    last_step: int
+    """The last step that was trained."""
+    last_validation_loss: Annotated[str, Field(max_length=32)] = ""
+    """Validation loss after the last step; empty if it was not measured."""
+    planned_steps: int
+    """Steps that would have been trained without early stopping."""
+
+
 class TrainResult(APIModel):
     """What ``train`` produced."""
 
@@ -204,6 +219,8 @@ class TrainResult(APIModel):
     manifest_sha256: str
     """Digest of the adapter's ``manifest.json``."""
     step: int
+    """Optimiser steps trained."""
+    selection: StepSelection | None = None
     metrics: list[MetricValue] = []
     """Last training metrics and the effective settings: loss, learning_rate, global_batch_size."""
     resumed_from_step: int = 0

@@ -94,7 +94,7 @@ FULL_SPEC: dict[str, Any] = {
             },
             {"uri": "s3://data/test.csv", "format": "Csv", "template": "{{ a }}", "side": "Test"},
         ],
-        "split": {"testPercent": 10, "validationPercent": 0, "seed": 7},
+        "split": {"testPercent": 10, "validationPercent": 5, "seed": 7},
         "maxInvalidRows": 5,
         "maxRows": 1000,
     },
@@ -104,6 +104,7 @@ FULL_SPEC: dict[str, Any] = {
     },
     "method": {
         "objective": "SFT",
+        "preference": {"beta": "0.1", "desirableWeight": "1", "undesirableWeight": "1.5"},
         "loss": "Completion",
         "packing": "Off",
         "adapter": {
@@ -112,6 +113,7 @@ FULL_SPEC: dict[str, Any] = {
             "alpha": 16,
             "dropout": "0",
             "targetModules": ["q_proj", "v_proj"],
+            "modulesToSave": ["norm"],
         },
     },
     "hyperparameters": {
@@ -129,8 +131,16 @@ FULL_SPEC: dict[str, Any] = {
         "activationCheckpointing": "Off",
         "seed": 1,
         "loggingSteps": 5,
+        "neftuneNoiseAlpha": "5",
+        "loraPlusRatio": "16",
     },
-    "checkpoint": {"everySteps": 5, "keepLast": 1},
+    "checkpoint": {
+        "everySteps": 5,
+        "keepLast": 1,
+        "validateEverySteps": 5,
+        "select": "Best",
+        "earlyStopping": {"patience": 3, "minDelta": "0.01"},
+    },
     "evaluation": {
         "maxSamples": 100,
         "maxNewTokens": 16,
@@ -185,6 +195,7 @@ FULL_SPEC: dict[str, Any] = {
 
 GOAL = "spec.goal"
 HYPER = "spec.hyperparameters"
+METHOD = "spec.method"
 ADAPTER = "spec.method.adapter"
 SOURCE = "spec.dataset.sources.0"
 SOURCE_PATH = "spec.dataset.sources[0]"
@@ -517,6 +528,110 @@ CASES: tuple[Case, ...] = (
     bad("a negative back-off limit", {"spec.backoffLimit": -1}, "greater than or equal to 0"),
     bad("a deadline of 0", {"spec.activeDeadlineSeconds": 0}, "greater than or equal to 1"),
     bad("hyperparameters as list", {HYPER: []}, "must be of type object"),
+    good("early stopping", {"spec.checkpoint.earlyStopping": {"patience": 3}}),
+    bad("early stopping without patience", {"spec.checkpoint.earlyStopping": {}}, "patience: Req"),
+    bad(
+        "early stopping without validation rows",
+        {
+            "spec.checkpoint.earlyStopping": {"patience": 3},
+            "spec.dataset.split": {"validationPercent": 0},
+        },
+        "checkpoint.earlyStopping needs validation rows",
+    ),
+    good(
+        "early stopping by a source of validation rows",
+        {
+            "spec.checkpoint.earlyStopping": {"patience": 3},
+            "spec.dataset.split": {"validationPercent": 0},
+            f"{SOURCE}.side": "Validation",
+        },
+    ),
+    bad(
+        "no steps between validations",
+        {"spec.checkpoint.validateEverySteps": 0},
+        "validateEverySteps: Inv",
+    ),
+    bad("an unknown step", {"spec.checkpoint.select": "First"}, "spec.checkpoint.select: Uns"),
+    bad("NEFTune of no noise", {f"{HYPER}.neftuneNoiseAlpha": "0"}, "must be greater than 0"),
+    bad(
+        "NEFTune on packed rows",
+        {f"{HYPER}.neftuneNoiseAlpha": "5", "spec.method.packing": "On"},
+        "neftuneNoiseAlpha does not fit method.packing On",
+    ),
+    bad("LoRA+ that slows B", {f"{HYPER}.loraPlusRatio": "0.5"}, "loraPlusRatio must be at least"),
+    bad(
+        "LoRA+ without an adapter",
+        {f"{HYPER}.loraPlusRatio": "16", "spec.method.adapter.type": "Full"},
+        "method.adapter.type Full has none",
+    ),
+    bad(
+        "modules to save without an adapter",
+        {"spec.method.adapter": {"type": "Full", "modulesToSave": ["norm"]}},
+        "modulesToSave is for adapters",
+    ),
+    good("a schedule that stays up", {f"{HYPER}.scheduler": "WSD"}),
+    good("preferences", {f"{METHOD}.objective": "DPO", f"{METHOD}.preference.beta": "0.2"}),
+    good(
+        "verdicts",
+        {f"{METHOD}.objective": "KTO", f"{SOURCE}.format": "Preference", f"{HYPER}.seed": 1},
+    ),
+    good(
+        "a goal on pairs",
+        {
+            f"{METHOD}.objective": "ORPO",
+            "spec.goal": {"metric": "preferenceAccuracy", "atLeast": "0.7"},
+        },
+    ),
+    bad(
+        "preferences without an adapter",
+        {f"{METHOD}.objective": "DPO", f"{METHOD}.adapter.type": "Full"},
+        "DPO, KTO and ORPO train an adapter",
+    ),
+    bad(
+        "preferences on sharded weights",
+        {f"{METHOD}.objective": "KTO", "spec.resources.strategy": "ZeRO3"},
+        "ZeRO3 and FSDP2 do not fit method.objective DPO",
+    ),
+    bad(
+        "packed preferences",
+        {f"{METHOD}.objective": "DPO", f"{METHOD}.packing": "On"},
+        "method.packing On does not fit method.objective DPO",
+    ),
+    bad(
+        "preferences with a loss on prompts",
+        {f"{METHOD}.objective": "DPO", f"{METHOD}.loss": "All"},
+        "the answers count and nothing",
+    ),
+    bad(
+        "noisy preferences",
+        {f"{METHOD}.objective": "DPO", f"{HYPER}.neftuneNoiseAlpha": "5"},
+        "neftuneNoiseAlpha is for method.objective SFT",
+    ),
+    bad(
+        "preferences for supervised tuning",
+        {f"{SOURCE}.format": "Preference"},
+        "format Preference needs method.objective DPO, KTO or ORPO",
+    ),
+    bad(
+        "a goal on pairs without pairs",
+        {"spec.goal": {"metric": "preferenceAccuracy", "atLeast": "0.7"}},
+        "preferenceAccuracy compares pairs of answers",
+    ),
+    bad(
+        "verdicts one at a time",
+        {f"{METHOD}.objective": "KTO", f"{HYPER}.microBatchSize": 1},
+        "microBatchSize must be at least 2 with method.objective KTO",
+    ),
+    bad(
+        "preferences on another run's adapter",
+        {f"{METHOD}.objective": "DPO", "spec.initFrom.uri": "s3://models/runs/d/a/1f/adapter"},
+        "initFrom does not fit method.objective DPO and KTO",
+    ),
+    bad(
+        "a beta of 0",
+        {f"{METHOD}.objective": "DPO", f"{METHOD}.preference.beta": "0"},
+        "undesirableWeight must be greater than 0",
+    ),
     bad(
         "a reserved label",
         {f"{POD}.labels": {"finetune.dev/job": "x"}},

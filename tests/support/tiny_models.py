@@ -31,3 +31,16 @@ def make_model(folder: Path, *, seed: int = 0, dtype: Any = None) -> Path:
     LlamaForCausalLM(config).to(dtype or torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def make_eager_model(folder: Path) -> Path:
+    """Write the model with ten times larger embeddings: its logits move, so it learns in steps."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    make_model(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(10)
+    model.save_pretrained(folder)
+    return folder

@@ -30,13 +30,19 @@ from finetune_api.meta import (
 from finetune_api.patterns import ENDPOINT_RULE, LABEL_RULE, ORIGIN_RULE, URI_RULES, Texts
 from finetune_api.v1alpha1.batches import BATCH_RULES
 from finetune_api.v1alpha1.podtemplate import PodTemplate
+from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
 from finetune_api.v1alpha1.rules import Rule, check_rules
 from finetune_api.v1alpha1.status import FineTuneJobStatus
+from finetune_api.v1alpha1.training_rules import TRAINING_RULES
 
-MetricName = Literal["exactMatch", "macroF1", "rougeL", "bleu", "loss", "perplexity"]
+MetricName = Literal[
+    "exactMatch", "macroF1", "rougeL", "bleu", "loss", "perplexity", "preferenceAccuracy"
+]
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 
-DatasetFormat = Literal["Auto", "Chat", "PromptCompletion", "Text", "Alpaca", "ShareGPT", "Csv"]
+DatasetFormat = Literal[
+    "Auto", "Chat", "PromptCompletion", "Text", "Alpaca", "ShareGPT", "Csv", "Preference"
+]
 
 
 class Goal(APIModel):
@@ -122,6 +128,13 @@ class Columns(APIModel):
     """Column with the expected answer. Default: `completion`."""
     text: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Column with plain text, for format `Text`. Default: `text`."""
+    chosen: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Column with the better of two answers, for format `Preference`. Default: `chosen`."""
+    rejected: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Column with the worse of two answers, for format `Preference`. Default: `rejected`."""
+    label: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Column that says whether `completion` is wanted (true or false), for format `Preference`.
+    Default: `label`."""
     group: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Column whose equal values must stay on one side of the split (a customer, a conversation)."""
 
@@ -197,13 +210,39 @@ class Adapter(APIModel):
     """Names of the modules that get an adapter, for example `q_proj`; `all-linear` means every
     linear layer but the output head, which loses nothing against full fine-tuning where
     attention-only does ("LoRA Without Regret", 2025)."""
+    modules_to_save: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=128)]],
+        Field(max_length=32, json_schema_extra=SET_LIST),
+        Unique,
+    ] = []
+    """Names of modules that are trained whole beside the adapter and stored in its folder, for
+    example `norm`. Embeddings and output head of a model that ties them are refused. vLLM does not
+    serve such an adapter: serve the merged model (`output.formats`)."""
+
+
+class Preference(APIModel):
+    """How strongly preferences pull; for the objectives `DPO`, `KTO` and `ORPO`."""
+
+    beta: DecimalString = "0.1"
+    """`DPO` and `KTO`: how firmly the tuned model is held to the base model, more is firmer.
+    `ORPO`: weight of the odds ratio against the likelihood of the chosen answer."""
+    desirable_weight: DecimalString = "1"
+    """`KTO`: weight of the rows whose label is true."""
+    undesirable_weight: DecimalString = "1"
+    """`KTO`: weight of the rows whose label is false. Where one label is rarer, weights that make
+    (weight x rows) of both alike, within a third, do best (Ethayarajh et al. 2024)."""
 
 
 class Method(APIModel):
     """How the model is tuned."""
 
-    objective: Literal["SFT"] = "SFT"
-    """Supervised fine-tuning on the examples."""
+    objective: Literal["SFT", "DPO", "KTO", "ORPO"] = "SFT"
+    """`SFT`: supervised fine-tuning on the examples. From preferences: `DPO` and `ORPO` learn from
+    pairs (`prompt`, `chosen`, `rejected`), `KTO` from answers with a verdict (`prompt`,
+    `completion`, `label`). `DPO` and `KTO` hold the tuned model to the base model, which is the
+    same weights with the adapter switched off; `ORPO` needs no reference."""
+    preference: Preference = Preference()
+    """For `DPO`, `KTO` and `ORPO`."""
     loss: Literal["Auto", "Completion", "Assistant", "All"] = "Auto"
     """Which tokens count. `Completion`: the last answer only. `Assistant`: every assistant turn of
     a conversation; of a pair, whose prompt may hold earlier turns, the completion only.
@@ -229,7 +268,8 @@ class Hyperparameters(APIModel):
     """Peak learning rate. `auto`: for adapters 5e-4 x (2000 / hidden size)^0.78, half as much again
     below 100 steps, between 1e-4 and 2e-3 (hidden size 576: 1.3e-3, 4096: 2.9e-4), times
     32/alpha, or 32/(alpha x sqrt(rank)) for `RsLoRA` (at most doubled), so that scaling does not
-    change how far a step goes; a tenth for `Full`. A number goes in quotes, as all decimals do:
+    change how far a step goes; a tenth for
+    `Full` and for `DPO`, `KTO` and `ORPO`. A number goes in quotes, as all decimals do:
     YAML reads a bare 2e-4 as a float, which the API server refuses ("must be of type string")."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=65536)] | Literal["auto"] = "auto"
     """Examples per optimiser step over all ranks; constant whatever the world size. `auto`: 8 to
@@ -242,8 +282,9 @@ class Hyperparameters(APIModel):
     """Longest example in tokens; longer ones are cut at the end and counted in the report."""
     warmup_ratio: DecimalString = "0.03"
     """Share of the steps over which the learning rate rises."""
-    scheduler: Literal["Cosine", "Linear", "Constant"] = "Cosine"
-    """Shape of the learning rate after the warm-up."""
+    scheduler: Literal["Cosine", "Linear", "Constant", "WSD"] = "Cosine"
+    """Shape of the learning rate after the warm-up. `WSD` (warm-up, stable, decay) keeps it at its
+    peak and lets it fall to 0 over the last fifth of the steps."""
     weight_decay: DecimalString = "0"
     """AdamW's weight decay."""
     max_grad_norm: DecimalString = "1"
@@ -269,6 +310,23 @@ class Hyperparameters(APIModel):
     hardware."""
     logging_steps: Annotated[Integer, Field(ge=1, le=1000)] = 1
     """Optimiser steps between two points of the training curve."""
+    neftune_noise_alpha: DecimalString | None = None
+    """NEFTune: uniform noise of this strength on the embeddings while training (Jain et al. 2023;
+    5 is their start). Rows are then padded, for the noise depends on a row's length. Default:
+    none."""
+    lora_plus_ratio: DecimalString | None = None
+    """LoRA+: the adapter's B matrices learn this many times as fast as its A matrices, which take
+    `learningRate` (Hayou et al. 2024; 16 is their start); at least 1. `learningRate: auto` is
+    divided by the square root of the ratio. Default: both learn alike."""
+
+
+class EarlyStopping(APIModel):
+    """Ends training once the validation loss no longer falls."""
+
+    patience: Annotated[Integer, Field(ge=1, le=1000)]
+    """Validations in a row without an improvement before training ends."""
+    min_delta: DecimalString = "0"
+    """How much lower than the best so far a validation loss must be to count as an improvement."""
 
 
 class Checkpoint(APIModel):
@@ -278,6 +336,14 @@ class Checkpoint(APIModel):
     """Optimiser steps between two checkpoints in object storage."""
     keep_last: Annotated[Integer, Field(ge=1, le=20)] = 2
     """Complete checkpoints kept."""
+    validate_every_steps: Annotated[Integer, Field(ge=1, le=1000000)] | Literal["auto"] = "auto"
+    """Optimiser steps between two measurements of the validation loss; the last step is always
+    measured. `auto`: six in a run; where they are more than `everySteps` apart, at a checkpoint."""
+    select: Literal["Best", "Last"] = "Best"
+    """Whose weights are published: those of the step with the lowest validation loss, or those of
+    the last step. Without validation rows it is the last step."""
+    early_stopping: EarlyStopping | None = None
+    """Ends training early; it needs validation rows. Default: all steps are trained."""
 
 
 class Evaluation(APIModel):
@@ -540,6 +606,8 @@ SPEC_RULES: tuple[Rule, ...] = (
         check=lambda s: decimal_of(s.hyperparameters.warmup_ratio) < 1,
     ),
     *BATCH_RULES,
+    *TRAINING_RULES,
+    *PREFERENCE_RULES,
 )
 
 IMMUTABLE_FIELDS = (

@@ -172,6 +172,21 @@ class DatasetStatus(APIModel):
     """Rows longer than `maxSequenceLength`."""
 
 
+class SelectionStatus(APIModel):
+    """The step whose weights are published, among the steps that were trained."""
+
+    step: int | None = None
+    """Its weights are the published ones."""
+    validation_loss: Number | None = None
+    """Validation loss after it."""
+    last_step: int | None = None
+    """The last step that was trained."""
+    last_validation_loss: Number | None = None
+    """Validation loss after the last step."""
+    planned_steps: int | None = None
+    """Steps that would have been trained without early stopping."""
+
+
 class Artifact(APIModel):
     """The published adapter."""
 
@@ -312,6 +327,8 @@ class FineTuneJobStatus(APIModel):
     """The prepared data set."""
     plan: PlanStatus | None = None
     """What training runs, known once it has begun."""
+    selection: SelectionStatus | None = None
+    """The step that was chosen."""
     artifact: Artifact | None = None
     """The published adapter."""
     evaluation: EvaluationStatus | None = None

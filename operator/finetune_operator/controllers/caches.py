@@ -221,7 +221,7 @@ class Caches:
                 self._wake((metadata["namespace"], metadata["name"]), PRIORITY_RESYNC)
 
 
-_RESULTS = ("dataset", "artifact", "evaluation", "conditions")
+_RESULTS = ("dataset", "selection", "artifact", "evaluation", "conditions")
 
 
 def _is_news(old: Object, new: Object) -> bool:

@@ -25,6 +25,7 @@ OWNED_FIELDS = (
     "completionTime",
     "stages",
     "dataset",
+    "selection",
     "artifact",
     "evaluation",
     "attempts",

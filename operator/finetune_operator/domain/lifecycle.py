@@ -548,6 +548,8 @@ class Lifecycle:
         elif isinstance(result, TrainResult):
             artifact = draft.get("artifact") or {}
             draft.put("artifact", {**artifact, **results.artifact_section(result)})
+            if selection := results.selection_section(result):
+                draft.put("selection", selection)
         elif isinstance(result, EvaluateResult):
             draft.put("evaluation", results.evaluation_section(result))
             artifact = draft.get("artifact") or {}

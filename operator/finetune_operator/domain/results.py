@@ -51,6 +51,12 @@ def artifact_section(result: TrainResult) -> Section:
     return section
 
 
+def selection_section(result: TrainResult) -> Section:
+    """Return ``status.selection``: the step whose weights are published; empty if unknown."""
+    wire = result.selection.to_wire() if result.selection else {}
+    return {name: value for name, value in wire.items() if value != ""}
+
+
 def published_section(artifact: Section, result: EvaluateResult) -> Section:
     """Return ``status.artifact`` with what publishing added."""
     if result.version is None:
@@ -96,8 +102,10 @@ def sections_of(result: AnyResult) -> Section:
     if isinstance(result, PrepareResult):
         return {"dataset": dataset_section(result)}
     if isinstance(result, TrainResult):
-        return {"artifact": artifact_section(result)}
-    sections: Section = {"evaluation": evaluation_section(result)}
+        selection = selection_section(result)
+        sections: Section = {"artifact": artifact_section(result)}
+        return {**sections, "selection": selection} if selection else sections
+    sections = {"evaluation": evaluation_section(result)}
     published = published_section({}, result)
     return {**sections, "artifact": published} if published else sections
 
@@ -136,6 +144,7 @@ def _train_result(status: Section) -> TrainResult:
         manifest_sha256="",
         origin_digest=artifact.get("originDigest") or "",
         step=step or 0,
+        selection=status.get("selection") or None,
     )
 
 

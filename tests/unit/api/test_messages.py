@@ -53,7 +53,7 @@ def problems_of(change: dict[str, Any]) -> list[str]:
         (
             {"spec.method.adapter.r": 8},
             "spec.method.adapter.r: unknown field; known are type, rank, alpha, dropout, "
-            "targetModules",
+            "targetModules, modulesToSave",
         ),
         (
             {"spec.method.adapter.type": "lora"},
@@ -78,7 +78,8 @@ def problems_of(change: dict[str, Any]) -> list[str]:
         (
             {"spec.goal": {"metric": "ExactMatch", "atLeast": "1"}},
             'spec.goal.metric: Unsupported value: "ExactMatch": supported values: "exactMatch", '
-            '"macroF1", "rougeL", "bleu", "loss", "perplexity"; did you mean exactMatch?',
+            '"macroF1", "rougeL", "bleu", "loss", "perplexity", "preferenceAccuracy"; did you '
+            "mean exactMatch?",
         ),
         (
             {"spec.resources.nodes": "2"},

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
+from finetune_trainer.evaluate.curve import draw_picture
 from finetune_trainer.evaluate.page import render_page
 from support.spec_cases import changed, minimal_job
 
@@ -164,3 +165,48 @@ def test_texts_are_not_marked_right_or_wrong() -> None:
 
 def test_same_input_gives_the_same_page() -> None:
     assert page() == page()
+
+
+RECORD: dict[str, Any] = {
+    "curve": {
+        "train": [[1, 3.0], [10, 1.0], [30, float("nan")]],
+        "validation": [[10, 2.0], [20, 1.5], [30, 1.9]],
+    },
+    "selection": {
+        "step": 20,
+        "validation_loss": 1.5,
+        "last_step": 30,
+        "last_validation_loss": 1.9,
+        "planned_steps": 60,
+    },
+}
+
+
+def test_curve_is_told_in_words_and_numbers_beside_its_picture() -> None:
+    reading = Reading(page(curve=draw_picture(RECORD)))
+    words = (
+        "Loss over 30 steps. Training: from 3.000 to 1.000. Validation: from 2.000 to 1.900. The "
+        "weights after step 20 were kept, validation loss 1.5000. Training ended early and saved "
+        "30 steps."
+    )
+    assert words in reading.text
+    assert ("aria-label", words) in reading.attributes
+    assert "20 1.5000" in reading.text
+    assert reading.tags.count("polyline") == 2
+
+
+@pytest.mark.parametrize("field", ["curve", "selection"])
+def test_run_without_a_curve_has_no_picture(field: str) -> None:
+    assert draw_picture({**RECORD, field: None}) is None
+    assert "polyline" not in Reading(page()).tags
+
+
+def test_marks_of_the_curve_lie_within_its_frame() -> None:
+    picture = draw_picture(RECORD)
+    assert picture is not None
+    assert picture.chosen in picture.dots
+    for x, y in picture.dots:
+        assert picture.left <= x <= picture.right
+        assert picture.top <= y <= picture.bottom
+    highest = min(y for _, y in picture.dots)
+    assert picture.dots[0][1] == highest  # the largest loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -112,7 +112,8 @@ class Example:
         row: One of ``{"messages": [...]}``, ``{"prompt": ..., "completion": ...}`` (both message
             lists, or both strings for models without a chat template) and ``{"text": ...}``. A
             message has ``role`` and ``content``, and ``weight`` 0 if it is an answer that is not
-            learned.
+            learned. Of a preference the ``completion`` is the wanted answer and ``rejected`` the
+            other one; or ``label`` tells whether the ``completion`` is wanted.
         file: File the row came from.
         line: As in :class:`RawRow`.
         side: The side its source is bound to, or None when the split decides.
@@ -183,6 +184,11 @@ def prompt_of(row: dict[str, Any]) -> Any:
         return row["text"]
     earlier = row["completion"][:-1] if isinstance(row["prompt"], list) else ()
     return [*row["prompt"], *without_weights(earlier)] if earlier else row["prompt"]
+
+
+def other_answer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a pair's worse answer: as if it alone had been given."""
+    return {"prompt": row["prompt"], "completion": row["rejected"]}
 
 
 def without_weights(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

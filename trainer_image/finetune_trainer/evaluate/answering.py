@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.data.rows import other_answer
 from finetune_trainer.errors import InternalError
 from finetune_trainer.evaluate.metrics import Answers, Floats
 from finetune_trainer.evaluate.questions import Question, with_prompt
@@ -43,7 +44,8 @@ class EncodedQuestions:
 
     Attributes:
         examples: All examples of the rows behind the questions, for the likelihood.
-        owners: Index of the question that each example belongs to.
+        owners: Index of the question that each example belongs to; the worse answers of pairs, one
+            for each example, follow without.
         prompts: Token ids of the questions that have a prompt.
         answer_tokens: Longest answer to generate.
     """
@@ -77,10 +79,13 @@ def encode_questions(
         for row in question.rows
         for example in encoder.encode_row(row)
     ]
+    rows = [row for question in questions for row in question.rows]
+    are_pairs = all("rejected" in row for row in rows)
+    others = [encoder.encode_row(other_answer(row))[0] for row in rows] if are_pairs else []
     asks = with_prompt(questions)
     lengths = [encoder.answer_length(row) for question in asks for row in question.rows]
     return EncodedQuestions(
-        examples=[example for _, example in examples],
+        examples=[*(example for _, example in examples), *others],
         owners=np.array([owner for owner, _ in examples]),
         prompts=[encoder.encode_prompt(q.prompt, q.tools) for q in asks if q.prompt is not None],
         answer_tokens=answer_length(lengths, max_new_tokens),
@@ -228,11 +233,32 @@ def gather_answers(encoded: EncodedQuestions, num_questions: int, parts: Sequenc
         )
     sums = np.array([likelihoods[i][0] for i in range(num_examples)])
     counts = np.array([likelihoods[i][1] for i in range(num_examples)])
+    size = len(encoded.owners)
+    preferred = None
+    if num_examples > size:
+        wins = count_wins((sums[:size], counts[:size]), (sums[size:], counts[size:]))
+        pairs = _sum_by(encoded.owners, np.ones(size), num_questions)
+        preferred = _sum_by(encoded.owners, wins, num_questions) / pairs
     return Answers(
         texts=[texts[i] for i in range(num_prompts)],
-        nll_sums=_sum_by(encoded.owners, sums, num_questions),
-        num_tokens=_sum_by(encoded.owners, counts, num_questions),
+        nll_sums=_sum_by(encoded.owners, sums[:size], num_questions),
+        num_tokens=_sum_by(encoded.owners, counts[:size], num_questions),
+        preferred=preferred,
     )
+
+
+def count_wins(chosen: tuple[Floats, Floats], rejected: tuple[Floats, Floats]) -> Floats:
+    """Return 1 for every pair whose better answer is the likelier one, half for a draw, else 0.
+
+    Likelihoods are per token: summed over an answer, the shorter one would nearly always win.
+
+    Args:
+        chosen: Negative log-likelihoods of the better answers, and their tokens.
+        rejected: The same of the worse ones.
+    """
+    better, worse = (sums / np.maximum(1.0, counts) for sums, counts in (chosen, rejected))
+    wins: Floats = (better < worse) + 0.5 * (better == worse)
+    return wins
 
 
 def _sum_by(owners: NDArray[np.int64], values: Floats, size: int) -> Floats:

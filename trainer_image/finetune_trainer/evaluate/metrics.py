@@ -30,11 +30,14 @@ class Answers:
         texts: One answer per question that has a prompt.
         nll_sums: Summed negative log-likelihood of each question's reference tokens, in nats.
         num_tokens: Reference tokens behind each sum.
+        preferred: Of each question, the share of its pairs whose better answer the model holds for
+            likelier; None where there are no pairs.
     """
 
     texts: Sequence[str]
     nll_sums: Floats
     num_tokens: Floats
+    preferred: Floats | None = None
 
 
 def normalize_label(text: str) -> str:
@@ -53,11 +56,15 @@ def looks_like_labels(references: Sequence[Sequence[str]]) -> bool:
     return longest <= SHORT_LABEL_WORDS and repeated and len(distinct) <= MAX_LABELS
 
 
-def choose_metrics(references: Sequence[Sequence[str]], goal_metric: str | None) -> list[str]:
+def choose_metrics(
+    references: Sequence[Sequence[str]], goal_metric: str | None, *, has_pairs: bool = False
+) -> list[str]:
     """Return the metrics that fit the data, the goal's among them."""
-    names = []
+    names: list[str] = []
     if references:
         names = ["exactMatch", "macroF1"] if looks_like_labels(references) else ["rougeL", "bleu"]
+    if has_pairs:
+        names.insert(0, "preferenceAccuracy")
     names += ["loss", "perplexity"]
     if goal_metric and goal_metric not in names:
         names.insert(0, goal_metric)
@@ -71,6 +78,10 @@ def make_metric(name: str, answers: Answers, references: Sequence[Sequence[str]]
     """
     if name in LIKELIHOOD_METRICS:
         return _likelihood(answers, exponentiate=name == "perplexity")
+    if name == "preferenceAccuracy":
+        shares = answers.preferred
+        assert shares is not None
+        return lambda rows: float(shares[rows].mean())
     if name == "exactMatch":
         hits = np.array(
             [

@@ -16,6 +16,7 @@ import jinja2
 
 from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
 from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
+from finetune_trainer.evaluate.curve import Picture
 from finetune_trainer.evaluate.metrics import normalize_label
 
 BAR_WIDTH = 160
@@ -39,6 +40,7 @@ def render_page(
     facts: Mapping[str, str | int],
     samples: Sequence[Mapping[str, Any]],
     num_samples: int,
+    curve: Picture | None = None,
 ) -> str:
     """Render the page.
 
@@ -48,6 +50,7 @@ def render_page(
         facts: Data, recipe and files, by label.
         samples: Questions shown with their answers.
         num_samples: How many there are in all.
+        curve: The losses while training.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -64,6 +67,7 @@ def render_page(
         facts=facts,
         samples=[_mark(sample, has_labels=has_labels) for sample in samples],
         num_samples=num_samples,
+        curve=curve,
         bar_width=BAR_WIDTH,
         rows=[
             {

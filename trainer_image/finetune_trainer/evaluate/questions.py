@@ -53,6 +53,8 @@ def gather_questions(
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
+        if row.get("label") is False:
+            continue  # an answer that nobody wants is no reference
         key = [prompt_of(row), row.get("tools")]
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(row)
     read = read_answer or _reference_of

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult, ResolvedJob, RowCounts
+from finetune_trainer.evaluate.curve import draw_picture
 from finetune_trainer.evaluate.page import render_page
 from finetune_trainer.publish.card import model_card, recipe_facts
 
@@ -71,6 +72,8 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         "merged": evidence.merged_digest,
         "initFrom": evidence.record.get("initFrom"),
         "quantization": evidence.record.get("quantization"),
+        "selection": evidence.record.get("selection"),
+        "curve": evidence.record.get("curve"),
         "result": result.to_wire(),
         "samples": [asdict(sample) for sample in shown],
     }
@@ -90,6 +93,7 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         },
         samples=[asdict(sample) for sample in shown],
         num_samples=len(evidence.samples),
+        curve=draw_picture(evidence.record),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     card = model_card(

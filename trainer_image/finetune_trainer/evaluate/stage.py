@@ -113,7 +113,7 @@ def score_all(
     """
     goal_metric = job.spec.goal.metric if job.spec.goal else None
     answered = [question.references for question in comparison.asked]
-    names = choose_metrics(answered, goal_metric)
+    names = choose_metrics(answered, goal_metric, has_pairs=comparison.base.preferred is not None)
     if goal_metric in names:
         names.sort(key=lambda name: name != goal_metric)
     scores = []

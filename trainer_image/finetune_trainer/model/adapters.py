@@ -10,6 +10,7 @@ from finetune_trainer.errors import UserError
 if TYPE_CHECKING:
     from peft import LoraConfig
     from torch import nn
+    from transformers import PreTrainedModel
 
 ALL_LINEAR = "all-linear"
 
@@ -65,6 +66,42 @@ def check_target_modules(adapter: Adapter, model: nn.Module) -> None:
         )
 
 
+def check_saved_modules(adapter: Adapter, model: PreTrainedModel) -> None:
+    """Refuse modules to be trained whole that are not there or cannot be.
+
+    Raises:
+        UserError: A name in ``modulesToSave`` matches no module, or a tied one, or one that also
+            gets an adapter.
+    """
+    names = [name for name, module in model.named_modules() if not list(module.children())]
+    for wanted in adapter.modules_to_save:
+        field = f"method.adapter.modulesToSave: {wanted!r}"
+        matching = [name for name in names if name == wanted or name.endswith("." + wanted)]
+        if not matching:
+            leaves = sorted({name.rsplit(".", 1)[-1] for name in names})
+            raise UserError(
+                "NoMatchingModules",
+                f"{field} matches no module of the base model; it has {', '.join(leaves)}",
+            )
+        head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+        is_tied = head is not None and head.weight is embeddings.weight
+        modules = [model.get_submodule(name) for name in matching]
+        if is_tied and any(module is head or module is embeddings for module in modules):
+            raise UserError(
+                "TiedModules",
+                f"{field}: the base model ties its embeddings to its output head, and training "
+                "one would part them; leave it out",
+            )
+        counts = linear_module_names(model)
+        if wanted in adapter.target_modules or (
+            adapter.target_modules == [ALL_LINEAR] and wanted in counts
+        ):
+            raise UserError(
+                "InvalidModulesToSave",
+                f"{field} gets an adapter by method.adapter.targetModules; name it in one of them",
+            )
+
+
 def has_fused_experts(model: nn.Module) -> bool:
     """Tell whether the model keeps the weights of all experts of a layer in one parameter."""
     return any(
@@ -101,5 +138,6 @@ def build_lora_config(adapter: Adapter, model: nn.Module) -> LoraConfig | None:
         use_dora=adapter.type == "DoRA",
         use_rslora=adapter.type == "RsLoRA",
         bias="none",
+        modules_to_save=sorted(adapter.modules_to_save) or None,
         task_type="CAUSAL_LM",
     )

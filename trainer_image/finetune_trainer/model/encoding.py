@@ -321,7 +321,8 @@ def make_encoder(
     return Encoder(
         tokenizer,
         chat_format,
-        loss=job.spec.method.loss,
+        # Of a preference the one answer counts that is better or worse.
+        loss=job.spec.method.loss if job.spec.method.objective == "SFT" else "Completion",
         max_tokens=job.spec.hyperparameters.max_sequence_length,
     )
 

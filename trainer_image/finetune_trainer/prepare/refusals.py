@@ -100,6 +100,42 @@ def require_answers(goal: Goal | None, folder: Path) -> None:
             )
 
 
+def require_preferences(objective: str, folder: Path) -> None:
+    """Refuse a training side that the objective has nothing to learn from.
+
+    Args:
+        objective: ``method.objective``.
+        folder: The prepared data set.
+
+    Raises:
+        DataError: Pairs are needed and rows have none, or all verdicts are alike.
+    """
+    if objective == "SFT":
+        return
+    for side in (Side.TRAIN, Side.VALIDATION):
+        num_pairs, num_singles, verdicts = 0, 0, set()
+        with (folder / f"{side}.jsonl").open(encoding="utf-8") as rows:
+            for row in map(json.loads, rows):
+                if "rejected" in row:
+                    num_pairs += 1
+                else:
+                    num_singles += 1
+                    verdicts.add(row["label"])
+        if objective != "KTO" and num_singles:
+            raise DataError(
+                "NoPreferences",
+                f"{num_singles} of {num_pairs + num_singles} {side} rows have a label and no pair "
+                f"of answers, which method.objective {objective} needs; use KTO, or leave them out",
+            )
+        if side is Side.TRAIN and not num_pairs and len(verdicts) < 2:
+            only = "true" if True in verdicts else "false"
+            raise DataError(
+                "OneVerdict",
+                f"the label of all {num_singles} training rows is {only}; KTO needs answers of "
+                "both kinds: add rows with the other label",
+            )
+
+
 def require_prompts(evaluation: Evaluation, folder: Path) -> None:
     """Refuse a held-out side that could never publish anything, before anything is trained.
 

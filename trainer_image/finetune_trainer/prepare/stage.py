@@ -29,6 +29,7 @@ from finetune_trainer.prepare.reading.examples import read_examples
 from finetune_trainer.prepare.reading.sources import SourceFile, fetch_source, locate
 from finetune_trainer.prepare.refusals import (
     require_answers,
+    require_preferences,
     require_prompts,
     require_sides,
     require_valid_rows,
@@ -112,6 +113,7 @@ def prepare(context: StageContext) -> PrepareResult:
 
 def _require_evidence(context: StageContext, folder: Path) -> None:
     require_answers(context.job.spec.goal, folder)
+    require_preferences(context.job.spec.method.objective, folder)
     require_prompts(context.job.spec.evaluation, folder)
 
 
@@ -148,6 +150,7 @@ def _build(
                     label=source_label(context.job, index),
                     conversational=conversational,
                     control_tokens=control_tokens,
+                    objective=context.job.spec.method.objective,
                     keep=spool.add,
                 )
                 for index, source in enumerate(dataset.sources)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from finetune_trainer.data.rows import Side
+from finetune_trainer.data.rows import Side, other_answer
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.encoding import Encoded, Encoder
 
@@ -90,6 +90,8 @@ def measure_tokens(
         for row in rows:
             try:
                 counter.add(encoder.encode_row(row))
+                if "rejected" in row:
+                    counter.add_beside(encoder.encode_row(other_answer(row)))
             except DataError as error:
                 refused += [(row, error)] if len(refused) < NUM_REFUSED_SHOWN else []
                 num_refused += 1
@@ -119,6 +121,12 @@ class _Counter:
         self.num_examples += len(examples)
         self.num_truncated += any(example.num_cut for example in examples)
         self.num_without_answer += not any(example.has_answer for example in examples)
+
+    def add_beside(self, examples: Sequence[Encoded]) -> None:
+        """Count the other answer of a pair, which is as long as the longer of its two."""
+        lengths = [len(example.input_ids) + example.num_cut for example in examples]
+        self.lengths[-1] = max(self.lengths[-1], *lengths)
+        self.num_tokens += sum(lengths)
 
     def summarise(self) -> TokenStatistics:
         """Return the statistics of what was counted."""

@@ -49,4 +49,6 @@ def compute_version(
         "loss": spec.method.loss,
         "maxSequenceLength": spec.hyperparameters.max_sequence_length,
     }
+    if spec.method.objective != "SFT":  # it decides how rows are read
+        recipe["objective"] = spec.method.objective
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

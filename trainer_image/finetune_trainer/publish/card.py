@@ -39,7 +39,7 @@ def model_card(
         library_name=library,
         license=record.get("license"),
         pipeline_tag="text-generation",
-        tags=["sft", adapter.type.lower(), "finetune-operator"],
+        tags=[job.spec.method.objective.lower(), adapter.type.lower(), "finetune-operator"],
     )
     what = "Adapter for"
     if is_whole:
@@ -85,7 +85,7 @@ def recipe_facts(
         "Data set version": record["dataset"],
         "Adapter": adapter.type + ("" if adapter.type == "Full" else shape),
         "Trainable parameters": record["numTrainableParameters"],
-        "Steps": record["step"],
+        "Steps": _steps(record),
         "Global batch size": recipe["global_batch_size"],
         "Learning rate": f"{recipe['learning_rate']:g} ({job.spec.hyperparameters.scheduler})",
         "Epochs": f"{recipe['epochs']:g}",
@@ -98,6 +98,18 @@ def _precision_of(record: dict[str, Any]) -> str:
     computed = "bfloat16" if record["recipe"]["bfloat16"] else "float32"
     quantization = record.get("quantization")
     return f"4 bits ({quantization}), computed in {computed}" if quantization else computed
+
+
+def _steps(record: dict[str, Any]) -> str | int:
+    chosen = record.get("selection")
+    if chosen is None:
+        return int(record["step"])
+    step, last, planned = (chosen[name] for name in ("step", "last_step", "planned_steps"))
+    words = f"{step:,} of {last:,}"
+    if chosen["validation_loss"] is not None:
+        words += f" (validation loss {chosen['validation_loss']:.4f}"
+        words += ")" if step == last else ", the lowest)"
+    return words + (f"; {planned:,} were planned" if last < planned else "")
 
 
 def _scores_section(evaluation: EvaluateResult) -> str:

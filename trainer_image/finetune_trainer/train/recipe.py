@@ -6,7 +6,8 @@ The rules, with their reasons:
   of rank when the update is scaled by alpha/rank with a fixed alpha, and more for short runs
   ("LoRA Without Regret", Schulman et al. 2025). Small models take more:
   5e-4 x (2000 / hidden size)^0.78, 1.5 times that below 100 steps, between 1e-4 and 2e-3. ``Full``
-  takes a tenth.
+  takes a tenth. So do preferences (DPO, KTO, ORPO), which pull without an end in sight, and with
+  LoRA+ the rule gives the geometric mean of the rates of A and B.
 * **Scaling.** The rule above holds for a strength of 32 = scale x rank (LoRA's alpha, RsLoRA's
   alpha x sqrt(rank)): one step of Adam changes an adapter's output by about rate x scale x rank,
   since each of its rank directions moves by the rate whatever its gradient. Another strength
@@ -31,6 +32,7 @@ from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Lengths, find_fit
 from finetune_trainer.planning.setup import Setup, drops_inputs
+from finetune_trainer.train.selection import decide_validation_interval
 
 REFERENCE_STRENGTH = 32
 """Scale x rank of the default adapter, which the rule of the learning rate was made for."""
@@ -48,6 +50,7 @@ class DataShape:
         mean_tokens: Mean example length.
         longest_tokens: Longest example.
         std_tokens: Standard deviation of the lengths, if known.
+        num_sequences: Sequences behind one example: a pair of answers is two.
     """
 
     num_rows: int
@@ -55,6 +58,7 @@ class DataShape:
     mean_tokens: float
     longest_tokens: int
     std_tokens: float | None = None
+    num_sequences: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +82,7 @@ class Recipe:
         estimated_memory_bytes: Of one rank at its peak.
         memory: The same by what it is made of, bytes.
         available_memory_bytes: What one rank has.
+        validation_interval: Steps between two validations, if there are rows for it.
     """
 
     learning_rate: float
@@ -96,6 +101,7 @@ class Recipe:
     estimated_memory_bytes: int
     memory: dict[str, int]
     available_memory_bytes: int
+    validation_interval: int
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dict."""
@@ -138,7 +144,7 @@ def decide_recipe(
         read_asked(job, per_rank, use_gpu=use_gpu),
         Lengths(
             mean=data.mean_tokens,
-            longest=min(data.longest_tokens, hyper.max_sequence_length),
+            longest=min(data.longest_tokens, hyper.max_sequence_length * data.num_sequences),
             deviation=data.std_tokens,
             # A packed row is as long as a row may be, however short its examples.
             row_limit=hyper.max_sequence_length if packing else None,
@@ -146,11 +152,17 @@ def decide_recipe(
         per_rank=per_rank,
         available=available_bytes(job, hardware, use_gpu=use_gpu),
     )
+    _check_verdict_batch(job, fit.micro)
     epochs = float(hyper.epochs)
     total_steps = hyper.max_steps or _count_steps(data, hyper, epochs, global_batch, packing)
     return Recipe(
         learning_rate=decide_learning_rate(
-            hyper.learning_rate, model, total_steps, job.spec.method.adapter
+            hyper.learning_rate,
+            model,
+            total_steps,
+            job.spec.method.adapter,
+            lora_plus_ratio=float(hyper.lora_plus_ratio or 1),
+            learns_preferences=job.spec.method.objective != "SFT",
         ),
         global_batch_size=global_batch,
         micro_batch_size=fit.micro,
@@ -167,7 +179,27 @@ def decide_recipe(
         estimated_memory_bytes=fit.memory.total,
         memory=fit.memory.to_json(),
         available_memory_bytes=fit.available,
+        validation_interval=decide_validation_interval(
+            job.spec.checkpoint.validate_every_steps,
+            total_steps=total_steps,
+            every_steps=job.spec.checkpoint.every_steps,
+        ),
     )
+
+
+def _check_verdict_batch(job: ResolvedJob, micro: int) -> None:
+    """Refuse batches of one answer for KTO, which compares the answers of a batch.
+
+    Raises:
+        UserError: There is only one answer in a batch.
+    """
+    if job.spec.method.objective == "KTO" and micro < 2:
+        raise UserError(
+            "MicroBatchTooSmall",
+            "method.objective KTO compares the answers of a micro batch, and only one would fit; "
+            "set hyperparameters.microBatchSize to 2 or more (a divisor of globalBatchSize over "
+            "the ranks), or lower maxSequenceLength",
+        )
 
 
 def make_setup(
@@ -197,12 +229,17 @@ def read_asked(job: ResolvedJob, per_rank: int, *, use_gpu: bool) -> Asked:
     hyper = job.spec.hyperparameters
     micro = check_micro_batch(hyper.micro_batch_size, per_rank)
     strategy = decide_strategy(job, use_gpu=use_gpu)
+    is_sft = job.spec.method.objective == "SFT"
+    if strategy == "Auto" and not is_sft:
+        strategy = "DDP"  # the reference is the model without its adapter: it must be whole
+    # NEFTune's noise depends on the length of a row; TRL pads answers that it compares.
+    is_padded = job.spec.method.packing == "Off" or hyper.neftune_noise_alpha or not is_sft
     recompute = hyper.activation_checkpointing
     return Asked(
         micro=micro,
         checkpointing=None if recompute == "Auto" else recompute == "On",
         strategy=None if strategy == "Auto" else strategy,
-        padding_free=False if job.spec.method.packing == "Off" else None,
+        padding_free=False if is_padded else None,
     )
 
 
@@ -247,9 +284,18 @@ def check_settings(job: ResolvedJob, hardware: Hardware, *, num_rows: int, use_g
 
 
 def decide_learning_rate(
-    asked: str, model: Architecture, total_steps: int, adapter: Adapter
+    asked: str,
+    model: Architecture,
+    total_steps: int,
+    adapter: Adapter,
+    *,
+    lora_plus_ratio: float = 1.0,
+    learns_preferences: bool = False,
 ) -> float:
-    """Return the asked rate, or the rule's."""
+    """Return the asked rate, or the rule's.
+
+    With LoRA+ the rule's rate is the geometric mean of the two that A and B learn at.
+    """
     if asked != "auto":
         return float(asked)
     rate = 5e-4 * (2000 / max(1, model.hidden_size)) ** 0.78
@@ -258,6 +304,7 @@ def decide_learning_rate(
     rate = min(2e-3, max(1e-4, rate))
     if adapter.type == "Full":
         return float(f"{rate / 10:.2g}")
+    rate /= math.sqrt(lora_plus_ratio) * (10 if learns_preferences else 1)
     return float(f"{rate * min(2.0, REFERENCE_STRENGTH / adapter_strength(adapter)):.2g}")
 
 

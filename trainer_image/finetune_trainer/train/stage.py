@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import MetricValue, ResolvedJob, TrainResult
+from finetune_api.trainer import MetricValue, ResolvedJob, StepSelection, TrainResult
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.errors import InternalError, StorageError, UserError
@@ -54,6 +54,12 @@ def train(context: StageContext) -> TrainResult:
         context.emit.message("no GPU is visible and CPU is allowed: training on CPU")
     prepared = read_prepared(context.output, job, context.work_dir)
     check_settings(job, hardware, num_rows=len(prepared.train), use_gpu=use_gpu)
+    if job.spec.checkpoint.early_stopping is not None and not prepared.report.rows.validation:
+        raise UserError(
+            "NoValidationRows",
+            "checkpoint.earlyStopping needs validation rows, and the split left none of so few "
+            "rows; raise dataset.split.validationPercent or give a source with side: Validation",
+        )
     model_dir, revision = context.model_folder()
     # Settled anew by the ranks from the exact rows; here, so that what cannot fit costs no start.
     decide_recipe(
@@ -221,12 +227,24 @@ def _result(
         num_bytes=weights.num_bytes,
         manifest_sha256=manifest.digest,
         step=record["step"],
+        selection=_selection(record),
         metrics=metrics,
         resumed_from_step=record["resumedFromStep"],
         num_trainable_parameters=record["numTrainableParameters"],
         origin_digest=(record.get("initFrom") or {}).get("digest", ""),
         reused=reused,
     )
+
+
+def _selection(record: dict[str, Any]) -> StepSelection | None:
+    chosen = record.get("selection")
+    if chosen is None:
+        return None
+    losses = {
+        name: "" if chosen[name] is None else f"{chosen[name]:.6g}"
+        for name in ("validation_loss", "last_validation_loss")
+    }
+    return StepSelection(**{**chosen, **losses})
 
 
 def _run_record(
@@ -247,6 +265,8 @@ def _run_record(
         "license": licence_of(context.model_folder()[0]),
         "dataset": prepared.digest,
         "step": outcome["step"],
+        "selection": outcome["selection"],
+        "curve": outcome["curve"],
         "metrics": outcome["metrics"],
         "recipe": outcome["recipe"],
         "quantization": QUANTIZATION_OF.get(context.job.spec.method.adapter.type),

@@ -62,6 +62,7 @@ def read_examples(
     label: str,
     conversational: bool,
     control_tokens: Collection[str] = (),
+    objective: str = "SFT",
     keep: Callable[[Example], None],
 ) -> SourceRows:
     """Read all rows of a source, one at a time.
@@ -73,6 +74,7 @@ def read_examples(
         label: Put before file names; empty when there is only one source.
         conversational: The model's tokenizer has a chat template.
         control_tokens: Texts that the model's tokenizer reads as control tokens.
+        objective: ``method.objective``.
         keep: Given each usable row, in their order.
 
     Raises:
@@ -96,7 +98,9 @@ def read_examples(
             if isinstance(row, RowError):
                 errors.add(row)
         return SourceRows(errors=errors, recognised=None, num_rows_of_file={})
-    recognised = recognise_format(source, [row.fields for row in raw_rows], where=where)
+    recognised = recognise_format(
+        source, [row.fields for row in raw_rows], where=where, objective=objective
+    )
     convert = refuse_control_tokens(
         build_convert(source, recognised.format, conversational=conversational, where=where),
         control_tokens,

@@ -22,6 +22,7 @@ from finetune_trainer.prepare.reading.messages import (
     read_messages,
     read_text,
 )
+from finetune_trainer.prepare.reading.preferences import read_verdict, split_conversations
 from finetune_trainer.prepare.reading.tools import read_tools
 
 NUM_PROBED_ROWS = 20
@@ -57,7 +58,7 @@ class Recognised:
 
 
 def recognise_format(
-    source: Source, rows: Sequence[Mapping[str, Any]], *, where: str
+    source: Source, rows: Sequence[Mapping[str, Any]], *, where: str, objective: str = "SFT"
 ) -> Recognised:
     """Decide how the rows of a source are read.
 
@@ -65,10 +66,14 @@ def recognise_format(
         source: What the user says about the source.
         rows: Its first rows, at most :data:`NUM_PROBED_ROWS` are looked at.
         where: Path of the source in the job, for messages.
+        objective: ``method.objective``.
 
     Raises:
+        UserError: The format does not fit the objective.
         DataError: ``Auto`` and no known format fits; the message lists the fields seen.
     """
+    if objective != "SFT":
+        return _recognise_preferences(source, rows[:NUM_PROBED_ROWS], where, objective)
     if source.format != "Auto":
         return Recognised(format=source.format, reason="format is set in the job")
     columns = source.columns or Columns()
@@ -105,7 +110,10 @@ def build_convert(source: Source, format_name: str, *, conversational: bool, whe
     """
     _check_settings(source, format_name, conversational, where)
     columns = source.columns or Columns()
+    read_prompt: Callable[[Mapping[str, Any]], Any]
     match format_name:
+        case "Preference":
+            return _preference(source, conversational, where)
         case "Chat":
             return lambda fields: _convert_chat(fields, source.system)
         case "ShareGPT":
@@ -122,11 +130,7 @@ def build_convert(source: Source, format_name: str, *, conversational: bool, whe
             def read_prompt(fields: Mapping[str, Any]) -> Any:
                 return _value(fields, prompt)
 
-    if source.template is not None:
-        # Imported here: `finetune init` recognises formats where Jinja need not be installed.
-        from finetune_trainer.prepare.reading.template import PromptTemplate
-
-        read_prompt = PromptTemplate(source.template, where=f"{where}.template").render
+    read_prompt = _templated(source, read_prompt, where)
 
     def convert(fields: Mapping[str, Any]) -> dict[str, Any]:
         answer = _value(fields, completion)
@@ -134,6 +138,78 @@ def build_convert(source: Source, format_name: str, *, conversational: bool, whe
         return _with_tools(row, fields) if conversational and format_name == _PAIRS else row
 
     return convert
+
+
+def _templated(
+    source: Source, read_prompt: Callable[[Mapping[str, Any]], Any], where: str
+) -> Callable[[Mapping[str, Any]], Any]:
+    """Return how the prompt is read: by the source's template if it has one."""
+    if source.template is not None:
+        # Imported here: `finetune init` recognises formats where Jinja need not be installed.
+        from finetune_trainer.prepare.reading.template import PromptTemplate
+
+        return PromptTemplate(source.template, where=f"{where}.template").render
+    return read_prompt
+
+
+def _preference(source: Source, conversational: bool, where: str) -> Convert:
+    """Return the function that reads pairs of answers, and answers with a verdict.
+
+    The better answer of a pair becomes the ``completion``, as if it alone had been given; the
+    worse one stands beside it as ``rejected``. An answer with a verdict keeps it as ``label``.
+    """
+    columns = source.columns or Columns()
+    chosen, rejected = columns.chosen or "chosen", columns.rejected or "rejected"
+    completion, label = columns.completion or "completion", columns.label or "label"
+    prompt_name = columns.prompt or "prompt"
+    read_prompt = _templated(source, lambda fields: fields.get(prompt_name), where)
+
+    def pair(prompt: Any, answer: Any, name: str) -> dict[str, Any]:
+        return _pair(prompt, answer, name, source.system, conversational)
+
+    def convert(fields: Mapping[str, Any]) -> dict[str, Any]:
+        prompt = read_prompt(fields)
+        if rejected not in fields and label in fields:
+            verdict = read_verdict(fields[label], label)
+            return {**pair(prompt, _value(fields, completion), completion), "label": verdict}
+        prompt, better, worse = split_conversations(
+            prompt, _value(fields, chosen), _value(fields, rejected)
+        )
+        row, other = pair(prompt, better, chosen), pair(prompt, worse, rejected)
+        if row == other:
+            raise BadRow(
+                "EqualAnswers", f"{chosen} and {rejected} are the same: there is no preference"
+            )
+        return {**row, "rejected": other["completion"]}
+
+    return convert
+
+
+def _recognise_preferences(
+    source: Source, rows: Sequence[Mapping[str, Any]], where: str, objective: str
+) -> Recognised:
+    if source.format not in ("Auto", "Preference"):
+        raise UserError(
+            "FormatNotApplicable",
+            f"{where}.format: method.objective {objective} learns from preferences; use Auto or "
+            f"Preference instead of {source.format}",
+        )
+    columns = source.columns or Columns()
+    pair = {columns.chosen or "chosen", columns.rejected or "rejected"}
+    verdict = {columns.completion or "completion", columns.label or "label"}
+    wanted = [pair, verdict] if objective == "KTO" else [pair]
+    count = sum(1 for fields in rows if any(names <= set(fields) for names in wanted))
+    if count:
+        reason = f"{count} of the first {len(rows)} rows are preferences"
+        return Recognised(format="Preference", reason=reason)
+    seen = list(dict.fromkeys(str(field) for fields in rows for field in fields))
+    needed = " or ".join(" and ".join(sorted(names)) for names in wanted)
+    hint = "; KTO learns from rows with a label" if verdict <= set(seen) else ""
+    raise DataError(
+        "NoPreferences",
+        f"{where}: method.objective {objective} needs rows with {needed}, and these have "
+        f"{', '.join(seen[:20])}{hint}; name the columns, or change the objective",
+    )
 
 
 def read_group(fields: Mapping[str, Any], column: str | None) -> str | None:

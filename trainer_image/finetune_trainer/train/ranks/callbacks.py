@@ -15,7 +15,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from finetune_trainer.errors import Stopped
 from finetune_trainer.report.events import EventEmitter
 
-REPORTED = ("loss", "learning_rate", "grad_norm", "eval_loss", "mean_token_accuracy")
+REPORTED = (
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "eval_loss",
+    "mean_token_accuracy",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "eval_rewards/margins",
+    "eval_rewards/accuracies",
+)
 MIN_EVENT_SECONDS = 1.0
 
 

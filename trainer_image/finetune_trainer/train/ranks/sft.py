@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,25 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
+    Trainer,
     TrainerCallback,
 )
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.errors import InternalError, UserError
 from finetune_trainer.model.encoding import Encoded
+from finetune_trainer.train.ranks.validation import SupervisedTrainer
 from finetune_trainer.train.recipe import Recipe
 
-SCHEDULERS = {"Cosine": "cosine", "Linear": "linear", "Constant": "constant_with_warmup"}
+SCHEDULERS = {
+    "Cosine": "cosine",
+    "Linear": "linear",
+    "Constant": "constant_with_warmup",
+    "WSD": "warmup_stable_decay",
+}
+DECAY_SHARE = 0.2
+"""Share of the steps over which WSD lets the learning rate fall."""
 
 
 def build_config(
@@ -39,8 +49,27 @@ def build_config(
 
     Must run before the model is loaded: with ZeRO-3 it switches transformers to sharded loading.
     """
+    return SFTConfig(
+        **training_arguments(job, recipe, output_dir, has_validation=has_validation),
+        packing=recipe.packing,
+        eval_packing=False,
+        padding_free=recipe.padding_free and not recipe.packing,
+        max_length=job.spec.hyperparameters.max_sequence_length if recipe.packing else None,
+        dataset_kwargs=None if recipe.packing else {"skip_prepare_dataset": True},
+    )
+
+
+def training_arguments(
+    job: ResolvedJob, recipe: Recipe, output_dir: Path, *, has_validation: bool
+) -> dict[str, Any]:
+    """Return the training arguments that all objectives share."""
     hyper = job.spec.hyperparameters
     extra: dict[str, Any] = {}
+    if hyper.scheduler == "WSD":
+        decay = math.ceil(DECAY_SHARE * recipe.total_steps)
+        extra["lr_scheduler_kwargs"] = {"num_decay_steps": decay, "decay_type": "1-sqrt"}
+    if hyper.neftune_noise_alpha is not None:
+        extra["neftune_noise_alpha"] = float(hyper.neftune_noise_alpha)
     if recipe.strategy in ("ZeRO2", "ZeRO3"):
         extra["deepspeed"] = deepspeed_config(recipe)
         if not recipe.use_gpu:
@@ -56,7 +85,7 @@ def build_config(
             "activation_checkpointing": recipe.activation_checkpointing,
         }
     checkpointing = recipe.activation_checkpointing and recipe.strategy != "FSDP2"
-    return SFTConfig(
+    return dict(
         output_dir=str(output_dir),
         # With this set accelerate would run DDP instead of DeepSpeed, without a word.
         use_cpu=not recipe.use_gpu and "deepspeed" not in extra,
@@ -75,18 +104,14 @@ def build_config(
         data_seed=hyper.seed,
         gradient_checkpointing=checkpointing,
         torch_compile=recipe.use_gpu and hyper.compile == "On",
-        packing=recipe.packing,
-        eval_packing=False,
-        padding_free=recipe.padding_free and not recipe.packing,
-        max_length=hyper.max_sequence_length if recipe.packing else None,
-        dataset_kwargs=None if recipe.packing else {"skip_prepare_dataset": True},
         logging_steps=hyper.logging_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=job.spec.checkpoint.every_steps,
         save_total_limit=None,  # a local checkpoint goes once it is durable, never before
-        eval_strategy="epoch" if has_validation else "no",
+        eval_strategy="steps" if has_validation else "no",
+        eval_steps=recipe.validation_interval,
         disable_tqdm=True,
         report_to="none",
         dataloader_pin_memory=recipe.use_gpu,
@@ -98,6 +123,7 @@ def build_config(
 
 def build_trainer(
     *,
+    job: ResolvedJob,
     config: SFTConfig,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -105,9 +131,9 @@ def build_trainer(
     train: list[Encoded],
     validation: list[Encoded],
     callbacks: list[TrainerCallback],
-) -> SFTTrainer:
+) -> SupervisedTrainer:
     """Build the trainer over tokenised examples."""
-    trainer = SFTTrainer(
+    trainer = SupervisedTrainer(
         model=model,
         args=config,
         train_dataset=_dataset(train),
@@ -116,10 +142,15 @@ def build_trainer(
         peft_config=lora,
         callbacks=callbacks,
     )
-    # Their prints would mix with our events on stdout.
+    trainer.set_lora_plus_ratio(job.spec.hyperparameters.lora_plus_ratio)
+    silence(trainer)
+    return trainer
+
+
+def silence(trainer: Trainer) -> None:
+    """Remove the callbacks whose prints would mix with our events on stdout."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    return trainer
 
 
 def load_adapter(model: PeftModel, folder: Path) -> None:
@@ -166,7 +197,7 @@ def join_ranks_for_deepspeed() -> None:
         del os.environ["ACCELERATE_USE_DEEPSPEED"]
 
 
-def check_strategy(trainer: SFTTrainer, recipe: Recipe) -> None:
+def check_strategy(trainer: Trainer, recipe: Recipe) -> None:
     """Make sure that the ranks share the work as the recipe says.
 
     Raises:

@@ -13,9 +13,10 @@ import signal
 import statistics
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.trainer import ResolvedJob, Stage
 from finetune_trainer.errors import InternalError, TrainerError
@@ -30,15 +31,17 @@ from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
 from finetune_trainer.train.launch import lost_peer
 from finetune_trainer.train.planned import describe_plan
 from finetune_trainer.train.recipe import DataShape, Recipe, decide_recipe, find_warnings
+from finetune_trainer.train.selection import draw_curve
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-    from trl import SFTTrainer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
     from finetune_trainer.model.encoding import Encoded
     from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest
+    from finetune_trainer.train.ranks.chosen import ChosenStep
     from finetune_trainer.train.ranks.durable import DurableCheckpoints
     from finetune_trainer.train.ranks.isolation import IsolationProbe
+    from finetune_trainer.train.ranks.preference import Preferred
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,12 +118,8 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
     """
     from finetune_trainer.model.adapters import build_lora_config
     from finetune_trainer.model.load import load_tokenizer
-    from finetune_trainer.train.ranks.sft import (
-        build_config,
-        build_trainer,
-        check_strategy,
-        load_adapter,
-    )
+    from finetune_trainer.train.ranks import preference, sft
+    from finetune_trainer.train.ranks.chosen import TrainingIsOver
 
     job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
     tokenizer = load_tokenizer(
@@ -129,18 +128,23 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
     sides = encode_sides(plan, job, tokenizer)
     recipe = settle_recipe(plan, job, sides)
     # Before the model: with ZeRO-3 the configuration decides how weights are loaded.
-    config = build_config(job, recipe, Path(plan.output_dir), has_validation=bool(sides.validation))
-    check_world_size(recipe, config.world_size)
-    config.use_liger_kernel = decide_liger(
-        job.spec.hyperparameters.kernels,
-        str(read_config(Path(plan.model_dir)).get("model_type", "unknown")),
-        use_gpu=plan.use_gpu,
+    objective = sft if job.spec.method.objective == "SFT" else preference
+    config = objective.build_config(
+        job, recipe, Path(plan.output_dir), has_validation=bool(sides.validation)
     )
+    check_world_size(recipe, config.world_size)
+    if objective is sft:  # the other objectives need more of the output head than the loss
+        config.use_liger_kernel = decide_liger(
+            job.spec.hyperparameters.kernels,
+            str(read_config(Path(plan.model_dir)).get("model_type", "unknown")),
+            use_gpu=plan.use_gpu,
+        )
     plan = agree_on_checkpoint(plan, job, local_rank=config.local_process_index)
     model = load_base(plan, job, recipe, local_rank=config.local_process_index)
     lora = build_lora_config(job.spec.method.adapter, model)
-    watchers = make_watchers(plan, job, rank, emit)
-    trainer = build_trainer(
+    watchers = make_watchers(plan, job, rank, emit, has_validation=bool(sides.validation))
+    trainer = objective.build_trainer(
+        job=job,
         config=config,
         model=model,
         tokenizer=tokenizer,
@@ -149,10 +153,11 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
         validation=sides.validation,
         callbacks=watchers.as_callbacks(),
     )
-    check_strategy(trainer, recipe)
+    sft.check_strategy(trainer, recipe)
+    watchers.chosen.attach(trainer)
     watchers.isolation.attach(trainer)
     if begins_from_origin(plan, job) and job.spec.method.adapter.type != "Full":
-        load_adapter(trainer.model, Path(plan.origin_dir or ""))
+        sft.load_adapter(trainer.model, Path(plan.origin_dir or ""))
     if rank == 0:
         emit.message(describe(recipe, num_rows=len(sides.train), num_tokens=sides.num_tokens))
         for warning in find_warnings(recipe, sides.shape):
@@ -164,11 +169,13 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
                 f"method.adapter.dropout {job.spec.method.adapter.dropout} is not used: adapters "
                 "of fused experts know no dropout"
             )
-    train_durably(trainer, plan, watchers)
+    with suppress(TrainingIsOver):
+        train_durably(trainer, plan, watchers)
     watchers.stop.raise_if_stopped(total_steps=recipe.total_steps)
-    trainer.save_model(plan.final_dir)
+    selection = watchers.chosen.hand_over(Path(plan.final_dir))
     if rank == 0:
-        leave_outcome(plan, trainer, recipe, watchers)
+        emit.message(describe_selection(selection))
+        leave_outcome(plan, trainer, recipe, watchers, selection)
         emit.close()
 
 
@@ -176,8 +183,9 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
 class EncodedSides:
     """The sides of the data set as token ids and labels."""
 
-    train: list[Encoded]
-    validation: list[Encoded]
+    train: list[Encoded] | list[Preferred]
+    validation: list[Encoded] | list[Preferred]
+    num_sequences: int = 1
 
     @property
     def num_tokens(self) -> int:
@@ -194,6 +202,7 @@ class EncodedSides:
             mean_tokens=sum(lengths) / len(lengths),
             longest_tokens=max(lengths),
             std_tokens=statistics.pstdev(lengths),
+            num_sequences=self.num_sequences,
         )
 
 
@@ -210,6 +219,20 @@ def encode_sides(
 
     folder = Path(plan.dataset_dir)
     encoder = make_encoder(job, tokenizer, read_format(folder))
+    if job.spec.method.objective != "SFT":
+        from finetune_trainer.train.ranks.preference import encode_preferences
+
+        train, validation = (
+            encode_preferences(
+                encoder,
+                read_rows(folder / f"{name}.jsonl"),
+                objective=job.spec.method.objective,
+                side=side,
+                seed=job.spec.hyperparameters.seed,
+            )
+            for name, side in (("train", "training"), ("validation", "validation"))
+        )
+        return EncodedSides(train=train, validation=validation, num_sequences=2)
     return EncodedSides(
         train=encode_rows(encoder, read_rows(folder / "train.jsonl"), side="training"),
         validation=encode_rows(encoder, read_rows(folder / "validation.jsonl"), side="validation"),
@@ -276,7 +299,7 @@ def agree_on_checkpoint(plan: WorkerPlan, job: ResolvedJob, *, local_rank: int) 
     )
 
 
-def train_durably(trainer: SFTTrainer, plan: WorkerPlan, watchers: Watchers) -> None:
+def train_durably(trainer: Trainer, plan: WorkerPlan, watchers: Watchers) -> None:
     """Train to the end, with checkpoints that hold no pickle and reach storage also on a failure.
 
     Raises:
@@ -321,7 +344,7 @@ def load_base(
     """
     import torch
 
-    from finetune_trainer.model.adapters import check_target_modules
+    from finetune_trainer.model.adapters import check_saved_modules, check_target_modules
     from finetune_trainer.model.load import load_model
 
     adapter = job.spec.method.adapter
@@ -341,6 +364,7 @@ def load_base(
         attention=job.spec.hyperparameters.attention,
     )
     check_target_modules(adapter, model)
+    check_saved_modules(adapter, model)
     return model
 
 
@@ -350,26 +374,33 @@ class Watchers:
 
     curve: CurveWriter | None
     checkpoints: DurableCheckpoints
+    chosen: ChosenStep
     stop: StopRequest
     isolation: IsolationProbe
 
     def as_callbacks(self) -> list[TrainerCallback]:
         """Return them in the order in which they are to be called."""
-        return [*([self.curve] if self.curve else []), self.isolation, self.checkpoints, self.stop]
+        curve = [self.curve] if self.curve else []
+        return [*curve, self.isolation, self.checkpoints, self.chosen, self.stop]
 
 
-def make_watchers(plan: WorkerPlan, job: ResolvedJob, rank: int, emit: EventEmitter) -> Watchers:
-    """Build the callbacks that report, save and stop."""
+def make_watchers(
+    plan: WorkerPlan, job: ResolvedJob, rank: int, emit: EventEmitter, *, has_validation: bool
+) -> Watchers:
+    """Build the callbacks that report, save, choose and stop."""
     from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest
+    from finetune_trainer.train.ranks.chosen import ChosenStep
     from finetune_trainer.train.ranks.durable import DurableCheckpoints
     from finetune_trainer.train.ranks.isolation import IsolationProbe
 
     curve = Path(plan.curve)
+    store = open_store(job.spec.output.uri, storage_access(job, plan))
+    prefix = f"{job.run_prefix}/checkpoints"
     return Watchers(
         curve=CurveWriter(curve, emit, resumed_from=plan.resume_step) if rank == 0 else None,
         checkpoints=DurableCheckpoints(
-            open_store(job.spec.output.uri, storage_access(job, plan)),
-            f"{job.run_prefix}/checkpoints",
+            store,
+            prefix,
             keep=job.spec.checkpoint.keep_last,
             curve=curve,
             curve_key=f"{job.run_prefix}/metrics.jsonl",
@@ -377,19 +408,32 @@ def make_watchers(plan: WorkerPlan, job: ResolvedJob, rank: int, emit: EventEmit
             resumed_from=plan.resume_step,
             tell=emit.message,
         ),
+        chosen=ChosenStep(
+            store,
+            prefix,
+            rule=job.spec.checkpoint,
+            has_validation=has_validation,
+            resume_step=plan.resume_step,
+        ),
         stop=StopRequest(Path(plan.control_dir) / "stop"),
         isolation=IsolationProbe(emit.message),
     )
 
 
 def leave_outcome(
-    plan: WorkerPlan, trainer: SFTTrainer, recipe: Recipe, watchers: Watchers
+    plan: WorkerPlan,
+    trainer: Trainer,
+    recipe: Recipe,
+    watchers: Watchers,
+    selection: dict[str, Any],
 ) -> None:
     """Tell the parent what was trained."""
     from finetune_trainer.train.ranks.sft import count_trainable
 
     outcome = {
         "step": trainer.state.global_step,
+        "selection": selection,
+        "curve": draw_curve(trainer.state.log_history),
         "metrics": {
             **(watchers.curve.latest if watchers.curve else {}),
             "checkpoint_stall_seconds": watchers.checkpoints.stall_seconds,
@@ -417,7 +461,7 @@ def measure_peak_memory(*, use_gpu: bool) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def stays_flattened(trainer: SFTTrainer, recipe: Recipe) -> bool:
+def stays_flattened(trainer: Trainer, recipe: Recipe) -> bool:
     """Return whether micro batches were flattened as planned, or padded after all."""
     return recipe.padding_free and bool(trainer.data_collator.padding_free)
 
@@ -447,6 +491,19 @@ def describe(recipe: Recipe, *, num_rows: int, num_tokens: int) -> str:
         f"{recipe.strategy} on {where}, about {recipe.estimated_memory_bytes / 2**30:.1f} of "
         f"{recipe.available_memory_bytes / 2**30:.1f} GiB per rank"
     )
+
+
+def describe_selection(selection: dict[str, Any]) -> str:
+    """Say in one line which step was chosen, and what early stopping saved."""
+    step, last, planned = (selection[k] for k in ("step", "last_step", "planned_steps"))
+    words = f"the weights after step {step} are kept"
+    if selection["validation_loss"] is not None:
+        words += f", validation loss {selection['validation_loss']:.4f}"
+    if step != last and selection["last_validation_loss"] is not None:
+        words += f" (the last, step {last}: {selection['last_validation_loss']:.4f})"
+    if last < planned:
+        words += f"; stopped early, {planned - last} of {planned} steps saved"
+    return words
 
 
 def _leave_failure(plan: WorkerPlan, rank: int, failure: TrainerError, *, lost_peer: bool) -> None:

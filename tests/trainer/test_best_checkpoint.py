@@ -1,0 +1,190 @@
+"""The published weights are those of the best validated step, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.eventually import eventually
+from support.stages import Workbench, kill_group, merge
+from support.tiny_models import make_eager_model
+
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Answers that nothing predicts: whoever learns them by heart does worse on others."""
+    folder, chance = tmp_path_factory.mktemp("noise"), random.Random(5)
+    sides = {}
+    for side, count in (("Train", 4), ("Validation", 9), ("Test", 16)):
+        rows = [
+            {"prompt": f"{side} code {i}?", "completion": "".join(chance.choices("abcdef", k=6))}
+            for i in range(count)
+        ]
+        sides[side] = folder / f"{side}.jsonl"
+        sides[side].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return sides
+
+
+@pytest.fixture(scope="module")
+def eager_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_eager_model(tmp_path_factory.mktemp("eager"))
+
+
+@pytest.fixture
+def bench(bench: Callable[..., Workbench], eager_model: Path) -> Callable[..., Workbench]:
+    return partial(bench, model=eager_model)
+
+
+def overfitting(noise: dict[str, Path], change: dict[str, Any] | None = None) -> dict[str, Any]:
+    spec = {
+        "dataset": {
+            "sources": [{"uri": f"file://{path}", "side": side} for side, path in noise.items()],
+            "split": {"testPercent": 0, "validationPercent": 0},
+        },
+        "method": {"adapter": {"rank": 16, "alpha": 32}},
+        "hyperparameters": {"maxSteps": STEPS, "scheduler": "Constant", "learningRate": "5e-3"},
+        "checkpoint": {"everySteps": 10, "keepLast": 1, "validateEverySteps": 5},
+        "evaluation": {"maxNewTokens": 2},
+    }
+    return merge(spec, change or {})
+
+
+def stored_best(workbench: Workbench) -> list[int]:
+    paths = workbench.run_folder.glob("checkpoints/best-*/manifest.json")
+    return sorted(int(path.parent.name.removeprefix("best-")) for path in paths)
+
+
+def checkpoints(workbench: Workbench) -> list[int]:
+    paths = workbench.run_folder.glob("checkpoints/step-*/manifest.json")
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in paths)
+
+
+def run_record(workbench: Workbench) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((workbench.run_folder / "adapter" / "run.json").read_text())
+    return record
+
+
+def test_loss(workbench: Workbench) -> float:
+    report = json.loads((workbench.run_folder / "evaluation" / "report.json").read_text())
+    return next(float(s["tuned"]) for s in report["result"]["scores"] if s["name"] == "loss")
+
+
+test_loss.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def best(
+    bench_of_module: Callable[..., Workbench], noise: dict[str, Path], eager_model: Path
+) -> tuple[Workbench, dict[str, Any]]:
+    workbench = bench_of_module(overfitting(noise), model=eager_model)
+    workbench.run_to("prepare")
+    result = workbench.run_to("train").result
+    return workbench, result
+
+
+def test_published_step_is_the_best_one_and_scores_better_than_the_last(
+    bench: Callable[..., Workbench], noise: dict[str, Path], best: tuple[Workbench, dict[str, Any]]
+) -> None:
+    workbench, result = best
+    selection, curve = result["selection"], run_record(workbench)["curve"]
+    losses = dict(curve["validation"])
+    assert list(losses) == list(range(5, STEPS + 1, 5))
+    assert selection["step"] == min(losses, key=lambda step: losses[step]) < STEPS
+    assert float(selection["validationLoss"]) < float(selection["lastValidationLoss"])
+    assert selection["lastStep"] == result["step"] == STEPS
+
+    last = bench(overfitting(noise, {"checkpoint": {"select": "Last"}}))
+    last.run_to("prepare")
+    assert last.run_to("train").result["selection"]["step"] == STEPS
+    workbench.run_to("evaluate")
+    last.run_to("evaluate")
+    assert test_loss(workbench) < test_loss(last)
+
+
+def test_weights_are_those_of_a_run_that_ended_at_the_best_step(
+    bench: Callable[..., Workbench], noise: dict[str, Path], best: tuple[Workbench, dict[str, Any]]
+) -> None:
+    _, result = best
+    short = bench(
+        overfitting(
+            noise,
+            {
+                "hyperparameters": {"maxSteps": result["selection"]["step"]},
+                # Validation leaves no trace in what is trained: here it is another number of times.
+                "checkpoint": {"select": "Last", "validateEverySteps": 7, "everySteps": 100},
+            },
+        )
+    )
+    short.run_to("prepare")
+    assert short.run_to("train").result["sha256"] == result["sha256"]
+
+
+def test_run_killed_before_and_after_its_best_step_publishes_the_same_bytes(
+    bench: Callable[..., Workbench], noise: dict[str, Path], best: tuple[Workbench, dict[str, Any]]
+) -> None:
+    _, result = best
+    best_step = result["selection"]["step"]
+    workbench = bench(overfitting(noise))
+    workbench.run_to("prepare")
+
+    def kill_once(reached: Callable[[], bool]) -> None:
+        process = workbench.start("train")
+        eventually(lambda: reached() or process.poll() is not None, timeout=240, interval=0.001)
+        kill_group(process)
+
+    kill_once(lambda: len((workbench.curve.exists() and workbench.losses()) or []) >= 3)
+    assert not stored_best(workbench)
+    kill_once(lambda: max(checkpoints(workbench), default=0) > best_step)
+    assert best_step in stored_best(workbench)
+    # The last checkpoint is there and nothing is left to train.
+    kill_once(lambda: STEPS in checkpoints(workbench))
+
+    resumed = workbench.run_to("train")
+    assert resumed.result["resumedFromStep"] == STEPS
+    assert resumed.result["sha256"] == result["sha256"]
+    assert resumed.result["selection"] == result["selection"]
+    assert not list((workbench.run_folder / "checkpoints").glob("**/*"))
+
+
+def test_early_stopping_saves_the_steps_it_tells(
+    bench: Callable[..., Workbench], noise: dict[str, Path], best: tuple[Workbench, dict[str, Any]]
+) -> None:
+    _, result = best
+    workbench = bench(overfitting(noise, {"checkpoint": {"earlyStopping": {"patience": 2}}}))
+    workbench.run_to("prepare")
+    stopped = workbench.run_to("train")
+    step = result["selection"]["step"]
+    assert stopped.result["step"] == step + 10
+    assert stopped.result["selection"]["plannedSteps"] == STEPS
+    assert f"{STEPS - step - 10} of {STEPS} steps saved" in stopped.messages
+    assert stopped.result["sha256"] == result["sha256"]
+    assert len(workbench.losses()) == step + 10
+
+
+def test_validation_is_the_mean_over_all_answer_tokens_on_any_number_of_ranks(
+    bench: Callable[..., Workbench], noise: dict[str, Path]
+) -> None:
+    found = []
+    for change in (
+        {"hyperparameters": {"microBatchSize": 4}},
+        {"hyperparameters": {"microBatchSize": 1}, "method": {"packing": "Off"}},
+        {"hyperparameters": {"microBatchSize": 2}, "resources": {"gpusPerNode": 2}},
+    ):
+        plain = {
+            "method": {"adapter": {"dropout": "0"}},
+            "hyperparameters": {"maxSteps": 4},
+            "checkpoint": {"validateEverySteps": 2},
+        }
+        workbench = bench(overfitting(noise, merge(plain, change)))
+        workbench.run_to("prepare", "train")
+        found.append([loss for _, loss in run_record(workbench)["curve"]["validation"]])
+    assert found[0] == pytest.approx(found[1], abs=2e-6)
+    assert found[0] == pytest.approx(found[2], abs=2e-6)

@@ -1,0 +1,62 @@
+"""Options of training resume bit for bit as everything else does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from safetensors.torch import load_file
+
+from support.eventually import eventually
+from support.stages import Workbench, kill_group
+
+FORMATS = ["Adapter", "Merged"]
+OPTIONS = {
+    "method": {"adapter": {"modulesToSave": ["norm"]}},
+    "hyperparameters": {
+        "maxSteps": 8,
+        "neftuneNoiseAlpha": "5",
+        "loraPlusRatio": "4",
+        "scheduler": "WSD",
+    },
+}
+
+
+def test_noise_lora_plus_and_whole_modules_survive_a_kill(bench: Callable[..., Workbench]) -> None:
+    whole, killed = bench(OPTIONS), bench({**OPTIONS, "output": {"formats": FORMATS}})
+    whole.run_to("prepare")
+    expected = whole.run_to("train").result["sha256"]
+    killed.run_to("prepare")
+    process = killed.start("train")
+    committed = killed.run_folder / "checkpoints" / "step-3" / "manifest.json"
+    eventually(
+        lambda: committed.exists() or process.poll() is not None, timeout=280, interval=0.001
+    )
+    kill_group(process)
+    resumed = killed.run_to("train").result
+    assert resumed["resumedFromStep"] >= 3
+    assert resumed["sha256"] == expected
+
+    config = json.loads((killed.run_folder / "adapter" / "adapter_config.json").read_text())
+    assert config["modules_to_save"] == ["norm"]
+    points = [json.loads(line) for line in killed.curve.read_text().splitlines()]
+    rates = [point["learning_rate"] for point in points if "learning_rate" in point]
+    assert rates[1:7] == [pytest.approx(1e-2)] * 6  # after one step of warm-up
+    assert rates[-1] < 1e-2
+    killed.run_to("evaluate")
+    saved = load_file(killed.run_folder / "adapter" / "adapter_model.safetensors")
+    merged = load_file(killed.run_folder / "merged" / "model.safetensors")
+    norm = saved["base_model.model.model.norm.weight"]
+    assert norm.tolist() == merged["model.norm.weight"].tolist() != [1.0] * len(norm)
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"), [("embed_tokens", "TiedModules"), ("nrm", "NoMatchingModules")]
+)
+def test_modules_that_cannot_be_saved_are_refused(
+    bench: Callable[..., Workbench], module: str, reason: str
+) -> None:
+    workbench = bench({"method": {"adapter": {"modulesToSave": [module]}}})
+    workbench.run_to("prepare")
+    assert workbench.run("train").termination["reason"] == reason
