@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ALL_LINEAR = "all-linear"
+STATE_SPACE_TYPES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+FUSED_IN_STATE_SPACE = ("conv1d", "out_proj")
+"""Model types, and their modules that PEFT refuses to adapt: their kernels read the weights past
+the modules' forward, so an adapter would do nothing. Source: ``_check_lora_target_modules_mamba``
+of PEFT 0.21."""
 
 
 def linear_module_names(model: nn.Module) -> dict[str, int]:
@@ -56,6 +61,14 @@ def check_target_modules(adapter: Adapter, model: nn.Module) -> None:
             f"method.adapter.targetModules: {', '.join(map(repr, missing))} matches no module of "
             f"the base model; its linear modules are {', '.join(sorted(known))} (or use "
             f"{ALL_LINEAR})",
+        )
+    fused = sorted({t.rsplit(".", 1)[-1] for t in adapter.target_modules} & set(_excluded(model)))
+    if fused:
+        raise UserError(
+            "InvalidTargetModules",
+            f"method.adapter.targetModules: {', '.join(fused)} of a model with state-space layers "
+            f"cannot carry an adapter (its kernels read the weights directly); leave it out, or "
+            f"use {ALL_LINEAR}, which does",
         )
     heads = [target for target in adapter.target_modules if target == "lm_head"]
     if heads:
@@ -102,6 +115,13 @@ def check_saved_modules(adapter: Adapter, model: PreTrainedModel) -> None:
             )
 
 
+def _excluded(model: nn.Module) -> tuple[str, ...]:
+    """Return the modules that ``all-linear`` has to leave out of this model."""
+    config = getattr(model, "config", None)
+    is_state_space = getattr(config, "model_type", None) in STATE_SPACE_TYPES
+    return FUSED_IN_STATE_SPACE if is_state_space else ()
+
+
 def has_fused_experts(model: nn.Module) -> bool:
     """Tell whether the model keeps the weights of all experts of a layer in one parameter."""
     return any(
@@ -128,13 +148,16 @@ def build_lora_config(adapter: Adapter, model: nn.Module) -> LoraConfig | None:
     from peft import LoraConfig
 
     targets: str | list[str] = sorted(adapter.target_modules)
+    excluded: list[str] | None = None
     if adapter.target_modules == [ALL_LINEAR]:
         targets = ALL_LINEAR
+        excluded = list(_excluded(model)) or None
     return LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=decide_dropout(adapter, model),
         target_modules=targets,
+        exclude_modules=excluded,
         use_dora=adapter.type == "DoRA",
         use_rslora=adapter.type == "RsLoRA",
         bias="none",
