@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.errors import UserError
 from finetune_trainer.model.template_source import bake_template, find_variables
 
 if TYPE_CHECKING:
@@ -129,8 +130,20 @@ def write_format(chat_format: ChatFormat, folder: Path) -> None:
 
 
 def read_format(folder: Path) -> ChatFormat:
-    """Read the format that was written into a folder."""
-    return ChatFormat.from_json(json.loads((folder / FORMAT_NAME).read_text(encoding="utf-8")))
+    """Read the format that was written into a folder.
+
+    Raises:
+        UserError: ``ChatFormatMissing``: another version wrote the folder.
+    """
+    try:
+        body = (folder / FORMAT_NAME).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(
+            "ChatFormatMissing",
+            f"{folder} has no {FORMAT_NAME}: an earlier version of this program wrote it; start "
+            "the job again under a new name",
+        ) from error
+    return ChatFormat.from_json(json.loads(body))
 
 
 def read_generation_config(folder: Path) -> dict[str, Any]:
