@@ -1,8 +1,12 @@
 """Rows per second and peak memory from a file of many rows to the ranks, without training.
 
-Each part runs in a process of its own, so that the peaks are its own: ``prepare`` the whole stage;
-``parent`` what the parent of a training run does with the data set; ``rank`` what each rank does
-with it, with one pass over all rows as an epoch makes.
+Each part runs in a process of its own, so that the peaks are its own: ``start`` the imports of
+``prepare``, ``prepare`` the whole stage; ``parent`` what the parent of a training run does with the
+data set; ``libraries`` the imports of a rank, ``rank`` what each rank does with the data set, with
+one pass over all rows in a drawn order as an epoch makes.
+
+``peak_mib`` counts pages of mapped files too, which the kernel drops when memory is short;
+``anonymous_mib`` is what cannot be dropped, at the end of the part.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from rows import WORDS  # noqa: E402
 
 from base_model import ensure_model  # noqa: E402
 
-PARTS = ("start", "prepare", "parent", "rank")
+PARTS = ("start", "prepare", "parent", "libraries", "rank")
 SHAPES = ("pairs", "chat")
 
 
@@ -78,7 +82,10 @@ def make_context(folder: Path, part: str) -> Any:
 
 
 def run_start(folder: Path) -> int:
-    """Import and load what every stage needs, for comparison."""
+    """Import and load what ``prepare`` needs, for comparison."""
+    from finetune_trainer.process import hide_torch
+
+    hide_torch()
     make_context(folder, "start").load_tokenizer()
     return 0
 
@@ -93,18 +100,60 @@ def run_prepare(folder: Path) -> int:
     return result.rows.train + result.rows.validation + result.rows.test
 
 
+def run_parent(folder: Path) -> int:
+    """Fetch the data set as the parent of a training run does."""
+    from finetune_trainer.data.prepared import read_tokens
+
+    context = make_context(folder, "parent")
+    return read_tokens(context.output, context.job, context.work_dir).report.rows.train
+
+
+def run_libraries(folder: Path) -> int:
+    """Import what a rank imports, for comparison."""
+    import trl  # noqa: F401
+    from trl import SFTTrainer  # noqa: F401
+
+    return 0
+
+
+def run_rank(folder: Path) -> int:
+    """Read every example once, in batches and in a drawn order, as an epoch does."""
+    import torch
+    from datasets import Dataset
+    from trl import SFTTrainer  # noqa: F401
+
+    from finetune_trainer.data.rows import Side
+    from finetune_trainer.data.token_files import mapped_file
+
+    data = next((folder / "work-parent" / "datasets").iterdir())
+    dataset = Dataset.from_file(str(mapped_file(data, Side.TRAIN)))
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(42)).tolist()
+    for start in range(0, len(order), 64):
+        dataset[order[start : start + 64]]
+    return len(dataset)
+
+
 def measure(part: str, folder: Path) -> dict[str, Any]:
     """Run one part in this process."""
-    run = {"start": run_start, "prepare": run_prepare}[part]
     start = time.perf_counter()
-    num_rows = run(folder)
+    num_rows = RUN[part](folder)
     return {
         "part": part,
         "rows": num_rows,
         "seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(time.process_time(), 1),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "anonymous_mib": _read_status("RssAnon") // 1024,
     }
+
+
+RUN = {
+    "start": run_start,
+    "prepare": run_prepare,
+    "parent": run_parent,
+    "libraries": run_libraries,
+    "rank": run_rank,
+}
 
 
 def _read_status(name: str) -> int:

@@ -57,6 +57,7 @@ def ours(
 ) -> dict[str, Any]:
     """Train as the stage does; into a store of its own and with more callbacks if given."""
     import torch
+    from datasets import Dataset
 
     from finetune_api.trainer import Stage
     from finetune_trainer.model.adapters import build_lora_config
@@ -80,6 +81,8 @@ def ours(
     encoder = Encoder(tokenizer, loss="Auto", max_tokens=1024)
     examples = encode_rows(encoder, rows, side="training")
     lengths = [len(e.input_ids) for e in examples]
+    columns = {name: [getattr(e, name) for e in examples] for name in ("input_ids", "labels")}
+    dataset = Dataset.from_dict(columns)
     shape = DataShape(
         num_rows=len(lengths), num_tokens=sum(lengths),
         mean_tokens=sum(lengths) / len(lengths), longest_tokens=max(lengths),
@@ -96,7 +99,8 @@ def ours(
         store = store or open_store(f"file://{scratch}/store", StorageAccess())
         trainer = build_trainer(
             config=config, model=model, tokenizer=tokenizer,
-            lora=build_lora_config(job.spec.method.adapter, model), train=examples, validation=[],
+            lora=build_lora_config(job.spec.method.adapter, model), train=dataset,
+            validation=dataset.select(range(0)),
             callbacks=[
                 CurveWriter(curve, emit, resumed_from=0),
                 DurableCheckpoints(

@@ -193,10 +193,11 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
     """Build our trainer over random examples that are all equally long."""
     import random
 
+    from datasets import Dataset
+
     from finetune_api.trainer import resolve_job
     from finetune_api.v1alpha1.finetunejob import FineTuneJob
     from finetune_trainer.model.adapters import build_lora_config
-    from finetune_trainer.model.encoding import Encoded
     from finetune_trainer.train.ranks.sft import build_config, build_trainer
     from finetune_trainer.train.recipe import Recipe
     from support.tiny_tokenizer import make_tokenizer
@@ -231,12 +232,13 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
         available_memory_bytes=0,
     )  # fmt: skip
     rng = random.Random(0)
-    examples = []
+    rows = []
     for index in range(2 * case.rows * accumulation):
         # Padded batches get a mask only if some row is shorter.
         short = not setup.padding_free and index % case.rows == 1
-        ids = [rng.randrange(5, 200) for _ in range(case.length // 2 if short else case.length)]
-        examples.append(Encoded(input_ids=ids, spans=((0, len(ids)),), num_cut=0))
+        length = case.length // 2 if short else case.length
+        rows.append([rng.randrange(5, 200) for _ in range(length)])
+    dataset = Dataset.from_dict({"input_ids": rows, "labels": rows})
     config = build_config(job, recipe, scratch, has_validation=False)
     config.save_strategy = "no"
     return build_trainer(
@@ -244,8 +246,8 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
         model=model,
         tokenizer=make_tokenizer(),
         lora=build_lora_config(job.spec.method.adapter, model),
-        train=examples,
-        validation=[],
+        train=dataset,
+        validation=dataset.select([]),
         callbacks=[],
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -190,6 +191,54 @@ def test_damaged_bytes_are_refused_and_not_kept(hub, tmp_path):
     assert (folder / "config.json").read_bytes() == b"{}"
 
 
+def flip(path):
+    """Change one byte in the middle; the size stays."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("harm", [flip, cut, os.unlink])
+def test_a_cached_file_that_changed_is_told_and_alone_fetched_again(hub, tmp_path, harm):
+    hub.add("org/model", FILES)
+    folder, commit = fetch_model(URI, None, StorageAccess(), tmp_path)
+    harm(folder / "model.safetensors")
+    hub.requests.clear()
+    told = []
+    assert fetch_model(URI, commit, StorageAccess(), tmp_path, tell=told.append) == (folder, commit)
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert [len(hub.downloads(name)) for name in ("model.safetensors", "config.json")] == [1, 0]
+    assert len(told) == 1
+    assert f"1 of 5 cached files of {URI} at {commit}" in told[0]
+    assert "first model.safetensors (expected" in told[0]
+    hub.requests.clear()
+    fetch_model(URI, commit, StorageAccess(), tmp_path, tell=told.append)
+    assert len(told) == 1
+    assert hub.requests == []
+
+
+def test_what_a_killed_process_left_is_kept_only_if_it_has_its_digest(hub, tmp_path, monkeypatch):
+    files = FILES | {"model-2.safetensors": os.urandom(300_000)}
+    hub.add("org/model", files)
+    hub.cut_bytes = 290_000
+    monkeypatch.setattr(stream, "MAX_ATTEMPTS", 1)
+    with pytest.raises(StorageError):
+        fetch_model(URI, None, StorageAccess(), tmp_path)
+    hub.cut_bytes = None
+    [partial] = (tmp_path / "models").glob("*.partial")
+    (partial / "model.safetensors").write_bytes(os.urandom(300_000))
+    (partial / "model-2.safetensors").write_bytes(files["model-2.safetensors"])
+    hub.requests.clear()
+    folder, _ = fetch_model(URI, None, StorageAccess(), tmp_path)
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert (folder / "model-2.safetensors").read_bytes() == files["model-2.safetensors"]
+    assert hub.downloads("model-2.safetensors") == []
+
+
 @pytest.mark.parametrize(
     ("uri", "options", "reason", "part"),
     [
@@ -301,3 +350,17 @@ def test_an_offline_node_uses_the_cache_of_huggingface_hub(hub, tmp_path):
         "hf://org/cached", tmp_path / "cache", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path)
     )
     assert finish(process) == [str(snapshot), commit]
+    # Its files are links to blobs that are named by their digest.
+    blobs = repository / "blobs"
+    blobs.mkdir()
+    blob = blobs / hashlib.sha256(WEIGHTS).hexdigest()
+    blob.write_bytes(WEIGHTS)
+    (snapshot / "model.safetensors").unlink()
+    (snapshot / "model.safetensors").symlink_to(blob)
+    start = ("hf://org/cached", tmp_path / "cache")
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    assert finish(start_fetch(*start, **environment)) == [str(snapshot), commit]
+    flip(blob)
+    reason, message = finish(start_fetch(*start, **environment))
+    assert reason == "ModelUnusable"
+    assert str(blob) in message

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 
 from finetune_api.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.adapters import build_lora_config
-from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.model.load import load_model, read_model_architecture
 from finetune_trainer.train.ranks.isolation import IsolationProbe, judge_isolation
@@ -73,7 +73,7 @@ def train_one_step(family: str, folder: Path, packing: str = "Auto") -> tuple[An
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
     model = load_model(folder / "model", dtype=torch.float32)
     rows = [[3 + (i * 7 + j) % 90 for j in range(9 + i)] for i in range(8)]
-    examples = [Encoded(input_ids=ids, spans=((0, len(ids)),), num_cut=0) for ids in rows]
+    dataset = Dataset.from_dict({"input_ids": rows, "labels": rows})
     job = make_job(packing)
     lengths = [len(ids) for ids in rows]
     recipe = decide_recipe(
@@ -92,8 +92,8 @@ def train_one_step(family: str, folder: Path, packing: str = "Auto") -> tuple[An
         model=model,
         tokenizer=tokenizer,
         lora=build_lora_config(job.spec.method.adapter, model),
-        train=examples,
-        validation=[],
+        train=dataset,
+        validation=dataset.select([]),
         callbacks=[probe],
     )
     probe.attach(trainer)

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from finetune_api.trainer import PrepareResult, ResolvedJob, Stage
 from finetune_trainer.context import StageContext
-from finetune_trainer.data.prepared import Prepared, read_prepared
+from finetune_trainer.data.prepared import Prepared, read_prepared, read_tokens
 from finetune_trainer.data.rows import Side
+from finetune_trainer.data.token_files import mapped_file
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UserError
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.chat_format import read_format
+from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
 from support.seaweedfs import SeaweedS3, s3
@@ -165,12 +168,38 @@ def test_a_data_set_is_divided_counted_and_published(
         "validation.jsonl",
         "test.jsonl",
         "chat.json",
+        "train.tokens.parquet",
+        "validation.tokens.parquet",
         "report.json",
         "manifest.json",
     }
     pointer = json.loads((tmp_path / "out/runs/team-a/run/uid-run/dataset.json").read_text())
     assert pointer["digest"] == result.digest
     assert pointer["rows"] == {"train": 75, "validation": 5, "test": 20}
+
+
+def test_ranks_map_what_the_encoder_makes_of_the_rows_and_no_rows_are_fetched(
+    make_context: MakeContext, write: Write
+) -> None:
+    long = {"prompt": "why? " * 80, "completion": "because"}
+    write("rows.jsonl", pairs(60) + as_jsonl([long]))
+    context = make_context(spec={"hyperparameters": {"maxSequenceLength": 128}})
+    _, prepared = prepare_and_read(context)
+    chat_format = read_format(prepared.folder)
+    encoder = make_encoder(context.job, context.load_tokenizer(), chat_format)
+    encoded = [example for row in prepared.train for example in encoder.encode_row(row)]
+    expected = [example for example in encoded if example.has_answer]
+
+    fetched = read_tokens(context.output, context.job, context.work_dir / "other-node")
+    with pa.memory_map(str(mapped_file(fetched.folder, Side.TRAIN))) as source:
+        mapped = pa.ipc.open_stream(source).read_all().to_pydict()
+    assert mapped["input_ids"] == [e.input_ids for e in expected]
+    assert mapped["labels"] == [e.labels for e in expected]
+    trained = fetched.report.trained["train"]
+    assert trained.examples == len(expected) < len(prepared.train)
+    assert trained.tokens == sum(len(e.input_ids) for e in expected)
+    assert trained.longest == max(len(e.input_ids) for e in expected)
+    assert not list(fetched.folder.glob("*.jsonl"))
 
 
 def test_the_same_input_gives_the_same_bytes_in_another_place(

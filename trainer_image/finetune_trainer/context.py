@@ -185,6 +185,7 @@ class StageContext:
                 include_weights=include_weights,
                 allow_code=model.trust_remote_code,
                 pinned=self._pinned_revision(),
+                tell=self.emit.message,
             )
             self._model_has_weights = include_weights
         return self._model

@@ -148,5 +148,5 @@ def _read_shape(context: StageContext, arguments: argparse.Namespace) -> DataSha
     from finetune_trainer.prepare.stage import prepare
 
     prepare(context)
-    prepared = read_prepared(context.output, context.job, context.work_dir)
-    return shape_of_training_side(context.job, prepared)
+    prepared = read_prepared(context.output, context.job, context.work_dir, sides=())
+    return shape_of_training_side(context.job, prepared.report)

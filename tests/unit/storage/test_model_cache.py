@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -51,6 +52,25 @@ def test_a_local_model_with_a_manifest_is_known_by_it(model, tmp_path):
         fetch_model(str(published), None, ACCESS, tmp_path)
     assert caught.value.reason == "ModelUnusable"
     assert "has 3 bytes, its manifest says 3000000" in caught.value.message
+
+
+def test_a_published_model_whose_bytes_changed_is_refused_whatever_its_size(model, tmp_path):
+    publish_folder(open_store(str(tmp_path / "s")), "m", model, created_by="t")
+    published = tmp_path / "s" / "m"
+    damage(published / "model.safetensors", at=1_500_000)
+    with pytest.raises(UserError, match=r"first model\.safetensors \(expected sha256") as caught:
+        fetch_model(str(published), None, ACCESS, tmp_path)
+    assert caught.value.reason == "ModelUnusable"
+    assert fetch_model(str(published), None, ACCESS, tmp_path, include_weights=False)
+
+
+def damage(path, *, at):
+    """Change one byte; the size stays."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        before = file.read(1)
+        file.seek(at)
+        file.write(bytes([before[0] ^ 1]))
 
 
 @pytest.mark.parametrize(
@@ -113,13 +133,16 @@ def test_records_of_the_cache_are_json_without_secrets(tmp_path, model):
 
     store = open_store(str(model))
     files = list(store.list())
-    cache = _Cache(folder=tmp_path / "cache", selection=ModelSelection())
+    cache = _Cache(folder=tmp_path / "cache", selection=ModelSelection(), tell=lambda _: None)
     folder = cache.get("s3://b/m", "r1", files, lambda to: _download_files(store, files, to))
     record = json.loads(folder.with_name(folder.name + ".json").read_text())
     assert record == {
         "uri": "s3://b/m",
         "revision": "r1",
-        "files": {"config.json": 2, "model.safetensors": 3_000_000},
+        "files": {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in (("config.json", b"{}"), ("model.safetensors", bytes(3_000_000)))
+        },
     }
     assert cache.find("s3://b/m", "r1") == folder
     (folder / "config.json").write_text("damaged by hand")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Container, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from finetune_api.trainer import ResolvedJob
 from finetune_trainer.data.keys import dataset_prefix, pointer_key, uri_of
 from finetune_trainer.data.report import DatasetPointer, DatasetReport
 from finetune_trainer.data.rows import Side
+from finetune_trainer.data.token_files import TRAINED_SIDES, map_tokens, token_file
 from finetune_trainer.errors import StorageError, UserError
-from finetune_trainer.storage import Manifest, ObjectStore, fetch_folder, read_json
+from finetune_trainer.storage import Manifest, ObjectStore, fetch_folder, read_json, read_manifest
 
 REPORT_NAME = "report.json"
 
@@ -25,8 +26,8 @@ class Prepared:
     """A prepared data set, fetched and verified.
 
     Attributes:
-        rows: Rows of each side, in their order. Each holds ``messages``, or ``prompt`` and
-            ``completion``, or ``text``; and ``metadata`` (source, line, group).
+        rows: Rows of the sides asked for, in their order. Each holds ``messages``, or ``prompt``
+            and ``completion``, or ``text``; and ``metadata`` (source, line, group).
         digest: The data set's version.
         uri: Its folder in storage.
         report: Its report.
@@ -55,47 +56,78 @@ class Prepared:
         return self.rows[Side.TEST]
 
 
-def read_prepared(output: ObjectStore, job: ResolvedJob, work_dir: Path) -> Prepared:
-    """Fetch the run's data set to the work folder, verify its checksums and load it.
+def read_prepared(
+    output: ObjectStore,
+    job: ResolvedJob,
+    work_dir: Path,
+    *,
+    sides: Collection[Side] = tuple(Side),
+    fetched: Collection[Side] = (),
+) -> Prepared:
+    """Fetch the run's data set to the work folder, verify its checksums and load its rows.
 
     Args:
         output: Storage rooted at the job's output.
         job: The effective job.
         work_dir: The run's scratch folder on this node.
+        sides: Whose rows are loaded; they fill memory.
+        fetched: Whose rows are fetched and not loaded.
 
     Raises:
         UserError: ``DatasetNotPrepared``: this run has no data set yet.
         StorageError: The data set is incomplete, changed, or cannot be read.
     """
-    pointer = _read_pointer(output, job)
-    folder, manifest, report = fetch_prepared(output, job, work_dir, pointer.digest)
-    if manifest.digest != pointer.manifest_digest:
-        raise StorageError(
-            "DatasetChanged",
-            f"the data set at {pointer.uri} is not the one this run was prepared with (files "
-            f"{manifest.digest}, expected {pointer.manifest_digest}); delete that folder and start "
-            "the job again under a new name",
-        )
-    return Prepared(
-        rows={side: _load_rows(folder / f"{side}.jsonl") for side in Side},
-        digest=pointer.digest,
-        uri=pointer.uri,
-        report=report,
-        folder=folder,
-    )
+    left_out = {f"{side}.jsonl" for side in Side if side not in (*sides, *fetched)}
+    left_out |= {token_file(Path(), side).name for side in TRAINED_SIDES}
+    prepared = _fetch_pinned(output, job, work_dir, left_out)
+    rows = {side: _load_rows(prepared.folder / f"{side}.jsonl") for side in sides}
+    return replace(prepared, rows=rows)
+
+
+def read_tokens(output: ObjectStore, job: ResolvedJob, work_dir: Path) -> Prepared:
+    """Fetch the tokens of the run's data set and make them ready for the ranks to map.
+
+    The rows stay where they are: neither this process nor the ranks look at them. Only for
+    preferences, which the ranks encode, they are fetched.
+
+    Raises:
+        UserError: ``DatasetNotPrepared``: this run has no data set yet.
+        StorageError: The data set is incomplete, changed, or cannot be read.
+    """
+    if job.spec.method.objective != "SFT":
+        return read_prepared(output, job, work_dir, sides=(), fetched=TRAINED_SIDES)
+    prepared = _fetch_pinned(output, job, work_dir, {f"{side}.jsonl" for side in Side})
+    for side in TRAINED_SIDES:
+        map_tokens(prepared.folder, side)
+    return prepared
 
 
 def fetch_prepared(
-    output: ObjectStore, job: ResolvedJob, work_dir: Path, digest: str
+    output: ObjectStore,
+    job: ResolvedJob,
+    work_dir: Path,
+    digest: str,
+    *,
+    left_out: Container[str] = (),
 ) -> tuple[Path, Manifest, DatasetReport]:
     """Fetch a data set by its digest, verified; what is there already is not fetched again.
+
+    Args:
+        output: Storage rooted at the job's output.
+        job: The effective job.
+        work_dir: The run's scratch folder on this node.
+        digest: Version of the data set.
+        left_out: Files that are not needed.
 
     Raises:
         StorageError: The folder is incomplete, changed, or holds no readable report.
     """
     folder = work_dir / "datasets" / digest[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = fetch_folder(output, dataset_prefix(digest), folder)
+    prefix = dataset_prefix(digest)
+    files = read_manifest(output, prefix).files
+    wanted = {file.path for file in files if file.path not in left_out}
+    manifest = fetch_folder(output, prefix, folder, only=wanted)
     try:
         report = DatasetReport.model_validate_json((folder / REPORT_NAME).read_bytes())
     except (OSError, ValidationError) as error:
@@ -105,6 +137,30 @@ def fetch_prepared(
             "was written by another version: delete that folder and start the job again",
         ) from error
     return folder, manifest, report
+
+
+def _fetch_pinned(
+    output: ObjectStore, job: ResolvedJob, work_dir: Path, left_out: Container[str]
+) -> Prepared:
+    """Fetch the data set that the run points at, without rows."""
+    pointer = _read_pointer(output, job)
+    folder, manifest, report = fetch_prepared(
+        output, job, work_dir, pointer.digest, left_out=left_out
+    )
+    if manifest.digest != pointer.manifest_digest:
+        raise StorageError(
+            "DatasetChanged",
+            f"the data set at {pointer.uri} is not the one this run was prepared with (files "
+            f"{manifest.digest}, expected {pointer.manifest_digest}); delete that folder and start "
+            "the job again under a new name",
+        )
+    return Prepared(
+        rows={},
+        digest=pointer.digest,
+        uri=pointer.uri,
+        report=report,
+        folder=folder,
+    )
 
 
 def _read_pointer(output: ObjectStore, job: ResolvedJob) -> DatasetPointer:

@@ -92,6 +92,17 @@ class TokenReport(APIModel):
     turns otherwise than generation left them."""
 
 
+class TrainedReport(APIModel):
+    """What one side is trained as, after truncation."""
+
+    examples: int
+    """Those with something to learn."""
+    tokens: int
+    longest: int
+    squares: int
+    """Sum of the squares of the lengths, for their deviation."""
+
+
 class DatasetReport(APIModel):
     """``report.json``."""
 
@@ -107,6 +118,8 @@ class DatasetReport(APIModel):
     """What was done so that the model's chat template is learned as it is asked."""
     tokens: dict[str, dict[str, TokenReport]]
     """By tokenizer (URI and revision of the model), then by side."""
+    trained: dict[str, TrainedReport]
+    """By side: what the token files hold."""
 
 
 class DatasetPointer(APIModel):

@@ -9,6 +9,7 @@ from typing import Any
 from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared
+from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.asking import ask_both
@@ -49,7 +50,7 @@ def evaluate(context: StageContext) -> EvaluateResult:
         adapter = fetch_folder(context.output, adapter_key, adapter_dir)
         published = _publish_if_good(context, result, adapter, evaluation)
         return published.model_copy(update={"reused": True})
-    prepared = read_prepared(context.output, job, context.work_dir)
+    prepared = read_prepared(context.output, job, context.work_dir, sides=(Side.TEST,))
     adapter = fetch_folder(context.output, adapter_key, adapter_dir)
     record = json.loads((adapter_dir / "run.json").read_text())
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))

@@ -18,6 +18,7 @@ from finetune_trainer.data.report import (
     DatasetReport,
 )
 from finetune_trainer.data.rows import Side
+from finetune_trainer.data.token_files import TokenFiles
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import own_template, write_format
 from finetune_trainer.model.encoding import make_encoder
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
 CREATED_BY = "finetune-operator prepare"
 PROGRESS_ROWS = 10_000
-"""Rows between two progress events while tokens are counted."""
+"""Rows between two progress events while tokens are counted and labels found."""
 
 
 def prepare(context: StageContext) -> PrepareResult:
@@ -165,14 +166,23 @@ def _build(
     chat_format = choose_format(
         context.job.spec.model, template, tokenizer, model_dir, sides[Side.TRAIN]
     )
-    tokens = measure_tokens(
-        sides,
-        make_encoder(context.job, tokenizer, chat_format),
-        max_sequence_length=context.job.spec.hyperparameters.max_sequence_length,
-        on_progress=lambda done, total: _tell_progress(context, done, total),
-    )
+    with TokenFiles(staging) as token_files:
+        tokens = measure_tokens(
+            sides,
+            make_encoder(context.job, tokenizer, chat_format),
+            max_sequence_length=context.job.spec.hyperparameters.max_sequence_length,
+            keep=lambda side, example: token_files.add(side, example.input_ids, example.labels),
+            on_progress=lambda done, total: _tell_progress(context, done, total),
+        )
     report = make_report(
-        context.job, digest, read, division, findings, tokens, remedies=chat_format.notes
+        context.job,
+        digest,
+        read,
+        division,
+        findings,
+        tokens,
+        token_files.totals,
+        remedies=chat_format.notes,
     )
     write_format(chat_format, staging)
     text = report.model_dump_json(by_alias=True, indent=1) + "\n"
@@ -237,7 +247,7 @@ def _write_pointer(
 
 def _tell_progress(context: StageContext, done: int, total: int) -> None:
     if done == total or done % PROGRESS_ROWS == 0:
-        context.emit.progress(step=done, total_steps=total, message="counting tokens")
+        context.emit.progress(step=done, total_steps=total, message="finding tokens and labels")
 
 
 def _staging(context: StageContext, digest: str, *, fresh: bool = False) -> Path:

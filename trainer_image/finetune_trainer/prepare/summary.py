@@ -14,9 +14,11 @@ from finetune_trainer.data.report import (
     SourceReport,
     SplitReport,
     TokenReport,
+    TrainedReport,
     report_invalid_rows,
 )
 from finetune_trainer.data.rows import RowErrors, Side, join_errors
+from finetune_trainer.data.token_files import TokenTotals
 from finetune_trainer.prepare.checks import Finding
 from finetune_trainer.prepare.dividing import Division
 from finetune_trainer.prepare.reading.examples import SourceRows, file_label
@@ -45,6 +47,7 @@ def make_report(
     division: Division,
     findings: Sequence[Finding],
     tokens: dict[Side, TokenStatistics],
+    totals: dict[Side, TokenTotals],
     *,
     remedies: Sequence[str],
 ) -> DatasetReport:
@@ -71,6 +74,15 @@ def make_report(
             tokenizer_name(job): {
                 side.value: report_tokens(statistics) for side, statistics in tokens.items()
             }
+        },
+        trained={
+            side.value: TrainedReport(
+                examples=total.num_examples,
+                tokens=total.num_tokens,
+                longest=total.longest,
+                squares=total.squares,
+            )
+            for side, total in totals.items()
         },
     )
 

@@ -63,6 +63,7 @@ def measure_tokens(
     encoder: Encoder,
     *,
     max_sequence_length: int,
+    keep: Callable[[Side, Encoded], None] = lambda *_: None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[Side, TokenStatistics]:
     """Encode every row of every side, and measure the sides that have rows.
@@ -71,6 +72,7 @@ def measure_tokens(
         sides: The rows.
         encoder: The encoder that training will use.
         max_sequence_length: Its length limit in tokens.
+        keep: Given each example that has something to learn, in the order of the rows.
         on_progress: Told rows done and rows in all, now and then.
 
     Raises:
@@ -89,19 +91,26 @@ def measure_tokens(
         counter = _Counter()
         for row in rows:
             try:
-                counter.add(encoder.encode_row(row))
-                if "rejected" in row:
-                    counter.add_beside(encoder.encode_row(other_answer(row)))
+                examples = encoder.encode_row(row)
+                beside = encoder.encode_row(other_answer(row)) if "rejected" in row else ()
             except DataError as error:
                 refused += [(row, error)] if len(refused) < NUM_REFUSED_SHOWN else []
                 num_refused += 1
+            else:
+                counter.add(examples)
+                if beside:
+                    counter.add_beside(beside)
+                for example in examples:
+                    if example.has_answer:
+                        keep(side, example)
             done += 1
             if on_progress is not None and (done == total or done % PROGRESS_ROWS == 0):
                 on_progress(done, total)
         if counter.lengths:
             statistics[side] = counter.summarise()
     _refuse_rows(refused, num_refused, total)
-    _refuse_all_too_long(statistics.get(Side.TRAIN), max_sequence_length)
+    for side, words in ((Side.TRAIN, "training"), (Side.VALIDATION, "validation")):
+        _refuse_all_too_long(statistics.get(side), words, max_sequence_length)
     return statistics
 
 
@@ -164,13 +173,15 @@ def _places(rows: Iterable[Row]) -> Iterator[str]:
         yield f"{row['metadata']['source']}:{row['metadata']['line']}"
 
 
-def _refuse_all_too_long(train: TokenStatistics | None, max_sequence_length: int) -> None:
-    if train is None or train.num_without_answer < train.num_rows:
+def _refuse_all_too_long(
+    side: TokenStatistics | None, words: str, max_sequence_length: int
+) -> None:
+    if side is None or side.num_without_answer < side.num_rows:
         return
     raise DataError(
         "AllRowsTooLong",
-        f"all {train.num_rows} training rows are cut at hyperparameters.maxSequenceLength "
+        f"all {side.num_rows} {words} rows are cut at hyperparameters.maxSequenceLength "
         f"{max_sequence_length} before their answer begins, so there is nothing to learn; set it "
-        f"to {train.p95} to keep 95 % of the rows whole, or to {train.longest} for all (median "
-        f"{train.p50})",
+        f"to {side.p95} to keep 95 % of the rows whole, or to {side.longest} for all (median "
+        f"{side.p50})",
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.prepare.reading.sources import SourceFile
 
-RECIPE_VERSION = 5
+RECIPE_VERSION = 6
 """Raised by every change of this package that changes what is written for the same input."""
 
 
@@ -24,7 +24,7 @@ def compute_version(
 
     Where the files lie and with whose credentials they are read does not count, what they hold and
     are called does. The model counts because its chat template decides the shape of the rows and
-    its tokenizer the token statistics.
+    its tokenizer the tokens; the loss and the length limit because they decide the labels.
 
     Args:
         spec: The job's spec.
@@ -45,7 +45,7 @@ def compute_version(
         "model": {"uri": spec.model.uri, "revision": model_revision},
         "chatTemplate": chat_template,
         "chatTemplateArguments": spec.model.chat_template_arguments,
-        # What is learned decides which rows are refused.
+        # What is learned decides which rows are refused, and the labels.
         "loss": spec.method.loss,
         "maxSequenceLength": spec.hyperparameters.max_sequence_length,
     }

@@ -1,8 +1,12 @@
 """Base models on this node: downloaded once, whole or not at all, shared by all processes.
 
-``<cache>/models/<digest>/`` holds one model at one revision, ``<digest>.json`` its files and sizes.
-A download collects in ``<digest>.partial/`` under a file lock, goes on after a killed process, and
-is renamed when complete. Folders of this machine are used where they are.
+``<cache>/models/<digest>/`` holds one model at one revision, ``<digest>.json`` sizes and SHA-256 of
+its files. A download collects in ``<digest>.partial/`` under a file lock, goes on after a killed
+process, and is renamed when complete. Every process reads a model once in full and compares it with
+the record; what differs is told and fetched again. Folders of this machine are used where they are.
+
+The record lies beside the files: it finds what disks, networks and slips do, not somebody who may
+write to the cache and changes both.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +27,19 @@ from finetune_trainer.storage.access import StorageAccess
 from finetune_trainer.storage.errors import disk_full, local_writes
 from finetune_trainer.storage.hub_address import HubAddress, is_commit, parse_hub_uri
 from finetune_trainer.storage.manifest import canonical_json
+from finetune_trainer.storage.model_digests import (
+    DownloadRecord,
+    FileDigest,
+    Tell,
+    find_differences,
+    matches_listing,
+    matches_name,
+    read_record,
+    record_of,
+)
 from finetune_trainer.storage.model_files import ModelSelection, check_usable, fingerprint
 from finetune_trainer.storage.opening import open_store
-from finetune_trainer.storage.publish import fetch_folder, find_manifest
+from finetune_trainer.storage.publish import fetch_folder, find_manifest, hash_file
 from finetune_trainer.storage.store import (
     ObjectInfo,
     ObjectStore,
@@ -47,6 +61,7 @@ def fetch_model(
     include_weights: bool = True,
     allow_code: bool = False,
     pinned: str | None = None,
+    tell: Tell = lambda _: None,
 ) -> tuple[Path, str]:
     """Bring a base model to this node.
 
@@ -60,6 +75,7 @@ def fetch_model(
         allow_code: Also bring ``.py`` files, for ``trustRemoteCode``.
         pinned: The revision that this function returned earlier in the same run: a commit of the
             Hub is taken instead of what ``revision`` names by now, other content is refused.
+        tell: Told what a person should know: damage in the cache, how long a check took.
 
     Returns:
         The folder, and the revision it is at: a commit id, ``sha256:<digest of the manifest>``,
@@ -72,17 +88,19 @@ def fetch_model(
     """
     selection = ModelSelection(include_weights=include_weights, allow_code=allow_code)
     if is_local(uri):
-        folder, resolved = _use_in_place(local_path(uri), uri, selection)
+        folder, resolved = _use_in_place(local_path(uri), uri, selection, tell)
         _check_revision(uri, revision, resolved)
         _check_pinned(uri, pinned, resolved)
         return folder, resolved
-    cache = _Cache(folder=cache_dir, selection=selection)
+    cache = _Cache(folder=cache_dir, selection=selection, tell=tell)
     if uri.startswith("hf://"):
         return _fetch_from_hub(parse_hub_uri(uri), revision, access, cache, pinned)
     return _fetch_from_store(uri, revision, access, cache, pinned)
 
 
-def _use_in_place(folder: Path, uri: str, selection: ModelSelection) -> tuple[Path, str]:
+def _use_in_place(
+    folder: Path, uri: str, selection: ModelSelection, tell: Tell
+) -> tuple[Path, str]:
     if not folder.is_dir():
         raise UserError(
             "ModelNotFound",
@@ -103,6 +121,18 @@ def _use_in_place(folder: Path, uri: str, selection: ModelSelection) -> tuple[Pa
                 f"{folder / file.path} has {sizes.get(file.path, 'no')} bytes, its manifest says "
                 f"{file.num_bytes}. The copy is incomplete; copy the model again.",
             )
+    chosen = {file.key for file in selection.choose(files)}
+    expected = {
+        file.path: FileDigest(num_bytes=file.num_bytes, sha256=file.sha256)
+        for file in manifest.files
+        if file.path in chosen
+    }
+    if differences := find_differences(folder, expected, tell=tell):
+        raise UserError(
+            "ModelUnusable",
+            f"{folder}: {len(differences)} file(s) are not what the manifest says, first "
+            f"{differences[0]}. The copy is damaged or was changed; copy the model again.",
+        )
     return folder, f"sha256:{manifest.digest}"
 
 
@@ -125,11 +155,15 @@ def _fetch_from_store(
     wanted = cache.selection.choose(files)
     paths = {file.key for file in wanted}
 
-    def fill(folder: Path) -> None:
+    def fill(folder: Path) -> Mapping[str, FileDigest]:
         if manifest is None:
-            _download_files(store, wanted, folder)
-        else:
-            fetch_folder(store, "", folder, only=paths)
+            return _download_files(store, wanted, folder)
+        fetch_folder(store, "", folder, only=paths)
+        return {
+            file.path: FileDigest(num_bytes=file.num_bytes, sha256=file.sha256)
+            for file in manifest.files
+            if file.path in paths
+        }
 
     return cache.get(store.uri, resolved, wanted, fill), resolved
 
@@ -141,7 +175,7 @@ def _fetch_from_hub(
     cache: _Cache,
     pinned: str | None,
 ) -> tuple[Path, str]:
-    from finetune_trainer.storage.hub import HubStore, find_in_hub_cache, is_offline
+    from finetune_trainer.storage.hub import HubStore, is_offline
 
     asked = revision if revision and revision != _DEFAULT_REVISION else None
     if asked and address.revision not in (None, asked):
@@ -156,7 +190,9 @@ def _fetch_from_hub(
     if known and (is_commit(name) or is_offline()) and (hit := cache.find(address.uri, known)):
         return hit, known
     if is_offline():
-        return find_in_hub_cache(address, name)
+        if known:
+            cache.find(address.uri, known, tell_damage=True)
+        return _use_hub_cache(address, name, cache)
     store = HubStore(replace(address, revision=name), access, allow_code=cache.selection.allow_code)
     commit = store.commit
     files = list(store.list())
@@ -169,19 +205,51 @@ def _fetch_from_hub(
     return folder, commit
 
 
+def _use_hub_cache(address: HubAddress, name: str, cache: _Cache) -> tuple[Path, str]:
+    """Use what huggingface_hub has downloaded; its cache names each file by its digest."""
+    from finetune_trainer.storage.hub import find_in_hub_cache
+
+    folder, commit = find_in_hub_cache(address, name)
+    files = [file for file in open_store(str(folder)).list() if (folder / file.key).is_symlink()]
+    for file in cache.selection.choose(files):
+        blob = (folder / file.key).resolve()
+        if not matches_name(blob, blob.name):
+            raise UserError(
+                "ModelUnusable",
+                f"{folder / file.key} is not what huggingface_hub downloaded: {blob} does not have "
+                "the digest in its name. It is damaged or was changed; download the model again "
+                "with `hf download --force-download`.",
+            )
+    return folder, commit
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Cache:
     """The models of this node, for one selection of files."""
 
     folder: Path
     selection: ModelSelection
+    tell: Tell
 
-    def find(self, uri: str, revision: str) -> Path | None:
+    def find(self, uri: str, revision: str, *, tell_damage: bool = False) -> Path | None:
         """Return the folder of a model that is here whole; needs no write access."""
-        for selection in (self.selection, replace(self.selection, include_weights=True)):
+        for selection in dict.fromkeys(
+            (self.selection, replace(self.selection, include_weights=True))
+        ):
             folder = self._place(uri, revision, selection)
-            if self._is_whole(folder):
+            recorded = read_record(self._record(folder))
+            if recorded is None:
+                continue
+            differences = find_differences(folder, recorded, tell=self.tell)
+            if not differences:
                 return folder
+            if tell_damage:
+                self.tell(
+                    f"{len(differences)} of {len(recorded)} cached files of {uri} at {revision} "
+                    f"are not what was downloaded to {folder}: first {differences[0]}. They are "
+                    "not used; if nothing was deleted there, look for a failing disk or a foreign "
+                    "writer"
+                )
         return None
 
     def get(
@@ -189,7 +257,7 @@ class _Cache:
         uri: str,
         revision: str,
         files: Sequence[ObjectInfo],
-        fill: Callable[[Path], None],
+        fill: Callable[[Path], Mapping[str, FileDigest]],
     ) -> Path:
         """Return the folder of a model, filled by one process while the others wait."""
         from filelock import FileLock
@@ -201,25 +269,23 @@ class _Cache:
         with local_writes(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if hit := self.find(uri, revision):
+            if hit := self.find(uri, revision, tell_damage=True):
                 return hit
             with local_writes(folder):
                 if folder.exists():  # damaged: its good files are kept
                     shutil.rmtree(partial, ignore_errors=True)
+                    self._record(partial).unlink(missing_ok=True)
+                    if self._record(folder).exists():
+                        self._record(folder).rename(self._record(partial))
                     folder.rename(partial)
                 partial.mkdir(exist_ok=True)
             _check_room(partial, files)
-            fill(partial)
+            digests = fill(partial)
+            body = {"uri": uri, "revision": revision, "files": record_of(digests)}
             with local_writes(folder):
-                _write_json(
-                    self._record(folder),
-                    {
-                        "uri": uri,
-                        "revision": revision,
-                        "files": {file.key: file.num_bytes for file in files},
-                    },
-                )
+                _write_json(self._record(folder), body)
                 partial.rename(folder)
+                self._record(partial).unlink(missing_ok=True)
         return folder
 
     def read_reference(self, uri: str, name: str) -> str | None:
@@ -250,17 +316,6 @@ class _Cache:
     def _record(self, folder: Path) -> Path:
         return folder.with_name(f"{folder.name}.json")
 
-    def _is_whole(self, folder: Path) -> bool:
-        """Whether every recorded file is there with its size."""
-        try:
-            record = json.loads(self._record(folder).read_text(encoding="utf-8"))
-            return all(
-                (folder / path).stat().st_size == num_bytes
-                for path, num_bytes in record["files"].items()
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return False
-
 
 def _check_revision(uri: str, revision: str | None, resolved: str) -> None:
     """Insist on a digest when the job names one."""
@@ -283,22 +338,25 @@ def _check_pinned(uri: str, pinned: str | None, resolved: str) -> None:
         )
 
 
-def _download_files(store: ObjectStore, files: Sequence[ObjectInfo], folder: Path) -> None:
-    """Download what is not there yet; a file under its name is complete."""
+def _download_files(
+    store: ObjectStore, files: Sequence[ObjectInfo], folder: Path
+) -> Mapping[str, FileDigest]:
+    """Download what is not there yet; returns what each file is.
+
+    A file that an earlier process left is kept if its digest is the one which that process
+    recorded, or which the store's listing tells.
+    """
+    record = DownloadRecord(folder)
 
     def get(file: ObjectInfo) -> None:
         path = folder / file.key
-        if path.is_file() and path.stat().st_size == file.num_bytes:
+        if record.holds(folder, file.key):
             return
-        store.download_file(file.key, path)
-        got = path.stat().st_size
-        if got != file.num_bytes:
-            path.unlink()
-            raise StorageError(
-                "ObjectChanging",
-                f"{store.uri}/{file.key} has {got} bytes, its listing said {file.num_bytes}. It "
-                "was replaced in between; run again when its writer is done.",
-            )
+        if not matches_listing(path, file):
+            path.unlink(missing_ok=True)
+            store.download_file(file.key, path)
+            _check_size(store, file, path)
+        record.add(file.key, FileDigest(num_bytes=file.num_bytes, sha256=hash_file(path)[1]))
 
     with ThreadPoolExecutor(_NUM_THREADS, "model") as pool:
         futures = [pool.submit(get, file) for file in files]
@@ -308,6 +366,18 @@ def _download_files(store: ObjectStore, files: Sequence[ObjectInfo], folder: Pat
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return {file.key: record.files[file.key] for file in files}
+
+
+def _check_size(store: ObjectStore, file: ObjectInfo, path: Path) -> None:
+    got = path.stat().st_size
+    if got != file.num_bytes:
+        path.unlink()
+        raise StorageError(
+            "ObjectChanging",
+            f"{store.uri}/{file.key} has {got} bytes, its listing said {file.num_bytes}. It "
+            "was replaced in between; run again when its writer is done.",
+        )
 
 
 def _check_room(folder: Path, files: Sequence[ObjectInfo]) -> None:

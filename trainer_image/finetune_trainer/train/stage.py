@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune_api.trainer import MetricValue, ResolvedJob, StepSelection, TrainResult
 from finetune_trainer.context import StageContext
-from finetune_trainer.data.prepared import Prepared, read_prepared
+from finetune_trainer.data.prepared import Prepared, read_tokens
 from finetune_trainer.errors import InternalError, StorageError, UserError
 from finetune_trainer.model.chat_format import ChatFormat, read_format
 from finetune_trainer.model.hardware import detect_hardware, require_gpus
@@ -52,8 +52,8 @@ def train(context: StageContext) -> TrainResult:
         _check_quantization(job, use_gpu=use_gpu)
     if job.spec.resources.gpus_per_node and not use_gpu:
         context.emit.message("no GPU is visible and CPU is allowed: training on CPU")
-    prepared = read_prepared(context.output, job, context.work_dir)
-    check_settings(job, hardware, num_rows=len(prepared.train), use_gpu=use_gpu)
+    prepared = read_tokens(context.output, job, context.work_dir)
+    check_settings(job, hardware, num_rows=prepared.report.rows.train, use_gpu=use_gpu)
     if job.spec.checkpoint.early_stopping is not None and not prepared.report.rows.validation:
         raise UserError(
             "NoValidationRows",
@@ -61,10 +61,10 @@ def train(context: StageContext) -> TrainResult:
             "rows; raise dataset.split.validationPercent or give a source with side: Validation",
         )
     model_dir, revision = context.model_folder()
-    # Settled anew by the ranks from the exact rows; here, so that what cannot fit costs no start.
+    # Settled anew by the ranks; here, so that what cannot fit costs no start.
     decide_recipe(
         job,
-        shape_of_training_side(job, prepared),
+        shape_of_training_side(job, prepared.report),
         read_model_architecture(model_dir),
         hardware,
         use_gpu=use_gpu,

@@ -28,7 +28,6 @@ from trl import SFTConfig
 
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.errors import InternalError, UserError
-from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.train.ranks.validation import SupervisedTrainer
 from finetune_trainer.train.recipe import Recipe
 
@@ -128,16 +127,16 @@ def build_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     lora: LoraConfig | None,
-    train: list[Encoded],
-    validation: list[Encoded],
+    train: Dataset,
+    validation: Dataset,
     callbacks: list[TrainerCallback],
 ) -> SupervisedTrainer:
-    """Build the trainer over tokenised examples."""
+    """Build the trainer over datasets with the columns ``input_ids`` and ``labels``."""
     trainer = SupervisedTrainer(
         model=model,
         args=config,
-        train_dataset=_dataset(train),
-        eval_dataset=_dataset(validation) if validation else None,
+        train_dataset=train,
+        eval_dataset=validation if len(validation) else None,
         processing_class=tokenizer,
         peft_config=lora,
         callbacks=callbacks,
@@ -247,12 +246,3 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
     }
-
-
-def _dataset(examples: list[Encoded]) -> Dataset:
-    return Dataset.from_dict(
-        {
-            "input_ids": [example.input_ids for example in examples],
-            "labels": [example.labels for example in examples],
-        }
-    )

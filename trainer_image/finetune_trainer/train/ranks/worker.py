@@ -10,7 +10,6 @@ import json
 import os
 import resource
 import signal
-import statistics
 import sys
 import traceback
 from contextlib import suppress
@@ -19,6 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.trainer import ResolvedJob, Stage
+from finetune_trainer.data.prepared import REPORT_NAME
+from finetune_trainer.data.report import DatasetReport
+from finetune_trainer.data.rows import Side
+from finetune_trainer.data.token_files import mapped_file
 from finetune_trainer.errors import InternalError, TrainerError
 from finetune_trainer.failures import classify, failure_record
 from finetune_trainer.model.kernels import decide_liger
@@ -32,11 +35,12 @@ from finetune_trainer.train.launch import lost_peer
 from finetune_trainer.train.planned import describe_plan
 from finetune_trainer.train.recipe import DataShape, Recipe, decide_recipe, find_warnings
 from finetune_trainer.train.selection import draw_curve
+from finetune_trainer.train.shape import shape_of_preferences, shape_of_training_side
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-    from finetune_trainer.model.encoding import Encoded
     from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest
     from finetune_trainer.train.ranks.chosen import ChosenStep
     from finetune_trainer.train.ranks.durable import DurableCheckpoints
@@ -125,12 +129,17 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
     tokenizer = load_tokenizer(
         Path(plan.model_dir), trust_remote_code=job.spec.model.trust_remote_code
     )
-    sides = encode_sides(plan, job, tokenizer)
+    sides = (
+        open_sides(plan, job)
+        if job.spec.method.objective == "SFT"
+        else encode_sides(plan, job, tokenizer)
+    )
     recipe = settle_recipe(plan, job, sides)
     # Before the model: with ZeRO-3 the configuration decides how weights are loaded.
     objective = sft if job.spec.method.objective == "SFT" else preference
+    has_validation = len(sides.validation) > 0
     config = objective.build_config(
-        job, recipe, Path(plan.output_dir), has_validation=bool(sides.validation)
+        job, recipe, Path(plan.output_dir), has_validation=has_validation
     )
     check_world_size(recipe, config.world_size)
     if objective is sft:  # the other objectives need more of the output head than the loss
@@ -142,7 +151,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
     plan = agree_on_checkpoint(plan, job, local_rank=config.local_process_index)
     model = load_base(plan, job, recipe, local_rank=config.local_process_index)
     lora = build_lora_config(job.spec.method.adapter, model)
-    watchers = make_watchers(plan, job, rank, emit, has_validation=bool(sides.validation))
+    watchers = make_watchers(plan, job, rank, emit, has_validation=has_validation)
     trainer = objective.build_trainer(
         job=job,
         config=config,
@@ -159,7 +168,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
     if begins_from_origin(plan, job) and job.spec.method.adapter.type != "Full":
         sft.load_adapter(trainer.model, Path(plan.origin_dir or ""))
     if rank == 0:
-        emit.message(describe(recipe, num_rows=len(sides.train), num_tokens=sides.num_tokens))
+        emit.message(describe(recipe, sides.shape))
         for warning in find_warnings(recipe, sides.shape):
             emit.message(warning)
         architecture = read_model_architecture(Path(plan.model_dir))
@@ -181,66 +190,59 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedSides:
-    """The sides of the data set as token ids and labels."""
+    """The sides of the data set as token ids and labels.
 
-    train: list[Encoded] | list[Preferred]
-    validation: list[Encoded] | list[Preferred]
-    num_sequences: int = 1
+    Supervised rows are mapped from files and not in memory; preferences are in memory.
+    """
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the training side after truncation."""
-        return sum(len(example.input_ids) for example in self.train)
+    train: Dataset | list[Preferred]
+    validation: Dataset | list[Preferred]
+    shape: DataShape
 
-    @property
-    def shape(self) -> DataShape:
-        """What the recipe must know of the training side."""
-        lengths = [len(example.input_ids) for example in self.train]
-        return DataShape(
-            num_rows=len(lengths),
-            num_tokens=sum(lengths),
-            mean_tokens=sum(lengths) / len(lengths),
-            longest_tokens=max(lengths),
-            std_tokens=statistics.pstdev(lengths),
-            num_sequences=self.num_sequences,
-        )
+
+def open_sides(plan: WorkerPlan, job: ResolvedJob) -> EncodedSides:
+    """Map the sides that training looks at; ``prepare`` has encoded them."""
+    from datasets import Dataset
+
+    folder = Path(plan.dataset_dir)
+    report = DatasetReport.model_validate_json((folder / REPORT_NAME).read_bytes())
+    return EncodedSides(
+        train=Dataset.from_file(str(mapped_file(folder, Side.TRAIN))),
+        validation=Dataset.from_file(str(mapped_file(folder, Side.VALIDATION))),
+        shape=shape_of_training_side(job, report),
+    )
 
 
 def encode_sides(
     plan: WorkerPlan, job: ResolvedJob, tokenizer: PreTrainedTokenizerBase
 ) -> EncodedSides:
-    """Read and encode the sides that training looks at.
+    """Read and encode preferences.
 
     Raises:
-        DataError: No training row keeps any of its answer.
+        DataError: No training row keeps any of its answers.
     """
     from finetune_trainer.model.chat_format import read_format
-    from finetune_trainer.model.encoding import encode_rows, make_encoder, read_rows
+    from finetune_trainer.model.encoding import make_encoder, read_rows
+    from finetune_trainer.train.ranks.preference import encode_preferences
 
     folder = Path(plan.dataset_dir)
     encoder = make_encoder(job, tokenizer, read_format(folder))
-    if job.spec.method.objective != "SFT":
-        from finetune_trainer.train.ranks.preference import encode_preferences
-
-        train, validation = (
-            encode_preferences(
-                encoder,
-                read_rows(folder / f"{name}.jsonl"),
-                objective=job.spec.method.objective,
-                side=side,
-                seed=job.spec.hyperparameters.seed,
-            )
-            for name, side in (("train", "training"), ("validation", "validation"))
+    train, validation = (
+        encode_preferences(
+            encoder,
+            read_rows(folder / f"{name}.jsonl"),
+            objective=job.spec.method.objective,
+            side=side,
+            seed=job.spec.hyperparameters.seed,
         )
-        return EncodedSides(train=train, validation=validation, num_sequences=2)
-    return EncodedSides(
-        train=encode_rows(encoder, read_rows(folder / "train.jsonl"), side="training"),
-        validation=encode_rows(encoder, read_rows(folder / "validation.jsonl"), side="validation"),
+        for name, side in (("train", "training"), ("validation", "validation"))
     )
+    shape = shape_of_preferences([len(example.input_ids) for example in train])
+    return EncodedSides(train=train, validation=validation, shape=shape)
 
 
 def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSides) -> Recipe:
-    """Decide every ``auto`` from the encoded rows, the model's shape and this node's hardware.
+    """Decide every ``auto`` from the encoded rows' shape, the model's and this node's hardware.
 
     Raises:
         UserError: Settings contradict each other or the hardware.
@@ -478,13 +480,13 @@ def storage_access(job: ResolvedJob, plan: WorkerPlan) -> StorageAccess:
     )
 
 
-def describe(recipe: Recipe, *, num_rows: int, num_tokens: int) -> str:
+def describe(recipe: Recipe, data: DataShape) -> str:
     """Say in one line what is about to run."""
     where = "GPU" if recipe.use_gpu else "CPU"
     shape = "packed" if recipe.packing else "padding-free" if recipe.padding_free else "padded"
     return (
-        f"training on {num_rows} rows ({num_tokens} tokens), {recipe.total_steps} steps of "
-        f"{recipe.global_batch_size} examples = {recipe.micro_batch_size} micro x "
+        f"training on {data.num_rows} rows ({data.num_tokens} tokens), {recipe.total_steps} steps "
+        f"of {recipe.global_batch_size} examples = {recipe.micro_batch_size} micro x "
         f"{recipe.accumulation_steps} accumulation x {recipe.world_size} rank(s), learning rate "
         f"{recipe.learning_rate:g}, {'bfloat16' if recipe.bfloat16 else 'float32'} base, {shape}, "
         f"activation checkpointing {'on' if recipe.activation_checkpointing else 'off'}, "

@@ -1,0 +1,169 @@
+"""Token ids and labels of a side: found once in ``prepare``, memory-mapped by every rank.
+
+A prepared data set keeps them compressed, as ``<side>.tokens.parquet``. Each node turns that into
+``<side>.arrow``, which its ranks map into their memory: the pages are the kernel's, shared by all
+ranks and dropped when memory is short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.data.rows import Side
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TRAINED_SIDES = (Side.TRAIN, Side.VALIDATION)
+"""Sides that ranks look at; the test side is asked, not trained on."""
+
+BATCH_EXAMPLES = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenTotals:
+    """What training works with, after truncation.
+
+    Attributes:
+        num_examples: Examples with something to learn.
+        num_tokens: Sum over them.
+        longest: Longest of them; 0 without examples.
+        squares: Sum of the squares of their lengths.
+    """
+
+    num_examples: int
+    num_tokens: int
+    longest: int
+    squares: int
+
+
+def token_file(folder: Path, side: Side) -> Path:
+    """Return where a prepared data set keeps the tokens of a side."""
+    return folder / f"{side}.tokens.parquet"
+
+
+def mapped_file(folder: Path, side: Side) -> Path:
+    """Return where a node keeps the tokens of a side for its ranks."""
+    return folder / f"{side}.arrow"
+
+
+class TokenWriter:
+    """Writes the examples of a side in their order; a context that commits on leaving."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self._schema = _schema()
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._input_ids: list[Sequence[int]] = []
+        self._labels: list[Sequence[int]] = []
+        self._num_examples = self._num_tokens = self._longest = self._squares = 0
+
+    def __enter__(self) -> TokenWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+
+    def add(self, input_ids: Sequence[int], labels: Sequence[int]) -> None:
+        """Take in the next example.
+
+        Args:
+            input_ids: Its tokens, truncated.
+            labels: As many; -100 where the loss does not count.
+        """
+        self._input_ids.append(input_ids)
+        self._labels.append(labels)
+        self._num_examples += 1
+        self._num_tokens += len(input_ids)
+        self._squares += len(input_ids) ** 2
+        self._longest = max(self._longest, len(input_ids))
+        if len(self._input_ids) == BATCH_EXAMPLES:
+            self._flush()
+
+    @property
+    def totals(self) -> TokenTotals:
+        """What was taken in so far."""
+        return TokenTotals(
+            num_examples=self._num_examples,
+            num_tokens=self._num_tokens,
+            longest=self._longest,
+            squares=self._squares,
+        )
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        columns = [
+            pa.array(values, type=field.type)
+            for values, field in zip((self._input_ids, self._labels), self._schema, strict=True)
+        ]
+        self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+        self._input_ids.clear()
+        self._labels.clear()
+
+
+class TokenFiles:
+    """The token files of a data set while they are written; a context as :class:`TokenWriter`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writers = {side: TokenWriter(token_file(folder, side)) for side in TRAINED_SIDES}
+
+    def __enter__(self) -> TokenFiles:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for writer in self._writers.values():
+            writer.__exit__(*error)
+
+    def add(self, side: Side, input_ids: Sequence[int], labels: Sequence[int]) -> None:
+        """Take in the next example of a side; those of the test side are not kept."""
+        if side in self._writers:
+            self._writers[side].add(input_ids, labels)
+
+    @property
+    def totals(self) -> dict[Side, TokenTotals]:
+        """What was taken in, by side."""
+        return {side: writer.totals for side, writer in self._writers.items()}
+
+
+def map_tokens(folder: Path, side: Side) -> Path:
+    """Write a side's tokens so that ranks can map them; what is there already is taken.
+
+    Args:
+        folder: The local copy of the prepared data set.
+        side: One of :data:`TRAINED_SIDES`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    target = mapped_file(folder, side)
+    if target.exists():
+        return target
+    partial = target.with_suffix(".partial")
+    with (
+        pq.ParquetFile(token_file(folder, side)) as source,
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_stream(sink, _schema()) as stream,
+    ):
+        for batch in source.iter_batches(batch_size=BATCH_EXAMPLES):
+            stream.write_batch(batch)
+    partial.replace(target)
+    return target
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])

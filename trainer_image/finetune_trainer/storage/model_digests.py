@@ -1,0 +1,185 @@
+"""Digests of the files of base models: recorded at download, compared before a process trusts them.
+
+A cache may be a disk of this node or a volume that many pods write to. Sizes show a download that
+was cut, not a bad block or another content. So each process reads a model once in full before it
+uses it: seconds per gigabyte, told as an event, and the pages are warm when the weights are loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_trainer.storage.publish import hash_file
+from finetune_trainer.storage.store import ObjectInfo
+
+NUM_THREADS = 4
+TOLD_BYTES = 100_000_000
+"""Smaller models are verified without a word."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_GIT_BLOB = re.compile(r"[0-9a-f]{40}")
+
+Tell = Callable[[str], None]
+"""Told in sentences what a person should know."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileDigest:
+    """What a file must be."""
+
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """A file that is not what it must be; ``found`` says what it is."""
+
+    path: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.path} (expected {self.expected}, found {self.found})"
+
+
+_verified: set[tuple[str, int, int, str]] = set()
+"""Path, size, time of change and SHA-256 of what this process has found right."""
+
+_lock = threading.Lock()
+
+
+def find_differences(
+    folder: Path, files: Mapping[str, FileDigest], *, tell: Tell
+) -> list[Difference]:
+    """Compare files with their digests; what was found right and has not changed is not read again.
+
+    Args:
+        folder: Where they lie.
+        files: What they must be, by path.
+        tell: Told how long a large model took.
+
+    Returns:
+        The files that are missing or differ, in the order of ``files``.
+    """
+    start = time.monotonic()
+    with ThreadPoolExecutor(NUM_THREADS, "verify") as pool:
+        checks = list(pool.map(lambda path: _check(folder, path, files[path]), files))
+    num_bytes = sum(num_read for num_read, _ in checks)
+    differences = [difference for _, difference in checks if difference]
+    if num_bytes >= TOLD_BYTES and not differences:
+        seconds = time.monotonic() - start
+        tell(
+            f"verified {len(files)} files of the base model by sha256: {num_bytes / 1e9:.1f} GB in "
+            f"{seconds:.1f} s"
+        )
+    return differences
+
+
+def matches_listing(path: Path, file: ObjectInfo) -> bool:
+    """Whether a local file has the digest that the store's listing tells.
+
+    The Hub's listing tells SHA-256 for large files and Git's object id for small ones. Where it
+    tells neither, nothing can be said and the answer is no.
+    """
+    if not path.is_file() or path.stat().st_size != file.num_bytes:
+        return False
+    return matches_name(path, file.version)
+
+
+def matches_name(path: Path, name: str) -> bool:
+    """Whether a file's SHA-256 (64 hex digits) or Git object id (40) is ``name``."""
+    if _SHA256.fullmatch(name):
+        return hash_file(path)[1] == name
+    if _GIT_BLOB.fullmatch(name):
+        data = path.read_bytes()
+        header = b"blob %d\0" % len(data)
+        return hashlib.sha1(header + data, usedforsecurity=False).hexdigest() == name
+    return False
+
+
+class DownloadRecord:
+    """The digests of the files that are complete in a folder that is being filled.
+
+    Kept beside the folder, so that a process which goes on after a killed one knows what to keep.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder.with_name(f"{folder.name}.json")
+        self._lock = threading.Lock()
+        self._files: dict[str, FileDigest] = read_record(self._path) or {}
+
+    @property
+    def files(self) -> Mapping[str, FileDigest]:
+        """The complete files."""
+        return self._files
+
+    def add(self, path: str, digest: FileDigest) -> None:
+        """Record one more complete file."""
+        with self._lock:
+            self._files[path] = digest
+            body = {"files": record_of(self._files)}
+            temporary = self._path.with_name(f".{self._path.name}.new")
+            temporary.write_text(json.dumps(body), encoding="utf-8")
+            temporary.replace(self._path)
+
+    def holds(self, folder: Path, path: str) -> bool:
+        """Whether the file is complete and still what was recorded."""
+        digest = self._files.get(path)
+        return digest is not None and _difference(folder, path, digest) is None
+
+
+def record_of(files: Mapping[str, FileDigest]) -> dict[str, dict[str, object]]:
+    """Return the JSON form of digests by path."""
+    return {
+        path: {"bytes": digest.num_bytes, "sha256": digest.sha256}
+        for path, digest in sorted(files.items())
+    }
+
+
+def read_record(path: Path) -> dict[str, FileDigest] | None:
+    """Read ``files`` of a record; None where there is no record with digests."""
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        return {
+            name: FileDigest(num_bytes=int(entry["bytes"]), sha256=str(entry["sha256"]))
+            for name, entry in files.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _difference(folder: Path, path: str, digest: FileDigest) -> Difference | None:
+    return _check(folder, path, digest)[1]
+
+
+def _check(folder: Path, path: str, digest: FileDigest) -> tuple[int, Difference | None]:
+    """Return the bytes read and how the file differs, if it does."""
+    try:
+        status = (folder / path).stat()
+    except OSError:
+        return 0, Difference(path=path, expected=f"{digest.num_bytes} bytes", found="no file")
+    size = status.st_size
+    if size != digest.num_bytes:
+        expected = f"{digest.num_bytes} bytes"
+        return 0, Difference(path=path, expected=expected, found=f"{size} bytes")
+    entry = (str(folder / path), size, status.st_mtime_ns, digest.sha256)
+    with _lock:
+        if entry in _verified:
+            return 0, None
+    sha256 = hash_file(folder / path)[1]
+    if sha256 == digest.sha256:
+        with _lock:
+            _verified.add(entry)
+        return size, None
+    return size, Difference(
+        path=path, expected=f"sha256 {digest.sha256[:12]}...", found=f"sha256 {sha256[:12]}..."
+    )
