@@ -142,6 +142,10 @@ def _inputs(model: Architecture, setup: Setup) -> float:
             if setup.dropout:
                 each_kept += setup.noise_bytes * len(targets)
             total += (each_kept * width + setup.rank * setup.value_bytes * len(targets)) * per_block
+            if setup.adapter == "DoRA":
+                # The base's and the update's outputs, which the magnitude scales.
+                outputs = sum(each.width_out for each in targets)
+                total += 2 * setup.value_bytes * outputs * per_block
     return total
 
 

@@ -202,6 +202,10 @@ def _activation_bytes(model: Architecture, setup: Setup, batch: Batch) -> tuple[
         casts = BFLOAT16 * (linear + model.num_expert_parameters)
     elif setup.bfloat16 and setup.adapter != "QLoRA":
         casts = BFLOAT16 * count_adapter(model, setup)
+    if setup.adapter == "DoRA" and setup.bfloat16 and setup.dropout:
+        # PEFT runs the dropped input through float32 copies of the adapted weights.
+        adapted = [each for each in model.linears if is_target(each.name, setup)]
+        casts += FLOAT32 * sum(each.count * each.width_in * each.width_out for each in adapted)
     if expert_adapter_size(model, setup):
         # PEFT adds the update to the experts' weights and keeps the sum for the backward pass.
         casts += s * model.num_expert_parameters
