@@ -213,6 +213,7 @@ def attempt(store: ObjectStore, local: Path, *, keep: int, attempt_number: int) 
     found = fetch_newest(store, "c", local)
     start = found.step if found else 0
     drop_newer(store, "c", than=start)
+    drop_old(store, "c", newest=start, keep=keep)
     yield start
     for step in range(start + 2, 9, 2):
         publish(store, step, text=f"step {step} of attempt {attempt_number}")

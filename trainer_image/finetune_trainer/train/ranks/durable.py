@@ -109,6 +109,8 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         self._is_first = state.is_world_process_zero
         if self._is_first:
             drop_newer(self._store, self._prefix, than=self._resumed_from)
+            # The attempt before may have died between a commit and its clean-up.
+            drop_old(self._store, self._prefix, newest=self._resumed_from, keep=self._keep)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
