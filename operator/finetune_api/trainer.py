@@ -32,6 +32,8 @@ class Environment:
     CREDENTIALS_DIR = "FINETUNE_CREDENTIALS_DIR"
     WORK_DIR = "FINETUNE_WORK_DIR"
     CACHE_DIR = "FINETUNE_CACHE_DIR"
+    CACHE_IS_SHARED = "FINETUNE_CACHE_IS_SHARED"
+    """`1`: later stages find what this stage puts into the cache, wherever they run."""
     NUM_GPUS = "FINETUNE_NUM_GPUS"
     """GPUs that the pod has asked the cluster for."""
     ALLOW_CPU = "FINETUNE_ALLOW_CPU"

@@ -62,7 +62,8 @@ class OperatorConfig(BaseModel):
     """Limit of each emptyDir (work, model cache, tmp); a pod that exceeds it is evicted."""
     cache_claim: str = ""
     """A ReadWriteMany claim of this name, in each job's namespace, that keeps base models between
-    jobs. Empty: every pod downloads into its own scratch folder."""
+    jobs; `prepare` fills it before any GPU is held. Empty: every pod downloads into its own scratch
+    folder."""
     rendezvous_port: Annotated[int, Field(ge=1024, le=65535)] = 29500
     """Port at which rank 0 of a job of several nodes is met."""
     trainer_environment: dict[str, str] = {}

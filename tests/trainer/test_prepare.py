@@ -39,9 +39,11 @@ class Context(StageContext):
     """A context whose model is a tokenizer made on the spot."""
 
     num_tokenizer_loads = 0
+    has_weights = False
     chat_template = True
 
     def model_folder(self, *, include_weights: bool = True) -> tuple[Path, str]:
+        self.has_weights |= include_weights
         return self.cache_dir, "c" * 40
 
     def load_tokenizer(self) -> Any:
@@ -200,6 +202,23 @@ def test_ranks_map_what_the_encoder_makes_of_the_rows_and_no_rows_are_fetched(
     assert trained.tokens == sum(len(e.input_ids) for e in expected)
     assert trained.longest == max(len(e.input_ids) for e in expected)
     assert not list(fetched.folder.glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_weights_are_fetched_before_gpus_are_held_where_later_stages_find_them(
+    make_context: MakeContext, write: Write, is_shared: bool
+) -> None:
+    write("rows.jsonl", pairs(40))
+    context = make_context()
+    context.cache_is_shared = is_shared
+    prepare(context)
+    assert context.has_weights is is_shared
+    write("rows.jsonl", "not json\n")
+    refused = make_context(name="refused")
+    refused.cache_is_shared = is_shared
+    with pytest.raises(DataError):
+        prepare(refused)
+    assert not refused.has_weights
 
 
 def test_the_same_input_gives_the_same_bytes_in_another_place(

@@ -59,6 +59,7 @@ class StageContext:
         emit: Where events go.
         work_dir: Scratch folder of this run on this node; survives a restart of the process.
         cache_dir: Base models, shared by all runs on this node.
+        cache_is_shared: The cache is a volume that all pods of the run mount.
         credentials_dir: Mounted Secrets, one folder each; None uses the environment's identity.
     """
 
@@ -67,6 +68,7 @@ class StageContext:
     work_dir: Path
     cache_dir: Path
     credentials_dir: Path | None = None
+    cache_is_shared: bool = False
     _output: ObjectStore | None = field(default=None, repr=False)
     _model: tuple[Path, str] | None = field(default=None, repr=False)
     _model_has_weights: bool = field(default=False, repr=False)
@@ -95,6 +97,7 @@ class StageContext:
             work_dir=work_dir,
             cache_dir=cache,
             credentials_dir=Path(credentials) if credentials else None,
+            cache_is_shared=os.environ.get(Environment.CACHE_IS_SHARED) == "1",
         )
 
     def access(self, reference: LocalObjectReference | None = None) -> StorageAccess:

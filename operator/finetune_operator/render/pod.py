@@ -177,6 +177,8 @@ def _environment(
     gpus = num_gpus_of(spec, stage)
     if gpus:
         values[Environment.NUM_GPUS] = str(gpus)
+    if config.cache_claim:
+        values[Environment.CACHE_IS_SHARED] = "1"
     if config.allow_cpu:
         values[Environment.ALLOW_CPU] = "1"
     if config.progress_url:

@@ -6,6 +6,7 @@ is not prepared twice, by whichever job; and the same input gives the same bytes
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,7 @@ def prepare(context: StageContext) -> PrepareResult:
     require_sides(report.rows)
     _write_pointer(context, report, manifest, model_revision)
     tell_report(context.emit.message, context.job, report, reused=reused)
+    _fetch_weights(context)
     train = report.tokens[tokenizer_name(context.job)][Side.TRAIN]
     return PrepareResult(
         digest=digest,
@@ -110,6 +112,19 @@ def prepare(context: StageContext) -> PrepareResult:
         num_truncated_rows=train.truncated_rows,
         reused=reused,
     )
+
+
+def _fetch_weights(context: StageContext) -> None:
+    """Bring the whole base model to a cache that later stages share, so that no GPU waits for it.
+
+    A cache of this pod or node alone is no use to them: they may run anywhere.
+    """
+    if not context.cache_is_shared:
+        return
+    start = time.monotonic()
+    context.model_folder()
+    seconds = time.monotonic() - start
+    context.emit.message(f"the base model is in the shared cache after {seconds:.0f} s")
 
 
 def _require_evidence(context: StageContext, folder: Path) -> None:
