@@ -32,7 +32,7 @@ from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
 from finetune_trainer.train.checkpoint import LocalCheckpoint, drop_all, fetch_newest
 from finetune_trainer.train.launch import Topology, read_topology, run_ranks
 from finetune_trainer.train.origin import fetch_origin, read_pin
-from finetune_trainer.train.ranks.worker import WorkerPlan
+from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.recipe import check_settings, decide_recipe
 from finetune_trainer.train.shape import shape_of_training_side
 

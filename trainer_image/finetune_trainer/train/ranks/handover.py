@@ -1,0 +1,58 @@
+"""What the parent of a node hands to its ranks, and how they reach storage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.storage import StorageAccess
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerPlan:
+    """What the parent hands to every rank of its node, as JSON.
+
+    Attributes:
+        job: Path of ``job.json``.
+        control_dir: Ranks and parent talk here: ``stop``, ``failure-<n>.json``, ``outcome.json``.
+        model_dir: Local base model.
+        dataset_dir: Local prepared data set.
+        output_dir: Where Trainer saves checkpoints.
+        final_dir: Where rank 0 saves the trained weights.
+        curve: Path of ``metrics.jsonl``.
+        resume_dir: Local checkpoint to resume from.
+        resume_step: Its step.
+        inputs: What checkpoints are made from, for their manifests.
+        origin_dir: Trained weights to begin from, unless a checkpoint is resumed.
+        credentials_dir: Mounted Secrets.
+        credentials_name: Secret of the output.
+        use_gpu: Ranks run on GPUs.
+    """
+
+    job: str
+    control_dir: str
+    model_dir: str
+    dataset_dir: str
+    output_dir: str
+    final_dir: str
+    curve: str
+    resume_dir: str | None
+    resume_step: int
+    inputs: dict[str, str]
+    origin_dir: str | None
+    credentials_dir: str | None
+    credentials_name: str | None
+    use_gpu: bool
+
+
+def storage_access(job: ResolvedJob, plan: WorkerPlan) -> StorageAccess:
+    """Return how this rank reaches the output."""
+    s3 = job.spec.s3
+    return StorageAccess(
+        endpoint=s3.endpoint,
+        region=s3.region,
+        addressing=s3.addressing,
+        credentials_dir=Path(plan.credentials_dir) if plan.credentials_dir else None,
+        credentials_name=plan.credentials_name,
+    )

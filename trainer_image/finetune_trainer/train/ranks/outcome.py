@@ -1,0 +1,114 @@
+"""What a rank tells: before it trains in events, after it in ``outcome.json``."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.model.load import read_model_architecture
+from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.train.planned import describe_plan
+from finetune_trainer.train.ranks.handover import WorkerPlan
+from finetune_trainer.train.recipe import DataShape, Recipe, find_warnings
+from finetune_trainer.train.selection import draw_curve
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import Trainer
+
+    from finetune_trainer.train.ranks.watchers import Watchers
+
+
+def tell_start(
+    emit: EventEmitter, plan: WorkerPlan, job: ResolvedJob, recipe: Recipe, data: DataShape
+) -> None:
+    """Say what is about to run, what may be wrong with it, and what it will take."""
+    emit.message(describe(recipe, data))
+    for warning in find_warnings(recipe, data):
+        emit.message(warning)
+    emit.plan(describe_plan(job, data, read_model_architecture(Path(plan.model_dir)), recipe))
+
+
+def tell_dropout(emit: EventEmitter, asked: str, lora: LoraConfig | None) -> None:
+    """Say it where the adapter's dropout is not what the job asks for."""
+    if lora is not None and lora.lora_dropout != float(asked):
+        emit.message(
+            f"method.adapter.dropout {asked} is not used: adapters of fused experts know no dropout"
+        )
+
+
+def leave_outcome(
+    plan: WorkerPlan,
+    trainer: Trainer,
+    recipe: Recipe,
+    watchers: Watchers,
+    selection: dict[str, Any],
+) -> None:
+    """Tell the parent what was trained."""
+    from finetune_trainer.train.ranks.sft import count_trainable
+
+    outcome = {
+        "step": trainer.state.global_step,
+        "selection": selection,
+        "curve": draw_curve(trainer.state.log_history),
+        "metrics": {
+            **(watchers.curve.latest if watchers.curve else {}),
+            "checkpoint_stall_seconds": watchers.checkpoints.stall_seconds,
+        },
+        "resumed_from": plan.resume_step,
+        # What ran, which is not what was planned where examples would have seen each other.
+        "recipe": {**recipe.to_json(), "padding_free": stays_flattened(trainer, recipe)},
+        "attention": trainer.model.config._attn_implementation,
+        "kernels": "liger" if trainer.args.use_liger_kernel else "none",
+        "trainable_parameters": count_trainable(trainer.model),
+    }
+    Path(plan.control_dir, "outcome.json").write_text(json.dumps(outcome))
+    # Beside the curve and not in run.json, which is the same for equal runs.
+    peak = {"step": outcome["step"], "peak_memory_bytes": measure_peak_memory(use_gpu=plan.use_gpu)}
+    with Path(plan.curve).open("a") as file:
+        file.write(json.dumps(peak) + "\n")
+
+
+def measure_peak_memory(*, use_gpu: bool) -> int:
+    """Return the most memory this rank held: of its GPU as allocated, else resident of the host."""
+    if use_gpu:
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def stays_flattened(trainer: Trainer, recipe: Recipe) -> bool:
+    """Return whether micro batches were flattened as planned, or padded after all."""
+    return recipe.padding_free and bool(getattr(trainer.data_collator, "padding_free", False))
+
+
+def describe(recipe: Recipe, data: DataShape) -> str:
+    """Say in one line what is about to run."""
+    where = "GPU" if recipe.use_gpu else "CPU"
+    shape = "packed" if recipe.packing else "padding-free" if recipe.padding_free else "padded"
+    return (
+        f"training on {data.num_rows} rows ({data.num_tokens} tokens), {recipe.total_steps} steps "
+        f"of {recipe.global_batch_size} examples = {recipe.micro_batch_size} micro x "
+        f"{recipe.accumulation_steps} accumulation x {recipe.world_size} rank(s), learning rate "
+        f"{recipe.learning_rate:g}, {'bfloat16' if recipe.bfloat16 else 'float32'} base, {shape}, "
+        f"activation checkpointing {'on' if recipe.activation_checkpointing else 'off'}, "
+        f"{recipe.strategy} on {where}, about {recipe.estimated_memory_bytes / 2**30:.1f} of "
+        f"{recipe.available_memory_bytes / 2**30:.1f} GiB per rank"
+    )
+
+
+def describe_selection(selection: dict[str, Any]) -> str:
+    """Say in one line which step was chosen, and what early stopping saved."""
+    step, last, planned = (selection[k] for k in ("step", "last_step", "planned_steps"))
+    words = f"the weights after step {step} are kept"
+    if selection["validation_loss"] is not None:
+        words += f", validation loss {selection['validation_loss']:.4f}"
+    if step != last and selection["last_validation_loss"] is not None:
+        words += f" (the last, step {last}: {selection['last_validation_loss']:.4f})"
+    if last < planned:
+        words += f"; stopped early, {planned - last} of {planned} steps saved"
+    return words

@@ -1,0 +1,80 @@
+"""The sides of the data set as a rank sees them: mapped from files, or encoded preferences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.data.prepared import REPORT_NAME
+from finetune_trainer.data.report import DatasetReport
+from finetune_trainer.data.rows import Side
+from finetune_trainer.data.token_files import mapped_file
+from finetune_trainer.train.ranks.handover import WorkerPlan
+from finetune_trainer.train.recipe import DataShape
+from finetune_trainer.train.shape import shape_of_preferences, shape_of_training_side
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from finetune_trainer.train.ranks.preference import Preferred
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedSides:
+    """The sides of the data set as token ids and labels.
+
+    Supervised rows are mapped from files and not in memory; preferences are in memory.
+    """
+
+    train: Dataset | list[Preferred]
+    validation: Dataset | list[Preferred]
+    shape: DataShape
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is anything to validate on."""
+        return len(self.validation) > 0
+
+
+def open_sides(plan: WorkerPlan, job: ResolvedJob) -> EncodedSides:
+    """Map the sides that training looks at; ``prepare`` has encoded them."""
+    from datasets import Dataset
+
+    folder = Path(plan.dataset_dir)
+    report = DatasetReport.model_validate_json((folder / REPORT_NAME).read_bytes())
+    return EncodedSides(
+        train=Dataset.from_file(str(mapped_file(folder, Side.TRAIN))),
+        validation=Dataset.from_file(str(mapped_file(folder, Side.VALIDATION))),
+        shape=shape_of_training_side(job, report),
+    )
+
+
+def encode_sides(
+    plan: WorkerPlan, job: ResolvedJob, tokenizer: PreTrainedTokenizerBase
+) -> EncodedSides:
+    """Read and encode preferences.
+
+    Raises:
+        DataError: No training row keeps any of its answers.
+    """
+    from finetune_trainer.model.chat_format import read_format
+    from finetune_trainer.model.encoding import make_encoder, read_rows
+    from finetune_trainer.train.ranks.preference import encode_preferences
+
+    folder = Path(plan.dataset_dir)
+    encoder = make_encoder(job, tokenizer, read_format(folder))
+    train, validation = (
+        encode_preferences(
+            encoder,
+            read_rows(folder / f"{name}.jsonl"),
+            objective=job.spec.method.objective,
+            side=side,
+            seed=job.spec.hyperparameters.seed,
+        )
+        for name, side in (("train", "training"), ("validation", "validation"))
+    )
+    shape = shape_of_preferences([len(example.input_ids) for example in train])
+    return EncodedSides(train=train, validation=validation, shape=shape)

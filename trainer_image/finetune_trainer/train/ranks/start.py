@@ -1,0 +1,145 @@
+"""What a rank settles and loads before it trains: recipe, checkpoint, base model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.errors import InternalError
+from finetune_trainer.model.kernels import decide_liger
+from finetune_trainer.model.load import expected_attention, read_config, read_model_architecture
+from finetune_trainer.storage import open_store
+from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
+from finetune_trainer.train.ranks.handover import WorkerPlan, storage_access
+from finetune_trainer.train.recipe import Recipe, decide_recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from finetune_trainer.train.ranks.sides import EncodedSides
+
+
+def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSides) -> Recipe:
+    """Decide every ``auto`` from the encoded rows' shape, the model's and this node's hardware.
+
+    Raises:
+        UserError: Settings contradict each other or the hardware.
+    """
+    from finetune_trainer.model.hardware import detect_hardware
+
+    return decide_recipe(
+        job,
+        sides.shape,
+        read_model_architecture(Path(plan.model_dir)),
+        detect_hardware(),
+        use_gpu=plan.use_gpu,
+        attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=plan.use_gpu),
+    )
+
+
+def uses_liger(plan: WorkerPlan, job: ResolvedJob) -> bool:
+    """Return whether this model runs with Liger's kernels.
+
+    Raises:
+        UserError: They were asked for and cannot be used.
+    """
+    model_type = str(read_config(Path(plan.model_dir)).get("model_type", "unknown"))
+    return decide_liger(job.spec.hyperparameters.kernels, model_type, use_gpu=plan.use_gpu)
+
+
+def check_world_size(recipe: Recipe, actual: int) -> None:
+    """Make sure that all ranks found each other.
+
+    Raises:
+        InternalError: accelerate sees another number of ranks than were started.
+    """
+    if actual != recipe.world_size:
+        raise InternalError(
+            "WorldSizeMismatch",
+            f"asked for {recipe.world_size} ranks (nodes x gpusPerNode), got {actual}",
+        )
+
+
+def agree_on_checkpoint(plan: WorkerPlan, job: ResolvedJob, *, local_rank: int) -> WorkerPlan:
+    """Return the plan with the checkpoint that every node resumes from.
+
+    Ranks of one node share what their parent has fetched.
+
+    Raises:
+        StorageError: A node cannot read the run's storage.
+    """
+    num_ranks = int(os.environ.get("WORLD_SIZE") or 1)
+    if num_ranks == int(os.environ.get("LOCAL_WORLD_SIZE") or num_ranks):
+        return plan
+    from finetune_trainer.train.ranks.agreement import agree_on_step
+
+    store = open_store(job.spec.output.uri, storage_access(job, plan))
+    prefix, folder = f"{job.run_prefix}/checkpoints", Path(plan.output_dir)
+
+    def fetch(step: int) -> None:
+        fetch_step(store, prefix, step, folder)
+
+    def older(step: int) -> int:
+        found = fetch_newest(store, prefix, folder, below=step)
+        return found.step if found else 0
+
+    step = agree_on_step(plan.resume_step, is_local_first=local_rank == 0, fetch=fetch, older=older)
+    return replace(
+        plan, resume_step=step, resume_dir=str(folder / f"checkpoint-{step}") if step else None
+    )
+
+
+def begins_from_origin(plan: WorkerPlan, job: ResolvedJob) -> bool:
+    """Whether training begins from other trained weights: not where it resumes its own.
+
+    Raises:
+        InternalError: It does, and the parent has not fetched them.
+    """
+    if job.spec.init_from is None or plan.resume_dir is not None:
+        return False
+    if plan.origin_dir is None:
+        raise InternalError("NoOrigin", "the weights of spec.initFrom were not fetched")
+    return True
+
+
+def load_base(
+    plan: WorkerPlan, job: ResolvedJob, recipe: Recipe, *, local_rank: int
+) -> PreTrainedModel:
+    """Load the base model as the recipe says and check that the adapter fits it.
+
+    Args:
+        plan: What the parent handed over.
+        job: The effective job.
+        recipe: The settled recipe.
+        local_rank: This rank's GPU on its node; only quantised weights are placed at loading.
+
+    Raises:
+        UserError: The model does not load, or the adapter's targets match nothing.
+    """
+    import torch
+
+    from finetune_trainer.model.adapters import check_saved_modules, check_target_modules
+    from finetune_trainer.model.load import load_model
+
+    adapter = job.spec.method.adapter
+    quantized = adapter.type == "QLoRA"
+    # Full fine-tuning keeps float32 master weights and computes in bfloat16 by autocast.
+    is_low_precision = recipe.bfloat16 and adapter.type != "Full"
+    folder = plan.model_dir
+    if adapter.type == "Full" and begins_from_origin(plan, job):
+        folder = plan.origin_dir or ""
+    model = load_model(
+        Path(folder),
+        dtype=torch.bfloat16 if is_low_precision else torch.float32,
+        trust_remote_code=job.spec.model.trust_remote_code,
+        quantize=quantized,
+        shardable=recipe.strategy == "FSDP2",
+        device_map={"": local_rank} if quantized else None,
+        attention=job.spec.hyperparameters.attention,
+    )
+    check_target_modules(adapter, model)
+    check_saved_modules(adapter, model)
+    return model

@@ -1,0 +1,86 @@
+"""The callbacks of a rank, and training under them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.storage import open_store
+from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest
+from finetune_trainer.train.ranks.chosen import ChosenStep
+from finetune_trainer.train.ranks.durable import DurableCheckpoints
+from finetune_trainer.train.ranks.handover import WorkerPlan, storage_access
+from finetune_trainer.train.ranks.isolation import IsolationProbe
+from finetune_trainer.train.ranks.state_files import state_files_below
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerCallback
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watchers:
+    """The callbacks of a rank; only rank 0 writes the curve."""
+
+    curve: CurveWriter | None
+    checkpoints: DurableCheckpoints
+    chosen: ChosenStep
+    stop: StopRequest
+    isolation: IsolationProbe
+
+    def as_callbacks(self) -> list[TrainerCallback]:
+        """Return them in the order in which they are to be called."""
+        curve = [self.curve] if self.curve else []
+        return [*curve, self.isolation, self.checkpoints, self.chosen, self.stop]
+
+    def attach(self, trainer: Trainer) -> None:
+        """Name the trainer to those that look at its model."""
+        self.chosen.attach(trainer)
+        self.isolation.attach(trainer)
+
+
+def make_watchers(
+    plan: WorkerPlan, job: ResolvedJob, rank: int, emit: EventEmitter, *, has_validation: bool
+) -> Watchers:
+    """Build the callbacks that report, save, choose and stop."""
+    curve = Path(plan.curve)
+    store = open_store(job.spec.output.uri, storage_access(job, plan))
+    prefix = f"{job.run_prefix}/checkpoints"
+    return Watchers(
+        curve=CurveWriter(curve, emit, resumed_from=plan.resume_step) if rank == 0 else None,
+        checkpoints=DurableCheckpoints(
+            store,
+            prefix,
+            keep=job.spec.checkpoint.keep_last,
+            curve=curve,
+            curve_key=f"{job.run_prefix}/metrics.jsonl",
+            inputs=plan.inputs,
+            resumed_from=plan.resume_step,
+            tell=emit.message,
+        ),
+        chosen=ChosenStep(
+            store,
+            prefix,
+            rule=job.spec.checkpoint,
+            has_validation=has_validation,
+            resume_step=plan.resume_step,
+        ),
+        stop=StopRequest(Path(plan.control_dir) / "stop"),
+        isolation=IsolationProbe(emit.message),
+    )
+
+
+def train_durably(trainer: Trainer, plan: WorkerPlan, watchers: Watchers) -> None:
+    """Train to the end, with checkpoints that hold no pickle and reach storage also on a failure.
+
+    Raises:
+        Exception: Whatever training raised.
+    """
+    try:
+        with state_files_below(Path(plan.output_dir)):
+            trainer.train(resume_from_checkpoint=plan.resume_dir)
+    except BaseException:
+        watchers.checkpoints.drain()
+        raise
