@@ -17,7 +17,7 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_tokens
 from finetune_trainer.errors import InternalError, StorageError, UserError
 from finetune_trainer.model.chat_format import ChatFormat, read_format
-from finetune_trainer.model.hardware import detect_hardware, require_gpus
+from finetune_trainer.model.hardware import Hardware, detect_hardware, require_gpus
 from finetune_trainer.model.load import (
     QUANTIZATION_OF,
     expected_attention,
@@ -41,27 +41,77 @@ PUBLICATION_SECONDS = 3600
 
 
 def train(context: StageContext) -> TrainResult:
-    """Train the adapter, or reuse the one that this run has published already."""
+    """Train the adapter, or reuse the one that this run has published already.
+
+    Raises:
+        UserError: The job asks for what this node, the data or the model cannot give.
+        StorageError: Storage failed, or what it holds is not whole.
+        TrainerError: As the failing rank classified it.
+    """
     job = context.job
     key = f"{job.run_prefix}/adapter"
     if context.output.exists(f"{key}/manifest.json"):
         return reuse_adapter(context, key)
     hardware = detect_hardware()
+    use_gpu = require_device(context, hardware)
+    prepared = read_tokens(context.output, job, context.work_dir)
+    check_settings(job, hardware, num_rows=prepared.report.rows.train, use_gpu=use_gpu)
+    require_validation(job, prepared)
+    model_dir, revision = context.model_folder()
+    require_fit(job, prepared, model_dir, hardware, use_gpu=use_gpu)
+    check_mergeable(job.spec, model_dir)
+    topology = _topology(context)
+    final_dir = context.scratch("final", fresh=True)
+    plan = plan_ranks(context, prepared, model_dir, revision, topology, use_gpu=use_gpu)
+    control_dir = Path(plan.control_dir)
+    plan_path = control_dir / "plan.json"
+    plan_path.write_text(json.dumps(asdict(plan)))
+    with context.keeping_logs(control_dir):
+        outcome = run_ranks(topology, plan_path, control_dir, use_gpu=use_gpu)
+    if topology.node_rank != 0:
+        return _wait_for_publication(context, key)
+    record = _run_record(context, prepared, revision, outcome)
+    return _publish(context, key, final_dir, record, read_format(prepared.folder))
+
+
+def require_device(context: StageContext, hardware: Hardware) -> bool:
+    """Return whether ranks run on GPUs.
+
+    Raises:
+        UserError: There are fewer GPUs than asked for, or the adapter cannot be trained on what is
+            there.
+    """
+    job = context.job
     use_gpu = require_gpus(job.spec.resources.gpus_per_node, hardware)
     if job.spec.method.adapter.type == "QLoRA":
         _check_quantization(job, use_gpu=use_gpu)
     if job.spec.resources.gpus_per_node and not use_gpu:
         context.emit.message("no GPU is visible and CPU is allowed: training on CPU")
-    prepared = read_tokens(context.output, job, context.work_dir)
-    check_settings(job, hardware, num_rows=prepared.report.rows.train, use_gpu=use_gpu)
+    return use_gpu
+
+
+def require_validation(job: ResolvedJob, prepared: Prepared) -> None:
+    """Refuse to stop early by a loss that nothing can be measured on.
+
+    Raises:
+        UserError: Early stopping was asked for and no row validates.
+    """
     if job.spec.checkpoint.early_stopping is not None and not prepared.report.rows.validation:
         raise UserError(
             "NoValidationRows",
             "checkpoint.earlyStopping needs validation rows, and the split left none of so few "
             "rows; raise dataset.split.validationPercent or give a source with side: Validation",
         )
-    model_dir, revision = context.model_folder()
-    # Settled anew by the ranks; here, so that what cannot fit costs no start.
+
+
+def require_fit(
+    job: ResolvedJob, prepared: Prepared, model_dir: Path, hardware: Hardware, *, use_gpu: bool
+) -> None:
+    """Refuse what cannot fit before any rank is started; the ranks settle the recipe anew.
+
+    Raises:
+        UserError: The model does not fit; says what it needs, what there is and what would fit.
+    """
     decide_recipe(
         job,
         shape_of_training_side(job, prepared.report),
@@ -70,22 +120,30 @@ def train(context: StageContext) -> TrainResult:
         use_gpu=use_gpu,
         attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=use_gpu),
     )
-    check_mergeable(job.spec, model_dir)
-    topology = _topology(context)
+
+
+def plan_ranks(
+    context: StageContext,
+    prepared: Prepared,
+    model_dir: Path,
+    revision: str,
+    topology: Topology,
+    *,
+    use_gpu: bool,
+) -> WorkerPlan:
+    """Fetch what the ranks of this node begin from, and write down what they are handed."""
     output_dir = context.scratch("checkpoints", fresh=True)
     resume = find_checkpoint(context, output_dir)
     # Several nodes may yet fall back to no checkpoint together.
     needs_origin = resume is None or topology.num_nodes > 1
     origin = fetch_origin(context, revision=revision) if needs_origin else None
-    control_dir = context.scratch("control", fresh=True)
-    final_dir = context.scratch("final", fresh=True)
-    plan = WorkerPlan(
+    return WorkerPlan(
         job=str(_write_job(context)),
-        control_dir=str(control_dir),
+        control_dir=str(context.scratch("control", fresh=True)),
         model_dir=str(model_dir),
         dataset_dir=str(prepared.folder),
         output_dir=str(output_dir),
-        final_dir=str(final_dir),
+        final_dir=str(context.scratch("final")),
         curve=str(_fetch_curve(context)),
         resume_dir=str(resume.folder) if resume else None,
         resume_step=resume.step if resume else 0,
@@ -95,14 +153,6 @@ def train(context: StageContext) -> TrainResult:
         credentials_name=context.access().credentials_name,
         use_gpu=use_gpu,
     )
-    plan_path = control_dir / "plan.json"
-    plan_path.write_text(json.dumps(asdict(plan)))
-    with context.keeping_logs(control_dir):
-        outcome = run_ranks(topology, plan_path, control_dir, use_gpu=use_gpu)
-    if topology.node_rank != 0:
-        return _wait_for_publication(context, key)
-    record = _run_record(context, prepared, revision, outcome)
-    return _publish(context, key, final_dir, record, read_format(prepared.folder))
 
 
 def reuse_adapter(context: StageContext, key: str) -> TrainResult:
