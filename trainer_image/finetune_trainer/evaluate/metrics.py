@@ -19,7 +19,8 @@ Floats = NDArray[np.float64]
 SHORT_LABEL_WORDS = 6
 MAX_LABELS = 200
 LIKELIHOOD_METRICS = ("loss", "perplexity")
-LABEL_METRICS = ("exactMatch", "macroF1")
+SHARE_METRICS = ("exactMatch", "macroF1", "preferenceAccuracy")
+"""Shares of hits: the number of rows bounds how sure they can be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

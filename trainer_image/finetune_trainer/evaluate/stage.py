@@ -16,8 +16,8 @@ from finetune_trainer.evaluate.asking import ask_both
 from finetune_trainer.evaluate.goal import check_evidence, check_goal
 from finetune_trainer.evaluate.intervals import Interval, bootstrap, widen_shares
 from finetune_trainer.evaluate.metrics import (
-    LABEL_METRICS,
     LIKELIHOOD_METRICS,
+    SHARE_METRICS,
     choose_metrics,
     make_metric,
 )
@@ -160,7 +160,7 @@ def _measure(
     is_degenerate = name not in LIKELIHOOD_METRICS and (
         tuned.low == tuned.high or gain.low == gain.high
     )
-    if name in LABEL_METRICS or is_degenerate:
+    if name in SHARE_METRICS or is_degenerate:
         return widen_shares(base, tuned, gain, num_groups=len(groups))
     return base, tuned, gain
 
