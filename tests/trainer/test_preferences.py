@@ -63,7 +63,7 @@ def scores(workbench: Workbench) -> dict[str, tuple[float, float]]:
 def dpo(
     bench_of_module: Callable[..., Workbench], eager_model: Path, tastes: dict[str, Path]
 ) -> tuple[Workbench, dict[str, Any]]:
-    goal = {"goal": {"metric": "preferenceAccuracy", "atLeast": "0.7"}}
+    goal = {"goal": {"metric": "preferenceAccuracy", "atLeast": "0.5"}}
     workbench = bench_of_module(teaching("DPO", goal), model=eager_model, data=tastes["pairs"])
     workbench.run_to("prepare")
     return workbench, workbench.run_to("train").result
