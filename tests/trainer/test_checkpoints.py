@@ -38,7 +38,8 @@ def train_and_copy(workbench: Workbench, copy: Path) -> dict[str, Any]:
         interval=0.001,
     )
     if stored.exists():
-        shutil.copytree(stored, copy)
+        # A file on its way to its name may be gone before it is copied.
+        shutil.copytree(stored, copy, ignore=shutil.ignore_patterns("*.uploading"))
     run = workbench.finish(process)
     assert run.exit_code == 0, run.messages + run.stderr[-2000:]
     return run.result

@@ -141,22 +141,6 @@ def test_other_adapter_types_train_and_evaluate(bench: Callable[..., Workbench],
             id="LoRA target that matches no module names those that exist",
         ),
         pytest.param(
-            {"hyperparameters": {"globalBatchSize": 5}, "resources": {"gpusPerNode": 2}},
-            "train",
-            64,
-            "InvalidGlobalBatchSize",
-            ["5", "4 or 6"],
-            id="global batch that does not divide names the nearest",
-        ),
-        pytest.param(
-            {"hyperparameters": {"microBatchSize": 3}},
-            "train",
-            64,
-            "InvalidMicroBatchSize",
-            ["3", "1, 2, 4"],
-            id="micro batch that does not divide lists those that do",
-        ),
-        pytest.param(
             {"resources": {"gpusPerNode": 1, "strategy": "FSDP2"}},
             "train",
             64,
@@ -222,7 +206,7 @@ def test_bad_settings_end_with_the_value_and_the_remedy(
 
 @pytest.mark.parametrize("stage", ["prepare", "train"])
 def test_what_needs_no_torch_starts_without_it(bench: Callable[..., Workbench], stage: str) -> None:
-    workbench = bench({"hyperparameters": {"microBatchSize": 3}})
+    workbench = bench({"resources": {"gpusPerNode": 1, "strategy": "FSDP2"}})
     if stage == "train":
         workbench.run_to("prepare")
     workbench.env["PYTHONPROFILEIMPORTTIME"] = "1"
