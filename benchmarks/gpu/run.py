@@ -111,7 +111,9 @@ class Bench:
                 if line.startswith('{"'):
                     events.append({**json.loads(line), "at": time.monotonic()})
         if process.wait() != 0:
-            failure = next((e for e in reversed(events) if e["event"] == "failure"), {})
+            failure: dict[str, Any] = next(
+                (e for e in reversed(events) if e["event"] == "failure"), {}
+            )
             raise RuntimeError(str(failure.get("message", "no word"))[:300])
         return events
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class AllocationMeter(TorchDispatchMode):
+class AllocationMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of living storages, and their peak, while it is entered.
 
     Args:
@@ -24,7 +24,7 @@ class AllocationMeter(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self._sizes: dict[int, int] = {}

@@ -98,6 +98,7 @@ def ours(
         emit = EventEmitter(Stage.TRAIN, stream=sys.stderr)
         store = store or open_store(f"file://{scratch}/store", StorageAccess())
         trainer = build_trainer(
+            job=job,
             config=config, model=model, tokenizer=tokenizer,
             lora=build_lora_config(job.spec.method.adapter, model), train=dataset,
             validation=dataset.select(range(0)),

@@ -229,7 +229,7 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
         epochs=1, strategy="DDP", bfloat16=setup.bfloat16,
         activation_checkpointing=setup.checkpointing, padding_free=setup.padding_free,
         packing=False, use_gpu=setup.use_gpu, estimated_memory_bytes=0, memory={},
-        available_memory_bytes=0,
+        available_memory_bytes=0, validation_interval=1,
     )  # fmt: skip
     rng = random.Random(0)
     rows = []
@@ -242,6 +242,7 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
     config = build_config(job, recipe, scratch, has_validation=False)
     config.save_strategy = "no"
     return build_trainer(
+        job=job,
         config=config,
         model=model,
         tokenizer=make_tokenizer(),

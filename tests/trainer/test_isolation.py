@@ -88,6 +88,7 @@ def train_one_step(family: str, folder: Path, packing: str = "Auto") -> tuple[An
     told: list[str] = []
     probe = IsolationProbe(told.append)
     trainer = build_trainer(
+        job=job,
         config=build_config(job, recipe, folder / "out", has_validation=False),
         model=model,
         tokenizer=tokenizer,
