@@ -15,9 +15,10 @@ from typing import Self, TypeAlias
 import orjson
 
 from finetune_operator.kube.errors import TransportError, error_from_status
+from finetune_operator.kube.gated_body import Gate
 from finetune_operator.kube.metrics import KubeMetrics
 from finetune_operator.kube.resource import Object, Resource
-from finetune_operator.kube.transport import APPLY_PATCH, JSON, MERGE_PATCH, Gate, Transport
+from finetune_operator.kube.transport import APPLY_PATCH, JSON, MERGE_PATCH, Transport
 
 WatchEvent: TypeAlias = tuple[str, Object]
 """(ADDED | MODIFIED | DELETED | BOOKMARK, object)."""

@@ -24,6 +24,7 @@ from finetune_operator.kube.errors import (
     error_from_response,
     retry_after_seconds,
 )
+from finetune_operator.kube.gated_body import Gate, GatedBody
 from finetune_operator.kube.metrics import KubeMetrics
 from finetune_operator.kube.ratelimit import TokenBucket
 from finetune_operator.kube.resource import Object, Resource
@@ -33,13 +34,9 @@ logger = logging.getLogger(__name__)
 RequestRecorder: TypeAlias = Callable[[str, str, str, str], None]
 """Called with (RBAC verb, group, resource, subresource) for every request sent."""
 
-Gate: TypeAlias = Callable[[], None]
-"""Called before every write; raises to stop it."""
-
 APPLY_PATCH = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 JSON = "application/json"
-_READS = ("get", "list", "watch")
 _MAX_THROTTLED_TRIES = 4
 _MAX_RETRY_AFTER_SECONDS = 30.0
 
@@ -131,7 +128,7 @@ class Transport:
             content: Content type of ``body``; a patch's says what kind it is.
             accept: Media type wanted.
             subresource: For metrics and the recorder; the path holds it already.
-            gate: Called right before a write is sent.
+            gate: Called when a write has its connection, right before its bytes leave.
 
         Raises:
             KubeError: The server refused it or could not be reached.
@@ -145,15 +142,17 @@ class Transport:
                 self.metrics.rate_limiter_seconds.inc(wait)
                 await asyncio.sleep(wait)
             headers = await self._headers(content if data else None, accept, refresh=refreshed)
-            if gate is not None and verb not in _READS:
+            sent: bytes | GatedBody | None = data
+            if gate is not None and data is not None:
                 gate()
+                sent = GatedBody(data, gate=gate, content_type=content)
             self._count_request(verb, resource, subresource)
             started = self._clock.monotonic()
             try:
                 async with self._session.request(
                     method,
                     url,
-                    data=data,
+                    data=sent,
                     headers=headers,
                     timeout=self._timeout,
                     **self._routing,
@@ -161,6 +160,8 @@ class Transport:
                     payload = await response.read()
             except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
                 # RuntimeError: the session was closed under a request at shutdown.
+                if isinstance(sent, GatedBody) and sent.refusal is not None:
+                    raise sent.refusal from None
                 self._count_answer("<error>", method)
                 what = describe_request(verb, content, resource, path)
                 raise TransportError(what, message=describe(error)) from error

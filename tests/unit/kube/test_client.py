@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
+from aiohttp import web
 
 from finetune_operator.kube import errors
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.connection import Connection, StaticCredentials
 from finetune_operator.kube.resource import JOBS, PODS, TOKEN_REVIEWS
 from finetune_operator.kube.transport import Transport
+from support.eventually import eventually_async
 from support.objects import pod
 from support.scripted_server import (
     hang_up,
@@ -278,6 +281,36 @@ async def test_fence_stops_writes_but_not_reads(server, client):
         with pytest.raises(Fenced):
             await write()
     assert [seen.method for seen in server.seen] == ["GET"]
+
+
+async def test_write_that_waited_for_a_connection_beyond_the_lease_is_not_sent(server):
+    lets_go = asyncio.Event()
+    is_leader = True
+    asked = []
+
+    async def answer_late(request):
+        await lets_go.wait()
+        return web.json_response(pod("a", 1))
+
+    def gate():
+        asked.append(is_leader)
+        if not is_leader:
+            raise PermissionError("not the leader any more")
+
+    server.others.append(answer_late)
+    transport = Transport(Connection(server=server.url), max_connections=1)
+    async with KubeClient(transport) as client:
+        slow = asyncio.create_task(client.get(PODS, "ns", "slow"))
+        await eventually_async(lambda: server.seen, 10)
+        write = asyncio.create_task(client.fenced(gate).create(PODS, pod("a", "")))
+        await eventually_async(lambda: asked == [True], 10)
+        is_leader = False
+        lets_go.set()
+        assert await slow
+        with pytest.raises(PermissionError, match="not the leader"):
+            await write
+        assert await client.get(PODS, "ns", "b")
+    assert [seen.method for seen in server.seen] == ["GET", "GET"]
 
 
 async def test_token_bucket_spreads_requests_above_the_burst(server):
