@@ -41,6 +41,14 @@ TYPE_NAMES = {
 }
 
 
+def path_of(location: Location) -> str:
+    """Return a place as the API server writes it, for example ``spec.dataset.sources[0].uri``."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
     """One thing wrong with an object.
@@ -57,11 +65,8 @@ class Problem:
 
     @property
     def path(self) -> str:
-        """The field as the API server writes it, for example ``spec.dataset.sources[0].uri``."""
-        text = ""
-        for part in self.location:
-            text += f"[{part}]" if isinstance(part, int) else f".{part}"
-        return text.removeprefix(".")
+        """The field as the API server writes it."""
+        return path_of(self.location)
 
     def __str__(self) -> str:
         """Return ``path: message``."""

@@ -1,4 +1,4 @@
-"""Finds what is wrong with a prompt template without running it.
+"""Finds what is wrong with a job's Jinja templates without running them.
 
 Jinja is imported by the function that needs it: the contract itself loads without it. Templates are
 tenants' input, and the operator reads them: they are parsed and never compiled, for compiling
@@ -7,19 +7,55 @@ already computes constants such as ``9**9**9``.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from finetune_api.messages import Location
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def find_template_error(text: str) -> str | None:
-    """Return what is wrong with a template, with its line; None when it can be rendered.
+    """Return what is wrong with a prompt's template, with its line; None when it can be rendered.
 
     Raises:
         ImportError: Jinja is not installed.
     """
-    from jinja2 import TemplateSyntaxError, nodes
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment()
+    return _find_error(ImmutableSandboxedEnvironment(), text)
+
+
+def find_chat_template_error(text: str) -> str | None:
+    """Return what is wrong with a model's chat template, with its line.
+
+    It may also use what transformers adds to Jinja: ``{% generation %}``, ``{% break %}`` and
+    ``{% continue %}`` (``transformers.utils.chat_template_utils``).
+
+    Raises:
+        ImportError: Jinja is not installed.
+    """
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class GenerationBlock(Extension):
+        tags = {"generation"}
+
+        def parse(self, parser: Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
+
+    extensions = [GenerationBlock, "jinja2.ext.loopcontrols"]
+    return _find_error(ImmutableSandboxedEnvironment(extensions=extensions), text)
+
+
+def _find_error(environment: Environment, text: str) -> str | None:
+    from jinja2 import TemplateSyntaxError, nodes
+
     loading = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
     try:
         tree = environment.parse(text)
@@ -38,15 +74,22 @@ def find_template_error(text: str) -> str | None:
     return None
 
 
-def find_template_errors(spec: FineTuneJobSpec) -> list[tuple[int, str]]:
-    """Return position of the source and what is wrong, for every template of a job that is.
+def find_template_errors(spec: FineTuneJobSpec) -> list[tuple[Location, str]]:
+    """Return the place in the spec and what is wrong, for every template of a job that is.
+
+    A chat template that lies in a file is read in ``prepare``.
 
     Raises:
         ImportError: Jinja is not installed.
     """
-    found = []
+    found: list[tuple[Location, str]] = []
+    template = spec.model.chat_template
+    if template is not None and template.text is not None:
+        problem = find_chat_template_error(template.text)
+        if problem:
+            found.append((("model", "chatTemplate", "text"), problem))
     for position, source in enumerate(spec.dataset.sources):
         problem = find_template_error(source.template) if source.template is not None else None
         if problem:
-            found.append((position, problem))
+            found.append((("dataset", "sources", position, "template"), problem))
     return found

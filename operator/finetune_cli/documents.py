@@ -227,8 +227,8 @@ def _find_template_problems(job: FineTuneJob, document: Document) -> list[Proble
     except ImportError:
         return []
     problems = []
-    for position, text in found:
-        location = ("spec", "dataset", "sources", position, "template")
+    for place, text in found:
+        location = ("spec", *place)
         message = f"not valid Jinja: {text}"
         line = document.line_of(location)
         problems.append(Problem(location=location, message=message, line=line))

@@ -12,6 +12,7 @@ from families.family import Family
 from families.labels import encode_prompt, encode_row, golden_path, show_family, spans_of
 from families.rows import Shape, answers_of, shapes_of
 from families.table import FAMILIES
+from finetune_api.prompt_template import find_chat_template_error
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.model.encoding import Encoded
@@ -72,6 +73,10 @@ def test_the_evaluation_asks_with_the_tokens_that_training_saw(case: Case) -> No
         if seen != prompt:
             wrong[shape.title] = (case.tokenizer.decode(prompt), case.tokenizer.decode(seen))
     assert not wrong
+
+
+def test_validation_lets_the_template_pass(case: Case) -> None:
+    assert find_chat_template_error(case.tokenizer.chat_template or "") is None
 
 
 def test_only_what_a_template_cannot_write_is_refused(case: Case) -> None:

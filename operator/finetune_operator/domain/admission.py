@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from posixpath import normpath
 from urllib.parse import unquote, urlsplit
 
+from finetune_api.messages import path_of
 from finetune_api.prompt_template import find_template_errors
 from finetune_api.trainer import Environment
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -128,10 +129,10 @@ def _endpoint(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violati
 
 
 def _templates(spec: FineTuneJobSpec) -> Iterator[Violation]:
-    for position, problem in find_template_errors(spec):
+    for place, problem in find_template_errors(spec):
         yield Violation(
             reason=Reason.INVALID_TEMPLATE,
-            field=f"spec.dataset.sources[{position}].template",
+            field=path_of(("spec", *place)),
             message=f"not valid Jinja: {problem}",
         )
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from finetune_api.prompt_template import find_template_error
+from finetune_api.prompt_template import find_chat_template_error, find_template_error
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,22 @@ def test_what_can_be_rendered_is_left_alone(text: str) -> None:
 )
 def test_what_cannot_is_told_with_its_line(text: str, problem: str) -> None:
     assert problem in str(find_template_error(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{% generation %}{{ messages[0].content }}{% endgeneration %}", None),
+        ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{% endfor %}", None),
+        ("{{ tools | tojson(indent=2) }}{{ raise_exception('no') }}{{ strftime_now('%d') }}", None),
+        ("{% for m in messages %}{{ m.content }}", "line 1: Unexpected end of template"),
+        ("a\n{% generation %}{{ m }}", "line 2: Unexpected end of template"),
+        ("{{ m.content | trimm }}", "line 1: there is no filter 'trimm'"),
+    ],
+)
+def test_chat_templates_may_use_what_transformers_adds(text: str, problem: str | None) -> None:
+    found = find_chat_template_error(text)
+    assert found is None if problem is None else problem in str(found)
 
 
 @pytest.mark.timeout(5)

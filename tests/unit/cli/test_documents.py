@@ -79,6 +79,16 @@ def test_a_template_that_is_no_jinja_is_told_with_its_source_and_line() -> None:
     )
 
 
+def test_a_chat_template_that_is_no_jinja_is_told_with_its_place() -> None:
+    model = """model:
+    uri: hf://a/b
+    chatTemplate:
+      text: "{% for message in messages %}{{ message.content }}"
+"""
+    (line,) = problems(GOOD.replace("model: {uri: hf://a/b}\n", model))
+    assert line.startswith("job.yaml:9: spec.model.chatTemplate.text: not valid Jinja: line 1")
+
+
 @pytest.mark.parametrize("value", ["2e-4", "0.0002", "1"])
 def test_unquoted_decimal_is_refused_as_the_api_server_does(value: str) -> None:
     (line,) = problems(GOOD.replace('"2e-4"', value))

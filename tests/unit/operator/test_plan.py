@@ -279,6 +279,8 @@ ADMISSION = [
     ("template without end",
      {"dataset": {"sources": [{"uri": "s3://a/b.csv", "template": "{{ a"}]}}, {},
      "InvalidTemplate"),
+    ("chat template without end", {"model": {**MODEL, "chatTemplate": {"text": "{{ a"}}}, {},
+     "InvalidTemplate"),
     ("endpoint", {"s3": {"endpoint": "http://evil:80"}}, {}, "EndpointNotAllowed"),
     ("remote code", {"model": {**MODEL, "trustRemoteCode": True}},
      {"allow_trust_remote_code": False}, "RemoteCodeNotAllowed"),
