@@ -99,6 +99,9 @@ CLASS_OF_EXIT_CODE: dict[int, FailureClass] = {
 NON_RETRYABLE_EXIT_CODES = (ExitCode.USER_ERROR, ExitCode.DATA_ERROR)
 """Running again cannot help: the job fails at once."""
 
+UNCOUNTED_EXIT_CODES = (ExitCode.RETRYABLE, ExitCode.STOPPED)
+"""A peer that vanished, or a save before a stop: run again, do not count."""
+
 
 class ResolvedJob(APIModel):
     """The effective job a stage works on; the content of ``job.json``.

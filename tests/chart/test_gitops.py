@@ -172,7 +172,7 @@ def test_health_follows_the_conditions(
 
 
 def test_script_uses_reasons_and_types_that_the_operator_sets(script: str) -> None:
-    from finetune_operator.domain.conditions import ConditionType, Reason
+    from finetune_operator.status.conditions import ConditionType, Reason
 
     known = {str(kind) for kind in ConditionType} | {str(reason) for reason in Reason}
     words = {"Progressing", "Healthy", "Degraded", "Suspended", "True"}

@@ -13,7 +13,7 @@ import yaml
 
 from finetune_api.trainer import FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_operator.domain.conditions import Reason
+from finetune_operator.status.conditions import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = [

@@ -19,12 +19,12 @@ from benchmarks.control_plane.simulation import (
     timestamp,
 )
 
+from finetune_api.names import JOB_LABEL, STAGE_LABEL
 from finetune_api.trainer import Stage
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import KubeError, NotFound
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import PODS
-from finetune_operator.render.names import JOB_LABEL, STAGE_LABEL
 
 Object = dict[str, Any]
 

@@ -26,6 +26,8 @@ from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.finetunejob.render.config import render_config_map
+from finetune_operator.finetunejob.render.service import render_service
 from finetune_operator.kube.errors import NotFound
 from finetune_operator.kube.resource import (
     CONFIG_MAPS,
@@ -35,8 +37,6 @@ from finetune_operator.kube.resource import (
     SERVICES,
     Resource,
 )
-from finetune_operator.render.config import render_config_map
-from finetune_operator.render.service import render_service
 from support.eventually import eventually_async
 from support.rights import rules_of, used
 

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from finetune_api.meta import GROUP, KIND, PLURAL, VERSION
+from finetune_api.names import JOB_LABEL
 from finetune_operator.config import OperatorConfig
-from finetune_operator.domain.observed import (
+from finetune_operator.finetunejob.observed import (
     is_changed,
     trim_finetunejob,
     trim_job,
@@ -34,7 +35,6 @@ from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import JOBS, PODS, Object, ObjectKey, Resource
 from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, PRIORITY_USER
-from finetune_operator.render.names import JOB_LABEL
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
+from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, PAUSED_ANNOTATION
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
-from finetune_operator.domain.actions import (
+from finetune_operator.finetunejob.actions import (
     ActivateWorkload,
     ConfirmMissing,
     CreateStage,
@@ -21,13 +22,12 @@ from finetune_operator.domain.actions import (
     PauseJob,
     ResumeJob,
 )
-from finetune_operator.domain.conditions import Reason, parse_timestamp
-from finetune_operator.domain.observed import Observed, Refusal, owner_uid, trim_job
+from finetune_operator.finetunejob.observed import Observed, Refusal, owner_uid, trim_job
 from finetune_operator.integrations.kueue.workload import WORKLOADS
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import AlreadyExists, Forbidden, Invalid, NotFound
 from finetune_operator.kube.resource import CONFIG_MAPS, EVENTS, JOBS, SERVICES, Object, Resource
-from finetune_operator.render.names import ACTIVE_SECONDS_ANNOTATION, PAUSED_ANNOTATION
+from finetune_operator.status.conditions import Reason, parse_timestamp
 
 FIELD_MANAGER = "finetune-operator"
 _RESOURCES: dict[str, Resource] = {"ConfigMap": CONFIG_MAPS, "Service": SERVICES, "Job": JOBS}

@@ -20,11 +20,10 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.children import FIELD_MANAGER, Children
-from finetune_operator.domain.actions import Announce, ConfirmMissing, CreateStage, Plan
-from finetune_operator.domain.conditions import is_terminal
-from finetune_operator.domain.observed import Observed, QueueState, owner_uid, stage_of
-from finetune_operator.domain.plan import plan
-from finetune_operator.domain.retry import Ledger
+from finetune_operator.finetunejob.actions import ConfirmMissing, CreateStage, Plan
+from finetune_operator.finetunejob.observed import Observed, QueueState, owner_uid, stage_of
+from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.retry import Ledger
 from finetune_operator.integrations.kueue.workload import queue_state
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
@@ -34,6 +33,8 @@ from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.workers import Done, RequeueAfter, Result, Retry
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, WorkQueue
+from finetune_operator.status.conditions import is_terminal
+from finetune_operator.status.draft import Announce
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import Caches, key_of_owner
-from finetune_operator.domain.observed import owner_uid, stage_of
+from finetune_operator.finetunejob.observed import owner_uid, stage_of
 from finetune_operator.kube.errors import KubeError
 from finetune_operator.kube.resource import Object
 from finetune_operator.progress.identity import Authenticator, NotAuthenticated, PodIdentity

@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_api.trainer import Stage, StageResult
 from finetune_api.v1alpha1.status import PlanStatus
-from finetune_operator.domain.conditions import timestamp
+from finetune_operator.status.conditions import timestamp
 
 MAX_METRICS = 24
 _STEPS = "total_steps"

@@ -11,12 +11,12 @@ from typing import Any
 
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import Caches
-from finetune_operator.domain.conditions import is_terminal
-from finetune_operator.domain.results import AnyResult, sections_of
+from finetune_operator.finetunejob.results import AnyResult, sections_of
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.status import StatusThrottle
 from finetune_operator.progress.report import Report, metrics_section, progress_section
+from finetune_operator.status.conditions import is_terminal
 
 logger = logging.getLogger(__name__)
 

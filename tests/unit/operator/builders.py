@@ -11,11 +11,11 @@ from benchmarks.control_plane.simulation import finetunejob, success_text
 from finetune_api.trainer import ExitCode, FailureClass, Stage, TerminationMessage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
-from finetune_operator.domain.conditions import timestamp
-from finetune_operator.domain.observed import Observed, trim_job, trim_pod
-from finetune_operator.domain.plan import plan
-from finetune_operator.domain.retry import Ledger
-from finetune_operator.render.job import render_job
+from finetune_operator.finetunejob.observed import Observed, trim_job, trim_pod
+from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.render.job import render_job
+from finetune_operator.finetunejob.retry import Ledger
+from finetune_operator.status.conditions import timestamp
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 UID = "uid-of-the-job"

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_operator.config import OperatorConfig
-from finetune_operator.domain.actions import (
+from finetune_operator.finetunejob.actions import (
     ActivateWorkload,
     ConfirmMissing,
     CreateStage,
@@ -15,10 +15,10 @@ from finetune_operator.domain.actions import (
     PauseJob,
     ResumeJob,
 )
-from finetune_operator.domain.conditions import is_terminal, timestamp
-from finetune_operator.domain.observed import QueueState, Refusal
-from finetune_operator.domain.plan import plan
-from finetune_operator.domain.retry import Ledger
+from finetune_operator.finetunejob.observed import QueueState, Refusal
+from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.retry import Ledger
+from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
     CONFIG,
     NOW,

@@ -12,9 +12,9 @@ from finetune_operator.controllers import finetunejob as controller
 from finetune_operator.controllers.caches import Caches
 from finetune_operator.controllers.children import Children
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
-from finetune_operator.domain.actions import ActivateWorkload, LookUpWarnings
-from finetune_operator.domain.conditions import timestamp
+from finetune_operator.finetunejob.actions import ActivateWorkload, LookUpWarnings
 from finetune_operator.kube.workqueue import WorkQueue
+from finetune_operator.status.conditions import timestamp
 from support.clock import FakeClock
 from support.fake_client import FakeClient
 from unit.operator.builders import CONFIG, NOW, at, condition, job, observe

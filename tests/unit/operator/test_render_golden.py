@@ -14,9 +14,9 @@ import yaml
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import ConfigError, OperatorConfig
-from finetune_operator.render.config import render_config_map
-from finetune_operator.render.job import render_job
-from finetune_operator.render.service import render_service
+from finetune_operator.finetunejob.render.config import render_config_map
+from finetune_operator.finetunejob.render.job import render_job
+from finetune_operator.finetunejob.render.service import render_service
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/in.yaml"))
@@ -69,7 +69,7 @@ def test_every_pod_meets_the_restricted_pod_security_standard(case):
     ("quantity", "cpus"), [("500m", 1), ("1", 1), ("1500m", 2), ("2.5", 3), ("64", 64), ("0", 1)]
 )
 def test_threads_are_the_cpu_limit_rounded_up(quantity, cpus):
-    from finetune_operator.render.pod import whole_cpus
+    from finetune_operator.finetunejob.render.pod import whole_cpus
 
     assert whole_cpus(quantity) == cpus
 

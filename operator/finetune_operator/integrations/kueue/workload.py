@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from finetune_operator.domain.observed import QueueState
+from finetune_operator.finetunejob.observed import QueueState
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import Forbidden, NotFound
 from finetune_operator.kube.resource import Resource

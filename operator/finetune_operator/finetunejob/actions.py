@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from finetune_api.trainer import Stage
+from finetune_operator.status.draft import Announce
 
 Object = dict[str, Any]
 
@@ -76,15 +77,6 @@ class ActivateWorkload:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeleteSelf:
     """Delete the finished FineTuneJob; the garbage collector takes its children."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Announce:
-    """Record an Event on the FineTuneJob."""
-
-    kind: Literal["Normal", "Warning"]
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

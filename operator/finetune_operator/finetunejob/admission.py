@@ -12,15 +12,15 @@ from posixpath import normpath
 from urllib.parse import unquote, urlsplit
 
 from finetune_api.messages import path_of
+from finetune_api.names import RESERVED_PREFIXES
 from finetune_api.prompt_template import find_template_errors
 from finetune_api.trainer import Environment
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_operator.config import OperatorConfig
-from finetune_operator.domain.conditions import Reason
-from finetune_operator.render.claims import parse_claim_uri
-from finetune_operator.render.names import RESERVED_PREFIXES
-from finetune_operator.render.pod import OWN_VOLUMES, RESERVED_MOUNTS
+from finetune_operator.finetunejob.render.claims import parse_claim_uri
+from finetune_operator.finetunejob.render.pod import OWN_VOLUMES, RESERVED_MOUNTS
+from finetune_operator.status.conditions import Reason
 
 _RESERVED_ENVIRONMENT = (
     "FINETUNE_",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_api.names import JOB_LABEL, STAGE_LABEL, child_metadata, service_name
 from finetune_api.trainer import Stage
 from finetune_operator.config import OperatorConfig
-from finetune_operator.render.names import JOB_LABEL, STAGE_LABEL, child_metadata, service_name
 
 
 def render_service(

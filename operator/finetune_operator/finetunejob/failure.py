@@ -22,14 +22,14 @@ from finetune_api.trainer import (
     Stage,
     TerminationMessage,
 )
-from finetune_operator.domain.conditions import (
+from finetune_operator.finetunejob.observed import stage_of
+from finetune_operator.finetunejob.retry import is_counted, is_disrupted
+from finetune_operator.status.conditions import (
     find_condition,
     parse_timestamp,
     shorten,
     timestamp,
 )
-from finetune_operator.domain.observed import stage_of
-from finetune_operator.domain.retry import is_counted, is_disrupted
 
 Object = dict[str, Any]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_api.names import child_metadata, config_map_name
 from finetune_api.trainer import resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_operator.render.claims import with_file_uris
-from finetune_operator.render.names import child_metadata, config_map_name
+from finetune_operator.finetunejob.render.claims import with_file_uris
 
 JOB_FILE = "job.json"
 

@@ -18,8 +18,8 @@ from finetune_api.trainer import (
     Stage,
     TrainResult,
 )
-from finetune_operator.domain.conditions import shorten
-from finetune_operator.render.claims import to_claim_uri
+from finetune_operator.finetunejob.render.claims import to_claim_uri
+from finetune_operator.status.conditions import shorten
 
 Section = dict[str, Any]
 AnyResult = PrepareResult | TrainResult | EvaluateResult

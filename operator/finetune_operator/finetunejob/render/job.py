@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, ExitCode, Stage
+from finetune_api.names import CONTAINER, child_job_name, child_metadata
+from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, UNCOUNTED_EXIT_CODES, ExitCode, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.config import OperatorConfig
-from finetune_operator.render.names import CONTAINER, child_job_name, child_metadata
-from finetune_operator.render.pod import render_pod_template
+from finetune_operator.finetunejob.render.pod import render_pod_template
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
-
-UNCOUNTED_EXIT_CODES = (ExitCode.RETRYABLE, ExitCode.STOPPED)
-"""A peer that vanished, or a save before a stop: run again, do not count."""
 
 
 def is_queued(spec: FineTuneJobSpec, stage: Stage) -> bool:

@@ -8,11 +8,17 @@ from enum import StrEnum
 from typing import Any
 
 from finetune_api.trainer import Stage
-from finetune_operator.domain.conditions import find_condition, is_true, parse_timestamp
-from finetune_operator.domain.failure import read_termination_message
-from finetune_operator.domain.observed import Observed, completion_index
-from finetune_operator.domain.results import AnyResult, result_of_status
-from finetune_operator.domain.retry import active_seconds, past_active_seconds
+from finetune_operator.finetunejob.failure import read_termination_message
+from finetune_operator.finetunejob.observed import Observed, completion_index
+from finetune_operator.finetunejob.results import AnyResult, result_of_status
+from finetune_operator.finetunejob.retry import active_seconds, past_active_seconds
+from finetune_operator.status.conditions import (
+    ConditionType,
+    Reason,
+    find_condition,
+    is_true,
+    parse_timestamp,
+)
 
 Object = dict[str, Any]
 
@@ -20,6 +26,45 @@ STAGES = tuple(Stage)
 """The stages in order: walked through in every plan, and an Enum makes a generator each time."""
 RESULT_GRACE_SECONDS = 15.0
 """How long after the end of a Job its pods are waited for: two watches, two latencies."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageTraits:
+    """What is said of a stage.
+
+    Attributes:
+        condition: The condition that tells of it.
+        phase: The job's phase while it is under way.
+        under_way_reason: Reason of the condition meanwhile.
+        under_way: Its message; ``{job}`` stands for the name of the batch/v1 Job.
+    """
+
+    condition: ConditionType
+    phase: str
+    under_way_reason: Reason
+    under_way: str
+
+
+TRAITS = {
+    Stage.PREPARE: StageTraits(
+        condition=ConditionType.DATASET_READY,
+        phase="Preparing",
+        under_way_reason=Reason.PREPARING,
+        under_way="Job {job} reads, checks and divides the examples.",
+    ),
+    Stage.TRAIN: StageTraits(
+        condition=ConditionType.TRAINING,
+        phase="Training",
+        under_way_reason=Reason.WAITING_FOR_PODS,
+        under_way="Job {job}: pods are starting.",
+    ),
+    Stage.EVALUATE: StageTraits(
+        condition=ConditionType.EVALUATED,
+        phase="Evaluating",
+        under_way_reason=Reason.EVALUATING,
+        under_way="Job {job} compares base and tuned model.",
+    ),
+}
 
 
 class StageState(StrEnum):
@@ -64,6 +109,11 @@ class StageView:
     def is_stoppable(self) -> bool:
         """Whether there is a Job that still runs, or would."""
         return self.state in (StageState.WAITING, StageState.RUNNING)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its Job is over, for good or for bad."""
+        return self.state in (StageState.SUCCEEDED, StageState.FAILED)
 
     def is_settled(self, now: datetime) -> bool:
         """Return whether the pods of an ended Job need not be waited for any longer."""

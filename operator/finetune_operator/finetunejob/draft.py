@@ -1,16 +1,17 @@
-"""The status being built during one plan."""
+"""The status of a FineTuneJob being built during one plan."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from finetune_api.trainer import Stage
-from finetune_operator.domain.actions import Announce
-from finetune_operator.domain.conditions import Conditions, ConditionType, timestamp
-from finetune_operator.domain.failure import Cause
-from finetune_operator.domain.retry import Ledger
-from finetune_operator.domain.stages import STAGES, StageView
+from finetune_operator.finetunejob.failure import Cause
+from finetune_operator.finetunejob.retry import Ledger
+from finetune_operator.finetunejob.stages import STAGES, StageView
+from finetune_operator.status.conditions import timestamp
+from finetune_operator.status.draft import Draft
 
 Object = dict[str, Any]
 
@@ -34,34 +35,15 @@ OWNED_FIELDS = (
 """What the operator's field manager owns; ``progress`` and ``metrics`` belong to the pushes."""
 
 
-class StatusDraft:
-    """Mutable status of one plan: starts from the stored one, ends as the one to write."""
+class JobDraft(Draft):
+    """Mutable status of one plan, with the stages, attempts and failures of a FineTuneJob."""
 
     def __init__(self, job: Object, now: datetime) -> None:
-        self.now = now
-        stored = job.get("status") or {}
-        self._stored: Object = stored
-        self._fields: Object = {key: stored[key] for key in OWNED_FIELDS if key in stored}
+        super().__init__(job, OWNED_FIELDS, now)
         self._stages: dict[str, Object] = {
-            item["name"]: dict(item) for item in stored.get("stages") or ()
+            item["name"]: dict(item) for item in self._stored.get("stages") or ()
         }
-        self.generation: int | None = job["metadata"].get("generation")
-        self.conditions = Conditions(stored.get("conditions"), generation=self.generation, now=now)
-        self.events: list[Announce] = []
         self._extra: Object = {}
-
-    def announce(self, reason: str, message: str, *, warning: bool = False) -> None:
-        """Add an Event."""
-        kind = "Warning" if warning else "Normal"
-        self.events.append(Announce(kind=kind, reason=str(reason), message=message))  # type: ignore[arg-type]
-
-    def get(self, section: str) -> Any:
-        """Return a section as it stands, or None."""
-        return self._fields.get(section)
-
-    def put(self, section: str, value: Any) -> None:
-        """Replace a section."""
-        self._fields[section] = value
 
     def put_final_progress(self, progress: Object, metrics: list[Object]) -> None:
         """Take over progress and metrics at the end, when no push will follow."""
@@ -105,7 +87,7 @@ class StatusDraft:
         entry["completionTime"] = timestamp(view.ended_at or self.now)
         entry["activeSeconds"] = view.active_seconds
 
-    def active_seconds(self, views: list[StageView]) -> int:
+    def active_seconds(self, views: Iterable[StageView]) -> int:
         """Return the running time over all stages, those that are over from the record."""
         total = 0
         for view in views:
@@ -135,18 +117,11 @@ class StatusDraft:
 
     def to_wire(self) -> Object | None:
         """Return the status to write, or None if nothing worth a write changed."""
-        wire = dict(self._fields)
-        if self.generation is not None:
-            wire["observedGeneration"] = self.generation
-        wire["conditions"] = self.conditions.to_wire()
+        wire = self.sections()
         if self._stages:
             wire["stages"] = sorted(self._stages.values(), key=lambda e: _ORDER[e["name"]])
         wire.update(self._extra)
         return wire if _is_worth_writing(self._stored, wire) else None
-
-    def is_true(self, kind: ConditionType) -> bool:
-        """Return whether a condition is ``True``."""
-        return self.conditions.status_of(kind) == "True"
 
 
 def _is_worth_writing(stored: Object, wire: Object) -> bool:

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.trainer import Stage
-from finetune_operator.domain.conditions import Conditions, ConditionType, Reason
-from finetune_operator.domain.stages import StageState
-
-_OF_STAGE = {
-    Stage.PREPARE: "Preparing",
-    Stage.TRAIN: "Training",
-    Stage.EVALUATE: "Evaluating",
-}
+from finetune_operator.status.conditions import Conditions, ConditionType, Reason
 
 
-def phase_of(
-    conditions: Conditions, stage: Stage | None, state: StageState | None, *, is_queued: bool
-) -> str:
+def phase_of(conditions: Conditions, under_way: str, *, is_queued: bool) -> str:
     """Return the phase.
 
     Args:
         conditions: The conditions as planned.
-        stage: The current stage, None before the first.
-        state: Where it is.
+        under_way: Phase of the present stage; empty before the first one.
         is_queued: Whether it waits for Kueue.
     """
     if conditions.status_of(ConditionType.FAILED) == "True":
@@ -34,9 +23,7 @@ def phase_of(
         return "Suspended"
     if is_queued:
         return "Queued"
-    if stage is None or state in (None, StageState.ABSENT):
-        return "Pending"
-    return _OF_STAGE[stage]
+    return under_way or "Pending"
 
 
 def reason_of(

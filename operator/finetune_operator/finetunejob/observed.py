@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from finetune_api.trainer import Stage
-from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_operator.domain.conditions import find_condition
-from finetune_operator.domain.retry import Ledger
-from finetune_operator.render.names import (
+from finetune_api.names import (
     ACTIVE_SECONDS_ANNOTATION,
     CONTAINER,
     JOB_LABEL,
     PAUSED_ANNOTATION,
     STAGE_LABEL,
 )
+from finetune_api.trainer import Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_operator.finetunejob.retry import Ledger
+from finetune_operator.status.conditions import find_condition
 
 Object = dict[str, Any]
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, Stage
-from finetune_operator.domain.conditions import find_condition, parse_timestamp
-from finetune_operator.render.job import UNCOUNTED_EXIT_CODES
-from finetune_operator.render.names import ACTIVE_SECONDS_ANNOTATION
+from finetune_api.names import ACTIVE_SECONDS_ANNOTATION
+from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, UNCOUNTED_EXIT_CODES, Stage
+from finetune_operator.status.conditions import find_condition, parse_timestamp
 
 Object = dict[str, Any]
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from finetune_operator.config import OperatorConfig
-from finetune_operator.domain.actions import DeleteSelf, Plan
-from finetune_operator.domain.conditions import is_terminal
-from finetune_operator.domain.lifecycle import Lifecycle, seconds_to_live, stop_actions
-from finetune_operator.domain.observed import Observed
-from finetune_operator.domain.stages import STAGES, view_stage
+from finetune_operator.finetunejob.actions import DeleteSelf, Plan
+from finetune_operator.finetunejob.deadlines import seconds_to_live
+from finetune_operator.finetunejob.observed import Observed
+from finetune_operator.finetunejob.pausing import stop_actions
+from finetune_operator.finetunejob.step import Step
+from finetune_operator.finetunejob.walk import walk
+from finetune_operator.status.conditions import is_terminal
 
 __all__ = ["plan"]
 
@@ -29,17 +31,19 @@ def plan(observed: Observed, now: datetime, config: OperatorConfig) -> Plan:
     if observed.job["metadata"].get("deletionTimestamp"):
         # The garbage collector does the rest; there is no finalizer.
         return Plan()
+    step = Step(observed, now, config)
     if is_terminal(observed.job.get("status")):
-        return _after_the_end(observed, now)
-    return Lifecycle(observed, now, config).plan()
+        return _after_the_end(step)
+    walk(step)
+    return step.to_plan()
 
 
-def _after_the_end(observed: Observed, now: datetime) -> Plan:
+def _after_the_end(step: Step) -> Plan:
     """Stop what still runs, and delete the job when its time is over."""
-    views = [view_stage(observed, stage, now) for stage in STAGES]
-    then = tuple(stop_actions(observed, views))
+    observed = step.observed
+    then = tuple(stop_actions(observed, step.views))
     ended = (observed.job.get("status") or {}).get("completionTime")
-    left = seconds_to_live(observed.job, ended, now)
+    left = seconds_to_live(observed.job, ended, step.now)
     if left is not None and left <= 0:
         return Plan(then=(DeleteSelf(),))
     return Plan(then=then, requeue_after=left)

@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.trainer import ExitCode
-from finetune_operator.domain.conditions import parse_timestamp
-from finetune_operator.domain.observed import completion_index
-from finetune_operator.domain.retry import Ledger, exit_code_of, is_disrupted
+from finetune_operator.finetunejob.observed import completion_index
+from finetune_operator.finetunejob.retry import Ledger, exit_code_of, is_disrupted
+from finetune_operator.status.conditions import parse_timestamp
 
 Object = dict[str, Any]
 

@@ -1,7 +1,7 @@
 """The pod template of a stage: restricted Pod Security, no token but the one for progress.
 
 Everything a tenant may change comes from the bounded ``spec.podTemplate``; the security context
-is not among it. :mod:`finetune_operator.domain.admission` has refused reserved names before.
+is not among it. :mod:`finetune_operator.finetunejob.admission` has refused reserved names before.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import math
 from decimal import Decimal
 from typing import Any
 
+from finetune_api.names import CONTAINER, config_map_name, labels_of, service_name
 from finetune_api.trainer import PROGRESS_AUDIENCE, Environment, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_operator.config import OperatorConfig
-from finetune_operator.render.claims import CLAIMS_DIR, claims_of
-from finetune_operator.render.config import JOB_FILE
-from finetune_operator.render.names import CONTAINER, config_map_name, labels_of, service_name
-from finetune_operator.render.service import rendezvous_host
+from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, claims_of
+from finetune_operator.finetunejob.render.config import JOB_FILE
+from finetune_operator.finetunejob.render.service import rendezvous_host
 
 USER_ID = 65532
 JOB_DIR = "/etc/finetune/job"

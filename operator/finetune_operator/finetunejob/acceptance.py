@@ -1,0 +1,68 @@
+"""Whether a job may run at all: asked once, before anything is created."""
+
+from __future__ import annotations
+
+from finetune_api.trainer import FailureClass, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.admission import find_violations
+from finetune_operator.finetunejob.endings import fail
+from finetune_operator.finetunejob.failure import Cause
+from finetune_operator.finetunejob.step import Step
+from finetune_operator.status.conditions import ConditionType, Reason, timestamp
+
+_ACCEPTED = "The spec is valid and allowed on this cluster."
+
+
+def accept(step: Step) -> FineTuneJobSpec | None:
+    """Return the spec to go by; None if there is none, which the draft then tells."""
+    observed, draft = step.observed, step.draft
+    was_accepted = draft.conditions.status_of(ConditionType.ACCEPTED) in ("True", "Unknown")
+    if observed.parsed is None:
+        if was_accepted:
+            _tell_unreadable(step, observed.problem)
+        else:
+            _refuse(step, Reason.INVALID_SPEC, observed.problem)
+        return None
+    spec = observed.parsed.spec
+    # Settings that changed since do not reach back to jobs that were accepted.
+    violations = [] if was_accepted else find_violations(spec, step.config)
+    if violations:
+        _refuse(step, violations[0].reason, "; ".join(str(item) for item in violations))
+        return None
+    draft.conditions.set(ConditionType.ACCEPTED, True, Reason.VALID, _ACCEPTED)
+    if not was_accepted:
+        created = [view.job["metadata"]["name"] for view in step.views if view.job]
+        text = f"Accepted; created Job {', '.join(created)}" if created else "Accepted"
+        draft.announce("Accepted", text)
+    return spec
+
+
+def _tell_unreadable(step: Step, problem: str) -> None:
+    """Leave a job alone that another version of the operator has accepted: it may be running.
+
+    Its phase stays as it was; a version that reads it goes on.
+    """
+    message = (
+        f"This version of the operator cannot read the spec, which was accepted before:"
+        f" {problem}. Nothing is stopped, and nothing new is started, until CRD and operator"
+        " are of one version."
+    )
+    conditions = step.draft.conditions
+    if conditions.reason_of(ConditionType.ACCEPTED) != Reason.INVALID_SPEC:
+        step.draft.announce(Reason.INVALID_SPEC, message, warning=True)
+    conditions.set(ConditionType.ACCEPTED, "Unknown", Reason.INVALID_SPEC, message)
+    step.draft.put("reason", Reason.INVALID_SPEC.value)
+
+
+def _refuse(step: Step, reason: Reason, message: str) -> None:
+    step.draft.conditions.set(ConditionType.ACCEPTED, False, reason, message)
+    cause = Cause(
+        failure_class=FailureClass.USER_ERROR,
+        reason=reason,
+        message=message,
+        time=timestamp(step.now),
+    )
+    fail(step, reason, message)
+    wire = cause.to_wire(Stage.PREPARE)
+    del wire["stage"]
+    step.draft.put("lastFailure", wire)

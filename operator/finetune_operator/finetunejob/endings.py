@@ -1,0 +1,177 @@
+"""How a stage ends, and how a job does: results taken over, verdicts told, pods stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.trainer import EvaluateResult, FailureClass, PrepareResult, TrainResult
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob import results
+from finetune_operator.finetunejob.failure import Cause, latest_cause
+from finetune_operator.finetunejob.pausing import stop_actions
+from finetune_operator.finetunejob.render.pod import memory_of
+from finetune_operator.finetunejob.silence import has_heartbeat, silence_text
+from finetune_operator.finetunejob.stages import TRAITS, StageView
+from finetune_operator.finetunejob.step import Step
+from finetune_operator.status.conditions import ConditionType, Reason, timestamp
+
+Object = dict[str, Any]
+
+# ---- stages ------------------------------------------------------------------------------------
+
+
+def take_late_result(step: Step, view: StageView) -> None:
+    """Take over what is known by now of a stage that was over before."""
+    late = step.draft.conditions.status_of(TRAITS[view.stage].condition) == "Unknown"
+    if late and view.result is not None:
+        succeed(step, view)
+    else:
+        _take_result(step, view)
+
+
+def succeed(step: Step, view: StageView) -> None:
+    """Tell that a stage is over, with its result."""
+    draft, stage = step.draft, view.stage
+    _take_result(step, view)
+    kind = TRAITS[stage].condition
+    result = view.result
+    if result is None:
+        message = (
+            f"Stage {stage.value} succeeded; its result was lost with its pod. It is in object"
+            " storage."
+        )
+        draft.conditions.set(kind, "Unknown", Reason.RESULT_NOT_REPORTED, message)
+        draft.announce(Reason.RESULT_NOT_REPORTED, message, warning=True)
+    elif isinstance(result, PrepareResult):
+        rows = result.rows
+        message = (
+            f"{rows.train} training, {rows.validation} validation and {rows.test} held-out"
+            f" rows; {result.num_invalid_rows} left out, {result.num_truncated_rows} truncated."
+        )
+        draft.conditions.set(kind, True, Reason.PREPARED, message)
+        draft.announce("DatasetReady", message)
+    elif isinstance(result, TrainResult):
+        message = f"Trained {result.step} steps."
+        if step.config.progress_url and not has_heartbeat(step):
+            message = f"{message} {silence_text(step)}"
+        draft.conditions.set(kind, False, Reason.SUCCEEDED, message)
+        draft.announce("Trained", f"Trained {result.step} steps; adapter {result.sha256[:12]}")
+    else:
+        message = results.scores_text(result) or "Evaluated."
+        draft.conditions.set(kind, True, Reason.EVALUATED, message)
+
+
+def _take_result(step: Step, view: StageView) -> None:
+    """Put the result of an ended stage into the status, if it is known."""
+    draft, result = step.draft, view.result
+    if isinstance(result, PrepareResult):
+        draft.put("dataset", results.dataset_section(result))
+    elif isinstance(result, TrainResult):
+        artifact = draft.get("artifact") or {}
+        draft.put("artifact", {**artifact, **results.artifact_section(result)})
+        if selection := results.selection_section(result):
+            draft.put("selection", selection)
+    elif isinstance(result, EvaluateResult):
+        draft.put("evaluation", results.evaluation_section(result))
+        artifact = draft.get("artifact") or {}
+        draft.put("artifact", results.published_section(artifact, result))
+
+
+def cause_of_end(step: Step, spec: FineTuneJobSpec, view: StageView) -> Cause:
+    """Explain why the Job controller gave a stage up."""
+    cause = latest_cause(view.pods, memory=memory_of(spec, view.stage, step.config))
+    if cause is not None:
+        return cause
+    ending = view.failure_message or "The Job failed"
+    message = f"{ending}; its pods are gone, so no cause is known."
+    return Cause(
+        failure_class=FailureClass.INTERNAL,
+        reason=view.failure_reason or "JobFailed",
+        message=message,
+        time=timestamp(view.ended_at or step.now),
+    )
+
+
+# ---- jobs --------------------------------------------------------------------------------------
+
+
+def conclude(step: Step, spec: FineTuneJobSpec) -> None:
+    """All stages are over: publish the verdict."""
+    draft = step.draft
+    result = step.result(EvaluateResult)
+    # Also without a goal: too few held-out prompts prove nothing.
+    if result is not None and result.goal_met is False:
+        _miss_goal(step, result)
+        return
+    if spec.goal is not None:
+        known = result is not None and result.goal_met is not None
+        draft.conditions.set(
+            ConditionType.GOAL_MET,
+            True if known else "Unknown",
+            Reason.GOAL_REACHED if known else Reason.RESULT_NOT_REPORTED,
+            result.goal_message if result is not None else "",
+        )
+    if result is None or result.version is None:
+        message = "The published version is not known here; see versions/ in object storage."
+        draft.conditions.set(
+            ConditionType.PUBLISHED, "Unknown", Reason.RESULT_NOT_REPORTED, message
+        )
+    else:
+        message = f"Version {result.version}: {results.scores_text(result)}"
+        draft.conditions.set(ConditionType.PUBLISHED, True, Reason.PUBLISHED, message)
+    draft.conditions.set(ConditionType.COMPLETE, True, Reason.SUCCEEDED, message)
+    draft.announce("Published", message)
+    draft.put("completionTime", timestamp(step.now))
+    _close_progress(step)
+
+
+def _miss_goal(step: Step, result: EvaluateResult) -> None:
+    draft = step.draft
+    message = result.goal_message or f"The goal was missed: {results.scores_text(result)}"
+    draft.conditions.set(ConditionType.GOAL_MET, False, Reason.GOAL_NOT_MET, message)
+    draft.conditions.set(ConditionType.PUBLISHED, False, Reason.GOAL_NOT_MET, message)
+    cause = Cause(
+        failure_class=FailureClass.GOAL_NOT_MET,
+        reason=Reason.GOAL_NOT_MET,
+        message=message,
+        time=timestamp(step.now),
+    )
+    (stage,) = (view.stage for view in step.views if view.result is result)
+    draft.note_failure(cause, stage)
+    fail(step, Reason.GOAL_NOT_MET, message, event=Reason.GOAL_NOT_MET)
+    _close_progress(step)
+
+
+def _close_progress(step: Step) -> None:
+    """Show the end in the columns: no push follows, and the last one may have been lost."""
+    *_, last = step.views
+    progress: Object = {"stage": last.stage.value, "percent": 100}
+    trained = step.result(TrainResult)
+    metrics: list[Object] = []
+    if trained is not None:
+        progress |= {"step": trained.step, "totalSteps": trained.step}
+        metrics = results.metrics_section(trained)
+    step.draft.put_final_progress(progress, metrics)
+
+
+def fail_stage(step: Step, view: StageView, cause: Cause) -> None:
+    """End the job because of one stage."""
+    step.draft.put("lastFailure", cause.to_wire(view.stage))
+    suffix = ""
+    if view.failure_reason == "BackoffLimitExceeded":
+        suffix = " All retries of backoffLimit are used up."
+    where = f" (pod {cause.pod} on {cause.node})" if cause.pod and cause.node else ""
+    message = f"{view.stage.value}: {cause.reason}{where}: {cause.message}{suffix}"
+    reason = cause.failure_class.value
+    step.draft.conditions.set(TRAITS[view.stage].condition, False, reason, message)
+    fail(step, reason, message)
+
+
+def fail(step: Step, reason: str, message: str, *, event: str = "Failed") -> None:
+    """End the job: terminal, whatever comes after; what still runs is stopped."""
+    draft = step.draft
+    draft.conditions.set(ConditionType.STALLED, True, reason, message)
+    draft.conditions.set(ConditionType.FAILED, True, reason, message)
+    draft.put("completionTime", timestamp(step.now))
+    draft.announce(event, message, warning=True)
+    step.then = list(stop_actions(step.observed, step.views))

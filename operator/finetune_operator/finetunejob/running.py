@@ -1,0 +1,152 @@
+"""A stage whose Job is there and not over: it runs, waits for its pods, or cannot start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from finetune_api.names import child_job_name
+from finetune_api.trainer import ExitCode, FailureClass, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.actions import LookUpWarnings
+from finetune_operator.finetunejob.endings import fail_stage
+from finetune_operator.finetunejob.failure import (
+    STUCK_SECONDS,
+    Cause,
+    cause_of_waiting,
+    is_stuck,
+    latest_cause,
+    seconds_waiting,
+)
+from finetune_operator.finetunejob.render.job import backoff_limit_of
+from finetune_operator.finetunejob.render.pod import memory_of
+from finetune_operator.finetunejob.retry import may_be_retried
+from finetune_operator.finetunejob.rounds import fruitless_rounds
+from finetune_operator.finetunejob.silence import is_silent, silence_text
+from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
+from finetune_operator.finetunejob.step import Step
+from finetune_operator.status.conditions import ConditionType, Reason
+
+RECHECK_SECONDS = 30.0
+WARNING_SECONDS = 180.0
+"""For how long the kubelet's warnings of a pod are believed; it repeats them every two minutes."""
+
+_ENDLESS = (
+    "Check that the pods of the job reach each other (NetworkPolicy, DNS, NCCL_SOCKET_IFNAME) and"
+    " that their nodes have memory left."
+)
+
+
+def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
+    """Say whether a stage runs or waits for its pods; end the job if it gets nowhere."""
+    endless = _cause_of_giving_up(step, spec, view)
+    if endless is not None:
+        fail_stage(step, view, endless)
+        return
+    problem = _problem_of_start(step, view)
+    if problem is not None:
+        _tell_problem(step, view, problem)
+        return
+    cause = latest_cause(view.pods, memory=memory_of(spec, view.stage, step.config))
+    # Pods that cannot be replaced end the Job in a moment: its end is what is told then.
+    goes_on = may_be_retried(view.pods, backoff_limit_of(spec, view.stage))
+    if cause is not None and step.draft.note_failure(cause, view.stage) and goes_on:
+        where = f" on {cause.node}" if cause.node else ""
+        text = f"{view.stage.value}: pod {cause.pod}{where}: {cause.reason}: {cause.message}"
+        step.draft.announce("Retrying", text, warning=True)
+    if view.stage is Stage.TRAIN and view.state is StageState.RUNNING:
+        _tell_training(step, view)
+    elif cause is not None and view.state is StageState.WAITING:
+        if goes_on:
+            message = f"Waiting for the next pod after {cause.reason}: {cause.message}"
+            kind = TRAITS[view.stage].condition
+            step.draft.conditions.set(kind, False, Reason.RETRYING, message)
+    else:
+        # The same words whether the pod is young or runs: not worth a write of its own.
+        traits = TRAITS[view.stage]
+        text = traits.under_way.format(job=child_job_name(step.observed.name, view.stage))
+        step.draft.conditions.set(traits.condition, False, traits.under_way_reason, text)
+
+
+def _tell_training(step: Step, view: StageView) -> None:
+    draft = step.draft
+    if not draft.is_true(ConditionType.TRAINING):
+        draft.announce("TrainingStarted", f"Training started: {_pods_text(view)}")
+    message = "Training."
+    if is_silent(step, view):
+        message = f"{message} {silence_text(step)}"
+    draft.conditions.set(ConditionType.TRAINING, True, Reason.RUNNING, message)
+
+
+def _pods_text(view: StageView) -> str:
+    nodes = sorted({pod["spec"]["nodeName"] for pod in view.pods if pod["spec"]["nodeName"]})
+    count = len([pod for pod in view.pods if pod["status"]["phase"] == "Running"])
+    where = f" on {', '.join(nodes[:8])}" if nodes else ""
+    return f"{count} pod{'' if count == 1 else 's'}{where}"
+
+
+def _cause_of_giving_up(step: Step, spec: FineTuneJobSpec, view: StageView) -> Cause | None:
+    """Explain why a stage that the Job controller would start for ever is given up, if so."""
+    rounds = fruitless_rounds(view.pods, step.observed.ledger)
+    if rounds.count <= spec.backoff_limit + 1:
+        return None
+    cause = latest_cause(rounds.pods)
+    if cause is None:
+        return None
+    message = (
+        f"{rounds.count} times in a row, more than backoffLimit + 1, the pods ended with exit"
+        f" code {int(ExitCode.RETRYABLE)} before a new step was made. {_ENDLESS} The last one:"
+        f" {cause.message}"
+    )
+    return replace(cause, message=message)
+
+
+# ---- pods that do not start --------------------------------------------------------------------
+
+
+def _tell_problem(step: Step, view: StageView, problem: Cause) -> None:
+    draft, stage = step.draft, view.stage
+    if draft.note_failure(problem, stage):
+        draft.announce(problem.reason, f"{stage.value}: {problem.message}", warning=True)
+    if _is_start_overdue(step, problem, view):
+        fail_stage(step, view, problem)
+        return
+    draft.conditions.set(TRAITS[stage].condition, False, problem.reason, problem.message)
+
+
+def _problem_of_start(step: Step, view: StageView) -> Cause | None:
+    warnings = step.observed.warnings
+    stuck = [pod for pod in view.pods if is_stuck(pod, step.now)]
+    unknown = [name for pod in stuck if (name := pod["metadata"]["name"]) not in warnings]
+    if unknown:
+        since = step.now - timedelta(seconds=WARNING_SECONDS)
+        step.first.append(LookUpWarnings(pods=tuple(unknown), since=since))
+        return None
+    found: Cause | None = None
+    for pod in view.pods:
+        if pod["status"]["phase"] == "Pending":
+            age = seconds_waiting(pod, step.now)
+            step.look_again(RECHECK_SECONDS if age >= STUCK_SECONDS else STUCK_SECONDS - age)
+        warning = warnings.get(pod["metadata"]["name"], "")
+        cause = cause_of_waiting(pod, step.now, warning=warning)
+        if cause is not None and (found is None or cause.is_hopeless):
+            found = cause
+    return found
+
+
+def _is_start_overdue(step: Step, problem: Cause, view: StageView) -> bool:
+    """Return whether a start that fails has used up its time; waiting for nodes has none."""
+    if problem.failure_class is FailureClass.UNSCHEDULABLE:
+        return False
+    if problem.is_hopeless:
+        return True
+    limit = float(step.config.image_pull_deadline_seconds)
+    waited = max(
+        seconds_waiting(pod, step.now)
+        for pod in view.pods
+        if pod["metadata"]["name"] == problem.pod
+    )
+    if waited >= limit:
+        return True
+    step.look_again(limit - waited)
+    return False

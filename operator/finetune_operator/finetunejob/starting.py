@@ -1,0 +1,80 @@
+"""The Job of a stage that has none yet: created, held back, or found to have been deleted."""
+
+from __future__ import annotations
+
+from finetune_api.names import child_job_name
+from finetune_api.trainer import FailureClass, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.actions import ConfirmMissing, CreateStage
+from finetune_operator.finetunejob.endings import fail_stage
+from finetune_operator.finetunejob.failure import Cause
+from finetune_operator.finetunejob.holds import Hold, hold
+from finetune_operator.finetunejob.render.config import render_config_map
+from finetune_operator.finetunejob.render.job import render_job
+from finetune_operator.finetunejob.render.service import render_service
+from finetune_operator.finetunejob.stages import StageView
+from finetune_operator.finetunejob.step import Step
+from finetune_operator.status.conditions import Reason, timestamp
+
+
+def start(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
+    """Create the Job of a stage, unless something holds it back."""
+    if step.draft.stage(view.stage) is not None:
+        _miss(step, view)
+        return
+    held = hold(step, spec, view.stage)
+    if held is None:
+        step.first.append(_creation(step, spec, view.stage))
+    else:
+        _wait(step, view, held)
+
+
+def _miss(step: Step, view: StageView) -> None:
+    """End the job if a Job that was created is gone: it may have run, and is not run again."""
+    name = child_job_name(step.observed.name, view.stage)
+    if view.stage not in step.observed.missing:
+        step.first.append(ConfirmMissing(stage=view.stage, name=name))
+        return
+    message = (
+        f"Job {name} is gone and did not finish: somebody deleted it, or Kueue did after it"
+        " deactivated the Workload. It is not run again; create a new FineTuneJob."
+    )
+    cause = Cause(
+        failure_class=FailureClass.INTERNAL,
+        reason=Reason.JOB_DELETED,
+        message=message,
+        time=timestamp(step.now),
+    )
+    fail_stage(step, view, cause)
+
+
+def _wait(step: Step, view: StageView, held: Hold) -> None:
+    """Say why a stage does not start, and end the job if it never can."""
+    if held.is_final:
+        cause = Cause(
+            failure_class=FailureClass.USER_ERROR,
+            reason=held.reason,
+            message=held.message,
+            time=timestamp(step.now),
+        )
+        fail_stage(step, view, cause)
+        return
+    conditions = step.draft.conditions
+    if held.told_in is not None:
+        if conditions.reason_of(held.told_in) != held.reason:
+            step.draft.announce(held.reason, f"{held.subject}{held.message}", warning=True)
+        conditions.set(held.told_in, False, held.reason, held.message)
+    step.is_queued = held.is_queued
+    if held.recheck_seconds is not None:
+        step.look_again(held.recheck_seconds)
+
+
+def _creation(step: Step, spec: FineTuneJobSpec, stage: Stage) -> CreateStage:
+    observed, config = step.observed, step.config
+    assert observed.parsed is not None
+    identity = {"namespace": observed.namespace, "uid": observed.uid}
+    needs = [render_config_map(observed.parsed, **identity)] if stage is Stage.PREPARE else []
+    if stage is Stage.TRAIN and spec.resources.nodes > 1:
+        needs.append(render_service(observed.name, config=config, **identity))
+    job = render_job(spec, stage, name=observed.name, config=config, **identity)
+    return CreateStage(stage=stage, needs=tuple(needs), job=job)

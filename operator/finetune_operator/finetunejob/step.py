@@ -1,0 +1,76 @@
+"""One step of a job's life: what it is planned from, and what has been decided so far."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeVar
+
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.actions import (
+    ActivateWorkload,
+    ConfirmMissing,
+    CreateStage,
+    LookUpWarnings,
+    PauseJob,
+    Plan,
+    ResumeJob,
+)
+from finetune_operator.finetunejob.draft import JobDraft
+from finetune_operator.finetunejob.observed import Observed
+from finetune_operator.finetunejob.results import AnyResult
+from finetune_operator.finetunejob.stages import STAGES, StageView, view_stage
+from finetune_operator.status.conditions import ConditionType
+
+_R = TypeVar("_R", bound=AnyResult)
+
+
+class Step:
+    """What the rooms of a plan pass on to each other. Made for one plan and dropped after it.
+
+    Attributes:
+        observed: The snapshot; read only.
+        now: The present; read only.
+        config: The administrator's settings; read only.
+        views: The stages as they are, in order; read only.
+        draft: The status being built.
+        first: Reads and creations whose outcome the status must tell.
+        then: Writes that follow the status.
+        current: The stage that is not over yet, once the walk has come to it.
+        is_queued: Whether the present stage waits for Kueue.
+        requeue_after: Look again after this many seconds, or None.
+    """
+
+    def __init__(self, observed: Observed, now: datetime, config: OperatorConfig) -> None:
+        self.observed = observed
+        self.now = now
+        self.config = config
+        self.views = tuple(view_stage(observed, stage, now) for stage in STAGES)
+        self.draft = JobDraft(observed.job, now)
+        self.first: list[CreateStage | ConfirmMissing | LookUpWarnings] = []
+        self.then: list[PauseJob | ResumeJob | ActivateWorkload] = []
+        self.current: StageView | None = None
+        self.is_queued = False
+        self.requeue_after: float | None = None
+
+    def look_again(self, seconds: float) -> None:
+        """Plan again after so many seconds, or earlier if that was asked for before."""
+        before = self.requeue_after
+        self.requeue_after = seconds if before is None else min(before, seconds)
+
+    def result(self, kind: type[_R]) -> _R | None:
+        """Return the result of this kind, of whichever stage brings it; None if unknown."""
+        for view in self.views:
+            if isinstance(view.result, kind):
+                return view.result
+        return None
+
+    def to_plan(self) -> Plan:
+        """Return what was decided; a job that has failed starts nothing."""
+        has_failed = self.draft.is_true(ConditionType.FAILED)
+        return Plan(
+            first=() if has_failed else tuple(self.first),
+            status=self.draft.to_wire(),
+            events=tuple(self.draft.events),
+            then=tuple(self.then),
+            requeue_after=self.requeue_after,
+        )

@@ -1,0 +1,104 @@
+"""The life of a FineTuneJob that has not ended: its stages, one after the other.
+
+The walk stops at the first stage that is not over. It knows neither their number nor their names:
+what is special to a stage stands in :data:`~finetune_operator.finetunejob.stages.TRAITS`.
+"""
+
+from __future__ import annotations
+
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.acceptance import accept
+from finetune_operator.finetunejob.deadlines import is_overdue, seconds_to_live
+from finetune_operator.finetunejob.endings import (
+    cause_of_end,
+    conclude,
+    fail_stage,
+    succeed,
+    take_late_result,
+)
+from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
+from finetune_operator.finetunejob.queueing import tell_quota
+from finetune_operator.finetunejob.running import tell_under_way
+from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
+from finetune_operator.finetunejob.starting import start
+from finetune_operator.finetunejob.step import Step
+from finetune_operator.status.conditions import ConditionType
+from finetune_operator.status.phase import phase_of, reason_of
+
+
+def walk(step: Step) -> None:
+    """Decide what to do about a job that has not ended."""
+    spec = accept(step)
+    if spec is not None:
+        suspend_or_resume(step, spec)
+        if not is_overdue(step, spec):
+            _walk_stages(step, spec)
+    _count_attempts(step)
+    if step.draft.conditions.status_of(ConditionType.ACCEPTED) != "Unknown":
+        _tell_phase(step)
+
+
+def _walk_stages(step: Step, spec: FineTuneJobSpec) -> None:
+    for view in step.views:
+        if not _advance(step, spec, view):
+            return
+    conclude(step, spec)
+
+
+def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+    """Take one stage as far as it goes; return whether the next one may start."""
+    draft = step.draft
+    if draft.is_done(view.stage):
+        take_late_result(step, view)
+        return True
+    step.current = view
+    if view.state is StageState.ABSENT:
+        start(step, spec, view)
+        return False
+    draft.record_stage(view)
+    if draft.get("startTime") is None and view.job is not None:
+        draft.put("startTime", view.job["metadata"].get("creationTimestamp"))
+    if view.has_ended:
+        return _end(step, spec, view)
+    tell_quota(step, spec, view)
+    if view.state is StageState.SUSPENDED:
+        tell_suspended(step, spec, view)
+    else:
+        tell_under_way(step, spec, view)
+    return False
+
+
+def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+    """Record the end of a stage once its pods have told it; return whether it succeeded."""
+    if not view.is_settled(step.now):
+        step.look_again(1.0)
+        return False
+    step.draft.record_end(view)
+    if view.state is StageState.SUCCEEDED:
+        succeed(step, view)
+        return True
+    fail_stage(step, view, cause_of_end(step, spec, view))
+    return False
+
+
+def _count_attempts(step: Step) -> None:
+    counted = sum(int(view.job["status"].get("failed") or 0) for view in step.views if view.job)
+    ledger = step.observed.ledger
+    if ledger.num_started or counted or step.draft.get("attempts"):
+        step.draft.count_attempts(ledger, counted)
+
+
+def _tell_phase(step: Step) -> None:
+    draft, current = step.draft, step.current
+    is_begun = current is not None and current.state is not StageState.ABSENT
+    under_way = TRAITS[current.stage].phase if current is not None and is_begun else ""
+    phase = phase_of(draft.conditions, under_way, is_queued=step.is_queued)
+    draft.put("phase", phase)
+    of_stage = TRAITS[current.stage].condition if current else ConditionType.ACCEPTED
+    draft.put("reason", reason_of(draft.conditions, phase, of_stage, draft.get("lastFailure")))
+    if current is not None:
+        draft.restart_progress(current.stage)
+    if phase in ("Succeeded", "Failed"):
+        # Nothing else wakes a job that has ended.
+        left = seconds_to_live(step.observed.job, draft.get("completionTime"), step.now)
+        step.requeue_after = None if left is None else max(0.0, left)

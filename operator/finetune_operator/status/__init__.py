@@ -1,0 +1,1 @@
+"""The status that all kinds share: conditions, the draft of one plan, phases. Pure."""

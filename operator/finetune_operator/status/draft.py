@@ -1,0 +1,65 @@
+"""The status being built during one plan: what every kind has in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from finetune_operator.status.conditions import Conditions, ConditionType
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Announce:
+    """Record an Event on the object that was planned for."""
+
+    kind: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+class Draft:
+    """Mutable status of one plan: starts from the stored one, ends as the one to write.
+
+    Args:
+        owner: The object whose status it is, as stored.
+        fields: Names of the fields that the operator's field manager owns.
+        now: The present.
+    """
+
+    def __init__(self, owner: Object, fields: Iterable[str], now: datetime) -> None:
+        self.now = now
+        stored: Object = owner.get("status") or {}
+        self._stored = stored
+        self._fields: Object = {key: stored[key] for key in fields if key in stored}
+        self.generation: int | None = owner["metadata"].get("generation")
+        self.conditions = Conditions(stored.get("conditions"), generation=self.generation, now=now)
+        self.events: list[Announce] = []
+
+    def announce(self, reason: str, message: str, *, warning: bool = False) -> None:
+        """Add an Event."""
+        kind: Literal["Normal", "Warning"] = "Warning" if warning else "Normal"
+        self.events.append(Announce(kind=kind, reason=str(reason), message=message))
+
+    def get(self, section: str) -> Any:
+        """Return a section as it stands, or None."""
+        return self._fields.get(section)
+
+    def put(self, section: str, value: Any) -> None:
+        """Replace a section."""
+        self._fields[section] = value
+
+    def is_true(self, kind: ConditionType) -> bool:
+        """Return whether a condition is ``True``."""
+        return self.conditions.status_of(kind) == "True"
+
+    def sections(self) -> Object:
+        """Return the status as it stands, conditions and generation included."""
+        wire = dict(self._fields)
+        if self.generation is not None:
+            wire["observedGeneration"] = self.generation
+        wire["conditions"] = self.conditions.to_wire()
+        return wire
