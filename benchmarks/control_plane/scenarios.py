@@ -8,6 +8,7 @@ Scenarios:
     burst: jobs all at once; the time until each has its first Job, and until all are complete.
     running: jobs whose training pushes progress every 5 seconds.
     idle: jobs whose training runs and pushes nothing.
+    flood: three jobs in training, one of whose pods sends 4,000 forged tokens per second.
 
 Each scenario has an API server and an operator of its own. Prints a table against the targets and
 writes all figures to ``benchmarks/results/control_plane.json``.
@@ -33,6 +34,7 @@ from typing import Any
 import aiohttp
 import yaml
 from benchmarks.control_plane.driver import JobDriver
+from benchmarks.control_plane.flood import longest_gap, start_forger
 from benchmarks.control_plane.measure import (
     AuditLog,
     Usage,
@@ -266,6 +268,65 @@ async def _push(
         await asyncio.sleep(5.0)
 
 
+FLOOD_PER_SECOND = 4000.0
+FLOOD_SECONDS = 30.0
+
+
+async def measure_flood(name: str, world: World, rate: float) -> dict[str, Any]:
+    """Push from two pods while a third sends ``rate`` forged tokens per second."""
+    client, operator, audit, namespace = world.client, world.operator, world.audit, world.namespace
+    driver = JobDriver(client, namespace, hold=Stage.TRAIN)
+    task = asyncio.create_task(driver.run())
+    await driver.synced()
+    await create_jobs(client, namespace, 3, 0)
+    await all_phase(client, namespace, "Training", 3, 120)
+    await settled(audit, 120)
+    forger, *honest = driver.held
+    tokens = {
+        job: await _pod_token(world, pod["metadata"]["name"]) for job, pod in driver.held.items()
+    }
+    path = f"/progress/{namespace}/{forger}/train"
+    audit.mark()
+    before = operator.usage()
+    flood = await start_forger(18090, path, tokens[forger], rate=rate, seconds=FLOOD_SECONDS)
+    seconds: list[float] = []
+    failed = 0
+    async with aiohttp.ClientSession() as session:
+        while flood.returncode is None:
+            for job in honest:
+                sent = time.monotonic()
+                failed += await _push_once(session, namespace, job, tokens[job]) != 200
+                seconds.append(time.monotonic() - sent)
+            await asyncio.sleep(1.0)
+    assert flood.stdout is not None
+    answers = (await flood.stdout.read()).decode().strip()
+    after = operator.usage()
+    task.cancel()
+    entries = audit.entries(OPERATOR_AGENT)
+    num_junk = sum(int(part.split("=")[1]) for part in answers.split())
+    return {
+        "scenario": name,
+        "jobs": 3,
+        "longest_gap_of_renewals_seconds": round(longest_gap(entries), 2),
+        "failed_pushes": failed,
+        "pushes": len(seconds),
+        "slowest_push_seconds": round(max(seconds), 2),
+        "junk_per_second": round(num_junk / FLOOD_SECONDS),
+        "junk_answers": answers,
+        "token_reviews": requests_by_kind(entries)["create tokenreviews"],
+        "cpu_cores": round((after.cpu_seconds - before.cpu_seconds) / FLOOD_SECONDS, 2),
+        "requests_per_job": {},
+    }
+
+
+async def _push_once(session: aiohttp.ClientSession, namespace: str, job: str, token: str) -> int:
+    url = f"http://127.0.0.1:18090/progress/{namespace}/{job}/train"
+    headers = {"Authorization": f"Bearer {token}"}
+    report = {"trainerStatus": {"progressPercentage": 10}, "finetune": {"step": 1}}
+    async with session.post(url, json=report, headers=headers) as response:
+        return response.status
+
+
 async def _pod_token(world: World, pod: str) -> str:
     live = await world.client.get(PODS, world.namespace, pod)
     request = {
@@ -350,6 +411,7 @@ SCENARIOS: dict[str, Scenario] = {
         "running", world, int(1000 * scale), pushes=True
     ),
     "idle": lambda world, scale: measure_running("idle", world, int(1000 * scale), pushes=False),
+    "flood": lambda world, scale: measure_flood("flood", world, FLOOD_PER_SECOND * scale),
 }
 # Not a peer's number but our own promise: docs and CHANGELOG cite these.
 TARGETS: dict[str, dict[str, float]] = {
@@ -362,6 +424,8 @@ TARGETS: dict[str, dict[str, float]] = {
     },
     "running": {"writes_per_job_and_second": 0.07},
     "idle": {"writes_per_job_and_second": 0.0},
+    # Renewed every 2 s; after 10 s without, the operator stops.
+    "flood": {"longest_gap_of_renewals_seconds": 5.0, "failed_pushes": 0},
 }
 
 

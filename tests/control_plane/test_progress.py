@@ -19,12 +19,18 @@ from control_plane.kubelet import Fate, Kubelet, success
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.kube.resource import PODS
+from finetune_operator.progress import endpoint
 from support.eventually import eventually_async
 
 
 @pytest.fixture(scope="module", autouse=True)
 def crd(control_plane):
     install_crd(control_plane)
+
+
+@pytest.fixture(autouse=True)
+def prompt_refusals(monkeypatch):
+    monkeypatch.setattr(endpoint, "REFUSAL_DELAY_SECONDS", 0.0)
 
 
 async def token_of(connection, namespace, pod, *, audience="finetune.dev") -> str:

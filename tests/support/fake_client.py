@@ -52,6 +52,9 @@ class FakeClient:
         self.lose_answers = False
         self.latency_seconds = 0.0
 
+    def budgeted(self, *, qps, burst):
+        return self
+
     async def get(self, resource, namespace, name):
         await self._arrive()
         obj = self.cluster.objects.get((resource.plural, namespace, name))

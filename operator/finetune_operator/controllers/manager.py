@@ -120,8 +120,12 @@ class Manager:
         self._recorder = EventRecorder(
             client, component="finetune-operator", instance=self._identity, clock=self._clock
         )
+        # What pods cause takes no tokens from reconciling: a half as much again.
+        self._pushing = client.budgeted(
+            qps=config.requests_per_second / 2, burst=max(1, config.request_burst // 2)
+        )
         self._throttle = StatusThrottle(
-            client,
+            self._pushing,
             FINETUNEJOBS,
             field_manager=FIELD_MANAGER,
             interval_seconds=config.progress_interval_seconds,
@@ -184,7 +188,8 @@ class Manager:
         config, client = self.config, self._client
         if has_lease:
             self._elector = LeaderElector(
-                client,
+                # The Lease waits for nobody: a budget that it cannot use up.
+                client.budgeted(qps=10.0, burst=20),
                 namespace=config.leader_election_namespace or "default",
                 name=config.leader_election_name,
                 identity=self._identity,
@@ -271,8 +276,9 @@ class Manager:
         config = self.config
         endpoint = ProgressEndpoint(
             self.caches,
-            Authenticator(self._client, clock=self._clock),
+            Authenticator(self._pushing, clock=self._clock),
             self._writer,
+            clock=self._clock,
             registry=self.registry,
         )
         tls: ssl.SSLContext | None = None

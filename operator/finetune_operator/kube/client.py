@@ -7,16 +7,17 @@ either: see ``resource.py``. What all verbs share is in ``transport.py``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import orjson
 
 from finetune_operator.kube.errors import TransportError, error_from_status
 from finetune_operator.kube.gated_body import Gate
 from finetune_operator.kube.metrics import KubeMetrics
+from finetune_operator.kube.ratelimit import TokenBucket
 from finetune_operator.kube.resource import Object, Resource
 from finetune_operator.kube.transport import APPLY_PATCH, JSON, MERGE_PATCH, Transport
 
@@ -45,11 +46,15 @@ class KubeClient:
     Args:
         transport: The way to the server.
         gate: Called before every write, raises to stop it; see ``fenced``.
+        budget: Requests per second of this client alone; the transport's if None, see ``budgeted``.
     """
 
-    def __init__(self, transport: Transport, *, gate: Gate | None = None) -> None:
+    def __init__(
+        self, transport: Transport, *, gate: Gate | None = None, budget: TokenBucket | None = None
+    ) -> None:
         self._transport = transport
         self._gate = gate
+        self._budget = budget
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,12 +83,25 @@ class KubeClient:
         beyond its lease wakes up in the middle of a reconcile, and this is the last place to
         notice.
         """
-        return KubeClient(self._transport, gate=gate)
+        return KubeClient(self._transport, gate=gate, budget=self._budget)
+
+    def budgeted(self, *, qps: float, burst: int) -> KubeClient:
+        """Return a client on the same connections with a budget of its own.
+
+        What strangers can cause, and what must never wait (the Lease), take no tokens from each
+        other. Watches have no budget.
+
+        Args:
+            qps: Requests per second before this client holds itself back.
+            burst: Requests above ``qps`` that pass at once.
+        """
+        budget = self._transport.new_budget(qps=qps, burst=burst)
+        return KubeClient(self._transport, gate=self._gate, budget=budget)
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object:
         """Read one object from the server, not from a cache."""
         path = resource.object_path(namespace, name)
-        return await self._transport.request("get", "GET", resource, path)
+        return await self._request("get", "GET", resource, path)
 
     async def list(
         self,
@@ -137,9 +155,7 @@ class KubeClient:
         path = resource.collection_path(namespace)
         accept = METADATA_ONLY if metadata_only else JSON
         while True:
-            body = await self._transport.request(
-                "list", "GET", resource, path, query, accept=accept
-            )
+            body = await self._request("list", "GET", resource, path, query, accept=accept)
             metadata = body["metadata"]
             yield ObjectList(
                 items=body.get("items") or [], resource_version=metadata["resourceVersion"]
@@ -207,9 +223,7 @@ class KubeClient:
         metadata = obj.get("metadata") or {}
         path = resource.collection_path(metadata.get("namespace", ""))
         query = {"fieldManager": field_manager} if field_manager else None
-        return await self._transport.request(
-            "create", "POST", resource, path, query, body=obj, gate=self._gate
-        )
+        return await self._request("create", "POST", resource, path, query, body=obj)
 
     async def replace(self, resource: Resource, obj: Object, *, field_manager: str = "") -> Object:
         """Put a whole object; with a resourceVersion in it, only over that version.
@@ -220,9 +234,7 @@ class KubeClient:
         metadata = obj["metadata"]
         path = resource.object_path(metadata.get("namespace", ""), metadata["name"])
         query = {"fieldManager": field_manager} if field_manager else None
-        return await self._transport.request(
-            "update", "PUT", resource, path, query, body=obj, gate=self._gate
-        )
+        return await self._request("update", "PUT", resource, path, query, body=obj)
 
     async def apply(
         self,
@@ -250,14 +262,13 @@ class KubeClient:
         if "kind" not in obj:
             obj = {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
         query = {"fieldManager": field_manager, "force": "true" if force else "false"}
-        return await self._transport.request(
+        return await self._request(
             "patch",
             "PATCH",
             resource,
             path,
             query,
             body=obj,
-            gate=self._gate,
             content=APPLY_PATCH,
             subresource=subresource,
         )
@@ -283,14 +294,13 @@ class KubeClient:
         """JSON merge patch, for the few fields of objects that belong to somebody else."""
         path = resource.object_path(namespace, name, subresource)
         query = {"fieldManager": field_manager} if field_manager else None
-        return await self._transport.request(
+        return await self._request(
             "patch",
             "PATCH",
             resource,
             path,
             query,
             body=patch,
-            gate=self._gate,
             content=MERGE_PATCH,
             subresource=subresource,
         )
@@ -327,8 +337,19 @@ class KubeClient:
             "preconditions": {key: value for key, value in preconditions.items() if value},
         }
         path = resource.object_path(namespace, name)
-        await self._transport.request(
-            "delete", "DELETE", resource, path, body=options, gate=self._gate
+        await self._request("delete", "DELETE", resource, path, body=options)
+
+    async def _request(
+        self,
+        verb: str,
+        method: str,
+        resource: Resource,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Object:
+        return await self._transport.request(
+            verb, method, resource, path, query, gate=self._gate, budget=self._budget, **options
         )
 
 

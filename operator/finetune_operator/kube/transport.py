@@ -94,6 +94,10 @@ class Transport:
         self._counters: dict[tuple[Any, ...], Any] = {}
         self._warned: set[str] = set()
 
+    def new_budget(self, *, qps: float, burst: int) -> TokenBucket:
+        """Return a rate of its own, for requests that must not compete with all others."""
+        return TokenBucket(self._clock, rate=qps, burst=burst)
+
     async def aclose(self) -> None:
         """Close all connections; requests in flight fail with ``TransportError``."""
         await self._session.close()
@@ -115,6 +119,7 @@ class Transport:
         accept: str = JSON,
         subresource: str = "",
         gate: Gate | None = None,
+        budget: TokenBucket | None = None,
     ) -> Object:
         """Send one short request; wait and retry on 429 + Retry-After, renew a token on 401.
 
@@ -129,6 +134,7 @@ class Transport:
             accept: Media type wanted.
             subresource: For metrics and the recorder; the path holds it already.
             gate: Called when a write has its connection, right before its bytes leave.
+            budget: Rate that this request counts towards; the transport's own if None.
 
         Raises:
             KubeError: The server refused it or could not be reached.
@@ -138,7 +144,7 @@ class Transport:
         tries = 0
         refreshed = False
         while True:
-            if wait := self._bucket.reserve():
+            if wait := (budget or self._bucket).reserve():
                 self.metrics.rate_limiter_seconds.inc(wait)
                 await asyncio.sleep(wait)
             headers = await self._headers(content if data else None, accept, refresh=refreshed)

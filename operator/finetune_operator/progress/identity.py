@@ -1,80 +1,160 @@
 """Who pushes: TokenReview of the pod's projected token, cached for the token's life.
 
-A review per push would cost more than the push. What is remembered is a digest of the token, never
-the token.
+A review per push would cost more than the push, and whoever reaches the port can send tokens. So a
+review is the last thing that is done: for a token that claims to be of a pod which may push, seldom
+for each pod and address, a few at once, and the namespaces in turn. What is remembered is a digest
+of the token, never the token.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
-
-import orjson
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 from finetune_api.trainer import PROGRESS_AUDIENCE
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.ratelimit import TokenBucket
 from finetune_operator.kube.resource import TOKEN_REVIEWS
+from finetune_operator.progress.claims import Claims, NotAuthenticated, PodIdentity, read_claims
+from finetune_operator.progress.turns import FairTurns
 
 _POD_NAME = "authentication.kubernetes.io/pod-name"
 _POD_UID = "authentication.kubernetes.io/pod-uid"
 _PREFIX = "system:serviceaccount:"
-MAX_CACHED = 16384
+MAX_PROVEN = 32768
+MAX_REFUSED = 4096
+MAX_SENDERS = 16384
 REFUSAL_SECONDS = 10.0
 """A refused token is asked about again after so long: reviews are not a free service."""
-UNKNOWN_LIFE_SECONDS = 300.0
+REVIEW_SECONDS = 10.0
+"""A pod's next token is reviewed so long after the last; its kubelet renews it once an hour."""
+REVIEW_BURST = 3
+NUM_REVIEWS = 8
+"""Reviews in flight at once: they share the connections with everything else."""
+MAX_WAITING = 64
+"""Reviews of one namespace that may wait for their turn."""
+
+K = TypeVar("K", bound=Hashable)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PodIdentity:
-    """The pod a token was issued to."""
+class TooSoon(Exception):  # noqa: N818 - an answer, not a fault
+    """This sender has had its share; the same push is welcome later.
 
-    namespace: str
-    pod: str
-    pod_uid: str
+    Attributes:
+        seconds: When.
+    """
+
+    def __init__(self, message: str, *, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
-class NotAuthenticated(Exception):  # noqa: N818 - an answer, not a fault
-    """The token does not prove which pod pushes; the message says why."""
+class Rates(Generic[K]):
+    """A rate for each of many senders; of too many, the longest unheard are forgotten.
+
+    Args:
+        clock: Monotonic time.
+        seconds: Time in which a sender earns one more.
+        burst: How many a sender may have at once.
+        limit: Senders remembered.
+    """
+
+    def __init__(self, clock: Clock, *, seconds: float, burst: int, limit: int) -> None:
+        self._new: Callable[[], TokenBucket] = lambda: TokenBucket(
+            clock, rate=1.0 / seconds, burst=burst
+        )
+        self._limit = limit
+        self._buckets: OrderedDict[K, TokenBucket] = OrderedDict()
+
+    def allow(self, sender: K) -> bool:
+        """Count one more of this sender; return whether it is within its rate."""
+        bucket = self._buckets.get(sender)
+        if bucket is None:
+            bucket = self._buckets[sender] = self._new()
+            if len(self._buckets) > self._limit:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(sender)
+        return bucket.try_take()
 
 
 class Authenticator:
     """Turns bearer tokens into pods. Event loop only.
 
     Args:
-        client: The API client; one TokenReview per new token.
-        clock: Wall time for the tokens' expiry, monotonic time for refusals.
+        client: The API client; one TokenReview per new token. Best with a budget of its own.
+        clock: Wall time for the tokens' expiry, monotonic time for the rates.
     """
 
     def __init__(self, client: KubeClient, *, clock: Clock) -> None:
         self._client = client
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[PodIdentity | str, float]] = OrderedDict()
+        self._turns = FairTurns(NUM_REVIEWS, max_waiting=MAX_WAITING)
+        self._rates: Rates[tuple[str, str]] = Rates(
+            clock, seconds=REVIEW_SECONDS, burst=REVIEW_BURST, limit=MAX_SENDERS
+        )
+        # Apart, so that any number of bad tokens drives no good one out.
+        self._proven: OrderedDict[bytes, tuple[PodIdentity, float]] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
 
-    async def identify(self, token: str) -> PodIdentity:
-        """Return the pod a token was issued to.
+    def recall(self, token: str) -> PodIdentity | None:
+        """Return the pod of a token that was reviewed before and has not expired, or None.
+
+        Raises:
+            NotAuthenticated: It was refused a moment ago.
+        """
+        digest, now = _digest_of(token), self._clock.now().timestamp()
+        proven = self._proven.get(digest)
+        if proven is not None:
+            if proven[1] > now:
+                return proven[0]
+            del self._proven[digest]
+        refused = self._refused.get(digest)
+        if refused is not None and refused[1] > now:
+            raise NotAuthenticated(refused[0])
+        return None
+
+    def claims_of(self, token: str) -> Claims:
+        """Return what a token says of itself, unproven.
+
+        Raises:
+            NotAuthenticated: It cannot be a pod's token for us.
+        """
+        return read_claims(token, self._clock.now().timestamp())
+
+    async def review(self, token: str, claims: Claims, *, address: str) -> PodIdentity:
+        """Ask the API server whether a token is genuine.
+
+        Args:
+            token: The token.
+            claims: What it says; the caller has looked whether that pod may push at all.
+            address: Where it came from. A forger elsewhere does not use up the pod's own rate.
 
         Raises:
             NotAuthenticated: It is not valid, not for us, or not bound to a pod.
+            TooSoon: This pod has had several tokens reviewed just now.
+            TooMany: Too many of its namespace wait.
             KubeError: The API server could not be asked.
         """
-        digest = hashlib.sha256(token.encode()).digest()
-        now = self._clock.now().timestamp()
-        known = self._known.get(digest)
-        if known is None or known[1] <= now:
-            known = await self._review(token, now)
-            self._known[digest] = known
-            self._known.move_to_end(digest)
-            while len(self._known) > MAX_CACHED:
-                self._known.popitem(last=False)
-        if isinstance(known[0], str):
-            raise NotAuthenticated(known[0])
-        return known[0]
+        pod = claims.identity
+        if not self._rates.allow((pod.pod_uid, address)):
+            raise TooSoon(
+                f"several tokens of pod {pod.namespace}/{pod.pod} were reviewed just now",
+                seconds=REVIEW_SECONDS,
+            )
+        async with self._turns.turn(pod.namespace):
+            identity, problem = await self._ask(token)
+        digest, now = _digest_of(token), self._clock.now().timestamp()
+        if identity is None:
+            _keep(self._refused, digest, (problem, now + REFUSAL_SECONDS), MAX_REFUSED)
+            raise NotAuthenticated(problem)
+        _keep(self._proven, digest, (identity, claims.expires_at), MAX_PROVEN)
+        return identity
 
-    async def _review(self, token: str, now: float) -> tuple[PodIdentity | str, float]:
+    async def _ask(self, token: str) -> tuple[PodIdentity | None, str]:
+        """Return the pod a token was issued to, or None and why not."""
         review = {
             "apiVersion": TOKEN_REVIEWS.api_version,
             "kind": TOKEN_REVIEWS.kind,
@@ -83,33 +163,28 @@ class Authenticator:
         answer = await self._client.create(TOKEN_REVIEWS, review)
         status = answer.get("status") or {}
         if not status.get("authenticated"):
-            reason = status.get("error") or "the API server does not accept this token"
-            return reason, now + REFUSAL_SECONDS
+            return None, status.get("error") or "the API server does not accept this token"
         if PROGRESS_AUDIENCE not in (status.get("audiences") or ()):
-            return f"the token is not for audience {PROGRESS_AUDIENCE}", now + REFUSAL_SECONDS
+            return None, f"the token is not for audience {PROGRESS_AUDIENCE}"
         user = status.get("user") or {}
         extra = user.get("extra") or {}
         name = str(user.get("username") or "")
         pod, uid = extra.get(_POD_NAME), extra.get(_POD_UID)
         if not name.startswith(_PREFIX) or not pod or not uid:
-            return "the token is not a pod's projected token", now + REFUSAL_SECONDS
-        identity = PodIdentity(
-            namespace=name.removeprefix(_PREFIX).split(":")[0], pod=pod[0], pod_uid=uid[0]
-        )
-        return identity, expiry_of(token) or now + UNKNOWN_LIFE_SECONDS
+            return None, "the token is not a pod's projected token"
+        namespace = name.removeprefix(_PREFIX).split(":")[0]
+        return PodIdentity(namespace=namespace, pod=pod[0], pod_uid=uid[0]), ""
 
 
-def expiry_of(token: str) -> float | None:
-    """Return when a JWT expires, in seconds since the epoch; None if it does not say.
+def _digest_of(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
-    The signature is not checked here: the API server has just accepted the token.
-    """
-    parts = token.split(".")
-    if len(parts) != 3:
-        return None
-    padded = parts[1] + "=" * (-len(parts[1]) % 4)
-    try:
-        expiry = orjson.loads(base64.urlsafe_b64decode(padded)).get("exp")
-    except (binascii.Error, ValueError, AttributeError):
-        return None
-    return float(expiry) if isinstance(expiry, int | float) else None
+
+V = TypeVar("V")
+
+
+def _keep(memory: OrderedDict[bytes, V], digest: bytes, value: V, limit: int) -> None:
+    memory[digest] = value
+    memory.move_to_end(digest)
+    while len(memory) > limit:
+        memory.popitem(last=False)
