@@ -78,6 +78,7 @@ class DataGuess:
 
     Attributes:
         format: Of the API's formats.
+        objective: Of the API's objectives: what such rows can teach.
         fields: Field or column names seen.
         prompt: Column of the input, for ``Csv``.
         completion: Column of the answer, for ``Csv``.
@@ -95,6 +96,7 @@ class DataGuess:
     group: str | None = None
     has_labels: bool = False
     num_rows: int = 0
+    objective: str = "SFT"
 
 
 def inspect_data(path: Path) -> DataGuess:
@@ -129,13 +131,14 @@ def guess_format(rows: Sequence[dict[str, Any]], *, where: str) -> DataGuess:
     from finetune_trainer.prepare.reading.formats import recognise_format
 
     fields = tuple(dict.fromkeys(name for row in rows for name in row))
+    objective = _objective_of(rows, fields)
     texts = [name for name in fields if _is_text_column(name, rows)]
     group = next((name for name in fields if _is_group_column(name, rows)), None)
     recognised: str | None = None
     problem = f"{where}: none of the fields {', '.join(fields)} holds text that can be learned"
     try:
         source = Source(uri="file:///data")
-        recognised = recognise_format(source, rows, where=where).format
+        recognised = recognise_format(source, rows, where=where, objective=objective).format
     except DataError as error:
         problem = error.message
     if recognised == "Text" and texts != ["text"]:
@@ -148,8 +151,9 @@ def guess_format(rows: Sequence[dict[str, Any]], *, where: str) -> DataGuess:
             group=group,
             has_labels=answer is not None and _are_labels(rows, answer),
             num_rows=len(rows),
+            objective=objective,
         )
-    if not texts or {"chosen", "rejected"} <= set(fields):
+    if not texts:
         raise CliError(problem)
     if len(texts) == 1:
         return DataGuess(
@@ -166,6 +170,15 @@ def guess_format(rows: Sequence[dict[str, Any]], *, where: str) -> DataGuess:
         has_labels=_are_labels(rows, completion),
         num_rows=len(rows),
     )
+
+
+def _objective_of(rows: Sequence[dict[str, Any]], fields: tuple[str, ...]) -> str:
+    """Return what the rows can teach: pairs and verdicts are preferences, all else examples."""
+    from finetune_trainer.prepare.reading.formats import are_verdicts
+
+    if {"chosen", "rejected"} <= set(fields):
+        return "DPO"
+    return "KTO" if are_verdicts(rows) else "SFT"
 
 
 def _read_first_rows(path: Path) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ spec:
     # Rows held out to compare base and tuned model, and to watch the loss; in percent.
     split: {{testPercent: 20, validationPercent: 5, seed: 13}}
   method:
-    objective: SFT
+    objective: {objective}
     adapter:
       type: LoRA          # LoRA, DoRA, RsLoRA, QLoRA (GPU only) or Full
       rank: 16
@@ -72,6 +72,10 @@ GOAL_LOSS = """\
   # What the tuned model must reach on held-out rows before it is published.
   goal: {metric: loss, overBase: "0.10"}"""
 
+GOAL_PREFERENCE = """\
+  # How often the tuned model must hold the better answer of held-out rows for likelier.
+  goal: {metric: preferenceAccuracy, atLeast: "0.70"}"""
+
 CREDENTIALS = """\
     # Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, on a cluster; here the environment.
     # credentialsRef: {name: s3-rw}"""
@@ -100,6 +104,7 @@ def render_starter(
         goal=_goal(guess),
         model=_quoted(_uri(model, folder) if model else DEFAULT_MODEL),
         source=_source(uri, guess),
+        objective=guess.objective if guess else "SFT",
         output=_quoted(_uri(output, folder) if output else DEFAULT_OUTPUT),
         credentials=CREDENTIALS,
     )
@@ -126,6 +131,8 @@ def write_starter(file: Path, text: str, *, is_forced: bool) -> None:
 def _goal(guess: DataGuess | None) -> str:
     if guess is not None and guess.format == "Text":
         return GOAL_LOSS
+    if guess is not None and guess.objective == "DPO":
+        return GOAL_PREFERENCE
     return GOAL_LABELS if guess is not None and guess.has_labels else GOAL_TEXT
 
 
@@ -133,7 +140,8 @@ def _source(uri: str, guess: DataGuess | None) -> str:
     lines = [f"      - uri: {_quoted(uri)}"]
     if guess is None:
         lines.append(
-            "        format: Auto    # Chat, PromptCompletion, Text, Alpaca, ShareGPT or Csv"
+            "        format: Auto"
+            "    # Chat, PromptCompletion, Text, Alpaca, ShareGPT, Csv or Preference"
         )
         return "\n".join(lines)
     lines.append(f"        format: {guess.format}")

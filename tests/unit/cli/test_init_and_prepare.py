@@ -100,6 +100,15 @@ SENTENCES = rows_of(lambda n: {"sentence": f"text {n}"})
 LABELLED = rows_of(lambda n: {"text": f"text {n}", "label": n % 2})
 TICKETS = rows_of(lambda n: {"id": n, "user_id": n // 2, "query": f"q {n}", "reply": f"r {n}"})
 PARTLY = [{"id": 1}, *PAIRS[1:]]
+BETTER = rows_of(lambda n: {"prompt": f"ask {n}", "chosen": f"say {n}", "rejected": "no"})
+WHOLE = rows_of(
+    lambda n: {
+        "chosen": [turn("user", f"ask {n}"), turn("assistant", f"say {n}")],
+        "rejected": [turn("user", f"ask {n}"), turn("assistant", "no")],
+        "score": n,
+    }
+)
+VERDICTS = [{**row, "label": n % 2 == 0} for n, row in enumerate(PAIRS)]
 
 COLUMNS_QA = {"prompt": "question", "completion": "answer"}
 GOOD: dict[str, tuple[bytes, str, dict[str, str] | None]] = {
@@ -135,6 +144,9 @@ GOOD: dict[str, tuple[bytes, str, dict[str, str] | None]] = {
         "Csv",
         {"prompt": "Ask: {now}, please", "completion": "true"},
     ),
+    "better.jsonl": (as_jsonl(BETTER), "Preference", None),
+    "whole.parquet": (as_parquet(WHOLE), "Preference", None),
+    "verdicts.jsonl": (as_jsonl(VERDICTS), "Preference", None),
     "tickets.jsonl": (
         as_jsonl(TICKETS),
         "Csv",
@@ -166,11 +178,6 @@ BAD: dict[str, tuple[bytes, str]] = {
     "short.csv": (b"question,answer\na\n", "short.csv:2: has 1 fields"),
     "twice.csv": (b"text,text\na,b\n", "names text more than once"),
     "numbers.jsonl": (b'{"a": 1, "b": 2}\n', "no known format fits the fields a, b"),
-    "preferences.jsonl": (
-        b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n',
-        "preference pairs",
-    ),
-    "chosen.jsonl": (b'{"chosen": "b", "rejected": "c"}\n', "preference pairs"),
     "rows.txt": (b"a\n", ".txt"),
 }
 
@@ -192,6 +199,28 @@ def test_what_init_writes_is_prepared(name: str, tmp_path: Path) -> None:
     assert guess.num_rows == NUM_ROWS
     rows = run_prepare(file).rows
     assert rows.train + rows.validation + rows.test == NUM_ROWS
+
+
+@pytest.mark.parametrize(
+    ("rows", "objective"), [(BETTER, "DPO"), (WHOLE, "DPO"), (VERDICTS, "KTO"), (PAIRS, "SFT")]
+)
+def test_init_chooses_the_objective_that_the_rows_can_teach(
+    rows: list[dict[str, Any]], objective: str, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(as_jsonl(rows))
+    text, _ = render_starter(file=tmp_path / "job.yaml", data=str(tmp_path / "rows.jsonl"))
+    spec = yaml.safe_load(text)["spec"]
+    assert spec["method"]["objective"] == objective
+    assert (spec["goal"]["metric"] == "preferenceAccuracy") == (objective == "DPO")
+
+
+def test_answers_with_a_verdict_are_not_learned_as_examples(tmp_path: Path) -> None:
+    (tmp_path / "verdicts.jsonl").write_bytes(as_jsonl(VERDICTS))
+    file = tmp_path / "job.yaml"
+    text, _ = render_starter(file=file, data=str(tmp_path / "verdicts.jsonl"))
+    file.write_text(text.replace("KTO", "SFT").replace("Preference", "Auto"))
+    with pytest.raises(TrainerError, match=r"set method\.objective: KTO"):
+        run_prepare(file)
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -82,6 +82,13 @@ def recognise_format(
     if source.template is not None or columns.prompt is not None or columns.completion is not None:
         return Recognised(format="Csv", reason="template or columns are set")
     rows = rows[:NUM_PROBED_ROWS]
+    if are_verdicts(rows):
+        raise DataError(
+            "VerdictsNotExamples",
+            f"{where}: the rows are answers with a label true or false, and objective SFT would "
+            "learn the unwanted ones as well; set method.objective: KTO, or leave out the rows "
+            "that are false, or set format: PromptCompletion to learn from all",
+        )
     votes: Counter[str] = Counter()
     for fields in rows:
         for name, needed in _FIELDS_OF_FORMAT:
@@ -94,6 +101,16 @@ def recognise_format(
     fields_text = " and ".join(dict(_FIELDS_OF_FORMAT)[chosen])
     reason = f"{count} of the first {len(rows)} rows have {fields_text}"
     return Recognised(format=chosen, reason=reason)
+
+
+def are_verdicts(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every row is an answer with a verdict, as KTO takes them, and one is unwanted.
+
+    A column ``label`` of text or numbers is a class, and says nothing about the answer.
+    """
+    verdicts = [fields.get("label") for fields in rows if {"prompt", "completion"} <= set(fields)]
+    are_all = len(verdicts) == len(rows) and all(type(verdict) is bool for verdict in verdicts)
+    return are_all and False in verdicts
 
 
 def build_convert(source: Source, format_name: str, *, conversational: bool, where: str) -> Convert:
