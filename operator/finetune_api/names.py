@@ -21,7 +21,9 @@ MANAGED_BY = "finetune-operator"
 PAUSED_ANNOTATION = "finetune.dev/paused"
 """On a child Job that the operator (not Kueue, not a person) suspended."""
 ACTIVE_SECONDS_ANNOTATION = "finetune.dev/active-seconds"
-"""On a child Job: running time before its present start, written in the patch that suspends it."""
+"""On a child Job: its running time in seconds up to the last pause, noted in the same patch."""
+ACTIVE_START_ANNOTATION = "finetune.dev/active-start"
+"""On a child Job: the ``status.startTime`` of the run that the running time includes already."""
 
 RESERVED_PREFIXES = ("finetune.dev/", "kueue.x-k8s.io/")
 """Label keys that tenants may not set on pods."""

@@ -96,8 +96,8 @@ class OperatorConfig(BaseModel):
     resync_seconds: Annotated[float, Field(gt=0)] = 600.0
     """How often the cache of FineTuneJobs is compared with the server to drop vanished ones."""
     image_pull_deadline_seconds: Annotated[int, Field(ge=0)] = 600
-    """How long a pod may fail to get its image, or to mount its volumes, before the job fails. Such
-    a pod holds its GPUs."""
+    """How long a pod may fail without a break to get its image, or to mount its volumes, before the
+    job fails. Such a pod holds its GPUs."""
 
     # ---- leader election ---------------------------------------------------------------------
     leader_election: bool = True

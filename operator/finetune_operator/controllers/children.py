@@ -10,7 +10,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
-from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, PAUSED_ANNOTATION
+from finetune_api.names import (
+    ACTIVE_SECONDS_ANNOTATION,
+    ACTIVE_START_ANNOTATION,
+    PAUSED_ANNOTATION,
+)
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.finetunejob.actions import (
@@ -138,10 +142,11 @@ class Children:
         namespace = observed.namespace
         try:
             match action:
-                case PauseJob(name=name, active_seconds=seconds):
+                case PauseJob(name=name, active_seconds=seconds, started=started):
                     annotations: Object = {
                         PAUSED_ANNOTATION: "true",
                         ACTIVE_SECONDS_ANNOTATION: str(seconds),
+                        ACTIVE_START_ANNOTATION: started,
                     }
                     await self._patch_job(namespace, name, annotations, suspend=True)
                 case ResumeJob(name=name):

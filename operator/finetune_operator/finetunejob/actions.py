@@ -50,11 +50,19 @@ class LookUpWarnings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PauseJob:
-    """Set ``spec.suspend`` of a Job that no queue owns; its pods save and stop."""
+    """Set ``spec.suspend`` of a Job that no queue owns; its pods save and stop.
+
+    Attributes:
+        stage: Which stage.
+        name: Name of the Job.
+        active_seconds: Its running time up to now, in seconds.
+        started: ``status.startTime`` of the run that this time includes; empty for none.
+    """
 
     stage: Stage
     name: str
     active_seconds: int
+    started: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

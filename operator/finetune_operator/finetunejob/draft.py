@@ -95,11 +95,18 @@ class JobDraft(Draft):
             total += int(entry.get("activeSeconds") or 0) or view.active_seconds
         return total
 
-    def note_failure(self, cause: Cause, stage: Stage) -> bool:
-        """Set ``lastFailure`` unless a later one is there; return whether it is news."""
+    def note_failure(self, cause: Cause, stage: Stage, *, is_new: bool = False) -> bool:
+        """Set ``lastFailure`` unless a later one is there; return whether it is news.
+
+        Args:
+            cause: What failed.
+            stage: The stage it belongs to.
+            is_new: Whether it is news even if it reads as what was told before.
+        """
         wire = cause.to_wire(stage)
         before = self._fields.get("lastFailure") or {}
-        if all(before.get(key) == wire.get(key) for key in ("class", "reason", "stage", "pod")):
+        same = ("class", "reason", "stage", "pod")
+        if not is_new and all(before.get(key) == wire.get(key) for key in same):
             return False
         if before and wire.get("time", "") < before.get("time", ""):
             return False

@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune_api.names import (
     ACTIVE_SECONDS_ANNOTATION,
+    ACTIVE_START_ANNOTATION,
     CONTAINER,
     JOB_LABEL,
     PAUSED_ANNOTATION,
@@ -27,7 +28,7 @@ Object = dict[str, Any]
 
 _INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 _KEPT_LABELS = (JOB_LABEL, STAGE_LABEL, _INDEX_LABEL)
-_KEPT_ANNOTATIONS = (PAUSED_ANNOTATION, ACTIVE_SECONDS_ANNOTATION)
+_KEPT_ANNOTATIONS = (PAUSED_ANNOTATION, ACTIVE_SECONDS_ANNOTATION, ACTIVE_START_ANNOTATION)
 _STAGES = {stage.value: stage for stage in Stage}
 _POD_CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
 _JOB_CONDITIONS = frozenset({"Complete", "Failed", "Suspended"})

@@ -28,6 +28,7 @@ def stop_actions(
                 stage=view.stage,
                 name=view.job["metadata"]["name"],
                 active_seconds=view.active_seconds,
+                started=view.job["status"].get("startTime") or "",
             )
         elif queue.is_active:
             yield ActivateWorkload(stage=view.stage, name=queue.workload, active=False)

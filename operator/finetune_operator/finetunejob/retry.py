@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from finetune_api.names import ACTIVE_SECONDS_ANNOTATION
+from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, ACTIVE_START_ANNOTATION
 from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, UNCOUNTED_EXIT_CODES, Stage
 from finetune_operator.status.conditions import find_condition, parse_timestamp
 
@@ -131,25 +131,41 @@ def may_be_retried(pods: Iterable[Object], backoff_limit: int) -> bool:
 
 
 def past_active_seconds(job: Object) -> int:
-    """Return the running time before the present start, noted when the operator paused the Job."""
-    text = (job["metadata"].get("annotations") or {}).get(ACTIVE_SECONDS_ANNOTATION, "0")
+    """Return the running time up to the last pause, noted when the operator paused the Job."""
+    text = _annotations(job).get(ACTIVE_SECONDS_ANNOTATION, "0")
     return int(text) if text.isdigit() else 0
 
 
 def active_seconds(job: Object, now: datetime, *, past: int) -> int:
     """Return the running time of a Job over all its attempts, in seconds.
 
+    The Job controller keeps ``status.startTime`` while a Job is suspended and sets it anew some
+    time after it was resumed. Until then it is the start of a run that is over.
+
     Args:
-        job: The trimmed Job. ``status.startTime`` is reset by the Job controller at each resume.
+        job: The trimmed Job.
         now: The present.
-        past: Running time before the present start, in seconds.
+        past: Running time that was noted at the last pause, in seconds.
     """
     status = job["status"]
-    start = parse_timestamp(status.get("startTime"))
-    if start is None:
+    text = status.get("startTime")
+    start = parse_timestamp(text)
+    if start is None or _annotations(job).get(ACTIVE_START_ANNOTATION) == text:
         return past
-    end = parse_timestamp(status.get("completionTime")) or now
-    failed = find_condition(status.get("conditions"), "Failed")
-    if failed is not None and failed.get("status") == "True":
-        end = parse_timestamp(failed.get("lastTransitionTime")) or end
+    end = _end_of_run(status) or now
     return past + max(0, int((end - start).total_seconds()))
+
+
+def _end_of_run(status: Object) -> datetime | None:
+    """Return when the run that ``startTime`` began has ended; None while it goes on."""
+    completed = parse_timestamp(status.get("completionTime"))
+    for kind in ("Failed", "Suspended"):
+        found = find_condition(status.get("conditions"), kind)
+        if found is not None and found.get("status") == "True":
+            return parse_timestamp(found.get("lastTransitionTime")) or completed
+    return completed
+
+
+def _annotations(job: Object) -> dict[str, str]:
+    found: dict[str, str] = job["metadata"].get("annotations") or {}
+    return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from finetune_api.names import child_job_name
 from finetune_api.trainer import ExitCode, FailureClass, Stage
@@ -25,7 +27,7 @@ from finetune_operator.finetunejob.rounds import fruitless_rounds
 from finetune_operator.finetunejob.silence import is_silent, silence_text
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.step import Step
-from finetune_operator.status.conditions import ConditionType, Reason
+from finetune_operator.status.conditions import ConditionType, Reason, parse_timestamp
 
 RECHECK_SECONDS = 30.0
 WARNING_SECONDS = 180.0
@@ -106,9 +108,13 @@ def _cause_of_giving_up(step: Step, spec: FineTuneJobSpec, view: StageView) -> C
 
 def _tell_problem(step: Step, view: StageView, problem: Cause) -> None:
     draft, stage = step.draft, view.stage
-    if draft.note_failure(problem, stage):
+    before = draft.get("lastFailure") or {}
+    is_new = draft.conditions.reason_of(TRAITS[stage].condition) != before.get("reason")
+    if not is_new:
+        problem = _since_it_began(problem, stage, before)
+    if draft.note_failure(problem, stage, is_new=is_new):
         draft.announce(problem.reason, f"{stage.value}: {problem.message}", warning=True)
-    if _is_start_overdue(step, problem, view):
+    if _is_start_overdue(step, problem):
         fail_stage(step, view, problem)
         return
     draft.conditions.set(TRAITS[stage].condition, False, problem.reason, problem.message)
@@ -134,19 +140,23 @@ def _problem_of_start(step: Step, view: StageView) -> Cause | None:
     return found
 
 
-def _is_start_overdue(step: Step, problem: Cause, view: StageView) -> bool:
-    """Return whether a start that fails has used up its time; waiting for nodes has none."""
+def _since_it_began(problem: Cause, stage: Stage, before: Mapping[str, Any]) -> Cause:
+    """Date a failing start back to the first time it was told; its reasons alternate."""
+    wire = problem.to_wire(stage)
+    if any(before.get(key) != wire.get(key) for key in ("class", "stage", "pod")):
+        return problem
+    return replace(problem, time=before.get("time") or problem.time)
+
+
+def _is_start_overdue(step: Step, problem: Cause) -> bool:
+    """Return whether a start has failed for too long; waiting for nodes has no limit."""
     if problem.failure_class is FailureClass.UNSCHEDULABLE:
         return False
     if problem.is_hopeless:
         return True
-    limit = float(step.config.image_pull_deadline_seconds)
-    waited = max(
-        seconds_waiting(pod, step.now)
-        for pod in view.pods
-        if pod["metadata"]["name"] == problem.pod
-    )
-    if waited >= limit:
+    began = parse_timestamp(problem.time) or step.now
+    left = step.config.image_pull_deadline_seconds - (step.now - began).total_seconds()
+    if left <= 0:
         return True
-    step.look_again(limit - waited)
+    step.look_again(left)
     return False

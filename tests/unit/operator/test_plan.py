@@ -17,7 +17,7 @@ from finetune_operator.finetunejob.actions import (
 )
 from finetune_operator.finetunejob.observed import QueueState, Refusal
 from finetune_operator.finetunejob.plan import plan
-from finetune_operator.finetunejob.retry import Ledger
+from finetune_operator.finetunejob.retry import Ledger, active_seconds, past_active_seconds
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
     CONFIG,
@@ -619,7 +619,9 @@ def test_ends_that_are_not_counted_end_the_job_when_it_gets_nowhere(pods, progre
         assert "5 times in a row" in failure["message"]
         assert "NetworkPolicy" in failure["message"]
         assert "rank 1 is gone" in failure["message"]
-        assert made.then[0] == PauseJob(stage=TRAIN, name="headlines-train", active_seconds=6000)
+        assert made.then[0] == PauseJob(
+            stage=TRAIN, name="headlines-train", active_seconds=6000, started=timestamp(NOW)
+        )
 
 
 def test_steps_that_are_made_again_are_no_progress():
@@ -660,9 +662,44 @@ def test_an_image_that_cannot_be_pulled_is_told_at_once_and_fails_after_its_dead
     assert "manifest unknown" in condition(made, "Training")["message"]
     assert not is_terminal(made.status)
     assert made.requeue_after is not None
-    late = plan(observe(after(body, made), **known), at(601), CONFIG)
+    late = plan(observe(after(body, made), **known), at(701), CONFIG)
     assert condition(late, "Failed")["reason"] == "ImageError"
     assert [type(action) for action in late.then] == [PauseJob]
+
+
+def test_a_start_has_its_time_from_the_first_failure_on():
+    """Not from scheduling: an image of 40 GB is pulled for longer than that without any failure."""
+    body = trained()
+    failing = with_train_pod(body, waiting(TRAIN, "ErrImagePull", "connection reset"))
+    made = plan(observe(body, **failing), at(621), CONFIG)
+    assert not is_terminal(made.status)
+    assert made.requeue_after == pytest.approx(30)
+    body = after(body, made)
+    backing_off = with_train_pod(body, waiting(TRAIN, "ImagePullBackOff", "connection reset"))
+    made = plan(observe(body, **backing_off), at(1200), CONFIG)
+    assert not is_terminal(made.status)
+    made = plan(observe(after(body, made), **backing_off), at(1221), CONFIG)
+    assert condition(made, "Failed")["reason"] == "ImageError"
+
+
+def test_a_start_that_went_well_in_between_has_its_whole_time_again():
+    body = trained()
+    failing = with_train_pod(body, waiting(TRAIN, "ErrImagePull", "connection reset"))
+    pulling = with_train_pod(body, waiting(TRAIN, "PodInitializing"))
+    for seconds, known in [(100, failing), (200, pulling), (900, failing)]:
+        made = plan(observe(body, **known), at(seconds), CONFIG)
+        body = after(body, made)
+    assert not is_terminal(body["status"])
+    assert body["status"]["lastFailure"]["time"] == timestamp(at(900))
+
+
+def test_a_volume_that_another_node_still_holds_is_waited_for():
+    body = trained()
+    known = with_train_pod(body, waiting(TRAIN, "ContainerCreating"))
+    known["warnings"] = {"headlines-train-0-abcde": "Multi-Attach error for volume"}
+    made = plan(observe(body, **known), at(601), CONFIG)
+    assert condition(made, "Training")["reason"] == "VolumesNotReady"
+    assert not is_terminal(made.status)
 
 
 def test_a_wrong_image_name_fails_at_once():
@@ -743,7 +780,9 @@ def test_suspending_a_running_job_pauses_it_and_notes_its_running_time():
     body = suspended(trained())
     known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running(60))}})
     made = plan(observe(body, **known), at(160), CONFIG)
-    assert made.then == (PauseJob(stage=TRAIN, name="headlines-train", active_seconds=100),)
+    started = timestamp(at(60))
+    pause = PauseJob(stage=TRAIN, name="headlines-train", active_seconds=100, started=started)
+    assert made.then == (pause,)
     assert made.status["phase"] == "Suspended"
     assert reasons(made) == ["Suspended"]
 
@@ -820,6 +859,49 @@ def test_time_in_suspension_does_not_count():
     known = merged(stages_done(PREPARE), {"jobs": {TRAIN: train}})
     made = plan(observe(body, **known), at(100_000), CONFIG)
     assert not is_terminal(made.status or body["status"])
+
+
+JOB_SUSPENDED = {
+    "type": "Suspended", "status": "True", "reason": "JobSuspended",
+    "lastTransitionTime": timestamp(at(700)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("suspend", "status", "used"),
+    [
+        (True, running(100), 600),
+        (True, {"startTime": timestamp(at(100)), "conditions": [JOB_SUSPENDED]}, 600),
+        (False, {"startTime": timestamp(at(100)), "conditions": [JOB_SUSPENDED]}, 600),
+        (False, running(8000), 660),
+    ],
+    ids=["just paused", "pods are gone", "just resumed", "runs again"],
+)
+def test_a_pause_costs_no_running_time_whatever_the_job_controller_has_seen_of_it(
+    suspend, status, used
+):
+    """It keeps ``startTime`` while a Job is suspended, and resets it some time after the resume."""
+    body = trained(job(activeDeadlineSeconds=3600))
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running(100))}})
+    made = plan(observe(suspended(body), **known), at(700), CONFIG)
+    (pause,) = made.then
+    assert pause == PauseJob(
+        stage=TRAIN, name="headlines-train", active_seconds=600, started=timestamp(at(100))
+    )
+    noted = {
+        "finetune.dev/active-seconds": str(pause.active_seconds),
+        "finetune.dev/active-start": pause.started,
+    }
+    train = child(TRAIN, suspend=suspend, status=status, annotations=noted)
+    assert active_seconds(train, at(8060), past=past_active_seconds(train)) == used
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: train}})
+    made = plan(observe(body, **known), at(8060), CONFIG)
+    assert not is_terminal(made.status or body["status"])
+
+
+def test_a_pause_by_somebody_else_ends_the_run_too():
+    status = {"startTime": timestamp(at(100)), "conditions": [JOB_SUSPENDED]}
+    assert active_seconds(child(TRAIN, suspend=True, status=status), at(9000), past=0) == 600
 
 
 # ---- children that are gone or in the way ------------------------------------------------------
