@@ -109,7 +109,11 @@ class FakeClient:
         current = self.cluster.objects.get(key)
         if current is None:
             raise NotFound(f"patch {name}", status=404)
-        return self._leave(self.cluster.store(key, {**current, **patch}))
+        metadata = current["metadata"]
+        for field in ("uid", "resourceVersion"):
+            if patch.get("metadata", {}).get(field, metadata[field]) != metadata[field]:
+                raise Conflict(f"patch {name}", status=409)
+        return self._leave(self.cluster.store(key, _merged(current, patch)))
 
     @staticmethod
     def _key(resource, obj):
@@ -127,3 +131,13 @@ class FakeClient:
         if self.down is not None:
             raise self.down
         return obj
+
+
+def _merged(value, patch):
+    """Apply a JSON merge patch (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    kept = {**(value if isinstance(value, dict) else {})}
+    for key, change in patch.items():
+        kept[key] = _merged(kept.get(key), change)
+    return {key: each for key, each in kept.items() if each is not None}

@@ -6,9 +6,7 @@ is looked at once. Ours means that an earlier attempt got so far; somebody else'
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
 
 from finetune_api.names import (
     ACTIVE_SECONDS_ANNOTATION,
@@ -17,6 +15,8 @@ from finetune_api.names import (
 )
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
+from finetune_operator.controllers.refusals import NameTaken, Refusals
+from finetune_operator.controllers.warnings import PodWarnings
 from finetune_operator.finetunejob.actions import (
     ActivateWorkload,
     ConfirmMissing,
@@ -26,23 +26,16 @@ from finetune_operator.finetunejob.actions import (
     PauseJob,
     ResumeJob,
 )
-from finetune_operator.finetunejob.observed import Observed, Refusal, owner_uid, trim_job
+from finetune_operator.finetunejob.observed import Observed, owner_uid, trim_job
 from finetune_operator.integrations.kueue.workload import WORKLOADS
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import AlreadyExists, Forbidden, Invalid, NotFound
-from finetune_operator.kube.resource import CONFIG_MAPS, EVENTS, JOBS, SERVICES, Object, Resource
-from finetune_operator.status.conditions import Reason, parse_timestamp
+from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from finetune_operator.kube.resource import CONFIG_MAPS, JOBS, SERVICES, Object, Resource
+from finetune_operator.kube.store import Store
 
 FIELD_MANAGER = "finetune-operator"
 _RESOURCES: dict[str, Resource] = {"ConfigMap": CONFIG_MAPS, "Service": SERVICES, "Job": JOBS}
-
-
-_CONTAINER_REASONS = frozenset({"Pulling", "Pulled", "Created", "Started"})
-"""Reasons of Events by which the kubelet tells that it has come to the container itself."""
-
-
-class NameTaken(Exception):  # noqa: N818 - a state of the world
-    """The name of a child belongs to an object of somebody else."""
 
 
 class Children:
@@ -51,11 +44,19 @@ class Children:
     Args:
         client: The API client, fenced by the leader election.
         caches: Told of the answers, so that the next reconcile sees its own writes.
+        clock: Time of what is remembered of pods.
     """
 
-    def __init__(self, client: KubeClient, caches: Caches) -> None:
+    def __init__(self, client: KubeClient, caches: Caches, *, clock: Clock) -> None:
         self._client = client
         self._caches = caches
+        self._warnings = PodWarnings(client, clock=clock)
+        self._refusals = Refusals()
+
+    def forget(self, uid: str) -> None:
+        """Drop the memory of a FineTuneJob that is gone or has ended."""
+        self._refusals.forget(uid)
+        self._warnings.forget(uid)
 
     async def create_needs(self, observed: Observed, action: CreateStage) -> Observed:
         """Create the objects that a stage's pods need."""
@@ -75,16 +76,13 @@ class Children:
                 answer = await self._create_owned(obj, observed.uid)
                 if obj["kind"] == "Job":
                     observed = self._with_job(observed, stage, answer)
-        except NameTaken as error:
-            refusal = Refusal(reason=Reason.NAME_TAKEN, message=str(error))
-        except Forbidden as error:
-            # A ResourceQuota, an admission policy or missing rights: all can change.
-            refusal = Refusal(reason="Forbidden", message=str(error))
-        except Invalid as error:
-            refusal = Refusal(reason="Invalid", message=str(error), is_final=True)
-        else:
-            return observed
-        return replace(observed, refusals={**observed.refusals, stage: refusal})
+        except (KubeError, NameTaken) as error:
+            refusal = self._refusals.explain(observed.uid, stage, error)
+            if refusal is None:
+                raise
+            return replace(observed, refusals={**observed.refusals, stage: refusal})
+        self._refusals.forget(observed.uid, stage)
+        return observed
 
     async def _create_owned(self, obj: Object, uid: str) -> Object:
         """Create an object, or find that an earlier attempt did.
@@ -121,36 +119,32 @@ class Children:
         return replace(observed, missing=observed.missing | {action.stage})
 
     async def look_up_warnings(self, observed: Observed, action: LookUpWarnings) -> Observed:
-        """Read why the kubelet cannot start a pod; without the right to, nothing is known."""
-        warnings = dict(observed.warnings)
-        for pod in action.pods:
-            selector = f"involvedObject.kind=Pod,involvedObject.name={pod}"
-            try:
-                found = await self._client.list(
-                    EVENTS, observed.namespace, field_selector=selector, limit=50
-                )
-            except Forbidden:
-                warnings[pod] = ""
-                continue
-            warnings[pod] = _present_warning(found.items, action.since)
-        return replace(observed, warnings=warnings)
+        """Read why the kubelet cannot start pods; what cannot be read is not known."""
+        found = await self._warnings.look_up(observed, action)
+        return replace(observed, warnings={**observed.warnings, **found})
 
     async def perform(
         self, observed: Observed, action: PauseJob | ResumeJob | ActivateWorkload | DeleteSelf
     ) -> None:
-        """Do what follows the status write; whatever is gone already needs nothing."""
+        """Do what follows the status write; whatever is gone already needs nothing.
+
+        Raises:
+            Conflict: The object changed since the plan was made. The cache holds it as it is now:
+                plan anew.
+        """
         namespace = observed.namespace
         try:
             match action:
-                case PauseJob(name=name, active_seconds=seconds, started=started):
+                case PauseJob(active_seconds=seconds, started=started):
                     annotations: Object = {
                         PAUSED_ANNOTATION: "true",
                         ACTIVE_SECONDS_ANNOTATION: str(seconds),
                         ACTIVE_START_ANNOTATION: started,
                     }
-                    await self._patch_job(namespace, name, annotations, suspend=True)
-                case ResumeJob(name=name):
-                    await self._patch_job(namespace, name, {PAUSED_ANNOTATION: None}, suspend=False)
+                    await self._patch_job(observed, action, annotations, suspend=True)
+                case ResumeJob():
+                    annotations = {PAUSED_ANNOTATION: None}
+                    await self._patch_job(observed, action, annotations, suspend=False)
                 case ActivateWorkload(name=name, active=active):
                     await self._activate(namespace, name, active=active)
                 case DeleteSelf():
@@ -161,27 +155,62 @@ class Children:
             return
 
     async def _activate(self, namespace: str, name: str, *, active: bool) -> None:
-        answer = await self._client.merge_patch(
-            WORKLOADS,
-            namespace,
-            name,
-            {"spec": {"active": active}},
-            field_manager=FIELD_MANAGER,
-        )
-        # Resumed before the watch tells, the job must not take it for active still.
         informer = self._caches.workloads_informer
-        if informer is not None:
-            informer.store.absorb(answer)
+        store = None if informer is None else informer.store
+        seen = None if store is None else store.get(namespace, name)
+        await self._patch(
+            WORKLOADS, namespace, name, {"spec": {"active": active}}, seen=seen, store=store
+        )
 
     async def _patch_job(
-        self, namespace: str, name: str, annotations: Object, *, suspend: bool
+        self,
+        observed: Observed,
+        action: PauseJob | ResumeJob,
+        annotations: Object,
+        *,
+        suspend: bool,
     ) -> None:
-        patch = {"metadata": {"annotations": annotations}, "spec": {"suspend": suspend}}
-        answer = await self._client.merge_patch(
-            JOBS, namespace, name, patch, field_manager=FIELD_MANAGER
-        )
+        patch: Object = {"metadata": {"annotations": annotations}, "spec": {"suspend": suspend}}
         # Not quiet: what follows from the stop is planned in the next reconcile.
-        self._caches.jobs.absorb(answer)
+        await self._patch(
+            JOBS,
+            observed.namespace,
+            action.name,
+            patch,
+            seen=observed.jobs.get(action.stage),
+            store=self._caches.jobs,
+        )
+
+    async def _patch(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        patch: Object,
+        *,
+        seen: Object | None,
+        store: Store | None,
+    ) -> None:
+        """Change an object only if it still is as it was seen, and let the cache know at once.
+
+        Before the watch tells, a plan must not take it for what it was. Somebody else may have
+        suspended, deleted or made it anew since: that is for the next plan to judge.
+        """
+        if seen is not None:
+            kept = ("uid", "resourceVersion")
+            precondition = {key: seen["metadata"][key] for key in kept if key in seen["metadata"]}
+            patch = {**patch, "metadata": {**patch.get("metadata", {}), **precondition}}
+        try:
+            answer = await self._client.merge_patch(
+                resource, namespace, name, patch, field_manager=FIELD_MANAGER
+            )
+        except Conflict:
+            # What won is read now, instead of waiting for the watch.
+            if store is not None:
+                store.absorb(await self._client.get(resource, namespace, name))
+            raise
+        if store is not None:
+            store.absorb(answer)
 
 
 def _controller_uid(obj: Object) -> str:
@@ -191,30 +220,3 @@ def _controller_uid(obj: Object) -> str:
         if owner.get("controller"):
             return str(owner.get("uid") or "")
     return ""
-
-
-def _present_warning(events: Iterable[Object], since: datetime) -> str:
-    """Return the latest warning that is still so, or the empty string.
-
-    The kubelet repeats what lasts at least every two minutes. Whatever came before it began to
-    pull the image is over: volumes are mounted by then.
-    """
-    told = [(moment, event) for event in events if (moment := _event_time(event)) is not None]
-    begun = [moment for moment, event in told if event.get("reason") in _CONTAINER_REASONS]
-    over = max([since, *begun])
-    present = [
-        (moment, str(event.get("message") or ""))
-        for moment, event in told
-        # The scheduler's are older: these pods have a node.
-        if event.get("type") == "Warning" and event.get("reason") != "FailedScheduling"
-        if moment > over
-    ]
-    return max(present, default=(over, ""))[1]
-
-
-def _event_time(event: Object) -> datetime | None:
-    series = event.get("series") or {}
-    told = [event.get("lastTimestamp"), series.get("lastObservedTime"), event.get("eventTime")]
-    # Who writes none of them is told by the API server's own clock.
-    told.append((event.get("metadata") or {}).get("creationTimestamp"))
-    return max(filter(None, map(parse_timestamp, told)), default=None)

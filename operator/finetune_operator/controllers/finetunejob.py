@@ -79,7 +79,7 @@ class FineTuneJobReconciler:
         self._clock = clock
         self._recorder = recorder
         self._queue = queue
-        self._children = Children(client, caches)
+        self._children = Children(client, caches, clock=clock)
         self._parsed: dict[str, tuple[int, FineTuneJob | None, str]] = {}
         self._ledgers: dict[str, Ledger] = {}
 
@@ -88,6 +88,7 @@ class FineTuneJobReconciler:
         uid = job["metadata"]["uid"]
         self._parsed.pop(uid, None)
         self._ledgers.pop(uid, None)
+        self._children.forget(uid)
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Look at one FineTuneJob and do what its plan says."""

@@ -47,6 +47,8 @@ PHASES = (
 )
 GATHER_SECONDS = 0.25
 """How long changes of children are gathered. Every stage ends, and starts, this much later."""
+MAX_BACKOFF_SECONDS = 60.0
+"""Longest pause between tries of a job that fails: what is mended is noticed within a minute."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -108,7 +110,9 @@ class Manager:
             config.kueue == "auto" and await is_installed(client, config.namespaces)
         )
         logger.info("Kueue is %s", "used" if has_kueue else "not used")
-        self.queue: WorkQueue[ObjectKey] = WorkQueue("finetunejob", rng=rng, metrics=client.metrics)
+        self.queue: WorkQueue[ObjectKey] = WorkQueue(
+            "finetunejob", rng=rng, metrics=client.metrics, max_delay_seconds=MAX_BACKOFF_SECONDS
+        )
         self.caches = Caches(
             client,
             config,

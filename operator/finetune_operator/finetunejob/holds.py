@@ -13,7 +13,6 @@ from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason
 
 KUEUE_RECHECK_SECONDS = 60.0
-REFUSAL_RECHECK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +79,7 @@ def _refused(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
         told_in=TRAITS[stage].condition,
         subject=f"{stage.value}: ",
         is_final=refusal.is_final,
-        recheck_seconds=REFUSAL_RECHECK_SECONDS,
+        recheck_seconds=refusal.retry_seconds,
     )
 
 

@@ -75,14 +75,16 @@ class Refusal:
     """Why a child could not be created.
 
     Attributes:
-        reason: ``NameTaken``, ``Forbidden`` (quota, admission, rights) or ``Invalid``.
-        message: What the API server said.
+        reason: Stable cause, such as ``NameTaken``, ``Forbidden`` (quota, rights) or ``Invalid``.
+        message: What the API server said, and what to do.
         is_final: Whether trying again cannot help.
+        retry_seconds: After how long to try again; it grows with every refusal in a row.
     """
 
     reason: str
     message: str
     is_final: bool = False
+    retry_seconds: float = 10.0
 
 
 def _empty() -> Mapping[Any, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -41,6 +42,23 @@ class KubeError(Exception):
         answer = " ".join(part for part in (str(status or ""), reason) if part)
         text = f"{request}: {answer}: {message}" if answer else f"{request}: {message}"
         super().__init__(f"{text} ({self.remedy})" if self.remedy else text)
+
+    @property
+    def is_admission_denial(self) -> bool:
+        """Whether a webhook or an admission policy said no, with whatever status it chose.
+
+        Only the text tells: a ValidatingAdmissionPolicy denies with 422 as a malformed object does,
+        and a webhook with 400, 403 or any other status.
+
+        Source: k8s.io/apiserver/pkg/admission/plugin (webhook/errors/statuserror.go,
+        policy/validating/dispatcher.go).
+        """
+        return bool(_DENIAL.search(self.message))
+
+    @property
+    def is_webhook_failure(self) -> bool:
+        """Whether an admission webhook could not be asked; the server answers 500 then."""
+        return "failed calling webhook" in self.message
 
 
 class Unauthorized(KubeError):
@@ -99,6 +117,9 @@ class TransportError(KubeError):
     remedy = "is the API server reachable?"
 
 
+_DENIAL = re.compile(
+    r"admission webhook \S+ denied the request|(Validating|Mutating)AdmissionPolicy '"
+)
 _UNTYPED_PATCH = "failed to create typed patch object"
 
 _BY_STATUS: dict[int, type[KubeError]] = {

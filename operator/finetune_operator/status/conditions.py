@@ -51,7 +51,13 @@ class Reason(StrEnum):
     SUCCEEDED = "Succeeded"
     RESULT_NOT_REPORTED = "ResultNotReported"
     JOB_DELETED = "JobDeleted"
+    # a child that the API server does not create
     NAME_TAKEN = "NameTaken"
+    ADMISSION_DENIED = "AdmissionDenied"
+    WEBHOOK_UNAVAILABLE = "WebhookUnavailable"
+    API_SERVER_ERROR = "APIServerError"
+    FORBIDDEN = "Forbidden"
+    INVALID = "Invalid"
     # quota
     NOT_MANAGED_BY_KUEUE = "NotManagedByKueue"
     KUEUE_NOT_INSTALLED = "KueueNotInstalled"

@@ -12,12 +12,12 @@ from finetune_operator.controllers import finetunejob as controller
 from finetune_operator.controllers.caches import Caches
 from finetune_operator.controllers.children import Children
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
-from finetune_operator.finetunejob.actions import ActivateWorkload, LookUpWarnings
+from finetune_operator.finetunejob.actions import ActivateWorkload, PauseJob
+from finetune_operator.kube.errors import Conflict
 from finetune_operator.kube.workqueue import WorkQueue
-from finetune_operator.status.conditions import timestamp
 from support.clock import FakeClock
 from support.fake_client import FakeClient
-from unit.operator.builders import CONFIG, NOW, at, condition, job, observe
+from unit.operator.builders import CONFIG, NOW, condition, job, observe
 
 KEY = ("team-a", "headlines")
 
@@ -55,7 +55,7 @@ def world_of(body, *, has_kueue=False):
         queue=WorkQueue("finetunejob", rng=rng),
     )
     return SimpleNamespace(
-        children=Children(client, caches),
+        children=Children(client, caches, clock=FakeClock(NOW)),
         client=client,
         caches=caches,
         reconciler=reconciler,
@@ -89,55 +89,6 @@ async def test_fields_of_a_newer_crd_are_ignored_in_stored_objects():
     assert condition({"status": status}, "Accepted")["status"] == "True"
 
 
-def event(seconds, reason, message="", kind="Normal"):
-    return {
-        "type": kind,
-        "reason": reason,
-        "message": message,
-        "lastTimestamp": timestamp(at(seconds)),
-    }
-
-
-def warning(seconds, message, reason="FailedMount"):
-    return event(seconds, reason, message, "Warning")
-
-
-class Events:
-    """A client that lists one pod's Events."""
-
-    def __init__(self, items):
-        self.items = items
-
-    async def list(self, resource, namespace, *, field_selector, limit):
-        assert field_selector == "involvedObject.kind=Pod,involvedObject.name=p"
-        return self
-
-
-@pytest.mark.parametrize(
-    ("events", "expected"),
-    [
-        ([], ""),
-        ([warning(190, "no secret")], "no secret"),
-        ([warning(190, "later"), warning(185, "earlier")], "later"),
-        ([warning(190, "no secret"), event(100, "Pulling")], "no secret"),
-        ([warning(190, "no nodes", "FailedScheduling")], ""),
-        ([warning(10, "not mounted yet")], ""),
-        ([warning(190, "not mounted yet"), event(191, "Pulling")], ""),
-        ([event(190, "Pulling"), warning(190, "not mounted yet")], ""),
-        ([event(195, "Scheduled"), warning(190, "no secret")], "no secret"),
-    ],
-    ids=[
-        "none", "present", "latest", "after an earlier container", "the scheduler's", "stale",
-        "mounted since", "mounted in the same second", "another normal event",
-    ],
-)  # fmt: skip
-async def test_a_warning_counts_while_it_lasts(events, expected):
-    children = Children(Events(events), caches=None)
-    action = LookUpWarnings(pods=("p",), since=at(20))
-    found = await children.look_up_warnings(observe(job()), action)
-    assert found.warnings == {"p": expected}
-
-
 async def test_a_paused_workload_is_known_as_such_before_the_watch_tells():
     world = world_of(job(), has_kueue=True)
     workload = {
@@ -153,4 +104,68 @@ async def test_a_paused_workload_is_known_as_such_before_the_watch_tells():
     )
     action = ActivateWorkload(stage=Stage.TRAIN, name="w", active=False)
     await world.children.perform(observe(job()), action)
+    assert world.caches.workload_of("uid-train")["spec"]["active"] is False
+
+
+TRAIN_JOB = ("jobs", "team-a", "headlines-train")
+PAUSE = PauseJob(stage=Stage.TRAIN, name="headlines-train", active_seconds=60)
+
+
+def seen_by(world):
+    """What the operator's cache says of the training Job now."""
+    return observe(job(), jobs={Stage.TRAIN: world.caches.jobs.get("team-a", "headlines-train")})
+
+
+def with_training_job():
+    world = world_of(job())
+    body = {"metadata": {"name": "headlines-train", "namespace": "team-a"}, "spec": {}}
+    world.caches.jobs.absorb(world.client.cluster.store(TRAIN_JOB, body))
+    return world
+
+
+async def test_a_job_is_paused_only_as_it_was_seen():
+    world = with_training_job()
+    stale = seen_by(world)
+    somebody = {**world.client.cluster.objects[TRAIN_JOB], "spec": {"parallelism": 2}}
+    world.client.cluster.store(TRAIN_JOB, somebody)
+    with pytest.raises(Conflict):
+        await world.children.perform(stale, PAUSE)
+    assert world.client.cluster.objects[TRAIN_JOB]["spec"] == {"parallelism": 2}
+    await world.children.perform(seen_by(world), PAUSE)
+    live = world.client.cluster.objects[TRAIN_JOB]
+    assert live["spec"] == {"parallelism": 2, "suspend": True}
+    assert live["metadata"]["annotations"]["finetune.dev/paused"] == "true"
+
+
+async def test_a_namesake_made_meanwhile_is_not_paused():
+    world = with_training_job()
+    stale = seen_by(world)
+    version = stale.jobs[Stage.TRAIN]["metadata"]["resourceVersion"]
+    namesake = {**world.client.cluster.objects[TRAIN_JOB]}
+    namesake["metadata"] = {**namesake["metadata"], "uid": "another", "resourceVersion": version}
+    world.client.cluster.objects[TRAIN_JOB] = namesake
+    with pytest.raises(Conflict):
+        await world.children.perform(stale, PAUSE)
+    assert world.client.cluster.objects[TRAIN_JOB]["spec"] == {}
+
+
+async def test_a_job_that_is_gone_needs_no_pause():
+    world = with_training_job()
+    stale = seen_by(world)
+    del world.client.cluster.objects[TRAIN_JOB]
+    await world.children.perform(stale, PAUSE)
+
+
+async def test_a_workload_is_deactivated_only_as_it_was_seen():
+    world = world_of(job(), has_kueue=True)
+    key = ("workloads", "team-a", "w")
+    labels = {"kueue.x-k8s.io/job-uid": "uid-train"}
+    body = {"metadata": {"name": "w", "namespace": "team-a", "labels": labels}, "spec": {}}
+    stored = world.client.cluster.store(key, body)
+    world.caches.workloads_informer.store.absorb(stored)
+    world.client.cluster.store(key, {**stored, "spec": {"active": False}})
+    action = ActivateWorkload(stage=Stage.TRAIN, name="w", active=True)
+    with pytest.raises(Conflict):
+        await world.children.perform(observe(job()), action)
+    assert world.client.cluster.objects[key]["spec"] == {"active": False}
     assert world.caches.workload_of("uid-train")["spec"]["active"] is False

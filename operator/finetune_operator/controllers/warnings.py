@@ -1,0 +1,150 @@
+"""Why the kubelet cannot start a pod: read from the pod's Events, seldom and side by side.
+
+A list by field is dear for the API server, and pods that pull a large image are reconciled often.
+So each pod is looked up once, and again after a growing pause while nothing is wrong; all jobs
+share a rate; and what cannot be read now is not known, which holds up nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_operator.finetunejob.actions import LookUpWarnings
+from finetune_operator.finetunejob.observed import Observed
+from finetune_operator.kube.backoff import exponential
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.errors import Forbidden, KubeError
+from finetune_operator.kube.ratelimit import TokenBucket
+from finetune_operator.kube.resource import EVENTS, Object
+from finetune_operator.status.conditions import parse_timestamp
+
+logger = logging.getLogger(__name__)
+
+LOOK_UPS_PER_SECOND = 10.0
+LOOK_UP_BURST = 40
+REPEAT_SECONDS = 25.0
+"""A known warning is read again after so long; a job with one is planned every 30 s."""
+MAX_AGE_SECONDS = 120.0
+"""The kubelet repeats what lasts at least this often: older answers tell nothing."""
+
+_CONTAINER_REASONS = frozenset({"Pulling", "Pulled", "Created", "Started"})
+"""Reasons of Events by which the kubelet tells that it has come to the container itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the Events of a pod said.
+
+    Attributes:
+        warning: The present warning, or the empty string.
+        at: Monotonic time of the look.
+        num_empty: Looks in a row that found none.
+    """
+
+    warning: str
+    at: float
+    num_empty: int
+
+    @property
+    def repeat_seconds(self) -> float:
+        """After how long it is worth another look."""
+        return exponential(self.num_empty, base=REPEAT_SECONDS, cap=MAX_AGE_SECONDS)
+
+
+class PodWarnings:
+    """Looks up warnings, and remembers them. Event loop only.
+
+    Args:
+        client: The API client; only reads.
+        clock: Monotonic time.
+    """
+
+    def __init__(self, client: KubeClient, *, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._bucket = TokenBucket(clock, rate=LOOK_UPS_PER_SECOND, burst=LOOK_UP_BURST)
+        self._known: dict[str, dict[tuple[str, str], _Answer]] = {}
+
+    def forget(self, uid: str) -> None:
+        """Drop the memory of a FineTuneJob that is gone or has ended."""
+        self._known.pop(uid, None)
+
+    async def look_up(self, observed: Observed, action: LookUpWarnings) -> dict[str, str]:
+        """Return the present warning of each pod by name; empty where there is none, or unknown."""
+        now = self._clock.monotonic()
+        known = self._known.get(observed.uid, {})
+        keys = _keys_of(observed, action.pods)
+        answers = {key: known[key] for key in keys.values() if key in known}
+        due = {
+            name: key
+            for name, key in keys.items()
+            if (key not in answers or now - answers[key].at >= answers[key].repeat_seconds)
+            and self._bucket.try_take()
+        }
+        looks = (self._look(observed.namespace, name, action.since) for name in due)
+        for key, warning in zip(due.values(), await asyncio.gather(*looks), strict=True):
+            before = answers.get(key)
+            num_empty = 0 if warning else (before.num_empty if before else 0) + 1
+            answers[key] = _Answer(warning, now, num_empty)
+        self._known[observed.uid] = answers
+        return {name: self._believed(answers.get(key), now) for name, key in keys.items()}
+
+    @staticmethod
+    def _believed(answer: _Answer | None, now: float) -> str:
+        return answer.warning if answer and now - answer.at <= MAX_AGE_SECONDS else ""
+
+    async def _look(self, namespace: str, pod: str, since: datetime) -> str:
+        selector = f"involvedObject.kind=Pod,involvedObject.name={pod}"
+        try:
+            found = await self._client.list(EVENTS, namespace, field_selector=selector, limit=50)
+        except Forbidden:
+            return ""
+        except KubeError as error:
+            logger.warning("cannot look up why pod %s/%s waits: %s", namespace, pod, error)
+            return ""
+        return _present_warning(found.items, since)
+
+
+def _keys_of(observed: Observed, names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return UID and waiting reason of each pod: another of either is another question."""
+    wanted = set(names)
+    keys = {name: (name, "") for name in wanted}
+    for pods in observed.pods.values():
+        for pod in pods:
+            metadata = pod["metadata"]
+            if metadata["name"] in wanted:
+                waiting = (pod["status"].get("container") or {}).get("waiting") or {}
+                keys[metadata["name"]] = (metadata["uid"], waiting.get("reason") or "")
+    return keys
+
+
+def _present_warning(events: Iterable[Object], since: datetime) -> str:
+    """Return the latest warning that is still so, or the empty string.
+
+    The kubelet repeats what lasts at least every two minutes. Whatever came before it began to
+    pull the image is over: volumes are mounted by then.
+    """
+    told = [(moment, event) for event in events if (moment := _event_time(event)) is not None]
+    begun = [moment for moment, event in told if event.get("reason") in _CONTAINER_REASONS]
+    over = max([since, *begun])
+    present = [
+        (moment, str(event.get("message") or ""))
+        for moment, event in told
+        # The scheduler's are older: these pods have a node.
+        if event.get("type") == "Warning" and event.get("reason") != "FailedScheduling"
+        if moment > over
+    ]
+    return max(present, default=(over, ""))[1]
+
+
+def _event_time(event: Object) -> datetime | None:
+    series = event.get("series") or {}
+    told = [event.get("lastTimestamp"), series.get("lastObservedTime"), event.get("eventTime")]
+    # Who writes none of them is told by the API server's own clock.
+    told.append((event.get("metadata") or {}).get("creationTimestamp"))
+    return max(filter(None, map(parse_timestamp, told)), default=None)

@@ -1,0 +1,107 @@
+"""What the API server says when it does not create a child: told, and asked again or not."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.trainer import Stage
+from finetune_operator.controllers.refusals import NameTaken, Refusals
+from finetune_operator.kube.errors import (
+    Conflict,
+    TransportError,
+    error_from_status,
+)
+from finetune_operator.kube.workers import RequeueAfter
+from unit.operator.builders import condition, job
+from unit.operator.test_reconcile import KEY, world_of
+
+
+def status(code, reason, message, **details):
+    body = {"kind": "Status", "code": code, "reason": reason, "message": message}
+    return error_from_status("create Job team-a/headlines-prepare", code, {**body, **details})
+
+
+POLICY = (
+    "jobs.batch \"headlines-prepare\" is forbidden: ValidatingAdmissionPolicy 'images' with binding"
+    " 'images' denied request: only images of registry.corp are allowed"
+)
+WEBHOOK = 'admission webhook "validate.kyverno.svc-fail" denied the request: no latest tags'
+DOWN = (
+    'Internal error occurred: failed calling webhook "mjob.kb.io": failed to call webhook: Post'
+    ' "https://kueue-webhook-service.kueue-system.svc:443/mutate-batch-v1-job": dial tcp'
+    " 10.96.3.7:443: connect: connection refused"
+)
+MALFORMED = (
+    'Job.batch "headlines-prepare" is invalid: spec.template.spec.tolerations[0].operator:'
+    ' Invalid value: "Exists": value must be empty when `operator` is "Exists"'
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "is_final"),
+    [
+        (status(422, "Invalid", POLICY), "AdmissionDenied", False),
+        (status(403, "Forbidden", POLICY), "AdmissionDenied", False),
+        (status(413, "RequestEntityTooLarge", POLICY), "AdmissionDenied", False),
+        (status(400, "", WEBHOOK), "AdmissionDenied", False),
+        (status(403, "", WEBHOOK), "AdmissionDenied", False),
+        (status(422, "Invalid", WEBHOOK), "AdmissionDenied", False),
+        (status(500, "", WEBHOOK), "AdmissionDenied", False),
+        (status(403, "Forbidden", "exceeded quota: gpus, used: 8"), "Forbidden", False),
+        (status(422, "Invalid", MALFORMED), "Invalid", True),
+        (status(400, "BadRequest", "cannot unmarshal string into int"), "Invalid", True),
+        (status(500, "InternalError", DOWN), "WebhookUnavailable", False),
+        (status(503, "ServiceUnavailable", "etcd is down"), "APIServerError", False),
+        (NameTaken("Job headlines-prepare exists"), "NameTaken", False),
+    ],
+    ids=[
+        "policy", "policy, as forbidden", "policy, as too large", "webhook, 400", "webhook, 403",
+        "webhook, 422", "webhook, 500", "quota", "malformed", "undecodable", "webhook is down",
+        "server is ill", "taken",
+    ],
+)  # fmt: skip
+def test_only_what_the_server_cannot_read_is_final(error, reason, is_final):
+    refusal = Refusals().explain("uid", Stage.PREPARE, error)
+    assert (refusal.reason, refusal.is_final) == (reason, is_final)
+    assert str(error) in refusal.message
+
+
+@pytest.mark.parametrize("error", [TransportError("create"), Conflict("create", status=409)])
+def test_what_says_nothing_of_the_object_is_not_told_of_it(error):
+    assert Refusals().explain("uid", Stage.PREPARE, error) is None
+
+
+def test_pauses_grow_to_a_minute_and_begin_anew_after_success():
+    refusals, error = Refusals(), status(503, "ServiceUnavailable", "etcd is down")
+    pauses = [refusals.explain("uid", Stage.TRAIN, error).retry_seconds for _ in range(8)]
+    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60]
+    assert refusals.explain("uid", Stage.EVALUATE, error).retry_seconds == 2
+    refusals.forget("uid", Stage.TRAIN)
+    assert refusals.explain("uid", Stage.TRAIN, error).retry_seconds == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "words"),
+    [
+        (status(500, "InternalError", DOWN), "WebhookUnavailable", "connection refused"),
+        (status(422, "Invalid", POLICY), "AdmissionDenied", "only images of registry.corp"),
+    ],
+)
+async def test_a_job_that_cannot_have_its_child_says_why_and_goes_on_later(error, reason, words):
+    world = world_of(job())
+    pauses = []
+    for _ in range(3):
+        world.client.faults.append(error)
+        result = await world.reconciler.reconcile(KEY)
+        assert isinstance(result, RequeueAfter)
+        pauses.append(result.seconds)
+        told = world.client.cluster.objects["finetunejobs", *KEY]
+        assert told["status"]["phase"] == "Pending"
+        ready = condition(told, "DatasetReady")
+        assert (ready["status"], ready["reason"]) == ("False", reason)
+        assert words in ready["message"]
+    assert pauses == [2, 4, 8]
+    warnings = [event for event in world.events if event[1] == "Warning"]
+    assert [reason for _, _, reason, _ in warnings] == [reason], "told once"
+    await world.reconciler.reconcile(KEY)
+    assert ("jobs", "team-a", "headlines-prepare") in world.client.cluster.objects

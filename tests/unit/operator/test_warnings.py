@@ -1,0 +1,160 @@
+"""Why pods do not start: which Event counts, and how seldom Events are read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from finetune_api.trainer import Stage
+from finetune_operator.controllers.warnings import LOOK_UP_BURST, PodWarnings
+from finetune_operator.finetunejob.actions import LookUpWarnings
+from finetune_operator.kube.errors import Forbidden, ServerUnavailable
+from finetune_operator.status.conditions import timestamp
+from support.clock import FakeClock
+from unit.operator.builders import NOW, at, job, observe
+
+
+def event(seconds, reason, message="", kind="Normal"):
+    return {
+        "type": kind,
+        "reason": reason,
+        "message": message,
+        "lastTimestamp": timestamp(at(seconds)),
+    }
+
+
+def warning(seconds, message, reason="FailedMount"):
+    return event(seconds, reason, message, "Warning")
+
+
+class Events:
+    """A client that lists one pod's Events."""
+
+    def __init__(self, items):
+        self.items = items
+
+    async def list(self, resource, namespace, *, field_selector, limit):
+        assert field_selector == "involvedObject.kind=Pod,involvedObject.name=p"
+        return self
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([], ""),
+        ([warning(190, "no secret")], "no secret"),
+        ([warning(190, "later"), warning(185, "earlier")], "later"),
+        ([warning(190, "no secret"), event(100, "Pulling")], "no secret"),
+        ([warning(190, "no nodes", "FailedScheduling")], ""),
+        ([warning(10, "not mounted yet")], ""),
+        ([warning(190, "not mounted yet"), event(191, "Pulling")], ""),
+        ([event(190, "Pulling"), warning(190, "not mounted yet")], ""),
+        ([event(195, "Scheduled"), warning(190, "no secret")], "no secret"),
+    ],
+    ids=[
+        "none", "present", "latest", "after an earlier container", "the scheduler's", "stale",
+        "mounted since", "mounted in the same second", "another normal event",
+    ],
+)  # fmt: skip
+async def test_a_warning_counts_while_it_lasts(events, expected):
+    warnings = PodWarnings(Events(events), clock=FakeClock(NOW))
+    action = LookUpWarnings(pods=("p",), since=at(20))
+    assert await warnings.look_up(observe(job()), action) == {"p": expected}
+
+
+class Lists:
+    """A client that counts the look-ups of each pod, and how many were under way at once."""
+
+    def __init__(self, message="", error=None):
+        self.counts = Counter()
+        self.message, self.error = message, error
+        self.num_open = self.most_open = 0
+
+    async def list(self, resource, namespace, *, field_selector, limit):
+        self.counts[field_selector.rpartition("=")[2]] += 1
+        self.num_open += 1
+        self.most_open = max(self.most_open, self.num_open)
+        await asyncio.sleep(0)
+        self.num_open -= 1
+        if self.error is not None:
+            raise self.error
+        self.items = [warning(190, self.message)] if self.message else []
+        return self
+
+
+class World:
+    """A job with pods that wait, reconciled again and again."""
+
+    def __init__(self, client, *, num_pods=1):
+        self.clock, self.client = FakeClock(NOW), client
+        self.warnings = PodWarnings(client, clock=self.clock)
+        self.names = tuple(f"pod-{number}" for number in range(num_pods))
+        self.reason, self.attempt = "ContainerCreating", 1
+
+    async def look(self):
+        pods = tuple(
+            {
+                "metadata": {"name": name, "uid": f"{name}-{self.attempt}"},
+                "status": {
+                    "phase": "Pending",
+                    "container": {"waiting": {"reason": self.reason}},
+                },
+            }
+            for name in self.names
+        )
+        observed = observe(job(), pods={Stage.TRAIN: pods})
+        action = LookUpWarnings(pods=self.names, since=at(20))
+        return await self.warnings.look_up(observed, action)
+
+    async def look_every_second(self, seconds):
+        for _ in range(seconds):
+            await self.look()
+            self.clock.advance(1)
+        return sum(self.client.counts.values())
+
+
+async def test_a_pod_that_pulls_for_ten_minutes_is_looked_up_seven_times():
+    assert await World(Lists()).look_every_second(600) == 7
+
+
+async def test_a_warning_that_lasts_is_read_anew_at_each_recheck():
+    world = World(Lists("no secret"))
+    assert await world.look() == {"pod-0": "no secret"}
+    assert await world.look_every_second(100) == 4
+    world.client.message = ""
+    world.clock.advance(30)
+    assert await world.look() == {"pod-0": ""}
+
+
+@pytest.mark.parametrize(("field", "value"), [("reason", "CrashLoopBackOff"), ("attempt", 2)])
+async def test_another_reason_or_another_pod_of_that_name_is_another_question(field, value):
+    world = World(Lists())
+    await world.look()
+    setattr(world, field, value)
+    await world.look()
+    await world.look()
+    assert world.client.counts == {"pod-0": 2}
+
+
+async def test_pods_are_looked_up_side_by_side():
+    world = World(Lists("no secret"), num_pods=16)
+    assert await world.look() == dict.fromkeys(world.names, "no secret")
+    assert world.client.most_open == 16
+
+
+async def test_many_pods_share_a_rate_and_the_rest_is_not_waited_for():
+    world = World(Lists("no secret"), num_pods=200)
+    found = await world.look()
+    assert sum(world.client.counts.values()) == LOOK_UP_BURST
+    assert list(found.values()).count("no secret") == LOOK_UP_BURST
+    await world.look_every_second(60)
+    assert await world.look() == dict.fromkeys(world.names, "no secret")
+
+
+@pytest.mark.parametrize(
+    "error", [Forbidden("list", status=403), ServerUnavailable("list", status=500)]
+)
+async def test_events_that_cannot_be_read_hold_up_nothing(error):
+    assert await World(Lists(error=error)).look() == {"pod-0": ""}
