@@ -32,9 +32,21 @@ CONTAINER = "trainer"
 """Name of the one container of every pod."""
 
 
-def child_job_name(name: str, stage: Stage) -> str:
-    """Return the name of the batch/v1 Job of a stage."""
-    return f"{name}-{stage.value}"
+def child_job_name(name: str, stage: Stage, run: int = 1) -> str:
+    """Return the name of the batch/v1 Job of a stage.
+
+    Args:
+        name: Name of the FineTuneJob.
+        stage: Which stage.
+        run: Counts from 1; higher where a stage ran again because its result was lost.
+    """
+    return f"{name}-{stage.value}" if run == 1 else f"{name}-{stage.value}-{run}"
+
+
+def run_of(job_name: str) -> int:
+    """Return which run of its stage a batch/v1 Job is; the reverse of :func:`child_job_name`."""
+    text = job_name.rpartition("-")[2]
+    return int(text) if text.isdecimal() else 1
 
 
 def config_map_name(name: str) -> str:

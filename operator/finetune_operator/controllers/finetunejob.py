@@ -21,7 +21,7 @@ from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.children import FIELD_MANAGER, Children
 from finetune_operator.finetunejob.actions import ConfirmMissing, CreateStage, Plan
-from finetune_operator.finetunejob.observed import Observed, QueueState, owner_uid, stage_of
+from finetune_operator.finetunejob.observed import Observed, QueueState, newest_runs, owner_uid
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
 from finetune_operator.integrations.kueue.workload import queue_state
@@ -147,11 +147,7 @@ class FineTuneJobReconciler:
         """Take a snapshot; children of an earlier object of that name are not ours."""
         uid = job["metadata"]["uid"]
         parsed, problem = self._parse(job)
-        jobs: dict[Stage, Object] = {}
-        for child in self._caches.jobs_of(key):
-            stage = stage_of(child)
-            if stage is not None and owner_uid(child) == uid:
-                jobs[stage] = child
+        jobs = newest_runs(each for each in self._caches.jobs_of(key) if owner_uid(each) == uid)
         stage_of_uid = {child["metadata"]["uid"]: stage for stage, child in jobs.items()}
         pods: dict[Stage, list[Object]] = {}
         for pod in self._caches.pods_of(key):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from finetune_api.names import run_of
 from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.retry import Ledger
@@ -71,12 +72,18 @@ class JobDraft(Draft):
         """Return whether the stage is recorded as over."""
         return bool((self._stages.get(stage.value) or {}).get("completionTime"))
 
+    def last_run(self, stage: Stage) -> int:
+        """Return the newest run of a stage that was recorded; 0 if its Job was never created."""
+        entry = self._stages.get(stage.value)
+        return 0 if entry is None else run_of(entry["job"])
+
     def record_stage(self, view: StageView) -> None:
         """Record that a stage's Job is there, and since when it runs."""
         assert view.job is not None
-        entry = self._stages.setdefault(
-            view.stage.value, {"name": view.stage.value, "job": view.job["metadata"]["name"]}
-        )
+        if view.run > self.last_run(view.stage):
+            name = view.job["metadata"]["name"]
+            self._stages[view.stage.value] = {"name": view.stage.value, "job": name}
+        entry = self._stages[view.stage.value]
         started = view.job["status"].get("startTime")
         if started:
             entry.setdefault("startTime", started)

@@ -96,33 +96,45 @@ def cause_of_end(step: Step, spec: FineTuneJobSpec, view: StageView) -> Cause:
 
 
 def conclude(step: Step, spec: FineTuneJobSpec) -> None:
-    """All stages are over: publish the verdict."""
+    """Tell the verdict, all stages being over; without one nothing is met or published."""
     draft = step.draft
     result = step.result(EvaluateResult)
+    if result is None or not results.is_verdict(result, has_goal=spec.goal is not None):
+        _end_without_verdict(step, spec)
+        return
     # Also without a goal: too few held-out prompts prove nothing.
-    if result is not None and result.goal_met is False:
+    if result.goal_met is False:
         _miss_goal(step, result)
         return
     if spec.goal is not None:
-        known = result is not None and result.goal_met is not None
-        draft.conditions.set(
-            ConditionType.GOAL_MET,
-            True if known else "Unknown",
-            Reason.GOAL_REACHED if known else Reason.RESULT_NOT_REPORTED,
-            result.goal_message if result is not None else "",
-        )
-    if result is None or result.version is None:
-        message = "The published version is not known here; see versions/ in object storage."
-        draft.conditions.set(
-            ConditionType.PUBLISHED, "Unknown", Reason.RESULT_NOT_REPORTED, message
-        )
-    else:
-        message = f"Version {result.version}: {results.scores_text(result)}"
-        draft.conditions.set(ConditionType.PUBLISHED, True, Reason.PUBLISHED, message)
+        draft.conditions.set(ConditionType.GOAL_MET, True, Reason.GOAL_REACHED, result.goal_message)
+    message = f"Version {result.version}: {results.scores_text(result)}"
+    draft.conditions.set(ConditionType.PUBLISHED, True, Reason.PUBLISHED, message)
     draft.conditions.set(ConditionType.COMPLETE, True, Reason.SUCCEEDED, message)
     draft.announce("Published", message)
     draft.put("completionTime", timestamp(step.now))
     _close_progress(step)
+
+
+def _end_without_verdict(step: Step, spec: FineTuneJobSpec) -> None:
+    """End a job whose last stage another version of the operator recorded as over."""
+    reason = Reason.RESULT_NOT_REPORTED
+    message = (
+        "The evaluation is over, and its result is not known here: nothing is called published"
+        " without it. The report and, if the goal was met, the version lie in object storage."
+    )
+    kinds = [ConditionType.GOAL_MET] if spec.goal is not None else []
+    for kind in (*kinds, ConditionType.PUBLISHED):
+        step.draft.conditions.set(kind, "Unknown", reason, message)
+    cause = Cause(
+        failure_class=FailureClass.INTERNAL,
+        reason=reason,
+        message=message,
+        time=timestamp(step.now),
+    )
+    *_, last = step.views
+    step.draft.note_failure(cause, last.stage)
+    fail(step, reason, message)
 
 
 def _miss_goal(step: Step, result: EvaluateResult) -> None:

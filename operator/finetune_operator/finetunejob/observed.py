@@ -6,7 +6,7 @@ Also how objects are trimmed before they enter a cache: only what decisions read
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +18,7 @@ from finetune_api.names import (
     JOB_LABEL,
     PAUSED_ANNOTATION,
     STAGE_LABEL,
+    run_of,
 )
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
@@ -257,6 +258,16 @@ def stage_of(obj: Object) -> Stage | None:
     """Return the stage a trimmed object belongs to, by its label."""
     text = (obj["metadata"].get("labels") or {}).get(STAGE_LABEL)
     return _STAGES.get(str(text))
+
+
+def newest_runs(jobs: Iterable[Object]) -> dict[Stage, Object]:
+    """Return of each stage the trimmed Job of its newest run."""
+    found: dict[Stage, Object] = {}
+    for job in sorted(jobs, key=lambda job: run_of(job["metadata"]["name"])):
+        stage = stage_of(job)
+        if stage is not None:
+            found[stage] = job
+    return found
 
 
 def completion_index(pod: Object) -> int:

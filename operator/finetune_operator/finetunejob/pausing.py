@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from finetune_api.names import PAUSED_ANNOTATION, child_job_name
+from finetune_api.names import PAUSED_ANNOTATION
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.actions import ActivateWorkload, PauseJob, ResumeJob
@@ -60,9 +60,8 @@ def _resume(step: Step) -> None:
     draft = step.draft
     wakes: list[ResumeJob | ActivateWorkload] = list(_queue_actions(step, active=True))
     for view in step.views:
-        if view.state is StageState.SUSPENDED and is_paused(view):
-            name = child_job_name(step.observed.name, view.stage)
-            wakes.append(ResumeJob(stage=view.stage, name=name))
+        if view.job is not None and view.state is StageState.SUSPENDED and is_paused(view):
+            wakes.append(ResumeJob(stage=view.stage, name=view.job["metadata"]["name"]))
     if wakes:
         # The condition stays until the Jobs are seen to go on: a crash loses nothing.
         step.then += wakes

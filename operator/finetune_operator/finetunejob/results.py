@@ -123,6 +123,20 @@ def result_of_status(status: Section | None, stage: Stage) -> AnyResult | None:
         return None
 
 
+def is_verdict(result: AnyResult | None, *, has_goal: bool) -> bool:
+    """Return whether a result says how the job ends: published, or the goal was missed.
+
+    Args:
+        result: Result of the stage that publishes, None if it was lost.
+        has_goal: Whether the job has a goal, of which it must speak then.
+    """
+    if not isinstance(result, EvaluateResult):
+        return False
+    if result.goal_met is False:
+        return True
+    return result.version is not None and (result.goal_met is True or not has_goal)
+
+
 def _prepare_result(dataset: Section) -> PrepareResult:
     return PrepareResult(
         digest=dataset["digest"],
@@ -148,9 +162,12 @@ def _train_result(status: Section) -> TrainResult:
     )
 
 
-def _evaluate_result(status: Section) -> EvaluateResult:
+def _evaluate_result(status: Section) -> EvaluateResult | None:
     evaluation = status["evaluation"]
     artifact = status.get("artifact") or {}
+    if evaluation.get("goalMet") is not False and artifact.get("version") is None:
+        # Half of a pushed result: nothing may be concluded from it.
+        return None
     return EvaluateResult(
         scores=[Score.model_validate(score) for score in evaluation["scores"]],
         num_samples=evaluation["numSamples"],

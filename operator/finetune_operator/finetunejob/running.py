@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from finetune_api.names import child_job_name
 from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.actions import LookUpWarnings
@@ -66,7 +65,8 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     else:
         # The same words whether the pod is young or runs: not worth a write of its own.
         traits = TRAITS[view.stage]
-        text = traits.under_way.format(job=child_job_name(step.observed.name, view.stage))
+        assert view.job is not None
+        text = traits.under_way.format(job=view.job["metadata"]["name"])
         step.draft.conditions.set(traits.condition, False, traits.under_way_reason, text)
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from finetune_api.names import run_of
 from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.failure import read_termination_message
 from finetune_operator.finetunejob.observed import Observed, completion_index
@@ -37,12 +38,14 @@ class StageTraits:
         phase: The job's phase while it is under way.
         under_way_reason: Reason of the condition meanwhile.
         under_way: Its message; ``{job}`` stands for the name of the batch/v1 Job.
+        needs_result: Whether the job's end rests on its result: without it, it runs again.
     """
 
     condition: ConditionType
     phase: str
     under_way_reason: Reason
     under_way: str
+    needs_result: bool = False
 
 
 TRAITS = {
@@ -63,6 +66,7 @@ TRAITS = {
         phase="Evaluating",
         under_way_reason=Reason.EVALUATING,
         under_way="Job {job} compares base and tuned model.",
+        needs_result=True,
     ),
 }
 
@@ -104,6 +108,11 @@ class StageView:
     failure_reason: str = ""
     failure_message: str = ""
     active_seconds: int = 0
+
+    @property
+    def run(self) -> int:
+        """Which run of the stage its Job is; 0 without one."""
+        return 0 if self.job is None else run_of(self.job["metadata"]["name"])
 
     @property
     def is_stoppable(self) -> bool:

@@ -12,26 +12,61 @@ from finetune_operator.finetunejob.holds import Hold, hold
 from finetune_operator.finetunejob.render.config import render_config_map
 from finetune_operator.finetunejob.render.job import render_job
 from finetune_operator.finetunejob.render.service import render_service
-from finetune_operator.finetunejob.stages import StageView
+from finetune_operator.finetunejob.stages import TRAITS, StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import Reason, timestamp
+
+MAX_RUNS = 3
+"""How often a stage runs whose result is lost each time."""
 
 
 def start(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Create the Job of a stage, unless something holds it back."""
-    if step.draft.stage(view.stage) is not None:
-        _miss(step, view)
-        return
     held = hold(step, spec, view.stage)
     if held is None:
-        step.first.append(_creation(step, spec, view.stage))
+        step.first.append(_creation(step, spec, view.stage, run=view.run + 1))
     else:
         _wait(step, view, held)
 
 
-def _miss(step: Step, view: StageView) -> None:
+def start_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
+    """Run a stage once more that succeeded and whose result was lost, within bounds.
+
+    Nothing may be called met or published without it. A stage that finds what an earlier run has
+    stored ends at once, and says so.
+    """
+    if view.run < MAX_RUNS:
+        kind = TRAITS[view.stage].condition
+        text = run_again_text(view.stage)
+        step.draft.conditions.set(kind, "Unknown", Reason.RESULT_NOT_REPORTED, text)
+        start(step, spec, view)
+        return
+    message = (
+        f"Stage {view.stage.value} succeeded {view.run} times, and no result arrived: its pods are"
+        " deleted before their last words are read and no progress report gets through, or"
+        " spec.trainer.image is not of this version. What it found lies in object storage, and so"
+        " do the adapter and, if the goal was met, the published version."
+    )
+    cause = Cause(
+        failure_class=FailureClass.INTERNAL,
+        reason=Reason.RESULT_NOT_REPORTED,
+        message=message,
+        time=timestamp(step.now),
+    )
+    fail_stage(step, view, cause)
+
+
+def run_again_text(stage: Stage) -> str:
+    """Return what is said of a stage that runs again because its result was lost."""
+    return (
+        f"Stage {stage.value} succeeded; its result was lost with its pod. It runs again and takes"
+        " what it has stored."
+    )
+
+
+def miss(step: Step, view: StageView) -> None:
     """End the job if a Job that was created is gone: it may have run, and is not run again."""
-    name = child_job_name(step.observed.name, view.stage)
+    name = child_job_name(step.observed.name, view.stage, step.draft.last_run(view.stage))
     if view.stage not in step.observed.missing:
         step.first.append(ConfirmMissing(stage=view.stage, name=name))
         return
@@ -69,12 +104,12 @@ def _wait(step: Step, view: StageView, held: Hold) -> None:
         step.look_again(held.recheck_seconds)
 
 
-def _creation(step: Step, spec: FineTuneJobSpec, stage: Stage) -> CreateStage:
+def _creation(step: Step, spec: FineTuneJobSpec, stage: Stage, *, run: int) -> CreateStage:
     observed, config = step.observed, step.config
     assert observed.parsed is not None
     identity = {"namespace": observed.namespace, "uid": observed.uid}
     needs = [render_config_map(observed.parsed, **identity)] if stage is Stage.PREPARE else []
     if stage is Stage.TRAIN and spec.resources.nodes > 1:
         needs.append(render_service(observed.name, config=config, **identity))
-    job = render_job(spec, stage, name=observed.name, config=config, **identity)
+    job = render_job(spec, stage, name=observed.name, config=config, run=run, **identity)
     return CreateStage(stage=stage, needs=tuple(needs), job=job)

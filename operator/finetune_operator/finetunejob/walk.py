@@ -18,11 +18,12 @@ from finetune_operator.finetunejob.endings import (
 )
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
 from finetune_operator.finetunejob.queueing import tell_quota
+from finetune_operator.finetunejob.results import is_verdict
 from finetune_operator.finetunejob.running import tell_under_way
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
-from finetune_operator.finetunejob.starting import start
+from finetune_operator.finetunejob.starting import miss, run_again_text, start, start_again
 from finetune_operator.finetunejob.step import Step
-from finetune_operator.status.conditions import ConditionType
+from finetune_operator.status.conditions import ConditionType, Reason
 from finetune_operator.status.phase import phase_of, reason_of
 
 
@@ -52,9 +53,14 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         take_late_result(step, view)
         return True
     step.current = view
+    if view.run < draft.last_run(view.stage):
+        miss(step, view)
+        return False
     if view.state is StageState.ABSENT:
         start(step, spec, view)
         return False
+    if max(1, draft.last_run(view.stage)) < view.run:
+        draft.announce(Reason.RESULT_NOT_REPORTED, run_again_text(view.stage), warning=True)
     draft.record_stage(view)
     if draft.get("startTime") is None and view.job is not None:
         draft.put("startTime", view.job["metadata"].get("creationTimestamp"))
@@ -72,6 +78,10 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     """Record the end of a stage once its pods have told it; return whether it succeeded."""
     if not view.is_settled(step.now):
         step.look_again(1.0)
+        return False
+    needs_result = view.state is StageState.SUCCEEDED and TRAITS[view.stage].needs_result
+    if needs_result and not is_verdict(view.result, has_goal=spec.goal is not None):
+        start_again(step, spec, view)
         return False
     step.draft.record_end(view)
     if view.state is StageState.SUCCEEDED:

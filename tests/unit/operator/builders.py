@@ -50,11 +50,13 @@ def observe(body: dict[str, Any], **known: Any) -> Observed:
 
 def child(
     stage: Stage, body: dict[str, Any] | None = None, *, status: Any = None, suspend: bool = False,
-    annotations: Any = None,
+    annotations: Any = None, run: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     body = body or job()
     spec = FineTuneJob.from_wire({**body, "status": None}).spec
-    manifest = render_job(spec, stage, name="headlines", namespace="team-a", uid=UID, config=CONFIG)
+    manifest = render_job(
+        spec, stage, name="headlines", namespace="team-a", uid=UID, config=CONFIG, run=run
+    )
     manifest["metadata"] |= {
         "uid": f"uid-{stage.value}",
         "resourceVersion": "5",

@@ -35,6 +35,7 @@ def render_job(
     namespace: str,
     uid: str,
     config: OperatorConfig,
+    run: int = 1,
 ) -> dict[str, Any]:
     """Render the Job of a stage.
 
@@ -45,10 +46,11 @@ def render_job(
         namespace: Its namespace.
         uid: Its UID, for the owner reference.
         config: The administrator's settings.
+        run: Which run of the stage.
     """
     nodes = spec.resources.nodes if stage is Stage.TRAIN else 1
     metadata = child_metadata(
-        child_job_name(name, stage), namespace=namespace, job=name, uid=uid, stage=stage
+        child_job_name(name, stage, run), namespace=namespace, job=name, uid=uid, stage=stage
     )
     job_spec: dict[str, Any] = {
         "completions": nodes,
