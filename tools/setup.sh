@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Creates .venv from requirements/dev.lock, once per content of the lock. Quiet when there is nothing
+# Creates .venv from requirements/dev.lock, once per content of the lock and of this file. Quiet when there is nothing
 # to do. Uses uv if it is on PATH, else bootstraps it with pip into the user's cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,7 +22,7 @@ find_python() {
 
 python="$(find_python)"
 version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
-stamp=".venv/.stamp-$(cat requirements/dev.lock requirements/model.lock pyproject.toml | sha256sum | cut -c1-16)-$version"
+stamp=".venv/.stamp-$(cat tools/setup.sh requirements/dev.lock requirements/model.lock pyproject.toml | sha256sum | cut -c1-16)-$version"
 if [ -f "$stamp" ]; then
   exit 0
 fi
@@ -51,5 +51,8 @@ rm -f .venv/.stamp-*
 "$uv" pip sync --quiet --require-hashes --python .venv/bin/python \
   requirements/dev.lock requirements/model.lock
 "$uv" pip install --quiet --no-deps --python .venv/bin/python --editable .
+# Bytecode now, once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every process would
+# compile torch and its kin anew, ten seconds each. Files of other Python versions do not compile.
+.venv/bin/python -m compileall -qq -j 0 .venv/lib/python*/site-packages || true
 touch "$stamp"
 echo "setup: done"
