@@ -97,6 +97,25 @@ class LocalS3:
             path.chmod(0o600)
         return folder
 
+    def rotate(self, role: str) -> Identity:
+        """Give a role new keys; from now on the server refuses the old ones.
+
+        Raises:
+            RuntimeError: The server does not take them.
+        """
+        path = self.folder / "identities.json"
+        body = json.loads(path.read_text())
+        keys = _new_keys()
+        entry = next(entry for entry in body["identities"] if entry["name"] == role)
+        entry["credentials"] = [
+            {"accessKey": keys.access_key_id, "secretKey": keys.secret_access_key}
+        ]
+        path.write_text(json.dumps(body, indent=1))
+        self.identities[role] = keys
+        self.process.send_signal(signal.SIGHUP)
+        _wait_until_known(self, role)
+        return keys
+
     def describe(self) -> dict[str, Any]:
         """Return what a client needs, for printing."""
         return {
@@ -182,13 +201,7 @@ def _identities(path: Path) -> dict[str, Identity]:
             )
             for entry in entries
         }
-    identities = {
-        role: Identity(
-            access_key_id=f"LOCAL{secrets.token_hex(8).upper()}",
-            secret_access_key=secrets.token_hex(20),
-        )
-        for role in _ACTIONS
-    }
+    identities = {role: _new_keys() for role in _ACTIONS}
     body = {
         "identities": [
             {
@@ -204,6 +217,13 @@ def _identities(path: Path) -> dict[str, Identity]:
     path.touch(mode=0o600)
     path.write_text(json.dumps(body, indent=1))
     return identities
+
+
+def _new_keys() -> Identity:
+    return Identity(
+        access_key_id=f"LOCAL{secrets.token_hex(8).upper()}",
+        secret_access_key=secrets.token_hex(20),
+    )
 
 
 def _spawn(folder: Path, identities: dict[str, Identity]) -> LocalS3:
@@ -306,6 +326,25 @@ def _wait_ready(server: LocalS3) -> None:
         f"{server.process.poll()}, last answer {last!r}). The end of {server.folder}/weed.log:\n"
         + "\n".join(log[-15:])
     )
+
+
+def _wait_until_known(server: LocalS3, role: str) -> None:
+    """Wait until the server has read a role's new keys."""
+    from botocore.exceptions import ClientError
+
+    client = server.client(role)
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while True:
+        try:
+            client.list_buckets()
+            return
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code not in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"SeaweedFS does not take the new keys of {role}") from error
+            time.sleep(0.1)
 
 
 def _ensure_bucket(server: LocalS3, bucket: str) -> None:

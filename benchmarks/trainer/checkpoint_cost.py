@@ -44,10 +44,10 @@ class SlowStore(FileStore):
         self.bytes_per_second = bytes_per_second
         self.num_bytes = 0
 
-    def upload_file(self, path: Path, key: str, *, if_absent: bool = False) -> None:
+    def upload_file(self, path: Path, key: str, **options: Any) -> None:
         self.num_bytes += path.stat().st_size
         time.sleep(path.stat().st_size / self.bytes_per_second)
-        super().upload_file(path, key, if_absent=if_absent)
+        super().upload_file(path, key, **options)
 
 
 @dataclass(frozen=True, kw_only=True)

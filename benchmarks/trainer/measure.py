@@ -70,6 +70,7 @@ def ours(
     )
     from finetune_trainer.report.events import EventEmitter
     from finetune_trainer.storage import StorageAccess, open_store
+    from finetune_trainer.train.outbox import Outbox
     from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest
     from finetune_trainer.train.ranks.durable import DurableCheckpoints
     from finetune_trainer.train.ranks.sft import build_config, build_trainer
@@ -105,7 +106,8 @@ def ours(
             callbacks=[
                 CurveWriter(curve, emit, resumed_from=0),
                 DurableCheckpoints(
-                    store, "c", keep=2, curve=curve, curve_key="x", inputs={}, resumed_from=0,
+                    store, "c", outbox=Outbox(store, budget_bytes=0, tell=emit.message),
+                    keep=2, curve=curve, curve_key="x", inputs={}, resumed_from=0,
                     tell=emit.message,
                 ),
                 StopRequest(Path(scratch) / "stop"),

@@ -38,6 +38,13 @@ class Environment:
     """GPUs that the pod has asked the cluster for."""
     ALLOW_CPU = "FINETUNE_ALLOW_CPU"
     """`1`: a stage that sees none of its GPUs computes on the CPU, one process in place of each."""
+    SCRATCH_BYTES = "FINETUNE_SCRATCH_BYTES"
+    """What the volume of the work folder may hold; a pod that writes more is evicted."""
+    CHECKPOINT_BUFFER_BYTES = "FINETUNE_CHECKPOINT_BUFFER_BYTES"
+    """What checkpoints may hold of the work folder while storage is away. Default: half of what is
+    free there, or of `FINETUNE_SCRATCH_BYTES`."""
+    STORAGE_PATIENCE_SECONDS = "FINETUNE_STORAGE_PATIENCE_SECONDS"
+    """How long storage may stay away from a stage that waits for it. Default: 900."""
     TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
     NODE_RANK = "JOB_COMPLETION_INDEX"
     RENDEZVOUS_HOST = "FINETUNE_RENDEZVOUS_HOST"

@@ -50,6 +50,14 @@ class SeaweedS3:
             credentials_name=f"s3-{role}",
         )
 
+    def rotate(self, role: str = "read-write") -> None:
+        """Give a role new keys; its Secret still has the old ones."""
+        self.server.rotate(role)
+
+    def renew_secret(self, role: str = "read-write") -> None:
+        """Bring a role's keys to its Secret, as the kubelet does after a while."""
+        self.server.write_credentials(self.credentials_dir, f"s3-{role}", role)
+
     def open(self, uri: str, role: str = "read-write", endpoint: str | None = None) -> ObjectStore:
         return open_store(uri, self.access(role, endpoint))
 

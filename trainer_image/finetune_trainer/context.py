@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from finetune_api.meta import LocalObjectReference
-from finetune_api.trainer import Environment, ResolvedJob
+from finetune_api.trainer import Environment, ResolvedJob, Stage
 from finetune_trainer.data.keys import pointer_key, uri_of
 from finetune_trainer.errors import DataError, Stopped, TrainerError, UserError
 from finetune_trainer.report.events import EventEmitter
-from finetune_trainer.storage import ObjectStore, StorageAccess, open_store, read_json
+from finetune_trainer.storage import (
+    ObjectStore,
+    StorageAccess,
+    open_patiently,
+    open_store,
+    read_json,
+)
+from finetune_trainer.storage.patience import EARLIER_STAGES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,9 +121,12 @@ class StageContext:
 
     @property
     def output(self) -> ObjectStore:
-        """Storage rooted at ``spec.output.uri``."""
+        """Storage rooted at ``spec.output.uri``; its calls outlast minutes of outage."""
         if self._output is None:
-            self._output = open_store(self.job.spec.output.uri, self.access())
+            known = () if self.emit.stage is Stage.PREPARE else EARLIER_STAGES
+            self._output = open_patiently(
+                self.job.spec.output.uri, self.access(), self.emit.message, known=known
+            )
         return self._output
 
     def uri_of(self, key: str) -> str:
@@ -151,7 +161,8 @@ class StageContext:
         if not text.strip():
             return ""
         try:
-            self.output.write_bytes(key, text)
+            # Without patience: the failure may be that storage is away.
+            open_store(self.job.spec.output.uri, self.access()).write_bytes(key, text)
         except TrainerError:
             return ""  # the failure itself must be told
         return self.uri_of(key)

@@ -13,6 +13,7 @@ from botocore.exceptions import (
 
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.storage import AlreadyExists, ObjectNotFound
+from finetune_trainer.storage.errors import CredentialsRefused
 from finetune_trainer.storage.s3_errors import S3Location, translate
 
 LOCATION = S3Location(
@@ -43,9 +44,14 @@ def answer(code, status, message="server text"):
         (answer("404", 404), ObjectNotFound, "ObjectNotFound", []),
         (answer("AccessDenied", 403), UserError, "AccessDenied", ["AKIA****", "'s3-rw'"]),
         (answer("403", 403), UserError, "AccessDenied", ["AKIA****"]),
-        (answer("InvalidAccessKeyId", 403), UserError, "AccessDenied", ["AKIA****"]),
-        (answer("SignatureDoesNotMatch", 403), UserError, "AccessDenied", ["belong together"]),
-        (answer("ExpiredToken", 400), UserError, "CredentialsExpired", ["renew"]),
+        (answer("InvalidAccessKeyId", 403), CredentialsRefused, "AccessDenied", ["AKIA****"]),
+        (
+            answer("SignatureDoesNotMatch", 403),
+            CredentialsRefused,
+            "AccessDenied",
+            ["belong together"],
+        ),
+        (answer("ExpiredToken", 400), CredentialsRefused, "CredentialsExpired", ["renew"]),
         (answer("RequestTimeTooSkewed", 403), StorageError, "ClockSkew", ["clock"]),
         (answer("PermanentRedirect", 301), UserError, "WrongRegion", ["region"]),
         (answer("PreconditionFailed", 412), AlreadyExists, "AlreadyExists", []),

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -199,9 +200,9 @@ class CrashingStore(FileStore):
         self._count()
         super().write_bytes(key, data, if_absent=if_absent)
 
-    def upload_file(self, path: Path, key: str, *, if_absent: bool = False) -> None:
+    def upload_file(self, path: Path, key: str, **options: Any) -> None:
         self._count()
-        super().upload_file(path, key, if_absent=if_absent)
+        super().upload_file(path, key, **options)
 
     def delete(self, key: str) -> None:
         self._count()

@@ -1,4 +1,4 @@
-"""Checkpoints reach storage behind training: one at a time, and no failure is lost."""
+"""Checkpoints reach storage behind training: in order, within a budget, and no failure is lost."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.errors import StorageError
+from finetune_trainer.errors import StorageError, TrainerError, UserError
+from finetune_trainer.storage import patience
 from finetune_trainer.storage.local import FileStore
 from finetune_trainer.train.checkpoint import complete_steps, fetch_newest
+from finetune_trainer.train.outbox import Outbox
+from finetune_trainer.train.ranks import durable
 from finetune_trainer.train.ranks.durable import DurableCheckpoints
 from support.eventually import eventually
 
@@ -24,19 +27,19 @@ class GatedStore(FileStore):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.gate = threading.Event()
-        self.is_broken = False
+        self.failure: TrainerError | None = None
 
-    def upload_file(self, path: Path, key: str, *, if_absent: bool = False) -> None:
+    def upload_file(self, path: Path, key: str, **options: Any) -> None:
         assert self.gate.wait(timeout=60)
-        if self.is_broken:
-            raise StorageError("Unreachable", "the bucket is gone")
-        super().upload_file(path, key, if_absent=if_absent)
+        if self.failure is not None:
+            raise self.failure
+        super().upload_file(path, key, **options)
 
 
 class Run:
     """What Trainer does around a callback."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, budget_bytes: int = 0, patience: float = 60) -> None:
         self.store = GatedStore(folder / "store")
         self.output = folder / "out"
         self.output.mkdir()
@@ -46,9 +49,16 @@ class Run:
             output_dir=str(self.output), local_process_index=0, world_size=1
         )
         self.state: Any = SimpleNamespace(global_step=0, is_world_process_zero=True)
+        self.outbox = Outbox(
+            self.store,
+            budget_bytes=budget_bytes,
+            tell=self.told.append,
+            patience_seconds=patience,
+        )
         self.durable = DurableCheckpoints(
             self.store,
             "c",
+            outbox=self.outbox,
             keep=2,
             curve=self.curve,
             curve_key="metrics.jsonl",
@@ -69,14 +79,28 @@ class Run:
     def save(self) -> Path:
         folder = self.output / f"checkpoint-{self.state.global_step}"
         folder.mkdir()
-        (folder / "trainer_state.json").write_text(json.dumps(self.state.global_step))
+        (folder / "trainer_state.json").write_text(json.dumps("x" * 1000))
         self.call("on_save")
         return folder
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "backoff_seconds", lambda failures: 0.02)
+    monkeypatch.setattr(durable, "POLL_SECONDS", 0.05)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     run = Run(tmp_path)
+    yield run
+    run.store.gate.set()
+
+
+@pytest.fixture
+def buffered(tmp_path: Path) -> Iterator[Run]:
+    """A run whose disk may hold three checkpoints, and that bears an outage of half a second."""
+    run = Run(tmp_path, budget_bytes=3500, patience=0.5)
     yield run
     run.store.gate.set()
 
@@ -105,7 +129,7 @@ def test_next_save_waits_for_the_checkpoint_on_its_way_and_says_so(run: Run) -> 
     run.save()
     assert complete_steps(run.store, "c") == [1]
     assert run.durable.stall_seconds > 1
-    assert "at step 2 for the checkpoint of step 1" in run.told[0]
+    assert "at step 2 for storage to take checkpoint of step 1" in run.told[0]
 
 
 def test_end_of_training_leaves_nothing_on_its_way(run: Run, tmp_path: Path) -> None:
@@ -120,17 +144,115 @@ def test_end_of_training_leaves_nothing_on_its_way(run: Run, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("event", ["on_step_end", "on_save", "on_train_end"])
-def test_failed_upload_surfaces_at_the_next_boundary(run: Run, event: str) -> None:
+def test_upload_that_failed_for_good_surfaces_at_the_next_boundary(run: Run, event: str) -> None:
     run.step()
     run.save()
-    run.store.is_broken = True
+    run.store.failure = StorageError("StoreConflict", "somebody changed it")
     run.store.gate.set()
-    eventually(lambda: run.durable._part is not None and run.durable._part.done())
+    eventually(lambda: run.outbox.failure is not None)
     run.state.global_step += 1
+    (run.output / "checkpoint-2").mkdir()
     with pytest.raises(StorageError) as failure:
         run.call(event)
-    assert failure.value.reason == "Unreachable"
+    assert failure.value.reason == "StoreConflict"
     assert complete_steps(run.store, "c") == []
+
+
+AWAY = StorageError("Unreachable", "the bucket is gone.")
+REFUSED = UserError("AccessDenied", "the key is not known.")
+
+
+@pytest.mark.parametrize("failure", [AWAY, REFUSED])
+def test_checkpoints_of_an_outage_wait_on_disk_and_are_stored_in_order(
+    buffered: Run, failure: TrainerError
+) -> None:
+    run = buffered
+    run.store.failure = failure
+    run.store.gate.set()
+    for _ in range(3):
+        run.step()
+        run.save()
+    assert {path.name for path in run.output.glob("checkpoint-*")} == {
+        "checkpoint-1",
+        "checkpoint-2",
+        "checkpoint-3",
+    }
+    assert run.durable.stall_seconds < 0.1
+    order: list[str] = []
+    write = run.store.write_bytes
+
+    def note(key: str, data: bytes, **options: Any) -> None:
+        order.append(key)
+        write(key, data, **options)
+
+    run.store.write_bytes = note  # type: ignore[method-assign]
+    run.store.failure = None
+    run.call("on_train_end")
+    assert order == [f"c/step-{step}/manifest.json" for step in (1, 2, 3)]
+    assert complete_steps(run.store, "c") == [2, 3]
+    assert run.store.read_bytes("metrics.jsonl") == b"3\n"
+    assert list(run.output.iterdir()) == []
+    assert "training goes on, what it saves waits on the local disk" in run.told[0]
+    assert any(text.startswith("storage answers again") for text in run.told)
+
+
+def test_full_budget_waits_for_the_store_and_goes_on_with_it(buffered: Run) -> None:
+    run = buffered
+    run.store.failure = AWAY
+    run.store.gate.set()
+    for _ in range(3):
+        run.step()
+        run.save()
+
+    def come_back() -> None:
+        run.store.failure = None
+
+    threading.Timer(0.3, come_back).start()
+    run.step()
+    run.save()
+    assert run.durable.stall_seconds > 0.2
+    run.call("on_train_end")
+    assert complete_steps(run.store, "c") == [3, 4]
+
+
+@pytest.mark.parametrize("event", ["on_save", "on_train_end"])
+def test_store_that_stays_away_ends_a_full_budget_and_a_finished_run_as_storage_errors(
+    buffered: Run, event: str
+) -> None:
+    run = buffered
+    run.store.failure = REFUSED
+    run.store.gate.set()
+    for _ in range(3):
+        run.step()
+        run.save()
+    run.step()
+    (run.output / "checkpoint-4").mkdir()
+    (run.output / "checkpoint-4" / "state.json").write_text(json.dumps("x" * 1000))
+    with pytest.raises(StorageError) as failure:
+        run.call(event)
+    assert failure.value.exit_code == 73
+    assert "the key is not known. It stayed so for" in failure.value.message
+    assert "lost with this pod: checkpoint of step 1, checkpoint of step 2" in failure.value.message
+
+
+def test_store_that_takes_nothing_and_says_nothing_is_given_up(buffered: Run) -> None:
+    run = buffered
+    run.step()
+    run.save()
+    with pytest.raises(StorageError) as failure:
+        run.call("on_train_end")
+    assert failure.value.reason == "StorageStalled"
+    assert "checkpoint of step 1" in failure.value.message
+
+
+def test_everyone_who_waits_is_seen_to_be_alive(buffered: Run) -> None:
+    beats: list[int] = []
+    buffered.durable._on_wait = lambda: beats.append(1)
+    buffered.step()
+    buffered.save()
+    threading.Timer(0.3, buffered.store.gate.set).start()
+    buffered.call("on_train_end")
+    assert len(beats) >= 3
 
 
 def test_checkpoint_on_its_way_is_not_lost_when_training_fails(run: Run) -> None:

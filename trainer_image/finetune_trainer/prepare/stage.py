@@ -51,7 +51,7 @@ from finetune_trainer.storage import (
     MANIFEST_NAME,
     Manifest,
     OtherWriterWon,
-    open_store,
+    open_patiently,
     publish_folder,
 )
 
@@ -137,7 +137,8 @@ def _fetch_sources(context: StageContext) -> list[list[SourceFile]]:
     fetched = []
     for index, source in enumerate(context.job.spec.dataset.sources):
         location = locate(source.uri)
-        store = open_store(location.root, context.access(source.credentials_ref))
+        access = context.access(source.credentials_ref)
+        store = open_patiently(location.root, access, context.emit.message)
         folder = context.scratch(f"sources/{index}")
         files = fetch_source(source, store, location.key, folder)
         num_bytes = sum(file.num_bytes for file in files)

@@ -21,7 +21,7 @@ from finetune_trainer.storage.manifest import (
     ManifestFile,
     make_manifest,
 )
-from finetune_trainer.storage.opening import open_store
+from finetune_trainer.storage.opening import open_patiently, open_store
 from finetune_trainer.storage.publish import (
     VerifiedManifest,
     commit_manifest,
@@ -65,6 +65,7 @@ __all__ = [
     "join_uri",
     "local_path",
     "make_manifest",
+    "open_patiently",
     "open_store",
     "publish_folder",
     "read_json",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetune_trainer.errors import StorageError
+from finetune_trainer.errors import StorageError, UserError
 
 # EFBIG: a file-size limit (ulimit -f, some FUSE volumes) looks the same to the user as a full disk.
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -49,12 +49,20 @@ class OtherWriterWon(StorageError):  # noqa: N818 - reads as the answer it is
         super().__init__("OtherWriterWon", message)
 
 
+class CredentialsRefused(UserError):  # noqa: N818 - reads as the answer it is
+    """The server does not know the key, or no longer; it says nothing of what the key may do."""
+
+
 class InterruptedRead(Exception):  # noqa: N818 - internal signal, never leaves the package
     """A body broke off; the read may go on from the offset reached so far."""
 
 
 class ChangedObject(Exception):  # noqa: N818 - internal signal, never leaves the package
     """The object was replaced while it was being read; start again from offset 0."""
+
+
+class DamagedRead(Exception):  # noqa: N818 - internal signal, never leaves the package
+    """Every byte came and they do not fit the object's checksum; read it again."""
 
 
 def disk_full(path: Path, num_bytes: int | None, cause: object) -> StorageError:

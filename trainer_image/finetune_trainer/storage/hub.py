@@ -24,7 +24,7 @@ from finetune_trainer.storage.access import StorageAccess
 from finetune_trainer.storage.errors import ChecksumMismatch, InterruptedRead, ObjectNotFound
 from finetune_trainer.storage.hub_address import HubAddress, parse_hub_uri
 from finetune_trainer.storage.hub_errors import translate, translate_status, translating
-from finetune_trainer.storage.store import ObjectInfo, check_key
+from finetune_trainer.storage.store import ObjectInfo, OnBytes, check_key
 from finetune_trainer.storage.stream import OpenBody, download, read_object
 
 if TYPE_CHECKING:
@@ -117,7 +117,14 @@ class HubStore:
         """Refuse: the Hub is read-only here."""
         self._refuse_write()
 
-    def upload_file(self, path: Path, key: str, *, if_absent: bool = False) -> None:
+    def upload_file(
+        self,
+        path: Path,
+        key: str,
+        *,
+        if_absent: bool = False,
+        on_bytes: OnBytes | None = None,
+    ) -> None:
         """Refuse: the Hub is read-only here."""
         self._refuse_write()
 

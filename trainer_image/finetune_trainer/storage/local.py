@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.storage.errors import AlreadyExists, ObjectNotFound, local_writes
-from finetune_trainer.storage.store import ObjectInfo, check_key
+from finetune_trainer.storage.store import ObjectInfo, OnBytes, check_key
 from finetune_trainer.storage.stream import CHUNK_BYTES, partial_path
 
 _TEMPORARY_SUFFIX = ".uploading"
@@ -55,14 +55,25 @@ class FileStore:
 
         self._put(key, fill, num_bytes=len(data), if_absent=if_absent)
 
-    def upload_file(self, path: Path, key: str, *, if_absent: bool = False) -> None:
+    def upload_file(
+        self,
+        path: Path,
+        key: str,
+        *,
+        if_absent: bool = False,
+        on_bytes: OnBytes | None = None,
+    ) -> None:
         """Copy a local file into the store."""
+        num_bytes = path.stat().st_size
 
         def fill(file: BinaryIO) -> None:
             with path.open("rb") as source:
-                shutil.copyfileobj(source, file, CHUNK_BYTES)
+                while chunk := source.read(CHUNK_BYTES):
+                    file.write(chunk)
+                    if on_bytes:
+                        on_bytes(len(chunk))
 
-        self._put(key, fill, num_bytes=path.stat().st_size, if_absent=if_absent)
+        self._put(key, fill, num_bytes=num_bytes, if_absent=if_absent)
 
     def download_file(self, key: str, path: Path) -> None:
         """Copy an object to a local file; a local copy is fast enough to start over."""

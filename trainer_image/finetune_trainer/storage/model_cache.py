@@ -38,7 +38,7 @@ from finetune_trainer.storage.model_digests import (
     record_of,
 )
 from finetune_trainer.storage.model_files import ModelSelection, check_usable, fingerprint
-from finetune_trainer.storage.opening import open_store
+from finetune_trainer.storage.opening import open_patiently, open_store
 from finetune_trainer.storage.publish import fetch_folder, find_manifest, hash_file
 from finetune_trainer.storage.store import (
     ObjectInfo,
@@ -139,7 +139,7 @@ def _use_in_place(
 def _fetch_from_store(
     uri: str, revision: str | None, access: StorageAccess, cache: _Cache, pinned: str | None
 ) -> tuple[Path, str]:
-    store = open_store(uri, access)
+    store = open_patiently(uri, access, cache.tell)
     listed = sorted(store.list(), key=lambda file: file.key)
     manifest = find_manifest(store, "") if listed else None
     if manifest is None:

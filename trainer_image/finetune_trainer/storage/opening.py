@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable
+
 from finetune_trainer.errors import UserError
 from finetune_trainer.storage.access import StorageAccess
+from finetune_trainer.storage.patience import Kind, Patience, PatientStore, decide_patience
 from finetune_trainer.storage.store import ObjectStore, local_path
 
 
@@ -45,3 +49,25 @@ def open_store(uri: str, access: StorageAccess | None = None) -> ObjectStore:
                 f"{uri!r} has the scheme {scheme!r}; supported are s3://bucket/prefix, "
                 "file:///absolute/path, hf://org/name@revision and plain paths.",
             )
+
+
+def open_patiently(
+    uri: str,
+    access: StorageAccess | None,
+    tell: Callable[[str], None],
+    *,
+    known: Iterable[Kind] = (),
+) -> ObjectStore:
+    """Open the store a URI names, for a stage: its calls outlast minutes of outage.
+
+    Args:
+        uri: As in :func:`open_store`.
+        access: As in :func:`open_store`.
+        tell: Called with a message for people when an outage begins, lasts and ends.
+        known: What the store is known to have answered to an earlier process.
+
+    Raises:
+        UserError: As :func:`open_store`.
+    """
+    patience = Patience(tell, seconds=decide_patience(os.environ), known=known)
+    return PatientStore(open_store(uri, access), patience)

@@ -38,8 +38,8 @@ from finetune_trainer.storage.manifest import (
     make_manifest,
     parse_manifest,
 )
-from finetune_trainer.storage.store import ObjectStore, join_key, join_uri
-from finetune_trainer.storage.stream import discard_partial, partial_path
+from finetune_trainer.storage.store import ObjectStore, OnBytes, join_key, join_uri
+from finetune_trainer.storage.stream import READ_ATTEMPTS, discard_partial
 
 _NUM_THREADS = 4
 _NUM_NAMES_SHOWN = 5
@@ -80,6 +80,7 @@ def publish_folder(
     created_by: str,
     inputs: Mapping[str, str] | None = None,
     on_file: OnFile | None = None,
+    on_bytes: OnBytes | None = None,
 ) -> Manifest:
     """Store a local folder under a prefix and commit it with a manifest.
 
@@ -92,7 +93,8 @@ def publish_folder(
         folder: Local folder; a ``manifest.json`` at its top is left out.
         created_by: Name and version of the writer, and its run.
         inputs: What the files were made from.
-        on_file: Progress.
+        on_file: Progress by file.
+        on_bytes: Progress, also within a large file.
 
     Returns:
         The committed manifest.
@@ -108,7 +110,7 @@ def publish_folder(
         return _accept_winner(winner, wanted, address)
 
     def put(file: ManifestFile) -> ManifestFile:
-        stored = _store_file(store, prefix, folder / file.path, file)
+        stored = _store_file(store, prefix, folder / file.path, file, on_bytes)
         if on_file:
             on_file(file.path, file.num_bytes)
         return stored
@@ -120,7 +122,12 @@ def publish_folder(
 
 
 def store_files(
-    store: ObjectStore, prefix: str, files: Mapping[str, Path], *, num_threads: int = _NUM_THREADS
+    store: ObjectStore,
+    prefix: str,
+    files: Mapping[str, Path],
+    *,
+    num_threads: int = _NUM_THREADS,
+    on_bytes: OnBytes | None = None,
 ) -> list[ManifestFile]:
     """Store local files under a prefix without committing them.
 
@@ -132,6 +139,7 @@ def store_files(
         prefix: Key of the folder in the store.
         files: Path below the folder to the local file.
         num_threads: Files stored at once.
+        on_bytes: Progress, also within a large file.
 
     Returns:
         The entries, for the manifest.
@@ -140,7 +148,7 @@ def store_files(
     def put(path: str) -> ManifestFile:
         num_bytes, sha256 = hash_file(files[path])
         entry = ManifestFile(path=path, num_bytes=num_bytes, sha256=sha256)
-        return _store_file(store, prefix, files[path], entry)
+        return _store_file(store, prefix, files[path], entry, on_bytes)
 
     return _in_parallel(put, sorted(files), num_threads=num_threads)
 
@@ -270,12 +278,20 @@ def verify_folder(
 
 
 def find_manifest(store: ObjectStore, prefix: str) -> Manifest | None:
-    """Return the manifest of a folder, or None when it is not published."""
+    """Return the manifest of a folder, or None when it is not published.
+
+    One that cannot be parsed is read again: it may have arrived damaged.
+    """
     key = join_key(prefix, MANIFEST_NAME)
-    try:
-        return parse_manifest(store.read_bytes(key), where=join_uri(store.uri, key))
-    except ObjectNotFound:
-        return None
+    for attempt in range(READ_ATTEMPTS):
+        try:
+            return parse_manifest(store.read_bytes(key), where=join_uri(store.uri, key))
+        except ObjectNotFound:
+            return None
+        except StorageError as error:
+            if error.reason != "ManifestInvalid" or attempt + 1 == READ_ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
 
 
 def read_manifest(store: ObjectStore, prefix: str) -> Manifest:
@@ -380,14 +396,16 @@ def _folder_files(folder: Path) -> Iterable[str]:
                 )
 
 
-def _store_file(store: ObjectStore, prefix: str, path: Path, file: ManifestFile) -> ManifestFile:
+def _store_file(
+    store: ObjectStore, prefix: str, path: Path, file: ManifestFile, on_bytes: OnBytes | None
+) -> ManifestFile:
     """Store one file without ever replacing another content; return where it lies."""
     alternative = f"{file.path}.{file.sha256[:16]}"
     for key in ("", alternative):
         target = join_key(prefix, key or file.path)
         if not store.exists(target):  # spares the upload; the condition below decides
             try:
-                store.upload_file(path, target, if_absent=True)
+                store.upload_file(path, target, if_absent=True, on_bytes=on_bytes)
             except AlreadyExists:
                 pass
             else:
@@ -422,25 +440,27 @@ def _accept_winner(winner: Manifest, wanted: Manifest, address: str) -> Manifest
 
 
 def _fetch_file(store: ObjectStore, prefix: str, file: ManifestFile, path: Path) -> None:
-    """Download one file unless it is there, and check it."""
+    """Download one file unless it is there, and check it; read it again where it differs.
+
+    What differs may be the half of an earlier process, or the network's fault.
+    """
     if path.is_file() and hash_file(path) == (file.num_bytes, file.sha256):
         return
     key = join_key(prefix, file.object_key)
-    resumed = partial_path(path).exists()
-    _download(store, key, path)
-    got = hash_file(path)
-    if got != (file.num_bytes, file.sha256) and resumed:
-        # The half of an earlier process may have been torn by a power cut; once more from zero.
+    got = (0, "")
+    for _ in range(READ_ATTEMPTS):
         _download(store, key, path)
         got = hash_file(path)
-    if got != (file.num_bytes, file.sha256):
-        path.unlink(missing_ok=True)
-        discard_partial(path)
-        raise ChecksumMismatch(
-            f"{join_uri(store.uri, key)} is not what the manifest says: expected "
-            f"{file.num_bytes} bytes, sha256 {file.sha256}; got {got[0]} bytes, sha256 {got[1]}. "
-            "It was changed after it was published. Do not use this folder."
-        )
+        if got == (file.num_bytes, file.sha256):
+            return
+    path.unlink(missing_ok=True)
+    discard_partial(path)
+    raise ChecksumMismatch(
+        f"{join_uri(store.uri, key)} is not what the manifest says: expected "
+        f"{file.num_bytes} bytes, sha256 {file.sha256}; got {got[0]} bytes, sha256 {got[1]}, also "
+        f"when read {READ_ATTEMPTS} times. It was changed after it was published. Do not use this "
+        "folder."
+    )
 
 
 def _download(store: ObjectStore, key: str, path: Path) -> None:
@@ -454,13 +474,15 @@ def _download(store: ObjectStore, key: str, path: Path) -> None:
 
 
 def _find_difference(store: ObjectStore, key: str, file: ManifestFile) -> str | None:
-    """Compare one stored file with its entry; None when equal."""
-    try:
-        num_bytes, sha256 = _hash_object(store, key)
-    except ObjectNotFound:
-        return f"{file.path} is missing"
-    if sha256 == file.sha256:
-        return None
+    """Compare one stored file with its entry, if need be several times; None when equal."""
+    num_bytes, sha256 = 0, ""
+    for _ in range(READ_ATTEMPTS):
+        try:
+            num_bytes, sha256 = _hash_object(store, key)
+        except ObjectNotFound:
+            return f"{file.path} is missing"
+        if sha256 == file.sha256:
+            return None
     return (
         f"{file.path} expected {file.num_bytes} bytes, sha256 {file.sha256}, "
         f"got {num_bytes} bytes, sha256 {sha256}"
@@ -468,10 +490,14 @@ def _find_difference(store: ObjectStore, key: str, file: ManifestFile) -> str | 
 
 
 def _hash_object(store: ObjectStore, key: str) -> tuple[int, str]:
+    """Return size and SHA-256 of a stored object; of one that arrives damaged, no digest."""
     digest, num_bytes = hashlib.sha256(), 0
-    for chunk in store.read_chunks(key):
-        digest.update(chunk)
-        num_bytes += len(chunk)
+    try:
+        for chunk in store.read_chunks(key):
+            digest.update(chunk)
+            num_bytes += len(chunk)
+    except ChecksumMismatch:
+        return num_bytes, "unknown (it arrived damaged)"
     return num_bytes, digest.hexdigest()
 
 

@@ -3,6 +3,8 @@
 What differs from the client's defaults, and why: signature version 4 everywhere (others still
 default to 2 for some calls and are refused), path addressing for endpoints of one's own, CRC32 on
 every upload, five attempts with back-off, and time limits that fit a busy cluster.
+
+A key that is refused is read again where it came from: a mounted Secret changes while a pod runs.
 """
 
 from __future__ import annotations
@@ -11,18 +13,18 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from finetune_trainer.errors import UserError
+from finetune_trainer.errors import TrainerError, UserError
 from finetune_trainer.storage.access import StorageAccess, mask
+from finetune_trainer.storage.errors import ChecksumMismatch, CredentialsRefused
 from finetune_trainer.storage.s3_errors import S3Location, error_code, translating
 from finetune_trainer.storage.s3_read import S3Source
-from finetune_trainer.storage.store import ObjectInfo, check_key
-from finetune_trainer.storage.stream import download, read_object
+from finetune_trainer.storage.s3_upload import PART_BYTES, PartUploads
+from finetune_trainer.storage.store import ObjectInfo, OnBytes, check_key
+from finetune_trainer.storage.stream import READ_ATTEMPTS, download, read_object
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -31,12 +33,11 @@ MAX_ATTEMPTS = 5
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 60
 
-PART_BYTES = 8 * 1024 * 1024
-"""Larger files are uploaded in parts of this size or more."""
-
-_MAX_PARTS = 10_000  # S3's limit
-_NUM_UPLOAD_THREADS = 4
 _CONDITION_CONFLICTS = ("ConditionalRequestConflict", "OperationAborted")
+
+_Answer = TypeVar("_Answer")
+_Keys = tuple[str, str, str | None]
+"""Access key, its secret, and a session's token."""
 
 
 class S3Store:
@@ -54,10 +55,16 @@ class S3Store:
         self._access = access
         self._lock = threading.Lock()
         self._client: S3Client | None = None
-        self._key_id = ""
+        self._keys: _Keys = ("", "", None)
+        self._uploads = PartUploads(self.bucket)
 
     def read_bytes(self, key: str) -> bytes:
-        """Return the whole object."""
+        """Return the whole object, read again if it arrives damaged."""
+        for _ in range(READ_ATTEMPTS - 1):
+            try:
+                return b"".join(self.read_chunks(key))
+            except ChecksumMismatch:
+                continue
         return b"".join(self.read_chunks(key))
 
     def read_chunks(self, key: str) -> Iterator[bytes]:
@@ -66,20 +73,42 @@ class S3Store:
 
     def write_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         """Write the whole object with one request."""
-        with translating(self._location(key), "write"):
-            self._put(key, data, if_absent=if_absent)
+        full_key = self._full_key(key)
+        self._ask(
+            self._uri_of(key),
+            "write",
+            lambda client: self._put(client, full_key, data, if_absent=if_absent),
+        )
 
-    def upload_file(self, path: Path, key: str, *, if_absent: bool = False) -> None:
-        """Upload a local file, in parallel parts when it is large."""
-        num_bytes = path.stat().st_size
-        with translating(self._location(key), "write"):
+    def upload_file(
+        self,
+        path: Path,
+        key: str,
+        *,
+        if_absent: bool = False,
+        on_bytes: OnBytes | None = None,
+    ) -> None:
+        """Upload a local file, in parallel parts when it is large.
+
+        A large one goes on with the parts that are missing when the call before, for the same file,
+        found the server away.
+        """
+        full_key, num_bytes = self._full_key(key), path.stat().st_size
+
+        def put(client: S3Client) -> None:
             if num_bytes <= PART_BYTES:
-                self._put(key, path.read_bytes(), if_absent=if_absent)
-            else:
-                # After a conflict S3 wants the whole upload again, not only its completion.
-                _repeat_on_conflict(
-                    lambda: self._put_parts(path, num_bytes, key, if_absent=if_absent)
+                self._put(client, full_key, path.read_bytes(), if_absent=if_absent)
+                if on_bytes:
+                    on_bytes(num_bytes)
+                return
+            # After a conflict S3 wants the whole upload again, not only its completion.
+            _repeat_on_conflict(
+                lambda: self._uploads.put(
+                    client, path, full_key, if_absent=if_absent, on_bytes=on_bytes
                 )
+            )
+
+        self._ask(self._uri_of(key), "write", put)
 
     def download_file(self, key: str, path: Path) -> None:
         """Write an object to a local file; goes on where an earlier call stopped."""
@@ -88,54 +117,97 @@ class S3Store:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield the objects whose key starts with ``prefix``, in the server's order."""
         root = f"{self.prefix}/" if self.prefix else ""
-        with translating(self._location(prefix), "list"):
-            pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=root + prefix
+        request: dict[str, Any] = {"Bucket": self.bucket, "Prefix": root + prefix}
+        is_last = False
+        while not is_last:
+            page = self._ask(
+                self._uri_of(prefix),
+                "list",
+                lambda client: client.list_objects_v2(**request),
             )
-            for page in pages:
-                for entry in page.get("Contents", []):
-                    key = entry["Key"][len(root) :]
-                    if key and not key.endswith("/"):  # a marker some consoles make for folders
-                        yield ObjectInfo(
-                            key=key,
-                            num_bytes=entry["Size"],
-                            version=entry.get("ETag", "").strip('"'),
-                        )
+            for entry in page.get("Contents", []):
+                key = entry["Key"][len(root) :]
+                if key and not key.endswith("/"):  # a marker some consoles make for folders
+                    yield ObjectInfo(
+                        key=key,
+                        num_bytes=entry["Size"],
+                        version=entry.get("ETag", "").strip('"'),
+                    )
+            request["ContinuationToken"] = page.get("NextContinuationToken")
+            is_last = not page.get("IsTruncated") or not request["ContinuationToken"]
 
     def exists(self, key: str) -> bool:
         """Whether there is an object under this key."""
         from botocore.exceptions import ClientError
 
         full_key = self._full_key(key)
-        with translating(self._location(key), "look up"):
+
+        def look(client: S3Client) -> bool:
             try:
-                self.client.head_object(Bucket=self.bucket, Key=full_key)
+                client.head_object(Bucket=self.bucket, Key=full_key)
             except ClientError as error:
                 # A HEAD answer has no body: a missing bucket looks like a missing key here.
                 if error_code(error) in ("404", "NoSuchKey", "NotFound"):
                     return False
                 raise
-        return True
+            return True
+
+        return self._ask(self._uri_of(key), "look up", look)
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens if there is none."""
         full_key = self._full_key(key)
-        with translating(self._location(key), "delete"):
-            self.client.delete_object(Bucket=self.bucket, Key=full_key)
+        self._ask(
+            self._uri_of(key),
+            "delete",
+            lambda client: client.delete_object(Bucket=self.bucket, Key=full_key),
+        )
 
     @property
     def client(self) -> S3Client:
         """The boto3 client, built on first use and shared by all threads."""
         with self._lock:
             if self._client is None:
-                self._client, self._key_id = make_client(self._access)
+                self._client, self._keys = make_client(self._access)
             return self._client
 
-    def _put(self, key: str, data: bytes, *, if_absent: bool) -> None:
-        full_key = self._full_key(key)
+    def _ask(self, uri: str, action: str, ask: Callable[[S3Client], _Answer]) -> _Answer:
+        """Ask the server, once more with new keys when it refuses those at hand.
+
+        Args:
+            uri: What is asked for, for messages.
+            action: The verb of the message.
+            ask: The request, with whichever client is given.
+        """
+        client = self.client
+        try:
+            with translating(self._location(uri), action):
+                return ask(client)
+        except UserError as error:
+            is_refused = isinstance(error, CredentialsRefused) or error.reason == "AccessDenied"
+            if not (is_refused and self._renew(client)):
+                raise
+        with translating(self._location(uri), action):
+            return ask(self.client)
+
+    def _renew(self, used: S3Client) -> bool:
+        """Read the keys again where they came from; return whether there are other ones now."""
+        with self._lock:
+            if self._client is not used:
+                return True  # another thread has done it
+            try:
+                client, keys = make_client(self._access)
+            except TrainerError:
+                return False  # the Secret is gone, or being written
+            if keys == self._keys:
+                return False
+            self._client, self._keys = client, keys
+            return True
+
+    def _put(self, client: S3Client, full_key: str, data: bytes, *, if_absent: bool) -> None:
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
         _repeat_on_conflict(
-            lambda: self.client.put_object(
+            lambda: client.put_object(
                 Bucket=self.bucket,
                 Key=full_key,
                 Body=data,
@@ -144,62 +216,29 @@ class S3Store:
             )
         )
 
-    def _put_parts(self, path: Path, num_bytes: int, key: str, *, if_absent: bool) -> None:
-        """Upload in parts; s3transfer cannot pass the condition on, so the parts are made here."""
-        target: dict[str, Any] = {"Bucket": self.bucket, "Key": self._full_key(key)}
-        condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
-        part_bytes = max(PART_BYTES, -(-num_bytes // _MAX_PARTS))
-        client = self.client
-        created = client.create_multipart_upload(**target, ChecksumAlgorithm="CRC32")
-        upload: dict[str, Any] = {**target, "UploadId": created["UploadId"]}
-
-        def put_part(number: int) -> dict[str, Any]:
-            with path.open("rb") as file:
-                file.seek((number - 1) * part_bytes)
-                data = file.read(part_bytes)
-            answer = client.upload_part(
-                **upload, PartNumber=number, Body=data, ChecksumAlgorithm="CRC32"
-            )
-            part: dict[str, Any] = {"PartNumber": number, "ETag": answer["ETag"]}
-            if "ChecksumCRC32" in answer:  # AWS wants it back; other servers do not return it
-                part["ChecksumCRC32"] = answer["ChecksumCRC32"]
-            return part
-
-        try:
-            with ThreadPoolExecutor(_NUM_UPLOAD_THREADS, "s3-part") as pool:
-                parts: Any = list(pool.map(put_part, range(1, -(-num_bytes // part_bytes) + 1)))
-            client.complete_multipart_upload(
-                **upload, MultipartUpload={"Parts": parts}, **condition
-            )
-        except BaseException:
-            # Parts of an upload that never completes cost money until a lifecycle rule.
-            with suppress(Exception):
-                client.abort_multipart_upload(**upload)
-            raise
-
     def _source(self) -> S3Source:
-        return S3Source(self.client, self.bucket, self._location)
+        return S3Source(self._ask, self.bucket)
 
     def _full_key(self, key: str) -> str:
         check_key(key)
         return check_key(f"{self.prefix}/{key}" if self.prefix else key)
 
     def _uri_of(self, key: str) -> str:
-        return f"{self.uri}/{key}"
+        return f"{self.uri}/{key}" if key else self.uri
 
-    def _location(self, key: str) -> S3Location:
+    def _location(self, uri: str) -> S3Location:
         client = self.client
         return S3Location(
             bucket=self.bucket,
-            uri=self._uri_of(key) if key else self.uri,
+            uri=uri,
             endpoint=client.meta.endpoint_url,
             credentials=self._access.describe_credentials(),
-            key_id=mask(self._key_id) if self._key_id else "none",
+            key_id=mask(self._keys[0]) if self._keys[0] else "none",
         )
 
 
-def make_client(access: StorageAccess) -> tuple[S3Client, str]:
-    """Build a client and return it with the id of its access key (for messages, masked).
+def make_client(access: StorageAccess) -> tuple[S3Client, _Keys]:
+    """Build a client and return it with the keys it signs with.
 
     Raises:
         UserError: ``CredentialsMissing``, ``InvalidEndpoint``.
@@ -260,7 +299,8 @@ def make_client(access: StorageAccess) -> tuple[S3Client, str]:
             "instance role) has none. Name a Secret with AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY in credentialsRef, or set these variables.",
         )
-    return client, credentials.access_key or ""
+    frozen = credentials.get_frozen_credentials()
+    return client, (frozen.access_key or "", frozen.secret_key or "", frozen.token)
 
 
 def _repeat_on_conflict(write: Callable[[], object]) -> None:

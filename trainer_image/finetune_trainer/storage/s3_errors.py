@@ -7,16 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from finetune_trainer.errors import StorageError, TrainerError, UserError
-from finetune_trainer.storage.errors import AlreadyExists, ObjectNotFound
+from finetune_trainer.storage.errors import (
+    AlreadyExists,
+    CredentialsRefused,
+    ObjectNotFound,
+)
 
+_UNKNOWN_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _DENIED = {
     "403",
     "AccessDenied",
     "AllAccessDisabled",
     "Forbidden",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
     "UnauthorizedAccess",
+    *_UNKNOWN_KEY,
 }
 _EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestExpired"}
 _WRONG_REGION = {
@@ -25,7 +29,14 @@ _WRONG_REGION = {
     "IllegalLocationConstraintException",
     "PermanentRedirect",
 }
-_FULL = {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "EntityTooLarge"}
+_FULL = {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
+_DAMAGED = {
+    "BadDigest",
+    "IncompleteBody",
+    "InvalidDigest",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+}
 _MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
 
 
@@ -64,7 +75,7 @@ def translating(location: S3Location, action: str) -> Iterator[None]:
         raise translate(error, location, action) from error
 
 
-def error_code(error: Exception) -> str:
+def error_code(error: BaseException) -> str:
     """Return the S3 error code of a ClientError: ``NoSuchKey``, or the HTTP status as text."""
     response = getattr(error, "response", None) or {}
     code = str(response.get("Error", {}).get("Code", ""))
@@ -74,10 +85,20 @@ def error_code(error: Exception) -> str:
     return code
 
 
-def http_status(error: Exception) -> int:
+def http_status(error: BaseException) -> int:
     """Return the HTTP status of a ClientError; 0 when there is none."""
     response = getattr(error, "response", None) or {}
     return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same request may succeed later: no answer, an overload, a key being rotated."""
+    from botocore.exceptions import ClientError, HTTPClientError
+
+    if isinstance(error, ClientError):
+        status, code = http_status(error), error_code(error)
+        return status >= 500 or status in (401, 403, 408, 429) or code in _DAMAGED | _EXPIRED
+    return isinstance(error, HTTPClientError)
 
 
 def translate(error: Exception, location: S3Location, action: str) -> TrainerError:
@@ -129,7 +150,7 @@ def _translate_answer(error: Exception, location: S3Location, tried: str) -> Tra
     if code in _MISSING_KEY:
         return ObjectNotFound(f"There is no object {location.uri} at {location.endpoint}.")
     if code in _EXPIRED:
-        return UserError(
+        return CredentialsRefused(
             "CredentialsExpired",
             f"{tried}: {said}. The session of access key {location.key_id} from "
             f"{location.credentials} is over; renew it.",
@@ -137,7 +158,8 @@ def _translate_answer(error: Exception, location: S3Location, tried: str) -> Tra
     if code == "RequestTimeTooSkewed":
         return StorageError("ClockSkew", f"{tried}: {said}. Correct the clock of this node.")
     if code in _DENIED:
-        return UserError(
+        kind = CredentialsRefused if code in _UNKNOWN_KEY else UserError
+        return kind(
             "AccessDenied",
             f"{tried}: {said}. Access key {location.key_id} came from {location.credentials}; "
             f"check that key and secret belong together and that it may read, write and list "
@@ -157,6 +179,12 @@ def _translate_answer(error: Exception, location: S3Location, tried: str) -> Tra
             "Unsupported",
             f"{tried}: the server lacks something this program needs ({said}). It must support "
             "conditional writes (If-None-Match), multipart uploads and version 4 signatures.",
+        )
+    if code in _DAMAGED:
+        return StorageError(
+            "DamagedInTransit",
+            f"{tried}: {said}. What was sent arrived damaged; check the network's equipment "
+            "between this node and the server.",
         )
     if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling", "429"):
         return StorageError(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from finetune_trainer.storage.errors import ChangedObject, InterruptedRead
-from finetune_trainer.storage.s3_errors import S3Location, error_code, translating
+from finetune_trainer.storage.errors import ChangedObject, DamagedRead, InterruptedRead
+from finetune_trainer.storage.s3_errors import error_code
 from finetune_trainer.storage.stream import OpenBody
 
 if TYPE_CHECKING:
@@ -15,21 +15,25 @@ if TYPE_CHECKING:
 # A read that breaks off loses what it has gathered, so it gathers little.
 _READ_BYTES = 128 * 1024
 
+_Answer = TypeVar("_Answer")
+
+
+class Ask(Protocol):
+    """Sends a request, renews refused keys, and translates what goes wrong."""
+
+    def __call__(self, uri: str, action: str, ask: Callable[[S3Client], _Answer], /) -> _Answer:
+        """Return what ``ask`` returns; ``uri`` and ``action`` are for messages."""
+
 
 class S3Source:
     """Opens objects of one bucket at an offset."""
 
-    def __init__(
-        self, client: S3Client, bucket: str, location: Callable[[str], S3Location]
-    ) -> None:
-        self._client = client
+    def __init__(self, ask: Ask, bucket: str) -> None:
+        self._ask = ask
         self._bucket = bucket
-        self._location = location
 
     def open_range(self, key: str, offset: int, version: str) -> OpenBody:
         """Open an object; ``If-Match`` refuses any version but the one begun with."""
-        from botocore.exceptions import ClientError
-
         request: dict[str, Any] = {"Bucket": self._bucket, "Key": key}
         if version:
             request["IfMatch"] = f'"{version}"'
@@ -38,16 +42,10 @@ class S3Source:
         else:
             # Only an answer with the whole object can be checked against its checksum.
             request["ChecksumMode"] = "ENABLED"
-        with translating(self._location_of(key), "read"):
-            try:
-                answer = self._client.get_object(**request)
-            except ClientError as error:
-                code = error_code(error)
-                if code in ("PreconditionFailed", "412"):
-                    raise ChangedObject(key) from error
-                if code in ("InvalidRange", "416"):
-                    return self._open_end(key, offset, version)
-                raise
+        uri = f"s3://{self._bucket}/{key}"
+        answer = self._ask(uri, "read", lambda client: _get(client, request))
+        if answer is None:
+            return self._open_end(key, offset, version)
         first, num_bytes = _parse_content_range(answer.get("ContentRange", ""))
         if num_bytes is None:
             num_bytes = answer["ContentLength"]
@@ -65,21 +63,34 @@ class S3Source:
 
     def _open_end(self, key: str, offset: int, version: str) -> OpenBody:
         """Answer a read that starts at or behind the end: nothing is left, or it changed."""
-        head = self._client.head_object(Bucket=self._bucket, Key=key)
+        head = self._ask(
+            f"s3://{self._bucket}/{key}",
+            "look up",
+            lambda client: client.head_object(Bucket=self._bucket, Key=key),
+        )
         tag = head.get("ETag", "").strip('"')
         if head["ContentLength"] != offset or tag != version:
             raise ChangedObject(key)
         return OpenBody(offset=offset, num_bytes=offset, version=tag, chunks=iter(()))
 
-    def _location_of(self, key: str) -> S3Location:
-        location = self._location("")
-        return S3Location(
-            bucket=location.bucket,
-            uri=f"s3://{self._bucket}/{key}",
-            endpoint=location.endpoint,
-            credentials=location.credentials,
-            key_id=location.key_id,
-        )
+
+def _get(client: S3Client, request: dict[str, Any]) -> Any:
+    """Get an object; None when the range begins at its end or behind it.
+
+    Raises:
+        ChangedObject: It has another version than the request names.
+    """
+    from botocore.exceptions import ClientError
+
+    try:
+        return client.get_object(**request)
+    except ClientError as error:
+        code = error_code(error)
+        if code in ("PreconditionFailed", "412"):
+            raise ChangedObject(request["Key"]) from error
+        if code in ("InvalidRange", "416"):
+            return None
+        raise
 
 
 def _iterate(body: Any) -> Iterator[bytes]:
@@ -91,7 +102,7 @@ def _iterate(body: Any) -> Iterator[bytes]:
         yield from body.iter_chunks(_READ_BYTES)
     except FlexibleChecksumError as error:
         # Every byte came and they are wrong: going on from here would keep them.
-        raise ChangedObject(str(error)) from error
+        raise DamagedRead(str(error)) from error
     except (BotoCoreError, HTTPError, OSError) as error:
         raise InterruptedRead(str(error)) from error
 

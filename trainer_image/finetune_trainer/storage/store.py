@@ -7,7 +7,7 @@ not: it knows nothing of manifests (see :mod:`finetune_trainer.storage.publish`)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,10 @@ from urllib.parse import unquote, urlsplit
 from finetune_trainer.errors import UserError
 
 _MAX_KEY_BYTES = 1024  # S3's limit
+
+
+OnBytes = Callable[[int], None]
+"""Called with a number of bytes once the store has them, from several threads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +62,18 @@ class ObjectStore(Protocol):
                 others raise ``AlreadyExists``.
         """
 
-    def upload_file(self, path: Path, key: str, *, if_absent: bool = False) -> None:
-        """Write a local file as an object; readers see it whole or not at all."""
+    def upload_file(
+        self,
+        path: Path,
+        key: str,
+        *,
+        if_absent: bool = False,
+        on_bytes: OnBytes | None = None,
+    ) -> None:
+        """Write a local file as an object; readers see it whole or not at all.
+
+        A call after one that found the server away may send only what is missing.
+        """
 
     def download_file(self, key: str, path: Path) -> None:
         """Write an object to a local file.

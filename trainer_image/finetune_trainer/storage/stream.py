@@ -21,6 +21,8 @@ from typing import Protocol
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage.errors import (
     ChangedObject,
+    ChecksumMismatch,
+    DamagedRead,
     InterruptedRead,
     disk_full,
     local_writes,
@@ -30,6 +32,9 @@ CHUNK_BYTES = 1024 * 1024
 
 MAX_ATTEMPTS = 5
 """Consecutive attempts that bring no byte before a read gives up."""
+
+READ_ATTEMPTS = 3
+"""How often an object is read that arrives with other bytes than were stored."""
 
 _MAX_BACKOFF_SECONDS = 5.0
 
@@ -132,7 +137,7 @@ def read_object(source: RangeSource, key: str, *, uri: str) -> Iterator[bytes]:
 
     Raises:
         StorageError: ``Unreachable``, ``ObjectChanging``, ``ObjectNotFound`` or what the source
-            raises.
+            raises; ``ChecksumMismatch`` after the last byte of one that arrived damaged.
     """
     try:
         with closing(read_stream(source, key, uri=uri)) as stream:
@@ -142,9 +147,11 @@ def read_object(source: RangeSource, key: str, *, uri: str) -> Iterator[bytes]:
     except ChangedObject as error:
         raise StorageError(
             "ObjectChanging",
-            f"{uri} was replaced or arrived damaged while it was being read ({error}). Run again; "
-            "if it happens again, find the other writer or check the network's equipment.",
+            f"{uri} was replaced while it was being read ({error}). Run again; if it happens "
+            "again, find the other writer.",
         ) from error
+    except DamagedRead as error:
+        raise damaged(uri, error, num_reads=1) from error
 
 
 def download(source: RangeSource, key: str, path: Path, *, uri: str) -> None:
@@ -157,10 +164,12 @@ def download(source: RangeSource, key: str, path: Path, *, uri: str) -> None:
         uri: Address of the object, for messages.
 
     Raises:
-        StorageError: ``Unreachable``, ``DiskFull``, ``ObjectNotFound`` or what the source raises.
+        StorageError: ``Unreachable``, ``DiskFull``, ``ObjectNotFound``, ``ChecksumMismatch`` or
+            what the source raises.
     """
     with local_writes(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    num_damaged = 0
     for attempt in range(MAX_ATTEMPTS):
         try:
             _download_once(source, key, path, uri=uri)
@@ -170,9 +179,25 @@ def download(source: RangeSource, key: str, path: Path, *, uri: str) -> None:
             if attempt + 1 == MAX_ATTEMPTS:
                 raise StorageError(
                     "ObjectChanging",
-                    f"{uri} was replaced or arrived damaged {MAX_ATTEMPTS} times while it was "
-                    f"being read ({error}). Find and stop the other writer, or check the network.",
+                    f"{uri} was replaced {MAX_ATTEMPTS} times while it was being read ({error}). "
+                    "Find and stop the other writer.",
                 ) from error
+        except DamagedRead as error:
+            discard_partial(path)
+            num_damaged += 1
+            if num_damaged == READ_ATTEMPTS or attempt + 1 == MAX_ATTEMPTS:
+                raise damaged(uri, error, num_reads=num_damaged) from error
+            time.sleep(_backoff_seconds(num_damaged))
+
+
+def damaged(uri: str, cause: object, *, num_reads: int) -> ChecksumMismatch:
+    """Build the error of an object whose bytes are not those of its checksum."""
+    times = "once" if num_reads == 1 else f"{num_reads} times"
+    return ChecksumMismatch(
+        f"{uri} was read {times} and is damaged each time ({cause}): the object itself, or the "
+        "network's equipment on the way to it. Compare its checksum from another machine; if the "
+        "object is damaged, delete it or restore it."
+    )
 
 
 def _download_once(source: RangeSource, key: str, path: Path, *, uri: str) -> None:

@@ -32,6 +32,7 @@ from finetune_trainer.storage import (
     make_manifest,
     store_files,
 )
+from finetune_trainer.storage.store import OnBytes
 
 _STEP = re.compile(r"step-(\d+)/(.*)")
 _STATE_SUFFIXES = (".pt", ".pth", ".bin")
@@ -149,18 +150,21 @@ def fetch_step(store: ObjectStore, prefix: str, step: int, folder: Path) -> Loca
     return LocalCheckpoint(step=step, folder=target)
 
 
-def upload_checkpoint(store: ObjectStore, prefix: str, folder: Path) -> list[ManifestFile]:
+def upload_checkpoint(
+    store: ObjectStore, prefix: str, folder: Path, *, on_bytes: OnBytes | None = None
+) -> list[ManifestFile]:
     """Store what this node holds of a checkpoint, one file at a time.
 
     Args:
         store: The run's storage.
         prefix: Key prefix of this checkpoint: ``.../step-<n>``.
         folder: The local checkpoint.
+        on_bytes: Progress.
 
     Returns:
         The entries for the manifest.
     """
-    return store_files(store, prefix, files_of(folder), num_threads=1)
+    return store_files(store, prefix, files_of(folder), num_threads=1, on_bytes=on_bytes)
 
 
 def files_of(folder: Path) -> dict[str, Path]:

@@ -21,7 +21,7 @@ from finetune_trainer.storage import (
     AlreadyExists,
     Manifest,
     fetch_folder,
-    open_store,
+    open_patiently,
     read_json,
     read_manifest,
 )
@@ -70,7 +70,7 @@ def fetch_origin(context: StageContext, *, revision: str) -> Origin | None:
     if wanted is None:
         return None
     root, prefix = split_uri(wanted.uri)
-    store = open_store(root, context.access(wanted.credentials_ref))
+    store = open_patiently(root, context.access(wanted.credentials_ref), context.emit.message)
     manifest = read_manifest(store, prefix)
     digest = pin_digest(context, wanted.uri, manifest.digest)
     paths = choose_files(manifest, context.job.spec.method.adapter, wanted.uri)

@@ -55,6 +55,14 @@ def whole_cpus(quantity: str) -> int:
     return max(1, math.ceil(number * _SUFFIXES.get(suffix, Decimal(1))))
 
 
+def whole_bytes(quantity: str) -> int:
+    """Return a size quantity in bytes, rounded down."""
+    number = quantity.rstrip("kKMGTi")
+    unit = quantity[len(number) :]
+    base = 1024 if unit.endswith("i") else 1000
+    return int(Decimal(number) * base ** " KMGT".index((unit[:1] or " ").upper()))
+
+
 def credentials_of(spec: FineTuneJobSpec) -> list[str]:
     """Return the names of the Secrets a job reads, sorted, each once."""
     references = [
@@ -173,6 +181,7 @@ def _environment(
         Environment.WORK_DIR: WORK_DIR,
         Environment.CACHE_DIR: CACHE_DIR,
         Environment.CREDENTIALS_DIR: CREDENTIALS_DIR,
+        Environment.SCRATCH_BYTES: str(whole_bytes(config.scratch_size)),
     }
     gpus = num_gpus_of(spec, stage)
     if gpus:

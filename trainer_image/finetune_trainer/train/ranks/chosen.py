@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from finetune_api.v1alpha1.finetunejob import Checkpoint
 from finetune_trainer.storage import ObjectStore, fetch_folder, publish_folder
+from finetune_trainer.storage.store import OnBytes
 from finetune_trainer.train.checkpoint import complete_steps, delete_prefix
+from finetune_trainer.train.outbox import Outbox, size_of
 from finetune_trainer.train.selection import (
     find_best,
     find_superseded,
@@ -35,6 +38,8 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
     Args:
         store: The run's storage.
         prefix: Key prefix of the run's checkpoints.
+        outbox: Brings files to the same storage, in order with the checkpoints.
+        make_room: Waits until the outbox takes so many bytes; all ranks call it alike.
         rule: ``spec.checkpoint``.
         has_validation: There are validation rows.
         resume_step: Step of the checkpoint that training resumes at, 0 for none.
@@ -45,12 +50,16 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
         store: ObjectStore,
         prefix: str,
         *,
+        outbox: Outbox,
+        make_room: Callable[[TrainingArguments, TrainerState, int], None],
         rule: Checkpoint,
         has_validation: bool,
         resume_step: int,
     ) -> None:
         self._store = store
         self._prefix = prefix
+        self._outbox = outbox
+        self._make_room = make_room
         self._rule = rule
         self._keeps_best = has_validation and rule.select == "Best"
         self._resume_step = resume_step
@@ -69,7 +78,7 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
             TrainingIsOver: transformers would train one more step.
         """
         if state.is_world_process_zero:
-            for step in self._stored_steps():
+            for step in self._stored_steps(self._store):
                 if step > self._resume_step:
                     delete_prefix(self._store, self._key(step))
         is_exhausted_now = is_exhausted(
@@ -94,9 +103,7 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Drop weights that no checkpoint counts on any more."""
         if self._keeps_best and state.is_world_process_zero:
-            checkpoints = complete_steps(self._store, self._prefix)
-            for step in find_superseded(self._stored_steps(), checkpoints):
-                delete_prefix(self._store, self._key(step))
+            self._outbox.submit("clean-up of weights", 0, lambda store, _: self._drop_old(store))
 
     def hand_over(self, folder: Path) -> dict[str, Any]:
         """Put the chosen weights into ``folder`` and say which they are; all ranks must call it.
@@ -124,23 +131,40 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
 
     def _store_weights(self, args: TrainingArguments, state: TrainerState) -> None:
         assert self._trainer is not None
-        folder = Path(args.output_dir) / f"best-{state.global_step}"
+        step, folder = state.global_step, Path(args.output_dir) / f"best-{state.global_step}"
         self._trainer.save_model(str(folder))
-        if state.is_world_process_zero:
+        is_first = state.is_world_process_zero
+        self._make_room(args, state, size_of(folder) if is_first else 0)
+        if is_first:
             # A pickle: code for whoever loads it.
             (folder / "training_args.bin").unlink(missing_ok=True)
-            publish_folder(
-                self._store,
-                self._key(state.global_step),
-                folder,
-                created_by="finetune_trainer train",
-                inputs={"step": str(state.global_step)},
+            self._outbox.submit(
+                f"best weights, of step {step},",
+                size_of(folder),
+                lambda store, on_bytes: self._publish(store, step, folder, on_bytes),
             )
-            shutil.rmtree(folder)
 
-    def _stored_steps(self) -> list[int]:
+    def _publish(self, store: ObjectStore, step: int, folder: Path, on_bytes: OnBytes) -> None:
+        """Store weights and remove them from the local disk. Runs in the outbox."""
+        publish_folder(
+            store,
+            self._key(step),
+            folder,
+            created_by="finetune_trainer train",
+            inputs={"step": str(step)},
+            on_bytes=on_bytes,
+        )
+        shutil.rmtree(folder)
+
+    def _drop_old(self, store: ObjectStore) -> None:
+        """Delete weights that no checkpoint counts on any more. Runs in the outbox."""
+        checkpoints = complete_steps(store, self._prefix)
+        for step in find_superseded(self._stored_steps(store), checkpoints):
+            delete_prefix(store, self._key(step))
+
+    def _stored_steps(self, store: ObjectStore) -> list[int]:
         start = self._prefix + "/"
-        matches = (_STORED.match(item.key.removeprefix(start)) for item in self._store.list(start))
+        matches = (_STORED.match(item.key.removeprefix(start)) for item in store.list(start))
         return sorted({int(match.group(1)) for match in matches if match})
 
     def _key(self, step: int) -> str:

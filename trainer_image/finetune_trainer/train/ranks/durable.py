@@ -1,22 +1,24 @@
 """Makes every checkpoint that Trainer saves durable, behind training.
 
-Of each node one rank stores the node's files in a thread while training goes on; at most one
-checkpoint is on its way, and the next save waits for it. Files are streamed from the local disk,
-so that memory stays as it is and the disk holds two checkpoints at most.
+Of each node one rank stores the node's files through its outbox while training goes on. Checkpoints
+that storage has not taken yet wait on the local disk, within the outbox's budget; who finds no room
+waits, and so does the end of training. Files are streamed from the disk: memory stays as it is.
 
-Threads never take part in collectives. On one node the thread that stores also commits. On several
-nodes all ranks ask each other after every step whether all parts are stored; then rank 0 has the
-entries of all and its thread commits. A failure surfaces at the next step, on every node.
+Threads never take part in collectives. On one node the outbox also commits. On several nodes all
+ranks ask each other after every step whether all parts of the oldest checkpoint are stored; then
+rank 0 has the entries of all and its outbox commits. Whoever waits polls together with all others,
+so that no rank sits in a collective for as long as storage may be away. A failure surfaces at the
+next step, on every node.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,22 +27,24 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage import ManifestFile, ObjectStore
+from finetune_trainer.storage.patience import no_wait
+from finetune_trainer.storage.store import OnBytes
 from finetune_trainer.train.checkpoint import (
     commit_checkpoint,
     drop_newer,
     drop_old,
     upload_checkpoint,
 )
+from finetune_trainer.train.outbox import Outbox, size_of
 
 DRAIN_SECONDS = 60.0
-"""How long a rank that failed waits for its checkpoint on the way."""
+"""How long a rank that failed waits for its checkpoints on the way."""
+
+POLL_SECONDS = 2.0
+"""How often ranks that wait for storage ask each other."""
 
 STALL_WORTH_TELLING_SECONDS = 1.0
-
-_Part = list[ManifestFile] | TrainerError
-"""What came of a node's part of a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +55,13 @@ class Saved:
         step: Its optimiser step.
         folder: Where Trainer has saved it.
         curve: Copy of the training curve at that step; rank 0 only.
+        part: The entries of this node's files, once they are stored; None on ranks that store none.
     """
 
     step: int
     folder: Path
     curve: Path | None
+    part: Future[list[ManifestFile]] | None = None
 
 
 class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
@@ -64,12 +70,14 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
     Args:
         store: The run's storage.
         prefix: Key prefix of the run's checkpoints.
+        outbox: Brings files to the same storage.
         keep: Complete checkpoints to keep.
         curve: Local training curve.
         curve_key: Where it is stored.
         inputs: What checkpoints are made from, for their manifests.
         resumed_from: Step that training resumes at, 0 for none.
-        tell: Called with a message for people, on rank 0.
+        tell: Called with a message for people.
+        on_wait: Called every few seconds while training waits for storage.
     """
 
     def __init__(
@@ -77,25 +85,26 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         store: ObjectStore,
         prefix: str,
         *,
+        outbox: Outbox,
         keep: int,
         curve: Path,
         curve_key: str,
         inputs: Mapping[str, str],
         resumed_from: int,
         tell: Callable[[str], None],
+        on_wait: Callable[[], None] = no_wait,
     ) -> None:
         self._store = store
         self._prefix = prefix
+        self._outbox = outbox
         self._keep = keep
         self._curve = curve
         self._curve_key = curve_key
         self._inputs = inputs
         self._resumed_from = resumed_from
         self._tell = tell
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._saved: Saved | None = None
-        self._part: Future[list[ManifestFile]] | None = None
-        self._commit: Future[None] | None = None
+        self._on_wait = on_wait
+        self._saved: deque[Saved] = deque()
         self._is_first = False
         self._has_several_nodes = False
         self.stall_seconds = 0.0
@@ -115,100 +124,165 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Let failures of the checkpoint on its way surface; commit it once all parts are there."""
-        if self._commit is not None and self._commit.done():
-            self._finish_commit()
-        if self._saved is None:
-            return
-        done = self._part is None or self._part.done()
-        if self._has_several_nodes:
-            vote = torch.tensor([int(done)], device=args.device)
-            dist.all_reduce(vote, op=dist.ReduceOp.MIN)
-            done = bool(vote.item())
-        if done:
-            self._finish_part()
+        """Let failures of checkpoints on their way surface; commit those whose parts are there."""
+        self._outbox.report()
+        if self._has_several_nodes and self._saved:
+            self._finish_stored(args)
+        elif self._outbox.failure is not None:
+            raise self._outbox.failure
+        elif not self._has_several_nodes:
+            self._finish_stored(args)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Wait for the checkpoint before, then start to store this one."""
-        began, before = time.monotonic(), self._saved
-        self._finish_part()
-        self._finish_commit()
-        stalled = time.monotonic() - began
-        _barrier()  # every rank has written its files
-        self.stall_seconds += stalled
-        if self._is_first and before is not None and stalled > STALL_WORTH_TELLING_SECONDS:
-            self._tell(
-                f"training waited {stalled:.1f} s at step {state.global_step} for the checkpoint "
-                f"of step {before.step} to reach storage; raise checkpoint.everySteps or use "
-                "faster storage if this repeats"
-            )
+        """Have the checkpoint stored; wait first if the disk may hold no more of them."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self._saved = Saved(
-            step=state.global_step, folder=folder, curve=self._copy_curve(args, state)
-        )
+        _barrier()  # every rank has written its files
+        num_bytes = size_of(folder) if args.local_process_index == 0 else 0
+        self.make_room(args, state, num_bytes)
+        self._finish_stored(args)
+        saved = Saved(step=state.global_step, folder=folder, curve=self._copy_curve(args, state))
+        part = None
         if args.local_process_index == 0:
-            self._part = self._thread.submit(self._store_part, self._saved)
+            part = self._outbox.submit(
+                f"checkpoint of step {saved.step}",
+                num_bytes,
+                lambda store, on_bytes: self._store_part(store, saved, on_bytes),
+            )
+        self._saved.append(
+            Saved(step=saved.step, folder=folder, curve=saved.curve, part=part),
+        )
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Leave nothing on its way."""
-        self._finish_part()
-        self._finish_commit()
+        self._wait_until(args, state, self._outbox.is_idle)
+        self._finish_stored(args)
+        self._wait_until(args, state, self._outbox.is_idle)  # for the commits
         _barrier()
 
-    def drain(self) -> None:
-        """Let this node's upload end although training failed; raises nothing."""
-        if self._part is not None and not self._has_several_nodes:
-            with contextlib.suppress(Exception):
-                self._part.result(timeout=DRAIN_SECONDS)
+    def make_room(self, args: TrainingArguments, state: TrainerState, num_bytes: int) -> None:
+        """Wait until the outbox has room for what this rank is about to submit.
 
-    def _finish_part(self) -> None:
-        """Wait for the parts of the checkpoint on its way; all ranks must call it alike.
+        All ranks must call it alike.
+
+        Raises:
+            TrainerError: Storage stayed away beyond its patience, or failed for good.
+        """
+        self._wait_until(args, state, lambda: self._outbox.has_room(num_bytes))
+
+    def drain(self) -> None:
+        """Let this node's checkpoints reach storage although training failed; raises nothing."""
+        end = time.monotonic() + DRAIN_SECONDS
+        while (
+            not self._has_several_nodes
+            and not self._outbox.is_idle()
+            and self._outbox.failure is None
+            and (left := end - time.monotonic()) > 0
+        ):
+            self._outbox.wait(left)
+
+    def _wait_until(
+        self, args: TrainingArguments, state: TrainerState, is_ready: Callable[[], bool]
+    ) -> None:
+        """Wait until this holds for all ranks; all must call it alike."""
+        began = time.monotonic()
+        waits_for = self._outbox.describe()
+        told = False
+        while True:
+            failed = self._outbox.failure is not None
+            hopeless = not failed and self._outbox.is_hopeless(since=began)
+            is_busy, has_failed, is_hopeless = _any(args, not is_ready(), failed, hopeless)
+            if has_failed:
+                self._raise_failure(args, lost=waits_for)
+            if is_hopeless:
+                self._outbox.give_up()
+            elif not is_busy:
+                break
+            self._on_wait()
+            self._outbox.report()
+            waited = time.monotonic() - began
+            if waits_for and not told and waited > 10 * STALL_WORTH_TELLING_SECONDS:
+                told = True
+                self._tell(f"training waits at step {state.global_step} for storage: {waits_for}")
+            self._outbox.wait(POLL_SECONDS)
+        waited = time.monotonic() - began
+        self.stall_seconds += waited
+        if waits_for and waited > STALL_WORTH_TELLING_SECONDS:
+            self._tell(
+                f"training waited {waited:.1f} s at step {state.global_step} for storage to take "
+                f"{waits_for}; raise checkpoint.everySteps or use faster storage if this repeats"
+            )
+
+    def _raise_failure(self, args: TrainingArguments, *, lost: str = "") -> None:
+        """Raise why nothing reaches storage, on every rank; all must call it alike.
+
+        Raises:
+            TrainerError: As the first node that failed says it.
+        """
+        error = next(error for error in _gather(args, self._outbox.failure) if error is not None)
+        if lost:
+            error.message += (
+                f" Not stored, and lost with this pod: {lost}. The next attempt resumes at the "
+                "newest checkpoint that is stored."
+            )
+        raise error
+
+    def _finish_stored(self, args: TrainingArguments) -> None:
+        """Let go of checkpoints all of whose parts are stored, oldest first.
+
+        With several nodes all ranks must call it alike.
 
         Raises:
             TrainerError: A part could not be stored, on whichever node.
         """
-        saved, part = self._saved, self._part
-        self._saved, self._part = None, None
-        if saved is None:
-            return
-        if not self._has_several_nodes:
-            if part is not None:
-                part.result()
-            return
-        parts = _gather(_outcome_of(part))
-        for outcome in parts:
-            if isinstance(outcome, TrainerError):
-                raise outcome
+        while self._saved:
+            part = self._saved[0].part
+            is_pending = part is not None and not part.done()
+            failed = self._outbox.failure is not None
+            if self._has_several_nodes:
+                is_pending, failed = _any(args, is_pending, failed)
+                if failed:
+                    self._raise_failure(args)
+            if is_pending or failed:
+                return
+            saved = self._saved.popleft()
+            if self._has_several_nodes:
+                self._commit_parts(args, saved)
+
+    def _commit_parts(self, args: TrainingArguments, saved: Saved) -> None:
+        """Give the entries of all nodes to rank 0, which commits them."""
+        parts = _gather(args, saved.part.result() if saved.part is not None else [])
         if self._is_first:
-            files = [file for entries in parts if isinstance(entries, list) for file in entries]
-            self._commit = self._thread.submit(self._commit_files, saved, files)
+            files = [file for entries in parts for file in entries]
+            self._outbox.submit(
+                f"manifest of step {saved.step}",
+                0,
+                lambda store, _: self._commit_files(store, saved, files),
+                urgent=True,
+            )
 
-    def _finish_commit(self) -> None:
-        commit, self._commit = self._commit, None
-        if commit is not None:
-            commit.result()
-
-    def _store_part(self, saved: Saved) -> list[ManifestFile]:
-        """Store this node's files; on the only node also commit. Runs in the thread."""
-        files = upload_checkpoint(self._store, self._key(saved), saved.folder)
+    def _store_part(
+        self, store: ObjectStore, saved: Saved, on_bytes: OnBytes
+    ) -> list[ManifestFile]:
+        """Store this node's files; on the only node also commit. Runs in the outbox."""
+        files = upload_checkpoint(store, self._key(saved), saved.folder, on_bytes=on_bytes)
         if not self._has_several_nodes:
-            self._commit_files(saved, files)
+            self._commit_files(store, saved, files)
         _remove_up_to(saved)
         return files
 
-    def _commit_files(self, saved: Saved, files: list[ManifestFile]) -> None:
+    def _commit_files(self, store: ObjectStore, saved: Saved, files: list[ManifestFile]) -> None:
         """Commit a checkpoint whose files are all stored, then drop old ones."""
         # The curve goes first: whoever resumes from the manifest needs the points before it.
         if saved.curve is not None:
-            self._store.upload_file(saved.curve, self._curve_key)
+            store.upload_file(saved.curve, self._curve_key)
             saved.curve.unlink()
         key = self._key(saved)
-        commit_checkpoint(self._store, key, files, step=saved.step, inputs=self._inputs)
-        drop_old(self._store, self._prefix, newest=saved.step, keep=self._keep)
+        commit_checkpoint(store, key, files, step=saved.step, inputs=self._inputs)
+        drop_old(store, self._prefix, newest=saved.step, keep=self._keep)
 
     def _copy_curve(self, args: TrainingArguments, state: TrainerState) -> Path | None:
         if not (state.is_world_process_zero and self._curve.exists()):
@@ -230,14 +304,17 @@ def _remove_up_to(saved: Saved) -> None:
             shutil.rmtree(folder)
 
 
-def _outcome_of(part: Future[list[ManifestFile]] | None) -> _Part:
-    """Wait for a node's part; its failure is a value, so that all ranks hear of it."""
-    if part is None:
-        return []
-    try:
-        return part.result()
-    except TrainerError as error:
-        return error
+def _is_alone(args: TrainingArguments) -> bool:
+    return args.world_size == 1 or not (dist.is_available() and dist.is_initialized())
+
+
+def _any(args: TrainingArguments, *values: bool) -> tuple[bool, ...]:
+    """Return for each value whether it holds for any rank; all must call it alike."""
+    if _is_alone(args):
+        return values
+    votes = torch.tensor([int(value) for value in values], device=args.device)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return tuple(bool(vote) for vote in votes.tolist())
 
 
 def _barrier() -> None:
@@ -245,9 +322,10 @@ def _barrier() -> None:
         dist.barrier()
 
 
-def _gather(part: _Part) -> list[_Part]:
-    if not (dist.is_available() and dist.is_initialized()):
-        return [part]
-    parts: list[_Part | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, part)
-    return [part for part in parts if part is not None]
+def _gather(args: TrainingArguments, value: Any) -> list[Any]:
+    """Return every rank's value, rank 0's first."""
+    if _is_alone(args):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.trainer import ResolvedJob
-from finetune_trainer.storage import StorageAccess
+from finetune_trainer.storage import ObjectStore, StorageAccess, open_patiently
+from finetune_trainer.storage.patience import EARLIER_STAGES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,3 +58,9 @@ def storage_access(job: ResolvedJob, plan: WorkerPlan) -> StorageAccess:
         credentials_dir=Path(plan.credentials_dir) if plan.credentials_dir else None,
         credentials_name=plan.credentials_name,
     )
+
+
+def open_run_store(job: ResolvedJob, plan: WorkerPlan, tell: Callable[[str], None]) -> ObjectStore:
+    """Open the output's storage for a rank that waits while the store is away."""
+    access = storage_access(job, plan)
+    return open_patiently(job.spec.output.uri, access, tell, known=EARLIER_STAGES)

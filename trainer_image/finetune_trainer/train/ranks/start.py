@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,8 @@ from finetune_api.trainer import ResolvedJob
 from finetune_trainer.errors import InternalError
 from finetune_trainer.model.kernels import decide_liger
 from finetune_trainer.model.load import expected_attention, read_config, read_model_architecture
-from finetune_trainer.storage import open_store
 from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
-from finetune_trainer.train.ranks.handover import WorkerPlan, storage_access
+from finetune_trainer.train.ranks.handover import WorkerPlan, open_run_store
 from finetune_trainer.train.recipe import Recipe, decide_recipe
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def check_world_size(recipe: Recipe, actual: int) -> None:
         )
 
 
-def agree_on_checkpoint(plan: WorkerPlan, job: ResolvedJob, *, local_rank: int) -> WorkerPlan:
+def agree_on_checkpoint(
+    plan: WorkerPlan, job: ResolvedJob, tell: Callable[[str], None], *, local_rank: int
+) -> WorkerPlan:
     """Return the plan with the checkpoint that every node resumes from.
 
     Ranks of one node share what their parent has fetched.
@@ -76,7 +78,7 @@ def agree_on_checkpoint(plan: WorkerPlan, job: ResolvedJob, *, local_rank: int) 
         return plan
     from finetune_trainer.train.ranks.agreement import agree_on_step
 
-    store = open_store(job.spec.output.uri, storage_access(job, plan))
+    store = open_run_store(job, plan, tell)
     prefix, folder = f"{job.run_prefix}/checkpoints", Path(plan.output_dir)
 
     def fetch(step: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage import open_store
+from finetune_trainer.storage.patience import decide_patience
+from finetune_trainer.train.outbox import Outbox, decide_budget
 from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest
 from finetune_trainer.train.ranks.chosen import ChosenStep
 from finetune_trainer.train.ranks.durable import DurableCheckpoints
-from finetune_trainer.train.ranks.handover import WorkerPlan, storage_access
+from finetune_trainer.train.ranks.handover import WorkerPlan, open_run_store, storage_access
 from finetune_trainer.train.ranks.isolation import IsolationProbe
 from finetune_trainer.train.ranks.state_files import state_files_below
 
@@ -46,23 +49,34 @@ def make_watchers(
 ) -> Watchers:
     """Build the callbacks that report, save, choose and stop."""
     curve = Path(plan.curve)
-    store = open_store(job.spec.output.uri, storage_access(job, plan))
     prefix = f"{job.run_prefix}/checkpoints"
+    direct = open_store(job.spec.output.uri, storage_access(job, plan))
+    store = open_run_store(job, plan, emit.message)
+    outbox = Outbox(
+        direct,
+        budget_bytes=decide_budget(os.environ, Path(plan.output_dir)),
+        tell=emit.message,
+        patience_seconds=decide_patience(os.environ),
+    )
+    checkpoints = DurableCheckpoints(
+        store,
+        prefix,
+        outbox=outbox,
+        keep=job.spec.checkpoint.keep_last,
+        curve=curve,
+        curve_key=f"{job.run_prefix}/metrics.jsonl",
+        inputs=plan.inputs,
+        resumed_from=plan.resume_step,
+        tell=emit.message if rank == 0 else no_telling,
+    )
     return Watchers(
         curve=CurveWriter(curve, emit, resumed_from=plan.resume_step) if rank == 0 else None,
-        checkpoints=DurableCheckpoints(
-            store,
-            prefix,
-            keep=job.spec.checkpoint.keep_last,
-            curve=curve,
-            curve_key=f"{job.run_prefix}/metrics.jsonl",
-            inputs=plan.inputs,
-            resumed_from=plan.resume_step,
-            tell=emit.message,
-        ),
+        checkpoints=checkpoints,
         chosen=ChosenStep(
             store,
             prefix,
+            outbox=outbox,
+            make_room=checkpoints.make_room,
             rule=job.spec.checkpoint,
             has_validation=has_validation,
             resume_step=plan.resume_step,
@@ -70,6 +84,10 @@ def make_watchers(
         stop=StopRequest(Path(plan.control_dir) / "stop"),
         isolation=IsolationProbe(emit.message),
     )
+
+
+def no_telling(_: str) -> None:
+    """Say nothing: rank 0 says the same."""
 
 
 def train_durably(trainer: Trainer, plan: WorkerPlan, watchers: Watchers) -> None:

@@ -95,7 +95,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
     check_world_size(recipe, config.world_size)
     if objective is sft:  # the other objectives need more of the output head than the loss
         config.use_liger_kernel = uses_liger(plan, job)
-    plan = agree_on_checkpoint(plan, job, local_rank=config.local_process_index)
+    plan = agree_on_checkpoint(plan, job, emit.message, local_rank=config.local_process_index)
     model = load_base(plan, job, recipe, local_rank=config.local_process_index)
     lora = build_lora_config(method.adapter, model)
     watchers = make_watchers(plan, job, rank, emit, has_validation=sides.has_validation)
