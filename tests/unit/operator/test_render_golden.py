@@ -74,6 +74,22 @@ def test_threads_are_the_cpu_limit_rounded_up(quantity, cpus):
     assert whole_cpus(quantity) == cpus
 
 
+@pytest.mark.parametrize(
+    ("quantity", "num_bytes"),
+    [
+        ("100Gi", 100 * 2**30),
+        ("1.5Mi", 3 * 2**19),
+        ("2k", 2000),
+        ("3T", 3 * 10**12),
+        ("4096", 4096),
+    ],
+)
+def test_the_limit_of_the_work_folder_is_handed_over_in_bytes(quantity, num_bytes):
+    from finetune_operator.finetunejob.render.pod import whole_bytes
+
+    assert whole_bytes(quantity) == num_bytes
+
+
 @pytest.mark.parametrize("field", ["default_cpu", "prepare_cpu"])
 def test_a_size_is_no_number_of_cpus(field):
     with pytest.raises(ConfigError, match=r"Cpu: must be a number of CPUs.*16Gi"):
