@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "operator"))
 
 from finetune_api.crd import build_crd  # noqa: E402
-from finetune_api.reference import render_exit_codes, render_finetunejob  # noqa: E402
+from finetune_api.reference import render_exit_codes, render_finetunejob, render_reasons  # noqa: E402
 from finetune_cli.reference import render_cli  # noqa: E402
 
 HEADER = (
@@ -44,6 +44,7 @@ def render_files() -> dict[str, str]:
         "docs/reference/finetunejob.md": MARKDOWN_HEADER + render_finetunejob(),
         "docs/reference/cli.md": MARKDOWN_HEADER + render_cli(),
         "docs/reference/exit-codes.md": MARKDOWN_HEADER + render_exit_codes(),
+        "docs/reference/reasons.md": MARKDOWN_HEADER + render_reasons(),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from finetune_api import reasons, trainer_reasons
 from finetune_api.crd import build_schema
 from finetune_api.meta import API_VERSION, KIND
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, NON_RETRYABLE_EXIT_CODES, ExitCode
@@ -85,6 +86,43 @@ def render_exit_codes() -> str:
         "finished but the goal was missed, and with 0 otherwise.",
     ]
     return "\n".join(lines) + "\n"
+
+
+_REASON_SECTIONS: tuple[tuple[str, dict[str, reasons.ReasonHelp]], ...] = (
+    ("Whether a job is accepted", reasons.ACCEPTANCE),
+    ("The life of a job", reasons.LIFE),
+    ("Classes of failures", reasons.CLASSES),
+    ("Pods and their containers", reasons.PODS),
+    ("Kueue", reasons.QUEUE),
+    ("Stages: object stores, folders and the Hub", trainer_reasons.STORAGE),
+    ("Stages: base model, tokenizer and chat template", trainer_reasons.MODEL),
+    ("Stage `prepare`: sources, rows and split", trainer_reasons.DATA),
+    ("Stage `train`", trainer_reasons.TRAIN),
+    ("Stage `evaluate` and publishing", trainer_reasons.RESULTS),
+    ("The program itself", trainer_reasons.PROGRAM),
+)
+
+
+def render_reasons() -> str:
+    """Render the page on the reasons in conditions, in ``status.lastFailure`` and of rows."""
+    lines = [
+        "# Reasons",
+        "",
+        "The words in the `reason` of conditions and Events, in `status.lastFailure` and of rows",
+        "that are refused. They are stable: scripts may compare them. The message beside a reason",
+        "names the values; here stands what holds for all of its kind. What is not listed is the",
+        "name of an exception that nobody foresaw (class `Internal`), `ExitCodeN` of a container",
+        "that left no message, or a word of Kubernetes or Kueue.",
+        "",
+    ]
+    for title, section in _REASON_SECTIONS:
+        lines += [f"## {title}", "", "| reason | meaning | what to do |", "|---|---|---|"]
+        lines += [
+            f"| `{reason}` | {_escaped(told.meaning)} | {_escaped(told.remedy)} |"
+            for reason, told in section.items()
+        ]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _retry_word(code: ExitCode) -> str:

@@ -1,0 +1,226 @@
+"""What the reasons in a status mean and what to do: one sentence each.
+
+``OPERATOR_REASONS`` are those that the operator gives itself or repeats from pods and Kueue; the
+trainer's are in :mod:`finetune_api.trainer_reasons`. The reference page is made of both, and the
+metrics take the words of the first for labels, which bounds their number.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class ReasonHelp(NamedTuple):
+    """What a reason means, and what to do.
+
+    Attributes:
+        meaning: One sentence.
+        remedy: What to do, as an imperative; ``Nothing`` and why where the job goes on by itself.
+    """
+
+    meaning: str
+    remedy: str
+
+
+_WAIT = "Nothing: the job goes on by itself."
+_SCHEDULING = "Nothing, unless it lasts: then lower `resources` or add nodes."
+_IMAGE = "Check `trainer.image`, the registry and `podTemplate.imagePullSecrets`."
+
+ACCEPTANCE = {
+    "Valid": ReasonHelp("The spec is valid and allowed on this cluster.", "Nothing."),
+    "InvalidSpec": ReasonHelp(
+        "This version of the operator cannot read the spec.",
+        "Bring CRD and operator to one version.",
+    ),
+    "InvalidTemplate": ReasonHelp(
+        "A source's `template` is not valid Jinja.", "Correct it where the message says."
+    ),
+    "URINotAllowed": ReasonHelp(
+        "A `file://` path outside the allowed folders, or a malformed `pvc://`.",
+        "Use `s3://` or `pvc://claim/path`.",
+    ),
+    "EndpointNotAllowed": ReasonHelp(
+        "`s3.endpoint` is not on the cluster's list.",
+        "Have it added to `config.allowedEndpoints`.",
+    ),
+    "RemoteCodeNotAllowed": ReasonHelp(
+        "`model.trustRemoteCode` is off on this cluster.",
+        "Choose a model without code of its own, or ask the administrator.",
+    ),
+    "ReservedName": ReasonHelp(
+        "`podTemplate` uses a name that the operator needs.", "Rename what the message names."
+    ),
+}
+"""Reasons of ``Accepted``."""
+
+LIFE = {
+    "Preparing": ReasonHelp("`prepare` reads, checks and divides the examples.", _WAIT),
+    "Prepared": ReasonHelp("The data set is stored and verified.", _WAIT),
+    "WaitingForPods": ReasonHelp(
+        "The stage's pods do not run yet.", "Nothing; `kubectl describe pod` if it lasts."
+    ),
+    "WaitingForQuota": ReasonHelp("Kueue has not looked at the Job yet.", _WAIT),
+    "Queued": ReasonHelp("The job waits in its queue.", _WAIT),
+    "Running": ReasonHelp("Training pods run.", _WAIT),
+    "Evaluating": ReasonHelp("Base and tuned model are compared.", _WAIT),
+    "Retrying": ReasonHelp(
+        "A pod failed and the next one has not started.", "Read the cause in the message."
+    ),
+    "Succeeded": ReasonHelp("The stage, or the job, has done its work.", "Nothing."),
+    "ResultNotReported": ReasonHelp(
+        "A stage succeeded and its result was lost with its pod.",
+        "Read it in object storage; nothing is lost there.",
+    ),
+    "JobDeleted": ReasonHelp(
+        "The Job of a stage was deleted before its end.",
+        "Begin again from the last checkpoint: `finetune retry`.",
+    ),
+    "NameTaken": ReasonHelp(
+        "An object of somebody else has the name of a Job, ConfigMap or Service of this one.",
+        "Delete or rename that object; the job goes on.",
+    ),
+    "Forbidden": ReasonHelp(
+        "The API server refuses a child: a ResourceQuota, a policy, or missing rights.",
+        "Do what the message names; the operator tries again by itself.",
+    ),
+    "Invalid": ReasonHelp(
+        "The API server finds a child invalid.", "Correct the field of `podTemplate` it names."
+    ),
+    "NotManagedByKueue": ReasonHelp(
+        "No Workload appeared for a queued Job.",
+        "Is the namespace one of Kueue's, and does the LocalQueue exist?",
+    ),
+    "KueueNotInstalled": ReasonHelp(
+        "The job names a queue and the operator does not use Kueue.",
+        "Install Kueue (`kueue.enabled` of the chart), or create the job without `queueName`.",
+    ),
+    "QuotaReserved": ReasonHelp("Kueue has admitted the stage.", _WAIT),
+    "SuspendedByUser": ReasonHelp("`spec.suspend` is true.", "Set it to false to go on."),
+    "Resumed": ReasonHelp("The job was suspended and goes on.", _WAIT),
+    "JobSuspended": ReasonHelp(
+        "Somebody other than the operator suspended a stage's Job.",
+        "Set its `spec.suspend` to false, or find out who does that.",
+    ),
+    "Evaluated": ReasonHelp("Both models are scored.", _WAIT),
+    "GoalReached": ReasonHelp("The scores reach `spec.goal`.", "Nothing."),
+    "Published": ReasonHelp("The version's manifest is written.", "Nothing."),
+    "ReconcileError": ReasonHelp(
+        "The operator cannot handle this job: a defect.",
+        "Report it with the traceback of the operator's log; it tries again.",
+    ),
+}
+"""Reasons that the operator gives during the life of a job."""
+
+CLASSES = {
+    "UserError": ReasonHelp(
+        "The job asks for something that cannot work.", "Correct the value that the message names."
+    ),
+    "DataError": ReasonHelp(
+        "The examples cannot be trained on.", "Correct the rows that the message names."
+    ),
+    "Internal": ReasonHelp("A defect.", "Report it with the traceback of the pod's log."),
+    "StorageError": ReasonHelp(
+        "Object storage or a disk failed.", "Check the server, its keys and the space."
+    ),
+    "Retryable": ReasonHelp(
+        "Something that should pass, more often than `backoffLimit` allows.",
+        "Check the network between the job's pods and the memory of their nodes.",
+    ),
+    "OutOfMemory": ReasonHelp(
+        "GPU or host memory did not suffice.",
+        "Lower `microBatchSize` or `maxSequenceLength`, or raise `resources.memory`.",
+    ),
+    "Stopped": ReasonHelp("The stage saved and stopped as it was asked to.", _WAIT),
+    "ImageError": ReasonHelp("The image cannot be pulled or run.", _IMAGE),
+    "Unschedulable": ReasonHelp("No node can take the pod.", _SCHEDULING),
+    "Evicted": ReasonHelp(
+        "Kubernetes ended the pod: a drain, a preemption, a limit of its disk.",
+        "Nothing, unless it repeats: then read the message.",
+    ),
+    "DeadlineExceeded": ReasonHelp(
+        "The job ran for longer than `activeDeadlineSeconds`.",
+        "Raise it in a new job that begins from the last checkpoint: `finetune retry`.",
+    ),
+    "GoalNotMet": ReasonHelp(
+        "Everything ran and the scores do not reach `spec.goal`; nothing was published.",
+        "Read the evaluation's report; better data, or more held-out rows.",
+    ),
+}
+"""Classes of failures; the reason of ``Failed`` is one of them."""
+
+PODS = {
+    "ErrImagePull": ReasonHelp("The image cannot be pulled; the kubelet tries again.", _IMAGE),
+    "ImagePullBackOff": ReasonHelp("The image could not be pulled several times.", _IMAGE),
+    "InvalidImageName": ReasonHelp("The image's reference is malformed.", _IMAGE),
+    "ErrImageNeverPull": ReasonHelp(
+        "The image is not on the node and `imagePullPolicy` is `Never`.", _IMAGE
+    ),
+    "ImageInspectError": ReasonHelp("The node cannot read the image.", _IMAGE),
+    "RegistryUnavailable": ReasonHelp("The registry does not answer.", _IMAGE),
+    "SignatureValidationFailed": ReasonHelp("The image's signature is not accepted.", _IMAGE),
+    "CreateContainerConfigError": ReasonHelp(
+        "The container's settings cannot be read, mostly a Secret that does not exist.",
+        "Create the Secret of `credentialsRef` in the job's namespace.",
+    ),
+    "CreateContainerError": ReasonHelp(
+        "The node cannot create the container.", "Read the message; look at the node."
+    ),
+    "RunContainerError": ReasonHelp(
+        "The node cannot run the container.", "Read the message; look at the node."
+    ),
+    "StartError": ReasonHelp("The container's program cannot be started.", _IMAGE),
+    "ContainerCannotRun": ReasonHelp("The container's program cannot be started.", _IMAGE),
+    "VolumesNotReady": ReasonHelp(
+        "A volume of the pod cannot be mounted.",
+        "Do the Secrets and claims that the job names exist in its namespace?",
+    ),
+    "SchedulingGated": ReasonHelp(
+        "The pod waits for its scheduling gates.", "Nothing: whoever set them removes them."
+    ),
+    "OOMKilled": ReasonHelp(
+        "The container went over its memory limit.", "Raise `resources.memory`."
+    ),
+    "KilledSIGKILL": ReasonHelp(
+        "The container was killed and left no message.",
+        "Is the node short of memory, or `terminationGracePeriodSeconds` too short to save?",
+    ),
+    "KilledSIGTERM": ReasonHelp(
+        "The container was asked to stop and left no message.",
+        "Raise `terminationGracePeriodSeconds` above the time of one checkpoint.",
+    ),
+    "JobFailed": ReasonHelp(
+        "The Job failed and its pods are gone, so that no cause is known.",
+        "Begin again from the last checkpoint: `finetune retry`.",
+    ),
+    "PreemptionByScheduler": ReasonHelp("A pod of higher priority took the place.", _WAIT),
+    "EvictionByEvictionAPI": ReasonHelp("The pod was evicted, mostly by a drain.", _WAIT),
+    "DeletionByTaintManager": ReasonHelp("The node got a taint that the pod does not bear.", _WAIT),
+    "DeletionByPodGC": ReasonHelp("The pod's node is gone.", _WAIT),
+    "TerminationByKubelet": ReasonHelp("The node is short of something, or shuts down.", _WAIT),
+}
+"""Reasons that are read off pods and their containers."""
+
+QUEUE = {
+    "Pending": ReasonHelp("The Workload waits for quota.", _WAIT),
+    "Inadmissible": ReasonHelp(
+        "The queue cannot take the Workload as it is.",
+        "Read the message: a LocalQueue or ClusterQueue is missing or stopped.",
+    ),
+    "Preempted": ReasonHelp(
+        "Something more important got the GPUs; the job resumes at its last checkpoint.", _WAIT
+    ),
+    "Deactivated": ReasonHelp(
+        "The Workload is switched off.",
+        "Whoever switched it off switches it on: `spec.active` of the Workload.",
+    ),
+    "PodsReadyTimeout": ReasonHelp(
+        "The pods were not ready in the time that Kueue allows.", "Look at why they wait."
+    ),
+    "AdmissionCheck": ReasonHelp("An admission check is not done, or said no.", _WAIT),
+    "ClusterQueueStopped": ReasonHelp("The ClusterQueue is stopped.", "Ask its administrator."),
+    "LocalQueueStopped": ReasonHelp("The LocalQueue is stopped.", "Ask its administrator."),
+}
+"""Reasons that Kueue gives."""
+
+OPERATOR_REASONS: dict[str, ReasonHelp] = {**ACCEPTANCE, **LIFE, **CLASSES, **PODS, **QUEUE}
+"""All of them."""
