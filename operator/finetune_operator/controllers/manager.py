@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
@@ -29,22 +29,14 @@ from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.status import StatusThrottle
 from finetune_operator.kube.workers import Workers
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, WorkQueue
+from finetune_operator.metrics.jobs import JobMetrics
+from finetune_operator.progress.certificate import ServingCertificate
 from finetune_operator.progress.endpoint import ProgressEndpoint
 from finetune_operator.progress.identity import Authenticator
 from finetune_operator.progress.writer import FIELD_MANAGER, ProgressWriter, is_wanted
 
 logger = logging.getLogger(__name__)
 
-PHASES = (
-    "Pending",
-    "Preparing",
-    "Queued",
-    "Training",
-    "Evaluating",
-    "Suspended",
-    "Succeeded",
-    "Failed",
-)
 GATHER_SECONDS = 0.25
 """How long changes of children are gathered. Every stage ends, and starts, this much later."""
 MAX_BACKOFF_SECONDS = 60.0
@@ -139,7 +131,13 @@ class Manager:
         )
         self._writer = ProgressWriter(self.caches, self._throttle, clock=self._clock)
         self._start_reconciler(has_lease=config.leader_election)
-        self._count_phases()
+        JobMetrics(
+            self.caches,
+            self.registry,
+            clock=self._clock,
+            is_leader=lambda: self.is_leader,
+            expects_progress=bool(config.progress_url),
+        )
         for informer in self.caches.informers:
             self._spawn(informer.run(), f"informer-{informer.resource.plural}")
         self._spawn(self._recorder.run(), "events")
@@ -264,16 +262,6 @@ class Manager:
         self._reconciler.forget(job)
         self._writer.forget(job)
 
-    def _count_phases(self) -> None:
-        gauge = Gauge("finetune_jobs", "FineTuneJobs by phase.", ["phase"], registry=self.registry)
-
-        def count(phase: str) -> float:
-            jobs = self.caches.finetunejobs.objects()
-            return float(sum(_phase_of(job) == phase for job in jobs))
-
-        for phase in PHASES:
-            gauge.labels(phase).set_function(lambda phase=phase: count(phase))  # type: ignore[misc]
-
     # ---- endpoints ---------------------------------------------------------------------------
 
     async def _serve_progress(self) -> None:
@@ -287,8 +275,11 @@ class Manager:
         )
         tls: ssl.SSLContext | None = None
         if config.progress_tls_certificate:
-            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            tls.load_cert_chain(config.progress_tls_certificate, config.progress_tls_key)
+            certificate = ServingCertificate(
+                config.progress_tls_certificate, config.progress_tls_key, registry=self.registry
+            )
+            self._spawn(certificate.run(), "certificate")
+            tls = certificate.context
         await self._listen("progress", endpoint.application(), config.progress_port, tls)
 
     async def _listen(
@@ -323,7 +314,3 @@ class Manager:
 
 def _unwell(why: str) -> web.Response:
     return web.Response(status=503, text=why)
-
-
-def _phase_of(job: Object) -> str:
-    return str((job.get("status") or {}).get("phase") or "Pending")

@@ -1,0 +1,89 @@
+"""What became of the time that GPUs were held, or queued for. Pure.
+
+An estimate from what the operator sees: when containers started and ended, how, and the last
+reported step. It reads no storage, so it takes a checkpoint to be there every
+``checkpoint.everySteps`` steps.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from finetune_api.trainer import ExitCode, Stage
+from finetune_operator.status.conditions import ConditionType, find_condition, parse_timestamp
+
+Object = dict[str, Any]
+
+_KEPT = (ExitCode.OK, ExitCode.STOPPED)
+"""Ends that lose nothing: done, or saved and stopped."""
+
+
+def divide_running_time(
+    pod: Object, job: Object, stage: Stage, now: datetime
+) -> tuple[float, float]:
+    """Divide the running time of a pod that has ended, in seconds.
+
+    Args:
+        pod: The trimmed pod; one that vanished while it ran has ended now.
+        job: Its FineTuneJob.
+        stage: Its stage.
+        now: The present.
+
+    Returns:
+        Productive seconds, and lost ones, which an attempt after it does again. Both 0 if the
+        container never ran.
+    """
+    container = pod["status"].get("container") or {}
+    ended = container.get("terminated") or {}
+    started = parse_timestamp(
+        ended.get("startedAt") or (container.get("running") or {}).get("startedAt")
+    )
+    if started is None:
+        return 0.0, 0.0
+    finished = parse_timestamp(ended.get("finishedAt")) or now
+    ran = max(0.0, (finished - started).total_seconds())
+    if ended.get("exitCode") in _KEPT:
+        return ran, 0.0
+    lost = ran
+    if stage is Stage.TRAIN:
+        lost = min(ran, _seconds_since_checkpoint(job, started, finished, ran))
+    return ran - lost, lost
+
+
+def _seconds_since_checkpoint(
+    job: Object, started: datetime, finished: datetime, ran: float
+) -> float:
+    progress = (job.get("status") or {}).get("progress") or {}
+    heartbeat = parse_timestamp(progress.get("lastHeartbeatTime"))
+    step, total = progress.get("step"), progress.get("totalSteps")
+    if progress.get("stage") != Stage.TRAIN or heartbeat is None or not step:
+        return ran
+    if heartbeat < started:
+        return ran
+    since_heartbeat = max(0.0, (finished - heartbeat).total_seconds())
+    every = int(((job.get("spec") or {}).get("checkpoint") or {}).get("everySteps") or 50)
+    end = parse_timestamp(progress.get("estimatedCompletionTime"))
+    if end is None or not total or total <= step:
+        return since_heartbeat
+    pace = max(0.0, (end - heartbeat).total_seconds() / (total - step))
+    return since_heartbeat + float(step % every) * pace
+
+
+def queued_seconds(old: Object, new: Object) -> float:
+    """Return for how long a job had waited when its quota was reserved; 0 for other changes.
+
+    Args:
+        old: The FineTuneJob before.
+        new: The FineTuneJob after.
+    """
+    kind = ConditionType.QUOTA_RESERVED
+    before = find_condition((old.get("status") or {}).get("conditions"), kind) or {}
+    after = find_condition((new.get("status") or {}).get("conditions"), kind) or {}
+    if (before.get("status"), after.get("status")) != ("False", "True"):
+        return 0.0
+    begun = parse_timestamp(before.get("lastTransitionTime"))
+    ended = parse_timestamp(after.get("lastTransitionTime"))
+    if begun is None or ended is None:
+        return 0.0
+    return max(0.0, (ended - begun).total_seconds())

@@ -1,0 +1,202 @@
+"""Metrics of FineTuneJobs: gauges counted at each scrape, counters fed by changes of the caches.
+
+Both replicas have the gauges (take ``max`` over them); only the leader counts, so that sums over
+replicas are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from finetune_api.trainer import FailureClass, Stage
+from finetune_operator.controllers.caches import Caches, key_of_owner
+from finetune_operator.finetunejob.observed import stage_of
+from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.store import EventType
+from finetune_operator.metrics.census import (
+    OTHER,
+    class_of,
+    current_stage,
+    gpus_of,
+    gpus_per_pod,
+    phase_of,
+    take_census,
+)
+from finetune_operator.metrics.gpu_time import divide_running_time, queued_seconds
+from finetune_operator.status.conditions import parse_timestamp
+
+Object = dict[str, Any]
+
+_HOUR, _DAY = 3600.0, 86400.0
+_BUCKETS = (
+    *(60.0, 300.0, 900.0, 1800.0),
+    *(_HOUR, 2 * _HOUR, 4 * _HOUR, 8 * _HOUR, 16 * _HOUR),
+    *(_DAY, 2 * _DAY, 4 * _DAY, 7 * _DAY),
+)
+_ENDS = ("Succeeded", "Failed")
+
+
+def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
+    return (
+        GaugeMetricFamily(
+            "finetune_jobs",
+            "FineTuneJobs by phase and reason; a failed job's reason is its class.",
+            labels=["namespace", "phase", "reason"],
+        ),
+        GaugeMetricFamily(
+            "finetune_gpus",
+            "GPUs held by jobs' pods, or queued for.",
+            labels=["namespace", "state"],
+        ),
+        GaugeMetricFamily(
+            "finetune_job_waiting_seconds",
+            "How long single jobs have been waiting: Queued, NotStarting, Silent (no progress"
+            " report since), NoProgress (none at all). Waits of five minutes and more, at most 100"
+            " jobs.",
+            labels=["namespace", "finetunejob", "state", "reason"],
+        ),
+    )
+
+
+class JobMetrics(Collector):
+    """Counts FineTuneJobs. Event loop only; created once the caches are.
+
+    Args:
+        caches: What is counted, and whose changes are.
+        registry: Where to register.
+        clock: The present.
+        is_leader: Whether this replica counts changes.
+        expects_progress: Whether trainer pods report their progress here.
+    """
+
+    def __init__(
+        self,
+        caches: Caches,
+        registry: CollectorRegistry,
+        *,
+        clock: Clock,
+        is_leader: Callable[[], bool],
+        expects_progress: bool,
+    ) -> None:
+        self._caches = caches
+        self._clock = clock
+        self._is_leader = is_leader
+        self._expects_progress = expects_progress
+        self._job_seconds = Histogram(
+            "finetune_job_duration_seconds",
+            "Time from the first stage's start to the job's end.",
+            ["phase"],
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+        self._stage_seconds = Histogram(
+            "finetune_stage_active_seconds",
+            "Running time of a stage that has ended, over all its attempts.",
+            ["stage"],
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+        self._job_failures = Counter(
+            "finetune_job_failures_total",
+            "FineTuneJobs that failed, by class.",
+            ["class"],
+            registry=registry,
+        )
+        self._attempt_failures = Counter(
+            "finetune_attempt_failures_total",
+            "Failures told in a status, by class; most are tried again.",
+            ["class"],
+            registry=registry,
+        )
+        self._gpu_seconds = Counter(
+            "finetune_gpu_seconds_total",
+            "GPU seconds of pods that have ended, productive or lost (what is done again), and of"
+            " waits in the queue that have ended.",
+            ["namespace", "state"],
+            registry=registry,
+        )
+        for counter in (self._job_failures, self._attempt_failures):
+            for word in (*FailureClass, OTHER):
+                counter.labels(str(word))  # a rise from 0 is a rise, from nothing it is none
+        registry.register(self)
+        caches.finetunejobs.add_handler(self._on_finetunejob)
+        caches.pods.add_handler(self._on_pod)
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Name the gauges without counting."""
+        yield from _gauges()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Count all jobs: some 10 ms for 10,000 of them."""
+        census = take_census(
+            self._caches.finetunejobs.objects(),
+            self._clock.now(),
+            expects_progress=self._expects_progress,
+        )
+        jobs, gpus, waiting = _gauges()
+        for labels, number in census.jobs.items():
+            jobs.add_metric(labels, number)
+        for owner, number in census.gpus.items():
+            gpus.add_metric(owner, number)
+        for wait in census.waits:
+            key = (wait.namespace, wait.name, wait.state, wait.reason)
+            waiting.add_metric(key, wait.seconds)
+        yield from (jobs, gpus, waiting)
+
+    def _on_finetunejob(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        if old is None or new is None or not self._is_leader():
+            return
+        before, after = old.get("status") or {}, new.get("status") or {}
+        if before is after or before == after:
+            return
+        failure = after.get("lastFailure")
+        if failure and failure != before.get("lastFailure"):
+            self._attempt_failures.labels(class_of(after)).inc()
+        if (phase := phase_of(new)) in _ENDS and phase_of(old) not in _ENDS:
+            self._count_end(phase, after)
+        seen = {item["name"] for item in before.get("stages") or () if item.get("completionTime")}
+        for item in after.get("stages") or ():
+            if item.get("completionTime") and item["name"] not in seen:
+                self._stage_seconds.labels(item["name"]).observe(item.get("activeSeconds") or 0)
+        if seconds := queued_seconds(old, new):
+            namespace, num_gpus = new["metadata"]["namespace"], gpus_of(new, current_stage(new))
+            self._gpu_seconds.labels(namespace, "queued").inc(seconds * num_gpus)
+
+    def _count_end(self, phase: str, status: Object) -> None:
+        begun = parse_timestamp(status.get("startTime"))
+        ended = parse_timestamp(status.get("completionTime"))
+        if begun is not None and ended is not None:
+            seconds = max(0.0, (ended - begun).total_seconds())
+            self._job_seconds.labels(phase).observe(seconds)
+        if phase == "Failed":
+            self._job_failures.labels(class_of(status)).inc()
+
+    def _on_pod(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        if old is None or "terminated" in _container(old):
+            return
+        if new is None and "running" not in _container(old):
+            return
+        if new is not None and "terminated" not in _container(new):
+            return
+        pod = old if new is None else new
+        key, stage = key_of_owner(pod), stage_of(pod)
+        job = None if key is None else self._caches.finetunejobs.get(*key)
+        if job is None or stage in (None, Stage.PREPARE) or not self._is_leader():
+            return
+        num_gpus = gpus_per_pod(job, stage)
+        if not num_gpus:
+            return
+        productive, lost = divide_running_time(pod, job, stage, self._clock.now())
+        namespace = job["metadata"]["namespace"]
+        self._gpu_seconds.labels(namespace, "productive").inc(productive * num_gpus)
+        self._gpu_seconds.labels(namespace, "lost").inc(lost * num_gpus)
+
+
+def _container(pod: Object) -> Object:
+    found: Object = pod["status"].get("container") or {}
+    return found
