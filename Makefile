@@ -46,6 +46,11 @@ test-cluster: setup ## Of these, what needs a real API server or node (Linux, ro
 test-fast: setup ## Unit tests only: under a minute
 	@$(PYTEST) tests/unit tests/golden -q
 
+.PHONY: alert-tests
+alert-tests: setup ## Unit tests of the chart's alerts (builds promtool the first time, about 2 minutes)
+	@PYTHONPATH=tools $(PYTHON) -m devcluster which promtool > /dev/null
+	@$(PYTEST) tests/chart/test_alerts.py
+
 .PHONY: families
 families: setup ## Every model family through the whole chain, as a table (about 20 minutes)
 	@PYTHONPATH=tools:tests $(PYTHON) tools/model_families.py $(FAMILIES)

@@ -107,6 +107,14 @@ BUILDS = {
             first_build="about 2 minutes",
         ),
         Build(name="kwok", module="kwok", programs={"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
+        Build(
+            name="promtool",
+            module="promtool",
+            programs={"promtool": "github.com/prometheus/prometheus/cmd/promtool"},
+            # without the clients of two dozen clouds, which find what to scrape
+            tags=("remove_all_sd",),
+            first_build="about 2 minutes",
+        ),
     )
 }
 
@@ -160,6 +168,24 @@ def build_digest(build: Build, *, module_text: str, sums_text: str, go_version: 
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+def find_built(name: str) -> Path | None:
+    """The folder with the programs of a build, None if the cache has none."""
+    go = go_program()
+    target = None if go is None else _target(BUILDS[name], go)
+    return target if target is not None and target.is_dir() else None
+
+
+def _target(build: Build, go: Path) -> Path:
+    folder = modules_root() / build.module
+    digest = build_digest(
+        build,
+        module_text=(folder / "go.mod").read_text(),
+        sums_text=(folder / "go.sum").read_text(),
+        go_version=run([str(go), "version"]).stdout.strip(),
+    )
+    return cache_root() / "bin" / f"{build.name}-{digest}"
+
+
 @functools.cache
 def ensure_built(name: str) -> Path:
     """The folder with the programs of a build, built if the cache has none.
@@ -173,13 +199,7 @@ def ensure_built(name: str) -> Path:
     if go is None:
         require(unfit_for_control_plane())
     folder = modules_root() / build.module
-    digest = build_digest(
-        build,
-        module_text=(folder / "go.mod").read_text(),
-        sums_text=(folder / "go.sum").read_text(),
-        go_version=run([str(go), "version"]).stdout.strip(),
-    )
-    target = cache_root() / "bin" / f"{name}-{digest}"
+    target = _target(build, go)
     if not target.is_dir():
         with _locked(target.parent / f"{name}.lock"):
             if not target.is_dir():
