@@ -86,6 +86,17 @@ LIFE = {
     "Invalid": ReasonHelp(
         "The API server finds a child invalid.", "Correct the field of `podTemplate` it names."
     ),
+    "AdmissionDenied": ReasonHelp(
+        "A policy or an admission webhook refuses a child.",
+        "Change what its message names, or ask whoever set the policy; the operator asks again.",
+    ),
+    "WebhookUnavailable": ReasonHelp(
+        "An admission webhook does not answer, so no child can be created.",
+        "Mend the webhook that the message names (Kueue's, often); the operator asks again.",
+    ),
+    "APIServerError": ReasonHelp(
+        "The API server failed to create a child.", "Nothing, unless it lasts: the server's log."
+    ),
     "NotManagedByKueue": ReasonHelp(
         "No Workload appeared for a queued Job.",
         "Is the namespace one of Kueue's, and does the LocalQueue exist?",

@@ -279,6 +279,10 @@ DATA = {
     ),
     "UnknownWeight": _Help("A message's weight is neither 0 nor 1.", "Correct the row."),
     "UnreadableFile": _Help("A file cannot be read.", "Write it anew."),
+    "VerdictsNotExamples": _Help(
+        "A label says which answers are unwanted, and the objective would learn them all.",
+        "Use `objective: KTO`, or leave out the rows that are false.",
+    ),
     "WrongFieldCount": _Help(
         "A line of a table has more or fewer fields than its header.", "Correct the line."
     ),
