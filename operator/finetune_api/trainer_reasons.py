@@ -29,6 +29,10 @@ STORAGE = {
     "CredentialsExpired": _Help("The session of the key is over.", "Renew it in the Secret."),
     "CredentialsMissing": _Help("No key was found.", "Name a Secret in `credentialsRef`."),
     "CredentialsUnreadable": _Help("A key of the Secret is no text.", "Write the Secret anew."),
+    "DamagedInTransit": _Help(
+        "What was written arrived damaged, several times.",
+        "Look at the network, its proxies and the store.",
+    ),
     "DiskFull": _Help(
         "The pod's disk is full.", "Have `config.scratchSize` raised, or free the volume."
     ),
@@ -79,6 +83,10 @@ STORAGE = {
     ),
     "StorageFailed": _Help(
         "The store answered with an error.", "Read the message; look at the store."
+    ),
+    "StorageStalled": _Help(
+        "The store has taken nothing and said nothing for long.",
+        "Mend the store; the run resumes at the last checkpoint that was stored.",
     ),
     "StoreConflict": _Help(
         "A file holds something else than its name stands for.",
@@ -418,6 +426,10 @@ PROGRAM = {
     ),
     "EmptyPrompt": _Help("The prompt is empty.", "Write one."),
     "InvalidJob": _Help("The job file is not valid.", "Correct what the message names."),
+    "InvalidSetting": _Help(
+        "An environment variable of the trainer has a value that it cannot have.",
+        "Correct it where the message says.",
+    ),
     "JobFileUnreadable": _Help("The job file cannot be read.", "Is it there and readable?"),
     "NoGPUAsked": _Help(
         "`--gpu` is given and the job trains on CPU.", "Set `resources.gpusPerNode`."
