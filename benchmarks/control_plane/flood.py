@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from datetime import datetime
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 NUM_CONNECTIONS = 512
@@ -26,13 +26,14 @@ async def send_junk(url_port: int, path: str, token: str, *, rate: float, second
     head, payload, _ = token.split(".")
     start = f"POST {path} HTTP/1.1\r\nHost: operator\r\nContent-Length: 2\r\n".encode()
     answers: Counter[str] = Counter()
-    end = time.monotonic() + seconds
+    begin = time.monotonic()
+    end = begin + seconds
+    # Whichever connection is free takes the next: those held back do not lower the rate.
+    slots = count(begin, 1.0 / rate)
 
     async def forge() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", url_port)
-        due = time.monotonic()
-        while due < end:
-            due = max(due + NUM_CONNECTIONS / rate, time.monotonic() - 1.0)
+        while (due := next(slots)) < end:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             forged = base64.urlsafe_b64encode(os.urandom(255)).decode()
             bearer = f"Authorization: Bearer {head}.{payload}.{forged}\r\n\r\n{{}}"

@@ -43,6 +43,10 @@ class OperatorConfig(BaseModel):
     """Image of the stages unless a job names its own; best by digest."""
     trainer_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When that image is pulled."""
+    pin_trainer_image: bool = True
+    """Let all stages of a job run the image that its first pod ran, by digest where the node tells
+    one. Off: where nodes of different architectures share a tag and the container runtime names the
+    digest of one architecture."""
     image_pull_secrets: list[str] = []
     """Names of Secrets, present in the jobs' namespaces, that pull the trainer image."""
     allow_cpu: bool = False

@@ -283,6 +283,15 @@ class StageStatus(APIModel):
     """Running time over all attempts that have ended, in seconds."""
 
 
+class TrainerImage(APIModel):
+    """The image of all pods of the run, fixed at the first."""
+
+    name: Annotated[str, Field(max_length=512)]
+    """Reference that later pods ask for: by digest where the first pod's node told one."""
+    image_id: Annotated[str, Field(max_length=512, alias="imageID")] = ""
+    """What the first pod's node ran, in the words of its container runtime."""
+
+
 class FineTuneJobStatus(APIModel):
     """What the operator reports."""
 
@@ -305,6 +314,8 @@ class FineTuneJobStatus(APIModel):
     """When the first stage started."""
     completion_time: Timestamp | None = None
     """When the job reached its end."""
+    trainer_image: TrainerImage | None = None
+    """The trainer image that the run is bound to."""
     stages: Annotated[
         list[StageStatus],
         Field(

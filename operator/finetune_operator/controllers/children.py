@@ -6,6 +6,7 @@ is looked at once. Ours means that an earlier attempt got so far; somebody else'
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from finetune_api.names import (
@@ -24,6 +25,7 @@ from finetune_operator.finetunejob.actions import (
     DeleteSelf,
     LookUpWarnings,
     PauseJob,
+    RestoreNeeds,
     ResumeJob,
 )
 from finetune_operator.finetunejob.observed import Observed, owner_uid, trim_job
@@ -33,6 +35,8 @@ from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
 from finetune_operator.kube.resource import CONFIG_MAPS, JOBS, SERVICES, Object, Resource
 from finetune_operator.kube.store import Store
+
+logger = logging.getLogger(__name__)
 
 FIELD_MANAGER = "finetune-operator"
 _RESOURCES: dict[str, Resource] = {"ConfigMap": CONFIG_MAPS, "Service": SERVICES, "Job": JOBS}
@@ -122,6 +126,21 @@ class Children:
         """Read why the kubelet cannot start pods; what cannot be read is not known."""
         found = await self._warnings.look_up(observed, action)
         return replace(observed, warnings={**observed.warnings, **found})
+
+    async def restore_needs(self, observed: Observed, action: RestoreNeeds) -> Observed:
+        """Create again what pods miss; what cannot be stays missing, and the pods tell it."""
+        restored: set[str] = set()
+        for obj in action.objects:
+            name = obj["metadata"]["name"]
+            try:
+                await self._client.create(_RESOURCES[obj["kind"]], obj, field_manager=FIELD_MANAGER)
+            except AlreadyExists:
+                continue
+            except KubeError as error:
+                logger.warning("cannot restore %s in %s: %s", name, observed.namespace, error)
+                continue
+            restored.add(name)
+        return replace(observed, restored=frozenset(restored))
 
     async def perform(
         self, observed: Observed, action: PauseJob | ResumeJob | ActivateWorkload | DeleteSelf

@@ -20,7 +20,13 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.children import FIELD_MANAGER, Children
-from finetune_operator.finetunejob.actions import ConfirmMissing, CreateStage, Plan
+from finetune_operator.finetunejob.actions import (
+    ConfirmMissing,
+    CreateStage,
+    LookUpWarnings,
+    Plan,
+    RestoreNeeds,
+)
 from finetune_operator.finetunejob.observed import Observed, QueueState, newest_runs, owner_uid
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
@@ -205,7 +211,9 @@ class FineTuneJobReconciler:
                     return await self._create(key, observed, action)
                 case ConfirmMissing():
                     observed = await self._children.confirm_missing(observed, action)
-                case _:
+                case RestoreNeeds():
+                    observed = await self._children.restore_needs(observed, action)
+                case LookUpWarnings():
                     observed = await self._children.look_up_warnings(observed, action)
         return observed
 

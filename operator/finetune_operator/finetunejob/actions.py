@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from finetune_api.trainer import Stage
 from finetune_operator.status.draft import Announce
@@ -49,6 +49,17 @@ class LookUpWarnings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RestoreNeeds:
+    """Create again what pods need and somebody deleted; what is there already stays.
+
+    Attributes:
+        objects: What is missed.
+    """
+
+    objects: tuple[Object, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PauseJob:
     """Set ``spec.suspend`` of a Job that no queue owns; its pods save and stop.
 
@@ -87,6 +98,10 @@ class DeleteSelf:
     """Delete the finished FineTuneJob; the garbage collector takes its children."""
 
 
+Read: TypeAlias = ConfirmMissing | LookUpWarnings | RestoreNeeds
+"""What a plan may ask for before it goes on, beside the Job of a stage."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """What to do now.
@@ -99,7 +114,7 @@ class Plan:
         requeue_after: Look again after this many seconds, or None.
     """
 
-    first: tuple[CreateStage | ConfirmMissing | LookUpWarnings, ...] = ()
+    first: tuple[Read | CreateStage, ...] = ()
     status: Object | None = None
     events: tuple[Announce, ...] = ()
     then: tuple[PauseJob | ResumeJob | ActivateWorkload | DeleteSelf, ...] = ()

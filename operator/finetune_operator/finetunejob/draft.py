@@ -25,6 +25,7 @@ OWNED_FIELDS = (
     "conditions",
     "startTime",
     "completionTime",
+    "trainerImage",
     "stages",
     "dataset",
     "selection",
@@ -157,7 +158,7 @@ def _is_worth_writing(stored: Object, wire: Object) -> bool:
     return _settled_stages(stored) != _settled_stages(wire)
 
 
-_LAZY_FIELDS = ("attempts", "stages")
+_LAZY_FIELDS = ("attempts", "stages", "trainerImage")
 
 
 def _settled_stages(status: Object) -> list[tuple[Any, ...]]:

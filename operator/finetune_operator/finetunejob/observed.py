@@ -6,6 +6,7 @@ Also how objects are trimmed before they enter a cache: only what decisions read
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -108,6 +109,8 @@ class Observed:
         refusals: Stages whose creation the API server refused.
         warnings: Latest warning event of a pod that does not start, by pod name.
         has_kueue: Whether Kueue is there to be used.
+        restored: Names of objects that were gone and have just been made again; None before that
+            was tried.
     """
 
     job: Object
@@ -121,6 +124,7 @@ class Observed:
     refusals: Mapping[Stage, Refusal] = field(default_factory=_empty)
     warnings: Mapping[str, str] = field(default_factory=_empty)
     has_kueue: bool = False
+    restored: frozenset[str] | None = None
 
     @property
     def name(self) -> str:
@@ -196,11 +200,15 @@ def trim_pod(obj: Object) -> Object:
     for container in status.get("containerStatuses") or ():
         if container.get("name") == CONTAINER:
             kept["container"] = _trim_state(container.get("state") or {})
-    return {
-        "metadata": _trim_metadata(obj["metadata"]),
-        "spec": {"nodeName": (obj.get("spec") or {}).get("nodeName", "")},
-        "status": kept,
-    }
+            if container.get("imageID"):
+                # The same few for thousands of pods.
+                kept["imageID"] = sys.intern(container["imageID"])
+    spec = obj.get("spec") or {}
+    kept_spec: Object = {"nodeName": spec.get("nodeName", "")}
+    for container in spec.get("containers") or ():
+        if container.get("name") == CONTAINER and container.get("image"):
+            kept_spec["image"] = sys.intern(container["image"])
+    return {"metadata": _trim_metadata(obj["metadata"]), "spec": kept_spec, "status": kept}
 
 
 def _trim_metadata(metadata: Object) -> Object:

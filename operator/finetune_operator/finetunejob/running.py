@@ -19,6 +19,7 @@ from finetune_operator.finetunejob.failure import (
     latest_cause,
     seconds_waiting,
 )
+from finetune_operator.finetunejob.needs import restore_lost
 from finetune_operator.finetunejob.render.job import backoff_limit_of
 from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.retry import may_be_retried
@@ -128,6 +129,7 @@ def _problem_of_start(step: Step, view: StageView) -> Cause | None:
         since = step.now - timedelta(seconds=WARNING_SECONDS)
         step.first.append(LookUpWarnings(pods=tuple(unknown), since=since))
         return None
+    restore_lost(step, view)
     found: Cause | None = None
     for pod in view.pods:
         if pod["status"]["phase"] == "Pending":

@@ -9,9 +9,9 @@ from finetune_operator.finetunejob.actions import ConfirmMissing, CreateStage
 from finetune_operator.finetunejob.endings import fail_stage
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.holds import Hold, hold
-from finetune_operator.finetunejob.render.config import render_config_map
+from finetune_operator.finetunejob.image import settled_image
+from finetune_operator.finetunejob.needs import needs_of
 from finetune_operator.finetunejob.render.job import render_job
-from finetune_operator.finetunejob.render.service import render_service
 from finetune_operator.finetunejob.stages import TRAITS, StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import Reason, timestamp
@@ -106,10 +106,14 @@ def _wait(step: Step, view: StageView, held: Hold) -> None:
 
 def _creation(step: Step, spec: FineTuneJobSpec, stage: Stage, *, run: int) -> CreateStage:
     observed, config = step.observed, step.config
-    assert observed.parsed is not None
-    identity = {"namespace": observed.namespace, "uid": observed.uid}
-    needs = [render_config_map(observed.parsed, **identity)] if stage is Stage.PREPARE else []
-    if stage is Stage.TRAIN and spec.resources.nodes > 1:
-        needs.append(render_service(observed.name, config=config, **identity))
-    job = render_job(spec, stage, name=observed.name, config=config, run=run, **identity)
-    return CreateStage(stage=stage, needs=tuple(needs), job=job)
+    job = render_job(
+        spec,
+        stage,
+        name=observed.name,
+        namespace=observed.namespace,
+        uid=observed.uid,
+        config=config,
+        image=settled_image(step),
+        run=run,
+    )
+    return CreateStage(stage=stage, needs=needs_of(step, spec, stage), job=job)

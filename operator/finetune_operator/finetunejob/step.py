@@ -8,11 +8,10 @@ from typing import TypeVar
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.actions import (
     ActivateWorkload,
-    ConfirmMissing,
     CreateStage,
-    LookUpWarnings,
     PauseJob,
     Plan,
+    Read,
     ResumeJob,
 )
 from finetune_operator.finetunejob.draft import JobDraft
@@ -46,7 +45,7 @@ class Step:
         self.config = config
         self.views = tuple(view_stage(observed, stage, now) for stage in STAGES)
         self.draft = JobDraft(observed.job, now)
-        self.first: list[CreateStage | ConfirmMissing | LookUpWarnings] = []
+        self.first: list[Read | CreateStage] = []
         self.then: list[PauseJob | ResumeJob | ActivateWorkload] = []
         self.current: StageView | None = None
         self.is_queued = False

@@ -16,6 +16,7 @@ from finetune_operator.finetunejob.endings import (
     succeed,
     take_late_result,
 )
+from finetune_operator.finetunejob.image import settle_image
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
 from finetune_operator.finetunejob.queueing import tell_quota
 from finetune_operator.finetunejob.results import is_verdict
@@ -31,6 +32,7 @@ def walk(step: Step) -> None:
     """Decide what to do about a job that has not ended."""
     spec = accept(step)
     if spec is not None:
+        settle_image(step)
         suspend_or_resume(step, spec)
         if not is_overdue(step, spec):
             _walk_stages(step, spec)

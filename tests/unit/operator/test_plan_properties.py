@@ -147,7 +147,9 @@ def test_a_stage_is_only_created_when_all_before_it_are_over_and_nothing_holds_t
     for action in made.first:
         if isinstance(action, CreateStage):
             assert not body["spec"]["suspend"]
-            assert action.stage not in known["jobs"]
+            # A stage whose result was lost is run again, under another name.
+            there = known["jobs"].get(action.stage)
+            assert not there or action.job["metadata"]["name"] != there["metadata"]["name"]
             for stage in list(Stage)[: list(Stage).index(action.stage)]:
                 conditions = known["jobs"][stage]["status"]["conditions"]
                 assert any(each["type"] == "Complete" for each in conditions)

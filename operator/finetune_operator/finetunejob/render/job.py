@@ -36,6 +36,7 @@ def render_job(
     uid: str,
     config: OperatorConfig,
     run: int = 1,
+    image: str | None = None,
 ) -> dict[str, Any]:
     """Render the Job of a stage.
 
@@ -47,6 +48,7 @@ def render_job(
         uid: Its UID, for the owner reference.
         config: The administrator's settings.
         run: Which run of the stage.
+        image: What the run's earlier pods are of; None for the first stage.
     """
     nodes = spec.resources.nodes if stage is Stage.TRAIN else 1
     metadata = child_metadata(
@@ -59,7 +61,9 @@ def render_job(
         "backoffLimit": backoff_limit_of(spec, stage),
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
-        "template": render_pod_template(spec, stage, name=name, namespace=namespace, config=config),
+        "template": render_pod_template(
+            spec, stage, name=name, namespace=namespace, config=config, image=image
+        ),
     }
     if is_queued(spec, stage):
         assert spec.queue_name is not None

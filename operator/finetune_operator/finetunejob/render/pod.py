@@ -75,14 +75,20 @@ def credentials_of(spec: FineTuneJobSpec) -> list[str]:
 
 
 def render_pod_template(
-    spec: FineTuneJobSpec, stage: Stage, *, name: str, namespace: str, config: OperatorConfig
+    spec: FineTuneJobSpec,
+    stage: Stage,
+    *,
+    name: str,
+    namespace: str,
+    config: OperatorConfig,
+    image: str | None = None,
 ) -> dict[str, Any]:
-    """Render the pod template of a stage."""
+    """Render the pod template of a stage; ``image`` is what earlier pods of the run are of."""
     extra = spec.pod_template or PodTemplate()
     volumes, mounts = _volumes(spec, extra, name, config)
     container: dict[str, Any] = {
         "name": CONTAINER,
-        "image": spec.trainer.image or config.trainer_image,
+        "image": image or spec.trainer.image or config.trainer_image,
         "args": [stage.value, "--job", f"{JOB_DIR}/{JOB_FILE}"],
         "env": _environment(spec, extra, stage, name=name, namespace=namespace, config=config),
         "resources": _resources(spec, stage, config),

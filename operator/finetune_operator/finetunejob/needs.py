@@ -1,0 +1,46 @@
+"""What the pods of a stage need beside their Job, and what of it is found to be gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.names import config_map_name
+from finetune_api.trainer import Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.actions import RestoreNeeds
+from finetune_operator.finetunejob.render.config import render_config_map
+from finetune_operator.finetunejob.render.service import render_service
+from finetune_operator.finetunejob.stages import StageView
+from finetune_operator.finetunejob.step import Step
+
+Object = dict[str, Any]
+
+
+def needs_of(step: Step, spec: FineTuneJobSpec, stage: Stage) -> tuple[Object, ...]:
+    """Return what is created before the Job of a stage."""
+    identity = {"namespace": step.observed.namespace, "uid": step.observed.uid}
+    needs: list[Object] = [_config_map(step)] if stage is Stage.PREPARE else []
+    if stage is Stage.TRAIN and spec.resources.nodes > 1:
+        needs.append(render_service(step.observed.name, config=step.config, **identity))
+    return tuple(needs)
+
+
+def restore_lost(step: Step, view: StageView) -> None:
+    """Make the ConfigMap again if the kubelet misses it: somebody deleted it."""
+    observed = step.observed
+    name = config_map_name(observed.name)
+    missed = f'configmap "{name}" not found'
+    pods = {pod["metadata"]["name"] for pod in view.pods}
+    if not any(missed in observed.warnings.get(pod, "") for pod in pods):
+        return
+    if observed.restored is None:
+        step.first.append(RestoreNeeds(objects=(_config_map(step),)))
+    elif name in observed.restored:
+        message = f"ConfigMap {name} was deleted; it is there again. Pods of the job start with it."
+        step.draft.announce("Restored", message, warning=True)
+
+
+def _config_map(step: Step) -> Object:
+    observed = step.observed
+    assert observed.parsed is not None
+    return render_config_map(observed.parsed, namespace=observed.namespace, uid=observed.uid)
