@@ -83,6 +83,9 @@ LIFE = {
         "The API server refuses a child: a ResourceQuota, a policy, or missing rights.",
         "Do what the message names; the operator tries again by itself.",
     ),
+    "Restored": ReasonHelp(
+        "The job's ConfigMap was deleted and is there again.", "Find out who deletes it."
+    ),
     "Invalid": ReasonHelp(
         "The API server finds a child invalid.", "Correct the field of `podTemplate` it names."
     ),
