@@ -132,7 +132,7 @@ def _retry_word(code: ExitCode) -> str:
         return "never"
     if code in (ExitCode.RETRYABLE, ExitCode.STOPPED):
         return "yes, not counted"
-    return "up to `backoffLimit`"
+    return "up to `backoffLimit` or `retryPolicy`"
 
 
 def render_finetunejob() -> str:

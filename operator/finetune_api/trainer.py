@@ -106,9 +106,6 @@ CLASS_OF_EXIT_CODE: dict[int, FailureClass] = {
 NON_RETRYABLE_EXIT_CODES = (ExitCode.USER_ERROR, ExitCode.DATA_ERROR)
 """Running again cannot help: the job fails at once."""
 
-UNCOUNTED_EXIT_CODES = (ExitCode.RETRYABLE, ExitCode.STOPPED)
-"""A peer that vanished, or a save before a stop: run again, do not count."""
-
 
 class ResolvedJob(APIModel):
     """The effective job a stage works on; the content of ``job.json``.
@@ -153,6 +150,7 @@ def resolve_job(job: FineTuneJob, *, namespace: str, uid: str) -> ResolvedJob:
         update={
             "suspend": False,
             "backoff_limit": FineTuneJobSpec.model_fields["backoff_limit"].default,
+            "retry_policy": None,
             "active_deadline_seconds": None,
             "ttl_seconds_after_finished": None,
             "queue_name": None,
@@ -288,6 +286,8 @@ class TerminationMessage(APIModel):
     """CamelCase cause, stable: ``Succeeded``, ``BucketNotFound``, ``InvalidRows`` ..."""
     message: str = ""
     step: int | None = None
+    resumed_from_step: int | None = None
+    """Step that a training which failed had begun at."""
     rank: int | None = None
     result: StageResult | None = None
 

@@ -188,6 +188,7 @@ FULL_SPEC: dict[str, Any] = {
     "priorityClassName": "prod",
     "suspend": True,
     "backoffLimit": 0,
+    "retryPolicy": {"storage": 10, "outOfMemory": 3, "hang": 2, "infrastructure": 5},
     "activeDeadlineSeconds": 3600,
     "ttlSecondsAfterFinished": 0,
 }
@@ -525,6 +526,8 @@ CASES: tuple[Case, ...] = (
     ),
     bad("an endpoint with path", {"spec.s3.endpoint": "http://a/b"}, "spec.s3.endpoint: Invalid"),
     bad("a queue in capitals", {"spec.queueName": "Team-A"}, "spec.queueName: Invalid value"),
+    bad("a negative budget", {"spec.retryPolicy": {"hang": -1}}, "greater than or equal to 0"),
+    bad("a budget of no class", {"spec.retryPolicy": {"user": 1}}, "user"),
     bad("a negative back-off limit", {"spec.backoffLimit": -1}, "greater than or equal to 0"),
     bad("a deadline of 0", {"spec.activeDeadlineSeconds": 0}, "greater than or equal to 1"),
     bad("hyperparameters as list", {HYPER: []}, "must be of type object"),

@@ -56,6 +56,7 @@ def test_stop_request_saves_and_the_next_run_goes_on(
     stopped = workbench.finish(process)
     assert stopped.exit_code == 79, stopped.messages
     assert stopped.termination["reason"] == "StoppedAfterSave"
+    assert stopped.termination["resumedFromStep"] == 0
 
     resumed = workbench.run_to("train")
 

@@ -56,6 +56,7 @@ def run_stage(stage: Stage, job_path: Path) -> int:
 def _end_with(emit: EventEmitter, error: TrainerError) -> int:
     step: int | None = getattr(error, "step", None)
     rank: int | None = getattr(error, "rank", None)
+    resumed_from: int | None = getattr(error, "resumed_from_step", None)
     emit.failure(reason=error.reason, message=error.message, exit_code=error.exit_code, step=step)
     write_termination(
         TerminationMessage(
@@ -65,6 +66,7 @@ def _end_with(emit: EventEmitter, error: TrainerError) -> int:
             reason=error.reason,
             message=error.message,
             step=step,
+            resumed_from_step=resumed_from,
             rank=rank,
         )
     )

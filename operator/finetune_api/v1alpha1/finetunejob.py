@@ -31,6 +31,7 @@ from finetune_api.patterns import ENDPOINT_RULE, LABEL_RULE, ORIGIN_RULE, URI_RU
 from finetune_api.v1alpha1.batches import BATCH_RULES
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
+from finetune_api.v1alpha1.retry import RetryPolicy
 from finetune_api.v1alpha1.rules import Rule, check_rules
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_api.v1alpha1.training_rules import TRAINING_RULES
@@ -665,8 +666,13 @@ class FineTuneJobSpec(APIModel):
     """Hold the job: running pods save and stop, nothing new starts. False resumes at the last
     checkpoint."""
     backoff_limit: Annotated[Integer, Field(ge=0, le=100)] = 3
-    """How often a stage is tried again after a failure that may pass. User and data errors are
-    never retried."""
+    """How often a stage is tried again after incidents of a class that `retryPolicy` does not name.
+    Whatever the number of pods that an incident ends, it counts once; evictions, preemptions and
+    lost nodes never do. Mistakes in the job or in its data are never tried again. May be changed
+    while the job runs."""
+    retry_policy: RetryPolicy | None = None
+    """Budgets of their own for classes of incidents. May be changed while the job runs. Default:
+    none, all share `backoffLimit`."""
     active_deadline_seconds: Annotated[Integer, Field(ge=1, le=31536000)] | None = None
     """Longest running time over all stages and attempts, in seconds, without time in the queue or
     suspended."""

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.meta import MAP_BY_NAME, MAP_BY_TYPE, APIModel
+from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, MAP_BY_TYPE, APIModel
+from finetune_api.v1alpha1.retry import IncidentClass
 
 Text = Annotated[str, Field(max_length=1024)]
 ShortText = Annotated[str, Field(max_length=253)]
@@ -236,15 +237,42 @@ class EvaluationStatus(APIModel):
     """The full report."""
 
 
+class IncidentStatus(APIModel):
+    """The end of one attempt, with its root cause."""
+
+    incident_class: Annotated[IncidentClass, Field(alias="class")]
+    """What it is to the retry budget."""
+    reason: Annotated[str, Field(max_length=63)] = ""
+    """CamelCase cause."""
+    stage: Literal["prepare", "train", "evaluate"]
+    """Stage it ended."""
+    rank: int | None = None
+    """Node rank of the pod that failed of itself."""
+    node: ShortText | None = None
+    """Node it ran on."""
+    from_step: int | None = None
+    """Step that the attempt had begun at, where training told it."""
+    to_step: int | None = None
+    """Step that it had come to, as far as it was reported."""
+    counted: bool = False
+    """Whether it used up a retry."""
+    time: Timestamp
+    """When."""
+
+
 class Attempts(APIModel):
-    """How often pods were started."""
+    """How often stages were tried."""
 
     total: int = 0
     """Pods started over all stages, retries included."""
     counted: int = 0
-    """Failures that count against `backoffLimit`."""
+    """Incidents that used up a retry."""
     preemptions: int = 0
     """Evictions and preemptions, which do not count."""
+    history: Annotated[
+        list[IncidentStatus], Field(max_length=10, json_schema_extra=ATOMIC_LIST)
+    ] = []
+    """The last incidents, oldest first."""
 
 
 class Failure(APIModel):
@@ -268,6 +296,15 @@ class Failure(APIModel):
     """When."""
 
 
+class IncidentCount(APIModel):
+    """Incidents of one class that used up retries."""
+
+    name: IncidentClass
+    """Class."""
+    count: int = 0
+    """How many."""
+
+
 class StageStatus(APIModel):
     """The Job of one stage."""
 
@@ -281,6 +318,10 @@ class StageStatus(APIModel):
     """When it ended."""
     active_seconds: int | None = None
     """Running time over all attempts that have ended, in seconds."""
+    incidents: Annotated[
+        list[IncidentCount], Field(max_length=8, json_schema_extra=MAP_BY_NAME)
+    ] = []
+    """Retries used up, by class."""
 
 
 class TrainerImage(APIModel):

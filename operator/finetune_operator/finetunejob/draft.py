@@ -121,10 +121,42 @@ class JobDraft(Draft):
         self._fields["lastFailure"] = wire
         return True
 
+    def last_incident(self, stage: Stage) -> Object | None:
+        """Return the record of the last incident of a stage, or None."""
+        history = (self._fields.get("attempts") or {}).get("history") or ()
+        of_stage = [entry for entry in history if entry.get("stage") == stage.value]
+        return of_stage[-1] if of_stage else None
+
+    def record_incident(self, stage: Stage, incident: Object) -> dict[str, int]:
+        """Add an incident to the history and, if it counts, to the retries used.
+
+        Returns:
+            The stage's incidents that count, by class.
+        """
+        attempts = self._fields.get("attempts") or {}
+        history = [*(attempts.get("history") or ()), incident][-MAX_HISTORY:]
+        self._fields["attempts"] = {**attempts, "history": history}
+        entry = self._stages[stage.value]
+        counts = {item["name"]: int(item["count"]) for item in entry.get("incidents") or ()}
+        if incident["counted"]:
+            counts[incident["class"]] = counts.get(incident["class"], 0) + 1
+            entry["incidents"] = [{"name": name, "count": counts[name]} for name in sorted(counts)]
+        return counts
+
+    @property
+    def num_counted(self) -> int:
+        """Incidents that used up a retry, over all stages."""
+        return sum(
+            int(item["count"])
+            for entry in self._stages.values()
+            for item in entry.get("incidents") or ()
+        )
+
     def count_attempts(self, ledger: Ledger, counted: int) -> None:
         """Set ``attempts``; numbers never fall."""
         before = self._fields.get("attempts") or {}
         self._fields["attempts"] = {
+            **before,
             "total": max(ledger.num_started, before.get("total") or 0),
             "counted": max(counted, before.get("counted") or 0),
             "preemptions": max(ledger.num_evicted, before.get("preemptions") or 0),
@@ -153,11 +185,14 @@ def _is_worth_writing(stored: Object, wire: Object) -> bool:
     if any(shown.get(key) != value for key, value in (wire.get("progress") or {}).items()):
         return True
     before, after = stored.get("attempts") or {}, wire.get("attempts") or {}
-    if any(before.get(key, 0) != after.get(key, 0) for key in ("counted", "preemptions")):
+    if any((before.get(key) or 0) != (after.get(key) or 0) for key in _ATTEMPTS):
         return True
     return _settled_stages(stored) != _settled_stages(wire)
 
 
+MAX_HISTORY = 10
+"""Incidents that are kept in the status."""
+_ATTEMPTS = ("counted", "preemptions", "history")
 _LAZY_FIELDS = ("attempts", "stages", "trainerImage")
 
 

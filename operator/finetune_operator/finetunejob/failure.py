@@ -23,7 +23,7 @@ from finetune_api.trainer import (
     TerminationMessage,
 )
 from finetune_operator.finetunejob.observed import stage_of
-from finetune_operator.finetunejob.retry import is_counted, is_disrupted
+from finetune_operator.finetunejob.retry import exit_code_of, is_disrupted
 from finetune_operator.status.conditions import (
     find_condition,
     parse_timestamp,
@@ -118,9 +118,9 @@ def read_termination_message(pod: Object) -> TerminationMessage | None:
 
 @lru_cache(maxsize=1024)
 def _parse_words(text: str) -> TerminationMessage | None:
-    # Every plan of a job reads the last words of all its stages again.
+    # Every plan reads the last words of all stages again. A newer trainer may say more.
     try:
-        return TerminationMessage.model_validate_json(text)
+        return TerminationMessage.model_validate_json(text, extra="ignore")
     except ValidationError:
         return None
 
@@ -184,7 +184,8 @@ def _over_its_limits(pod: Object, ended: Mapping[str, Any]) -> Cause:
     remedy = "Have its disk space raised: scratchSize of the operator, LimitRange of the namespace"
     if '"shm"' in message:
         remedy = "Raise spec.resources.sharedMemory"
-    counts = "counts" if is_counted(pod) else "does not count"
+    has_stopped = exit_code_of(pod) in (ExitCode.RETRYABLE, ExitCode.STOPPED)
+    counts = "does not count" if has_stopped else "counts"
     return Cause(
         failure_class=FailureClass.EVICTED,
         reason="Evicted",

@@ -1,8 +1,7 @@
 """Counting attempts and running time.
 
-The Job controller counts failures against the budget. What it does not count, pods that were
-evicted or saved and stopped, disappears with the pods; the ledger remembers the pods it saw. After
-a restart of the operator it starts from ``status.attempts`` and the pods that are still there.
+Pods that were evicted disappear in time; the ledger remembers those it saw. After a restart of the
+operator it starts from ``status.attempts`` and the pods that are still there.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, ACTIVE_START_ANNOTATION
-from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, UNCOUNTED_EXIT_CODES, Stage
+from finetune_api.trainer import Stage
 from finetune_operator.status.conditions import find_condition, parse_timestamp
 
 Object = dict[str, Any]
@@ -102,32 +101,11 @@ def is_disrupted(pod: Object) -> bool:
     return disrupted is not None and disrupted.get("status") == "True"
 
 
-def is_counted(pod: Object) -> bool:
-    """Return whether the Job controller counts the end of this pod against backoffLimit."""
-    code = exit_code_of(pod)
-    # The container ends a moment before its pod.
-    has_failed = pod["status"]["phase"] == "Failed" or bool(code)
-    return has_failed and not is_disrupted(pod) and code not in UNCOUNTED_EXIT_CODES
-
-
 def exit_code_of(pod: Object) -> int | None:
     """Return the exit code of a pod's container, or None if it has not ended."""
     ended = (pod["status"].get("container") or {}).get("terminated") or {}
     code = ended.get("exitCode")
     return None if code is None else int(code)
-
-
-def may_be_retried(pods: Iterable[Object], backoff_limit: int) -> bool:
-    """Return whether the Job controller will start another pod after those that failed.
-
-    Args:
-        pods: The trimmed pods of a stage.
-        backoff_limit: That of its Job.
-    """
-    counted = [pod for pod in pods if is_counted(pod)]
-    if any(exit_code_of(pod) in NON_RETRYABLE_EXIT_CODES for pod in counted):
-        return False
-    return len(counted) <= backoff_limit
 
 
 def past_active_seconds(job: Object) -> int:

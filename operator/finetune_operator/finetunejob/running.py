@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.accounting import account
 from finetune_operator.finetunejob.actions import LookUpWarnings
 from finetune_operator.finetunejob.endings import fail_stage
 from finetune_operator.finetunejob.failure import (
@@ -19,10 +20,9 @@ from finetune_operator.finetunejob.failure import (
     latest_cause,
     seconds_waiting,
 )
+from finetune_operator.finetunejob.incidents import SETTLE_SECONDS, find_incidents
 from finetune_operator.finetunejob.needs import restore_lost
-from finetune_operator.finetunejob.render.job import backoff_limit_of
 from finetune_operator.finetunejob.render.pod import memory_of
-from finetune_operator.finetunejob.retry import may_be_retried
 from finetune_operator.finetunejob.rounds import fruitless_rounds
 from finetune_operator.finetunejob.silence import is_silent, silence_text
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
@@ -41,28 +41,32 @@ _ENDLESS = (
 
 def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Say whether a stage runs or waits for its pods; end the job if it gets nowhere."""
-    endless = _cause_of_giving_up(step, spec, view)
-    if endless is not None:
-        fail_stage(step, view, endless)
+    memory = memory_of(spec, view.stage, step.config)
+    incidents = find_incidents(view.pods, step.now, memory=memory)
+    if not all(incident.is_settled for incident in incidents):
+        # One of the pods that still run may have failed first.
+        step.look_again(SETTLE_SECONDS)
+        return
+    given_up = account(step, spec, view, incidents) or _cause_of_giving_up(step, spec, view)
+    if given_up is not None:
+        fail_stage(step, view, given_up)
         return
     problem = _problem_of_start(step, view)
     if problem is not None:
         _tell_problem(step, view, problem)
         return
-    cause = latest_cause(view.pods, memory=memory_of(spec, view.stage, step.config))
-    # Pods that cannot be replaced end the Job in a moment: its end is what is told then.
-    goes_on = may_be_retried(view.pods, backoff_limit_of(spec, view.stage))
-    if cause is not None and step.draft.note_failure(cause, view.stage) and goes_on:
+    cause = latest_cause(view.pods, memory=memory)
+    cause = next((each.cause for each in incidents if cause and cause.pod in each.pods), cause)
+    if cause is not None and step.draft.note_failure(cause, view.stage):
         where = f" on {cause.node}" if cause.node else ""
         text = f"{view.stage.value}: pod {cause.pod}{where}: {cause.reason}: {cause.message}"
         step.draft.announce("Retrying", text, warning=True)
     if view.stage is Stage.TRAIN and view.state is StageState.RUNNING:
         _tell_training(step, view)
     elif cause is not None and view.state is StageState.WAITING:
-        if goes_on:
-            message = f"Waiting for the next pod after {cause.reason}: {cause.message}"
-            kind = TRAITS[view.stage].condition
-            step.draft.conditions.set(kind, False, Reason.RETRYING, message)
+        message = f"Waiting for the next pod after {cause.reason}: {cause.message}"
+        kind = TRAITS[view.stage].condition
+        step.draft.conditions.set(kind, False, Reason.RETRYING, message)
     else:
         # The same words whether the pod is young or runs: not worth a write of its own.
         traits = TRAITS[view.stage]

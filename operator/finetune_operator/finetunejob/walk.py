@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.acceptance import accept
+from finetune_operator.finetunejob.accounting import account
 from finetune_operator.finetunejob.deadlines import is_overdue, seconds_to_live
 from finetune_operator.finetunejob.endings import (
     cause_of_end,
@@ -17,8 +18,10 @@ from finetune_operator.finetunejob.endings import (
     take_late_result,
 )
 from finetune_operator.finetunejob.image import settle_image
+from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
 from finetune_operator.finetunejob.queueing import tell_quota
+from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.results import is_verdict
 from finetune_operator.finetunejob.running import tell_under_way
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
@@ -81,6 +84,8 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     if not view.is_settled(step.now):
         step.look_again(1.0)
         return False
+    memory = memory_of(spec, view.stage, step.config)
+    given_up = account(step, spec, view, find_incidents(view.pods, step.now, memory=memory))
     needs_result = view.state is StageState.SUCCEEDED and TRAITS[view.stage].needs_result
     if needs_result and not is_verdict(view.result, has_goal=spec.goal is not None):
         start_again(step, spec, view)
@@ -89,12 +94,12 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     if view.state is StageState.SUCCEEDED:
         succeed(step, view)
         return True
-    fail_stage(step, view, cause_of_end(step, spec, view))
+    fail_stage(step, view, given_up or cause_of_end(step, spec, view))
     return False
 
 
 def _count_attempts(step: Step) -> None:
-    counted = sum(int(view.job["status"].get("failed") or 0) for view in step.views if view.job)
+    counted = step.draft.num_counted
     ledger = step.observed.ledger
     if ledger.num_started or counted or step.draft.get("attempts"):
         step.draft.count_attempts(ledger, counted)

@@ -140,10 +140,13 @@ def ended(
     *,
     reason: str = "",
     end: float = 60.0,
+    start: float | None = None,
     **more: Any,
 ) -> dict[str, Any]:
+    begun = {} if start is None else {"startedAt": timestamp(at(start))}
     state = {
         "terminated": {
+            **begun,
             "exitCode": exit_code,
             "message": text,
             "reason": reason or ("Completed" if exit_code == 0 else "Error"),

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 from finetune_api.trainer import MetricValue, ResolvedJob, StepSelection, TrainResult
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_tokens
-from finetune_trainer.errors import InternalError, StorageError, UserError
+from finetune_trainer.errors import InternalError, StorageError, TrainerError, UserError
 from finetune_trainer.model.chat_format import ChatFormat, read_format
 from finetune_trainer.model.hardware import Hardware, detect_hardware, require_gpus
 from finetune_trainer.model.load import (
@@ -66,7 +68,7 @@ def train(context: StageContext) -> TrainResult:
     control_dir = Path(plan.control_dir)
     plan_path = control_dir / "plan.json"
     plan_path.write_text(json.dumps(asdict(plan)))
-    with context.keeping_logs(control_dir):
+    with context.keeping_logs(control_dir), _beginning_at(plan.resume_step):
         outcome = run_ranks(topology, plan_path, control_dir, use_gpu=use_gpu)
     if topology.node_rank != 0:
         return _wait_for_publication(context, key)
@@ -211,6 +213,16 @@ def _check_quantization(job: ResolvedJob, *, use_gpu: bool) -> None:
             "use LoRA here",
         )
     require_bitsandbytes(job.spec.trainer.image)
+
+
+@contextmanager
+def _beginning_at(step: int) -> Iterator[None]:
+    """Let a failure tell which step its attempt had begun at."""
+    try:
+        yield
+    except TrainerError as error:
+        error.resumed_from_step = step  # type: ignore[attr-defined]
+        raise
 
 
 def _topology(context: StageContext) -> Topology:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api.names import CONTAINER, child_job_name, child_metadata
-from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, UNCOUNTED_EXIT_CODES, ExitCode, Stage
+from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, ExitCode, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.pod import render_pod_template
@@ -22,9 +22,8 @@ def is_queued(spec: FineTuneJobSpec, stage: Stage) -> bool:
     return bool(spec.queue_name) and stage is not Stage.PREPARE
 
 
-def backoff_limit_of(spec: FineTuneJobSpec, stage: Stage) -> int:
-    """Return the retries of a stage's Job: one incident can fail every rank."""
-    return spec.backoff_limit * (spec.resources.nodes if stage is Stage.TRAIN else 1)
+UNLIMITED = 2147483647
+"""The Job controller never gives up by itself: it knows pods, the operator counts incidents."""
 
 
 def render_job(
@@ -58,13 +57,16 @@ def render_job(
         "completions": nodes,
         "parallelism": nodes,
         "completionMode": "Indexed" if stage is Stage.TRAIN else "NonIndexed",
-        "backoffLimit": backoff_limit_of(spec, stage),
+        "backoffLimit": UNLIMITED,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
         "template": render_pod_template(
             spec, stage, name=name, namespace=namespace, config=config, image=image
         ),
     }
+    if stage is Stage.TRAIN:
+        # Its pause before a new pod doubles with each failure: per rank, not per pod of the Job.
+        job_spec["backoffLimitPerIndex"] = UNLIMITED
     if is_queued(spec, stage):
         assert spec.queue_name is not None
         metadata["labels"][QUEUE_LABEL] = spec.queue_name
@@ -90,6 +92,5 @@ def _failure_policy() -> dict[str, Any]:
                 "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
             },
             on_exit("FailJob", NON_RETRYABLE_EXIT_CODES),
-            on_exit("Ignore", UNCOUNTED_EXIT_CODES),
         ]
     }
