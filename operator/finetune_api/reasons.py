@@ -47,6 +47,18 @@ ACCEPTANCE = {
         "`model.trustRemoteCode` is off on this cluster.",
         "Choose a model without code of its own, or ask the administrator.",
     ),
+    "ImageNotAllowed": ReasonHelp(
+        "`trainer.image` is none that the administrator allows here.",
+        "Leave it out, or have it added to `config.allowedImages`.",
+    ),
+    "ServiceAccountNotAllowed": ReasonHelp(
+        "`podTemplate.serviceAccountName` is none that the administrator allows here.",
+        "Leave it out, or have it added to `config.allowedServiceAccounts`.",
+    ),
+    "NodeSelectorNotAllowed": ReasonHelp(
+        "`podTemplate` asks for nodes that the administrator does not allow here.",
+        "Leave the label out, or have it added to `config.allowedNodeSelectors`.",
+    ),
     "ReservedName": ReasonHelp(
         "`podTemplate` uses a name that the operator needs.", "Rename what the message names."
     ),

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from finetune_api.meta import CpuQuantity, Quantity
+from finetune_operator.tenants import NamespacePolicy, TenantSettings
 
 ENVIRONMENT_PREFIX = "FINETUNE_OPERATOR_"
 _RESOLVED = frozenset({"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"})
@@ -27,66 +27,15 @@ class ConfigError(Exception):
     """The configuration cannot be used; the message names the field, the value and the remedy."""
 
 
-class OperatorConfig(BaseModel):
+class OperatorConfig(TenantSettings):
     """All settings of the operator, with their defaults."""
 
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        populate_by_name=True,
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-    )
-
-    # ---- what the pods run -------------------------------------------------------------------
-    trainer_image: Annotated[str, Field(min_length=1)] = "finetune-trainer:latest"
-    """Image of the stages unless a job names its own; best by digest."""
-    trainer_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    """When that image is pulled."""
-    pin_trainer_image: bool = True
-    """Let all stages of a job run the image that its first pod ran, by digest where the node tells
-    one. Off: where nodes of different architectures share a tag and the container runtime names the
-    digest of one architecture."""
-    image_pull_secrets: list[str] = []
-    """Names of Secrets, present in the jobs' namespaces, that pull the trainer image."""
-    allow_cpu: bool = False
-    """Let a pod that asked for GPUs and sees none go on with the CPU. For tests and demos only: it
-    turns a broken driver into a job that is a hundred times slower instead of an error."""
-    default_cpu: CpuQuantity = "4"
-    """CPU request and limit of a training or evaluation pod whose job does not say."""
-    default_memory: Quantity = "16Gi"
-    """Memory request and limit of a training or evaluation pod whose job does not say."""
-    default_shared_memory: Quantity = "2Gi"
-    """Size of `/dev/shm`. Counts towards the pod's memory limit as it fills."""
-    prepare_cpu: CpuQuantity = "1"
-    """CPU request and limit of the `prepare` pod, which needs no GPU."""
-    prepare_memory: Quantity = "4Gi"
-    """Memory request and limit of the `prepare` pod."""
-    scratch_size: Quantity = "100Gi"
-    """Limit of each emptyDir (work, model cache, tmp); a pod that exceeds it is evicted."""
-    cache_claim: str = ""
-    """A ReadWriteMany claim of this name, in each job's namespace, that keeps base models between
-    jobs; `prepare` fills it before any GPU is held. Empty: every pod downloads into its own scratch
-    folder."""
-    rendezvous_port: Annotated[int, Field(ge=1024, le=65535)] = 29500
-    """Port at which rank 0 of a job of several nodes is met."""
-    trainer_environment: dict[str, str] = {}
-    """Environment variables of every trainer container, for example `HTTPS_PROXY`, `HF_ENDPOINT` or
-    `AWS_ENDPOINT_URL_S3`."""
-
-    # ---- what tenants may do -----------------------------------------------------------------
-    allowed_endpoints: list[str] = []
-    """S3 endpoints that jobs may name, exactly as in `spec.s3.endpoint` (a trailing slash does not
-    matter); `*` allows all. Jobs without an endpoint use AWS or `AWS_ENDPOINT_URL_S3`."""
-    allowed_file_paths: list[str] = []
-    """Folders that `file://` URIs may lie in. A file path in a cluster means a path in the pod, so
-    this only makes sense together with volumes or a node-local mount in the trainer image."""
-    allow_trust_remote_code: bool = False
-    """Accept jobs with `model.trustRemoteCode`, which run code from the model's repository with the
-    job's credentials."""
+    policies: list[NamespacePolicy] = Field(default_factory=list)
+    """Settings above that differ by namespace; of several policies that name one, the later
+    wins."""
 
     # ---- where and how to watch --------------------------------------------------------------
-    namespaces: list[str] = []
+    namespaces: list[str] = Field(default_factory=list)
     """Namespaces to serve. Empty: the whole cluster, which needs a ClusterRole."""
     kueue: Literal["auto", "on", "off"] = "auto"
     """Use Kueue for jobs with a `queueName`. `auto`: if its API is there when the operator
@@ -141,6 +90,14 @@ class OperatorConfig(BaseModel):
     """Address the three ports are bound to."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least important messages that are logged."""
+
+    def for_namespace(self, namespace: str) -> OperatorConfig:
+        """Return the settings that hold for the jobs of a namespace."""
+        changes: dict[str, Any] = {}
+        for policy in self.policies:
+            if policy.covers(namespace):
+                changes |= policy.changes()
+        return self.model_copy(update=changes) if changes else self
 
     @classmethod
     def load(

@@ -18,6 +18,7 @@ from chart_readme import CHART, MissingCommentError, read_values, render_table, 
 from finetune_operator.config import OperatorConfig
 from finetune_operator.integrations.kueue.workload import MINIMUM_KUEUE, WORKLOADS
 from finetune_operator.kube.metrics import KubeMetrics
+from finetune_operator.tenants import NamespacePolicy
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES_TEXT = (CHART / "values.yaml").read_text()
@@ -80,6 +81,12 @@ def test_settings_are_the_operators() -> None:
     fields = {to_camel(name) for name in OperatorConfig.model_fields}
     assert fields >= MADE_BY_THE_CHART
     assert set(SCHEMA["properties"]["config"]["properties"]) == fields - MADE_BY_THE_CHART
+
+
+def test_a_policy_takes_what_the_operator_lets_differ_by_namespace() -> None:
+    items = SCHEMA["properties"]["config"]["properties"]["policies"]["items"]
+    fields = [to_camel(name) for name in NamespacePolicy.model_fields]
+    assert sorted(items["propertyNames"]["enum"]) == sorted(fields)
 
 
 def test_readme_names_every_setting() -> None:

@@ -87,6 +87,7 @@ class FineTuneJobReconciler:
         self._queue = queue
         self._children = Children(client, caches, clock=clock)
         self._parsed: dict[str, tuple[int, FineTuneJob | None, str]] = {}
+        self._settings: dict[str, OperatorConfig] = {}
         self._ledgers: dict[str, Ledger] = {}
 
     def forget(self, job: Object) -> None:
@@ -117,7 +118,8 @@ class FineTuneJobReconciler:
 
     async def _reconcile(self, key: ObjectKey, job: Object) -> Result:
         observed = self._observe(key, job)
-        step = plan(observed, self._clock.now(), self._config)
+        config = self._config_of(key[0])
+        step = plan(observed, self._clock.now(), config)
         for _ in range(MAX_ROUNDS):
             if not step.first:
                 break
@@ -125,7 +127,7 @@ class FineTuneJobReconciler:
             if self._may_wait(observed, step):
                 self._queue.add(key, priority=PRIORITY_CHILD)
                 return Done()
-            step = plan(observed, self._clock.now(), self._config)
+            step = plan(observed, self._clock.now(), config)
         if step.status is not None:
             await self._write_status(observed.job, step.status)
         self._announce(observed.job, step.events)
@@ -136,6 +138,12 @@ class FineTuneJobReconciler:
         if step.requeue_after is not None:
             return RequeueAfter(step.requeue_after)
         return Done()
+
+    def _config_of(self, namespace: str) -> OperatorConfig:
+        settings = self._settings.get(namespace)
+        if settings is None:
+            settings = self._settings[namespace] = self._config.for_namespace(namespace)
+        return settings
 
     def _may_wait(self, observed: Observed, step: Plan) -> bool:
         """Return whether others go first: a new job has its first Job, and many have none yet.

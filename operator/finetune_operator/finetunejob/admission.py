@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from posixpath import normpath
 from urllib.parse import unquote, urlsplit
 
@@ -66,8 +67,10 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
                 " (allowTrustRemoteCode is off in the operator's configuration)",
             )
         )
+    found += _image(spec, config)
     if spec.pod_template is not None:
         found += _pod_template(spec.pod_template)
+        found += _placement(spec.pod_template, config)
     return found
 
 
@@ -126,6 +129,59 @@ def _endpoint(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violati
             f" ({', '.join(config.allowed_endpoints) or 'none'}); ask its administrator to add it"
             " to allowedEndpoints",
         )
+
+
+def _image(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
+    image = spec.trainer.image
+    if image is None or image == config.trainer_image or _matches(image, config.allowed_images):
+        return
+    yield Violation(
+        reason=Reason.IMAGE_NOT_ALLOWED,
+        field="spec.trainer.image",
+        message=f"{image!r} is not an image that jobs may run here"
+        f" ({_listed(config.allowed_images)}); leave it out to run {config.trainer_image!r}, or"
+        " ask the administrator to add it to allowedImages",
+    )
+
+
+def _placement(template: PodTemplate, config: OperatorConfig) -> Iterator[Violation]:
+    account, accounts = template.service_account_name, config.allowed_service_accounts
+    if account and account != config.default_service_account and not _matches(account, accounts):
+        yield Violation(
+            reason=Reason.SERVICE_ACCOUNT_NOT_ALLOWED,
+            field="spec.podTemplate.serviceAccountName",
+            message=f"{account!r} is not a service account that jobs may use here"
+            f" ({_listed(accounts)}); leave it out to run as"
+            f" {config.default_service_account or 'default'!r}, or ask the administrator to add it"
+            " to allowedServiceAccounts",
+        )
+    allowed = config.allowed_node_selectors
+    for label, value in template.node_selector.items():
+        if config.default_node_selector.get(label) == value:
+            continue
+        if not _matches(f"{label}={value}", allowed):
+            yield Violation(
+                reason=Reason.NODE_SELECTOR_NOT_ALLOWED,
+                field="spec.podTemplate.nodeSelector",
+                message=f"'{label}={value}' is not a node label that jobs may ask for here"
+                f" ({_listed(allowed)}); leave it out, or ask the administrator to add it to"
+                " allowedNodeSelectors",
+            )
+    if "*" not in allowed and (template.affinity or {}).get("nodeAffinity"):
+        yield Violation(
+            reason=Reason.NODE_SELECTOR_NOT_ALLOWED,
+            field="spec.podTemplate.affinity.nodeAffinity",
+            message=f"it would choose nodes past the labels that jobs may ask for here"
+            f" ({_listed(allowed)}); name those in podTemplate.nodeSelector",
+        )
+
+
+def _matches(text: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(text, pattern) for pattern in patterns)
+
+
+def _listed(patterns: list[str]) -> str:
+    return ", ".join(patterns) or "none"
 
 
 def _templates(spec: FineTuneJobSpec) -> Iterator[Violation]:

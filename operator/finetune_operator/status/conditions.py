@@ -39,6 +39,9 @@ class Reason(StrEnum):
     ENDPOINT_NOT_ALLOWED = "EndpointNotAllowed"
     REMOTE_CODE_NOT_ALLOWED = "RemoteCodeNotAllowed"
     RESERVED_NAME = "ReservedName"
+    IMAGE_NOT_ALLOWED = "ImageNotAllowed"
+    SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
+    NODE_SELECTOR_NOT_ALLOWED = "NodeSelectorNotAllowed"
     # stages
     PREPARING = "Preparing"
     PREPARED = "Prepared"

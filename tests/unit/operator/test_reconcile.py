@@ -32,12 +32,12 @@ class Recorder:
         self.events.append((obj["metadata"]["name"], kind, reason, message))
 
 
-def world_of(body, *, has_kueue=False):
+def world_of(body, *, has_kueue=False, config=CONFIG):
     """Return a reconciler whose cache holds one FineTuneJob, its client and its Events."""
     client, recorder, rng = FakeClient(), Recorder(), random.Random(1)
     caches = Caches(
         client,
-        CONFIG,
+        config,
         wake=lambda key, priority: None,
         forget=lambda gone: None,
         has_kueue=has_kueue,
@@ -49,7 +49,7 @@ def world_of(body, *, has_kueue=False):
     reconciler = FineTuneJobReconciler(
         client,
         caches,
-        CONFIG,
+        config,
         clock=FakeClock(NOW),
         recorder=recorder,
         queue=WorkQueue("finetunejob", rng=rng),

@@ -120,7 +120,7 @@ def render_pod_template(
         "containers": [container],
         "volumes": volumes,
     }
-    pod.update(_placement(extra, stage))
+    pod.update(_placement(extra, stage, config))
     if stage is Stage.TRAIN and spec.resources.nodes > 1:
         pod["subdomain"] = service_name(name)
     secrets = [*config.image_pull_secrets, *(ref.name for ref in extra.image_pull_secrets)]
@@ -264,13 +264,16 @@ def _volumes(
     return volumes, mounts
 
 
-def _placement(extra: PodTemplate, stage: Stage) -> dict[str, Any]:
+def _placement(extra: PodTemplate, stage: Stage, config: OperatorConfig) -> dict[str, Any]:
     pod: dict[str, Any] = {}
-    if extra.tolerations:
-        pod["tolerations"] = [toleration.to_wire() for toleration in extra.tolerations]
+    tolerations = list(extra.tolerations)
+    if stage is not Stage.PREPARE:
+        tolerations += [each for each in config.default_tolerations if each not in tolerations]
+    if tolerations:
+        pod["tolerations"] = [toleration.to_wire() for toleration in tolerations]
     for key, value in (
         ("priorityClassName", extra.priority_class_name),
-        ("serviceAccountName", extra.service_account_name),
+        ("serviceAccountName", extra.service_account_name or config.default_service_account),
         ("schedulerName", extra.scheduler_name),
     ):
         if value:
@@ -278,8 +281,8 @@ def _placement(extra: PodTemplate, stage: Stage) -> dict[str, Any]:
     if stage is Stage.PREPARE:
         # Node labels and runtime classes of GPU nodes would keep the CPU stage on GPU nodes.
         return pod
-    if extra.node_selector:
-        pod["nodeSelector"] = dict(extra.node_selector)
+    if labels := {**config.default_node_selector, **extra.node_selector}:
+        pod["nodeSelector"] = labels
     if extra.affinity:
         pod["affinity"] = extra.affinity
     if extra.runtime_class_name:
