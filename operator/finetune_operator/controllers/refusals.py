@@ -66,9 +66,10 @@ def _judge(error: KubeError | NameTaken) -> tuple[str, str, bool]:
     if isinstance(error, Forbidden):
         # A ResourceQuota, missing rights, a namespace that ends: all can change.
         return Reason.FORBIDDEN, f"{again}.", False
-    if isinstance(error, Invalid):
+    if isinstance(error, Invalid) and error.reason:
         return Reason.INVALID, "", True
-    if isinstance(error, ServerUnavailable):
+    if isinstance(error, Invalid | ServerUnavailable):
+        # Without a reason a refusal is not the API server's own: a proxy in between.
         if error.is_webhook_failure:
             remedy = f"{again}; is the controller that serves this webhook running?"
             return Reason.WEBHOOK_UNAVAILABLE, remedy, False

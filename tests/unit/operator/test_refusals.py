@@ -50,13 +50,14 @@ MALFORMED = (
         (status(403, "Forbidden", "exceeded quota: gpus, used: 8"), "Forbidden", False),
         (status(422, "Invalid", MALFORMED), "Invalid", True),
         (status(400, "BadRequest", "cannot unmarshal string into int"), "Invalid", True),
+        (error_from_status("create Job", 413, "<html>too large</html>"), "APIServerError", False),
         (status(500, "InternalError", DOWN), "WebhookUnavailable", False),
         (status(503, "ServiceUnavailable", "etcd is down"), "APIServerError", False),
         (NameTaken("Job headlines-prepare exists"), "NameTaken", False),
     ],
     ids=[
         "policy", "policy, as forbidden", "policy, as too large", "webhook, 400", "webhook, 403",
-        "webhook, 422", "webhook, 500", "quota", "malformed", "undecodable", "webhook is down",
+        "webhook, 422", "webhook, 500", "quota", "malformed", "undecodable", "a proxy's", "webhook is down",
         "server is ill", "taken",
     ],
 )  # fmt: skip
