@@ -7,6 +7,7 @@ Usage: ``python tools/model_families.py [FAMILY ...]``; without names all run, a
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -50,7 +51,7 @@ def examine(name: str) -> Row:
     with tempfile.TemporaryDirectory(prefix=f"family-{name}-") as folder:
         try:
             outcome = run_chain(family, Path(folder))
-        except AssertionError as error:
+        except (AssertionError, subprocess.TimeoutExpired) as error:
             lines = str(error).strip().splitlines()
             outcome = Outcome(refused="CRASH", message=lines[-1] if lines else "")
     seconds = f"{time.monotonic() - began:.0f}"
@@ -84,7 +85,8 @@ def main(names: list[str]) -> int:
     rows = []
     with ProcessPoolExecutor(NUM_AT_ONCE, mp_context=get_context("spawn")) as pool:
         for row in pool.map(examine, chosen):
-            print(f"{'ok   ' if row.is_right else 'WRONG'} {row.family}: {', '.join(row.cells)}")
+            state = "ok   " if row.is_right else "WRONG"
+            print(f"{state} {row.family}: {', '.join(row.cells)}", flush=True)
             rows.append(row)
     table = show_table(rows)
     print(f"\n{table}")

@@ -104,6 +104,10 @@ class Outcome:
         )
 
 
+STAGE_SECONDS = 1200
+"""A vocabulary of 262k makes even a tiny model slow on two busy cores."""
+
+
 def run_chain(family: Family, folder: Path, *, change: dict[str, Any] | None = None) -> Outcome:
     """Prepare, train and evaluate a tiny model of the family on eight rows of its own.
 
@@ -124,7 +128,7 @@ def run_chain(family: Family, folder: Path, *, change: dict[str, Any] | None = N
     )
     events = ""
     for stage in ("prepare", "train", "evaluate"):
-        run = bench.run(stage)
+        run = bench.run(stage, timeout=STAGE_SECONDS)
         events += run.messages + "\n"
         if run.exit_code != 0:
             return _refusal(run, stage, events)

@@ -1,4 +1,4 @@
-"""Starts the ranks of this node through ``accelerate launch`` and waits for their end."""
+"""Starts the ranks of this node and waits for their end: several through ``accelerate launch``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from finetune_trainer.process import (
     read_tail,
     threads_per_process,
 )
+
+_WORKER = "finetune_trainer.train.ranks.worker"
 
 _KILLED = re.compile(r"SIGKILL|exitcode\s*:\s*-9\b|Signal 9\b")
 """How torchrun tells that a rank was killed."""
@@ -78,20 +80,22 @@ def read_topology(num_nodes: int, processes_per_node: int) -> Topology:
     )
 
 
-def launch_command(topology: Topology, plan: Path, *, use_gpu: bool) -> list[str]:
-    """Return the command that starts this node's ranks."""
+def launch_command(topology: Topology, plan: Path) -> list[str]:
+    """Return the command that starts this node's ranks.
+
+    One rank needs no launcher, which would load torch only to start it: five seconds of every run.
+    """
     total = topology.num_nodes * topology.processes_per_node
+    if total == 1:
+        return [sys.executable, "-m", _WORKER, str(plan)]
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--num_processes", str(total), "--num_machines", str(topology.num_nodes)]
-    if total == 1:
-        command += [] if use_gpu else ["--cpu"]
-    else:
-        # The flag selects torchrun; ranks without a GPU then meet over gloo.
-        command += ["--multi_gpu", "--machine_rank", str(topology.node_rank)]
-        command += ["--main_process_ip", topology.host, "--main_process_port", str(topology.port)]
-        command += ["--rdzv_backend", "static", "--max_restarts", "0"]
-    return [*command, "--module", "finetune_trainer.train.ranks.worker", str(plan)]
+    # The flag selects torchrun; ranks without a GPU then meet over gloo.
+    command += ["--multi_gpu", "--machine_rank", str(topology.node_rank)]
+    command += ["--main_process_ip", topology.host, "--main_process_port", str(topology.port)]
+    command += ["--rdzv_backend", "static", "--max_restarts", "0"]
+    return [*command, "--module", _WORKER, str(plan)]
 
 
 def run_ranks(
@@ -107,6 +111,7 @@ def run_ranks(
     """
     environment = dict(os.environ)
     environment["OMP_NUM_THREADS"] = str(threads_per_process(topology.processes_per_node))
+    environment["ACCELERATE_MIXED_PRECISION"] = "no"
     environment.setdefault("PYTHONHASHSEED", "0")
     environment.setdefault("HF_HUB_OFFLINE", "1")
     environment.setdefault("HF_DATASETS_CACHE", str(control_dir / "datasets"))
@@ -119,7 +124,7 @@ def run_ranks(
     oom_before = num_oom_kills()
     with (control_dir / "ranks.log").open("w") as log:
         process = subprocess.Popen(
-            launch_command(topology, plan, use_gpu=use_gpu),
+            launch_command(topology, plan),
             env=environment,
             stderr=log,
             start_new_session=True,

@@ -1,1 +1,1 @@
-"""The processes that train: one per rank, started by the parent under ``accelerate launch``."""
+"""The processes that train: one per rank; several meet under ``accelerate launch``."""

@@ -1,4 +1,4 @@
-"""One rank of a run: ``accelerate launch ... -m finetune_trainer.train.ranks.worker plan.json``.
+"""One rank of a run: ``python -m finetune_trainer.train.ranks.worker plan.json``.
 
 Started by :mod:`finetune_trainer.train.stage`, which has fetched everything. torchrun swallows exit
 codes, so a rank that fails leaves its reason in a file for the parent.
