@@ -31,6 +31,7 @@ from finetune_operator.kube.workers import Workers
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, WorkQueue
 from finetune_operator.metrics.jobs import JobMetrics
 from finetune_operator.progress.certificate import ServingCertificate
+from finetune_operator.progress.door import GuardedRunner
 from finetune_operator.progress.endpoint import ProgressEndpoint
 from finetune_operator.progress.identity import Authenticator
 from finetune_operator.progress.writer import FIELD_MANAGER, ProgressWriter, is_wanted
@@ -285,7 +286,11 @@ class Manager:
     async def _listen(
         self, name: str, app: web.Application, port: int, tls: ssl.SSLContext | None = None
     ) -> None:
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        runner = (
+            GuardedRunner(app)
+            if name == "progress"
+            else web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        )
         await runner.setup()
         self._runners.append(runner)
         site = web.TCPSite(runner, self.config.bind_address, port, ssl_context=tls)

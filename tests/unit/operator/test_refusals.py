@@ -57,8 +57,8 @@ MALFORMED = (
     ],
     ids=[
         "policy", "policy, as forbidden", "policy, as too large", "webhook, 400", "webhook, 403",
-        "webhook, 422", "webhook, 500", "quota", "malformed", "undecodable", "a proxy's", "webhook is down",
-        "server is ill", "taken",
+        "webhook, 422", "webhook, 500", "quota", "malformed", "undecodable", "a proxy's",
+        "webhook is down", "server is ill", "taken",
     ],
 )  # fmt: skip
 def test_only_what_the_server_cannot_read_is_final(error, reason, is_final):
