@@ -30,6 +30,8 @@ from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason, parse_timestamp
 
 RECHECK_SECONDS = 30.0
+PLACING_SECONDS = 30.0
+"""A pod that no node takes for less is not told of: the one before it may still be in its place."""
 WARNING_SECONDS = 180.0
 """For how long the kubelet's warnings of a pod are believed; it repeats them every two minutes."""
 
@@ -52,7 +54,7 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         fail_stage(step, view, given_up)
         return
     problem = _problem_of_start(step, view)
-    if problem is not None:
+    if problem is not None and not _may_pass(step, problem):
         _tell_problem(step, view, problem)
         return
     cause = latest_cause(view.pods, memory=memory)
@@ -144,6 +146,18 @@ def _problem_of_start(step: Step, view: StageView) -> Cause | None:
         if cause is not None and (found is None or cause.is_hopeless):
             found = cause
     return found
+
+
+def _may_pass(step: Step, problem: Cause) -> bool:
+    """Return whether a pod has waited for a node for so short a time that it means nothing."""
+    began = parse_timestamp(problem.time)
+    if problem.failure_class is not FailureClass.UNSCHEDULABLE or began is None:
+        return False
+    left = PLACING_SECONDS - (step.now - began).total_seconds()
+    if left <= 0:
+        return False
+    step.look_again(left)
+    return True
 
 
 def _since_it_began(problem: Cause, stage: Stage, before: Mapping[str, Any]) -> Cause:

@@ -796,6 +796,22 @@ def test_an_unschedulable_pod_waits_for_ever_with_the_schedulers_reason():
     assert reasons(made) == ["Unschedulable"]
 
 
+def test_a_pod_whose_predecessor_is_still_in_its_place_is_not_worth_a_word():
+    body = trained()
+    known = with_train_pod(body, unscheduled())  # since second 60
+    made = plan(observe(body, **known), at(62), CONFIG)
+    assert reasons(made) == []
+    assert condition(made, "Training")["reason"] == "WaitingForPods"
+    assert "lastFailure" not in made.status
+    assert made.requeue_after == 28
+    body["status"] = made.status
+    later = plan(observe(body, **known), at(90), CONFIG)
+    assert reasons(later) == ["Unschedulable"]
+    assert condition(later, "Training")["reason"] == "Unschedulable"
+    body["status"] = later.status
+    assert reasons(plan(observe(body, **known), at(900), CONFIG)) == []
+
+
 def test_a_pod_stuck_in_creation_has_its_warnings_looked_up():
     body = trained()
     known = with_train_pod(body, waiting(TRAIN, "ContainerCreating"))
@@ -1211,7 +1227,7 @@ def test_progress_that_nobody_pushed_is_not_made_up():
 def unscheduled():
     lacking = {
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-        "message": "0/3 nodes are available", "lastTransitionTime": timestamp(at(80)),
+        "message": "0/3 nodes are available", "lastTransitionTime": timestamp(at(60)),
     }  # fmt: skip
     return pod(TRAIN, phase="Pending", node="", conditions=[lacking])
 
