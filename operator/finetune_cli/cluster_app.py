@@ -29,7 +29,7 @@ Output = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the cluster's commands to the program."""
-    for command in (submit, list_, describe, logs, wait, suspend, resume, delete, cp):
+    for command in (submit, list_, describe, logs, wait, suspend, resume, retry, delete, cp):
         app.command(command.__name__.rstrip("_"))(command)
 
 
@@ -239,6 +239,61 @@ def resume(
     cluster = _connect(context, namespace, kubeconfig)
     stored = cluster.patch_job(name, {"spec": {"suspend": False}})
     _print(stored, output, f"finetunejob.finetune.dev/{name} resumed")
+
+
+def retry(
+    name: Name,
+    new_name: Annotated[
+        str | None, typer.Option("--name", help="Name of the new job. Default: NAME-2, -3 ...")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field. May be repeated."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--from", help="What to begin from. Default: what the job has trained."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Take nothing over that the job has trained.")
+    ] = False,
+    print_only: Annotated[
+        bool, typer.Option("--print", help="Print the new job as YAML and send nothing.")
+    ] = False,
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL of the S3 server. Default: the job's.")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")] = None,
+    output: Output = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Begin a failed job again, from its adapter or last checkpoint. Writes a new job."""
+    from finetune_cli.retry import check_failed, choose_name, find_weights, make_retry
+    from finetune_cli.verify import make_access
+
+    if fresh and weights:
+        raise CliError("--from and --fresh exclude each other")
+    cluster = _connect(context, namespace, kubeconfig)
+    job = cluster.get_job(name)
+    check_failed(job)
+    if not fresh and weights is None:
+        s3 = job["spec"].get("s3", {})
+        access = make_access(endpoint or s3.get("endpoint"), region or s3.get("region"))
+        weights = find_weights(job, access)
+    taken = [each["metadata"]["name"] for each in cluster.list_jobs()["items"]]
+    chosen = choose_name(name, taken, new_name)
+    body = make_retry(job, name=chosen, weights=weights, overrides=overrides)
+    if print_only:
+        from finetune_cli.documents import to_yaml
+
+        print(to_yaml(body), end="")
+        return
+    stored, _ = cluster.apply_job(body)
+    origin = stored["spec"].get("initFrom", {}).get("uri")
+    note = f", from {origin}" if origin else ", afresh"
+    _print(stored, output, f"finetunejob.finetune.dev/{stored['metadata']['name']} created{note}")
 
 
 def delete(

@@ -74,7 +74,7 @@ def plan_run(
         parse_document(document)
     body = copy.deepcopy(document.body)
     for override in overrides or []:
-        _apply_override(body, override)
+        apply_override(body, override)
     spec = body.get("spec")
     if isinstance(spec, dict):
         _set_output(spec, output, document.folder)
@@ -142,7 +142,16 @@ def find_local_uris(body: dict[str, Any]) -> list[str]:
     return [place["uri"] for place in places if is_relative(place["uri"])]
 
 
-def _apply_override(body: dict[str, Any], override: str) -> None:
+def apply_override(body: dict[str, Any], override: str) -> None:
+    """Change one field of a job.
+
+    Args:
+        body: The job, changed in place.
+        override: ``path=value``; the path begins below ``spec`` unless it says otherwise.
+
+    Raises:
+        CliError: It is not of that form, or there is no such place.
+    """
     path, separator, text = override.partition("=")
     parts = [part for part in path.strip().split(".") if part]
     if not separator or not parts:

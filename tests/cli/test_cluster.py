@@ -293,3 +293,27 @@ def test_silent_server_is_told(tmp_path: Path) -> None:
     done = Cli(tmp_path)("list", "--kubeconfig", "config")
     assert done.code == 64
     assert "http://127.0.0.1:9 does not answer" in done.err
+
+
+def test_retry_writes_a_new_job_that_begins_from_what_the_failed_one_trained(stage: Stage) -> None:
+    stage.run("submit", "job.yaml")
+    refused = stage.run("retry", "example")
+    assert refused.code == 1
+    assert "has not failed" in refused.err
+    adapter = "s3://models/runs/x/example/u/adapter"
+    stage.report(phase="Failed", conditions=[held("Failed", "Internal")], artifact={"uri": adapter})
+    printed = stage.run("retry", "example", "--print", "--set", "hyperparameters.epochs=1")
+    shown = yaml.safe_load(printed.out)
+    assert shown["metadata"]["name"] == "example-2"
+    assert shown["spec"]["initFrom"] == {"uri": adapter}
+    made = stage.run("retry", "example")
+    assert made.out == f"{JOB}-2 created, from {adapter}\n"
+    assert stage.run("retry", "example", "--fresh").out == f"{JOB}-3 created, afresh\n"
+    again = stage.run("retry", "example", "--name", "example-2")
+    assert "there is a FineTuneJob example-2 already" in again.err
+    stored = json.loads(stage.run("describe", "example-2", "-o", "json").out)
+    assert stored["spec"]["initFrom"]["uri"] == adapter
+    # What printed the job can send it again, with a field changed.
+    edit = {"spec.backoffLimit": 1, "spec.hyperparameters.epochs": "3"}
+    stage.write(changed(shown, edit))
+    assert stage.run("submit", "job.yaml").out == f"{JOB}-2 configured\n"

@@ -13,7 +13,13 @@ from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.silence import has_heartbeat, silence_text
 from finetune_operator.finetunejob.stages import TRAITS, StageView
 from finetune_operator.finetunejob.step import Step
-from finetune_operator.status.conditions import ConditionType, Reason, timestamp
+from finetune_operator.status.conditions import (
+    MESSAGE_CHARACTERS,
+    ConditionType,
+    Reason,
+    shorten,
+    timestamp,
+)
 
 Object = dict[str, Any]
 
@@ -181,9 +187,11 @@ def fail_stage(step: Step, view: StageView, cause: Cause) -> None:
 
 def fail(step: Step, reason: str, message: str, *, event: str = "Failed") -> None:
     """End the job: terminal, whatever comes after; what still runs is stopped."""
-    draft = step.draft
-    draft.conditions.set(ConditionType.STALLED, True, reason, message)
-    draft.conditions.set(ConditionType.FAILED, True, reason, message)
+    draft, observed = step.draft, step.observed
+    way_on = f" To begin again: finetune retry {observed.name} -n {observed.namespace}"
+    text = shorten(message, MESSAGE_CHARACTERS - len(way_on)) + way_on
+    draft.conditions.set(ConditionType.STALLED, True, reason, text)
+    draft.conditions.set(ConditionType.FAILED, True, reason, text)
     draft.put("completionTime", timestamp(step.now))
-    draft.announce(event, message, warning=True)
+    draft.announce(event, text, warning=True)
     step.then = list(stop_actions(step.observed, step.views))
