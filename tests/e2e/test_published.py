@@ -72,7 +72,10 @@ def test_two_nodes_meet_over_their_service_and_publish(
     pods = [p for p in two_nodes.list("pods") if p["metadata"]["labels"][STAGE] == "train"]
     assert len(pods) == 2
     for pod in pods:
-        assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+        (container,) = pod["spec"]["containers"]
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+        # Bound to what the pod of `prepare` ran.
+        assert container["image"] == status["trainerImage"]["name"]
     assert two_nodes.list("services")
     verify(two_nodes, status, monkeypatch)
 

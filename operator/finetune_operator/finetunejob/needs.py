@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from finetune_api.names import config_map_name
@@ -29,9 +30,10 @@ def restore_lost(step: Step, view: StageView) -> None:
     """Make the ConfigMap again if the kubelet misses it: somebody deleted it."""
     observed = step.observed
     name = config_map_name(observed.name)
-    missed = f'configmap "{name}" not found'
+    # In the singular from the kubelet's cache, in the plural from the API server.
+    missed = re.compile(f'configmaps? "{re.escape(name)}" not found')
     pods = {pod["metadata"]["name"] for pod in view.pods}
-    if not any(missed in observed.warnings.get(pod, "") for pod in pods):
+    if not any(missed.search(observed.warnings.get(pod, "")) for pod in pods):
         return
     if observed.restored is None:
         step.first.append(RestoreNeeds(objects=(_config_map(step),)))

@@ -28,8 +28,9 @@ def reasons(made):
     return [event.reason for event in made.events]
 
 
-def test_a_config_map_that_the_kubelet_misses_is_made_again():
-    made = plan(stuck(MISSED), at(60), CONFIG)
+@pytest.mark.parametrize("word", ["configmap", "configmaps"])
+def test_a_config_map_that_the_kubelet_misses_is_made_again(word):
+    made = plan(stuck(MISSED.replace("configmap", word)), at(60), CONFIG)
     ((obj,),) = [action.objects for action in made.first if isinstance(action, RestoreNeeds)]
     assert (obj["kind"], obj["metadata"]["name"]) == ("ConfigMap", "headlines-job")
     assert obj["data"]["job.json"]
