@@ -66,7 +66,7 @@ def _seconds_since_checkpoint(
     end = parse_timestamp(progress.get("estimatedCompletionTime"))
     if end is None or not total or total <= step:
         return since_heartbeat
-    pace = max(0.0, (end - heartbeat).total_seconds() / (total - step))
+    pace: float = max(0.0, (end - heartbeat).total_seconds() / (total - step))
     return since_heartbeat + float(step % every) * pace
 
 
