@@ -15,6 +15,7 @@ from typing import Any
 from finetune_api.meta import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, SPEC_RULES, FineTuneJob
 from finetune_api.v1alpha1.podtemplate import POD_TEMPLATE_RULES
+from finetune_api.v1alpha1.queue_rules import edit_rules
 from finetune_api.v1alpha1.rules import Rule
 
 Schema = dict[str, Any]
@@ -168,7 +169,10 @@ def build_schema() -> Schema:
     properties["kind"] = {"type": "string", "description": f"Kind of the object: {KIND}."}
     properties["metadata"] = {"type": "object"}
     schema["required"] = ["metadata", "spec"]
-    schema["x-kubernetes-validations"] = [{"rule": NAME_RULE, "message": NAME_MESSAGE}]
+    schema["x-kubernetes-validations"] = [
+        {"rule": NAME_RULE, "message": NAME_MESSAGE},
+        *edit_rules(),
+    ]
     _add_rules(properties["spec"], SPEC_RULES, prefix="")
     _add_rules(properties["spec"]["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
     _fix_fields(properties["spec"])

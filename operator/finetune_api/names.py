@@ -25,6 +25,11 @@ ACTIVE_SECONDS_ANNOTATION = "finetune.dev/active-seconds"
 ACTIVE_START_ANNOTATION = "finetune.dev/active-start"
 """On a child Job: the ``status.startTime`` of the run that the running time includes already."""
 
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""Kueue's: on a child Job that waits in a LocalQueue."""
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+"""Kueue's: WorkloadPriorityClass of a child Job."""
+
 RESERVED_PREFIXES = ("finetune.dev/", "kueue.x-k8s.io/")
 """Label keys that tenants may not set on pods."""
 

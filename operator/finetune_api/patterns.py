@@ -161,6 +161,15 @@ LABEL_RULE = TextRule(
 )
 """A DNS-1123 label."""
 
+SUBDOMAIN_RULE = TextRule(
+    patterns={"": "[a-z0-9]([-a-z0-9.]*[a-z0-9])?"},
+    message=(
+        "must be lower-case letters, digits, dashes or dots, and begin and end with a letter or"
+        " digit"
+    ),
+)
+"""Name of an object that labels refer to."""
+
 PATH_RULE = TextRule(patterns={"": "/.*"}, message="must be an absolute path, such as /data")
 """A path in a container."""
 

@@ -114,13 +114,13 @@ LIFE = {
     ),
     "NotManagedByKueue": ReasonHelp(
         "No Workload appeared for a queued Job.",
-        "Is the namespace one of Kueue's, and does the LocalQueue exist?",
+        "Is Kueue running, is the namespace one of its own, does the WorkloadPriorityClass exist?",
     ),
     "KueueNotInstalled": ReasonHelp(
         "The job names a queue and the operator does not use Kueue.",
         "Install Kueue (`kueue.enabled` of the chart), or create the job without `queueName`.",
     ),
-    "QuotaReserved": ReasonHelp("Kueue has admitted the stage.", _WAIT),
+    "QuotaReserved": ReasonHelp("Kueue has reserved quota and admitted the stage.", _WAIT),
     "SuspendedByUser": ReasonHelp("`spec.suspend` is true.", "Set it to false to go on."),
     "Resumed": ReasonHelp("The job was suspended and goes on.", _WAIT),
     "JobSuspended": ReasonHelp(
@@ -236,9 +236,35 @@ QUEUE = {
         "Something more important got the GPUs; the job resumes at its last checkpoint.", _WAIT
     ),
     "Deactivated": ReasonHelp(
-        "The Workload is switched off.",
-        "Whoever switched it off switches it on: `spec.active` of the Workload.",
+        "Somebody has deactivated the Workload; the message says who.",
+        "Ask them: the message has the command that lets the job go on.",
     ),
+    "DeactivatedDueToRequeuingLimitExceeded": ReasonHelp(
+        "Kueue gave the job up: its pods were not ready in time, too often.",
+        "Find out why they wait, then activate the Workload as the message says.",
+    ),
+    "DeactivatedDueToAdmissionCheck": ReasonHelp(
+        "An admission check rejected the job.",
+        "Ask whoever runs the check; then activate the Workload as the message says.",
+    ),
+    "DeactivatedDueToMaximumExecutionTimeExceeded": ReasonHelp(
+        "The job was admitted for longer than Kueue was told to allow.",
+        "Have the limit raised, then activate the Workload as the message says.",
+    ),
+    "Reactivated": ReasonHelp("The Workload is active again.", _WAIT),
+    "AdmissionChecksPending": ReasonHelp(
+        "Quota is reserved; the checks that the message names have not passed yet.", _WAIT
+    ),
+    "NodeFailures": ReasonHelp("A node failed, and Kueue places the job anew.", _WAIT),
+    "FailedToStart": ReasonHelp(
+        "What Kueue or a check adds to the pods contradicts `podTemplate`.",
+        "Take the key that the message names out of `podTemplate`.",
+    ),
+    "MultiKueue": ReasonHelp(
+        "The LocalQueue hands its Jobs to other clusters, where this one's pods cannot run.",
+        "Use another queue, or create the job on the other cluster.",
+    ),
+    "QueueChanged": ReasonHelp("An edit of queue or priority was carried to the Job.", _WAIT),
     "PodsReadyTimeout": ReasonHelp(
         "The pods were not ready in the time that Kueue allows.", "Look at why they wait."
     ),

@@ -7,7 +7,7 @@ one message that says what was tried on which object.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from finetune_cli.errors import CliError
 
 JOB_LABEL = "finetune.dev/job"
 STAGE_LABEL = "finetune.dev/stage"
+VISIBILITY_PATH = "/apis/visibility.kueue.x-k8s.io"
+VISIBILITY_VERSIONS = ("v1beta2", "v1beta1")
 WATCH_SECONDS = 300
 CONNECT_TIMEOUT_SECONDS = 10.0
 READ_TIMEOUT_SECONDS = 60.0
@@ -180,6 +182,46 @@ class Cluster:
             if event["type"] == "ERROR":
                 return  # the version is too old: the caller reads again
             yield event["type"], event["object"]
+
+    # Kueue
+
+    def list_pending(
+        self, queues: Iterable[tuple[str, str]]
+    ) -> tuple[dict[tuple[str, str], list[Body] | None], str]:
+        """Return the Workloads that wait in LocalQueues, by Kueue's visibility API.
+
+        Args:
+            queues: (namespace, name) of each LocalQueue.
+
+        Returns:
+            The PendingWorkloads of each queue, None where Kueue could not be asked; and why it
+            could not, or nothing.
+        """
+        found: dict[tuple[str, str], list[Body] | None] = {}
+        why = ""
+        for namespace, name in queues:
+            try:
+                found[namespace, name] = self._pending(namespace, name)
+            except ApiError as error:
+                found[namespace, name] = None
+                why = why or str(error)
+        return found, why
+
+    def _pending(self, namespace: str, name: str) -> list[Body]:
+        summary: Body = {}
+        for version in VISIBILITY_VERSIONS:
+            path = (
+                f"{VISIBILITY_PATH}/{version}/namespaces/{quote(namespace)}"
+                f"/localqueues/{quote(name)}/pendingworkloads"
+            )
+            try:
+                summary = self._json("GET", path, what=f"read queue {namespace}/{name}")
+                break
+            except ApiError as error:
+                if error.status != 404 or version == VISIBILITY_VERSIONS[-1]:
+                    raise
+        items: list[Body] = summary["items"]
+        return items
 
     # What belongs to a job
 

@@ -29,7 +29,7 @@ Output = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the cluster's commands to the program."""
-    for command in (submit, list_, describe, logs, wait, suspend, resume, retry, delete, cp):
+    for command in (submit, list_, queue, describe, logs, wait, suspend, resume, retry, delete, cp):
         app.command(command.__name__.rstrip("_"))(command)
 
 
@@ -123,6 +123,43 @@ def list_(
     where = "in any namespace" if all_namespaces else f"in namespace {cluster.namespace}"
     words = "\n".join(table(rows, columns)) if rows else f"no FineTuneJobs {where}"
     _print(found, output, words)
+
+
+def queue(
+    name: Annotated[
+        str | None, typer.Argument(help="Name of a LocalQueue. Default: all that jobs name.")
+    ] = None,
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Queues of all namespaces.")
+    ] = False,
+    output: Annotated[
+        Literal["json", "wide"] | None,
+        typer.Option("--output", "-o", help="json, or wide: why each job waits, in words."),
+    ] = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show who runs and who waits in Kueue's queues, in which place and why."""
+    from finetune_cli.jobview import current_time
+    from finetune_cli.queueview import LEGEND, STALE, entries, lines, queues_of
+
+    cluster = _connect(context, namespace, kubeconfig)
+    jobs = cluster.list_jobs(all_namespaces=all_namespaces)["items"]
+    pending, unknown = cluster.list_pending(queues_of(jobs, name))
+    found = entries(jobs, pending, name)
+    if output == "json":
+        print(json.dumps({"items": [entry.to_wire() for entry in found]}, indent=2))
+        return
+    where = "in any namespace" if all_namespaces else f"in namespace {cluster.namespace}"
+    if not found:
+        print(f"no FineTuneJob runs or waits in {f'queue {name}' if name else 'a queue'} {where}")
+        return
+    shown = lines(found, current_time(), is_wide=output == "wide", with_namespace=all_namespaces)
+    print("\n".join(shown))
+    print(f"\n{LEGEND}", file=sys.stderr)
+    if unknown:
+        print(STALE.format(why=unknown), file=sys.stderr)
 
 
 def describe(

@@ -121,9 +121,18 @@ def _overview(job: Body, now: datetime) -> dict[str, Any]:
         "Data": ", ".join(source["uri"] for source in spec["dataset"]["sources"]),
         "Output": spec["output"]["uri"],
         "Nodes": nodes_text(resources),
-        "Queue": spec.get("queueName"),
+        "Queue": queue_text(job),
         "Suspended": "yes" if spec.get("suspend") else None,
     }
+
+
+def queue_text(job: Body) -> str:
+    """Return where a job stands: ``team-a, place 3, priority low``."""
+    spec, told = job["spec"], job.get("status", {}).get("queue", {})
+    queue = told.get("localQueue") or spec.get("queueName") or ""
+    place = f"place {told['position']}" if told.get("position") else ""
+    priority = f"priority {spec['priorityClassName']}" if spec.get("priorityClassName") else ""
+    return ", ".join(part for part in (queue, place, priority) if part) if queue else ""
 
 
 def nodes_text(resources: Mapping[str, Any]) -> str:

@@ -224,7 +224,7 @@ def test_readme_lists_the_rights_to_bind_by_hand(render: Render) -> None:
             continue
         for rule in role["rules"]:
             (group,) = rule["apiGroups"]
-            condition = ", with `kueue.enabled`" if group == "kueue.x-k8s.io" else ""
+            condition = ", with `kueue.enabled`" if group.endswith("kueue.x-k8s.io") else ""
             named = " named as the Deployment" if "resourceNames" in rule else ""
             resources = " ".join(f"`{resource}`" for resource in rule["resources"])
             verbs = " ".join(f"`{verb}`" for verb in rule["verbs"])

@@ -13,6 +13,13 @@ import yaml
 from finetune_api.crd import immutable_message
 from finetune_api.messages import InvalidJobError, parse_job
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS
+from finetune_api.v1alpha1.queue_rules import (
+    PRIORITY_IS_KEPT,
+    PRIORITY_OF_RUNNING,
+    QUEUE_IS_KEPT,
+    QUEUE_IS_LATE,
+    QUEUE_OF_RUNNING,
+)
 from support.crd import install_crd
 from support.raw_api import APPLY, MERGE, RawApi
 from support.spec_cases import CASES, FULL_SPEC, Case, changed, minimal_job
@@ -182,6 +189,46 @@ def test_status_is_a_subresource(
     assert after["status"] == STATUS
     assert after["spec"]["suspend"] is False
     assert after["metadata"]["generation"] == created["metadata"]["generation"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "before", "edit", "refusal"),
+    [
+        ("Queued", {"queueName": "a"}, {"queueName": "b"}, None),
+        ("Suspended", {"queueName": "a"}, {"queueName": "b"}, None),
+        ("Training", {"queueName": "a"}, {"queueName": "b"}, QUEUE_OF_RUNNING),
+        ("Evaluating", {"queueName": "a"}, {"queueName": "b"}, QUEUE_OF_RUNNING),
+        ("Training", {"queueName": "a"}, {"queueName": "b", "suspend": True}, None),
+        ("Succeeded", {"queueName": "a"}, {"queueName": "b"}, None),
+        ("Preparing", {"queueName": "a"}, {"queueName": None}, QUEUE_IS_KEPT),
+        ("Preparing", {}, {"queueName": "a"}, None),
+        ("Training", {}, {"queueName": "a"}, QUEUE_IS_LATE),
+        ("Suspended", {}, {"queueName": "a"}, QUEUE_IS_LATE),
+        ("Training", {"priorityClassName": "low"}, {"priorityClassName": "high"}, None),
+        ("Queued", {"priorityClassName": "low"}, {"priorityClassName": None}, PRIORITY_IS_KEPT),
+        ("Queued", {}, {"priorityClassName": "high"}, None),
+        ("Training", {}, {"priorityClassName": "high"}, PRIORITY_OF_RUNNING),
+        ("Training", {"queueName": "a"}, {"backoffLimit": 9}, None),
+    ],
+)
+def test_edits_that_kueue_cannot_follow_are_refused(
+    phase: str,
+    before: dict[str, Any],
+    edit: dict[str, Any],
+    refusal: str | None,
+    api: RawApi,
+    jobs: str,
+    create: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    create(changed(minimal_job(), {f"spec.{name}": value for name, value in before.items()}))
+    told = {"status": {**STATUS, "phase": phase}}
+    status, answer = api.send("PATCH", f"{jobs}/example/status", told, content_type=MERGE)
+    assert status == 200, answer
+    status, answer = api.send("PATCH", f"{jobs}/example", {"spec": edit}, content_type=MERGE)
+    if refusal is None:
+        assert status == 200, answer
+    else:
+        assert (status, refusal in answer["message"]) == (422, True), answer
 
 
 def test_two_field_managers_share_the_status(

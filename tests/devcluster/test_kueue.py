@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 
 import pytest
 
 from devcluster.kueue import install_kueue
 from support.eventually import eventually
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        os.environ.get("DEVCLUSTER_KUEUE") != "1",
-        reason="Kueue takes minutes to build: set DEVCLUSTER_KUEUE=1",
-    ),
-]
+pytestmark = pytest.mark.slow
 
-API = "kueue.x-k8s.io/v1beta1"
+API = "kueue.x-k8s.io/v1beta2"
 GPU = "nvidia.com/gpu"
 
 
@@ -67,18 +60,17 @@ def queued_job(namespace: str, number: int, image: str) -> dict:
     }
 
 
-def test_three_jobs_pass_a_quota_for_one(node_cluster, base_image):
-    install_kueue(node_cluster)
-    install_kueue(node_cluster)  # the second time it is there
+def test_three_jobs_pass_a_quota_for_one(kueue, base_image):
+    install_kueue(kueue)  # the second time it is there
     namespace = "kueue-test"
-    node_cluster.kubectl("create", "namespace", namespace)
+    kueue.kubectl("create", "namespace", namespace)
     manifests = queue_manifests(namespace)
     manifests += [queued_job(namespace, number, base_image) for number in range(3)]
     for manifest in manifests:
-        node_cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+        kueue.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
     def jobs() -> list[dict]:
-        listed = node_cluster.kubectl("-n", namespace, "get", "jobs", "-o", "json")
+        listed = kueue.kubectl("-n", namespace, "get", "jobs", "-o", "json")
         return json.loads(listed)["items"]
 
     eventually(
@@ -87,4 +79,4 @@ def test_three_jobs_pass_a_quota_for_one(node_cluster, base_image):
     spans = sorted((job["status"]["startTime"], job["status"]["completionTime"]) for job in jobs())
     for (_, end), (start, _) in itertools.pairwise(spans):
         assert start >= end, f"two jobs held the quota at once: {spans}"
-    node_cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    kueue.kubectl("delete", "namespace", namespace, "--wait=false")

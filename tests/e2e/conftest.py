@@ -69,7 +69,7 @@ def audit(node_cluster: Node) -> AuditLog | None:
 
 @pytest.fixture(scope="session")
 def installation(
-    node_cluster: Node,
+    kueue: Node,
     project_images: dict[str, str],
     tenants: dict[str, Tenant],
     audit: AuditLog | None,  # from before the first operator started
@@ -78,7 +78,7 @@ def installation(
     plans = ((RELEASE, ("team-a", "team-b", "cramped"), True), (STRICT_RELEASE, ("strict",), False))
     for release, names, allow_cpu in plans:
         install_operator(
-            node_cluster,
+            kueue,
             project_images,
             release=release,
             namespaces=[tenants[name].namespace for name in names],
@@ -86,7 +86,7 @@ def installation(
         )
     yield
     for release, _, _ in plans:
-        helm(node_cluster, "uninstall", release, "--namespace", NAMESPACE)
+        helm(kueue, "uninstall", release, "--namespace", NAMESPACE)
 
 
 @pytest.fixture(scope="session")

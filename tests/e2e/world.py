@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from manifests import CHART, NAMESPACE, find_helm
 from support.eventually import eventually
 from support.stages import merge
 
-HAS_KUEUE = os.environ.get("DEVCLUSTER_KUEUE") == "1"
 SECRET = "object-store"
 OPERATOR_LABEL = "app.kubernetes.io/name=finetune-operator"
 DISK = "512Ki"  # of a pod in a cramped namespace: less than the tiny model
@@ -39,7 +37,7 @@ def install_operator(
         "image": _image(images["operator"]),
         "trainerImage": _image(images["trainer"]),
         "watch": {"namespaces": namespaces},
-        "kueue": {"enabled": HAS_KUEUE},
+        "kueue": {"enabled": True},
         "config": {
             "allowCpu": allow_cpu,
             "allowedEndpoints": [node.object_store.endpoint],

@@ -83,7 +83,7 @@ def namespace(control_plane: ControlPlane | ExistingCluster) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def node_cluster() -> Iterator[Node]:
-    """This host's node cluster; with Kueue if the environment has DEVCLUSTER_KUEUE=1.
+    """This host's node cluster, as yet without Kueue (`kueue` brings it).
 
     ``.object_store`` has endpoint and keys, ``.registry`` the address for images, and
     ``.image("trainer")`` what ``load`` put there. One of the session's own has an audit log.
@@ -97,17 +97,18 @@ def node_cluster() -> Iterator[Node]:
     if state is not None and state.ready:
         node = Node(state, NodeOptions())
         if node.is_ready():
-            yield _with_kueue(node)  # started by `up`: not ours to remove
+            yield node  # started by `up`: not ours to remove
             return
     node = start_node(options=NodeOptions(audit_log=True), owner_pid=os.getpid())
-    yield _with_kueue(node)
+    yield node
     remove_cluster(node.name)
 
 
-def _with_kueue(node: Node) -> Node:
-    if os.environ.get("DEVCLUSTER_KUEUE") == "1":
-        install_kueue(node)
-    return node
+@pytest.fixture(scope="session")
+def kueue(node_cluster: Node) -> Node:
+    """The node cluster with Kueue on it; built the first time, which takes some minutes."""
+    install_kueue(node_cluster)
+    return node_cluster
 
 
 @pytest.fixture(scope="session")

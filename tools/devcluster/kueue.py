@@ -94,12 +94,12 @@ def is_available(node: Node) -> bool:
 def webhooks_answer(node: Node) -> bool:
     """Whether a Kueue object could be created: its webhooks make their own certificates first."""
     probe = {
-        "apiVersion": "kueue.x-k8s.io/v1beta1",
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
         "kind": "ResourceFlavor",
         "metadata": {"name": "probe"},
     }
     try:
-        node.client().call("POST", "/apis/kueue.x-k8s.io/v1beta1/resourceflavors?dryRun=All", probe)
+        node.client().call("POST", "/apis/kueue.x-k8s.io/v1beta2/resourceflavors?dryRun=All", probe)
     except CommandError:
         return False
     return True

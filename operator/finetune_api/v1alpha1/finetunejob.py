@@ -27,7 +27,14 @@ from finetune_api.meta import (
     Unique,
     decimal_of,
 )
-from finetune_api.patterns import ENDPOINT_RULE, LABEL_RULE, ORIGIN_RULE, URI_RULES, Texts
+from finetune_api.patterns import (
+    ENDPOINT_RULE,
+    LABEL_RULE,
+    ORIGIN_RULE,
+    SUBDOMAIN_RULE,
+    URI_RULES,
+    Texts,
+)
 from finetune_api.v1alpha1.batches import BATCH_RULES
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
@@ -659,9 +666,12 @@ class FineTuneJobSpec(APIModel):
     pod_template: PodTemplate | None = None
     """Bounded changes to the pods of this job."""
     queue_name: Annotated[str, Field(max_length=63), Texts(LABEL_RULE)] | None = None
-    """Kueue LocalQueue that training and evaluation wait in. Default: none, pods start at once."""
-    priority_class_name: Annotated[str, Field(max_length=253)] | None = None
-    """Kueue WorkloadPriorityClass of the queued stages."""
+    """Kueue LocalQueue that training and evaluation wait in. Default: none, pods start at once,
+    unless the namespace has a LocalQueue named `default`. May be changed while the job waits, and
+    of a running job together with `suspend: true`."""
+    priority_class_name: Annotated[str, Field(max_length=63), Texts(SUBDOMAIN_RULE)] | None = None
+    """Kueue WorkloadPriorityClass of the queued stages. May be changed at any time, also while the
+    job runs; a running job without one gets none."""
     suspend: StrictBool = False
     """Hold the job: running pods save and stop, nothing new starts. False resumes at the last
     checkpoint."""

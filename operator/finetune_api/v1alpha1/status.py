@@ -260,6 +260,23 @@ class IncidentStatus(APIModel):
     """When."""
 
 
+class QueueStatus(APIModel):
+    """Where the present stage stands in Kueue's queues."""
+
+    local_queue: ShortText | None = None
+    """LocalQueue of the stage's Job."""
+    cluster_queue: ShortText | None = None
+    """ClusterQueue that quota is reserved in."""
+    workload: ShortText | None = None
+    """Kueue's Workload of the stage: `kubectl describe workload` shows what Kueue says."""
+    position: Annotated[int, Field(ge=1)] | None = None
+    """Place among all that wait for the same ClusterQueue; 1 is next. Of the first hundred of a
+    LocalQueue, from 11 on rounded up to tens; looked at every half minute. Absent once quota is
+    reserved, further behind, and where Kueue's visibility API is not open to the operator."""
+    position_in_local_queue: Annotated[int, Field(ge=1)] | None = None
+    """The same among those of its LocalQueue."""
+
+
 class Attempts(APIModel):
     """How often stages were tried."""
 
@@ -268,7 +285,7 @@ class Attempts(APIModel):
     counted: int = 0
     """Incidents that used up a retry."""
     preemptions: int = 0
-    """Evictions and preemptions, which do not count."""
+    """Evictions and preemptions, by the cluster or by Kueue, which do not count."""
     history: Annotated[
         list[IncidentStatus], Field(max_length=10, json_schema_extra=ATOMIC_LIST)
     ] = []
@@ -322,6 +339,8 @@ class StageStatus(APIModel):
         list[IncidentCount], Field(max_length=8, json_schema_extra=MAP_BY_NAME)
     ] = []
     """Retries used up, by class."""
+    evictions: int | None = None
+    """How often Kueue took the quota back and stopped the pods."""
 
 
 class TrainerImage(APIModel):
@@ -385,6 +404,8 @@ class FineTuneJobStatus(APIModel):
     """The published adapter."""
     evaluation: EvaluationStatus | None = None
     """How the tuned model compares."""
+    queue: QueueStatus | None = None
+    """Where the present stage stands in Kueue's queues; absent without one."""
     attempts: Attempts | None = None
     """How often pods were started."""
     last_failure: Failure | None = None

@@ -27,6 +27,7 @@ from finetune_operator.integrations.kueue.workload import (
     MINIMUM_KUEUE,
     WORKLOADS,
     index_by_job_uid,
+    is_waiting,
     trim_workload,
 )
 from finetune_operator.kube.client import KubeClient
@@ -168,6 +169,28 @@ class Caches:
         found = self.workloads_informer.store.by_index(BY_JOB_UID, job_uid)
         return found[0] if found else None
 
+    def waiting_queues(self) -> set[ObjectKey]:
+        """Return namespace and LocalQueue of every Workload of ours that waits for quota."""
+        if self.workloads_informer is None:
+            return set()
+        return {
+            (workload["metadata"]["namespace"], workload["spec"]["queueName"])
+            for workload in self.workloads_informer.store.objects()
+            if is_waiting(workload) and self._key_of_workload(workload) is not None
+        }
+
+    def wake_workload(self, key: ObjectKey) -> None:
+        """Look at the FineTuneJob of a Workload: its place in the line has changed."""
+        informer = self.workloads_informer
+        workload = None if informer is None else informer.store.get(*key)
+        owner = None if workload is None else self._key_of_workload(workload)
+        if owner is not None:
+            self._wake(owner, PRIORITY_RESYNC)
+
+    def _key_of_workload(self, workload: Object) -> ObjectKey | None:
+        job = self.jobs.get(workload["metadata"]["namespace"], workload["metadata"]["job"])
+        return None if job is None else key_of_owner(job)
+
     def _on_finetunejob(self, kind: EventType, old: Object | None, new: Object | None) -> None:
         if new is None:
             assert old is not None
@@ -198,8 +221,7 @@ class Caches:
             and old["spec"] == new["spec"]
         ):
             return
-        job = self.jobs.get(obj["metadata"]["namespace"], obj["metadata"]["job"])
-        key = None if job is None else key_of_owner(job)
+        key = self._key_of_workload(obj)
         if key is not None:
             self._wake(key, PRIORITY_CHILD)
 

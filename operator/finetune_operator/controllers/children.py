@@ -25,6 +25,7 @@ from finetune_operator.finetunejob.actions import (
     DeleteSelf,
     LookUpWarnings,
     PauseJob,
+    RelabelJob,
     RestoreNeeds,
     ResumeJob,
 )
@@ -143,7 +144,9 @@ class Children:
         return replace(observed, restored=frozenset(restored))
 
     async def perform(
-        self, observed: Observed, action: PauseJob | ResumeJob | ActivateWorkload | DeleteSelf
+        self,
+        observed: Observed,
+        action: PauseJob | ResumeJob | ActivateWorkload | RelabelJob | DeleteSelf,
     ) -> None:
         """Do what follows the status write; whatever is gone already needs nothing.
 
@@ -155,17 +158,19 @@ class Children:
         try:
             match action:
                 case PauseJob(active_seconds=seconds, started=started):
-                    annotations: Object = {
+                    noted: Object = {
                         PAUSED_ANNOTATION: "true",
                         ACTIVE_SECONDS_ANNOTATION: str(seconds),
                         ACTIVE_START_ANNOTATION: started,
                     }
-                    await self._patch_job(observed, action, annotations, suspend=True)
+                    await self._patch_job(observed, action, _suspend_patch(True, noted))
                 case ResumeJob():
-                    annotations = {PAUSED_ANNOTATION: None}
-                    await self._patch_job(observed, action, annotations, suspend=False)
+                    noted = {PAUSED_ANNOTATION: None}
+                    await self._patch_job(observed, action, _suspend_patch(False, noted))
                 case ActivateWorkload(name=name, active=active):
                     await self._activate(namespace, name, active=active)
+                case RelabelJob(labels=labels):
+                    await self._patch_job(observed, action, {"metadata": {"labels": dict(labels)}})
                 case DeleteSelf():
                     await self._client.delete(
                         FINETUNEJOBS, namespace, observed.name, uid=observed.uid
@@ -184,12 +189,9 @@ class Children:
     async def _patch_job(
         self,
         observed: Observed,
-        action: PauseJob | ResumeJob,
-        annotations: Object,
-        *,
-        suspend: bool,
+        action: PauseJob | ResumeJob | RelabelJob,
+        patch: Object,
     ) -> None:
-        patch: Object = {"metadata": {"annotations": annotations}, "spec": {"suspend": suspend}}
         # Not quiet: what follows from the stop is planned in the next reconcile.
         await self._patch(
             JOBS,
@@ -230,6 +232,10 @@ class Children:
             raise
         if store is not None:
             store.absorb(answer)
+
+
+def _suspend_patch(suspend: bool, annotations: Object) -> Object:
+    return {"metadata": {"annotations": annotations}, "spec": {"suspend": suspend}}
 
 
 def _controller_uid(obj: Object) -> str:

@@ -27,10 +27,11 @@ from finetune_operator.finetunejob.actions import (
     Plan,
     RestoreNeeds,
 )
-from finetune_operator.finetunejob.observed import Observed, QueueState, newest_runs, owner_uid
+from finetune_operator.finetunejob.observed import Observed, newest_runs, owner_uid
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
-from finetune_operator.integrations.kueue.workload import queue_state
+from finetune_operator.integrations.kueue.places import QueuePlaces
+from finetune_operator.integrations.kueue.state import QueueState, queue_state
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import Conflict, KubeError, NotFound, TooManyRequests
@@ -67,6 +68,7 @@ class FineTuneJobReconciler:
         clock: Source of time.
         recorder: Records Events on FineTuneJobs.
         queue: Where keys wait; asked how many, and given back keys whose status can wait.
+        places: Places in Kueue's queues; None without Kueue.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class FineTuneJobReconciler:
         clock: Clock,
         recorder: EventRecorder,
         queue: WorkQueue[ObjectKey],
+        places: QueuePlaces | None = None,
     ) -> None:
         self._client = client
         self._caches = caches
@@ -85,6 +88,7 @@ class FineTuneJobReconciler:
         self._clock = clock
         self._recorder = recorder
         self._queue = queue
+        self._places = places
         self._children = Children(client, caches, clock=clock)
         self._parsed: dict[str, tuple[int, FineTuneJob | None, str]] = {}
         self._settings: dict[str, OperatorConfig] = {}
@@ -174,7 +178,7 @@ class FineTuneJobReconciler:
             for job_uid, stage in stage_of_uid.items():
                 workload = self._caches.workload_of(job_uid)
                 if workload is not None:
-                    queue[stage] = queue_state(workload)
+                    queue[stage] = self._queue_state(workload)
         return Observed(
             job=job,
             parsed=parsed,
@@ -185,6 +189,13 @@ class FineTuneJobReconciler:
             ledger=self._count(job, [pod for found in pods.values() for pod in found]),
             has_kueue=has_kueue,
         )
+
+    def _queue_state(self, workload: Object) -> QueueState:
+        state = queue_state(workload)
+        if self._places is None:
+            return state
+        place = self._places.of(workload["metadata"]["namespace"], state.queue, state.workload)
+        return replace(state, place=place)
 
     def _parse(self, job: Object) -> tuple[FineTuneJob | None, str]:
         metadata = job["metadata"]
@@ -205,7 +216,7 @@ class FineTuneJobReconciler:
         status = job.get("status") or {}
         ledger = self._ledgers.get(uid)
         if ledger is None:
-            ledger = Ledger.resume(status.get("attempts"), pods)
+            ledger = Ledger.resume(status.get("attempts"), pods, status.get("stages"))
         else:
             ledger = ledger.seen(pods)
         ledger = ledger.reached(status.get("progress"))

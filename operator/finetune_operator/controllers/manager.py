@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
+from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.workload import is_installed
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
@@ -42,6 +43,8 @@ GATHER_SECONDS = 0.25
 """How long changes of children are gathered. Every stage ends, and starts, this much later."""
 MAX_BACKOFF_SECONDS = 60.0
 """Longest pause between tries of a job that fails: what is mended is noticed within a minute."""
+PLACES_QPS, PLACES_BURST = 2.0, 5
+"""Budget of looking up places in Kueue's queues."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -131,7 +134,14 @@ class Manager:
             is_wanted=partial(is_wanted, self.caches),
         )
         self._writer = ProgressWriter(self.caches, self._throttle, clock=self._clock)
-        self._start_reconciler(has_lease=config.leader_election)
+        places = QueuePlaces(
+            # What shows places must not keep a job waiting.
+            client.budgeted(qps=PLACES_QPS, burst=PLACES_BURST),
+            waiting=lambda: self.caches.waiting_queues() if self.is_leader else (),
+            on_change=self.caches.wake_workload,
+            clock=self._clock,
+        )
+        self._start_reconciler(places, has_lease=config.leader_election)
         JobMetrics(
             self.caches,
             self.registry,
@@ -143,6 +153,8 @@ class Manager:
             self._spawn(informer.run(), f"informer-{informer.resource.plural}")
         self._spawn(self._recorder.run(), "events")
         self._spawn(self._throttle.run(), "progress")
+        if has_kueue:
+            self._spawn(places.run(), "queue-places")
         await self._serve_progress()
         self._is_started = True
 
@@ -187,7 +199,7 @@ class Manager:
         """Whether every background task still runs."""
         return not self._fatal.done() and all(not task.done() for task in self._tasks)
 
-    def _start_reconciler(self, *, has_lease: bool) -> None:
+    def _start_reconciler(self, places: QueuePlaces, *, has_lease: bool) -> None:
         config, client = self.config, self._client
         if has_lease:
             self._elector = LeaderElector(
@@ -210,6 +222,7 @@ class Manager:
             clock=self._clock,
             recorder=self._recorder,
             queue=self.queue,
+            places=places,
         )
         self._election = asyncio.create_task(self._elect(), name="election")
         self._election.add_done_callback(self._on_end)

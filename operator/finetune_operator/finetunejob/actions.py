@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -94,6 +95,21 @@ class ActivateWorkload:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RelabelJob:
+    """Carry an edit of queue or priority to a stage's Job; Kueue follows the labels.
+
+    Attributes:
+        stage: Which stage.
+        name: Name of the Job.
+        labels: The labels that change, and their new values.
+    """
+
+    stage: Stage
+    name: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeleteSelf:
     """Delete the finished FineTuneJob; the garbage collector takes its children."""
 
@@ -117,5 +133,5 @@ class Plan:
     first: tuple[Read | CreateStage, ...] = ()
     status: Object | None = None
     events: tuple[Announce, ...] = ()
-    then: tuple[PauseJob | ResumeJob | ActivateWorkload | DeleteSelf, ...] = ()
+    then: tuple[PauseJob | ResumeJob | ActivateWorkload | RelabelJob | DeleteSelf, ...] = ()
     requeue_after: float | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_api.names import run_of
 from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.failure import Cause
-from finetune_operator.finetunejob.retry import Ledger
+from finetune_operator.finetunejob.retry import Ledger, queue_evictions
 from finetune_operator.finetunejob.stages import STAGES, StageView
 from finetune_operator.status.conditions import timestamp
 from finetune_operator.status.draft import Draft
@@ -31,6 +31,7 @@ OWNED_FIELDS = (
     "selection",
     "artifact",
     "evaluation",
+    "queue",
     "attempts",
     "lastFailure",
 )
@@ -94,6 +95,16 @@ class JobDraft(Draft):
         entry = self._stages[view.stage.value]
         entry["completionTime"] = timestamp(view.ended_at or self.now)
         entry["activeSeconds"] = view.active_seconds
+
+    def record_evictions(self, stage: Stage, count: int) -> None:
+        """Record how often Kueue stopped a stage; the number never falls.
+
+        Kueue counts in the Workload, so that no restart of the operator misses one or counts one
+        twice; the record is for the time when the Workload is gone.
+        """
+        entry = self._stages[stage.value]
+        if count > int(entry.get("evictions") or 0):
+            entry["evictions"] = count
 
     def active_seconds(self, views: Iterable[StageView]) -> int:
         """Return the running time over all stages, those that are over from the record."""
@@ -159,7 +170,10 @@ class JobDraft(Draft):
             **before,
             "total": max(ledger.num_started, before.get("total") or 0),
             "counted": max(counted, before.get("counted") or 0),
-            "preemptions": max(ledger.num_evicted, before.get("preemptions") or 0),
+            "preemptions": max(
+                ledger.num_evicted + queue_evictions(self._stages.values()),
+                before.get("preemptions") or 0,
+            ),
         }
 
     def to_wire(self) -> Object | None:
@@ -194,10 +208,11 @@ MAX_HISTORY = 10
 """Incidents that are kept in the status."""
 _ATTEMPTS = ("counted", "preemptions", "history")
 _LAZY_FIELDS = ("attempts", "stages", "trainerImage")
+_RECORDED = ("completionTime", "activeSeconds", "evictions")
 
 
 def _settled_stages(status: Object) -> list[tuple[Any, ...]]:
     return [
-        (item["name"], item["job"], item.get("completionTime"), item.get("activeSeconds"))
+        tuple(item.get(key) for key in ("name", "job", *_RECORDED))
         for item in status.get("stages") or ()
     ]

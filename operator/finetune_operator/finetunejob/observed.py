@@ -18,22 +18,27 @@ from finetune_api.names import (
     CONTAINER,
     JOB_LABEL,
     PAUSED_ANNOTATION,
+    PRIORITY_LABEL,
+    QUEUE_LABEL,
     STAGE_LABEL,
     run_of,
 )
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.finetunejob.retry import Ledger
+from finetune_operator.integrations.kueue.state import QueueState
 from finetune_operator.status.conditions import find_condition
 
 Object = dict[str, Any]
 
 _INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
-_KEPT_LABELS = (JOB_LABEL, STAGE_LABEL, _INDEX_LABEL)
+_KEPT_LABELS = (JOB_LABEL, STAGE_LABEL, _INDEX_LABEL, QUEUE_LABEL, PRIORITY_LABEL)
 _KEPT_ANNOTATIONS = (PAUSED_ANNOTATION, ACTIVE_SECONDS_ANNOTATION, ACTIVE_START_ANNOTATION)
 _STAGES = {stage.value: stage for stage in Stage}
 _POD_CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
 _JOB_CONDITIONS = frozenset({"Complete", "Failed", "Suspended"})
+JOB_CONTROLLER = "kubernetes.io/job-controller"
+"""What ``spec.managedBy`` of a Job is, if anything, where its pods are made in this cluster."""
 _METADATA = (
     "name",
     "namespace",
@@ -42,34 +47,6 @@ _METADATA = (
     "creationTimestamp",
     "deletionTimestamp",
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QueueState:
-    """What Kueue says of one stage.
-
-    Attributes:
-        workload: Name of the Workload.
-        is_active: Whether Kueue may admit it.
-        is_admitted: Whether quota is reserved.
-        reason: Reason of the condition that explains the present state.
-        message: Its message.
-        past_active_seconds: Admitted time before the present admission.
-        is_evicted: Whether it lost its quota and waits again.
-    """
-
-    workload: str
-    is_active: bool
-    is_admitted: bool
-    reason: str
-    message: str
-    past_active_seconds: int = 0
-    is_evicted: bool = False
-
-    @property
-    def was_resumed(self) -> bool:
-        """Whether it was paused through ``spec.active`` and may be admitted again."""
-        return self.is_active and self.reason.startswith("Deactivated")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,9 +145,12 @@ def trim_job(obj: Object) -> Object:
     ]
     if conditions:
         kept_status["conditions"] = conditions
+    kept_spec = {"suspend": bool(spec.get("suspend")), "completions": spec.get("completions", 1)}
+    if spec.get("managedBy") not in (None, JOB_CONTROLLER):
+        kept_spec["managedBy"] = spec["managedBy"]
     return {
         "metadata": _trim_metadata(obj["metadata"]),
-        "spec": {"suspend": bool(spec.get("suspend")), "completions": spec.get("completions", 1)},
+        "spec": kept_spec,
         "status": kept_status,
     }
 
@@ -253,7 +233,7 @@ def is_changed(old: Object | None, new: Object) -> bool:
     if old["status"] != new["status"] or old["spec"] != new["spec"]:
         return True
     before, after = old["metadata"], new["metadata"]
-    read = ("deletionTimestamp", "annotations")
+    read = ("deletionTimestamp", "annotations", "labels")
     return any(before.get(key) != after.get(key) for key in read)
 
 

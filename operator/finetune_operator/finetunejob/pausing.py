@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from finetune_api.names import PAUSED_ANNOTATION
+from finetune_api.names import PAUSED_ANNOTATION, QUEUE_LABEL
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.actions import ActivateWorkload, PauseJob, ResumeJob
@@ -12,6 +12,7 @@ from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.step import Step
+from finetune_operator.integrations.kueue.state import QueueState
 from finetune_operator.status.conditions import ConditionType, Reason
 
 
@@ -20,9 +21,11 @@ def stop_actions(
 ) -> Iterator[PauseJob | ActivateWorkload]:
     """Yield what stops the pods of these stages: through Kueue where it owns the Job."""
     for view in views:
-        if view.job is None or not view.is_stoppable:
-            continue
         queue = observed.queue.get(view.stage)
+        if view.job is None or not (view.is_stoppable or _is_elsewhere(view)):
+            continue
+        if queue is None and _is_elsewhere(view):
+            continue  # a Workload comes, and wakes the job
         if queue is None:
             yield PauseJob(
                 stage=view.stage,
@@ -34,29 +37,82 @@ def stop_actions(
             yield ActivateWorkload(stage=view.stage, name=queue.workload, active=False)
 
 
+def _is_elsewhere(view: StageView) -> bool:
+    """Return whether another cluster runs the stage: only its Workload can stop it."""
+    return not view.has_ended and view.job is not None and "managedBy" in view.job["spec"]
+
+
 def suspend_or_resume(step: Step, spec: FineTuneJobSpec) -> None:
-    """Follow ``spec.suspend``: stop what runs, or wake what was stopped for it."""
+    """Follow ``spec.suspend``: stop what runs, or wake what was stopped for it.
+
+    What an administrator or Kueue itself has deactivated is nobody's to wake but theirs.
+    """
+    held = _held_by_others(step)
     if spec.suspend:
-        _suspend(step)
+        _suspend(step, held)
     elif step.draft.conditions.reason_of(ConditionType.SUSPENDED) == Reason.SUSPENDED_BY_USER:
-        _resume(step)
+        _resume(step, held)
+    elif held is not None:
+        _tell_held(step, held)
+    elif step.draft.conditions.reason_of(ConditionType.SUSPENDED) == Reason.DEACTIVATED:
+        _tell_released(step)
 
 
-def _suspend(step: Step) -> None:
+def _held_by_others(step: Step) -> QueueState | None:
+    """Return what Kueue says of the stage that somebody else has deactivated, if there is one."""
+    for view in step.views:
+        queue = step.observed.queue.get(view.stage)
+        if queue is not None and queue.is_held_by_others and not view.has_ended:
+            return queue
+    return None
+
+
+def _tell_held(step: Step, held: QueueState) -> None:
+    """Say who keeps the job from running, and what lets it go on: nothing else will."""
+    draft, message = step.draft, _held_text(step, held)
+    if draft.conditions.reason_of(ConditionType.SUSPENDED) != Reason.DEACTIVATED:
+        draft.announce(Reason.DEACTIVATED, message, warning=True)
+    draft.conditions.set(ConditionType.SUSPENDED, True, Reason.DEACTIVATED, message)
+    if held.is_given_up:
+        # An administrator's hold is somebody's wish; that Kueue gave up needs somebody.
+        draft.conditions.set(ConditionType.STALLED, True, held.reason, message)
+
+
+def _held_text(step: Step, held: QueueState) -> str:
+    if held.is_given_up:
+        who = f"Kueue has deactivated Workload {held.workload}: {held.message}."
+    else:
+        by = f"field manager {held.deactivated_by}" if held.deactivated_by else "somebody"
+        who = f"{by[0].upper()}{by[1:]} has deactivated Workload {held.workload} (spec.active)."
+    return (
+        f"{who} spec.suspend does not change that. Whoever may let it go on: kubectl patch workload"
+        f" {held.workload} -n {step.observed.namespace} --type=merge -p"
+        ' \'{"spec":{"active":true}}\''
+    )
+
+
+def _tell_released(step: Step) -> None:
+    draft = step.draft
+    message = "The Workload is active again; the job waits for quota."
+    draft.conditions.set(ConditionType.SUSPENDED, False, Reason.REACTIVATED, "")
+    if draft.is_true(ConditionType.STALLED):
+        draft.conditions.set(ConditionType.STALLED, False, Reason.REACTIVATED, "")
+    draft.announce(Reason.REACTIVATED, message)
+
+
+def _suspend(step: Step, held: QueueState | None) -> None:
     draft = step.draft
     if draft.conditions.reason_of(ConditionType.SUSPENDED) != Reason.SUSPENDED_BY_USER:
         draft.announce("Suspended", "Suspended by spec.suspend; running pods save and stop")
-    draft.conditions.set(
-        ConditionType.SUSPENDED,
-        True,
-        Reason.SUSPENDED_BY_USER,
-        "spec.suspend is true; set it to false to go on where it stopped.",
-    )
+    message = "spec.suspend is true; set it to false to go on where it stopped."
+    if held is not None:
+        message = f"spec.suspend is true. Besides: {_held_text(step, held)}"
+    draft.conditions.set(ConditionType.SUSPENDED, True, Reason.SUSPENDED_BY_USER, message)
     step.then += stop_actions(step.observed, step.views)
     step.then += _queue_actions(step, active=False)
 
 
-def _resume(step: Step) -> None:
+def _resume(step: Step, held: QueueState | None) -> None:
     draft = step.draft
     wakes: list[ResumeJob | ActivateWorkload] = list(_queue_actions(step, active=True))
     for view in step.views:
@@ -65,6 +121,9 @@ def _resume(step: Step) -> None:
     if wakes:
         # The condition stays until the Jobs are seen to go on: a crash loses nothing.
         step.then += wakes
+        return
+    if held is not None:
+        _tell_held(step, held)
         return
     draft.conditions.set(ConditionType.SUSPENDED, False, Reason.RESUMED, "")
     is_training = any(
@@ -82,8 +141,21 @@ def _queue_actions(step: Step, *, active: bool) -> list[ActivateWorkload]:
         # Resumed before Kueue has suspended it, a Job's Workload is inactive all the same.
         if (view.state is StageState.SUSPENDED or (active and view.is_stoppable))
         and (queue := step.observed.queue.get(view.stage)) is not None
-        and queue.is_active is not active
+        and (queue.is_paused_by_us if active else queue.is_active)
     ]
+
+
+_UNWATCHED = (
+    "Job {job} waits in LocalQueue {queue}, where Kueue has put it of itself. Why it waits is not"
+    " known here: the operator does not watch Kueue (kueue.enabled in its chart); see kubectl get"
+    " workloads."
+)
+
+
+def queue_label(view: StageView) -> str:
+    """Return the LocalQueue that a stage's Job is labelled with, by whomever; empty without one."""
+    labels = view.job["metadata"]["labels"] if view.job is not None else {}
+    return str(labels.get(QUEUE_LABEL) or "")
 
 
 def is_paused(view: StageView) -> bool:
@@ -99,10 +171,16 @@ def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     queue = step.observed.queue.get(view.stage)
     if spec.suspend or is_paused(view):
         conditions.set(kind, False, Reason.SUSPENDED_BY_USER, "Held by spec.suspend.")
+    elif queue is not None and queue.is_held_by_others:
+        conditions.set(kind, False, Reason.DEACTIVATED, queue.message)
     elif queue is not None and queue.is_evicted and not queue.was_resumed:
-        conditions.set(kind, False, Reason.PREEMPTED, queue.message)
+        conditions.set(kind, False, queue.reason, queue.message)
     elif queue is not None or is_queued(spec, view.stage):
         conditions.set(kind, False, Reason.QUEUED, "Waiting in the queue.")
+    elif view.job is not None and queue_label(view):
+        message = _UNWATCHED.format(job=view.job["metadata"]["name"], queue=queue_label(view))
+        conditions.set(kind, False, Reason.QUEUED, message)
+        step.is_queued = True
     else:
         assert view.job is not None
         message = f"Job {view.job['metadata']['name']} was suspended, not by this operator."

@@ -39,14 +39,30 @@ class Ledger:
     stepped_at: datetime | None = None
 
     @classmethod
-    def resume(cls, attempts: Mapping[str, Any] | None, pods: Iterable[Object]) -> Ledger:
-        """Begin from a status: pods that are there now were counted in it already."""
+    def resume(
+        cls,
+        attempts: Mapping[str, Any] | None,
+        pods: Iterable[Object],
+        stages: Iterable[Mapping[str, Any]] | None = None,
+    ) -> Ledger:
+        """Begin from a status: pods that are there now were counted in it already.
+
+        Args:
+            attempts: ``status.attempts``.
+            pods: The trimmed pods that are there now.
+            stages: ``status.stages``: evictions by Kueue are counted there, and not of pods.
+        """
         fresh = cls().seen(pods)
         counted = attempts or {}
         return replace(
             fresh,
             base_started=max(0, int(counted.get("total") or 0) - len(fresh.started)),
-            base_evicted=max(0, int(counted.get("preemptions") or 0) - len(fresh.evicted)),
+            base_evicted=max(
+                0,
+                int(counted.get("preemptions") or 0)
+                - len(fresh.evicted)
+                - queue_evictions(stages or ()),
+            ),
         )
 
     def seen(self, pods: Iterable[Object]) -> Ledger:
@@ -81,6 +97,11 @@ class Ledger:
     def num_evicted(self) -> int:
         """Pods that were evicted, over the life of the job."""
         return self.base_evicted + len(self.evicted)
+
+
+def queue_evictions(stages: Iterable[Mapping[str, Any]]) -> int:
+    """Return how often Kueue stopped the pods of any of these ``status.stages``."""
+    return sum(int(entry.get("evictions") or 0) for entry in stages)
 
 
 def has_started(pod: Object) -> bool:

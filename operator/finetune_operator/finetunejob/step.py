@@ -12,6 +12,7 @@ from finetune_operator.finetunejob.actions import (
     PauseJob,
     Plan,
     Read,
+    RelabelJob,
     ResumeJob,
 )
 from finetune_operator.finetunejob.draft import JobDraft
@@ -46,7 +47,7 @@ class Step:
         self.views = tuple(view_stage(observed, stage, now) for stage in STAGES)
         self.draft = JobDraft(observed.job, now)
         self.first: list[Read | CreateStage] = []
-        self.then: list[PauseJob | ResumeJob | ActivateWorkload] = []
+        self.then: list[PauseJob | ResumeJob | ActivateWorkload | RelabelJob] = []
         self.current: StageView | None = None
         self.is_queued = False
         self.requeue_after: float | None = None

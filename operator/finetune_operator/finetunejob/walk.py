@@ -20,7 +20,7 @@ from finetune_operator.finetunejob.endings import (
 from finetune_operator.finetunejob.image import settle_image
 from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
-from finetune_operator.finetunejob.queueing import tell_quota
+from finetune_operator.finetunejob.queueing import is_being_evicted, tell_quota
 from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.results import is_verdict
 from finetune_operator.finetunejob.running import tell_under_way
@@ -36,6 +36,7 @@ def walk(step: Step) -> None:
     spec = accept(step)
     if spec is not None:
         settle_image(step)
+        step.draft.drop("queue")  # told anew by the stage that stands in one
         suspend_or_resume(step, spec)
         if not is_overdue(step, spec):
             _walk_stages(step, spec)
@@ -72,7 +73,9 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     if view.has_ended:
         return _end(step, spec, view)
     tell_quota(step, spec, view)
-    if view.state is StageState.SUSPENDED:
+    if draft.is_true(ConditionType.FAILED):
+        return False
+    if view.state is StageState.SUSPENDED or is_being_evicted(step, view):
         tell_suspended(step, spec, view)
     else:
         tell_under_way(step, spec, view)

@@ -98,10 +98,26 @@ class KubeClient:
         budget = self._transport.new_budget(qps=qps, burst=burst)
         return KubeClient(self._transport, gate=self._gate, budget=budget)
 
-    async def get(self, resource: Resource, namespace: str, name: str) -> Object:
-        """Read one object from the server, not from a cache."""
-        path = resource.object_path(namespace, name)
-        return await self._request("get", "GET", resource, path)
+    async def get(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        *,
+        subresource: str = "",
+        query: Mapping[str, str] | None = None,
+    ) -> Object:
+        """Read one object, or a subresource of it, from the server, not from a cache.
+
+        Args:
+            resource: What to read.
+            namespace: Where.
+            name: Name of the object.
+            subresource: For example ``pendingworkloads``; empty for the object itself.
+            query: Query parameters that the subresource takes.
+        """
+        path = resource.object_path(namespace, name, subresource)
+        return await self._request("get", "GET", resource, path, query, subresource=subresource)
 
     async def list(
         self,

@@ -65,10 +65,13 @@ class Reason(StrEnum):
     NOT_MANAGED_BY_KUEUE = "NotManagedByKueue"
     KUEUE_NOT_INSTALLED = "KueueNotInstalled"
     QUOTA_RESERVED = "QuotaReserved"
+    MULTIKUEUE = "MultiKueue"
     # suspension
     SUSPENDED_BY_USER = "SuspendedByUser"
     RESUMED = "Resumed"
     PREEMPTED = "Preempted"
+    DEACTIVATED = "Deactivated"
+    REACTIVATED = "Reactivated"
     # end
     EVALUATED = "Evaluated"
     GOAL_REACHED = "GoalReached"

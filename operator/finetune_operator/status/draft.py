@@ -52,6 +52,10 @@ class Draft:
         """Replace a section."""
         self._fields[section] = value
 
+    def drop(self, section: str) -> None:
+        """Take a section out."""
+        self._fields.pop(section, None)
+
     def is_true(self, kind: ConditionType) -> bool:
         """Return whether a condition is ``True``."""
         return self.conditions.status_of(kind) == "True"

@@ -15,9 +15,10 @@ from finetune_operator.finetunejob.actions import (
     PauseJob,
     ResumeJob,
 )
-from finetune_operator.finetunejob.observed import QueueState, Refusal, newest_runs
+from finetune_operator.finetunejob.observed import Refusal, newest_runs
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger, active_seconds, past_active_seconds
+from finetune_operator.integrations.kueue.state import FIELD_MANAGER, QueueState
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
     CONFIG,
@@ -1032,6 +1033,10 @@ def queue(**state):
     return QueueState(**{**values, **state})
 
 
+def admitted_queue(**state):
+    return queue(is_admitted=True, has_quota=True, **{"reason": "QuotaReserved", **state})
+
+
 def queued_body():
     return accepted(job(queueName="team-a"))
 
@@ -1079,7 +1084,7 @@ def test_a_queued_job_without_a_workload_is_told_after_a_minute():
 def test_only_others_preempt_a_job(suspend, reason, told, of_stage):
     admitted = {
         "jobs": {TRAIN: child(TRAIN, status=running())},
-        "queue": {TRAIN: queue(is_admitted=True, reason="QuotaReserved")},
+        "queue": {TRAIN: admitted_queue()},
     }
     made, body = live(
         [{**merged(stages_done(PREPARE), admitted), "has_kueue": True}],
@@ -1089,7 +1094,11 @@ def test_only_others_preempt_a_job(suspend, reason, told, of_stage):
     assert condition(body, "QuotaReserved")["status"] == "True"
     evicted = {
         "jobs": {TRAIN: child(TRAIN, suspend=True)},
-        "queue": {TRAIN: queue(is_evicted=True, is_active=not suspend, reason=reason)},
+        "queue": {
+            TRAIN: queue(
+                is_evicted=True, is_active=not suspend, reason=reason, deactivated_by=FIELD_MANAGER
+            )
+        },
     }
     body = suspended(body) if suspend else body
     known = {**merged(stages_done(PREPARE), evicted), "has_kueue": True}
@@ -1111,7 +1120,7 @@ def test_pausing_a_queued_job_goes_through_the_workload():
         stages_done(PREPARE),
         {
             "jobs": {TRAIN: child(TRAIN, status=running())},
-            "queue": {TRAIN: queue(is_admitted=True, reason="QuotaReserved")},
+            "queue": {TRAIN: admitted_queue()},
         },
     )
     body = suspended(trained(job(queueName="team-a")))
@@ -1126,7 +1135,7 @@ def test_a_job_that_is_resumed_before_kueue_has_suspended_it_is_reactivated():
         stages_done(PREPARE),
         {
             "jobs": {TRAIN: child(TRAIN, status=running())},
-            "queue": {TRAIN: queue(is_admitted=True, reason="QuotaReserved", is_active=False)},
+            "queue": {TRAIN: admitted_queue(is_active=False, deactivated_by=FIELD_MANAGER)},
         },
     )
     made, body = live(
@@ -1139,10 +1148,11 @@ def test_a_job_that_is_resumed_before_kueue_has_suspended_it_is_reactivated():
     )
 
 
-def test_a_paused_queued_job_is_reactivated_and_one_that_kueue_deactivated_is_not():
+def test_a_paused_queued_job_is_reactivated_and_one_that_others_deactivated_is_not():
+    off = queue(is_active=False, reason="Deactivated", deactivated_by=FIELD_MANAGER)
     known = merged(
         stages_done(PREPARE),
-        {"jobs": {TRAIN: child(TRAIN, suspend=True)}, "queue": {TRAIN: queue(is_active=False)}},
+        {"jobs": {TRAIN: child(TRAIN, suspend=True)}, "queue": {TRAIN: off}},
     )
     made, body = live(
         [{**known, "has_kueue": True}], suspended(trained(job(queueName="team-a"))), at(100)
@@ -1248,7 +1258,8 @@ COLUMNS = [
      "Suspended", "SuspendedByUser"),
     ("no Kueue", {"queueName": "q"}, {}, "Queued", "KueueNotInstalled"),
     ("in the queue", {"queueName": "q"}, in_queue(), "Queued", "Queued"),
-    ("preempted", {"queueName": "q"}, in_queue(is_evicted=True), "Queued", "Preempted"),
+    ("preempted", {"queueName": "q"}, in_queue(is_evicted=True, reason="Preempted"),
+     "Queued", "Preempted"),
     ("published", {}, stages_done(TRAIN, EVALUATE), "Succeeded", "Published"),
     ("failed", {}, {"jobs": {TRAIN: child(TRAIN, status=failed())},
      "pods": {TRAIN: (ended(TRAIN, 137, reason="OOMKilled"),)}}, "Failed", "OOMKilled"),

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, Stage
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.finetunejob.actions import CreateStage
-from finetune_operator.finetunejob.observed import QueueState, Refusal
+from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.integrations.kueue.state import QueueState
 from finetune_operator.status.conditions import is_terminal
 from unit.operator.builders import (
     CONFIG,

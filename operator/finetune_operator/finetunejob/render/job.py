@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.names import CONTAINER, child_job_name, child_metadata
+from finetune_api.names import (
+    CONTAINER,
+    PRIORITY_LABEL,
+    QUEUE_LABEL,
+    child_job_name,
+    child_metadata,
+)
 from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, ExitCode, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.pod import render_pod_template
-
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 
 
 def is_queued(spec: FineTuneJobSpec, stage: Stage) -> bool:
@@ -70,10 +73,11 @@ def render_job(
     if is_queued(spec, stage):
         assert spec.queue_name is not None
         metadata["labels"][QUEUE_LABEL] = spec.queue_name
-        if spec.priority_class_name:
-            metadata["labels"][PRIORITY_LABEL] = spec.priority_class_name
         # Kueue's webhook would set it too; said here, no pod leaks where the webhook is absent.
         job_spec["suspend"] = True
+    if spec.priority_class_name and stage is not Stage.PREPARE:
+        # Also without a queue of its own: Kueue puts it into the namespace's, if there is one.
+        metadata["labels"][PRIORITY_LABEL] = spec.priority_class_name
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}
 
 

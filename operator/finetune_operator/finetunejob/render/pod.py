@@ -20,6 +20,7 @@ from finetune_operator.finetunejob.render.config import JOB_FILE
 from finetune_operator.finetunejob.render.service import rendezvous_host
 
 USER_ID = 65532
+KUEUE_PREFIX = "kueue.x-k8s.io/"
 JOB_DIR = "/etc/finetune/job"
 WORK_DIR = "/work"
 CACHE_DIR = "/cache"
@@ -127,8 +128,14 @@ def render_pod_template(
     if secrets:
         pod["imagePullSecrets"] = [{"name": secret} for secret in dict.fromkeys(secrets)]
     metadata: dict[str, Any] = {"labels": {**extra.labels, **labels_of(name, stage)}}
-    if extra.annotations:
-        metadata["annotations"] = dict(extra.annotations)
+    # Kueue's topology requests are about GPU nodes, as node labels are.
+    annotations = {
+        key: text
+        for key, text in extra.annotations.items()
+        if stage is not Stage.PREPARE or not key.startswith(KUEUE_PREFIX)
+    }
+    if annotations:
+        metadata["annotations"] = annotations
     return {"metadata": metadata, "spec": pod}
 
 

@@ -1,0 +1,69 @@
+"""Which edits of ``queueName`` and ``priorityClassName`` Kueue can follow; the rest is refused.
+
+Kueue moves a Job to another queue while the Job is suspended, never while it runs, and it does not
+let go of a Job. It changes the priority at any time, but gives none to a running Job that has
+none, and takes none back (``sigs.k8s.io/kueue/pkg/controller/jobframework/validation.go``).
+
+These are transition rules of the whole object, CEL only: they need the status of the moment.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _phase_in(*phases: str) -> str:
+    return (
+        "has(oldSelf.status) && has(oldSelf.status.phase)"
+        f" && oldSelf.status.phase in {list(phases)}"
+    )
+
+
+_HAS_BEGUN = _phase_in("Training", "Evaluating", "Suspended")
+_RUNS_ON = (
+    f"{_phase_in('Training', 'Evaluating')} && !(has(self.spec.suspend) && self.spec.suspend)"
+)
+
+QUEUE_IS_KEPT = (
+    "queueName cannot be removed: Kueue does not let go of a job. Name another queue, or delete the"
+    " job and create it without one"
+)
+QUEUE_IS_LATE = (
+    "queueName cannot be added once the job has begun to train: delete the job and create it with a"
+    " queue"
+)
+QUEUE_OF_RUNNING = (
+    "queueName cannot change while the job runs: Kueue moves only what waits. Set suspend to true"
+    " in the same edit, and to false again once the phase is Suspended"
+)
+PRIORITY_IS_KEPT = (
+    "priorityClassName cannot be removed: Kueue does not take a priority back. Name another class"
+)
+PRIORITY_OF_RUNNING = (
+    "priorityClassName cannot be added while the job runs: Kueue changes the class of a running"
+    " job, but gives none to one that has none. Set suspend to true in the same edit, and to false"
+    " again once the phase is Suspended"
+)
+
+
+def edit_rules() -> list[dict[str, Any]]:
+    """Return the validations of a FineTuneJob's schema root."""
+
+    def rule(expression: str, message: str, field: str) -> dict[str, Any]:
+        return {
+            "rule": expression,
+            "message": message,
+            "reason": "FieldValueForbidden",
+            "fieldPath": f".spec.{field}",
+        }
+
+    old, new = "has(oldSelf.spec.queueName)", "has(self.spec.queueName)"
+    is_same = "oldSelf.spec.queueName == self.spec.queueName"
+    had, has = "has(oldSelf.spec.priorityClassName)", "has(self.spec.priorityClassName)"
+    return [
+        rule(f"!{old} || {new}", QUEUE_IS_KEPT, "queueName"),
+        rule(f"{old} || !{new} || !({_HAS_BEGUN})", QUEUE_IS_LATE, "queueName"),
+        rule(f"!{old} || !{new} || {is_same} || !({_RUNS_ON})", QUEUE_OF_RUNNING, "queueName"),
+        rule(f"!{had} || {has}", PRIORITY_IS_KEPT, "priorityClassName"),
+        rule(f"{had} || !{has} || !({_RUNS_ON})", PRIORITY_OF_RUNNING, "priorityClassName"),
+    ]
