@@ -81,11 +81,16 @@ LIFE = {
     "Succeeded": ReasonHelp("The stage, or the job, has done its work.", "Nothing."),
     "ResultNotReported": ReasonHelp(
         "A stage succeeded and its result was lost with its pod.",
-        "Read it in object storage; nothing is lost there.",
+        "Nothing: the next stage finds it in storage, and an evaluation runs again. On a failed"
+        " job: keep ended pods for a minute, and let progress reports through.",
     ),
     "JobDeleted": ReasonHelp(
         "The Job of a stage was deleted before its end.",
         "Begin again from the last checkpoint: `finetune retry`.",
+    ),
+    "NodeLost": ReasonHelp(
+        "A pod that was to be deleted never ended: its node does not answer.",
+        "Nothing for the job: the pod is replaced. Look at the node.",
     ),
     "NameTaken": ReasonHelp(
         "An object of somebody else has the name of a Job, ConfigMap or Service of this one.",

@@ -52,6 +52,10 @@ class OperatorConfig(TenantSettings):
     """How long a pod may fail without a break to get its image, or to mount its volumes, before the
     job fails. Such a pod holds its GPUs."""
 
+    lost_pod_seconds: Annotated[int, Field(ge=1)] = 120
+    """How long after its grace period a pod that is being deleted may fail to end, before its node
+    is taken not to answer any more and the pod is declared failed: only then is it replaced."""
+
     # ---- leader election ---------------------------------------------------------------------
     leader_election: bool = True
     """Only one replica reconciles; the others keep warm caches and serve progress pushes."""

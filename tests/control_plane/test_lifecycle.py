@@ -140,7 +140,66 @@ async def test_a_retryable_failure_is_retried_told_and_survived(world):
         await client.create(FINETUNEJOBS, finetunejob("flaky", namespace))
         job = await phase_is(client, namespace, "flaky", "Succeeded", timeout=90)
     assert job["status"]["lastFailure"]["reason"] == "Unreachable"
-    assert job["status"]["attempts"] == {"total": 4, "counted": 1, "preemptions": 0}
+    attempts = job["status"]["attempts"]
+    (incident,) = attempts.pop("history")
+    assert attempts == {"total": 4, "counted": 1, "preemptions": 0}
+    assert (incident["class"], incident["reason"]) == ("Storage", "Unreachable")
+    assert (incident["stage"], incident["counted"]) == ("prepare", True)
+
+
+async def test_one_failing_rank_of_three_is_given_up_after_backoff_limit_incidents(world):
+    client, kubelet, namespace = world
+    ranks = []
+
+    def script(job, stage, attempt):
+        if stage is not Stage.TRAIN:
+            return success(stage)
+        # Three pods an attempt, in whatever order: the first one seen of each fails of itself.
+        ranks.append(attempt)
+        code = 77 if attempt % 3 == 0 else 75
+        return Fate(status=ended_status(code, ""), run_seconds=0.5)
+
+    kubelet.script = script
+    async with running_manager(client, test_config(namespace)):
+        wide = {"resources": {"nodes": 3, "gpusPerNode": 0}, "backoffLimit": 1}
+        await client.create(FINETUNEJOBS, finetunejob("oom", namespace, **wide))
+        job = await phase_is(client, namespace, "oom", "Failed", timeout=90)
+        child = await client.get(JOBS, namespace, "oom-train")
+    assert job["status"]["attempts"]["counted"] == 2
+    assert [item["class"] for item in job["status"]["attempts"]["history"]] == ["OutOfMemory"] * 2
+    assert "All retries of backoffLimit (1) are used up." in condition(job, "Failed")["message"]
+    assert child["spec"]["suspend"]
+    assert len(ranks) <= 9
+
+
+async def test_a_pod_whose_node_does_not_answer_is_replaced(world):
+    client, kubelet, namespace = world
+    kubelet.script = lambda job, stage, attempt: Fate() if attempt == 0 else success(stage)
+    async with running_manager(client, test_config(namespace, lost_pod_seconds=1)):
+        await client.create(FINETUNEJOBS, finetunejob("cut-off", namespace))
+        await pod_is_stuck_in_deletion(client, namespace, "cut-off")
+        job = await phase_is(client, namespace, "cut-off", "Training", timeout=90)
+    (incident,) = job["status"]["attempts"]["history"]
+    assert (incident["class"], incident["reason"]) == ("Infrastructure", "NodeLost")
+    assert job["status"]["attempts"]["counted"] == 0
+
+
+async def pod_is_stuck_in_deletion(client, namespace, job):
+    """Delete the first pod that runs: a finalizer holds it, as a kubelet that does not answer."""
+    selector = f"finetune.dev/job={job}"
+
+    async def is_deleted():
+        for pod in (await client.list(PODS, namespace, label_selector=selector)).items:
+            if pod["status"].get("phase") == "Running":
+                name, metadata = pod["metadata"]["name"], pod["metadata"]
+                finalizers = ["example.com/kubelet", *(metadata.get("finalizers") or [])]
+                held = {"metadata": {"finalizers": finalizers}}
+                await client.merge_patch(PODS, namespace, name, held)
+                await client.delete(PODS, namespace, name)
+                return True
+        return False
+
+    await eventually_async(is_deleted, timeout=60, interval=0.2)
 
 
 async def test_a_missed_goal_fails_and_publishes_nothing(world):

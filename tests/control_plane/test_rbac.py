@@ -21,6 +21,7 @@ from control_plane.cluster import (
 )
 from control_plane.kubelet import Fate, Kubelet, success
 from control_plane.test_faults import free_port
+from control_plane.test_lifecycle import pod_is_stuck_in_deletion
 from control_plane.test_progress import push, token_of
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
@@ -86,6 +87,7 @@ async def test_the_chart_grants_exactly_what_the_operator_uses(private_control_p
         leaderElectionNamespace="finetune-system",
         progressUrl=f"http://127.0.0.1:{port}",
         progressPort=port,
+        lostPodSeconds=1,
     )
     connection = connection_of(cluster)
     try:
@@ -108,6 +110,8 @@ RELEASED: set[str] = set()
 def script(job, stage, attempt):
     if job == "doomed":
         return Fate()
+    if job == "lost" and attempt == 0:
+        return Fate()
     if job == "stuck":
         return Fate(starts=False, status=waiting_status("ContainerCreating", ""))
     if job == "paused" and stage is Stage.TRAIN and job not in RELEASED:
@@ -127,12 +131,14 @@ async def live_through_everything(client, connection, port) -> None:
         "broken": {},
         "doomed": {},
         "stuck": {},
+        "lost": {},
     }.items():
         await client.create(FINETUNEJOBS, finetunejob(name, "tenant", **spec))
     await an_earlier_attempt_has_created_the_needs(client)
     await a_pod_pushes_and_its_job_is_paused_and_resumed(client, connection, port)
     await eventually_async(lambda: a_pod_is_bound(client, "stuck"), timeout=60)
     await eventually_async(lambda: job_is_deleted(client, "doomed-prepare"), timeout=60)
+    await pod_is_stuck_in_deletion(client, "tenant", "lost")
 
     async def all_over():
         jobs = {
@@ -144,6 +150,7 @@ async def live_through_everything(client, connection, port) -> None:
             and jobs["again"].get("phase") == jobs["paused"].get("phase") == "Succeeded"
             and jobs["broken"].get("phase") == jobs["doomed"].get("phase") == "Failed"
             and (jobs["stuck"].get("lastFailure") or {}).get("reason") == "VolumesNotReady"
+            and jobs["lost"].get("phase") not in (None, "Pending", "Preparing")
             and await has_happened_twice(client, "Suspended")
         )
 

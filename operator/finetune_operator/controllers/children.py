@@ -23,19 +23,22 @@ from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
     CreateStage,
     DeleteSelf,
+    FailPod,
     LookUpWarnings,
     PauseJob,
     RelabelJob,
     RestoreNeeds,
     ResumeJob,
+    Write,
 )
 from finetune_operator.finetunejob.observed import Observed, owner_uid, trim_job
 from finetune_operator.integrations.kueue.workload import WORKLOADS
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
-from finetune_operator.kube.resource import CONFIG_MAPS, JOBS, SERVICES, Object, Resource
+from finetune_operator.kube.resource import CONFIG_MAPS, JOBS, PODS, SERVICES, Object, Resource
 from finetune_operator.kube.store import Store
+from finetune_operator.status.conditions import Reason, timestamp
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class Children:
     def __init__(self, client: KubeClient, caches: Caches, *, clock: Clock) -> None:
         self._client = client
         self._caches = caches
+        self._clock = clock
         self._warnings = PodWarnings(client, clock=clock)
         self._refusals = Refusals()
 
@@ -146,7 +150,7 @@ class Children:
     async def perform(
         self,
         observed: Observed,
-        action: PauseJob | ResumeJob | ActivateWorkload | RelabelJob | DeleteSelf,
+        action: Write,
     ) -> None:
         """Do what follows the status write; whatever is gone already needs nothing.
 
@@ -171,12 +175,35 @@ class Children:
                     await self._activate(namespace, name, active=active)
                 case RelabelJob(labels=labels):
                     await self._patch_job(observed, action, {"metadata": {"labels": dict(labels)}})
+                case FailPod():
+                    await self._fail_pod(namespace, action)
                 case DeleteSelf():
                     await self._client.delete(
                         FINETUNEJOBS, namespace, observed.name, uid=observed.uid
                     )
         except NotFound:
             return
+
+    async def _fail_pod(self, namespace: str, action: FailPod) -> None:
+        """Declare a pod failed, as the pod garbage collector does on nodes out of service."""
+        status: Object = {"phase": "Failed", "reason": Reason.NODE_LOST, "message": action.message}
+        if not action.is_explained:
+            disrupted = {
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": Reason.NODE_LOST,
+                "message": action.message,
+                "lastTransitionTime": timestamp(self._clock.now()),
+            }
+            status["conditions"] = [disrupted]
+        metadata = {"name": action.name, "namespace": namespace, "uid": action.uid}
+        answer = await self._client.apply(
+            PODS,
+            {"metadata": metadata, "status": status},
+            field_manager=FIELD_MANAGER,
+            subresource="status",
+        )
+        self._caches.pods.absorb(answer)
 
     async def _activate(self, namespace: str, name: str, *, active: bool) -> None:
         informer = self._caches.workloads_informer

@@ -110,12 +110,33 @@ class RelabelJob:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FailPod:
+    """Declare a pod failed whose kubelet does not answer any more.
+
+    Attributes:
+        name: Name of the pod.
+        uid: Its UID: another pod of that name is left alone.
+        message: What is written into its status.
+        is_explained: Whether its status says already why it is disrupted.
+    """
+
+    name: str
+    uid: str
+    message: str
+    is_explained: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeleteSelf:
     """Delete the finished FineTuneJob; the garbage collector takes its children."""
 
 
 Read: TypeAlias = ConfirmMissing | LookUpWarnings | RestoreNeeds
 """What a plan may ask for before it goes on, beside the Job of a stage."""
+
+
+Write: TypeAlias = PauseJob | ResumeJob | ActivateWorkload | RelabelJob | FailPod | DeleteSelf
+"""What follows the status."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,5 +154,5 @@ class Plan:
     first: tuple[Read | CreateStage, ...] = ()
     status: Object | None = None
     events: tuple[Announce, ...] = ()
-    then: tuple[PauseJob | ResumeJob | ActivateWorkload | RelabelJob | DeleteSelf, ...] = ()
+    then: tuple[Write, ...] = ()
     requeue_after: float | None = None

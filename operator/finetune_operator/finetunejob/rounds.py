@@ -15,6 +15,7 @@ from typing import Any
 from finetune_api.trainer import ExitCode
 from finetune_operator.finetunejob.observed import completion_index
 from finetune_operator.finetunejob.retry import Ledger, exit_code_of, is_disrupted
+from finetune_operator.finetunejob.stragglers import Stragglers
 from finetune_operator.status.conditions import parse_timestamp
 
 Object = dict[str, Any]
@@ -51,7 +52,14 @@ def fruitless_rounds(pods: Iterable[Object], ledger: Ledger) -> Rounds:
     """
     known = list(pods)
     waits = [wait for pod in known if (wait := _long_wait_of(pod)) is not None]
-    ends = [pod for pod in known if _is_fruitless(pod, ledger) and not _was_alone(pod, waits)]
+    stragglers = Stragglers(known)
+    ends = [
+        pod
+        for pod in known
+        if _is_fruitless(pod, ledger)
+        and not _was_alone(pod, waits)
+        and not stragglers.outlived(pod)
+    ]
     by_rank = Counter(completion_index(pod) for pod in ends)
     # What runs now may get further.
     for pod in known:

@@ -6,15 +6,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetunejob.actions import (
-    ActivateWorkload,
-    CreateStage,
-    PauseJob,
-    Plan,
-    Read,
-    RelabelJob,
-    ResumeJob,
-)
+from finetune_operator.finetunejob.actions import CreateStage, Plan, Read, Write
 from finetune_operator.finetunejob.draft import JobDraft
 from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.results import AnyResult
@@ -47,7 +39,7 @@ class Step:
         self.views = tuple(view_stage(observed, stage, now) for stage in STAGES)
         self.draft = JobDraft(observed.job, now)
         self.first: list[Read | CreateStage] = []
-        self.then: list[PauseJob | ResumeJob | ActivateWorkload | RelabelJob] = []
+        self.then: list[Write] = []
         self.current: StageView | None = None
         self.is_queued = False
         self.requeue_after: float | None = None

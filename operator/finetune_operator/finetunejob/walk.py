@@ -19,6 +19,7 @@ from finetune_operator.finetunejob.endings import (
 )
 from finetune_operator.finetunejob.image import settle_image
 from finetune_operator.finetunejob.incidents import find_incidents
+from finetune_operator.finetunejob.lost import declare_lost
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
 from finetune_operator.finetunejob.queueing import is_being_evicted, tell_quota
 from finetune_operator.finetunejob.render.pod import memory_of
@@ -72,6 +73,7 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         draft.put("startTime", view.job["metadata"].get("creationTimestamp"))
     if view.has_ended:
         return _end(step, spec, view)
+    declare_lost(step, view)
     tell_quota(step, spec, view)
     if draft.is_true(ConditionType.FAILED):
         return False

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     JOB_DELETED = "JobDeleted"
     # a child that the API server does not create
     NAME_TAKEN = "NameTaken"
+    NODE_LOST = "NodeLost"
     ADMISSION_DENIED = "AdmissionDenied"
     WEBHOOK_UNAVAILABLE = "WebhookUnavailable"
     API_SERVER_ERROR = "APIServerError"

@@ -664,13 +664,14 @@ STEPS = {"stage": "train", "step": 7, "lastHeartbeatTime": timestamp(at(2000))}
         ([*lost(5), pod(TRAIN, name="next", state={"running": {}})], None, False),
         ([*lost(9), waiting(TRAIN, "", name="peer", index=1, created=150, node="")], None, False),
         ([*lost(9), running_peer(150, 5100)], None, False),
-        ([*lost(5), running_peer(150, 160)], None, True),
+        ([*lost(8), running_peer(150, 160)], None, True),
     ],
     ids=[
         "five rounds", "four rounds", "four rounds of eight ranks", "five rounds of eight ranks",
         "one of them a drained node", "one of them a crash", "one more than the crash explains",
         "steps in between", "five rounds after the last step", "each after a day",
-        "another one runs", "a peer has no node", "a peer had no node for long", "all were there",
+        "another one runs", "a peer has no node", "a peer had no node for long",
+        "a peer that ran on for longer than half an hour",
     ],
 )  # fmt: skip
 def test_ends_that_are_not_counted_end_the_job_when_it_gets_nowhere(pods, progress, gives_up):
