@@ -88,6 +88,10 @@ LIFE = {
         "The Job of a stage was deleted before its end.",
         "Begin again from the last checkpoint: `finetune retry`.",
     ),
+    "NodesReleased": ReasonHelp(
+        "Some pods of a training found no node while the others held theirs.",
+        "Add nodes, ask for fewer, or use a queue, which admits all or none. It tries again.",
+    ),
     "NodeLost": ReasonHelp(
         "A pod that was to be deleted never ended: its node does not answer.",
         "Nothing for the job: the pod is replaced. Look at the node.",

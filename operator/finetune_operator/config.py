@@ -52,6 +52,9 @@ class OperatorConfig(TenantSettings):
     """How long a pod may fail without a break to get its image, or to mount its volumes, before the
     job fails. Such a pod holds its GPUs."""
 
+    placement_deadline_seconds: Annotated[int, Field(ge=0)] = 600
+    """How long a pod of a training may find no node while the others hold their GPUs, before all
+    are stopped and try again five minutes later. 0: for ever. Queued jobs are left to Kueue."""
     lost_pod_seconds: Annotated[int, Field(ge=1)] = 120
     """How long after its grace period a pod that is being deleted may fail to end, before its node
     is taken not to answer any more and the pod is declared failed: only then is it replaced."""

@@ -161,9 +161,9 @@ class Children:
         namespace = observed.namespace
         try:
             match action:
-                case PauseJob(active_seconds=seconds, started=started):
+                case PauseJob(active_seconds=seconds, started=started, why=why):
                     noted: Object = {
-                        PAUSED_ANNOTATION: "true",
+                        PAUSED_ANNOTATION: why,
                         ACTIVE_SECONDS_ANNOTATION: str(seconds),
                         ACTIVE_START_ANNOTATION: started,
                     }

@@ -69,12 +69,14 @@ class PauseJob:
         name: Name of the Job.
         active_seconds: Its running time up to now, in seconds.
         started: ``status.startTime`` of the run that this time includes; empty for none.
+        why: Value of the pause annotation.
     """
 
     stage: Stage
     name: str
     active_seconds: int
     started: str = ""
+    why: str = "true"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

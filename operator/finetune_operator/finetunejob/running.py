@@ -22,6 +22,7 @@ from finetune_operator.finetunejob.failure import (
 )
 from finetune_operator.finetunejob.incidents import SETTLE_SECONDS, find_incidents
 from finetune_operator.finetunejob.needs import restore_lost
+from finetune_operator.finetunejob.placement import let_go
 from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.rounds import fruitless_rounds
 from finetune_operator.finetunejob.silence import is_silent, silence_text
@@ -52,6 +53,8 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     given_up = account(step, spec, view, incidents) or _cause_of_giving_up(step, spec, view)
     if given_up is not None:
         fail_stage(step, view, given_up)
+        return
+    if let_go(step, spec, view):
         return
     problem = _problem_of_start(step, view)
     if problem is not None and not _may_pass(step, problem):

@@ -21,6 +21,7 @@ from finetune_operator.finetunejob.image import settle_image
 from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
+from finetune_operator.finetunejob.placement import has_let_go, try_again
 from finetune_operator.finetunejob.queueing import is_being_evicted, tell_quota
 from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.results import is_verdict
@@ -77,7 +78,9 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     tell_quota(step, spec, view)
     if draft.is_true(ConditionType.FAILED):
         return False
-    if view.state is StageState.SUSPENDED or is_being_evicted(step, view):
+    if view.state is StageState.SUSPENDED and has_let_go(view) and not spec.suspend:
+        try_again(step, view)
+    elif view.state is StageState.SUSPENDED or is_being_evicted(step, view):
         tell_suspended(step, spec, view)
     else:
         tell_under_way(step, spec, view)

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     # a child that the API server does not create
     NAME_TAKEN = "NameTaken"
     NODE_LOST = "NodeLost"
+    NODES_RELEASED = "NodesReleased"
     ADMISSION_DENIED = "AdmissionDenied"
     WEBHOOK_UNAVAILABLE = "WebhookUnavailable"
     API_SERVER_ERROR = "APIServerError"
