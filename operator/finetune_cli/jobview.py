@@ -104,6 +104,7 @@ def describe(job: Body, events: Iterable[Body], now: datetime) -> list[str]:
     lines += _section("Plan", _facts(_plan(job)))
     lines += _section("Evaluation", _evaluation(job))
     lines += _section("Adapter", _facts(_artifact(job)))
+    lines += _section("Incidents", _incidents(job, now))
     lines += _section("Last failure", _facts(_failure(job)))
     lines += _section("Events", _events(events, now))
     return lines
@@ -227,6 +228,27 @@ def _artifact(job: Body) -> dict[str, Any]:
         "Bytes": artifact.get("bytes"),
         "Manifest": artifact.get("manifestUri"),
     }
+
+
+def _incidents(job: Body, now: datetime) -> list[str]:
+    """Return a line for each of the last ends of attempts, oldest first."""
+    columns = ("CLASS", "REASON", "STAGE", "RANK", "NODE", "STEPS", "COUNTED", "AGE")
+    rows = []
+    for entry in job.get("status", {}).get("attempts", {}).get("history", []):
+        steps = [str(entry[key]) for key in ("fromStep", "toStep") if key in entry]
+        rows.append(
+            [
+                entry.get("class", ""),
+                entry.get("reason", ""),
+                entry.get("stage", ""),
+                str(entry.get("rank", "")),
+                entry.get("node", ""),
+                " to ".join(steps),
+                "yes" if entry.get("counted") else "no",
+                age(entry.get("time"), now),
+            ]
+        )
+    return table(rows, columns) if rows else []
 
 
 def _failure(job: Body) -> dict[str, Any]:

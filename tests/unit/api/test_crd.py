@@ -129,7 +129,7 @@ def test_generate_is_idempotent_and_names_drift(
 ) -> None:
     root = ["--root", str(tmp_path)]
     assert generate.main(root) == 0
-    assert capsys.readouterr().out.count("wrote") == 5
+    assert capsys.readouterr().out.count("wrote") == 6
     assert generate.main(root) == 0
     assert capsys.readouterr().out == ""
     crd = tmp_path / "crds" / "finetunejobs.yaml"

@@ -1,0 +1,34 @@
+"""What ``finetune describe`` shows of a job, beside what its own tests on a cluster show."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from benchmarks.control_plane.simulation import finetunejob
+
+from finetune_cli.jobview import describe
+
+NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
+
+
+def test_incidents_are_listed_with_cause_place_steps_and_cost() -> None:
+    job = finetunejob("headlines", "team-a")
+    assert "Incidents" not in "\n".join(describe(job, [], NOW))
+    incident = {
+        "class": "OutOfMemory", "reason": "CudaOutOfMemory", "stage": "train", "rank": 3,
+        "node": "node-7", "fromStep": 50, "toStep": 57, "counted": True,
+        "time": "2026-11-24T11:00:00Z",
+    }  # fmt: skip
+    eviction = {
+        "class": "Preemption", "reason": "EvictionByEvictionAPI", "stage": "train",
+        "counted": False, "time": "2026-11-24T11:30:00Z",
+    }  # fmt: skip
+    job["status"] = {"attempts": {"history": [incident, eviction]}}
+    lines = describe(job, [], NOW)
+    start = next(index for index, line in enumerate(lines) if line.startswith("Incidents"))
+    shown = [line.split() for line in lines[start + 1 : start + 4]]
+    assert shown[0] == ["CLASS", "REASON", "STAGE", "RANK", "NODE", "STEPS", "COUNTED", "AGE"]
+    assert shown[1] == [
+        "OutOfMemory", "CudaOutOfMemory", "train", "3", "node-7", "50", "to", "57", "yes", "60m",
+    ]  # fmt: skip
+    assert shown[2] == ["Preemption", "EvictionByEvictionAPI", "train", "no", "30m"]
