@@ -36,6 +36,24 @@ def account(
     return None
 
 
+def record_eviction(step: Step, view: StageView, reason: str) -> None:
+    """Record that Kueue took the quota of a stage back, which costs nothing.
+
+    Its pods are deleted with their Job's suspension and tell nothing of it. Whatever began before
+    and ends now is a part of it.
+    """
+    entry: dict[str, object] = {
+        "class": "Preemption",
+        "reason": reason[:63],
+        "stage": view.stage.value,
+        "counted": False,
+        "time": timestamp(step.now),
+    }
+    if view.stage is Stage.TRAIN and step.observed.ledger.step:
+        entry["toStep"] = step.observed.ledger.step
+    step.draft.record_incident(view.stage, entry)
+
+
 def _is_known(incident: Incident, last: Mapping[str, Any]) -> bool:
     """Return whether an incident is recorded, or is a late part of the one recorded last."""
     moment = parse_timestamp(last.get("time"))

@@ -7,6 +7,7 @@ from typing import Any
 from finetune_api.names import PRIORITY_LABEL, QUEUE_LABEL
 from finetune_api.trainer import FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.accounting import record_eviction
 from finetune_operator.finetunejob.actions import RelabelJob
 from finetune_operator.finetunejob.endings import fail_stage
 from finetune_operator.finetunejob.failure import Cause, seconds_waiting
@@ -77,6 +78,7 @@ def _mirror(
     if had_quota and queue.is_evicted and queue.is_active and not spec.suspend:
         text = f"{view.stage.value}: {queue.reason}: {queue.message}"
         draft.announce(queue.reason, text, warning=True)
+        record_eviction(step, view, queue.reason)
     message = f"{queue.message} {late}".strip()
     draft.conditions.set(ConditionType.QUOTA_RESERVED, queue.has_quota, queue.reason, message)
     draft.record_evictions(view.stage, queue.num_evictions)

@@ -1108,6 +1108,9 @@ def test_only_others_preempt_a_job(suspend, reason, told, of_stage):
     assert condition(made, "Training")["reason"] == of_stage
     # Active again, Kueue shows why it was evicted until it is admitted.
     body = after(body, made)
+    history = (body["status"].get("attempts") or {}).get("history") or []
+    recorded = [(item["class"], item["reason"], item["counted"]) for item in history]
+    assert recorded == ([] if suspend else [("Preemption", "Preempted", False)])
     body = {**body, "spec": {**body["spec"], "suspend": False}}
     known["queue"] = {TRAIN: queue(is_evicted=True, reason=reason)}
     made = plan(observe(body, **known), at(100), CONFIG)
