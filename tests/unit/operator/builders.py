@@ -15,6 +15,7 @@ from finetune_operator.finetunejob.observed import Observed, trim_job, trim_pod
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.render.job import render_job
 from finetune_operator.finetunejob.retry import Ledger
+from finetune_operator.integrations.kueue.state import QueueState
 from finetune_operator.status.conditions import timestamp
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
@@ -214,6 +215,63 @@ def merged(*parts: dict[str, Any]) -> dict[str, Any]:
             else:
                 known[key] = value
     return known
+
+
+DRAIN = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
+
+
+PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
+
+
+def reasons(made):
+    return [event.reason for event in made.events]
+
+
+def accepted(body=None):
+    """Return a job whose prepare Job is there."""
+    body = body or job()
+    made = plan(observe(body, jobs={PREPARE: child(PREPARE)}), NOW, CONFIG)
+    return after(body, made)
+
+
+def trained(body=None, **known):
+    """Return a job in training."""
+    body = accepted(body)
+    made, body = live([stages_done(PREPARE)], body, at(60))
+    made, body = live(
+        [merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running())}})],
+        body,
+        at(70),
+    )
+    return body
+
+
+def suspended(body):
+    return {**body, "spec": {**body["spec"], "suspend": True}}
+
+
+def with_train_pod(body, each):
+    return merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, status={"startTime": timestamp(NOW), "active": 1})}},
+        {"pods": {TRAIN: (each,)}},
+    )
+
+
+def queue(**state):
+    values = {
+        "workload": "job-headlines-train-1234", "is_active": True, "is_admitted": False,
+        "reason": "Pending", "message": "couldn't assign flavors: insufficient quota",
+    }  # fmt: skip
+    return QueueState(**{**values, **state})
+
+
+def unscheduled():
+    lacking = {
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "0/3 nodes are available", "lastTransitionTime": timestamp(at(60)),
+    }  # fmt: skip
+    return pod(TRAIN, phase="Pending", node="", conditions=[lacking])
 
 
 __all__ = [name for name in dir() if not name.startswith("_")] + ["replace"]

@@ -1,0 +1,149 @@
+"""What a tenant may ask for."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.trainer import Stage
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.plan import plan
+from unit.operator.builders import (
+    CONFIG,
+    NOW,
+    after,
+    at,
+    child,
+    condition,
+    job,
+    merged,
+    observe,
+    reasons,
+    running,
+    stages_done,
+    trained,
+)
+
+PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
+
+
+MODEL = {"uri": "hf://a/b"}
+ADMISSION = [
+    ("file outside", {"model": {"uri": "file:///etc/passwd"}}, {}, "URINotAllowed"),
+    ("file by dots", {"model": {"uri": "file:///data/../etc"}}, {"allowed_file_paths": ["/data"]},
+     "URINotAllowed"),
+    ("file by encoded dots", {"model": {"uri": "file:///data/%2e%2e/etc"}},
+     {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
+    ("file by prefix of a name", {"model": {"uri": "file:///database"}},
+     {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
+    ("file with a host", {"model": {"uri": "file://host/data/x"}},
+     {"allowed_file_paths": ["/data"]}, "InvalidSpec"),
+    ("file on this host", {"model": {"uri": "file://localhost/data/x"}},
+     {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
+    (
+        "start from a path in the pod",
+        {"initFrom": {"uri": "file:///etc/adapter"}},
+        {},
+        "URINotAllowed",
+    ),
+    ("claim by dots", {"output": {"uri": "pvc://claim/../x"}}, {}, "URINotAllowed"),
+    ("claim of another namespace", {"output": {"uri": "pvc://other/ns:claim"}}, {}, None),
+    ("template without end",
+     {"dataset": {"sources": [{"uri": "s3://a/b.csv", "template": "{{ a"}]}}, {},
+     "InvalidTemplate"),
+    ("chat template without end", {"model": {**MODEL, "chatTemplate": {"text": "{{ a"}}}, {},
+     "InvalidTemplate"),
+    ("endpoint", {"s3": {"endpoint": "http://evil:80"}}, {}, "EndpointNotAllowed"),
+    ("remote code", {"model": {**MODEL, "trustRemoteCode": True}},
+     {"allow_trust_remote_code": False}, "RemoteCodeNotAllowed"),
+    ("reserved label", {"podTemplate": {"labels": {"finetune.dev/job": "x"}}}, {}, "InvalidSpec"),
+    ("kueue label", {"podTemplate": {"labels": {"kueue.x-k8s.io/queue-name": "x"}}}, {},
+     "InvalidSpec"),
+    ("job controller's label", {"podTemplate": {"labels": {"batch.kubernetes.io/x": "x"}}}, {},
+     "ReservedName"),
+    ("redirecting variable", {"podTemplate": {"env": [{"name": "AWS_ENDPOINT_URL_S3"}]}}, {},
+     "InvalidSpec"),
+    ("reserved variable", {"podTemplate": {"env": [{"name": "FINETUNE_WORK_DIR"}]}}, {},
+     "ReservedName"),
+    ("thread count", {"podTemplate": {"env": [{"name": "OMP_NUM_THREADS", "value": "8"}]}}, {},
+     "ReservedName"),
+    ("home folder", {"podTemplate": {"env": [{"name": "HOME", "value": "/x"}]}}, {},
+     "ReservedName"),
+    ("hash seed", {"podTemplate": {"env": [{"name": "PYTHONHASHSEED", "value": "1"}]}}, {},
+     "ReservedName"),
+    ("variable of a like name", {"podTemplate": {"env": [{"name": "HOMEPAGE"}]}}, {}, None),
+    ("reserved volume", {"podTemplate": {"volumes": [{"name": "token", "emptyDir": {}}]}}, {},
+     "ReservedName"),
+    ("mount over the work folder",
+     {"podTemplate": {"volumes": [{"name": "x", "emptyDir": {}}],
+                      "volumeMounts": [{"name": "x", "mountPath": "/work/sub"}]}}, {},
+     "ReservedName"),
+    ("nothing readable", {"resources": {"nodes": "two"}}, {}, "InvalidSpec"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings", "reason"),
+    [case[1:] for case in ADMISSION],
+    ids=[case[0] for case in ADMISSION],
+)
+def test_what_a_tenant_may_not_ask_for_is_refused_before_anything_is_created(
+    spec, settings, reason
+):
+    made = plan(observe(job(**spec)), NOW, OperatorConfig(**settings))
+    if reason is None:
+        assert made.first
+        return
+    assert made.first == ()
+    assert condition(made, "Accepted")["reason"] == reason
+    assert condition(made, "Failed")["status"] == "True"
+    assert made.status["phase"] == "Failed"
+    assert made.status["lastFailure"]["class"] == "UserError"
+
+
+def test_a_fixed_variable_is_refused_with_what_to_do_instead():
+    env = [{"name": "OMP_NUM_THREADS", "value": "8"}]
+    made = plan(observe(job(podTemplate={"env": env})), NOW, CONFIG)
+    message = condition(made, "Accepted")["message"]
+    assert message.startswith("spec.podTemplate.env: 'OMP_NUM_THREADS' is set by the operator")
+    assert "spec.resources.cpu" in message
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings"),
+    [
+        ({"model": {"uri": "file:///data/model"}}, {"allowed_file_paths": ["/data"]}),
+        ({"model": {"uri": "file:///data"}}, {"allowed_file_paths": ["/data/"]}),
+        ({"s3": {"endpoint": "http://s3:8333/"}}, {"allowed_endpoints": ["http://s3:8333"]}),
+        ({"s3": {"endpoint": "http://any:1"}}, {"allowed_endpoints": ["*"]}),
+        ({"output": {"uri": "pvc://claim/adapters"}}, {}),
+    ],
+)
+def test_what_is_allowed_is_accepted(spec, settings):
+    assert plan(observe(job(**spec)), NOW, OperatorConfig(**settings)).first
+
+
+def test_a_job_that_was_accepted_and_cannot_be_read_any_more_is_left_alone():
+    body = trained()
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running())}})
+    adapter = body["spec"].get("method") or {}
+    odd = {**body, "spec": {**body["spec"], "method": {**adapter, "objective": "Newer"}}}
+    made = plan(observe(odd, **known), at(80), CONFIG)
+    assert (made.first, made.then) == ((), ())
+    assert condition(made, "Accepted")["status"] == "Unknown"
+    assert "objective" in condition(made, "Accepted")["message"]
+    assert condition(made, "Failed") is None
+    assert (made.status["phase"], made.status["reason"]) == ("Training", "InvalidSpec")
+    assert reasons(made) == ["InvalidSpec"]
+    odd = after(odd, made)
+    assert plan(observe(odd, **known), at(90), CONFIG).status is None
+    made = plan(observe({**odd, "spec": body["spec"]}, **known), at(100), CONFIG)
+    assert condition(made, "Accepted")["status"] == "True"
+    assert (made.status["phase"], made.status["reason"]) == ("Training", "Running")
+
+
+def test_a_setting_that_changes_later_does_not_reach_back():
+    allowed = OperatorConfig(allowed_endpoints=["*"])
+    body = job(s3={"endpoint": "http://s3:8333"})
+    body = after(body, plan(observe(body, jobs={PREPARE: child(PREPARE)}), NOW, allowed))
+    made = plan(observe(body, **stages_done(PREPARE)), at(60), OperatorConfig())
+    assert [action.stage for action in made.first] == [TRAIN]

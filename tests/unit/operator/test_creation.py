@@ -1,0 +1,171 @@
+"""What is created for a job, and when; and children that are gone or in the way."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.trainer import Stage
+from finetune_operator.finetunejob.actions import (
+    ConfirmMissing,
+    CreateStage,
+)
+from finetune_operator.finetunejob.observed import Refusal
+from finetune_operator.finetunejob.plan import plan
+from finetune_operator.status.conditions import is_terminal
+from unit.operator.builders import (
+    CONFIG,
+    NOW,
+    accepted,
+    at,
+    child,
+    condition,
+    job,
+    live,
+    merged,
+    observe,
+    pod,
+    reasons,
+    running,
+    stages_done,
+    succeeded,
+    trained,
+)
+
+PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
+
+
+# ---- creation ------------------------------------------------------------------------------------
+
+
+def test_a_new_job_gets_its_config_map_and_its_prepare_job():
+    made = plan(observe(job()), NOW, CONFIG)
+    (action,) = made.first
+    assert isinstance(action, CreateStage)
+    assert action.stage is PREPARE
+    assert [need["kind"] for need in action.needs] == ["ConfigMap"]
+    assert action.job["metadata"]["name"] == "headlines-prepare"
+
+
+def test_the_status_after_creation_says_preparing():
+    made = plan(observe(job(), jobs={PREPARE: child(PREPARE)}), NOW, CONFIG)
+    assert made.first == ()
+    assert made.status["phase"] == "Preparing"
+    assert condition(made, "Accepted")["status"] == "True"
+    assert condition(made, "DatasetReady")["reason"] == "Preparing"
+    assert made.status["observedGeneration"] == 1
+    assert reasons(made) == ["Accepted"]
+
+
+def test_a_pod_that_starts_to_prepare_is_not_worth_a_write():
+    body = accepted()
+    made = plan(
+        observe(
+            body, jobs={PREPARE: child(PREPARE, status=running())}, pods={PREPARE: (pod(PREPARE),)}
+        ),
+        at(5),
+        CONFIG,
+    )
+    assert made.status is None
+    assert made.events == ()
+
+
+def test_prepared_data_is_reported_and_training_created_in_one_go():
+    body = accepted()
+    made = plan(observe(body, **stages_done(PREPARE)), at(60), CONFIG)
+    assert [action.stage for action in made.first] == [TRAIN]
+    made = plan(
+        observe(body, **merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN)}})),
+        at(60),
+        CONFIG,
+    )
+    assert made.status["dataset"]["rows"] == {"train": 450, "validation": 30, "test": 120}
+    assert made.status["phase"] == "Training"
+    assert condition(made, "DatasetReady")["status"] == "True"
+    assert condition(made, "Training")["reason"] == "WaitingForPods"
+    assert reasons(made) == ["DatasetReady"]
+
+
+def test_several_nodes_need_a_headless_service():
+    body = accepted(job(resources={"nodes": 2, "gpusPerNode": 0}))
+    made = plan(observe(body, **stages_done(PREPARE)), at(60), CONFIG)
+    (action,) = made.first
+    assert [need["kind"] for need in action.needs] == ["Service"]
+    assert action.job["spec"]["completions"] == 2
+
+
+def test_training_says_so_when_a_pod_runs():
+    body = trained()
+    assert condition(body, "Training")["status"] == "True"
+    assert body["status"]["phase"] == "Training"
+
+
+def test_the_last_stage_publishes_and_completes():
+    body = trained()
+    made = plan(observe(body, **stages_done(PREPARE, TRAIN, EVALUATE)), at(200), CONFIG)
+    assert made.status["phase"] == "Succeeded"
+    assert condition(made, "Complete")["status"] == "True"
+    assert condition(made, "Published")["status"] == "True"
+    assert condition(made, "GoalMet")["status"] == "True"
+    assert made.status["artifact"]["version"] == 1
+    assert made.status["evaluation"]["scores"] == [
+        {"name": "exactMatch", "base": "0.41", "tuned": "0.93"}
+    ]
+    assert made.status["progress"] == {
+        "stage": "evaluate",
+        "percent": 100,
+        "step": 171,
+        "totalSteps": 171,
+    }
+    assert condition(made, "Failed") is None
+    assert made.then == ()
+
+
+@pytest.mark.parametrize("goal", [{"metric": "exactMatch", "atLeast": "0.8"}, None])
+def test_a_missed_goal_fails_the_job_and_publishes_nothing(goal):
+    body = trained()
+    body["spec"]["goal"] = goal
+    if goal is None:  # too few held-out prompts are not enough without a goal either
+        del body["spec"]["goal"]
+    known = stages_done(PREPARE, TRAIN, EVALUATE)
+    known["pods"][EVALUATE] = (succeeded(EVALUATE, goal_met=False),)
+    made = plan(observe(body, **known), at(200), CONFIG)
+    assert condition(made, "Failed")["reason"] == "GoalNotMet"
+    assert condition(made, "Published")["status"] == "False"
+    assert condition(made, "GoalMet")["status"] == "False"
+    assert condition(made, "Stalled")["status"] == "True"
+    assert condition(made, "Complete") is None
+    assert condition(made, "Evaluated")["status"] == "True"
+    assert "version" not in made.status["artifact"]
+    assert made.status["lastFailure"]["class"] == "GoalNotMet"
+    assert "GoalNotMet" in reasons(made)
+
+
+# ---- children that are gone or in the way --------------------------------------------------------
+
+
+def test_a_job_missing_from_the_cache_is_confirmed_before_it_is_believed():
+    body = trained()
+    made = plan(observe(body, **stages_done(PREPARE)), at(100), CONFIG)
+    assert made.first == (ConfirmMissing(stage=TRAIN, name="headlines-train"),)
+    made = plan(observe(body, **stages_done(PREPARE), missing=frozenset({TRAIN})), at(100), CONFIG)
+    assert condition(made, "Failed")["status"] == "True"
+    assert made.status["lastFailure"]["reason"] == "JobDeleted"
+    assert made.first == ()
+
+
+def test_a_deleted_job_of_a_stage_that_is_over_does_not_matter():
+    made, body = live([stages_done(PREPARE)], accepted(), at(60))
+    known = {"jobs": {TRAIN: child(TRAIN, status=running())}}
+    made = plan(observe(body, **known), at(100), CONFIG)
+    assert made.first == ()
+    assert not is_terminal(made.status)
+
+
+@pytest.mark.parametrize("is_final", [False, True])
+def test_a_refused_creation_is_told(is_final):
+    refusal = Refusal(reason="Forbidden", message="exceeded quota: gpus", is_final=is_final)
+    made = plan(observe(job(), refusals={PREPARE: refusal}), NOW, CONFIG)
+    assert made.first == ()
+    assert is_terminal(made.status) is is_final
+    assert "exceeded quota" in condition(made, "DatasetReady")["message"]
+    assert (made.requeue_after is None) is is_final

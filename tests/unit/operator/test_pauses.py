@@ -1,0 +1,174 @@
+"""Suspension, and the running time that deadlines count."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.trainer import Stage
+from finetune_operator.finetunejob.actions import (
+    PauseJob,
+    ResumeJob,
+)
+from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.retry import active_seconds, past_active_seconds
+from finetune_operator.status.conditions import is_terminal, timestamp
+from unit.operator.builders import (
+    CONFIG,
+    DRAIN,
+    NOW,
+    accepted,
+    after,
+    at,
+    child,
+    condition,
+    job,
+    live,
+    merged,
+    observe,
+    pod,
+    reasons,
+    running,
+    stages_done,
+    suspended,
+    trained,
+)
+
+PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
+
+
+# ---- suspension ----------------------------------------------------------------------------------
+
+
+def test_a_job_created_suspended_creates_nothing():
+    made = plan(observe(job(suspend=True)), NOW, CONFIG)
+    assert made.first == ()
+    assert made.status["phase"] == "Suspended"
+    assert condition(made, "Suspended")["reason"] == "SuspendedByUser"
+
+
+def test_suspending_a_running_job_pauses_it_and_notes_its_running_time():
+    body = suspended(trained())
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running(60))}})
+    made = plan(observe(body, **known), at(160), CONFIG)
+    started = timestamp(at(60))
+    pause = PauseJob(stage=TRAIN, name="headlines-train", active_seconds=100, started=started)
+    assert made.then == (pause,)
+    assert made.status["phase"] == "Suspended"
+    assert reasons(made) == ["Suspended"]
+
+
+def test_a_stage_that_ends_while_suspended_is_recorded_and_the_next_one_waits():
+    body = suspended(trained())
+    made = plan(observe(body, **stages_done(PREPARE, TRAIN)), at(200), CONFIG)
+    assert made.first == ()
+    assert made.status["artifact"]["sha256"] == "a" * 64
+    assert made.status["phase"] == "Suspended"
+
+
+def test_resuming_wakes_the_jobs_first_and_says_so_when_they_go_on():
+    paused = child(
+        TRAIN, suspend=True,
+        annotations={"finetune.dev/paused": "true", "finetune.dev/active-seconds": "100"},
+    )  # fmt: skip
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: paused}})
+    made, body = live([known], suspended(trained()), at(170))
+    body = {**body, "spec": {**body["spec"], "suspend": False}}
+    made = plan(observe(body, **known), at(200), CONFIG)
+    assert made.then == (ResumeJob(stage=TRAIN, name="headlines-train"),)
+    known["jobs"][TRAIN] = child(TRAIN)
+    made = plan(observe(body, **known), at(201), CONFIG)
+    assert condition(made, "Suspended")["status"] == "False"
+    assert "Resumed" in reasons(made)
+
+
+@pytest.mark.parametrize("stage", [PREPARE, TRAIN])
+def test_only_training_goes_on_at_a_checkpoint(stage):
+    past = {"finetune.dev/active-seconds": "100"}
+    body = trained() if stage is TRAIN else accepted()
+    done = stages_done(PREPARE) if stage is TRAIN else {}
+    paused = child(stage, suspend=True, annotations={"finetune.dev/paused": "true", **past})
+    _, body = live([merged(done, {"jobs": {stage: paused}})], suspended(body), at(170))
+    body = {**body, "spec": {**body["spec"], "suspend": False}}
+    known = merged(done, {"jobs": {stage: child(stage, annotations=past)}})
+    made = plan(observe(body, **known), at(201), CONFIG)
+    (event,) = [event for event in made.events if event.reason == "Resumed"]
+    assert ("checkpoint" in event.message) is (stage is TRAIN)
+
+    drained = pod(stage, phase="Failed", conditions=DRAIN)
+    known = merged(known, {"pods": {stage: (drained,)}})
+    made = plan(observe(after(body, made), **known), at(210), CONFIG)
+    assert ("checkpoint" in made.status["lastFailure"]["message"]) is (stage is TRAIN)
+
+
+def test_a_job_that_somebody_else_suspended_is_not_woken():
+    body = trained()
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, suspend=True)}})
+    made = plan(observe(body, **known), at(100), CONFIG)
+    assert made.then == ()
+    assert condition(made, "Training")["reason"] == "JobSuspended"
+
+
+# ---- deadline ------------------------------------------------------------------------------------
+
+
+def test_the_deadline_counts_running_time_over_stages_and_attempts():
+    body = trained(job(activeDeadlineSeconds=300))
+    train = child(TRAIN, status=running(1000), annotations={"finetune.dev/active-seconds": "100"})
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: train}})
+    early = plan(observe(body, **known), at(1100), CONFIG)
+    assert not is_terminal(early.status or body["status"])
+    assert early.requeue_after == pytest.approx(40)  # 60 prepare + 100 before + 100 now
+    late = plan(observe(body, **known), at(1141), CONFIG)
+    assert condition(late, "Failed")["reason"] == "DeadlineExceeded"
+    assert [type(action) for action in late.then] == [PauseJob]
+
+
+def test_time_in_suspension_does_not_count():
+    body = trained(job(activeDeadlineSeconds=300))
+    train = child(TRAIN, suspend=True, annotations={"finetune.dev/active-seconds": "100"})
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: train}})
+    made = plan(observe(body, **known), at(100_000), CONFIG)
+    assert not is_terminal(made.status or body["status"])
+
+
+JOB_SUSPENDED = {
+    "type": "Suspended", "status": "True", "reason": "JobSuspended",
+    "lastTransitionTime": timestamp(at(700)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("suspend", "status", "used"),
+    [
+        (True, running(100), 600),
+        (True, {"startTime": timestamp(at(100)), "conditions": [JOB_SUSPENDED]}, 600),
+        (False, {"startTime": timestamp(at(100)), "conditions": [JOB_SUSPENDED]}, 600),
+        (False, running(8000), 660),
+    ],
+    ids=["just paused", "pods are gone", "just resumed", "runs again"],
+)
+def test_a_pause_costs_no_running_time_whatever_the_job_controller_has_seen_of_it(
+    suspend, status, used
+):
+    """It keeps ``startTime`` while a Job is suspended, and resets it some time after the resume."""
+    body = trained(job(activeDeadlineSeconds=3600))
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running(100))}})
+    made = plan(observe(suspended(body), **known), at(700), CONFIG)
+    (pause,) = made.then
+    assert pause == PauseJob(
+        stage=TRAIN, name="headlines-train", active_seconds=600, started=timestamp(at(100))
+    )
+    noted = {
+        "finetune.dev/active-seconds": str(pause.active_seconds),
+        "finetune.dev/active-start": pause.started,
+    }
+    train = child(TRAIN, suspend=suspend, status=status, annotations=noted)
+    assert active_seconds(train, at(8060), past=past_active_seconds(train)) == used
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: train}})
+    made = plan(observe(body, **known), at(8060), CONFIG)
+    assert not is_terminal(made.status or body["status"])
+
+
+def test_a_pause_by_somebody_else_ends_the_run_too():
+    status = {"startTime": timestamp(at(100)), "conditions": [JOB_SUSPENDED]}
+    assert active_seconds(child(TRAIN, suspend=True, status=status), at(9000), past=0) == 600

@@ -1,0 +1,168 @@
+"""Stages that wait for Kueue."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.trainer import Stage
+from finetune_operator.finetunejob.actions import (
+    ActivateWorkload,
+)
+from finetune_operator.finetunejob.plan import plan
+from finetune_operator.integrations.kueue.state import FIELD_MANAGER
+from unit.operator.builders import (
+    CONFIG,
+    accepted,
+    after,
+    at,
+    child,
+    condition,
+    job,
+    live,
+    merged,
+    observe,
+    queue,
+    reasons,
+    running,
+    stages_done,
+    suspended,
+    trained,
+)
+
+PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
+
+
+def admitted_queue(**state):
+    return queue(is_admitted=True, has_quota=True, **{"reason": "QuotaReserved", **state})
+
+
+def queued_body():
+    return accepted(job(queueName="team-a"))
+
+
+def test_a_queued_stage_is_created_suspended_with_the_queue_label():
+    made = plan(observe(queued_body(), **stages_done(PREPARE), has_kueue=True), at(60), CONFIG)
+    (action,) = made.first
+    assert action.job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert action.job["spec"]["suspend"] is True
+
+
+def test_without_kueue_a_queued_stage_waits_and_says_why():
+    made = plan(observe(queued_body(), **stages_done(PREPARE)), at(60), CONFIG)
+    assert made.first == ()
+    assert made.status["phase"] == "Queued"
+    assert condition(made, "QuotaReserved")["reason"] == "KueueNotInstalled"
+
+
+def test_kueues_reason_is_mirrored():
+    known = merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, suspend=True)}, "queue": {TRAIN: queue()}},
+    )
+    made = plan(observe(queued_body(), **known, has_kueue=True), at(61), CONFIG)
+    assert made.status["phase"] == "Queued"
+    assert condition(made, "QuotaReserved")["reason"] == "Pending"
+    assert "insufficient quota" in condition(made, "QuotaReserved")["message"]
+    assert made.then == ()
+
+
+def test_a_queued_job_without_a_workload_is_told_after_a_minute():
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, suspend=True)}})
+    made = plan(observe(queued_body(), **known, has_kueue=True), at(61), CONFIG)
+    assert condition(made, "QuotaReserved")["reason"] == "NotManagedByKueue"
+    assert "NotManagedByKueue" in reasons(made)
+
+
+@pytest.mark.parametrize(
+    ("suspend", "reason", "told", "of_stage"),
+    [
+        (False, "Preempted", ["Preempted"], "Preempted"),
+        (True, "Deactivated", ["Suspended"], "SuspendedByUser"),
+    ],
+)
+def test_only_others_preempt_a_job(suspend, reason, told, of_stage):
+    admitted = {
+        "jobs": {TRAIN: child(TRAIN, status=running())},
+        "queue": {TRAIN: admitted_queue()},
+    }
+    made, body = live(
+        [{**merged(stages_done(PREPARE), admitted), "has_kueue": True}],
+        trained(job(queueName="team-a")),
+        at(80),
+    )
+    assert condition(body, "QuotaReserved")["status"] == "True"
+    evicted = {
+        "jobs": {TRAIN: child(TRAIN, suspend=True)},
+        "queue": {
+            TRAIN: queue(
+                is_evicted=True, is_active=not suspend, reason=reason, deactivated_by=FIELD_MANAGER
+            )
+        },
+    }
+    body = suspended(body) if suspend else body
+    known = {**merged(stages_done(PREPARE), evicted), "has_kueue": True}
+    made = plan(observe(body, **known), at(90), CONFIG)
+    assert reasons(made) == told
+    assert condition(made, "Training")["reason"] == of_stage
+    # Active again, Kueue shows why it was evicted until it is admitted.
+    body = after(body, made)
+    history = (body["status"].get("attempts") or {}).get("history") or []
+    recorded = [(item["class"], item["reason"], item["counted"]) for item in history]
+    assert recorded == ([] if suspend else [("Preemption", "Preempted", False)])
+    body = {**body, "spec": {**body["spec"], "suspend": False}}
+    known["queue"] = {TRAIN: queue(is_evicted=True, reason=reason)}
+    made = plan(observe(body, **known), at(100), CONFIG)
+    assert "Preempted" not in reasons(made)
+    shown = condition(after(body, made), "Training")["reason"]
+    assert shown == ("Queued" if suspend else "Preempted")
+
+
+def test_pausing_a_queued_job_goes_through_the_workload():
+    known = merged(
+        stages_done(PREPARE),
+        {
+            "jobs": {TRAIN: child(TRAIN, status=running())},
+            "queue": {TRAIN: admitted_queue()},
+        },
+    )
+    body = suspended(trained(job(queueName="team-a")))
+    made = plan(observe(body, **known, has_kueue=True), at(100), CONFIG)
+    assert made.then == (
+        ActivateWorkload(stage=TRAIN, name="job-headlines-train-1234", active=False),
+    )
+
+
+def test_a_job_that_is_resumed_before_kueue_has_suspended_it_is_reactivated():
+    known = merged(
+        stages_done(PREPARE),
+        {
+            "jobs": {TRAIN: child(TRAIN, status=running())},
+            "queue": {TRAIN: admitted_queue(is_active=False, deactivated_by=FIELD_MANAGER)},
+        },
+    )
+    made, body = live(
+        [{**known, "has_kueue": True}], suspended(trained(job(queueName="team-a"))), at(100)
+    )
+    body = {**body, "spec": {**body["spec"], "suspend": False}}
+    made = plan(observe(body, **known, has_kueue=True), at(101), CONFIG)
+    assert made.then == (
+        ActivateWorkload(stage=TRAIN, name="job-headlines-train-1234", active=True),
+    )
+
+
+def test_a_paused_queued_job_is_reactivated_and_one_that_others_deactivated_is_not():
+    off = queue(is_active=False, reason="Deactivated", deactivated_by=FIELD_MANAGER)
+    known = merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, suspend=True)}, "queue": {TRAIN: off}},
+    )
+    made, body = live(
+        [{**known, "has_kueue": True}], suspended(trained(job(queueName="team-a"))), at(100)
+    )
+    body = {**body, "spec": {**body["spec"], "suspend": False}}
+    made = plan(observe(body, **known, has_kueue=True), at(110), CONFIG)
+    assert made.then == (
+        ActivateWorkload(stage=TRAIN, name="job-headlines-train-1234", active=True),
+    )
+    made = plan(observe(trained(job(queueName="team-a")), **known, has_kueue=True), at(110), CONFIG)
+    assert made.then == ()
