@@ -202,6 +202,23 @@ async def test_answers_of_the_real_server_become_the_typed_errors(client, namesp
         await client.delete(CONFIG_MAPS, namespace, "a")
 
 
+async def test_a_merge_patch_changes_only_the_object_that_was_seen(client, namespace):
+    def patch_of(seen):
+        kept = {key: seen["metadata"][key] for key in ("uid", "resourceVersion")}
+        return {"metadata": kept, "data": {"k": "patched"}}
+
+    first = await client.create(CONFIG_MAPS, config_map(namespace, "a", k="1"))
+    second = await client.merge_patch(CONFIG_MAPS, namespace, "a", patch_of(first))
+    assert second["data"] == {"k": "patched"}
+    with pytest.raises(errors.Conflict):
+        await client.merge_patch(CONFIG_MAPS, namespace, "a", patch_of(first))
+    await client.delete(CONFIG_MAPS, namespace, "a")
+    await client.create(CONFIG_MAPS, config_map(namespace, "a", k="another's"))
+    with pytest.raises(errors.Conflict):
+        await client.merge_patch(CONFIG_MAPS, namespace, "a", patch_of(second))
+    assert (await client.get(CONFIG_MAPS, namespace, "a"))["data"] == {"k": "another's"}
+
+
 async def test_user_without_rights_is_forbidden_and_can_ask_why(control_plane, namespace):
     if not hasattr(control_plane, "kubeconfig_for"):
         pytest.skip("needs a control plane whose certificate authority is ours")
