@@ -6,6 +6,7 @@ making a twin.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.meta import API_VERSION, KIND
@@ -72,29 +73,40 @@ def labels_of(name: str, stage: Stage | None = None) -> dict[str, str]:
     return labels
 
 
-def owner_reference(name: str, uid: str) -> dict[str, Any]:
-    """Return the reference that lets the garbage collector delete children with the job.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owner:
+    """The object that others are created for: their names, labels and life follow from it.
 
-    ``blockOwnerDeletion`` stays false: true would need rights on finalizers where the
-    OwnerReferencesPermissionEnforcement admission plugin is on.
+    Attributes:
+        namespace: Its namespace, and theirs.
+        name: Its name.
+        uid: Its UID: an object of the same name created later is another one.
     """
-    return {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "name": name,
-        "uid": uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }
 
+    namespace: str
+    name: str
+    uid: str
 
-def child_metadata(
-    name: str, *, namespace: str, job: str, uid: str, stage: Stage | None = None
-) -> dict[str, Any]:
-    """Return the metadata of a child object."""
-    return {
-        "name": name,
-        "namespace": namespace,
-        "labels": labels_of(job, stage),
-        "ownerReferences": [owner_reference(job, uid)],
-    }
+    def reference(self) -> dict[str, Any]:
+        """Return the reference that lets the garbage collector delete children with their owner.
+
+        ``blockOwnerDeletion`` stays false: true would need rights on finalizers where the
+        OwnerReferencesPermissionEnforcement admission plugin is on.
+        """
+        return {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": False,
+        }
+
+    def metadata_of(self, child: str, stage: Stage | None = None) -> dict[str, Any]:
+        """Return the metadata of a child object."""
+        return {
+            "name": child,
+            "namespace": self.namespace,
+            "labels": labels_of(self.name, stage),
+            "ownerReferences": [self.reference()],
+        }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from benchmarks.control_plane.simulation import ended_status, finetunejob, waiting_status
 
@@ -244,6 +246,38 @@ async def test_suspend_stops_the_pods_and_resume_goes_on_with_the_same_job(world
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert job["status"]["attempts"]["counted"] == 0
     assert condition(job, "Suspended")["reason"] == "Resumed"
+
+
+async def test_a_pause_longer_than_the_deadline_costs_no_running_time(world):
+    """Older Job controllers keep ``startTime`` during a pause; this one clears it."""
+    client, kubelet, namespace = world
+
+    def script(job, stage, attempt):
+        return Fate() if stage is Stage.TRAIN and attempt == 0 else success(stage, run_seconds=1.0)
+
+    kubelet.script = script
+    async with running_manager(client, test_config(namespace)):
+        spec = {"activeDeadlineSeconds": 15}
+        await client.create(FINETUNEJOBS, finetunejob("patient", namespace, **spec))
+
+        async def is_training():
+            return holds(await get_job(client, namespace, "patient"), "Training")
+
+        await eventually_async(is_training, timeout=60, interval=0.2)
+        child = await client.get(JOBS, namespace, "patient-train")
+        began = datetime.fromisoformat(child["status"]["startTime"])
+        await client.merge_patch(FINETUNEJOBS, namespace, "patient", {"spec": {"suspend": True}})
+        await phase_is(client, namespace, "patient", "Suspended")
+
+        async def is_over_the_deadline():
+            return (datetime.now(UTC) - began).total_seconds() > 16
+
+        await eventually_async(is_over_the_deadline, timeout=30, interval=0.5)
+        await client.merge_patch(FINETUNEJOBS, namespace, "patient", {"spec": {"suspend": False}})
+        job = await phase_is(client, namespace, "patient", "Succeeded", timeout=60)
+        child = await client.get(JOBS, namespace, "patient-train")
+    assert datetime.fromisoformat(child["status"]["startTime"]) > began
+    assert condition(job, "Failed") is None
 
 
 async def test_deleting_the_job_takes_its_children_with_it(world):

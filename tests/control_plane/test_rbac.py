@@ -23,6 +23,7 @@ from control_plane.kubelet import Fate, Kubelet, success
 from control_plane.test_faults import free_port
 from control_plane.test_lifecycle import pod_is_stuck_in_deletion
 from control_plane.test_progress import push, token_of
+from finetune_api.names import Owner
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
@@ -166,9 +167,9 @@ async def has_happened_twice(client, reason) -> bool:
 async def an_earlier_attempt_has_created_the_needs(client) -> None:
     """A replica died after it had made the ConfigMap and the Service."""
     job = FineTuneJob.from_wire({**await get_job(client, "tenant", "again"), "status": None})
-    identity = {"namespace": "tenant", "uid": job.metadata.uid}
-    await client.create(CONFIG_MAPS, render_config_map(job, **identity))
-    await client.create(SERVICES, render_service("again", config=OperatorConfig(), **identity))
+    owner = Owner(namespace="tenant", name="again", uid=job.metadata.uid)
+    await client.create(CONFIG_MAPS, render_config_map(job, owner))
+    await client.create(SERVICES, render_service(owner, OperatorConfig()))
     await client.merge_patch(FINETUNEJOBS, "tenant", "again", {"spec": {"suspend": False}})
 
 

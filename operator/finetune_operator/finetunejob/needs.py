@@ -19,10 +19,9 @@ Object = dict[str, Any]
 
 def needs_of(step: Step, spec: FineTuneJobSpec, stage: Stage) -> tuple[Object, ...]:
     """Return what is created before the Job of a stage."""
-    identity = {"namespace": step.observed.namespace, "uid": step.observed.uid}
     needs: list[Object] = [_config_map(step)] if stage is Stage.PREPARE else []
     if stage is Stage.TRAIN and spec.resources.nodes > 1:
-        needs.append(render_service(step.observed.name, config=step.config, **identity))
+        needs.append(render_service(step.observed.owner, step.config))
     return tuple(needs)
 
 
@@ -45,4 +44,4 @@ def restore_lost(step: Step, view: StageView) -> None:
 def _config_map(step: Step) -> Object:
     observed = step.observed
     assert observed.parsed is not None
-    return render_config_map(observed.parsed, namespace=observed.namespace, uid=observed.uid)
+    return render_config_map(observed.parsed, observed.owner)

@@ -21,6 +21,7 @@ from finetune_api.names import (
     PRIORITY_LABEL,
     QUEUE_LABEL,
     STAGE_LABEL,
+    Owner,
     run_of,
 )
 from finetune_api.trainer import Stage
@@ -117,6 +118,11 @@ class Observed:
     def uid(self) -> str:
         """UID of the FineTuneJob."""
         return str(self.job["metadata"]["uid"])
+
+    @property
+    def owner(self) -> Owner:
+        """The FineTuneJob as the owner of its children."""
+        return Owner(namespace=self.namespace, name=self.name, uid=self.uid)
 
 
 def trim_finetunejob(obj: Object) -> Object:

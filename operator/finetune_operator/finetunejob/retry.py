@@ -138,8 +138,9 @@ def past_active_seconds(job: Object) -> int:
 def active_seconds(job: Object, now: datetime, *, past: int) -> int:
     """Return the running time of a Job over all its attempts, in seconds.
 
-    The Job controller keeps ``status.startTime`` while a Job is suspended and sets it anew some
-    time after it was resumed. Until then it is the start of a run that is over.
+    Many versions of the Job controller keep ``status.startTime`` while a Job is suspended and set
+    it anew some time after it was resumed (1.37 clears it). Until then it is the start of a run
+    that is over.
 
     Args:
         job: The trimmed Job.

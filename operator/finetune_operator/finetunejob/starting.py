@@ -109,10 +109,8 @@ def _creation(step: Step, spec: FineTuneJobSpec, stage: Stage, *, run: int) -> C
     job = render_job(
         spec,
         stage,
-        name=observed.name,
-        namespace=observed.namespace,
-        uid=observed.uid,
-        config=config,
+        observed.owner,
+        config,
         image=settled_image(step),
         run=run,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.control_plane.simulation import finetunejob, success_text
 
+from finetune_api.names import Owner
 from finetune_api.trainer import ExitCode, FailureClass, Stage, TerminationMessage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
@@ -56,7 +57,7 @@ def child(
     body = body or job()
     spec = FineTuneJob.from_wire({**body, "status": None}).spec
     manifest = render_job(
-        spec, stage, name="headlines", namespace="team-a", uid=UID, config=CONFIG, run=run
+        spec, stage, Owner(namespace="team-a", name="headlines", uid=UID), CONFIG, run=run
     )
     manifest["metadata"] |= {
         "uid": f"uid-{stage.value}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_api.names import Owner
 from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.finetunejob.actions import PauseJob
@@ -281,7 +282,7 @@ def test_words_of_a_newer_trainer_are_understood_as_far_as_they_are_known():
 @pytest.mark.parametrize("stage", Stage)
 def test_the_job_controller_neither_gives_up_nor_waits_longer_for_more_pods(stage):
     spec = FineTuneJob.from_wire(job(backoffLimit=0, resources={"nodes": 16})).spec
-    rendered = render_job(spec, stage, name="x", namespace="y", uid="z", config=CONFIG)["spec"]
+    rendered = render_job(spec, stage, Owner(namespace="x", name="y", uid="z"), CONFIG)["spec"]
     assert rendered["backoffLimit"] == 2**31 - 1
     assert rendered.get("backoffLimitPerIndex") == (2**31 - 1 if stage is TRAIN else None)
     actions = [rule["action"] for rule in rendered["podFailurePolicy"]["rules"]]

@@ -150,7 +150,7 @@ JOB_SUSPENDED = {
 def test_a_pause_costs_no_running_time_whatever_the_job_controller_has_seen_of_it(
     suspend, status, used
 ):
-    """It keeps ``startTime`` while a Job is suspended, and resets it some time after the resume."""
+    """Many versions keep ``startTime`` during a pause, and reset it some time after the resume."""
     body = trained(job(activeDeadlineSeconds=3600))
     known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running(100))}})
     made = plan(observe(suspended(body), **known), at(700), CONFIG)

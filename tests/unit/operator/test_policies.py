@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_api.names import Owner
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import ConfigError, OperatorConfig
@@ -130,7 +131,7 @@ def test_without_policies_everything_is_allowed_as_before():
 
 def pod_of(config, stage=Stage.TRAIN, **spec):
     made = render_pod_template(
-        spec_of(**spec), stage, name="headlines", namespace="team-a", config=config
+        spec_of(**spec), stage, Owner(namespace="team-a", name="headlines", uid="u"), config
     )
     return made["spec"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune_api.names import Owner
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import ConfigError, OperatorConfig
@@ -27,13 +28,11 @@ def render(folder: Path) -> list[dict]:
     source = yaml.safe_load((folder / "in.yaml").read_text())
     config = OperatorConfig.model_validate(source.get("config") or {})
     job = FineTuneJob.from_wire(source["job"])
-    name = job.metadata.name
-    rendered = [render_config_map(job, **IDENTITY)]
+    owner = Owner(name=job.metadata.name, **IDENTITY)
+    rendered = [render_config_map(job, owner)]
     if job.spec.resources.nodes > 1:
-        rendered.append(render_service(name, config=config, **IDENTITY))
-    rendered += [
-        render_job(job.spec, stage, name=name, config=config, **IDENTITY) for stage in Stage
-    ]
+        rendered.append(render_service(owner, config))
+    rendered += [render_job(job.spec, stage, owner, config) for stage in Stage]
     return rendered
 
 

@@ -11,8 +11,8 @@ from finetune_api.names import (
     CONTAINER,
     PRIORITY_LABEL,
     QUEUE_LABEL,
+    Owner,
     child_job_name,
-    child_metadata,
 )
 from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, ExitCode, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -32,11 +32,9 @@ UNLIMITED = 2147483647
 def render_job(
     spec: FineTuneJobSpec,
     stage: Stage,
-    *,
-    name: str,
-    namespace: str,
-    uid: str,
+    owner: Owner,
     config: OperatorConfig,
+    *,
     run: int = 1,
     image: str | None = None,
 ) -> dict[str, Any]:
@@ -45,17 +43,13 @@ def render_job(
     Args:
         spec: The user's spec.
         stage: Which stage.
-        name: Name of the FineTuneJob.
-        namespace: Its namespace.
-        uid: Its UID, for the owner reference.
+        owner: The FineTuneJob.
         config: The administrator's settings.
         run: Which run of the stage.
         image: What the run's earlier pods are of; None for the first stage.
     """
     nodes = spec.resources.nodes if stage is Stage.TRAIN else 1
-    metadata = child_metadata(
-        child_job_name(name, stage, run), namespace=namespace, job=name, uid=uid, stage=stage
-    )
+    metadata = owner.metadata_of(child_job_name(owner.name, stage, run), stage)
     job_spec: dict[str, Any] = {
         "completions": nodes,
         "parallelism": nodes,
@@ -63,9 +57,7 @@ def render_job(
         "backoffLimit": UNLIMITED,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
-        "template": render_pod_template(
-            spec, stage, name=name, namespace=namespace, config=config, image=image
-        ),
+        "template": render_pod_template(spec, stage, owner, config, image=image),
     }
     if stage is Stage.TRAIN:
         # Its pause before a new pod doubles with each failure: per rank, not per pod of the Job.

@@ -10,7 +10,7 @@ import math
 from decimal import Decimal
 from typing import Any
 
-from finetune_api.names import CONTAINER, config_map_name, labels_of, service_name
+from finetune_api.names import CONTAINER, Owner, config_map_name, labels_of, service_name
 from finetune_api.trainer import PROGRESS_AUDIENCE, Environment, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.podtemplate import PodTemplate
@@ -78,20 +78,19 @@ def credentials_of(spec: FineTuneJobSpec) -> list[str]:
 def render_pod_template(
     spec: FineTuneJobSpec,
     stage: Stage,
-    *,
-    name: str,
-    namespace: str,
+    owner: Owner,
     config: OperatorConfig,
+    *,
     image: str | None = None,
 ) -> dict[str, Any]:
     """Render the pod template of a stage; ``image`` is what earlier pods of the run are of."""
     extra = spec.pod_template or PodTemplate()
-    volumes, mounts = _volumes(spec, extra, name, config)
+    volumes, mounts = _volumes(spec, extra, owner.name, config)
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": image or spec.trainer.image or config.trainer_image,
         "args": [stage.value, "--job", f"{JOB_DIR}/{JOB_FILE}"],
-        "env": _environment(spec, extra, stage, name=name, namespace=namespace, config=config),
+        "env": _environment(spec, extra, stage, owner, config),
         "resources": _resources(spec, stage, config),
         "volumeMounts": mounts,
         "terminationMessagePath": "/dev/termination-log",
@@ -123,11 +122,11 @@ def render_pod_template(
     }
     pod.update(_placement(extra, stage, config))
     if stage is Stage.TRAIN and spec.resources.nodes > 1:
-        pod["subdomain"] = service_name(name)
+        pod["subdomain"] = service_name(owner.name)
     secrets = [*config.image_pull_secrets, *(ref.name for ref in extra.image_pull_secrets)]
     if secrets:
         pod["imagePullSecrets"] = [{"name": secret} for secret in dict.fromkeys(secrets)]
-    metadata: dict[str, Any] = {"labels": {**extra.labels, **labels_of(name, stage)}}
+    metadata: dict[str, Any] = {"labels": {**extra.labels, **labels_of(owner.name, stage)}}
     # Kueue's topology requests are about GPU nodes, as node labels are.
     annotations = {
         key: text
@@ -181,9 +180,7 @@ def _environment(
     spec: FineTuneJobSpec,
     extra: PodTemplate,
     stage: Stage,
-    *,
-    name: str,
-    namespace: str,
+    owner: Owner,
     config: OperatorConfig,
 ) -> list[dict[str, Any]]:
     values = {
@@ -205,13 +202,15 @@ def _environment(
         values[Environment.ALLOW_CPU] = "1"
     if config.progress_url:
         base = config.progress_url.rstrip("/")
-        values[Environment.PROGRESS_URL] = f"{base}/progress/{namespace}/{name}/{stage.value}"
+        values[Environment.PROGRESS_URL] = (
+            f"{base}/progress/{owner.namespace}/{owner.name}/{stage.value}"
+        )
         values[Environment.PROGRESS_TOKEN_FILE] = TOKEN_FILE
         if config.progress_ca_config_map:
             values[Environment.PROGRESS_CA_FILE] = CA_FILE
     if stage is Stage.TRAIN and spec.resources.nodes > 1:
         values[Environment.NUM_NODES] = str(spec.resources.nodes)
-        values[Environment.RENDEZVOUS_HOST] = rendezvous_host(name, namespace)
+        values[Environment.RENDEZVOUS_HOST] = rendezvous_host(owner)
         values[Environment.RENDEZVOUS_PORT] = str(config.rendezvous_port)
     # The contract wins over the administrator's variables, those over the tenant's.
     tenant = {variable.name: variable.value for variable in extra.env}
