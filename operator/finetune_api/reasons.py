@@ -74,6 +74,11 @@ LIFE = {
     "WaitingForQuota": ReasonHelp("Kueue has not looked at the Job yet.", _WAIT),
     "Queued": ReasonHelp("The job waits in its queue.", _WAIT),
     "Running": ReasonHelp("Training pods run.", _WAIT),
+    "NoRecentProgress": ReasonHelp(
+        "Training pods run, and the last progress report is more than 15 minutes old.",
+        "Look at the pod's log: a training that hangs ends by itself; else pods no longer reach "
+        "the progress endpoint.",
+    ),
     "Evaluating": ReasonHelp("Base and tuned model are compared.", _WAIT),
     "Retrying": ReasonHelp(
         "A pod failed and the next one has not started.", "Read the cause in the message."
@@ -161,9 +166,14 @@ CLASSES = {
         "Something that should pass, more often than `backoffLimit` allows.",
         "Check the network between the job's pods and the memory of their nodes.",
     ),
+    "Hang": ReasonHelp(
+        "No rank made a step for longer than `trainer.stepTimeoutSeconds`.",
+        "Read in the message which rank was behind and where; the next attempt resumes.",
+    ),
     "OutOfMemory": ReasonHelp(
         "GPU or host memory did not suffice.",
-        "Lower `microBatchSize` or `maxSequenceLength`, or raise `resources.memory`.",
+        "Nothing while the message says what the next attempt does; else lower "
+        "`maxSequenceLength`, or raise `resources.memory`.",
     ),
     "Stopped": ReasonHelp("The stage saved and stopped as it was asked to.", _WAIT),
     "ImageError": ReasonHelp("The image cannot be pulled or run.", _IMAGE),

@@ -25,7 +25,7 @@ from finetune_operator.finetunejob.needs import restore_lost
 from finetune_operator.finetunejob.placement import let_go
 from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.rounds import fruitless_rounds
-from finetune_operator.finetunejob.silence import is_silent, silence_text
+from finetune_operator.finetunejob.silence import judge_reports
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason, parse_timestamp
@@ -84,10 +84,11 @@ def _tell_training(step: Step, view: StageView) -> None:
     draft = step.draft
     if not draft.is_true(ConditionType.TRAINING):
         draft.announce("TrainingStarted", f"Training started: {_pods_text(view)}")
-    message = "Training."
-    if is_silent(step, view):
-        message = f"{message} {silence_text(step)}"
-    draft.conditions.set(ConditionType.TRAINING, True, Reason.RUNNING, message)
+    reason, message = judge_reports(step, view)
+    is_new = draft.conditions.reason_of(ConditionType.TRAINING) != reason
+    if reason is Reason.NO_RECENT_PROGRESS and is_new:
+        draft.announce(reason, message, warning=True)
+    draft.conditions.set(ConditionType.TRAINING, True, reason, message)
 
 
 def _pods_text(view: StageView) -> str:

@@ -1,28 +1,62 @@
-"""Whether a running job reports, and what is said if it does not. It runs on all the same."""
+"""Whether a running job reports, and what is said if it does not. It runs on all the same.
+
+A hang is found in the pod and ends it; what is told here is seen from afar, and may as well be a
+network that lets no report through.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.finetunejob.step import Step
+from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
 
 SILENCE_SECONDS = 120.0
 """A stage that runs for so long without a progress push is told to be silent."""
 
+STALE_SECONDS = 900.0
+"""A report that is so old says nothing of the present. The pod itself takes its training to hang
+after 600 seconds at the earliest."""
 
-def is_silent(step: Step, view: StageView) -> bool:
-    """Return whether a stage should have reported by now and never did."""
-    if not step.config.progress_url or has_heartbeat(step):
-        return False
-    if view.active_seconds < SILENCE_SECONDS:
-        step.look_again(SILENCE_SECONDS - view.active_seconds)
-        return False
-    return True
+
+def judge_reports(step: Step, view: StageView) -> tuple[Reason, str]:
+    """Return the reason and the words of a training that runs, by what it reports."""
+    if not step.config.progress_url:
+        return Reason.RUNNING, "Training."
+    progress = (step.observed.job.get("status") or {}).get("progress") or {}
+    last = parse_timestamp(progress.get("lastHeartbeatTime"))
+    if last is None:
+        silence = SILENCE_SECONDS - view.active_seconds
+        if silence <= 0:
+            return Reason.RUNNING, f"Training. {silence_text(step)}"
+        step.look_again(silence)
+        return Reason.RUNNING, "Training."
+    began = _began(view)
+    quiet = (step.now - (max(last, began) if began else last)).total_seconds()
+    if quiet < STALE_SECONDS:
+        step.look_again(STALE_SECONDS - quiet)
+        return Reason.RUNNING, "Training."
+    done, total = progress.get("step"), progress.get("totalSteps")
+    where = f", at step {done} of {total}" if done is not None else ""
+    return Reason.NO_RECENT_PROGRESS, (
+        f"Training, but the last progress report came at {timestamp(last)}{where}. Either the pods"
+        f" cannot reach {step.config.progress_url} any more, or they make no steps: then they end"
+        " by themselves after trainer.stepTimeoutSeconds, and their message says where they hung."
+    )
 
 
 def has_heartbeat(step: Step) -> bool:
     """Return whether progress was ever received."""
     progress = (step.observed.job.get("status") or {}).get("progress") or {}
     return bool(progress.get("lastHeartbeatTime"))
+
+
+def _began(view: StageView) -> datetime | None:
+    """Return when the youngest pod that runs was started."""
+    states = [(pod["status"].get("container") or {}).get("running") or {} for pod in view.pods]
+    started = [moment for state in states if (moment := parse_timestamp(state.get("startedAt")))]
+    return max(started, default=None)
 
 
 def silence_text(step: Step) -> str:

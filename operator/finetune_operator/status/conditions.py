@@ -49,6 +49,7 @@ class Reason(StrEnum):
     WAITING_FOR_QUOTA = "WaitingForQuota"
     QUEUED = "Queued"
     RUNNING = "Running"
+    NO_RECENT_PROGRESS = "NoRecentProgress"
     EVALUATING = "Evaluating"
     RETRYING = "Retrying"
     SUCCEEDED = "Succeeded"

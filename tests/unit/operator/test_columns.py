@@ -19,6 +19,7 @@ from unit.operator.builders import (
     job,
     merged,
     observe,
+    pod,
     queue,
     running,
     stages_done,
@@ -112,3 +113,32 @@ def test_a_training_that_pushes_nothing_is_told_to_be_silent_once():
     again = plan(observe(after(body, made), **known), at(140), CONFIG)
     assert again.status is None
     assert again.requeue_after is None
+
+
+def reporting(heartbeat: float, pod_since: float, now: float):
+    """Plan a training whose last report and whose pod are so old; returns plan and body."""
+    progress = {"stage": "train", "percent": 20, "step": 40, "totalSteps": 200}
+    body = with_progress(trained(), **progress, lastHeartbeatTime=timestamp(at(heartbeat)))
+    state = {"running": {"startedAt": timestamp(at(pod_since))}}
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running())}})
+    known["pods"] = {TRAIN: (pod(TRAIN, state=state),)}
+    return plan(observe(body, **known), at(now), CONFIG), body, known
+
+
+def test_a_report_that_ages_is_told_once_and_ends_nothing():
+    early, _, _ = reporting(heartbeat=100, pod_since=0, now=900)
+    assert early.requeue_after == pytest.approx(100)
+    made, body, known = reporting(heartbeat=100, pod_since=0, now=1000)
+    training = condition(made, "Training")
+    assert (training["status"], training["reason"]) == ("True", "NoRecentProgress")
+    assert f"came at {timestamp(at(100))}, at step 40 of 200" in training["message"]
+    assert [e.reason for e in made.events if e.kind == "Warning"] == ["NoRecentProgress"]
+    body = with_progress(after(body, made), **body["status"]["progress"])
+    again = plan(observe(body, **known), at(1500), CONFIG)
+    assert (again.status, again.events) == (None, ())
+
+
+def test_a_pod_that_was_just_started_is_not_blamed_for_the_silence_before_it():
+    made, _, _ = reporting(heartbeat=100, pod_since=900, now=1000)
+    assert (made.status, made.events) == (None, ())
+    assert made.requeue_after == pytest.approx(800)
