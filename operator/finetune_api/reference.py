@@ -44,10 +44,18 @@ EXIT_CODE_HELP: dict[ExitCode, tuple[str, str]] = {
         "`backoffLimit` + 1 such ends in a row without a new step end the job: then look at the "
         "network between its pods and at the memory of its nodes.",
     ),
+    ExitCode.HANG: (
+        "No rank made a step for longer than `trainer.stepTimeoutSeconds` allows: a collective "
+        "that a rank never joined, a data loader or a file system that never answers.",
+        "Read the message: it names the rank that was behind, where it was, and the folder with "
+        "the stacks of all ranks. The stage starts again and resumes at its last checkpoint.",
+    ),
     ExitCode.OUT_OF_MEMORY: (
         "GPU or host memory did not suffice.",
-        "Lower `microBatchSize` or `maxSequenceLength`, turn on `activationCheckpointing`, use "
-        "more GPUs with ZeRO3 or FSDP2, or raise `resources.memory`.",
+        "Nothing while `train` can do with less: its next attempt takes half the micro batch and "
+        "keeps the global batch, and a job that does not fit at the smallest ends with 64. Else "
+        "lower `maxSequenceLength`, use more GPUs with ZeRO3 or FSDP2, or raise "
+        "`resources.memory`.",
     ),
     ExitCode.STOPPED: (
         "The stage was asked to stop (SIGTERM: suspended, preempted, node drained, Ctrl-C), saved "

@@ -50,6 +50,8 @@ class Environment:
     RENDEZVOUS_HOST = "FINETUNE_RENDEZVOUS_HOST"
     RENDEZVOUS_PORT = "FINETUNE_RENDEZVOUS_PORT"
     NUM_NODES = "FINETUNE_NUM_NODES"
+    GRACE_SECONDS = "FINETUNE_GRACE_SECONDS"
+    """Seconds between SIGTERM and SIGKILL; without it a stop may take as long as it likes."""
     PROGRESS_URL = "KUBEFLOW_TRAINER_SERVER_URL"
     PROGRESS_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - a path, not a secret
     PROGRESS_CA_FILE = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
@@ -72,6 +74,7 @@ class ExitCode(IntEnum):
     INTERNAL = 70
     STORAGE = 73
     RETRYABLE = 75
+    HANG = 76
     OUT_OF_MEMORY = 77
     STOPPED = 79
 
@@ -84,6 +87,7 @@ class FailureClass(StrEnum):
     INTERNAL = "Internal"
     STORAGE_ERROR = "StorageError"
     RETRYABLE = "Retryable"
+    HANG = "Hang"
     OUT_OF_MEMORY = "OutOfMemory"
     STOPPED = "Stopped"
     IMAGE_ERROR = "ImageError"
@@ -99,6 +103,7 @@ CLASS_OF_EXIT_CODE: dict[int, FailureClass] = {
     ExitCode.INTERNAL: FailureClass.INTERNAL,
     ExitCode.STORAGE: FailureClass.STORAGE_ERROR,
     ExitCode.RETRYABLE: FailureClass.RETRYABLE,
+    ExitCode.HANG: FailureClass.HANG,
     ExitCode.OUT_OF_MEMORY: FailureClass.OUT_OF_MEMORY,
     ExitCode.STOPPED: FailureClass.STOPPED,
 }
@@ -235,6 +240,8 @@ class TrainResult(APIModel):
     """Last training metrics and the effective settings: loss, learning_rate, global_batch_size."""
     resumed_from_step: int = 0
     num_trainable_parameters: int = 0
+    out_of_memory_at: int = 0
+    """Largest micro batch that ran out of memory in an earlier attempt of the run; 0 for none."""
     origin_digest: str = ""
     """Manifest digest of the weights the run began from (``spec.initFrom``); empty for none."""
     reused: bool = False

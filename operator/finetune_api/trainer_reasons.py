@@ -299,6 +299,10 @@ DATA = {
 """Reasons of `prepare`: sources, rows, split."""
 
 TRAIN = {
+    "CollectiveHung": _Help(
+        "No rank makes a step; all wait for each other, or for another node.",
+        "Read the stacks that the message names; look at the fabric between the nodes.",
+    ),
     "GPUNotVisible": _Help(
         "The pod asked for GPUs and sees fewer.", "Check device plugin, driver and CUDA build."
     ),
@@ -339,7 +343,12 @@ TRAIN = {
         "Set `model` to the one that the message names.",
     ),
     "OutOfMemory": _Help(
-        "GPU or host memory did not suffice.", "Lower `microBatchSize` or `maxSequenceLength`."
+        "GPU or host memory did not suffice.",
+        "Nothing while the message says what the next attempt does; else lower "
+        "`maxSequenceLength`.",
+    ),
+    "OutOfMemoryAtSmallest": _Help(
+        "Memory did not suffice for the smallest micro batch.", "Do what the message proposes."
     ),
     "PackingNotExact": _Help(
         "The model does not keep packed examples apart.", "Use `packing: Auto`."
@@ -351,15 +360,30 @@ TRAIN = {
     "RankKilled": _Help(
         "A training process was killed.", "Nothing; if it repeats: the node's memory."
     ),
+    "RankHung": _Help(
+        "A rank makes no step, and the others wait for it.",
+        "Read in the message where it is; often a mounted file system or a data loader.",
+    ),
     "RanksFailed": _Help("The ranks ended without a word.", "Read the pod's log."),
     "StateNotPlain": _Help(
         "A training state cannot be stored without a pickle: a defect.", "Report it with the log."
+    ),
+    "RecipesDiffer": _Help(
+        "The nodes settled on different micro batches after a lack of memory.",
+        "Nothing: the next attempt begins with the same.",
     ),
     "StateUnreadable": _Help(
         "A checkpoint's state cannot be read.", "Nothing: the run resumes from the one before."
     ),
     "StoppedAfterSave": _Help(
         "Stopped on request; the checkpoint is durable.", "Nothing: the next attempt resumes there."
+    ),
+    "StoppedBeforeTraining": _Help(
+        "Stopped on request before the first step.", "Nothing: the next attempt begins there."
+    ),
+    "StoppedWithoutSave": _Help(
+        "Stopped on request; a save did not fit what was left of the grace period.",
+        "Raise `podTemplate.terminationGracePeriodSeconds`.",
     ),
     "StrategyIgnored": _Help(
         "The library accelerate chose another strategy: a defect.", "Report it with the log."
@@ -405,7 +429,8 @@ RESULTS = {
         "Stopped on request; the adapter is published.", "Nothing: the next attempt only merges."
     ),
     "StoppedBeforeScores": _Help(
-        "Stopped on request while the models were asked.", "Nothing: the next attempt asks anew."
+        "Stopped on request while the models were asked.",
+        "Nothing: the next attempt asks for the rest.",
     ),
     "UnsupportedFile": _Help(
         "A file that is published is no regular file: a defect.", "Report it with the log."

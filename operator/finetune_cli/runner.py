@@ -30,7 +30,7 @@ from finetune_cli.localjob import LocalRun, cache_root
 from finetune_cli.stages import KILLED_BASE, StageOutcome, StageProcess
 
 RETRY_DELAYS_SECONDS = (5.0, 10.0, 20.0)
-"""Pauses before the attempts that follow a failure that may pass (exit code 75)."""
+"""Pauses before the attempts that follow a failure that may pass."""
 
 GPU_DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 
@@ -120,8 +120,7 @@ class Runner:
             process = StageProcess(stage, self._run.job_file, self._run.log_dir, environment)
             attempt = process.run(self._display.show_event)
             self._display.end_stage(stage, is_ok=attempt.is_ok, summary=_summary(attempt))
-            may_pass = attempt.exit_code == ExitCode.RETRYABLE and not attempt.was_stopped
-            if delay is None or not may_pass:
+            if delay is None or not _may_pass(attempt):
                 break
             cause = attempt.failure.message if attempt.failure else f"exit code {attempt.exit_code}"
             self._display.note(f"{stage}: {cause}; trying again in {duration_text(delay)}")
@@ -134,6 +133,15 @@ class Runner:
                 "no GPU on this machine: running on CPU, with "
                 f"{_processes(self._run.job.world_size)} (world size as the job asks)"
             )
+
+
+def _may_pass(attempt: StageOutcome) -> bool:
+    """Return whether another attempt may do better; after a lack of memory training takes less."""
+    if attempt.was_stopped:
+        return False
+    if attempt.exit_code == ExitCode.OUT_OF_MEMORY:
+        return attempt.stage is Stage.TRAIN
+    return attempt.exit_code in (ExitCode.RETRYABLE, ExitCode.HANG)
 
 
 def _processes(count: int) -> str:

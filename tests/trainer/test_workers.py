@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from support.eventually import eventually
+from support.faults import fault
 from support.stages import StageRun, Workbench
 
 pytestmark = pytest.mark.skipif(
@@ -98,6 +99,33 @@ def end(workbench: Workbench, process: subprocess.Popen[str]) -> StageRun:
     assert not workers(workbench)
     assert not (workbench.run_folder / "evaluation").exists()
     return ended
+
+
+def test_a_stopped_evaluation_keeps_its_answers_and_ends_with_the_same_report(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    workbench = unevaluated(undisturbed[0], tmp_path / "run", {"evaluation": {"batchSize": 2}})
+    workbench.run_to("evaluate")
+    folder = workbench.run_folder / "evaluation"
+    expected = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+
+    workbench.env = fault("answers", tmp_path / "mark", answers=2)
+    process = workbench.start("evaluate")
+    eventually((tmp_path / "mark").exists, timeout=120, interval=0.05)
+    process.send_signal(signal.SIGTERM)
+    stopped = end(workbench, process)
+    assert (stopped.exit_code, stopped.termination["reason"]) == (79, "StoppedBeforeScores")
+    assert "16 of 48 answers are kept" in stopped.failure["message"]  # 12 rows and 4 prompts
+
+    workbench.env = {}
+    resumed = workbench.run_to("evaluate")
+    assert "16 of 48 asks were answered before" in resumed.messages
+    steps = [event["step"] for event in resumed.events if event["event"] == "progress"]
+    assert steps[0] > 16
+    assert steps[-1] == 48
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
+    assert not (workbench.run_folder / "answers").exists()
 
 
 def test_a_stop_ends_all_processes_and_is_told(

@@ -7,9 +7,14 @@ import os
 import sys
 from pathlib import Path
 
+from finetune_trainer import stopping
+
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run one stage; returns the exit code."""
+    given = sys.argv[1:] if argv is None else argv
+    if given and given[0] in stopping.DEFAULT_MESSAGE:
+        stopping.listen(given[0])
     parser = argparse.ArgumentParser(prog="finetune_trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
@@ -38,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     plan.add_argument("--rows", type=int, default=0, help="training rows, instead of reading them")
     plan.add_argument("--tokens", type=int, default=0, help="their tokens")
     plan.add_argument("--longest", type=int, default=0, help="tokens of the longest")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(given)
     # Everything a stage needs has been fetched through storage; no library may phone home.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")

@@ -98,9 +98,8 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         model,
                         encoder,
                         [ids],
-                        batches=[[0]],
+                        [0],
                         max_new_tokens=arguments.max_new_tokens,
-                        tick=lambda _count: None,
                     )[0]
             yield line
 

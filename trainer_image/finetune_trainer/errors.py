@@ -77,6 +77,13 @@ class RetryableError(TrainerError):
     failure_class: ClassVar[str] = "Retryable"
 
 
+class Hang(TrainerError):  # noqa: N818 - the name of the failure class
+    """No rank made a step for too long; running again is expected to help."""
+
+    exit_code: ClassVar[int] = 76
+    failure_class: ClassVar[str] = "Hang"
+
+
 class OutOfMemory(TrainerError):  # noqa: N818 - the name of the failure class
     """The accelerator or the host ran out of memory."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from finetune_api.trainer import Environment, ExitCode
 from finetune_trainer.errors import (
     DataError,
+    Hang,
     InternalError,
     OutOfMemory,
     RetryableError,
@@ -25,6 +26,7 @@ ERROR_OF_EXIT_CODE: dict[int, type[TrainerError]] = {
     ExitCode.DATA_ERROR: DataError,
     ExitCode.STORAGE: StorageError,
     ExitCode.RETRYABLE: RetryableError,
+    ExitCode.HANG: Hang,
     ExitCode.OUT_OF_MEMORY: OutOfMemory,
     ExitCode.STOPPED: Stopped,
 }
@@ -35,6 +37,11 @@ NUM_FRAMES = 6
 
 _OF_PROGRAM = (ImportError, AttributeError, TypeError, NameError, NotImplementedError, OSError)
 """What these quote are names of the program and of its files."""
+_NO_MEMORY = re.compile(
+    r"CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|Cuda failure 2 'out of memory'"
+    r"|DefaultCPUAllocator: (can't|not enough)",
+    re.IGNORECASE,
+)
 _QUOTED = re.compile(r"""(?<!\w)(['"`])(?:\\.|(?!\1).)*(?:\1|$)""")
 
 
@@ -48,7 +55,7 @@ def classify(error: BaseException) -> TrainerError:
     if isinstance(error, TrainerError):
         return error
     text = str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return OutOfMemory("OutOfMemory", f"out of memory: {first_line(error)}")
     if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (
         "No space left on device" in text
@@ -63,6 +70,19 @@ def classify(error: BaseException) -> TrainerError:
     return InternalError(
         kind[:63], f"{kind}: {first_line(error) or 'no message'} (at {_place_of(error)})"
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory of a GPU or of the host did not suffice.
+
+    Torch has a class of its own for its GPU allocator only: its allocator on the CPU, cuBLAS and
+    NCCL raise RuntimeErrors.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What every parent of a process of ours needs: its life, its signals, its last words."""
+"""What every process of ours needs of its system: its parent, its cores, its last words."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import ctypes
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
+"""``Environment.TERMINATION_LOG``, for those who cannot wait until pydantic is imported."""
+DEFAULT_TERMINATION_LOG = Path("/dev/termination-log")
 
 
 def die_with_parent() -> None:
@@ -25,6 +26,20 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def write_last_words(text: str) -> None:
+    """Write a termination message to where the kubelet or the CLI reads it, if there is such.
+
+    Failing to write must not hide the reason for ending, so errors are ignored: the same facts are
+    on stdout.
+    """
+    configured = os.environ.get(TERMINATION_LOG)
+    path = Path(configured) if configured else DEFAULT_TERMINATION_LOG
+    if configured is None and not path.exists():
+        return
+    with suppress(OSError):
+        path.write_text(text)
+
+
 def hide_torch() -> None:
     """Let this process do without torch, which transformers imports for a tokenizer as well.
 
@@ -36,26 +51,6 @@ def hide_torch() -> None:
         # None makes the import system say that there is no such module; transformers asks it.
         sys.modules["torch"] = None  # type: ignore[assignment]
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-
-
-@contextmanager
-def handling_stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Call ``handle`` with SIGTERM or SIGINT during the block, then handle them as before.
-
-    A no-op outside the main thread, where Python lets nobody handle signals.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {
-        number: signal.signal(number, lambda number, _frame: handle(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def num_cores() -> int:

@@ -15,6 +15,7 @@ from finetune_api.trainer import (
     StageResult,
     TerminationMessage,
 )
+from finetune_trainer import stopping
 from finetune_trainer.context import StageContext, read_job
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.failures import classify
@@ -35,7 +36,9 @@ def run_stage(stage: Stage, job_path: Path) -> int:
         if stage is Stage.PREPARE and not context.job.spec.model.trust_remote_code:
             hide_torch()
         result = _function_of(stage)(context)
+        stopping.conclude()
     except Exception as error:
+        stopping.conclude()
         if not isinstance(error, TrainerError):
             traceback.print_exc()
         return _end_with(emit, classify(error))

@@ -433,6 +433,10 @@ class Trainer(APIModel):
     """Image reference, best by digest. Default: the operator's trainer image."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When the image is pulled. Default: Kubernetes' own rule."""
+    step_timeout_seconds: Annotated[Integer, Field(ge=1, le=86400)] | None = None
+    """A training in which no rank makes a step for so long is taken to hang: the stacks of all
+    ranks are stored, and the next attempt resumes at the last checkpoint. Default: ten times the
+    median step, at least 10 minutes. Up to its first step, and while it saves, it has an hour."""
 
 
 SPEC_RULES: tuple[Rule, ...] = (

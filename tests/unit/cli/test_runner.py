@@ -51,9 +51,16 @@ def test_retries_end_after_three(attempts) -> None:
     assert outcome.results == {}
 
 
-def test_other_failures_are_not_tried_again(attempts) -> None:
-    outcome, pauses, _ = attempts('{"evaluate": ["fail:73"]}')
-    assert outcome.exit_code == 73
+@pytest.mark.parametrize("code", [76, 77])
+def test_training_that_hung_or_ran_out_of_memory_is_tried_again(attempts, code: int) -> None:
+    outcome, pauses, _ = attempts(f'{{"train": ["fail:{code}", "ok"]}}')
+    assert (outcome.exit_code, pauses) == (0, [5.0])
+
+
+@pytest.mark.parametrize("code", [73, 77])
+def test_other_failures_are_not_tried_again(attempts, code: int) -> None:
+    outcome, pauses, _ = attempts(f'{{"evaluate": ["fail:{code}"]}}')
+    assert outcome.exit_code == code
     assert pauses == []
     assert set(outcome.results) == {Stage.PREPARE, Stage.TRAIN}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from finetune_trainer.data.rows import other_answer
 from finetune_trainer.errors import InternalError
 from finetune_trainer.evaluate.metrics import Answers, Floats
 from finetune_trainer.evaluate.questions import Question, with_prompt
+from finetune_trainer.failures import is_out_of_memory
 from finetune_trainer.model.chat_format import write_format
 from finetune_trainer.model.encoding import Encoded, Encoder
 
@@ -143,6 +144,23 @@ class Said:
         )
 
 
+Batch = Sequence[int]
+"""Indices of the rows that go through a model together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """Batches of examples to score and of prompts to answer."""
+
+    rows: Sequence[Batch]
+    asks: Sequence[Batch]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to ask."""
+        return not self.rows and not self.asks
+
+
 class Asker:
     """Puts one worker's share of the questions to a model.
 
@@ -174,41 +192,88 @@ class Asker:
         asks = make_batches(
             [len(ids) + encoded.answer_tokens for ids in encoded.prompts], batch_size
         )
+        self._rank, self._num_workers = rank, num_workers
+        self._rows, self._asks = rows, asks
+
+    def share(self, before: Said) -> Share:
+        """Return what is left for this worker to ask one model.
+
+        Args:
+            before: What all workers of an earlier attempt were told; a batch of which anything is
+                missing is asked again whole.
+        """
+        rows = [batch for batch in self._rows if not before.likelihoods.keys() >= set(batch)]
+        asks = [batch for batch in self._asks if not before.texts.keys() >= set(batch)]
         # Where one kind of batch ends, the other goes on, or the first workers get more of both.
-        first = (rank - len(rows)) % num_workers
-        self._rows, self._asks = rows[rank::num_workers], asks[first::num_workers]
+        first = (self._rank - len(rows)) % self._num_workers
+        return Share(
+            rows=rows[self._rank :: self._num_workers], asks=asks[first :: self._num_workers]
+        )
 
-    @property
-    def has_share(self) -> bool:
-        """Whether anything is left for this worker."""
-        return bool(self._rows or self._asks)
-
-    def ask(self, model: PreTrainedModel, tick: Callable[[int], object]) -> Said:
-        """Score the likelihood of the examples and generate the answers of one model.
+    def ask(self, model: PreTrainedModel, share: Share, keep: Callable[[Said], object]) -> None:
+        """Score the likelihood of a share's examples and generate its answers.
 
         Args:
             model: The model.
-            tick: Called with the number of examples or prompts done.
+            share: What to ask it.
+            keep: Called with what the model said to each batch.
+
+        Raises:
+            OutOfMemory: Not even one row fits.
         """
         from finetune_trainer.evaluate.scoring import generate_answers, score_likelihood
 
-        return Said(
-            likelihoods=score_likelihood(
-                model,
-                self._encoded.examples,
-                batches=self._rows,
-                pad_id=self._encoder.pad_id,
-                tick=tick,
-            ),
-            texts=generate_answers(
+        def score(batch: Batch) -> Said:
+            rows, pad_id = self._encoded.examples, self._encoder.pad_id
+            return Said(likelihoods=score_likelihood(model, rows, batch, pad_id=pad_id), texts={})
+
+        def answer(batch: Batch) -> Said:
+            texts = generate_answers(
                 model,
                 self._encoder,
                 self._encoded.prompts,
-                batches=self._asks,
+                batch,
                 max_new_tokens=self._encoded.answer_tokens,
-                tick=tick,
-            ),
-        )
+            )
+            return Said(likelihoods={}, texts=texts)
+
+        for batches, put in ((share.rows, score), (share.asks, answer)):
+            for batch in batches:
+                for said in ask_in_parts(put, batch):
+                    keep(said)
+
+
+def ask_in_parts(ask: Callable[[Batch], Said], batch: Batch) -> Iterator[Said]:
+    """Put a batch to a model, in halves where the whole does not fit its memory.
+
+    Raises:
+        Exception: Whatever asking raises, also for lack of memory with one row alone.
+    """
+    try:
+        said = ask(batch)
+    except Exception as error:
+        if not is_out_of_memory(error) or len(batch) < 2:
+            raise
+        said = None
+    if said is not None:
+        yield said
+        return
+    # Outside of the handler: the exception would keep the tensors of the failed try alive.
+    release_memory()
+    middle = (len(batch) + 1) // 2
+    yield from ask_in_parts(ask, batch[:middle])
+    yield from ask_in_parts(ask, batch[middle:])
+
+
+def release_memory() -> None:
+    """Give back what a failed try has left."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def gather_answers(encoded: EncodedQuestions, num_questions: int, parts: Sequence[Said]) -> Answers:

@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate.answering import (
     Comparison,
+    Said,
     encode_questions,
     gather_answers,
     write_encoded,
 )
-from finetune_trainer.evaluate.launch import read_said, run_workers
+from finetune_trainer.evaluate.kept import (
+    SIDES,
+    Answers,
+    KeptAnswers,
+    combine,
+    count,
+    digest_of,
+    write_answers,
+)
+from finetune_trainer.evaluate.launch import STOP_FLAG, STOPPED_REASON, read_said, run_workers
 from finetune_trainer.evaluate.placement import Placement, place_on_cpu, place_on_gpus
 from finetune_trainer.evaluate.questions import Question
-from finetune_trainer.evaluate.worker import WorkerPlan
+from finetune_trainer.evaluate.worker import BEFORE_NAME, WorkerPlan
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.model.hardware import Hardware, claimed_gpus, detect_hardware, require_gpus
 from finetune_trainer.model.load import require_bitsandbytes
 from finetune_trainer.model.size import weight_bytes
 from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.stopping import on_stop
+from finetune_trainer.storage import ObjectStore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keeping:
+    """Where answers are kept, and whose they are.
+
+    Attributes:
+        store: The run's storage, which may wait for an answer.
+        direct: The same, which does not.
+        facts: What they depend on and only the stage knows: the digests of the weights.
+    """
+
+    store: ObjectStore
+    direct: ObjectStore
+    facts: Mapping[str, object]
 
 
 def ask_both(
@@ -33,8 +64,9 @@ def ask_both(
     record: dict[str, Any],
     control_dir: Path,
     emit: EventEmitter,
+    keeping: Keeping,
 ) -> Comparison:
-    """Ask both models everything.
+    """Ask both models everything that they were not asked before.
 
     Args:
         job: The effective job.
@@ -45,9 +77,10 @@ def ask_both(
         record: Content of the adapter's ``run.json``: the models are loaded as in training.
         control_dir: Empty folder for the workers.
         emit: Where events go.
+        keeping: Where answers are kept, and whose they are.
 
     Raises:
-        TrainerError: The models do not fit, or a worker failed.
+        TrainerError: The models do not fit, or a worker failed; the answers so far are kept.
         Stopped: This process was asked to stop.
     """
     bfloat16 = bool(record["recipe"]["bfloat16"])
@@ -72,14 +105,73 @@ def ask_both(
     Path(plan.job).write_text(job.to_json())
     encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
     write_encoded(control_dir, encoder, encoded)
+    facts = {
+        **keeping.facts,
+        "bfloat16": bfloat16,
+        "quantize": quantize,
+        "batchSize": job.spec.evaluation.batch_size,
+        "gpuBytes": hardware.memory_bytes if placement.gpus_per_worker else 0,
+    }
+    digest = digest_of(control_dir, facts)
+    kept = KeptAnswers(keeping.store, keeping.direct, job.run_prefix, digest, tell=emit.message)
+    before = kept.read()
+    write_answers(control_dir / BEFORE_NAME, before)
+    total = 2 * encoded.num_asks
     emit.message(
         f"asking base and tuned model {len(questions)} held-out questions, answers up to "
         f"{encoded.answer_tokens} tokens, on {placement.describe()}"
+        + (f"; {count(before)} of {total} asks were answered before" if count(before) else "")
     )
-    total = 2 * encoded.num_asks
-    run_workers(plan, on_done=lambda done: emit.progress(step=done, total_steps=total))
-    base, tuned = (gather_answers(encoded, len(questions), parts) for parts in read_said(plan))
+    with _stopping(control_dir):
+        said = _run(plan, kept, before, emit, total=total)
+    base, tuned = (gather_answers(encoded, len(questions), [said[side]]) for side in SIDES)
     return Comparison(questions=questions, base=base, tuned=tuned)
+
+
+def _stopping(control_dir: Path) -> AbstractContextManager[None]:
+    return on_stop(
+        "stopped on request; the time was over before the answers were in storage, the next "
+        "attempt asks for those that were not kept before",
+        reason=STOPPED_REASON,
+        act=(control_dir / STOP_FLAG).touch,
+    )
+
+
+def _run(
+    plan: WorkerPlan, kept: KeptAnswers, before: Answers, emit: EventEmitter, *, total: int
+) -> dict[str, Said]:
+    """Run the workers; returns what was answered before and now.
+
+    Raises:
+        TrainerError: As the workers ended; says what became of the answers so far.
+    """
+    control_dir = Path(plan.control_dir)
+
+    def answers() -> dict[str, Said]:
+        return combine([before, read_said(control_dir)])
+
+    def keep() -> None:
+        if problem := kept.try_to_write(answers()):
+            emit.message(f"the answers so far could not be kept: {problem}")
+
+    num_before = count(before)
+    try:
+        run_workers(
+            plan,
+            on_done=lambda done: emit.progress(step=num_before + done, total_steps=total),
+            keep=keep,
+        )
+    except TrainerError as error:
+        so_far = answers()
+        if count(so_far) > num_before:
+            words = (
+                f"{count(so_far)} of {total} answers are kept, the next attempt asks for the rest"
+            )
+            if problem := kept.try_to_write(so_far):
+                words = f"the answers could not be kept ({problem}), the next attempt asks again"
+            error.message += f"; {words}"
+        raise
+    return answers()
 
 
 def choose_placement(

@@ -20,49 +20,49 @@ from finetune_trainer.errors import (
     TrainerError,
 )
 from finetune_trainer.evaluate.answering import Said
+from finetune_trainer.evaluate.kept import combine
 from finetune_trainer.evaluate.worker import WorkerPlan
 from finetune_trainer.failures import failure_of_record
 from finetune_trainer.process import (
     die_with_parent,
-    handling_stop_signals,
     num_oom_kills,
     threads_per_process,
 )
 
 POLL_SECONDS = 0.1
+KEEP_SECONDS = 60.0
+"""Between two times that answers are kept while workers ask: a killed pod loses no more."""
+STOP_FLAG = "stop"
+"""File in the control folder that ends the workers."""
+STOPPED_REASON = "StoppedBeforeScores"
 
 
-def run_workers(plan: WorkerPlan, *, on_done: Callable[[int], None]) -> None:
-    """Run all workers to their end; each leaves ``said-<rank>.json`` in the control folder.
+def run_workers(
+    plan: WorkerPlan, *, on_done: Callable[[int], None], keep: Callable[[], None]
+) -> None:
+    """Run all workers to their end; what the models say comes to the control folder by and by.
 
     Args:
         plan: What they work on.
         on_done: Told the number of asks that all workers together have behind them, when it grew.
+        keep: Called from time to time while there is more to keep than the last time.
 
     Raises:
         TrainerError: As the worker that failed first classified it; the others are ended.
-        Stopped: This process was asked to stop meanwhile.
+        Stopped: A file ``stop`` in the control folder asked for it.
     """
     control_dir = Path(plan.control_dir)
     plan_path = control_dir / "plan.json"
     plan_path.write_text(json.dumps(asdict(plan)))
     oom_before = num_oom_kills()
-    stopped: list[int] = []
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        with handling_stop_signals(stopped.append):
-            for rank in range(plan.num_workers):
-                processes.append(_start(plan, plan_path, rank))
-            codes = _watch(processes, control_dir, stopped, on_done)
+        for rank in range(plan.num_workers):
+            processes.append(_start(plan, plan_path, rank))
+        codes = _watch(processes, control_dir, on_done, keep)
     finally:
         for process in processes:
             _end(process)
-    if stopped:
-        raise Stopped(
-            "StoppedBeforeScores",
-            "stopped on request while the models were asked; the adapter is safe in the run's "
-            "folder, and the next attempt asks anew",
-        )
     if any(codes):
         raise failure_of(control_dir, codes, oom_killed=num_oom_kills() > oom_before)
 
@@ -88,11 +88,16 @@ def _start(plan: WorkerPlan, plan_path: Path, rank: int) -> subprocess.Popen[byt
 def _watch(
     processes: Sequence[subprocess.Popen[bytes]],
     control_dir: Path,
-    stopped: Sequence[int],
     on_done: Callable[[int], None],
+    keep: Callable[[], None],
 ) -> list[int]:
-    """Wait until all ended, one failed or a stop was asked for; returns the codes of the ended."""
-    told = 0
+    """Wait until all ended or one failed; returns the codes of those that ended.
+
+    Raises:
+        Stopped: It was asked for.
+    """
+    told = kept = 0
+    kept_at = time.monotonic()
     while True:
         codes = [process.poll() for process in processes]
         done = sum(path.stat().st_size for path in control_dir.glob("done-*"))
@@ -100,8 +105,17 @@ def _watch(
             told = done
             on_done(done)
         ended = [code for code in codes if code is not None]
-        if stopped or any(ended) or len(ended) == len(codes):
+        if any(ended) or len(ended) == len(codes):
             return ended
+        if (control_dir / STOP_FLAG).exists():
+            raise Stopped(
+                STOPPED_REASON,
+                "stopped on request while the models were asked; the adapter is safe in the run's "
+                "folder",
+            )
+        if done > kept and time.monotonic() - kept_at > KEEP_SECONDS:
+            keep()
+            kept, kept_at = done, time.monotonic()
         time.sleep(POLL_SECONDS)
 
 
@@ -111,16 +125,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def read_said(plan: WorkerPlan) -> tuple[list[Said], list[Said]]:
-    """Return what the base and the tuned model said to each worker that had a share."""
-    said = [
-        json.loads(Path(plan.control_dir, f"said-{rank}.json").read_text())
-        for rank in range(plan.num_workers)
-    ]
-    base, tuned = (
-        [Said.from_json(wire[side]) for wire in said if side in wire] for side in ("base", "tuned")
-    )
-    return base, tuned
+def read_said(control_dir: Path) -> dict[str, Said]:
+    """Return what base and tuned model have said to the workers so far.
+
+    A line that a worker did not come to the end of is left out.
+    """
+    parts = []
+    for path in sorted(control_dir.glob("said-*.jsonl")):
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            wire = json.loads(line)
+            parts.append({side: Said.from_json(said) for side, said in wire.items()})
+    return combine(parts)
 
 
 def failure_of(control_dir: Path, codes: Sequence[int], *, oom_killed: bool) -> TrainerError:

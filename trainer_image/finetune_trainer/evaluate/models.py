@@ -67,6 +67,12 @@ class ModelPair:
         """Yield the tuned model."""
         yield self._adapted() if self._has_adapter else self._load(self._tuned_dir)
 
+    @contextmanager
+    def open(self, side: str) -> Iterator[PreTrainedModel]:
+        """Yield the model of a side, ``base`` or ``tuned``."""
+        with self.base() if side == "base" else self.tuned() as model:
+            yield model
+
     def _adapted(self) -> PreTrainedModel:
         if self._model is None:
             from peft import PeftModel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
@@ -14,72 +14,55 @@ TOKENS_PER_BATCH = 4096
 ANSWER_MARGIN_TOKENS = 8
 MAX_AUTO_TOKENS = 1024
 
-Tick = Callable[[int], object]
-
-
-Batches = Sequence[Sequence[int]]
-"""Indices of the rows that go through a model together."""
-
 
 def score_likelihood(
-    model: PreTrainedModel,
-    examples: Sequence[Encoded],
-    *,
-    batches: Batches,
-    pad_id: int,
-    tick: Tick,
+    model: PreTrainedModel, examples: Sequence[Encoded], batch: Sequence[int], *, pad_id: int
 ) -> dict[int, tuple[float, int]]:
     """Return summed negative log-likelihood (nats) and counted tokens of examples, by index.
 
     Args:
         model: The model.
         examples: All examples.
-        batches: Which of them, and which together.
-        pad_id: Fills the shorter rows of a batch.
-        tick: Called with the number of rows done.
+        batch: Which of them go through the model, together.
+        pad_id: Fills the shorter rows of the batch.
     """
     import torch
     from torch.nn import functional
 
-    scores: dict[int, tuple[float, int]] = {}
-    for batch in batches:
-        width = max(len(examples[i].input_ids) for i in batch)
-        ids = torch.full((len(batch), width), pad_id)
-        labels = torch.full((len(batch), width), IGNORED)
-        mask = torch.zeros((len(batch), width), dtype=torch.long)
-        for row, index in enumerate(batch):
-            example = examples[index]
-            size = len(example.input_ids)
-            ids[row, :size] = torch.tensor(example.input_ids)
-            labels[row, :size] = torch.tensor(example.labels)
-            mask[row, :size] = 1
-        ids, labels, mask = (t.to(model.device) for t in (ids, labels, mask))
-        with torch.inference_mode():
-            logits_BTV = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            # Of a model that is spread over GPUs they may come from the last one.
-            logits_BTV = logits_BTV.to(labels.device)
-            # Only positions that count are turned into float32: the vocabulary is wide.
-            targets = labels[:, 1:]
-            chosen = targets != IGNORED
-            losses = functional.cross_entropy(
-                logits_BTV[:, :-1][chosen].float(), targets[chosen], reduction="none"
-            )
-        per_row = torch.zeros(len(batch), dtype=torch.float64)
-        per_row.index_add_(0, chosen.nonzero()[:, 0].cpu(), losses.double().cpu())
-        counts = chosen.sum(dim=1).tolist()
-        scores.update(zip(batch, zip(per_row.tolist(), counts, strict=True), strict=True))
-        tick(len(batch))
-    return scores
+    width = max(len(examples[i].input_ids) for i in batch)
+    ids = torch.full((len(batch), width), pad_id)
+    labels = torch.full((len(batch), width), IGNORED)
+    mask = torch.zeros((len(batch), width), dtype=torch.long)
+    for row, index in enumerate(batch):
+        example = examples[index]
+        size = len(example.input_ids)
+        ids[row, :size] = torch.tensor(example.input_ids)
+        labels[row, :size] = torch.tensor(example.labels)
+        mask[row, :size] = 1
+    ids, labels, mask = (t.to(model.device) for t in (ids, labels, mask))
+    with torch.inference_mode():
+        logits_BTV = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        # Of a model that is spread over GPUs they may come from the last one.
+        logits_BTV = logits_BTV.to(labels.device)
+        # Only positions that count are turned into float32: the vocabulary is wide.
+        targets = labels[:, 1:]
+        chosen = targets != IGNORED
+        losses = functional.cross_entropy(
+            logits_BTV[:, :-1][chosen].float(), targets[chosen], reduction="none"
+        )
+    per_row = torch.zeros(len(batch), dtype=torch.float64)
+    per_row.index_add_(0, chosen.nonzero()[:, 0].cpu(), losses.double().cpu())
+    counts = chosen.sum(dim=1).tolist()
+    return dict(zip(batch, zip(per_row.tolist(), counts, strict=True), strict=True))
 
 
 def generate_answers(
     model: PreTrainedModel,
     encoder: Encoder,
     prompts: Sequence[list[int]],
+    batch: Sequence[int],
     *,
-    batches: Batches,
     max_new_tokens: int,
-    tick: Tick,
 ) -> dict[int, str]:
     """Return greedy answers to prompts, by index.
 
@@ -89,40 +72,36 @@ def generate_answers(
         model: The model.
         encoder: Its encoder, for what answers end with and what in them counts.
         prompts: Token ids of all prompts.
-        batches: Which of them, and which together.
+        batch: Which of them go through the model, together.
         max_new_tokens: Longest answer in tokens.
-        tick: Called with the number of rows done.
     """
     import torch
 
-    answers: dict[int, str] = {}
     pad_id = encoder.pad_id
-    stops = list(encoder.chat_format.stop_ids)
-    for batch in batches:
-        width = max(len(prompts[i]) for i in batch)
-        ids = torch.full((len(batch), width), pad_id)
-        mask = torch.zeros((len(batch), width), dtype=torch.long)
-        for row, index in enumerate(batch):
-            size = len(prompts[index])
-            ids[row, width - size :] = torch.tensor(prompts[index])
-            mask[row, width - size :] = 1
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=pad_id,
-                eos_token_id=stops,
-            )
-        for row, index in enumerate(batch):
-            answers[index] = encoder.decode_answer(output[row, width:].tolist())
-        tick(len(batch))
-    return answers
+    width = max(len(prompts[i]) for i in batch)
+    ids = torch.full((len(batch), width), pad_id)
+    mask = torch.zeros((len(batch), width), dtype=torch.long)
+    for row, index in enumerate(batch):
+        size = len(prompts[index])
+        ids[row, width - size :] = torch.tensor(prompts[index])
+        mask[row, width - size :] = 1
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=pad_id,
+            eos_token_id=list(encoder.chat_format.stop_ids),
+        )
+    return {
+        index: encoder.decode_answer(output[row, width:].tolist())
+        for row, index in enumerate(batch)
+    }
 
 
 def answer_length(lengths: Sequence[int], asked: int | str) -> int:

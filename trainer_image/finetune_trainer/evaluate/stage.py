@@ -12,9 +12,10 @@ from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.asking import ask_both
+from finetune_trainer.evaluate.asking import Keeping, ask_both
 from finetune_trainer.evaluate.goal import check_evidence, check_goal
 from finetune_trainer.evaluate.intervals import Interval, bootstrap, widen_shares
+from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.metrics import (
     LIKELIHOOD_METRICS,
     SHARE_METRICS,
@@ -28,7 +29,13 @@ from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.merged import find_merged
 from finetune_trainer.publish.versions import publish_version
-from finetune_trainer.storage import MANIFEST_NAME, Manifest, fetch_folder, publish_folder
+from finetune_trainer.storage import (
+    MANIFEST_NAME,
+    Manifest,
+    fetch_folder,
+    open_store,
+    publish_folder,
+)
 
 
 def evaluate(context: StageContext) -> EvaluateResult:
@@ -45,6 +52,7 @@ def evaluate(context: StageContext) -> EvaluateResult:
     adapter_key = f"{job.run_prefix}/adapter"
     if context.output.exists(f"{key}/{MANIFEST_NAME}"):
         context.emit.message("this run is evaluated already: reused")
+        drop_answers(context.output, job.run_prefix)
         evaluation = fetch_folder(context.output, key, folder)
         result = _read_result(folder)
         adapter = fetch_folder(context.output, adapter_key, adapter_dir)
@@ -55,7 +63,7 @@ def evaluate(context: StageContext) -> EvaluateResult:
     record = json.loads((adapter_dir / "run.json").read_text())
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
     questions = _gather(job, prepared, encoder)
-    base_dir, _ = context.model_folder()
+    base_dir, revision = context.model_folder()
     control_dir = context.scratch("asking", fresh=True)
     with context.keeping_logs(control_dir):
         comparison = ask_both(
@@ -67,6 +75,11 @@ def evaluate(context: StageContext) -> EvaluateResult:
             record=record,
             control_dir=control_dir,
             emit=context.emit,
+            keeping=Keeping(
+                store=context.output,
+                direct=open_store(job.spec.output.uri, context.access()),
+                facts={"model": revision, "adapter": adapter.digest, "dataset": prepared.digest},
+            ),
         )
     scores, intervals = score_all(job, comparison)
     result = _make_result(context, key, comparison, scores, intervals)
@@ -78,6 +91,7 @@ def evaluate(context: StageContext) -> EvaluateResult:
         created_by="finetune_trainer evaluate",
         inputs={"adapter": adapter.digest, "dataset": prepared.digest},
     )
+    drop_answers(context.output, job.run_prefix)
     return _publish_if_good(context, result, adapter, evaluation)
 
 

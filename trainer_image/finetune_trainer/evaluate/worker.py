@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,9 @@ from finetune_api.trainer import ResolvedJob
 from finetune_trainer.errors import InternalError, TrainerError
 from finetune_trainer.failures import classify, failure_record
 from finetune_trainer.process import die_with_parent
+
+BEFORE_NAME = "before.json"
+"""File in the control folder with the answers of an earlier attempt."""
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluate.models import ModelPair
@@ -33,8 +36,8 @@ class WorkerPlan:
     Attributes:
         job: Path of ``job.json``.
         control_dir: Workers and parent talk here: the questions as :func:`write_encoded` writes
-            them, ``done-<rank>``, ``said-<rank>.json``,
-            ``failure-<rank>.json``.
+            them, what was answered before as ``before.json``, ``done-<rank>`` with a byte for
+            each ask, ``said-<rank>.jsonl`` with a line for each batch, ``failure-<rank>.json``.
         base_dir: Local base model.
         tuned_dir: Local adapter, or fully tuned model.
         bfloat16: Type of the base weights, as in training; else float32.
@@ -87,7 +90,8 @@ def answer_share(plan: WorkerPlan, rank: int) -> None:
     """
     import torch
 
-    from finetune_trainer.evaluate.answering import Asker, read_encoded
+    from finetune_trainer.evaluate.answering import Asker, Said, read_encoded
+    from finetune_trainer.evaluate.kept import SIDES, count, read_answers
     from finetune_trainer.model.chat_format import read_format
     from finetune_trainer.model.encoding import make_encoder
     from finetune_trainer.model.load import load_tokenizer
@@ -106,18 +110,25 @@ def answer_share(plan: WorkerPlan, rank: int) -> None:
         rank=rank,
         num_workers=plan.num_workers,
     )
-    said = {}
-    with (folder / f"done-{rank}").open("ab", buffering=0) as done:
-        if asker.has_share:
+    before = read_answers(folder / BEFORE_NAME)
+    shares = {side: asker.share(before[side]) for side in SIDES}
+    with (
+        (folder / f"done-{rank}").open("ab", buffering=0) as done,
+        (folder / f"said-{rank}.jsonl").open("ab", buffering=0) as said,
+    ):
+
+        def keep(side: str, answers: Said) -> None:
+            said.write(json.dumps({side: answers.to_json()}).encode() + b"\n")
+            done.write(b"." * count({side: answers}))
+
+        if any(not share.is_empty for share in shares.values()):
             pair = open_models(plan, rank, trust_remote_code=job.spec.model.trust_remote_code)
-            tick: Callable[[int], object] = lambda count: done.write(b"." * count)  # noqa: E731
-            with pair.base() as model:
-                said["base"] = asker.ask(model, tick).to_json()
-            # Of full fine-tuning these are two models: the first goes before the second comes.
-            del model
-            with pair.tuned() as model:
-                said["tuned"] = asker.ask(model, tick).to_json()
-    (folder / f"said-{rank}.json").write_text(json.dumps(said))
+            for side in SIDES:
+                if not shares[side].is_empty:
+                    # Of full fine-tuning these are two models: one goes before the other comes.
+                    with pair.open(side) as model:
+                        asker.ask(model, shares[side], partial(keep, side))
+                    del model
 
 
 def open_models(plan: WorkerPlan, rank: int, *, trust_remote_code: bool) -> ModelPair:

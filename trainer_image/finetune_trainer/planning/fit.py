@@ -61,12 +61,14 @@ class Asked:
 
     Attributes:
         micro: Examples per forward pass.
+        max_micro: Examples per forward pass at most, also where the job fixes them.
         checkpointing: Whether activations are recomputed.
         strategy: How ranks share the work.
         padding_free: False where the job wants padding; packed rows are always padding-free.
     """
 
     micro: int | None = None
+    max_micro: int | None = None
     checkpointing: bool | None = None
     strategy: str | None = None
     padding_free: bool | None = None
@@ -172,12 +174,15 @@ def _candidates(
 def _micro_batches(setup: Setup, asked: Asked, lengths: Lengths, per_rank: int) -> list[int]:
     """List divisors of the rank's share within the token budget, from the largest."""
     if asked.micro is not None:
-        return [asked.micro]
+        most = min(asked.micro, asked.max_micro or asked.micro)
+        return [next(n for n in range(most, 0, -1) if per_rank % n == 0)]
     budget = GPU_TOKENS_PER_FORWARD if setup.use_gpu else CPU_TOKENS_PER_FORWARD
     fitting = [
         n
         for n in range(per_rank, 0, -1)
-        if per_rank % n == 0 and n * _row_in_budget(setup, asked, lengths, n) <= budget
+        if per_rank % n == 0
+        and n <= (asked.max_micro or n)
+        and n * _row_in_budget(setup, asked, lengths, n) <= budget
     ]
     return fitting or [1]
 

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer.context import StageContext
-from finetune_trainer.errors import InternalError, OutOfMemory, Stopped, TrainerError
+from finetune_trainer.errors import InternalError, OutOfMemory, TrainerError
 from finetune_trainer.failures import failure_of_record
 from finetune_trainer.model.chat_format import read_format
-from finetune_trainer.process import die_with_parent, handling_stop_signals
+from finetune_trainer.process import die_with_parent
 from finetune_trainer.publish.adapter import write_chat_files
 from finetune_trainer.publish.card import model_card
 from finetune_trainer.publish.merge import MergePlan
+from finetune_trainer.stopping import on_stop
 from finetune_trainer.storage import Manifest, find_manifest, publish_folder
 
 CREATED_BY = "finetune_trainer train"
@@ -66,6 +67,21 @@ def publish_merged(
         context.emit.message(f"the merged model of this run is there already: {address}")
         return
     context.emit.message("folding the adapter into the base model (float32, on the CPU)")
+    with on_stop(
+        "stopped on request while the merged model was written; the adapter is published, the next "
+        "attempt only merges",
+        reason="StoppedBeforeMerge",
+    ):
+        manifest = _fold(context, adapter, adapter_dir, record)
+    context.scratch("merged", fresh=True)  # as large as the base: not to be left on the node
+    context.emit.message(f"merged model, {manifest.num_bytes:,} bytes: {address}")
+
+
+def _fold(
+    context: StageContext, adapter: Manifest, adapter_dir: Path, record: dict[str, Any]
+) -> Manifest:
+    """Write and publish the merged model."""
+    job = context.job
     target = context.scratch("merged", fresh=True)
     model_dir, _ = context.model_folder()
     merge_dir = context.scratch("merge", fresh=True)
@@ -81,7 +97,7 @@ def publish_merged(
     card = model_card(job, model_name=context.model_name, record=record, is_merged=True)
     write_chat_files(target, read_format(adapter_dir))
     (target / "README.md").write_text(card, encoding="utf-8")
-    manifest = publish_folder(
+    return publish_folder(
         context.output,
         merged_prefix(context),
         target,
@@ -93,8 +109,6 @@ def publish_merged(
             "revision": record["revision"],
         },
     )
-    context.scratch("merged", fresh=True)  # as large as the base: not to be left on the node
-    context.emit.message(f"merged model, {manifest.num_bytes:,} bytes: {address}")
 
 
 def _run_merge(folder: Path, plan: MergePlan) -> None:
@@ -103,7 +117,6 @@ def _run_merge(folder: Path, plan: MergePlan) -> None:
     Raises:
         TrainerError: As the process classified it.
         OutOfMemory: It was killed.
-        Stopped: This process was asked to stop meanwhile.
     """
     path = folder / "plan.json"
     path.write_text(json.dumps(asdict(plan)))
@@ -119,20 +132,7 @@ def _run_merge(folder: Path, plan: MergePlan) -> None:
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
-        stopped: list[int] = []
-
-        def end(number: int) -> None:
-            stopped.append(number)
-            process.kill()
-
-        with handling_stop_signals(end):
-            exit_code = process.wait()
-    if stopped:
-        raise Stopped(
-            "StoppedBeforeMerge",
-            "stopped on request while the merged model was written; the adapter is published, the "
-            "next attempt only merges",
-        )
+        exit_code = process.wait()
     if exit_code:
         raise _failure_of(Path(plan.failure), exit_code)
 

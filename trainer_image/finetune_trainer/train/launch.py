@@ -9,23 +9,37 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import Environment, ExitCode
-from finetune_trainer.errors import InternalError, OutOfMemory, RetryableError, TrainerError
+from finetune_trainer.errors import (
+    Hang,
+    InternalError,
+    OutOfMemory,
+    RetryableError,
+    Stopped,
+    TrainerError,
+)
 from finetune_trainer.failures import failure_of_record
 from finetune_trainer.process import (
     die_with_parent,
-    handling_stop_signals,
     num_oom_kills,
     read_tail,
     threads_per_process,
 )
+from finetune_trainer.stopping import deadline, on_stop
+from finetune_trainer.train.beats import Phase, dump_stacks, read_beats
+from finetune_trainer.train.watchdog import Limits, find_blame, is_hung
+
+POLL_SECONDS = 1.0
+STOP_FLAG = "stop"
+"""File in the control folder that asks the ranks to stop; see ``StopRequest``."""
+RECIPE_NAME = "recipe.json"
+"""File in the control folder that the ranks leave their recipe in."""
 
 _WORKER = "finetune_trainer.train.ranks.worker"
 
@@ -99,9 +113,16 @@ def launch_command(topology: Topology, plan: Path) -> list[str]:
 
 
 def run_ranks(
-    topology: Topology, plan: Path, control_dir: Path, *, use_gpu: bool
+    topology: Topology, plan: Path, control_dir: Path, *, use_gpu: bool, limits: Limits
 ) -> dict[str, Any]:
     """Run this node's ranks to their end.
+
+    Args:
+        topology: Where this node stands.
+        plan: What the ranks are handed.
+        control_dir: Folder that ranks and parent share.
+        use_gpu: Ranks run on GPUs.
+        limits: How long they may be without a step.
 
     Returns:
         What rank 0 left in ``outcome.json``; empty on other nodes.
@@ -109,6 +130,40 @@ def run_ranks(
     Raises:
         TrainerError: As the failing rank classified it; RetryableError when peers vanished.
     """
+    oom_before = num_oom_kills()
+    with (control_dir / "ranks.log").open("w") as log:
+        process = subprocess.Popen(
+            launch_command(topology, plan),
+            env=_environment(topology, control_dir, use_gpu=use_gpu),
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        try:
+            with on_stop(
+                "stopped on request; the time was over before the ranks had saved, the next "
+                "attempt resumes at the checkpoint before. Raise "
+                "podTemplate.terminationGracePeriodSeconds",
+                reason="StoppedWithoutSave",
+                act=lambda: ask_ranks_to_stop(control_dir),
+            ):
+                exit_code = watch_ranks(
+                    process, control_dir, limits, has_other_nodes=topology.num_nodes > 1
+                )
+                if exit_code:
+                    raise _failure_of(
+                        control_dir, exit_code, oom_killed=num_oom_kills() > oom_before
+                    )
+        except TrainerError as error:
+            error.step = max((b.step for b in read_beats(control_dir)), default=0) or None  # type: ignore[attr-defined]
+            raise
+        finally:
+            _kill(process)
+    outcome = control_dir / "outcome.json"
+    return json.loads(outcome.read_text()) if outcome.exists() else {}
+
+
+def _environment(topology: Topology, control_dir: Path, *, use_gpu: bool) -> dict[str, str]:
     environment = dict(os.environ)
     environment["OMP_NUM_THREADS"] = str(threads_per_process(topology.processes_per_node))
     environment["ACCELERATE_MIXED_PRECISION"] = "no"
@@ -121,21 +176,54 @@ def run_ranks(
         environment.setdefault("CUDA_VISIBLE_DEVICES", "")
     # A virtual environment's tools (ninja, for operations built on GPUs) are not on PATH by itself.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    oom_before = num_oom_kills()
-    with (control_dir / "ranks.log").open("w") as log:
-        process = subprocess.Popen(
-            launch_command(topology, plan),
-            env=environment,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-        with _stop_on_signal(control_dir, process):
-            exit_code = process.wait()
-    outcome = control_dir / "outcome.json"
-    if exit_code == 0:
-        return json.loads(outcome.read_text()) if outcome.exists() else {}
-    raise _failure_of(control_dir, exit_code, oom_killed=num_oom_kills() > oom_before)
+    return environment
+
+
+def watch_ranks(
+    process: subprocess.Popen[bytes],
+    control_dir: Path,
+    limits: Limits,
+    *,
+    has_other_nodes: bool,
+) -> int:
+    """Wait for the end of the ranks; returns the exit code of their launcher.
+
+    Raises:
+        Hang: They make no steps any more; their stacks are in the control folder.
+        Stopped: They were asked to stop before any of them had trained a step.
+    """
+    started = time.monotonic()
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=POLL_SECONDS)
+        beats, now = read_beats(control_dir), time.monotonic()
+        if (control_dir / STOP_FLAG).exists() and all(b.phase is Phase.STARTING for b in beats):
+            raise Stopped(
+                "StoppedBeforeTraining",
+                "stopped on request before the first step; there was nothing to save, the next "
+                "attempt begins at the same step",
+            )
+        if is_hung(beats, limits, now=now, started=started):
+            stacks = dump_stacks(control_dir, beats)
+            blame = find_blame(beats, stacks, limits, now=now, has_other_nodes=has_other_nodes)
+            reason = "CollectiveHung" if blame.rank is None else "RankHung"
+            error = Hang(reason, blame.message)
+            error.rank = blame.rank  # type: ignore[attr-defined]
+            raise error
+
+
+def ask_ranks_to_stop(control_dir: Path) -> None:
+    """Ask all ranks to save and stop at the same step, and tell them how long they have."""
+    until = deadline()
+    path = control_dir / f"{STOP_FLAG}.new"
+    path.write_text("" if until is None else repr(until))
+    path.rename(control_dir / STOP_FLAG)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> TrainerError:
@@ -182,21 +270,6 @@ def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> Train
 def lost_peer(message: str) -> bool:
     """Return whether these are the words of a rank that lost another one."""
     return _PEER_LOST.search(message) is not None
-
-
-@contextmanager
-def _stop_on_signal(control_dir: Path, process: subprocess.Popen[bytes]) -> Iterator[None]:
-    # The flag, not the signal, stops the ranks: all must save at the same step.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    try:
-        with handling_stop_signals(lambda _number: (control_dir / "stop").touch()):
-            yield
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def _free_port() -> int:

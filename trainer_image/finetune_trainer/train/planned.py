@@ -85,6 +85,11 @@ def explain(
             f"rank within {budget} tokens and the memory; rows have {data.mean_tokens:.0f} tokens "
             f"on average, at most {data.longest_tokens}"
         )
+    if recipe.out_of_memory_at:
+        found["microBatchSize"] = (
+            f"an earlier attempt ran out of memory with {recipe.out_of_memory_at} examples per "
+            "forward pass; the global batch is the same"
+        )
     if hyper.activation_checkpointing == "Auto":
         found["activationCheckpointing"] = (
             "no smaller micro batch fits without it"

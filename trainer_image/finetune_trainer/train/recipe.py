@@ -22,7 +22,7 @@ The rules, with their reasons:
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob
@@ -32,10 +32,12 @@ from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Lengths, find_fit
 from finetune_trainer.planning.setup import Setup, drops_inputs
+from finetune_trainer.train.lesson import Lesson
 from finetune_trainer.train.selection import decide_validation_interval
 
 REFERENCE_STRENGTH = 32
 """Scale x rank of the default adapter, which the rule of the learning rate was made for."""
+NOTHING_LEARNT = Lesson()
 IDLE_TOKENS = 2048
 """Below so many tokens a forward pass leaves a large GPU waiting for its own launches."""
 
@@ -82,6 +84,7 @@ class Recipe:
         estimated_memory_bytes: Of one rank at its peak.
         memory: The same by what it is made of, bytes.
         available_memory_bytes: What one rank has.
+        out_of_memory_at: Largest micro batch that ran out of memory in an earlier attempt, or 0.
         validation_interval: Steps between two validations, if there are rows for it.
     """
 
@@ -102,6 +105,7 @@ class Recipe:
     memory: dict[str, int]
     available_memory_bytes: int
     validation_interval: int
+    out_of_memory_at: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dict."""
@@ -116,6 +120,7 @@ def decide_recipe(
     *,
     use_gpu: bool,
     attention: str = "sdpa",
+    lesson: Lesson = NOTHING_LEARNT,
 ) -> Recipe:
     """Settle everything that the job left to us.
 
@@ -126,6 +131,7 @@ def decide_recipe(
         hardware: What this node offers.
         use_gpu: Ranks run on GPUs.
         attention: Attention that the ranks load: ``sdpa``, ``flash`` or ``eager``.
+        lesson: What earlier attempts of the run found out about memory.
 
     Raises:
         UserError: Settings contradict each other or the hardware, or the model does not fit; the
@@ -141,7 +147,7 @@ def decide_recipe(
     fit = find_fit(
         model,
         setup,
-        read_asked(job, per_rank, use_gpu=use_gpu),
+        bound_by(read_asked(job, per_rank, use_gpu=use_gpu), lesson),
         Lengths(
             mean=data.mean_tokens,
             longest=min(data.longest_tokens, hyper.max_sequence_length * data.num_sequences),
@@ -184,6 +190,16 @@ def decide_recipe(
             total_steps=total_steps,
             every_steps=job.spec.checkpoint.every_steps,
         ),
+        out_of_memory_at=lesson.out_of_memory_at,
+    )
+
+
+def bound_by(asked: Asked, lesson: Lesson) -> Asked:
+    """Return the settings with what earlier attempts found out; it counts above the job's own."""
+    return replace(
+        asked,
+        max_micro=lesson.max_micro_batch or None,
+        checkpointing=True if lesson.recomputes else asked.checkpointing,
     )
 
 

@@ -30,13 +30,17 @@ from finetune_trainer.publish.adapter import finish_adapter, weights_file
 from finetune_trainer.publish.card import licence_of
 from finetune_trainer.publish.merge import check_mergeable
 from finetune_trainer.publish.merged import publish_merged
+from finetune_trainer.stopping import on_stop
 from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
+from finetune_trainer.train.attempts import noting_end, read_ends
 from finetune_trainer.train.checkpoint import LocalCheckpoint, drop_all, fetch_newest
 from finetune_trainer.train.launch import Topology, read_topology, run_ranks
+from finetune_trainer.train.lesson import Lesson, learn, tell_lesson
 from finetune_trainer.train.origin import fetch_origin, read_pin
 from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.recipe import check_settings, decide_recipe
 from finetune_trainer.train.shape import shape_of_training_side
+from finetune_trainer.train.watchdog import Limits
 
 PUBLICATION_SECONDS = 3600
 """How long the other nodes wait for rank 0 to upload: whole weights are many gigabytes."""
@@ -60,20 +64,30 @@ def train(context: StageContext) -> TrainResult:
     check_settings(job, hardware, num_rows=prepared.report.rows.train, use_gpu=use_gpu)
     require_validation(job, prepared)
     model_dir, revision = context.model_folder()
-    require_fit(job, prepared, model_dir, hardware, use_gpu=use_gpu)
+    lesson = learn(job, read_ends(context.output, job.run_prefix))
+    require_fit(job, prepared, model_dir, hardware, lesson, use_gpu=use_gpu)
     check_mergeable(job.spec, model_dir)
     topology = _topology(context)
     final_dir = context.scratch("final", fresh=True)
-    plan = plan_ranks(context, prepared, model_dir, revision, topology, use_gpu=use_gpu)
+    plan = plan_ranks(context, prepared, model_dir, revision, topology, lesson, use_gpu=use_gpu)
     control_dir = Path(plan.control_dir)
     plan_path = control_dir / "plan.json"
     plan_path.write_text(json.dumps(asdict(plan)))
-    with context.keeping_logs(control_dir), _beginning_at(plan.resume_step):
-        outcome = run_ranks(topology, plan_path, control_dir, use_gpu=use_gpu)
+    limits = Limits(step_seconds=job.spec.trainer.step_timeout_seconds)
+    with (
+        noting_end(context, control_dir),
+        context.keeping_logs(control_dir),
+        _beginning_at(plan.resume_step),
+    ):
+        outcome = run_ranks(topology, plan_path, control_dir, use_gpu=use_gpu, limits=limits)
     if topology.node_rank != 0:
         return _wait_for_publication(context, key)
     record = _run_record(context, prepared, revision, outcome)
-    return _publish(context, key, final_dir, record, read_format(prepared.folder))
+    with on_stop(
+        "stopped on request before the adapter was published; the checkpoint of the last step is "
+        "durable, and the next attempt only publishes"
+    ):
+        return _publish(context, key, final_dir, record, read_format(prepared.folder))
 
 
 def require_device(context: StageContext, hardware: Hardware) -> bool:
@@ -107,7 +121,13 @@ def require_validation(job: ResolvedJob, prepared: Prepared) -> None:
 
 
 def require_fit(
-    job: ResolvedJob, prepared: Prepared, model_dir: Path, hardware: Hardware, *, use_gpu: bool
+    job: ResolvedJob,
+    prepared: Prepared,
+    model_dir: Path,
+    hardware: Hardware,
+    lesson: Lesson,
+    *,
+    use_gpu: bool,
 ) -> None:
     """Refuse what cannot fit before any rank is started; the ranks settle the recipe anew.
 
@@ -121,6 +141,7 @@ def require_fit(
         hardware,
         use_gpu=use_gpu,
         attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=use_gpu),
+        lesson=lesson,
     )
 
 
@@ -130,10 +151,13 @@ def plan_ranks(
     model_dir: Path,
     revision: str,
     topology: Topology,
+    lesson: Lesson,
     *,
     use_gpu: bool,
 ) -> WorkerPlan:
     """Fetch what the ranks of this node begin from, and write down what they are handed."""
+    if words := tell_lesson(lesson):
+        context.emit.message(words)
     output_dir = context.scratch("checkpoints", fresh=True)
     resume = find_checkpoint(context, output_dir)
     # Several nodes may yet fall back to no checkpoint together.
@@ -154,6 +178,7 @@ def plan_ranks(
         credentials_dir=str(context.credentials_dir) if context.credentials_dir else None,
         credentials_name=context.access().credentials_name,
         use_gpu=use_gpu,
+        lesson=asdict(lesson),
     )
 
 
@@ -293,6 +318,7 @@ def _result(
         metrics=metrics,
         resumed_from_step=record["resumedFromStep"],
         num_trainable_parameters=record["numTrainableParameters"],
+        out_of_memory_at=recipe.get("out_of_memory_at", 0),
         origin_digest=(record.get("initFrom") or {}).get("digest", ""),
         reused=reused,
     )

@@ -192,6 +192,8 @@ def _environment(
         Environment.CACHE_DIR: CACHE_DIR,
         Environment.CREDENTIALS_DIR: CREDENTIALS_DIR,
         Environment.SCRATCH_BYTES: str(whole_bytes(config.scratch_size)),
+        # A stage begins no save that would still be under way when it is killed.
+        Environment.GRACE_SECONDS: str(extra.termination_grace_period_seconds),
     }
     gpus = num_gpus_of(spec, stage)
     if gpus:

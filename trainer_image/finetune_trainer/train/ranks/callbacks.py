@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -96,42 +98,88 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
         return dict(self._latest)
 
 
+class Stopping(IntEnum):
+    """What a rank was told; of all ranks the highest counts."""
+
+    NO = 0
+    SAVE = 1
+    LEAVE = 2
+    """There is no time left to save."""
+
+
 class StopRequest(TrainerCallback):  # type: ignore[misc]
     """Saves and stops when the parent asks; all ranks agree on the step.
 
+    A save that would still be under way when the pod is killed is not begun: it would be of no
+    use, and the pod would end without a word.
+
     transformers' own ``enable_jit_checkpoint`` neither coordinates ranks nor changes the exit code.
+
+    Args:
+        flag: File that the parent writes to ask; it holds the moment (monotonic seconds) at which
+            all must have ended, or nothing.
+        expect: Returns the seconds that a save is expected to take, with or without a validation.
     """
 
-    def __init__(self, flag: Path) -> None:
+    def __init__(self, flag: Path, expect: Callable[[bool], float]) -> None:
         self._flag = flag
+        self._expect = expect
+        self._missing: tuple[float, float] | None = None
         self.stopped_at: int | None = None
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Ask all ranks whether anyone was told to stop."""
-        wanted = os.path.exists(self._flag)
+        wanted = self._read(validates=control.should_evaluate)
         if dist.is_available() and dist.is_initialized() and args.world_size > 1:
             vote = torch.tensor([int(wanted)], device=args.device)
             dist.all_reduce(vote, op=dist.ReduceOp.MAX)
-            wanted = bool(vote.item())
-        if wanted and state.global_step < state.max_steps:
-            self.stopped_at = state.global_step
-            control.should_save = True
-            control.should_training_stop = True
+            wanted = Stopping(int(vote.item()))
+        if wanted is Stopping.NO or state.global_step >= state.max_steps:
+            return
+        self.stopped_at = state.global_step
+        control.should_training_stop = True
+        control.should_save = wanted is Stopping.SAVE
+        if wanted is Stopping.LEAVE:
+            # The step is trained again, and validated then.
+            control.should_evaluate = False
+            self._missing = self._missing or (0.0, 0.0)
 
     def raise_if_stopped(self, *, total_steps: int) -> None:
         """End the rank as stopped if training ended on request.
 
         Raises:
-            Stopped: It did; the checkpoint of that step is durable.
+            Stopped: It did; says whether the checkpoint of that step is durable.
         """
-        if self.stopped_at is not None:
+        if self.stopped_at is None:
+            return
+        where = f"stopped on request at step {self.stopped_at} of {total_steps}"
+        if self._missing is None:
             raise Stopped(
                 "StoppedAfterSave",
-                f"stopped on request at step {self.stopped_at} of {total_steps}; the checkpoint "
-                "is durable, the next attempt resumes there",
+                f"{where}; the checkpoint is durable, the next attempt resumes there",
             )
+        needed, left = self._missing
+        numbers = f" takes {needed:.0f} s and {max(0.0, left):.0f} s were left" if needed else ""
+        raise Stopped(
+            "StoppedWithoutSave",
+            f"{where} without a save, which{numbers or ' did not fit the time left'}; the next "
+            "attempt resumes at the checkpoint before. Raise "
+            "podTemplate.terminationGracePeriodSeconds",
+        )
+
+    def _read(self, *, validates: bool) -> Stopping:
+        if not os.path.exists(self._flag):
+            return Stopping.NO
+        deadline = self._flag.read_text()
+        if not deadline:
+            return Stopping.SAVE
+        needed, left = self._expect(validates), float(deadline) - time.monotonic()
+        if needed <= left:
+            return Stopping.SAVE
+        self._missing = (needed, left)
+        return Stopping.LEAVE
 
 
 def _drop_points_after(path: Path, step: int) -> None:

@@ -108,6 +108,7 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         self._is_first = False
         self._has_several_nodes = False
         self.stall_seconds = 0.0
+        self.store_seconds = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -268,10 +269,12 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         self, store: ObjectStore, saved: Saved, on_bytes: OnBytes
     ) -> list[ManifestFile]:
         """Store this node's files; on the only node also commit. Runs in the outbox."""
+        began = time.monotonic()
         files = upload_checkpoint(store, self._key(saved), saved.folder, on_bytes=on_bytes)
         if not self._has_several_nodes:
             self._commit_files(store, saved, files)
         _remove_up_to(saved)
+        self.store_seconds = time.monotonic() - began
         return files
 
     def _commit_files(self, store: ObjectStore, saved: Saved, files: list[ManifestFile]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.storage import ObjectStore, StorageAccess, open_patiently
@@ -30,6 +31,7 @@ class WorkerPlan:
         credentials_dir: Mounted Secrets.
         credentials_name: Secret of the output.
         use_gpu: Ranks run on GPUs.
+        lesson: What earlier attempts found out about memory, as JSON has it.
     """
 
     job: str
@@ -46,6 +48,7 @@ class WorkerPlan:
     credentials_dir: str | None
     credentials_name: str | None
     use_gpu: bool
+    lesson: dict[str, Any] = field(default_factory=dict)
 
 
 def storage_access(job: ResolvedJob, plan: WorkerPlan) -> StorageAccess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.trainer import ResolvedJob
-from finetune_trainer.errors import InternalError
+from finetune_trainer.errors import InternalError, RetryableError
 from finetune_trainer.model.kernels import decide_liger
 from finetune_trainer.model.load import expected_attention, read_config, read_model_architecture
 from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
+from finetune_trainer.train.launch import RECIPE_NAME
+from finetune_trainer.train.lesson import Lesson
 from finetune_trainer.train.ranks.handover import WorkerPlan, open_run_store
 from finetune_trainer.train.recipe import Recipe, decide_recipe
 
@@ -25,19 +28,48 @@ if TYPE_CHECKING:
 def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSides) -> Recipe:
     """Decide every ``auto`` from the encoded rows' shape, the model's and this node's hardware.
 
+    The parent finds what was settled in ``recipe.json``.
+
     Raises:
         UserError: Settings contradict each other or the hardware.
     """
     from finetune_trainer.model.hardware import detect_hardware
 
-    return decide_recipe(
+    recipe = decide_recipe(
         job,
         sides.shape,
         read_model_architecture(Path(plan.model_dir)),
         detect_hardware(),
         use_gpu=plan.use_gpu,
         attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=plan.use_gpu),
+        lesson=Lesson(**plan.lesson),
     )
+    if int(os.environ.get("LOCAL_RANK") or 0) == 0:
+        Path(plan.control_dir, RECIPE_NAME).write_text(json.dumps(recipe.to_json()))
+    return recipe
+
+
+def check_agreement(recipe: Recipe) -> None:
+    """Make sure that the nodes settled on the same batches; all ranks must call it.
+
+    Nodes read what earlier attempts found out by themselves, and one may have read before another
+    node's note was written.
+
+    Raises:
+        RetryableError: They differ; the next attempt reads the same.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) == int(os.environ.get("LOCAL_WORLD_SIZE") or 1):
+        return
+    import torch.distributed as dist
+
+    sizes: list[int] = [0] * dist.get_world_size()
+    dist.all_gather_object(sizes, recipe.micro_batch_size)
+    if len(set(sizes)) > 1:
+        raise RetryableError(
+            "RecipesDiffer",
+            f"the nodes settled on micro batches of {sorted(set(sizes))} examples: one had not "
+            "seen that an attempt before ran out of memory; the next attempt begins with the same",
+        )
 
 
 def uses_liger(plan: WorkerPlan, job: ResolvedJob) -> bool:

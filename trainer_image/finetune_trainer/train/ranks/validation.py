@@ -39,6 +39,7 @@ class ExactValidation(Trainer):  # type: ignore[misc]
                     loss = float(self.compute_loss(model, batch))
                 if is_ours:
                     total += torch.tensor([loss * weight, weight], dtype=torch.float64)
+                self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         if dist.is_available() and dist.is_initialized():
             total = total.to(self.args.device)
             dist.all_reduce(total)

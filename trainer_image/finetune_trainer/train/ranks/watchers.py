@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.stopping import grace_seconds
 from finetune_trainer.storage import open_store
 from finetune_trainer.storage.patience import decide_patience
+from finetune_trainer.train.beats import BeatWriter, Phase
+from finetune_trainer.train.launch import STOP_FLAG
 from finetune_trainer.train.outbox import Outbox, decide_budget
 from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest
 from finetune_trainer.train.ranks.chosen import ChosenStep
 from finetune_trainer.train.ranks.durable import DurableCheckpoints
 from finetune_trainer.train.ranks.handover import WorkerPlan, open_run_store, storage_access
+from finetune_trainer.train.ranks.heartbeat import Heartbeat, SaveClock
 from finetune_trainer.train.ranks.isolation import IsolationProbe
 from finetune_trainer.train.ranks.state_files import state_files_below
 
@@ -27,7 +31,9 @@ if TYPE_CHECKING:
 class Watchers:
     """The callbacks of a rank; only rank 0 writes the curve."""
 
+    heartbeat: Heartbeat
     curve: CurveWriter | None
+    clock: SaveClock
     checkpoints: DurableCheckpoints
     chosen: ChosenStep
     stop: StopRequest
@@ -36,7 +42,8 @@ class Watchers:
     def as_callbacks(self) -> list[TrainerCallback]:
         """Return them in the order in which they are to be called."""
         curve = [self.curve] if self.curve else []
-        return [*curve, self.isolation, self.checkpoints, self.chosen, self.stop]
+        watching = [self.heartbeat, *curve, self.isolation, self.clock]
+        return [*watching, self.checkpoints, self.chosen, self.stop]
 
     def attach(self, trainer: Trainer) -> None:
         """Name the trainer to those that look at its model."""
@@ -45,7 +52,13 @@ class Watchers:
 
 
 def make_watchers(
-    plan: WorkerPlan, job: ResolvedJob, rank: int, emit: EventEmitter, *, has_validation: bool
+    plan: WorkerPlan,
+    job: ResolvedJob,
+    rank: int,
+    emit: EventEmitter,
+    beats: BeatWriter,
+    *,
+    has_validation: bool,
 ) -> Watchers:
     """Build the callbacks that report, save, choose and stop."""
     curve = Path(plan.curve)
@@ -68,9 +81,18 @@ def make_watchers(
         inputs=plan.inputs,
         resumed_from=plan.resume_step,
         tell=emit.message if rank == 0 else no_telling,
+        # Storage that is away is no hang: it has a patience of its own.
+        on_wait=lambda: beats.beat(Phase.SAVING),
+    )
+    clock = SaveClock(
+        grace_seconds=grace_seconds(),
+        store_seconds=lambda: checkpoints.store_seconds,
+        tell=emit.message if rank == 0 else no_telling,
     )
     return Watchers(
+        heartbeat=Heartbeat(beats),
         curve=CurveWriter(curve, emit, resumed_from=plan.resume_step) if rank == 0 else None,
+        clock=clock,
         checkpoints=checkpoints,
         chosen=ChosenStep(
             store,
@@ -81,7 +103,9 @@ def make_watchers(
             has_validation=has_validation,
             resume_step=plan.resume_step,
         ),
-        stop=StopRequest(Path(plan.control_dir) / "stop"),
+        stop=StopRequest(
+            Path(plan.control_dir) / STOP_FLAG, lambda validates: clock.expect(validates=validates)
+        ),
         isolation=IsolationProbe(emit.message),
     )
 

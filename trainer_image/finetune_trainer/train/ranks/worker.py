@@ -20,6 +20,7 @@ from finetune_trainer.failures import classify, failure_record
 from finetune_trainer.process import die_with_parent
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
+from finetune_trainer.train.beats import BeatWriter
 from finetune_trainer.train.launch import lost_peer
 from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.ranks.outcome import (
@@ -32,6 +33,7 @@ from finetune_trainer.train.ranks.sides import encode_sides, open_sides
 from finetune_trainer.train.ranks.start import (
     agree_on_checkpoint,
     begins_from_origin,
+    check_agreement,
     check_world_size,
     load_base,
     settle_recipe,
@@ -47,11 +49,12 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     plan = WorkerPlan(**json.loads(Path(argv[1]).read_text()))
     rank = int(os.environ.get("RANK", "0"))
+    beats = BeatWriter(Path(plan.control_dir), rank)
     emit = EventEmitter(Stage.TRAIN, push=ProgressPush.from_environment() if rank == 0 else None)
     # Our own push carries the same body and more.
     os.environ["DISABLE_KUBEFLOW_INTEGRATION"] = "TRUE"
     try:
-        run_rank(plan, rank, emit)
+        run_rank(plan, rank, emit, beats)
     except BaseException as error:
         if not isinstance(error, TrainerError):
             traceback.print_exc()
@@ -68,7 +71,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
+def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter) -> None:
     """Train as one rank, save, and leave ``outcome.json`` on rank 0.
 
     Raises:
@@ -93,12 +96,13 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter) -> None:
         job, recipe, Path(plan.output_dir), has_validation=sides.has_validation
     )
     check_world_size(recipe, config.world_size)
+    check_agreement(recipe)
     if objective is sft:  # the other objectives need more of the output head than the loss
         config.use_liger_kernel = uses_liger(plan, job)
     plan = agree_on_checkpoint(plan, job, emit.message, local_rank=config.local_process_index)
     model = load_base(plan, job, recipe, local_rank=config.local_process_index)
     lora = build_lora_config(method.adapter, model)
-    watchers = make_watchers(plan, job, rank, emit, has_validation=sides.has_validation)
+    watchers = make_watchers(plan, job, rank, emit, beats, has_validation=sides.has_validation)
     trainer = objective.build_trainer(
         job=job,
         config=config,

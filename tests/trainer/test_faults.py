@@ -1,0 +1,104 @@
+"""What training does when a rank hangs or runs out of memory, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.faults import fault
+from support.stages import Workbench
+
+SHORT = {
+    "hyperparameters": {"maxSteps": 4, "microBatchSize": 2},
+    "checkpoint": {"validateEverySteps": 4},
+}
+
+
+def untrained(done: Workbench, folder: Path, change: dict[str, Any]) -> Workbench:
+    """Return a run of another job whose data set is prepared."""
+    workbench = done.fork(folder, change)
+    for name in ("adapter", "evaluation"):
+        shutil.rmtree(workbench.run_folder / name)
+    return workbench
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core runs one rank")
+@pytest.mark.parametrize(
+    ("kind", "reason", "said"),
+    [
+        ("loader", "RankHung", "rank 1 is behind, after step 2 while training, at sitecustomize"),
+        ("collective", "CollectiveHung", "all ranks wait for each other after step 2"),
+    ],
+)
+def test_ranks_that_hang_are_named_and_leave_their_stacks(
+    undisturbed: tuple[Workbench, dict[str, Any]],
+    tmp_path: Path,
+    kind: str,
+    reason: str,
+    said: str,
+) -> None:
+    two = {"resources": {"gpusPerNode": 2}, "trainer": {"stepTimeoutSeconds": 4}}
+    workbench = untrained(undisturbed[0], tmp_path / "run", {**SHORT, **two})
+    workbench.env = fault(kind, tmp_path / "mark", rank=1, step=2)
+    run = workbench.run("train")
+    assert (tmp_path / "mark").exists(), run.stderr[-2000:]
+    assert (run.exit_code, run.termination["failureClass"]) == (76, "Hang"), run.messages
+    assert (run.termination["reason"], run.termination["step"]) == (reason, 2)
+    assert said in run.failure["message"]
+    attempt = workbench.run_folder / "attempts" / "1"
+    assert f"file://{attempt}" in run.failure["message"]
+    assert json.loads((attempt / "end.json").read_text())["reason"] == reason
+    for rank in (0, 1):
+        assert "most recent call first" in (attempt / f"stacks-{rank}.txt").read_text()
+
+
+def test_lack_of_memory_halves_the_micro_batch_and_keeps_the_global_batch(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    change = {"hyperparameters": {"maxSteps": 4, "microBatchSize": 4}}
+    workbench = untrained(undisturbed[0], tmp_path / "run", change)
+    workbench.env = fault("memory", tmp_path / "mark", fits=2)
+    run = workbench.run("train")
+    assert (run.exit_code, run.termination["failureClass"]) == (77, "OutOfMemory"), run.messages
+    assert "the next attempt takes at most 2 examples" in run.failure["message"]
+
+    run = workbench.run_to("train")
+    assert "an attempt before ran out of memory with 4 examples" in run.messages
+    assert "2 micro x 2 accumulation" in run.messages
+    recipe = json.loads((workbench.run_folder / "adapter" / "run.json").read_text())["recipe"]
+    assert (recipe["global_batch_size"], recipe["micro_batch_size"]) == (4, 2)
+    assert recipe["out_of_memory_at"] == run.result["outOfMemoryAt"] == 4
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train", "evaluate"])
+def test_a_stop_during_a_download_ends_the_stage_at_once(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path, stage: str
+) -> None:
+    """The store takes the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        change = {"output": {"uri": "s3://bucket/prefix"}, "s3": {"endpoint": address}}
+        if stage == "prepare":
+            change["dataset"] = {"sources": [{"uri": "s3://bucket/rows.jsonl"}]}
+        workbench = Workbench(
+            folder=tmp_path / "run",
+            model=undisturbed[0].model,
+            data=undisturbed[0].data,
+            change=change,
+            env={"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"},
+        )
+        process = workbench.start(stage)
+        silent.settimeout(120)
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGTERM)
+            run = workbench.finish(process, timeout=30)
+    assert (run.exit_code, run.termination["reason"]) == (79, "Stopped"), run.messages
+    assert run.termination["stage"] == stage
