@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
+from finetune_operator.controllers.controller import Controller
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
 from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.workload import is_installed
@@ -28,8 +29,7 @@ from finetune_operator.kube.leader import LeaderElector
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.status import StatusThrottle
-from finetune_operator.kube.workers import Workers
-from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, WorkQueue
+from finetune_operator.kube.workqueue import WorkQueue
 from finetune_operator.metrics.jobs import JobMetrics
 from finetune_operator.progress.certificate import ServingCertificate
 from finetune_operator.progress.door import GuardedRunner
@@ -39,8 +39,6 @@ from finetune_operator.progress.writer import FIELD_MANAGER, ProgressWriter, is_
 
 logger = logging.getLogger(__name__)
 
-GATHER_SECONDS = 0.25
-"""How long changes of children are gathered. Every stage ends, and starts, this much later."""
 MAX_BACKOFF_SECONDS = 60.0
 """Longest pause between tries of a job that fails: what is mended is noticed within a minute."""
 PLACES_QPS, PLACES_BURST = 2.0, 5
@@ -80,6 +78,7 @@ class Manager:
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._elector: LeaderElector | None = None
         self._election: asyncio.Task[None] | None = None
+        self._controllers: tuple[Controller, ...] = ()
         self._is_started = False
         self._waiting_for = "starting"
 
@@ -106,13 +105,10 @@ class Manager:
             config.kueue == "auto" and await is_installed(client, config.namespaces)
         )
         logger.info("Kueue is %s", "used" if has_kueue else "not used")
-        self.queue: WorkQueue[ObjectKey] = WorkQueue(
-            "finetunejob", rng=rng, metrics=client.metrics, max_delay_seconds=MAX_BACKOFF_SECONDS
-        )
         self.caches = Caches(
             client,
             config,
-            wake=self._wake,
+            wake=lambda key, priority: self._finetunejobs.wake(key, priority),
             forget=self._forget,
             has_kueue=has_kueue,
             rng=rng,
@@ -172,7 +168,8 @@ class Manager:
             self._election.cancel()
             await asyncio.gather(self._election, return_exceptions=True)
         if self._is_started:
-            self.queue.shut_down()
+            for controller in self._controllers:
+                controller.queue.shut_down()
             await self._recorder.flush()
         for task in self._tasks:
             task.cancel()
@@ -215,15 +212,29 @@ class Manager:
                 rng=self._rng,
             )
             client = client.fenced(self._elector.fence)
+        queue: WorkQueue[ObjectKey] = WorkQueue(
+            "finetunejob",
+            rng=self._rng,
+            metrics=client.metrics,
+            max_delay_seconds=MAX_BACKOFF_SECONDS,
+        )
         self._reconciler = FineTuneJobReconciler(
             client,
             self.caches,
             config,
             clock=self._clock,
             recorder=self._recorder,
-            queue=self.queue,
+            queue=queue,
             places=places,
         )
+        self._finetunejobs = Controller(
+            FINETUNEJOBS,
+            reads=self.caches.informers,
+            keys=lambda: self.caches.finetunejobs,
+            queue=queue,
+            reconcile=self._reconciler.reconcile,
+        )
+        self._controllers = (self._finetunejobs,)
         self._election = asyncio.create_task(self._elect(), name="election")
         self._election.add_done_callback(self._on_end)
 
@@ -234,18 +245,11 @@ class Manager:
             await self._elector.run(self._lead)
 
     async def _lead(self) -> None:
-        """Reconcile for as long as this replica leads."""
-        for informer in self.caches.informers:
-            await informer.synced.wait()
-        for key in list(self.caches.finetunejobs):
-            self.queue.add(key, priority=PRIORITY_RESYNC)
-        workers = Workers(
-            self.queue,
-            self._reconciler.reconcile,
-            num_workers=self.config.num_workers,
-            metrics=self._client.metrics,
-        )
-        await workers.run()
+        """Reconcile all kinds for as long as this replica leads."""
+        async with asyncio.TaskGroup() as loops:
+            for each in self._controllers:
+                work = each.run(num_workers=self.config.num_workers, metrics=self._client.metrics)
+                loops.create_task(work, name=f"controller-{each.kind.plural}")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -260,19 +264,9 @@ class Manager:
         logger.error("%s ended: %s", task.get_name(), error)
         self._fatal.set_exception(error)
 
-    def _wake(self, key: ObjectKey, priority: int) -> None:
-        """Queue a key; changes of children are gathered, for they come in swarms.
-
-        A pod starts, its Job counts it, the next rank starts: one look afterwards sees it all.
-        """
-        if priority == PRIORITY_CHILD:
-            self.queue.add_after(key, GATHER_SECONDS, priority=priority)
-        else:
-            self.queue.add(key, priority=priority)
-
     def _forget(self, job: Object) -> None:
         metadata = job["metadata"]
-        self.queue.forget((metadata["namespace"], metadata["name"]))
+        self._finetunejobs.queue.forget((metadata["namespace"], metadata["name"]))
         self._reconciler.forget(job)
         self._writer.forget(job)
 
