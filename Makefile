@@ -55,6 +55,10 @@ alert-tests: setup ## Unit tests of the chart's alerts (builds promtool the firs
 families: setup ## Every model family through the whole chain, as a table (about 20 minutes)
 	@PYTHONPATH=tools:tests $(PYTHON) tools/model_families.py $(FAMILIES)
 
+.PHONY: faults
+faults: setup ## Kill, stop, starve and cut off running jobs, as a table (FAULTS="row row", SEEDS=3; many hours for all)
+	@PYTHONPATH=tools:tests $(PYTHON) -m faults $(FAULTS) $(if $(SEEDS),--seeds $(SEEDS))
+
 .PHONY: vllm-test
 vllm-test: setup ## Install vLLM beside the project (6 GB) and compare its answers with the evaluation's
 	@$(PYTHON) tools/vllm_venv.py

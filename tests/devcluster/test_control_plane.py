@@ -53,6 +53,14 @@ def test_a_restart_keeps_address_and_objects(private_control_plane):
     assert cluster.kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.a}") == "b"
 
 
+def test_etcd_comes_back_with_what_it_held(private_control_plane):
+    cluster = private_control_plane
+    cluster.kubectl("create", "configmap", "kept", "-n", "default")
+    cluster.restart_etcd(pause_seconds=1)
+    found = eventually(lambda: cluster.kubectl("get", "configmap", "kept", "-n", "default"), 60)
+    assert "kept" in found
+
+
 def test_the_audit_log_has_one_line_per_write(private_control_plane):
     cluster = private_control_plane
     cluster.kubectl("create", "configmap", "counted")

@@ -7,6 +7,7 @@ import random
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -70,6 +71,26 @@ class FaultyS3:
             return body[:-1] + bytes([body[-1] ^ 1])
 
         self.damage = flip
+
+    def damage_each(self, part: str, times: int) -> None:
+        """Flip a bit in the first so many bodies of each object whose path holds ``part``.
+
+        Manifests stay as they are: the next writer there reads back its own.
+        """
+        seen: Counter[str] = Counter()
+
+        def flip(path: str, body: bytes) -> bytes:
+            seen[path] += 1
+            if part not in path or path.endswith("/manifest.json") or seen[path] > times:
+                return body
+            self.num_damaged += 1
+            return body[:-1] + bytes([body[-1] ^ 1])
+
+        self.damage = flip
+
+    def seed(self, text: str) -> None:
+        """Let chance begin anew."""
+        self._random = random.Random(text)
 
 
 def _handler_of(link: FaultyS3) -> type[BaseHTTPRequestHandler]:

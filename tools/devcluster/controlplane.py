@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -152,6 +153,16 @@ class ControlPlane:
         """Stop and start the API server: every watch is cut."""
         self.stop_api_server()
         self.start_api_server()
+
+    def restart_etcd(self, *, pause_seconds: float = 0.0) -> None:
+        """Kill etcd and start it again on the same data; the API server serves nothing meanwhile.
+
+        Args:
+            pause_seconds: How long it is away.
+        """
+        self.stop_process("etcd", grace_seconds=0)
+        time.sleep(pause_seconds)
+        self._start_etcd()
 
     def pause_api_server(self) -> None:
         """Freeze the API server: connections stay open and nothing answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import traceback
 from pathlib import Path
@@ -114,3 +115,37 @@ def failure_of_record(record: dict[str, Any]) -> TrainerError:
     """Return the error that a child process left as :func:`failure_record`."""
     kind = ERROR_OF_EXIT_CODE.get(record["exit_code"], InternalError)
     return kind(record["reason"], record["message"])
+
+
+RECORD_BYTES = 8192
+
+
+def reserve_record(path: Path) -> None:
+    """Take the room of a record while there is some: a full disk is among what it may have to say.
+
+    Raises:
+        OSError: There is none.
+    """
+    path.write_bytes(b" " * RECORD_BYTES)
+
+
+def leave_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a record into the room that :func:`reserve_record` has taken, and cut it to fit.
+
+    Raises:
+        OSError: Nothing was reserved, and there is no room now.
+    """
+    message = record["message"]
+    while len(data := json.dumps({**record, "message": message}).encode()) > RECORD_BYTES:
+        message = message[: len(message) * 3 // 4]
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.write(data)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return a record, or None if its process has left none or could not write it."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except ValueError:
+        return None
+    return record

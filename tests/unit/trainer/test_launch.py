@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune_trainer.errors import StorageError
+from finetune_trainer.failures import failure_record, leave_record, reserve_record
 from finetune_trainer.train.launch import _failure_of, lost_peer
 
 
@@ -40,3 +42,22 @@ def test_a_rank_that_failed_by_itself_says_more_than_those_that_lost_it(tmp_path
     assert _failure_of(tmp_path, 1, oom_killed=False).reason == "OutOfMemory"
     (tmp_path / "failure-1.json").unlink()
     assert _failure_of(tmp_path, 1, oom_killed=False).reason == "PeerLost"
+
+
+def test_rank_that_reserved_room_for_its_reason_has_it_on_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "failure-0.json"
+    reserve_record(path)
+    before = path.stat().st_blocks
+    assert _failure_of(tmp_path, -9, oom_killed=False).reason == "RankKilled"  # it left none
+    failure = StorageError("DiskFull", "no space left " + "there " * 5000)
+    leave_record(path, {**failure_record(failure), "rank": 0, "lost_peer": False})
+    assert path.stat().st_blocks == before
+    found = _failure_of(tmp_path, 1, oom_killed=False)
+    assert (type(found), found.reason) == (StorageError, "DiskFull")
+    assert found.message.startswith("no space left there")
+
+
+def test_record_that_could_not_be_written_is_none(tmp_path: Path) -> None:
+    (tmp_path / "failure-0.json").write_text("")
+    (tmp_path / "ranks.log").write_text("exitcode  : -9")
+    assert _failure_of(tmp_path, 1, oom_killed=False).reason == "RankKilled"

@@ -24,7 +24,7 @@ from finetune_trainer.errors import (
     Stopped,
     TrainerError,
 )
-from finetune_trainer.failures import failure_of_record
+from finetune_trainer.failures import failure_of_record, read_record
 from finetune_trainer.process import (
     die_with_parent,
     num_oom_kills,
@@ -227,7 +227,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> TrainerError:
-    records = [json.loads(path.read_text()) for path in sorted(control_dir.glob("failure-*.json"))]
+    found = [read_record(path) for path in sorted(control_dir.glob("failure-*.json"))]
+    records = [record for record in found if record is not None]
     # A rank that failed on its own says more than one that lost its peer.
     records.sort(
         key=lambda r: (

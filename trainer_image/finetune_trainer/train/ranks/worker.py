@@ -16,7 +16,12 @@ from pathlib import Path
 
 from finetune_api.trainer import ResolvedJob, Stage
 from finetune_trainer.errors import InternalError, TrainerError
-from finetune_trainer.failures import classify, failure_record
+from finetune_trainer.failures import (
+    classify,
+    failure_record,
+    leave_record,
+    reserve_record,
+)
 from finetune_trainer.process import die_with_parent
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
@@ -53,6 +58,7 @@ def main(argv: list[str]) -> int:
     emit = EventEmitter(Stage.TRAIN, push=ProgressPush.from_environment() if rank == 0 else None)
     # Our own push carries the same body and more.
     os.environ["DISABLE_KUBEFLOW_INTEGRATION"] = "TRUE"
+    reserve_record(_record_path(plan, rank))
     try:
         run_rank(plan, rank, emit, beats)
     except BaseException as error:
@@ -131,8 +137,12 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
 
 
 def _leave_failure(plan: WorkerPlan, rank: int, failure: TrainerError, *, lost_peer: bool) -> None:
-    path = Path(plan.control_dir) / f"failure-{rank}.json"
-    path.write_text(json.dumps({**failure_record(failure), "rank": rank, "lost_peer": lost_peer}))
+    record = {**failure_record(failure), "rank": rank, "lost_peer": lost_peer}
+    leave_record(_record_path(plan, rank), record)
+
+
+def _record_path(plan: WorkerPlan, rank: int) -> Path:
+    return Path(plan.control_dir) / f"failure-{rank}.json"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The fault matrix: whatever goes wrong, a job ends in the same adapter or in the right failure."""
