@@ -26,11 +26,10 @@ from typing import Any
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPOSITORY / name) for name in ("tools", "trainer_image")]
+sys.path[:0] = [str(REPOSITORY / "tools")]
 
 import base_model  # noqa: E402
 import local_s3  # noqa: E402
-from finetune_trainer.process import handling_stop_signals  # noqa: E402
 from folder_lock import empty_folder, hold_folder  # noqa: E402
 
 BUCKET = "demo"
@@ -268,14 +267,19 @@ def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
     """Let the CLI decide what a signal means, and wait until it has saved."""
     received: list[int] = []
 
-    def handle(number: int) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         received.append(number)
         # Ctrl-C in a terminal reached the CLI already; a signal to us alone did not.
         if number == signal.SIGTERM:
             process.terminate()
 
-    with handling_stop_signals(handle):
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
         yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -110,7 +110,7 @@ def ours(
                     keep=2, curve=curve, curve_key="x", inputs={}, resumed_from=0,
                     tell=emit.message,
                 ),
-                StopRequest(Path(scratch) / "stop"),
+                StopRequest(Path(scratch) / "stop", lambda _: 0.0),
                 watch.callback,
                 *callbacks,
             ],

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster.errors import BuildError
+from devcluster.errors import BuildError, HostUnfitError
 from devcluster.host import go_program, require, run, unfit_for_control_plane
 from devcluster.paths import cache_root, modules_root
 from devcluster.progress import step
@@ -198,6 +198,7 @@ def ensure_built(name: str) -> Path:
     go = go_program()
     if go is None:
         require(unfit_for_control_plane())
+        raise HostUnfitError("there is no Go on this host")
     folder = modules_root() / build.module
     target = _target(build, go)
     if not target.is_dir():
