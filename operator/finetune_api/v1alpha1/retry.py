@@ -35,7 +35,8 @@ class RetryPolicy(APIModel):
     storage: Retries | None = None
     """After object storage or a disk failed (exit code 73)."""
     out_of_memory: Retries | None = None
-    """After a GPU or a pod ran out of memory (exit code 77, `OOMKilled`)."""
+    """After a GPU or a pod ran out of memory (exit code 77, `OOMKilled`). Each next attempt of a
+    training that ran out of GPU memory takes half the micro batch."""
     hang: Retries | None = None
     """After training stood still (exit code 76)."""
     infrastructure: Retries | None = None
