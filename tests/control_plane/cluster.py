@@ -31,14 +31,14 @@ ROOT = Path(__file__).parents[2]
 Object = dict[str, Any]
 
 
-def install_crd(cluster) -> None:
+def install_crd(cluster, path: Path = ROOT / "crds" / "finetunejobs.yaml") -> None:
     """Install the CRD and wait until it is served."""
     cluster.kubectl(
         "apply",
         "--server-side",
         "--force-conflicts",
         "-f",
-        str(ROOT / "crds" / "finetunejobs.yaml"),
+        str(path),
     )
     # Not `kubectl wait`: it fails on a CRD so new that it has no conditions at all.
     established = "jsonpath={.status.conditions[?(@.type=='Established')].status}"
@@ -106,7 +106,14 @@ class OperatorProcess:
     """One replica as users run it: ``python -m finetune_operator`` with kopf."""
 
     def __init__(
-        self, cluster, folder: Path, *, kubeconfig: str = "", pod_name: str = "", **settings: Any
+        self,
+        cluster,
+        folder: Path,
+        *,
+        kubeconfig: str = "",
+        pod_name: str = "",
+        code: Path = ROOT / "operator",
+        **settings: Any,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.settings = {
@@ -125,7 +132,7 @@ class OperatorProcess:
         self._command = [sys.executable, "-m", "finetune_operator", "--config", str(path)]
         self._environment = {
             **os.environ,
-            "PYTHONPATH": f"{ROOT / 'operator'}",
+            "PYTHONPATH": str(code),
             "KUBECONFIG": kubeconfig or str(cluster.kubeconfig),
             **({"POD_NAME": pod_name} if pod_name else {}),
         }

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api.names import run_of
 from finetune_api.trainer import Stage
+from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.retry import Ledger, queue_evictions
 from finetune_operator.finetunejob.stages import STAGES, StageView
@@ -36,13 +37,19 @@ OWNED_FIELDS = (
     "lastFailure",
 )
 """What the operator's field manager owns; ``progress`` and ``metrics`` belong to the pushes."""
+_KNOWN_FIELDS = frozenset(
+    field.alias or name for name, field in FineTuneJobStatus.model_fields.items()
+)
 
 
 class JobDraft(Draft):
     """Mutable status of one plan, with the stages, attempts and failures of a FineTuneJob."""
 
     def __init__(self, job: Object, now: datetime) -> None:
-        super().__init__(job, OWNED_FIELDS, now)
+        # Fields of a newer version are repeated: what its operator has applied under our name and
+        # we leave out would be removed.
+        newer = [key for key in job.get("status") or {} if key not in _KNOWN_FIELDS]
+        super().__init__(job, (*OWNED_FIELDS, *newer), now)
         self._stages: dict[str, Object] = {
             item["name"]: dict(item) for item in self._stored.get("stages") or ()
         }
@@ -180,7 +187,11 @@ class JobDraft(Draft):
         """Return the status to write, or None if nothing worth a write changed."""
         wire = self.sections()
         if self._stages:
-            wire["stages"] = sorted(self._stages.values(), key=lambda e: _ORDER[e["name"]])
+            wire["stages"] = sorted(
+                # stages of a newer version come after ours
+                self._stages.values(),
+                key=lambda e: _ORDER.get(e["name"], len(_ORDER)),
+            )
         wire.update(self._extra)
         return wire if _is_worth_writing(self._stored, wire) else None
 
