@@ -107,9 +107,14 @@ class Storage:
                 again = local_s3.start(server.folder, buckets=("jobs",))
                 server.process = again.process
                 link.upstream = again.endpoint.removeprefix("http://")
+                is_over.wait()  # the server dies with the thread that has started it
 
+            is_over = threading.Event()
             link.on_request = count
-            run = bench.run("train", timeout=STAGE_SECONDS)
+            try:
+                run = bench.run("train", timeout=STAGE_SECONDS)
+            finally:
+                is_over.set()
             if not stopped.is_set():
                 raise WrongEnd("the server was not stopped")
             return same(run, expected, num_attempts=1)
