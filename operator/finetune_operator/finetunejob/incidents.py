@@ -98,16 +98,24 @@ class _Ending:
     incident_class: IncidentClass
 
 
-def find_incidents(pods: Iterable[Object], now: datetime, *, memory: str = "") -> list[Incident]:
+def find_incidents(
+    pods: Iterable[Object], now: datetime, *, memory: str = "", has_peers: bool = True
+) -> list[Incident]:
     """Return the incidents that the pods of a stage tell of, oldest first.
 
     Args:
         pods: The trimmed pods; those that failed stay as long as their Job.
         now: The present.
         memory: Their memory limit, for messages.
+        has_peers: Whether an attempt has several pods. One that has a single pod has lost nobody
+            but a process of its own.
     """
     known = list(pods)
-    endings = [end for pod in known if (end := _ending_of(pod, now, memory)) is not None]
+    endings = [
+        end
+        for pod in known
+        if (end := _ending_of(pod, now, memory, has_peers=has_peers)) is not None
+    ]
     groups: list[list[_Ending]] = []
     for ending in sorted(endings, key=lambda end: (end.at, end.rank)):
         group = next((group for group in groups if _belongs(ending, group)), None)
@@ -118,14 +126,14 @@ def find_incidents(pods: Iterable[Object], now: datetime, *, memory: str = "") -
     return [_incident_of(group, known, now) for group in groups]
 
 
-def _ending_of(pod: Object, now: datetime, memory: str) -> _Ending | None:
+def _ending_of(pod: Object, now: datetime, memory: str, *, has_peers: bool) -> _Ending | None:
     """Return how a pod ended of itself; None if it did not, or only followed others."""
     state = pod["status"].get("container") or {}
     ended = state.get("terminated") or {}
     if not ended and pod["status"]["phase"] != "Failed":
         return None
     cause = cause_of_failure(pod, memory=memory)
-    if cause is None or _is_follower(pod, cause):
+    if cause is None or _is_follower(pod, cause, has_peers=has_peers):
         return None
     created = parse_timestamp(pod["metadata"].get("creationTimestamp")) or now
     running = state.get("running") or {}
@@ -139,12 +147,12 @@ def _ending_of(pod: Object, now: datetime, memory: str) -> _Ending | None:
     )
 
 
-def _is_follower(pod: Object, cause: Cause) -> bool:
+def _is_follower(pod: Object, cause: Cause, *, has_peers: bool) -> bool:
     """Return whether a pod ended because of others: a peer, or whoever deleted it."""
     if is_disrupted(pod):
         return False
     code = exit_code_of(pod)
-    if code == ExitCode.RETRYABLE and cause.reason in _FOLLOWER_REASONS:
+    if has_peers and code == ExitCode.RETRYABLE and cause.reason in _FOLLOWER_REASONS:
         return True
     is_deleted = bool(pod["metadata"].get("deletionTimestamp"))
     is_killed_for_memory = cause.failure_class is FailureClass.OUT_OF_MEMORY

@@ -45,7 +45,7 @@ _ENDLESS = (
 def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Say whether a stage runs or waits for its pods; end the job if it gets nowhere."""
     memory = memory_of(spec, view.stage, step.config)
-    incidents = find_incidents(view.pods, step.now, memory=memory)
+    incidents = find_incidents(view.pods, step.now, memory=memory, has_peers=view.has_peers)
     if not all(incident.is_settled for incident in incidents):
         # One of the pods that still run may have failed first.
         step.look_again(SETTLE_SECONDS)

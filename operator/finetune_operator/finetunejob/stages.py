@@ -115,6 +115,11 @@ class StageView:
         return 0 if self.job is None else run_of(self.job["metadata"]["name"])
 
     @property
+    def has_peers(self) -> bool:
+        """Whether an attempt of it has several pods."""
+        return self.job is not None and (self.job["spec"].get("completions") or 1) > 1
+
+    @property
     def is_stoppable(self) -> bool:
         """Whether there is a Job that still runs, or would."""
         return self.state in (StageState.WAITING, StageState.RUNNING)

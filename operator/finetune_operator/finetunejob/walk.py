@@ -93,7 +93,8 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         step.look_again(1.0)
         return False
     memory = memory_of(spec, view.stage, step.config)
-    given_up = account(step, spec, view, find_incidents(view.pods, step.now, memory=memory))
+    incidents = find_incidents(view.pods, step.now, memory=memory, has_peers=view.has_peers)
+    given_up = account(step, spec, view, incidents)
     needs_result = view.state is StageState.SUCCEEDED and TRAITS[view.stage].needs_result
     if needs_result and not is_verdict(view.result, has_goal=spec.goal is not None):
         start_again(step, spec, view)

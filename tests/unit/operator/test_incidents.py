@@ -127,6 +127,15 @@ def test_endings_that_belong_together_are_one_incident_with_its_root_cause(pods,
     assert of_class(pods) == expected
 
 
+def test_a_single_pod_that_lost_a_peer_lost_a_process_of_its_own_and_that_costs_nothing():
+    (incident,) = find_incidents([peer(rank=0)], at(100), has_peers=False)
+    assert (incident.incident_class, incident.is_free) == ("Infrastructure", True)
+    body, known = in_training(backoffLimit=0)
+    _, body = told(body, known, [peer(rank=0)], 100)
+    assert not is_terminal(body["status"])
+    assert [item["reason"] for item in body["status"]["attempts"]["history"]] == ["PeerLost"]
+
+
 def test_other_ranks_are_waited_for_before_a_failure_is_believed_to_be_the_first():
     pods = [own(1, end=60), alive(rank=1)]
     (young,) = find_incidents(pods, at(62))
