@@ -58,7 +58,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
         "evaluation": {"maxSamples": NUM_QUESTIONS, "maxNewTokens": MAX_NEW_TOKENS},
     }
     bench = Workbench(folder=folder / "run", model=ensure_model(), data=folder, change=change)
-    bench.run_to("prepare", "train", "evaluate")
+    bench.run_to("prepare", "train", "evaluate", timeout=1200)
     return bench
 
 

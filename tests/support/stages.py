@@ -182,11 +182,11 @@ class Workbench:
         """Run a stage to its end."""
         return self.finish(self.start(stage), timeout)
 
-    def run_to(self, *stages: str) -> StageRun:
+    def run_to(self, *stages: str, timeout: float = 300) -> StageRun:
         """Run stages in order; all must succeed."""
         last: StageRun | None = None
         for stage in stages:
-            last = self.run(stage)
+            last = self.run(stage, timeout)
             assert last.exit_code == 0, f"{stage}: {last.messages}\n{last.stderr[-2000:]}"
         assert last is not None
         return last
