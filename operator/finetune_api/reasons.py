@@ -144,6 +144,10 @@ LIFE = {
     "Evaluated": ReasonHelp("Both models are scored.", _WAIT),
     "GoalReached": ReasonHelp("The scores reach `spec.goal`.", "Nothing."),
     "Published": ReasonHelp("The version's manifest is written.", "Nothing."),
+    "OutdatedCRD": ReasonHelp(
+        "The CustomResourceDefinition is older than the operator, so no status can be written.",
+        "Apply the `crds` folder of the chart; the job goes on by itself.",
+    ),
     "ReconcileError": ReasonHelp(
         "The operator cannot handle this job: a defect.",
         "Report it with the traceback of the operator's log; it tries again.",

@@ -22,6 +22,7 @@ from control_plane.cluster import (
     OperatorProcess,
     child_jobs,
     connection_of,
+    event_reasons,
     get_job,
     holds,
     install_crd,
@@ -230,6 +231,35 @@ async def test_fields_of_a_newer_version_survive_the_writes_of_this_one(control_
             job = await world.reach("wider", "Succeeded")
     assert job["status"]["outlook"] == {"score": "0.9"}
     assert job["spec"]["forecast"] == "off"
+
+
+async def test_a_crd_that_was_forgotten_is_told_and_jobs_go_on_once_it_is_there(
+    control_plane, namespace
+):
+    older = yaml.safe_load((ROOT / CRD).read_text())
+    (version,) = older["spec"]["versions"]
+    del version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["reason"]
+    control_plane.kubectl(
+        "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(older)
+    )
+    async with open_client(connection_of(control_plane)) as client:
+        world = World(client, namespace)
+        kubelet = Kubelet(client, namespaces=(namespace,), script=script)
+        async with kubelet.running(), running_manager(client, test_config(namespace)):
+            names: list[str] = []
+
+            async def find_told():
+                for name in names:
+                    if "OutdatedCRD" in await event_reasons(client, namespace, name):
+                        return name
+                # Until the old schema is in force, jobs still get a status: try another.
+                names.append(f"probe-{len(names)}")
+                await world.create(names[-1], suspend=True)
+                return None
+
+            name = await eventually_async(find_told, timeout=40, interval=0.5)
+            install_crd(control_plane)
+            await world.reach(name, "Suspended")
 
 
 def test_the_chart_is_upgraded_in_place_with_the_values_it_was_given(

@@ -34,7 +34,7 @@ from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.state import QueueState, queue_state
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import Conflict, KubeError, NotFound, TooManyRequests
+from finetune_operator.kube.errors import Conflict, Invalid, KubeError, NotFound, TooManyRequests
 from finetune_operator.kube.leader import LeadershipLost
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
@@ -50,6 +50,10 @@ _B = TypeVar("_B")
 
 BACKLOG = 32
 """With more keys waiting than this, the first status of a new job is written later."""
+CRD_RETRY_SECONDS = 30.0
+"""Between two tries to write a status that the CRD has no place for."""
+_UNDECLARED = "field not declared in schema"
+"""What the API server says of a field that the CRD does not know, in a server-side apply."""
 MAX_ROUNDS = 8
 """Plans per reconcile; each round but the last changed the snapshot."""
 
@@ -113,6 +117,11 @@ class FineTuneJobReconciler:
             return Done()
         except TooManyRequests as error:
             return Retry(error, after_seconds=error.retry_after)
+        except Invalid as error:
+            if _UNDECLARED not in str(error):
+                return Retry(error)
+            self._announce(job, (_outdated_crd(error),))
+            return Retry(error, after_seconds=CRD_RETRY_SECONDS)
         except (KubeError, LeadershipLost) as error:
             return Retry(error)
         except Exception as error:
@@ -326,6 +335,15 @@ def _reconcile_error(error: Exception) -> Announce:
         " its log has the traceback."
     )
     return Announce(kind="Warning", reason="ReconcileError", message=message)
+
+
+def _outdated_crd(error: Invalid) -> Announce:
+    message = (
+        "The operator cannot write this job's status: the CustomResourceDefinition is older than"
+        " the operator. Apply that of the chart: kubectl apply --server-side -f"
+        f" charts/finetune-operator/crds/. Running pods go on meanwhile. {error}"
+    )
+    return Announce(kind="Warning", reason="OutdatedCRD", message=message)
 
 
 def _describe(error: ValidationError, wire: Object) -> str:

@@ -13,7 +13,8 @@ from finetune_operator.controllers.caches import Caches
 from finetune_operator.controllers.children import Children
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
 from finetune_operator.finetunejob.actions import ActivateWorkload, PauseJob
-from finetune_operator.kube.errors import Conflict
+from finetune_operator.kube.errors import Conflict, Invalid
+from finetune_operator.kube.workers import Retry
 from finetune_operator.kube.workqueue import WorkQueue
 from support.clock import FakeClock
 from support.fake_client import FakeClient
@@ -169,3 +170,17 @@ async def test_a_workload_is_deactivated_only_as_it_was_seen():
         await world.children.perform(observe(job()), action)
     assert world.client.cluster.objects[key]["spec"] == {"active": False}
     assert world.caches.workload_of("uid-train")["spec"]["active"] is False
+
+
+async def test_a_crd_that_is_older_than_the_operator_is_told_with_its_remedy():
+    body = job(suspend=True)
+    world = world_of(body)
+    said = "failed to create typed patch object: .status.reason: field not declared in schema"
+    world.client.faults.append(Invalid(said, status=500))
+    result = await world.reconciler.reconcile(KEY)
+    assert isinstance(result, Retry)
+    assert result.after_seconds == controller.CRD_RETRY_SECONDS
+    ((_, kind, reason, message),) = world.events
+    assert (kind, reason) == ("Warning", "OutdatedCRD")
+    assert "kubectl apply --server-side -f charts/finetune-operator/crds/" in message
+    assert ".status.reason" in message
