@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from support.eventually import eventually
 from support.faults import fault
 from support.stages import Workbench
 
@@ -75,6 +76,18 @@ def test_lack_of_memory_halves_the_micro_batch_and_keeps_the_global_batch(
     recipe = json.loads((workbench.run_folder / "adapter" / "run.json").read_text())["recipe"]
     assert (recipe["global_batch_size"], recipe["micro_batch_size"]) == (4, 2)
     assert recipe["out_of_memory_at"] == run.result["outOfMemoryAt"] == 4
+
+
+def test_a_stop_before_the_first_step_is_not_kept_waiting_by_ranks(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    workbench = untrained(undisturbed[0], tmp_path / "run", SHORT)
+    workbench.env = fault("loader", tmp_path / "mark", rank=0, step=0)
+    process = workbench.start("train")
+    eventually((tmp_path / "mark").exists, timeout=120, interval=0.05)
+    process.send_signal(signal.SIGTERM)
+    run = workbench.finish(process, timeout=30)
+    assert (run.exit_code, run.termination["reason"]) == (79, "StoppedBeforeTraining"), run.messages
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train", "evaluate"])
