@@ -64,7 +64,8 @@ def test_rows_are_chosen_by_name() -> None:
 
 
 def test_page_has_every_row_with_what_was_found_last(tmp_path: Path) -> None:
-    rows = [make_row("kill", wrong="seed 1"), make_row("drain"), make_row("never")]
+    elsewhere = make_row("elsewhere", why_not="one node")
+    rows = [make_row("kill", wrong="seed 1"), make_row("drain"), make_row("never"), elsewhere]
     path = tmp_path / "faults.json"
     keep_results([run(row)[0] for row in rows[:2]], path)
     # A later run that could not run a row keeps what an earlier one found.
@@ -74,6 +75,7 @@ def test_page_has_every_row_with_what_was_found_last(tmp_path: Path) -> None:
     assert "2 of 3: same adapter | `3f2a1c000000` | 2 |" in lines["kill"]
     assert "3 of 3: same adapter" in lines["drain"]
     assert "| not run | - |" in lines["never"]
+    assert "| not run: one node | - |" in lines["elsewhere"]
     assert "- `kill`, seed 1: exit 70 InternalError" in page
     assert "Run on: 2 cores." in page
 

@@ -61,7 +61,8 @@ def describe_machine() -> str:
 
 def _line_of(row: Row, result: Result | None) -> str:
     if result is None or not result.cells:
-        why = f"not run: {result.why_not}" if result and result.why_not else "not run"
+        reason = result.why_not if result else row.unfit()
+        why = f"not run: {reason}" if reason else "not run"
         return f"| `{row.name}` | {row.fault} | {row.must} | {why} | - | - | - |"
     right = [cell for cell in result.cells if cell.is_right]
     ends = sorted({cell.outcome.ends for cell in right})
