@@ -1,26 +1,34 @@
 """Record Workloads of a real Kueue in every state that the operator tells of.
 
-``PYTHONPATH=tools python tools/record_workloads.py`` needs the dev cluster with Kueue (``python -m
-devcluster up --kueue``), drives plain Jobs through quotas, preemption, stops, checks and
-deactivations, and writes ``tests/recorded/workloads.json``: what Kueue really says, for tests to
-replay. Run it again after a new Kueue is pinned. It removes what it made.
+``PYTHONPATH=tools python tools/record_workloads.py`` starts a control plane with Kueue beside it
+(the dev cluster's, compiled here), drives plain Jobs through quotas, preemption, stops, checks and
+deactivations, and writes ``tests/support/workloads.json``: what Kueue really says, for tests to
+replay. Run it again after a new Kueue is pinned.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-OUTPUT = REPOSITORY / "tests/recorded/workloads.json"
+OUTPUT = REPOSITORY / "tests/support/workloads.json"
 API = "kueue.x-k8s.io/v1beta2"
 SPACE = "record-kueue"
 CHECK = "record-check"
 TIMEOUT_SECONDS = 60.0
+IMPATIENT = {
+    "waitForPodsReady": {
+        "timeout": "3s",
+        "requeuingStrategy": {"backoffLimitCount": 1, "backoffBaseSeconds": 4},
+    }
+}
 
 Body = dict[str, Any]
 Kubectl = Callable[..., str]
@@ -95,6 +103,8 @@ class Recorder:
             time.sleep(0.2)
         found["spec"].pop("podSets", None)
         self.found[name] = found
+        OUTPUT.parent.mkdir(exist_ok=True)
+        OUTPUT.write_text(json.dumps(self.found, indent=1, sort_keys=True) + "\n")
         print(f"{name}: {[(c['type'], c['status'], c['reason']) for c in conditions(found)]}")
 
     def patch(self, kind: str, name: str, patch: Body, *options: str) -> None:
@@ -115,7 +125,8 @@ class Recorder:
             "name": CHECK,
             "state": state,
             "message": "no capacity in this zone" if state != "Ready" else "provisioned",
-            "lastTransitionTime": "2026-01-01T00:00:00Z",
+            # Kueue counts the time until the next try from here.
+            "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             **more,
         }
         patch = {"status": {"admissionChecks": [answer]}}
@@ -202,7 +213,6 @@ class Recorder:
         self.record("reactivated", "by-us", lambda w: says(w, "Admitted", "True"))
         self.job("too-long", "idle", max_exec_time_seconds="1")
         self.record("ran too long", "too-long", is_out)
-        del self.found["before"]
 
     def _checked(self) -> None:
         self.queue("checked", cpu="9", checks=True)
@@ -219,21 +229,26 @@ class Recorder:
         self.record(
             "check retried",
             "retried",
-            lambda w: says(w, "Evicted", "True") and says(w, "QuotaReserved", "False"),
+            lambda w: bool((w["status"].get("requeueState") or {}).get("requeueAt")),
         )
         update = {"name": "main", "nodeSelector": {"zone": "b"}}
         self.answer_check("conflicting", "Ready", podSetUpdates=[update])
         self.record("failed to start", "conflicting", lambda w: says(w, "Finished", "True"))
-        del self.found["check conflicting"]
 
-    def clean(self) -> None:
-        """Remove what was made."""
-        self._kubectl("delete", "namespace", SPACE, "--ignore-not-found")
-        for kind in ("clusterqueue", "resourceflavor", "admissioncheck", "workloadpriorityclass"):
-            listed = self._kubectl("get", kind, "-o", "name").split()
-            mine = [name for name in listed if name.split("/")[1].startswith("record-")]
-            if mine:
-                self._kubectl("delete", "--wait=false", *mine)
+    def run_impatient(self) -> None:
+        """Go through what a Kueue says that waits for pods; there is nobody to run them."""
+        self.queue("impatient", cpu="9")
+        self.job("never-ready", "impatient")
+        self.record(
+            "pods not ready",
+            "never-ready",
+            lambda w: (
+                condition(w, "Evicted").get("reason") == "PodsReadyTimeout"
+                and not says(w, "QuotaReserved", "True")
+                and bool((w["status"].get("requeueState") or {}).get("requeueAt"))
+            ),
+        )
+        self.record("given up", "never-ready", is_out)
 
 
 def _object(kind: str, name: str, spec: Body | None, namespace: str = "") -> Body:
@@ -267,23 +282,22 @@ def is_out(workload: Body) -> bool:
 
 
 def main() -> int:
-    """Record against the running dev cluster."""
+    """Record on a control plane of its own."""
     sys.path[:0] = [str(REPOSITORY / "tools")]
-    from devcluster.node import Node, NodeOptions
-    from devcluster.paths import cluster_dir
-    from devcluster.state import load_state
+    from devcluster.controlplane import start_control_plane
+    from devcluster.kueueprocess import start_kueue
+    from devcluster.teardown import remove_cluster
 
-    state = load_state(cluster_dir("node"))
-    if state is None or not state.ready:
-        print("no dev cluster runs: python -m devcluster up --kueue", file=sys.stderr)
-        return 1
-    recorder = Recorder(Node(state, NodeOptions()).kubectl)
+    cluster = start_control_plane(owner_pid=os.getpid())
     try:
+        recorder = Recorder(cluster.kubectl)
+        start_kueue(cluster)
         recorder.run()
+        cluster.stop_process("kueue")
+        start_kueue(cluster, settings=IMPATIENT)
+        recorder.run_impatient()
     finally:
-        recorder.clean()
-    OUTPUT.parent.mkdir(exist_ok=True)
-    OUTPUT.write_text(json.dumps(recorder.found, indent=1, sort_keys=True) + "\n")
+        remove_cluster(cluster.name)
     print(f"wrote {OUTPUT}")
     return 0
 

@@ -8,9 +8,10 @@ import json
 import pytest
 
 from devcluster.kueue import install_kueue
+from support.devcluster import needs_kueue
 from support.eventually import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_kueue]
 
 API = "kueue.x-k8s.io/v1beta2"
 GPU = "nvidia.com/gpu"

@@ -13,9 +13,10 @@ import pytest
 from devcluster.node import Node
 from e2e.test_cli import Shell
 from e2e.world import RESUMED, Body, Job, Tenant, apply, is_training
+from support.devcluster import needs_kueue
 from support.eventually import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_kueue]
 
 API = "kueue.x-k8s.io/v1beta2"
 QUEUE = "team"

@@ -104,6 +104,12 @@ def node_cluster() -> Iterator[Node]:
     remove_cluster(node.name)
 
 
+HAS_KUEUE = os.environ.get("DEVCLUSTER_KUEUE") == "1"
+needs_kueue = pytest.mark.skipif(
+    not HAS_KUEUE, reason="Kueue takes minutes to build: set DEVCLUSTER_KUEUE=1"
+)
+
+
 @pytest.fixture(scope="session")
 def kueue(node_cluster: Node) -> Node:
     """The node cluster with Kueue on it; built the first time, which takes some minutes."""
@@ -124,6 +130,11 @@ def base_image(node_cluster: Node) -> str:
 def project_images(node_cluster: Node) -> dict[str, str]:
     """References of the project's images, built from this working tree and on the node."""
     return load_images(node_cluster.state)
+
+
+def skip_where_unfit_for_control_plane() -> None:
+    """Skip the test where no control plane can run."""
+    _skip_where_unfit(host.unfit_for_control_plane())
 
 
 def _skip_where_unfit(reason: str | None) -> None:

@@ -13,6 +13,7 @@ import re
 from devcluster import archive
 from devcluster.apiclient import wait_until
 from devcluster.binaries import ensure_built, module_folder, pinned_version
+from devcluster.controlplane import ControlPlane
 from devcluster.errors import CommandError, StartError
 from devcluster.node import Node
 from devcluster.node.runtime import runtime_of
@@ -91,7 +92,7 @@ def is_available(node: Node) -> bool:
     return status == 200 and json.loads(raw).get("status", {}).get("availableReplicas", 0) > 0
 
 
-def webhooks_answer(node: Node) -> bool:
+def webhooks_answer(cluster: ControlPlane) -> bool:
     """Whether a Kueue object could be created: its webhooks make their own certificates first."""
     probe = {
         "apiVersion": "kueue.x-k8s.io/v1beta2",
@@ -99,7 +100,9 @@ def webhooks_answer(node: Node) -> bool:
         "metadata": {"name": "probe"},
     }
     try:
-        node.client().call("POST", "/apis/kueue.x-k8s.io/v1beta2/resourceflavors?dryRun=All", probe)
+        cluster.client().call(
+            "POST", "/apis/kueue.x-k8s.io/v1beta2/resourceflavors?dryRun=All", probe
+        )
     except CommandError:
         return False
     return True

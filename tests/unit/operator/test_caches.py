@@ -14,6 +14,7 @@ from finetune_operator.kube.connection import Connection
 from finetune_operator.kube.transport import Transport
 from support.eventually import eventually_async
 from support.scripted_server import reply_list, reply_status, scripted_server, stream
+from support.workloads import kueue_workload
 
 
 def finetunejob(name: str, version: int, **spec: object) -> dict[str, object]:
@@ -69,3 +70,45 @@ async def test_without_kueue_all_is_synced_and_queued_jobs_are_looked_at_when_it
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_the_jobs_of_workloads_that_wait_are_known_and_woken_by_their_workload(monkeypatch):
+    def job(name, label):
+        labels = {"finetune.dev/job": label, "finetune.dev/stage": "train"} if label else {}
+        metadata = {"name": name, "namespace": "a", "uid": f"uid-{name}", "labels": labels}
+        return {"metadata": {**metadata, "resourceVersion": "1"}, "spec": {}, "status": {}}
+
+    woken = []
+    async with KubeClient(Transport(Connection(server="http://127.0.0.1:9"))) as client:
+        caches = Caches(
+            client,
+            OperatorConfig(),
+            wake=lambda key, priority: woken.append(key),
+            forget=lambda job: None,
+            has_kueue=True,
+            rng=random.Random(1),
+        )
+        informer = caches.informers[-1]
+        monkeypatch.setattr(informer_module.Informer, "is_served", False)
+        assert caches.waiting_queues() == set(), "Kueue is not served yet"
+        monkeypatch.setattr(informer_module.Informer, "is_served", True)
+        caches.jobs.absorb(job("mine-train", "mine"))
+        caches.jobs.absorb(job("runs-train", "runs"))
+        for state, owner in (("waiting", "mine-train"), ("admitted", "runs-train")):
+            workload = kueue_workload(state)
+            workload["metadata"] |= {
+                "namespace": "a",
+                "name": f"job-{owner}",
+                "resourceVersion": "5",
+            }
+            workload["metadata"]["ownerReferences"][0]["name"] = owner
+            informer.store.absorb(workload)
+        foreign = kueue_workload("waiting")
+        foreign["metadata"] |= {"namespace": "a", "name": "foreign", "resourceVersion": "6"}
+        informer.store.absorb(foreign)
+        assert caches.waiting_queues() == {("a", "small")}
+        woken.clear()
+        caches.wake_workload(("a", "job-mine-train"))
+        caches.wake_workload(("a", "foreign"))
+        caches.wake_workload(("a", "gone"))
+        assert woken == [("a", "mine")]

@@ -200,6 +200,7 @@ def _words_of_admission(conditions: dict[str, Object]) -> str:
 
 def _words_of_checks(workload: Object, conditions: dict[str, Object]) -> str:
     """Name each admission check that holds the Workload up, and what it says."""
+    requeue = workload["status"]["requeue"]
     checks = [
         f"{check['name']} ({check['state']}{': ' if check['message'] else ''}{check['message']})"
         for check in workload["status"]["checks"]
@@ -208,6 +209,7 @@ def _words_of_checks(workload: Object, conditions: dict[str, Object]) -> str:
         return _join(
             conditions["QuotaReserved"]["message"],
             f"Waiting for admission check{'s' if len(checks) > 1 else ''} {', '.join(checks)}.",
+            f"Kueue tries again at {requeue['at']}{_tries(requeue)}." if requeue.get("at") else "",
         )
     admitted = conditions.get("Admitted") or {}
     return _join(conditions["QuotaReserved"]["message"], admitted.get("message") or "")

@@ -1,0 +1,28 @@
+"""Kueue's Workloads in every state that the operator tells of, written by hand.
+
+Types, status and reasons of most conditions are as Kueue 0.17 was seen to write them;
+the messages, and what comes of ``waitForPodsReady`` and of a failed start, follow its source.
+``tools/record_workloads.py`` writes the same states as a real Kueue has them over the file.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).resolve().parent / "workloads.json"
+
+
+@cache
+def _states() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(FILE.read_text())
+    return found
+
+
+def kueue_workload(state: str) -> dict[str, Any]:
+    """Return a Workload in a state, to be changed at will."""
+    found: dict[str, Any] = copy.deepcopy(_states()[state])
+    return found
