@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ POLL_SECONDS = 0.5
 RESUMED = re.compile(r"resuming from the checkpoint of step [1-9]")
 
 Body = dict[str, Any]
+Bodies = list[Body]
 
 
 def install_operator(
@@ -157,19 +159,22 @@ class Job:
 
     def status(self) -> Body:
         """Return the status as it is now."""
-        return json.loads(self.kubectl("get", "ftj", self.name, "-o", "json")).get("status", {})
+        found: Body = json.loads(self.kubectl("get", "ftj", self.name, "-o", "json"))
+        status: Body = found.get("status", {})
+        return status
 
     def condition(self, kind: str) -> Body:
         """Return a condition; empty if it is not there."""
         found = [c for c in self.status().get("conditions", []) if c["type"] == kind]
         return found[0] if found else {}
 
-    def list(self, kind: str) -> list[Body]:
+    def list(self, kind: str) -> Bodies:
         """Return this job's children of a kind."""
         selector = f"finetune.dev/job={self.name}"
-        return json.loads(self.kubectl("get", kind, "-l", selector, "-o", "json"))["items"]
+        found: Bodies = json.loads(self.kubectl("get", kind, "-l", selector, "-o", "json"))["items"]
+        return found
 
-    def running_pods(self) -> list[Body]:
+    def running_pods(self) -> Bodies:
         """Return the pods that hold resources."""
         return [p for p in self.list("pods") if p["status"]["phase"] in ("Pending", "Running")]
 
@@ -177,12 +182,14 @@ class Job:
         """Return what the newest pod of a stage has said lately."""
         return self.kubectl("logs", f"job/{self.name}-{stage}", "--tail=200")
 
-    def events(self) -> list[Body]:
+    def events(self) -> Bodies:
         """Return the events about the job itself."""
         found = json.loads(self.kubectl("get", "events", "-o", "json"))["items"]
         return [e for e in found if e["involvedObject"].get("name") == self.name]
 
-    def wait(self, predicate, timeout: float = JOB_TIMEOUT_SECONDS) -> Body:
+    def wait(
+        self, predicate: Callable[[Body], object], timeout: float = JOB_TIMEOUT_SECONDS
+    ) -> Body:
         """Wait until the status is as asked for; a failure tells all there is to know."""
 
         def matches() -> Body | None:
@@ -190,7 +197,7 @@ class Job:
             return status if predicate(status) else None
 
         try:
-            return eventually(matches, timeout, interval=POLL_SECONDS)
+            return eventually(matches, timeout, interval=POLL_SECONDS) or {}
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.report()}") from None
 
@@ -239,7 +246,7 @@ class Job:
 def is_training(status: Body) -> bool:
     """Whether a checkpoint is there, and steps are left."""
     progress = status.get("progress", {})
-    return progress.get("stage") == "train" and progress.get("step", 0) >= 25
+    return bool(progress.get("stage") == "train" and progress.get("step", 0) >= 25)
 
 
 def apply(node: Node, *documents: Body) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def eventually(predicate: Callable[[], T], timeout: float = 10.0, *, interval: f
     while True:
         value, error = _look(predicate)
         if value:
-            return value
+            return cast("T", value)
         if time.monotonic() >= deadline:
             raise _failure(predicate, timeout, value, error) from error
         time.sleep(interval)
@@ -53,20 +53,22 @@ async def eventually_async(
             except Exception as raised:
                 value, error = None, raised
         if value:
-            return value
+            return cast("T", value)
         if loop.time() >= deadline:
             raise _failure(predicate, timeout, value, error) from error
         await asyncio.sleep(interval)
 
 
-def _look(predicate):
+def _look(predicate: Callable[[], Any]) -> tuple[Any, Exception | None]:
     try:
         return predicate(), None
     except Exception as error:
         return None, error
 
 
-def _failure(predicate, timeout, value, error):
+def _failure(
+    predicate: Callable[[], Any], timeout: float, value: object, error: Exception | None
+) -> AssertionError:
     seen = f"it raised {error!r}" if error is not None else f"last value {value!r}"
     name = getattr(predicate, "__qualname__", repr(predicate))
     return AssertionError(f"{name} did not become true within {timeout} s: {seen}")
