@@ -123,7 +123,11 @@ def test_dashboard_and_alerts_use_metrics_that_exist(file: str) -> None:
         suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
         exported |= {family.name + s for s in suffixes.get(family.type, [""])}
     for path in Path(finetune_operator.__path__[0]).rglob("*.py"):
-        exported |= set(re.findall(r'(?:Counter|Gauge)\(\s*"(finetune_\w+)"', path.read_text()))
+        text = path.read_text()
+        plain = r'(?:Counter|Gauge|CounterMetricFamily|GaugeMetricFamily)\(\s*"(finetune_\w+)"'
+        exported |= set(re.findall(plain, text))
+        for name in re.findall(r'Histogram\(\s*"(finetune_\w+)"', text):
+            exported |= {name + suffix for suffix in ("_bucket", "_sum", "_count")}
     # A metric is what stands before a selector.
     used = set(re.findall(r"\b([a-z_]+_[a-z_]+)\{", (CHART / file).read_text()))
     used.discard("label_values")

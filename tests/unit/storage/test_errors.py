@@ -16,6 +16,7 @@ CLASSES = {
     errors.InternalError: ExitCode.INTERNAL,
     errors.StorageError: ExitCode.STORAGE,
     errors.RetryableError: ExitCode.RETRYABLE,
+    errors.Hang: ExitCode.HANG,
     errors.OutOfMemory: ExitCode.OUT_OF_MEMORY,
     errors.Stopped: ExitCode.STOPPED,
 }

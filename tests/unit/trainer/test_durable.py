@@ -178,6 +178,7 @@ def test_checkpoints_of_an_outage_wait_on_disk_and_are_stored_in_order(
         "checkpoint-3",
     }
     assert run.durable.stall_seconds < 0.1
+    eventually(lambda: run.told)
     order: list[str] = []
     write = run.store.write_bytes
 
