@@ -31,10 +31,15 @@ MAX_NEW_TOKENS = 16
 LEAST_EQUAL = 0.99
 
 PYTHON = find_python()
-pytestmark = pytest.mark.skipif(
-    PYTHON is None,
-    reason="vLLM is not installed: make vllm-test, or set FINETUNE_VLLM_PYTHON to a Python with it",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        PYTHON is None,
+        reason="vLLM is not installed: make vllm-test, or set FINETUNE_VLLM_PYTHON to a Python "
+        "with it",
+    ),
+    # Training, two evaluations and vLLM itself, in float32 where the processor has no bfloat16.
+    pytest.mark.timeout(3600),
+]
 
 
 @pytest.fixture(scope="module")

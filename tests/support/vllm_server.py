@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 START_SECONDS = 600
-ASK_SECONDS = 300
+ASK_SECONDS = 900
 NUM_AT_ONCE = 16
 
 
