@@ -72,8 +72,7 @@ CASES = {
         exit_codes=(64,),
         tenant="strict",
     ),
-    # The kernel ends the container's first process, or the one that trains below it: under cgroup
-    # v2 all of them.
+    # The kernel ends the container's first process, before anything is planned.
     "no-memory": Case(
         change={"resources": {"memory": "64Mi"}, "backoffLimit": 0},
         failure_class="OutOfMemory",
@@ -84,11 +83,11 @@ CASES = {
     ),
     "little-memory": Case(
         change={"resources": {"memory": "300Mi"}, "backoffLimit": 0},
-        failure_class="OutOfMemory",
-        reason="OOMKilled",
-        words=("memory limit of 300Mi", "Raise spec.resources.memory"),
+        failure_class="UserError",
+        reason="ModelDoesNotFit",
+        words=("does not fit", "has 0.3 GiB"),
         stage="train",
-        exit_codes=(77, 137),
+        exit_codes=(64,),
     ),
     "no-disk": Case(
         change={
@@ -103,7 +102,7 @@ CASES = {
             "This counts against backoffLimit",
         ),
         stage="train",
-        exit_codes=(137,),
+        exit_codes=(None, 137),  # the kubelet tells of the eviction before the container has ended
         tenant="cramped",
     ),
 }
@@ -154,8 +153,11 @@ def test_a_failure_says_what_happened_where_and_what_to_do(name: str, jobs: dict
     assert "Retrying" not in [e["reason"] for e in job.events()]
 
 
+LARGE: Body = {"resources": {"gpusPerNode": 64}, "hyperparameters": {"globalBatchSize": 64}}
+
+
 def test_a_job_that_no_node_can_take_says_so_and_waits(team_b: Tenant, spec: Body) -> None:
-    job = team_b.submit("too-large", spec, {"resources": {"gpusPerNode": 64}})
+    job = team_b.submit("too-large", spec, LARGE)
     status = job.wait(lambda s: s.get("lastFailure", {}).get("stage") == "train")
     failure = status["lastFailure"]
     assert (failure["class"], failure["reason"]) == ("Unschedulable", "Unschedulable")

@@ -111,6 +111,7 @@ class Patience:
         ask: Callable[[], _Answer],
         *,
         moved: Callable[[], int] | None = None,
+        proves: Callable[[_Answer], bool] | None = None,
     ) -> _Answer:
         """Ask until the store answers.
 
@@ -119,6 +120,7 @@ class Patience:
             ask: Asks once.
             moved: Bytes that ``ask`` has moved so far, over all its calls: a slow link that moves
                 some is not away.
+            proves: Whether an answer shows that bucket and right are there; any does by default.
 
         Raises:
             TrainerError: What cannot pass, as the store said it.
@@ -145,7 +147,8 @@ class Patience:
                     raise _lasting(error, now - first_failure) from error
                 self._wait(backoff_seconds(num_failures))
             else:
-                self.note_answer(kind)
+                if proves is None or proves(answer):
+                    self.note_answer(kind)
                 return answer
 
     def _limit(self) -> float:
@@ -232,7 +235,6 @@ class PatientStore:
         def note(num_bytes: int) -> None:
             nonlocal num_moved
             num_moved += num_bytes
-            self._patience.note_answer("write")
             if on_bytes:
                 on_bytes(num_bytes)
 
@@ -272,7 +274,8 @@ class PatientStore:
 
     def exists(self, key: str) -> bool:
         """Whether there is an object under this key."""
-        return self._patience.run("read", lambda: self._store.exists(key))
+        # A bucket that is not there looks the same to S3's HEAD as an object that is not there.
+        return self._patience.run("read", lambda: self._store.exists(key), proves=bool)
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens if there is none."""
