@@ -23,7 +23,7 @@ from finetune_api.trainer import (
     TerminationMessage,
 )
 from finetune_operator.finetunejob.observed import stage_of
-from finetune_operator.finetunejob.retry import exit_code_of, is_disrupted
+from finetune_operator.finetunejob.retry import is_disrupted
 from finetune_operator.status.conditions import (
     find_condition,
     parse_timestamp,
@@ -184,13 +184,11 @@ def _over_its_limits(pod: Object, ended: Mapping[str, Any]) -> Cause:
     remedy = "Have its disk space raised: scratchSize of the operator, LimitRange of the namespace"
     if '"shm"' in message:
         remedy = "Raise spec.resources.sharedMemory"
-    has_stopped = exit_code_of(pod) in (ExitCode.RETRYABLE, ExitCode.STOPPED)
-    counts = "does not count" if has_stopped else "counts"
     return Cause(
         failure_class=FailureClass.EVICTED,
         reason="Evicted",
         message=(
-            f"The kubelet evicted the pod: {message.rstrip('. ')}. {remedy}. This {counts} against"
+            f"The kubelet evicted the pod: {message.rstrip('. ')}. {remedy}. This counts against"
             f" backoffLimit; a next pod {_goes_on(pod)}."
         ),
         exit_code=ended.get("exitCode"),

@@ -18,7 +18,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.retry import IncidentClass
 from finetune_operator.finetunejob.failure import Cause, cause_of_failure, read_termination_message
 from finetune_operator.finetunejob.observed import completion_index
-from finetune_operator.finetunejob.retry import exit_code_of, is_disrupted
+from finetune_operator.finetunejob.retry import exit_code_of, is_disrupted, is_over_its_limits
 from finetune_operator.status.conditions import parse_timestamp
 
 Object = dict[str, Any]
@@ -170,6 +170,8 @@ def is_free(pod: Object) -> bool:
 
     Ends with exit code 75 are bounded otherwise, by whether they get anywhere.
     """
+    if is_over_its_limits(pod):
+        return False
     code = exit_code_of(pod)
     return is_disrupted(pod) or code in (ExitCode.RETRYABLE, ExitCode.STOPPED)
 

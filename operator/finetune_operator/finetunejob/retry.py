@@ -122,6 +122,15 @@ def is_disrupted(pod: Object) -> bool:
     return disrupted is not None and disrupted.get("status") == "True"
 
 
+def is_over_its_limits(pod: Object) -> bool:
+    """Return whether the kubelet evicted the pod because it used more disk than it may.
+
+    However its container ended: one that stops in time when asked (exit code 79) would write as
+    much again.
+    """
+    return pod["status"].get("reason") == "Evicted" and not is_disrupted(pod)
+
+
 def exit_code_of(pod: Object) -> int | None:
     """Return the exit code of a pod's container, or None if it has not ended."""
     ended = (pod["status"].get("container") or {}).get("terminated") or {}

@@ -300,3 +300,12 @@ def test_the_job_controller_neither_gives_up_nor_waits_longer_for_more_pods(stag
     assert rendered.get("backoffLimitPerIndex") == (2**31 - 1 if stage is TRAIN else None)
     actions = [rule["action"] for rule in rendered["podFailurePolicy"]["rules"]]
     assert actions == ["Ignore", "FailJob"]
+
+
+@pytest.mark.parametrize("code", [79, 75, 137])
+def test_a_pod_that_uses_more_disk_than_it_may_counts_however_it_ends(code):
+    evicted = own(code)
+    evicted["status"] |= {"reason": "Evicted", "message": "usage exceeds the limit"}
+    (incident,) = find_incidents([evicted], at(10_000))
+    assert not incident.is_free
+    assert "This counts against backoffLimit" in incident.cause.message
