@@ -264,7 +264,7 @@ def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> Train
         return RetryableError("PeerLost", "a rank lost contact with another rank")
     return InternalError(
         "RanksFailed",
-        f"accelerate launch ended with exit code {exit_code}, and no rank left a reason",
+        f"the training processes ended with exit code {exit_code}, and no rank left a reason",
     )
 
 
