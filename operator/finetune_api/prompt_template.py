@@ -30,27 +30,36 @@ def find_template_error(text: str) -> str | None:
 def find_chat_template_error(text: str) -> str | None:
     """Return what is wrong with a model's chat template, with its line.
 
-    It may also use what transformers adds to Jinja: ``{% generation %}``, ``{% break %}`` and
-    ``{% continue %}`` (``transformers.utils.chat_template_utils``).
+    Raises:
+        ImportError: Jinja is not installed.
+    """
+    return _find_error(make_chat_template_parser(), text)
+
+
+def make_chat_template_parser() -> Environment:
+    """Return a parser of chat templates; it renders nothing.
+
+    It knows what transformers adds to Jinja: ``{% break %}``, ``{% continue %}``, and
+    ``{% generation %}``, whose blocks pass as if it were not there
+    (``transformers.utils.chat_template_utils``).
 
     Raises:
         ImportError: Jinja is not installed.
     """
-    from jinja2 import nodes
-    from jinja2.ext import Extension
+    from jinja2 import Environment, nodes
+    from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class GenerationBlock(Extension):
+    class Generation(Extension):
         tags = {"generation"}
 
-        def parse(self, parser: Parser) -> nodes.Node:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
 
-    extensions = [GenerationBlock, "jinja2.ext.loopcontrols"]
-    return _find_error(ImmutableSandboxedEnvironment(extensions=extensions), text)
+    return Environment(  # noqa: S701 - it parses and renders nothing
+        extensions=[Generation, loopcontrols], trim_blocks=True, lstrip_blocks=True
+    )
 
 
 def _find_error(environment: Environment, text: str) -> str | None:

@@ -12,28 +12,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from jinja2 import Environment, meta, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
+from jinja2 import meta, nodes
+
+from finetune_api.prompt_template import make_chat_template_parser
 
 DATE = datetime(2025, 1, 1, tzinfo=UTC)
 """Stands wherever a template asks for today's date. One day for all jobs: a data set is named by
 what went into it, and the day it was prepared on must not be part of that."""
 
 
-class _Generation(Extension):
-    """Lets ``{% generation %}`` blocks pass; what they mark is found by rendering."""
-
-    tags = {"generation"}  # noqa: RUF012 - as the base class has it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
-
-
-_PARSER = Environment(  # noqa: S701 - it parses and renders nothing
-    extensions=[_Generation, loopcontrols], trim_blocks=True, lstrip_blocks=True
-)
+_PARSER = make_chat_template_parser()
 
 
 def find_variables(source: str) -> frozenset[str]:
