@@ -126,7 +126,7 @@ def guess_format(rows: Sequence[dict[str, Any]], *, where: str) -> DataGuess:
     Raises:
         CliError: The rows hold nothing that can be learned from.
     """
-    from finetune_api.v1alpha1.finetunejob import Source
+    from finetune_api.v1alpha1.dataset import Source
     from finetune_trainer.errors import DataError
     from finetune_trainer.prepare.reading.formats import recognise_format
 

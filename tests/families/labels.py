@@ -13,7 +13,7 @@ from typing import Any
 from families.family import Family
 from families.rows import Shape, shapes_of
 from families.table import FAMILIES
-from finetune_api.v1alpha1.finetunejob import Source
+from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.model.chat_format import decide_format

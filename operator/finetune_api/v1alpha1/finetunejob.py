@@ -13,7 +13,6 @@ from pydantic import Field, StrictBool, model_validator
 
 from finetune_api.meta import (
     API_VERSION,
-    ATOMIC_LIST,
     NAME_PATTERN,
     SET_LIST,
     URI,
@@ -36,6 +35,7 @@ from finetune_api.patterns import (
     Texts,
 )
 from finetune_api.v1alpha1.batches import BATCH_RULES
+from finetune_api.v1alpha1.dataset import Dataset
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
 from finetune_api.v1alpha1.retry import RetryPolicy
@@ -47,10 +47,6 @@ MetricName = Literal[
     "exactMatch", "macroF1", "rougeL", "bleu", "loss", "perplexity", "preferenceAccuracy"
 ]
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
-
-DatasetFormat = Literal[
-    "Auto", "Chat", "PromptCompletion", "Text", "Alpaca", "ShareGPT", "Csv", "Preference"
-]
 
 
 class Goal(APIModel):
@@ -125,77 +121,6 @@ class Origin(APIModel):
     its digest; a later one takes the same bytes or fails."""
     credentials_ref: LocalObjectReference | None = None
     """Secret to read it with. Default: the credentials of `output`."""
-
-
-class Columns(APIModel):
-    """Which columns of a table hold what."""
-
-    prompt: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Column with the input. Default: `prompt`, or the template."""
-    completion: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Column with the expected answer. Default: `completion`."""
-    text: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Column with plain text, for format `Text`. Default: `text`."""
-    chosen: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Column with the better of two answers, for format `Preference`. Default: `chosen`."""
-    rejected: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Column with the worse of two answers, for format `Preference`. Default: `rejected`."""
-    label: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Column that says whether `completion` is wanted (true or false), for format `Preference`.
-    Default: `label`."""
-    group: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Column whose equal values must stay on one side of the split (a customer, a conversation)."""
-
-
-class Source(APIModel):
-    """One file or folder of examples."""
-
-    uri: URI
-    """Where the examples lie; a folder stands for all its `.jsonl`, `.ndjson`, `.json`, `.csv`,
-    `.tsv` and `.parquet` files in the order of their names."""
-    format: DatasetFormat = "Auto"
-    """How a row is read. `Auto` recognises the format from the first rows' fields. `Csv` maps
-    columns through `columns` and `template`."""
-    columns: Columns | None = None
-    """Column names, where they differ from the format's own."""
-    template: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
-    """Jinja template (sandboxed) that renders the prompt from a row's columns, for example
-    `"Label this headline: {{ headline }}"`."""
-    system: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
-    """System message put before every prompt of this source."""
-    side: Literal["Split", "Train", "Validation", "Test"] = "Split"
-    """`Split` divides the rows by `split`; the others put all rows of this source on one side."""
-    credentials_ref: LocalObjectReference | None = None
-    """Secret to read this source with. Default: the credentials of `output`."""
-
-
-class Split(APIModel):
-    """How rows are divided; the division depends on the content and the seed alone."""
-
-    test_percent: Annotated[Integer, Field(ge=0, le=90)] = 20
-    """Share of the rows held out for the evaluation, in percent. The playbook's 80/20. 0 needs a
-    source with `side: Test`: a job without held-out rows is refused before it trains."""
-    validation_percent: Annotated[Integer, Field(ge=0, le=50)] = 5
-    """Share of the rows used to watch the loss while training, in percent."""
-    seed: Annotated[Integer, Field(ge=0, le=2147483647)] = 13
-    """Seed of the division."""
-
-
-class Dataset(APIModel):
-    """The examples and how they are checked and divided."""
-
-    sources: Annotated[
-        list[Source], Field(min_length=1, max_length=16, json_schema_extra=ATOMIC_LIST)
-    ]
-    """Files or folders of examples, read in this order."""
-    split: Split = Split()
-    """Division into train, validation and test."""
-    max_invalid_rows: Annotated[Integer, Field(ge=0, le=1000000)] = 0
-    """How many unreadable rows are tolerated (and left out) before the job is refused. The first
-    100 are listed with file, line and reason, in `report.json` of the data set or, if the job is
-    refused, in `invalid-rows.json` of the run."""
-    max_rows: Annotated[Integer, Field(ge=1, le=10000000)] | None = None
-    """Use at most this many rows, drawn by the split's seed. Default: all."""
 
 
 class Adapter(APIModel):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, Source
+from finetune_api.v1alpha1.dataset import Source
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.sources import Location, SourceFile, fetch_source, locate
 from finetune_trainer.prepare.version import compute_version

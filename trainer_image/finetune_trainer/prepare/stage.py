@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.trainer import PrepareResult, ResolvedJob
-from finetune_api.v1alpha1.finetunejob import Dataset
+from finetune_api.v1alpha1.dataset import Dataset
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
 from finetune_trainer.data.prepared import REPORT_NAME, fetch_prepared
 from finetune_trainer.data.report import (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from finetune_api.v1alpha1.finetunejob import Source
+from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.data.rows import (
     BadRow,
     Example,

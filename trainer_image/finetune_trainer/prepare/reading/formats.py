@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.v1alpha1.finetunejob import Columns, Source
+from finetune_api.v1alpha1.dataset import Columns, Source
 from finetune_trainer.data.rows import BadRow, without_weights
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.prepare.reading.messages import (

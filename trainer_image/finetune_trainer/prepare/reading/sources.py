@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from finetune_api.v1alpha1.finetunejob import Source
+from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.files import EXTENSIONS
 from finetune_trainer.storage import MANIFEST_NAME, ObjectNotFound, ObjectStore
