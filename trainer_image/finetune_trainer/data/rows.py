@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,37 @@ def make_example(
     key = ["prompt", prompt_of(row)] if group_value is None else ["group", group_value]
     return Example(
         row=row, file=file, line=line, side=side, group=_digest(key), content=_digest(row)
+    )
+
+
+def replace_row(example: Example, row: dict[str, Any]) -> Example:
+    """Return the example with another row in its place, its digests derived anew.
+
+    Rows that the user's group column keeps together stay together; a group by equal prompt follows
+    the new prompt.
+
+    Raises:
+        BadRow: As :func:`make_example`.
+    """
+    by_prompt = example.group == _digest(["prompt", prompt_of(example.row)])
+    group = _digest(["prompt", prompt_of(row)]) if by_prompt else example.group
+    return replace(example, row=row, group=group, content=_digest(row))
+
+
+def refuse_row(example: Example, reason: str, message: str) -> RowError:
+    """Return why a row that could be read cannot be used, with its place.
+
+    Args:
+        example: The row.
+        reason: CamelCase cause, stable.
+        message: What is wrong and what is expected; must not quote the row.
+    """
+    return RowError(
+        file=example.file,
+        line=example.line,
+        reason=reason,
+        message=message,
+        snippet=make_snippet(example.row),
     )
 
 

@@ -36,6 +36,7 @@ from finetune_trainer.prepare.refusals import (
     require_sides,
     require_valid_rows,
 )
+from finetune_trainer.prepare.screening import Screening, choose_steps
 from finetune_trainer.prepare.spool import RowKeys, Spool
 from finetune_trainer.prepare.summary import (
     Input,
@@ -155,6 +156,7 @@ def _build(
     tokenizer = context.load_tokenizer()
     conversational = template is not None or own_template(tokenizer) is not None
     control_tokens = find_control_tokens(tokenizer)
+    screening = Screening(choose_steps(context.job.spec))
     staging = _staging(context, digest, fresh=True)
     with Spool(context.scratch("spool", fresh=True) / "rows.jsonl") as spool:
         read = Input(
@@ -168,14 +170,17 @@ def _build(
                     conversational=conversational,
                     control_tokens=control_tokens,
                     objective=context.job.spec.method.objective,
+                    screen=screening.screen,
                     keep=spool.add,
                 )
                 for index, source in enumerate(dataset.sources)
             ],
         )
         require_valid_rows(context.output, context.job, read.errors, num_valid=len(spool))
+        findings = screening.summarise()
         _require_rows(context.job, spool, read)
-        division, findings = _divide(dataset, spool.keys())
+        division, more = _divide(dataset, spool.keys())
+        findings += more
         require_sides(count_rows(division))
         sides = spool.write_sides(staging, division.positions, division.sides)
     model_dir, _ = context.model_folder(include_weights=False)

@@ -63,6 +63,7 @@ def read_examples(
     conversational: bool,
     control_tokens: Collection[str] = (),
     objective: str = "SFT",
+    screen: Callable[[Example], Example | RowError | None] = lambda example: example,
     keep: Callable[[Example], None],
 ) -> SourceRows:
     """Read all rows of a source, one at a time.
@@ -75,6 +76,8 @@ def read_examples(
         conversational: The model's tokenizer has a chat template.
         control_tokens: Texts that the model's tokenizer reads as control tokens.
         objective: ``method.objective``.
+        screen: Takes each row that could be read through the row steps: the row to keep, an error,
+            or None for one that is left out.
         keep: Given each usable row, in their order.
 
     Raises:
@@ -107,10 +110,11 @@ def read_examples(
     )
     for file, row in chain(probe, stream):
         outcome = row if isinstance(row, RowError) else _convert(source, convert, file, row)
-        if isinstance(outcome, RowError):
-            errors.add(outcome)
-        else:
-            keep(outcome)
+        screened = screen(outcome) if isinstance(outcome, Example) else outcome
+        if isinstance(screened, RowError):
+            errors.add(screened)
+        elif screened is not None:
+            keep(screened)
             num_rows[file] += 1
     source_rows = SourceRows(errors=errors, recognised=recognised, num_rows_of_file=dict(num_rows))
     _refuse_wrong_column(source_rows, where)
