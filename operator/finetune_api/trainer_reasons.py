@@ -252,6 +252,10 @@ DATA = {
         "The template writes an answer elsewhere than generation begins one.",
         "Give another template.",
     ),
+    "RowsTooLong": _Help(
+        "The answer of rows does not fit `hyperparameters.maxSequenceLength`.",
+        "Raise it as the message says, or set `dataset.onTooLong` to `Drop` or `Truncate`.",
+    ),
     "SystemNotApplicable": _Help("Plain text has no system message.", "Remove `system`."),
     "TemplateDropsTools": _Help(
         "The chat template leaves tool calls out.",
@@ -290,6 +294,9 @@ DATA = {
     "VerdictsNotExamples": _Help(
         "A label says which answers are unwanted, and the objective would learn them all.",
         "Use `objective: KTO`, or leave out the rows that are false.",
+    ),
+    "WorkerDied": _Help(
+        "A process that works on rows was killed from outside.", "Nothing; it is tried again."
     ),
     "WrongFieldCount": _Help(
         "A line of a table has more or fewer fields than its header.", "Correct the line."

@@ -96,6 +96,7 @@ FULL_SPEC: dict[str, Any] = {
         ],
         "split": {"testPercent": 10, "validationPercent": 5, "seed": 7},
         "maxInvalidRows": 5,
+        "onTooLong": "Truncate",
         "maxRows": 1000,
     },
     "initFrom": {
@@ -387,6 +388,7 @@ CASES: tuple[Case, ...] = (
         "leave less than 10 percent",
     ),
     bad("a test share over 90", {"spec.dataset.split.testPercent": 95}, "less than or equal to 90"),
+    bad("an unknown policy of length", {"spec.dataset.onTooLong": "Ignore"}, "Refuse"),
     bad("a negative seed", {"spec.dataset.split.seed": -1}, "greater than or equal to 0"),
     bad("rank zero", {f"{ADAPTER}.rank": 0}, "should be greater than or equal to 1"),
     bad("rank 513", {f"{ADAPTER}.rank": 513}, "should be less than or equal to 512"),

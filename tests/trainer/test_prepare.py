@@ -21,6 +21,7 @@ from finetune_trainer.errors import DataError, StorageError, TrainerError, UserE
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.prepare import intake, stage, tokens
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
 from support.seaweedfs import SeaweedS3, s3
@@ -185,7 +186,9 @@ def test_ranks_map_what_the_encoder_makes_of_the_rows_and_no_rows_are_fetched(
 ) -> None:
     long = {"prompt": "why? " * 80, "completion": "because"}
     write("rows.jsonl", pairs(60) + as_jsonl([long]))
-    context = make_context(spec={"hyperparameters": {"maxSequenceLength": 128}})
+    context = make_context(
+        spec={"hyperparameters": {"maxSequenceLength": 128}}, on_too_long="Truncate"
+    )
     _, prepared = prepare_and_read(context)
     chat_format = read_format(prepared.folder)
     encoder = make_encoder(context.job, context.load_tokenizer(), chat_format)
@@ -796,3 +799,50 @@ class TestChatTemplates:
             self.prepare_with(make_context, write, **model)
         assert caught.value.reason == reason
         assert words in caught.value.message
+
+
+@pytest.mark.parametrize("num_processes", [2, 4])
+def test_the_data_set_has_the_same_bytes_whatever_the_number_of_processes(
+    make_context: MakeContext,
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_processes: int,
+) -> None:
+    bad = as_jsonl([{"prompt": "a", "completion": ""}, {"prompt": 1, "completion": "x"}])
+    long = as_jsonl([{"prompt": "why? " * 80, "completion": "because"}] * 3)
+    write("rows.jsonl", pairs(70) + bad + "{\n" + pairs(20) + long)
+    make_tokenizer().save_pretrained(tmp_path / "cache")  # where fresh processes look for it
+    monkeypatch.setattr(intake, "PIECE_ROWS", 3)
+    monkeypatch.setattr(tokens, "PIECE_ROWS", 4)
+    results = []
+    for number in (1, num_processes):
+        monkeypatch.setattr(stage, "num_processes_granted", lambda number=number: number)
+        spec = {"hyperparameters": {"maxSequenceLength": 128}}
+        context = make_context(
+            output=f"out-{number}", spec=spec, max_invalid_rows=3, on_too_long="Drop"
+        )
+        results.append(prepare(context))
+    one, several = (files_below(tmp_path / f"out-{n}" / "datasets") for n in (1, num_processes))
+    assert one == several
+    assert results[0].rows.train + results[0].rows.validation + results[0].rows.test == 90
+    assert results[0].num_invalid_rows == 3
+
+
+def test_rows_that_are_too_long_are_left_out_of_every_side_on_request(
+    make_context: MakeContext, write: Write
+) -> None:
+    long = [{"prompt": f"{n} " + "why? " * 80, "completion": "because"} for n in range(40)]
+    write("rows.jsonl", pairs(60) + as_jsonl(long))
+    spec = {"hyperparameters": {"maxSequenceLength": 128}}
+    context = make_context(spec=spec, on_too_long="Drop")
+    result, prepared = prepare_and_read(context)
+    rows = [row for side in prepared.rows.values() for row in side]
+    assert sorted(row["metadata"]["line"] for row in rows) == list(range(1, 61))
+    assert result.rows.train + result.rows.validation + result.rows.test == 60
+    assert result.num_truncated_rows == 0
+    assert "left out 40 rows that are longer than" in context.messages
+    (check,) = [check for check in prepared.report.checks if check.name == "tooLongRows"]
+    assert check.removed == 40
+    with pytest.raises(DataError, match="40 of 100 rows are longer"):
+        prepare(make_context(name="other", spec=spec))

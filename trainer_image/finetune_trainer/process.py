@@ -53,6 +53,11 @@ def hide_torch() -> None:
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
+def is_torch_hidden() -> bool:
+    """Return whether :func:`hide_torch` was called in this process."""
+    return "torch" in sys.modules and sys.modules["torch"] is None
+
+
 def num_cores() -> int:
     """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -80,5 +80,10 @@ class Dataset(APIModel):
     """How many unreadable rows are tolerated (and left out) before the job is refused. The first
     100 are listed with file, line and reason, in `report.json` of the data set or, if the job is
     refused, in `invalid-rows.json` of the run."""
+    on_too_long: Literal["Refuse", "Drop", "Truncate"] = "Refuse"
+    """What happens to rows that are longer than `hyperparameters.maxSequenceLength`, so that their
+    answer or a part of it would be cut away. `Refuse` refuses the job and names the first of them
+    and the length that all fit; `Drop` leaves those rows out of all sides; `Truncate` trains on
+    what is left of them. Plain text (format `Text`) has no answer and is cut in any case."""
     max_rows: Annotated[Integer, Field(ge=1, le=10000000)] | None = None
     """Use at most this many rows, drawn by the split's seed. Default: all."""

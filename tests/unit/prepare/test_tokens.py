@@ -10,7 +10,7 @@ import pytest
 from finetune_trainer.data.rows import Side, make_example
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.encoding import Encoder
-from finetune_trainer.prepare.tokens import TokenStatistics, measure_tokens
+from finetune_trainer.prepare.tokens import LongRow, TokenStatistics, measure_tokens
 from support.tiny_tokenizer import CHATML, NO_SYSTEM_CHATML, make_tokenizer
 
 # What ChatML writes around one question and its answer, up to the answer's end.
@@ -134,3 +134,75 @@ def test_progress_is_told(tokenizer: Any) -> None:
         on_progress=lambda done, total: told.append((done, total)),
     )
     assert told == [(1000, 2500), (2000, 2500), (2500, 2500)]
+
+
+LONG = pair("p" * 20, "a" * 60)
+
+
+def measure_long(
+    tokenizer: Any, policy: str, rows: list[dict[str, Any]]
+) -> tuple[TokenStatistics, list[LongRow], int]:
+    dropped: list[LongRow] = []
+    kept = []
+    statistics = measure_tokens(
+        {Side.TRAIN: rows},
+        Encoder(tokenizer, max_tokens=OVERHEAD + 40),
+        max_sequence_length=OVERHEAD + 40,
+        on_too_long=policy,
+        keep=lambda _, example: kept.append(example),
+        drop=dropped.append,
+    )
+    return statistics[Side.TRAIN], dropped, len(kept)
+
+
+def test_an_answer_that_would_be_cut_is_refused_with_place_and_the_length_that_fits(
+    tokenizer: Any,
+) -> None:
+    rows = [make(pair("a", "b"), 1), *(make(LONG, line) for line in range(2, 9))]
+    with pytest.raises(DataError) as caught:
+        measure_long(tokenizer, "Refuse", rows)
+    assert caught.value.reason == "RowsTooLong"
+    length = OVERHEAD + 80
+    for words in (
+        f"rows.jsonl:2 ({length} tokens), rows.jsonl:3",
+        "7 of 8 rows",
+        f"maxSequenceLength {OVERHEAD + 40}",
+        f"Set it to {length} to train on all rows whole",
+        "dataset.onTooLong to Drop",
+    ):
+        assert words in caught.value.message
+    assert "rows.jsonl:7" not in caught.value.message
+
+
+def test_a_part_of_a_conversation_that_would_be_cut_is_refused_too(tokenizer: Any) -> None:
+    row = chat("Hi", "Hello", "More", "x" * 60)
+    with pytest.raises(DataError, match="1 of 2 rows"):
+        measure_long(tokenizer, "Refuse", [make(pair("a", "b")), make(row, 2)])
+
+
+def test_plain_text_is_cut_and_not_refused() -> None:
+    base = make_tokenizer(chat_template=None)
+    statistics, _, num_kept = measure_long(base, "Refuse", [make({"text": "x" * 500})])
+    assert (statistics.num_truncated, num_kept) == (1, 1)
+
+
+def test_rows_that_are_too_long_are_dropped_on_request_and_counted_nowhere(tokenizer: Any) -> None:
+    rows = [make(pair("a", "b"), 1), make(LONG, 2), make(pair("c", "d"), 3)]
+    statistics, dropped, num_kept = measure_long(tokenizer, "Drop", rows)
+    assert [(row.place, row.position) for row in dropped] == [("rows.jsonl:2", 1)]
+    assert (statistics.num_rows, statistics.num_truncated, num_kept) == (2, 0, 2)
+    assert statistics.longest == OVERHEAD + 2
+
+
+def test_where_all_rows_are_too_long_none_is_dropped_in_silence(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="all 3 training rows are cut") as caught:
+        measure_long(tokenizer, "Drop", [make(LONG, line) for line in range(3)])
+    assert caught.value.reason == "AllRowsTooLong"
+
+
+def test_rows_that_are_too_long_are_trained_cut_on_request(tokenizer: Any) -> None:
+    statistics, dropped, num_kept = measure_long(
+        tokenizer, "Truncate", [make(pair("a", "b"), 1), make(LONG, 2)]
+    )
+    assert (statistics.num_rows, statistics.num_truncated, num_kept) == (2, 1, 2)
+    assert dropped == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -150,9 +150,25 @@ class RowFile:
         return self.num_rows
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        with self.path.open(encoding="utf-8") as stream:
-            for line in stream:
-                yield json.loads(line)
+        return map(json.loads, self.lines())
+
+    def leave_out(self, positions: Sequence[int]) -> RowFile:
+        """Write the file anew without the rows at these positions, which ascend, from 0."""
+        if not positions:
+            return self
+        left_out = frozenset(positions)
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        with partial.open("wb") as stream:
+            for position, line in enumerate(self.lines()):
+                if position not in left_out:
+                    stream.write(line)
+        partial.replace(self.path)
+        return RowFile(path=self.path, num_rows=self.num_rows - len(left_out))
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines as they are, with their line breaks."""
+        with self.path.open("rb") as stream:
+            yield from stream
 
 
 def make_example(

@@ -7,7 +7,7 @@ ranks and dropped when memory is short.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,8 @@ TRAINED_SIDES = (Side.TRAIN, Side.VALIDATION)
 """Sides that ranks look at; the test side is asked, not trained on."""
 
 BATCH_EXAMPLES = 1000
+BATCH_TOKENS = 4_000_000
+"""A batch ends with the example that reaches one of the two."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +61,9 @@ class TokenWriter:
 
         self._schema = _schema()
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._input_ids: list[Sequence[int]] = []
-        self._labels: list[Sequence[int]] = []
+        self._input_ids = array("i")
+        self._labels = array("i")
+        self._ends = array("i", [0])
         self._num_examples = self._num_tokens = self._longest = self._squares = 0
 
     def __enter__(self) -> TokenWriter:
@@ -76,20 +79,21 @@ class TokenWriter:
             self._flush()
         self._writer.close()
 
-    def add(self, input_ids: Sequence[int], labels: Sequence[int]) -> None:
+    def add(self, input_ids: array[int], labels: array[int]) -> None:
         """Take in the next example.
 
         Args:
             input_ids: Its tokens, truncated.
             labels: As many; -100 where the loss does not count.
         """
-        self._input_ids.append(input_ids)
-        self._labels.append(labels)
+        self._input_ids.extend(input_ids)
+        self._labels.extend(labels)
+        self._ends.append(len(self._input_ids))
         self._num_examples += 1
         self._num_tokens += len(input_ids)
         self._squares += len(input_ids) ** 2
         self._longest = max(self._longest, len(input_ids))
-        if len(self._input_ids) == BATCH_EXAMPLES:
+        if len(self._ends) > BATCH_EXAMPLES or len(self._input_ids) >= BATCH_TOKENS:
             self._flush()
 
     @property
@@ -103,15 +107,17 @@ class TokenWriter:
         )
 
     def _flush(self) -> None:
+        import numpy as np
         import pyarrow as pa
 
+        # From the arrays as they lie: a Python list of numbers would be ten times their memory.
+        ends = pa.array(np.frombuffer(self._ends, dtype=np.int32))
         columns = [
-            pa.array(values, type=field.type)
-            for values, field in zip((self._input_ids, self._labels), self._schema, strict=True)
+            pa.ListArray.from_arrays(ends, pa.array(np.frombuffer(values, dtype=np.int32)))
+            for values in (self._input_ids, self._labels)
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
-        self._input_ids.clear()
-        self._labels.clear()
+        self._input_ids, self._labels, self._ends = array("i"), array("i"), array("i", [0])
 
 
 class TokenFiles:
@@ -127,7 +133,7 @@ class TokenFiles:
         for writer in self._writers.values():
             writer.__exit__(*error)
 
-    def add(self, side: Side, input_ids: Sequence[int], labels: Sequence[int]) -> None:
+    def add(self, side: Side, input_ids: array[int], labels: array[int]) -> None:
         """Take in the next example of a side; those of the test side are not kept."""
         if side in self._writers:
             self._writers[side].add(input_ids, labels)

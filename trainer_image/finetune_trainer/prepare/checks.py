@@ -83,3 +83,18 @@ def check_rows(keys: RowKeys) -> tuple[RowKeys, list[Finding]]:
 def check_division(division: Division) -> list[Finding]:
     """Run all checks of the divided rows."""
     return [check(division) for check in DIVISION_CHECKS]
+
+
+def tell_dropped(num_rows: int) -> Finding | None:
+    """Say how many rows ``dataset.onTooLong: Drop`` left out; None for none."""
+    if not num_rows:
+        return None
+    return Finding(
+        name="tooLongRows",
+        num_flagged=num_rows,
+        num_removed=num_rows,
+        message=(
+            f"left out {num_rows} rows that are longer than hyperparameters.maxSequenceLength "
+            "(dataset.onTooLong is Drop)"
+        ),
+    )

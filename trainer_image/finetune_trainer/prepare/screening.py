@@ -10,8 +10,9 @@ The rules of a step:
 
 - It is deterministic and keeps nothing between two rows: rows are screened in several processes,
   in pieces of any size, and the result must be the same bytes whatever their number.
-- It is picklable: a frozen dataclass of settings. What is dear to build (a compiled pattern, a
-  matcher) is built once a process, on first use, for example behind ``functools.cache``.
+- It is picklable and hashable: a frozen dataclass of settings. What is dear to build (a compiled
+  pattern, a matcher) is built once a process, on first use, for example behind
+  ``functools.cache``.
 - A row is changed by :func:`replace_row`, which derives its digests anew.
 - What it says, in a :class:`RowError` or a finding, never quotes the row.
 - A change of what it does to a row raises :data:`finetune_trainer.prepare.version.RECIPE_VERSION`.
@@ -124,8 +125,8 @@ class Screening:
     """
 
     def __init__(self, steps: Sequence[RowStep]) -> None:
-        self._steps = tuple(steps)
-        self.tallies = [Tally() for _ in self._steps]
+        self.steps = tuple(steps)
+        self.tallies = [Tally() for _ in self.steps]
 
     def screen(self, example: Example) -> Example | RowError | None:
         """Take one row through the steps, up to the first that refuses or removes it.
@@ -134,7 +135,7 @@ class Screening:
             The row to keep, why it cannot be used, or None for one that a step removed.
         """
         current = example
-        for step, tally in zip(self._steps, self.tallies, strict=True):
+        for step, tally in zip(self.steps, self.tallies, strict=True):
             judgement = step.judge(current)
             tally.add(current, judgement)
             if isinstance(judgement.verdict, Removal):
@@ -157,6 +158,6 @@ class Screening:
         """
         return [
             finding
-            for step, tally in zip(self._steps, self.tallies, strict=True)
+            for step, tally in zip(self.steps, self.tallies, strict=True)
             for finding in step.summarise(tally)
         ]

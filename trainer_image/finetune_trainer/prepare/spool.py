@@ -7,7 +7,7 @@ distributed to the sides in a second pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +54,44 @@ class RowKeys:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedRows:
+    """Rows as the spool takes them in: what :class:`RowKeys` holds of them, and their text.
+
+    Attributes:
+        lines: The rows as :meth:`Example.to_json` writes them, each with its line break, in UTF-8.
+        groups: Their group digests, one after the other.
+        contents: Their content digests.
+        sides: The codes of their sides, one byte each.
+    """
+
+    lines: bytes
+    groups: bytes
+    contents: bytes
+    sides: bytes
+
+    def __len__(self) -> int:
+        return len(self.sides)
+
+
+def pack_rows(examples: Sequence[Example]) -> PackedRows:
+    """Bring rows into the shape in which processes hand them on."""
+    return PackedRows(
+        lines="".join(f"{example.to_json()}\n" for example in examples).encode(),
+        groups=bytes.fromhex("".join(example.group for example in examples)),
+        contents=bytes.fromhex("".join(example.content for example in examples)),
+        sides=bytes(
+            LOOSE if example.side is None else SIDES.index(example.side) for example in examples
+        ),
+    )
+
+
 class Spool:
     """Collects rows; used as a context it closes and removes its file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stream: IO[str] = path.open("w", encoding="utf-8", newline="\n")
+        self._stream: IO[bytes] = path.open("wb")
         self._groups = bytearray()
         self._contents = bytearray()
         self._sides = bytearray()
@@ -74,12 +106,12 @@ class Spool:
     def __len__(self) -> int:
         return len(self._sides)
 
-    def add(self, example: Example) -> None:
-        """Take in the next row."""
-        self._stream.write(f"{example.to_json()}\n")
-        self._groups += bytes.fromhex(example.group)
-        self._contents += bytes.fromhex(example.content)
-        self._sides.append(LOOSE if example.side is None else SIDES.index(example.side))
+    def add(self, rows: PackedRows) -> None:
+        """Take in the next rows."""
+        self._stream.write(rows.lines)
+        self._groups += rows.groups
+        self._contents += rows.contents
+        self._sides += rows.sides
 
     def keys(self) -> RowKeys:
         """Return what is compared of all rows; no row may be added afterwards."""

@@ -7,6 +7,7 @@ is not prepared twice, by whichever job; and the same input gives the same bytes
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,16 +19,17 @@ from finetune_trainer.data.report import (
     DatasetPointer,
     DatasetReport,
 )
-from finetune_trainer.data.rows import Side
-from finetune_trainer.data.token_files import TokenFiles
+from finetune_trainer.data.rows import RowFile, Side
+from finetune_trainer.data.token_files import TokenFiles, TokenTotals
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import own_template, write_format
-from finetune_trainer.model.encoding import make_encoder
-from finetune_trainer.prepare.checks import Finding, check_division, check_rows
+from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.prepare.checks import Finding, check_division, check_rows, tell_dropped
 from finetune_trainer.prepare.conversations import choose_format, fetch_template
 from finetune_trainer.prepare.dividing import Division, divide_rows, draw_rows
+from finetune_trainer.prepare.intake import take_in
 from finetune_trainer.prepare.reading.control import find_control_tokens
-from finetune_trainer.prepare.reading.examples import read_examples
+from finetune_trainer.prepare.reading.examples import open_source, refuse_wrong_column
 from finetune_trainer.prepare.reading.sources import SourceFile, fetch_source, locate
 from finetune_trainer.prepare.refusals import (
     require_answers,
@@ -40,14 +42,16 @@ from finetune_trainer.prepare.screening import Screening, choose_steps
 from finetune_trainer.prepare.spool import RowKeys, Spool
 from finetune_trainer.prepare.summary import (
     Input,
+    count_divided,
     count_rows,
     make_report,
     source_label,
     tell_report,
     tokenizer_name,
 )
-from finetune_trainer.prepare.tokens import measure_tokens
+from finetune_trainer.prepare.tokens import EncoderSettings, TokenStatistics, measure_tokens
 from finetune_trainer.prepare.version import compute_version
+from finetune_trainer.prepare.workers import Workers, num_processes_granted
 from finetune_trainer.storage import (
     MANIFEST_NAME,
     Manifest,
@@ -57,11 +61,13 @@ from finetune_trainer.storage import (
 )
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from finetune_trainer.context import StageContext
 
 CREATED_BY = "finetune-operator prepare"
 PROGRESS_ROWS = 10_000
-"""Rows between two progress events while tokens are counted and labels found."""
+"""Rows between two progress events."""
 
 
 def prepare(context: StageContext) -> PrepareResult:
@@ -152,49 +158,25 @@ def _build(
     context: StageContext, files: list[list[SourceFile]], digest: str, template: str | None
 ) -> DatasetReport:
     """Do the work of the stage and leave the data set in the staging folder."""
-    dataset = context.job.spec.dataset
     tokenizer = context.load_tokenizer()
     conversational = template is not None or own_template(tokenizer) is not None
-    control_tokens = find_control_tokens(tokenizer)
-    screening = Screening(choose_steps(context.job.spec))
     staging = _staging(context, digest, fresh=True)
-    with Spool(context.scratch("spool", fresh=True) / "rows.jsonl") as spool:
-        read = Input(
-            files=files,
-            rows=[
-                read_examples(
-                    source,
-                    files[index],
-                    index=index,
-                    label=source_label(context.job, index),
-                    conversational=conversational,
-                    control_tokens=control_tokens,
-                    objective=context.job.spec.method.objective,
-                    screen=screening.screen,
-                    keep=spool.add,
-                )
-                for index, source in enumerate(dataset.sources)
-            ],
+    with Workers(num_processes_granted()) as workers:
+        read, division, findings, sides = _divide_sources(
+            context, files, tokenizer, staging, workers, conversational=conversational
         )
-        require_valid_rows(context.output, context.job, read.errors, num_valid=len(spool))
-        findings = screening.summarise()
-        _require_rows(context.job, spool, read)
-        division, more = _divide(dataset, spool.keys())
-        findings += more
-        require_sides(count_rows(division))
-        sides = spool.write_sides(staging, division.positions, division.sides)
-    model_dir, _ = context.model_folder(include_weights=False)
-    chat_format = choose_format(
-        context.job.spec.model, template, tokenizer, model_dir, sides[Side.TRAIN]
-    )
-    with TokenFiles(staging) as token_files:
-        tokens = measure_tokens(
-            sides,
-            make_encoder(context.job, tokenizer, chat_format),
-            max_sequence_length=context.job.spec.hyperparameters.max_sequence_length,
-            keep=lambda side, example: token_files.add(side, example.input_ids, example.labels),
-            on_progress=lambda done, total: _tell_progress(context, done, total),
+        model_dir, _ = context.model_folder(include_weights=False)
+        chat_format = choose_format(
+            context.job.spec.model, template, tokenizer, model_dir, sides[Side.TRAIN]
         )
+        encoder = make_encoder(context.job, tokenizer, chat_format)
+        settings = EncoderSettings(
+            job_json=context.job.to_json(), model_dir=model_dir, chat_format=chat_format
+        )
+        sides, tokens, totals, finding = _count_tokens(
+            context, sides, encoder, settings, staging, workers
+        )
+        findings += [finding] if finding else []
     report = make_report(
         context.job,
         digest,
@@ -202,13 +184,91 @@ def _build(
         division,
         findings,
         tokens,
-        token_files.totals,
+        totals,
+        rows=count_rows(sides),
         remedies=chat_format.notes,
     )
     write_format(chat_format, staging)
     text = report.model_dump_json(by_alias=True, indent=1) + "\n"
     (staging / REPORT_NAME).write_text(text, encoding="utf-8")
     return report
+
+
+def _divide_sources(
+    context: StageContext,
+    files: list[list[SourceFile]],
+    tokenizer: PreTrainedTokenizerBase,
+    staging: Path,
+    workers: Workers,
+    *,
+    conversational: bool,
+) -> tuple[Input, Division, list[Finding], Mapping[Side, RowFile]]:
+    """Read all rows, check them, and write the sides."""
+    job, dataset = context.job, context.job.spec.dataset
+    control_tokens = find_control_tokens(tokenizer)
+    screening = Screening(choose_steps(job.spec))
+    with Spool(context.scratch("spool", fresh=True) / "rows.jsonl") as spool:
+        rows = []
+        for index, source in enumerate(dataset.sources):
+            opened = open_source(
+                source,
+                files[index],
+                index=index,
+                label=source_label(job, index),
+                conversational=conversational,
+                control_tokens=control_tokens,
+                objective=job.spec.method.objective,
+            )
+            taken = take_in(
+                opened,
+                workers,
+                screening,
+                spool,
+                on_progress=lambda num_read: _tell_reading(context, num_read),
+            )
+            refuse_wrong_column(taken, index=index)
+            rows.append(taken)
+        read = Input(files=files, rows=rows)
+        require_valid_rows(context.output, job, read.errors, num_valid=len(spool))
+        findings = screening.summarise()
+        _require_rows(job, spool, read)
+        division, more = _divide(dataset, spool.keys())
+        require_sides(count_divided(division))
+        sides = spool.write_sides(staging, division.positions, division.sides)
+    return read, division, [*findings, *more], sides
+
+
+def _count_tokens(
+    context: StageContext,
+    sides: Mapping[Side, RowFile],
+    encoder: Encoder,
+    settings: EncoderSettings,
+    staging: Path,
+    workers: Workers,
+) -> tuple[
+    Mapping[Side, RowFile],
+    dict[Side, TokenStatistics],
+    dict[Side, TokenTotals],
+    Finding | None,
+]:
+    """Find tokens and labels, and leave out the rows that are too long where the job says so."""
+    spec = context.job.spec
+    dropped: dict[Side, list[int]] = {side: [] for side in sides}
+    with TokenFiles(staging) as token_files:
+        tokens = measure_tokens(
+            sides,
+            encoder,
+            max_sequence_length=spec.hyperparameters.max_sequence_length,
+            on_too_long=spec.dataset.on_too_long,
+            keep=lambda side, one: token_files.add(side, one.input_ids, one.labels),
+            drop=lambda row: dropped[row.side].append(row.position),
+            on_progress=lambda done, total: _tell_progress(context, done, total),
+            workers=workers,
+            settings=settings,
+        )
+    left = {side: rows.leave_out(dropped[side]) for side, rows in sides.items()}
+    require_sides(count_rows(left))
+    return left, tokens, token_files.totals, tell_dropped(sum(map(len, dropped.values())))
 
 
 def _require_rows(job: ResolvedJob, spool: Spool, read: Input) -> None:
@@ -264,6 +324,11 @@ def _write_pointer(
     )
     body = pointer.model_dump_json(by_alias=True, indent=1) + "\n"
     context.output.write_bytes(pointer_key(context.job), body.encode())
+
+
+def _tell_reading(context: StageContext, num_read: int) -> None:
+    if num_read % PROGRESS_ROWS == 0:
+        context.emit.progress(step=num_read, message="reading and checking rows")
 
 
 def _tell_progress(context: StageContext, done: int, total: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_api.trainer import ResolvedJob, RowCounts
@@ -17,7 +17,7 @@ from finetune_trainer.data.report import (
     TrainedReport,
     report_invalid_rows,
 )
-from finetune_trainer.data.rows import RowErrors, Side, join_errors
+from finetune_trainer.data.rows import RowErrors, RowFile, Side, join_errors
 from finetune_trainer.data.token_files import TokenTotals
 from finetune_trainer.prepare.checks import Finding
 from finetune_trainer.prepare.dividing import Division
@@ -49,6 +49,7 @@ def make_report(
     tokens: dict[Side, TokenStatistics],
     totals: dict[Side, TokenTotals],
     *,
+    rows: RowCounts,
     remedies: Sequence[str],
 ) -> DatasetReport:
     """Gather what is known of a data set into its report."""
@@ -57,7 +58,7 @@ def make_report(
     return DatasetReport(
         digest=digest,
         recipe_version=RECIPE_VERSION,
-        rows=count_rows(division),
+        rows=rows,
         sources=[_report_source(job, read, index) for index in range(len(read.files))],
         invalid_rows=report_invalid_rows(read.errors),
         checks=report_findings(findings),
@@ -148,8 +149,13 @@ def tell_report(
             )
 
 
-def count_rows(division: Division) -> RowCounts:
-    """Count the rows of each side."""
+def count_rows(sides: Mapping[Side, RowFile]) -> RowCounts:
+    """Count the rows of each side as they are written."""
+    return RowCounts(**{side.value: len(rows) for side, rows in sides.items()})
+
+
+def count_divided(division: Division) -> RowCounts:
+    """Count the rows of each side as they are divided."""
     return RowCounts(
         train=division.count(Side.TRAIN),
         validation=division.count(Side.VALIDATION),

@@ -1,22 +1,30 @@
 """Count tokens as training will see them, and find what the length limit costs.
 
 Rows are encoded by the very encoder of training, so that what is counted, what is checked and what
-is learned are one.
+is learned are one. They are encoded by workers, in pieces; see ``workers``.
 """
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-from finetune_trainer.data.rows import Side, other_answer
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.data.rows import RowFile, Side, other_answer
+from finetune_trainer.data.token_files import TRAINED_SIDES
 from finetune_trainer.errors import DataError
-from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.model.chat_format import ChatFormat
+from finetune_trainer.model.encoding import Encoded, Encoder, make_encoder
+from finetune_trainer.prepare.workers import Workers
 
+PIECE_ROWS = 250
+PIECE_BYTES = 4_000_000
 PROGRESS_ROWS = 1000
-NUM_REFUSED_SHOWN = 5
+NUM_PLACES_SHOWN = 5
 
 Row = Mapping[str, Any]
 """A row as the prepared data set holds it, with its ``metadata``."""
@@ -58,84 +66,74 @@ class TokenStatistics:
     num_examples: int
 
 
-def measure_tokens(
-    sides: Mapping[Side, Rows],
-    encoder: Encoder,
-    *,
-    max_sequence_length: int,
-    keep: Callable[[Side, Encoded], None] = lambda *_: None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> dict[Side, TokenStatistics]:
-    """Encode every row of every side, and measure the sides that have rows.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokens:
+    """One example as training gets it: as many labels as ids, -100 where nothing is learned."""
 
-    Args:
-        sides: The rows.
-        encoder: The encoder that training will use.
-        max_sequence_length: Its length limit in tokens.
-        keep: Given each example that has something to learn, in the order of the rows.
-        on_progress: Told rows done and rows in all, now and then.
+    input_ids: array[int]
+    labels: array[int]
 
-    Raises:
-        DataError: The encoder refuses rows, with its reason for the first of them; names the first
-            few. ``AllRowsTooLong``: no training row keeps any of its answer; says what limit would
-            do.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LongRow:
+    """A row of whose answer something does not fit the limit.
+
+    Attributes:
+        place: File and line, as people read them.
+        side: Where it lies.
+        position: Which row of its side, from 0.
+        num_tokens: Its length.
     """
-    total = sum(len(rows) for rows in sides.values())
-    done = 0
-    statistics = {}
-    refused: list[tuple[Row, DataError]] = []
-    num_refused = 0
-    for side, rows in sides.items():
-        if not len(rows):
-            continue
-        counter = _Counter()
-        for row in rows:
-            try:
-                examples = encoder.encode_row(row)
-                beside = encoder.encode_row(other_answer(row)) if "rejected" in row else ()
-            except DataError as error:
-                refused += [(row, error)] if len(refused) < NUM_REFUSED_SHOWN else []
-                num_refused += 1
-            else:
-                counter.add(examples)
-                if beside:
-                    counter.add_beside(beside)
-                for example in examples:
-                    if example.has_answer:
-                        keep(side, example)
-            done += 1
-            if on_progress is not None and (done == total or done % PROGRESS_ROWS == 0):
-                on_progress(done, total)
-        if counter.lengths:
-            statistics[side] = counter.summarise()
-    _refuse_rows(refused, num_refused, total)
-    for side, words in ((Side.TRAIN, "training"), (Side.VALIDATION, "validation")):
-        _refuse_all_too_long(statistics.get(side), words, max_sequence_length)
-    return statistics
+
+    place: str
+    side: Side
+    position: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderSettings:
+    """What is needed to encode in another process; hashable and picklable."""
+
+    job_json: str
+    model_dir: Path
+    chat_format: ChatFormat
+
+    def build(self) -> Encoder:
+        """Load the tokenizer and make the encoder."""
+        from finetune_trainer.model.load import load_tokenizer
+
+        job = ResolvedJob.model_validate_json(self.job_json)
+        trusted = job.spec.model.trust_remote_code
+        tokenizer = load_tokenizer(self.model_dir, trust_remote_code=trusted)
+        return make_encoder(job, tokenizer, self.chat_format)
 
 
 @dataclass(kw_only=True, slots=True)
-class _Counter:
+class _Piece:
+    """Rows of one side, or the lines that hold them; ``start`` is the position of the first."""
+
+    side: Side
+    start: int
+    rows: list[Row | bytes]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Counted:
+    """What was counted of rows of one side."""
+
     lengths: array[int] = field(default_factory=lambda: array("q"))
     num_tokens: int = 0
     num_examples: int = 0
     num_truncated: int = 0
     num_without_answer: int = 0
 
-    def add(self, examples: Sequence[Encoded]) -> None:
-        """Count the examples of one row."""
-        lengths = [len(example.input_ids) + example.num_cut for example in examples]
-        self.lengths.append(max(lengths))
-        self.num_tokens += sum(lengths)
-        self.num_examples += len(examples)
-        self.num_truncated += any(example.num_cut for example in examples)
-        self.num_without_answer += not any(example.has_answer for example in examples)
-
-    def add_beside(self, examples: Sequence[Encoded]) -> None:
-        """Count the other answer of a pair, which is as long as the longer of its two."""
-        lengths = [len(example.input_ids) + example.num_cut for example in examples]
-        self.lengths[-1] = max(self.lengths[-1], *lengths)
-        self.num_tokens += sum(lengths)
+    def add(self, other: _Counted) -> None:
+        self.lengths.extend(other.lengths)
+        self.num_tokens += other.num_tokens
+        self.num_examples += other.num_examples
+        self.num_truncated += other.num_truncated
+        self.num_without_answer += other.num_without_answer
 
     def summarise(self) -> TokenStatistics:
         """Return the statistics of what was counted."""
@@ -156,11 +154,204 @@ class _Counter:
         )
 
 
-def _refuse_rows(refused: Sequence[tuple[Row, DataError]], number: int, total: int) -> None:
+@dataclass(kw_only=True, slots=True)
+class _EncodedPiece:
+    """What became of a piece.
+
+    Attributes:
+        side: Where its rows lie.
+        num_rows: All of them.
+        counted: Those that are kept.
+        left_out: Those that are not.
+        examples: What is learned of them.
+        refused: Places of rows that the encoder refuses, with its reason.
+        long: Rows of whose answer something does not fit.
+    """
+
+    side: Side
+    num_rows: int
+    counted: _Counted = field(default_factory=_Counted)
+    left_out: _Counted = field(default_factory=_Counted)
+    examples: list[Tokens] = field(default_factory=list)
+    refused: list[tuple[str, DataError]] = field(default_factory=list)
+    long: list[LongRow] = field(default_factory=list)
+
+
+def measure_tokens(
+    sides: Mapping[Side, Rows],
+    encoder: Encoder,
+    *,
+    max_sequence_length: int,
+    on_too_long: str = "Truncate",
+    keep: Callable[[Side, Tokens], None] = lambda *_: None,
+    drop: Callable[[LongRow], None] = lambda _: None,
+    on_progress: Callable[[int, int], None] | None = None,
+    workers: Workers | None = None,
+    settings: EncoderSettings | None = None,
+) -> dict[Side, TokenStatistics]:
+    """Encode every row of every side, and measure the sides that have rows.
+
+    Args:
+        sides: The rows.
+        encoder: The encoder that training will use.
+        max_sequence_length: Its length limit in tokens.
+        on_too_long: ``dataset.onTooLong``.
+        keep: Given each example that has something to learn, in the order of the rows.
+        drop: Given each row that ``Drop`` leaves out; it is not in the statistics.
+        on_progress: Told rows done and rows in all, now and then.
+        workers: Who encodes; None does it here.
+        settings: How workers make the encoder; needed where they are several.
+
+    Raises:
+        DataError: The encoder refuses rows, with its reason for the first of them; names the first
+            few. ``AllRowsTooLong``: no training row keeps any of its answer; says what limit would
+            do. ``RowsTooLong``: the answer of some does not fit, and ``on_too_long`` is ``Refuse``.
+    """
+    total = sum(len(rows) for rows in sides.values())
+    counted = {side: _Counted() for side in sides}
+    left_out = {side: _Counted() for side in sides}
+    refused: list[tuple[str, DataError]] = []
+    long = _LongRows()
+    num_refused = done = 0
+    drops = on_too_long == "Drop"
+    for piece in (workers or Workers(1)).map_in_order(
+        prepare_work, (settings, drops), _cut_pieces(sides), work_here=_make_work(encoder, drops)
+    ):
+        counted[piece.side].add(piece.counted)
+        left_out[piece.side].add(piece.left_out)
+        refused += piece.refused[: NUM_PLACES_SHOWN - len(refused)]
+        num_refused += len(piece.refused)
+        for row in piece.long:
+            long.add(row)
+            if drops:
+                drop(row)
+        for example in piece.examples:
+            keep(piece.side, example)
+        before, done = done, done + piece.num_rows
+        if on_progress is not None and (
+            done == total or done // PROGRESS_ROWS > before // PROGRESS_ROWS
+        ):
+            on_progress(done, total)
+    _refuse_rows(refused, num_refused, total)
+    statistics = {side: one.summarise() for side, one in counted.items() if one.lengths}
+    for side, words in ((Side.TRAIN, "training"), (Side.VALIDATION, "validation")):
+        if side in left_out and left_out[side].lengths and side not in statistics:
+            _refuse_all_too_long(left_out[side].summarise(), words, max_sequence_length)
+        elif side in statistics and statistics[side].num_without_answer == len(sides[side]):
+            _refuse_all_too_long(statistics[side], words, max_sequence_length)
+    if on_too_long == "Refuse":
+        long.refuse(total, max_sequence_length)
+    return statistics
+
+
+def prepare_work(
+    settings: tuple[EncoderSettings | None, bool],
+) -> Callable[[_Piece], _EncodedPiece]:
+    """Return the function that encodes a piece, in a process of its own."""
+    encoder_settings, drops = settings
+    assert encoder_settings is not None
+    return _make_work(encoder_settings.build(), drops)
+
+
+def _make_work(encoder: Encoder, drops: bool) -> Callable[[_Piece], _EncodedPiece]:
+    def work(piece: _Piece) -> _EncodedPiece:
+        result = _EncodedPiece(side=piece.side, num_rows=len(piece.rows))
+        for position, given in enumerate(piece.rows, start=piece.start):
+            row = json.loads(given) if isinstance(given, bytes) else given
+            try:
+                examples = encoder.encode_row(row)
+                beside = encoder.encode_row(other_answer(row)) if "rejected" in row else ()
+            except DataError as error:
+                result.refused.append((_place_of(row), error))
+                continue
+            length = max(map(_length_of, (*examples, *beside)))
+            # Plain text has no answer: it may be cut anywhere.
+            is_long = "text" not in row and any(one.num_cut for one in (*examples, *beside))
+            if is_long:
+                result.long.append(
+                    LongRow(
+                        place=_place_of(row), side=piece.side, position=position, num_tokens=length
+                    )
+                )
+            goes = is_long and drops
+            _count(result.left_out if goes else result.counted, length, examples, beside)
+            if piece.side in TRAINED_SIDES and not goes:
+                result.examples += [_as_tokens(one) for one in examples if one.has_answer]
+        return result
+
+    return work
+
+
+def _cut_pieces(sides: Mapping[Side, Rows]) -> Iterator[_Piece]:
+    for side, rows in sides.items():
+        # Of a file its lines: whoever encodes them can also parse them.
+        entries: Iterable[Row | bytes] = rows.lines() if isinstance(rows, RowFile) else rows
+        piece = _Piece(side=side, start=0, rows=[])
+        num_bytes = 0
+        for entry in entries:
+            piece.rows.append(entry)
+            num_bytes += len(entry)
+            if len(piece.rows) == PIECE_ROWS or num_bytes >= PIECE_BYTES:
+                yield piece
+                piece = _Piece(side=side, start=piece.start + len(piece.rows), rows=[])
+                num_bytes = 0
+        if piece.rows:
+            yield piece
+
+
+def _count(
+    counted: _Counted, length: int, examples: Sequence[Encoded], beside: Sequence[Encoded]
+) -> None:
+    """Count one row; the other answer of a pair makes it as long as the longer of its two."""
+    counted.lengths.append(length)
+    counted.num_tokens += sum(map(_length_of, (*examples, *beside)))
+    counted.num_examples += len(examples)
+    counted.num_truncated += any(example.num_cut for example in examples)
+    counted.num_without_answer += not any(example.has_answer for example in examples)
+
+
+def _length_of(example: Encoded) -> int:
+    return len(example.input_ids) + example.num_cut
+
+
+def _as_tokens(example: Encoded) -> Tokens:
+    return Tokens(input_ids=array("i", example.input_ids), labels=array("i", example.labels))
+
+
+@dataclass(kw_only=True, slots=True)
+class _LongRows:
+    """Rows of whose answer something is cut: all counted, the first ones named."""
+
+    first: list[LongRow] = field(default_factory=list)
+    number: int = 0
+    longest: int = 0
+
+    def add(self, row: LongRow) -> None:
+        self.number += 1
+        self.longest = max(self.longest, row.num_tokens)
+        if len(self.first) < NUM_PLACES_SHOWN:
+            self.first.append(row)
+
+    def refuse(self, total: int, max_sequence_length: int) -> None:
+        if not self.number:
+            return
+        shown = ", ".join(f"{row.place} ({row.num_tokens} tokens)" for row in self.first)
+        more = ", ..." if self.number > len(self.first) else ""
+        raise DataError(
+            "RowsTooLong",
+            f"{self.number} of {total} rows are longer than hyperparameters.maxSequenceLength "
+            f"{max_sequence_length}, so their answer or a part of it would be cut away: {shown}"
+            f"{more}. Set it to {self.longest} to train on all rows whole, or set "
+            "dataset.onTooLong to Drop to leave those rows out, or to Truncate to train on what "
+            "is left of them",
+        )
+
+
+def _refuse_rows(refused: Sequence[tuple[str, DataError]], number: int, total: int) -> None:
     if not refused:
         return
     first = refused[0][1]
-    places = ", ".join(_places(row for row, _ in refused))
+    places = ", ".join(place for place, _ in refused)
     more = ", ..." if number > len(refused) else ""
     raise DataError(
         first.reason,
@@ -168,20 +359,16 @@ def _refuse_rows(refused: Sequence[tuple[Row, DataError]], number: int, total: i
     ) from first
 
 
-def _places(rows: Iterable[Row]) -> Iterator[str]:
-    for row in rows:
-        yield f"{row['metadata']['source']}:{row['metadata']['line']}"
+def _place_of(row: Row) -> str:
+    return f"{row['metadata']['source']}:{row['metadata']['line']}"
 
 
-def _refuse_all_too_long(
-    side: TokenStatistics | None, words: str, max_sequence_length: int
-) -> None:
-    if side is None or side.num_without_answer < side.num_rows:
-        return
+def _refuse_all_too_long(side: TokenStatistics, words: str, max_sequence_length: int) -> None:
+    before = "before their answer begins" if side.num_without_answer else "in their answer"
     raise DataError(
         "AllRowsTooLong",
         f"all {side.num_rows} {words} rows are cut at hyperparameters.maxSequenceLength "
-        f"{max_sequence_length} before their answer begins, so there is nothing to learn; set it "
+        f"{max_sequence_length} {before}, so there is nothing to learn; set it "
         f"to {side.p95} to keep 95 % of the rows whole, or to {side.longest} for all (median "
         f"{side.p50})",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -34,6 +33,59 @@ from finetune_trainer.prepare.reading.sources import SourceFile
 _SIDES = {"Train": Side.TRAIN, "Validation": Side.VALIDATION, "Test": Side.TEST}
 
 
+RawRows = Iterator[tuple[str, RawRow | RowError]]
+"""Rows with the label of their file, in their order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversion:
+    """How the rows of one source become examples; plain values, so that any process can do it.
+
+    Attributes:
+        source_json: The source as the user wrote it.
+        format: The recognised format.
+        where: Path of the source in the job, for messages.
+        conversational: The model's tokenizer has a chat template.
+        control_tokens: Texts that the model's tokenizer reads as control tokens.
+    """
+
+    source_json: str
+    format: str
+    where: str
+    conversational: bool
+    control_tokens: tuple[str, ...]
+
+    def build(self) -> Callable[[str, RawRow], Example | RowError]:
+        """Return the function that converts a row, given the label of its file.
+
+        Raises:
+            UserError: The source's settings do not fit its format or the model.
+        """
+        source = Source.model_validate_json(self.source_json)
+        convert = refuse_control_tokens(
+            build_convert(
+                source, self.format, conversational=self.conversational, where=self.where
+            ),
+            self.control_tokens,
+        )
+        return lambda file, row: _convert(source, convert, file, row)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenSource:
+    """A source whose first rows were looked at.
+
+    Attributes:
+        rows: All its rows, the first ones again.
+        recognised: How they are read, or None when none of them is readable.
+        conversion: How they become examples; None with ``recognised``.
+    """
+
+    rows: RawRows
+    recognised: Recognised | None
+    conversion: Conversion | None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceRows:
     """What a source held.
@@ -41,7 +93,7 @@ class SourceRows:
     Attributes:
         errors: The rows that cannot be used.
         recognised: How the rows were read, or None when the source has none.
-        num_rows_of_file: Usable rows by file label.
+        num_rows_of_file: Rows kept, by file label.
     """
 
     errors: RowErrors
@@ -50,11 +102,11 @@ class SourceRows:
 
     @property
     def num_rows(self) -> int:
-        """Usable rows of all files."""
+        """Rows kept of all files."""
         return sum(self.num_rows_of_file.values())
 
 
-def read_examples(
+def open_source(
     source: Source,
     files: Sequence[SourceFile],
     *,
@@ -63,10 +115,8 @@ def read_examples(
     conversational: bool,
     control_tokens: Collection[str] = (),
     objective: str = "SFT",
-    screen: Callable[[Example], Example | RowError | None] = lambda example: example,
-    keep: Callable[[Example], None],
-) -> SourceRows:
-    """Read all rows of a source, one at a time.
+) -> OpenSource:
+    """Look at the first rows of a source and decide how all are read.
 
     Args:
         source: What the user says about it.
@@ -76,12 +126,10 @@ def read_examples(
         conversational: The model's tokenizer has a chat template.
         control_tokens: Texts that the model's tokenizer reads as control tokens.
         objective: ``method.objective``.
-        screen: Takes each row that could be read through the row steps: the row to keep, an error,
-            or None for one that is left out.
-        keep: Given each usable row, in their order.
 
     Raises:
-        DataError: A file cannot be read at all, or its format is not known.
+        DataError: A file cannot be read at all, or its format is not known; also while the rows are
+            taken.
         UserError: The source's settings do not fit its rows.
     """
     where = f"dataset.sources[{index}]"
@@ -94,31 +142,35 @@ def read_examples(
             raw_rows.append(row)
             if len(raw_rows) == NUM_PROBED_ROWS:
                 break
-    errors = RowErrors()
-    num_rows: Counter[str] = Counter()
+    rows = chain(probe, stream)
     if not raw_rows:
-        for _, row in probe:
-            if isinstance(row, RowError):
-                errors.add(row)
-        return SourceRows(errors=errors, recognised=None, num_rows_of_file={})
+        return OpenSource(rows=rows, recognised=None, conversion=None)
     recognised = recognise_format(
         source, [row.fields for row in raw_rows], where=where, objective=objective
     )
-    convert = refuse_control_tokens(
-        build_convert(source, recognised.format, conversational=conversational, where=where),
-        control_tokens,
+    conversion = Conversion(
+        source_json=source.model_dump_json(by_alias=True, exclude_none=True),
+        format=recognised.format,
+        where=where,
+        conversational=conversational,
+        control_tokens=tuple(sorted(control_tokens)),
     )
-    for file, row in chain(probe, stream):
-        outcome = row if isinstance(row, RowError) else _convert(source, convert, file, row)
-        screened = screen(outcome) if isinstance(outcome, Example) else outcome
-        if isinstance(screened, RowError):
-            errors.add(screened)
-        elif screened is not None:
-            keep(screened)
-            num_rows[file] += 1
-    source_rows = SourceRows(errors=errors, recognised=recognised, num_rows_of_file=dict(num_rows))
-    _refuse_wrong_column(source_rows, where)
-    return source_rows
+    return OpenSource(rows=rows, recognised=recognised, conversion=conversion)
+
+
+def refuse_wrong_column(rows: SourceRows, *, index: int) -> None:
+    """Refuse a source all of whose rows lack a column: a slip in the job, not in the rows.
+
+    Raises:
+        UserError: It is so.
+    """
+    if rows.num_rows or set(rows.errors.by_reason) != {"MissingColumn"}:
+        return
+    first = rows.errors.first[0]
+    raise UserError(
+        "MissingColumn",
+        f"dataset.sources[{index}], {first.file}: {first.message}; correct the job",
+    )
 
 
 def file_label(label: str, name: str) -> str:
@@ -126,7 +178,7 @@ def file_label(label: str, name: str) -> str:
     return f"{label}/{name}" if label else name
 
 
-def _read_files(files: Sequence[SourceFile], label: str) -> Iterator[tuple[str, RawRow | RowError]]:
+def _read_files(files: Sequence[SourceFile], label: str) -> RawRows:
     for file in files:
         name = file_label(label, file.name)
         for row in read_rows(file.path, file=name):
@@ -151,11 +203,3 @@ def _convert(source: Source, convert: Convert, file: str, row: RawRow) -> Exampl
             message=error.message,
             snippet=make_snippet(row.fields),
         )
-
-
-def _refuse_wrong_column(rows: SourceRows, where: str) -> None:
-    """A column missing from every row is a slip in the job, not thousands of bad rows."""
-    if rows.num_rows or set(rows.errors.by_reason) != {"MissingColumn"}:
-        return
-    first = rows.errors.first[0]
-    raise UserError("MissingColumn", f"{where}, {first.file}: {first.message}; correct the job")

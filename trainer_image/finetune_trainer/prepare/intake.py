@@ -1,0 +1,159 @@
+"""Take the rows of a source in: read here, converted and screened by workers, spooled in order.
+
+Reading is a stream in this process. Its rows are cut into pieces; each is converted and taken
+through the row steps wherever there is a free process, and comes back packed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_trainer.data.rows import Example, RawRow, RowError, RowErrors
+from finetune_trainer.prepare.reading.examples import (
+    Conversion,
+    OpenSource,
+    RawRows,
+    SourceRows,
+)
+from finetune_trainer.prepare.screening import RowStep, Screening, Tally
+from finetune_trainer.prepare.spool import PackedRows, Spool, pack_rows
+from finetune_trainer.prepare.workers import Workers
+
+PIECE_ROWS = 500
+PIECE_CHARACTERS = 4_000_000
+"""A piece ends with the row that reaches one of the two."""
+
+RawPiece = list[tuple[str, RawRow | RowError]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What is needed to take in rows of one source; hashable and picklable.
+
+    Attributes:
+        conversion: How rows become examples; None where none of them can.
+        steps: The row steps of the job.
+    """
+
+    conversion: Conversion | None
+    steps: tuple[RowStep, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScreenedPiece:
+    """What became of the rows of one piece.
+
+    Attributes:
+        rows: Those to keep, in their order.
+        errors: Those that cannot be used, in their order.
+        num_rows_of_file: Those kept, by file label.
+        tallies: What each row step met.
+        num_read: All of them.
+    """
+
+    rows: PackedRows
+    errors: list[RowError]
+    num_rows_of_file: Counter[str]
+    tallies: list[Tally]
+    num_read: int
+
+
+def take_in(
+    opened: OpenSource,
+    workers: Workers,
+    screening: Screening,
+    spool: Spool,
+    *,
+    on_error: Callable[[RowError], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> SourceRows:
+    """Take in all rows of a source.
+
+    Args:
+        opened: The source.
+        workers: Who converts and screens.
+        screening: The row steps; counts what they met.
+        spool: Where the rows go that are kept.
+        on_error: Given every row that cannot be used, in their order.
+        on_progress: Told how many rows of the source were read, now and then.
+
+    Raises:
+        DataError: A file cannot be read at all.
+        UserError: The source's settings do not fit its rows.
+    """
+    errors = RowErrors()
+    num_rows: Counter[str] = Counter()
+    num_read = 0
+    settings = Settings(conversion=opened.conversion, steps=screening.steps)
+    for piece in workers.map_in_order(prepare_work, settings, cut_pieces(opened.rows)):
+        spool.add(piece.rows)
+        for error in piece.errors:
+            errors.add(error)
+            on_error(error)
+        num_rows.update(piece.num_rows_of_file)
+        screening.add_tallies(piece.tallies)
+        num_read += piece.num_read
+        on_progress(num_read)
+    return SourceRows(errors=errors, recognised=opened.recognised, num_rows_of_file=dict(num_rows))
+
+
+def cut_pieces(rows: RawRows) -> Iterator[RawPiece]:
+    """Cut rows into pieces of bounded size."""
+    piece: RawPiece = []
+    num_characters = 0
+    for entry in rows:
+        piece.append(entry)
+        if isinstance(entry[1], RawRow):
+            num_characters += _count_characters(entry[1].fields)
+        if len(piece) == PIECE_ROWS or num_characters >= PIECE_CHARACTERS:
+            yield piece
+            piece, num_characters = [], 0
+    if piece:
+        yield piece
+
+
+def prepare_work(settings: Settings) -> Callable[[RawPiece], ScreenedPiece]:
+    """Return the function that converts and screens a piece."""
+    convert = settings.conversion.build() if settings.conversion is not None else None
+
+    def work(piece: RawPiece) -> ScreenedPiece:
+        screening = Screening(settings.steps)
+        kept: list[Example] = []
+        errors: list[RowError] = []
+        for file, row in piece:
+            outcome: Example | RowError | None
+            if isinstance(row, RowError):
+                outcome = row
+            else:
+                # Without a readable row in the probe there is none at all.
+                assert convert is not None
+                outcome = convert(file, row)
+            if isinstance(outcome, Example):
+                outcome = screening.screen(outcome)
+            if isinstance(outcome, RowError):
+                errors.append(outcome)
+            elif outcome is not None:
+                kept.append(outcome)
+        return ScreenedPiece(
+            rows=pack_rows(kept),
+            errors=errors,
+            num_rows_of_file=Counter(example.file for example in kept),
+            tallies=screening.tallies,
+            num_read=len(piece),
+        )
+
+    return work
+
+
+def _count_characters(value: Any) -> int:
+    """Return about how many characters of text a row's values hold."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_count_characters, value.values()))
+    if isinstance(value, list):
+        return sum(map(_count_characters, value))
+    return 8

@@ -1,0 +1,176 @@
+"""Work on pieces of rows in several processes, with the results in the order of the pieces.
+
+Rows are cut into pieces in the parent, in their order; what is made of a piece depends on that
+piece and the settings alone, and the results come back in order. So the outcome has the same bytes
+whatever the number of processes. At most :data:`PIECES_PER_PROCESS` pieces a process are on their
+way at any moment: memory does not grow with the data.
+
+The processes are started anew (``spawn``), never forked from a parent that has threads, and only
+once there is more than :data:`NUM_PIECES_ALONE` pieces: a small data set is done before a process
+has loaded its libraries. They die with their parent, also when that is killed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from finetune_trainer.errors import OutOfMemory, RetryableError
+from finetune_trainer.process import die_with_parent, hide_torch, is_torch_hidden, num_cores
+from finetune_trainer.process import num_oom_kills as count_oom_kills
+
+Settings = TypeVar("Settings")
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+PIECES_PER_PROCESS = 3
+NUM_PIECES_ALONE = 8
+MAX_PROCESSES = 8
+"""More do not pay: one parent reads and writes for all."""
+
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+def num_processes_granted() -> int:
+    """Return how many processes may compute at once: the CPUs that this container was given.
+
+    The least of the cores it may run on, its CPU limit (whole CPUs, at least 1) and
+    ``OMP_NUM_THREADS``, which the operator sets to the limit of the stage.
+
+    Source: Documentation/admin-guide/cgroup-v2.rst, ``cpu.max``.
+    """
+    bounds = [num_cores(), MAX_PROCESSES]
+    with suppress(OSError, ValueError):
+        quota, period = _CPU_MAX.read_text().split()
+        bounds.append(max(1, int(quota) // int(period)))  # "max" is no number: no limit
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit():
+        bounds.append(max(1, int(given)))
+    return min(bounds)
+
+
+class Workers:
+    """Processes that work on pieces; a context that ends them.
+
+    Args:
+        num_processes: 1 does all work in this process.
+        num_pieces_alone: So many pieces of each call are done here before processes are started.
+    """
+
+    def __init__(self, num_processes: int, *, num_pieces_alone: int = NUM_PIECES_ALONE) -> None:
+        self._num_processes = num_processes
+        self._num_pieces_alone = num_pieces_alone
+        self._pool: ProcessPoolExecutor | None = None
+        self._oom_kills = count_oom_kills()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map_in_order(
+        self,
+        prepare_work: Callable[[Settings], Callable[[Piece], Result]],
+        settings: Settings,
+        pieces: Iterable[Piece],
+        *,
+        work_here: Callable[[Piece], Result] | None = None,
+    ) -> Iterator[Result]:
+        """Yield what is made of each piece, in their order.
+
+        Args:
+            prepare_work: Makes the worker function from the settings, once in each process; a
+                function of a module.
+            settings: Hashable and picklable; sent with every piece, so small.
+            pieces: Picklable; taken one by one, no faster than they are worked on.
+            work_here: The worker function of this process, where it is there already.
+
+        Raises:
+            TrainerError: As the worker function raised it, for the first such piece.
+                ``WorkerDied``, ``HostOutOfMemory``: a process was killed.
+        """
+        work = work_here
+        remaining = iter(pieces)
+        for number, piece in enumerate(remaining):
+            work = work or prepare_work(settings)
+            if self._num_processes > 1 and number == self._num_pieces_alone:
+                yield from self._map_in_pool(prepare_work, settings, piece, remaining)
+                return
+            yield work(piece)
+
+    def _map_in_pool(
+        self,
+        prepare_work: Callable[[Settings], Callable[[Piece], Result]],
+        settings: Settings,
+        first: Piece,
+        pieces: Iterator[Piece],
+    ) -> Iterator[Result]:
+        if self._pool is None:
+            self._pool = _start_pool(self._num_processes)
+        waiting: deque[Future[Result]] = deque()
+        try:
+            waiting.append(self._pool.submit(_work, prepare_work, settings, first))
+            for piece in pieces:
+                if len(waiting) == PIECES_PER_PROCESS * self._num_processes:
+                    yield waiting.popleft().result()
+                waiting.append(self._pool.submit(_work, prepare_work, settings, piece))
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise self._explain_death() from error
+
+    def _explain_death(self) -> RetryableError | OutOfMemory:
+        if count_oom_kills() > self._oom_kills:
+            return OutOfMemory(
+                "HostOutOfMemory",
+                f"one of the {self._num_processes} processes that work on rows was killed for lack "
+                "of memory; give the stage more memory, or fewer CPUs: it runs one process for "
+                "each",
+            )
+        return RetryableError(
+            "WorkerDied",
+            f"one of the {self._num_processes} processes that work on rows was killed by something "
+            "else than this stage; nothing was published, and the next attempt begins anew",
+        )
+
+
+def _start_pool(num_processes: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        max_workers=num_processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin_worker,
+        initargs=(os.getpid(), is_torch_hidden()),
+    )
+
+
+def _begin_worker(parent: int, without_torch: bool) -> None:
+    die_with_parent()
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the kernel knew
+    # Of Ctrl-C the parent hears as well, and ends us; a traceback from each would hide its words.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if without_torch:
+        hide_torch()
+
+
+def _work(
+    prepare_work: Callable[[Settings], Callable[[Piece], Result]], settings: Settings, piece: Piece
+) -> Result:
+    work: Callable[[Piece], Result] = _prepared(prepare_work, settings)
+    return work(piece)
+
+
+@lru_cache(maxsize=1)
+def _prepared(prepare_work: Callable[[Any], Any], settings: Any) -> Any:
+    return prepare_work(settings)
