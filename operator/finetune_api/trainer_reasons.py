@@ -282,6 +282,17 @@ DATA = {
     "TwoSystemMessages": _Help(
         "A row has a system message and its source sets one.", "Remove one of them."
     ),
+    "WrongEncoding": _Help(
+        "A text file cannot be decoded, or may be in one of several encodings.",
+        "Set `encoding` of its source, or save it as UTF-8.",
+    ),
+    "NoHeader": _Help(
+        "The first row of a table reads like data and not like names of columns.",
+        "Set `header` of its source to `Absent` or `Present`.",
+    ),
+    "SheetNotFound": _Help(
+        "A workbook has no sheet of that name.", "Correct `sheet` of its source."
+    ),
     "UnknownFileType": _Help("A file's extension is not known.", "Use one that the message lists."),
     "UnknownFormat": _Help(
         "The format of the rows is not recognised.", "Set `format`, or `columns` and `template`."

@@ -184,11 +184,14 @@ def _objective_of(rows: Sequence[dict[str, Any]], fields: tuple[str, ...]) -> st
 def _read_first_rows(path: Path) -> list[dict[str, Any]]:
     from finetune_trainer.data.rows import RowError
     from finetune_trainer.errors import DataError
+    from finetune_trainer.prepare.reading.encodings import UTF8, choose_encoding
+    from finetune_trainer.prepare.reading.file_types import is_text
     from finetune_trainer.prepare.reading.files import read_rows
 
     rows = []
     try:
-        for row in islice(read_rows(path, file=str(path)), NUM_PROBED_ROWS):
+        encoding = choose_encoding(path, file=str(path)) if is_text(path.name) else UTF8
+        for row in islice(read_rows(path, file=str(path), encoding=encoding), NUM_PROBED_ROWS):
             if isinstance(row, RowError):
                 raise CliError(f"{row}; correct the file", exit_code=DataError.exit_code)
             _check_encoding(row, path)
@@ -199,7 +202,7 @@ def _read_first_rows(path: Path) -> list[dict[str, Any]]:
         raise CliError(f"cannot read {path}: {error.strerror or error}") from error
     except ImportError as error:
         raise CliError(
-            f"{path}: reading Parquet needs {error.name}; pip install 'finetune-operator[trainer]'"
+            f"reading {path} needs {error.name}; pip install 'finetune-operator[trainer]'"
         ) from error
     return rows
 

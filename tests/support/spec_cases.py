@@ -89,6 +89,9 @@ FULL_SPEC: dict[str, Any] = {
                 "format": "Csv",
                 "columns": {"prompt": "headline", "completion": "label", "group": "company"},
                 "system": "Answer with one word.",
+                "encoding": "Windows-1252",
+                "header": "Present",
+                "sheet": "Rows",
                 "side": "Train",
                 "credentialsRef": {"name": "s3-ro"},
             },
@@ -282,6 +285,12 @@ CASES: tuple[Case, ...] = (
         "metadata.name",
     ),
     bad("an empty name", {"metadata.name": ""}, "metadata.name", "name"),
+    good("files by a pattern", {f"{SOURCE}.uri": "s3://data/2026/**/part-?.jsonl.zst"}),
+    bad(
+        "an encoding of another name", {f"{SOURCE}.encoding": "latin-1"}, f"{SOURCE_PATH}.encoding"
+    ),
+    bad("a header of another kind", {f"{SOURCE}.header": "Yes"}, f"{SOURCE_PATH}.header"),
+    bad("a sheet without a name", {f"{SOURCE}.sheet": ""}, f"{SOURCE_PATH}.sheet"),
     bad("no sources", {"spec.dataset.sources": []}, "should have at least 1 items"),
     bad(
         "seventeen sources",

@@ -13,6 +13,35 @@ DatasetFormat = Literal[
 ]
 
 
+TextEncodingName = Literal[
+    "Auto",
+    "UTF-8",
+    "UTF-16",
+    "UTF-16LE",
+    "UTF-16BE",
+    "UTF-32",
+    "Windows-1250",
+    "Windows-1251",
+    "Windows-1252",
+    "Windows-1253",
+    "Windows-1254",
+    "Windows-1255",
+    "Windows-1256",
+    "Windows-1257",
+    "Windows-1258",
+    "ISO-8859-1",
+    "ISO-8859-2",
+    "ISO-8859-15",
+    "KOI8-R",
+    "Macintosh",
+    "Shift_JIS",
+    "EUC-JP",
+    "EUC-KR",
+    "GB18030",
+    "Big5",
+]
+
+
 class Columns(APIModel):
     """Which columns of a table hold what."""
 
@@ -38,12 +67,24 @@ class Source(APIModel):
 
     uri: URI
     """Where the examples lie; a folder stands for all its `.jsonl`, `.ndjson`, `.json`, `.csv`,
-    `.tsv` and `.parquet` files in the order of their names."""
+    `.tsv`, `.parquet` and `.xlsx` files in the order of their names, the text files also with `.gz`
+    or `.zst` after the name. `*` and `?` stand for characters of one name and `**` for folders of
+    any depth: `s3://data/2026/*.jsonl`."""
     format: DatasetFormat = "Auto"
     """How a row is read. `Auto` recognises the format from the first rows' fields. `Csv` maps
     columns through `columns` and `template`."""
     columns: Columns | None = None
     """Column names, where they differ from the format's own."""
+    encoding: TextEncodingName = "Auto"
+    """How text files are decoded. `Auto`: by the mark at their beginning, else as UTF-8, else by a
+    sample of their lines; a file that may be one of several is refused. What was chosen is in the
+    report."""
+    header: Literal["Auto", "Present", "Absent"] = "Auto"
+    """Whether the first row of a CSV file or a sheet names the columns. `Absent` names them
+    `column1`, `column2` and so on; `Auto` takes the first row for names and refuses one that reads
+    like data."""
+    sheet: Annotated[str, Field(min_length=1, max_length=31)] | None = None
+    """Sheet of an `.xlsx` file. Default: the first."""
     template: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
     """Jinja template (sandboxed) that renders the prompt from a row's columns, for example
     `"Label this headline: {{ headline }}"`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import subprocess
@@ -30,9 +31,15 @@ from finetune_cli.localjob import plan_run
 from finetune_cli.starter import render_starter, write_starter
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.prepare.reading.files import EXTENSIONS
+from finetune_trainer.prepare.reading.file_types import (
+    COMPRESSIONS,
+    EXTENSIONS,
+    compression_of,
+    extension_of,
+)
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
+from support.spreadsheet import make_workbook
 from support.tiny_tokenizer import make_tokenizer
 
 NUM_ROWS = 20
@@ -75,9 +82,9 @@ def as_parquet(rows: list[dict[str, Any]]) -> bytes:
     return sink.getvalue()
 
 
-def as_table(delimiter: str, *names: str) -> bytes:
+def as_table(delimiter: str, *names: str, codec: str = "utf-8") -> bytes:
     rows = [names, *([f"{name} no. {n}" for name in names] for n in range(NUM_ROWS))]
-    return "".join(delimiter.join(row) + "\n" for row in rows).encode()
+    return "".join(delimiter.join(row) + "\n" for row in rows).encode(codec)
 
 
 def turn(role: str, content: str) -> dict[str, str]:
@@ -111,6 +118,7 @@ WHOLE = rows_of(
 VERDICTS = [{**row, "label": n % 2 == 0} for n, row in enumerate(PAIRS)]
 
 COLUMNS_QA = {"prompt": "question", "completion": "answer"}
+COLUMNS_FRENCH = {"prompt": "question", "completion": "r\u00e9ponse"}
 GOOD: dict[str, tuple[bytes, str, dict[str, str] | None]] = {
     "chat.jsonl": (as_jsonl(CHAT), "Chat", None),
     "chat.parquet": (as_parquet(CHAT), "Chat", None),
@@ -138,6 +146,20 @@ GOOD: dict[str, tuple[bytes, str, dict[str, str] | None]] = {
         {"prompt": "one, two, three", "completion": "answer"},
     ),
     "blanks.csv": (as_table(",", " question ", "answer"), "Csv", COLUMNS_QA),
+    "wide.jsonl": (as_jsonl(PAIRS).decode().encode("utf-16"), "PromptCompletion", None),
+    "wide.csv": (as_table(",", "question", "answer").decode().encode("utf-16"), "Csv", COLUMNS_QA),
+    "latin.csv": (as_table(";", "question", "r\u00e9ponse", codec="cp1252"), "Csv", COLUMNS_FRENCH),
+    "packed.jsonl.gz": (gzip.compress(as_jsonl(CHAT)), "Chat", None),
+    "packed.csv.zst": (
+        pa.Codec("zstd").compress(as_table(",", "question", "answer"), asbytes=True),
+        "Csv",
+        COLUMNS_QA,
+    ),
+    "book.xlsx": (
+        make_workbook({"S": [["question", "answer"], *([f"q{n}", n] for n in range(NUM_ROWS))]}),
+        "Csv",
+        COLUMNS_QA,
+    ),
     "my rows (1).csv": (as_table(",", "question", "answer"), "Csv", COLUMNS_QA),
     "odd-names.csv": (
         b'"Ask: {now}, please",true\n' + as_table(",", "question", "answer").partition(b"\n")[2],
@@ -170,11 +192,18 @@ BAD: dict[str, tuple[bytes, str]] = {
     "object.json": (b'{"rows": []}', "object.json holds an object"),
     "deep.json": (b"[" * 100_000, "deep.json is not JSON"),
     "torn.parquet": (as_parquet(PAIRS)[:-20], "torn.parquet is not a readable Parquet file"),
-    "wide.jsonl": ("{}".encode("utf-16"), "wide.jsonl is UTF-16; save it as UTF-8"),
-    "wide.json": ("[]".encode("utf-16"), "wide.json is UTF-16; save it as UTF-8"),
-    "wide.csv": ("a,b".encode("utf-16"), "wide.csv is UTF-16; save it as UTF-8"),
-    "latin.csv": ("question,answer\nvoil\u00e0,b\n".encode("latin-1"), "not valid UTF-8"),
-    "latin.jsonl": ('{"text": "voil\u00e0"}\n'.encode("latin-1"), "is not UTF-8"),
+    "wide.jsonl": (b"\xff\xfe{\x00}\x00\x00", "wide.jsonl:1: byte 7 is not UTF-16"),
+    "mixed.csv": ("question,answer\n\u00e0,b\n".encode() + b"voil\xe0,b\n", "not valid UTF-8"),
+    "mixed.jsonl": ('{"text": "\u00e0"}\n'.encode() + b'{"text": "\xe0"}\n', "is not UTF-8"),
+    "polish.csv": (
+        "question,answer\nProsz\u0119 dzi\u015b o kart\u0119 \u015bwie\u017c\u0105,tak\n".encode(
+            "iso8859_2"
+        ),
+        "is not UTF-8 and may be Windows-1250 or",
+    ),
+    "torn.csv.gz": (gzip.compress(as_table(",", "question", "answer"))[:-9], "cut off or damaged"),
+    "headless.csv": (b"It is lost,lost\nIt broke,broken\nGone,lost\n", "set header: Absent"),
+    "torn.xlsx": (make_workbook({"S": [["text"]]})[:99], "not a readable Excel workbook"),
     "short.csv": (b"question,answer\na\n", "short.csv:2: has 1 fields"),
     "twice.csv": (b"text,text\na,b\n", "names text more than once"),
     "numbers.jsonl": (b'{"a": 1, "b": 2}\n', "no known format fits the fields a, b"),
@@ -183,7 +212,8 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 
 def test_every_file_type_has_a_case() -> None:
-    assert {Path(name).suffix.lower() for name in GOOD} == set(EXTENSIONS)
+    assert {extension_of(name) for name in GOOD} == set(EXTENSIONS)
+    assert {compression_of(name) for name in GOOD} == {None, *COMPRESSIONS}
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -284,5 +314,5 @@ def test_init_needs_no_library_of_the_trainer(tmp_path: Path) -> None:
         [*command, "rows.parquet"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 64
-    assert "needs pyarrow; pip install 'finetune-operator[trainer]'" in done.stderr
+    assert " needs pyarrow; pip install 'finetune-operator[trainer]'" in done.stderr
     assert "Traceback" not in done.stderr

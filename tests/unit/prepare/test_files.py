@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from finetune_trainer.data.rows import RawRow, RowError
 from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.reading.encodings import UTF8, choose_encoding
+from finetune_trainer.prepare.reading.file_types import is_text
 from finetune_trainer.prepare.reading.files import read_rows
 
 ROWS = [{"q": "one"}, {"q": "two, and\nthree"}, {"q": "vier \u00e4\u00f6 \U0001f600"}]
@@ -20,7 +22,8 @@ ROWS = [{"q": "one"}, {"q": "two, and\nthree"}, {"q": "vier \u00e4\u00f6 \U0001f
 
 def read(path: Path) -> tuple[list[tuple[int, dict[str, object]]], list[RowError]]:
     rows, errors = [], []
-    for row in read_rows(path, file=path.name):
+    wanted = choose_encoding(path, file=path.name) if is_text(path.name) else UTF8
+    for row in read_rows(path, file=path.name, encoding=wanted):
         if isinstance(row, RawRow):
             rows.append((row.line, row.fields))
         else:
@@ -94,7 +97,7 @@ def test_tsv_is_divided_by_tabs_whatever_else_its_header_holds(tmp_path: Path) -
         ("a.tsv", b"q\tr\n1\t2\n3\n", 3, "WrongFieldCount", "has 1 fields, the header has 2"),
         ("a.jsonl", b'{"q": 1}\n{"q": \n', 2, "NotJson", "not JSON"),
         ("a.jsonl", b'{"q": 1}\n[1]\n', 2, "NotAnObject", "the row is a list"),
-        ("a.jsonl", b'{"q": "\xff"}\n', 1, "NotUtf8", "byte 8"),
+        ("a.jsonl", b'{"q": "\xc3\xa4"}\n{"q": "\xff"}\n', 2, "NotUtf8", "byte 8"),
         ("a.jsonl", b"[" * 100000 + b"\n", 1, "NotJson", "not JSON"),
         ("a.json", b'[{"q": 1}, "two"]', 2, "NotAnObject", "the row is a string"),
         ("a.csv", b"q,r\n1,2\n3\n", 3, "WrongFieldCount", "has 1 fields, the header has 2"),
@@ -116,8 +119,6 @@ def test_a_bad_row_is_told_and_the_rest_is_read(
 @pytest.mark.parametrize(
     ("name", "content", "reason", "message"),
     [
-        ("a.jsonl", "x".encode("utf-16"), "UnreadableFile", "UTF-16"),
-        ("a.csv", "x".encode("utf-16"), "UnreadableFile", "UTF-16"),
         ("a.json", b"{", "UnreadableFile", "not JSON"),
         ("a.json", b'"text"', "UnreadableFile", "holds a string"),
         ("a.json", b'{"rows": []}', "UnreadableFile", "holds an object"),
@@ -126,6 +127,7 @@ def test_a_bad_row_is_told_and_the_rest_is_read(
         ("a.csv", b"a,b,a\n1,2,3\n", "InvalidHeader", "names a more than once"),
         ("a.parquet", b"PAR1 no", "UnreadableFile", "not a readable Parquet file"),
         ("a.txt", b"x", "UnknownFileType", ".jsonl"),
+        ("a.parquet.gz", b"x", "UnknownFileType", "text file with .gz or .zst"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused(
@@ -138,7 +140,10 @@ def test_a_file_that_cannot_be_read_is_refused(
     assert name in caught.value.message
 
 
-@given(content=st.binary(max_size=300), name=st.sampled_from(["a.jsonl", "a.json", "a.csv"]))
+ANY_NAMES = ["a.jsonl", "a.json", "a.csv", "a.tsv.gz", "a.json.zst", "a.xlsx", "a.parquet"]
+
+
+@given(content=st.binary(max_size=300), name=st.sampled_from(ANY_NAMES))
 def test_any_bytes_give_rows_or_errors_and_never_another_exception(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str
 ) -> None:

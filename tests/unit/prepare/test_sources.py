@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from finetune_api.v1alpha1.dataset import Source
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.errors import UserError
+from finetune_trainer.prepare.reading.encodings import TextEncoding
 from finetune_trainer.prepare.reading.sources import Location, SourceFile, fetch_source, locate
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.storage import ObjectInfo, StorageAccess, open_store
@@ -29,6 +31,10 @@ from finetune_trainer.storage import ObjectInfo, StorageAccess, open_store
         ("s3://bucket/rows.parquet", "s3://bucket", "rows.parquet"),
         ("s3://bucket/a/b/rows.json", "s3://bucket/a/b", "rows.json"),
         ("s3://bucket.json", "s3://bucket.json", ""),
+        ("s3://bucket/a/rows.jsonl.gz", "s3://bucket/a", "rows.jsonl.gz"),
+        ("s3://bucket/a/rows.gz", "s3://bucket/a/rows.gz", ""),
+        ("s3://bucket/a/rows.csv.ZST", "s3://bucket/a", "rows.csv.ZST"),
+        ("file:///data/Book.xlsx", "file:///data", "Book.xlsx"),
         ("s3://bucket/a/b", "s3://bucket/a/b", ""),
         ("hf://org/name", "hf://datasets/org/name", ""),
         ("hf://datasets/org/name@v1", "hf://datasets/org/name@v1", ""),
@@ -44,10 +50,54 @@ def test_a_uri_is_split_into_store_and_key(uri: str, root: str, key: str) -> Non
     assert locate(uri) == Location(root=root, key=key)
 
 
+@pytest.mark.parametrize(
+    ("uri", "root", "pattern"),
+    [
+        ("s3://bucket/2026/*.jsonl", "s3://bucket/2026", "*.jsonl"),
+        ("s3://bucket/20*/a?/rows.csv", "s3://bucket", "20*/a?/rows.csv"),
+        ("file:///data/**/a%20b-*", "file:///data", "**/a b-*"),
+        ("hf://org/name@v1/data/*.parquet", "hf://datasets/org/name@v1/data", "*.parquet"),
+    ],
+)
+def test_a_uri_with_wildcards_is_split_before_the_first(uri: str, root: str, pattern: str) -> None:
+    assert locate(uri) == Location(root=root, key="", pattern=pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.jsonl", ["a.jsonl", "b.jsonl"]),
+        ("?.jsonl", ["a.jsonl", "b.jsonl"]),
+        ("**/*.jsonl", ["a.jsonl", "b.jsonl", "sub/deep/d.jsonl", "sub/e.jsonl"]),
+        ("**", ["a.jsonl", "b.jsonl", "sub/c.csv", "sub/deep/d.jsonl", "sub/e.jsonl"]),
+        ("s*/*", ["sub/c.csv", "sub/e.jsonl"]),
+        ("sub/*.csv", ["c.csv"]),
+        ("a*", ["a.jsonl"]),
+    ],
+)
+def test_a_pattern_gives_the_files_that_match_it(
+    pattern: str, expected: list[str], tmp_path: Path
+) -> None:
+    names = ["b.jsonl", "a.jsonl", "a.txt", "sub/c.csv", "sub/deep/d.jsonl", "sub/e.jsonl"]
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("{}")
+    files = fetch(f"file://{tmp_path}/in/{pattern}", tmp_path / "work")
+    assert [file.name for file in files] == expected
+
+
+def test_a_pattern_that_nothing_matches_tells_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    with pytest.raises(UserError) as caught:
+        fetch(f"file://{tmp_path}/x*.jsonl", tmp_path / "work")
+    assert caught.value.reason == "DatasetNotFound"
+    assert "holds rows.jsonl" in caught.value.message
+
+
 def fetch(uri: str, folder: Path) -> list[SourceFile]:
     location = locate(uri)
     store = open_store(location.root, StorageAccess())
-    return fetch_source(Source(uri=uri), store, location.key, folder)
+    return fetch_source(Source(uri=uri), store, location, folder)
 
 
 def test_a_folder_gives_its_data_files_in_order_with_checksums(tmp_path: Path) -> None:
@@ -93,9 +143,14 @@ def test_a_repository_missing_on_the_hub_is_a_missing_data_set(tmp_path: Path) -
         def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
             raise UserError("ModelNotFound", "There is no repository")
 
+    location = Location(root="hf://datasets/org/name", key="")
+    hub: Any = Hub()
     with pytest.raises(UserError) as caught:
-        fetch_source(Source(uri="hf://org/name"), Hub(), "", tmp_path)  # type: ignore[arg-type]
+        fetch_source(Source(uri="hf://org/name"), hub, location, tmp_path)
     assert caught.value.reason == "DatasetNotFound"
+
+
+LATIN = TextEncoding(name="Windows-1252", codec="cp1252", reason="a test says so")
 
 
 def version_of(
@@ -147,6 +202,8 @@ def test_what_does_not_shape_the_data_leaves_its_version(spec: dict[str, Any]) -
         {"dataset": sources(format="Text")},
         {"dataset": sources(system="Be brief.")},
         {"dataset": sources(side="Train")},
+        {"dataset": sources(header="Absent")},
+        {"dataset": sources(sheet="Rows")},
         {"dataset": sources(columns={"group": "x"})},
         {"dataset": {**sources(), "maxRows": 10}},
         {"dataset": {**sources(), "maxInvalidRows": 1}},
@@ -168,6 +225,7 @@ def test_content_and_name_of_files_change_the_version() -> None:
         version_of([make_file()], chat_template="{{ messages }}"),
         version_of([make_file(sha256="b" * 64)]),
         version_of([make_file(name="other.jsonl")]),
+        version_of([replace(make_file(), encoding=LATIN)]),
         version_of([make_file(), make_file(name="other.jsonl")]),
         version_of([make_file(name="other.jsonl"), make_file()]),
     ]

@@ -37,6 +37,9 @@ class FileReport(APIModel):
     name: str
     bytes: int
     sha256: str
+    encoding: str | None = None
+    """Of text; None for tables of other kinds."""
+    encoding_reason: str | None = None
     rows: int
     """Usable rows."""
 

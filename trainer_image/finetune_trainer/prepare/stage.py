@@ -46,6 +46,7 @@ from finetune_trainer.prepare.summary import (
     count_rows,
     make_report,
     source_label,
+    tell_encodings,
     tell_report,
     tokenizer_name,
 )
@@ -147,9 +148,10 @@ def _fetch_sources(context: StageContext) -> list[list[SourceFile]]:
         access = context.access(source.credentials_ref)
         store = open_patiently(location.root, access, context.emit.message)
         folder = context.scratch(f"sources/{index}")
-        files = fetch_source(source, store, location.key, folder)
+        files = fetch_source(source, store, location, folder)
         num_bytes = sum(file.num_bytes for file in files)
         context.emit.message(f"read {source.uri}: {len(files)} file(s), {num_bytes:,} bytes")
+        tell_encodings(context.emit.message, files)
         fetched.append(files)
     return fetched
 

@@ -21,6 +21,7 @@ from finetune_trainer.data.rows import RowErrors, RowFile, Side, join_errors
 from finetune_trainer.data.token_files import TokenTotals
 from finetune_trainer.prepare.checks import Finding
 from finetune_trainer.prepare.dividing import Division
+from finetune_trainer.prepare.reading.encodings import UTF8
 from finetune_trainer.prepare.reading.examples import SourceRows, file_label
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.tokens import TokenStatistics
@@ -108,6 +109,8 @@ def _report_source(job: ResolvedJob, read: Input, index: int) -> SourceReport:
                 name=file.name,
                 bytes=file.num_bytes,
                 sha256=file.sha256,
+                encoding=file.encoding.name if file.encoding else None,
+                encoding_reason=file.encoding.reason if file.encoding else None,
                 rows=rows.num_rows_of_file.get(file_label(label, file.name), 0),
             )
             for file in read.files[index]
@@ -118,6 +121,17 @@ def _report_source(job: ResolvedJob, read: Input, index: int) -> SourceReport:
         rows=rows.num_rows,
         invalid_rows=rows.errors.total,
     )
+
+
+def tell_encodings(tell: Callable[[str], None], files: Sequence[SourceFile]) -> None:
+    """Say which files are not in UTF-8, once for each encoding."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for file in files:
+        if file.encoding is not None and file.encoding.codec != UTF8.codec:
+            names.setdefault((file.encoding.name, file.encoding.reason), []).append(file.name)
+    for (encoding, reason), found in names.items():
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        tell(f"{found[0]}{more} read as {encoding}: {reason}")
 
 
 def tell_report(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.prepare.reading.sources import SourceFile
 
-RECIPE_VERSION = 7
+RECIPE_VERSION = 8
 """Raised by every change of this package that changes what is written for the same input."""
 
 
@@ -37,7 +37,7 @@ def compute_version(
     for source, fetched in zip(dataset.pop("sources"), files, strict=True):
         for place in ("uri", "credentialsRef"):
             source.pop(place, None)
-        sources.append({**source, "files": [[file.name, file.sha256] for file in fetched]})
+        sources.append({**source, "files": [_identify(file) for file in fetched]})
     recipe = {
         "recipeVersion": RECIPE_VERSION,
         "dataset": dataset,
@@ -52,3 +52,8 @@ def compute_version(
     if spec.method.objective != "SFT":  # it decides how rows are read
         recipe["objective"] = spec.method.objective
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _identify(file: SourceFile) -> list[str | None]:
+    # The encoding that was found is no more than a guess, which another version may make otherwise.
+    return [file.name, file.sha256, file.encoding.codec if file.encoding else None]

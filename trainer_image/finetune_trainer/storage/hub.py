@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo, ModelInfo
 
 _MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
-_DATASET_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".gz", ".zst")
+_DATASET_SUFFIXES = (
+    ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx", ".txt", ".gz", ".zst"
+)  # fmt: skip
 _DOCUMENTS = re.compile(r"(README|LICEN[SC]E|NOTICE|USE_POLICY)[^/]*", re.IGNORECASE)
 _READ_TIMEOUT_SECONDS = 60.0
 _TRUE = {"1", "ON", "TRUE", "YES"}

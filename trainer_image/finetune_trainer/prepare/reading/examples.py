@@ -19,6 +19,7 @@ from finetune_trainer.data.rows import (
 )
 from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.control import refuse_control_tokens
+from finetune_trainer.prepare.reading.encodings import UTF8
 from finetune_trainer.prepare.reading.files import read_rows
 from finetune_trainer.prepare.reading.formats import (
     NUM_PROBED_ROWS,
@@ -133,7 +134,7 @@ def open_source(
         UserError: The source's settings do not fit its rows.
     """
     where = f"dataset.sources[{index}]"
-    stream = _read_files(files, label)
+    stream = _read_files(source, files, label)
     probe: list[tuple[str, RawRow | RowError]] = []
     raw_rows: list[RawRow] = []
     for file, row in stream:
@@ -178,10 +179,17 @@ def file_label(label: str, name: str) -> str:
     return f"{label}/{name}" if label else name
 
 
-def _read_files(files: Sequence[SourceFile], label: str) -> RawRows:
+def _read_files(source: Source, files: Sequence[SourceFile], label: str) -> RawRows:
     for file in files:
         name = file_label(label, file.name)
-        for row in read_rows(file.path, file=name):
+        rows = read_rows(
+            file.path,
+            file=name,
+            encoding=file.encoding or UTF8,
+            header=source.header,
+            sheet=source.sheet,
+        )
+        for row in rows:
             yield name, row
 
 

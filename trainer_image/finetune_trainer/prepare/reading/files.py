@@ -1,4 +1,4 @@
-"""Read rows from one local file: JSON Lines, JSON, CSV (or tab-separated) or Parquet.
+"""Read rows from one local file: JSON Lines, JSON, CSV, a sheet of a workbook, or Parquet.
 
 A bad row never ends the reading: it comes out as a :class:`RowError` between the good ones, so that
 all of them are told at once. Only a file that cannot be read at all raises.
@@ -6,61 +6,84 @@ all of them are told at once. Only a file that cannot be read at all raises.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from finetune_trainer.data.rows import RawRow, RowError, make_snippet
 from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.reading.csv_table import read_csv
+from finetune_trainer.prepare.reading.encodings import UTF8, TextEncoding
+from finetune_trainer.prepare.reading.file_types import KNOWN_ENDINGS, extension_of
+from finetune_trainer.prepare.reading.header import check_counts, name_columns
+from finetune_trainer.prepare.reading.opening import open_utf8
+from finetune_trainer.prepare.reading.workbook import read_sheet
 
-EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-DELIMITERS = ",;\t|"
-FIELD_CHARACTERS = 64 * 1024 * 1024
-"""Longest CSV field; the csv module's own 128 Ki is too short for documents."""
+MAX_LINE_BYTES = 64 * 1024 * 1024
+MAX_DOCUMENT_BYTES = 1024 * 1024 * 1024
+"""Longest line of JSON Lines, and longest JSON document: both are held whole."""
 
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_MARK = b"\xef\xbb\xbf"
 
 Rows = Iterator[RawRow | RowError]
 
 
-def read_rows(path: Path, *, file: str) -> Rows:
-    """Yield the rows of a file by its extension.
+def read_rows(
+    path: Path,
+    *,
+    file: str,
+    encoding: TextEncoding = UTF8,
+    header: str = "Auto",
+    sheet: str | None = None,
+) -> Rows:
+    """Yield the rows of a file by the ending of its name.
 
     Args:
         path: The local file.
         file: Its name as the user knows it, for messages.
+        encoding: How it is decoded, if it is text.
+        header: Whether the first row of a table names its columns: ``Auto``, ``Present`` or
+            ``Absent``.
+        sheet: Sheet of a workbook; None takes the first.
 
     Raises:
         DataError: The file is damaged, empty of structure, or in another encoding.
     """
-    match path.suffix.lower():
+    match extension_of(path.name):
         case ".jsonl" | ".ndjson":
-            yield from _read_jsonl(path, file)
+            yield from _read_jsonl(path, file, encoding)
         case ".json":
-            yield from _read_json(path, file)
+            yield from _read_json(path, file, encoding)
         case ".csv":
-            yield from _read_csv(path, file)
+            rows = read_csv(path, file=file, encoding=encoding)
+            yield from name_columns(check_counts(rows, file=file), header=header, file=file)
         case ".tsv":
-            yield from _read_csv(path, file, delimiter="\t")
+            rows = read_csv(path, file=file, encoding=encoding, delimiter="\t")
+            yield from name_columns(check_counts(rows, file=file), header=header, file=file)
+        case ".xlsx":
+            rows = read_sheet(path, file=file, sheet=sheet)
+            yield from name_columns(rows, header=header, file=file)
         case ".parquet":
             yield from _read_parquet(path, file)
-        case other:
+        case _:
             raise DataError(
                 "UnknownFileType",
-                f"cannot read {file}: extension {other or 'missing'}; use {', '.join(EXTENSIONS)}",
+                f"cannot read {file}: extension {path.suffix or 'missing'}; use {KNOWN_ENDINGS}",
             )
 
 
-def _read_jsonl(path: Path, file: str) -> Rows:
-    with path.open("rb") as stream:
-        for number, raw in enumerate(stream, start=1):
+def _read_jsonl(path: Path, file: str, encoding: TextEncoding) -> Rows:
+    with open_utf8(path, encoding.codec, file=file) as stream:
+        for number, raw in _read_lines(stream):
             if number == 1:
-                _refuse_utf16(raw, file)
                 raw = raw.removeprefix(_UTF8_MARK)
             if not raw.strip():
+                continue
+            if len(raw) > MAX_LINE_BYTES:
+                message = f"the line is longer than {MAX_LINE_BYTES:,} bytes"
+                yield _error(file, number, "RowTooLong", message, "")
                 continue
             try:
                 line = raw.decode()
@@ -77,15 +100,33 @@ def _read_jsonl(path: Path, file: str) -> Rows:
             yield _as_row(value, file, number)
 
 
-def _read_json(path: Path, file: str) -> Rows:
-    raw = path.read_bytes()
-    _refuse_utf16(raw, file)
+def _read_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield lines with their number; of one that is too long, no more than shows that it is."""
+    number = 0
+    while raw := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        yield number, raw
+        while len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
+            raw = stream.readline(MAX_LINE_BYTES + 1) or b"\n"
+
+
+def _read_json(path: Path, file: str, encoding: TextEncoding) -> Rows:
+    opened: AbstractContextManager[BinaryIO] = open_utf8(path, encoding.codec, file=file)
+    with opened as stream:
+        raw = stream.read(MAX_DOCUMENT_BYTES + 1)
+    if len(raw) > MAX_DOCUMENT_BYTES:
+        raise DataError(
+            "UnreadableFile",
+            f"{file} is longer than {MAX_DOCUMENT_BYTES:,} bytes, and a JSON document is read as a "
+            "whole; write one row per line and call it .jsonl",
+        )
     try:
         document = json.loads(raw.removeprefix(_UTF8_MARK).decode())
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             # One object per line under the name .json is common on the Hub.
-            yield from _read_jsonl(path, file)
+            del raw
+            yield from _read_jsonl(path, file, encoding)
             return
         raise DataError(
             "UnreadableFile", f"{file} is not JSON: {error}; correct the file at this place"
@@ -102,42 +143,6 @@ def _read_json(path: Path, file: str) -> Rows:
         )
     for position, value in enumerate(document, start=1):
         yield _as_row(value, file, position)
-
-
-def _read_csv(path: Path, file: str, *, delimiter: str = "") -> Rows:
-    with path.open("rb") as stream:
-        _refuse_utf16(stream.read(2), file)
-    csv.field_size_limit(FIELD_CHARACTERS)
-    # Bytes that are not UTF-8 become surrogates, which the row's digest refuses: one bad row then
-    # costs itself and not the file.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        delimiter = delimiter or _sniff_delimiter(stream.read(65536))
-        stream.seek(0)
-        reader = csv.reader(stream, delimiter=delimiter, strict=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-        except csv.Error as error:
-            raise DataError(
-                "InvalidHeader", f"cannot read the header of {file}: {error}"
-            ) from error
-        _check_header(header, file)
-        while True:
-            start = reader.line_num + 1
-            try:
-                values = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                message = f"not CSV: {error} (up to line {reader.line_num})"
-                yield _error(file, start, "NotCsv", message, "")
-                continue
-            if not values:
-                continue
-            if len(values) != len(header):
-                message = f"has {len(values)} fields, the header has {len(header)}"
-                yield _error(file, start, "WrongFieldCount", message, delimiter.join(values))
-                continue
-            yield RawRow(line=start, fields=dict(zip(header, values, strict=True)))
 
 
 def _read_parquet(path: Path, file: str) -> Rows:
@@ -163,42 +168,6 @@ def _as_row(value: Any, file: str, line: int) -> RawRow | RowError:
         return RawRow(line=line, fields=value)
     message = f"the row is {_kind(value)}; expected an object with named fields"
     return _error(file, line, "NotAnObject", message, value)
-
-
-def _check_header(header: list[str], file: str) -> None:
-    if not any(header):
-        raise DataError("EmptyDataset", f"{file} is empty; its first line must name the columns")
-    unnamed = [str(i) for i, name in enumerate(header, start=1) if not name]
-    if unnamed:
-        raise DataError(
-            "InvalidHeader",
-            f"{file}: column {', '.join(unnamed)} has no name; the first line must name them all",
-        )
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise DataError(
-            "InvalidHeader", f"{file}: the header names {', '.join(repeated)} more than once"
-        )
-
-
-def _sniff_delimiter(head: str) -> str:
-    """Return the delimiter that divides the header into most fields; a comma when none does."""
-
-    def num_fields(delimiter: str) -> int:
-        try:
-            return len(next(csv.reader(head.splitlines(keepends=True), delimiter=delimiter), []))
-        except csv.Error:
-            return 0
-
-    return max(DELIMITERS, key=num_fields)
-
-
-def _refuse_utf16(head: bytes, file: str) -> None:
-    if head.startswith(_UTF16_MARKS):
-        raise DataError(
-            "UnreadableFile",
-            f"{file} is UTF-16; save it as UTF-8, for example: iconv -f UTF-16 -t UTF-8",
-        )
 
 
 def _error(file: str, line: int, reason: str, message: str, raw: object) -> RowError:

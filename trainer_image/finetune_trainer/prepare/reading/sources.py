@@ -1,12 +1,18 @@
 """Fetch the files of a source to the work folder and take their checksums.
 
 Files are copied even when they are local: the checksum that names the data set then belongs to the
-very bytes that are parsed, whatever happens to the original meanwhile.
+very bytes that are parsed, whatever happens to the original meanwhile. How text is decoded is found
+out here as well, because it counts into the version of the data set.
+
+In a URI, ``*`` and ``?`` stand for characters of one name and ``**`` for folders of any depth;
+without them a URI names a file, or a folder with all that lies below it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -14,10 +20,13 @@ from urllib.parse import unquote
 
 from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.errors import UserError
-from finetune_trainer.prepare.reading.files import EXTENSIONS
+from finetune_trainer.prepare.reading.encodings import UTF8, TextEncoding, choose_encoding
+from finetune_trainer.prepare.reading.file_types import KNOWN_ENDINGS, extension_of, is_text
 from finetune_trainer.storage import MANIFEST_NAME, ObjectNotFound, ObjectStore
 
 NUM_NAMES_SHOWN = 5
+
+_WILDCARDS = frozenset("*?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,12 +38,14 @@ class SourceFile:
         path: The local copy.
         num_bytes: Size.
         sha256: Hex digest of the content.
+        encoding: How it is decoded; None for a table, which is no text.
     """
 
     name: str
     path: Path
     num_bytes: int
     sha256: str
+    encoding: TextEncoding | None = UTF8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,10 +55,12 @@ class Location:
     Attributes:
         root: URI a store is opened at.
         key: Object below it; empty when the whole root is meant.
+        pattern: What the keys of the objects below it must match; empty when none is meant.
     """
 
     root: str
     key: str
+    pattern: str = ""
 
 
 def locate(uri: str) -> Location:
@@ -60,42 +73,72 @@ def locate(uri: str) -> Location:
     rest = rest.rstrip("/")
     if scheme == "hf" and not rest.startswith(("datasets/", "models/")):
         rest = f"datasets/{rest}"
+    parts = rest.split("/")
+    wild = next((n for n, part in enumerate(parts) if _WILDCARDS.intersection(part)), None)
+    if wild is not None:
+        folder = "/".join(parts[:wild])
+        return Location(
+            root=f"{scheme}://{folder}", key="", pattern=unquote("/".join(parts[wild:]))
+        )
     parent, _, name = rest.rpartition("/")
-    if parent and PurePosixPath(name).suffix.lower() in EXTENSIONS:
+    if parent and extension_of(name):
         # Stores read %20 in their URI as a blank; the same must hold for the last part.
         return Location(root=f"{scheme}://{parent}", key=unquote(name))
     return Location(root=f"{scheme}://{rest}", key="")
 
 
-def fetch_source(source: Source, store: ObjectStore, key: str, folder: Path) -> list[SourceFile]:
+def fetch_source(
+    source: Source, store: ObjectStore, location: Location, folder: Path
+) -> list[SourceFile]:
     """Fetch the files of a source, in the order of their names.
 
     Args:
-        source: The source, for messages.
-        store: The store of :func:`locate`'s root.
-        key: Its key; empty for the whole root.
+        source: The source: its encoding, and its URI for messages.
+        store: The store of the location's root.
+        location: As :func:`locate` returns it.
         folder: Where the local copies go.
 
     Raises:
         UserError: ``DatasetNotFound``: nothing readable lies there; says what does.
+        DataError: A text file cannot be decoded, or is a damaged archive.
         StorageError: The storage could not be read.
     """
+    key = location.key
     try:
         if key and store.exists(key):
-            return [_fetch(store, key, key, folder)]
-        prefix = f"{key}/" if key else ""  # a folder may have a name like a file's
+            return [_fetch(source, store, key, key, folder)]
+        prefix = f"{key}/" if key else _fixed_start(location.pattern)
         found = [info.key for info in store.list(prefix)]
-        files = sorted(name for name in found if _is_data(name.removeprefix(prefix)))
+        cut = f"{key}/" if key else ""  # a folder may have a name like a file's
+        is_wanted = _matcher(location.pattern)
+        files = sorted(
+            name for name in found if is_wanted(name) and _is_data(name.removeprefix(cut))
+        )
         if files:
-            return [_fetch(store, name, name.removeprefix(prefix), folder) for name in files]
-        raise UserError("DatasetNotFound", _explain_missing(source.uri, store, key, found))
+            return [_fetch(source, store, name, name.removeprefix(cut), folder) for name in files]
+        raise UserError("DatasetNotFound", _explain_missing(source.uri, store, found))
     except UserError as error:
         if error.reason != "ModelNotFound":  # the Hub's store has models in mind
             raise
         raise UserError("DatasetNotFound", error.message) from error
 
 
-def _fetch(store: ObjectStore, key: str, name: str, folder: Path) -> SourceFile:
+def _fixed_start(pattern: str) -> str:
+    """Return what the keys that a pattern matches all begin with: so little need be listed."""
+    return re.split(r"[*?]", pattern, maxsplit=1)[0]
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    """Return whether a key matches a pattern; an empty one is matched by all."""
+    if not pattern:
+        return lambda _: True
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    regex = re.compile("".join(wild.get(piece, re.escape(piece)) for piece in pieces), re.DOTALL)
+    return lambda key: regex.fullmatch(key) is not None
+
+
+def _fetch(source: Source, store: ObjectStore, key: str, name: str, folder: Path) -> SourceFile:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -104,26 +147,43 @@ def _fetch(store: ObjectStore, key: str, name: str, folder: Path) -> SourceFile:
         raise UserError(
             "DatasetNotFound", f"{key} vanished from {store.uri} while it was being read"
         ) from error
+    return describe_file(path, name=name, wanted_encoding=source.encoding)
+
+
+def describe_file(path: Path, *, name: str, wanted_encoding: str = "Auto") -> SourceFile:
+    """Take a local file's checksum, and find out how it is decoded.
+
+    Args:
+        path: The file.
+        name: Path below its source.
+        wanted_encoding: The API's name of an encoding, or ``Auto``.
+
+    Raises:
+        DataError: It is text and cannot be decoded, or a damaged archive.
+    """
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return SourceFile(name=name, path=path, num_bytes=path.stat().st_size, sha256=digest)
+    encoding = choose_encoding(path, file=name, wanted=wanted_encoding) if is_text(name) else None
+    return SourceFile(
+        name=name, path=path, num_bytes=path.stat().st_size, sha256=digest, encoding=encoding
+    )
 
 
 def _is_data(name: str) -> bool:
     path = PurePosixPath(name)
     if any(part.startswith(".") for part in path.parts) or path.name == MANIFEST_NAME:
         return False
-    return path.suffix.lower() in EXTENSIONS
+    return extension_of(name) is not None
 
 
-def _explain_missing(uri: str, store: ObjectStore, key: str, found: list[str]) -> str:
-    if not found and key:
+def _explain_missing(uri: str, store: ObjectStore, found: list[str]) -> str:
+    if not found:
         # A bucket may hold millions of objects; a few names are enough of a hint.
         found = [info.key for info in islice(store.list(), NUM_NAMES_SHOWN + 1)]
     names = ", ".join(found[:NUM_NAMES_SHOWN])
     if len(found) > NUM_NAMES_SHOWN:
         names += ", ..."
     return (
-        f"no data set at {uri}: expected a file, or a folder with files, ending in "
-        f"{', '.join(EXTENSIONS)}; {store.uri} holds {names or 'nothing'}. Check the URI"
+        f"no data set at {uri}: expected a file, a folder with files, or a pattern with * of files "
+        f"ending in {KNOWN_ENDINGS}; {store.uri} holds {names or 'nothing'}. Check the URI"
     )

@@ -1,0 +1,74 @@
+"""Rows of a CSV file, or of one divided by tabs, semicolons or bars."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from finetune_trainer.data.rows import RowError
+from finetune_trainer.prepare.reading.encodings import TextEncoding
+from finetune_trainer.prepare.reading.header import TableRow
+from finetune_trainer.prepare.reading.opening import open_utf8
+
+DELIMITERS = ",;\t|"
+FIELD_CHARACTERS = 64 * 1024 * 1024
+"""Longest field; the csv module's own 128 Ki is too short for documents."""
+
+_HEAD_CHARACTERS = 65536
+
+
+def read_csv(
+    path: Path, *, file: str, encoding: TextEncoding, delimiter: str = ""
+) -> Iterator[TableRow | RowError]:
+    """Yield the rows of a file, the header among them; empty lines are left out.
+
+    Args:
+        path: The local file.
+        file: Its name as the user knows it, for messages.
+        encoding: How it is decoded.
+        delimiter: What divides the fields; empty finds it out from the first line.
+
+    Raises:
+        DataError: The archive that it is in is damaged.
+    """
+    csv.field_size_limit(FIELD_CHARACTERS)
+    if not delimiter:
+        with _open_text(path, file, encoding) as stream:
+            delimiter = _sniff_delimiter(stream.read(_HEAD_CHARACTERS))
+    with _open_text(path, file, encoding) as stream:
+        reader = csv.reader(stream, delimiter=delimiter, strict=True)
+        while True:
+            start = reader.line_num + 1
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                message = f"not CSV: {error} (up to line {reader.line_num})"
+                yield RowError(file=file, line=start, reason="NotCsv", message=message, snippet="")
+                continue
+            if values:
+                yield start, values
+
+
+@contextmanager
+def _open_text(path: Path, file: str, encoding: TextEncoding) -> Iterator[io.TextIOWrapper]:
+    # Bytes that are not UTF-8 become surrogates, which the row's digest refuses: one bad row then
+    # costs itself and not the file.
+    with open_utf8(path, encoding.codec, file=file) as stream:
+        yield io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _sniff_delimiter(head: str) -> str:
+    """Return the delimiter that divides the header into most fields; a comma when none does."""
+
+    def num_fields(delimiter: str) -> int:
+        try:
+            return len(next(csv.reader(head.splitlines(keepends=True), delimiter=delimiter), []))
+        except csv.Error:
+            return 0
+
+    return max(DELIMITERS, key=num_fields)

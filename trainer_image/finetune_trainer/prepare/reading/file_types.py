@@ -1,0 +1,37 @@
+"""Which files are read, by the endings of their names."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+TEXT_EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+TABLE_EXTENSIONS = (".parquet", ".xlsx")
+EXTENSIONS = (*TEXT_EXTENSIONS, *TABLE_EXTENSIONS)
+COMPRESSIONS = (".gz", ".zst")
+"""Endings that may follow one of a text file: ``rows.jsonl.gz``."""
+
+KNOWN_ENDINGS = f"{', '.join(EXTENSIONS)}, or a text file with {' or '.join(COMPRESSIONS)} after it"
+
+
+def extension_of(name: str) -> str | None:
+    """Return which of :data:`EXTENSIONS` decides how a file is read, or None if none does.
+
+    Args:
+        name: The file's name or path.
+    """
+    path = PurePosixPath(name.lower())
+    if path.suffix in COMPRESSIONS:
+        inner = PurePosixPath(path.stem).suffix
+        return inner if inner in TEXT_EXTENSIONS else None
+    return path.suffix if path.suffix in EXTENSIONS else None
+
+
+def compression_of(name: str) -> str | None:
+    """Return which of :data:`COMPRESSIONS` the name ends in, or None."""
+    suffix = PurePosixPath(name.lower()).suffix
+    return suffix if suffix in COMPRESSIONS else None
+
+
+def is_text(name: str) -> bool:
+    """Whether the file is text, so that it has an encoding."""
+    return extension_of(name) in TEXT_EXTENSIONS
