@@ -92,6 +92,7 @@ FULL_SPEC: dict[str, Any] = {
                 "encoding": "Windows-1252",
                 "header": "Present",
                 "sheet": "Rows",
+                "weight": "2.5",
                 "side": "Train",
                 "credentialsRef": {"name": "s3-ro"},
             },
@@ -291,6 +292,15 @@ CASES: tuple[Case, ...] = (
     ),
     bad("a header of another kind", {f"{SOURCE}.header": "Yes"}, f"{SOURCE_PATH}.header"),
     bad("a sheet without a name", {f"{SOURCE}.sheet": ""}, f"{SOURCE_PATH}.sheet"),
+    good("a source seen half as often", {f"{SOURCE}.weight": "0.5"}),
+    bad("a weight of nothing", {f"{SOURCE}.weight": "0"}, "weight must be greater than 0"),
+    bad("a weight over 100", {f"{SOURCE}.weight": "101"}, "at most 100"),
+    bad("a weight as a number", {f"{SOURCE}.weight": 2}, f"{SOURCE_PATH}.weight"),
+    bad(
+        "a weight of held-out rows",
+        {f"{SOURCE}.weight": "2", f"{SOURCE}.side": "Test"},
+        "weight says how often rows are trained on",
+    ),
     bad("no sources", {"spec.dataset.sources": []}, "should have at least 1 items"),
     bad(
         "seventeen sources",

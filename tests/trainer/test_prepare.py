@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from collections.abc import Callable, Iterable
@@ -139,6 +140,36 @@ def files_below(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def test_sources_of_any_kind_are_read_weighed_and_told(
+    make_context: MakeContext, write: Write
+) -> None:
+    write("2026/a.jsonl.gz", gzip.compress(pairs(20).encode("utf-16")))
+    rows = "".join(f"Ist die Karte Nr. {n} g\u00fcltig?;ja\n" for n in range(10))
+    write("2026/b.csv", ("question;answer\n" + rows).encode("cp1252"))
+    write("2026/notes.txt", "no data")
+    context = make_context(
+        {"uri": "in/2026/*.jsonl.gz", "weight": "2.5"},
+        {"uri": "in/**/*.csv", "columns": {"prompt": "question", "completion": "answer"}},
+    )
+    result, prepared = prepare_and_read(context)
+    assert (result.rows.test, result.rows.validation) == (6, 1)
+    of_source: dict[str, list[str]] = {}
+    for row in prepared.train:
+        name = row["metadata"]["source"]
+        of_source.setdefault(name, []).append(row["prompt"][0]["content"])
+    first, second = of_source["sources[0]/a.jsonl.gz"], of_source["sources[1]/2026/b.csv"]
+    assert len(first) == (5 * len(set(first)) + 1) // 2
+    assert len(second) == len(set(second))
+    assert all(text.endswith("g\u00fcltig?") for text in second)
+    assert len(prepared.train) == result.rows.train == len(first) + len(second)
+    report = prepared.report
+    assert [source.files[0].encoding for source in report.sources] == ["UTF-16", "Windows-1252"]
+    assert [source.weight for source in report.sources] == ["2.5", "1"]
+    assert "a.jsonl.gz read as UTF-16: the file begins with the mark of UTF-16" in context.messages
+    assert "2026/b.csv read as Windows-1252" in context.messages
+    assert "by the weights of the sources (2.5, 1)" in context.messages
 
 
 def test_a_data_set_is_divided_counted_and_published(

@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.meta import ATOMIC_LIST, URI, APIModel, Integer, LocalObjectReference
+from finetune_api.meta import (
+    ATOMIC_LIST,
+    URI,
+    APIModel,
+    DecimalString,
+    Integer,
+    LocalObjectReference,
+)
 
 DatasetFormat = Literal[
     "Auto", "Chat", "PromptCompletion", "Text", "Alpaca", "ShareGPT", "Csv", "Preference"
@@ -92,6 +99,10 @@ class Source(APIModel):
     """System message put before every prompt of this source."""
     side: Literal["Split", "Train", "Validation", "Test"] = "Split"
     """`Split` divides the rows by `split`; the others put all rows of this source on one side."""
+    weight: DecimalString = "1"
+    """How often the train rows of this source are seen, against 1 for every row once: `"2"` writes
+    each of them twice, `"0.5"` half of them, drawn by `split.seed`. At most 100; the other sides
+    keep every row once."""
     credentials_ref: LocalObjectReference | None = None
     """Secret to read this source with. Default: the credentials of `output`."""
 

@@ -40,6 +40,7 @@ from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
 from finetune_api.v1alpha1.retry import RetryPolicy
 from finetune_api.v1alpha1.rules import Rule, check_rules
+from finetune_api.v1alpha1.source_rules import SOURCE_RULES
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_api.v1alpha1.training_rules import TRAINING_RULES
 
@@ -545,6 +546,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     *BATCH_RULES,
     *TRAINING_RULES,
     *PREFERENCE_RULES,
+    *SOURCE_RULES,
 )
 
 IMMUTABLE_FIELDS = (

@@ -49,6 +49,8 @@ class SourceReport(APIModel):
 
     files: list[FileReport]
     side: str
+    weight: str = "1"
+    """How often its train rows were written."""
     format: str | None
     """None when it has no rows."""
     format_reason: str

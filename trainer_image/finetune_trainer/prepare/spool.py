@@ -125,7 +125,11 @@ class Spool:
         )
 
     def write_sides(
-        self, folder: Path, positions: NDArray[np.int64], sides: NDArray[np.uint8]
+        self,
+        folder: Path,
+        positions: NDArray[np.int64],
+        sides: NDArray[np.uint8],
+        repeats: NDArray[np.uint8],
     ) -> Mapping[Side, RowFile]:
         """Write one file of JSON lines per side, its rows in the order of reading.
 
@@ -133,20 +137,24 @@ class Spool:
             folder: Where to; a side without rows gets an empty file.
             positions: Rows that remain, ascending.
             sides: Code of each one's side.
+            repeats: How often each one is written.
         """
         import numpy as np
 
         self._stream.flush()
         code_of = np.full(len(self), LOOSE, dtype=np.uint8)
         code_of[positions] = sides
+        repeats_of = np.zeros(len(self), dtype=np.uint8)
+        repeats_of[positions] = repeats
         paths = [folder / f"{side}.jsonl" for side in SIDES]
         with ExitStack() as stack:
             outputs = [stack.enter_context(path.open("wb")) for path in paths]
             lines = stack.enter_context(self._path.open("rb"))
-            for code, line in zip(code_of.tobytes(), lines, strict=True):
+            codes, times = code_of.tobytes(), repeats_of.tobytes()
+            for code, number, line in zip(codes, times, lines, strict=True):
                 if code != LOOSE:
-                    outputs[code].write(line)
-        counts = np.bincount(sides, minlength=len(SIDES)).tolist()
+                    outputs[code].write(line * number)
+        counts = np.bincount(sides, weights=repeats, minlength=len(SIDES)).astype(int).tolist()
         return {
             side: RowFile(path=path, num_rows=number)
             for side, path, number in zip(SIDES, paths, counts, strict=True)

@@ -52,6 +52,7 @@ from finetune_trainer.prepare.summary import (
 )
 from finetune_trainer.prepare.tokens import EncoderSettings, TokenStatistics, measure_tokens
 from finetune_trainer.prepare.version import compute_version
+from finetune_trainer.prepare.weighing import count_repeats, tell_weights
 from finetune_trainer.prepare.workers import Workers, num_processes_granted
 from finetune_trainer.storage import (
     MANIFEST_NAME,
@@ -210,7 +211,7 @@ def _divide_sources(
     control_tokens = find_control_tokens(tokenizer)
     screening = Screening(choose_steps(job.spec))
     with Spool(context.scratch("spool", fresh=True) / "rows.jsonl") as spool:
-        rows = []
+        rows, ends = [], []
         for index, source in enumerate(dataset.sources):
             opened = open_source(
                 source,
@@ -230,13 +231,18 @@ def _divide_sources(
             )
             refuse_wrong_column(taken, index=index)
             rows.append(taken)
+            ends.append(len(spool))
         read = Input(files=files, rows=rows)
         require_valid_rows(context.output, job, read.errors, num_valid=len(spool))
         findings = screening.summarise()
         _require_rows(job, spool, read)
-        division, more = _divide(dataset, spool.keys())
+        keys = spool.keys()
+        division, more = _divide(dataset, keys)
         require_sides(count_divided(division))
-        sides = spool.write_sides(staging, division.positions, division.sides)
+        weights = [source.weight for source in dataset.sources]
+        repeats = count_repeats(division, keys, weights=weights, ends=ends, seed=dataset.split.seed)
+        more += tell_weights(division, repeats, weights)
+        sides = spool.write_sides(staging, division.positions, division.sides, repeats)
     return read, division, [*findings, *more], sides
 
 

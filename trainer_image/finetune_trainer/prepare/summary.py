@@ -116,6 +116,7 @@ def _report_source(job: ResolvedJob, read: Input, index: int) -> SourceReport:
             for file in read.files[index]
         ],
         side=source.side,
+        weight=source.weight,
         format=rows.recognised.format if rows.recognised else None,
         format_reason=rows.recognised.reason if rows.recognised else "it has no readable rows",
         rows=rows.num_rows,
