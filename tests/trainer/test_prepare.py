@@ -146,7 +146,7 @@ def test_sources_of_any_kind_are_read_weighed_and_told(
     make_context: MakeContext, write: Write
 ) -> None:
     write("2026/a.jsonl.gz", gzip.compress(pairs(20).encode("utf-16")))
-    rows = "".join(f"Ist die Karte Nr. {n} g\u00fcltig?;ja\n" for n in range(10))
+    rows = "".join(f"Meine Karte {n} g\u00fcltig?;ja\n" for n in range(10))
     write("2026/b.csv", ("question;answer\n" + rows).encode("cp1252"))
     write("2026/notes.txt", "no data")
     context = make_context(
