@@ -185,6 +185,16 @@ DATA = {
     "AnswerNotReproduced": _Help(
         "The tokens of an answer decode to other text.", "Give a template that keeps the text."
     ),
+    "AnswersRepeatPrompts": _Help(
+        "Nearly all answers are their own prompt.", "Correct the columns of `dataset.sources`."
+    ),
+    "BrokenEncoding": _Help(
+        "An answer holds U+FFFD, or UTF-8 that was read in another encoding.",
+        "Write the file anew from its source, in UTF-8.",
+    ),
+    "ControlCharacter": _Help(
+        "An answer holds a control character.", "Remove it, or the model learns to write it."
+    ),
     "ControlToken": _Help(
         "A row's text holds a token that the model reads as a command.",
         "Write it otherwise, or allow invalid rows.",

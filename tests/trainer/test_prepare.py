@@ -877,3 +877,47 @@ def test_rows_that_are_too_long_are_left_out_of_every_side_on_request(
     assert check.removed == 40
     with pytest.raises(DataError, match="40 of 100 rows are longer"):
         prepare(make_context(name="other", spec=spec))
+
+
+def test_rows_in_another_order_lie_on_the_same_sides(
+    make_context: MakeContext, write: Write
+) -> None:
+    lines = pairs(80).splitlines(keepends=True)
+    write("rows.jsonl", "".join(lines))
+    write("turned.jsonl", "".join(lines[::-1]))
+    several = [{"uri": f"in/part-{n}.jsonl"} for n in range(3)]
+    for n in range(3):
+        write(f"part-{n}.jsonl", "".join(lines[n::3]))
+    contents = []
+    for name, sources in (("a", ["in/rows.jsonl"]), ("b", ["in/turned.jsonl"]), ("c", several)):
+        _, prepared = prepare_and_read(make_context(*sources, name=name))
+        contents.append(
+            {
+                side: sorted(json.dumps([row["prompt"], row["completion"]]) for row in rows)
+                for side, rows in prepared.rows.items()
+            }
+        )
+    assert contents[0] == contents[1] == contents[2]
+
+
+def test_faults_in_answers_are_refused_by_line_and_told_of_prompts(
+    make_context: MakeContext, write: Write
+) -> None:
+    bad = [
+        {"prompt": "Where?", "completion": "caf\ufffd"},
+        {"prompt": "Where?", "completion": "\x1b[31mred"},
+        {"prompt": "Which caf\ufffd?", "completion": "This one."},
+    ]
+    write("rows.jsonl", pairs(40) + as_jsonl(bad))
+    with pytest.raises(DataError) as caught:
+        prepare(make_context())
+    assert "rows.jsonl:41: an answer is of broken encoding" in caught.value.message
+    assert "rows.jsonl:42: an answer has the control character U+001B" in caught.value.message
+    assert "[BrokenEncoding 1, ControlCharacter 1]" in caught.value.message
+    context = make_context(max_invalid_rows=2)
+    result, prepared = prepare_and_read(context)
+    assert result.num_invalid_rows == 2
+    assert "the prompts of 1 rows hold text of broken encoding" in context.messages
+    found = {check.name: check.flagged for check in prepared.report.checks}
+    assert found["brokenEncodingInPrompts"] == 1
+    assert found["numRows"] == 41

@@ -85,6 +85,25 @@ def check_division(division: Division) -> list[Finding]:
     return [check(division) for check in DIVISION_CHECKS]
 
 
+FEW_ROWS, MANY_ROWS = 500, 5000
+"""Most fine-tunes take good examples of this number; fewer teach little, more rarely help."""
+
+
+def tell_size(num_rows: int) -> list[Finding]:
+    """Say that a data set is smaller or larger than what usually suits, if it is."""
+    if FEW_ROWS <= num_rows <= MANY_ROWS:
+        return []
+    words = (
+        f"{FEW_ROWS} to {MANY_ROWS:,} good examples are what most tasks need; with fewer, look at "
+        "the interval of the scores before you trust them"
+        if num_rows < FEW_ROWS
+        else f"{FEW_ROWS} to {MANY_ROWS:,} good examples are enough for most tasks: "
+        "dataset.maxRows draws some of them, and training takes less time in proportion"
+    )
+    message = f"there are {num_rows:,} rows; {words}"
+    return [Finding(name="numRows", num_flagged=num_rows, message=message)]
+
+
 def tell_dropped(num_rows: int) -> Finding | None:
     """Say how many rows ``dataset.onTooLong: Drop`` left out; None for none."""
     if not num_rows:

@@ -17,8 +17,9 @@ The rules of a step:
 - What it says, in a :class:`RowError` or a finding, never quotes the row.
 - A change of what it does to a row raises :data:`finetune_trainer.prepare.version.RECIPE_VERSION`.
 
-To add one, write it in a module of its own and put it in the list of :func:`choose_steps`, in the
-order in which steps shall see rows. A row that is refused or removed is not shown to later steps.
+To add one, write it in a module of its own and put it in the list of
+:func:`finetune_trainer.prepare.steps.choose_steps`, in the order in which steps shall see rows. A
+row that is refused or removed is not shown to later steps.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.rows import Example, RowError
 from finetune_trainer.prepare.checks import Finding
 
@@ -110,11 +110,6 @@ class RowStep(Protocol):
             DataError: So many rows are as they must not be that the job is refused.
         """
         ...
-
-
-def choose_steps(spec: FineTuneJobSpec) -> tuple[RowStep, ...]:
-    """Return the steps of a job, in their order."""
-    return ()
 
 
 class Screening:

@@ -24,7 +24,13 @@ from finetune_trainer.data.token_files import TokenFiles, TokenTotals
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import own_template, write_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
-from finetune_trainer.prepare.checks import Finding, check_division, check_rows, tell_dropped
+from finetune_trainer.prepare.checks import (
+    Finding,
+    check_division,
+    check_rows,
+    tell_dropped,
+    tell_size,
+)
 from finetune_trainer.prepare.conversations import choose_format, fetch_template
 from finetune_trainer.prepare.dividing import Division, divide_rows, draw_rows
 from finetune_trainer.prepare.intake import take_in
@@ -38,8 +44,9 @@ from finetune_trainer.prepare.refusals import (
     require_sides,
     require_valid_rows,
 )
-from finetune_trainer.prepare.screening import Screening, choose_steps
+from finetune_trainer.prepare.screening import Screening
 from finetune_trainer.prepare.spool import RowKeys, Spool
+from finetune_trainer.prepare.steps import choose_steps
 from finetune_trainer.prepare.summary import (
     Input,
     count_divided,
@@ -241,7 +248,7 @@ def _divide_sources(
         require_sides(count_divided(division))
         weights = [source.weight for source in dataset.sources]
         repeats = count_repeats(division, keys, weights=weights, ends=ends, seed=dataset.split.seed)
-        more += tell_weights(division, repeats, weights)
+        more += [*tell_weights(division, repeats, weights), *tell_size(division.num_rows)]
         sides = spool.write_sides(staging, division.positions, division.sides, repeats)
     return read, division, [*findings, *more], sides
 

@@ -1,0 +1,12 @@
+"""The row steps of a job, in their order."""
+
+from __future__ import annotations
+
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_trainer.prepare.row_checks import TEXT_CHECKS
+from finetune_trainer.prepare.screening import RowStep
+
+
+def choose_steps(spec: FineTuneJobSpec) -> tuple[RowStep, ...]:
+    """Return the row steps of a job, in their order."""
+    return (*TEXT_CHECKS,)
