@@ -55,7 +55,8 @@ class Columns(APIModel):
     prompt: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Column with the input. Default: `prompt`, or the template."""
     completion: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Column with the expected answer. Default: `completion`."""
+    """Column with the expected answer. Default: `completion`. Numbers, booleans, objects and lists
+    are written as JSON on one line, keys in the order of the file."""
     text: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Column with plain text, for format `Text`. Default: `text`."""
     chosen: Annotated[str, Field(min_length=1, max_length=128)] | None = None

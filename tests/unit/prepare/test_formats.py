@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,6 +14,9 @@ from finetune_trainer.data.rows import BadRow, make_example
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.prepare.reading.formats import build_convert, read_group, recognise_format
 
+PAIRS = {"format": "PromptCompletion"}
+NAN = float("nan")
+WHEN = '{"when": "2024-05-01", "at": "2024-05-01 07:00:00"}'
 USER = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Hello"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -108,6 +113,49 @@ def test_a_good_row_becomes_canonical(
     row: dict[str, Any], settings: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     assert convert(row, **settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (3, "3"),
+        (3.0, "3"),
+        (-0.5, "-0.5"),
+        (1e300, "1e+300"),
+        (2**70, str(2**70)),
+        (True, "true"),
+        ({"b": 1.0, "a": [None, "\u00e4<"]}, '{"b": 1, "a": [null, "\u00e4<"]}'),
+        ({}, "{}"),
+        ([], "[]"),
+        ([1, {"x": False}], '[1, {"x": false}]'),
+        (Decimal("1.50"), "1.50"),
+        ({"when": date(2024, 5, 1), "at": datetime(2024, 5, 1, 7)}, WHEN),
+    ],
+)
+def test_answers_that_are_no_text_are_written_as_json(answer: Any, text: str) -> None:
+    expected = {"prompt": [USER], "completion": [{"role": "assistant", "content": text}]}
+    assert convert({"prompt": "Hi", "completion": answer}) == expected
+    assert convert({"prompt": [USER], "completion": answer}) == expected
+    assert convert({"instruction": "Hi", "output": answer}) == expected
+    assert convert({"a": answer, "completion": "x"}, template="{{ a }}")["prompt"] == [
+        {"role": "user", "content": text}
+    ]
+
+
+def test_a_template_writes_json_without_escapes_and_nothing_for_null() -> None:
+    row = {"a": "\u00e4<'", "b": None, "c": {"x": [1.0]}, "completion": "x"}
+    template = "{{ a | tojson }}|{{ b }}|{{ c | tojson(indent=1) }}|{{ c }}"
+    prompt = convert(row, template=template)["prompt"]
+    expected = '"\u00e4<\'"||{\n "x": [\n  1\n ]\n}|{"x": [1]}'
+    assert prompt == [{"role": "user", "content": expected}]
+
+
+def test_input_that_is_json_follows_the_instruction() -> None:
+    row = {"instruction": "Sum up", "input": {"a": 5}, "output": 5}
+    assert convert(row, conversational=False) == {
+        "prompt": 'Sum up\n\n{"a": 5}\n\n',
+        "completion": "5",
+    }
 
 
 UNLEARNED = {**ANSWER, "weight": 0}
@@ -253,12 +301,13 @@ def test_pairs_stay_text_for_a_model_without_chat_template(
         ({"messages": weighed(True)}, {}, "UnknownWeight", "1 (learn this answer) or 0"),
         ({"messages": weighed("0")}, {}, "UnknownWeight", "messages[1].weight is text"),
         ({"prompt": "Hi", "completion": ""}, {}, "EmptyAnswer", "completion is empty"),
-        ({"prompt": "Hi", "completion": 3}, {}, "NotText", "completion is a number"),
-        ({"prompt": "Hi", "completion": True}, {}, "NotText", "a boolean"),
+        ({"prompt": "Hi", "completion": None}, PAIRS, "MissingField", "completion is missing"),
+        ({"prompt": "Hi", "completion": NAN}, PAIRS, "MissingField", "completion is missing"),
+        ({"prompt": "Hi", "completion": {"a": NAN}}, {}, "NotText", "a number that is not finite"),
+        ({"prompt": "Hi", "completion": b"x"}, {}, "NotText", "completion holds binary data"),
         ({"prompt": " ", "completion": "Hello"}, {}, "EmptyText", "the prompt is empty"),
         ({"prompt": [USER, ANSWER], "completion": [ANSWER]}, {}, "WrongRoleOrder", "[2]"),
         ({"prompt": [USER], "completion": [ANSWER, USER, ANSWER]}, {}, None, ""),
-        ({"instruction": "Hi", "input": 5, "output": "Hello"}, {}, "NotText", "input is"),
         ({"text": 5}, {}, "NotText", "text is a number"),
         (
             {"q": "Hi"},

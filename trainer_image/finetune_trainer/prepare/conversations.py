@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from finetune_api.v1alpha1.finetunejob import Model
+
+DEVELOPER_NOTE = (
+    "the chat template has no role developer; messages of that role are written as system messages"
+)
 
 _NOT_ARGUMENTS = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
@@ -74,7 +79,7 @@ def choose_format(
         template: The job's own template, as :func:`fetch_template` returns it.
         tokenizer: The base model's tokenizer.
         model_dir: Local folder of the base model, weights not needed.
-        rows: The rows to learn from; read until one brings reasoning.
+        rows: The rows to learn from; read until it is known what they bring.
 
     Raises:
         UserError: ``ChatTemplateUnusable``: the template is not valid, or cannot write one question
@@ -83,12 +88,13 @@ def choose_format(
     try:
         source = template if template is not None else own_template(tokenizer)
         _check_arguments(model.chat_template_arguments, source)
-        return decide_format(
+        has_reasoning, has_developer = _find_traits(rows)
+        chosen = decide_format(
             tokenizer,
             read_generation_config(model_dir),
             template=template,
             arguments={k: _read_value(v) for k, v in model.chat_template_arguments.items()},
-            has_reasoning=any(map(brings_reasoning, rows)),
+            has_reasoning=has_reasoning,
         )
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
@@ -96,6 +102,25 @@ def choose_format(
             "the model's chat template cannot write one question and its answer: "
             f"{type(error).__name__}: {error}; give a template in model.chatTemplate",
         ) from error
+    if not has_developer or chosen.knows_developer or chosen.template is None:
+        return chosen
+    return replace(chosen, notes=(*chosen.notes, DEVELOPER_NOTE))
+
+
+def _find_traits(rows: Iterable[Mapping[str, Any]]) -> tuple[bool, bool]:
+    """Tell whether any answer brings reasoning, and any message is the developer's."""
+    has_reasoning = has_developer = False
+    for row in rows:
+        has_reasoning = has_reasoning or brings_reasoning(row)
+        has_developer = has_developer or _has_developer(row)
+        if has_reasoning and has_developer:
+            break
+    return has_reasoning, has_developer
+
+
+def _has_developer(row: Mapping[str, Any]) -> bool:
+    messages = row.get("messages") or row.get("prompt")
+    return isinstance(messages, list) and messages[0]["role"] == "developer"
 
 
 def _check_arguments(given: Mapping[str, str], template: str | None) -> None:

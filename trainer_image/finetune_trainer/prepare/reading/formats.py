@@ -24,6 +24,7 @@ from finetune_trainer.prepare.reading.messages import (
 )
 from finetune_trainer.prepare.reading.preferences import read_verdict, split_conversations
 from finetune_trainer.prepare.reading.tools import read_tools
+from finetune_trainer.prepare.reading.values import is_missing, write_value
 
 NUM_PROBED_ROWS = 20
 """Rows that ``Auto`` looks at."""
@@ -297,9 +298,9 @@ def _with_tools(row: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any
 def _alpaca_prompt(fields: Mapping[str, Any]) -> str:
     instruction = _column(fields, "instruction")
     extra = fields.get("input")
-    if extra is None or extra == "":
+    if is_missing(extra) or extra == "":
         return instruction
-    return instruction + _ALPACA_SEPARATOR + read_text(extra, "input")
+    return instruction + _ALPACA_SEPARATOR + read_text(_as_text(extra, "input"), "input")
 
 
 def _alpaca_text(fields: Mapping[str, Any]) -> str:
@@ -310,6 +311,8 @@ def _alpaca_text(fields: Mapping[str, Any]) -> str:
 def _pair(
     prompt: Any, completion: Any, completion_name: str, system: str | None, conversational: bool
 ) -> dict[str, Any]:
+    prompt = prompt if isinstance(prompt, list) else _as_text(prompt, "the prompt")
+    completion = completion if _are_messages(completion) else _as_text(completion, completion_name)
     if isinstance(prompt, list) or isinstance(completion, list):
         return _pair_of_messages(prompt, completion, completion_name, system, conversational)
     question = read_text(prompt, "the prompt")
@@ -325,6 +328,18 @@ def _pair(
         "prompt": add_system([{"role": "user", "content": question}], system),
         "completion": [{"role": "assistant", "content": answer}],
     }
+
+
+def _as_text(value: Any, name: str) -> Any:
+    """Write numbers, booleans and JSON as text; what is missing stays so."""
+    return None if is_missing(value) else write_value(value, name)
+
+
+def _are_messages(value: Any) -> bool:
+    """Whether a list is a conversation, and not an answer that is a JSON list."""
+    return isinstance(value, list) and any(
+        isinstance(entry, dict) and "role" in entry for entry in value
+    )
 
 
 def _pair_of_messages(

@@ -8,18 +8,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError
+from jinja2 import StrictUndefined, Template, TemplateError, Undefined, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from finetune_api.prompt_template import find_template_error
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import UserError
+from finetune_trainer.prepare.reading.values import is_missing, write_json, write_value
+
+
+def _write(value: Any) -> Any:
+    """Write what is no text as in an answer, and nothing for a value that is missing."""
+    if isinstance(value, Undefined):
+        return value  # complains by itself
+    return "" if is_missing(value) else write_value(value, "a value")
+
 
 # No autoescape: the result is a prompt, not HTML.
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=StrictUndefined,
     keep_trailing_newline=True,
     autoescape=False,
+    finalize=_write,
+)
+# Jinja's own escapes what HTML does not take.
+_ENVIRONMENT.filters["tojson"] = lambda value, indent=None: write_json(
+    value, "a value", indent=indent
 )
 
 

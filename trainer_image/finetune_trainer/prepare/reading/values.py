@@ -1,0 +1,83 @@
+"""Write values of a row that are no text as text: numbers, booleans, and JSON.
+
+One value has one text, whatever file it came from, because answers are compared by their text. JSON
+is written as people and models usually write it, in one line with a blank after commas and colons;
+keys keep the order of the file, which is part of what is learned. JSON knows one kind of number, so
+3.0 is 3. No character is escaped that need not be.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from decimal import Decimal
+from typing import Any
+
+from finetune_trainer.data.rows import BadRow
+
+_dump = json.JSONEncoder(ensure_ascii=False).encode
+
+_MAX_EXACT = 2.0**53
+"""Beyond this a float does not tell whole numbers apart."""
+
+
+def write_value(value: object, name: str) -> str:
+    """Return a value as text; text comes back as it is.
+
+    Args:
+        value: A value of a row, as JSON or a table holds it; not None.
+        name: Field it was found in, for messages.
+
+    Raises:
+        BadRow: It holds bytes, a number that is not finite, or is nested too deeply.
+    """
+    try:
+        plain = _plain(value, name)
+    except RecursionError as error:
+        raise BadRow("NotText", f"{name} is nested too deeply to be written as JSON") from error
+    return plain if isinstance(plain, str) else _dump(plain)
+
+
+def write_json(value: object, name: str, *, indent: int | None = None) -> str:
+    """Return a value as JSON: as :func:`write_value`, but with text in quotes.
+
+    Args:
+        value: As there, or None, which is null.
+        name: As there.
+        indent: Blanks by which each level is moved to the right, on lines of its own.
+
+    Raises:
+        BadRow: As :func:`write_value`.
+    """
+    return json.dumps(_plain(value, name), ensure_ascii=False, indent=indent)
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value stands for none: null, or the NaN that tables hold in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _plain(value: Any, name: str) -> Any:
+    """Bring a value into what JSON has; dates and decimals become text."""
+    match value:
+        case None | str() | bool() | int():
+            return value
+        case float() if math.isfinite(value):
+            is_whole = value.is_integer() and abs(value) <= _MAX_EXACT
+            return int(value) if is_whole else value
+        case dict():
+            return {str(key): _plain(item, name) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item, name) for item in value]
+        case Decimal() if value.is_finite():
+            return f"{value:f}"
+        case datetime.date() | datetime.time() | datetime.timedelta():  # a datetime is a date
+            return str(value)
+    if isinstance(value, float | Decimal):
+        kind = "a number that is not finite"
+    else:
+        kind = (
+            "binary data" if isinstance(value, bytes) else f"a value of type {type(value).__name__}"
+        )
+    raise BadRow("NotText", f"{name} holds {kind}, which cannot be written as text")
