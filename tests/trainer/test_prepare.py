@@ -205,6 +205,8 @@ def test_a_data_set_is_divided_counted_and_published(
         "train.tokens.parquet",
         "validation.tokens.parquet",
         "report.json",
+        "report.html",
+        "README.md",
         "manifest.json",
     }
     pointer = json.loads((tmp_path / "out/runs/team-a/run/uid-run/dataset.json").read_text())

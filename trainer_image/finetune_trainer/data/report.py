@@ -7,6 +7,8 @@ times, no URIs, no paths of this machine.
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from finetune_api.meta import APIModel
 from finetune_api.trainer import RowCounts
 from finetune_trainer.data.rows import RowErrors
@@ -79,6 +81,28 @@ class SplitReport(APIModel):
     """Rows left by `maxRows`."""
 
 
+class LengthBin(APIModel):
+    """Rows of about the same length."""
+
+    at_least: int
+    """Shortest length; the next bin begins where this one ends, and the last one has no end."""
+    rows: int
+
+
+class LabelReport(APIModel):
+    """One label and its rows on each side."""
+
+    label: str
+    train: int = 0
+    validation: int = 0
+    test: int = 0
+
+    @property
+    def total(self) -> int:
+        """Rows of all sides."""
+        return self.train + self.validation + self.test
+
+
 class TokenReport(APIModel):
     """Lengths of one side in tokens, before truncation."""
 
@@ -95,6 +119,8 @@ class TokenReport(APIModel):
     examples: int
     """Examples that the rows are trained as: several of a row where the chat template writes past
     turns otherwise than generation left them."""
+    histogram: list[LengthBin] = Field(default_factory=list)
+    """Lengths in bins of equal, round width."""
 
 
 class TrainedReport(APIModel):
@@ -125,6 +151,8 @@ class DatasetReport(APIModel):
     """By tokenizer (URI and revision of the model), then by side."""
     trained: dict[str, TrainedReport]
     """By side: what the token files hold."""
+    labels: list[LabelReport] = Field(default_factory=list)
+    """Where the answers are labels (at most 100, short): the most frequent first."""
 
 
 class DatasetPointer(APIModel):

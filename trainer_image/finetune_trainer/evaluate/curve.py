@@ -33,7 +33,7 @@ class Picture:
         chosen_x: Where the chosen step is.
         steps: Ticks of the horizontal axis.
         losses: Ticks of the vertical axis.
-        rows: Step and validation loss, for the table.
+        table: Step and validation loss, for the table.
         words: What there is to see.
     """
 
@@ -44,7 +44,7 @@ class Picture:
     chosen_x: float
     steps: list[Tick]
     losses: list[Tick]
-    rows: list[tuple[int, str]]
+    table: list[tuple[str, str]]
     words: str
     width: int = WIDTH
     height: int = HEIGHT
@@ -87,7 +87,7 @@ def draw_picture(record: Mapping[str, Any]) -> Picture | None:
         chosen_x=place(chosen_step, low)[0],
         steps=[Tick(at=place(s, low)[0], label=f"{s:,}") for s in _step_ticks(last)],
         losses=[Tick(at=place(0, v)[1], label=f"{v:.3g}") for v in _loss_ticks(low, high)],
-        rows=[(int(step), f"{loss:.4f}") for step, loss in validation],
+        table=[(f"{int(step):,}", f"{loss:.4f}") for step, loss in validation],
         words=_words(train, validation, selection),
     )
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
 from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
 from finetune_trainer.evaluate.curve import Picture
 from finetune_trainer.evaluate.metrics import normalize_label
+from finetune_trainer.pages.rendering import render
 
 BAR_WIDTH = 160
 _LABEL_METRICS = frozenset({"exactMatch", "macroF1"})
@@ -52,16 +51,11 @@ def render_page(
         num_samples: How many there are in all.
         curve: The losses while training.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     goal = job.spec.goal
     has_labels = any(score.name in _LABEL_METRICS for score in result.scores)
-    return environment.get_template("page.html.j2").render(
+    return render(
+        "page.html.j2",
+        folder=Path(__file__).parent,
         job=job,
         result=result,
         facts=facts,

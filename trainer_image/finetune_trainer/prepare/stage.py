@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from finetune_api.trainer import PrepareResult, ResolvedJob
 from finetune_api.v1alpha1.dataset import Dataset
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
-from finetune_trainer.data.prepared import REPORT_NAME, fetch_prepared
+from finetune_trainer.data.prepared import fetch_prepared
 from finetune_trainer.data.report import (
     DatasetPointer,
     DatasetReport,
@@ -33,7 +33,9 @@ from finetune_trainer.prepare.checks import (
 )
 from finetune_trainer.prepare.conversations import choose_format, fetch_template
 from finetune_trainer.prepare.dividing import Division, divide_rows, draw_rows
+from finetune_trainer.prepare.documents import make_decode, write_documents
 from finetune_trainer.prepare.intake import take_in
+from finetune_trainer.prepare.labels import count_labels
 from finetune_trainer.prepare.reading.control import find_control_tokens
 from finetune_trainer.prepare.reading.examples import open_source, refuse_wrong_column
 from finetune_trainer.prepare.reading.sources import SourceFile, fetch_source, locate
@@ -197,10 +199,10 @@ def _build(
         totals,
         rows=count_rows(sides),
         remedies=chat_format.notes,
+        labels=count_labels(sides),
     )
     write_format(chat_format, staging)
-    text = report.model_dump_json(by_alias=True, indent=1) + "\n"
-    (staging / REPORT_NAME).write_text(text, encoding="utf-8")
+    write_documents(staging, context.job.spec.dataset, report, make_decode(tokenizer))
     return report
 
 

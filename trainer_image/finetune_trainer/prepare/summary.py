@@ -11,6 +11,8 @@ from finetune_trainer.data.report import (
     CheckReport,
     DatasetReport,
     FileReport,
+    LabelReport,
+    LengthBin,
     SourceReport,
     SplitReport,
     TokenReport,
@@ -52,6 +54,7 @@ def make_report(
     *,
     rows: RowCounts,
     remedies: Sequence[str],
+    labels: Sequence[LabelReport],
 ) -> DatasetReport:
     """Gather what is known of a data set into its report."""
     spec = job.spec
@@ -86,6 +89,7 @@ def make_report(
             )
             for side, total in totals.items()
         },
+        labels=list(labels),
     )
 
 
@@ -214,4 +218,5 @@ def report_tokens(statistics: TokenStatistics) -> TokenReport:
         truncated_share=f"{statistics.num_truncated / statistics.num_rows:.4f}",
         rows_without_answer=statistics.num_without_answer,
         examples=statistics.num_examples,
+        histogram=[LengthBin(at_least=each.at_least, rows=each.count) for each in statistics.bins],
     )

@@ -19,6 +19,7 @@ from finetune_trainer.data.token_files import TRAINED_SIDES
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import ChatFormat
 from finetune_trainer.model.encoding import Encoded, Encoder, make_encoder
+from finetune_trainer.pages.histogram import Bin, count_bins
 from finetune_trainer.prepare.workers import Workers
 
 PIECE_ROWS = 250
@@ -54,6 +55,7 @@ class TokenStatistics:
         num_without_answer: Rows of which nothing of the answer is within the limit.
         num_examples: Examples that the rows are trained as; more than rows where a template writes
             past turns otherwise than generation left them.
+        bins: The lengths as a histogram.
     """
 
     num_rows: int
@@ -64,6 +66,7 @@ class TokenStatistics:
     num_truncated: int
     num_without_answer: int
     num_examples: int
+    bins: tuple[Bin, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +154,7 @@ class _Counted:
             num_truncated=self.num_truncated,
             num_without_answer=self.num_without_answer,
             num_examples=self.num_examples,
+            bins=count_bins(ordered),
         )
 
 

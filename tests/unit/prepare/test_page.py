@@ -1,0 +1,226 @@
+"""The page of a data set: complete, harmless whatever names say, and read by everybody."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_api.trainer import RowCounts
+from finetune_trainer.data.report import (
+    CheckReport,
+    DatasetReport,
+    FileReport,
+    InvalidRow,
+    InvalidRows,
+    LabelReport,
+    LengthBin,
+    SourceReport,
+    SplitReport,
+    TokenReport,
+)
+from finetune_trainer.prepare.card import render_card
+from finetune_trainer.prepare.page import list_findings, render_page, words_of
+from finetune_trainer.prepare.samples import Piece, Sample
+from support.page_reading import Reading
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}</div>"
+
+
+def report(**change: Any) -> DatasetReport:
+    values: dict[str, Any] = {
+        "digest": "d" * 64,
+        "recipe_version": 3,
+        "rows": RowCounts(train=750, validation=50, test=1200),
+        "sources": [
+            SourceReport(
+                files=[FileReport(name="rows.csv", bytes=2048, sha256="a" * 64, rows=2000)],
+                side="Split",
+                format="Csv",
+                format_reason="columns text and category",
+                rows=2000,
+                invalid_rows=2,
+            )
+        ],
+        "invalid_rows": InvalidRows(
+            total=2,
+            by_reason={"NotCsv": 1, "EmptyAnswer": 1},
+            first=[
+                InvalidRow(file="rows.csv", line=7, reason="NotCsv", message="m7", snippet="SNIP"),
+                InvalidRow(
+                    file="rows.csv", line=9, reason="EmptyAnswer", message="m9", snippet="SNIP"
+                ),
+            ],
+        ),
+        "checks": [CheckReport.model_construct(
+            name="duplicateRows", flagged=1234, removed=12, message="1234 rows repeat another"
+        )],
+        "split": SplitReport.model_construct(
+            test_percent=20, validation_percent=5, seed=13, groups=1990, rows_drawn=2000
+        ),
+        "max_sequence_length": 128,
+        "remedies": ["the template was changed"],
+        "tokens": {
+            "hf://example/tiny@main": {
+                "train": TokenReport(
+                    rows=750, tokens=30000, p50=40, p95=90, longest=131, truncated_rows=1,
+                    truncated_share="0.0013", rows_without_answer=0, examples=750,
+                    histogram=[LengthBin(at_least=0, rows=100), LengthBin(at_least=50, rows=649),
+                               LengthBin(at_least=100, rows=1)],
+                )
+            }
+        },
+        "trained": {},
+        "labels": [LabelReport(label="late", train=700, test=1100),
+                   LabelReport(label="lost", train=50, validation=50, test=100)],
+        **change,
+    }  # fmt: skip
+    return DatasetReport.model_construct(**values)
+
+
+def sample(text: str = "Where is it?") -> Sample:
+    pieces = (Piece(text=text, is_learned=False), Piece(text="late<|end|>", is_learned=True))
+    return Sample(what="the longest", position=4, num_tokens=20, num_learned=2, pieces=pieces)
+
+
+def page(*, samples: tuple[Sample, ...] = (), hidden: str = "", **change: Any) -> str:
+    return render_page(report(**change), samples, reason_hidden=hidden)
+
+
+def test_page_tells_what_came_in_what_was_changed_and_what_is_trained_on() -> None:
+    text = Reading(page(samples=(sample(),))).text
+    for words in (
+        "2,000 rows : 750 to train on, 50 to watch the loss, 1,200 held out. 2 rows could not be",
+        "sources[0] Split Csv columns text and category 2,000 2",
+        "rows.csv 2.0 KiB 2,000 " + "a" * 64,
+        "duplicate rows 1,234 12 1234 rows repeat another",
+        "not csv rows.csv:7 1 1 m7",
+        "train 750 30,000 40 90 131 1 0",
+        "750 rows, of up to 131 tokens. Most, 649, have 50 to 99 tokens.",
+        "2 labels. The most frequent, late, has 1,800 rows (90.0 %)",
+        "late 700 0 1,100 90.0 %",
+        "the template was changed",
+        "Example 4, the longest: 20 tokens, 2 of them learned",
+        "Where is it? learned: late<|end|>",
+        "d" * 64,
+    ):
+        assert words in text, words
+
+
+def test_text_of_rows_that_could_not_be_used_is_not_on_the_page() -> None:
+    assert "SNIP" not in page()
+
+
+def test_a_check_that_nobody_foresaw_tells_its_counts_and_places() -> None:
+    class NewCheck(CheckReport):
+        kinds: dict[str, int]
+        pairs: list[dict[str, Any]]
+
+    check = NewCheck.model_construct(
+        name="personalData", flagged=3, removed=0, message="3 rows", kinds={"emailAddress": 4},
+        pairs=[{"file": "a.csv", "line": 2, "otherFile": "b.csv", "otherLine": 5}],
+    )  # fmt: skip
+    first, second, *_ = list_findings(report(checks=[check]))
+    assert (first.what, first.rows, first.message) == (
+        "personal data",
+        3,
+        "3 rows: email address 4",
+    )
+    assert (second.where, second.message) == ("a.csv:2", "and b.csv:5")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": [LabelReport(label=HOSTILE, train=2)]},
+        {"remedies": [HOSTILE]},
+        {"tokens": {HOSTILE: report().tokens["hf://example/tiny@main"]}},
+        {"invalid_rows": InvalidRows(total=1, by_reason={HOSTILE: 1}, first=[InvalidRow(
+            file=HOSTILE, line=1, reason=HOSTILE, message=HOSTILE, snippet="")])},
+        {"samples": (sample(HOSTILE),)},
+        {"hidden": HOSTILE},
+    ],
+)  # fmt: skip
+def test_strange_text_is_shown_and_never_obeyed(change: dict[str, Any]) -> None:
+    read = Reading(page(**change))
+    assert read.tags.count("script") == 1  # the page's own
+    assert "img" not in read.tags
+    assert not [name for name, _ in read.attributes if name.startswith("on")]
+
+
+def test_page_loads_nothing_and_runs_only_its_own_script() -> None:
+    text = page(samples=(sample(),))
+    read = Reading(text)
+    assert not {"link", "img", "iframe", "object"} & set(read.tags)
+    assert not {"src", "href"} & {name for name, _ in read.attributes}
+    for address in ("http:", "https:", "url("):
+        assert address not in text
+    assert re.search(r"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-", text)
+
+
+def test_a_screen_reader_finds_headings_in_order_captions_and_names() -> None:
+    read = Reading(page(samples=(sample(),)))
+    levels = [int(tag[1]) for tag in read.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert read.tags.count("caption") == read.tags.count("table")
+    assert {"main", "header", "section"} <= set(read.tags)
+    attributes = read.attributes
+    ids = {value for name, value in attributes if name == "id"}
+    assert len([1 for name, _ in attributes if name == "id"]) == len(ids)
+    for name, value in attributes:
+        if name in ("for", "aria-labelledby", "aria-describedby", "aria-controls"):
+            assert value in ids, (name, value)
+    assert ("aria-live", "polite") in attributes
+    assert ("lang", "en") in attributes
+    labels = [value for name, value in attributes if name == "aria-label"]
+    assert labels == ["750 rows, of up to 131 tokens. Most, 649, have 50 to 99 tokens."]
+
+
+def test_same_report_gives_the_same_page_and_card() -> None:
+    assert page() == page()
+    assert render_card(report()) == render_card(report())
+
+
+def test_page_of_plain_text_without_findings_stands_as_well() -> None:
+    nothing = InvalidRows(total=0, by_reason={}, first=[])
+    text = Reading(
+        page(checks=[], labels=[], tokens={}, remedies=[], hidden="not shown", invalid_rows=nothing)
+    ).text
+    assert "No check had anything to say." in text
+    assert "not shown" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("duplicateRows", "duplicate rows"),
+        ("NotUtf8", "not utf8"),
+        ("apiKeyAWS", "api key AWS"),
+        ("IBAN", "IBAN"),
+    ],
+)
+def test_names_are_written_as_words(name: str, words: str) -> None:
+    assert words_of(name) == words
+
+
+def test_card_names_the_files_of_the_sides_that_have_rows() -> None:
+    card = render_card(report(rows=RowCounts(train=3, validation=0, test=1)))
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert head["configs"] == [
+        {
+            "config_name": "default",
+            "data_files": [
+                {"split": "train", "path": "train.jsonl"},
+                {"split": "test", "path": "test.jsonl"},
+            ],
+        }
+    ]
+    assert head["size_categories"] == ["n<1K"]
+    assert "a" * 64 in card
+    assert json.dumps("SNIP") not in card

@@ -1,0 +1,53 @@
+"""Renders a page from a room's own template inside the frame that all pages share."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+FOLDER = Path(__file__).parent
+
+
+def render(template: str, *, folder: Path, **values: Any) -> str:
+    """Render a page; all text in it is escaped, and the same values give the same bytes.
+
+    Args:
+        template: Name of the template; it extends ``frame.html.j2``.
+        folder: Where it lies.
+        values: What it tells.
+    """
+    return _environment(folder).get_template(template).render(**values)
+
+
+@cache
+def _environment(folder: Path) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder, FOLDER]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (FOLDER / "filter.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.globals["filter_script"] = script
+    # Only this very text may run, whatever else slips into a page.
+    environment.globals["filter_script_source"] = f"'sha256-{digest}'"
+    environment.filters["count"] = lambda number: f"{number:,}"
+    environment.filters["size"] = size_text
+    return environment
+
+
+def size_text(num_bytes: int) -> str:
+    """Return a size as people read it: ``512 bytes``, ``1.4 MiB``."""
+    if num_bytes < 2**10:
+        return f"{num_bytes} bytes"
+    for power, unit in ((30, "GiB"), (20, "MiB")):
+        if num_bytes >= 2**power:
+            return f"{num_bytes / 2**power:.1f} {unit}"
+    return f"{num_bytes / 2**10:.1f} KiB"
