@@ -38,7 +38,16 @@ def report(**change: Any) -> DatasetReport:
         "rows": RowCounts(train=750, validation=50, test=1200),
         "sources": [
             SourceReport(
-                files=[FileReport(name="rows.csv", bytes=2048, sha256="a" * 64, rows=2000)],
+                files=[
+                    FileReport(
+                        name="rows.csv",
+                        bytes=2048,
+                        sha256="a" * 64,
+                        encoding="Windows-1252",
+                        encoding_reason="a sample",
+                        rows=2000,
+                    )
+                ],
                 side="Split",
                 format="Csv",
                 format_reason="columns text and category",
@@ -95,8 +104,8 @@ def test_page_tells_what_came_in_what_was_changed_and_what_is_trained_on() -> No
     text = Reading(page(samples=(sample(),))).text
     for words in (
         "2,000 rows : 750 to train on, 50 to watch the loss, 1,200 held out. 2 rows could not be",
-        "sources[0] Split Csv columns text and category 2,000 2",
-        "rows.csv 2.0 KiB 2,000 " + "a" * 64,
+        "sources[0] Split Csv columns text and category 1 2,000 2",
+        "rows.csv 2.0 KiB Windows-1252: a sample 2,000 " + "a" * 64,
         "duplicate rows 1,234 12 1234 rows repeat another",
         "not csv rows.csv:7 1 1 m7",
         "train 750 30,000 40 90 131 1 0",

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.data.report import DatasetReport, LabelReport, SourceReport, TokenReport
+from finetune_trainer.data.report import (
+    DatasetReport,
+    FileReport,
+    LabelReport,
+    SourceReport,
+    TokenReport,
+)
 from finetune_trainer.pages.histogram import Bin, Histogram, draw_histogram
 from finetune_trainer.pages.rendering import render, size_text
 from finetune_trainer.prepare.samples import Sample
@@ -200,13 +206,23 @@ def _source_row(index: int, source: SourceReport) -> tuple[str | int, ...]:
         source.side,
         source.format or "unknown",
         source.format_reason,
+        source.weight,
         source.rows,
         source.invalid_rows,
     )
 
 
 def _file_rows(source: SourceReport) -> list[tuple[str | int, ...]]:
-    return [(file.name, size_text(file.bytes), file.rows, file.sha256) for file in source.files]
+    return [
+        (file.name, size_text(file.bytes), _encoding_words(file), file.rows, file.sha256)
+        for file in source.files
+    ]
+
+
+def _encoding_words(file: FileReport) -> str:
+    if file.encoding is None:
+        return "not text"
+    return f"{file.encoding}: {file.encoding_reason}" if file.encoding_reason else file.encoding
 
 
 def _side_table(tokenizer: str, sides: Mapping[str, TokenReport]) -> SideTable:
