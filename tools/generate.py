@@ -15,12 +15,12 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "operator"))
 
-from finetune_api.crd import build_crd  # noqa: E402
-from finetune_api.reference import render_exit_codes, render_finetunejob, render_reasons  # noqa: E402
+from finetune_api.crd import CUSTOM_KINDS, CustomKind, build_crd  # noqa: E402
+from finetune_api.reference import render_exit_codes, render_kind, render_reasons  # noqa: E402
 from finetune_cli.reference import render_cli  # noqa: E402
 
 HEADER = (
-    "# Generated from operator/finetune_api/v1alpha1/finetunejob.py by tools/generate.py.\n"
+    "# Generated from operator/finetune_api/v1alpha1/{source} by tools/generate.py.\n"
     "# Do not edit: change the model and run `make generate`.\n"
 )
 MARKDOWN_HEADER = "<!-- Generated from operator/ by tools/generate.py. Do not edit. -->\n\n"
@@ -35,17 +35,25 @@ class _Dumper(yaml.SafeDumper):
 
 def render_files() -> dict[str, str]:
     """Return the generated files: path below the repository, content."""
-    crd = HEADER + yaml.dump(
-        build_crd(), Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=False
-    )
-    return {
-        "crds/finetunejobs.yaml": crd,
-        "charts/finetune-operator/crds/finetunejobs.yaml": crd,
-        "docs/reference/finetunejob.md": MARKDOWN_HEADER + render_finetunejob(),
+    files: dict[str, str] = {}
+    for custom in CUSTOM_KINDS:
+        crd = _render_crd(custom)
+        files[f"crds/{custom.plural}.yaml"] = crd
+        files[f"charts/finetune-operator/crds/{custom.plural}.yaml"] = crd
+        page = f"docs/reference/{custom.kind.lower()}.md"
+        files[page] = MARKDOWN_HEADER + render_kind(custom)
+    return files | {
         "docs/reference/cli.md": MARKDOWN_HEADER + render_cli(),
         "docs/reference/exit-codes.md": MARKDOWN_HEADER + render_exit_codes(),
         "docs/reference/reasons.md": MARKDOWN_HEADER + render_reasons(),
     }
+
+
+def _render_crd(custom: CustomKind) -> str:
+    header = HEADER.format(source=custom.source)
+    return header + yaml.dump(
+        build_crd(custom), Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=False
+    )
 
 
 def write_files(root: Path) -> list[str]:

@@ -1,24 +1,45 @@
-"""The CustomResourceDefinition of FineTuneJob, built from the pydantic models.
-
-The models are the single source. Pydantic's JSON Schema says more and other things than a CRD's
-structural schema may hold: references are inlined, nulls become plain optionals, closed objects
-rely on pruning, ``int | "auto"`` becomes an int-or-string, and cross-field rules travel as CEL.
+"""The CustomResourceDefinitions, built from the pydantic models, which are their single source.
 
 Nothing here reads or writes files; ``tools/generate.py`` does.
 """
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from finetune_api.meta import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from finetune_api.meta import (
+    API_VERSION,
+    APPROVAL_KIND,
+    APPROVAL_PLURAL,
+    GROUP,
+    KIND,
+    PLURAL,
+    VERSION,
+)
+from finetune_api.structural import (
+    Schema,
+    add_rules,
+    auto_or_integer_message,
+    drop_defaults,
+    ordered,
+    schema_of,
+)
+from finetune_api.v1alpha1.approval import APPROVAL_RULES, IMMUTABLE_MESSAGE, FineTuneApproval
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, SPEC_RULES, FineTuneJob
 from finetune_api.v1alpha1.podtemplate import POD_TEMPLATE_RULES
 from finetune_api.v1alpha1.queue_rules import edit_rules
-from finetune_api.v1alpha1.rules import Rule
 
-Schema = dict[str, Any]
+__all__ = [
+    "CUSTOM_KINDS",
+    "JOBS",
+    "APPROVALS",
+    "CustomKind",
+    "auto_or_integer_message",
+    "build_crd",
+    "build_schema",
+    "immutable_message",
+]
 
 MAX_NAME_LENGTH = 52
 """Longest name of a FineTuneJob: names of its Jobs, pods and Services must fit 63 characters."""
@@ -32,7 +53,7 @@ NAME_RULE = (
     "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')"
 )
 
-PRINTER_COLUMNS: tuple[Schema, ...] = (
+_JOB_COLUMNS: tuple[Schema, ...] = (
     {
         "name": "Phase",
         "type": "string",
@@ -80,33 +101,42 @@ PRINTER_COLUMNS: tuple[Schema, ...] = (
     },
 )
 
-KEYWORD_ORDER = (
-    "description",
-    "type",
-    "format",
-    "x-kubernetes-int-or-string",
-    "x-kubernetes-preserve-unknown-fields",
-    "x-kubernetes-list-type",
-    "x-kubernetes-list-map-keys",
-    "enum",
-    "pattern",
-    "minLength",
-    "maxLength",
-    "minimum",
-    "maximum",
-    "minItems",
-    "maxItems",
-    "maxProperties",
-    "default",
-    "required",
-    "x-kubernetes-validations",
-    "properties",
-    "items",
-    "additionalProperties",
+_APPROVAL_COLUMNS: tuple[Schema, ...] = (
+    {
+        "name": "Job",
+        "type": "string",
+        "jsonPath": ".spec.job",
+        "description": "Name of the FineTuneJob.",
+    },
+    {
+        "name": "Subject",
+        "type": "string",
+        "jsonPath": ".spec.subject",
+        "description": "What is decided on.",
+    },
+    {
+        "name": "Decision",
+        "type": "string",
+        "jsonPath": ".spec.decision",
+        "description": "Approved or Rejected.",
+    },
+    {"name": "By", "type": "string", "jsonPath": ".spec.by", "description": "Who decided."},
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {
+        "name": "Digest",
+        "type": "string",
+        "priority": 1,
+        "jsonPath": ".spec.digest",
+        "description": "Version of the data set that was looked at.",
+    },
+    {
+        "name": "Reason",
+        "type": "string",
+        "priority": 1,
+        "jsonPath": ".spec.reason",
+        "description": "Why.",
+    },
 )
-"""Keywords in the order a reader wants them; others go last."""
-
-DROPPED_KEYWORDS = frozenset({"title", "discriminator", "additionalProperties", "$defs", "default"})
 
 
 def immutable_message(field: str) -> str:
@@ -117,147 +147,43 @@ def immutable_message(field: str) -> str:
     )
 
 
-def auto_or_integer_message(minimum: int, maximum: int) -> str:
-    """Return what is said when a field is neither ``auto`` nor a whole number in range."""
-    return f"must be 'auto' or a whole number from {minimum} to {maximum}"
-
-
-def build_crd() -> Schema:
-    """Build the CustomResourceDefinition as a JSON-ready dict."""
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
-        "spec": {
-            "group": GROUP,
-            "names": {
-                "kind": KIND,
-                "listKind": f"{KIND}List",
-                "plural": PLURAL,
-                "singular": PLURAL[:-1],
-                "shortNames": ["ftj"],
-                "categories": ["ml"],
-            },
-            "scope": "Namespaced",
-            "versions": [
-                {
-                    "name": VERSION,
-                    "served": True,
-                    "storage": True,
-                    "subresources": {"status": {}},
-                    "selectableFields": [
-                        {"jsonPath": ".spec.queueName"},
-                        {"jsonPath": ".status.phase"},
-                    ],
-                    "additionalPrinterColumns": [dict(column) for column in PRINTER_COLUMNS],
-                    "schema": {"openAPIV3Schema": build_schema()},
-                }
-            ],
-        },
-    }
-
-
 def build_schema() -> Schema:
     """Build the structural schema of one FineTuneJob, rules included."""
-    raw = FineTuneJob.model_json_schema(by_alias=True)
-    schema = _structural(raw, raw["$defs"])
+    schema = schema_of(FineTuneJob)
+    _set_head(schema, KIND)
+    properties = schema["properties"]
+    schema["x-kubernetes-validations"] = [
+        {"rule": NAME_RULE, "message": NAME_MESSAGE},
+        *edit_rules(),
+    ]
+    add_rules(properties["spec"], SPEC_RULES, prefix="")
+    add_rules(properties["spec"]["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
+    _fix_fields(properties["spec"])
+    drop_defaults(properties["status"])
+    return ordered(schema)
+
+
+def build_approval_schema() -> Schema:
+    """Build the structural schema of one FineTuneApproval, rules included."""
+    schema = schema_of(FineTuneApproval)
+    _set_head(schema, APPROVAL_KIND)
+    spec = schema["properties"]["spec"]
+    fixed = {"message": IMMUTABLE_MESSAGE, "reason": "FieldValueForbidden"}
+    spec["x-kubernetes-validations"] = [{"rule": "self == oldSelf", **fixed}]
+    add_rules(spec, APPROVAL_RULES, prefix="")
+    return ordered(schema)
+
+
+def _set_head(schema: Schema, kind: str) -> None:
+    """Describe what every object begins with, and leave metadata to the API server."""
     properties = schema["properties"]
     properties["apiVersion"] = {
         "type": "string",
         "description": f"Version of the API this object is written in: {API_VERSION}.",
     }
-    properties["kind"] = {"type": "string", "description": f"Kind of the object: {KIND}."}
+    properties["kind"] = {"type": "string", "description": f"Kind of the object: {kind}."}
     properties["metadata"] = {"type": "object"}
     schema["required"] = ["metadata", "spec"]
-    schema["x-kubernetes-validations"] = [
-        {"rule": NAME_RULE, "message": NAME_MESSAGE},
-        *edit_rules(),
-    ]
-    _add_rules(properties["spec"], SPEC_RULES, prefix="")
-    _add_rules(properties["spec"]["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
-    _fix_fields(properties["spec"])
-    _drop_defaults(properties["status"])
-    return _ordered(schema)
-
-
-def _structural(schema: Schema, definitions: Schema) -> Schema:
-    schema = _inline(schema, definitions)
-    if "anyOf" in schema:
-        return _int_or_string(schema)
-    result = {key: value for key, value in schema.items() if key not in DROPPED_KEYWORDS}
-    result = {key: copy.deepcopy(value) for key, value in result.items()}
-    if "description" in result:
-        result["description"] = " ".join(result["description"].split())
-    if "const" in result:
-        result["enum"] = [result.pop("const")]
-    if result.get("type") == "integer":
-        result["format"] = "int64"
-    default = schema.get("default")
-    if default is not None and default not in ({}, [], ""):
-        result["default"] = copy.deepcopy(default)
-    if "items" in schema:
-        result["items"] = _structural(schema["items"], definitions)
-    values = schema.get("additionalProperties")
-    if isinstance(values, dict):
-        result["additionalProperties"] = _structural(values, definitions)
-    if "properties" in schema:
-        _add_properties(result, schema, definitions)
-    return result
-
-
-def _add_properties(result: Schema, schema: Schema, definitions: Schema) -> None:
-    result["properties"] = {
-        name: _structural(value, definitions) for name, value in schema["properties"].items()
-    }
-    if "default" in result:
-        # The fields carry their own defaults, and the API server descends into an empty object.
-        result["default"] = {}
-
-
-def _inline(schema: Schema, definitions: Schema) -> Schema:
-    """Resolve ``$ref`` and ``anyOf: [X, null]``; what stands beside them wins."""
-    if "$ref" in schema:
-        target = definitions[schema["$ref"].rsplit("/", 1)[1]]
-        beside = {key: value for key, value in schema.items() if key != "$ref"}
-        return _inline({**target, **beside}, definitions)
-    if "anyOf" in schema:
-        choices = [choice for choice in schema["anyOf"] if choice.get("type") != "null"]
-        beside = {key: value for key, value in schema.items() if key != "anyOf"}
-        if len(choices) == 1:
-            return _inline({**choices[0], **beside}, definitions)
-        return {**beside, "anyOf": choices}
-    return schema
-
-
-def _int_or_string(schema: Schema) -> Schema:
-    """Turn ``int | Literal["auto"]`` into an int-or-string with a CEL rule for its values."""
-    integer = next(choice for choice in schema["anyOf"] if choice["type"] == "integer")
-    low, high = integer["minimum"], integer["maximum"]
-    return {
-        "description": " ".join(schema["description"].split()),
-        "x-kubernetes-int-or-string": True,
-        "default": schema["default"],
-        "x-kubernetes-validations": [
-            {
-                "rule": (
-                    f"type(self) == string ? self == 'auto' : (self >= {low} && self <= {high})"
-                ),
-                "message": auto_or_integer_message(low, high),
-            }
-        ],
-    }
-
-
-def _add_rules(schema: Schema, rules: tuple[Rule, ...], prefix: str) -> None:
-    for rule in rules:
-        validation = {
-            "rule": rule.rule,
-            "message": rule.message,
-            "fieldPath": "." + rule.field.removeprefix(prefix),
-        }
-        if rule.message_expression:
-            validation["messageExpression"] = rule.message_expression
-        schema.setdefault("x-kubernetes-validations", []).append(validation)
 
 
 def _fix_fields(spec: Schema) -> None:
@@ -279,21 +205,79 @@ def _fix_fields(spec: Schema) -> None:
             )
 
 
-def _drop_defaults(schema: Schema) -> None:
-    """Leave status as it is written: a filled-in default would differ from what was applied."""
-    schema.pop("default", None)
-    for child in schema.get("properties", {}).values():
-        _drop_defaults(child)
-    if "items" in schema:
-        _drop_defaults(schema["items"])
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CustomKind:
+    """One kind of this API group.
+
+    Attributes:
+        kind: Name in manifests.
+        plural: Name in paths and RBAC rules; its file is called by it.
+        short_names: What ``kubectl get`` takes as well.
+        source: Module of its model, below ``finetune_api/v1alpha1``.
+        columns: What ``kubectl get`` prints.
+        build_schema: Builds its structural schema, rules included.
+        has_status: Whether a controller reports in its status.
+        selectable: Paths that ``--field-selector`` takes.
+    """
+
+    kind: str
+    plural: str
+    short_names: tuple[str, ...]
+    source: str
+    columns: tuple[Schema, ...]
+    build_schema: Callable[[], Schema]
+    has_status: bool
+    selectable: tuple[str, ...]
 
 
-def _ordered(schema: Schema) -> Schema:
-    rank = {keyword: position for position, keyword in enumerate(KEYWORD_ORDER)}
-    result = dict(sorted(schema.items(), key=lambda item: rank.get(item[0], len(rank))))
-    if "properties" in result:
-        result["properties"] = {k: _ordered(v) for k, v in result["properties"].items()}
-    for keyword in ("items", "additionalProperties"):
-        if isinstance(result.get(keyword), dict):
-            result[keyword] = _ordered(result[keyword])
-    return result
+JOBS = CustomKind(
+    kind=KIND,
+    plural=PLURAL,
+    short_names=("ftj",),
+    source="finetunejob.py",
+    columns=_JOB_COLUMNS,
+    build_schema=build_schema,
+    has_status=True,
+    selectable=(".spec.queueName", ".status.phase"),
+)
+APPROVALS = CustomKind(
+    kind=APPROVAL_KIND,
+    plural=APPROVAL_PLURAL,
+    short_names=("fta",),
+    source="approval.py",
+    columns=_APPROVAL_COLUMNS,
+    build_schema=build_approval_schema,
+    has_status=False,
+    selectable=(".spec.job", ".spec.decision"),
+)
+CUSTOM_KINDS = (JOBS, APPROVALS)
+
+
+def build_crd(custom: CustomKind = JOBS) -> Schema:
+    """Build the CustomResourceDefinition of a kind as a JSON-ready dict."""
+    version: Schema = {"name": VERSION, "served": True, "storage": True}
+    if custom.has_status:
+        version["subresources"] = {"status": {}}
+    version |= {
+        "selectableFields": [{"jsonPath": path} for path in custom.selectable],
+        "additionalPrinterColumns": [dict(column) for column in custom.columns],
+        "schema": {"openAPIV3Schema": custom.build_schema()},
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{custom.plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "names": {
+                "kind": custom.kind,
+                "listKind": f"{custom.kind}List",
+                "plural": custom.plural,
+                "singular": custom.plural[:-1],
+                "shortNames": list(custom.short_names),
+                "categories": ["ml"],
+            },
+            "scope": "Namespaced",
+            "versions": [version],
+        },
+    }

@@ -89,6 +89,23 @@ LIFE = {
         "Nothing: the next stage finds it in storage, and an evaluation runs again. On a failed"
         " job: keep ended pods for a minute, and let progress reports through.",
     ),
+    "ApprovalRequired": ReasonHelp(
+        "`dataset.approval` is `Required` and nobody has decided on the data set yet.",
+        "Read the data set's report, then `finetune approve`; the message has digest and place.",
+    ),
+    "OtherDataApproved": ReasonHelp(
+        "A FineTuneApproval names this job and a digest that its data set does not have.",
+        "Look at the data set that the job has now, and decide on that one.",
+    ),
+    "ApprovalsNotRead": ReasonHelp(
+        "The job asks for an approval and the operator cannot read FineTuneApprovals.",
+        "Apply the `crds` folder and the roles of the chart; the job goes on by itself.",
+    ),
+    "Approved": ReasonHelp("Somebody has approved the data set; training may begin.", _WAIT),
+    "DataRejected": ReasonHelp(
+        "Somebody has rejected the data set; nothing was trained.",
+        "Correct what the message names, and create a new job.",
+    ),
     "JobDeleted": ReasonHelp(
         "The Job of a stage was deleted before its end.",
         "Begin again from the last checkpoint: `finetune retry`.",

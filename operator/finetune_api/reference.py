@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetune_api import reasons, trainer_reasons
-from finetune_api.crd import build_schema
-from finetune_api.meta import API_VERSION, KIND
+from finetune_api.crd import JOBS, CustomKind
+from finetune_api.meta import API_VERSION
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, NON_RETRYABLE_EXIT_CODES, ExitCode
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS
 
@@ -91,7 +91,8 @@ def render_exit_codes() -> str:
         "the cause, the remedy and, on success, its result.",
         "",
         "`finetune run` ends with the code of the stage that failed, with 1 when every stage",
-        "finished but the goal was missed, and with 0 otherwise.",
+        "finished but the goal was missed, or when the data set waits for an approval, and with 0",
+        "otherwise.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -143,25 +144,25 @@ def _retry_word(code: ExitCode) -> str:
     return "up to `backoffLimit` or `retryPolicy`"
 
 
-def render_finetunejob() -> str:
-    """Render the page on every field of FineTuneJob."""
-    schema = build_schema()
-    lines = [
-        f"# {KIND} (`{API_VERSION}`)",
-        "",
-        schema["description"],
-        "",
-        "Numbers that are not whole are written as quoted decimal strings. Fields marked *fixed*",
-        "cannot change once the job exists. Unknown fields are refused.",
-        "",
-        "## metadata",
-        "",
-        schema["x-kubernetes-validations"][0]["message"] + ".",
-        "",
-    ]
-    lines += _section("spec", schema["properties"]["spec"])
-    lines += _section("status", schema["properties"]["status"])
+def render_kind(custom: CustomKind) -> str:
+    """Render the page on every field of a kind."""
+    schema = custom.build_schema()
+    lines = [f"# {custom.kind} (`{API_VERSION}`)", "", schema["description"], ""]
+    if custom is JOBS:
+        lines += [*_JOB_NOTES, "", "## metadata", ""]
+        lines += [schema["x-kubernetes-validations"][0]["message"] + ".", ""]
+    else:
+        lines += ["Unknown fields are refused.", ""]
+    for section in ("spec", "status"):
+        if section in schema["properties"]:
+            lines += _section(section, schema["properties"][section])
     return "\n".join(lines) + "\n"
+
+
+_JOB_NOTES = (
+    "Numbers that are not whole are written as quoted decimal strings. Fields marked *fixed*",
+    "cannot change once the job exists. Unknown fields are refused.",
+)
 
 
 def _section(path: str, schema: Schema) -> list[str]:

@@ -203,6 +203,10 @@ DATA = {
         "The prepared data set is not the one this run began with.",
         "Delete that folder; start again under a new name.",
     ),
+    "DatasetNotApproved": _Help(
+        "The run points at another data set than somebody has approved.",
+        "Start the job again under a new name, and have its data set looked at.",
+    ),
     "DatasetNotFound": _Help("There is nothing at a source's URI.", "Correct it."),
     "DatasetNotPrepared": _Help("`prepare` has not run.", "Run it first."),
     "DatasetUnreadable": _Help(

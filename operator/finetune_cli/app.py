@@ -138,6 +138,10 @@ def run(
         Path | None, typer.Option("--result", help="Also write the result as JSON to this file.")
     ] = None,
     work_dir: Annotated[Path | None, typer.Option(help="Scratch folder of this run.")] = None,
+    approve_data: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST", help="Train on this data set only: you have looked at it."),
+    ] = None,
 ) -> None:
     """Run a job on this machine. Ctrl-C saves; the same command resumes."""
     import json
@@ -146,7 +150,7 @@ def run(
     from finetune_cli.documents import read_single
     from finetune_cli.extras import require_trainer
     from finetune_cli.localjob import plan_run
-    from finetune_cli.runner import Runner, explain_failure
+    from finetune_cli.runner import Runner, explain_failure, explain_hold
     from finetune_cli.summary import find_obstacle, print_summary, to_json, write_result
 
     if result_file is not None and (obstacle := find_obstacle(result_file)):
@@ -163,7 +167,7 @@ def run(
     console = _console(is_stderr=as_json)
     display = make_display(console)
     try:
-        outcome = Runner(planned, display).run()
+        outcome = Runner(planned, display, approved_data=approve_data).run()
     finally:
         display.close()
     result = json.dumps(to_json(outcome), indent=1)
@@ -172,6 +176,8 @@ def run(
     else:
         print_summary(outcome, console)
     problems = []
+    if outcome.unapproved:
+        problems.append(explain_hold(outcome, approve_data, _without_approval(sys.argv)))
     if outcome.failed is not None:
         command = ["finetune", *(part for part in sys.argv[1:] if part != "--fresh")]
         if fresh:
@@ -183,6 +189,18 @@ def run(
         raise CliError("\n".join(problems), exit_code=int(outcome.exit_code) or STORAGE)
     if outcome.exit_code:
         raise typer.Exit(int(outcome.exit_code))
+
+
+def _without_approval(command: list[str]) -> list[str]:
+    """Return a command line of ours without ``--approve-data`` and its value."""
+    kept: list[str] = []
+    arguments = iter(command[1:])
+    for argument in arguments:
+        if argument == "--approve-data":
+            next(arguments, None)
+        elif not argument.startswith("--approve-data="):
+            kept.append(argument)
+    return ["finetune", *kept]
 
 
 @app.command()

@@ -183,6 +183,40 @@ class Cluster:
                 return  # the version is too old: the caller reads again
             yield event["type"], event["object"]
 
+    # FineTuneApprovals
+
+    def find_job(self, name: str) -> Body | None:
+        """Return one job, or None if there is none.
+
+        Raises:
+            ApiError: The API server refused.
+        """
+        try:
+            return self.get_job(name)
+        except ApiError as error:
+            if error.status != 404 or isinstance(error, UnknownTypeError):
+                raise
+            return None
+
+    def user_name(self) -> str:
+        """Return the name that the API server knows the user of the kubeconfig by."""
+        path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        answer = self._json("POST", path, body=body, what="ask who you are")
+        return str(answer["status"]["userInfo"]["username"])
+
+    def create_approval(self, body: Body) -> Body:
+        """Create a FineTuneApproval.
+
+        Raises:
+            ApiError: The API server refused; status 409 if this decision is there already.
+        """
+        name = body["metadata"]["name"]
+        path = f"{GROUP_PATH}/namespaces/{self.namespace}/finetuneapprovals"
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        what = f"create FineTuneApproval {self.namespace}/{name}"
+        return self._json("POST", path, query, body=body, what=what)
+
     # Kueue
 
     def list_pending(

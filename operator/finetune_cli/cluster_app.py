@@ -29,7 +29,9 @@ Output = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the cluster's commands to the program."""
-    for command in (submit, list_, queue, describe, logs, wait, suspend, resume, retry, delete, cp):
+    for command in (
+        submit, list_, queue, describe, logs, wait, approve, suspend, resume, retry, delete, cp
+    ):  # fmt: skip
         app.command(command.__name__.rstrip("_"))(command)
 
 
@@ -250,6 +252,61 @@ def _wait(cluster: Cluster, name: str, wanted: str, timeout_seconds: float | Non
     if not is_held:
         raise CliError(f"FineTuneJob {name}: {words}", exit_code=NOT_MET)
     print(f"finetunejob.finetune.dev/{name}: {words}")
+
+
+def approve(
+    name: Name,
+    reject: Annotated[
+        bool, typer.Option("--reject", help="Say no: the job ends. Needs --reason.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, in a sentence.")] = None,
+    digest: Annotated[
+        str | None, typer.Option(help="The data set you looked at. Default: the job's.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")] = False,
+    output: Annotated[
+        Literal["json", "yaml", "name"] | None,
+        typer.Option("--output", "-o", help="yaml or json: print it for Git, and send nothing."),
+    ] = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Approve the data set of a job that waits for it, or reject it. Under your own name."""
+    from finetune_cli.approval import describe_data, find_digest, make_approval
+    from finetune_cli.cluster_errors import ApiError
+
+    if reject and not reason:
+        raise CliError("--reject needs --reason: it ends the job, and whoever made it is told why")
+    cluster = _connect(context, namespace, kubeconfig)
+    job = cluster.find_job(name)
+    body = make_approval(
+        job=name,
+        namespace=cluster.namespace,
+        digest=find_digest(job, name, digest),
+        user=cluster.user_name(),
+        is_approval=not reject,
+        reason=reason,
+    )
+    spec, metadata = body["spec"], body["metadata"]
+    if output in ("json", "yaml"):
+        _print(body, output, "")
+        return
+    print("\n".join(describe_data(job, spec["digest"])), file=sys.stderr)
+    verb = "reject" if reject else "approve"
+    if not yes:
+        typer.confirm(f"{verb} it as {spec['by']}?", abort=True, err=True)
+    try:
+        cluster.create_approval(body)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+        raise CliError(
+            f"{spec['by']} has decided so already: FineTuneApproval {metadata['name']}",
+            exit_code=NOT_MET,
+        ) from error
+    what = f"finetuneapproval.finetune.dev/{metadata['name']}"
+    print(what if output == "name" else f"{what} created: {spec['decision'].lower()}")
 
 
 def suspend(

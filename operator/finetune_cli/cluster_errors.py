@@ -34,7 +34,7 @@ class ApiError(CliError):
 
 
 class UnknownTypeError(ApiError):
-    """The cluster does not know FineTuneJobs at all."""
+    """The cluster does not know this kind at all."""
 
 
 class ConnectionLostError(CliError):
@@ -64,9 +64,10 @@ def read_refusal(response: Any, path: str, what: str) -> ApiError:
     details = answer.get("details") or {}
     # A server names the object it lacks; of a type it lacks it says "404 page not found".
     if status == 404 and path.startswith(GROUP_PATH) and not details.get("name"):
+        kind = "FineTuneApprovals" if "/finetuneapprovals" in path else "FineTuneJobs"
         return UnknownTypeError(
-            f"cannot {what}: the cluster does not know FineTuneJobs; install the operator "
-            "(docs/how-to/install.md)",
+            f"cannot {what}: the cluster does not know {kind}; install the operator and all its "
+            "CRDs (docs/how-to/install.md)",
             status=status,
         )
     words = str(answer.get("message") or "").strip() or f"HTTP {status}"

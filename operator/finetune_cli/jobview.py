@@ -186,7 +186,20 @@ def _dataset(job: Body) -> dict[str, Any]:
         "Tokens": dataset.get("numTokens"),
         "Invalid rows": dataset.get("numInvalidRows"),
         "Truncated rows": dataset.get("numTruncatedRows"),
+        "Decision": decision_text(job),
     }
+
+
+def decision_text(job: Body) -> str | None:
+    """Return who decided on the data set, where somebody has to."""
+    made = job.get("status", {}).get("dataApproval")
+    if made:
+        why = f": {made['reason']}" if made.get("reason") else ""
+        return f"{made['decision']} by {made['by']} ({made.get('time', '')}){why}"
+    is_needed = job["spec"]["dataset"].get("approval") == "Required"
+    is_known = bool(job.get("status", {}).get("dataset", {}).get("digest"))
+    name = job["metadata"]["name"]
+    return f"none yet: finetune approve {name}" if is_needed and is_known else None
 
 
 def _plan(job: Body) -> dict[str, Any]:

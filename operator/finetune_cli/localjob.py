@@ -27,10 +27,12 @@ class LocalRun:
     Attributes:
         job: The effective job.
         work_dir: Its scratch folder; the same job always gets the same one.
+        needs_approval: Whether somebody has to approve its data set before it is trained on.
     """
 
     job: ResolvedJob
     work_dir: Path
+    needs_approval: bool = False
 
     @property
     def job_file(self) -> Path:
@@ -85,7 +87,11 @@ def plan_run(
     if is_fresh:
         uid = f"{uid}-{secrets.token_hex(3)}"
     resolved = resolve_job(job, namespace=namespace, uid=uid)
-    return LocalRun(job=resolved, work_dir=(work_dir or cache_root() / "runs" / uid).absolute())
+    return LocalRun(
+        job=resolved,
+        work_dir=(work_dir or cache_root() / "runs" / uid).absolute(),
+        needs_approval=job.spec.dataset.approval == "Required",
+    )
 
 
 def _set_output(spec: dict[str, Any], output: str | None, folder: Path) -> None:

@@ -46,6 +46,7 @@ class RunOutcome:
         exit_code: Of the stage that failed; 1 if all finished but the goal was missed; else 0.
         results: Results by stage, of those that finished.
         failed: The last attempt of the stage that did not finish, if one did not.
+        unapproved: Digest of the data set that nobody has approved, if the run stopped there.
         seconds: Time over all stages.
     """
 
@@ -53,6 +54,7 @@ class RunOutcome:
     exit_code: int = ExitCode.OK
     results: dict[Stage, StageResult] = field(default_factory=dict)
     failed: StageOutcome | None = None
+    unapproved: str = ""
     seconds: float = 0.0
 
     @property
@@ -75,18 +77,28 @@ class RunOutcome:
 
 
 class Runner:
-    """Runs one job; use once."""
+    """Runs one job; use once.
+
+    Args:
+        run: The job.
+        display: Where progress is shown.
+        approved_data: Digest of the only data set that may be trained on, if somebody has said.
+        sleep: Waits for so many seconds.
+        retry_delays_seconds: Pauses before the attempts that follow a failure that may pass.
+    """
 
     def __init__(
         self,
         run: LocalRun,
         display: Display,
         *,
+        approved_data: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
         retry_delays_seconds: tuple[float, ...] = RETRY_DELAYS_SECONDS,
     ) -> None:
         self._run = run
         self._display = display
+        self._approved = approved_data
         self._sleep = sleep
         self._delays = retry_delays_seconds
 
@@ -103,6 +115,9 @@ class Runner:
             environment = stage_environment(self._run)
             self._tell_about_hardware()
             for stage in Stage:
+                if stage is Stage.TRAIN and (unapproved := self._find_unapproved(outcome)):
+                    outcome.unapproved, outcome.exit_code = unapproved, NOT_MET
+                    break
                 attempt = self._run_stage(stage, environment)
                 if not attempt.is_ok:
                     outcome.failed = attempt
@@ -114,10 +129,21 @@ class Runner:
             outcome.exit_code = NOT_MET
         return outcome
 
+    def _find_unapproved(self, outcome: RunOutcome) -> str:
+        """Return the digest of the data set if somebody still has to approve it, or nothing."""
+        assert outcome.preparation is not None
+        digest = outcome.preparation.digest
+        is_asked = self._run.needs_approval or self._approved is not None
+        return digest if is_asked and digest != self._approved else ""
+
     def _run_stage(self, stage: Stage, environment: Mapping[str, str]) -> StageOutcome:
+        is_pinned = self._approved is not None and stage is not Stage.PREPARE
+        pin = ("--data-digest", str(self._approved)) if is_pinned else ()
         for delay in (*self._delays, None):
             self._display.start_stage(stage)
-            process = StageProcess(stage, self._run.job_file, self._run.log_dir, environment)
+            process = StageProcess(
+                stage, self._run.job_file, self._run.log_dir, environment, arguments=pin
+            )
             attempt = process.run(self._display.show_event)
             self._display.end_stage(stage, is_ok=attempt.is_ok, summary=_summary(attempt))
             if delay is None or not _may_pass(attempt):
@@ -203,6 +229,27 @@ def explain_failure(outcome: RunOutcome, command: list[str]) -> str:
     if failed.exit_code not in (ExitCode.USER_ERROR, ExitCode.DATA_ERROR):
         lines.append(f"run again, it goes on where it stopped: {again}")
     return "\n".join(lines)
+
+
+def explain_hold(outcome: RunOutcome, approved: str | None, command: list[str]) -> str:
+    """Say which data set waits for a person, where it lies, and how the run goes on.
+
+    Args:
+        outcome: Of a run that stopped before training.
+        approved: The digest that was approved; None for none.
+        command: The command line of the run, without its approval.
+    """
+    prepared = outcome.preparation
+    assert prepared is not None
+    again = " ".join(shlex.quote(part) for part in [*command, "--approve-data", prepared.digest])
+    other = f"; what was approved is {approved}" if approved else ""
+    rows = prepared.rows
+    return (
+        f"nobody has approved data set {prepared.digest}{other}\n"
+        f"rows: {rows.train} training, {rows.validation} validation, {rows.test} held-out\n"
+        f"report: {prepared.uri}/report.html\n"
+        f"to train on it, once somebody has looked at it:\n  {again}"
+    )
 
 
 def _indented(text: str) -> list[str]:

@@ -70,11 +70,17 @@ class StageProcess:
     """One attempt of one stage; use once."""
 
     def __init__(
-        self, stage: Stage, job_file: Path, log_dir: Path, environment: Mapping[str, str]
+        self,
+        stage: Stage,
+        job_file: Path,
+        log_dir: Path,
+        environment: Mapping[str, str],
+        *,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.stage = stage
         self.log_file = log_dir / f"{stage.value}.log"
-        self._command = trainer_command(stage.value, "--job", str(job_file))
+        self._command = trainer_command(stage.value, "--job", str(job_file), *arguments)
         self._environment = dict(environment)
         self._process: subprocess.Popen[str] | None = None
         self._num_stops = 0

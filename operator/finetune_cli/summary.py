@@ -104,6 +104,8 @@ def to_json(outcome: RunOutcome) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 1),
         "results": {stage.value: result.to_wire() for stage, result in outcome.results.items()},
     }
+    if outcome.unapproved:
+        body["unapprovedData"] = outcome.unapproved
     if outcome.failed is not None:
         failure = outcome.failed.failure
         body["failure"] = {

@@ -97,6 +97,19 @@ CASES: dict[str, tuple[dict[str, Any] | None, int, str, str]] = {
         "Progressing",
         "7 jobs are ahead",
     ),
+    "waiting for a person's yes": (
+        {
+            "observedGeneration": 1,
+            "conditions": [
+                ACCEPTED,
+                condition("DatasetReady", "True", "Prepared"),
+                condition("DataApproved", "False", "ApprovalRequired", "nobody has approved"),
+            ],
+        },
+        1,
+        "Progressing",
+        "nobody has approved",
+    ),
     "paused by a person": (
         {
             "observedGeneration": 2,

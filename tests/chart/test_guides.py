@@ -79,11 +79,12 @@ def test_helm_commands_have_flags_that_exist(
     assert [(v, f) for v, f in sorted(used) if not re.search(rf"{f}\b", helps[v])] == []
 
 
-def test_decisions_are_numbered_without_gaps() -> None:
+def test_decisions_have_a_number_of_their_own_and_are_listed() -> None:
     decisions = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
-    assert [path.name[:4] for path in decisions] == [
-        f"{n:04}" for n in range(1, len(decisions) + 1)
-    ]
+    numbers = [path.name[:4] for path in decisions]
+    assert len(set(numbers)) == len(numbers)
+    listed = re.findall(r"^\| \[(\d+)\]\((\S+)\)", (ROOT / "docs/adr/README.md").read_text(), re.M)
+    assert listed == [(path.name[:4], path.name) for path in decisions]
     for path in decisions:
         headings = re.findall(r"^## (.+)$", path.read_text(), re.M)
         assert headings[:3] == ["Context", "Decision", "Consequences"], path.name

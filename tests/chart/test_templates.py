@@ -17,6 +17,7 @@ from manifests import CHART, RenderError
 
 DEFAULT = {
     "CustomResourceDefinition/finetunejobs.finetune.dev",
+    "CustomResourceDefinition/finetuneapprovals.finetune.dev",
     "ServiceAccount/finetune-operator",
     "ConfigMap/finetune-operator",
     "Deployment/finetune-operator",
@@ -32,6 +33,9 @@ DEFAULT = {
     "RoleBinding/finetune-operator-leader",
     "ClusterRole/finetune-operator-view",
     "ClusterRole/finetune-operator-edit",
+    "ClusterRole/finetune-operator-approver",
+    "ValidatingAdmissionPolicy/finetune-operator-approvals",
+    "ValidatingAdmissionPolicyBinding/finetune-operator-approvals",
 }
 RBAC = {name for name in DEFAULT if "Role" in name}
 MONITORING = {
@@ -72,6 +76,14 @@ MATRIX: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
         {"rbac": {"aggregateToDefaultRoles": False}},
         set(),
         {"ClusterRole/finetune-operator-view", "ClusterRole/finetune-operator-edit"},
+    ),
+    "names not enforced": (
+        {"approvals": {"enforceIdentity": False}},
+        set(),
+        {
+            "ValidatingAdmissionPolicy/finetune-operator-approvals",
+            "ValidatingAdmissionPolicyBinding/finetune-operator-approvals",
+        },
     ),
     "existing account": (
         {"serviceAccount": {"create": False, "name": "mine"}},
@@ -206,6 +218,43 @@ def test_scope_changes_where_rights_hold_and_not_which(render: Render) -> None:
     assert controller_rules({}) == controller_rules({"watch": {"namespaces": ["a", "b"]}})
 
 
+def test_approving_is_part_of_no_other_role_and_no_decision_can_be_taken_away(
+    render: Render,
+) -> None:
+    granted = {
+        (role["metadata"]["name"], verb)
+        for role in render({})
+        for rule in role.get("rules") or []
+        if "finetuneapprovals" in rule.get("resources", [])
+        for verb in rule["verbs"]
+        if verb not in ("get", "list", "watch")
+    }
+    assert granted == {("finetune-operator-approver", "create")}
+
+
+def test_names_are_enforced_where_the_operator_works(render: Render) -> None:
+    name = "finetune-operator-approvals"
+    binding = find(render({}), "ValidatingAdmissionPolicyBinding", name)
+    assert "matchResources" not in binding["spec"]
+    objects = render(
+        {"watch": {"namespaces": ["team-a"]}, "approvals": {"trustedUsers": ["flux", "o'argo"]}}
+    )
+    (expression,) = find(objects, "ValidatingAdmissionPolicyBinding", name)["spec"][
+        "matchResources"
+    ]["namespaceSelector"]["matchExpressions"]
+    assert expression["values"] == ["team-a"]
+    (rule,) = find(objects, "ValidatingAdmissionPolicy", name)["spec"]["validations"]
+    assert rule["expression"].endswith(""" || variables.user in ["flux","o'argo"]""")
+
+
+def test_a_cluster_that_cannot_enforce_names_is_told_at_install(run_helm: Any) -> None:
+    arguments = ("template", "x", str(CHART), "--kube-version", "1.29.3")
+    done = run_helm(*arguments)
+    assert done.returncode != 0
+    assert "approvals.enforceIdentity=false" in done.stderr
+    assert run_helm(*arguments, "--set", "approvals.enforceIdentity=false").returncode == 0
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_kueue_rights_come_with_kueue(enabled: bool, render: Render, tmp_path: Path) -> None:
     objects = render({"kueue": {"enabled": enabled}})
@@ -220,7 +269,7 @@ def test_readme_lists_the_rights_to_bind_by_hand(render: Render) -> None:
     expected = []
     for role in render({"kueue": {"enabled": True}}):
         name = role["metadata"]["name"].removeprefix("finetune-operator")
-        if role["kind"] not in ("Role", "ClusterRole") or name in ("-view", "-edit"):
+        if role["kind"] not in ("Role", "ClusterRole") or name in ("-view", "-edit", "-approver"):
             continue
         for rule in role["rules"]:
             (group,) = rule["apiGroups"]

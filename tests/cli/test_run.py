@@ -133,6 +133,33 @@ def test_missed_goal_ends_with_one(cli: Cli) -> None:
     assert "version " not in done.out
 
 
+def test_a_data_set_that_needs_an_approval_is_not_trained_on_before(cli: Cli) -> None:
+    asking = ("run", "job.yaml", "--set", "dataset.approval=Required")
+    held = cli(*asking)
+    assert held.code == 1
+    assert "train: started" not in held.out
+    assert "nobody has approved data set d1\nrows: 480 training, 0 validation, 120" in held.err
+    assert "report: file:///out/datasets/d1/report.html" in held.err
+    told = held.err.rstrip().splitlines()[-1].split()
+    assert told[0] == "finetune"
+    assert told[-2:] == ["--approve-data", "d1"]
+    other = cli(*asking, "--approve-data", "d2", "--json")
+    assert other.code == 1
+    assert json.loads(other.out)["unapprovedData"] == "d1"
+    assert "nobody has approved data set d1; what was approved is d2" in other.err
+    assert "--approve-data d2" not in other.err
+    done = cli(*told[1:])  # the fake trainer takes d1 alone
+    assert (done.code, "evaluate: started" in done.out) == (0, True)
+    assert "--data-digest d1" in (work_dir(cli) / "logs" / "train.log").read_text()
+
+
+def test_an_approval_is_kept_to_also_where_the_job_does_not_ask_for_one(cli: Cli) -> None:
+    held = cli("run", "job.yaml", "--approve-data=d2")
+    assert held.code == 1
+    assert "nobody has approved data set d1; what was approved is d2" in held.err
+    assert held.err.rstrip().endswith("finetune run job.yaml --approve-data d1")
+
+
 def test_json_is_alone_on_stdout(cli: Cli) -> None:
     done = cli("run", "job.yaml", "--json")
     body = json.loads(done.out)

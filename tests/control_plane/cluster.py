@@ -31,8 +31,8 @@ ROOT = Path(__file__).parents[2]
 Object = dict[str, Any]
 
 
-def install_crd(cluster, path: Path = ROOT / "crds" / "finetunejobs.yaml") -> None:
-    """Install the CRD and wait until it is served."""
+def install_crd(cluster, path: Path = ROOT / "crds") -> None:
+    """Install a CRD, or all of a folder, and wait until they are served."""
     cluster.kubectl(
         "apply",
         "--server-side",
@@ -42,8 +42,9 @@ def install_crd(cluster, path: Path = ROOT / "crds" / "finetunejobs.yaml") -> No
     )
     # Not `kubectl wait`: it fails on a CRD so new that it has no conditions at all.
     established = "jsonpath={.status.conditions[?(@.type=='Established')].status}"
-    command = ("get", "crd/finetunejobs.finetune.dev", "-o", established)
-    eventually(lambda: cluster.kubectl(*command) == "True", timeout=30)
+    for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
+        command = ("get", f"crd/{file.stem}.finetune.dev", "-o", established)
+        eventually(lambda command=command: cluster.kubectl(*command) == "True", timeout=30)
 
 
 def connection_of(cluster, *, server: str | None = None) -> Connection:

@@ -637,6 +637,31 @@ def test_a_run_without_data_set_says_what_to_do(make_context: MakeContext, write
     assert "run stage prepare" in caught.value.message
 
 
+@pytest.mark.parametrize("objective", ["SFT", "KTO"])
+def test_only_the_approved_data_set_is_read(
+    make_context: MakeContext, write: Write, objective: str
+) -> None:
+    def label(n: int) -> dict[str, bool]:
+        return {"label": bool(n % 2)} if objective == "KTO" else {}
+
+    rows = [{"prompt": f"What is {n}?", "completion": f"It is {n}.", **label(n)} for n in range(60)]
+    write("rows.jsonl", as_jsonl(rows))
+    context = make_context(spec={"method": {"objective": objective}})
+    first = prepare(context)
+    reads = {"output": context.output, "job": context.job, "work_dir": context.work_dir}
+    assert read_prepared(**reads, approved=first.digest).digest == first.digest
+    assert read_tokens(**reads, approved=first.digest).digest == first.digest
+
+    write("rows.jsonl", as_jsonl([*rows, {**rows[0], "prompt": "What is new?"}]))
+    again = prepare(context)  # the same run, after somebody has looked at its first data set
+    for read in (read_prepared, read_tokens):
+        with pytest.raises(UserError) as caught:
+            read(**reads, approved=first.digest)
+        assert caught.value.reason == "DatasetNotApproved"
+        assert first.digest in caught.value.message
+        assert again.digest in caught.value.message
+
+
 def test_a_tampered_data_set_is_named_and_refused(
     make_context: MakeContext, write: Write, tmp_path: Path
 ) -> None:

@@ -24,6 +24,10 @@ def main(argv: list[str] | None = None) -> int:
     ):
         stage = commands.add_parser(name, help=text)
         stage.add_argument("--job", type=Path, required=True, help="path of job.json")
+        if name != "prepare":
+            stage.add_argument(
+                "--data-digest", help="read this data set only: what somebody has approved"
+            )
     chat = commands.add_parser("chat", help="ask a tuned model")
     chat.add_argument("--adapter", required=True, help="URI of an adapter folder")
     chat.add_argument("--base-model", help="URI of the base model; default: as recorded")
@@ -59,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     from finetune_api.trainer import Stage
     from finetune_trainer.stage import run_stage
 
-    return run_stage(Stage(arguments.command), arguments.job)
+    approved = getattr(arguments, "data_digest", None)
+    return run_stage(Stage(arguments.command), arguments.job, approved_data=approved)
 
 
 if __name__ == "__main__":

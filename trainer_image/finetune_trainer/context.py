@@ -67,6 +67,8 @@ class StageContext:
         work_dir: Scratch folder of this run on this node; survives a restart of the process.
         cache_dir: Base models, shared by all runs on this node.
         cache_is_shared: The cache is a volume that all pods of the run mount.
+        approved_data: Digest of the only data set the stage may read; None for whichever is the
+            run's.
         credentials_dir: Mounted Secrets, one folder each; None uses the environment's identity.
     """
 
@@ -76,12 +78,15 @@ class StageContext:
     cache_dir: Path
     credentials_dir: Path | None = None
     cache_is_shared: bool = False
+    approved_data: str | None = None
     _output: ObjectStore | None = field(default=None, repr=False)
     _model: tuple[Path, str] | None = field(default=None, repr=False)
     _model_has_weights: bool = field(default=False, repr=False)
 
     @classmethod
-    def from_environment(cls, job: ResolvedJob, emit: EventEmitter) -> StageContext:
+    def from_environment(
+        cls, job: ResolvedJob, emit: EventEmitter, *, approved_data: str | None = None
+    ) -> StageContext:
         """Build the context from the environment variables of the contract."""
         work = os.environ.get(Environment.WORK_DIR) or str(
             Path(tempfile.gettempdir()) / "finetune" / job.uid
@@ -105,6 +110,7 @@ class StageContext:
             cache_dir=cache,
             credentials_dir=Path(credentials) if credentials else None,
             cache_is_shared=os.environ.get(Environment.CACHE_IS_SHARED) == "1",
+            approved_data=approved_data,
         )
 
     def access(self, reference: LocalObjectReference | None = None) -> StorageAccess:

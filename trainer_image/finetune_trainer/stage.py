@@ -27,12 +27,20 @@ from finetune_trainer.report.termination import write_termination
 StageFunction = Callable[[StageContext], StageResult]
 
 
-def run_stage(stage: Stage, job_path: Path) -> int:
-    """Run ``stage`` on the job in ``job_path`` and return the process's exit code."""
+def run_stage(stage: Stage, job_path: Path, *, approved_data: str | None = None) -> int:
+    """Run one stage and return the process's exit code.
+
+    Args:
+        stage: Which.
+        job_path: Path of ``job.json``.
+        approved_data: Digest of the only data set it may read; None for whichever is the run's.
+    """
     push = ProgressPush.from_environment() if _reports_progress() else None
     emit = EventEmitter(stage, push=push)
     try:
-        context = StageContext.from_environment(read_job(job_path), emit)
+        context = StageContext.from_environment(
+            read_job(job_path), emit, approved_data=approved_data
+        )
         if stage is Stage.PREPARE and not context.job.spec.model.trust_remote_code:
             hide_torch()
         result = _function_of(stage)(context)

@@ -140,3 +140,7 @@ class Dataset(APIModel):
     what is left of them. Plain text (format `Text`) has no answer and is cut in any case."""
     max_rows: Annotated[Integer, Field(ge=1, le=10000000)] | None = None
     """Use at most this many rows, drawn by the split's seed. Default: all."""
+    approval: Literal["Required", "NotRequired"] = "NotRequired"
+    """`Required`: the job waits after `prepare`, without holding a GPU or a place in a queue, until
+    a FineTuneApproval names the digest of its data set; nothing else is trained on. One that
+    rejects it ends the job."""

@@ -15,7 +15,15 @@ Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "da
 Number = Annotated[str, Field(max_length=32)]
 
 Phase = Literal[
-    "Pending", "Preparing", "Queued", "Training", "Evaluating", "Suspended", "Succeeded", "Failed"
+    "Pending",
+    "Preparing",
+    "AwaitingApproval",
+    "Queued",
+    "Training",
+    "Evaluating",
+    "Suspended",
+    "Succeeded",
+    "Failed",
 ]
 
 
@@ -23,8 +31,8 @@ class Condition(APIModel):
     """As in meta/v1."""
 
     type: Annotated[str, Field(max_length=63)]
-    """Accepted, DatasetReady, QuotaReserved, Training, Evaluated, GoalMet, Published, Suspended,
-    Stalled, Complete or Failed."""
+    """Accepted, DatasetReady, DataApproved, QuotaReserved, Training, Evaluated, GoalMet, Published,
+    Suspended, Stalled, Complete or Failed."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=63)]
@@ -171,6 +179,23 @@ class DatasetStatus(APIModel):
     """Rows left out as unreadable."""
     num_truncated_rows: int | None = None
     """Rows longer than `maxSequenceLength`."""
+
+
+class DataApprovalStatus(APIModel):
+    """The decision on the data set that the job goes by."""
+
+    name: ShortText
+    """Name of the FineTuneApproval."""
+    decision: Literal["Approved", "Rejected"]
+    """What was decided."""
+    digest: Annotated[str, Field(max_length=64)]
+    """Digest of the data set it names. Nothing else is trained on."""
+    by: Annotated[str, Field(max_length=512)]
+    """Who decided."""
+    reason: Annotated[str, Field(max_length=512)] | None = None
+    """Why."""
+    time: Timestamp | None = None
+    """When the FineTuneApproval was created."""
 
 
 class SelectionStatus(APIModel):
@@ -396,6 +421,9 @@ class FineTuneJobStatus(APIModel):
     """Latest training metrics."""
     dataset: DatasetStatus | None = None
     """The prepared data set."""
+    data_approval: DataApprovalStatus | None = None
+    """Who approved or rejected the data set, where `dataset.approval` is `Required`. It stays as it
+    was when training began, whatever becomes of the FineTuneApproval."""
     plan: PlanStatus | None = None
     """What training runs, known once it has begun."""
     selection: SelectionStatus | None = None

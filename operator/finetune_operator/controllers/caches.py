@@ -15,6 +15,7 @@ from typing import Any
 from finetune_api.meta import GROUP, KIND, PLURAL, VERSION
 from finetune_api.names import JOB_LABEL
 from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers.approvals import Approvals, Wake
 from finetune_operator.finetunejob.observed import (
     is_changed,
     trim_finetunejob,
@@ -42,9 +43,6 @@ logger = logging.getLogger(__name__)
 FINETUNEJOBS = Resource(group=GROUP, version=VERSION, plural=PLURAL, kind=KIND)
 BY_FINETUNEJOB = "finetunejob"
 
-Wake = Callable[[ObjectKey, int], None]
-"""Called with the key of a FineTuneJob to look at, and a priority."""
-
 
 def key_of_owner(obj: Object) -> ObjectKey | None:
     """Return the key of the FineTuneJob that a labelled child belongs to."""
@@ -59,7 +57,7 @@ def _index_by_finetunejob(obj: Object) -> Iterable[str]:
 
 
 class Caches:
-    """FineTuneJobs, Jobs, pods and, with Kueue, Workloads. Event loop only.
+    """FineTuneJobs, Jobs, pods, FineTuneApprovals and, with Kueue, Workloads. Event loop only.
 
     Args:
         client: The API client; only reads.
@@ -99,6 +97,9 @@ class Caches:
         }
         self.jobs_informer = Informer(client, JOBS, transform=trim_job, **children)
         self.pods_informer = Informer(client, PODS, transform=trim_pod, **children)
+        self.approvals = Approvals(
+            client, self.feed.store, wake=wake, namespaces=config.namespaces, rng=rng
+        )
         self._workloads_informer: Informer | None = None
         self.finetunejobs = self.feed.store
         self.jobs = self.jobs_informer.store
@@ -121,7 +122,12 @@ class Caches:
     @property
     def informers(self) -> list[Feed | Informer]:
         """Everything that has to run."""
-        found: list[Feed | Informer] = [self.feed, self.jobs_informer, self.pods_informer]
+        found: list[Feed | Informer] = [
+            self.feed,
+            self.jobs_informer,
+            self.pods_informer,
+            self.approvals.informer,
+        ]
         if self._workloads_informer is not None:
             found.append(self._workloads_informer)
         return found

@@ -27,6 +27,7 @@ from finetune_operator.finetunejob.actions import (
     Plan,
     RestoreNeeds,
 )
+from finetune_operator.finetunejob.decisions import read_decisions
 from finetune_operator.finetunejob.observed import Observed, newest_runs, owner_uid
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
@@ -188,6 +189,7 @@ class FineTuneJobReconciler:
                 workload = self._caches.workload_of(job_uid)
                 if workload is not None:
                     queue[stage] = self._queue_state(workload)
+        approvals = self._caches.approvals.of(key)
         return Observed(
             job=job,
             parsed=parsed,
@@ -196,6 +198,7 @@ class FineTuneJobReconciler:
             pods={stage: tuple(found) for stage, found in pods.items()},
             queue=queue,
             ledger=self._count(job, [pod for found in pods.values() for pod in found]),
+            decisions=None if approvals is None else read_decisions(approvals),
             has_kueue=has_kueue,
         )
 

@@ -29,6 +29,7 @@ OWNED_FIELDS = (
     "trainerImage",
     "stages",
     "dataset",
+    "dataApproval",
     "selection",
     "artifact",
     "evaluation",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.decisions import PHASE, SECTION, needs_approval
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS
 from finetune_operator.finetunejob.step import Step
@@ -25,6 +26,7 @@ class Hold:
         told_in: The condition that tells it; None if another room has told it already.
         subject: What the Event begins with, such as the stage; may be empty.
         is_queued: Whether the job counts as queued meanwhile.
+        phase: The job's phase meanwhile, if it has one of its own.
         is_final: Whether waiting cannot help: the job ends.
         recheck_seconds: After how long to ask again; None if a change wakes the job by itself.
     """
@@ -34,6 +36,7 @@ class Hold:
     told_in: ConditionType | None = None
     subject: str = ""
     is_queued: bool = False
+    phase: str = ""
     is_final: bool = False
     recheck_seconds: float | None = None
 
@@ -51,6 +54,18 @@ def _suspended(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
     if not spec.suspend and not step.draft.is_true(ConditionType.SUSPENDED):
         return None
     return Hold(reason=Reason.SUSPENDED_BY_USER, message="Held by spec.suspend.")
+
+
+def _unapproved(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
+    """Hold training back until somebody has approved the data; the condition has told it."""
+    told = step.draft.conditions.get(ConditionType.DATA_APPROVED) or {}
+    if stage is not Stage.TRAIN or not needs_approval(spec) or told.get("status") == "True":
+        return None
+    return Hold(
+        reason=told.get("reason", Reason.APPROVAL_REQUIRED),
+        message=told.get("message", ""),
+        phase=PHASE,
+    )
 
 
 def _without_kueue(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
@@ -83,8 +98,18 @@ def _refused(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
     )
 
 
+def _unrecorded(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
+    """Store an approval first: the next plan acts on it, so that no Job is without a record."""
+    stored = (step.observed.job.get("status") or {}).get(SECTION)
+    if stage is not Stage.TRAIN or step.draft.get(SECTION) == stored:
+        return None
+    return Hold(reason=Reason.APPROVED, message="The approval is recorded.", recheck_seconds=0.0)
+
+
 _HOLDS: tuple[Callable[[Step, FineTuneJobSpec, Stage], Hold | None], ...] = (
     _suspended,
+    _unapproved,
     _without_kueue,
     _refused,
+    _unrecorded,
 )

@@ -26,6 +26,7 @@ from finetune_api.names import (
 )
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_operator.finetunejob.decisions import Decision
 from finetune_operator.finetunejob.retry import Ledger
 from finetune_operator.integrations.kueue.state import QueueState
 from finetune_operator.status.conditions import find_condition
@@ -86,6 +87,7 @@ class Observed:
         missing: Stages whose Job is gone, confirmed by a live read.
         refusals: Stages whose creation the API server refused.
         warnings: Latest warning event of a pod that does not start, by pod name.
+        decisions: What people have decided on the job's data; None if that cannot be read.
         has_kueue: Whether Kueue is there to be used.
         restored: Names of objects that were gone and have just been made again; None before that
             was tried.
@@ -101,6 +103,7 @@ class Observed:
     missing: frozenset[Stage] = frozenset()
     refusals: Mapping[Stage, Refusal] = field(default_factory=_empty)
     warnings: Mapping[str, str] = field(default_factory=_empty)
+    decisions: tuple[Decision, ...] | None = ()
     has_kueue: bool = False
     restored: frozenset[str] | None = None
 

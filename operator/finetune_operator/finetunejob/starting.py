@@ -6,6 +6,7 @@ from finetune_api.names import child_job_name
 from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.actions import ConfirmMissing, CreateStage
+from finetune_operator.finetunejob.approval import follow_decisions, pinned_digest
 from finetune_operator.finetunejob.endings import fail_stage
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.holds import Hold, hold
@@ -14,7 +15,7 @@ from finetune_operator.finetunejob.needs import needs_of
 from finetune_operator.finetunejob.render.job import render_job
 from finetune_operator.finetunejob.stages import TRAITS, StageView
 from finetune_operator.finetunejob.step import Step
-from finetune_operator.status.conditions import Reason, timestamp
+from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 
 MAX_RUNS = 3
 """How often a stage runs whose result is lost each time."""
@@ -22,6 +23,9 @@ MAX_RUNS = 3
 
 def start(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Create the Job of a stage, unless something holds it back."""
+    follow_decisions(step, spec, view.stage)
+    if step.draft.is_true(ConditionType.FAILED):
+        return
     held = hold(step, spec, view.stage)
     if held is None:
         step.first.append(_creation(step, spec, view.stage, run=view.run + 1))
@@ -44,8 +48,7 @@ def start_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     message = (
         f"Stage {view.stage.value} succeeded {view.run} times, and no result arrived: its pods are"
         " deleted before their last words are read and no progress report gets through, or"
-        " spec.trainer.image is not of this version. What it found lies in object storage, and so"
-        " do the adapter and, if the goal was met, the published version."
+        " spec.trainer.image is not of this version. What it found lies in object storage."
     )
     cause = Cause(
         failure_class=FailureClass.INTERNAL,
@@ -100,6 +103,7 @@ def _wait(step: Step, view: StageView, held: Hold) -> None:
             step.draft.announce(held.reason, f"{held.subject}{held.message}", warning=True)
         conditions.set(held.told_in, False, held.reason, held.message)
     step.is_queued = held.is_queued
+    step.held_as = held.phase
     if held.recheck_seconds is not None:
         step.look_again(held.recheck_seconds)
 
@@ -113,5 +117,6 @@ def _creation(step: Step, spec: FineTuneJobSpec, stage: Stage, *, run: int) -> C
         config,
         image=settled_image(step),
         run=run,
+        data_digest=pinned_digest(step, spec, stage),
     )
     return CreateStage(stage=stage, needs=needs_of(step, spec, stage), job=job)

@@ -29,6 +29,7 @@ class Step:
         then: Writes that follow the status.
         current: The stage that is not over yet, once the walk has come to it.
         is_queued: Whether the present stage waits for Kueue.
+        held_as: Phase of a job whose present stage is held back; empty for that of any other.
         requeue_after: Look again after this many seconds, or None.
     """
 
@@ -42,6 +43,7 @@ class Step:
         self.then: list[Write] = []
         self.current: StageView | None = None
         self.is_queued = False
+        self.held_as = ""
         self.requeue_after: float | None = None
 
     def look_again(self, seconds: float) -> None:

@@ -10,6 +10,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.acceptance import accept
 from finetune_operator.finetunejob.accounting import account
 from finetune_operator.finetunejob.deadlines import is_overdue, seconds_to_live
+from finetune_operator.finetunejob.decisions import needs_digest
 from finetune_operator.finetunejob.endings import (
     cause_of_end,
     conclude,
@@ -95,8 +96,7 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     memory = memory_of(spec, view.stage, step.config)
     incidents = find_incidents(view.pods, step.now, memory=memory, has_peers=view.has_peers)
     given_up = account(step, spec, view, incidents)
-    needs_result = view.state is StageState.SUCCEEDED and TRAITS[view.stage].needs_result
-    if needs_result and not is_verdict(view.result, has_goal=spec.goal is not None):
+    if view.state is StageState.SUCCEEDED and _lacks_result(spec, view):
         start_again(step, spec, view)
         return False
     step.draft.record_end(view)
@@ -105,6 +105,14 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         return True
     fail_stage(step, view, given_up or cause_of_end(step, spec, view))
     return False
+
+
+def _lacks_result(spec: FineTuneJobSpec, view: StageView) -> bool:
+    """Return whether a stage must run again: how the job goes on rests on a result that is lost."""
+    if needs_digest(spec, view.stage):
+        return view.result is None
+    has_goal = spec.goal is not None
+    return TRAITS[view.stage].needs_result and not is_verdict(view.result, has_goal=has_goal)
 
 
 def _count_attempts(step: Step) -> None:
@@ -117,10 +125,12 @@ def _count_attempts(step: Step) -> None:
 def _tell_phase(step: Step) -> None:
     draft, current = step.draft, step.current
     is_begun = current is not None and current.state is not StageState.ABSENT
-    under_way = TRAITS[current.stage].phase if current is not None and is_begun else ""
+    under_way = TRAITS[current.stage].phase if current is not None and is_begun else step.held_as
     phase = phase_of(draft.conditions, under_way, is_queued=step.is_queued)
     draft.put("phase", phase)
     of_stage = TRAITS[current.stage].condition if current else ConditionType.ACCEPTED
+    if step.held_as:
+        of_stage = ConditionType.DATA_APPROVED
     draft.put("reason", reason_of(draft.conditions, phase, of_stage, draft.get("lastFailure")))
     if current is not None:
         draft.restart_progress(current.stage)

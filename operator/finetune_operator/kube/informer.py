@@ -4,8 +4,8 @@ Contract (that of client-go's Reflector): a paged list, then a watch from the li
 bookmarks; a broken watch resumes from the last version seen; 410 means list again and *replace*,
 so that objects deleted unseen are dropped and their handlers told; anything else is retried with
 full jitter for ever. An informer never ends by itself and never ends the process. A type that a
-cluster may lack (another project's) can be declared so: then 404 is an answer, asked for again now
-and then.
+cluster may lack (another project's, or one newer than what is installed) can be declared so: then
+404 is an answer, asked for again now and then; and 403 too, where rights may be as old as the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from finetune_operator.kube.backoff import full_jitter
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import Gone, KubeError, NotFound, TransportError
+from finetune_operator.kube.errors import Forbidden, Gone, KubeError, NotFound, TransportError
 from finetune_operator.kube.resource import ObjectKey, Resource, key_of, version_of
 from finetune_operator.kube.store import (
     ALL_NAMESPACES,
@@ -55,6 +55,7 @@ class Informer:
         silence_seconds: Reconnect after so long without a byte.
         on_served: The cluster may do without this type. Called with False when the server turns
             out not to serve it, which counts as a first, empty list, and with True once it does.
+        may_be_forbidden: To be forbidden it counts as not being served it; needs ``on_served``.
         rng: Source of jitter.
 
     Attributes:
@@ -76,6 +77,7 @@ class Informer:
         watch_timeout_seconds: int = 240,
         silence_seconds: float = 90.0,
         on_served: Callable[[bool], None] | None = None,
+        may_be_forbidden: bool = False,
         rng: random.Random | None = None,
     ) -> None:
         self.resource = resource
@@ -89,6 +91,10 @@ class Informer:
         self._watch_timeout_seconds = watch_timeout_seconds
         self._silence_seconds = silence_seconds
         self._on_served = on_served
+        # Of a collection, so it is the type that is unknown.
+        self._absence: tuple[type[KubeError], ...] = (
+            (NotFound, Forbidden) if may_be_forbidden else (NotFound,)
+        )
         self._absent: set[str] = set()
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         metrics = client.metrics
@@ -130,9 +136,8 @@ class Informer:
                 if failures > 1:
                     await self._back_off(failures - 1)
             except KubeError as error:
-                if isinstance(error, NotFound) and self._on_served is not None:
-                    # Of a collection, so it is the type that is unknown.
-                    self._errors.labels(self.resource.plural, "NotFound").inc()
+                if isinstance(error, self._absence) and self._on_served is not None:
+                    self._errors.labels(self.resource.plural, type(error).__name__).inc()
                     self._note_served(scope, False)
                     progress.version, failures = "", 0
                     await asyncio.sleep(ABSENT_RETRY_SECONDS * self._rng.uniform(0.8, 1.2))

@@ -45,7 +45,7 @@ class Wait:
     Attributes:
         namespace: Its namespace.
         name: Its name.
-        state: ``Queued``, ``NotStarting``, ``Silent`` or ``NoProgress``.
+        state: ``Queued``, ``AwaitingApproval``, ``NotStarting``, ``Silent`` or ``NoProgress``.
         reason: Reason in its status, bounded.
         seconds: For how long.
     """
@@ -176,6 +176,9 @@ def find_wait(job: Object, now: datetime, *, expects_progress: bool) -> Wait | N
     if phase == "Pending":
         kind = _CONDITION_OF_STAGE[current_stage(job)]
         return wait("NotStarting", condition(kind).get("lastTransitionTime"))
+    if phase == "AwaitingApproval":
+        told = condition(ConditionType.DATA_APPROVED)
+        return wait(phase, told.get("lastTransitionTime"))
     stage = _STAGE_OF_PHASE.get(phase)
     if stage is None:
         return None

@@ -17,6 +17,7 @@ class ConditionType(StrEnum):
 
     ACCEPTED = "Accepted"
     DATASET_READY = "DatasetReady"
+    DATA_APPROVED = "DataApproved"
     QUOTA_RESERVED = "QuotaReserved"
     TRAINING = "Training"
     EVALUATED = "Evaluated"
@@ -55,6 +56,12 @@ class Reason(StrEnum):
     SUCCEEDED = "Succeeded"
     RESULT_NOT_REPORTED = "ResultNotReported"
     JOB_DELETED = "JobDeleted"
+    # approval of the data
+    APPROVAL_REQUIRED = "ApprovalRequired"
+    OTHER_DATA_APPROVED = "OtherDataApproved"
+    APPROVALS_NOT_READ = "ApprovalsNotRead"
+    APPROVED = "Approved"
+    DATA_REJECTED = "DataRejected"
     # a child that the API server does not create
     NAME_TAKEN = "NameTaken"
     NODE_LOST = "NodeLost"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,18 @@ from typing import Any
 
 import pytest
 
-from finetune_api.crd import build_crd, build_schema
-from finetune_api.reference import EXIT_CODE_HELP, render_exit_codes, render_finetunejob
+from finetune_api.crd import (
+    APPROVALS,
+    CUSTOM_KINDS,
+    JOBS,
+    CustomKind,
+    build_approval_schema,
+    build_crd,
+    build_schema,
+)
+from finetune_api.reference import EXIT_CODE_HELP, render_exit_codes, render_kind
 from finetune_api.trainer import ExitCode
+from finetune_api.v1alpha1.approval import APPROVAL_RULES
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, SPEC_RULES, FineTuneJobSpec
 from finetune_api.v1alpha1.podtemplate import POD_TEMPLATE_RULES
 
@@ -31,9 +41,15 @@ def walk(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str
             yield from walk(schema[keyword], f"{path}[]")
 
 
+@pytest.fixture(scope="module", params=CUSTOM_KINDS, ids=lambda custom: custom.kind)
+def custom(request: pytest.FixtureRequest) -> CustomKind:
+    found: CustomKind = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def nodes() -> list[tuple[str, dict[str, Any]]]:
-    return list(walk(build_schema()))
+def nodes(custom: CustomKind) -> list[tuple[str, dict[str, Any]]]:
+    return list(walk(custom.build_schema()))
 
 
 def test_schema_is_structural(nodes: list[tuple[str, dict[str, Any]]]) -> None:
@@ -68,8 +84,10 @@ def test_status_holds_no_defaults(nodes: list[tuple[str, dict[str, Any]]]) -> No
 
 
 def test_every_rule_names_an_existing_field() -> None:
-    spec = build_schema()["properties"]["spec"]
-    for rule in (*SPEC_RULES, *POD_TEMPLATE_RULES):
+    jobs = build_schema()["properties"]["spec"]
+    approvals = build_approval_schema()["properties"]["spec"]
+    rules = [(jobs, rule) for rule in (*SPEC_RULES, *POD_TEMPLATE_RULES)]
+    for spec, rule in [*rules, *((approvals, rule) for rule in APPROVAL_RULES)]:
         node = spec
         for part in rule.field.split("."):
             node = node["properties"][part]
@@ -89,8 +107,29 @@ def test_immutable_fields_exist_and_the_rest_steers_the_life_cycle() -> None:
     }
 
 
-def test_crd_fits_a_client_side_apply_annotation() -> None:
-    assert len(json.dumps(build_crd())) < 128 * 1024
+def test_crd_fits_a_client_side_apply_annotation(custom: CustomKind) -> None:
+    assert len(json.dumps(build_crd(custom))) < 128 * 1024
+
+
+def test_only_a_kind_that_a_controller_reports_on_has_a_status() -> None:
+    for each in CUSTOM_KINDS:
+        (version,) = build_crd(each)["spec"]["versions"]
+        assert ("status" in version.get("subresources", {})) is each.has_status
+        schema = version["schema"]["openAPIV3Schema"]
+        assert ("status" in schema["properties"]) is each.has_status
+
+
+def test_columns_and_selectors_read_fields_that_exist(custom: CustomKind) -> None:
+    (version,) = build_crd(custom)["spec"]["versions"]
+    schema = version["schema"]["openAPIV3Schema"]
+    paths = [column["jsonPath"] for column in version["additionalPrinterColumns"]]
+    for path in [*paths, *(each["jsonPath"] for each in version["selectableFields"])]:
+        if path.startswith(".metadata"):
+            continue
+        node = schema
+        for part in re.sub(r"\[.*\]", "", path).removeprefix(".").split("."):
+            node = node["properties"][part]
+            node = node.get("items", node)
 
 
 def test_every_exit_code_is_explained() -> None:
@@ -100,13 +139,16 @@ def test_every_exit_code_is_explained() -> None:
         assert f"| {code.value} |" in page
 
 
-def test_reference_lists_every_field(nodes: list[tuple[str, dict[str, Any]]]) -> None:
-    page = render_finetunejob()
+def test_reference_lists_every_field(
+    custom: CustomKind, nodes: list[tuple[str, dict[str, Any]]]
+) -> None:
+    page = render_kind(custom)
     for path, _ in nodes:
         name = path.rsplit(".", 1)[-1]
         if path.startswith((".spec.", ".status.")) and not path.endswith("[]"):
             assert f"| `{name}` |" in page, path
-    assert "*Fixed.*" in page
+    assert ("*Fixed.*" in page) is (custom is JOBS)
+    assert ("a decision is not edited" in str(nodes)) is (custom is APPROVALS)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +171,7 @@ def test_generate_is_idempotent_and_names_drift(
 ) -> None:
     root = ["--root", str(tmp_path)]
     assert generate.main(root) == 0
-    assert capsys.readouterr().out.count("wrote") == 6
+    assert capsys.readouterr().out.count("wrote") == 9
     assert generate.main(root) == 0
     assert capsys.readouterr().out == ""
     crd = tmp_path / "crds" / "finetunejobs.yaml"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, Stage
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.finetunejob.actions import CreateStage
+from finetune_operator.finetunejob.decisions import Decision
 from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.integrations.kueue.state import QueueState
@@ -63,6 +64,17 @@ def pods(draw, stage):
     return ended(stage, 0, '{"stage": "nonsense", "result": 7}')
 
 
+DECISIONS = st.builds(
+    Decision,
+    name=st.sampled_from(["a", "b"]),
+    digest=st.sampled_from(["d" * 64, "d" * 64, "e" * 64]),
+    is_approval=st.booleans(),
+    by=st.sampled_from(["ann", "b" * 512]),
+    reason=st.sampled_from(["", "r" * 512]),
+    time=st.sampled_from(["", "2026-11-24T12:00:00Z"]),
+)
+
+
 @st.composite
 def snapshots(draw):
     spec = {
@@ -101,6 +113,10 @@ def snapshots(draw):
             known["refusals"][stage] = Refusal(
                 reason="Forbidden", message="no", is_final=draw(st.booleans())
             )
+    sources = [{"uri": "s3://data/headlines.jsonl"}]
+    approval = draw(st.sampled_from(["NotRequired", "Required"]))
+    spec["dataset"] = {"sources": sources, "approval": approval}
+    known["decisions"] = draw(st.none() | st.lists(DECISIONS, max_size=3).map(tuple))
     known["missing"] = frozenset(draw(st.sets(st.sampled_from(list(Stage)))))
     known["has_kueue"] = draw(st.booleans())
     known["warnings"] = {"p0": draw(st.sampled_from(["", "no secret"]))}
@@ -148,6 +164,9 @@ def test_a_stage_is_only_created_when_all_before_it_are_over_and_nothing_holds_t
     for action in made.first:
         if isinstance(action, CreateStage):
             assert not body["spec"]["suspend"]
+            # Approved is not enough: it has to be on record before.
+            if body["spec"]["dataset"]["approval"] == "Required":
+                assert action.stage is Stage.PREPARE
             # A stage whose result was lost is run again, under another name.
             there = known["jobs"].get(action.stage)
             assert not there or action.job["metadata"]["name"] != there["metadata"]["name"]

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, Stage
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.finetunejob.actions import ConfirmMissing, CreateStage, FailPod, PauseJob
+from finetune_operator.finetunejob.decisions import Decision
 from finetune_operator.finetunejob.observed import newest_runs, trim_job, trim_pod
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
@@ -26,6 +27,8 @@ from unit.operator.builders import CONFIG, NOW, after, condition, job, observe
 NODES = 2
 ENDS = [*map(int, CLASS_OF_EXIT_CODE), 1, 137, 143]
 DISRUPTIONS = ["PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager"]
+DIGEST = "d" * 64
+DIGESTS = [DIGEST, DIGEST, "e" * 64]
 PASSING = [code for code in ENDS if code not in (64, 65)]
 
 
@@ -43,14 +46,22 @@ class World(RuleBasedStateMachine):
         self.num_pods = 0
         self.ended_as = None
         self.counted = 0
+        self.decisions = ()
+        self.needs_approval = False
 
-    @initialize(num_stages=st.integers(0, 2))
-    def begin(self, num_stages):
+    @initialize(num_stages=st.integers(0, 2), needs_approval=st.booleans())
+    def begin(self, num_stages, needs_approval):
         """Begin with pods of some stage."""
+        self.needs_approval = needs_approval
+        if needs_approval:
+            self.body["spec"]["dataset"]["approval"] = "Required"
+            if num_stages:
+                self.somebody_decides(True, DIGEST)
         for _ in range(num_stages):
             self.follow()
             self.all_ranks_end(0)
             self.job_controller()
+            self.follow()
         self.follow()
 
     @rule()
@@ -100,7 +111,12 @@ class World(RuleBasedStateMachine):
         pods = self.pods_of_newest()
         self.ledger = self.ledger.seen([pod for each in pods.values() for pod in each])
         return observe(
-            self.body, jobs=jobs, pods=pods, ledger=self.ledger, missing=frozenset(missing)
+            self.body,
+            jobs=jobs,
+            pods=pods,
+            ledger=self.ledger,
+            missing=frozenset(missing),
+            decisions=self.decisions,
         )
 
     def pods_of_newest(self):
@@ -113,6 +129,14 @@ class World(RuleBasedStateMachine):
     def create(self, manifest):
         name = manifest["metadata"]["name"]
         assert name not in self.jobs, "a Job is created twice"
+        if (
+            self.needs_approval
+            and manifest["metadata"]["labels"]["finetune.dev/stage"] != "prepare"
+        ):
+            let = self.body["status"]["dataApproval"]
+            assert (let["decision"], let["digest"]) == ("Approved", DIGEST)
+            container = manifest["spec"]["template"]["spec"]["containers"][0]
+            assert container["args"][-2:] == ["--data-digest", DIGEST]
         created = {
             "uid": f"uid-{name}", "resourceVersion": "1", "creationTimestamp": timestamp(self.now)
         }  # fmt: skip
@@ -278,6 +302,20 @@ class World(RuleBasedStateMachine):
     def the_user_toggles_suspend(self, suspend):
         self.body = {**self.body, "spec": {**self.body["spec"], "suspend": suspend}}
 
+    @precondition(lambda self: self.needs_approval)
+    @rule(is_approval=st.sampled_from([True, True, True, False]), digest=st.sampled_from(DIGESTS))
+    def somebody_decides(self, is_approval, digest):
+        name = f"decision-{len(self.decisions)}"
+        when = timestamp(self.now)
+        made = Decision(name=name, digest=digest, is_approval=is_approval, by="ann", time=when)
+        self.decisions = (*self.decisions, made)
+
+    @precondition(lambda self: self.decisions)
+    @rule(data=st.data())
+    def a_decision_is_withdrawn(self, data):
+        gone = data.draw(st.sampled_from(self.decisions))
+        self.decisions = tuple(each for each in self.decisions if each is not gone)
+
     @rule(limit=st.integers(0, 5))
     def the_user_edits_the_budget(self, limit):
         self.body = {**self.body, "spec": {**self.body["spec"], "backoffLimit": limit}}
@@ -333,6 +371,8 @@ class World(RuleBasedStateMachine):
     def teardown(self):
         """Left in peace, every job comes to its end."""
         self.body = {**self.body, "spec": {**self.body["spec"], "suspend": False}}
+        if self.needs_approval:
+            self.somebody_decides(True, DIGEST)
         for _ in range(60):
             if is_terminal(self.body.get("status")):
                 break

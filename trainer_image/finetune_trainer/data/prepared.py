@@ -63,6 +63,7 @@ def read_prepared(
     *,
     sides: Collection[Side] = tuple(Side),
     fetched: Collection[Side] = (),
+    approved: str | None = None,
 ) -> Prepared:
     """Fetch the run's data set to the work folder, verify its checksums and load its rows.
 
@@ -72,34 +73,61 @@ def read_prepared(
         work_dir: The run's scratch folder on this node.
         sides: Whose rows are loaded; they fill memory.
         fetched: Whose rows are fetched and not loaded.
+        approved: Digest of the only data set that may be read; None for whichever is the run's.
 
     Raises:
-        UserError: ``DatasetNotPrepared``: this run has no data set yet.
+        UserError: ``DatasetNotPrepared``: this run has no data set yet. ``DatasetNotApproved``: it
+            is another one than was approved.
         StorageError: The data set is incomplete, changed, or cannot be read.
     """
     left_out = {f"{side}.jsonl" for side in Side if side not in (*sides, *fetched)}
     left_out |= {token_file(Path(), side).name for side in TRAINED_SIDES}
-    prepared = _fetch_pinned(output, job, work_dir, left_out)
+    prepared = _fetch_pinned(output, job, work_dir, left_out, approved)
     rows = {side: _load_rows(prepared.folder / f"{side}.jsonl") for side in sides}
     return replace(prepared, rows=rows)
 
 
-def read_tokens(output: ObjectStore, job: ResolvedJob, work_dir: Path) -> Prepared:
+def read_tokens(
+    output: ObjectStore, job: ResolvedJob, work_dir: Path, *, approved: str | None = None
+) -> Prepared:
     """Fetch the tokens of the run's data set and make them ready for the ranks to map.
 
     The rows stay where they are: neither this process nor the ranks look at them. Only for
-    preferences, which the ranks encode, they are fetched.
+    preferences, which the ranks encode, they are fetched. Arguments as for :func:`read_prepared`.
 
     Raises:
-        UserError: ``DatasetNotPrepared``: this run has no data set yet.
+        UserError: ``DatasetNotPrepared``: this run has no data set yet. ``DatasetNotApproved``: it
+            is another one than was approved.
         StorageError: The data set is incomplete, changed, or cannot be read.
     """
     if job.spec.method.objective != "SFT":
-        return read_prepared(output, job, work_dir, sides=(), fetched=TRAINED_SIDES)
-    prepared = _fetch_pinned(output, job, work_dir, {f"{side}.jsonl" for side in Side})
+        return read_prepared(
+            output, job, work_dir, sides=(), fetched=TRAINED_SIDES, approved=approved
+        )
+    prepared = _fetch_pinned(output, job, work_dir, {f"{side}.jsonl" for side in Side}, approved)
     for side in TRAINED_SIDES:
         map_tokens(prepared.folder, side)
     return prepared
+
+
+def require_approved(digest: str, approved: str | None, what: str) -> None:
+    """Refuse what does not rest on the data set that somebody has approved.
+
+    Args:
+        digest: Digest of the data set it rests on.
+        approved: Digest that was approved; None where nobody has to.
+        what: What it is, for the message.
+
+    Raises:
+        UserError: ``DatasetNotApproved``.
+    """
+    if approved is not None and digest != approved:
+        raise UserError(
+            "DatasetNotApproved",
+            f"{what} rests on data set {digest}, and what was approved is {approved}: the data or "
+            "its settings changed after somebody had looked at them; nothing is read. Start the "
+            "job again under a new name, and have the data set looked at that it prepares",
+        )
 
 
 def fetch_prepared(
@@ -140,10 +168,15 @@ def fetch_prepared(
 
 
 def _fetch_pinned(
-    output: ObjectStore, job: ResolvedJob, work_dir: Path, left_out: Container[str]
+    output: ObjectStore,
+    job: ResolvedJob,
+    work_dir: Path,
+    left_out: Container[str],
+    approved: str | None,
 ) -> Prepared:
     """Fetch the data set that the run points at, without rows."""
     pointer = _read_pointer(output, job)
+    require_approved(pointer.digest, approved, f"{uri_of(job, pointer_key(job))}")
     folder, manifest, report = fetch_prepared(
         output, job, work_dir, pointer.digest, left_out=left_out
     )

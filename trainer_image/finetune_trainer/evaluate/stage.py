@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
 from finetune_trainer.context import StageContext
-from finetune_trainer.data.prepared import Prepared, read_prepared
+from finetune_trainer.data.prepared import Prepared, read_prepared, require_approved
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
@@ -55,11 +55,13 @@ def evaluate(context: StageContext) -> EvaluateResult:
         drop_answers(context.output, job.run_prefix)
         evaluation = fetch_folder(context.output, key, folder)
         result = _read_result(folder)
-        adapter = fetch_folder(context.output, adapter_key, adapter_dir)
+        adapter = _fetch_adapter(context, adapter_key, adapter_dir)
         published = _publish_if_good(context, result, adapter, evaluation)
         return published.model_copy(update={"reused": True})
-    prepared = read_prepared(context.output, job, context.work_dir, sides=(Side.TEST,))
-    adapter = fetch_folder(context.output, adapter_key, adapter_dir)
+    prepared = read_prepared(
+        context.output, job, context.work_dir, sides=(Side.TEST,), approved=context.approved_data
+    )
+    adapter = _fetch_adapter(context, adapter_key, adapter_dir)
     record = json.loads((adapter_dir / "run.json").read_text())
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
     questions = _gather(job, prepared, encoder)
@@ -93,6 +95,14 @@ def evaluate(context: StageContext) -> EvaluateResult:
     )
     drop_answers(context.output, job.run_prefix)
     return _publish_if_good(context, result, adapter, evaluation)
+
+
+def _fetch_adapter(context: StageContext, key: str, folder: Path) -> Manifest:
+    """Fetch the run's adapter; it must have learned from the data set that was approved, if any."""
+    manifest = fetch_folder(context.output, key, folder)
+    record = json.loads((folder / "run.json").read_text())
+    require_approved(record["dataset"], context.approved_data, context.uri_of(key))
+    return manifest
 
 
 def _read_result(folder: Path) -> EvaluateResult:

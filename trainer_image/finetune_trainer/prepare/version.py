@@ -33,6 +33,7 @@ def compute_version(
         chat_template: The job's own chat template, as text.
     """
     dataset = spec.dataset.to_wire()
+    del dataset["approval"]  # who has to look at the data does not change it
     sources = []
     for source, fetched in zip(dataset.pop("sources"), files, strict=True):
         for place in ("uri", "credentialsRef"):

@@ -16,7 +16,7 @@ from typing import Any
 
 from finetune_api.trainer import MetricValue, ResolvedJob, StepSelection, TrainResult
 from finetune_trainer.context import StageContext
-from finetune_trainer.data.prepared import Prepared, read_tokens
+from finetune_trainer.data.prepared import Prepared, read_tokens, require_approved
 from finetune_trainer.errors import InternalError, StorageError, TrainerError, UserError
 from finetune_trainer.model.chat_format import ChatFormat, read_format
 from finetune_trainer.model.hardware import Hardware, detect_hardware, require_gpus
@@ -60,7 +60,7 @@ def train(context: StageContext) -> TrainResult:
         return reuse_adapter(context, key)
     hardware = detect_hardware()
     use_gpu = require_device(context, hardware)
-    prepared = read_tokens(context.output, job, context.work_dir)
+    prepared = read_tokens(context.output, job, context.work_dir, approved=context.approved_data)
     check_settings(job, hardware, num_rows=prepared.report.rows.train, use_gpu=use_gpu)
     require_validation(job, prepared)
     model_dir, revision = context.model_folder()
@@ -183,11 +183,16 @@ def plan_ranks(
 
 
 def reuse_adapter(context: StageContext, key: str) -> TrainResult:
-    """Return the result of the run's published adapter, and finish what its attempt left undone."""
+    """Return the result of the run's published adapter, and finish what its attempt left undone.
+
+    Raises:
+        UserError: It was trained on another data set than was approved.
+    """
     context.emit.message("the adapter of this run is there already: reused")
     folder = context.scratch("adapter")
     manifest = fetch_folder(context.output, key, folder)
     record = json.loads((folder / "run.json").read_text())
+    require_approved(record["dataset"], context.approved_data, context.uri_of(key))
     if _topology(context).node_rank == 0:
         drop_all(context.output, checkpoints_prefix(context))
         publish_merged(context, manifest, folder, record)

@@ -37,6 +37,7 @@ def render_job(
     *,
     run: int = 1,
     image: str | None = None,
+    data_digest: str | None = None,
 ) -> dict[str, Any]:
     """Render the Job of a stage.
 
@@ -47,6 +48,8 @@ def render_job(
         config: The administrator's settings.
         run: Which run of the stage.
         image: What the run's earlier pods are of; None for the first stage.
+        data_digest: The only data set that the stage may read; None for that of the run, whichever
+            it is.
     """
     nodes = spec.resources.nodes if stage is Stage.TRAIN else 1
     metadata = owner.metadata_of(child_job_name(owner.name, stage, run), stage)
@@ -57,7 +60,9 @@ def render_job(
         "backoffLimit": UNLIMITED,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
-        "template": render_pod_template(spec, stage, owner, config, image=image),
+        "template": render_pod_template(
+            spec, stage, owner, config, image=image, data_digest=data_digest
+        ),
     }
     if stage is Stage.TRAIN:
         # Its pause before a new pod doubles with each failure: per rank, not per pod of the Job.

@@ -82,14 +82,15 @@ def render_pod_template(
     config: OperatorConfig,
     *,
     image: str | None = None,
+    data_digest: str | None = None,
 ) -> dict[str, Any]:
-    """Render the pod template of a stage; ``image`` is what earlier pods of the run are of."""
+    """Render the pod template of a stage; for ``image`` and ``data_digest`` see ``render_job``."""
     extra = spec.pod_template or PodTemplate()
     volumes, mounts = _volumes(spec, extra, owner.name, config)
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": image or spec.trainer.image or config.trainer_image,
-        "args": [stage.value, "--job", f"{JOB_DIR}/{JOB_FILE}"],
+        "args": [stage.value, "--job", f"{JOB_DIR}/{JOB_FILE}", *_pin(data_digest)],
         "env": _environment(spec, extra, stage, owner, config),
         "resources": _resources(spec, stage, config),
         "volumeMounts": mounts,
@@ -136,6 +137,11 @@ def render_pod_template(
     if annotations:
         metadata["annotations"] = annotations
     return {"metadata": metadata, "spec": pod}
+
+
+def _pin(data_digest: str | None) -> list[str]:
+    # An argument, not a variable: a trainer that does not know it must not train.
+    return [] if data_digest is None else ["--data-digest", data_digest]
 
 
 def memory_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:

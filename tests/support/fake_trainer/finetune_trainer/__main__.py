@@ -66,6 +66,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("stage")
     parser.add_argument("--job", type=Path, required=True)
+    parser.add_argument("--data-digest", choices=[RESULTS["prepare"]["digest"]])
     arguments = parser.parse_args()
     stage = arguments.stage
     job = json.loads(arguments.job.read_text())

@@ -1,0 +1,88 @@
+"""The FineTuneApproval kind: one person's decision on the data set of one job.
+
+An object of its own, so that whoever looks at data needs no right on jobs, and so that a decision
+can be reviewed in Git and found in the audit log. Nothing writes to it; what came of it is told in
+the job's status.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from finetune_api.meta import API_VERSION, APIModel
+from finetune_api.patterns import LABEL_RULE, TextRule, Texts
+from finetune_api.v1alpha1.rules import Rule, check_rules
+
+DIGEST_RULE = TextRule(
+    patterns={"": "[0-9a-f]{64}"},
+    message=(
+        "must be the whole digest of a data set, 64 hex digits in lower case, as the job has it in "
+        "status.dataset.digest"
+    ),
+)
+"""The version of a data set."""
+
+IMMUTABLE_MESSAGE = (
+    "a decision is not edited: create another FineTuneApproval; one that rejects outweighs all "
+    "that approve"
+)
+
+APPROVAL_RULES: tuple[Rule, ...] = (
+    Rule(
+        rule="self.decision != 'Rejected' || (has(self.reason) && self.reason.size() > 0)",
+        message="reason is required where decision is Rejected: it ends the job, and is told there",
+        field="reason",
+        check=lambda s: s.decision != "Rejected" or bool(s.reason),
+    ),
+)
+
+
+class FineTuneApprovalSpec(APIModel):
+    """A decision, by whom, and on what exactly. Fixed once the object exists."""
+
+    job: Annotated[str, Field(min_length=1, max_length=52), Texts(LABEL_RULE)]
+    """Name of the FineTuneJob, in the same namespace. It may be created later."""
+    subject: Literal["DataSet"]
+    """What is decided on: the data set that `prepare` has made."""
+    digest: Annotated[str, Field(max_length=64), Texts(DIGEST_RULE)]
+    """Digest of the data set that was looked at. A job whose data set has another one does not
+    count this decision."""
+    decision: Literal["Approved", "Rejected"]
+    """`Approved` lets the job train on this data set. `Rejected` ends it."""
+    by: Annotated[str, Field(min_length=1, max_length=512)]
+    """Who decided: the user name that the API server knows the requester by. The chart's admission
+    policy refuses any other."""
+    reason: Annotated[str, Field(max_length=512)] | None = None
+    """Why, in a sentence; required for `Rejected`."""
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> FineTuneApprovalSpec:
+        check_rules(self, APPROVAL_RULES)
+        return self
+
+
+class ApprovalMeta(APIModel):
+    """The part of Kubernetes' ObjectMeta that is read here; the rest passes unread."""
+
+    model_config = {**APIModel.model_config, "extra": "ignore"}
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name."""
+    namespace: Annotated[str, Field(max_length=63)] | None = None
+    """Namespace."""
+
+
+class FineTuneApproval(APIModel):
+    """A person's yes or no to the data set of a FineTuneJob with `dataset.approval: Required`."""
+
+    api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
+    kind: Literal["FineTuneApproval"] = "FineTuneApproval"
+    metadata: ApprovalMeta
+    spec: FineTuneApprovalSpec
+
+    @classmethod
+    def from_wire(cls, body: dict[str, Any]) -> FineTuneApproval:
+        """Parse a Kubernetes object, wire names only; raises pydantic's ValidationError."""
+        return cls.model_validate(body, by_alias=True, by_name=False)

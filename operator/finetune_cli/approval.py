@@ -1,0 +1,118 @@
+"""A decision on the data set of a job: what is shown before it, and the object that records it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.meta import API_VERSION, APPROVAL_KIND
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET
+from finetune_cli.jobview import is_terminal
+
+Body = dict[str, Any]
+
+SHORT_DIGITS = 8
+
+
+def find_digest(job: Mapping[str, Any] | None, name: str, asked: str | None) -> str:
+    """Return the digest to decide on: the one asked for, else that of the job's data set.
+
+    Args:
+        job: The FineTuneJob; None if there is none yet.
+        name: Its name.
+        asked: Digest on the command line.
+
+    Raises:
+        CliError: It is not known, the job has other data, or nothing is left to decide.
+    """
+    if job is None:
+        if asked is None:
+            raise CliError(
+                f"there is no FineTuneJob {name} yet; name the data set to decide on with --digest"
+            )
+        return asked
+    if is_terminal(job):
+        phase = job.get("status", {}).get("phase")
+        raise CliError(
+            f"FineTuneJob {name} has ended ({phase}): there is nothing to decide any more",
+            exit_code=NOT_MET,
+        )
+    known = job.get("status", {}).get("dataset", {}).get("digest")
+    if asked is not None and known is not None and asked != known:
+        raise CliError(
+            f"the data set of FineTuneJob {name} is {known}, not {asked}: a decision on other data "
+            "would not count",
+            exit_code=NOT_MET,
+        )
+    if known is None and asked is None:
+        phase = job.get("status", {}).get("phase", "Pending")
+        raise CliError(
+            f"the data set of FineTuneJob {name} is not prepared yet, the job is {phase}; wait for "
+            f"it: finetune wait {name} --for DatasetReady",
+            exit_code=NOT_MET,
+        )
+    return str(asked or known)
+
+
+def describe_data(job: Mapping[str, Any] | None, digest: str) -> list[str]:
+    """Return what to look at before deciding, a line each."""
+    lines = [f"data set  {digest}"]
+    if job is None:
+        return lines
+    dataset = job.get("status", {}).get("dataset", {})
+    sources = ", ".join(source["uri"] for source in job["spec"]["dataset"]["sources"])
+    lines.append(f"from      {sources}")
+    rows = dataset.get("rows", {})
+    if rows:
+        sides = ("train", "training"), ("validation", "validation"), ("test", "held-out")
+        told = ", ".join(f"{rows.get(side, 0)} {word}" for side, word in sides)
+        left_out = dataset.get("numInvalidRows", 0)
+        too_long = dataset.get("numTruncatedRows", 0)
+        lines.append(f"rows      {told}; {left_out} left out, {too_long} over the length limit")
+        lines.append(f"report    {dataset.get('uri', '')}/report.html")
+    if job["spec"]["dataset"].get("approval") != "Required":
+        lines.append("note      this job does not wait for an approval (dataset.approval)")
+    return lines
+
+
+def make_approval(
+    *, job: str, namespace: str, digest: str, user: str, is_approval: bool, reason: str | None
+) -> Body:
+    """Return the FineTuneApproval, named so that one person decides once.
+
+    Raises:
+        CliError: It would not be valid.
+    """
+    from finetune_api.messages import explain
+    from finetune_api.v1alpha1.approval import FineTuneApproval
+
+    verb = "approved" if is_approval else "rejected"
+    who = hashlib.sha256(user.encode()).hexdigest()[:SHORT_DIGITS]
+    spec: Body = {
+        "job": job,
+        "subject": "DataSet",
+        "digest": digest,
+        "decision": verb.capitalize(),
+        "by": user,
+    }
+    if reason:
+        spec["reason"] = reason
+    body: Body = {
+        "apiVersion": API_VERSION,
+        "kind": APPROVAL_KIND,
+        "metadata": {
+            "name": f"{job}-{verb}-{digest[:SHORT_DIGITS]}-{who}",
+            "namespace": namespace,
+        },
+        "spec": spec,
+    }
+    try:
+        FineTuneApproval.from_wire(body)
+    except ValidationError as error:
+        problems = "\n".join(str(problem) for problem in explain(error, body))
+        raise CliError(f"this is no decision that a cluster would take:\n{problems}") from error
+    return body

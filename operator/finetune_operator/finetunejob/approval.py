@@ -1,0 +1,130 @@
+"""A job that is not trained before a person has approved its data set.
+
+The digests are all that is compared: the operator reads no data. A decision is stored in the status
+before anything is done for it, so that no Job ever runs without a record of who let it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from finetune_api.trainer import FailureClass, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.decisions import SECTION, Decision, decide, needs_approval
+from finetune_operator.finetunejob.endings import fail
+from finetune_operator.finetunejob.failure import Cause
+from finetune_operator.finetunejob.step import Step
+from finetune_operator.status.conditions import ConditionType, Reason, timestamp
+
+SHOWN_DIGEST = 12
+"""Digits of a digest that tell data sets apart for people."""
+MAX_OTHERS = 3
+"""Decisions on other data that are named."""
+
+
+def pinned_digest(step: Step, spec: FineTuneJobSpec, stage: Stage) -> str | None:
+    """Return the only data set that a stage may read; None where nothing was approved."""
+    if stage is Stage.PREPARE or not needs_approval(spec):
+        return None
+    return (step.draft.get(SECTION) or {}).get("digest")
+
+
+def follow_decisions(step: Step, spec: FineTuneJobSpec, stage: Stage) -> None:
+    """Tell what was decided on the data set before training begins; a rejection ends the job."""
+    if stage is not Stage.TRAIN or not needs_approval(spec):
+        return
+    decisions = step.observed.decisions
+    digest = (step.draft.get("dataset") or {}).get("digest")
+    if decisions is None:
+        _wait(step, Reason.APPROVALS_NOT_READ, _UNREAD)
+        return
+    if not digest:
+        _wait(step, Reason.APPROVAL_REQUIRED, _NO_DIGEST)
+        return
+    decision = decide(decisions, digest)
+    if decision is None:
+        others = [each for each in decisions if each.digest != digest]
+        reason = Reason.OTHER_DATA_APPROVED if others else Reason.APPROVAL_REQUIRED
+        _wait(step, reason, _request_text(step, digest) + _others_text(others))
+    elif decision.is_approval:
+        _approve(step, decision)
+    else:
+        _reject(step, decision)
+
+
+def _wait(step: Step, reason: Reason, message: str) -> None:
+    draft = step.draft
+    if draft.conditions.reason_of(ConditionType.DATA_APPROVED) != reason:
+        draft.announce(reason, message, warning=reason is not Reason.APPROVAL_REQUIRED)
+    draft.conditions.set(ConditionType.DATA_APPROVED, False, reason, message)
+    draft.drop(SECTION)
+
+
+def _approve(step: Step, decision: Decision) -> None:
+    draft = step.draft
+    why = f": {decision.reason}" if decision.reason else ""
+    message = (
+        f"{decision.by} approved data set {decision.digest[:SHOWN_DIGEST]} (FineTuneApproval"
+        f" {decision.name}){why}"
+    )
+    if draft.get(SECTION) != decision.to_wire():
+        draft.announce(Reason.APPROVED, message)
+    draft.conditions.set(ConditionType.DATA_APPROVED, True, Reason.APPROVED, message)
+    draft.put(SECTION, decision.to_wire())
+
+
+def _reject(step: Step, decision: Decision) -> None:
+    draft = step.draft
+    message = (
+        f"{decision.by} rejected data set {decision.digest[:SHOWN_DIGEST]} (FineTuneApproval"
+        f" {decision.name}): {decision.reason or 'no reason given'}. Nothing was trained; correct"
+        " the data and create a new job."
+    )
+    draft.conditions.set(ConditionType.DATA_APPROVED, False, Reason.DATA_REJECTED, message)
+    draft.put(SECTION, decision.to_wire())
+    cause = Cause(
+        failure_class=FailureClass.DATA_ERROR,
+        reason=Reason.DATA_REJECTED,
+        message=message,
+        time=timestamp(step.now),
+    )
+    draft.put("lastFailure", cause.to_wire(Stage.PREPARE))
+    fail(step, Reason.DATA_REJECTED, message, event=Reason.DATA_REJECTED)
+
+
+_UNREAD = (
+    "The job asks for an approval of its data, and this operator cannot read FineTuneApprovals:"
+    " their CustomResourceDefinition is not installed, or its role lacks list and watch on"
+    " finetuneapprovals. Apply the chart's crds folder and roles (kubectl apply --server-side -f"
+    " charts/finetune-operator/crds/); the job goes on by itself."
+)
+_NO_DIGEST = (
+    "The digest of the data set is not known: an operator that did not know approvals has ended"
+    " stage prepare. Nothing can be approved; create the job anew."
+)
+
+
+def _request_text(step: Step, digest: str) -> str:
+    dataset: dict[str, Any] = step.draft.get("dataset") or {}
+    rows = dataset.get("rows") or {}
+    name, namespace = step.observed.name, step.observed.namespace
+    return (
+        f"Nothing is trained before somebody approves data set {digest}: {rows.get('train', 0)}"
+        f" training, {rows.get('validation', 0)} validation and {rows.get('test', 0)} held-out"
+        f" rows. To decide: finetune approve {name} -n {namespace} (or --reject), or create a"
+        f" FineTuneApproval with that digest. Its page: {dataset.get('uri', '')}/report.html"
+    )
+
+
+def _others_text(others: Iterable[Decision]) -> str:
+    """Name decisions that do not count, the newest first."""
+    newest = list(others)[::-1]
+    if not newest:
+        return ""
+    told = ", ".join(
+        f"{each.by} {'approved' if each.is_approval else 'rejected'} {each.digest[:SHOWN_DIGEST]}"
+        for each in newest[:MAX_OTHERS]
+    )
+    more = f" and {len(newest) - MAX_OTHERS} more" if len(newest) > MAX_OTHERS else ""
+    return f". Not counted, for it is other data: {told}{more}"
