@@ -300,6 +300,10 @@ DATA = {
         "A text file cannot be decoded, or may be in one of several encodings.",
         "Set `encoding` of its source, or save it as UTF-8.",
     ),
+    "AnswerBesideText": _Help(
+        "Rows have a text and what looks like the answer to it.",
+        "Name both in `columns`, or set `format: Text`.",
+    ),
     "NoHeader": _Help(
         "The first row of a table reads like data and not like names of columns.",
         "Set `header` of its source to `Absent` or `Present`.",

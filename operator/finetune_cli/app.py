@@ -73,7 +73,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a commented job file, fitted to your data."""
-    from finetune_cli.starter import render_starter, write_starter
+    from finetune_cli.starter import describe_guess, render_starter, write_starter
 
     target = Path("job.yaml") if str(file) == "-" else file
     text, guess = render_starter(file=target, data=data, model=model, output=output)
@@ -82,11 +82,7 @@ def init(
         return
     write_starter(file, text, is_forced=force)
     if guess is not None:
-        answers = "short labels" if guess.has_labels else "texts"
-        about = (
-            "" if guess.format in ("Chat", "ShareGPT", "Text") else f", the answers are {answers}"
-        )
-        print(f"{data}: format {guess.format}{about} (from its first {guess.num_rows} rows)")
+        print(f"{data}: {describe_guess(guess)}")
     print(f"wrote {file}; next: finetune validate {file}, then finetune run {file}")
 
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune_cli.datafile import DataGuess, inspect_data
 from finetune_cli.documents import to_yaml
 from finetune_cli.errors import CliError
 
+if TYPE_CHECKING:
+    from finetune_trainer.prepare.reading.proposals import Proposal
+
 DEFAULT_MODEL = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_DATA = "file://./data.jsonl"
 DEFAULT_OUTPUT = "file://./out"
+
+MIN_LENGTH = 256
+"""Shortest maxSequenceLength that is proposed, and the step up to the fourth of it."""
+
+MAX_LENGTH = 1048576
+"""Longest that the API takes."""
 
 TEMPLATE = """\
 # A fine-tuning job. Run it here:       finetune run {file}
@@ -45,7 +55,7 @@ spec:
     epochs: "3"
     learningRate: auto    # or for example "2e-4"
     globalBatchSize: auto # or a number
-    maxSequenceLength: 1024
+{length}
     seed: 42
   checkpoint:
     everySteps: 50        # what an interrupted run goes on from
@@ -104,7 +114,8 @@ def render_starter(
         goal=_goal(guess),
         model=_quoted(_uri(model, folder) if model else DEFAULT_MODEL),
         source=_source(uri, guess),
-        objective=guess.objective if guess else "SFT",
+        objective=guess.proposal.objective if guess else "SFT",
+        length=_length(guess),
         output=_quoted(_uri(output, folder) if output else DEFAULT_OUTPUT),
         credentials=CREDENTIALS,
     )
@@ -128,12 +139,38 @@ def write_starter(file: Path, text: str, *, is_forced: bool) -> None:
         raise CliError(f"cannot write {file}: {error.strerror or error}") from error
 
 
+def describe_guess(guess: DataGuess) -> str:
+    """Say in a sentence what a data file seems to hold."""
+    proposal = guess.proposal
+    parts = [f"format {proposal.format}"]
+    if proposal.format not in ("Chat", "ShareGPT", "Text"):
+        parts.append(f"the answers are {'short labels' if proposal.has_labels else 'texts'}")
+    if guess.encoding not in (None, "UTF-8"):
+        parts.append(f"encoding {guess.encoding}")
+    rows = f"{guess.num_rows:,} rows" if guess.is_whole else f"its first {guess.num_rows:,} rows"
+    return f"{', '.join(parts)} (from {rows})"
+
+
 def _goal(guess: DataGuess | None) -> str:
-    if guess is not None and guess.format == "Text":
+    if guess is None:
+        return GOAL_TEXT
+    if guess.proposal.format == "Text":
         return GOAL_LOSS
-    if guess is not None and guess.objective == "DPO":
+    if guess.proposal.objective == "DPO":
         return GOAL_PREFERENCE
-    return GOAL_LABELS if guess is not None and guess.has_labels else GOAL_TEXT
+    return GOAL_LABELS if guess.proposal.has_labels else GOAL_TEXT
+
+
+def _length(guess: DataGuess | None) -> str:
+    if guess is None:
+        return "    maxSequenceLength: 1024"
+    step = MIN_LENGTH if guess.longest <= 4 * MIN_LENGTH else 4 * MIN_LENGTH
+    length = min(MAX_LENGTH, -(-guess.longest // step) * step)
+    rows = f"{guess.num_rows:,} rows" if guess.is_whole else f"the first {guess.num_rows:,} rows"
+    return (
+        f"    # Estimated: the longest of {rows} has at most {guess.longest:,} tokens.\n"
+        f"    maxSequenceLength: {length}"
+    )
 
 
 def _source(uri: str, guess: DataGuess | None) -> str:
@@ -144,30 +181,38 @@ def _source(uri: str, guess: DataGuess | None) -> str:
             "    # Chat, PromptCompletion, Text, Alpaca, ShareGPT, Csv or Preference"
         )
         return "\n".join(lines)
-    lines.append(f"        format: {guess.format}")
-    columns = {
-        name: column
-        for name in ("prompt", "completion", "text", "group")
-        if (column := getattr(guess, name)) is not None
-    }
-    if guess.format in ("Csv", "Text") and guess.fields != ("text",):
-        seen = ", ".join(map(_one_line, guess.fields))
-        lines.append(f"        # The columns seen are {seen}; what is learned must be text.")
-    if columns:
-        lines.append(f"        columns: {_quoted(columns)}")
-    if guess.prompt is not None:
-        lines.append("        # A template puts more around the prompt's columns:")
-        lines.append(f"        # template: 'Answer this: {{{{ {_jinja_name(guess.prompt)} }}}}'")
+    proposal = guess.proposal
+    lines.append(f"        format: {proposal.format}")
+    if guess.header != "Auto":
+        lines.append("        # The first row reads like data; Present if it names the columns.")
+        lines.append(f"        header: {guess.header}")
+    if proposal.format in ("Csv", "Text") and proposal.fields != ("text",):
+        seen = ", ".join(map(_one_line, proposal.fields))
+        lines.append(f"        # The columns seen are {seen}.")
+    if proposal.columns:
+        lines.append(f"        columns: {_quoted(proposal.columns)}")
+    lines += _template_lines(proposal)
     return "\n".join(lines)
+
+
+def _template_lines(proposal: Proposal) -> list[str]:
+    if proposal.template is not None:
+        lines = proposal.template.splitlines()
+        return ["        template: |-", *(f"          {line}" for line in lines)]
+    if proposal.prompt is None:
+        return []
+    from finetune_trainer.prepare.reading.proposals import make_template
+
+    example = make_template([proposal.prompt])
+    return [
+        "        # A template puts more around the prompt's columns:",
+        f"        # template: {_quoted(example)}",
+    ]
 
 
 def _one_line(column: str) -> str:
     """Return a column's name as a comment can hold it."""
     return " ".join("".join(c if c.isprintable() else " " for c in column).split())
-
-
-def _jinja_name(column: str) -> str:
-    return column if column.isidentifier() else f'row["{_one_line(column)}"]'
 
 
 def _uri(place: str, folder: Path) -> str:

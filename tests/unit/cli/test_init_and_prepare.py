@@ -134,7 +134,7 @@ GOOD: dict[str, tuple[bytes, str, dict[str, str] | None]] = {
     "sentence.csv": (as_table(",", "sentence"), "Text", {"text": "sentence"}),
     "sentence.tsv": (as_table("\t", "sentence"), "Text", {"text": "sentence"}),
     "sentence.jsonl": (as_jsonl(SENTENCES), "Text", {"text": "sentence"}),
-    "labelled.parquet": (as_parquet(LABELLED), "Text", None),
+    "labelled.parquet": (as_parquet(LABELLED), "Csv", {"prompt": "text", "completion": "label"}),
     "comma.csv": (as_table(",", "question", "answer"), "Csv", COLUMNS_QA),
     "semicolon.csv": (as_table(";", "question", "answer"), "Csv", COLUMNS_QA),
     "bar.CSV": (as_table("|", "question", "answer"), "Csv", COLUMNS_QA),
@@ -159,6 +159,16 @@ GOOD: dict[str, tuple[bytes, str, dict[str, str] | None]] = {
         make_workbook({"S": [["question", "answer"], *([f"q{n}", n] for n in range(NUM_ROWS))]}),
         "Csv",
         COLUMNS_QA,
+    ),
+    "headless.csv": (
+        as_table(",", "what", "how").partition(b"\n")[2].replace(b"how no. 1", b"how no. 0"),
+        "Csv",
+        {"prompt": "column1", "completion": "column2"},
+    ),
+    "tickets.csv": (
+        as_table(",", "subject", "body", "queue"),
+        "Csv",
+        {"completion": "queue"},
     ),
     "my rows (1).csv": (as_table(",", "question", "answer"), "Csv", COLUMNS_QA),
     "odd-names.csv": (
@@ -202,7 +212,6 @@ BAD: dict[str, tuple[bytes, str]] = {
         "is not UTF-8 and may be Windows-1250 or",
     ),
     "torn.csv.gz": (gzip.compress(as_table(",", "question", "answer"))[:-9], "cut off or damaged"),
-    "headless.csv": (b"It is lost,lost\nIt broke,broken\nGone,lost\n", "set header: Absent"),
     "torn.xlsx": (make_workbook({"S": [["text"]]})[:99], "not a readable Excel workbook"),
     "short.csv": (b"question,answer\na\n", "short.csv:2: has 1 fields"),
     "twice.csv": (b"text,text\na,b\n", "names text more than once"),

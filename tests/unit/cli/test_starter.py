@@ -18,11 +18,15 @@ def jsonl(*rows: dict) -> str:
 
 
 CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+TURNS = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
 FILES = {
     "chat.jsonl": (jsonl(CHAT), "Chat"),
     "pairs.jsonl": (jsonl({"prompt": "a", "completion": "b"}), "PromptCompletion"),
     "alpaca.json": (json.dumps([{"instruction": "a", "input": "", "output": "b"}]), "Alpaca"),
-    "sharegpt.jsonl": (jsonl({"conversations": [{"from": "human", "value": "a"}]}), "ShareGPT"),
+    "sharegpt.jsonl": (
+        jsonl({"conversations": TURNS}),
+        "ShareGPT",
+    ),
     "text.jsonl": (jsonl({"text": "a"}), "Text"),
     "table.csv": ("headline,label\nup,good\ndown,bad\nup2,good\ndown2,bad\n", "Csv"),
     "intents.csv": ("text,category\na,x\nb,y\n", "Csv"),
@@ -36,7 +40,7 @@ def test_starter_fits_the_data_and_is_valid(name: str, tmp_path: Path) -> None:
     data.write_text(content)
     text, guess = render_starter(file=tmp_path / "job.yaml", data=str(data))
     assert guess is not None
-    assert guess.format == expected
+    assert guess.proposal.format == expected
     (document,) = parse_documents(text, "job.yaml")
     assert find_problems(document) == []
     source = parse_document(document).spec.dataset.sources[0]
@@ -65,28 +69,29 @@ def test_labels_get_an_accuracy_goal_and_texts_do_not(tmp_path: Path) -> None:
 def test_columns_are_chosen_by_name_and_groups_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("id,customer_id,query,intent\n1,7,hello,greet\n2,8,bye,leave\n")
-    guess = inspect_data(file)
-    assert (guess.prompt, guess.completion, guess.group) == ("query", "intent", "customer_id")
+    found = inspect_data(file).proposal
+    assert (found.prompt, found.completion, found.group) == ("query", "intent", "customer_id")
 
 
-def test_a_group_needs_a_value_in_every_row_and_an_answer_needs_text(tmp_path: Path) -> None:
+def test_a_group_needs_a_value_in_every_row_and_an_answer_may_be_a_number(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
-    row = {"user_id": 7, "query": "hello", "label": 1, "reply": "hi"}
-    file.write_text(jsonl(row, {**row, "user_id": None}))
-    guess = inspect_data(file)
-    assert (guess.prompt, guess.completion, guess.group) == ("query", "reply", None)
+    row = {"user_id": 7, "query": "hello", "label": 1}
+    file.write_text(jsonl(row, {**row, "user_id": None, "query": "bye"}))
+    found = inspect_data(file).proposal
+    assert (found.prompt, found.completion, found.group) == ("query", "label", None)
 
 
 def test_odd_column_names_do_not_break_the_file(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
-    file.write_text('"a\nb: c",group,"x, y",{z}\n' + "1,2,3,4\n" * 5)
+    rows = "".join(f"a{n},b{n % 2},c{n},d{n}\n" for n in range(5))
+    file.write_text('"a\nb: c",group,"x, y",{z}\n' + rows)
     text, guess = render_starter(file=tmp_path / "job.yaml", data=str(file))
     (document,) = parse_documents(text, "job.yaml")
     assert find_problems(document) == []
     columns = parse_document(document).spec.dataset.sources[0].columns
     assert guess is not None
     assert columns is not None
-    assert (columns.prompt, columns.completion, columns.group) == ("group", "{z}", "group")
+    assert (columns.prompt, columns.completion, columns.group) == ("x, y", "{z}", "group")
     assert "# The columns seen are a b: c, group, x, y, {z}" in text
 
 

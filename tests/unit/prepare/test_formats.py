@@ -355,7 +355,8 @@ def test_an_unusable_row_is_refused_with_the_reason(
         ({}, [{"conversations": []}], "ShareGPT", "conversations"),
         ({}, [{"prompt": "", "completion": "", "text": ""}], "PromptCompletion", "prompt and"),
         ({}, [{"instruction": "", "output": ""}], "Alpaca", "instruction and output"),
-        ({}, [{"text": "", "label": ""}], "Text", "have text"),
+        ({}, [{"text": "", "source_url": ""}], "Text", "have text"),
+        ({"format": "Text"}, [{"text": "", "label": ""}], "Text", "set in the job"),
         ({"template": "x"}, [{"text": ""}], "Csv", "template or columns are set"),
         ({"columns": {"completion": "x"}}, [{"text": ""}], "Csv", "columns are set"),
         ({"columns": {"text": "body"}}, [{"body": ""}], "Text", "columns.text is set"),
@@ -370,6 +371,13 @@ def test_the_format_is_recognised_with_the_reason(
     recognised = recognise_format(make_source(**settings), rows, where="dataset.sources[0]")
     assert recognised.format == format_name
     assert reason in recognised.reason
+
+
+def test_an_answer_beside_a_text_is_not_left_out_without_a_word() -> None:
+    with pytest.raises(DataError) as caught:
+        recognise_format(make_source(), [{"text": "", "Label": 1}], where="dataset.sources[0]")
+    assert caught.value.reason == "AnswerBesideText"
+    assert "columns: {prompt: text, completion: Label}" in caught.value.message
 
 
 @pytest.mark.parametrize(

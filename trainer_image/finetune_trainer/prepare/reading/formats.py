@@ -22,6 +22,7 @@ from finetune_trainer.prepare.reading.messages import (
     read_messages,
     read_text,
 )
+from finetune_trainer.prepare.reading.names import COMPLETION_NAMES, find_named
 from finetune_trainer.prepare.reading.preferences import read_verdict, split_conversations
 from finetune_trainer.prepare.reading.tools import read_tools
 from finetune_trainer.prepare.reading.values import is_missing, write_value
@@ -99,9 +100,24 @@ def recognise_format(
     if not votes:
         raise DataError("UnknownFormat", _explain_unknown(rows, where))
     chosen, count = votes.most_common(1)[0]
+    if chosen == "Text":
+        _refuse_answer_beside_text(rows, where)
     fields_text = " and ".join(dict(_FIELDS_OF_FORMAT)[chosen])
     reason = f"{count} of the first {len(rows)} rows have {fields_text}"
     return Recognised(format=chosen, reason=reason)
+
+
+def _refuse_answer_beside_text(rows: Sequence[Mapping[str, Any]], where: str) -> None:
+    fields = tuple(dict.fromkeys(str(field) for row in rows for field in row))
+    answer = find_named(fields, COMPLETION_NAMES)
+    if answer is None:
+        return
+    raise DataError(
+        "AnswerBesideText",
+        f"{where}: the rows have text and {answer}, and format Text would learn the text alone; "
+        f"set columns: {{prompt: text, completion: {answer}}} to learn to answer, or format: Text "
+        "if the text is all that counts",
+    )
 
 
 def are_verdicts(rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -8,23 +8,13 @@ from itertools import chain, islice
 
 from finetune_trainer.data.rows import RawRow, RowError, make_snippet
 from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.reading.names import COMMON_NAMES
 
 NUM_COMPARED_ROWS = 200
 """Rows that the first one is compared with, to tell whether it names the columns."""
 
 MAX_NAME_CHARACTERS = 128
 """Longest name of a column that a job can hold."""
-
-COMMON_NAMES = frozenset(
-    {
-        *("prompt", "question", "instruction", "input", "query", "source", "context"),
-        *("text", "headline", "sentence", "utterance", "title", "subject", "body", "message"),
-        *("completion", "answer", "output", "response", "target", "reference", "translation"),
-        *("label", "category", "intent", "class", "sentiment", "summary", "description"),
-        *("messages", "conversations", "chosen", "rejected", "id"),
-    }
-)
-"""Names of columns that no first row of data would hold by itself."""
 
 _NUMBER = re.compile(r"[-+]?[0-9][0-9.,:/ -]*")
 _NUM_WORDS_OF_TEXT = 4

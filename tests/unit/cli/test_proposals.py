@@ -1,0 +1,297 @@
+"""What `finetune init` proposes for a file is read by the stage's reader, or both refuse it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_cli.documents import find_problems, parse_document, parse_documents
+from finetune_cli.errors import CliError
+from finetune_cli.starter import render_starter
+from finetune_trainer.data.rows import Example, RawRow
+from finetune_trainer.prepare.reading.examples import open_source
+from finetune_trainer.prepare.reading.sources import describe_file
+
+NUM_ROWS = 12
+
+
+def rows_of(make: Callable[[int], dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(make(n)) + "\n" for n in range(NUM_ROWS)).encode()
+
+
+def table_of(header: str, make: Callable[[int], str]) -> bytes:
+    lines = [header, *(make(n) for n in range(NUM_ROWS))]
+    return "".join(f"{line}\n" for line in lines if line).encode()
+
+
+def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def call(n: int) -> dict[str, Any]:
+    function = {"name": "find", "arguments": json.dumps({"number": n})}
+    return turn(
+        "assistant", None, tool_calls=[{"id": "a", "type": "function", "function": function}]
+    )
+
+
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+CHATS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+    "plain": lambda n: [turn("user", f"ask {n}"), turn("assistant", "say")],
+    "system": lambda n: [turn("system", "Be brief."), turn("user", f"{n}"), turn("assistant", "a")],
+    "developer": lambda n: [turn("developer", "Be"), turn("user", f"{n}"), turn("assistant", "a")],
+    "tool calls": lambda n: [
+        turn("user", f"ask {n}"),
+        call(n),
+        turn("tool", "42", tool_call_id="a"),
+        turn("assistant", "say"),
+    ],
+    "weights": lambda n: [
+        turn("user", f"ask {n}"),
+        turn("assistant", "no", weight=0),
+        turn("user", "again"),
+        turn("assistant", "yes", weight=1),
+    ],
+    "parts": lambda n: [
+        turn("user", [{"type": "text", "text": f"ask {n}"}]),
+        turn("assistant", [{"type": "text", "text": "say"}]),
+    ],
+}
+LINES = "subject: {{ subject }}\nbody: {{ body }}"
+SHAPES: dict[str, tuple[str, bytes, dict[str, Any]]] = {
+    **{
+        f"chat: {name}": (
+            "a.jsonl",
+            rows_of(lambda n, make=make: {"messages": make(n), "tools": TOOLS}),  # type: ignore[misc]
+            {"format": "Chat"},
+        )
+        for name, make in CHATS.items()
+    },
+    "pairs": (
+        "a.jsonl",
+        rows_of(lambda n: {"prompt": f"ask {n}", "completion": "say"}),
+        {"format": "PromptCompletion"},
+    ),
+    "pairs of messages": (
+        "a.jsonl",
+        rows_of(
+            lambda n: {"prompt": [turn("user", f"{n}")], "completion": [turn("assistant", "a")]}
+        ),
+        {"format": "PromptCompletion"},
+    ),
+    "answers are numbers": (
+        "a.jsonl",
+        rows_of(lambda n: {"prompt": f"ask {n}", "completion": n % 3}),
+        {"format": "PromptCompletion"},
+    ),
+    "answers are JSON": (
+        "a.jsonl",
+        rows_of(lambda n: {"prompt": f"ask {n}", "completion": {"n": n, "tags": []}}),
+        {"format": "PromptCompletion"},
+    ),
+    "answers are lists": (
+        "a.jsonl",
+        rows_of(lambda n: {"text": f"ask {n}", "target": [{"kind": "city", "at": n}]}),
+        {"format": "Csv", "columns": {"prompt": "text", "completion": "target"}},
+    ),
+    "alpaca": (
+        "a.jsonl",
+        rows_of(lambda n: {"instruction": "a", "input": {"n": n}, "output": n}),
+        {"format": "Alpaca"},
+    ),
+    "numbers as labels": (
+        "a.csv",
+        table_of("review,stars", lambda n: f"It was {n},{n % 5 + 1}"),
+        {"format": "Csv", "columns": {"prompt": "review", "completion": "stars"}},
+    ),
+    "several inputs": (
+        "a.csv",
+        table_of("subject,body,queue", lambda n: f"Help {n},It broke {n},q{n % 3}"),
+        {"format": "Csv", "columns": {"completion": "queue"}, "template": LINES},
+    ),
+    "several inputs and bookkeeping": (
+        "a.jsonl",
+        rows_of(
+            lambda n: {
+                "ticket_id": n,
+                "created_at": "2024-05-01",
+                "channel": "mail",
+                "customer_id": n // 2,
+                "subject": f"Help {n}",
+                "body": f"It broke {n}",
+                "answer": "Restart.",
+            }
+        ),
+        {
+            "format": "Csv",
+            "columns": {"completion": "answer", "group": "customer_id"},
+            "template": LINES,
+        },
+    ),
+    "numbers among the inputs": (
+        "a.jsonl",
+        rows_of(lambda n: {"age": n, "note": f"text {n}", "label": n % 2 == 0}),
+        {
+            "format": "Csv",
+            "columns": {"completion": "label"},
+            "template": "age: {{ age }}\nnote: {{ note }}",
+        },
+    ),
+    "odd names of inputs": (
+        "a.jsonl",
+        rows_of(lambda n: {"in {{x}}": f"a{n}", "class ": f"b{n}", "for": f"c{n}", "label": "x"}),
+        {
+            "format": "Csv",
+            "columns": {"completion": "label"},
+            "template": '{{ "in {{x}}" }}: {{ row["in {{x}}"] }}\nclass : {{ row["class "] }}\n'
+            'for: {{ row["for"] }}',
+        },
+    ),
+    "facts as an object": (
+        "a.jsonl",
+        rows_of(lambda n: {"facts": {"name": f"n{n}"}, "description": f"It is {n}."}),
+        {"format": "Csv", "columns": {"prompt": "facts", "completion": "description"}},
+    ),
+    "text and label": (
+        "a.csv",
+        table_of("text,label", lambda n: f"text {n},l{n % 2}"),
+        {"format": "Csv", "columns": {"prompt": "text", "completion": "label"}},
+    ),
+    "text and where it is from": (
+        "a.jsonl",
+        rows_of(
+            lambda n: {"text": f"text {n}", "url": f"https://example.org/{n}", "split": "train"}
+        ),
+        {"format": "Text"},
+    ),
+    "no header, labels": (
+        "a.csv",
+        table_of("", lambda n: f"It is broken {n},l{n % 3}"),
+        {
+            "format": "Csv",
+            "header": "Absent",
+            "columns": {"prompt": "column1", "completion": "column2"},
+        },
+    ),
+    "no header, sentences": (
+        "a.tsv",
+        table_of("", lambda n: f"What is the answer to {n}?\tThe answer to it is {n}."),
+        {
+            "format": "Csv",
+            "header": "Absent",
+            "columns": {"prompt": "column1", "completion": "column2"},
+        },
+    ),
+    "better and worse": (
+        "a.jsonl",
+        rows_of(lambda n: {"prompt": f"ask {n}", "chosen": "yes", "rejected": "no"}),
+        {"format": "Preference"},
+    ),
+    "verdicts": (
+        "a.jsonl",
+        rows_of(lambda n: {"prompt": f"ask {n}", "completion": "yes", "label": n % 2 == 0}),
+        {"format": "Preference"},
+    ),
+    "one column of another name": (
+        "a.csv",
+        table_of("abstract", lambda n: f"text {n}"),
+        {"format": "Text", "columns": {"text": "abstract"}},
+    ),
+}
+
+REFUSED: dict[str, tuple[str, bytes, str]] = {
+    "a picture": (
+        "a.jsonl",
+        rows_of(
+            lambda n: {"messages": [turn("user", [{"type": "image_url"}]), turn("assistant", "a")]}
+        ),
+        "only text can be trained",
+    ),
+    "a weight between": (
+        "a.jsonl",
+        rows_of(lambda n: {"messages": [turn("user", "a"), turn("assistant", "a", weight=0.5)]}),
+        "it must be 1 (learn this answer) or 0 (do not)",
+    ),
+    "an old call": (
+        "a.jsonl",
+        rows_of(
+            lambda n: {
+                "messages": [turn("user", "a"), turn("assistant", "", function_call={"name": "x"})]
+            }
+        ),
+        "as tool_calls of the assistant",
+    ),
+    "a conversation without an answer": (
+        "a.jsonl",
+        rows_of(lambda n: {"messages": [turn("user", "a")]}),
+        "it must be the answer to learn",
+    ),
+    "an answer that is empty now and then": (
+        "a.csv",
+        table_of("question,answer", lambda n: f"ask {n},{'say' * (n != 7)}"),
+        "a.csv:9: answer is empty",
+    ),
+    "only numbers": ("a.jsonl", rows_of(lambda n: {"a": n, "b": n}), "no known format fits"),
+    "names and nothing else": ("a.csv", b"question,answer\n", "no rows"),
+}
+
+
+def propose(folder: Path, name: str, content: bytes) -> FineTuneJob:
+    (folder / name).write_bytes(content)
+    text, _ = render_starter(file=folder / "job.yaml", data=str(folder / name))
+    (document,) = parse_documents(text, "job.yaml")
+    assert find_problems(document) == []
+    return parse_document(document)
+
+
+def read(folder: Path, name: str, job: FineTuneJob) -> list[object]:
+    (source,) = job.spec.dataset.sources
+    opened = open_source(
+        source,
+        [describe_file(folder / name, name=name)],
+        index=0,
+        label="",
+        conversational=True,
+        objective=job.spec.method.objective,
+    )
+    if opened.conversion is None:
+        return [row for _, row in opened.rows]
+    convert = opened.conversion.build()
+    return [convert(file, row) if isinstance(row, RawRow) else row for file, row in opened.rows]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_proposed_is_read_to_the_last_row(shape: str, tmp_path: Path) -> None:
+    name, content, expected = SHAPES[shape]
+    job = propose(tmp_path, name, content)
+    source = job.spec.dataset.sources[0].to_wire()
+    for key in ("format", "columns", "template"):
+        assert source.get(key) == expected.get(key), key
+    assert source["header"] == expected.get("header", "Auto")
+    rows = read(tmp_path, name, job)
+    assert len(rows) == NUM_ROWS
+    assert all(isinstance(row, Example) for row in rows), rows
+
+
+@pytest.mark.parametrize("shape", REFUSED)
+def test_what_the_reader_refuses_is_not_proposed(shape: str, tmp_path: Path) -> None:
+    name, content, message = REFUSED[shape]
+    with pytest.raises(CliError) as caught:
+        propose(tmp_path, name, content)
+    assert message in caught.value.message
+    assert name in caught.value.message
+
+
+def test_the_length_is_measured_and_never_too_short(tmp_path: Path) -> None:
+    def length_of(words: int) -> int:
+        rows = rows_of(lambda n: {"prompt": "word " * (words if n == 7 else 3), "completion": "a"})
+        return propose(tmp_path, "a.jsonl", rows).spec.hyperparameters.max_sequence_length
+
+    assert length_of(10) == 256
+    assert length_of(300) == 768
+    assert length_of(10_000) == 20 * 1024

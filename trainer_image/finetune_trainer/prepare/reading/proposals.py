@@ -1,0 +1,240 @@
+"""Propose how rows are read, where nobody has said it yet: format, columns, template, objective.
+
+``Auto`` is asked first: what it recognises is proposed as it is. Rows it knows nothing of are a
+table whose columns are chosen by their names and by what they hold. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.v1alpha1.dataset import Columns, Source
+from finetune_trainer.data.rows import BadRow
+from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.reading.formats import are_verdicts, recognise_format
+from finetune_trainer.prepare.reading.header import MAX_NAME_CHARACTERS
+from finetune_trainer.prepare.reading.names import (
+    COMPLETION_NAMES,
+    GROUP_NAMES,
+    find_named,
+    is_bookkeeping,
+)
+from finetune_trainer.prepare.reading.values import is_missing, write_value
+
+MAX_LABELS = 100
+MAX_LABEL_CHARACTERS = 40
+
+_ANSWER_OF_FORMAT = {"PromptCompletion": "completion", "Alpaca": "output"}
+"""Field of the answer, in formats whose answers may be labels."""
+
+_PLAIN_LABEL = re.compile(r"[^\W_][\w .,()/-]*")
+_JINJA_WORDS = frozenset(
+    {*keyword.kwlist, "true", "false", "none", "row", "loop", "self", "set", "block", "range"}
+)
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """How rows may be read.
+
+    Attributes:
+        format: Of the API's formats.
+        objective: Of the API's objectives: what such rows can teach.
+        fields: Field or column names seen.
+        prompt: Column of the input, for ``Csv``; None where a template joins several.
+        completion: Column of the answer, for ``Csv``.
+        text: Column of the text, for ``Text`` where it is not called so.
+        group: Column that should stay together, if one looks like it.
+        template: Jinja template over several input columns, for ``Csv``.
+        has_labels: The answers are few and short: a classification.
+    """
+
+    format: str
+    objective: str
+    fields: tuple[str, ...]
+    prompt: str | None = None
+    completion: str | None = None
+    text: str | None = None
+    group: str | None = None
+    template: str | None = None
+    has_labels: bool = False
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The API's columns."""
+        named = {
+            "prompt": self.prompt,
+            "completion": self.completion,
+            "text": self.text,
+            "group": self.group,
+        }
+        return {name: column for name, column in named.items() if column is not None}
+
+    def make_source(self, uri: str, *, header: str = "Auto") -> Source:
+        """Return the source that reads rows in this way."""
+        return Source.model_validate(
+            {
+                "uri": uri,
+                "format": self.format,
+                "header": header,
+                "columns": Columns.model_validate(self.columns) if self.columns else None,
+                "template": self.template,
+            }
+        )
+
+
+def propose_reading(rows: Rows, *, where: str) -> Proposal:
+    """Propose how rows are read.
+
+    Args:
+        rows: The first rows of a file; at least one.
+        where: The file, for messages.
+
+    Raises:
+        DataError: The rows hold nothing that can be learned from.
+    """
+    fields = tuple(dict.fromkeys(name for row in rows for name in row))
+    objective = _objective_of(rows, fields)
+    group = next((name for name in fields if _is_group(name, rows)), None)
+    try:
+        recognised = recognise_format(
+            Source(uri="file:///data"), rows, where=where, objective=objective
+        ).format
+    except DataError as error:
+        return _propose_table(rows, fields, group, error)
+    answer = _ANSWER_OF_FORMAT.get(recognised)
+    if recognised == "Text" and any(_is_text(name, rows) for name in fields if name != "text"):
+        # More likely a table that has a column `text` among others.
+        return _propose_table(rows, fields, group, DataError("UnknownFormat", where))
+    return Proposal(
+        format=recognised,
+        objective=objective,
+        fields=fields,
+        group=group,
+        has_labels=answer is not None and _are_labels(rows, answer),
+    )
+
+
+def _objective_of(rows: Rows, fields: tuple[str, ...]) -> str:
+    """Return what the rows can teach: pairs and verdicts are preferences, all else examples."""
+    if {"chosen", "rejected"} <= set(fields):
+        return "DPO"
+    return "KTO" if are_verdicts(rows) else "SFT"
+
+
+def _propose_table(
+    rows: Rows, fields: tuple[str, ...], group: str | None, problem: DataError
+) -> Proposal:
+    usable = tuple(name for name in fields if _is_nameable(name))
+    texts = tuple(name for name in usable if _is_text(name, rows))
+    completion = find_named(
+        tuple(name for name in usable if _holds_answers(name, rows)), COMPLETION_NAMES
+    )
+    inputs = tuple(name for name in usable if _is_input(name, rows))
+    telling = tuple(name for name in inputs if name in texts) or texts
+    if completion is None and len(telling) > 1:
+        completion = telling[-1]
+    inputs = tuple(name for name in inputs if name != completion)
+    if completion is None or not inputs:
+        return _propose_text(fields, group, telling, problem)
+    single = inputs[0] if len(inputs) == 1 else None
+    return Proposal(
+        format="Csv",
+        objective="SFT",
+        fields=fields,
+        prompt=single,
+        completion=completion,
+        group=group,
+        template=None if single else make_template(inputs),
+        has_labels=_are_labels(rows, completion),
+    )
+
+
+def _propose_text(
+    fields: tuple[str, ...], group: str | None, texts: tuple[str, ...], problem: DataError
+) -> Proposal:
+    if len(texts) != 1:
+        raise problem
+    return Proposal(
+        format="Text",
+        objective="SFT",
+        fields=fields,
+        text=None if texts == ("text",) else texts[0],
+        group=group,
+    )
+
+
+def make_template(columns: Sequence[str]) -> str:
+    """Return a template that writes several columns, each on a line with its name before it."""
+    return "\n".join(f"{_label(name)}: {{{{ {_expression(name)} }}}}" for name in columns)
+
+
+def _label(name: str) -> str:
+    if _PLAIN_LABEL.fullmatch(name):
+        return name
+    return f"{{{{ {json.dumps(name)} }}}}"  # Jinja would read a part of it as its own
+
+
+def _expression(name: str) -> str:
+    plain = name.isidentifier() and name.isascii() and name not in _JINJA_WORDS
+    return name if plain else f"row[{json.dumps(name)}]"
+
+
+def _is_input(name: str, rows: Rows) -> bool:
+    """Whether a column says something of what is asked: it has values, and they differ."""
+    if is_bookkeeping(name):
+        return False
+    values = [row.get(name) for row in rows]
+    present = [_written(value) for value in values if not is_missing(value)]
+    if not any(text.strip() for text in present):
+        return False
+    # In every row, or the template fails where a row lacks the field.
+    return all(name in row for row in rows) and (len(set(present)) > 1 or len(rows) == 1)
+
+
+def _holds_answers(name: str, rows: Rows) -> bool:
+    values = [row.get(name) for row in rows]
+    return all(not is_missing(value) and _written(value).strip() for value in values)
+
+
+def _written(value: object) -> str:
+    try:
+        return write_value(value, "a value")
+    except BadRow:
+        return ""
+
+
+def _is_text(name: str, rows: Rows) -> bool:
+    values = [value for row in rows if (value := row.get(name)) is not None]
+    return (
+        _is_nameable(name)
+        and all(isinstance(value, str) for value in values)
+        and any(value.strip() for value in values)
+    )
+
+
+def _is_group(name: str, rows: Rows) -> bool:
+    """Whether the column is called like a group and has a value in every row, as it then must."""
+    return name.lower() in GROUP_NAMES and all(
+        row.get(name) is not None and str(row[name]).strip() for row in rows
+    )
+
+
+def _is_nameable(name: str) -> bool:
+    return len(name) <= MAX_NAME_CHARACTERS and name.splitlines() == [name]
+
+
+def _are_labels(rows: Rows, column: str) -> bool:
+    answers = [_written(row.get(column, "")) for row in rows]
+    distinct = set(answers)
+    return (
+        0 < len(distinct) <= min(MAX_LABELS, len(answers) // 2)
+        and max(map(len, distinct)) <= MAX_LABEL_CHARACTERS
+    )
