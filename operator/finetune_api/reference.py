@@ -28,7 +28,7 @@ EXIT_CODE_HELP: dict[ExitCode, tuple[str, str]] = {
         "The examples cannot be trained on: unreadable rows, an empty side of the split, every "
         "row over `maxSequenceLength`.",
         "Correct the data; the message names file, line and reason of the first rows, and where "
-        "up to 100 are listed (`invalid-rows.json` of the run).",
+        "all are listed (`invalid-rows.jsonl` of the run).",
     ),
     ExitCode.INTERNAL: (
         "A defect, or a library raised something nobody foresaw.",

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from enum import IntEnum, StrEnum
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -18,9 +20,15 @@ from pydantic import Field
 from finetune_api.meta import API_VERSION, APIModel
 from finetune_api.v1alpha1.batches import world_size_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.v1alpha1.status import InvalidRowPlace
 
 TERMINATION_MESSAGE_BYTES = 4096
 """What the kubelet keeps of a container's termination log, in bytes."""
+
+INVALID_ROWS_BYTES = 1700
+"""Of these, what places of invalid rows may take; the rest is for the message."""
+
+NUM_INVALID_ROWS_TOLD = 20
 
 PROGRESS_AUDIENCE = "finetune.dev"
 """Audience of the projected service-account token that authenticates progress pushes."""
@@ -191,6 +199,18 @@ class RowCounts(APIModel):
     test: int
 
 
+def limit_places(places: Iterable[InvalidRowPlace]) -> list[InvalidRowPlace]:
+    """Return the first places that fit status and termination message."""
+    kept: list[InvalidRowPlace] = []
+    num_bytes = 0
+    for place in islice(places, NUM_INVALID_ROWS_TOLD):
+        num_bytes += len(json.dumps(place.to_wire(), separators=(",", ":"))) + 1
+        if num_bytes > INVALID_ROWS_BYTES:
+            break
+        kept.append(place)
+    return kept
+
+
 class PrepareResult(APIModel):
     """What ``prepare`` found and wrote."""
 
@@ -203,6 +223,8 @@ class PrepareResult(APIModel):
     num_tokens: int
     """Tokens of the training side after the chat template, before truncation."""
     num_invalid_rows: int
+    invalid_rows: list[InvalidRowPlace] = []
+    """The first of them, as many as :func:`limit_places` lets through."""
     num_truncated_rows: int
     reused: bool = False
     """True when a data set with the same source and recipe was there already."""
@@ -297,6 +319,8 @@ class TerminationMessage(APIModel):
     resumed_from_step: int | None = None
     """Step that a training which failed had begun at."""
     rank: int | None = None
+    invalid_rows: list[InvalidRowPlace] = []
+    """The first rows that the data was refused for, as :func:`limit_places` lets through."""
     result: StageResult | None = None
 
     def to_text(self) -> str:

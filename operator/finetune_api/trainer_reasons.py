@@ -222,7 +222,7 @@ DATA = {
     "InvalidHeader": _Help("The first line of a table does not name all columns.", "Correct it."),
     "InvalidRows": _Help(
         "More rows are invalid than `dataset.maxInvalidRows` allows.",
-        "Correct them; `invalid-rows.json` of the run lists the first.",
+        "Correct them; `invalid-rows.jsonl` of the run lists them all.",
     ),
     "InvalidTemplate": _Help(
         "A template is not valid Jinja.", "Correct it where the message says."

@@ -185,6 +185,7 @@ def _dataset(job: Body) -> dict[str, Any]:
         "Rows": ", ".join(f"{rows[side]} {side}" for side in sides) or None,
         "Tokens": dataset.get("numTokens"),
         "Invalid rows": dataset.get("numInvalidRows"),
+        "The first": _invalid_rows(dataset),
         "Truncated rows": dataset.get("numTruncatedRows"),
         "Decision": decision_text(job),
     }
@@ -275,7 +276,13 @@ def _failure(job: Body) -> dict[str, Any]:
         "Node": failure.get("node"),
         "Time": failure.get("time"),
         "Message": failure.get("message"),
+        "Rows": _invalid_rows(failure),
     }
+
+
+def _invalid_rows(holder: Body) -> str | None:
+    rows = holder.get("invalidRows", [])
+    return ", ".join(f"{row['file']}:{row['line']} {row['reason']}" for row in rows) or None
 
 
 def _events(events: Iterable[Body], now: datetime) -> list[str]:

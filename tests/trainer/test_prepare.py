@@ -18,7 +18,7 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, read_tokens
 from finetune_trainer.data.rows import Side
 from finetune_trainer.data.token_files import mapped_file
-from finetune_trainer.errors import DataError, StorageError, TrainerError, UserError
+from finetune_trainer.errors import DataError, RowsRefused, StorageError, TrainerError, UserError
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
@@ -948,3 +948,32 @@ def test_faults_in_answers_are_refused_by_line_and_told_of_prompts(
     found = {check.name: check.flagged for check in prepared.report.checks}
     assert found["brokenEncodingInPrompts"] == 1
     assert found["numRows"] == 41
+
+
+def test_every_invalid_row_is_in_a_file_and_the_first_twenty_in_the_result(
+    make_context: MakeContext, write: Write, tmp_path: Path
+) -> None:
+    write("rows.jsonl", pairs(30) + '{"prompt": \n' * 150)
+    with pytest.raises(RowsRefused) as caught:
+        prepare(make_context(max_invalid_rows=7))
+    assert caught.value.places[0] == {"file": "rows.jsonl", "line": 31, "reason": "NotJson"}
+    context = make_context(max_invalid_rows=150, name="other")
+    result, prepared = prepare_and_read(context)
+    refused = tmp_path / "out/runs/team-a/run/uid-run/invalid-rows.jsonl"
+    left_out = tmp_path / "out/datasets" / result.digest / "invalid-rows.jsonl"
+    for path in (refused, left_out):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [row["line"] for row in rows] == list(range(31, 181))
+        assert {(row["file"], row["reason"]) for row in rows} == {("rows.jsonl", "NotJson")}
+        assert rows[0]["snippet"] == '{"prompt":'
+    assert [place.line for place in result.invalid_rows] == list(range(31, 51))
+    assert not (prepared.folder / "invalid-rows.jsonl").exists()  # later stages need it not
+
+
+def test_a_data_set_without_invalid_rows_has_no_file_of_them(
+    make_context: MakeContext, write: Write, tmp_path: Path
+) -> None:
+    write("rows.jsonl", pairs(30))
+    result, _ = prepare_and_read(make_context())
+    assert result.invalid_rows == []
+    assert not (tmp_path / "out/datasets" / result.digest / "invalid-rows.jsonl").exists()

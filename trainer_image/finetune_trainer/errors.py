@@ -9,6 +9,7 @@ the storage package must be importable in milliseconds; a unit test keeps the tw
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 
@@ -54,6 +55,22 @@ class DataError(TrainerError):
 
     exit_code: ClassVar[int] = 65
     failure_class: ClassVar[str] = "DataError"
+
+
+class RowsRefused(DataError):  # noqa: N818 - what happened to the rows
+    """The data set is refused for some of its rows.
+
+    Args:
+        reason: As for every error.
+        message: As for every error.
+        places: File, line and reason of the first of these rows, by name.
+    """
+
+    def __init__(
+        self, reason: str, message: str, places: Sequence[Mapping[str, object]] = ()
+    ) -> None:
+        super().__init__(reason, message)
+        self.places = places
 
 
 class InternalError(TrainerError):

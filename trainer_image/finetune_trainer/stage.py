@@ -14,10 +14,12 @@ from finetune_api.trainer import (
     Stage,
     StageResult,
     TerminationMessage,
+    limit_places,
 )
+from finetune_api.v1alpha1.status import InvalidRowPlace
 from finetune_trainer import stopping
 from finetune_trainer.context import StageContext, read_job
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.errors import RowsRefused, TrainerError
 from finetune_trainer.failures import classify
 from finetune_trainer.process import hide_torch
 from finetune_trainer.report.events import EventEmitter
@@ -68,6 +70,7 @@ def _end_with(emit: EventEmitter, error: TrainerError) -> int:
     step: int | None = getattr(error, "step", None)
     rank: int | None = getattr(error, "rank", None)
     resumed_from: int | None = getattr(error, "resumed_from_step", None)
+    places = error.places if isinstance(error, RowsRefused) else ()
     emit.failure(reason=error.reason, message=error.message, exit_code=error.exit_code, step=step)
     write_termination(
         TerminationMessage(
@@ -79,6 +82,7 @@ def _end_with(emit: EventEmitter, error: TrainerError) -> int:
             step=step,
             resumed_from_step=resumed_from,
             rank=rank,
+            invalid_rows=limit_places(map(InvalidRowPlace.model_validate, places)),
         )
     )
     return error.exit_code

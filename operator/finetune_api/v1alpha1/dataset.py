@@ -130,9 +130,9 @@ class Dataset(APIModel):
     split: Split = Split()
     """Division into train, validation and test."""
     max_invalid_rows: Annotated[Integer, Field(ge=0, le=1000000)] = 0
-    """How many unreadable rows are tolerated (and left out) before the job is refused. The first
-    100 are listed with file, line and reason, in `report.json` of the data set or, if the job is
-    refused, in `invalid-rows.json` of the run."""
+    """How many invalid rows are tolerated (and left out) before the job is refused. All of them are
+    listed with file, line and reason in `invalid-rows.jsonl` of the data set or, if the job is
+    refused, of the run; the first ones in `status` too."""
     on_too_long: Literal["Refuse", "Drop", "Truncate"] = "Refuse"
     """What happens to rows that are longer than `hyperparameters.maxSequenceLength`, so that their
     answer or a part of it would be cut away. `Refuse` refuses the job and names the first of them

@@ -164,6 +164,22 @@ class PlanStatus(APIModel):
     """Why each automatic setting was chosen."""
 
 
+class InvalidRowPlace(APIModel):
+    """A row that cannot be used; never with its text."""
+
+    file: Annotated[str, Field(max_length=80)]
+    """File, as the source names it; a long name is cut at its beginning."""
+    line: int
+    """Line the row begins on, from 1; position of the row in files without lines."""
+    reason: Annotated[str, Field(max_length=63)]
+    """CamelCase cause."""
+
+
+InvalidRowPlaces = Annotated[
+    list[InvalidRowPlace], Field(max_length=20, json_schema_extra=ATOMIC_LIST)
+]
+
+
 class DatasetStatus(APIModel):
     """The prepared data set."""
 
@@ -176,7 +192,9 @@ class DatasetStatus(APIModel):
     num_tokens: int | None = None
     """Tokens of the training side."""
     num_invalid_rows: int | None = None
-    """Rows left out as unreadable."""
+    """Rows left out as invalid; all of them are in `invalid-rows.jsonl` of the data set."""
+    invalid_rows: InvalidRowPlaces = []
+    """The first of them, at most 20."""
     num_truncated_rows: int | None = None
     """Rows longer than `maxSequenceLength`."""
 
@@ -330,6 +348,8 @@ class Failure(APIModel):
     """Exit code of the container."""
     message: Text = ""
     """What was tried, on what, what came back, what to do."""
+    invalid_rows: InvalidRowPlaces = []
+    """The first rows that the data was refused for, at most 20."""
     pod: ShortText | None = None
     """Pod that failed."""
     node: ShortText | None = None

@@ -22,6 +22,7 @@ from finetune_api.trainer import (
     Stage,
     TerminationMessage,
 )
+from finetune_api.v1alpha1.status import InvalidRowPlace
 from finetune_operator.finetunejob.observed import stage_of
 from finetune_operator.finetunejob.retry import is_disrupted
 from finetune_operator.status.conditions import (
@@ -82,6 +83,7 @@ class Cause:
         node: Name of its node.
         time: When, as an API timestamp.
         is_hopeless: Whether waiting cannot help.
+        invalid_rows: The first rows that the data was refused for.
     """
 
     failure_class: FailureClass
@@ -92,6 +94,7 @@ class Cause:
     node: str = ""
     time: str = ""
     is_hopeless: bool = False
+    invalid_rows: tuple[InvalidRowPlace, ...] = ()
 
     def to_wire(self, stage: Stage) -> dict[str, Any]:
         """Return ``status.lastFailure``."""
@@ -106,6 +109,8 @@ class Cause:
         for key, value in (("pod", self.pod), ("node", self.node), ("time", self.time)):
             if value:
                 wire[key] = value
+        if self.invalid_rows:
+            wire["invalidRows"] = [place.to_wire() for place in self.invalid_rows]
         return wire
 
 
@@ -231,6 +236,7 @@ def _exited(pod: Object, ended: Mapping[str, Any], memory: str) -> Cause:
             reason=words.reason or failure_class.value,
             message=f"{words.message}{rank}",
             exit_code=code,
+            invalid_rows=tuple(words.invalid_rows),
             **where,
         )
     failure_class, reason, message = _of_exit_code(code, ended)

@@ -29,7 +29,7 @@ MAX_METRICS = 24
 
 def dataset_section(result: PrepareResult) -> Section:
     """Return ``status.dataset``."""
-    return {
+    section: Section = {
         "digest": result.digest,
         "uri": to_claim_uri(result.uri),
         "rows": result.rows.to_wire(),
@@ -37,6 +37,9 @@ def dataset_section(result: PrepareResult) -> Section:
         "numInvalidRows": result.num_invalid_rows,
         "numTruncatedRows": result.num_truncated_rows,
     }
+    if result.invalid_rows:
+        section["invalidRows"] = [place.to_wire() for place in result.invalid_rows]
+    return section
 
 
 def artifact_section(result: TrainResult) -> Section:
@@ -144,6 +147,7 @@ def _prepare_result(dataset: Section) -> PrepareResult:
         rows=RowCounts.model_validate(dataset["rows"]),
         num_tokens=dataset["numTokens"],
         num_invalid_rows=dataset["numInvalidRows"],
+        invalid_rows=dataset.get("invalidRows") or [],
         num_truncated_rows=dataset["numTruncatedRows"],
     )
 

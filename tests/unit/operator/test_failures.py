@@ -62,6 +62,20 @@ def test_bad_data_fails_at_once_with_the_trainers_own_words():
     assert reasons(made) == ["Failed"]
 
 
+def test_the_places_of_the_rows_that_data_is_refused_for_are_in_the_status():
+    places = [{"file": "a.jsonl", "line": n, "reason": "NotJson"} for n in range(1, 21)]
+    text = words(
+        PREPARE, ExitCode.DATA_ERROR, FailureClass.DATA_ERROR, "InvalidRows", "a.jsonl:1: not JSON",
+        invalid_rows=places,
+    )  # fmt: skip
+    known = {
+        "jobs": {PREPARE: child(PREPARE, status=failed("PodFailurePolicy", count=1))},
+        "pods": {PREPARE: (ended(PREPARE, 65, text),)},
+    }
+    made = plan(observe(accepted(), **known), at(61), CONFIG)
+    assert made.status["lastFailure"]["invalidRows"] == places
+
+
 FAILURES = [
     ("host out of memory", ended(TRAIN, 137, reason="OOMKilled"), "OutOfMemory", "OOMKilled",
      "resources.memory"),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_api.trainer import Stage
+from finetune_api.trainer import PrepareResult, RowCounts, Stage
+from finetune_api.v1alpha1.status import InvalidRowPlace
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
     CreateStage,
 )
 from finetune_operator.finetunejob.observed import newest_runs
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.results import result_of_status, sections_of
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
     CONFIG,
@@ -50,6 +52,22 @@ def test_a_lost_result_is_unknown_and_does_not_fail_the_job():
     assert [action.stage for action in made.first] == [TRAIN]
     assert condition(made, "DatasetReady")["status"] == "Unknown"
     assert condition(made, "DatasetReady")["reason"] == "ResultNotReported"
+
+
+def test_places_of_rows_left_out_go_into_the_status_and_back():
+    place = InvalidRowPlace(file="a.jsonl", line=7, reason="NotJson")
+    result = PrepareResult(
+        digest="d",
+        uri="s3://models/datasets/d",
+        rows=RowCounts(train=1, validation=1, test=1),
+        num_tokens=1,
+        num_invalid_rows=1,
+        invalid_rows=[place],
+        num_truncated_rows=0,
+    )
+    sections = sections_of(result)
+    assert sections["dataset"]["invalidRows"] == [place.to_wire()]
+    assert result_of_status(sections, PREPARE) == result
 
 
 def test_a_pushed_result_in_the_status_replaces_lost_last_words():

@@ -189,7 +189,7 @@ def test_plain_text_is_cut_and_not_refused() -> None:
 def test_rows_that_are_too_long_are_dropped_on_request_and_counted_nowhere(tokenizer: Any) -> None:
     rows = [make(pair("a", "b"), 1), make(LONG, 2), make(pair("c", "d"), 3)]
     statistics, dropped, num_kept = measure_long(tokenizer, "Drop", rows)
-    assert [(row.place, row.position) for row in dropped] == [("rows.jsonl:2", 1)]
+    assert [(row.file, row.line, row.position) for row in dropped] == [("rows.jsonl", 2, 1)]
     assert (statistics.num_rows, statistics.num_truncated, num_kept) == (2, 0, 2)
     assert statistics.longest == OVERHEAD + 2
 

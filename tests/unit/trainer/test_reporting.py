@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.trainer import Event, ExitCode, Stage, TerminationMessage
+from finetune_api.trainer import Event, ExitCode, Stage, TerminationMessage, limit_places
+from finetune_trainer.data.report import place_row
 from finetune_trainer.errors import OutOfMemory, StorageError, UserError
 from finetune_trainer.failures import classify
 from finetune_trainer.report.push import ProgressPush
@@ -24,6 +25,22 @@ def test_termination_message_fits_the_kubelet_and_keeps_the_facts() -> None:
     text = message.to_text()
     assert len(text.encode()) <= 4096
     assert json.loads(text)["reason"] == "InvalidRows"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "long/" * 40 + "rows.jsonl", "\u00e4" * 60 + ".csv"])
+def test_places_of_rows_leave_room_for_the_message(name: str) -> None:
+    places = limit_places(place_row(name, n, "WrongRoleOrder") for n in range(10**6, 10**6 + 100))
+    assert 4 <= len(places) <= 20
+    assert name.endswith(places[0].file.removeprefix("..."))
+    text = TerminationMessage(
+        stage=Stage.PREPARE,
+        exit_code=65,
+        reason="InvalidRows",
+        message="m" * 1800,
+        invalid_rows=places,
+    ).to_text()
+    assert len(text.encode()) <= 4096
+    assert json.loads(text)["message"] == "m" * 1800
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.storage import Manifest, ObjectStore, fetch_folder, read_json, read_manifest
 
 REPORT_NAME = "report.json"
+INVALID_ROWS_NAME = "invalid-rows.jsonl"
+"""All rows that were left out as invalid; absent where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +83,7 @@ def read_prepared(
         StorageError: The data set is incomplete, changed, or cannot be read.
     """
     left_out = {f"{side}.jsonl" for side in Side if side not in (*sides, *fetched)}
-    left_out |= {token_file(Path(), side).name for side in TRAINED_SIDES}
+    left_out |= {token_file(Path(), side).name for side in TRAINED_SIDES} | {INVALID_ROWS_NAME}
     prepared = _fetch_pinned(output, job, work_dir, left_out, approved)
     rows = {side: _load_rows(prepared.folder / f"{side}.jsonl") for side in sides}
     return replace(prepared, rows=rows)
@@ -104,7 +106,8 @@ def read_tokens(
         return read_prepared(
             output, job, work_dir, sides=(), fetched=TRAINED_SIDES, approved=approved
         )
-    prepared = _fetch_pinned(output, job, work_dir, {f"{side}.jsonl" for side in Side}, approved)
+    left_out = {*(f"{side}.jsonl" for side in Side), INVALID_ROWS_NAME}
+    prepared = _fetch_pinned(output, job, work_dir, left_out, approved)
     for side in TRAINED_SIDES:
         map_tokens(prepared.folder, side)
     return prepared

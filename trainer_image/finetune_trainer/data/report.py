@@ -11,6 +11,7 @@ from pydantic import Field
 
 from finetune_api.meta import APIModel
 from finetune_api.trainer import RowCounts
+from finetune_api.v1alpha1.status import InvalidRowPlace
 from finetune_trainer.data.rows import RowErrors
 
 
@@ -169,6 +170,16 @@ class DatasetPointer(APIModel):
     """URIs of the sources, as this run read them."""
     model_revision: str | None = None
     """What the base model was when the run began; all stages insist on it."""
+
+
+FILE_CHARACTERS = 60
+"""Of a longer name the end is kept: status has little room."""
+
+
+def place_row(file: str, line: int, reason: str) -> InvalidRowPlace:
+    """Say where an invalid row is, in the little room of a status."""
+    short = file if len(file) <= FILE_CHARACTERS else "..." + file[3 - FILE_CHARACTERS :]
+    return InvalidRowPlace(file=short, line=line, reason=reason[:63])
 
 
 def report_invalid_rows(errors: RowErrors) -> InvalidRows:

@@ -8,28 +8,31 @@ from pathlib import Path
 from finetune_api.trainer import ResolvedJob, RowCounts
 from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Evaluation, Goal
 from finetune_trainer.data.keys import uri_of
-from finetune_trainer.data.report import report_invalid_rows
+from finetune_trainer.data.prepared import INVALID_ROWS_NAME
+from finetune_trainer.data.report import place_row, report_invalid_rows
 from finetune_trainer.data.rows import RowErrors, Side, prompt_of
-from finetune_trainer.errors import DataError, TrainerError
+from finetune_trainer.errors import DataError, RowsRefused, TrainerError
 from finetune_trainer.storage import ObjectStore
 
 NUM_ERRORS_SHOWN = 5
 REFUSED_NAME = "invalid-rows.json"
+"""What a refused run is told of: totals and the first rows."""
 
 
 def require_valid_rows(
-    output: ObjectStore, job: ResolvedJob, errors: RowErrors, *, num_valid: int
+    output: ObjectStore, job: ResolvedJob, errors: RowErrors, *, num_valid: int, all_rows: Path
 ) -> None:
-    """Refuse more unreadable rows than the job tolerates, and list them in the run's folder.
+    """Refuse more invalid rows than the job tolerates, and list them in the run's folder.
 
     Args:
         output: Where the job's results go.
         job: The effective job.
         errors: The rows that cannot be used.
         num_valid: How many rows can.
+        all_rows: Local file of all rows that cannot be used.
 
     Raises:
-        DataError: There are more than ``dataset.maxInvalidRows``.
+        RowsRefused: There are more than ``dataset.maxInvalidRows``.
     """
     allowed = job.spec.dataset.max_invalid_rows
     if errors.total <= allowed:
@@ -38,16 +41,19 @@ def require_valid_rows(
     key = f"{job.run_prefix}/{REFUSED_NAME}"
     try:
         output.write_bytes(key, (listing.model_dump_json(by_alias=True, indent=1)).encode())
-        where = f"; the first {len(listing.first)} are listed in {uri_of(job, key)}"
+        all_key = f"{job.run_prefix}/{INVALID_ROWS_NAME}"
+        output.upload_file(all_rows, all_key)
+        where = f"; all are in {uri_of(job, all_key)}"
     except TrainerError:
         where = ""  # the refusal itself matters more than its list
     shown = "; ".join(str(error) for error in errors.first[:NUM_ERRORS_SHOWN])
     totals = ", ".join(f"{reason} {count}" for reason, count in listing.by_reason.items())
     more = "; ..." if errors.total > NUM_ERRORS_SHOWN else ""
-    raise DataError(
+    raise RowsRefused(
         "InvalidRows",
         f"{errors.total} invalid row(s), allowed are {allowed} (dataset.maxInvalidRows): "
         f"{shown}{more} [{totals}]{where}. {_remedy(errors.total, num_valid)}",
+        [place_row(error.file, error.line, error.reason).to_wire() for error in errors.first],
     )
 
 

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.trainer import PrepareResult, ResolvedJob
+from finetune_api.trainer import PrepareResult, ResolvedJob, limit_places
 from finetune_api.v1alpha1.dataset import Dataset
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
-from finetune_trainer.data.prepared import fetch_prepared
+from finetune_trainer.data.prepared import INVALID_ROWS_NAME, fetch_prepared
 from finetune_trainer.data.report import (
     DatasetPointer,
     DatasetReport,
+    place_row,
 )
 from finetune_trainer.data.rows import RowFile, Side
 from finetune_trainer.data.token_files import TokenFiles, TokenTotals
@@ -35,6 +36,7 @@ from finetune_trainer.prepare.conversations import choose_format, fetch_template
 from finetune_trainer.prepare.dividing import Division, divide_rows, draw_rows
 from finetune_trainer.prepare.documents import make_decode, write_documents
 from finetune_trainer.prepare.intake import take_in
+from finetune_trainer.prepare.invalid_rows import InvalidRowFile
 from finetune_trainer.prepare.labels import count_labels
 from finetune_trainer.prepare.reading.control import find_control_tokens
 from finetune_trainer.prepare.reading.examples import open_source, refuse_wrong_column
@@ -127,6 +129,9 @@ def prepare(context: StageContext) -> PrepareResult:
         rows=report.rows,
         num_tokens=train.tokens,
         num_invalid_rows=report.invalid_rows.total,
+        invalid_rows=limit_places(
+            place_row(row.file, row.line, row.reason) for row in report.invalid_rows.first
+        ),
         num_truncated_rows=train.truncated_rows,
         reused=reused,
     )
@@ -219,7 +224,10 @@ def _divide_sources(
     job, dataset = context.job, context.job.spec.dataset
     control_tokens = find_control_tokens(tokenizer)
     screening = Screening(choose_steps(job.spec))
-    with Spool(context.scratch("spool", fresh=True) / "rows.jsonl") as spool:
+    with (
+        Spool(context.scratch("spool", fresh=True) / "rows.jsonl") as spool,
+        InvalidRowFile(staging / INVALID_ROWS_NAME) as invalid_rows,
+    ):
         rows, ends = [], []
         for index, source in enumerate(dataset.sources):
             opened = open_source(
@@ -236,13 +244,17 @@ def _divide_sources(
                 workers,
                 screening,
                 spool,
+                on_error=invalid_rows.add,
                 on_progress=lambda num_read: _tell_reading(context, num_read),
             )
             refuse_wrong_column(taken, index=index)
             rows.append(taken)
             ends.append(len(spool))
         read = Input(files=files, rows=rows)
-        require_valid_rows(context.output, job, read.errors, num_valid=len(spool))
+        invalid_rows.close()
+        require_valid_rows(
+            context.output, job, read.errors, num_valid=len(spool), all_rows=invalid_rows.path
+        )
         findings = screening.summarise()
         _require_rows(job, spool, read)
         keys = spool.keys()

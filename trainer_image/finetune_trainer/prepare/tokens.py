@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.trainer import NUM_INVALID_ROWS_TOLD, ResolvedJob
+from finetune_trainer.data.report import place_row
 from finetune_trainer.data.rows import RowFile, Side, other_answer
 from finetune_trainer.data.token_files import TRAINED_SIDES
-from finetune_trainer.errors import DataError
+from finetune_trainer.errors import DataError, RowsRefused
 from finetune_trainer.model.chat_format import ChatFormat
 from finetune_trainer.model.encoding import Encoded, Encoder, make_encoder
 from finetune_trainer.pages.histogram import Bin, count_bins
@@ -82,13 +83,15 @@ class LongRow:
     """A row of whose answer something does not fit the limit.
 
     Attributes:
-        place: File and line, as people read them.
+        file: File the row came from.
+        line: Its line there.
         side: Where it lies.
         position: Which row of its side, from 0.
         num_tokens: Its length.
     """
 
-    place: str
+    file: str
+    line: int
     side: Side
     position: int
     num_tokens: int
@@ -274,7 +277,11 @@ def _make_work(encoder: Encoder, drops: bool) -> Callable[[_Piece], _EncodedPiec
             if is_long:
                 result.long.append(
                     LongRow(
-                        place=_place_of(row), side=piece.side, position=position, num_tokens=length
+                        file=row["metadata"]["source"],
+                        line=row["metadata"]["line"],
+                        side=piece.side,
+                        position=position,
+                        num_tokens=length,
                     )
                 )
             goes = is_long and drops
@@ -333,21 +340,23 @@ class _LongRows:
     def add(self, row: LongRow) -> None:
         self.number += 1
         self.longest = max(self.longest, row.num_tokens)
-        if len(self.first) < NUM_PLACES_SHOWN:
+        if len(self.first) < NUM_INVALID_ROWS_TOLD:
             self.first.append(row)
 
     def refuse(self, total: int, max_sequence_length: int) -> None:
         if not self.number:
             return
-        shown = ", ".join(f"{row.place} ({row.num_tokens} tokens)" for row in self.first)
-        more = ", ..." if self.number > len(self.first) else ""
-        raise DataError(
+        named = self.first[:NUM_PLACES_SHOWN]
+        shown = ", ".join(f"{row.file}:{row.line} ({row.num_tokens} tokens)" for row in named)
+        more = ", ..." if self.number > len(named) else ""
+        raise RowsRefused(
             "RowsTooLong",
             f"{self.number} of {total} rows are longer than hyperparameters.maxSequenceLength "
             f"{max_sequence_length}, so their answer or a part of it would be cut away: {shown}"
             f"{more}. Set it to {self.longest} to train on all rows whole, or set "
             "dataset.onTooLong to Drop to leave those rows out, or to Truncate to train on what "
             "is left of them",
+            [place_row(row.file, row.line, "TooLong").to_wire() for row in self.first],
         )
 
 
