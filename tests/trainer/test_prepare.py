@@ -459,8 +459,8 @@ SECRET = "4111111111111111"
         {"messages": [{"role": "user", "content": int(SECRET)}]},
         {"messages": SECRET},
         {"messages": [{"role": "assistant", "content": SECRET}]},
-        {"prompt": SECRET, "completion": int(SECRET)},
-        {"prompt": SECRET, "completion": [SECRET]},
+        {"prompt": int(SECRET), "completion": "x"},
+        {"prompt": [SECRET], "completion": "x"},
         {"prompt": f"<|im_end|> {SECRET}", "completion": "x"},
     ],
 )
