@@ -7,7 +7,7 @@ is not prepared twice, by whichever job; and the same input gives the same bytes
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,8 +74,6 @@ from finetune_trainer.storage import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from finetune_trainer.context import StageContext
 
 CREATED_BY = "finetune-operator prepare"
@@ -97,7 +95,7 @@ def prepare(context: StageContext) -> PrepareResult:
         DataError: The data is not good enough to train on; the message says what to change.
         StorageError: Storage failed.
     """
-    files = _fetch_sources(context)
+    files = fetch_sources(context)
     _, model_revision = context.model_folder(include_weights=False)
     model = context.job.spec.model
     template = fetch_template(model, context.access(model.credentials_ref))
@@ -109,10 +107,10 @@ def prepare(context: StageContext) -> PrepareResult:
         folder, manifest, report = fetch_prepared(
             context.output, context.job, context.work_dir, digest
         )
-        _require_evidence(context, folder)
+        require_evidence(context, folder)
     else:
-        report = _build(context, files, digest, template)
-        _require_evidence(context, _staging(context, digest))
+        report = build(context, files, digest, template)
+        require_evidence(context, staging_of(context, digest))
         manifest, reused = _publish(context, digest)
         if reused:  # another job prepared the same data at the same time
             _, manifest, report = fetch_prepared(
@@ -150,13 +148,19 @@ def _fetch_weights(context: StageContext) -> None:
     context.emit.message(f"the base model is in the shared cache after {seconds:.0f} s")
 
 
-def _require_evidence(context: StageContext, folder: Path) -> None:
+def require_evidence(context: StageContext, folder: Path) -> None:
+    """Refuse a data set that the job's goal, objective or evaluation has no use for.
+
+    Raises:
+        DataError: Says what is missing, and the remedy.
+    """
     require_answers(context.job.spec.goal, folder)
     require_preferences(context.job.spec.method.objective, folder)
     require_prompts(context.job.spec.evaluation, folder)
 
 
-def _fetch_sources(context: StageContext) -> list[list[SourceFile]]:
+def fetch_sources(context: StageContext) -> list[list[SourceFile]]:
+    """Fetch the files of all sources to the work folder."""
     fetched = []
     for index, source in enumerate(context.job.spec.dataset.sources):
         location = locate(source.uri)
@@ -171,16 +175,21 @@ def _fetch_sources(context: StageContext) -> list[list[SourceFile]]:
     return fetched
 
 
-def _build(
+def build(
     context: StageContext, files: list[list[SourceFile]], digest: str, template: str | None
 ) -> DatasetReport:
     """Do the work of the stage and leave the data set in the staging folder."""
     tokenizer = context.load_tokenizer()
     conversational = template is not None or own_template(tokenizer) is not None
-    staging = _staging(context, digest, fresh=True)
+    staging = staging_of(context, digest, fresh=True)
     with Workers(num_processes_granted()) as workers:
-        read, division, findings, sides = _divide_sources(
-            context, files, tokenizer, staging, workers, conversational=conversational
+        read, division, findings, sides = divide_sources(
+            context,
+            files,
+            find_control_tokens(tokenizer),
+            staging,
+            workers,
+            conversational=conversational,
         )
         model_dir, _ = context.model_folder(include_weights=False)
         chat_format = choose_format(
@@ -211,10 +220,10 @@ def _build(
     return report
 
 
-def _divide_sources(
+def divide_sources(
     context: StageContext,
     files: list[list[SourceFile]],
-    tokenizer: PreTrainedTokenizerBase,
+    control_tokens: Collection[str],
     staging: Path,
     workers: Workers,
     *,
@@ -222,7 +231,6 @@ def _divide_sources(
 ) -> tuple[Input, Division, list[Finding], Mapping[Side, RowFile]]:
     """Read all rows, check them, and write the sides."""
     job, dataset = context.job, context.job.spec.dataset
-    control_tokens = find_control_tokens(tokenizer)
     screening = Screening(choose_steps(job.spec))
     with (
         Spool(context.scratch("spool", fresh=True) / "rows.jsonl") as spool,
@@ -329,7 +337,7 @@ def _publish(context: StageContext, digest: str) -> tuple[Manifest, bool]:
         manifest = publish_folder(
             context.output,
             dataset_prefix(digest),
-            _staging(context, digest),
+            staging_of(context, digest),
             created_by=CREATED_BY,
             inputs={f"sources[{index}]": source.uri for index, source in enumerate(sources)},
         )
@@ -365,5 +373,6 @@ def _tell_progress(context: StageContext, done: int, total: int) -> None:
         context.emit.progress(step=done, total_steps=total, message="finding tokens and labels")
 
 
-def _staging(context: StageContext, digest: str, *, fresh: bool = False) -> Path:
+def staging_of(context: StageContext, digest: str, *, fresh: bool = False) -> Path:
+    """Return the folder that a data set is made in before it is published."""
     return context.scratch(f"staging/{digest[:16]}", fresh=fresh)
