@@ -459,7 +459,7 @@ SECRET = "4111111111111111"
         {"messages": [{"role": "user", "content": int(SECRET)}]},
         {"messages": SECRET},
         {"messages": [{"role": "assistant", "content": SECRET}]},
-        {"prompt": SECRET, "completion": None},
+        {"prompt": SECRET, "completion": " "},
         {"prompt": [SECRET], "completion": "x"},
         {"prompt": f"<|im_end|> {SECRET}", "completion": "x"},
     ],
