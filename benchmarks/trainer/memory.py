@@ -24,6 +24,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests"), str(Path(__file__).par
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from finetune_trainer.planning.architecture import Architecture, describe_architecture  # noqa: E402
+from finetune_trainer.planning.headers import Stored  # noqa: E402
 from finetune_trainer.planning.memory import Memory, estimate_training, saved_bytes  # noqa: E402
 from finetune_trainer.planning.setup import Batch, Setup  # noqa: E402
 
@@ -58,6 +59,7 @@ class Case:
         words += ["ckpt"] if setup.checkpointing else []
         words += ["padded"] if not setup.padding_free else []
         words += ["acc 2"] if setup.accumulation else []
+        words += [f"saves {' '.join(setup.saved_modules)}"] if setup.saved_modules else []
         words += [" ".join(setup.targets)] if "all-linear" not in setup.targets else []
         words += [setup.attention] if setup.attention != "sdpa" else []
         return " ".join(words)
@@ -142,7 +144,7 @@ def describe(model: Any) -> Architecture:
     """Describe a model as the planner would from its files."""
     names = {"torch.bfloat16": "BF16", "torch.float32": "F32"}
     shapes = {
-        name: (tuple(parameter.shape), names[str(parameter.dtype)])
+        name: Stored(tuple(parameter.shape), names[str(parameter.dtype)])
         for name, parameter in model.named_parameters()
     }
     return describe_architecture(model.config.to_dict(), shapes)
@@ -218,6 +220,7 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
                     "rank": setup.rank,
                     "dropout": "0.05" if setup.dropout else "0",
                     "targetModules": list(setup.targets),
+                    "modulesToSave": list(setup.saved_modules),
                 }
             },
         },
@@ -275,6 +278,11 @@ def grid() -> list[Case]:
         replace(LORA, targets=("q_proj", "v_proj")),
         replace(LORA, attention="eager"),
         replace(LORA, adapter="DoRA"),
+        *(
+            replace(way, saved_modules=saved)
+            for way in (LORA, replace(LORA, bfloat16=False), replace(LORA, accumulation=True))
+            for saved in (("lm_head",), ("embed_tokens", "lm_head"))
+        ),
     ]
     cases = [Case(family="llama", setup=way) for way in llama_ways]
     real = [LORA, replace(LORA, bfloat16=False), replace(LORA, checkpointing=True), FULL]
@@ -308,6 +316,12 @@ def fast_cases() -> list[Case]:
     small = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3}
     return [
         *(Case(family="llama", size=small, setup=way, length=64) for way in ways),
+        Case(
+            family="llama",
+            size={**small, "vocab_size": 16384},
+            length=64,
+            setup=replace(LORA, saved_modules=("embed_tokens", "lm_head")),
+        ),
         Case(family="qwen3", size=small, setup=FULL, length=64),
     ]
 

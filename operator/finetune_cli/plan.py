@@ -87,7 +87,8 @@ def make_plan(run: LocalRun, options: PlanOptions) -> dict[str, Any]:
 def describe(plan: dict[str, Any]) -> str:
     """Write a plan for a terminal."""
     status = PlanStatus.model_validate(plan["plan"], by_alias=True, by_name=False)
-    lines = [*_settings(plan, status), "", *_memory(status), "", *_time(plan)]
+    parts = (_settings(plan, status), _memory(status), _evaluation(plan), _time(plan))
+    lines = [line for part in parts if part for line in (*part, "")][:-1]
     lines += ["", "why:", *(f"  {each.name}: {each.reason}" for each in status.reasons)]
     if plan["warnings"]:
         lines += ["", *(f"warning: {text}" for text in plan["warnings"])]
@@ -130,6 +131,22 @@ def _memory(status: PlanStatus) -> list[str]:
         "memory of one rank at its peak, estimated:",
         *(f"  {name:<{LABEL_WIDTH - 2}}{_size(value):>10}" for name, value in rows),
         f"  {'total':<{LABEL_WIDTH - 2}}{_size(memory.total):>10} of {_size(memory.available)}",
+    ]
+
+
+def _evaluation(plan: dict[str, Any]) -> list[str]:
+    """Say what the evaluation takes at most, and what decides it."""
+    made = plan["evaluation"]
+    memory, group = made["memory"], made["gpusPerWorker"]
+    where = f"{group} GPU(s) each" if group else "CPU"
+    each = f", {_size(memory['onEach'])} on one GPU" if group > 1 else ""
+    return [
+        _line(
+            "evaluation memory",
+            f"at most {_size(memory['total'])} of {_size(memory['available'] * max(1, group))}"
+            f"{each}; most of it is {made['decidedBy']}",
+        ),
+        _line("evaluation runs on", f"{made['workers']} process(es), {where}"),
     ]
 
 

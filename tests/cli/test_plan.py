@@ -54,13 +54,26 @@ def test_a_plan_adds_up(cli: Cli) -> None:
     hours = 8 * made["time"]["seconds"] / 3600
     assert float(made["cost"]["total"]) == pytest.approx(2.5 * hours, abs=0.05)
     assert {each["name"] for each in settings["reasons"]} >= {"learningRate", "strategy"}
+    evaluation = made["evaluation"]["memory"]
+    parts = ("weights", "adapter", "cache", "logits", "activations", "overhead")
+    assert sum(evaluation[name] for name in parts) == evaluation["total"]
+    assert evaluation["onEach"] < evaluation["available"]
     assert len(json.dumps(settings)) < 4096  # it lives in the status
 
 
 def test_a_plan_reads_well(cli: Cli) -> None:
     done = cli("plan", "job.yaml", *ROWS, "--gpu", "h200")
     assert done.code == 0, done.err
-    for word in ("8 x H200", "20,000 training rows", "weights", "total", "why:", "learningRate:"):
+    for word in (
+        "8 x H200",
+        "20,000 training rows",
+        "weights",
+        "total",
+        "evaluation memory",
+        "most of it is the weights",
+        "why:",
+        "learningRate:",
+    ):
         assert word in done.out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from benchmarks.trainer import answering
 from benchmarks.trainer.memory import OVER, UNDER, Case, fast_cases, measure
 
 
@@ -11,3 +12,12 @@ from benchmarks.trainer.memory import OVER, UNDER, Case, fast_cases, measure
 def test_the_estimated_peak_is_the_measured_one(case: Case) -> None:
     outcome = measure(case)
     assert UNDER <= outcome.ratio <= OVER, (outcome.estimate, outcome.peak)
+
+
+@pytest.mark.parametrize("family", answering.FAMILIES)
+@pytest.mark.filterwarnings("default")
+def test_the_estimate_of_the_evaluation_is_the_measured_one(family: str) -> None:
+    outcome = answering.measure(family)
+    assert outcome.cache_ratio == pytest.approx(1, abs=0.01)
+    if family not in answering.WITHOUT_KERNELS:
+        assert answering.UNDER <= outcome.ratio <= answering.OVER, outcome

@@ -22,6 +22,7 @@ from finetune_trainer.model.load import expected_attention, read_model_architect
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.throughput import GPUS, cpu_flops, tokens_per_second
 from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.train.evaluation import plan_evaluation
 from finetune_trainer.train.planned import describe_plan, setup_of
 from finetune_trainer.train.recipe import DataShape, Recipe, decide_recipe, find_warnings
 from finetune_trainer.train.shape import shape_of_training_side
@@ -63,6 +64,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
             # What the image of the cluster has installed is not known here.
             attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=False),
         )
+        evaluation = plan_evaluation(job, data, model, recipe, device.hardware)
     except Exception as error:
         failure = classify(error)
         code = int(failure.exit_code)
@@ -72,6 +74,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
         "plan": describe_plan(job, data, model, recipe).to_wire(),
         "device": device.name,
         "time": estimate_time(job, data, model, recipe, device),
+        "evaluation": evaluation.to_json(),
         "warnings": find_warnings(recipe, data),
     }
     Path(arguments.out).write_text(json.dumps(result))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from finetune_api.trainer import resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.asking import choose_placement
-from finetune_trainer.evaluate.placement import GIB, Placement, place_on_cpu, place_on_gpus
+from finetune_trainer.evaluate.answering import EncodedQuestions
+from finetune_trainer.evaluate.asking import choose_placement, count_row_bytes
+from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.model.hardware import Hardware, require_gpus
+from finetune_trainer.planning.architecture import describe_architecture
+from finetune_trainer.planning.placement import GIB, Placement, place_on_cpu, place_on_gpus
 from support.spec_cases import changed, minimal_job
 
 H100 = 80 * GIB
@@ -129,3 +133,24 @@ def pod(monkeypatch: pytest.MonkeyPatch, claimed: str | None, *, allow_cpu: bool
         monkeypatch.delenv("FINETUNE_NUM_GPUS", raising=False)
     else:
         monkeypatch.setenv("FINETUNE_NUM_GPUS", claimed)
+
+
+def test_a_long_row_of_a_wide_vocabulary_spreads_a_model_that_one_gpu_would_hold() -> None:
+    config = {
+        "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "vocab_size": 262144,
+    }  # fmt: skip
+    encoded = EncodedQuestions(
+        examples=[Encoded(input_ids=[1] * 16384, spans=((16000, 16384),), num_cut=0)],
+        owners=np.zeros(1, dtype=np.int64),
+        prompts=[[1] * 16000],
+        answer_tokens=392,
+    )
+    row = count_row_bytes(describe_architecture(config, {}), encoded, bfloat16=True)
+    # The logits of the row, with the float32 images of those that count.
+    assert row >= 262144 * (16384 * 2 + 384 * 8)
+    settings = {"num_gpus": 2, "gpu_bytes": 22 * GIB, "num_questions": 9}
+    alone = place_on_gpus(weight_bytes=SMALL, **settings)
+    long = place_on_gpus(weight_bytes=SMALL, row_bytes=row, **settings)
+    assert (alone.gpus_per_worker, long.gpus_per_worker) == (1, 2)

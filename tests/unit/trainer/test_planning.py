@@ -15,6 +15,7 @@ from finetune_trainer.planning.architecture import (
     describe_architecture,
     read_architecture,
 )
+from finetune_trainer.planning.caches import describe_cache
 from finetune_trainer.planning.memory import count_adapter, estimate_training
 from finetune_trainer.planning.setup import Batch, Setup
 from finetune_trainer.planning.throughput import GPUS, tokens_per_second
@@ -110,6 +111,38 @@ def test_adapter_size_is_that_of_its_targets() -> None:
     assert count_adapter(model, Setup(rank=16)) == 41_943_040
     few = Setup(rank=8, targets=("q_proj", "model.layers.0.self_attn.v_proj"))
     assert count_adapter(model, few) == 32 * 8 * (4096 + 4096 + 4096 + 1024)
+
+
+def test_modules_that_are_trained_whole_are_counted_with_their_states() -> None:
+    model = architecture(LLAMA_8B)
+    plain = estimate_training(model, Setup(), BATCH)
+    whole = estimate_training(model, Setup(saved_modules=("lm_head", "model.norm")), BATCH)
+    size = 128256 * 4096 + 4096
+    assert whole.adapter - plain.adapter == 2 * size
+    assert whole.optimizer - plain.optimizer == 4 * size
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens", "expected"),
+    [
+        ({}, 10, 2 * 10 * 64),
+        ({"sliding_window": 5}, 10, 2 * 4 * 64),
+        ({"sliding_window": 5, "use_sliding_window": False}, 10, 2 * 10 * 64),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 5},
+            10,
+            14 * 64,
+        ),
+        ({"kv_lora_rank": 24, "qk_rope_head_dim": 8}, 10, 2 * 10 * 32),
+        ({"layer_types": ["conv", "full_attention"], "conv_L_cache": 3}, 10, 10 * 64 + 16 * 3),
+        ({"model_type": "mamba", "state_size": 4, "conv_kernel": 2}, 99, 2 * (32 * 4 * 2 + 32 * 2)),
+    ],
+)
+def test_a_cache_holds_what_the_layers_keep(
+    config: dict[str, Any], tokens: int, expected: int
+) -> None:
+    found = describe_cache(config, num_layers=2, kv_width=32, hidden_size=16)
+    assert found.num_bytes(tokens, 2) == 2 * expected
 
 
 def test_memory_falls_in_the_order_that_people_expect() -> None:

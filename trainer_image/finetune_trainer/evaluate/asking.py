@@ -12,6 +12,7 @@ from finetune_api.trainer import ResolvedJob
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate.answering import (
     Comparison,
+    EncodedQuestions,
     Said,
     encode_questions,
     gather_answers,
@@ -27,13 +28,16 @@ from finetune_trainer.evaluate.kept import (
     write_answers,
 )
 from finetune_trainer.evaluate.launch import STOP_FLAG, STOPPED_REASON, read_said, run_workers
-from finetune_trainer.evaluate.placement import Placement, place_on_cpu, place_on_gpus
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.worker import BEFORE_NAME, WorkerPlan
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.model.hardware import Hardware, claimed_gpus, detect_hardware, require_gpus
-from finetune_trainer.model.load import require_bitsandbytes
+from finetune_trainer.model.load import read_model_architecture, require_bitsandbytes
 from finetune_trainer.model.size import weight_bytes
+from finetune_trainer.planning.answering import Asked, estimate_answering
+from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.placement import Placement, place_on_cpu, place_on_gpus
+from finetune_trainer.planning.setup import Setup
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.stopping import on_stop
 from finetune_trainer.storage import ObjectStore
@@ -90,7 +94,14 @@ def ask_both(
     value_bytes = 2 if bfloat16 else 4
     size = weight_bytes(base_dir, value_bytes=value_bytes, quantize=quantize)
     hardware = detect_hardware()
-    placement = choose_placement(job, hardware, size=size, num_questions=len(questions))
+    encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
+    placement = choose_placement(
+        job,
+        hardware,
+        size=size,
+        num_questions=len(questions),
+        row_bytes=count_row_bytes(read_model_architecture(base_dir), encoded, bfloat16=bfloat16),
+    )
     plan = WorkerPlan(
         job=str(control_dir / "job.json"),
         control_dir=str(control_dir),
@@ -103,7 +114,6 @@ def ask_both(
         gpu_bytes=hardware.memory_bytes,
     )
     Path(plan.job).write_text(job.to_json())
-    encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
     write_encoded(control_dir, encoder, encoded)
     facts = {
         **keeping.facts,
@@ -174,8 +184,23 @@ def _run(
     return answers()
 
 
+def count_row_bytes(model: Architecture, encoded: EncodedQuestions, *, bfloat16: bool) -> int:
+    """Return what the longest question takes beside the weights: cache, logits, temporaries."""
+    longest = max(encoded.examples, key=lambda each: len(each.input_ids))
+    asked = Asked(
+        rows=1,
+        prompt_tokens=max(map(len, encoded.prompts), default=1),
+        answer_tokens=encoded.answer_tokens,
+        scored_rows=1,
+        scored_tokens=len(longest.input_ids),
+        counted_tokens=sum(end - start for start, end in longest.spans),
+    )
+    need = estimate_answering(model, Setup(adapter="Full", bfloat16=bfloat16), asked)
+    return need.total - need.weights
+
+
 def choose_placement(
-    job: ResolvedJob, hardware: Hardware, *, size: int, num_questions: int
+    job: ResolvedJob, hardware: Hardware, *, size: int, num_questions: int, row_bytes: int = 0
 ) -> Placement:
     """Decide which processes hold the model, from what this pod was given.
 
@@ -184,6 +209,7 @@ def choose_placement(
         hardware: What this node offers.
         size: Bytes of the model's weights.
         num_questions: Questions to answer.
+        row_bytes: What the longest of them takes beside the weights.
 
     Raises:
         UserError: GPUs were asked for and none is visible, or all do not hold the model.
@@ -195,6 +221,7 @@ def choose_placement(
             num_gpus=min(asked, hardware.num_gpus),
             gpu_bytes=hardware.memory_bytes,
             num_questions=num_questions,
+            row_bytes=row_bytes,
         )
     return place_on_cpu(
         weight_bytes=size,

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
+from finetune_trainer.planning.answering import MAX_AUTO_TOKENS, TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOKENS_PER_BATCH = 4096
 ANSWER_MARGIN_TOKENS = 8
-MAX_AUTO_TOKENS = 1024
 
 
 def score_likelihood(

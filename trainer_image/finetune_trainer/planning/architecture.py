@@ -1,22 +1,19 @@
 """The shape of a base model, read from ``config.json`` and the headers of its weight files.
 
-No weights are read and nothing is guessed from file sizes: a safetensors file begins with a JSON
-header that names every tensor with its type and shape.
+No weights are read and nothing is guessed from file sizes.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-HEADER_LIMIT = 100_000_000
-"""Largest header a safetensors file may have. Source: safetensors, ``MAX_HEADER_SIZE``."""
+from finetune_trainer.planning.caches import CacheShape, describe_cache
+from finetune_trainer.planning.headers import Stored, read_headers, weight_files
 
 _TIED = frozenset(
     ("gpt2", "opt", "bloom", "falcon", "mpt", "gemma", "gemma2", "gemma3", "gemma3_text", "cohere")
@@ -82,6 +79,8 @@ class Architecture:
         num_expert_parameters: Weights of all routed experts.
         latent_attention: Queries and keys come through a low rank (DeepSeek).
         linears: Linear layers outside the routed experts.
+        modules: Weights of every module outside the routed experts, by its full name.
+        cache: What generation keeps of a conversation.
     """
 
     model_type: str = ""
@@ -108,6 +107,8 @@ class Architecture:
     num_expert_parameters: int = 0
     latent_attention: bool = False
     linears: tuple[Linear, ...] = ()
+    modules: tuple[tuple[str, int], ...] = ()
+    cache: CacheShape = field(default_factory=CacheShape)
 
     @property
     def query_width(self) -> int:
@@ -134,66 +135,39 @@ def read_architecture(folder: Path, config: Mapping[str, Any]) -> Architecture:
     """Read the shape of the model in a folder from its configuration and weight headers.
 
     Args:
-        folder: Local model folder; without ``*.safetensors`` the configuration has to do.
+        folder: Local model folder; without its weight files the configuration has to do.
         config: Its ``config.json``.
 
     Raises:
         ValueError: The configuration lacks a width, or a weight file is damaged; the message says
             which.
     """
-    shapes: dict[str, tuple[tuple[int, ...], str]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        shapes |= read_header(path)
-    return describe_architecture(config, shapes)
+    is_there = all(path.is_file() for path in weight_files(folder))
+    return describe_architecture(config, read_headers(folder) if is_there else {})
 
 
-def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Return shape and type of every tensor in a safetensors file.
-
-    Source: safetensors format: 8 bytes little-endian length, then JSON.
-
-    Raises:
-        ValueError: The file does not begin with such a header.
-    """
-    with path.open("rb") as file:
-        try:
-            (size,) = struct.unpack("<Q", file.read(8))
-            if size > HEADER_LIMIT:
-                raise ValueError(f"a header of {size} bytes")
-            header = json.loads(file.read(size))
-            return {
-                name: (tuple(entry["shape"]), str(entry["dtype"]))
-                for name, entry in header.items()
-                if name != "__metadata__"
-            }
-        except (struct.error, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path.name} is no safetensors file: {error}") from error
-
-
-def describe_architecture(
-    config: Mapping[str, Any], shapes: Mapping[str, tuple[tuple[int, ...], str]]
-) -> Architecture:
-    """Describe a model from its configuration and, where they are at hand, its tensors' shapes.
+def describe_architecture(config: Mapping[str, Any], stored: Mapping[str, Stored]) -> Architecture:
+    """Describe a model from its configuration and, where they are at hand, its tensors.
 
     Args:
         config: ``config.json``; of a model for several media, the text part is taken.
-        shapes: Shape and type by tensor name; empty to count from the configuration.
+        stored: Its tensors by name; empty to count from the configuration.
 
     Raises:
         ValueError: A width is missing.
     """
     text: Mapping[str, Any] = config.get("text_config") or config
     base = _from_config(text, config)
-    if not shapes:
+    if not stored:
         return _count_usual(base, text)
     kept = {
-        name: shape
-        for name, (shape, _) in shapes.items()
+        name: tensor.shape
+        for name, tensor in stored.items()
         if (found := _BLOCK.search(name)) is None or int(found[1]) < base.num_layers
     }
     has_head = any(name.endswith(("lm_head.weight", "embed_out.weight")) for name in kept)
     tied = base.tied or not has_head
-    packed = {name: _values_per_element(name, dtype) for name, (_, dtype) in shapes.items()}
+    packed = {name: _values_per_element(name, each.dtype) for name, each in stored.items()}
     sizes = {name: int(math.prod(shape) * packed[name]) for name, shape in kept.items()}
     if base.tied and has_head:
         sizes = {name: size for name, size in sizes.items() if not name.endswith("lm_head.weight")}
@@ -203,6 +177,7 @@ def describe_architecture(
         num_parameters=sum(sizes.values()),
         num_expert_parameters=sum(n for name, n in sizes.items() if _EXPERT.search(name)),
         linears=_find_linears(kept, is_transposed=base.model_type == "gpt2"),
+        modules=_find_modules(sizes),
     )
 
 
@@ -219,15 +194,18 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
         or int(text.get("n_shared_experts") or 0) * expert_width
     )
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    layers = _number(text, "num_hidden_layers", "n_layer", "n_layers")
+    kv_heads = int(_first(text, "num_key_value_heads", "num_kv_heads") or heads)
+    head_dim = int(text.get("head_dim") or hidden // heads)
     return Architecture(
         model_type=kind,
         num_parameters=0,
         hidden_size=hidden,
         intermediate_size=expert_width if experts else width,
-        num_layers=_number(text, "num_hidden_layers", "n_layer", "n_layers"),
+        num_layers=layers,
         num_heads=heads,
-        num_kv_heads=int(_first(text, "num_key_value_heads", "num_kv_heads") or heads),
-        head_dim=int(text.get("head_dim") or hidden // heads),
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
         vocab_size=_number(text, "vocab_size"),
         tied=kind in _TIED if tied is None else bool(tied),
         gated=kind not in _PLAIN_MLP,
@@ -243,6 +221,9 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
         experts_per_token=int(_first(text, "num_experts_per_tok", "num_experts_per_token") or 0),
         shared_intermediate_size=shared if experts else 0,
         latent_attention=bool(text.get("kv_lora_rank")),
+        cache=describe_cache(
+            text, num_layers=layers, kv_width=kv_heads * head_dim, hidden_size=hidden
+        ),
     )
 
 
@@ -279,12 +260,27 @@ def _count_usual(model: Architecture, text: Mapping[str, Any]) -> Architecture:
     experts = 3 * h * model.intermediate_size * model.num_experts * model.num_layers
     routers = h * model.num_experts * model.num_layers
     norms = h * (model.norms_per_layer * model.num_layers + 1)
+    ends = {"model.embed_tokens": model.vocab_size * h, "model.norm": h}
+    if not model.tied:
+        ends["lm_head"] = model.vocab_size * h
+    by_name = {each.name: each.width_in * each.width_out * each.count for each in linears}
     return replace(
         model,
         linears=linears,
+        modules=tuple({**ends, **by_name}.items()),
         num_parameters=embeddings + dense + experts + routers + norms,
         num_expert_parameters=experts,
     )
+
+
+def _find_modules(sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """Add up the weights of every module outside the routed experts."""
+    found: dict[str, int] = {}
+    for name, size in sizes.items():
+        if not _EXPERT.search(name):
+            module = name.rpartition(".")[0]
+            found[module] = found.get(module, 0) + size
+    return tuple(found.items())
 
 
 def _find_linears(

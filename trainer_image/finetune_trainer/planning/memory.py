@@ -10,6 +10,7 @@ Units are bytes throughout; "per token" means per token of one micro batch, padd
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from finetune_trainer.planning.activations import (
@@ -22,21 +23,17 @@ from finetune_trainer.planning.activations import (
     scores_bytes,
 )
 from finetune_trainer.planning.architecture import Architecture
-from finetune_trainer.planning.setup import BFLOAT16, FLOAT32, Batch, Setup
+from finetune_trainer.planning.setup import BFLOAT16, FLOAT32, NF4_BYTES, Batch, Setup
 
 ADAM_STATES = 2
 """AdamW keeps two float32 values for every trained weight."""
-NF4_BYTES = 0.516
-"""4-bit weight with its doubly quantised scale: 1/2 + 1/64 + 4/(64 x 256) bytes.
-
-Source: Dettmers et al. 2023, "QLoRA", section 3.
-"""
 HEAD_TOKENS = 4096
 HEAD_COLUMNS = 32768
 """Tile that TRL's fused head computes logits in, allocated in full whatever the vocabulary.
 
 Source: ``trl.kernels.chunked_logprob.TOKEN_CHUNK_SIZE``, ``_CHUNKED_LOGPROB_CHUNK_SIZE``.
 """
+HEADS = ("lm_head", "embed_out")
 CPU_TILE_BYTES = 29
 """Float32 images of one logit that the tile's gradient holds at once without Triton."""
 ZERO_BUCKET = 500_000_000
@@ -57,7 +54,7 @@ class Memory:
 
     Attributes:
         weights: Base weights that stay.
-        adapter: Adapter weights.
+        adapter: Adapter weights, and the copies of modules that are trained whole.
         gradients: Of what is trained, with the buckets of the exchange.
         optimizer: AdamW's states, and the master copies of ZeRO.
         gathered: Weights that a sharding strategy holds whole for a moment.
@@ -99,11 +96,14 @@ def estimate_training(model: Architecture, setup: Setup, batch: Batch) -> Memory
         batch: The largest micro batch.
     """
     adapter_size = 0 if setup.is_full else count_adapter(model, setup)
-    trained = model.num_parameters if setup.is_full else adapter_size
+    trained = FLOAT32 * (model.num_parameters if setup.is_full else adapter_size)
+    # A module that is trained whole stays in the type of its weights, its states as well.
+    saved = count_saved(model, setup) * setup.value_bytes
+    trained += saved
     shares = _Shares.of(setup)
-    weights = _weight_bytes(model, setup)
-    gradients = int(trained * FLOAT32 * shares.gradients)
-    optimizer = int(trained * FLOAT32 * (ADAM_STATES + shares.master) * shares.optimizer)
+    weights = weight_bytes_of(model, setup)
+    gradients = int(trained * shares.gradients)
+    optimizer = int(trained * (ADAM_STATES + shares.master) * shares.optimizer)
     activations, logits, gradients = _peak(model, setup, batch, gradients)
     moving = activations + logits
     overhead = CPU_PROCESS
@@ -111,7 +111,7 @@ def estimate_training(model: Architecture, setup: Setup, batch: Batch) -> Memory
         overhead = CUDA_CONTEXT + int(FRAGMENTATION * (moving + gradients))
     return Memory(
         weights=int(weights * shares.weights),
-        adapter=int(adapter_size * FLOAT32 * shares.weights),
+        adapter=int((adapter_size * FLOAT32 + saved) * shares.weights),
         gradients=gradients,
         optimizer=optimizer,
         gathered=_gathered_bytes(model, setup),
@@ -129,6 +129,24 @@ def count_adapter(model: Architecture, setup: Setup) -> int:
         for each in model.linears
         if is_target(each.name, setup)
     ) + expert_adapter_size(model, setup)
+
+
+def count_saved(model: Architecture, setup: Setup, *, among: Sequence[str] = ()) -> int:
+    """Count the weights of modules that are trained whole beside the adapter.
+
+    Args:
+        model: The base model.
+        setup: How it is trained.
+        among: Last parts of the names that count; all without any.
+    """
+    if setup.is_full:
+        return 0
+    return sum(
+        size
+        for name, size in model.modules
+        if any(name == wanted or name.endswith("." + wanted) for wanted in setup.saved_modules)
+        and (not among or name.rpartition(".")[2] in among)
+    )
 
 
 def saved_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
@@ -160,7 +178,8 @@ class _Shares:
         return cls(weights=1, gradients=2, optimizer=1, master=0)
 
 
-def _weight_bytes(model: Architecture, setup: Setup) -> float:
+def weight_bytes_of(model: Architecture, setup: Setup) -> float:
+    """Return the bytes of the base weights as training loads them."""
     if setup.is_full:
         return model.num_parameters * FLOAT32
     if setup.adapter != "QLoRA":
@@ -228,6 +247,7 @@ def _head_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
         gradient += model.vocab_size * model.hidden_size * FLOAT32
         if setup.bfloat16:
             tile += columns * model.hidden_size * BFLOAT16
+    gradient += count_saved(model, setup, among=HEADS) * FLOAT32
     return tile + gradient
 
 
@@ -241,13 +261,14 @@ def _peak(model: Architecture, setup: Setup, batch: Batch, gradients: int) -> tu
     saved, moment = _activation_bytes(model, setup, batch)
     head = _head_bytes(model, setup, batch)
     embedding = model.vocab_size * model.hidden_size * FLOAT32 if setup.is_full else 0
+    head_kept = count_saved(model, setup, among=HEADS) * setup.value_bytes
     is_early = setup.accumulation or setup.world_size > 1
     before = gradients if is_early else 0
     # A tied embedding gets a second gradient of its own size, added at the end.
     last = embedding if model.tied or is_early else 0
     moments = [
         (saved, head, before),
-        (saved + moment, embedding, before),
+        (saved + moment, embedding + head_kept, before),
         (0, last, gradients),
     ]
     return max(moments, key=sum)

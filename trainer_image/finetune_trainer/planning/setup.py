@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 FLOAT32 = 4
 BFLOAT16 = 2
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight in 4 bits: its half byte, a byte of scale per 64, a float32 per 256 scales.
+
+Source: Dettmers et al. 2023, "QLoRA" (arXiv 2305.14314), section 3, double quantisation.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +21,7 @@ class Setup:
         adapter: ``LoRA``, ``DoRA``, ``RsLoRA``, ``QLoRA`` or ``Full``.
         rank: Of the adapter.
         targets: Names of the adapted modules, or ``all-linear``.
+        saved_modules: Names of modules that are trained whole beside the adapter.
         dropout: The adapter drops inputs.
         bfloat16: Compute in bfloat16 (by autocast over float32 weights for ``Full``).
         checkpointing: Recompute activations.
@@ -30,6 +36,7 @@ class Setup:
     adapter: str = "LoRA"
     rank: int = 16
     targets: tuple[str, ...] = ("all-linear",)
+    saved_modules: tuple[str, ...] = ()
     dropout: bool = True
     bfloat16: bool = True
     checkpointing: bool = False

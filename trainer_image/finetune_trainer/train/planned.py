@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.status import PlanMemory, PlanReason, PlanStatus
 from finetune_trainer.planning.architecture import Architecture
-from finetune_trainer.planning.memory import count_adapter
+from finetune_trainer.planning.memory import count_adapter, count_saved
 from finetune_trainer.planning.setup import Setup, drops_inputs
 from finetune_trainer.train.recipe import DataShape, Recipe, adapter_strength
 
@@ -20,7 +20,9 @@ def describe_plan(
         tokens=data.num_tokens,
         parameters=model.num_parameters,
         trainable_parameters=(
-            model.num_parameters if setup.is_full else count_adapter(model, setup)
+            model.num_parameters
+            if setup.is_full
+            else count_adapter(model, setup) + count_saved(model, setup)
         ),
         learning_rate=f"{recipe.learning_rate:g}",
         global_batch_size=recipe.global_batch_size,
@@ -48,6 +50,7 @@ def setup_of(job: ResolvedJob, model: Architecture, recipe: Recipe) -> Setup:
         adapter=adapter.type,
         rank=adapter.rank,
         targets=targets,
+        saved_modules=tuple(adapter.modules_to_save),
         dropout=drops_inputs(adapter.dropout, targets, has_experts=model.num_experts > 0),
         bfloat16=recipe.bfloat16,
         checkpointing=recipe.activation_checkpointing,

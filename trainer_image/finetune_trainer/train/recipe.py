@@ -228,6 +228,7 @@ def make_setup(
         adapter=adapter.type,
         rank=adapter.rank,
         targets=targets,
+        saved_modules=tuple(adapter.modules_to_save),
         dropout=drops_inputs(adapter.dropout, targets, has_experts=model.num_experts > 0),
         bfloat16=decide_bfloat16(job, hardware, use_gpu=use_gpu),
         attention=attention,

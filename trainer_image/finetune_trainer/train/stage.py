@@ -34,6 +34,7 @@ from finetune_trainer.stopping import on_stop
 from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
 from finetune_trainer.train.attempts import noting_end, read_ends
 from finetune_trainer.train.checkpoint import LocalCheckpoint, drop_all, fetch_newest
+from finetune_trainer.train.evaluation import plan_evaluation
 from finetune_trainer.train.launch import Topology, read_topology, run_ranks
 from finetune_trainer.train.lesson import Lesson, learn, tell_lesson
 from finetune_trainer.train.origin import fetch_origin, read_pin
@@ -132,17 +133,21 @@ def require_fit(
     """Refuse what cannot fit before any rank is started; the ranks settle the recipe anew.
 
     Raises:
-        UserError: The model does not fit; says what it needs, what there is and what would fit.
+        UserError: Training or evaluation does not fit; says what it needs, what there is and what
+            would fit.
     """
-    decide_recipe(
+    data = shape_of_training_side(job, prepared.report)
+    model = read_model_architecture(model_dir)
+    recipe = decide_recipe(
         job,
-        shape_of_training_side(job, prepared.report),
-        read_model_architecture(model_dir),
+        data,
+        model,
         hardware,
         use_gpu=use_gpu,
         attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=use_gpu),
         lesson=lesson,
     )
+    plan_evaluation(job, data, model, recipe, hardware)
 
 
 def plan_ranks(

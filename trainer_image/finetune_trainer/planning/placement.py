@@ -36,7 +36,7 @@ class Placement:
 
 
 def place_on_gpus(
-    *, weight_bytes: int, num_gpus: int, gpu_bytes: int, num_questions: int
+    *, weight_bytes: int, num_gpus: int, gpu_bytes: int, num_questions: int, row_bytes: int = 0
 ) -> Placement:
     """Put the model on as few GPUs as hold it, and a copy on each group of so many.
 
@@ -45,21 +45,24 @@ def place_on_gpus(
         num_gpus: GPUs there are, all alike.
         gpu_bytes: Memory of one of them.
         num_questions: Questions to answer: more workers than these would be idle.
+        row_bytes: What one conversation takes beside the weights, on the GPU with the logits.
 
     Raises:
         UserError: ``ModelTooLarge``: all GPUs together do not hold it.
     """
     usable = gpu_bytes * WEIGHTS_SHARE
     for group in range(1, num_gpus + 1):
-        if weight_bytes <= usable * group:
+        has_room = weight_bytes / group + row_bytes <= gpu_bytes
+        if weight_bytes <= usable * group and has_room:
             workers = min(num_gpus // group, max(1, num_questions))
             return Placement(num_workers=workers, gpus_per_worker=group)
     raise UserError(
         "ModelTooLarge",
         f"the base model's weights take {weight_bytes / GIB:.1f} GiB, and the evaluation's "
         f"{num_gpus} GPU(s) of {gpu_bytes / GIB:.1f} GiB hold at most "
-        f"{usable * num_gpus / GIB:.1f} GiB beside what answering needs; raise "
-        "resources.gpusPerNode (and evaluation.gpus, if it is set), or use method.adapter.type "
+        f"{usable * num_gpus / GIB:.1f} GiB beside what answering needs "
+        f"({row_bytes / GIB:.1f} GiB for the longest row alone); raise resources.gpusPerNode (and "
+        "evaluation.gpus, if it is set), or use method.adapter.type "
         "QLoRA, which keeps the base in 4 bits",
     )
 

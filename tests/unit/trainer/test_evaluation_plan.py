@@ -1,0 +1,65 @@
+"""A job whose evaluation cannot fit is refused before it trains, and only such a job."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.trainer import resolve_job
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_trainer.errors import UserError
+from finetune_trainer.model.hardware import Hardware
+from finetune_trainer.planning.architecture import describe_architecture
+from finetune_trainer.train.evaluation import EvaluationPlan, plan_evaluation
+from finetune_trainer.train.recipe import DataShape, decide_recipe
+from support.spec_cases import changed, minimal_job
+
+GIB = 2**30
+WIDE = {
+    "model_type": "gemma3_text", "hidden_size": 640, "intermediate_size": 2048, "head_dim": 256,
+    "num_hidden_layers": 18, "num_attention_heads": 4, "num_key_value_heads": 1,
+    "vocab_size": 262144, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def plan(*, memory: float, longest: int, gpus: int = 0) -> EvaluationPlan:
+    body = changed(
+        minimal_job(),
+        {
+            "spec.resources": {"gpusPerNode": gpus},
+            "spec.hyperparameters": {"maxSequenceLength": longest},
+        },
+    )
+    job = resolve_job(FineTuneJob.from_wire(body), namespace="n", uid="u")
+    data = DataShape(
+        num_rows=1000, num_tokens=1000 * longest, mean_tokens=longest, longest_tokens=longest
+    )
+    model = describe_architecture(WIDE, {})
+    hardware = Hardware(
+        num_gpus=gpus, memory_bytes=int(memory * GIB), supports_bfloat16=True, num_cpus=4
+    )
+    large = Hardware(num_gpus=gpus, memory_bytes=640 * GIB, supports_bfloat16=True, num_cpus=4)
+    recipe = decide_recipe(job, data, model, large, use_gpu=gpus > 0)
+    return plan_evaluation(job, data, model, recipe, hardware)
+
+
+def test_a_wide_vocabulary_decides_by_its_logits() -> None:
+    made = plan(memory=16, longest=512).to_json()
+    assert made["decidedBy"].startswith("the logits")
+    # 4,096 tokens at once: a bfloat16 logit, and two float32 images of each that counts.
+    assert made["memory"]["logits"] == 4096 * 262144 * (2 + 8)
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_what_fits_in_halves_is_not_refused(gpus: int) -> None:
+    # All 4,096 tokens at once would need more than there is; a row of 512 does not.
+    made = plan(memory=6, longest=512, gpus=gpus)
+    assert made.memory.total > 6 * GIB
+    assert made.placement.num_workers == 1
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_a_longest_row_that_cannot_fit_alone_is_refused(gpus: int) -> None:
+    with pytest.raises(UserError) as refused:
+        plan(memory=12, longest=32768, gpus=gpus)
+    assert refused.value.reason == "ModelTooLarge"
+    assert "longest row alone" in refused.value.message

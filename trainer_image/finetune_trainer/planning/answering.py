@@ -1,0 +1,231 @@
+"""How much memory the evaluation needs, counted from the architecture.
+
+It has two moments, which follow each other: answers are generated behind a cache that grows, and
+references are scored with the logits of all their tokens. Both take batches of a token budget; a
+batch that finds no room is asked in halves, so that only one row alone must fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.memory import (
+    CPU_PROCESS,
+    CUDA_CONTEXT,
+    count_adapter,
+    count_saved,
+    weight_bytes_of,
+)
+from finetune_trainer.planning.setup import FLOAT32, Setup
+
+TOKENS_PER_BATCH = 4096
+"""Tokens that the evaluation puts through a model together, padding included."""
+MAX_AUTO_TOKENS = 1024
+"""Longest answer where the job leaves its length to us."""
+_DOWN = ("down_proj", "w2", "fc2", "c_proj", "dense_4h_to_h")
+COUNTED_LOGIT_BYTES = 8
+"""A logit that is scored: its copy beside the float32 image, or that and the log-softmax."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """The largest batches of an evaluation.
+
+    Attributes:
+        rows: Conversations answered at once.
+        prompt_tokens: Tokens of each, before its answer.
+        answer_tokens: Longest answer.
+        scored_rows: References scored together.
+        scored_tokens: Tokens of the references that are scored together.
+        counted_tokens: Those of them whose likelihood counts.
+    """
+
+    rows: int
+    prompt_tokens: int
+    answer_tokens: int
+    scored_rows: int
+    scored_tokens: int
+    counted_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnsweringMemory:
+    """Bytes of one worker of the evaluation at its peak, by what they are.
+
+    Attributes:
+        weights: Base weights.
+        adapter: Adapter weights, and modules that were trained whole.
+        cache: Keys, values and states of the conversations.
+        logits: Of scored tokens, with their float32 images; else of the next tokens.
+        activations: The largest temporaries of a block.
+        overhead: Process, CUDA context.
+    """
+
+    weights: int
+    adapter: int
+    cache: int
+    logits: int
+    activations: int
+    overhead: int
+
+    @property
+    def held(self) -> int:
+        """What a spread model divides over its GPUs."""
+        return self.weights + self.adapter + self.cache
+
+    @property
+    def allocated(self) -> int:
+        """What torch's allocator hands out at the peak."""
+        return self.total - self.overhead
+
+    @property
+    def total(self) -> int:
+        """All of it, on one device."""
+        return sum(asdict(self).values())
+
+    @property
+    def largest_part(self) -> str:
+        """What decides it."""
+        parts = asdict(self)
+        return max(parts, key=lambda name: parts[name])
+
+    def on_each(self, num_gpus: int) -> int:
+        """Return what each of so many GPUs holds; one of them has all logits."""
+        return self.total - self.held + -(-self.held // num_gpus)
+
+    def to_json(self) -> dict[str, int]:
+        """Return the parts and their sum."""
+        return {**asdict(self), "total": self.total}
+
+
+def largest_questions(*, longest: int, max_new_tokens: int | str, batch_size: int | str) -> Asked:
+    """Return the largest batches that rows up to a length can make.
+
+    Which of their tokens are answers is not known beforehand: all are taken to be scored.
+
+    Args:
+        longest: Tokens of the longest row.
+        max_new_tokens: ``evaluation.maxNewTokens``.
+        batch_size: ``evaluation.batchSize``.
+    """
+    is_asked = isinstance(max_new_tokens, int)
+    answer = max_new_tokens if isinstance(max_new_tokens, int) else min(MAX_AUTO_TOKENS, longest)
+    # A reference is part of its row; an answer may be longer where the job says so.
+    prompt = longest if is_asked else max(1, longest - answer)
+    fitting = max(1, TOKENS_PER_BATCH // (prompt + answer))
+    scored = max(1, TOKENS_PER_BATCH // longest)
+    return Asked(
+        rows=batch_size if isinstance(batch_size, int) else fitting,
+        prompt_tokens=prompt,
+        answer_tokens=answer,
+        scored_rows=scored,
+        scored_tokens=scored * longest,
+        counted_tokens=scored * longest,
+    )
+
+
+def one_row(asked: Asked) -> Asked:
+    """Return the smallest batches that trouble with memory leads to: the longest row alone.
+
+    How many of its tokens are an answer is not known, so none is counted: what does not fit even so
+    cannot fit.
+    """
+    longest = asked.scored_tokens // asked.scored_rows
+    return replace(asked, rows=1, scored_rows=1, scored_tokens=longest, counted_tokens=0)
+
+
+def estimate_answering(model: Architecture, setup: Setup, asked: Asked) -> AnsweringMemory:
+    """Estimate the peak of one worker that holds the whole model.
+
+    Args:
+        model: The base model.
+        setup: How it was trained: the evaluation loads it alike, and all weights in the type that
+            training computes with.
+        asked: The largest batches.
+    """
+    value = setup.value_bytes
+    weights = model.num_parameters * value if setup.is_full else weight_bytes_of(model, setup)
+    adapter = 0
+    if not setup.is_full:
+        adapter = count_adapter(model, setup) * FLOAT32 + count_saved(model, setup) * value
+    cache, logits, activations = max(
+        _generating(model, setup, asked), _scoring(model, setup, asked), key=sum
+    )
+    return AnsweringMemory(
+        weights=int(weights),
+        adapter=adapter,
+        cache=cache,
+        logits=logits,
+        activations=activations,
+        overhead=CUDA_CONTEXT if setup.use_gpu else CPU_PROCESS,
+    )
+
+
+def _generating(model: Architecture, setup: Setup, asked: Asked) -> tuple[int, int, int]:
+    """Return cache, logits and activations while answers are generated.
+
+    The prompts are read with a block's temporaries; at the end the cache is longest, and one layer
+    of it is copied as it grows.
+    """
+    value, rows = setup.value_bytes, asked.rows
+    whole = rows * model.cache.num_bytes(asked.prompt_tokens + asked.answer_tokens, value)
+    start = rows * model.cache.num_bytes(asked.prompt_tokens, value)
+    # Of the next token only: the model's, their float32 copy and the choice among them.
+    logits = rows * model.vocab_size * (value + 2 * FLOAT32)
+    reading = _block_bytes(model, setup, rows, asked.prompt_tokens)
+    end = (whole, logits, whole // model.num_layers)
+    return max((start, 0, reading), end, key=sum)
+
+
+def _scoring(model: Architecture, setup: Setup, asked: Asked) -> tuple[int, int, int]:
+    """Return cache, logits and activations while references are scored: there is no cache."""
+    tokens, rows = asked.scored_tokens, asked.scored_rows
+    logits = model.vocab_size * (
+        tokens * setup.value_bytes + asked.counted_tokens * COUNTED_LOGIT_BYTES
+    )
+    stream = 2 * tokens * model.hidden_size * setup.value_bytes
+    block = _block_bytes(model, setup, rows, -(-tokens // rows))
+    return max((0, logits, stream), (0, 0, block), key=sum)
+
+
+def _block_bytes(model: Architecture, setup: Setup, rows: int, row_tokens: int) -> int:
+    """Return the largest temporaries of one block's forward pass, with mask and residual stream.
+
+    A state-space layer without its kernel holds more, which is not counted: it depends on what is
+    installed.
+    """
+    value, tokens = setup.value_bytes, rows * row_tokens
+    stream = 3 * model.hidden_size * value
+    largest = max(_attention_per_token(model, value), _mlp_per_token(model, setup))
+    cells = rows * row_tokens**2
+    scores = cells * model.num_heads * (FLOAT32 + value) if setup.attention == "eager" else 0
+    return tokens * (stream + largest) + scores + 2 * cells
+
+
+def _attention_per_token(model: Architecture, value: int) -> int:
+    """Return bytes of queries, keys and values, of their norms' float32 images or their repeats."""
+    projected = (model.query_width + 2 * model.kv_width) * value
+    if model.latent_attention:
+        # Compressed first; then every head has keys and values of its own.
+        projected = 4 * model.query_width * value
+    normed = 3 * FLOAT32 * model.query_width if model.qk_norm else 0
+    return projected + max(normed, 4 * model.query_width * value)
+
+
+def _mlp_per_token(model: Architecture, setup: Setup) -> int:
+    """Return bytes of the MLP's factors and their product, and of an adapter's float32 image."""
+    value = setup.value_bytes
+    factors = 3 if model.gated else 5 if model.composed_activation else 2
+    dense = max(
+        (each.width_in for each in model.linears if each.name in _DOWN),
+        default=model.intermediate_size,
+    )
+    width = dense
+    visits = 0
+    if model.num_experts:
+        inner = model.experts_per_token * model.intermediate_size
+        width = max(dense, inner + model.shared_intermediate_size)
+        visits = 3 * model.experts_per_token * model.hidden_size * value
+    cast = 0 if setup.is_full or not setup.bfloat16 else FLOAT32
+    return width * (factors * value + cast) + visits
