@@ -186,14 +186,18 @@ def _run(
 
 def count_row_bytes(model: Architecture, encoded: EncodedQuestions, *, bfloat16: bool) -> int:
     """Return what the longest question takes beside the weights: cache, logits, temporaries."""
-    longest = max(encoded.examples, key=lambda each: len(each.input_ids))
+    rows = [
+        (len(each.input_ids), sum(end - start for start, end in each.spans))
+        for each in encoded.examples
+    ] or [(1, 0)]
+    longest, counted = max(rows)
     asked = Asked(
         rows=1,
         prompt_tokens=max(map(len, encoded.prompts), default=1),
         answer_tokens=encoded.answer_tokens,
         scored_rows=1,
-        scored_tokens=len(longest.input_ids),
-        counted_tokens=sum(end - start for start, end in longest.spans),
+        scored_tokens=longest,
+        counted_tokens=counted,
     )
     need = estimate_answering(model, Setup(adapter="Full", bfloat16=bfloat16), asked)
     return need.total - need.weights
