@@ -8,9 +8,12 @@ import os
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 
+from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.errors import StorageError, UserError
+from finetune_trainer.prepare.reading.sources import fetch_source, locate
 from finetune_trainer.storage import (
     ChecksumMismatch,
     ObjectNotFound,
@@ -48,6 +51,33 @@ def hub(monkeypatch, tmp_path):
     from huggingface_hub.utils import close_session
 
     close_session()
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("hf://org/rows", ["data/test.csv", "data/train-0.jsonl.zst", "data/train-1.ndjson"]),
+        ("hf://datasets/org/rows@main/data/test.csv", ["test.csv"]),
+        ("hf://datasets/org/rows/data/train-*", ["train-0.jsonl.zst", "train-1.ndjson"]),
+        ("hf://org/rows@main/**/*.csv", ["data/test.csv"]),
+    ],
+)
+def test_a_data_set_is_fetched_whole_by_path_and_by_pattern(hub, tmp_path, uri, expected):
+    rows = b'{"text": "a"}\n' * 200
+    packed = pa.Codec("zstd").compress(rows, asbytes=True)
+    hub.add(
+        "datasets/org/rows",
+        {
+            "data/train-0.jsonl.zst": packed,
+            "data/train-1.ndjson": rows,
+            "data/test.csv": b"text\na\n",
+            "data/script.py": b"print()",
+            "README.md": b"# card",
+        },
+    )
+    location = locate(uri)
+    files = fetch_source(Source(uri=uri), open_store(location.root), location, tmp_path)
+    assert [file.name for file in files] == expected
 
 
 @pytest.fixture

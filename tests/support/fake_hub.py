@@ -52,7 +52,7 @@ class FakeHub:
     cdn_url: str = ""
 
     def add(self, name: str, files: dict[str, bytes], **options: bool) -> str:
-        """Commit files to ``main`` of a repository; return the commit."""
+        """Commit files to ``main`` of a repository (``datasets/org/name`` for data); return it."""
         body = repr(sorted((key, hashlib.sha1(data).hexdigest()) for key, data in files.items()))
         commit = hashlib.sha1(body.encode()).hexdigest()
         repository = self.repositories.setdefault(name, Repository(commits={}, refs={}, **options))
@@ -103,6 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             self._answer_info("/".join(parts[2:4]), "/".join(parts[5:]), token)
+        elif parts[:2] == ["api", "datasets"]:
+            self._answer_info("/".join(parts[1:4]), "/".join(parts[5:]), token)
         elif "resolve" in parts:
             at = parts.index("resolve")
             self._answer_file("/".join(parts[:at]), parts[at + 1], "/".join(parts[at + 2 :]), token)
@@ -129,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         files = repository.commits[commit]
         body = {
-            "id": name,
+            "id": name.removeprefix("datasets/"),
             "modelId": name,
             "sha": commit,
             "private": False,

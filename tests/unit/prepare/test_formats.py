@@ -214,6 +214,14 @@ def test_calls_of_tools_are_read_as_openai_writes_them(tools: Any) -> None:
     }
 
 
+@pytest.mark.parametrize("functions", [[WEATHER["function"]], json.dumps([WEATHER["function"]])])
+def test_functions_are_the_older_name_of_tools(functions: Any) -> None:
+    row = {"messages": [USER, ANSWER], "functions": functions}
+    assert convert(row) == {"messages": [USER, ANSWER], "tools": [WEATHER]}
+    with pytest.raises(BadRow, match="tools must be a list"):
+        convert({**row, "functions": [{"description": "no name"}]})
+
+
 def test_parts_of_text_are_joined_and_reasoning_stays() -> None:
     parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
     answer = {**ANSWER, "reasoning_content": "Greeting."}

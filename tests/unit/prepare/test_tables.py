@@ -12,8 +12,8 @@ import pytest
 from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.data.rows import Example, RawRow, RowError
 from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.reading import csv_table, workbook
 from finetune_trainer.prepare.reading import files as reading_files
-from finetune_trainer.prepare.reading import workbook
 from finetune_trainer.prepare.reading.examples import open_source
 from finetune_trainer.prepare.reading.files import read_rows
 from finetune_trainer.prepare.reading.sources import describe_file
@@ -210,6 +210,14 @@ def test_a_line_longer_than_memory_allows_is_one_bad_row(
     assert [row.line for row in rows] == [1, 2, 3]
     assert isinstance(rows[1], RowError)
     assert rows[1].reason == "RowTooLong"
+
+
+def test_a_line_of_a_table_longer_than_memory_allows_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_table, "FIELD_CHARACTERS", 20)
+    with pytest.raises(DataError, match=r"a.csv:2: the line is longer than 20 characters"):
+        fields(write(tmp_path, "a.csv", "question,answer\n" + "x" * 100))
 
 
 def test_a_document_longer_than_memory_allows_is_refused(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.prepare.reading.sources import SourceFile
 
-RECIPE_VERSION = 11
+RECIPE_VERSION = 12
 """Raised by every change of this package that changes what is written for the same input."""
 
 

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetune_trainer.data.rows import RowError
+from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.reading.encodings import TextEncoding
 from finetune_trainer.prepare.reading.header import TableRow
 from finetune_trainer.prepare.reading.opening import open_utf8
 
 DELIMITERS = ",;\t|"
 FIELD_CHARACTERS = 64 * 1024 * 1024
-"""Longest field; the csv module's own 128 Ki is too short for documents."""
+"""Longest field and longest line; the csv module's own 128 Ki is too short for documents."""
 
 _HEAD_CHARACTERS = 65536
 
@@ -39,7 +40,7 @@ def read_csv(
         with _open_text(path, file, encoding) as stream:
             delimiter = _sniff_delimiter(stream.read(_HEAD_CHARACTERS))
     with _open_text(path, file, encoding) as stream:
-        reader = csv.reader(stream, delimiter=delimiter, strict=True)
+        reader = csv.reader(_read_lines(stream, file), delimiter=delimiter, strict=True)
         while True:
             start = reader.line_num + 1
             try:
@@ -52,6 +53,20 @@ def read_csv(
                 continue
             if values:
                 yield start, values
+
+
+def _read_lines(stream: io.TextIOWrapper, file: str) -> Iterator[str]:
+    """Yield lines; a small archive may unpack to one that no memory holds."""
+    number = 0
+    while line := stream.readline(FIELD_CHARACTERS + 1):
+        number += 1
+        if len(line) > FIELD_CHARACTERS:
+            raise DataError(
+                "UnreadableFile",
+                f"{file}:{number}: the line is longer than {FIELD_CHARACTERS:,} characters; is "
+                "this a CSV file?",
+            )
+        yield line
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from finetune_trainer.prepare.reading.messages import (
 )
 from finetune_trainer.prepare.reading.names import COMPLETION_NAMES, find_named
 from finetune_trainer.prepare.reading.preferences import read_verdict, split_conversations
-from finetune_trainer.prepare.reading.tools import read_tools
+from finetune_trainer.prepare.reading.tools import read_functions, read_tools
 from finetune_trainer.prepare.reading.values import is_missing, write_value
 
 NUM_PROBED_ROWS = 20
@@ -307,7 +307,7 @@ def _conversation(messages: list[Message], name: str, system: str | None) -> dic
 
 
 def _with_tools(row: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    tools = read_tools(fields.get("tools"))
+    tools = read_tools(fields.get("tools")) or read_functions(fields.get("functions"))
     return {**row, "tools": tools} if tools else row
 
 

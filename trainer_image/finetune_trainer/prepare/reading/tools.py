@@ -28,6 +28,20 @@ def read_tools(value: object) -> list[Tool]:
     return [_without_nulls(tool) for tool in value]
 
 
+def read_functions(value: object) -> list[Tool]:
+    """Return the tools that a row offers under OpenAI's older name `functions`.
+
+    Raises:
+        BadRow: It is no list of functions with names.
+    """
+    if isinstance(value, str) and value.strip():
+        value = _parse(value, "functions")
+    if value in (None, "", []):
+        return []
+    entries = value if isinstance(value, list) else [value]
+    return read_tools([{"type": "function", "function": entry} for entry in entries])
+
+
 def read_tool_calls(value: object, where: str) -> list[dict[str, Any]]:
     """Return the calls of an assistant's message, their arguments as objects.
 
