@@ -59,6 +59,10 @@ families: setup ## Every model family through the whole chain, as a table (about
 faults: setup ## Kill, stop, starve and cut off running jobs, as a table (FAULTS="row row", SEEDS=3; many hours for all)
 	@PYTHONPATH=tools:tests $(PYTHON) -m faults $(FAULTS) $(if $(SEEDS),--seeds $(SEEDS))
 
+.PHONY: deaths
+deaths: setup ## 1,000 deaths of the operator over at least 100 jobs on a real API server (minutes)
+	@FINETUNE_DEATHS=1000 $(PYTEST) tests/control_plane/test_crashes.py -k many_deaths -rP
+
 .PHONY: vllm-test
 vllm-test: setup ## Install vLLM beside the project (6 GB) and compare its answers with the evaluation's
 	@$(PYTHON) tools/vllm_venv.py

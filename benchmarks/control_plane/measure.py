@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -52,20 +53,21 @@ class AuditLog:
 
     def entries(self, user_agent: str = "") -> list[dict[str, Any]]:
         """Return the complete requests since the mark, of one user agent if named."""
+        return list(self.read(user_agent))
+
+    def read(self, user_agent: str = "") -> Iterator[dict[str, Any]]:
+        """Yield what `entries` returns, for logs that are larger than memory."""
         with self._path.open("rb") as log:
             log.seek(self._offset)
-            lines = log.read().splitlines()
-        found = []
-        for line in lines:
-            if user_agent and user_agent.encode() not in line:
-                continue
-            entry = orjson.loads(line)
-            if entry.get("stage") == "ResponseComplete" and entry.get("objectRef"):
-                found.append(entry)
-        return found
+            for line in log:
+                if not line.endswith(b"\n") or user_agent.encode() not in line:
+                    continue
+                entry = orjson.loads(line)
+                if entry.get("stage") == "ResponseComplete" and entry.get("objectRef"):
+                    yield entry
 
 
-def requests_by_kind(entries: list[dict[str, Any]]) -> Counter[str]:
+def requests_by_kind(entries: Iterable[dict[str, Any]]) -> Counter[str]:
     """Count requests as ``verb resource/subresource``."""
     counts: Counter[str] = Counter()
     for entry in entries:

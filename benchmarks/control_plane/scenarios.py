@@ -9,6 +9,9 @@ Scenarios:
     running: jobs whose training pushes progress every 5 seconds.
     idle: jobs whose training runs and pushes nothing.
     flood: three jobs in training, one of whose pods sends 4,000 forged tokens per second.
+    queue: 10,000 jobs at once into a Kueue queue with quota for 500; before, what Kueue alone takes
+        for as many bare Jobs as they put there.
+    evictions: 1,000 jobs in a Kueue queue, each preempted five times while it trains.
 
 Each scenario has an API server and an operator of its own. Prints a table against the targets and
 writes all figures to ``benchmarks/results/control_plane.json``.
@@ -21,8 +24,6 @@ import asyncio
 import json
 import os
 import platform
-import secrets
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,132 +33,30 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import yaml
 from benchmarks.control_plane.driver import JobDriver
 from benchmarks.control_plane.flood import longest_gap, start_forger
 from benchmarks.control_plane.measure import (
-    AuditLog,
-    Usage,
     first_jobs,
     num_writes,
     percentile,
     requests_by_kind,
-    usage_of,
 )
-from benchmarks.control_plane.simulation import finetunejob
+from benchmarks.control_plane.queued import KUEUE, measure_evictions, measure_queue
+from benchmarks.control_plane.world import (
+    OPERATOR_AGENT,
+    ROOT,
+    World,
+    all_phase,
+    create_jobs,
+    settled,
+    until,
+)
 
-from devcluster.controlplane import ControlPlane, ControlPlaneOptions, start_control_plane
-from devcluster.teardown import remove_cluster
 from finetune_api.trainer import Stage
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.connection import load_kubeconfig
-from finetune_operator.kube.errors import NotFound
-from finetune_operator.kube.resource import PODS, Resource
-from finetune_operator.kube.transport import Transport
+from finetune_operator.kube.resource import PODS
 
-ROOT = Path(__file__).resolve().parents[2]
-SERVICE_ACCOUNTS = Resource(group="", version="v1", plural="serviceaccounts", kind="ServiceAccount")
-OPERATOR_AGENT = "finetune-operator"
 RESULTS = ROOT / "benchmarks" / "results" / "control_plane.json"
 IDLE_SECONDS = 30.0
-
-
-class Operator:
-    """The operator under measurement, in a process of its own."""
-
-    def __init__(self, cluster: ControlPlane, folder: Path, namespace: str) -> None:
-        config = {
-            "namespaces": [namespace],
-            "leaderElectionNamespace": namespace,
-            "kueue": "off",
-            "progressUrl": "http://127.0.0.1:1",
-            "progressPort": 18090,
-            "probePort": 18081,
-            "metricsPort": 18080,
-            "bindAddress": "127.0.0.1",
-        }
-        path = folder / "config.yaml"
-        path.write_text(yaml.safe_dump(config))
-        self.log = folder / "operator.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_operator", "--config", str(path)],
-                env={
-                    **os.environ,
-                    "PYTHONPATH": str(ROOT / "operator"),
-                    "KUBECONFIG": str(cluster.kubeconfig),
-                },
-                stdout=log,
-                stderr=log,
-            )
-
-    async def ready(self) -> None:
-        async with aiohttp.ClientSession() as session:
-            while True:
-                if self.process.poll() is not None:
-                    raise RuntimeError(f"the operator ended: {self.log.read_text()[-2000:]}")
-                try:
-                    async with session.get("http://127.0.0.1:18081/readyz") as response:
-                        if await response.text() == "leading":
-                            return
-                except aiohttp.ClientError:
-                    pass
-                await asyncio.sleep(0.1)
-
-    def usage(self) -> Usage:
-        return usage_of(self.process.pid)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=30)
-
-
-async def create_jobs(client: KubeClient, namespace: str, count: int, per_second: float) -> float:
-    """Create jobs evenly, or all at once; return when the first was sent."""
-    started = time.monotonic()
-
-    async def create(index: int) -> None:
-        if per_second:
-            await asyncio.sleep(max(0.0, started + index / per_second - time.monotonic()))
-        await client.create(FINETUNEJOBS, finetunejob(f"job-{index:05d}", namespace))
-
-    await asyncio.gather(*(create(index) for index in range(count)))
-    return started
-
-
-async def until(predicate: Callable[[], bool], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while not predicate():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the benchmark did not get there")
-        await asyncio.sleep(0.05)
-
-
-async def all_phase(
-    client: KubeClient, namespace: str, phase: str, count: int, timeout: float
-) -> None:
-    deadline = time.monotonic() + timeout
-    while True:
-        listed = await client.list(FINETUNEJOBS, namespace)
-        done = sum((job.get("status") or {}).get("phase") == phase for job in listed.items)
-        if done >= count:
-            return
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{done} of {count} jobs are {phase}")
-        await asyncio.sleep(0.5)
-
-
-async def settled(audit: AuditLog, timeout: float) -> None:
-    """Wait until the operator has written nothing for 5 s: the start is not what is measured."""
-    deadline = time.monotonic() + timeout
-    while True:
-        audit.mark()
-        await asyncio.sleep(5.0)
-        if not num_writes(requests_by_kind(audit.entries(OPERATOR_AGENT))):
-            return
-        if time.monotonic() > deadline:
-            raise TimeoutError("the operator goes on writing although nothing happens")
 
 
 async def measure_lives(name: str, world: World, count: int, per_second: float) -> dict[str, Any]:
@@ -352,57 +251,6 @@ async def _pod_token(world: World, pod: str) -> str:
     return str(body["status"]["token"])
 
 
-class World:
-    """One fresh API server with one operator."""
-
-    def __init__(self, folder: Path) -> None:
-        self.namespace = f"bench-{secrets.token_hex(3)}"
-        self.cluster = start_control_plane(
-            options=ControlPlaneOptions(audit_log=True, controllers=None), owner_pid=os.getpid()
-        )
-        self.audit = AuditLog(Path(self.cluster.audit_log))
-        self.connection = load_kubeconfig([Path(self.cluster.kubeconfig)])
-        self._folder = folder
-
-    async def __aenter__(self) -> World:
-        crd = str(ROOT / "crds" / "finetunejobs.yaml")
-        self.cluster.kubectl("apply", "--server-side", "-f", crd)
-        self.cluster.kubectl("create", "namespace", self.namespace)
-        transport = Transport(
-            self.connection, user_agent="benchmark-driver", qps=5000, burst=5000,
-            max_connections=48, request_timeout_seconds=120,
-        )  # fmt: skip
-        self.client = KubeClient(transport)
-        await self._until_served()
-        self.session = self.connection.open_session(
-            max_connections=16, user_agent="benchmark-driver", attach_credentials=True
-        )
-        account = {"metadata": {"name": "default", "namespace": self.namespace}}
-        await self.client.create(SERVICE_ACCOUNTS, account)
-        self.operator = Operator(self.cluster, self._folder, self.namespace)
-        await self.operator.ready()
-        return self
-
-    async def _until_served(self) -> None:
-        """Wait for FineTuneJobs; `kubectl wait` fails on a CRD that has no conditions yet."""
-        deadline = time.monotonic() + 30.0
-        while True:
-            try:
-                await self.client.list(FINETUNEJOBS, self.namespace)
-            except NotFound:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.05)
-            else:
-                return
-
-    async def __aexit__(self, *_: object) -> None:
-        self.operator.stop()
-        await self.session.close()
-        await self.client.aclose()
-        remove_cluster(self.cluster.name)
-
-
 Scenario = Callable[[World, float], Awaitable[dict[str, Any]]]
 SCENARIOS: dict[str, Scenario] = {
     "rate": lambda world, scale: measure_lives("rate", world, int(300 * scale), 5.0),
@@ -412,6 +260,8 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "idle": lambda world, scale: measure_running("idle", world, int(1000 * scale), pushes=False),
     "flood": lambda world, scale: measure_flood("flood", world, FLOOD_PER_SECOND * scale),
+    "queue": lambda world, scale: measure_queue("queue", world, int(10000 * scale)),
+    "evictions": lambda world, scale: measure_evictions("evictions", world, int(1000 * scale)),
 }
 # Not a peer's number but our own promise: docs and CHANGELOG cite these.
 TARGETS: dict[str, dict[str, float]] = {
@@ -426,13 +276,16 @@ TARGETS: dict[str, dict[str, float]] = {
     "idle": {"writes_per_job_and_second": 0.0},
     # Renewed every 2 s; after 10 s without, the operator stops.
     "flood": {"longest_gap_of_renewals_seconds": 5.0, "failed_pushes": 0},
+    "queue": {"drained_seconds": 600, "peak_rss_mib": 512, "failed": 0, "counted": 0},
+    "evictions": {"unfinished": 0, "counted": 0, "miscounted": 0},
 }
 
 
 async def run(name: str, scale: float, keep_log: Path | None) -> dict[str, Any]:
     """Run one scenario on an API server of its own."""
     with tempfile.TemporaryDirectory(prefix="finetune-bench-") as folder:
-        async with World(Path(folder)) as world:
+        kueue = KUEUE if name in ("queue", "evictions") else None
+        async with World(Path(folder), kueue=kueue) as world:
             try:
                 result = await SCENARIOS[name](world, scale)
             finally:
@@ -468,7 +321,7 @@ def table_of(result: dict[str, Any]) -> str:
     figures = [key for key in result if key not in ("scenario", "jobs", "missed")]
     for key in sorted(figures, key=lambda key: key not in targets):
         value = result[key]
-        if isinstance(value, dict):
+        if isinstance(value, (dict, list)):
             continue
         target = targets.get(key)
         words = (

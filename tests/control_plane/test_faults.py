@@ -7,6 +7,7 @@ import random
 
 import aiohttp
 import pytest
+from benchmarks.control_plane.kubelet import Kubelet, success
 from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
@@ -22,7 +23,6 @@ from control_plane.cluster import (
     test_config,
 )
 from control_plane.fault_proxy import FaultProxy
-from control_plane.kubelet import Kubelet, success
 from control_plane.observer import Observer
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from support.eventually import eventually_async

@@ -7,6 +7,7 @@ import json
 import os
 
 import pytest
+from benchmarks.control_plane.kubelet import Fate, Kubelet, success
 from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
@@ -19,7 +20,6 @@ from control_plane.cluster import (
     running_manager,
     test_config,
 )
-from control_plane.kubelet import Fate, Kubelet, success
 from devcluster.controlplane import start_control_plane
 from devcluster.kueueprocess import start_kueue
 from devcluster.teardown import remove_cluster

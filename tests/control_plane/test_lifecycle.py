@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from benchmarks.control_plane.kubelet import Fate, Kubelet, success
 from benchmarks.control_plane.simulation import ended_status, finetunejob, waiting_status
 
 from control_plane.cluster import (
@@ -19,7 +20,6 @@ from control_plane.cluster import (
     running_manager,
     test_config,
 )
-from control_plane.kubelet import Fate, Kubelet, success
 from finetune_api.trainer import ExitCode, FailureClass, Stage, TerminationMessage
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.controllers.caches import FINETUNEJOBS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
+from benchmarks.control_plane.kubelet import Fate, Kubelet, success
 from benchmarks.control_plane.simulation import finetunejob, result_of
 
 from control_plane.cluster import (
@@ -15,7 +16,6 @@ from control_plane.cluster import (
     running_manager,
     test_config,
 )
-from control_plane.kubelet import Fate, Kubelet, success
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.kube.resource import PODS

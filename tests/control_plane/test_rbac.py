@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from benchmarks.control_plane.kubelet import Fate, Kubelet, success
 from benchmarks.control_plane.measure import AuditLog
 from benchmarks.control_plane.simulation import ended_status, finetunejob, waiting_status
 
@@ -19,7 +20,6 @@ from control_plane.cluster import (
     install_crd,
     open_client,
 )
-from control_plane.kubelet import Fate, Kubelet, success
 from control_plane.test_faults import free_port
 from control_plane.test_lifecycle import pod_is_stuck_in_deletion
 from control_plane.test_progress import push, token_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 
 import pytest
+from benchmarks.control_plane.kubelet import Kubelet, success
 from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import OperatorProcess, connection_of, install_crd, open_client
-from control_plane.kubelet import Kubelet, success
 from control_plane.observer import Observer
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.kube.errors import NotFound

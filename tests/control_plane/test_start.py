@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import aiohttp
+from benchmarks.control_plane.kubelet import Kubelet, success
 from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
@@ -16,7 +17,6 @@ from control_plane.cluster import (
     install_crd,
     open_client,
 )
-from control_plane.kubelet import Kubelet, success
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from support.eventually import eventually_async
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from benchmarks.control_plane.kubelet import Fate, Kubelet, success
 from benchmarks.control_plane.simulation import ended_status, finetunejob, success_text
 
 from control_plane.cluster import (
@@ -30,7 +31,6 @@ from control_plane.cluster import (
     running_manager,
     test_config,
 )
-from control_plane.kubelet import Fate, Kubelet, success
 from control_plane.test_lifecycle import last_words
 from control_plane.test_replicas import LEASE, holder
 from finetune_api.trainer import ExitCode, FailureClass, Stage

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +66,7 @@ class Kubelet:
         self._informer.store.add_handler(self._on_pod)
 
     @contextlib.asynccontextmanager
-    async def running(self):
+    async def running(self) -> AsyncIterator[Kubelet]:
         task = asyncio.create_task(self._informer.run())
         try:
             await self._informer.synced.wait()
@@ -79,7 +79,7 @@ class Kubelet:
     def pods(self) -> list[Object]:
         return self._informer.store.objects()
 
-    def _on_pod(self, kind, old, new) -> None:
+    def _on_pod(self, kind: str, old: Object | None, new: Object | None) -> None:
         if new is None or new["metadata"]["uid"] in self._seen:
             return
         self._seen.add(new["metadata"]["uid"])

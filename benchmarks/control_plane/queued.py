@@ -1,0 +1,293 @@
+"""Jobs in the queues of a real Kueue, whose pods only say that they ran.
+
+API server, Job controller, Kueue and the operator are the real ones; there are no nodes, and
+`Kubelet` writes the statuses that pods would have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from benchmarks.control_plane.kubelet import Fate, Kubelet, success
+from benchmarks.control_plane.measure import num_writes, requests_by_kind
+from benchmarks.control_plane.simulation import finetunejob
+from benchmarks.control_plane.world import OPERATOR_AGENT, World, until
+
+from finetune_api.names import JOB_LABEL, STAGE_LABEL
+from finetune_api.trainer import Stage
+from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.kube.informer import Informer
+from finetune_operator.kube.resource import JOBS, Object, Resource
+
+API = "kueue.x-k8s.io/v1beta2"
+QUEUE = "team"
+URGENT = "urgent"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+KUEUE = {"clientConnection": {"qps": 1000, "burst": 2000}}
+"""Its own limit of 50 requests a second would be what is measured."""
+QUOTA = 500
+NUM_WRITERS = 16
+NUM_STAGES_IN_QUEUE = 2
+"""Of a FineTuneJob: training and evaluation. Data are prepared without quota."""
+NUM_EVICTIONS = 5
+SAMPLE_SECONDS = 10.0
+JOB_SECONDS = 2.0
+"""Patience per job: a machine that is shared with others is slow at times."""
+
+
+async def measure_queue(name: str, world: World, count: int) -> dict[str, Any]:
+    """Let ``count`` jobs pass a queue, after Kueue alone has passed as many Jobs."""
+    bare = f"{world.namespace}-bare"
+    world.cluster.kubectl("create", "namespace", bare)
+    offer(world, min(QUOTA, count), world.namespace, bare)
+    alone = await _pass_bare_jobs(world, bare, count * NUM_STAGES_IN_QUEUE)
+    world.audit.mark()
+    before, kueue_before = world.operator.usage(), world.usage_of("kueue")
+    async with _played(world, world.namespace), _watched(world, FINETUNEJOBS) as jobs:
+        curve: list[dict[str, Any]] = []
+        started = time.monotonic()
+        sampling = asyncio.create_task(_sample(world, jobs, curve, started))
+        await _create_all(
+            world,
+            FINETUNEJOBS,
+            [finetunejob(f"job-{i:05d}", world.namespace, queueName=QUEUE) for i in range(count)],
+        )
+        created = time.monotonic() - started
+        await until(lambda: _num_over(jobs) >= count, JOB_SECONDS * count + 300, every=0.5)
+        drained = time.monotonic() - started
+        sampling.cancel()
+        statuses = [job["status"] for job in jobs.store.objects()]
+    after, kueue_after = world.operator.usage(), world.usage_of("kueue")
+    counts = requests_by_kind(world.audit.read(OPERATOR_AGENT))
+    return {
+        "scenario": name,
+        "jobs": count,
+        "quota": min(QUOTA, count),
+        "drained_seconds": round(drained, 1),
+        "failed": sum(status["phase"] != "Succeeded" for status in statuses),
+        "counted": sum(status["attempts"]["counted"] for status in statuses),
+        "creating_seconds": round(created, 1),
+        "kueue_alone_seconds": round(alone, 1),
+        "kueue_cpu_seconds": round(kueue_after.cpu_seconds - kueue_before.cpu_seconds, 1),
+        "kueue_peak_rss_mib": round(kueue_after.peak_rss_mib, 1),
+        "cpu_seconds_per_job": round((after.cpu_seconds - before.cpu_seconds) / count, 5),
+        "writes_per_job": round(num_writes(counts) / count, 2),
+        "rss_mib": round(after.rss_mib, 1),
+        "peak_rss_mib": round(after.peak_rss_mib, 1),
+        "requests_per_job": {k: round(v / count, 3) for k, v in counts.most_common()},
+        "curve": curve,
+    }
+
+
+async def measure_evictions(name: str, world: World, count: int) -> dict[str, Any]:
+    """Preempt ``count`` jobs at once while all train, again and again; then let them end."""
+
+    def script(job: str, stage: Stage, attempt: int) -> Fate:
+        trains_on = stage is Stage.TRAIN and attempt < NUM_EVICTIONS
+        return Fate() if trains_on else success(stage)
+
+    offer(world, count, world.namespace)
+    world.audit.mark()
+    started = time.monotonic()
+    rounds: list[dict[str, float]] = []
+    patience = JOB_SECONDS * count + 120
+    async with _played(world, world.namespace) as kubelet, _watched(world, FINETUNEJOBS) as jobs:
+        kubelet.script = script
+        await _create_all(
+            world,
+            FINETUNEJOBS,
+            [
+                finetunejob(f"job-{i:05d}", world.namespace, queueName=QUEUE, backoffLimit=0)
+                for i in range(count)
+            ],
+        )
+        for number in range(1, NUM_EVICTIONS + 1):
+            begin = time.monotonic()
+            await until(lambda: _num_in(jobs, "Training") == count, patience, every=0.5)
+            training = time.monotonic()
+            urgent = _bare_job(f"urgent-{number}", world.namespace, cpu=count, priority=URGENT)
+            await world.client.create(JOBS, urgent)
+            await until(_all_preempted(jobs, number, count), patience, every=0.5)
+            rounds.append(
+                {
+                    "until_all_train_seconds": round(training - begin, 1),
+                    "until_all_wait_seconds": round(time.monotonic() - training, 1),
+                }
+            )
+            await world.client.delete(JOBS, world.namespace, urgent["metadata"]["name"])
+        with contextlib.suppress(TimeoutError):  # is told as unfinished
+            await until(lambda: _num_over(jobs) >= count, patience, every=0.5)
+        seconds = time.monotonic() - started
+        statuses = [job["status"] for job in jobs.store.objects()]
+    counts = requests_by_kind(world.audit.read(OPERATOR_AGENT))
+    usage = world.operator.usage()
+    return {
+        "scenario": name,
+        "jobs": count,
+        "seconds": round(seconds, 1),
+        "evictions": sum(status["attempts"]["preemptions"] for status in statuses),
+        "unfinished": sum(status["phase"] != "Succeeded" for status in statuses),
+        "counted": sum(status["attempts"]["counted"] for status in statuses),
+        "miscounted": sum(
+            status["attempts"]["preemptions"] != NUM_EVICTIONS for status in statuses
+        ),
+        "writes_per_job": round(num_writes(counts) / count, 2),
+        "peak_rss_mib": round(usage.peak_rss_mib, 1),
+        "requests_per_job": {k: round(v / count, 3) for k, v in counts.most_common()},
+        "rounds": rounds,
+    }
+
+
+def offer(world: World, num_cpus: int, *namespaces: str) -> None:
+    """Make one ClusterQueue with so many CPUs, a LocalQueue per namespace and a priority."""
+    quotas = {"cpu": str(num_cpus), "memory": "1000Ti"}
+    resources = [{"name": key, "nominalQuota": value} for key, value in quotas.items()]
+    spec = {
+        "namespaceSelector": {},
+        "preemption": {"withinClusterQueue": "LowerPriority"},
+        "resourceGroups": [
+            {
+                "coveredResources": list(quotas),
+                "flavors": [{"name": QUEUE, "resources": resources}],
+            }
+        ],
+    }
+    local = {"spec": {"clusterQueue": QUEUE}}
+    items = [
+        _kueue_object("ResourceFlavor", QUEUE),
+        _kueue_object("ClusterQueue", QUEUE) | {"spec": spec},
+        _kueue_object("WorkloadPriorityClass", URGENT) | {"value": 1000},
+        *(_kueue_object("LocalQueue", QUEUE, namespace) | local for namespace in namespaces),
+    ]
+    document = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    world.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=document)
+
+
+def _kueue_object(kind: str, name: str, namespace: str = "") -> Object:
+    metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
+    return {"apiVersion": API, "kind": kind, "metadata": metadata}
+
+
+def _bare_job(name: str, namespace: str, *, cpu: int = 1, priority: str = "") -> Object:
+    """Return a Job as anybody would queue it, with a pod that `Kubelet` plays."""
+    labels = {QUEUE_LABEL: QUEUE, **({PRIORITY_LABEL: priority} if priority else {})}
+    container = {
+        "name": "trainer",
+        "image": "finetune-trainer:latest",
+        "resources": {"requests": {"cpu": str(cpu)}},
+    }
+    template = {
+        "metadata": {"labels": {} if priority else {JOB_LABEL: name, STAGE_LABEL: "train"}},
+        "spec": {"restartPolicy": "Never", "containers": [container]},
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {"suspend": True, "template": template},
+    }
+
+
+async def _pass_bare_jobs(world: World, namespace: str, count: int) -> float:
+    """Return the seconds that Kueue and the Job controller take for Jobs without an operator."""
+    async with _played(world, namespace), _watched(world, JOBS, namespace) as jobs:
+        started = time.monotonic()
+        await _create_all(
+            world, JOBS, [_bare_job(f"bare-{i:05d}", namespace) for i in range(count)]
+        )
+
+        def is_over() -> bool:
+            return _num_that(jobs, lambda status: bool(status.get("succeeded"))) >= count
+
+        await until(is_over, JOB_SECONDS * count + 120, every=0.5)
+        return time.monotonic() - started
+
+
+@contextlib.asynccontextmanager
+async def _played(world: World, namespace: str) -> AsyncIterator[Kubelet]:
+    async with Kubelet(world.client, namespaces=(namespace,)).running() as kubelet:
+        yield kubelet
+
+
+@contextlib.asynccontextmanager
+async def _watched(
+    world: World, resource: Resource, namespace: str = ""
+) -> AsyncIterator[Informer]:
+    """Keep the statuses of all objects of a kind."""
+    scope = (namespace or world.namespace,)
+    informer = Informer(world.client, resource, namespaces=scope, transform=_trim)
+    task = asyncio.create_task(informer.run())
+    try:
+        await informer.synced.wait()
+        yield informer
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _trim(obj: Object) -> Object:
+    metadata, status = obj["metadata"], obj.get("status") or {}
+    kept = {key: status[key] for key in ("phase", "succeeded") if key in status}
+    attempts = {"counted": 0, "preemptions": 0, **(status.get("attempts") or {})}
+    return {
+        "metadata": {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")},
+        "status": {**kept, "attempts": {k: attempts[k] for k in ("counted", "preemptions")}},
+    }
+
+
+async def _create_all(world: World, resource: Resource, objects: list[Object]) -> None:
+    """Create objects in their order, a few at a time."""
+    left = iter(objects)
+
+    async def write() -> None:
+        for each in left:
+            await world.client.create(resource, each)
+
+    await asyncio.gather(*(write() for _ in range(NUM_WRITERS)))
+
+
+async def _sample(
+    world: World, jobs: Informer, curve: list[dict[str, Any]], started: float
+) -> None:
+    """Append where all jobs stand, and what operator and Kueue have used, until cancelled."""
+    while True:
+        operator, kueue = world.operator.usage(), world.usage_of("kueue")
+        phases = Counter(job["status"].get("phase", "New") for job in jobs.store.objects())
+        curve.append(
+            {
+                "seconds": round(time.monotonic() - started),
+                "phases": dict(sorted(phases.items())),
+                "operator_rss_mib": round(operator.rss_mib),
+                "operator_cpu_seconds": round(operator.cpu_seconds),
+                "kueue_rss_mib": round(kueue.rss_mib),
+                "kueue_cpu_seconds": round(kueue.cpu_seconds),
+            }
+        )
+        await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def _num_that(jobs: Informer, check: Callable[[Object], bool]) -> int:
+    return sum(check(job["status"]) for job in jobs.store.objects())
+
+
+def _num_in(jobs: Informer, phase: str) -> int:
+    return _num_that(jobs, lambda status: status.get("phase") == phase)
+
+
+def _num_over(jobs: Informer) -> int:
+    return _num_that(jobs, lambda status: status.get("phase") in ("Succeeded", "Failed"))
+
+
+def _all_preempted(jobs: Informer, times: int, count: int) -> Callable[[], bool]:
+    def waits(status: Object) -> bool:
+        told = (status.get("phase"), status["attempts"]["preemptions"])
+        return told == ("Queued", times)
+
+    return lambda: _num_that(jobs, waits) == count

@@ -1,0 +1,214 @@
+"""One fresh API server with one operator, for one scenario: its start, its jobs and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from benchmarks.control_plane.measure import (
+    AuditLog,
+    Usage,
+    num_writes,
+    requests_by_kind,
+    usage_of,
+)
+from benchmarks.control_plane.simulation import finetunejob
+
+from devcluster.controlplane import ControlPlane, ControlPlaneOptions, start_control_plane
+from devcluster.kueueprocess import start_kueue
+from devcluster.teardown import remove_cluster
+from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.connection import load_kubeconfig
+from finetune_operator.kube.errors import NotFound
+from finetune_operator.kube.resource import Resource
+from finetune_operator.kube.transport import Transport
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICE_ACCOUNTS = Resource(group="", version="v1", plural="serviceaccounts", kind="ServiceAccount")
+OPERATOR_AGENT = "finetune-operator"
+CONTROLLERS = ",".join(
+    f"{name}-controller" for name in ("job", "serviceaccount", "garbage-collector", "namespace")
+)
+"""What has a part in the life of a queued Job; there are no nodes for the others to look after."""
+
+
+class Operator:
+    """The operator under measurement, in a process of its own."""
+
+    def __init__(
+        self, cluster: ControlPlane, folder: Path, namespace: str, *, kueue: str = "off"
+    ) -> None:
+        config = {
+            "namespaces": [namespace],
+            "leaderElectionNamespace": namespace,
+            "kueue": kueue,
+            "progressUrl": "http://127.0.0.1:1",
+            "progressPort": 18090,
+            "probePort": 18081,
+            "metricsPort": 18080,
+            "bindAddress": "127.0.0.1",
+        }
+        path = folder / "config.yaml"
+        path.write_text(yaml.safe_dump(config))
+        self.log = folder / "operator.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "finetune_operator", "--config", str(path)],
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(ROOT / "operator"),
+                    "KUBECONFIG": str(cluster.kubeconfig),
+                },
+                stdout=log,
+                stderr=log,
+            )
+
+    async def ready(self) -> None:
+        async with aiohttp.ClientSession() as session:
+            while True:
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"the operator ended: {self.log.read_text()[-2000:]}")
+                try:
+                    async with session.get("http://127.0.0.1:18081/readyz") as response:
+                        if await response.text() == "leading":
+                            return
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.1)
+
+    def usage(self) -> Usage:
+        return usage_of(self.process.pid)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
+
+async def create_jobs(client: KubeClient, namespace: str, count: int, per_second: float) -> float:
+    """Create jobs evenly, or all at once; return when the first was sent."""
+    started = time.monotonic()
+
+    async def create(index: int) -> None:
+        if per_second:
+            await asyncio.sleep(max(0.0, started + index / per_second - time.monotonic()))
+        await client.create(FINETUNEJOBS, finetunejob(f"job-{index:05d}", namespace))
+
+    await asyncio.gather(*(create(index) for index in range(count)))
+    return started
+
+
+async def until(predicate: Callable[[], bool], timeout: float, *, every: float = 0.05) -> None:
+    deadline = time.monotonic() + timeout
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the benchmark did not get there")
+        await asyncio.sleep(every)
+
+
+async def all_phase(
+    client: KubeClient, namespace: str, phase: str, count: int, timeout: float
+) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        listed = await client.list(FINETUNEJOBS, namespace)
+        done = sum((job.get("status") or {}).get("phase") == phase for job in listed.items)
+        if done >= count:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{done} of {count} jobs are {phase}")
+        await asyncio.sleep(0.5)
+
+
+async def settled(audit: AuditLog, timeout: float) -> None:
+    """Wait until the operator has written nothing for 5 s: the start is not what is measured."""
+    deadline = time.monotonic() + timeout
+    while True:
+        audit.mark()
+        await asyncio.sleep(5.0)
+        if not num_writes(requests_by_kind(audit.entries(OPERATOR_AGENT))):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError("the operator goes on writing although nothing happens")
+
+
+class World:
+    """One fresh API server with one operator.
+
+    Args:
+        folder: For the operator's configuration and log.
+        kueue: Kueue runs too, with these fields of its configuration, and the Job controller with
+            it; None for neither.
+    """
+
+    def __init__(self, folder: Path, *, kueue: Mapping[str, Any] | None = None) -> None:
+        self.namespace = f"bench-{secrets.token_hex(3)}"
+        self.cluster = start_control_plane(
+            options=ControlPlaneOptions(
+                audit_log=True, controllers=None if kueue is None else CONTROLLERS
+            ),
+            owner_pid=os.getpid(),
+        )
+        self._kueue = kueue
+        self.audit = AuditLog(Path(self.cluster.audit_log))
+        self.connection = load_kubeconfig([Path(self.cluster.kubeconfig)])
+        self._folder = folder
+
+    async def __aenter__(self) -> World:
+        crd = str(ROOT / "crds" / "finetunejobs.yaml")
+        self.cluster.kubectl("apply", "--server-side", "-f", crd)
+        self.cluster.kubectl("create", "namespace", self.namespace)
+        transport = Transport(
+            self.connection, user_agent="benchmark-driver", qps=5000, burst=5000,
+            max_connections=48, request_timeout_seconds=120,
+        )  # fmt: skip
+        self.client = KubeClient(transport)
+        await self._until_served()
+        self.session = self.connection.open_session(
+            max_connections=16, user_agent="benchmark-driver", attach_credentials=True
+        )
+        if self._kueue is None:
+            account = {"metadata": {"name": "default", "namespace": self.namespace}}
+            await self.client.create(SERVICE_ACCOUNTS, account)
+        else:
+            start_kueue(self.cluster, settings=self._kueue)
+        self.operator = Operator(
+            self.cluster,
+            self._folder,
+            self.namespace,
+            kueue="off" if self._kueue is None else "on",
+        )
+        await self.operator.ready()
+        return self
+
+    def usage_of(self, process: str) -> Usage:
+        """Read what one of the cluster's processes has used."""
+        return usage_of(next(p.pid for p in self.cluster.state.processes if p.name == process))
+
+    async def _until_served(self) -> None:
+        """Wait for FineTuneJobs; `kubectl wait` fails on a CRD that has no conditions yet."""
+        deadline = time.monotonic() + 30.0
+        while True:
+            try:
+                await self.client.list(FINETUNEJOBS, self.namespace)
+            except NotFound:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+    async def __aexit__(self, *_: object) -> None:
+        self.operator.stop()
+        await self.session.close()
+        await self.client.aclose()
+        remove_cluster(self.cluster.name)
