@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -20,6 +19,7 @@ import yaml
 from control_plane.cluster import install_crd
 from manifests import CHART, render_chart
 from support.eventually import eventually
+from support.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("helm")]
 ROOT = CHART.parent.parent
@@ -88,12 +88,6 @@ class ChartOperator:
             return error.code
         except urllib.error.URLError:
             return 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_job(name: str, **spec: Any) -> str:

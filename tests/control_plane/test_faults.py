@@ -26,6 +26,7 @@ from control_plane.fault_proxy import FaultProxy
 from control_plane.observer import Observer
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from support.eventually import eventually_async
+from support.ports import free_port
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -195,14 +196,6 @@ def plain_kubeconfig(folder, url):
         "contexts: [{name: proxy, context: {cluster: proxy, user: nobody}}]\n"
     )
     return path
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def num_jobs(port: int) -> int:

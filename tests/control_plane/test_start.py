@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 import aiohttp
 from benchmarks.control_plane.kubelet import Kubelet, success
 from benchmarks.control_plane.simulation import finetunejob
@@ -19,14 +17,9 @@ from control_plane.cluster import (
 )
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from support.eventually import eventually_async
+from support.ports import free_port
 
 NAMESPACE = "default"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 async def ask(port: int, path: str) -> tuple[int, str]:

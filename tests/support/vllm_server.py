@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -17,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from support.ports import free_port
 
 START_SECONDS = 600
 ASK_SECONDS = 900
@@ -76,7 +76,7 @@ def serve(
         dtype: ``bfloat16`` or ``float32``, as in training.
         log: File for what the server prints.
     """
-    port = _free_port()
+    port = free_port()
     modules = [f"{key}={folder}" for key, folder in adapters.items()]
     command = [
         str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(base),
@@ -123,19 +123,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _free_port() -> int:
-    """Return a port below those that the kernel hands out: vLLM binds it half a minute later."""
-    limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-    first = int(limits[0])
-    ports = list(range(max(1024, first - 5000), first))
-    random.shuffle(ports)
-    for port in ports:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError(f"no free port below {first}")

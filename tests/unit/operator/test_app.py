@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -13,13 +12,8 @@ from finetune_operator import app
 from finetune_operator.config import OperatorConfig
 from finetune_operator.kube.connection import Connection
 from support.eventually import eventually_async
+from support.ports import free_port
 from support.scripted_server import hang_up, reply_status, scripted_server
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @asynccontextmanager

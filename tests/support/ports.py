@@ -1,0 +1,23 @@
+"""Ports for servers that a test starts in a moment."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+
+
+def free_port() -> int:
+    """Return a port below those that the kernel hands out: a server may bind it only later."""
+    limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    first = int(limits[0])
+    ports = list(range(max(1024, first - 5000), first))
+    random.shuffle(ports)
+    for port in ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError(f"no free port below {first}")
