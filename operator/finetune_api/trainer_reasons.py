@@ -219,7 +219,9 @@ DATA = {
     "FormatNotApplicable": _Help(
         "The format does not fit the objective.", "Use `Auto`, or the one the message names."
     ),
-    "InvalidHeader": _Help("The first line of a table does not name all columns.", "Correct it."),
+    "InvalidHeader": _Help(
+        "The first line of a table cannot be read, or names a column twice.", "Correct it."
+    ),
     "InvalidRows": _Help(
         "More rows are invalid than `dataset.maxInvalidRows` allows.",
         "Correct them; `invalid-rows.jsonl` of the run lists them all.",

@@ -35,6 +35,23 @@ def fields(path: Path, **settings: str) -> list[dict[str, object]]:
     return [row.fields for row in rows if isinstance(row, RawRow)]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", ",text,label\n0,a,b\n1,c,d\n"),
+        ("a.csv", "text;label;\r\na;b;\r\nc;d;\r\n"),
+        ("a.csv", "sep=;\r\ntext;label\r\na;b\r\nc;d\r\n"),
+        ("a.csv", "\ufeffsep=\t\ntext\tlabel\na\tb\nc\td\n"),
+        ("a.xlsx", make_workbook({"S": [["text", None, "label"], ["a", 7, "b"], ["c", 8, "d"]]})),
+    ],
+)
+def test_what_exports_put_beside_the_columns_is_left_out(
+    name: str, content: str | bytes, tmp_path: Path
+) -> None:
+    rows = fields(write(tmp_path, name, content))
+    assert rows == [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}]
+
+
 HEADERLESS = {
     "a value of the first row comes again": "Where is it?,lost\nIt broke,broken\nGone,lost\n",
     "numbers above numbers": "5,It broke\n3,Gone\n",
@@ -132,7 +149,7 @@ def test_a_value_beside_the_named_columns_is_a_bad_row(tmp_path: Path) -> None:
         (make_workbook({"S": []})[:200], {}, "UnreadableFile", "not a readable Excel workbook"),
         (make_workbook({"S": []}), {}, "EmptyDataset", "is empty"),
         (make_workbook({"S": [["a"]], "T & U": []}), {"sheet": "R"}, "SheetNotFound", "S, T & U"),
-        (make_workbook({"S": [["a", None, "c"], [1, 2, 3]]}), {}, "InvalidHeader", "column 2 has"),
+        (make_workbook({"S": [["a", "b", "a"], [1, 2, 3]]}), {}, "InvalidHeader", "names a more"),
     ],
 )
 def test_a_workbook_that_cannot_be_read_is_refused(

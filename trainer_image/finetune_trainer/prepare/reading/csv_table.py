@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ FIELD_CHARACTERS = 64 * 1024 * 1024
 """Longest field and longest line; the csv module's own 128 Ki is too short for documents."""
 
 _HEAD_CHARACTERS = 65536
+_TOLD_DELIMITER = re.compile(r"sep=([,;\t|])\r?\n")
+"""What Excel writes into a first line of its own, where it is told to."""
 
 
 def read_csv(
@@ -36,9 +39,10 @@ def read_csv(
         DataError: The archive that it is in is damaged.
     """
     csv.field_size_limit(FIELD_CHARACTERS)
-    if not delimiter:
-        with _open_text(path, file, encoding) as stream:
-            delimiter = _sniff_delimiter(stream.read(_HEAD_CHARACTERS))
+    with _open_text(path, file, encoding) as stream:
+        head = stream.read(_HEAD_CHARACTERS)
+    told = _TOLD_DELIMITER.match(head)
+    delimiter = told[1] if told else delimiter or _sniff_delimiter(head)
     with _open_text(path, file, encoding) as stream:
         reader = csv.reader(_read_lines(stream, file), delimiter=delimiter, strict=True)
         while True:
@@ -51,7 +55,7 @@ def read_csv(
                 message = f"not CSV: {error} (up to line {reader.line_num})"
                 yield RowError(file=file, line=start, reason="NotCsv", message=message, snippet="")
                 continue
-            if values:
+            if values and not (told and start == 1):
                 yield start, values
 
 

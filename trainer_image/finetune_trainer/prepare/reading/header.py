@@ -33,6 +33,9 @@ def name_columns(
 ) -> Iterator[RawRow | RowError]:
     """Turn the rows of a table into rows with named fields.
 
+    Columns that the header leaves without a name are left out: exports of data frames have one for
+    the row's number, and lines that end in a delimiter one more.
+
     Args:
         rows: All rows, a header among them.
         header: As the API's `header`: ``Auto``, ``Present`` or ``Absent``.
@@ -99,7 +102,8 @@ def _name(rows: Iterable[TableRow | RowError], names: list[str]) -> Iterator[Raw
             yield row
             continue
         line, values = row
-        yield RawRow(line=line, fields=dict(zip(names, values, strict=True)))
+        fields = {name: value for name, value in zip(names, values, strict=True) if name}
+        yield RawRow(line=line, fields=fields)
 
 
 def check_counts(
@@ -127,13 +131,7 @@ def check_counts(
 
 
 def _check_names(names: list[str], file: str) -> None:
-    unnamed = [str(number) for number, name in enumerate(names, start=1) if not name]
-    if unnamed:
-        raise DataError(
-            "InvalidHeader",
-            f"{file}: column {', '.join(unnamed)} has no name; the first line must name them all",
-        )
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted({name for name in names if name and names.count(name) > 1})
     if repeated:
         raise DataError(
             "InvalidHeader", f"{file}: the header names {', '.join(repeated)} more than once"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 PROMPT_NAMES = (
     "prompt",
     "instruction",
@@ -71,6 +73,9 @@ BOOKKEEPING_NAMES = (
 )
 """Columns about a row, which neither ask nor answer."""
 
+_INDEX = re.compile(r"unnamed: [0-9]+|__index_level_[0-9]+__")
+"""What pandas calls the numbers of rows."""
+
 _OF_OTHER_FORMATS = ("messages", "conversations", "chosen", "rejected")
 
 COMMON_NAMES = frozenset(
@@ -81,6 +86,8 @@ COMMON_NAMES = frozenset(
 def is_bookkeeping(name: str) -> bool:
     """Whether a column is called like one that is about the row."""
     lowered = name.lower()
+    if _INDEX.fullmatch(lowered):
+        return True
     return lowered in (*BOOKKEEPING_NAMES, *GROUP_NAMES) or lowered.endswith(("_id", "_url", "_at"))
 
 
