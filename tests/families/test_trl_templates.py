@@ -1,0 +1,55 @@
+"""What TRL's own training templates label, beside what we label, where TRL knows the template."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import pytest
+
+from families.labels import encode_row, spans_of
+from families.rows import ASKS_FRANCE, ASKS_ITALY, PARIS, ROME, SYSTEM, Shape
+from families.table import FAMILIES
+from support.real_tokenizers import TokenizerUnavailableError
+
+KNOWN = ("qwen-2.5", "gemma-3", "lfm2")
+"""Families whose template TRL 1.16 knows word for word and labels as generation would go on."""
+ROWS = (
+    [ASKS_FRANCE, PARIS],
+    [SYSTEM, ASKS_FRANCE, PARIS],
+    [ASKS_FRANCE, PARIS, ASKS_ITALY, ROME],
+)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_we_label_what_the_training_template_of_trl_labels(name: str) -> None:
+    from trl.chat_template_utils import get_training_chat_template
+
+    family = next(each for each in FAMILIES if each.name == name)
+    try:
+        tokenizer = family.tokenizer()
+    except TokenizerUnavailableError as error:
+        pytest.skip(str(error))
+    template = get_training_chat_template(tokenizer)
+    assert template is not None
+    for messages in ROWS:
+        shape = Shape(title="chat", row={"messages": messages})
+        examples = encode_row(tokenizer, family, shape)
+        ours = [tokenizer.decode(span) for each in examples for span in spans_of(each)]
+        theirs = labelled_by(tokenizer, template, messages)
+        # After the token that ends an answer, nothing is ever generated: a line break there is
+        # labelled by some of their templates.
+        assert [text.strip() for text in ours] == [text.strip() for text in theirs]
+
+
+def labelled_by(tokenizer: Any, template: str, messages: list[dict[str, str]]) -> list[str]:
+    made = tokenizer.apply_chat_template(
+        messages,
+        chat_template=template,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    pairs = zip(made["input_ids"], made["assistant_masks"], strict=True)
+    runs = groupby(pairs, key=lambda pair: pair[1])
+    return [tokenizer.decode([token for token, _ in run]) for is_label, run in runs if is_label]
