@@ -52,6 +52,17 @@ CASES = {
         words=("dataset.sources[0]", "no known format"),
         exit_codes=(65,),
     ),
+    "bad-row": Case(
+        change={
+            "dataset": {
+                "sources": [{"uri": "s3://team-a/row.jsonl", "credentialsRef": {"name": SECRET}}]
+            }
+        },
+        failure_class="DataError",
+        reason="InvalidRows",
+        words=("row.jsonl:17: ", "set dataset.maxInvalidRows to 1"),
+        exit_codes=(65,),
+    ),
     "anothers-data": Case(
         change={
             "dataset": {
@@ -121,6 +132,10 @@ def jobs(
     path: Path = tmp_path_factory.mktemp("bad") / "bad.jsonl"
     path.write_text('{"prompt": "no answer"}\n' * 20)
     team_a.upload(path, "bad.jsonl")
+    rows = [f'{{"prompt": "What is {n}?", "completion": "It is {n}."}}' for n in range(40)]
+    rows[16] = '{"prompt": "no answer"}'
+    path.write_text("\n".join(rows))
+    team_a.upload(path, "row.jsonl")
     keys = {"AWS_ACCESS_KEY_ID": "NOBODY", "AWS_SECRET_ACCESS_KEY": "wrong"}
     apply(team_a.node, secret_manifest(team_a.namespace, WRONG_KEYS, keys))
     return {
@@ -152,6 +167,17 @@ def test_a_failure_says_what_happened_where_and_what_to_do(name: str, jobs: dict
     assert max(counted) <= 1  # what cannot pass is not tried again
     assert not status.get("attempts", {}).get("preemptions")
     assert "Retrying" not in [e["reason"] for e in job.events()]
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.stage == "prepare"])
+def test_what_fails_before_training_gets_no_training_and_kubectl_describe_says_why(
+    name: str, jobs: dict[str, Job]
+) -> None:
+    job = jobs[name]
+    job.wait_failed()
+    assert [child["metadata"]["name"] for child in job.list("jobs")] == [f"{name}-prepare"]
+    described = job.kubectl("describe", "finetunejob", name)
+    assert [word for word in CASES[name].words if word not in described] == []
 
 
 LARGE: Body = {"resources": {"gpusPerNode": 64}, "hyperparameters": {"globalBatchSize": 64}}

@@ -407,6 +407,8 @@ CASES: tuple[Case, ...] = (
         "leave less than 10 percent",
     ),
     bad("a test share over 90", {"spec.dataset.split.testPercent": 95}, "less than or equal to 90"),
+    good("an approval of the data", {"spec.dataset.approval": "Required"}),
+    bad("an unknown rule of approval", {"spec.dataset.approval": "Always"}, "NotRequired"),
     bad("an unknown policy of length", {"spec.dataset.onTooLong": "Ignore"}, "Refuse"),
     bad("a negative seed", {"spec.dataset.split.seed": -1}, "greater than or equal to 0"),
     bad("rank zero", {f"{ADAPTER}.rank": 0}, "should be greater than or equal to 1"),

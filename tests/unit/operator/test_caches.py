@@ -1,11 +1,14 @@
-"""The caches of a cluster that does without Kueue although the configuration says otherwise."""
+"""The caches of a cluster that lacks what the configuration or this version expects."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 
+import pytest
+
 from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers.approvals import FINETUNEAPPROVALS
 from finetune_operator.controllers.caches import Caches
 from finetune_operator.integrations.kueue.workload import WORKLOADS
 from finetune_operator.kube import informer as informer_module
@@ -112,3 +115,63 @@ async def test_the_jobs_of_workloads_that_wait_are_known_and_woken_by_their_work
         caches.wake_workload(("a", "foreign"))
         caches.wake_workload(("a", "gone"))
         assert woken == [("a", "mine")]
+
+
+def approval(name: str, version: int, job: str) -> dict[str, object]:
+    spec = {"job": job, "subject": "DataSet", "digest": "d" * 64, "decision": "Approved"}
+    metadata = {"name": name, "namespace": "team-a", "uid": f"uid-{name}"}
+    return {"metadata": {**metadata, "resourceVersion": str(version)}, "spec": spec}
+
+
+@pytest.mark.parametrize(("status", "reason"), [(404, "NotFound"), (403, "Forbidden")])
+async def test_without_approvals_all_is_synced_and_jobs_that_need_one_are_looked_at_when_they_come(
+    monkeypatch, status, reason
+):
+    monkeypatch.setattr(informer_module, "ABSENT_RETRY_SECONDS", 0.02)
+    is_readable = asyncio.Event()
+
+    async def list_kind(request):
+        if FINETUNEAPPROVALS.plural in request.path:
+            if not is_readable.is_set():
+                return await reply_status(status, reason)(request)
+            return await reply_list(approval("a", 4, "held"), version="5")(request)
+        return await reply_list(version="5")(request)
+
+    woken: list[str] = []
+    async with (
+        scripted_server() as server,
+        KubeClient(Transport(Connection(server=server.url))) as client,
+    ):
+        server.lists.append(list_kind)
+        server.watches.append(stream(then="hold"))
+        caches = Caches(
+            client,
+            OperatorConfig(),
+            wake=lambda key, priority: woken.append(key[1]),
+            forget=lambda job: None,
+            has_kueue=False,
+            rng=random.Random(1),
+        )
+        running = [asyncio.create_task(informer.run()) for informer in caches.informers]
+        try:
+            await eventually_async(lambda: caches.is_synced)
+            assert caches.approvals.of(("team-a", "held")) is None, "unknown, not: nobody has"
+            caches.observe("ADDED", finetunejob("held", 6, dataset={"approval": "Required"}))
+            caches.observe("ADDED", finetunejob("free", 7, dataset={}))
+            woken.clear()
+            is_readable.set()
+            await eventually_async(lambda: caches.approvals.of(("team-a", "held")))
+            assert set(woken) == {"held"}
+            assert caches.approvals.of(("team-a", "free")) == []
+            woken.clear()
+            caches.approvals.informer.store.observe("ADDED", approval("b", 8, "free"))
+            caches.approvals.informer.store.observe("ADDED", approval("c", 9, "later"))
+            caches.approvals.informer.store.observe("DELETED", approval("a", 10, "held"))
+            assert woken == ["free", "held"], "of jobs that exist, at once, also when one goes"
+            assert caches.approvals.of(("team-a", "held")) == []
+            (early,) = caches.approvals.of(("team-a", "later"))
+            assert early["metadata"]["name"] == "c", "kept for a job that comes later"
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
