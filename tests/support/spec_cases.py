@@ -99,6 +99,12 @@ FULL_SPEC: dict[str, Any] = {
             {"uri": "s3://data/test.csv", "format": "Csv", "template": "{{ a }}", "side": "Test"},
         ],
         "split": {"testPercent": 10, "validationPercent": 5, "seed": 7},
+        "privacy": {
+            "action": "Redact",
+            "entities": ["Email", "Phone"],
+            "locales": ["DE"],
+            "allow": ["*@our.example"],
+        },
         "maxInvalidRows": 5,
         "onTooLong": "Truncate",
         "maxRows": 1000,
@@ -405,6 +411,44 @@ CASES: tuple[Case, ...] = (
         "a split without training rows",
         {"spec.dataset.split": {"testPercent": 60, "validationPercent": 40}},
         "leave less than 10 percent",
+    ),
+    good(
+        "personal data of some kinds and countries",
+        {
+            "spec.dataset.privacy": {
+                "action": "Drop",
+                "entities": ["Email", "NationalID"],
+                "locales": ["DE", "FR"],
+                "allow": ["support@our.example", "*@our.example"],
+            }
+        },
+    ),
+    good("no look for personal data", {"spec.dataset.privacy": {"action": "Off"}}),
+    bad(
+        "kinds of personal data that nobody looks for",
+        {"spec.dataset.privacy": {"action": "Off", "entities": ["Email"]}},
+        "dataset.privacy: entities, locales and allow have no meaning with action Off",
+    ),
+    bad(
+        "allowed values where nobody looks",
+        {"spec.dataset.privacy": {"action": "Off", "allow": ["me@our.example"]}},
+        "dataset.privacy: entities, locales and allow have no meaning with action Off",
+    ),
+    bad(
+        "everything allowed",
+        {"spec.dataset.privacy": {"allow": ["***"]}},
+        "to leave all values as they are, set action: Off or Report",
+    ),
+    bad(
+        "no kind of personal data",
+        {"spec.dataset.privacy": {"entities": []}},
+        "at least 1",
+        server="should have at least 1 items",
+    ),
+    bad(
+        "a country that is not known",
+        {"spec.dataset.privacy": {"locales": ["XX"]}},
+        'Unsupported value: "XX"',
     ),
     bad("a test share over 90", {"spec.dataset.split.testPercent": 95}, "less than or equal to 90"),
     good("an approval of the data", {"spec.dataset.approval": "Required"}),

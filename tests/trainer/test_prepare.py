@@ -473,7 +473,18 @@ def test_the_text_of_a_row_stays_out_of_messages(
     assert "rows.jsonl:1: " in caught.value.message
     assert SECRET not in caught.value.message
     listing = (tmp_path / "out/runs/team-a/run/uid-run/invalid-rows.json").read_text()
-    assert SECRET in listing
+    assert SECRET not in listing
+    assert "<CARD_1>" in listing
+
+
+def test_whoever_looks_for_no_personal_data_is_shown_the_start_of_a_bad_row(
+    make_context: MakeContext, write: Write, tmp_path: Path
+) -> None:
+    write("rows.jsonl", as_jsonl([{"messages": SECRET}]))
+    with pytest.raises(DataError) as caught:
+        prepare(make_context(privacy={"action": "Off"}))
+    assert SECRET not in caught.value.message
+    assert SECRET in (tmp_path / "out/runs/team-a/run/uid-run/invalid-rows.json").read_text()
 
 
 def test_a_template_that_fails_does_not_quote_the_row(
@@ -618,7 +629,8 @@ def test_equal_prompts_stay_on_one_side_and_duplicates_are_counted(
         for rows in (prepared.train, prepared.validation, prepared.test)
     ]
     assert sum(len(side) for side in sides) == 20
-    assert prepared.report.checks[0].flagged == 80
+    flagged = {check.name: check.flagged for check in prepared.report.checks}
+    assert flagged["duplicateRows"] == 80
     assert "80 of 120 rows repeat another row exactly" in context.messages
 
 

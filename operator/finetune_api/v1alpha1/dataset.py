@@ -14,6 +14,7 @@ from finetune_api.meta import (
     Integer,
     LocalObjectReference,
 )
+from finetune_api.v1alpha1.privacy import Privacy
 
 DatasetFormat = Literal[
     "Auto", "Chat", "PromptCompletion", "Text", "Alpaca", "ShareGPT", "Csv", "Preference"
@@ -129,6 +130,8 @@ class Dataset(APIModel):
     """Files or folders of examples, read in this order."""
     split: Split = Split()
     """Division into train, validation and test."""
+    privacy: Privacy = Privacy()
+    """What becomes of personal data and secrets."""
     max_invalid_rows: Annotated[Integer, Field(ge=0, le=1000000)] = 0
     """How many invalid rows are tolerated (and left out) before the job is refused. All of them are
     listed with file, line and reason in `invalid-rows.jsonl` of the data set or, if the job is

@@ -38,6 +38,7 @@ from finetune_api.v1alpha1.batches import BATCH_RULES
 from finetune_api.v1alpha1.dataset import Dataset
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
+from finetune_api.v1alpha1.privacy import PRIVACY_RULES
 from finetune_api.v1alpha1.retry import RetryPolicy
 from finetune_api.v1alpha1.rules import Rule, check_rules
 from finetune_api.v1alpha1.source_rules import SOURCE_RULES
@@ -547,6 +548,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     *TRAINING_RULES,
     *PREFERENCE_RULES,
     *SOURCE_RULES,
+    *PRIVACY_RULES,
 )
 
 IMMUTABLE_FIELDS = (

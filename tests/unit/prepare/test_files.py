@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.rows import RawRow, RowError
+from finetune_trainer.data.rows import QUOTED_CHARACTERS, RawRow, RowError
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.reading.encodings import UTF8, choose_encoding
 from finetune_trainer.prepare.reading.file_types import is_text
@@ -111,7 +111,7 @@ def test_a_bad_row_is_told_and_the_rest_is_read(
     _, errors = read(write(tmp_path, name, content))
     assert [(error.line, error.reason) for error in errors] == [(line, reason)]
     assert message in errors[0].message
-    assert len(errors[0].snippet) <= 80
+    assert len(errors[0].snippet) <= QUOTED_CHARACTERS
     assert errors[0].snippet.isprintable()
     assert str(errors[0]).startswith(f"{name}:{line}: ")
 

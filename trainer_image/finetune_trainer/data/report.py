@@ -68,6 +68,8 @@ class CheckReport(APIModel):
     flagged: int
     removed: int
     message: str
+    counts: dict[str, int] = Field(default_factory=dict)
+    """What was met, by kind: of `personalData` the places replaced or found."""
 
 
 class SplitReport(APIModel):

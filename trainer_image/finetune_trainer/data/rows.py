@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 SNIPPET_CHARACTERS = 80
-"""How much of a bad row is quoted."""
+"""How much of a bad row is shown."""
+
+QUOTED_CHARACTERS = 2000
+"""How much of it is looked through for personal data before that: a value must be seen whole."""
 
 NUM_ERRORS_KEPT = 100
 """Bad rows that are listed; all of them are counted."""
@@ -49,7 +52,8 @@ class RowError:
         line: As in :class:`RawRow`.
         reason: CamelCase cause, stable; rows are totalled by it.
         message: What is wrong with this row and, where it is not obvious, what is expected.
-        snippet: Start of the row, at most :data:`SNIPPET_CHARACTERS`.
+        snippet: Start of the row: :data:`QUOTED_CHARACTERS` until personal data is sought in it,
+            then at most :data:`SNIPPET_CHARACTERS`.
     """
 
     file: str
@@ -248,13 +252,17 @@ def without_weights(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def make_snippet(raw: object) -> str:
-    """Quote the start of a row on one printable line, for error messages."""
+    """Quote the start of a row on one printable line, to be shielded and then shortened."""
     text = raw if isinstance(raw, str) else json.dumps(raw, ensure_ascii=False, default=str)
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    text = "".join(c if c.isprintable() else " " for c in text[: SNIPPET_CHARACTERS + 1])
-    if len(text) > SNIPPET_CHARACTERS:
-        text = text[: SNIPPET_CHARACTERS - 3] + "..."
-    return text
+    return "".join(c if c.isprintable() else " " for c in text[:QUOTED_CHARACTERS])
+
+
+def shorten(text: str) -> str:
+    """Return what is shown of the start of a row."""
+    if len(text) <= SNIPPET_CHARACTERS:
+        return text
+    return text[: SNIPPET_CHARACTERS - 3] + "..."
 
 
 # Made once: json.dumps with settings would make one per call, three times per row.

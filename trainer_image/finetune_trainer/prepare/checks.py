@@ -3,8 +3,8 @@
 This is the place for everything that inspects or removes good rows. ``ROW_CHECKS`` run before the
 split, over all rows in their order; ``DIVISION_CHECKS`` run after it, over the sides. The order:
 
-1. scrubbing of personal data and secrets comes first, since it changes the text that all later
-   checks compare (not built yet);
+1. personal data and secrets are gone already (``privacy``, a row step of ``screening``), since
+   that changes the text that all checks compare;
 2. duplicates: identical rows are counted; dropping them, and near-duplicates, is not built yet;
 3. after the split, leakage: groups on two sides are counted; a comparison of near-identical text
    between the train and the test side is not built yet.
@@ -15,8 +15,8 @@ A check must be deterministic, and any change of what it removes needs a new
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from finetune_trainer.prepare.dividing import Division
 from finetune_trainer.prepare.spool import RowKeys
@@ -31,12 +31,14 @@ class Finding:
         num_flagged: Rows (or groups, where the check is about groups) it speaks of.
         num_removed: Rows it took out.
         message: The finding in words for the user; empty when there is nothing to say.
+        counts: What was met, by kind.
     """
 
     name: str
     num_flagged: int
     num_removed: int = 0
     message: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 RowCheck = Callable[[RowKeys], tuple[RowKeys, Finding]]

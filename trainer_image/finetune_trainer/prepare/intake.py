@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer.data.rows import Example, RawRow, RowError, RowErrors
+from finetune_trainer.prepare.privacy.step import Shield
 from finetune_trainer.prepare.reading.examples import (
     Conversion,
     OpenSource,
@@ -36,10 +37,12 @@ class Settings:
     Attributes:
         conversion: How rows become examples; None where none of them can.
         steps: The row steps of the job.
+        shield: What errors go through before they leave the process.
     """
 
     conversion: Conversion | None
     steps: tuple[RowStep, ...]
+    shield: Shield
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +70,7 @@ def take_in(
     screening: Screening,
     spool: Spool,
     *,
+    shield: Shield,
     on_error: Callable[[RowError], None] = lambda _: None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> SourceRows:
@@ -77,6 +81,7 @@ def take_in(
         workers: Who converts and screens.
         screening: The row steps; counts what they met.
         spool: Where the rows go that are kept.
+        shield: Takes personal data out of errors.
         on_error: Given every row that cannot be used, in their order.
         on_progress: Told how many rows of the source were read, now and then.
 
@@ -87,7 +92,7 @@ def take_in(
     errors = RowErrors()
     num_rows: Counter[str] = Counter()
     num_read = 0
-    settings = Settings(conversion=opened.conversion, steps=screening.steps)
+    settings = Settings(conversion=opened.conversion, steps=screening.steps, shield=shield)
     for piece in workers.map_in_order(prepare_work, settings, cut_pieces(opened.rows)):
         spool.add(piece.rows)
         for error in piece.errors:
@@ -134,7 +139,7 @@ def prepare_work(settings: Settings) -> Callable[[RawPiece], ScreenedPiece]:
             if isinstance(outcome, Example):
                 outcome = screening.screen(outcome)
             if isinstance(outcome, RowError):
-                errors.append(outcome)
+                errors.append(settings.shield.shield(outcome))
             elif outcome is not None:
                 kept.append(outcome)
         return ScreenedPiece(

@@ -38,6 +38,7 @@ from finetune_trainer.prepare.documents import make_decode, write_documents
 from finetune_trainer.prepare.intake import take_in
 from finetune_trainer.prepare.invalid_rows import InvalidRowFile
 from finetune_trainer.prepare.labels import count_labels
+from finetune_trainer.prepare.privacy.step import make_shield
 from finetune_trainer.prepare.reading.control import find_control_tokens
 from finetune_trainer.prepare.reading.examples import open_source, refuse_wrong_column
 from finetune_trainer.prepare.reading.sources import SourceFile, fetch_source, locate
@@ -252,6 +253,7 @@ def divide_sources(
                 workers,
                 screening,
                 spool,
+                shield=make_shield(dataset.privacy),
                 on_error=invalid_rows.add,
                 on_progress=lambda num_read: _tell_reading(context, num_read),
             )

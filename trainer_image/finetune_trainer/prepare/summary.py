@@ -201,6 +201,7 @@ def report_findings(findings: Sequence[Finding]) -> list[CheckReport]:
             flagged=finding.num_flagged,
             removed=finding.num_removed,
             message=finding.message,
+            counts=dict(finding.counts),
         )
         for finding in findings
     ]

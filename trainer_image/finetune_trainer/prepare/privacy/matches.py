@@ -1,0 +1,141 @@
+"""What a recogniser finds, and the text it looks at. Pure."""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from finetune_api.v1alpha1.privacy import ENTITIES, Entity
+
+CONTEXT_BEFORE = 60
+CONTEXT_AFTER = 24
+"""Characters in which a word that tells what a number is counts, before and after it."""
+
+_DASHES = (*range(0x2010, 0x2016), 0x2212, 0xFE58, 0xFE63)
+_BLANKS = (0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)
+_FOLDED = {
+    **dict.fromkeys(_DASHES, "-"),
+    **dict.fromkeys(_BLANKS, " "),
+    **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
+    **{
+        code: str(unicodedata.decimal(chr(code)))
+        for code in range(128, sys.maxunicode + 1)
+        if unicodedata.category(chr(code)) == "Nd"
+    },
+}
+_STRENGTH = {
+    entity: place
+    for place, entity in enumerate(
+        ("PrivateKey", "JWT", "APIKey", "IBAN", "Email", "Card", "NationalID", "IPAddress")
+    )
+}
+_SEPARATORS = re.compile(r"[\s().\-/]+")
+_PLACEHOLDER = re.compile(r"<[A-Z]+(?:_[A-Z]+)*_\d{1,9}>")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A value found in a text.
+
+    Attributes:
+        entity: Its kind.
+        start: Where it begins.
+        end: Where it ends, exclusive.
+        value: The value as it is compared: equal for two spellings of one value.
+    """
+
+    entity: Entity
+    start: int
+    end: int
+    value: str
+
+
+class Text:
+    """A text as recognisers see it: other alphabets' digits, dashes and blanks are ASCII's.
+
+    Args:
+        text: The text; positions in the folded text are those in this one.
+        before: What was said before it, where a word may tell what a number in it is.
+    """
+
+    def __init__(self, text: str, before: str = "") -> None:
+        self.folded = text if text.isascii() else text.translate(_FOLDED)
+        self._before = blank_placeholders(before)
+
+    @cached_property
+    def has_digits(self) -> bool:
+        """Whether it holds enough digits close together for a phone, card or identity number."""
+        return _MANY_DIGITS.search(self.folded) is not None
+
+    @cached_property
+    def placeholders(self) -> list[tuple[int, int]]:
+        """Where placeholders stand, in their order."""
+        return [found.span() for found in _PLACEHOLDER.finditer(self.folded)]
+
+    def is_near(self, words: re.Pattern[str], start: int, end: int) -> bool:
+        """Tell whether one of these words stands before or close behind a place."""
+        begin = start - CONTEXT_BEFORE
+        earlier = self._spoken[max(0, begin) : start]
+        if begin < 0:
+            earlier = f"{self._before[begin:]} {earlier}"
+        return bool(words.search(earlier) or words.search(self._spoken[end : end + CONTEXT_AFTER]))
+
+    @cached_property
+    def _spoken(self) -> str:
+        return blank_placeholders(self.folded)
+
+
+_MANY_DIGITS = re.compile(r"\d(?:[A-Za-z]?[ .()\-/+]{0,2}\d){5}")
+
+
+def words(*patterns: str) -> re.Pattern[str]:
+    """Compile words of several languages, each a pattern that begins and ends a word."""
+    return re.compile(rf"(?<![^\W_])(?:{'|'.join(patterns)})(?![^\W_])", re.IGNORECASE)
+
+
+def blank_placeholders(text: str) -> str:
+    """Return the text with blanks for placeholders: PHONE in one says nothing of what is near."""
+    if "<" not in text:
+        return text
+    return _PLACEHOLDER.sub(lambda found: " " * len(found.group()), text)
+
+
+def compact(value: str) -> str:
+    """Return a number without the blanks, dashes, dots, slashes and brackets it is written with."""
+    return _SEPARATORS.sub("", value).upper()
+
+
+def resolve_overlaps(matches: Iterable[Match], placeholders: list[tuple[int, int]]) -> list[Match]:
+    """Choose among matches that overlap: the longer one, then the stronger evidence.
+
+    Args:
+        matches: All that was found in a text.
+        placeholders: Spans of the text that stand for a value already; what touches one is none.
+
+    Returns:
+        Matches that do not overlap, in the order of the text.
+    """
+    kept: list[Match] = []
+    for match in _outside(sorted(matches, key=lambda m: (m.start, -m.end)), placeholders):
+        if not kept or kept[-1].end <= match.start:
+            kept.append(match)
+        elif _weight(match) > _weight(kept[-1]):
+            kept[-1] = match
+    return kept
+
+
+def _outside(matches: list[Match], spans: list[tuple[int, int]]) -> Iterator[Match]:
+    place = 0
+    for match in matches:
+        while place < len(spans) and spans[place][1] <= match.start:
+            place += 1
+        if place == len(spans) or spans[place][0] >= match.end:
+            yield match
+
+
+def _weight(match: Match) -> tuple[int, int]:
+    return match.end - match.start, -_STRENGTH.get(match.entity, len(ENTITIES))

@@ -1,0 +1,148 @@
+"""The row step that looks for personal data, by ``dataset.privacy``. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from finetune_api.v1alpha1.privacy import ENTITIES, Privacy
+from finetune_trainer.data.rows import (
+    QUOTED_CHARACTERS,
+    Example,
+    RowError,
+    refuse_row,
+    replace_row,
+    shorten,
+)
+from finetune_trainer.prepare.checks import Finding
+from finetune_trainer.prepare.privacy.finding import Settings, read_settings
+from finetune_trainer.prepare.privacy.redaction import Redacted, redact_row, redact_text
+from finetune_trainer.prepare.screening import Judgement, Removal, Tally
+
+REASON = "PersonalData"
+_CUT_VALUE = 120
+
+_ROWS, _ANSWERS, _INVENTED = "rows", "answersReplaced", "answersInvented"
+_DONE: Mapping[str, str] = {
+    "Redact": "replaced personal data or secrets by placeholders such as <EMAIL_1> in",
+    "Drop": "left out for personal data or secrets",
+    "Refuse": "refused for personal data or secrets",
+    "Report": "found personal data or secrets, which dataset.privacy.action Report leaves, in",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyStep:
+    """Replaces, leaves out, refuses or counts.
+
+    Attributes:
+        action: ``dataset.privacy.action``, not Off.
+        settings: What is looked for.
+    """
+
+    action: str
+    settings: Settings
+
+    def judge(self, example: Example) -> Judgement:
+        """Look at one row."""
+        redacted = redact_row(example.row, self.settings)
+        if not redacted.counts:
+            return Judgement(verdict=example)
+        return Judgement(verdict=self._decide(example, redacted), counts=_count(redacted))
+
+    def _decide(self, example: Example, redacted: Redacted) -> Example | RowError | Removal:
+        if self.action == "Report":
+            return example
+        if self.action == "Drop":
+            return Removal(reason=REASON)
+        clean = replace_row(example, redacted.row)
+        if self.action == "Redact":
+            return clean
+        kinds = ", ".join(entity for entity in ENTITIES if redacted.counts.get(entity))
+        return refuse_row(
+            clean,
+            REASON,
+            f"the row holds personal data or secrets: {kinds} (dataset.privacy.action Refuse)",
+        )
+
+    def summarise(self, tally: Tally) -> Sequence[Finding]:
+        """Say what was found in all rows."""
+        counts = tally.counts
+        found: dict[str, int] = {entity: counts[entity] for entity in ENTITIES if counts[entity]}
+        return [
+            Finding(
+                name="personalData",
+                num_flagged=counts[_ROWS],
+                num_removed=tally.removed.total(),
+                message=self._tell(tally, found),
+                counts=found,
+            )
+        ]
+
+    def _tell(self, tally: Tally, found: Mapping[str, int]) -> str:
+        counts = tally.counts
+        if not counts[_ROWS]:
+            return f"looked for personal data and secrets in {tally.num_rows} rows: none found"
+        kinds = ", ".join(f"{entity} {number}" for entity, number in found.items())
+        parts = [f"{_DONE[self.action]} {counts[_ROWS]} of {tally.num_rows} rows: {kinds}"]
+        if self.action == "Redact" and counts[_ANSWERS]:
+            parts.append(
+                f"of {counts[_ANSWERS]} rows nothing but a placeholder is left of the answer: if "
+                "such values are labels to learn, name them in dataset.privacy.allow"
+            )
+        if self.action == "Redact" and counts[_INVENTED]:
+            parts.append(
+                f"in {counts[_INVENTED]} rows the answer has a placeholder that its prompt does "
+                "not have, and the model learns to write it: allow what it must know, or Drop them"
+            )
+        return "; ".join(parts)
+
+
+def _count(redacted: Redacted) -> Counter[str]:
+    counts: Counter[str] = Counter({str(entity): n for entity, n in redacted.counts.items()})
+    counts[_ROWS] = 1
+    counts[_ANSWERS] = int(redacted.answer_is_placeholder)
+    counts[_INVENTED] = int(redacted.answer_invents)
+    return counts
+
+
+def privacy_steps(privacy: Privacy) -> tuple[PrivacyStep, ...]:
+    """Return the step of a job's settings; none when it is off."""
+    if privacy.action == "Off":
+        return ()
+    return (PrivacyStep(action=privacy.action, settings=read_settings(privacy)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shield:
+    """Takes personal data out of what is said of a row that cannot be used.
+
+    Attributes:
+        settings: What is looked for; None leaves all as it is.
+    """
+
+    settings: Settings | None
+
+    def shield(self, error: RowError) -> RowError:
+        """Return the error as it may be shown: its quotation short, and without a value."""
+        if self.settings is None:
+            return replace(error, snippet=shorten(error.snippet))
+        return replace(
+            error,
+            message=redact_text(error.message, self.settings),
+            snippet=shorten(_shield_snippet(error.snippet, self.settings)),
+        )
+
+
+def make_shield(privacy: Privacy) -> Shield:
+    """Return the shield of a job: against all kinds, whatever it looks for in its rows, or none."""
+    return Shield(
+        settings=None if privacy.action == "Off" else Settings(allow=tuple(privacy.allow))
+    )
+
+
+def _shield_snippet(snippet: str, settings: Settings) -> str:
+    shielded = redact_text(snippet, settings)
+    # Of a value that the quotation cuts through the rest may look harmless.
+    return shielded[:-_CUT_VALUE] if len(snippet) >= QUOTED_CHARACTERS else shielded
