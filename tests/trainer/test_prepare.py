@@ -879,7 +879,7 @@ def test_the_data_set_has_the_same_bytes_whatever_the_number_of_processes(
     monkeypatch: pytest.MonkeyPatch,
     num_processes: int,
 ) -> None:
-    bad = as_jsonl([{"prompt": "a", "completion": ""}, {"prompt": 1, "completion": "x"}])
+    bad = as_jsonl([{"prompt": "a", "completion": ""}, {"prompt": [1], "completion": "x"}])
     long = as_jsonl([{"prompt": "why? " * 80, "completion": "because"}] * 3)
     write("rows.jsonl", pairs(70) + bad + "{\n" + pairs(20) + long)
     make_tokenizer().save_pretrained(tmp_path / "cache")  # where fresh processes look for it
