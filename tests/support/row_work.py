@@ -58,7 +58,7 @@ def sleep(seconds: float) -> Callable[[int], int]:
 def sleep_in_two_processes() -> None:
     """Begin as a stage does, and have two processes sleep."""
     stopping.listen("prepare")
-    with Workers(2, num_pieces_alone=0) as workers:
+    with Workers(2) as workers:
         list(workers.map_in_order(sleep, 600.0, range(2)))
 
 

@@ -883,8 +883,9 @@ def test_the_data_set_has_the_same_bytes_whatever_the_number_of_processes(
     long = as_jsonl([{"prompt": "why? " * 80, "completion": "because"}] * 3)
     write("rows.jsonl", pairs(70) + bad + "{\n" + pairs(20) + long)
     make_tokenizer().save_pretrained(tmp_path / "cache")  # where fresh processes look for it
-    monkeypatch.setattr(intake, "PIECE_ROWS", 3)
-    monkeypatch.setattr(tokens, "PIECE_ROWS", 4)
+    for module in (intake, tokens):
+        monkeypatch.setattr(module, "PIECE_ROWS", 3)
+        monkeypatch.setattr(module, "NUM_ROWS_ALONE", 10)
     results = []
     for number in (1, num_processes):
         monkeypatch.setattr(stage, "num_processes_granted", lambda number=number: number)

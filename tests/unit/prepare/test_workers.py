@@ -31,7 +31,7 @@ def test_pieces_come_back_in_order_and_no_faster_than_they_are_worked_on() -> No
             yield taken - 1
 
     processes = set()
-    with Workers(2, num_pieces_alone=0) as workers:
+    with Workers(2) as workers:
         for done, (number, process) in enumerate(
             workers.map_in_order(row_work.multiply, 3, pieces())
         ):
@@ -42,13 +42,13 @@ def test_pieces_come_back_in_order_and_no_faster_than_they_are_worked_on() -> No
 
 
 def test_few_pieces_start_no_process() -> None:
-    with Workers(2, num_pieces_alone=5) as workers:
-        results = list(workers.map_in_order(row_work.multiply, 2, range(5)))
+    with Workers(2) as workers:
+        results = list(workers.map_in_order(row_work.multiply, 2, range(5), num_alone=5))
     assert results == [(2 * number, os.getpid()) for number in range(5)]
 
 
 def test_what_a_worker_refuses_is_raised_for_the_first_such_piece() -> None:
-    with Workers(2, num_pieces_alone=0) as workers:
+    with Workers(2) as workers:
         results = workers.map_in_order(row_work.refuse, 3, range(20))
         assert [next(results) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(DataError, match="3 is too much") as caught:
@@ -58,7 +58,7 @@ def test_what_a_worker_refuses_is_raised_for_the_first_such_piece() -> None:
 
 def test_a_killed_worker_is_told_and_may_be_tried_again() -> None:
     with (
-        Workers(2, num_pieces_alone=0) as workers,
+        Workers(2) as workers,
         pytest.raises(RetryableError, match="one of the 2 processes") as caught,
     ):
         list(workers.map_in_order(row_work.die, 4, range(20)))

@@ -27,6 +27,9 @@ PIECE_ROWS = 500
 PIECE_CHARACTERS = 4_000_000
 """A piece ends with the row that reaches one of the two."""
 
+NUM_ROWS_ALONE = 10_000
+"""So many rows are taken in before other processes are started."""
+
 RawPiece = list[tuple[str, RawRow | RowError]]
 
 
@@ -93,7 +96,13 @@ def take_in(
     num_rows: Counter[str] = Counter()
     num_read = 0
     settings = Settings(conversion=opened.conversion, steps=screening.steps, shield=shield)
-    for piece in workers.map_in_order(prepare_work, settings, cut_pieces(opened.rows)):
+    for piece in workers.map_in_order(
+        prepare_work,
+        settings,
+        cut_pieces(opened.rows),
+        # At least one: settings that do not fit are then found before any process is started.
+        num_alone=max(1, NUM_ROWS_ALONE // PIECE_ROWS),
+    ):
         spool.add(piece.rows)
         for error in piece.errors:
             errors.add(error)

@@ -27,6 +27,8 @@ PIECE_ROWS = 250
 PIECE_BYTES = 4_000_000
 PROGRESS_ROWS = 1000
 NUM_PLACES_SHOWN = 5
+NUM_ROWS_ALONE = 15_000
+"""So many rows are encoded here, before other processes have loaded what they need."""
 
 Row = Mapping[str, Any]
 """A row as the prepared data set holds it, with its ``metadata``."""
@@ -222,7 +224,11 @@ def measure_tokens(
     num_refused = done = 0
     drops = on_too_long == "Drop"
     for piece in (workers or Workers(1)).map_in_order(
-        prepare_work, (settings, drops), _cut_pieces(sides), work_here=_make_work(encoder, drops)
+        prepare_work,
+        (settings, drops),
+        _cut_pieces(sides),
+        num_alone=total if total <= NUM_ROWS_ALONE else 0,  # in pieces, which are no more than rows
+        work_here=_make_work(encoder, drops),
     ):
         counted[piece.side].add(piece.counted)
         left_out[piece.side].add(piece.left_out)

@@ -6,8 +6,8 @@ whatever the number of processes. At most :data:`PIECES_PER_PROCESS` pieces a pr
 way at any moment: memory does not grow with the data.
 
 The processes are started anew (``spawn``), never forked from a parent that has threads, and only
-once there is more than :data:`NUM_PIECES_ALONE` pieces: a small data set is done before a process
-has loaded its libraries. They die with their parent, also when that is killed.
+once there is work enough: a small data set is done before a process has loaded its libraries. They
+die with their parent, also when that is killed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 PIECES_PER_PROCESS = 3
-NUM_PIECES_ALONE = 8
 MAX_PROCESSES = 8
 """More do not pay: one parent reads and writes for all."""
 
@@ -63,12 +62,10 @@ class Workers:
 
     Args:
         num_processes: 1 does all work in this process.
-        num_pieces_alone: So many pieces of each call are done here before processes are started.
     """
 
-    def __init__(self, num_processes: int, *, num_pieces_alone: int = NUM_PIECES_ALONE) -> None:
+    def __init__(self, num_processes: int) -> None:
         self._num_processes = num_processes
-        self._num_pieces_alone = num_pieces_alone
         self._pool: ProcessPoolExecutor | None = None
         self._oom_kills = count_oom_kills()
 
@@ -85,6 +82,7 @@ class Workers:
         settings: Settings,
         pieces: Iterable[Piece],
         *,
+        num_alone: int = 0,
         work_here: Callable[[Piece], Result] | None = None,
     ) -> Iterator[Result]:
         """Yield what is made of each piece, in their order.
@@ -94,6 +92,7 @@ class Workers:
                 function of a module.
             settings: Hashable and picklable; sent with every piece, so small.
             pieces: Picklable; taken one by one, no faster than they are worked on.
+            num_alone: So many pieces are done here before processes are asked.
             work_here: The worker function of this process, where it is there already.
 
         Raises:
@@ -103,10 +102,10 @@ class Workers:
         work = work_here
         remaining = iter(pieces)
         for number, piece in enumerate(remaining):
-            work = work or prepare_work(settings)
-            if self._num_processes > 1 and number == self._num_pieces_alone:
+            if self._num_processes > 1 and number == num_alone:
                 yield from self._map_in_pool(prepare_work, settings, piece, remaining)
                 return
+            work = work or prepare_work(settings)
             yield work(piece)
 
     def _map_in_pool(

@@ -1,0 +1,228 @@
+"""Rows per second and peak memory of `prepare` over many rows, each of its steps timed apart.
+
+The stage runs as it does in a pod, in as many processes as are asked for; the functions it is made
+of are timed where it calls them. `peak_mib` is the largest sum of the proportional set sizes of all
+its processes, looked at four times a second: pages that several of them share count once.
+
+`--step NAME` measures a row step alone, in one process, without anything around it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks" / "trainer")]
+
+from rows import WORDS  # noqa: E402
+
+from base_model import ensure_model  # noqa: E402
+
+LOOK_SECONDS = 0.25
+DUPLICATE_PERCENT = 2
+PERSONAL_PERCENT = 5
+TIMED = (
+    "fetch_sources",
+    "take_in",
+    "compare_rows",
+    "_divide",
+    "count_repeats",
+    "measure_tokens",
+    "write_documents",
+    "_publish",
+)
+"""Functions that the stage calls one after the other; those that a version lacks are left out."""
+
+
+def make_rows(num_rows: int) -> Iterator[dict[str, str]]:
+    """Yield pairs of about 100 tokens: some repeat an earlier one, some hold an address."""
+    rng = random.Random(7)
+    for number in range(num_rows):
+        if number and rng.random() * 100 < DUPLICATE_PERCENT:
+            number = rng.randrange(number)
+        words = random.Random(number).choices(WORDS, k=76)
+        question = f"{number} {' '.join(words[:40])}"
+        if number % 100 < PERSONAL_PERCENT:
+            question += f" please write to user{number}@mail.example"
+        yield {"prompt": question, "completion": " ".join(words[40:])}
+
+
+def run_prepare(folder: Path) -> dict[str, Any]:
+    """Prepare as the stage does, and time what it calls."""
+    from finetune_api.trainer import Stage, resolve_job
+    from finetune_api.v1alpha1.finetunejob import FineTuneJob
+    from finetune_trainer.context import StageContext
+    from finetune_trainer.prepare import stage
+    from finetune_trainer.process import hide_torch
+    from finetune_trainer.report.events import EventEmitter
+
+    hide_torch()
+    spec = {
+        "model": {"uri": f"file://{ensure_model()}"},
+        "dataset": {"sources": [{"uri": f"file://{folder}/rows.jsonl"}]},
+        "output": {"uri": f"file://{folder}/out"},
+        "resources": {"gpusPerNode": 0},
+    }
+    job = FineTuneJob.from_wire({"metadata": {"name": "data-scale"}, "spec": spec})
+    seconds: dict[str, float] = {}
+    for name in TIMED:
+        if hasattr(stage, name):
+            setattr(stage, name, _timed(getattr(stage, name), name.strip("_"), seconds))
+    with (folder / "events.jsonl").open("w") as events:
+        context = StageContext(
+            job=resolve_job(job, namespace="benchmark", uid="benchmark"),
+            emit=EventEmitter(Stage.PREPARE, stream=events),
+            work_dir=folder / "work",
+            cache_dir=folder / "cache",
+        )
+        context.work_dir.mkdir(exist_ok=True)
+        start = time.perf_counter()
+        with MemoryWatch() as peak:
+            result = stage.prepare(context)
+        total = time.perf_counter() - start
+    own, children = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    num_rows = result.rows.train + result.rows.validation + result.rows.test
+    return {
+        "processes": int(os.environ["OMP_NUM_THREADS"]),
+        "rows": num_rows,
+        "seconds": round(total, 1),
+        "rows_per_second": round(num_rows / total),
+        "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in (own, children)), 1),
+        "peak_mib": peak.mib,
+        "seconds_of": {name: round(spent, 1) for name, spent in seconds.items()},
+    }
+
+
+def run_step(folder: Path, name: str) -> dict[str, Any]:
+    """Take rows through one row step alone."""
+    from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+    from finetune_trainer.data.rows import make_example
+    from finetune_trainer.prepare.steps import choose_steps
+
+    spec = FineTuneJobSpec.model_validate(
+        {
+            "model": {"uri": "hf://example/any"},
+            "dataset": {"sources": [{"uri": "s3://any/rows.jsonl"}]},
+            "output": {"uri": "s3://any/out"},
+        }
+    )
+    steps = {type(step).__name__: step for step in choose_steps(spec)}
+    step = steps[name]
+    with (folder / "rows.jsonl").open() as lines:
+        examples = [
+            make_example(json.loads(line), file="a", line=1, side=None, group_value=None)
+            for line, _ in zip(lines, range(20_000), strict=False)
+        ]
+    step.judge(examples[0])
+    start = time.process_time()
+    for example in examples:
+        step.judge(example)
+    spent = time.process_time() - start
+    return {
+        "step": name,
+        "rows": len(examples),
+        "rows_per_cpu_second": round(len(examples) / spent),
+    }
+
+
+def _timed(
+    function: Callable[..., Any], name: str, seconds: dict[str, float]
+) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*arguments, **named)
+        finally:
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+    return call
+
+
+class MemoryWatch:
+    """Looks at the memory of this process and all below it while the block runs."""
+
+    def __init__(self) -> None:
+        self.mib = 0
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._is_over.wait(LOOK_SECONDS):
+            self.mib = max(self.mib, sum(map(_proportional_kib, _family(os.getpid()))) // 1024)
+
+
+def _family(process: int) -> list[int]:
+    found = [process]
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue
+        for child in children:
+            found += _family(child)
+    return found
+
+
+def _proportional_kib(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def main() -> None:
+    """Generate rows and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--steps", nargs="*", default=[], help="row steps to measure alone as well")
+    parser.add_argument("--folder", type=Path, help="kept; by default a temporary one")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        measured = (
+            run_prepare(arguments.folder)
+            if arguments.part == "prepare"
+            else run_step(arguments.folder, arguments.part)
+        )
+        print(json.dumps(measured), flush=True)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "rows.jsonl").open("w") as stream:
+            for row in make_rows(arguments.rows):
+                stream.write(json.dumps(row) + "\n")
+        for part in ("prepare", *arguments.steps):
+            subprocess.run(
+                [sys.executable, __file__, "--part", part, "--folder", str(folder)],
+                check=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(arguments.processes)},
+            )
+
+
+if __name__ == "__main__":
+    main()
