@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune_cli.cluster_app import register
+from finetune_cli.data_app import data_app
 from finetune_cli.errors import CliError
-from finetune_cli.exits import NOT_MET, STORAGE, USER_ERROR
+from finetune_cli.exits import NOT_MET, USER_ERROR
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,6 +92,13 @@ def validate(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE", help="Job files; - reads standard input.")
     ],
+    data: Annotated[
+        bool, typer.Option("--data", help="Also read the data and judge it as prepare would.")
+    ] = False,
+    with_model: Annotated[
+        bool,
+        typer.Option("--with-model", help="With --data: count tokens with the job's model."),
+    ] = False,
 ) -> None:
     """Check job files as the API server would, all of them. Exit code 1 if a job is invalid.
 
@@ -98,9 +106,11 @@ def validate(
     """
     from finetune_cli.validation import judge_file
 
+    if with_model and not data:
+        raise CliError("--with-model goes together with --data")
     exit_code = 0
     for file in files:
-        for verdict in judge_file(file):
+        for verdict in judge_file(file, with_data=data, with_model=with_model):
             if verdict.is_readable:
                 print("\n".join(verdict.lines), flush=True)
                 exit_code = exit_code or (0 if verdict.is_valid else NOT_MET)
@@ -127,6 +137,10 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew instead of resuming or reusing.")
     ] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Stop after prepare, train or evaluate."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, progress to stderr.")
     ] = False,
@@ -140,17 +154,10 @@ def run(
     ] = None,
 ) -> None:
     """Run a job on this machine. Ctrl-C saves; the same command resumes."""
-    import json
-
-    from finetune_cli.display import make_display
     from finetune_cli.documents import read_single
-    from finetune_cli.extras import require_trainer
     from finetune_cli.localjob import plan_run
-    from finetune_cli.runner import Runner, explain_failure, explain_hold
-    from finetune_cli.summary import find_obstacle, print_summary, to_json, write_result
+    from finetune_cli.running import run_planned
 
-    if result_file is not None and (obstacle := find_obstacle(result_file)):
-        raise CliError(f"--result {result_file}: {obstacle}; name a file that can be written")
     planned = plan_run(
         read_single(file),
         namespace=namespace,
@@ -159,44 +166,17 @@ def run(
         work_dir=work_dir,
         is_fresh=fresh,
     )
-    require_trainer()
-    console = _console(is_stderr=as_json)
-    display = make_display(console)
-    try:
-        outcome = Runner(planned, display, approved_data=approve_data).run()
-    finally:
-        display.close()
-    result = json.dumps(to_json(outcome), indent=1)
-    if as_json:
-        print(result, flush=True)
-    else:
-        print_summary(outcome, console)
-    problems = []
-    if outcome.unapproved:
-        problems.append(explain_hold(outcome, approve_data, _without_approval(sys.argv)))
-    if outcome.failed is not None:
-        command = ["finetune", *(part for part in sys.argv[1:] if part != "--fresh")]
-        if fresh:
-            command += ["--work-dir", str(planned.work_dir)]
-        problems.append(explain_failure(outcome, command))
-    if result_file is not None and (problem := write_result(result_file, result)):
-        problems.append(problem)
-    if problems:
-        raise CliError("\n".join(problems), exit_code=int(outcome.exit_code) or STORAGE)
-    if outcome.exit_code:
-        raise typer.Exit(int(outcome.exit_code))
-
-
-def _without_approval(command: list[str]) -> list[str]:
-    """Return a command line of ours without ``--approve-data`` and its value."""
-    kept: list[str] = []
-    arguments = iter(command[1:])
-    for argument in arguments:
-        if argument == "--approve-data":
-            next(arguments, None)
-        elif not argument.startswith("--approve-data="):
-            kept.append(argument)
-    return ["finetune", *kept]
+    command = ["finetune", *(part for part in sys.argv[1:] if part != "--fresh")]
+    if fresh:
+        command += ["--work-dir", str(planned.work_dir)]
+    run_planned(
+        planned,
+        until=until,
+        approved_data=approve_data,
+        as_json=as_json,
+        result_file=result_file,
+        command=command,
+    )
 
 
 @app.command()
@@ -323,4 +303,5 @@ def chat(
         raise typer.Exit(code)
 
 
+app.add_typer(data_app)
 register(app)

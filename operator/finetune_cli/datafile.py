@@ -62,10 +62,7 @@ def inspect_data(path: Path) -> DataGuess:
     from finetune_trainer.prepare.reading.proposals import propose_reading
     from finetune_trainer.prepare.reading.sources import describe_file
 
-    if not path.exists():
-        raise CliError(f"{path}: no such file")
-    if path.is_dir():
-        raise CliError(f"{path} is a folder; name one of the files in it")
+    _require_file(path)
     with _explaining(path):
         file = describe_file(path, name=str(path))
         header, rows = _read_first_rows(file)
@@ -84,6 +81,63 @@ def inspect_data(path: Path) -> DataGuess:
     )
 
 
+def propose_source(path: Path) -> tuple[Source, str]:
+    """Return how a file would be read, and for which objective.
+
+    Bad rows among its first ones are skipped: whoever reads all of them tells them.
+
+    Raises:
+        CliError: The file is missing, empty, of a kind that is not read, or its rows are nothing
+            that can be learned from.
+    """
+    from finetune_trainer.prepare.reading.proposals import propose_reading
+    from finetune_trainer.prepare.reading.sources import describe_file
+
+    _require_file(path)
+    with _explaining(path):
+        header, rows = _read_first_rows(describe_file(path, name=str(path)), skips_errors=True)
+        if not rows:
+            raise CliError(f"{path} holds no rows that can be read")
+        proposal = propose_reading(rows, where=str(path))
+    source = proposal.make_source(f"file://{path.absolute()}", header=header)
+    return source, proposal.objective
+
+
+def read_whole(path: Path) -> Iterator[Example]:
+    """Yield the rows of a file as a job over it would have them before it divides them.
+
+    Rows that cannot be used, or that a row step removes, are left out.
+
+    Raises:
+        CliError: As :func:`propose_source`.
+    """
+    from finetune_trainer.data.rows import RowError
+    from finetune_trainer.prepare.reading.examples import open_source
+    from finetune_trainer.prepare.reading.sources import describe_file
+
+    source, objective = propose_source(path)
+    screen = _choose_screen(source, objective)
+    with _explaining(path):
+        file = describe_file(path, name=path.name)
+        opened = open_source(
+            source, [file], index=0, label="", conversational=True, objective=objective
+        )
+        assert opened.conversion is not None  # there are rows
+        convert = opened.conversion.build()
+        for name, row in opened.rows:
+            outcome = row if isinstance(row, RowError) else convert(name, row)
+            screened = outcome if isinstance(outcome, RowError) else screen(outcome)
+            if screened is not None and not isinstance(screened, RowError):
+                yield screened
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise CliError(f"{path}: no such file")
+    if path.is_dir():
+        raise CliError(f"{path} is a folder; name one of the files in it")
+
+
 @contextmanager
 def _explaining(path: Path) -> Iterator[None]:
     from finetune_trainer.errors import TrainerError
@@ -100,19 +154,21 @@ def _explaining(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_first_rows(file: SourceFile) -> tuple[str, list[dict[str, Any]]]:
+def _read_first_rows(
+    file: SourceFile, *, skips_errors: bool = False
+) -> tuple[str, list[dict[str, Any]]]:
     """Return whether the first row names the columns, as the API says it, and some rows."""
     from finetune_trainer.errors import DataError
 
     try:
-        return "Auto", _read_some(file, "Auto")
+        return "Auto", _read_some(file, "Auto", skips_errors=skips_errors)
     except DataError as error:
         if error.reason != "NoHeader":
             raise
-        return "Absent", _read_some(file, "Absent")
+        return "Absent", _read_some(file, "Absent", skips_errors=skips_errors)
 
 
-def _read_some(file: SourceFile, header: str) -> list[dict[str, Any]]:
+def _read_some(file: SourceFile, header: str, *, skips_errors: bool) -> list[dict[str, Any]]:
     from finetune_trainer.data.rows import RowError
     from finetune_trainer.prepare.reading.encodings import UTF8
     from finetune_trainer.prepare.reading.files import read_rows
@@ -120,9 +176,10 @@ def _read_some(file: SourceFile, header: str) -> list[dict[str, Any]]:
     rows = read_rows(file.path, file=file.name, encoding=file.encoding or UTF8, header=header)
     fields: list[dict[str, Any]] = []
     for row in islice(rows, NUM_PROBED_ROWS):
-        if isinstance(row, RowError):
+        if not isinstance(row, RowError):
+            fields.append(row.fields)
+        elif not skips_errors:
             raise _refuse([row], num_good=len(fields))
-        fields.append(row.fields)
     return fields
 
 

@@ -9,15 +9,25 @@ from finetune_cli.errors import CliError
 TRAINER_MODULES = ("finetune_trainer", "torch", "transformers", "trl", "peft", "accelerate")
 
 
-def require_trainer() -> None:
+DATA_MODULES = ("finetune_trainer", "transformers", "tokenizers", "pyarrow", "jinja2", "numpy")
+"""What looking at data needs; no torch."""
+
+
+def require_trainer(
+    modules: tuple[str, ...] = TRAINER_MODULES, *, to: str = "training on this machine"
+) -> None:
     """Check, without importing them, that the trainer's libraries are there.
+
+    Args:
+        modules: Those that are needed.
+        to: What they are needed for.
 
     Raises:
         CliError: Names the missing ones and the command that installs them.
     """
-    missing = [name for name in TRAINER_MODULES if importlib.util.find_spec(name) is None]
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise CliError(
-            f"training on this machine needs {', '.join(missing)}: "
+            f"{to} needs {', '.join(missing)}: "
             "pip install 'finetune-operator[trainer]' (or run it on a cluster: finetune submit)"
         )

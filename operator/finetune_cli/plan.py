@@ -66,7 +66,7 @@ def make_plan(run: LocalRun, options: PlanOptions) -> dict[str, Any]:
             stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
     if ended.returncode:
-        failure = _find_failure(ended.stdout)
+        failure = find_failure(ended.stdout)
         if failure is None:
             raise CliError(
                 f"planning ended with exit code {ended.returncode}:\n{read_tail(log)}\nlog: {log}",
@@ -179,7 +179,8 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 2**20:.1f} MiB"
 
 
-def _find_failure(output: str) -> Event | None:
+def find_failure(output: str) -> Event | None:
+    """Return the last failure among the events that a process of the trainer wrote."""
     for line in reversed(output.splitlines()):
         try:
             event = Event.model_validate_json(line)

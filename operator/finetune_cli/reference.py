@@ -28,8 +28,17 @@ def render_cli() -> str:
         "",
     ]
     for name, command in group.commands.items():
-        lines += _command(name, command)
+        for path, leaf in _leaves(name, command):
+            lines += _command(path, leaf)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _leaves(name: str, command: Any) -> list[tuple[str, Any]]:
+    """Return the commands of a group by their full names; a command itself stands alone."""
+    children = getattr(command, "commands", None)
+    if children is None:
+        return [(name, command)]
+    return [leaf for child, each in children.items() for leaf in _leaves(f"{name} {child}", each)]
 
 
 def _command(name: str, command: Any) -> list[str]:

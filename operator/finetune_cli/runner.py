@@ -83,6 +83,7 @@ class Runner:
         run: The job.
         display: Where progress is shown.
         approved_data: Digest of the only data set that may be trained on, if somebody has said.
+        until: The last stage to run; None runs all.
         sleep: Waits for so many seconds.
         retry_delays_seconds: Pauses before the attempts that follow a failure that may pass.
     """
@@ -93,17 +94,19 @@ class Runner:
         display: Display,
         *,
         approved_data: str | None = None,
+        until: Stage | None = None,
         sleep: Callable[[float], None] = time.sleep,
         retry_delays_seconds: tuple[float, ...] = RETRY_DELAYS_SECONDS,
     ) -> None:
         self._run = run
         self._display = display
+        self._until = until
         self._approved = approved_data
         self._sleep = sleep
         self._delays = retry_delays_seconds
 
     def run(self) -> RunOutcome:
-        """Run all stages, or up to the first that fails.
+        """Run all stages, or up to the one asked for, or to the first that fails.
 
         Raises:
             CliError: The work folder cannot be used, or another run uses it.
@@ -124,6 +127,8 @@ class Runner:
                     outcome.exit_code = attempt.exit_code or ExitCode.INTERNAL
                     break
                 outcome.results[stage] = _RESULT.validate_python(attempt.result)
+                if stage is self._until:
+                    break
         outcome.seconds = time.monotonic() - start
         if outcome.evaluation is not None and outcome.evaluation.goal_met is False:
             outcome.exit_code = NOT_MET

@@ -164,13 +164,18 @@ def _goal(guess: DataGuess | None) -> str:
 def _length(guess: DataGuess | None) -> str:
     if guess is None:
         return "    maxSequenceLength: 1024"
-    step = MIN_LENGTH if guess.longest <= 4 * MIN_LENGTH else 4 * MIN_LENGTH
-    length = min(MAX_LENGTH, -(-guess.longest // step) * step)
+    length = round_length(guess.longest)
     rows = f"{guess.num_rows:,} rows" if guess.is_whole else f"the first {guess.num_rows:,} rows"
     return (
         f"    # Estimated: the longest of {rows} has at most {guess.longest:,} tokens.\n"
         f"    maxSequenceLength: {length}"
     )
+
+
+def round_length(longest: int) -> int:
+    """Return the length limit to propose for rows of up to ``longest`` tokens."""
+    step = MIN_LENGTH if longest <= 4 * MIN_LENGTH else 4 * MIN_LENGTH
+    return min(MAX_LENGTH, -(-longest // step) * step)
 
 
 def _source(uri: str, guess: DataGuess | None) -> str:

@@ -20,6 +20,7 @@ def print_summary(outcome: RunOutcome, console: Console) -> None:
     """Print the table of scores and where everything lies."""
     evaluation, training = outcome.evaluation, outcome.training
     if evaluation is None or training is None:
+        _print_part(outcome, console)
         return
     goal = outcome.run.job.spec.goal
     console.print()
@@ -47,6 +48,20 @@ def print_summary(outcome: RunOutcome, console: Console) -> None:
     say("")
     say(f"check it: finetune verify {training.uri}")
     say(f"try it:   finetune chat {training.uri}")
+
+
+def _print_part(outcome: RunOutcome, console: Console) -> None:
+    """Print where the results of a run lie that was not meant to go further."""
+    preparation, training = outcome.preparation, outcome.training
+    if outcome.failed is not None or preparation is None:
+        return
+    lines = [f"data set {preparation.uri}", f"digest   {preparation.digest}"]
+    lines.append(f"report   {preparation.uri}/report.html")
+    if training is not None:
+        lines.append(f"adapter  {training.uri}")
+    lines += ["", f"look at it: finetune data report {preparation.uri}"]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def report_page(evaluation: EvaluateResult) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from finetune_cli.documents import find_problems, parse_documents, read_text
+from finetune_cli.documents import Document, find_problems, parse_documents, read_text
 from finetune_cli.errors import CliError
 
 
@@ -24,11 +24,15 @@ class Verdict:
     is_readable: bool = True
 
 
-def judge_file(source: str) -> Iterator[Verdict]:
+def judge_file(
+    source: str, *, with_data: bool = False, with_model: bool = False
+) -> Iterator[Verdict]:
     """Judge every object of a file, in their order, up to where it can be read.
 
     Args:
         source: Name of the file, ``-`` for standard input.
+        with_data: Also read the data of valid jobs, and judge it as the stage prepare would.
+        with_model: Fetch their models' tokenizers for that.
     """
     is_empty = True
     try:
@@ -37,8 +41,27 @@ def judge_file(source: str) -> Iterator[Verdict]:
             problems = find_problems(document)
             name = "" if problems else document.body["metadata"]["name"]
             lines = problems or [f"{source}: {name} is valid"]
-            yield Verdict(lines=tuple(lines), is_valid=not problems)
+            if with_data and not problems:
+                yield _judge_data(document, f"{source}: {name}", with_model=with_model)
+            else:
+                yield Verdict(lines=tuple(lines), is_valid=not problems)
         if is_empty:
             raise CliError(f"{source} is empty: there is no FineTuneJob in it")
     except CliError as error:
         yield Verdict(lines=(error.message,), is_valid=False, is_readable=False)
+
+
+def _judge_data(document: Document, name: str, *, with_model: bool) -> Verdict:
+    """Judge the data of a valid job; what cannot be read at all is a verdict as well."""
+    from finetune_cli.extras import DATA_MODULES, require_trainer
+    from finetune_cli.inspection import describe_refusals, inspect_run
+    from finetune_cli.localjob import plan_run
+
+    require_trainer(DATA_MODULES, to="reading the data")
+    found = inspect_run(plan_run(document, namespace="default"), with_model=with_model)
+    if found["refusals"]:
+        lines = [f"{name} is valid, but its data would be refused:", *describe_refusals(found)]
+        return Verdict(lines=tuple(lines), is_valid=False)
+    rows = found["report"]["rows"]
+    counts = ", ".join(f"{rows[side]:,} {side}" for side in ("train", "validation", "test"))
+    return Verdict(lines=(f"{name} is valid, and so is its data: {counts} rows",), is_valid=True)

@@ -1,4 +1,4 @@
-"""``python -m finetune_trainer prepare|train|evaluate --job job.json``, ``plan``, ``chat``."""
+"""``python -m finetune_trainer prepare|train|evaluate --job job.json``, or plan, inspect, chat."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ def main(argv: list[str] | None = None) -> int:
     plan.add_argument("--rows", type=int, default=0, help="training rows, instead of reading them")
     plan.add_argument("--tokens", type=int, default=0, help="their tokens")
     plan.add_argument("--longest", type=int, default=0, help="tokens of the longest")
+    inspect = commands.add_parser("inspect", help="look at a job's data; publish nothing")
+    inspect.add_argument("--job", type=Path, required=True, help="path of job.json")
+    inspect.add_argument("--out", type=Path, required=True, help="where to write what was found")
+    inspect.add_argument("--with-model", action="store_true", help="count tokens")
     arguments = parser.parse_args(given)
     # Everything a stage needs has been fetched through storage; no library may phone home.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -60,6 +64,10 @@ def main(argv: list[str] | None = None) -> int:
         from finetune_trainer.plan import plan_job
 
         return plan_job(arguments)
+    if arguments.command == "inspect":
+        from finetune_trainer.inspect_data import inspect_job
+
+        return inspect_job(arguments)
     from finetune_api.trainer import Stage
     from finetune_trainer.stage import run_stage
 

@@ -30,7 +30,7 @@ def test_labels_are_counted_by_side_the_most_frequent_first() -> None:
     [
         [],
         [chat("a"), chat("b"), chat("c")],  # as many as rows
-        [chat("late"), chat("late"), chat("x" * 41)],
+        [chat("late"), chat("late"), chat("x" * 65)],
         [chat("late"), chat("late"), chat("two\nlines")],
         [chat("late"), chat("late"), {"text": "late"}],
         [chat("late"), chat("late"), {**chat("late"), "rejected": chat("lost")["completion"]}],

@@ -10,7 +10,7 @@ from finetune_trainer.data.report import LabelReport
 from finetune_trainer.data.rows import Side
 
 MAX_LABELS = 100
-MAX_LABEL_CHARACTERS = 40
+MAX_LABEL_CHARACTERS = 64
 
 
 def count_labels(sides: Mapping[Side, Iterable[Mapping[str, Any]]]) -> list[LabelReport]:

@@ -1,0 +1,305 @@
+"""Asks the trainer what the stage ``prepare`` would make of data, and shows it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from finetune_api.trainer import ResolvedJob
+from finetune_cli.datafile import propose_source
+from finetune_cli.documents import Document, to_yaml
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET, OK
+from finetune_cli.localjob import LocalRun, absolute_uri, cache_root, plan_run
+from finetune_cli.plan import find_failure
+from finetune_cli.runner import stage_environment
+from finetune_cli.stages import read_tail, trainer_command
+from finetune_cli.starter import DEFAULT_MODEL, MAX_LENGTH, round_length
+
+BAR_CHARACTERS = 40
+NUM_LABELS_SHOWN = 12
+NUM_INVALID_SHOWN = 10
+LABEL_WIDTH = 18
+
+
+def plan_inspection(files: list[str], *, model: str | None) -> LocalRun:
+    """Return a job over data files, read as `finetune init` would propose.
+
+    Args:
+        files: Local files, and URIs; all of them together are one data set.
+        model: URI or folder of a model.
+
+    Raises:
+        CliError: A file is missing, or is nothing that can be learned from.
+    """
+    sources: list[dict[str, Any]] = []
+    objectives = set()
+    for file in files:
+        if "://" in file:
+            sources.append({"uri": absolute_uri(file, Path.cwd())})
+            continue
+        source, objective = propose_source(Path(file))
+        wire = source.to_wire()
+        if not source.columns and not source.template:
+            wire.pop("format", None)  # what Auto recognises by itself comes with its reason
+        sources.append(wire)
+        objectives.add(objective)
+    if len(objectives) > 1:
+        raise CliError(
+            f"the files are for {' and '.join(sorted(objectives))}, which one job cannot learn "
+            "together; inspect them one by one"
+        )
+    uri = model or DEFAULT_MODEL
+    if "://" not in uri:
+        uri = f"file://{Path(uri).absolute()}"
+    body = {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "inspection"},
+        "spec": {
+            "model": {"uri": uri},
+            "dataset": {"sources": sources},
+            "method": {"objective": objectives.pop() if objectives else "SFT"},
+            # Nothing is too long yet: the length is what is asked.
+            "hyperparameters": {"maxSequenceLength": MAX_LENGTH},
+            "output": {"uri": "file:///unused"},
+        },
+    }
+    document = Document(source="-", body=body, lines={}, first_line=1)
+    return plan_run(document, namespace="default")
+
+
+def inspect_run(run: LocalRun, *, with_model: bool) -> dict[str, Any]:
+    """Have the trainer look at a job's data; nothing of the job's output is touched.
+
+    Returns:
+        What it found, as ``finetune_trainer.prepare.inspection`` writes it.
+
+    Raises:
+        CliError: Storage cannot be read, or the trainer failed.
+    """
+    # What was refused is listed there, so it outlasts the command; copies of the data do not.
+    output = cache_root() / "inspections" / run.job.uid
+    shutil.rmtree(output, ignore_errors=True)
+    spec = run.job.spec
+    moved = spec.output.model_copy(
+        update={"uri": f"file://{output.absolute()}", "credentials_ref": None}
+    )
+    job = run.job.model_copy(update={"spec": spec.model_copy(update={"output": moved})})
+    with tempfile.TemporaryDirectory(prefix="finetune-inspect-") as folder:
+        return _ask_trainer(replace(run, job=job, work_dir=Path(folder)), job, with_model)
+
+
+def _ask_trainer(run: LocalRun, job: ResolvedJob, with_model: bool) -> dict[str, Any]:
+    run.log_dir.mkdir(parents=True, exist_ok=True)
+    run.job_file.write_text(job.to_json())
+    out, log = run.work_dir / "found.json", run.log_dir / "inspect.log"
+    command = trainer_command("inspect", "--job", str(run.job_file), "--out", str(out))
+    with log.open("w", encoding="utf-8") as stderr:
+        ended = subprocess.run(
+            [*command, *(["--with-model"] if with_model else [])],
+            env=stage_environment(run), stdout=subprocess.PIPE, stderr=stderr, text=True,
+            stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+    if ended.returncode:
+        failure = find_failure(ended.stdout)
+        if failure is None:
+            raise CliError(
+                f"looking at the data ended with exit code {ended.returncode}:\n{read_tail(log)}",
+                exit_code=ended.returncode,
+            )
+        raise CliError(f"{failure.message} ({failure.reason})", exit_code=ended.returncode)
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return {**found, "proposal": propose_settings(found, job)}
+
+
+def propose_settings(found: dict[str, Any], job: ResolvedJob) -> dict[str, Any]:
+    """Return the settings that fit the data: how it is read, and its length limit."""
+    dataset = job.to_wire()["spec"]["dataset"]
+    proposal: dict[str, Any] = {"sources": dataset["sources"], "split": dataset.get("split", {})}
+    for each in found["lengths"]:
+        if each["unit"].startswith("tokens"):
+            return {**proposal, "maxSequenceLength": round_length(each["longest"])}
+    return proposal
+
+
+def exit_code_of(found: dict[str, Any]) -> int:
+    """Return 0 if the stage would take the data, 1 if it would refuse it."""
+    return NOT_MET if found["refusals"] else OK
+
+
+def describe_inspection(found: dict[str, Any]) -> str:
+    """Write what was found for a terminal."""
+    lines: list[str] = []
+    report = found["report"]
+    if report is not None:
+        lines += [*describe_report(report), *_lengths(found), *_reading(found["proposal"])]
+        lines += _labels(report["labels"])
+        lines += _samples(found["samples"])
+        if report["digest"] == "":
+            lines += [
+                "",
+                "without a model: lengths are estimated and no row is shown as it would be "
+                "trained; give one with --model",
+            ]
+    if found["refusals"]:
+        lines += ["", "would be refused:", *describe_refusals(found)]
+    elif report is not None:
+        lines += ["", "nothing would be refused"]
+    return printable("\n".join(lines))
+
+
+def describe_refusals(found: dict[str, Any]) -> list[str]:
+    """Write what the stage would refuse, one line each."""
+    return [printable(f"  {each['reason']}: {each['message']}") for each in found["refusals"]]
+
+
+def printable(text: str) -> str:
+    """Return text that cannot steer a terminal, whatever stands in rows and names."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def describe_report(report: dict[str, Any]) -> list[str]:
+    """Write the sources, the findings and the division of a report, one line each."""
+    lines = []
+    for source in report["sources"]:
+        names = ", ".join(file["name"] for file in source["files"])
+        lines.append(_line("source", names))
+        lines.append(_line("format", f"{source['format'] or 'unknown'}: {source['formatReason']}"))
+        encodings = sorted({f["encoding"] for f in source["files"] if f.get("encoding")})
+        if encodings not in ([], ["UTF-8"]):
+            lines.append(_line("encoding", ", ".join(encodings)))
+        lines.append(_line("rows", f"{source['rows']:,} usable, {source['invalidRows']:,} invalid"))
+    for check in report["checks"]:
+        counts = [
+            f"{name} {count:,}"
+            for value in check.values()
+            if isinstance(value, dict)
+            for name, count in value.items()
+        ]
+        words = ": ".join(filter(None, (check["message"], ", ".join(counts))))
+        if words:
+            lines.append(_line(check["name"], words))
+    lines += _invalid(report["invalidRows"])
+    rows, split = report["rows"], report["split"]
+    lines.append(
+        _line(
+            "split",
+            f"{rows['train']:,} train, {rows['validation']:,} validation, {rows['test']:,} test "
+            f"rows ({split['groups']:,} groups stay together)",
+        )
+    )
+    return lines
+
+
+def describe_stored(report: dict[str, Any]) -> str:
+    """Write the report of a prepared data set for a terminal."""
+    lines = [_line("data set", report["digest"]), *describe_report(report)]
+    for tokenizer, sides in report["tokens"].items():
+        lines.append(_line("tokens", f"counted with {tokenizer}"))
+        for side, tokens in sides.items():
+            lines.append(
+                _line(
+                    f"  {side}",
+                    f"{tokens['tokens']:,} in {tokens['rows']:,} rows; median {tokens['p50']:,}, "
+                    f"95 % up to {tokens['p95']:,}, longest {tokens['longest']:,}; "
+                    f"{tokens['truncatedRows']:,} cut",
+                )
+            )
+            if side == "train":
+                lines += _histogram(tokens.get("histogram", []))
+    lines += _labels(report.get("labels", []))
+    return printable("\n".join(lines))
+
+
+def _invalid(invalid: dict[str, Any]) -> list[str]:
+    if not invalid["total"]:
+        return []
+    totals = ", ".join(f"{reason} {count:,}" for reason, count in invalid["byReason"].items())
+    lines = [_line("invalid rows", f"{invalid['total']:,} ({totals})")]
+    shown = invalid["first"][:NUM_INVALID_SHOWN]
+    lines += [f"  {row['file']}:{row['line']}: {row['message']}" for row in shown]
+    if invalid["total"] > len(shown):
+        lines.append(f"  ... and {invalid['total'] - len(shown):,} more")
+    return lines
+
+
+def _lengths(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for each in found["lengths"]:
+        lines.append(
+            _line(
+                each["unit"],
+                f"median {each['p50']:,}, 95 % up to {each['p95']:,}, longest {each['longest']:,} "
+                "(train rows)",
+            )
+        )
+        if each["unit"].startswith("tokens"):
+            lines += _histogram(each["histogram"])
+    proposed = found["proposal"].get("maxSequenceLength")
+    if proposed is not None:
+        lines.append(_line("proposed", f"maxSequenceLength: {proposed}"))
+    return lines
+
+
+def _reading(proposal: dict[str, Any]) -> list[str]:
+    """Write how tables are read, as a job says it."""
+    names = ("format", "columns", "template", "header", "sheet")
+    lines = []
+    for source in proposal["sources"]:
+        settings = {name: source[name] for name in names if source.get(name)}
+        if "columns" in settings or "template" in settings:
+            lines.append(
+                _line("", to_yaml(settings, default_flow_style=True, width=10_000).strip())
+            )
+    return lines
+
+
+def _histogram(bins: list[dict[str, int]]) -> list[str]:
+    if not bins:
+        return []
+    highest = max(each["rows"] for each in bins)
+    width = len(f"{bins[-1]['atLeast']:,}")
+    return [
+        f"  {each['atLeast']:>{width},}+  "
+        f"{'#' * -(-BAR_CHARACTERS * each['rows'] // highest)} {each['rows']:,}"
+        for each in bins
+    ]
+
+
+def _labels(labels: list[dict[str, Any]]) -> list[str]:
+    if not labels:
+        return []
+    counts = [(each["label"], each["train"] + each["validation"] + each["test"]) for each in labels]
+    total = sum(count for _, count in counts)
+    lines = [_line("labels", f"{len(counts)}, most frequent first")]
+    shown = counts if len(counts) <= NUM_LABELS_SHOWN else counts[: NUM_LABELS_SHOWN - 2]
+    lines += [f"  {label}: {count:,} ({100 * count / total:.1f} %)" for label, count in shown]
+    if len(shown) < len(counts):
+        label, count = counts[-1]
+        lines.append(f"  ... to {label}: {count:,} ({100 * count / total:.1f} %)")
+    return lines
+
+
+def _samples(samples: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for sample in samples:
+        text = "".join(
+            f"[[{piece['text']}]]" if piece["learned"] else piece["text"]
+            for piece in sample["pieces"]
+        )
+        lines += [
+            "",
+            f"{sample['what']}, {sample['tokens']:,} tokens; [[ ]] marks what is learned:",
+            *(f"  | {line}" for line in text.splitlines()),
+        ]
+    return lines
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<{LABEL_WIDTH}} {text}"

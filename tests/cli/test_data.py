@@ -1,0 +1,223 @@
+"""`finetune data`, `validate --data`, `run --until`: the stage's judgement before any job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.cli import Cli
+from support.tiny_tokenizer import make_tokenizer
+
+SECRET = "Zanzibar-77"
+"""A text of a row that no message may repeat."""
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path, use_fake_trainer=False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder as far as `prepare` needs it: configuration and tokenizer."""
+    folder = tmp_path_factory.mktemp("model")
+    make_tokenizer().save_pretrained(folder)
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 300}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def pairs(number: int, *, start: int = 0) -> list[dict[str, str]]:
+    return [
+        {"prompt": f"Where is parcel {n}?", "completion": ("late", "lost")[n % 3 == 0]}
+        for n in range(start, start + number)
+    ]
+
+
+def write_job(folder: Path, model: Path, **spec: Any) -> Path:
+    body = {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "parcels"},
+        "spec": {
+            "model": {"uri": f"file://{model}"},
+            "dataset": {"sources": [{"uri": "file://./rows.jsonl"}]},
+            "evaluation": {"minPrompts": 5},
+            "output": {"uri": "file://./out"},
+            **spec,
+        },
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(body))
+    return path
+
+
+def test_inspect_tells_format_labels_lengths_and_split_without_a_model(
+    cli: Cli, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", pairs(200))
+    done = cli("data", "inspect", "rows.jsonl")
+    assert done.code == 0, done.out + done.err
+    for words in (
+        "PromptCompletion: ",
+        "200 usable, 0 invalid",
+        "150 train, 10 validation, 40 test rows",
+        "tokens, estimated",
+        "words",
+        "maxSequenceLength: ",
+        "late: 133",
+        "lost: 67",
+        "give one with --model",
+        "nothing would be refused",
+    ):
+        assert words in done.out, words
+
+
+def test_inspect_shows_rows_as_trained_and_measures_them_with_a_model(
+    cli: Cli, tmp_path: Path, model: Path
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", pairs(200))
+    done = cli("data", "inspect", "rows.jsonl", "--model", str(model), "-o", "json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert [each["unit"] for each in found["lengths"]] == ["tokens"]
+    counts = {each["label"]: sum(each[side] for side in ("train", "validation", "test"))
+              for each in found["report"]["labels"]}  # fmt: skip
+    assert counts == {"late": 133, "lost": 67}
+    assert next(sample["what"] for sample in found["samples"]) == "the shortest"
+    learned = {p["text"] for s in found["samples"] for p in s["pieces"] if p["learned"]}
+    assert learned <= {"late<|im_end|>", "lost<|im_end|>"}
+    longest = found["lengths"][0]["longest"]
+    assert found["proposal"]["maxSequenceLength"] >= longest
+    assert not (tmp_path / "out").exists()
+
+
+def test_inspect_tells_all_refusals_at_once_and_never_a_rows_text(cli: Cli, tmp_path: Path) -> None:
+    rows: list[Any] = [*pairs(8), {"prompt": SECRET}, {"prompt": "", "completion": SECRET}]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    with path.open("a") as stream:
+        stream.write(f"{{{SECRET}\n")
+    done = cli("data", "inspect", "rows.jsonl")
+    assert done.code == 1
+    for words in ("InvalidRows", "rows.jsonl:9", "rows.jsonl:11", "TooFewHeldOutPrompts"):
+        assert words in done.out, words
+    assert SECRET not in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "holds no rows"),
+        (b"\x00\x01\x02\xff\xfe" * 50, "rows.jsonl"),
+        (b"null\n[]\n3\n", "rows.jsonl"),
+        (b'{"a": {"b": 1}}\n' * 50, "rows.jsonl"),
+    ],
+)
+def test_inspect_of_what_is_no_data_ends_with_a_sentence(
+    cli: Cli, tmp_path: Path, content: bytes, words: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    done = cli("data", "inspect", "rows.jsonl")
+    assert done.code in (1, 64, 65)
+    assert words in done.out + done.err
+    assert "Traceback" not in done.out + done.err
+
+
+def test_inspect_takes_several_files_for_one_data_set(cli: Cli, tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", pairs(100))
+    (tmp_path / "b.csv").write_text(
+        "question,answer\n" + "".join(f"What is {n}?,number {n} it is\n" for n in range(100))
+    )
+    done = cli("data", "inspect", "a.jsonl", "b.csv")
+    assert done.code == 0, done.out + done.err
+    assert "columns: {prompt: question, completion: answer}" in done.out
+    assert "150 train, 10 validation, 40 test rows" in done.out
+
+
+def test_prepare_leaves_a_page_that_report_finds_and_a_run_reuses(
+    cli: Cli, tmp_path: Path, model: Path
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", pairs(200))
+    write_job(tmp_path, model)
+    done = cli("data", "prepare", "job.yaml")
+    assert done.code == 0, done.err
+    folder = next((tmp_path / "out/datasets").iterdir())
+    assert f"finetune data report file://{folder}" in done.out
+    pages = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    page = cli("data", "report", str(folder), "--no-open")
+    assert (page.code, page.out.strip()) == (0, str(folder / "report.html"))
+    text = cli("data", "report", f"file://{folder}", "--print").out
+    assert "150 train, 10 validation, 40 test rows" in text
+    assert "late: 133" in text
+    again = cli("run", "job.yaml", "--until", "prepare", "--json")
+    assert json.loads(again.out)["results"]["prepare"]["reused"] is True
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == pages
+
+
+def test_run_until_an_unknown_stage_says_which_there_are(
+    cli: Cli, tmp_path: Path, model: Path
+) -> None:
+    write_job(tmp_path, model)
+    done = cli("run", "job.yaml", "--until", "cook")
+    assert done.code == 64
+    assert "--until cook" in done.err
+    assert "prepare, train, evaluate" in done.err
+
+
+def test_report_of_a_folder_that_is_no_data_set_says_so(cli: Cli, tmp_path: Path) -> None:
+    done = cli("data", "report", str(tmp_path))
+    assert done.code == 73
+    assert "manifest" in done.err
+
+
+def test_validate_opens_the_data_and_goes_on_with_the_next_file(
+    cli: Cli, tmp_path: Path, model: Path
+) -> None:
+    rows: list[Any] = [*pairs(40), {"prompt": SECRET}]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    bad = write_job(tmp_path, model).rename(tmp_path / "bad.yaml")
+    write_job(tmp_path, model, dataset={
+        "sources": [{"uri": "file://./rows.jsonl"}], "maxInvalidRows": 1})  # fmt: skip
+    assert cli("validate", "bad.yaml", "job.yaml").code == 0
+    done = cli("validate", "--data", "bad.yaml", "job.yaml")
+    assert done.code == 1
+    first, second = done.out.split("job.yaml: parcels")
+    assert "bad.yaml: parcels is valid, but its data would be refused" in first
+    assert "rows.jsonl:41" in first
+    assert "is valid, and so is its data: 30 train, 2 validation, 8 test rows" in second
+    assert SECRET not in done.out + done.err
+    assert not (tmp_path / "out").exists()
+    assert bad.exists()
+
+
+def test_diff_counts_added_removed_and_changed_rows_and_names_their_lines(
+    cli: Cli, tmp_path: Path, model: Path
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", pairs(200))
+    write_job(tmp_path, model)
+    assert cli("data", "prepare", "job.yaml").code == 0
+    folder = next((tmp_path / "out/datasets").iterdir())
+    assert cli("data", "diff", str(folder), "rows.jsonl").code == 0
+    changed = [*pairs(198), *pairs(5, start=1000)]
+    changed[3] = {**changed[3], "completion": "late"}
+    write_rows(tmp_path / "new.jsonl", changed)
+    done = cli("data", "diff", str(folder), "new.jsonl", "-o", "json")
+    assert done.code == 1, done.err
+    found = json.loads(done.out)
+    assert found["rows"] == {"before": 200, "after": 203}
+    assert (found["added"], found["removed"], found["changed"]) == (5, 2, 1)
+    assert found["firstChanged"] == [
+        {"before": {"file": "rows.jsonl", "line": 4}, "after": {"file": "new.jsonl", "line": 4}}
+    ]
+    text = cli("data", "diff", "rows.jsonl", "new.jsonl").out
+    assert "changed answer 1 (rows.jsonl:4 -> new.jsonl:4)" in text
+    assert "parcel" not in text

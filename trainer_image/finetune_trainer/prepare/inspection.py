@@ -1,0 +1,232 @@
+"""Look at a job's data with the steps of the stage itself, and publish nothing.
+
+What the stage would refuse is collected instead of ending everything: the same steps are taken
+again with that one thing tolerated, so that all reasons are told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.data.difference import count_words
+from finetune_trainer.data.report import DatasetReport, LengthBin
+from finetune_trainer.data.rows import RowFile, Side
+from finetune_trainer.errors import DataError, TrainerError, UserError
+from finetune_trainer.pages.histogram import count_bins
+from finetune_trainer.prepare.conversations import fetch_template
+from finetune_trainer.prepare.documents import make_decode
+from finetune_trainer.prepare.labels import count_labels
+from finetune_trainer.prepare.reading.lengths import estimate_tokens
+from finetune_trainer.prepare.reading.sources import SourceFile
+from finetune_trainer.prepare.samples import Sample, read_samples
+from finetune_trainer.prepare.stage import (
+    build,
+    divide_sources,
+    fetch_sources,
+    require_evidence,
+    staging_of,
+)
+from finetune_trainer.prepare.summary import count_rows, make_report
+from finetune_trainer.prepare.version import compute_version
+from finetune_trainer.prepare.workers import Workers, num_processes_granted
+
+if TYPE_CHECKING:
+    from finetune_trainer.context import StageContext
+
+LONGEST_ROW = 1_048_576
+"""Length limit under which nothing is cut: the API's largest."""
+
+TOLERATED: dict[str, dict[str, Any]] = {
+    "InvalidRows": {"dataset.maxInvalidRows": 1_000_000},
+    "RowsTooLong": {"dataset.onTooLong": "Truncate"},
+    "AllRowsTooLong": {
+        "dataset.onTooLong": "Truncate",
+        "hyperparameters.maxSequenceLength": LONGEST_ROW,
+    },
+    "ContradictoryLabels": {"dataset.onConflict": "Report"},
+    "Contaminated": {"dataset.contamination.onMatch": "Drop"},
+}
+"""What to change of a job so that the steps go on after a refusal, by its reason."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lengths:
+    """Lengths of the training side's rows.
+
+    Attributes:
+        unit: What is counted: ``tokens``, ``tokens, estimated`` or ``words``.
+        p50: Median (nearest rank).
+        p95: 95th percentile (nearest rank).
+        longest: The longest.
+        bins: A histogram.
+    """
+
+    unit: str
+    p50: int
+    p95: int
+    longest: int
+    bins: tuple[LengthBin, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspection:
+    """What is known of a job's data before anything is published.
+
+    Attributes:
+        report: As the stage would write it; None where it could not come so far. Without a model
+            it has no digest and no tokens.
+        refusals: What the stage would refuse the job for.
+        lengths: Lengths of the training rows, in several units.
+        samples: Three examples as they would be trained; none without a model.
+    """
+
+    report: DatasetReport | None = None
+    refusals: tuple[TrainerError, ...] = ()
+    lengths: tuple[Lengths, ...] = ()
+    samples: tuple[Sample, ...] = field(default=())
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return it for machines, in camelCase."""
+        return {
+            "refusals": [{"reason": e.reason, "message": e.message} for e in self.refusals],
+            "report": self.report.to_wire() if self.report else None,
+            "lengths": [
+                {
+                    "unit": each.unit,
+                    "p50": each.p50,
+                    "p95": each.p95,
+                    "longest": each.longest,
+                    "histogram": [one.to_wire() for one in each.bins],
+                }
+                for each in self.lengths
+            ],
+            "samples": [
+                {
+                    "what": sample.what,
+                    "example": sample.position,
+                    "tokens": sample.num_tokens,
+                    "learnedTokens": sample.num_learned,
+                    "pieces": [
+                        {"text": piece.text, "learned": piece.is_learned} for piece in sample.pieces
+                    ],
+                }
+                for sample in self.samples
+            ],
+        }
+
+
+def inspect_sources(context: StageContext, *, with_model: bool) -> Inspection:
+    """Read, check, divide and, with a model, encode the job's data.
+
+    Args:
+        context: The stage's view of the world; only its output's run folder is written to.
+        with_model: Fetch the model's tokenizer, and count tokens.
+
+    Raises:
+        StorageError: Data or model cannot be read.
+    """
+    refusals: list[TrainerError] = []
+    asked = context
+    while True:
+        try:
+            files = fetch_sources(context)
+            looked = _look_with_model if with_model else _look_without_model
+            found = looked(context, files)
+            break
+        except (DataError, UserError) as error:
+            refusals.append(error)
+            job = tolerate(context.job, error.reason)
+            if job is None or job == context.job:
+                return Inspection(refusals=tuple(refusals))
+            context = replace(context, job=job)
+    try:
+        require_evidence(asked, staging_of(context, _digest_of(found)))
+    except DataError as error:
+        refusals.append(error)
+    return replace(found, refusals=tuple(refusals))
+
+
+def tolerate(job: ResolvedJob, reason: str) -> ResolvedJob | None:
+    """Return the job with what was refused for this reason allowed; None if nothing helps."""
+    if reason not in TOLERATED:
+        return None
+    body = job.to_wire()
+    for path, value in TOLERATED[reason].items():
+        *parents, last = path.split(".")
+        place = body["spec"]
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return ResolvedJob.model_validate(body)
+
+
+def _digest_of(found: Inspection) -> str:
+    return found.report.digest if found.report else ""
+
+
+def _look_without_model(context: StageContext, files: list[list[SourceFile]]) -> Inspection:
+    staging = staging_of(context, "", fresh=True)
+    with Workers(num_processes_granted()) as workers:
+        read, division, findings, sides = divide_sources(
+            context, files, (), staging, workers, conversational=True
+        )
+    report = make_report(
+        context.job, "", read, division, findings, {}, {},
+        rows=count_rows(sides), remedies=(), labels=count_labels(sides),
+    )  # fmt: skip
+    return Inspection(report=report, lengths=_estimate_lengths(sides))
+
+
+def _look_with_model(context: StageContext, files: list[list[SourceFile]]) -> Inspection:
+    _, revision = context.model_folder(include_weights=False)
+    model = context.job.spec.model
+    template = fetch_template(model, context.access(model.credentials_ref))
+    digest = compute_version(
+        context.job.spec, files, model_revision=revision, chat_template=template
+    )
+    report = build(context, files, digest, template)
+    lengths = []
+    for sides in report.tokens.values():
+        if Side.TRAIN in sides:
+            train = sides[Side.TRAIN]
+            lengths.append(
+                Lengths(
+                    unit="tokens",
+                    p50=train.p50,
+                    p95=train.p95,
+                    longest=train.longest,
+                    bins=tuple(train.histogram),
+                )
+            )
+    samples = read_samples(staging_of(context, digest), make_decode(context.load_tokenizer()))
+    return Inspection(report=report, lengths=tuple(lengths), samples=tuple(samples))
+
+
+def _estimate_lengths(sides: Mapping[Side, RowFile]) -> tuple[Lengths, ...]:
+    estimates, words = [], []
+    for row in sides[Side.TRAIN]:
+        estimates.append(estimate_tokens(row))
+        words.append(count_words(row))
+    return tuple(
+        _summarise(unit, values)
+        for unit, values in (("tokens, estimated", estimates), ("words", words))
+        if values
+    )
+
+
+def _summarise(unit: str, values: list[int]) -> Lengths:
+    ordered = sorted(values)
+
+    def percentile(percent: int) -> int:
+        return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+    return Lengths(
+        unit=unit,
+        p50=percentile(50),
+        p95=percentile(95),
+        longest=ordered[-1],
+        bins=tuple(LengthBin(at_least=b.at_least, rows=b.count) for b in count_bins(ordered)),
+    )
