@@ -46,8 +46,7 @@ def write_documents(folder: Path, dataset: Dataset, report: DatasetReport, decod
 
 def explain_hidden_rows(dataset: Dataset) -> str:
     """Return why no row may be shown on the page; nothing if some may."""
-    privacy = getattr(dataset, "privacy", None)
-    action = privacy.action if privacy is not None else "Off"
+    action = dataset.privacy.action
     if action in CLEANING_ACTIONS:
         return ""
     return (
