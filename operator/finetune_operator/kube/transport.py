@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
@@ -141,57 +142,64 @@ class Transport:
         """
         url = self._url(path, query)
         data = orjson.dumps(body) if body is not None else None
-        tries = 0
-        refreshed = False
+        what = partial(describe_request, verb, content, resource, path)
+        tries, refreshed = 0, False
         while True:
-            if wait := (budget or self._bucket).reserve():
-                self.metrics.rate_limiter_seconds.inc(wait)
-                await asyncio.sleep(wait)
+            await self._wait_for(budget or self._bucket)
             headers = await self._headers(content if data else None, accept, refresh=refreshed)
-            sent: bytes | GatedBody | None = data
-            if gate is not None and data is not None:
-                gate()
-                sent = GatedBody(data, gate=gate, content_type=content)
+            sent = _open_gate(data, gate, content)
             self._count_request(verb, resource, subresource)
             started = self._clock.monotonic()
-            try:
-                async with self._session.request(
-                    method,
-                    url,
-                    data=sent,
-                    headers=headers,
-                    timeout=self._timeout,
-                    **self._routing,
-                ) as response:
-                    payload = await response.read()
-            except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
-                # RuntimeError: the session was closed under a request at shutdown.
-                if isinstance(sent, GatedBody) and sent.refusal is not None:
-                    raise sent.refusal from None
-                self._count_answer("<error>", method)
-                what = describe_request(verb, content, resource, path)
-                raise TransportError(what, message=describe(error)) from error
-            self._child(self.metrics.request_seconds, verb).observe(
-                self._clock.monotonic() - started
-            )
-            status = response.status
-            self._count_answer(str(status), method)
-            if "Warning" in response.headers:
-                self._warn(response.headers["Warning"])
+            status, answered, payload = await self._exchange(method, url, sent, headers, what)
+            seconds = self._clock.monotonic() - started
+            self._child(self.metrics.request_seconds, verb).observe(seconds)
             if status < 400:
                 return _parse(payload)
             if status == 401 and not refreshed:
                 refreshed = True
                 continue
-            delay = retry_after_seconds(response.headers)
+            delay = retry_after_seconds(answered)
             # The server refuses before it acts when it sends 429, so that any verb may retry.
             if status == 429 and delay is not None and tries < _MAX_THROTTLED_TRIES:
                 tries += 1
                 jitter = self._rng.uniform(0.0, 0.5 * tries)
                 await asyncio.sleep(min(delay, _MAX_RETRY_AFTER_SECONDS) + jitter)
                 continue
-            what = describe_request(verb, content, resource, path)
-            raise error_from_response(what, status, payload, response.headers)
+            raise error_from_response(what(), status, payload, answered)
+
+    async def _wait_for(self, budget: TokenBucket) -> None:
+        if wait := budget.reserve():
+            self.metrics.rate_limiter_seconds.inc(wait)
+            await asyncio.sleep(wait)
+
+    async def _exchange(
+        self,
+        method: str,
+        url: URL,
+        sent: bytes | GatedBody | None,
+        headers: Mapping[str, str],
+        what: Callable[[], str],
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Send and return the answer's status, headers and body; counts it and tells warnings.
+
+        Raises:
+            TransportError: There was none.
+        """
+        try:
+            async with self._session.request(
+                method, url, data=sent, headers=headers, timeout=self._timeout, **self._routing
+            ) as response:
+                payload = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
+            # RuntimeError: the session was closed under a request at shutdown.
+            if isinstance(sent, GatedBody) and sent.refusal is not None:
+                raise sent.refusal from None
+            self._count_answer("<error>", method)
+            raise TransportError(what(), message=describe(error)) from error
+        self._count_answer(str(response.status), method)
+        if "Warning" in response.headers:
+            self._warn(response.headers["Warning"])
+        return response.status, response.headers, payload
 
     async def stream(
         self,
@@ -288,6 +296,14 @@ def describe_request(verb: str, content: str, resource: Resource, path: str) -> 
 def describe(error: BaseException) -> str:
     """Name an exception that may have no text (TimeoutError)."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _open_gate(data: bytes | None, gate: Gate | None, content: str) -> bytes | GatedBody | None:
+    """Ask the gate before there is a connection, and let it be asked again when there is one."""
+    if gate is None or data is None:
+        return data
+    gate()
+    return GatedBody(data, gate=gate, content_type=content)
 
 
 def _parse(payload: bytes) -> Object:

@@ -87,42 +87,15 @@ def ask_both(
         TrainerError: The models do not fit, or a worker failed; the answers so far are kept.
         Stopped: This process was asked to stop.
     """
-    bfloat16 = bool(record["recipe"]["bfloat16"])
-    quantize = record.get("quantization") is not None
-    if quantize:
+    if record.get("quantization") is not None:
         require_bitsandbytes(job.spec.trainer.image)
-    value_bytes = 2 if bfloat16 else 4
-    size = weight_bytes(base_dir, value_bytes=value_bytes, quantize=quantize)
-    hardware = detect_hardware()
     encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
-    placement = choose_placement(
-        job,
-        hardware,
-        size=size,
-        num_questions=len(questions),
-        row_bytes=count_row_bytes(read_model_architecture(base_dir), encoded, bfloat16=bfloat16),
-    )
-    plan = WorkerPlan(
-        job=str(control_dir / "job.json"),
-        control_dir=str(control_dir),
-        base_dir=str(base_dir),
-        tuned_dir=str(tuned_dir),
-        bfloat16=bfloat16,
-        quantize=quantize,
-        num_workers=placement.num_workers,
-        gpus_per_worker=placement.gpus_per_worker,
-        gpu_bytes=hardware.memory_bytes,
+    plan, placement = plan_workers(
+        job, encoded, base_dir, tuned_dir, record, control_dir, num_questions=len(questions)
     )
     Path(plan.job).write_text(job.to_json())
     write_encoded(control_dir, encoder, encoded)
-    facts = {
-        **keeping.facts,
-        "bfloat16": bfloat16,
-        "quantize": quantize,
-        "batchSize": job.spec.evaluation.batch_size,
-        "gpuBytes": hardware.memory_bytes if placement.gpus_per_worker else 0,
-    }
-    digest = digest_of(control_dir, facts)
+    digest = digest_of(control_dir, _gather_facts(job, plan, keeping))
     kept = KeptAnswers(keeping.store, keeping.direct, job.run_prefix, digest, tell=emit.message)
     before = kept.read()
     write_answers(control_dir / BEFORE_NAME, before)
@@ -136,6 +109,57 @@ def ask_both(
         said = _run(plan, kept, before, emit, total=total)
     base, tuned = (gather_answers(encoded, len(questions), [said[side]]) for side in SIDES)
     return Comparison(questions=questions, base=base, tuned=tuned)
+
+
+def plan_workers(
+    job: ResolvedJob,
+    encoded: EncodedQuestions,
+    base_dir: Path,
+    tuned_dir: Path,
+    record: dict[str, Any],
+    control_dir: Path,
+    *,
+    num_questions: int,
+) -> tuple[WorkerPlan, Placement]:
+    """Decide how the models are loaded and which processes hold them; as in :func:`ask_both`.
+
+    Raises:
+        TrainerError: The models do not fit.
+    """
+    bfloat16 = bool(record["recipe"]["bfloat16"])
+    quantize = record.get("quantization") is not None
+    value_bytes = 2 if bfloat16 else 4
+    hardware = detect_hardware()
+    placement = choose_placement(
+        job,
+        hardware,
+        size=weight_bytes(base_dir, value_bytes=value_bytes, quantize=quantize),
+        num_questions=num_questions,
+        row_bytes=count_row_bytes(read_model_architecture(base_dir), encoded, bfloat16=bfloat16),
+    )
+    plan = WorkerPlan(
+        job=str(control_dir / "job.json"),
+        control_dir=str(control_dir),
+        base_dir=str(base_dir),
+        tuned_dir=str(tuned_dir),
+        bfloat16=bfloat16,
+        quantize=quantize,
+        num_workers=placement.num_workers,
+        gpus_per_worker=placement.gpus_per_worker,
+        gpu_bytes=hardware.memory_bytes,
+    )
+    return plan, placement
+
+
+def _gather_facts(job: ResolvedJob, plan: WorkerPlan, keeping: Keeping) -> dict[str, object]:
+    """Return all that answers depend on beside the questions."""
+    return {
+        **keeping.facts,
+        "bfloat16": plan.bfloat16,
+        "quantize": plan.quantize,
+        "batchSize": job.spec.evaluation.batch_size,
+        "gpuBytes": plan.gpu_bytes if plan.gpus_per_worker else 0,
+    }
 
 
 def _stopping(control_dir: Path) -> AbstractContextManager[None]:

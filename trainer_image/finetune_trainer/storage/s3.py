@@ -252,24 +252,10 @@ def make_client(access: StorageAccess) -> tuple[S3Client, _Keys]:
             "MissingDependency",
             "s3:// needs the package boto3; install finetune-operator[trainer] or [cli].",
         ) from error
-    options: dict[str, Any] = {}
-    if access.has_secret:
-        options["aws_access_key_id"] = access.read_credential("AWS_ACCESS_KEY_ID")
-        options["aws_secret_access_key"] = access.read_credential("AWS_SECRET_ACCESS_KEY")
-        options["aws_session_token"] = access.read_optional_credential("AWS_SESSION_TOKEN")
-    own_endpoint = (
-        access.endpoint
-        or os.environ.get("AWS_ENDPOINT_URL_S3")
-        or os.environ.get("AWS_ENDPOINT_URL")
-    )
-    style: dict[str, Literal["auto", "path", "virtual"]] = {
-        "Path": "path",
-        "Virtual": "virtual",
-        "Auto": "path" if own_endpoint else "auto",
-    }
+    keys = _read_keys(access)
     config = Config(
         signature_version="s3v4",
-        s3={"addressing_style": style[access.addressing]},
+        s3={"addressing_style": _addressing_style(access)},
         retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         read_timeout=READ_TIMEOUT_SECONDS,
@@ -280,7 +266,7 @@ def make_client(access: StorageAccess) -> tuple[S3Client, _Keys]:
         response_checksum_validation="when_required",
     )
     try:
-        session = boto3.session.Session(**options)
+        session = boto3.session.Session(**keys)
         credentials = session.get_credentials()
         region = access.region or session.region_name or "us-east-1"
         client: S3Client = session.client(
@@ -301,6 +287,30 @@ def make_client(access: StorageAccess) -> tuple[S3Client, _Keys]:
         )
     frozen = credentials.get_frozen_credentials()
     return client, (frozen.access_key or "", frozen.secret_key or "", frozen.token)
+
+
+def _read_keys(access: StorageAccess) -> dict[str, Any]:
+    """Return a mounted Secret's keys as options of a session; none for the default chain."""
+    if not access.has_secret:
+        return {}
+    return {
+        "aws_access_key_id": access.read_credential("AWS_ACCESS_KEY_ID"),
+        "aws_secret_access_key": access.read_credential("AWS_SECRET_ACCESS_KEY"),
+        "aws_session_token": access.read_optional_credential("AWS_SESSION_TOKEN"),
+    }
+
+
+def _addressing_style(access: StorageAccess) -> Literal["auto", "path", "virtual"]:
+    if access.addressing == "Path":
+        return "path"
+    if access.addressing == "Virtual":
+        return "virtual"
+    own_endpoint = (
+        access.endpoint
+        or os.environ.get("AWS_ENDPOINT_URL_S3")
+        or os.environ.get("AWS_ENDPOINT_URL")
+    )
+    return "path" if own_endpoint else "auto"
 
 
 def _repeat_on_conflict(write: Callable[[], object]) -> None:

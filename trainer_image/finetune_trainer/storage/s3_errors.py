@@ -130,9 +130,16 @@ def translate(error: Exception, location: S3Location, action: str) -> TrainerErr
 
 def _translate_answer(error: Exception, location: S3Location, tried: str) -> TrainerError:
     """Choose class, reason and words for an answer of the server."""
-    code = error_code(error)
-    status = http_status(error)
-    said = _said(error)
+    return (
+        _translate_place(error, location, tried)
+        or _translate_refusal(error, location, tried)
+        or _translate_failure(error, tried)
+    )
+
+
+def _translate_place(error: Exception, location: S3Location, tried: str) -> TrainerError | None:
+    """Translate what is said of the bucket or the object, if it is that."""
+    code, said = error_code(error), _said(error)
     if code in ("PreconditionFailed", "412"):
         return AlreadyExists(f"{location.uri} exists already; it was left as it is.")
     if code == "NoSuchBucket":
@@ -149,6 +156,12 @@ def _translate_answer(error: Exception, location: S3Location, tried: str) -> Tra
         )
     if code in _MISSING_KEY:
         return ObjectNotFound(f"There is no object {location.uri} at {location.endpoint}.")
+    return None
+
+
+def _translate_refusal(error: Exception, location: S3Location, tried: str) -> TrainerError | None:
+    """Translate what is said of who asks, if it is that."""
+    code, said = error_code(error), _said(error)
     if code in _EXPIRED:
         return CredentialsRefused(
             "CredentialsExpired",
@@ -166,6 +179,12 @@ def _translate_answer(error: Exception, location: S3Location, tried: str) -> Tra
             f"bucket {location.bucket!r} (without the list right a missing object is refused, "
             "not reported missing).",
         )
+    return None
+
+
+def _translate_failure(error: Exception, tried: str) -> TrainerError:
+    """Translate what is said of the server or the way to it, and all that is not known."""
+    code, status, said = error_code(error), http_status(error), _said(error)
     if code in _WRONG_REGION:
         return UserError(
             "WrongRegion", f"{tried}: {said}. Set the region to the one the bucket lies in."

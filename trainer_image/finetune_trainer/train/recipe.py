@@ -139,43 +139,26 @@ def decide_recipe(
     """
     hyper = job.spec.hyperparameters
     setup = make_setup(job, model, hardware, use_gpu=use_gpu, attention=attention)
-    global_batch = decide_global_batch(
-        hyper.global_batch_size, data.num_rows, job.world_size, hyper.micro_batch_size
-    )
-    per_rank = global_batch // job.world_size
+    global_batch, per_rank = _share_batch(job, data.num_rows)
     packing = job.spec.method.packing == "On"
     fit = find_fit(
         model,
         setup,
         bound_by(read_asked(job, per_rank, use_gpu=use_gpu), lesson),
-        Lengths(
-            mean=data.mean_tokens,
-            longest=min(data.longest_tokens, hyper.max_sequence_length * data.num_sequences),
-            deviation=data.std_tokens,
-            # A packed row is as long as a row may be, however short its examples.
-            row_limit=hyper.max_sequence_length if packing else None,
-        ),
+        _limit_lengths(data, hyper, packing=packing),
         per_rank=per_rank,
         available=available_bytes(job, hardware, use_gpu=use_gpu),
     )
     _check_verdict_batch(job, fit.micro)
-    epochs = float(hyper.epochs)
-    total_steps = hyper.max_steps or _count_steps(data, hyper, epochs, global_batch, packing)
+    total_steps = hyper.max_steps or _count_steps(data, hyper, global_batch, packing=packing)
     return Recipe(
-        learning_rate=decide_learning_rate(
-            hyper.learning_rate,
-            model,
-            total_steps,
-            job.spec.method.adapter,
-            lora_plus_ratio=float(hyper.lora_plus_ratio or 1),
-            learns_preferences=job.spec.method.objective != "SFT",
-        ),
+        learning_rate=_choose_rate(job, model, total_steps),
         global_batch_size=global_batch,
         micro_batch_size=fit.micro,
         accumulation_steps=per_rank // fit.micro,
         world_size=job.world_size,
         total_steps=total_steps,
-        epochs=epochs,
+        epochs=float(hyper.epochs),
         strategy=fit.setup.strategy,
         bfloat16=setup.bfloat16,
         activation_checkpointing=fit.setup.checkpointing,
@@ -185,11 +168,7 @@ def decide_recipe(
         estimated_memory_bytes=fit.memory.total,
         memory=fit.memory.to_json(),
         available_memory_bytes=fit.available,
-        validation_interval=decide_validation_interval(
-            job.spec.checkpoint.validate_every_steps,
-            total_steps=total_steps,
-            every_steps=job.spec.checkpoint.every_steps,
-        ),
+        validation_interval=_choose_interval(job, total_steps),
         out_of_memory_at=lesson.out_of_memory_at,
     )
 
@@ -200,6 +179,46 @@ def bound_by(asked: Asked, lesson: Lesson) -> Asked:
         asked,
         max_micro=lesson.max_micro_batch or None,
         checkpointing=True if lesson.recomputes else asked.checkpointing,
+    )
+
+
+def _share_batch(job: ResolvedJob, num_rows: int) -> tuple[int, int]:
+    """Return the examples of one optimiser step, and of one rank's share of it."""
+    hyper = job.spec.hyperparameters
+    global_batch = decide_global_batch(
+        hyper.global_batch_size, num_rows, job.world_size, hyper.micro_batch_size
+    )
+    return global_batch, global_batch // job.world_size
+
+
+def _limit_lengths(data: DataShape, hyper: Hyperparameters, *, packing: bool) -> Lengths:
+    return Lengths(
+        mean=data.mean_tokens,
+        longest=min(data.longest_tokens, hyper.max_sequence_length * data.num_sequences),
+        deviation=data.std_tokens,
+        # A packed row is as long as a row may be, however short its examples.
+        row_limit=hyper.max_sequence_length if packing else None,
+    )
+
+
+def _choose_rate(job: ResolvedJob, model: Architecture, total_steps: int) -> float:
+    hyper, method = job.spec.hyperparameters, job.spec.method
+    return decide_learning_rate(
+        hyper.learning_rate,
+        model,
+        total_steps,
+        method.adapter,
+        lora_plus_ratio=float(hyper.lora_plus_ratio or 1),
+        learns_preferences=method.objective != "SFT",
+    )
+
+
+def _choose_interval(job: ResolvedJob, total_steps: int) -> int:
+    checkpoint = job.spec.checkpoint
+    return decide_validation_interval(
+        checkpoint.validate_every_steps,
+        total_steps=total_steps,
+        every_steps=checkpoint.every_steps,
     )
 
 
@@ -266,13 +285,13 @@ def available_bytes(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> i
 
 
 def _count_steps(
-    data: DataShape, hyper: Hyperparameters, epochs: float, global_batch: int, packing: bool
+    data: DataShape, hyper: Hyperparameters, global_batch: int, *, packing: bool
 ) -> int:
     rows_per_epoch = data.num_rows
     if packing:
         rows_per_epoch = max(1, math.ceil(data.num_tokens / hyper.max_sequence_length))
     steps_per_epoch = max(1, math.ceil(rows_per_epoch / global_batch))
-    return max(1, math.ceil(steps_per_epoch * epochs))
+    return max(1, math.ceil(steps_per_epoch * float(hyper.epochs)))
 
 
 def check_settings(job: ResolvedJob, hardware: Hardware, *, num_rows: int, use_gpu: bool) -> None:
@@ -290,13 +309,9 @@ def check_settings(job: ResolvedJob, hardware: Hardware, *, num_rows: int, use_g
     Raises:
         UserError: Settings contradict each other or the hardware; the message names the values.
     """
-    hyper = job.spec.hyperparameters
     decide_bfloat16(job, hardware, use_gpu=use_gpu)
-    global_batch = decide_global_batch(
-        hyper.global_batch_size, num_rows, job.world_size, hyper.micro_batch_size
-    )
-    per_rank = global_batch // job.world_size
-    check_micro_batch(hyper.micro_batch_size, per_rank)
+    _, per_rank = _share_batch(job, num_rows)
+    check_micro_batch(job.spec.hyperparameters.micro_batch_size, per_rank)
     decide_strategy(job, use_gpu=use_gpu)
 
 
