@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Creates .venv from requirements/dev.lock, once per content of the lock and of this file. Quiet
-# when there is nothing
-# to do. Uses uv if it is on PATH, else bootstraps it with pip into the user's cache.
+# when there is nothing to do. Uses uv if it is on PATH, else bootstraps it with pip into the user's
+# cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
