@@ -76,6 +76,15 @@ def test_parquet_gives_nested_rows(tmp_path: Path) -> None:
     assert read(path) == (list(enumerate(rows, start=1)), [])
 
 
+def test_parquet_with_text_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    text = pa.StringArray.from_buffers(
+        1, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xc0a")
+    )
+    pq.write_table(pa.table({"text": text}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet is not a readable Parquet file"):
+        read(tmp_path / "a.parquet")
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_csv_delimiter_is_found(tmp_path: Path, delimiter: str) -> None:
     text = f'text{delimiter}label\n"a{delimiter} b"{delimiter}c\n'

@@ -148,6 +148,7 @@ def test_a_value_beside_the_named_columns_is_a_bad_row(tmp_path: Path) -> None:
         (b"no workbook", {}, "UnreadableFile", "not a readable Excel workbook"),
         (make_workbook({"S": []})[:200], {}, "UnreadableFile", "not a readable Excel workbook"),
         (make_workbook({"S": []}), {}, "EmptyDataset", "is empty"),
+        (make_workbook({}), {}, "EmptyDataset", "it has no sheet"),
         (make_workbook({"S": [["a"]], "T & U": []}), {"sheet": "R"}, "SheetNotFound", "S, T & U"),
         (make_workbook({"S": [["a", "b", "a"], [1, 2, 3]]}), {}, "InvalidHeader", "names a more"),
     ],

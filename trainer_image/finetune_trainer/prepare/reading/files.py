@@ -157,7 +157,7 @@ def _read_parquet(path: Path, file: str) -> Rows:
                 for fields in batch.to_pylist():
                     position += 1
                     yield RawRow(line=position, fields=fields)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise DataError(
             "UnreadableFile", f"{file} is not a readable Parquet file (row {position + 1}): {error}"
         ) from error

@@ -34,6 +34,8 @@ def read_sheet(path: Path, *, file: str, sheet: str | None) -> Iterator[TableRow
         _check_size(path, file)
         with CalamineWorkbook.from_path(str(path)) as workbook:
             names = workbook.sheet_names
+            if not names:
+                raise DataError("EmptyDataset", f"{file} is empty: it has no sheet")
             if sheet is not None and sheet not in names:
                 raise DataError(
                     "SheetNotFound",
@@ -48,7 +50,7 @@ def read_sheet(path: Path, *, file: str, sheet: str | None) -> Iterator[TableRow
         raise DataError(
             "UnreadableFile", f"{file} is locked with a password; save it without one"
         ) from error
-    except (CalamineError, zipfile.BadZipFile) as error:
+    except (CalamineError, zipfile.BadZipFile, NotImplementedError) as error:  # of an odd zip file
         raise DataError(
             "UnreadableFile",
             f"{file} is not a readable Excel workbook: {error}; save it again as .xlsx, or as CSV",
