@@ -919,6 +919,28 @@ def test_rows_that_are_too_long_are_left_out_of_every_side_on_request(
         prepare(make_context(name="other", spec=spec))
 
 
+def test_reasoning_that_the_template_does_not_write_is_told_in_numbers(
+    make_context: MakeContext, write: Write
+) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Question {n}?"},
+                {"role": "assistant", "content": "Yes."}
+                | ({"reasoning_content": "Mooring."} if n % 4 == 0 else {}),
+            ]
+        }
+        for n in range(60)
+    ]
+    write("rows.jsonl", as_jsonl(rows))
+    context = make_context()
+    _, prepared = prepare_and_read(context)
+    (check,) = [check for check in prepared.report.checks if check.name == "reasoningNotWritten"]
+    assert (check.flagged, check.removed) == (15, 0)
+    assert "15 of 60 rows have answers whose reasoning" in context.messages
+    assert "Mooring" not in context.messages
+
+
 def test_rows_in_another_order_lie_on_the_same_sides(
     make_context: MakeContext, write: Write
 ) -> None:

@@ -161,6 +161,24 @@ def test_reasoning_that_answers_bring_is_learned(template: str, answer: dict[str
     assert encoder.decode_answer(examples[0].input_ids[examples[0].spans[0][0] :]) == "hello"
 
 
+@pytest.mark.parametrize(
+    ("template", "messages", "num_lost"),
+    [
+        (CHATML, [HI, {**HELLO, "reasoning_content": "Why"}], 1),
+        (CHATML, [HI, {**HELLO, "reasoning_content": "Why"}, HI, {**HELLO}], 1),
+        (templates.DROPS_REASONING, [HI, {**HELLO, "content": "<think>Why</think>hello"}], 1),
+        (templates.KEEPS_REASONING, [HI, {**HELLO, "reasoning_content": "\n Why "}], 0),
+        (templates.OPENS_REASONING, [HI, HELLO], 0),
+    ],
+)
+def test_reasoning_that_the_template_does_not_write_is_counted(
+    template: str, messages: list[dict[str, str]], num_lost: int
+) -> None:
+    _, encoder = make_encoder(template, has_reasoning=True)
+    examples = encoder.encode_row({"messages": messages})
+    assert sum(example.num_thoughts_lost for example in examples) == num_lost
+
+
 def test_what_a_model_says_before_its_answer_is_no_part_of_the_answer() -> None:
     tokenizer, encoder = make_encoder(templates.CHANNELS)
     said = "analysis<|im_start|>Hm.final<|im_start|>hello<|im_end|>"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import ChatFormat, decide_format
-from finetune_trainer.model.turns import Conversations, Turn
+from finetune_trainer.model.turns import Conversations, Turn, reasoning_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,11 +43,13 @@ class Encoded:
         input_ids: Tokens, cut to the maximum length.
         spans: Positions ``[start, end)`` that count in the loss, ascending, not overlapping.
         num_cut: Tokens lost at the end.
+        num_thoughts_lost: Answers whose own reasoning the template leaves out.
     """
 
     input_ids: list[int]
     spans: tuple[Span, ...]
     num_cut: int
+    num_thoughts_lost: int = 0
 
     @property
     def labels(self) -> list[int]:
@@ -128,9 +130,9 @@ class Encoder:
         turns = self._require_template().turns(messages, learned, row.get("tools"))
         examples = self._join(turns, [messages[position] for position in learned])
         if self._loss == "All":
-            ids, _ = examples[-1]
-            return (self._limit(ids, [(0, len(ids))]),)
-        return tuple(self._limit(ids, spans) for ids, spans in examples)
+            ids, _, num_lost = examples[-1]
+            return (self._limit(ids, [(0, len(ids))], num_lost),)
+        return tuple(self._limit(*example) for example in examples)
 
     def encode_prompt(
         self, prompt: str | Sequence[Message], tools: Sequence[Message] | None = None
@@ -205,18 +207,24 @@ class Encoder:
 
     def _join(
         self, turns: Sequence[Turn], answers: Sequence[Message]
-    ) -> list[tuple[list[int], list[Span]]]:
-        """Put answers whose prompts continue each other into one example."""
-        examples: list[tuple[list[int], list[Span]]] = []
+    ) -> list[tuple[list[int], list[Span], int]]:
+        """Put answers whose prompts continue each other into one example.
+
+        Returns:
+            Of each example the tokens, what is learned, and the answers whose reasoning is lost.
+        """
+        examples: list[tuple[list[int], list[Span], int]] = []
         text = ""
         for turn, message in zip(turns, answers, strict=True):
             continues = bool(examples) and turn.prompt.startswith(text)
-            ids, spans = examples.pop() if continues else ([], [])
+            ids, spans, num_lost = examples.pop() if continues else ([], [], 0)
             prompt = self._extend(ids, text, turn.prompt) if continues else self._ids(turn.prompt)
             answer = self._continue(turn.prompt, turn.answer)
             self._check_answer(answer, message)
             start = len(prompt)
-            examples.append(([*prompt, *answer], [*spans, (start, start + len(answer))]))
+            spans = [*spans, (start, start + len(answer))]
+            num_lost += reasoning_of(message) not in turn.answer
+            examples.append(([*prompt, *answer], spans, num_lost))
             text = turn.prompt + turn.answer
         return examples
 
@@ -305,12 +313,13 @@ class Encoder:
     def _with_end(self, ids: list[int]) -> list[int]:
         return ids if ids and ids[-1] == self._eos else [*ids, self._eos]
 
-    def _limit(self, ids: list[int], spans: Sequence[Span]) -> Encoded:
+    def _limit(self, ids: list[int], spans: Sequence[Span], num_thoughts_lost: int = 0) -> Encoded:
         kept = min(len(ids), self._max_tokens)
         return Encoded(
             input_ids=ids[:kept],
             spans=tuple((start, min(end, kept)) for start, end in spans if start < kept),
             num_cut=len(ids) - kept,
+            num_thoughts_lost=num_thoughts_lost,
         )
 
 

@@ -186,7 +186,7 @@ class Conversations:
         opened = prompt[len(head) :] if prompt.startswith(head) else None
         if answer is not None and opened is not None and "<think>" in opened:
             # The prompt opens the reasoning (DeepSeek-R1); an answer has to close it first.
-            reasoning, stripped = _reasoning_of(messages[position]), answer.lstrip("\n")
+            reasoning, stripped = reasoning_of(messages[position]), answer.lstrip("\n")
             return f"{reasoning}\n{END_OF_REASONING}\n\n{stripped}"
         asked = _text_of(messages[position - 1]).strip() if position else ""
         shared = _common_suffix(prompt.rstrip(), head.rstrip())
@@ -284,7 +284,8 @@ def _text_of(message: Message) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _reasoning_of(message: Message) -> str:
+def reasoning_of(message: Message) -> str:
+    """Return the reasoning that an answer brings, apart or before its text; empty for none."""
     given = message.get("reasoning_content")
     if isinstance(given, str):
         return given.strip()

@@ -106,6 +106,18 @@ def tell_size(num_rows: int) -> list[Finding]:
     return [Finding(name="numRows", num_flagged=num_rows, message=message)]
 
 
+def tell_thoughtless(num_rows: int, num_all: int) -> list[Finding]:
+    """Say in how many of all rows reasoning of an answer is not learned, if in any."""
+    if not num_rows:
+        return []
+    message = (
+        f"{num_rows} of {num_all} rows have answers whose reasoning (`reasoning_content`) the chat "
+        "template does not write, so it is not learned; give a template that writes it in "
+        "model.chatTemplate, or put it into the content, between <think> and </think>"
+    )
+    return [Finding(name="reasoningNotWritten", num_flagged=num_rows, message=message)]
+
+
 def tell_dropped(num_rows: int) -> Finding | None:
     """Say how many rows ``dataset.onTooLong: Drop`` left out; None for none."""
     if not num_rows:

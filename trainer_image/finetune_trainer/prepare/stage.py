@@ -31,6 +31,7 @@ from finetune_trainer.prepare.checks import (
     check_rows,
     tell_dropped,
     tell_size,
+    tell_thoughtless,
 )
 from finetune_trainer.prepare.conversations import choose_format, fetch_template
 from finetune_trainer.prepare.dividing import Division, divide_rows, draw_rows
@@ -204,6 +205,10 @@ def build(
             context, sides, encoder, settings, staging, workers
         )
         findings += [finding] if finding else []
+        findings += tell_thoughtless(
+            sum(side.num_thoughtless for side in tokens.values()),
+            sum(side.num_rows for side in tokens.values()),
+        )
     report = make_report(
         context.job,
         digest,

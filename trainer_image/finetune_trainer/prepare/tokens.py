@@ -58,6 +58,7 @@ class TokenStatistics:
         num_without_answer: Rows of which nothing of the answer is within the limit.
         num_examples: Examples that the rows are trained as; more than rows where a template writes
             past turns otherwise than generation left them.
+        num_thoughtless: Rows with an answer whose own reasoning the template leaves out.
         bins: The lengths as a histogram.
     """
 
@@ -69,6 +70,7 @@ class TokenStatistics:
     num_truncated: int
     num_without_answer: int
     num_examples: int
+    num_thoughtless: int = 0
     bins: tuple[Bin, ...] = ()
 
 
@@ -135,6 +137,7 @@ class _Counted:
     num_examples: int = 0
     num_truncated: int = 0
     num_without_answer: int = 0
+    num_thoughtless: int = 0
 
     def add(self, other: _Counted) -> None:
         self.lengths.extend(other.lengths)
@@ -142,6 +145,7 @@ class _Counted:
         self.num_examples += other.num_examples
         self.num_truncated += other.num_truncated
         self.num_without_answer += other.num_without_answer
+        self.num_thoughtless += other.num_thoughtless
 
     def summarise(self) -> TokenStatistics:
         """Return the statistics of what was counted."""
@@ -159,6 +163,7 @@ class _Counted:
             num_truncated=self.num_truncated,
             num_without_answer=self.num_without_answer,
             num_examples=self.num_examples,
+            num_thoughtless=self.num_thoughtless,
             bins=count_bins(ordered),
         )
 
@@ -325,6 +330,7 @@ def _count(
     counted.num_examples += len(examples)
     counted.num_truncated += any(example.num_cut for example in examples)
     counted.num_without_answer += not any(example.has_answer for example in examples)
+    counted.num_thoughtless += any(one.num_thoughts_lost for one in (*examples, *beside))
 
 
 def _length_of(example: Encoded) -> int:
