@@ -97,8 +97,16 @@ def find_template_errors(spec: FineTuneJobSpec) -> list[tuple[Location, str]]:
         problem = find_chat_template_error(template.text)
         if problem:
             found.append((("model", "chatTemplate", "text"), problem))
-    for position, source in enumerate(spec.dataset.sources):
-        problem = find_template_error(source.template) if source.template is not None else None
+    read: list[tuple[Location, str | None]] = [
+        (("dataset", "sources", position, "template"), source.template)
+        for position, source in enumerate(spec.dataset.sources)
+    ]
+    read += [
+        (("dataset", "contamination", "against", position, "template"), benchmark.template)
+        for position, benchmark in enumerate(spec.dataset.benchmarks)
+    ]
+    for place, text in read:
+        problem = find_template_error(text) if text is not None else None
         if problem:
-            found.append((("dataset", "sources", position, "template"), problem))
+            found.append((place, problem))
     return found

@@ -286,6 +286,18 @@ DATA = {
     "TemplateNotApplicable": _Help(
         "Rows of this format have no prompt to render.", "Remove `template`, or use `format: Csv`."
     ),
+    "BenchmarkUnreadable": _Help(
+        "A row of `dataset.contamination.against` cannot be read.",
+        "Correct its `uri`, `format`, `columns` or `template`.",
+    ),
+    "Contaminated": _Help(
+        "Rows are close to a benchmark's, and `contamination.onMatch` is `Refuse`.",
+        "Leave out the rows that the message names, or set `onMatch: Drop`.",
+    ),
+    "ContradictoryLabels": _Help(
+        "Questions have more than one label, and `dataset.onConflict` is `Refuse`.",
+        "Decide on one label each, or set `onConflict: Drop` or `Report`.",
+    ),
     "TooFewHeldOutPrompts": _Help(
         "Fewer prompts are held out than `evaluation.minPrompts` asks for.",
         "Add rows, or raise `split.testPercent`.",

@@ -454,6 +454,32 @@ CASES: tuple[Case, ...] = (
     good("an approval of the data", {"spec.dataset.approval": "Required"}),
     bad("an unknown rule of approval", {"spec.dataset.approval": "Always"}, "NotRequired"),
     bad("an unknown policy of length", {"spec.dataset.onTooLong": "Ignore"}, "Refuse"),
+    good(
+        "duplicates dropped, conflicts refused, a benchmark kept out",
+        {
+            "spec.dataset.duplicates": {"exact": "Keep", "near": "Drop", "threshold": "0.9"},
+            "spec.dataset.onConflict": "Refuse",
+            "spec.dataset.contamination": {
+                "against": [{"uri": "s3://b/exam.jsonl", "credentialsRef": {"name": "exam"}}],
+                "onMatch": "Refuse",
+            },
+        },
+    ),
+    bad(
+        "a threshold above 1",
+        {"spec.dataset.duplicates": {"threshold": "80"}},
+        "dataset.duplicates.threshold must lie between 0.5 and 1",
+    ),
+    bad(
+        "a threshold below a half",
+        {"spec.dataset.duplicates": {"threshold": "0.49"}},
+        "dataset.duplicates.threshold must lie between 0.5 and 1",
+    ),
+    bad(
+        "contamination against nothing",
+        {"spec.dataset.contamination": {"against": []}},
+        "should have at least 1 items",
+    ),
     bad("a negative seed", {"spec.dataset.split.seed": -1}, "greater than or equal to 0"),
     bad("rank zero", {f"{ADAPTER}.rank": 0}, "should be greater than or equal to 1"),
     bad("rank 513", {f"{ADAPTER}.rank": 513}, "should be less than or equal to 512"),

@@ -617,7 +617,7 @@ def test_a_goal_is_checked_against_a_reused_data_set_too(
     assert caught.value.reason == "MetricUnsuitable"
 
 
-def test_equal_prompts_stay_on_one_side_and_duplicates_are_counted(
+def test_equal_prompts_stay_on_one_side_and_copies_are_left_out(
     make_context: MakeContext, write: Write
 ) -> None:
     rows = [{"prompt": f"p{n % 20}", "completion": f"c{n % 40}"} for n in range(120)]
@@ -629,9 +629,22 @@ def test_equal_prompts_stay_on_one_side_and_duplicates_are_counted(
         for rows in (prepared.train, prepared.validation, prepared.test)
     ]
     assert sum(len(side) for side in sides) == 20
-    flagged = {check.name: check.flagged for check in prepared.report.checks}
-    assert flagged["duplicateRows"] == 80
-    assert "80 of 120 rows repeat another row exactly" in context.messages
+    (check,) = [check for check in prepared.report.checks if check.name == "duplicateRows"]
+    assert (check.flagged, check.removed, len(check.pairs)) == (80, 80, 20)
+    assert "80 of 120 rows repeat another row" in context.messages
+    assert "rows.jsonl:41 and rows.jsonl:1" in context.messages
+    removed = [
+        json.loads(line)
+        for line in (prepared.folder / "removed-rows.jsonl").read_text().splitlines()
+    ]
+    assert len(removed) == 80
+    assert removed[0] == {
+        "file": "rows.jsonl",
+        "line": 41,
+        "check": "duplicateRows",
+        "otherFile": "rows.jsonl",
+        "otherLine": 1,
+    }
 
 
 def test_the_most_rows_are_drawn_before_the_split(make_context: MakeContext, write: Write) -> None:
@@ -879,9 +892,10 @@ def test_the_data_set_has_the_same_bytes_whatever_the_number_of_processes(
     monkeypatch: pytest.MonkeyPatch,
     num_processes: int,
 ) -> None:
-    bad = as_jsonl([{"prompt": "a", "completion": ""}, {"prompt": [1], "completion": "x"}])
-    long = as_jsonl([{"prompt": "why? " * 80, "completion": "because"}] * 3)
-    write("rows.jsonl", pairs(70) + bad + "{\n" + pairs(20) + long)
+    bad = as_jsonl([{"prompt": "a", "completion": ""}, {"completion": "x"}])
+    long = as_jsonl([{"prompt": f"{n} " + "why? " * 80, "completion": "because"} for n in range(3)])
+    lines = pairs(90).splitlines(keepends=True)
+    write("rows.jsonl", "".join(lines[:70]) + bad + "{\n" + "".join(lines[70:]) + long)
     make_tokenizer().save_pretrained(tmp_path / "cache")  # where fresh processes look for it
     for module in (intake, tokens):
         monkeypatch.setattr(module, "PIECE_ROWS", 3)

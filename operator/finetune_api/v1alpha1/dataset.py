@@ -121,6 +121,50 @@ class Split(APIModel):
     """Seed of the division."""
 
 
+class Duplicates(APIModel):
+    """What becomes of rows that say the same, over all sources."""
+
+    exact: Literal["Drop", "Keep"] = "Drop"
+    """Rows with the prompt and the answer of another one; case, whitespace, Unicode form and
+    punctuation at the ends do not count. `Drop` keeps the first in the order of the sources. The
+    same prompt with another answer is no duplicate. Rows of a source bound to the test or
+    validation side are never dropped."""
+    near: Literal["Group", "Drop", "Keep"] = "Group"
+    """Prompts that differ by a slip, order, or a frame such as "could you tell me". `Group` keeps
+    them all, on one side of the split. `Drop` also leaves out those that have the answer of an
+    earlier one. `Keep` does not look for them."""
+    threshold: DecimalString = "0.8"
+    """How much of two prompts must be the same to be near, weighted by how rare words are in the
+    data; between 0.5 and 1."""
+
+
+class Benchmark(APIModel):
+    """A file or folder of examples that must not be trained on."""
+
+    uri: URI
+    """Where they lie, as in `sources`."""
+    format: DatasetFormat = "Auto"
+    """How a row is read, as in `sources`; `Text` with `columns.text` where there is a question and
+    no answer."""
+    columns: Columns | None = None
+    """Column names, where they differ from the format's own."""
+    template: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
+    """Jinja template that renders the prompt from a row's columns."""
+    credentials_ref: LocalObjectReference | None = None
+    """Secret to read it with. Default: the credentials of `output`."""
+
+
+class Contamination(APIModel):
+    """What the examples must not hold, so that a score on it means something."""
+
+    against: Annotated[
+        list[Benchmark], Field(min_length=1, max_length=16, json_schema_extra=ATOMIC_LIST)
+    ]
+    """Benchmarks: rows with an equal or near prompt are not used."""
+    on_match: Literal["Drop", "Refuse"] = "Drop"
+    """`Drop` leaves such rows out and tells how many; `Refuse` fails the job."""
+
+
 class Dataset(APIModel):
     """The examples and how they are checked and divided."""
 
@@ -147,3 +191,16 @@ class Dataset(APIModel):
     """`Required`: the job waits after `prepare`, without holding a GPU or a place in a queue, until
     a FineTuneApproval names the digest of its data set; nothing else is trained on. One that
     rejects it ends the job."""
+    duplicates: Duplicates = Duplicates()
+    """Rows that say the same."""
+    on_conflict: Literal["Report", "Drop", "Refuse"] = "Report"
+    """What becomes of rows with the same prompt, but for slips, and different short answers
+    (labels). `Report` tells their files and lines; `Drop` leaves all of them out, but those of a
+    source bound to the test side; `Refuse` fails the job."""
+    contamination: Contamination | None = None
+    """Benchmarks that the examples must not hold. Default: none."""
+
+    @property
+    def benchmarks(self) -> list[Benchmark]:
+        """The benchmarks that the examples must not hold."""
+        return self.contamination.against if self.contamination else []

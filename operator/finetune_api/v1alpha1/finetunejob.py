@@ -7,6 +7,7 @@ same message here (:mod:`finetune_api.v1alpha1.rules`).
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, model_validator
@@ -431,6 +432,18 @@ SPEC_RULES: tuple[Rule, ...] = (
         ),
         field="dataset.split",
         check=lambda s: s.dataset.split.test_percent + s.dataset.split.validation_percent <= 90,
+    ),
+    Rule(
+        rule=(
+            "double(self.dataset.duplicates.threshold) >= 0.5 && "
+            "double(self.dataset.duplicates.threshold) <= 1.0"
+        ),
+        message=(
+            "dataset.duplicates.threshold must lie between 0.5 and 1: below, prompts have less in "
+            "common than not"
+        ),
+        field="dataset.duplicates.threshold",
+        check=lambda s: Decimal("0.5") <= decimal_of(s.dataset.duplicates.threshold) <= 1,
     ),
     Rule(
         rule=(

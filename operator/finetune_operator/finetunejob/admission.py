@@ -80,6 +80,10 @@ def _uris(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
         (f"spec.dataset.sources[{index}].uri", source.uri)
         for index, source in enumerate(spec.dataset.sources)
     ]
+    fields += [
+        (f"spec.dataset.contamination.against[{index}].uri", benchmark.uri)
+        for index, benchmark in enumerate(spec.dataset.benchmarks)
+    ]
     if spec.init_from is not None:
         fields.append(("spec.initFrom.uri", spec.init_from.uri))
     template = spec.model.chat_template

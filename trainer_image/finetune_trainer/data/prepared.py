@@ -21,6 +21,10 @@ from finetune_trainer.storage import Manifest, ObjectStore, fetch_folder, read_j
 REPORT_NAME = "report.json"
 INVALID_ROWS_NAME = "invalid-rows.jsonl"
 """All rows that were left out as invalid; absent where there are none."""
+REMOVED_NAME = "removed-rows.jsonl"
+"""Rows that were left out because another one says the same or contradicts them."""
+CONFLICTS_NAME = "conflicts.jsonl"
+"""Rows whose question has another label elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -61,6 +61,15 @@ class SourceReport(APIModel):
     invalid_rows: int
 
 
+class RowPairReport(APIModel):
+    """A row and the one that it repeats, is near to, or contradicts."""
+
+    file: str
+    line: int
+    other_file: str
+    other_line: int
+
+
 class CheckReport(APIModel):
     """What one row check found."""
 
@@ -70,6 +79,9 @@ class CheckReport(APIModel):
     message: str
     counts: dict[str, int] = Field(default_factory=dict)
     """What was met, by kind: of `personalData` the places replaced or found."""
+    pairs: list[RowPairReport]
+    """The first 20 pairs of rows it speaks of; all of those left out are in `removed-rows.jsonl`,
+    all contradictions in `conflicts.jsonl`."""
 
 
 class SplitReport(APIModel):
@@ -79,7 +91,17 @@ class SplitReport(APIModel):
     validation_percent: int
     seed: int
     groups: int
-    """Groups of rows that had to stay on one side."""
+    """Groups of rows that had to stay on one side: same group column, same or near prompt."""
+    test_groups: int
+    """Of these, on the test side: independent questions that the verdict rests on."""
+    wanted_test_groups: int
+    """How many make the 95 % interval of a score between 0 and 1 at most 0.10 to either side."""
+    widest_interval: str
+    """Decimal string: how far it may reach to either side with those that are scored."""
+    labels: int | None = None
+    """Labels whose shares are alike on all sides; null where answers are no labels, or too many."""
+    largest_label_deviation: str | None = None
+    """Decimal string: by how much a label's share of a side differs most from its share of all."""
     rows_drawn: int
     """Rows left by `maxRows`."""
 

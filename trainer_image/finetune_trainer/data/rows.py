@@ -21,6 +21,10 @@ NUM_ERRORS_KEPT = 100
 """Bad rows that are listed; all of them are counted."""
 
 
+GROUP_DIGITS = 16
+"""Digits of a group's digest that a prepared row names."""
+
+
 class Side(StrEnum):
     """The sides of a data set; the value is the stem of the side's file."""
 
@@ -134,7 +138,7 @@ class Example:
 
     def to_json(self) -> str:
         """Serialise as one line of the prepared data set, without the line break."""
-        metadata = {"source": self.file, "line": self.line, "group": self.group[:16]}
+        metadata = {"source": self.file, "line": self.line, "group": self.group[:GROUP_DIGITS]}
         return _dump({**self.row, "metadata": metadata})
 
 
@@ -194,6 +198,13 @@ def make_example(
     return Example(
         row=row, file=file, line=line, side=side, group=_digest(key), content=_digest(row)
     )
+
+
+def replace_group(line: bytes, group: str) -> bytes:
+    """Return a line as :meth:`Example.to_json` writes it, and its break, with another group."""
+    end = b'"}}\n'
+    start = len(line) - len(end) - GROUP_DIGITS
+    return line[:start] + group[:GROUP_DIGITS].encode() + end
 
 
 def replace_row(example: Example, row: dict[str, Any]) -> Example:

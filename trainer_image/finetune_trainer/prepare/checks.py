@@ -1,13 +1,11 @@
-"""The row checks, in the order they run, and what each one found.
+"""What a check found, and the checks of the divided rows.
 
-This is the place for everything that inspects or removes good rows. ``ROW_CHECKS`` run before the
-split, over all rows in their order; ``DIVISION_CHECKS`` run after it, over the sides. The order:
+Rows are checked in this order, each place with rules of its own:
 
-1. personal data and secrets are gone already (``privacy``, a row step of ``screening``), since
-   that changes the text that all checks compare;
-2. duplicates: identical rows are counted; dropping them, and near-duplicates, is not built yet;
-3. after the split, leakage: groups on two sides are counted; a comparison of near-identical text
-   between the train and the test side is not built yet.
+1. one by one while they are read (:mod:`finetune_trainer.prepare.screening`), where text may still
+   change: personal data and secrets are gone from what is compared later;
+2. against each other (:mod:`finetune_trainer.prepare.duplicates`): copies, leaks, contradictions;
+3. after the split, here: ``DIVISION_CHECKS`` look at the sides.
 
 A check must be deterministic, and any change of what it removes needs a new
 :data:`finetune_trainer.prepare.version.RECIPE_VERSION`.
@@ -19,7 +17,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from finetune_trainer.prepare.dividing import Division
-from finetune_trainer.prepare.spool import RowKeys
+
+NUM_PAIRS_SHOWN = 20
+"""Pairs of rows that a finding lists."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowPair:
+    """Two rows that a finding speaks of, by file and line; never by their text.
+
+    Attributes:
+        file: File of the row in question.
+        line: Its line.
+        other_file: File of the row that it repeats or contradicts.
+        other_line: Its line.
+    """
+
+    file: str
+    line: int
+    other_file: str
+    other_line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} and {self.other_file}:{self.other_line}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +52,7 @@ class Finding:
         num_removed: Rows it took out.
         message: The finding in words for the user; empty when there is nothing to say.
         counts: What was met, by kind.
+        pairs: The first pairs of rows it speaks of, at most :data:`NUM_PAIRS_SHOWN`.
     """
 
     name: str
@@ -39,21 +60,10 @@ class Finding:
     num_removed: int = 0
     message: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
+    pairs: tuple[RowPair, ...] = ()
 
 
-RowCheck = Callable[[RowKeys], tuple[RowKeys, Finding]]
 DivisionCheck = Callable[[Division], Finding]
-
-
-def count_duplicates(keys: RowKeys) -> tuple[RowKeys, Finding]:
-    """Count rows that repeat an earlier row exactly; all rows stay."""
-    import numpy as np
-
-    num_repeats = len(keys) - len(np.unique(keys.contents))
-    message = ""
-    if num_repeats:
-        message = f"{num_repeats} of {len(keys)} rows repeat another row exactly"
-    return keys, Finding(name="duplicateRows", num_flagged=num_repeats, message=message)
 
 
 def count_groups_on_two_sides(division: Division) -> Finding:
@@ -69,17 +79,7 @@ def count_groups_on_two_sides(division: Division) -> Finding:
     return Finding(name="groupsOnTwoSides", num_flagged=number, message=message)
 
 
-ROW_CHECKS: tuple[RowCheck, ...] = (count_duplicates,)
 DIVISION_CHECKS: tuple[DivisionCheck, ...] = (count_groups_on_two_sides,)
-
-
-def check_rows(keys: RowKeys) -> tuple[RowKeys, list[Finding]]:
-    """Run all row checks in order; returns the rows that remain and the findings."""
-    findings = []
-    for check in ROW_CHECKS:
-        keys, finding = check(keys)
-        findings.append(finding)
-    return keys, findings
 
 
 def check_division(division: Division) -> list[Finding]:

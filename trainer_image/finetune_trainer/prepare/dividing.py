@@ -36,12 +36,18 @@ class Division:
         sides: Code of each row's side, as in :data:`finetune_trainer.prepare.spool.SIDES`.
         num_groups: Distinct groups over all rows.
         num_groups_on_two_sides: Groups that the user's own choice of sides put on two sides.
+        num_labels: Labels whose shares were kept; None where there are none, or too many.
+        largest_deviation: Largest difference between a label's share of a side and of all rows.
+        num_test_groups: Groups on the test side.
     """
 
     positions: NDArray[np.int64]
     sides: NDArray[np.uint8]
     num_groups: int
     num_groups_on_two_sides: int
+    num_labels: int | None = None
+    largest_deviation: float | None = None
+    num_test_groups: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -78,7 +84,13 @@ def draw_rows(keys: RowKeys, max_rows: int | None, *, seed: int) -> RowKeys:
 
 
 def divide_rows(
-    keys: RowKeys, *, test_percent: int, validation_percent: int, seed: int
+    keys: RowKeys,
+    *,
+    test_percent: int,
+    validation_percent: int,
+    seed: int,
+    strata: NDArray[np.int64] | None = None,
+    times: NDArray[np.int64] | None = None,
 ) -> Division:
     """Put every row on a side.
 
@@ -90,6 +102,10 @@ def divide_rows(
         test_percent: Share of the loose rows to hold out, in percent.
         validation_percent: Share of the loose rows to watch the loss on, in percent.
         seed: Seed of the division.
+        strata: Number of each row's label, where every side shall have its share of each; a group
+            counts for the label of most of its rows.
+        times: When each row arose, where the latest rows shall be held out; a group is as late as
+            its latest row. Not together with ``strata``.
 
     Raises:
         DataError: There are fewer groups than sides.
@@ -108,28 +124,72 @@ def divide_rows(
     if len(free):
         hashes = _hash_all(seed, _hex_digests(groups[free]))
         free = free[np.argsort(hashes, kind="stable")]
+        if times is not None:
+            free = free[np.argsort(-_latest(group_of, times, len(groups))[free], kind="stable")]
         sizes = np.bincount(group_of, minlength=len(groups))[free]
+        stratum_of = None
+        if strata is not None:
+            stratum_of = _main_strata(group_of, strata, len(groups))[free].tolist()
         side_of[free] = _divide_groups(
-            sizes.tolist(), test_percent=test_percent, validation_percent=validation_percent
+            sizes.tolist(),
+            stratum_of,
+            test_percent=test_percent,
+            validation_percent=validation_percent,
+            in_order=times is not None,
         )
+    side_codes = np.where(keys.sides == LOOSE, side_of[group_of], keys.sides)
     return Division(
         positions=keys.positions,
-        sides=np.where(keys.sides == LOOSE, side_of[group_of], keys.sides),
+        sides=side_codes,
         num_groups=len(groups),
         num_groups_on_two_sides=int((num_bound > 1).sum()),
+        num_test_groups=len(np.unique(group_of[side_codes == SIDES.index(Side.TEST)])),
     )
 
 
+def _latest(
+    group_of: NDArray[np.int64], times: NDArray[np.int64], num_groups: int
+) -> NDArray[np.int64]:
+    import numpy as np
+
+    latest = np.full(num_groups, np.iinfo(np.int64).min + 1, dtype=np.int64)
+    np.maximum.at(latest, group_of, times)
+    return latest
+
+
+def _main_strata(
+    group_of: NDArray[np.int64], strata: NDArray[np.int64], num_groups: int
+) -> NDArray[np.int64]:
+    """Return the stratum that most rows of each group have; of equals the smallest."""
+    import numpy as np
+
+    num_strata = int(strata.max()) + 1
+    cells, counts = np.unique(group_of * num_strata + strata, return_counts=True)
+    groups, numbers = np.divmod(cells, num_strata)
+    main = np.zeros(num_groups, dtype=np.int64)
+    order = np.lexsort((-numbers, counts))  # the last one written stays
+    main[groups[order]] = numbers[order]
+    return main
+
+
 def _divide_groups(
-    sizes: Sequence[int], *, test_percent: int, validation_percent: int
+    sizes: Sequence[int],
+    stratum_of: Sequence[int] | None = None,
+    *,
+    test_percent: int,
+    validation_percent: int,
+    in_order: bool = False,
 ) -> NDArray[np.uint8]:
     """Assign groups to sides as near to the percentages as whole groups allow.
 
     Every side asked for gets at least one group. Beyond that, a side is off its share by at most
-    half the size of the largest group.
+    half the size of the largest group, over all rows and within each stratum by that and what the
+    stratum before was off.
 
     Args:
         sizes: Rows of each group, in the order in which groups are taken.
+        stratum_of: Stratum of each group; None puts all in one.
+        in_order: Stop at the first group that does not fit, instead of looking for a smaller one.
         test_percent: Share of the rows for the test side.
         validation_percent: Share of the rows for the validation side.
 
@@ -157,29 +217,55 @@ def _divide_groups(
             f"prompt); at least {num_sides} are needed: add rows with other prompts, or set "
             "dataset.split.validationPercent to 0",
         )
-    free: Sequence[int] = range(len(sizes))
+    strata: dict[int, list[int]] = {}
+    for group, stratum in enumerate(stratum_of or [0] * len(sizes)):
+        strata.setdefault(stratum, []).append(group)
+    rows_of = {stratum: sum(sizes[g] for g in groups) for stratum, groups in strata.items()}
     side_of = np.full(len(sizes), SIDES.index(Side.TRAIN), dtype=np.uint8)
+    num_free = len(sizes)
     for index, (side, percent) in enumerate(wanted):
-        most = len(free) - (len(wanted) - index)  # leave a group for each side still to come
-        taken = _take(free, sizes, hundredfold=percent * num_rows, most=most)
+        most = num_free - (len(wanted) - index)  # leave a group for each side still to come
+        taken: set[int] = set()
+        missing = 0
+        for stratum, groups in strata.items():
+            # What one stratum lacks or has too much, the next one makes good.
+            missing += percent * rows_of[stratum]
+            missing = _take(groups, sizes, taken, missing, most=most, in_order=in_order)
+        free = [group for groups in strata.values() for group in groups]
+        if not taken:
+            taken.add(free[0] if in_order else min(free, key=lambda group: (sizes[group], group)))
+        num_free -= len(taken)
         side_of[list(taken)] = SIDES.index(side)
-        free = [group for group in free if group not in taken]
+        strata = {
+            stratum: [group for group in groups if group not in taken]
+            for stratum, groups in strata.items()
+        }
     return side_of
 
 
-def _take(free: Sequence[int], sizes: Sequence[int], *, hundredfold: int, most: int) -> set[int]:
-    """Take groups in order while each brings the side nearer to its share (in rows x 100)."""
-    taken: set[int] = set()
-    missing = hundredfold
+def _take(
+    free: Sequence[int],
+    sizes: Sequence[int],
+    taken: set[int],
+    missing: int,
+    *,
+    most: int,
+    in_order: bool,
+) -> int:
+    """Take groups in order while each brings the side nearer to its share (in rows x 100).
+
+    Returns:
+        What is missing then; below 0 what there is too much.
+    """
     for group in free:
         if len(taken) == most:
             break
         if abs(missing - 100 * sizes[group]) < abs(missing):
             taken.add(group)
             missing -= 100 * sizes[group]
-    if not taken:
-        taken.add(min(free, key=lambda group: sizes[group]))
-    return taken
+        elif in_order:
+            break
+    return missing
 
 
 def _count_earlier(values: NDArray[np.bytes_]) -> list[int]:

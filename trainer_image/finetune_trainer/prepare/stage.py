@@ -7,12 +7,12 @@ is not prepared twice, by whichever job; and the same input gives the same bytes
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.trainer import PrepareResult, ResolvedJob, limit_places
-from finetune_api.v1alpha1.dataset import Dataset
+from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME, fetch_prepared
 from finetune_trainer.data.report import (
@@ -25,17 +25,18 @@ from finetune_trainer.data.token_files import TokenFiles, TokenTotals
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import own_template, write_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.prepare.benchmarks import as_source, read_benchmarks
 from finetune_trainer.prepare.checks import (
     Finding,
     check_division,
-    check_rows,
     tell_dropped,
     tell_size,
     tell_thoughtless,
 )
 from finetune_trainer.prepare.conversations import choose_format, fetch_template
-from finetune_trainer.prepare.dividing import Division, divide_rows, draw_rows
+from finetune_trainer.prepare.dividing import Division
 from finetune_trainer.prepare.documents import make_decode, write_documents
+from finetune_trainer.prepare.duplicates.comparing import compare_rows
 from finetune_trainer.prepare.intake import take_in
 from finetune_trainer.prepare.invalid_rows import InvalidRowFile
 from finetune_trainer.prepare.labels import count_labels
@@ -51,7 +52,8 @@ from finetune_trainer.prepare.refusals import (
     require_valid_rows,
 )
 from finetune_trainer.prepare.screening import Screening
-from finetune_trainer.prepare.spool import RowKeys, Spool
+from finetune_trainer.prepare.split import divide_compared, write_records
+from finetune_trainer.prepare.spool import Spool
 from finetune_trainer.prepare.steps import choose_steps
 from finetune_trainer.prepare.summary import (
     Input,
@@ -98,11 +100,16 @@ def prepare(context: StageContext) -> PrepareResult:
         StorageError: Storage failed.
     """
     files = fetch_sources(context)
+    benchmarks = fetch_benchmarks(context)
     _, model_revision = context.model_folder(include_weights=False)
     model = context.job.spec.model
     template = fetch_template(model, context.access(model.credentials_ref))
     digest = compute_version(
-        context.job.spec, files, model_revision=model_revision, chat_template=template
+        context.job.spec,
+        files,
+        benchmarks=benchmarks,
+        model_revision=model_revision,
+        chat_template=template,
     )
     reused = context.output.exists(f"{dataset_prefix(digest)}/{MANIFEST_NAME}")
     if reused:
@@ -111,7 +118,7 @@ def prepare(context: StageContext) -> PrepareResult:
         )
         require_evidence(context, folder)
     else:
-        report = build(context, files, digest, template)
+        report = build(context, files, digest, template, benchmarks=benchmarks)
         require_evidence(context, staging_of(context, digest))
         manifest, reused = _publish(context, digest)
         if reused:  # another job prepared the same data at the same time
@@ -163,12 +170,24 @@ def require_evidence(context: StageContext, folder: Path) -> None:
 
 def fetch_sources(context: StageContext) -> list[list[SourceFile]]:
     """Fetch the files of all sources to the work folder."""
+    return _fetch(context, context.job.spec.dataset.sources, "sources")
+
+
+def fetch_benchmarks(context: StageContext) -> list[list[SourceFile]]:
+    """Fetch the files of ``dataset.contamination.against`` to the work folder."""
+    benchmarks = context.job.spec.dataset.benchmarks
+    return _fetch(context, list(map(as_source, benchmarks)), "benchmarks")
+
+
+def _fetch(
+    context: StageContext, sources: Sequence[Source], folder_name: str
+) -> list[list[SourceFile]]:
     fetched = []
-    for index, source in enumerate(context.job.spec.dataset.sources):
+    for index, source in enumerate(sources):
         location = locate(source.uri)
         access = context.access(source.credentials_ref)
         store = open_patiently(location.root, access, context.emit.message)
-        folder = context.scratch(f"sources/{index}")
+        folder = context.scratch(f"{folder_name}/{index}")
         files = fetch_source(source, store, location, folder)
         num_bytes = sum(file.num_bytes for file in files)
         context.emit.message(f"read {source.uri}: {len(files)} file(s), {num_bytes:,} bytes")
@@ -178,7 +197,12 @@ def fetch_sources(context: StageContext) -> list[list[SourceFile]]:
 
 
 def build(
-    context: StageContext, files: list[list[SourceFile]], digest: str, template: str | None
+    context: StageContext,
+    files: list[list[SourceFile]],
+    digest: str,
+    template: str | None,
+    *,
+    benchmarks: list[list[SourceFile]] | None = None,
 ) -> DatasetReport:
     """Do the work of the stage and leave the data set in the staging folder."""
     tokenizer = context.load_tokenizer()
@@ -192,6 +216,7 @@ def build(
             staging,
             workers,
             conversational=conversational,
+            benchmarks=benchmarks,
         )
         model_dir, _ = context.model_folder(include_weights=False)
         chat_format = choose_format(
@@ -234,6 +259,7 @@ def divide_sources(
     workers: Workers,
     *,
     conversational: bool,
+    benchmarks: list[list[SourceFile]] | None = None,
 ) -> tuple[Input, Division, list[Finding], Mapping[Side, RowFile]]:
     """Read all rows, check them, and write the sides."""
     job, dataset = context.job, context.job.spec.dataset
@@ -272,13 +298,28 @@ def divide_sources(
         )
         findings = screening.summarise()
         _require_rows(job, spool, read)
-        keys = spool.keys()
-        division, more = _divide(dataset, keys)
+        read_benchmarks(
+            dataset.benchmarks,
+            fetch_benchmarks(context) if benchmarks is None else benchmarks,
+            spool,
+            conversational=conversational,
+            steps=screening.steps,
+        )
+        compared = compare_rows(
+            spool, dataset, on_progress=lambda done, total: _tell_comparing(context, done, total)
+        )
+        write_records(staging, compared)
+        division = divide_compared(compared, dataset.split)
+        more = [*compared.findings, *check_division(division)]
         require_sides(count_divided(division))
         weights = [source.weight for source in dataset.sources]
-        repeats = count_repeats(division, keys, weights=weights, ends=ends, seed=dataset.split.seed)
+        repeats = count_repeats(
+            division, spool.keys(), weights=weights, ends=ends, seed=dataset.split.seed
+        )
         more += [*tell_weights(division, repeats, weights), *tell_size(division.num_rows)]
-        sides = spool.write_sides(staging, division.positions, division.sides, repeats)
+        sides = spool.write_sides(
+            staging, division.positions, division.sides, repeats, compared.keys.groups
+        )
     return read, division, [*findings, *more], sides
 
 
@@ -325,18 +366,6 @@ def _require_rows(job: ResolvedJob, spool: Spool, read: Input) -> None:
     )
 
 
-def _divide(dataset: Dataset, keys: RowKeys) -> tuple[Division, list[Finding]]:
-    split = dataset.split
-    kept, findings = check_rows(draw_rows(keys, dataset.max_rows, seed=split.seed))
-    division = divide_rows(
-        kept,
-        test_percent=split.test_percent,
-        validation_percent=split.validation_percent,
-        seed=split.seed,
-    )
-    return division, [*findings, *check_division(division)]
-
-
 def _publish(context: StageContext, digest: str) -> tuple[Manifest, bool]:
     """Publish the staged folder; the flag tells that another writer was first."""
     sources = context.job.spec.dataset.sources
@@ -378,6 +407,10 @@ def _tell_reading(context: StageContext, num_read: int) -> None:
 def _tell_progress(context: StageContext, done: int, total: int) -> None:
     if done == total or done % PROGRESS_ROWS == 0:
         context.emit.progress(step=done, total_steps=total, message="finding tokens and labels")
+
+
+def _tell_comparing(context: StageContext, done: int, total: int) -> None:
+    context.emit.progress(step=done, total_steps=total, message="comparing near prompts")
 
 
 def staging_of(context: StageContext, digest: str, *, fresh: bool = False) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_api.trainer import ResolvedJob, RowCounts
+from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER
 from finetune_trainer.data.prepared import REPORT_NAME
 from finetune_trainer.data.report import (
     CheckReport,
@@ -13,6 +14,7 @@ from finetune_trainer.data.report import (
     FileReport,
     LabelReport,
     LengthBin,
+    RowPairReport,
     SourceReport,
     SplitReport,
     TokenReport,
@@ -26,6 +28,7 @@ from finetune_trainer.prepare.dividing import Division
 from finetune_trainer.prepare.reading.encodings import UTF8
 from finetune_trainer.prepare.reading.examples import SourceRows, file_label
 from finetune_trainer.prepare.reading.sources import SourceFile
+from finetune_trainer.prepare.strata import count_wanted, widest_half
 from finetune_trainer.prepare.tokens import TokenStatistics
 from finetune_trainer.prepare.version import RECIPE_VERSION
 
@@ -72,6 +75,13 @@ def make_report(
             seed=split.seed,
             groups=division.num_groups,
             rows_drawn=division.num_rows,
+            test_groups=division.num_test_groups,
+            wanted_test_groups=count_wanted(),
+            widest_interval=f"{widest_half(_num_scored(job, division.num_test_groups)):.3f}",
+            labels=division.num_labels,
+            largest_label_deviation=(
+                None if division.largest_deviation is None else f"{division.largest_deviation:.4f}"
+            ),
         ),
         max_sequence_length=spec.hyperparameters.max_sequence_length,
         remedies=[*remedies, *_tell_examples(tokens)],
@@ -157,6 +167,8 @@ def tell_report(
     for check in report.checks:
         if check.message:
             tell(check.message)
+    for sentence in _tell_split(job, report.split):
+        tell(sentence)
     for remedy in report.remedies:
         tell(remedy)
     for side, tokens in report.tokens[tokenizer_name(job)].items():
@@ -171,6 +183,35 @@ def tell_report(
 def count_rows(sides: Mapping[Side, RowFile]) -> RowCounts:
     """Count the rows of each side as they are written."""
     return RowCounts(**{side.value: len(rows) for side, rows in sides.items()})
+
+
+def _num_scored(job: ResolvedJob, num_groups: int) -> int:
+    return min(num_groups, job.spec.evaluation.max_samples)
+
+
+def _tell_split(job: ResolvedJob, split: SplitReport) -> list[str]:
+    sentences = []
+    if split.labels is not None:
+        sentences.append(
+            f"every side has its share of each of the {split.labels} labels (largest difference "
+            f"{split.largest_label_deviation})"
+        )
+    goal = job.spec.goal
+    if goal is not None and goal.metric in LOWER_IS_BETTER:
+        return sentences  # its interval depends on the losses, not on their number alone
+    metric = goal.metric if goal else "a score"
+    sentence = (
+        f"the verdict rests on {_num_scored(job, split.test_groups)} independent held-out prompts: "
+        f"the 95 % interval of {metric} reaches at most {split.widest_interval} to either side"
+    )
+    if split.test_groups < split.wanted_test_groups:
+        sentence += (
+            f"; {split.wanted_test_groups} are wanted for 0.10: add examples, or raise "
+            "dataset.split.testPercent"
+        )
+    elif job.spec.evaluation.max_samples < split.wanted_test_groups:
+        sentence += f"; {split.wanted_test_groups} are wanted for 0.10: raise evaluation.maxSamples"
+    return [*sentences, sentence]
 
 
 def count_divided(division: Division) -> RowCounts:
@@ -202,6 +243,15 @@ def report_findings(findings: Sequence[Finding]) -> list[CheckReport]:
             removed=finding.num_removed,
             message=finding.message,
             counts=dict(finding.counts),
+            pairs=[
+                RowPairReport(
+                    file=pair.file,
+                    line=pair.line,
+                    other_file=pair.other_file,
+                    other_line=pair.other_line,
+                )
+                for pair in finding.pairs
+            ],
         )
         for finding in findings
     ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.prepare.reading.sources import SourceFile
 
-RECIPE_VERSION = 12
+RECIPE_VERSION = 14
 """Raised by every change of this package that changes what is written for the same input."""
 
 
@@ -17,6 +18,7 @@ def compute_version(
     spec: FineTuneJobSpec,
     files: Sequence[Sequence[SourceFile]],
     *,
+    benchmarks: Sequence[Sequence[SourceFile]] = (),
     model_revision: str,
     chat_template: str | None,
 ) -> str:
@@ -29,16 +31,16 @@ def compute_version(
     Args:
         spec: The job's spec.
         files: The fetched files of each source, in the spec's order.
+        benchmarks: The fetched files of each of ``dataset.contamination.against``.
         model_revision: What the base model is: a commit or a digest, never a branch.
         chat_template: The job's own chat template, as text.
     """
     dataset = spec.dataset.to_wire()
     del dataset["approval"]  # who has to look at the data does not change it
-    sources = []
-    for source, fetched in zip(dataset.pop("sources"), files, strict=True):
-        for place in ("uri", "credentialsRef"):
-            source.pop(place, None)
-        sources.append({**source, "files": [_identify(file) for file in fetched]})
+    sources = _by_content(dataset.pop("sources"), files)
+    if benchmarks:
+        contamination = dataset["contamination"]
+        contamination["against"] = _by_content(contamination["against"], benchmarks)
     recipe = {
         "recipeVersion": RECIPE_VERSION,
         "dataset": dataset,
@@ -53,6 +55,17 @@ def compute_version(
     if spec.method.objective != "SFT":  # it decides how rows are read
         recipe["objective"] = spec.method.objective
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _by_content(
+    sources: list[dict[str, Any]], files: Sequence[Sequence[SourceFile]]
+) -> list[dict[str, Any]]:
+    described = []
+    for source, fetched in zip(sources, files, strict=True):
+        for place in ("uri", "credentialsRef"):
+            source.pop(place, None)
+        described.append({**source, "files": [_identify(file) for file in fetched]})
+    return described
 
 
 def _identify(file: SourceFile) -> list[str | None]:

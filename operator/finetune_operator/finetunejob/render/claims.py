@@ -52,8 +52,15 @@ def with_file_uris(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     def moved(part: Any) -> Any:
         return part.model_copy(update={"uri": to_file_uri(part.uri)})
 
+    contamination = spec.dataset.contamination
+    if contamination is not None:
+        against = [moved(benchmark) for benchmark in contamination.against]
+        contamination = contamination.model_copy(update={"against": against})
     dataset = spec.dataset.model_copy(
-        update={"sources": [moved(source) for source in spec.dataset.sources]}
+        update={
+            "sources": [moved(source) for source in spec.dataset.sources],
+            "contamination": contamination,
+        }
     )
     model = moved(spec.model)
     template = spec.model.chat_template
@@ -73,6 +80,7 @@ def claims_of(spec: FineTuneJobSpec) -> dict[str, bool]:
     """Return the claims a spec names, each with whether it is only read."""
     claims: dict[str, bool] = {}
     reads = [spec.model.uri, *(source.uri for source in spec.dataset.sources)]
+    reads += [benchmark.uri for benchmark in spec.dataset.benchmarks]
     reads += [spec.init_from.uri] if spec.init_from else []
     if spec.model.chat_template is not None:
         reads.append(spec.model.chat_template.uri or "")

@@ -71,6 +71,7 @@ def credentials_of(spec: FineTuneJobSpec) -> list[str]:
         spec.output.credentials_ref,
         spec.init_from.credentials_ref if spec.init_from else None,
         *(source.credentials_ref for source in spec.dataset.sources),
+        *(benchmark.credentials_ref for benchmark in spec.dataset.benchmarks),
     ]
     return sorted({reference.name for reference in references if reference is not None})
 

@@ -112,6 +112,7 @@ def open_source(
     files: Sequence[SourceFile],
     *,
     index: int,
+    where: str = "",
     label: str,
     conversational: bool,
     control_tokens: Collection[str] = (),
@@ -123,6 +124,7 @@ def open_source(
         source: What the user says about it.
         files: Its fetched files.
         index: Its position in ``spec.dataset.sources``, for messages.
+        where: Its place in the spec, for messages, if it is none of these.
         label: Put before file names; empty when there is only one source.
         conversational: The model's tokenizer has a chat template.
         control_tokens: Texts that the model's tokenizer reads as control tokens.
@@ -133,7 +135,7 @@ def open_source(
             taken.
         UserError: The source's settings do not fit its rows.
     """
-    where = f"dataset.sources[{index}]"
+    where = where or f"dataset.sources[{index}]"
     stream = _read_files(source, files, label)
     probe: list[tuple[str, RawRow | RowError]] = []
     raw_rows: list[RawRow] = []

@@ -1,0 +1,284 @@
+"""Compare the rows of a data set with each other: copies, leaks, contradictions, groups.
+
+The order matters: copies go first, so that ``dataset.maxRows`` draws among distinct rows; what is
+close to a benchmark or a held-out row goes before near copies, so that what is kept of these may be
+trained on; contradictions are looked for among what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.meta import decimal_of
+from finetune_api.v1alpha1.dataset import Dataset
+from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.checks import NUM_PAIRS_SHOWN, Finding, RowPair
+from finetune_trainer.prepare.dividing import draw_rows
+from finetune_trainer.prepare.duplicates.clusters import Clusters, cluster_rows
+from finetune_trainer.prepare.duplicates.conflicts import (
+    CONFLICTS,
+    Conflicts,
+    find_conflicts,
+    remove_conflicts,
+)
+from finetune_trainer.prepare.duplicates.near import no_pairs
+from finetune_trainer.prepare.duplicates.prompts import Prompts, find_prompts
+from finetune_trainer.prepare.duplicates.removal import (
+    CONTAMINATED,
+    EXACT,
+    count_copies,
+    remove_contaminated,
+    remove_copies,
+    remove_leaked,
+    remove_near,
+)
+from finetune_trainer.prepare.duplicates.rows import Comparison, Removed, start_comparison
+from finetune_trainer.prepare.spool import RowKeys, RowMarks, Spool
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+NUM_PAIRS_TOLD = 3
+"""Pairs of rows that a message names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """The rows of a data set after they were compared.
+
+    Attributes:
+        keys: The rows that are left; their groups are the closure of group column, equal and near
+            prompts.
+        marks: What tells rows apart, by position.
+        findings: What was found.
+        removed: Rows that were left out.
+        conflicts: Pairs of positions of rows with one question and two labels.
+    """
+
+    keys: RowKeys
+    marks: RowMarks
+    findings: list[Finding]
+    removed: list[Removed]
+    conflicts: list[tuple[int, int]]
+
+    def removed_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield what is on record of each row that was left out."""
+        for removed in self.removed:
+            pairs = zip(removed.positions.tolist(), removed.because_of.tolist(), strict=True)
+            for position, other in pairs:
+                yield _record(self.marks, removed.check, position, other)
+
+    def conflicting_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield what is on record of each row that another one contradicts."""
+        for position, other in self.conflicts:
+            yield _record(self.marks, CONFLICTS, position, other)
+
+
+def compare_rows(
+    spool: Spool,
+    dataset: Dataset,
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Compared:
+    """Compare all rows of a spool with each other and do what the job says.
+
+    Args:
+        spool: The rows, those of benchmarks among them.
+        dataset: The job's ``spec.dataset``.
+        on_progress: Told how many pairs have been judged, and of how many.
+
+    Raises:
+        DataError: ``ContradictoryLabels`` or ``Contaminated``, where the job refuses such rows.
+    """
+    rows = start_comparison(spool.keys(), spool.marks())
+    findings = [_drop_copies(rows, dataset)]
+    rows.keys = draw_rows(rows.keys, dataset.max_rows, seed=dataset.split.seed)
+    near = dataset.duplicates.near
+    wants_near = near != "Keep" or len(rows.benchmarks) > 0 or bool(rows.is_held_out.any())
+    prompts = find_prompts(
+        rows,
+        spool.read_prompt,
+        threshold=float(decimal_of(dataset.duplicates.threshold)) if wants_near else None,
+        on_progress=on_progress,
+    )
+    if len(rows.benchmarks):
+        findings.append(_drop_contaminated(rows, prompts, dataset))
+    findings.append(_tell_leaks(rows, remove_leaked(rows, prompts)))
+    if near == "Drop":
+        findings.append(_tell_near_copies(rows, remove_near(rows, prompts)))
+    conflicts = find_conflicts(rows, prompts)
+    pairs = list(
+        zip(
+            rows.keys.positions[conflicts.indexes].tolist(),
+            conflicts.against.tolist(),
+            strict=True,
+        )
+    )
+    findings.append(_judge_conflicts(rows, conflicts, dataset))
+    clusters = cluster_rows(
+        rows.keys.groups,
+        prompts.of(rows.keys.positions),
+        no_pairs() if near == "Keep" else prompts.near,
+    )
+    findings.append(_tell_clusters(clusters, len(rows.keys)))
+    return Compared(
+        keys=RowKeys(
+            positions=rows.keys.positions,
+            groups=clusters.groups,
+            contents=rows.keys.contents,
+            sides=rows.keys.sides,
+        ),
+        marks=rows.marks,
+        findings=findings,
+        removed=rows.removed,
+        conflicts=pairs,
+    )
+
+
+def _drop_copies(rows: Comparison, dataset: Dataset) -> Finding:
+    num_rows = len(rows.keys)
+    if dataset.duplicates.exact == "Keep":
+        number = count_copies(rows)
+        message = f"{number} of {num_rows} rows repeat another row; they are kept"
+        return Finding(name=EXACT, num_flagged=number, message=message if number else "")
+    removed = remove_copies(rows)
+    message = (
+        f"{len(removed)} of {num_rows} rows repeat another row (same prompt and answer, but for "
+        f"case, whitespace and punctuation at the ends) and are left out{_such_as(rows, removed)}"
+    )
+    return _removal(rows, removed, message)
+
+
+def _drop_contaminated(rows: Comparison, prompts: Prompts, dataset: Dataset) -> Finding:
+    num_rows = len(rows.keys)
+    removed = remove_contaminated(rows, prompts)
+    shown = _such_as(rows, removed)
+    if len(removed) and dataset.contamination and dataset.contamination.on_match == "Refuse":
+        raise DataError(
+            "Contaminated",
+            f"{len(removed)} of {num_rows} rows have an equal or near prompt in "
+            f"dataset.contamination.against{shown}. Leave them out, or set "
+            "dataset.contamination.onMatch to Drop",
+        )
+    message = (
+        f"{len(removed)} of {num_rows} rows have an equal or near prompt in "
+        f"dataset.contamination.against and are left out{shown}"
+    )
+    return _removal(rows, removed, message, name=CONTAMINATED)
+
+
+def _tell_leaks(rows: Comparison, removed: Removed) -> Finding:
+    message = (
+        f"{len(removed)} rows of sources bound to train or validation are close to a held-out row "
+        "(equal or near prompt) and are left out, else the scores would measure memory"
+        f"{_such_as(rows, removed)}"
+    )
+    return _removal(rows, removed, message)
+
+
+def _tell_near_copies(rows: Comparison, removed: Removed) -> Finding:
+    message = (
+        f"{len(removed)} rows have a prompt near to an earlier row's and its answer, and are left "
+        f"out (dataset.duplicates.near: Drop){_such_as(rows, removed)}"
+    )
+    return _removal(rows, removed, message)
+
+
+def _judge_conflicts(rows: Comparison, conflicts: Conflicts, dataset: Dataset) -> Finding:
+    if not len(conflicts):
+        return Finding(name=CONFLICTS, num_flagged=0)
+    pairs = _pairs(
+        rows.marks, rows.keys.positions[conflicts.indexes].tolist(), conflicts.against.tolist()
+    )
+    torn = (
+        f"{conflicts.num_questions} question(s) have more than one label, in {len(conflicts)} "
+        f"rows: {_name(pairs, len(conflicts))}"
+    )
+    if dataset.on_conflict == "Refuse":
+        raise DataError(
+            "ContradictoryLabels",
+            f"{torn}. Decide on one label each, or set dataset.onConflict to Drop to leave these "
+            "rows out, or to Report",
+        )
+    num_removed = 0
+    if dataset.on_conflict == "Drop":
+        num_removed = len(remove_conflicts(rows, conflicts))
+        message = f"{torn}; {num_removed} of them are left out (dataset.onConflict: Drop)"
+    else:
+        message = f"{torn}; decide on one label each, or set dataset.onConflict to Drop"
+    return Finding(
+        name=CONFLICTS,
+        num_flagged=len(conflicts),
+        num_removed=num_removed,
+        message=message,
+        pairs=pairs,
+    )
+
+
+def _tell_clusters(clusters: Clusters, num_rows: int) -> Finding:
+    parts = []
+    if clusters.num_near_groups:
+        parts.append(
+            f"{clusters.num_near_rows} of {num_rows} rows have near prompts and form "
+            f"{clusters.num_near_groups} groups, the largest of {clusters.largest_rows} rows; each "
+            "stays on one side"
+        )
+    if clusters.num_cut_rows:
+        parts.append(
+            f"{clusters.num_cut_rows} rows form groups of more than a twentieth of all rows, by a "
+            "chain of prompts each near or equal to the next; these are taken apart at their "
+            "weakest ties, so some near prompts may lie on two sides"
+        )
+    return Finding(name="nearPrompts", num_flagged=clusters.num_near_rows, message="; ".join(parts))
+
+
+def _removal(rows: Comparison, removed: Removed, message: str, *, name: str = "") -> Finding:
+    return Finding(
+        name=name or removed.check,
+        num_flagged=len(removed),
+        num_removed=len(removed),
+        message=message if len(removed) else "",
+        pairs=_pairs(rows.marks, removed.positions, removed.because_of),
+    )
+
+
+def _such_as(rows: Comparison, removed: Removed) -> str:
+    if not len(removed):
+        return ""
+    pairs = _pairs(rows.marks, removed.positions, removed.because_of)
+    return f": {_name(pairs, len(removed))}"
+
+
+def _name(pairs: Sequence[RowPair], total: int) -> str:
+    more = ", ..." if total > NUM_PAIRS_TOLD else ""
+    return ", ".join(map(str, pairs[:NUM_PAIRS_TOLD])) + more
+
+
+def _pairs(
+    marks: RowMarks, positions: Sequence[int] | NDArray[np.int64], others: Any
+) -> tuple[RowPair, ...]:
+    return tuple(
+        RowPair(
+            file=marks.place(position)[0],
+            line=marks.place(position)[1],
+            other_file=marks.place(other)[0],
+            other_line=marks.place(other)[1],
+        )
+        for position, other in islice(zip(positions, others, strict=True), NUM_PAIRS_SHOWN)
+    )
+
+
+def _record(marks: RowMarks, check: str, position: int, other: int) -> dict[str, Any]:
+    file, line = marks.place(position)
+    other_file, other_line = marks.place(other)
+    return {
+        "file": file,
+        "line": line,
+        "check": check,
+        "otherFile": other_file,
+        "otherLine": other_line,
+    }

@@ -1,0 +1,134 @@
+"""Which rows are left out: exact copies, near ones, and what is too close to a held-out row."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from finetune_trainer.prepare.duplicates.prompts import Prompts
+from finetune_trainer.prepare.duplicates.rows import TEST, TRAIN, Comparison, Removed
+from finetune_trainer.prepare.spool import LOOSE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+EXACT = "duplicateRows"
+NEAR = "nearDuplicateRows"
+LEAKED = "leakedRows"
+CONTAMINATED = "contaminatedRows"
+
+_NONE = 2**62
+
+
+def remove_copies(rows: Comparison) -> Removed:
+    """Leave out rows with the prompt and answer of an earlier one.
+
+    Rows that a source binds to a held-out side stay; a copy of one of them that the split would
+    divide goes, wherever it stands.
+    """
+    import numpy as np
+
+    is_held_out = rows.is_held_out
+    digests = rows.marks.rows[rows.keys.positions]
+    is_bound = rows.keys.sides != LOOSE
+    # Rows bound to train are compared with held-out ones later: that is a leak, not a copy.
+    order = np.lexsort((np.arange(len(digests)), ~is_held_out, digests))
+    is_first = _starts(digests[order])
+    keeper = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
+    repeats = ~is_first & ~is_held_out[order]
+    crosses = is_held_out[keeper] & is_bound[order]
+    out, kept = order[repeats & ~crosses], keeper[repeats & ~crosses]
+    by_position = np.argsort(out)
+    return rows.remove(EXACT, out[by_position], rows.keys.positions[kept[by_position]])
+
+
+def count_copies(rows: Comparison) -> int:
+    """Count the rows with the prompt and answer of another one; all stay."""
+    import numpy as np
+
+    return len(rows.keys) - len(np.unique(rows.marks.rows[rows.keys.positions]))
+
+
+def remove_leaked(rows: Comparison, prompts: Prompts) -> Removed:
+    """Leave out rows bound to train or validation that are close to a held-out row.
+
+    Close is an equal or near prompt. A row bound to train goes if a row bound to validation or
+    test is close, one bound to validation if one bound to test is.
+    """
+    import numpy as np
+
+    prompt_of = prompts.of(rows.keys.positions)
+    sides = rows.keys.sides
+    is_test, is_held_out = sides == TEST, rows.is_held_out
+    near_test = _witness(prompts, prompt_of[is_test], rows.keys.positions[is_test])
+    near_any = _witness(prompts, prompt_of[is_held_out], rows.keys.positions[is_held_out])
+    is_train = sides == TRAIN
+    because = np.where(is_train, near_any[prompt_of], _NONE)
+    because = np.where(is_held_out & ~is_test, near_test[prompt_of], because)
+    out = np.flatnonzero(because < _NONE)
+    return rows.remove(LEAKED, out, because[out])
+
+
+def remove_contaminated(rows: Comparison, prompts: Prompts) -> Removed:
+    """Leave out rows close to a row of a benchmark, but those that are bound to the test side."""
+    import numpy as np
+
+    near = _witness(prompts, prompts.of(rows.benchmarks), rows.benchmarks)
+    because = np.where(rows.keys.sides == TEST, _NONE, near[prompts.of(rows.keys.positions)])
+    out = np.flatnonzero(because < _NONE)
+    return rows.remove(CONTAMINATED, out, because[out])
+
+
+def remove_near(rows: Comparison, prompts: Prompts) -> Removed:
+    """Leave out rows whose prompt is near to an earlier row's and whose answer is the same."""
+    import numpy as np
+
+    near: dict[int, list[int]] = defaultdict(list)
+    for a, b in prompts.near.pairs.tolist():
+        near[a].append(b)
+        near[b].append(a)
+    prompt_of = prompts.of(rows.keys.positions)
+    touched = np.isin(prompt_of, np.fromiter(near, dtype=np.int64, count=len(near)))
+    is_held_out = rows.is_held_out
+    kept: dict[tuple[int, int], int] = {}
+    out, because = [], []
+    for index in np.flatnonzero(touched).tolist():
+        prompt = int(prompt_of[index])
+        answer = int(rows.marks.answers[rows.keys.positions[index]])
+        twin = next((kept[n, answer] for n in near[prompt] if (n, answer) in kept), None)
+        if twin is None or is_held_out[index]:
+            kept.setdefault((prompt, answer), int(rows.keys.positions[index]))
+        else:
+            out.append(index)
+            because.append(twin)
+    return rows.remove(NEAR, np.array(out, dtype=np.int64), np.array(because, dtype=np.int64))
+
+
+def _witness(
+    prompts: Prompts, found: NDArray[np.int64], positions: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return for each prompt the first of the given rows that has it or a near one, or ``_NONE``.
+
+    Args:
+        prompts: All prompts.
+        found: Number of each row's prompt.
+        positions: The rows.
+    """
+    import numpy as np
+
+    own = np.full(prompts.num_prompts, _NONE, dtype=np.int64)
+    np.minimum.at(own, found, positions)
+    near = np.full_like(own, _NONE)
+    first, second = prompts.near.pairs[:, 0], prompts.near.pairs[:, 1]
+    np.minimum.at(near, first, own[second])
+    np.minimum.at(near, second, own[first])
+    return np.where(own < _NONE, own, near)
+
+
+def _starts(ordered: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    import numpy as np
+
+    starts = np.ones(len(ordered), dtype=bool)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    return starts

@@ -1,0 +1,61 @@
+"""Divide the rows that were compared, and put on record what became of the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.v1alpha1.dataset import Split
+from finetune_trainer.data.prepared import CONFLICTS_NAME, REMOVED_NAME
+from finetune_trainer.prepare.dividing import Division, divide_rows
+from finetune_trainer.prepare.duplicates.comparing import Compared
+from finetune_trainer.prepare.spool import SIDES
+from finetune_trainer.prepare.strata import find_strata, largest_deviation
+
+if TYPE_CHECKING:
+    pass
+
+
+def divide_compared(compared: Compared, split: Split) -> Division:
+    """Put every row on a side, each with its share of every label where there are a few.
+
+    Raises:
+        DataError: There are fewer groups than sides.
+    """
+    strata = find_strata(compared.keys, compared.marks)
+    division = divide_rows(
+        compared.keys,
+        test_percent=split.test_percent,
+        validation_percent=split.validation_percent,
+        seed=split.seed,
+        strata=strata,
+    )
+    if strata is None:
+        return division
+    return replace(
+        division,
+        num_labels=int(strata.max()) + 1,
+        largest_deviation=max(
+            largest_deviation(strata, division.sides == code) for code in range(len(SIDES))
+        ),
+    )
+
+
+def write_records(folder: Path, compared: Compared) -> None:
+    """Write which rows were left out and which contradict each other, one JSON line each.
+
+    Files and lines only, never text. A file without lines is not written.
+    """
+    _write_lines(folder / REMOVED_NAME, compared.removed_rows())
+    _write_lines(folder / CONFLICTS_NAME, compared.conflicting_rows())
+
+
+def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for record in records:
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+    if not path.stat().st_size:
+        path.unlink()

@@ -1,0 +1,64 @@
+"""Labels whose shares the split keeps, and what the size of the test side allows to say. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from finetune_trainer.prepare.spool import RowKeys, RowMarks
+
+MAX_LABELS = 200
+MIN_ROWS_PER_LABEL = 5
+WANTED_HALF_WIDTH = 0.10
+_LABELLED_SHARE = 0.95
+_Z_95 = 1.959963984540054
+
+
+def find_strata(keys: RowKeys, marks: RowMarks) -> NDArray[np.int64] | None:
+    """Return the number of each row's label, where the data set has a few labels; else None.
+
+    A data set has labels when nearly all answers are short, there are at most 200 different ones,
+    and five rows of each on average. Rows with another answer share a number.
+    """
+    import numpy as np
+
+    is_label = marks.is_label[keys.positions]
+    if not len(keys) or is_label.mean() < _LABELLED_SHARE:
+        return None
+    answers = np.where(is_label, marks.answers[keys.positions], np.uint64(0))
+    labels, strata = np.unique(answers, return_inverse=True)
+    if not 2 <= len(labels) <= min(MAX_LABELS, len(keys) // MIN_ROWS_PER_LABEL):
+        return None
+    return strata
+
+
+def largest_deviation(strata: NDArray[np.int64], on_side: NDArray[np.bool_]) -> float:
+    """Return by how much the share of a label on a side differs most from its share of all rows."""
+    import numpy as np
+
+    if not on_side.any():
+        return 0.0
+    num = int(strata.max()) + 1
+    overall = np.bincount(strata, minlength=num) / len(strata)
+    there = np.bincount(strata[on_side], minlength=num) / on_side.sum()
+    return float(np.abs(there - overall).max())
+
+
+def widest_half(num_groups: int) -> float:
+    """Return half the width of the widest 95 % interval of a score between 0 and 1.
+
+    Args:
+        num_groups: Independent held-out prompts.
+
+    Source: Wilson 1927, at a share of one half; the evaluation uses the same interval.
+    """
+    return _Z_95 / (2 * math.sqrt(max(0, num_groups) + _Z_95 * _Z_95))
+
+
+def count_wanted(half_width: float = WANTED_HALF_WIDTH) -> int:
+    """Return how many independent held-out prompts make no interval wider than this."""
+    return math.ceil((_Z_95 / (2 * half_width)) ** 2 - _Z_95 * _Z_95)
