@@ -115,8 +115,9 @@ def join_parts(content: object, name: str) -> object:
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         text = part.get("text") if isinstance(part, dict) else part
-        if (kind is not None and kind not in _TEXT_PARTS) or not isinstance(text, str):
-            shown = repr(kind) if isinstance(kind, str) else describe(part)
+        is_text = kind is None or (isinstance(kind, str) and kind in _TEXT_PARTS)
+        if not is_text or not isinstance(text, str):
+            shown = repr(kind) if _may_be_name(kind) else describe(part)
             raise BadRow(
                 "NotText",
                 f"{name} has a part of type {shown}; only text can be trained, leave the row out",
@@ -246,7 +247,8 @@ def _is_learned(weight: object, where: str) -> bool:
 
 def _read_role(entry: dict[str, Any], where: str, roles: Mapping[str, str], role_key: str) -> str:
     role = entry.get(role_key)
-    if (role in TOOL_ROLES and role not in roles) or entry.get("function_call"):
+    is_tool = isinstance(role, str) and role in TOOL_ROLES and role not in roles
+    if is_tool or entry.get("function_call"):
         raise BadRow(
             "ToolMessage",
             f"{where} is a tool call or a tool's answer in a shape that is not known here; write "
@@ -259,10 +261,15 @@ def _read_role(entry: dict[str, Any], where: str, roles: Mapping[str, str], role
     return roles[role]
 
 
+def _may_be_name(value: object) -> bool:
+    """Tell the name of a role or type, which messages may quote, from what may be a row's text."""
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z_-]{1,20}", value) is not None
+
+
 def _describe_role(role: object) -> str:
     """Quote what may be the name of a role; anything else may be the row's text."""
     if role is None:
         return "missing"
-    if isinstance(role, str) and re.fullmatch(r"[A-Za-z_-]{1,20}", role):
+    if _may_be_name(role):
         return repr(role)
     return f"no role but {describe(role)}"
