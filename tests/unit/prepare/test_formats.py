@@ -71,6 +71,17 @@ def from_value(*turns: tuple[str, str]) -> dict[str, Any]:
             {},
             {"messages": [SYSTEM, USER, ANSWER]},
         ),
+        ({"conversations": [USER, ANSWER]}, {}, {"messages": [USER, ANSWER]}),
+        ({"messages": json.dumps([USER, ANSWER])}, {}, {"messages": [USER, ANSWER]}),
+        (
+            {
+                "conversations": json.dumps(
+                    from_value(("human", "Hi"), ("gpt", "Hello"))["conversations"]
+                )
+            },
+            {},
+            {"messages": [USER, ANSWER]},
+        ),
         ({"prompt": "Hi", "completion": "Hello"}, {}, PAIR),
         (
             {"prompt": "Hi", "completion": "Hello"},
@@ -258,6 +269,8 @@ def test_pairs_stay_text_for_a_model_without_chat_template(
         ({"messages": [SYSTEM, USER, SYSTEM, ANSWER]}, {}, "WrongRoleOrder", "messages[2]"),
         ({"messages": []}, {}, "NotMessages", "an empty list"),
         ({"messages": "Hi"}, {}, "NotMessages", "is text"),
+        ({"messages": "[{'role': 'user'}]"}, {}, "NotMessages", "a list in text that is not JSON"),
+        ({"messages": "[" * 100_000}, {}, "NotMessages", "a list in text that is not JSON"),
         ({"messages": ["Hi"]}, {}, "NotMessages", "messages[0] is text"),
         ({"messages": [{"content": "Hi"}]}, {}, "UnknownRole", "messages[0].role is missing"),
         ({"messages": [{"role": "robot", "content": "Hi"}]}, {}, "UnknownRole", "'robot'"),

@@ -19,6 +19,7 @@ from finetune_trainer.prepare.reading.messages import (
     add_system,
     check_conversation,
     end_at_last_learned,
+    read_json_text,
     read_messages,
     read_text,
 )
@@ -288,17 +289,18 @@ def _convert_chat(fields: Mapping[str, Any], system: str | None) -> dict[str, An
 
 
 def _convert_sharegpt(fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
-    messages = read_messages(
-        fields.get("conversations"),
-        "conversations",
-        roles=SHAREGPT_ROLES,
-        role_key="from",
-        content_key="value",
-    )
+    turns = read_json_text(fields.get("conversations"), "conversations")
+    if _are_messages(turns):  # many call a list of messages so
+        messages = read_messages(turns, "conversations")
+    else:
+        messages = read_messages(
+            turns, "conversations", roles=SHAREGPT_ROLES, role_key="from", content_key="value"
+        )
     own = fields.get("system")
     if own:  # ShareGPT files hold the system message as a turn or beside the turns
         messages = add_system(messages, read_text(own, "system"))
-    return _conversation(messages, "conversations", system)
+    row = _conversation(messages, "conversations", system)
+    return _with_tools(row, fields)
 
 
 def _conversation(messages: list[Message], name: str, system: str | None) -> dict[str, Any]:

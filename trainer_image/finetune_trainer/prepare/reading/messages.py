@@ -12,6 +12,7 @@ after it could be learned, and an evaluation would ask for an answer that nobody
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -80,6 +81,7 @@ def read_messages(
     """
     if value is None:
         raise BadRow("MissingField", f"{name} is missing")
+    value = read_json_text(value, name)
     if not isinstance(value, list) or not value:
         raise BadRow(
             "NotMessages", f"{name} is {describe(value)}; expected a list of at least one message"
@@ -101,6 +103,23 @@ def read_messages(
         else:
             messages.append({"role": role, "content": read_text(content, f"{where}.{content_key}")})
     return messages
+
+
+def read_json_text(value: object, name: str) -> object:
+    """Return what a list written as JSON text holds, as in a cell of a table; all else as it is.
+
+    Raises:
+        BadRow: It begins like a list and is not JSON.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        words = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        raise BadRow(
+            "NotMessages", f"{name} is a list in text that is not JSON: {words}"
+        ) from error
 
 
 def join_parts(content: object, name: str) -> object:
