@@ -63,6 +63,10 @@ faults: setup ## Kill, stop, starve and cut off running jobs, as a table (FAULTS
 deaths: setup ## 1,000 deaths of the operator over at least 100 jobs on a real API server (minutes)
 	@FINETUNE_DEATHS=1000 $(PYTEST) tests/control_plane/test_crashes.py -k many_deaths -rP
 
+.PHONY: pages
+pages: setup ## The pages for people in a real Chromium, if there is one (AXE=axe.min.js: accessibility check)
+	@AXE=$(AXE) $(PYTEST) tests/pages -s
+
 .PHONY: vllm-test
 vllm-test: setup ## Install vLLM beside the project (6 GB) and compare its answers with the evaluation's
 	@$(PYTHON) tools/vllm_venv.py

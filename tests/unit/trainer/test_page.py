@@ -6,57 +6,12 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
+from finetune_api.trainer import EvaluateResult, Score
 from finetune_trainer.evaluate.curve import draw_picture
-from finetune_trainer.evaluate.page import render_page
+from support.evaluation_pages import RECORD, page, sample
 from support.page_reading import Reading
-from support.spec_cases import changed, minimal_job
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}</div>"
-
-
-def page(change: dict[str, Any] | None = None, **settings: Any) -> str:
-    goal = {"spec.goal": {"metric": "exactMatch", "atLeast": "0.80", "overBase": "0.30"}}
-    body = changed(minimal_job(), {**goal, **(change or {})})
-    job = ResolvedJob.model_validate(
-        {"namespace": "team-a", "name": "example", "uid": "u", "spec": body["spec"]}
-    )
-    values: dict[str, Any] = {
-        "result": EvaluateResult(
-            scores=[
-                Score(
-                    name="exactMatch",
-                    base="0.3300",
-                    tuned="0.9100",
-                    tuned_low="0.8600",
-                    tuned_high="0.9500",
-                    delta_low="0.5000",
-                    delta_high="0.6600",
-                ),
-                Score(name="loss", base="2.5000", tuned="0.4000"),
-            ],
-            num_samples=1200,
-            goal_met=True,
-            goal_message="exactMatch 0.910 (goal: at least 0.80)",
-            report_uri="s3://models/report.json",
-        ),
-        "facts": {"Base model": "org/name @ abc", "Data set version": "d" * 64, "Seed": 42},
-        "samples": [sample()],
-        "num_samples": 1200,
-        **settings,
-    }
-    return render_page(job=job, **values)
-
-
-def sample(**change: Any) -> dict[str, Any]:
-    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Good?"}]
-    return {
-        "prompt": prompt,
-        "references": ("positive",),
-        "base": "I think so",
-        "tuned": "Positive.",
-        **change,
-    }
 
 
 def test_page_tells_scores_goal_data_and_answers() -> None:
@@ -130,21 +85,6 @@ def test_texts_are_not_marked_right_or_wrong() -> None:
 
 def test_same_input_gives_the_same_page() -> None:
     assert page() == page()
-
-
-RECORD: dict[str, Any] = {
-    "curve": {
-        "train": [[1, 3.0], [10, 1.0], [30, float("nan")]],
-        "validation": [[10, 2.0], [20, 1.5], [30, 1.9]],
-    },
-    "selection": {
-        "step": 20,
-        "validation_loss": 1.5,
-        "last_step": 30,
-        "last_validation_loss": 1.9,
-        "planned_steps": 60,
-    },
-}
 
 
 def test_curve_is_told_in_words_and_numbers_beside_its_picture() -> None:

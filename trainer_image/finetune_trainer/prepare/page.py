@@ -146,7 +146,8 @@ def _places_of(name: str, wire: Mapping[str, Any]) -> list[FindingRow]:
 def words_of(name: str) -> str:
     """Write a camelCase name as words: ``duplicateRows`` as ``duplicate rows``."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    return " ".join(word if word.isupper() else word.lower() for word in words.split())
+    words = " ".join(word if word.isupper() else word.lower() for word in words.split())
+    return re.sub(r"^num ", "number of ", words)
 
 
 def describe_split(report: DatasetReport) -> dict[str, str | int]:

@@ -1,0 +1,67 @@
+"""The evaluation's page over a small made-up result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
+from finetune_trainer.evaluate.page import render_page
+from support.spec_cases import changed, minimal_job
+
+RECORD: dict[str, Any] = {
+    "curve": {
+        "train": [[1, 3.0], [10, 1.0], [30, float("nan")]],
+        "validation": [[10, 2.0], [20, 1.5], [30, 1.9]],
+    },
+    "selection": {
+        "step": 20,
+        "validation_loss": 1.5,
+        "last_step": 30,
+        "last_validation_loss": 1.9,
+        "planned_steps": 60,
+    },
+}
+
+
+def page(change: dict[str, Any] | None = None, **settings: Any) -> str:
+    goal = {"spec.goal": {"metric": "exactMatch", "atLeast": "0.80", "overBase": "0.30"}}
+    body = changed(minimal_job(), {**goal, **(change or {})})
+    job = ResolvedJob.model_validate(
+        {"namespace": "team-a", "name": "example", "uid": "u", "spec": body["spec"]}
+    )
+    values: dict[str, Any] = {
+        "result": EvaluateResult(
+            scores=[
+                Score(
+                    name="exactMatch",
+                    base="0.3300",
+                    tuned="0.9100",
+                    tuned_low="0.8600",
+                    tuned_high="0.9500",
+                    delta_low="0.5000",
+                    delta_high="0.6600",
+                ),
+                Score(name="loss", base="2.5000", tuned="0.4000"),
+            ],
+            num_samples=1200,
+            goal_met=True,
+            goal_message="exactMatch 0.910 (goal: at least 0.80)",
+            report_uri="s3://models/report.json",
+        ),
+        "facts": {"Base model": "org/name @ abc", "Data set version": "d" * 64, "Seed": 42},
+        "samples": [sample()],
+        "num_samples": 1200,
+        **settings,
+    }
+    return render_page(job=job, **values)
+
+
+def sample(**change: Any) -> dict[str, Any]:
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Good?"}]
+    return {
+        "prompt": prompt,
+        "references": ("positive",),
+        "base": "I think so",
+        "tuned": "Positive.",
+        **change,
+    }
