@@ -55,6 +55,10 @@ alert-tests: setup ## Unit tests of the chart's alerts (builds promtool the firs
 families: setup ## Every model family through the whole chain, as a table (about 20 minutes)
 	@PYTHONPATH=tools:tests $(PYTHON) tools/model_families.py $(FAMILIES)
 
+.PHONY: data-quality
+data-quality: setup ## What the data stage finds in data with planted faults, as tables (about a minute)
+	@PYTHONPATH=operator:trainer_image:tests $(PYTHON) tools/data_quality.py $(TABLES)
+
 .PHONY: faults
 faults: setup ## Kill, stop, starve and cut off running jobs, as a table (FAULTS="row row", SEEDS=3; many hours for all)
 	@PYTHONPATH=tools:tests $(PYTHON) -m faults $(FAULTS) $(if $(SEEDS),--seeds $(SEEDS))

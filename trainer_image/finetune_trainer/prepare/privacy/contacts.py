@@ -28,8 +28,8 @@ _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{4}(?::{1,2}[0-9A-Fa-f]{1,4}){1,7}(?:
 _IP_WORDS = words("ip(?:v[46])?", "ip[ -]?addr(?:ess)?e?", "host")
 # A number in four parts behind one of these is no address.
 _VERSION = re.compile(
-    r"(?:version|versie|versi[oó]n|vers|ver|release|build|firmware|driver|section|sect|chapter|"
-    r"clause|abschnitt|kapitel|oid|rev|revision|update|upgrade|(?<![^\W_])v|§)\W{0,3}$|"
+    r"(?<![^\W_])(?:version|versie|versi[oó]n|vers|ver|release|build|firmware|driver|section|sect|chapter|"
+    r"clause|abschnitt|kapitel|oid|rev|revision|update|upgrade|v|§)\W{0,3}$|"
     r"[=<>~!]=\s?$|[~^]$|[A-Za-z][/\-]$",
     re.IGNORECASE,
 )

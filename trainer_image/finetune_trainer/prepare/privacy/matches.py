@@ -33,6 +33,7 @@ _STRENGTH = {
         ("PrivateKey", "JWT", "APIKey", "IBAN", "Email", "Card", "NationalID", "IPAddress")
     )
 }
+_KEYS: frozenset[Entity] = frozenset({"APIKey", "JWT", "PrivateKey"})
 _SEPARATORS = re.compile(r"[\s().\-/]+")
 _PLACEHOLDER = re.compile(r"<[A-Z]+(?:_[A-Z]+)*_\d{1,9}>")
 
@@ -93,8 +94,12 @@ _MANY_DIGITS = re.compile(r"\d(?:[A-Za-z]?[ .()\-/+]{0,2}\d){5}")
 
 
 def words(*patterns: str) -> re.Pattern[str]:
-    """Compile words of several languages, each a pattern that begins and ends a word."""
-    return re.compile(rf"(?<![^\W_])(?:{'|'.join(patterns)})(?![^\W_])", re.IGNORECASE)
+    """Compile words of several languages, each a pattern that begins and ends a word.
+
+    A blank in them may be an underscore, as in names of fields: `phone_number`, but not `phone_id`.
+    """
+    joined = re.sub(r"(?<!\[) ", "[ _]", "|".join(patterns))
+    return re.compile(rf"(?<![^\W_])(?:{joined})(?!\w)", re.IGNORECASE)
 
 
 def blank_placeholders(text: str) -> str:
@@ -123,7 +128,7 @@ def resolve_overlaps(matches: Iterable[Match], placeholders: list[tuple[int, int
     for match in _outside(sorted(matches, key=lambda m: (m.start, -m.end)), placeholders):
         if not kept or kept[-1].end <= match.start:
             kept.append(match)
-        elif _weight(match) > _weight(kept[-1]):
+        elif _beats(match, kept[-1]):
             kept[-1] = match
     return kept
 
@@ -135,6 +140,13 @@ def _outside(matches: list[Match], spans: list[tuple[int, int]]) -> Iterator[Mat
             place += 1
         if place == len(spans) or spans[place][0] >= match.end:
             yield match
+
+
+def _beats(match: Match, other: Match) -> bool:
+    entities = {match.entity, other.entity}
+    if "Password" in entities and entities & _KEYS:  # `AccountKey=...` may be all of a value
+        return match.entity in _KEYS
+    return _weight(match) > _weight(other)
 
 
 def _weight(match: Match) -> tuple[int, int]:

@@ -13,7 +13,7 @@ _URL = re.compile(
 )
 # What stands in for a password in templates and documentation.
 _STAND_IN = re.compile(
-    r"[$%{]|^(?:pass(?:word|wd)?|pwd|secret|token|user(?:name)?|your.*|x+|\*+|\.+|changeme|example|"
+    r"\$[\w({]|[{}]|%\(|^(?:%s|pass(?:word|wd)?|pwd|secret|token|user(?:name)?|your.*|x+|\*+|\.+|changeme|example|"
     r"redacted|hunter2)$",
     re.IGNORECASE,
 )
@@ -28,9 +28,13 @@ _ASSIGNED = re.compile(
 _NOT_SECRET = re.compile(
     r"[${}()<>\[\]]|://|^(?:sha\d+|md5|bcrypt|argon2)|^[./~]|^[A-Za-z_]+(?:\.[A-Za-z_]\w*)+$"
 )
-_KINDS = re.compile(r"[A-Z]+[a-z]*|[a-z]+|\d+|[^A-Za-z\d]+")
-MIN_CHANGES = 4
-"""Changes between letters, digits and signs within a text that looks drawn by chance."""
+_PARTS = re.compile(r"[A-Z]+[a-z]*|[a-z]+|\d+|[^A-Za-z\d_\-./]+")
+_SIGNS = re.compile(r"[!#%*+&?@^]")
+MIN_PARTS = 4
+MIN_PARTS_OF_TWO_KINDS = 6
+LONG_SECRET = 16
+"""Parts (words, numbers, signs) of a text that looks drawn by chance. Where it has no capitals and
+no signs it must have more, and be long: names of things have digits too."""
 
 
 def find_passwords(text: Text) -> Iterator[Match]:
@@ -53,7 +57,10 @@ def find_passwords(text: Text) -> Iterator[Match]:
 def _looks_drawn(value: str) -> bool:
     if len(value) < 8 or _NOT_SECRET.search(value) or _STAND_IN.search(value):
         return False
-    letters = sum(character.isalpha() for character in value)
-    digits = sum(character.isdigit() for character in value)
-    parts = _KINDS.findall(value)
-    return letters >= 4 and digits >= 1 and len(parts) > MIN_CHANGES
+    num_parts = len(_PARTS.findall(value))
+    has_digit = any(character.isdigit() for character in value)
+    if not has_digit or sum(character.isalpha() for character in value) < 4:
+        return False
+    if value.lower() != value != value.upper() or _SIGNS.search(value):
+        return num_parts >= MIN_PARTS
+    return value.isalnum() and len(value) >= LONG_SECRET and num_parts >= MIN_PARTS_OF_TWO_KINDS

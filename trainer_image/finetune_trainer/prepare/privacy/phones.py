@@ -14,16 +14,18 @@ _DATE = re.compile(r"(?:\d{4}([ ./\-])\d{1,2}\1\d{1,2}|\d{1,2}([ ./\-])\d{1,2}\2
 _NORTH_AMERICAN = re.compile(r"(?:1[ .\-])?(?:\(\d{3}\) ?|\d{3}[.\-])\d{3}[.\-]\d{4}")
 _WORDS = words(
     "tel", "tele?phone", "phone", "phone ?(?:number|no)", "mobile?", "cell(?:phone)?", "fax",
-    "call(?:ed|s|ing)?(?: (?:me|us|him|her|them|back))?", "ring", "dial", "text me", "reach(?:ed)?",
-    "whats ?app", "sms", "hotline", "contact", "telefon(?:nummer|isch)?", "telefax", "handy",
+    "call(?:ed|ing)? (?:me|us|him|her|them|back|on|at)", "please call", "a call",
+    "ring (?:me|us)", "text me", "reach (?:me|us|him|her|them)", "(?:my|our|his|her|your) number",
+    "whats ?app", "sms", "hotline", "telefon(?:nummer|isch)?", "telefax", "handy",
     "handynummer", "rufnummer", "mobil(?:nummer|e|telefon)?", "anruf(?:en)?", "r[üu]ckruf",
-    "t[ée]l", "t[ée]l[ée]phone", "portable", "appel(?:ez|er|le)?", "joindre", "num[ée]ro",
+    "t[ée]l", "t[ée]l[ée]phone", "(?:mon|votre|le|au|son) portable", "appel(?:ez|er|le)?(?:[ -]moi)?",
+    "joindre",
     "tel[ée]fono", "m[óo]vil", "ll[áa]m(?:ar|ame|eme|enos)", "celular", "cellulare",
     "chiam(?:are|ami|i)",
     "telefoon(?:nummer)?", "mobiel", "bel(?:len)?", "telefonu", "kom[óo]rk[ai]", "zadzwo[ńn]",
     "dzwoni[ćc]", "telem[óo]vel", "telefone", "ligu?e", "ligar", "telefonnummer", "ring mig",
     "puhelin", "puhelinnumero", "tlf", "電話", "电话", "手机", "携帯", "전화", "telefonum",
-    "फ़ोन", "फोन", "मोबाइल", "नंबर", "cep",
+    "फ़ोन", "फोन", "मोबाइल", "नंबर",
 )  # fmt: skip
 _NUM_TRIMS = 3
 
@@ -72,8 +74,10 @@ def _read(text: Text, written: str, start: int, end: int, countries: Collection[
     if not named and (not grouped or _DATE.match(written)):
         return None
     american = _NORTH_AMERICAN.fullmatch(written) is not None
-    if not named and not american and not written.startswith(("0", "(0")):
-        return None
+    if not named and not american:
+        blanks = len(re.findall(r"[^\d]+", written))
+        if not written.startswith(("0", "(0")) or (blanks < 2 and "-" in written):
+            return None
     if named and _DATE.fullmatch(written):
         return None
     for country in countries:
