@@ -10,6 +10,7 @@ import base64
 import json
 import string
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 
 import phonenumbers
@@ -151,7 +152,7 @@ def _fr(random: Random) -> str:
     body += f"{random.randint(1, 990):03d}{random.randint(1, 999):03d}"
     number = f"{body}{97 - int(body) % 97:02d}"
     cuts = (0, 1, 3, 5, 7, 10, 13, 15)
-    spaced = " ".join(number[start:end] for start, end in zip(cuts, cuts[1:], strict=False))
+    spaced = " ".join(number[start:end] for start, end in pairwise(cuts))
     return random.choice([number, spaced])
 
 
