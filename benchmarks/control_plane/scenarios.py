@@ -34,7 +34,7 @@ from typing import Any
 
 import aiohttp
 from benchmarks.control_plane.driver import JobDriver
-from benchmarks.control_plane.flood import longest_gap, start_forger
+from benchmarks.control_plane.flood import longest_gap, run_forgers
 from benchmarks.control_plane.measure import (
     first_jobs,
     num_writes,
@@ -187,22 +187,22 @@ async def measure_flood(name: str, world: World, rate: float) -> dict[str, Any]:
     path = f"/progress/{namespace}/{forger}/train"
     audit.mark()
     before = operator.usage()
-    flood = await start_forger(18090, path, tokens[forger], rate=rate, seconds=FLOOD_SECONDS)
+    flood = asyncio.create_task(
+        run_forgers(18090, path, tokens[forger], rate=rate, seconds=FLOOD_SECONDS)
+    )
     seconds: list[float] = []
     failed = 0
     async with aiohttp.ClientSession() as session:
-        while flood.returncode is None:
+        while not flood.done():
             for job in honest:
                 sent = time.monotonic()
                 failed += await _push_once(session, namespace, job, tokens[job]) != 200
                 seconds.append(time.monotonic() - sent)
             await asyncio.sleep(1.0)
-    assert flood.stdout is not None
-    answers = (await flood.stdout.read()).decode().strip()
+    junk = await flood
     after = operator.usage()
     task.cancel()
     entries = audit.entries(OPERATOR_AGENT)
-    num_junk = sum(int(part.split("=")[1]) for part in answers.split())
     return {
         "scenario": name,
         "jobs": 3,
@@ -210,8 +210,10 @@ async def measure_flood(name: str, world: World, rate: float) -> dict[str, Any]:
         "failed_pushes": failed,
         "pushes": len(seconds),
         "slowest_push_seconds": round(max(seconds), 2),
-        "junk_per_second": round(num_junk / FLOOD_SECONDS),
-        "junk_answers": answers,
+        "junk_offered_per_second": round(junk.offered / FLOOD_SECONDS),
+        "junk_held_per_second": round(junk.held / FLOOD_SECONDS),
+        "junk_answered_per_second": round(sum(junk.answers.values()) / FLOOD_SECONDS),
+        "junk_answers": " ".join(f"{code}={n}" for code, n in junk.answers.items()),
         "token_reviews": requests_by_kind(entries)["create tokenreviews"],
         "cpu_cores": round((after.cpu_seconds - before.cpu_seconds) / FLOOD_SECONDS, 2),
         "requests_per_job": {},
