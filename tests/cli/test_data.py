@@ -221,3 +221,46 @@ def test_diff_counts_added_removed_and_changed_rows_and_names_their_lines(
     text = cli("data", "diff", "rows.jsonl", "new.jsonl").out
     assert "changed answer 1 (rows.jsonl:4 -> new.jsonl:4)" in text
     assert "parcel" not in text
+
+
+def test_validate_with_the_model_tells_rows_whose_answer_would_be_cut_beside_all_else(
+    cli: Cli, tmp_path: Path, model: Path
+) -> None:
+    rows: list[Any] = [*pairs(40), {"prompt": "word " * 100, "completion": "late"}, {"prompt": "x"}]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    limits = {"hyperparameters": {"maxSequenceLength": 128}}
+    write_job(tmp_path, model, **limits)
+    done = cli("validate", "--data", "--with-model", "job.yaml")
+    assert done.code == 1
+    assert "InvalidRows: " in done.out
+    assert "rows.jsonl:42" in done.out
+    too_long = next(line for line in done.out.splitlines() if "RowsTooLong: " in line)
+    assert "rows.jsonl:41" in too_long
+    assert "Set it to 5" in too_long  # the length that all rows fit into
+    assert cli("validate", "--with-model", "job.yaml").code == 64
+
+
+def test_validate_of_data_that_is_not_there_names_it(cli: Cli, tmp_path: Path, model: Path) -> None:
+    write_job(tmp_path, model)
+    done = cli("validate", "--data", "job.yaml")
+    assert done.code == 1
+    assert "DatasetNotFound" in done.out
+    assert "rows.jsonl" in done.out
+
+
+def test_values_of_people_are_in_no_output(cli: Cli, tmp_path: Path, model: Path) -> None:
+    rows = pairs(200)
+    for n in range(0, 200, 7):
+        rows[n]["prompt"] += f" Write to anna.meier{n}@example.org"
+    write_rows(tmp_path / "rows.jsonl", rows)
+    done = cli("data", "inspect", "rows.jsonl", "--model", str(model))
+    assert done.code == 0, done.err
+    assert "personalData" in done.out
+    assert "anna.meier" not in done.out + done.err
+    write_job(tmp_path, model)
+    assert cli("data", "prepare", "job.yaml").code == 0
+    folder = next((tmp_path / "out/datasets").iterdir())
+    texts = {path.name: path.read_text() for path in folder.glob("*.[hjm][tsd]*")}
+    assert {"report.html", "report.json"} <= texts.keys()
+    assert not [name for name, text in texts.items() if "anna.meier" in text]
+    assert "email 29" in texts["report.html"].lower()
