@@ -22,7 +22,7 @@ OUTPUT = REPOSITORY / "tests/support/workloads.json"
 API = "kueue.x-k8s.io/v1beta2"
 SPACE = "record-kueue"
 CHECK = "record-check"
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 180.0
 IMPATIENT = {
     "waitForPodsReady": {
         "timeout": "3s",
@@ -101,9 +101,7 @@ class Recorder:
             if time.monotonic() > deadline:
                 raise SystemExit(f"{name}: not reached:\n{json.dumps(found, indent=2)}")
             time.sleep(0.2)
-        found["spec"].pop("podSets", None)
-        self.found[name] = found
-        OUTPUT.parent.mkdir(exist_ok=True)
+        self.found[name] = _kept(found)
         OUTPUT.write_text(json.dumps(self.found, indent=1, sort_keys=True) + "\n")
         print(f"{name}: {[(c['type'], c['status'], c['reason']) for c in conditions(found)]}")
 
@@ -249,6 +247,20 @@ class Recorder:
             ),
         )
         self.record("given up", "never-ready", is_out)
+
+
+def _kept(workload: Body) -> Body:
+    """Return a Workload without what no reader asks for: pods, and who wrote which status."""
+    managed = workload["metadata"].get("managedFields", [])
+    workload["metadata"]["managedFields"] = [
+        entry | {"fieldsV1": {"f:spec": entry["fieldsV1"]["f:spec"]}}
+        for entry in managed
+        if "f:spec" in entry["fieldsV1"]
+    ]
+    for entry in workload["metadata"]["managedFields"]:
+        entry["fieldsV1"]["f:spec"].pop("f:podSets", None)
+    workload["spec"].pop("podSets", None)
+    return workload
 
 
 def _object(kind: str, name: str, spec: Body | None, namespace: str = "") -> Body:

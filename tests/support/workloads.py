@@ -1,8 +1,6 @@
-"""Kueue's Workloads in every state that the operator tells of, written by hand.
+"""Kueue's Workloads in every state that the operator tells of, as a real Kueue 0.17 wrote them.
 
-Types, status and reasons of most conditions are as Kueue 0.17 was seen to write them;
-the messages, and what comes of ``waitForPodsReady`` and of a failed start, follow its source.
-``tools/record_workloads.py`` writes the same states as a real Kueue has them over the file.
+``tools/record_workloads.py`` records them; run it again after a new Kueue is pinned.
 """
 
 from __future__ import annotations
