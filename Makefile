@@ -59,6 +59,10 @@ families: setup ## Every model family through the whole chain, as a table (about
 data-quality: setup ## What the data stage finds in data with planted faults, as tables (about a minute)
 	@PYTHONPATH=operator:trainer_image:tests $(PYTHON) tools/data_quality.py $(TABLES)
 
+.PHONY: damaged-data
+damaged-data: setup ## Prepare 10,000 damaged files of examples: no traceback, no hang (about 10 minutes)
+	@FINETUNE_MUTATED_INPUTS=10000 $(PYTEST) tests/trainer/test_mutated_input.py --numprocesses 2
+
 .PHONY: faults
 faults: setup ## Kill, stop, starve and cut off running jobs, as a table (FAULTS="row row", SEEDS=3; many hours for all)
 	@PYTHONPATH=tools:tests $(PYTHON) -m faults $(FAULTS) $(if $(SEEDS),--seeds $(SEEDS))

@@ -10,6 +10,7 @@ its processes, looked at four times a second: pages that several of them share c
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -24,9 +25,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks" / "trainer")]
-
-from rows import WORDS  # noqa: E402
+sys.path[:0] = [str(ROOT / "tools")]
 
 from base_model import ensure_model  # noqa: E402
 
@@ -46,17 +45,28 @@ TIMED = (
 """Functions that the stage calls one after the other; those that a version lacks are left out."""
 
 
+def make_words() -> tuple[list[str], list[float]]:
+    """Return words of two to four syllables, and how often each is used (Zipf)."""
+    rng = random.Random(5)
+    syllables = [c + v for c in "bdfgklmnprstvz" for v in ("a", "e", "i", "o", "u", "ai", "er")]
+    words = list(
+        dict.fromkeys("".join(rng.choices(syllables, k=rng.randint(1, 3))) for _ in range(20_000))
+    )
+    return words, list(itertools.accumulate(1 / (rank + 10) for rank in range(len(words))))
+
+
 def make_rows(num_rows: int) -> Iterator[dict[str, str]]:
     """Yield pairs of about 100 tokens: some repeat an earlier one, some hold an address."""
     rng = random.Random(7)
+    vocabulary, weights = make_words()
     for number in range(num_rows):
         if number and rng.random() * 100 < DUPLICATE_PERCENT:
             number = rng.randrange(number)
-        words = random.Random(number).choices(WORDS, k=76)
-        question = f"{number} {' '.join(words[:40])}"
+        words = random.Random(number).choices(vocabulary, cum_weights=weights, k=50)
+        question = " ".join(words[:27])
         if number % 100 < PERSONAL_PERCENT:
             question += f" please write to user{number}@mail.example"
-        yield {"prompt": question, "completion": " ".join(words[40:])}
+        yield {"prompt": question, "completion": " ".join(words[27:])}
 
 
 def run_prepare(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """However a file is damaged, `prepare` ends with a data set or with words: no traceback, no hang.
 
-A few hundred files are tried in every run, seeded; `make data-quality` tries 10,000
+A few hundred files are tried in every run, seeded; `make damaged-data` tries 10,000
 (`FINETUNE_MUTATED_INPUTS`). Another seed is `FINETUNE_MUTATION_SEED`.
 """
 

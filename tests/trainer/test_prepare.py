@@ -958,7 +958,11 @@ def test_reasoning_that_the_template_does_not_write_is_told_in_numbers(
 def test_rows_in_another_order_lie_on_the_same_sides(
     make_context: MakeContext, write: Write
 ) -> None:
-    lines = pairs(80).splitlines(keepends=True)
+    asked = "Where can I change the address that my order number {} is sent to, please?"
+    near = [{"prompt": asked.format(n), "completion": f"Under {n}."} for n in range(12)]
+    near += [{**row, "prompt": row["prompt"].replace("address", "ad" + "drress")} for row in near]
+    contradiction = {"prompt": near[0]["prompt"], "completion": "Nowhere."}
+    lines = (pairs(80) + pairs(20) + as_jsonl([*near, contradiction])).splitlines(keepends=True)
     write("rows.jsonl", "".join(lines))
     write("turned.jsonl", "".join(lines[::-1]))
     several = [{"uri": f"in/part-{n}.jsonl"} for n in range(3)]

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.data.report import LabelReport
 from finetune_trainer.data.rows import Side
-from finetune_trainer.prepare.labels import MAX_LABELS, count_labels
+from finetune_trainer.prepare.labels import MAX_LABELS, count_labels, tell_labels
 
 
 def chat(answer: str | None, **more: Any) -> dict[str, Any]:
@@ -40,3 +41,23 @@ def test_labels_are_counted_by_side_the_most_frequent_first() -> None:
 )
 def test_answers_that_are_no_labels_are_not_counted(rows: list[dict[str, Any]]) -> None:
     assert count_labels({Side.TRAIN: rows}) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([("a", 40, 10), ("b", 40, 10)], {}),
+        ([("a", 80, 20)], {"oneLabel": 100}),
+        ([("fine", 760, 190), ("fraud", 40, 10)], {"labelImbalance": 950}),
+        ([("a", 40, 10), ("b", 40, 10), ("c", 9, 1)], {"rareLabels": 1}),
+        ([("a", 40, 10), ("b", 40, 10), ("c", 20, 0)], {"labelsWithoutTest": 1}),
+        ([], {}),
+    ],
+)
+def test_uneven_labels_are_told_and_never_named(
+    labels: list[tuple[str, int, int]], expected: dict[str, int]
+) -> None:
+    reports = [LabelReport(label=name, train=train, test=test) for name, train, test in labels]
+    findings = tell_labels(reports)
+    assert {finding.name: finding.num_flagged for finding in findings} == expected
+    assert not any("fraud" in finding.message for finding in findings)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from finetune_trainer.data.report import LabelReport
 from finetune_trainer.data.rows import Side
+from finetune_trainer.prepare.checks import Finding
 
 MAX_LABELS = 100
 MAX_LABEL_CHARACTERS = 64
+
+DOMINANT_PERCENT = 80
+"""From this share of the rows on, always saying the most frequent label looks like success."""
+RARE_ROWS = 10
+"""A label with fewer training rows is hardly learned."""
 
 
 def count_labels(sides: Mapping[Side, Iterable[Mapping[str, Any]]]) -> list[LabelReport]:
@@ -45,6 +51,47 @@ def count_labels(sides: Mapping[Side, Iterable[Mapping[str, Any]]]) -> list[Labe
         )
         for label in ordered
     ]
+
+
+def tell_labels(labels: Sequence[LabelReport]) -> list[Finding]:
+    """Say what is uneven about labels, without naming one: they are text of rows.
+
+    Args:
+        labels: As :func:`count_labels` returns them.
+    """
+    if not labels:
+        return []
+    num_rows = sum(label.total for label in labels)
+    most = labels[0].total
+    if len(labels) == 1:
+        message = (
+            f"all {num_rows} rows have the same answer: a model that always says it is right, and "
+            "nothing is learned about when to say it"
+        )
+        return [Finding(name="oneLabel", num_flagged=num_rows, message=message)]
+    findings = []
+    if 100 * most >= DOMINANT_PERCENT * num_rows:
+        message = (
+            f"{most} of {num_rows} rows have the same of {len(labels)} labels: a model that always "
+            f"says it is right in {100 * most // num_rows} % of them. Set the goal on macroF1, or "
+            "leave out some of these rows"
+        )
+        findings.append(Finding(name="labelImbalance", num_flagged=most, message=message))
+    rare = [label for label in labels if label.train < RARE_ROWS]
+    if rare:
+        message = (
+            f"{len(rare)} of {len(labels)} labels have fewer than {RARE_ROWS} training rows, too "
+            "few to learn them well; add examples"
+        )
+        findings.append(Finding(name="rareLabels", num_flagged=len(rare), message=message))
+    unseen = [label for label in labels if not label.test]
+    if unseen:
+        message = (
+            f"{len(unseen)} of {len(labels)} labels have no held-out row: the evaluation says "
+            "nothing of them"
+        )
+        findings.append(Finding(name="labelsWithoutTest", num_flagged=len(unseen), message=message))
+    return findings
 
 
 def label_of(row: Mapping[str, Any]) -> str | None:

@@ -39,7 +39,7 @@ from finetune_trainer.prepare.documents import make_decode, write_documents
 from finetune_trainer.prepare.duplicates.comparing import compare_rows
 from finetune_trainer.prepare.intake import take_in
 from finetune_trainer.prepare.invalid_rows import InvalidRowFile
-from finetune_trainer.prepare.labels import count_labels
+from finetune_trainer.prepare.labels import count_labels, tell_labels
 from finetune_trainer.prepare.privacy.step import make_shield
 from finetune_trainer.prepare.reading.control import find_control_tokens
 from finetune_trainer.prepare.reading.examples import open_source, refuse_wrong_column
@@ -234,6 +234,8 @@ def build(
             sum(side.num_thoughtless for side in tokens.values()),
             sum(side.num_rows for side in tokens.values()),
         )
+    labels = count_labels(sides)
+    findings += tell_labels(labels)
     report = make_report(
         context.job,
         digest,
@@ -244,7 +246,7 @@ def build(
         totals,
         rows=count_rows(sides),
         remedies=chat_format.notes,
-        labels=count_labels(sides),
+        labels=labels,
     )
     write_format(chat_format, staging)
     write_documents(staging, context.job.spec.dataset, report, make_decode(tokenizer))
