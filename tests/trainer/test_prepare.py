@@ -772,6 +772,11 @@ def test_a_source_missing_on_s3_is_the_users_error(
     assert message in caught.value.message
 
 
+def count_left_out(prepared: Prepared) -> int:
+    """Return how many rows the checks took out as copies of others."""
+    return sum(check.removed for check in prepared.report.checks)
+
+
 @needs_real_data
 def test_banking77_is_read_from_csv_with_a_template(make_context: MakeContext) -> None:
     source = {
@@ -781,8 +786,10 @@ def test_banking77_is_read_from_csv_with_a_template(make_context: MakeContext) -
         "template": "Which intent is this?\n{{ text }}",
     }
     result, prepared = prepare_and_read(make_context(source))
-    assert result.rows.train + result.rows.validation + result.rows.test == 10_003
-    assert result.rows.test == pytest.approx(2001, abs=1)
+    num_copies = count_left_out(prepared)
+    num_rows = result.rows.train + result.rows.validation + result.rows.test
+    assert num_rows + num_copies == 10_003
+    assert result.rows.test == pytest.approx(num_rows / 5, rel=0.01)
     with (REAL_DATA / "banking77" / "train.csv").open(encoding="utf-8", newline="") as stream:
         expected = {(row["text"], row["category"]) for row in csv.DictReader(stream)}
     rows = [*prepared.train, *prepared.validation, *prepared.test]
@@ -793,7 +800,8 @@ def test_banking77_is_read_from_csv_with_a_template(make_context: MakeContext) -
         )
         for row in rows
     }
-    assert got == expected
+    assert got <= expected
+    assert len(expected - got) <= num_copies
 
 
 @needs_real_data
@@ -803,13 +811,15 @@ def test_e2e_keeps_each_meaning_on_one_side(make_context: MakeContext) -> None:
         "columns": {"prompt": "mr", "completion": "ref", "group": "mr"},
     }
     result, prepared = prepare_and_read(make_context(source))
-    assert result.rows.train + result.rows.validation + result.rows.test == 4_672
+    num_rows = result.rows.train + result.rows.validation + result.rows.test
+    assert num_rows + count_left_out(prepared) == 4_672
     meanings = [
         {row["prompt"][0]["content"] for row in rows}
         for rows in (prepared.train, prepared.validation, prepared.test)
     ]
-    assert sum(map(len, meanings)) == len(set.union(*meanings)) == prepared.report.split.groups
-    assert result.rows.test == pytest.approx(0.2 * 4_672, rel=0.05)
+    assert sum(map(len, meanings)) == len(set.union(*meanings))
+    assert len(set.union(*meanings)) >= prepared.report.split.groups
+    assert result.rows.test == pytest.approx(num_rows / 5, rel=0.05)
 
 
 class TestChatTemplates:
