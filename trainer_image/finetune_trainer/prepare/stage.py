@@ -41,6 +41,7 @@ from finetune_trainer.prepare.intake import take_in
 from finetune_trainer.prepare.invalid_rows import InvalidRowFile
 from finetune_trainer.prepare.labels import count_labels, tell_labels
 from finetune_trainer.prepare.privacy.step import make_shield
+from finetune_trainer.prepare.progress import RowProgress
 from finetune_trainer.prepare.reading.control import find_control_tokens
 from finetune_trainer.prepare.reading.examples import open_source, refuse_wrong_column
 from finetune_trainer.prepare.reading.sources import SourceFile, fetch_source, locate
@@ -81,8 +82,6 @@ if TYPE_CHECKING:
     from finetune_trainer.context import StageContext
 
 CREATED_BY = "finetune-operator prepare"
-PROGRESS_ROWS = 10_000
-"""Rows between two progress events."""
 
 
 def prepare(context: StageContext) -> PrepareResult:
@@ -288,7 +287,9 @@ def divide_sources(
                 spool,
                 shield=make_shield(dataset.privacy),
                 on_error=invalid_rows.add,
-                on_progress=lambda num_read: _tell_reading(context, num_read),
+                on_progress=RowProgress(
+                    context.emit, f"reading and checking the rows of {_describe_size(files[index])}"
+                ).tell,
             )
             refuse_wrong_column(taken, index=index)
             rows.append(taken)
@@ -349,7 +350,7 @@ def _count_tokens(
             on_too_long=spec.dataset.on_too_long,
             keep=lambda side, one: token_files.add(side, one.input_ids, one.labels),
             drop=lambda row: dropped[row.side].append(row.position),
-            on_progress=lambda done, total: _tell_progress(context, done, total),
+            on_progress=RowProgress(context.emit, "finding tokens and labels").tell,
             workers=workers,
             settings=settings,
         )
@@ -401,14 +402,8 @@ def _write_pointer(
     context.output.write_bytes(pointer_key(context.job), body.encode())
 
 
-def _tell_reading(context: StageContext, num_read: int) -> None:
-    if num_read % PROGRESS_ROWS == 0:
-        context.emit.progress(step=num_read, message="reading and checking rows")
-
-
-def _tell_progress(context: StageContext, done: int, total: int) -> None:
-    if done == total or done % PROGRESS_ROWS == 0:
-        context.emit.progress(step=done, total_steps=total, message="finding tokens and labels")
+def _describe_size(files: Sequence[SourceFile]) -> str:
+    return f"{len(files)} file(s), {sum(file.num_bytes for file in files):,} bytes"
 
 
 def _tell_comparing(context: StageContext, done: int, total: int) -> None:

@@ -1,0 +1,33 @@
+"""How far the rows are: one event for every ten thousand of them, and one at the end."""
+
+from __future__ import annotations
+
+from finetune_trainer.report.events import EventEmitter
+
+PROGRESS_ROWS = 10_000
+"""Rows between two events."""
+
+
+class RowProgress:
+    """Tells of one pass over rows, whatever the pieces that it goes in.
+
+    Args:
+        emit: Where events go.
+        message: What is done to the rows.
+    """
+
+    def __init__(self, emit: EventEmitter, message: str) -> None:
+        self._emit = emit
+        self._message = message
+        self._told = 0
+
+    def tell(self, done: int, total: int | None = None) -> None:
+        """Say how many rows are done, if that is news.
+
+        Args:
+            done: Rows done so far.
+            total: All rows, where that is known; the last one is always told then.
+        """
+        if done // PROGRESS_ROWS > self._told // PROGRESS_ROWS or done == total:
+            self._told = done
+            self._emit.progress(step=done, total_steps=total, message=self._message)
