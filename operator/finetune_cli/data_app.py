@@ -59,15 +59,9 @@ def inspect(
 
     check_format(format_)
     require_trainer(DATA_MODULES, to="looking at data")
-    from finetune_cli.inspection import (
-        describe_inspection,
-        exit_code_of,
-        inspect_run,
-        plan_inspection,
-    )
+    from finetune_cli.inspection import describe_inspection, exit_code_of, inspect_files
 
-    run = plan_inspection(files, model=model)
-    found = inspect_run(run, with_model=model is not None)
+    found = inspect_files(files, model=model)
     print(json.dumps(found, indent=1) if format_ == "json" else describe_inspection(found))
     if code := exit_code_of(found):
         raise typer.Exit(code)

@@ -74,6 +74,19 @@ def plan_inspection(files: list[str], *, model: str | None) -> LocalRun:
     return plan_run(document, namespace="default")
 
 
+def inspect_files(files: list[str], *, model: str | None) -> dict[str, Any]:
+    """Look at data files without a job; see :func:`plan_inspection` and :func:`inspect_run`."""
+    found = inspect_run(plan_inspection(files, model=model), with_model=model is not None)
+    if found["report"] is not None:
+        for source, proposed in zip(
+            found["report"]["sources"], found["proposal"]["sources"], strict=True
+        ):
+            if "columns" in proposed or "template" in proposed:
+                # Nobody has set a format: it is a proposal, as `init` would write it.
+                source["formatReason"] = "proposed by the names of its columns and what they hold"
+    return found
+
+
 def inspect_run(run: LocalRun, *, with_model: bool) -> dict[str, Any]:
     """Have the trainer look at a job's data; nothing of the job's output is touched.
 
@@ -252,11 +265,10 @@ def _reading(proposal: dict[str, Any]) -> list[str]:
     names = ("format", "columns", "template", "header", "sheet")
     lines = []
     for source in proposal["sources"]:
-        settings = {name: source[name] for name in names if source.get(name)}
+        settings = {n: source[n] for n in names if source.get(n) not in (None, "Auto")}
         if "columns" in settings or "template" in settings:
-            lines.append(
-                _line("", to_yaml(settings, default_flow_style=True, width=10_000).strip())
-            )
+            text = to_yaml(settings, default_flow_style=True, width=10_000)
+            lines.append(_line("read as", text.strip()))
     return lines
 
 

@@ -139,7 +139,8 @@ def test_inspect_takes_several_files_for_one_data_set(cli: Cli, tmp_path: Path) 
     )
     done = cli("data", "inspect", "a.jsonl", "b.csv")
     assert done.code == 0, done.out + done.err
-    assert "columns: {prompt: question, completion: answer}" in done.out
+    assert "Csv: proposed by the names of its columns and what they hold" in done.out
+    assert "{format: Csv, columns: {prompt: question, completion: answer}}" in done.out
     assert "150 train, 10 validation, 40 test rows" in done.out
 
 

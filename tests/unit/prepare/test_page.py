@@ -69,7 +69,8 @@ def test_a_check_that_nobody_foresaw_tells_its_counts_and_places() -> None:
         3,
         "3 rows: email address 4",
     )
-    assert (second.where, second.message) == ("a.csv:2", "and b.csv:5")
+    assert (second.where, second.left_out) == ("a.csv:2", "")
+    assert second.message == "together with b.csv:5"
 
 
 @pytest.mark.parametrize(

@@ -32,14 +32,14 @@ class FindingRow:
         what: The check, or the reason of an invalid row.
         where: File and line; empty for what is said of all rows.
         rows: How many it speaks of.
-        left_out: How many of these are not in the data set.
+        left_out: How many of these are not in the data set; empty where that is not known.
         message: What was found.
     """
 
     what: str
     where: str
     rows: int
-    left_out: int
+    left_out: int | str
     message: str
 
 
@@ -85,12 +85,12 @@ def render_page(report: DatasetReport, samples: Sequence[Sample], *, reason_hidd
 
 
 def list_findings(report: DatasetReport) -> list[FindingRow]:
-    """Return what the checks found and the rows that were left out, in the report's order.
+    """Return what the checks found, then the rows that they name, then the invalid rows.
 
     A check's own counts and places are told whatever they are called, so that a new check needs no
     change here.
     """
-    findings = []
+    findings, places = [], []
     for check in report.checks:
         wire = check.to_wire()
         counts = [
@@ -109,7 +109,8 @@ def list_findings(report: DatasetReport) -> list[FindingRow]:
                 message=": ".join(filter(None, (message, ", ".join(counts)))),
             )
         )
-        findings += _places_of(check.name, wire)
+        places += _places_of(wire)
+    findings += places
     for row in report.invalid_rows.first:
         findings.append(
             FindingRow(
@@ -123,21 +124,22 @@ def list_findings(report: DatasetReport) -> list[FindingRow]:
     return findings
 
 
-def _places_of(name: str, wire: Mapping[str, Any]) -> list[FindingRow]:
+def _places_of(wire: Mapping[str, Any]) -> list[FindingRow]:
     """Return a line for each place, or pair of places, that a check lists."""
     rows = []
+    are_all_left_out = wire["removed"] == wire["flagged"]
     for entries in (value for value in wire.values() if isinstance(value, list)):
         for entry in entries:
             if not isinstance(entry, Mapping) or not {"file", "line"} <= entry.keys():
                 continue
-            other = f"and {entry['otherFile']}:{entry['otherLine']}" if "otherFile" in entry else ""
+            other = f"{entry['otherFile']}:{entry['otherLine']}" if "otherFile" in entry else ""
             rows.append(
                 FindingRow(
-                    what=words_of(name),
+                    what=words_of(wire["name"]),
                     where=f"{entry['file']}:{entry['line']}",
                     rows=1,
-                    left_out=0,
-                    message=other,
+                    left_out=1 if are_all_left_out else "",
+                    message=f"together with {other}" if other else "",
                 )
             )
     return rows
