@@ -187,6 +187,24 @@ SHAPES: dict[str, tuple[str, bytes, dict[str, Any]]] = {
             "columns": {"prompt": "column1", "completion": "column2"},
         },
     ),
+    "no header, labels before the texts": (
+        "a.tsv",
+        table_of("", lambda n: f"{'spam' if n % 3 else 'ham'}\tCall me back, number {n}"),
+        {
+            "format": "Csv",
+            "header": "Absent",
+            "columns": {"prompt": "column2", "completion": "column1"},
+        },
+    ),
+    "unknown names, labels in the middle": (
+        "a.csv",
+        table_of("wer,art,was", lambda n: f"Frau {n},{'neu' if n % 2 else 'alt'},Text {n}"),
+        {
+            "format": "Csv",
+            "columns": {"completion": "art"},
+            "template": "wer: {{ wer }}\nwas: {{ was }}",
+        },
+    ),
     "better and worse": (
         "a.jsonl",
         rows_of(lambda n: {"prompt": f"ask {n}", "chosen": "yes", "rejected": "no"}),

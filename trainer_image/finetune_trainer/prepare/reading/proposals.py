@@ -140,7 +140,8 @@ def _propose_table(
     inputs = tuple(name for name in usable if _is_input(name, rows))
     telling = tuple(name for name in inputs if name in texts) or texts
     if completion is None and len(telling) > 1:
-        completion = telling[-1]
+        labels = [name for name in telling if _are_labels(rows, name)]
+        completion = labels[-1] if labels else telling[-1]
     inputs = tuple(name for name in inputs if name != completion)
     if completion is None or not inputs:
         return _propose_text(fields, group, telling, problem)
