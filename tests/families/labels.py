@@ -19,7 +19,8 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.model.chat_format import decide_format
 from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
 from finetune_trainer.prepare.conversations import brings_reasoning
-from finetune_trainer.prepare.reading.formats import build_convert, recognise_format
+from finetune_trainer.prepare.reading.formats import build_convert
+from finetune_trainer.prepare.reading.recognition import recognise_format
 
 GOLDEN = Path(__file__).parent / "golden"
 MAX_TOKENS = 4096

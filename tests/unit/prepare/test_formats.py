@@ -12,7 +12,8 @@ import pytest
 from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.data.rows import BadRow, make_example
 from finetune_trainer.errors import DataError, UserError
-from finetune_trainer.prepare.reading.formats import build_convert, read_group, recognise_format
+from finetune_trainer.prepare.reading.formats import build_convert, read_group
+from finetune_trainer.prepare.reading.recognition import recognise_format
 
 PAIRS = {"format": "PromptCompletion"}
 NAN = float("nan")

@@ -11,7 +11,8 @@ import pytest
 from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import DataError, UserError
-from finetune_trainer.prepare.reading.formats import build_convert, recognise_format
+from finetune_trainer.prepare.reading.formats import build_convert
+from finetune_trainer.prepare.reading.recognition import recognise_format
 from finetune_trainer.prepare.refusals import require_preferences
 
 USER = {"role": "user", "content": "Hi?"}

@@ -21,12 +21,10 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.control import refuse_control_tokens
 from finetune_trainer.prepare.reading.encodings import UTF8
 from finetune_trainer.prepare.reading.files import read_rows
-from finetune_trainer.prepare.reading.formats import (
+from finetune_trainer.prepare.reading.formats import Convert, build_convert, read_group
+from finetune_trainer.prepare.reading.recognition import (
     NUM_PROBED_ROWS,
-    Convert,
     Recognised,
-    build_convert,
-    read_group,
     recognise_format,
 )
 from finetune_trainer.prepare.reading.sources import SourceFile

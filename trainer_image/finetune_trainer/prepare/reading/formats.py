@@ -1,18 +1,16 @@
-"""Bring rows of every known format into the canonical shape, and recognise the format.
+"""Bring rows of every known format into the canonical shape.
 
 Canonical rows are what TRL calls conversational and standard data sets, see :class:`Example`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from finetune_api.v1alpha1.dataset import Columns, Source
 from finetune_trainer.data.rows import BadRow, without_weights
-from finetune_trainer.errors import DataError, UserError
+from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.messages import (
     SHAREGPT_ROLES,
     Message,
@@ -23,112 +21,15 @@ from finetune_trainer.prepare.reading.messages import (
     read_messages,
     read_text,
 )
-from finetune_trainer.prepare.reading.names import COMPLETION_NAMES, find_named
 from finetune_trainer.prepare.reading.preferences import read_verdict, split_conversations
 from finetune_trainer.prepare.reading.tools import read_functions, read_tools
 from finetune_trainer.prepare.reading.values import is_missing, write_value
-
-NUM_PROBED_ROWS = 20
-"""Rows that ``Auto`` looks at."""
-
-KNOWN_FORMATS = (
-    "Chat (messages), ShareGPT (conversations), PromptCompletion (prompt, completion), "
-    "Alpaca (instruction, output), Text (text), or Csv with `columns` or `template`"
-)
 
 _ALPACA_SEPARATOR = "\n\n"
 _CHAT_FORMATS = ("Chat", "ShareGPT")
 _PAIRS = "PromptCompletion"
 
-# First match wins. A conversation says more than a flat copy of it in the same row.
-_FIELDS_OF_FORMAT: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Chat", ("messages",)),
-    ("ShareGPT", ("conversations",)),
-    ("PromptCompletion", ("prompt", "completion")),
-    ("Alpaca", ("instruction", "output")),
-    ("Text", ("text",)),
-)
-
 Convert = Callable[[Mapping[str, Any]], dict[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recognised:
-    """A format and why it was chosen."""
-
-    format: str
-    reason: str
-
-
-def recognise_format(
-    source: Source, rows: Sequence[Mapping[str, Any]], *, where: str, objective: str = "SFT"
-) -> Recognised:
-    """Decide how the rows of a source are read.
-
-    Args:
-        source: What the user says about the source.
-        rows: Its first rows, at most :data:`NUM_PROBED_ROWS` are looked at.
-        where: Path of the source in the job, for messages.
-        objective: ``method.objective``.
-
-    Raises:
-        UserError: The format does not fit the objective.
-        DataError: ``Auto`` and no known format fits; the message lists the fields seen.
-    """
-    if objective != "SFT":
-        return _recognise_preferences(source, rows[:NUM_PROBED_ROWS], where, objective)
-    if source.format != "Auto":
-        return Recognised(format=source.format, reason="format is set in the job")
-    columns = source.columns or Columns()
-    if columns.text is not None:
-        return Recognised(format="Text", reason="columns.text is set")
-    if source.template is not None or columns.prompt is not None or columns.completion is not None:
-        return Recognised(format="Csv", reason="template or columns are set")
-    rows = rows[:NUM_PROBED_ROWS]
-    if are_verdicts(rows):
-        raise DataError(
-            "VerdictsNotExamples",
-            f"{where}: the rows are answers with a label true or false, and objective SFT would "
-            "learn the unwanted ones as well; set method.objective: KTO, or leave out the rows "
-            "that are false, or set format: PromptCompletion to learn from all",
-        )
-    votes: Counter[str] = Counter()
-    for fields in rows:
-        for name, needed in _FIELDS_OF_FORMAT:
-            if all(fields.get(field) is not None for field in needed):
-                votes[name] += 1
-                break
-    if not votes:
-        raise DataError("UnknownFormat", _explain_unknown(rows, where))
-    chosen, count = votes.most_common(1)[0]
-    if chosen == "Text":
-        _refuse_answer_beside_text(rows, where)
-    fields_text = " and ".join(dict(_FIELDS_OF_FORMAT)[chosen])
-    reason = f"{count} of the first {len(rows)} rows have {fields_text}"
-    return Recognised(format=chosen, reason=reason)
-
-
-def _refuse_answer_beside_text(rows: Sequence[Mapping[str, Any]], where: str) -> None:
-    fields = tuple(dict.fromkeys(str(field) for row in rows for field in row))
-    answer = find_named(fields, COMPLETION_NAMES)
-    if answer is None:
-        return
-    raise DataError(
-        "AnswerBesideText",
-        f"{where}: the rows have text and {answer}, and format Text would learn the text alone; "
-        f"set columns: {{prompt: text, completion: {answer}}} to learn to answer, or format: Text "
-        "if the text is all that counts",
-    )
-
-
-def are_verdicts(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether every row is an answer with a verdict, as KTO takes them, and one is unwanted.
-
-    A column ``label`` of text or numbers is a class, and says nothing about the answer.
-    """
-    verdicts = [fields.get("label") for fields in rows if {"prompt", "completion"} <= set(fields)]
-    are_all = len(verdicts) == len(rows) and all(type(verdict) is bool for verdict in verdicts)
-    return are_all and False in verdicts
 
 
 def build_convert(source: Source, format_name: str, *, conversational: bool, where: str) -> Convert:
@@ -218,33 +119,6 @@ def _preference(source: Source, conversational: bool, where: str) -> Convert:
         return {**row, "rejected": other["completion"]}
 
     return convert
-
-
-def _recognise_preferences(
-    source: Source, rows: Sequence[Mapping[str, Any]], where: str, objective: str
-) -> Recognised:
-    if source.format not in ("Auto", "Preference"):
-        raise UserError(
-            "FormatNotApplicable",
-            f"{where}.format: method.objective {objective} learns from preferences; use Auto or "
-            f"Preference instead of {source.format}",
-        )
-    columns = source.columns or Columns()
-    pair = {columns.chosen or "chosen", columns.rejected or "rejected"}
-    verdict = {columns.completion or "completion", columns.label or "label"}
-    wanted = [pair, verdict] if objective == "KTO" else [pair]
-    count = sum(1 for fields in rows if any(names <= set(fields) for names in wanted))
-    if count:
-        reason = f"{count} of the first {len(rows)} rows are preferences"
-        return Recognised(format="Preference", reason=reason)
-    seen = list(dict.fromkeys(str(field) for fields in rows for field in fields))
-    needed = " or ".join(" and ".join(sorted(names)) for names in wanted)
-    hint = "; KTO learns from rows with a label" if verdict <= set(seen) else ""
-    raise DataError(
-        "NoPreferences",
-        f"{where}: method.objective {objective} needs rows with {needed}, and these have "
-        f"{', '.join(seen[:20])}{hint}; name the columns, or change the objective",
-    )
 
 
 def read_group(fields: Mapping[str, Any], column: str | None) -> str | None:
@@ -396,15 +270,3 @@ def _value(fields: Mapping[str, Any], name: str) -> Any:
         shown = ", ".join(map(str, fields)) or "no fields"
         raise BadRow("MissingColumn", f"no column {name!r}; the row has: {shown}")
     return fields[name]
-
-
-def _explain_unknown(rows: Sequence[Mapping[str, Any]], where: str) -> str:
-    seen = list(dict.fromkeys(str(field) for fields in rows for field in fields))
-    shown = ", ".join(seen[:20]) + (f" and {len(seen) - 20} more" if len(seen) > 20 else "")
-    text = f"{where}: no known format fits the fields {shown}; known are {KNOWN_FORMATS}."
-    if {"chosen", "rejected"} <= set(seen):
-        return f"{text} These are preference pairs, which objective SFT cannot learn from"
-    if len(seen) < 2:
-        return text
-    example = f"columns: {{prompt: {seen[0]}, completion: {seen[-1]}}}"
-    return f"{text} Name the columns, for example {example}"

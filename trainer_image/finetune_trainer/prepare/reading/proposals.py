@@ -16,7 +16,6 @@ from typing import Any
 from finetune_api.v1alpha1.dataset import Columns, Source
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.reading.formats import are_verdicts, recognise_format
 from finetune_trainer.prepare.reading.header import MAX_NAME_CHARACTERS
 from finetune_trainer.prepare.reading.names import (
     COMPLETION_NAMES,
@@ -24,6 +23,7 @@ from finetune_trainer.prepare.reading.names import (
     find_named,
     is_bookkeeping,
 )
+from finetune_trainer.prepare.reading.recognition import are_verdicts, recognise_format
 from finetune_trainer.prepare.reading.values import is_missing, write_value
 
 MAX_LABELS = 100
