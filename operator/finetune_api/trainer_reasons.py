@@ -286,6 +286,13 @@ DATA = {
     "TemplateNotApplicable": _Help(
         "Rows of this format have no prompt to render.", "Remove `template`, or use `format: Csv`."
     ),
+    "BadTime": _Help(
+        "The value of a row's time column is no time.",
+        "Write ISO 8601 or seconds since 1970, or drop `columns.time`.",
+    ),
+    "MissingTime": _Help(
+        "A row has no value in the time column.", "Fill it, or drop `columns.time`."
+    ),
     "BenchmarkUnreadable": _Help(
         "A row of `dataset.contamination.against` cannot be read.",
         "Correct its `uri`, `format`, `columns` or `template`.",

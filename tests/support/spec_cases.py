@@ -480,6 +480,15 @@ CASES: tuple[Case, ...] = (
         {"spec.dataset.contamination": {"against": []}},
         "should have at least 1 items",
     ),
+    good(
+        "a split by time",
+        {"spec.dataset.split.by": "Time", f"{SOURCE}.columns": {"time": "created"}},
+    ),
+    bad(
+        "a split by time without a column",
+        {"spec.dataset.split.by": "Time", f"{SOURCE}.columns": {"prompt": "q"}},
+        "dataset.split.by Time needs columns.time",
+    ),
     bad("a negative seed", {"spec.dataset.split.seed": -1}, "greater than or equal to 0"),
     bad("rank zero", {f"{ADAPTER}.rank": 0}, "should be greater than or equal to 1"),
     bad("rank 513", {f"{ADAPTER}.rank": 513}, "should be less than or equal to 512"),

@@ -647,6 +647,62 @@ def test_equal_prompts_stay_on_one_side_and_copies_are_left_out(
     }
 
 
+def test_case_and_space_twins_of_a_fixed_test_side_are_not_trained_on(
+    make_context: MakeContext, write: Write
+) -> None:
+    test = [{"prompt": f"What is {n} called?", "completion": f"It is {n}."} for n in range(80)]
+    twins = [
+        {"prompt": f"  WHAT is {n}  called ? ", "completion": f"it is {n}"} for n in range(0, 80, 2)
+    ]
+    write("train.jsonl", pairs(60) + as_jsonl(twins))
+    write("test.jsonl", as_jsonl(test))
+    context = make_context(
+        {"uri": "in/train.jsonl", "side": "Train"}, {"uri": "in/test.jsonl", "side": "Test"}
+    )
+    result, prepared = prepare_and_read(context)
+    assert (result.rows.train, result.rows.test) == (60, 80)
+    assert "40 rows of sources bound to train or validation are close to" in context.messages
+    assert "sources[0]/train.jsonl:61 and sources[1]/test.jsonl:1" in context.messages
+    assert "the verdict rests on 80 independent held-out prompts" in context.messages
+    assert (prepared.report.split.test_groups, prepared.report.split.wanted_test_groups) == (80, 93)
+
+
+def test_rows_of_a_benchmark_are_not_trained_on_and_count_into_the_version(
+    make_context: MakeContext, write: Write
+) -> None:
+    write("rows.jsonl", pairs(60))
+    path = write("exam.jsonl", as_jsonl([{"question": "what is 3"}]))
+    exam = {"uri": f"file://{path}", "format": "Text", "columns": {"text": "question"}}
+    context = make_context(contamination={"against": [exam]})
+    result, prepared = prepare_and_read(context)
+    lines = {row["metadata"]["line"] for rows in prepared.rows.values() for row in rows}
+    assert lines == set(range(1, 61)) - {4}
+    assert "dataset.contamination.against[0]/exam.jsonl:1" in context.messages
+    write("exam.jsonl", as_jsonl([{"question": "what is 5"}]))
+    assert prepare(make_context(contamination={"against": [exam]})).digest != result.digest
+    write("exam.jsonl", "{}\n")
+    with pytest.raises(DataError, match=r"contamination\.against") as caught:
+        prepare(make_context(contamination={"against": [exam]}))
+    assert caught.value.reason == "BenchmarkUnreadable"
+
+
+def test_the_latest_rows_are_held_out_on_request(make_context: MakeContext, write: Write) -> None:
+    rows = [
+        {
+            "prompt": f"What is {n}?",
+            "completion": f"It is {n}.",
+            "created": f"2026-01-{n % 28 + 1:02}",
+        }
+        for n in range(112)
+    ]
+    write("rows.jsonl", as_jsonl(rows))
+    source = {"uri": "in/rows.jsonl", "columns": {"time": "created"}}
+    split = {"by": "Time", "testPercent": 25, "validationPercent": 0}
+    _, prepared = prepare_and_read(make_context(source, split=split))
+    days = [rows[row["metadata"]["line"] - 1]["created"] for row in prepared.test]
+    assert sorted(set(days)) == [f"2026-01-{day:02}" for day in range(22, 29)]
+
+
 def test_the_most_rows_are_drawn_before_the_split(make_context: MakeContext, write: Write) -> None:
     write("rows.jsonl", pairs(100))
     result = prepare(make_context(max_rows=40))

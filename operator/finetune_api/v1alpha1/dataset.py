@@ -69,6 +69,9 @@ class Columns(APIModel):
     Default: `label`."""
     group: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Column whose equal values must stay on one side of the split (a customer, a conversation)."""
+    time: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Column with the time at which a row arose, for `split.by: Time`: ISO 8601 (`2026-11-25`,
+    `2026-11-25T10:00:00Z`), or seconds or milliseconds since 1970; without a zone it is UTC."""
 
 
 class Source(APIModel):
@@ -119,6 +122,11 @@ class Split(APIModel):
     """Share of the rows used to watch the loss while training, in percent."""
     seed: Annotated[Integer, Field(ge=0, le=2147483647)] = 13
     """Seed of the division."""
+    by: Literal["Content", "Time"] = "Content"
+    """`Content` divides by content and seed; where answers are a few labels, every side has its
+    share of each. `Time` holds out the latest rows by `columns.time`, and watches the loss on those
+    before them: how will the model do on what comes? Rows that belong together go where the latest
+    of them goes."""
 
 
 class Duplicates(APIModel):

@@ -435,6 +435,24 @@ SPEC_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         rule=(
+            "self.dataset.split.by != 'Time' || self.dataset.sources.all(s, s.side != 'Split' || "
+            "(has(s.columns) && has(s.columns.time)))"
+        ),
+        message=(
+            "dataset.split.by Time needs columns.time in every source with side: Split: name the "
+            "column that holds the time of a row"
+        ),
+        field="dataset.split.by",
+        check=lambda s: (
+            s.dataset.split.by != "Time"
+            or all(
+                source.side != "Split" or (source.columns is not None and source.columns.time)
+                for source in s.dataset.sources
+            )
+        ),
+    ),
+    Rule(
+        rule=(
             "double(self.dataset.duplicates.threshold) >= 0.5 && "
             "double(self.dataset.duplicates.threshold) <= 1.0"
         ),

@@ -41,6 +41,7 @@ def marks_of(answers: list[int], is_label: list[bool]) -> RowMarks:
         is_label=np.array(is_label),
         files=np.zeros(number, dtype=np.uint32),
         lines=np.zeros(number, dtype=np.uint32),
+        times=np.zeros(number, dtype=np.int64),
         file_names=("a",),
     )
 

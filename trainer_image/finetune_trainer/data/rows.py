@@ -127,6 +127,7 @@ class Example:
         side: The side its source is bound to, or None when the split decides.
         group: Digest of what keeps rows together: equal groups never lie on two sides.
         content: Digest of ``row``; equal for identical rows.
+        time: When it arose, in microseconds since 1970; None where that is not asked.
     """
 
     row: dict[str, Any]
@@ -135,6 +136,7 @@ class Example:
     side: Side | None
     group: str
     content: str
+    time: int | None = None
 
     def to_json(self) -> str:
         """Serialise as one line of the prepared data set, without the line break."""
@@ -180,7 +182,13 @@ class RowFile:
 
 
 def make_example(
-    row: dict[str, Any], *, file: str, line: int, side: Side | None, group_value: str | None
+    row: dict[str, Any],
+    *,
+    file: str,
+    line: int,
+    side: Side | None,
+    group_value: str | None,
+    time: int | None = None,
 ) -> Example:
     """Wrap a canonical row and derive its digests.
 
@@ -190,13 +198,20 @@ def make_example(
         line: Line or position in that file.
         side: Side of its source, or None.
         group_value: Value of the user's group column; None groups rows by identical prompt.
+        time: When it arose, in microseconds since 1970.
 
     Raises:
         BadRow: The row holds bytes that were not UTF-8, or half of a surrogate pair.
     """
     key = ["prompt", prompt_of(row)] if group_value is None else ["group", group_value]
     return Example(
-        row=row, file=file, line=line, side=side, group=_digest(key), content=_digest(row)
+        row=row,
+        file=file,
+        line=line,
+        side=side,
+        group=_digest(key),
+        content=_digest(row),
+        time=time,
     )
 
 

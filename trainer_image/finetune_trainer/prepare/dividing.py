@@ -252,19 +252,31 @@ def _take(
     most: int,
     in_order: bool,
 ) -> int:
-    """Take groups in order while each brings the side nearer to its share (in rows x 100).
+    """Take groups until none brings the side nearer to its share (in rows x 100).
+
+    They are taken in order as far as they fit, and then the smallest of those that are too large,
+    if the side is nearer to its share with it than without. ``in_order`` takes them in order alone.
 
     Returns:
         What is missing then; below 0 what there is too much.
     """
+    too_large = []
     for group in free:
         if len(taken) == most:
-            break
-        if abs(missing - 100 * sizes[group]) < abs(missing):
+            return missing
+        size = 100 * sizes[group]
+        if size <= missing or (in_order and abs(missing - size) < abs(missing)):
             taken.add(group)
-            missing -= 100 * sizes[group]
+            missing -= size
         elif in_order:
-            break
+            return missing
+        else:
+            too_large.append(group)
+    if too_large:
+        smallest = min(too_large, key=lambda group: (sizes[group], group))
+        if abs(missing - 100 * sizes[smallest]) < abs(missing):
+            taken.add(smallest)
+            missing -= 100 * sizes[smallest]
     return missing
 
 

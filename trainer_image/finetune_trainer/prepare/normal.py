@@ -36,7 +36,8 @@ class NormalRow:
 
     Attributes:
         prompt: Its input as one normalised line: all turns but the last answer, or the text.
-        prompt_digest: Of the input with roles and tools; equal for equal prompts.
+        prompt_digest: Of this line and the tools; equal for equal prompts, whatever shape they come
+            in: a question of a benchmark is plain text, one of a conversation a message.
         row_digest: Of the whole row; equal for rows with equal prompt and answer.
         answer_digest: Of all that is not prompt; equal for equal answers.
         is_label: The answer is so short that another one to the same prompt contradicts it.
@@ -71,15 +72,14 @@ def normalise_row(row: Mapping[str, Any]) -> NormalRow:
         row: As :class:`finetune_trainer.data.rows.Example` holds it.
     """
     normal = _normalise(row)
-    prompt = prompt_of(normal)
-    key = _dump([prompt, normal.get("tools")])
+    prompt = _text_of(prompt_of(normal))
     rest = {name: value for name, value in normal.items() if name not in ("prompt", "text")}
     if "messages" in normal:
         rest = normal["messages"][-1]
     answer = _answer_of(normal)
     return NormalRow(
-        prompt=_text_of(prompt),
-        prompt_digest=_digest(key, DIGEST_BYTES),
+        prompt=prompt,
+        prompt_digest=_digest(_dump([prompt, normal.get("tools")]), DIGEST_BYTES),
         row_digest=_digest(_dump(normal), DIGEST_BYTES),
         answer_digest=_digest(_dump(rest), 8),
         is_label=bool(answer)

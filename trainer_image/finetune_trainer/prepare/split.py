@@ -20,18 +20,23 @@ if TYPE_CHECKING:
 
 
 def divide_compared(compared: Compared, split: Split) -> Division:
-    """Put every row on a side, each with its share of every label where there are a few.
+    """Put every row on a side.
+
+    By content, each side has its share of every label where there are a few; by time, the latest
+    rows are held out, whatever their labels.
 
     Raises:
         DataError: There are fewer groups than sides.
     """
-    strata = find_strata(compared.keys, compared.marks)
+    by_time = split.by == "Time"
+    strata = None if by_time else find_strata(compared.keys, compared.marks)
     division = divide_rows(
         compared.keys,
         test_percent=split.test_percent,
         validation_percent=split.validation_percent,
         seed=split.seed,
         strata=strata,
+        times=compared.marks.times[compared.keys.positions] if by_time else None,
     )
     if strata is None:
         return division

@@ -1,7 +1,7 @@
 """Rows on their way from the sources to the sides: text on disk, digests in memory.
 
 A data set may be larger than the pod's memory. Of each row only what checks and division compare is
-kept: digests, a side, its place in the sources, about 130 bytes. The text goes to a file, in the
+kept: digests, a side, its place in the sources, about 140 bytes. The text goes to a file, in the
 order of reading, and is distributed to the sides in a second pass; its normalised prompt goes to a
 second file, from which pairs of rows are compared.
 """
@@ -73,6 +73,7 @@ class RowMarks:
         is_label: The answer is as short as a label.
         files: Numbers of the files, in :attr:`file_names`.
         lines: Lines, as in :class:`finetune_trainer.data.rows.RawRow`.
+        times: When they arose, in microseconds since 1970; 0 where that is not asked.
         file_names: Files as the user knows them.
     """
 
@@ -82,6 +83,7 @@ class RowMarks:
     is_label: NDArray[np.bool_]
     files: NDArray[np.uint32]
     lines: NDArray[np.uint32]
+    times: NDArray[np.int64]
     file_names: tuple[str, ...]
 
     def place(self, position: int) -> tuple[str, int]:
@@ -104,6 +106,7 @@ class PackedRows:
             the other.
         files: The files they came from, as ``(name, rows)`` in their order.
         places: The lines they stand on, as ``array("I")``.
+        times: When they arose, as ``array("q")``.
     """
 
     lines: bytes
@@ -115,6 +118,7 @@ class PackedRows:
     marks: tuple[bytes, bytes, bytes, bytes]
     files: tuple[tuple[str, int], ...]
     places: bytes
+    times: bytes
 
     def __len__(self) -> int:
         return len(self.sides)
@@ -146,6 +150,7 @@ def pack_rows(examples: Sequence[Example], *, is_benchmark: bool = False) -> Pac
             (file, len(list(rows))) for file, rows in groupby(row.file for row in examples)
         ),
         places=array("I", (row.line for row in examples)).tobytes(),
+        times=array("q", (row.time or 0 for row in examples)).tobytes(),
     )
 
 
@@ -171,6 +176,7 @@ class Spool:
         self._file_numbers: dict[str, int] = {}
         self._files = array("I")
         self._places = array("I")
+        self._times = array("q")
 
     def __enter__(self) -> Spool:
         return self
@@ -200,6 +206,7 @@ class Spool:
             code = self._file_numbers.setdefault(file, len(self._file_numbers))
             self._files.extend([code] * number)
         self._places.frombytes(rows.places)
+        self._times.frombytes(rows.times)
 
     def read_prompt(self, position: int) -> bytes:
         """Return the normalised prompt of a row, UTF-8; no row may be added afterwards."""
@@ -226,6 +233,7 @@ class Spool:
             is_label=np.frombuffer(is_label, dtype=np.bool_),
             files=np.frombuffer(self._files, dtype=np.uint32),
             lines=np.frombuffer(self._places, dtype=np.uint32),
+            times=np.frombuffer(self._times, dtype=np.int64),
             file_names=tuple(self._file_numbers),
         )
 

@@ -28,6 +28,7 @@ from finetune_trainer.prepare.reading.recognition import (
     recognise_format,
 )
 from finetune_trainer.prepare.reading.sources import SourceFile
+from finetune_trainer.prepare.reading.times import read_time
 
 _SIDES = {"Train": Side.TRAIN, "Validation": Side.VALIDATION, "Test": Side.TEST}
 
@@ -195,6 +196,7 @@ def _read_files(source: Source, files: Sequence[SourceFile], label: str) -> RawR
 
 def _convert(source: Source, convert: Convert, file: str, row: RawRow) -> Example | RowError:
     group_column = source.columns.group if source.columns else None
+    time_column = source.columns.time if source.columns else None
     try:
         return make_example(
             convert(row.fields),
@@ -202,6 +204,7 @@ def _convert(source: Source, convert: Convert, file: str, row: RawRow) -> Exampl
             line=row.line,
             side=_SIDES.get(source.side),
             group_value=read_group(row.fields, group_column),
+            time=read_time(row.fields, time_column),
         )
     except BadRow as error:
         return RowError(
