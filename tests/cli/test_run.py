@@ -48,6 +48,16 @@ def test_three_stages_run_and_the_result_is_shown(cli: Cli) -> None:
     assert "version  3" in done.out
 
 
+def test_a_run_goes_no_further_than_it_is_asked_and_then_on_from_there(cli: Cli) -> None:
+    first = cli("run", "job.yaml", "--until", "train")
+    assert first.code == 0, first.err
+    assert "train: done" in first.out
+    assert "evaluate" not in first.out
+    assert "adapter  " in first.out
+    results = json.loads(cli("run", "job.yaml", "--until", "evaluate", "--json").out)["results"]
+    assert list(results) == ["prepare", "train", "evaluate"]
+
+
 def _row(text: str, metric: str) -> list[str]:
     return next(line.split() for line in text.splitlines() if line.strip().startswith(metric))
 

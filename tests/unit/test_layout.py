@@ -29,6 +29,7 @@ def test_source_roots_do_not_shadow_the_standard_library() -> None:
         "finetune_operator.controllers.manager",
         "finetune_trainer.storage",
         "finetune_trainer.stage",
+        "finetune_trainer.prepare.inspection",
         "finetune_trainer.train.stage",
     ],
 )

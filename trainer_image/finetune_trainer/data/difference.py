@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,23 +150,38 @@ _Row = tuple[bytes, bytes, str, Place]
 
 
 def _match(before: Contents, after: Contents) -> tuple[list[_Row], list[_Row], int]:
-    """Return the rows of each without a match, and how many matched ones are on another side."""
-    left: dict[bytes, list[_Row]] = {}
-    for row in before.rows:
-        left.setdefault(row[0], []).append(row)
-    come: list[_Row] = []
-    num_moved = 0
-    for row in after.rows:
-        same = left.get(row[0])
-        if not same:
+    """Return the rows of each without a match, and how many matched ones are on another side.
+
+    Rows on the same side are matched first, so that a repeated row does not seem to move.
+    """
+    gone, come = _pair(before.rows, after.rows, with_side=True)
+    num_unpaired = len(gone)
+    gone, come = _pair(gone, come, with_side=False)
+    is_divided = all(row[2] for row in (*before.rows, *after.rows))
+    return gone, come, num_unpaired - len(gone) if is_divided else 0
+
+
+def _pair(
+    before: Sequence[_Row], after: Sequence[_Row], *, with_side: bool
+) -> tuple[list[_Row], list[_Row]]:
+    """Return the rows of each that are left when equal ones are paired, one to one, in order."""
+
+    def key(row: _Row) -> tuple[bytes, str]:
+        return row[0], row[2] if with_side else ""
+
+    left = Counter(map(key, before))
+    come = []
+    for row in after:
+        if left[key(row)] > 0:
+            left[key(row)] -= 1
+        else:
             come.append(row)
-            continue
-        # One on the same side first, so that a repeated row does not seem to move.
-        index = next((i for i, other in enumerate(same) if other[2] == row[2]), 0)
-        other = same.pop(index)
-        num_moved += bool(other[2] and row[2] and other[2] != row[2])
-    unmatched = {id(row) for rows in left.values() for row in rows}
-    return [row for row in before.rows if id(row) in unmatched], come, num_moved
+    gone = []
+    for row in reversed(before):  # the first ones of equal rows were paired
+        if left[key(row)] > 0:
+            left[key(row)] -= 1
+            gone.append(row)
+    return gone[::-1], come
 
 
 def _shifted(before: Counter[str], after: Counter[str]) -> dict[str, tuple[int, int]]:
