@@ -329,6 +329,9 @@ DATA = {
         "The first row of a table reads like data and not like names of columns.",
         "Set `header` of its source to `Absent` or `Present`.",
     ),
+    "SettingNotApplicable": _Help(
+        "A source has a setting for files of another kind.", "Leave it out."
+    ),
     "SheetNotFound": _Help(
         "A workbook has no sheet of that name.", "Correct `sheet` of its source."
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -92,6 +93,33 @@ def test_a_pattern_that_nothing_matches_tells_what_is_there(tmp_path: Path) -> N
         fetch(f"file://{tmp_path}/x*.jsonl", tmp_path / "work")
     assert caught.value.reason == "DatasetNotFound"
     assert "holds rows.jsonl" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "field"),
+    [
+        ("a.csv", {"sheet": "S"}, "sheet"),
+        ("a.jsonl.gz", {"header": "Absent"}, "header"),
+        ("a.parquet", {"header": "Present"}, "header"),
+        ("a.xlsx", {"encoding": "UTF-8"}, "encoding"),
+        ("a.csv", {"header": "Absent", "encoding": "UTF-8"}, None),
+        ("a.xlsx", {"sheet": "S", "header": "Absent"}, None),
+    ],
+)
+def test_a_setting_for_files_of_another_kind_is_refused_and_not_ignored(
+    name: str, settings: dict[str, str], field: str | None, tmp_path: Path
+) -> None:
+    body = gzip.compress(b"{}") if name.endswith(".gz") else b"x"
+    (tmp_path / name).write_bytes(body)
+    source = Source.model_validate({"uri": f"file://{tmp_path}/{name}", **settings})
+    location = locate(source.uri)
+    store = open_store(location.root, StorageAccess())
+    if field is None:
+        assert len(fetch_source(source, store, location, tmp_path / "work")) == 1
+        return
+    with pytest.raises(UserError, match=f"{field} of file://") as caught:
+        fetch_source(source, store, location, tmp_path / "work")
+    assert caught.value.reason == "SettingNotApplicable"
 
 
 def fetch(uri: str, folder: Path) -> list[SourceFile]:

@@ -6,6 +6,10 @@ from pathlib import PurePosixPath
 
 TEXT_EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 TABLE_EXTENSIONS = (".parquet", ".xlsx")
+HEADER_EXTENSIONS = (".csv", ".tsv", ".xlsx")
+"""Those whose first row may name the columns."""
+
+SHEET_EXTENSIONS = (".xlsx",)
 EXTENSIONS = (*TEXT_EXTENSIONS, *TABLE_EXTENSIONS)
 COMPRESSIONS = (".gz", ".zst")
 """Endings that may follow one of a text file: ``rows.jsonl.gz``."""

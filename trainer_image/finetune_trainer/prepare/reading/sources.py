@@ -21,7 +21,14 @@ from urllib.parse import unquote
 from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.encodings import UTF8, TextEncoding, choose_encoding
-from finetune_trainer.prepare.reading.file_types import KNOWN_ENDINGS, extension_of, is_text
+from finetune_trainer.prepare.reading.file_types import (
+    HEADER_EXTENSIONS,
+    KNOWN_ENDINGS,
+    SHEET_EXTENSIONS,
+    TEXT_EXTENSIONS,
+    extension_of,
+    is_text,
+)
 from finetune_trainer.storage import MANIFEST_NAME, ObjectNotFound, ObjectStore
 
 NUM_NAMES_SHOWN = 5
@@ -100,12 +107,14 @@ def fetch_source(
 
     Raises:
         UserError: ``DatasetNotFound``: nothing readable lies there; says what does.
+            ``SettingNotApplicable``: the source says something that is for other kinds of files.
         DataError: A text file cannot be decoded, or is a damaged archive.
         StorageError: The storage could not be read.
     """
     key = location.key
     try:
         if key and store.exists(key):
+            _require_use(source, [key])
             return [_fetch(source, store, key, key, folder)]
         prefix = f"{key}/" if key else _fixed_start(location.pattern)
         found = [info.key for info in store.list(prefix)]
@@ -115,12 +124,30 @@ def fetch_source(
             name for name in found if is_wanted(name) and _is_data(name.removeprefix(cut))
         )
         if files:
+            _require_use(source, files)
             return [_fetch(source, store, name, name.removeprefix(cut), folder) for name in files]
         raise UserError("DatasetNotFound", _explain_missing(source.uri, store, found))
     except UserError as error:
         if error.reason != "ModelNotFound":  # the Hub's store has models in mind
             raise
         raise UserError("DatasetNotFound", error.message) from error
+
+
+def _require_use(source: Source, names: list[str]) -> None:
+    """Refuse settings that no file of a source can follow, instead of leaving them unheard."""
+    extensions = {extension_of(name) for name in names}
+    wanted = [
+        ("sheet", source.sheet is not None, SHEET_EXTENSIONS),
+        ("header", source.header != "Auto", HEADER_EXTENSIONS),
+        ("encoding", source.encoding != "Auto", TEXT_EXTENSIONS),
+    ]
+    for field, is_set, applicable in wanted:
+        if is_set and not extensions.intersection(applicable):
+            raise UserError(
+                "SettingNotApplicable",
+                f"dataset.sources: {field} of {source.uri} is for files ending in "
+                f"{', '.join(applicable)}, and there is none; leave it out",
+            )
 
 
 def _fixed_start(pattern: str) -> str:
