@@ -23,6 +23,7 @@ from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.prepare import intake, stage, tokens
+from finetune_trainer.prepare.reading import examples
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
 from support.seaweedfs import SeaweedS3, s3
@@ -1096,3 +1097,18 @@ def test_a_data_set_without_invalid_rows_has_no_file_of_them(
     result, _ = prepare_and_read(make_context())
     assert result.invalid_rows == []
     assert not (tmp_path / "out/datasets" / result.digest / "invalid-rows.jsonl").exists()
+
+
+def test_a_file_that_begins_with_many_bad_rows_is_read_whole_and_in_order(
+    make_context: MakeContext, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("rows.jsonl", "{\n" * 30 + pairs(40) + "{\n" * 3)
+    contents = []
+    for kept in (1000, 7):
+        monkeypatch.setattr(examples, "NUM_ROWS_KEPT", kept)
+        result, prepared = prepare_and_read(
+            make_context(name=f"kept-{kept}", output=f"out-{kept}", max_invalid_rows=33)
+        )
+        contents.append((prepared.rows, result.invalid_rows, result.num_invalid_rows))
+    assert contents[0] == contents[1]
+    assert contents[0][2] == 33

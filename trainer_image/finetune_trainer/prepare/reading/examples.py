@@ -33,6 +33,10 @@ from finetune_trainer.prepare.reading.times import read_time
 _SIDES = {"Train": Side.TRAIN, "Validation": Side.VALIDATION, "Test": Side.TEST}
 
 
+NUM_ROWS_KEPT = 1000
+"""So many unreadable rows are kept while a readable one is looked for; beyond, files are read anew:
+a file of a million bad rows must not fill the memory."""
+
 RawRows = Iterator[tuple[str, RawRow | RowError]]
 """Rows with the label of their file, in their order."""
 
@@ -135,16 +139,7 @@ def open_source(
         UserError: The source's settings do not fit its rows.
     """
     where = where or f"dataset.sources[{index}]"
-    stream = _read_files(source, files, label)
-    probe: list[tuple[str, RawRow | RowError]] = []
-    raw_rows: list[RawRow] = []
-    for file, row in stream:
-        probe.append((file, row))
-        if isinstance(row, RawRow):
-            raw_rows.append(row)
-            if len(raw_rows) == NUM_PROBED_ROWS:
-                break
-    rows = chain(probe, stream)
+    raw_rows, rows = _look_at_first(source, files, label)
     if not raw_rows:
         return OpenSource(rows=rows, recognised=None, conversion=None)
     recognised = recognise_format(
@@ -158,6 +153,25 @@ def open_source(
         control_tokens=tuple(sorted(control_tokens)),
     )
     return OpenSource(rows=rows, recognised=recognised, conversion=conversion)
+
+
+def _look_at_first(
+    source: Source, files: Sequence[SourceFile], label: str
+) -> tuple[list[RawRow], RawRows]:
+    """Return the first readable rows, and all rows from the beginning."""
+    stream = _read_files(source, files, label)
+    probe: list[tuple[str, RawRow | RowError]] = []
+    raw_rows: list[RawRow] = []
+    for file, row in stream:
+        if len(probe) <= NUM_ROWS_KEPT:
+            probe.append((file, row))
+        if isinstance(row, RawRow):
+            raw_rows.append(row)
+            if len(raw_rows) == NUM_PROBED_ROWS:
+                break
+    if len(probe) > NUM_ROWS_KEPT:
+        return raw_rows, _read_files(source, files, label)
+    return raw_rows, chain(probe, stream)
 
 
 def refuse_wrong_column(rows: SourceRows, *, index: int) -> None:
