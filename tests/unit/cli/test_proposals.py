@@ -187,6 +187,11 @@ SHAPES: dict[str, tuple[str, bytes, dict[str, Any]]] = {
             "columns": {"prompt": "column1", "completion": "column2"},
         },
     ),
+    "no header, one column": (
+        "a.csv",
+        table_of("", lambda n: f"The court held that case {n} was void."),
+        {"format": "Text", "header": "Absent", "columns": {"text": "column1"}},
+    ),
     "no header, labels before the texts": (
         "a.tsv",
         table_of("", lambda n: f"{'spam' if n % 3 else 'ham'}\tCall me back, number {n}"),

@@ -95,6 +95,11 @@ def test_a_row_of_names_is_taken_for_one(name: str, tmp_path: Path) -> None:
     assert list(rows[0]) == text.splitlines()[0].split(",")
 
 
+def test_one_column_without_a_name_is_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"columns: \{text: column1\}"):
+        fields(write(tmp_path, "a.csv", "The court held it void.\nAn appeal was dismissed.\n"))
+
+
 def test_columns_by_position_become_examples(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", HEADERLESS["a value of the first row comes again"])
     columns = {"prompt": "column1", "completion": "column2"}

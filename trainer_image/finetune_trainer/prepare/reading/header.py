@@ -57,7 +57,10 @@ def name_columns(
         raise DataError("EmptyDataset", f"{file} is empty; its first line must name the columns")
     compared = list(islice(stream, NUM_COMPARED_ROWS))
     if header == "Auto" and (why := find_no_header(names, compared)):
-        example = f"{{prompt: {position_name(0)}, completion: {position_name(len(names) - 1)}}}"
+        first_name, last_name = position_name(0), position_name(len(names) - 1)
+        example = f"{{prompt: {first_name}, completion: {last_name}}}"
+        if len(names) == 1:
+            example = f"{{text: {first_name}}}"
         raise DataError(
             "NoHeader",
             f"{file}: the first row does not seem to name the columns: {why}. If it is data, set "
