@@ -124,7 +124,8 @@ def absolute_uri(uri: str, folder: Path) -> str:
     """
     if uri.startswith("pvc://"):
         raise CliError(
-            f"{uri}: a volume claim exists only on a cluster; use file:// or s3:// to run here, or "
+            f"{uri}: a volume claim exists only on a cluster; to run here name a folder or bucket "
+            "in its place (for one run: --set dataset.sources.0.uri=file:///folder), or use "
             "`finetune submit` to run it there"
         )
     path = uri.removeprefix("file://")

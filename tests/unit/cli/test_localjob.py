@@ -54,6 +54,14 @@ def test_volume_claims_need_a_cluster(write) -> None:
         plan(write({"spec.model.uri": "pvc://models/a"}))
 
 
+def test_a_claim_with_data_is_replaced_by_a_folder_for_one_run(write) -> None:
+    job = write({"spec.dataset.sources.0.uri": "pvc://data/2026/*.jsonl"})
+    with pytest.raises(CliError, match=r"--set dataset\.sources\.0\.uri=file:///folder"):
+        plan(job)
+    run = plan(job, overrides=["dataset.sources.0.uri=file:///mnt/data/2026/*.jsonl"])
+    assert run.job.spec.dataset.sources[0].uri == "file:///mnt/data/2026/*.jsonl"
+
+
 def test_job_without_output_writes_beside_its_file(write, tmp_path: Path) -> None:
     run = plan(write({"spec.output": REMOVED}))
     assert run.job.spec.output.uri == f"file://{tmp_path}/out"
