@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from finetune_api.trainer import RowCounts
+from finetune_api.v1alpha1.dataset import Dataset
 from finetune_trainer.data.report import (
     CheckReport,
     InvalidRow,
@@ -18,6 +20,7 @@ from finetune_trainer.data.report import (
     LabelReport,
 )
 from finetune_trainer.prepare.card import render_card
+from finetune_trainer.prepare.documents import explain_hidden_rows, find_lists
 from finetune_trainer.prepare.page import list_findings, render_page, words_of
 from finetune_trainer.prepare.samples import Sample
 from support.data_reports import report, sample
@@ -165,3 +168,21 @@ def test_card_names_the_files_of_the_sides_that_have_rows() -> None:
     assert head["size_categories"] == ["n<1K"]
     assert "a" * 64 in card
     assert json.dumps("SNIP") not in card
+
+
+@pytest.mark.parametrize("action", ["Redact", "Drop", "Refuse", "Report", "Off"])
+def test_rows_are_shown_only_where_personal_data_was_taken_out(action: str) -> None:
+    dataset = Dataset.model_validate(
+        {"sources": [{"uri": "file:///rows.jsonl"}], "privacy": {"action": action}}
+    )
+    reason = explain_hidden_rows(dataset)
+    assert bool(reason) == (action in ("Report", "Off"))
+    assert not reason or f"dataset.privacy.action {action}" in reason
+
+
+def test_files_that_list_rows_in_full_are_named_unless_they_are_empty(tmp_path: Path) -> None:
+    for name, text in (("train.jsonl", "{}"), ("removed-rows.jsonl", "{}"), ("a.jsonl", "")):
+        (tmp_path / name).write_text(text)
+    assert find_lists(tmp_path) == ["removed-rows.jsonl"]
+    page = render_page(report(), [], reason_hidden="", lists=find_lists(tmp_path))
+    assert "beside it, removed-rows.jsonl holds all of them" in Reading(page).text

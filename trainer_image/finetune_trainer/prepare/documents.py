@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from finetune_api.v1alpha1.dataset import Dataset
 from finetune_trainer.data.prepared import REPORT_NAME
 from finetune_trainer.data.report import DatasetReport
+from finetune_trainer.data.rows import Side
 from finetune_trainer.prepare.card import CARD_NAME, render_card
 from finetune_trainer.prepare.page import PAGE_NAME, render_page
 from finetune_trainer.prepare.samples import Decode, read_samples
@@ -36,12 +37,22 @@ def write_documents(folder: Path, dataset: Dataset, report: DatasetReport, decod
     samples = [] if reason else read_samples(folder, decode)
     texts = {
         REPORT_NAME: report.model_dump_json(by_alias=True, indent=1) + "\n",
-        PAGE_NAME: render_page(report, samples, reason_hidden=reason),
+        PAGE_NAME: render_page(report, samples, reason_hidden=reason, lists=find_lists(folder)),
         CARD_NAME: render_card(report),
     }
     for name, text in texts.items():
         # A label or a file's name may hold half of a surrogate pair.
         (folder / name).write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def find_lists(folder: Path) -> list[str]:
+    """Return the names of the files beside the sides that list rows in full, of those with any."""
+    sides = {f"{side}.jsonl" for side in Side}
+    return sorted(
+        path.name
+        for path in folder.glob("*.jsonl")
+        if path.name not in sides and path.stat().st_size
+    )
 
 
 def explain_hidden_rows(dataset: Dataset) -> str:

@@ -51,13 +51,20 @@ class SideTable:
     rows: list[tuple[str | int, ...]]
 
 
-def render_page(report: DatasetReport, samples: Sequence[Sample], *, reason_hidden: str) -> str:
+def render_page(
+    report: DatasetReport,
+    samples: Sequence[Sample],
+    *,
+    reason_hidden: str,
+    lists: Sequence[str] = (),
+) -> str:
     """Render the page; the same report gives the same bytes.
 
     Args:
         report: ``report.json``.
         samples: Examples to show.
         reason_hidden: Why there are none; said where ``samples`` is empty.
+        lists: Names of files beside the page that list rows in full.
     """
     rows = report.rows
     return render(
@@ -81,6 +88,7 @@ def render_page(report: DatasetReport, samples: Sequence[Sample], *, reason_hidd
         split=describe_split(report),
         samples=samples,
         reason_hidden=reason_hidden,
+        lists=lists,
     )
 
 
