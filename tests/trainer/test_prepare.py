@@ -1112,3 +1112,51 @@ def test_a_file_that_begins_with_many_bad_rows_is_read_whole_and_in_order(
         contents.append((prepared.rows, result.invalid_rows, result.num_invalid_rows))
     assert contents[0] == contents[1]
     assert contents[0][2] == 33
+
+
+PLANTED = {
+    "Email": "jane.doe@mail.example",
+    "Phone": "+49 30 901820",
+    "Card": "4111 1111 1111 1111",
+    "IBAN": "DE89370400440532013000",
+    "NationalID": "078-05-1120",
+    "APIKey": "ghp_" + "aB3dE5gH7" * 4,
+}
+
+
+@pytest.mark.parametrize("action", ["Redact", "Drop", "Refuse", "Report"])
+def test_no_value_found_is_in_anything_but_rows_that_are_to_keep_it(
+    action: str, make_context: MakeContext, write: Write, tmp_path: Path
+) -> None:
+    planted = [
+        {"prompt": f"Case {n}: who is {value}?", "completion": f"It is {value}, of course."}
+        for n, value in enumerate(PLANTED.values())
+    ]
+    bad = as_jsonl({"prompt": value, "completion": ""} for value in PLANTED.values())
+    cut = "".join(f'{{"prompt": "{value}\n' for value in PLANTED.values())
+    write("rows.jsonl", pairs(60) + as_jsonl(planted) + bad + cut)
+    context = make_context(privacy={"action": action}, max_invalid_rows=12)
+    told = ""
+    if action == "Refuse":
+        with pytest.raises(DataError) as caught:
+            prepare(context)
+        told = caught.value.message
+        assert "rows.jsonl:61: the row holds personal data or secrets: Email" in told
+    else:
+        result = prepare(context)
+        told = result.model_dump_json()
+        _, prepared = prepare_and_read(context)
+        (check,) = [c for c in prepared.report.checks if c.name == "personalData"]
+        assert check.flagged == 6
+        assert check.counts == dict.fromkeys(PLANTED, 2)
+        assert check.removed == (6 if action == "Drop" else 0)
+        assert result.rows.train + result.rows.validation + result.rows.test == (
+            60 if action == "Drop" else 66
+        )
+    stored = {**files_below(tmp_path / "out"), **{"told": told.encode()}}
+    stored["events"] = json.dumps(context.events).encode()
+    for name, content in stored.items():
+        if action == "Report" and Path(name).name.startswith(("train.", "validation.", "test.")):
+            continue  # it leaves the rows as they are
+        for value in PLANTED.values():
+            assert value.encode() not in content, (name, value)

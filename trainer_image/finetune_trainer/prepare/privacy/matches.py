@@ -65,6 +65,7 @@ class Text:
 
     def __init__(self, text: str, before: str = "") -> None:
         self.folded = text if text.isascii() else text.translate(_FOLDED)
+        self._has: dict[re.Pattern[str], bool] = {}
         self._before = blank_placeholders(before)
 
     @cached_property
@@ -79,11 +80,19 @@ class Text:
 
     def is_near(self, words: re.Pattern[str], start: int, end: int) -> bool:
         """Tell whether one of these words stands before or close behind a place."""
+        if not self._has_any(words):
+            return False
         begin = start - CONTEXT_BEFORE
         earlier = self._spoken[max(0, begin) : start]
         if begin < 0:
             earlier = f"{self._before[begin:]} {earlier}"
         return bool(words.search(earlier) or words.search(self._spoken[end : end + CONTEXT_AFTER]))
+
+    def _has_any(self, words: re.Pattern[str]) -> bool:
+        if words not in self._has:
+            spoken = words.search(self._spoken) or words.search(self._before)
+            self._has[words] = spoken is not None
+        return self._has[words]
 
     @cached_property
     def _spoken(self) -> str:
