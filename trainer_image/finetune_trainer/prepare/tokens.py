@@ -258,7 +258,7 @@ def measure_tokens(
         elif side in statistics and statistics[side].num_without_answer == len(sides[side]):
             _refuse_all_too_long(statistics[side], words, max_sequence_length)
     if on_too_long == "Refuse":
-        long.refuse(total, max_sequence_length)
+        long.refuse(statistics, total, max_sequence_length)
     return statistics
 
 
@@ -355,9 +355,12 @@ class _LongRows:
         if len(self.first) < NUM_INVALID_ROWS_TOLD:
             self.first.append(row)
 
-    def refuse(self, total: int, max_sequence_length: int) -> None:
+    def refuse(
+        self, statistics: Mapping[Side, TokenStatistics], total: int, max_sequence_length: int
+    ) -> None:
         if not self.number:
             return
+        most = max((side.p95 for side in statistics.values()), default=0)
         named = self.first[:NUM_PLACES_SHOWN]
         shown = ", ".join(f"{row.file}:{row.line} ({row.num_tokens} tokens)" for row in named)
         more = ", ..." if self.number > len(named) else ""
@@ -365,9 +368,9 @@ class _LongRows:
             "RowsTooLong",
             f"{self.number} of {total} rows are longer than hyperparameters.maxSequenceLength "
             f"{max_sequence_length}, so their answer or a part of it would be cut away: {shown}"
-            f"{more}. Set it to {self.longest} to train on all rows whole, or set "
-            "dataset.onTooLong to Drop to leave those rows out, or to Truncate to train on what "
-            "is left of them",
+            f"{more}. Set it to {self.longest} to train on all rows whole ({most} is enough for "
+            "95 % of each side), or set dataset.onTooLong to Drop to leave those rows out, or to "
+            "Truncate to train on what is left of them",
             [place_row(row.file, row.line, "TooLong").to_wire() for row in self.first],
         )
 
