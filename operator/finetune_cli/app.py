@@ -65,7 +65,9 @@ def finetune(
 
 @app.command()
 def init(
-    data: Annotated[str | None, typer.Option(help="File or URI with the examples.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="File, folder, pattern or URI of the examples.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="URI or folder of the base model.")] = None,
     output: Annotated[str | None, typer.Option(help="URI or folder for the results.")] = None,
     file: Annotated[

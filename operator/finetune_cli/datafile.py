@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from finetune_cli.errors import CliError
 
@@ -28,6 +29,9 @@ NUM_PROBED_ROWS = 200
 NUM_READ_ROWS = 20_000
 """Rows that are read in the proposed way, to see that they can be and how long they are."""
 
+NUM_READ_FILES = 8
+"""Files of a folder that are looked at, in the order of their names."""
+
 NUM_ERRORS_SHOWN = 3
 
 
@@ -38,7 +42,7 @@ class DataGuess:
     Attributes:
         proposal: How it is read.
         header: As the API's `header`.
-        encoding: Name of its encoding; None if it is no text.
+        encodings: Names of encodings that are not UTF-8.
         num_rows: Rows that were read.
         is_whole: These are all.
         longest: Estimated length of the longest of them, in tokens; rather too long than too short.
@@ -46,37 +50,44 @@ class DataGuess:
 
     proposal: Proposal
     header: str
-    encoding: str | None
+    encodings: tuple[str, ...]
     num_rows: int
     is_whole: bool
     longest: int
 
 
 def inspect_data(path: Path) -> DataGuess:
-    """Look at the rows of a file.
+    """Look at the rows of a file, or of several.
+
+    Args:
+        path: A file, a folder, or a pattern of files.
 
     Raises:
         CliError: The file is missing, empty, of a kind that is not read, or its rows are nothing
             that can be learned from.
     """
+    from finetune_trainer.prepare.reading.encodings import UTF8
     from finetune_trainer.prepare.reading.proposals import propose_reading
     from finetune_trainer.prepare.reading.sources import describe_file
 
-    _require_file(path)
     with _explaining(path):
-        file = describe_file(path, name=str(path))
-        header, rows = _read_first_rows(file)
+        paths = _find_files(path)
+        files = [describe_file(one, name=str(one)) for one in paths[:NUM_READ_FILES]]
+        header, rows = _read_first_rows(files[0])
         if not rows:
-            raise CliError(f"{path} holds no rows")
+            raise CliError(f"{files[0].name} holds no rows")
         proposal = propose_reading(rows, where=str(path))
         source = proposal.make_source("file:///data", header=header)
-        lengths, is_whole = _read_in_this_way(source, file, proposal.objective)
+        lengths, is_whole = _read_in_this_way(source, files, proposal.objective)
+    others = [
+        file.encoding.name for file in files if file.encoding and file.encoding.codec != UTF8.codec
+    ]
     return DataGuess(
         proposal=proposal,
         header=header,
-        encoding=file.encoding.name if file.encoding else None,
+        encodings=tuple(dict.fromkeys(others)),
         num_rows=len(lengths),
-        is_whole=is_whole,
+        is_whole=is_whole and len(paths) == len(files),
         longest=max(lengths),
     )
 
@@ -131,6 +142,21 @@ def read_whole(path: Path) -> Iterator[Example]:
                 yield screened
 
 
+def _find_files(path: Path) -> list[Path]:
+    """Return the files that a source with this path stands for."""
+    from finetune_trainer.prepare.reading.sources import find_files, locate
+    from finetune_trainer.storage import local_path, open_store
+
+    if path.is_file():
+        return [path]
+    if not path.exists() and not set("*?") & set(str(path)):
+        raise CliError(f"{path}: no such file")
+    location = locate(f"file://{quote(str(path.absolute()), safe='/*?')}")
+    store = open_store(location.root)
+    folder = local_path(location.root)
+    return [folder / key for key in find_files(str(path), store, location)]
+
+
 def _require_file(path: Path) -> None:
     if not path.exists():
         raise CliError(f"{path}: no such file")
@@ -183,7 +209,9 @@ def _read_some(file: SourceFile, header: str, *, skips_errors: bool) -> list[dic
     return fields
 
 
-def _read_in_this_way(source: Source, file: SourceFile, objective: str) -> tuple[list[int], bool]:
+def _read_in_this_way(
+    source: Source, files: list[SourceFile], objective: str
+) -> tuple[list[int], bool]:
     """Return the estimated lengths of the rows in tokens, and whether these are all rows.
 
     Raises:
@@ -194,9 +222,7 @@ def _read_in_this_way(source: Source, file: SourceFile, objective: str) -> tuple
     from finetune_trainer.prepare.reading.examples import open_source
     from finetune_trainer.prepare.reading.lengths import estimate_tokens
 
-    opened = open_source(
-        source, [file], index=0, label="", conversational=True, objective=objective
-    )
+    opened = open_source(source, files, index=0, label="", conversational=True, objective=objective)
     assert opened.conversion is not None  # there are rows
     convert, screen = opened.conversion.build(), _choose_screen(source, objective)
     lengths: list[int] = []

@@ -145,8 +145,8 @@ def describe_guess(guess: DataGuess) -> str:
     parts = [f"format {proposal.format}"]
     if proposal.format not in ("Chat", "ShareGPT", "Text"):
         parts.append(f"the answers are {'short labels' if proposal.has_labels else 'texts'}")
-    if guess.encoding not in (None, "UTF-8"):
-        parts.append(f"encoding {guess.encoding}")
+    if guess.encodings:
+        parts.append(f"encoding {', '.join(guess.encodings)}")
     rows = f"{guess.num_rows:,} rows" if guess.is_whole else f"its first {guess.num_rows:,} rows"
     return f"{', '.join(parts)} (from {rows})"
 

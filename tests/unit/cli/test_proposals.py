@@ -310,6 +310,32 @@ def test_what_the_reader_refuses_is_not_proposed(shape: str, tmp_path: Path) -> 
     assert name in caught.value.message
 
 
+@pytest.mark.parametrize("place", ["in put", "in put/*.csv", "in put/**/part-?.csv"])
+def test_a_folder_or_a_pattern_is_proposed_and_all_its_files_are_read(
+    place: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in put" / "2026"
+    folder.mkdir(parents=True)
+    for number in range(2):
+        text = table_of("frage,antwort", lambda n, at=number: f"W\u00fcrfel {at} {n},Zahl {n}")
+        file = folder / f"part-{number}.csv"
+        file.write_bytes(text.decode().encode("cp1252" if number else "utf-8"))
+    if place.endswith("/*.csv"):
+        place = "in put/2026/*.csv"
+    text, guess = render_starter(file=tmp_path / "job.yaml", data=str(tmp_path / place))
+    assert guess is not None
+    assert (guess.num_rows, guess.is_whole) == (2 * NUM_ROWS, True)
+    assert guess.encodings == ("Windows-1252",)
+    (document,) = parse_documents(text, "job.yaml")
+    source = parse_document(document).spec.dataset.sources[0]
+    assert source.uri == f"file://./{place}"
+    assert source.columns is not None
+    assert (source.columns.prompt, source.columns.completion) == ("frage", "antwort")
+    file.write_bytes(file.read_bytes() + b"one field\n")
+    with pytest.raises(CliError, match=r"part-1.csv:14: has 1 fields"):
+        render_starter(file=tmp_path / "job.yaml", data=str(tmp_path / place))
+
+
 def test_the_length_is_measured_and_never_too_short(tmp_path: Path) -> None:
     def length_of(words: int) -> int:
         rows = rows_of(lambda n: {"prompt": "word " * (words if n == 7 else 3), "completion": "a"})

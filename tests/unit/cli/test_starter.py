@@ -113,7 +113,8 @@ def test_places_are_used_as_given(tmp_path: Path) -> None:
         ("a.txt", "x", "extension .txt; use .jsonl"),
         ("a.jsonl", "{nope", "a.jsonl:1: not JSON"),
         ("b.jsonl", "[1]", "expected an object with named fields"),
-        ("", None, "is a folder"),
+        ("", None, "expected a file, a folder with files"),
+        ("*.csv", None, "expected a file, a folder with files"),
     ],
 )
 def test_bad_data_is_explained(

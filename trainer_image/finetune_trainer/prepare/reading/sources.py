@@ -94,6 +94,32 @@ def locate(uri: str) -> Location:
     return Location(root=f"{scheme}://{rest}", key="")
 
 
+def find_files(uri: str, store: ObjectStore, location: Location) -> dict[str, str]:
+    """Return the files of a source: their names by their keys, in the order of the keys.
+
+    Args:
+        uri: The source's, for messages.
+        store: The store of the location's root.
+        location: As :func:`locate` returns it.
+
+    Raises:
+        UserError: ``DatasetNotFound``: nothing readable lies there; says what does.
+        StorageError: The storage could not be read.
+    """
+    key = location.key
+    if key and store.exists(key):
+        return {key: key}
+    prefix = f"{key}/" if key else _fixed_start(location.pattern)
+    found = [info.key for info in store.list(prefix)]
+    cut = f"{key}/" if key else ""  # a folder may have a name like a file's
+    is_wanted = _matcher(location.pattern)
+    names = {one: one.removeprefix(cut) for one in sorted(found) if is_wanted(one)}
+    names = {one: name for one, name in names.items() if _is_data(name)}
+    if not names:
+        raise UserError("DatasetNotFound", _explain_missing(uri, store, found))
+    return names
+
+
 def fetch_source(
     source: Source, store: ObjectStore, location: Location, folder: Path
 ) -> list[SourceFile]:
@@ -111,22 +137,10 @@ def fetch_source(
         DataError: A text file cannot be decoded, or is a damaged archive.
         StorageError: The storage could not be read.
     """
-    key = location.key
     try:
-        if key and store.exists(key):
-            _require_use(source, [key])
-            return [_fetch(source, store, key, key, folder)]
-        prefix = f"{key}/" if key else _fixed_start(location.pattern)
-        found = [info.key for info in store.list(prefix)]
-        cut = f"{key}/" if key else ""  # a folder may have a name like a file's
-        is_wanted = _matcher(location.pattern)
-        files = sorted(
-            name for name in found if is_wanted(name) and _is_data(name.removeprefix(cut))
-        )
-        if files:
-            _require_use(source, files)
-            return [_fetch(source, store, name, name.removeprefix(cut), folder) for name in files]
-        raise UserError("DatasetNotFound", _explain_missing(source.uri, store, found))
+        names = find_files(source.uri, store, location)
+        _require_use(source, list(names))
+        return [_fetch(source, store, key, name, folder) for key, name in names.items()]
     except UserError as error:
         if error.reason != "ModelNotFound":  # the Hub's store has models in mind
             raise
