@@ -1160,3 +1160,49 @@ def test_no_value_found_is_in_anything_but_rows_that_are_to_keep_it(
             continue  # it leaves the rows as they are
         for value in PLANTED.values():
             assert value.encode() not in content, (name, value)
+
+
+@pytest.mark.parametrize("action", ["Redact", "Report"])
+def test_labels_that_are_addresses_are_told_and_in_no_report(
+    action: str, make_context: MakeContext, write: Write, tmp_path: Path
+) -> None:
+    mailboxes = ("sales@our.example", "help@our.example")
+    rows = [{"prompt": f"Route case {n}", "completion": mailboxes[n % 2]} for n in range(80)]
+    copies = [{"prompt": "Who is jane.doe@mail.example", "completion": "A"}] * 3
+    other = [{"prompt": "Who is jane.doe@mail.example", "completion": "B"}] * 2
+    write("rows.jsonl", as_jsonl([*rows, *copies, *other]))
+    context = make_context(privacy={"action": action})
+    prepare(context)
+    told = "of 80 rows nothing but a placeholder is left of the answer"
+    assert (told in context.messages) is (action == "Redact")
+    stored = {**files_below(tmp_path / "out"), "events": json.dumps(context.events).encode()}
+    for name, content in stored.items():
+        if not Path(name).name.startswith(("train.", "validation.", "test.")):
+            assert b"@our.example" not in content, name
+            assert b"jane.doe" not in content, name
+    kept = make_context(name="kept", privacy={"action": action, "allow": ["*@our.example"]})
+    _, prepared = prepare_and_read(kept)
+    assert {label.label for label in prepared.report.labels} >= set(mailboxes)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "source"),
+    [
+        ("a.csv", "jane.doe@mail.example,hello\nbob@mail.example,hi\n", {}),
+        ("b.jsonl", as_jsonl([{"jane.doe@mail.example": "a", "x": "b"}] * 3), {}),
+        (
+            "c.csv",
+            "jane.doe@mail.example,hello\nbob@mail.example,hi\n",
+            {"format": "Csv", "columns": {"prompt": "p", "completion": "c"}},
+        ),
+    ],
+)
+def test_names_of_fields_that_are_a_row_are_not_told(
+    name: str, content: str, source: dict[str, Any], make_context: MakeContext, write: Write
+) -> None:
+    write(name, content)
+    context = make_context({"uri": f"in/{name}", **source})
+    with pytest.raises(TrainerError) as caught:
+        prepare(context)
+    assert "<EMAIL_1>" in str(caught.value)
+    assert "jane.doe" not in f"{caught.value!r} {caught.value.message} {context.messages}"

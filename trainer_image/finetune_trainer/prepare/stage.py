@@ -270,22 +270,24 @@ def divide_sources(
         InvalidRowFile(staging / INVALID_ROWS_NAME) as invalid_rows,
     ):
         rows, ends = [], []
+        shield = make_shield(dataset.privacy)
         for index, source in enumerate(dataset.sources):
-            opened = open_source(
-                source,
-                files[index],
-                index=index,
-                label=source_label(job, index),
-                conversational=conversational,
-                control_tokens=control_tokens,
-                objective=job.spec.method.objective,
-            )
+            with shield.guard():
+                opened = open_source(
+                    source,
+                    files[index],
+                    index=index,
+                    label=source_label(job, index),
+                    conversational=conversational,
+                    control_tokens=control_tokens,
+                    objective=job.spec.method.objective,
+                )
             taken = take_in(
                 opened,
                 workers,
                 screening,
                 spool,
-                shield=make_shield(dataset.privacy),
+                shield=shield,
                 on_error=invalid_rows.add,
                 on_progress=RowProgress(
                     context.emit, f"reading and checking the rows of {_describe_size(files[index])}"

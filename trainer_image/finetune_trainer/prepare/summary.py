@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from finetune_api.trainer import ResolvedJob, RowCounts
 from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER
+from finetune_api.v1alpha1.privacy import Privacy
 from finetune_trainer.data.prepared import REPORT_NAME
 from finetune_trainer.data.report import (
     CheckReport,
@@ -25,6 +26,7 @@ from finetune_trainer.data.rows import RowErrors, RowFile, Side, join_errors
 from finetune_trainer.data.token_files import TokenTotals
 from finetune_trainer.prepare.checks import Finding
 from finetune_trainer.prepare.dividing import Division
+from finetune_trainer.prepare.privacy.step import make_shield
 from finetune_trainer.prepare.reading.encodings import UTF8
 from finetune_trainer.prepare.reading.examples import SourceRows, file_label
 from finetune_trainer.prepare.reading.sources import SourceFile
@@ -99,8 +101,13 @@ def make_report(
             )
             for side, total in totals.items()
         },
-        labels=list(labels),
+        labels=[_shield_label(spec.dataset.privacy, label) for label in labels],
     )
+
+
+def _shield_label(privacy: Privacy, label: LabelReport) -> LabelReport:
+    """Return a label as it may be shown: where rows are left as they are it may be an address."""
+    return label.model_copy(update={"label": make_shield(privacy).shield_text(label.label)})
 
 
 def _tell_examples(tokens: dict[Side, TokenStatistics]) -> list[str]:
@@ -132,7 +139,10 @@ def _report_source(job: ResolvedJob, read: Input, index: int) -> SourceReport:
         side=source.side,
         weight=source.weight,
         format=rows.recognised.format if rows.recognised else None,
-        format_reason=rows.recognised.reason if rows.recognised else "it has no readable rows",
+        # Names of fields are the first row where a table has no header.
+        format_reason=make_shield(job.spec.dataset.privacy).shield_text(
+            rows.recognised.reason if rows.recognised else "it has no readable rows"
+        ),
         rows=rows.num_rows,
         invalid_rows=rows.errors.total,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from finetune_api.v1alpha1.privacy import ENTITIES, Privacy
@@ -15,6 +16,7 @@ from finetune_trainer.data.rows import (
     replace_row,
     shorten,
 )
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.prepare.checks import Finding
 from finetune_trainer.prepare.privacy.finding import Settings, read_settings
 from finetune_trainer.prepare.privacy.redaction import Redacted, redact_row, redact_text
@@ -124,13 +126,30 @@ class Shield:
 
     settings: Settings | None
 
+    def shield_text(self, text: str) -> str:
+        """Return a text that stands in a row, such as a label, as it may be shown."""
+        return text if self.settings is None else redact_text(text, self.settings)
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Take personal data out of what a failure within says.
+
+        Names of fields are the first row where a table has no header.
+        """
+        try:
+            yield
+        except TrainerError as error:
+            error.message = self.shield_text(error.message)
+            error.args = (error.reason, error.message)
+            raise
+
     def shield(self, error: RowError) -> RowError:
         """Return the error as it may be shown: its quotation short, and without a value."""
         if self.settings is None:
             return replace(error, snippet=shorten(error.snippet))
         return replace(
             error,
-            message=redact_text(error.message, self.settings),
+            message=self.shield_text(error.message),
             snippet=shorten(_shield_snippet(error.snippet, self.settings)),
         )
 
