@@ -1,10 +1,11 @@
 """Rows per second and peak memory of `prepare` over many rows, each of its steps timed apart.
 
 The stage runs as it does in a pod, in as many processes as are asked for; the functions it is made
-of are timed where it calls them. `peak_mib` is the largest sum of the proportional set sizes of all
-its processes, looked at four times a second: pages that several of them share count once.
+of are timed where it calls them, by the clock and by what this process (not its workers) computed.
+`peak_mib` is the largest sum of the proportional set sizes of all its processes, looked at four
+times a second: pages that several of them share count once.
 
-`--step NAME` measures a row step alone, in one process, without anything around it.
+`--steps NAME ...` measures row steps alone, in one process, without anything around them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ TIMED = (
     "fetch_sources",
     "take_in",
     "compare_rows",
-    "_divide",
+    "divide_compared",
     "count_repeats",
     "measure_tokens",
     "write_documents",
@@ -86,7 +87,7 @@ def run_prepare(folder: Path) -> dict[str, Any]:
         "resources": {"gpusPerNode": 0},
     }
     job = FineTuneJob.from_wire({"metadata": {"name": "data-scale"}, "spec": spec})
-    seconds: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {}
     for name in TIMED:
         if hasattr(stage, name):
             setattr(stage, name, _timed(getattr(stage, name), name.strip("_"), seconds))
@@ -113,7 +114,9 @@ def run_prepare(folder: Path) -> dict[str, Any]:
         "rows_per_second": round(num_rows / total),
         "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in (own, children)), 1),
         "peak_mib": peak.mib,
-        "seconds_of": {name: round(spent, 1) for name, spent in seconds.items()},
+        "seconds_and_cpu_seconds_of": {
+            name: [round(number, 2) for number in spent] for name, spent in seconds.items()
+        },
     }
 
 
@@ -150,14 +153,16 @@ def run_step(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _timed(
-    function: Callable[..., Any], name: str, seconds: dict[str, float]
+    function: Callable[..., Any], name: str, seconds: dict[str, list[float]]
 ) -> Callable[..., Any]:
     def call(*arguments: Any, **named: Any) -> Any:
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         try:
             return function(*arguments, **named)
         finally:
-            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+            spent = seconds.setdefault(name, [0.0, 0.0])
+            spent[0] += time.perf_counter() - start[0]
+            spent[1] += time.process_time() - start[1]
 
     return call
 
