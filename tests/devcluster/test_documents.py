@@ -154,14 +154,18 @@ def test_an_image_has_one_layer_and_the_same_bytes_each_time(tmp_path):
     assert configuration["config"]["User"] == "1:1"
 
 
-def test_kueues_one_image_is_replaced():
-    text = "      - image: example.invalid/kueue:main\n"
+def test_kueues_manager_takes_an_image_of_the_node_and_little_processor():
+    resources = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "2"}}
+    manager = {"name": "manager", "image": "example.invalid/kueue:main", "resources": resources}
+    manager["imagePullPolicy"] = "Always"
+    template = {"spec": {"containers": [manager]}}
+    documents = [{"kind": "Service"}, {"kind": "Deployment", "spec": {"template": template}}]
+    kueue.place_manager(documents, "mine:1")
+    assert (manager["image"], manager["imagePullPolicy"]) == ("mine:1", "IfNotPresent")
+    assert resources["requests"] == {"cpu": kueue.CPU_REQUEST, "memory": "512Mi"}
+    assert resources["limits"] == {"cpu": "2"}
     with pytest.raises(StartError, match="found 0"):
-        kueue.with_image(text, "mine:1")
-    text = "        image: example.invalid/kueue:main\n        imagePullPolicy: Always\n"
-    assert kueue.with_image(text, "mine:1") == (
-        "        image: mine:1\n        imagePullPolicy: IfNotPresent\n"
-    )
+        kueue.place_manager(documents[:1], "mine:1")
 
 
 @pytest.mark.parametrize(

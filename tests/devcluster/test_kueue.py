@@ -8,10 +8,9 @@ import json
 import pytest
 
 from devcluster.kueue import install_kueue
-from support.devcluster import needs_kueue
 from support.eventually import eventually
 
-pytestmark = [pytest.mark.slow, needs_kueue]
+pytestmark = pytest.mark.slow
 
 API = "kueue.x-k8s.io/v1beta2"
 GPU = "nvidia.com/gpu"

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 from benchmarks.control_plane.measure import AuditLog
 
-from devcluster.kueue import install_kueue
 from devcluster.node import Node
 from e2e.world import Body, Tenant, helm, install_operator, limit_disk
 from manifests import NAMESPACE, RELEASE
-from support.devcluster import HAS_KUEUE
 from support.stages import Workbench, write_rows
 from support.tiny_models import make_model
 
@@ -71,18 +69,16 @@ def audit(node_cluster: Node) -> AuditLog | None:
 
 @pytest.fixture(scope="session")
 def installation(
-    node_cluster: Node,
+    kueue: Node,
     project_images: dict[str, str],
     tenants: dict[str, Tenant],
     audit: AuditLog | None,  # from before the first operator started
 ) -> Iterator[None]:
     """The operator from its own image, twice: once with and once without leave to use the CPU."""
-    if HAS_KUEUE:
-        install_kueue(node_cluster)
     plans = ((RELEASE, ("team-a", "team-b", "cramped"), True), (STRICT_RELEASE, ("strict",), False))
     for release, names, allow_cpu in plans:
         install_operator(
-            node_cluster,
+            kueue,
             project_images,
             release=release,
             namespaces=[tenants[name].namespace for name in names],
@@ -90,7 +86,7 @@ def installation(
         )
     yield
     for release, _, _ in plans:
-        helm(node_cluster, "uninstall", release, "--namespace", NAMESPACE)
+        helm(kueue, "uninstall", release, "--namespace", NAMESPACE)
 
 
 @pytest.fixture(scope="session")

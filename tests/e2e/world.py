@@ -16,7 +16,6 @@ from devcluster.errors import DevclusterError
 from devcluster.node import Node
 from finetune_trainer.storage import StorageAccess, open_store
 from manifests import CHART, NAMESPACE, find_helm
-from support.devcluster import HAS_KUEUE
 from support.eventually import eventually
 from support.stages import merge
 
@@ -40,7 +39,7 @@ def install_operator(
         "image": _image(images["operator"]),
         "trainerImage": _image(images["trainer"]),
         "watch": {"namespaces": namespaces},
-        "kueue": {"enabled": HAS_KUEUE},
+        "kueue": {"enabled": True},
         "config": {
             "allowCpu": allow_cpu,
             "allowedEndpoints": [node.object_store.endpoint],

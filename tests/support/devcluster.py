@@ -104,15 +104,9 @@ def node_cluster() -> Iterator[Node]:
     remove_cluster(node.name)
 
 
-HAS_KUEUE = os.environ.get("DEVCLUSTER_KUEUE") == "1"
-needs_kueue = pytest.mark.skipif(
-    not HAS_KUEUE, reason="Kueue takes minutes to build: set DEVCLUSTER_KUEUE=1"
-)
-
-
 @pytest.fixture(scope="session")
 def kueue(node_cluster: Node) -> Node:
-    """The node cluster with Kueue on it; built the first time, which takes some minutes."""
+    """The node cluster with Kueue on it; built the first time, which takes about two minutes."""
     install_kueue(node_cluster)
     return node_cluster
 
