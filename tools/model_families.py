@@ -1,7 +1,7 @@
 """Takes every model family through the whole chain and writes the table of what came out.
 
-Usage: ``python tools/model_families.py [FAMILY ...]``; without names all run, and the table goes to
-``benchmarks/results/families.md``.
+Usage: ``python tools/model_families.py [FAMILY ...]``; without names all run. The table goes to
+``benchmarks/results/families.md``; lines of families that did not run stay as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ from families.table import FAMILIES
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "families.md"
 NUM_AT_ONCE = 2
-HEADER = ("family", "labels", "learned by heart", "stops", "plain PEFT", "packing", "seconds")
+HEADER = (
+    "family",
+    "labels",
+    "learned by heart",
+    "stops",
+    "plain PEFT",
+    "packing",
+    "seconds",
+    "last run",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +63,9 @@ def examine(name: str) -> Row:
         except (AssertionError, subprocess.TimeoutExpired) as error:
             lines = str(error).strip().splitlines()
             outcome = Outcome(refused="CRASH", message=lines[-1] if lines else "")
-    seconds = f"{time.monotonic() - began:.0f}"
+    took = (f"{time.monotonic() - began:.0f}", f"{datetime.now(UTC):%Y-%m-%d}")
     if outcome.refused is not None:
-        cells = (labels, f"refused: {outcome.refused}", "-", "-", "-", seconds)
+        cells = (labels, f"refused: {outcome.refused}", "-", "-", "-", *took)
         is_right = outcome.refused == family.refused
     else:
         cells = (
@@ -65,7 +74,7 @@ def examine(name: str) -> Row:
             _word(all(outcome.stopped)),
             _word(outcome.plain == outcome.answers),
             outcome.packing,
-            seconds,
+            *took,
         )
         is_right = outcome.is_right and family.refused is None
     return Row(family=name, cells=cells, is_right=is_right and labels == "ok")
@@ -88,12 +97,22 @@ def main(names: list[str]) -> int:
             state = "ok   " if row.is_right else "WRONG"
             print(f"{state} {row.family}: {', '.join(row.cells)}", flush=True)
             rows.append(row)
-    table = show_table(rows)
-    print(f"\n{table}")
-    if not names:
-        RESULT.write_text(_introduce() + table, encoding="utf-8")
-        print(RESULT)
+    print(f"\n{show_table(rows)}")
+    RESULT.write_text(_introduce() + show_table(_join_earlier(rows)), encoding="utf-8")
+    print(RESULT)
     return 0 if all(row.is_right for row in rows) else 1
+
+
+def _join_earlier(rows: list[Row]) -> list[Row]:
+    """Put the lines of families that did not run now in their places, as the page has them."""
+    now = {row.family: row for row in rows}
+    page = RESULT.read_text(encoding="utf-8") if RESULT.exists() else ""
+    earlier = {}
+    for line in page.splitlines():
+        family, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        earlier[family] = Row(family=family, cells=tuple(cells), is_right=True)
+    names = [family.name for family in FAMILIES]
+    return [(earlier | now)[name] for name in names if name in now or name in earlier]
 
 
 def _check_labels(family: Family) -> str:
@@ -109,7 +128,7 @@ def _introduce() -> str:
     cores = len(os.sched_getaffinity(0))
     return (
         "# Model families\n\n"
-        f"`make families`, {datetime.now(UTC):%Y-%m-%d}, {cores} CPU cores, {_cpu_name()}.\n\n"
+        f"`make families`, {cores} CPU cores, {_cpu_name()}.\n\n"
         "Each family: its tokenizer and chat template, and a tiny model of its architecture\n"
         "with random weights. *Labels*: what is learned of rows of every shape equals a file that\n"
         "was read. *Learned by heart*: eight rows through `prepare`, `train` and `evaluate` give\n"

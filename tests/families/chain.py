@@ -50,7 +50,6 @@ RECIPE: dict[str, Any] = {
     "dataset": {"split": {"testPercent": 0, "validationPercent": 0}},
     "method": {"adapter": {"rank": 16, "alpha": 32, "dropout": "0"}},
     "hyperparameters": {
-        "maxSteps": 50,
         "globalBatchSize": 8,
         "learningRate": "5e-3",
         "scheduler": "WSD",  # a cosine ends before rows alike but for one word are told apart
@@ -257,7 +256,10 @@ def _spec(family: Family, folder: Path, model: Path) -> dict[str, Any]:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         for side in ("Train", "Test"):
             sources.append({"uri": f"file://{path}", "side": side, **settings})
-    own: dict[str, Any] = {"dataset": {"sources": sources}}
+    own: dict[str, Any] = {
+        "dataset": {"sources": sources},
+        "hyperparameters": {"maxSteps": family.num_steps},
+    }
     if family.arguments:
         # As the job's author writes them: all values are text.
         texts = {name: json.dumps(value) for name, value in family.arguments.items()}

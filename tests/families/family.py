@@ -32,6 +32,7 @@ class Family:
         arguments: ``model.chatTemplateArguments`` of the job.
         refuses: Titles of the row shapes that its template cannot write.
         refused: Reason that the job is refused with, or None when it must work.
+        num_steps: Steps after which its tiny model knows the eight rows.
         in_every_test_run: Whether the whole chain runs in ``make test``.
     """
 
@@ -45,6 +46,7 @@ class Family:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     refuses: tuple[str, ...] = ()
     refused: str | None = None
+    num_steps: int = 50
     in_every_test_run: bool = False
 
     def read_answer(self, text: str) -> str:

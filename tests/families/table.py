@@ -281,6 +281,7 @@ FAMILIES: tuple[Family, ...] = (
         origin=REAL,
         stops=("<eos>", "<end_of_turn>"),
         refuses=("tool call",),
+        num_steps=120,  # of its two layers one sees no further than a window of 16 tokens
     ),
     Family(
         name="phi-3",
@@ -311,6 +312,7 @@ FAMILIES: tuple[Family, ...] = (
         origin=f"{REAL}, template from TRL",
         stops=("<|return|>", "<|endoftext|>", "<|call|>"),
         header="final",
+        num_steps=220,  # each turn is an example of its own: twice as many, half as often
     ),
     Family(
         name="olmo-2",
