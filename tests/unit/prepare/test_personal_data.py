@@ -202,6 +202,13 @@ def test_time_grows_with_the_length_alone(piece: str) -> None:
         find_personal_data(text, ALL)
         return time.process_time() - start
 
-    # A tenth of a megabyte, and that its fourfold takes nothing like sixteen times as long.
-    short, long = measure(LONG // 40), measure(LONG // 10)
-    assert long < 8 * max(short, 0.02), (short, long)
+    # A text of four times the length takes nothing like sixteen times as long. What grows with the
+    # square does so each time; a busy machine does not.
+    times = []
+    for _ in range(3):
+        short, long = measure(LONG // 40), measure(LONG // 10)
+        times.append((short, long))
+        if long < 8 * max(short, 0.02):
+            break
+    else:
+        raise AssertionError(times)
