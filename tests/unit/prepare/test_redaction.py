@@ -184,6 +184,7 @@ def test_what_was_done_is_told_in_numbers(action: str) -> None:
     assert (finding.name, finding.num_flagged) == ("personalData", 2)
     assert finding.num_removed == (2 if action == "Drop" else 0)
     assert finding.counts == {"Email": 3}
+    assert finding.files == {"rows.jsonl": 2}
     assert "2 of 3 rows: Email 3" in finding.message
     assert ("of 1 rows nothing but a placeholder is left" in finding.message) is (
         action == "Redact"

@@ -79,6 +79,8 @@ class CheckReport(APIModel):
     message: str
     counts: dict[str, int] = Field(default_factory=dict)
     """What was met, by kind: of `personalData` the places replaced or found."""
+    files: dict[str, int] = Field(default_factory=dict)
+    """Flagged rows by file, of `personalData`; at most the first 100 by name."""
     pairs: list[RowPairReport]
     """The first 20 pairs of rows it speaks of; all of those left out are in `removed-rows.jsonl`,
     all contradictions in `conflicts.jsonl`."""

@@ -52,6 +52,7 @@ class Finding:
         num_removed: Rows it took out.
         message: The finding in words for the user; empty when there is nothing to say.
         counts: What was met, by kind.
+        files: Rows it speaks of, by file, where that is known.
         pairs: The first pairs of rows it speaks of, at most :data:`NUM_PAIRS_SHOWN`.
     """
 
@@ -60,6 +61,7 @@ class Finding:
     num_removed: int = 0
     message: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, int] = field(default_factory=dict)
     pairs: tuple[RowPair, ...] = ()
 
 

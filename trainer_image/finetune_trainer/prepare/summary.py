@@ -253,6 +253,7 @@ def report_findings(findings: Sequence[Finding]) -> list[CheckReport]:
             removed=finding.num_removed,
             message=finding.message,
             counts=dict(finding.counts),
+            files=dict(finding.files),
             pairs=[
                 RowPairReport(
                     file=pair.file,

@@ -25,6 +25,8 @@ from finetune_trainer.prepare.screening import Judgement, Removal, Tally
 REASON = "PersonalData"
 _CUT_VALUE = 120
 
+NUM_FILES_LISTED = 100
+_FILE = "file"
 _ROWS, _ANSWERS, _INVENTED = "rows", "answersReplaced", "answersInvented"
 _DONE: Mapping[str, str] = {
     "Redact": "replaced personal data or secrets by placeholders such as <EMAIL_1> in",
@@ -51,7 +53,9 @@ class PrivacyStep:
         redacted = redact_row(example.row, self.settings)
         if not redacted.counts:
             return Judgement(verdict=example)
-        return Judgement(verdict=self._decide(example, redacted), counts=_count(redacted))
+        counts = _count(redacted)
+        counts[f"{_FILE} {example.file}"] = 1
+        return Judgement(verdict=self._decide(example, redacted), counts=counts)
 
     def _decide(self, example: Example, redacted: Redacted) -> Example | RowError | Removal:
         if self.action == "Report":
@@ -79,6 +83,7 @@ class PrivacyStep:
                 num_removed=tally.removed.total(),
                 message=self._tell(tally, found),
                 counts=found,
+                files=_files(counts),
             )
         ]
 
@@ -107,6 +112,12 @@ def _count(redacted: Redacted) -> Counter[str]:
     counts[_ANSWERS] = int(redacted.answer_is_placeholder)
     counts[_INVENTED] = int(redacted.answer_invents)
     return counts
+
+
+def _files(counts: Mapping[str, int]) -> dict[str, int]:
+    prefix = f"{_FILE} "
+    names = sorted(name.removeprefix(prefix) for name in counts if name.startswith(prefix))
+    return {name: counts[prefix + name] for name in names[:NUM_FILES_LISTED]}
 
 
 def privacy_steps(privacy: Privacy) -> tuple[PrivacyStep, ...]:
