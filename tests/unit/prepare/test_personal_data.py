@@ -184,7 +184,7 @@ def test_any_text_can_be_searched(text: str) -> None:
         end = match.end
 
 
-LONG = 1_000_000
+LONG = 400_000
 HARD = [
     "a", "1", "1 ", "1-", "a@", "a@a.", "a@a.aa ", "+", "(1)", "1.", ":", "a:", "::1 ", "eyJ",
     "eyJaaaaaaaa.", "-----BEGIN PRIVATE KEY-----", "-----BEGIN ", "http://a:", "http://",
