@@ -60,6 +60,10 @@ def found(text: str, settings: Settings = ALL, before: str = "") -> list[tuple[s
         ("-----BEGIN PRIVATE KEY-----\nM..", "PrivateKey", "-----BEGIN PRIVATE KEY-----\nM"),
         ("postgres://app:s3cr3t@db.example.com/x", "Password", "s3cr3t"),
         ("DB_PASSWORD='Tr0ub4dor&3x'", "Password", "Tr0ub4dor&3x"),
+        ("user=app pass=Xk29!fjK2 host=db", "Password", "Xk29!fjK2"),
+        ("AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "APIKey",
+         "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
+        ("DNI 12.345.678-Z", "NationalID", "12.345.678-Z"),
         ("api_key: 7f9K2mQ4xR8t", "Password", "7f9K2mQ4xR8t"),
     ],
 )  # fmt: skip

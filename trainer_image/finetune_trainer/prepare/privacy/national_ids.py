@@ -78,7 +78,7 @@ _FORMS: tuple[_Form, ...] = (
           "steuerliche identifikationsnummer", "identifikationsnummer", "steuernummer"),
     _form("DK", r"\d{6}-?\d{4}", lambda n: rules.is_day_first(n[:6]), r"cpr(?:-?(?:nr|nummer))?",
           "personnummer"),
-    _form("ES", r"\d{8}-?[A-HJ-NP-TV-Z]", rules.is_spanish, plain=False),
+    _form("ES", r"(?:\d{8}|\d\d\.\d{3}\.\d{3})-?[A-HJ-NP-TV-Z]", rules.is_spanish, plain=False),
     _form("ES", r"[XYZ]-?\d{7}-?[A-HJ-NP-TV-Z]", rules.is_spanish, plain=False),
     _form("FI", r"\d{6}[-+A-FU-Y]\d{3}[0-9A-FHJ-NPR-Y]", rules.is_finnish),
     _form("FR", r"[12][ ]?\d\d[ ]?\d\d[ ]?(?:\d\d|2[AB])[ ]?\d{3}[ ]?\d{3}[ ]?\d\d",

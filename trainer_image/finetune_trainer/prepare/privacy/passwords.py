@@ -19,7 +19,7 @@ _STAND_IN = re.compile(
 )
 _ASSIGNED = re.compile(
     r"(?<![A-Za-z0-9])[A-Za-z0-9_.\-]{0,40}?"
-    r"(?:password|passwort|passwd|passphrase|contrase[nñ]a|mot[ _]de[ _]passe|pwd|secret|"
+    r"(?:pass(?:word|wort|wd|phrase)?|contrase[nñ]a|mot[ _]de[ _]passe|pwd|secret|"
     r"api[_\-]?key|access[_\-]?key|secret[_\-]?key|private[_\-]?key|auth[_\-]?token|"
     r"access[_\-]?token|token)"
     r"[\"']?\s{0,3}(?:=>|:=|=|:)\s{0,3}(?:([\"'`])([^\s\"'`]{8,200})\1|([^\s\"'`,;&()<>]{8,200})(?![^\s,;&<]))",

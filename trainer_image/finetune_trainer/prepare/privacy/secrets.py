@@ -69,7 +69,7 @@ _PATTERNS = tuple(
 
 _JWT = re.compile(rf"{_START}eyJ[\w\-]{{8,}}\.eyJ[\w\-]{{8,}}(?:\.[\w\-]*)?")
 
-_AWS_SECRET = re.compile(r"(?<![\w+/=])[A-Za-z0-9+/]{40}(?![\w+/=])")
+_AWS_SECRET = re.compile(r"(?<![\w+/])[A-Za-z0-9+/]{40}(?![\w+/=])")
 _AWS_WORDS = re.compile(r"aws|secret[ _-]?access|secret[ _-]?key", re.IGNORECASE)
 _HEX_SECRET = re.compile(r"(?<![\w])[a-f0-9]{32}(?![\w])")
 _TWILIO_WORDS = words("twilio", "auth[ _-]?token")
