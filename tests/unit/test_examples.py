@@ -57,6 +57,24 @@ def test_there_is_enough_variety(headlines: ModuleType) -> None:
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
+def test_drafts_of_the_sides_share_no_sentence_and_length_does_not_tell_them_apart() -> None:
+    preferences = load("03-preferences")
+    train, test = preferences.generate()
+    assert (len(train), len(test)) == (preferences.NUM_TRAIN, preferences.NUM_TEST)
+    assert len({pair.prompt for pair in train + test}) == len(train) + len(test)
+    sides = (preferences.TRAIN, preferences.TEST)
+    for name in ("products", "problems"):
+        assert not {*getattr(sides[0], name)} & {*getattr(sides[1], name)}
+    sentences = [
+        {text for draft in (side.chosen, side.rejected) for part in draft for text in part}
+        for side in sides
+    ]
+    assert not sentences[0] & sentences[1]
+    for pairs in (train, test):
+        longer = sum(len(pair.chosen) > len(pair.rejected) for pair in pairs)
+        assert 0.3 < longer / len(pairs) < 0.7
+
+
 def test_product_rows_differ_and_group_by_product() -> None:
     rows = load("02-product-copy").generate()
     assert len(rows) == 400
