@@ -1,0 +1,215 @@
+"""Approvals on a real API server: who may decide, in whose name, and what becomes of the job."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+
+import pytest
+import yaml
+from benchmarks.control_plane.kubelet import Kubelet
+from benchmarks.control_plane.simulation import finetunejob
+
+from control_plane.cluster import (
+    child_jobs,
+    condition,
+    connection_of,
+    get_job,
+    install_crd,
+    open_client,
+    running_manager,
+    test_config,
+)
+from control_plane.test_lifecycle import phase_is
+from manifests import HelmNotFoundError, render_chart
+from support.cli import Cli
+from support.eventually import eventually, eventually_async
+
+DIGEST, OTHER = "d" * 64, "e" * 64  # the first is what the simulated kubelet reports
+REVIEWER, DEVELOPER, ROBOT = "rita@example.org", "dev@example.org", "git-robot"
+SOURCES = [{"uri": "s3://data/headlines.jsonl"}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def crd(control_plane):
+    install_crd(control_plane)
+
+
+def approval(name: str, *, by: str, digest: str = DIGEST, job: str = "one", **spec) -> dict:
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneApproval",
+        "metadata": {"name": name},
+        "spec": {"job": job, "subject": "DataSet", "digest": digest, "decision": "Approved",
+                 "by": by, **spec},
+    }  # fmt: skip
+
+
+def asking(name: str, namespace: str, **spec) -> dict:
+    dataset = {"sources": SOURCES, "approval": "Required"}
+    return finetunejob(name, namespace, dataset=dataset, **spec)
+
+
+class User:
+    """Somebody with a kubeconfig of their own."""
+
+    def __init__(self, cluster, namespace: str, name: str) -> None:
+        from devcluster.binaries import program
+
+        self.name = name
+        self.kubeconfig = cluster.kubeconfig_for(name)
+        self._kubectl = [str(program("kubectl")), "--kubeconfig", str(self.kubeconfig)]
+        self._namespace = namespace
+
+    def kubectl(self, *arguments: str, body: dict | None = None) -> tuple[bool, str]:
+        """Return whether it succeeded, and what kubectl said."""
+        done = subprocess.run(
+            [*self._kubectl, "-n", self._namespace, *arguments],
+            input=None if body is None else json.dumps(body),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return done.returncode == 0, done.stdout + done.stderr
+
+    def create(self, body: dict) -> tuple[bool, str]:
+        return self.kubectl("create", "-f", "-", body=body)
+
+
+def bind(cluster, namespace: str, user: str, *roles: str) -> None:
+    for role in roles:
+        name = re.sub(r"[^a-z0-9]+", "-", f"{user}-{role}")
+        cluster.kubectl(
+            *("-n", namespace, "create", "rolebinding", name, "--clusterrole", role),
+            *("--user", user),
+        )
+
+
+@pytest.fixture
+def people(control_plane, namespace):
+    """The roles for people and the policy of the chart, in this namespace, and who has which."""
+    values = {"watch": {"namespaces": [namespace]}, "approvals": {"trustedUsers": [ROBOT]}}
+    arguments = [f"--set-json={key}={json.dumps(value)}" for key, value in values.items()]
+    try:
+        objects = render_chart(arguments, release=namespace)
+    except HelmNotFoundError as error:
+        pytest.skip(str(error))
+    kinds = ("ClusterRole", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    manifest = yaml.safe_dump_all([each for each in objects if each["kind"] in kinds])
+    control_plane.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
+    name = f"{namespace}-finetune-operator"
+    bind(control_plane, namespace, REVIEWER, f"{name}-approver")
+    bind(control_plane, namespace, ROBOT, f"{name}-approver")
+    bind(control_plane, namespace, DEVELOPER, f"{name}-view", f"{name}-edit")
+    reviewer, developer, robot = (
+        User(control_plane, namespace, user) for user in (REVIEWER, DEVELOPER, ROBOT)
+    )
+
+    def is_in_force() -> bool:
+        body = approval("probe", by="somebody-else")
+        said = reviewer.kubectl("create", "--dry-run=server", "-f", "-", body=body)[1]
+        return "spec.by must be your own user name" in said
+
+    eventually(is_in_force, timeout=30, interval=0.3)
+    yield reviewer, developer, robot
+    control_plane.kubectl("delete", "-f", "-", "--ignore-not-found", "--wait=false", stdin=manifest)
+
+
+async def test_a_reviewer_lets_a_job_go_on_that_neither_may_edit_nor_approve_for_others(
+    control_plane, namespace, people, tmp_path
+):
+    reviewer, developer, robot = people
+    async with open_client(connection_of(control_plane)) as client:
+        kubelet = Kubelet(client, namespaces=(namespace,))
+        async with kubelet.running(), running_manager(client, test_config(namespace)):
+            assert developer.create(asking("one", namespace))[0]
+            job = await phase_is(client, namespace, "one", "AwaitingApproval")
+            assert DIGEST in condition(job, "DataApproved")["message"]
+            assert job["status"]["reason"] == "ApprovalRequired"
+            assert [each["metadata"]["name"] for each in await child_jobs(client, namespace)] == [
+                "one-prepare"
+            ]
+
+            # who made the job may not approve, and the reviewer may not touch it
+            done, said = developer.create(approval("mine", by=DEVELOPER))
+            assert not done
+            assert "cannot create resource" in said
+            for arguments in (
+                ("patch", "finetunejob", "one", "--type=merge", '-p={"spec":{"suspend":true}}'),
+                ("delete", "finetunejob", "one"),
+                ("delete", "finetuneapproval", "any"),
+            ):
+                done, said = reviewer.kubectl(*arguments)
+                assert not done
+                assert "forbidden" in said.lower(), said
+            done, said = reviewer.create(approval("for-bob", by="bob@example.org"))
+            assert not done
+            assert f"spec.by must be your own user name, '{REVIEWER}'" in said
+
+            # on other data: it is there, it does not count, and the job says so
+            assert reviewer.create(approval("old-data", by=REVIEWER, digest=OTHER))[0]
+
+            async def is_told():
+                found = condition(await get_job(client, namespace, "one"), "DataApproved")
+                return found if found["reason"] == "OtherDataApproved" else None
+
+            told = await eventually_async(is_told, timeout=20)
+            assert f"{REVIEWER} approved {OTHER[:12]}" in told["message"]
+
+            cli = Cli(tmp_path, use_fake_trainer=False)
+            who = ("-n", namespace, "--kubeconfig", str(reviewer.kubeconfig))
+            for_git = yaml.safe_load(cli("approve", "one", "-o", "yaml", *who).out)
+            assert for_git["spec"] == approval("x", by=REVIEWER)["spec"]
+            early = ("approve", "later", "--digest", DIGEST, "--yes", *who)
+            assert "created: approved" in cli(*early).out
+            twice = cli(*early)
+            assert (twice.code, f"{REVIEWER} has decided so already" in twice.err) == (1, True)
+            asked = cli("approve", "one", *who, stdin="n\n")
+            assert asked.code == 1
+            assert f"approve it as {REVIEWER}?" in asked.err
+            assert "rows      450 training, 30 validation, 120 held-out" in asked.err
+            done = cli("approve", "one", "--reason", "read 50 rows", "--yes", *who)
+            assert (done.code, done.err.count("report    s3://models/datasets/dddd")) == (0, 1)
+            job = await phase_is(client, namespace, "one", "Succeeded")
+            again = cli("approve", "one", "--yes", *who)
+            assert "has ended (Succeeded)" in again.err
+    made = job["status"]["dataApproval"]
+    assert (made["by"], made["reason"], made["digest"]) == (REVIEWER, "read 50 rows", DIGEST)
+    assert condition(job, "DataApproved")["status"] == "True"
+    (train,) = (
+        each
+        for each in await _jobs(control_plane, namespace)
+        if each["metadata"]["name"] == "one-train"
+    )
+    (container,) = train["spec"]["template"]["spec"]["containers"]
+    assert container["args"][-2:] == ["--data-digest", DIGEST]
+
+
+async def _jobs(control_plane, namespace):
+    async with open_client(connection_of(control_plane)) as client:
+        return await child_jobs(client, namespace)
+
+
+async def test_a_rejection_ends_the_job_and_one_from_git_may_name_who_decided(
+    control_plane, namespace, people
+):
+    _, developer, robot = people
+    async with open_client(connection_of(control_plane)) as client:
+        kubelet = Kubelet(client, namespaces=(namespace,))
+        async with kubelet.running(), running_manager(client, test_config(namespace)):
+            # before there is a job, and in another's name, as Git does it
+            reason = {"decision": "Rejected", "reason": "names of customers in column note"}
+            assert robot.create(approval("no", by="bob@example.org", **reason))[0]
+            assert robot.create(approval("yes", by="ann@example.org"))[0]
+            assert developer.create(asking("one", namespace, ttlSecondsAfterFinished=3600))[0]
+            job = await phase_is(client, namespace, "one", "Failed")
+            described = control_plane.kubectl("-n", namespace, "describe", "finetunejob", "one")
+            assert "one-train" not in [
+                each["metadata"]["name"] for each in await child_jobs(client, namespace)
+            ]
+    assert condition(job, "Failed")["reason"] == job["status"]["reason"] == "DataRejected"
+    assert job["status"]["dataApproval"]["by"] == "bob@example.org"
+    assert "bob@example.org rejected data set dddddddddddd" in described
+    assert "names of customers in column note" in described
