@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from finetune_trainer.prepare.privacy.finding import Settings, find_personal_data
 from support.planted.clean_rows import clean_rows
+from support.planted.measured import measure_all
 from support.planted.privacy import Planted, plant
 
 SEED = 20261125
@@ -60,7 +61,17 @@ def print_privacy(num_of_kind: int = 200) -> None:
             print(f"| {kind} | {number} | {recall:.3f} | {precision:.3f} |")
 
 
-TABLES: dict[str, Callable[[], None]] = {"privacy": print_privacy}
+def print_duplicates(num_rows: int = 6000) -> None:
+    """Print the table of copies, near prompts, leaks and contradictions."""
+    print("| rows that say the same | planted | recall | precision |\n|---|---|---|---|")
+    for score in measure_all(num_rows, SEED):
+        print(f"| {score.kind} | {score.planted} | {score.recall:.3f} | {score.precision:.3f} |")
+
+
+TABLES: dict[str, Callable[[], None]] = {
+    "privacy": print_privacy,
+    "duplicates": print_duplicates,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -86,7 +86,11 @@ def find_near_pairs(
     codes = []
     for share in COMMON_SHARES:
         signatures = sign_texts(
-            map(read, range(num_prompts)), table, num_counted=len(sample), share=share
+            map(read, range(num_prompts)),
+            num_prompts,
+            table,
+            num_counted=len(sample),
+            share=share,
         )
         candidates = find_candidates(signatures)
         codes.append(candidates[:, 0] * num_prompts + candidates[:, 1])

@@ -62,12 +62,18 @@ def count_shingles(texts: Iterable[bytes]) -> NDArray[np.int64]:
 
 
 def sign_texts(
-    texts: Iterable[bytes], table: NDArray[np.int64], *, num_counted: int, share: float
+    texts: Iterable[bytes],
+    num_texts: int,
+    table: NDArray[np.int64],
+    *,
+    num_counted: int,
+    share: float,
 ) -> NDArray[np.uint32]:
     """Return the signatures of texts, one row each; all zero for a text of common shingles alone.
 
     Args:
         texts: Normalised texts, UTF-8.
+        num_texts: How many there are.
         table: As :func:`count_shingles` returns it.
         num_counted: Texts that were counted.
         share: Shingles of more than this share of the texts are left out.
@@ -76,7 +82,8 @@ def sign_texts(
     import rensa
 
     most = max(_COMMON_TEXTS, int(share * num_counted))
-    parts = []
+    signatures = np.zeros((num_texts, NUM_MINIMA), dtype=np.uint32)
+    start = 0
     for batch in _batches(texts, _BATCH_TEXTS):
         shingles, text_of = _shingle(batch)
         kept = table[_place(shingles)] <= most
@@ -87,8 +94,9 @@ def sign_texts(
         )
         rows = np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(batch), NUM_MINIMA)
         rows[counts < _MIN_SHINGLES] = 0
-        parts.append(rows)
-    return np.concatenate(parts) if parts else np.zeros((0, NUM_MINIMA), dtype=np.uint32)
+        signatures[start : start + len(batch)] = rows
+        start += len(batch)
+    return signatures
 
 
 def find_candidates(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -106,23 +114,22 @@ def find_candidates(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
 
     num_texts = len(signatures)
     signed = np.flatnonzero(signatures.any(axis=1))
-    found = []
+    codes = np.zeros(0, dtype=np.int64)
     for start in range(0, NUM_MINIMA, BAND_ROWS):
         keys = _fold(signatures[signed, start : start + BAND_ROWS])
         # Within a full bucket, neighbours by the next band are the likeliest pairs.
         following = (start + BAND_ROWS) % NUM_MINIMA
         ties = _fold(signatures[signed, following : following + BAND_ROWS])
-        for first, second in _pair_up(keys, ties):
-            found.append(signed[first] * num_texts + signed[second])
-    if not found:
-        return np.zeros((0, 2), dtype=np.int64)
-    codes = np.unique(np.concatenate(found))
-    first, second = np.divmod(codes, num_texts)
-    estimates = _estimate(signatures, first, second)
-    likely = estimates >= _LEAST_ESTIMATE
-    first, second, estimates = first[likely], second[likely], estimates[likely]
-    chosen = _choose_best(first, second, estimates, num_texts)
-    return np.stack([first[chosen], second[chosen]], axis=1)
+        found = [codes]
+        for a, b in _pair_up(keys, ties):
+            first, second = signed[a], signed[b]
+            likely = _estimate(signatures, first, second) >= _LEAST_ESTIMATE
+            found.append(first[likely] * num_texts + second[likely])
+        codes = np.unique(np.concatenate(found))
+        if len(codes) > _MAX_CANDIDATES * num_texts:  # memory stays bounded: the rest never wins
+            codes = _choose_best(signatures, codes)
+    codes = _choose_best(signatures, codes)
+    return np.stack(np.divmod(codes, num_texts), axis=1)
 
 
 def _pair_up(
@@ -159,23 +166,20 @@ def _estimate(
     return estimates
 
 
-def _choose_best(
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    estimates: NDArray[np.float32],
-    num_texts: int,
-) -> NDArray[np.int64]:
-    """Return the indexes of the pairs that are among the best of one of their texts."""
+def _choose_best(signatures: NDArray[np.uint32], codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Keep the pairs that are among the best of one of their texts."""
     import numpy as np
 
-    chosen = np.zeros(len(first), dtype=bool)
+    first, second = np.divmod(codes, len(signatures))
+    estimates = _estimate(signatures, first, second)
+    chosen = np.zeros(len(codes), dtype=bool)
     for texts, others in ((first, second), (second, first)):
         order = np.lexsort((others, -estimates, texts))
-        numbers = np.bincount(texts, minlength=num_texts)
+        numbers = np.bincount(texts, minlength=len(signatures))
         starts = np.cumsum(numbers) - numbers
         rank = np.arange(len(order)) - starts[texts[order]]
         chosen[order[rank < _MAX_CANDIDATES]] = True
-    return np.flatnonzero(chosen)
+    return codes[chosen]
 
 
 def _batches(texts: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

@@ -18,8 +18,8 @@ MAX_TEXTS = 100_000
 """Texts whose words are counted; more would not change the weights."""
 
 _RARE = 2
-_RARER = 50
-"""A slip of the pen is in at most two texts, or fifty times as rare as the word that was meant."""
+_RARER = 20
+"""A slip of the pen is in at most two texts, or twenty times as rare as the word that was meant."""
 _FRAME_WORDS = 8
 """Words at either end of a prompt that may be a frame: a greeting, "could you tell me"."""
 _MIN_BEGINNING = 2
@@ -230,8 +230,6 @@ def _is_slip(a: str, b: str, vocabulary: Vocabulary) -> bool:
     shorter, longer = (len(a), len(b)) if len(a) < len(b) else (len(b), len(a))
     if longer - shorter > 1 or shorter < 3 or not (a.isalpha() and b.isalpha()):
         return False
-    if not vocabulary.may_be_slip(a, b):
-        return False
     start = 0
     while start < shorter and a[start] == b[start]:
         start += 1
@@ -239,9 +237,11 @@ def _is_slip(a: str, b: str, vocabulary: Vocabulary) -> bool:
     while end < shorter - start and a[-1 - end] == b[-1 - end]:
         end += 1
     rest_a, rest_b = a[start : len(a) - end], b[start : len(b) - end]
-    if len(rest_a) == len(rest_b) == 2:
-        return rest_a == rest_b[::-1]
-    return longer >= 4 and len(rest_a) <= 1 and len(rest_b) <= 1
+    if len(rest_a) == len(rest_b) == 2 and rest_a == rest_b[::-1]:
+        # Two exchanged letters are a slip even where they make a word: form, from.
+        return shorter >= 4 or vocabulary.may_be_slip(a, b)
+    is_like = longer >= 4 and len(rest_a) <= 1 and len(rest_b) <= 1
+    return is_like and vocabulary.may_be_slip(a, b)
 
 
 def _cost(left: list[str], frame: frozenset[str], vocabulary: Vocabulary) -> float:
