@@ -21,12 +21,24 @@ MAX_RUNS = 3
 """How often a stage runs whose result is lost each time."""
 
 
-def start(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
-    """Create the Job of a stage, unless something holds it back."""
+def start(
+    step: Step, spec: FineTuneJobSpec, view: StageView, *, run_again: str | None = None
+) -> None:
+    """Create the Job of a stage, unless something holds it back.
+
+    Args:
+        step: The plan so far.
+        spec: The job's spec.
+        view: The stage.
+        run_again: Why it runs once more, for its condition; what holds it back is said there first.
+    """
     follow_decisions(step, spec, view.stage)
     if step.draft.is_true(ConditionType.FAILED):
         return
     held = hold(step, spec, view.stage)
+    kind = TRAITS[view.stage].condition
+    if run_again is not None and (held is None or held.told_in != kind):
+        step.draft.conditions.set(kind, "Unknown", Reason.RESULT_NOT_REPORTED, run_again)
     if held is None:
         step.first.append(_creation(step, spec, view.stage, run=view.run + 1))
     else:
@@ -40,10 +52,7 @@ def start_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     stored ends at once, and says so.
     """
     if view.run < MAX_RUNS:
-        kind = TRAITS[view.stage].condition
-        text = run_again_text(view.stage)
-        step.draft.conditions.set(kind, "Unknown", Reason.RESULT_NOT_REPORTED, text)
-        start(step, spec, view)
+        start(step, spec, view, run_again=run_again_text(view.stage))
         return
     message = (
         f"Stage {view.stage.value} succeeded {view.run} times, and no result arrived: its pods are"

@@ -98,7 +98,9 @@ def snapshots(draw):
                 suspend=draw(st.booleans()),
                 annotations=draw(ANNOTATIONS),
             )
-        known["pods"][stage] = tuple(draw(st.lists(pods(stage), max_size=2)))
+        # No two pods share a name.
+        several = st.lists(pods(stage), max_size=2, unique_by=lambda each: each["metadata"]["name"])
+        known["pods"][stage] = tuple(draw(several))
         if draw(st.integers(0, 3)) == 0:
             is_admitted = draw(st.booleans())
             known["queue"][stage] = QueueState(
