@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,6 @@ def test_each_source_is_seen_as_often_as_its_weight_says(
     train = count(sides[Side.TRAIN])
     for rows, weight in sources:
         found = train.get(rows[0].file, Counter()) if rows else Counter()
-        assert abs(found.total() - float(weight) * len(rows)) <= 0.5
+        assert abs(found.total() - Decimal(weight) * len(rows)) <= Decimal("0.5")
         if found:
             assert max(found.values()) - min(found.values()) <= 1
