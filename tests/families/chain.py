@@ -47,7 +47,10 @@ TABLE_SOURCE = {
     "template": "{{ thing }} is of colour",
 }
 RECIPE: dict[str, Any] = {
-    "dataset": {"split": {"testPercent": 0, "validationPercent": 0}},
+    "dataset": {
+        "split": {"testPercent": 0, "validationPercent": 0},
+        "duplicates": {"leaked": "Report"},  # it is asked what it learned by heart
+    },
     "method": {"adapter": {"rank": 16, "alpha": 32, "dropout": "0"}},
     "hyperparameters": {
         "globalBatchSize": 8,

@@ -125,6 +125,11 @@ class Workbench:
             theirs.rename(copy.run_folder)
         return copy
 
+    def stored_steps(self) -> list[int]:
+        """Return the steps of the run's whole checkpoints, ascending."""
+        paths = self.run_folder.glob("checkpoints/step-*/manifest.json")
+        return sorted(int(path.parent.name.removeprefix("step-")) for path in paths)
+
     @property
     def run_folder(self) -> Path:
         return self.output / self.job().run_prefix

@@ -62,11 +62,6 @@ def stored_best(workbench: Workbench) -> list[int]:
     return sorted(int(path.parent.name.removeprefix("best-")) for path in paths)
 
 
-def checkpoints(workbench: Workbench) -> list[int]:
-    paths = workbench.run_folder.glob("checkpoints/step-*/manifest.json")
-    return sorted(int(path.parent.name.removeprefix("step-")) for path in paths)
-
-
 def run_record(workbench: Workbench) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((workbench.run_folder / "adapter" / "run.json").read_text())
     return record
@@ -142,10 +137,10 @@ def test_run_killed_before_and_after_its_best_step_publishes_the_same_bytes(
 
     kill_once(lambda: len((workbench.curve.exists() and workbench.losses()) or []) >= 3)
     assert not stored_best(workbench)
-    kill_once(lambda: max(checkpoints(workbench), default=0) > best_step)
+    kill_once(lambda: max(workbench.stored_steps(), default=0) > best_step)
     assert best_step in stored_best(workbench)
     # The last checkpoint is there and nothing is left to train.
-    kill_once(lambda: STEPS in checkpoints(workbench))
+    kill_once(lambda: STEPS in workbench.stored_steps())
 
     resumed = workbench.run_to("train")
     assert resumed.result["resumedFromStep"] == STEPS

@@ -668,6 +668,20 @@ def test_case_and_space_twins_of_a_fixed_test_side_are_not_trained_on(
     assert (prepared.report.split.test_groups, prepared.report.split.wanted_test_groups) == (80, 93)
 
 
+def test_rows_close_to_a_fixed_test_side_are_kept_where_the_job_says_so_and_it_is_told(
+    make_context: MakeContext, write: Write
+) -> None:
+    write("rows.jsonl", pairs(40))
+    sources = [{"uri": "in/rows.jsonl", "side": side} for side in ("Train", "Test")]
+    context = make_context(*sources, duplicates={"leaked": "Report"})
+    result, prepared = prepare_and_read(context)
+    assert (result.rows.train, result.rows.test) == (40, 40)
+    (leaked,) = (each for each in prepared.report.checks if each.name == "leakedRows")
+    assert (leaked.flagged, leaked.removed) == (40, 0)
+    assert "40 rows of sources bound to train or validation are close to" in context.messages
+    assert "the scores measure memory" in context.messages
+
+
 def test_rows_of_a_benchmark_are_not_trained_on_and_count_into_the_version(
     make_context: MakeContext, write: Write
 ) -> None:

@@ -141,6 +141,9 @@ class Duplicates(APIModel):
     """Prompts that differ by a slip, order, or a frame such as "could you tell me". `Group` keeps
     them all, on one side of the split. `Drop` also leaves out those that have the answer of an
     earlier one. `Keep` does not look for them."""
+    leaked: Literal["Drop", "Report"] = "Drop"
+    """Rows of a source bound to the train or validation side whose prompt is equal or near to one
+    that a source holds out. `Report` keeps them, and the scores measure memory."""
     threshold: DecimalString = "0.8"
     """How much of two prompts must be the same to be near, weighted by how rare words are in the
     data; between 0.5 and 1."""

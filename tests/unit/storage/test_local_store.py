@@ -129,6 +129,14 @@ def test_the_listing_hides_files_that_are_being_written(store):
     assert [info.key for info in store.list()] == ["a"]
 
 
+def test_deleting_takes_what_a_killed_writer_of_the_object_left(store):
+    store.write_bytes("a/b[1]", b"1")
+    for name in (".b[1].0123.uploading", ".other.0123.uploading"):
+        (store.root / "a" / name).write_bytes(b"half")
+    store.delete("a/b[1]")
+    assert files_below(store.root) == ["a", "a/.other.0123.uploading"]
+
+
 def test_deleting_the_last_object_removes_its_folders(store):
     store.write_bytes("a/b/c", b"1")
     store.write_bytes("a/d", b"2")

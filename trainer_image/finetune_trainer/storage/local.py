@@ -15,6 +15,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
@@ -113,11 +114,17 @@ class FileStore:
         return self._path(key).is_file()
 
     def delete(self, key: str) -> None:
-        """Remove the object and the folders it leaves empty: object storage has no folders."""
+        """Remove the object and the folders it leaves empty: object storage has no folders.
+
+        What a writer of this key left behind that was killed goes too; nobody else would remove it.
+        """
         path = self._path(key)
         self._refuse_escape(path.parent)
         with local_writes(path):
             path.unlink(missing_ok=True)
+            pattern = f"{escape(_temporary_stem(path))}*{_TEMPORARY_SUFFIX}"
+            for unfinished in path.parent.glob(pattern):
+                unfinished.unlink(missing_ok=True)
         for folder in path.parents:
             if folder == self.root or not folder.is_relative_to(self.root):
                 return
@@ -207,7 +214,8 @@ def _unreadable(path: Path, error: OSError) -> StorageError:
 
 def _create_beside(path: Path) -> tuple[Path, BinaryIO]:
     """Create a temporary file in the target's folder; the folder may vanish in between."""
-    temporary = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:12]}{_TEMPORARY_SUFFIX}")
+    name = f"{_temporary_stem(path)}{uuid.uuid4().hex[:12]}{_TEMPORARY_SUFFIX}"
+    temporary = path.with_name(name)
     last: OSError | None = None
     for _ in range(100):
         try:
@@ -216,6 +224,10 @@ def _create_beside(path: Path) -> tuple[Path, BinaryIO]:
         except (FileNotFoundError, FileExistsError) as error:
             last = error  # a delete removed the empty folder again, or a file lies in its place
     raise NotADirectoryError(errno.ENOTDIR, f"cannot make its folder ({last})", str(path)) from last
+
+
+def _temporary_stem(path: Path) -> str:
+    return f".{path.name[:200]}."
 
 
 def _link_new(temporary: Path, path: Path) -> None:

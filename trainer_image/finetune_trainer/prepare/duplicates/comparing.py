@@ -29,7 +29,9 @@ from finetune_trainer.prepare.duplicates.prompts import Prompts, find_prompts
 from finetune_trainer.prepare.duplicates.removal import (
     CONTAMINATED,
     EXACT,
+    LEAKED,
     count_copies,
+    find_leaked,
     remove_contaminated,
     remove_copies,
     remove_leaked,
@@ -107,7 +109,7 @@ def compare_rows(
     )
     if len(rows.benchmarks):
         findings.append(_drop_contaminated(rows, prompts, dataset))
-    findings.append(_tell_leaks(rows, remove_leaked(rows, prompts)))
+    findings.append(_judge_leaks(rows, prompts, dataset))
     if near == "Drop":
         findings.append(_tell_near_copies(rows, remove_near(rows, prompts)))
     conflicts = find_conflicts(rows, prompts)
@@ -171,11 +173,19 @@ def _drop_contaminated(rows: Comparison, prompts: Prompts, dataset: Dataset) -> 
     return _removal(rows, removed, message, name=CONTAMINATED)
 
 
-def _tell_leaks(rows: Comparison, removed: Removed) -> Finding:
+def _judge_leaks(rows: Comparison, prompts: Prompts, dataset: Dataset) -> Finding:
+    close = (
+        "rows of sources bound to train or validation are close to a held-out row (equal or near "
+        "prompt)"
+    )
+    if dataset.duplicates.leaked == "Report":
+        number = len(find_leaked(rows, prompts)[0])
+        message = f"{number} {close} and are kept: the scores measure memory"
+        return Finding(name=LEAKED, num_flagged=number, message=message if number else "")
+    removed = remove_leaked(rows, prompts)
+    shown = _such_as(rows, removed)
     message = (
-        f"{len(removed)} rows of sources bound to train or validation are close to a held-out row "
-        "(equal or near prompt) and are left out, else the scores would measure memory"
-        f"{_such_as(rows, removed)}"
+        f"{len(removed)} {close} and are left out, else the scores would measure memory{shown}"
     )
     return _removal(rows, removed, message)
 

@@ -50,11 +50,14 @@ def count_copies(rows: Comparison) -> int:
     return len(rows.keys) - len(np.unique(rows.marks.rows[rows.keys.positions]))
 
 
-def remove_leaked(rows: Comparison, prompts: Prompts) -> Removed:
-    """Leave out rows bound to train or validation that are close to a held-out row.
+def find_leaked(rows: Comparison, prompts: Prompts) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Find rows bound to train or validation that are close to a held-out row.
 
-    Close is an equal or near prompt. A row bound to train goes if a row bound to validation or
+    Close is an equal or near prompt. A row bound to train is found if a row bound to validation or
     test is close, one bound to validation if one bound to test is.
+
+    Returns:
+        Their indexes, ascending, and the positions of the held-out rows.
     """
     import numpy as np
 
@@ -66,8 +69,13 @@ def remove_leaked(rows: Comparison, prompts: Prompts) -> Removed:
     is_train = sides == TRAIN
     because = np.where(is_train, near_any[prompt_of], _NONE)
     because = np.where(is_held_out & ~is_test, near_test[prompt_of], because)
-    out = np.flatnonzero(because < _NONE)
-    return rows.remove(LEAKED, out, because[out])
+    found = np.flatnonzero(because < _NONE)
+    return found, because[found]
+
+
+def remove_leaked(rows: Comparison, prompts: Prompts) -> Removed:
+    """Leave out the rows that :func:`find_leaked` finds."""
+    return rows.remove(LEAKED, *find_leaked(rows, prompts))
 
 
 def remove_contaminated(rows: Comparison, prompts: Prompts) -> Removed:
