@@ -75,7 +75,7 @@ def run_prepare(folder: Path) -> dict[str, Any]:
     from finetune_api.trainer import Stage, resolve_job
     from finetune_api.v1alpha1.finetunejob import FineTuneJob
     from finetune_trainer.context import StageContext
-    from finetune_trainer.prepare import stage
+    from finetune_trainer.prepare import building, stage
     from finetune_trainer.process import hide_torch
     from finetune_trainer.report.events import EventEmitter
 
@@ -89,8 +89,9 @@ def run_prepare(folder: Path) -> dict[str, Any]:
     job = FineTuneJob.from_wire({"metadata": {"name": "data-scale"}, "spec": spec})
     seconds: dict[str, list[float]] = {}
     for name in TIMED:
-        if hasattr(stage, name):
-            setattr(stage, name, _timed(getattr(stage, name), name.strip("_"), seconds))
+        for module in (stage, building):
+            if hasattr(module, name):
+                setattr(module, name, _timed(getattr(module, name), name.strip("_"), seconds))
     with (folder / "events.jsonl").open("w") as events:
         context = StageContext(
             job=resolve_job(job, namespace="benchmark", uid="benchmark"),

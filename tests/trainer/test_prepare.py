@@ -22,7 +22,7 @@ from finetune_trainer.errors import DataError, RowsRefused, StorageError, Traine
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
-from finetune_trainer.prepare import intake, stage, tokens
+from finetune_trainer.prepare import building, intake, tokens
 from finetune_trainer.prepare.reading import examples
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
@@ -983,7 +983,7 @@ def test_the_data_set_has_the_same_bytes_whatever_the_number_of_processes(
         monkeypatch.setattr(module, "NUM_ROWS_ALONE", 10)
     results = []
     for number in (1, num_processes):
-        monkeypatch.setattr(stage, "num_processes_granted", lambda number=number: number)
+        monkeypatch.setattr(building, "num_processes_granted", lambda number=number: number)
         spec = {"hyperparameters": {"maxSequenceLength": 128}}
         context = make_context(
             output=f"out-{number}", spec=spec, max_invalid_rows=3, on_too_long="Drop"

@@ -16,19 +16,15 @@ from finetune_trainer.data.report import DatasetReport, LengthBin
 from finetune_trainer.data.rows import RowFile, Side
 from finetune_trainer.errors import DataError, TrainerError, UserError
 from finetune_trainer.pages.histogram import count_bins
+from finetune_trainer.prepare.building import build, divide_sources, staging_of
 from finetune_trainer.prepare.conversations import fetch_template
 from finetune_trainer.prepare.documents import make_decode
+from finetune_trainer.prepare.fetching import fetch_sources
 from finetune_trainer.prepare.labels import count_labels
 from finetune_trainer.prepare.reading.lengths import estimate_tokens
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.samples import Sample, read_samples
-from finetune_trainer.prepare.stage import (
-    build,
-    divide_sources,
-    fetch_sources,
-    require_evidence,
-    staging_of,
-)
+from finetune_trainer.prepare.stage import require_evidence
 from finetune_trainer.prepare.summary import count_rows, make_report
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.prepare.workers import Workers, num_processes_granted

@@ -1,0 +1,279 @@
+"""Make a data set in the staging folder: take rows in, compare, divide, count tokens, report."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.data.prepared import INVALID_ROWS_NAME
+from finetune_trainer.data.report import (
+    DatasetReport,
+)
+from finetune_trainer.data.rows import RowFile, Side
+from finetune_trainer.data.token_files import TokenFiles, TokenTotals
+from finetune_trainer.errors import DataError
+from finetune_trainer.model.chat_format import own_template, write_format
+from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.prepare.benchmarks import read_benchmarks
+from finetune_trainer.prepare.checks import (
+    Finding,
+    check_division,
+    tell_dropped,
+    tell_size,
+    tell_thoughtless,
+)
+from finetune_trainer.prepare.conversations import choose_format
+from finetune_trainer.prepare.dividing import Division
+from finetune_trainer.prepare.documents import make_decode, write_documents
+from finetune_trainer.prepare.duplicates.comparing import compare_rows
+from finetune_trainer.prepare.fetching import fetch_benchmarks
+from finetune_trainer.prepare.intake import take_in
+from finetune_trainer.prepare.invalid_rows import InvalidRowFile
+from finetune_trainer.prepare.labels import count_labels, tell_labels
+from finetune_trainer.prepare.privacy.step import make_shield
+from finetune_trainer.prepare.progress import RowProgress
+from finetune_trainer.prepare.reading.control import find_control_tokens
+from finetune_trainer.prepare.reading.examples import (
+    SourceRows,
+    open_source,
+    refuse_wrong_column,
+)
+from finetune_trainer.prepare.reading.sources import SourceFile
+from finetune_trainer.prepare.refusals import (
+    require_sides,
+    require_valid_rows,
+)
+from finetune_trainer.prepare.screening import Screening
+from finetune_trainer.prepare.split import divide_compared, write_records
+from finetune_trainer.prepare.spool import Spool
+from finetune_trainer.prepare.steps import choose_steps
+from finetune_trainer.prepare.summary import (
+    Input,
+    count_divided,
+    count_rows,
+    make_report,
+    source_label,
+)
+from finetune_trainer.prepare.tokens import EncoderSettings, TokenStatistics, measure_tokens
+from finetune_trainer.prepare.weighing import count_repeats, tell_weights
+from finetune_trainer.prepare.workers import Workers, num_processes_granted
+
+if TYPE_CHECKING:
+    from finetune_trainer.context import StageContext
+
+
+def build(
+    context: StageContext,
+    files: list[list[SourceFile]],
+    digest: str,
+    template: str | None,
+    *,
+    benchmarks: list[list[SourceFile]] | None = None,
+) -> DatasetReport:
+    """Do the work of the stage and leave the data set in the staging folder."""
+    tokenizer = context.load_tokenizer()
+    conversational = template is not None or own_template(tokenizer) is not None
+    staging = staging_of(context, digest, fresh=True)
+    with Workers(num_processes_granted()) as workers:
+        read, division, findings, sides = divide_sources(
+            context,
+            files,
+            find_control_tokens(tokenizer),
+            staging,
+            workers,
+            conversational=conversational,
+            benchmarks=benchmarks,
+        )
+        model_dir, _ = context.model_folder(include_weights=False)
+        chat_format = choose_format(
+            context.job.spec.model, template, tokenizer, model_dir, sides[Side.TRAIN]
+        )
+        encoder = make_encoder(context.job, tokenizer, chat_format)
+        settings = EncoderSettings(
+            job_json=context.job.to_json(), model_dir=model_dir, chat_format=chat_format
+        )
+        sides, tokens, totals, finding = _count_tokens(
+            context, sides, encoder, settings, staging, workers
+        )
+        findings += [finding] if finding else []
+        findings += tell_thoughtless(
+            sum(side.num_thoughtless for side in tokens.values()),
+            sum(side.num_rows for side in tokens.values()),
+        )
+    labels = count_labels(sides)
+    findings += tell_labels(labels)
+    report = make_report(
+        context.job,
+        digest,
+        read,
+        division,
+        findings,
+        tokens,
+        totals,
+        rows=count_rows(sides),
+        remedies=chat_format.notes,
+        labels=labels,
+    )
+    write_format(chat_format, staging)
+    write_documents(staging, context.job.spec.dataset, report, make_decode(tokenizer))
+    return report
+
+
+def divide_sources(
+    context: StageContext,
+    files: list[list[SourceFile]],
+    control_tokens: Collection[str],
+    staging: Path,
+    workers: Workers,
+    *,
+    conversational: bool,
+    benchmarks: list[list[SourceFile]] | None = None,
+) -> tuple[Input, Division, list[Finding], Mapping[Side, RowFile]]:
+    """Read all rows, check them, and write the sides."""
+    job, dataset = context.job, context.job.spec.dataset
+    screening = Screening(choose_steps(job.spec))
+    with (
+        Spool(context.scratch("spool", fresh=True) / "rows.jsonl") as spool,
+        InvalidRowFile(staging / INVALID_ROWS_NAME) as invalid_rows,
+    ):
+        rows, ends = _take_in_all(
+            context,
+            files,
+            workers,
+            screening,
+            spool,
+            invalid_rows,
+            conversational=conversational,
+            control_tokens=control_tokens,
+        )
+        read = Input(files=files, rows=rows)
+        invalid_rows.close()
+        require_valid_rows(
+            context.output, job, read.errors, num_valid=len(spool), all_rows=invalid_rows.path
+        )
+        findings = screening.summarise()
+        _require_rows(job, spool, read)
+        with make_shield(dataset.privacy).guard():
+            read_benchmarks(
+                dataset.benchmarks,
+                fetch_benchmarks(context) if benchmarks is None else benchmarks,
+                spool,
+                conversational=conversational,
+                steps=screening.steps,
+            )
+        compared = compare_rows(
+            spool, dataset, on_progress=lambda done, total: _tell_comparing(context, done, total)
+        )
+        write_records(staging, compared)
+        division = divide_compared(compared, dataset.split)
+        more = [*compared.findings, *check_division(division)]
+        require_sides(count_divided(division))
+        weights = [source.weight for source in dataset.sources]
+        repeats = count_repeats(
+            division, spool.keys(), weights=weights, ends=ends, seed=dataset.split.seed
+        )
+        more += [*tell_weights(division, repeats, weights), *tell_size(division.num_rows)]
+        sides = spool.write_sides(
+            staging, division.positions, division.sides, repeats, compared.keys.groups
+        )
+    return read, division, [*findings, *more], sides
+
+
+def _take_in_all(
+    context: StageContext,
+    files: list[list[SourceFile]],
+    workers: Workers,
+    screening: Screening,
+    spool: Spool,
+    invalid_rows: InvalidRowFile,
+    *,
+    conversational: bool,
+    control_tokens: Collection[str],
+) -> tuple[list[SourceRows], list[int]]:
+    """Take in the rows of all sources; return what each held, and where in the spool it ends."""
+    job, dataset = context.job, context.job.spec.dataset
+    rows, ends = [], []
+    shield = make_shield(dataset.privacy)
+    for index, source in enumerate(dataset.sources):
+        with shield.guard():
+            opened = open_source(
+                source,
+                files[index],
+                index=index,
+                label=source_label(job, index),
+                conversational=conversational,
+                control_tokens=control_tokens,
+                objective=job.spec.method.objective,
+            )
+        size = _describe_size(files[index])
+        taken = take_in(
+            opened,
+            workers,
+            screening,
+            spool,
+            shield=shield,
+            on_error=invalid_rows.add,
+            on_progress=RowProgress(context.emit, f"reading and checking the rows of {size}").tell,
+        )
+        refuse_wrong_column(taken, index=index)
+        rows.append(taken)
+        ends.append(len(spool))
+    return rows, ends
+
+
+def _count_tokens(
+    context: StageContext,
+    sides: Mapping[Side, RowFile],
+    encoder: Encoder,
+    settings: EncoderSettings,
+    staging: Path,
+    workers: Workers,
+) -> tuple[
+    Mapping[Side, RowFile],
+    dict[Side, TokenStatistics],
+    dict[Side, TokenTotals],
+    Finding | None,
+]:
+    """Find tokens and labels, and leave out the rows that are too long where the job says so."""
+    spec = context.job.spec
+    dropped: dict[Side, list[int]] = {side: [] for side in sides}
+    with TokenFiles(staging) as token_files:
+        tokens = measure_tokens(
+            sides,
+            encoder,
+            max_sequence_length=spec.hyperparameters.max_sequence_length,
+            on_too_long=spec.dataset.on_too_long,
+            keep=lambda side, one: token_files.add(side, one.input_ids, one.labels),
+            drop=lambda row: dropped[row.side].append(row.position),
+            on_progress=RowProgress(context.emit, "finding tokens and labels").tell,
+            workers=workers,
+            settings=settings,
+        )
+    left = {side: rows.leave_out(dropped[side]) for side, rows in sides.items()}
+    require_sides(count_rows(left))
+    return left, tokens, token_files.totals, tell_dropped(sum(map(len, dropped.values())))
+
+
+def _require_rows(job: ResolvedJob, spool: Spool, read: Input) -> None:
+    if len(spool):
+        return
+    raise DataError(
+        "EmptyDataset",
+        f"there are no usable rows in {', '.join(s.uri for s in job.spec.dataset.sources)} "
+        f"({read.errors.total} invalid rows); check the files",
+    )
+
+
+def _describe_size(files: Sequence[SourceFile]) -> str:
+    return f"{len(files)} file(s), {sum(file.num_bytes for file in files):,} bytes"
+
+
+def _tell_comparing(context: StageContext, done: int, total: int) -> None:
+    context.emit.progress(step=done, total_steps=total, message="comparing near prompts")
+
+
+def staging_of(context: StageContext, digest: str, *, fresh: bool = False) -> Path:
+    """Return the folder that a data set is made in before it is published."""
+    return context.scratch(f"staging/{digest[:16]}", fresh=fresh)
