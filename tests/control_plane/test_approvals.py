@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from benchmarks.control_plane.kubelet import Kubelet
 from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
+    ROOT,
     child_jobs,
     condition,
     connection_of,
@@ -22,6 +24,9 @@ from control_plane.cluster import (
     test_config,
 )
 from control_plane.test_lifecycle import phase_is
+from finetune_operator.controllers.approvals import FINETUNEAPPROVALS
+from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.kube import informer as informer_module
 from manifests import HelmNotFoundError, render_chart
 from support.cli import Cli
 from support.eventually import eventually, eventually_async
@@ -213,3 +218,108 @@ async def test_a_rejection_ends_the_job_and_one_from_git_may_name_who_decided(
     assert job["status"]["dataApproval"]["by"] == "bob@example.org"
     assert "bob@example.org rejected data set dddddddddddd" in described
     assert "names of customers in column note" in described
+
+
+async def test_without_the_kind_other_jobs_run_and_this_one_goes_on_once_it_is_there(
+    control_plane, namespace, monkeypatch
+):
+    monkeypatch.setattr(informer_module, "ABSENT_RETRY_SECONDS", 1.0)
+    crd = str(ROOT / "crds" / "finetuneapprovals.yaml")
+    control_plane.kubectl("delete", "-f", crd, "--wait=true")
+    try:
+        async with open_client(connection_of(control_plane)) as client:
+            kubelet = Kubelet(client, namespaces=(namespace,))
+            async with kubelet.running(), running_manager(client, test_config(namespace)):
+                await client.create(FINETUNEJOBS, asking("one", namespace))
+                await client.create(FINETUNEJOBS, finetunejob("two", namespace))
+                job = await phase_is(client, namespace, "one", "AwaitingApproval")
+                assert job["status"]["reason"] == "ApprovalsNotRead"
+                assert "CustomResourceDefinition" in condition(job, "DataApproved")["message"]
+                await phase_is(client, namespace, "two", "Succeeded")
+                install_crd(control_plane)
+
+                async def is_asked():
+                    found = await get_job(client, namespace, "one")
+                    return found["status"]["reason"] == "ApprovalRequired"
+
+                await eventually_async(is_asked, timeout=40, interval=0.3)
+                await client.create(
+                    FINETUNEAPPROVALS,
+                    {
+                        **approval("yes", by="x"),
+                        "metadata": {"name": "yes", "namespace": namespace},
+                    },
+                )
+                await phase_is(client, namespace, "one", "Succeeded")
+    finally:
+        install_crd(control_plane)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"subject": "Publication"}, 'supported values: "DataSet"'),
+        ({"digest": "abc"}, "64 hex digits in lower case"),
+        ({"digest": DIGEST.upper()}, "64 hex digits in lower case"),
+        ({"decision": "Maybe"}, 'supported values: "Approved", "Rejected"'),
+        ({"decision": "Rejected"}, "reason is required where decision is Rejected"),
+        ({"job": "Not_A_Name"}, "must be lower-case letters, digits or dashes"),
+        ({"job": "x" * 53}, "may not be more than 52"),
+        ({"by": ""}, "should be at least 1 chars long"),
+        ({"until": "2027"}, 'unknown field "spec.until"'),
+    ],
+)
+def test_a_decision_that_is_none_is_refused_with_the_remedy(
+    control_plane, namespace, changes, said
+):
+    body = approval("bad", **{"by": "admin", **changes})
+    with pytest.raises(Exception, match=re.escape(said)):
+        control_plane.kubectl("-n", namespace, "create", "-f", "-", stdin=json.dumps(body))
+
+
+def test_a_decision_is_listed_for_people_selected_by_job_and_never_edited(control_plane, namespace):
+    def kubectl(*arguments: str, stdin: str | None = None) -> str:
+        return control_plane.kubectl("-n", namespace, *arguments, stdin=stdin)
+
+    user = _admin_name(control_plane)
+    for name, job in (("a", "one"), ("b", "two")):
+        kubectl("create", "-f", "-", stdin=json.dumps(approval(name, by=user, job=job)))
+    header, row = kubectl("get", "fta", "--field-selector", "spec.job=two").splitlines()
+    assert header.split() == ["NAME", "JOB", "SUBJECT", "DECISION", "BY", "AGE"]
+    assert row.split()[:4] == ["b", "two", "DataSet", "Approved"]
+    kubectl("label", "fta", "a", "seen=yes")
+    for patch in ('{"spec":{"decision":"Rejected","reason":"x"}}', '{"spec":{"by":"eve"}}'):
+        with pytest.raises(Exception, match="a decision is not edited"):
+            kubectl("patch", "fta", "a", "--type=merge", "-p", patch)
+
+
+def _admin_name(control_plane) -> str:
+    review = control_plane.kubectl("auth", "whoami", "-o", "json")
+    return json.loads(review)["status"]["userInfo"]["username"]
+
+
+def test_the_documented_policy_makes_approval_the_rule_of_a_namespace(control_plane, namespace):
+    guide = (Path(ROOT) / "docs" / "how-to" / "approvals.md").read_text()
+    block = re.search(r"```yaml\n(apiVersion: admissionregistration.*?)```", guide, re.DOTALL)[1]
+    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+    objects = list(yaml.safe_load_all(block))
+    for each in objects:
+        each["metadata"]["name"] = namespace
+        if "policyName" in each["spec"]:
+            each["spec"] |= {"policyName": namespace, "matchResources": here}
+    manifest = yaml.safe_dump_all(objects)
+    control_plane.kubectl("apply", "-f", "-", stdin=manifest)
+    try:
+
+        def create(body: dict) -> str:
+            command = ("-n", namespace, "create", "--dry-run=server", "-f", "-")
+            try:
+                return control_plane.kubectl(*command, stdin=json.dumps(body))
+            except Exception as error:
+                return str(error)
+
+        free = finetunejob("free", namespace)
+        eventually(lambda: "dataset.approval: Required" in create(free), timeout=30, interval=0.3)
+        assert "created" in create(asking("held", namespace))
+    finally:
+        control_plane.kubectl("delete", "-f", "-", "--wait=false", stdin=manifest)
