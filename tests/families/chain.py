@@ -107,7 +107,7 @@ class Outcome:
         )
 
 
-STAGE_SECONDS = 1200
+STAGE_SECONDS = 2400
 """A vocabulary of 262k makes even a tiny model slow on two busy cores."""
 
 

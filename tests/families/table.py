@@ -312,7 +312,7 @@ FAMILIES: tuple[Family, ...] = (
         origin=f"{REAL}, template from TRL",
         stops=("<|return|>", "<|endoftext|>", "<|call|>"),
         header="final",
-        num_steps=220,  # each turn is an example of its own: twice as many, half as often
+        num_steps=220,  # each turn is an example of its own; a gentler rate would serve it better
     ),
     Family(
         name="olmo-2",
