@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +14,7 @@ from finetune_cli.documents import Document, to_yaml
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET, OK
 from finetune_cli.localjob import LocalRun, absolute_uri, cache_root, plan_run
-from finetune_cli.plan import find_failure
-from finetune_cli.runner import stage_environment
-from finetune_cli.stages import read_tail, trainer_command
+from finetune_cli.question import ask_trainer
 from finetune_cli.starter import DEFAULT_MODEL, MAX_LENGTH, round_length
 
 BAR_CHARACTERS = 40
@@ -105,29 +101,12 @@ def inspect_run(run: LocalRun, *, with_model: bool) -> dict[str, Any]:
     )
     job = run.job.model_copy(update={"spec": spec.model_copy(update={"output": moved})})
     with tempfile.TemporaryDirectory(prefix="finetune-inspect-") as folder:
-        return _ask_trainer(replace(run, job=job, work_dir=Path(folder)), job, with_model)
-
-
-def _ask_trainer(run: LocalRun, job: ResolvedJob, with_model: bool) -> dict[str, Any]:
-    run.log_dir.mkdir(parents=True, exist_ok=True)
-    run.job_file.write_text(job.to_json())
-    out, log = run.work_dir / "found.json", run.log_dir / "inspect.log"
-    command = trainer_command("inspect", "--job", str(run.job_file), "--out", str(out))
-    with log.open("w", encoding="utf-8") as stderr:
-        ended = subprocess.run(
-            [*command, *(["--with-model"] if with_model else [])],
-            env=stage_environment(run), stdout=subprocess.PIPE, stderr=stderr, text=True,
-            stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-    if ended.returncode:
-        failure = find_failure(ended.stdout)
-        if failure is None:
-            raise CliError(
-                f"looking at the data ended with exit code {ended.returncode}:\n{read_tail(log)}",
-                exit_code=ended.returncode,
-            )
-        raise CliError(f"{failure.message} ({failure.reason})", exit_code=ended.returncode)
-    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        found = ask_trainer(
+            replace(run, job=job, work_dir=Path(folder)),
+            "inspect",
+            *(["--with-model"] if with_model else []),
+            doing="looking at the data",
+        )
     return {**found, "proposal": propose_settings(found, job)}
 
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from pydantic import ValidationError
-
-from finetune_api.trainer import Event
 from finetune_api.v1alpha1.status import PlanStatus
 from finetune_cli.display import duration_text
 from finetune_cli.errors import CliError
 from finetune_cli.extras import require_trainer
 from finetune_cli.localjob import LocalRun
-from finetune_cli.runner import stage_environment
-from finetune_cli.stages import read_tail, trainer_command
+from finetune_cli.question import ask_trainer
 
 GIB = 2**30
 PARTS = ("weights", "adapter", "gradients", "optimizer", "gathered", "activations", "logits")
@@ -53,27 +47,11 @@ def make_plan(run: LocalRun, options: PlanOptions) -> dict[str, Any]:
         raise CliError("--rows and --tokens go together: give both, or neither to read the data")
     if not options.rows:
         require_trainer()
-    run.log_dir.mkdir(parents=True, exist_ok=True)
-    run.job_file.write_text(run.job.to_json())
-    out, log = run.work_dir / "plan.json", run.log_dir / "plan.log"
-    command = [*trainer_command("plan", "--job", str(run.job_file), "--out", str(out))]
+    arguments: list[str] = []
     for name in ("gpu", "rows", "tokens", "longest"):
         if value := getattr(options, name):
-            command += [f"--{name}", str(value)]
-    with log.open("w", encoding="utf-8") as stderr:
-        ended = subprocess.run(
-            command, env=stage_environment(run), stdout=subprocess.PIPE, stderr=stderr, text=True,
-            stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-    if ended.returncode:
-        failure = find_failure(ended.stdout)
-        if failure is None:
-            raise CliError(
-                f"planning ended with exit code {ended.returncode}:\n{read_tail(log)}\nlog: {log}",
-                exit_code=ended.returncode,
-            )
-        raise CliError(f"{failure.message} ({failure.reason})", exit_code=ended.returncode)
-    plan: dict[str, Any] = json.loads(out.read_text())
+            arguments += [f"--{name}", str(value)]
+    plan = ask_trainer(run, "plan", *arguments, doing="planning", log_stays=True)
     if options.hour_price is not None and run.job.spec.resources.gpus_per_node:
         hours = Decimal(plan["time"]["seconds"]) * run.job.world_size / 3600
         plan["cost"] = {
@@ -177,15 +155,3 @@ def _size(num_bytes: int) -> str:
     if num_bytes >= GIB / 10:
         return f"{num_bytes / GIB:.1f} GiB"
     return f"{num_bytes / 2**20:.1f} MiB"
-
-
-def find_failure(output: str) -> Event | None:
-    """Return the last failure among the events that a process of the trainer wrote."""
-    for line in reversed(output.splitlines()):
-        try:
-            event = Event.model_validate_json(line)
-        except ValidationError:
-            continue
-        if event.event == "failure":
-            return event
-    return None
