@@ -71,14 +71,19 @@ def test_a_killed_worker_is_told_and_may_be_tried_again() -> None:
 def test_no_worker_outlives_a_stage_that_is_stopped_or_killed(
     how: signal.Signals, exit_code: int
 ) -> None:
-    stage = subprocess.Popen(
-        [sys.executable, "-m", "support.row_work"], stdout=subprocess.PIPE, text=True
-    )
-    assert stage.stdout is not None
-    children = [int(stage.stdout.readline()) for _ in range(2)]
-    stage.send_signal(how)
-    assert stage.wait(20) == exit_code
-    stage.stdout.close()
+    with subprocess.Popen(
+        [sys.executable, "-m", "support.row_work"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as stage:
+        try:
+            assert stage.stdout is not None
+            children = [int(stage.stdout.readline()) for _ in range(2)]
+            stage.send_signal(how)
+            assert stage.wait(20) == exit_code
+        finally:
+            stage.kill()
     assert eventually(lambda: not any(map(is_running, children)))
 
 
