@@ -17,7 +17,7 @@ from devcluster.__main__ import parse_arguments
 from devcluster.certificates import KeyPair
 from devcluster.errors import HostUnfitError, StartError
 from devcluster.kubeconfig import render_kubeconfig
-from devcluster.node import kubelet, network, objectstore, removal, runtime, services
+from devcluster.node import kubelet, network, objectstore, place, removal, runtime, services
 from devcluster.node.network import PodNetwork
 from devcluster.node.runtime import Runtime
 
@@ -57,13 +57,34 @@ def test_containerds_configuration_keeps_to_its_own_folders():
 
 def test_the_kubelet_listens_on_the_bridge_and_loopback_only():
     document = kubelet.render_configuration(
-        network=NETWORK, runtime=RUNTIME, pki=Path("/p"), folder=Path("/f"), ports=(1, 2)
+        network=NETWORK, place=place.first_place("c"), pki=Path("/p"), ports=(1, 2), max_pods=9
     )
     assert document["address"] == NETWORK.gateway
     assert document["healthzBindAddress"] == "127.0.0.1"
     assert document["readOnlyPort"] == 0
     assert document["authentication"]["anonymous"] == {"enabled": False}
     assert document["failCgroupV1"] is False
+
+
+def test_two_nodes_on_one_host_share_nothing_that_either_would_clear():
+    """A kubelet ends the containers and deletes the control groups that it does not know."""
+    first, further = place.first_place("c"), place.further_place("c", "second")
+    for field in ("node", "cgroup", "folder", "root", "kubelet"):
+        assert getattr(first, field) != getattr(further, field)
+    for field in ("root", "state", "configuration", "process", "socket"):
+        assert getattr(first.runtime, field) != getattr(further.runtime, field)
+    texts = [
+        json.dumps(
+            kubelet.render_configuration(
+                network=NETWORK, place=each, pki=Path("/p"), ports=(1, 2), max_pods=9
+            )
+        )
+        for each in (first, further)
+    ]
+    for text, own, other in ((texts[0], first, further), (texts[1], further, first)):
+        assert f'"/{own.cgroup}"' in text
+        assert f"unix://{own.runtime.socket}" in text
+        assert f"{other.folder}/" not in text
 
 
 def test_dns_knows_the_cluster_and_asks_nobody_else():
@@ -99,10 +120,10 @@ def test_cgroup_folders_are_one_per_hierarchy(tmp_path):
     for name in ("cpu", "memory", "unified"):
         (tmp_path / name).mkdir()
     (tmp_path / "cpu,cpuacct").symlink_to(tmp_path / "cpu")
-    folders = kubelet.cgroup_folders(tmp_path)
+    folders = kubelet.cgroup_folders("own", tmp_path)
     assert [each.parent.name for each in folders] == ["cpu", "memory", "unified"]
     (tmp_path / "cgroup.controllers").touch()
-    assert kubelet.cgroup_folders(tmp_path) == [tmp_path / kubelet.CGROUP_NAME]
+    assert kubelet.cgroup_folders("own", tmp_path) == [tmp_path / "own"]
 
 
 SAVED_RULES = """\

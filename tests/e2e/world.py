@@ -32,9 +32,24 @@ Bodies = list[Body]
 
 
 def install_operator(
-    node: Node, images: dict[str, str], *, release: str, namespaces: list[str], allow_cpu: bool
+    node: Node,
+    images: dict[str, str],
+    *,
+    release: str,
+    namespaces: list[str],
+    allow_cpu: bool,
+    config: Body | None = None,
 ) -> None:
-    """Install the chart, or bring an installed one up to date, and wait until it runs."""
+    """Install the chart, or bring an installed one up to date, and wait until it runs.
+
+    Args:
+        node: The cluster.
+        images: References of the images by name.
+        release: Name of the installation.
+        namespaces: Those it looks after.
+        allow_cpu: Whether jobs may train without a GPU.
+        config: Further settings of the operator.
+    """
     values = {
         "image": _image(images["operator"]),
         "trainerImage": _image(images["trainer"]),
@@ -50,6 +65,7 @@ def install_operator(
             "defaultSharedMemory": "256Mi",
             "imagePullDeadlineSeconds": 20,
             "progressIntervalSeconds": 1,
+            **(config or {}),
         },
     }
     file = node.folder / f"{release}.values.yaml"

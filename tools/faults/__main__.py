@@ -9,9 +9,11 @@ import sys
 import time
 from contextlib import ExitStack
 
-from faults.cluster import cluster_rows
+from faults.cluster import Cluster
+from faults.disruptions import disruption_rows
 from faults.hangs import hang_rows
 from faults.matrix import Result, Row, choose_rows, run_row
+from faults.nodes import node_rows
 from faults.processes import process_rows
 from faults.report import PAGE, describe_machine, keep_results, read_results, show_page
 from faults.runs import Runs
@@ -25,17 +27,22 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="faults", description=__doc__)
     parser.add_argument("rows", nargs="*", help="rows to run; all without any")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of a row ({SEEDS})")
+    parser.add_argument(
+        "--more", action="store_true", help="keep the cells that ended right, run those missing"
+    )
     parser.add_argument("--list", action="store_true", help="name the rows and leave")
     parser.add_argument("--page", action="store_true", help="write the page from what is kept")
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     runs = Runs.in_scratch()
     with ExitStack() as resources:
+        cluster = Cluster(runs, resources)
         rows = [
             *process_rows(runs),
             *hang_rows(runs),
             *storage_rows(runs),
-            *cluster_rows(runs, resources),
+            *disruption_rows(cluster),
+            *node_rows(cluster, resources),
         ]
         return run(rows, runs, parser, options)
 
@@ -53,12 +60,24 @@ def run(
         return 0
     began, hardware = time.monotonic(), describe_machine()
     results: list[Result] = []
-    kept = read_results()
+
+    def keep(result: Result) -> None:
+        # After each cell: what was found is not lost with the cells behind it.
+        PAGE.write_text(show_page(rows, keep_results([result])), encoding="utf-8")
+
     for row in [] if options.page else chosen:
-        results.append(run_row(row, num_seeds=options.seeds, hardware=hardware, tell=tell))
-        # After each row: what was found is not lost with the rows behind it.
-        kept = keep_results(results)
-    PAGE.write_text(show_page(rows, kept), encoding="utf-8")
+        known = read_results().get(row.name) if options.more else None
+        result = run_row(
+            row,
+            num_seeds=options.seeds,
+            hardware=hardware,
+            tell=tell,
+            known=known,
+            keep=keep,
+        )
+        keep(result)
+        results.append(result)
+    PAGE.write_text(show_page(rows, read_results()), encoding="utf-8")
     shutil.rmtree(runs.folder, ignore_errors=True)
     wrong = sum(not cell.is_right for result in results for cell in result.cells)
     tell(f"{PAGE}: {wrong} cells ended wrong, {time.monotonic() - began:.0f} s")

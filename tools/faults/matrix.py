@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 
@@ -84,14 +84,34 @@ class Result:
     hardware: str = ""
 
 
-def run_row(row: Row, *, num_seeds: int, hardware: str, tell: Callable[[str], None]) -> Result:
-    """Run all cells of a row."""
+def run_row(
+    row: Row,
+    *,
+    num_seeds: int,
+    hardware: str,
+    tell: Callable[[str], None],
+    known: Result | None = None,
+    keep: Callable[[Result], None] = lambda _: None,
+) -> Result:
+    """Run the cells of a row.
+
+    Args:
+        row: The row.
+        num_seeds: Cells of a row of seeds.
+        hardware: On what it runs.
+        tell: Told of each cell.
+        known: What was found before: its cells that ended right are not run again.
+        keep: Given what is found so far, after each cell.
+    """
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     if why_not := row.unfit():
         tell(f"{row.name}: not run: {why_not}")
         return Result(row=row.name, why_not=why_not, date=date, hardware=hardware)
-    names = row.list_cells(num_seeds)
-    cells = []
+    right = tuple(cell for cell in known.cells if cell.is_right) if known else ()
+    result = Result(row=row.name, cells=right, date=date, hardware=hardware)
+    if known and right:
+        result = replace(result, date=known.date, hardware=known.hardware)
+    names = [name for name in row.list_cells(num_seeds) if name not in {c.name for c in right}]
     for number, name in enumerate(names, start=1):
         cell = run_cell(row, name)
         mark = "ok   " if cell.is_right else "WRONG"
@@ -100,8 +120,26 @@ def run_row(row: Row, *, num_seeds: int, hardware: str, tell: Callable[[str], No
             f"{cell.outcome.digest[:12]} ({cell.outcome.num_attempts} attempts, "
             f"{cell.seconds:.0f} s)"
         )
-        cells.append(cell)
-    return Result(row=row.name, cells=tuple(cells), date=date, hardware=hardware)
+        result = _add(result, cell, date=date, hardware=hardware)
+        keep(result)
+    return result
+
+
+def _add(result: Result, cell: Cell, *, date: str, hardware: str) -> Result:
+    """Put a cell beside those there are; of machines, each that found one of them is named."""
+    machines = dict.fromkeys([*filter(None, result.hardware.split("; ")), hardware])
+    return replace(
+        result,
+        cells=tuple(sorted((*result.cells, cell), key=_place_of)),
+        date=date,
+        hardware="; ".join(machines),
+    )
+
+
+def _place_of(cell: Cell) -> int:
+    """Return the number in a cell's name: ``seed 3`` comes before ``seed 12``."""
+    number = cell.name.rpartition(" ")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def run_cell(row: Row, name: str) -> Cell:

@@ -76,7 +76,8 @@ def _line_of(row: Row, result: Result | None) -> str:
 
 
 def _describe_hardware(results: dict[str, Result]) -> str:
-    machines = sorted({result.hardware for result in results.values() if result.cells})
+    found = (result.hardware.split("; ") for result in results.values() if result.cells)
+    machines = sorted({machine for machines in found for machine in machines})
     return f"\nRun on: {'; '.join(machines) or 'nothing yet'}.\n"
 
 
@@ -100,8 +101,9 @@ differ; within a row all are one.
 make faults                                  # all rows, 50 seeds: many hours on two cores
 make faults FAULTS="kill-trainer disk-full"  # these rows
 make faults SEEDS=3                          # fewer seeds
+make faults MORE=1 FAULTS=kill-trainer       # what ended right stays; seeds that are missing run
 ```
 
-A row that was not run keeps its last result, with its date.
+A row that was not run keeps its last result, with its date. Results are kept after each cell.
 
 """

@@ -13,28 +13,27 @@ from devcluster.certificates import load_authority, write_certificates
 from devcluster.controlplane import ControlPlane
 from devcluster.kubeconfig import render_kubeconfig, write_kubeconfig
 from devcluster.node.network import PodNetwork
-from devcluster.node.runtime import Runtime
-from devcluster.paths import kubelet_root
+from devcluster.node.place import FIRST_NODE, Place
 
-NODE_NAME = "devcluster"
-CGROUP_NAME = "finetune-devcluster"
+MAX_PODS = 200
 GPU_RESOURCE = "nvidia.com/gpu"
 _CGROUP_MOUNT = Path("/sys/fs/cgroup")
 
 
 def render_configuration(
-    *, network: PodNetwork, runtime: Runtime, pki: Path, folder: Path, ports: tuple[int, int]
+    *, network: PodNetwork, place: Place, pki: Path, ports: tuple[int, int], max_pods: int
 ) -> dict[str, Any]:
     """The KubeletConfiguration document.
 
     Args:
         network: Pod network; the kubelet listens on its gateway, and CoreDNS does.
-        runtime: containerd.
+        place: Where the node lies.
         pki: Folder of the certificates.
-        folder: The kubelet's own folder.
         ports: The kubelet's port and that of its health endpoint on loopback.
+        max_pods: How many pods it takes at once.
     """
     port, health_port = ports
+    folder = place.folder
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -43,17 +42,17 @@ def render_configuration(
         "readOnlyPort": 0,
         "healthzBindAddress": "127.0.0.1",
         "healthzPort": health_port,
-        "tlsCertFile": str(pki / "kubelet-server.crt"),
-        "tlsPrivateKeyFile": str(pki / "kubelet-server.key"),
+        "tlsCertFile": str(pki / f"kubelet-server{place.suffix}.crt"),
+        "tlsPrivateKeyFile": str(pki / f"kubelet-server{place.suffix}.key"),
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
             "x509": {"clientCAFile": str(pki / "ca.crt")},
         },
         "authorization": {"mode": "Webhook"},
-        "containerRuntimeEndpoint": f"unix://{runtime.socket}",
+        "containerRuntimeEndpoint": f"unix://{place.runtime.socket}",
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{CGROUP_NAME}",
+        "cgroupRoot": f"/{place.cgroup}",
         "failCgroupV1": False,  # refuses by default since 1.35
         "failSwapOn": False,
         "oomScoreAdj": 0,  # lowering it needs CAP_SYS_RESOURCE
@@ -67,7 +66,7 @@ def render_configuration(
         "eventRecordQPS": 0,
         "kubeAPIQPS": 200,
         "kubeAPIBurst": 400,
-        "maxPods": 200,
+        "maxPods": max_pods,
         # Disks of build hosts are often nearly full: no pod is evicted for that.
         "evictionHard": {
             "memory.available": "100Mi",
@@ -85,13 +84,13 @@ def render_configuration(
     }
 
 
-def cgroup_folders(mount: Path = _CGROUP_MOUNT) -> list[Path]:
+def cgroup_folders(name: str, mount: Path = _CGROUP_MOUNT) -> list[Path]:
     """The kubelet's root group in every hierarchy (one under cgroup v2)."""
     if (mount / "cgroup.controllers").exists():
-        return [mount / CGROUP_NAME]
+        return [mount / name]
     # `unified`, the v2 hierarchy that systemd mounts beside v1, is among them: runc uses it too.
     hierarchies = [each for each in mount.iterdir() if each.is_dir() and not each.is_symlink()]
-    return [each / CGROUP_NAME for each in sorted(hierarchies)]
+    return [each / name for each in sorted(hierarchies)]
 
 
 def create_cgroups(folders: list[Path]) -> None:
@@ -106,35 +105,40 @@ def create_cgroups(folders: list[Path]) -> None:
 
 
 def start_kubelet(
-    cluster: ControlPlane, network: PodNetwork, runtime: Runtime, *, ports: tuple[int, int]
+    cluster: ControlPlane,
+    network: PodNetwork,
+    place: Place,
+    *,
+    ports: tuple[int, int],
+    max_pods: int = MAX_PODS,
 ) -> None:
-    """Start the kubelet and wait until its node is Ready."""
-    folder = cluster.folder / "kubelet"
+    """Start the kubelet of a node and wait until the node is Ready."""
+    folder = place.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "resolv.conf").write_text("")  # pods ask CoreDNS and nobody else
-    _write_credentials(cluster, network, folder)
+    _write_credentials(cluster, network, place)
     document = render_configuration(
-        network=network, runtime=runtime, pki=cluster.pki, folder=folder, ports=ports
+        network=network, place=place, pki=cluster.pki, ports=ports, max_pods=max_pods
     )
     configuration = folder / "config.json"
     configuration.write_text(json.dumps(document, indent=1))
     process = cluster.launch(
-        "kubelet",
+        place.kubelet,
         program("kubelet"),
         f"--config={configuration}",
         f"--kubeconfig={folder / 'kubeconfig'}",
-        f"--root-dir={kubelet_root(cluster.name)}",
+        f"--root-dir={place.root}",
         f"--cert-dir={folder / 'certificates'}",
-        f"--hostname-override={NODE_NAME}",
+        f"--hostname-override={place.node}",
         f"--node-ip={network.gateway}",
         env={"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"},
     )
-    wait_until("the node to be Ready", lambda: node_is_ready(cluster), process=process)
+    wait_until("the node to be Ready", lambda: node_is_ready(cluster, place.node), process=process)
 
 
-def node_is_ready(cluster: ControlPlane) -> bool:
-    """Whether the node reports itself Ready."""
-    status, raw = cluster.client().send("GET", f"/api/v1/nodes/{NODE_NAME}")
+def node_is_ready(cluster: ControlPlane, node: str = FIRST_NODE) -> bool:
+    """Whether a node is Ready."""
+    status, raw = cluster.client().send("GET", f"/api/v1/nodes/{node}")
     if status != 200:
         return False
     conditions = json.loads(raw)["status"].get("conditions", [])
@@ -154,21 +158,22 @@ def fake_gpus(cluster: ControlPlane, num_gpus: int) -> None:
     ]
     cluster.client().call(
         "PATCH",
-        f"/api/v1/nodes/{NODE_NAME}/status",
+        f"/api/v1/nodes/{FIRST_NODE}/status",
         operations,
         content_type="application/json-patch+json",
     )
 
 
-def _write_credentials(cluster: ControlPlane, network: PodNetwork, folder: Path) -> None:
+def _write_credentials(cluster: ControlPlane, network: PodNetwork, place: Place) -> None:
     authority = load_authority(cluster.pki)
-    client = authority.issue_client(f"system:node:{NODE_NAME}", ["system:nodes"])
-    server = authority.issue_server(NODE_NAME, [NODE_NAME, network.gateway])
-    write_certificates(cluster.pki, {"kubelet-client": client, "kubelet-server": server})
+    client = authority.issue_client(f"system:node:{place.node}", ["system:nodes"])
+    server = authority.issue_server(place.node, [place.node, network.gateway])
+    pairs = {"kubelet-client": client, "kubelet-server": server}
+    write_certificates(cluster.pki, {f"{name}{place.suffix}": pairs[name] for name in pairs})
     content = render_kubeconfig(
         cluster=cluster.name,
         url=cluster.url,
         authority=cluster.authority.read_bytes(),
         client=client,
     )
-    write_kubeconfig(folder / "kubeconfig", content)
+    write_kubeconfig(place.folder / "kubeconfig", content)

@@ -19,6 +19,7 @@ from devcluster.host import run
 from devcluster.node import kubelet, network, objectstore, registry, runtime, services
 from devcluster.node.network import PodNetwork
 from devcluster.node.objectstore import ObjectStore
+from devcluster.node.place import first_place
 from devcluster.paths import cluster_dir, kubelet_root, socket_root
 from devcluster.ports import PortClaims
 from devcluster.process import start_ticks
@@ -39,11 +40,13 @@ class NodeOptions:
         num_gpus: How many ``nvidia.com/gpu`` the node claims to have.
         audit_log: Whether the API server writes an audit log.
         internet: Whether pods reach addresses outside the host; off, so that tests need none.
+        api_server_flags: Further flags of the API server.
     """
 
     num_gpus: int = 8
     audit_log: bool = False
     internet: bool = False
+    api_server_flags: tuple[str, ...] = ()
 
 
 class Node(ControlPlane):
@@ -100,6 +103,7 @@ class Node(ControlPlane):
             audit_log=self.node_options.audit_log,
             bind_address=pods.gateway,
             port=API_SERVER_PORT,
+            api_server_flags=self.node_options.api_server_flags,
         )
         with step("control plane"):
             super().start()
@@ -112,7 +116,7 @@ class Node(ControlPlane):
             self._start_containerd(pods)
         with step("kubelet, DNS, kube-proxy"):
             ports = (claims.claim(preferred=10250, address=pods.gateway), claims.claim())
-            kubelet.start_kubelet(self, pods, runtime.runtime_of(self.name), ports=ports)
+            kubelet.start_kubelet(self, pods, first_place(self.name), ports=ports)
             services.start_dns(self, pods, claims)
             # Healthy only once its node exists: after the kubelet.
             services.start_proxy(self, pods, claims)
@@ -123,7 +127,8 @@ class Node(ControlPlane):
     def _record_before_making(self, pods: PodNetwork) -> None:
         self.state.values |= {"gateway": pods.gateway, "pods": pods.pod_range}
         self.state.interfaces = [network.BRIDGE]
-        self.state.cgroups = [str(each) for each in kubelet.cgroup_folders()]
+        groups = kubelet.cgroup_folders(first_place(self.name).cgroup)
+        self.state.cgroups = [str(each) for each in groups]
         # Kubelet, containerd and CNI do not let one choose these; what was there stays.
         fixed = [each for each in FIXED_FOLDERS if not Path(each).exists()]
         own = [str(socket_root(self.name)), str(kubelet_root(self.name))]
@@ -138,7 +143,7 @@ class Node(ControlPlane):
             )
         self.state.chain_prefixes = [p for p in ("KUBE-", "CNI-") if f":{p}" not in rules]
         self.save()
-        kubelet.create_cgroups(kubelet.cgroup_folders())
+        kubelet.create_cgroups(groups)
 
     def _start_scheduler(self) -> None:
         self.launch(

@@ -17,7 +17,7 @@ from devcluster.paths import cluster_dir
 from devcluster.state import ClusterState
 
 # These would start, or re-create, what is being removed.
-_FIRST = ("kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler")
+_FIRST = re.compile(r"kubelet(-.+)?|kube-(proxy|controller-manager|scheduler)")
 
 
 def remove_node_parts(state: ClusterState) -> None:
@@ -28,7 +28,7 @@ def remove_node_parts(state: ClusterState) -> None:
     runtime = runtime_of(state.name)
     if same_boot:
         for record in state.processes:
-            if record.name in _FIRST:
+            if _FIRST.fullmatch(record.name):
                 process.stop(record, grace_seconds=0)
         process.kill_all(pid for folder in state.cgroups for pid in cgroup_pids(Path(folder)))
         _stop_runtime(state, runtime)
@@ -118,6 +118,8 @@ def _stop_runtime(state: ClusterState, runtime: Runtime) -> None:
                 names = runtime.ctr("containers", "list", "--quiet", check=False).split()
                 remove_containers(runtime, names)
             process.stop(record, grace_seconds=5)
+        elif record.name.startswith("containerd-"):  # of a further node: its images go with it
+            process.stop(record, grace_seconds=0)
     for record in process.marked_processes(cluster_dir(state.name)):
         if "shim" in _command_name(record.pid):
             process.stop(record, grace_seconds=0)

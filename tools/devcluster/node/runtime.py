@@ -27,11 +27,13 @@ class Runtime:
         root: Images; survives ``down``, so that gigabytes are not unpacked twice.
         state: Sockets, shims, network namespaces: short paths, gone after ``down``.
         configuration: Folder of its configuration files.
+        process: Name of its process.
     """
 
     root: Path
     state: Path
     configuration: Path
+    process: str = "containerd"
 
     @property
     def socket(self) -> Path:
@@ -52,7 +54,7 @@ class Runtime:
 
 
 def runtime_of(name: str) -> Runtime:
-    """The runtime of the cluster `name`. One node per host: the images are everybody's."""
+    """The runtime of the first node of cluster `name`. One per host: its images are everybody's."""
     cluster, sockets = cluster_dir(name), socket_root(name)
     return Runtime(
         root=cache_root() / "containerd",
@@ -131,7 +133,7 @@ def start_runtime(cluster: ControlPlane, runtime: Runtime, *, cni: Path, registr
     if stale := runtime.ctr("containers", "list", "--quiet").split():
         # Left by a crash. The kubelet's view of them is in containerd's memory: start it afresh.
         remove_containers(runtime, stale)
-        cluster.stop_process("containerd")
+        cluster.stop_process(runtime.process)
         _launch(cluster, runtime, configuration)
     if PAUSE_IMAGE not in runtime.ctr("images", "list", "--quiet"):
         import_pause_image(runtime)
@@ -180,10 +182,10 @@ def import_pause_image(runtime: Runtime) -> None:
 
 def _launch(cluster: ControlPlane, runtime: Runtime, configuration: Path) -> None:
     shims = program("containerd-shim-runc-v2").parent
-    log = cluster.folder / "logs" / "containerd.log"
+    log = cluster.folder / "logs" / f"{runtime.process}.log"
     told_before = log.stat().st_size if log.exists() else 0
     process = cluster.launch(
-        "containerd",
+        runtime.process,
         program("containerd"),
         f"--config={configuration}",
         "--log-level=info",

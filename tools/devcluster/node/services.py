@@ -10,8 +10,8 @@ from typing import Any
 from devcluster.apiclient import wait_until
 from devcluster.binaries import program
 from devcluster.controlplane import ControlPlane
-from devcluster.node.kubelet import NODE_NAME
 from devcluster.node.network import PodNetwork
+from devcluster.node.place import FIRST_NODE
 from devcluster.ports import PortClaims
 
 _READER = "finetune-devcluster:coredns"
@@ -26,7 +26,7 @@ def render_proxy_configuration(
         "kind": "KubeProxyConfiguration",
         "mode": "iptables",
         "clientConnection": {"kubeconfig": kubeconfig},
-        "hostnameOverride": NODE_NAME,
+        "hostnameOverride": FIRST_NODE,
         "clusterCIDR": network.pod_range,
         "healthzBindAddress": f"127.0.0.1:{health_port}",
         "metricsBindAddress": f"127.0.0.1:{metrics_port}",

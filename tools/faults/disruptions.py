@@ -1,0 +1,165 @@
+"""Rows on the dev cluster: pods, the operator and the control plane taken away from a job."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from devcluster import host
+from e2e.world import OPERATOR_LABEL, Job, is_training
+from faults.cluster import Cluster, Disturbance
+from faults.matrix import Outcome, Row, WrongEnd, once
+from manifests import NAMESPACE
+
+KILL_EVERY_SECONDS = 7.0
+OUTAGE_SECONDS = 30.0
+
+
+def disruption_rows(cluster: Cluster) -> list[Row]:
+    """Return the rows of this module."""
+    rows = Disruptions(cluster)
+    plan: list[tuple[str, str, Disturbance]] = [
+        ("pod-deleted", "the training pod deleted by hand", rows.delete_pod),
+        ("pod-evicted", "the training pod evicted through the API", rows.evict_pod),
+        ("node-drained", "the node drained, and allowed again", rows.drain_node),
+        (
+            "operator-killed",
+            f"all pods of the operator killed every {KILL_EVERY_SECONDS:.0f} s, from the job's "
+            "creation to its end",
+            rows.kill_operator,
+        ),
+        (
+            "api-server-restarted",
+            f"the API server away for {OUTAGE_SECONDS:.0f} s while training",
+            rows.restart_api_server,
+        ),
+        (
+            "etcd-restarted",
+            f"etcd killed while training, and started again after {OUTAGE_SECONDS:.0f} s",
+            rows.restart_etcd,
+        ),
+        (
+            "kubelet-restarted",
+            f"the node's kubelet frozen for {OUTAGE_SECONDS:.0f} s while training",
+            rows.restart_kubelet,
+        ),
+    ]
+    return [
+        Row(
+            name=name,
+            fault=fault,
+            must="the same adapter, nothing counted",
+            list_cells=once,
+            run_cell=partial(rows.run, name, disturb),
+            unfit=host.unfit_for_node,
+        )
+        for name, fault, disturb in plan
+    ]
+
+
+class Disruptions:
+    """Runs the cells."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def run(self, name: str, disturb: Disturbance, _: str) -> Outcome:
+        """Disturb a job and compare its end."""
+        return self._cluster.compare(name, disturb)
+
+    @contextmanager
+    def delete_pod(self, job: Job) -> Iterator[None]:
+        """Delete the pod as a person does who wants it to begin anew."""
+        pod = training_pod(job)
+        job.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
+        yield
+
+    @contextmanager
+    def evict_pod(self, job: Job) -> Iterator[None]:
+        """Evict the pod as a drain does, without the drain."""
+        pod = training_pod(job)
+        name, namespace = pod["metadata"]["name"], job.tenant.namespace
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": namespace},
+        }
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}/eviction"
+        job.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
+        yield
+
+    @contextmanager
+    def drain_node(self, job: Job) -> Iterator[None]:
+        """Drain the only node of the job's pods, then let it be used again."""
+        node = training_pod(job)["spec"]["nodeName"]
+        job.tenant.node.kubectl(
+            *("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force"),
+            *("--pod-selector", f"finetune.dev/job={job.name}", "--timeout", "120s"),
+        )
+        job.tenant.node.kubectl("uncordon", node)
+        yield
+
+    @contextmanager
+    def kill_operator(self, job: Job) -> Iterator[None]:
+        """Kill all replicas of the operator again and again, from now to the job's end."""
+        is_over = threading.Event()
+        num_killed = 0
+
+        def kill() -> None:
+            nonlocal num_killed
+            while not is_over.wait(KILL_EVERY_SECONDS):
+                killed = job.tenant.node.kubectl(
+                    *("-n", NAMESPACE, "delete", "pod", "-l", OPERATOR_LABEL, "-o", "name"),
+                    *("--force", "--grace-period=0", "--wait=false"),
+                )
+                num_killed += len(killed.split())
+
+        thread = threading.Thread(target=kill, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+        if num_killed < 2:
+            raise WrongEnd("the operator was not killed")
+
+    @contextmanager
+    def restart_api_server(self, job: Job) -> Iterator[None]:
+        """Take the API server away for a while."""
+        job.wait(is_training)
+        job.tenant.node.stop_api_server(grace_seconds=0)
+        time.sleep(OUTAGE_SECONDS)
+        job.tenant.node.start_api_server()
+        yield
+
+    @contextmanager
+    def restart_etcd(self, job: Job) -> Iterator[None]:
+        """Kill etcd, which the API server cannot do without, and start it again."""
+        job.wait(is_training)
+        job.tenant.node.restart_etcd(pause_seconds=OUTAGE_SECONDS)
+        yield
+
+    @contextmanager
+    def restart_kubelet(self, job: Job) -> Iterator[None]:
+        """Freeze the kubelet for a while; containers go on."""
+        job.wait(is_training)
+        (record,) = [p for p in job.tenant.node.state.processes if p.name == "kubelet"]
+        os.kill(record.pid, signal.SIGSTOP)
+        time.sleep(OUTAGE_SECONDS)
+        os.kill(record.pid, signal.SIGCONT)
+        yield
+
+
+def training_pod(job: Job) -> dict[str, Any]:
+    """Wait until a job trains; return its pod."""
+    job.wait(is_training)
+    (pod,) = job.running_pods()
+    return pod

@@ -1,0 +1,120 @@
+"""Rows about a node that is lost while its Node object stays: nobody says that its pods have ended.
+
+A second node (a kubelet and a containerd of its own) joins the cluster, takes one pod of the job,
+and its kubelet is killed for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from devcluster import host
+from devcluster.node.place import FIRST_NODE
+from devcluster.node.worker import Worker, add_worker
+from e2e.world import JOB_TIMEOUT_SECONDS, Job, is_training
+from faults.cluster import LOST_POD_SECONDS, TOLERATION_SECONDS, Cluster
+from faults.matrix import Outcome, Row, WrongEnd
+from support.eventually import eventually
+
+NODE = "second"
+GRACE_SECONDS = 10
+LONG: dict[str, Any] = {
+    "hyperparameters": {"maxSteps": 2500},
+    "checkpoint": {"everySteps": 100},
+    "podTemplate": {"terminationGracePeriodSeconds": GRACE_SECONDS},
+}
+"""Long enough for the pod on the lost node to train on while another takes its place."""
+ENDS: dict[str, Callable[[Worker], None]] = {
+    "containers run on": Worker.kill_kubelet,
+    "power cut": Worker.cut_power,
+}
+
+
+def node_rows(cluster: Cluster, resources: ExitStack) -> list[Row]:
+    """Return the rows of this module; the node it adds ends with ``resources``."""
+    rows = LostNodes(cluster, resources)
+    why = (
+        f"pods tolerate that for {TOLERATION_SECONDS} s here, 300 by default; `lostPodSeconds` is"
+        f" {LOST_POD_SECONDS}"
+    )
+    return [
+        Row(
+            name=name,
+            fault=f"the kubelet of {whose} killed for good; its Node object stays. Once the "
+            f"containers run on, once they are killed with it ({why})",
+            must="the same adapter on another node, nothing counted",
+            list_cells=lambda _: list(ENDS),
+            run_cell=partial(rows.run, num_nodes),
+            unfit=host.unfit_for_node,
+        )
+        for name, whose, num_nodes in (
+            ("kubelet-gone", "the job's node", 1),
+            ("kubelet-gone-of-two", "one of the job's two nodes", 2),
+        )
+    ]
+
+
+class LostNodes:
+    """Runs the cells."""
+
+    def __init__(self, cluster: Cluster, resources: ExitStack) -> None:
+        self._cluster = cluster
+        self._resources = resources
+        self._worker: Worker | None = None
+
+    def run(self, num_nodes: int, cell: str) -> Outcome:
+        """Lose the second node while a job trains there."""
+        name = f"lost-{num_nodes}-{cell.replace(' ', '-')}"
+        change = {**LONG, "resources": {"nodes": num_nodes}}
+        return self._cluster.compare(name, partial(self._lose, num_nodes, ENDS[cell]), change)
+
+    @contextmanager
+    def _lose(self, num_nodes: int, end: Callable[[Worker], None], job: Job) -> Iterator[None]:
+        worker = self._join()
+        try:
+            self._place(num_nodes, job)
+            end(worker)
+            yield
+            if not nodes_of(job, phases=("Succeeded",)):
+                raise WrongEnd("no pod of the training succeeded")
+            worker.start_kubelet()
+        except BaseException:
+            worker.remove()
+            self._worker = None
+            raise
+
+    def _place(self, num_nodes: int, job: Job) -> None:
+        """Have a pod of the job train on the second node; another one trains on the first."""
+        kubectl = self._cluster.node.kubectl
+        try:
+            # It takes one pod at a time: the first goes there, and if there is another, it waits.
+            kubectl("cordon", FIRST_NODE)
+            eventually(lambda: nodes_of(job) == [NODE], JOB_TIMEOUT_SECONDS, interval=1)
+        finally:
+            kubectl("uncordon", FIRST_NODE)
+        job.wait(is_training)
+        placed = nodes_of(job)
+        if placed != sorted([NODE, FIRST_NODE][:num_nodes]):
+            raise WrongEnd(f"trains on {placed}")
+
+    def _join(self) -> Worker:
+        """Return the second node, which has nothing to do."""
+        if self._worker is None:
+            node = self._cluster.node
+            self._worker = add_worker(node, NODE, max_pods=1)
+            self._resources.callback(self._worker.remove)
+            self._worker.pull(node.image("trainer"))
+        return self._worker
+
+
+def nodes_of(job: Job, *, phases: tuple[str, ...] = ("Pending", "Running")) -> list[str]:
+    """Return the nodes of a job's training pods in these phases; Pending ones may have none."""
+    found = [
+        pod["spec"].get("nodeName")
+        for pod in job.list("pods")
+        if "-train-" in pod["metadata"]["name"] and pod["status"]["phase"] in phases
+    ]
+    return sorted(filter(None, found))
