@@ -25,7 +25,7 @@ from finetune_operator.config import ConfigError, OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.manager import Manager
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.clock import SystemClock
+from finetune_operator.kube.clock import ServerClock, SystemClock
 from finetune_operator.kube.connection import Connection, load_connection
 from finetune_operator.kube.errors import KubeError, NotFound
 from finetune_operator.kube.transport import RequestRecorder, Transport
@@ -157,7 +157,7 @@ async def serve(
     stop = stop or asyncio.Event()
     _handle_signals(stop)
     connection = connection or load_connection()
-    clock = SystemClock()
+    clock = ServerClock(SystemClock())
     rng = random.Random(seed)  # noqa: S311 - jitter, not a secret
     transport = Transport(
         connection,
@@ -166,6 +166,7 @@ async def serve(
         burst=config.request_burst,
         on_request=on_request,
         clock=clock,
+        server_clock=clock,
         rng=rng,
     )
     if config.leader_election and not config.leader_election_namespace:

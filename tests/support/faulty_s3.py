@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -18,6 +19,13 @@ SLOW_DOWN = (
     b'<?xml version="1.0" encoding="UTF-8"?>'
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
+TIME_TOO_SKEWED = (
+    b'<?xml version="1.0" encoding="UTF-8"?>'
+    b"<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between the request time"
+    b" and the server's time is too large.</Message></Error>"
+)
+MAX_SKEW_SECONDS = 900.0
+"""What S3 allows (Amazon S3 API reference, "Error responses": RequestTimeTooSkewed)."""
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
@@ -32,6 +40,9 @@ class FaultyS3:
         damage: Changes the body that a read of this path brings.
         bytes_per_second: How fast bodies of requests pass; None for as fast as they come.
         on_request: Called with method and path of each request.
+        num_refused: Requests answered by 503.
+        num_damaged: Bodies changed.
+        num_skewed: Requests refused because they are signed with a time that is too far off.
     """
 
     upstream: str
@@ -43,6 +54,7 @@ class FaultyS3:
     on_request: Callable[[str, str], None] = lambda *_: None
     num_refused: int = 0
     num_damaged: int = 0
+    num_skewed: int = 0
     _random: random.Random = field(default_factory=lambda: random.Random(1))
     _open: set[socket.socket] = field(default_factory=set)
 
@@ -119,12 +131,23 @@ def _handler_of(link: FaultyS3) -> type[BaseHTTPRequestHandler]:
                 if link._random.random() < link.share_of_503:
                     link.num_refused += 1
                     self._answer(503, [("Content-Type", "application/xml")], SLOW_DOWN)
+                elif self._is_skewed():
+                    link.num_skewed += 1
+                    self._answer(403, [("Content-Type", "application/xml")], TIME_TOO_SKEWED)
                 else:
                     self._answer(*self._forward(body))
             except OSError:
                 self.close_connection = True
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
+
+        def _is_skewed(self) -> bool:
+            """Return whether S3 would refuse the time of the signature."""
+            text = self.headers.get("X-Amz-Date")
+            if text is None:
+                return False
+            signed = datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            return abs((signed - datetime.now(UTC)).total_seconds()) > MAX_SKEW_SECONDS
 
         def _read_body(self) -> bytes:
             left, pieces = int(self.headers.get("Content-Length") or 0), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,11 @@ def make_row(name: str, *, wrong: str = "", why_not: str | None = None) -> Row:
     )
 
 
-def run(row: Row, *, num_seeds: int = 3) -> tuple[Result, list[str]]:
+def run(
+    row: Row, *, num_seeds: int = 3, known: Result | None = None, hardware: str = "2 cores"
+) -> tuple[Result, list[str]]:
     told: list[str] = []
-    return run_row(row, num_seeds=num_seeds, hardware="2 cores", tell=told.append), told
+    return run_row(row, num_seeds=num_seeds, hardware=hardware, tell=told.append, known=known), told
 
 
 def test_every_cell_is_run_and_told_and_a_wrong_end_stops_none() -> None:
@@ -39,6 +42,28 @@ def test_every_cell_is_run_and_told_and_a_wrong_end_stops_none() -> None:
     assert result.cells[1].outcome.ends == "exit 70 InternalError"
     assert [line.split()[0] for line in told] == ["ok", "WRONG", "ok"]
     assert "kill [1/3] seed 0: same adapter 3f2a1c000000 (2 attempts" in told[0]
+
+
+def test_row_is_taken_up_where_it_was_left_and_what_was_wrong_is_run_again() -> None:
+    before = run(make_row("kill", wrong="seed 1"), num_seeds=12)[0]
+    cut_off = replace(before, cells=before.cells[:2] + before.cells[10:])
+    result, told = run(make_row("kill"), num_seeds=11, known=cut_off, hardware="4 cores")
+    assert [cell.name for cell in result.cells] == [f"seed {number}" for number in range(12)]
+    assert all(cell.is_right for cell in result.cells)
+    assert len(told) == 9
+    assert result.cells[0] is before.cells[0]
+    assert result.hardware == "2 cores; 4 cores"
+
+
+def test_row_that_has_all_its_cells_stays_as_it_is() -> None:
+    before = replace(run(make_row("kill"))[0], date="2026-01-01")
+    assert run(make_row("kill"), known=before, hardware="4 cores") == (before, [])
+
+
+def test_cells_are_kept_as_they_end() -> None:
+    kept: list[Result] = []
+    run_row(make_row("kill"), num_seeds=3, hardware="", tell=lambda _: None, keep=kept.append)
+    assert [len(result.cells) for result in kept] == [1, 2, 3]
 
 
 def test_failure_of_the_matrix_itself_is_a_wrong_cell() -> None:

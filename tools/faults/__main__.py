@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import ExitStack
 
+from faults.clocks import clock_rows
 from faults.cluster import Cluster
 from faults.disruptions import disruption_rows
 from faults.hangs import hang_rows
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> int:
             *storage_rows(runs),
             *disruption_rows(cluster),
             *node_rows(cluster, resources),
+            *clock_rows(cluster, runs),
         ]
         return run(rows, runs, parser, options)
 

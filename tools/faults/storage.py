@@ -20,6 +20,7 @@ from faults.runs import (
     same,
     wait_for_step,
 )
+from support import moved_clock
 from support.faulty_s3 import FaultyS3, faulty_s3
 from support.stages import Workbench
 
@@ -27,6 +28,8 @@ OUTAGE_SECONDS = 120.0
 SECRET_SECONDS = 60.0
 """How long the kubelet may take to bring a changed Secret to a running pod."""
 SECRET = "store"
+SKEW_SECONDS = 60.0
+MOVES = {"an hour ahead": 3600, "an hour behind": -3600}
 
 
 def storage_rows(runs: Runs) -> list[Row]:
@@ -77,6 +80,16 @@ def storage_rows(runs: Runs) -> list[Row]:
             must="the same adapter in the same attempt",
             list_cells=seeds,
             run_cell=rows.rotate,
+        ),
+        Row(
+            name="clock-moved-trainer",
+            fault="the wall clock of the trainer's processes moved by an hour while training, and "
+            f"back after {SKEW_SECONDS:.0f} s; the store refuses signatures that are 15 minutes "
+            "off, as S3 does",
+            must="the same adapter in the same attempt",
+            list_cells=lambda _: list(MOVES),
+            run_cell=rows.move_clock,
+            unfit=moved_clock.unfit,
         ),
     ]
 
@@ -175,6 +188,26 @@ class Storage:
             timer.start()
             run = bench.finish(process, timeout=STAGE_SECONDS)
             timer.cancel()
+            return same(run, expected, num_attempts=1)
+
+    def move_clock(self, cell: str) -> Outcome:
+        """Move the trainer's wall clock; put it right later."""
+        expected = self._runs.expected(ONE_RANK)
+        with self._place() as (bench, _server, link):
+            offset = bench.folder / "offset"
+            offset.write_text("0")
+            library = moved_clock.build(bench.folder)
+            bench.env = {**bench.env, **moved_clock.environment(library, offset)}
+            process = bench.start("train")
+            if not wait_for_step(bench, process, 2):
+                raise WrongEnd(f"it ended: {bench.finish(process).messages[-300:]}")
+            offset.write_text(str(MOVES[cell]))
+            timer = threading.Timer(SKEW_SECONDS, lambda: offset.write_text("0"))
+            timer.start()
+            run = bench.finish(process, timeout=STAGE_SECONDS)
+            timer.cancel()
+            if not link.num_skewed:
+                raise WrongEnd(f"nothing was refused: {run.messages[-300:]}")
             return same(run, expected, num_attempts=1)
 
     @staticmethod

@@ -18,7 +18,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from finetune_operator.kube.clock import Clock, SystemClock
+from finetune_operator.kube.clock import Clock, ServerClock, SystemClock
 from finetune_operator.kube.connection import Connection
 from finetune_operator.kube.errors import (
     TransportError,
@@ -59,6 +59,7 @@ class Transport:
         metrics: Where to count.
         on_request: Told of every request, for the RBAC test.
         clock: Time for the token bucket.
+        server_clock: Told what time the server has, with each answer.
         rng: Source of jitter.
     """
 
@@ -74,12 +75,14 @@ class Transport:
         metrics: KubeMetrics | None = None,
         on_request: RequestRecorder | None = None,
         clock: Clock | None = None,
+        server_clock: ServerClock | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.connection = connection
         self.metrics = metrics or KubeMetrics()
         self.on_request = on_request
         self._clock = clock or SystemClock()
+        self._server_clock = server_clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._bucket = TokenBucket(self._clock, rate=qps, burst=burst)
         self._timeout = aiohttp.ClientTimeout(total=request_timeout_seconds, sock_connect=5.0)
@@ -151,6 +154,8 @@ class Transport:
             self._count_request(verb, resource, subresource)
             started = self._clock.monotonic()
             status, answered, payload = await self._exchange(method, url, sent, headers, what)
+            if self._server_clock is not None:
+                self._server_clock.hear(answered.get("Date"), asked=started)
             seconds = self._clock.monotonic() - started
             self._child(self.metrics.request_seconds, verb).observe(seconds)
             if status < 400:

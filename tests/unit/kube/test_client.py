@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -10,9 +11,11 @@ from aiohttp import web
 
 from finetune_operator.kube import errors
 from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.clock import ServerClock
 from finetune_operator.kube.connection import Connection, StaticCredentials
 from finetune_operator.kube.resource import JOBS, PODS, TOKEN_REVIEWS
 from finetune_operator.kube.transport import Transport
+from support.clock import START, FakeClock
 from support.eventually import eventually_async
 from support.objects import pod
 from support.scripted_server import (
@@ -43,6 +46,21 @@ async def test_get_reads_one_object(server, client):
     assert await client.get(PODS, "ns", "a") == pod("a", 1)
     (seen,) = server.seen
     assert (seen.method, seen.path) == ("GET", "/api/v1/namespaces/ns/pods/a")
+
+
+@pytest.mark.parametrize("code", [200, 404])
+async def test_every_answer_tells_the_servers_time(server, code):
+    async def answer(_):
+        headers = {"Date": "Thu, 01 Jan 2026 01:00:00 GMT"}
+        return web.json_response(pod("a", 1), status=code, headers=headers)
+
+    server.others.append(answer)
+    clock = ServerClock(FakeClock())
+    transport = Transport(Connection(server=server.url), clock=clock, server_clock=clock)
+    async with KubeClient(transport) as client:
+        with contextlib.suppress(errors.KubeError):
+            await client.get(PODS, "ns", "a")
+    assert 3599 <= (clock.now() - START).total_seconds() <= 3601
 
 
 async def test_list_follows_pages_and_selectors(server, client):

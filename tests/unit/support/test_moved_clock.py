@@ -1,0 +1,49 @@
+"""A process whose wall clock is moved knows no other, and its monotonic one goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support.moved_clock import build, environment, unfit
+
+PROGRAM = """
+import datetime, sys, time
+for line in sys.stdin:
+    now = datetime.datetime.now(datetime.timezone.utc).timestamp()
+    print(time.time(), now, time.monotonic(), flush=True)
+"""
+
+
+@pytest.mark.skipif(unfit() is not None, reason=str(unfit()))
+def test_wall_clock_of_a_running_process_is_moved_and_nothing_else(tmp_path: Path) -> None:
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment(build(tmp_path), offset)},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for seconds in (0, 3600, -3600):
+            offset.write_text(str(seconds))
+            deadline = time.monotonic() + 10
+            while True:
+                print("?", file=process.stdin, flush=True)
+                wall, utc, monotonic = map(float, process.stdout.readline().split())
+                off = wall - time.time()
+                if abs(off - seconds) < 1:
+                    break
+                assert time.monotonic() < deadline, off
+            assert abs(utc - wall) < 1
+            assert abs(monotonic - time.monotonic()) < 1
+        process.stdin.close()
+        assert process.wait() == 0
