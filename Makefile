@@ -59,6 +59,10 @@ families: setup ## Every model family through the whole chain, as a table (about
 data-quality: setup ## What the data stage finds in data with planted faults, as tables (about a minute)
 	@PYTHONPATH=operator:trainer_image:tests $(PYTHON) tools/data_quality.py $(TABLES)
 
+.PHONY: evidence
+evidence: setup ## How often intervals hold and verdicts are wrong, simulated, as tables (about 3 minutes; TABLES="gains verdicts")
+	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m evidence $(TABLES)
+
 .PHONY: damaged-data
 damaged-data: setup ## Prepare 10,000 damaged files of examples: no traceback, no hang (about 10 minutes)
 	@FINETUNE_MUTATED_INPUTS=10000 $(PYTEST) tests/trainer/test_mutated_input.py --numprocesses 2

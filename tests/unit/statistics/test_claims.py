@@ -1,0 +1,46 @@
+"""Exact tests, and claims that stay honest in numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from finetune_trainer.statistics.claims import correct_for_many, doubt_of_equality
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_pairs_are_judged_by_the_binomial_distribution(gained: int, lost: int) -> None:
+    wanted = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert doubt_of_equality(gained, lost) == pytest.approx(wanted)
+
+
+def test_six_gains_without_a_loss_decide_and_five_do_not() -> None:
+    assert doubt_of_equality(6, 0) < 0.05 < doubt_of_equality(5, 0)
+
+
+@pytest.mark.parametrize(
+    ("doubts", "corrected"),
+    # R 4.3, p.adjust(..., method = "holm")
+    [
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
+        ([0.2], [0.2]),
+        ([0.5, 0.9, 0.001], [1.0, 1.0, 0.003]),
+        ([], []),
+    ],
+)
+def test_many_claims_are_corrected(doubts: list[float], corrected: list[float]) -> None:
+    assert correct_for_many(doubts) == pytest.approx(corrected)
+
+
+def test_claims_without_ground_are_seldom_believed_however_many_there_are() -> None:
+    rng = np.random.default_rng(7)
+    plain = corrected = 0
+    for _ in range(1000):
+        doubts = rng.random(8).tolist()
+        plain += min(doubts) <= 0.05
+        corrected += min(correct_for_many(doubts)) <= 0.05
+    assert plain > 250
+    assert corrected < 75

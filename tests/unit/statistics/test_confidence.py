@@ -1,0 +1,49 @@
+"""Bounds for every certainty, and what is made of them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_trainer.statistics.bounded import confidence_of_share
+from finetune_trainer.statistics.confidence import difference_of, tail_of, widen
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 40), st.integers(1, 40), st.sampled_from([0.5, 0.8, 0.9, 0.99]))
+def test_doubt_and_bound_say_the_same(hits: int, misses: int, certainty: float) -> None:
+    confidence = confidence_of_share(hits, hits + misses)
+    interval = confidence.interval(certainty)
+    for threshold in (0.1, 0.5, 0.9):
+        if abs(interval.low - threshold) > 1e-3:
+            believed = confidence.doubt_above(threshold) <= 1 - certainty
+            assert believed == (interval.low > threshold)
+        if abs(interval.high - threshold) > 1e-3:
+            believed = confidence.doubt_below(threshold) <= 1 - certainty
+            assert believed == (interval.high < threshold)
+
+
+def test_widened_bounds_are_the_further_ones() -> None:
+    narrow, wide = confidence_of_share(45, 50), confidence_of_share(9, 10, num_levels=500)
+    for first, second in ((narrow, wide), (wide, narrow)):
+        both = widen(first, second).interval()
+        assert both.low == pytest.approx(wide.interval().low, abs=1e-3)
+        assert both.high == pytest.approx(wide.interval().high, abs=1e-3)
+
+
+def test_a_difference_has_newcombes_bounds() -> None:
+    base, tuned = confidence_of_share(56, 70), confidence_of_share(48, 80)
+    gain = difference_of(tuned, base).interval()
+    low_1, high_1 = base.interval().low, base.interval().high
+    low_2, high_2 = tuned.interval().low, tuned.interval().high
+    below = ((0.8 - low_1) ** 2 + (high_2 - 0.6) ** 2) ** 0.5
+    above = ((high_1 - 0.8) ** 2 + (0.6 - low_2) ** 2) ** 0.5
+    assert gain.value == pytest.approx(0.2)
+    assert (gain.low, gain.high) == pytest.approx((0.2 - below, 0.2 + above), abs=1e-3)
+
+
+@pytest.mark.parametrize("certainty", [0.0, 1.0, float("nan"), 95.0])
+def test_a_certainty_is_a_share(certainty: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        tail_of(certainty)

@@ -1,0 +1,68 @@
+"""How many rows would decide."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from finetune_trainer.statistics.bounded import confidence_of_share, lowest_bound_of_best
+from finetune_trainer.statistics.needed import (
+    count_for_best,
+    count_for_gain,
+    count_to_decide,
+    highest_gain_bound,
+)
+from finetune_trainer.statistics.paired import compare_means
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.8, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("certainty", [0.8, 0.95, 0.99])
+def test_the_number_for_the_best_score_is_the_least_that_does(
+    threshold: float, certainty: float
+) -> None:
+    number = count_for_best(threshold, certainty)
+    assert number is not None
+    assert lowest_bound_of_best(number, certainty) >= threshold
+    assert number == 1 or lowest_bound_of_best(number - 1, certainty) < threshold
+
+
+def test_no_number_of_rows_shows_perfection() -> None:
+    assert count_for_best(1.0, 0.95) is None
+    assert count_for_best(0.9999999, 0.95) is None  # 37 million rows
+    assert count_for_best(0.0, 0.95) == 1
+
+
+def test_the_greatest_gain_has_the_bound_that_pairs_give() -> None:
+    gain = compare_means(np.zeros(30), np.ones(30), np.arange(30)).gain.interval()
+    assert gain.low == pytest.approx(highest_gain_bound(30, 0.95), abs=0.01)
+    number = count_for_gain(0.8, 0.95)
+    assert number is not None
+    assert highest_gain_bound(number, 0.95) >= 0.8 > highest_gain_bound(number - 1, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("hits", "number", "threshold"), [(45, 50, 0.8), (92, 100, 0.9), (60, 100, 0.55)]
+)
+def test_the_number_that_would_decide_does_so_if_the_score_stays(
+    hits: int, number: int, threshold: float
+) -> None:
+    interval = confidence_of_share(hits, number).interval()
+    wanted = count_to_decide(
+        value=interval.value, bound=interval.low, threshold=threshold, number=number
+    )
+    assert wanted is not None
+    assert wanted > number
+    share = hits / number
+    assert confidence_of_share(share * wanted, wanted).interval().low >= threshold - 0.005
+    assert confidence_of_share(share * wanted / 2, wanted / 2).interval().low < threshold
+
+
+def test_a_perfect_score_needs_rows_in_proportion() -> None:
+    bound = lowest_bound_of_best(20, 0.95)
+    wanted = count_to_decide(value=1.0, bound=bound, threshold=0.9, number=20, at_limit=True)
+    assert wanted == pytest.approx(count_for_best(0.9, 0.95), abs=3)
+
+
+@pytest.mark.parametrize("value", [0.7, 0.8])
+def test_no_number_of_rows_helps_a_score_below(value: float) -> None:
+    assert count_to_decide(value=value, bound=0.6, threshold=0.8, number=50) is None

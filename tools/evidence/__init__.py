@@ -1,0 +1,1 @@
+"""How far the evidence of a job can be trusted, measured (``make evidence``)."""

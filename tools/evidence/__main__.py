@@ -1,0 +1,88 @@
+"""Print the tables of ``benchmarks/results/evidence.md``.
+
+``python -m evidence`` prints every table; names of tables print these alone. All is drawn by seed,
+so that a figure changes only when the code does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterable
+
+from evidence import coverage, verdicts
+from evidence.coverage import Case
+
+NUM_TESTS = 1000
+
+
+def print_shares() -> None:
+    """Print the table of intervals of a share of hits."""
+    _print_cases("a share of hits", coverage.shares(NUM_TESTS))
+    print()
+    print(
+        "| rows alone: the coverages next to 95 % that there are | below | above |\n|---|---|---|"
+    )
+    for count in coverage.COUNTS:
+        for rate in coverage.RATES[:2]:
+            below, above = coverage.reachable(count, rate)
+            print(f"| {count} rows at {rate} or {1 - rate:.2g} | {below:.1%} | {above:.1%} |")
+
+
+def print_gains() -> None:
+    """Print the table of intervals of a paired difference of hits."""
+    _print_cases("a paired difference of hits", coverage.gains(NUM_TESTS))
+
+
+def print_measurements() -> None:
+    """Print the table of intervals of a paired difference of graded scores."""
+    _print_cases("a paired difference of graded scores", coverage.measurements(NUM_TESTS))
+
+
+def print_verdicts() -> None:
+    """Print how often a tuned model that equals its base is called better."""
+    print("| tuned equal to base | rows | clusters | called better |\n|---|---|---|---|")
+    for score, pattern, count, share in verdicts.false_verdicts(NUM_TESTS):
+        print(f"| {score} | {_count_words(pattern, count)} | {pattern} | {share:.1%} |", flush=True)
+
+
+def _print_cases(what: str, cases: Iterable[Case]) -> None:
+    print(
+        f"| {what} | n | truth | held the truth | lower end above it | upper end below it "
+        "| mean width |\n|---|---|---|---|---|---|---|"
+    )
+    for case in cases:
+        found = case.coverage
+        print(
+            f"| {case.pattern} | {_count_words(case.pattern, case.count)} | {case.truth} "
+            f"| {found.held:.1%} | {found.low_wrong:.1%} | {found.high_wrong:.1%} "
+            f"| {found.width:.3f} |",
+            flush=True,
+        )
+
+
+def _count_words(pattern: str, count: int) -> str:
+    return f"{count} clusters" if pattern == coverage.PATTERNS[1] else f"{count} rows"
+
+
+TABLES: dict[str, Callable[[], None]] = {
+    "shares": print_shares,
+    "gains": print_gains,
+    "measurements": print_measurements,
+    "verdicts": print_verdicts,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the tables that were asked for."""
+    parser = argparse.ArgumentParser(prog="evidence", description=__doc__)
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="default: all")
+    for name in parser.parse_args(arguments).tables or TABLES:
+        start = time.process_time()
+        TABLES[name]()
+        print(f"\n({name}: {time.process_time() - start:.0f} s of one core)\n", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

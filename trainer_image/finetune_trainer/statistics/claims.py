@@ -1,0 +1,42 @@
+"""Tests of pairs, and many claims at once. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def doubt_of_equality(num_gained: int, num_lost: int) -> float:
+    """Return the two-sided p-value of two models being right equally often on the same rows.
+
+    Args:
+        num_gained: Rows that only the second model has right.
+        num_lost: Rows that only the first one has right.
+
+    Source: McNemar 1947; the exact version, from the binomial distribution.
+    """
+    from scipy.special import bdtr
+
+    number = num_gained + num_lost
+    if number == 0:
+        return 1.0
+    return min(1.0, 2 * float(bdtr(min(num_gained, num_lost), number, 0.5)))
+
+
+def correct_for_many(doubts: Sequence[float]) -> list[float]:
+    """Return p-values that stay honest although so many claims were looked at.
+
+    Whichever claims are held true because theirs is at most ``1 - certainty``: the probability that
+    any of them is wrong is at most that, however the claims depend on each other.
+
+    Args:
+        doubts: p-value of each claim.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    order = sorted(range(len(doubts)), key=lambda i: doubts[i])
+    corrected = [1.0] * len(doubts)
+    greatest = 0.0
+    for rank, index in enumerate(order):
+        greatest = max(greatest, min(1.0, (len(doubts) - rank) * doubts[index]))
+        corrected[index] = greatest
+    return corrected

@@ -1,0 +1,96 @@
+"""Two models on the same rows: bounds of each one's mean score, and of the difference. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_trainer.statistics.bounded import NUM_DRAWS, confidence_of_mean
+from finetune_trainer.statistics.claims import doubt_of_equality
+from finetune_trainer.statistics.confidence import Confidence, Floats
+from finetune_trainer.statistics.resampling import resample_ratio
+
+MIN_GRADES = 10
+"""Scores with fewer different values are counted, not averaged like measurements."""
+MIN_GRADED_CLUSTERS = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """Base and tuned model by one score.
+
+    Attributes:
+        base: The base model's score.
+        tuned: The tuned model's.
+        gain: Tuned minus base, row by row.
+        doubt: p-value, two-sided, of both being right equally often: McNemar's exact test. None
+            where rows are not independent or are not hits and misses.
+    """
+
+    base: Confidence
+    tuned: Confidence
+    gain: Confidence
+    doubt: float | None = None
+
+
+def compare_means(
+    base: Floats,
+    tuned: Floats,
+    clusters: NDArray[np.int64],
+    *,
+    num_samples: int = 1000,
+    seed: int = 0,
+    num_draws: int = NUM_DRAWS,
+) -> Compared:
+    """Compare two models by the mean of a score from 0 to 1.
+
+    Args:
+        base: The base model's score of each row.
+        tuned: The tuned model's.
+        clusters: Cluster of each row, counted from 0 without gaps.
+        num_samples: Resamples of graded scores.
+        seed: Of all that is drawn.
+        num_draws: Bounds to compute of scores that are not graded.
+    """
+
+    def spread(scores: Floats, lowest: float) -> Confidence:
+        if is_graded(scores, clusters):
+            return _resample_mean(scores, clusters, num_samples=num_samples, seed=seed)
+        return confidence_of_mean(scores, clusters, lowest=lowest, seed=seed, num_draws=num_draws)
+
+    is_hits = len(np.unique(clusters)) == len(clusters) and all(
+        np.isin(scores, (0.0, 1.0)).all() for scores in (base, tuned)
+    )
+    doubt = None
+    if is_hits:
+        doubt = doubt_of_equality(int((tuned > base).sum()), int((tuned < base).sum()))
+    return Compared(
+        base=spread(base, 0.0),
+        tuned=spread(tuned, 0.0),
+        gain=spread(tuned - base, -1.0),
+        doubt=doubt,
+    )
+
+
+def is_graded(scores: Floats, clusters: NDArray[np.int64]) -> bool:
+    """Tell whether scores vary enough for resamples to show how much.
+
+    Resamples know no score that was not measured. Where most rows are alike, as hits and misses
+    are, the rare other row that happens to be missing is the whole doubt.
+    """
+    _, counts = np.unique(scores, return_counts=True)
+    return (
+        len(np.unique(clusters)) >= MIN_GRADED_CLUSTERS
+        and len(counts) >= MIN_GRADES
+        and 2 * int(counts.max()) <= len(scores)
+    )
+
+
+def _resample_mean(
+    scores: Floats, clusters: NDArray[np.int64], *, num_samples: int, seed: int
+) -> Confidence:
+    sizes = np.bincount(clusters).astype(np.float64)
+    sums: Floats = np.bincount(clusters, weights=scores).astype(np.float64)
+    return resample_ratio(sums, sizes, num_samples=num_samples, seed=seed)
