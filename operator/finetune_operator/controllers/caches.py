@@ -10,18 +10,16 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from finetune_api.meta import GROUP, KIND, PLURAL, VERSION
 from finetune_api.names import JOB_LABEL
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.approvals import Approvals, Wake
-from finetune_operator.finetunejob.observed import (
-    is_changed,
-    trim_finetunejob,
-    trim_job,
-    trim_pod,
-)
+from finetune_operator.finetunejob.observed import trim_finetunejob
+from finetune_operator.finetunejob.trimmed import TrimmedChild, TrimmedJob, TrimmedPod
+from finetune_operator.finetunejob.trimming import is_changed, trim_job, trim_pod
+from finetune_operator.integrations.kueue.trimmed import TrimmedWorkload
 from finetune_operator.integrations.kueue.workload import (
     BY_JOB_UID,
     JOB_UID_LABEL,
@@ -44,15 +42,15 @@ FINETUNEJOBS = Resource(group=GROUP, version=VERSION, plural=PLURAL, kind=KIND)
 BY_FINETUNEJOB = "finetunejob"
 
 
-def key_of_owner(obj: Object) -> ObjectKey | None:
+def key_of_owner(child: TrimmedChild) -> ObjectKey | None:
     """Return the key of the FineTuneJob that a labelled child belongs to."""
-    metadata = obj["metadata"]
-    name = (metadata.get("labels") or {}).get(JOB_LABEL)
-    return (metadata.get("namespace", ""), name) if name else None
+    metadata = child["metadata"]
+    name = metadata["labels"].get(JOB_LABEL)
+    return (metadata["namespace"], name) if name else None
 
 
-def _index_by_finetunejob(obj: Object) -> Iterable[str]:
-    key = key_of_owner(obj)
+def _index_by_finetunejob(child: TrimmedChild) -> Iterable[str]:
+    key = key_of_owner(child)
     return () if key is None else ("/".join(key),)
 
 
@@ -160,20 +158,28 @@ class Caches:
         finally:
             self._is_quiet = False
 
-    def jobs_of(self, key: ObjectKey) -> list[Object]:
+    def job(self, namespace: str, name: str) -> TrimmedJob | None:
+        """Return a trimmed Job."""
+        return cast("TrimmedJob | None", self.jobs.get(namespace, name))
+
+    def pod(self, namespace: str, name: str) -> TrimmedPod | None:
+        """Return a trimmed pod."""
+        return cast("TrimmedPod | None", self.pods.get(namespace, name))
+
+    def jobs_of(self, key: ObjectKey) -> list[TrimmedJob]:
         """Return the trimmed Jobs labelled with a FineTuneJob."""
-        return self.jobs.by_index(BY_FINETUNEJOB, "/".join(key))
+        return cast("list[TrimmedJob]", self.jobs.by_index(BY_FINETUNEJOB, "/".join(key)))
 
-    def pods_of(self, key: ObjectKey) -> list[Object]:
+    def pods_of(self, key: ObjectKey) -> list[TrimmedPod]:
         """Return the trimmed pods labelled with a FineTuneJob."""
-        return self.pods.by_index(BY_FINETUNEJOB, "/".join(key))
+        return cast("list[TrimmedPod]", self.pods.by_index(BY_FINETUNEJOB, "/".join(key)))
 
-    def workload_of(self, job_uid: str) -> Object | None:
+    def workload_of(self, job_uid: str) -> TrimmedWorkload | None:
         """Return the trimmed Workload of a Job, or None."""
         if self.workloads_informer is None:
             return None
         found = self.workloads_informer.store.by_index(BY_JOB_UID, job_uid)
-        return found[0] if found else None
+        return _as_workload(found[0]) if found else None
 
     def waiting_queues(self) -> set[ObjectKey]:
         """Return namespace and LocalQueue of every Workload of ours that waits for quota."""
@@ -181,7 +187,7 @@ class Caches:
             return set()
         return {
             (workload["metadata"]["namespace"], workload["spec"]["queueName"])
-            for workload in self.workloads_informer.store.objects()
+            for workload in map(_as_workload, self.workloads_informer.store.objects())
             if is_waiting(workload) and self._key_of_workload(workload) is not None
         }
 
@@ -189,12 +195,12 @@ class Caches:
         """Look at the FineTuneJob of a Workload: its place in the line has changed."""
         informer = self.workloads_informer
         workload = None if informer is None else informer.store.get(*key)
-        owner = None if workload is None else self._key_of_workload(workload)
+        owner = None if workload is None else self._key_of_workload(_as_workload(workload))
         if owner is not None:
             self._wake(owner, PRIORITY_RESYNC)
 
-    def _key_of_workload(self, workload: Object) -> ObjectKey | None:
-        job = self.jobs.get(workload["metadata"]["namespace"], workload["metadata"]["job"])
+    def _key_of_workload(self, workload: TrimmedWorkload) -> ObjectKey | None:
+        job = self.job(workload["metadata"]["namespace"], workload["metadata"]["job"])
         return None if job is None else key_of_owner(job)
 
     def _on_finetunejob(self, kind: EventType, old: Object | None, new: Object | None) -> None:
@@ -208,18 +214,22 @@ class Caches:
         priority = PRIORITY_RESYNC if self._is_listing else PRIORITY_USER
         self._wake((metadata["namespace"], metadata["name"]), priority)
 
-    def _on_child(self, kind: EventType, old: Object | None, new: Object | None) -> None:
-        obj = new if new is not None else old
-        assert obj is not None
+    def _on_child(
+        self, kind: EventType, old: TrimmedChild | None, new: TrimmedChild | None
+    ) -> None:
+        child = new if new is not None else old
+        assert child is not None
         if self._is_quiet or (new is not None and not is_changed(old, new)):
             return
-        key = key_of_owner(obj)
+        key = key_of_owner(child)
         if key is not None and key in self.finetunejobs:
             self._wake(key, PRIORITY_CHILD)
 
-    def _on_workload(self, kind: EventType, old: Object | None, new: Object | None) -> None:
-        obj = new if new is not None else old
-        assert obj is not None
+    def _on_workload(
+        self, kind: EventType, old: TrimmedWorkload | None, new: TrimmedWorkload | None
+    ) -> None:
+        workload = new if new is not None else old
+        assert workload is not None
         if self._is_quiet or (
             old is not None
             and new is not None
@@ -227,7 +237,7 @@ class Caches:
             and old["spec"] == new["spec"]
         ):
             return
-        key = self._key_of_workload(obj)
+        key = self._key_of_workload(workload)
         if key is not None:
             self._wake(key, PRIORITY_CHILD)
 
@@ -247,6 +257,10 @@ class Caches:
             if (job.get("spec") or {}).get("queueName"):
                 metadata = job["metadata"]
                 self._wake((metadata["namespace"], metadata["name"]), PRIORITY_RESYNC)
+
+
+def _as_workload(cached: Object) -> TrimmedWorkload:
+    return cast("TrimmedWorkload", cached)
 
 
 _RESULTS = ("dataset", "selection", "artifact", "evaluation", "conditions")

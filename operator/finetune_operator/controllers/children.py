@@ -7,7 +7,9 @@ is looked at once. Ours means that an earlier attempt got so far; somebody else'
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from finetune_api.names import (
     ACTIVE_SECONDS_ANNOTATION,
@@ -31,7 +33,8 @@ from finetune_operator.finetunejob.actions import (
     ResumeJob,
     Write,
 )
-from finetune_operator.finetunejob.observed import Observed, owner_uid, trim_job
+from finetune_operator.finetunejob.observed import Observed
+from finetune_operator.finetunejob.trimming import trim_job
 from finetune_operator.integrations.kueue.workload import WORKLOADS
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
@@ -236,7 +239,7 @@ class Children:
         name: str,
         patch: Object,
         *,
-        seen: Object | None,
+        seen: Mapping[str, Any] | None,
         store: Store | None,
     ) -> None:
         """Change an object only if it still is as it was seen, and let the cache know at once.
@@ -266,8 +269,6 @@ def _suspend_patch(suspend: bool, annotations: Object) -> Object:
 
 
 def _controller_uid(obj: Object) -> str:
-    if "owner" in obj["metadata"]:
-        return owner_uid(obj)
     for owner in obj["metadata"].get("ownerReferences") or ():
         if owner.get("controller"):
             return str(owner.get("uid") or "")

@@ -28,11 +28,13 @@ from finetune_operator.finetunejob.actions import (
     RestoreNeeds,
 )
 from finetune_operator.finetunejob.decisions import read_decisions
-from finetune_operator.finetunejob.observed import Observed, newest_runs, owner_uid
+from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
+from finetune_operator.finetunejob.trimmed import TrimmedPod, newest_runs, owner_uid
 from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.state import QueueState, queue_state
+from finetune_operator.integrations.kueue.trimmed import TrimmedWorkload
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import Conflict, Invalid, KubeError, NotFound, TooManyRequests
@@ -177,7 +179,7 @@ class FineTuneJobReconciler:
         parsed, problem = self._parse(job)
         jobs = newest_runs(each for each in self._caches.jobs_of(key) if owner_uid(each) == uid)
         stage_of_uid = {child["metadata"]["uid"]: stage for stage, child in jobs.items()}
-        pods: dict[Stage, list[Object]] = {}
+        pods: dict[Stage, list[TrimmedPod]] = {}
         for pod in self._caches.pods_of(key):
             stage = stage_of_uid.get(owner_uid(pod))
             if stage is not None:
@@ -202,7 +204,7 @@ class FineTuneJobReconciler:
             has_kueue=has_kueue,
         )
 
-    def _queue_state(self, workload: Object) -> QueueState:
+    def _queue_state(self, workload: TrimmedWorkload) -> QueueState:
         state = queue_state(workload)
         if self._places is None:
             return state
@@ -223,7 +225,7 @@ class FineTuneJobReconciler:
             self._parsed[uid] = known
         return known[1], known[2]
 
-    def _count(self, job: Object, pods: list[Object]) -> Ledger:
+    def _count(self, job: Object, pods: list[TrimmedPod]) -> Ledger:
         uid = job["metadata"]["uid"]
         status = job.get("status") or {}
         ledger = self._ledgers.get(uid)

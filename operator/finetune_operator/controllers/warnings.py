@@ -15,6 +15,7 @@ from datetime import datetime
 
 from finetune_operator.finetunejob.actions import LookUpWarnings
 from finetune_operator.finetunejob.observed import Observed
+from finetune_operator.finetunejob.trimmed import container_of
 from finetune_operator.kube.backoff import exponential
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
@@ -118,7 +119,7 @@ def _keys_of(observed: Observed, names: Iterable[str]) -> dict[str, tuple[str, s
         for pod in pods:
             metadata = pod["metadata"]
             if metadata["name"] in wanted:
-                waiting = (pod["status"].get("container") or {}).get("waiting") or {}
+                waiting = container_of(pod).get("waiting") or {}
                 keys[metadata["name"]] = (metadata["uid"], waiting.get("reason") or "")
     return keys
 

@@ -23,8 +23,13 @@ from finetune_api.trainer import (
     TerminationMessage,
 )
 from finetune_api.v1alpha1.status import InvalidRowPlace
-from finetune_operator.finetunejob.observed import stage_of
 from finetune_operator.finetunejob.retry import is_disrupted
+from finetune_operator.finetunejob.trimmed import (
+    TrimmedPod,
+    container_of,
+    seconds_since_created,
+    stage_of,
+)
 from finetune_operator.status.conditions import (
     find_condition,
     parse_timestamp,
@@ -114,9 +119,9 @@ class Cause:
         return wire
 
 
-def read_termination_message(pod: Object) -> TerminationMessage | None:
+def read_termination_message(pod: TrimmedPod) -> TerminationMessage | None:
     """Parse the last words of a pod's container; None if there are none or they are not ours."""
-    ended = (pod["status"].get("container") or {}).get("terminated") or {}
+    ended = container_of(pod).get("terminated") or {}
     text = ended.get("message") or ""
     return _parse_words(text) if text.startswith("{") else None
 
@@ -130,7 +135,7 @@ def _parse_words(text: str) -> TerminationMessage | None:
         return None
 
 
-def cause_of_failure(pod: Object, *, memory: str = "") -> Cause | None:
+def cause_of_failure(pod: TrimmedPod, *, memory: str = "") -> Cause | None:
     """Explain a pod that ended badly; None if it did not.
 
     Args:
@@ -138,7 +143,7 @@ def cause_of_failure(pod: Object, *, memory: str = "") -> Cause | None:
         memory: Its memory limit, for the message of an out-of-memory kill.
     """
     status = pod["status"]
-    ended = (status.get("container") or {}).get("terminated")
+    ended = container_of(pod).get("terminated")
     if is_disrupted(pod):
         return _disrupted(pod, ended)
     if status.get("reason") == "Evicted":
@@ -152,7 +157,7 @@ def cause_of_failure(pod: Object, *, memory: str = "") -> Cause | None:
     return _exited(pod, ended, memory)
 
 
-def _where(pod: Object, *, at: str | None = None) -> dict[str, Any]:
+def _where(pod: TrimmedPod, *, at: str | None = None) -> dict[str, Any]:
     return {
         "pod": pod["metadata"]["name"],
         "node": pod["spec"]["nodeName"],
@@ -160,13 +165,13 @@ def _where(pod: Object, *, at: str | None = None) -> dict[str, Any]:
     }
 
 
-def _goes_on(pod: Object) -> str:
+def _goes_on(pod: TrimmedPod) -> str:
     if stage_of(pod) is Stage.TRAIN:
         return "resumes at the last checkpoint"
     return "starts the stage again"
 
 
-def _disrupted(pod: Object, ended: Mapping[str, Any] | None) -> Cause:
+def _disrupted(pod: TrimmedPod, ended: Mapping[str, Any] | None) -> Cause:
     """Explain a pod that Kubernetes ended for reasons of its own."""
     status = pod["status"]
     disrupted = find_condition(status.get("conditions"), "DisruptionTarget") or {}
@@ -183,7 +188,7 @@ def _disrupted(pod: Object, ended: Mapping[str, Any] | None) -> Cause:
     )
 
 
-def _over_its_limits(pod: Object, ended: Mapping[str, Any]) -> Cause:
+def _over_its_limits(pod: TrimmedPod, ended: Mapping[str, Any]) -> Cause:
     """Explain a pod that its kubelet evicted for writing more than it may."""
     message = pod["status"].get("message") or "the kubelet gave no reason"
     remedy = "Have its disk space raised: scratchSize of the operator, LimitRange of the namespace"
@@ -201,7 +206,7 @@ def _over_its_limits(pod: Object, ended: Mapping[str, Any]) -> Cause:
     )
 
 
-def _rejected(pod: Object) -> Cause:
+def _rejected(pod: TrimmedPod) -> Cause:
     """Explain a pod that failed before its container existed: the kubelet turned it away."""
     status = pod["status"]
     reason = status.get("reason") or "PodFailed"
@@ -214,7 +219,7 @@ def _rejected(pod: Object) -> Cause:
     )
 
 
-def _exited(pod: Object, ended: Mapping[str, Any], memory: str) -> Cause:
+def _exited(pod: TrimmedPod, ended: Mapping[str, Any], memory: str) -> Cause:
     code = int(ended.get("exitCode") or 0)
     words = read_termination_message(pod)
     where = _where(pod, at=ended.get("finishedAt"))
@@ -278,7 +283,7 @@ def _of_exit_code(code: int, ended: Mapping[str, Any]) -> tuple[FailureClass, st
     )
 
 
-def cause_of_waiting(pod: Object, now: datetime, *, warning: str = "") -> Cause | None:
+def cause_of_waiting(pod: TrimmedPod, now: datetime, *, warning: str = "") -> Cause | None:
     """Explain a pod that should run and does not; None if it runs or is merely young.
 
     Args:
@@ -292,7 +297,7 @@ def cause_of_waiting(pod: Object, now: datetime, *, warning: str = "") -> Cause 
     scheduled = find_condition(status.get("conditions"), "PodScheduled")
     if scheduled is not None and scheduled.get("status") == "False":
         return _unschedulable(pod, scheduled)
-    waiting = (status.get("container") or {}).get("waiting") or {}
+    waiting = container_of(pod).get("waiting") or {}
     reason = waiting.get("reason") or ""
     message = waiting.get("message") or ""
     where = _where(pod, at=timestamp(now))
@@ -323,7 +328,7 @@ def cause_of_waiting(pod: Object, now: datetime, *, warning: str = "") -> Cause 
     return None
 
 
-def _unschedulable(pod: Object, scheduled: Mapping[str, Any]) -> Cause:
+def _unschedulable(pod: TrimmedPod, scheduled: Mapping[str, Any]) -> Cause:
     if scheduled.get("reason") == "SchedulingGated":
         return Cause(
             failure_class=FailureClass.UNSCHEDULABLE,
@@ -340,22 +345,21 @@ def _unschedulable(pod: Object, scheduled: Mapping[str, Any]) -> Cause:
     )
 
 
-def seconds_waiting(obj: Object, now: datetime) -> float:
-    """Return how long an object has been waiting, in seconds.
+def seconds_waiting(pod: TrimmedPod, now: datetime) -> float:
+    """Return how long a pod has been waiting for its container, in seconds.
 
-    A pod waits for its container from the moment it has a node: for a node it may wait for days.
+    From the moment it has a node: for a node it may wait for days.
     """
-    since = obj["status"].get("scheduledTime") or obj["metadata"].get("creationTimestamp")
-    begun = parse_timestamp(since)
-    return 0.0 if begun is None else (now - begun).total_seconds()
+    begun = parse_timestamp(pod["status"].get("scheduledTime"))
+    return seconds_since_created(pod, now) if begun is None else (now - begun).total_seconds()
 
 
-def is_stuck(pod: Object, now: datetime) -> bool:
+def is_stuck(pod: TrimmedPod, now: datetime) -> bool:
     """Return whether a pod has a node and no container, for longer than a start takes."""
     status = pod["status"]
     if status["phase"] != "Pending" or not pod["spec"]["nodeName"]:
         return False
-    container = status.get("container") or {}
+    container = container_of(pod)
     waiting = container.get("waiting")
     if container and waiting is None:
         return False
@@ -363,7 +367,7 @@ def is_stuck(pod: Object, now: datetime) -> bool:
     return reason == "ContainerCreating" and seconds_waiting(pod, now) >= STUCK_SECONDS
 
 
-def latest_cause(pods: Iterable[Object], *, memory: str = "") -> Cause | None:
+def latest_cause(pods: Iterable[TrimmedPod], *, memory: str = "") -> Cause | None:
     """Explain the failure that matters most among a stage's pods.
 
     A cause that is the pod's own beats that of a peer which only noticed (exit 75) or was asked to

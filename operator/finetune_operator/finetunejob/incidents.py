@@ -17,8 +17,14 @@ from finetune_api.trainer import ExitCode, FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.retry import IncidentClass
 from finetune_operator.finetunejob.failure import Cause, cause_of_failure, read_termination_message
-from finetune_operator.finetunejob.observed import completion_index
 from finetune_operator.finetunejob.retry import exit_code_of, is_disrupted, is_over_its_limits
+from finetune_operator.finetunejob.trimmed import (
+    Running,
+    Terminated,
+    TrimmedPod,
+    completion_index,
+    container_of,
+)
 from finetune_operator.status.conditions import parse_timestamp
 
 Object = dict[str, Any]
@@ -90,7 +96,7 @@ class Incident:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Ending:
-    pod: Object
+    pod: TrimmedPod
     rank: int
     began: datetime
     at: datetime
@@ -99,7 +105,7 @@ class _Ending:
 
 
 def find_incidents(
-    pods: Iterable[Object], now: datetime, *, memory: str = "", has_peers: bool = True
+    pods: Iterable[TrimmedPod], now: datetime, *, memory: str = "", has_peers: bool = True
 ) -> list[Incident]:
     """Return the incidents that the pods of a stage tell of, oldest first.
 
@@ -126,17 +132,17 @@ def find_incidents(
     return [_incident_of(group, known, now) for group in groups]
 
 
-def _ending_of(pod: Object, now: datetime, memory: str, *, has_peers: bool) -> _Ending | None:
+def _ending_of(pod: TrimmedPod, now: datetime, memory: str, *, has_peers: bool) -> _Ending | None:
     """Return how a pod ended of itself; None if it did not, or only followed others."""
-    state = pod["status"].get("container") or {}
-    ended = state.get("terminated") or {}
+    state = container_of(pod)
+    ended: Terminated = state.get("terminated") or {}
     if not ended and pod["status"]["phase"] != "Failed":
         return None
     cause = cause_of_failure(pod, memory=memory)
     if cause is None or _is_follower(pod, cause, has_peers=has_peers):
         return None
     created = parse_timestamp(pod["metadata"].get("creationTimestamp")) or now
-    running = state.get("running") or {}
+    running: Running = state.get("running") or {}
     return _Ending(
         pod=pod,
         rank=completion_index(pod),
@@ -147,7 +153,7 @@ def _ending_of(pod: Object, now: datetime, memory: str, *, has_peers: bool) -> _
     )
 
 
-def _is_follower(pod: Object, cause: Cause, *, has_peers: bool) -> bool:
+def _is_follower(pod: TrimmedPod, cause: Cause, *, has_peers: bool) -> bool:
     """Return whether a pod ended because of others: a peer, or whoever deleted it."""
     if is_disrupted(pod):
         return False
@@ -159,13 +165,13 @@ def _is_follower(pod: Object, cause: Cause, *, has_peers: bool) -> bool:
     return is_deleted and code in _ASKED_TO_STOP and not is_killed_for_memory
 
 
-def _class_of(pod: Object, cause: Cause) -> IncidentClass:
+def _class_of(pod: TrimmedPod, cause: Cause) -> IncidentClass:
     if is_disrupted(pod):
         return "Infrastructure" if cause.reason in LOST_NODE_REASONS else "Preemption"
     return _CLASS_OF.get(cause.failure_class.value, "Internal")
 
 
-def is_free(pod: Object) -> bool:
+def is_free(pod: TrimmedPod) -> bool:
     """Return whether the end of a pod costs no retry: it was no fault of what ran in it.
 
     Ends with exit code 75 are bounded otherwise, by whether they get anywhere.
@@ -181,7 +187,7 @@ def _belongs(ending: _Ending, group: list[_Ending]) -> bool:
     return ending.began <= group[0].at and all(ending.rank != other.rank for other in group)
 
 
-def _incident_of(group: list[_Ending], pods: list[Object], now: datetime) -> Incident:
+def _incident_of(group: list[_Ending], pods: list[TrimmedPod], now: datetime) -> Incident:
     first = group[0].at
     suspects = [end for end in group if (end.at - first).total_seconds() <= RACE_SECONDS]
     root = min(suspects, key=lambda end: _FIRST_TO_BLAME.index(end.incident_class))
@@ -200,11 +206,11 @@ def _incident_of(group: list[_Ending], pods: list[Object], now: datetime) -> Inc
     )
 
 
-def _has_others(group: list[_Ending], pods: list[Object]) -> bool:
+def _has_others(group: list[_Ending], pods: list[TrimmedPod]) -> bool:
     """Return whether pods of other ranks run that may have failed first."""
     ranks = {end.rank for end in group}
     return any(
-        "running" in (pod["status"].get("container") or {})
+        "running" in container_of(pod)
         and pod["status"]["phase"] == "Running"
         and completion_index(pod) not in ranks
         for pod in pods

@@ -16,6 +16,7 @@ from finetune_operator.finetunejob.actions import FailPod
 from finetune_operator.finetunejob.retry import is_disrupted
 from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.finetunejob.step import Step
+from finetune_operator.finetunejob.trimmed import TrimmedPod
 from finetune_operator.status.conditions import Reason, parse_timestamp
 
 Object = dict[str, Any]
@@ -48,7 +49,7 @@ def declare_lost(step: Step, view: StageView) -> None:
         step.then.append(action)
 
 
-def _seconds_left(step: Step, pod: Object) -> float | None:
+def _seconds_left(step: Step, pod: TrimmedPod) -> float | None:
     """Return the seconds a pod that is being deleted has to end; None if it is not waited for."""
     # The API server sets the time at which the grace period is over.
     due = parse_timestamp(pod["metadata"].get("deletionTimestamp"))

@@ -16,6 +16,7 @@ from finetune_operator.finetunejob.actions import PauseJob, ResumeJob
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS, StageView
 from finetune_operator.finetunejob.step import Step
+from finetune_operator.finetunejob.trimmed import TrimmedPod
 from finetune_operator.status.conditions import (
     Reason,
     find_condition,
@@ -85,7 +86,7 @@ def try_again(step: Step, view: StageView) -> None:
         step.then.append(ResumeJob(stage=view.stage, name=view.job["metadata"]["name"]))
 
 
-def _unplaced_since(pod: Object) -> datetime | None:
+def _unplaced_since(pod: TrimmedPod) -> datetime | None:
     scheduled = find_condition(pod["status"].get("conditions"), "PodScheduled") or {}
     if scheduled.get("status") != "False" or scheduled.get("reason") != "Unschedulable":
         return None

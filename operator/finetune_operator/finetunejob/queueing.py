@@ -10,11 +10,12 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.accounting import record_eviction
 from finetune_operator.finetunejob.actions import RelabelJob
 from finetune_operator.finetunejob.endings import fail_stage
-from finetune_operator.finetunejob.failure import Cause, seconds_waiting
+from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.pausing import queue_label
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import StageState, StageView
 from finetune_operator.finetunejob.step import Step
+from finetune_operator.finetunejob.trimmed import seconds_since_created
 from finetune_operator.integrations.kueue.state import QueueState
 from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 
@@ -103,7 +104,7 @@ def _tell_unmanaged(step: Step, view: StageView) -> None:
     conditions = step.draft.conditions
     step.is_queued = True
     assert view.job is not None
-    age = seconds_waiting(view.job, step.now)
+    age = seconds_since_created(view.job, step.now)
     if age < QUEUE_GRACE_SECONDS:
         message = f"Waiting for Kueue to take Job {view.job['metadata']['name']}."
         conditions.set(ConditionType.QUOTA_RESERVED, False, Reason.WAITING_FOR_QUOTA, message)

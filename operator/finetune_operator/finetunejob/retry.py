@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, ACTIVE_START_ANNOTATION
 from finetune_api.trainer import Stage
+from finetune_operator.finetunejob.trimmed import JobStatus, TrimmedJob, TrimmedPod, container_of
 from finetune_operator.status.conditions import find_condition, parse_timestamp
 
 Object = dict[str, Any]
@@ -42,7 +43,7 @@ class Ledger:
     def resume(
         cls,
         attempts: Mapping[str, Any] | None,
-        pods: Iterable[Object],
+        pods: Iterable[TrimmedPod],
         stages: Iterable[Mapping[str, Any]] | None = None,
     ) -> Ledger:
         """Begin from a status: pods that are there now were counted in it already.
@@ -65,7 +66,7 @@ class Ledger:
             ),
         )
 
-    def seen(self, pods: Iterable[Object]) -> Ledger:
+    def seen(self, pods: Iterable[TrimmedPod]) -> Ledger:
         """Add pods; returns itself when there is nothing new."""
         started: set[str] = set()
         evicted: set[str] = set()
@@ -104,16 +105,16 @@ def queue_evictions(stages: Iterable[Mapping[str, Any]]) -> int:
     return sum(int(entry.get("evictions") or 0) for entry in stages)
 
 
-def has_started(pod: Object) -> bool:
+def has_started(pod: TrimmedPod) -> bool:
     """Return whether the pod's container ran, however briefly."""
     status = pod["status"]
     if status["phase"] != "Pending":
         return True
-    container = status.get("container") or {}
+    container = container_of(pod)
     return "running" in container or "terminated" in container
 
 
-def is_disrupted(pod: Object) -> bool:
+def is_disrupted(pod: TrimmedPod) -> bool:
     """Return whether the pod ended for no fault of its own: preempted, drained, its node lost.
 
     A pod that the kubelet evicts for going over its own limits is not marked so.
@@ -122,7 +123,7 @@ def is_disrupted(pod: Object) -> bool:
     return disrupted is not None and disrupted.get("status") == "True"
 
 
-def is_over_its_limits(pod: Object) -> bool:
+def is_over_its_limits(pod: TrimmedPod) -> bool:
     """Return whether the kubelet evicted the pod because it used more disk than it may.
 
     However its container ended: one that stops in time when asked (exit code 79) would write as
@@ -131,20 +132,20 @@ def is_over_its_limits(pod: Object) -> bool:
     return pod["status"].get("reason") == "Evicted" and not is_disrupted(pod)
 
 
-def exit_code_of(pod: Object) -> int | None:
+def exit_code_of(pod: TrimmedPod) -> int | None:
     """Return the exit code of a pod's container, or None if it has not ended."""
-    ended = (pod["status"].get("container") or {}).get("terminated") or {}
+    ended = container_of(pod).get("terminated") or {}
     code = ended.get("exitCode")
     return None if code is None else int(code)
 
 
-def past_active_seconds(job: Object) -> int:
+def past_active_seconds(job: TrimmedJob) -> int:
     """Return the running time up to the last pause, noted when the operator paused the Job."""
     text = _annotations(job).get(ACTIVE_SECONDS_ANNOTATION, "0")
     return int(text) if text.isdigit() else 0
 
 
-def active_seconds(job: Object, now: datetime, *, past: int) -> int:
+def active_seconds(job: TrimmedJob, now: datetime, *, past: int) -> int:
     """Return the running time of a Job over all its attempts, in seconds.
 
     Many versions of the Job controller keep ``status.startTime`` while a Job is suspended and set
@@ -165,7 +166,7 @@ def active_seconds(job: Object, now: datetime, *, past: int) -> int:
     return past + max(0, int((end - start).total_seconds()))
 
 
-def _end_of_run(status: Object) -> datetime | None:
+def _end_of_run(status: JobStatus) -> datetime | None:
     """Return when the run that ``startTime`` began has ended; None while it goes on."""
     completed = parse_timestamp(status.get("completionTime"))
     for kind in ("Failed", "Suspended"):
@@ -175,6 +176,6 @@ def _end_of_run(status: Object) -> datetime | None:
     return completed
 
 
-def _annotations(job: Object) -> dict[str, str]:
+def _annotations(job: TrimmedJob) -> dict[str, str]:
     found: dict[str, str] = job["metadata"].get("annotations") or {}
     return found

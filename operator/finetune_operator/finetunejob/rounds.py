@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.trainer import ExitCode
-from finetune_operator.finetunejob.observed import completion_index
 from finetune_operator.finetunejob.retry import Ledger, exit_code_of, is_disrupted
 from finetune_operator.finetunejob.stragglers import Stragglers
+from finetune_operator.finetunejob.trimmed import TrimmedPod, completion_index, container_of
 from finetune_operator.status.conditions import parse_timestamp
 
 Object = dict[str, Any]
@@ -37,10 +37,10 @@ class Rounds:
     """
 
     count: int
-    pods: tuple[Object, ...]
+    pods: tuple[TrimmedPod, ...]
 
 
-def fruitless_rounds(pods: Iterable[Object], ledger: Ledger) -> Rounds:
+def fruitless_rounds(pods: Iterable[TrimmedPod], ledger: Ledger) -> Rounds:
     """Count the rounds since the last new step; each rank ends once in a round.
 
     An eviction, or a pod that failed with a cause of its own, explains one round. Ranks that meet
@@ -63,7 +63,7 @@ def fruitless_rounds(pods: Iterable[Object], ledger: Ledger) -> Rounds:
     by_rank = Counter(completion_index(pod) for pod in ends)
     # What runs now may get further.
     for pod in known:
-        if "running" in (pod["status"].get("container") or {}):
+        if "running" in container_of(pod):
             by_rank.pop(completion_index(pod), None)
     explained = ledger.num_evicted + sum(
         exit_code_of(pod) not in (None, ExitCode.OK, ExitCode.RETRYABLE) and not is_disrupted(pod)
@@ -72,9 +72,9 @@ def fruitless_rounds(pods: Iterable[Object], ledger: Ledger) -> Rounds:
     return Rounds(count=max(by_rank.values(), default=0) - explained, pods=tuple(ends))
 
 
-def _long_wait_of(pod: Object) -> tuple[datetime, datetime | None] | None:
+def _long_wait_of(pod: TrimmedPod) -> tuple[datetime, datetime | None] | None:
     """Return from when to when a pod waited for its container; None if not for long."""
-    state = pod["status"].get("container") or {}
+    state = container_of(pod)
     begun = (state.get("running") or state.get("terminated") or {}).get("startedAt")
     since, until = parse_timestamp(pod["metadata"].get("creationTimestamp")), parse_timestamp(begun)
     if since is None or (until is None and pod["status"]["phase"] != "Pending"):
@@ -84,7 +84,7 @@ def _long_wait_of(pod: Object) -> tuple[datetime, datetime | None] | None:
     return since, until
 
 
-def _was_alone(pod: Object, waits: list[tuple[datetime, datetime | None]]) -> bool:
+def _was_alone(pod: TrimmedPod, waits: list[tuple[datetime, datetime | None]]) -> bool:
     """Return whether a peer was waited for when this pod ended."""
     end = parse_timestamp(pod["status"]["container"]["terminated"].get("finishedAt"))
     if end is None:
@@ -92,7 +92,7 @@ def _was_alone(pod: Object, waits: list[tuple[datetime, datetime | None]]) -> bo
     return any(since <= end and (until is None or end < until) for since, until in waits)
 
 
-def _is_fruitless(pod: Object, ledger: Ledger) -> bool:
+def _is_fruitless(pod: TrimmedPod, ledger: Ledger) -> bool:
     if exit_code_of(pod) != ExitCode.RETRYABLE or is_disrupted(pod):
         return False
     if pod["metadata"].get("deletionTimestamp"):

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.finetunejob.step import Step
+from finetune_operator.finetunejob.trimmed import container_of
 from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
 
 SILENCE_SECONDS = 120.0
@@ -54,8 +55,8 @@ def has_heartbeat(step: Step) -> bool:
 
 def _began(view: StageView) -> datetime | None:
     """Return when the youngest pod that runs was started."""
-    states = [(pod["status"].get("container") or {}).get("running") or {} for pod in view.pods]
-    started = [moment for state in states if (moment := parse_timestamp(state.get("startedAt")))]
+    running = [state for pod in view.pods if (state := container_of(pod).get("running"))]
+    started = [moment for each in running if (moment := parse_timestamp(each.get("startedAt")))]
     return max(started, default=None)
 
 

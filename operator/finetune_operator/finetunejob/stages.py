@@ -10,9 +10,10 @@ from typing import Any
 from finetune_api.names import run_of
 from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.failure import read_termination_message
-from finetune_operator.finetunejob.observed import Observed, completion_index
+from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.results import AnyResult, result_of_status
 from finetune_operator.finetunejob.retry import active_seconds, past_active_seconds
+from finetune_operator.finetunejob.trimmed import TrimmedJob, TrimmedPod, completion_index
 from finetune_operator.status.conditions import (
     ConditionType,
     Reason,
@@ -101,8 +102,8 @@ class StageView:
 
     stage: Stage
     state: StageState
-    job: Object | None
-    pods: tuple[Object, ...]
+    job: TrimmedJob | None
+    pods: tuple[TrimmedPod, ...]
     result: AnyResult | None
     ended_at: datetime | None = None
     failure_reason: str = ""
@@ -186,11 +187,11 @@ def view_stage(observed: Observed, stage: Stage, now: datetime) -> StageView:
     )
 
 
-def _is_running(pod: Object) -> bool:
+def _is_running(pod: TrimmedPod) -> bool:
     return pod["status"]["phase"] == "Running" and not pod["metadata"].get("deletionTimestamp")
 
 
-def _result_of(pods: tuple[Object, ...], stage: Stage) -> AnyResult | None:
+def _result_of(pods: tuple[TrimmedPod, ...], stage: Stage) -> AnyResult | None:
     """Return the result in the termination message of the lowest rank that left one."""
     for pod in sorted(pods, key=completion_index):
         if pod["status"]["phase"] != "Succeeded":

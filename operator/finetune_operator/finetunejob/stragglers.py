@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from finetune_operator.finetunejob.observed import completion_index
+from finetune_operator.finetunejob.trimmed import (
+    Terminated,
+    TrimmedPod,
+    completion_index,
+    container_of,
+)
 from finetune_operator.status.conditions import find_condition, parse_timestamp
 
 Object = dict[str, Any]
@@ -39,7 +44,7 @@ class Stragglers:
         pods: The trimmed pods of a stage.
     """
 
-    def __init__(self, pods: Iterable[Object]) -> None:
+    def __init__(self, pods: Iterable[TrimmedPod]) -> None:
         lives = [life for pod in pods if (life := _life_of(pod)) is not None]
         lives.sort(key=lambda life: life.begin)
         ends = sorted(life.end for life in lives if life.end is not None)
@@ -53,7 +58,7 @@ class Stragglers:
             end = life.end or _excuse(life, ends)
             self._latest_end.append(max(end, self._latest_end[-1]) if self._latest_end else end)
 
-    def outlived(self, pod: Object) -> bool:
+    def outlived(self, pod: TrimmedPod) -> bool:
         """Return whether, when this pod ended, one of an attempt before had not."""
         life = _life_of(pod)
         if life is None or life.end is None:
@@ -74,9 +79,9 @@ def _excuse(life: _Life, ends: list[datetime]) -> datetime:
     return ends[first] + timedelta(seconds=PATIENCE_SECONDS)
 
 
-def _life_of(pod: Object) -> _Life | None:
-    state = pod["status"].get("container") or {}
-    ended = state.get("terminated") or {}
+def _life_of(pod: TrimmedPod) -> _Life | None:
+    state = container_of(pod)
+    ended: Terminated = state.get("terminated") or {}
     begun = ended.get("startedAt") or (state.get("running") or {}).get("startedAt")
     begin = parse_timestamp(begun or pod["metadata"].get("creationTimestamp"))
     if begin is None:

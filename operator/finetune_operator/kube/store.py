@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from finetune_operator.kube.resource import Object, ObjectKey, key_of, version_of
 
@@ -28,13 +28,15 @@ class EventType(StrEnum):
     DELETED = "DELETED"
 
 
-Handler: TypeAlias = Callable[[EventType, Object | None, Object | None], None]
+Handler: TypeAlias = Callable[[EventType, Any, Any], None]
 """Called with (type, old, new): old is None for ADDED, new is None for DELETED. Must be quick."""
 
-Transform: TypeAlias = Callable[[Object], Object]
-"""Trims an object on its way in; it may change its argument in place and return it."""
+Transform: TypeAlias = Callable[[Object], Any]
+"""Trims an object on its way in; it may change its argument in place and return it.
 
-Indexer: TypeAlias = Callable[[Object], Iterable[str]]
+What is left may have a type of its own; indexers and handlers are given that."""
+
+Indexer: TypeAlias = Callable[[Any], Iterable[str]]
 """Computes the values an object is found under."""
 
 ALL_NAMESPACES = ""
@@ -186,7 +188,7 @@ class Store:
         old = self._objects.get(key)
         if old is not None and version <= version_of(old):
             return
-        new = self._transform(obj)
+        new: Object = self._transform(obj)
         self._objects[key] = new
         for name, indexer in self._indexers.items():
             self._reindex(self._indexes[name], key, indexer(old) if old else (), indexer(new))

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.trainer import ExitCode, Stage
+from finetune_operator.finetunejob.trimmed import Terminated, TrimmedPod, container_of
 from finetune_operator.status.conditions import ConditionType, find_condition, parse_timestamp
 
 Object = dict[str, Any]
@@ -20,7 +21,7 @@ _KEPT = (ExitCode.OK, ExitCode.STOPPED)
 
 
 def divide_running_time(
-    pod: Object, job: Object, stage: Stage, now: datetime
+    pod: TrimmedPod, job: Object, stage: Stage, now: datetime
 ) -> tuple[float, float]:
     """Divide the running time of a pod that has ended, in seconds.
 
@@ -34,8 +35,8 @@ def divide_running_time(
         Productive seconds, and lost ones, which an attempt after it does again. Both 0 if the
         container never ran.
     """
-    container = pod["status"].get("container") or {}
-    ended = container.get("terminated") or {}
+    container = container_of(pod)
+    ended: Terminated = container.get("terminated") or {}
     started = parse_timestamp(
         ended.get("startedAt") or (container.get("running") or {}).get("startedAt")
     )

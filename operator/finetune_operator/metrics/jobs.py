@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from finetune_api.trainer import FailureClass, Stage
 from finetune_operator.controllers.caches import Caches, key_of_owner
-from finetune_operator.finetunejob.observed import stage_of
+from finetune_operator.finetunejob.trimmed import TrimmedPod, container_of, stage_of
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.store import EventType
 from finetune_operator.metrics.census import (
@@ -176,12 +176,12 @@ class JobMetrics(Collector):
         if phase == "Failed":
             self._job_failures.labels(class_of(status)).inc()
 
-    def _on_pod(self, kind: EventType, old: Object | None, new: Object | None) -> None:
-        if old is None or "terminated" in _container(old):
+    def _on_pod(self, kind: EventType, old: TrimmedPod | None, new: TrimmedPod | None) -> None:
+        if old is None or "terminated" in container_of(old):
             return
-        if new is None and "running" not in _container(old):
+        if new is None and "running" not in container_of(old):
             return
-        if new is not None and "terminated" not in _container(new):
+        if new is not None and "terminated" not in container_of(new):
             return
         pod = old if new is None else new
         key, stage = key_of_owner(pod), stage_of(pod)
@@ -195,8 +195,3 @@ class JobMetrics(Collector):
         namespace = job["metadata"]["namespace"]
         self._gpu_seconds.labels(namespace, "productive").inc(productive * num_gpus)
         self._gpu_seconds.labels(namespace, "lost").inc(lost * num_gpus)
-
-
-def _container(pod: Object) -> Object:
-    found: Object = pod["status"].get("container") or {}
-    return found

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import Caches, key_of_owner
-from finetune_operator.finetunejob.observed import owner_uid, stage_of
+from finetune_operator.finetunejob.trimmed import TrimmedPod, owner_uid, stage_of
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import KubeError
 from finetune_operator.kube.resource import Object
@@ -177,7 +177,7 @@ class ProgressEndpoint:
             Refused: It is not.
         """
         job = self._caches.finetunejobs.get(namespace, name)
-        live = self._caches.pods.get(namespace, pod.pod)
+        live = self._caches.pod(namespace, pod.pod)
         if (
             job is not None
             and live is not None
@@ -194,7 +194,7 @@ class ProgressEndpoint:
             f" {namespace}/{name}",
         )
 
-    def _is_of(self, pod: Object, job: Object) -> bool:
+    def _is_of(self, pod: TrimmedPod, job: Object) -> bool:
         metadata = job["metadata"]
         return any(
             child["metadata"]["uid"] == owner_uid(pod) and owner_uid(child) == metadata["uid"]

@@ -12,10 +12,11 @@ from finetune_api.names import Owner
 from finetune_api.trainer import ExitCode, FailureClass, Stage, TerminationMessage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetunejob.observed import Observed, trim_job, trim_pod
+from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.render.job import render_job
 from finetune_operator.finetunejob.retry import Ledger
+from finetune_operator.finetunejob.trimming import trim_job, trim_pod
 from finetune_operator.integrations.kueue.state import QueueState
 from finetune_operator.status.conditions import timestamp
 

@@ -7,8 +7,8 @@ import pytest
 from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.actions import CreateStage
 from finetune_operator.finetunejob.image import pinned_image
-from finetune_operator.finetunejob.observed import trim_pod
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.trimming import trim_pod
 from unit.operator.builders import (
     CONFIG,
     NOW,

@@ -18,9 +18,10 @@ from finetune_api.trainer import CLASS_OF_EXIT_CODE, Stage
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.finetunejob.actions import ConfirmMissing, CreateStage, FailPod, PauseJob
 from finetune_operator.finetunejob.decisions import Decision
-from finetune_operator.finetunejob.observed import newest_runs, trim_job, trim_pod
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
+from finetune_operator.finetunejob.trimmed import newest_runs
+from finetune_operator.finetunejob.trimming import trim_job, trim_pod
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import CONFIG, NOW, after, condition, job, observe
 

@@ -123,6 +123,9 @@ class Caches:
             metadata["owner"] = {"uid": f"uid-child-{namespace}"}
             self.pods[namespace, pod] = {"metadata": metadata}
 
+    def pod(self, namespace, name):
+        return self.pods.get(namespace, name)
+
     def jobs_of(self, key):
         owner = {"uid": f"uid-job-{key[0]}"}
         return [{"metadata": {"uid": f"uid-child-{key[0]}", "owner": owner}}]

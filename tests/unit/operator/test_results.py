@@ -10,9 +10,9 @@ from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
     CreateStage,
 )
-from finetune_operator.finetunejob.observed import newest_runs
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.results import result_of_status, sections_of
+from finetune_operator.finetunejob.trimmed import newest_runs
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
     CONFIG,

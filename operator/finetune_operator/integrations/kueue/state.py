@@ -8,9 +8,16 @@ one sentence for people.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
-Object = dict[str, Any]
+from finetune_operator.integrations.kueue.trimmed import (
+    Requeue,
+    TrimmedWorkload,
+    WorkloadCondition,
+)
+
+Conditions: TypeAlias = dict[str, WorkloadCondition]
+_ABSENT: WorkloadCondition = {"type": "", "status": "", "reason": "", "message": ""}
 
 FIELD_MANAGER = "finetune-operator"
 """Who we are in the ``managedFields`` of a Workload: tells our pause from an administrator's."""
@@ -95,9 +102,9 @@ class QueueState:
         return self.is_held_by_others and self.reason.startswith(f"{DEACTIVATED}DueTo")
 
 
-def queue_state(workload: Object) -> QueueState:
+def queue_state(workload: TrimmedWorkload) -> QueueState:
     """Read a trimmed Workload."""
-    conditions: dict[str, Object] = {c["type"]: c for c in workload["status"]["conditions"]}
+    conditions: Conditions = {c["type"]: c for c in workload["status"]["conditions"]}
     spec, status = workload["spec"], workload["status"]
     is_active = bool(spec["active"])
     is_evicted = _holds(conditions, "Evicted")
@@ -124,27 +131,27 @@ def queue_state(workload: Object) -> QueueState:
     )
 
 
-def _holds(conditions: dict[str, Object], kind: str) -> bool:
-    return (conditions.get(kind) or {}).get("status") == "True"
+def _holds(conditions: Conditions, kind: str) -> bool:
+    return conditions.get(kind, _ABSENT).get("status") == "True"
 
 
 def _telling(
-    workload: Object,
-    conditions: dict[str, Object],
+    workload: TrimmedWorkload,
+    conditions: Conditions,
     *,
     is_evicted: bool,
     has_quota: bool,
     is_admitted: bool,
 ) -> tuple[str, str]:
     """Return reason and words of the present state."""
-    evicted = conditions.get("Evicted") or {}
+    evicted = conditions.get("Evicted", _ABSENT)
     if _holds(conditions, "Finished"):
         finished = conditions["Finished"]
         return finished["reason"], finished["message"]
     if not workload["spec"]["active"]:
         # Kueue needs a moment to say so itself.
         is_told = is_evicted and evicted["reason"].startswith(DEACTIVATED)
-        told = evicted if is_told else conditions.get("DeactivationTarget") or {}
+        told = evicted if is_told else conditions.get("DeactivationTarget", _ABSENT)
         reason = evicted["reason"] if is_told else DEACTIVATED
         return reason, told.get("message") or "The workload is deactivated"
     if is_evicted:
@@ -153,12 +160,12 @@ def _telling(
         return QUOTA_RESERVED, _words_of_admission(conditions)
     if has_quota:
         return CHECKS_PENDING, _words_of_checks(workload, conditions)
-    waiting = conditions.get("QuotaReserved") or {}
+    waiting = conditions.get("QuotaReserved", _ABSENT)
     message = waiting.get("message") or "Waiting for Kueue to reserve quota."
     return waiting.get("reason") or WAITING_FOR_QUOTA, _join(message, _words_of_gates(conditions))
 
 
-def _words_of_eviction(workload: Object, conditions: dict[str, Object]) -> str:
+def _words_of_eviction(workload: TrimmedWorkload, conditions: Conditions) -> str:
     """Say why the quota was taken back, and what the Workload waits for since."""
     why = conditions["Evicted"]["message"]
     if _holds(conditions, "QuotaReserved"):
@@ -166,16 +173,16 @@ def _words_of_eviction(workload: Object, conditions: dict[str, Object]) -> str:
     requeue = workload["status"]["requeue"]
     if requeue.get("at"):
         return _join(why, f"Kueue queues it again at {requeue['at']}{_tries(requeue)}.")
-    requeued = conditions.get("Requeued") or {}
+    requeued = conditions.get("Requeued", _ABSENT)
     if requeued.get("status") == "False" and requeued.get("reason", "").endswith("QueueStopped"):
         return _join(why, "It is queued again when the queue is started.")
-    now = (conditions.get("QuotaReserved") or {}).get("message") or ""
+    now = conditions.get("QuotaReserved", _ABSENT).get("message") or ""
     # Kueue repeats the eviction there until its scheduler has looked at the Workload again.
     waits = "" if not now or now == why else f"Now: {now}"
     return _join(why, waits, _words_of_gates(conditions))
 
 
-def _tries(requeue: Object) -> str:
+def _tries(requeue: Requeue) -> str:
     count = requeue.get("count") or 0
     return f", the {_ordinal(count)} time" if count else ""
 
@@ -186,8 +193,8 @@ def _ordinal(number: int) -> str:
     return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') }"
 
 
-def _words_of_admission(conditions: dict[str, Object]) -> str:
-    ready = conditions.get("PodsReady") or {}
+def _words_of_admission(conditions: Conditions) -> str:
+    ready = conditions.get("PodsReady", _ABSENT)
     lost = ready.get("status") == "False" and ready.get("reason") == "WaitForRecovery"
     return _join(
         conditions["QuotaReserved"]["message"],
@@ -198,7 +205,7 @@ def _words_of_admission(conditions: dict[str, Object]) -> str:
     )
 
 
-def _words_of_checks(workload: Object, conditions: dict[str, Object]) -> str:
+def _words_of_checks(workload: TrimmedWorkload, conditions: Conditions) -> str:
     """Name each admission check that holds the Workload up, and what it says."""
     requeue = workload["status"]["requeue"]
     checks = [
@@ -211,12 +218,12 @@ def _words_of_checks(workload: Object, conditions: dict[str, Object]) -> str:
             f"Waiting for admission check{'s' if len(checks) > 1 else ''} {', '.join(checks)}.",
             f"Kueue tries again at {requeue['at']}{_tries(requeue)}." if requeue.get("at") else "",
         )
-    admitted = conditions.get("Admitted") or {}
+    admitted = conditions.get("Admitted", _ABSENT)
     return _join(conditions["QuotaReserved"]["message"], admitted.get("message") or "")
 
 
-def _words_of_gates(conditions: dict[str, Object]) -> str:
-    blocked = conditions.get("BlockedOnPreemptionGates") or {}
+def _words_of_gates(conditions: Conditions) -> str:
+    blocked = conditions.get("BlockedOnPreemptionGates", _ABSENT)
     return blocked.get("message") or "" if blocked.get("status") == "True" else ""
 
 

@@ -7,8 +7,15 @@ and pauses through ``Workload.spec.active``, which Kueue offers for that.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
+from finetune_operator.integrations.kueue.trimmed import (
+    OpenCheck,
+    Requeue,
+    TrimmedWorkload,
+    WorkloadCondition,
+    WorkloadMetadata,
+)
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import Forbidden, NotFound
 from finetune_operator.kube.resource import Resource
@@ -51,22 +58,15 @@ async def is_installed(client: KubeClient, namespaces: Iterable[str] = ()) -> bo
     return True
 
 
-def trim_workload(obj: Object) -> Object:
+def trim_workload(obj: Object) -> TrimmedWorkload:
     """Keep of a Workload what is mirrored."""
-    metadata = obj["metadata"]
     spec, status = obj.get("spec") or {}, obj.get("status") or {}
-    labels = metadata.get("labels") or {}
-    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
     active = spec.get("active", True)
     return {
-        "metadata": {
-            **{key: metadata[key] for key in kept if metadata.get(key)},
-            "labels": {JOB_UID_LABEL: labels.get(JOB_UID_LABEL, "")},
-            "job": _job_name(metadata),
-        },
+        "metadata": _trim_metadata(obj["metadata"]),
         "spec": {
             "active": active,
-            "deactivatedBy": "" if active else _manager_of_active(metadata),
+            "deactivatedBy": "" if active else _manager_of_active(obj["metadata"]),
             "queueName": spec.get("queueName") or "",
         },
         "status": {
@@ -75,13 +75,30 @@ def trim_workload(obj: Object) -> Object:
             "clusterQueue": (status.get("admission") or {}).get("clusterQueue") or "",
             "requeue": _requeue(status.get("requeueState") or {}),
             "checks": _open_checks(status),
-            "conditions": [
-                {key: condition.get(key, "") for key in ("type", "status", "reason", "message")}
-                for condition in status.get("conditions") or ()
-                if condition.get("type") in _CONDITIONS
-            ],
+            "conditions": _conditions(status),
         },
     }
+
+
+def _trim_metadata(metadata: Object) -> WorkloadMetadata:
+    read = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    kept = cast("WorkloadMetadata", {key: metadata[key] for key in read if metadata.get(key)})
+    kept["labels"] = {JOB_UID_LABEL: (metadata.get("labels") or {}).get(JOB_UID_LABEL, "")}
+    kept["job"] = _job_name(metadata)
+    return kept
+
+
+def _conditions(status: Object) -> list[WorkloadCondition]:
+    return [
+        {
+            "type": condition["type"],
+            "status": condition.get("status", ""),
+            "reason": condition.get("reason", ""),
+            "message": condition.get("message", ""),
+        }
+        for condition in status.get("conditions") or ()
+        if condition.get("type") in _CONDITIONS
+    ]
 
 
 def _job_name(metadata: Object) -> str:
@@ -113,20 +130,24 @@ def _num_evictions(status: Object) -> int:
     )
 
 
-def _requeue(state: Object) -> Object:
+def _requeue(state: Object) -> Requeue:
     return {"at": state.get("requeueAt") or "", "count": int(state.get("count") or 0)}
 
 
-def _open_checks(status: Object) -> list[Object]:
+def _open_checks(status: Object) -> list[OpenCheck]:
     """Return the admission checks that have not passed."""
     return [
-        {key: check.get(key) or "" for key in ("name", "state", "message")}
+        {
+            "name": check.get("name") or "",
+            "state": check.get("state") or "",
+            "message": check.get("message") or "",
+        }
         for check in status.get("admissionChecks") or ()
         if check.get("state") != "Ready"
     ]
 
 
-def is_waiting(workload: Object) -> bool:
+def is_waiting(workload: TrimmedWorkload) -> bool:
     """Return whether a trimmed Workload stands in the line of its queue."""
     over = {"QuotaReserved", "Finished"}
     return bool(workload["spec"]["active"] and workload["spec"]["queueName"]) and not any(
@@ -135,7 +156,7 @@ def is_waiting(workload: Object) -> bool:
     )
 
 
-def index_by_job_uid(obj: Object) -> Iterable[str]:
+def index_by_job_uid(workload: TrimmedWorkload) -> Iterable[str]:
     """Index by the UID of the Job a Workload stands for."""
-    uid = (obj["metadata"].get("labels") or {}).get(JOB_UID_LABEL)
+    uid = workload["metadata"]["labels"].get(JOB_UID_LABEL)
     return (uid,) if uid else ()

@@ -1,0 +1,158 @@
+"""How Jobs and pods are trimmed before they enter a cache.
+
+Only what decisions read is kept, so that 10,000 jobs fit into memory, and so that a change nobody
+reads wakes nobody.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, cast
+
+from finetune_api.names import (
+    ACTIVE_SECONDS_ANNOTATION,
+    ACTIVE_START_ANNOTATION,
+    CONTAINER,
+    JOB_LABEL,
+    PAUSED_ANNOTATION,
+    PRIORITY_LABEL,
+    QUEUE_LABEL,
+    STAGE_LABEL,
+)
+from finetune_operator.finetunejob.trimmed import (
+    INDEX_LABEL,
+    ChildMetadata,
+    Condition,
+    ContainerState,
+    ControllerReference,
+    JobSpec,
+    JobStatus,
+    PodSpec,
+    PodStatus,
+    Terminated,
+    TrimmedChild,
+    TrimmedJob,
+    TrimmedPod,
+    Waiting,
+)
+from finetune_operator.status.conditions import find_condition
+
+Object = dict[str, Any]
+
+_KEPT_LABELS = (JOB_LABEL, STAGE_LABEL, INDEX_LABEL, QUEUE_LABEL, PRIORITY_LABEL)
+_KEPT_ANNOTATIONS = (PAUSED_ANNOTATION, ACTIVE_SECONDS_ANNOTATION, ACTIVE_START_ANNOTATION)
+_POD_CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
+_JOB_CONDITIONS = frozenset({"Complete", "Failed", "Suspended"})
+JOB_CONTROLLER = "kubernetes.io/job-controller"
+"""What ``spec.managedBy`` of a Job is, if anything, where its pods are made in this cluster."""
+_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+
+
+def trim_job(obj: Object) -> TrimmedJob:
+    """Keep of a batch/v1 Job what decisions read."""
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
+    read = ("startTime", "completionTime", "active", "ready", "failed", "succeeded")
+    kept = cast("JobStatus", {key: status[key] for key in read if status.get(key)})
+    if conditions := _trim_conditions(status, _JOB_CONDITIONS):
+        kept["conditions"] = conditions
+    kept_spec: JobSpec = {
+        "suspend": bool(spec.get("suspend")),
+        "completions": spec.get("completions", 1),
+    }
+    if spec.get("managedBy") not in (None, JOB_CONTROLLER):
+        kept_spec["managedBy"] = spec["managedBy"]
+    return {"metadata": _trim_metadata(obj["metadata"]), "spec": kept_spec, "status": kept}
+
+
+def trim_pod(obj: Object) -> TrimmedPod:
+    """Keep of a pod what decisions read."""
+    status = obj.get("status") or {}
+    kept: PodStatus = {"phase": status.get("phase", "Pending")}
+    if status.get("reason"):
+        kept["reason"] = status["reason"]
+    if status.get("message"):
+        kept["message"] = status["message"]
+    conditions = [
+        condition
+        for condition in _trim_conditions(status, _POD_CONDITIONS)
+        if not (condition["type"] == "PodScheduled" and condition.get("status") == "True")
+    ]
+    if conditions:
+        kept["conditions"] = conditions
+    if kept["phase"] == "Pending":
+        scheduled = find_condition(status.get("conditions"), "PodScheduled") or {}
+        if scheduled.get("status") == "True" and scheduled.get("lastTransitionTime"):
+            kept["scheduledTime"] = scheduled["lastTransitionTime"]
+    for container in status.get("containerStatuses") or ():
+        if container.get("name") == CONTAINER:
+            kept["container"] = _trim_state(container.get("state") or {})
+            if container.get("imageID"):
+                # The same few for thousands of pods.
+                kept["imageID"] = sys.intern(container["imageID"])
+    spec = obj.get("spec") or {}
+    kept_spec: PodSpec = {"nodeName": spec.get("nodeName", "")}
+    for container in spec.get("containers") or ():
+        if container.get("name") == CONTAINER and container.get("image"):
+            kept_spec["image"] = sys.intern(container["image"])
+    return {"metadata": _trim_metadata(obj["metadata"]), "spec": kept_spec, "status": kept}
+
+
+def _trim_conditions(status: Object, kinds: frozenset[str]) -> list[Condition]:
+    return [
+        {
+            "type": condition["type"],
+            "status": condition.get("status"),
+            "reason": condition.get("reason"),
+            "message": condition.get("message"),
+            "lastTransitionTime": condition.get("lastTransitionTime"),
+        }
+        for condition in status.get("conditions") or ()
+        if condition.get("type") in kinds
+    ]
+
+
+def _trim_metadata(metadata: Object) -> ChildMetadata:
+    kept = cast("ChildMetadata", {key: metadata[key] for key in _METADATA if metadata.get(key)})
+    labels = metadata.get("labels") or {}
+    kept["labels"] = {key: labels[key] for key in _KEPT_LABELS if key in labels}
+    annotations = metadata.get("annotations") or {}
+    if own := {key: annotations[key] for key in _KEPT_ANNOTATIONS if key in annotations}:
+        kept["annotations"] = own
+    for owner in metadata.get("ownerReferences") or ():
+        if owner.get("controller"):
+            read = ("kind", "name", "uid")
+            kept["owner"] = cast("ControllerReference", {key: owner.get(key) for key in read})
+            break
+    return kept
+
+
+def _trim_state(state: Object) -> ContainerState:
+    if "terminated" in state:
+        ended = state["terminated"]
+        read = ("exitCode", "reason", "message", "startedAt", "finishedAt", "signal")
+        kept = {key: ended[key] for key in read if ended.get(key) is not None}
+        return {"terminated": cast("Terminated", kept)}
+    if "running" in state:
+        return {"running": {"startedAt": state["running"].get("startedAt")}}
+    waiting = state.get("waiting") or {}
+    kept = {key: waiting[key] for key in ("reason", "message") if waiting.get(key)}
+    return {"waiting": cast("Waiting", kept)}
+
+
+def is_changed(old: TrimmedChild | None, new: TrimmedChild) -> bool:
+    """Return whether a trimmed child differs in anything that decisions read."""
+    if old is None:
+        # A newborn says nothing that was not known from creating its Job.
+        return new["status"] not in ({}, {"phase": "Pending"})
+    if old["status"] != new["status"] or old["spec"] != new["spec"]:
+        return True
+    before, after = old["metadata"], new["metadata"]
+    read = ("deletionTimestamp", "annotations", "labels")
+    return any(before.get(key) != after.get(key) for key in read)
