@@ -98,6 +98,16 @@ WITH_TOOLS = (
 )
 """Tools and their calls are written."""
 
+FORGETS_REASONING_OF_CALLS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m.reasoning_content and (loop.last or messages[-1]['role'] != 'assistant') %}"
+    "{{ 'think ' + m.reasoning_content + '<|im_start|>assistant\n' }}{% endif %}"
+    "{% if m.tool_calls %}{{ m.tool_calls[0].function.name + '()' }}{% else %}"
+    "{{ 'final ' + m['content'] }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""gpt-oss: reasoning before a call of a tool is shown until there is an answer."""
+
 ANSWERS_ELSEWHERE = (
     "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'Q: ' + m['content'] + '<|im_end|>' }}"
     "{% else %}{{ 'Reply: ' + m['content'] + '<|im_end|>' }}{% endif %}{% endfor %}"

@@ -145,15 +145,18 @@ class Adapter(APIModel):
     ] = ["all-linear"]
     """Names of the modules that get an adapter, for example `q_proj`; `all-linear` means every
     linear layer but the output head, which loses nothing against full fine-tuning where
-    attention-only does ("LoRA Without Regret", 2025)."""
+    attention-only does ("LoRA Without Regret", 2025). Experts of a mixture
+    get one too, but for those that are stacked in one parameter which PEFT does not reach (gpt-oss,
+    Llama 4); `train` says so."""
     modules_to_save: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=128)]],
         Field(max_length=32, json_schema_extra=SET_LIST),
         Unique,
     ] = []
     """Names of modules that are trained whole beside the adapter and stored in its folder, for
-    example `norm`. Embeddings and output head of a model that ties them are refused. vLLM does not
-    serve such an adapter: serve the merged model (`output.formats`)."""
+    example `norm`; a name means the modules of just this name. They learn in float32, whatever type
+    the base model is in. Embeddings and output head of a model that ties them are refused. vLLM
+    does not serve such an adapter: serve the merged model (`output.formats`)."""
 
 
 class Preference(APIModel):

@@ -10,6 +10,7 @@ from transformers import FalconH1Config, FalconH1ForCausalLM
 from finetune_api.v1alpha1.finetunejob import Adapter
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.adapters import build_lora_config, check_target_modules
+from finetune_trainer.planning.experts import ADAPTED_EXPERTS
 
 
 @pytest.fixture
@@ -45,3 +46,58 @@ def test_all_linear_leaves_out_what_kernels_read_past_the_adapter(hybrid: Any) -
 def test_such_a_module_cannot_be_asked_for(hybrid: Any) -> None:
     with pytest.raises(UserError, match="out_proj"):
         check_target_modules(Adapter(target_modules=["in_proj", "out_proj"]), hybrid)
+
+
+def make_mixture(family: str) -> Any:
+    """A tiny mixture of experts."""
+    import transformers
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+    }
+    kinds = {"mixtral": transformers.MixtralConfig, "gpt_oss": transformers.GptOssConfig}
+    return transformers.AutoModelForCausalLM.from_config(kinds[family](**sizes))
+
+
+@pytest.mark.parametrize(("family", "reached"), [("mixtral", True), ("gpt_oss", False)])
+@pytest.mark.filterwarnings("ignore")  # of shapes smaller than real ones
+def test_dropout_is_left_out_only_where_experts_get_an_adapter(family: str, reached: bool) -> None:
+    from peft import get_peft_model
+
+    model = make_mixture(family)
+    config = build_lora_config(Adapter(), model)
+    assert config is not None
+    assert config.lora_dropout == (0.0 if reached else 0.05)
+    adapted = get_peft_model(model, config)
+    names = [name for name, _ in adapted.named_parameters() if "lora_A" in name]
+    assert any("self_attn" in name for name in names)
+    assert any("experts" in name for name in names) is reached
+
+
+def test_the_list_of_families_with_adapted_experts_is_that_of_the_installed_peft() -> None:
+    from peft.utils import transformers_weight_conversion as conversion
+
+    families = conversion._MODEL_TO_CONVERSION_PATTERN.items()
+    known = {kind for kind, pattern in families if pattern in conversion._MOE_FUSED_TARGETS}
+    assert {kind for kind in known if kind.islower()} == ADAPTED_EXPERTS
+
+
+@pytest.mark.parametrize(
+    ("wanted", "named"),
+    [
+        ("norm", ["model.norm"]),  # input_layernorm ends so too
+        ("model.norm", ["model.norm"]),
+        ("lm_head", ["lm_head"]),
+        ("input_layernorm", ["input_layernorm"]),
+    ],
+)
+def test_a_whole_module_is_named_so_that_peft_takes_no_other(wanted: str, named: list[str]) -> None:
+    config = build_lora_config(Adapter(modules_to_save=[wanted]), make_mixture("mixtral"))
+    assert config is not None
+    assert config.modules_to_save == named

@@ -245,6 +245,25 @@ def test_calls_of_tools_are_learned_and_asked_for_with_the_tools() -> None:
     assert encoder.read_answer({"messages": messages[:2], "tools": tools}) == expected
 
 
+def test_an_answer_follows_what_generation_saw_though_the_template_forgets_it_later() -> None:
+    tokenizer, encoder = make_encoder(templates.FORGETS_REASONING_OF_CALLS, has_reasoning=True)
+    call = {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "look",
+        "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {}}}],
+    }
+    messages = [HI, call, {"role": "tool", "content": 'a "sunny" day'}, HELLO]
+    (example,) = encoder.encode_row({"messages": messages})
+    assert learned(tokenizer, (example,)) == [
+        "think look<|im_start|>assistant\nweather()<|im_end|>",
+        "final hello<|im_end|>",
+    ]
+    seen = example.input_ids[: example.spans[-1][0]]
+    assert seen == encoder.encode_prompt(messages[:-1])
+    assert "think look" in tokenizer.decode(seen)
+
+
 def test_a_developer_is_the_system_where_the_template_knows_none() -> None:
     tokenizer, encoder = make_encoder(CHATML)
     prompt = encoder.encode_prompt([{**SYSTEM, "role": "developer"}, HI])

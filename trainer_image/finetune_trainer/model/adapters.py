@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from finetune_api.v1alpha1.finetunejob import Adapter
 from finetune_trainer.errors import UserError
+from finetune_trainer.planning.experts import reaches_experts
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -130,15 +131,34 @@ def has_fused_experts(model: nn.Module) -> bool:
     )
 
 
+def adapts_experts(adapter: Adapter, model: nn.Module) -> bool:
+    """Tell whether the adapter changes the model's fused experts."""
+    kind = str(getattr(getattr(model, "config", None), "model_type", ""))
+    return has_fused_experts(model) and reaches_experts(kind, tuple(adapter.target_modules))
+
+
 def decide_dropout(adapter: Adapter, model: nn.Module) -> float:
     """Return the dropout on the adapter's input: the asked one, or 0 where PEFT cannot apply it.
 
     PEFT adapts fused experts by adding the update to their weights, so there is no input of the
     update to drop from, and it refuses any other value than 0 (``ParamWrapper``).
     """
-    if adapter.target_modules == [ALL_LINEAR] and has_fused_experts(model):
-        return 0.0
-    return float(adapter.dropout)
+    return 0.0 if adapts_experts(adapter, model) else float(adapter.dropout)
+
+
+def _name_saved(adapter: Adapter, model: nn.Module) -> list[str]:
+    """Return the whole modules by names that PEFT takes for no other module.
+
+    PEFT takes every module whose name ends so, in the middle of a word too: ``norm`` would train
+    ``input_layernorm`` and ``q_norm`` as well. Where it would, the modules' full names are given.
+    """
+    names = [name for name, _ in model.named_modules()]
+    found: set[str] = set()
+    for wanted in adapter.modules_to_save:
+        meant = {name for name in names if name == wanted or name.endswith("." + wanted)}
+        taken = {name for name in names if name.endswith(wanted)}
+        found |= {wanted} if taken == meant else meant
+    return sorted(found)
 
 
 def build_lora_config(adapter: Adapter, model: nn.Module) -> LoraConfig | None:
@@ -161,6 +181,6 @@ def build_lora_config(adapter: Adapter, model: nn.Module) -> LoraConfig | None:
         use_dora=adapter.type == "DoRA",
         use_rslora=adapter.type == "RsLoRA",
         bias="none",
-        modules_to_save=sorted(adapter.modules_to_save) or None,
+        modules_to_save=_name_saved(adapter, model) or None,
         task_type="CAUSAL_LM",
     )

@@ -194,6 +194,9 @@ class Conversations:
             # Something before the last message is written otherwise, such as a system message that
             # goes into the last turn of the user (Mistral): the answer itself is the same.
             return answer
+        continued = _find_continuation(whole, head, prompt, asked) if answer is not None else None
+        if continued is not None:
+            return continued
         raise DataError(
             "PromptNotPrefix",
             f"the model's chat template writes messages[{position}], an answer, elsewhere than "
@@ -240,6 +243,26 @@ class Conversations:
             f"the model's chat template leaves the tool calls of messages[{number}] out of the "
             "prompt; remove them, or give a template that writes them in model.chatTemplate",
         )
+
+
+def _find_continuation(whole: str, head: str, prompt: str, asked: str) -> str | None:
+    """Return what follows the last message and the header that generation begins behind.
+
+    Once the answer is there, gpt-oss leaves out the reasoning before a tool's call that it showed
+    to generation: the beginnings differ, and from the last message on all is the same.
+
+    Args:
+        whole: The conversation with its answer.
+        head: Its part before the answer's text.
+        prompt: What generation is given.
+        asked: Text of the last message before the answer.
+    """
+    for text in (asked, json.dumps(asked, ensure_ascii=False)[1:-1]):
+        start = prompt.rfind(text) if text else -1
+        at = head.rfind(prompt[start:]) if start >= 0 else -1
+        if at >= 0:
+            return whole[at + len(prompt) - start :]
+    return None
 
 
 def _is_composed(message: Message) -> bool:

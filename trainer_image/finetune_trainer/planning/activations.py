@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finetune_trainer.planning.architecture import Architecture, Linear
+from finetune_trainer.planning.experts import reaches_experts
 from finetune_trainer.planning.setup import BFLOAT16, FLOAT32, Batch, Setup
 
 
@@ -81,12 +82,14 @@ def scores_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
 def expert_adapter_size(model: Architecture, setup: Setup) -> int:
     """Count the adapter's weights on routed experts.
 
-    PEFT adapts fused experts under ``all-linear`` only, and without dropout only; gate and up share
-    a factor of twice the rank.
+    PEFT adapts fused experts of some families under ``all-linear``, without dropout only; gate and
+    up share a factor of twice the rank.
 
     Source: peft ``ParamWrapper``.
     """
-    if not model.num_experts or setup.is_full or setup.dropout or "all-linear" not in setup.targets:
+    if not model.num_experts or setup.is_full or setup.dropout:
+        return 0
+    if not reaches_experts(model.model_type, setup.targets):
         return 0
     h, width = model.hidden_size, model.intermediate_size
     each = 2 * setup.rank * (h + 2 * width) + setup.rank * (width + h)

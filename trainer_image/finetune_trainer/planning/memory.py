@@ -97,8 +97,7 @@ def estimate_training(model: Architecture, setup: Setup, batch: Batch) -> Memory
     """
     adapter_size = 0 if setup.is_full else count_adapter(model, setup)
     trained = FLOAT32 * (model.num_parameters if setup.is_full else adapter_size)
-    # A module that is trained whole stays in the type of its weights, its states as well.
-    saved = count_saved(model, setup) * setup.value_bytes
+    saved = count_saved(model, setup) * setup.whole_bytes
     trained += saved
     shares = _Shares.of(setup)
     weights = weight_bytes_of(model, setup)
@@ -247,7 +246,11 @@ def _head_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
         gradient += model.vocab_size * model.hidden_size * FLOAT32
         if setup.bfloat16:
             tile += columns * model.hidden_size * BFLOAT16
-    gradient += count_saved(model, setup, among=HEADS) * FLOAT32
+    saved_head = count_saved(model, setup, among=HEADS)
+    if saved_head:
+        gradient += saved_head * FLOAT32
+        if setup.whole_bytes > setup.value_bytes:
+            tile += columns * model.hidden_size * BFLOAT16
     return tile + gradient
 
 
@@ -261,7 +264,7 @@ def _peak(model: Architecture, setup: Setup, batch: Batch, gradients: int) -> tu
     saved, moment = _activation_bytes(model, setup, batch)
     head = _head_bytes(model, setup, batch)
     embedding = model.vocab_size * model.hidden_size * FLOAT32 if setup.is_full else 0
-    head_kept = count_saved(model, setup, among=HEADS) * setup.value_bytes
+    head_kept = count_saved(model, setup, among=HEADS) * setup.whole_bytes
     is_early = setup.accumulation or setup.world_size > 1
     before = gradients if is_early else 0
     # A tied embedding gets a second gradient of its own size, added at the end.

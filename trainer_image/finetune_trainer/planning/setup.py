@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from finetune_trainer.planning.experts import reaches_experts
+
 FLOAT32 = 4
 BFLOAT16 = 2
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -11,6 +13,8 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 Source: Dettmers et al. 2023, "QLoRA" (arXiv 2305.14314), section 3, double quantisation.
 """
+MASTER_STRATEGIES = ("ZeRO2", "ZeRO3")
+"""Strategies of DeepSpeed, which keeps float32 copies of what it trains."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,20 +62,25 @@ class Setup:
         return BFLOAT16 if self.bfloat16 else FLOAT32
 
     @property
+    def whole_bytes(self) -> int:
+        """Bytes of a weight of a module that is trained whole beside an adapter."""
+        return self.value_bytes if self.strategy in MASTER_STRATEGIES else FLOAT32
+
+    @property
     def noise_bytes(self) -> int:
         """Bytes per element of a dropout mask: CPUs keep the float32 noise, GPUs a bool."""
         return 1 if self.use_gpu else FLOAT32
 
 
-def drops_inputs(dropout: str, targets: tuple[str, ...], *, has_experts: bool) -> bool:
+def drops_inputs(dropout: str, targets: tuple[str, ...], *, model_type: str) -> bool:
     """Whether the adapter drops inputs: adapters of fused experts know no dropout.
 
     Args:
         dropout: ``method.adapter.dropout``.
         targets: Names of the adapted modules.
-        has_experts: The model is a mixture of experts.
+        model_type: transformers' name of the model's family.
     """
-    return float(dropout) > 0 and not (has_experts and targets == ("all-linear",))
+    return float(dropout) > 0 and not reaches_experts(model_type, targets)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

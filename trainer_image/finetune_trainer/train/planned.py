@@ -51,7 +51,7 @@ def setup_of(job: ResolvedJob, model: Architecture, recipe: Recipe) -> Setup:
         rank=adapter.rank,
         targets=targets,
         saved_modules=tuple(adapter.modules_to_save),
-        dropout=drops_inputs(adapter.dropout, targets, has_experts=model.num_experts > 0),
+        dropout=drops_inputs(adapter.dropout, targets, model_type=model.model_type),
         bfloat16=recipe.bfloat16,
         checkpointing=recipe.activation_checkpointing,
         padding_free=recipe.padding_free or recipe.packing,

@@ -248,7 +248,7 @@ def make_setup(
         rank=adapter.rank,
         targets=targets,
         saved_modules=tuple(adapter.modules_to_save),
-        dropout=drops_inputs(adapter.dropout, targets, has_experts=model.num_experts > 0),
+        dropout=drops_inputs(adapter.dropout, targets, model_type=model.model_type),
         bfloat16=decide_bfloat16(job, hardware, use_gpu=use_gpu),
         attention=attention,
         world_size=job.world_size,

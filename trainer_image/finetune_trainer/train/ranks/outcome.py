@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.trainer import ResolvedJob
+from finetune_api.v1alpha1.finetunejob import Adapter
+from finetune_trainer.model.adapters import ALL_LINEAR, adapts_experts, has_fused_experts
 from finetune_trainer.model.load import read_model_architecture
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.train.planned import describe_plan
@@ -17,7 +19,7 @@ from finetune_trainer.train.selection import draw_curve
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-    from transformers import Trainer
+    from transformers import PreTrainedModel, Trainer
 
     from finetune_trainer.train.ranks.watchers import Watchers
 
@@ -32,11 +34,22 @@ def tell_start(
     emit.plan(describe_plan(job, data, read_model_architecture(Path(plan.model_dir)), recipe))
 
 
-def tell_dropout(emit: EventEmitter, asked: str, lora: LoraConfig | None) -> None:
-    """Say it where the adapter's dropout is not what the job asks for."""
-    if lora is not None and lora.lora_dropout != float(asked):
+def tell_adapter(
+    emit: EventEmitter, adapter: Adapter, model: PreTrainedModel, lora: LoraConfig | None
+) -> None:
+    """Say it where the adapter is not what the job asks for."""
+    if lora is None:
+        return
+    if lora.lora_dropout != float(adapter.dropout):
         emit.message(
-            f"method.adapter.dropout {asked} is not used: adapters of fused experts know no dropout"
+            f"method.adapter.dropout {adapter.dropout} is not used: adapters of fused experts know "
+            "no dropout"
+        )
+    asks_for_all = adapter.target_modules == [ALL_LINEAR]
+    if asks_for_all and has_fused_experts(model) and not adapts_experts(adapter, model):
+        emit.message(
+            f"the experts of {model.config.model_type} get no adapter: they are stacked in one "
+            "parameter, which all-linear does not name; attention and the other linear layers learn"
         )
 
 

@@ -31,7 +31,7 @@ from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.ranks.outcome import (
     describe_selection,
     leave_outcome,
-    tell_dropout,
+    tell_adapter,
     tell_start,
 )
 from finetune_trainer.train.ranks.sides import encode_sides, open_sides
@@ -88,6 +88,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     from finetune_trainer.train.ranks import preference, sft
     from finetune_trainer.train.ranks.chosen import TrainingIsOver
     from finetune_trainer.train.ranks.watchers import make_watchers, train_durably
+    from finetune_trainer.train.ranks.whole import train_in_float32
 
     job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
     method = job.spec.method
@@ -120,12 +121,13 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
         callbacks=watchers.as_callbacks(),
     )
     sft.check_strategy(trainer, recipe)
+    train_in_float32(trainer.model, recipe.strategy)
     watchers.attach(trainer)
     if begins_from_origin(plan, job) and method.adapter.type != "Full":
         sft.load_adapter(trainer.model, Path(plan.origin_dir or ""))
     if rank == 0:
         tell_start(emit, plan, job, recipe, sides.shape)
-        tell_dropout(emit, method.adapter.dropout, lora)
+        tell_adapter(emit, method.adapter, model, lora)
     with suppress(TrainingIsOver):
         train_durably(trainer, plan, watchers)
     watchers.stop.raise_if_stopped(total_steps=recipe.total_steps)

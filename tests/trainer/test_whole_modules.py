@@ -1,0 +1,93 @@
+"""Modules that are trained whole beside an adapter learn in float32, whatever the base is in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from benchmarks.trainer.memory import Case, make_trainer
+from safetensors.torch import load_file
+
+from finetune_api.v1alpha1.finetunejob import Adapter
+from finetune_trainer.model.adapters import build_lora_config
+from finetune_trainer.planning.setup import Setup
+from finetune_trainer.train.ranks.whole import train_in_float32
+
+SIZE: dict[str, Any] = {
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+MODULES = ("norm", "embed_tokens", "lm_head")
+
+
+def make_base(dtype: torch.dtype) -> Any:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**SIZE, tie_word_embeddings=False)
+    return transformers.AutoModelForCausalLM.from_config(config).to(dtype)
+
+
+def make_case(*, bfloat16: bool = True) -> Case:
+    setup = Setup(use_gpu=False, rank=2, saved_modules=MODULES, bfloat16=bfloat16)
+    return Case(family="llama", rows=2, length=8, setup=setup)
+
+
+@pytest.mark.filterwarnings("ignore")  # libraries, on models smaller than they expect
+def test_weights_near_one_move_at_the_rates_of_adapters(tmp_path: Path) -> None:
+    trainer = make_trainer(make_case(), make_base(torch.bfloat16), tmp_path)
+    kinds: set[torch.dtype] = set()
+    trainer.model.get_base_model().model.layers[1].register_forward_pre_hook(
+        lambda _, inputs: kinds.add(inputs[0].dtype)
+    )
+    trainer.train()
+    assert kinds == {torch.bfloat16}  # the model itself computes as without them
+    trainer.model.save_pretrained(tmp_path / "adapter")
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    norm = saved["base_model.model.model.norm.weight"]
+    # Two steps of 1e-4 from 1: in bfloat16, whose neighbours of 1 lie 4e-3 and 8e-3 away, none.
+    assert norm.dtype == torch.float32
+    assert 0 < (norm - 1).abs().max() < 1e-3
+    for name in ("model.embed_tokens", "lm_head"):
+        assert saved[f"base_model.model.{name}.weight"].dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_base_stays_as_it_is_behind_them(tmp_path: Path) -> None:
+    base = make_base(torch.bfloat16)
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    trainer = make_trainer(make_case(), base, tmp_path)
+    trainer.train()
+    for name in MODULES:
+        module = next(m for n, m in trainer.model.named_modules() if n.endswith("." + name))
+        kept = module.original_module.weight
+        assert kept.dtype == torch.bfloat16
+        stored = next(value for key, value in before.items() if key.endswith(f"{name}.weight"))
+        assert torch.equal(kept, stored)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "strategy", "num_widened"),
+    [
+        (torch.bfloat16, "DDP", 3),
+        (torch.bfloat16, "FSDP2", 3),
+        # DeepSpeed keeps float32 copies, and refuses trained weights of two types.
+        (torch.bfloat16, "ZeRO3", 0),
+        (torch.float32, "DDP", 0),
+    ],
+)
+def test_only_narrow_modules_without_other_copies_are_widened(
+    dtype: torch.dtype, strategy: str, num_widened: int
+) -> None:
+    from peft import get_peft_model
+
+    base = make_base(dtype)
+    adapter = Adapter(rank=2, target_modules=["q_proj"], modules_to_save=list(MODULES))
+    model = get_peft_model(base, build_lora_config(adapter, base))
+    assert train_in_float32(model, strategy) == num_widened
+    assert train_in_float32(make_base(dtype), strategy) == 0

@@ -1,0 +1,28 @@
+"""Which mixtures have experts that an adapter reaches."""
+
+from __future__ import annotations
+
+ADAPTED_EXPERTS = frozenset(
+    (
+        "afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1",
+        "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe",
+        "glm_moe_dsa", "hunyuan_v1_moe", "longcat_flash", "mellum", "minimax", "minimax_m2",
+        "mixtral", "olmoe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text",
+        "qwen3_omni_moe_thinker", "solar_open",
+    )
+)  # fmt: skip
+"""Model types whose experts PEFT adapts under ``all-linear``: those that kept them as linear layers
+in transformers 4. Of the others (gpt-oss, Llama 4, Qwen2-MoE) they are parameters to it, which
+``all-linear`` does not name.
+
+Source: ``_convert_peft_config_moe`` of PEFT 0.21, which a test compares this with."""
+
+
+def reaches_experts(model_type: str, targets: tuple[str, ...]) -> bool:
+    """Tell whether an adapter with these targets changes a mixture's experts.
+
+    Args:
+        model_type: transformers' name of the family.
+        targets: Names of the adapted modules.
+    """
+    return targets == ("all-linear",) and model_type in ADAPTED_EXPERTS
