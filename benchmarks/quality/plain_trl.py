@@ -22,7 +22,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from finetune_trainer.evaluate.metrics import normalize_label
+from finetune_trainer.evaluate.metrics.labels import normalize_label
 
 
 def read(path: Path) -> list[dict[str, Any]]:

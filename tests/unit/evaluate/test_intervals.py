@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.evaluate.intervals import Interval, bootstrap, widen_shares, wilson
-from finetune_trainer.evaluate.metrics import Answers, make_metric
+from finetune_trainer.evaluate.metrics.answers import Answers
+from finetune_trainer.evaluate.metrics.catalog import measure
 
 
 def share_of(hits: np.ndarray):
@@ -77,7 +78,7 @@ def test_intervals_hold_the_score_and_repeat(hits: list[bool], seed: int) -> Non
         nll_sums=np.ones(len(hits)),
         num_tokens=np.ones(len(hits)),
     )
-    metric = make_metric("exactMatch", said, [["yes"]] * len(hits))
+    metric = measure("exactMatch", said, [["yes"]] * len(hits)).over
     first, _ = bootstrap([metric], singles(len(hits)), num_samples=100, seed=seed)
     again, _ = bootstrap([metric], singles(len(hits)), num_samples=100, seed=seed)
     assert first == again

@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 
 from finetune_api.trainer import ResolvedJob
-from finetune_trainer.evaluate.metrics import (
-    Answers,
-    choose_metrics,
-    looks_like_labels,
-    make_metric,
-)
+from finetune_trainer.evaluate.metrics.answers import Answers
+from finetune_trainer.evaluate.metrics.catalog import choose_metrics, measure
+from finetune_trainer.evaluate.metrics.labels import looks_like_labels
 from finetune_trainer.evaluate.questions import gather_questions, group_questions
 from finetune_trainer.evaluate.stage import Comparison, score_all
 from support.spec_cases import changed, minimal_job
@@ -24,7 +21,7 @@ def answers(*texts: str) -> Answers:
 
 
 def score(name: str, texts: list[str], references: list[list[str]]) -> float:
-    return make_metric(name, answers(*texts), references)(np.arange(len(texts)))
+    return measure(name, answers(*texts), references).over(np.arange(len(texts)))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +60,7 @@ def test_metrics_follow_the_data_and_the_goal() -> None:
     texts = [["a long description of a thing that is quite unlike any other"]] * 3
     assert looks_like_labels(labels)
     assert choose_metrics(labels, None)[:2] == ["exactMatch", "macroF1"]
-    assert choose_metrics(texts, None)[:2] == ["rougeL", "bleu"]
+    assert choose_metrics(texts, None)[:2] == ["rougeL", "chrF"]
     assert choose_metrics(texts, "exactMatch")[0] == "exactMatch"
     assert choose_metrics([], None) == ["loss", "perplexity"]
 

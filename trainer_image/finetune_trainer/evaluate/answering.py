@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from finetune_trainer.data.rows import other_answer
 from finetune_trainer.errors import InternalError
-from finetune_trainer.evaluate.metrics import Answers, Floats
+from finetune_trainer.evaluate.metrics.answers import Answers, Floats
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.failures import is_out_of_memory
 from finetune_trainer.model.chat_format import write_format

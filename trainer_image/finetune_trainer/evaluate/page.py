@@ -15,7 +15,7 @@ from typing import Any
 from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
 from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
 from finetune_trainer.evaluate.curve import Picture
-from finetune_trainer.evaluate.metrics import normalize_label
+from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.pages.rendering import render
 
 BAR_WIDTH = 160

@@ -16,11 +16,11 @@ from finetune_trainer.evaluate.asking import Keeping, ask_both
 from finetune_trainer.evaluate.goal import check_evidence, check_goal
 from finetune_trainer.evaluate.intervals import Interval, bootstrap, widen_shares
 from finetune_trainer.evaluate.kept import drop_answers
-from finetune_trainer.evaluate.metrics import (
+from finetune_trainer.evaluate.metrics.catalog import (
     LIKELIHOOD_METRICS,
     SHARE_METRICS,
     choose_metrics,
-    make_metric,
+    measure,
 )
 from finetune_trainer.evaluate.questions import Question, gather_questions, group_questions
 from finetune_trainer.evaluate.report import Evidence, Sample, write_report
@@ -174,7 +174,7 @@ def _measure(
     groups = group_questions(rows)
     references = [question.references for question in comparison.asked]
     (base, tuned), gain = bootstrap(
-        [make_metric(name, said, references) for said in (comparison.base, comparison.tuned)],
+        [measure(name, said, references).over for said in (comparison.base, comparison.tuned)],
         groups,
         num_samples=job.spec.evaluation.num_bootstrap_samples,
         seed=job.spec.dataset.split.seed,

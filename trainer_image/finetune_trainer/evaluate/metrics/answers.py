@@ -1,0 +1,54 @@
+"""What one model said, and what a metric makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_trainer.evaluate.intervals import Resampled
+
+Floats = NDArray[np.float64]
+
+References = Sequence[Sequence[str]]
+"""Of each question the accepted answers, in their order in the data."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """What one model said.
+
+    Attributes:
+        texts: One answer per question that has a prompt.
+        nll_sums: Summed negative log-likelihood of each question's reference tokens, in nats.
+        num_tokens: Reference tokens behind each sum.
+        preferred: Of each question, the share of its pairs whose better answer the model holds for
+            likelier; None where there are no pairs.
+    """
+
+    texts: Sequence[str]
+    nll_sums: Floats
+    num_tokens: Floats
+    preferred: Floats | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """One metric of one model.
+
+    Attributes:
+        rows: The score of each row by itself.
+        over: Returns the score over the rows of the given indices, which may repeat. What does not
+            depend on them is computed already.
+    """
+
+    rows: Floats
+    over: Resampled
+
+
+def mean_of(scores: Sequence[float] | Floats) -> Measured:
+    """Return the metric that is the mean of its rows' scores."""
+    rows = np.asarray(scores, dtype=np.float64)
+    return Measured(rows=rows, over=lambda indices: float(rows[indices].mean()))

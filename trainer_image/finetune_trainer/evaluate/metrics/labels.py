@@ -1,0 +1,168 @@
+"""Answers as labels: exact match, macro F1, and what becomes of each label.
+
+Labels are compared without regard to case, white space around and within, and a final full stop, so
+that the base model is not marked down for its manners.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_trainer.evaluate.metrics.answers import Measured, References, mean_of
+
+SHORT_LABEL_WORDS = 6
+MAX_LABELS = 200
+
+
+def normalize_label(text: str) -> str:
+    """Bring a label into comparable form."""
+    return " ".join(text.casefold().split()).rstrip(".").strip()
+
+
+def looks_like_labels(references: References) -> bool:
+    """Tell whether the references are short labels out of a small set."""
+    flat = [reference for group in references for reference in group]
+    if not flat:
+        return False
+    distinct = {normalize_label(reference) for reference in flat}
+    longest = max(len(reference.split()) for reference in flat)
+    repeated = len(distinct) <= max(2, len(flat) // 2)
+    return longest <= SHORT_LABEL_WORDS and repeated and len(distinct) <= MAX_LABELS
+
+
+def exact_match(texts: Sequence[str], references: References) -> Measured:
+    """Return the share of answers that equal one of their references; of labels, accuracy."""
+    return mean_of(
+        [
+            float(normalize_label(text) in {normalize_label(reference) for reference in group})
+            for text, group in zip(texts, references, strict=True)
+        ]
+    )
+
+
+def macro_f1(texts: Sequence[str], references: References) -> Measured:
+    """Return the mean of the F1 of each true label; a row by itself scores 1 if it is right.
+
+    An answer outside the label set is wrong for its true label and right for none. Of several
+    references the first is the true label.
+
+    Source: Opitz and Burst 2019, "Macro F1 and Macro F1", the mean of F1; equal to scikit-learn's
+        ``f1_score(average="macro", labels=sorted(set(truth)), zero_division=0)``.
+    """
+    labels, true, said = _index_labels(texts, references)
+    size = len(labels) + 1
+
+    def score(rows: NDArray[np.int64]) -> float:
+        table = np.bincount(true[rows] * size + said[rows], minlength=size * size)
+        table = table.reshape(size, size)
+        hits = np.diag(table)[:-1].astype(float)
+        seen = table.sum(axis=1)[:-1]
+        claimed = table.sum(axis=0)[:-1]
+        present = seen > 0
+        f1 = 2 * hits / np.maximum(1, seen + claimed)
+        return float(f1[present].mean()) if present.any() else 0.0
+
+    return Measured(rows=(true == said).astype(np.float64), over=score)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelFigures:
+    """What one model made of the rows with one true label.
+
+    Attributes:
+        label: The label, as the data writes it most often.
+        num_rows: Rows with this true label; scikit-learn's support.
+        num_said: Answers that are this label.
+        precision: Share of these answers that are right; 0 where there is none.
+        recall: Share of the rows that are answered right.
+        f1: Their harmonic mean.
+    """
+
+    label: str
+    num_rows: int
+    num_said: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelTable:
+    """What one model said to the rows of each true label.
+
+    Attributes:
+        labels: The true labels, the most frequent first, each as the data writes it most often.
+        counts: Rows by true label and by what was said; the last column is every answer that is
+            none of the labels.
+    """
+
+    labels: Sequence[str]
+    counts: NDArray[np.int64]
+
+    def figures(self) -> list[LabelFigures]:
+        """Return precision, recall and F1 of each label, in the order of the labels."""
+        seen, said = self.counts.sum(axis=1), self.counts.sum(axis=0)
+        figures = []
+        for index, label in enumerate(self.labels):
+            hits = int(self.counts[index, index])
+            figures.append(
+                LabelFigures(
+                    label=label,
+                    num_rows=int(seen[index]),
+                    num_said=int(said[index]),
+                    precision=hits / max(1, int(said[index])),
+                    recall=hits / max(1, int(seen[index])),
+                    f1=2 * hits / max(1, int(seen[index] + said[index])),
+                )
+            )
+        return figures
+
+    def confusions(self) -> list[tuple[str, str | None, int]]:
+        """Return true label, said label and count of what was mistaken, the most frequent first.
+
+        The said label is None where the answer was no label at all.
+        """
+        said: list[str | None] = [*self.labels, None]
+        wrong = [
+            (self.labels[row], said[column], int(self.counts[row, column]))
+            for row, column in np.argwhere(self.counts)
+            if row != column
+        ]
+        return sorted(wrong, key=lambda entry: -entry[2])
+
+
+def count_labels(texts: Sequence[str], references: References) -> LabelTable:
+    """Count what was said to the rows of each label.
+
+    Args:
+        texts: The answers.
+        references: The true label of each; of several the first.
+    """
+    labels, true, said = _index_labels(texts, references)
+    size = len(labels)
+    counts = np.zeros((size, size + 1), dtype=np.int64)
+    np.add.at(counts, (true, said), 1)
+    order = np.argsort(-counts.sum(axis=1), kind="stable")
+    spellings: dict[str, Counter[str]] = {}
+    for group in references:
+        spellings.setdefault(normalize_label(group[0]), Counter())[group[0].strip()] += 1
+    return LabelTable(
+        labels=[spellings[labels[index]].most_common(1)[0][0] for index in order],
+        counts=counts[order][:, [*order, size]],
+    )
+
+
+def _index_labels(
+    texts: Sequence[str], references: References
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the true labels, sorted, and by row the index of the true and of the said one."""
+    truth = [normalize_label(group[0]) for group in references]
+    labels = sorted(set(truth))
+    index = {label: i for i, label in enumerate(labels)}
+    said = [index.get(normalize_label(text), len(labels)) for text in texts]
+    return labels, np.array([index[label] for label in truth]), np.array(said)
