@@ -10,8 +10,6 @@ values planted in prose, clean rows, and a mix of which one row in twenty holds 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -21,6 +19,8 @@ from random import Random
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY / part) for part in ("operator", "trainer_image", "tests")]
 
+from peers import Spans, ask_presidio  # noqa: E402
+
 from finetune_trainer.data.rows import make_example  # noqa: E402
 from finetune_trainer.prepare.privacy.finding import Settings, find_personal_data  # noqa: E402
 from finetune_trainer.prepare.privacy.step import PrivacyStep  # noqa: E402
@@ -28,29 +28,6 @@ from support.planted.clean_rows import clean_rows  # noqa: E402
 from support.planted.privacy import FILLERS, Planted, plant  # noqa: E402
 
 SEED = 7
-SURE = 0.4
-"""Presidio gives a bare form without a word for it less than this score: not counted here."""
-Spans = list[list[tuple[int, int]]]
-
-_PRESIDIO = """
-import json, sys, time
-from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
-from presidio_analyzer.nlp_engine import NoOpNlpEngine
-OTHER = ("DATE_TIME", "URL", "UUID", "MAC_ADDRESS")
-registry = RecognizerRegistry()
-nlp = NoOpNlpEngine(models=[{"lang_code": "en", "model_name": "no_op"}])
-registry.load_predefined_recognizers(languages=["en"], nlp_engine=nlp)
-engine = AnalyzerEngine(registry=registry, nlp_engine=nlp, supported_languages=["en"])
-for line in sys.stdin:
-    texts = json.loads(line)
-    start = time.process_time()
-    found = [engine.analyze(text=text, language="en") for text in texts]
-    spans = [
-        [(r.start, r.end, r.score) for r in results if r.entity_type not in OTHER]
-        for results in found
-    ]
-    print(json.dumps({"seconds": time.process_time() - start, "spans": spans}), flush=True)
-"""
 
 
 def make_speed_rows(number: int) -> list[str]:
@@ -72,21 +49,6 @@ def find_ours(texts: list[str]) -> tuple[float, Spans]:
     start = time.process_time()
     found = [[(m.start, m.end) for m in find_personal_data(text, settings)] for text in texts]
     return time.process_time() - start, found
-
-
-def ask_presidio(python: str, batches: list[list[str]]) -> list[tuple[float, Spans]]:
-    process = subprocess.run(
-        [python, "-c", _PRESIDIO],
-        input="".join(json.dumps(batch) + "\n" for batch in batches),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    answers = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
-    return [
-        (a["seconds"], [[(s, e) for s, e, score in spans if score >= SURE] for spans in a["spans"]])
-        for a in answers
-    ]
 
 
 def count_found(planted: list[Planted], spans: Spans) -> Counter[str]:

@@ -1,11 +1,13 @@
 """Rows per second and peak memory of `prepare` over many rows, each of its steps timed apart.
 
-The stage runs as it does in a pod, in as many processes as are asked for; the functions it is made
-of are timed where it calls them, by the clock and by what this process (not its workers) computed.
-`peak_mib` is the largest sum of the proportional set sizes of all its processes, looked at four
-times a second: pages that several of them share count once.
+The stage runs as it does in a pod, in as many processes as are asked for and as there are cores;
+the functions it is made of are timed where it calls them, by the clock and by what all its
+processes computed. `peak_mib` is the largest sum of the proportional set sizes of these, looked at
+four times a second: pages that several of them share count once.
 
-`--steps NAME ...` measures row steps alone, in one process, without anything around them.
+Then the row steps are measured alone (`--steps`), in one process, without anything around them;
+among them the search for personal data. `--presidio PYTHON` and `--datasketch PYTHON` name
+interpreters that have these: they are asked about the first of the same rows.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tools")]
+sys.path[:0] = [str(ROOT / part) for part in ("tools", "benchmarks/data")]
+
+from peers import ask_datasketch, ask_presidio, find_missing  # noqa: E402
 
 from base_model import ensure_model  # noqa: E402
 
@@ -41,8 +45,16 @@ TIMED = (
     "count_repeats",
     "measure_tokens",
     "write_documents",
+    "write_sides",
+    "count_labels",
+    "make_report",
     "_publish",
 )
+STEPS = ("PrivacyStep", "BrokenText", "WeakAnswers")
+NUM_STEP_ROWS = 20_000
+NUM_PRESIDIO_ROWS = 2_000
+NUM_DATASKETCH_ROWS = 20_000
+TICKS = os.sysconf("SC_CLK_TCK")
 """Functions that the stage calls one after the other; those that a version lacks are left out."""
 
 
@@ -76,6 +88,8 @@ def run_prepare(folder: Path) -> dict[str, Any]:
     from finetune_api.v1alpha1.finetunejob import FineTuneJob
     from finetune_trainer.context import StageContext
     from finetune_trainer.prepare import building, stage
+    from finetune_trainer.prepare.spool import Spool
+    from finetune_trainer.prepare.workers import num_processes_granted
     from finetune_trainer.process import hide_torch
     from finetune_trainer.report.events import EventEmitter
 
@@ -89,9 +103,9 @@ def run_prepare(folder: Path) -> dict[str, Any]:
     job = FineTuneJob.from_wire({"metadata": {"name": "data-scale"}, "spec": spec})
     seconds: dict[str, list[float]] = {}
     for name in TIMED:
-        for module in (stage, building):
-            if hasattr(module, name):
-                setattr(module, name, _timed(getattr(module, name), name.strip("_"), seconds))
+        for place in (stage, building, Spool):
+            if hasattr(place, name):
+                setattr(place, name, _timed(getattr(place, name), name.strip("_"), seconds))
     with (folder / "events.jsonl").open("w") as events:
         context = StageContext(
             job=resolve_job(job, namespace="benchmark", uid="benchmark"),
@@ -109,7 +123,7 @@ def run_prepare(folder: Path) -> dict[str, Any]:
     )
     num_rows = result.rows.train + result.rows.validation + result.rows.test
     return {
-        "processes": int(os.environ["OMP_NUM_THREADS"]),
+        "processes": num_processes_granted(),
         "rows": num_rows,
         "seconds": round(total, 1),
         "rows_per_second": round(num_rows / total),
@@ -139,7 +153,7 @@ def run_step(folder: Path, name: str) -> dict[str, Any]:
     with (folder / "rows.jsonl").open() as lines:
         examples = [
             make_example(json.loads(line), file="a", line=1, side=None, group_value=None)
-            for line, _ in zip(lines, range(20_000), strict=False)
+            for line in itertools.islice(lines, NUM_STEP_ROWS)
         ]
     step.judge(examples[0])
     start = time.process_time()
@@ -153,17 +167,43 @@ def run_step(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
+def run_presidio(folder: Path, python: str) -> dict[str, Any]:
+    """Ask Presidio about the first rows."""
+    if missing := find_missing(python, "presidio_analyzer"):
+        return {"peer": "presidio", "skipped": missing}
+    rows = _first_rows(folder, NUM_PRESIDIO_ROWS)
+    seconds, _ = ask_presidio(python, [[text for row in rows for text in row.values()]])[0]
+    return {
+        "peer": "presidio",
+        "rows": len(rows),
+        "rows_per_cpu_second": round(len(rows) / seconds),
+    }
+
+
+def run_datasketch(folder: Path, python: str) -> dict[str, Any]:
+    """Ask datasketch about the first rows' prompts."""
+    if missing := find_missing(python, "datasketch"):
+        return {"peer": "datasketch", "skipped": missing}
+    rows = _first_rows(folder, NUM_DATASKETCH_ROWS)
+    return {"peer": "datasketch"} | ask_datasketch(python, [row["prompt"] for row in rows])
+
+
+def _first_rows(folder: Path, number: int) -> list[dict[str, str]]:
+    with (folder / "rows.jsonl").open() as lines:
+        return [json.loads(line) for line in itertools.islice(lines, number)]
+
+
 def _timed(
     function: Callable[..., Any], name: str, seconds: dict[str, list[float]]
 ) -> Callable[..., Any]:
     def call(*arguments: Any, **named: Any) -> Any:
-        start = time.perf_counter(), time.process_time()
+        start = time.perf_counter(), _family_seconds()
         try:
             return function(*arguments, **named)
         finally:
             spent = seconds.setdefault(name, [0.0, 0.0])
             spent[0] += time.perf_counter() - start[0]
-            spent[1] += time.process_time() - start[1]
+            spent[1] += _family_seconds() - start[1]
 
     return call
 
@@ -201,6 +241,18 @@ def _family(process: int) -> list[int]:
     return found
 
 
+def _family_seconds() -> float:
+    """Return what this process and all below it have computed, in seconds."""
+    ticks = 0
+    for process in _family(os.getpid()):
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])  # utime and stime
+    return ticks / TICKS
+
+
 def _proportional_kib(process: int) -> int:
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
@@ -214,7 +266,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--steps", nargs="*", default=[], help="row steps to measure alone as well")
+    parser.add_argument("--steps", nargs="*", default=STEPS, help="row steps to measure alone")
+    parser.add_argument("--presidio", default=sys.executable, metavar="PYTHON")
+    parser.add_argument("--datasketch", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--folder", type=Path, help="kept; by default a temporary one")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -238,6 +292,8 @@ def main() -> None:
                 check=True,
                 env={**os.environ, "OMP_NUM_THREADS": str(arguments.processes)},
             )
+        print(json.dumps(run_presidio(folder, arguments.presidio)), flush=True)
+        print(json.dumps(run_datasketch(folder, arguments.datasketch)), flush=True)
 
 
 if __name__ == "__main__":

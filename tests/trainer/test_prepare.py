@@ -23,6 +23,7 @@ from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.prepare import building, intake, tokens
+from finetune_trainer.prepare.duplicates import bands, signatures
 from finetune_trainer.prepare.reading import examples
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
@@ -965,6 +966,9 @@ class TestChatTemplates:
         assert words in caught.value.message
 
 
+LONG_QUESTION = "when will the parcel with the green boots that was sent on Friday be delivered"
+
+
 @pytest.mark.parametrize("num_processes", [2, 4])
 def test_the_data_set_has_the_same_bytes_whatever_the_number_of_processes(
     make_context: MakeContext,
@@ -976,11 +980,15 @@ def test_the_data_set_has_the_same_bytes_whatever_the_number_of_processes(
     bad = as_jsonl([{"prompt": "a", "completion": ""}, {"completion": "x"}])
     long = as_jsonl([{"prompt": f"{n} " + "why? " * 80, "completion": "because"} for n in range(3)])
     lines = pairs(90).splitlines(keepends=True)
+    lines[40] = as_jsonl([{"prompt": LONG_QUESTION, "completion": "tomorrow"}])
+    lines[60] = as_jsonl([{"prompt": f"Hello, {LONG_QUESTION}", "completion": "tomorrow"}])
     write("rows.jsonl", "".join(lines[:70]) + bad + "{\n" + "".join(lines[70:]) + long)
     make_tokenizer().save_pretrained(tmp_path / "cache")  # where fresh processes look for it
     for module in (intake, tokens):
         monkeypatch.setattr(module, "PIECE_ROWS", 3)
         monkeypatch.setattr(module, "NUM_ROWS_ALONE", 10)
+    monkeypatch.setattr(signatures, "BATCH_TEXTS", 7)
+    monkeypatch.setattr(bands, "NUM_TEXTS_ALONE", 10)
     results = []
     for number in (1, num_processes):
         monkeypatch.setattr(building, "num_processes_granted", lambda number=number: number)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.data.rows import Side
-from finetune_trainer.data.token_files import TokenFiles
+from finetune_trainer.data.token_files import PackedTokens, TokenFiles
 from finetune_trainer.prepare.samples import (
     MAX_PIECE_CHARACTERS,
     MAX_PIECES,
@@ -46,10 +46,17 @@ def test_a_piece_keeps_the_blank_that_stands_before_it() -> None:
     assert [piece.text for piece in pieces] == ["w1", " w2 w3"]
 
 
+def pack(input_ids: list[int], labels: list[int]) -> PackedTokens:
+    """Return one example as it is handed on."""
+    packed = PackedTokens()
+    packed.add(input_ids, labels)
+    return packed
+
+
 def test_shortest_median_and_longest_are_read_back(tmp_path: Path) -> None:
     with TokenFiles(tmp_path) as files:
         for length in (5, 2, 9, 4, 3):
-            files.add(Side.TRAIN, [0] * length, [-100] * (length - 1) + [0])
+            files.add(Side.TRAIN, pack([0] * length, [-100] * (length - 1) + [0]))
     samples = read_samples(tmp_path, decode)
     assert [(s.what, s.position, s.num_tokens, s.num_learned) for s in samples] == [
         ("the shortest", 2, 2, 1),
@@ -60,7 +67,7 @@ def test_shortest_median_and_longest_are_read_back(tmp_path: Path) -> None:
 
 def test_one_example_is_shown_once_and_none_not_at_all(tmp_path: Path) -> None:
     with TokenFiles(tmp_path) as files:
-        files.add(Side.TRAIN, [1, 2], [-100, 2])
+        files.add(Side.TRAIN, pack([1, 2], [-100, 2]))
     assert [sample.num_tokens for sample in read_samples(tmp_path, decode)] == [2]
     assert read_samples(tmp_path, decode, Side.VALIDATION) == []
 

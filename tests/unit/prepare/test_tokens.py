@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.data.rows import Side, make_example
+from finetune_trainer.data.token_files import PackedTokens
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.prepare.tokens import LongRow, TokenStatistics, measure_tokens
@@ -143,16 +144,21 @@ def measure_long(
     tokenizer: Any, policy: str, rows: list[dict[str, Any]]
 ) -> tuple[TokenStatistics, list[LongRow], int]:
     dropped: list[LongRow] = []
-    kept = []
+    num_kept = 0
+
+    def keep(_: Side, examples: PackedTokens) -> None:
+        nonlocal num_kept
+        num_kept += len(examples)
+
     statistics = measure_tokens(
         {Side.TRAIN: rows},
         Encoder(tokenizer, max_tokens=OVERHEAD + 40),
         max_sequence_length=OVERHEAD + 40,
         on_too_long=policy,
-        keep=lambda _, example: kept.append(example),
+        keep=keep,
         drop=dropped.append,
     )
-    return statistics[Side.TRAIN], dropped, len(kept)
+    return statistics[Side.TRAIN], dropped, num_kept
 
 
 def test_an_answer_that_would_be_cut_is_refused_with_place_and_the_length_that_fits(

@@ -8,7 +8,8 @@ ranks and dropped when memory is short.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,31 @@ TRAINED_SIDES = (Side.TRAIN, Side.VALIDATION)
 
 BATCH_EXAMPLES = 1000
 BATCH_TOKENS = 4_000_000
-"""A batch ends with the example that reaches one of the two."""
+"""A batch ends with the piece that reaches one of the two."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PackedTokens:
+    """Examples as processes hand them on: their tokens one after the other.
+
+    Attributes:
+        input_ids: Tokens of all examples, truncated.
+        labels: As many; -100 where the loss does not count.
+        lengths: Tokens of each example.
+    """
+
+    input_ids: array[int] = field(default_factory=lambda: array("i"))
+    labels: array[int] = field(default_factory=lambda: array("i"))
+    lengths: array[int] = field(default_factory=lambda: array("i"))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def add(self, input_ids: Sequence[int], labels: Sequence[int]) -> None:
+        """Take in the next example: its tokens, and as many labels."""
+        self.input_ids.extend(input_ids)
+        self.labels.extend(labels)
+        self.lengths.append(len(input_ids))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,20 +104,18 @@ class TokenWriter:
             self._flush()
         self._writer.close()
 
-    def add(self, input_ids: array[int], labels: array[int]) -> None:
-        """Take in the next example.
-
-        Args:
-            input_ids: Its tokens, truncated.
-            labels: As many; -100 where the loss does not count.
-        """
-        self._input_ids.extend(input_ids)
-        self._labels.extend(labels)
-        self._ends.append(len(self._input_ids))
-        self._num_examples += 1
-        self._num_tokens += len(input_ids)
-        self._squares += len(input_ids) ** 2
-        self._longest = max(self._longest, len(input_ids))
+    def add(self, examples: PackedTokens) -> None:
+        """Take in the next examples."""
+        end = len(self._input_ids)
+        self._input_ids += examples.input_ids
+        self._labels += examples.labels
+        for length in examples.lengths:
+            end += length
+            self._ends.append(end)
+            self._squares += length * length
+        self._num_examples += len(examples)
+        self._num_tokens += len(examples.input_ids)
+        self._longest = max(self._longest, *examples.lengths, 0)
         if len(self._ends) > BATCH_EXAMPLES or len(self._input_ids) >= BATCH_TOKENS:
             self._flush()
 
@@ -133,10 +156,10 @@ class TokenFiles:
         for writer in self._writers.values():
             writer.__exit__(*error)
 
-    def add(self, side: Side, input_ids: array[int], labels: array[int]) -> None:
-        """Take in the next example of a side; those of the test side are not kept."""
+    def add(self, side: Side, examples: PackedTokens) -> None:
+        """Take in the next examples of a side; those of the test side are not kept."""
         if side in self._writers:
-            self._writers[side].add(input_ids, labels)
+            self._writers[side].add(examples)
 
     @property
     def totals(self) -> dict[Side, TokenTotals]:

@@ -10,9 +10,12 @@ each answer becomes an example of its own: longer to train, and right on any ser
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +36,9 @@ Message = Mapping[str, Any]
 
 _OPENERS = ("\n", ":", "a")
 """Texts that a tokenizer which puts a blank before the first word may be asked to go on from."""
+
+_KEPT_TURNS = 256
+"""Turns whose tokens are kept for the next rows: system messages, tools, headers of answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +101,8 @@ class Encoder:
         if self._is_fast:
             tokenizer.backend_tokenizer.no_truncation()
             tokenizer.backend_tokenizer.no_padding()
+        self._starts_of_turns = _find_starts_of_turns(tokenizer, self._format)
+        self._turn_ids = lru_cache(maxsize=_KEPT_TURNS)(lambda turn: tuple(self._ids(turn)))
         # A tokenizer of this kind marks the first word of a text as if a blank stood before it.
         self._marks_first_word = self._ids("a") != self._ids("\na")[len(self._ids("\n")) :]
         self._answer_mark = self._ids(self._format.answer_after)
@@ -140,7 +148,7 @@ class Encoder:
         """Return the tokens that generation is given: a text, or messages to be answered."""
         if isinstance(prompt, str):
             return self._prompt_ids(prompt)
-        return self._ids(self._require_template().prompt(prompt, tools))
+        return self._ids_by_turn(self._require_template().prompt(prompt, tools))
 
     def decode_answer(self, ids: Sequence[int]) -> str:
         """Return the answer in what was generated or learned, without white space at its ends.
@@ -218,7 +226,11 @@ class Encoder:
         for turn, message in zip(turns, answers, strict=True):
             continues = bool(examples) and turn.prompt.startswith(text)
             ids, spans, num_lost = examples.pop() if continues else ([], [], 0)
-            prompt = self._extend(ids, text, turn.prompt) if continues else self._ids(turn.prompt)
+            prompt = (
+                self._extend(ids, text, turn.prompt)
+                if continues
+                else self._ids_by_turn(turn.prompt)
+            )
             answer = self._continue(turn.prompt, turn.answer)
             self._check_answer(answer, message)
             start = len(prompt)
@@ -244,11 +256,25 @@ class Encoder:
         # Nothing merges across a control token: from the last one on, the text tells all.
         places = [before.rfind(anchor) for anchor in self._format.anchors] if self._is_fast else []
         window = before[max([0, *places]) :]
-        alone = self._ids(window)
+        alone = self._ids_by_turn(window)
         joint = self._ids(window + text)
         if joint[: len(alone)] == alone:
             return joint[len(alone) :]
         return self._ids_within(text)
+
+    def _ids_by_turn(self, text: str) -> list[int]:
+        """Return the tokens of a prompt; those of turns that many rows share are found once.
+
+        Nothing merges across a control token, so each turn is tokenised from its own one on.
+        """
+        if self._starts_of_turns is None:
+            return self._ids(text)
+        places = [found.start() for found in self._starts_of_turns.finditer(text)]
+        ids: list[int] = []
+        for start, end in pairwise([0, *places, len(text)]):
+            if start < end:
+                ids += self._turn_ids(text[start:end])
+        return ids
 
     def _ids_within(self, text: str) -> list[int]:
         """Return the tokens of text that stands in the middle of other text."""
@@ -365,6 +391,27 @@ def encode_rows(encoder: Encoder, rows: Iterable[dict[str, Any]], *, side: str) 
             f"hyperparameters.maxSequenceLength to {needed[-1]} or shorten the prompts",
         )
     return examples
+
+
+def _find_starts_of_turns(
+    tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat
+) -> re.Pattern[str] | None:
+    """Return what finds the control tokens that a text may be divided at.
+
+    None where there is none: a token that takes white space before it, that is found in changed
+    text, or that stands within another one needs to see what precedes it.
+    """
+    if not getattr(tokenizer, "is_fast", False) or not chat_format.anchors:
+        return None
+    anchors = set(chat_format.anchors)
+    added = tokenizer.added_tokens_decoder.values()
+    tokens = [token for token in added if any(anchor in str(token) for anchor in anchors)]
+    if len(tokens) != len(anchors) or any(
+        token.lstrip or token.single_word or token.normalized for token in tokens
+    ):
+        return None
+    ordered = sorted(anchors, key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, ordered)))
 
 
 def _messages_of(row: Mapping[str, Any]) -> list[Message]:

@@ -164,7 +164,10 @@ def divide_sources(
                 steps=screening.steps,
             )
         compared = compare_rows(
-            spool, dataset, on_progress=lambda done, total: _tell_comparing(context, done, total)
+            spool,
+            dataset,
+            workers,
+            on_progress=lambda done, total: _tell_comparing(context, done, total),
         )
         write_records(staging, compared)
         division = divide_compared(compared, dataset.split)
@@ -245,7 +248,7 @@ def _count_tokens(
             encoder,
             max_sequence_length=spec.hyperparameters.max_sequence_length,
             on_too_long=spec.dataset.on_too_long,
-            keep=lambda side, one: token_files.add(side, one.input_ids, one.labels),
+            keep=token_files.add,
             drop=lambda row: dropped[row.side].append(row.position),
             on_progress=RowProgress(context.emit, "finding tokens and labels").tell,
             workers=workers,

@@ -192,6 +192,11 @@ class Spool:
     def __len__(self) -> int:
         return len(self._sides)
 
+    @property
+    def folder(self) -> Path:
+        """Where its files lie; others of the same life may lie beside them."""
+        return self._path.parent
+
     def add(self, rows: PackedRows) -> None:
         """Take in the next rows."""
         self._stream.write(rows.lines)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from finetune_api.trainer import NUM_INVALID_ROWS_TOLD, ResolvedJob
 from finetune_trainer.data.report import place_row
 from finetune_trainer.data.rows import RowFile, Side, other_answer
-from finetune_trainer.data.token_files import TRAINED_SIDES
+from finetune_trainer.data.token_files import TRAINED_SIDES, PackedTokens
 from finetune_trainer.errors import DataError, RowsRefused
 from finetune_trainer.model.chat_format import ChatFormat
 from finetune_trainer.model.encoding import Encoded, Encoder, make_encoder
@@ -72,14 +72,6 @@ class TokenStatistics:
     num_examples: int
     num_thoughtless: int = 0
     bins: tuple[Bin, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tokens:
-    """One example as training gets it: as many labels as ids, -100 where nothing is learned."""
-
-    input_ids: array[int]
-    labels: array[int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,7 +178,7 @@ class _EncodedPiece:
     num_rows: int
     counted: _Counted = field(default_factory=_Counted)
     left_out: _Counted = field(default_factory=_Counted)
-    examples: list[Tokens] = field(default_factory=list)
+    examples: PackedTokens = field(default_factory=PackedTokens)
     refused: list[tuple[str, DataError]] = field(default_factory=list)
     long: list[LongRow] = field(default_factory=list)
 
@@ -197,7 +189,7 @@ def measure_tokens(
     *,
     max_sequence_length: int,
     on_too_long: str = "Truncate",
-    keep: Callable[[Side, Tokens], None] = lambda *_: None,
+    keep: Callable[[Side, PackedTokens], None] = lambda *_: None,
     drop: Callable[[LongRow], None] = lambda _: None,
     on_progress: Callable[[int, int], None] | None = None,
     workers: Workers | None = None,
@@ -210,7 +202,7 @@ def measure_tokens(
         encoder: The encoder that training will use.
         max_sequence_length: Its length limit in tokens.
         on_too_long: ``dataset.onTooLong``.
-        keep: Given each example that has something to learn, in the order of the rows.
+        keep: Given the examples that have something to learn, in the order of the rows.
         drop: Given each row that ``Drop`` leaves out; it is not in the statistics.
         on_progress: Told rows done and rows in all, now and then.
         workers: Who encodes; None does it here.
@@ -243,8 +235,8 @@ def measure_tokens(
             long.add(row)
             if drops:
                 drop(row)
-        for example in piece.examples:
-            keep(piece.side, example)
+        if piece.examples:
+            keep(piece.side, piece.examples)
         before, done = done, done + piece.num_rows
         if on_progress is not None and (
             done == total or done // PROGRESS_ROWS > before // PROGRESS_ROWS
@@ -298,7 +290,9 @@ def _make_work(encoder: Encoder, drops: bool) -> Callable[[_Piece], _EncodedPiec
             goes = is_long and drops
             _count(result.left_out if goes else result.counted, length, examples, beside)
             if piece.side in TRAINED_SIDES and not goes:
-                result.examples += [_as_tokens(one) for one in examples if one.has_answer]
+                for one in examples:
+                    if one.has_answer:
+                        result.examples.add(one.input_ids, one.labels)
         return result
 
     return work
@@ -335,10 +329,6 @@ def _count(
 
 def _length_of(example: Encoded) -> int:
     return len(example.input_ids) + example.num_cut
-
-
-def _as_tokens(example: Encoded) -> Tokens:
-    return Tokens(input_ids=array("i", example.input_ids), labels=array("i", example.labels))
 
 
 @dataclass(kw_only=True, slots=True)

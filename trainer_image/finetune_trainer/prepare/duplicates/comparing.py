@@ -39,6 +39,7 @@ from finetune_trainer.prepare.duplicates.removal import (
 )
 from finetune_trainer.prepare.duplicates.rows import Comparison, Removed, start_comparison
 from finetune_trainer.prepare.spool import RowKeys, RowMarks, Spool
+from finetune_trainer.prepare.workers import Workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +84,7 @@ class Compared:
 def compare_rows(
     spool: Spool,
     dataset: Dataset,
+    workers: Workers | None = None,
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Compared:
@@ -91,6 +93,7 @@ def compare_rows(
     Args:
         spool: The rows, those of benchmarks among them.
         dataset: The job's ``spec.dataset``.
+        workers: Who looks for near prompts; None does it here.
         on_progress: Told how many pairs have been judged, and of how many.
 
     Raises:
@@ -103,7 +106,8 @@ def compare_rows(
     wants_near = near != "Keep" or len(rows.benchmarks) > 0 or bool(rows.is_held_out.any())
     prompts = find_prompts(
         rows,
-        spool.read_prompt,
+        spool,
+        workers or Workers(1),
         threshold=float(decimal_of(dataset.duplicates.threshold)) if wants_near else None,
         on_progress=on_progress,
     )

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from finetune_trainer.prepare.duplicates.signatures import (
-    COMMON_SHARES,
-    count_shingles,
-    find_candidates,
-    sign_texts,
-)
+from finetune_trainer.prepare.duplicates.bands import find_candidates
+from finetune_trainer.prepare.duplicates.signatures import count_shingles, sign_texts
 from finetune_trainer.prepare.duplicates.similarity import (
     MAX_TEXTS,
     Prompt,
@@ -22,6 +20,7 @@ from finetune_trainer.prepare.duplicates.similarity import (
     is_same_question,
     read_prompt,
 )
+from finetune_trainer.prepare.workers import Workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +64,8 @@ def find_near_pairs(
     sample: Sequence[int],
     *,
     threshold: float,
+    folder: Path,
+    workers: Workers,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NearPairs:
     """Find the pairs of nearly equal prompts.
@@ -75,6 +76,8 @@ def find_near_pairs(
         sample: Indexes of the prompts whose words and shingles are counted, drawn by content;
             see :func:`draw_sample`.
         threshold: Least share of two prompts that is the same, between 0 and 1.
+        folder: Where signatures may lie meanwhile.
+        workers: Who signs prompts and looks for candidates.
         on_progress: Told the judged candidates and their number, now and then.
     """
     import numpy as np
@@ -83,17 +86,17 @@ def find_near_pairs(
         return no_pairs()
     vocabulary = count_words(read(index).decode() for index in sample)
     table = count_shingles(read(index) for index in sample)
-    codes = []
-    for share in COMMON_SHARES:
+    with TemporaryDirectory(dir=folder) as scratch:
         signatures = sign_texts(
             map(read, range(num_prompts)),
             num_prompts,
             table,
             num_counted=len(sample),
-            share=share,
+            folder=Path(scratch),
+            workers=workers,
         )
-        candidates = find_candidates(signatures)
-        codes.append(candidates[:, 0] * num_prompts + candidates[:, 1])
+        found = [find_candidates(path, workers) for path in signatures]
+    codes = [pairs[:, 0] * num_prompts + pairs[:, 1] for pairs in found]
     first, second = np.divmod(np.unique(np.concatenate(codes)), num_prompts)
     candidates = np.stack([first, second], axis=1)
     return _judge(candidates, read, vocabulary, threshold, on_progress)

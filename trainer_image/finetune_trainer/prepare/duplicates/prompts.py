@@ -13,6 +13,8 @@ from finetune_trainer.prepare.duplicates.near import (
     no_pairs,
 )
 from finetune_trainer.prepare.duplicates.rows import Comparison
+from finetune_trainer.prepare.spool import Spool
+from finetune_trainer.prepare.workers import Workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +49,8 @@ class Prompts:
 
 def find_prompts(
     rows: Comparison,
-    read: Callable[[int], bytes],
+    spool: Spool,
+    workers: Workers,
     *,
     threshold: float | None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -59,9 +62,9 @@ def find_prompts(
 
     Args:
         rows: The rows, those of benchmarks among them.
-        read: Returns the normalised prompt of the row at a position.
-        threshold: As in :func:`finetune_trainer.prepare.duplicates.near.find_near_pairs`; None
-            looks for equal prompts only.
+        spool: Holds the normalised prompts.
+        workers: As in :func:`finetune_trainer.prepare.duplicates.near.find_near_pairs`.
+        threshold: As there; None looks for equal prompts only.
         on_progress: As there.
     """
     import numpy as np
@@ -77,9 +80,11 @@ def find_prompts(
     if threshold is not None:
         near = find_near_pairs(
             len(digests),
-            lambda index: read(int(first[index])),
+            lambda index: spool.read_prompt(int(first[index])),
             draw_sample(len(digests), digests).tolist(),
             threshold=threshold,
+            folder=spool.folder,
+            workers=workers,
             on_progress=on_progress,
         )
     prompts = Prompts(digests=digests, number_of=number_of, first=first, near=near)

@@ -1,21 +1,24 @@
-"""Find pairs of texts that may be nearly equal: MinHash over character shingles, in bands.
+"""Sign texts by what they are made of: MinHash over character shingles.
 
 The signature of a text are the minima of many hash functions over its shingles; two texts agree in
-a minimum as often as their shingles overlap. Texts that agree in all minima of a band are
-candidates. Shingles of many texts (a template, common words) are left out, else all texts of one
-template would be candidates of each other.
+a minimum as often as their shingles overlap. Shingles of many texts (a template, common words) are
+left out, else all texts of one template would be candidates of each other.
 
 Nothing depends on the order of the texts, the number of processes or Python's hash seed.
 
-Source: Broder 1997, "On the resemblance and containment of documents"; Leskovec, Rajaraman and
-Ullman, "Mining of Massive Datasets", 3.4 (bands).
+Source: Broder 1997, "On the resemblance and containment of documents".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from finetune_trainer.prepare.workers import Workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,23 +26,17 @@ if TYPE_CHECKING:
 
 SHINGLE_BYTES = 4
 NUM_MINIMA = 128
-BAND_ROWS = 4
-"""Minima of a band: with 32 bands of 4, texts whose shingles overlap by half are candidates with
-probability 0.87, by 0.6 with 0.99, by a tenth with 0.003."""
-
 _HEAD_BYTES = 2048
 _TAIL_BYTES = 1024
-_BATCH_TEXTS = 2000
+BATCH_TEXTS = 2000
 _TABLE_BITS = 22
 _COMMON_SHARES = (0.1, 0.01)
 _COMMON_TEXTS = 20
 _MIN_SHINGLES = 3
 _SEED = 1
-_FULL_BUCKET = 12
-_NEIGHBOURS = 4
-_LEAST_ESTIMATE = 0.4
-_MAX_CANDIDATES = 12
+NUM_BATCHES_ALONE = 5
 _MULTIPLIER = 0x9E3779B97F4A7C15
+_pack = struct.Struct(f"{NUM_MINIMA}I").pack
 
 
 def count_shingles(texts: Iterable[bytes]) -> NDArray[np.int64]:
@@ -55,7 +52,7 @@ def count_shingles(texts: Iterable[bytes]) -> NDArray[np.int64]:
     import numpy as np
 
     table = np.zeros(1 << _TABLE_BITS, dtype=np.int64)
-    for batch in _batches(texts, 5 * _BATCH_TEXTS):
+    for batch in _batches(texts, 5 * BATCH_TEXTS):
         shingles, _ = _shingle(batch)
         table += np.bincount(_place(shingles), minlength=len(table))
     return table
@@ -67,119 +64,96 @@ def sign_texts(
     table: NDArray[np.int64],
     *,
     num_counted: int,
-    share: float,
-) -> NDArray[np.uint32]:
-    """Return the signatures of texts, one row each; all zero for a text of common shingles alone.
+    folder: Path,
+    workers: Workers,
+) -> tuple[Path, ...]:
+    """Sign texts, without shingles that are very common, and by rare ones alone.
+
+    The second signature finds the same question in a different frame. They lie on disk, from where
+    every process maps them: those of a million texts are half a gigabyte.
 
     Args:
         texts: Normalised texts, UTF-8.
         num_texts: How many there are.
         table: As :func:`count_shingles` returns it.
         num_counted: Texts that were counted.
-        share: Shingles of more than this share of the texts are left out.
+        folder: Where to.
+        workers: Who signs.
+
+    Returns:
+        For either an array in ``.npy``, of uint32, one row for each text; all zero for a text of
+        common shingles alone.
     """
+    import numpy as np
+
+    settings = Signing(
+        table=folder / "shingles.npy",
+        most=tuple(max(_COMMON_TEXTS, int(share * num_counted)) for share in _COMMON_SHARES),
+    )
+    np.save(settings.table, table)
+    paths = tuple(folder / f"signatures-{number}.npy" for number in range(len(_COMMON_SHARES)))
+    files = [
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.uint32, shape=(num_texts, NUM_MINIMA))
+        for path in paths
+    ]
+    start = 0
+    for signed in workers.map_in_order(
+        prepare_signing, settings, _batches(texts, BATCH_TEXTS), num_alone=NUM_BATCHES_ALONE
+    ):
+        for file, rows in zip(files, signed, strict=True):
+            file[start : start + len(rows)] = rows
+        start += len(signed[0])
+    for file in files:
+        file.flush()
+    return paths
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signing:
+    """What is needed to sign texts in another process.
+
+    Attributes:
+        table: File of the counts of shingles.
+        most: For each signature, in how many texts a shingle may be to count.
+    """
+
+    table: Path
+    most: tuple[int, ...]
+
+
+def prepare_signing(settings: Signing) -> Callable[[Sequence[bytes]], list[NDArray[np.uint32]]]:
+    """Return the function that signs texts, once for each bound."""
+    import numpy as np
+
+    table = np.load(settings.table, mmap_mode="r")
+
+    def sign(texts: Sequence[bytes]) -> list[NDArray[np.uint32]]:
+        shingles, text_of = _shingle(texts)
+        frequencies = table[_place(shingles)]
+        signed = []
+        for most in settings.most:
+            kept = frequencies <= most
+            signed.append(_minima(shingles[kept], text_of[kept], len(texts)))
+        return signed
+
+    return sign
+
+
+def _minima(
+    shingles: NDArray[np.uint64], text_of: NDArray[np.int64], num_texts: int
+) -> NDArray[np.uint32]:
     import numpy as np
     import rensa
 
-    most = max(_COMMON_TEXTS, int(share * num_counted))
-    signatures = np.zeros((num_texts, NUM_MINIMA), dtype=np.uint32)
-    start = 0
-    for batch in _batches(texts, _BATCH_TEXTS):
-        shingles, text_of = _shingle(batch)
-        kept = table[_place(shingles)] <= most
-        counts = np.bincount(text_of[kept], minlength=len(batch))
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
-        matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
-            shingles[kept], offsets, num_perm=NUM_MINIMA, seed=_SEED
-        )
-        rows = np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(batch), NUM_MINIMA)
-        rows[counts < _MIN_SHINGLES] = 0
-        signatures[start : start + len(batch)] = rows
-        start += len(batch)
-    return signatures
-
-
-def find_candidates(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Return pairs of texts that may be nearly equal.
-
-    Args:
-        signatures: One row per text. Texts must stand in an order that their content decides: it
-            breaks ties.
-
-    Returns:
-        Pairs of indexes, the smaller one first, ascending, shape ``(n, 2)``; of each text at most
-        some twelve, those with the highest estimate.
-    """
-    import numpy as np
-
-    num_texts = len(signatures)
-    signed = np.flatnonzero(signatures.any(axis=1))
-    codes = np.zeros(0, dtype=np.int64)
-    for start in range(0, NUM_MINIMA, BAND_ROWS):
-        keys = _fold(signatures[signed, start : start + BAND_ROWS])
-        # Within a full bucket, neighbours by the next band are the likeliest pairs.
-        following = (start + BAND_ROWS) % NUM_MINIMA
-        ties = _fold(signatures[signed, following : following + BAND_ROWS])
-        found = [codes]
-        for a, b in _pair_up(keys, ties):
-            first, second = signed[a], signed[b]
-            likely = _estimate(signatures, first, second) >= _LEAST_ESTIMATE
-            found.append(first[likely] * num_texts + second[likely])
-        codes = np.unique(np.concatenate(found))
-        if len(codes) > _MAX_CANDIDATES * num_texts:  # memory stays bounded: the rest never wins
-            codes = _choose_best(signatures, codes)
-    codes = _choose_best(signatures, codes)
-    return np.stack(np.divmod(codes, num_texts), axis=1)
-
-
-def _pair_up(
-    keys: NDArray[np.uint64], ties: NDArray[np.uint64]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs of equal keys: all of a small bucket, neighbours in a full one."""
-    import numpy as np
-
-    order = np.lexsort((ties, keys))
-    ordered = keys[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    sizes = np.diff(np.append(starts, len(ordered)))
-    bucket_of = np.repeat(np.arange(len(starts)), sizes)
-    is_full = sizes[bucket_of] > _FULL_BUCKET
-    for distance in range(1, _FULL_BUCKET):
-        same = bucket_of[distance:] == bucket_of[:-distance]
-        if distance > _NEIGHBOURS:
-            same &= ~is_full[distance:]
-        at = np.flatnonzero(same)
-        a, b = order[at], order[at + distance]
-        yield np.minimum(a, b), np.maximum(a, b)
-
-
-def _estimate(
-    signatures: NDArray[np.uint32], first: NDArray[np.int64], second: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    import numpy as np
-
-    estimates = np.empty(len(first), dtype=np.float32)
-    for start in range(0, len(first), 100_000):
-        piece = slice(start, start + 100_000)
-        agree = signatures[first[piece]] == signatures[second[piece]]
-        estimates[piece] = agree.mean(axis=1)
-    return estimates
-
-
-def _choose_best(signatures: NDArray[np.uint32], codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Keep the pairs that are among the best of one of their texts."""
-    import numpy as np
-
-    first, second = np.divmod(codes, len(signatures))
-    estimates = _estimate(signatures, first, second)
-    chosen = np.zeros(len(codes), dtype=bool)
-    for texts, others in ((first, second), (second, first)):
-        order = np.lexsort((others, -estimates, texts))
-        numbers = np.bincount(texts, minlength=len(signatures))
-        starts = np.cumsum(numbers) - numbers
-        rank = np.arange(len(order)) - starts[texts[order]]
-        chosen[order[rank < _MAX_CANDIDATES]] = True
-    return codes[chosen]
+    counts = np.bincount(text_of, minlength=num_texts)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
+    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
+        shingles, offsets, num_perm=NUM_MINIMA, seed=_SEED
+    )
+    # Packed row by row: an array made of lists of Python's numbers takes four times as long.
+    packed = b"".join(_pack(*row) for row in matrix.to_rows())
+    rows = np.frombuffer(packed, dtype=np.uint32).reshape(num_texts, NUM_MINIMA)
+    return np.where(counts[:, None] < _MIN_SHINGLES, np.uint32(0), rows)
 
 
 def _batches(texts: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
@@ -220,19 +194,3 @@ def _place(shingles: NDArray[np.uint64]) -> NDArray[np.int64]:
     import numpy as np
 
     return (shingles >> np.uint64(64 - _TABLE_BITS)).astype(np.int64)
-
-
-def _fold(minima: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """Hash the minima of a band into one number."""
-    import numpy as np
-
-    folded = np.zeros(len(minima), dtype=np.uint64)
-    for column in range(minima.shape[1]):
-        folded = (folded ^ minima[:, column]) * np.uint64(_MULTIPLIER)
-        folded ^= folded >> np.uint64(29)
-    return folded
-
-
-COMMON_SHARES = _COMMON_SHARES
-"""Texts are signed once for each: without very common shingles, and with rare ones alone, so that a
-different frame around the same question does not hide it."""

@@ -74,6 +74,11 @@ class Text:
         return _MANY_DIGITS.search(self.folded) is not None
 
     @cached_property
+    def longest_word(self) -> int:
+        """Characters of the longest stretch without white space."""
+        return max(map(len, self.folded.split()), default=0)
+
+    @cached_property
     def placeholders(self) -> list[tuple[int, int]]:
         """Where placeholders stand, in their order."""
         return [found.span() for found in _PLACEHOLDER.finditer(self.folded)]

@@ -10,6 +10,9 @@ from finetune_trainer.prepare.privacy.matches import Match, Text, words
 MIN_DISTINCT = 8
 """A key with fewer different characters is a stand-in such as ``ghp_xxxx``."""
 
+MIN_KEY_CHARACTERS = 15
+"""No key is shorter, and none has white space in it; most texts have no word as long."""
+
 # Prefix that is sought first, then the whole key.
 _KEYS: tuple[tuple[str, str], ...] = (
     ("AKIA", r"AKIA[A-Z2-7]{16}"),  # Amazon Web Services
@@ -84,13 +87,15 @@ def find_api_keys(text: Text) -> Iterator[Match]:
 
     A stand-in such as ``ghp_xxxxxxxx`` is no key.
     """
+    if text.longest_word < MIN_KEY_CHARACTERS:
+        return
     for prefix, pattern in _PATTERNS:
         if prefix not in text.folded:
             continue
         for found in pattern.finditer(text.folded):
             if len(set(found.group()[len(prefix) :])) >= MIN_DISTINCT:
                 yield Match("APIKey", *found.span(), found.group())
-    lowered = text.folded.lower() if len(text.folded) >= 32 else ""
+    lowered = text.folded.lower()
     if "aws" in lowered or "secret" in lowered:
         yield from _find_named(text, _AWS_SECRET, _AWS_WORDS)
     if "twilio" in lowered or "auth" in lowered:
