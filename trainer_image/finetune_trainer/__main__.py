@@ -15,43 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     if given and given[0] in stopping.DEFAULT_MESSAGE:
         stopping.listen(given[0])
-    parser = argparse.ArgumentParser(prog="finetune_trainer", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("prepare", "read, check, split and version the data"),
-        ("train", "train the adapter"),
-        ("evaluate", "compare base and tuned model, and publish"),
-    ):
-        stage = commands.add_parser(name, help=text)
-        stage.add_argument("--job", type=Path, required=True, help="path of job.json")
-        if name != "prepare":
-            stage.add_argument(
-                "--data-digest", help="read this data set only: what somebody has approved"
-            )
-    chat = commands.add_parser("chat", help="ask a tuned model")
-    chat.add_argument("--adapter", required=True, help="URI of an adapter folder")
-    chat.add_argument("--base-model", help="URI of the base model; default: as recorded")
-    chat.add_argument("--prompt", action="append", default=[], help="ask this; may be repeated")
-    chat.add_argument("--system", help="system message")
-    chat.add_argument("--base", action="store_true", help="ask the base model as well")
-    chat.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that ships with the base model"
-    )
-    chat.add_argument("--max-new-tokens", type=int, default=256)
-    chat.add_argument("--endpoint")
-    chat.add_argument("--region")
-    plan = commands.add_parser("plan", help="say what a job would run, need, take and cost")
-    plan.add_argument("--job", type=Path, required=True, help="path of job.json")
-    plan.add_argument("--out", type=Path, required=True, help="where to write the plan")
-    plan.add_argument("--gpu", help="kind of GPU")
-    plan.add_argument("--rows", type=int, default=0, help="training rows, instead of reading them")
-    plan.add_argument("--tokens", type=int, default=0, help="their tokens")
-    plan.add_argument("--longest", type=int, default=0, help="tokens of the longest")
-    inspect = commands.add_parser("inspect", help="look at a job's data; publish nothing")
-    inspect.add_argument("--job", type=Path, required=True, help="path of job.json")
-    inspect.add_argument("--out", type=Path, required=True, help="where to write what was found")
-    inspect.add_argument("--with-model", action="store_true", help="count tokens")
-    arguments = parser.parse_args(given)
+    arguments = _make_parser().parse_args(given)
     # Everything a stage needs has been fetched through storage; no library may phone home.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -73,6 +37,58 @@ def main(argv: list[str] | None = None) -> int:
 
     approved = getattr(arguments, "data_digest", None)
     return run_stage(Stage(arguments.command), arguments.job, approved_data=approved)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="finetune_trainer", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("prepare", "read, check, split and version the data"),
+        ("train", "train the adapter"),
+        ("evaluate", "compare base and tuned model, and publish"),
+    ):
+        stage = commands.add_parser(name, help=text)
+        stage.add_argument("--job", type=Path, required=True, help="path of job.json")
+        if name != "prepare":
+            stage.add_argument(
+                "--data-digest", help="read this data set only: what somebody has approved"
+            )
+    _add_chat(commands)
+    _add_plan(commands)
+    _add_inspect(commands)
+    return parser
+
+
+def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    chat = commands.add_parser("chat", help="ask a tuned model")
+    chat.add_argument("--adapter", required=True, help="URI of an adapter folder")
+    chat.add_argument("--base-model", help="URI of the base model; default: as recorded")
+    chat.add_argument("--prompt", action="append", default=[], help="ask this; may be repeated")
+    chat.add_argument("--system", help="system message")
+    chat.add_argument("--base", action="store_true", help="ask the base model as well")
+    chat.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that ships with the base model"
+    )
+    chat.add_argument("--max-new-tokens", type=int, default=256)
+    chat.add_argument("--endpoint")
+    chat.add_argument("--region")
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = commands.add_parser("plan", help="say what a job would run, need, take and cost")
+    plan.add_argument("--job", type=Path, required=True, help="path of job.json")
+    plan.add_argument("--out", type=Path, required=True, help="where to write the plan")
+    plan.add_argument("--gpu", help="kind of GPU")
+    plan.add_argument("--rows", type=int, default=0, help="training rows, instead of reading them")
+    plan.add_argument("--tokens", type=int, default=0, help="their tokens")
+    plan.add_argument("--longest", type=int, default=0, help="tokens of the longest")
+
+
+def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    inspect = commands.add_parser("inspect", help="look at a job's data; publish nothing")
+    inspect.add_argument("--job", type=Path, required=True, help="path of job.json")
+    inspect.add_argument("--out", type=Path, required=True, help="where to write what was found")
+    inspect.add_argument("--with-model", action="store_true", help="count tokens")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -32,6 +33,33 @@ def finetunejob(name: str, version: int, **spec: object) -> dict[str, object]:
     }
 
 
+@asynccontextmanager
+async def running_caches(list_kind, woken, *, has_kueue):
+    """Run caches whose lists ``list_kind`` answers; names of woken jobs go to ``woken``."""
+    async with (
+        scripted_server() as server,
+        KubeClient(Transport(Connection(server=server.url))) as client,
+    ):
+        server.lists.append(list_kind)
+        server.watches.append(stream(then="hold"))
+        caches = Caches(
+            client,
+            OperatorConfig(),
+            wake=lambda key, priority: woken.append(key[1]),
+            forget=lambda job: None,
+            has_kueue=has_kueue,
+            rng=random.Random(1),
+        )
+        running = [asyncio.create_task(informer.run()) for informer in caches.informers]
+        try:
+            await eventually_async(lambda: caches.is_synced)
+            yield caches
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+
 async def test_without_kueue_all_is_synced_and_queued_jobs_are_looked_at_when_it_comes(
     monkeypatch,
 ):
@@ -44,35 +72,15 @@ async def test_without_kueue_all_is_synced_and_queued_jobs_are_looked_at_when_it
         return await reply_list(version="5")(request)
 
     woken: list[str] = []
-    async with (
-        scripted_server() as server,
-        KubeClient(Transport(Connection(server=server.url))) as client,
-    ):
-        server.lists.append(list_kind)
-        server.watches.append(stream(then="hold"))
-        caches = Caches(
-            client,
-            OperatorConfig(),
-            wake=lambda key, priority: woken.append(key[1]),
-            forget=lambda job: None,
-            has_kueue=True,
-            rng=random.Random(1),
-        )
-        running = [asyncio.create_task(informer.run()) for informer in caches.informers]
-        try:
-            await eventually_async(lambda: caches.is_synced)
-            assert caches.workloads_informer is None, "jobs with a queue are told: no Kueue"
-            assert caches.workload_of("uid-1") is None
-            caches.observe("ADDED", finetunejob("queued", 6, queueName="q"))
-            caches.observe("ADDED", finetunejob("unqueued", 7))
-            woken.clear()
-            kueue_is_there.set()
-            await eventually_async(lambda: caches.workloads_informer is not None)
-            assert woken == ["queued"]
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+    async with running_caches(list_kind, woken, has_kueue=True) as caches:
+        assert caches.workloads_informer is None, "jobs with a queue are told: no Kueue"
+        assert caches.workload_of("uid-1") is None
+        caches.observe("ADDED", finetunejob("queued", 6, queueName="q"))
+        caches.observe("ADDED", finetunejob("unqueued", 7))
+        woken.clear()
+        kueue_is_there.set()
+        await eventually_async(lambda: caches.workloads_informer is not None)
+        assert woken == ["queued"]
 
 
 async def test_the_jobs_of_workloads_that_wait_are_known_and_woken_by_their_workload(monkeypatch):
@@ -138,40 +146,20 @@ async def test_without_approvals_all_is_synced_and_jobs_that_need_one_are_looked
         return await reply_list(version="5")(request)
 
     woken: list[str] = []
-    async with (
-        scripted_server() as server,
-        KubeClient(Transport(Connection(server=server.url))) as client,
-    ):
-        server.lists.append(list_kind)
-        server.watches.append(stream(then="hold"))
-        caches = Caches(
-            client,
-            OperatorConfig(),
-            wake=lambda key, priority: woken.append(key[1]),
-            forget=lambda job: None,
-            has_kueue=False,
-            rng=random.Random(1),
-        )
-        running = [asyncio.create_task(informer.run()) for informer in caches.informers]
-        try:
-            await eventually_async(lambda: caches.is_synced)
-            assert caches.approvals.of(("team-a", "held")) is None, "unknown, not: nobody has"
-            caches.observe("ADDED", finetunejob("held", 6, dataset={"approval": "Required"}))
-            caches.observe("ADDED", finetunejob("free", 7, dataset={}))
-            woken.clear()
-            is_readable.set()
-            await eventually_async(lambda: caches.approvals.of(("team-a", "held")))
-            assert set(woken) == {"held"}
-            assert caches.approvals.of(("team-a", "free")) == []
-            woken.clear()
-            caches.approvals.informer.store.observe("ADDED", approval("b", 8, "free"))
-            caches.approvals.informer.store.observe("ADDED", approval("c", 9, "later"))
-            caches.approvals.informer.store.observe("DELETED", approval("a", 10, "held"))
-            assert woken == ["free", "held"], "of jobs that exist, at once, also when one goes"
-            assert caches.approvals.of(("team-a", "held")) == []
-            (early,) = caches.approvals.of(("team-a", "later"))
-            assert early["metadata"]["name"] == "c", "kept for a job that comes later"
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+    async with running_caches(list_kind, woken, has_kueue=False) as caches:
+        assert caches.approvals.of(("team-a", "held")) is None, "unknown, not: nobody has"
+        caches.observe("ADDED", finetunejob("held", 6, dataset={"approval": "Required"}))
+        caches.observe("ADDED", finetunejob("free", 7, dataset={}))
+        woken.clear()
+        is_readable.set()
+        await eventually_async(lambda: caches.approvals.of(("team-a", "held")))
+        assert set(woken) == {"held"}
+        assert caches.approvals.of(("team-a", "free")) == []
+        woken.clear()
+        caches.approvals.informer.store.observe("ADDED", approval("b", 8, "free"))
+        caches.approvals.informer.store.observe("ADDED", approval("c", 9, "later"))
+        caches.approvals.informer.store.observe("DELETED", approval("a", 10, "held"))
+        assert woken == ["free", "held"], "of jobs that exist, at once, also when one goes"
+        assert caches.approvals.of(("team-a", "held")) == []
+        (early,) = caches.approvals.of(("team-a", "later"))
+        assert early["metadata"]["name"] == "c", "kept for a job that comes later"

@@ -15,12 +15,12 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import Architecture, describe_architecture
+from finetune_trainer.train.batches import decide_global_batch
+from finetune_trainer.train.learning_rate import decide_learning_rate
 from finetune_trainer.train.recipe import (
     DataShape,
     Recipe,
     check_settings,
-    decide_global_batch,
-    decide_learning_rate,
     decide_recipe,
     find_warnings,
 )

@@ -7,7 +7,8 @@ from finetune_api.v1alpha1.status import PlanMemory, PlanReason, PlanStatus
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.memory import count_adapter, count_saved
 from finetune_trainer.planning.setup import Setup, drops_inputs
-from finetune_trainer.train.recipe import DataShape, Recipe, adapter_strength
+from finetune_trainer.train.learning_rate import adapter_strength
+from finetune_trainer.train.recipe import DataShape, Recipe
 
 
 def describe_plan(

@@ -2,19 +2,8 @@
 
 The rules, with their reasons:
 
-* **Learning rate.** Adapters want about ten times the rate of full fine-tuning, nearly independent
-  of rank when the update is scaled by alpha/rank with a fixed alpha, and more for short runs
-  ("LoRA Without Regret", Schulman et al. 2025). Small models take more:
-  5e-4 x (2000 / hidden size)^0.78, 1.5 times that below 100 steps, between 1e-4 and 2e-3. ``Full``
-  takes a tenth. So do preferences (DPO, KTO, ORPO), which pull without an end in sight, and with
-  LoRA+ the rule gives the geometric mean of the rates of A and B.
-* **Scaling.** The rule above holds for a strength of 32 = scale x rank (LoRA's alpha, RsLoRA's
-  alpha x sqrt(rank)): one step of Adam changes an adapter's output by about rate x scale x rank,
-  since each of its rank directions moves by the rate whatever its gradient. Another strength
-  divides the rate accordingly. A weaker one raises it at most twofold: A moves by the rate as well,
-  and no scale tames that.
-* **Global batch.** 8 below 1,000 training rows, 16 below 10,000, else 32: adapters pay for large
-  batches more than full fine-tuning does (same source). It never depends on the world size.
+* **Learning rate.** See :mod:`finetune_trainer.train.learning_rate`.
+* **Batches.** See :mod:`finetune_trainer.train.batches`.
 * **Micro batch, activation checkpointing, strategy.** What fits the memory at the least cost of
   speed, see :mod:`finetune_trainer.planning.fit`. What cannot fit is refused.
 """
@@ -26,17 +15,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.finetunejob import Adapter, Hyperparameters
+from finetune_api.v1alpha1.finetunejob import Hyperparameters
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Lengths, find_fit
 from finetune_trainer.planning.setup import Setup, drops_inputs
+from finetune_trainer.train.batches import check_micro_batch, share_batch
+from finetune_trainer.train.learning_rate import choose_rate
 from finetune_trainer.train.lesson import Lesson
 from finetune_trainer.train.selection import decide_validation_interval
 
-REFERENCE_STRENGTH = 32
-"""Scale x rank of the default adapter, which the rule of the learning rate was made for."""
 NOTHING_LEARNT = Lesson()
 IDLE_TOKENS = 2048
 """Below so many tokens a forward pass leaves a large GPU waiting for its own launches."""
@@ -139,7 +128,7 @@ def decide_recipe(
     """
     hyper = job.spec.hyperparameters
     setup = make_setup(job, model, hardware, use_gpu=use_gpu, attention=attention)
-    global_batch, per_rank = _share_batch(job, data.num_rows)
+    global_batch, per_rank = share_batch(job, data.num_rows)
     packing = job.spec.method.packing == "On"
     fit = find_fit(
         model,
@@ -152,7 +141,7 @@ def decide_recipe(
     _check_verdict_batch(job, fit.micro)
     total_steps = hyper.max_steps or _count_steps(data, hyper, global_batch, packing=packing)
     return Recipe(
-        learning_rate=_choose_rate(job, model, total_steps),
+        learning_rate=choose_rate(job, model, total_steps),
         global_batch_size=global_batch,
         micro_batch_size=fit.micro,
         accumulation_steps=per_rank // fit.micro,
@@ -182,15 +171,6 @@ def bound_by(asked: Asked, lesson: Lesson) -> Asked:
     )
 
 
-def _share_batch(job: ResolvedJob, num_rows: int) -> tuple[int, int]:
-    """Return the examples of one optimiser step, and of one rank's share of it."""
-    hyper = job.spec.hyperparameters
-    global_batch = decide_global_batch(
-        hyper.global_batch_size, num_rows, job.world_size, hyper.micro_batch_size
-    )
-    return global_batch, global_batch // job.world_size
-
-
 def _limit_lengths(data: DataShape, hyper: Hyperparameters, *, packing: bool) -> Lengths:
     return Lengths(
         mean=data.mean_tokens,
@@ -198,18 +178,6 @@ def _limit_lengths(data: DataShape, hyper: Hyperparameters, *, packing: bool) ->
         deviation=data.std_tokens,
         # A packed row is as long as a row may be, however short its examples.
         row_limit=hyper.max_sequence_length if packing else None,
-    )
-
-
-def _choose_rate(job: ResolvedJob, model: Architecture, total_steps: int) -> float:
-    hyper, method = job.spec.hyperparameters, job.spec.method
-    return decide_learning_rate(
-        hyper.learning_rate,
-        model,
-        total_steps,
-        method.adapter,
-        lora_plus_ratio=float(hyper.lora_plus_ratio or 1),
-        learns_preferences=method.objective != "SFT",
     )
 
 
@@ -310,88 +278,9 @@ def check_settings(job: ResolvedJob, hardware: Hardware, *, num_rows: int, use_g
         UserError: Settings contradict each other or the hardware; the message names the values.
     """
     decide_bfloat16(job, hardware, use_gpu=use_gpu)
-    _, per_rank = _share_batch(job, num_rows)
+    _, per_rank = share_batch(job, num_rows)
     check_micro_batch(job.spec.hyperparameters.micro_batch_size, per_rank)
     decide_strategy(job, use_gpu=use_gpu)
-
-
-def decide_learning_rate(
-    asked: str,
-    model: Architecture,
-    total_steps: int,
-    adapter: Adapter,
-    *,
-    lora_plus_ratio: float = 1.0,
-    learns_preferences: bool = False,
-) -> float:
-    """Return the asked rate, or the rule's.
-
-    With LoRA+ the rule's rate is the geometric mean of the two that A and B learn at.
-    """
-    if asked != "auto":
-        return float(asked)
-    rate = 5e-4 * (2000 / max(1, model.hidden_size)) ** 0.78
-    if total_steps < 100:
-        rate *= 1.5
-    rate = min(2e-3, max(1e-4, rate))
-    if adapter.type == "Full":
-        return float(f"{rate / 10:.2g}")
-    rate /= math.sqrt(lora_plus_ratio) * (10 if learns_preferences else 1)
-    return float(f"{rate * min(2.0, REFERENCE_STRENGTH / adapter_strength(adapter)):.2g}")
-
-
-def adapter_strength(adapter: Adapter) -> float:
-    """Return scale x rank: how far one step of a given rate moves the adapter's output."""
-    if adapter.type == "RsLoRA":
-        return float(adapter.alpha * math.sqrt(adapter.rank))
-    return float(adapter.alpha)
-
-
-def decide_global_batch(
-    asked: int | str, num_rows: int, world_size: int, micro: int | str = "auto"
-) -> int:
-    """Return examples per optimiser step, a multiple of the world size.
-
-    Args:
-        asked: ``hyperparameters.globalBatchSize``.
-        num_rows: Training rows.
-        world_size: Data-parallel ranks.
-        micro: ``hyperparameters.microBatchSize``; a batch that is left to us divides by it too.
-
-    Raises:
-        UserError: The asked size does not divide over the ranks.
-    """
-    if isinstance(asked, int):
-        if asked % world_size:
-            below, above = asked // world_size * world_size, -(-asked // world_size) * world_size
-            near = f"{below} or {above}" if below else str(above)
-            raise UserError(
-                "InvalidGlobalBatchSize",
-                f"hyperparameters.globalBatchSize {asked} does not divide over {world_size} ranks "
-                f"(nodes x gpusPerNode); use {near}",
-            )
-        return asked
-    size = 8 if num_rows < 1_000 else 16 if num_rows < 10_000 else 32
-    unit = world_size * (micro if isinstance(micro, int) else 1)
-    return -(-size // unit) * unit
-
-
-def check_micro_batch(asked: int | str, per_rank: int) -> int | None:
-    """Return the asked examples per rank and forward pass, or None for ``auto``.
-
-    Raises:
-        UserError: The asked size does not divide the rank's share.
-    """
-    if not isinstance(asked, int):
-        return None
-    divisors = [n for n in range(1, per_rank + 1) if per_rank % n == 0]
-    if asked not in divisors:
-        raise UserError(
-            "InvalidMicroBatchSize",
-            f"hyperparameters.microBatchSize {asked} does not divide the {per_rank} examples a "
-            f"rank takes per step; use one of {', '.join(map(str, divisors))}",
-        )
-    return asked
 
 
 def decide_bfloat16(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> bool:

@@ -88,6 +88,10 @@ def render_pod_template(
     """Render the pod template of a stage; for ``image`` and ``data_digest`` see ``render_job``."""
     extra = spec.pod_template or PodTemplate()
     volumes, mounts = _volumes(spec, extra, owner.name, config)
+    metadata: dict[str, Any] = {"labels": {**extra.labels, **labels_of(owner.name, stage)}}
+    annotations = _annotations(extra, stage)
+    if annotations:
+        metadata["annotations"] = annotations
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": image or spec.trainer.image or config.trainer_image,
@@ -128,16 +132,16 @@ def render_pod_template(
     secrets = [*config.image_pull_secrets, *(ref.name for ref in extra.image_pull_secrets)]
     if secrets:
         pod["imagePullSecrets"] = [{"name": secret} for secret in dict.fromkeys(secrets)]
-    metadata: dict[str, Any] = {"labels": {**extra.labels, **labels_of(owner.name, stage)}}
+    return {"metadata": metadata, "spec": pod}
+
+
+def _annotations(extra: PodTemplate, stage: Stage) -> dict[str, str]:
     # Kueue's topology requests are about GPU nodes, as node labels are.
-    annotations = {
+    return {
         key: text
         for key, text in extra.annotations.items()
         if stage is not Stage.PREPARE or not key.startswith(KUEUE_PREFIX)
     }
-    if annotations:
-        metadata["annotations"] = annotations
-    return {"metadata": metadata, "spec": pod}
 
 
 def _pin(data_digest: str | None) -> list[str]:
