@@ -1,7 +1,8 @@
 """Junk tokens at the progress endpoint: ``python benchmarks/control_plane/run.py flood``.
 
 Two pods push as trainers do. A third sends forged tokens, each with a new signature and otherwise
-what its own token says, from processes of its own. What must not suffer is the operator's Lease,
+what its own token says, from processes and an address of its own. It waits for no answer, and opens
+anew what is closed to it. What must not suffer is the operator's Lease,
 whose renewals are read off the API server's audit log, and the pushes of the other two.
 
 ``python benchmarks/control_plane/flood.py`` sends to a server that refuses at once and says how
@@ -11,21 +12,26 @@ many tokens per second the forger offers where nothing but this machine bounds i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-NUM_CONNECTIONS = 512
-"""More than the endpoint holds back refusals for: a forger that knows it."""
+NUM_CONNECTIONS = 2048
+"""More than the endpoint keeps open: a forger that knows it."""
+ADDRESS = "127.0.0.2"
 NUM_PROCESSES = 4
 """One process alone sends some 2,000 requests per second where a call of ``send`` is dear."""
 TURN_SECONDS = 0.002
+RECONNECT_SECONDS = 1.0
+ANSWER = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,35 +39,96 @@ class Sent:
     """What became of a flood.
 
     Attributes:
-        offered: Tokens that were sent.
-        held: Tokens that were due and not sent, for every connection waited for an answer.
+        offered: Tokens that were handed to the kernel.
+        held: Tokens that were due and not sent, for there was no connection that took them.
         answers: Answers by HTTP status.
+        closed: Connections that the other side closed.
     """
 
     offered: int
     held: int
     answers: dict[str, int]
+    closed: int
+
+
+class Forgers:
+    """Connections of one process to one port, all of which send.
+
+    Args:
+        port: Where to.
+        count: How many are kept open.
+    """
+
+    def __init__(self, port: int, count: int) -> None:
+        self.answers: Counter[str] = Counter()
+        self.num_closed = 0
+        self._port = port
+        self._count = count
+        self._open: deque[asyncio.Transport] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def connect(self) -> None:
+        """Open all connections."""
+        for _ in range(self._count):
+            await self._connect()
+
+    def send(self, request: bytes) -> bool:
+        """Send on the connection that has not sent for longest; return whether one took it."""
+        for _ in range(len(self._open)):
+            transport = self._open[0]
+            self._open.rotate(-1)
+            if not transport.get_write_buffer_size():
+                transport.write(request)
+                return True
+        return False
+
+    def opened(self, transport: asyncio.Transport) -> None:
+        """Use a connection from now on."""
+        self._open.append(transport)
+
+    def closed(self, transport: asyncio.Transport) -> None:
+        """Open another instead of a connection."""
+        self.num_closed += 1
+        with contextlib.suppress(ValueError):
+            self._open.remove(transport)
+        task = asyncio.create_task(self._connect_again())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect_again(self) -> None:
+        await asyncio.sleep(RECONNECT_SECONDS)
+        await self._connect()
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        local = (ADDRESS, 0)
+        with contextlib.suppress(OSError):
+            await loop.create_connection(
+                lambda: Forger(self), "127.0.0.1", self._port, local_addr=local
+            )
 
 
 class Forger(asyncio.Protocol):
-    """One connection that has one request under way at a time."""
+    """One connection."""
 
-    def __init__(self, free: deque[Forger], answers: Counter[str]) -> None:
-        self._free = free
-        self._answers = answers
-        self.transport: asyncio.Transport | None = None
+    def __init__(self, forgers: Forgers) -> None:
+        self._forgers = forgers
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Be ready to send."""
         assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self._free.append(self)
+        self._transport = transport
+        self._forgers.opened(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Count an answer, and be ready again; its body may come apart."""
-        if data.startswith(b"HTTP/"):
-            self._answers[data[9:12].decode()] += 1
-            self._free.append(self)
+        """Count answers; one that comes apart in its first line is not counted."""
+        self._forgers.answers.update(code.decode() for code in ANSWER.findall(data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell that the connection is gone."""
+        assert self._transport is not None
+        self._forgers.closed(self._transport)
 
 
 def forge(path: str, token: str, *, count: int, maker: int) -> list[bytes]:
@@ -75,26 +142,18 @@ def forge(path: str, token: str, *, count: int, maker: int) -> list[bytes]:
 async def send_junk(
     port: int, requests: list[bytes], *, num_connections: int, seconds: float
 ) -> Sent:
-    """Send requests in even steps; return what became of them.
-
-    Whichever connection is free takes the next: those that are held back do not lower the rate.
-    """
-    free: deque[Forger] = deque()
-    answers: Counter[str] = Counter()
-    loop = asyncio.get_running_loop()
-    for _ in range(num_connections):
-        await loop.create_connection(lambda: Forger(free, answers), "127.0.0.1", port)
+    """Send requests in even steps; return what became of them."""
+    forgers = Forgers(port, num_connections)
+    await forgers.connect()
     await _wait_for_others()
     begin, sent, due = time.monotonic(), 0, 0
     while (elapsed := time.monotonic() - begin) < seconds:
         due = int(len(requests) * elapsed / seconds)
-        for request in requests[sent : min(due, sent + len(free))]:
-            transport = free.popleft().transport
-            assert transport is not None
-            transport.write(request)
+        while sent < due and forgers.send(requests[sent]):
             sent += 1
         await asyncio.sleep(TURN_SECONDS)
-    return Sent(offered=sent, held=due - sent, answers=dict(answers))
+    answers = dict(forgers.answers)
+    return Sent(offered=sent, held=due - sent, answers=answers, closed=forgers.num_closed)
 
 
 async def _wait_for_others() -> None:
@@ -130,6 +189,7 @@ async def run_forgers(port: int, path: str, token: str, *, rate: float, seconds:
         offered=sum(part.offered for part in parts),
         held=sum(part.held for part in parts),
         answers=dict(sorted(answers.items())),
+        closed=sum(part.closed for part in parts),
     )
 
 
@@ -184,7 +244,7 @@ def main() -> None:
         seconds=float(seconds),
     )
     sent = asyncio.run(sending)
-    print(json.dumps({"offered": sent.offered, "held": sent.held, "answers": sent.answers}))
+    print(json.dumps(asdict(sent)))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import KubeError, NotFound
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import PODS
+from finetune_operator.kube.store import Transform, drop_managed_fields
 
 Object = dict[str, Any]
 
@@ -52,15 +53,33 @@ Script = Callable[[str, Stage, int], Fate]
 
 
 class Kubelet:
-    """Drives the pods of FineTuneJobs in some namespaces."""
+    """Drives the pods of FineTuneJobs in some namespaces.
+
+    Args:
+        client: The API client.
+        namespaces: Where; empty for all.
+        script: Decides what becomes of each pod; by default all succeed at once.
+        transform: Trims what is kept of pods.
+    """
 
     def __init__(
-        self, client: KubeClient, *, namespaces: tuple[str, ...] = (), script: Script | None = None
+        self,
+        client: KubeClient,
+        *,
+        namespaces: tuple[str, ...] = (),
+        script: Script | None = None,
+        transform: Transform = drop_managed_fields,
     ) -> None:
         self.script: Script = script or (lambda job, stage, attempt: success(stage))
         self.attempts: Counter[tuple[str, str, str]] = Counter()
         self._client = client
-        self._informer = Informer(client, PODS, namespaces=namespaces, label_selector=JOB_LABEL)
+        self._informer = Informer(
+            client,
+            PODS,
+            namespaces=namespaces,
+            label_selector=JOB_LABEL,
+            transform=transform,
+        )
         self._seen: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._informer.store.add_handler(self._on_pod)

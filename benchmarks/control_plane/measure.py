@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +38,42 @@ def usage_of(pid: int) -> Usage:
         rss_mib=memory["VmRSS"] / 1024,
         peak_rss_mib=memory["VmHWM"] / 1024,
     )
+
+
+class CpuMeter:
+    """Processor time of every process of a run, and of the whole machine, since it was made.
+
+    Args:
+        pids: The processes by name; this one is counted as ``benchmark``.
+    """
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._pids = {**pids, "benchmark": os.getpid()}
+        self._before, self._machine = self._read(), _machine_ticks()
+
+    def seconds(self) -> dict[str, float]:
+        """Return what each has used, the most first, and what the cores had left (``idle``).
+
+        What they add up to beside the time of all cores, others on the machine have used.
+        """
+        used = {name: value - self._before[name] for name, value in self._read().items()}
+        ordered = sorted(used.items(), key=lambda item: -item[1])
+        idle, total = (
+            (after - before) / os.sysconf("SC_CLK_TCK")
+            for before, after in zip(self._machine, _machine_ticks(), strict=True)
+        )
+        ordered += [("idle", idle), ("all cores", total)]
+        return {name: round(value, 1) for name, value in ordered}
+
+    def _read(self) -> dict[str, float]:
+        return {name: usage_of(pid).cpu_seconds for name, pid in self._pids.items()}
+
+
+def _machine_ticks() -> tuple[int, int]:
+    """Return the ticks that all cores were idle, and all there were."""
+    line = Path("/proc/stat").read_text().partition("\n")[0]
+    ticks = [int(word) for word in line.split()[1:9]]  # guests are counted within the first
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 class AuditLog:

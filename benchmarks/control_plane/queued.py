@@ -32,24 +32,31 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 KUEUE = {"clientConnection": {"qps": 1000, "burst": 2000}}
 """Its own limit of 50 requests a second would be what is measured."""
-QUOTA = 500
+JOBS_PER_PLACE = 20
+"""There is quota for one in so many: 500 of 10,000."""
+MAX_BARE_JOBS = 4000
+"""Enough to tell how many a second Kueue passes alone."""
 NUM_WRITERS = 16
 NUM_STAGES_IN_QUEUE = 2
 """Of a FineTuneJob: training and evaluation. Data are prepared without quota."""
 NUM_EVICTIONS = 5
 SAMPLE_SECONDS = 10.0
 JOB_SECONDS = 2.0
-"""Patience per job: a machine that is shared with others is slow at times."""
+PATIENCE_SECONDS = 600.0
+"""Patience per job, and besides: a machine that is shared with others is slow at times."""
 
 
 async def measure_queue(name: str, world: World, count: int) -> dict[str, Any]:
     """Let ``count`` jobs pass a queue, after Kueue alone has passed as many Jobs."""
+    quota = max(1, count // JOBS_PER_PLACE)
     bare = f"{world.namespace}-bare"
     world.cluster.kubectl("create", "namespace", bare)
-    offer(world, min(QUOTA, count), world.namespace, bare)
-    alone = await _pass_bare_jobs(world, bare, count * NUM_STAGES_IN_QUEUE)
+    offer(world, quota, world.namespace, bare)
+    num_queued = count * NUM_STAGES_IN_QUEUE
+    num_bare = min(num_queued, MAX_BARE_JOBS)
+    alone, alone_cpu = await _pass_bare_jobs(world, bare, num_bare)
     world.audit.mark()
-    before, kueue_before = world.operator.usage(), world.usage_of("kueue")
+    before, meter = world.operator.usage(), world.meter()
     async with _played(world, world.namespace), _watched(world, FINETUNEJOBS) as jobs:
         curve: list[dict[str, Any]] = []
         started = time.monotonic()
@@ -60,27 +67,32 @@ async def measure_queue(name: str, world: World, count: int) -> dict[str, Any]:
             [finetunejob(f"job-{i:05d}", world.namespace, queueName=QUEUE) for i in range(count)],
         )
         created = time.monotonic() - started
-        await until(lambda: _num_over(jobs) >= count, JOB_SECONDS * count + 300, every=0.5)
+        patience = JOB_SECONDS * count + PATIENCE_SECONDS
+        await until(lambda: _num_over(jobs) >= count, patience, every=0.5)
         drained = time.monotonic() - started
         sampling.cancel()
         statuses = [job["status"] for job in jobs.store.objects()]
-    after, kueue_after = world.operator.usage(), world.usage_of("kueue")
+    cpu, after = meter.seconds(), world.operator.usage()
+    kueue_after = world.usage_of("kueue")
     counts = requests_by_kind(world.audit.read(OPERATOR_AGENT))
     return {
         "scenario": name,
         "jobs": count,
-        "quota": min(QUOTA, count),
+        "quota": quota,
         "drained_seconds": round(drained, 1),
         "failed": sum(status["phase"] != "Succeeded" for status in statuses),
         "counted": sum(status["attempts"]["counted"] for status in statuses),
         "creating_seconds": round(created, 1),
-        "kueue_alone_seconds": round(alone, 1),
-        "kueue_cpu_seconds": round(kueue_after.cpu_seconds - kueue_before.cpu_seconds, 1),
+        "bare_jobs": num_bare,
+        "bare_jobs_seconds": round(alone, 1),
+        "kueue_alone_for_as_many_seconds": round(alone / num_bare * num_queued, 1),
         "kueue_peak_rss_mib": round(kueue_after.peak_rss_mib, 1),
         "cpu_seconds_per_job": round((after.cpu_seconds - before.cpu_seconds) / count, 5),
         "writes_per_job": round(num_writes(counts) / count, 2),
         "rss_mib": round(after.rss_mib, 1),
         "peak_rss_mib": round(after.peak_rss_mib, 1),
+        "cpu_seconds_bare": alone_cpu,
+        "cpu_seconds": cpu,
         "requests_per_job": {k: round(v / count, 3) for k, v in counts.most_common()},
         "curve": curve,
     }
@@ -95,9 +107,10 @@ async def measure_evictions(name: str, world: World, count: int) -> dict[str, An
 
     offer(world, count, world.namespace)
     world.audit.mark()
+    meter = world.meter()
     started = time.monotonic()
     rounds: list[dict[str, float]] = []
-    patience = JOB_SECONDS * count + 120
+    patience = JOB_SECONDS * count + PATIENCE_SECONDS
     async with _played(world, world.namespace) as kubelet, _watched(world, FINETUNEJOBS) as jobs:
         kubelet.script = script
         await _create_all(
@@ -124,7 +137,7 @@ async def measure_evictions(name: str, world: World, count: int) -> dict[str, An
             await world.client.delete(JOBS, world.namespace, urgent["metadata"]["name"])
         with contextlib.suppress(TimeoutError):  # is told as unfinished
             await until(lambda: _num_over(jobs) >= count, patience, every=0.5)
-        seconds = time.monotonic() - started
+        seconds, cpu = time.monotonic() - started, meter.seconds()
         statuses = [job["status"] for job in jobs.store.objects()]
     counts = requests_by_kind(world.audit.read(OPERATOR_AGENT))
     usage = world.operator.usage()
@@ -140,6 +153,7 @@ async def measure_evictions(name: str, world: World, count: int) -> dict[str, An
         ),
         "writes_per_job": round(num_writes(counts) / count, 2),
         "peak_rss_mib": round(usage.peak_rss_mib, 1),
+        "cpu_seconds": cpu,
         "requests_per_job": {k: round(v / count, 3) for k, v in counts.most_common()},
         "rounds": rounds,
     }
@@ -195,8 +209,14 @@ def _bare_job(name: str, namespace: str, *, cpu: int = 1, priority: str = "") ->
     }
 
 
-async def _pass_bare_jobs(world: World, namespace: str, count: int) -> float:
-    """Return the seconds that Kueue and the Job controller take for Jobs without an operator."""
+async def _pass_bare_jobs(
+    world: World, namespace: str, count: int
+) -> tuple[float, dict[str, float]]:
+    """Return the seconds that Kueue and the Job controller take for Jobs without an operator.
+
+    And the processor time of each process, for them.
+    """
+    meter = world.meter()
     async with _played(world, namespace), _watched(world, JOBS, namespace) as jobs:
         started = time.monotonic()
         await _create_all(
@@ -206,14 +226,25 @@ async def _pass_bare_jobs(world: World, namespace: str, count: int) -> float:
         def is_over() -> bool:
             return _num_that(jobs, lambda status: bool(status.get("succeeded"))) >= count
 
-        await until(is_over, JOB_SECONDS * count + 120, every=0.5)
-        return time.monotonic() - started
+        await until(is_over, JOB_SECONDS * count + PATIENCE_SECONDS, every=0.5)
+        return time.monotonic() - started, meter.seconds()
 
 
 @contextlib.asynccontextmanager
 async def _played(world: World, namespace: str) -> AsyncIterator[Kubelet]:
-    async with Kubelet(world.client, namespaces=(namespace,)).running() as kubelet:
+    kubelet = Kubelet(world.client, namespaces=(namespace,), transform=_trim_pod)
+    async with kubelet.running():
         yield kubelet
+
+
+def _trim_pod(pod: Object) -> Object:
+    """Keep what `Kubelet` reads: there are tens of thousands."""
+    metadata = pod["metadata"]
+    kept = ("name", "namespace", "uid", "resourceVersion", "labels")
+    return {
+        "metadata": {key: metadata[key] for key in kept},
+        "status": {"phase": pod["status"].get("phase")},
+    }
 
 
 @contextlib.asynccontextmanager
@@ -271,6 +302,22 @@ async def _sample(
             }
         )
         await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def curve_table(curve: list[dict[str, Any]], num_rows: int = 16) -> list[str]:
+    """Lay a curve out as the lines of a Markdown table, of at most so many rows and the last."""
+    rows = curve[:: max(1, -(-len(curve) // num_rows))]
+    rows += curve[-1:] if rows[-1] is not curve[-1] else []
+    phases = sorted({phase for row in rows for phase in row["phases"]})
+    figures = [key for key in rows[0] if key not in ("seconds", "phases")]
+    header = ["seconds", *phases, *(figure.replace("_", " ") for figure in figures)]
+    lines = [header, ["---:"] * len(header)]
+    lines += [
+        [row["seconds"], *(row["phases"].get(phase, 0) for phase in phases)]
+        + [row[figure] for figure in figures]
+        for row in rows
+    ]
+    return [f"| {' | '.join(map(str, line))} |" for line in lines]
 
 
 def _num_that(jobs: Informer, check: Callable[[Object], bool]) -> int:

@@ -41,7 +41,12 @@ from benchmarks.control_plane.measure import (
     percentile,
     requests_by_kind,
 )
-from benchmarks.control_plane.queued import KUEUE, measure_evictions, measure_queue
+from benchmarks.control_plane.queued import (
+    KUEUE,
+    curve_table,
+    measure_evictions,
+    measure_queue,
+)
 from benchmarks.control_plane.world import (
     OPERATOR_AGENT,
     ROOT,
@@ -66,11 +71,12 @@ async def measure_lives(name: str, world: World, count: int, per_second: float) 
     task = asyncio.create_task(driver.run())
     await driver.synced()
     audit.mark()
-    before = operator.usage()
+    before, meter = operator.usage(), world.meter()
     started = await create_jobs(client, namespace, count, per_second)
     await until(lambda: len(driver.first_seen) >= count, 120 + count / 10)
     await all_phase(client, namespace, "Succeeded", count, 300 + count)
     drained = time.monotonic() - started
+    cpu = meter.seconds()
     await asyncio.sleep(3.0)
     after = operator.usage()
     task.cancel()
@@ -90,6 +96,7 @@ async def measure_lives(name: str, world: World, count: int, per_second: float) 
         "writes_per_job": round(num_writes(counts) / count, 2),
         "rss_mib": round(after.rss_mib, 1),
         "peak_rss_mib": round(after.peak_rss_mib, 1),
+        "cpu_seconds": cpu,
         "requests_per_job": {k: round(v / count, 3) for k, v in counts.most_common()},
     }
 
@@ -167,6 +174,11 @@ async def _push(
         await asyncio.sleep(5.0)
 
 
+TABLES = {
+    "cpu_seconds_bare": "CPU seconds, bare Jobs",
+    "cpu_seconds": "CPU seconds",
+    "requests_per_job": "requests per job",
+}
 FLOOD_PER_SECOND = 4000.0
 FLOOD_SECONDS = 30.0
 
@@ -213,6 +225,7 @@ async def measure_flood(name: str, world: World, rate: float) -> dict[str, Any]:
         "junk_offered_per_second": round(junk.offered / FLOOD_SECONDS),
         "junk_held_per_second": round(junk.held / FLOOD_SECONDS),
         "junk_answered_per_second": round(sum(junk.answers.values()) / FLOOD_SECONDS),
+        "junk_connections_closed_per_second": round(junk.closed / FLOOD_SECONDS),
         "junk_answers": " ".join(f"{code}={n}" for code, n in junk.answers.items()),
         "token_reviews": requests_by_kind(entries)["create tokenreviews"],
         "cpu_cores": round((after.cpu_seconds - before.cpu_seconds) / FLOOD_SECONDS, 2),
@@ -330,13 +343,13 @@ def table_of(result: dict[str, Any]) -> str:
             ("", "") if target is None else (f"<= {target}", "ok" if value <= target else "MISS")
         )
         lines.append(f"| {key} | {value} | {words[0]} | {words[1]} |")
-    lines += ["", "| requests per job | |", "|---|---|"]
-    lines += [f"| {kind} | {count} |" for kind, count in result["requests_per_job"].items()]
+    for key, heading in TABLES.items():
+        if result.get(key):
+            lines += ["", f"| {heading} | |", "|---|---|"]
+            lines += [f"| {name} | {value} |" for name, value in result[key].items()]
+    if result.get("curve"):
+        lines += ["", *curve_table(result["curve"])]
     return "\n".join(lines) + "\n"
-
-
-def _verdict(value: float, target: float) -> str:
-    return "ok" if value <= target else "MISS"
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ import aiohttp
 import yaml
 from benchmarks.control_plane.measure import (
     AuditLog,
+    CpuMeter,
     Usage,
     num_writes,
     requests_by_kind,
@@ -189,6 +190,11 @@ class World:
         )
         await self.operator.ready()
         return self
+
+    def meter(self) -> CpuMeter:
+        """Begin to count the processor time of the operator and of all it works with."""
+        pids = {process.name: process.pid for process in self.cluster.state.processes}
+        return CpuMeter({**pids, "operator": self.operator.process.pid})
 
     def usage_of(self, process: str) -> Usage:
         """Read what one of the cluster's processes has used."""
