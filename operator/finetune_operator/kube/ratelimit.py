@@ -37,6 +37,19 @@ class TokenBucket:
         self._tokens -= 1.0
         return 0.0 if self._tokens >= 0.0 else -self._tokens / self._rate
 
+    def reserve_within(self, seconds: float, *, count: int = 1) -> float | None:
+        """Take ``count`` tokens, and return the seconds to wait for the last of them.
+
+        Returns:
+            None if that were more than ``seconds``; then nothing is taken.
+        """
+        self._refill()
+        wait = max(0.0, (count - self._tokens) / self._rate)
+        if wait > seconds:
+            return None
+        self._tokens -= count
+        return wait
+
     def try_take(self) -> bool:
         """Take one token if there is one; never go below zero."""
         self._refill()

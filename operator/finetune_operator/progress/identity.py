@@ -71,13 +71,23 @@ class Rates(Generic[K]):
 
     def allow(self, sender: K) -> bool:
         """Count one more of this sender; return whether it is within its rate."""
+        return self._bucket_of(sender).try_take()
+
+    def wait_of(self, sender: K, *, count: int, at_most: float) -> float | None:
+        """Return the seconds that so many more of this sender have to wait.
+
+        None if that is more than ``at_most``: then they are refused, and not counted.
+        """
+        return self._bucket_of(sender).reserve_within(at_most, count=count)
+
+    def _bucket_of(self, sender: K) -> TokenBucket:
         bucket = self._buckets.get(sender)
         if bucket is None:
             bucket = self._buckets[sender] = self._new()
             if len(self._buckets) > self._limit:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(sender)
-        return bucket.try_take()
+        return bucket
 
 
 class Authenticator:

@@ -24,6 +24,17 @@ def test_try_take_never_goes_into_debt():
     assert bucket.try_take()
 
 
+def test_what_would_wait_too_long_takes_nothing():
+    clock = FakeClock()
+    bucket = TokenBucket(clock, rate=10, burst=3)
+    assert bucket.reserve_within(1.0, count=3) == 0.0
+    assert bucket.reserve_within(1.0, count=10) == pytest.approx(1.0)
+    assert bucket.reserve_within(1.0) is None
+    clock.advance(0.5)
+    assert bucket.reserve_within(1.0, count=6) is None
+    assert bucket.reserve_within(1.0, count=5) == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0)])
 def test_useless_limits_are_refused(rate, burst):
     with pytest.raises(ValueError, match="rate"):

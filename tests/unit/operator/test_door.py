@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -89,3 +90,67 @@ async def test_ended_connections_count_no_more(count):
             body = str(number).encode()
             async with aiohttp.ClientSession() as session, session.post(url, data=body) as got:
                 assert await got.read() == body
+
+
+REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx"
+
+
+@pytest.fixture
+def ten_a_second(monkeypatch):
+    monkeypatch.setattr(door, "REQUESTS_PER_SECOND", 10.0)
+    monkeypatch.setattr(door, "BURST", 10)
+
+
+async def answers_within(connect, address, *, connections, seconds):
+    """Ask again and again on several connections of one address; return how many answers came."""
+    num_answers = 0
+    over = time.monotonic() + seconds
+
+    async def ask():
+        nonlocal num_answers
+        reader, writer = await connect(address)
+        while time.monotonic() < over:
+            writer.write(REQUEST)
+            await reader.readuntil(b"\r\n\r\nx")
+            num_answers += 1
+
+    await asyncio.gather(*(ask() for _ in range(connections)), return_exceptions=True)
+    return num_answers
+
+
+async def test_an_address_that_floods_is_read_at_its_rate_and_others_at_once(ten_a_second):
+    async with serving(limit=100) as (connect, url):
+        flood = asyncio.create_task(
+            answers_within(connect, "127.0.0.2", connections=8, seconds=2.0)
+        )
+        await asyncio.sleep(1.0)
+        began = time.monotonic()
+        async with aiohttp.ClientSession() as session, session.post(url, data=b"y") as got:
+            assert await got.text() == "y"
+        assert time.monotonic() - began < 0.5
+        # Ten at once and ten a second, of which eight are the connections; and one each on the way.
+        assert 10 <= await flood <= 10 + 10 * 4
+
+
+async def test_requests_in_one_piece_count_each(ten_a_second):
+    async with serving(limit=100) as (connect, _):
+        reader, writer = await connect("127.0.0.2")
+        writer.write(9 * REQUEST)
+        for _ in range(9):
+            await reader.readuntil(b"\r\n\r\nx")
+        writer.write(100 * REQUEST)
+        assert await reader.read() == b"", "it would wait for ten seconds"
+
+
+async def test_connections_of_an_address_beyond_its_rate_are_closed_before_anything_else(
+    ten_a_second,
+):
+    async with serving(limit=1000) as (connect, _):
+        readers = [(await connect("127.0.0.2"))[0] for _ in range(60)]
+
+        async def num_closed():
+            return sum([await is_closed(reader) for reader in readers])
+
+        # Ten at once, and twenty that get their turn within two seconds.
+        await eventually_async(num_closed)
+        assert 20 <= 60 - await num_closed() <= 40
