@@ -33,6 +33,7 @@ from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.feed import Feed
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import JOBS, PODS, Object, ObjectKey, Resource
+from finetune_operator.kube.sharing import SharedParts, share_texts
 from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, PRIORITY_USER
 
@@ -81,10 +82,11 @@ class Caches:
         self._forget = forget
         self._is_quiet = False
         self._is_listing = False
+        self._shared = SharedParts()
         self.feed = Feed(
             client,
             FINETUNEJOBS,
-            transform=trim_finetunejob,
+            transform=self._keep_finetunejob,
             repair_seconds=config.resync_seconds,
             **scope,  # type: ignore[arg-type]
         )
@@ -93,8 +95,12 @@ class Caches:
             "indexers": {BY_FINETUNEJOB: _index_by_finetunejob},
             **scope,
         }
-        self.jobs_informer = Informer(client, JOBS, transform=trim_job, **children)
-        self.pods_informer = Informer(client, PODS, transform=trim_pod, **children)
+        self.jobs_informer = Informer(
+            client, JOBS, transform=lambda job: share_texts(trim_job(job)), **children
+        )
+        self.pods_informer = Informer(
+            client, PODS, transform=lambda pod: share_texts(trim_pod(pod)), **children
+        )
         self.approvals = Approvals(
             client, self.feed.store, wake=wake, namespaces=config.namespaces, rng=rng
         )
@@ -110,7 +116,7 @@ class Caches:
                 client,
                 WORKLOADS,
                 label_selector=JOB_UID_LABEL,
-                transform=trim_workload,
+                transform=lambda workload: share_texts(trim_workload(workload)),
                 indexers={BY_JOB_UID: index_by_job_uid},
                 on_served=self._on_kueue,
                 **scope,  # type: ignore[arg-type]
@@ -148,6 +154,15 @@ class Caches:
             self.feed.observe(kind, body)
         finally:
             self._is_listing = False
+
+    def _keep_finetunejob(self, obj: Object) -> Object:
+        """Trim a FineTuneJob; most fields of its spec are as in all the others."""
+        job = trim_finetunejob(obj)
+        if isinstance(spec := job.get("spec"), dict):
+            job["spec"] = {key: self._shared.of(value) for key, value in spec.items()}
+        if isinstance(status := job.get("status"), dict):
+            share_texts(status)
+        return job
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

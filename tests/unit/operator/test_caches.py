@@ -163,3 +163,26 @@ async def test_without_approvals_all_is_synced_and_jobs_that_need_one_are_looked
         assert caches.approvals.of(("team-a", "held")) == []
         (early,) = caches.approvals.of(("team-a", "later"))
         assert early["metadata"]["name"] == "c", "kept for a job that comes later"
+
+
+async def test_jobs_that_ask_for_the_same_keep_it_once():
+    async with (
+        scripted_server() as server,
+        KubeClient(Transport(Connection(server=server.url))) as client,
+    ):
+        caches = Caches(
+            client,
+            OperatorConfig(),
+            wake=lambda key, priority: None,
+            forget=lambda job: None,
+            has_kueue=False,
+            rng=random.Random(1),
+        )
+        for version, name in enumerate(("a", "b", "c"), start=1):
+            training = {"epochs": "3" if name == "c" else "2", "seed": 1}
+            body = finetunejob(name, version, training=training, model={"uri": f"hf://{name}"})
+            caches.observe("ADDED", body)
+        a, b, c = (caches.finetunejobs.get("team-a", name)["spec"] for name in "abc")
+    assert a["training"] is b["training"]
+    assert c["training"] == {"epochs": "3", "seed": 1}
+    assert [spec["model"]["uri"] for spec in (a, b, c)] == ["hf://a", "hf://b", "hf://c"]
