@@ -16,6 +16,7 @@ from finetune_api.meta import GROUP, KIND, PLURAL, VERSION
 from finetune_api.names import JOB_LABEL
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.approvals import Approvals, Wake
+from finetune_operator.controllers.controller import Owned
 from finetune_operator.finetunejob.observed import trim_finetunejob
 from finetune_operator.finetunejob.trimmed import TrimmedChild, TrimmedJob, TrimmedPod
 from finetune_operator.finetunejob.trimming import is_changed, trim_job, trim_pod
@@ -35,7 +36,7 @@ from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import JOBS, PODS, Object, ObjectKey, Resource
 from finetune_operator.kube.sharing import SharedParts, share_texts
 from finetune_operator.kube.store import EventType
-from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, PRIORITY_USER
+from finetune_operator.kube.workqueue import PRIORITY_RESYNC, PRIORITY_USER
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Caches:
     Args:
         client: The API client; only reads.
         config: Which namespaces, how often to repair.
-        wake: Told which FineTuneJob to look at.
+        wake: Told which FineTuneJob to look at for another reason than a change of what it owns.
         forget: Told of FineTuneJobs that are gone.
         has_kueue: Whether to watch Workloads, if the cluster has them.
         rng: Source of jitter.
@@ -109,8 +110,6 @@ class Caches:
         self.jobs = self.jobs_informer.store
         self.pods = self.pods_informer.store
         self.finetunejobs.add_handler(self._on_finetunejob)
-        self.jobs.add_handler(self._on_child)
-        self.pods.add_handler(self._on_child)
         if has_kueue:
             self._workloads_informer = Informer(
                 client,
@@ -121,7 +120,6 @@ class Caches:
                 on_served=self._on_kueue,
                 **scope,  # type: ignore[arg-type]
             )
-            self._workloads_informer.store.add_handler(self._on_workload)
 
     @property
     def informers(self) -> list[Feed | Informer]:
@@ -134,6 +132,20 @@ class Caches:
         ]
         if self._workloads_informer is not None:
             found.append(self._workloads_informer)
+        return found
+
+    @property
+    def owned(self) -> list[Owned]:
+        """What belongs to FineTuneJobs, and which of its changes matter to them."""
+        child: dict[str, Any] = {"owner_of": key_of_owner, "is_news": self._is_news_of_child}
+        found = [Owned(cache=each, **child) for each in (self.jobs_informer, self.pods_informer)]
+        if self._workloads_informer is not None:
+            workloads = Owned(
+                cache=self._workloads_informer,
+                owner_of=self._key_of_workload,
+                is_news=self._is_news_of_workload,
+            )
+            found.append(workloads)
         return found
 
     @property
@@ -229,32 +241,20 @@ class Caches:
         priority = PRIORITY_RESYNC if self._is_listing else PRIORITY_USER
         self._wake((metadata["namespace"], metadata["name"]), priority)
 
-    def _on_child(
-        self, kind: EventType, old: TrimmedChild | None, new: TrimmedChild | None
-    ) -> None:
-        child = new if new is not None else old
-        assert child is not None
-        if self._is_quiet or (new is not None and not is_changed(old, new)):
-            return
-        key = key_of_owner(child)
-        if key is not None and key in self.finetunejobs:
-            self._wake(key, PRIORITY_CHILD)
+    def _is_news_of_child(self, old: TrimmedChild | None, new: TrimmedChild | None) -> bool:
+        return not self._is_quiet and (new is None or is_changed(old, new))
 
-    def _on_workload(
-        self, kind: EventType, old: TrimmedWorkload | None, new: TrimmedWorkload | None
-    ) -> None:
-        workload = new if new is not None else old
-        assert workload is not None
-        if self._is_quiet or (
-            old is not None
-            and new is not None
-            and old["status"] == new["status"]
-            and old["spec"] == new["spec"]
-        ):
-            return
-        key = self._key_of_workload(workload)
-        if key is not None:
-            self._wake(key, PRIORITY_CHILD)
+    def _is_news_of_workload(
+        self, old: TrimmedWorkload | None, new: TrimmedWorkload | None
+    ) -> bool:
+        if self._is_quiet:
+            return False
+        return (
+            old is None
+            or new is None
+            or old["status"] != new["status"]
+            or old["spec"] != new["spec"]
+        )
 
     def _on_kueue(self, is_served: bool) -> None:
         """Look at all jobs with a queue again: they wait for Kueue, or need to be told."""

@@ -6,11 +6,14 @@ What is special to a kind, its snapshot and its plan, stands in a reconciler of 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from finetune_operator.kube.feed import Feed
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.metrics import KubeMetrics
-from finetune_operator.kube.resource import ObjectKey, Resource
+from finetune_operator.kube.resource import ObjectKey
+from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workers import Result, Workers
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, WorkQueue
 
@@ -18,37 +21,56 @@ GATHER_SECONDS = 0.25
 """How long changes of children are gathered. Every stage ends, and starts, this much later."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owned:
+    """A kind whose objects belong to objects of the controller's kind.
+
+    Attributes:
+        cache: What watches it.
+        owner_of: Returns the key of a cached object's owner; None if it has none.
+        is_news: Whether a change is worth a look at the owner; given the cached object before and
+            after, None where it was not there.
+    """
+
+    cache: Informer
+    owner_of: Callable[[Any], ObjectKey | None]
+    is_news: Callable[[Any, Any], bool]
+
+
 class Controller:
-    """Makes all objects of one kind right. Event loop only.
+    """Makes all objects of one kind right. Event loop only; made before its caches run.
 
     Args:
-        kind: Type of the objects.
-        reads: Caches of the kind and of what it owns, complete before the first look.
-        keys: Names all objects there are.
+        kind: Cache of the objects.
+        owns: Kinds whose objects belong to them: a change wakes the owner.
+        reads: Caches of what else is read, complete before the first look.
         queue: Where keys wait.
         reconcile: Makes the world right for one key.
     """
 
     def __init__(
         self,
-        kind: Resource,
+        kind: Feed,
         *,
-        reads: Iterable[Feed | Informer],
-        keys: Callable[[], Iterable[ObjectKey]],
+        owns: Iterable[Owned],
+        reads: Iterable[Informer] = (),
         queue: WorkQueue[ObjectKey],
         reconcile: Callable[[ObjectKey], Awaitable[Result]],
     ) -> None:
-        self.kind = kind
+        self.kind = kind.resource
         self.queue = queue
-        self._reads = tuple(reads)
-        self._keys = keys
+        self._objects = kind.store
         self._reconcile = reconcile
+        owned = tuple(owns)
+        self._caches: tuple[Feed | Informer, ...] = (kind, *(each.cache for each in owned), *reads)
+        for each in owned:
+            self._follow(each)
 
     async def run(self, *, num_workers: int, metrics: KubeMetrics) -> None:
         """Work for as long as this replica leads: at all objects first, then at what changes."""
-        for cache in self._reads:
+        for cache in self._caches:
             await cache.synced.wait()
-        for key in list(self._keys()):
+        for key in list(self._objects):
             self.queue.add(key, priority=PRIORITY_RESYNC)
         workers = Workers(self.queue, self._reconcile, num_workers=num_workers, metrics=metrics)
         await workers.run()
@@ -62,3 +84,13 @@ class Controller:
             self.queue.add_after(key, GATHER_SECONDS, priority=priority)
         else:
             self.queue.add(key, priority=priority)
+
+    def _follow(self, owned: Owned) -> None:
+        def wake_owner(kind: EventType, old: Any, new: Any) -> None:
+            if not owned.is_news(old, new):
+                return
+            key = owned.owner_of(old if new is None else new)
+            if key is not None and key in self._objects:
+                self.wake(key, PRIORITY_CHILD)
+
+        owned.cache.store.add_handler(wake_owner)

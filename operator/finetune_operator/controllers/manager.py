@@ -228,9 +228,9 @@ class Manager:
             places=places,
         )
         self._finetunejobs = Controller(
-            FINETUNEJOBS,
-            reads=self.caches.informers,
-            keys=lambda: self.caches.finetunejobs,
+            self.caches.feed,
+            owns=self.caches.owned,
+            reads=[self.caches.approvals.informer],
             queue=queue,
             reconcile=self._reconciler.reconcile,
         )

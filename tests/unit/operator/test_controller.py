@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import random
-from types import SimpleNamespace
 
 import pytest
 
 from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.controllers.controller import GATHER_SECONDS, Controller
+from finetune_operator.controllers.controller import GATHER_SECONDS, Controller, Owned
 from finetune_operator.kube.metrics import KubeMetrics
+from finetune_operator.kube.store import Store
 from finetune_operator.kube.workers import Done
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_USER, WorkQueue
 
 FIRST, SECOND = ("team-a", "first"), ("team-a", "second")
+
+
+def obj(name, version, *, owner="", text=""):
+    metadata = {"namespace": "team-a", "name": name, "resourceVersion": str(version)}
+    return {"metadata": {**metadata, "owner": owner}, "text": text}
+
+
+class Cache:
+    """Stands for an informer: a store, and whether it is complete."""
+
+    def __init__(self):
+        self.resource, self.store, self.synced = FINETUNEJOBS, Store(), asyncio.Event()
 
 
 class Loop:
@@ -22,14 +34,25 @@ class Loop:
 
     def __init__(self):
         self.seen = []
-        self.synced = [asyncio.Event(), asyncio.Event()]
+        self.kind, self.child, self.other = self.caches = [Cache() for _ in range(3)]
+        for key in (FIRST, SECOND):
+            self.kind.store.absorb(obj(key[1], 1))
+        owned = Owned(
+            cache=self.child,
+            owner_of=lambda child: ("team-a", child["metadata"]["owner"]),
+            is_news=lambda old, new: None in (old, new) or old["text"] != new["text"],
+        )
         self.controller = Controller(
-            FINETUNEJOBS,
-            reads=[SimpleNamespace(synced=event) for event in self.synced],
-            keys=lambda: [FIRST, SECOND],
+            self.kind,
+            owns=[owned],
+            reads=[self.other],
             queue=WorkQueue("test", rng=random.Random(1)),
             reconcile=self.reconcile,
         )
+
+    def complete(self):
+        for cache in self.caches:
+            cache.synced.set()
 
     async def reconcile(self, key):
         self.seen.append((key, asyncio.get_running_loop().time()))
@@ -40,10 +63,10 @@ class Loop:
 async def test_the_first_look_is_at_all_objects_once_every_cache_is_complete():
     loop = Loop()
     run = asyncio.create_task(loop.controller.run(num_workers=2, metrics=KubeMetrics()))
-    loop.synced[0].set()
-    await asyncio.sleep(1)
-    assert loop.seen == []
-    loop.synced[1].set()
+    for cache in loop.caches:
+        await asyncio.sleep(1)
+        assert loop.seen == []
+        cache.synced.set()
     await asyncio.sleep(1)
     assert [key for key, _ in loop.seen] == [FIRST, SECOND]
     loop.controller.queue.shut_down()
@@ -53,8 +76,7 @@ async def test_the_first_look_is_at_all_objects_once_every_cache_is_complete():
 @pytest.mark.looptime
 async def test_a_swarm_of_changes_of_children_is_one_look_and_a_users_edit_waits_for_none():
     loop = Loop()
-    for event in loop.synced:
-        event.set()
+    loop.complete()
     run = asyncio.create_task(loop.controller.run(num_workers=1, metrics=KubeMetrics()))
     await asyncio.sleep(1)
     loop.seen.clear()
@@ -67,5 +89,30 @@ async def test_a_swarm_of_changes_of_children_is_one_look_and_a_users_edit_waits
     assert (second, first) == (SECOND, FIRST)
     assert at_once - began < GATHER_SECONDS / 2
     assert gathered - began == pytest.approx(GATHER_SECONDS, abs=0.1)
+    loop.controller.queue.shut_down()
+    await run
+
+
+@pytest.mark.looptime
+async def test_a_change_of_what_an_object_owns_is_a_look_at_the_owner_if_there_is_one():
+    loop = Loop()
+    loop.complete()
+    run = asyncio.create_task(loop.controller.run(num_workers=1, metrics=KubeMetrics()))
+
+    async def looks_after(*changes):
+        await asyncio.sleep(1)
+        loop.seen.clear()
+        for kind, each in changes:
+            loop.child.store.observe(kind, each)
+        await asyncio.sleep(1)
+        return [key for key, _ in loop.seen]
+
+    assert await looks_after(("ADDED", obj("a", 2, owner="first"))) == [FIRST]
+    assert await looks_after(("MODIFIED", obj("a", 3, owner="first"))) == []
+    assert await looks_after(("MODIFIED", obj("a", 4, owner="first", text="new"))) == [FIRST]
+    assert await looks_after(("DELETED", obj("a", 5, owner="first", text="new"))) == [FIRST]
+    assert await looks_after(("ADDED", obj("b", 6, owner="gone"))) == []
+    swarm = [("ADDED", obj(f"c{n}", 7 + n, owner="second")) for n in range(9)]
+    assert await looks_after(*swarm) == [SECOND]
     loop.controller.queue.shut_down()
     await run

@@ -1,0 +1,81 @@
+"""How the parts of a replica are wired: what reaches the queue of FineTuneJobs."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers.manager import Manager
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.clock import SystemClock
+from finetune_operator.kube.connection import Connection
+from finetune_operator.kube.transport import Transport
+from support.eventually import eventually_async
+from support.scripted_server import reply_list, scripted_server, stream
+from support.workloads import kueue_workload
+from unit.operator.builders import job
+
+CONFIG = OperatorConfig(
+    kueue="on",
+    leader_election=False,
+    bind_address="127.0.0.1",
+    **dict.fromkeys(("progress_port", "probe_port", "metrics_port"), 0),
+)
+
+
+def child(name: str, version: int, **status: object) -> dict[str, object]:
+    labels = {"finetune.dev/job": "headlines", "finetune.dev/stage": "train"}
+    metadata = {"name": name, "namespace": "team-a", "uid": f"uid-{name}", "labels": labels}
+    return {"metadata": {**metadata, "resourceVersion": str(version)}, "spec": {}, "status": status}
+
+
+def workload(version: int) -> dict[str, object]:
+    found = kueue_workload("waiting")
+    found["metadata"] |= {"namespace": "team-a", "name": "w", "resourceVersion": str(version)}
+    found["metadata"]["ownerReferences"][0]["name"] = "train"
+    return found
+
+
+@pytest.fixture
+async def manager():
+    async with (
+        scripted_server() as server,
+        KubeClient(Transport(Connection(server=server.url))) as client,
+    ):
+        server.lists.append(reply_list(version="5"))
+        server.watches.append(stream(then="hold"))
+        found = Manager(client, CONFIG, identity="x", clock=SystemClock(), rng=random.Random(1))
+        await found.start()
+        try:
+            await eventually_async(lambda: found.is_ready)
+            yield found
+        finally:
+            await found.stop()
+
+
+async def test_changes_of_jobs_pods_and_workloads_wake_the_finetunejob_they_belong_to(manager):
+    caches, queue = manager.caches, manager._finetunejobs.queue
+    stores = {
+        "job": (caches.jobs, child("train", 11, active=1)),
+        "pod": (caches.pods, child("train-0", 12, phase="Running")),
+        "workload": (caches.workloads_informer.store, workload(13)),
+    }
+    for store, obj in stores.values():
+        store.observe("ADDED", obj)
+    assert queue.num_delayed == 0, "nobody's: there is no such FineTuneJob yet"
+    # Placed without waking: only what follows is looked at.
+    with caches.quiet():
+        caches.finetunejobs.observe("ADDED", job())
+        for number, (store, obj) in enumerate(stores.values()):
+            obj["metadata"]["resourceVersion"] = str(20 + number)
+            store.observe("MODIFIED", obj)
+    assert queue.num_delayed == 0
+    for name, (store, obj) in stores.items():
+        store.observe("DELETED", {**obj, "metadata": {**obj["metadata"], "resourceVersion": "40"}})
+        assert queue.num_delayed == 1, name
+        await eventually_async(lambda: queue.num_delayed == 0, timeout=5)
+        if name == "job":
+            # The Workload is found through its Job.
+            store.observe("ADDED", child("train", 50))
