@@ -43,6 +43,10 @@ ACCEPTANCE = {
         "`s3.endpoint` is not on the cluster's list.",
         "Have it added to `config.allowedEndpoints`.",
     ),
+    "PriceNotSet": ReasonHelp(
+        "`budget.amount` is set, and this cluster has no price of a GPU for an hour.",
+        "Set `budget.gpuHours`, or ask the administrator for `gpuHourPrice`.",
+    ),
     "RemoteCodeNotAllowed": ReasonHelp(
         "`model.trustRemoteCode` is off on this cluster.",
         "Choose a model without code of its own, or ask the administrator.",
@@ -205,6 +209,10 @@ CLASSES = {
     ),
     "DeadlineExceeded": ReasonHelp(
         "The job ran for longer than `activeDeadlineSeconds`.",
+        "Raise it in a new job that begins from the last checkpoint: `finetune retry`.",
+    ),
+    "BudgetExceeded": ReasonHelp(
+        "The job reached `spec.budget`: it saved and stopped.",
         "Raise it in a new job that begins from the last checkpoint: `finetune retry`.",
     ),
     "GoalNotMet": ReasonHelp(

@@ -102,6 +102,7 @@ class FailureClass(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     EVICTED = "Evicted"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    BUDGET_EXCEEDED = "BudgetExceeded"
     GOAL_NOT_MET = "GoalNotMet"
 
 
@@ -166,6 +167,7 @@ def resolve_job(job: FineTuneJob, *, namespace: str, uid: str) -> ResolvedJob:
             "backoff_limit": FineTuneJobSpec.model_fields["backoff_limit"].default,
             "retry_policy": None,
             "active_deadline_seconds": None,
+            "budget": None,
             "ttl_seconds_after_finished": None,
             "queue_name": None,
             "priority_class_name": None,

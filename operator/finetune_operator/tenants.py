@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from finetune_api.meta import CpuQuantity, Quantity
+from finetune_api.meta import CpuQuantity, DecimalString, Quantity
 from finetune_api.v1alpha1.podtemplate import Toleration
 
 
@@ -95,6 +95,11 @@ class TenantSettings(BaseModel):
     allowed_node_selectors: list[str] = ["*"]
     """Node labels that jobs may name in `spec.podTemplate.nodeSelector`, as patterns of
     `label=value`. Unless all are allowed, node affinity is refused: it would choose past them."""
+
+    # ---- what it costs -----------------------------------------------------------------------
+    gpu_hour_price: DecimalString | None = None
+    """Price of one GPU for an hour, in whatever currency; jobs show what they cost and may set
+    `budget.amount`. Unset: they show GPU hours."""
 
 
 class NamespacePolicy(TenantSettings):

@@ -201,6 +201,7 @@ FULL_SPEC: dict[str, Any] = {
     "backoffLimit": 0,
     "retryPolicy": {"storage": 10, "outOfMemory": 3, "hang": 2, "infrastructure": 5},
     "activeDeadlineSeconds": 3600,
+    "budget": {"gpuHours": "8", "amount": "20.50"},
     "ttlSecondsAfterFinished": 0,
 }
 """A spec with every field set."""
@@ -631,6 +632,16 @@ CASES: tuple[Case, ...] = (
     bad("a negative budget", {"spec.retryPolicy": {"hang": -1}}, "greater than or equal to 0"),
     bad("a budget of no class", {"spec.retryPolicy": {"user": 1}}, "user"),
     bad("a negative back-off limit", {"spec.backoffLimit": -1}, "greater than or equal to 0"),
+    good("a budget in money", {"spec.budget": {"amount": "12.50"}}),
+    bad("a budget of nothing", {"spec.budget": {}}, "budget needs gpuHours, amount or both"),
+    bad("a budget of 0 GPU hours", {"spec.budget": {"gpuHours": "0"}}, "must be above 0"),
+    bad("a budget of no money", {"spec.budget": {"amount": "0.00"}}, "must be above 0"),
+    bad("a budget as a number", {"spec.budget": {"gpuHours": -1}}, "spec.budget.gpuHours"),
+    bad(
+        "a budget without GPUs",
+        {"spec.budget": {"gpuHours": "1"}, "spec.resources": {"gpusPerNode": 0}},
+        "bound the time of a job on CPUs with activeDeadlineSeconds",
+    ),
     bad("a deadline of 0", {"spec.activeDeadlineSeconds": 0}, "greater than or equal to 1"),
     bad("hyperparameters as list", {HYPER: []}, "must be of type object"),
     good("early stopping", {"spec.checkpoint.earlyStopping": {"patience": 3}}),

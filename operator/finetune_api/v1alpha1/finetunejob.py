@@ -36,6 +36,7 @@ from finetune_api.patterns import (
     Texts,
 )
 from finetune_api.v1alpha1.batches import BATCH_RULES
+from finetune_api.v1alpha1.budget import BUDGET_RULES, Budget
 from finetune_api.v1alpha1.dataset import Dataset
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
@@ -583,6 +584,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     *PREFERENCE_RULES,
     *SOURCE_RULES,
     *PRIVACY_RULES,
+    *BUDGET_RULES,
 )
 
 IMMUTABLE_FIELDS = (
@@ -653,6 +655,8 @@ class FineTuneJobSpec(APIModel):
     active_deadline_seconds: Annotated[Integer, Field(ge=1, le=31536000)] | None = None
     """Longest running time over all stages and attempts, in seconds, without time in the queue or
     suspended."""
+    budget: Budget | None = None
+    """What the job may cost. May be changed while the job runs. Default: no limit."""
     ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=31536000)] | None = None
     """Delete the finished FineTuneJob after this many seconds. Files in object storage stay."""
 

@@ -397,6 +397,15 @@ class TrainerImage(APIModel):
     """What the first pod's node ran, in the words of its container runtime."""
 
 
+class CostStatus(APIModel):
+    """What the stages that are over have cost; of a job at its end, all of them."""
+
+    gpu_hours: Number = "0"
+    """GPUs times running time, over all stages and attempts."""
+    amount: Number | None = None
+    """The same at the price that held then; absent without a price."""
+
+
 class FineTuneJobStatus(APIModel):
     """What the operator reports."""
 
@@ -456,5 +465,7 @@ class FineTuneJobStatus(APIModel):
     """Where the present stage stands in Kueue's queues; absent without one."""
     attempts: Attempts | None = None
     """How often pods were started."""
+    cost: CostStatus | None = None
+    """GPU hours and their price, as far as stages are over."""
     last_failure: Failure | None = None
     """The last failure."""

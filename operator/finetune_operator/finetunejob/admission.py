@@ -67,6 +67,16 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
                 " (allowTrustRemoteCode is off in the operator's configuration)",
             )
         )
+    if spec.budget is not None and spec.budget.amount is not None and not config.gpu_hour_price:
+        found.append(
+            Violation(
+                reason=Reason.PRICE_NOT_SET,
+                field="spec.budget.amount",
+                message=f"{spec.budget.amount} cannot be held against anything: this cluster has no"
+                " price of a GPU for an hour (gpuHourPrice in the operator's configuration); set"
+                " budget.gpuHours",
+            )
+        )
     found += _image(spec, config)
     if spec.pod_template is not None:
         found += _pod_template(spec.pod_template)

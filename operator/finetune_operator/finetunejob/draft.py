@@ -35,6 +35,7 @@ OWNED_FIELDS = (
     "evaluation",
     "queue",
     "attempts",
+    "cost",
     "lastFailure",
 )
 """What the operator's field manager owns; ``progress`` and ``metrics`` belong to the pushes."""

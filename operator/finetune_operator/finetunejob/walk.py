@@ -9,6 +9,7 @@ from __future__ import annotations
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.acceptance import accept
 from finetune_operator.finetunejob.accounting import account
+from finetune_operator.finetunejob.budget import is_spent, tell_cost
 from finetune_operator.finetunejob.deadlines import is_overdue, seconds_to_live
 from finetune_operator.finetunejob.decisions import needs_digest
 from finetune_operator.finetunejob.endings import (
@@ -41,8 +42,9 @@ def walk(step: Step) -> None:
         settle_image(step)
         step.draft.drop("queue")  # told anew by the stage that stands in one
         suspend_or_resume(step, spec)
-        if not is_overdue(step, spec):
+        if not is_overdue(step, spec) and not is_spent(step, spec):
             _walk_stages(step, spec)
+        tell_cost(step, spec)
     _count_attempts(step)
     if step.draft.conditions.status_of(ConditionType.ACCEPTED) != "Unknown":
         _tell_phase(step)

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     NODE_SELECTOR_NOT_ALLOWED = "NodeSelectorNotAllowed"
+    PRICE_NOT_SET = "PriceNotSet"
     # stages
     PREPARING = "Preparing"
     PREPARED = "Prepared"

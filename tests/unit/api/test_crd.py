@@ -103,6 +103,7 @@ def test_immutable_fields_exist_and_the_rest_steers_the_life_cycle() -> None:
         "backoffLimit",
         "retryPolicy",
         "activeDeadlineSeconds",
+        "budget",
         "ttlSecondsAfterFinished",
     }
 

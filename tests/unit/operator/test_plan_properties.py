@@ -84,6 +84,8 @@ def snapshots(draw):
     if draw(st.booleans()):
         spec["activeDeadlineSeconds"] = draw(st.integers(1, 500))
     if draw(st.booleans()):
+        spec["budget"] = {"gpuHours": draw(st.sampled_from(["0.01", "0.1", "5"]))}
+    if draw(st.booleans()):
         spec["ttlSecondsAfterFinished"] = draw(st.integers(0, 500))
     if draw(st.booleans()):
         spec["queueName"] = "team-a"
