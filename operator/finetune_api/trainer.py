@@ -277,12 +277,15 @@ class Score(APIModel):
 
     name: Annotated[str, Field(max_length=63)]
     base: Annotated[str, Field(max_length=32)]
+    base_low: Annotated[str, Field(max_length=32)] = ""
+    """Lower end of the base score's interval. All have the certainty of the goal, or 0.95."""
+    base_high: Annotated[str, Field(max_length=32)] = ""
     tuned: Annotated[str, Field(max_length=32)]
     tuned_low: Annotated[str, Field(max_length=32)] = ""
-    """Lower bound of the 95 % bootstrap interval of the tuned score."""
+    """Lower end of the tuned score's interval."""
     tuned_high: Annotated[str, Field(max_length=32)] = ""
     delta_low: Annotated[str, Field(max_length=32)] = ""
-    """Lower bound of the 95 % paired bootstrap interval of tuned minus base."""
+    """Lower end of the interval of tuned minus base, compared row by row."""
     delta_high: Annotated[str, Field(max_length=32)] = ""
 
 

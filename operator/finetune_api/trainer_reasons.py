@@ -219,6 +219,11 @@ DATA = {
     "FormatNotApplicable": _Help(
         "The format does not fit the objective.", "Use `Auto`, or the one the message names."
     ),
+    "GoalUndecidable": _Help(
+        "So few prompts are held out that not even a perfect score would meet the goal with "
+        "`goal.certainty`.",
+        "Add rows or raise `split.testPercent`, as far as the message says; or lower the goal.",
+    ),
     "InvalidHeader": _Help(
         "The first line of a table cannot be read, or names a column twice.", "Correct it."
     ),

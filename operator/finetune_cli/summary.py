@@ -29,9 +29,10 @@ def print_summary(outcome: RunOutcome, console: Console) -> None:
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    intervals = (
-        ", 95 % intervals in brackets" if any(s.tuned_low for s in evaluation.scores) else ""
-    )
+    intervals = ""
+    if any(score.tuned_low for score in evaluation.scores):
+        certainty = float(goal.certainty) if goal else 0.95
+        intervals = f", {certainty * 100:g} % intervals in brackets"
     say(f"{evaluation.num_samples} held-out samples{intervals}")
     if evaluation.goal_met is not None:
         verdict = "goal met" if evaluation.goal_met else "GOAL MISSED, nothing was published"

@@ -229,6 +229,7 @@ CASES: tuple[Case, ...] = (
         "model.chatTemplate needs text or uri, and not both",
     ),
     good("a goal over the base alone", {GOAL: {"metric": "rougeL", "overBase": "0.2"}}),
+    good("a goal with a certainty", {GOAL: {"metric": "bleu", "atLeast": "0", "certainty": "0.9"}}),
     good("a goal of at most for loss", {GOAL: {"metric": "loss", "atMost": "1.5"}}),
     good("a learning rate in scientific notation", {f"{HYPER}.learningRate": "1e-4"}),
     good("a global batch size in numbers", {f"{HYPER}.globalBatchSize": 16}),
@@ -393,6 +394,16 @@ CASES: tuple[Case, ...] = (
     ),
     bad("at least for loss", {GOAL: {"metric": "loss", "atLeast": "0.5"}}, "use atMost"),
     bad("at most for accuracy", {GOAL: {"metric": "exactMatch", "atMost": "0.5"}}, "use atLeast"),
+    bad(
+        "a certainty in percent",
+        {GOAL: {"metric": "bleu", "atLeast": "0.1", "certainty": "95"}},
+        "goal.certainty must be from 0.5 to 0.999",
+    ),
+    bad(
+        "a goal that any coin meets",
+        {GOAL: {"metric": "bleu", "atLeast": "0.1", "certainty": "0.49"}},
+        "goal.certainty must be from 0.5 to 0.999",
+    ),
     bad(
         "a goal in percent",
         {GOAL: {"metric": "exactMatch", "atLeast": "90"}},

@@ -533,6 +533,36 @@ GOAL = {"goal": {"metric": "exactMatch", "atLeast": "0.9"}}
         ),
         (pairs(9), {"split": {"testPercent": 0}}, DataError, "NoTestRows", "testPercent"),
         (
+            pairs(100),
+            {"spec": GOAL},
+            DataError,
+            "GoalUndecidable",
+            "goal.atLeast 0.9 cannot be met on 20 independent held-out prompt(s): with every "
+            "answer right, and none of the base model's, its lower bound would be 0.832 "
+            "(goal.certainty 0.95). 36 are the least that could decide it: add examples",
+        ),
+        (
+            pairs(100),
+            {"spec": {"goal": {"metric": "rougeL", "overBase": "0.8"}}},
+            DataError,
+            "GoalUndecidable",
+            "its lower bound would be 0.663 (goal.certainty 0.95). 36 are the least",
+        ),
+        (
+            pairs(200),
+            {"spec": {**GOAL, "evaluation": {"maxSamples": 35, "minPrompts": 1}}},
+            DataError,
+            "GoalUndecidable",
+            "raise evaluation.maxSamples from 35",
+        ),
+        (
+            pairs(100),
+            {"spec": {"goal": {"metric": "exactMatch", "atLeast": "1"}}},
+            DataError,
+            "GoalUndecidable",
+            "goal.atLeast 1 cannot be shown by any number of held-out prompts",
+        ),
+        (
             as_jsonl([{"text": f"line {n}"} for n in range(30)]),
             {"spec": GOAL},
             DataError,
@@ -666,7 +696,8 @@ def test_case_and_space_twins_of_a_fixed_test_side_are_not_trained_on(
     assert "40 rows of sources bound to train or validation are close to" in context.messages
     assert "sources[0]/train.jsonl:61 and sources[1]/test.jsonl:1" in context.messages
     assert "the verdict rests on 80 independent held-out prompts" in context.messages
-    assert (prepared.report.split.test_groups, prepared.report.split.wanted_test_groups) == (80, 93)
+    split = prepared.report.split
+    assert (split.test_groups, split.wanted_test_groups) == (80, 104)
 
 
 def test_rows_close_to_a_fixed_test_side_are_kept_where_the_job_says_so_and_it_is_told(

@@ -38,6 +38,7 @@ from finetune_api.patterns import (
 from finetune_api.v1alpha1.batches import BATCH_RULES
 from finetune_api.v1alpha1.budget import BUDGET_RULES, Budget
 from finetune_api.v1alpha1.dataset import Dataset
+from finetune_api.v1alpha1.goal_rules import GOAL_RULES
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
 from finetune_api.v1alpha1.privacy import PRIVACY_RULES
@@ -56,8 +57,10 @@ LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 class Goal(APIModel):
     """The KPI this job must reach on the held-out side before its adapter is published.
 
-    What is asked must hold at the near end of the 95 % interval, not only on average: a score of
+    What is asked must hold at the near end of the interval, not only on average: a score of
     0.91 [0.84, 0.97] does not meet `atLeast: "0.90"`, more held-out rows or a better model do.
+    A goal that the held-out rows could not show even with every answer right is refused before
+    training.
     """
 
     metric: MetricName
@@ -68,7 +71,12 @@ class Goal(APIModel):
     at_most: DecimalString | None = None
     """Highest acceptable score of the tuned model, for `loss` and `perplexity`."""
     over_base: DecimalString | None = None
-    """Smallest acceptable improvement over the base model, in the unit of the metric."""
+    """Smallest acceptable improvement over the base model, in the unit of the metric. The two
+    models are compared row by row, and the bound is that of the difference."""
+    certainty: DecimalString = "0.95"
+    """How sure the verdict must be, from 0.5 to 0.999: that of the interval whose near end is
+    compared. A score that does not reach the goal is taken for one that does in at most half of
+    what is left, 2.5 % at 0.95."""
 
 
 class ChatTemplate(APIModel):
@@ -301,7 +309,7 @@ class Evaluation(APIModel):
     batch_size: Annotated[Integer, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Rows generated at once."""
     num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=10000)] = 1000
-    """Resamples behind the 95 % confidence intervals."""
+    """Resamples behind the intervals of scores that are measured, not counted."""
     gpus: Annotated[Integer, Field(ge=1, le=64)] | Literal["auto"] = "auto"
     """GPUs of the evaluation's one pod, at most `resources.gpusPerNode`. `auto`: as many as a
     training pod has. A model that fits one GPU is put on each, and they share the questions; a
@@ -582,6 +590,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     *BATCH_RULES,
     *TRAINING_RULES,
     *PREFERENCE_RULES,
+    *GOAL_RULES,
     *SOURCE_RULES,
     *PRIVACY_RULES,
     *BUDGET_RULES,

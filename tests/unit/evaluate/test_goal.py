@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.v1alpha1.finetunejob import Goal
-from finetune_trainer.evaluate.goal import check_evidence, check_goal
-from finetune_trainer.evaluate.intervals import Interval
+from finetune_trainer.evaluate.goal import Measurement, check_evidence, check_goal
+from finetune_trainer.statistics.bounded import confidence_of_share
+from finetune_trainer.statistics.confidence import Interval
 
 
 def interval(value: float, low: float, high: float) -> Interval:
     return Interval(value=value, low=low, high=high)
+
+
+def measured(tuned: Interval, gain: Interval, num_prompts: int = 100) -> Measurement:
+    base = interval(tuned.value - gain.value, 0.2, 0.4)
+    return Measurement(base=base, tuned=tuned, gain=gain, num_prompts=num_prompts)
 
 
 SURE = interval(0.95, 0.91, 0.98)
@@ -40,10 +46,78 @@ LESS_LOSS = interval(-0.6, -0.7, -0.5)
 def test_the_near_bound_decides(
     goal: dict[str, str], tuned: Interval, gain: Interval, met: bool
 ) -> None:
-    verdict, words = check_goal(Goal.model_validate(goal), tuned=tuned, gain=gain)
+    verdict, words = check_goal(Goal.model_validate(goal), measured(tuned, gain))
     assert verdict is met
     assert ("MISSED" in words) is not met
     assert "bound" in words
+
+
+@pytest.mark.parametrize(
+    ("goal", "tuned", "gain", "words"),
+    [
+        (
+            {"metric": "exactMatch", "atLeast": "0.90"},
+            UNSURE,
+            GAIN,
+            "exactMatch MISSED 0.910, lower bound 0.840 (goal: at least 0.90), at 95 % certainty; "
+            "if the score stays, about 4,800 independent held-out prompts more than these 100 "
+            "would decide it",
+        ),
+        (
+            {"metric": "exactMatch", "atLeast": "0.95", "certainty": "0.8"},
+            UNSURE,
+            GAIN,
+            "at 80 % certainty; the score itself misses, which no number of held-out prompts "
+            "changes",
+        ),
+        (
+            {"metric": "exactMatch", "overBase": "0.05"},
+            SURE,
+            interval(0.1, -0.025, 0.2),
+            "MISSED +0.100 over base 0.850 [0.200, 0.400], lower bound -0.025 (goal: at least "
+            "0.05), at 95 % certainty; if the score stays, about 525 independent",
+        ),
+        (
+            {"metric": "loss", "atMost": "1.05"},
+            LOSS,
+            LESS_LOSS,
+            "MISSED 1.000, upper bound 1.100 (goal: at most 1.05), at 95 % certainty; if the score "
+            "stays, about 300 independent",
+        ),
+        (
+            {"metric": "exactMatch", "atLeast": "0.9"},
+            interval(0.95, 0.89995, 1),
+            GAIN,
+            "0.950, lower bound 0.899",  # not the 0.900 that it misses
+        ),
+        ({"metric": "exactMatch", "atLeast": "0.5"}, SURE, GAIN, "exactMatch 0.950, lower bound"),
+    ],
+)
+def test_the_words_say_number_bound_and_what_would_be_enough(
+    goal: dict[str, str], tuned: Interval, gain: Interval, words: str
+) -> None:
+    _, said = check_goal(Goal.model_validate(goal), measured(tuned, gain))
+    assert words in said
+
+
+def test_more_certainty_asks_for_more() -> None:
+    share = confidence_of_share(95, 100)
+    verdicts = {}
+    for certainty in ("0.8", "0.95", "0.99"):
+        goal = Goal.model_validate(
+            {"metric": "exactMatch", "atLeast": "0.88", "certainty": certainty}
+        )
+        verdicts[certainty], _ = check_goal(goal, measured(share.interval(float(certainty)), GAIN))
+    assert verdicts == {"0.8": True, "0.95": True, "0.99": False}
+
+
+def test_a_bound_without_limit_meets_nothing() -> None:
+    unknown = interval(1.0, -float("inf"), float("inf"))
+    goal = Goal.model_validate({"metric": "loss", "atMost": "9"})
+    verdict, words = check_goal(goal, measured(unknown, unknown, 1))
+    assert verdict is False
+    assert "upper bound inf" in words
+    assert "no feasible number" in words
 
 
 @pytest.mark.parametrize("met", [True, False, None])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from finetune_trainer.data.rows import Side
-from finetune_trainer.evaluate.intervals import wilson
 from finetune_trainer.prepare.dividing import Division, divide_rows
 from finetune_trainer.prepare.spool import LOOSE, SIDES, RowKeys, RowMarks
 from finetune_trainer.prepare.strata import (
@@ -117,8 +117,9 @@ def test_the_deviation_is_the_largest_of_all_labels() -> None:
 
 
 def test_as_many_prompts_are_wanted_as_the_evaluations_interval_needs() -> None:
-    assert count_wanted() == 93
-    for number in (30, 92, 93, 500):
-        low, high = wilson(0.5, number)
-        assert widest_half(number) == pytest.approx((high - low) / 2)
-    assert widest_half(93) <= 0.10 < widest_half(92)
+    assert count_wanted() == 104
+    for number in (30, 92, 104, 500):
+        wanted = binomtest(number // 2, number).proportion_ci(method="exact")
+        assert widest_half(number) == pytest.approx((wanted.high - wanted.low) / 2, abs=1e-4)
+    assert widest_half(104) <= 0.10 < widest_half(103)
+    assert widest_half(0) == 0.5

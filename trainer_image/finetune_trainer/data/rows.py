@@ -263,6 +263,11 @@ def prompt_of(row: dict[str, Any]) -> Any:
     return [*row["prompt"], *without_weights(earlier)] if earlier else row["prompt"]
 
 
+def group_of(row: dict[str, Any]) -> str:
+    """Return what keeps rows together: those of one group are not independent."""
+    return str(row.get("metadata", {}).get("group") or json.dumps(prompt_of(row)))
+
+
 def other_answer(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a pair's worse answer: as if it alone had been given."""
     return {"prompt": row["prompt"], "completion": row["rejected"]}

@@ -2,44 +2,67 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
-from finetune_trainer.evaluate.intervals import Interval
+from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, Interval
+from finetune_trainer.statistics.needed import count_to_decide
 
 SLACK = 1e-9
 """Scores are floats: 0.9 reached as 0.8999999999 is reached."""
 
 
-def check_goal(goal: Goal | None, *, tuned: Interval, gain: Interval) -> tuple[bool | None, str]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What the goal's metric came out as.
+
+    Attributes:
+        base: The base model's score.
+        tuned: The tuned model's.
+        gain: Tuned minus base, paired.
+        num_prompts: Independent held-out prompts behind them.
+    """
+
+    base: Interval
+    tuned: Interval
+    gain: Interval
+    num_prompts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Check:
+    """One threshold: whether it holds, the comparison, and what would be enough if not."""
+
+    met: bool
+    words: str
+    remedy: str
+
+
+def certainty_of(goal: Goal | None) -> float:
+    """Return how sure intervals must be."""
+    return DEFAULT_CERTAINTY if goal is None else float(goal.certainty)
+
+
+def check_goal(goal: Goal | None, measured: Measurement) -> tuple[bool | None, str]:
     """Compare the near end of each interval with what the goal asks.
 
     Args:
         goal: The job's goal.
-        tuned: The tuned model's score of the goal's metric.
-        gain: Tuned minus base of the same metric, paired.
+        measured: What its metric came out as, with intervals of the goal's certainty.
 
     Returns:
-        Whether all thresholds hold (None without a goal), and the comparison in words.
+        Whether all thresholds hold (None without a goal), and the comparison in words: the
+        number, its bound, and how many more prompts would decide where it is missed.
     """
     if goal is None:
         return None, "the job has no goal"
-    checks: list[tuple[bool, str]] = []
-    if goal.at_least is not None:
-        met = tuned.low >= float(goal.at_least) - SLACK
-        words = f"{_words(tuned, 'lower', tuned.low)} (goal: at least {goal.at_least})"
-        checks.append((met, words))
-    if goal.at_most is not None:
-        met = tuned.high <= float(goal.at_most) + SLACK
-        words = f"{_words(tuned, 'upper', tuned.high)} (goal: at most {goal.at_most})"
-        checks.append((met, words))
-    if goal.over_base is not None:
-        better = gain
-        if goal.metric in LOWER_IS_BETTER:
-            better = Interval(value=-gain.value, low=-gain.high, high=-gain.low)
-        met = better.low >= float(goal.over_base) - SLACK
-        words = f"{better.value:+.3f} over base, lower bound {better.low:+.3f}"
-        checks.append((met, f"{words} (goal: at least {goal.over_base})"))
-    words = ", ".join(("" if passed else "MISSED ") + text for passed, text in checks)
-    return all(passed for passed, _ in checks), f"{goal.metric} {words}"
+    checks = list(_check_all(goal, measured))
+    words = ", ".join(("" if check.met else "MISSED ") + check.words for check in checks)
+    words = f"{goal.metric} {words}, at {certainty_of(goal) * 100:g} % certainty"
+    remedies = [check.remedy for check in checks if not check.met]
+    return all(check.met for check in checks), "; ".join([words, *remedies])
 
 
 def check_evidence(
@@ -64,5 +87,53 @@ def check_evidence(
     )
 
 
-def _words(interval: Interval, name: str, bound: float) -> str:
-    return f"{interval.value:.3f}, {name} bound {bound:.3f}"
+def _check_all(goal: Goal, measured: Measurement) -> Iterator[_Check]:
+    tuned, number = measured.tuned, measured.num_prompts
+    is_loss = goal.metric in LOWER_IS_BETTER
+    if goal.at_least is not None:
+        words = f"{tuned.value:.3f}, lower bound {_floor(tuned.low)}"
+        words = f"{words} (goal: at least {goal.at_least})"
+        yield _check(tuned, float(goal.at_least), words, number)
+    if goal.at_most is not None:
+        words = f"{tuned.value:.3f}, upper bound {_ceil(tuned.high)} (goal: at most {goal.at_most})"
+        yield _check(tuned.negated(), -float(goal.at_most), words, number)
+    if goal.over_base is not None:
+        better = measured.gain.negated() if is_loss else measured.gain
+        base = measured.base
+        words = (
+            f"{better.value:+.3f} over base {base.value:.3f} [{base.low:.3f}, {base.high:.3f}], "
+            f"lower bound {_floor(better.low, sign='+')} (goal: at least {goal.over_base})"
+        )
+        yield _check(better, float(goal.over_base), words, number)
+
+
+def _check(score: Interval, wanted: float, words: str, num_prompts: int) -> _Check:
+    """Tell whether the lower bound reaches what is wanted, and if not what would be enough."""
+    if score.low >= wanted - SLACK:
+        return _Check(met=True, words=words, remedy="")
+    if score.value <= wanted:
+        remedy = "the score itself misses, which no number of held-out prompts changes"
+        return _Check(met=False, words=words, remedy=remedy)
+    total = count_to_decide(
+        value=score.value,
+        bound=score.low,
+        threshold=wanted,
+        number=num_prompts,
+        at_limit=score.value == 1,
+    )
+    remedy = "no feasible number of held-out prompts would decide it"
+    if total is not None:
+        remedy = (
+            f"if the score stays, about {total - num_prompts:,} independent held-out prompts more "
+            f"than these {num_prompts:,} would decide it"
+        )
+    return _Check(met=False, words=words, remedy=remedy)
+
+
+def _floor(bound: float, *, sign: str = "") -> str:
+    # Rounded to the unfavourable side: 0.89995 is not shown as the 0.900 that it misses.
+    return f"{math.floor(bound * 1000) / 1000 if math.isfinite(bound) else bound:{sign}.3f}"
+
+
+def _ceil(bound: float) -> str:
+    return f"{math.ceil(bound * 1000) / 1000 if math.isfinite(bound) else bound:.3f}"

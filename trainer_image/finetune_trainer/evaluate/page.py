@@ -15,6 +15,7 @@ from typing import Any
 from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
 from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
 from finetune_trainer.evaluate.curve import Picture
+from finetune_trainer.evaluate.goal import certainty_of
 from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.pages.rendering import render
 
@@ -74,6 +75,7 @@ def render_page(
             for score in result.scores
         ],
         goal_words=_goal_words(goal),
+        certainty=f"{certainty_of(goal) * 100:g}",
     )
 
 

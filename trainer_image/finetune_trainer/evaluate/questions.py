@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.data.rows import prompt_of
+from finetune_trainer.data.rows import group_of, prompt_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +82,7 @@ def _make_question(
     rows: list[dict[str, Any]], read_answer: Callable[[dict[str, Any]], str]
 ) -> Question:
     first = rows[0]
-    group = str(first.get("metadata", {}).get("group") or json.dumps(prompt_of(first)))
+    group = group_of(first)
     if "text" in first:
         return Question(prompt=None, references=(), rows=tuple(rows), group=group)
     references = dict.fromkeys(map(read_answer, rows))

@@ -13,12 +13,11 @@ from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.asking import Keeping, ask_both
-from finetune_trainer.evaluate.goal import check_evidence, check_goal
-from finetune_trainer.evaluate.intervals import Interval, bootstrap, widen_shares
+from finetune_trainer.evaluate.comparing import compare
+from finetune_trainer.evaluate.goal import Measurement, certainty_of, check_evidence, check_goal
 from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.metrics.catalog import (
     LIKELIHOOD_METRICS,
-    SHARE_METRICS,
     choose_metrics,
     measure,
 )
@@ -83,8 +82,8 @@ def evaluate(context: StageContext) -> EvaluateResult:
                 facts={"model": revision, "adapter": adapter.digest, "dataset": prepared.digest},
             ),
         )
-    scores, intervals = score_all(job, comparison)
-    result = _make_result(context, key, comparison, scores, intervals)
+    scores, measured = score_all(job, comparison)
+    result = _make_result(context, key, comparison, scores, measured)
     _write_results(folder, context, prepared, adapter, record, comparison, result)
     evaluation = publish_folder(
         context.output,
@@ -127,11 +126,11 @@ def _gather(job: ResolvedJob, prepared: Prepared, encoder: Encoder) -> list[Ques
 
 def score_all(
     job: ResolvedJob, comparison: Comparison
-) -> tuple[list[Score], dict[str, tuple[Interval, Interval]]]:
+) -> tuple[list[Score], dict[str, Measurement]]:
     """Compute every fitting metric with intervals; the goal's metric first.
 
     Returns:
-        The scores as text, and by metric the tuned model's interval and that of the gain.
+        The scores as text, and as numbers by metric.
 
     Raises:
         DataError: The goal's metric compares answers, and no held-out row has one.
@@ -142,7 +141,7 @@ def score_all(
     if goal_metric in names:
         names.sort(key=lambda name: name != goal_metric)
     scores = []
-    intervals = {}
+    measured = {}
     for name in names:
         if not answered and name not in LIKELIHOOD_METRICS:
             raise DataError(
@@ -150,43 +149,47 @@ def score_all(
                 f"goal.metric {name} compares answers, and no held-out row has one; use loss or "
                 "perplexity",
             )
-        base, tuned, gain = _measure(job, comparison, name)
-        intervals[name] = (tuned, gain)
-        scores.append(
-            Score(
-                name=name,
-                base=_text(base.value),
-                tuned=_text(tuned.value),
-                tuned_low=_text(tuned.low),
-                tuned_high=_text(tuned.high),
-                delta_low=_text(gain.low),
-                delta_high=_text(gain.high),
-            )
-        )
-    return scores, intervals
+        measured[name] = _measure(job, comparison, name)
+        scores.append(_score_from(name, measured[name]))
+    return scores, measured
 
 
-def _measure(
-    job: ResolvedJob, comparison: Comparison, name: str
-) -> tuple[Interval, Interval, Interval]:
+def _measure(job: ResolvedJob, comparison: Comparison, name: str) -> Measurement:
     # Plain text has no answer to compare: it counts for the loss alone.
     rows = comparison.questions if name in LIKELIHOOD_METRICS else comparison.asked
     groups = group_questions(rows)
     references = [question.references for question in comparison.asked]
-    (base, tuned), gain = bootstrap(
-        [measure(name, said, references).over for said in (comparison.base, comparison.tuned)],
+    base, tuned = (measure(name, said, references) for said in (comparison.base, comparison.tuned))
+    compared = compare(
+        base,
+        tuned,
         groups,
+        is_bounded=name not in LIKELIHOOD_METRICS,
         num_samples=job.spec.evaluation.num_bootstrap_samples,
         seed=job.spec.dataset.split.seed,
     )
-    assert gain is not None
-    # Equal scores on all rows leave a bootstrap nothing to vary.
-    is_degenerate = name not in LIKELIHOOD_METRICS and (
-        tuned.low == tuned.high or gain.low == gain.high
+    certainty = certainty_of(job.spec.goal)
+    return Measurement(
+        base=compared.base.interval(certainty),
+        tuned=compared.tuned.interval(certainty),
+        gain=compared.gain.interval(certainty),
+        num_prompts=len(groups),
     )
-    if name in SHARE_METRICS or is_degenerate:
-        return widen_shares(base, tuned, gain, num_groups=len(groups))
-    return base, tuned, gain
+
+
+def _score_from(name: str, measured: Measurement) -> Score:
+    base, tuned, gain = measured.base, measured.tuned, measured.gain
+    return Score(
+        name=name,
+        base=_text(base.value),
+        base_low=_text(base.low),
+        base_high=_text(base.high),
+        tuned=_text(tuned.value),
+        tuned_low=_text(tuned.low),
+        tuned_high=_text(tuned.high),
+        delta_low=_text(gain.low),
+        delta_high=_text(gain.high),
+    )
 
 
 def _make_result(
@@ -194,11 +197,10 @@ def _make_result(
     key: str,
     comparison: Comparison,
     scores: list[Score],
-    intervals: dict[str, tuple[Interval, Interval]],
+    measured: dict[str, Measurement],
 ) -> EvaluateResult:
     spec = context.job.spec
-    tuned, gain = intervals[spec.goal.metric if spec.goal else scores[0].name]
-    met, words = check_goal(spec.goal, tuned=tuned, gain=gain)
+    met, words = check_goal(spec.goal, measured[spec.goal.metric if spec.goal else scores[0].name])
     met, words = check_evidence(
         met,
         words,

@@ -24,6 +24,7 @@ from finetune_trainer.prepare.conversations import fetch_template
 from finetune_trainer.prepare.fetching import fetch_benchmarks, fetch_sources
 from finetune_trainer.prepare.refusals import (
     require_answers,
+    require_decidable_goal,
     require_preferences,
     require_prompts,
     require_sides,
@@ -127,6 +128,7 @@ def require_evidence(context: StageContext, folder: Path) -> None:
     require_answers(context.job.spec.goal, folder)
     require_preferences(context.job.spec.method.objective, folder)
     require_prompts(context.job.spec.evaluation, folder)
+    require_decidable_goal(context.job.spec, folder)
 
 
 def _publish(context: StageContext, digest: str) -> tuple[Manifest, bool]:

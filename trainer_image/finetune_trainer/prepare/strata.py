@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
 from typing import TYPE_CHECKING
+
+from finetune_trainer.statistics.bounded import confidence_of_share
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
 MAX_LABELS = 200
 MIN_ROWS_PER_LABEL = 5
 WANTED_HALF_WIDTH = 0.10
+MOST_WANTED = 100_000
 _LABELLED_SHARE = 0.95
-_Z_95 = 1.959963984540054
 
 
 def find_strata(keys: RowKeys, marks: RowMarks) -> NDArray[np.int64] | None:
@@ -54,11 +56,14 @@ def widest_half(num_groups: int) -> float:
     Args:
         num_groups: Independent held-out prompts.
 
-    Source: Wilson 1927, at a share of one half; the evaluation uses the same interval.
+    Source: Clopper and Pearson 1934, at a share of one half; the evaluation has the same bounds.
     """
-    return _Z_95 / (2 * math.sqrt(max(0, num_groups) + _Z_95 * _Z_95))
+    if num_groups <= 0:
+        return 0.5
+    interval = confidence_of_share(num_groups / 2, num_groups).interval()
+    return (interval.high - interval.low) / 2
 
 
 def count_wanted(half_width: float = WANTED_HALF_WIDTH) -> int:
     """Return how many independent held-out prompts make no interval wider than this."""
-    return math.ceil((_Z_95 / (2 * half_width)) ** 2 - _Z_95 * _Z_95)
+    return bisect_left(range(MOST_WANTED), -half_width, key=lambda number: -widest_half(number))

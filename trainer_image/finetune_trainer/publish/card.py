@@ -54,7 +54,8 @@ def model_card(
         "## Recipe\n\n| | |\n|---|---|\n" + "\n".join(rows),
     ]
     if evaluation is not None:
-        parts.append(_scores_section(evaluation))
+        goal = job.spec.goal
+        parts.append(_scores_section(evaluation, certainty=goal.certainty if goal else "0.95"))
     loader = "AutoModelForCausalLM" if is_whole else "AutoPeftModelForCausalLM"
     parts.append(
         "## Use\n\nThe folder's tokenizer has the chat template of training, and its "
@@ -112,9 +113,9 @@ def _steps(record: dict[str, Any]) -> str | int:
     return words + (f"; {planned:,} were planned" if last < planned else "")
 
 
-def _scores_section(evaluation: EvaluateResult) -> str:
+def _scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
     lines = [
-        f"| {score.name} | {score.base} "
+        f"| {score.name} | {score.base} [{score.base_low}, {score.base_high}] "
         f"| {score.tuned} [{score.tuned_low}, {score.tuned_high}] "
         f"| {float(score.tuned) - float(score.base):+.4f} "
         f"[{score.delta_low}, {score.delta_high}] |"
@@ -123,7 +124,8 @@ def _scores_section(evaluation: EvaluateResult) -> str:
     text = (
         "## Held-out scores\n\n| metric | base | tuned | tuned - base |\n|---|---|---|---|\n"
         + "\n".join(lines)
-        + f"\n\n{evaluation.num_samples} held-out samples; 95 % bootstrap intervals in brackets."
+        + f"\n\n{evaluation.num_samples} held-out samples; {float(certainty) * 100:g} % intervals "
+        "in brackets, that of the difference from pairs."
     )
     if evaluation.goal_met is not None:
         verdict = "met" if evaluation.goal_met else "missed"

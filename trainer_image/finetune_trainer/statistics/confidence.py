@@ -46,6 +46,14 @@ class Confidence:
         low, high = float(_at(self.lower, tail)), float(_at(self.upper, 1 - tail))
         return Interval(value=self.value, low=min(low, self.value), high=max(high, self.value))
 
+    def limited(self, lowest: float, highest: float) -> Confidence:
+        """Return the same with no bound beyond the ends of the scale."""
+        return Confidence(
+            value=self.value,
+            lower=np.clip(self.lower, lowest, highest),
+            upper=np.clip(self.upper, lowest, highest),
+        )
+
     def doubt_above(self, threshold: float) -> float:
         """Return the p-value, two-sided, of the claim that the truth is at least this.
 

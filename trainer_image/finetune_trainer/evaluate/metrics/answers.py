@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.evaluate.intervals import Resampled
+from finetune_trainer.statistics.resampling import Resampled
 
 Floats = NDArray[np.float64]
 
@@ -42,13 +42,15 @@ class Measured:
         rows: The score of each row by itself.
         over: Returns the score over the rows of the given indices, which may repeat. What does not
             depend on them is computed already.
+        is_mean: The score over several rows is the mean of theirs.
     """
 
     rows: Floats
     over: Resampled
+    is_mean: bool = False
 
 
 def mean_of(scores: Sequence[float] | Floats) -> Measured:
     """Return the metric that is the mean of its rows' scores."""
     rows = np.asarray(scores, dtype=np.float64)
-    return Measured(rows=rows, over=lambda indices: float(rows[indices].mean()))
+    return Measured(rows=rows, over=lambda indices: float(rows[indices].mean()), is_mean=True)

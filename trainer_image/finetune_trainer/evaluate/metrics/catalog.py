@@ -9,8 +9,6 @@ from finetune_trainer.evaluate.metrics.answers import Answers, Measured, Referen
 
 LIKELIHOOD_METRICS = ("loss", "perplexity")
 """They score the references: plain text, which has no answer, counts for them too."""
-SHARE_METRICS = ("exactMatch", "macroF1", "preferenceAccuracy")
-"""Shares of hits: the number of rows bounds how sure they can be."""
 
 _OF_TEXTS: Mapping[str, Callable[[Sequence[str], References], Measured]] = {
     "exactMatch": labels.exact_match,
