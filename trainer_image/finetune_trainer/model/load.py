@@ -18,7 +18,7 @@ from finetune_trainer.planning.architecture import Architecture, read_architectu
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _REFUSED_ATTENTION = re.compile(
     r"attention implementation|scaled_dot_product_attention|flash.?attention|flex.?attention",
@@ -122,16 +122,7 @@ def load_model(
 
     extra: dict[str, Any] = {}
     if quantize:
-        require_bitsandbytes()
-        from transformers import BitsAndBytesConfig
-
-        extra["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-            **({"bnb_4bit_quant_storage": dtype} if shardable else {}),
-        )
+        extra["quantization_config"] = _quantization(dtype, shardable=shardable)
     if device_map is not None:
         extra["device_map"] = device_map
     if max_memory is not None:
@@ -157,6 +148,19 @@ def load_model(
             f"the base model in {folder} does not load: {_first_line(error)}; it must be a causal "
             "language model with safetensors weights",
         ) from error
+
+
+def _quantization(dtype: torch.dtype, *, shardable: bool) -> BitsAndBytesConfig:
+    require_bitsandbytes()
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        **({"bnb_4bit_quant_storage": dtype} if shardable else {}),
+    )
 
 
 def require_bitsandbytes(image: str | None = None) -> None:

@@ -14,32 +14,31 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import MetricValue, ResolvedJob, StepSelection, TrainResult
+from finetune_api.trainer import ResolvedJob, TrainResult
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_tokens, require_approved
 from finetune_trainer.errors import InternalError, StorageError, TrainerError, UserError
 from finetune_trainer.model.chat_format import ChatFormat, read_format
 from finetune_trainer.model.hardware import Hardware, detect_hardware, require_gpus
 from finetune_trainer.model.load import (
-    QUANTIZATION_OF,
     expected_attention,
     read_model_architecture,
     require_bitsandbytes,
 )
-from finetune_trainer.publish.adapter import finish_adapter, weights_file
-from finetune_trainer.publish.card import licence_of
+from finetune_trainer.publish.adapter import finish_adapter
 from finetune_trainer.publish.merge import check_mergeable
 from finetune_trainer.publish.merged import publish_merged
 from finetune_trainer.stopping import on_stop
-from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
+from finetune_trainer.storage import fetch_folder, publish_folder
 from finetune_trainer.train.attempts import noting_end, read_ends
 from finetune_trainer.train.checkpoint import LocalCheckpoint, drop_all, fetch_newest
 from finetune_trainer.train.evaluation import plan_evaluation
 from finetune_trainer.train.launch import Topology, read_topology, run_ranks
 from finetune_trainer.train.lesson import Lesson, learn, tell_lesson
-from finetune_trainer.train.origin import fetch_origin, read_pin
+from finetune_trainer.train.origin import fetch_origin
 from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.recipe import check_settings, decide_recipe
+from finetune_trainer.train.record import make_record, read_result
 from finetune_trainer.train.shape import shape_of_training_side
 from finetune_trainer.train.watchdog import Limits
 
@@ -83,7 +82,7 @@ def train(context: StageContext) -> TrainResult:
         outcome = run_ranks(topology, plan_path, control_dir, use_gpu=use_gpu, limits=limits)
     if topology.node_rank != 0:
         return _wait_for_publication(context, key)
-    record = _run_record(context, prepared, revision, outcome)
+    record = make_record(context, prepared, revision, outcome)
     with on_stop(
         "stopped on request before the adapter was published; the checkpoint of the last step is "
         "durable, and the next attempt only publishes"
@@ -201,7 +200,7 @@ def reuse_adapter(context: StageContext, key: str) -> TrainResult:
     if _topology(context).node_rank == 0:
         drop_all(context.output, checkpoints_prefix(context))
         publish_merged(context, manifest, folder, record)
-    return _result(context, key, manifest, record, reused=True)
+    return read_result(context, key, manifest, record, reused=True)
 
 
 def checkpoint_inputs(context: StageContext, prepared: Prepared, revision: str) -> dict[str, str]:
@@ -298,88 +297,7 @@ def _publish(
     drop_all(context.output, checkpoints_prefix(context))
     shutil.rmtree(context.work_dir / "checkpoints", ignore_errors=True)
     publish_merged(context, manifest, final_dir, record)
-    return _result(context, key, manifest, record)
-
-
-def _result(
-    context: StageContext,
-    key: str,
-    manifest: Manifest,
-    record: dict[str, Any],
-    *,
-    reused: bool = False,
-) -> TrainResult:
-    weights = weights_file(manifest)
-    metrics = [
-        MetricValue(name=name, value=f"{value:.6g}") for name, value in record["metrics"].items()
-    ]
-    recipe = record["recipe"]
-    metrics += [
-        MetricValue(name=name, value=f"{recipe[name]:g}")
-        for name in ("global_batch_size", "micro_batch_size", "world_size")
-    ]
-    return TrainResult(
-        uri=context.uri_of(key),
-        sha256=weights.sha256,
-        num_bytes=weights.num_bytes,
-        manifest_sha256=manifest.digest,
-        step=record["step"],
-        selection=_selection(record),
-        metrics=metrics,
-        resumed_from_step=record["resumedFromStep"],
-        num_trainable_parameters=record["numTrainableParameters"],
-        out_of_memory_at=recipe.get("out_of_memory_at", 0),
-        origin_digest=(record.get("initFrom") or {}).get("digest", ""),
-        reused=reused,
-    )
-
-
-def _selection(record: dict[str, Any]) -> StepSelection | None:
-    chosen = record.get("selection")
-    if chosen is None:
-        return None
-    losses = {
-        name: "" if chosen[name] is None else f"{chosen[name]:.6g}"
-        for name in ("validation_loss", "last_validation_loss")
-    }
-    return StepSelection(**{**chosen, **losses})
-
-
-def _run_record(
-    context: StageContext,
-    prepared: Prepared,
-    revision: str,
-    outcome: dict[str, Any],
-) -> dict[str, Any]:
-    if not outcome:
-        raise InternalError(
-            "NoOutcome", "the ranks ended without an error and without a result; see ranks.log"
-        )
-    return {
-        "model": context.model_name,
-        "modelUri": context.job.spec.model.uri,
-        "trustRemoteCode": context.job.spec.model.trust_remote_code,
-        "revision": revision,
-        "license": licence_of(context.model_folder()[0]),
-        "dataset": prepared.digest,
-        "step": outcome["step"],
-        "selection": outcome["selection"],
-        "curve": outcome["curve"],
-        "metrics": outcome["metrics"],
-        "recipe": outcome["recipe"],
-        "quantization": QUANTIZATION_OF.get(context.job.spec.method.adapter.type),
-        "numTrainableParameters": outcome["trainable_parameters"],
-        "resumedFromStep": outcome["resumed_from"],
-        "targetModules": ",".join(sorted(context.job.spec.method.adapter.target_modules)),
-        "initFrom": _origin_record(context),
-        "attention": outcome["attention"],
-        "kernels": outcome["kernels"],
-    }
-
-
-def _origin_record(context: StageContext) -> dict[str, str] | None:
-    origin = context.job.spec.init_from
-    return {"uri": origin.uri, "digest": read_pin(context)} if origin else None
+    return read_result(context, key, manifest, record)
 
 
 def _wait_for_publication(context: StageContext, key: str) -> TrainResult:
@@ -389,7 +307,9 @@ def _wait_for_publication(context: StageContext, key: str) -> TrainResult:
         if context.output.exists(f"{key}/manifest.json"):
             folder = context.scratch("adapter")
             manifest = fetch_folder(context.output, key, folder)
-            return _result(context, key, manifest, json.loads((folder / "run.json").read_text()))
+            return read_result(
+                context, key, manifest, json.loads((folder / "run.json").read_text())
+            )
         time.sleep(1)
     raise InternalError(
         "NoPublication",

@@ -1,0 +1,116 @@
+"""The record of a run: what ``run.json`` beside the adapter says, and what the stage reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.trainer import MetricValue, StepSelection, TrainResult
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.prepared import Prepared
+from finetune_trainer.errors import InternalError
+from finetune_trainer.model.load import QUANTIZATION_OF
+from finetune_trainer.publish.adapter import weights_file
+from finetune_trainer.publish.card import licence_of
+from finetune_trainer.storage import Manifest
+from finetune_trainer.train.origin import read_pin
+
+
+def make_record(
+    context: StageContext,
+    prepared: Prepared,
+    revision: str,
+    outcome: dict[str, Any],
+) -> dict[str, Any]:
+    """Return what ``run.json`` says: equal for equal runs.
+
+    Args:
+        context: The stage's surroundings.
+        prepared: The data set.
+        revision: The base model's.
+        outcome: What rank 0 left.
+
+    Raises:
+        InternalError: It left nothing.
+    """
+    if not outcome:
+        raise InternalError(
+            "NoOutcome", "the ranks ended without an error and without a result; see ranks.log"
+        )
+    return {
+        "model": context.model_name,
+        "modelUri": context.job.spec.model.uri,
+        "trustRemoteCode": context.job.spec.model.trust_remote_code,
+        "revision": revision,
+        "license": licence_of(context.model_folder()[0]),
+        "dataset": prepared.digest,
+        "step": outcome["step"],
+        "selection": outcome["selection"],
+        "curve": outcome["curve"],
+        "metrics": outcome["metrics"],
+        "recipe": outcome["recipe"],
+        "quantization": QUANTIZATION_OF.get(context.job.spec.method.adapter.type),
+        "numTrainableParameters": outcome["trainable_parameters"],
+        "resumedFromStep": outcome["resumed_from"],
+        "targetModules": ",".join(sorted(context.job.spec.method.adapter.target_modules)),
+        "initFrom": _origin_record(context),
+        "attention": outcome["attention"],
+        "kernels": outcome["kernels"],
+    }
+
+
+def read_result(
+    context: StageContext,
+    key: str,
+    manifest: Manifest,
+    record: dict[str, Any],
+    *,
+    reused: bool = False,
+) -> TrainResult:
+    """Return the stage's result for an adapter that is stored.
+
+    Args:
+        context: The stage's surroundings.
+        key: The adapter's folder in the output.
+        manifest: Its manifest.
+        record: Its ``run.json``.
+        reused: Another attempt has trained it.
+    """
+    weights = weights_file(manifest)
+    metrics = [
+        MetricValue(name=name, value=f"{value:.6g}") for name, value in record["metrics"].items()
+    ]
+    recipe = record["recipe"]
+    metrics += [
+        MetricValue(name=name, value=f"{recipe[name]:g}")
+        for name in ("global_batch_size", "micro_batch_size", "world_size")
+    ]
+    return TrainResult(
+        uri=context.uri_of(key),
+        sha256=weights.sha256,
+        num_bytes=weights.num_bytes,
+        manifest_sha256=manifest.digest,
+        step=record["step"],
+        selection=_selection(record),
+        metrics=metrics,
+        resumed_from_step=record["resumedFromStep"],
+        num_trainable_parameters=record["numTrainableParameters"],
+        out_of_memory_at=recipe.get("out_of_memory_at", 0),
+        origin_digest=(record.get("initFrom") or {}).get("digest", ""),
+        reused=reused,
+    )
+
+
+def _selection(record: dict[str, Any]) -> StepSelection | None:
+    chosen = record.get("selection")
+    if chosen is None:
+        return None
+    losses = {
+        name: "" if chosen[name] is None else f"{chosen[name]:.6g}"
+        for name in ("validation_loss", "last_validation_loss")
+    }
+    return StepSelection(**{**chosen, **losses})
+
+
+def _origin_record(context: StageContext) -> dict[str, str] | None:
+    origin = context.job.spec.init_from
+    return {"uri": origin.uri, "digest": read_pin(context)} if origin else None
