@@ -122,10 +122,7 @@ def divide_rows(
         side_of[is_bound[side]] = SIDES.index(side)
     free = np.flatnonzero(num_bound == 0)
     if len(free):
-        hashes = _hash_all(seed, _hex_digests(groups[free]))
-        free = free[np.argsort(hashes, kind="stable")]
-        if times is not None:
-            free = free[np.argsort(-_latest(group_of, times, len(groups))[free], kind="stable")]
+        free = _order_groups(groups, free, group_of, times, seed=seed)
         sizes = np.bincount(group_of, minlength=len(groups))[free]
         stratum_of = None
         if strata is not None:
@@ -145,6 +142,24 @@ def divide_rows(
         num_groups_on_two_sides=int((num_bound > 1).sum()),
         num_test_groups=len(np.unique(group_of[side_codes == SIDES.index(Side.TEST)])),
     )
+
+
+def _order_groups(
+    groups: NDArray[np.bytes_],
+    free: NDArray[np.int64],
+    group_of: NDArray[np.int64],
+    times: NDArray[np.int64] | None,
+    *,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Return the free groups in the order of their hashes, or the latest ones first."""
+    import numpy as np
+
+    hashes = _hash_all(seed, _hex_digests(groups[free]))
+    free = free[np.argsort(hashes, kind="stable")]
+    if times is None:
+        return free
+    return free[np.argsort(-_latest(group_of, times, len(groups))[free], kind="stable")]
 
 
 def _latest(
@@ -206,17 +221,7 @@ def _divide_groups(
         for side, percent in ((Side.TEST, test_percent), (Side.VALIDATION, validation_percent))
         if percent > 0
     ]
-    num_sides = len(wanted) + 1
-    num_rows = sum(sizes)
-    if len(sizes) < num_sides:
-        asked = ", ".join(f"{side} {percent} %" for side, percent in wanted)
-        raise DataError(
-            "TooFewRows",
-            f"the split asks for {num_sides} sides (train, {asked}), but the {num_rows} rows form "
-            f"only {len(sizes)} group(s) of rows that belong together (same group column, or same "
-            f"prompt); at least {num_sides} are needed: add rows with other prompts, or set "
-            "dataset.split.validationPercent to 0",
-        )
+    _check_enough(sizes, wanted)
     strata: dict[int, list[int]] = {}
     for group, stratum in enumerate(stratum_of or [0] * len(sizes)):
         strata.setdefault(stratum, []).append(group)
@@ -241,6 +246,20 @@ def _divide_groups(
             for stratum, groups in strata.items()
         }
     return side_of
+
+
+def _check_enough(sizes: Sequence[int], wanted: Sequence[tuple[Side, int]]) -> None:
+    num_sides = len(wanted) + 1
+    if len(sizes) >= num_sides:
+        return
+    asked = ", ".join(f"{side} {percent} %" for side, percent in wanted)
+    raise DataError(
+        "TooFewRows",
+        f"the split asks for {num_sides} sides (train, {asked}), but the {sum(sizes)} rows form "
+        f"only {len(sizes)} group(s) of rows that belong together (same group column, or same "
+        f"prompt); at least {num_sides} are needed: add rows with other prompts, or set "
+        "dataset.split.validationPercent to 0",
+    )
 
 
 def _take(

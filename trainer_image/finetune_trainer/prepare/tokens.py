@@ -13,20 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetune_api.trainer import NUM_INVALID_ROWS_TOLD, ResolvedJob
-from finetune_trainer.data.report import place_row
+from finetune_api.trainer import ResolvedJob
 from finetune_trainer.data.rows import RowFile, Side, other_answer
 from finetune_trainer.data.token_files import TRAINED_SIDES, PackedTokens
-from finetune_trainer.errors import DataError, RowsRefused
+from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import ChatFormat
 from finetune_trainer.model.encoding import Encoded, Encoder, make_encoder
 from finetune_trainer.pages.histogram import Bin, count_bins
+from finetune_trainer.prepare.long_rows import NUM_PLACES_SHOWN, LongRow, LongRows
 from finetune_trainer.prepare.workers import Workers
 
 PIECE_ROWS = 250
 PIECE_BYTES = 4_000_000
 PROGRESS_ROWS = 1000
-NUM_PLACES_SHOWN = 5
 NUM_ROWS_ALONE = 15_000
 """So many rows are encoded here, before other processes have loaded what they need."""
 
@@ -72,25 +71,6 @@ class TokenStatistics:
     num_examples: int
     num_thoughtless: int = 0
     bins: tuple[Bin, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LongRow:
-    """A row of whose answer something does not fit the limit.
-
-    Attributes:
-        file: File the row came from.
-        line: Its line there.
-        side: Where it lies.
-        position: Which row of its side, from 0.
-        num_tokens: Its length.
-    """
-
-    file: str
-    line: int
-    side: Side
-    position: int
-    num_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,7 +197,7 @@ def measure_tokens(
     counted = {side: _Counted() for side in sides}
     left_out = {side: _Counted() for side in sides}
     refused: list[tuple[str, DataError]] = []
-    long = _LongRows()
+    long = LongRows()
     num_refused = done = 0
     drops = on_too_long == "Drop"
     for piece in (workers or Workers(1)).map_in_order(
@@ -244,14 +224,25 @@ def measure_tokens(
             on_progress(done, total)
     _refuse_rows(refused, num_refused, total)
     statistics = {side: one.summarise() for side, one in counted.items() if one.lengths}
+    _check_sides(sides, statistics, left_out, max_sequence_length)
+    if on_too_long == "Refuse":
+        most = max((side.p95 for side in statistics.values()), default=0)
+        long.refuse(total, max_sequence_length, most_need=most)
+    return statistics
+
+
+def _check_sides(
+    sides: Mapping[Side, Rows],
+    statistics: Mapping[Side, TokenStatistics],
+    left_out: Mapping[Side, _Counted],
+    max_sequence_length: int,
+) -> None:
+    """Refuse sides of which nothing is left to learn, or to watch the loss on."""
     for side, words in ((Side.TRAIN, "training"), (Side.VALIDATION, "validation")):
         if side in left_out and left_out[side].lengths and side not in statistics:
             _refuse_all_too_long(left_out[side].summarise(), words, max_sequence_length)
         elif side in statistics and statistics[side].num_without_answer == len(sides[side]):
             _refuse_all_too_long(statistics[side], words, max_sequence_length)
-    if on_too_long == "Refuse":
-        long.refuse(statistics, total, max_sequence_length)
-    return statistics
 
 
 def prepare_work(
@@ -329,40 +320,6 @@ def _count(
 
 def _length_of(example: Encoded) -> int:
     return len(example.input_ids) + example.num_cut
-
-
-@dataclass(kw_only=True, slots=True)
-class _LongRows:
-    """Rows of whose answer something is cut: all counted, the first ones named."""
-
-    first: list[LongRow] = field(default_factory=list)
-    number: int = 0
-    longest: int = 0
-
-    def add(self, row: LongRow) -> None:
-        self.number += 1
-        self.longest = max(self.longest, row.num_tokens)
-        if len(self.first) < NUM_INVALID_ROWS_TOLD:
-            self.first.append(row)
-
-    def refuse(
-        self, statistics: Mapping[Side, TokenStatistics], total: int, max_sequence_length: int
-    ) -> None:
-        if not self.number:
-            return
-        most = max((side.p95 for side in statistics.values()), default=0)
-        named = self.first[:NUM_PLACES_SHOWN]
-        shown = ", ".join(f"{row.file}:{row.line} ({row.num_tokens} tokens)" for row in named)
-        more = ", ..." if self.number > len(named) else ""
-        raise RowsRefused(
-            "RowsTooLong",
-            f"{self.number} of {total} rows are longer than hyperparameters.maxSequenceLength "
-            f"{max_sequence_length}, so their answer or a part of it would be cut away: {shown}"
-            f"{more}. Set it to {self.longest} to train on all rows whole ({most} is enough for "
-            "95 % of each side), or set dataset.onTooLong to Drop to leave those rows out, or to "
-            "Truncate to train on what is left of them",
-            [place_row(row.file, row.line, "TooLong").to_wire() for row in self.first],
-        )
 
 
 def _refuse_rows(refused: Sequence[tuple[str, DataError]], number: int, total: int) -> None:
