@@ -54,7 +54,8 @@ class TenantSettings(BaseModel):
     default_shared_memory: Quantity = "2Gi"
     """Size of `/dev/shm`. Counts towards the pod's memory limit as it fills."""
     prepare_cpu: CpuQuantity = "1"
-    """CPU request and limit of the `prepare` pod, which needs no GPU."""
+    """CPU request and limit of the `prepare` pod, which needs no GPU. More than one pay from some
+    10,000 rows on: it runs a process for each."""
     prepare_memory: Quantity = "4Gi"
     """Memory request and limit of the `prepare` pod."""
     default_service_account: str = ""

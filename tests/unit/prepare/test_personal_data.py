@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_trainer.prepare.privacy import phones
 from finetune_trainer.prepare.privacy.finding import Settings, find_personal_data
 from finetune_trainer.prepare.privacy.matches import Text
 from finetune_trainer.prepare.privacy.national_ids import find_national_ids
@@ -216,3 +217,15 @@ def test_time_grows_with_the_length_alone(piece: str) -> None:
             break
     else:
         raise AssertionError(times)
+
+
+def test_digits_that_no_country_groups_so_are_not_asked_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(phones, "_parse", lambda written, *_, **__: asked.append(written))
+    text = "0 0 0 1 2 3 4 5 6 " * 50 + "00 00 00 00 00 1234567 001 " * 2
+    find_personal_data(text, ALL)
+    assert all(written.startswith("+") for written in asked)
+    find_personal_data("030 1234 5678", ALL)
+    assert "030 1234 5678" in asked
