@@ -4,7 +4,9 @@ Every case trains a few steps with our real trainer (TRL, PEFT, autocast, AdamW)
 tensor that is alive; on a GPU torch's allocator is asked instead. Bar: the estimate is within 15 %
 of the measurement and never under it by more than 5 %.
 
-Usage: python benchmarks/trainer/memory.py [--fast] [--only PREFIX]
+Usage: python benchmarks/trainer/memory.py [--fast] [--only PREFIX] [--recorded]
+
+``--recorded`` trains nothing: it holds today's estimates to the peaks that the page of results has.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import platform
 import random
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -30,6 +33,7 @@ from finetune_trainer.planning.memory import Memory, estimate_training, saved_by
 from finetune_trainer.planning.setup import Batch, Setup  # noqa: E402
 
 OVER, UNDER = 1.15, 0.95
+RESULT = ROOT / "benchmarks" / "results" / "memory.md"
 MIB = 2**20
 
 
@@ -317,14 +321,28 @@ def grid() -> list[Case]:
         for way in (LORA, FULL)
     ]
     ways = [LORA, replace(bare, bfloat16=False), replace(LORA, checkpointing=True), FULL]
-    cases += [
+    return [*cases, *family_cases(ways)]
+
+
+EVERY_WAY = tuple(
+    replace(LORA, adapter=adapter, bfloat16=bfloat16, dropout=dropout, checkpointing=checkpointing)
+    for adapter in ("LoRA", "Full")
+    for bfloat16 in (True, False)
+    for dropout in (True, False)
+    for checkpointing in (False, True)
+)
+
+
+def family_cases(ways: Iterable[Setup]) -> list[Case]:
+    """Return every family but Llama, in each of these ways."""
+    ways = tuple(ways)
+    return [
         # PEFT adapts fused experts without dropout only.
         Case(family=family, setup=replace(way, dropout=False) if family == "mixtral" else way)
         for family in FAMILIES
         if family != "llama"
         for way in ways
     ]
-    return cases
 
 
 def fast_cases() -> list[Case]:
@@ -343,6 +361,68 @@ def fast_cases() -> list[Case]:
     ]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """A measured peak of the page of results, beside today's estimate.
+
+    Attributes:
+        name: Model, training and micro batch as the page names them.
+        peak: Measured, bytes; the page has whole MiB.
+        estimate: Today's, bytes.
+    """
+
+    name: tuple[str, str, str]
+    peak: int
+    estimate: int
+
+    @property
+    def ratio(self) -> float:
+        """Estimate over measurement."""
+        return self.estimate / self.peak
+
+
+def read_recorded() -> list[Recorded]:
+    """Return every row of the page of results.
+
+    Raises:
+        KeyError: A row is of no known case.
+    """
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in RESULT.read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    peaks = {(row[0], row[1], row[2]): int(row[3]) * MIB for row in cells if row[3].isdigit()}
+    estimates = {}
+    shapes: dict[tuple[str, str], Architecture] = {}
+    for case in (*grid(), *family_cases(EVERY_WAY)):
+        shape = shapes.setdefault((case.family, str(case.size)), shape_of(case))
+        batch = Batch(rows=case.rows, longest=case.length, tokens=case.rows * case.length)
+        name = (name_of(case, shape), str(case), f"{case.rows} x {case.length}")
+        estimates[name] = estimate_training(shape, case.setup, batch).allocated
+    return [
+        Recorded(name=name, peak=peak, estimate=estimates[name]) for name, peak in peaks.items()
+    ]
+
+
+def shape_of(case: Case) -> Architecture:
+    """Describe the case's model without making its weights."""
+    import torch
+
+    if case.family == "smollm2":
+        from base_model import ensure_model
+        from finetune_trainer.model.load import read_model_architecture
+
+        return read_model_architecture(ensure_model())
+    with torch.device("meta"):
+        return describe(make_model(case))
+
+
+def name_of(case: Case, shape: Architecture) -> str:
+    """Name the case's model in a table."""
+    return f"{case.family} {shape.num_parameters / 1e6:.1f}M"
+
+
 def row_of(outcome: Outcome) -> str:
     """Write a case as a row of the table."""
     case, estimate = outcome.case, outcome.estimate
@@ -353,7 +433,7 @@ def row_of(outcome: Outcome) -> str:
         if name not in ("total", "overhead") and value >= MIB
     )
     return (
-        f"| {case.family} {outcome.architecture.num_parameters / 1e6:.1f}M | {case} | "
+        f"| {name_of(case, outcome.architecture)} | {case} | "
         f"{case.rows} x {case.length} | {outcome.peak / MIB:.0f} | "
         f"{estimate.allocated / MIB:.0f} | {outcome.ratio:.3f} | "
         f"{saved / max(1, outcome.saved):.3f} | {parts} |"
@@ -371,7 +451,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fast", action="store_true", help="only the cases of the test")
     parser.add_argument("--only", default="", help="cases whose name begins so")
+    parser.add_argument("--recorded", action="store_true", help="hold estimates to recorded peaks")
     arguments = parser.parse_args()
+    if arguments.recorded:
+        return hold_to_recorded()
     print(HEADER, flush=True)
     ratios = []
     for case in fast_cases() if arguments.fast else grid():
@@ -385,6 +468,18 @@ def main() -> int:
         f"\n{len(ratios)} cases, estimate over measurement {low:.3f} to {high:.3f}; bar: "
         f"{UNDER} to {OVER}; {platform.machine()}, torch {torch_version()}, {date.today()}"
     )
+    return 0 if low >= UNDER and high <= OVER else 1
+
+
+def hold_to_recorded() -> int:
+    """Print today's estimate of every recorded case; returns the exit code."""
+    rows = sorted(read_recorded(), key=lambda row: row.ratio)
+    for row in rows:
+        print(
+            f"{row.ratio:.3f} {row.peak / MIB:.0f} {row.estimate / MIB:.0f} {', '.join(row.name)}"
+        )
+    low, high = rows[0].ratio, rows[-1].ratio
+    print(f"\n{len(rows)} cases, estimate over recorded peak {low:.3f} to {high:.3f}")
     return 0 if low >= UNDER and high <= OVER else 1
 
 

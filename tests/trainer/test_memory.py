@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from benchmarks.trainer import answering
-from benchmarks.trainer.memory import OVER, UNDER, Case, fast_cases, measure
+from benchmarks.trainer.memory import OVER, UNDER, Case, fast_cases, measure, read_recorded
 
 
 @pytest.mark.parametrize("case", fast_cases(), ids=lambda case: f"{case.family} {case}")
@@ -12,6 +12,13 @@ from benchmarks.trainer.memory import OVER, UNDER, Case, fast_cases, measure
 def test_the_estimated_peak_is_the_measured_one(case: Case) -> None:
     outcome = measure(case)
     assert UNDER <= outcome.ratio <= OVER, (outcome.estimate, outcome.peak)
+
+
+def test_the_estimate_holds_for_every_peak_that_was_ever_measured() -> None:
+    recorded = read_recorded()
+    assert len(recorded) >= 91
+    wrong = [row for row in recorded if not UNDER <= row.ratio <= OVER]
+    assert not wrong
 
 
 @pytest.mark.parametrize("family", answering.FAMILIES)
