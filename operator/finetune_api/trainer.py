@@ -287,6 +287,8 @@ class Score(APIModel):
     delta_low: Annotated[str, Field(max_length=32)] = ""
     """Lower end of the interval of tuned minus base, compared row by row."""
     delta_high: Annotated[str, Field(max_length=32)] = ""
+    trivial: Annotated[str, Field(max_length=32)] = ""
+    """Score of answers that need no model; empty for metrics that compare none."""
 
 
 class EvaluateResult(APIModel):
@@ -294,6 +296,8 @@ class EvaluateResult(APIModel):
 
     stage: Literal["evaluate"] = "evaluate"
     scores: list[Score]
+    trivial: Annotated[str, Field(max_length=63)] = ""
+    """What :attr:`Score.trivial` answers, in words: the most frequent label, or the prompt."""
     num_samples: int
     goal_met: bool | None = None
     """None when the job has no goal."""

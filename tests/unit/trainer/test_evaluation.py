@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from finetune_api.trainer import ResolvedJob
+from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.measuring import score_all
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import choose_metrics, measure
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels
 from finetune_trainer.evaluate.questions import gather_questions, group_questions
-from finetune_trainer.evaluate.stage import Comparison, score_all
 from support.spec_cases import changed, minimal_job
 
 

@@ -23,12 +23,16 @@ class Measurement:
         tuned: The tuned model's.
         gain: Tuned minus base, paired.
         num_prompts: Independent held-out prompts behind them.
+        trivial: Score of answers that need no model, where the metric compares answers.
+        over_trivial: Tuned minus that, paired, where answers are labels: what must be above 0.
     """
 
     base: Interval
     tuned: Interval
     gain: Interval
     num_prompts: int
+    trivial: float | None = None
+    over_trivial: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +109,13 @@ def _check_all(goal: Goal, measured: Measurement) -> Iterator[_Check]:
             f"lower bound {_floor(better.low, sign='+')} (goal: at least {goal.over_base})"
         )
         yield _check(better, float(goal.over_base), words, number)
+    if measured.over_trivial is not None and not is_loss:
+        over = measured.over_trivial
+        words = (
+            f"{over.value:+.3f} over always giving the most frequent label "
+            f"({measured.trivial:.3f}), lower bound {_floor(over.low, sign='+')} (must be above 0)"
+        )
+        yield _check(over, 2 * SLACK, words, number)
 
 
 def _check(score: Interval, wanted: float, words: str, num_prompts: int) -> _Check:

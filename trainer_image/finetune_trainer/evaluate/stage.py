@@ -13,16 +13,12 @@ from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.asking import Keeping, ask_both
-from finetune_trainer.evaluate.comparing import compare
-from finetune_trainer.evaluate.goal import Measurement, certainty_of, check_evidence, check_goal
+from finetune_trainer.evaluate.goal import Measurement, check_evidence, check_goal
 from finetune_trainer.evaluate.kept import drop_answers
-from finetune_trainer.evaluate.metrics.catalog import (
-    LIKELIHOOD_METRICS,
-    choose_metrics,
-    measure,
-)
-from finetune_trainer.evaluate.questions import Question, gather_questions, group_questions
+from finetune_trainer.evaluate.measuring import score_all
+from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.report import Evidence, Sample, write_report
+from finetune_trainer.evaluate.trivial import answer_trivially
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.publish.adapter import weights_file
@@ -124,74 +120,6 @@ def _gather(job: ResolvedJob, prepared: Prepared, encoder: Encoder) -> list[Ques
     return questions
 
 
-def score_all(
-    job: ResolvedJob, comparison: Comparison
-) -> tuple[list[Score], dict[str, Measurement]]:
-    """Compute every fitting metric with intervals; the goal's metric first.
-
-    Returns:
-        The scores as text, and as numbers by metric.
-
-    Raises:
-        DataError: The goal's metric compares answers, and no held-out row has one.
-    """
-    goal_metric = job.spec.goal.metric if job.spec.goal else None
-    answered = [question.references for question in comparison.asked]
-    names = choose_metrics(answered, goal_metric, has_pairs=comparison.base.preferred is not None)
-    if goal_metric in names:
-        names.sort(key=lambda name: name != goal_metric)
-    scores = []
-    measured = {}
-    for name in names:
-        if not answered and name not in LIKELIHOOD_METRICS:
-            raise DataError(
-                "MetricUnsuitable",
-                f"goal.metric {name} compares answers, and no held-out row has one; use loss or "
-                "perplexity",
-            )
-        measured[name] = _measure(job, comparison, name)
-        scores.append(_score_from(name, measured[name]))
-    return scores, measured
-
-
-def _measure(job: ResolvedJob, comparison: Comparison, name: str) -> Measurement:
-    # Plain text has no answer to compare: it counts for the loss alone.
-    rows = comparison.questions if name in LIKELIHOOD_METRICS else comparison.asked
-    groups = group_questions(rows)
-    references = [question.references for question in comparison.asked]
-    base, tuned = (measure(name, said, references) for said in (comparison.base, comparison.tuned))
-    compared = compare(
-        base,
-        tuned,
-        groups,
-        is_bounded=name not in LIKELIHOOD_METRICS,
-        num_samples=job.spec.evaluation.num_bootstrap_samples,
-        seed=job.spec.dataset.split.seed,
-    )
-    certainty = certainty_of(job.spec.goal)
-    return Measurement(
-        base=compared.base.interval(certainty),
-        tuned=compared.tuned.interval(certainty),
-        gain=compared.gain.interval(certainty),
-        num_prompts=len(groups),
-    )
-
-
-def _score_from(name: str, measured: Measurement) -> Score:
-    base, tuned, gain = measured.base, measured.tuned, measured.gain
-    return Score(
-        name=name,
-        base=_text(base.value),
-        base_low=_text(base.low),
-        base_high=_text(base.high),
-        tuned=_text(tuned.value),
-        tuned_low=_text(tuned.low),
-        tuned_high=_text(tuned.high),
-        delta_low=_text(gain.low),
-        delta_high=_text(gain.high),
-    )
-
-
 def _make_result(
     context: StageContext,
     key: str,
@@ -207,8 +135,10 @@ def _make_result(
         num_prompts=len(comparison.questions),
         min_prompts=spec.evaluation.min_prompts,
     )
+    trivial = answer_trivially(comparison.asked).what if comparison.asked else ""
     return EvaluateResult(
         scores=scores,
+        trivial=trivial,
         num_samples=len(comparison.questions),
         goal_met=met,
         goal_message=words,
@@ -256,7 +186,3 @@ def _publish_if_good(
         return result
     version, key = publish_version(context, adapter, evaluation, result)
     return result.model_copy(update={"version": version, "manifest_uri": context.uri_of(key)})
-
-
-def _text(value: float) -> str:
-    return f"{value:.4f}"

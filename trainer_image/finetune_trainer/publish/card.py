@@ -121,12 +121,15 @@ def _scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
         f"[{score.delta_low}, {score.delta_high}] |"
         for score in evaluation.scores
     ]
+    trivial = [f"{score.name} {score.trivial}" for score in evaluation.scores if score.trivial]
     text = (
         "## Held-out scores\n\n| metric | base | tuned | tuned - base |\n|---|---|---|---|\n"
         + "\n".join(lines)
         + f"\n\n{evaluation.num_samples} held-out samples; {float(certainty) * 100:g} % intervals "
         "in brackets, that of the difference from pairs."
     )
+    if trivial:
+        text += f" Without a model, {evaluation.trivial} as every answer: {', '.join(trivial)}."
     if evaluation.goal_met is not None:
         verdict = "met" if evaluation.goal_met else "missed"
         text += f"\n\nGoal {verdict}: {evaluation.goal_message}."

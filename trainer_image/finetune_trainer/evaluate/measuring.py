@@ -1,0 +1,112 @@
+"""Scores both models by every metric that fits, with bounds, beside answers without a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from finetune_api.trainer import ResolvedJob, Score
+from finetune_trainer.errors import DataError
+from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.comparing import compare
+from finetune_trainer.evaluate.goal import Measurement, certainty_of
+from finetune_trainer.evaluate.metrics.answers import Answers, Measured
+from finetune_trainer.evaluate.metrics.catalog import LIKELIHOOD_METRICS, choose_metrics, measure
+from finetune_trainer.evaluate.questions import group_questions
+from finetune_trainer.evaluate.trivial import Trivial, answer_trivially
+from finetune_trainer.statistics.paired import Compared
+
+LABEL_METRICS = ("exactMatch", "macroF1")
+COMPARED_WITH_TRIVIAL = (*LABEL_METRICS, "rougeL", "chrF", "bleu", "contains")
+
+
+def score_all(
+    job: ResolvedJob, comparison: Comparison
+) -> tuple[list[Score], dict[str, Measurement]]:
+    """Compute every fitting metric with intervals; the goal's metric first.
+
+    Returns:
+        The scores as text, and as numbers by metric.
+
+    Raises:
+        DataError: The goal's metric compares answers, and no held-out row has one.
+    """
+    goal_metric = job.spec.goal.metric if job.spec.goal else None
+    answered = [question.references for question in comparison.asked]
+    names = choose_metrics(answered, goal_metric, has_pairs=comparison.base.preferred is not None)
+    if goal_metric in names:
+        names.sort(key=lambda name: name != goal_metric)
+    trivial = answer_trivially(comparison.asked) if answered else None
+    scores = []
+    measured = {}
+    for name in names:
+        if not answered and name not in LIKELIHOOD_METRICS:
+            raise DataError(
+                "MetricUnsuitable",
+                f"goal.metric {name} compares answers, and no held-out row has one; use loss or "
+                "perplexity",
+            )
+        measured[name] = _measure(job, comparison, name, trivial)
+        scores.append(_score_from(name, measured[name]))
+    return scores, measured
+
+
+def _measure(
+    job: ResolvedJob, comparison: Comparison, name: str, trivial: Trivial | None
+) -> Measurement:
+    # Plain text has no answer to compare: it counts for the loss alone.
+    rows = comparison.questions if name in LIKELIHOOD_METRICS else comparison.asked
+    groups = group_questions(rows)
+    references = [question.references for question in comparison.asked]
+
+    def score(said: Answers) -> Measured:
+        return measure(name, said, references)
+
+    def set_against(other: Measured) -> Compared:
+        return compare(
+            other,
+            tuned,
+            groups,
+            is_bounded=name not in LIKELIHOOD_METRICS,
+            num_samples=job.spec.evaluation.num_bootstrap_samples,
+            seed=job.spec.dataset.split.seed,
+        )
+
+    tuned = score(comparison.tuned)
+    compared = set_against(score(comparison.base))
+    certainty = certainty_of(job.spec.goal)
+    without_model, over_trivial = None, None
+    if trivial is not None and name in COMPARED_WITH_TRIVIAL:
+        answers = score(replace(comparison.base, texts=trivial.texts))
+        without_model = answers.over(np.arange(len(references)))
+        if trivial.is_label and name in LABEL_METRICS:
+            over_trivial = set_against(answers).gain.interval(certainty)
+    return Measurement(
+        base=compared.base.interval(certainty),
+        tuned=compared.tuned.interval(certainty),
+        gain=compared.gain.interval(certainty),
+        num_prompts=len(groups),
+        trivial=without_model,
+        over_trivial=over_trivial,
+    )
+
+
+def _score_from(name: str, measured: Measurement) -> Score:
+    base, tuned, gain = measured.base, measured.tuned, measured.gain
+    return Score(
+        name=name,
+        base=_text(base.value),
+        base_low=_text(base.low),
+        base_high=_text(base.high),
+        tuned=_text(tuned.value),
+        tuned_low=_text(tuned.low),
+        tuned_high=_text(tuned.high),
+        delta_low=_text(gain.low),
+        delta_high=_text(gain.high),
+        trivial="" if measured.trivial is None else _text(measured.trivial),
+    )
+
+
+def _text(value: float) -> str:
+    return f"{value:.4f}"

@@ -1,0 +1,58 @@
+"""What needs no model: the most frequent label, or the prompt said again. Pure.
+
+Where one answer in a hundred is "fraud", never saying so is right in 99 of them. A score is worth
+what it is above that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_trainer.evaluate.metrics.labels import looks_like_labels, normalize_label
+from finetune_trainer.evaluate.questions import Question
+
+MOST_FREQUENT = "the most frequent label"
+PROMPT = "the prompt itself"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trivial:
+    """Answers that need no model.
+
+    Attributes:
+        what: What is answered, in words; never the label itself, which is text of a row.
+        texts: The answer to each question.
+        is_label: It is the most frequent label: a model that does no better has learned nothing.
+    """
+
+    what: str
+    texts: Sequence[str]
+    is_label: bool
+
+
+def answer_trivially(asked: Sequence[Question]) -> Trivial:
+    """Return the best that an answer without a model can be.
+
+    The label is the most frequent one of the held-out rows themselves, so that nobody can know a
+    better one beforehand.
+
+    Args:
+        asked: Questions with a prompt.
+    """
+    references = [question.references for question in asked]
+    if looks_like_labels(references):
+        counts = Counter(normalize_label(group[0]) for group in references)
+        label = counts.most_common(1)[0][0]
+        return Trivial(what=MOST_FREQUENT, texts=[label] * len(asked), is_label=True)
+    return Trivial(
+        what=PROMPT, texts=[_last_words(question.prompt) for question in asked], is_label=False
+    )
+
+
+def _last_words(prompt: list[dict[str, Any]] | str | None) -> str:
+    if not isinstance(prompt, list):
+        return prompt or ""
+    return next((str(turn["content"] or "") for turn in prompt[::-1] if turn["role"] == "user"), "")
