@@ -219,7 +219,7 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
         validation=dataset.select([]),
         callbacks=[],
     )
-    train_in_float32(trainer.model, recipe.strategy)
+    train_in_float32(trainer.model, adapter=case.setup.adapter, strategy=recipe.strategy)
     return trainer
 
 

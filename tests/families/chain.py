@@ -53,8 +53,6 @@ RECIPE: dict[str, Any] = {
     },
     "method": {"adapter": {"rank": 16, "alpha": 32, "dropout": "0"}},
     "hyperparameters": {
-        "globalBatchSize": 8,
-        "learningRate": "5e-3",
         "scheduler": "WSD",  # a cosine ends before rows alike but for one word are told apart
     },
     "checkpoint": {"everySteps": 1000},
@@ -261,7 +259,11 @@ def _spec(family: Family, folder: Path, model: Path) -> dict[str, Any]:
             sources.append({"uri": f"file://{path}", "side": side, **settings})
     own: dict[str, Any] = {
         "dataset": {"sources": sources},
-        "hyperparameters": {"maxSteps": family.num_steps},
+        "hyperparameters": {
+            "maxSteps": family.num_steps,
+            "globalBatchSize": family.batch_size,
+            "learningRate": family.learning_rate,
+        },
     }
     if family.arguments:
         # As the job's author writes them: all values are text.

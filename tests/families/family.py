@@ -33,6 +33,8 @@ class Family:
         refuses: Titles of the row shapes that its template cannot write.
         refused: Reason that the job is refused with, or None when it must work.
         num_steps: Steps after which its tiny model knows the eight rows.
+        batch_size: Examples of a step.
+        learning_rate: Peak learning rate.
         in_every_test_run: Whether the whole chain runs in ``make test``.
     """
 
@@ -47,6 +49,8 @@ class Family:
     refuses: tuple[str, ...] = ()
     refused: str | None = None
     num_steps: int = 50
+    batch_size: int = 8
+    learning_rate: str = "5e-3"
     in_every_test_run: bool = False
 
     def read_answer(self, text: str) -> str:

@@ -72,22 +72,25 @@ def test_the_base_stays_as_it_is_behind_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "strategy", "num_widened"),
+    ("dtype", "kind", "strategy", "num_widened"),
     [
-        (torch.bfloat16, "DDP", 3),
-        (torch.bfloat16, "FSDP2", 3),
+        (torch.bfloat16, "LoRA", "DDP", 3),
+        (torch.bfloat16, "LoRA", "FSDP2", 3),
+        (torch.bfloat16, "QLoRA", "DDP", 3),
+        # FSDP2 takes trained weights of one type, and the adapter of a 4-bit base is bfloat16.
+        (torch.bfloat16, "QLoRA", "FSDP2", 0),
         # DeepSpeed keeps float32 copies, and refuses trained weights of two types.
-        (torch.bfloat16, "ZeRO3", 0),
-        (torch.float32, "DDP", 0),
+        (torch.bfloat16, "LoRA", "ZeRO3", 0),
+        (torch.float32, "LoRA", "DDP", 0),
     ],
 )
 def test_only_narrow_modules_without_other_copies_are_widened(
-    dtype: torch.dtype, strategy: str, num_widened: int
+    dtype: torch.dtype, kind: str, strategy: str, num_widened: int
 ) -> None:
     from peft import get_peft_model
 
     base = make_base(dtype)
     adapter = Adapter(rank=2, target_modules=["q_proj"], modules_to_save=list(MODULES))
     model = get_peft_model(base, build_lora_config(adapter, base))
-    assert train_in_float32(model, strategy) == num_widened
-    assert train_in_float32(make_base(dtype), strategy) == 0
+    assert train_in_float32(model, adapter=kind, strategy=strategy) == num_widened
+    assert train_in_float32(make_base(dtype), adapter=kind, strategy=strategy) == 0

@@ -64,12 +64,27 @@ class Setup:
     @property
     def whole_bytes(self) -> int:
         """Bytes of a weight of a module that is trained whole beside an adapter."""
-        return self.value_bytes if self.strategy in MASTER_STRATEGIES else FLOAT32
+        return FLOAT32 if widens_whole(self.adapter, self.strategy) else self.value_bytes
 
     @property
     def noise_bytes(self) -> int:
         """Bytes per element of a dropout mask: CPUs keep the float32 noise, GPUs a bool."""
         return 1 if self.use_gpu else FLOAT32
+
+
+def widens_whole(adapter: str, strategy: str) -> bool:
+    """Whether modules that are trained whole beside an adapter are held in float32.
+
+    DeepSpeed has its own copies. FSDP2 takes trained weights of one type, and TRL holds the adapter
+    of a 4-bit base in bfloat16.
+
+    Args:
+        adapter: Type of the adapter.
+        strategy: How ranks share the work.
+    """
+    if strategy in MASTER_STRATEGIES:
+        return False
+    return not (strategy == "FSDP2" and adapter == "QLoRA")
 
 
 def drops_inputs(dropout: str, targets: tuple[str, ...], *, model_type: str) -> bool:

@@ -14,22 +14,23 @@ from typing import Any
 import torch
 from peft.utils.other import ModulesToSaveWrapper
 
-from finetune_trainer.planning.setup import MASTER_STRATEGIES
+from finetune_trainer.planning.setup import widens_whole
 
 NARROW = (torch.bfloat16, torch.float16)
 
 
-def train_in_float32(model: torch.nn.Module, strategy: str) -> int:
+def train_in_float32(model: torch.nn.Module, *, adapter: str, strategy: str) -> int:
     """Hold the trained copies of whole modules in float32, before there is an optimiser.
 
     Args:
         model: A model with its adapter; one without is left alone.
+        adapter: Type of the adapter.
         strategy: How the ranks share the work.
 
     Returns:
         Modules that were of a narrower type.
     """
-    if strategy in MASTER_STRATEGIES:  # and DeepSpeed wants weights of one type
+    if not widens_whole(adapter, strategy):
         return 0
     wrappers = [each for each in model.modules() if isinstance(each, ModulesToSaveWrapper)]
     return sum(_widen(wrapper) for wrapper in wrappers)

@@ -121,7 +121,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
         callbacks=watchers.as_callbacks(),
     )
     sft.check_strategy(trainer, recipe)
-    train_in_float32(trainer.model, recipe.strategy)
+    train_in_float32(trainer.model, adapter=method.adapter.type, strategy=recipe.strategy)
     watchers.attach(trainer)
     if begins_from_origin(plan, job) and method.adapter.type != "Full":
         sft.load_adapter(trainer.model, Path(plan.origin_dir or ""))
