@@ -10,7 +10,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterable
 
-from evidence import coverage, verdicts
+from evidence import coverage, jobs, verdicts
 from evidence.coverage import Case
 
 NUM_TESTS = 1000
@@ -46,6 +46,14 @@ def print_verdicts() -> None:
         print(f"| {score} | {_count_words(pattern, count)} | {pattern} | {share:.1%} |", flush=True)
 
 
+def print_jobs() -> None:
+    """Print what jobs are told whose score looks well and means nothing."""
+    print("| job | published | decided by | what it is told |\n|---|---|---|---|")
+    for told in jobs.tell_all():
+        answer = "yes" if told.is_published else "no"
+        print(f"| {told.job} | {answer} | {told.stage} | {told.words} |", flush=True)
+
+
 def _print_cases(what: str, cases: Iterable[Case]) -> None:
     print(
         f"| {what} | n | truth | held the truth | lower end above it | upper end below it "
@@ -70,6 +78,7 @@ TABLES: dict[str, Callable[[], None]] = {
     "gains": print_gains,
     "measurements": print_measurements,
     "verdicts": print_verdicts,
+    "jobs": print_jobs,
 }
 
 

@@ -79,6 +79,7 @@ def test_one_percent_of_fraud_is_not_found_by_always_saying_no(
     assert met is False
     assert "MISSED +0.000 over always giving the most frequent label" in words
     assert "(must be above 0)" in words
+    assert "prompts with another one, of which 6 right ones are the least" in words
     assert "fraud" not in words  # text of rows
     assert scores[metric].trivial == scores[metric].tuned
 

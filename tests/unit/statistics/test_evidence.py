@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evidence import coverage, verdicts
+from evidence import coverage, jobs, verdicts
 
 
 @pytest.mark.parametrize("measured", [coverage.shares, coverage.gains], ids=["shares", "gains"])
@@ -26,3 +26,19 @@ def test_a_model_equal_to_its_base_is_seldom_called_better() -> None:
     found = [share for _, _, _, share in verdicts.false_verdicts(40)]
     assert sum(found) / len(found) <= verdicts.LEVEL
     assert max(found) <= 0.15
+
+
+def test_jobs_that_prove_nothing_are_not_published_and_are_told_what_would_be_enough() -> None:
+    told = {job.job: job for job in jobs.tell_all()}
+    published = {name for name, job in told.items() if job.is_published}
+    assert published == {"the same, goal 0.80"}
+    for words in (
+        "three rows, all answered ok",
+        "the same, with minPrompts: 1",
+        "60 rows with one prompt",
+        "30 rows, goal 0.95",
+    ):
+        assert told[words].stage == "prepare", words
+    assert "36 are the least" in told["the same, with minPrompts: 1"].words
+    assert "most frequent label" in told["1 % fraud, never found"].words
+    assert "held-out prompts more" in told["60 rows of two labels, 57 right"].words

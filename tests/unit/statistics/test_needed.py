@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from finetune_trainer.statistics.bounded import confidence_of_share, lowest_bound_of_best
+from finetune_trainer.statistics.claims import doubt_of_equality
 from finetune_trainer.statistics.needed import (
     count_for_best,
     count_for_gain,
+    count_of_gains,
     count_to_decide,
     highest_gain_bound,
 )
@@ -61,6 +63,12 @@ def test_a_perfect_score_needs_rows_in_proportion() -> None:
     bound = lowest_bound_of_best(20, 0.95)
     wanted = count_to_decide(value=1.0, bound=bound, threshold=0.9, number=20, at_limit=True)
     assert wanted == pytest.approx(count_for_best(0.9, 0.95), abs=3)
+
+
+@pytest.mark.parametrize("certainty", [0.8, 0.9, 0.95, 0.99])
+def test_the_least_gains_are_those_of_the_exact_test(certainty: float) -> None:
+    least = count_of_gains(certainty)
+    assert doubt_of_equality(least, 0) <= 1 - certainty + 1e-9 < doubt_of_equality(least - 1, 0)
 
 
 @pytest.mark.parametrize("value", [0.7, 0.8])

@@ -20,7 +20,11 @@ def test_page_tells_scores_goal_data_and_answers() -> None:
         "team-a/example",
         "1,200 held-out samples",
         "Goal met. exactMatch 0.910",
-        "0.3300 0.9100 0.8600 to 0.9500 +0.5800 0.5000 to 0.6600 at least 0.80, 0.30 above the",
+        "0.2600 to 0.4000",
+        "without a model 0.3500",
+        "Without a model is the most frequent label as every answer.",
+        "0.3300 0.2600 to 0.4000 without a model 0.3500 0.9100 0.8600 to 0.9500 +0.5800 0.5000 to "
+        "0.6600 at least 0.80, 0.30 above the",
         "loss 2.5000 0.4000 -2.1000",
         "d" * 64,
         "system Be brief. user Good?",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, Interval
-from finetune_trainer.statistics.needed import count_to_decide
+from finetune_trainer.statistics.needed import count_of_gains, count_to_decide
 
 SLACK = 1e-9
 """Scores are floats: 0.9 reached as 0.8999999999 is reached."""
@@ -115,7 +115,13 @@ def _check_all(goal: Goal, measured: Measurement) -> Iterator[_Check]:
             f"{over.value:+.3f} over always giving the most frequent label "
             f"({measured.trivial:.3f}), lower bound {_floor(over.low, sign='+')} (must be above 0)"
         )
-        yield _check(over, 2 * SLACK, words, number)
+        check = _check(over, 2 * SLACK, words, number)
+        least = count_of_gains(certainty_of(goal))
+        remedy = (
+            f"{check.remedy}; being better than one label shows only on held-out prompts with "
+            f"another one, of which {least} right ones are the least"
+        )
+        yield replace(check, remedy=remedy)
 
 
 def _check(score: Interval, wanted: float, words: str, num_prompts: int) -> _Check:

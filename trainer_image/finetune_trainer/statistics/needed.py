@@ -39,6 +39,14 @@ def count_for_gain(threshold: float, certainty: float) -> int | None:
     return count_for_best((threshold + 1) / 2, certainty)
 
 
+def count_of_gains(certainty: float) -> int:
+    """Return how many rows must be gained, and none lost, to show a gain at all.
+
+    Source: McNemar's exact test.
+    """
+    return math.ceil(-math.log2(tail_of(certainty)) - 1e-9)
+
+
 def count_to_decide(
     *, value: float, bound: float, threshold: float, number: int, at_limit: bool = False
 ) -> int | None:
