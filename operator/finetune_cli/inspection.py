@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from finetune_cli.documents import Document, to_yaml
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET, OK
 from finetune_cli.localjob import LocalRun, absolute_uri, cache_root, plan_run
+from finetune_cli.progressline import ProgressLine
 from finetune_cli.question import ask_trainer
 from finetune_cli.starter import DEFAULT_MODEL, MAX_LENGTH, round_length
 
@@ -100,12 +102,16 @@ def inspect_run(run: LocalRun, *, with_model: bool) -> dict[str, Any]:
         update={"uri": f"file://{output.absolute()}", "credentials_ref": None}
     )
     job = run.job.model_copy(update={"spec": spec.model_copy(update={"output": moved})})
-    with tempfile.TemporaryDirectory(prefix="finetune-inspect-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="finetune-inspect-") as folder,
+        ProgressLine(sys.stderr) as line,
+    ):
         found = ask_trainer(
             replace(run, job=job, work_dir=Path(folder)),
             "inspect",
             *(["--with-model"] if with_model else []),
             doing="looking at the data",
+            on_event=line.show,
         )
     return {**found, "proposal": propose_settings(found, job)}
 
@@ -177,6 +183,12 @@ def describe_report(report: dict[str, Any]) -> list[str]:
         words = ": ".join(filter(None, (check["message"], ", ".join(counts))))
         if words:
             lines.append(_line(check["name"], words))
+        lines += [
+            f"  {side['rows']:,} {side['side']} rows: "
+            + ", ".join(f"{k} {n:,}" for k, n in side["kinds"].items())
+            for side in check.get("sides", [])
+            if side["rows"]
+        ]
     lines += _invalid(report["invalidRows"])
     rows, split = report["rows"], report["split"]
     lines.append(

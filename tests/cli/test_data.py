@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,7 @@ def test_values_of_people_are_in_no_output(cli: Cli, tmp_path: Path, model: Path
     done = cli("data", "inspect", "rows.jsonl", "--model", str(model))
     assert done.code == 0, done.err
     assert "personalData" in done.out
+    assert re.search(r"\n  2\d train rows: Email 2\d\n", done.out)
     assert "anna.meier" not in done.out + done.err
     write_job(tmp_path, model)
     assert cli("data", "prepare", "job.yaml").code == 0

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -1203,6 +1204,14 @@ def test_no_value_found_is_in_anything_but_rows_that_are_to_keep_it(
         assert check.flagged == 6
         assert check.counts == dict.fromkeys(PLANTED, 2)
         assert check.removed == (6 if action == "Drop" else 0)
+        kept = 0 if action == "Drop" else 6
+        assert sum(side.rows for side in check.sides) == kept
+        assert Counter({k: n for side in check.sides for k, n in side.kinds.items()}).keys() == (
+            PLANTED.keys() if kept else set()
+        )
+        for side in check.sides:
+            rows = [json.dumps(row) for row in prepared.rows.get(Side(side.side), [])]
+            assert side.rows == sum("who is" in row for row in rows)
         assert result.rows.train + result.rows.validation + result.rows.test == (
             60 if action == "Drop" else 66
         )

@@ -374,6 +374,7 @@ def test_questions_with_two_labels_are_told_by_file_and_line() -> None:
     ]
     (finding,) = [f for f in compared.findings if f.name == "contradictoryLabels"]
     assert finding.message.startswith("2 question(s) have more than one label, in 5 rows: a:1 and")
+    assert [(pair.line, pair.other_line) for pair in finding.pairs] == [(1, 2), (2, 3), (4, 5)]
     assert "card" not in finding.message
     assert removed(compared) == []
 

@@ -18,6 +18,7 @@ from finetune_trainer.data.report import (
     InvalidRow,
     InvalidRows,
     LabelReport,
+    SideRows,
 )
 from finetune_trainer.prepare.card import render_card
 from finetune_trainer.prepare.documents import explain_hidden_rows, find_lists
@@ -74,6 +75,20 @@ def test_a_check_that_nobody_foresaw_tells_its_counts_and_places() -> None:
     )
     assert (second.where, second.left_out) == ("a.csv:2", "")
     assert second.message == "together with b.csv:5"
+
+
+def test_personal_data_is_told_by_kind_and_side() -> None:
+    sides = [
+        SideRows(side="train", rows=7, kinds={"Email": 5, "Phone": 3}),
+        SideRows(side="validation", rows=0),
+        SideRows(side="test", rows=1, kinds={"Email": 1}),
+    ]
+    check = CheckReport(name="personalData", flagged=8, removed=0, message="8 rows", sides=sides)
+    text = Reading(page(checks=[check])).text
+    told = " ".join(text.split())
+    assert "Rows with personal data, by side" in told
+    for words in ("Email 5 0 1", "Phone 3 0 0", "any of these 7 0 1"):
+        assert words in told
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,9 @@ def test_a_group_column_keeps_its_rows_together() -> None:
 def test_rows_are_dropped_refused_or_only_counted() -> None:
     row = example("Mail jane@x.example or a@x.example", "+49 30 901820")
     assert step("Drop").judge(row).verdict == Removal(reason="PersonalData")
-    assert step("Report").judge(row).verdict is row
+    reported = step("Report").judge(row).verdict
+    assert isinstance(reported, Example)
+    assert reported.row is row.row
     error = step("Refuse").judge(row).verdict
     assert isinstance(error, RowError)
     assert (error.file, error.line, error.reason) == ("rows.jsonl", 3, "PersonalData")

@@ -42,6 +42,7 @@ def marks_of(answers: list[int], is_label: list[bool]) -> RowMarks:
         files=np.zeros(number, dtype=np.uint32),
         lines=np.zeros(number, dtype=np.uint32),
         times=np.zeros(number, dtype=np.int64),
+        personal=np.zeros(number, dtype=np.uint16),
         file_names=("a",),
     )
 

@@ -1,8 +1,9 @@
 """``report.json`` of a prepared data set and the pointer that a run keeps to it.
 
 Both are read back by later stages and by people, so their shape is a contract: camelCase, unknown
-fields refused. The report holds nothing that differs between two runs over the same input: no
-times, no URIs, no paths of this machine.
+fields refused. A field that is added has a default: a run may go on with the report of an earlier
+version. The report holds nothing that differs between two runs over the same input: no times, no
+paths of this machine.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from finetune_api.meta import APIModel
 from finetune_api.trainer import RowCounts
+from finetune_api.v1alpha1.finetunejob import Model
 from finetune_api.v1alpha1.status import InvalidRowPlace
 from finetune_trainer.data.rows import RowErrors
 
@@ -39,7 +41,7 @@ class FileReport(APIModel):
 
     name: str
     bytes: int
-    sha256: str
+    sha256: str = ""
     encoding: str | None = None
     """Of text; None for tables of other kinds."""
     encoding_reason: str | None = None
@@ -70,6 +72,15 @@ class RowPairReport(APIModel):
     other_line: int
 
 
+class SideRows(APIModel):
+    """Rows of one side that a check speaks of."""
+
+    side: str
+    rows: int
+    kinds: dict[str, int] = Field(default_factory=dict)
+    """Of these, by kind; a row may be of several."""
+
+
 class CheckReport(APIModel):
     """What one row check found."""
 
@@ -81,7 +92,9 @@ class CheckReport(APIModel):
     """What was met, by kind: of `personalData` the places replaced or found."""
     files: dict[str, int] = Field(default_factory=dict)
     """Flagged rows by file, of `personalData`; at most the first 100 by name."""
-    pairs: list[RowPairReport]
+    sides: list[SideRows] = Field(default_factory=list)
+    """Flagged rows that are left, by side, of `personalData`."""
+    pairs: list[RowPairReport] = Field(default_factory=list)
     """The first 20 pairs of rows it speaks of; all of those left out are in `removed-rows.jsonl`,
     all contradictions in `conflicts.jsonl`."""
 
@@ -94,11 +107,11 @@ class SplitReport(APIModel):
     seed: int
     groups: int
     """Groups of rows that had to stay on one side: same group column, same or near prompt."""
-    test_groups: int
+    test_groups: int = 0
     """Of these, on the test side: independent questions that the verdict rests on."""
-    wanted_test_groups: int
+    wanted_test_groups: int = 0
     """How many make the 95 % interval of a score between 0 and 1 at most 0.10 to either side."""
-    widest_interval: str
+    widest_interval: str | None = None
     """Decimal string: how far it may reach to either side with those that are scored."""
     labels: int | None = None
     """Labels whose shares are alike on all sides; null where answers are no labels, or too many."""
@@ -143,7 +156,7 @@ class TokenReport(APIModel):
     """Decimal string between 0 and 1."""
     rows_without_answer: int
     """Rows cut before their answer begins; training cannot use them."""
-    examples: int
+    examples: int = 0
     """Examples that the rows are trained as: several of a row where the chat template writes past
     turns otherwise than generation left them."""
     histogram: list[LengthBin] = Field(default_factory=list)
@@ -172,14 +185,30 @@ class DatasetReport(APIModel):
     checks: list[CheckReport]
     split: SplitReport
     max_sequence_length: int
-    remedies: list[str]
+    remedies: list[str] = Field(default_factory=list)
     """What was done so that the model's chat template is learned as it is asked."""
     tokens: dict[str, dict[str, TokenReport]]
-    """By tokenizer (URI and revision of the model), then by side."""
-    trained: dict[str, TrainedReport]
+    """By tokenizer (the model and its revision), then by side."""
+    trained: dict[str, TrainedReport] = Field(default_factory=dict)
     """By side: what the token files hold."""
     labels: list[LabelReport] = Field(default_factory=list)
     """Where the answers are labels (at most 100, short): the most frequent first."""
+
+    def tokens_of(self, model: Model) -> dict[str, TokenReport]:
+        """Return the lengths in the tokens of a model, by side."""
+        earlier = f"{model.uri}@{model.revision}"  # as versions before this one wrote it
+        return self.tokens.get(tokenizer_name(model)) or self.tokens[earlier]
+
+
+def tokenizer_name(model: Model) -> str:
+    """Return the name under which the report keeps the token counts of a model.
+
+    Of a folder it is the last part alone: where it lies is nobody's business.
+    """
+    uri = model.uri
+    if uri.startswith("file:"):
+        uri = uri.rstrip("/").rpartition("/")[2]
+    return f"{uri}@{model.revision}"
 
 
 class DatasetPointer(APIModel):

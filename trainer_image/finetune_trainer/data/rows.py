@@ -128,6 +128,7 @@ class Example:
         group: Digest of what keeps rows together: equal groups never lie on two sides.
         content: Digest of ``row``; equal for identical rows.
         time: When it arose, in microseconds since 1970; None where that is not asked.
+        personal: Kinds of personal data that were found in it, one bit each.
     """
 
     row: dict[str, Any]
@@ -137,6 +138,7 @@ class Example:
     group: str
     content: str
     time: int | None = None
+    personal: int = 0
 
     def to_json(self) -> str:
         """Serialise as one line of the prepared data set, without the line break."""

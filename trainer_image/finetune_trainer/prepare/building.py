@@ -32,6 +32,7 @@ from finetune_trainer.prepare.fetching import fetch_benchmarks
 from finetune_trainer.prepare.intake import take_in
 from finetune_trainer.prepare.invalid_rows import InvalidRowFile
 from finetune_trainer.prepare.labels import count_labels, tell_labels
+from finetune_trainer.prepare.privacy.sides import count_by_side
 from finetune_trainer.prepare.privacy.step import make_shield
 from finetune_trainer.prepare.progress import RowProgress
 from finetune_trainer.prepare.reading.control import find_control_tokens
@@ -172,6 +173,7 @@ def divide_sources(
         write_records(staging, compared)
         division = divide_compared(compared, dataset.split)
         more = [*compared.findings, *check_division(division)]
+        findings = count_by_side(findings, division, compared.marks.personal)
         require_sides(count_divided(division))
         weights = [source.weight for source in dataset.sources]
         repeats = count_repeats(

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from finetune_trainer.data.rows import Side
 from finetune_trainer.prepare.dividing import Division
 
 NUM_PAIRS_SHOWN = 20
@@ -43,6 +44,21 @@ class RowPair:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SideCount:
+    """Rows of one side that a finding speaks of.
+
+    Attributes:
+        side: The side.
+        num_rows: How many.
+        kinds: Of these, by kind; a row may be of several.
+    """
+
+    side: Side
+    num_rows: int
+    kinds: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """What one check found.
 
@@ -54,6 +70,7 @@ class Finding:
         counts: What was met, by kind.
         files: Rows it speaks of, by file, where that is known.
         pairs: The first pairs of rows it speaks of, at most :data:`NUM_PAIRS_SHOWN`.
+        sides: Rows it speaks of that are left, by side, where that is known.
     """
 
     name: str
@@ -63,6 +80,7 @@ class Finding:
     counts: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, int] = field(default_factory=dict)
     pairs: tuple[RowPair, ...] = ()
+    sides: tuple[SideCount, ...] = ()
 
 
 DivisionCheck = Callable[[Division], Finding]

@@ -79,6 +79,7 @@ def render_page(
             (each.what, each.where, each.rows, each.left_out, each.message)
             for each in list_findings(report)
         ],
+        personal=_personal_rows(report),
         invalid=report.invalid_rows,
         sides=[_side_table(name, tokens) for name, tokens in report.tokens.items()],
         histogram=draw_lengths(report),
@@ -209,6 +210,19 @@ def _label_rows(labels: Sequence[LabelReport]) -> list[tuple[str | int, ...]]:
         )
         for each in labels
     ]
+
+
+def _personal_rows(report: DatasetReport) -> list[tuple[str | int, ...]]:
+    """Return how many rows of each side have personal data of each kind, and of any."""
+    sides = {one.side: one for check in report.checks for one in check.sides}
+    kinds = dict.fromkeys(kind for one in sides.values() for kind in one.kinds)
+    wanted = [sides[side] for side in ("train", "validation", "test") if side in sides]
+    if not kinds:
+        return []
+    rows: list[tuple[str | int, ...]] = [
+        (kind, *(one.kinds.get(kind, 0) for one in wanted)) for kind in kinds
+    ]
+    return [*rows, ("any of these", *(one.rows for one in wanted))]
 
 
 def _source_row(index: int, source: SourceReport) -> tuple[str | int, ...]:

@@ -85,7 +85,7 @@ class Tally:
         elif isinstance(judgement.verdict, RowError):
             self.num_refused += 1
         else:
-            self.num_changed += judgement.verdict is not before
+            self.num_changed += judgement.verdict.row is not before.row
 
     def add_tally(self, other: Tally) -> None:
         """Count the rows of another piece as well."""

@@ -74,6 +74,7 @@ class RowMarks:
         files: Numbers of the files, in :attr:`file_names`.
         lines: Lines, as in :class:`finetune_trainer.data.rows.RawRow`.
         times: When they arose, in microseconds since 1970; 0 where that is not asked.
+        personal: Kinds of personal data that were found in them, as bits.
         file_names: Files as the user knows them.
     """
 
@@ -84,6 +85,7 @@ class RowMarks:
     files: NDArray[np.uint32]
     lines: NDArray[np.uint32]
     times: NDArray[np.int64]
+    personal: NDArray[np.uint16]
     file_names: tuple[str, ...]
 
     def place(self, position: int) -> tuple[str, int]:
@@ -107,6 +109,7 @@ class PackedRows:
         files: The files they came from, as ``(name, rows)`` in their order.
         places: The lines they stand on, as ``array("I")``.
         times: When they arose, as ``array("q")``.
+        personal: Kinds of personal data in them, as ``array("H")``.
     """
 
     lines: bytes
@@ -119,6 +122,7 @@ class PackedRows:
     files: tuple[tuple[str, int], ...]
     places: bytes
     times: bytes
+    personal: bytes
 
     def __len__(self) -> int:
         return len(self.sides)
@@ -151,6 +155,7 @@ def pack_rows(examples: Sequence[Example], *, is_benchmark: bool = False) -> Pac
         ),
         places=array("I", (row.line for row in examples)).tobytes(),
         times=array("q", (row.time or 0 for row in examples)).tobytes(),
+        personal=array("H", (row.personal for row in examples)).tobytes(),
     )
 
 
@@ -177,6 +182,7 @@ class Spool:
         self._files = array("I")
         self._places = array("I")
         self._times = array("q")
+        self._personal = array("H")
 
     def __enter__(self) -> Spool:
         return self
@@ -212,6 +218,7 @@ class Spool:
             self._files.extend([code] * number)
         self._places.frombytes(rows.places)
         self._times.frombytes(rows.times)
+        self._personal.frombytes(rows.personal)
 
     def read_prompt(self, position: int) -> bytes:
         """Return the normalised prompt of a row, UTF-8; no row may be added afterwards."""
@@ -239,6 +246,7 @@ class Spool:
             files=np.frombuffer(self._files, dtype=np.uint32),
             lines=np.frombuffer(self._places, dtype=np.uint32),
             times=np.frombuffer(self._times, dtype=np.int64),
+            personal=np.frombuffer(self._personal, dtype=np.uint16),
             file_names=tuple(self._file_numbers),
         )
 

@@ -29,10 +29,7 @@ from finetune_trainer.prepare.refusals import (
     require_prompts,
     require_sides,
 )
-from finetune_trainer.prepare.summary import (
-    tell_report,
-    tokenizer_name,
-)
+from finetune_trainer.prepare.summary import tell_report
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.storage import (
     MANIFEST_NAME,
@@ -91,7 +88,7 @@ def prepare(context: StageContext) -> PrepareResult:
     _write_pointer(context, report, manifest, model_revision)
     tell_report(context.emit.message, context.job, report, reused=reused)
     _fetch_weights(context)
-    train = report.tokens[tokenizer_name(context.job)][Side.TRAIN]
+    train = report.tokens_of(context.job.spec.model)[Side.TRAIN]
     return PrepareResult(
         digest=digest,
         uri=context.uri_of(dataset_prefix(digest)),

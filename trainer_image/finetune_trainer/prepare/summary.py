@@ -16,11 +16,13 @@ from finetune_trainer.data.report import (
     LabelReport,
     LengthBin,
     RowPairReport,
+    SideRows,
     SourceReport,
     SplitReport,
     TokenReport,
     TrainedReport,
     report_invalid_rows,
+    tokenizer_name,
 )
 from finetune_trainer.data.rows import RowErrors, RowFile, Side, join_errors
 from finetune_trainer.data.token_files import TokenTotals
@@ -88,7 +90,7 @@ def make_report(
         max_sequence_length=spec.hyperparameters.max_sequence_length,
         remedies=[*remedies, *_tell_examples(tokens)],
         tokens={
-            tokenizer_name(job): {
+            tokenizer_name(spec.model): {
                 side.value: report_tokens(statistics) for side, statistics in tokens.items()
             }
         },
@@ -181,7 +183,7 @@ def tell_report(
         tell(sentence)
     for remedy in report.remedies:
         tell(remedy)
-    for side, tokens in report.tokens[tokenizer_name(job)].items():
+    for side, tokens in report.tokens_of(job.spec.model).items():
         if tokens.truncated_rows:
             tell(
                 f"{tokens.truncated_rows} of {tokens.rows} {side} rows exceed "
@@ -202,13 +204,18 @@ def _num_scored(job: ResolvedJob, num_groups: int) -> int:
 def _tell_split(job: ResolvedJob, split: SplitReport) -> list[str]:
     sentences = []
     if split.labels is not None:
-        sentences.append(
-            f"every side has its share of each of the {split.labels} labels (largest difference "
-            f"{split.largest_label_deviation})"
-        )
+        words = f"every side has its share of each of the {split.labels} labels"
+        if any(source.side != "Split" for source in job.spec.dataset.sources):
+            words = (
+                f"there are {split.labels} labels; sides that sources are bound to keep the shares "
+                "that they came with"
+            )
+        sentences.append(f"{words} (largest difference {split.largest_label_deviation})")
     goal = job.spec.goal
     if goal is not None and goal.metric in LOWER_IS_BETTER:
         return sentences  # its interval depends on the losses, not on their number alone
+    if split.widest_interval is None:
+        return sentences
     metric = goal.metric if goal else "a score"
     sentence = (
         f"the verdict rests on {_num_scored(job, split.test_groups)} independent held-out prompts: "
@@ -238,12 +245,6 @@ def source_label(job: ResolvedJob, index: int) -> str:
     return f"sources[{index}]" if len(job.spec.dataset.sources) > 1 else ""
 
 
-def tokenizer_name(job: ResolvedJob) -> str:
-    """Return the name under which the report keeps the token counts of the job's model."""
-    model = job.spec.model
-    return f"{model.uri}@{model.revision}"
-
-
 def report_findings(findings: Sequence[Finding]) -> list[CheckReport]:
     """Bring findings into the report's shape."""
     return [
@@ -254,6 +255,10 @@ def report_findings(findings: Sequence[Finding]) -> list[CheckReport]:
             message=finding.message,
             counts=dict(finding.counts),
             files=dict(finding.files),
+            sides=[
+                SideRows(side=one.side.value, rows=one.num_rows, kinds=dict(one.kinds))
+                for one in finding.sides
+            ],
             pairs=[
                 RowPairReport(
                     file=pair.file,

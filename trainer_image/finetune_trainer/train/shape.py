@@ -41,8 +41,7 @@ def shape_of_preferences(lengths: Sequence[int]) -> DataShape:
 
 def _estimate_preferences(job: ResolvedJob, report: DatasetReport) -> DataShape:
     limit = job.spec.hyperparameters.max_sequence_length
-    model = job.spec.model
-    tokens = report.tokens[f"{model.uri}@{model.revision}"][Side.TRAIN]
+    tokens = report.tokens_of(job.spec.model)[Side.TRAIN]
     # Learning from preferences looks at two answers at a time: a pair's, or two rows'.
     times = 2 if job.spec.method.objective == "KTO" else 1
     mean = min(float(limit * 2), times * tokens.tokens / tokens.rows)

@@ -205,12 +205,15 @@ def _tell_near_copies(rows: Comparison, removed: Removed) -> Finding:
 def _judge_conflicts(rows: Comparison, conflicts: Conflicts, dataset: Dataset) -> Finding:
     if not len(conflicts):
         return Finding(name=CONFLICTS, num_flagged=0)
-    pairs = _pairs(
-        rows.marks, rows.keys.positions[conflicts.indexes].tolist(), conflicts.against.tolist()
+    # Of two rows that contradict each other both are conflicts: a pair is told once.
+    positions = rows.keys.positions[conflicts.indexes].tolist()
+    once = dict.fromkeys(
+        map(tuple, map(sorted, zip(positions, conflicts.against.tolist(), strict=True)))
     )
+    pairs = _pairs(rows.marks, [first for first, _ in once], [second for _, second in once])
     torn = (
         f"{conflicts.num_questions} question(s) have more than one label, in {len(conflicts)} "
-        f"rows: {_name(pairs, len(conflicts))}"
+        f"rows: {_name(pairs, len(once))}"
     )
     if dataset.on_conflict == "Refuse":
         raise DataError(

@@ -20,6 +20,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.prepare.checks import Finding
 from finetune_trainer.prepare.privacy.finding import Settings, read_settings
 from finetune_trainer.prepare.privacy.redaction import Redacted, redact_row, redact_text
+from finetune_trainer.prepare.privacy.sides import PERSONAL_DATA, mark_kinds
 from finetune_trainer.prepare.screening import Judgement, Removal, Tally
 
 REASON = "PersonalData"
@@ -58,11 +59,12 @@ class PrivacyStep:
         return Judgement(verdict=self._decide(example, redacted), counts=counts)
 
     def _decide(self, example: Example, redacted: Redacted) -> Example | RowError | Removal:
+        personal = mark_kinds(redacted.counts)
         if self.action == "Report":
-            return example
+            return replace(example, personal=personal)
         if self.action == "Drop":
             return Removal(reason=REASON)
-        clean = replace_row(example, redacted.row)
+        clean = replace(replace_row(example, redacted.row), personal=personal)
         if self.action == "Redact":
             return clean
         kinds = ", ".join(entity for entity in ENTITIES if redacted.counts.get(entity))
@@ -78,7 +80,7 @@ class PrivacyStep:
         found: dict[str, int] = {entity: counts[entity] for entity in ENTITIES if counts[entity]}
         return [
             Finding(
-                name="personalData",
+                name=PERSONAL_DATA,
                 num_flagged=counts[_ROWS],
                 num_removed=tally.removed.total(),
                 message=self._tell(tally, found),
