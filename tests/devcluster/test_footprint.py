@@ -49,7 +49,7 @@ def host_footprint() -> dict[str, object]:
         "rules": rules,
         "interfaces": sorted(link["ifname"] for link in json.loads(output("ip", "-j", "link")[0])),
         "mounts": sorted(each for each in mounts if "devcluster" in each),
-        "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("*/finetune-devcluster"))),
+        "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("*/finetune-devcluster*"))),
         "sysctls": network.read_sysctls(),
         "folders": [each for each in (*FIXED_FOLDERS, *OWN_FOLDERS) if Path(each).exists()],
     }

@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 
+from devcluster.node.worker import add_worker
 from support.eventually import eventually
 
 pytestmark = pytest.mark.slow
@@ -125,6 +126,42 @@ def test_two_restricted_pods_find_each_other_the_api_server_and_the_store(
     for line in ("peer 10.", "api server reached", "store 200", "audience token True"):
         assert text.count(line) == 2, text
     assert text.count("user 65532") == 2
+
+
+def test_a_second_node_runs_pods_of_its_own_until_it_is_lost(
+    node_cluster, base_image, restricted_namespace
+):
+    before = (len(node_cluster.state.processes), list(node_cluster.state.folders))
+    _, job = two_pod_job(restricted_namespace, base_image, "http://unused")
+    spec = job["spec"]["template"]["spec"]
+    del spec["containers"][0]["resources"]
+    spec["containers"][0]["command"] = ["sleep", "600"]
+    worker = add_worker(node_cluster, "second")
+    try:
+        worker.pull(base_image)
+        pod = {"apiVersion": "v1", "kind": "Pod", "spec": {**spec, "nodeName": worker.name}}
+        pod["metadata"] = {"name": "away", "namespace": restricted_namespace}
+        node_cluster.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+        wait = ("wait", "pod/away", "--for=condition=Ready", "--timeout=60s")
+        node_cluster.kubectl("-n", restricted_namespace, *wait)
+        running = set(worker.pids())
+        worker.kill_kubelet()
+        assert running
+        assert set(worker.pids()) == running
+        worker.start_kubelet()
+        assert set(worker.pids()) == running
+        worker.cut_power()
+        eventually(lambda: not worker.pids(), timeout=10)
+    finally:
+        worker.remove()
+    assert (len(node_cluster.state.processes), node_cluster.state.folders) == before
+    assert node_cluster.is_ready()
+    nodes = json.loads(node_cluster.kubectl("get", "nodes", "-o", "json"))["items"]
+    assert [node["metadata"]["name"] for node in nodes] == ["devcluster"]
+    node_cluster.kubectl(
+        *("-n", restricted_namespace, "delete", "pod", "away", "--ignore-not-found"),
+        *("--force", "--grace-period=0"),
+    )
 
 
 def test_it_claims_gpus_it_does_not_have(node_cluster):

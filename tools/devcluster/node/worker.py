@@ -67,7 +67,12 @@ class Worker:
     def cut_power(self) -> None:
         """Kill the kubelet and every container, as when the machine is switched off."""
         self.kill_kubelet()
-        process.kill_all(self._pids())
+        process.kill_all(self.pids())
+
+    def pids(self) -> list[int]:
+        """Return the processes of its pods."""
+        groups = kubelet.cgroup_folders(self._place.cgroup)
+        return [pid for group in groups for pid in cgroup_pids(group)]
 
     def remove(self) -> None:
         """Delete the Node object and all that the node was."""
@@ -87,10 +92,6 @@ class Worker:
         for group in kubelet.cgroup_folders(self._place.cgroup):
             remove_cgroup(group)
         self._forget()
-
-    def _pids(self) -> list[int]:
-        groups = kubelet.cgroup_folders(self._place.cgroup)
-        return [pid for group in groups for pid in cgroup_pids(group)]
 
     def _is_own(self, pid: int) -> bool:
         """Return whether a process is a shim of this node's containerd."""
