@@ -27,10 +27,7 @@ from support.eventually import eventually
 CONFIG_MAP = "moved-clock"
 FOLDER = "/moved-clock"
 DEADLINE_SECONDS = 1800
-LONG: dict[str, Any] = {
-    "hyperparameters": {"maxSteps": 1600},
-    "activeDeadlineSeconds": DEADLINE_SECONDS,
-}
+CHANGE: dict[str, Any] = {"activeDeadlineSeconds": DEADLINE_SECONDS}
 _CLOCK = "import time; print(time.time())"
 
 
@@ -62,7 +59,7 @@ class MovedClocks:
         """Move the operator's clock while a job trains, and leave it so to the job's end."""
         with self._movable():
             name = f"clock-{cell.replace(' ', '-')}"
-            return self._cluster.compare(name, partial(self._move, MOVES[cell]), LONG)
+            return self._cluster.compare(name, partial(self._move, MOVES[cell]), CHANGE)
 
     @contextmanager
     def _move(self, seconds: int, job: Job) -> Iterator[None]:

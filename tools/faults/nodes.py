@@ -22,8 +22,8 @@ from support.eventually import eventually
 NODE = "second"
 GRACE_SECONDS = 10
 LONG: dict[str, Any] = {
-    "hyperparameters": {"maxSteps": 2500},
-    "checkpoint": {"everySteps": 100},
+    "hyperparameters": {"maxSteps": 1200},
+    "checkpoint": {"everySteps": 50},
     "podTemplate": {"terminationGracePeriodSeconds": GRACE_SECONDS},
 }
 """Long enough for the pod on the lost node to train on while another takes its place."""
