@@ -69,17 +69,19 @@ class LostNodes:
         """Lose the second node while a job trains there."""
         name = f"lost-{num_nodes}-{cell.replace(' ', '-')}"
         change = {**LONG, "resources": {"nodes": num_nodes}}
-        return self._cluster.compare(name, partial(self._lose, num_nodes, ENDS[cell]), change)
+        disturb = partial(self._lose, self._join(), num_nodes, ENDS[cell])
+        return self._cluster.compare(name, disturb, change)
 
     @contextmanager
-    def _lose(self, num_nodes: int, end: Callable[[Worker], None], job: Job) -> Iterator[None]:
-        worker = self._join()
+    def _lose(
+        self, worker: Worker, num_nodes: int, end: Callable[[Worker], None], job: Job
+    ) -> Iterator[None]:
         try:
             self._place(num_nodes, job)
             end(worker)
             yield
-            if not nodes_of(job, phases=("Succeeded",)):
-                raise WrongEnd("no pod of the training succeeded")
+            if FIRST_NODE not in nodes_of(job, phases=("Succeeded",)):
+                raise WrongEnd(f"no pod of the training succeeded on {FIRST_NODE}")
             worker.start_kubelet()
         except BaseException:
             worker.remove()
