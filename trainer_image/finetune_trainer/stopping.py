@@ -119,9 +119,15 @@ class Listener:
                 self._answer()
 
     def conclude(self) -> None:
-        """Let no stop come between the stage's end and its words."""
+        """Let no stop come between the stage's end and its words, nor between these and its exit.
+
+        Must be called in the main thread. An interpreter that ends takes every handler away, and
+        with it a SIGTERM would kill the process and its exit code; one that is ignored stays so.
+        """
         with self._lock:
             self._is_concluded = True
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
     def ask(self) -> None:
         """Do what a stop signal does."""

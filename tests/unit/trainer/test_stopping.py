@@ -102,6 +102,30 @@ def test_a_stop_does_not_come_between_the_end_and_its_words(tmp_path: Path) -> N
     assert (stopped.exit_code, stopped.stdout, stopped.words) == (0, "done\n", {})
 
 
+def test_a_stop_while_the_interpreter_ends_does_not_take_the_exit_code_away(
+    tmp_path: Path,
+) -> None:
+    script = """
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number={number}):
+        kill(pid, number)  # modules are cleared after the handlers
+last = Last()
+stopping.conclude()
+ready()
+"""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        log = tmp_path / "termination"
+        process = subprocess.run(
+            [sys.executable, "-c", LISTEN + script.format(number=int(number)), str(log)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            timeout=60,
+            check=False,
+        )
+        assert (process.returncode, process.stdout) == (0, "ready\n"), process.stderr
+
+
 @pytest.mark.parametrize("stage", ["prepare", "train", "evaluate"])
 def test_a_stop_is_heard_before_the_first_import_that_takes_time(
     tmp_path: Path, stage: str
