@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from finetune_api.crd import NAME_MESSAGE, build_schema
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.rules import BrokenRulesError
+from finetune_api.v1alpha1.scoring import METRIC_SYNONYMS
 
 Location = tuple[str | int, ...]
 LineOf = Callable[[Location], int | None]
@@ -159,7 +160,8 @@ def _message(details: ErrorDetails, location: Location) -> str:
     if kind == "literal_error":
         allowed = _schema_at(location).get("enum") or [context["expected"].strip("'")]
         shown = ", ".join(json.dumps(choice) for choice in allowed)
-        hint = _suggestion(str(value), allowed)
+        meant = METRIC_SYNONYMS.get(str(value).lower())
+        hint = f"; did you mean {meant}?" if meant in allowed else _suggestion(str(value), allowed)
         return f"Unsupported value: {_shown(value)}: supported values: {shown}{hint}"
     if kind in TYPE_NAMES:
         text = f"{invalid} must be of type {TYPE_NAMES[kind]}, not {_type_name(value)}"

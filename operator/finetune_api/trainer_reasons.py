@@ -107,6 +107,9 @@ STORAGE = {
 """Reasons of object stores, folders and the Hub."""
 
 MODEL = {
+    "AnswerPatternUnusable": _Help(
+        "`evaluation.answerPattern` is no regular expression, or takes too long.", "Correct it."
+    ),
     "AttentionUnsupported": _Help(
         "The model does not run with this attention.", "Use `attention: Auto`."
     ),
@@ -125,11 +128,23 @@ MODEL = {
     "ChatTemplateUnusable": _Help(
         "The chat template cannot be used.", "Correct it, or leave it out."
     ),
+    "CustomMetricFailed": _Help(
+        "The function of `evaluation.customMetric` raised, or returned no number from 0 to 1.",
+        "Correct it; the message names its line and the question, never the text.",
+    ),
+    "CustomMetricUnusable": _Help(
+        "There is no such file or function, or the file cannot be imported.",
+        "Mount the file where `evaluation.customMetric.path` says.",
+    ),
     "InvalidModulesToSave": _Help(
         "`modulesToSave` contradicts `targetModules`.", "Name each module in one of them."
     ),
     "InvalidTargetModules": _Help(
         "`targetModules` cannot be adapted.", "Take names that the message lists, or `all-linear`."
+    ),
+    "JsonSchemaNotFound": _Help("There is no file at `evaluation.jsonSchema.uri`.", "Correct it."),
+    "JsonSchemaUnusable": _Help(
+        "`evaluation.jsonSchema` is no valid JSON Schema.", "Correct the place that is named."
     ),
     "KernelsUnsupported": _Help(
         "There are no fused kernels for this architecture.", "Use `kernels: Auto`."
@@ -237,7 +252,8 @@ DATA = {
     "InvalidToolCall": _Help("A row's tool call is malformed.", "Correct the row."),
     "InvalidTools": _Help("A row's `tools` is malformed.", "Correct the row."),
     "MetricUnsuitable": _Help(
-        "The goal's metric does not fit the held-out rows.", "Take one that the message names."
+        "A metric that the job asks for does not fit the held-out rows.",
+        "Take one that the message names.",
     ),
     "MissingColumn": _Help(
         "A column that the job names is not there.", "Correct `columns` or `template`."

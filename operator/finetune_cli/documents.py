@@ -208,7 +208,10 @@ def find_problems(document: Document) -> list[str]:
 
     try:
         job = parse_job(document.body, line_of=document.line_of)
-        problems = _find_template_problems(job, document)
+        problems = [
+            *_find_template_problems(job, document),
+            *_find_answer_check_problems(job, document),
+        ]
     except InvalidJobError as error:
         problems = list(error.problems)
     return [
@@ -233,6 +236,17 @@ def _find_template_problems(job: FineTuneJob, document: Document) -> list[Proble
         line = document.line_of(location)
         problems.append(Problem(location=location, message=message, line=line))
     return problems
+
+
+def _find_answer_check_problems(job: FineTuneJob, document: Document) -> list[Problem]:
+    from finetune_api.answer_checks import find_answer_check_errors
+    from finetune_api.messages import Problem
+
+    places = [(("spec", *place), text) for place, text in find_answer_check_errors(job.spec)]
+    return [
+        Problem(location=place, message=f"Invalid value: {text}", line=document.line_of(place))
+        for place, text in places
+    ]
 
 
 def parse_document(document: Document) -> FineTuneJob:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.trainer import EvaluateResult, Score
-from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
+from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_cli.display import duration_text
 from finetune_cli.runner import RunOutcome
 

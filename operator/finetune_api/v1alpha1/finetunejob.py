@@ -39,19 +39,23 @@ from finetune_api.v1alpha1.batches import BATCH_RULES
 from finetune_api.v1alpha1.budget import BUDGET_RULES, Budget
 from finetune_api.v1alpha1.dataset import Dataset
 from finetune_api.v1alpha1.goal_rules import GOAL_RULES
+from finetune_api.v1alpha1.metric_rules import METRIC_RULES
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
 from finetune_api.v1alpha1.privacy import PRIVACY_RULES
 from finetune_api.v1alpha1.retry import RetryPolicy
 from finetune_api.v1alpha1.rules import Rule, check_rules
+from finetune_api.v1alpha1.scoring import (
+    LOWER_IS_BETTER,
+    CustomMetric,
+    GoalMetric,
+    JsonSchema,
+    MetricName,
+    NumberTolerance,
+)
 from finetune_api.v1alpha1.source_rules import SOURCE_RULES
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_api.v1alpha1.training_rules import TRAINING_RULES
-
-MetricName = Literal[
-    "exactMatch", "macroF1", "rougeL", "bleu", "loss", "perplexity", "preferenceAccuracy"
-]
-LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 
 
 class Goal(APIModel):
@@ -64,13 +68,16 @@ class Goal(APIModel):
     frequent one, which 99 % of the rows may have.
     """
 
-    metric: MetricName
-    """What is measured: `exactMatch` and `macroF1` for short labels, `rougeL` and `bleu` for text,
-    `loss` and `perplexity` for any data. All but the last two lie between 0 and 1."""
+    metric: GoalMetric
+    """What is measured: `exactMatch` and `macroF1` for short labels; `rougeL`, `chrF` and `bleu`
+    for text; `contains`, `regexMatch` and `numberClose` for one thing in an answer; `jsonValid`,
+    `jsonSchemaValid`, `jsonEqual` and `jsonFieldF1` for JSON; `loss`, `perplexity` and
+    `bitsPerByte` for any data; `custom` for a function of your own. All but these three of any
+    data lie between 0 and 1."""
     at_least: DecimalString | None = None
     """Lowest acceptable score of the tuned model, for metrics where higher is better."""
     at_most: DecimalString | None = None
-    """Highest acceptable score of the tuned model, for `loss` and `perplexity`."""
+    """Highest acceptable score of the tuned model, for `loss`, `perplexity` and `bitsPerByte`."""
     over_base: DecimalString | None = None
     """Smallest acceptable improvement over the base model, in the unit of the metric. The two
     models are compared row by row, and the bound is that of the difference."""
@@ -309,6 +316,23 @@ class Evaluation(APIModel):
     correct answer is ever cut."""
     batch_size: Annotated[Integer, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Rows generated at once."""
+    metrics: Annotated[
+        list[MetricName], Field(max_length=12, json_schema_extra=SET_LIST), Unique
+    ] = []
+    """What is computed beside the goal's metric. Default: what fits the data, which is `exactMatch`
+    and `macroF1` for labels, `jsonValid`, `jsonFieldF1` and `jsonEqual` for JSON, else `rougeL`,
+    `chrF` and `bleu`; with `loss` and `perplexity`. `secondsPerAnswer` is the time that the
+    evaluation takes for an answer, in batches; it alone differs from run to run."""
+    json_schema: JsonSchema | None = None
+    """What answers must match for `jsonSchemaValid`, which is computed where this is given."""
+    answer_pattern: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """A regular expression as Python writes it; `regexMatch` is the share of answers in which it
+    matches somewhere, and is computed where this is given."""
+    number_tolerance: NumberTolerance | None = None
+    """How close `numberClose` wants the last number of an answer to the reference's; it is computed
+    where this is given. Default: equal."""
+    custom_metric: CustomMetric | None = None
+    """Your own metric `custom`, which is computed where this is given."""
     num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=10000)] = 1000
     """Resamples behind the intervals of scores that are measured, not counted."""
     gpus: Annotated[Integer, Field(ge=1, le=64)] | Literal["auto"] = "auto"
@@ -408,9 +432,12 @@ SPEC_RULES: tuple[Rule, ...] = (
     Rule(
         rule=(
             "!has(self.goal) || !has(self.goal.atLeast) || !(self.goal.metric in "
-            "['loss', 'perplexity'])"
+            "['loss', 'perplexity', 'bitsPerByte'])"
         ),
-        message="goal.atLeast does not fit loss and perplexity, where lower is better: use atMost",
+        message=(
+            "goal.atLeast does not fit loss, perplexity and bitsPerByte, where lower is better: "
+            "use atMost"
+        ),
         field="goal.atLeast",
         check=lambda s: (
             s.goal is None or s.goal.at_least is None or s.goal.metric not in LOWER_IS_BETTER
@@ -419,9 +446,12 @@ SPEC_RULES: tuple[Rule, ...] = (
     Rule(
         rule=(
             "!has(self.goal) || !has(self.goal.atMost) || self.goal.metric in ['loss', "
-            "'perplexity']"
+            "'perplexity', 'bitsPerByte']"
         ),
-        message="goal.atMost fits only loss and perplexity, where lower is better: use atLeast",
+        message=(
+            "goal.atMost fits only loss, perplexity and bitsPerByte, where lower is better: use "
+            "atLeast"
+        ),
         field="goal.atMost",
         check=lambda s: (
             s.goal is None or s.goal.at_most is None or s.goal.metric in LOWER_IS_BETTER
@@ -592,6 +622,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     *TRAINING_RULES,
     *PREFERENCE_RULES,
     *GOAL_RULES,
+    *METRIC_RULES,
     *SOURCE_RULES,
     *PRIVACY_RULES,
     *BUDGET_RULES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -78,8 +79,9 @@ def problems_of(change: dict[str, Any]) -> list[str]:
         (
             {"spec.goal": {"metric": "ExactMatch", "atLeast": "1"}},
             'spec.goal.metric: Unsupported value: "ExactMatch": supported values: "exactMatch", '
-            '"macroF1", "rougeL", "bleu", "loss", "perplexity", "preferenceAccuracy"; did you '
-            "mean exactMatch?",
+            '"macroF1", "rougeL", "chrF", "bleu", "contains", "regexMatch", "numberClose", '
+            '"jsonValid", "jsonSchemaValid", "jsonEqual", "jsonFieldF1", "custom", "loss", '
+            '"perplexity", "bitsPerByte", "preferenceAccuracy"; did you mean exactMatch?',
         ),
         (
             {"spec.resources.nodes": "2"},
@@ -87,13 +89,33 @@ def problems_of(change: dict[str, Any]) -> list[str]:
         ),
         (
             {"spec.goal": {"metric": "loss", "atLeast": "0.5"}},
-            'spec.goal.atLeast: Invalid value: "0.5": goal.atLeast does not fit loss and '
-            "perplexity, where lower is better: use atMost",
+            'spec.goal.atLeast: Invalid value: "0.5": goal.atLeast does not fit loss, perplexity '
+            "and bitsPerByte, where lower is better: use atMost",
         ),
     ],
 )
 def test_one_problem_is_told_in_one_line(change: dict[str, Any], line: str) -> None:
     assert problems_of(change) == [line]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("accuracy", "exactMatch"),
+        ("F1", "macroF1"),
+        ("rouge", "rougeL"),
+        ("ROUGE-L", "rougeL"),
+        ("chrf", "chrF"),
+        ("ppl", "perplexity"),
+        ("latency", "secondsPerAnswer"),
+        ("json_valid", "jsonValid"),
+        ("jsonfield", "jsonFieldF1"),
+    ],
+)
+def test_nearest_metric_is_offered(written: str, meant: str) -> None:
+    (line,) = problems_of({"spec.evaluation": {"metrics": ["loss", written]}})
+    assert line.startswith(f"spec.evaluation.metrics[1]: Unsupported value: {json.dumps(written)}")
+    assert line.endswith(f"did you mean {meant}?")
 
 
 def test_every_problem_is_told_at_once() -> None:

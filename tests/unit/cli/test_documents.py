@@ -89,6 +89,19 @@ def test_a_chat_template_that_is_no_jinja_is_told_with_its_place() -> None:
     assert line.startswith("job.yaml:9: spec.model.chatTemplate.text: not valid Jinja: line 1")
 
 
+def test_a_schema_that_is_none_is_told_with_its_line() -> None:
+    evaluation = """  evaluation:
+    answerPattern: "("
+    jsonSchema:
+      text: '{"properties": {"a": {"type": "text"}}}'
+"""
+    found = problems(GOOD + evaluation)
+    first = len(GOOD.splitlines()) + 2
+    assert found[0].startswith(f"job.yaml:{first}: spec.evaluation.answerPattern: Invalid value:")
+    assert found[1].startswith(f"job.yaml:{first + 2}: spec.evaluation.jsonSchema.text:")
+    assert "at properties/a/type: 'text'" in found[1]
+
+
 @pytest.mark.parametrize("value", ["2e-4", "0.0002", "1"])
 def test_unquoted_decimal_is_refused_as_the_api_server_does(value: str) -> None:
     (line,) = problems(GOOD.replace('"2e-4"', value))

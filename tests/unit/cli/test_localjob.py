@@ -49,6 +49,13 @@ def test_weights_to_begin_from_count_from_the_job_file(write, tmp_path: Path) ->
     assert run.job.spec.init_from.uri == f"file://{tmp_path}/out/runs/default/a/1/adapter"
 
 
+def test_a_schema_counts_from_the_job_file(write, tmp_path: Path) -> None:
+    run = plan(write({"spec.evaluation": {"jsonSchema": {"uri": "file://./order.json"}}}))
+    schema = run.job.spec.evaluation.json_schema
+    assert schema is not None
+    assert schema.uri == f"file://{tmp_path}/order.json"
+
+
 def test_volume_claims_need_a_cluster(write) -> None:
     with pytest.raises(CliError, match="exists only on a cluster"):
         plan(write({"spec.model.uri": "pvc://models/a"}))

@@ -56,6 +56,19 @@ def test_counting_tokens(row: dict[str, Any], loss: str, expected: list[str]) ->
     assert counted(row, loss) == expected
 
 
+@pytest.mark.parametrize(
+    ("row", "num_bytes"),
+    [
+        ({"messages": CHAT}, len("hello") + len("so long")),
+        ({"prompt": "q: ", "completion": "naïve 北"}, len("naïve 北".encode())),
+        ({"text": "plain"}, len("plain")),
+    ],
+)
+def test_bytes_are_those_of_the_text_that_counts(row: dict[str, Any], num_bytes: int) -> None:
+    encoder = Encoder(make_tokenizer(), max_tokens=1000)
+    assert sum(map(encoder.count_bytes, encoder.encode_row(row))) == num_bytes
+
+
 def test_all_counts_everything_up_to_the_last_turn() -> None:
     (text,) = counted({"messages": CHAT}, "All")
     assert text.startswith("<|im_start|>user")

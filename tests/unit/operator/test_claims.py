@@ -35,3 +35,18 @@ def test_a_source_on_a_claim_is_mounted_for_reading(uri: str, path: str) -> None
     assert first.uri == "s3://data/a.jsonl"
     assert second.uri == f"file://{CLAIMS_DIR}/{path}"
     assert to_claim_uri(second.uri) == uri.rstrip("/")
+
+
+def test_a_schema_on_a_claim_is_mounted_for_reading() -> None:
+    spec = FineTuneJobSpec.model_validate(
+        {
+            "model": {"uri": "hf://org/model"},
+            "dataset": {"sources": [{"uri": "s3://data/a.jsonl"}]},
+            "evaluation": {"jsonSchema": {"uri": "pvc://schemas/order.json"}},
+            "output": {"uri": "s3://results/a"},
+        }
+    )
+    assert claims_of(spec) == {"schemas": True}
+    schema = with_file_uris(spec).evaluation.json_schema
+    assert schema is not None
+    assert schema.uri == f"file://{CLAIMS_DIR}/schemas/order.json"

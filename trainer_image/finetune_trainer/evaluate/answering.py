@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +50,14 @@ class EncodedQuestions:
             for each example, follow without.
         prompts: Token ids of the questions that have a prompt.
         answer_tokens: Longest answer to generate.
+        num_bytes: Bytes of the text that counts in each example that has an owner.
     """
 
     examples: list[Encoded]
     owners: NDArray[np.int64]
     prompts: list[list[int]]
     answer_tokens: int
+    num_bytes: list[int] = field(default_factory=list)
 
     @property
     def num_asks(self) -> int:
@@ -90,6 +93,7 @@ def encode_questions(
         owners=np.array([owner for owner, _ in examples]),
         prompts=[encoder.encode_prompt(q.prompt, q.tools) for q in asks if q.prompt is not None],
         answer_tokens=answer_length(lengths, max_new_tokens),
+        num_bytes=[encoder.count_bytes(example) for _, example in examples],
     )
 
 
@@ -105,7 +109,7 @@ def write_encoded(folder: Path, encoder: Encoder, encoded: EncodedQuestions) -> 
 
 
 def read_encoded(folder: Path) -> EncodedQuestions:
-    """Read what :func:`write_encoded` has written; whose question an example is stays behind."""
+    """Read what :func:`write_encoded` has written; owners and bytes of examples stay behind."""
     wire = json.loads((folder / QUESTIONS_NAME).read_text())
     examples = [
         Encoded(input_ids=ids, spans=tuple((start, end) for start, end in spans), num_cut=0)
@@ -126,10 +130,12 @@ class Said:
     Attributes:
         likelihoods: Summed negative log-likelihood (nats) and counted tokens of examples.
         texts: Answers to prompts.
+        seconds: Time that each of them took, its share of its batch's.
     """
 
     likelihoods: dict[int, tuple[float, int]]
     texts: dict[int, str]
+    seconds: dict[int, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON has them; no digit of a number is lost."""
@@ -141,6 +147,7 @@ class Said:
         return cls(
             likelihoods={int(i): (nll, tokens) for i, (nll, tokens) in wire["likelihoods"].items()},
             texts={int(i): text for i, text in wire["texts"].items()},
+            seconds={int(i): seconds for i, seconds in wire.get("seconds", {}).items()},
         )
 
 
@@ -228,6 +235,7 @@ class Asker:
             return Said(likelihoods=score_likelihood(model, rows, batch, pad_id=pad_id), texts={})
 
         def answer(batch: Batch) -> Said:
+            started = time.monotonic()
             texts = generate_answers(
                 model,
                 self._encoder,
@@ -235,7 +243,8 @@ class Asker:
                 batch,
                 max_new_tokens=self._encoded.answer_tokens,
             )
-            return Said(likelihoods={}, texts=texts)
+            seconds = (time.monotonic() - started) / len(batch)
+            return Said(likelihoods={}, texts=texts, seconds=dict.fromkeys(texts, seconds))
 
         for batches, put in ((share.rows, score), (share.asks, answer)):
             for batch in batches:
@@ -289,6 +298,7 @@ def gather_answers(encoded: EncodedQuestions, num_questions: int, parts: Sequenc
     """
     likelihoods = {i: pair for part in parts for i, pair in part.likelihoods.items()}
     texts = {i: text for part in parts for i, text in part.texts.items()}
+    seconds = {i: spent for part in parts for i, spent in part.seconds.items()}
     num_examples, num_prompts = len(encoded.examples), len(encoded.prompts)
     if len(likelihoods) != num_examples or len(texts) != num_prompts:
         raise InternalError(
@@ -304,11 +314,16 @@ def gather_answers(encoded: EncodedQuestions, num_questions: int, parts: Sequenc
         wins = count_wins((sums[:size], counts[:size]), (sums[size:], counts[size:]))
         pairs = _sum_by(encoded.owners, np.ones(size), num_questions)
         preferred = _sum_by(encoded.owners, wins, num_questions) / pairs
+    num_bytes = None
+    if encoded.num_bytes:
+        num_bytes = _sum_by(encoded.owners, np.array(encoded.num_bytes), num_questions)
     return Answers(
         texts=[texts[i] for i in range(num_prompts)],
         nll_sums=_sum_by(encoded.owners, sums[:size], num_questions),
         num_tokens=_sum_by(encoded.owners, counts[:size], num_questions),
         preferred=preferred,
+        num_bytes=num_bytes,
+        seconds=np.array([seconds.get(i, np.nan) for i in range(num_prompts)]),
     )
 
 

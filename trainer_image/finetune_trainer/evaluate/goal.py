@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
+from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, Interval
 from finetune_trainer.statistics.needed import count_of_gains, count_to_decide
 

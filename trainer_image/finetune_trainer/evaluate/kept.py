@@ -116,7 +116,7 @@ def digest_of(folder: Path, facts: Mapping[str, object]) -> str:
         folder: Holds the questions as tokens and the chat format.
         facts: Weights, types and device.
     """
-    known = {**facts, **{name: _version_of(name) for name in LIBRARIES}}
+    known = {**facts, "kept": 2, **{name: _version_of(name) for name in LIBRARIES}}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for name in (QUESTIONS_NAME, FORMAT_NAME):
         digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
@@ -141,6 +141,7 @@ def combine(parts: Iterable[Answers]) -> dict[str, Said]:
         for side, said in part.items():
             combined[side].likelihoods.update(said.likelihoods)
             combined[side].texts.update(said.texts)
+            combined[side].seconds.update(said.seconds)
     return combined
 
 

@@ -12,31 +12,47 @@ from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.comparing import compare
 from finetune_trainer.evaluate.goal import Measurement, certainty_of
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
-from finetune_trainer.evaluate.metrics.catalog import LIKELIHOOD_METRICS, choose_metrics, measure
+from finetune_trainer.evaluate.metrics.catalog import (
+    LIKELIHOOD_METRICS,
+    NO_SETTINGS,
+    UNBOUNDED_METRICS,
+    Settings,
+    choose_metrics,
+    measure,
+)
 from finetune_trainer.evaluate.questions import group_questions
 from finetune_trainer.evaluate.trivial import Trivial, answer_trivially
 from finetune_trainer.statistics.paired import Compared
 
 LABEL_METRICS = ("exactMatch", "macroF1")
-COMPARED_WITH_TRIVIAL = (*LABEL_METRICS, "rougeL", "chrF", "bleu", "contains")
+COMPARED_WITH_TRIVIAL = (*LABEL_METRICS, "rougeL", "chrF", "bleu", "contains", "numberClose")
 
 
 def score_all(
-    job: ResolvedJob, comparison: Comparison
+    job: ResolvedJob, comparison: Comparison, settings: Settings = NO_SETTINGS
 ) -> tuple[list[Score], dict[str, Measurement]]:
-    """Compute every fitting metric with intervals; the goal's metric first.
+    """Compute every metric of the job with intervals; the goal's metric first.
+
+    Args:
+        job: The effective job.
+        comparison: What both models said.
+        settings: What the job tells some metrics.
 
     Returns:
         The scores as text, and as numbers by metric.
 
     Raises:
-        DataError: The goal's metric compares answers, and no held-out row has one.
+        DataError: A metric compares answers, and no held-out row has one.
+        UserError: A metric of the user's own, or a pattern of theirs, failed.
     """
     goal_metric = job.spec.goal.metric if job.spec.goal else None
     answered = [question.references for question in comparison.asked]
-    names = choose_metrics(answered, goal_metric, has_pairs=comparison.base.preferred is not None)
-    if goal_metric in names:
-        names.sort(key=lambda name: name != goal_metric)
+    names = choose_metrics(
+        answered,
+        goal_metric,
+        has_pairs=comparison.base.preferred is not None,
+        evaluation=job.spec.evaluation,
+    )
     trivial = answer_trivially(comparison.asked) if answered else None
     scores = []
     measured = {}
@@ -44,31 +60,36 @@ def score_all(
         if not answered and name not in LIKELIHOOD_METRICS:
             raise DataError(
                 "MetricUnsuitable",
-                f"goal.metric {name} compares answers, and no held-out row has one; use loss or "
-                "perplexity",
+                f"metric {name} compares answers, and no held-out row has one; use loss, "
+                "perplexity or bitsPerByte",
             )
-        measured[name] = _measure(job, comparison, name, trivial)
+        measured[name] = _measure(job, comparison, name, trivial, settings)
         scores.append(_score_from(name, measured[name]))
     return scores, measured
 
 
 def _measure(
-    job: ResolvedJob, comparison: Comparison, name: str, trivial: Trivial | None
+    job: ResolvedJob,
+    comparison: Comparison,
+    name: str,
+    trivial: Trivial | None,
+    settings: Settings,
 ) -> Measurement:
     # Plain text has no answer to compare: it counts for the loss alone.
     rows = comparison.questions if name in LIKELIHOOD_METRICS else comparison.asked
     groups = group_questions(rows)
     references = [question.references for question in comparison.asked]
+    prompts = [question.prompt for question in comparison.asked]
 
     def score(said: Answers) -> Measured:
-        return measure(name, said, references)
+        return measure(name, said, references, settings=settings, prompts=prompts)
 
     def set_against(other: Measured) -> Compared:
         return compare(
             other,
             tuned,
             groups,
-            is_bounded=name not in LIKELIHOOD_METRICS,
+            is_bounded=name not in UNBOUNDED_METRICS,
             num_samples=job.spec.evaluation.num_bootstrap_samples,
             seed=job.spec.dataset.split.seed,
         )

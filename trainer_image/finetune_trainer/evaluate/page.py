@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
-from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER, Goal
+from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.evaluate.curve import Picture
 from finetune_trainer.evaluate.goal import certainty_of
 from finetune_trainer.evaluate.metrics.labels import normalize_label

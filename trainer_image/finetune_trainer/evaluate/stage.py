@@ -18,6 +18,7 @@ from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.measuring import score_all
 from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.report import Evidence, Sample, write_report
+from finetune_trainer.evaluate.settings import read_settings, try_settings
 from finetune_trainer.evaluate.trivial import answer_trivially
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
@@ -60,6 +61,8 @@ def evaluate(context: StageContext) -> EvaluateResult:
     record = json.loads((adapter_dir / "run.json").read_text())
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
     questions = _gather(job, prepared, encoder)
+    settings = read_settings(job.spec.evaluation, context.access())
+    try_settings(settings, questions)
     base_dir, revision = context.model_folder()
     control_dir = context.scratch("asking", fresh=True)
     with context.keeping_logs(control_dir):
@@ -78,7 +81,7 @@ def evaluate(context: StageContext) -> EvaluateResult:
                 facts={"model": revision, "adapter": adapter.digest, "dataset": prepared.digest},
             ),
         )
-    scores, measured = score_all(job, comparison)
+    scores, measured = score_all(job, comparison, settings)
     result = _make_result(context, key, comparison, scores, measured)
     _write_results(folder, context, prepared, adapter, record, comparison, result)
     evaluation = publish_folder(

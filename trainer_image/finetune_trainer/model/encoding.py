@@ -191,6 +191,23 @@ class Encoder:
         turn = self._require_template().turns(messages, [len(messages) - 1], row.get("tools"))[0]
         return len(self._continue(turn.prompt, turn.answer))
 
+    def count_bytes(self, example: Encoded) -> int:
+        """Return the bytes in UTF-8 of the text that counts in the loss; control tokens are none.
+
+        Args:
+            example: An example of this encoder.
+        """
+        return sum(
+            len(
+                self._tokenizer.decode(
+                    example.input_ids[start:end],
+                    skip_special_tokens=True,
+                    clean_up_tokenization_spaces=False,
+                ).encode()
+            )
+            for start, end in example.spans
+        )
+
     def _choose_turns(self, row: Mapping[str, Any]) -> tuple[list[Message], list[int]]:
         """Return the conversation and the positions of the answers that are learned."""
         before: list[Message] = [] if "messages" in row else row["prompt"]

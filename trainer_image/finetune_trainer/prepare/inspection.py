@@ -140,7 +140,7 @@ def inspect_sources(context: StageContext, *, with_model: bool) -> Inspection:
             context = replace(context, job=job)
     try:
         require_evidence(asked, staging_of(context, _digest_of(found)))
-    except DataError as error:
+    except (DataError, UserError) as error:
         refusals.append(error)
     return replace(found, refusals=tuple(refusals))
 

@@ -7,12 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune_api.trainer import ResolvedJob, RowCounts
-from finetune_api.v1alpha1.finetunejob import (
-    LOWER_IS_BETTER,
-    Evaluation,
-    FineTuneJobSpec,
-    Goal,
-)
+from finetune_api.v1alpha1.finetunejob import Evaluation, FineTuneJobSpec
+from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.data.keys import uri_of
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME
 from finetune_trainer.data.report import place_row, report_invalid_rows
@@ -95,23 +91,6 @@ def require_sides(rows: RowCounts) -> None:
             "no rows are held out to compare base and tuned model on; set "
             "dataset.split.testPercent above 0, or give a source with side: Test",
         )
-
-
-def require_answers(goal: Goal | None, folder: Path) -> None:
-    """Refuse a goal that the held-out rows cannot answer, before anything is trained.
-
-    Raises:
-        DataError: The goal's metric compares answers and no held-out row has one.
-    """
-    if goal is None or goal.metric in LOWER_IS_BETTER:
-        return
-    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
-        if all("text" in json.loads(row) for row in rows):
-            raise DataError(
-                "MetricUnsuitable",
-                f"goal.metric {goal.metric} compares answers, and every held-out row is plain text "
-                "without one; use loss or perplexity, or hold out rows with answers",
-            )
 
 
 def require_preferences(objective: str, folder: Path) -> None:

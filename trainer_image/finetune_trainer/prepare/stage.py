@@ -22,8 +22,8 @@ from finetune_trainer.data.rows import Side
 from finetune_trainer.prepare.building import build, staging_of
 from finetune_trainer.prepare.conversations import fetch_template
 from finetune_trainer.prepare.fetching import fetch_benchmarks, fetch_sources
+from finetune_trainer.prepare.metric_checks import require_metrics
 from finetune_trainer.prepare.refusals import (
-    require_answers,
     require_decidable_goal,
     require_preferences,
     require_prompts,
@@ -120,9 +120,10 @@ def require_evidence(context: StageContext, folder: Path) -> None:
     """Refuse a data set that the job's goal, objective or evaluation has no use for.
 
     Raises:
+        UserError: What answers are held against cannot be used.
         DataError: Says what is missing, and the remedy.
     """
-    require_answers(context.job.spec.goal, folder)
+    require_metrics(context.job.spec, folder, context.access())
     require_preferences(context.job.spec.method.objective, folder)
     require_prompts(context.job.spec.evaluation, folder)
     require_decidable_goal(context.job.spec, folder)

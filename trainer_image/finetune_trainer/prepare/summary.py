@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_api.trainer import ResolvedJob, RowCounts
-from finetune_api.v1alpha1.finetunejob import LOWER_IS_BETTER
 from finetune_api.v1alpha1.privacy import Privacy
+from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.data.prepared import REPORT_NAME
 from finetune_trainer.data.report import (
     CheckReport,

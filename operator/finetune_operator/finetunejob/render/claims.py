@@ -66,9 +66,13 @@ def with_file_uris(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     template = spec.model.chat_template
     if template is not None and template.uri is not None:
         model = model.model_copy(update={"chat_template": moved(template)})
+    schema, evaluation = spec.evaluation.json_schema, spec.evaluation
+    if schema is not None and schema.uri is not None:
+        evaluation = evaluation.model_copy(update={"json_schema": moved(schema)})
     return spec.model_copy(
         update={
             "model": model,
+            "evaluation": evaluation,
             "dataset": dataset,
             "output": moved(spec.output),
             "init_from": moved(spec.init_from) if spec.init_from else None,
@@ -84,6 +88,8 @@ def claims_of(spec: FineTuneJobSpec) -> dict[str, bool]:
     reads += [spec.init_from.uri] if spec.init_from else []
     if spec.model.chat_template is not None:
         reads.append(spec.model.chat_template.uri or "")
+    if spec.evaluation.json_schema is not None:
+        reads.append(spec.evaluation.json_schema.uri or "")
     for uri, read_only in [*((uri, True) for uri in reads), (spec.output.uri, False)]:
         parsed = parse_claim_uri(uri)
         if parsed is not None:

@@ -26,12 +26,16 @@ class Answers:
         num_tokens: Reference tokens behind each sum.
         preferred: Of each question, the share of its pairs whose better answer the model holds for
             likelier; None where there are no pairs.
+        num_bytes: Bytes of the text behind each sum, in UTF-8; None if nobody counted.
+        seconds: Time that each answer took; None if nobody measured.
     """
 
     texts: Sequence[str]
     nll_sums: Floats
     num_tokens: Floats
     preferred: Floats | None = None
+    num_bytes: Floats | None = None
+    seconds: Floats | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,21 @@ def perplexity(answers: Answers) -> Measured:
     )
 
 
+def bits_per_byte(answers: Answers) -> Measured:
+    """Return the bits that the model needs for each byte of the references' text in UTF-8.
+
+    Unlike the loss it compares between models with other tokenizers.
+    """
+    assert answers.num_bytes is not None
+    return _per_unit(answers.nll_sums / np.log(2), answers.num_bytes)
+
+
+def seconds_per_answer(answers: Answers) -> Measured:
+    """Return the time that the evaluation took for an answer: a batch's, shared by its answers."""
+    assert answers.seconds is not None
+    return mean_of(answers.seconds)
+
+
 def preference_accuracy(answers: Answers) -> Measured:
     """Return the share of pairs whose better answer the model holds for likelier."""
     assert answers.preferred is not None

@@ -1,0 +1,83 @@
+"""Rules on metrics and on what they are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.meta import decimal_of
+from finetune_api.v1alpha1.rules import Rule
+
+_SETTINGS = (
+    ("jsonSchemaValid", "json_schema", "jsonSchema", "the schema that answers are held against"),
+    ("regexMatch", "answer_pattern", "answerPattern", "the regular expression to look for"),
+    ("custom", "custom_metric", "customMetric", "the file and function that score an answer"),
+)
+
+
+def asks_for(spec: Any, metric: str) -> bool:
+    """Whether the goal or the list of metrics names a metric."""
+    is_goal = spec.goal is not None and spec.goal.metric == metric
+    return is_goal or metric in spec.evaluation.metrics
+
+
+def _asks_for_cel(metric: str) -> str:
+    return (
+        f"((has(self.goal) && self.goal.metric == '{metric}') || "
+        f"self.evaluation.metrics.exists(m, m == '{metric}'))"
+    )
+
+
+def _needs(metric: str, attribute: str, field: str, what: str) -> Rule:
+    return Rule(
+        rule=f"has(self.evaluation.{field}) || !{_asks_for_cel(metric)}",
+        message=f"metric {metric} needs evaluation.{field}, {what}",
+        field=f"evaluation.{field}",
+        check=lambda s: getattr(s.evaluation, attribute) is not None or not asks_for(s, metric),
+    )
+
+
+METRIC_RULES: tuple[Rule, ...] = (
+    *(_needs(*setting) for setting in _SETTINGS),
+    Rule(
+        rule=(
+            "!has(self.evaluation.jsonSchema) || "
+            "has(self.evaluation.jsonSchema.text) != has(self.evaluation.jsonSchema.uri)"
+        ),
+        message="evaluation.jsonSchema needs text or uri, and not both",
+        field="evaluation.jsonSchema",
+        check=lambda s: (
+            s.evaluation.json_schema is None
+            or (s.evaluation.json_schema.text is None) != (s.evaluation.json_schema.uri is None)
+        ),
+    ),
+    Rule(
+        rule=(
+            "!self.evaluation.metrics.exists(m, m == 'preferenceAccuracy') || "
+            "self.method.objective in ['DPO', 'ORPO']"
+        ),
+        message=(
+            "evaluation.metrics: preferenceAccuracy compares pairs of answers: it needs "
+            "method.objective DPO or ORPO"
+        ),
+        field="evaluation.metrics",
+        check=lambda s: (
+            "preferenceAccuracy" not in s.evaluation.metrics
+            or s.method.objective in ("DPO", "ORPO")
+        ),
+    ),
+    Rule(
+        rule=(
+            "!has(self.evaluation.numberTolerance) || "
+            "double(self.evaluation.numberTolerance.relative) < 1.0"
+        ),
+        message=(
+            "evaluation.numberTolerance.relative must be below 1: write 0.01 for one percent of "
+            "the reference"
+        ),
+        field="evaluation.numberTolerance.relative",
+        check=lambda s: (
+            s.evaluation.number_tolerance is None
+            or decimal_of(s.evaluation.number_tolerance.relative) < 1
+        ),
+    ),
+)

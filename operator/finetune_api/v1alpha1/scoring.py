@@ -1,0 +1,85 @@
+"""What an evaluation measures: names of metrics, and what some of them are told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.meta import URI, APIModel, DecimalString
+from finetune_api.patterns import PATH_RULE, VARIABLE_RULE, Texts
+
+GoalMetric = Literal[
+    "exactMatch",
+    "macroF1",
+    "rougeL",
+    "chrF",
+    "bleu",
+    "contains",
+    "regexMatch",
+    "numberClose",
+    "jsonValid",
+    "jsonSchemaValid",
+    "jsonEqual",
+    "jsonFieldF1",
+    "custom",
+    "loss",
+    "perplexity",
+    "bitsPerByte",
+    "preferenceAccuracy",
+]
+"""What a goal may ask for: it is known which way is better."""
+
+MetricName = Literal[GoalMetric, "refusalRate", "answerLength", "secondsPerAnswer"]
+
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bitsPerByte"})
+"""They have no upper bound; all other metrics of a goal lie between 0 and 1."""
+
+METRIC_SYNONYMS = {
+    "accuracy": "exactMatch",
+    "f1": "macroF1",
+    "rouge": "rougeL",
+    "ppl": "perplexity",
+    "bpb": "bitsPerByte",
+    "latency": "secondsPerAnswer",
+    "length": "answerLength",
+    "refusal": "refusalRate",
+    "json": "jsonValid",
+    "schema": "jsonSchemaValid",
+    "numeric": "numberClose",
+}
+"""What people write, in small letters, by the name it has here."""
+
+
+class JsonSchema(APIModel):
+    """A JSON Schema, as text or as a file; one of the two."""
+
+    text: Annotated[str, Field(min_length=1, max_length=32768)] | None = None
+    """The schema itself, in JSON. It may refer to its own parts (`#/$defs/...`) and to no others:
+    nothing is fetched."""
+    uri: URI | None = None
+    """A file that holds it. It is read with the credentials of `output`."""
+
+
+class NumberTolerance(APIModel):
+    """How far a number may be from that of the reference; the wider of the two counts."""
+
+    absolute: DecimalString = "0"
+    """In the unit of the numbers."""
+    relative: DecimalString = "0"
+    """As a share of the reference's number, `"0.01"` for one percent."""
+
+
+class CustomMetric(APIModel):
+    """A metric of your own: a function in a Python file.
+
+    It is called for each answer with the answer, the list of references and the prompt (a text, or
+    OpenAI's message list), and returns a number from 0 (worst) to 1 (best). The file runs in the
+    evaluation's pod, with the job's rights.
+    """
+
+    path: Annotated[str, Field(min_length=1, max_length=1024), Texts(PATH_RULE)]
+    """Absolute path of the file where the evaluation runs: on a cluster in its pod, mounted by
+    `podTemplate.volumes`, for example from a ConfigMap."""
+    function: Annotated[str, Field(min_length=1, max_length=128), Texts(VARIABLE_RULE)] = "score"
+    """Name of the function in it."""

@@ -1,0 +1,85 @@
+"""Refuses metrics that the held-out rows cannot answer, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune_api.answer_checks import find_pattern_error
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_trainer.data.answer_schema import fetch_schema
+from finetune_trainer.data.answer_values import ABSENT, read_json_value, read_number
+from finetune_trainer.data.rows import Side
+from finetune_trainer.errors import DataError, UserError
+from finetune_trainer.prepare.labels import answer_of
+from finetune_trainer.storage import StorageAccess
+
+
+def _is_json(text: str) -> bool:
+    return read_json_value(text) is not ABSENT
+
+
+def _has_number(text: str) -> bool:
+    return read_number(text) is not None
+
+
+_NEEDS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "jsonEqual": (_is_json, "is no JSON"),
+    "jsonFieldF1": (_is_json, "is no JSON"),
+    "numberClose": (_has_number, "has no number"),
+}
+"""What every reference must be for a metric, and what is said of one that is not."""
+
+
+def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) -> None:
+    """Refuse what answers are held against, and metrics that their references do not fit.
+
+    Args:
+        spec: The job's spec.
+        folder: The prepared data set.
+        access: How storage is reached with the output's credentials.
+
+    Raises:
+        UserError: ``JsonSchemaUnusable``, ``JsonSchemaNotFound``, ``AnswerPatternUnusable``.
+        DataError: ``MetricUnsuitable``; names the metric, the file and the line.
+        StorageError: Storage failed.
+    """
+    evaluation = spec.evaluation
+    fetch_schema(evaluation, access)
+    if problem := find_pattern_error(evaluation.answer_pattern or ""):
+        raise UserError("AnswerPatternUnusable", f"evaluation.answerPattern is {problem}")
+    names = {*evaluation.metrics, *([spec.goal.metric] if spec.goal else [])}
+    if evaluation.number_tolerance is not None:
+        names.add("numberClose")
+    if names - LOWER_IS_BETTER and not any("text" not in row for row in _rows(folder)):
+        raise DataError(
+            "MetricUnsuitable",
+            f"metric {min(names - LOWER_IS_BETTER)} compares answers, and every held-out row is "
+            "plain text without one; use loss, perplexity or bitsPerByte, or hold out rows with "
+            "answers",
+        )
+    for name in sorted(names & _NEEDS.keys()):
+        fits, words = _NEEDS[name]
+        unfit = [line for line, answer in _answers(folder) if not fits(answer)]
+        if unfit:
+            raise DataError(
+                "MetricUnsuitable",
+                f"metric {name} does not fit {len(unfit)} held-out answer(s): the one in line "
+                f"{unfit[0]} of {Side.TEST}.jsonl {words}; correct the rows, or ask for another "
+                "metric in goal.metric and evaluation.metrics",
+            )
+
+
+def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
+        yield from map(json.loads, rows)
+
+
+def _answers(folder: Path) -> Iterator[tuple[int, str]]:
+    for line, row in enumerate(_rows(folder), start=1):
+        answer = answer_of(row)
+        if answer is not None:
+            yield line, answer
