@@ -17,7 +17,7 @@ from finetune_trainer.evaluate.curve import draw_picture
 from finetune_trainer.prepare.page import render_page
 from support.browser import Page, browsing, find_browser
 from support.data_reports import report, sample
-from support.evaluation_pages import RECORD, page
+from support.evaluation_pages import RECORD, label_section, page
 
 BROWSER = find_browser()
 AXE = os.environ.get("AXE", "")
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on
 
 PAGES: dict[str, Callable[[], str]] = {
     "data": lambda: render_page(report(), [sample()], reason_hidden=""),
-    "evaluation": lambda: page(curve=draw_picture(RECORD)),
+    "evaluation": lambda: page(curve=draw_picture(RECORD), labels=label_section()),
 }
 
 CUT = """[...document.querySelectorAll("main *")].filter((e) => !e.closest("thead, .out-of-sight")

@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
+from finetune_trainer.evaluate.label_section import (
+    LabelSection,
+    count_both,
+    describe_labels,
+)
 from finetune_trainer.evaluate.page import render_page
 from support.spec_cases import changed, minimal_job
 
@@ -21,6 +26,16 @@ RECORD: dict[str, Any] = {
         "planned_steps": 60,
     },
 }
+
+
+def label_section() -> LabelSection:
+    """Three labels, one of them hostile, and answers that are none."""
+    truth = ["positive"] * 6 + ["negative"] * 3 + ["<b>so so, mostly</b>"] * 2
+    base = ["positive"] * 9 + ["I think so"] * 2
+    tuned = [*truth[:5], "negative", *truth[6:9], "positive", "<b>so so, mostly</b>"]
+    tables = count_both(base, tuned, [[label] for label in truth])
+    assert tables is not None
+    return describe_labels(*tables)
 
 
 def page(change: dict[str, Any] | None = None, **settings: Any) -> str:

@@ -14,6 +14,7 @@ import random
 import numpy as np
 import pytest
 
+from finetune_trainer.evaluate.label_section import table_to_json
 from finetune_trainer.evaluate.metrics.labels import count_labels, exact_match, macro_f1
 
 LABELS = ["billing", "cancel, refund", "card lost", "greeting"]
@@ -68,3 +69,19 @@ def test_labels_of_any_script_are_counted(label: str) -> None:
 def test_of_several_references_the_first_is_the_true_label() -> None:
     assert count_labels(["b"], [["a", "b"]]).confusions() == [("a", None, 1)]
     assert exact_match(["b"], [["a", "b"]]).rows.tolist() == [1.0]
+
+
+def test_report_holds_figures_and_mistakes_of_every_label() -> None:
+    table = table_to_json(count_labels(["a", "b", "x"], [["A"], ["A"], ["b"]]))
+    assert table["labels"][0] == {
+        "label": "A",
+        "numRows": 2,
+        "numSaid": 1,
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": 0.6667,
+    }
+    assert table["mistakes"] == [
+        {"label": "A", "answered": "b", "count": 1},
+        {"label": "b", "answered": None, "count": 1},
+    ]

@@ -9,7 +9,7 @@ import pytest
 
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.measuring import score_all
+from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import choose_metrics, measure
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels
@@ -97,8 +97,11 @@ def test_plain_text_counts_for_the_loss_and_not_against_the_answers() -> None:
     job = ResolvedJob.model_validate(
         {"namespace": "n", "name": "j", "uid": "u", "spec": body["spec"]}
     )
-    measured, _ = score_all(job, comparison)
+    measured, by_metric = score_all(job, comparison)
     scores = {s.name: (float(s.base), float(s.tuned)) for s in measured}
+    rows = gather_row_scores(comparison, by_metric)
+    assert [row["exactMatch"] for row in rows] == [(0.0, 1.0), (1.0, 1.0)]
+    assert [row["loss"] for row in rows] == [(1.0, 1.0), (1.0, 1.0)]
     assert scores["exactMatch"] == (0.5, 1.0)
     assert scores["loss"] == (2.5, 2.5)
 

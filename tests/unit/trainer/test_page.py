@@ -8,7 +8,8 @@ import pytest
 
 from finetune_api.trainer import EvaluateResult, Score
 from finetune_trainer.evaluate.curve import draw_picture
-from support.evaluation_pages import RECORD, page, sample
+from finetune_trainer.evaluate.label_section import count_both, describe_labels
+from support.evaluation_pages import RECORD, label_section, page, sample
 from support.page_reading import Reading
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}</div>"
@@ -119,3 +120,34 @@ def test_marks_of_the_curve_lie_within_its_frame() -> None:
         assert picture.top <= y <= picture.bottom
     highest = min(y for _, y in picture.dots)
     assert picture.dots[0][1] == highest  # the largest loss
+
+
+def test_labels_are_told_with_the_worst_first_and_what_they_are_mistaken_for() -> None:
+    reading = Reading(page(labels=label_section()))
+    for words in (
+        # label, rows, base's recall and F1, tuned precision, recall and F1
+        "<b>so so, mostly</b> 2 0.000 0.000 1.000 0.500 0.667 positive 6 1.000 0.800",
+        "true label 1 2 3 other 1 positive 5 1 0 0 2 negative 0 3 0 0",
+        "<b>so so, mostly</b> (no label of the data) 2 0",
+        "negative positive 3 0",
+    ):
+        assert words in reading.text
+    assert "b" not in reading.tags
+
+
+def test_many_labels_are_listed_without_a_matrix() -> None:
+    truth = [f"label {i}" for i in range(60)] * 2
+    said = [f"label {(i + 1) % 60}" for i in range(60)] * 2
+    tables = count_both(truth, said, [[label] for label in truth])
+    assert tables is not None
+    section = describe_labels(*tables)
+    assert (section.matrix, len(section.mistakes), section.num_mistakes) == ([], 20, 60)
+    text = Reading(page(labels=section)).text
+    assert "The 20 most frequent of 60 kinds of mistakes" in text
+    assert text.count("label 59") >= 1
+
+
+def test_answers_that_are_no_labels_have_no_table_of_labels() -> None:
+    texts = ["a long answer that is unlike any other", "and one more that is as long as the first"]
+    assert count_both(texts, texts, [[text] for text in texts]) is None
+    assert "true label" not in Reading(page()).text

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from finetune_api.v1alpha1.finetunejob import Goal
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_trainer.evaluate.metrics.answers import Floats
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, Interval
 from finetune_trainer.statistics.needed import count_of_gains, count_to_decide
 
@@ -26,6 +27,7 @@ class Measurement:
         num_prompts: Independent held-out prompts behind them.
         trivial: Score of answers that need no model, where the metric compares answers.
         over_trivial: Tuned minus that, paired, where answers are labels: what must be above 0.
+        rows: What each row scored, of the base model and of the tuned one.
     """
 
     base: Interval
@@ -34,6 +36,7 @@ class Measurement:
     num_prompts: int
     trivial: float | None = None
     over_trivial: Interval | None = None
+    rows: tuple[Floats, Floats] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -94,8 +94,8 @@ def _measure(
             seed=job.spec.dataset.split.seed,
         )
 
-    tuned = score(comparison.tuned)
-    compared = set_against(score(comparison.base))
+    base, tuned = score(comparison.base), score(comparison.tuned)
+    compared = set_against(base)
     certainty = certainty_of(job.spec.goal)
     without_model, over_trivial = None, None
     if trivial is not None and name in COMPARED_WITH_TRIVIAL:
@@ -110,6 +110,7 @@ def _measure(
         num_prompts=len(groups),
         trivial=without_model,
         over_trivial=over_trivial,
+        rows=(base.rows, tuned.rows),
     )
 
 
@@ -127,6 +128,27 @@ def _score_from(name: str, measured: Measurement) -> Score:
         delta_high=_text(gain.high),
         trivial="" if measured.trivial is None else _text(measured.trivial),
     )
+
+
+def gather_row_scores(
+    comparison: Comparison, measured: dict[str, Measurement]
+) -> list[dict[str, tuple[float, float]]]:
+    """Return what base and tuned model scored by each metric, for every question that was asked.
+
+    Args:
+        comparison: What both models said.
+        measured: What :func:`score_all` made of it.
+    """
+    asked = [i for i, q in enumerate(comparison.questions) if q.prompt is not None]
+    scores: list[dict[str, tuple[float, float]]] = [{} for _ in asked]
+    for name, measurement in measured.items():
+        assert measurement.rows is not None
+        base, tuned = measurement.rows
+        # Likelihoods are those of all questions, also of plain text.
+        places = asked if name in LIKELIHOOD_METRICS else range(len(asked))
+        for row, place in zip(scores, places, strict=True):
+            row[name] = round(float(base[place]), 4), round(float(tuned[place]), 4)
+    return scores
 
 
 def _text(value: float) -> str:

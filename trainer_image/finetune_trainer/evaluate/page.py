@@ -17,6 +17,11 @@ from finetune_api.v1alpha1.finetunejob import Goal
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.evaluate.curve import Picture
 from finetune_trainer.evaluate.goal import certainty_of
+from finetune_trainer.evaluate.label_section import (
+    LABEL_COLUMNS,
+    MISTAKE_COLUMNS,
+    LabelSection,
+)
 from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.pages.rendering import render
 
@@ -42,6 +47,7 @@ def render_page(
     samples: Sequence[Mapping[str, Any]],
     num_samples: int,
     curve: Picture | None = None,
+    labels: LabelSection | None = None,
 ) -> str:
     """Render the page.
 
@@ -52,6 +58,7 @@ def render_page(
         samples: Questions shown with their answers.
         num_samples: How many there are in all.
         curve: The losses while training.
+        labels: What becomes of each label, where answers are labels.
     """
     goal = job.spec.goal
     has_labels = any(score.name in _LABEL_METRICS for score in result.scores)
@@ -64,6 +71,9 @@ def render_page(
         samples=[_mark(sample, has_labels=has_labels) for sample in samples],
         num_samples=num_samples,
         curve=curve,
+        labels=labels,
+        label_columns=LABEL_COLUMNS,
+        mistake_columns=MISTAKE_COLUMNS,
         bar_width=BAR_WIDTH,
         rows=[
             {

@@ -7,26 +7,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult, ResolvedJob, RowCounts
 from finetune_trainer.evaluate.curve import draw_picture
+from finetune_trainer.evaluate.label_section import (
+    count_both,
+    describe_labels,
+    table_to_json,
+)
+from finetune_trainer.evaluate.metrics.overlap import corpus_figures
 from finetune_trainer.evaluate.page import render_page
 from finetune_trainer.publish.card import model_card, recipe_facts
 
 NUM_SAMPLES_IN_REPORT = 10
+SIDES = ("base", "tuned")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One held-out question with all answers."""
+    """One held-out question with all answers, and what each scored by every metric.
+
+    Attributes:
+        prompt: What was asked.
+        references: Accepted answers.
+        base: The base model's answer.
+        tuned: The tuned model's.
+        scores: Of each metric the scores of the two, the base model's first.
+    """
 
     prompt: list[dict[str, str]] | str
     references: tuple[str, ...]
     base: str
     tuned: str
+    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +79,9 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         for sample in evidence.samples:
             file.write(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
     shown = evidence.samples[:NUM_SAMPLES_IN_REPORT]
+    base, tuned = ([getattr(sample, side) for sample in evidence.samples] for side in SIDES)
+    references = [sample.references for sample in evidence.samples]
+    tables = count_both(base, tuned, references)
     report = {
         "job": f"{job.namespace}/{job.name}",
         "uid": job.uid,
@@ -75,6 +94,13 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         "selection": evidence.record.get("selection"),
         "curve": evidence.record.get("curve"),
         "result": result.to_wire(),
+        "labels": dict(zip(SIDES, map(table_to_json, tables), strict=True)) if tables else None,
+        "corpus": None
+        if tables
+        else {
+            side: [asdict(figure) for figure in corpus_figures(texts, references)]
+            for side, texts in zip(SIDES, (base, tuned), strict=True)
+        },
         "samples": [asdict(sample) for sample in shown],
     }
     text = json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False)
@@ -94,6 +120,7 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         samples=[asdict(sample) for sample in shown],
         num_samples=len(evidence.samples),
         curve=draw_picture(evidence.record),
+        labels=describe_labels(*tables) if tables else None,
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     card = model_card(

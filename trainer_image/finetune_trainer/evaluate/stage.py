@@ -15,7 +15,7 @@ from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.asking import Keeping, ask_both
 from finetune_trainer.evaluate.goal import Measurement, check_evidence, check_goal
 from finetune_trainer.evaluate.kept import drop_answers
-from finetune_trainer.evaluate.measuring import score_all
+from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.report import Evidence, Sample, write_report
 from finetune_trainer.evaluate.settings import read_settings, try_settings
@@ -83,7 +83,8 @@ def evaluate(context: StageContext) -> EvaluateResult:
         )
     scores, measured = score_all(job, comparison, settings)
     result = _make_result(context, key, comparison, scores, measured)
-    _write_results(folder, context, prepared, adapter, record, comparison, result)
+    row_scores = gather_row_scores(comparison, measured)
+    _write_results(folder, context, prepared, adapter, record, comparison, result, row_scores)
     evaluation = publish_folder(
         context.output,
         key,
@@ -157,6 +158,7 @@ def _write_results(
     record: dict[str, Any],
     comparison: Comparison,
     result: EvaluateResult,
+    row_scores: list[dict[str, tuple[float, float]]],
 ) -> None:
     merged = find_merged(context)
     evidence = Evidence(
@@ -174,6 +176,7 @@ def _write_results(
                 references=question.references,
                 base=comparison.base.texts[i],
                 tuned=comparison.tuned.texts[i],
+                scores=row_scores[i],
             )
             for i, question in enumerate(comparison.asked)
         ],
