@@ -47,10 +47,22 @@ def test_metrics_that_fit_pass(tmp_path: Path, answers: list[str], change: Any) 
     ("answers", "change", "words"),
     [
         (["{}", "secret"], goal("jsonEqual"), "1 held-out answer(s): the one in line 2"),
-        (["secret"], {"spec.evaluation": {"numberTolerance": {}}}, "metric numberClose"),
+        (
+            ["secret"],
+            {"spec.evaluation": {"numberTolerance": {}}},
+            "evaluation.metrics: numberClose does not fit",
+        ),
         (["secret"], {"spec.evaluation": {"metrics": ["jsonFieldF1"]}}, "is no JSON"),
-        ([""], goal("rougeL"), "metric rougeL compares answers, and every held-out row is plain"),
-        ([""], {"spec.evaluation": {"metrics": ["loss", "chrF"]}}, "metric chrF compares answers"),
+        (
+            [""],
+            goal("rougeL"),
+            "goal.metric rougeL compares answers, and every held-out row is plain",
+        ),
+        (
+            [""],
+            {"spec.evaluation": {"metrics": ["loss", "chrF"]}},
+            "evaluation.metrics: chrF compares",
+        ),
         (["x"], {"spec.evaluation": {"answerPattern": "("}}, "evaluation.answerPattern is no"),
         (
             ["x"],

@@ -54,11 +54,12 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
     names = {*evaluation.metrics, *([spec.goal.metric] if spec.goal else [])}
     if evaluation.number_tolerance is not None:
         names.add("numberClose")
-    if names - LOWER_IS_BETTER and not any("text" not in row for row in _rows(folder)):
+    of_answers = sorted(names - LOWER_IS_BETTER)
+    if of_answers and not any("text" not in row for row in _rows(folder)):
         raise DataError(
             "MetricUnsuitable",
-            f"metric {min(names - LOWER_IS_BETTER)} compares answers, and every held-out row is "
-            "plain text without one; use loss, perplexity or bitsPerByte, or hold out rows with "
+            f"{_field(spec, of_answers[0])} compares answers, and every held-out row is plain text "
+            "without one; use loss, perplexity or bitsPerByte, or hold out rows with "
             "answers",
         )
     for name in sorted(names & _NEEDS.keys()):
@@ -67,10 +68,15 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
         if unfit:
             raise DataError(
                 "MetricUnsuitable",
-                f"metric {name} does not fit {len(unfit)} held-out answer(s): the one in line "
-                f"{unfit[0]} of {Side.TEST}.jsonl {words}; correct the rows, or ask for another "
+                f"{_field(spec, name)} does not fit {len(unfit)} held-out answer(s): the one in "
+                f"line {unfit[0]} of {Side.TEST}.jsonl {words}; correct the rows, or ask for another "
                 "metric in goal.metric and evaluation.metrics",
             )
+
+
+def _field(spec: FineTuneJobSpec, metric: str) -> str:
+    is_goal = spec.goal is not None and spec.goal.metric == metric
+    return f"goal.metric {metric}" if is_goal else f"evaluation.metrics: {metric}"
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
