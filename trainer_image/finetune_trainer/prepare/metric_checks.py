@@ -59,8 +59,7 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
         raise DataError(
             "MetricUnsuitable",
             f"{_field(spec, of_answers[0])} compares answers, and every held-out row is plain text "
-            "without one; use loss, perplexity or bitsPerByte, or hold out rows with "
-            "answers",
+            "without one; use loss, perplexity or bitsPerByte, or hold out rows with answers",
         )
     for name in sorted(names & _NEEDS.keys()):
         fits, words = _NEEDS[name]
@@ -69,8 +68,8 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
             raise DataError(
                 "MetricUnsuitable",
                 f"{_field(spec, name)} does not fit {len(unfit)} held-out answer(s): the one in "
-                f"line {unfit[0]} of {Side.TEST}.jsonl {words}; correct the rows, or ask for another "
-                "metric in goal.metric and evaluation.metrics",
+                f"line {unfit[0]} of {Side.TEST}.jsonl {words}; correct the rows, or ask for "
+                "another metric in goal.metric and evaluation.metrics",
             )
 
 
