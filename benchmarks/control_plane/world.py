@@ -165,8 +165,7 @@ class World:
         self._folder = folder
 
     async def __aenter__(self) -> World:
-        crd = str(ROOT / "crds" / "finetunejobs.yaml")
-        self.cluster.kubectl("apply", "--server-side", "-f", crd)
+        self.cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
         self.cluster.kubectl("create", "namespace", self.namespace)
         transport = Transport(
             self.connection, user_agent="benchmark-driver", qps=5000, burst=5000,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from finetune_operator.logs import configure_logging
 
 EXIT_CONFIG = 64
 EXIT_FAILED = 1
+COLLECT_EVERY = 5000
+"""Objects made and not freed before the garbage collector looks for circles among them."""
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -68,6 +71,17 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def spare_the_collector() -> None:
+    """Let the garbage collector look more rarely, and never at what the imports have made.
+
+    Almost everything here goes by reference counts; looking for circles every 700 objects took a
+    tenth of the time of a reconcile.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the operator; return its exit code."""
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
@@ -81,6 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     from finetune_operator.app import serve
     from finetune_operator.kube.connection import ConnectionConfigError, load_connection
 
+    spare_the_collector()
     try:
         connection = load_connection(options.kubeconfig, context=options.context)
         asyncio.run(serve(config, connection=connection))

@@ -166,11 +166,15 @@ async def test_one_failing_rank_of_three_is_given_up_after_backoff_limit_inciden
         wide = {"resources": {"nodes": 3, "gpusPerNode": 0}, "backoffLimit": 1}
         await client.create(FINETUNEJOBS, finetunejob("oom", namespace, **wide))
         job = await phase_is(client, namespace, "oom", "Failed", timeout=90)
-        child = await client.get(JOBS, namespace, "oom-train")
+
+        async def is_stopped():
+            return (await client.get(JOBS, namespace, "oom-train"))["spec"]["suspend"]
+
+        # After the status, and once more if the Job has changed in the meantime.
+        await eventually_async(is_stopped)
     assert job["status"]["attempts"]["counted"] == 2
     assert [item["class"] for item in job["status"]["attempts"]["history"]] == ["OutOfMemory"] * 2
     assert "All retries of backoffLimit (1) are used up." in condition(job, "Failed")["message"]
-    assert child["spec"]["suspend"]
     assert len(ranks) <= 9
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -71,17 +72,17 @@ class ScriptedServer:
 
 
 @asynccontextmanager
-async def scripted_server():
-    """Run a scripted server on a free loopback port."""
+async def scripted_server(ssl_context: ssl.SSLContext | None = None):
+    """Run a scripted server on a free loopback port, with TLS if so asked."""
     server = ScriptedServer()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=ssl_context)
     await site.start()
     port = runner.addresses[0][1]
-    server.url = f"http://127.0.0.1:{port}"
+    server.url = f"{'https' if ssl_context else 'http'}://127.0.0.1:{port}"
     try:
         yield server
     finally:

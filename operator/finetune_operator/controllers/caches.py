@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 FINETUNEJOBS = Resource(group=GROUP, version=VERSION, plural=PLURAL, kind=KIND)
 BY_FINETUNEJOB = "finetunejob"
+REST_SECONDS = 0.1
+"""How late changes of children may be seen: they are gathered anyway before a reconcile."""
 
 
 def key_of_owner(child: TrimmedChild) -> ObjectKey | None:
@@ -94,6 +96,7 @@ class Caches:
         children: dict[str, Any] = {
             "label_selector": JOB_LABEL,
             "indexers": {BY_FINETUNEJOB: _index_by_finetunejob},
+            "rest_seconds": REST_SECONDS,
             **scope,
         }
         self.jobs_informer = Informer(
@@ -118,6 +121,7 @@ class Caches:
                 transform=lambda workload: share_texts(trim_workload(workload)),
                 indexers={BY_JOB_UID: index_by_job_uid},
                 on_served=self._on_kueue,
+                rest_seconds=REST_SECONDS,
                 **scope,  # type: ignore[arg-type]
             )
 

@@ -190,6 +190,7 @@ class KubeClient:
         field_selector: str = "",
         timeout_seconds: int = 300,
         silence_seconds: float = 90.0,
+        rest_seconds: float = 0.0,
     ) -> AsyncGenerator[WatchEvent, None]:
         """Stream changes after ``resource_version``; ends when the server ends the stream.
 
@@ -202,6 +203,7 @@ class KubeClient:
             timeout_seconds: The server ends the stream after this time.
             silence_seconds: Give up when not a byte came for so long. Bookmarks come once a
                 minute, so a silent stream is a dead connection.
+            rest_seconds: Take changes in together that come within so long of the last ones.
 
         Raises:
             Gone: The version is too old; list again.
@@ -215,7 +217,9 @@ class KubeClient:
             "timeoutSeconds": str(timeout_seconds),
         }
         path = resource.collection_path(namespace)
-        lines = self._transport.stream(resource, path, query, silence_seconds=silence_seconds)
+        lines = self._transport.stream(
+            resource, path, query, silence_seconds=silence_seconds, rest_seconds=rest_seconds
+        )
         what = f"watch {resource.kind} in {namespace or 'all namespaces'}"
         # Closed here and now: a watch that ends in an error must not leave its connection to the
         # garbage collector.

@@ -53,6 +53,7 @@ class Informer:
         watch_timeout_seconds: Least time after which the server ends a watch; a random part up to
             the same again is added, so that many watches do not reconnect at once.
         silence_seconds: Reconnect after so long without a byte.
+        rest_seconds: Changes may be so late, to be taken in with those that follow; cheaper.
         on_served: The cluster may do without this type. Called with False when the server turns
             out not to serve it, which counts as a first, empty list, and with True once it does.
         may_be_forbidden: To be forbidden it counts as not being served it; needs ``on_served``.
@@ -76,6 +77,7 @@ class Informer:
         page_limit: int = 500,
         watch_timeout_seconds: int = 240,
         silence_seconds: float = 90.0,
+        rest_seconds: float = 0.0,
         on_served: Callable[[bool], None] | None = None,
         may_be_forbidden: bool = False,
         rng: random.Random | None = None,
@@ -90,6 +92,7 @@ class Informer:
         self._page_limit = page_limit
         self._watch_timeout_seconds = watch_timeout_seconds
         self._silence_seconds = silence_seconds
+        self._rest_seconds = rest_seconds
         self._on_served = on_served
         # Of a collection, so it is the type that is unknown.
         self._absence: tuple[type[KubeError], ...] = (
@@ -186,6 +189,7 @@ class Informer:
             label_selector=self._label_selector,
             timeout_seconds=least + int(self._rng.uniform(0, least)),
             silence_seconds=self._silence_seconds,
+            rest_seconds=self._rest_seconds,
         )
         async with contextlib.aclosing(events):
             async for kind, obj in events:

@@ -71,6 +71,8 @@ class EventRecorder:
         burst: Different Events per object that pass at once.
         refill_seconds: Time in which an object earns one more Event.
         repeat_seconds: Time in which repeats of an Event are collected into one write.
+        rest_seconds: Pause of a sender that has nothing left to send: the first Event goes at once,
+            those that follow it go together.
         max_pending: Events waiting to be sent before new ones are dropped.
         num_senders: Writes in flight at once; few, so that Events never crowd out real work.
 
@@ -87,6 +89,7 @@ class EventRecorder:
         burst: int = 25,
         refill_seconds: float = 300.0,
         repeat_seconds: float = 10.0,
+        rest_seconds: float = 0.5,
         max_pending: int = 10_000,
         num_senders: int = 2,
     ) -> None:
@@ -97,6 +100,7 @@ class EventRecorder:
         self._burst = burst
         self._refill_seconds = refill_seconds
         self._repeat_seconds = repeat_seconds
+        self._rest_seconds = rest_seconds
         self._max_pending = max_pending
         self._num_senders = num_senders
         self._loop = asyncio.get_running_loop()
@@ -164,6 +168,8 @@ class EventRecorder:
     async def _send_forever(self) -> None:
         while True:
             await self._send(await self._queue.get())
+            if self._queue.empty():
+                await asyncio.sleep(self._rest_seconds)
 
     async def _send(self, known: _Known) -> None:
         known.is_scheduled = False

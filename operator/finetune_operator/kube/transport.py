@@ -40,8 +40,10 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON = "application/json"
 _MAX_THROTTLED_TRIES = 4
 _MAX_RETRY_AFTER_SECONDS = 30.0
-
+TURNS_OF_TLS = 3
 GOODBYE_SECONDS = 0.05
+BUSY_BYTES = 32 * 1024
+"""A watch that has brought so much at once is read on without a rest."""
 
 
 class Transport:
@@ -213,6 +215,7 @@ class Transport:
         query: Mapping[str, str],
         *,
         silence_seconds: float,
+        rest_seconds: float = 0.0,
     ) -> AsyncGenerator[bytes, None]:
         """Open a watch and yield its lines; ends when the server ends it.
 
@@ -221,6 +224,8 @@ class Transport:
             path: Path of the collection.
             query: Query parameters.
             silence_seconds: Give up when not a byte came for so long.
+            rest_seconds: Read nothing for so long after each read. What comes meanwhile wakes the
+                process once instead of one by one.
 
         Raises:
             KubeError: The server refused it.
@@ -240,12 +245,14 @@ class Transport:
                 if response.status >= 400:
                     payload = await response.read()
                     raise error_from_response(what, response.status, payload, response.headers)
-                rest = b""
+                begun = b""
                 async for chunk in response.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
+                    *lines, begun = (begun + chunk).split(b"\n")
                     for line in lines:
                         if line:
                             yield line
+                    if rest_seconds and len(chunk) < BUSY_BYTES:
+                        await _rest(response, rest_seconds)
         except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
             raise TransportError(what, message=describe(error)) from error
 
@@ -285,6 +292,25 @@ class Transport:
         if text not in self._warned and len(self._warned) < 100:
             self._warned.add(text)
             logger.warning("the API server warns: %s", text)
+
+
+async def _rest(response: aiohttp.ClientResponse, seconds: float) -> None:
+    """Leave what comes in a while to the kernel; does nothing once the stream has ended."""
+    transport = response.connection.transport if response.connection else None
+    if not isinstance(transport, asyncio.Transport):
+        return
+    # A TLS transport goes on reading ahead of its reader, by half a MiB unless told otherwise.
+    limit_reading_ahead = getattr(transport, "set_read_buffer_limits", None)
+    if limit_reading_ahead is not None:
+        limit_reading_ahead(high=1, low=0)
+    transport.pause_reading()
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        transport.resume_reading()
+    # It hands on first what it had read ahead, and then reads what is left: see it all at once.
+    for _ in range(TURNS_OF_TLS):
+        await asyncio.sleep(0)
 
 
 def describe_request(verb: str, content: str, resource: Resource, path: str) -> str:

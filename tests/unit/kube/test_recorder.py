@@ -53,6 +53,20 @@ async def test_event_says_what_happened_to_whom():
     assert event["metadata"]["namespace"] == "ns"
 
 
+async def test_the_first_event_goes_at_once_and_what_follows_goes_together():
+    client = FakeClient()
+    async with make_recorder(client, num_senders=1) as recorder:
+        recorder.record(JOBS, pod("a", 5), "Normal", "Begun", "now")
+        await asyncio.sleep(0.01)
+        assert len(events(client)) == 1
+        for number in range(5):
+            recorder.record(JOBS, pod("a", 5), "Normal", "Went", f"on {number}")
+            await asyncio.sleep(0.05)
+        assert len(events(client)) == 1
+        await asyncio.sleep(0.3)
+        assert len(events(client)) == 6
+
+
 async def test_a_hundred_repeats_are_one_event_and_two_writes():
     client = FakeClient()
     async with make_recorder(client) as recorder:
