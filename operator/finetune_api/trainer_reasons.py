@@ -235,8 +235,8 @@ DATA = {
         "The format does not fit the objective.", "Use `Auto`, or the one the message names."
     ),
     "GoalUndecidable": _Help(
-        "So few prompts are held out that not even a perfect score would meet the goal with "
-        "`goal.certainty`.",
+        "So few prompts are held out, or so few with another label than the most frequent one, "
+        "that not even a perfect score would meet the goal with `goal.certainty`.",
         "Add rows or raise `split.testPercent`, as far as the message says; or lower the goal.",
     ),
     "InvalidHeader": _Help(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from finetune_trainer.statistics.bounded import confidence_of_mean, confidence_of_share
 from finetune_trainer.statistics.confidence import Interval
-from finetune_trainer.statistics.paired import compare_means
+from finetune_trainer.statistics.paired import confidence_of_scores
 
 COUNTS = (20, 50, 300)
 RATES = (0.02, 0.5, 0.98)
@@ -106,11 +106,13 @@ def measurements(num_tests: int) -> Iterator[Case]:
                 level = rng.normal(0.0, 0.1, int(clusters.max()) + 1)[clusters]
                 base = rng.beta(1.5, 3.0, len(clusters))  # skewed, a third at most
                 gain = np.clip(rng.gamma(1.0, 0.1, len(clusters)) + level, -base, 1 - base)
-                found.append((base, gain, clusters))
-            truth = float(np.mean(np.concatenate([gain for _, gain, _ in found])))
+                found.append((gain, clusters))
+            truth = float(np.mean(np.concatenate([gain for gain, _ in found])))
             intervals = [
-                compare_means(base, base + gain, clusters, num_draws=NUM_DRAWS).gain.interval()
-                for base, gain, clusters in found
+                confidence_of_scores(
+                    gain, clusters, lowest=-1.0, num_samples=500, num_draws=NUM_DRAWS
+                ).interval()
+                for gain, clusters in found
             ]
             yield Case(
                 pattern=pattern,

@@ -18,7 +18,8 @@ from finetune_trainer.evaluate.goal import check_evidence, check_goal
 from finetune_trainer.evaluate.measuring import score_all
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.prepare.refusals import require_decidable_goal, require_prompts
+from finetune_trainer.prepare.decidable import require_decidable_goal
+from finetune_trainer.prepare.refusals import require_prompts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +109,7 @@ def _different(number: int) -> list[str]:
 
 _ACCURATE = {"metric": "exactMatch", "atLeast": "0.90"}
 _RARE = ["fraud"] * 5 + ["fine"] * 495
+_LESS_RARE = ["fraud"] * 10 + ["fine"] * 490
 _MANY = ["yes", "no"] * 30
 _JOBS = (
     _Job(
@@ -143,10 +145,18 @@ _JOBS = (
         evaluation={},
     ),
     _Job(
-        words="1 % fraud, 3 of 5 found, 1 false alarm",
+        words="2 % fraud, never found",
         prompts=_different(500),
-        truth=_RARE,
-        tuned=["fraud"] * 3 + ["fine"] * 496 + ["fraud"],
+        truth=_LESS_RARE,
+        tuned=["fine"] * 500,
+        goal=_ACCURATE,
+        evaluation={},
+    ),
+    _Job(
+        words="2 % fraud, 7 of 10 found, 3 false alarms",
+        prompts=_different(500),
+        truth=_LESS_RARE,
+        tuned=["fraud"] * 7 + ["fine"] * 490 + ["fraud"] * 3,
         goal=_ACCURATE,
         evaluation={},
     ),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from evidence.coverage import NUM_DRAWS, PATTERNS, SEED, Floats, Ints, draw_clusters, draw_pairs
-from finetune_trainer.statistics.paired import compare_means
+from finetune_trainer.statistics.paired import confidence_of_scores
 
 LEVEL = 0.05
 COUNTS = (30, 100, 300)
@@ -24,9 +24,14 @@ def false_verdicts(num_jobs: int) -> Iterator[tuple[str, str, int, float]]:
                 for job in range(num_jobs):
                     clusters = draw_clusters(pattern, count, rng)
                     base, tuned = draw(clusters, rng)
-                    gain = compare_means(
-                        base, tuned, clusters, num_samples=500, seed=job, num_draws=NUM_DRAWS
-                    ).gain
+                    gain = confidence_of_scores(
+                        tuned - base,
+                        clusters,
+                        lowest=-1.0,
+                        num_samples=500,
+                        seed=job,
+                        num_draws=NUM_DRAWS,
+                    )
                     better += gain.interval(1 - LEVEL).low > 0
                 yield score, pattern, count, better / num_jobs
 

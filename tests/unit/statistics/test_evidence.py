@@ -35,10 +35,14 @@ def test_jobs_that_prove_nothing_are_not_published_and_are_told_what_would_be_en
     for words in (
         "three rows, all answered ok",
         "the same, with minPrompts: 1",
+        "60 rows, all answered ok",
+        "1 % fraud, never found",
         "60 rows with one prompt",
         "30 rows, goal 0.95",
     ):
         assert told[words].stage == "prepare", words
+    assert "0 of 60 held-out rows have another label" in told["60 rows, all answered ok"].words
     assert "36 are the least" in told["the same, with minPrompts: 1"].words
-    assert "most frequent label" in told["1 % fraud, never found"].words
+    assert "5 of 500 held-out rows have another label" in told["1 % fraud, never found"].words
+    assert "over always giving the most frequent label" in told["2 % fraud, never found"].words
     assert "held-out prompts more" in told["60 rows of two labels, 57 right"].words

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from finetune_api.trainer import ResolvedJob, RowCounts
-from finetune_api.v1alpha1.finetunejob import Evaluation, FineTuneJobSpec
-from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.finetunejob import Evaluation
 from finetune_trainer.data.keys import uri_of
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME
 from finetune_trainer.data.report import place_row, report_invalid_rows
-from finetune_trainer.data.rows import RowErrors, Side, group_of, prompt_of
+from finetune_trainer.data.rows import RowErrors, Side, prompt_of
 from finetune_trainer.errors import DataError, RowsRefused, TrainerError
-from finetune_trainer.statistics.bounded import lowest_bound_of_best
-from finetune_trainer.statistics.needed import count_for_best, count_for_gain, highest_gain_bound
 from finetune_trainer.storage import ObjectStore
 
 NUM_ERRORS_SHOWN = 5
@@ -154,81 +150,3 @@ def require_prompts(evaluation: Evaluation, folder: Path) -> None:
         "nothing would be published. Add examples, raise dataset.split.testPercent, give a "
         "source with side: Test, or lower evaluation.minPrompts if you know what you accept",
     )
-
-
-def require_decidable_goal(spec: FineTuneJobSpec, folder: Path) -> None:
-    """Refuse a goal that the held-out side could not show with every answer right.
-
-    Args:
-        spec: The job's spec.
-        folder: The prepared data set.
-
-    Raises:
-        DataError: The bound of a perfect score misses the goal.
-    """
-    goal = spec.goal
-    if goal is None or goal.metric in LOWER_IS_BETTER:
-        return  # a loss has no best value that would bound it
-    certainty = float(goal.certainty)
-    if goal.at_least is not None:
-        at_least = float(goal.at_least)
-        _require_groups(
-            spec,
-            folder,
-            f"goal.atLeast {goal.at_least}",
-            wanted=count_for_best(at_least, certainty),
-            bound_of=lowest_bound_of_best,
-        )
-    if goal.over_base is not None:
-        over_base = float(goal.over_base)
-        _require_groups(
-            spec,
-            folder,
-            f"goal.overBase {goal.over_base}",
-            wanted=count_for_gain(over_base, certainty),
-            bound_of=highest_gain_bound,
-        )
-
-
-def _require_groups(
-    spec: FineTuneJobSpec,
-    folder: Path,
-    field: str,
-    *,
-    wanted: int | None,
-    bound_of: Callable[[int, float], float],
-) -> None:
-    if wanted is None:
-        raise DataError(
-            "GoalUndecidable",
-            f"{field} cannot be shown by any number of held-out prompts, not even with every "
-            "answer right: lower it",
-        )
-    there, most = _count_groups(folder, enough=wanted), spec.evaluation.max_samples
-    if min(there, most) >= wanted:
-        return
-    assert spec.goal is not None
-    remedy = "add examples, raise dataset.split.testPercent, give a source with side: Test"
-    if there >= wanted:
-        remedy = f"raise evaluation.maxSamples from {most}"
-    certainty = spec.goal.certainty
-    number = min(there, most)
-    raise DataError(
-        "GoalUndecidable",
-        f"{field} cannot be met on {number} independent held-out prompt(s): with every answer "
-        f"right, and none of the base model's, its lower bound would be "
-        f"{bound_of(number, float(certainty)):.3f} (goal.certainty {certainty}). {wanted} are the "
-        f"least that could decide it: {remedy}, or lower the goal or its certainty",
-    )
-
-
-def _count_groups(folder: Path, *, enough: int) -> int:
-    """Count the groups of held-out rows that have an answer, as the evaluation will."""
-    groups: set[str] = set()
-    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
-        for row in map(json.loads, rows):
-            if row.get("label") is not False and "text" not in row:
-                groups.add(group_of(row))
-            if len(groups) >= enough:
-                break
-    return len(groups)

@@ -21,10 +21,10 @@ from finetune_trainer.data.report import (
 from finetune_trainer.data.rows import Side
 from finetune_trainer.prepare.building import build, staging_of
 from finetune_trainer.prepare.conversations import fetch_template
+from finetune_trainer.prepare.decidable import require_decidable_goal
 from finetune_trainer.prepare.fetching import fetch_benchmarks, fetch_sources
 from finetune_trainer.prepare.metric_checks import require_metrics
 from finetune_trainer.prepare.refusals import (
-    require_decidable_goal,
     require_preferences,
     require_prompts,
     require_sides,

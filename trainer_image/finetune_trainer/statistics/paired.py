@@ -56,9 +56,14 @@ def compare_means(
     """
 
     def spread(scores: Floats, lowest: float) -> Confidence:
-        if is_graded(scores, clusters):
-            return _resample_mean(scores, clusters, num_samples=num_samples, seed=seed)
-        return confidence_of_mean(scores, clusters, lowest=lowest, seed=seed, num_draws=num_draws)
+        return confidence_of_scores(
+            scores,
+            clusters,
+            lowest=lowest,
+            num_samples=num_samples,
+            seed=seed,
+            num_draws=num_draws,
+        )
 
     is_hits = len(np.unique(clusters)) == len(clusters) and all(
         np.isin(scores, (0.0, 1.0)).all() for scores in (base, tuned)
@@ -72,6 +77,30 @@ def compare_means(
         gain=spread(tuned - base, -1.0),
         doubt=doubt,
     )
+
+
+def confidence_of_scores(
+    scores: Floats,
+    clusters: NDArray[np.int64],
+    *,
+    lowest: float = 0.0,
+    num_samples: int = 1000,
+    seed: int = 0,
+    num_draws: int = NUM_DRAWS,
+) -> Confidence:
+    """Return bounds of a mean of scores, exact or resampled as they are counted or measured.
+
+    Args:
+        scores: One score per row, or one difference of scores.
+        clusters: Cluster of each row, counted from 0 without gaps.
+        lowest: Least possible score: 0, or -1 of a difference. The greatest is 1.
+        num_samples: Resamples of graded scores.
+        seed: Of all that is drawn.
+        num_draws: Bounds to compute of scores that are not graded.
+    """
+    if is_graded(scores, clusters):
+        return _resample_mean(scores, clusters, num_samples=num_samples, seed=seed)
+    return confidence_of_mean(scores, clusters, lowest=lowest, seed=seed, num_draws=num_draws)
 
 
 def is_graded(scores: Floats, clusters: NDArray[np.int64]) -> bool:

@@ -1,0 +1,95 @@
+"""A goal that the held-out side could not show is refused, with what would be enough."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.decidable import require_decidable_goal
+from support.spec_cases import changed, minimal_job
+
+
+def spec_with(goal: dict[str, str], **evaluation: int) -> FineTuneJobSpec:
+    change: dict[str, Any] = {"spec.goal": goal, "spec.evaluation": evaluation}
+    return FineTuneJob.from_wire(changed(minimal_job(), change)).spec
+
+
+def refusal(
+    folder: Path, rows: list[dict[str, Any]], goal: dict[str, str], **evaluation: int
+) -> str:
+    (folder / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    try:
+        require_decidable_goal(spec_with(goal, **evaluation), folder)
+    except DataError as error:
+        return f"{error.reason}: {error}"
+    return ""
+
+
+def labelled(*labels: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"prompt": f"p{i}", "completion": label, **more} for i, label in enumerate(labels)]
+
+
+def texts(count: int, **more: Any) -> list[dict[str, Any]]:
+    answer = "a text that is no label because it is long"
+    return [{"prompt": f"p{i}", "completion": f"{answer} {i}", **more} for i in range(count)]
+
+
+EXACT = {"metric": "exactMatch", "atLeast": "0.9"}
+
+
+def test_as_many_prompts_as_a_perfect_score_needs_are_enough(tmp_path: Path) -> None:
+    assert refusal(tmp_path, texts(36), EXACT) == ""
+    words = refusal(tmp_path, texts(35), EXACT)
+    assert words.startswith("GoalUndecidable: goal.atLeast 0.9 cannot be met on 35 independent")
+    assert "36 are the least that could decide it: add examples" in words
+
+
+def test_certainty_and_overbase_change_how_many(tmp_path: Path) -> None:
+    assert refusal(tmp_path, texts(22), {**EXACT, "certainty": "0.8"}) == ""
+    assert "51 are the least" in refusal(tmp_path, texts(36), {**EXACT, "certainty": "0.99"})
+    gain = {"metric": "rougeL", "overBase": "0.8"}
+    assert refusal(tmp_path, texts(36), gain) == ""
+    assert "goal.overBase 0.8 cannot be met on 35" in refusal(tmp_path, texts(35), gain)
+
+
+def test_rows_that_belong_together_count_once(tmp_path: Path) -> None:
+    together = texts(60, metadata={"group": "one"})
+    assert "on 1 independent held-out prompt(s)" in refusal(tmp_path, together, EXACT)
+    same = [{"prompt": "p", "completion": f"an answer of its own, number {i}"} for i in range(60)]
+    assert "on 1 independent held-out prompt(s)" in refusal(tmp_path, same, EXACT)
+    unwanted = texts(60, label=False)
+    assert "on 0 independent held-out prompt(s)" in refusal(tmp_path, unwanted, EXACT)
+
+
+def test_what_is_asked_bounds_what_is_there(tmp_path: Path) -> None:
+    words = refusal(tmp_path, texts(60), EXACT, maxSamples=35, minPrompts=1)
+    assert "raise evaluation.maxSamples from 35" in words
+
+
+@pytest.mark.parametrize("metric", ["exactMatch", "macroF1"])
+def test_labels_that_are_nearly_all_alike_show_nothing(tmp_path: Path, metric: str) -> None:
+    goal = {"metric": metric, "overBase": "0.1"}
+    words = refusal(tmp_path, labelled(*["fine"] * 97, "fraud", "Fraud.", "fraud"), goal)
+    assert words.startswith(f"GoalUndecidable: goal.metric {metric} cannot be met: 3 of 100 held-")
+    assert "6 are the least that could show it (goal.certainty 0.95): add examples" in words
+    assert "fine" not in words  # text of rows
+    assert refusal(tmp_path, labelled(*["fine"] * 94, *["fraud"] * 6), goal) == ""
+    assert "0 of 60" in refusal(tmp_path, labelled(*["ok"] * 60), goal)
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        {"metric": "loss", "atMost": "0.1"},
+        {"metric": "rougeL", "atLeast": "0.5"},
+        {"metric": "exactMatch", "overBase": "0.1"},
+    ],
+)
+def test_what_can_be_decided_is_let_through(tmp_path: Path, goal: dict[str, str]) -> None:
+    assert refusal(tmp_path, labelled(*["a", "b", "c"] * 12), goal) == ""
+    assert refusal(tmp_path, texts(30), goal) == ""
