@@ -24,7 +24,7 @@ from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.prepare import building, intake, tokens
-from finetune_trainer.prepare.duplicates import bands, signatures
+from finetune_trainer.prepare.duplicates import bands, near, signatures
 from finetune_trainer.prepare.reading import examples
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
@@ -1021,6 +1021,8 @@ def test_the_data_set_has_the_same_bytes_whatever_the_number_of_processes(
         monkeypatch.setattr(module, "NUM_ROWS_ALONE", 10)
     monkeypatch.setattr(signatures, "BATCH_TEXTS", 7)
     monkeypatch.setattr(bands, "NUM_TEXTS_ALONE", 10)
+    monkeypatch.setattr(near, "PIECE_PAIRS", 1)
+    monkeypatch.setattr(near, "NUM_PIECES_ALONE", 0)
     results = []
     for number in (1, num_processes):
         monkeypatch.setattr(building, "num_processes_granted", lambda number=number: number)

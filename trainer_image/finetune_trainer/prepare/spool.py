@@ -8,7 +8,6 @@ second file, from which pairs of rows are compared.
 
 from __future__ import annotations
 
-import mmap
 from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 from finetune_trainer.data.rows import Example, RowFile, Side, replace_group
 from finetune_trainer.prepare.normal import DIGEST_BYTES as NORMAL_BYTES
 from finetune_trainer.prepare.normal import normalise_row
+from finetune_trainer.prepare.prompt_file import PromptFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,12 +171,10 @@ class Spool:
         self._stream: IO[bytes] = path.open("wb")
         self._prompts_path = path.with_suffix(".prompts")
         self._prompts: IO[bytes] = self._prompts_path.open("wb")
-        self._map: mmap.mmap | None = None
         self._groups = bytearray()
         self._contents = bytearray()
         self._sides = bytearray()
         self._prompt_bytes = array("I")
-        self._offsets: NDArray[np.int64] | None = None
         self._marks = tuple(bytearray() for _ in range(4))
         self._file_numbers: dict[str, int] = {}
         self._files = array("I")
@@ -189,8 +187,6 @@ class Spool:
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()
-        if self._map is not None:
-            self._map.close()
         self._prompts.close()
         self._path.unlink(missing_ok=True)
         self._prompts_path.unlink(missing_ok=True)
@@ -220,18 +216,21 @@ class Spool:
         self._times.frombytes(rows.times)
         self._personal.frombytes(rows.personal)
 
-    def read_prompt(self, position: int) -> bytes:
-        """Return the normalised prompt of a row, UTF-8; no row may be added afterwards."""
+    def prompt_file(self, positions: NDArray[np.int64], folder: Path) -> PromptFile:
+        """Return the normalised prompts of some rows, numbered in this order.
+
+        Args:
+            positions: The rows; no row may be added afterwards.
+            folder: Where it is written where each one stands.
+        """
         import numpy as np
 
-        if self._map is None or self._offsets is None:
-            self._prompts.flush()
-            self._offsets = np.concatenate([[0], np.cumsum(self._prompt_bytes, dtype=np.int64)])
-            if not self._offsets[-1]:
-                return b""
-            with self._prompts_path.open("rb") as stream:
-                self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._map[self._offsets[position] : self._offsets[position + 1]]
+        self._prompts.flush()
+        lengths = np.frombuffer(self._prompt_bytes, dtype=np.uint32)
+        ends = np.cumsum(lengths, dtype=np.int64)
+        file = PromptFile(path=self._prompts_path, spans=folder / "prompts.npy")
+        np.save(file.spans, np.stack([ends - lengths, ends], axis=1)[positions])
+        return file
 
     def marks(self) -> RowMarks:
         """Return what tells equal rows; no row may be added afterwards."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from finetune_trainer.prepare.duplicates.bands import find_candidates
@@ -20,13 +19,17 @@ from finetune_trainer.prepare.duplicates.similarity import (
     is_same_question,
     read_prompt,
 )
+from finetune_trainer.prepare.prompt_file import PromptFile
 from finetune_trainer.prepare.workers import Workers
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_KEPT_PROMPTS = 50_000
+_KEPT_PROMPTS = 20_000
+PIECE_PAIRS = 5000
+NUM_PIECES_ALONE = 4
+"""So many pieces are judged here, before other processes are asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ def no_pairs() -> NearPairs:
 
 def find_near_pairs(
     num_prompts: int,
-    read: Callable[[int], bytes],
+    prompts: PromptFile,
     sample: Sequence[int],
     *,
     threshold: float,
@@ -71,35 +74,36 @@ def find_near_pairs(
     """Find the pairs of nearly equal prompts.
 
     Args:
-        num_prompts: Distinct prompts, in an order that their content decides.
-        read: Returns the normalised text of one, UTF-8.
+        num_prompts: Distinct prompts, at least two, in an order that their content decides.
+        prompts: Their normalised texts.
         sample: Indexes of the prompts whose words and shingles are counted, drawn by content;
             see :func:`draw_sample`.
         threshold: Least share of two prompts that is the same, between 0 and 1.
-        folder: Where signatures may lie meanwhile.
-        workers: Who signs prompts and looks for candidates.
+        folder: Where signatures and counts may lie meanwhile.
+        workers: Who signs prompts, looks for candidates and judges them.
         on_progress: Told the judged candidates and their number, now and then.
     """
     import numpy as np
 
-    if num_prompts < 2:
-        return no_pairs()
+    read = prompts.open()
     vocabulary = count_words(read(index).decode() for index in sample)
-    table = count_shingles(read(index) for index in sample)
-    with TemporaryDirectory(dir=folder) as scratch:
-        signatures = sign_texts(
-            map(read, range(num_prompts)),
-            num_prompts,
-            table,
-            num_counted=len(sample),
-            folder=Path(scratch),
-            workers=workers,
-        )
-        found = [find_candidates(path, workers) for path in signatures]
-    codes = [pairs[:, 0] * num_prompts + pairs[:, 1] for pairs in found]
+    signatures = sign_texts(
+        prompts,
+        num_prompts,
+        count_shingles(read(index) for index in sample),
+        num_counted=len(sample),
+        folder=folder,
+        workers=workers,
+    )
+    codes = []
+    for path in signatures:
+        pairs = find_candidates(path, workers)
+        codes.append(pairs[:, 0] * num_prompts + pairs[:, 1])
     first, second = np.divmod(np.unique(np.concatenate(codes)), num_prompts)
     candidates = np.stack([first, second], axis=1)
-    return _judge(candidates, read, vocabulary, threshold, on_progress)
+    settings = Judging(prompts=prompts, vocabulary=folder / "words.json", threshold=threshold)
+    settings.vocabulary.write_text(vocabulary.to_json(), encoding="utf-8")
+    return _judge_all(candidates, settings, workers, on_progress)
 
 
 def draw_sample(num_prompts: int, order: NDArray[np.bytes_]) -> NDArray[np.int64]:
@@ -111,36 +115,79 @@ def draw_sample(num_prompts: int, order: NDArray[np.bytes_]) -> NDArray[np.int64
     return np.sort(np.argsort(order, kind="stable")[:MAX_TEXTS])
 
 
-def _judge(
-    candidates: NDArray[np.int64],
-    read: Callable[[int], bytes],
-    vocabulary: Vocabulary,
-    threshold: float,
-    on_progress: Callable[[int, int], None],
-) -> NearPairs:
-    import numpy as np
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judging:
+    """What is needed to judge candidates in another process.
+
+    Attributes:
+        prompts: The prompts.
+        vocabulary: File of a :class:`Vocabulary`.
+        threshold: As in :func:`find_near_pairs`.
+    """
+
+    prompts: PromptFile
+    vocabulary: Path
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judged:
+    """Which of a piece's candidates are near: their places in it, scores, and sameness."""
+
+    num_candidates: int
+    kept: list[int]
+    scores: list[float]
+    same: list[bool]
+
+
+def prepare_judging(settings: Judging) -> Callable[[NDArray[np.int64]], _Judged]:
+    """Return the function that judges candidates, pairs of indexes."""
+    read = settings.prompts.open()
+    vocabulary = Vocabulary.from_json(settings.vocabulary.read_text(encoding="utf-8"))
 
     @lru_cache(maxsize=_KEPT_PROMPTS)
     def prompt(index: int) -> Prompt:
         return read_prompt(read(index).decode(), vocabulary)
 
-    kept, scores, same = [], [], []
-    for number, (first, second) in enumerate(_walk(candidates)):
-        if number % 10_000 == 0:
-            on_progress(number, len(candidates))
-        a, b = prompt(first), prompt(second)
-        score = compare_prompts(a, b, vocabulary)
-        if score >= threshold:
-            kept.append(number)
-            scores.append(score)
-            same.append(is_same_question(a, b, vocabulary))
+    def judge(pairs: NDArray[np.int64]) -> _Judged:
+        judged = _Judged(num_candidates=len(pairs), kept=[], scores=[], same=[])
+        for number, (first, second) in enumerate(pairs.tolist()):
+            a, b = prompt(first), prompt(second)
+            score = compare_prompts(a, b, vocabulary)
+            if score >= settings.threshold:
+                judged.kept.append(number)
+                judged.scores.append(score)
+                judged.same.append(is_same_question(a, b, vocabulary))
+        return judged
+
+    return judge
+
+
+def _judge_all(
+    candidates: NDArray[np.int64],
+    settings: Judging,
+    workers: Workers,
+    on_progress: Callable[[int, int], None],
+) -> NearPairs:
+    import numpy as np
+
+    pieces = (
+        candidates[start : start + PIECE_PAIRS] for start in range(0, len(candidates), PIECE_PAIRS)
+    )
+    kept: list[int] = []
+    scores: list[float] = []
+    same: list[bool] = []
+    done = 0
+    for judged in workers.map_in_order(
+        prepare_judging, settings, pieces, num_alone=NUM_PIECES_ALONE
+    ):
+        kept += [done + number for number in judged.kept]
+        scores += judged.scores
+        same += judged.same
+        done += judged.num_candidates
+        on_progress(done, len(candidates))
     return NearPairs(
         pairs=candidates[kept] if kept else no_pairs().pairs,
         scores=np.array(scores, dtype=np.float64),
         same_question=np.array(same, dtype=bool),
     )
-
-
-def _walk(pairs: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    for start in range(0, len(pairs), 100_000):
-        yield from map(tuple, pairs[start : start + 100_000].tolist())

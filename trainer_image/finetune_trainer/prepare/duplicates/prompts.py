@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from finetune_trainer.prepare.duplicates.near import (
@@ -77,16 +79,17 @@ def find_prompts(
     number_of[positions] = number
     first = positions[first]
     near = no_pairs()
-    if threshold is not None:
-        near = find_near_pairs(
-            len(digests),
-            lambda index: spool.read_prompt(int(first[index])),
-            draw_sample(len(digests), digests).tolist(),
-            threshold=threshold,
-            folder=spool.folder,
-            workers=workers,
-            on_progress=on_progress,
-        )
+    if threshold is not None and len(digests) > 1:
+        with TemporaryDirectory(dir=spool.folder) as folder:
+            near = find_near_pairs(
+                len(digests),
+                spool.prompt_file(first, Path(folder)),
+                draw_sample(len(digests), digests).tolist(),
+                threshold=threshold,
+                folder=Path(folder),
+                workers=workers,
+                on_progress=on_progress,
+            )
     prompts = Prompts(digests=digests, number_of=number_of, first=first, near=near)
     return _without_contrasts(rows, prompts)
 

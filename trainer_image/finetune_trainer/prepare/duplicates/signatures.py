@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune_trainer.prepare.prompt_file import PromptFile
 from finetune_trainer.prepare.workers import Workers
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def count_shingles(texts: Iterable[bytes]) -> NDArray[np.int64]:
 
 
 def sign_texts(
-    texts: Iterable[bytes],
+    texts: PromptFile,
     num_texts: int,
     table: NDArray[np.int64],
     *,
@@ -73,7 +74,7 @@ def sign_texts(
     every process maps them: those of a million texts are half a gigabyte.
 
     Args:
-        texts: Normalised texts, UTF-8.
+        texts: The texts.
         num_texts: How many there are.
         table: As :func:`count_shingles` returns it.
         num_counted: Texts that were counted.
@@ -87,6 +88,7 @@ def sign_texts(
     import numpy as np
 
     settings = Signing(
+        texts=texts,
         table=folder / "shingles.npy",
         most=tuple(max(_COMMON_TEXTS, int(share * num_counted)) for share in _COMMON_SHARES),
     )
@@ -98,7 +100,10 @@ def sign_texts(
     ]
     start = 0
     for signed in workers.map_in_order(
-        prepare_signing, settings, _batches(texts, BATCH_TEXTS), num_alone=NUM_BATCHES_ALONE
+        prepare_signing,
+        settings,
+        _ranges(num_texts),
+        num_alone=NUM_BATCHES_ALONE,
     ):
         for file, rows in zip(files, signed, strict=True):
             file[start : start + len(rows)] = rows
@@ -113,21 +118,25 @@ class Signing:
     """What is needed to sign texts in another process.
 
     Attributes:
+        texts: The texts.
         table: File of the counts of shingles.
         most: For each signature, in how many texts a shingle may be to count.
     """
 
+    texts: PromptFile
     table: Path
     most: tuple[int, ...]
 
 
-def prepare_signing(settings: Signing) -> Callable[[Sequence[bytes]], list[NDArray[np.uint32]]]:
-    """Return the function that signs texts, once for each bound."""
+def prepare_signing(settings: Signing) -> Callable[[range], list[NDArray[np.uint32]]]:
+    """Return the function that signs texts by their numbers, once for each bound."""
     import numpy as np
 
+    read = settings.texts.open()
     table = np.load(settings.table, mmap_mode="r")
 
-    def sign(texts: Sequence[bytes]) -> list[NDArray[np.uint32]]:
+    def sign(numbers: range) -> list[NDArray[np.uint32]]:
+        texts = list(map(read, numbers))
         shingles, text_of = _shingle(texts)
         frequencies = table[_place(shingles)]
         signed = []
@@ -154,6 +163,11 @@ def _minima(
     packed = b"".join(_pack(*row) for row in matrix.to_rows())
     rows = np.frombuffer(packed, dtype=np.uint32).reshape(num_texts, NUM_MINIMA)
     return np.where(counts[:, None] < _MIN_SHINGLES, np.uint32(0), rows)
+
+
+def _ranges(num_texts: int) -> Iterator[range]:
+    for start in range(0, num_texts, BATCH_TEXTS):
+        yield range(start, min(start + BATCH_TEXTS, num_texts))
 
 
 def _batches(texts: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

@@ -8,6 +8,7 @@ in another order is.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -57,6 +58,17 @@ class Vocabulary:
     num_texts: int
     words: Mapping[str, int]
     frames: frozenset[tuple[str, ...]]
+
+    def to_json(self) -> str:
+        """Return it as text."""
+        frames = sorted(map(list, self.frames))
+        return json.dumps([self.num_texts, dict(self.words), frames], ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Vocabulary:
+        """Read what :meth:`to_json` wrote."""
+        num_texts, words, frames = json.loads(text)
+        return cls(num_texts=num_texts, words=words, frames=frozenset(map(tuple, frames)))
 
     def weight(self, word: str) -> float:
         """Return how much a word tells: 0 for one in every text, more the rarer it is."""
@@ -112,7 +124,7 @@ def count_words(texts: Iterable[str]) -> Vocabulary:
     needed = max(_FRAME_TEXTS, _FRAME_SHARE * num_texts)
     return Vocabulary(
         num_texts=num_texts,
-        words=words,
+        words={word: number for word, number in words.items() if number > 1},
         frames=frozenset(frame for frame, number in frames.items() if number >= needed),
     )
 
