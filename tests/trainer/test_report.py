@@ -25,7 +25,8 @@ def test_published_version_carries_the_card_with_the_scores(
     card = (tmp_path / "README.md").read_text()
     assert card.startswith("---\nbase_model: tiny/llama\n")
     for score in report["result"]["scores"]:
-        assert f"| {score['name']} | {score['base']} | {score['tuned']} [" in card
+        base = f"{score['base']} [{score['baseLow']}, {score['baseHigh']}]"
+        assert f"| {score['name']} | {base} | {score['tuned']} [" in card
     assert f"{report['result']['numSamples']} held-out samples" in card
     assert {file.path for file in verify_uri(uri).files} == {p.name for p in tmp_path.iterdir()} - {
         "manifest.json"
