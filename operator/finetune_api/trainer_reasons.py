@@ -336,7 +336,8 @@ DATA = {
         "Write it as `tool_calls`, answers as role `tool`.",
     ),
     "TwoSystemMessages": _Help(
-        "A row has a system message and its source sets one.", "Remove one of them."
+        "A row has two system messages that differ, or one of its own while its source sets another.",
+        "Remove one of them.",
     ),
     "WrongEncoding": _Help(
         "A text file cannot be decoded, or may be in one of several encodings.",

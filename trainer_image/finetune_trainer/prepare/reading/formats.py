@@ -14,18 +14,17 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.messages import (
     SHAREGPT_ROLES,
     Message,
-    add_system,
     check_conversation,
     end_at_last_learned,
     read_json_text,
     read_messages,
     read_text,
 )
+from finetune_trainer.prepare.reading.preamble import TEXT_SEPARATOR, Preamble, read_preamble
 from finetune_trainer.prepare.reading.preferences import read_verdict, split_conversations
 from finetune_trainer.prepare.reading.tools import read_functions, read_tools
 from finetune_trainer.prepare.reading.values import is_missing, write_value
 
-_ALPACA_SEPARATOR = "\n\n"
 _CHAT_FORMATS = ("Chat", "ShareGPT")
 _PAIRS = "PromptCompletion"
 
@@ -67,10 +66,12 @@ def build_convert(source: Source, format_name: str, *, conversational: bool, whe
                 return _value(fields, prompt)
 
     read_prompt = _templated(source, read_prompt, where)
+    find_preamble = _preamble_reader(source, format_name)
 
     def convert(fields: Mapping[str, Any]) -> dict[str, Any]:
         answer = _value(fields, completion)
-        row = _pair(read_prompt(fields), answer, completion, source.system, conversational)
+        preamble = find_preamble(fields)
+        row = _pair(read_prompt(fields), answer, completion, preamble, conversational)
         return _with_tools(row, fields) if conversational and format_name == _PAIRS else row
 
     return convert
@@ -88,6 +89,17 @@ def _templated(
     return read_prompt
 
 
+def _preamble_reader(source: Source, format_name: str) -> Callable[[Mapping[str, Any]], Preamble]:
+    """Return how a row of pairs is asked for what stands before its prompt.
+
+    A table's columns are the user's own, and a template says by itself which of them it reads: a
+    column `system` may be that of a support case.
+    """
+    if format_name == "Csv" or source.template is not None:
+        return lambda _: Preamble(system=source.system, is_of_source=True)
+    return lambda fields: read_preamble(fields, source.system)
+
+
 def _preference(source: Source, conversational: bool, where: str) -> Convert:
     """Return the function that reads pairs of answers, and answers with a verdict.
 
@@ -99,12 +111,14 @@ def _preference(source: Source, conversational: bool, where: str) -> Convert:
     completion, label = columns.completion or "completion", columns.label or "label"
     prompt_name = columns.prompt or "prompt"
     read_prompt = _templated(source, lambda fields: fields.get(prompt_name), where)
-
-    def pair(prompt: Any, answer: Any, name: str) -> dict[str, Any]:
-        return _pair(prompt, answer, name, source.system, conversational)
+    find_preamble = _preamble_reader(source, "Preference")
 
     def convert(fields: Mapping[str, Any]) -> dict[str, Any]:
-        prompt = read_prompt(fields)
+        prompt, preamble = read_prompt(fields), find_preamble(fields)
+
+        def pair(prompt: Any, answer: Any, name: str) -> dict[str, Any]:
+            return _pair(prompt, answer, name, preamble, conversational)
+
         if rejected not in fields and label in fields:
             verdict = read_verdict(fields[label], label)
             return {**pair(prompt, _value(fields, completion), completion), "label": verdict}
@@ -158,8 +172,8 @@ def _check_settings(source: Source, format_name: str, conversational: bool, wher
 
 
 def _convert_chat(fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
-    row = _conversation(read_messages(fields.get("messages"), "messages"), "messages", system)
-    return _with_tools(row, fields)
+    messages = read_messages(fields.get("messages"), "messages")
+    return _with_tools(_conversation(messages, "messages", fields, system), fields)
 
 
 def _convert_sharegpt(fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
@@ -170,16 +184,16 @@ def _convert_sharegpt(fields: Mapping[str, Any], system: str | None) -> dict[str
         messages = read_messages(
             turns, "conversations", roles=SHAREGPT_ROLES, role_key="from", content_key="value"
         )
-    own = fields.get("system")
-    if own:  # ShareGPT files hold the system message as a turn or beside the turns
-        messages = add_system(messages, read_text(own, "system"))
-    row = _conversation(messages, "conversations", system)
-    return _with_tools(row, fields)
+    return _with_tools(_conversation(messages, "conversations", fields, system), fields)
 
 
-def _conversation(messages: list[Message], name: str, system: str | None) -> dict[str, Any]:
+def _conversation(
+    messages: list[Message], name: str, fields: Mapping[str, Any], system: str | None
+) -> dict[str, Any]:
+    """Return the canonical row of a conversation; a system message may stand beside it."""
+    preamble = read_preamble(fields, system, has_history=False)
     check_conversation(messages, name)
-    return {"messages": add_system(end_at_last_learned(messages, name), system)}
+    return {"messages": preamble.put_before(end_at_last_learned(messages, name))}
 
 
 def _with_tools(row: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,34 +206,32 @@ def _alpaca_prompt(fields: Mapping[str, Any]) -> str:
     extra = fields.get("input")
     if is_missing(extra) or extra == "":
         return instruction
-    return instruction + _ALPACA_SEPARATOR + read_text(_as_text(extra, "input"), "input")
+    return instruction + TEXT_SEPARATOR + read_text(_as_text(extra, "input"), "input")
 
 
 def _alpaca_text(fields: Mapping[str, Any]) -> str:
     # A base model reads one text: without this nothing parts the instruction from the response.
-    return _alpaca_prompt(fields) + _ALPACA_SEPARATOR
+    return _alpaca_prompt(fields) + TEXT_SEPARATOR
 
 
 def _pair(
-    prompt: Any, completion: Any, completion_name: str, system: str | None, conversational: bool
+    prompt: Any, completion: Any, completion_name: str, preamble: Preamble, conversational: bool
 ) -> dict[str, Any]:
     prompt = prompt if isinstance(prompt, list) else _as_text(prompt, "the prompt")
     completion = completion if _are_messages(completion) else _as_text(completion, completion_name)
     if isinstance(prompt, list) or isinstance(completion, list):
-        return _pair_of_messages(prompt, completion, completion_name, system, conversational)
+        return _pair_of_messages(prompt, completion, completion_name, preamble, conversational)
     question = read_text(prompt, "the prompt")
     if isinstance(completion, str) and not completion.strip():
         raise BadRow("EmptyAnswer", f"{completion_name} is empty: there is no answer to learn")
     answer = read_text(completion, completion_name)
     if not conversational:
-        return {
-            "prompt": question if system is None else f"{system}\n\n{question}",
-            "completion": answer,
-        }
-    return {
-        "prompt": add_system([{"role": "user", "content": question}], system),
-        "completion": [{"role": "assistant", "content": answer}],
-    }
+        return {"prompt": preamble.put_before_text(question), "completion": answer}
+    asked = preamble.put_before([{"role": "user", "content": question}])
+    learned = {"role": "assistant", "content": answer}
+    if preamble.turns:
+        check_conversation([*asked, learned], "history + prompt")
+    return {"prompt": asked, "completion": [learned]}
 
 
 def _as_text(value: Any, name: str) -> Any:
@@ -235,7 +247,7 @@ def _are_messages(value: Any) -> bool:
 
 
 def _pair_of_messages(
-    prompt: Any, completion: Any, completion_name: str, system: str | None, conversational: bool
+    prompt: Any, completion: Any, completion_name: str, preamble: Preamble, conversational: bool
 ) -> dict[str, Any]:
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
@@ -250,13 +262,16 @@ def _pair_of_messages(
             "write them as text",
         )
     check_conversation([*question, *answer], "prompt + completion")
+    question = preamble.put_before(without_weights(question))
+    if preamble.turns:
+        check_conversation([*question, *answer], "history + prompt + completion")
     if question[-1]["role"] != "user":
         raise BadRow(
             "WrongRoleOrder",
             f"the prompt ends with {question[-1]['role']}; it must end with the user",
         )
     return {
-        "prompt": add_system(without_weights(question), system),
+        "prompt": question,
         "completion": end_at_last_learned(answer, completion_name),
     }
 

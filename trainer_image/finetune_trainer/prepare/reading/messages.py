@@ -221,22 +221,6 @@ def _roles_after(message: Message) -> tuple[str, ...]:
     return ("assistant", "tool") if message["role"] == "tool" else ("assistant",)
 
 
-def add_system(messages: list[Message], system: str | None) -> list[Message]:
-    """Put the source's system message before a conversation.
-
-    Raises:
-        BadRow: The row has a system message of its own: only one of the two can be meant.
-    """
-    if system is None:
-        return messages
-    if messages and messages[0]["role"] in SYSTEM_ROLES:
-        raise BadRow(
-            "TwoSystemMessages",
-            "the row has its own system message and the source sets `system`; remove one of them",
-        )
-    return [{"role": "system", "content": system}, *messages]
-
-
 def describe(value: object) -> str:
     """Name the type of a value, never the value: messages go where rows must not."""
     if value is None:
