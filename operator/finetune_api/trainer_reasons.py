@@ -336,7 +336,7 @@ DATA = {
         "Write it as `tool_calls`, answers as role `tool`.",
     ),
     "TwoSystemMessages": _Help(
-        "A row has two system messages that differ, or one of its own while its source sets another.",
+        "A row has two system messages that differ, or one of its own beside its source's.",
         "Remove one of them.",
     ),
     "WrongEncoding": _Help(
@@ -366,6 +366,10 @@ DATA = {
     ),
     "UnknownWeight": _Help("A message's weight is neither 0 nor 1.", "Correct the row."),
     "UnreadableFile": _Help("A file cannot be read.", "Write it anew."),
+    "UnwantedAnswer": _Help(
+        "A row's label says that its answer is unwanted, and the objective would learn it.",
+        "Use `objective: KTO`, leave the row out, or set the format of its source.",
+    ),
     "VerdictsNotExamples": _Help(
         "A label says which answers are unwanted, and the objective would learn them all.",
         "Use `objective: KTO`, or leave out the rows that are false.",

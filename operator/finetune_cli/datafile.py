@@ -219,7 +219,7 @@ def _read_in_this_way(
         TrainerError: The file cannot be read in this way.
     """
     from finetune_trainer.data.rows import RowError
-    from finetune_trainer.prepare.reading.examples import open_source
+    from finetune_trainer.prepare.reading.examples import open_source, refuse_unwanted_row
     from finetune_trainer.prepare.reading.lengths import estimate_tokens
 
     opened = open_source(source, files, index=0, label="", conversational=True, objective=objective)
@@ -229,6 +229,9 @@ def _read_in_this_way(
     errors: list[RowError] = []
     for name, row in islice(opened.rows, NUM_READ_ROWS):
         outcome = row if isinstance(row, RowError) else convert(name, row)
+        if objective == "SFT" and not isinstance(row, RowError):
+            # The format that is proposed would have them learned.
+            outcome = refuse_unwanted_row(name, row, source.format) or outcome
         screened = outcome if isinstance(outcome, RowError) else screen(outcome)
         if isinstance(screened, RowError):
             errors.append(screened)

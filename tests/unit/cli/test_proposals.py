@@ -220,6 +220,16 @@ SHAPES: dict[str, tuple[str, bytes, dict[str, Any]]] = {
         rows_of(lambda n: {"prompt": f"ask {n}", "completion": "yes", "label": n % 2 == 0}),
         {"format": "Preference"},
     ),
+    "verdicts that are numbers": (
+        "a.jsonl",
+        rows_of(lambda n: {"prompt": f"ask {n}", "completion": f"say {n}", "label": n % 2}),
+        {"format": "Preference"},
+    ),
+    "verdicts beside conversations": (
+        "a.jsonl",
+        rows_of(lambda n: {"messages": CHATS["plain"](n), "kto_tag": n % 2 == 0}),
+        {"format": "Preference"},
+    ),
     "one column of another name": (
         "a.csv",
         table_of("abstract", lambda n: f"text {n}"),
@@ -262,6 +272,23 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "only numbers": ("a.jsonl", rows_of(lambda n: {"a": n, "b": n}), "no known format fits"),
     "names and nothing else": ("a.csv", b"question,answer\n", "no rows"),
 }
+
+
+def test_verdicts_are_proposed_for_kto(tmp_path: Path) -> None:
+    for shape in SHAPES:
+        if shape.startswith("verdicts"):
+            job = propose(tmp_path, *SHAPES[shape][:2])
+            assert job.spec.method.objective == "KTO", shape
+
+
+def test_an_unwanted_answer_after_the_rows_looked_at_is_not_proposed_as_an_example(
+    tmp_path: Path,
+) -> None:
+    row = {"prompt": "ask", "completion": "say", "label": True}
+    lines = [json.dumps({**row, "label": n < 300}) for n in range(301)]
+    with pytest.raises(CliError, match=r"a.jsonl:301: label is false") as caught:
+        propose(tmp_path, "a.jsonl", "\n".join(lines).encode())
+    assert "method.objective: KTO" in caught.value.message
 
 
 def propose(folder: Path, name: str, content: bytes) -> FineTuneJob:

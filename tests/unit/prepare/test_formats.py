@@ -234,6 +234,42 @@ def test_functions_are_the_older_name_of_tools(functions: Any) -> None:
         convert({**row, "functions": [{"description": "no name"}]})
 
 
+BARE = {"name": "weather", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize("tools", [[BARE], json.dumps([BARE]), [{"type": "function", **BARE}]])
+def test_tools_may_be_bare_functions(tools: Any) -> None:
+    row = {"messages": [USER, ANSWER], "tools": tools}
+    assert convert(row) == {"messages": [USER, ANSWER], "tools": [WEATHER]}
+
+
+ROME = {"name": "weather", "arguments": {"city": "Rome"}}
+CALL_IN_TEXT = json.dumps(ROME)
+
+
+@pytest.mark.parametrize(
+    ("value", "calls", "thought"),
+    [
+        (CALL_IN_TEXT, [ROME], {}),
+        (ROME, [ROME], {}),
+        (json.dumps([ROME, {**ROME, "arguments": '{"city": "Oslo"}'}]), [ROME, None], {}),
+        (f"<think>\nLook.\n</think>\n{CALL_IN_TEXT}", [ROME], {"reasoning_content": "Look."}),
+    ],
+)
+def test_calls_of_tools_are_read_as_llama_factory_writes_them(
+    value: Any, calls: list[Any], thought: dict[str, str]
+) -> None:
+    row = from_value(("human", "Hi"), ("function_call", value), ("observation", "42"))
+    row["conversations"].append({"from": "gpt", "value": "Hello"})
+    oslo = {"name": "weather", "arguments": {"city": "Oslo"}}
+    written = [{"type": "function", "function": call or oslo} for call in calls]
+    called = {"role": "assistant", "content": "", **thought, "tool_calls": written}
+    assert convert({**row, "tools": json.dumps([BARE])}) == {
+        "messages": [USER, called, TOOL, ANSWER],
+        "tools": [WEATHER],
+    }
+
+
 def test_parts_of_text_are_joined_and_reasoning_stays() -> None:
     parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
     answer = {**ANSWER, "reasoning_content": "Greeting."}
@@ -311,7 +347,19 @@ def test_pairs_stay_text_for_a_model_without_chat_template(
             "TwoSystemMessages",
             "remove one",
         ),
-        (from_value(("human", "Hi"), ("function_call", "x")), {}, "ToolMessage", "[1]"),
+        (
+            from_value(("human", "Hi"), ("function_call", "x")),
+            {},
+            "InvalidToolCall",
+            "conversations[1].value is not valid JSON",
+        ),
+        (
+            from_value(("human", "Hi"), ("function_call", '{"arguments": {}}')),
+            {},
+            "InvalidToolCall",
+            "conversations[1].value must be JSON of {name, arguments}",
+        ),
+        (from_value(("human", "Hi"), ("tool_call", "x")), {}, "ToolMessage", "[1]"),
         (from_value(("human", "Hi"), ("narrator", "x")), {}, "UnknownRole", "human"),
         (
             {"messages": weighed(0, 0)},

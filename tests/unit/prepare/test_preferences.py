@@ -12,7 +12,9 @@ from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.prepare.reading.formats import build_convert
+from finetune_trainer.prepare.reading.proposals import propose_reading
 from finetune_trainer.prepare.reading.recognition import recognise_format
+from finetune_trainer.prepare.reading.verdicts import are_verdicts
 from finetune_trainer.prepare.refusals import require_preferences
 
 USER = {"role": "user", "content": "Hi?"}
@@ -140,3 +142,139 @@ def test_training_side_must_hold_what_the_objective_compares(
     with pytest.raises(DataError) as caught:
         require_preferences(objective, folder)
     assert caught.value.reason == reason
+
+
+ASKED = {"from": "human", "value": "Hi?"}
+GOOD, BAD = {"from": "gpt", "value": "Yes."}, {"from": "gpt", "value": "No."}
+ALPACA_PAIR = {"instruction": "Hi?", "input": "", "chosen": "Yes.", "rejected": "No."}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"conversations": [ASKED], "chosen": GOOD, "rejected": BAD},
+        {"conversations": json.dumps([ASKED]), "chosen": [GOOD], "rejected": [BAD]},
+        {"conversations": [USER], "chosen": said("Yes."), "rejected": said("No.")},
+        {"conversations": [ASKED], "chosen": "Yes.", "rejected": "No."},
+        {"messages": [USER], "chosen": [said("Yes.")], "rejected": [said("No.")]},
+        {"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+        {
+            "messages": "both",
+            "chosen": [USER, said("Yes.")],
+            "rejected": [USER, said("No.")],
+        },
+        ALPACA_PAIR,
+        {**ALPACA_PAIR, "system": "", "history": []},
+    ],
+)
+def test_pair_of_llama_factory_is_the_same(fields: dict[str, Any]) -> None:
+    assert recognise("DPO", fields) == "Preference"
+    assert convert(fields) == PAIR
+
+
+def test_pair_of_llama_factory_keeps_system_message_and_input() -> None:
+    fields = {"conversations": [ASKED], "chosen": GOOD, "rejected": BAD, "system": "Be short."}
+    assert convert(fields) == {**PAIR, "prompt": [SYSTEM, USER]}
+    row = convert({**ALPACA_PAIR, "input": "Now?", "history": [["a", "b"]]})
+    assert [message["content"] for message in row["prompt"]] == ["a", "b", "Hi?\n\nNow?"]
+    assert convert(ALPACA_PAIR, conversational=False)["prompt"] == "Hi?\n\n"
+
+
+def test_an_answer_that_is_an_object_stays_json() -> None:
+    row = convert({"prompt": "Hi?", "chosen": {"from": "Rome"}, "rejected": {"from": "Oslo"}})
+    assert row["completion"] == [said('{"from": "Rome"}')]
+
+
+WANTED = {"prompt": [USER], "completion": [said("Yes.")], "label": True}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "Hi?", "completion": "Yes.", "label": 1},
+        {"prompt": "Hi?", "completion": "Yes.", "label": " YES "},
+        {"prompt": "Hi?", "completion": "Yes.", "kto_tag": True},
+        {"instruction": "Hi?", "input": "", "output": "Yes.", "kto_tag": True},
+        {"messages": [USER, said("Yes.")], "label": "true"},
+        {"conversations": [ASKED, GOOD], "kto_tag": 1.0},
+    ],
+)
+def test_an_answer_with_a_verdict_is_read_in_every_shape(fields: dict[str, Any]) -> None:
+    assert recognise("KTO", fields) == "Preference"
+    assert convert(fields) == WANTED
+
+
+def alternate(first: object, second: object) -> list[dict[str, Any]]:
+    """Twenty rows with different answers, whose labels take turns."""
+    return [
+        {
+            "prompt": f"q{n}",
+            "completion": f"answer {n}",
+            "label": second if n % 2 else first,
+        }
+        for n in range(20)
+    ]
+
+
+def without(rows: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
+    return [{"label": row["label"], **more} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (alternate(True, False), True),
+        (alternate("true", "False"), True),
+        (alternate(1, 0), True),
+        (alternate(1.0, 0.0), True),
+        (alternate("yes", "no"), True),
+        (alternate(None, False), True),
+        (alternate(float("nan"), "no"), True),
+        (alternate(True, True), False),
+        (alternate(None, None), False),
+        (alternate("spam", "ham"), False),
+        (alternate(1, 2), False),
+        (without(alternate(1, 0), instruction="a", output="b"), True),
+        (without(alternate(True, False), messages=[]), True),
+        (without(alternate(True, False), text="a"), False),
+        # The number of a class beside its name says nothing about the answer.
+        ([{"prompt": "q", "completion": "ab"[n % 2], "label": n % 2} for n in range(20)], False),
+        ([{"prompt": "q", "completion": "a", "label": n % 2} for n in range(20)], True),
+    ],
+)
+def test_verdicts_are_told_from_classes(rows: list[dict[str, Any]], expected: bool) -> None:
+    assert are_verdicts(rows) is expected
+    proposal = propose_reading(rows, where="rows.jsonl") if "text" not in rows[0] else None
+    if expected:
+        assert proposal is not None
+        assert (proposal.objective, proposal.format) == ("KTO", "Preference")
+        with pytest.raises(DataError, match=r"set method.objective: KTO") as caught:
+            recognise_format(Source(uri="file:///x"), rows, where="s")
+        assert caught.value.reason == "VerdictsNotExamples"
+    elif proposal is not None:
+        assert proposal.objective == "SFT"
+
+
+@pytest.mark.parametrize("value", [False, "false"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "a", "completion": "b"},
+        {"instruction": "a", "output": "b"},
+        {"messages": [USER, said("b")]},
+        {"conversations": [ASKED, BAD]},
+    ],
+)
+def test_an_unwanted_answer_behind_many_wanted_ones_is_no_example(
+    fields: dict[str, Any], value: object
+) -> None:
+    source = Source(uri="file:///x")
+    found = recognise_format(source, [{**fields, "label": True}] * 20, where="s").format
+    read = build_convert(source, found, conversational=True, where="s")
+    assert read({**fields, "label": True})
+    with pytest.raises(BadRow, match=f"set format: {found} in its source") as caught:
+        read({**fields, "label": value})
+    assert caught.value.reason == "UnwantedAnswer"
+    source = Source.model_validate({"uri": "file:///x", "format": found})
+    meant = build_convert(source, found, conversational=True, where="s")
+    assert meant({**fields, "label": value})

@@ -29,6 +29,7 @@ from finetune_trainer.prepare.reading.recognition import (
 )
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.reading.times import read_time
+from finetune_trainer.prepare.reading.verdicts import explain_unwanted, is_unwanted
 
 _SIDES = {"Train": Side.TRAIN, "Validation": Side.VALIDATION, "Test": Side.TEST}
 
@@ -186,6 +187,25 @@ def refuse_wrong_column(rows: SourceRows, *, index: int) -> None:
     raise UserError(
         "MissingColumn",
         f"dataset.sources[{index}], {first.file}: {first.message}; correct the job",
+    )
+
+
+def refuse_unwanted_row(file: str, row: RawRow, format_name: str) -> RowError | None:
+    """Return why a row with a verdict is no example for SFT; None if its answer is wanted.
+
+    Args:
+        file: The label of its file.
+        row: The row.
+        format_name: The format in which its source is read.
+    """
+    if not is_unwanted(row.fields):
+        return None
+    return RowError(
+        file=file,
+        line=row.line,
+        reason="UnwantedAnswer",
+        message=explain_unwanted(row.fields, format_name),
+        snippet=make_snippet(row.fields),
     )
 
 

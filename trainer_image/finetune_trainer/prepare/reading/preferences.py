@@ -1,14 +1,93 @@
-"""What is special about rows that say which answer is better: prompts within answers, verdicts."""
+"""Read rows that say which answer is better: pairs, and answers with a verdict."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from finetune_api.v1alpha1.dataset import Columns
 from finetune_trainer.data.rows import BadRow
-from finetune_trainer.prepare.reading.messages import describe
+from finetune_trainer.prepare.reading.pairs import (
+    make_pair,
+    read_alpaca,
+    read_alpaca_text,
+    read_value,
+)
+from finetune_trainer.prepare.reading.preamble import Preamble
+from finetune_trainer.prepare.reading.turns import read_answer, read_turns
+from finetune_trainer.prepare.reading.verdicts import find_verdict, read_verdict
 
-_VERDICTS = {"true": True, "false": False}
+
+def build_preference(
+    columns: Columns,
+    template: Callable[[Mapping[str, Any]], Any] | None,
+    find_preamble: Callable[[Mapping[str, Any]], Preamble],
+    *,
+    conversational: bool,
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Return the function that reads pairs of answers, and answers with a verdict.
+
+    The better answer of a pair becomes the ``completion``, as if it alone had been given; the
+    worse one stands beside it as ``rejected``. An answer with a verdict keeps it as ``label``.
+
+    Args:
+        columns: As the source names them.
+        template: Writes the prompt of a row; None where a column holds it.
+        find_preamble: Finds what stands before it.
+        conversational: The model's tokenizer has a chat template.
+    """
+    chosen, rejected = columns.chosen or "chosen", columns.rejected or "rejected"
+    read_instruction = read_alpaca if conversational else read_alpaca_text
+
+    def find_prompt(fields: Mapping[str, Any]) -> Any:
+        prompt = fields.get(columns.prompt or "prompt")
+        if prompt is not None or columns.prompt is not None or _is_conversation(fields.get(chosen)):
+            return prompt
+        for name in ("conversations", "messages"):
+            if name in fields:
+                return read_turns(fields[name], name)
+        return read_instruction(fields) if "instruction" in fields else None
+
+    read_prompt = template or find_prompt
+
+    def convert(fields: Mapping[str, Any]) -> dict[str, Any]:
+        prompt, preamble = read_prompt(fields), find_preamble(fields)
+
+        def pair(prompt: Any, answer: Any, name: str) -> dict[str, Any]:
+            return make_pair(prompt, answer, name, preamble, conversational)
+
+        label = columns.label or find_verdict(fields)
+        if rejected not in fields and label is not None and label in fields:
+            verdict = read_verdict(fields[label], label)
+            prompt, answer, name = _single_answer(fields, prompt, columns.completion)
+            return {**pair(prompt, answer, name), "label": verdict}
+        prompt, better, worse = split_conversations(
+            prompt,
+            read_answer(read_value(fields, chosen), chosen),
+            read_answer(read_value(fields, rejected), rejected),
+        )
+        row, other = pair(prompt, better, chosen), pair(prompt, worse, rejected)
+        if row == other:
+            raise BadRow(
+                "EqualAnswers", f"{chosen} and {rejected} are the same: there is no preference"
+            )
+        return {**row, "rejected": other["completion"]}
+
+    return convert
+
+
+def _single_answer(
+    fields: Mapping[str, Any], prompt: Any, column: str | None
+) -> tuple[Any, Any, str]:
+    """Return prompt, answer and the answer's field of a row with one answer and a verdict."""
+    if column is None and "completion" not in fields:
+        if "output" in fields:
+            return prompt, fields["output"], "output"
+        if isinstance(prompt, list) and len(prompt) > 1:  # a conversation up to its answer
+            return prompt[:-1], prompt[-1:], "the last message"
+    name = column or "completion"
+    return prompt, read_value(fields, name), name
 
 
 def split_conversations(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
@@ -51,20 +130,6 @@ def split_conversations(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, A
             "NoSharedPrompt", "chosen and rejected do not begin alike, so they share no prompt"
         )
     return chosen[:shared], chosen[shared:], rejected[shared:]
-
-
-def read_verdict(value: object, name: str) -> bool:
-    """Return whether an answer is wanted.
-
-    Raises:
-        BadRow: It is neither a boolean nor the text `true` or `false`.
-    """
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().lower() in _VERDICTS:
-        return _VERDICTS[value.strip().lower()]
-    shown = "missing" if value is None else describe(value)
-    raise BadRow("NoVerdict", f"{name} is {shown}; it must be true (wanted) or false")
 
 
 def _is_conversation(value: Any) -> bool:

@@ -23,8 +23,9 @@ from finetune_trainer.prepare.reading.names import (
     find_named,
     is_bookkeeping,
 )
-from finetune_trainer.prepare.reading.recognition import are_verdicts, recognise_format
+from finetune_trainer.prepare.reading.recognition import recognise_format
 from finetune_trainer.prepare.reading.values import is_missing, write_value
+from finetune_trainer.prepare.reading.verdicts import are_verdicts
 
 MAX_LABELS = 100
 MAX_LABEL_CHARACTERS = 40

@@ -10,6 +10,12 @@ from typing import Any
 from finetune_api.v1alpha1.dataset import Columns, Source
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.prepare.reading.names import COMPLETION_NAMES, find_named
+from finetune_trainer.prepare.reading.verdicts import (
+    VERDICT_NAMES,
+    are_verdicts,
+    find_verdict,
+    has_answer,
+)
 
 NUM_PROBED_ROWS = 20
 """Rows that ``Auto`` looks at."""
@@ -67,7 +73,8 @@ def recognise_format(
             "VerdictsNotExamples",
             f"{where}: the rows are answers with a label true or false, and objective SFT would "
             "learn the unwanted ones as well; set method.objective: KTO, or leave out the rows "
-            "that are false, or set format: PromptCompletion to learn from all",
+            "that are false, or set the format of their fields (PromptCompletion, Alpaca, Chat, "
+            "ShareGPT) to learn from all",
         )
     votes: Counter[str] = Counter()
     for fields in rows:
@@ -98,16 +105,6 @@ def _refuse_answer_beside_text(rows: Sequence[Mapping[str, Any]], where: str) ->
     )
 
 
-def are_verdicts(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether every row is an answer with a verdict, as KTO takes them, and one is unwanted.
-
-    A column ``label`` of text or numbers is a class, and says nothing about the answer.
-    """
-    verdicts = [fields.get("label") for fields in rows if {"prompt", "completion"} <= set(fields)]
-    are_all = len(verdicts) == len(rows) and all(type(verdict) is bool for verdict in verdicts)
-    return are_all and False in verdicts
-
-
 def _recognise_preferences(
     source: Source, rows: Sequence[Mapping[str, Any]], where: str, objective: str
 ) -> Recognised:
@@ -121,13 +118,22 @@ def _recognise_preferences(
     pair = {columns.chosen or "chosen", columns.rejected or "rejected"}
     verdict = {columns.completion or "completion", columns.label or "label"}
     wanted = [pair, verdict] if objective == "KTO" else [pair]
-    count = sum(1 for fields in rows if any(names <= set(fields) for names in wanted))
+
+    def fits(fields: Mapping[str, Any]) -> bool:
+        if any(names <= set(fields) for names in wanted):
+            return True
+        is_named = columns.completion is not None or columns.label is not None
+        is_verdict = find_verdict(fields) is not None and has_answer(fields)
+        return objective == "KTO" and not is_named and is_verdict
+
+    count = sum(map(fits, rows))
     if count:
         reason = f"{count} of the first {len(rows)} rows are preferences"
         return Recognised(format="Preference", reason=reason)
     seen = list(dict.fromkeys(str(field) for fields in rows for field in fields))
     needed = " or ".join(" and ".join(sorted(names)) for names in wanted)
-    hint = "; KTO learns from rows with a label" if verdict <= set(seen) else ""
+    has_verdicts = verdict <= set(seen) or bool(set(VERDICT_NAMES) & set(seen))
+    hint = "; KTO learns from rows with a label" if has_verdicts else ""
     raise DataError(
         "NoPreferences",
         f"{where}: method.objective {objective} needs rows with {needed}, and these have "

@@ -20,6 +20,8 @@ def read_tools(value: object) -> list[Tool]:
         value = _parse(value, "tools")
     if value in (None, "", []):
         return []
+    if isinstance(value, list):
+        value = [_wrap(entry) for entry in value]
     if not isinstance(value, list) or not all(map(_is_tool, value)):
         raise BadRow(
             "InvalidTools",
@@ -40,6 +42,29 @@ def read_functions(value: object) -> list[Tool]:
         return []
     entries = value if isinstance(value, list) else [value]
     return read_tools([{"type": "function", "function": entry} for entry in entries])
+
+
+def read_call_text(value: object, where: str) -> list[dict[str, Any]]:
+    """Return calls in the shape of OpenAI's, of `{name, arguments}` or a list of them.
+
+    Args:
+        value: The calls, or the same as JSON text.
+        where: Their place in the row, for messages.
+
+    Raises:
+        BadRow: They are neither.
+    """
+    if isinstance(value, str):
+        value = _parse(value, where)
+    entries = value if isinstance(value, list) else [value]
+    if not entries or not all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries
+    ):
+        raise BadRow(
+            "InvalidToolCall", f"{where} must be JSON of {{name, arguments}}, or a list of them"
+        )
+    calls = [{"type": "function", "function": entry} for entry in entries]
+    return read_tool_calls(calls, where)
 
 
 def read_tool_calls(value: object, where: str) -> list[dict[str, Any]]:
@@ -78,6 +103,14 @@ def read_tool_calls(value: object, where: str) -> list[dict[str, Any]]:
         }
         calls.append({"id": str(entry["id"]), **call} if entry.get("id") else call)
     return calls
+
+
+def _wrap(entry: Any) -> Any:
+    """Return a bare function, as LLaMA-Factory writes tools, in OpenAI's shape; else as it is."""
+    if not isinstance(entry, dict) or "function" in entry or not {"name", "parameters"} <= {*entry}:
+        return entry
+    function = {key: value for key, value in entry.items() if key != "type"}
+    return {"type": "function", "function": function}
 
 
 def _is_tool(value: object) -> bool:
