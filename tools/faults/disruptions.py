@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import threading
 import time
@@ -13,12 +15,15 @@ from functools import partial
 from typing import Any
 
 from devcluster import host
+from devcluster.errors import DevclusterError
+from devcluster.node import Node
 from e2e.world import OPERATOR_LABEL, Job, is_training
 from faults.cluster import Cluster, Disturbance
 from faults.matrix import Outcome, Row, WrongEnd, once
-from manifests import NAMESPACE
+from manifests import NAMESPACE, RELEASE
 
-KILL_EVERY_SECONDS = 7.0
+MAX_LIFE_SECONDS = 5.0
+MIN_KILLS = 3
 OUTAGE_SECONDS = 30.0
 
 
@@ -31,8 +36,8 @@ def disruption_rows(cluster: Cluster) -> list[Row]:
         ("node-drained", "the node drained, and allowed again", rows.drain_node),
         (
             "operator-killed",
-            f"all pods of the operator killed every {KILL_EVERY_SECONDS:.0f} s, from the job's "
-            "creation to its end",
+            "all pods of the operator killed, from the job's creation to its end, each time one of "
+            f"them has led for a random time of up to {MAX_LIFE_SECONDS:.0f} s",
             rows.kill_operator,
         ),
         (
@@ -108,18 +113,27 @@ class Disruptions:
 
     @contextmanager
     def kill_operator(self, job: Job) -> Iterator[None]:
-        """Kill all replicas of the operator again and again, from now to the job's end."""
+        """Kill all replicas of the operator again and again, from now to the job's end.
+
+        Each time once one of them leads: one that dies before would show nothing but that none was
+        there.
+        """
         is_over = threading.Event()
-        num_killed = 0
+        num_kills = 0
+        chance = random.Random(job.name)
 
         def kill() -> None:
-            nonlocal num_killed
-            while not is_over.wait(KILL_EVERY_SECONDS):
-                killed = job.tenant.node.kubectl(
-                    *("-n", NAMESPACE, "delete", "pod", "-l", OPERATOR_LABEL, "-o", "name"),
-                    *("--force", "--grace-period=0", "--wait=false"),
-                )
-                num_killed += len(killed.split())
+            nonlocal num_kills
+            while not is_over.wait(0.5):
+                with contextlib.suppress(DevclusterError):  # the API server is busy: once more
+                    if not is_led(job.tenant.node):
+                        continue
+                    is_over.wait(chance.uniform(0, MAX_LIFE_SECONDS))
+                    job.tenant.node.kubectl(
+                        *("-n", NAMESPACE, "delete", "pod", "-l", OPERATOR_LABEL),
+                        *("--force", "--grace-period=0", "--wait=false"),
+                    )
+                    num_kills += 1
 
         thread = threading.Thread(target=kill, daemon=True)
         thread.start()
@@ -128,8 +142,8 @@ class Disruptions:
         finally:
             is_over.set()
             thread.join()
-        if num_killed < 2:
-            raise WrongEnd("the operator was not killed")
+        if num_kills < MIN_KILLS:
+            raise WrongEnd(f"the operator was killed {num_kills} times")
 
     @contextmanager
     def restart_api_server(self, job: Job) -> Iterator[None]:
@@ -156,6 +170,15 @@ class Disruptions:
         time.sleep(OUTAGE_SECONDS)
         os.kill(record.pid, signal.SIGCONT)
         yield
+
+
+def is_led(node: Node) -> bool:
+    """Return whether a pod of the operator that is there holds its Lease."""
+    lease = node.kubectl(
+        *("-n", NAMESPACE, "get", "lease", RELEASE, "-o", "jsonpath={.spec.holderIdentity}")
+    )
+    pods = node.kubectl("-n", NAMESPACE, "get", "pods", "-l", OPERATOR_LABEL, "-o", "name")
+    return any(pod.removeprefix("pod/") in lease for pod in pods.split())
 
 
 def training_pod(job: Job) -> dict[str, Any]:
