@@ -93,7 +93,7 @@ def inspect_data(path: Path) -> DataGuess:
 
 
 def propose_source(path: Path) -> tuple[Source, str]:
-    """Return how a file would be read, and for which objective.
+    """Return how a file would be read, or several by the first, and for which objective.
 
     Bad rows among its first ones are skipped: whoever reads all of them tells them.
 
@@ -104,13 +104,13 @@ def propose_source(path: Path) -> tuple[Source, str]:
     from finetune_trainer.prepare.reading.proposals import propose_reading
     from finetune_trainer.prepare.reading.sources import describe_file
 
-    _require_file(path)
     with _explaining(path):
-        header, rows = _read_first_rows(describe_file(path, name=str(path)), skips_errors=True)
+        first = _find_files(path)[0]
+        header, rows = _read_first_rows(describe_file(first, name=str(first)), skips_errors=True)
         if not rows:
-            raise CliError(f"{path} holds no rows that can be read")
+            raise CliError(f"{first} holds no rows")
         proposal = propose_reading(rows, where=str(path))
-    source = proposal.make_source(f"file://{path.absolute()}", header=header)
+    source = proposal.make_source(_uri_of(path), header=header)
     return source, proposal.objective
 
 
@@ -129,9 +129,9 @@ def read_whole(path: Path) -> Iterator[Example]:
     source, objective = propose_source(path)
     screen = _choose_screen(source, objective)
     with _explaining(path):
-        file = describe_file(path, name=path.name)
+        files = [describe_file(one, name=one.name) for one in _find_files(path)]
         opened = open_source(
-            source, [file], index=0, label="", conversational=True, objective=objective
+            source, files, index=0, label="", conversational=True, objective=objective
         )
         assert opened.conversion is not None  # there are rows
         convert = opened.conversion.build()
@@ -151,17 +151,14 @@ def _find_files(path: Path) -> list[Path]:
         return [path]
     if not path.exists() and not set("*?") & set(str(path)):
         raise CliError(f"{path}: no such file")
-    location = locate(f"file://{quote(str(path.absolute()), safe='/*?')}")
+    location = locate(_uri_of(path))
     store = open_store(location.root)
     folder = local_path(location.root)
     return [folder / key for key in find_files(str(path), store, location)]
 
 
-def _require_file(path: Path) -> None:
-    if not path.exists():
-        raise CliError(f"{path}: no such file")
-    if path.is_dir():
-        raise CliError(f"{path} is a folder; name one of the files in it")
+def _uri_of(path: Path) -> str:
+    return f"file://{quote(str(path.absolute()), safe='/*?')}"
 
 
 @contextmanager
@@ -201,11 +198,16 @@ def _read_some(file: SourceFile, header: str, *, skips_errors: bool) -> list[dic
 
     rows = read_rows(file.path, file=file.name, encoding=file.encoding or UTF8, header=header)
     fields: list[dict[str, Any]] = []
+    errors: list[RowError] = []
     for row in islice(rows, NUM_PROBED_ROWS):
         if not isinstance(row, RowError):
             fields.append(row.fields)
-        elif not skips_errors:
-            raise _refuse([row], num_good=len(fields))
+        else:
+            errors.append(row)
+            if not skips_errors:
+                break
+    if errors and not (skips_errors and fields):
+        raise _refuse(errors, num_good=len(fields))
     return fields
 
 

@@ -9,7 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from finetune_api.trainer import ResolvedJob
+from finetune_api.v1alpha1.dataset import Source
 from finetune_cli.datafile import propose_source
 from finetune_cli.documents import Document, to_yaml
 from finetune_cli.errors import CliError
@@ -39,7 +42,7 @@ def plan_inspection(files: list[str], *, model: str | None) -> LocalRun:
     objectives = set()
     for file in files:
         if "://" in file:
-            sources.append({"uri": absolute_uri(file, Path.cwd())})
+            sources.append({"uri": _require_uri(absolute_uri(file, Path.cwd()))})
             continue
         source, objective = propose_source(Path(file))
         wire = source.to_wire()
@@ -70,6 +73,15 @@ def plan_inspection(files: list[str], *, model: str | None) -> LocalRun:
     }
     document = Document(source="-", body=body, lines={}, first_line=1)
     return plan_run(document, namespace="default")
+
+
+def _require_uri(uri: str) -> str:
+    try:
+        return Source(uri=uri).uri
+    except ValidationError as error:
+        raise CliError(
+            f"{uri}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+        ) from error
 
 
 def inspect_files(files: list[str], *, model: str | None) -> dict[str, Any]:
@@ -142,7 +154,8 @@ def describe_inspection(found: dict[str, Any]) -> str:
         if report["digest"] == "":
             lines += [
                 "",
-                "without a model: lengths are estimated and no row is shown as it would be "
+                "without a model: lengths are estimated, rather too long than too short (by up to "
+                "twice), and no row is shown as it would be "
                 "trained; give one with --model",
             ]
     if found["refusals"]:
@@ -174,13 +187,13 @@ def describe_report(report: dict[str, Any]) -> list[str]:
             lines.append(_line("encoding", ", ".join(encodings)))
         lines.append(_line("rows", f"{source['rows']:,} usable, {source['invalidRows']:,} invalid"))
     for check in report["checks"]:
-        counts = [
-            f"{name} {count:,}"
-            for value in check.values()
-            if isinstance(value, dict)
-            for name, count in value.items()
-        ]
-        words = ": ".join(filter(None, (check["message"], ", ".join(counts))))
+        files = check.get("files", {})
+        counts = [f"{name} {count:,}" for name, count in check.get("counts", {}).items()]
+        where = [f"{name} ({count:,} rows)" for name, count in files.items() if len(files) > 1]
+        words = check["message"]
+        if any(count not in words for count in counts):
+            words = ": ".join(filter(None, (words, ", ".join(counts))))
+        words += f"; in {', '.join(where)}" if where else ""
         if words:
             lines.append(_line(check["name"], words))
         lines += [

@@ -118,6 +118,8 @@ def test_inspect_tells_all_refusals_at_once_and_never_a_rows_text(cli: Cli, tmp_
     ("content", "words"),
     [
         (b"", "holds no rows"),
+        (b'{"prompt": "a",\n"completion": "b"}\n' * 9, "rows.jsonl:1: not JSON"),
+        (b"{'prompt': 'a', 'completion': 'b'}\n" * 9, "stand in double quotes"),
         (b"\x00\x01\x02\xff\xfe" * 50, "rows.jsonl"),
         (b"null\n[]\n3\n", "rows.jsonl"),
         (b'{"a": {"b": 1}}\n' * 50, "rows.jsonl"),
@@ -131,6 +133,27 @@ def test_inspect_of_what_is_no_data_ends_with_a_sentence(
     assert done.code in (1, 64, 65)
     assert words in done.out + done.err
     assert "Traceback" not in done.out + done.err
+
+
+@pytest.mark.parametrize("named", ["parts", "parts/*.jsonl"])
+def test_inspect_takes_a_folder_and_a_pattern_as_a_job_does(
+    cli: Cli, tmp_path: Path, named: str
+) -> None:
+    (tmp_path / "parts").mkdir()
+    rows = pairs(200)
+    write_rows(tmp_path / "parts" / "a.jsonl", rows[:100])
+    write_rows(tmp_path / "parts" / "b.jsonl", rows[100:])
+    (tmp_path / "parts" / "dataset_info.json").write_text('{"mine": {"file_name": "a.jsonl"}}')
+    done = cli("data", "inspect", named)
+    assert done.code == 0, done.out + done.err
+    assert "200 usable, 0 invalid" in done.out
+
+
+def test_inspect_of_a_uri_that_is_none_names_it_and_no_job(cli: Cli) -> None:
+    done = cli("data", "inspect", "https://example.org/rows.jsonl")
+    assert done.code == 64
+    assert "https://example.org/rows.jsonl: " in done.err
+    assert "FineTuneJob" not in done.err
 
 
 def test_inspect_takes_several_files_for_one_data_set(cli: Cli, tmp_path: Path) -> None:

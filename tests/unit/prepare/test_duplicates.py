@@ -407,3 +407,12 @@ def test_most_rows_are_drawn_among_distinct_ones() -> None:
 def test_rows_without_any_prompt_are_compared_without_harm() -> None:
     assert lines_left(compare_loose([("", "a b"), ("", "c d"), ("?", "e f")])) == [1, 2, 3]
     assert lines_left(compare_loose([("only one", "a")])) == [1]
+
+
+def test_copies_of_a_fixed_test_side_are_told_as_an_overlap_of_the_sources() -> None:
+    rows = [("What is due?", "rent"), ("Who pays?", "we do"), ("Who  pays?", "We do")]
+    fixed = [example(n, row, side=Side.TEST, file="test") for n, row in enumerate(rows[:1], 11)]
+    compared = compare([*(example(n, row) for n, row in enumerate(rows, 1)), *fixed])
+    assert removed(compared) == [("duplicateRows", 1, 11), ("duplicateRows", 3, 2)]
+    message = next(each.message for each in compared.findings if each.name == "duplicateRows")
+    assert "; 1 of them stand in a fixed test or validation side too" in message

@@ -151,11 +151,18 @@ def _drop_copies(rows: Comparison, dataset: Dataset) -> Finding:
         number = count_copies(rows)
         message = f"{number} of {num_rows} rows repeat another row; they are kept"
         return Finding(name=EXACT, num_flagged=number, message=message if number else "")
+    held_out = set(rows.keys.positions[rows.is_held_out].tolist())
     removed = remove_copies(rows)
+    num_leaking = sum(position in held_out for position in removed.because_of.tolist())
     message = (
         f"{len(removed)} of {num_rows} rows repeat another row (same prompt and answer, but for "
         f"case, whitespace and punctuation at the ends) and are left out{_such_as(rows, removed)}"
     )
+    if num_leaking:
+        message += (
+            f"; {num_leaking} of them stand in a fixed test or validation side too, so that the "
+            "sources overlap"
+        )
     return _removal(rows, removed, message)
 
 

@@ -12,6 +12,10 @@ _CANDIDATE = re.compile(
     r"(?<![\w.+\-])(?<!\d[,:])(?:\(?\+|\()?\d(?:[ .\-/()]{0,2}\d){6,16}(?![\w@])"
 )
 _DATE = re.compile(r"(?:\d{4}([ ./\-])\d{1,2}\1\d{1,2}|\d{1,2}([ ./\-])\d{1,2}\2\d{4})(?!\d)")
+_DAY, _MONTH, _YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:19|20)\d\d"
+_LEADING_DATE = re.compile(
+    rf"(?:{_YEAR}([./\-]){_MONTH}\1{_DAY}|{_DAY}([./\-]){_DAY}\2{_YEAR})(?!\d)[ ,/\-]*"
+)
 _NORTH_AMERICAN = re.compile(r"(?:1[ .\-])?(?:\(\d{3}\) ?|\d{3}[.\-])\d{3}[.\-]\d{4}")
 _WORDS = words(
     "tel", "tele?phone", "phone", "phone ?(?:number|no)", "mobile?", "cell(?:phone)?", "fax",
@@ -49,11 +53,17 @@ def find_phones(text: Text, countries: Collection[str]) -> Iterator[Match]:
     if not text.has_digits:
         return
     for found in _CANDIDATE.finditer(text.folded):
-        for written in _trims(found.group()):
-            end = found.start() + len(written)
-            value = _read(text, written, found.start(), end, countries)
+        date = _LEADING_DATE.match(found.group())
+        # What follows a date is looked at by itself; the date may have used up the digits.
+        rest = _CANDIDATE.match(text.folded, found.start() + date.end()) if date else found
+        if rest is None:
+            continue
+        start = rest.start()
+        for written in _trims(rest.group()):
+            end = start + len(written)
+            value = _read(text, written, start, end, countries)
             if value:
-                yield Match("Phone", found.start(), end, value)
+                yield Match("Phone", start, end, value)
                 break
 
 

@@ -95,9 +95,24 @@ def _read_jsonl(path: Path, file: str, encoding: TextEncoding) -> Rows:
             try:
                 value = json.loads(line)
             except (json.JSONDecodeError, RecursionError) as error:
-                yield _error(file, number, "NotJson", f"not JSON: {error}", line.strip())
+                yield _error(file, number, "NotJson", _explain_json(error, line), line.strip())
                 continue
             yield _as_row(value, file, number)
+
+
+def _explain_json(error: json.JSONDecodeError | RecursionError, line: str) -> str:
+    """Say what is wrong with a line; the line's number is the file's, not the parser's."""
+    if not isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error}"
+    what = f"not JSON: {error.msg} at character {error.pos + 1}"
+    text = line.strip()
+    if text.endswith(",") and error.msg == "Extra data":
+        return f"{what}: the line ends in a comma; in JSON Lines each line is a value of its own"
+    if text in ("[", "]", "{", "}") or error.pos >= len(text):
+        return f"{what}: each line must be a whole value; a JSON array belongs in a .json file"
+    if text.startswith("{'"):
+        return f"{what}: names and text stand in double quotes"
+    return what
 
 
 def _read_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -159,7 +174,10 @@ def _read_parquet(path: Path, file: str) -> Rows:
                     yield RawRow(line=position, fields=fields)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise DataError(
-            "UnreadableFile", f"{file} is not a readable Parquet file (row {position + 1}): {error}"
+            "UnreadableFile",
+            f"{file} is not a readable Parquet file"
+            + (f" (after row {position})" if position else "")
+            + f": {error}; write or upload it again",
         ) from error
 
 

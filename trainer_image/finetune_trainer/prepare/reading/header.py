@@ -137,5 +137,7 @@ def _check_names(names: list[str], file: str) -> None:
     repeated = sorted({name for name in names if name and names.count(name) > 1})
     if repeated:
         raise DataError(
-            "InvalidHeader", f"{file}: the header names {', '.join(repeated)} more than once"
+            "InvalidHeader",
+            f"{file}: the header names {', '.join(repeated)} more than once; give each column a "
+            "name of its own, or none to leave it out",
         )

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.reading.file_types import compression_of
+from finetune_trainer.prepare.reading.file_types import COMPRESSIONS, compression_of
 
 CHUNK_BYTES = 1024 * 1024
+_MARKS = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\x03\x04": ".zip"}
+"""First bytes of archives (RFC 1952, RFC 8878, PKWARE APPNOTE 4.3.7)."""
 
 
 @contextmanager
@@ -26,9 +28,11 @@ def open_bytes(path: Path, *, file: str) -> Iterator[BinaryIO]:
         file: Its name as the user knows it, for messages.
 
     Raises:
-        DataError: ``UnreadableFile``, while it is read: the archive is cut off or damaged.
+        DataError: ``UnreadableFile``: its first bytes are of another kind than its name; or, while
+            it is read: the archive is cut off or damaged.
     """
     compression = compression_of(path.name)
+    _require_kind(path, file, compression)
     if compression is None:
         with path.open("rb") as plain:
             yield plain
@@ -71,6 +75,24 @@ def _decompress(packed: BinaryIO, compression: str) -> BinaryIO:
     import pyarrow as pa
 
     return cast(BinaryIO, io.BufferedReader(pa.input_stream(packed, compression="zstd"), 65536))
+
+
+def _require_kind(path: Path, file: str, compression: str | None) -> None:
+    """Refuse a file that is called what it is not: decoded as text, an archive looks like one."""
+    with path.open("rb") as stream:
+        head = stream.read(4)
+    found = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    if not head or found == compression:
+        return
+    if compression is None:
+        remedy = f"call it {file}{found}" if found in COMPRESSIONS else "unpack it"
+        raise DataError("UnreadableFile", f"{file} holds a {found} archive, not text; {remedy}")
+    other = f"a {found} archive" if found else f"no {compression} archive"
+    plain = file.removesuffix(compression)
+    remedy = f"call it {plain}{found if found in COMPRESSIONS else ''}"
+    raise DataError(
+        "UnreadableFile", f"{file} holds {other}; {remedy} if that is what it is, or compress it"
+    )
 
 
 def _damaged(file: str, compression: str, error: Exception) -> DataError:

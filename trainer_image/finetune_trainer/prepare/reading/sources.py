@@ -35,6 +35,9 @@ NUM_NAMES_SHOWN = 5
 
 _WILDCARDS = frozenset("*?")
 
+_NOT_DATA = frozenset({MANIFEST_NAME, "dataset_info.json", "dataset_infos.json", "state.json"})
+"""JSON that lies beside rows and describes them: ours, the Hub's and LLaMA-Factory's."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFile:
@@ -212,7 +215,7 @@ def describe_file(path: Path, *, name: str, wanted_encoding: str = "Auto") -> So
 
 def _is_data(name: str) -> bool:
     path = PurePosixPath(name)
-    if any(part.startswith(".") for part in path.parts) or path.name == MANIFEST_NAME:
+    if any(part.startswith(".") for part in path.parts) or path.name in _NOT_DATA:
         return False
     return extension_of(name) is not None
 
