@@ -61,7 +61,8 @@ def run_prepare(job_file: Path) -> PrepareResult:
         read_single(str(job_file)),
         namespace="default",
         work_dir=folder / "work",
-        overrides=["evaluation.minPrompts=1"],  # the files hold too few rows for more
+        # The files hold too few rows for a verdict.
+        overrides=["evaluation.minPrompts=1", "goal=null"],
     )
     emit = EventEmitter(Stage.PREPARE, stream=io.StringIO())
     context = Context(job=run.job, emit=emit, work_dir=run.work_dir, cache_dir=folder / "cache")
