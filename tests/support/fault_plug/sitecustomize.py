@@ -85,7 +85,7 @@ def break_workers() -> None:
     """Have a worker of an evaluation hang after some batches of answers."""
     from finetune_trainer.evaluate import scoring
 
-    generate, calls = scoring.generate_answers, []
+    generate, calls = scoring.continue_greedily, []
 
     def answer(*arguments: Any, **named: Any) -> Any:
         calls.append(1)
@@ -93,7 +93,7 @@ def break_workers() -> None:
             hang()
         return generate(*arguments, **named)
 
-    scoring.generate_answers = answer
+    scoring.continue_greedily = answer
 
 
 match FAULT.get("kind"):

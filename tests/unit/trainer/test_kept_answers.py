@@ -74,7 +74,7 @@ def test_a_store_that_fails_is_told_and_hides_no_other_failure(tmp_path: Path) -
         kept.write(SAID)
 
 
-def encoded(*, answer_tokens: int = 9, first: int = 7) -> EncodedQuestions:
+def encoded(*, answer_tokens: int = 9, first: int = 6) -> EncodedQuestions:
     return EncodedQuestions(
         examples=[Encoded(input_ids=[first, n], spans=((1, 2),), num_cut=0) for n in range(5)],
         owners=np.array([0, 0, 1, 2, 3]),
@@ -136,6 +136,18 @@ def test_what_was_answered_before_is_not_asked_again(num_workers: int) -> None:
     assert batches(half) == (rows, [(0, 1)])
     whole = Said(likelihoods=dict.fromkeys(range(5), (0.0, 1)), texts=dict.fromkeys(range(3), ""))
     assert batches(whole) == ([], [])
+
+
+def test_references_that_continue_a_prompt_are_asked_for_with_it() -> None:
+    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    asker = Asker(encoder, encoded(first=8), batch_size=2)
+    nothing = asker.share(Said(likelihoods={}, texts={}))
+    # Of five references behind one prompt the first is read together with it.
+    assert (list(nothing.rows), list(nothing.asks)) == ([[1, 2, 3, 4]], [[0, 1], [2]])
+    answered = Said(likelihoods=dict.fromkeys(range(1, 5), (0.0, 1)), texts={2: ""})
+    assert list(asker.share(answered).asks) == [[0, 1], [2]]
+    answered.likelihoods[0] = (0.0, 1)
+    assert list(asker.share(answered).asks) == [[0, 1]]
 
 
 def test_a_batch_that_does_not_fit_is_asked_in_halves() -> None:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from finetune_trainer.data.rows import other_answer
 from finetune_trainer.errors import InternalError
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats
 from finetune_trainer.evaluate.questions import Question, with_prompt
+from finetune_trainer.evaluate.reading import pair_prompts
 from finetune_trainer.failures import is_out_of_memory
 from finetune_trainer.model.chat_format import write_format
 from finetune_trainer.model.encoding import Encoded, Encoder
@@ -195,12 +197,14 @@ class Asker:
 
         self._encoder = encoder
         self._encoded = encoded
-        rows = make_batches([len(example.input_ids) for example in encoded.examples])
+        self._pairs = pair_prompts(encoded.prompts, encoded.examples)
+        alone = sorted(set(range(len(encoded.examples))) - set(self._pairs.values()))
+        rows = make_batches([len(encoded.examples[index].input_ids) for index in alone])
         asks = make_batches(
             [len(ids) + encoded.answer_tokens for ids in encoded.prompts], batch_size
         )
         self._rank, self._num_workers = rank, num_workers
-        self._rows, self._asks = rows, asks
+        self._rows, self._asks = [[alone[row] for row in batch] for batch in rows], asks
 
     def share(self, before: Said) -> Share:
         """Return what is left for this worker to ask one model.
@@ -210,12 +214,16 @@ class Asker:
                 missing is asked again whole.
         """
         rows = [batch for batch in self._rows if not before.likelihoods.keys() >= set(batch)]
-        asks = [batch for batch in self._asks if not before.texts.keys() >= set(batch)]
+        asks = [batch for batch in self._asks if not self._has_answered(before, batch)]
         # Where one kind of batch ends, the other goes on, or the first workers get more of both.
         first = (self._rank - len(rows)) % self._num_workers
         return Share(
             rows=rows[self._rank :: self._num_workers], asks=asks[first :: self._num_workers]
         )
+
+    def _has_answered(self, before: Said, batch: Batch) -> bool:
+        paired = {self._pairs[index] for index in batch if index in self._pairs}
+        return before.texts.keys() >= set(batch) and before.likelihoods.keys() >= paired
 
     def ask(self, model: PreTrainedModel, share: Share, keep: Callable[[Said], object]) -> None:
         """Score the likelihood of a share's examples and generate its answers.
@@ -228,28 +236,46 @@ class Asker:
         Raises:
             OutOfMemory: Not even one row fits.
         """
-        from finetune_trainer.evaluate.scoring import generate_answers, score_likelihood
+        from finetune_trainer.evaluate.scoring import score_likelihood
 
         def score(batch: Batch) -> Said:
             rows, pad_id = self._encoded.examples, self._encoder.pad_id
             return Said(likelihoods=score_likelihood(model, rows, batch, pad_id=pad_id), texts={})
 
-        def answer(batch: Batch) -> Said:
-            started = time.monotonic()
-            texts = generate_answers(
-                model,
-                self._encoder,
-                self._encoded.prompts,
-                batch,
-                max_new_tokens=self._encoded.answer_tokens,
-            )
-            seconds = (time.monotonic() - started) / len(batch)
-            return Said(likelihoods={}, texts=texts, seconds=dict.fromkeys(texts, seconds))
-
-        for batches, put in ((share.rows, score), (share.asks, answer)):
+        for batches, put in ((share.rows, score), (share.asks, partial(self._answer, model))):
             for batch in batches:
                 for said in ask_in_parts(put, batch):
                     keep(said)
+
+    def _answer(self, model: PreTrainedModel, batch: Batch) -> Said:
+        """Answer prompts; of those whose reference continues them, score it in the same pass."""
+        from finetune_trainer.evaluate import reading, scoring
+
+        encoded, most = self._encoded, self._encoded.answer_tokens
+        started = time.monotonic()
+        if all(index in self._pairs for index in batch):
+            examples = [self._pairs[index] for index in batch]
+            scored, answers = reading.score_and_answer(
+                model,
+                self._encoder,
+                [encoded.prompts[index] for index in batch],
+                [encoded.examples[index] for index in examples],
+                max_new_tokens=most,
+            )
+            likelihoods = dict(zip(examples, scored, strict=True))
+            texts = dict(zip(batch, answers, strict=True))
+        else:
+            rest = [self._pairs[index] for index in batch if index in self._pairs]
+            likelihoods = (
+                scoring.score_likelihood(model, encoded.examples, rest, pad_id=self._encoder.pad_id)
+                if rest
+                else {}
+            )
+            texts = scoring.generate_answers(
+                model, self._encoder, encoded.prompts, batch, max_new_tokens=most
+            )
+        seconds = (time.monotonic() - started) / len(batch)
+        return Said(likelihoods=likelihoods, texts=texts, seconds=dict.fromkeys(batch, seconds))
 
 
 def ask_in_parts(ask: Callable[[Batch], Said], batch: Batch) -> Iterator[Said]:

@@ -9,7 +9,8 @@ from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
 from finetune_trainer.planning.answering import MAX_AUTO_TOKENS, TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import Tensor
+    from transformers import Cache, PreTrainedModel
 
 ANSWER_MARGIN_TOKENS = 8
 
@@ -76,31 +77,61 @@ def generate_answers(
     """
     import torch
 
-    pad_id = encoder.pad_id
     width = max(len(prompts[i]) for i in batch)
-    ids = torch.full((len(batch), width), pad_id)
+    ids = torch.full((len(batch), width), encoder.pad_id)
     mask = torch.zeros((len(batch), width), dtype=torch.long)
     for row, index in enumerate(batch):
         size = len(prompts[index])
         ids[row, width - size :] = torch.tensor(prompts[index])
         mask[row, width - size :] = 1
+    texts = continue_greedily(
+        model,
+        encoder,
+        ids.to(model.device),
+        mask.to(model.device),
+        max_new_tokens=max_new_tokens,
+    )
+    return dict(zip(batch, texts, strict=True))
+
+
+def continue_greedily(
+    model: PreTrainedModel,
+    encoder: Encoder,
+    ids: Tensor,
+    mask: Tensor,
+    *,
+    max_new_tokens: int,
+    cache: Cache | None = None,
+) -> list[str]:
+    """Return the greedy answers to left-padded prompts.
+
+    Args:
+        model: The model.
+        encoder: Its encoder.
+        ids: Tokens of the prompts, batch by width.
+        mask: 1 where they are tokens, 0 where they fill.
+        max_new_tokens: Longest answer in tokens.
+        cache: What the model holds of the prompts' beginnings, at least one token short of all.
+    """
+    import torch
+
+    known = {} if cache is None else {"past_key_values": cache}
     with torch.inference_mode():
         output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
+            input_ids=ids,
+            attention_mask=mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
             temperature=None,
             top_p=None,
             top_k=None,
-            pad_token_id=pad_id,
+            pad_token_id=encoder.pad_id,
             eos_token_id=list(encoder.chat_format.stop_ids),
+            **known,
         )
-    return {
-        index: encoder.decode_answer(output[row, width:].tolist())
-        for row, index in enumerate(batch)
-    }
+    width = ids.shape[1]
+    return [encoder.decode_answer(answer[width:].tolist()) for answer in output]
 
 
 def answer_length(lengths: Sequence[int], asked: int | str) -> int:

@@ -165,8 +165,9 @@ def estimate_answering(model: Architecture, setup: Setup, asked: Asked) -> Answe
 def _generating(model: Architecture, setup: Setup, asked: Asked) -> tuple[int, int, int]:
     """Return cache, logits and activations while answers are generated.
 
-    The prompts are read with a block's temporaries; at the end the cache is longest, and one layer
-    of it is copied as it grows.
+    The prompts are read with a block's temporaries; then, behind the same cache, the references
+    that continue them are scored; at the end the cache is longest, and one layer of it is copied
+    as it grows.
     """
     value, rows = setup.value_bytes, asked.rows
     whole = rows * model.cache.num_bytes(asked.prompt_tokens + asked.answer_tokens, value)
@@ -174,8 +175,11 @@ def _generating(model: Architecture, setup: Setup, asked: Asked) -> tuple[int, i
     # Of the next token only: the model's, their float32 copy and the choice among them.
     logits = rows * model.vocab_size * (value + 2 * FLOAT32)
     reading = _block_bytes(model, setup, rows, asked.prompt_tokens)
+    scored = rows * asked.answer_tokens
+    references = model.vocab_size * scored * (value + COUNTED_LOGIT_BYTES)
+    stream = 2 * rows * (asked.prompt_tokens + asked.answer_tokens) * model.hidden_size * value
     end = (whole, logits, whole // model.num_layers)
-    return max((start, 0, reading), end, key=sum)
+    return max((start, 0, reading), (whole, references, stream), end, key=sum)
 
 
 def _scoring(model: Architecture, setup: Setup, asked: Asked) -> tuple[int, int, int]:
