@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from finetune_trainer.data.report import CheckReport, SideRows
 from finetune_trainer.evaluate.curve import draw_picture
 from finetune_trainer.prepare.page import render_page
 from support.browser import Page, browsing, find_browser
@@ -25,8 +26,21 @@ WIDTHS = (390, 1280)
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
 
+PERSONAL = CheckReport(
+    name="personalData",
+    flagged=1234,
+    removed=0,
+    message="replaced personal data or secrets by placeholders such as <EMAIL_1> in 1234 rows",
+    counts={"Email": 1300, "NationalID": 2},
+    sides=[
+        SideRows(side="train", rows=1000, kinds={"Email": 999, "NationalID": 2}),
+        SideRows(side="validation", rows=0),
+        SideRows(side="test", rows=234, kinds={"Email": 234}),
+    ],
+)
+
 PAGES: dict[str, Callable[[], str]] = {
-    "data": lambda: render_page(report(), [sample()], reason_hidden=""),
+    "data": lambda: render_page(report(checks=[PERSONAL]), [sample()], reason_hidden=""),
     "evaluation": lambda: page(curve=draw_picture(RECORD), labels=label_section()),
 }
 

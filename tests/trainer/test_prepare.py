@@ -906,6 +906,8 @@ def test_banking77_is_read_from_csv_with_a_template(make_context: MakeContext) -
     }
     assert got <= expected
     assert len(expected - got) <= num_copies
+    assert prepared.report.split.labels == 77
+    assert float(prepared.report.split.largest_label_deviation or 1) <= 0.01
 
 
 @needs_real_data
