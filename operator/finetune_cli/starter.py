@@ -74,6 +74,11 @@ GOAL_LABELS = """\
   # What the tuned model must reach on held-out rows before it is published.
   goal: {metric: exactMatch, atLeast: "0.90", overBase: "0.10"}"""
 
+GOAL_JSON = """\
+  # What the tuned model must reach on held-out rows before it is published. jsonSchema in
+  # evaluation holds answers against a schema.
+  goal: {metric: jsonFieldF1, overBase: "0.10"}"""
+
 GOAL_TEXT = """\
   # What the tuned model must reach on held-out rows before it is published.
   goal: {metric: rougeL, overBase: "0.05"}"""
@@ -144,11 +149,17 @@ def describe_guess(guess: DataGuess) -> str:
     proposal = guess.proposal
     parts = [f"format {proposal.format}"]
     if proposal.format not in ("Chat", "ShareGPT", "Text"):
-        parts.append(f"the answers are {'short labels' if proposal.has_labels else 'texts'}")
+        parts.append(f"the answers are {_answers_of(proposal)}")
     if guess.encodings:
         parts.append(f"encoding {', '.join(guess.encodings)}")
     rows = f"{guess.num_rows:,} rows" if guess.is_whole else f"its first {guess.num_rows:,} rows"
     return f"{', '.join(parts)} (from {rows})"
+
+
+def _answers_of(proposal: Proposal) -> str:
+    if proposal.has_json:
+        return "JSON"
+    return "short labels" if proposal.has_labels else "texts"
 
 
 def _goal(guess: DataGuess | None) -> str:
@@ -158,6 +169,8 @@ def _goal(guess: DataGuess | None) -> str:
         return GOAL_LOSS
     if guess.proposal.objective == "DPO":
         return GOAL_PREFERENCE
+    if guess.proposal.has_json:
+        return GOAL_JSON
     return GOAL_LABELS if guess.proposal.has_labels else GOAL_TEXT
 
 

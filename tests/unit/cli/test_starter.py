@@ -55,10 +55,19 @@ def test_starter_without_data_is_valid() -> None:
     assert find_problems(document) == []
 
 
-def test_labels_get_an_accuracy_goal_and_texts_do_not(tmp_path: Path) -> None:
+def test_goal_follows_what_the_answers_are(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("headline,label\n" + "up,good\ndown,bad\n" * 5)
     (tmp_path / "b.csv").write_text("facts,description\n" + "a,long text of its own\nb,other\n")
-    for name, metric in (("a.csv", "exactMatch"), ("b.csv", "rougeL")):
+    orders = [{"prompt": f"p{n}", "completion": {"a": {"b": n % 2}}} for n in range(10)]
+    (tmp_path / "c.jsonl").write_text(jsonl(*orders))
+    texts = [{"query": f"p{n}", "answer": json.dumps([{"a": n % 2}])} for n in range(10)]
+    (tmp_path / "d.jsonl").write_text(jsonl(*texts))
+    for name, metric in (
+        ("a.csv", "exactMatch"),
+        ("b.csv", "rougeL"),
+        ("c.jsonl", "jsonFieldF1"),
+        ("d.jsonl", "jsonFieldF1"),
+    ):
         text, _ = render_starter(file=tmp_path / "job.yaml", data=str(tmp_path / name))
         (document,) = parse_documents(text, "job.yaml")
         goal = parse_document(document).spec.goal

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.v1alpha1.dataset import Columns, Source
+from finetune_trainer.data.answer_values import read_json_value
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.reading.header import MAX_NAME_CHARACTERS
@@ -55,6 +56,7 @@ class Proposal:
         group: Column that should stay together, if one looks like it.
         template: Jinja template over several input columns, for ``Csv``.
         has_labels: The answers are few and short: a classification.
+        has_json: Every answer is a JSON object or list.
     """
 
     format: str
@@ -66,6 +68,7 @@ class Proposal:
     group: str | None = None
     template: str | None = None
     has_labels: bool = False
+    has_json: bool = False
 
     @property
     def columns(self) -> dict[str, str]:
@@ -120,6 +123,7 @@ def propose_reading(rows: Rows, *, where: str) -> Proposal:
         fields=fields,
         group=group,
         has_labels=answer is not None and _are_labels(rows, answer),
+        has_json=answer is not None and _are_json(rows, answer),
     )
 
 
@@ -156,6 +160,7 @@ def _propose_table(
         group=group,
         template=None if single else make_template(inputs),
         has_labels=_are_labels(rows, completion),
+        has_json=_are_json(rows, completion),
     )
 
 
@@ -231,6 +236,12 @@ def _is_group(name: str, rows: Rows) -> bool:
 
 def _is_nameable(name: str) -> bool:
     return len(name) <= MAX_NAME_CHARACTERS and name.splitlines() == [name]
+
+
+def _are_json(rows: Rows, name: str) -> bool:
+    values = [row.get(name) for row in rows]
+    read = [read_json_value(value) if isinstance(value, str) else value for value in values]
+    return all(isinstance(value, dict | list) and value for value in read)
 
 
 def _are_labels(rows: Rows, column: str) -> bool:
