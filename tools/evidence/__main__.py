@@ -26,7 +26,8 @@ def print_shares() -> None:
     for count in coverage.COUNTS:
         for rate in coverage.RATES[:2]:
             below, above = coverage.reachable(count, rate)
-            print(f"| {count} rows at {rate} or {1 - rate:.2g} | {below:.1%} | {above:.1%} |")
+            rates = f"{rate}" if rate == 0.5 else f"{rate} or {1 - rate:.2g}"
+            print(f"| {count} rows at {rates} | {below:.1%} | {above:.1%} |")
 
 
 def print_gains() -> None:
