@@ -26,3 +26,14 @@ def reaches_experts(model_type: str, targets: tuple[str, ...]) -> bool:
         targets: Names of the adapted modules.
     """
     return targets == ("all-linear",) and model_type in ADAPTED_EXPERTS
+
+
+def trains_router(model_type: str, adapter: str, targets: tuple[str, ...]) -> bool:
+    """Tell whether a run changes how a mixture chooses its experts.
+
+    Args:
+        model_type: transformers' name of the family.
+        adapter: Type of the adapter.
+        targets: Names of the adapted modules.
+    """
+    return adapter == "Full" or reaches_experts(model_type, targets)

@@ -13,6 +13,7 @@ from finetune_api.trainer import ResolvedJob
 from finetune_trainer.errors import InternalError, RetryableError
 from finetune_trainer.model.kernels import decide_liger
 from finetune_trainer.model.load import expected_attention, read_config, read_model_architecture
+from finetune_trainer.planning.experts import trains_router
 from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
 from finetune_trainer.train.launch import RECIPE_NAME
 from finetune_trainer.train.lesson import Lesson
@@ -80,6 +81,17 @@ def uses_liger(plan: WorkerPlan, job: ResolvedJob) -> bool:
     """
     model_type = str(read_config(Path(plan.model_dir)).get("model_type", "unknown"))
     return decide_liger(job.spec.hyperparameters.kernels, model_type, use_gpu=plan.use_gpu)
+
+
+def balances_experts(plan: WorkerPlan, job: ResolvedJob) -> bool:
+    """Return whether the loss has a term for a mixture's balance among its experts.
+
+    TRL adds one for every mixture, weighed as its configuration says: 0.9 for gpt-oss. Where the
+    router stays as it is, that term would only pull the adapter away from the answers.
+    """
+    model_type = str(read_config(Path(plan.model_dir)).get("model_type", ""))
+    adapter = job.spec.method.adapter
+    return trains_router(model_type, adapter.type, tuple(adapter.target_modules))
 
 
 def check_world_size(recipe: Recipe, actual: int) -> None:

@@ -23,13 +23,14 @@ class ExactValidation(Trainer):  # type: ignore[misc]
     """
 
     control: TrainerControl
+    aux_loss_enabled: bool
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the mean loss over all validation rows, log it and return it by name."""
         model = self.model_wrapped
         total = torch.zeros(2, dtype=torch.float64)
         model.eval()
-        with untouched_random_numbers(self.args.device), torch.no_grad():
+        with untouched_random_numbers(self.args.device), self._answers_alone(), torch.no_grad():
             for rows, is_ours in self._rounds():
                 batch = self._prepare_inputs(
                     self.data_collator([self.eval_dataset[i] for i in rows])
@@ -53,6 +54,16 @@ class ExactValidation(Trainer):  # type: ignore[misc]
     def weigh(self, batch: dict[str, torch.Tensor]) -> int:
         """Return how many terms the mean loss of a batch is made of."""
         return int((batch["labels"][..., 1:] != -100).sum())
+
+    @contextmanager
+    def _answers_alone(self) -> Iterator[None]:
+        """Leave the balance among a mixture's experts, which TRL trains on, out of the loss."""
+        balances = getattr(self, "aux_loss_enabled", False)
+        self.aux_loss_enabled = False
+        try:
+            yield
+        finally:
+            self.aux_loss_enabled = balances
 
     def _rounds(self) -> Iterator[tuple[list[int], bool]]:
         # All ranks make as many forward passes, as sharded weights need; a rank that has run out of

@@ -37,6 +37,7 @@ from finetune_trainer.train.ranks.outcome import (
 from finetune_trainer.train.ranks.sides import encode_sides, open_sides
 from finetune_trainer.train.ranks.start import (
     agree_on_checkpoint,
+    balances_experts,
     begins_from_origin,
     check_agreement,
     check_world_size,
@@ -106,6 +107,8 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     check_agreement(recipe)
     if objective is sft:  # the other objectives need more of the output head than the loss
         config.use_liger_kernel = uses_liger(plan, job)
+    if not balances_experts(plan, job):
+        config.router_aux_loss_coef = 0.0
     plan = agree_on_checkpoint(plan, job, emit.message, local_rank=config.local_process_index)
     model = load_base(plan, job, recipe, local_rank=config.local_process_index)
     lora = build_lora_config(method.adapter, model)
