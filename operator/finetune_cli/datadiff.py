@@ -109,7 +109,7 @@ def _read_file(path: Path) -> Contents:
     from finetune_trainer.prepare.labels import count_labels, label_of
 
     examples = list(read_whole(path))
-    has_labels = bool(count_labels({Side.TRAIN: [example.row for example in examples]}))
+    has_labels = bool(count_labels({Side.TRAIN: [example.row for example in examples]}).counts)
     contents = Contents()
     for example in examples:
         contents.add(

@@ -8,7 +8,7 @@ import pytest
 
 from finetune_trainer.data.report import LabelReport
 from finetune_trainer.data.rows import Side
-from finetune_trainer.prepare.labels import MAX_LABELS, count_labels, tell_labels
+from finetune_trainer.prepare.labels import MAX_LABELS, Labels, count_labels, tell_labels
 
 
 def chat(answer: str | None, **more: Any) -> dict[str, Any]:
@@ -22,7 +22,9 @@ def test_labels_are_counted_by_side_the_most_frequent_first() -> None:
         Side.VALIDATION: [],
         Side.TEST: [{"messages": [*chat("lost")["prompt"], *chat("lost")["completion"]]}],
     }
-    counted = [(each.label, each.train, each.validation, each.test) for each in count_labels(sides)]
+    counted = [
+        (each.label, each.train, each.validation, each.test) for each in count_labels(sides).counts
+    ]
     assert counted == [("late", 3, 0, 0), ("lost", 1, 0, 1)]
 
 
@@ -40,7 +42,7 @@ def test_labels_are_counted_by_side_the_most_frequent_first() -> None:
     ],
 )
 def test_answers_that_are_no_labels_are_not_counted(rows: list[dict[str, Any]]) -> None:
-    assert count_labels({Side.TRAIN: rows}) == []
+    assert count_labels({Side.TRAIN: rows}) == Labels()
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,50 @@ def test_uneven_labels_are_told_and_never_named(
     labels: list[tuple[str, int, int]], expected: dict[str, int]
 ) -> None:
     reports = [LabelReport(label=name, train=train, test=test) for name, train, test in labels]
-    findings = tell_labels(reports)
+    findings = tell_labels(Labels(counts=tuple(reports)))
     assert {finding.name: finding.num_flagged for finding in findings} == expected
     assert not any("fraud" in finding.message for finding in findings)
+
+
+YES = ["Yes", "yes", "YES", "Yes", " yes ", "yes.", "Yes", "Y\u200bes"]
+
+
+def test_spellings_of_a_label_are_counted_as_one_and_told_in_numbers() -> None:
+    answers = [*YES * 9, *["no"] * 9, *["No"] * 9]
+    found = count_labels({Side.TRAIN: map(chat, answers), Side.TEST: map(chat, YES)})
+    counts = [(each.label, each.train, each.test) for each in found.counts]
+    assert counts == [("Yes", 72, 8), ("No", 18, 0)]
+    assert (found.num_spelled, sum(found.spellings.values())) == (2, 98)
+    assert list(found.spellings.items())[:2] == [("Yes", 30), ("yes", 20)]
+    told = {finding.name: finding for finding in tell_labels(found)}
+    assert told["labelImbalance"].message.startswith("80 of 98 rows have the same of 2 labels")
+    spelled = told["labelSpellings"]
+    assert spelled.message.startswith("2 of 2 labels are written in several ways (7 spellings)")
+    assert spelled.counts['"YES"'] == 10
+    assert "Yes" not in spelled.message
+
+
+def test_one_label_in_several_spellings_is_still_one() -> None:
+    told = tell_labels(count_labels({Side.TRAIN: map(chat, YES)}))
+    assert [finding.name for finding in told] == ["oneLabel", "labelSpellings"]
+
+
+@pytest.mark.parametrize("pair", [("C", "C++"), ("A+", "A-"), ("!", "?"), ("1.5", "15")])
+def test_labels_that_only_look_alike_stay_apart(pair: tuple[str, str]) -> None:
+    found = count_labels({Side.TRAIN: map(chat, pair * 5)})
+    assert [each.label for each in found.counts] == sorted(pair)
+    assert not found.spellings
+
+
+def test_labels_and_their_spellings_are_shown_as_the_shield_has_them() -> None:
+    found = count_labels({Side.TRAIN: map(chat, ["Ann", "ann"] * 5)}, show=lambda _: "[NAME]")
+    assert [each.label for each in found.counts] == ["[NAME]"]
+    assert found.spellings == {"[NAME]": 10}
+
+
+def test_the_counts_agree_with_the_labels_that_the_split_keeps() -> None:
+    from finetune_trainer.prepare.normal import normalise_row
+
+    rows = [chat(answer) for answer in [*YES, "no", "No"]]
+    answers = {normalise_row(row).answer_digest for row in rows}
+    assert len(answers) == len(count_labels({Side.TRAIN: rows}).counts)

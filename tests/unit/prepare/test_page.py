@@ -162,6 +162,7 @@ def test_page_of_plain_text_without_findings_stands_as_well() -> None:
         ("apiKeyAWS", "api key AWS"),
         ("IBAN", "IBAN"),
         ("numRows", "number of rows"),
+        ('"Yes"', '"Yes"'),
     ],
 )
 def test_names_are_written_as_words(name: str, words: str) -> None:

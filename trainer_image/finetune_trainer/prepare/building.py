@@ -103,7 +103,8 @@ def build(
             sum(side.num_thoughtless for side in tokens.values()),
             sum(side.num_rows for side in tokens.values()),
         )
-    labels = count_labels(sides)
+    shield = make_shield(context.job.spec.dataset.privacy)
+    labels = count_labels(sides, show=shield.shield_text)
     findings += tell_labels(labels)
     report = make_report(
         context.job,
@@ -115,7 +116,7 @@ def build(
         totals,
         rows=count_rows(sides),
         remedies=chat_format.notes,
-        labels=labels,
+        labels=labels.counts,
     )
     write_format(chat_format, staging)
     write_documents(staging, context.job.spec.dataset, report, make_decode(tokenizer))

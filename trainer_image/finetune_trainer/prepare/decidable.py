@@ -97,7 +97,7 @@ def _count_groups(folder: Path, *, enough: int) -> int:
 def _require_other_labels(metric: str, certainty: str, folder: Path) -> None:
     """Refuse labels of which nearly all are alike: a model must be better than always giving it."""
     with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
-        labels = count_labels({Side.TEST: map(json.loads, rows)})
+        labels = count_labels({Side.TEST: map(json.loads, rows)}).counts
     if not labels or any(len(label.label.split()) > LABEL_WORDS for label in labels):
         return
     counts: Counter[str] = Counter()

@@ -20,7 +20,8 @@ from finetune_trainer.prepare.building import build, divide_sources, staging_of
 from finetune_trainer.prepare.conversations import fetch_template
 from finetune_trainer.prepare.documents import make_decode
 from finetune_trainer.prepare.fetching import fetch_sources
-from finetune_trainer.prepare.labels import count_labels
+from finetune_trainer.prepare.labels import count_labels, tell_labels
+from finetune_trainer.prepare.privacy.step import make_shield
 from finetune_trainer.prepare.reading.lengths import estimate_tokens
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.samples import Sample, read_samples
@@ -169,9 +170,11 @@ def _look_without_model(context: StageContext, files: list[list[SourceFile]]) ->
         read, division, findings, sides = divide_sources(
             context, files, (), staging, workers, conversational=True
         )
+    shield = make_shield(context.job.spec.dataset.privacy)
+    labels = count_labels(sides, show=shield.shield_text)
     report = make_report(
-        context.job, "", read, division, findings, {}, {},
-        rows=count_rows(sides), remedies=(), labels=count_labels(sides),
+        context.job, "", read, division, [*findings, *tell_labels(labels)], {}, {},
+        rows=count_rows(sides), remedies=(), labels=labels.counts,
     )  # fmt: skip
     return Inspection(report=report, lengths=_estimate_lengths(sides))
 

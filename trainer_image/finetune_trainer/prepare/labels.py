@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_trainer.data.report import LabelReport
 from finetune_trainer.data.rows import Side
 from finetune_trainer.prepare.checks import Finding
+from finetune_trainer.prepare.normal import normalise_text
 
 MAX_LABELS = 100
+MAX_SPELLINGS = 1000
+"""With more different answers than these, they are texts."""
 MAX_LABEL_CHARACTERS = 64
 
 DOMINANT_PERCENT = 80
@@ -19,46 +23,91 @@ RARE_ROWS = 10
 """A label with fewer training rows is hardly learned."""
 
 
-def count_labels(sides: Mapping[Side, Iterable[Mapping[str, Any]]]) -> list[LabelReport]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labels:
+    """The labels of a data set; none where its answers are no labels.
+
+    Two spellings are one label where they are equal rows otherwise: but for case, white space,
+    Unicode form and punctuation at the ends, as everywhere that rows are compared.
+
+    Attributes:
+        counts: Each label in its most frequent spelling, the most frequent label first.
+        spellings: Rows of each spelling, of the labels that have several, in the same order.
+        num_spelled: How many labels have several.
+    """
+
+    counts: tuple[LabelReport, ...] = ()
+    spellings: Mapping[str, int] = field(default_factory=dict)
+    num_spelled: int = 0
+
+
+def count_labels(
+    sides: Mapping[Side, Iterable[Mapping[str, Any]]], *, show: Callable[[str], str] = str
+) -> Labels:
     """Count the answers where they are labels: short, few, and twice as many rows as labels.
 
     Reading ends at the first answer that is none, so this costs nothing where answers are texts.
 
     Args:
         sides: The rows as the prepared data set holds them.
-
-    Returns:
-        The labels, the most frequent first; none where the answers are no labels.
+        show: Returns a label as it may be shown: where rows are left as they are it may be an
+            address.
     """
-    counts: Counter[str] = Counter()
-    by_side: dict[Side, Counter[str]] = {side: Counter() for side in Side}
+    found = _count_spellings(sides)
+    of_label: dict[str, list[str]] = {}
+    for spelling in sorted(found, key=lambda name: (-found[name].total(), name)):
+        of_label.setdefault(normalise_text(spelling), []).append(spelling)
+    labels = [
+        (sum((found[spelling] for spelling in spellings), Counter()), spellings)
+        for spellings in of_label.values()
+    ]
+    num_rows = sum(counts.total() for counts, _ in labels)
+    if not 0 < len(labels) <= min(MAX_LABELS, num_rows // 2):
+        return Labels()
+    labels.sort(key=lambda label: (-label[0].total(), label[1][0]))
+    shown: Counter[str] = Counter()
+    for _, spellings in labels:
+        if len(spellings) > 1:
+            for spelling in spellings:
+                shown[show(spelling)] += found[spelling].total()
+    return Labels(
+        counts=tuple(
+            LabelReport(
+                label=show(spellings[0]),
+                train=counts[Side.TRAIN],
+                validation=counts[Side.VALIDATION],
+                test=counts[Side.TEST],
+            )
+            for counts, spellings in labels
+        ),
+        spellings=shown,
+        num_spelled=sum(len(spellings) > 1 for _, spellings in labels),
+    )
+
+
+def _count_spellings(
+    sides: Mapping[Side, Iterable[Mapping[str, Any]]],
+) -> dict[str, Counter[Side]]:
+    """Count the answers as they are written, by side; nothing where one is no label."""
+    found: dict[str, Counter[Side]] = {}
     for side, rows in sides.items():
         for row in rows:
             label = label_of(row)
-            if label is None or (label not in counts and len(counts) == MAX_LABELS):
-                return []
-            counts[label] += 1
-            by_side[side][label] += 1
-    if not 0 < len(counts) <= counts.total() // 2:
-        return []
-    ordered = sorted(counts, key=lambda label: (-counts[label], label))
-    return [
-        LabelReport(
-            label=label,
-            train=by_side[Side.TRAIN][label],
-            validation=by_side[Side.VALIDATION][label],
-            test=by_side[Side.TEST][label],
-        )
-        for label in ordered
-    ]
+            if label is None or (label not in found and len(found) == MAX_SPELLINGS):
+                return {}
+            found.setdefault(label, Counter())[side] += 1
+    return found
 
 
-def tell_labels(labels: Sequence[LabelReport]) -> list[Finding]:
+def tell_labels(found: Labels) -> list[Finding]:
     """Say what is uneven about labels, without naming one: they are text of rows.
 
+    Spellings stand in the counts of their finding, as the labels themselves in the report.
+
     Args:
-        labels: As :func:`count_labels` returns them.
+        found: As :func:`count_labels` returns them.
     """
+    labels = found.counts
     if not labels:
         return []
     num_rows = sum(label.total for label in labels)
@@ -68,8 +117,9 @@ def tell_labels(labels: Sequence[LabelReport]) -> list[Finding]:
             f"all {num_rows} rows have the same answer: a model that always says it is right, and "
             "nothing is learned about when to say it"
         )
-        return [Finding(name="oneLabel", num_flagged=num_rows, message=message)]
-    findings = []
+        one = Finding(name="oneLabel", num_flagged=num_rows, message=message)
+        return [one, *_tell_spellings(found)]
+    findings = _tell_spellings(found)
     if 100 * most >= DOMINANT_PERCENT * num_rows:
         message = (
             f"{most} of {num_rows} rows have the same of {len(labels)} labels: a model that always "
@@ -92,6 +142,26 @@ def tell_labels(labels: Sequence[LabelReport]) -> list[Finding]:
         )
         findings.append(Finding(name="labelsWithoutTest", num_flagged=len(unseen), message=message))
     return findings
+
+
+def _tell_spellings(found: Labels) -> list[Finding]:
+    if not found.spellings:
+        return []
+    message = (
+        f"{found.num_spelled} of {len(found.counts)} labels are written in several ways "
+        f"({len(found.spellings)} spellings), which differ only in case, white space, Unicode form "
+        "or punctuation at the ends; each is counted as one label, and the model learns to write "
+        "all of its spellings: write each in one way"
+    )
+    return [
+        Finding(
+            name="labelSpellings",
+            num_flagged=sum(found.spellings.values()),
+            message=message,
+            # In quotes: the names of other counts are words of ours.
+            counts={f'"{name}"': count for name, count in found.spellings.items()},
+        )
+    ]
 
 
 def label_of(row: Mapping[str, Any]) -> str | None:

