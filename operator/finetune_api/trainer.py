@@ -312,6 +312,10 @@ class EvaluateResult(APIModel):
 StageResult = Annotated[PrepareResult | TrainResult | EvaluateResult, Field(discriminator="stage")]
 
 
+_BOUNDS = ("baseLow", "baseHigh", "tunedLow", "tunedHigh", "deltaLow", "deltaHigh", "trivial")
+"""Of a score in a termination message: what gives way when there are too many scores."""
+
+
 class TerminationMessage(APIModel):
     """JSON in ``/dev/termination-log``: the last words of a stage.
 
@@ -333,7 +337,10 @@ class TerminationMessage(APIModel):
     result: StageResult | None = None
 
     def to_text(self) -> str:
-        """Serialise within the size limit; the message gives way, the facts stay."""
+        """Serialise within the size limit: the message gives way, then bounds that the report has.
+
+        Scores themselves stay, and so does whether the goal is met.
+        """
         limit = TERMINATION_MESSAGE_BYTES
         wire = self.to_wire()
         text = json.dumps(wire, separators=(",", ":"))
@@ -341,6 +348,12 @@ class TerminationMessage(APIModel):
             excess = len(text.encode()) - limit
             kept = max(0, len(wire["message"]) - excess - 4)
             wire["message"] = wire["message"][:kept] + ("..." if kept else "")
+            text = json.dumps(wire, separators=(",", ":"))
+        for score in reversed((wire.get("result") or {}).get("scores", [])):
+            if len(text.encode()) <= limit:
+                break
+            for name in _BOUNDS:
+                score.pop(name, None)
             text = json.dumps(wire, separators=(",", ":"))
         return text
 

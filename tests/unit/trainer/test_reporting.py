@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.trainer import Event, ExitCode, Stage, TerminationMessage, limit_places
+from finetune_api.trainer import (
+    EvaluateResult,
+    Event,
+    ExitCode,
+    Score,
+    Stage,
+    TerminationMessage,
+    limit_places,
+)
 from finetune_trainer.data.report import place_row
 from finetune_trainer.errors import OutOfMemory, StorageError, UserError
 from finetune_trainer.failures import classify
@@ -25,6 +33,33 @@ def test_termination_message_fits_the_kubelet_and_keeps_the_facts() -> None:
     text = message.to_text()
     assert len(text.encode()) <= 4096
     assert json.loads(text)["reason"] == "InvalidRows"
+
+
+def test_many_scores_fit_the_kubelet_and_none_is_left_out() -> None:
+    bounds = ("base_low", "base_high", "tuned_low", "tuned_high", "delta_low", "delta_high")
+    scores = [
+        Score(name=f"metric{i}", base="0.1234", tuned="0.9876", **dict.fromkeys(bounds, "-0.1234"))
+        for i in range(16)
+    ]
+    result = EvaluateResult(
+        scores=scores,
+        num_samples=500,
+        goal_met=False,
+        goal_message="MISSED " + "w" * 900,
+        report_uri="s3://models/" + "r" * 300,
+    )
+    text = TerminationMessage(
+        stage=Stage.EVALUATE, exit_code=0, message="m" * 500, result=result
+    ).to_text()
+    assert len(text.encode()) <= 4096
+    read = TerminationMessage.model_validate_json(text).result
+    assert isinstance(read, EvaluateResult)
+    assert (read.goal_met, read.goal_message) == (False, result.goal_message)
+    assert [(s.name, s.base, s.tuned) for s in read.scores] == [
+        (s.name, s.base, s.tuned) for s in scores
+    ]
+    assert read.scores[0] == scores[0]  # the goal's keeps its bounds
+    assert read.scores[-1].tuned_low == ""
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "long/" * 40 + "rows.jsonl", "\u00e4" * 60 + ".csv"])
