@@ -51,6 +51,10 @@ alert-tests: setup ## Unit tests of the chart's alerts (builds promtool the firs
 	@PYTHONPATH=tools $(PYTHON) -m devcluster which promtool > /dev/null
 	@$(PYTEST) tests/chart/test_alerts.py
 
+.PHONY: alert-faults
+alert-faults: setup ## Every alert fired by a real fault on a real API server, as a table (about 10 minutes; SPEED=1: hours)
+	@PYTHONPATH=tools:tests:. $(PYTHON) -m alert_faults $(if $(SPEED),--speed $(SPEED))
+
 .PHONY: families
 families: setup ## Every model family through the whole chain, as a table (about 20 minutes)
 	@PYTHONPATH=tools:tests $(PYTHON) tools/model_families.py $(FAMILIES)

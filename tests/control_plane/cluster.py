@@ -11,11 +11,15 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from devcluster.controlplane import ControlPlane
+from devcluster.existing import ExistingCluster
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.manager import Manager
@@ -29,9 +33,10 @@ from support.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
 Object = dict[str, Any]
+Cluster = ControlPlane | ExistingCluster
 
 
-def install_crd(cluster, path: Path = ROOT / "crds") -> None:
+def install_crd(cluster: Cluster, path: Path = ROOT / "crds") -> None:
     """Install a CRD, or all of a folder, and wait until they are served."""
     cluster.kubectl(
         "apply",
@@ -44,16 +49,20 @@ def install_crd(cluster, path: Path = ROOT / "crds") -> None:
     established = "jsonpath={.status.conditions[?(@.type=='Established')].status}"
     for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
         command = ("get", f"crd/{file.stem}.finetune.dev", "-o", established)
-        eventually(lambda command=command: cluster.kubectl(*command) == "True", timeout=30)
+        eventually(partial(_answers_true, cluster, command), timeout=30)
 
 
-def connection_of(cluster, *, server: str | None = None) -> Connection:
+def _answers_true(cluster: Cluster, command: tuple[str, ...]) -> bool:
+    return cluster.kubectl(*command) == "True"
+
+
+def connection_of(cluster: Cluster, *, server: str | None = None) -> Connection:
     connection = load_kubeconfig([Path(cluster.kubeconfig)])
     return dataclasses.replace(connection, server=server) if server else connection
 
 
 @contextlib.asynccontextmanager
-async def open_client(connection: Connection, **options: Any):
+async def open_client(connection: Connection, **options: Any) -> AsyncIterator[KubeClient]:
     async with KubeClient(Transport(connection, user_agent="finetune-test", **options)) as client:
         yield client
 
@@ -77,7 +86,7 @@ test_config.__test__ = False  # type: ignore[attr-defined]
 
 
 @contextlib.asynccontextmanager
-async def running_manager(client: KubeClient, config: OperatorConfig):
+async def running_manager(client: KubeClient, config: OperatorConfig) -> AsyncIterator[Manager]:
     """Run a replica in this loop, with an informer in the place of kopf.
 
     kopf allows one operator per loop; these tests run many.
@@ -108,7 +117,7 @@ class OperatorProcess:
 
     def __init__(
         self,
-        cluster,
+        cluster: Cluster,
         folder: Path,
         *,
         kubeconfig: str = "",
@@ -179,7 +188,8 @@ class OperatorProcess:
 def condition(job: Object, kind: str) -> Object | None:
     for item in (job.get("status") or {}).get("conditions") or ():
         if item["type"] == kind:
-            return item
+            found: Object = item
+            return found
     return None
 
 
