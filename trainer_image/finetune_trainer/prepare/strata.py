@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import cache
 from typing import TYPE_CHECKING
 
 from finetune_trainer.statistics.bounded import confidence_of_share
@@ -50,6 +51,7 @@ def largest_deviation(strata: NDArray[np.int64], on_side: NDArray[np.bool_]) -> 
     return float(np.abs(there - overall).max())
 
 
+@cache
 def widest_half(num_groups: int) -> float:
     """Return half the width of the widest 95 % interval of a score between 0 and 1.
 
@@ -64,6 +66,7 @@ def widest_half(num_groups: int) -> float:
     return (interval.high - interval.low) / 2
 
 
+@cache
 def count_wanted(half_width: float = WANTED_HALF_WIDTH) -> int:
     """Return how many independent held-out prompts make no interval wider than this."""
     return bisect_left(range(MOST_WANTED), -half_width, key=lambda number: -widest_half(number))

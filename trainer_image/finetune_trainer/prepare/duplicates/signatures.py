@@ -40,7 +40,7 @@ _MULTIPLIER = 0x9E3779B97F4A7C15
 _pack = struct.Struct(f"{NUM_MINIMA}I").pack
 
 
-def count_shingles(texts: Iterable[bytes]) -> NDArray[np.int64]:
+def count_shingles(texts: Iterable[bytes]) -> NDArray[np.uint32]:
     """Count in how many texts each shingle is, in a table of fixed size.
 
     Args:
@@ -52,17 +52,18 @@ def count_shingles(texts: Iterable[bytes]) -> NDArray[np.int64]:
     """
     import numpy as np
 
-    table = np.zeros(1 << _TABLE_BITS, dtype=np.int64)
+    table = np.zeros(1 << _TABLE_BITS, dtype=np.uint32)
     for batch in _batches(texts, 5 * BATCH_TEXTS):
         shingles, _ = _shingle(batch)
-        table += np.bincount(_place(shingles), minlength=len(table))
+        places, counts = np.unique(_place(shingles), return_counts=True)
+        table[places] += counts.astype(np.uint32)  # of a few texts it touches a few places
     return table
 
 
 def sign_texts(
     texts: PromptFile,
     num_texts: int,
-    table: NDArray[np.int64],
+    table: NDArray[np.uint32],
     *,
     num_counted: int,
     folder: Path,
