@@ -87,7 +87,12 @@ class Cluster:
         return self.tenant.node
 
     def compare(
-        self, name: str, disturb: Disturbance, change: dict[str, Any] | None = None
+        self,
+        name: str,
+        disturb: Disturbance,
+        change: dict[str, Any] | None = None,
+        *,
+        like: dict[str, Any] | None = None,
     ) -> Outcome:
         """Disturb a job and compare its end with that of an undisturbed one.
 
@@ -95,13 +100,13 @@ class Cluster:
             name: What the job is called.
             disturb: What is done to it.
             change: How its spec differs from that of other rows.
+            like: The part of it that decides what is learned: the undisturbed job has no other.
 
         Raises:
             WrongEnd: It ended otherwise, or something was counted.
         """
-        change = change or {}
-        expected = self._undisturbed(change)
-        end = self._train(name, disturb, change)
+        expected = self._undisturbed(like or {})
+        end = self._train(name, disturb, change or {})
         if end.digest != expected:
             raise WrongEnd(f"adapter {end.digest[:12]}, undisturbed {expected[:12]}")
         if end.attempts.get("counted", 0):

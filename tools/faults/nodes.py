@@ -21,12 +21,9 @@ from support.eventually import eventually
 
 NODE = "second"
 GRACE_SECONDS = 10
-LONG: dict[str, Any] = {
-    "hyperparameters": {"maxSteps": 1200},
-    "checkpoint": {"everySteps": 50},
+SHORT_GRACE: dict[str, Any] = {
     "podTemplate": {"terminationGracePeriodSeconds": GRACE_SECONDS},
 }
-"""Long enough for the pod on the lost node to train on while another takes its place."""
 ENDS: dict[str, Callable[[Worker], None]] = {
     "containers run on": Worker.kill_kubelet,
     "power cut": Worker.cut_power,
@@ -68,9 +65,9 @@ class LostNodes:
     def run(self, num_nodes: int, cell: str) -> Outcome:
         """Lose the second node while a job trains there."""
         name = f"lost-{num_nodes}-{cell.replace(' ', '-')}"
-        change = {**LONG, "resources": {"nodes": num_nodes}}
+        like = {"resources": {"nodes": num_nodes}} if num_nodes > 1 else {}
         disturb = partial(self._lose, self._join(), num_nodes, ENDS[cell])
-        return self._cluster.compare(name, disturb, change)
+        return self._cluster.compare(name, disturb, {**SHORT_GRACE, **like}, like=like)
 
     @contextmanager
     def _lose(
