@@ -24,6 +24,7 @@ GRACE_SECONDS = 10
 SHORT_GRACE: dict[str, Any] = {
     "podTemplate": {"terminationGracePeriodSeconds": GRACE_SECONDS},
 }
+SHORT: dict[str, Any] = {"hyperparameters": {"maxSteps": 300}}
 ENDS: dict[str, Callable[[Worker], None]] = {
     "containers run on": Worker.kill_kubelet,
     "power cut": Worker.cut_power,
@@ -65,7 +66,7 @@ class LostNodes:
     def run(self, num_nodes: int, cell: str) -> Outcome:
         """Lose the second node while a job trains there."""
         name = f"lost-{num_nodes}-{cell.replace(' ', '-')}"
-        like = {"resources": {"nodes": num_nodes}} if num_nodes > 1 else {}
+        like = {**SHORT, "resources": {"nodes": num_nodes}}
         disturb = partial(self._lose, self._join(), num_nodes, ENDS[cell])
         return self._cluster.compare(name, disturb, {**SHORT_GRACE, **like}, like=like)
 
