@@ -366,6 +366,10 @@ DATA = {
     ),
     "UnknownWeight": _Help("A message's weight is neither 0 nor 1.", "Correct the row."),
     "UnreadableFile": _Help("A file cannot be read.", "Write it anew."),
+    "RepeatedKey": _Help(
+        "An object of a row has a key more than once, of which only the last value would be read.",
+        "Keep one of them.",
+    ),
     "UnwantedAnswer": _Help(
         "A row's label says that its answer is unwanted, and the objective would learn it.",
         "Use `objective: KTO`, leave the row out, or set the format of its source.",

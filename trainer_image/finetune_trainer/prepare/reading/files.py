@@ -18,6 +18,7 @@ from finetune_trainer.prepare.reading.csv_table import read_csv
 from finetune_trainer.prepare.reading.encodings import UTF8, TextEncoding
 from finetune_trainer.prepare.reading.file_types import KNOWN_ENDINGS, extension_of
 from finetune_trainer.prepare.reading.header import check_counts, name_columns
+from finetune_trainer.prepare.reading.json_text import JsonParser, find_repeated_key
 from finetune_trainer.prepare.reading.opening import open_utf8
 from finetune_trainer.prepare.reading.workbook import read_sheet
 
@@ -75,6 +76,7 @@ def read_rows(
 
 
 def _read_jsonl(path: Path, file: str, encoding: TextEncoding) -> Rows:
+    parser = JsonParser()
     with open_utf8(path, encoding.codec, file=file) as stream:
         for number, raw in _read_lines(stream):
             if number == 1:
@@ -93,11 +95,11 @@ def _read_jsonl(path: Path, file: str, encoding: TextEncoding) -> Rows:
                 yield _error(file, number, "NotUtf8", message, quoted)
                 continue
             try:
-                value = json.loads(line)
+                value = parser.parse(line)
             except (json.JSONDecodeError, RecursionError) as error:
                 yield _error(file, number, "NotJson", _explain_json(error, line), line.strip())
                 continue
-            yield _as_row(value, file, number)
+            yield _as_row(value, file, number, parser)
 
 
 def _explain_json(error: json.JSONDecodeError | RecursionError, line: str) -> str:
@@ -135,8 +137,9 @@ def _read_json(path: Path, file: str, encoding: TextEncoding) -> Rows:
             f"{file} is longer than {MAX_DOCUMENT_BYTES:,} bytes, and a JSON document is read as a "
             "whole; write one row per line and call it .jsonl",
         )
+    parser = JsonParser()
     try:
-        document = json.loads(raw.removeprefix(_UTF8_MARK).decode())
+        document = parser.parse(raw.removeprefix(_UTF8_MARK).decode())
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             # One object per line under the name .json is common on the Hub.
@@ -149,6 +152,12 @@ def _read_json(path: Path, file: str, encoding: TextEncoding) -> Rows:
     except (UnicodeDecodeError, RecursionError) as error:
         raise DataError("UnreadableFile", f"{file} is not JSON in UTF-8: {error}") from error
     if isinstance(document, dict) and isinstance(document.get("data"), list):
+        if parser.num_repeating and not find_repeated_key(document["data"]):
+            raise DataError(
+                "UnreadableFile",
+                f"{file} has {find_repeated_key(document)} more than once beside its rows, and "
+                "only the last value would be read; keep one of them",
+            )
         document = document["data"]
     if not isinstance(document, list):
         raise DataError(
@@ -157,7 +166,7 @@ def _read_json(path: Path, file: str, encoding: TextEncoding) -> Rows:
             'with the rows under "data"',
         )
     for position, value in enumerate(document, start=1):
-        yield _as_row(value, file, position)
+        yield _as_row(value, file, position, parser)
 
 
 def _read_parquet(path: Path, file: str) -> Rows:
@@ -181,7 +190,10 @@ def _read_parquet(path: Path, file: str) -> Rows:
         ) from error
 
 
-def _as_row(value: Any, file: str, line: int) -> RawRow | RowError:
+def _as_row(value: Any, file: str, line: int, parser: JsonParser) -> RawRow | RowError:
+    if parser.num_repeating and (key := find_repeated_key(value)):
+        message = f"an object has {key} more than once, and only its last value would be read"
+        return _error(file, line, "RepeatedKey", f"{message}; keep one of them", value)
     if isinstance(value, dict):
         return RawRow(line=line, fields=value)
     message = f"the row is {_kind(value)}; expected an object with named fields"
