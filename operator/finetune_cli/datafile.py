@@ -20,6 +20,7 @@ from finetune_cli.errors import CliError
 if TYPE_CHECKING:
     from finetune_api.v1alpha1.dataset import Source
     from finetune_trainer.data.rows import Example, RowError
+    from finetune_trainer.prepare.reading.lengths import RowLength
     from finetune_trainer.prepare.reading.proposals import Proposal
     from finetune_trainer.prepare.reading.sources import SourceFile
 
@@ -45,7 +46,9 @@ class DataGuess:
         encodings: Names of encodings that are not UTF-8.
         num_rows: Rows that were read.
         is_whole: These are all.
-        longest: Estimated length of the longest of them, in tokens; rather too long than too short.
+        longest: Estimated length of the longest of them but for the outliers, in tokens; rather too
+            long than too short.
+        outliers: Rows that are far longer than all others.
     """
 
     proposal: Proposal
@@ -54,6 +57,7 @@ class DataGuess:
     num_rows: int
     is_whole: bool
     longest: int
+    outliers: tuple[RowLength, ...] = ()
 
 
 def inspect_data(path: Path) -> DataGuess:
@@ -67,6 +71,7 @@ def inspect_data(path: Path) -> DataGuess:
             that can be learned from.
     """
     from finetune_trainer.prepare.reading.encodings import UTF8
+    from finetune_trainer.prepare.reading.lengths import part_outliers
     from finetune_trainer.prepare.reading.proposals import propose_reading
     from finetune_trainer.prepare.reading.sources import describe_file
 
@@ -79,6 +84,7 @@ def inspect_data(path: Path) -> DataGuess:
         proposal = propose_reading(rows, where=str(path))
         source = proposal.make_source("file:///data", header=header)
         lengths, is_whole = _read_in_this_way(source, files, proposal.objective)
+        bulk = part_outliers(lengths)
     others = [
         file.encoding.name for file in files if file.encoding and file.encoding.codec != UTF8.codec
     ]
@@ -88,7 +94,8 @@ def inspect_data(path: Path) -> DataGuess:
         encodings=tuple(dict.fromkeys(others)),
         num_rows=len(lengths),
         is_whole=is_whole and len(paths) == len(files),
-        longest=max(lengths),
+        longest=bulk.longest,
+        outliers=bulk.outliers,
     )
 
 
@@ -213,7 +220,7 @@ def _read_some(file: SourceFile, header: str, *, skips_errors: bool) -> list[dic
 
 def _read_in_this_way(
     source: Source, files: list[SourceFile], objective: str
-) -> tuple[list[int], bool]:
+) -> tuple[list[RowLength], bool]:
     """Return the estimated lengths of the rows in tokens, and whether these are all rows.
 
     Raises:
@@ -222,12 +229,12 @@ def _read_in_this_way(
     """
     from finetune_trainer.data.rows import RowError
     from finetune_trainer.prepare.reading.examples import open_source, refuse_unwanted_row
-    from finetune_trainer.prepare.reading.lengths import estimate_tokens
+    from finetune_trainer.prepare.reading.lengths import RowLength, estimate_tokens
 
     opened = open_source(source, files, index=0, label="", conversational=True, objective=objective)
     assert opened.conversion is not None  # there are rows
     convert, screen = opened.conversion.build(), _choose_screen(source, objective)
-    lengths: list[int] = []
+    lengths: list[RowLength] = []
     errors: list[RowError] = []
     for name, row in islice(opened.rows, NUM_READ_ROWS):
         outcome = row if isinstance(row, RowError) else convert(name, row)
@@ -238,7 +245,8 @@ def _read_in_this_way(
         if isinstance(screened, RowError):
             errors.append(screened)
         elif screened is not None:
-            lengths.append(estimate_tokens(screened.row))
+            tokens = estimate_tokens(screened.row)
+            lengths.append(RowLength(file=name, line=row.line, num_tokens=tokens))
     if errors:
         raise _refuse(errors, num_good=len(lengths))
     return lengths, next(opened.rows, None) is None

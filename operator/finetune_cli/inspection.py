@@ -132,8 +132,12 @@ def propose_settings(found: dict[str, Any], job: ResolvedJob) -> dict[str, Any]:
     """Return the settings that fit the data: how it is read, and its length limit."""
     dataset = job.to_wire()["spec"]["dataset"]
     proposal: dict[str, Any] = {"sources": dataset["sources"], "split": dataset.get("split", {})}
+    bulk = found.get("bulk")
     for each in found["lengths"]:
         if each["unit"].startswith("tokens"):
+            if bulk and bulk["longest"] < each["longest"]:
+                limit = round_length(bulk["longest"])
+                return {**proposal, "maxSequenceLength": limit, "onTooLong": "Drop"}
             return {**proposal, "maxSequenceLength": round_length(each["longest"])}
     return proposal
 
@@ -261,6 +265,23 @@ def _lengths(found: dict[str, Any]) -> list[str]:
     proposed = found["proposal"].get("maxSequenceLength")
     if proposed is not None:
         lines.append(_line("proposed", f"maxSequenceLength: {proposed}"))
+    if "onTooLong" in found["proposal"]:
+        lines += _outliers(found["bulk"])
+    return lines
+
+
+def _outliers(bulk: dict[str, Any]) -> list[str]:
+    """Write which rows a limit for all others would leave out."""
+    number = bulk["outliers"]
+    words = "1 row is" if number == 1 else f"{number:,} rows are"
+    lines = [
+        _line("", f"dataset.onTooLong: Drop; {words} far longer than all others and would go:")
+    ]
+    lines += [
+        f"  {row['file']}:{row['line']}: about {row['tokens']:,} tokens" for row in bulk["first"]
+    ]
+    if number > len(bulk["first"]):
+        lines.append(f"  ... and {number - len(bulk['first']):,} more")
     return lines
 
 

@@ -21,6 +21,8 @@ DEFAULT_OUTPUT = "file://./out"
 MIN_LENGTH = 256
 """Shortest maxSequenceLength that is proposed, and the step up to the fourth of it."""
 
+NUM_OUTLIERS_SHOWN = 5
+
 MAX_LENGTH = 1048576
 """Longest that the API takes."""
 
@@ -43,7 +45,7 @@ spec:
 {source}
     # Rows held out to compare base and tuned model, and to watch the loss; in percent.
     split: {{testPercent: 20, validationPercent: 5, seed: 13}}
-  method:
+{outliers}  method:
     objective: {objective}
     adapter:
       type: LoRA          # LoRA, DoRA, RsLoRA, QLoRA (GPU only) or Full
@@ -121,6 +123,7 @@ def render_starter(
         source=_source(uri, guess),
         objective=guess.proposal.objective if guess else "SFT",
         length=_length(guess),
+        outliers=_outliers(guess),
         output=_quoted(_uri(output, folder) if output else DEFAULT_OUTPUT),
         credentials=CREDENTIALS,
     )
@@ -179,9 +182,27 @@ def _length(guess: DataGuess | None) -> str:
         return "    maxSequenceLength: 1024"
     length = round_length(guess.longest)
     rows = f"{guess.num_rows:,} rows" if guess.is_whole else f"the first {guess.num_rows:,} rows"
+    rows = f"all others of {rows}" if guess.outliers else rows
     return (
         f"    # Estimated: the longest of {rows} has at most {guess.longest:,} tokens.\n"
         f"    maxSequenceLength: {length}"
+    )
+
+
+def _outliers(guess: DataGuess | None) -> str:
+    """Return the policy that leaves out rows far longer than all others, if there are any."""
+    if guess is None or not guess.outliers:
+        return ""
+    shown = [
+        f"    #   {_one_line(row.file)}:{row.line}: about {row.num_tokens:,} tokens\n"
+        for row in guess.outliers[:NUM_OUTLIERS_SHOWN]
+    ]
+    more = len(guess.outliers) - len(shown)
+    return (
+        "    # Rows that are far longer than all others, and would decide the memory of all:\n"
+        + "".join(shown)
+        + (f"    #   ... and {more:,} more\n" if more else "")
+        + "    onTooLong: Drop\n"
     )
 
 

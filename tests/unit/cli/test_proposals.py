@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -371,3 +372,16 @@ def test_the_length_is_measured_and_never_too_short(tmp_path: Path) -> None:
     assert length_of(10) == 256
     assert length_of(300) == 768
     assert length_of(10_000) == 20 * 1024
+
+
+def test_a_row_far_longer_than_all_others_does_not_decide_the_length(tmp_path: Path) -> None:
+    rows = [{"prompt": f"ask {n}", "completion": "say"} for n in range(200)]
+    rows[16]["completion"] = "word " * 100_000
+    job = propose(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    assert job.spec.hyperparameters.max_sequence_length == 256
+    assert job.spec.dataset.on_too_long == "Drop"
+    text, _ = render_starter(file=tmp_path / "job.yaml", data=str(tmp_path / "a.jsonl"))
+    assert re.search(r"a\.jsonl:17: about [1-9][0-9]{2},[0-9]{3} tokens", text)
+    rows[16]["completion"] = "say"
+    job = propose(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    assert job.spec.dataset.on_too_long == "Refuse"

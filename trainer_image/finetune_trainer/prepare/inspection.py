@@ -6,7 +6,8 @@ again with that one thing tolerated, so that all reasons are told at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,12 @@ from finetune_trainer.prepare.documents import make_decode
 from finetune_trainer.prepare.fetching import fetch_sources
 from finetune_trainer.prepare.labels import count_labels, tell_labels
 from finetune_trainer.prepare.privacy.step import make_shield
-from finetune_trainer.prepare.reading.lengths import estimate_tokens
+from finetune_trainer.prepare.reading.lengths import (
+    Bulk,
+    RowLength,
+    estimate_tokens,
+    find_limit,
+)
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.samples import Sample, read_samples
 from finetune_trainer.prepare.stage import require_evidence
@@ -32,6 +38,8 @@ from finetune_trainer.prepare.workers import Workers, num_processes_granted
 
 if TYPE_CHECKING:
     from finetune_trainer.context import StageContext
+
+NUM_OUTLIERS_SHOWN = 20
 
 LONGEST_ROW = 1_048_576
 """Length limit under which nothing is cut: the API's largest."""
@@ -78,12 +86,15 @@ class Inspection:
         refusals: What the stage would refuse the job for.
         lengths: Lengths of the training rows, in several units.
         samples: Three examples as they would be trained; none without a model.
+        bulk: The rows of all sides without those that are far longer than all others, by estimated
+            lengths; None where none is.
     """
 
     report: DatasetReport | None = None
     refusals: tuple[TrainerError, ...] = ()
     lengths: tuple[Lengths, ...] = ()
     samples: tuple[Sample, ...] = field(default=())
+    bulk: Bulk | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Return it for machines, in camelCase."""
@@ -100,6 +111,7 @@ class Inspection:
                 }
                 for each in self.lengths
             ],
+            "bulk": _bulk_to_wire(self.bulk),
             "samples": [
                 {
                     "what": sample.what,
@@ -176,7 +188,9 @@ def _look_without_model(context: StageContext, files: list[list[SourceFile]]) ->
         context.job, "", read, division, [*findings, *tell_labels(labels)], {}, {},
         rows=count_rows(sides), remedies=(), labels=labels.counts,
     )  # fmt: skip
-    return Inspection(report=report, lengths=_estimate_lengths(sides))
+    return Inspection(
+        report=report, lengths=_estimate_lengths(sides), bulk=_find_bulk([*sides.values()])
+    )
 
 
 def _look_with_model(context: StageContext, files: list[list[SourceFile]]) -> Inspection:
@@ -200,8 +214,45 @@ def _look_with_model(context: StageContext, files: list[list[SourceFile]]) -> In
                     bins=tuple(train.histogram),
                 )
             )
-    samples = read_samples(staging_of(context, digest), make_decode(context.load_tokenizer()))
-    return Inspection(report=report, lengths=tuple(lengths), samples=tuple(samples))
+    staging = staging_of(context, digest)
+    samples = read_samples(staging, make_decode(context.load_tokenizer()))
+    written = [RowFile(path=staging / f"{side}.jsonl", num_rows=0) for side in Side]
+    return Inspection(
+        report=report,
+        lengths=tuple(lengths),
+        samples=tuple(samples),
+        bulk=_find_bulk([side for side in written if side.path.exists()]),
+    )
+
+
+def _find_bulk(sides: Sequence[RowFile]) -> Bulk | None:
+    """Part the outliers of all sides; None where there is none."""
+    lengths = array("q", (estimate_tokens(row) for side in sides for row in side))
+    limit = find_limit(lengths) if lengths else 0
+    if not lengths or max(lengths) == limit:
+        return None
+    rows = zip(lengths, (row["metadata"] for side in sides for row in side), strict=True)
+    return Bulk(
+        longest=limit,
+        outliers=tuple(
+            RowLength(file=place["source"], line=place["line"], num_tokens=length)
+            for length, place in rows
+            if length > limit
+        ),
+    )
+
+
+def _bulk_to_wire(bulk: Bulk | None) -> dict[str, Any] | None:
+    if bulk is None:
+        return None
+    return {
+        "longest": bulk.longest,
+        "outliers": len(bulk.outliers),
+        "first": [
+            {"file": row.file, "line": row.line, "tokens": row.num_tokens}
+            for row in bulk.outliers[:NUM_OUTLIERS_SHOWN]
+        ],
+    }
 
 
 def _estimate_lengths(sides: Mapping[Side, RowFile]) -> tuple[Lengths, ...]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 LETTERS_PER_TOKEN = 3
@@ -19,8 +20,64 @@ MESSAGE_TOKENS = 8
 PROMPT_TOKENS = 48
 """What it may write before the first: its own system message, a date."""
 
+OUTLIER_TIMES = 8
+"""So much longer than all others is a row that should not decide the limit,"""
+OUTLIER_TOKENS = 4096
+"""if it is as long as this; below, a limit that all fit costs little."""
+FEW_ROWS = 20
+
 _WORDS = re.compile(r"[A-Za-z]+")
 _BLANKS = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowLength:
+    """A row's place and its length in tokens."""
+
+    file: str
+    line: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bulk:
+    """Rows without those that are far longer than all others.
+
+    Attributes:
+        longest: Tokens of the longest of them.
+        outliers: The others, in their order.
+    """
+
+    longest: int
+    outliers: tuple[RowLength, ...] = ()
+
+
+def part_outliers(rows: Sequence[RowLength]) -> Bulk:
+    """Part the few rows that are far longer than all others from them.
+
+    Args:
+        rows: At least one.
+    """
+    limit = find_limit([row.num_tokens for row in rows])
+    return Bulk(longest=limit, outliers=tuple(row for row in rows if row.num_tokens > limit))
+
+
+def find_limit(lengths: Sequence[int]) -> int:
+    """Return the length of the longest row that is not far longer than all others.
+
+    One row of a million tokens would otherwise decide the memory of every batch. At most one row
+    in a hundred is longer than the limit, and none of few: of these each may count.
+
+    Args:
+        lengths: Of all rows in tokens; at least one.
+    """
+    ordered = sorted(lengths)
+    num_spare = max(1, len(ordered) // 100) if len(ordered) >= FEW_ROWS else 0
+    for number in range(num_spare, 0, -1):
+        limit, above = ordered[-number - 1], ordered[-number]
+        if above >= OUTLIER_TOKENS and above > OUTLIER_TIMES * limit:
+            return limit
+    return ordered[-1]
 
 
 def estimate_tokens(row: Mapping[str, Any]) -> int:
