@@ -20,11 +20,13 @@ def asks_for(spec: Any, metric: str) -> bool:
     return is_goal or metric in spec.evaluation.metrics
 
 
+def _lists_cel(metric: str) -> str:
+    # The API server fills in no empty list.
+    return f"(has(self.evaluation.metrics) && self.evaluation.metrics.exists(m, m == '{metric}'))"
+
+
 def _asks_for_cel(metric: str) -> str:
-    return (
-        f"((has(self.goal) && self.goal.metric == '{metric}') || "
-        f"self.evaluation.metrics.exists(m, m == '{metric}'))"
-    )
+    return f"((has(self.goal) && self.goal.metric == '{metric}') || {_lists_cel(metric)})"
 
 
 def _needs(metric: str, attribute: str, field: str, what: str) -> Rule:
@@ -51,10 +53,7 @@ METRIC_RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        rule=(
-            "!self.evaluation.metrics.exists(m, m == 'preferenceAccuracy') || "
-            "self.method.objective in ['DPO', 'ORPO']"
-        ),
+        rule=(f"!{_lists_cel('preferenceAccuracy')} || self.method.objective in ['DPO', 'ORPO']"),
         message=(
             "evaluation.metrics: preferenceAccuracy compares pairs of answers: it needs "
             "method.objective DPO or ORPO"
