@@ -370,6 +370,10 @@ DATA = {
         "An object of a row has a key more than once, of which only the last value would be read.",
         "Keep one of them.",
     ),
+    "UnclosedReasoning": _Help(
+        "An answer begins to reason (`<think>`) and never ends it.",
+        "End it, or leave the row out.",
+    ),
     "UnwantedAnswer": _Help(
         "A row's label says that its answer is unwanted, and the objective would learn it.",
         "Use `objective: KTO`, leave the row out, or set the format of its source.",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.prepare.privacy.step import privacy_steps
+from finetune_trainer.prepare.reasoning import Reasoning
 from finetune_trainer.prepare.row_checks import TEXT_CHECKS
 from finetune_trainer.prepare.screening import RowStep
 
 
 def choose_steps(spec: FineTuneJobSpec) -> tuple[RowStep, ...]:
     """Return the row steps of a job; personal data goes first, so that others see what is left."""
-    return (*privacy_steps(spec.dataset.privacy), *TEXT_CHECKS)
+    return (*privacy_steps(spec.dataset.privacy), *TEXT_CHECKS, Reasoning())
