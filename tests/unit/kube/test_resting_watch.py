@@ -56,7 +56,6 @@ async def test_what_comes_during_a_rest_is_seen_together_after_it(place):
         for number in range(5, 10):
             event = {"type": "ADDED", "object": pod(f"pod-{number}", number)}
             await response.write(json.dumps(event).encode() + b"\n")
-            await asyncio.sleep(0.01)
             if number == 5:
                 await has_seen_first.wait()
         return response
@@ -68,8 +67,8 @@ async def test_what_comes_during_a_rest_is_seen_together_after_it(place):
         has_seen_first.set()
     assert [name for name, _ in seen] == [f"pod-{number}" for number in range(5, 10)]
     first, second, last = seen[0][1], seen[1][1], seen[-1][1]
-    assert second - first == pytest.approx(REST_SECONDS, abs=0.2)
-    assert last - second < 0.1
+    assert second - first > 0.9 * REST_SECONDS
+    assert last - second < 0.5 * REST_SECONDS, "another rest"
 
 
 async def test_no_event_is_lost_however_the_bytes_come_apart(place):

@@ -127,7 +127,7 @@ async def test_an_address_that_floods_is_read_at_its_rate_and_others_at_once(ten
         began = time.monotonic()
         async with aiohttp.ClientSession() as session, session.post(url, data=b"y") as got:
             assert await got.text() == "y"
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1.5
         # Ten at once and ten a second, of which eight are the connections; and one each on the way.
         assert 10 <= await flood <= 10 + 10 * 4
 
@@ -146,11 +146,13 @@ async def test_connections_of_an_address_beyond_its_rate_are_closed_before_anyth
     ten_a_second,
 ):
     async with serving(limit=1000) as (connect, _):
-        readers = [(await connect("127.0.0.2"))[0] for _ in range(60)]
+        began = time.monotonic()
+        readers = [(await connect("127.0.0.2"))[0] for _ in range(100)]
 
         async def num_closed():
-            return sum([await is_closed(reader) for reader in readers])
+            return sum(await asyncio.gather(*map(is_closed, readers)))
 
-        # Ten at once, and twenty that get their turn within two seconds.
         await eventually_async(num_closed)
-        assert 20 <= 60 - await num_closed() <= 40
+        # Ten at once, twenty that get their turn within two seconds, and ten a second meanwhile.
+        most = 10 + 20 + 10 * (time.monotonic() - began)
+        assert 20 <= 100 - await num_closed() <= most + 1
