@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ from finetune_trainer.prepare.reading.examples import (
     refuse_wrong_column,
 )
 from finetune_trainer.prepare.reading.sources import SourceFile
+from finetune_trainer.prepare.reading.unread import tell_unread
 from finetune_trainer.prepare.refusals import (
     require_sides,
     require_valid_rows,
@@ -155,7 +157,7 @@ def divide_sources(
         require_valid_rows(
             context.output, job, read.errors, num_valid=len(spool), all_rows=invalid_rows.path
         )
-        findings = screening.summarise()
+        findings = [*screening.summarise(), *_tell_unread(job, rows)]
         _require_rows(job, spool, read)
         with make_shield(dataset.privacy).guard():
             read_benchmarks(
@@ -260,6 +262,16 @@ def _count_tokens(
     left = {side: rows.leave_out(dropped[side]) for side, rows in sides.items()}
     require_sides(count_rows(left))
     return left, tokens, token_files.totals, tell_dropped(sum(map(len, dropped.values())))
+
+
+def _tell_unread(job: ResolvedJob, rows: Sequence[SourceRows]) -> list[Finding]:
+    """Say which fields are not read; names of fields are the first row where there is no header."""
+    shield = make_shield(job.spec.dataset.privacy)
+    num_unread: Counter[str] = Counter()
+    for source in rows:
+        for name, number in source.num_unread.items():
+            num_unread[shield.shield_text(name)] += number
+    return tell_unread(num_unread, sum(source.num_rows for source in rows))
 
 
 def _require_rows(job: ResolvedJob, spool: Spool, read: Input) -> None:

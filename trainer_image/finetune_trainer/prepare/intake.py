@@ -58,6 +58,7 @@ class ScreenedPiece:
         num_rows_of_file: Those kept, by file label.
         tallies: What each row step met.
         num_read: All of them.
+        num_unread: Rows with a field that looks like content and is not read, by its name.
     """
 
     rows: PackedRows
@@ -65,6 +66,7 @@ class ScreenedPiece:
     num_rows_of_file: Counter[str]
     tallies: list[Tally]
     num_read: int
+    num_unread: Counter[str]
 
 
 def take_in(
@@ -94,6 +96,7 @@ def take_in(
     """
     errors = RowErrors()
     num_rows: Counter[str] = Counter()
+    num_unread: Counter[str] = Counter()
     num_read = 0
     settings = Settings(conversion=opened.conversion, steps=screening.steps, shield=shield)
     for piece in workers.map_in_order(
@@ -108,10 +111,16 @@ def take_in(
             errors.add(error)
             on_error(error)
         num_rows.update(piece.num_rows_of_file)
+        num_unread.update(piece.num_unread)
         screening.add_tallies(piece.tallies)
         num_read += piece.num_read
         on_progress(num_read)
-    return SourceRows(errors=errors, recognised=opened.recognised, num_rows_of_file=dict(num_rows))
+    return SourceRows(
+        errors=errors,
+        recognised=opened.recognised,
+        num_rows_of_file=dict(num_rows),
+        num_unread=dict(num_unread),
+    )
 
 
 def cut_pieces(rows: RawRows) -> Iterator[RawPiece]:
@@ -132,11 +141,13 @@ def cut_pieces(rows: RawRows) -> Iterator[RawPiece]:
 def prepare_work(settings: Settings) -> Callable[[RawPiece], ScreenedPiece]:
     """Return the function that converts and screens a piece."""
     convert = settings.conversion.build() if settings.conversion is not None else None
+    unread = settings.conversion.find_unread() if settings.conversion is not None else None
 
     def work(piece: RawPiece) -> ScreenedPiece:
         screening = Screening(settings.steps)
         kept: list[Example] = []
         errors: list[RowError] = []
+        num_unread: Counter[str] = Counter()
         for file, row in piece:
             outcome: Example | RowError | None
             if isinstance(row, RowError):
@@ -144,7 +155,9 @@ def prepare_work(settings: Settings) -> Callable[[RawPiece], ScreenedPiece]:
             else:
                 # Without a readable row in the probe there is none at all.
                 assert convert is not None
+                assert unread is not None
                 outcome = convert(file, row)
+                num_unread.update(unread.find(row.fields))
             if isinstance(outcome, Example):
                 outcome = screening.screen(outcome)
             if isinstance(outcome, RowError):
@@ -157,6 +170,7 @@ def prepare_work(settings: Settings) -> Callable[[RawPiece], ScreenedPiece]:
             num_rows_of_file=Counter(example.file for example in kept),
             tallies=screening.tallies,
             num_read=len(piece),
+            num_unread=num_unread,
         )
 
     return work

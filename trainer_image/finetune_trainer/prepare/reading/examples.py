@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 from finetune_api.v1alpha1.dataset import Source
@@ -29,6 +29,7 @@ from finetune_trainer.prepare.reading.recognition import (
 )
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.reading.times import read_time
+from finetune_trainer.prepare.reading.unread import Unread
 from finetune_trainer.prepare.reading.verdicts import explain_unwanted, is_unwanted
 
 _SIDES = {"Train": Side.TRAIN, "Validation": Side.VALIDATION, "Test": Side.TEST}
@@ -75,6 +76,10 @@ class Conversion:
         )
         return lambda file, row: _convert(source, convert, file, row)
 
+    def find_unread(self) -> Unread:
+        """Return what finds the fields of rows that are not read."""
+        return Unread(Source.model_validate_json(self.source_json), self.format)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenSource:
@@ -99,11 +104,13 @@ class SourceRows:
         errors: The rows that cannot be used.
         recognised: How the rows were read, or None when the source has none.
         num_rows_of_file: Rows kept, by file label.
+        num_unread: Rows with a field that looks like content and is not read, by its name.
     """
 
     errors: RowErrors
     recognised: Recognised | None
     num_rows_of_file: dict[str, int]
+    num_unread: dict[str, int] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
