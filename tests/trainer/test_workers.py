@@ -116,7 +116,7 @@ def test_a_stopped_evaluation_keeps_its_answers_and_ends_with_the_same_report(
     process.send_signal(signal.SIGTERM)
     stopped = end(workbench, process)
     assert (stopped.exit_code, stopped.termination["reason"]) == (79, "StoppedBeforeScores")
-    assert "16 of 48 answers are kept" in stopped.failure["message"]  # 12 rows and 4 prompts
+    assert "8 of 48 answers are kept" in stopped.failure["message"]  # 4, each with its reference
 
     workbench.env = {}
     resumed = workbench.run_to("evaluate")
