@@ -93,6 +93,11 @@ def check_outcome(folder: Path, outcome: PrepareResult | TrainerError) -> None:
     assert outcome.rows.train > 0
 
 
+@pytest.mark.parametrize("seed", [4541])
+def test_a_file_that_once_ended_otherwise_is_refused(tmp_path: Path, seed: int) -> None:
+    check_outcome(tmp_path, prepare_file(tmp_path, seed))
+
+
 @pytest.mark.parametrize("part", range(NUM_PARTS))
 def test_any_damaged_file_ends_in_a_data_set_or_a_refusal(tmp_path: Path, part: int) -> None:
     def give_up(number: int, frame: FrameType | None) -> None:

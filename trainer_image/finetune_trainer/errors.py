@@ -9,8 +9,11 @@ the storage package must be importable in milliseconds; a unit test keeps the tw
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class TrainerError(Exception):
@@ -25,6 +28,7 @@ class TrainerError(Exception):
     failure_class: ClassVar[str] = "Internal"
 
     def __init__(self, reason: str, message: str) -> None:
+        message = _as_text(message)
         super().__init__(reason, message)
         self.reason = reason
         self.message = message
@@ -35,6 +39,17 @@ class TrainerError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Subclasses have constructors of their own; worker processes send all of them home.
         return _restore, (type(self), self.reason, self.message)
+
+
+def _as_text(message: str) -> str:
+    """Write out what is no text: a name in the data may hold half a surrogate pair, or a NUL.
+
+    Neither passes through logs, events and terminals; the first is no UTF-8 at all.
+    """
+    if message.isprintable():
+        return message
+    text = message.encode("utf-8", "backslashreplace").decode()
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
 def _restore(kind: type[TrainerError], reason: str, message: str) -> TrainerError:
