@@ -63,7 +63,6 @@ def score_and_answer(
         reference, and the greedy answer.
     """
     import torch
-    from torch.nn import functional
 
     width = max(map(len, prompts))
     ids, labels, mask = _lay_out(prompts, references, width=width, pad_id=encoder.pad_id)
@@ -77,17 +76,9 @@ def score_and_answer(
             use_cache=True,
             **_accepted(model, mask[:, :-1], num_scored=num_scored),
         )
-        # Of a model that is spread over GPUs they may come from the last one.
-        logits_BTV = output.logits[:, -num_scored:].to(labels.device)
-        targets = labels[:, width:]
-        chosen = targets != IGNORED
-        losses = functional.cross_entropy(
-            logits_BTV[chosen].float(), targets[chosen], reduction="none"
-        )
-    sums = torch.zeros(len(prompts), dtype=torch.float64)
-    sums.index_add_(0, chosen.nonzero()[:, 0].cpu(), losses.double().cpu())
+        scored = scoring.sum_losses(output.logits[:, -num_scored:], labels[:, width:])
     cache = _cut_back(output.past_key_values, read=ids.shape[1] - 1, kept=width - 1)
-    del output, logits_BTV
+    del output
     texts = scoring.continue_greedily(
         model,
         encoder,
@@ -96,7 +87,7 @@ def score_and_answer(
         max_new_tokens=max_new_tokens,
         cache=cache,
     )
-    return list(zip(sums.tolist(), chosen.sum(dim=1).tolist(), strict=True)), texts
+    return scored, texts
 
 
 def _lay_out(

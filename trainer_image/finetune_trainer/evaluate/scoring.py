@@ -27,7 +27,6 @@ def score_likelihood(
         pad_id: Fills the shorter rows of the batch.
     """
     import torch
-    from torch.nn import functional
 
     width = max(len(examples[i].input_ids) for i in batch)
     ids = torch.full((len(batch), width), pad_id)
@@ -42,18 +41,28 @@ def score_likelihood(
     ids, labels, mask = (t.to(model.device) for t in (ids, labels, mask))
     with torch.inference_mode():
         logits_BTV = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        # Of a model that is spread over GPUs they may come from the last one.
-        logits_BTV = logits_BTV.to(labels.device)
-        # Only positions that count are turned into float32: the vocabulary is wide.
-        targets = labels[:, 1:]
-        chosen = targets != IGNORED
-        losses = functional.cross_entropy(
-            logits_BTV[:, :-1][chosen].float(), targets[chosen], reduction="none"
-        )
-    per_row = torch.zeros(len(batch), dtype=torch.float64)
-    per_row.index_add_(0, chosen.nonzero()[:, 0].cpu(), losses.double().cpu())
-    counts = chosen.sum(dim=1).tolist()
-    return dict(zip(batch, zip(per_row.tolist(), counts, strict=True), strict=True))
+        scored = sum_losses(logits_BTV[:, :-1], labels[:, 1:])
+    return dict(zip(batch, scored, strict=True))
+
+
+def sum_losses(logits: Tensor, targets: Tensor) -> list[tuple[float, int]]:
+    """Return of each row the summed negative log-likelihood (nats) and the tokens that count.
+
+    Args:
+        logits: Batch by positions by vocabulary, each for the token that comes next.
+        targets: That token, batch by positions; ``IGNORED`` where it does not count.
+    """
+    import torch
+    from torch.nn import functional
+
+    # Of a model that is spread over GPUs they may come from the last one.
+    logits_BTV = logits.to(targets.device)
+    chosen = targets != IGNORED
+    # Only positions that count are turned into float32: the vocabulary is wide.
+    losses = functional.cross_entropy(logits_BTV[chosen].float(), targets[chosen], reduction="none")
+    sums = torch.zeros(len(targets), dtype=torch.float64)
+    sums.index_add_(0, chosen.nonzero()[:, 0].cpu(), losses.double().cpu())
+    return list(zip(sums.tolist(), chosen.sum(dim=1).tolist(), strict=True))
 
 
 def generate_answers(
