@@ -9,6 +9,7 @@ from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.endings import fail_stage
 from finetune_operator.finetunejob.failure import Cause
+from finetune_operator.finetunejob.render.pod import num_gpus_of
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import ConditionType, timestamp
 
@@ -16,10 +17,9 @@ HOUR_SECONDS = 3600
 
 
 def num_gpus(spec: FineTuneJobSpec, stage: Stage) -> int:
-    """Return the GPUs that a stage holds while it runs."""
-    if stage is Stage.TRAIN:
-        return spec.resources.nodes * spec.resources.gpus_per_node
-    return spec.evaluation_gpus if stage is Stage.EVALUATE else 0
+    """Return the GPUs that all pods of a stage hold while it runs."""
+    num_pods = spec.resources.nodes if stage is Stage.TRAIN else 1
+    return num_pods * num_gpus_of(spec, stage)
 
 
 def is_spent(step: Step, spec: FineTuneJobSpec) -> bool:
