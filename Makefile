@@ -46,6 +46,11 @@ test-cluster: setup ## Of these, what needs a real API server or node (Linux, ro
 test-fast: setup ## Unit tests only: under a minute
 	@$(PYTEST) tests/unit tests/golden -q
 
+.PHONY: properties
+properties: setup ## Look for new counterexamples of all properties (EXAMPLES=1000 of each; about 15 minutes)
+	@FINETUNE_PROPERTY_EXAMPLES=$(or $(EXAMPLES),1000) $(PYTEST) --numprocesses 2 --dist worksteal \
+		$$(grep -rl "from hypothesis" tests --include='test_*.py')
+
 .PHONY: alert-tests
 alert-tests: setup ## Unit tests of the chart's alerts (builds promtool the first time, about 2 minutes)
 	@PYTHONPATH=tools $(PYTHON) -m devcluster which promtool > /dev/null

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from finetune_trainer.data.rows import Side
@@ -108,6 +108,7 @@ def test_the_order_of_rows_does_not_matter(
 
 
 @given(sizes=SIZES, percents=PERCENTS, seed=SEEDS)
+@example(sizes={"0": 7, "1": 3, "00": 1, "0000": 1}, percents=(30, 1), seed=1)
 def test_every_side_asked_for_has_rows_and_no_other(
     sizes: dict[str, int], percents: tuple[int, int], seed: int
 ) -> None:

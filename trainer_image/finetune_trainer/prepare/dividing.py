@@ -291,7 +291,7 @@ def _take(
             return missing
         else:
             too_large.append(group)
-    if too_large:
+    if too_large and len(taken) < most:
         smallest = min(too_large, key=lambda group: (sizes[group], group))
         if abs(missing - 100 * sizes[smallest]) < abs(missing):
             taken.add(smallest)

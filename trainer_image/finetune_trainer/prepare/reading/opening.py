@@ -15,7 +15,7 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.reading.file_types import COMPRESSIONS, compression_of
 
 CHUNK_BYTES = 1024 * 1024
-_MARKS = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\x03\x04": ".zip"}
+ARCHIVE_MARKS = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\x03\x04": ".zip"}
 """First bytes of archives (RFC 1952, RFC 8878, PKWARE APPNOTE 4.3.7)."""
 
 
@@ -81,7 +81,7 @@ def _require_kind(path: Path, file: str, compression: str | None) -> None:
     """Refuse a file that is called what it is not: decoded as text, an archive looks like one."""
     with path.open("rb") as stream:
         head = stream.read(4)
-    found = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    found = next((name for mark, name in ARCHIVE_MARKS.items() if head.startswith(mark)), None)
     if not head or found == compression:
         return
     if compression is None:
