@@ -707,6 +707,14 @@ class FineTuneJobSpec(APIModel):
         return "Merged" in self.output.formats and self.method.adapter.type != "Full"
 
     @property
+    def publishes_at_once(self) -> bool:
+        """Whether nothing may stand between a candidate that passed and its publication.
+
+        Then the evaluation's pod publishes at its end. Both that pod and the operator ask this.
+        """
+        return True
+
+    @property
     def evaluation_gpus(self) -> int:
         """GPUs of the evaluation's pod."""
         asked = self.evaluation.gpus
