@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 FINETUNEJOBS = Resource(group=GROUP, version=VERSION, plural=PLURAL, kind=KIND)
 BY_FINETUNEJOB = "finetunejob"
-REST_SECONDS = 0.1
+REST_SECONDS = 0.05
 """How late changes of children may be seen: they are gathered anyway before a reconcile."""
 
 

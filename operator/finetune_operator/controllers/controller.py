@@ -20,7 +20,7 @@ from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, Wo
 
 GATHER_SECONDS = 0.2
 """How long changes of children are gathered. Every stage ends, and starts, this much later."""
-BEAT_SECONDS = 0.1
+BEAT_SECONDS = 0.05
 """And up to so much more: keys that are due between two beats are looked at together.
 
 A process that sleeps between two requests pays more for waking up than for the request.
