@@ -33,6 +33,7 @@ APPROVAL_KIND = "FineTuneApproval"
 APPROVAL_PLURAL = "finetuneapprovals"
 
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"
+SIGNED_PATTERN = r"^-?[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 ATOMIC_LIST: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
@@ -106,6 +107,12 @@ def _check_decimal(value: str) -> str:
     return value
 
 
+def _check_signed(value: str) -> str:
+    if not re.fullmatch(SIGNED_PATTERN, value):
+        raise ValueError(f"{value!r} is not a decimal number; write for example '0.05' or '-0.02'")
+    return value
+
+
 def _check_auto_decimal(value: str) -> str:
     if value == "auto":
         return value
@@ -145,6 +152,14 @@ DecimalString = Annotated[
     Field(max_length=16, json_schema_extra={"pattern": DECIMAL_PATTERN}),
 ]
 """A non-negative decimal as text, for example ``"0.05"``."""
+
+SignedDecimal = Annotated[
+    str,
+    BeforeValidator(_as_decimal_text),
+    AfterValidator(_check_signed),
+    Field(max_length=16, json_schema_extra={"pattern": SIGNED_PATTERN}),
+]
+"""A decimal as text that may be negative, for example ``"-0.02"``."""
 
 AutoDecimal = Annotated[
     str,

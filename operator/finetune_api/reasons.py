@@ -219,6 +219,10 @@ CLASSES = {
         "Everything ran and the scores do not reach `spec.goal`; nothing was published.",
         "Read the evaluation's report; better data, or more held-out rows.",
     ),
+    "GatesNotMet": ReasonHelp(
+        "Everything ran, and a gate of `evaluation.gates` is missed; nothing was published.",
+        "Read the evaluation's report; better data, or more held-out rows of the gate's slice.",
+    ),
 }
 """Classes of failures; the reason of ``Failed`` is one of them."""
 

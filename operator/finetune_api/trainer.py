@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum, StrEnum
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from pydantic import Field
 from finetune_api.meta import API_VERSION, APIModel
 from finetune_api.v1alpha1.batches import world_size_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.v1alpha1.gates import MAX_GATES
 from finetune_api.v1alpha1.status import InvalidRowPlace
 
 TERMINATION_MESSAGE_BYTES = 4096
@@ -29,6 +31,9 @@ INVALID_ROWS_BYTES = 1700
 """Of these, what places of invalid rows may take; the rest is for the message."""
 
 NUM_INVALID_ROWS_TOLD = 20
+
+MAX_GATE_MESSAGE = 480
+"""Characters of what is said of one gate."""
 
 PROGRESS_AUDIENCE = "finetune.dev"
 """Audience of the projected service-account token that authenticates progress pushes."""
@@ -104,6 +109,7 @@ class FailureClass(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     BUDGET_EXCEEDED = "BudgetExceeded"
     GOAL_NOT_MET = "GoalNotMet"
+    GATES_NOT_MET = "GatesNotMet"
 
 
 CLASS_OF_EXIT_CODE: dict[int, FailureClass] = {
@@ -291,6 +297,25 @@ class Score(APIModel):
     """Score of answers that need no model; empty for metrics that compare none."""
 
 
+class GateResult(APIModel):
+    """Whether a gate of ``evaluation.gates`` holds."""
+
+    name: Annotated[str, Field(max_length=40)]
+    severity: Literal["Block", "Warn"] = "Block"
+    met: bool
+    """False also where it could not be measured."""
+    message: Annotated[str, Field(max_length=MAX_GATE_MESSAGE)] = ""
+    """Number, bound and what was asked, in a sentence; what would be enough where it is missed."""
+    metric: Annotated[str, Field(max_length=63)] = ""
+    slice: Annotated[str, Field(max_length=300)] = ""
+    """The held-out rows that were looked at, in words; empty for all."""
+    asked: Annotated[str, Field(max_length=63)] = ""
+    value: Annotated[str, Field(max_length=32)] = ""
+    """What was measured; empty if nothing could be."""
+    bound: Annotated[str, Field(max_length=32)] = ""
+    """The near end of its interval."""
+
+
 class EvaluateResult(APIModel):
     """How the tuned model compares, and what was published."""
 
@@ -302,16 +327,37 @@ class EvaluateResult(APIModel):
     goal_met: bool | None = None
     """None when the job has no goal."""
     goal_message: str = ""
+    gates: Annotated[list[GateResult], Field(max_length=MAX_GATES)] = []
+    """In the order of the spec."""
     report_uri: str
     version: int | None = None
-    """Published version, or None when the goal was missed and nothing was published."""
+    """Published version, or None when nothing was published."""
     manifest_uri: str = ""
     reused: bool = False
+
+    @property
+    def missed_gates(self) -> list[GateResult]:
+        """The gates that nothing is published without."""
+        return [gate for gate in self.gates if gate.severity == "Block" and not gate.met]
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether goal or gates keep the candidate from being published."""
+        return self.goal_met is False or bool(self.missed_gates)
+
+    @property
+    def missed_words(self) -> str:
+        """What was missed, in words; empty if nothing was."""
+        words = [self.goal_message] if self.goal_met is False else []
+        words += [f"gate {gate.name} missed: {gate.message}" for gate in self.missed_gates]
+        return "; ".join(words)
 
 
 StageResult = Annotated[PrepareResult | TrainResult | EvaluateResult, Field(discriminator="stage")]
 
 
+_OF_GATES = ("metric", "slice", "asked", "value", "bound")
+"""Of a gate in a termination message: what the report has and a verdict does not need."""
 _BOUNDS = ("baseLow", "baseHigh", "tunedLow", "tunedHigh", "deltaLow", "deltaHigh", "trivial")
 """Of a score in a termination message: what gives way when there are too many scores."""
 
@@ -337,25 +383,45 @@ class TerminationMessage(APIModel):
     result: StageResult | None = None
 
     def to_text(self) -> str:
-        """Serialise within the size limit: the message gives way, then bounds that the report has.
+        """Serialise within the size limit: the message gives way, then what only the report needs.
 
-        Scores themselves stay, and so does whether the goal is met.
+        Scores themselves stay, and so does whether goal and gates are met.
         """
         limit = TERMINATION_MESSAGE_BYTES
         wire = self.to_wire()
-        text = json.dumps(wire, separators=(",", ":"))
+        text = _dump(wire)
         while len(text.encode()) > limit and wire["message"]:
             excess = len(text.encode()) - limit
             kept = max(0, len(wire["message"]) - excess - 4)
             wire["message"] = wire["message"][:kept] + ("..." if kept else "")
-            text = json.dumps(wire, separators=(",", ":"))
-        for score in reversed((wire.get("result") or {}).get("scores", [])):
+            text = _dump(wire)
+        for give_way in _give_way(wire.get("result") or {}):
             if len(text.encode()) <= limit:
                 break
-            for name in _BOUNDS:
-                score.pop(name, None)
-            text = json.dumps(wire, separators=(",", ":"))
+            give_way()
+            text = _dump(wire)
         return text
+
+
+def _dump(wire: dict[str, Any]) -> str:
+    return json.dumps(wire, separators=(",", ":"))
+
+
+def _give_way(result: dict[str, Any]) -> Iterator[Callable[[], None]]:
+    """Yield what makes a result shorter, the least missed first."""
+
+    def drop(item: dict[str, Any], names: Iterable[str]) -> None:
+        for name in names:
+            item.pop(name, None)
+
+    gates = result.get("gates", [])
+    for gate in gates:
+        yield partial(drop, gate, _OF_GATES)
+    for score in reversed(result.get("scores", [])):
+        yield partial(drop, score, _BOUNDS)
+    # What was missed must be said; of the rest the report tells.
+    for gate in sorted(gates, key=lambda gate: not gate["met"]):
+        yield partial(drop, gate, ("message",))
 
 
 class Event(APIModel):

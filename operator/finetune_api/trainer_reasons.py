@@ -234,6 +234,15 @@ DATA = {
     "FormatNotApplicable": _Help(
         "The format does not fit the objective.", "Use `Auto`, or the one the message names."
     ),
+    "GateSliceEmpty": _Help(
+        "A gate looks at a slice that no held-out row belongs to.",
+        "Correct `slice` of the gate that the message names, or hold out such rows.",
+    ),
+    "GateUndecidable": _Help(
+        "So few prompts are held out in a gate's slice that not even a perfect score would meet "
+        "it.",
+        "Add rows, ask for less or for less `certainty`, or set `severity: Warn`.",
+    ),
     "GoalUndecidable": _Help(
         "So few prompts are held out, or so few with another label than the most frequent one, "
         "that not even a perfect score would meet the goal with `goal.certainty`.",

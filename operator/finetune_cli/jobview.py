@@ -230,7 +230,20 @@ def _evaluation(job: Body) -> list[str]:
         "Samples": evaluation.get("numSamples"),
         "Report": evaluation.get("reportUri"),
     }
-    return [*table(rows, ("METRIC", "BASE", "TUNED")), *_facts(facts)]
+    gates = [
+        [g["name"], _gate_verdict(g), g.get("message", "")] for g in evaluation.get("gates", [])
+    ]
+    return [
+        *table(rows, ("METRIC", "BASE", "TUNED")),
+        *(table(gates, ("GATE", "VERDICT", "WHY")) if gates else ()),
+        *_facts(facts),
+    ]
+
+
+def _gate_verdict(gate: Body) -> str:
+    if gate["met"]:
+        return "met"
+    return "missed" if gate.get("severity") == "Block" else "missed (warning)"
 
 
 def _artifact(job: Body) -> dict[str, Any]:

@@ -43,7 +43,8 @@ class RunOutcome:
 
     Attributes:
         run: What was run.
-        exit_code: Of the stage that failed; 1 if all finished but the goal was missed; else 0.
+        exit_code: Of the stage that failed; 1 if all finished but goal or gates were
+            missed; else 0.
         results: Results by stage, of those that finished.
         failed: The last attempt of the stage that did not finish, if one did not.
         unapproved: Digest of the data set that nobody has approved, if the run stopped there.
@@ -130,7 +131,7 @@ class Runner:
                 if stage is self._until:
                     break
         outcome.seconds = time.monotonic() - start
-        if outcome.evaluation is not None and outcome.evaluation.goal_met is False:
+        if outcome.evaluation is not None and outcome.evaluation.is_missed:
             outcome.exit_code = NOT_MET
         return outcome
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.trainer import EvaluateResult, Score
+from finetune_api.trainer import EvaluateResult, GateResult, Score
 from finetune_api.v1alpha1.finetunejob import Goal
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_cli.display import duration_text
@@ -38,6 +38,8 @@ def print_summary(outcome: RunOutcome, console: Console) -> None:
     if evaluation.goal_met is not None:
         verdict = "goal met" if evaluation.goal_met else "GOAL MISSED, nothing was published"
         say(f"{verdict}: {evaluation.goal_message}")
+    for gate in evaluation.gates:
+        say(f"gate {gate.name} {gate_verdict(gate)}: {gate.message}")
     say("")
     say(f"adapter  {training.uri}")
     say(f"sha256   {training.sha256}")
@@ -64,6 +66,13 @@ def _print_part(outcome: RunOutcome, console: Console) -> None:
     lines += ["", f"look at it: finetune data report {preparation.uri}"]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def gate_verdict(gate: GateResult) -> str:
+    """Return whether a gate holds, in few words."""
+    if gate.met:
+        return "met"
+    return "MISSED, nothing was published" if gate.severity == "Block" else "missed (a warning)"
 
 
 def report_page(evaluation: EvaluateResult) -> str:

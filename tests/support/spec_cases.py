@@ -212,6 +212,8 @@ FULL_SPEC: dict[str, Any] = {
 """A spec with every field set."""
 
 GOAL = "spec.goal"
+GATES = "spec.evaluation.gates"
+OF_LABEL = {"slice": {"label": "refund"}}
 HYPER = "spec.hyperparameters"
 METHOD = "spec.method"
 ADAPTER = "spec.method.adapter"
@@ -482,6 +484,77 @@ CASES: tuple[Case, ...] = (
         "a negative goal",
         {GOAL: {"metric": "exactMatch", "overBase": "-0.1"}},
         "spec.goal.overBase: Invalid value",
+    ),
+    good(
+        "gates of every bound, over all rows and slices",
+        {
+            GATES: [
+                {"name": "refunds", "metric": "exactMatch", "atLeast": "0.8", **OF_LABEL},
+                {"name": "short", "metric": "answerLength", "atMost": "40", "severity": "Warn"},
+                {
+                    "name": "no-worse",
+                    "metric": "bitsPerByte",
+                    "overBase": "-0.02",
+                    "slice": {"source": "news.jsonl"},
+                    "certainty": "0.9",
+                },
+            ]
+        },
+    ),
+    bad(
+        "a gate without name",
+        {GATES: [{"metric": "exactMatch", "atLeast": "0.8"}]},
+        "spec.evaluation.gates[0].name: Required value",
+    ),
+    bad(
+        "a gate with two bounds",
+        {GATES: [{"name": "a", "metric": "exactMatch", "atLeast": "0.8", "overBase": "0"}]},
+        "each gate needs exactly one of atLeast, atMost or overBase",
+    ),
+    bad(
+        "a gate without bound",
+        {GATES: [{"name": "a", "metric": "exactMatch"}]},
+        "each gate needs exactly one of atLeast, atMost or overBase",
+    ),
+    bad(
+        "a gate on an unknown metric",
+        {GATES: [{"name": "a", "metric": "exactmatch", "atLeast": "0.8"}]},
+        'spec.evaluation.gates[0].metric: Unsupported value: "exactmatch"',
+    ),
+    bad(
+        "a gate by a schema that is not there",
+        {GATES: [{"name": "a", "metric": "jsonSchemaValid", "atLeast": "0.8"}]},
+        "metric jsonSchemaValid needs evaluation.jsonSchema",
+    ),
+    bad(
+        "a gate on pairs without pairs",
+        {GATES: [{"name": "a", "metric": "preferenceAccuracy", "atLeast": "0.6"}]},
+        "evaluation.gates: preferenceAccuracy compares pairs of answers",
+    ),
+    bad(
+        "a gate twice",
+        {GATES: 2 * [{"name": "a", "metric": "loss", "atMost": "1"}]},
+        "spec.evaluation.gates",
+    ),
+    bad(
+        "a gate on a slice of nothing",
+        {GATES: [{"name": "a", "metric": "loss", "atMost": "1", "slice": {}}]},
+        "slice needs label or source, and not both",
+    ),
+    bad(
+        "a gate in percent",
+        {GATES: [{"name": "a", "metric": "exactMatch", "atLeast": "80"}]},
+        "evaluation.gates: atLeast must be at most 1",
+    ),
+    bad(
+        "a gate's certainty in percent",
+        {GATES: [{"name": "a", "metric": "loss", "atMost": "1", "certainty": "95"}]},
+        "evaluation.gates: certainty must be from 0.5 to 0.999",
+    ),
+    bad(
+        "a gate on an improvement without direction",
+        {GATES: [{"name": "a", "metric": "refusalRate", "overBase": "0"}]},
+        "of which neither side is better",
     ),
     bad(
         "a split without training rows",

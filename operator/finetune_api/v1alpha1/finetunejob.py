@@ -14,6 +14,7 @@ from pydantic import Field, StrictBool, model_validator
 
 from finetune_api.meta import (
     API_VERSION,
+    MAP_BY_NAME,
     NAME_PATTERN,
     SET_LIST,
     URI,
@@ -25,6 +26,7 @@ from finetune_api.meta import (
     LocalObjectReference,
     Quantity,
     Unique,
+    UniqueNames,
     decimal_of,
 )
 from finetune_api.patterns import (
@@ -38,6 +40,7 @@ from finetune_api.patterns import (
 from finetune_api.v1alpha1.batches import BATCH_RULES
 from finetune_api.v1alpha1.budget import BUDGET_RULES, Budget
 from finetune_api.v1alpha1.dataset import Dataset
+from finetune_api.v1alpha1.gates import GATE_RULES, MAX_GATES, Gate
 from finetune_api.v1alpha1.goal_rules import GOAL_RULES
 from finetune_api.v1alpha1.metric_rules import METRIC_RULES
 from finetune_api.v1alpha1.podtemplate import PodTemplate
@@ -333,6 +336,10 @@ class Evaluation(APIModel):
     where this is given. Default: equal."""
     custom_metric: CustomMetric | None = None
     """Your own metric `custom`, which is computed where this is given."""
+    gates: Annotated[
+        list[Gate], Field(max_length=MAX_GATES, json_schema_extra=MAP_BY_NAME), UniqueNames
+    ] = []
+    """What else must hold before the adapter is published, beside the goal."""
     num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=10000)] = 1000
     """Resamples behind the intervals of scores that are measured, not counted."""
     gpus: Annotated[Integer, Field(ge=1, le=64)] | Literal["auto"] = "auto"
@@ -623,6 +630,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     *PREFERENCE_RULES,
     *GOAL_RULES,
     *METRIC_RULES,
+    *GATE_RULES,
     *SOURCE_RULES,
     *PRIVACY_RULES,
     *BUDGET_RULES,

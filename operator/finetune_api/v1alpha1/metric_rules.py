@@ -15,9 +15,10 @@ _SETTINGS = (
 
 
 def asks_for(spec: Any, metric: str) -> bool:
-    """Whether the goal or the list of metrics names a metric."""
+    """Whether the goal, the list of metrics or a gate names a metric."""
     is_goal = spec.goal is not None and spec.goal.metric == metric
-    return is_goal or metric in spec.evaluation.metrics
+    gates = (gate.metric for gate in spec.evaluation.gates)
+    return is_goal or metric in spec.evaluation.metrics or metric in gates
 
 
 def _lists_cel(metric: str) -> str:
@@ -25,8 +26,15 @@ def _lists_cel(metric: str) -> str:
     return f"(has(self.evaluation.metrics) && self.evaluation.metrics.exists(m, m == '{metric}'))"
 
 
+def _gates_cel(metric: str) -> str:
+    return (
+        f"(has(self.evaluation.gates) && self.evaluation.gates.exists(g, g.metric == '{metric}'))"
+    )
+
+
 def _asks_for_cel(metric: str) -> str:
-    return f"((has(self.goal) && self.goal.metric == '{metric}') || {_lists_cel(metric)})"
+    is_goal = f"(has(self.goal) && self.goal.metric == '{metric}')"
+    return f"({is_goal} || {_lists_cel(metric)} || {_gates_cel(metric)})"
 
 
 def _needs(metric: str, attribute: str, field: str, what: str) -> Rule:
@@ -62,6 +70,18 @@ METRIC_RULES: tuple[Rule, ...] = (
         check=lambda s: (
             "preferenceAccuracy" not in s.evaluation.metrics
             or s.method.objective in ("DPO", "ORPO")
+        ),
+    ),
+    Rule(
+        rule=(f"!{_gates_cel('preferenceAccuracy')} || self.method.objective in ['DPO', 'ORPO']"),
+        message=(
+            "evaluation.gates: preferenceAccuracy compares pairs of answers: it needs "
+            "method.objective DPO or ORPO"
+        ),
+        field="evaluation.gates",
+        check=lambda s: (
+            s.method.objective in ("DPO", "ORPO")
+            or all(gate.metric != "preferenceAccuracy" for gate in s.evaluation.gates)
         ),
     ),
     Rule(

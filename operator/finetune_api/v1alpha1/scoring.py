@@ -32,8 +32,18 @@ GoalMetric = Literal[
 
 MetricName = Literal[GoalMetric, "refusalRate", "answerLength", "secondsPerAnswer"]
 
+GateMetric = Literal[MetricName]
+"""What a gate may ask for. Measures of other rooms than the held-out rows' come here by a name with
+a dot, and into the sets below where they belong."""
+
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bitsPerByte"})
 """They have no upper bound; all other metrics of a goal lie between 0 and 1."""
+
+UNBOUNDED_METRICS = LOWER_IS_BETTER | {"answerLength", "secondsPerAnswer"}
+"""They do not lie between 0 and 1."""
+
+BETTER_SIDE_UNKNOWN = frozenset({"refusalRate", "answerLength", "secondsPerAnswer"})
+"""It depends on the task whether more of it is better."""
 
 METRIC_SYNONYMS = {
     "accuracy": "exactMatch",

@@ -7,12 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, MAP_BY_TYPE, APIModel
+from finetune_api.v1alpha1.gates import MAX_GATES
 from finetune_api.v1alpha1.retry import IncidentClass
 
 Text = Annotated[str, Field(max_length=1024)]
 ShortText = Annotated[str, Field(max_length=253)]
 Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
 Number = Annotated[str, Field(max_length=32)]
+
+MAX_GATE_MESSAGE = 160
+"""Characters of what the status says of one gate."""
 
 Phase = Literal[
     "Pending",
@@ -259,6 +263,20 @@ class ScoreStatus(APIModel):
     """Score of the tuned model."""
 
 
+class GateStatus(APIModel):
+    """Whether a gate of `evaluation.gates` holds."""
+
+    name: Annotated[str, Field(max_length=40)]
+    """Gate."""
+    met: bool
+    """Whether it holds; false also where it could not be measured."""
+    severity: Literal["Block", "Warn"] = "Block"
+    """Whether it keeps the adapter from being published."""
+    message: Annotated[str, Field(max_length=MAX_GATE_MESSAGE)] | None = None
+    """Of a gate that is missed: number, bound, and what would be enough. Of all gates the report
+    tells."""
+
+
 class EvaluationStatus(APIModel):
     """How the tuned model compares with the base model."""
 
@@ -276,6 +294,10 @@ class EvaluationStatus(APIModel):
     """Whether the goal was met; absent without a goal."""
     message: Text | None = None
     """The goal and the score in words."""
+    gates: Annotated[
+        list[GateStatus], Field(max_length=MAX_GATES, json_schema_extra=MAP_BY_NAME)
+    ] = []
+    """Whether each gate holds."""
     report_uri: Text | None = None
     """The full report."""
 

@@ -105,16 +105,14 @@ def conclude(step: Step, spec: FineTuneJobSpec) -> None:
     """Tell the verdict, all stages being over; without one nothing is met or published."""
     draft = step.draft
     result = step.result(EvaluateResult)
-    if result is None or not results.is_verdict(result, has_goal=spec.goal is not None):
+    if result is None or not results.is_verdict(result, spec):
         _end_without_verdict(step, spec)
         return
-    # Also without a goal: too few held-out prompts prove nothing.
-    if result.goal_met is False:
-        _miss_goal(step, result)
+    _tell_goal(step, spec, result)
+    if result.is_missed:
+        _miss(step, result)
         return
-    if spec.goal is not None:
-        draft.conditions.set(ConditionType.GOAL_MET, True, Reason.GOAL_REACHED, result.goal_message)
-    message = f"Version {result.version}: {results.scores_text(result)}"
+    message = f"Version {result.version}: {results.scores_text(result)}{_warnings_text(result)}"
     draft.conditions.set(ConditionType.PUBLISHED, True, Reason.PUBLISHED, message)
     draft.conditions.set(ConditionType.COMPLETE, True, Reason.SUCCEEDED, message)
     draft.announce("Published", message)
@@ -143,20 +141,37 @@ def _end_without_verdict(step: Step, spec: FineTuneJobSpec) -> None:
     fail(step, reason, message)
 
 
-def _miss_goal(step: Step, result: EvaluateResult) -> None:
+def _tell_goal(step: Step, spec: FineTuneJobSpec, result: EvaluateResult) -> None:
+    conditions = step.draft.conditions
+    # Also without a goal: too few held-out prompts prove nothing.
+    if result.goal_met is False:
+        message = result.goal_message or f"The goal was missed: {results.scores_text(result)}"
+        conditions.set(ConditionType.GOAL_MET, False, Reason.GOAL_NOT_MET, message)
+    elif spec.goal is not None:
+        conditions.set(ConditionType.GOAL_MET, True, Reason.GOAL_REACHED, result.goal_message)
+
+
+def _warnings_text(result: EvaluateResult) -> str:
+    missed = [gate.name for gate in result.gates if not gate.met and gate.severity == "Warn"]
+    return f"; missed, which is only a warning: gate {', '.join(missed)}" if missed else ""
+
+
+def _miss(step: Step, result: EvaluateResult) -> None:
+    """End a job whose candidate missed its goal or a gate: it is kept, unpublished."""
     draft = step.draft
-    message = result.goal_message or f"The goal was missed: {results.scores_text(result)}"
-    draft.conditions.set(ConditionType.GOAL_MET, False, Reason.GOAL_NOT_MET, message)
-    draft.conditions.set(ConditionType.PUBLISHED, False, Reason.GOAL_NOT_MET, message)
+    is_goal = result.goal_met is False
+    reason = Reason.GOAL_NOT_MET if is_goal else Reason.GATES_NOT_MET
+    message = result.missed_words or f"The goal was missed: {results.scores_text(result)}"
+    draft.conditions.set(ConditionType.PUBLISHED, False, reason, message)
     cause = Cause(
-        failure_class=FailureClass.GOAL_NOT_MET,
-        reason=Reason.GOAL_NOT_MET,
+        failure_class=FailureClass(reason.value),
+        reason=reason,
         message=message,
         time=timestamp(step.now),
     )
     (stage,) = (view.stage for view in step.views if view.result is result)
     draft.note_failure(cause, stage)
-    fail(step, Reason.GOAL_NOT_MET, message, event=Reason.GOAL_NOT_MET)
+    fail(step, reason, message, event=reason)
     _close_progress(step)
 
 

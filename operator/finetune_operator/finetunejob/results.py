@@ -12,12 +12,15 @@ from pydantic import ValidationError
 
 from finetune_api.trainer import (
     EvaluateResult,
+    GateResult,
     PrepareResult,
     RowCounts,
     Score,
     Stage,
     TrainResult,
 )
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.status import MAX_GATE_MESSAGE
 from finetune_operator.finetunejob.render.claims import to_claim_uri
 from finetune_operator.status.conditions import shorten
 
@@ -84,6 +87,15 @@ def evaluation_section(result: EvaluateResult) -> Section:
         section["goalMet"] = result.goal_met
     if result.goal_message:
         section["message"] = shorten(result.goal_message)
+    if result.gates:
+        section["gates"] = [_gate_section(gate) for gate in result.gates]
+    return section
+
+
+def _gate_section(gate: GateResult) -> Section:
+    section: Section = {"name": gate.name, "met": gate.met, "severity": gate.severity}
+    if gate.message and not gate.met:
+        section["message"] = shorten(gate.message, MAX_GATE_MESSAGE)
     return section
 
 
@@ -126,18 +138,20 @@ def result_of_status(status: Section | None, stage: Stage) -> AnyResult | None:
         return None
 
 
-def is_verdict(result: AnyResult | None, *, has_goal: bool) -> bool:
-    """Return whether a result says how the job ends: published, or the goal was missed.
+def is_verdict(result: AnyResult | None, spec: FineTuneJobSpec) -> bool:
+    """Return whether a result says how the job ends: published, or goal or gates were missed.
 
     Args:
         result: Result of the stage that publishes, None if it was lost.
-        has_goal: Whether the job has a goal, of which it must speak then.
+        spec: The job's spec, of whose goal and gates it must speak.
     """
     if not isinstance(result, EvaluateResult):
         return False
-    if result.goal_met is False:
+    if result.is_missed:
         return True
-    return result.version is not None and (result.goal_met is True or not has_goal)
+    speaks_of_goal = spec.goal is None or result.goal_met is True
+    speaks_of_gates = len(result.gates) == len(spec.evaluation.gates)
+    return result.version is not None and speaks_of_goal and speaks_of_gates
 
 
 def _prepare_result(dataset: Section) -> PrepareResult:
@@ -169,15 +183,15 @@ def _train_result(status: Section) -> TrainResult:
 def _evaluate_result(status: Section) -> EvaluateResult | None:
     evaluation = status["evaluation"]
     artifact = status.get("artifact") or {}
-    if evaluation.get("goalMet") is not False and artifact.get("version") is None:
-        # Half of a pushed result: nothing may be concluded from it.
-        return None
-    return EvaluateResult(
+    found = EvaluateResult(
         scores=[Score.model_validate(score) for score in evaluation["scores"]],
         num_samples=evaluation["numSamples"],
         goal_met=evaluation.get("goalMet"),
         goal_message=evaluation.get("message") or "",
+        gates=[GateResult.model_validate(gate) for gate in evaluation.get("gates") or ()],
         report_uri=evaluation["reportUri"],
         version=artifact.get("version"),
         manifest_uri=artifact.get("manifestUri") or "",
     )
+    # Half of a pushed result: nothing may be concluded from it.
+    return found if found.is_missed or found.version is not None else None

@@ -113,8 +113,7 @@ def _lacks_result(spec: FineTuneJobSpec, view: StageView) -> bool:
     """Return whether a stage must run again: how the job goes on rests on a result that is lost."""
     if needs_digest(spec, view.stage):
         return view.result is None
-    has_goal = spec.goal is not None
-    return TRAITS[view.stage].needs_result and not is_verdict(view.result, has_goal=has_goal)
+    return TRAITS[view.stage].needs_result and not is_verdict(view.result, spec)
 
 
 def _count_attempts(step: Step) -> None:

@@ -87,6 +87,7 @@ class Reason(StrEnum):
     EVALUATED = "Evaluated"
     GOAL_REACHED = "GoalReached"
     GOAL_NOT_MET = "GoalNotMet"
+    GATES_NOT_MET = "GatesNotMet"
     PUBLISHED = "Published"
 
 

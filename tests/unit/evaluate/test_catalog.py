@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from finetune_api.v1alpha1.finetunejob import Evaluation
-from finetune_api.v1alpha1.scoring import METRIC_SYNONYMS, GoalMetric, MetricName
+from finetune_api.v1alpha1.scoring import METRIC_SYNONYMS, UNBOUNDED_METRICS, GoalMetric, MetricName
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import (
     LIKELIHOOD_METRICS,
-    UNBOUNDED_METRICS,
     Settings,
     choose_metrics,
     measure,

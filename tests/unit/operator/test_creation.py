@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from benchmarks.control_plane.simulation import result_of
 
-from finetune_api.trainer import Stage
+from finetune_api.trainer import GateResult, Stage, TerminationMessage
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
     CreateStage,
@@ -19,6 +20,7 @@ from unit.operator.builders import (
     at,
     child,
     condition,
+    ended,
     job,
     live,
     merged,
@@ -138,6 +140,48 @@ def test_a_missed_goal_fails_the_job_and_publishes_nothing(goal):
     assert "version" not in made.status["artifact"]
     assert made.status["lastFailure"]["class"] == "GoalNotMet"
     assert "GoalNotMet" in reasons(made)
+
+
+GATES = [{"name": "refunds", "metric": "exactMatch", "atLeast": "0.8"}]
+
+
+def evaluated(*gates):
+    """Plan the end of a job that has a gate, and whose evaluation says this of its gates."""
+    body = trained()
+    body["spec"]["evaluation"] = {"gates": GATES}
+    missed = any(not gate.met and gate.severity == "Block" for gate in gates)
+    found = result_of(EVALUATE, goal_met=True).model_copy(update={"gates": list(gates)})
+    if missed:
+        found = found.model_copy(update={"version": None, "manifest_uri": ""})
+    text = TerminationMessage(stage=EVALUATE, exit_code=0, result=found).to_text()
+    known = stages_done(PREPARE, TRAIN, EVALUATE)
+    known["pods"][EVALUATE] = (ended(EVALUATE, 0, text),)
+    return plan(observe(body, **known), at(200), CONFIG)
+
+
+def test_a_missed_gate_fails_the_job_and_says_which():
+    made = evaluated(GateResult(name="refunds", met=False, message="exactMatch 0.6 (0.8)"))
+    assert condition(made, "GoalMet")["status"] == "True"
+    published = condition(made, "Published")
+    assert (published["status"], published["reason"]) == ("False", "GatesNotMet")
+    assert published["message"] == "gate refunds missed: exactMatch 0.6 (0.8)"
+    assert condition(made, "Failed")["reason"] == "GatesNotMet"
+    assert made.status["lastFailure"]["class"] == "GatesNotMet"
+    assert made.status["evaluation"]["gates"] == [
+        {"name": "refunds", "met": False, "severity": "Block", "message": "exactMatch 0.6 (0.8)"}
+    ]
+
+
+def test_a_warning_is_told_and_stops_nothing():
+    warned = GateResult(name="refunds", met=False, severity="Warn", message="exactMatch 0.6")
+    made = evaluated(warned)
+    assert condition(made, "Complete")["status"] == "True"
+    assert "only a warning: gate refunds" in condition(made, "Published")["message"]
+
+
+def test_a_version_without_a_word_on_the_gates_is_no_verdict():
+    made = evaluated()
+    assert condition(made, "Complete") is None
 
 
 # ---- children that are gone or in the way --------------------------------------------------------

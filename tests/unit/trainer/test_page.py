@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import EvaluateResult, Score
+from finetune_api.trainer import EvaluateResult, GateResult, Score
 from finetune_trainer.evaluate.curve import draw_picture
 from finetune_trainer.evaluate.label_section import count_both, describe_labels
 from support.evaluation_pages import RECORD, label_section, page, sample
@@ -76,6 +76,28 @@ def test_missed_goal_no_goal_and_plain_text_are_told() -> None:
     assert "plain text" in missed
     none = Reading(page({"spec.goal": None}, result=result.model_copy(update={"goal_met": None})))
     assert "no goal" in none.text
+
+
+def test_gates_are_told_and_what_they_missed() -> None:
+    gates = [
+        GateResult(name="refunds", met=False, message="exactMatch 0.2 <b>", metric="exactMatch",
+                   slice=f"label {HOSTILE}", asked="at least 0.8", value="0.2000", bound="0.100"),
+        GateResult(name="short", severity="Warn", met=False, message="not measured: no time",
+                   metric="answerLength", asked="at most 9"),
+        GateResult(name="valid", met=True, message="fine", metric="jsonValid", value="1.0000",
+                   bound="0.980", asked="at least 0.9"),
+    ]  # fmt: skip
+    scores = [Score(name="loss", base="2", tuned="3")]
+    result = EvaluateResult(scores=scores, num_samples=3, gates=gates, report_uri="x")
+    read = Reading(page(result=result))
+    assert "1 of 3 gates missed, nothing is published. refunds" in read.text
+    assert "refunds MISSED exactMatch label" in read.text
+    assert "short missed (warning) answerLength all not measured at most 9" in read.text
+    assert "valid met jsonValid all 1.0000 0.980 at least 0.9" in read.text
+    assert "short (a warning) not measured: no time" in read.text
+    assert "script" not in read.tags
+    passed = result.model_copy(update={"gates": gates[1:]})
+    assert "No gate stands in the way. 1 of 2 met." in Reading(page(result=passed)).text
 
 
 def test_texts_are_not_marked_right_or_wrong() -> None:

@@ -15,6 +15,7 @@ from finetune_api.trainer import (
     EvaluateResult,
     Event,
     ExitCode,
+    GateResult,
     Score,
     Stage,
     TerminationMessage,
@@ -60,6 +61,37 @@ def test_many_scores_fit_the_kubelet_and_none_is_left_out() -> None:
     ]
     assert read.scores[0] == scores[0]  # the goal's keeps its bounds
     assert read.scores[-1].tuned_low == ""
+
+
+def test_many_gates_fit_the_kubelet_and_what_was_missed_is_said_longest() -> None:
+    gates = [
+        GateResult(
+            name=f"gate-{'n' * 30}{i}",
+            met=i != 9,
+            message=f"{i} " + "m" * 470,
+            metric="exactMatch",
+            slice="label " + "s" * 250,
+            asked="at least 0.9",
+            value="0.1234",
+            bound="0.123",
+        )
+        for i in range(16)
+    ]
+    result = EvaluateResult(
+        scores=[Score(name=f"metric{i}", base="0.1234", tuned="0.9876") for i in range(12)],
+        num_samples=500,
+        goal_met=True,
+        goal_message="w" * 500,
+        gates=gates,
+        report_uri="s3://models/" + "r" * 300,
+    )
+    text = TerminationMessage(stage=Stage.EVALUATE, exit_code=0, result=result).to_text()
+    assert len(text.encode()) <= 4096
+    read = TerminationMessage.model_validate_json(text).result
+    assert isinstance(read, EvaluateResult)
+    assert [(g.name, g.met) for g in read.gates] == [(g.name, g.met) for g in gates]
+    assert read.is_missed
+    assert read.gates[9].message == gates[9].message
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "long/" * 40 + "rows.jsonl", "\u00e4" * 60 + ".csv"])

@@ -132,9 +132,19 @@ def _check(score: Interval, wanted: float, words: str, num_prompts: int) -> _Che
     """Tell whether the lower bound reaches what is wanted, and if not what would be enough."""
     if score.low >= wanted - SLACK:
         return _Check(met=True, words=words, remedy="")
+    return _Check(met=False, words=words, remedy=what_decides(score, wanted, num_prompts))
+
+
+def what_decides(score: Interval, wanted: float, num_prompts: int) -> str:
+    """Say what would decide whether a score reaches what is wanted, where its lower bound misses.
+
+    Args:
+        score: The score, the greater the better.
+        wanted: What the lower bound should reach.
+        num_prompts: Independent prompts behind it.
+    """
     if score.value <= wanted:
-        remedy = "the score itself misses, which no number of held-out prompts changes"
-        return _Check(met=False, words=words, remedy=remedy)
+        return "the score itself misses, which no number of held-out prompts changes"
     total = count_to_decide(
         value=score.value,
         bound=score.low,
@@ -142,13 +152,12 @@ def _check(score: Interval, wanted: float, words: str, num_prompts: int) -> _Che
         number=num_prompts,
         at_limit=score.value == 1,
     )
-    remedy = "no feasible number of held-out prompts would decide it"
-    if total is not None:
-        remedy = (
-            f"if the score stays, about {total - num_prompts:,} independent held-out prompts more "
-            f"than these {num_prompts:,} would decide it"
-        )
-    return _Check(met=False, words=words, remedy=remedy)
+    if total is None:
+        return "no feasible number of held-out prompts would decide it"
+    return (
+        f"if the score stays, about {total - num_prompts:,} independent held-out prompts more "
+        f"than these {num_prompts:,} would decide it"
+    )
 
 
 def _floor(bound: float, *, sign: str = "") -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from finetune_api.trainer import ResolvedJob, Score
+from finetune_api.v1alpha1.scoring import UNBOUNDED_METRICS
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.comparing import compare
+from finetune_trainer.evaluate.comparing import Ints, compare
 from finetune_trainer.evaluate.goal import Measurement, certainty_of
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
 from finetune_trainer.evaluate.metrics.catalog import (
     LIKELIHOOD_METRICS,
     NO_SETTINGS,
-    UNBOUNDED_METRICS,
     Settings,
     choose_metrics,
     measure,
@@ -68,6 +68,63 @@ def score_all(
     return scores, measured
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Metric:
+    """One metric of one comparison, as a job measures it."""
+
+    job: ResolvedJob
+    comparison: Comparison
+    name: str
+    settings: Settings
+
+    @property
+    def groups(self) -> list[Ints]:
+        """Row indices of each cluster. Plain text has no answer: it counts for the loss alone."""
+        is_likelihood = self.name in LIKELIHOOD_METRICS
+        comparison = self.comparison
+        return group_questions(comparison.questions if is_likelihood else comparison.asked)
+
+    def score(self, said: Answers) -> Measured:
+        """Return what one model scores."""
+        asked = self.comparison.asked
+        references = [question.references for question in asked]
+        prompts = [question.prompt for question in asked]
+        return measure(self.name, said, references, settings=self.settings, prompts=prompts)
+
+    def compare(self, before: Measured, after: Measured) -> Compared:
+        """Compare two models' scores on the same rows."""
+        return compare(
+            before,
+            after,
+            self.groups,
+            is_bounded=self.name not in UNBOUNDED_METRICS,
+            num_samples=self.job.spec.evaluation.num_bootstrap_samples,
+            seed=self.job.spec.dataset.split.seed,
+        )
+
+
+def compare_by(
+    job: ResolvedJob, comparison: Comparison, name: str, settings: Settings = NO_SETTINGS
+) -> tuple[Compared, int]:
+    """Compare base and tuned model by one metric.
+
+    Args:
+        job: The effective job.
+        comparison: What both said to at least one question that the metric can score.
+        name: The metric.
+        settings: What the job tells some metrics.
+
+    Returns:
+        The comparison, and the independent prompts behind it.
+
+    Raises:
+        UserError: A metric of the user's own, or a pattern of theirs, failed.
+    """
+    metric = _Metric(job=job, comparison=comparison, name=name, settings=settings)
+    scores = metric.score(comparison.base), metric.score(comparison.tuned)
+    return metric.compare(*scores), len(metric.groups)
+
+
 def _measure(
     job: ResolvedJob,
     comparison: Comparison,
@@ -75,39 +132,21 @@ def _measure(
     trivial: Trivial | None,
     settings: Settings,
 ) -> Measurement:
-    # Plain text has no answer to compare: it counts for the loss alone.
-    rows = comparison.questions if name in LIKELIHOOD_METRICS else comparison.asked
-    groups = group_questions(rows)
-    references = [question.references for question in comparison.asked]
-    prompts = [question.prompt for question in comparison.asked]
-
-    def score(said: Answers) -> Measured:
-        return measure(name, said, references, settings=settings, prompts=prompts)
-
-    def set_against(other: Measured) -> Compared:
-        return compare(
-            other,
-            tuned,
-            groups,
-            is_bounded=name not in UNBOUNDED_METRICS,
-            num_samples=job.spec.evaluation.num_bootstrap_samples,
-            seed=job.spec.dataset.split.seed,
-        )
-
-    base, tuned = score(comparison.base), score(comparison.tuned)
-    compared = set_against(base)
+    metric = _Metric(job=job, comparison=comparison, name=name, settings=settings)
+    base, tuned = metric.score(comparison.base), metric.score(comparison.tuned)
+    compared = metric.compare(base, tuned)
     certainty = certainty_of(job.spec.goal)
     without_model, over_trivial = None, None
     if trivial is not None and name in COMPARED_WITH_TRIVIAL:
-        answers = score(replace(comparison.base, texts=trivial.texts))
-        without_model = answers.over(np.arange(len(references)))
+        answers = metric.score(replace(comparison.base, texts=trivial.texts))
+        without_model = answers.over(np.arange(len(trivial.texts)))
         if trivial.is_label and name in LABEL_METRICS:
-            over_trivial = set_against(answers).gain.interval(certainty)
+            over_trivial = metric.compare(answers, tuned).gain.interval(certainty)
     return Measurement(
         base=compared.base.interval(certainty),
         tuned=compared.tuned.interval(certainty),
         gain=compared.gain.interval(certainty),
-        num_prompts=len(groups),
+        num_prompts=len(metric.groups),
         trivial=without_model,
         over_trivial=over_trivial,
         rows=(base.rows, tuned.rows),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
+from finetune_api.trainer import EvaluateResult, GateResult, ResolvedJob, Score
 from finetune_api.v1alpha1.finetunejob import Goal
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.evaluate.curve import Picture
@@ -26,6 +26,15 @@ from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.pages.rendering import render
 
 BAR_WIDTH = 160
+GATE_COLUMNS = (
+    {"label": "gate"},
+    {"label": "verdict"},
+    {"label": "metric"},
+    {"label": "rows"},
+    {"label": "measured", "number": True},
+    {"label": "bound", "number": True},
+    {"label": "asked"},
+)
 _LABEL_METRICS = frozenset({"exactMatch", "macroF1"})
 
 
@@ -87,7 +96,16 @@ def render_page(
         ],
         goal_words=_goal_words(goal),
         certainty=f"{certainty_of(goal) * 100:g}",
+        gate_columns=GATE_COLUMNS,
+        gates=[_gate_cells(gate) for gate in result.gates],
     )
+
+
+def _gate_cells(gate: GateResult) -> list[str]:
+    verdict = "met" if gate.met else "MISSED" if gate.severity == "Block" else "missed (warning)"
+    measured = gate.value or "not measured"
+    rows = gate.slice or "all"
+    return [gate.name, verdict, gate.metric, rows, measured, gate.bound, gate.asked]
 
 
 def _bar(score: Score) -> _Bar | None:

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
+from finetune_api.trainer import EvaluateResult, GateResult, ResolvedJob, Score
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, require_approved
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.asking import Keeping, ask_both
+from finetune_trainer.evaluate.gating import judge_gates
 from finetune_trainer.evaluate.goal import Measurement, check_evidence, check_goal
 from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
@@ -35,7 +36,7 @@ from finetune_trainer.storage import (
 
 
 def evaluate(context: StageContext) -> EvaluateResult:
-    """Compare, report, and publish the adapter if its goal is met.
+    """Compare, report, and publish the adapter if its goal and gates are met.
 
     Raises:
         DataError: There is nothing to evaluate on, or the goal's metric does not fit the rows.
@@ -82,7 +83,8 @@ def evaluate(context: StageContext) -> EvaluateResult:
             ),
         )
     scores, measured = score_all(job, comparison, settings)
-    result = _make_result(context, key, comparison, scores, measured)
+    gates = judge_gates(job, comparison, settings)
+    result = _make_result(context, key, comparison, scores, measured, gates)
     row_scores = gather_row_scores(comparison, measured)
     _write_results(folder, context, prepared, adapter, record, comparison, result, row_scores)
     evaluation = publish_folder(
@@ -130,6 +132,7 @@ def _make_result(
     comparison: Comparison,
     scores: list[Score],
     measured: dict[str, Measurement],
+    gates: list[GateResult],
 ) -> EvaluateResult:
     spec = context.job.spec
     met, words = check_goal(spec.goal, measured[spec.goal.metric if spec.goal else scores[0].name])
@@ -146,6 +149,7 @@ def _make_result(
         num_samples=len(comparison.questions),
         goal_met=met,
         goal_message=words,
+        gates=gates,
         report_uri=context.uri_of(f"{key}/report.json"),
     )
 
@@ -187,8 +191,8 @@ def _write_results(
 def _publish_if_good(
     context: StageContext, result: EvaluateResult, adapter: Manifest, evaluation: Manifest
 ) -> EvaluateResult:
-    if result.goal_met is False:
-        context.emit.message(f"goal missed, nothing is published: {result.goal_message}")
+    if result.is_missed:
+        context.emit.message(f"nothing is published: {result.missed_words}")
         return result
     version, key = publish_version(context, adapter, evaluation, result)
     return result.model_copy(update={"version": version, "manifest_uri": context.uri_of(key)})

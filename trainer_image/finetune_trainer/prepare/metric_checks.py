@@ -51,7 +51,8 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
     fetch_schema(evaluation, access)
     if problem := find_pattern_error(evaluation.answer_pattern or ""):
         raise UserError("AnswerPatternUnusable", f"evaluation.answerPattern is {problem}")
-    names = {*evaluation.metrics, *([spec.goal.metric] if spec.goal else [])}
+    gates = [gate.metric for gate in evaluation.gates if "." not in gate.metric]
+    names = {*evaluation.metrics, *([spec.goal.metric] if spec.goal else []), *gates}
     if evaluation.number_tolerance is not None:
         names.add("numberClose")
     of_answers = sorted(names - LOWER_IS_BETTER)
@@ -69,13 +70,17 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
                 "MetricUnsuitable",
                 f"{_field(spec, name)} does not fit {len(unfit)} held-out answer(s): the one in "
                 f"line {unfit[0]} of {Side.TEST}.jsonl {words}; correct the rows, or ask for "
-                "another metric in goal.metric and evaluation.metrics",
+                "another metric in goal.metric, evaluation.metrics and evaluation.gates",
             )
 
 
 def _field(spec: FineTuneJobSpec, metric: str) -> str:
-    is_goal = spec.goal is not None and spec.goal.metric == metric
-    return f"goal.metric {metric}" if is_goal else f"evaluation.metrics: {metric}"
+    if spec.goal is not None and spec.goal.metric == metric:
+        return f"goal.metric {metric}"
+    for gate in spec.evaluation.gates:
+        if gate.metric == metric:
+            return f"evaluation.gates: gate {gate.name}: metric {metric}"
+    return f"evaluation.metrics: {metric}"
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:

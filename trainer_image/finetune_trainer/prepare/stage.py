@@ -23,6 +23,7 @@ from finetune_trainer.prepare.building import build, staging_of
 from finetune_trainer.prepare.conversations import fetch_template
 from finetune_trainer.prepare.decidable import require_decidable_goal
 from finetune_trainer.prepare.fetching import fetch_benchmarks, fetch_sources
+from finetune_trainer.prepare.gate_checks import require_gates
 from finetune_trainer.prepare.metric_checks import require_metrics
 from finetune_trainer.prepare.refusals import (
     require_preferences,
@@ -127,6 +128,7 @@ def require_evidence(context: StageContext, folder: Path) -> None:
     require_preferences(context.job.spec.method.objective, folder)
     require_prompts(context.job.spec.evaluation, folder)
     require_decidable_goal(context.job.spec, folder)
+    require_gates(context.job.spec, folder)
 
 
 def _publish(context: StageContext, digest: str) -> tuple[Manifest, bool]:

@@ -133,6 +133,10 @@ def _scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
     if evaluation.goal_met is not None:
         verdict = "met" if evaluation.goal_met else "missed"
         text += f"\n\nGoal {verdict}: {evaluation.goal_message}."
+    for gate in evaluation.gates:
+        verdict = "met" if gate.met else "missed"
+        kind = "" if gate.severity == "Block" else " (a warning)"
+        text += f"\n\nGate {gate.name}{kind} {verdict}: {gate.message}."
     return text
 
 

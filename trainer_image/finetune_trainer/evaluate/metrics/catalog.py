@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from finetune_api.v1alpha1.finetunejob import Evaluation
+from finetune_api.v1alpha1.scoring import MetricName
 from finetune_trainer.evaluate.metrics import (
     labels,
     likelihood,
@@ -24,8 +25,8 @@ from finetune_trainer.evaluate.metrics.custom import Scorer, score_by
 
 LIKELIHOOD_METRICS = ("loss", "perplexity", "bitsPerByte")
 """They score the references: plain text, which has no answer, counts for them too."""
-UNBOUNDED_METRICS = (*LIKELIHOOD_METRICS, "answerLength", "secondsPerAnswer")
-"""All others lie between 0 and 1."""
+ROW_METRICS = frozenset(get_args(MetricName))
+"""What is measured on the held-out rows; a gate may name other measures as well."""
 
 OfTexts = Callable[[Sequence[str], References], Measured]
 
@@ -89,12 +90,14 @@ def choose_metrics(
         goal_metric: The goal's metric, if there is a goal.
         has_pairs: The rows have a better and a worse answer.
         evaluation: The job's ``spec.evaluation``: ``metrics`` are computed instead of those that
-            fit the data, and what it tells a metric is a reason to compute that one, too.
+            fit the data. What it tells a metric is a reason to compute that one, too, and so is a
+            gate.
     """
     asked = list(evaluation.metrics) if evaluation else []
     names = asked or _fitting(references, has_pairs=has_pairs)
     if evaluation is not None:
         names += [name for name, told in _told(evaluation).items() if told is not None]
+        names += [gate.metric for gate in evaluation.gates if gate.metric in ROW_METRICS]
     return list(dict.fromkeys([*([goal_metric] if goal_metric else []), *names]))
 
 

@@ -13,15 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.data.label_text import normalize_label as normalize_label
 from finetune_trainer.evaluate.metrics.answers import Measured, References, mean_of
 
 SHORT_LABEL_WORDS = 6
 MAX_LABELS = 200
-
-
-def normalize_label(text: str) -> str:
-    """Bring a label into comparable form."""
-    return " ".join(text.casefold().split()).rstrip(".").strip()
 
 
 def looks_like_labels(references: References) -> bool:

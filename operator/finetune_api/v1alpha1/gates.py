@@ -1,0 +1,127 @@
+"""Gates: what else must hold of a tuned model before it is published, beside the goal."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.meta import NAME_PATTERN, APIModel, DecimalString, SignedDecimal, decimal_of
+from finetune_api.v1alpha1.rules import Rule
+from finetune_api.v1alpha1.scoring import BETTER_SIDE_UNKNOWN, UNBOUNDED_METRICS, GateMetric
+
+MAX_GATES = 16
+_LEAST, _MOST = "0.5", "0.999"
+
+
+class GateSlice(APIModel):
+    """Which held-out rows a gate looks at; one of the two."""
+
+    label: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Those with this answer, compared as `exactMatch` compares labels. `exactMatch` on it is the
+    label's recall."""
+    source: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Those that came from this file, as the data report names it (`source` in `test.jsonl`)."""
+
+
+class Gate(APIModel):
+    """One thing that must hold of the tuned model on the held-out side; one bound.
+
+    As with the goal, the near end of the interval is compared. The chance that any gate is passed
+    wrongly is held over all of them (Holm's correction): the more gates, the surer each must be.
+    What could not be measured is missed.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=40, pattern=NAME_PATTERN)]
+    """What reports and the status call it."""
+    metric: GateMetric
+    """What is measured; it is computed because a gate names it."""
+    slice: GateSlice | None = None
+    """Which held-out rows. Default: all. One without rows is refused before training."""
+    at_least: DecimalString | None = None
+    """Lowest acceptable score of the tuned model."""
+    at_most: DecimalString | None = None
+    """Highest acceptable score of the tuned model."""
+    over_base: SignedDecimal | None = None
+    """Smallest acceptable improvement over the base model, in the unit of the metric, row by row.
+    `"-0.02"` lets the tuned model be worse by that much."""
+    certainty: DecimalString = "0.95"
+    """How sure it must be, from 0.5 to 0.999, as `goal.certainty`."""
+    severity: Literal["Block", "Warn"] = "Block"
+    """`Block`: nothing is published where it is missed. `Warn`: it is told."""
+
+
+def _all(condition: str) -> str:
+    # The API server fills in no empty list.
+    return f"!has(self.evaluation.gates) || self.evaluation.gates.all(g, {condition})"
+
+
+def _names(metrics: frozenset[str]) -> str:
+    return "[" + ", ".join(f"'{metric}'" for metric in sorted(metrics)) + "]"
+
+
+def _bounds(gate: Gate) -> int:
+    return sum(bound is not None for bound in (gate.at_least, gate.at_most, gate.over_base))
+
+
+GATE_RULES: tuple[Rule, ...] = (
+    Rule(
+        rule=_all(
+            "(has(g.atLeast) ? 1 : 0) + (has(g.atMost) ? 1 : 0) + (has(g.overBase) ? 1 : 0) == 1"
+        ),
+        message="evaluation.gates: each gate needs exactly one of atLeast, atMost or overBase",
+        field="evaluation.gates",
+        check=lambda s: all(_bounds(gate) == 1 for gate in s.evaluation.gates),
+    ),
+    Rule(
+        rule=_all("!has(g.slice) || has(g.slice.label) != has(g.slice.source)"),
+        message="evaluation.gates: slice needs label or source, and not both",
+        field="evaluation.gates",
+        check=lambda s: all(
+            gate.slice is None or (gate.slice.label is None) != (gate.slice.source is None)
+            for gate in s.evaluation.gates
+        ),
+    ),
+    Rule(
+        rule=_all(f"double(g.certainty) >= {_LEAST} && double(g.certainty) <= {_MOST}"),
+        message=(
+            f"evaluation.gates: certainty must be from {_LEAST} to {_MOST}: write 0.95 for 95 "
+            "percent"
+        ),
+        field="evaluation.gates",
+        check=lambda s: all(
+            decimal_of(_LEAST) <= decimal_of(gate.certainty) <= decimal_of(_MOST)
+            for gate in s.evaluation.gates
+        ),
+    ),
+    Rule(
+        rule=_all(
+            f"!has(g.atLeast) || double(g.atLeast) <= 1.0 || g.metric in "
+            f"{_names(UNBOUNDED_METRICS)}"
+        ),
+        message=(
+            "evaluation.gates: atLeast must be at most 1 for scores between 0 and 1: write 0.9 for "
+            "90 percent"
+        ),
+        field="evaluation.gates",
+        check=lambda s: all(
+            gate.at_least is None
+            or decimal_of(gate.at_least) <= 1
+            or gate.metric in UNBOUNDED_METRICS
+            for gate in s.evaluation.gates
+        ),
+    ),
+    Rule(
+        rule=_all(f"!has(g.overBase) || !(g.metric in {_names(BETTER_SIDE_UNKNOWN)})"),
+        message=(
+            "evaluation.gates: overBase does not fit "
+            f"{', '.join(sorted(BETTER_SIDE_UNKNOWN))}, of which neither side is better: use "
+            "atLeast or atMost"
+        ),
+        field="evaluation.gates",
+        check=lambda s: all(
+            gate.over_base is None or gate.metric not in BETTER_SIDE_UNKNOWN
+            for gate in s.evaluation.gates
+        ),
+    ),
+)

@@ -1,0 +1,156 @@
+"""Gates hold with their near bound, all together, and what was not measured is missed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune_api.trainer import ResolvedJob, resolve_job
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.gates import Gate
+from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.gates import Found, Unmeasured, check_gates
+from finetune_trainer.evaluate.gating import judge_gates
+from finetune_trainer.evaluate.metrics.answers import Answers
+from finetune_trainer.evaluate.questions import Question
+from finetune_trainer.statistics.bounded import confidence_of_share
+from finetune_trainer.statistics.confidence import Confidence, difference_of
+from finetune_trainer.statistics.paired import Compared
+from support.spec_cases import changed, minimal_job
+
+
+def gate(name: str = "a", metric: str = "exactMatch", **bound: Any) -> Gate:
+    return Gate.model_validate({"name": name, "metric": metric, **bound})
+
+
+def found(base: float, tuned: float, number: int = 200) -> Found:
+    before, after = (confidence_of_share(share * number, number) for share in (base, tuned))
+    compared = Compared(base=before, tuned=after, gain=difference_of(before, after))
+    return Found(compared=compared, num_prompts=number)
+
+
+def check(of: Found | Unmeasured, *gates: Gate) -> list[Any]:
+    return check_gates(gates, lambda _: of)
+
+
+@pytest.mark.parametrize(
+    ("bound", "met", "words"),
+    [
+        ({"atLeast": "0.8"}, True, "0.900, lower bound 0.849 (at least 0.8), at 95 % certainty"),
+        ({"atLeast": "0.85"}, False, "if the score stays, about"),
+        ({"atLeast": "0.95"}, False, "the score itself misses"),
+        ({"atLeast": "0.85", "certainty": "0.8"}, True, "at 80 % certainty"),
+        ({"atMost": "0.95"}, True, "upper bound 0.938 (at most 0.95)"),
+        ({"atMost": "0.93"}, False, "if the score stays, about"),
+        ({"overBase": "0.3"}, True, "+0.400 over base 0.500, lower bound +0.3"),
+        ({"overBase": "0.5"}, False, "the score itself misses"),
+        ({"overBase": "-0.02"}, True, "(-0.02 above base)"),
+    ],
+)
+def test_the_near_bound_decides(bound: dict[str, str], met: bool, words: str) -> None:
+    (result,) = check(found(0.5, 0.9), gate(**bound))
+    assert result.met is met
+    assert words in result.message
+    assert "doubt" not in result.message  # one gate needs no correction
+
+
+def test_of_a_loss_less_is_better() -> None:
+    better = found(0.9, 0.5)
+    assert check(better, gate(metric="loss", overBase="0.3"))[0].met
+    assert not check(found(0.5, 0.9), gate(metric="loss", overBase="-0.02"))[0].met
+    assert check(better, gate(metric="loss", overBase="0.3"))[0].asked == "0.3 below base"
+
+
+def test_many_gates_must_each_be_surer() -> None:
+    of = found(0.5, 0.9)
+    alone = gate(atLeast="0.849")
+    assert check(of, alone)[0].met
+    many = [gate(f"g{number}", atLeast="0.849") for number in range(4)]
+    results = check(of, *many)
+    assert not any(result.met for result in results)
+    assert "corrected for the number of gates" in results[0].message
+    assert "that 4 gates may have" in results[0].message
+    easy = [gate(f"e{number}", atLeast="0.5") for number in range(3)]
+    # What is beyond doubt costs the others nothing.
+    assert [result.met for result in check(of, alone, *easy)] == [True] * 4
+
+
+def test_what_was_not_measured_is_missed_and_says_why() -> None:
+    for severity in ("Block", "Warn"):
+        (result,) = check(Unmeasured(why="nobody ran it"), gate(atLeast="0", severity=severity))
+        assert (result.met, result.value, result.severity) == (False, "", severity)
+        assert result.message == "exactMatch (at least 0) was not measured: nobody ran it"
+    nothing = Confidence(value=float("nan"), lower=np.array([np.nan]), upper=np.array([np.nan]))
+    of = Found(compared=Compared(base=nothing, tuned=nothing, gain=nothing), num_prompts=9)
+    (result,) = check(of, gate(metric="secondsPerAnswer", atMost="9"))
+    assert not result.met
+    assert "no finite number" in result.message
+
+
+# ---- measured on rows ----------------------------------------------------------------------------
+
+
+def question(label: str, number: int, source: str) -> Question:
+    return Question(
+        prompt=f"p{number}",
+        references=(label,),
+        rows=({"prompt": f"p{number}", "metadata": {"source": source}},),
+        group=f"g{number}",
+    )
+
+
+def asked(job_gates: list[dict[str, Any]]) -> list[Any]:
+    """Judge gates on 60 rows each of two labels; the tuned model never sees a Refund."""
+    labels = ["Refund.", "other"] * 60
+    questions = [
+        question(label, i, "de.jsonl" if i % 4 < 2 else "fr.jsonl")
+        for i, label in enumerate(labels)
+    ]
+
+    def said(*texts: str) -> Answers:
+        return Answers(
+            texts=texts,
+            nll_sums=np.arange(120) / 120 + 1,
+            num_tokens=np.ones(120),
+            num_bytes=np.full(120, 5.0),
+        )
+
+    comparison = Comparison(
+        questions=questions, base=said(*["refund"] * 120), tuned=said(*["other"] * 120)
+    )
+    return judge_gates(job_with(job_gates), comparison)
+
+
+def job_with(gates: list[dict[str, Any]]) -> ResolvedJob:
+    body = changed(minimal_job(), {"spec.evaluation": {"gates": gates}})
+    return resolve_job(FineTuneJob.from_wire(body), namespace="n", uid="u")
+
+
+def test_a_slice_is_looked_at_alone() -> None:
+    wanted = {"metric": "exactMatch", "atLeast": "0.9"}
+    results = asked(
+        [
+            {"name": "all", **wanted},
+            {"name": "other", **wanted, "slice": {"label": "OTHER"}},
+            {"name": "refund", **wanted, "slice": {"label": "refund"}},
+            {"name": "french", **wanted, "slice": {"source": "fr.jsonl"}},
+            {"name": "loss", "metric": "loss", "atMost": "9", "slice": {"source": "de.jsonl"}},
+        ]
+    )
+    assert [(r.name, r.met, r.value) for r in results] == [
+        ("all", False, "0.5000"),
+        ("other", True, "1.0000"),
+        ("refund", False, "0.0000"),
+        ("french", False, "0.5000"),
+        ("loss", True, results[4].value),
+    ]
+    assert results[2].message.startswith('exactMatch of label "refund" 0.000')
+
+
+def test_a_slice_that_no_question_was_drawn_from_is_missed() -> None:
+    part = {"slice": {"source": "it.jsonl"}}
+    (result,) = asked([{"name": "it", "metric": "exactMatch", "atLeast": "0.1", **part}])
+    assert not result.met
+    assert "none of the 120 held-out prompts that were asked belongs there" in result.message

@@ -1,0 +1,85 @@
+"""Gates that the held-out rows cannot show are refused before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.messages import parse_job
+from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.gate_checks import require_gates
+from support.spec_cases import changed, minimal_job
+
+
+def refusal(folder: Path, gate: dict[str, Any], **evaluation: Any) -> str:
+    """Hold a gate against 60 rows of label `a` from x.csv and 10 of `B` from y.csv."""
+    labels = ["a"] * 60 + ["B"] * 10
+    rows = [
+        {
+            "prompt": f"p{i}",
+            "completion": label,
+            "metadata": {"source": "x.csv" if label == "a" else "y.csv", "group": f"{i:016x}"},
+        }
+        for i, label in enumerate(labels)
+    ]
+    (folder / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    gates = [{"name": "g", "metric": "exactMatch", **gate}]
+    body = changed(minimal_job(), {"spec.evaluation": {"gates": gates, **evaluation}})
+    try:
+        require_gates(parse_job(body).spec, folder)
+    except DataError as error:
+        return f"{error.reason}: {error}"
+    return ""
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {"atLeast": "0.9"},
+        {"atLeast": "0.6", "slice": {"label": "b."}},
+        {"atMost": "0.06"},
+        {"overBase": "0.3", "slice": {"source": "y.csv"}},
+        {"overBase": "-0.5"},
+        {"metric": "answerLength", "atLeast": "900"},
+        {"metric": "loss", "overBase": "2", "slice": {"source": "y.csv"}},
+        {"atLeast": "0.99", "slice": {"label": "b"}, "severity": "Warn"},
+    ],
+)
+def test_gates_that_could_be_shown_pass(tmp_path: Path, gate: dict[str, Any]) -> None:
+    assert refusal(tmp_path, gate) == ""
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        (
+            {"atLeast": "0.9", "slice": {"label": "c"}},
+            'GateSliceEmpty: evaluation.gates: gate g: slice.label "c": no held-out row has',
+        ),
+        (
+            {"atLeast": "0", "slice": {"source": "X.csv"}, "severity": "Warn"},
+            "slice.source X.csv: no held-out row came from it; there are x.csv, y.csv",
+        ),
+        (
+            {"atLeast": "0.9", "slice": {"label": "b"}},
+            "GateUndecidable: evaluation.gates: gate g: atLeast 0.9 cannot be met on 10 independent"
+            " held-out prompt(s) of its slice",
+        ),
+        ({"atLeast": "1"}, "cannot be shown by any number of held-out prompts"),
+        ({"atMost": "0.01"}, "368 are the least that could show it: add examples"),
+        ({"overBase": "0.95"}, "gate g: overBase 0.95 cannot be met on 70"),
+    ],
+)
+def test_gates_that_nothing_could_show_are_refused(
+    tmp_path: Path, gate: dict[str, Any], words: str
+) -> None:
+    assert words in refusal(tmp_path, gate)
+
+
+def test_too_few_samples_are_named_as_the_remedy(tmp_path: Path) -> None:
+    words = refusal(tmp_path, {"atLeast": "0.9"}, maxSamples=30)
+    assert "cannot be met on 30" in words
+    assert "raise evaluation.maxSamples from 30" in words

@@ -1,0 +1,208 @@
+"""Decides whether the gates of a job hold: many claims at once, each with its near bound. Pure.
+
+What could not be measured is missed, and says why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from finetune_api.trainer import MAX_GATE_MESSAGE, GateResult
+from finetune_api.v1alpha1.gates import Gate
+from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_trainer.evaluate.goal import SLACK, what_decides
+from finetune_trainer.evaluate.slices import describe_slice
+from finetune_trainer.statistics.claims import correct_for_many
+from finetune_trainer.statistics.confidence import Confidence
+from finetune_trainer.statistics.paired import Compared
+
+CERTAIN_DOUBT = 1.0
+"""p-value of what nothing is known of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What a gate's metric came out as on its rows.
+
+    Attributes:
+        compared: Base and tuned model.
+        num_prompts: Independent prompts, or other units, behind it.
+    """
+
+    compared: Compared
+    num_prompts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unmeasured:
+    """Why there is nothing to hold against a gate."""
+
+    why: str
+
+
+LookUp = Callable[[Gate], Found | Unmeasured]
+"""Returns what a gate's metric came out as: of the held-out rows, or of whichever room measures it.
+It is asked once for each gate."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Claim:
+    """What a gate claims, as a score of which one side is asked.
+
+    Attributes:
+        gate: The gate.
+        asked: The bound in words.
+        score: The score that is held against it.
+        threshold: What its near end must reach.
+        is_lower: The lower end is the near one.
+        num_prompts: Independent prompts behind it.
+        beside: What else to tell of it.
+    """
+
+    gate: Gate
+    asked: str
+    score: Confidence
+    threshold: float
+    is_lower: bool
+    num_prompts: int
+    beside: str = ""
+
+    @property
+    def doubt(self) -> float:
+        """p-value of the claim."""
+        if self.is_lower:
+            return self.score.doubt_above(self.threshold - SLACK)
+        return self.score.doubt_below(self.threshold + SLACK)
+
+
+def check_gates(gates: Sequence[Gate], look_up: LookUp) -> list[GateResult]:
+    """Hold every gate against what was measured, corrected for how many there are.
+
+    Args:
+        gates: The job's gates.
+        look_up: Returns what a gate's metric came out as.
+
+    Returns:
+        A result for each gate, in their order.
+    """
+    claims = [_read(gate, look_up(gate)) for gate in gates]
+    doubts = [CERTAIN_DOUBT if isinstance(c, Unmeasured) else c.doubt for c in claims]
+    corrected = correct_for_many(doubts)
+    return [
+        _missing(gate, claim) if isinstance(claim, Unmeasured) else _judge(claim, doubt, len(gates))
+        for gate, claim, doubt in zip(gates, claims, corrected, strict=True)
+    ]
+
+
+def _read(gate: Gate, found: Found | Unmeasured) -> _Claim | Unmeasured:
+    if isinstance(found, Unmeasured):
+        return found
+    compared, number = found.compared, found.num_prompts
+
+    def claim(score: Confidence, threshold: float, *, is_lower: bool, beside: str = "") -> _Claim:
+        return _Claim(
+            gate=gate,
+            asked=describe_bound(gate),
+            score=score,
+            threshold=threshold,
+            is_lower=is_lower,
+            num_prompts=number,
+            beside=beside,
+        )
+
+    if not all(math.isfinite(each.value) for each in (compared.base, compared.tuned)):
+        return Unmeasured(why=f"{gate.metric} is no finite number there")
+    if gate.at_least is not None:
+        return claim(compared.tuned, float(gate.at_least), is_lower=True)
+    if gate.at_most is not None:
+        return claim(compared.tuned, float(gate.at_most), is_lower=False)
+    assert gate.over_base is not None
+    beside = f" over base {compared.base.value:.3f}"
+    if gate.metric in LOWER_IS_BETTER:
+        # Better is less: an improvement of 0.1 is a difference of at most -0.1.
+        return claim(compared.gain, -float(gate.over_base), is_lower=False, beside=beside)
+    return claim(compared.gain, float(gate.over_base), is_lower=True, beside=beside)
+
+
+def describe_bound(gate: Gate) -> str:
+    """Return what a gate asks, in words."""
+    if gate.at_least is not None:
+        return f"at least {gate.at_least}"
+    if gate.at_most is not None:
+        return f"at most {gate.at_most}"
+    return f"{gate.over_base} {'below' if gate.metric in LOWER_IS_BETTER else 'above'} base"
+
+
+def _judge(claim: _Claim, doubt: float, num_gates: int) -> GateResult:
+    gate, certainty = claim.gate, float(claim.gate.certainty)
+    allowed = 1 - certainty
+    interval = claim.score.interval(certainty)
+    near = interval.low if claim.is_lower else interval.high
+    is_met = doubt <= allowed + SLACK
+    sign = "+" if claim.beside else ""
+    words = (
+        f"{_subject(gate)} {interval.value:{sign}.3f}{claim.beside}, "
+        f"{'lower' if claim.is_lower else 'upper'} bound {_near_text(near, claim, sign)} "
+        f"({claim.asked}), at {certainty * 100:g} % certainty"
+    )
+    if num_gates > 1:
+        words += f"; doubt {doubt:.3f} of {allowed:.3f} that {num_gates} gates may have"
+    if not is_met:
+        words += f"; {_remedy(claim, near)}"
+    return GateResult(
+        name=gate.name,
+        severity=gate.severity,
+        met=is_met,
+        message=_cut(words),
+        metric=gate.metric,
+        slice=describe_slice(gate.slice),
+        asked=claim.asked,
+        value=f"{interval.value:{sign}.4f}",
+        bound=_near_text(near, claim, sign),
+    )
+
+
+def _remedy(claim: _Claim, near: float) -> str:
+    reaches = near >= claim.threshold - SLACK if claim.is_lower else near <= claim.threshold + SLACK
+    if reaches:
+        return (
+            "the bound reaches it, and not any more once corrected for the number of gates: more "
+            "held-out prompts, or fewer gates, would decide it"
+        )
+    interval = claim.score.interval(float(claim.gate.certainty))
+    if claim.is_lower:
+        return what_decides(interval, claim.threshold, claim.num_prompts)
+    return what_decides(interval.negated(), -claim.threshold, claim.num_prompts)
+
+
+def _missing(gate: Gate, unmeasured: Unmeasured) -> GateResult:
+    return GateResult(
+        name=gate.name,
+        severity=gate.severity,
+        met=False,
+        message=_cut(
+            f"{_subject(gate)} ({describe_bound(gate)}) was not measured: {unmeasured.why}"
+        ),
+        metric=gate.metric,
+        slice=describe_slice(gate.slice),
+        asked=describe_bound(gate),
+    )
+
+
+def _subject(gate: Gate) -> str:
+    part = describe_slice(gate.slice)
+    return f"{gate.metric} of {part}" if part else gate.metric
+
+
+def _near_text(bound: float, claim: _Claim, sign: str) -> str:
+    # Rounded to the unfavourable side: 0.89995 is not shown as the 0.900 that it misses.
+    if not math.isfinite(bound):
+        return f"{bound:{sign}.3f}"
+    rounded = math.floor(bound * 1000) if claim.is_lower else math.ceil(bound * 1000)
+    return f"{rounded / 1000:{sign}.3f}"
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= MAX_GATE_MESSAGE else words[: MAX_GATE_MESSAGE - 3] + "..."

@@ -1,0 +1,60 @@
+"""The part of a comparison that a gate looks at. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from finetune_api.v1alpha1.gates import GateSlice
+from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.metrics.answers import Answers
+from finetune_trainer.evaluate.metrics.labels import normalize_label
+from finetune_trainer.evaluate.questions import Question
+
+
+def describe_slice(part: GateSlice | None) -> str:
+    """Return which rows a gate looks at, in words; empty for all."""
+    if part is None:
+        return ""
+    if part.label is not None:
+        return f"label {json.dumps(part.label, ensure_ascii=False)}"
+    return f"source {part.source}"
+
+
+def is_inside(question: Question, part: GateSlice) -> bool:
+    """Return whether a question belongs to a slice."""
+    if part.label is not None:
+        label = normalize_label(part.label)
+        return any(normalize_label(reference) == label for reference in question.references)
+    return any(row.get("metadata", {}).get("source") == part.source for row in question.rows)
+
+
+def take_slice(comparison: Comparison, part: GateSlice | None) -> Comparison:
+    """Return what both models said to the questions of a slice; all of it without one."""
+    if part is None:
+        return comparison
+    inside = [is_inside(question, part) for question in comparison.questions]
+    asked = [
+        chosen
+        for question, chosen in zip(comparison.questions, inside, strict=True)
+        if question.prompt is not None
+    ]
+    return Comparison(
+        questions=[q for q, chosen in zip(comparison.questions, inside, strict=True) if chosen],
+        base=_take(comparison.base, inside, asked),
+        tuned=_take(comparison.tuned, inside, asked),
+    )
+
+
+def _take(said: Answers, inside: Sequence[bool], asked: Sequence[bool]) -> Answers:
+    rows, answers = np.flatnonzero(inside), np.flatnonzero(asked)
+    return Answers(
+        texts=[said.texts[int(i)] for i in answers],
+        nll_sums=said.nll_sums[rows],
+        num_tokens=said.num_tokens[rows],
+        preferred=None if said.preferred is None else said.preferred[rows],
+        num_bytes=None if said.num_bytes is None else said.num_bytes[rows],
+        seconds=None if said.seconds is None else said.seconds[answers],
+    )
