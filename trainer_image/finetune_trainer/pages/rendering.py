@@ -33,11 +33,19 @@ def _environment(folder: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (FOLDER / "filter.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment.globals["filter_script"] = script
-    # Only this very text may run, whatever else slips into a page.
-    environment.globals["filter_script_source"] = f"'sha256-{digest}'"
+
+    def script_text(name: str) -> str:
+        return next(each for each in (folder / name, FOLDER / name) if each.is_file()).read_text(
+            encoding="utf-8"
+        )
+
+    def script_source(name: str) -> str:
+        # Only this very text may run, whatever else slips into a page.
+        digest = hashlib.sha256(script_text(name).encode()).digest()
+        return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+    environment.globals["script_text"] = script_text
+    environment.globals["script_source"] = script_source
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["size"] = size_text
     return environment

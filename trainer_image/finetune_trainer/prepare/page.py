@@ -70,7 +70,7 @@ def render_page(
     return render(
         "page.html.j2",
         folder=Path(__file__).parent,
-        has_filter=True,
+        script="filter.js",
         report=report,
         total=rows.train + rows.validation + rows.test,
         sources=[_source_row(i, source) for i, source in enumerate(report.sources)],
