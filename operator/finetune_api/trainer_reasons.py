@@ -273,6 +273,10 @@ DATA = {
     ),
     "NoAnswer": _Help("A conversation does not end with an answer.", "Correct the row."),
     "NoHeldOutRows": _Help("There is no row to evaluate on.", "Raise `split.testPercent`."),
+    "NothingToReview": _Help(
+        "A review is asked for, and the held-out rows have no answers that people could compare.",
+        "Leave `evaluation.review` out, or hold out rows with answers.",
+    ),
     "NoPreferences": _Help(
         "Rows have labels where pairs are needed, or the other way round.",
         "Use the objective that the message names.",

@@ -6,6 +6,7 @@ registry: `npm pack axe-core`, and AXE=path/of/axe.min.js.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,10 +16,13 @@ import pytest_asyncio
 
 from finetune_trainer.data.report import CheckReport, SideRows
 from finetune_trainer.evaluate.curve import draw_picture
+from finetune_trainer.evaluate.review.page import render_review
+from finetune_trainer.evaluate.review.verdicts import read_verdicts
 from finetune_trainer.prepare.page import render_page
 from support.browser import Page, browsing, find_browser
 from support.data_reports import report, sample
 from support.evaluation_pages import RECORD, label_section, page
+from support.reviews import RUBRIC, review
 
 BROWSER = find_browser()
 AXE = os.environ.get("AXE", "")
@@ -42,6 +46,7 @@ PERSONAL = CheckReport(
 PAGES: dict[str, Callable[[], str]] = {
     "data": lambda: render_page(report(checks=[PERSONAL]), [sample()], reason_hidden=""),
     "evaluation": lambda: page(curve=draw_picture(RECORD), labels=label_section()),
+    "review": lambda: render_review(review()[0]),
 }
 
 CUT = """[...document.querySelectorAll("main *")].filter((e) => !e.closest("thead, .out-of-sight")
@@ -107,3 +112,108 @@ async def test_findings_are_filtered_by_keyboard_and_the_count_is_told(
     assert (await tab.run(shown), await tab.run(told)) == (1, "1 of 3 shown")
     await tab.press("Escape", 27)
     assert (await tab.run(shown), await tab.run(told)) == (3, "3 of 3 shown")
+
+
+SAVED = """new Promise((done) => {
+  const made = URL.createObjectURL;
+  URL.createObjectURL = (blob) => { blob.text().then(done); return made.call(URL, blob); };
+  HTMLAnchorElement.prototype.click = function () { window.savedAs = this.download; };
+  document.getElementById("save").click();
+})"""
+
+
+async def load_file(tab: Page, text: str) -> None:
+    await tab.run(
+        f"""(() => {{
+  const files = new DataTransfer();
+  const file = new File([{json.dumps(text)}], "mine.json");
+  files.items.add(file);
+  const input = document.getElementById("load");
+  input.files = files.files;
+  input.dispatchEvent(new Event("change"));
+  // Read once more, which ends after the page has read it.
+  return file.text().then(() => new Promise(requestAnimationFrame));
+}})()"""
+    )
+
+
+async def test_a_review_is_judged_by_keyboard_alone_saved_and_read_back(
+    tab: Page, tmp_path: Path
+) -> None:
+    hidden, key = review()
+    path = tmp_path / "page.html"
+    path.write_text(render_review(hidden))
+    await tab.resize(1280)
+    await tab.open(path)
+    await tab.press("Tab", 9)
+    assert await tab.run("document.activeElement.id") == "reviewer"
+    await tab.type_text("Ann Müller")
+    for _ in range(3):  # save, load, the first criterion
+        await tab.press("Tab", 9)
+    for place in range(len(key)):
+        assert await tab.run("document.activeElement.type") == "radio"
+        for _ in RUBRIC:
+            await tab.press("1", 49)
+        if place < len(key) - 1:
+            assert await tab.run("document.activeElement.id") == "next"
+            await tab.run("document.activeElement.click()")
+            await tab.press("Tab", 9)
+    told = await tab.run("document.getElementById('progress').textContent")
+    assert told == "6 of 6 judged. Everything is judged: save the file."
+    text = await tab.run(SAVED)
+    assert await tab.run("savedAs") == f"verdicts-ann-müller-{hidden.digest[:8]}.json"
+    file = read_verdicts(
+        text.encode(), name="f", review=hidden.digest, items=list(key), rubric=RUBRIC
+    )
+    assert file.reviewer == "Ann Müller"
+    assert file.count_missing(list(key), RUBRIC) == 0
+    assert {c for each in file.items.values() for c in each.choices.values()} == {"left"}
+    assert tab.errors == []
+    assert tab.requests[0] == path.as_uri()
+    assert not [url for url in tab.requests[1:] if not url.startswith("blob:")]
+
+
+async def test_a_review_goes_on_where_the_browser_or_a_file_left_it(
+    tab: Page, tmp_path: Path
+) -> None:
+    hidden, key = review()
+    path = tmp_path / "page.html"
+    path.write_text(render_review(hidden))
+    await tab.resize(390)
+    await tab.open(path)
+    first = hidden.items[0].id
+    await tab.run("document.querySelector('input[value=right]').click()")
+    await tab.open(path)
+    assert await tab.run("document.querySelector('input[value=right]').checked")
+    await tab.run("document.getElementById('forget').click()")
+    assert not await tab.run("document.querySelector('input[value=right]').checked")
+    done = {"choices": dict.fromkeys(RUBRIC, "same"), "comment": "<b>fine</b>"}
+    body = {"kind": "ReviewVerdicts", "review": hidden.digest, "reviewer": "Ben",
+            "verdicts": {first: done}}  # fmt: skip
+    progress = "document.getElementById('progress').textContent"
+    problem = "document.getElementById('file-problem').textContent"
+    for text, said in (
+        ("{", "mine.json is damaged: it is no JSON."),
+        ("[]", "mine.json is no file of verdicts."),
+        (json.dumps({**body, "review": "0"}), "mine.json is about another review"),
+        (json.dumps(body), ""),
+    ):
+        await load_file(tab, text)
+        assert (await tab.run(problem)).startswith(said)
+    assert await tab.run(progress) == "1 of 6 judged."
+    assert await tab.run("document.getElementById('place').textContent") == "Question 2 of 6"
+    text = json.loads(await tab.run(SAVED))
+    assert text == body
+    assert len(key) == 6
+
+
+async def test_a_review_without_a_name_is_not_saved_and_says_why(tab: Page, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(render_review(review()[0]))
+    await tab.resize(1280)
+    await tab.open(path)
+    await tab.run("document.getElementById('save').click()")
+    assert await tab.run("document.activeElement.id") == "reviewer"
+    assert (await tab.run("document.getElementById('name-problem').textContent")).startswith(
+        "Write your name first"
+    )

@@ -163,6 +163,7 @@ FULL_SPEC: dict[str, Any] = {
         "customMetric": {"path": "/metrics/tone.py", "function": "tone"},
         "numBootstrapSamples": 200,
         "gpus": 4,
+        "review": {"reviewers": 3, "sample": 40, "rubric": ["voice", "brandTone"]},
     },
     "output": {
         "uri": "s3://models/team-a",
@@ -290,6 +291,33 @@ CASES: tuple[Case, ...] = (
         "a tolerance of everything",
         {"spec.evaluation.numberTolerance": {"relative": "1"}},
         "evaluation.numberTolerance.relative must be below 1",
+    ),
+    good("a review by default settings", {"spec.evaluation.review": {}}),
+    bad(
+        "a review of more questions than are answered",
+        {"spec.evaluation": {"maxSamples": 40, "review": {}}},
+        "evaluation.review.sample must be at most evaluation.maxSamples",
+    ),
+    bad(
+        "a criterion that is what all come to",
+        {"spec.evaluation.review": {"rubric": ["voice", "overall"]}},
+        "evaluation.review.rubric: overall is what all criteria come to together",
+    ),
+    bad(
+        "a criterion of two words",
+        {"spec.evaluation.review": {"rubric": ["brand voice"]}},
+        "must be one word, a small letter and then letters or digits",
+    ),
+    bad(
+        "a criterion twice",
+        {"spec.evaluation.review": {"rubric": ["voice", "voice"]}},
+        "spec.evaluation.review.rubric",
+        "Duplicate value",
+    ),
+    bad(
+        "a review by nobody",
+        {"spec.evaluation.review": {"reviewers": 0}},
+        "greater than or equal",
     ),
     bad(
         "a metric of one's own by a relative path",

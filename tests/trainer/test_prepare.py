@@ -571,6 +571,13 @@ GOAL = {"goal": {"metric": "exactMatch", "atLeast": "0.9"}}
             "goal.metric exactMatch",
         ),
         (
+            as_jsonl([{"text": f"line {n}"} for n in range(30)]),
+            {"spec": {"evaluation": {"minPrompts": 1, "review": {}}}},
+            DataError,
+            "NothingToReview",
+            "every held-out row is plain text",
+        ),
+        (
             pairs(30),
             {"spec": {"hyperparameters": {"maxSequenceLength": 16}}},
             DataError,

@@ -47,6 +47,7 @@ from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
 from finetune_api.v1alpha1.privacy import PRIVACY_RULES
 from finetune_api.v1alpha1.retry import RetryPolicy
+from finetune_api.v1alpha1.review import REVIEW_RULES, Review
 from finetune_api.v1alpha1.rules import Rule, check_rules
 from finetune_api.v1alpha1.scoring import (
     LOWER_IS_BETTER,
@@ -346,6 +347,8 @@ class Evaluation(APIModel):
     """GPUs of the evaluation's one pod, at most `resources.gpusPerNode`. `auto`: as many as a
     training pod has. A model that fits one GPU is put on each, and they share the questions; a
     larger one is spread over all of them. The scores are the same either way."""
+    review: Review | None = None
+    """Have people compare answers of base and tuned model. Default: nobody is asked."""
 
 
 class Output(APIModel):
@@ -631,6 +634,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     *GOAL_RULES,
     *METRIC_RULES,
     *GATE_RULES,
+    *REVIEW_RULES,
     *SOURCE_RULES,
     *PRIVACY_RULES,
     *BUDGET_RULES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.report import Evidence, Sample, write_report
+from finetune_trainer.evaluate.review.blinding import SECRET_BYTES
+from finetune_trainer.evaluate.review.files import write_review
+from finetune_trainer.evaluate.review.making import make_review
 from finetune_trainer.evaluate.settings import read_settings, try_settings
 from finetune_trainer.evaluate.trivial import answer_trivially
 from finetune_trainer.model.chat_format import read_format
@@ -87,6 +91,7 @@ def evaluate(context: StageContext) -> EvaluateResult:
     result = _make_result(context, key, comparison, scores, measured, gates)
     row_scores = gather_row_scores(comparison, measured)
     _write_results(folder, context, prepared, adapter, record, comparison, result, row_scores)
+    _write_review(folder, context, comparison, row_scores)
     evaluation = publish_folder(
         context.output,
         key,
@@ -186,6 +191,24 @@ def _write_results(
         ],
     )
     write_report(folder, evidence)
+
+
+def _write_review(
+    folder: Path,
+    context: StageContext,
+    comparison: Comparison,
+    row_scores: list[dict[str, tuple[float, float]]],
+) -> None:
+    review = context.job.spec.evaluation.review
+    if review is None:
+        return
+    secret = secrets.token_bytes(SECRET_BYTES)
+    hidden, key, facts = make_review(context.job, review, comparison, row_scores, secret=secret)
+    write_review(folder, hidden, key, facts=facts)
+    context.emit.message(
+        f"{len(hidden.items)} questions wait for {review.reviewers} reviewer(s): finetune review "
+        f"open {context.uri_of(f'{context.job.run_prefix}/evaluation')}"
+    )
 
 
 def _publish_if_good(

@@ -45,6 +45,7 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
     Raises:
         UserError: ``JsonSchemaUnusable``, ``JsonSchemaNotFound``, ``AnswerPatternUnusable``.
         DataError: ``MetricUnsuitable``; names the metric, the file and the line.
+            ``NothingToReview``.
         StorageError: Storage failed.
     """
     evaluation = spec.evaluation
@@ -53,6 +54,8 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
         raise UserError("AnswerPatternUnusable", f"evaluation.answerPattern is {problem}")
     gates = [gate.metric for gate in evaluation.gates if "." not in gate.metric]
     names = {*evaluation.metrics, *([spec.goal.metric] if spec.goal else []), *gates}
+    if evaluation.review is not None:
+        _require_answers(folder)
     if evaluation.number_tolerance is not None:
         names.add("numberClose")
     of_answers = sorted(names - LOWER_IS_BETTER)
@@ -72,6 +75,15 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
                 f"line {unfit[0]} of {Side.TEST}.jsonl {words}; correct the rows, or ask for "
                 "another metric in goal.metric, evaluation.metrics and evaluation.gates",
             )
+
+
+def _require_answers(folder: Path) -> None:
+    if not any("text" not in row for row in _rows(folder)):
+        raise DataError(
+            "NothingToReview",
+            "evaluation.review shows people answers, and every held-out row is plain text without "
+            "one; leave review out, or hold out rows with answers",
+        )
 
 
 def _field(spec: FineTuneJobSpec, metric: str) -> str:
