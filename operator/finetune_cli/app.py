@@ -15,6 +15,7 @@ from finetune_cli.cluster_app import register
 from finetune_cli.data_app import data_app
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET, USER_ERROR
+from finetune_cli.review_app import review_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -306,4 +307,5 @@ def chat(
 
 
 app.add_typer(data_app)
+app.add_typer(review_app)
 register(app)

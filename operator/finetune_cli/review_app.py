@@ -1,0 +1,212 @@
+"""``finetune review``: people compare the answers of base and tuned model, not knowing which is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from finetune_cli.cluster_app import Context, Kubeconfig, Namespace
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET
+
+if TYPE_CHECKING:
+    from finetune_cli.reviewing import Source
+
+review_app = typer.Typer(
+    name="review",
+    help="Compare answers of base and tuned model, not knowing which is which, and count verdicts.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Target = Annotated[
+    str, typer.Argument(help="Folder or URI of a run, or the name of a FineTuneJob.")
+]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE", help="Files of verdicts, one of each reviewer.")
+]
+Endpoint = Annotated[
+    str | None, typer.Option(help="URL of the S3 server. Default: the job's, else the environment.")
+]
+Region = Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")]
+Tool = Literal["label-studio", "argilla"]
+
+
+def _find(
+    target: str,
+    context: str | None,
+    namespace: str | None,
+    kubeconfig: Path | None,
+    endpoint: str | None,
+    region: str | None,
+) -> Source:
+    from finetune_cli.extras import require_trainer
+    from finetune_cli.reviewing import find_source, is_place
+
+    require_trainer(("finetune_trainer", "jinja2"), to="reading a review")
+    if is_place(target):
+        return find_source(target, None, endpoint=endpoint, region=region)
+    from finetune_cli.cluster import Cluster
+
+    cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
+    return find_source(target, cluster, endpoint=endpoint, region=region)
+
+
+@review_app.command("open")
+def open_(
+    target: Target,
+    opens: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
+    ] = True,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Open the page on which a reviewer judges, and print where it lies on this machine.
+
+    It is one file that needs no network: send it to whoever shall judge.
+    """
+    from finetune_cli.datareport import open_page
+    from finetune_cli.reviewing import find_page
+
+    page = find_page(_find(target, context, namespace, kubeconfig, endpoint, region))
+    print(page)
+    if opens and sys.stdout.isatty():
+        open_page(page)
+
+
+@review_app.command()
+def ask(
+    target: Target,
+    reviewer: Annotated[str, typer.Option("--as", metavar="NAME", help="Your name.")],
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Where verdicts are kept; one that is there is continued."),
+    ] = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Judge in the terminal, one question at a time. Exit code 1 while some are not judged."""
+    from finetune_cli.reviewing import read_blind, read_file, verdicts_name
+    from finetune_cli.reviewterminal import judge_in_terminal
+
+    source = _find(target, context, namespace, kubeconfig, endpoint, region)
+    from finetune_trainer.evaluate.review.verdicts import VerdictError, Verdicts, check_reviewer
+
+    blind = read_blind(source)
+    try:
+        name = check_reviewer(reviewer, "--as")
+    except VerdictError as error:
+        raise CliError(str(error)) from error
+    kept = file or Path(verdicts_name(name, blind.digest))
+    verdicts = Verdicts(review=blind.digest, reviewer=name, items={})
+    if kept.exists():
+        verdicts = read_file(blind, kept)
+        if verdicts.reviewer.casefold() != name.casefold():
+            raise CliError(f"{kept} is by {verdicts.reviewer}, not by {name}: name another --file")
+    done = judge_in_terminal(blind, verdicts, kept)
+    missing = done.count_missing([item.id for item in blind.items], blind.rubric)
+    print(f"{len(blind.items) - missing} of {len(blind.items)} judged, in {kept}", file=sys.stderr)
+    if missing:
+        raise typer.Exit(NOT_MET)
+
+
+@review_app.command()
+def submit(
+    target: Target,
+    files: Files,
+    format_: Annotated[
+        str, typer.Option("--output", "-o", metavar="text|json", help="How to print it.")
+    ] = "text",
+    endpoint: Endpoint = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Count the verdicts of all reviewers, and store the result in the run's folder.
+
+    Wins, ties and a win rate with its interval; how far reviewers agree (Cohen, Fleiss,
+    Krippendorff).
+    """
+    from finetune_cli.data_app import check_format
+    from finetune_cli.extras import require_trainer
+    from finetune_cli.reviewing import describe_panel, open_review, read_files, store_panel
+
+    check_format(format_)
+    source = _find(target, context, namespace, kubeconfig, endpoint, region)
+    require_trainer(("numpy", "scipy"), to="counting verdicts")
+    opened = open_review(source)
+    panel = store_panel(source, opened, read_files(opened, files))
+    if format_ == "json":
+        judged = [each.to_wire() for each in panel.judged]
+        print(json.dumps({"digest": panel.digest, "uri": panel.uri, "judged": judged}, indent=1))
+    else:
+        print(describe_panel(panel))
+
+
+@review_app.command("export")
+def export_(
+    target: Target,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILE", help="Files of verdicts, for preferences."),
+    ] = None,
+    to: Annotated[
+        Literal["preferences", "label-studio", "argilla"], typer.Option(help="What to write.")
+    ] = "preferences",
+    out: Annotated[
+        Path | None,
+        typer.Option("--file", "-o", help="Where to. Default: preferences.jsonl, TOOL.json."),
+    ] = None,
+    criterion: Annotated[
+        str, typer.Option(help="The criterion that decides a preference.")
+    ] = "overall",
+    endpoint: Endpoint = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Write verdicts as rows for DPO (prompt, chosen, rejected), or questions for another tool."""
+    from finetune_cli.reviewexchange import write_preferences, write_tasks
+
+    source = _find(target, context, namespace, kubeconfig, endpoint, region)
+    if to == "preferences":
+        if not files:
+            raise CliError("preferences come from verdicts: name the reviewers' files")
+        words = write_preferences(source, files, out or Path("preferences.jsonl"), criterion)
+    else:
+        words = write_tasks(source, to, out or Path(f"{to}.json"))
+    print(words)
+
+
+@review_app.command("import")
+def import_(
+    target: Target,
+    file: Annotated[Path, typer.Argument(help="What the tool has exported, as JSON.")],
+    tool: Annotated[Tool, typer.Option("--from", help="The tool.")],
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where the files of verdicts go.")
+    ] = Path(),
+    endpoint: Endpoint = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Turn what people judged in Label Studio or Argilla into one file of verdicts for each."""
+    from finetune_cli.reviewexchange import read_tool
+
+    source = _find(target, context, namespace, kubeconfig, endpoint, region)
+    for path in read_tool(source, file, tool, folder):
+        print(path)

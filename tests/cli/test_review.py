@@ -1,0 +1,155 @@
+"""`finetune review`: two people judge, one by the page's file and one in the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_trainer.evaluate.review.agreement import cohen_kappa
+from finetune_trainer.evaluate.review.blinding import Blind, KeyEntry
+from finetune_trainer.evaluate.review.exchange import to_label_studio
+from finetune_trainer.evaluate.review.files import write_review
+from finetune_trainer.evaluate.review.verdicts import Verdict, Verdicts
+from finetune_trainer.storage import open_store, publish_folder
+from support.cli import Cli
+from support.reviews import RUBRIC, review, verdicts_of
+
+FACTS = {
+    "job": "team-a/parcels",
+    "uid": "u",
+    "reviewersWanted": 2,
+    "certainty": "0.95",
+    "questions": {"asked": 9, "answeredAlike": 3, "random": 5, "worst": 1},
+}
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path, use_fake_trainer=False)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Path, Blind, dict[str, KeyEntry]]:
+    """The folder of a run whose evaluation waits for reviewers."""
+    hidden, key = review()
+    made = tmp_path / "made"
+    made.mkdir()
+    write_review(made, hidden, key, facts=FACTS)
+    publish_folder(open_store(str(tmp_path / "run")), "evaluation", made, created_by="a test")
+    return tmp_path / "run", hidden, key
+
+
+def write(path: Path, file: Verdicts) -> str:
+    path.write_text(file.to_json())
+    return path.name
+
+
+def test_two_people_judge_by_file_and_terminal_and_agree_as_scikit_learn_would_say(
+    cli: Cli, tmp_path: Path, run: tuple[Path, Blind, dict[str, KeyEntry]]
+) -> None:
+    folder, hidden, key = run
+    ann = write(tmp_path / "ann.json", verdicts_of("Ann", hidden, key))
+    keys = ["1", "1", "1", "2", "c", "so so", "2", "2", "3", "3", "3"]
+    first = cli("review", "ask", "run", "--as", "Ben", "--file", "ben.json", stdin="\n".join(keys))
+    assert first.code == 1
+    assert "3 of 6 judged, in ben.json" in first.err
+    assert "tuned" not in first.out
+    # The same command goes on; u goes back to the question before.
+    more = ["u", *"333", *"333", *"113", *"222"]
+    again = cli("review", "ask", "run", "--as", "ben", "--file", "ben.json", stdin="\n".join(more))
+    assert again.code == 0, again.err
+    assert "6 of 6 judged" in again.err
+    ben = json.loads((tmp_path / "ben.json").read_text())["verdicts"]
+    assert [each["choices"]["voice"] for each in ben.values()] == [
+        "left", "same", "right", "right", "left", "same",
+    ]  # fmt: skip
+    assert [each.get("comment") for each in ben.values()][1] == "so so"
+    done = cli("review", "submit", "run", ann, "ben.json", "-o", "json")
+    assert done.code == 0, done.err
+    answer = json.loads(done.out)
+    sides = [next(iter(verdicts_of("Ann", hidden, key).items[name].choices.values()))
+             for name in key]  # fmt: skip
+    expected = cohen_kappa(sides, [ben[name]["choices"]["voice"] for name in key])
+    voice = answer["judged"][1]
+    assert voice["cohenKappa"] == f"{expected:.4f}"
+    stored = folder / "review" / f"{answer['digest']}.json"
+    body = json.loads(stored.read_text())
+    assert body["reviewers"] == ["Ann", "Ben"]
+    assert len(body["evaluation"]) == len(body["review"]) == 64
+    text = cli("review", "submit", "run", "ben.json", ann)
+    assert "CRITERION" in text.out
+    assert answer["digest"] in text.out  # the order of the files says nothing
+
+
+def test_the_page_comes_without_the_key(
+    cli: Cli, tmp_path: Path, run: tuple[Path, Blind, dict[str, KeyEntry]]
+) -> None:
+    done = cli("review", "open", f"file://{run[0]}", "--no-open")
+    assert done.code == 0, done.err
+    page = Path(done.out.strip())
+    assert run[1].digest in page.read_text()
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]
+
+
+def test_preferences_are_rows_that_prepare_reads(
+    cli: Cli, tmp_path: Path, run: tuple[Path, Blind, dict[str, KeyEntry]]
+) -> None:
+    _, hidden, key = run
+    names = [write(tmp_path / f"{n}.json", verdicts_of(n, hidden, key)) for n in ("Ann", "Ben")]
+    done = cli("review", "export", "run", *names)
+    assert done.code == 0, done.err
+    assert "wrote 5 pairs to preferences.jsonl; left out: 0 ties, 1 with an empty" in done.out
+    found = cli("data", "inspect", "preferences.jsonl")
+    assert "Preference: 5 of the first 5 rows are preferences" in found.out, found.err
+    assert "5 usable, 0 invalid" in found.out
+
+
+def test_questions_go_to_label_studio_and_come_back_as_files(
+    cli: Cli, tmp_path: Path, run: tuple[Path, Blind, dict[str, KeyEntry]]
+) -> None:
+    assert cli("review", "export", "run", "--to", "label-studio").code == 0
+    tasks = json.loads((tmp_path / "label-studio.json").read_text())
+    assert tasks == to_label_studio(run[1])
+    for task in tasks:
+        result = [{"type": "choices", "from_name": name, "value": {"choices": ["same"]}}
+                  for name in RUBRIC]  # fmt: skip
+        task["annotations"] = [{"completed_by": {"email": "ann@example.org"}, "result": result}]
+    (tmp_path / "done.json").write_text(json.dumps(tasks))
+    done = cli("review", "import", "run", "done.json", "--from", "label-studio")
+    assert done.code == 0, done.err
+    assert done.out.strip() == f"verdicts-ann-example-org-{run[1].digest[:8]}.json"
+    tasks[0]["annotations"][0]["result"][0]["value"]["choices"] = ["A"]
+    (tmp_path / "done.json").write_text(json.dumps(tasks))
+    refused = cli("review", "import", "run", "done.json", "--from", "label-studio")
+    assert refused.code == 64
+    assert "voice is A, it must be left, same or right" in refused.err
+
+
+def test_a_panel_that_is_not_whole_is_refused_and_nothing_is_stored(
+    cli: Cli, tmp_path: Path, run: tuple[Path, Blind, dict[str, KeyEntry]]
+) -> None:
+    folder, hidden, key = run
+    ann = verdicts_of("Ann", hidden, key)
+    one = write(tmp_path / "ann.json", ann)
+    half = Verdicts(review=ann.review, reviewer="Ben", items={next(iter(key)): Verdict()})
+    for files, said in (
+        ([one], "1 reviewer(s) of the 2 that evaluation.review.reviewers asks for"),
+        ([one, write(tmp_path / "ben.json", half)], "Ben has not judged 6 of 6 items"),
+        ([one, write(tmp_path / "again.json", ann)], "are both by Ann"),
+        ([one, "nowhere.json"], "cannot read nowhere.json"),
+    ):
+        done = cli("review", "submit", "run", *files)
+        assert (done.code, said in done.err) == (64, True), done.err
+    assert not (folder / "review").exists()
+
+
+def test_a_run_without_a_review_says_how_to_ask_for_one(cli: Cli, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "report.json").write_text("{}")
+    publish_folder(open_store(str(tmp_path / "run")), "evaluation", made, created_by="a test")
+    done = cli("review", "open", "run/evaluation/report.json", "--no-open")
+    assert done.code == 73
+    assert "its job asks for no review; set evaluation.review" in done.err
