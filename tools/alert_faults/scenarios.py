@@ -30,6 +30,7 @@ from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.connection import Connection
 from finetune_operator.kube.resource import PODS
+from support.eventually import eventually_async
 
 Body = dict[str, Any]
 
@@ -289,7 +290,13 @@ def _offer_nothing(world: World) -> None:
 async def _token(world: World, namespace: str, job: str, *, audience: str) -> str:
     """Return a token of a job's training pod, as the kubelet projects one."""
     selector = f"finetune.dev/job={job},finetune.dev/stage=train"
-    (pod,) = (await world.client.list(PODS, namespace, label_selector=selector)).items
+
+    async def list_pods() -> list[Body]:
+        return (await world.client.list(PODS, namespace, label_selector=selector)).items
+
+    # Training begins with its Job; the pod comes a moment later.
+    found: list[Body] = await eventually_async(list_pods, timeout=60.0)
+    (pod,) = found
     bound = {key: pod["metadata"][key] for key in ("name", "uid")}
     request = {
         "apiVersion": "authentication.k8s.io/v1",

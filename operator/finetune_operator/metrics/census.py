@@ -158,13 +158,13 @@ def find_wait(job: Object, now: datetime, *, expects_progress: bool) -> Wait | N
     phase = phase_of(job)
     created = metadata.get("creationTimestamp")
 
-    def wait(state: str, since: str | None) -> Wait:
+    def wait(state: str, since: str | None, *, reason: str = "") -> Wait:
         begun = parse_timestamp(since) or parse_timestamp(created) or now
         return Wait(
             namespace=metadata["namespace"],
             name=metadata["name"],
             state=state,
-            reason=reason_of(job),
+            reason=reason or reason_of(job),
             seconds=max(0.0, (now - begun).total_seconds()),
         )
 
@@ -172,7 +172,9 @@ def find_wait(job: Object, now: datetime, *, expects_progress: bool) -> Wait | N
         return find_condition(status.get("conditions"), kind) or {}
 
     if phase == "Queued":
-        return wait("Queued", condition(ConditionType.QUOTA_RESERVED).get("lastTransitionTime"))
+        # Kueue's own reason: that it is queued is what the state says already.
+        told = condition(ConditionType.QUOTA_RESERVED)
+        return wait("Queued", told.get("lastTransitionTime"), reason=told.get("reason") or "")
     if phase == "Pending":
         kind = _CONDITION_OF_STAGE[current_stage(job)]
         return wait("NotStarting", condition(kind).get("lastTransitionTime"))

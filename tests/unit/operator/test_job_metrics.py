@@ -104,6 +104,15 @@ def test_a_job_waits_for(name):
     assert waits(1000, **status) == expected
 
 
+def test_a_queued_job_waits_for_the_reason_that_kueue_gives():
+    told = [condition("QuotaReserved", "False", "Pending", 400)]
+    found = find_wait(
+        job(phase="Queued", reason="Queued", conditions=told), at(1000), expects_progress=True
+    )
+    assert found is not None
+    assert found.reason == "Pending"
+
+
 def test_words_of_others_do_not_make_series():
     jobs = [job(f"j{n}", phase="Queued", reason=f"KueueSays{n}") for n in range(50)]
     jobs += [job(f"f{n}", phase="Failed", reason=f"E{n}", lastFailure={"class": "DataError"})
