@@ -71,6 +71,8 @@ def result_of(stage: Stage, *, goal_met: bool = True) -> Any:
         goal_met=goal_met,
         goal_message="exactMatch 0.93 is at least 0.80" if goal_met else "exactMatch 0.70 < 0.80",
         report_uri="s3://models/runs/x/evaluation",
+        digest="e" * 64,
+        stage="publish" if stage is Stage.PUBLISH else "evaluate",
         version=1 if goal_met else None,
         manifest_uri="s3://models/versions/x/1/manifest.json" if goal_met else "",
     )

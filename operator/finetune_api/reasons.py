@@ -84,14 +84,29 @@ LIFE = {
         "the progress endpoint.",
     ),
     "Evaluating": ReasonHelp("Base and tuned model are compared.", _WAIT),
+    "Publishing": ReasonHelp(
+        "Job `publish` reads evaluation and gates from storage, and publishes.", _WAIT
+    ),
+    "PublicationRejected": ReasonHelp(
+        "Somebody has decided that the candidate is not published.",
+        "Read why; the candidate and its report are kept.",
+    ),
+    "Overridden": ReasonHelp(
+        "The candidate missed its goal or a gate, and somebody has published it all the same.",
+        "Read who and why in `status.publication`; the version's manifest and card say it too.",
+    ),
+    "PublishingFailed": ReasonHelp(
+        "Job `publish`, which somebody's decision had asked for, did not publish.",
+        "Read the message, correct the cause, and decide again.",
+    ),
     "Retrying": ReasonHelp(
         "A pod failed and the next one has not started.", "Read the cause in the message."
     ),
     "Succeeded": ReasonHelp("The stage, or the job, has done its work.", "Nothing."),
     "ResultNotReported": ReasonHelp(
         "A stage succeeded and its result was lost with its pod.",
-        "Nothing: the next stage finds it in storage, and an evaluation runs again. On a failed"
-        " job: keep ended pods for a minute, and let progress reports through.",
+        "Nothing: the next stage finds it in storage, and Job `publish` reads an evaluation. On a"
+        " failed job: keep ended pods for a minute, and let progress reports through.",
     ),
     "ApprovalRequired": ReasonHelp(
         "`dataset.approval` is `Required` and nobody has decided on the data set yet.",

@@ -71,11 +71,20 @@ class Environment:
 
 
 class Stage(StrEnum):
-    """The stages of a job, in order."""
+    """The stages of a job, in order.
+
+    ``publish`` is the end of ``evaluate``, in the same pod; it runs by itself only where something
+    stood between the two.
+    """
 
     PREPARE = "prepare"
     TRAIN = "train"
     EVALUATE = "evaluate"
+    PUBLISH = "publish"
+
+
+CPU_STAGES = frozenset({Stage.PREPARE, Stage.PUBLISH})
+"""They need no GPU: no queue, no GPU nodes, the administrator's settings for small pods."""
 
 
 class ExitCode(IntEnum):
@@ -319,7 +328,8 @@ class GateResult(APIModel):
 class EvaluateResult(APIModel):
     """How the tuned model compares, and what was published."""
 
-    stage: Literal["evaluate"] = "evaluate"
+    stage: Literal["evaluate", "publish"] = "evaluate"
+    """Which stage told it: ``publish`` reads what ``evaluate`` has stored."""
     scores: list[Score]
     trivial: Annotated[str, Field(max_length=63)] = ""
     """What :attr:`Score.trivial` answers, in words: the most frequent label, or the prompt."""
@@ -330,6 +340,8 @@ class EvaluateResult(APIModel):
     gates: Annotated[list[GateResult], Field(max_length=MAX_GATES)] = []
     """In the order of the spec."""
     report_uri: str
+    digest: Annotated[str, Field(max_length=64)] = ""
+    """Digest of the evaluation's manifest: what a decision to publish names."""
     version: int | None = None
     """Published version, or None when nothing was published."""
     manifest_uri: str = ""

@@ -54,6 +54,10 @@ STORAGE = {
         "A manifest cannot be read: something else wrote it.",
         "Publish the folder again under a new prefix.",
     ),
+    "OtherAdapterEvaluated": _Help(
+        "The run's evaluation is about another adapter than the run has: something else wrote it.",
+        "Start the job again under a new name.",
+    ),
     "MissingDependency": _Help(
         "A package is missing in the image.",
         "Use the operator's trainer image, or add the package.",
@@ -221,6 +225,10 @@ DATA = {
     "DatasetNotApproved": _Help(
         "The run points at another data set than somebody has approved.",
         "Start the job again under a new name, and have its data set looked at.",
+    ),
+    "EvaluationNotApproved": _Help(
+        "Somebody decided to publish another evaluation than the run has.",
+        "Look at the run's own evaluation, and decide on that one.",
     ),
     "DatasetNotFound": _Help("There is nothing at a source's URI.", "Correct it."),
     "DatasetNotPrepared": _Help("`prepare` has not run.", "Run it first."),

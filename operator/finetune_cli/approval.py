@@ -1,4 +1,4 @@
-"""A decision on the data set of a job: what is shown before it, and the object that records it."""
+"""A decision on a job: what is shown before it, and the object that records it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,14 @@ def describe_data(job: Mapping[str, Any] | None, digest: str) -> list[str]:
 
 
 def make_approval(
-    *, job: str, namespace: str, digest: str, user: str, is_approval: bool, reason: str | None
+    *,
+    job: str,
+    namespace: str,
+    digest: str,
+    user: str,
+    is_approval: bool,
+    reason: str | None,
+    subject: str = "DataSet",
 ) -> Body:
     """Return the FineTuneApproval, named so that one person decides once.
 
@@ -91,10 +98,11 @@ def make_approval(
     from finetune_api.v1alpha1.approval import FineTuneApproval
 
     verb = "approved" if is_approval else "rejected"
+    what = f"{verb}-publication" if subject == "Publication" else verb
     who = hashlib.sha256(user.encode()).hexdigest()[:SHORT_DIGITS]
     spec: Body = {
         "job": job,
-        "subject": "DataSet",
+        "subject": subject,
         "digest": digest,
         "decision": verb.capitalize(),
         "by": user,
@@ -105,7 +113,7 @@ def make_approval(
         "apiVersion": API_VERSION,
         "kind": APPROVAL_KIND,
         "metadata": {
-            "name": f"{job}-{verb}-{digest[:SHORT_DIGITS]}-{who}",
+            "name": f"{job}-{what}-{digest[:SHORT_DIGITS]}-{who}",
             "namespace": namespace,
         },
         "spec": spec,

@@ -30,7 +30,8 @@ Output = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the cluster's commands to the program."""
     for command in (
-        submit, list_, queue, describe, logs, wait, approve, suspend, resume, retry, delete, cp
+        submit, list_, queue, describe, logs, wait, approve, publish, suspend, resume, retry,
+        delete, cp,
     ):  # fmt: skip
         app.command(command.__name__.rstrip("_"))(command)
 
@@ -186,7 +187,8 @@ def logs(
         bool, typer.Option("--follow", "-f", help="Go on through all stages to the end.")
     ] = False,
     stage: Annotated[
-        Literal["prepare", "train", "evaluate"] | None, typer.Option(help="Only this stage.")
+        Literal["prepare", "train", "evaluate", "publish"] | None,
+        typer.Option(help="Only this stage."),
     ] = None,
     tail: Annotated[int | None, typer.Option(help="Only the last lines of each pod.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Print the lines as they are.")] = False,
@@ -274,7 +276,6 @@ def approve(
 ) -> None:
     """Approve the data set of a job that waits for it, or reject it. Under your own name."""
     from finetune_cli.approval import describe_data, find_digest, make_approval
-    from finetune_cli.cluster_errors import ApiError
 
     if reject and not reason:
         raise CliError("--reject needs --reason: it ends the job, and whoever made it is told why")
@@ -288,7 +289,7 @@ def approve(
         is_approval=not reject,
         reason=reason,
     )
-    spec, metadata = body["spec"], body["metadata"]
+    spec = body["spec"]
     if output in ("json", "yaml"):
         _print(body, output, "")
         return
@@ -296,6 +297,14 @@ def approve(
     verb = "reject" if reject else "approve"
     if not yes:
         typer.confirm(f"{verb} it as {spec['by']}?", abort=True, err=True)
+    _decide(cluster, body, output)
+
+
+def _decide(cluster: Cluster, body: dict[str, Any], output: str | None) -> None:
+    """Create a FineTuneApproval and say so."""
+    from finetune_cli.cluster_errors import ApiError
+
+    spec, metadata = body["spec"], body["metadata"]
     try:
         cluster.create_approval(body)
     except ApiError as error:
@@ -307,6 +316,94 @@ def approve(
         ) from error
     what = f"finetuneapproval.finetune.dev/{metadata['name']}"
     print(what if output == "name" else f"{what} created: {spec['decision'].lower()}")
+
+
+def publish(
+    target: Annotated[
+        str, typer.Argument(help="Name of a FineTuneJob, or the file of a job run on this machine.")
+    ],
+    override: Annotated[
+        bool, typer.Option("--override", help="Publish it although it missed. Needs --reason.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, in a sentence.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")] = False,
+    results: Annotated[
+        str | None, typer.Option(help="Of a file: where its results are, as run's --output.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Of a file: as in run. May be repeated."),
+    ] = None,
+    output: Annotated[
+        Literal["json", "yaml", "name"] | None,
+        typer.Option("--output", "-o", help="yaml or json: print it for Git, and send nothing."),
+    ] = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Publish a candidate that missed its goal or a gate. Who and why goes on record."""
+    from finetune_cli import publication
+    from finetune_cli.approval import make_approval
+
+    if override and not reason:
+        raise CliError(publication.NO_REASON)
+    if Path(target).suffix in (".yaml", ".yml", ".json") or Path(target).is_file():
+        _publish_file(target, results, overrides, reason if override else None, namespace)
+        return
+    if not override:
+        raise CliError(
+            "a cluster publishes what has passed by itself; --override --reason publishes what has "
+            "not",
+        )
+    cluster = _connect(context, namespace, kubeconfig)
+    job = cluster.get_job(target)
+    body = make_approval(
+        job=target,
+        namespace=cluster.namespace,
+        digest=publication.find_evaluation(job),
+        user=cluster.user_name(),
+        is_approval=True,
+        reason=reason,
+        subject="Publication",
+    )
+    if output in ("json", "yaml"):
+        _print(body, output, "")
+        return
+    print("\n".join(publication.describe_candidate(job)), file=sys.stderr)
+    if not yes:
+        typer.confirm(f"publish it as {body['spec']['by']}?", abort=True, err=True)
+    _decide(cluster, body, output)
+
+
+def _publish_file(
+    file: str,
+    results: str | None,
+    overrides: list[str] | None,
+    reason: str | None,
+    namespace: str | None,
+) -> None:
+    """Publish what a job has left that ran on this machine."""
+    from rich.console import Console
+
+    from finetune_cli.display import make_display
+    from finetune_cli.documents import read_single
+    from finetune_cli.extras import DATA_MODULES, require_trainer
+    from finetune_cli.localjob import plan_run
+    from finetune_cli.publication import publish_locally
+
+    require_trainer(DATA_MODULES, to="publishing from this machine")
+    planned = plan_run(
+        read_single(file), namespace=namespace or "default", output=results, overrides=overrides
+    )
+    display = make_display(Console(stderr=True))
+    try:
+        found = publish_locally(planned, display, reason=reason)
+    finally:
+        display.close()
+    if found.version is None:
+        raise CliError(f"nothing is published: {found.missed_words}", exit_code=NOT_MET)
+    print(f"version {found.version}  {found.manifest_uri}")
 
 
 def suspend(

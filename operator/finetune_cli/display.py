@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL_SECONDS = 10.0
 """Least time between two progress lines of a stage when the output is no terminal."""
 
-TITLES = {Stage.PREPARE: "prepare", Stage.TRAIN: "train", Stage.EVALUATE: "evaluate"}
+TITLES = {stage: stage.value for stage in Stage}
 
 
 class Display(Protocol):

@@ -251,10 +251,19 @@ def _artifact(job: Body) -> dict[str, Any]:
     return {
         "URI": artifact.get("uri"),
         "Version": artifact.get("version"),
+        "Decision": _publication_text(job),
         "SHA-256": artifact.get("sha256"),
         "Bytes": artifact.get("bytes"),
         "Manifest": artifact.get("manifestUri"),
     }
+
+
+def _publication_text(job: Body) -> str | None:
+    """Return who decided on the publication, where somebody did."""
+    made = job.get("status", {}).get("publication")
+    if not made:
+        return None
+    return f"{made['decision']} by {made['by']} ({made.get('time', '')}): {made.get('reason', '')}"
 
 
 def _incidents(job: Body, now: datetime) -> list[str]:

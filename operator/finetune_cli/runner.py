@@ -32,6 +32,8 @@ from finetune_cli.stages import KILLED_BASE, StageOutcome, StageProcess
 RETRY_DELAYS_SECONDS = (5.0, 10.0, 20.0)
 """Pauses before the attempts that follow a failure that may pass."""
 
+RUN_STAGES = (Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE)
+"""The evaluation publishes at its end; ``finetune publish`` runs that alone."""
 GPU_DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 
 _RESULT: TypeAdapter[StageResult] = TypeAdapter(StageResult)
@@ -114,11 +116,11 @@ class Runner:
         """
         outcome = RunOutcome(run=self._run)
         start = time.monotonic()
-        with _locked(self._run.work_dir):
+        with locked(self._run.work_dir):
             self._run.job_file.write_text(self._run.job.to_json())
             environment = stage_environment(self._run)
             self._tell_about_hardware()
-            for stage in Stage:
+            for stage in RUN_STAGES:
                 if stage is Stage.TRAIN and (unapproved := self._find_unapproved(outcome)):
                     outcome.unapproved, outcome.exit_code = unapproved, NOT_MET
                     break
@@ -283,7 +285,7 @@ def _summary(attempt: StageOutcome) -> str:
 
 
 @contextmanager
-def _locked(work_dir: Path) -> Iterator[None]:
+def locked(work_dir: Path) -> Iterator[None]:
     """Keep two runs of one job apart; the kernel frees the lock of a dead one."""
     try:
         work_dir.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from finetune_cli.errors import CliError
 from finetune_cli.exits import STORAGE
 from finetune_cli.extras import DATA_MODULES, require_trainer
 from finetune_cli.localjob import LocalRun
-from finetune_cli.runner import Runner, explain_failure, explain_hold
+from finetune_cli.runner import RUN_STAGES, Runner, explain_failure, explain_hold
 from finetune_cli.summary import find_obstacle, print_summary, to_json, write_result
 
 
@@ -76,9 +76,9 @@ def _read_stage(name: str | None) -> Stage | None:
     if name is None:
         return None
     try:
-        return Stage(name)
+        return RUN_STAGES[[stage.value for stage in RUN_STAGES].index(name)]
     except ValueError as error:
-        stages = ", ".join(stage.value for stage in Stage)
+        stages = ", ".join(stage.value for stage in RUN_STAGES)
         raise CliError(f"--until {name}: there is no such stage; choose {stages}") from error
 
 

@@ -36,10 +36,10 @@ def print_summary(outcome: RunOutcome, console: Console) -> None:
         intervals = f", {certainty * 100:g} % intervals in brackets"
     say(f"{evaluation.num_samples} held-out samples{intervals}")
     if evaluation.goal_met is not None:
-        verdict = "goal met" if evaluation.goal_met else "GOAL MISSED, nothing was published"
+        verdict = "goal met" if evaluation.goal_met else f"GOAL MISSED, {_what_came(evaluation)}"
         say(f"{verdict}: {evaluation.goal_message}")
     for gate in evaluation.gates:
-        say(f"gate {gate.name} {gate_verdict(gate)}: {gate.message}")
+        say(f"gate {gate.name} {_gate_verdict(gate, evaluation)}: {gate.message}")
     say("")
     say(f"adapter  {training.uri}")
     say(f"sha256   {training.sha256}")
@@ -68,11 +68,14 @@ def _print_part(outcome: RunOutcome, console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def gate_verdict(gate: GateResult) -> str:
-    """Return whether a gate holds, in few words."""
+def _gate_verdict(gate: GateResult, evaluation: EvaluateResult) -> str:
     if gate.met:
         return "met"
-    return "MISSED, nothing was published" if gate.severity == "Block" else "missed (a warning)"
+    return f"MISSED, {_what_came(evaluation)}" if gate.severity == "Block" else "missed (a warning)"
+
+
+def _what_came(evaluation: EvaluateResult) -> str:
+    return "nothing was published" if evaluation.version is None else "published by decision"
 
 
 def report_page(evaluation: EvaluateResult) -> str:

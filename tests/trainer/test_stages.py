@@ -64,12 +64,22 @@ def test_missed_goal_publishes_nothing(
     undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
 ) -> None:
     trained, _ = undisturbed
-    workbench = trained.fork(tmp_path / "run", {"goal": {"metric": "loss", "atMost": "0"}})
+    gates = [
+        {"name": "unreachable", "metric": "loss", "atMost": "0"},
+        {"name": "some-red", "metric": "loss", "atMost": "99", "slice": {"label": "Red"}},
+    ]
+    change = {"goal": {"metric": "loss", "atMost": "0"}, "evaluation": {"gates": gates}}
+    workbench = trained.fork(tmp_path / "run", change)
     shutil.rmtree(workbench.run_folder / "evaluation")
     result = workbench.run_to("evaluate").result
     assert result["goalMet"] is False
     assert "MISSED" in result["goalMessage"]
+    assert {gate["name"]: gate["met"] for gate in result["gates"]} == {
+        "unreachable": False,
+        "some-red": True,
+    }
     assert "version" not in result
+    assert workbench.run_to("publish").result == {**result, "stage": "publish"}
     assert not (workbench.output / "versions").exists()
 
 

@@ -1,4 +1,4 @@
-"""``python -m finetune_trainer prepare|train|evaluate --job job.json``, or plan, inspect, chat."""
+"""``python -m finetune_trainer STAGE --job job.json``, or plan, inspect, chat."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune_trainer import stopping
+
+if TYPE_CHECKING:
+    from finetune_trainer.decision import PublishDecision
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +40,23 @@ def main(argv: list[str] | None = None) -> int:
     from finetune_trainer.stage import run_stage
 
     approved = getattr(arguments, "data_digest", None)
-    return run_stage(Stage(arguments.command), arguments.job, approved_data=approved)
+    decision = _read_decision(arguments) if arguments.command == "publish" else None
+    return run_stage(
+        Stage(arguments.command), arguments.job, approved_data=approved, decision=decision
+    )
+
+
+def _read_decision(arguments: argparse.Namespace) -> PublishDecision | None:
+    from finetune_trainer.decision import PublishDecision
+
+    if arguments.evaluation_digest is None:
+        return None
+    return PublishDecision(
+        evaluation=arguments.evaluation_digest,
+        by=arguments.decided_by,
+        reason=arguments.reason,
+        approval=arguments.approval,
+    )
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -46,6 +66,7 @@ def _make_parser() -> argparse.ArgumentParser:
         ("prepare", "read, check, split and version the data"),
         ("train", "train the adapter"),
         ("evaluate", "compare base and tuned model, and publish"),
+        ("publish", "publish what was evaluated, if nothing stands in its way"),
     ):
         stage = commands.add_parser(name, help=text)
         stage.add_argument("--job", type=Path, required=True, help="path of job.json")
@@ -53,6 +74,11 @@ def _make_parser() -> argparse.ArgumentParser:
             stage.add_argument(
                 "--data-digest", help="read this data set only: what somebody has approved"
             )
+        if name == "publish":
+            stage.add_argument("--evaluation-digest", help="what somebody decided to publish")
+            stage.add_argument("--decided-by", default="", help="who decided")
+            stage.add_argument("--reason", default="", help="why")
+            stage.add_argument("--approval", default="", help="name of the FineTuneApproval")
     _add_chat(commands)
     _add_plan(commands)
     _add_inspect(commands)

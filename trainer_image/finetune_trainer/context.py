@@ -30,6 +30,8 @@ from finetune_trainer.storage.patience import EARLIER_STAGES
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from finetune_trainer.decision import PublishDecision
+
 
 def read_job(path: Path) -> ResolvedJob:
     """Read ``job.json``.
@@ -69,6 +71,8 @@ class StageContext:
         cache_is_shared: The cache is a volume that all pods of the run mount.
         approved_data: Digest of the only data set the stage may read; None for whichever is the
             run's.
+        decision: Who lets the candidate be published that does not get there by itself, if somebody
+            does.
         credentials_dir: Mounted Secrets, one folder each; None uses the environment's identity.
     """
 
@@ -79,13 +83,19 @@ class StageContext:
     credentials_dir: Path | None = None
     cache_is_shared: bool = False
     approved_data: str | None = None
+    decision: PublishDecision | None = None
     _output: ObjectStore | None = field(default=None, repr=False)
     _model: tuple[Path, str] | None = field(default=None, repr=False)
     _model_has_weights: bool = field(default=False, repr=False)
 
     @classmethod
     def from_environment(
-        cls, job: ResolvedJob, emit: EventEmitter, *, approved_data: str | None = None
+        cls,
+        job: ResolvedJob,
+        emit: EventEmitter,
+        *,
+        approved_data: str | None = None,
+        decision: PublishDecision | None = None,
     ) -> StageContext:
         """Build the context from the environment variables of the contract."""
         work = os.environ.get(Environment.WORK_DIR) or str(
@@ -111,6 +121,7 @@ class StageContext:
             credentials_dir=Path(credentials) if credentials else None,
             cache_is_shared=os.environ.get(Environment.CACHE_IS_SHARED) == "1",
             approved_data=approved_data,
+            decision=decision,
         )
 
     def access(self, reference: LocalObjectReference | None = None) -> StorageAccess:

@@ -19,6 +19,7 @@ from finetune_api.trainer import (
 from finetune_api.v1alpha1.status import InvalidRowPlace
 from finetune_trainer import stopping
 from finetune_trainer.context import StageContext, read_job
+from finetune_trainer.decision import PublishDecision
 from finetune_trainer.errors import RowsRefused, TrainerError
 from finetune_trainer.failures import classify
 from finetune_trainer.process import hide_torch
@@ -29,19 +30,26 @@ from finetune_trainer.report.termination import write_termination
 StageFunction = Callable[[StageContext], StageResult]
 
 
-def run_stage(stage: Stage, job_path: Path, *, approved_data: str | None = None) -> int:
+def run_stage(
+    stage: Stage,
+    job_path: Path,
+    *,
+    approved_data: str | None = None,
+    decision: PublishDecision | None = None,
+) -> int:
     """Run one stage and return the process's exit code.
 
     Args:
         stage: Which.
         job_path: Path of ``job.json``.
         approved_data: Digest of the only data set it may read; None for whichever is the run's.
+        decision: Who lets the candidate be published, if somebody has to.
     """
     push = ProgressPush.from_environment() if _reports_progress() else None
     emit = EventEmitter(stage, push=push)
     try:
         context = StageContext.from_environment(
-            read_job(job_path), emit, approved_data=approved_data
+            read_job(job_path), emit, approved_data=approved_data, decision=decision
         )
         if stage is Stage.PREPARE and not context.job.spec.model.trust_remote_code:
             hide_torch()
@@ -89,7 +97,7 @@ def _end_with(emit: EventEmitter, error: TrainerError) -> int:
 
 
 def _function_of(stage: Stage) -> StageFunction:
-    # Imported late: prepare and the parent of train must start without torch.
+    # Imported late: prepare, publish and the parent of train must start without torch.
     if stage is Stage.PREPARE:
         from finetune_trainer.prepare.stage import prepare
 
@@ -98,6 +106,10 @@ def _function_of(stage: Stage) -> StageFunction:
         from finetune_trainer.train.stage import train
 
         return train
+    if stage is Stage.PUBLISH:
+        from finetune_trainer.publish.stage import publish
+
+        return publish
     from finetune_trainer.evaluate.stage import evaluate
 
     return evaluate

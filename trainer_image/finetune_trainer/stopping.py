@@ -48,6 +48,9 @@ DEFAULT_MESSAGE = {
         "stopped on request; the adapter and the answers kept so far stay in the run's folder, and "
         "the next attempt goes on from there"
     ),
+    "publish": (
+        "stopped on request; a version is claimed whole or not at all, and the next attempt looks"
+    ),
 }
 
 

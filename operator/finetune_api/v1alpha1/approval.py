@@ -1,4 +1,4 @@
-"""The FineTuneApproval kind: one person's decision on the data set of one job.
+"""The FineTuneApproval kind: one person's decision on the data set or publication of one job.
 
 An object of its own, so that whoever looks at data needs no right on jobs, and so that a decision
 can be reviewed in Git and found in the audit log. Nothing writes to it; what came of it is told in
@@ -18,11 +18,11 @@ from finetune_api.v1alpha1.rules import Rule, check_rules
 DIGEST_RULE = TextRule(
     patterns={"": "[0-9a-f]{64}"},
     message=(
-        "must be the whole digest of a data set, 64 hex digits in lower case, as the job has it in "
-        "status.dataset.digest"
+        "must be the whole digest of a data set or an evaluation, 64 hex digits in lower case, as "
+        "the job has it in status.dataset.digest or status.evaluation.digest"
     ),
 )
-"""The version of a data set."""
+"""The version of a data set, or of an evaluation."""
 
 IMMUTABLE_MESSAGE = (
     "a decision is not edited: create another FineTuneApproval; one that rejects outweighs all "
@@ -36,6 +36,15 @@ APPROVAL_RULES: tuple[Rule, ...] = (
         field="reason",
         check=lambda s: s.decision != "Rejected" or bool(s.reason),
     ),
+    Rule(
+        rule="self.subject != 'Publication' || (has(self.reason) && self.reason.size() > 0)",
+        message=(
+            "reason is required where subject is Publication: the version and its model card carry "
+            "it"
+        ),
+        field="reason",
+        check=lambda s: s.subject != "Publication" or bool(s.reason),
+    ),
 )
 
 
@@ -44,18 +53,20 @@ class FineTuneApprovalSpec(APIModel):
 
     job: Annotated[str, Field(min_length=1, max_length=52), Texts(LABEL_RULE)]
     """Name of the FineTuneJob, in the same namespace. It may be created later."""
-    subject: Literal["DataSet"]
-    """What is decided on: the data set that `prepare` has made."""
+    subject: Literal["DataSet", "Publication"]
+    """What is decided on: the data set that `prepare` has made, or whether what `evaluate` has
+    looked at is published, also if it missed its goal or a gate."""
     digest: Annotated[str, Field(max_length=64), Texts(DIGEST_RULE)]
-    """Digest of the data set that was looked at. A job whose data set has another one does not
-    count this decision."""
+    """Digest of the data set, or of the evaluation, that was looked at. A job that has another one
+    does not count this decision."""
     decision: Literal["Approved", "Rejected"]
-    """`Approved` lets the job train on this data set. `Rejected` ends it."""
+    """`Approved` lets the job train on this data set, or publishes what was evaluated. `Rejected`
+    ends a job that waits for it."""
     by: Annotated[str, Field(min_length=1, max_length=512)]
     """Who decided: the user name that the API server knows the requester by. The chart's admission
     policy refuses any other."""
     reason: Annotated[str, Field(max_length=512)] | None = None
-    """Why, in a sentence; required for `Rejected`."""
+    """Why, in a sentence; required for `Rejected` and for `Publication`."""
 
     @model_validator(mode="after")
     def _check_rules(self) -> FineTuneApprovalSpec:
@@ -75,7 +86,7 @@ class ApprovalMeta(APIModel):
 
 
 class FineTuneApproval(APIModel):
-    """A person's yes or no to the data set of a FineTuneJob with `dataset.approval: Required`."""
+    """A person's yes or no to the data set of a FineTuneJob, or to publishing what it trained."""
 
     api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
     kind: Literal["FineTuneApproval"] = "FineTuneApproval"

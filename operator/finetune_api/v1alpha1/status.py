@@ -18,6 +18,8 @@ Number = Annotated[str, Field(max_length=32)]
 MAX_GATE_MESSAGE = 160
 """Characters of what the status says of one gate."""
 
+StageName = Literal["prepare", "train", "evaluate", "publish"]
+
 Phase = Literal[
     "Pending",
     "Preparing",
@@ -25,6 +27,7 @@ Phase = Literal[
     "Queued",
     "Training",
     "Evaluating",
+    "Publishing",
     "Suspended",
     "Succeeded",
     "Failed",
@@ -52,7 +55,7 @@ class Condition(APIModel):
 class Progress(APIModel):
     """How far the current stage is."""
 
-    stage: Literal["prepare", "train", "evaluate"] | None = None
+    stage: StageName | None = None
     """The stage that `percent` and the times are about: the current one."""
     step: int | None = None
     """Optimiser steps done; stays while the job is evaluated."""
@@ -220,6 +223,25 @@ class DataApprovalStatus(APIModel):
     """When the FineTuneApproval was created."""
 
 
+class PublicationStatus(APIModel):
+    """The decision that the candidate's publication goes by."""
+
+    name: ShortText
+    """Name of the FineTuneApproval."""
+    decision: Literal["Approved", "Rejected"]
+    """What was decided."""
+    digest: Annotated[str, Field(max_length=64)]
+    """Digest of the evaluation it names."""
+    by: Annotated[str, Field(max_length=512)]
+    """Who decided."""
+    reason: Annotated[str, Field(max_length=512)] | None = None
+    """Why."""
+    time: Timestamp | None = None
+    """When the FineTuneApproval was created."""
+    run: int | None = None
+    """Run of stage `publish` that acts on it, of a job that had ended."""
+
+
 class SelectionStatus(APIModel):
     """The step whose weights are published, among the steps that were trained."""
 
@@ -300,6 +322,8 @@ class EvaluationStatus(APIModel):
     """Whether each gate holds."""
     report_uri: Text | None = None
     """The full report."""
+    digest: Annotated[str, Field(max_length=64)] | None = None
+    """Digest of the evaluation's manifest: what a decision to publish names."""
 
 
 class IncidentStatus(APIModel):
@@ -309,7 +333,7 @@ class IncidentStatus(APIModel):
     """What it is to the retry budget."""
     reason: Annotated[str, Field(max_length=63)] = ""
     """CamelCase cause."""
-    stage: Literal["prepare", "train", "evaluate"]
+    stage: StageName
     """Stage it ended."""
     rank: int | None = None
     """Node rank of the pod that failed of itself."""
@@ -364,7 +388,7 @@ class Failure(APIModel):
     """UserError, DataError, StorageError, OutOfMemory, ImageError, Unschedulable, Evicted ..."""
     reason: Annotated[str, Field(max_length=63)] = ""
     """CamelCase cause."""
-    stage: Literal["prepare", "train", "evaluate"] | None = None
+    stage: StageName | None = None
     """Stage that failed."""
     exit_code: int | None = None
     """Exit code of the container."""
@@ -392,7 +416,7 @@ class IncidentCount(APIModel):
 class StageStatus(APIModel):
     """The Job of one stage."""
 
-    name: Literal["prepare", "train", "evaluate"]
+    name: StageName
     """Stage."""
     job: ShortText
     """Name of its Job."""
@@ -455,11 +479,12 @@ class FineTuneJobStatus(APIModel):
     stages: Annotated[
         list[StageStatus],
         Field(
-            max_length=3,
+            max_length=4,
             json_schema_extra=MAP_BY_NAME,
         ),
     ] = []
-    """The Jobs of the stages."""
+    """The Jobs of the stages; `publish` has one only where something stood between the evaluation
+    and its publication."""
     progress: Progress | None = None
     """How far the current stage is."""
     metrics: Annotated[
@@ -475,6 +500,9 @@ class FineTuneJobStatus(APIModel):
     data_approval: DataApprovalStatus | None = None
     """Who approved or rejected the data set, where `dataset.approval` is `Required`. It stays as it
     was when training began, whatever becomes of the FineTuneApproval."""
+    publication: PublicationStatus | None = None
+    """Who decided on the candidate's publication, where somebody did: a candidate that missed its
+    goal or a gate may be published all the same (`finetune publish --override`)."""
     plan: PlanStatus | None = None
     """What training runs, known once it has begun."""
     selection: SelectionStatus | None = None

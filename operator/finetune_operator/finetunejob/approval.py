@@ -1,4 +1,4 @@
-"""A job that is not trained before a person has approved its data set.
+"""A job that is not trained, or not published, before a person has approved of it.
 
 The digests are all that is compared: the operator reads no data. A decision is stored in the status
 before anything is done for it, so that no Job ever runs without a record of who let it.
@@ -11,9 +11,18 @@ from typing import Any
 
 from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob.decisions import SECTION, Decision, decide, needs_approval
+from finetune_operator.finetunejob import publishing
+from finetune_operator.finetunejob.decisions import (
+    DATA_SET,
+    SECTION,
+    Decision,
+    decide,
+    needs_approval,
+    on_subject,
+)
 from finetune_operator.finetunejob.endings import fail
 from finetune_operator.finetunejob.failure import Cause
+from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 
@@ -39,6 +48,7 @@ def follow_decisions(step: Step, spec: FineTuneJobSpec, stage: Stage) -> None:
     if decisions is None:
         _wait(step, Reason.APPROVALS_NOT_READ, _UNREAD)
         return
+    decisions = on_subject(decisions, DATA_SET)
     if not digest:
         _wait(step, Reason.APPROVAL_REQUIRED, _NO_DIGEST)
         return
@@ -51,6 +61,33 @@ def follow_decisions(step: Step, spec: FineTuneJobSpec, stage: Stage) -> None:
         _approve(step, decision)
     else:
         _reject(step, decision)
+
+
+def follow_publication(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
+    """Put the decision on the publication into the status; a no ends the job."""
+    if view.stage is not Stage.PUBLISH:
+        return
+    draft = step.draft
+    decision = publishing.who_lets_it(spec, draft.sections(), step.observed.decisions)
+    if decision is None:
+        draft.drop(publishing.SECTION)
+        return
+    draft.put(publishing.SECTION, decision.to_wire())
+    if decision.is_approval:
+        return
+    message = (
+        f"{decision.by} rejected the publication (FineTuneApproval {decision.name}):"
+        f" {decision.reason or 'no reason given'}. The candidate is kept, unpublished."
+    )
+    draft.conditions.set(ConditionType.PUBLISHED, False, Reason.PUBLICATION_REJECTED, message)
+    cause = Cause(
+        failure_class=FailureClass.USER_ERROR,
+        reason=Reason.PUBLICATION_REJECTED,
+        message=message,
+        time=timestamp(step.now),
+    )
+    draft.put("lastFailure", cause.to_wire(view.stage))
+    fail(step, Reason.PUBLICATION_REJECTED, message, event=Reason.PUBLICATION_REJECTED)
 
 
 def _wait(step: Step, reason: Reason, message: str) -> None:

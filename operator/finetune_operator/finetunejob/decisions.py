@@ -1,4 +1,4 @@
-"""What people have decided on a job's data set: FineTuneApprovals, trimmed and read.
+"""What people have decided on a job: FineTuneApprovals, trimmed and read.
 
 Only what is wholly understood counts: an object of a newer version, of another subject, or one that
 is being deleted is no decision.
@@ -19,6 +19,8 @@ PHASE = "AwaitingApproval"
 """Phase of a job whose data set nobody has approved."""
 SECTION = "dataApproval"
 """Where the status keeps the decision that the job goes by."""
+DATA_SET, PUBLICATION = "DataSet", "Publication"
+_SUBJECTS = (DATA_SET, PUBLICATION)
 _METADATA = (
     "name",
     "namespace",
@@ -36,8 +38,9 @@ class Decision:
 
     Attributes:
         name: Name of the FineTuneApproval.
-        digest: Version of the data set that was looked at.
-        is_approval: Whether it lets the job train; else it rejects the data set.
+        subject: What it is on: ``DataSet`` or ``Publication``.
+        digest: Version of the data set, or of the evaluation, that was looked at.
+        is_approval: Whether it lets the job train, or the candidate be published; else it is a no.
         by: Who decided.
         reason: Why; may be empty.
         time: When, as an API timestamp.
@@ -49,9 +52,10 @@ class Decision:
     by: str
     reason: str = ""
     time: str = ""
+    subject: str = DATA_SET
 
     def to_wire(self) -> Object:
-        """Return ``status.dataApproval``."""
+        """Return ``status.dataApproval``, or ``status.publication``."""
         wire: Object = {
             "name": self.name,
             "decision": "Approved" if self.is_approval else "Rejected",
@@ -85,13 +89,18 @@ def trim_approval(obj: Object) -> Object:
 
 
 def read_decisions(objects: Iterable[Object]) -> tuple[Decision, ...]:
-    """Return the decisions on data sets in trimmed FineTuneApprovals, the earliest first."""
+    """Return the decisions in trimmed FineTuneApprovals, the earliest first."""
     found = [decision for obj in objects if (decision := _read(obj)) is not None]
     return tuple(sorted(found, key=lambda each: (each.time, each.name)))
 
 
+def on_subject(decisions: Iterable[Decision], subject: str) -> tuple[Decision, ...]:
+    """Return the decisions on one subject, in their order."""
+    return tuple(decision for decision in decisions if decision.subject == subject)
+
+
 def decide(decisions: Iterable[Decision], digest: str) -> Decision | None:
-    """Return the decision on a data set: the first that rejects it, else the first that approves.
+    """Return the decision on a digest: the first that rejects it, else the first that approves.
 
     A rejection wins, whoever came first: someone has seen what the others have not.
     """
@@ -102,11 +111,12 @@ def decide(decisions: Iterable[Decision], digest: str) -> Decision | None:
 
 def _read(obj: Object) -> Decision | None:
     metadata, spec = obj["metadata"], obj["spec"]
-    is_known = spec.get("subject") == "DataSet" and spec.get("decision") in ("Approved", "Rejected")
+    is_known = spec.get("subject") in _SUBJECTS and spec.get("decision") in ("Approved", "Rejected")
     if metadata.get("deletionTimestamp") or not is_known or not spec.get("digest"):
         return None
     return Decision(
         name=metadata["name"],
+        subject=spec["subject"],
         digest=str(spec["digest"]),
         is_approval=spec["decision"] == "Approved",
         by=str(spec.get("by") or "somebody"),

@@ -30,6 +30,7 @@ OWNED_FIELDS = (
     "stages",
     "dataset",
     "dataApproval",
+    "publication",
     "selection",
     "artifact",
     "evaluation",

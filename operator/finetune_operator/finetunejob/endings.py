@@ -63,8 +63,10 @@ def succeed(step: Step, view: StageView) -> None:
         draft.conditions.set(kind, False, Reason.SUCCEEDED, message)
         draft.announce("Trained", f"Trained {result.step} steps; adapter {result.sha256[:12]}")
     else:
+        # Stage publish tells of it too: it reads what the evaluation has stored.
         message = results.scores_text(result) or "Evaluated."
-        draft.conditions.set(kind, True, Reason.EVALUATED, message)
+        draft.conditions.set(ConditionType.EVALUATED, True, Reason.EVALUATED, message)
+        _tell_goal(step, result)
 
 
 def _take_result(step: Step, view: StageView) -> None:
@@ -108,7 +110,7 @@ def conclude(step: Step, spec: FineTuneJobSpec) -> None:
     if result is None or not results.is_verdict(result, spec):
         _end_without_verdict(step, spec)
         return
-    _tell_goal(step, spec, result)
+    _tell_goal(step, result)
     if result.is_missed:
         _miss(step, result)
         return
@@ -136,18 +138,17 @@ def _end_without_verdict(step: Step, spec: FineTuneJobSpec) -> None:
         message=message,
         time=timestamp(step.now),
     )
-    *_, last = step.views
-    step.draft.note_failure(cause, last.stage)
+    step.draft.note_failure(cause, _last_begun(step).stage)
     fail(step, reason, message)
 
 
-def _tell_goal(step: Step, spec: FineTuneJobSpec, result: EvaluateResult) -> None:
+def _tell_goal(step: Step, result: EvaluateResult) -> None:
     conditions = step.draft.conditions
     # Also without a goal: too few held-out prompts prove nothing.
     if result.goal_met is False:
         message = result.goal_message or f"The goal was missed: {results.scores_text(result)}"
         conditions.set(ConditionType.GOAL_MET, False, Reason.GOAL_NOT_MET, message)
-    elif spec.goal is not None:
+    elif result.goal_met:
         conditions.set(ConditionType.GOAL_MET, True, Reason.GOAL_REACHED, result.goal_message)
 
 
@@ -177,14 +178,19 @@ def _miss(step: Step, result: EvaluateResult) -> None:
 
 def _close_progress(step: Step) -> None:
     """Show the end in the columns: no push follows, and the last one may have been lost."""
-    *_, last = step.views
-    progress: Object = {"stage": last.stage.value, "percent": 100}
+    progress: Object = {"stage": _last_begun(step).stage.value, "percent": 100}
     trained = step.result(TrainResult)
     metrics: list[Object] = []
     if trained is not None:
         progress |= {"step": trained.step, "totalSteps": trained.step}
         metrics = results.metrics_section(trained)
     step.draft.put_final_progress(progress, metrics)
+
+
+def _last_begun(step: Step) -> StageView:
+    """Return the last stage that has, or had, a Job."""
+    begun = [view for view in step.views if view.job or step.draft.last_run(view.stage)]
+    return begun[-1] if begun else step.views[0]
 
 
 def fail_stage(step: Step, view: StageView, cause: Cause) -> None:

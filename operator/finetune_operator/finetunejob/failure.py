@@ -72,6 +72,7 @@ _MORE_MEMORY = {
         "Raise spec.resources.memory, or lower hyperparameters.microBatchSize or maxSequenceLength."
     ),
     Stage.EVALUATE: "Raise spec.resources.memory, or lower evaluation.batchSize.",
+    Stage.PUBLISH: "Have the operator's prepareMemory raised.",
 }
 
 

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob import publishing
 from finetune_operator.finetunejob.decisions import PHASE, SECTION, needs_approval
+from finetune_operator.finetunejob.publishing import is_let, why_publishing_waits
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason
 
+_RECORDS = {Stage.TRAIN: SECTION, Stage.PUBLISH: publishing.SECTION}
+"""Where the status keeps the decision that a stage goes by."""
 KUEUE_RECHECK_SECONDS = 60.0
 
 
@@ -27,6 +31,7 @@ class Hold:
         subject: What the Event begins with, such as the stage; may be empty.
         is_queued: Whether the job counts as queued meanwhile.
         phase: The job's phase meanwhile, if it has one of its own.
+        shown_in: The condition that says why, where the job has such a phase.
         is_final: Whether waiting cannot help: the job ends.
         recheck_seconds: After how long to ask again; None if a change wakes the job by itself.
     """
@@ -37,6 +42,7 @@ class Hold:
     subject: str = ""
     is_queued: bool = False
     phase: str = ""
+    shown_in: ConditionType | None = None
     is_final: bool = False
     recheck_seconds: float | None = None
 
@@ -65,6 +71,26 @@ def _unapproved(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
         reason=told.get("reason", Reason.APPROVAL_REQUIRED),
         message=told.get("message", ""),
         phase=PHASE,
+        shown_in=ConditionType.DATA_APPROVED,
+    )
+
+
+def _undecided(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
+    """Hold publishing back while something stands between it and the evaluation."""
+    if stage is not Stage.PUBLISH or not (evaluation := step.draft.get("evaluation")):
+        return None  # without an evaluation that is known, the stage only reads it
+    if not evaluation.get("digest") or is_let(step):
+        return None
+    waits = why_publishing_waits(spec, step.draft.sections(), step.observed.decisions)
+    if not waits:
+        return None
+    return Hold(
+        reason=waits[0].reason,
+        message=" ".join(wait.message for wait in waits),
+        told_in=ConditionType.PUBLISHED,
+        phase=PHASE,
+        shown_in=ConditionType.PUBLISHED,
+        is_final=any(wait.is_final for wait in waits),
     )
 
 
@@ -99,9 +125,10 @@ def _refused(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
 
 
 def _unrecorded(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
-    """Store an approval first: the next plan acts on it, so that no Job is without a record."""
-    stored = (step.observed.job.get("status") or {}).get(SECTION)
-    if stage is not Stage.TRAIN or step.draft.get(SECTION) == stored:
+    """Store a decision first: the next plan acts on it, so that no Job is without a record."""
+    section = _RECORDS.get(stage, "")
+    stored = (step.observed.job.get("status") or {}).get(section)
+    if not section or step.draft.get(section) == stored:
         return None
     return Hold(reason=Reason.APPROVED, message="The approval is recorded.", recheck_seconds=0.0)
 
@@ -109,6 +136,7 @@ def _unrecorded(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
 _HOLDS: tuple[Callable[[Step, FineTuneJobSpec, Stage], Hold | None], ...] = (
     _suspended,
     _unapproved,
+    _undecided,
     _without_kueue,
     _refused,
     _unrecorded,

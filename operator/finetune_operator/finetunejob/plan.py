@@ -1,17 +1,20 @@
 """``plan(observed, now, config)``: what to do about one FineTuneJob. Pure and total.
 
 Total: every snapshot has a plan, also of objects that are half there, malformed or from the
-future. Terminal is terminal: once Complete or Failed is true, the status is never written again.
+future. Terminal is terminal: once Complete or Failed is true, it stays so, and nothing is written
+any more but what a person decides to publish afterwards.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 
+from finetune_api.trainer import Stage
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.actions import DeleteSelf, Plan
 from finetune_operator.finetunejob.deadlines import seconds_to_live
 from finetune_operator.finetunejob.observed import Observed
+from finetune_operator.finetunejob.overriding import follow_override, is_overriding
 from finetune_operator.finetunejob.pausing import stop_actions
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.finetunejob.walk import walk
@@ -39,11 +42,23 @@ def plan(observed: Observed, now: datetime, config: OperatorConfig) -> Plan:
 
 
 def _after_the_end(step: Step) -> Plan:
-    """Stop what still runs, and delete the job when its time is over."""
+    """Stop what still runs, publish what somebody decided on, delete the job in the end."""
     observed = step.observed
-    then = tuple(stop_actions(observed, step.views))
+    is_decided = follow_override(step)
+    published_by = Stage.PUBLISH if is_overriding(step) else None
+    stopped = (view for view in step.views if view.stage is not published_by)
+    then = tuple(stop_actions(observed, stopped))
     ended = (observed.job.get("status") or {}).get("completionTime")
     left = seconds_to_live(observed.job, ended, step.now)
     if left is not None and left <= 0:
         return Plan(then=(DeleteSelf(),))
-    return Plan(then=then, requeue_after=left)
+    if left is not None:
+        step.look_again(left)
+    status = step.draft.to_wire() if is_decided else None
+    return Plan(
+        first=tuple(step.first),
+        status=status,
+        events=tuple(step.draft.events) if status is not None else (),
+        then=then,
+        requeue_after=step.requeue_after,
+    )

@@ -1,13 +1,20 @@
-"""Why publishing waits, after the evaluation and before a version is claimed. Pure.
+"""What stands between a candidate's evaluation and its publication. Pure.
 
-Where nothing can stand between the two, which is the default, the evaluation's own pod publishes at
-its end. Where something may, ``FineTuneJobSpec.publishes_at_once`` is false: the evaluation's pod
-leaves the candidate unpublished, and Job ``publish`` is created once nothing in this room waits.
+Where nothing can, which is the default, the evaluation's own pod publishes at its end, and stage
+``publish`` has no Job. Where something may, ``FineTuneJobSpec.publishes_at_once`` is false: the
+evaluation's pod leaves the candidate unpublished, and Job ``publish`` is created once nothing in
+this room waits. The same Job reads the evaluation from storage where its result was lost.
 
-What may stand between plugs in here with two steps: a field of the spec that makes
-``publishes_at_once`` false, so that the pod knows too, and a function in ``_ASKED`` that says what
-is waited for. A human review, for example, returns a :class:`Wait` until a FineTuneApproval names
-the panel's result. The digest of what was evaluated is ``status.evaluation.digest``.
+What may stand between plugs in here with three steps:
+
+1. a field of the spec that makes ``publishes_at_once`` false, so that the evaluation's pod knows;
+2. a function in ``_ASKED`` that returns a :class:`Wait` until it is satisfied;
+3. a function in ``_LETS`` that returns the :class:`Decision` which satisfied it: it goes into
+   ``status.publication``, and to the publishing pod, whose version and model card carry it.
+
+A human review, for example, waits until a FineTuneApproval names the panel's result. The digest of
+what was evaluated is ``status.evaluation.digest``. A FineTuneApproval of subject ``Publication``
+that names it overrules all that is waited for; one that rejects it ends the job.
 """
 
 from __future__ import annotations
@@ -16,10 +23,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob.decisions import Decision
+from finetune_operator.finetunejob.decisions import PUBLICATION, Decision, decide, on_subject
+from finetune_operator.finetunejob.results import is_verdict
+from finetune_operator.finetunejob.stages import TRAITS, StageView
+from finetune_operator.finetunejob.step import Step
 
 Status = Mapping[str, Any]
+Decisions = tuple[Decision, ...] | None
+"""All decisions of people on the job, the earliest first; None if FineTuneApprovals cannot be read,
+which is no yes."""
+
+SECTION = "publication"
+"""Where the status keeps the decision that the publication goes by."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,15 +54,8 @@ class Wait:
     is_final: bool = False
 
 
-Ask = Callable[[FineTuneJobSpec, Status, tuple[Decision, ...] | None], Wait | None]
-"""Called with the spec, the status as planned, and all decisions of people on the job, the
-earliest first; None for those if FineTuneApprovals cannot be read, which is no yes."""
-
-_ASKED: tuple[Ask, ...] = ()
-
-
 def why_publishing_waits(
-    spec: FineTuneJobSpec, status: Status, decisions: tuple[Decision, ...] | None
+    spec: FineTuneJobSpec, status: Status, decisions: Decisions
 ) -> tuple[Wait, ...]:
     """Return all that a candidate's publication waits for; nothing if it may be published.
 
@@ -56,3 +66,53 @@ def why_publishing_waits(
     """
     waits = (ask(spec, status, decisions) for ask in _ASKED)
     return tuple(wait for wait in waits if wait is not None)
+
+
+def who_lets_it(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Decision | None:
+    """Return the decision that the publication goes by: the first that there is, or None."""
+    made = (let(spec, status, decisions) for let in _LETS)
+    return next((decision for decision in made if decision is not None), None)
+
+
+def decided_on_publication(
+    spec: FineTuneJobSpec, status: Status, decisions: Decisions
+) -> Decision | None:
+    """Return what somebody decided on publishing exactly what was evaluated."""
+    digest = (status.get("evaluation") or {}).get("digest")
+    return decide(on_subject(decisions or (), PUBLICATION), digest) if digest else None
+
+
+_ASKED: tuple[Callable[[FineTuneJobSpec, Status, Decisions], Wait | None], ...] = ()
+_LETS: tuple[Callable[[FineTuneJobSpec, Status, Decisions], Decision | None], ...] = (
+    decided_on_publication,
+)
+
+
+def is_settled(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+    """Return whether a stage that runs on demand only has nothing to do: all is known."""
+    if not TRAITS[view.stage].is_on_demand or view.job is not None:
+        return False
+    if step.draft.last_run(view.stage):
+        return False
+    return any(is_verdict(earlier.result, spec) for earlier in step.views)
+
+
+def is_let(step: Step) -> bool:
+    """Return whether somebody's decision lets the candidate be published."""
+    return (step.draft.get(SECTION) or {}).get("decision") == "Approved"
+
+
+def decision_arguments(step: Step, stage: Stage) -> tuple[str, ...]:
+    """Return what the publishing pod is told of the decision that it goes by."""
+    if stage is not Stage.PUBLISH or not is_let(step):
+        return ()
+    made: dict[str, Any] = step.draft.get(SECTION)
+    told = {
+        "--evaluation-digest": step.draft.get("evaluation")["digest"],
+        "--decided-by": made["by"],
+        "--reason": made.get("reason") or "no reason given",
+        "--approval": made["name"],
+    }
+    # One argument each: a reason may begin with a dash. The kubelet replaces $(NAME) by the
+    # container's variables, credentials among them; a doubled $ stands for itself.
+    return tuple(f"{option}={text}".replace("$", "$$") for option, text in told.items())

@@ -64,10 +64,11 @@ def selection_section(result: TrainResult) -> Section:
 
 
 def published_section(artifact: Section, result: EvaluateResult) -> Section:
-    """Return ``status.artifact`` with what publishing added."""
+    """Return ``status.artifact`` with what publishing added: a version, or none."""
+    published = {k: v for k, v in artifact.items() if k not in ("version", "manifestUri")}
     if result.version is None:
-        return artifact
-    published = {**artifact, "version": result.version}
+        return published
+    published["version"] = result.version
     if result.manifest_uri:
         published["manifestUri"] = to_claim_uri(result.manifest_uri)
     return published
@@ -83,6 +84,8 @@ def evaluation_section(result: EvaluateResult) -> Section:
         "numSamples": result.num_samples,
         "reportUri": to_claim_uri(result.report_uri),
     }
+    if result.digest:
+        section["digest"] = result.digest
     if result.goal_met is not None:
         section["goalMet"] = result.goal_met
     if result.goal_message:
@@ -133,7 +136,7 @@ def result_of_status(status: Section | None, stage: Stage) -> AnyResult | None:
             return _prepare_result(status.get("dataset") or {})
         if stage is Stage.TRAIN:
             return _train_result(status)
-        return _evaluate_result(status)
+        return _evaluate_result(status, stage)
     except (KeyError, TypeError, ValidationError):
         return None
 
@@ -180,7 +183,11 @@ def _train_result(status: Section) -> TrainResult:
     )
 
 
-def _evaluate_result(status: Section) -> EvaluateResult | None:
+def _evaluate_result(status: Section, stage: Stage) -> EvaluateResult | None:
+    if stage is Stage.PUBLISH and all(
+        entry.get("name") != stage.value for entry in status.get("stages") or ()
+    ):
+        return None  # what stands there is the evaluation's own
     evaluation = status["evaluation"]
     artifact = status.get("artifact") or {}
     found = EvaluateResult(
@@ -190,6 +197,8 @@ def _evaluate_result(status: Section) -> EvaluateResult | None:
         goal_message=evaluation.get("message") or "",
         gates=[GateResult.model_validate(gate) for gate in evaluation.get("gates") or ()],
         report_uri=evaluation["reportUri"],
+        stage="publish" if stage is Stage.PUBLISH else "evaluate",
+        digest=evaluation.get("digest") or "",
         version=artifact.get("version"),
         manifest_uri=artifact.get("manifestUri") or "",
     )

@@ -6,12 +6,17 @@ from finetune_api.names import child_job_name
 from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.actions import ConfirmMissing, CreateStage
-from finetune_operator.finetunejob.approval import follow_decisions, pinned_digest
+from finetune_operator.finetunejob.approval import (
+    follow_decisions,
+    follow_publication,
+    pinned_digest,
+)
 from finetune_operator.finetunejob.endings import fail_stage
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.holds import Hold, hold
 from finetune_operator.finetunejob.image import settled_image
 from finetune_operator.finetunejob.needs import needs_of
+from finetune_operator.finetunejob.publishing import decision_arguments
 from finetune_operator.finetunejob.render.job import render_job
 from finetune_operator.finetunejob.stages import TRAITS, StageView
 from finetune_operator.finetunejob.step import Step
@@ -33,6 +38,7 @@ def start(
         run_again: Why it runs once more, for its condition; what holds it back is said there first.
     """
     follow_decisions(step, spec, view.stage)
+    follow_publication(step, spec, view)
     if step.draft.is_true(ConditionType.FAILED):
         return
     held = hold(step, spec, view.stage)
@@ -40,7 +46,7 @@ def start(
     if run_again is not None and (held is None or held.told_in != kind):
         step.draft.conditions.set(kind, "Unknown", Reason.RESULT_NOT_REPORTED, run_again)
     if held is None:
-        step.first.append(_creation(step, spec, view.stage, run=view.run + 1))
+        step.first.append(create_stage(step, spec, view.stage, run=view.run + 1))
     else:
         _wait(step, view, held)
 
@@ -112,12 +118,13 @@ def _wait(step: Step, view: StageView, held: Hold) -> None:
             step.draft.announce(held.reason, f"{held.subject}{held.message}", warning=True)
         conditions.set(held.told_in, False, held.reason, held.message)
     step.is_queued = held.is_queued
-    step.held_as = held.phase
+    step.held_as, step.held_in = held.phase, held.shown_in
     if held.recheck_seconds is not None:
         step.look_again(held.recheck_seconds)
 
 
-def _creation(step: Step, spec: FineTuneJobSpec, stage: Stage, *, run: int) -> CreateStage:
+def create_stage(step: Step, spec: FineTuneJobSpec, stage: Stage, *, run: int) -> CreateStage:
+    """Return what creates the Job of a stage."""
     observed, config = step.observed, step.config
     job = render_job(
         spec,
@@ -127,5 +134,6 @@ def _creation(step: Step, spec: FineTuneJobSpec, stage: Stage, *, run: int) -> C
         image=settled_image(step),
         run=run,
         data_digest=pinned_digest(step, spec, stage),
+        arguments=decision_arguments(step, stage),
     )
     return CreateStage(stage=stage, needs=needs_of(step, spec, stage), job=job)

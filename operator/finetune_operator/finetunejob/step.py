@@ -30,6 +30,7 @@ class Step:
         current: The stage that is not over yet, once the walk has come to it.
         is_queued: Whether the present stage waits for Kueue.
         held_as: Phase of a job whose present stage is held back; empty for that of any other.
+        held_in: The condition that says why it is held back.
         requeue_after: Look again after this many seconds, or None.
     """
 
@@ -44,6 +45,7 @@ class Step:
         self.current: StageView | None = None
         self.is_queued = False
         self.held_as = ""
+        self.held_in: ConditionType | None = None
         self.requeue_after: float | None = None
 
     def look_again(self, seconds: float) -> None:
@@ -52,8 +54,8 @@ class Step:
         self.requeue_after = seconds if before is None else min(before, seconds)
 
     def result(self, kind: type[_R]) -> _R | None:
-        """Return the result of this kind, of whichever stage brings it; None if unknown."""
-        for view in self.views:
+        """Return the result of this kind, of the last stage that brings it; None if unknown."""
+        for view in reversed(self.views):
             if isinstance(view.result, kind):
                 return view.result
         return None

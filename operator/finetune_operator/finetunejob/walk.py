@@ -24,6 +24,7 @@ from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
 from finetune_operator.finetunejob.placement import has_let_go, try_again
+from finetune_operator.finetunejob.publishing import is_settled
 from finetune_operator.finetunejob.queueing import is_being_evicted, tell_quota
 from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.results import is_verdict
@@ -52,7 +53,7 @@ def walk(step: Step) -> None:
 
 def _walk_stages(step: Step, spec: FineTuneJobSpec) -> None:
     for view in step.views:
-        if not _advance(step, spec, view):
+        if not is_settled(step, spec, view) and not _advance(step, spec, view):
             return
     conclude(step, spec)
 
@@ -130,8 +131,8 @@ def _tell_phase(step: Step) -> None:
     phase = phase_of(draft.conditions, under_way, is_queued=step.is_queued)
     draft.put("phase", phase)
     of_stage = TRAITS[current.stage].condition if current else ConditionType.ACCEPTED
-    if step.held_as:
-        of_stage = ConditionType.DATA_APPROVED
+    if step.held_in is not None:
+        of_stage = step.held_in
     draft.put("reason", reason_of(draft.conditions, phase, of_stage, draft.get("lastFailure")))
     if current is not None:
         draft.restart_progress(current.stage)

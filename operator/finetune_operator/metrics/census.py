@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.reasons import OPERATOR_REASONS
-from finetune_api.trainer import Stage
+from finetune_api.trainer import CPU_STAGES, Stage
 from finetune_operator.status.conditions import ConditionType, find_condition, parse_timestamp
 
 Object = dict[str, Any]
@@ -28,13 +28,15 @@ _STAGE_OF_PHASE = {
     "Preparing": Stage.PREPARE,
     "Training": Stage.TRAIN,
     "Evaluating": Stage.EVALUATE,
+    "Publishing": Stage.PUBLISH,
 }
 _CONDITION_OF_STAGE = {
     Stage.PREPARE: ConditionType.DATASET_READY,
     Stage.TRAIN: ConditionType.TRAINING,
     Stage.EVALUATE: ConditionType.EVALUATED,
+    Stage.PUBLISH: ConditionType.PUBLISHED,
 }
-_AT_WORK = frozenset({"Preparing", "Evaluating"})
+_AT_WORK = frozenset({"Preparing", "Evaluating", "Publishing"})
 """Reasons of a condition that is not true yet because its stage is at work."""
 
 
@@ -146,7 +148,7 @@ def gpus_per_pod(job: Object, stage: Stage) -> int:
     """Return the GPUs that one pod of a stage asks for."""
     spec = job.get("spec") or {}
     per_node = int((spec.get("resources") or {}).get("gpusPerNode", 1))
-    if stage is Stage.PREPARE:
+    if stage in CPU_STAGES:
         return 0
     asked = (spec.get("evaluation") or {}).get("gpus", "auto")
     return int(asked) if stage is Stage.EVALUATE and isinstance(asked, int) else per_node
@@ -179,7 +181,8 @@ def find_wait(job: Object, now: datetime, *, expects_progress: bool) -> Wait | N
         kind = _CONDITION_OF_STAGE[current_stage(job)]
         return wait("NotStarting", condition(kind).get("lastTransitionTime"))
     if phase == "AwaitingApproval":
-        told = condition(ConditionType.DATA_APPROVED)
+        is_late = current_stage(job) is Stage.PUBLISH
+        told = condition(ConditionType.PUBLISHED if is_late else ConditionType.DATA_APPROVED)
         return wait(phase, told.get("lastTransitionTime"))
     stage = _STAGE_OF_PHASE.get(phase)
     if stage is None:

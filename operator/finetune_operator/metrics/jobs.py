@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from finetune_api.trainer import FailureClass, Stage
+from finetune_api.trainer import CPU_STAGES, FailureClass
 from finetune_operator.controllers.caches import Caches, key_of_owner
 from finetune_operator.finetunejob.trimmed import TrimmedPod, container_of, stage_of
 from finetune_operator.kube.clock import Clock
@@ -186,7 +186,7 @@ class JobMetrics(Collector):
         pod = old if new is None else new
         key, stage = key_of_owner(pod), stage_of(pod)
         job = None if key is None else self._caches.finetunejobs.get(*key)
-        if job is None or stage in (None, Stage.PREPARE) or not self._is_leader():
+        if job is None or stage is None or stage in CPU_STAGES or not self._is_leader():
             return
         num_gpus = gpus_per_pod(job, stage)
         if not num_gpus:

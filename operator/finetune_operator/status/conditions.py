@@ -53,6 +53,7 @@ class Reason(StrEnum):
     RUNNING = "Running"
     NO_RECENT_PROGRESS = "NoRecentProgress"
     EVALUATING = "Evaluating"
+    PUBLISHING = "Publishing"
     RETRYING = "Retrying"
     SUCCEEDED = "Succeeded"
     RESULT_NOT_REPORTED = "ResultNotReported"
@@ -89,6 +90,10 @@ class Reason(StrEnum):
     GOAL_NOT_MET = "GoalNotMet"
     GATES_NOT_MET = "GatesNotMet"
     PUBLISHED = "Published"
+    # publication that a person decided on
+    PUBLICATION_REJECTED = "PublicationRejected"
+    OVERRIDDEN = "Overridden"
+    PUBLISHING_FAILED = "PublishingFailed"
 
 
 MESSAGE_CHARACTERS = 1024

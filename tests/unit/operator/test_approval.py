@@ -274,7 +274,7 @@ def approval(**changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"spec__subject": "Publication"},
+        {"spec__subject": "Weather"},
         {"spec__decision": "Perhaps"},
         {"spec__digest": None},
         {"metadata__deletionTimestamp": "2026-11-24T12:00:00Z"},

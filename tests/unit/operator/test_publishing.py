@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+from benchmarks.control_plane.simulation import result_of
+
+from finetune_api.trainer import Stage, TerminationMessage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import publishing
+from finetune_operator.finetunejob.decisions import Decision
+from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.publishing import Wait, why_publishing_waits
-from unit.operator.builders import job, observe
+from finetune_operator.status.conditions import timestamp
+from unit.operator.builders import (
+    CONFIG,
+    EVALUATE,
+    PREPARE,
+    TRAIN,
+    after,
+    at,
+    child,
+    complete,
+    condition,
+    ended,
+    job,
+    live,
+    merged,
+    observe,
+    running,
+    stages_done,
+    succeeded,
+    trained,
+)
+
+PUBLISH = Stage.PUBLISH
 
 
 def spec_of(body):
@@ -21,3 +52,170 @@ def test_everything_that_is_waited_for_is_told(monkeypatch):
     no, yes = Wait(reason="ReviewRequired", message="The panel has not decided."), None
     monkeypatch.setattr(publishing, "_ASKED", (lambda *_: no, lambda *_: yes))
     assert why_publishing_waits(spec_of(job()), {}, ()) == (no,)
+
+
+# ---- a hold between evaluation and publication ---------------------------------------------------
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Have every publication wait for somebody's decision, as a review would."""
+    monkeypatch.setattr(FineTuneJobSpec, "publishes_at_once", False)
+    wait = Wait(reason="ReviewRequired", message="The panel has not decided.")
+    monkeypatch.setattr(publishing, "_ASKED", (lambda *_: wait,))
+
+
+def passed(**more):
+    """Return the snapshot of a job whose candidate passed and was left unpublished by its pod."""
+    unpublished = result_of(EVALUATE).model_copy(update={"version": None, "manifest_uri": ""})
+    text = TerminationMessage(stage=EVALUATE, exit_code=0, result=unpublished).to_text()
+    known = stages_done(PREPARE, TRAIN, EVALUATE)
+    known["pods"][EVALUATE] = (ended(EVALUATE, 0, text),)
+    return merged(known, more)
+
+
+def decision(*, is_approval=True, digest="e" * 64, name="yes", **more):
+    return Decision(name=name, subject="Publication", digest=digest, is_approval=is_approval,
+                    by="ann", reason="pays $(AWS_SECRET_ACCESS_KEY)", time="1", **more)  # fmt: skip
+
+
+def test_a_held_candidate_waits_without_an_end(held):
+    made = plan(observe(trained(), **passed()), at(200), CONFIG)
+    assert made.first == ()
+    assert made.status["phase"] == "AwaitingApproval"
+    assert made.status["reason"] == "ReviewRequired"
+    assert made.status["evaluation"]["digest"] == "e" * 64
+    assert condition(made, "GoalMet")["status"] == "True"
+    published = condition(made, "Published")
+    assert (published["status"], published["reason"]) == ("False", "ReviewRequired")
+    _, body = live([passed()], trained(), at(200))
+    assert plan(observe(body, **passed()), at(300), CONFIG).status is None
+
+
+@pytest.mark.parametrize("not_counted", [{"digest": "f" * 64}, {"subject": "DataSet"}])
+def test_a_decision_on_something_else_does_not_count(held, not_counted):
+    made = decision()
+    known = passed(decisions=(replace(made, **not_counted),))
+    assert plan(observe(trained(), **known), at(200), CONFIG).first == ()
+
+
+def test_a_yes_is_recorded_and_then_acted_on(held):
+    known = passed(decisions=(decision(),))
+    made = plan(observe(trained(), **known), at(200), CONFIG)
+    assert made.first == ()
+    assert made.status["publication"]["by"] == "ann"
+    body = after(trained(), made)
+    (action,) = plan(observe(body, **known), at(201), CONFIG).first
+    assert action.job["metadata"]["name"] == "headlines-publish"
+    container = action.job["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"][3:] == [
+        f"--evaluation-digest={'e' * 64}",
+        "--decided-by=ann",
+        "--reason=pays $$(AWS_SECRET_ACCESS_KEY)",
+        "--approval=yes",
+    ]
+    done = merged(known, stages_done(PUBLISH))
+    made = plan(observe(body, **done), at(300), CONFIG)
+    assert condition(made, "Complete")["status"] == "True"
+    assert made.status["artifact"]["version"] == 1
+    assert made.status["publication"]["name"] == "yes"
+
+
+def test_a_no_ends_the_job_with_its_reason(held):
+    known = passed(decisions=(decision(), decision(is_approval=False, name="no")))
+    made = plan(observe(trained(), **known), at(200), CONFIG)
+    assert condition(made, "Failed")["reason"] == "PublicationRejected"
+    assert condition(made, "Published")["reason"] == "PublicationRejected"
+    assert made.first == ()
+
+
+# ---- a candidate that missed, and is published all the same --------------------------------------
+
+
+def missed():
+    """Return a job that has ended because its goal was missed, and its snapshot."""
+    known = stages_done(PREPARE, TRAIN, EVALUATE)
+    known["pods"][EVALUATE] = (succeeded(EVALUATE, goal_met=False),)
+    _, body = live([known], trained(), at(200))
+    assert condition(body, "Failed")["reason"] == "GoalNotMet"
+    return body, known
+
+
+def overridden(run=1):
+    found = result_of(PUBLISH, goal_met=False)
+    found = found.model_copy(update={"version": 3, "manifest_uri": "s3://models/v/3"})
+    text = TerminationMessage(stage=PUBLISH, exit_code=0, result=found).to_text()
+    return {
+        "jobs": {PUBLISH: child(PUBLISH, run=run, status=complete())},
+        "pods": {PUBLISH: (ended(PUBLISH, 0, text),)},
+    }
+
+
+def test_nothing_is_written_after_the_end_without_a_decision():
+    body, known = missed()
+    for decisions in ((), None, (decision(is_approval=False),), (decision(digest="f" * 64),)):
+        made = plan(observe(body, **known, decisions=decisions), at(300), CONFIG)
+        assert (made.first, made.status, made.then) == ((), None, ())
+
+
+def test_an_override_is_recorded_then_published_and_the_job_stays_failed():
+    body, known = missed()
+    known["decisions"] = (decision(),)
+    made = plan(observe(body, **known), at(300), CONFIG)
+    assert made.first == ()
+    assert made.status["publication"] | {"time": ""} == {
+        "name": "yes", "decision": "Approved", "digest": "e" * 64, "by": "ann", "run": 1,
+        "reason": "pays $(AWS_SECRET_ACCESS_KEY)", "time": "",
+    }  # fmt: skip
+    assert condition(made, "Published")["reason"] == "Publishing"
+    body = after(body, made)
+    known["decisions"] = ()  # what becomes of the object later changes nothing
+    (action,) = plan(observe(body, **known), at(301), CONFIG).first
+    assert action.job["metadata"]["name"] == "headlines-publish"
+    running_now = merged(known, {"jobs": {PUBLISH: child(PUBLISH, status=running())}})
+    made = plan(observe(body, **running_now), at(302), CONFIG)
+    assert (made.first, made.then) == ((), ())
+    body = after(body, made)
+    made = plan(observe(body, **merged(known, overridden())), at(400), CONFIG)
+    body = after(body, made)
+    published = condition(body, "Published")
+    assert (published["status"], published["reason"]) == ("True", "Overridden")
+    assert "ann decided so" in published["message"]
+    assert body["status"]["artifact"]["version"] == 3
+    assert condition(body, "Failed")["status"] == "True"
+    assert body["status"]["phase"] == "Failed"
+    made = plan(observe(body, **merged(known, overridden())), at(500), CONFIG)
+    assert (made.first, made.status, made.then) == ((), None, ())
+
+
+def test_a_publication_whose_words_are_lost_is_looked_up_again():
+    body, known = missed()
+    made = plan(observe(body, **known, decisions=(decision(),)), at(300), CONFIG)
+    body = after(body, made)
+    lost = merged(known, overridden())
+    lost["pods"][PUBLISH] = ()
+    made = plan(observe(body, **lost), at(500), CONFIG)
+    assert made.status["publication"]["run"] == 2
+    (action,) = plan(observe(after(body, made), **lost), at(501), CONFIG).first
+    assert action.job["metadata"]["name"] == "headlines-publish-2"
+
+
+def test_a_publication_that_fails_is_told_and_another_decision_tries_again():
+    body, known = missed()
+    made = plan(observe(body, **known, decisions=(decision(),)), at(300), CONFIG)
+    body = after(body, made)
+    failed = {"jobs": {PUBLISH: child(PUBLISH, status=gone_wrong())}}
+    failed["pods"] = {PUBLISH: (ended(PUBLISH, 73, ""),)}
+    body = after(body, plan(observe(body, **merged(known, failed)), at(400), CONFIG))
+    assert condition(body, "Published")["reason"] == "PublishingFailed"
+    again = merged(known, failed, {"decisions": (decision(),)})
+    assert plan(observe(body, **again), at(500), CONFIG).status is None
+    again["decisions"] = (decision(name="later"),)
+    made = plan(observe(body, **again), at(500), CONFIG)
+    assert made.status["publication"]["run"] == 2
+
+
+def gone_wrong():
+    since = timestamp(at(390))
+    failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
+    return {"startTime": since, "conditions": [{**failed, "lastTransitionTime": since}]}

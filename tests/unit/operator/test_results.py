@@ -27,14 +27,14 @@ from unit.operator.builders import (
     live,
     merged,
     observe,
-    reasons,
     stages_done,
     succeeded,
     success_text,
     trained,
 )
 
-PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
+PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
+EVALUATE, PUBLISH = Stage.EVALUATE, Stage.PUBLISH
 
 
 def test_a_result_is_waited_for_while_the_pod_cache_may_be_behind():
@@ -79,9 +79,9 @@ def test_a_pushed_result_in_the_status_replaces_lost_last_words():
     assert condition(made, "DatasetReady")["status"] == "True"
 
 
-def run_again(known, run, **more):
-    """Return the snapshot with another run of the evaluation."""
-    later = {"jobs": {EVALUATE: child(EVALUATE, run=run, **more)}, "pods": {EVALUATE: ()}}
+def publishing(known, run=1, pods=(), **more):
+    """Return the snapshot with a run of stage publish."""
+    later = {"jobs": {PUBLISH: child(PUBLISH, run=run, **more)}, "pods": {PUBLISH: tuple(pods)}}
     return merged(known, later)
 
 
@@ -96,31 +96,43 @@ WITHOUT_VERDICT = {
 
 
 @pytest.mark.parametrize("pods", WITHOUT_VERDICT.values(), ids=WITHOUT_VERDICT)
-def test_an_evaluation_whose_result_was_lost_runs_again_and_nothing_is_called_published(pods):
+@pytest.mark.parametrize("goal_met", [True, False])
+def test_a_lost_evaluation_is_read_again_by_a_short_pod_and_never_assumed(pods, goal_met):
     body = trained()
     known = stages_done(PREPARE, TRAIN, EVALUATE)
     known["pods"][EVALUATE] = pods
     made = plan(observe(body, **known), at(500), CONFIG)
     (action,) = made.first
     assert isinstance(action, CreateStage)
-    assert action.job["metadata"]["name"] == "headlines-evaluate-2"
+    assert action.job["metadata"]["name"] == "headlines-publish"
     assert not is_terminal(made.status)
     assert condition(made, "Published") is None
-    made = plan(observe(body, **run_again(known, 2)), at(501), CONFIG)
-    assert reasons(made)[-1] == "ResultNotReported"
+    made = plan(observe(body, **publishing(known)), at(501), CONFIG)
     body = after(body, made)
-    assert body["status"]["phase"] == "Evaluating"
-    assert body["status"]["stages"][2]["job"] == "headlines-evaluate-2"
-    found = run_again(known, 2, status=complete())
-    found["pods"][EVALUATE] = (succeeded(EVALUATE),)
+    assert body["status"]["phase"] == "Publishing"
+    assert body["status"]["stages"][3]["job"] == "headlines-publish"
+    words = succeeded(PUBLISH, goal_met=goal_met)
+    found = publishing(known, pods=[words], status=complete())
     made = plan(observe(body, **found), at(600), CONFIG)
-    assert condition(made, "Complete")["status"] == "True"
-    assert condition(made, "GoalMet")["status"] == "True"
+    assert condition(made, "Complete" if goal_met else "Failed")["status"] == "True"
+    assert condition(made, "Evaluated")["status"] == "True"
+    assert condition(made, "GoalMet")["status"] == str(goal_met)
+    assert condition(made, "Published")["status"] == str(goal_met)
+    assert made.status["artifact"].get("version") == (1 if goal_met else None)
+
+
+def test_a_verdict_needs_no_job_of_its_own():
+    made = plan(observe(trained(), **stages_done(PREPARE, TRAIN, EVALUATE)), at(200), CONFIG)
+    assert made.first == ()
+    assert [entry["name"] for entry in made.status["stages"]] == ["prepare", "train", "evaluate"]
 
 
 def test_a_result_that_is_lost_every_time_ends_the_job_with_the_reason():
-    known = run_again(stages_done(PREPARE, TRAIN), 3, status=complete())
-    made = plan(observe(trained(), **known), at(500), CONFIG)
+    lost = stages_done(PREPARE, TRAIN, EVALUATE)
+    lost["pods"][EVALUATE] = ()
+    made = plan(observe(trained(), **publishing(lost, 1, status=complete())), at(500), CONFIG)
+    assert made.first[0].job["metadata"]["name"] == "headlines-publish-2"
+    made = plan(observe(trained(), **publishing(lost, 3, status=complete())), at(500), CONFIG)
     assert condition(made, "Failed")["status"] == "True"
     assert condition(made, "Complete") is None
     assert made.status["reason"] == "ResultNotReported"
@@ -130,10 +142,11 @@ def test_a_result_that_is_lost_every_time_ends_the_job_with_the_reason():
 def test_a_second_run_that_was_deleted_is_not_mistaken_for_the_first():
     known = stages_done(PREPARE, TRAIN, EVALUATE)
     known["pods"][EVALUATE] = ()
-    _, body = live([run_again(known, 2)], trained(), at(500))
-    made = plan(observe(body, **known), at(510), CONFIG)
-    assert made.first == (ConfirmMissing(stage=EVALUATE, name="headlines-evaluate-2"),)
-    made = plan(observe(body, **known, missing=frozenset({EVALUATE})), at(510), CONFIG)
+    _, body = live([known, publishing(known, 2)], trained(), at(500))
+    gone = publishing(known, 1, status=complete())
+    made = plan(observe(body, **gone), at(510), CONFIG)
+    assert made.first == (ConfirmMissing(stage=PUBLISH, name="headlines-publish-2"),)
+    made = plan(observe(body, **gone, missing=frozenset({PUBLISH})), at(510), CONFIG)
     assert made.status["lastFailure"]["reason"] == "JobDeleted"
 
 
@@ -143,14 +156,13 @@ def test_of_several_runs_the_newest_counts():
     assert newest["metadata"]["name"] == "headlines-evaluate-10"
 
 
-def test_a_job_that_an_older_operator_left_without_a_verdict_is_not_called_published():
+def test_a_job_that_an_older_operator_left_without_a_verdict_is_read_again():
     known = stages_done(PREPARE, TRAIN, EVALUATE)
     known["pods"][EVALUATE] = ()
     body = trained()
     over = {"name": "evaluate", "job": "headlines-evaluate", "completionTime": timestamp(NOW)}
     body["status"]["stages"].append(over)
     made = plan(observe(body, **known), at(500), CONFIG)
-    assert condition(made, "Complete") is None
-    assert condition(made, "Failed")["reason"] == "ResultNotReported"
-    assert condition(made, "Published")["status"] == "Unknown"
-    assert condition(made, "GoalMet")["status"] == "Unknown"
+    assert [action.stage for action in made.first] == [PUBLISH]
+    assert not is_terminal(made.status)
+    assert condition(made, "Published") is None

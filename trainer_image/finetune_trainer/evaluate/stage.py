@@ -1,4 +1,4 @@
-"""Stage ``evaluate``: base against tuned model on the held-out side, the goal, the publication."""
+"""Stage ``evaluate``: base against tuned model on the held-out side, goal and gates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.merged import find_merged
-from finetune_trainer.publish.versions import publish_version
+from finetune_trainer.publish.stage import publish
 from finetune_trainer.storage import (
     MANIFEST_NAME,
     Manifest,
@@ -40,29 +40,31 @@ from finetune_trainer.storage import (
 
 
 def evaluate(context: StageContext) -> EvaluateResult:
-    """Compare, report, and publish the adapter if its goal and gates are met.
+    """Compare and report, then publish the adapter if nothing stands in its way.
 
     Raises:
         DataError: There is nothing to evaluate on, or the goal's metric does not fit the rows.
+        UserError: What somebody approved is another data set.
         StorageError: Storage failed.
     """
-    job = context.job
-    key = f"{job.run_prefix}/evaluation"
-    folder = context.scratch("evaluation", fresh=True)
-    adapter_dir = context.scratch("adapter")
-    adapter_key = f"{job.run_prefix}/adapter"
-    if context.output.exists(f"{key}/{MANIFEST_NAME}"):
+    key = f"{context.job.run_prefix}/evaluation"
+    is_reused = context.output.exists(f"{key}/{MANIFEST_NAME}")
+    if is_reused:
         context.emit.message("this run is evaluated already: reused")
-        drop_answers(context.output, job.run_prefix)
-        evaluation = fetch_folder(context.output, key, folder)
-        result = _read_result(folder)
-        adapter = _fetch_adapter(context, adapter_key, adapter_dir)
-        published = _publish_if_good(context, result, adapter, evaluation)
-        return published.model_copy(update={"reused": True})
+    else:
+        _evaluate(context, key)
+    drop_answers(context.output, context.job.run_prefix)
+    return publish(context).model_copy(update={"reused": is_reused})
+
+
+def _evaluate(context: StageContext, key: str) -> None:
+    """Ask both models, measure, and store what came of it."""
+    job = context.job
+    folder, adapter_dir = context.scratch("evaluation", fresh=True), context.scratch("adapter")
     prepared = read_prepared(
         context.output, job, context.work_dir, sides=(Side.TEST,), approved=context.approved_data
     )
-    adapter = _fetch_adapter(context, adapter_key, adapter_dir)
+    adapter = _fetch_adapter(context, f"{job.run_prefix}/adapter", adapter_dir)
     record = json.loads((adapter_dir / "run.json").read_text())
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
     questions = _gather(job, prepared, encoder)
@@ -92,15 +94,13 @@ def evaluate(context: StageContext) -> EvaluateResult:
     row_scores = gather_row_scores(comparison, measured)
     _write_results(folder, context, prepared, adapter, record, comparison, result, row_scores)
     _write_review(folder, context, comparison, row_scores)
-    evaluation = publish_folder(
+    publish_folder(
         context.output,
         key,
         folder,
         created_by="finetune_trainer evaluate",
         inputs={"adapter": adapter.digest, "dataset": prepared.digest},
     )
-    drop_answers(context.output, job.run_prefix)
-    return _publish_if_good(context, result, adapter, evaluation)
 
 
 def _fetch_adapter(context: StageContext, key: str, folder: Path) -> Manifest:
@@ -109,10 +109,6 @@ def _fetch_adapter(context: StageContext, key: str, folder: Path) -> Manifest:
     record = json.loads((folder / "run.json").read_text())
     require_approved(record["dataset"], context.approved_data, context.uri_of(key))
     return manifest
-
-
-def _read_result(folder: Path) -> EvaluateResult:
-    return EvaluateResult.model_validate(json.loads((folder / "report.json").read_text())["result"])
 
 
 def _gather(job: ResolvedJob, prepared: Prepared, encoder: Encoder) -> list[Question]:
@@ -209,13 +205,3 @@ def _write_review(
         f"{len(hidden.items)} questions wait for {review.reviewers} reviewer(s): finetune review "
         f"open {context.uri_of(f'{context.job.run_prefix}/evaluation')}"
     )
-
-
-def _publish_if_good(
-    context: StageContext, result: EvaluateResult, adapter: Manifest, evaluation: Manifest
-) -> EvaluateResult:
-    if result.is_missed:
-        context.emit.message(f"nothing is published: {result.missed_words}")
-        return result
-    version, key = publish_version(context, adapter, evaluation, result)
-    return result.model_copy(update={"version": version, "manifest_uri": context.uri_of(key)})

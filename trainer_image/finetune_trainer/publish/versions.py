@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult
@@ -21,46 +23,74 @@ MAX_TRIES = 50
 CARD = "README.md"
 
 
-def publish_version(
-    context: StageContext, adapter: Manifest, evaluation: Manifest, result: EvaluateResult
-) -> tuple[int, str]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """A published version.
+
+    Attributes:
+        number: Its number.
+        key: Key of its manifest.
+    """
+
+    number: int
+    key: str
+
+
+def find_version(context: StageContext) -> Published | None:
+    """Return the version that this run was published as, or None."""
+    for number in reversed(_versions(context)):
+        key = _key_of(context, number)
+        known = read_json(context.output, key) or {}
+        if known.get("inputs", {}).get("uid") == context.job.uid:
+            return Published(number=number, key=key)
+    return None
+
+
+def claim_version(
+    context: StageContext,
+    *,
+    adapter: Manifest,
+    evaluation: Manifest,
+    result: EvaluateResult,
+    card: tuple[ManifestFile | None, str],
+    inputs: Mapping[str, str],
+) -> Published:
     """Publish, or find the version this run was published as.
 
     Args:
         context: The stage's view of the world.
         adapter: Manifest of the run's adapter.
-        evaluation: Manifest of its evaluation, whose model card knows the scores.
+        evaluation: Manifest of its evaluation.
         result: The scores.
-
-    Returns:
-        The version number and the key of its manifest.
+        card: The model card that knows the scores, and the key of the folder it lies in.
+        inputs: What else the version's manifest says it rests on.
 
     Raises:
         StorageError: Others claimed every number tried.
     """
     job = context.job
-    body = _version_manifest(context, adapter, evaluation, result)
+    body = _version_manifest(context, adapter, evaluation, result, card, inputs)
     for _ in range(MAX_TRIES):
+        if (published := find_version(context)) is not None:
+            return published
         versions = _versions(context)
-        for number in reversed(versions):
-            key = f"{job.versions_prefix}/{number}/manifest.json"
-            known = read_json(context.output, key) or {}
-            if known.get("inputs", {}).get("uid") == job.uid:
-                return number, key
         number = (versions[-1] if versions else 0) + 1
-        key = f"{job.versions_prefix}/{number}/manifest.json"
         try:
             data = json.dumps(body, indent=1, sort_keys=True) + "\n"
-            context.output.write_bytes(key, data.encode(), if_absent=True)
+            context.output.write_bytes(_key_of(context, number), data.encode(), if_absent=True)
         except AlreadyExists:
             continue
         context.emit.message(f"published as version {number} of {job.namespace}/{job.name}")
-        return number, key
+        return Published(number=number, key=_key_of(context, number))
     raise StorageError(
         "VersionContended",
         f"could not claim a version under {context.uri_of(job.versions_prefix)} in {MAX_TRIES} "
         "tries: other runs of the same name keep publishing; run again",
     )
+
+
+def _key_of(context: StageContext, number: int) -> str:
+    return f"{context.job.versions_prefix}/{number}/manifest.json"
 
 
 def _versions(context: StageContext) -> list[int]:
@@ -74,14 +104,19 @@ def _versions(context: StageContext) -> list[int]:
 
 
 def _version_manifest(
-    context: StageContext, adapter: Manifest, evaluation: Manifest, result: EvaluateResult
+    context: StageContext,
+    adapter: Manifest,
+    evaluation: Manifest,
+    result: EvaluateResult,
+    card: tuple[ManifestFile | None, str],
+    more: Mapping[str, str],
 ) -> dict[str, Any]:
     job = context.job
     files = {file.path: _point_at(file, f"{job.run_prefix}/adapter") for file in adapter.files}
     # The adapter's own card was written before there were scores, and its bytes stay as they are.
-    card = evaluation.file(CARD)
-    if card is not None:
-        files[CARD] = _point_at(card, f"{job.run_prefix}/evaluation")
+    file, prefix = card
+    if file is not None:
+        files[CARD] = _point_at(file, prefix)
     inputs = {
         "uid": job.uid,
         "run": job.run_prefix,
@@ -91,13 +126,16 @@ def _version_manifest(
         "model": context.model_name,
         "goal": result.goal_message,
         "scores": json.dumps({s.name: [s.base, s.tuned] for s in result.scores}),
+        **more,
     }
+    if result.gates:
+        inputs["gates"] = json.dumps({gate.name: gate.met for gate in result.gates})
     merged = find_merged(context)
     if merged is not None:
         inputs["merged"] = merged.digest
     return {
         "files": [files[path] for path in sorted(files)],
-        "createdBy": "finetune_trainer evaluate",
+        "createdBy": "finetune_trainer publish",
         "inputs": inputs,
     }
 

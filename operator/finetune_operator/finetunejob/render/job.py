@@ -5,6 +5,7 @@ Kueue and the Job controller write to it afterwards; applying it again would fig
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.names import (
@@ -14,7 +15,7 @@ from finetune_api.names import (
     Owner,
     child_job_name,
 )
-from finetune_api.trainer import NON_RETRYABLE_EXIT_CODES, ExitCode, Stage
+from finetune_api.trainer import CPU_STAGES, NON_RETRYABLE_EXIT_CODES, ExitCode, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.pod import render_pod_template
@@ -22,11 +23,13 @@ from finetune_operator.finetunejob.render.pod import render_pod_template
 
 def is_queued(spec: FineTuneJobSpec, stage: Stage) -> bool:
     """Return whether Kueue admits this stage: all that may hold GPUs, if the job names a queue."""
-    return bool(spec.queue_name) and stage is not Stage.PREPARE
+    return bool(spec.queue_name) and stage not in CPU_STAGES
 
 
 UNLIMITED = 2147483647
 """The Job controller never gives up by itself: it knows pods, the operator counts incidents."""
+PUBLISH_RETRIES = 6
+"""Of a publication after a job's end nobody counts incidents any more."""
 
 
 def render_job(
@@ -38,6 +41,7 @@ def render_job(
     run: int = 1,
     image: str | None = None,
     data_digest: str | None = None,
+    arguments: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Render the Job of a stage.
 
@@ -50,6 +54,7 @@ def render_job(
         image: What the run's earlier pods are of; None for the first stage.
         data_digest: The only data set that the stage may read; None for that of the run, whichever
             it is.
+        arguments: What else the stage is told on its command line.
     """
     nodes = spec.resources.nodes if stage is Stage.TRAIN else 1
     metadata = owner.metadata_of(child_job_name(owner.name, stage, run), stage)
@@ -57,11 +62,17 @@ def render_job(
         "completions": nodes,
         "parallelism": nodes,
         "completionMode": "Indexed" if stage is Stage.TRAIN else "NonIndexed",
-        "backoffLimit": UNLIMITED,
+        "backoffLimit": PUBLISH_RETRIES if stage is Stage.PUBLISH else UNLIMITED,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
         "template": render_pod_template(
-            spec, stage, owner, config, image=image, data_digest=data_digest
+            spec,
+            stage,
+            owner,
+            config,
+            image=image,
+            data_digest=data_digest,
+            arguments=arguments,
         ),
     }
     if stage is Stage.TRAIN:
@@ -72,7 +83,7 @@ def render_job(
         metadata["labels"][QUEUE_LABEL] = spec.queue_name
         # Kueue's webhook would set it too; said here, no pod leaks where the webhook is absent.
         job_spec["suspend"] = True
-    if spec.priority_class_name and stage is not Stage.PREPARE:
+    if spec.priority_class_name and stage not in CPU_STAGES:
         # Also without a queue of its own: Kueue puts it into the namespace's, if there is one.
         metadata["labels"][PRIORITY_LABEL] = spec.priority_class_name
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}

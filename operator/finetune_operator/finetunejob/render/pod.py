@@ -7,11 +7,12 @@ is not among it. :mod:`finetune_operator.finetunejob.admission` has refused rese
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
 from finetune_api.names import CONTAINER, Owner, config_map_name, labels_of, service_name
-from finetune_api.trainer import PROGRESS_AUDIENCE, Environment, Stage
+from finetune_api.trainer import CPU_STAGES, PROGRESS_AUDIENCE, Environment, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_operator.config import OperatorConfig
@@ -84,8 +85,9 @@ def render_pod_template(
     *,
     image: str | None = None,
     data_digest: str | None = None,
+    arguments: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Render the pod template of a stage; for ``image`` and ``data_digest`` see ``render_job``."""
+    """Render the pod template of a stage; for the keywords see ``render_job``."""
     extra = spec.pod_template or PodTemplate()
     volumes, mounts = _volumes(spec, extra, owner.name, config)
     metadata: dict[str, Any] = {"labels": {**extra.labels, **labels_of(owner.name, stage)}}
@@ -95,7 +97,7 @@ def render_pod_template(
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": image or spec.trainer.image or config.trainer_image,
-        "args": [stage.value, "--job", f"{JOB_DIR}/{JOB_FILE}", *_pin(data_digest)],
+        "args": [stage.value, "--job", f"{JOB_DIR}/{JOB_FILE}", *_pin(data_digest), *arguments],
         "env": _environment(spec, extra, stage, owner, config),
         "resources": _resources(spec, stage, config),
         "volumeMounts": mounts,
@@ -140,7 +142,7 @@ def _annotations(extra: PodTemplate, stage: Stage) -> dict[str, str]:
     return {
         key: text
         for key, text in extra.annotations.items()
-        if stage is not Stage.PREPARE or not key.startswith(KUEUE_PREFIX)
+        if stage not in CPU_STAGES or not key.startswith(KUEUE_PREFIX)
     }
 
 
@@ -151,13 +153,13 @@ def _pin(data_digest: str | None) -> list[str]:
 
 def memory_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:
     """Return the memory limit of a stage's pods."""
-    if stage is Stage.PREPARE:
+    if stage in CPU_STAGES:
         return config.prepare_memory
     return spec.resources.memory or config.default_memory
 
 
 def _cpu_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:
-    if stage is Stage.PREPARE:
+    if stage in CPU_STAGES:
         return config.prepare_cpu
     return spec.resources.cpu or config.default_cpu
 
@@ -165,7 +167,7 @@ def _cpu_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:
 def num_gpus_of(spec: FineTuneJobSpec, stage: Stage) -> int:
     """Return the GPUs of one pod of a stage."""
     match stage:
-        case Stage.PREPARE:
+        case Stage.PREPARE | Stage.PUBLISH:
             return 0
         case Stage.TRAIN:
             return spec.resources.gpus_per_node
@@ -286,7 +288,7 @@ def _volumes(
 def _placement(extra: PodTemplate, stage: Stage, config: OperatorConfig) -> dict[str, Any]:
     pod: dict[str, Any] = {}
     tolerations = list(extra.tolerations)
-    if stage is not Stage.PREPARE:
+    if stage not in CPU_STAGES:
         tolerations += [each for each in config.default_tolerations if each not in tolerations]
     if tolerations:
         pod["tolerations"] = [toleration.to_wire() for toleration in tolerations]
@@ -297,7 +299,7 @@ def _placement(extra: PodTemplate, stage: Stage, config: OperatorConfig) -> dict
     ):
         if value:
             pod[key] = value
-    if stage is Stage.PREPARE:
+    if stage in CPU_STAGES:
         # Node labels and runtime classes of GPU nodes would keep the CPU stage on GPU nodes.
         return pod
     if labels := {**config.default_node_selector, **extra.node_selector}:

@@ -1,0 +1,111 @@
+"""``finetune publish``: a candidate that missed its goal or a gate is published all the same.
+
+On a cluster a FineTuneApproval says so, and the operator acts on it; of a run on this machine the
+stage itself is told who decided and why. Either way version and model card carry it.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.trainer import EvaluateResult, Stage
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET
+from finetune_cli.jobview import condition, is_true
+
+if TYPE_CHECKING:
+    from finetune_cli.display import Display
+    from finetune_cli.localjob import LocalRun
+
+NO_REASON = "--override needs --reason: the version and its model card say why"
+
+
+def find_evaluation(job: Mapping[str, Any]) -> str:
+    """Return the digest of the evaluation that a decision to publish names.
+
+    Raises:
+        CliError: There is none yet, or its candidate is published already.
+    """
+    name, status = job["metadata"]["name"], job.get("status", {})
+    if is_true(job, "Published"):
+        version = status.get("artifact", {}).get("version")
+        raise CliError(f"FineTuneJob {name} is published: version {version}", exit_code=NOT_MET)
+    digest = status.get("evaluation", {}).get("digest")
+    if not digest:
+        phase = status.get("phase", "Pending")
+        raise CliError(
+            f"FineTuneJob {name} has no evaluation that is known, it is {phase}; only what was "
+            "evaluated can be published",
+            exit_code=NOT_MET,
+        )
+    return str(digest)
+
+
+def describe_candidate(job: Mapping[str, Any]) -> list[str]:
+    """Return what to look at before deciding, a line each."""
+    evaluation = job["status"]["evaluation"]
+    scores = ", ".join(f"{s['name']} {s['base']} -> {s['tuned']}" for s in evaluation["scores"])
+    lines = [f"candidate   {scores}", f"report      {evaluation.get('reportUri', '')}"]
+    lines.append(f"published   no: {condition(job, 'Published').get('message', 'not decided yet')}")
+    return lines
+
+
+def publish_locally(planned: LocalRun, display: Display, *, reason: str | None) -> EvaluateResult:
+    """Run stage ``publish`` of a job that was evaluated on this machine.
+
+    Args:
+        planned: The job.
+        display: Where progress is shown.
+        reason: Why it is published although it missed; None publishes only what has passed.
+
+    Raises:
+        CliError: There is nothing evaluated, or the stage failed.
+    """
+    from finetune_cli.runner import locked, stage_environment
+    from finetune_cli.stages import StageProcess
+
+    digest = _evaluation_of(planned)
+    arguments: tuple[str, ...] = ()
+    if reason is not None:
+        told = {"evaluation-digest": digest, "decided-by": getpass.getuser(), "reason": reason}
+        arguments = tuple(f"--{option}={text}" for option, text in told.items())
+    with locked(planned.work_dir):
+        planned.job_file.write_text(planned.job.to_json())
+        display.start_stage(Stage.PUBLISH)
+        process = StageProcess(
+            Stage.PUBLISH,
+            planned.job_file,
+            planned.log_dir,
+            stage_environment(planned),
+            arguments=arguments,
+        )
+        attempt = process.run(display.show_event)
+        display.end_stage(Stage.PUBLISH, is_ok=attempt.is_ok, summary="")
+    if not attempt.is_ok:
+        words = attempt.failure.message if attempt.failure else attempt.log_tail
+        raise CliError(f"stage publish failed: {words}", exit_code=attempt.exit_code)
+    return EvaluateResult.model_validate(attempt.result)
+
+
+def _evaluation_of(planned: LocalRun) -> str:
+    from finetune_cli.verify import make_access
+    from finetune_trainer.errors import TrainerError
+    from finetune_trainer.storage import find_manifest, open_store
+
+    job = planned.job
+    try:
+        store = open_store(
+            job.spec.output.uri, make_access(job.spec.s3.endpoint, job.spec.s3.region)
+        )
+        manifest = find_manifest(store, f"{job.run_prefix}/evaluation")
+    except TrainerError as error:
+        raise CliError(error.message, exit_code=error.exit_code) from error
+    if manifest is None:
+        raise CliError(
+            f"nothing was evaluated under {job.spec.output.uri}/{job.run_prefix}: run the job "
+            "first, with the same file and --set",
+            exit_code=NOT_MET,
+        )
+    return manifest.digest

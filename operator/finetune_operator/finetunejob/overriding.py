@@ -1,0 +1,126 @@
+"""A candidate that missed its goal or a gate, and that somebody publishes all the same.
+
+The job has ended: ``Failed`` stays true, for it missed what it was held to. A FineTuneApproval of
+subject ``Publication`` that names the evaluation's digest is recorded in ``status.publication``
+first; Job ``publish`` follows, and what it did becomes the condition ``Published``.
+"""
+
+from __future__ import annotations
+
+from finetune_api.trainer import EvaluateResult, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob import results
+from finetune_operator.finetunejob.failure import latest_cause
+from finetune_operator.finetunejob.publishing import SECTION, decided_on_publication
+from finetune_operator.finetunejob.stages import StageState, StageView
+from finetune_operator.finetunejob.starting import MAX_RUNS, create_stage
+from finetune_operator.finetunejob.step import Step
+from finetune_operator.status.conditions import ConditionType, Reason
+
+_OPEN = (
+    Reason.GOAL_NOT_MET,
+    Reason.GATES_NOT_MET,
+    Reason.PUBLISHING_FAILED,
+    Reason.JOB_DELETED,
+)
+"""Reasons of ``Published`` that a decision may change."""
+_UNDER_WAY = Reason.PUBLISHING
+
+
+def is_overriding(step: Step) -> bool:
+    """Return whether a publication is under way that somebody decided on after the job's end."""
+    told = step.draft.conditions.reason_of(ConditionType.PUBLISHED)
+    return told == _UNDER_WAY and bool(step.draft.get(SECTION))
+
+
+def follow_override(step: Step) -> bool:
+    """Act on a decision to publish a candidate that missed; return whether there is one."""
+    parsed = step.observed.parsed
+    if parsed is None:
+        return False
+    if is_overriding(step):
+        _go_on(step, parsed.spec)
+        return True
+    is_open = step.draft.conditions.reason_of(ConditionType.PUBLISHED) in _OPEN
+    return is_open and _begin(step, parsed.spec)
+
+
+def _publish_view(step: Step) -> StageView:
+    return next(view for view in step.views if view.stage is Stage.PUBLISH)
+
+
+def _begin(step: Step, spec: FineTuneJobSpec) -> bool:
+    """Record the decision; the plan after the write acts on it, so that none is without record."""
+    draft = step.draft
+    decision = decided_on_publication(spec, draft.sections(), step.observed.decisions)
+    if decision is None or not decision.is_approval:
+        return False
+    if decision.name == (draft.get(SECTION) or {}).get("name"):
+        return False  # tried already; another decision tries again
+    run = max(_publish_view(step).run, draft.last_run(Stage.PUBLISH)) + 1
+    draft.put(SECTION, {**decision.to_wire(), "run": run})
+    message = (
+        f"{decision.by} decided to publish the candidate although it missed (FineTuneApproval"
+        f" {decision.name}): {decision.reason}. Job publish does it."
+    )
+    draft.conditions.set(ConditionType.PUBLISHED, False, _UNDER_WAY, message)
+    draft.announce(Reason.OVERRIDDEN, message, warning=True)
+    step.look_again(0.0)
+    return True
+
+
+def _go_on(step: Step, spec: FineTuneJobSpec) -> None:
+    view, draft = _publish_view(step), step.draft
+    run = int(draft.get(SECTION).get("run") or 1)
+    if draft.last_run(Stage.PUBLISH) >= run > view.run:
+        _end(step, Reason.JOB_DELETED, "Job publish was deleted before its end.")
+    elif view.run < run:
+        _create(step, spec, run)
+    elif not view.has_ended:
+        draft.record_stage(view)
+    elif not view.is_settled(step.now):
+        draft.record_stage(view)
+        step.look_again(1.0)
+    else:
+        draft.record_stage(view)
+        draft.record_end(view)
+        _conclude(step, view, run)
+
+
+def _create(step: Step, spec: FineTuneJobSpec, run: int) -> None:
+    refusal = step.observed.refusals.get(Stage.PUBLISH)
+    if refusal is None:
+        step.first.append(create_stage(step, spec, Stage.PUBLISH, run=run))
+    elif refusal.is_final:
+        _end(step, refusal.reason, refusal.message)
+    else:
+        step.look_again(refusal.retry_seconds)
+
+
+def _conclude(step: Step, view: StageView, run: int) -> None:
+    draft, result = step.draft, view.result
+    if view.state is not StageState.SUCCEEDED:
+        cause = latest_cause(view.pods)
+        message = cause.message if cause else view.failure_message or "Job publish failed."
+        _end(step, Reason.PUBLISHING_FAILED, message)
+    elif isinstance(result, EvaluateResult) and result.version is not None:
+        made = draft.get(SECTION)
+        artifact = draft.get("artifact") or {}
+        draft.put("artifact", results.published_section(artifact, result))
+        message = (
+            f"Version {result.version}, although it missed: {result.missed_words}. {made['by']}"
+            f" decided so (FineTuneApproval {made['name']}): {made.get('reason', '')}"
+        )
+        draft.conditions.set(ConditionType.PUBLISHED, True, Reason.OVERRIDDEN, message)
+        draft.announce("Published", message, warning=True)
+    elif result is None and run < MAX_RUNS:
+        # Its last words were lost; the next run finds the version and says so.
+        draft.put(SECTION, {**draft.get(SECTION), "run": run + 1})
+        step.look_again(0.0)
+    else:
+        _end(step, Reason.PUBLISHING_FAILED, "Job publish ended without a word on a version.")
+
+
+def _end(step: Step, reason: str, message: str) -> None:
+    step.draft.conditions.set(ConditionType.PUBLISHED, False, reason, message)
+    step.draft.announce(reason, message, warning=True)

@@ -1,0 +1,135 @@
+"""Stage ``publish``: reads evaluation and gates from storage, and claims the version.
+
+The evaluation's pod runs it at its end. It runs by itself, on a CPU and for seconds, where
+something stood between: a person had to decide, or nobody knows what the evaluation said. Nothing
+is assumed: what is not in storage is not published.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.trainer import EvaluateResult
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.prepared import require_approved
+from finetune_trainer.decision import PublishDecision
+from finetune_trainer.errors import StorageError, UserError
+from finetune_trainer.publish.versions import CARD, Published, claim_version, find_version
+from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """What a run may publish, as storage holds it.
+
+    Attributes:
+        adapter: Manifest of the adapter.
+        evaluation: Manifest of its evaluation.
+        result: What the evaluation found; nothing in it is published yet.
+        card: Its model card.
+    """
+
+    adapter: Manifest
+    evaluation: Manifest
+    result: EvaluateResult
+    card: str
+
+
+def publish(context: StageContext) -> EvaluateResult:
+    """Publish the run's candidate, if goal, gates and people let it.
+
+    Returns:
+        What the evaluation found, with the version if there is one: also one that an earlier
+        attempt has claimed.
+
+    Raises:
+        UserError: What somebody decided on is another evaluation, or another data set.
+        StorageError: Storage failed, or holds no evaluation.
+    """
+    candidate = _read_candidate(context)
+    decision, result = context.decision, candidate.result
+    if decision is not None and decision.evaluation != candidate.evaluation.digest:
+        raise UserError(
+            "EvaluationNotApproved",
+            f"what somebody decided to publish is evaluation {decision.evaluation}, and this run's "
+            f"is {candidate.evaluation.digest}; nothing is published",
+        )
+    published = find_version(context)
+    if published is None and _may_publish(context, result):
+        published = _claim(context, candidate, decision)
+    if published is None:
+        return result
+    uri = context.uri_of(published.key)
+    return result.model_copy(update={"version": published.number, "manifest_uri": uri})
+
+
+def _may_publish(context: StageContext, result: EvaluateResult) -> bool:
+    if context.decision is not None:
+        return True
+    if result.is_missed:
+        context.emit.message(f"nothing is published: {result.missed_words}")
+    elif not context.job.spec.publishes_at_once:
+        context.emit.message("the candidate passed; it is published once somebody has decided")
+    return not result.is_missed and context.job.spec.publishes_at_once
+
+
+def _read_candidate(context: StageContext) -> Candidate:
+    """Read what the run has stored, every byte checked."""
+    run, folder = context.job.run_prefix, context.scratch("candidate", fresh=True)
+    evaluation = fetch_folder(
+        context.output, f"{run}/evaluation", folder / "evaluation", only=(REPORT, CARD)
+    )
+    adapter = fetch_folder(context.output, f"{run}/adapter", folder / "adapter", only=("run.json",))
+    trained = json.loads((folder / "adapter/run.json").read_text())
+    require_approved(trained["dataset"], context.approved_data, context.uri_of(f"{run}/adapter"))
+    if evaluation.inputs.get("adapter") != adapter.digest:
+        raise StorageError(
+            "OtherAdapterEvaluated",
+            f"{context.uri_of(f'{run}/evaluation')} is about another adapter than "
+            f"{context.uri_of(f'{run}/adapter')}: something else wrote there; nothing is published",
+        )
+    report = json.loads((folder / "evaluation" / REPORT).read_text(encoding="utf-8"))
+    result = EvaluateResult.model_validate(report["result"])
+    told = {"stage": context.emit.stage.value, "digest": evaluation.digest}
+    return Candidate(
+        adapter=adapter,
+        evaluation=evaluation,
+        result=result.model_copy(update=told),
+        card=_read_text(folder / "evaluation" / CARD),
+    )
+
+
+def _claim(
+    context: StageContext, candidate: Candidate, decision: PublishDecision | None
+) -> Published:
+    card = candidate.evaluation.file(CARD), f"{context.job.run_prefix}/evaluation"
+    if decision is not None:
+        # The evaluation's own card knows no decision, and its bytes stay as they are.
+        prefix = f"{context.job.run_prefix}/publication/{decision.key}"
+        folder = context.scratch("publication", fresh=True)
+        words = f"{candidate.card.rstrip()}\n\n{decision.card_section(candidate.result)}"
+        (folder / CARD).write_text(words, encoding="utf-8")
+        manifest = publish_folder(
+            context.output,
+            prefix,
+            folder,
+            created_by="finetune_trainer publish",
+            inputs={"evaluation": candidate.evaluation.digest},
+        )
+        card = manifest.file(CARD), prefix
+    return claim_version(
+        context,
+        adapter=candidate.adapter,
+        evaluation=candidate.evaluation,
+        result=candidate.result,
+        card=card,
+        inputs=decision.inputs(candidate.result) if decision else {},
+    )
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
