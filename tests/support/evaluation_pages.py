@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, ResolvedJob, Score
+from finetune_api.trainer import EvaluateResult, GateResult, ResolvedJob, Score
 from finetune_trainer.evaluate.label_section import (
     LabelSection,
     count_both,
@@ -65,6 +65,19 @@ def page(change: dict[str, Any] | None = None, **settings: Any) -> str:
             num_samples=1200,
             goal_met=True,
             goal_message="exactMatch 0.910 (goal: at least 0.80)",
+            gates=[
+                GateResult(
+                    name="a-gate-of-the-longest-name-there-may-be1",
+                    severity="Warn",
+                    met=False,
+                    message="loss of label x 0.400, upper bound 0.500 (at most 0.3)",
+                    metric="loss",
+                    slice=f'label "{"averyverylonglabel" * 4}"',
+                    asked="at most 0.3",
+                    value="0.4000",
+                    bound="0.500",
+                )
+            ],
             report_uri="s3://models/report.json",
         ),
         "facts": {"Base model": "org/name @ abc", "Data set version": "d" * 64, "Seed": 42},
