@@ -226,7 +226,7 @@ async def _trouble(world: World, replica: Replica) -> None:
     world.is_waiting.set()
     pushing = asyncio.create_task(_report_for_ever(replica, BLOCKED, "blocked", bad))
     try:
-        await replica.reach(replica.minute + 65)
+        await replica.reach(replica.minute + 80)
     finally:
         pushing.cancel()
         await asyncio.gather(pushing, return_exceptions=True)
