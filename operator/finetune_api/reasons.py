@@ -87,6 +87,11 @@ LIFE = {
     "Publishing": ReasonHelp(
         "Job `publish` reads evaluation and gates from storage, and publishes.", _WAIT
     ),
+    "ReviewRequired": ReasonHelp(
+        "`evaluation.review.required` is set, and the panel's result is not in yet.",
+        "`finetune review open NAME` shows the page, `finetune review submit NAME FILE...` hands"
+        " the result in.",
+    ),
     "PublicationRejected": ReasonHelp(
         "Somebody has decided that the candidate is not published.",
         "Read why; the candidate and its report are kept.",

@@ -285,6 +285,11 @@ DATA = {
         "A review is asked for, and the held-out rows have no answers that people could compare.",
         "Leave `evaluation.review` out, or hold out rows with answers.",
     ),
+    "PanelUnusable": _Help(
+        "The panel's result that somebody names is not there, was changed, is about another"
+        " evaluation, or is of too few reviewers.",
+        "`finetune review submit` the reviewers' files again.",
+    ),
     "NoPreferences": _Help(
         "Rows have labels where pairs are needed, or the other way round.",
         "Use the objective that the message names.",

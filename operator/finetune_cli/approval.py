@@ -88,6 +88,7 @@ def make_approval(
     is_approval: bool,
     reason: str | None,
     subject: str = "DataSet",
+    panel: str | None = None,
 ) -> Body:
     """Return the FineTuneApproval, named so that one person decides once.
 
@@ -99,6 +100,9 @@ def make_approval(
 
     verb = "approved" if is_approval else "rejected"
     what = f"{verb}-publication" if subject == "Publication" else verb
+    named = digest
+    if panel is not None:
+        what, named = "reviewed", panel
     who = hashlib.sha256(user.encode()).hexdigest()[:SHORT_DIGITS]
     spec: Body = {
         "job": job,
@@ -107,13 +111,15 @@ def make_approval(
         "decision": verb.capitalize(),
         "by": user,
     }
+    if panel is not None:
+        spec["panel"] = panel
     if reason:
         spec["reason"] = reason
     body: Body = {
         "apiVersion": API_VERSION,
         "kind": APPROVAL_KIND,
         "metadata": {
-            "name": f"{job}-{what}-{digest[:SHORT_DIGITS]}-{who}",
+            "name": f"{job}-{what}-{named[:SHORT_DIGITS]}-{who}",
             "namespace": namespace,
         },
         "spec": spec,

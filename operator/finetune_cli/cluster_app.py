@@ -297,10 +297,10 @@ def approve(
     verb = "reject" if reject else "approve"
     if not yes:
         typer.confirm(f"{verb} it as {spec['by']}?", abort=True, err=True)
-    _decide(cluster, body, output)
+    decide(cluster, body, output)
 
 
-def _decide(cluster: Cluster, body: dict[str, Any], output: str | None) -> None:
+def decide(cluster: Cluster, body: dict[str, Any], output: str | None) -> None:
     """Create a FineTuneApproval and say so."""
     from finetune_cli.cluster_errors import ApiError
 
@@ -326,6 +326,10 @@ def publish(
         bool, typer.Option("--override", help="Publish it although it missed. Needs --reason.")
     ] = False,
     reason: Annotated[str | None, typer.Option(help="Why, in a sentence.")] = None,
+    panel: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST", help="Of a file: the result of its review, from submit."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")] = False,
     results: Annotated[
         str | None, typer.Option(help="Of a file: where its results are, as run's --output.")
@@ -349,7 +353,10 @@ def publish(
     if override and not reason:
         raise CliError(publication.NO_REASON)
     if Path(target).suffix in (".yaml", ".yml", ".json") or Path(target).is_file():
-        _publish_file(target, results, overrides, reason if override else None, namespace)
+        if panel and override:
+            raise CliError("--panel and --override exclude each other: a review overrules nothing")
+        why = reason if override or panel else None
+        _publish_file(target, results, overrides, why, namespace, panel)
         return
     if not override:
         raise CliError(
@@ -373,7 +380,7 @@ def publish(
     print("\n".join(publication.describe_candidate(job)), file=sys.stderr)
     if not yes:
         typer.confirm(f"publish it as {body['spec']['by']}?", abort=True, err=True)
-    _decide(cluster, body, output)
+    decide(cluster, body, output)
 
 
 def _publish_file(
@@ -382,10 +389,12 @@ def _publish_file(
     overrides: list[str] | None,
     reason: str | None,
     namespace: str | None,
+    panel: str | None = None,
 ) -> None:
     """Publish what a job has left that ran on this machine."""
     from rich.console import Console
 
+    from finetune_cli import publication
     from finetune_cli.display import make_display
     from finetune_cli.documents import read_single
     from finetune_cli.extras import DATA_MODULES, require_trainer
@@ -398,11 +407,12 @@ def _publish_file(
     )
     display = make_display(Console(stderr=True))
     try:
-        found = publish_locally(planned, display, reason=reason)
+        found = publish_locally(planned, display, reason=reason, panel=panel)
     finally:
         display.close()
     if found.version is None:
-        raise CliError(f"nothing is published: {found.missed_words}", exit_code=NOT_MET)
+        words = found.missed_words if found.is_missed else publication.UNREVIEWED
+        raise CliError(f"nothing is published: {words}", exit_code=NOT_MET)
     print(f"version {found.version}  {found.manifest_uri}")
 
 

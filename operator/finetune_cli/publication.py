@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from finetune_cli.display import Display
     from finetune_cli.localjob import LocalRun
 
+UNREVIEWED = (
+    "it waits for its review: finetune review submit, then finetune publish FILE --panel DIGEST"
+)
 NO_REASON = "--override needs --reason: the version and its model card say why"
 
 
@@ -52,13 +55,16 @@ def describe_candidate(job: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def publish_locally(planned: LocalRun, display: Display, *, reason: str | None) -> EvaluateResult:
+def publish_locally(
+    planned: LocalRun, display: Display, *, reason: str | None, panel: str | None = None
+) -> EvaluateResult:
     """Run stage ``publish`` of a job that was evaluated on this machine.
 
     Args:
         planned: The job.
         display: Where progress is shown.
         reason: Why it is published although it missed; None publishes only what has passed.
+        panel: Digest of the panel's result that it rests on, of a job that is to be reviewed.
 
     Raises:
         CliError: There is nothing evaluated, or the stage failed.
@@ -68,8 +74,11 @@ def publish_locally(planned: LocalRun, display: Display, *, reason: str | None) 
 
     digest = _evaluation_of(planned)
     arguments: tuple[str, ...] = ()
+    if panel is not None:
+        reason = reason or "reviewed"
     if reason is not None:
         told = {"evaluation-digest": digest, "decided-by": getpass.getuser(), "reason": reason}
+        told.update({"panel": panel} if panel else {})
         arguments = tuple(f"--{option}={text}" for option, text in told.items())
     with locked(planned.work_dir):
         planned.job_file.write_text(planned.job.to_json())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,7 +14,7 @@ from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 
 if TYPE_CHECKING:
-    from finetune_cli.reviewing import Source
+    from finetune_cli.reviewing import Panel, Source
 
 review_app = typer.Typer(
     name="review",
@@ -124,6 +124,7 @@ def ask(
 def submit(
     target: Target,
     files: Files,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deciding.")] = False,
     format_: Annotated[
         str, typer.Option("--output", "-o", metavar="text|json", help="How to print it.")
     ] = "text",
@@ -136,11 +137,18 @@ def submit(
     """Count the verdicts of all reviewers, and store the result in the run's folder.
 
     Wins, ties and a win rate with its interval; how far reviewers agree (Cohen, Fleiss,
-    Krippendorff).
+    Krippendorff). Of a job with evaluation.review.required, it then lets the candidate be
+    published, under your own name.
     """
     from finetune_cli.data_app import check_format
     from finetune_cli.extras import require_trainer
-    from finetune_cli.reviewing import describe_panel, open_review, read_files, store_panel
+    from finetune_cli.reviewing import (
+        describe_panel,
+        open_review,
+        read_files,
+        store_panel,
+        waits_for_review,
+    )
 
     check_format(format_)
     source = _find(target, context, namespace, kubeconfig, endpoint, region)
@@ -152,6 +160,43 @@ def submit(
         print(json.dumps({"digest": panel.digest, "uri": panel.uri, "judged": judged}, indent=1))
     else:
         print(describe_panel(panel))
+    if not waits_for_review(source, opened):
+        return
+    if source.job is None:
+        print(f"to publish: finetune publish JOB.yaml --panel {panel.digest}", file=sys.stderr)
+        return
+    _let_publish(source.job, panel, yes, context, namespace, kubeconfig)
+
+
+def _let_publish(
+    job: dict[str, Any],
+    panel: Panel,
+    yes: bool,
+    context: str | None,
+    namespace: str | None,
+    kubeconfig: Path | None,
+) -> None:
+    """Create the FineTuneApproval that names the panel's result."""
+    from finetune_cli.approval import make_approval
+    from finetune_cli.cluster import Cluster
+    from finetune_cli.cluster_app import decide
+    from finetune_cli.reviewing import summarize_panel
+
+    cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
+    body = make_approval(
+        job=job["metadata"]["name"],
+        namespace=cluster.namespace,
+        digest=panel.evaluation,
+        panel=panel.digest,
+        user=cluster.user_name(),
+        is_approval=True,
+        reason=summarize_panel(panel),
+        subject="Publication",
+    )
+    print(body["spec"]["reason"], file=sys.stderr)
+    if not yes:
+        typer.confirm(f"let it be published as {body['spec']['by']}?", abort=True, err=True)
+    decide(cluster, body, None)
 
 
 @review_app.command("export")

@@ -34,10 +34,12 @@ class Source:
     Attributes:
         uri: Folder of the evaluation.
         access: How its storage is reached.
+        job: The FineTuneJob, if it was found by its name.
     """
 
     uri: str
     access: StorageAccess
+    job: dict[str, Any] | None = None
 
     @property
     def run_uri(self) -> str:
@@ -91,7 +93,17 @@ def find_source(
         raise CliError(f"FineTuneJob {target} has no evaluation yet; it is {phase}")
     s3 = job["spec"].get("s3", {})
     access = make_access(endpoint or s3.get("endpoint"), region or s3.get("region"))
-    return Source(uri=_evaluation_of(report), access=access)
+    return Source(uri=_evaluation_of(report), access=access, job=job)
+
+
+def waits_for_review(source: Source, opened: Opened) -> bool:
+    """Return whether the run's publication waits for the panel's result."""
+    if source.job is None:
+        return bool(opened.facts.get("required"))
+    from finetune_cli.jobview import is_terminal
+
+    review = source.job["spec"].get("evaluation", {}).get("review", {})
+    return bool(review.get("required")) and not is_terminal(source.job)
 
 
 def is_place(target: str) -> bool:

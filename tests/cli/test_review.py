@@ -20,6 +20,7 @@ FACTS = {
     "job": "team-a/parcels",
     "uid": "u",
     "reviewersWanted": 2,
+    "required": True,
     "certainty": "0.95",
     "questions": {"asked": 9, "answeredAlike": 3, "random": 5, "worst": 1},
 }
@@ -78,6 +79,7 @@ def test_two_people_judge_by_file_and_terminal_and_agree_as_scikit_learn_would_s
     body = json.loads(stored.read_text())
     assert body["reviewers"] == ["Ann", "Ben"]
     assert len(body["evaluation"]) == len(body["review"]) == 64
+    assert f"finetune publish JOB.yaml --panel {answer['digest']}" in done.err
     text = cli("review", "submit", "run", "ben.json", ann)
     assert "CRITERION" in text.out
     assert answer["digest"] in text.out  # the order of the files says nothing

@@ -163,7 +163,12 @@ FULL_SPEC: dict[str, Any] = {
         "customMetric": {"path": "/metrics/tone.py", "function": "tone"},
         "numBootstrapSamples": 200,
         "gpus": 4,
-        "review": {"reviewers": 3, "sample": 40, "rubric": ["voice", "brandTone"]},
+        "review": {
+            "required": True,
+            "reviewers": 3,
+            "sample": 40,
+            "rubric": ["voice", "brandTone"],
+        },
     },
     "output": {
         "uri": "s3://models/team-a",

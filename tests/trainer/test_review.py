@@ -7,15 +7,37 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from finetune_cli.verify import verify_uri
+import pytest
+
+from finetune_api.trainer import Stage
+from finetune_cli.reviewing import Source, open_review, store_panel, summarize_panel
+from finetune_cli.verify import make_access, verify_uri
+from finetune_trainer.context import StageContext
+from finetune_trainer.decision import PublishDecision
+from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.review.files import read_items, read_key
+from finetune_trainer.publish.stage import publish
+from finetune_trainer.report.events import EventEmitter
+from support.reviews import verdicts_of
 from support.stages import Workbench
 
 
-def test_an_evaluation_leaves_a_page_for_reviewers_and_its_key_beside_it(
+def publish_by(workbench: Workbench, evaluation: str, panel: str) -> Any:
+    decision = PublishDecision(evaluation=evaluation, by="rita", reason="read", panel=panel)
+    context = StageContext(
+        job=workbench.job(),
+        emit=EventEmitter(Stage.PUBLISH),
+        decision=decision,
+        work_dir=workbench.work,
+        cache_dir=workbench.folder / "cache",
+    )
+    return publish(context)
+
+
+def test_a_candidate_waits_for_people_and_is_published_by_their_result(
     undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
 ) -> None:
-    review = {"sample": 6, "rubric": ["voice", "accuracy"]}
+    review = {"required": True, "sample": 6, "rubric": ["voice", "accuracy"]}
     workbench = undisturbed[0].fork(tmp_path / "run", {"evaluation": {"review": review}})
     shutil.rmtree(workbench.run_folder / "evaluation")
     ended = workbench.run_to("evaluate")
@@ -41,3 +63,21 @@ def test_an_evaluation_leaves_a_page_for_reviewers_and_its_key_beside_it(
     page = (folder / "review/page.html").read_text()
     assert hidden.digest in page
     assert "tiny/llama" not in page
+
+    assert ended.result.get("version") is None
+    assert "it is published once people have reviewed it" in ended.messages
+    source = Source(uri=f"file://{folder}", access=make_access(None, None))
+    opened = open_review(source)
+    panel = store_panel(
+        source, opened, [verdicts_of(name, hidden, key) for name in ("Rita", "Sam")]
+    )
+    assert panel.evaluation == ended.result["digest"]
+    assert summarize_panel(panel).startswith("2 reviewer(s): tuned preferred to base in 1.0000 [")
+    with pytest.raises(UserError, match="there is no panel's result"):
+        publish_by(workbench, panel.evaluation, "0" * 64)
+    assert not (workbench.output / "versions").exists()
+    published = publish_by(workbench, panel.evaluation, panel.digest)
+    assert published.version == 1
+    manifest = json.loads(Path(published.manifest_uri.removeprefix("file://")).read_text())
+    assert manifest["inputs"]["panel"] == panel.digest
+    assert manifest["inputs"]["decidedBy"] == "rita"

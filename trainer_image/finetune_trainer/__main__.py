@@ -56,6 +56,7 @@ def _read_decision(arguments: argparse.Namespace) -> PublishDecision | None:
         by=arguments.decided_by,
         reason=arguments.reason,
         approval=arguments.approval,
+        panel=arguments.panel,
     )
 
 
@@ -79,6 +80,7 @@ def _make_parser() -> argparse.ArgumentParser:
             stage.add_argument("--decided-by", default="", help="who decided")
             stage.add_argument("--reason", default="", help="why")
             stage.add_argument("--approval", default="", help="name of the FineTuneApproval")
+            stage.add_argument("--panel", default="", help="digest of the panel's result")
     _add_chat(commands)
     _add_plan(commands)
     _add_inspect(commands)

@@ -20,12 +20,15 @@ class PublishDecision:
         by: Who decided.
         reason: Why.
         approval: Name of the FineTuneApproval; empty for a run outside a cluster.
+        panel: Digest of the panel's result that it rests on; empty for a decision that overrules
+            whatever stands in the way.
     """
 
     evaluation: str
     by: str
     reason: str
     approval: str = ""
+    panel: str = ""
 
     @property
     def key(self) -> str:
@@ -38,6 +41,8 @@ class PublishDecision:
         inputs = {"decidedBy": self.by, "decisionReason": self.reason}
         if self.approval:
             inputs["approval"] = self.approval
+        if self.panel:
+            inputs["panel"] = self.panel
         if result.is_missed:
             inputs["override"] = result.missed_words
         return inputs

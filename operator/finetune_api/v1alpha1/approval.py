@@ -24,6 +24,15 @@ DIGEST_RULE = TextRule(
 )
 """The version of a data set, or of an evaluation."""
 
+PANEL_RULE = TextRule(
+    patterns={"": "[0-9a-f]{64}"},
+    message=(
+        "must be the whole digest of a panel's result, 64 hex digits in lower case, as finetune "
+        "review submit tells it"
+    ),
+)
+"""The result of a human review."""
+
 IMMUTABLE_MESSAGE = (
     "a decision is not edited: create another FineTuneApproval; one that rejects outweighs all "
     "that approve"
@@ -45,6 +54,12 @@ APPROVAL_RULES: tuple[Rule, ...] = (
         field="reason",
         check=lambda s: s.subject != "Publication" or bool(s.reason),
     ),
+    Rule(
+        rule="!has(self.panel) || self.subject == 'Publication'",
+        message="panel is the result of a human review, which is of a Publication: leave it out",
+        field="panel",
+        check=lambda s: s.panel is None or s.subject == "Publication",
+    ),
 )
 
 
@@ -59,6 +74,10 @@ class FineTuneApprovalSpec(APIModel):
     digest: Annotated[str, Field(max_length=64), Texts(DIGEST_RULE)]
     """Digest of the data set, or of the evaluation, that was looked at. A job that has another one
     does not count this decision."""
+    panel: Annotated[str, Field(max_length=64), Texts(PANEL_RULE)] | None = None
+    """Digest of the panel's result, of a job with `evaluation.review.required`: what `finetune
+    review submit` has stored. A `Publication` that names one lets what has passed goal and gates
+    be published; one without overrules all that is waited for."""
     decision: Literal["Approved", "Rejected"]
     """`Approved` lets the job train on this data set, or publishes what was evaluated. `Rejected`
     ends a job that waits for it."""

@@ -724,7 +724,8 @@ class FineTuneJobSpec(APIModel):
 
         Then the evaluation's pod publishes at its end. Both that pod and the operator ask this.
         """
-        return True
+        review = self.evaluation.review
+        return review is None or not review.required
 
     @property
     def evaluation_gpus(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from finetune_api.meta import SET_LIST, APIModel, Integer, Unique
 from finetune_api.patterns import TextRule, Texts
@@ -23,6 +23,10 @@ class Review(APIModel):
     The evaluation leaves a page for them beside its report; `finetune review` does the rest.
     """
 
+    required: StrictBool = False
+    """Hold the publication of a candidate that has passed goal and gates until the panel's result
+    is in: a FineTuneApproval that names it, as `finetune review submit` creates. Off: people are
+    asked, and nothing waits for them."""
     reviewers: Annotated[Integer, Field(ge=1, le=9)] = 2
     """How many different people must have judged every question that is shown."""
     sample: Annotated[Integer, Field(ge=1, le=500)] = 50

@@ -232,6 +232,8 @@ class PublicationStatus(APIModel):
     """What was decided."""
     digest: Annotated[str, Field(max_length=64)]
     """Digest of the evaluation it names."""
+    panel: Annotated[str, Field(max_length=64)] | None = None
+    """Digest of the panel's result it names."""
     by: Annotated[str, Field(max_length=512)]
     """Who decided."""
     reason: Annotated[str, Field(max_length=512)] | None = None

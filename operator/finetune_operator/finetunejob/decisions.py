@@ -29,7 +29,7 @@ _METADATA = (
     "creationTimestamp",
     "deletionTimestamp",
 )
-_SPEC = ("job", "subject", "digest", "decision", "by", "reason")
+_SPEC = ("job", "subject", "digest", "panel", "decision", "by", "reason")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +40,7 @@ class Decision:
         name: Name of the FineTuneApproval.
         subject: What it is on: ``DataSet`` or ``Publication``.
         digest: Version of the data set, or of the evaluation, that was looked at.
+        panel: Digest of the panel's result that it names; empty for none.
         is_approval: Whether it lets the job train, or the candidate be published; else it is a no.
         by: Who decided.
         reason: Why; may be empty.
@@ -53,6 +54,7 @@ class Decision:
     reason: str = ""
     time: str = ""
     subject: str = DATA_SET
+    panel: str = ""
 
     def to_wire(self) -> Object:
         """Return ``status.dataApproval``, or ``status.publication``."""
@@ -62,6 +64,8 @@ class Decision:
             "digest": self.digest,
             "by": self.by,
         }
+        if self.panel:
+            wire["panel"] = self.panel
         if self.reason:
             wire["reason"] = self.reason
         if self.time:
@@ -118,6 +122,7 @@ def _read(obj: Object) -> Decision | None:
         name=metadata["name"],
         subject=spec["subject"],
         digest=str(spec["digest"]),
+        panel=str(spec.get("panel") or ""),
         is_approval=spec["decision"] == "Approved",
         by=str(spec.get("by") or "somebody"),
         reason=str(spec.get("reason") or ""),

@@ -9,7 +9,7 @@ from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import publishing
 from finetune_operator.finetunejob.decisions import PHASE, SECTION, needs_approval
-from finetune_operator.finetunejob.publishing import is_let, why_publishing_waits
+from finetune_operator.finetunejob.publishing import overrules, why_publishing_waits
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS
 from finetune_operator.finetunejob.step import Step
@@ -79,7 +79,7 @@ def _undecided(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
     """Hold publishing back while something stands between it and the evaluation."""
     if stage is not Stage.PUBLISH or not (evaluation := step.draft.get("evaluation")):
         return None  # without an evaluation that is known, the stage only reads it
-    if not evaluation.get("digest") or is_let(step):
+    if not evaluation.get("digest") or overrules(step):
         return None
     waits = why_publishing_waits(spec, step.draft.sections(), step.observed.decisions)
     if not waits:

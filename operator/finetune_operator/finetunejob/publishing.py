@@ -29,6 +29,7 @@ from finetune_operator.finetunejob.decisions import PUBLICATION, Decision, decid
 from finetune_operator.finetunejob.results import is_verdict
 from finetune_operator.finetunejob.stages import TRAITS, StageView
 from finetune_operator.finetunejob.step import Step
+from finetune_operator.status.conditions import Reason
 
 Status = Mapping[str, Any]
 Decisions = tuple[Decision, ...] | None
@@ -77,14 +78,51 @@ def who_lets_it(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> 
 def decided_on_publication(
     spec: FineTuneJobSpec, status: Status, decisions: Decisions
 ) -> Decision | None:
-    """Return what somebody decided on publishing exactly what was evaluated."""
+    """Return what somebody decided on publishing exactly what was evaluated, missed or not.
+
+    A panel's result overrules nothing: it lets what has passed be published.
+    """
     digest = (status.get("evaluation") or {}).get("digest")
-    return decide(on_subject(decisions or (), PUBLICATION), digest) if digest else None
+    own = on_subject(decisions or (), PUBLICATION)
+    overruling = [each for each in own if not (each.is_approval and each.panel)]
+    return decide(overruling, digest) if digest else None
 
 
-_ASKED: tuple[Callable[[FineTuneJobSpec, Status, Decisions], Wait | None], ...] = ()
+def reviewed(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Decision | None:
+    """Return who handed in a panel's result on exactly what was evaluated: the first who did."""
+    if spec.publishes_at_once:
+        return None
+    digest = (status.get("evaluation") or {}).get("digest")
+    own = (each for each in on_subject(decisions or (), PUBLICATION) if each.digest == digest)
+    return next((each for each in own if each.is_approval and each.panel), None)
+
+
+def _review(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait | None:
+    review = spec.evaluation.review
+    if review is None or not review.required or reviewed(spec, status, decisions):
+        return None
+    if decisions is None:
+        return Wait(reason=Reason.APPROVALS_NOT_READ, message=_UNREAD)
+    page = str((status.get("evaluation") or {}).get("reportUri", "")).rpartition("/")[0]
+    return Wait(
+        reason=Reason.REVIEW_REQUIRED,
+        message=(
+            f"The candidate has passed, and is published once {review.reviewers} reviewer(s) have"
+            f" compared its answers with the base model's. Their page: {page}/review/page.html; to"
+            " hand their files in: finetune review submit."
+        ),
+    )
+
+
+_UNREAD = (
+    "The job waits for a review, and this operator cannot read FineTuneApprovals: their"
+    " CustomResourceDefinition is not installed, or its role lacks list and watch on"
+    " finetuneapprovals. The job goes on by itself once it can."
+)
+_ASKED: tuple[Callable[[FineTuneJobSpec, Status, Decisions], Wait | None], ...] = (_review,)
 _LETS: tuple[Callable[[FineTuneJobSpec, Status, Decisions], Decision | None], ...] = (
     decided_on_publication,
+    reviewed,
 )
 
 
@@ -102,6 +140,11 @@ def is_let(step: Step) -> bool:
     return (step.draft.get(SECTION) or {}).get("decision") == "Approved"
 
 
+def overrules(step: Step) -> bool:
+    """Return whether that decision does without all that is waited for; a panel's does not."""
+    return is_let(step) and not step.draft.get(SECTION).get("panel")
+
+
 def decision_arguments(step: Step, stage: Stage) -> tuple[str, ...]:
     """Return what the publishing pod is told of the decision that it goes by."""
     if stage is not Stage.PUBLISH or not is_let(step):
@@ -112,6 +155,7 @@ def decision_arguments(step: Step, stage: Stage) -> tuple[str, ...]:
         "--decided-by": made["by"],
         "--reason": made.get("reason") or "no reason given",
         "--approval": made["name"],
+        **({"--panel": made["panel"]} if made.get("panel") else {}),
     }
     # One argument each: a reason may begin with a dash. The kubelet replaces $(NAME) by the
     # container's variables, credentials among them; a doubled $ stands for itself.

@@ -100,6 +100,8 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     incidents = find_incidents(view.pods, step.now, memory=memory, has_peers=view.has_peers)
     given_up = account(step, spec, view, incidents)
     if view.state is StageState.SUCCEEDED and _lacks_result(spec, view):
+        if view.result is not None:
+            succeed(step, view)  # it has read an evaluation that still waits for somebody
         start_again(step, spec, view)
         return False
     step.draft.record_end(view)

@@ -91,6 +91,7 @@ class Reason(StrEnum):
     GATES_NOT_MET = "GatesNotMet"
     PUBLISHED = "Published"
     # publication that a person decided on
+    REVIEW_REQUIRED = "ReviewRequired"
     PUBLICATION_REJECTED = "PublicationRejected"
     OVERRIDDEN = "Overridden"
     PUBLISHING_FAILED = "PublishingFailed"

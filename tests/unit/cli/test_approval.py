@@ -114,3 +114,15 @@ def test_the_decision_is_part_of_the_description() -> None:
     assert decision_text(waiting(dataApproval=made)) == (
         "Approved by rita (2026-01-01T00:00:00Z): fine"
     )
+
+
+def test_the_result_of_a_panel_is_named_beside_the_evaluation_and_only_of_a_publication() -> None:
+    given = {"job": "headlines", "namespace": "a", "digest": DIGEST, "user": "ann", "panel": OTHER,
+             "is_approval": True, "reason": "2 reviewers"}  # fmt: skip
+    body = make_approval(**given, subject="Publication")  # type: ignore[arg-type]
+    assert (body["spec"]["digest"], body["spec"]["panel"]) == (DIGEST, OTHER)
+    assert body["metadata"]["name"].startswith(f"headlines-reviewed-{OTHER[:8]}-")
+    with pytest.raises(CliError, match="panel is the result of a human review, which is of a"):
+        make_approval(**given)  # type: ignore[arg-type]
+    with pytest.raises(CliError, match="must be the whole digest of a panel's result"):
+        make_approval(**{**given, "panel": "abc"}, subject="Publication")  # type: ignore[arg-type]

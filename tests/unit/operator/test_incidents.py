@@ -10,7 +10,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.finetunejob.actions import PauseJob
 from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.plan import plan
-from finetune_operator.finetunejob.render.job import render_job
+from finetune_operator.finetunejob.render.job import PUBLISH_RETRIES, render_job
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
     CONFIG,
@@ -296,7 +296,7 @@ def test_words_of_a_newer_trainer_are_understood_as_far_as_they_are_known():
 def test_the_job_controller_neither_gives_up_nor_waits_longer_for_more_pods(stage):
     spec = FineTuneJob.from_wire(job(backoffLimit=0, resources={"nodes": 16})).spec
     rendered = render_job(spec, stage, Owner(namespace="x", name="y", uid="z"), CONFIG)["spec"]
-    assert rendered["backoffLimit"] == 2**31 - 1
+    assert rendered["backoffLimit"] == (PUBLISH_RETRIES if stage is Stage.PUBLISH else 2**31 - 1)
     assert rendered.get("backoffLimitPerIndex") == (2**31 - 1 if stage is TRAIN else None)
     actions = [rule["action"] for rule in rendered["podFailurePolicy"]["rules"]]
     assert actions == ["Ignore", "FailJob"]

@@ -14,6 +14,7 @@ from finetune_operator.finetunejob.decisions import Decision
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.publishing import Wait, why_publishing_waits
 from finetune_operator.status.conditions import timestamp
+from support.spec_cases import changed
 from unit.operator.builders import (
     CONFIG,
     EVALUATE,
@@ -219,3 +220,90 @@ def gone_wrong():
     since = timestamp(at(390))
     failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
     return {"startTime": since, "conditions": [{**failed, "lastTransitionTime": since}]}
+
+
+# ---- a review by people --------------------------------------------------------------------------
+
+PANEL = "b" * 64
+
+
+def reviewed_job(**review):
+    settings = {"spec.evaluation.review": {"required": True, "reviewers": 2, **review}}
+    return trained(changed(job(), settings))
+
+
+def test_a_review_that_is_not_required_holds_nothing():
+    assert spec_of(changed(job(), {"spec.evaluation.review": {}})).publishes_at_once
+    assert not spec_of(reviewed_job()).publishes_at_once
+
+
+def test_a_candidate_waits_for_its_review_and_says_where_the_page_lies():
+    made = plan(observe(reviewed_job(), **passed()), at(200), CONFIG)
+    published = condition(made, "Published")
+    assert (published["status"], published["reason"]) == ("False", "ReviewRequired")
+    assert "once 2 reviewer(s) have compared" in published["message"]
+    assert "/review/page.html" in published["message"]
+    assert (made.first, made.status["phase"]) == ((), "AwaitingApproval")
+
+
+def test_the_panels_result_is_recorded_and_then_published_by_it():
+    known = passed(decisions=(decision(panel=PANEL),))
+    made = plan(observe(reviewed_job(), **known), at(200), CONFIG)
+    assert made.first == ()
+    assert made.status["publication"]["panel"] == PANEL
+    body = after(reviewed_job(), made)
+    (action,) = plan(observe(body, **known), at(201), CONFIG).first
+    container = action.job["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"][-1] == f"--panel={PANEL}"
+    made = plan(observe(body, **merged(known, stages_done(PUBLISH))), at(300), CONFIG)
+    assert condition(made, "Complete")["status"] == "True"
+    assert condition(made, "Published")["status"] == "True"
+
+
+@pytest.mark.parametrize(
+    ("decisions", "reason"),
+    [
+        ((decision(panel=PANEL, digest="f" * 64),), "ReviewRequired"),
+        ((decision(panel=PANEL), decision(is_approval=False, name="no")), "PublicationRejected"),
+        (None, "ApprovalsNotRead"),
+    ],
+)
+def test_what_is_no_panels_yes_to_this_evaluation_publishes_nothing(decisions, reason):
+    made = plan(observe(reviewed_job(), **passed(decisions=decisions)), at(200), CONFIG)
+    assert made.first == ()
+    assert condition(made, "Published")["reason"] == reason
+
+
+def test_somebody_may_publish_without_the_review_and_goes_on_record():
+    known = passed(decisions=(decision(),))
+    made = plan(observe(reviewed_job(), **known), at(200), CONFIG)
+    (action,) = plan(observe(after(reviewed_job(), made), **known), at(201), CONFIG).first
+    assert not any("panel" in each for each in
+                   action.job["spec"]["template"]["spec"]["containers"][0]["args"])  # fmt: skip
+
+
+def test_a_panels_result_does_not_publish_what_missed():
+    body, known = missed()
+    known["decisions"] = (decision(panel=PANEL),)
+    made = plan(observe(body, **known), at(300), CONFIG)
+    assert (made.first, made.status) == ((), None)
+
+
+def test_an_evaluation_whose_words_are_lost_is_read_again_and_still_waits_for_its_review():
+    known = stages_done(PREPARE, TRAIN, EVALUATE)
+    known["pods"][EVALUATE] = (ended(EVALUATE, 0, ""),)
+    (action,) = plan(observe(reviewed_job(), **known), at(200), CONFIG).first
+    assert action.job["metadata"]["name"] == "headlines-publish"
+    found = result_of(PUBLISH).model_copy(update={"version": None, "manifest_uri": ""})
+    text = TerminationMessage(stage=PUBLISH, exit_code=0, result=found).to_text()
+    read = merged(known, stages_done(PUBLISH))
+    read["pods"][PUBLISH] = (ended(PUBLISH, 0, text),)
+    made = plan(observe(reviewed_job(), **read), at(300), CONFIG)
+    assert made.first == ()
+    assert condition(made, "Published")["reason"] == "ReviewRequired"
+    body = after(reviewed_job(), made)
+    read["decisions"] = (decision(panel=PANEL),)
+    made = plan(observe(body, **read), at(400), CONFIG)
+    assert made.status["publication"]["panel"] == PANEL
+    (action,) = plan(observe(after(body, made), **read), at(401), CONFIG).first
+    assert action.job["metadata"]["name"] == "headlines-publish-2"

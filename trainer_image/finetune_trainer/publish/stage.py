@@ -16,6 +16,7 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import require_approved
 from finetune_trainer.decision import PublishDecision
 from finetune_trainer.errors import StorageError, UserError
+from finetune_trainer.publish.panel import require_panel
 from finetune_trainer.publish.versions import CARD, Published, claim_version, find_version
 from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
 
@@ -47,7 +48,8 @@ def publish(context: StageContext) -> EvaluateResult:
         attempt has claimed.
 
     Raises:
-        UserError: What somebody decided on is another evaluation, or another data set.
+        UserError: What somebody decided on is another evaluation, or another data set, or the
+            panel's result that it rests on cannot be believed.
         StorageError: Storage failed, or holds no evaluation.
     """
     candidate = _read_candidate(context)
@@ -59,7 +61,7 @@ def publish(context: StageContext) -> EvaluateResult:
             f"is {candidate.evaluation.digest}; nothing is published",
         )
     published = find_version(context)
-    if published is None and _may_publish(context, result):
+    if published is None and _may_publish(context, candidate):
         published = _claim(context, candidate, decision)
     if published is None:
         return result
@@ -67,14 +69,19 @@ def publish(context: StageContext) -> EvaluateResult:
     return result.model_copy(update={"version": published.number, "manifest_uri": uri})
 
 
-def _may_publish(context: StageContext, result: EvaluateResult) -> bool:
-    if context.decision is not None:
+def _may_publish(context: StageContext, candidate: Candidate) -> bool:
+    decision, result = context.decision, candidate.result
+    if decision is not None and not decision.panel:
         return True
     if result.is_missed:
         context.emit.message(f"nothing is published: {result.missed_words}")
-    elif not context.job.spec.publishes_at_once:
-        context.emit.message("the candidate passed; it is published once somebody has decided")
-    return not result.is_missed and context.job.spec.publishes_at_once
+        return False
+    if decision is not None:
+        require_panel(context, decision.panel, evaluation=decision.evaluation)
+        return True
+    if not context.job.spec.publishes_at_once:
+        context.emit.message("the candidate passed; it is published once people have reviewed it")
+    return context.job.spec.publishes_at_once
 
 
 def _read_candidate(context: StageContext) -> Candidate:

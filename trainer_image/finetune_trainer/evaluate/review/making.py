@@ -74,6 +74,7 @@ def make_review(
         "job": f"{job.namespace}/{job.name}",
         "uid": job.uid,
         "reviewersWanted": review.reviewers,
+        "required": review.required,
         "certainty": f"{certainty_of(job.spec.goal):g}",
         "questions": {
             "asked": len(asked),
