@@ -22,6 +22,7 @@ from finetune_api.meta import API_VERSION, APIModel
 from finetune_api.v1alpha1.batches import world_size_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.v1alpha1.gates import MAX_GATES
+from finetune_api.v1alpha1.scoring import BaselineName
 from finetune_api.v1alpha1.status import InvalidRowPlace
 
 TERMINATION_MESSAGE_BYTES = 4096
@@ -287,11 +288,29 @@ class TrainResult(APIModel):
     reused: bool = False
 
 
+class BaselineScore(APIModel):
+    """Score of the base model, asked in one way."""
+
+    asked: BaselineName
+    value: Annotated[str, Field(max_length=32)]
+    low: Annotated[str, Field(max_length=32)]
+    """Lower end of its interval."""
+    high: Annotated[str, Field(max_length=32)]
+
+
 class Score(APIModel):
     """One metric on the held-out side, with its confidence interval."""
 
     name: Annotated[str, Field(max_length=63)]
     base: Annotated[str, Field(max_length=32)]
+    """Score of the base model that the tuned one is compared with: the best of :attr:`baselines`.
+
+    It is the best on the rows that both are scored on, so chance favours the base: a gain over it
+    is rather too small than too large."""
+    baseline: BaselineName | None = None
+    """How the base was asked for it; None where it was asked as it is alone."""
+    baselines: list[BaselineScore] | None = None
+    """Scores of the base model in each way that it was asked; None where that was one."""
     base_low: Annotated[str, Field(max_length=32)] = ""
     """Lower end of the base score's interval. All have the certainty of the goal, or 0.95."""
     base_high: Annotated[str, Field(max_length=32)] = ""
@@ -370,7 +389,10 @@ StageResult = Annotated[PrepareResult | TrainResult | EvaluateResult, Field(disc
 
 _OF_GATES = ("metric", "slice", "asked", "value", "bound")
 """Of a gate in a termination message: what the report has and a verdict does not need."""
-_BOUNDS = ("baseLow", "baseHigh", "tunedLow", "tunedHigh", "deltaLow", "deltaHigh", "trivial")
+_BOUNDS = (
+    *("baselines", "baseLow", "baseHigh", "tunedLow", "tunedHigh", "deltaLow", "deltaHigh"),
+    "trivial",
+)
 """Of a score in a termination message: what gives way when there are too many scores."""
 
 

@@ -231,6 +231,39 @@ def plan(
 
 
 @app.command()
+def advise(
+    file: Annotated[str, typer.Argument(help="The job file; - reads standard input.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field first. May be repeated."),
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--output", "-o", metavar="text|json", help="How to print it.")
+    ] = "text",
+    work_dir: Annotated[Path | None, typer.Option(help="Scratch folder of this run.")] = None,
+) -> None:
+    """Ask the base model with a good prompt on this machine: would that do? Trains nothing.
+
+    Exit code 0 if prompting meets the job's goal or it has none, 1 if it does not for certain.
+    """
+    import json
+
+    from finetune_cli.advise import describe, exit_code_of, find_advice
+    from finetune_cli.documents import read_single
+    from finetune_cli.localjob import plan_run
+
+    if format_ not in ("text", "json"):
+        raise CliError(f"--output {format_}: choose text or json")
+    planned = plan_run(
+        read_single(file), namespace="default", overrides=overrides, work_dir=work_dir
+    )
+    found = find_advice(planned)
+    print(json.dumps(found, indent=1) if format_ == "json" else describe(found))
+    if code := exit_code_of(found):
+        raise typer.Exit(code)
+
+
+@app.command()
 def verify(
     uri: Annotated[str, typer.Argument(help="Folder of an adapter or data set, or a version.")],
     endpoint: Endpoint = None,

@@ -221,7 +221,10 @@ def _plan(job: Body) -> dict[str, Any]:
 
 def _evaluation(job: Body) -> list[str]:
     evaluation = job.get("status", {}).get("evaluation", {})
-    rows = [[s["name"], s["base"], s["tuned"]] for s in evaluation.get("scores", [])]
+    rows = [
+        [s["name"], s["base"], s.get("baseline", ""), s["tuned"]]
+        for s in evaluation.get("scores", [])
+    ]
     if not rows:
         return []
     facts = {
@@ -234,7 +237,7 @@ def _evaluation(job: Body) -> list[str]:
         [g["name"], _gate_verdict(g), g.get("message", "")] for g in evaluation.get("gates", [])
     ]
     return [
-        *table(rows, ("METRIC", "BASE", "TUNED")),
+        *table(rows, ("METRIC", "BASE", "ASKED", "TUNED")),
         *(table(gates, ("GATE", "VERDICT", "WHY")) if gates else ()),
         *_facts(facts),
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.trainer import EvaluateResult, GateResult, Score
 from finetune_api.v1alpha1.finetunejob import Goal
-from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.scoring import BASELINE_WORDS, LOWER_IS_BETTER
 from finetune_cli.display import duration_text
 from finetune_cli.runner import RunOutcome
 
@@ -99,7 +99,7 @@ def score_table(evaluation: EvaluateResult, goal: Goal | None, *, title: str) ->
         met = {True: "green", False: "red", None: ""}[evaluation.goal_met]
         table.add_row(
             score.name,
-            score.base,
+            score.base + _asked(score),
             score.tuned + _interval(score.tuned_low, score.tuned_high),
             _gain(score) + _interval(score.delta_low, score.delta_high),
             goal_text(goal) if is_goal and goal is not None else "",
@@ -169,6 +169,12 @@ def write_result(file: Path, result: str) -> str:
 def _interval(low: str, high: str) -> str:
     # On a line of its own: the table then fits 80 columns. A bracket would be read as markup.
     return f"\n\\[{low}, {high}]" if low and high else ""
+
+
+def _asked(score: Score) -> str:
+    if score.baseline is None or not score.baselines:
+        return ""
+    return f"\n{BASELINE_WORDS[score.baseline]}"
 
 
 def _gain(score: Score) -> str:

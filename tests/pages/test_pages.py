@@ -21,7 +21,7 @@ from finetune_trainer.evaluate.review.verdicts import read_verdicts
 from finetune_trainer.prepare.page import render_page
 from support.browser import Page, browsing, find_browser
 from support.data_reports import report, sample
-from support.evaluation_pages import RECORD, label_section, page
+from support.evaluation_pages import RECORD, baseline_section, label_section, page
 from support.reviews import RUBRIC, review
 
 BROWSER = find_browser()
@@ -45,7 +45,9 @@ PERSONAL = CheckReport(
 
 PAGES: dict[str, Callable[[], str]] = {
     "data": lambda: render_page(report(checks=[PERSONAL]), [sample()], reason_hidden=""),
-    "evaluation": lambda: page(curve=draw_picture(RECORD), labels=label_section()),
+    "evaluation": lambda: page(
+        curve=draw_picture(RECORD), labels=label_section(), baseline=baseline_section()
+    ),
     "review": lambda: render_review(review()[0]),
 }
 

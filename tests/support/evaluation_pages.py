@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, GateResult, ResolvedJob, Score
+import numpy as np
+
+from finetune_api.trainer import BaselineScore, EvaluateResult, GateResult, ResolvedJob, Score
+from finetune_api.v1alpha1.scoring import BaselineName
+from finetune_trainer.evaluate.baseline.fitting import Prompted
+from finetune_trainer.evaluate.baseline.material import Example
+from finetune_trainer.evaluate.baseline.prompt import BasePrompt
+from finetune_trainer.evaluate.baseline.section import BaselineSection, describe_baseline
+from finetune_trainer.evaluate.encoded import EncodedQuestions
 from finetune_trainer.evaluate.label_section import (
     LabelSection,
     count_both,
@@ -36,6 +44,34 @@ def label_section() -> LabelSection:
     tables = count_both(base, tuned, [[label] for label in truth])
     assert tables is not None
     return describe_labels(*tables)
+
+
+def baseline_section(text: str = "Thing 1?") -> BaselineSection:
+    """A base model asked in three ways, whose prompt shows a row."""
+    example = ({"role": "user", "content": text}, {"role": "assistant", "content": text})
+    prompt = BasePrompt(
+        instruction=f"Answer with one of these labels:\n- {text}",
+        examples=(Example(turns=example),),
+        labels=(text,),
+    )
+    empty = EncodedQuestions(
+        examples=[], owners=np.zeros(0, dtype=np.int64), prompts=[], answer_tokens=1
+    )
+    prompted = Prompted(
+        prompt=prompt,
+        encoded=empty,
+        labels=(text, "b"),
+        told=("the prompt shows 1 of 8 examples: more do not fit",),
+    )
+    ways: tuple[BaselineName, ...] = ("AsIs", "Prompted", "Likelihood")
+    scores = [
+        BaselineScore(asked=way, value=f"0.{n}000", low=f"0.{n}000", high="0.9000")
+        for n, way in enumerate(ways)
+    ]
+    score = Score(
+        name="exactMatch", base="0.2000", baseline="Likelihood", baselines=scores, tuned="0.9"
+    )
+    return describe_baseline([score, Score(name="loss", base="1", tuned="1")], prompted, "")
 
 
 def page(change: dict[str, Any] | None = None, **settings: Any) -> str:

@@ -155,6 +155,7 @@ FULL_SPEC: dict[str, Any] = {
     "evaluation": {
         "maxSamples": 100,
         "maxNewTokens": 16,
+        "baseline": "AsIs",
         "batchSize": 8,
         "metrics": ["rougeL", "chrF", "refusalRate", "secondsPerAnswer"],
         "jsonSchema": {"text": '{"type": "object"}'},
@@ -704,6 +705,11 @@ CASES: tuple[Case, ...] = (
         "QLoRA with ZeRO3",
         {f"{ADAPTER}.type": "QLoRA", "spec.resources": {"strategy": "ZeRO3", "gpusPerNode": 8}},
         "ZeRO3 cannot shard the 4-bit weights",
+    ),
+    bad(
+        "a base that nobody knows how to ask",
+        {"spec.evaluation.baseline": "Prompted"},
+        'spec.evaluation.baseline: Unsupported value: "Prompted"',
     ),
     bad(
         "evaluation on more GPUs than a node has",

@@ -16,9 +16,9 @@ from finetune_trainer.evaluate.answering import (
     Asker,
     Comparison,
     Said,
-    encode_questions,
     gather_answers,
 )
+from finetune_trainer.evaluate.encoded import encode_questions
 from finetune_trainer.evaluate.kept import combine
 from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.metrics.answers import Answers

@@ -59,9 +59,11 @@ def test_two_processes_say_what_one_says(
     assert "on 2 processes, CPU" in ended.messages
     assert "on 1 process, CPU" in one.run_to("evaluate").messages
     assert evidence(two) == evidence(one)
-    steps = [event["step"] for event in ended.events if event["event"] == "progress"]
+    told = [event for event in ended.events if event["event"] == "progress"]
+    steps = [event["step"] for event in told]
     assert steps == sorted(steps)
-    assert steps[-1] == ended.events[1]["totalSteps"] == 48  # 12 rows and prompts, two models
+    # 12 rows and prompts of the base, of the base with a prompt, with 12 labels, and of the tuned.
+    assert steps[-1] == told[-1]["totalSteps"] == 84
     assert ended.result["version"] == 1
 
 
@@ -116,14 +118,14 @@ def test_a_stopped_evaluation_keeps_its_answers_and_ends_with_the_same_report(
     process.send_signal(signal.SIGTERM)
     stopped = end(workbench, process)
     assert (stopped.exit_code, stopped.termination["reason"]) == (79, "StoppedBeforeScores")
-    assert "8 of 48 answers are kept" in stopped.failure["message"]  # 4, each with its reference
+    assert "8 of 84 answers are kept" in stopped.failure["message"]  # 4, each with its reference
 
     workbench.env = {}
     resumed = workbench.run_to("evaluate")
-    assert "8 of 48 asks were answered before" in resumed.messages
+    assert "8 of 84 asks were answered before" in resumed.messages
     steps = [event["step"] for event in resumed.events if event["event"] == "progress"]
     assert steps[0] > 8
-    assert steps[-1] == 48
+    assert steps[-1] == 84
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
     assert not (workbench.run_folder / "answers").exists()
 

@@ -1,4 +1,4 @@
-"""``python -m finetune_trainer STAGE --job job.json``, or plan, inspect, chat."""
+"""``python -m finetune_trainer STAGE --job job.json``, or plan, advise, inspect, chat."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ def main(argv: list[str] | None = None) -> int:
         from finetune_trainer.plan import plan_job
 
         return plan_job(arguments)
+    if arguments.command == "advise":
+        from finetune_trainer.advise import advise_job
+
+        return advise_job(arguments)
     if arguments.command == "inspect":
         from finetune_trainer.inspect_data import inspect_job
 
@@ -83,6 +87,7 @@ def _make_parser() -> argparse.ArgumentParser:
             stage.add_argument("--panel", default="", help="digest of the panel's result")
     _add_chat(commands)
     _add_plan(commands)
+    _add_advise(commands)
     _add_inspect(commands)
     return parser
 
@@ -110,6 +115,12 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     plan.add_argument("--rows", type=int, default=0, help="training rows, instead of reading them")
     plan.add_argument("--tokens", type=int, default=0, help="their tokens")
     plan.add_argument("--longest", type=int, default=0, help="tokens of the longest")
+
+
+def _add_advise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    advise = commands.add_parser("advise", help="say whether prompting the base model would do")
+    advise.add_argument("--job", type=Path, required=True, help="path of job.json")
+    advise.add_argument("--out", type=Path, required=True, help="where to write what was found")
 
 
 def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -84,7 +84,8 @@ class Goal(APIModel):
     """Highest acceptable score of the tuned model, for `loss`, `perplexity` and `bitsPerByte`."""
     over_base: DecimalString | None = None
     """Smallest acceptable improvement over the base model, in the unit of the metric. The two
-    models are compared row by row, and the bound is that of the difference."""
+    models are compared row by row, and the bound is that of the difference. The base is asked as
+    `evaluation.baseline` says, and the best that it came to counts."""
     certainty: DecimalString = "0.95"
     """How sure the verdict must be, from 0.5 to 0.999: that of the interval whose near end is
     compared. A score that does not reach the goal is taken for one that does in at most half of
@@ -320,6 +321,12 @@ class Evaluation(APIModel):
     correct answer is ever cut."""
     batch_size: Annotated[Integer, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Rows generated at once."""
+    baseline: Literal["Best", "AsIs"] = "Best"
+    """How the base model is asked that the tuned one is compared with. `Best`: as is, and with the
+    prompt that a person would write: an instruction, the labels where answers are labels, and up to
+    16 examples of the train side, within 1,024 tokens; and where answers are labels also for the
+    likeliest label. Of each metric the best of these counts. `AsIs`: the question alone, which
+    takes some 40 % less time and also measures whether the base knows the form of the answers."""
     metrics: Annotated[
         list[MetricName], Field(max_length=12, json_schema_extra=SET_LIST), Unique
     ] = []

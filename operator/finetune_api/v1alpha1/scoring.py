@@ -45,6 +45,23 @@ UNBOUNDED_METRICS = LOWER_IS_BETTER | {"answerLength", "secondsPerAnswer"}
 BETTER_SIDE_UNKNOWN = frozenset({"refusalRate", "answerLength", "secondsPerAnswer"})
 """It depends on the task whether more of it is better."""
 
+BaselineName = Literal["AsIs", "Prompted", "Likelihood"]
+"""How the base model was asked: the question alone; behind a prompt with instruction, labels and
+examples; behind the same prompt for the likeliest of the labels."""
+
+BASELINE_WORDS: dict[BaselineName, str] = {
+    "AsIs": "as is",
+    "Prompted": "with a prompt",
+    "Likelihood": "by likelihood",
+}
+"""How it was asked, in words that follow "base"."""
+
+
+def name_base(asked: BaselineName) -> str:
+    """Return what the base model is called in a sentence on another one."""
+    return "base" if asked == "AsIs" else f"base {BASELINE_WORDS[asked]}"
+
+
 METRIC_SYNONYMS = {
     "accuracy": "exactMatch",
     "f1": "macroF1",

@@ -9,6 +9,7 @@ from pydantic import Field
 from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, MAP_BY_TYPE, APIModel
 from finetune_api.v1alpha1.gates import MAX_GATES
 from finetune_api.v1alpha1.retry import IncidentClass
+from finetune_api.v1alpha1.scoring import BaselineName
 
 Text = Annotated[str, Field(max_length=1024)]
 ShortText = Annotated[str, Field(max_length=253)]
@@ -282,7 +283,11 @@ class ScoreStatus(APIModel):
     name: Annotated[str, Field(max_length=63)]
     """Metric."""
     base: Number
-    """Score of the base model."""
+    """Score of the base model, asked as `baseline` says."""
+    baseline: BaselineName | None = None
+    """How the base model came to it, the best of the ways that were tried: `AsIs`, the question
+    alone; `Prompted`, behind an instruction with examples; `Likelihood`, the likeliest label.
+    Absent where it was asked the question alone."""
     tuned: Number
     """Score of the tuned model."""
 

@@ -20,6 +20,7 @@ from finetune_api.trainer import (
     TrainResult,
 )
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.scoring import BASELINE_WORDS
 from finetune_api.v1alpha1.status import MAX_GATE_MESSAGE
 from finetune_operator.finetunejob.render.claims import to_claim_uri
 from finetune_operator.status.conditions import shorten
@@ -78,7 +79,12 @@ def evaluation_section(result: EvaluateResult) -> Section:
     """Return ``status.evaluation``."""
     section: Section = {
         "scores": [
-            {"name": score.name, "base": score.base, "tuned": score.tuned}
+            {
+                "name": score.name,
+                "base": score.base,
+                **({"baseline": score.baseline} if score.baseline else {}),
+                "tuned": score.tuned,
+            }
             for score in result.scores[:MAX_SCORES]
         ],
         "numSamples": result.num_samples,
@@ -111,8 +117,17 @@ def metrics_section(result: TrainResult) -> list[Section]:
 
 
 def scores_text(result: EvaluateResult) -> str:
-    """Return the scores in one line: ``exactMatch 0.42 -> 0.91``."""
-    return ", ".join(f"{score.name} {score.base} -> {score.tuned}" for score in result.scores[:4])
+    """Return the scores in one line: ``exactMatch 0.42 (with a prompt) -> 0.91``."""
+    return ", ".join(
+        f"{score.name} {score.base}{_asked(score)} -> {score.tuned}" for score in result.scores[:4]
+    )
+
+
+def _asked(score: Score) -> str:
+    """Say how the base model came to its score, where it was asked otherwise than as it is."""
+    if score.baseline is None or score.baseline == "AsIs":
+        return ""
+    return f" ({BASELINE_WORDS[score.baseline]})"
 
 
 def sections_of(result: AnyResult) -> Section:

@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-import torch
-import transformers
 
 from finetune_trainer.evaluate.reading import pair_prompts, score_and_answer
 from finetune_trainer.evaluate.scoring import generate_answers, score_likelihood
 from finetune_trainer.model.encoding import Encoded, Encoder
+from support.architectures import MODELS, make_model
 from support.tiny_tokenizer import make_tokenizer
 
-SHAPE = {
-    "vocab_size": 512, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
-}  # fmt: skip
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "whole attention": ("LlamaConfig", SHAPE),
-    "a sliding window shorter than a prompt": ("MistralConfig", {**SHAPE, "sliding_window": 4}),
-    "layers of both kinds": (
-        "Gemma3TextConfig",
-        {**SHAPE, "head_dim": 8, "sliding_window": 4, "sliding_window_pattern": 2},
-    ),
-    "learned positions": (
-        "GPT2Config",
-        {"vocab_size": 512, "n_embd": 32, "n_layer": 2, "n_head": 4},
-    ),
-    "states beside attention": (
-        "Lfm2Config",
-        {**SHAPE, "layer_types": ["conv", "full_attention"]},
-    ),
-}
 PROMPTS = [[5, 9, 33, 7, 41, 8], [12], [9, 9, 20], [7, 5, 3, 2, 1, 6, 8, 44, 10]]
 ANSWERS = [[60, 2], [61, 62, 63, 2], [2], [64, 65, 2]]
 
@@ -42,21 +19,6 @@ def reference(prompt: list[int], answer: list[int], *, first: int = 0) -> Encode
     return Encoded(input_ids=[*prompt, *answer], spans=((start - first, end),), num_cut=0)
 
 
-def make_model(kind: str, *, adapted: bool = False) -> Any:
-    name, values = MODELS[kind]
-    torch.manual_seed(3)
-    config = getattr(transformers, name)(**values, pad_token_id=0)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    if adapted:
-        from peft import LoraConfig, get_peft_model
-
-        model = get_peft_model(
-            model,
-            LoraConfig(target_modules="all-linear", fan_in_fan_out=kind == "learned positions"),
-        ).eval()
-    return model
-
-
 @pytest.mark.parametrize("adapted", [False, True], ids=["base", "adapter"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_scores_and_answers_are_those_of_two_passes(kind: str, adapted: bool) -> None:
@@ -64,7 +26,8 @@ def test_scores_and_answers_are_those_of_two_passes(kind: str, adapted: bool) ->
     encoder = Encoder(make_tokenizer(), max_tokens=64)
     references = [reference(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
     batch = range(len(PROMPTS))
-    scored, texts = score_and_answer(model, encoder, PROMPTS, references, max_new_tokens=6)
+    answered = score_and_answer(model, encoder, PROMPTS, references, max_new_tokens=6)
+    scored, texts = answered.scored, answered.texts
     alone = score_likelihood(model, references, batch, pad_id=encoder.pad_id)
     assert [count for _, count in scored] == [len(answer) for answer in ANSWERS]
     for (total, count), (total_alone, count_alone) in zip(scored, alone.values(), strict=True):

@@ -10,12 +10,10 @@ import pytest
 
 from finetune_trainer.errors import InternalError
 from finetune_trainer.evaluate.answering import (
-    EncodedQuestions,
     Said,
     gather_answers,
-    read_encoded,
-    write_encoded,
 )
+from finetune_trainer.evaluate.encoded import EncodedQuestions, read_encoded, write_encoded
 from finetune_trainer.evaluate.launch import failure_of
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoded, Encoder

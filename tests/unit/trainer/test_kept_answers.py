@@ -11,11 +11,10 @@ import pytest
 from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate.answering import (
     Asker,
-    EncodedQuestions,
     Said,
     ask_in_parts,
-    write_encoded,
 )
+from finetune_trainer.evaluate.encoded import EncodedQuestions, write_encoded
 from finetune_trainer.evaluate.kept import KeptAnswers, combine, count, digest_of, drop_answers
 from finetune_trainer.evaluate.launch import read_said
 from finetune_trainer.model.encoding import Encoded, Encoder
@@ -24,9 +23,10 @@ from support.tiny_tokenizer import make_tokenizer
 
 SAID = {
     "base": Said(likelihoods={0: (0.1 + 0.2, 3), 7: (1 / 3, 1)}, texts={2: "ja ✓"}),
+    "prompted": Said(likelihoods={}, texts={1: "no"}, chosen={1: 4}),
     "tuned": Said(likelihoods={}, texts={}),
 }
-NOTHING = {side: Said(likelihoods={}, texts={}) for side in ("base", "tuned")}
+NOTHING = {side: Said(likelihoods={}, texts={}) for side in ("base", "prompted", "tuned")}
 
 
 def keeper(folder: Path, digest: str = "d" * 64) -> tuple[KeptAnswers, list[str]]:
@@ -41,7 +41,7 @@ def test_answers_come_back_to_the_last_digit(tmp_path: Path) -> None:
     kept.write(NOTHING)
     kept.write(SAID)
     assert kept.read() == SAID
-    assert (count(SAID), told) == (3, [])
+    assert (count(SAID), told) == (5, [])
     drop_answers(FileStore(tmp_path), "runs/a")
     assert kept.read() == NOTHING
 
@@ -111,6 +111,7 @@ def test_a_line_that_was_not_finished_is_no_answer(tmp_path: Path) -> None:
     (tmp_path / "said-1.jsonl").write_text('{"base": {"likelihoods": {}, "texts": {"0": "no"}}}\n')
     assert combine([NOTHING, read_said(tmp_path)]) == {
         "base": Said(likelihoods={0: (0.5, 2)}, texts={0: "no"}),
+        "prompted": Said(likelihoods={}, texts={}),
         "tuned": Said(likelihoods={}, texts={1: "yes"}),
     }
 

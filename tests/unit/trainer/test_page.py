@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from finetune_api.trainer import EvaluateResult, GateResult, Score
+from finetune_trainer.evaluate.baseline.section import describe_baseline
 from finetune_trainer.evaluate.curve import draw_picture
 from finetune_trainer.evaluate.label_section import count_both, describe_labels
-from support.evaluation_pages import RECORD, label_section, page, sample
+from support.evaluation_pages import RECORD, baseline_section, label_section, page, sample
 from support.page_reading import Reading
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}</div>"
@@ -41,6 +42,7 @@ def test_page_tells_scores_goal_data_and_answers() -> None:
         {"samples": [sample(prompt=HOSTILE)]},
         {"samples": [sample(prompt=[{"role": HOSTILE, "content": HOSTILE}])]},
         {"facts": {HOSTILE: HOSTILE}},
+        {"baseline": baseline_section(HOSTILE)},
     ],
 )
 def test_strange_text_is_shown_and_never_obeyed(settings: dict[str, Any]) -> None:
@@ -48,6 +50,25 @@ def test_strange_text_is_shown_and_never_obeyed(settings: dict[str, Any]) -> Non
     assert "script" not in read.tags
     assert "img" not in read.tags
     assert " ".join(HOSTILE.split()) in read.text
+
+
+def test_page_shows_each_way_that_the_base_was_asked_and_its_prompt() -> None:
+    text = Reading(page(baseline=baseline_section())).text
+    for words in (
+        "asked as is, and behind a prompt of an instruction, 1 label and 1 example of the train "
+        "side, drawn by the seed, and behind it for the likeliest of 2 labels.",
+        "The prompt shows 1 of 8 examples: more do not fit.",
+        "metric as is with a prompt by likelihood compared exactMatch 0.0000 (0.0000 to 0.9000) "
+        "0.1000 (0.1000 to 0.9000) 0.2000 (0.2000 to 0.9000) by likelihood",
+        "chance favours the base, never the tuned model",
+        "The prompt user Answer with one of these labels: - Thing 1? Thing 1? assistant Thing 1? "
+        "user (the question)",
+    ):
+        assert words in text
+    alone = describe_baseline([], None, "evaluation.baseline is AsIs")
+    text = Reading(page(baseline=alone)).text
+    assert "asked the questions alone: evaluation.baseline is AsIs." in text
+    assert "chance favours" not in text
 
 
 def test_page_loads_nothing_and_runs_nothing() -> None:

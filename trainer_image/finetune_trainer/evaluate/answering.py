@@ -2,127 +2,55 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.data.rows import other_answer
 from finetune_trainer.errors import InternalError
+from finetune_trainer.evaluate.encoded import EncodedQuestions
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.evaluate.reading import pair_prompts
 from finetune_trainer.failures import is_out_of_memory
-from finetune_trainer.model.chat_format import write_format
-from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.model.encoding import Encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-QUESTIONS_NAME = "questions.json"
+    from finetune_trainer.evaluate.caches import Shared
+
+HELD_PER_COMPUTED = 4
+"""Tokens of a shared beginning that may be held in the place of one that is computed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """What both models said to the same questions."""
+    """What both models said to the same questions.
+
+    Attributes:
+        questions: The questions.
+        base: Answers of the base model as it is.
+        tuned: Answers of the tuned model.
+        prompted: Answers of the base model with a prompt; None where it got none.
+        likelihood: The likeliest labels to the base model behind that prompt; None where answers
+            are no labels.
+    """
 
     questions: Sequence[Question]
     base: Answers
     tuned: Answers
+    prompted: Answers | None = None
+    likelihood: Answers | None = None
 
     @property
     def asked(self) -> list[Question]:
         """The questions that were put to the models."""
         return with_prompt(self.questions)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncodedQuestions:
-    """The questions as tokens.
-
-    Attributes:
-        examples: All examples of the rows behind the questions, for the likelihood.
-        owners: Index of the question that each example belongs to; the worse answers of pairs, one
-            for each example, follow without.
-        prompts: Token ids of the questions that have a prompt.
-        answer_tokens: Longest answer to generate.
-        num_bytes: Bytes of the text that counts in each example that has an owner.
-    """
-
-    examples: list[Encoded]
-    owners: NDArray[np.int64]
-    prompts: list[list[int]]
-    answer_tokens: int
-    num_bytes: list[int] = field(default_factory=list)
-
-    @property
-    def num_asks(self) -> int:
-        """Rows and prompts that one model is given."""
-        return len(self.examples) + len(self.prompts)
-
-
-def encode_questions(
-    encoder: Encoder, questions: Sequence[Question], max_new_tokens: int | str
-) -> EncodedQuestions:
-    """Encode the questions as training encoded its rows.
-
-    Args:
-        encoder: The encoder of training.
-        questions: The questions.
-        max_new_tokens: Longest answer; a word chooses it by the references.
-    """
-    from finetune_trainer.evaluate.scoring import answer_length
-
-    examples = [
-        (owner, example)
-        for owner, question in enumerate(questions)
-        for row in question.rows
-        for example in encoder.encode_row(row)
-    ]
-    rows = [row for question in questions for row in question.rows]
-    are_pairs = all("rejected" in row for row in rows)
-    others = [encoder.encode_row(other_answer(row))[0] for row in rows] if are_pairs else []
-    asks = with_prompt(questions)
-    lengths = [encoder.answer_length(row) for question in asks for row in question.rows]
-    return EncodedQuestions(
-        examples=[*(example for _, example in examples), *others],
-        owners=np.array([owner for owner, _ in examples]),
-        prompts=[encoder.encode_prompt(q.prompt, q.tools) for q in asks if q.prompt is not None],
-        answer_tokens=answer_length(lengths, max_new_tokens),
-        num_bytes=[encoder.count_bytes(example) for _, example in examples],
-    )
-
-
-def write_encoded(folder: Path, encoder: Encoder, encoded: EncodedQuestions) -> None:
-    """Write for :func:`read_encoded` what a worker needs to ask: tokens and the chat format."""
-    write_format(encoder.chat_format, folder)
-    wire = {
-        "examples": [[example.input_ids, example.spans] for example in encoded.examples],
-        "prompts": encoded.prompts,
-        "answerTokens": encoded.answer_tokens,
-    }
-    (folder / QUESTIONS_NAME).write_text(json.dumps(wire))
-
-
-def read_encoded(folder: Path) -> EncodedQuestions:
-    """Read what :func:`write_encoded` has written; owners and bytes of examples stay behind."""
-    wire = json.loads((folder / QUESTIONS_NAME).read_text())
-    examples = [
-        Encoded(input_ids=ids, spans=tuple((start, end) for start, end in spans), num_cut=0)
-        for ids, spans in wire["examples"]
-    ]
-    return EncodedQuestions(
-        examples=examples,
-        owners=np.zeros(len(examples), dtype=np.int64),
-        prompts=wire["prompts"],
-        answer_tokens=wire["answerTokens"],
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,11 +61,13 @@ class Said:
         likelihoods: Summed negative log-likelihood (nats) and counted tokens of examples.
         texts: Answers to prompts.
         seconds: Time that each of them took, its share of its batch's.
+        chosen: Number of the likeliest choice behind prompts.
     """
 
     likelihoods: dict[int, tuple[float, int]]
     texts: dict[int, str]
     seconds: dict[int, float] = field(default_factory=dict)
+    chosen: dict[int, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON has them; no digit of a number is lost."""
@@ -150,6 +80,7 @@ class Said:
             likelihoods={int(i): (nll, tokens) for i, (nll, tokens) in wire["likelihoods"].items()},
             texts={int(i): text for i, text in wire["texts"].items()},
             seconds={int(i): seconds for i, seconds in wire.get("seconds", {}).items()},
+            chosen={int(i): number for i, number in wire.get("chosen", {}).items()},
         )
 
 
@@ -200,11 +131,18 @@ class Asker:
         self._pairs = pair_prompts(encoded.prompts, encoded.examples)
         alone = sorted(set(range(len(encoded.examples))) - set(self._pairs.values()))
         rows = make_batches([len(encoded.examples[index].input_ids) for index in alone])
-        asks = make_batches(
-            [len(ids) + encoded.answer_tokens for ids in encoded.prompts], batch_size
-        )
+        asks = make_batches([self._weigh(len(ids)) for ids in encoded.prompts], batch_size)
         self._rank, self._num_workers = rank, num_workers
         self._rows, self._asks = [[alone[row] for row in batch] for batch in rows], asks
+
+    def _weigh(self, num_tokens: int) -> int:
+        """Return what a prompt counts in a batch: its tokens with those of its answer.
+
+        Tokens that all share are computed once and then held for every row.
+        """
+        total = num_tokens + self._encoded.answer_tokens
+        shared = self._encoded.num_shared
+        return max(total - shared, -(-total // HELD_PER_COMPUTED)) if shared else total
 
     def share(self, before: Said) -> Share:
         """Return what is left for this worker to ask one model.
@@ -223,7 +161,9 @@ class Asker:
 
     def _has_answered(self, before: Said, batch: Batch) -> bool:
         paired = {self._pairs[index] for index in batch if index in self._pairs}
-        return before.texts.keys() >= set(batch) and before.likelihoods.keys() >= paired
+        has_chosen = not self._encoded.choices or before.chosen.keys() >= set(batch)
+        has_said = before.texts.keys() >= set(batch) and before.likelihoods.keys() >= paired
+        return has_said and has_chosen
 
     def ask(self, model: PreTrainedModel, share: Share, keep: Callable[[Said], object]) -> None:
         """Score the likelihood of a share's examples and generate its answers.
@@ -236,46 +176,54 @@ class Asker:
         Raises:
             OutOfMemory: Not even one row fits.
         """
-        from finetune_trainer.evaluate.scoring import score_likelihood
+        from finetune_trainer.evaluate import caches
 
-        def score(batch: Batch) -> Said:
-            rows, pad_id = self._encoded.examples, self._encoder.pad_id
-            return Said(likelihoods=score_likelihood(model, rows, batch, pad_id=pad_id), texts={})
-
-        for batches, put in ((share.rows, score), (share.asks, partial(self._answer, model))):
+        shared = None
+        if self._encoded.num_shared and not share.is_empty:
+            first = (self._encoded.prompts or [self._encoded.examples[0].input_ids])[0]
+            shared = caches.read_shared(model, first[: self._encoded.num_shared])
+        score, answer = (partial(put, model, shared) for put in (self._score, self._answer))
+        for batches, put in ((share.rows, score), (share.asks, answer)):
             for batch in batches:
                 for said in ask_in_parts(put, batch):
                     keep(said)
 
-    def _answer(self, model: PreTrainedModel, batch: Batch) -> Said:
-        """Answer prompts; of those whose reference continues them, score it in the same pass."""
-        from finetune_trainer.evaluate import reading, scoring
+    def _score(self, model: PreTrainedModel, shared: Shared | None, batch: Batch) -> Said:
+        from finetune_trainer.evaluate.scoring import score_likelihood
 
-        encoded, most = self._encoded, self._encoded.answer_tokens
+        rows, pad_id = self._encoded.examples, self._encoder.pad_id
+        scored = score_likelihood(model, rows, batch, pad_id=pad_id, shared=shared)
+        return Said(likelihoods=scored, texts={})
+
+    def _answer(self, model: PreTrainedModel, shared: Shared | None, batch: Batch) -> Said:
+        """Answer prompts; of those whose reference continues them, score it in the same pass."""
+        from finetune_trainer.evaluate import reading
+
+        encoded = self._encoded
         started = time.monotonic()
-        if all(index in self._pairs for index in batch):
-            examples = [self._pairs[index] for index in batch]
-            scored, answers = reading.score_and_answer(
-                model,
-                self._encoder,
-                [encoded.prompts[index] for index in batch],
-                [encoded.examples[index] for index in examples],
-                max_new_tokens=most,
-            )
-            likelihoods = dict(zip(examples, scored, strict=True))
-            texts = dict(zip(batch, answers, strict=True))
-        else:
-            rest = [self._pairs[index] for index in batch if index in self._pairs]
-            likelihoods = (
-                scoring.score_likelihood(model, encoded.examples, rest, pad_id=self._encoder.pad_id)
-                if rest
-                else {}
-            )
-            texts = scoring.generate_answers(
-                model, self._encoder, encoded.prompts, batch, max_new_tokens=most
-            )
+        paired = [self._pairs[index] for index in batch if index in self._pairs]
+        is_joint = len(paired) == len(batch)
+        likelihoods = {}
+        if paired and not is_joint:
+            likelihoods = self._score(model, shared, paired).likelihoods
+        answered = reading.score_and_answer(
+            model,
+            self._encoder,
+            [encoded.prompts[index] for index in batch],
+            [encoded.examples[index] for index in paired] if is_joint else [],
+            max_new_tokens=encoded.answer_tokens,
+            shared=shared,
+            choices=encoded.choices,
+        )
+        if is_joint:
+            likelihoods = dict(zip(paired, answered.scored, strict=True))
         seconds = (time.monotonic() - started) / len(batch)
-        return Said(likelihoods=likelihoods, texts=texts, seconds=dict.fromkeys(batch, seconds))
+        return Said(
+            likelihoods=likelihoods,
+            texts=dict(zip(batch, answered.texts, strict=True)),
+            seconds=dict.fromkeys(batch, seconds),
+            chosen=dict(zip(batch, answered.chosen, strict=True)) if encoded.choices else {},
+        )
 
 
 def ask_in_parts(ask: Callable[[Batch], Said], batch: Batch) -> Iterator[Said]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.evaluate.answering import (
-    Comparison,
-    EncodedQuestions,
-    Said,
-    encode_questions,
-    gather_answers,
-    write_encoded,
-)
+from finetune_trainer.evaluate.answering import Said, gather_answers
+from finetune_trainer.evaluate.encoded import PROMPTED_NAME, EncodedQuestions, write_encoded
 from finetune_trainer.evaluate.kept import (
     SIDES,
     Answers,
@@ -28,7 +22,8 @@ from finetune_trainer.evaluate.kept import (
     write_answers,
 )
 from finetune_trainer.evaluate.launch import STOP_FLAG, STOPPED_REASON, read_said, run_workers
-from finetune_trainer.evaluate.questions import Question
+from finetune_trainer.evaluate.metrics.answers import Answers as SaidAll
+from finetune_trainer.evaluate.question_set import QuestionSet
 from finetune_trainer.evaluate.worker import BEFORE_NAME, WorkerPlan
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.model.hardware import Hardware, claimed_gpus, detect_hardware, require_gpus
@@ -50,38 +45,44 @@ class Keeping:
     Attributes:
         store: The run's storage, which may wait for an answer.
         direct: The same, which does not.
+        prefix: Key prefix of the run.
         facts: What they depend on and only the stage knows: the digests of the weights.
     """
 
     store: ObjectStore
     direct: ObjectStore
+    prefix: str
     facts: Mapping[str, object]
 
 
-def ask_both(
+def ask_models(
     job: ResolvedJob,
-    questions: list[Question],
+    asked: QuestionSet,
     encoder: Encoder,
     *,
     base_dir: Path,
-    tuned_dir: Path,
+    tuned_dir: Path | None,
     record: dict[str, Any],
     control_dir: Path,
     emit: EventEmitter,
     keeping: Keeping,
-) -> Comparison:
-    """Ask both models everything that they were not asked before.
+) -> dict[str, SaidAll]:
+    """Ask the models everything that they were not asked before.
 
     Args:
         job: The effective job.
-        questions: The held-out questions.
+        asked: The questions.
         encoder: The encoder of training.
         base_dir: Local base model.
-        tuned_dir: Local adapter, or fully tuned model.
+        tuned_dir: Local adapter, or fully tuned model; None asks the base model alone.
         record: Content of the adapter's ``run.json``: the models are loaded as in training.
         control_dir: Empty folder for the workers.
         emit: Where events go.
         keeping: Where answers are kept, and whose they are.
+
+    Returns:
+        The answers of ``base`` and ``tuned`` as far as they were asked, with a prompt those of
+        ``prompted``, and where answers are labels the likeliest labels as ``likelihood``.
 
     Raises:
         TrainerError: The models do not fit, or a worker failed; the answers so far are kept.
@@ -89,39 +90,57 @@ def ask_both(
     """
     if record.get("quantization") is not None:
         require_bitsandbytes(job.spec.trainer.image)
-    encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
-    plan, placement = plan_workers(
-        job, encoded, base_dir, tuned_dir, record, control_dir, num_questions=len(questions)
-    )
+    plan, placement = plan_workers(job, asked, base_dir, tuned_dir, record, control_dir)
     Path(plan.job).write_text(job.to_json())
-    write_encoded(control_dir, encoder, encoded)
+    write_encoded(control_dir, encoder, asked.encoded)
+    if asked.prompted is not None:
+        write_encoded(control_dir, encoder, asked.prompted.encoded, name=PROMPTED_NAME)
     digest = digest_of(control_dir, _gather_facts(job, plan, keeping))
-    kept = KeptAnswers(keeping.store, keeping.direct, job.run_prefix, digest, tell=emit.message)
+    kept = KeptAnswers(keeping.store, keeping.direct, keeping.prefix, digest, tell=emit.message)
     before = kept.read()
     write_answers(control_dir / BEFORE_NAME, before)
-    total = 2 * encoded.num_asks
+    total = sum(asked.encoded_for(side).num_asks for side in plan.sides)
     emit.message(
-        f"asking base and tuned model {len(questions)} held-out questions, answers up to "
-        f"{encoded.answer_tokens} tokens, on {placement.describe()}"
+        f"asking {_name_sides(plan.sides)} {len(asked.questions)} held-out questions, answers up "
+        f"to {asked.encoded.answer_tokens} tokens, on {placement.describe()}"
         + (f"; {count(before)} of {total} asks were answered before" if count(before) else "")
     )
     with _stopping(control_dir):
         said = _run(plan, kept, before, emit, total=total)
-    base, tuned = (gather_answers(encoded, len(questions), [said[side]]) for side in SIDES)
-    return Comparison(questions=questions, base=base, tuned=tuned)
+    return _gather(asked, {side: said[side] for side in plan.sides})
+
+
+def _name_sides(sides: Sequence[str]) -> str:
+    names = {"base": "base", "prompted": "base with a prompt", "tuned": "tuned model"}
+    *first, last = (names[side] for side in sides)
+    return f"{', '.join(first)} and {last}" if first else f"{last} model"
+
+
+def _gather(asked: QuestionSet, said: Answers) -> dict[str, SaidAll]:
+    """Return all answers of each side; the likeliest labels are answers of a side of their own."""
+    number = len(asked.questions)
+    answers = {side: gather_answers(asked.encoded_for(side), number, [said[side]]) for side in said}
+    prompted = asked.prompted
+    if prompted is None:
+        return answers
+    before = answers["prompted"]
+    answers["prompted"] = replace(before, texts=[prompted.prompt.cut(t) for t in before.texts])
+    if prompted.labels:
+        chosen = said["prompted"].chosen
+        texts = [prompted.labels[chosen[place]] for place in range(len(before.texts))]
+        answers["likelihood"] = replace(before, texts=texts)
+    return answers
 
 
 def plan_workers(
     job: ResolvedJob,
-    encoded: EncodedQuestions,
+    asked: QuestionSet,
     base_dir: Path,
-    tuned_dir: Path,
+    tuned_dir: Path | None,
     record: dict[str, Any],
     control_dir: Path,
-    *,
-    num_questions: int,
 ) -> tuple[WorkerPlan, Placement]:
-    """Decide how the models are loaded and which processes hold them; as in :func:`ask_both`.
+    """Decide how the models are loaded and which processes hold them; as in :func:`ask_models`.
 
     Raises:
         TrainerError: The models do not fit.
@@ -130,18 +149,30 @@ def plan_workers(
     quantize = record.get("quantization") is not None
     value_bytes = 2 if bfloat16 else 4
     hardware = detect_hardware()
+    architecture = read_model_architecture(base_dir)
     placement = choose_placement(
         job,
         hardware,
         size=weight_bytes(base_dir, value_bytes=value_bytes, quantize=quantize),
-        num_questions=num_questions,
-        row_bytes=count_row_bytes(read_model_architecture(base_dir), encoded, bfloat16=bfloat16),
+        num_questions=len(asked.questions),
+        row_bytes=max(
+            count_row_bytes(architecture, encoded, bfloat16=bfloat16)
+            for encoded in asked.all_encoded
+        ),
     )
+    no_model = control_dir / "none"
+    no_model.mkdir()
+    is_asked = {
+        "base": True,
+        "prompted": asked.prompted is not None,
+        "tuned": tuned_dir is not None,
+    }
     plan = WorkerPlan(
         job=str(control_dir / "job.json"),
         control_dir=str(control_dir),
         base_dir=str(base_dir),
-        tuned_dir=str(tuned_dir),
+        tuned_dir=str(tuned_dir or no_model),
+        sides=[side for side in SIDES if is_asked[side]],
         bfloat16=bfloat16,
         quantize=quantize,
         num_workers=placement.num_workers,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from finetune_api.trainer import MAX_GATE_MESSAGE, GateResult
 from finetune_api.v1alpha1.gates import Gate
-from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER, BaselineName, name_base
 from finetune_trainer.evaluate.goal import SLACK, what_decides
 from finetune_trainer.evaluate.slices import describe_slice
 from finetune_trainer.statistics.claims import correct_for_many
@@ -29,10 +29,12 @@ class Found:
     Attributes:
         compared: Base and tuned model.
         num_prompts: Independent prompts, or other units, behind it.
+        baseline: How the base model was asked.
     """
 
     compared: Compared
     num_prompts: int
+    baseline: BaselineName = "AsIs"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +121,7 @@ def _read(gate: Gate, found: Found | Unmeasured) -> _Claim | Unmeasured:
     if gate.at_most is not None:
         return claim(compared.tuned, float(gate.at_most), is_lower=False)
     assert gate.over_base is not None
-    beside = f" over base {compared.base.value:.3f}"
+    beside = f" over {name_base(found.baseline)} {compared.base.value:.3f}"
     if gate.metric in LOWER_IS_BETTER:
         # Better is less: an improvement of 0.1 is a difference of at most -0.1.
         return claim(compared.gain, -float(gate.over_base), is_lower=False, beside=beside)

@@ -65,5 +65,5 @@ def _measure(
             if gate.slice
             else "no held-out row has an answer to compare"
         )
-    compared, num_prompts = compare_by(job, part, gate.metric, settings)
-    return Found(compared=compared, num_prompts=num_prompts)
+    compared, num_prompts, baseline = compare_by(job, part, gate.metric, settings)
+    return Found(compared=compared, num_prompts=num_prompts, baseline=baseline)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from finetune_api.v1alpha1.finetunejob import Goal
-from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER, BaselineName, name_base
 from finetune_trainer.evaluate.metrics.answers import Floats
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, Interval
 from finetune_trainer.statistics.needed import count_of_gains, count_to_decide
@@ -28,6 +28,8 @@ class Measurement:
         trivial: Score of answers that need no model, where the metric compares answers.
         over_trivial: Tuned minus that, paired, where answers are labels: what must be above 0.
         rows: What each row scored, of the base model and of the tuned one.
+        baseline: How the base model was asked for its score, the best of all ways.
+        baselines: Its score in each way, if there were several.
     """
 
     base: Interval
@@ -37,6 +39,8 @@ class Measurement:
     trivial: float | None = None
     over_trivial: Interval | None = None
     rows: tuple[Floats, Floats] | None = None
+    baseline: BaselineName = "AsIs"
+    baselines: Mapping[BaselineName, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +113,8 @@ def _check_all(goal: Goal, measured: Measurement) -> Iterator[_Check]:
         better = measured.gain.negated() if is_loss else measured.gain
         base = measured.base
         words = (
-            f"{better.value:+.3f} over base {base.value:.3f} [{base.low:.3f}, {base.high:.3f}], "
+            f"{better.value:+.3f} over {name_base(measured.baseline)} {base.value:.3f} "
+            f"[{base.low:.3f}, {base.high:.3f}], "
             f"lower bound {_floor(better.low, sign='+')} (goal: at least {goal.over_base})"
         )
         yield _check(better, float(goal.over_base), words, number)

@@ -1,6 +1,6 @@
 """Answers kept below the run, so that an evaluation that was stopped need not ask again.
 
-``answers/<digest>.json`` holds what both models have said so far. The digest names everything that
+``answers/<digest>.json`` holds what the models have said so far. The digest names everything that
 an answer depends on: questions as tokens, weights, types, device, libraries. So answers to other
 questions, or of another adapter, lie under another name; a second digest in the file tells whether
 its bytes are the ones that were written. Numbers keep all their digits on the way, and batches are
@@ -16,15 +16,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.evaluate.answering import QUESTIONS_NAME, Said
+from finetune_trainer.evaluate.answering import Said
+from finetune_trainer.evaluate.encoded import PROMPTED_NAME, QUESTIONS_NAME
 from finetune_trainer.model.chat_format import FORMAT_NAME
 from finetune_trainer.storage import ObjectStore
 
-SIDES = ("base", "tuned")
+SIDES = ("base", "prompted", "tuned")
+"""Base model as is, base model with a good prompt, tuned model: asked in this order."""
 LIBRARIES = ("torch", "transformers", "peft")
 
 Answers = Mapping[str, Said]
-"""What the two models said, by :data:`SIDES`."""
+"""What the models said, by :data:`SIDES`."""
 
 
 class KeptAnswers:
@@ -116,10 +118,11 @@ def digest_of(folder: Path, facts: Mapping[str, object]) -> str:
         folder: Holds the questions as tokens and the chat format.
         facts: Weights, types and device.
     """
-    known = {**facts, "kept": 2, **{name: _version_of(name) for name in LIBRARIES}}
+    known = {**facts, "kept": 3, **{name: _version_of(name) for name in LIBRARIES}}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
-    for name in (QUESTIONS_NAME, FORMAT_NAME):
-        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    for name in (QUESTIONS_NAME, PROMPTED_NAME, FORMAT_NAME):
+        path = folder / name
+        digest.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
     return digest.hexdigest()
 
 
@@ -142,12 +145,15 @@ def combine(parts: Iterable[Answers]) -> dict[str, Said]:
             combined[side].likelihoods.update(said.likelihoods)
             combined[side].texts.update(said.texts)
             combined[side].seconds.update(said.seconds)
+            combined[side].chosen.update(said.chosen)
     return combined
 
 
 def count(answers: Answers) -> int:
     """Return how many asks the answers are to."""
-    return sum(len(said.likelihoods) + len(said.texts) for said in answers.values())
+    return sum(
+        len(said.likelihoods) + len(said.texts) + len(said.chosen) for said in answers.values()
+    )
 
 
 def _version_of(name: str) -> str:

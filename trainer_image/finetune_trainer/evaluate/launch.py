@@ -126,7 +126,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def read_said(control_dir: Path) -> dict[str, Said]:
-    """Return what base and tuned model have said to the workers so far.
+    """Return what the models have said to the workers so far.
 
     A line that a worker did not come to the end of is left out.
     """

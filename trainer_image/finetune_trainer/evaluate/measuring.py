@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from finetune_api.trainer import ResolvedJob, Score
-from finetune_api.v1alpha1.scoring import UNBOUNDED_METRICS
+from finetune_api.trainer import BaselineScore, ResolvedJob, Score
+from finetune_api.v1alpha1.scoring import UNBOUNDED_METRICS, BaselineName
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.baseline.choice import best_of, ways_of
 from finetune_trainer.evaluate.comparing import Ints, compare
 from finetune_trainer.evaluate.goal import Measurement, certainty_of
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
@@ -91,6 +92,13 @@ class _Metric:
         prompts = [question.prompt for question in asked]
         return measure(self.name, said, references, settings=self.settings, prompts=prompts)
 
+    def score_base(self) -> tuple[BaselineName, dict[BaselineName, Measured]]:
+        """Return what the base model scores in each way that it was asked, and the best way."""
+        ways = ways_of(self.name, self.comparison)
+        scores = {way: self.score(said) for way, said in ways.items()}
+        overall = {way: each.over(np.arange(len(each.rows))) for way, each in scores.items()}
+        return best_of(self.name, overall), scores
+
     def compare(self, before: Measured, after: Measured) -> Compared:
         """Compare two models' scores on the same rows."""
         return compare(
@@ -105,8 +113,8 @@ class _Metric:
 
 def compare_by(
     job: ResolvedJob, comparison: Comparison, name: str, settings: Settings = NO_SETTINGS
-) -> tuple[Compared, int]:
-    """Compare base and tuned model by one metric.
+) -> tuple[Compared, int, BaselineName]:
+    """Compare the best that the base came to with the tuned model, by one metric.
 
     Args:
         job: The effective job.
@@ -115,14 +123,23 @@ def compare_by(
         settings: What the job tells some metrics.
 
     Returns:
-        The comparison, and the independent prompts behind it.
+        The comparison, the independent prompts behind it, and how the base was asked.
 
     Raises:
         UserError: A metric of the user's own, or a pattern of theirs, failed.
     """
     metric = _Metric(job=job, comparison=comparison, name=name, settings=settings)
-    scores = metric.score(comparison.base), metric.score(comparison.tuned)
-    return metric.compare(*scores), len(metric.groups)
+    best, bases = metric.score_base()
+    compared = metric.compare(bases[best], metric.score(comparison.tuned))
+    return compared, len(metric.groups), best
+
+
+def measure_one(
+    job: ResolvedJob, comparison: Comparison, name: str, settings: Settings = NO_SETTINGS
+) -> Measurement:
+    """Compute one metric with intervals; as :func:`score_all`."""
+    trivial = answer_trivially(comparison.asked) if comparison.asked else None
+    return _measure(job, comparison, name, trivial, settings)
 
 
 def _measure(
@@ -133,8 +150,10 @@ def _measure(
     settings: Settings,
 ) -> Measurement:
     metric = _Metric(job=job, comparison=comparison, name=name, settings=settings)
-    base, tuned = metric.score(comparison.base), metric.score(comparison.tuned)
-    compared = metric.compare(base, tuned)
+    best, bases = metric.score_base()
+    tuned = metric.score(comparison.tuned)
+    against = {way: metric.compare(base, tuned) for way, base in bases.items()}
+    compared = against[best]
     certainty = certainty_of(job.spec.goal)
     without_model, over_trivial = None, None
     if trivial is not None and name in COMPARED_WITH_TRIVIAL:
@@ -149,14 +168,19 @@ def _measure(
         num_prompts=len(metric.groups),
         trivial=without_model,
         over_trivial=over_trivial,
-        rows=(base.rows, tuned.rows),
+        rows=(bases[best].rows, tuned.rows),
+        baseline=best,
+        baselines={way: each.base.interval(certainty) for way, each in against.items()},
     )
 
 
 def _score_from(name: str, measured: Measurement) -> Score:
     base, tuned, gain = measured.base, measured.tuned, measured.gain
+    has_several = len(measured.baselines) > 1
     return Score(
         name=name,
+        baseline=measured.baseline if has_several else None,
+        baselines=_baseline_scores(measured) if has_several else None,
         base=_text(base.value),
         base_low=_text(base.low),
         base_high=_text(base.high),
@@ -169,10 +193,19 @@ def _score_from(name: str, measured: Measurement) -> Score:
     )
 
 
+def _baseline_scores(measured: Measurement) -> list[BaselineScore]:
+    return [
+        BaselineScore(asked=way, value=_text(it.value), low=_text(it.low), high=_text(it.high))
+        for way, it in measured.baselines.items()
+    ]
+
+
 def gather_row_scores(
     comparison: Comparison, measured: dict[str, Measurement]
 ) -> list[dict[str, tuple[float, float]]]:
     """Return what base and tuned model scored by each metric, for every question that was asked.
+
+    The base model's is that of the answers which the tuned model is compared with.
 
     Args:
         comparison: What both models said.

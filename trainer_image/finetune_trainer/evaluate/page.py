@@ -14,7 +14,8 @@ from typing import Any
 
 from finetune_api.trainer import EvaluateResult, GateResult, ResolvedJob, Score
 from finetune_api.v1alpha1.finetunejob import Goal
-from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.scoring import BASELINE_WORDS, LOWER_IS_BETTER
+from finetune_trainer.evaluate.baseline.section import BaselineSection
 from finetune_trainer.evaluate.curve import Picture
 from finetune_trainer.evaluate.goal import certainty_of
 from finetune_trainer.evaluate.label_section import (
@@ -57,6 +58,7 @@ def render_page(
     num_samples: int,
     curve: Picture | None = None,
     labels: LabelSection | None = None,
+    baseline: BaselineSection | None = None,
 ) -> str:
     """Render the page.
 
@@ -68,6 +70,7 @@ def render_page(
         num_samples: How many there are in all.
         curve: The losses while training.
         labels: What becomes of each label, where answers are labels.
+        baseline: How the base model was asked.
     """
     goal = job.spec.goal
     has_labels = any(score.name in _LABEL_METRICS for score in result.scores)
@@ -81,12 +84,14 @@ def render_page(
         num_samples=num_samples,
         curve=curve,
         labels=labels,
+        baseline=baseline,
         label_columns=LABEL_COLUMNS,
         mistake_columns=MISTAKE_COLUMNS,
         bar_width=BAR_WIDTH,
         rows=[
             {
                 "score": score,
+                "asked": BASELINE_WORDS[score.baseline] if score.baseline else "",
                 "gain": f"{float(score.tuned) - float(score.base):+.4f}",
                 "is_goal": goal is not None and goal.metric == score.name,
                 "lower_is_better": score.name in LOWER_IS_BETTER,

@@ -7,16 +7,18 @@ cannot be cut (sliding windows, states) read the prompt again.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from finetune_trainer.evaluate import scoring
+from finetune_trainer.evaluate.caches import Shared, accepted, cut_back
+from finetune_trainer.evaluate.choosing import choose
 from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import Cache, PreTrainedModel
+    from transformers import DynamicCache, PreTrainedModel
 
 
 def pair_prompts(prompts: Sequence[list[int]], examples: Sequence[Encoded]) -> dict[int, int]:
@@ -41,6 +43,22 @@ def pair_prompts(prompts: Sequence[list[int]], examples: Sequence[Encoded]) -> d
     return pairs
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answered:
+    """What a model made of one batch of prompts.
+
+    Attributes:
+        scored: Of each the summed negative log-likelihood (nats) and the counted tokens of its
+            reference; empty without references.
+        texts: Greedy answers.
+        chosen: Number of the likeliest choice; empty without choices.
+    """
+
+    scored: list[tuple[float, int]]
+    texts: list[str]
+    chosen: list[int]
+
+
 def score_and_answer(
     model: PreTrainedModel,
     encoder: Encoder,
@@ -48,90 +66,108 @@ def score_and_answer(
     references: Sequence[Encoded],
     *,
     max_new_tokens: int,
-) -> tuple[list[tuple[float, int]], list[str]]:
-    """Score references and answer their prompts.
+    shared: Shared | None = None,
+    choices: Sequence[list[int]] = (),
+) -> Answered:
+    """Score references, answer their prompts, and choose among given answers.
 
     Args:
         model: The model.
         encoder: Its encoder, for what answers end with and what in them counts.
         prompts: Token ids of the prompts of one batch.
-        references: For each the example that begins with it, as :func:`pair_prompts` finds it.
+        references: For each the example that begins with it, as :func:`pair_prompts` finds it;
+            none to score none.
         max_new_tokens: Longest answer in tokens.
+        shared: What all of them begin with; at least one token of each follows.
+        choices: Token ids of answers to choose the likeliest from.
+    """
+    width = max(map(len, prompts))
+    num_shared = shared.num_tokens if shared is not None else 0
+    ids, labels, mask = (
+        part.to(model.device)
+        for part in _lay_out(
+            prompts, references, width=width, pad_id=encoder.pad_id, num_shared=num_shared
+        )
+    )
+    scored, cache = (
+        _read(model, ids, labels, mask, width=width, shared=shared)
+        if references or choices or shared is not None
+        else ([], None)
+    )
+    ids, mask = ids[:, :width], mask[:, :width]
+    chosen = choose(model, ids, mask, choices, cache=cache) if choices else []
+    texts = scoring.continue_greedily(
+        model, encoder, ids, mask, max_new_tokens=max_new_tokens, cache=cache
+    )
+    return Answered(scored=scored, texts=texts, chosen=chosen)
 
-    Returns:
-        For each prompt the summed negative log-likelihood (nats) and the counted tokens of its
-        reference, and the greedy answer.
+
+def _read(
+    model: PreTrainedModel,
+    ids: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    *,
+    width: int,
+    shared: Shared | None,
+) -> tuple[list[tuple[float, int]], DynamicCache | None]:
+    """Read prompts with what follows them; returns the scores and a cache of the prompts.
+
+    The cache lacks the last token of each prompt, which an answer begins from.
     """
     import torch
 
-    width = max(map(len, prompts))
-    ids, labels, mask = _lay_out(prompts, references, width=width, pad_id=encoder.pad_id)
-    ids, labels, mask = (t.to(model.device) for t in (ids, labels, mask))
     num_scored = ids.shape[1] - width
+    # Nothing follows the last token, so it need not be read.
+    end = ids.shape[1] - 1
+    begin = shared.num_tokens if shared is not None else 0
+    if begin >= end:
+        return [], shared.repeated(len(ids)) if shared is not None else None
+    past = {} if shared is None else {"past_key_values": shared.repeated(len(ids))}
     with torch.inference_mode():
-        # Nothing follows the last token, so it need not be read.
         output = model(
-            input_ids=ids[:, :-1],
-            attention_mask=mask[:, :-1],
+            input_ids=ids[:, begin:end],
+            attention_mask=mask[:, :end],
             use_cache=True,
-            **_accepted(model, mask[:, :-1], num_scored=num_scored),
+            **past,
+            **accepted(model, mask[:, :end], num_scored=max(1, num_scored), begin=begin),
         )
-        scored = scoring.sum_losses(output.logits[:, -num_scored:], labels[:, width:])
-    cache = _cut_back(output.past_key_values, read=ids.shape[1] - 1, kept=width - 1)
-    del output
-    texts = scoring.continue_greedily(
-        model,
-        encoder,
-        ids[:, :width],
-        mask[:, :width],
-        max_new_tokens=max_new_tokens,
-        cache=cache,
-    )
-    return scored, texts
+        scored = (
+            scoring.sum_losses(output.logits[:, -num_scored:], labels[:, width:])
+            if num_scored
+            else []
+        )
+    return scored, cut_back(output.past_key_values, read=end, kept=width - 1)
 
 
 def _lay_out(
-    prompts: Sequence[list[int]], references: Sequence[Encoded], *, width: int, pad_id: int
+    prompts: Sequence[list[int]],
+    references: Sequence[Encoded],
+    *,
+    width: int,
+    pad_id: int,
+    num_shared: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return tokens, labels and mask: prompts end, and references begin, in one column."""
+    """Return tokens, labels and mask: prompts end, and references begin, in one column.
+
+    What prompts share stands in the first columns, and what fills the shorter ones behind it.
+    """
     import torch
 
-    longest = max(
-        len(example.input_ids) - len(prompt)
-        for prompt, example in zip(prompts, references, strict=True)
-    )
+    pairs = list(zip(prompts, references, strict=True)) if references else []
+    longest = max((len(example.input_ids) - len(prompt) for prompt, example in pairs), default=0)
     shape = (len(prompts), width + longest)
     ids = torch.full(shape, pad_id)
     labels = torch.full(shape, IGNORED)
     mask = torch.zeros(shape, dtype=torch.long)
-    for row, (prompt, example) in enumerate(zip(prompts, references, strict=True)):
-        start, size = width - len(prompt), len(example.input_ids)
-        ids[row, start : start + size] = torch.tensor(example.input_ids)
-        labels[row, start : start + size] = torch.tensor(example.labels)
-        mask[row, start : start + size] = 1
+    for row, prompt in enumerate(prompts):
+        start = width - len(prompt) + num_shared
+        for begin, tokens in ((0, prompt[:num_shared]), (start, prompt[num_shared:])):
+            ids[row, begin : begin + len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+            mask[row, begin : begin + len(tokens)] = 1
+    for row, (prompt, example) in enumerate(pairs):
+        rest = len(example.input_ids) - len(prompt)
+        ids[row, width : width + rest] = torch.tensor(example.input_ids[len(prompt) :])
+        labels[row, width : width + rest] = torch.tensor(example.labels[len(prompt) :])
+        mask[row, width : width + rest] = 1
     return ids, labels, mask
-
-
-def _accepted(model: PreTrainedModel, mask: Tensor, *, num_scored: int) -> dict[str, Any]:
-    """Return what of positions and wanted logits this kind of model is told."""
-    # An adapter's wrapper takes anything; what is inside decides.
-    inner = getattr(model, "get_base_model", lambda: model)()
-    names = inspect.signature(inner.forward).parameters
-    told: dict[str, Any] = {}
-    if "position_ids" in names:
-        told["position_ids"] = (mask.cumsum(dim=-1) - 1).clamp(min=0)
-    if "logits_to_keep" in names:
-        told["logits_to_keep"] = num_scored
-    return told
-
-
-def _cut_back(cache: object, *, read: int, kept: int) -> Cache | None:
-    """Return a cache cut back to its first tokens; None if it cannot be."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
-    if kept == 0 or not isinstance(cache, DynamicCache):
-        return None
-    if any(type(layer) is not DynamicLayer for layer in cache.layers):
-        return None
-    cache.crop(kept - read)
-    return cache if cache.get_seq_length() == kept else None

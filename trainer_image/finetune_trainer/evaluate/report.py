@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult, ResolvedJob, RowCounts
+from finetune_trainer.evaluate.baseline.fitting import Prompted
+from finetune_trainer.evaluate.baseline.section import describe_baseline, prompt_words, to_json
 from finetune_trainer.evaluate.curve import draw_picture
 from finetune_trainer.evaluate.label_section import (
     count_both,
@@ -33,9 +35,12 @@ class Sample:
     Attributes:
         prompt: What was asked.
         references: Accepted answers.
-        base: The base model's answer.
+        base: The base model's answer to the question alone.
         tuned: The tuned model's.
-        scores: Of each metric the scores of the two, the base model's first.
+        scores: Of each metric the scores of the two, the base model's first: that of the answer
+            which the tuned model is compared with.
+        prompted: The base model's answer behind a prompt; None where it got none.
+        likelihood: The likeliest label behind that prompt; None where answers are no labels.
     """
 
     prompt: list[dict[str, str]] | str
@@ -43,6 +48,8 @@ class Sample:
     base: str
     tuned: str
     scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+    prompted: str | None = None
+    likelihood: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +66,8 @@ class Evidence:
         merged_digest: Digest of the merged model's files, if there is one.
         result: Scores and goal.
         samples: All questions that were answered.
+        prompted: The questions behind the prompt that the base model got; None where it got none.
+        not_prompted: Why it got none.
     """
 
     job: ResolvedJob
@@ -70,6 +79,8 @@ class Evidence:
     merged_digest: str | None
     result: EvaluateResult
     samples: Sequence[Sample]
+    prompted: Prompted | None = None
+    not_prompted: str = ""
 
 
 def write_report(folder: Path, evidence: Evidence) -> None:
@@ -94,6 +105,7 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         "selection": evidence.record.get("selection"),
         "curve": evidence.record.get("curve"),
         "result": result.to_wire(),
+        "baseline": to_json(evidence.prompted, evidence.not_prompted),
         "labels": dict(zip(SIDES, map(table_to_json, tables), strict=True)) if tables else None,
         "corpus": None
         if tables
@@ -121,9 +133,14 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         num_samples=len(evidence.samples),
         curve=draw_picture(evidence.record),
         labels=describe_labels(*tables) if tables else None,
+        baseline=describe_baseline(result.scores, evidence.prompted, evidence.not_prompted),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     card = model_card(
-        job, model_name=evidence.model_name, record=evidence.record, evaluation=result
+        job,
+        model_name=evidence.model_name,
+        record=evidence.record,
+        evaluation=result,
+        baseline=prompt_words(evidence.prompted, evidence.not_prompted),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

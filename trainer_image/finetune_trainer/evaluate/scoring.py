@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
 from finetune_trainer.planning.answering import MAX_AUTO_TOKENS, TOKENS_PER_BATCH
@@ -12,11 +12,18 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import Cache, PreTrainedModel
 
+    from finetune_trainer.evaluate.caches import Shared
+
 ANSWER_MARGIN_TOKENS = 8
 
 
 def score_likelihood(
-    model: PreTrainedModel, examples: Sequence[Encoded], batch: Sequence[int], *, pad_id: int
+    model: PreTrainedModel,
+    examples: Sequence[Encoded],
+    batch: Sequence[int],
+    *,
+    pad_id: int,
+    shared: Shared | None = None,
 ) -> dict[int, tuple[float, int]]:
     """Return summed negative log-likelihood (nats) and counted tokens of examples, by index.
 
@@ -25,6 +32,7 @@ def score_likelihood(
         examples: All examples.
         batch: Which of them go through the model, together.
         pad_id: Fills the shorter rows of the batch.
+        shared: What all of them begin with; nothing of it counts, nor does the token after it.
     """
     import torch
 
@@ -39,8 +47,12 @@ def score_likelihood(
         labels[row, :size] = torch.tensor(example.labels)
         mask[row, :size] = 1
     ids, labels, mask = (t.to(model.device) for t in (ids, labels, mask))
+    known: dict[str, Any] = {"use_cache": False}
+    if shared is not None:
+        ids, labels = ids[:, shared.num_tokens :], labels[:, shared.num_tokens :]
+        known = {"past_key_values": shared.repeated(len(batch)), "use_cache": True}
     with torch.inference_mode():
-        logits_BTV = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits_BTV = model(input_ids=ids, attention_mask=mask, **known).logits
         scored = sum_losses(logits_BTV[:, :-1], labels[:, 1:])
     return dict(zip(batch, scored, strict=True))
 

@@ -41,10 +41,13 @@ def take_slice(comparison: Comparison, part: GateSlice | None) -> Comparison:
         for question, chosen in zip(comparison.questions, inside, strict=True)
         if question.prompt is not None
     ]
+    prompted, likelihood = comparison.prompted, comparison.likelihood
     return Comparison(
         questions=[q for q, chosen in zip(comparison.questions, inside, strict=True) if chosen],
         base=_take(comparison.base, inside, asked),
         tuned=_take(comparison.tuned, inside, asked),
+        prompted=_take(prompted, inside, asked) if prompted else None,
+        likelihood=_take(likelihood, inside, asked) if likelihood else None,
     )
 
 

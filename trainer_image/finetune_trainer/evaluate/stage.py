@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import json
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, GateResult, ResolvedJob, Score
+from finetune_api.trainer import EvaluateResult, GateResult, Score
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, require_approved
 from finetune_trainer.data.rows import Side
-from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.asking import Keeping, ask_both
+from finetune_trainer.evaluate.asking import Keeping, ask_models
 from finetune_trainer.evaluate.gating import judge_gates
 from finetune_trainer.evaluate.goal import Measurement, check_evidence, check_goal
 from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
-from finetune_trainer.evaluate.questions import Question, gather_questions
+from finetune_trainer.evaluate.question_set import gather_question_set
 from finetune_trainer.evaluate.report import Evidence, Sample, write_report
 from finetune_trainer.evaluate.review.blinding import SECRET_BYTES
 from finetune_trainer.evaluate.review.files import write_review
 from finetune_trainer.evaluate.review.making import make_review
-from finetune_trainer.evaluate.settings import read_settings, try_settings
 from finetune_trainer.evaluate.trivial import answer_trivially
 from finetune_trainer.model.chat_format import read_format
-from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.model.encoding import make_encoder
 from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.merged import find_merged
 from finetune_trainer.publish.stage import publish
@@ -67,15 +66,13 @@ def _evaluate(context: StageContext, key: str) -> None:
     adapter = _fetch_adapter(context, f"{job.run_prefix}/adapter", adapter_dir)
     record = json.loads((adapter_dir / "run.json").read_text())
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
-    questions = _gather(job, prepared, encoder)
-    settings = read_settings(job.spec.evaluation, context.access())
-    try_settings(settings, questions)
+    asked, settings = gather_question_set(context, prepared, encoder)
     base_dir, revision = context.model_folder()
     control_dir = context.scratch("asking", fresh=True)
     with context.keeping_logs(control_dir):
-        comparison = ask_both(
+        said = ask_models(
             job,
-            questions,
+            asked,
             encoder,
             base_dir=base_dir,
             tuned_dir=adapter_dir,
@@ -85,14 +82,19 @@ def _evaluate(context: StageContext, key: str) -> None:
             keeping=Keeping(
                 store=context.output,
                 direct=open_store(job.spec.output.uri, context.access()),
+                prefix=job.run_prefix,
                 facts={"model": revision, "adapter": adapter.digest, "dataset": prepared.digest},
             ),
         )
+    comparison = Comparison(questions=asked.questions, **said)
     scores, measured = score_all(job, comparison, settings)
     gates = judge_gates(job, comparison, settings)
     result = _make_result(context, key, comparison, scores, measured, gates)
     row_scores = gather_row_scores(comparison, measured)
-    _write_results(folder, context, prepared, adapter, record, comparison, result, row_scores)
+    evidence = _gather_evidence(context, prepared, adapter, record, comparison, result, row_scores)
+    write_report(
+        folder, replace(evidence, prompted=asked.prompted, not_prompted=asked.not_prompted)
+    )
     _write_review(folder, context, comparison, row_scores)
     publish_folder(
         context.output,
@@ -109,22 +111,6 @@ def _fetch_adapter(context: StageContext, key: str, folder: Path) -> Manifest:
     record = json.loads((folder / "run.json").read_text())
     require_approved(record["dataset"], context.approved_data, context.uri_of(key))
     return manifest
-
-
-def _gather(job: ResolvedJob, prepared: Prepared, encoder: Encoder) -> list[Question]:
-    questions = gather_questions(
-        prepared.test,
-        max_questions=job.spec.evaluation.max_samples,
-        seed=job.spec.dataset.split.seed,
-        read_answer=encoder.read_answer,
-    )
-    if not questions:
-        raise DataError(
-            "NoHeldOutRows",
-            "there is no held-out row to evaluate on; set dataset.split.testPercent above 0 or "
-            "give a source with side: Test",
-        )
-    return questions
 
 
 def _make_result(
@@ -155,8 +141,7 @@ def _make_result(
     )
 
 
-def _write_results(
-    folder: Path,
+def _gather_evidence(
     context: StageContext,
     prepared: Prepared,
     adapter: Manifest,
@@ -164,9 +149,10 @@ def _write_results(
     comparison: Comparison,
     result: EvaluateResult,
     row_scores: list[dict[str, tuple[float, float]]],
-) -> None:
+) -> Evidence:
     merged = find_merged(context)
-    evidence = Evidence(
+    prompted, likelihood = comparison.prompted, comparison.likelihood
+    return Evidence(
         job=context.job,
         model_name=context.model_name,
         record=record,
@@ -182,11 +168,12 @@ def _write_results(
                 base=comparison.base.texts[i],
                 tuned=comparison.tuned.texts[i],
                 scores=row_scores[i],
+                prompted=prompted.texts[i] if prompted else None,
+                likelihood=likelihood.texts[i] if likelihood else None,
             )
             for i, question in enumerate(comparison.asked)
         ],
     )
-    write_report(folder, evidence)
 
 
 def _write_review(

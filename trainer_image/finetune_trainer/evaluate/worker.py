@@ -14,6 +14,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ BEFORE_NAME = "before.json"
 """File in the control folder with the answers of an earlier attempt."""
 
 if TYPE_CHECKING:
+    from finetune_trainer.evaluate.answering import Asker
     from finetune_trainer.evaluate.models import ModelPair
 
 
@@ -36,10 +38,12 @@ class WorkerPlan:
     Attributes:
         job: Path of ``job.json``.
         control_dir: Workers and parent talk here: the questions as :func:`write_encoded` writes
-            them, what was answered before as ``before.json``, ``done-<rank>`` with a byte for
-            each ask, ``said-<rank>.jsonl`` with a line for each batch, ``failure-<rank>.json``.
+            them, as they are and with a prompt for the base, what was answered before as
+            ``before.json``, ``done-<rank>`` with a byte for each ask, ``said-<rank>.jsonl`` with a
+            line for each batch, ``failure-<rank>.json``.
         base_dir: Local base model.
-        tuned_dir: Local adapter, or fully tuned model.
+        tuned_dir: Local adapter, or fully tuned model; an empty folder where none is asked.
+        sides: Who is asked: of :data:`finetune_trainer.evaluate.kept.SIDES`, in its order.
         bfloat16: Type of the base weights, as in training; else float32.
         quantize: The base is loaded in 4 bits, as in training.
         num_workers: How many share the questions.
@@ -51,6 +55,7 @@ class WorkerPlan:
     control_dir: str
     base_dir: str
     tuned_dir: str
+    sides: list[str]
     bfloat16: bool
     quantize: bool
     num_workers: int
@@ -83,35 +88,22 @@ def main(argv: list[str]) -> int:
 
 
 def answer_share(plan: WorkerPlan, rank: int) -> None:
-    """Put this worker's share of the questions to both models and write down what they said.
+    """Put this worker's share of the questions to the models and write down what they said.
 
     Raises:
         TrainerError: A model does not load or does not fit.
     """
     import torch
 
-    from finetune_trainer.evaluate.answering import Asker, Said, read_encoded
-    from finetune_trainer.evaluate.kept import SIDES, count, read_answers
-    from finetune_trainer.model.chat_format import read_format
-    from finetune_trainer.model.encoding import make_encoder
-    from finetune_trainer.model.load import load_tokenizer
+    from finetune_trainer.evaluate.answering import Said
+    from finetune_trainer.evaluate.kept import count, read_answers
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
-    tokenizer = load_tokenizer(
-        Path(plan.base_dir), trust_remote_code=job.spec.model.trust_remote_code
-    )
     folder = Path(plan.control_dir)
-    batch_size = job.spec.evaluation.batch_size
-    asker = Asker(
-        make_encoder(job, tokenizer, read_format(folder)),
-        read_encoded(folder),
-        batch_size=batch_size if isinstance(batch_size, int) else None,
-        rank=rank,
-        num_workers=plan.num_workers,
-    )
+    askers = make_askers(plan, job, rank)
     before = read_answers(folder / BEFORE_NAME)
-    shares = {side: asker.share(before[side]) for side in SIDES}
+    shares = {side: askers[side].share(before[side]) for side in plan.sides}
     with (
         (folder / f"done-{rank}").open("ab", buffering=0) as done,
         (folder / f"said-{rank}.jsonl").open("ab", buffering=0) as said,
@@ -121,14 +113,42 @@ def answer_share(plan: WorkerPlan, rank: int) -> None:
             said.write(json.dumps({side: answers.to_json()}).encode() + b"\n")
             done.write(b"." * count({side: answers}))
 
-        if any(not share.is_empty for share in shares.values()):
-            pair = open_models(plan, rank, trust_remote_code=job.spec.model.trust_remote_code)
-            for side in SIDES:
-                if not shares[side].is_empty:
-                    # Of full fine-tuning these are two models: one goes before the other comes.
-                    with pair.open(side) as model:
-                        asker.ask(model, shares[side], partial(keep, side))
-                    del model
+        wanted = [side for side in plan.sides if not shares[side].is_empty]
+        if not wanted:
+            return
+        pair = open_models(plan, rank, trust_remote_code=job.spec.model.trust_remote_code)
+        for is_tuned, sides in groupby(wanted, key="tuned".__eq__):
+            # Of full fine-tuning these are two models: one goes before the other comes.
+            with pair.open("tuned" if is_tuned else "base") as model:
+                for side in sides:
+                    askers[side].ask(model, shares[side], partial(keep, side))
+            del model
+
+
+def make_askers(plan: WorkerPlan, job: ResolvedJob, rank: int) -> dict[str, Asker]:
+    """Return who puts its share of the questions to each side."""
+    from finetune_trainer.evaluate.answering import Asker
+    from finetune_trainer.evaluate.encoded import PROMPTED_NAME, QUESTIONS_NAME, read_encoded
+    from finetune_trainer.model.chat_format import read_format
+    from finetune_trainer.model.encoding import make_encoder
+    from finetune_trainer.model.load import load_tokenizer
+
+    tokenizer = load_tokenizer(
+        Path(plan.base_dir), trust_remote_code=job.spec.model.trust_remote_code
+    )
+    folder = Path(plan.control_dir)
+    encoder = make_encoder(job, tokenizer, read_format(folder))
+    batch_size = job.spec.evaluation.batch_size
+    return {
+        side: Asker(
+            encoder,
+            read_encoded(folder, name=PROMPTED_NAME if side == "prompted" else QUESTIONS_NAME),
+            batch_size=batch_size if isinstance(batch_size, int) else None,
+            rank=rank,
+            num_workers=plan.num_workers,
+        )
+        for side in plan.sides
+    }
 
 
 def open_models(plan: WorkerPlan, rank: int, *, trust_remote_code: bool) -> ModelPair:

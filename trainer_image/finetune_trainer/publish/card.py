@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult, ResolvedJob
+from finetune_api.v1alpha1.scoring import BASELINE_WORDS
 from finetune_trainer.model.load import read_config
 
 
@@ -15,6 +16,7 @@ def model_card(
     model_name: str,
     record: dict[str, Any],
     evaluation: EvaluateResult | None = None,
+    baseline: str = "",
     is_merged: bool = False,
 ) -> str:
     """Write the model card: base, data version, recipe and, once known, scores.
@@ -24,6 +26,7 @@ def model_card(
         model_name: Public name of the base model.
         record: Content of the run's ``run.json``.
         evaluation: Held-out scores, once known.
+        baseline: How the base model was asked, in a sentence.
         is_merged: The card is for base and adapter in one.
 
     Source: Hugging Face model card metadata specification (huggingface_hub.ModelCardData).
@@ -56,6 +59,8 @@ def model_card(
     if evaluation is not None:
         goal = job.spec.goal
         parts.append(_scores_section(evaluation, certainty=goal.certainty if goal else "0.95"))
+        if baseline:
+            parts.append(_baseline_section(evaluation, baseline))
     loader = "AutoModelForCausalLM" if is_whole else "AutoPeftModelForCausalLM"
     parts.append(
         "## Use\n\nThe folder's tokenizer has the chat template of training, and its "
@@ -138,6 +143,26 @@ def _scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
         kind = "" if gate.severity == "Block" else " (a warning)"
         text += f"\n\nGate {gate.name}{kind} {verdict}: {gate.message}."
     return text
+
+
+def _baseline_section(evaluation: EvaluateResult, words: str) -> str:
+    """Return how the base model was asked, and how well it did each time.
+
+    The prompt itself holds rows of the train side: it is shown in the report, not in a card that
+    travels with the model.
+    """
+    lines = [
+        f"| {score.name} | {BASELINE_WORDS[each.asked]} | {each.value} [{each.low}, {each.high}] |"
+        for score in evaluation.scores
+        for each in score.baselines or ()
+    ]
+    if not lines:
+        return f"## The base model\n\n{words}"
+    return (
+        f"## The base model\n\n{words} Of each metric the tuned model is compared with the best "
+        "of these. The prompt stands in the evaluation's report.\n\n"
+        "| metric | asked | score |\n|---|---|---|\n" + "\n".join(lines)
+    )
 
 
 def licence_of(folder: Path) -> str | None:

@@ -1,0 +1,115 @@
+"""``python -m finetune_trainer advise``: would prompting do? Asks the base model; trains nothing.
+
+The data set is prepared if need be, and a later run finds it. The base is loaded and asked as the
+evaluation of the job would do it on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from finetune_api.trainer import Score, Stage
+from finetune_trainer.context import StageContext, read_job
+from finetune_trainer.data.prepared import read_prepared
+from finetune_trainer.data.rows import Side
+from finetune_trainer.evaluate.advice import advise
+from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.asking import Keeping, ask_models
+from finetune_trainer.evaluate.baseline.section import to_json
+from finetune_trainer.evaluate.kept import drop_answers
+from finetune_trainer.evaluate.measuring import score_all
+from finetune_trainer.evaluate.question_set import gather_question_set
+from finetune_trainer.failures import classify
+from finetune_trainer.model.chat_format import read_format
+from finetune_trainer.model.encoding import make_encoder
+from finetune_trainer.model.hardware import detect_hardware
+from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.storage import open_store
+from finetune_trainer.train.recipe import decide_bfloat16
+
+
+def advise_job(arguments: argparse.Namespace) -> int:
+    """Write what prompting reaches as JSON; returns the exit code."""
+    emit = EventEmitter(Stage.PREPARE)
+    try:
+        from finetune_trainer.prepare.stage import prepare
+
+        context = StageContext.from_environment(read_job(arguments.job), emit)
+        prepare(context)
+        found = ask_base(context)
+    except Exception as error:
+        failure = classify(error)
+        code = int(failure.exit_code)
+        emit.failure(reason=failure.reason, message=failure.message, exit_code=code, step=None)
+        return code
+    Path(arguments.out).write_text(json.dumps(found))
+    return 0
+
+
+def ask_base(context: StageContext) -> dict[str, Any]:
+    """Ask the base model of a prepared job in every way, and judge it by the job's goal.
+
+    Raises:
+        TrainerError: The data cannot be asked about, the model does not fit, or storage failed.
+    """
+    job, started = context.job, time.monotonic()
+    prepared = read_prepared(context.output, job, context.work_dir, sides=(Side.TEST,))
+    encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
+    asked, settings = gather_question_set(context, prepared, encoder)
+    base_dir, revision = context.model_folder()
+    prefix = f"{job.run_prefix}/advice"
+    said = ask_models(
+        job,
+        asked,
+        encoder,
+        base_dir=base_dir,
+        tuned_dir=None,
+        record=_how_to_load(context),
+        control_dir=context.scratch("advice", fresh=True),
+        emit=context.emit,
+        keeping=Keeping(
+            store=context.output,
+            direct=open_store(job.spec.output.uri, context.access()),
+            prefix=prefix,
+            facts={"model": revision, "dataset": prepared.digest},
+        ),
+    )
+    drop_answers(context.output, prefix)
+    # Nothing is tuned yet: that side is the base itself, and nobody looks at it.
+    comparison = Comparison(questions=asked.questions, **said, tuned=said["base"])
+    scores, _ = score_all(job, comparison, settings)
+    advice = advise(job, comparison, settings)
+    return {
+        "verdict": advice.verdict,
+        "sentence": advice.sentence,
+        "suggestions": list(advice.suggestions),
+        "asked": advice.asked,
+        "goal": job.spec.goal.to_wire() if job.spec.goal else None,
+        "numPrompts": len(asked.questions),
+        "scores": [line for score in scores for line in _lines(score)],
+        "baseline": to_json(asked.prompted, asked.not_prompted),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _how_to_load(context: StageContext) -> dict[str, Any]:
+    """Return how training would load the base on this machine, as ``run.json`` records it."""
+    job, hardware = context.job, detect_hardware()
+    use_gpu = hardware.num_gpus > 0 and job.spec.resources.gpus_per_node > 0
+    # Without a GPU there are no 4-bit weights: the base is then a little better than QLoRA's.
+    is_quantized = use_gpu and job.spec.method.adapter.type == "QLoRA"
+    return {
+        "recipe": {"bfloat16": decide_bfloat16(job, hardware, use_gpu=use_gpu)},
+        "quantization": "4 bits" if is_quantized else None,
+    }
+
+
+def _lines(score: Score) -> list[dict[str, str]]:
+    if score.baselines:
+        return [{"metric": score.name, **each.to_wire()} for each in score.baselines]
+    low, high = score.base_low, score.base_high
+    return [{"metric": score.name, "asked": "AsIs", "value": score.base, "low": low, "high": high}]

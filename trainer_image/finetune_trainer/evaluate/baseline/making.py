@@ -1,0 +1,84 @@
+"""The prompted base of a job: from its data set to questions behind a prompt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.prepared import Prepared
+from finetune_trainer.evaluate.baseline.fitting import (
+    Prompted,
+    context_of,
+    measure_room,
+    prompt_questions,
+)
+from finetune_trainer.evaluate.baseline.material import gather_material
+from finetune_trainer.evaluate.baseline.train_side import read_train_side
+from finetune_trainer.evaluate.encoded import EncodedQuestions
+from finetune_trainer.evaluate.metrics.labels import looks_like_labels
+from finetune_trainer.evaluate.metrics.structured import looks_like_json
+from finetune_trainer.evaluate.questions import Question, with_prompt
+from finetune_trainer.model.chat_format import read_format
+from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.load import read_config
+
+
+def make_prompted(
+    context: StageContext,
+    prepared: Prepared,
+    questions: Sequence[Question],
+    encoded: EncodedQuestions,
+) -> tuple[Prompted | None, str]:
+    """Put the held-out questions behind the prompt that a person would write for the base model.
+
+    Args:
+        context: The stage's.
+        prepared: The run's data set.
+        questions: The held-out questions.
+        encoded: They as tokens, without a prompt.
+
+    Returns:
+        The questions behind a prompt; or None, with the reason.
+
+    Raises:
+        StorageError: The data set cannot be read.
+    """
+    job = context.job
+    if job.spec.evaluation.baseline == "AsIs":
+        return None, "evaluation.baseline is AsIs"
+    references = [question.references for question in with_prompt(questions)]
+    if not references:
+        return None, "plain text has no questions, so there is nothing to prompt"
+    folder, _ = context.model_folder()
+    encoder = _make_encoder(context, prepared)
+    rows, problem = read_train_side(context.output, job, context.work_dir, prepared)
+    material = gather_material(
+        rows,
+        are_labels=looks_like_labels(references),
+        seed=job.spec.dataset.split.seed,
+        read_answer=encoder.read_answer,
+    )
+    prompted, reason = prompt_questions(
+        questions,
+        material,
+        encoder,
+        room=measure_room(encoded, context_of(read_config(folder))),
+        is_json=looks_like_json(references),
+    )
+    told = [*([problem] if problem else []), *(prompted.told if prompted else [reason])]
+    for text in told:
+        context.emit.message(f"the base with a prompt: {text}")
+    return prompted, reason
+
+
+def _make_encoder(context: StageContext, prepared: Prepared) -> Encoder:
+    """Return an encoder of rows of any length; what stands before a question never counts."""
+    method = context.job.spec.method
+    only_last = method.loss == "All" or method.objective != "SFT"
+    return Encoder(
+        context.load_tokenizer(),
+        read_format(prepared.folder),
+        loss="Completion" if only_last else method.loss,
+        max_tokens=sys.maxsize,
+    )

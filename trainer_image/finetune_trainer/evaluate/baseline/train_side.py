@@ -1,0 +1,59 @@
+"""Reads the train side for a prompt: in a stream, within bounds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.data.keys import dataset_prefix
+from finetune_trainer.data.prepared import REPORT_NAME, Prepared, fetch_prepared
+from finetune_trainer.data.rows import Side
+from finetune_trainer.storage import ObjectStore, read_manifest
+
+MAX_BYTES = 2**30
+"""A larger train side is not fetched for the sake of some examples."""
+MAX_ROWS = 200_000
+"""Of more rows every n-th is read."""
+
+
+def read_train_side(
+    output: ObjectStore, job: ResolvedJob, work_dir: Path, prepared: Prepared
+) -> tuple[Iterator[dict[str, Any]], str]:
+    """Fetch the train side of a run's data set and read its rows.
+
+    Args:
+        output: Storage rooted at the job's output.
+        job: The effective job.
+        work_dir: The run's scratch folder on this node.
+        prepared: The data set, of which other sides were read.
+
+    Returns:
+        The rows, one after the other, and why there are none where there could be; or nothing.
+
+    Raises:
+        StorageError: The data set is incomplete, changed, or cannot be read.
+    """
+    name = f"{Side.TRAIN}.jsonl"
+    manifest = read_manifest(output, dataset_prefix(prepared.digest))
+    sizes = {file.path: file.num_bytes for file in manifest.files}
+    size = sizes.get(name, 0)
+    if size > MAX_BYTES:
+        return iter(()), (
+            f"the train side has {size / 2**30:.1f} GiB: it is not fetched, and the prompt shows "
+            "no labels and no examples of it"
+        )
+    left_out = sizes.keys() - {name, REPORT_NAME}
+    folder, _, _ = fetch_prepared(output, job, work_dir, prepared.digest, left_out=left_out)
+    step = max(1, -(-prepared.report.rows.train // MAX_ROWS))
+    return _read(folder / name, step), ""
+
+
+def _read(path: Path, step: int) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        yield from map(json.loads, islice(stream, 0, None, step))

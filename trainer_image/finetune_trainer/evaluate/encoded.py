@@ -1,0 +1,117 @@
+"""The held-out questions as tokens, and their way to the processes that ask them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_trainer.data.rows import other_answer
+from finetune_trainer.evaluate.questions import Question, with_prompt
+from finetune_trainer.model.chat_format import write_format
+from finetune_trainer.model.encoding import Encoded, Encoder
+
+QUESTIONS_NAME = "questions.json"
+"""File of the questions as they are."""
+PROMPTED_NAME = "prompted.json"
+"""File of the questions behind a prompt for the base model; absent where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedQuestions:
+    """The questions as tokens.
+
+    Attributes:
+        examples: All examples of the rows behind the questions, for the likelihood.
+        owners: Index of the question that each example belongs to; the worse answers of pairs, one
+            for each example, follow without.
+        prompts: Token ids of the questions that have a prompt.
+        answer_tokens: Longest answer to generate.
+        num_bytes: Bytes of the text that counts in each example that has an owner.
+        choices: Token ids of the answers that the likeliest is chosen from, for each prompt; none
+            chooses none.
+        num_shared: Tokens at the beginning that all prompts and examples share and that are read
+            once; nothing of them counts.
+    """
+
+    examples: list[Encoded]
+    owners: NDArray[np.int64]
+    prompts: list[list[int]]
+    answer_tokens: int
+    num_bytes: list[int] = field(default_factory=list)
+    choices: list[list[int]] = field(default_factory=list)
+    num_shared: int = 0
+
+    @property
+    def num_asks(self) -> int:
+        """Rows and prompts that one model is given, and choices that it is asked to make."""
+        num_prompts = len(self.prompts)
+        return len(self.examples) + num_prompts + (num_prompts if self.choices else 0)
+
+
+def encode_questions(
+    encoder: Encoder, questions: Sequence[Question], max_new_tokens: int | str
+) -> EncodedQuestions:
+    """Encode the questions as training encoded its rows.
+
+    Args:
+        encoder: The encoder of training.
+        questions: The questions.
+        max_new_tokens: Longest answer; a word chooses it by the references.
+    """
+    from finetune_trainer.evaluate.scoring import answer_length
+
+    examples = [
+        (owner, example)
+        for owner, question in enumerate(questions)
+        for row in question.rows
+        for example in encoder.encode_row(row)
+    ]
+    rows = [row for question in questions for row in question.rows]
+    are_pairs = all("rejected" in row for row in rows)
+    others = [encoder.encode_row(other_answer(row))[0] for row in rows] if are_pairs else []
+    asks = with_prompt(questions)
+    lengths = [encoder.answer_length(row) for question in asks for row in question.rows]
+    return EncodedQuestions(
+        examples=[*(example for _, example in examples), *others],
+        owners=np.array([owner for owner, _ in examples]),
+        prompts=[encoder.encode_prompt(q.prompt, q.tools) for q in asks if q.prompt is not None],
+        answer_tokens=answer_length(lengths, max_new_tokens),
+        num_bytes=[encoder.count_bytes(example) for _, example in examples],
+    )
+
+
+def write_encoded(
+    folder: Path, encoder: Encoder, encoded: EncodedQuestions, *, name: str = QUESTIONS_NAME
+) -> None:
+    """Write for :func:`read_encoded` what a worker needs to ask: tokens and the chat format."""
+    write_format(encoder.chat_format, folder)
+    wire = {
+        "examples": [[example.input_ids, example.spans] for example in encoded.examples],
+        "prompts": encoded.prompts,
+        "answerTokens": encoded.answer_tokens,
+        "choices": encoded.choices,
+        "numShared": encoded.num_shared,
+    }
+    (folder / name).write_text(json.dumps(wire))
+
+
+def read_encoded(folder: Path, *, name: str = QUESTIONS_NAME) -> EncodedQuestions:
+    """Read what :func:`write_encoded` has written; owners and bytes of examples stay behind."""
+    wire = json.loads((folder / name).read_text())
+    examples = [
+        Encoded(input_ids=ids, spans=tuple((start, end) for start, end in spans), num_cut=0)
+        for ids, spans in wire["examples"]
+    ]
+    return EncodedQuestions(
+        examples=examples,
+        owners=np.zeros(len(examples), dtype=np.int64),
+        prompts=wire["prompts"],
+        answer_tokens=wire["answerTokens"],
+        choices=wire["choices"],
+        num_shared=wire["numShared"],
+    )

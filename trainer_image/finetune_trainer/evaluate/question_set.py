@@ -1,0 +1,80 @@
+"""Everything that the models of one evaluation are asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.prepared import Prepared
+from finetune_trainer.errors import DataError
+from finetune_trainer.evaluate.baseline.fitting import Prompted
+from finetune_trainer.evaluate.baseline.making import make_prompted
+from finetune_trainer.evaluate.encoded import EncodedQuestions, encode_questions
+from finetune_trainer.evaluate.metrics.catalog import Settings
+from finetune_trainer.evaluate.questions import Question, gather_questions
+from finetune_trainer.evaluate.settings import read_settings, try_settings
+from finetune_trainer.model.encoding import Encoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuestionSet:
+    """What is asked.
+
+    Attributes:
+        questions: The held-out questions.
+        encoded: They as tokens.
+        prompted: They behind a prompt, for the base model alone; None where there is none.
+        not_prompted: Why there is none.
+    """
+
+    questions: list[Question]
+    encoded: EncodedQuestions
+    prompted: Prompted | None = None
+    not_prompted: str = ""
+
+    def encoded_for(self, side: str) -> EncodedQuestions:
+        """Return what a side is asked."""
+        if side != "prompted":
+            return self.encoded
+        assert self.prompted is not None
+        return self.prompted.encoded
+
+    @property
+    def all_encoded(self) -> list[EncodedQuestions]:
+        """Everything that is asked."""
+        return [self.encoded, *([self.prompted.encoded] if self.prompted else [])]
+
+
+def gather_question_set(
+    context: StageContext, prepared: Prepared, encoder: Encoder
+) -> tuple[QuestionSet, Settings]:
+    """Gather what is asked, as it is and for the base behind a prompt, and what metrics are told.
+
+    A metric of the user's own is tried on the references.
+
+    Raises:
+        DataError: There is no held-out row.
+        UserError: A schema or a metric of the user's own cannot be used.
+        StorageError: Storage failed.
+    """
+    job = context.job
+    questions = gather_questions(
+        prepared.test,
+        max_questions=job.spec.evaluation.max_samples,
+        seed=job.spec.dataset.split.seed,
+        read_answer=encoder.read_answer,
+    )
+    if not questions:
+        raise DataError(
+            "NoHeldOutRows",
+            "there is no held-out row to evaluate on; set dataset.split.testPercent above 0 or "
+            "give a source with side: Test",
+        )
+    settings = read_settings(job.spec.evaluation, context.access())
+    try_settings(settings, questions)
+    encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
+    prompted, reason = make_prompted(context, prepared, questions, encoded)
+    asked = QuestionSet(
+        questions=questions, encoded=encoded, prompted=prompted, not_prompted=reason
+    )
+    return asked, settings
