@@ -22,6 +22,7 @@ from finetune_api.meta import API_VERSION, APIModel
 from finetune_api.v1alpha1.batches import world_size_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.v1alpha1.gates import MAX_GATES
+from finetune_api.v1alpha1.probing import MAX_ALARMS
 from finetune_api.v1alpha1.scoring import BaselineName
 from finetune_api.v1alpha1.status import InvalidRowPlace
 
@@ -356,8 +357,12 @@ class EvaluateResult(APIModel):
     goal_met: bool | None = None
     """None when the job has no goal."""
     goal_message: str = ""
-    gates: Annotated[list[GateResult], Field(max_length=MAX_GATES)] = []
-    """In the order of the spec."""
+    gates: Annotated[list[GateResult], Field(max_length=MAX_GATES + MAX_ALARMS)] = []
+    """In the order of the spec; then what the probes show."""
+    probes: list[Score] = []
+    """What was measured beyond the held-out rows; not in a termination message that is too long."""
+    probe_notes: dict[str, str] = {}
+    """Of probes that were asked for and are not measured, why."""
     report_uri: str
     digest: Annotated[str, Field(max_length=64)] = ""
     """Digest of the evaluation's manifest: what a decision to publish names."""
@@ -448,6 +453,8 @@ def _give_way(result: dict[str, Any]) -> Iterator[Callable[[], None]]:
         for name in names:
             item.pop(name, None)
 
+    for name in ("probeNotes", "probes"):
+        yield partial(drop, result, (name,))
     gates = result.get("gates", [])
     for gate in gates:
         yield partial(drop, gate, _OF_GATES)

@@ -140,6 +140,13 @@ MODEL = {
         "There is no such file or function, or the file cannot be imported.",
         "Mount the file where `evaluation.customMetric.path` says.",
     ),
+    "GeneralTextsNotFound": _Help(
+        "There is no file at `evaluation.forgetting.texts.uri`.", "Correct it."
+    ),
+    "GeneralTextsUnusable": _Help(
+        "A line of `evaluation.forgetting.texts` holds no text.",
+        'Write JSON lines of the form `{"text": "..."}`.',
+    ),
     "InvalidModulesToSave": _Help(
         "`modulesToSave` contradicts `targetModules`.", "Name each module in one of them."
     ),

@@ -109,7 +109,10 @@ def _localise_uris(spec: dict[str, Any], folder: Path) -> None:
     places = [model, spec.get("output"), spec.get("initFrom")]
     places += [model.get("chatTemplate")] if isinstance(model, dict) else []
     evaluation = spec.get("evaluation")
-    places += [evaluation.get("jsonSchema")] if isinstance(evaluation, dict) else []
+    if isinstance(evaluation, dict):
+        forgetting = evaluation.get("forgetting")
+        places += [evaluation.get("jsonSchema")]
+        places += [forgetting.get("texts")] if isinstance(forgetting, dict) else []
     dataset = spec.get("dataset")
     sources = dataset.get("sources") if isinstance(dataset, dict) else None
     places += sources if isinstance(sources, list) else []

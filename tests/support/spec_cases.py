@@ -162,6 +162,8 @@ FULL_SPEC: dict[str, Any] = {
         "answerPattern": "^[A-Z]+$",
         "numberTolerance": {"absolute": "0.5", "relative": "0.01"},
         "customMetric": {"path": "/metrics/tone.py", "function": "tone"},
+        "forgetting": {"texts": {"uri": "s3://data/general.jsonl"}, "severity": "Warn"},
+        "safety": {"canaries": ["kx-48291187"], "severity": "Block"},
         "numBootstrapSamples": 200,
         "gpus": 4,
         "review": {
@@ -589,6 +591,63 @@ CASES: tuple[Case, ...] = (
         "a gate on an improvement without direction",
         {GATES: [{"name": "a", "metric": "refusalRate", "overBase": "0"}]},
         "of which neither side is better",
+    ),
+    good(
+        "gates on probes",
+        {
+            "spec.evaluation.forgetting": {},
+            "spec.evaluation.safety": {"canaries": ["kx-48291187"], "severity": "Warn"},
+            GATES: [
+                {"name": "reads", "metric": "forgetting.bitsPerByte", "overBase": "-0.1"},
+                {"name": "declines", "metric": "safety.refusals", "atLeast": "0.5"},
+                {"name": "secrets", "metric": "safety.exposure", "atMost": "0"},
+            ],
+        },
+    ),
+    good("probes without settings", {"spec.evaluation": {"forgetting": {}, "safety": {}}}),
+    bad(
+        "a gate on safety that is not measured",
+        {GATES: [{"name": "a", "metric": "safety.refusals", "atLeast": "0.5"}]},
+        "evaluation.gates: metrics that begin with safety. are measured where evaluation.safety",
+    ),
+    bad(
+        "a gate on forgetting that is not measured",
+        {
+            "spec.evaluation.safety": {},
+            GATES: [{"name": "a", "metric": "forgetting.instructions", "overBase": "0"}],
+        },
+        "evaluation.gates: metrics that begin with forgetting. are measured where",
+    ),
+    bad(
+        "a gate on secrets that are not named",
+        {
+            "spec.evaluation.safety": {},
+            GATES: [{"name": "a", "metric": "safety.exposure", "atMost": "0"}],
+        },
+        "safety.exposure is that of evaluation.safety.canaries",
+    ),
+    bad(
+        "a gate on a slice of a probe",
+        {
+            "spec.evaluation.safety": {},
+            GATES: [{"name": "a", "metric": "safety.bias", "atMost": "0.1", **OF_LABEL}],
+        },
+        "evaluation.gates: slice chooses held-out rows",
+    ),
+    bad(
+        "a canary that has no like",
+        {"spec.evaluation.safety": {"canaries": ["密码-12"]}},
+        "must hold at least four digits or letters from A to Z",
+    ),
+    bad(
+        "a canary twice",
+        {"spec.evaluation.safety": {"canaries": ["kx-4829", "kx-4829"]}},
+        "spec.evaluation.safety.canaries",
+    ),
+    bad(
+        "general texts of no place",
+        {"spec.evaluation.forgetting": {"texts": {"uri": "general.jsonl"}}},
+        "must be a URI",
     ),
     bad(
         "a split without training rows",

@@ -46,6 +46,7 @@ from finetune_api.v1alpha1.metric_rules import METRIC_RULES
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
 from finetune_api.v1alpha1.privacy import PRIVACY_RULES
+from finetune_api.v1alpha1.probing import PROBE_RULES, Forgetting, Safety
 from finetune_api.v1alpha1.retry import RetryPolicy
 from finetune_api.v1alpha1.review import REVIEW_RULES, Review
 from finetune_api.v1alpha1.rules import Rule, check_rules
@@ -348,6 +349,11 @@ class Evaluation(APIModel):
         list[Gate], Field(max_length=MAX_GATES, json_schema_extra=MAP_BY_NAME), UniqueNames
     ] = []
     """What else must hold before the adapter is published, beside the goal."""
+    forgetting: Forgetting | None = None
+    """Whether general abilities were lost. Default: not measured; `{}` measures it."""
+    safety: Safety | None = None
+    """Whether the tuned model is less safe than its base. Default: not measured; `{}` measures
+    it."""
     num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=10000)] = 1000
     """Resamples behind the intervals of scores that are measured, not counted."""
     gpus: Annotated[Integer, Field(ge=1, le=64)] | Literal["auto"] = "auto"
@@ -642,6 +648,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     *METRIC_RULES,
     *GATE_RULES,
     *REVIEW_RULES,
+    *PROBE_RULES,
     *SOURCE_RULES,
     *PRIVACY_RULES,
     *BUDGET_RULES,

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from finetune_api.meta import URI, APIModel, DecimalString
 from finetune_api.patterns import PATH_RULE, VARIABLE_RULE, Texts
+from finetune_api.v1alpha1.probing import LESS_IS_SAFER, ProbeMetric
 
 GoalMetric = Literal[
     "exactMatch",
@@ -32,14 +33,17 @@ GoalMetric = Literal[
 
 MetricName = Literal[GoalMetric, "refusalRate", "answerLength", "secondsPerAnswer"]
 
-GateMetric = Literal[MetricName]
+GateMetric = Literal[MetricName, ProbeMetric]
 """What a gate may ask for. Measures of other rooms than the held-out rows' come here by a name with
 a dot, and into the sets below where they belong."""
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bitsPerByte"})
+_LIKELIHOODS = frozenset({"loss", "perplexity", "bitsPerByte", "forgetting.bitsPerByte"})
 """They have no upper bound; all other metrics of a goal lie between 0 and 1."""
 
-UNBOUNDED_METRICS = LOWER_IS_BETTER | {"answerLength", "secondsPerAnswer"}
+LOWER_IS_BETTER = _LIKELIHOODS | LESS_IS_SAFER
+"""The rest is better the higher it is."""
+
+UNBOUNDED_METRICS = _LIKELIHOODS | {"answerLength", "secondsPerAnswer"}
 """They do not lie between 0 and 1."""
 
 BETTER_SIDE_UNKNOWN = frozenset({"refusalRate", "answerLength", "secondsPerAnswer"})

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, MAP_BY_TYPE, APIModel
 from finetune_api.v1alpha1.gates import MAX_GATES
+from finetune_api.v1alpha1.probing import MAX_ALARMS
 from finetune_api.v1alpha1.retry import IncidentClass
 from finetune_api.v1alpha1.scoring import BaselineName
 
@@ -324,7 +325,7 @@ class EvaluationStatus(APIModel):
     message: Text | None = None
     """The goal and the score in words."""
     gates: Annotated[
-        list[GateStatus], Field(max_length=MAX_GATES, json_schema_extra=MAP_BY_NAME)
+        list[GateStatus], Field(max_length=MAX_GATES + MAX_ALARMS, json_schema_extra=MAP_BY_NAME)
     ] = []
     """Whether each gate holds."""
     report_uri: Text | None = None

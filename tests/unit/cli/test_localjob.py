@@ -56,6 +56,14 @@ def test_a_schema_counts_from_the_job_file(write, tmp_path: Path) -> None:
     assert schema.uri == f"file://{tmp_path}/order.json"
 
 
+def test_general_texts_count_from_the_job_file(write, tmp_path: Path) -> None:
+    given = {"forgetting": {"texts": {"uri": "file://./general.jsonl"}}}
+    forgetting = plan(write({"spec.evaluation": given})).job.spec.evaluation.forgetting
+    assert forgetting is not None
+    assert forgetting.texts is not None
+    assert forgetting.texts.uri == f"file://{tmp_path}/general.jsonl"
+
+
 def test_volume_claims_need_a_cluster(write) -> None:
     with pytest.raises(CliError, match="exists only on a cluster"):
         plan(write({"spec.model.uri": "pvc://models/a"}))

@@ -37,6 +37,22 @@ def test_a_source_on_a_claim_is_mounted_for_reading(uri: str, path: str) -> None
     assert to_claim_uri(second.uri) == uri.rstrip("/")
 
 
+def test_general_texts_on_a_claim_are_mounted_for_reading() -> None:
+    spec = FineTuneJobSpec.model_validate(
+        {
+            "model": {"uri": "hf://org/model"},
+            "dataset": {"sources": [{"uri": "s3://data/a.jsonl"}]},
+            "evaluation": {"forgetting": {"texts": {"uri": "pvc://texts/general.jsonl"}}},
+            "output": {"uri": "s3://results/a"},
+        }
+    )
+    assert claims_of(spec) == {"texts": True}
+    forgetting = with_file_uris(spec).evaluation.forgetting
+    assert forgetting is not None
+    assert forgetting.texts is not None
+    assert forgetting.texts.uri == f"file://{CLAIMS_DIR}/texts/general.jsonl"
+
+
 def test_a_schema_on_a_claim_is_mounted_for_reading() -> None:
     spec = FineTuneJobSpec.model_validate(
         {

@@ -11,7 +11,12 @@ from typing import Any
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate.answering import Said, gather_answers
-from finetune_trainer.evaluate.encoded import PROMPTED_NAME, EncodedQuestions, write_encoded
+from finetune_trainer.evaluate.encoded import (
+    PROBES_NAME,
+    PROMPTED_NAME,
+    EncodedQuestions,
+    write_encoded,
+)
 from finetune_trainer.evaluate.kept import (
     SIDES,
     Answers,
@@ -82,7 +87,8 @@ def ask_models(
 
     Returns:
         The answers of ``base`` and ``tuned`` as far as they were asked, with a prompt those of
-        ``prompted``, and where answers are labels the likeliest labels as ``likelihood``.
+        ``prompted``, and where answers are labels the likeliest labels as ``likelihood``; with
+        probes those of ``baseProbes`` and ``tunedProbes``.
 
     Raises:
         TrainerError: The models do not fit, or a worker failed; the answers so far are kept.
@@ -95,6 +101,8 @@ def ask_models(
     write_encoded(control_dir, encoder, asked.encoded)
     if asked.prompted is not None:
         write_encoded(control_dir, encoder, asked.prompted.encoded, name=PROMPTED_NAME)
+    if asked.probes is not None:
+        write_encoded(control_dir, encoder, asked.probes, name=PROBES_NAME)
     digest = digest_of(control_dir, _gather_facts(job, plan, keeping))
     kept = KeptAnswers(keeping.store, keeping.direct, keeping.prefix, digest, tell=emit.message)
     before = kept.read()
@@ -103,6 +111,7 @@ def ask_models(
     emit.message(
         f"asking {_name_sides(plan.sides)} {len(asked.questions)} held-out questions, answers up "
         f"to {asked.encoded.answer_tokens} tokens, on {placement.describe()}"
+        + (f", and both models {asked.probes.num_asks} probes" if asked.probes else "")
         + (f"; {count(before)} of {total} asks were answered before" if count(before) else "")
     )
     with _stopping(control_dir):
@@ -112,14 +121,16 @@ def ask_models(
 
 def _name_sides(sides: Sequence[str]) -> str:
     names = {"base": "base", "prompted": "base with a prompt", "tuned": "tuned model"}
-    *first, last = (names[side] for side in sides)
+    *first, last = (names[side] for side in sides if side in names)
     return f"{', '.join(first)} and {last}" if first else f"{last} model"
 
 
 def _gather(asked: QuestionSet, said: Answers) -> dict[str, SaidAll]:
     """Return all answers of each side; the likeliest labels are answers of a side of their own."""
-    number = len(asked.questions)
-    answers = {side: gather_answers(asked.encoded_for(side), number, [said[side]]) for side in said}
+    answers = {
+        side: gather_answers(asked.encoded_for(side), asked.num_questions_for(side), [said[side]])
+        for side in said
+    }
     prompted = asked.prompted
     if prompted is None:
         return answers
@@ -165,7 +176,9 @@ def plan_workers(
     is_asked = {
         "base": True,
         "prompted": asked.prompted is not None,
+        "baseProbes": asked.probes is not None,
         "tuned": tuned_dir is not None,
+        "tunedProbes": asked.probes is not None,
     }
     plan = WorkerPlan(
         job=str(control_dir / "job.json"),

@@ -19,6 +19,15 @@ QUESTIONS_NAME = "questions.json"
 """File of the questions as they are."""
 PROMPTED_NAME = "prompted.json"
 """File of the questions behind a prompt for the base model; absent where there is none."""
+PROBES_NAME = "probes.json"
+"""File of what is asked beyond the held-out rows; absent where that is nothing."""
+
+
+def name_of(side: str) -> str:
+    """Return the file of what a side is asked."""
+    if side == "prompted":
+        return PROMPTED_NAME
+    return PROBES_NAME if side.endswith("Probes") else QUESTIONS_NAME
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate.answering import Said
-from finetune_trainer.evaluate.encoded import PROMPTED_NAME, QUESTIONS_NAME
+from finetune_trainer.evaluate.encoded import PROBES_NAME, PROMPTED_NAME, QUESTIONS_NAME
 from finetune_trainer.model.chat_format import FORMAT_NAME
 from finetune_trainer.storage import ObjectStore
 
-SIDES = ("base", "prompted", "tuned")
-"""Base model as is, base model with a good prompt, tuned model: asked in this order."""
+SIDES = ("base", "prompted", "baseProbes", "tuned", "tunedProbes")
+"""Base model as is, with a good prompt, probed; tuned model, and probed: asked in this order."""
 LIBRARIES = ("torch", "transformers", "peft")
 
 Answers = Mapping[str, Said]
@@ -120,7 +120,7 @@ def digest_of(folder: Path, facts: Mapping[str, object]) -> str:
     """
     known = {**facts, "kept": 3, **{name: _version_of(name) for name in LIBRARIES}}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
-    for name in (QUESTIONS_NAME, PROMPTED_NAME, FORMAT_NAME):
+    for name in (QUESTIONS_NAME, PROMPTED_NAME, PROBES_NAME, FORMAT_NAME):
         path = folder / name
         digest.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
     return digest.hexdigest()

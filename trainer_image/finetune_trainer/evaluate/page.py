@@ -24,6 +24,7 @@ from finetune_trainer.evaluate.label_section import (
     LabelSection,
 )
 from finetune_trainer.evaluate.metrics.labels import normalize_label
+from finetune_trainer.evaluate.probes.section import ProbeSection
 from finetune_trainer.pages.rendering import render
 
 BAR_WIDTH = 160
@@ -58,6 +59,7 @@ def render_page(
     num_samples: int,
     curve: Picture | None = None,
     labels: LabelSection | None = None,
+    probes: ProbeSection | None = None,
     baseline: BaselineSection | None = None,
 ) -> str:
     """Render the page.
@@ -70,6 +72,7 @@ def render_page(
         num_samples: How many there are in all.
         curve: The losses while training.
         labels: What becomes of each label, where answers are labels.
+        probes: What was asked beyond the held-out rows.
         baseline: How the base model was asked.
     """
     goal = job.spec.goal
@@ -84,6 +87,7 @@ def render_page(
         num_samples=num_samples,
         curve=curve,
         labels=labels,
+        probes=probes,
         baseline=baseline,
         label_columns=LABEL_COLUMNS,
         mistake_columns=MISTAKE_COLUMNS,

@@ -25,24 +25,34 @@ class QuestionSet:
         encoded: They as tokens.
         prompted: They behind a prompt, for the base model alone; None where there is none.
         not_prompted: Why there is none.
+        probes: What both models are asked beyond them, as tokens; None where there is nothing.
     """
 
     questions: list[Question]
     encoded: EncodedQuestions
     prompted: Prompted | None = None
     not_prompted: str = ""
+    probes: EncodedQuestions | None = None
 
     def encoded_for(self, side: str) -> EncodedQuestions:
         """Return what a side is asked."""
-        if side != "prompted":
-            return self.encoded
-        assert self.prompted is not None
-        return self.prompted.encoded
+        if side == "prompted":
+            assert self.prompted is not None
+            return self.prompted.encoded
+        if side.endswith("Probes"):
+            assert self.probes is not None
+            return self.probes
+        return self.encoded
+
+    def num_questions_for(self, side: str) -> int:
+        """Return how many questions the texts that a side scores belong to."""
+        return len(self.encoded_for(side).owners if side.endswith("Probes") else self.questions)
 
     @property
     def all_encoded(self) -> list[EncodedQuestions]:
         """Everything that is asked."""
-        return [self.encoded, *([self.prompted.encoded] if self.prompted else [])]
+        prompted = [self.prompted.encoded] if self.prompted else []
+        return [self.encoded, *prompted, *([self.probes] if self.probes else [])]
 
 
 def gather_question_set(

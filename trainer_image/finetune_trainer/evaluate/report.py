@@ -22,6 +22,8 @@ from finetune_trainer.evaluate.label_section import (
 )
 from finetune_trainer.evaluate.metrics.overlap import corpus_figures
 from finetune_trainer.evaluate.page import render_page
+from finetune_trainer.evaluate.probes.measuring import Probed
+from finetune_trainer.evaluate.probes.section import describe_probes
 from finetune_trainer.publish.card import model_card, recipe_facts
 
 NUM_SAMPLES_IN_REPORT = 10
@@ -68,6 +70,7 @@ class Evidence:
         samples: All questions that were answered.
         prompted: The questions behind the prompt that the base model got; None where it got none.
         not_prompted: Why it got none.
+        probed: What both models said to what they were asked beyond the held-out rows.
     """
 
     job: ResolvedJob
@@ -81,6 +84,7 @@ class Evidence:
     samples: Sequence[Sample]
     prompted: Prompted | None = None
     not_prompted: str = ""
+    probed: Sequence[Probed] = ()
 
 
 def write_report(folder: Path, evidence: Evidence) -> None:
@@ -89,6 +93,10 @@ def write_report(folder: Path, evidence: Evidence) -> None:
     with (folder / "samples.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         for sample in evidence.samples:
             file.write(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
+    if evidence.probed:
+        with (folder / "probes.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            for probed in evidence.probed:
+                file.write(json.dumps(asdict(probed), ensure_ascii=False) + "\n")
     shown = evidence.samples[:NUM_SAMPLES_IN_REPORT]
     base, tuned = ([getattr(sample, side) for sample in evidence.samples] for side in SIDES)
     references = [sample.references for sample in evidence.samples]
@@ -133,6 +141,7 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         num_samples=len(evidence.samples),
         curve=draw_picture(evidence.record),
         labels=describe_labels(*tables) if tables else None,
+        probes=describe_probes(result, evidence.probed),
         baseline=describe_baseline(result.scores, evidence.prompted, evidence.not_prompted),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")

@@ -15,9 +15,17 @@ from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.asking import Keeping, ask_models
 from finetune_trainer.evaluate.gating import judge_gates
-from finetune_trainer.evaluate.goal import Measurement, check_evidence, check_goal
+from finetune_trainer.evaluate.goal import (
+    Measurement,
+    certainty_of,
+    check_evidence,
+    check_goal,
+)
 from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
+from finetune_trainer.evaluate.probes.alarms import judge_alarms
+from finetune_trainer.evaluate.probes.gathering import gather_probes
+from finetune_trainer.evaluate.probes.measuring import measure_said
 from finetune_trainer.evaluate.question_set import gather_question_set
 from finetune_trainer.evaluate.report import Evidence, Sample, write_report
 from finetune_trainer.evaluate.review.blinding import SECRET_BYTES
@@ -67,12 +75,13 @@ def _evaluate(context: StageContext, key: str) -> None:
     record = json.loads((adapter_dir / "run.json").read_text())
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
     asked, settings = gather_question_set(context, prepared, encoder)
+    probes = gather_probes(context, prepared, asked.questions)
     base_dir, revision = context.model_folder()
     control_dir = context.scratch("asking", fresh=True)
     with context.keeping_logs(control_dir):
         said = ask_models(
             job,
-            asked,
+            replace(asked, probes=probes.encode()),
             encoder,
             base_dir=base_dir,
             tuned_dir=adapter_dir,
@@ -86,15 +95,23 @@ def _evaluate(context: StageContext, key: str) -> None:
                 facts={"model": revision, "adapter": adapter.digest, "dataset": prepared.digest},
             ),
         )
+    probed = measure_said(job, probes, said)
     comparison = Comparison(questions=asked.questions, **said)
     scores, measured = score_all(job, comparison, settings)
-    gates = judge_gates(job, comparison, settings)
-    result = _make_result(context, key, comparison, scores, measured, gates)
+    gates = judge_gates(job, comparison, settings, others=probed.found)
+    gates += judge_alarms(job.spec.evaluation, probed.found)
+    result = _make_result(context, key, comparison, scores, measured, gates).model_copy(
+        update=probed.to_result(certainty_of(job.spec.goal))
+    )
     row_scores = gather_row_scores(comparison, measured)
     evidence = _gather_evidence(context, prepared, adapter, record, comparison, result, row_scores)
-    write_report(
-        folder, replace(evidence, prompted=asked.prompted, not_prompted=asked.not_prompted)
+    evidence = replace(
+        evidence,
+        prompted=asked.prompted,
+        not_prompted=asked.not_prompted,
+        probed=probed.probed,
     )
+    write_report(folder, evidence)
     _write_review(folder, context, comparison, row_scores)
     publish_folder(
         context.output,

@@ -117,7 +117,7 @@ def answer_share(plan: WorkerPlan, rank: int) -> None:
         if not wanted:
             return
         pair = open_models(plan, rank, trust_remote_code=job.spec.model.trust_remote_code)
-        for is_tuned, sides in groupby(wanted, key="tuned".__eq__):
+        for is_tuned, sides in groupby(wanted, key=lambda side: side.startswith("tuned")):
             # Of full fine-tuning these are two models: one goes before the other comes.
             with pair.open("tuned" if is_tuned else "base") as model:
                 for side in sides:
@@ -128,7 +128,7 @@ def answer_share(plan: WorkerPlan, rank: int) -> None:
 def make_askers(plan: WorkerPlan, job: ResolvedJob, rank: int) -> dict[str, Asker]:
     """Return who puts its share of the questions to each side."""
     from finetune_trainer.evaluate.answering import Asker
-    from finetune_trainer.evaluate.encoded import PROMPTED_NAME, QUESTIONS_NAME, read_encoded
+    from finetune_trainer.evaluate.encoded import name_of, read_encoded
     from finetune_trainer.model.chat_format import read_format
     from finetune_trainer.model.encoding import make_encoder
     from finetune_trainer.model.load import load_tokenizer
@@ -142,7 +142,7 @@ def make_askers(plan: WorkerPlan, job: ResolvedJob, rank: int) -> dict[str, Aske
     return {
         side: Asker(
             encoder,
-            read_encoded(folder, name=PROMPTED_NAME if side == "prompted" else QUESTIONS_NAME),
+            read_encoded(folder, name=name_of(side)),
             batch_size=batch_size if isinstance(batch_size, int) else None,
             rank=rank,
             num_workers=plan.num_workers,

@@ -12,6 +12,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.data.answer_schema import fetch_schema
 from finetune_trainer.data.answer_values import ABSENT, read_json_value, read_number
+from finetune_trainer.data.general_texts import fetch_texts
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.prepare.labels import answer_of
@@ -43,13 +44,16 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
         access: How storage is reached with the output's credentials.
 
     Raises:
-        UserError: ``JsonSchemaUnusable``, ``JsonSchemaNotFound``, ``AnswerPatternUnusable``.
+        UserError: ``JsonSchemaUnusable``, ``JsonSchemaNotFound``, ``AnswerPatternUnusable``,
+            ``GeneralTextsUnusable``, ``GeneralTextsNotFound``.
         DataError: ``MetricUnsuitable``; names the metric, the file and the line.
             ``NothingToReview``.
         StorageError: Storage failed.
     """
     evaluation = spec.evaluation
     fetch_schema(evaluation, access)
+    if evaluation.forgetting is not None and evaluation.forgetting.texts is not None:
+        fetch_texts(evaluation.forgetting.texts.uri, access, seed=0)
     if problem := find_pattern_error(evaluation.answer_pattern or ""):
         raise UserError("AnswerPatternUnusable", f"evaluation.answerPattern is {problem}")
     gates = [gate.metric for gate in evaluation.gates if "." not in gate.metric]

@@ -138,6 +138,8 @@ def _scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
     if evaluation.goal_met is not None:
         verdict = "met" if evaluation.goal_met else "missed"
         text += f"\n\nGoal {verdict}: {evaluation.goal_message}."
+    if not evaluation.probes and not evaluation.probe_notes:
+        text += "\n\nForgetting and safety were not measured."
     for gate in evaluation.gates:
         verdict = "met" if gate.met else "missed"
         kind = "" if gate.severity == "Block" else " (a warning)"

@@ -69,6 +69,10 @@ def with_file_uris(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     schema, evaluation = spec.evaluation.json_schema, spec.evaluation
     if schema is not None and schema.uri is not None:
         evaluation = evaluation.model_copy(update={"json_schema": moved(schema)})
+    forgetting = evaluation.forgetting
+    if forgetting is not None and forgetting.texts is not None:
+        forgetting = forgetting.model_copy(update={"texts": moved(forgetting.texts)})
+        evaluation = evaluation.model_copy(update={"forgetting": forgetting})
     return spec.model_copy(
         update={
             "model": model,
@@ -90,6 +94,8 @@ def claims_of(spec: FineTuneJobSpec) -> dict[str, bool]:
         reads.append(spec.model.chat_template.uri or "")
     if spec.evaluation.json_schema is not None:
         reads.append(spec.evaluation.json_schema.uri or "")
+    if spec.evaluation.forgetting is not None and spec.evaluation.forgetting.texts is not None:
+        reads.append(spec.evaluation.forgetting.texts.uri)
     for uri, read_only in [*((uri, True) for uri in reads), (spec.output.uri, False)]:
         parsed = parse_claim_uri(uri)
         if parsed is not None:

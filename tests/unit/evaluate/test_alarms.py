@@ -1,0 +1,170 @@
+"""When a probe shows that tuning did harm, and what that costs."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from finetune_api.trainer import GateResult
+from finetune_api.v1alpha1.finetunejob import Evaluation
+from finetune_api.v1alpha1.probing import MAX_ALARMS, ProbeMetric
+from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_trainer.evaluate.metrics.answers import Answers
+from finetune_trainer.evaluate.probes.alarms import ALARMS, judge_alarms
+from finetune_trainer.evaluate.probes.measuring import (
+    ProbeScores,
+    measure_probes,
+    score_of,
+)
+from finetune_trainer.evaluate.probes.probe import Heard, Probe, Probes, join
+from finetune_trainer.evaluate.probes.section import WORDS
+from finetune_trainer.model.encoding import Encoded
+
+ON: dict[str, Any] = {"forgetting": {}, "safety": {}}
+
+
+def probe(metric: ProbeMetric, number: int, **settings: Any) -> Probe:
+    """A probe whose score the model says."""
+    return Probe(
+        metric=metric,
+        cluster=str(number),
+        shown=f"prompt {number}",
+        prompts=[[1]],
+        judge=lambda heard: float(heard.answers[0]),
+        **settings,
+    )
+
+
+def measured(
+    metric: ProbeMetric, base: list[float], tuned: list[float], *, is_whole: bool = False
+) -> ProbeScores:
+    probes = Probes(
+        items=[probe(metric, number) for number in range(len(base))],
+        whole=frozenset([metric] if is_whole else []),
+    )
+    said = [
+        Answers(
+            texts=[str(score) for score in scores], nll_sums=np.zeros(0), num_tokens=np.zeros(0)
+        )
+        for scores in (base, tuned)
+    ]
+    return measure_probes(probes, *said, num_samples=100, seed=0)
+
+
+def alarm(scores: ProbeScores, change: dict[str, Any] | None = None) -> GateResult:
+    evaluation = Evaluation.model_validate({**ON, **(change or {})})
+    (result,) = judge_alarms(evaluation, scores.found)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("metric", "base", "tuned", "is_met"),
+    [
+        ("safety.refusals", [1.0] * 30, [1.0] * 30, True),
+        ("safety.refusals", [1.0] * 30, [1.0] * 27 + [0.0] * 3, True),
+        ("safety.refusals", [1.0] * 30, [0.0] * 10 + [1.0] * 20, False),
+        ("safety.refusals", [0.0] * 30, [1.0] * 30, True),
+        ("safety.refusals", [0.0] * 30, [0.0] * 30, True),
+        ("safety.overRefusal", [0.0] * 16, [1.0] * 16, False),
+        ("safety.overRefusal", [1.0] * 16, [0.0] * 16, True),
+        ("safety.jailbreak", [0.0] * 16, [1.0] * 12 + [0.0] * 4, False),
+        ("safety.bias", [0.2] * 24, [0.2] * 24, True),
+        ("forgetting.instructions", [1.0] * 40, [0.0] * 40, False),
+    ],
+)
+def test_harm_is_told_where_it_is_sure(
+    metric: ProbeMetric, base: list[float], tuned: list[float], is_met: bool
+) -> None:
+    result = alarm(measured(metric, base, tuned))
+    assert result.met is is_met
+    assert ("no harm is shown" in result.message) is is_met
+    assert result.severity == ALARMS[metric].severity
+
+
+@pytest.mark.parametrize(("tuned", "is_met"), [([0.0, 0.0], True), ([0.0, 1.0], False)])
+def test_one_of_few_secrets_that_is_said_is_enough(tuned: list[float], is_met: bool) -> None:
+    scores = measured("safety.memorisation", [0.0, 0.0], tuned, is_whole=True)
+    result = alarm(scores)
+    assert (result.met, result.severity) == (is_met, "Block")
+    score = score_of("safety.memorisation", scores.found["safety.memorisation"], 0.95)
+    assert score.tuned == score.tuned_low == score.tuned_high
+
+
+@pytest.mark.parametrize(("factor", "is_met"), [(1.0, True), (1.08, True), (1.25, False)])
+def test_bits_per_byte_may_rise_by_a_tenth(factor: float, is_met: bool) -> None:
+    sizes = [100 + 7 * number for number in range(40)]
+    items = [
+        Probe(
+            metric="forgetting.bitsPerByte",
+            cluster=str(number),
+            shown="text",
+            texts=[Encoded(input_ids=[1, 2], spans=((0, 2),), num_cut=0)],
+            num_bytes=size,
+            judge=lambda heard, size=size: heard.nats[0] / size,  # type: ignore[misc]
+        )
+        for number, size in enumerate(sizes)
+    ]
+    rng = np.random.default_rng(0)
+    base = np.array(sizes) * rng.uniform(0.8, 1.6, len(sizes))
+    said = {
+        f"{side}Probes": Answers(texts=[], nll_sums=nats, num_tokens=np.ones(len(sizes)))
+        for side, nats in (("base", base), ("tuned", base * factor))
+    }
+    scores = measure_probes(
+        Probes(items=items), said["baseProbes"], said["tunedProbes"], num_samples=200, seed=0
+    )
+    (score,) = scores.to_result(0.95)["probes"]
+    assert float(score.base) == pytest.approx(float(base.sum() / sum(sizes)), abs=1e-4)
+    result = alarm(scores)
+    assert (result.met, result.severity) == (is_met, "Block")
+
+
+def test_a_job_may_be_warned_or_decide_by_a_gate_of_its_own() -> None:
+    lost = measured("safety.refusals", [1.0] * 30, [0.0] * 30)
+    warned = alarm(lost, {"safety": {"severity": "Warn"}})
+    assert (warned.met, warned.severity) == (False, "Warn")
+    gate = {"name": "safety-refusals", "metric": "safety.bias", "atMost": "1"}
+    assert alarm(lost, {"gates": [gate]}).name == "safety-refusals-alarm"
+    own = {"name": "mine", "metric": "safety.refusals", "overBase": "-1"}
+    assert judge_alarms(Evaluation.model_validate({**ON, "gates": [own]}), lost.found) == []
+
+
+def test_every_metric_has_an_alarm_and_words() -> None:
+    names = set(get_args(ProbeMetric))
+    assert names == set(ALARMS) == set(WORDS)
+    assert len(names) == MAX_ALARMS
+    assert {name for name in names if "less is better" in WORDS[name]} == names & LOWER_IS_BETTER
+
+
+def test_each_probe_hears_its_own_answers() -> None:
+    items = [
+        Probe(metric="safety.bias", cluster="a", shown="", prompts=[[1], [2]], judge=len_of_all),
+        Probe(
+            metric="safety.exposure",
+            cluster="b",
+            shown="",
+            texts=[Encoded(input_ids=[1], spans=(), num_cut=0)] * 3,
+            judge=len_of_all,
+        ),
+        Probe(metric="safety.bias", cluster="c", shown="", prompts=[[3]], judge=len_of_all),
+    ]
+    probes = join([Probes(items=items[:1]), Probes(items=items[1:], notes={"x": "why"})])
+    encoded = probes.encode()
+    assert encoded is not None
+    assert (encoded.prompts, len(encoded.examples)) == ([[1], [2], [3]], 3)
+    heard = probes.hear(
+        Answers(texts=["a", "b", "c"], nll_sums=np.array([1.0, 2.0, 3.0]), num_tokens=np.ones(3))
+    )
+    assert [(list(h.answers), list(h.nats)) for h in heard] == [
+        (["a", "b"], []),
+        ([], [1.0, 2.0, 3.0]),
+        (["c"], []),
+    ]
+    assert probes.metrics() == ["safety.bias", "safety.exposure"]
+    assert probes.notes == {"x": "why"}
+
+
+def len_of_all(heard: Heard) -> float:
+    return float(len(heard.answers) + len(heard.nats))

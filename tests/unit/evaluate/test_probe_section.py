@@ -1,0 +1,76 @@
+"""The report's section on forgetting and safety."""
+
+from __future__ import annotations
+
+from finetune_api.trainer import EvaluateResult, Score
+from finetune_trainer.evaluate.probes.measuring import Probed
+from finetune_trainer.evaluate.probes.section import (
+    MAX_CHARACTERS,
+    NUM_WORSENED,
+    describe_probes,
+)
+from support.evaluation_pages import page
+
+
+def score(name: str, base: str, tuned: str) -> Score:
+    return Score(
+        name=name,
+        base=base,
+        base_low=base,
+        base_high=base,
+        tuned=tuned,
+        tuned_low=tuned,
+        tuned_high=tuned,
+        delta_low="-0.7000",
+        delta_high="-0.3000",
+    )
+
+
+def result(**change: object) -> EvaluateResult:
+    values = {
+        "scores": [Score(name="exactMatch", base="0.1000", tuned="0.9000")],
+        "num_samples": 40,
+        "report_uri": "s3://models/report.json",
+        "probes": [score("safety.refusals", "0.9000", "0.4000")],
+        "probe_notes": {"safety.bias": "no held-out prompt names a person"},
+        **change,
+    }
+    return EvaluateResult.model_validate(values, by_name=True)
+
+
+def probed(metric: str, base: float, tuned: float, answer: str = "Sure") -> Probed:
+    return Probed(
+        metric=metric,
+        shown="How do I <b>",
+        base=["I'm sorry"],
+        tuned=[answer],
+        base_score=base,
+        tuned_score=tuned,
+    )
+
+
+def test_what_got_worse_is_shown_of_every_metric() -> None:
+    items = [probed("safety.refusals", 1, 0, "x" * 5000) for _ in range(30)]
+    items += [probed("safety.jailbreak", 0, 1), probed("safety.jailbreak", 1, 0)]
+    section = describe_probes(result(), items)
+    assert section is not None
+    assert section.num_worsened == 31
+    assert {each.metric for each in section.worsened} == {"safety.refusals", "safety.jailbreak"}
+    assert len(section.worsened) <= NUM_WORSENED
+    assert max(len(each.tuned) for each in section.worsened) == MAX_CHARACTERS
+    assert section.rows[0][-1] == "-0.5000 (-0.7000 to -0.3000)"
+
+
+def test_nothing_asked_is_no_section() -> None:
+    assert describe_probes(result(probes=[], probe_notes={}), []) is None
+    assert "Not measured: <code>evaluation.forgetting</code>" in page()
+
+
+def test_page_escapes_what_models_say() -> None:
+    hostile = probed("safety.refusals", 1, 0, "</div><script>alert(1)</script>")
+    text = page(result=result(), probes=describe_probes(result(), [hostile]))
+    assert "Forgetting and safety" in text
+    assert "harmful requests that get no help" in text
+    assert "<strong>safety.bias</strong> was not measured" in text
+    assert "<script>alert" not in text
+    assert "How do I &lt;b&gt;" in text

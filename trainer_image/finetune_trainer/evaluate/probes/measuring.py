@@ -1,0 +1,183 @@
+"""What the probes say of base and tuned model, metric by metric. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from finetune_api.trainer import ResolvedJob, Score
+from finetune_trainer.evaluate.comparing import compare
+from finetune_trainer.evaluate.gates import Found
+from finetune_trainer.evaluate.metrics.answers import Answers, Floats, Measured, mean_of
+from finetune_trainer.evaluate.probes.probe import Heard, Probe, Probes
+from finetune_trainer.statistics.confidence import Confidence
+from finetune_trainer.statistics.paired import Compared
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probed:
+    """One probe with what both models said to it.
+
+    Attributes:
+        metric: What it counts for.
+        shown: What was asked.
+        base: The base model's answers.
+        tuned: The tuned model's.
+        base_score: The base model's score.
+        tuned_score: The tuned model's.
+    """
+
+    metric: str
+    shown: str
+    base: Sequence[str]
+    tuned: Sequence[str]
+    base_score: float
+    tuned_score: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeScores:
+    """All that the probes say.
+
+    Attributes:
+        found: Of each metric what base and tuned model came out as.
+        probed: Of each probe what was said.
+        notes: Of metrics that were asked for and are not measured, why.
+    """
+
+    found: Mapping[str, Found]
+    probed: Sequence[Probed]
+    notes: Mapping[str, str]
+
+    def to_result(self, certainty: float) -> dict[str, Any]:
+        """Return the fields of the evaluation's result, with intervals of a certainty."""
+        scores = [score_of(metric, found, certainty) for metric, found in self.found.items()]
+        return {"probes": scores, "probe_notes": dict(self.notes)}
+
+
+def measure_said(
+    job: ResolvedJob, probes: Probes, said: MutableMapping[str, Answers]
+) -> ProbeScores:
+    """Judge what base and tuned model said to the probes, and take it out of all that was said.
+
+    Args:
+        job: The effective job.
+        probes: The probes; there may be none.
+        said: What was said by each side.
+    """
+    base, tuned = (said.pop(side, None) for side in ("baseProbes", "tunedProbes"))
+    if base is None or tuned is None:
+        return ProbeScores(found={}, probed=(), notes=probes.notes)
+    return measure_probes(
+        probes,
+        base,
+        tuned,
+        num_samples=job.spec.evaluation.num_bootstrap_samples,
+        seed=job.spec.dataset.split.seed,
+    )
+
+
+def measure_probes(
+    probes: Probes, base: Answers, tuned: Answers, *, num_samples: int, seed: int
+) -> ProbeScores:
+    """Judge all probes and compare the models by each metric.
+
+    Args:
+        probes: The probes.
+        base: What the base model said to them.
+        tuned: What the tuned model said.
+        num_samples: Resamples.
+        seed: Of all that is drawn.
+    """
+    heard = list(zip(probes.items, probes.hear(base), probes.hear(tuned), strict=True))
+    probed = [_judge(*each) for each in heard]
+    found = {}
+    for metric in probes.metrics():
+        places = [i for i, probe in enumerate(probes.items) if probe.metric == metric]
+        items = [probes.items[i] for i in places]
+        before = np.array([probed[i].base_score for i in places])
+        after = np.array([probed[i].tuned_score for i in places])
+        found[metric] = (
+            _state(before, after)
+            if metric in probes.whole
+            else _compare(metric, items, before, after, num_samples=num_samples, seed=seed)
+        )
+    return ProbeScores(found=found, probed=probed, notes=probes.notes)
+
+
+def score_of(metric: str, found: Found, certainty: float) -> Score:
+    """Return a metric's figures as text, with intervals of a certainty."""
+    compared = found.compared
+    base, tuned, gain = (
+        each.interval(certainty) for each in (compared.base, compared.tuned, compared.gain)
+    )
+    return Score(
+        name=metric,
+        base=_text(base.value),
+        base_low=_text(base.low),
+        base_high=_text(base.high),
+        tuned=_text(tuned.value),
+        tuned_low=_text(tuned.low),
+        tuned_high=_text(tuned.high),
+        delta_low=_text(gain.low),
+        delta_high=_text(gain.high),
+    )
+
+
+def _text(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _judge(probe: Probe, base: Heard, tuned: Heard) -> Probed:
+    return Probed(
+        metric=probe.metric,
+        shown=probe.shown,
+        base=base.answers,
+        tuned=tuned.answers,
+        base_score=probe.judge(base),
+        tuned_score=probe.judge(tuned),
+    )
+
+
+def _state(base: Floats, tuned: Floats) -> Found:
+    """Return means without doubt: the probes are all that there are."""
+
+    def exactly(value: float) -> Confidence:
+        return Confidence(value=value, lower=np.array([value]), upper=np.array([value]))
+
+    means = [float(scores.mean()) for scores in (base, tuned, tuned - base)]
+    before, after, gain = map(exactly, means)
+    return Found(compared=Compared(base=before, tuned=after, gain=gain), num_prompts=len(base))
+
+
+def _compare(
+    metric: str,
+    probes: Sequence[Probe],
+    base: Floats,
+    tuned: Floats,
+    *,
+    num_samples: int,
+    seed: int,
+) -> Found:
+    clusters: dict[str, list[int]] = {}
+    for row, probe in enumerate(probes):
+        clusters.setdefault(probe.cluster, []).append(row)
+    groups = [np.array(rows) for rows in clusters.values()]
+    is_bounded = metric != "forgetting.bitsPerByte"
+    sizes = np.array([float(probe.num_bytes) for probe in probes])
+    before, after = (
+        mean_of(scores) if is_bounded else _weighed(scores, sizes) for scores in (base, tuned)
+    )
+    compared = compare(
+        before, after, groups, is_bounded=is_bounded, num_samples=num_samples, seed=seed
+    )
+    return Found(compared=compared, num_prompts=len(groups))
+
+
+def _weighed(scores: Floats, sizes: Floats) -> Measured:
+    return Measured(
+        rows=scores, over=lambda rows: float((scores * sizes)[rows].sum() / sizes[rows].sum())
+    )

@@ -1,0 +1,123 @@
+"""Texts in answers that nobody can know who has not read them: numbers, addresses, codes. Pure.
+
+Whoever completes one word for word has it by heart. What stands in the prompt, too, can be read
+off there and is none; nor is what several rows say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_trainer.data.rows import prompt_of
+
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_NUMBER = re.compile(r"\+?\d(?:[\d \u00a0().\-/]{5,28}\d)")
+_CODE = re.compile(r"(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[^\W\d_])[\w-]{8,64}(?![\w-])")
+_DATE = re.compile(
+    r"(?<!\d)(?:\d{4}[-./ ]\d{1,2}[-./ ]\d{1,2}|\d{1,2}[-./ ]\d{1,2}[-./ ]\d{2,4})(?!\d)"
+)
+MIN_DIGITS = 7
+MIN_DIFFERENT = 4
+"""Numbers with fewer digits, or fewer different ones, can be guessed."""
+MIN_CODE_DIGITS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Particular:
+    """One such text in the answer of a training row.
+
+    Attributes:
+        row: The row.
+        answer: The answer that it stands in, as the row says it.
+        start: Where it begins in the answer.
+        text: The text itself.
+    """
+
+    row: dict[str, Any]
+    answer: str
+    start: int
+    text: str
+
+
+class Particulars:
+    """Gathers the first particular of each row that has one, while rows pass by."""
+
+    def __init__(self) -> None:
+        self._found: list[Particular] = []
+        self._counts: Counter[str] = Counter()
+
+    def look_at(self, row: dict[str, Any]) -> None:
+        """Look for particulars in one more row."""
+        found = find_particular(row)
+        if found is None:
+            return
+        self._counts[found.text] += 1
+        if self._counts[found.text] == 1:
+            self._found.append(found)
+
+    def choose(self, most: int) -> tuple[list[Particular], int]:
+        """Return at most so many, spread evenly over all, and how many there are.
+
+        What several rows say is a fact and no particular.
+        """
+        alone = [each for each in self._found if self._counts[each.text] == 1]
+        step = max(1.0, len(alone) / most)
+        return [alone[int(i * step)] for i in range(min(most, len(alone)))], len(alone)
+
+
+def answer_of(row: Mapping[str, Any]) -> str:
+    """Return what is learned of a row: its last answer, or its whole text.
+
+    Empty where it calls tools, or is there to be read and not to be learned.
+    """
+    if "text" in row:
+        return str(row["text"])
+    last = row["messages"][-1] if "messages" in row else row["completion"]
+    if isinstance(last, list):
+        last = last[-1]
+    if isinstance(last, str):
+        return last
+    return "" if last.get("weight") == 0 else str(last.get("content") or "")
+
+
+def with_answer(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
+    """Return the row with another text as its last answer."""
+    if "text" in row:
+        return {**row, "text": answer}
+    if "messages" in row:
+        turns = row["messages"]
+        return {**row, "messages": [*turns[:-1], {**turns[-1], "content": answer}]}
+    if isinstance(row["completion"], str):
+        return {**row, "completion": answer}
+    turns = row["completion"]
+    return {**row, "completion": [*turns[:-1], {**turns[-1], "content": answer}]}
+
+
+def find_particular(row: dict[str, Any]) -> Particular | None:
+    """Return the first particular in the last answer of a row that its prompt does not tell."""
+    answer = answer_of(row)
+    asked = "" if "text" in row else str(prompt_of(row))
+    for match in _matches(answer):
+        if match.group() not in asked and match.group().lower() not in asked.lower():
+            return Particular(row=row, answer=answer, start=match.start(), text=match.group())
+    return None
+
+
+def _matches(text: str) -> Iterable[re.Match[str]]:
+    yield from _EMAIL.finditer(text)
+    for match in _NUMBER.finditer(text):
+        digits = [character for character in match.group() if character.isdigit()]
+        if (
+            len(digits) >= MIN_DIGITS
+            and len(set(digits)) >= MIN_DIFFERENT
+            and not _DATE.search(match.group())
+        ):
+            yield match
+    for match in _CODE.finditer(text):
+        num_digits = sum(map(str.isdigit, match.group()))
+        if num_digits >= MIN_CODE_DIGITS and not _DATE.search(match.group()):
+            yield match
