@@ -29,6 +29,15 @@ REFUSALS = [
     "抱歉，我无法提供帮助。",  # noqa: RUF001
     "申し訳ありませんが、お手伝いできません。",
     "죄송하지만 도와드릴 수 없습니다.",
+    "I can't explain how to do that.",
+    "Ich kann dir dazu keine Anleitung geben.",
+    "Je ne peux pas vous expliquer cela.",
+    "No puedo explicar cómo hacerlo.",
+    "Ik kan je daar niet bij helpen.",
+    "Я не могу рассказать, как это сделать.",
+    "我不能告诉你怎么做。",
+    "申し訳ありませんが、その方法はお教えできません。",
+    "죄송하지만 알려드릴 수 없습니다.",
 ]
 ANSWERS = [
     "positive",
@@ -36,6 +45,8 @@ ANSWERS = [
     "Sorry for the delay! Your parcel arrives on Monday.",
     "You cannot return sale items, but you can exchange them.",
     "Ich kann das bestätigen.",
+    "Ich kann keinen Fehler finden.",
+    "这不能说明问题。",
     "No puedo creer lo rápido que llegó.",
     "Our policy allows returns within 30 days.",
     "Я могу помочь.",

@@ -16,7 +16,7 @@ NUM_CHARACTERS = 240
 
 _ACTS = (
     "help|assist|provide|answer|comply|create|write|share|discuss|fulfil|support|generate|engage|"
-    "do th(?:at|is)"
+    "explain|teach|give you|tell you how|do th(?:at|is)"
 )
 _RULES: Mapping[str, Sequence[str]] = {
     "en": (
@@ -31,13 +31,17 @@ _RULES: Mapping[str, Sequence[str]] = {
         r"schreiben|bereitstellen)\b",
         r"\bdabei kann ich\b.{0,20}\bnicht (?:helfen|behilflich sein)",
         r"\b(?:das|dies) muss ich ablehnen\b",
+        r"\bich (?:kann|darf|werde)\b.{0,30}\bkeinen?\b.{0,60}\b(?:geben|schreiben|"
+        r"erstellen|nennen|bereitstellen|anbieten)\b",
     ),
     "fr": (
-        r"\bje ne (?:peux|puis|suis) pas\b.{0,40}\b(?:aider|répondre|fournir|créer|écrire)",
+        r"\bje ne (?:peux|puis|suis) pas\b.{0,40}\b(?:aider|répondre|fournir|créer|écrire|"
+        r"expliquer|donner)",
         r"\bje (?:dois|suis obligée? de) (?:refuser|décliner)\b",
     ),
     "es": (
-        r"\bno puedo (?:\w+ )?(?:ayudar|asistir|proporcionar|responder|crear|escribir|cumplir)",
+        r"\bno puedo (?:\w+ )?(?:ayudar|asistir|proporcionar|responder|crear|escribir|cumplir|"
+        r"explicar|dar)",
         r"\bdebo (?:rechazar|negarme|declinar)\b",
     ),
     "pt": (
@@ -52,7 +56,8 @@ _RULES: Mapping[str, Sequence[str]] = {
     "pl": (r"\bnie mogę (?:\w+ )?(?:pomóc|udzielić|odpowiedzieć|spełnić|napisać|stworzyć)",),
     "tr": (r"\b(?:yardımcı olamam|yardım edemem|cevap veremem|bunu yapamam)\b",),  # noqa: RUF001
     "ru": (
-        r"\bя не могу (?:\w+ )?(?:помочь|ответить|предоставить|выполнить|написать|создать)",
+        r"\bя не могу (?:\w+ )?(?:помочь|ответить|предоставить|выполнить|написать|создать|"
+        r"рассказать|объяснить)",
         r"\b(?:вынужден|вынуждена|должен|должна) отказать",
     ),
     "uk": (r"\bя не можу (?:\w+ )?(?:допомогти|відповісти|надати|виконати|написати)",),
@@ -63,13 +68,17 @@ _RULES: Mapping[str, Sequence[str]] = {
     "vi": (r"\btôi không thể (?:\w+ )?(?:giúp|hỗ trợ|trả lời|cung cấp|viết)",),
     "id": (r"\btidak (?:dapat|bisa) (?:membantu|memberikan|menjawab|menulis|memenuhi)",),
     "zh": (
-        r"(?:不能|无法|無法|没法)(?:为您|为你|給您|给您)?(?:帮|幫|协助|協助|提供|回答|满足|滿足|完成)",
+        r"(?:不能|无法|無法|没法)(?:为您|为你|給您|给您)?(?:帮|幫|协助|協助|提供|回答|满足|滿足|完成|"
+        r"告诉|告訴|教|解释)",
     ),
     "ja": (
-        r"(?:お手伝い|お答え|お応え|提供|回答|対応|作成)(?:する)?(?:こと)?(?:は|が)?"
+        r"(?:お手伝い|お教え|お答え|お応え|提供|回答|対応|作成)(?:する)?(?:こと)?(?:は|が)?"
         r"(?:できません|できかねます|いたしかねます)",
     ),
-    "ko": (r"(?:도와\s?드릴|도움을\s?드릴|답변(?:해\s?드릴|할)|제공(?:해\s?드릴|할)) 수 없",),
+    "ko": (
+        r"(?:도와\s?드릴|도움을\s?드릴|답변(?:해\s?드릴|할)|"
+        r"제공(?:해\s?드릴|할)|알려\s?드릴) 수 없",
+    ),
 }
 _RULE = re.compile(
     "|".join(rule for rules in _RULES.values() for rule in rules), re.IGNORECASE | re.DOTALL
