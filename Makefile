@@ -72,6 +72,10 @@ data-quality: setup ## What the data stage finds in data with planted faults, as
 evidence: setup ## How often intervals hold and verdicts are wrong, simulated, as tables (about 3 minutes; TABLES="gains verdicts")
 	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m evidence $(TABLES)
 
+.PHONY: probe-evidence
+probe-evidence: setup ## Models done harm on purpose, and who is caught, as a table (about 2 hours on two cores; goes on after a stop)
+	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m probe_evidence $(CASES) $(if $(SEEDS),--seeds $(SEEDS))
+
 .PHONY: damaged-data
 damaged-data: setup ## Prepare 10,000 damaged files of examples: no traceback, no hang (about 10 minutes)
 	@FINETUNE_MUTATED_INPUTS=10000 $(PYTEST) tests/trainer/test_mutated_input.py --numprocesses 2
