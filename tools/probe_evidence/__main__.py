@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from pathlib import Path
 
 from finetune_api.trainer import EvaluateResult
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--folder", type=Path, default=_cache())
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     base = find_base(given.folder)
     print(f"| tuned | seed | published | missed | {' | '.join(SHOWN)} | as expected |")
     print("|---|---|---|---|" + "---|" * len(SHOWN) + "---|", flush=True)

@@ -135,8 +135,14 @@ def _run(work: Path, name: str, spec: dict[str, Any]) -> None:
     path.write_text(json.dumps(body, indent=1))
     command = [sys.executable, "-m", "finetune_cli", "run", str(path), "--json"]
     with (work / "run.log").open("w") as log:
-        code = subprocess.run(
-            [*command, "--work-dir", str(work / "work")], stdout=log, stderr=log, check=False
-        ).returncode
+        process = subprocess.Popen(
+            [*command, "--work-dir", str(work / "work")], stdout=log, stderr=log
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # it saves, and goes on from there the next time
+            process.wait()
+            raise
     if code not in (0, GOAL_MISSED):
         raise SystemExit(f"{name}: finetune run ended with {code}; see {work / 'run.log'}")
