@@ -258,7 +258,8 @@ async def test_without_the_kind_other_jobs_run_and_this_one_goes_on_once_it_is_t
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"subject": "Publication"}, 'supported values: "DataSet"'),
+        ({"subject": "Model"}, 'supported values: "DataSet", "Publication"'),
+        ({"subject": "Publication"}, "reason is required where subject is Publication"),
         ({"digest": "abc"}, "64 hex digits in lower case"),
         ({"digest": DIGEST.upper()}, "64 hex digits in lower case"),
         ({"decision": "Maybe"}, 'supported values: "Approved", "Rejected"'),

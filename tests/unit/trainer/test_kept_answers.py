@@ -15,18 +15,26 @@ from finetune_trainer.evaluate.answering import (
     ask_in_parts,
 )
 from finetune_trainer.evaluate.encoded import EncodedQuestions, write_encoded
-from finetune_trainer.evaluate.kept import KeptAnswers, combine, count, digest_of, drop_answers
+from finetune_trainer.evaluate.kept import (
+    SIDES,
+    KeptAnswers,
+    combine,
+    count,
+    digest_of,
+    drop_answers,
+)
 from finetune_trainer.evaluate.launch import read_said
 from finetune_trainer.model.encoding import Encoded, Encoder
 from finetune_trainer.storage.local import FileStore
 from support.tiny_tokenizer import make_tokenizer
 
+NOTHING = {side: Said(likelihoods={}, texts={}) for side in SIDES}
 SAID = {
+    **NOTHING,
     "base": Said(likelihoods={0: (0.1 + 0.2, 3), 7: (1 / 3, 1)}, texts={2: "ja ✓"}),
     "prompted": Said(likelihoods={}, texts={1: "no"}, chosen={1: 4}),
-    "tuned": Said(likelihoods={}, texts={}),
+    "tunedProbes": Said(likelihoods={}, texts={3: "I can't help with that"}),
 }
-NOTHING = {side: Said(likelihoods={}, texts={}) for side in ("base", "prompted", "tuned")}
 
 
 def keeper(folder: Path, digest: str = "d" * 64) -> tuple[KeptAnswers, list[str]]:
@@ -41,7 +49,7 @@ def test_answers_come_back_to_the_last_digit(tmp_path: Path) -> None:
     kept.write(NOTHING)
     kept.write(SAID)
     assert kept.read() == SAID
-    assert (count(SAID), told) == (5, [])
+    assert (count(SAID), told) == (6, [])
     drop_answers(FileStore(tmp_path), "runs/a")
     assert kept.read() == NOTHING
 
@@ -110,8 +118,8 @@ def test_a_line_that_was_not_finished_is_no_answer(tmp_path: Path) -> None:
     )
     (tmp_path / "said-1.jsonl").write_text('{"base": {"likelihoods": {}, "texts": {"0": "no"}}}\n')
     assert combine([NOTHING, read_said(tmp_path)]) == {
+        **NOTHING,
         "base": Said(likelihoods={0: (0.5, 2)}, texts={0: "no"}),
-        "prompted": Said(likelihoods={}, texts={}),
         "tuned": Said(likelihoods={}, texts={1: "yes"}),
     }
 
