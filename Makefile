@@ -81,8 +81,8 @@ damaged-data: setup ## Prepare 10,000 damaged files of examples: no traceback, n
 	@FINETUNE_MUTATED_INPUTS=10000 $(PYTEST) tests/trainer/test_mutated_input.py --numprocesses 2
 
 .PHONY: faults
-faults: setup ## Kill, stop, starve and cut off running jobs, as a table (FAULTS="row row", SEEDS=3, MORE=1; many hours for all)
-	@PYTHONPATH=tools:tests $(PYTHON) -m faults $(FAULTS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MORE),--more)
+faults: setup ## Kill, stop, starve and cut off running jobs, as a table (FAULTS="row row", SEEDS=3, MORE=1, RECORD=1; many hours for all)
+	@PYTHONPATH=tools:tests $(PYTHON) -m faults $(FAULTS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MORE),--more) $(if $(RECORD),--record)
 
 .PHONY: deaths
 deaths: setup ## 1,000 deaths of the operator over at least 100 jobs on a real API server (minutes)

@@ -31,13 +31,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--more", action="store_true", help="keep the cells that ended right, run those missing"
     )
+    parser.add_argument(
+        "--record", action="store_true", help="keep what Kubernetes says of jobs, for the tests"
+    )
     parser.add_argument("--list", action="store_true", help="name the rows and leave")
     parser.add_argument("--page", action="store_true", help="write the page from what is kept")
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     runs = Runs.in_scratch()
     with ExitStack() as resources:
-        cluster = Cluster(runs, resources)
+        cluster = Cluster(runs, resources, is_recording=options.record)
         rows = [
             *process_rows(runs),
             *hang_rows(runs),

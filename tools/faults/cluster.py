@@ -21,6 +21,7 @@ from devcluster.state import load_state
 from devcluster.teardown import remove_cluster
 from e2e.world import Job, Tenant, helm, install_operator
 from faults.matrix import Outcome, WrongEnd
+from faults.recording import recorded
 from faults.runs import Runs
 from manifests import NAMESPACE, RELEASE
 from support.eventually import eventually
@@ -65,10 +66,12 @@ class Cluster:
     Args:
         runs: Where models and data come from.
         resources: What is started ends with them.
+        is_recording: Keep what Kubernetes says of each job, for tests to replay.
     """
 
-    def __init__(self, runs: Runs, resources: ExitStack) -> None:
+    def __init__(self, runs: Runs, resources: ExitStack, *, is_recording: bool = False) -> None:
         self._runs = runs
+        self._is_recording = is_recording
         self._resources = resources
         self._tenant: Tenant | None = None
         self._expected: dict[str, str] = {}
@@ -127,10 +130,10 @@ class Cluster:
         """Run a job through; what it leaves must be as its status says."""
         self._num_jobs += 1
         tenant = self.tenant
-        name = f"{name}-{self._num_jobs}"
+        trace, name = name, f"{name}-{self._num_jobs}"
         job = tenant.submit(name, self._runs.fresh({}).spec(), merge(JOB, change))
         try:
-            with disturb(job):
+            with recorded(job, trace) if self._is_recording else nullcontext(), disturb(job):
                 status = wait_for_end(job)
         except BaseException:
             keep_report(job)

@@ -6,6 +6,7 @@ and its kubelet is killed for good.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -81,6 +82,7 @@ class LostNodes:
             if FIRST_NODE not in nodes_of(job, phases=("Succeeded",)):
                 raise WrongEnd(f"no pod of the training succeeded on {FIRST_NODE}")
             worker.start_kubelet()
+            self._clear(worker)
         except BaseException:
             worker.remove()
             self._worker = None
@@ -99,6 +101,17 @@ class LostNodes:
         placed = nodes_of(job)
         if placed != sorted([NODE, FIRST_NODE][:num_nodes]):
             raise WrongEnd(f"trains on {placed}")
+
+    def _clear(self, worker: Worker) -> None:
+        """Wait until the node that is back has ended what still ran there: it takes one pod."""
+        chosen = ("get", "pods", "-A", "--field-selector", f"spec.nodeName={NODE}", "-o", "json")
+
+        def is_empty() -> bool:
+            pods = json.loads(self._cluster.node.kubectl(*chosen))["items"]
+            held = [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
+            return not held and not worker.pids()
+
+        eventually(is_empty, JOB_TIMEOUT_SECONDS, interval=1)
 
     def _join(self) -> Worker:
         """Return the second node, which has nothing to do."""
