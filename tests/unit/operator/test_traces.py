@@ -16,8 +16,15 @@ from finetune_operator.status.conditions import is_terminal
 from support.traces import Trace, names_of_traces, read_trace
 from unit.operator.builders import after, observe
 
-# As the fault matrix installs it.
-CONFIG = OperatorConfig(progress_url="http://progress:8090", allow_cpu=True, lost_pod_seconds=30)
+
+def config_of(trace: Trace) -> OperatorConfig:
+    """As the fault matrix installs the operator."""
+    return OperatorConfig(
+        progress_url="http://progress:8090",
+        allow_cpu=True,
+        allowed_endpoints=(trace.job["spec"]["s3"]["endpoint"],),
+        lost_pod_seconds=30,
+    )
 
 
 class Replay:
@@ -25,6 +32,7 @@ class Replay:
 
     def __init__(self, trace: Trace, *, restarts: bool = False) -> None:
         self.body = trace.job
+        self.config = config_of(trace)
         self.restarts = restarts
         self.jobs = {}
         self.pods = {}
@@ -50,7 +58,7 @@ class Replay:
         if self.restarts:
             self.ledger = None
         for _ in range(8):
-            made = plan(self.observed(), now, CONFIG)
+            made = plan(self.observed(), now, self.config)
             created = [each for each in made.first if isinstance(each, CreateStage)]
             if not created:
                 break
@@ -92,9 +100,10 @@ def test_a_recorded_job_ends_as_it_ended_on_the_cluster(name: str, restarts: boo
     status = replay.body["status"]
     for field in ("phase", "artifact", "version", "evaluation"):
         assert status.get(field) == trace.status.get(field), field
-    for field in ("total", "counted"):
-        assert status["attempts"].get(field, 0) == trace.status["attempts"].get(field, 0), field
     assert replay.counted == {trace.status["attempts"].get("counted", 0)}
+    started, recorded = (each["attempts"]["total"] for each in (status, trace.status))
+    # An operator that begins takes the pods it finds for counted: one may have come meanwhile.
+    assert started <= recorded if restarts else started == recorded
 
 
 def test_there_are_traces_of_pods_and_nodes_that_were_taken_away() -> None:
