@@ -9,7 +9,14 @@ from typing import Any, get_args
 
 import pytest
 
-from finetune_api.trainer import EvaluateResult, ResolvedJob
+from finetune_api.trainer import (
+    TERMINATION_MESSAGE_BYTES,
+    EvaluateResult,
+    ExitCode,
+    ResolvedJob,
+    Stage,
+    TerminationMessage,
+)
 from finetune_api.v1alpha1.scoring import MetricName
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.answering import (
@@ -94,7 +101,12 @@ def test_every_metric_is_told_of_two_real_models_in_any_script(tmp_path: Path) -
         assert all(math.isfinite(float(score.tuned)) for score in scores)
         # What travels to the operator has room for all of them.
         result = EvaluateResult(scores=scores, num_samples=5, report_uri="s3://a/report.json")
-        assert len(json.dumps(result.to_wire())) < 3600
+        message = TerminationMessage(
+            stage=Stage.EVALUATE, exit_code=ExitCode.OK, reason="Succeeded", result=result
+        )
+        told = json.loads(message.to_text())
+        assert told["result"] == result.to_wire()
+        assert len(message.to_text().encode()) < TERMINATION_MESSAGE_BYTES - 500
         for row in gather_row_scores(comparison, measured):
             assert set(row) == set(measured)
             assert all(math.isfinite(value) for pair in row.values() for value in pair)
