@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune_cli.cluster_app import register
-from finetune_cli.data_app import data_app
+from finetune_cli.data_app import check_format, data_app
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET, USER_ERROR
 from finetune_cli.review_app import review_app
@@ -216,8 +216,7 @@ def plan(
     from finetune_cli.localjob import plan_run
     from finetune_cli.plan import PlanOptions, describe, make_plan
 
-    if format_ not in ("text", "json"):
-        raise CliError(f"--output {format_}: choose text or json")
+    check_format(format_)
     try:
         price = Decimal(gpu_hour_price) if gpu_hour_price is not None else None
     except InvalidOperation as error:
@@ -252,8 +251,7 @@ def advise(
     from finetune_cli.documents import read_single
     from finetune_cli.localjob import plan_run
 
-    if format_ not in ("text", "json"):
-        raise CliError(f"--output {format_}: choose text or json")
+    check_format(format_)
     planned = plan_run(
         read_single(file), namespace="default", overrides=overrides, work_dir=work_dir
     )

@@ -289,22 +289,40 @@ def approve(
         is_approval=not reject,
         reason=reason,
     )
-    spec = body["spec"]
-    if output in ("json", "yaml"):
-        _print(body, output, "")
-        return
-    print("\n".join(describe_data(job, spec["digest"])), file=sys.stderr)
-    verb = "reject" if reject else "approve"
-    if not yes:
-        typer.confirm(f"{verb} it as {spec['by']}?", abort=True, err=True)
-    decide(cluster, body, output)
+    about = describe_data(job, body["spec"]["digest"])
+    decide(
+        cluster, body, about, what="reject it" if reject else "approve it", yes=yes, output=output
+    )
 
 
-def decide(cluster: Cluster, body: dict[str, Any], output: str | None) -> None:
-    """Create a FineTuneApproval and say so."""
+def decide(
+    cluster: Cluster,
+    body: dict[str, Any],
+    about: list[str],
+    *,
+    what: str,
+    yes: bool,
+    output: str | None = None,
+) -> None:
+    """Create a FineTuneApproval once its user has seen what it is about, and say so.
+
+    Args:
+        cluster: Where to.
+        body: The FineTuneApproval.
+        about: What is decided on, in lines.
+        what: What the user is asked to do.
+        yes: Do not ask.
+        output: ``json`` and ``yaml`` print the object and send nothing; ``name`` prints its name.
+    """
     from finetune_cli.cluster_errors import ApiError
 
     spec, metadata = body["spec"], body["metadata"]
+    if output in ("json", "yaml"):
+        _print(body, output, "")
+        return
+    print("\n".join(about), file=sys.stderr)
+    if not yes:
+        typer.confirm(f"{what} as {spec['by']}?", abort=True, err=True)
     try:
         cluster.create_approval(body)
     except ApiError as error:
@@ -314,8 +332,8 @@ def decide(cluster: Cluster, body: dict[str, Any], output: str | None) -> None:
             f"{spec['by']} has decided so already: FineTuneApproval {metadata['name']}",
             exit_code=NOT_MET,
         ) from error
-    what = f"finetuneapproval.finetune.dev/{metadata['name']}"
-    print(what if output == "name" else f"{what} created: {spec['decision'].lower()}")
+    name = f"finetuneapproval.finetune.dev/{metadata['name']}"
+    print(name if output == "name" else f"{name} created: {spec['decision'].lower()}")
 
 
 def publish(
@@ -374,13 +392,8 @@ def publish(
         reason=reason,
         subject="Publication",
     )
-    if output in ("json", "yaml"):
-        _print(body, output, "")
-        return
-    print("\n".join(publication.describe_candidate(job)), file=sys.stderr)
-    if not yes:
-        typer.confirm(f"publish it as {body['spec']['by']}?", abort=True, err=True)
-    decide(cluster, body, output)
+    about = publication.describe_candidate(job)
+    decide(cluster, body, about, what="publish it", yes=yes, output=output)
 
 
 def _publish_file(

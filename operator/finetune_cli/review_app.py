@@ -193,10 +193,7 @@ def _let_publish(
         reason=summarize_panel(panel),
         subject="Publication",
     )
-    print(body["spec"]["reason"], file=sys.stderr)
-    if not yes:
-        typer.confirm(f"let it be published as {body['spec']['by']}?", abort=True, err=True)
-    decide(cluster, body, None)
+    decide(cluster, body, [body["spec"]["reason"]], what="let it be published", yes=yes)
 
 
 @review_app.command("export")

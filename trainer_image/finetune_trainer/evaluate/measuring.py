@@ -12,6 +12,7 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.choice import best_of, ways_of
 from finetune_trainer.evaluate.comparing import Ints, compare
+from finetune_trainer.evaluate.figures import figure_text, make_score
 from finetune_trainer.evaluate.goal import Measurement, certainty_of
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
 from finetune_trainer.evaluate.metrics.catalog import (
@@ -175,27 +176,25 @@ def _measure(
 
 
 def _score_from(name: str, measured: Measurement) -> Score:
-    base, tuned, gain = measured.base, measured.tuned, measured.gain
+    told = make_score(name, base=measured.base, tuned=measured.tuned, gain=measured.gain)
     has_several = len(measured.baselines) > 1
-    return Score(
-        name=name,
-        baseline=measured.baseline if has_several else None,
-        baselines=_baseline_scores(measured) if has_several else None,
-        base=_text(base.value),
-        base_low=_text(base.low),
-        base_high=_text(base.high),
-        tuned=_text(tuned.value),
-        tuned_low=_text(tuned.low),
-        tuned_high=_text(tuned.high),
-        delta_low=_text(gain.low),
-        delta_high=_text(gain.high),
-        trivial="" if measured.trivial is None else _text(measured.trivial),
+    return told.model_copy(
+        update={
+            "baseline": measured.baseline if has_several else None,
+            "baselines": _baseline_scores(measured) if has_several else None,
+            "trivial": "" if measured.trivial is None else figure_text(measured.trivial),
+        }
     )
 
 
 def _baseline_scores(measured: Measurement) -> list[BaselineScore]:
     return [
-        BaselineScore(asked=way, value=_text(it.value), low=_text(it.low), high=_text(it.high))
+        BaselineScore(
+            asked=way,
+            value=figure_text(it.value),
+            low=figure_text(it.low),
+            high=figure_text(it.high),
+        )
         for way, it in measured.baselines.items()
     ]
 
@@ -221,7 +220,3 @@ def gather_row_scores(
         for row, place in zip(scores, places, strict=True):
             row[name] = round(float(base[place]), 4), round(float(tuned[place]), 4)
     return scores
-
-
-def _text(value: float) -> str:
-    return f"{value:.4f}"

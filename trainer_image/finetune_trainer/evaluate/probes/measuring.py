@@ -10,6 +10,7 @@ import numpy as np
 
 from finetune_api.trainer import ResolvedJob, Score
 from finetune_trainer.evaluate.comparing import compare
+from finetune_trainer.evaluate.figures import make_score
 from finetune_trainer.evaluate.gates import Found
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats, Measured, mean_of
 from finetune_trainer.evaluate.probes.probe import Heard, Probe, Probes
@@ -111,24 +112,12 @@ def measure_probes(
 def score_of(metric: str, found: Found, certainty: float) -> Score:
     """Return a metric's figures as text, with intervals of a certainty."""
     compared = found.compared
-    base, tuned, gain = (
-        each.interval(certainty) for each in (compared.base, compared.tuned, compared.gain)
+    return make_score(
+        metric,
+        base=compared.base.interval(certainty),
+        tuned=compared.tuned.interval(certainty),
+        gain=compared.gain.interval(certainty),
     )
-    return Score(
-        name=metric,
-        base=_text(base.value),
-        base_low=_text(base.low),
-        base_high=_text(base.high),
-        tuned=_text(tuned.value),
-        tuned_low=_text(tuned.low),
-        tuned_high=_text(tuned.high),
-        delta_low=_text(gain.low),
-        delta_high=_text(gain.high),
-    )
-
-
-def _text(value: float) -> str:
-    return f"{value:.4f}"
 
 
 def _judge(probe: Probe, base: Heard, tuned: Heard) -> Probed:
