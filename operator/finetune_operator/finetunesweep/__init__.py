@@ -1,0 +1,1 @@
+"""Decisions about one FineTuneSweep: trials to begin, to stop, to choose. Pure."""

@@ -1,0 +1,115 @@
+"""Who won: trials with their replicates in one order, of which the first may be chosen."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from finetune_operator.finetunesweep.search.trials import Trial, TrialState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """Where one setting stands.
+
+    Attributes:
+        number: The trial that was suggested.
+        mean: Mean score of its complete runs with finite scores, the trial and its replicates; None
+            where there is none.
+        spread: Standard deviation of these scores (n - 1); None below two.
+        num_runs: How many there are.
+        best_run: The trial with the lowest of these scores, whose model is the one to publish; None
+            where there is none.
+    """
+
+    number: int
+    mean: float | None
+    spread: float | None
+    num_runs: int
+    best_run: int | None
+
+    @property
+    def can_win(self) -> bool:
+        """Whether a run of it is complete with a finite score."""
+        return self.best_run is not None
+
+
+def rank(trials: Iterable[Trial]) -> tuple[Standing, ...]:
+    """Return all settings, the best first.
+
+    By mean; equal ones by number, the earlier first. A stopped trial stands behind every complete
+    one, whatever its score, by how far it came and then by its score; trials without a finite score
+    come last. Needs no order of ``trials``.
+    """
+    by_setting: dict[int, list[Trial]] = {}
+    for trial in sorted(trials, key=lambda each: each.number):
+        number = trial.number if trial.replicate_of is None else trial.replicate_of
+        by_setting.setdefault(number, []).append(trial)
+    order = sorted(by_setting, key=lambda number: _place_of(number, by_setting[number]))
+    return tuple(_standing_of(number, by_setting[number]) for number in order)
+
+
+def winner(trials: Iterable[Trial]) -> Standing | None:
+    """Return the setting that won; None where no trial is complete with a finite score."""
+    return next((each for each in rank(trials) if each.can_win), None)
+
+
+def to_replicate(
+    trials: Iterable[Trial], *, num_runs: int, num_settings: int = 1
+) -> Standing | None:
+    """Return the setting to run again with another seed; None where there is none to run.
+
+    It is the one that leads while it has fewer than ``num_runs`` runs. The score that made it lead
+    is a lucky one on average, and its mean may fall behind a setting that was run once, whose score
+    was lucky too: then that one is run again, up to ``num_settings`` in all.
+
+    Args:
+        trials: All trials, replicates too; those that failed or still run count as runs, so that
+            none is run again for ever.
+        num_runs: Runs wanted of a setting, its first one included.
+        num_settings: How many settings may be run again.
+    """
+    known = list(trials)
+    leader = winner(known)
+    replicated = {trial.replicate_of for trial in known} - {None}
+    if leader is None:
+        return None
+    if leader.number not in replicated and len(replicated) >= num_settings:
+        return None
+    created = sum(leader.number in (each.number, each.replicate_of) for each in known)
+    return leader if created < num_runs else None
+
+
+def _place_of(number: int, runs: list[Trial]) -> tuple[float, ...]:
+    standing = _standing_of(number, runs)
+    if standing.mean is not None:
+        return (0, standing.mean, number)
+    stopped = [
+        (-_last_step(run), run.score)
+        for run in runs
+        if run.state is not TrialState.FAILED and run.score is not None and run.has_finite_score
+    ]
+    if stopped:
+        return (1, *min(stopped), number)
+    return (2, number)
+
+
+def _standing_of(number: int, runs: list[Trial]) -> Standing:
+    complete = [
+        (run.score, run.number)
+        for run in runs
+        if run.state is TrialState.COMPLETE and run.score is not None and run.has_finite_score
+    ]
+    scores = [score for score, _ in complete]
+    return Standing(
+        number=number,
+        mean=statistics.fmean(scores) if scores else None,
+        spread=statistics.stdev(scores) if len(scores) > 1 else None,
+        num_runs=len(scores),
+        best_run=min(complete)[1] if complete else None,
+    )
+
+
+def _last_step(run: Trial) -> int:
+    return run.curve[-1].step if run.curve else 0

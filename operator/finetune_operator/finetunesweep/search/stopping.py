@@ -1,0 +1,140 @@
+"""Which trial to stop early, by its curve beside the others'.
+
+Level-triggered as everything here: the caller names the step up to which it judged a trial before,
+and what came after that is judged with what is known now. One that has forgotten names 0 and judges
+all rungs of the curve again among the trials that have come since.
+
+A loss that is NaN or infinite stops its trial at once, by either rule, and is left out where others
+are compared.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from finetune_operator.finetunesweep.search.trials import Curve, Trial, TrialState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asha:
+    """Go on only among the best at each rung (ASHA as Li et al. 2020, the variant that stops).
+
+    Of n trials that have come to a rung, the best n // ``reduction`` go on, and the best alone
+    while that is 0. Nobody waits for others: a trial is compared with those that came before it.
+
+    Attributes:
+        min_steps: Step of the first rung.
+        reduction: Each rung lies at this many times the step of the one before.
+
+    Raises:
+        ValueError: Less than one step, or a reduction below 2.
+    """
+
+    min_steps: int
+    reduction: int = 3
+
+    def __post_init__(self) -> None:
+        _check_min_steps(self.min_steps)
+        if self.reduction < 2:
+            raise ValueError(f"reduction is {self.reduction}; it is to be at least 2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Median:
+    """Stop a trial whose best loss so far is above the median of the complete ones at its step.
+
+    Attributes:
+        min_steps: No trial is stopped before this step.
+        min_trials: No trial is stopped before this many are complete.
+
+    Raises:
+        ValueError: Less than one step or trial.
+    """
+
+    min_steps: int
+    min_trials: int = 5
+
+    def __post_init__(self) -> None:
+        _check_min_steps(self.min_steps)
+        if self.min_trials < 1:
+            raise ValueError(f"min_trials is {self.min_trials}; it is to be at least 1")
+
+
+Rule: TypeAlias = Asha | Median
+
+
+def rungs(rule: Asha, num_steps: int) -> tuple[int, ...]:
+    """Return the steps of all rungs that a trial of ``num_steps`` comes to."""
+    return tuple(_rungs_after(rule, 0, num_steps))
+
+
+def should_prune(
+    rule: Rule, trial: Trial, others: Iterable[Trial], *, judged_step: int = 0
+) -> bool:
+    """Return whether a trial that is running is to be stopped.
+
+    Args:
+        rule: How trials are compared.
+        trial: The one that is judged, by its last loss.
+        others: All other trials of the sweep, stopped and complete ones too, in any order.
+        judged_step: Its step when this was asked before; 0 for never.
+    """
+    if not trial.curve or trial.curve[-1].step <= judged_step:
+        return False
+    if not math.isfinite(trial.curve[-1].loss):
+        return True
+    if isinstance(rule, Asha):
+        return _falls_behind(rule, trial.curve, [each.curve for each in others], judged_step)
+    complete = [each.curve for each in others if each.state is TrialState.COMPLETE]
+    return _is_above_median(rule, trial.curve, complete)
+
+
+def _falls_behind(rule: Asha, curve: Curve, others: list[Curve], judged_step: int) -> bool:
+    for rung in _rungs_after(rule, judged_step, curve[-1].step):
+        own = _loss_at(curve, rung)
+        assert own is not None  # the rung is not beyond the curve
+        if not math.isfinite(own):
+            return True
+        found = [own, *(loss for loss in _losses_at(others, rung) if math.isfinite(loss))]
+        num_kept = max(1, len(found) // rule.reduction)
+        if own > sorted(found)[num_kept - 1]:
+            return True
+    return False
+
+
+def _is_above_median(rule: Median, curve: Curve, complete: list[Curve]) -> bool:
+    step = curve[-1].step
+    if step < rule.min_steps or len(complete) < rule.min_trials:
+        return False
+    losses = [loss for loss in _losses_at(complete, step) if math.isfinite(loss)]
+    if not losses:
+        return False
+    best = min(point.loss for point in curve if math.isfinite(point.loss))
+    return best > statistics.median(losses)
+
+
+def _rungs_after(rule: Asha, step: int, last_step: int) -> Iterator[int]:
+    rung = rule.min_steps
+    while rung <= last_step:
+        if rung > step:
+            yield rung
+        rung *= rule.reduction
+
+
+def _losses_at(curves: list[Curve], step: int) -> list[float]:
+    losses = (_loss_at(curve, step) for curve in curves)
+    return [loss for loss in losses if loss is not None]
+
+
+def _loss_at(curve: Curve, step: int) -> float | None:
+    """Return the first loss at a step or after it; None where the curve does not reach it."""
+    return next((point.loss for point in curve if point.step >= step), None)
+
+
+def _check_min_steps(min_steps: int) -> None:
+    if min_steps < 1:
+        raise ValueError(f"min_steps is {min_steps}; it is to be at least 1")

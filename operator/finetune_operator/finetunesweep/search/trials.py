@@ -1,0 +1,71 @@
+"""What a search knows of a trial: its values, how far it is, and its losses on validation rows.
+
+Lower is better everywhere here; a measure of which more is better is negated by the caller.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from finetune_operator.finetunesweep.search.space import Assignment
+
+
+class TrialState(StrEnum):
+    """How far a trial is."""
+
+    RUNNING = "Running"
+    """Created and not at its end; also waiting in a queue."""
+    COMPLETE = "Complete"
+    """Trained to its end."""
+    PRUNED = "Pruned"
+    """Stopped by the sweep."""
+    FAILED = "Failed"
+    """Ended without a result of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One evaluation on validation rows while a trial trains.
+
+    Attributes:
+        step: Work done so far, counted in one unit for all trials of a sweep: steps, or tokens
+            where a parameter changes how many tokens a step has.
+        loss: May be NaN or infinite.
+    """
+
+    step: int
+    loss: float
+
+
+Curve: TypeAlias = tuple[Point, ...]
+"""The evaluations of one trial, by rising step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One trial of a sweep.
+
+    Attributes:
+        number: Counts from 0 within the sweep.
+        assignment: Its values, as they were suggested.
+        state: How far it is.
+        score: Best loss on validation rows so far; None before the first.
+        curve: Its losses; may be empty where only the score is known.
+        replicate_of: The trial whose values it repeats with another seed; None for one that was
+            suggested.
+    """
+
+    number: int
+    assignment: Assignment
+    state: TrialState
+    score: float | None = None
+    curve: Curve = ()
+    replicate_of: int | None = None
+
+    @property
+    def has_finite_score(self) -> bool:
+        """Whether its score can be compared."""
+        return self.score is not None and math.isfinite(self.score)
