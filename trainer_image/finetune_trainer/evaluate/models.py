@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_trainer.errors import UserError
+from finetune_trainer.model.grouped_attention import attend_in_groups
 from finetune_trainer.model.load import load_model
 
 if TYPE_CHECKING:
@@ -101,4 +102,5 @@ class ModelPair:
                 f"the base model in {folder} does not fit {len(self._gpus)} GPUs layer by layer; "
                 "raise resources.gpusPerNode, or use method.adapter.type QLoRA",
             )
+        attend_in_groups(model)
         return model.eval()
