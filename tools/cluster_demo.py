@@ -362,7 +362,7 @@ def follow(place: Place, name: str) -> dict[str, Any]:
             say(row)
         text = place.run_kubectl("-n", TEAM, "get", "ftj", name, "-o", "json")
         status: dict[str, Any] = json.loads(text).get("status", {})
-        if status.get("phase") in ("Succeeded", "Failed"):
+        if status.get("phase") in ("Succeeded", "Failed", "Pruned"):
             return status
         time.sleep(POLL_SECONDS)
 

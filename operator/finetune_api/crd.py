@@ -29,6 +29,7 @@ from finetune_api.v1alpha1.approval import APPROVAL_RULES, IMMUTABLE_MESSAGE, Fi
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, SPEC_RULES, FineTuneJob
 from finetune_api.v1alpha1.podtemplate import POD_TEMPLATE_RULES
 from finetune_api.v1alpha1.queue_rules import edit_rules
+from finetune_api.v1alpha1.selection_rules import selection_edit_rules
 
 __all__ = [
     "CUSTOM_KINDS",
@@ -155,6 +156,7 @@ def build_schema() -> Schema:
     schema["x-kubernetes-validations"] = [
         {"rule": NAME_RULE, "message": NAME_MESSAGE},
         *edit_rules(),
+        *selection_edit_rules(),
     ]
     add_rules(properties["spec"], SPEC_RULES, prefix="")
     add_rules(properties["spec"]["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")

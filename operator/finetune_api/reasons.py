@@ -178,6 +178,14 @@ LIFE = {
     "QuotaReserved": ReasonHelp("Kueue has reserved quota and admitted the stage.", _WAIT),
     "SuspendedByUser": ReasonHelp("`spec.suspend` is true.", "Set it to false to go on."),
     "Resumed": ReasonHelp("The job was suspended and goes on.", _WAIT),
+    "HeldAfterTraining": ReasonHelp(
+        "The job is trained, and `spec.holdAfter` keeps it from being evaluated.",
+        "Nothing in a sweep, which chooses. Else remove `spec.holdAfter`, or set `spec.prune`.",
+    ),
+    "PruneRequested": ReasonHelp(
+        "`spec.prune` has ended the job, which is no failure; what it has stored stays.",
+        "Nothing. To begin from its weights: `finetune retry`, or `spec.initFrom` of a new job.",
+    ),
     "JobSuspended": ReasonHelp(
         "Somebody other than the operator suspended a stage's Job.",
         "Set its `spec.suspend` to false, or find out who does that.",

@@ -174,13 +174,15 @@ class ResolvedJob(APIModel):
 def resolve_job(job: FineTuneJob, *, namespace: str, uid: str) -> ResolvedJob:
     """Fix the effective job from the user's object.
 
-    Fields that only steer the life cycle (``suspend``, deadlines, queue, approval) are reset to
-    their defaults, so that changing them does not change what is trained.
+    Fields that only steer the life cycle (``suspend``, ``prune``, deadlines, queue, approval) are
+    reset to their defaults, so that changing them does not change what is trained.
     """
     spec = job.spec.model_copy(
         update={
             "dataset": job.spec.dataset.model_copy(update={"approval": "NotRequired"}),
             "suspend": False,
+            "hold_after": None,
+            "prune": False,
             "backoff_limit": FineTuneJobSpec.model_fields["backoff_limit"].default,
             "retry_policy": None,
             "active_deadline_seconds": None,

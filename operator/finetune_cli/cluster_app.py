@@ -227,7 +227,7 @@ def wait(
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Wait for a job's end. Exit code 1 if it failed or time is up."""
+    """Wait for a job's end. Exit code 1 if it failed, was pruned, or time is up."""
     _wait(_connect(context, namespace, kubeconfig), name, wanted, timeout)
 
 
@@ -483,7 +483,7 @@ def retry(
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Begin a failed job again, from its adapter or last checkpoint. Writes a new job."""
+    """Begin a failed or pruned job again, from its adapter or last checkpoint. Writes a new job."""
     from finetune_cli.retry import check_failed, choose_name, find_weights, make_retry
     from finetune_cli.verify import make_access
 

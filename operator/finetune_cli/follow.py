@@ -76,7 +76,8 @@ def _changes(
 def verdict(job: Body, wanted: str) -> tuple[bool, str]:
     """Return whether the wanted condition holds, and the state in words."""
     held = is_true(job, wanted)
-    shown = wanted if held else "Failed" if is_true(job, "Failed") else wanted
+    ends = (wanted, "Failed", "Pruned")
+    shown = next((kind for kind in ends if is_true(job, kind)), wanted)
     found = condition(job, shown)
     words = f"{shown}={found.get('status', 'Unknown')}"
     for part in (found.get("reason"), found.get("message")):

@@ -25,7 +25,7 @@ def is_true(job: Body, kind: str) -> bool:
 
 def is_terminal(job: Body) -> bool:
     """Whether the job has ended, one way or the other."""
-    return is_true(job, "Complete") or is_true(job, "Failed")
+    return any(is_true(job, kind) for kind in ("Complete", "Failed", "Pruned"))
 
 
 def state_text(job: Body) -> str:
@@ -124,6 +124,8 @@ def _overview(job: Body, now: datetime) -> dict[str, Any]:
         "Nodes": nodes_text(resources),
         "Queue": queue_text(job),
         "Suspended": "yes" if spec.get("suspend") else None,
+        "Held after": spec.get("holdAfter"),
+        "Prune": "yes" if spec.get("prune") else None,
     }
 
 

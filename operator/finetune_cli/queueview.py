@@ -26,7 +26,9 @@ LEGEND = (
     " on priorities, on preemption and on what others submit."
 )
 STALE = "Places are the operator's last ones ({why}); behind 10 they are rounded up to tens."
-_WAITING = frozenset({"Queued", "Pending", "Preparing", "AwaitingApproval", "Suspended"})
+_WAITING = frozenset(
+    {"Queued", "Pending", "Preparing", "AwaitingApproval", "AwaitingSelection", "Suspended"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

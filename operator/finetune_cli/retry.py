@@ -1,6 +1,6 @@
-"""The job that takes up where a failed one ended: same spec, new name, weights that it left.
+"""The job that takes up where a failed or pruned one ended: same spec, new name, its weights.
 
-Nothing of the failed job is changed. Training begins anew at its weights: optimiser, schedule and
+Nothing of the old job is changed. Training begins anew at its weights: optimiser, schedule and
 order of the rows are not taken over (``spec.initFrom``).
 """
 
@@ -26,16 +26,17 @@ _COMMITTED = re.compile(r"step-([0-9]+)/manifest\.json")
 
 
 def check_failed(job: Mapping[str, Any]) -> None:
-    """Refuse a job that has not failed.
+    """Refuse a job that has neither failed nor been pruned.
 
     Raises:
         CliError: It runs, waits or has succeeded.
     """
-    if is_true(job, "Failed"):
+    if is_true(job, "Failed") or is_true(job, "Pruned"):
         return
     name, phase = job["metadata"]["name"], job.get("status", {}).get("phase", "Pending")
     raise CliError(
-        f"FineTuneJob {name} has not failed, it is {phase}; only a failed one can be taken up",
+        f"FineTuneJob {name} has not failed, it is {phase}; only one that has failed or was pruned"
+        " can be taken up",
         exit_code=NOT_MET,
     )
 
@@ -132,7 +133,8 @@ def make_retry(
 
     metadata = job["metadata"]
     spec = copy.deepcopy(dict(job["spec"]))
-    spec.pop("suspend", None)
+    for ended in ("suspend", "prune"):
+        spec.pop(ended, None)
     if weights is not None:
         spec["initFrom"] = {"uri": weights}
     body: Body = {

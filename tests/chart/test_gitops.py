@@ -149,6 +149,27 @@ CASES: dict[str, tuple[dict[str, Any] | None, int, str, str]] = {
         "Healthy",
         "version 3",
     ),
+    "one of several that was not chosen": (
+        {
+            "observedGeneration": 2,
+            "conditions": [ACCEPTED, condition("Pruned", "True", "PruneRequested", "by prune")],
+        },
+        2,
+        "Healthy",
+        "by prune",
+    ),
+    "trained, and waiting to be chosen": (
+        {
+            "observedGeneration": 1,
+            "conditions": [
+                condition("Training", "False", "Succeeded"),
+                condition("Evaluated", "False", "HeldAfterTraining", "waits for whoever chooses"),
+            ],
+        },
+        1,
+        "Suspended",
+        "whoever chooses",
+    ),
     "goal missed": (
         {
             "observedGeneration": 1,

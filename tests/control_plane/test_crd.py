@@ -20,6 +20,7 @@ from finetune_api.v1alpha1.queue_rules import (
     QUEUE_IS_LATE,
     QUEUE_OF_RUNNING,
 )
+from finetune_api.v1alpha1.selection_rules import HOLD_IS_NOT_ADDED, PRUNE_IS_KEPT
 from support.crd import install_crd
 from support.raw_api import APPLY, MERGE, RawApi
 from support.spec_cases import CASES, FULL_SPEC, Case, changed, minimal_job
@@ -224,6 +225,35 @@ def test_edits_that_kueue_cannot_follow_are_refused(
     told = {"status": {**STATUS, "phase": phase}}
     status, answer = api.send("PATCH", f"{jobs}/example/status", told, content_type=MERGE)
     assert status == 200, answer
+    status, answer = api.send("PATCH", f"{jobs}/example", {"spec": edit}, content_type=MERGE)
+    if refusal is None:
+        assert status == 200, answer
+    else:
+        assert (status, refusal in answer["message"]) == (422, True), answer
+
+
+@pytest.mark.parametrize(
+    ("before", "edit", "refusal"),
+    [
+        ({"holdAfter": "Train"}, {"holdAfter": None}, None),
+        ({"holdAfter": "Train"}, {"suspend": True}, None),
+        ({}, {"holdAfter": "Train"}, HOLD_IS_NOT_ADDED),
+        ({}, {"prune": True}, None),
+        ({"prune": True}, {"suspend": True}, None),
+        ({"prune": True}, {"prune": False}, PRUNE_IS_KEPT),
+        ({"prune": True}, {"prune": None}, PRUNE_IS_KEPT),
+        ({"holdAfter": "Train"}, {"holdAfter": None, "prune": True}, None),
+    ],
+)
+def test_a_hold_is_only_removed_and_a_prune_only_set(
+    before: dict[str, Any],
+    edit: dict[str, Any],
+    refusal: str | None,
+    api: RawApi,
+    jobs: str,
+    create: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    create(changed(minimal_job(), {f"spec.{name}": value for name, value in before.items()}))
     status, answer = api.send("PATCH", f"{jobs}/example", {"spec": edit}, content_type=MERGE)
     if refusal is None:
         assert status == 200, answer

@@ -212,6 +212,8 @@ FULL_SPEC: dict[str, Any] = {
     "queueName": "team-a",
     "priorityClassName": "prod",
     "suspend": True,
+    "holdAfter": "Train",
+    "prune": True,
     "backoffLimit": 0,
     "retryPolicy": {"storage": 10, "outOfMemory": 3, "hang": 2, "infrastructure": 5},
     "activeDeadlineSeconds": 3600,
@@ -860,6 +862,9 @@ CASES: tuple[Case, ...] = (
         "an unknown scheduler", {f"{HYPER}.scheduler": "cosine"}, f"{HYPER}.scheduler: Unsupported"
     ),
     bad("a boolean as text", {"spec.suspend": "true"}, "must be of type boolean"),
+    good("held after training", {"spec.holdAfter": "Train"}),
+    bad("held after another stage", {"spec.holdAfter": "Evaluate"}, "spec.holdAfter: Unsupported"),
+    bad("a prune as text", {"spec.prune": "true"}, "must be of type boolean"),
     bad("a boolean as yes", {"spec.model.trustRemoteCode": "yes"}, "must be of type boolean"),
     bad("no nodes", {"spec.resources.nodes": 0}, "should be greater than or equal to 1"),
     good("a part of a CPU", {"spec.resources.cpu": "1500m"}),

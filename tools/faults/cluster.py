@@ -188,7 +188,7 @@ def wait_for_end(job: Job) -> dict[str, Any]:
     def has_ended() -> bool:
         found.clear()
         found.update(job.status())
-        return found.get("phase") in ("Succeeded", "Failed")
+        return found.get("phase") in ("Succeeded", "Failed", "Pruned")
 
     eventually(has_ended, timeout=END_SECONDS, interval=2)
     return found

@@ -711,6 +711,16 @@ class FineTuneJobSpec(APIModel):
     suspend: StrictBool = False
     """Hold the job: running pods save and stop, nothing new starts. False resumes at the last
     checkpoint."""
+    hold_after: Literal["Train"] | None = None
+    """`Train`: once trained, the job waits for whoever chooses among several (phase
+    `AwaitingSelection`), without pods, quota or running time. Removed, it goes on: evaluation,
+    gates and publication are those of any job. It can be set at creation only, and removed at any
+    time. Default: none, the job goes on by itself."""
+    prune: StrictBool = False
+    """End the job where it is: running pods save a checkpoint and stop, nothing new starts, and it
+    is `Pruned`, which is no failure. What it has stored stays, and a new job can begin from it
+    (`initFrom`). It may be set at any time and not taken back; a job that has ended, or whose
+    adapter is being published, stays what it is."""
     backoff_limit: Annotated[Integer, Field(ge=0, le=100)] = 3
     """How often a stage is tried again after incidents of a class that `retryPolicy` does not name.
     Whatever the number of pods that an incident ends, it counts once; evictions, preemptions and

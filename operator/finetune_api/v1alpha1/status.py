@@ -28,11 +28,13 @@ Phase = Literal[
     "AwaitingApproval",
     "Queued",
     "Training",
+    "AwaitingSelection",
     "Evaluating",
     "Publishing",
     "Suspended",
     "Succeeded",
     "Failed",
+    "Pruned",
 ]
 
 
@@ -41,7 +43,7 @@ class Condition(APIModel):
 
     type: Annotated[str, Field(max_length=63)]
     """Accepted, DatasetReady, DataApproved, QuotaReserved, Training, Evaluated, GoalMet, Published,
-    Suspended, Stalled, Complete or Failed."""
+    Suspended, Stalled, Complete, Failed or Pruned."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=63)]

@@ -11,7 +11,7 @@ from finetune_operator.finetunejob.endings import fail_stage
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.render.pod import num_gpus_of
 from finetune_operator.finetunejob.step import Step
-from finetune_operator.status.conditions import ConditionType, timestamp
+from finetune_operator.status.conditions import timestamp
 
 HOUR_SECONDS = 3600
 
@@ -53,10 +53,7 @@ def is_spent(step: Step, spec: FineTuneJobSpec) -> bool:
 
 def tell_cost(step: Step, spec: FineTuneJobSpec) -> None:
     """Put into the status what the stages that are over have cost; at the end, all of them."""
-    has_ended = step.draft.is_true(ConditionType.FAILED) or step.draft.is_true(
-        ConditionType.COMPLETE
-    )
-    seconds = _gpu_seconds(step, spec, with_running=has_ended)
+    seconds = _gpu_seconds(step, spec, with_running=step.draft.has_ended)
     if not seconds:
         return
     cost = {"gpuHours": _hours_text(seconds)}

@@ -119,7 +119,7 @@ def conclude(step: Step, spec: FineTuneJobSpec) -> None:
     draft.conditions.set(ConditionType.COMPLETE, True, Reason.SUCCEEDED, message)
     draft.announce("Published", message)
     draft.put("completionTime", timestamp(step.now))
-    _close_progress(step)
+    close_progress(step)
 
 
 def _end_without_verdict(step: Step, spec: FineTuneJobSpec) -> None:
@@ -173,12 +173,15 @@ def _miss(step: Step, result: EvaluateResult) -> None:
     (stage,) = (view.stage for view in step.views if view.result is result)
     draft.note_failure(cause, stage)
     fail(step, reason, message, event=reason)
-    _close_progress(step)
+    close_progress(step)
 
 
-def _close_progress(step: Step) -> None:
-    """Show the end in the columns: no push follows, and the last one may have been lost."""
-    progress: Object = {"stage": _last_begun(step).stage.value, "percent": 100}
+def close_progress(step: Step) -> None:
+    """Show the end of the last stage that began: no push follows, and its last one may be lost."""
+    begun = _last_begun(step)
+    if begun.job is None and not step.draft.last_run(begun.stage):
+        return
+    progress: Object = {"stage": begun.stage.value, "percent": 100}
     trained = step.result(TrainResult)
     metrics: list[Object] = []
     if trained is not None:

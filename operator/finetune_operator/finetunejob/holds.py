@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob import publishing
+from finetune_operator.finetunejob import pruning, publishing
 from finetune_operator.finetunejob.decisions import PHASE, SECTION, needs_approval
 from finetune_operator.finetunejob.publishing import overrules, why_publishing_waits
 from finetune_operator.finetunejob.render.job import is_queued
@@ -33,6 +33,7 @@ class Hold:
         phase: The job's phase meanwhile, if it has one of its own.
         shown_in: The condition that says why, where the job has such a phase.
         is_final: Whether waiting cannot help: the job ends.
+        is_expected: Whether the job was created to wait here, so that nobody needs a warning.
         recheck_seconds: After how long to ask again; None if a change wakes the job by itself.
     """
 
@@ -44,6 +45,7 @@ class Hold:
     phase: str = ""
     shown_in: ConditionType | None = None
     is_final: bool = False
+    is_expected: bool = False
     recheck_seconds: float | None = None
 
 
@@ -72,6 +74,20 @@ def _unapproved(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
         message=told.get("message", ""),
         phase=PHASE,
         shown_in=ConditionType.DATA_APPROVED,
+    )
+
+
+def _unselected(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
+    """Hold the evaluation back for as long as whoever chooses among several jobs has not."""
+    if not pruning.is_held(spec, stage):
+        return None
+    return Hold(
+        reason=Reason.HELD_AFTER_TRAINING,
+        message=pruning.held_text(step),
+        told_in=ConditionType.EVALUATED,
+        phase=pruning.PHASE,
+        shown_in=ConditionType.EVALUATED,
+        is_expected=True,
     )
 
 
@@ -136,6 +152,7 @@ def _unrecorded(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
 _HOLDS: tuple[Callable[[Step, FineTuneJobSpec, Stage], Hold | None], ...] = (
     _suspended,
     _unapproved,
+    _unselected,
     _undecided,
     _without_kueue,
     _refused,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from finetune_api.names import PAUSED_ANNOTATION, QUEUE_LABEL
 from finetune_api.trainer import Stage
@@ -35,6 +35,15 @@ def stop_actions(
             )
         elif queue.is_active:
             yield ActivateWorkload(stage=view.stage, name=queue.workload, active=False)
+
+
+def release_actions(
+    observed: Observed, views: Sequence[StageView]
+) -> list[PauseJob | ActivateWorkload]:
+    """Return what stops these stages and takes those that wait out of Kueue's queues."""
+    stops = stop_actions(observed, views)
+    # A Job that waits in another cluster's queue is named by both.
+    return list(dict.fromkeys([*stops, *_queue_actions(observed, views, active=False)]))
 
 
 def _is_elsewhere(view: StageView) -> bool:
@@ -108,13 +117,13 @@ def _suspend(step: Step, held: QueueState | None) -> None:
     if held is not None:
         message = f"spec.suspend is true. Besides: {_held_text(step, held)}"
     draft.conditions.set(ConditionType.SUSPENDED, True, Reason.SUSPENDED_BY_USER, message)
-    step.then += stop_actions(step.observed, step.views)
-    step.then += _queue_actions(step, active=False)
+    step.then += release_actions(step.observed, step.views)
 
 
 def _resume(step: Step, held: QueueState | None) -> None:
     draft = step.draft
-    wakes: list[ResumeJob | ActivateWorkload] = list(_queue_actions(step, active=True))
+    queued = _queue_actions(step.observed, step.views, active=True)
+    wakes: list[ResumeJob | ActivateWorkload] = list(queued)
     for view in step.views:
         if view.job is not None and view.state is StageState.SUSPENDED and is_paused(view):
             wakes.append(ResumeJob(stage=view.stage, name=view.job["metadata"]["name"]))
@@ -134,13 +143,15 @@ def _resume(step: Step, held: QueueState | None) -> None:
     draft.announce("Resumed", text)
 
 
-def _queue_actions(step: Step, *, active: bool) -> list[ActivateWorkload]:
+def _queue_actions(
+    observed: Observed, views: Iterable[StageView], *, active: bool
+) -> list[ActivateWorkload]:
     return [
         ActivateWorkload(stage=view.stage, name=queue.workload, active=active)
-        for view in step.views
+        for view in views
         # Resumed before Kueue has suspended it, a Job's Workload is inactive all the same.
         if (view.state is StageState.SUSPENDED or (active and view.is_stoppable))
-        and (queue := step.observed.queue.get(view.stage)) is not None
+        and (queue := observed.queue.get(view.stage)) is not None
         and (queue.is_paused_by_us if active else queue.is_active)
     ]
 

@@ -1,8 +1,8 @@
 """``plan(observed, now, config)``: what to do about one FineTuneJob. Pure and total.
 
 Total: every snapshot has a plan, also of objects that are half there, malformed or from the
-future. Terminal is terminal: once Complete or Failed is true, it stays so, and nothing is written
-any more but what a person decides to publish afterwards.
+future. Terminal is terminal: once Complete, Failed or Pruned is true, it stays so, and nothing is
+written any more but what a person decides to publish afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from finetune_operator.finetunejob.actions import DeleteSelf, Plan
 from finetune_operator.finetunejob.deadlines import seconds_to_live
 from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.overriding import follow_override, is_overriding
-from finetune_operator.finetunejob.pausing import stop_actions
+from finetune_operator.finetunejob.pausing import release_actions
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.finetunejob.walk import walk
 from finetune_operator.status.conditions import is_terminal
@@ -46,8 +46,8 @@ def _after_the_end(step: Step) -> Plan:
     observed = step.observed
     is_decided = follow_override(step)
     published_by = Stage.PUBLISH if is_overriding(step) else None
-    stopped = (view for view in step.views if view.stage is not published_by)
-    then = tuple(stop_actions(observed, stopped))
+    stopped = [view for view in step.views if view.stage is not published_by]
+    then = tuple(release_actions(observed, stopped))
     ended = (observed.job.get("status") or {}).get("completionTime")
     left = seconds_to_live(observed.job, ended, step.now)
     if left is not None and left <= 0:

@@ -115,7 +115,8 @@ def _wait(step: Step, view: StageView, held: Hold) -> None:
     conditions = step.draft.conditions
     if held.told_in is not None:
         if conditions.reason_of(held.told_in) != held.reason:
-            step.draft.announce(held.reason, f"{held.subject}{held.message}", warning=True)
+            text = f"{held.subject}{held.message}"
+            step.draft.announce(held.reason, text, warning=not held.is_expected)
         conditions.set(held.told_in, False, held.reason, held.message)
     step.is_queued = held.is_queued
     step.held_as, step.held_in = held.phase, held.shown_in

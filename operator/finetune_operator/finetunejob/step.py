@@ -61,10 +61,9 @@ class Step:
         return None
 
     def to_plan(self) -> Plan:
-        """Return what was decided; a job that has failed starts nothing."""
-        has_failed = self.draft.is_true(ConditionType.FAILED)
+        """Return what was decided; a job that has ended starts nothing."""
         return Plan(
-            first=() if has_failed else tuple(self.first),
+            first=() if self.draft.has_ended else tuple(self.first),
             status=self.draft.to_wire(),
             events=tuple(self.draft.events),
             then=tuple(self.then),

@@ -14,6 +14,7 @@ from finetune_operator.finetunejob.deadlines import is_overdue, seconds_to_live
 from finetune_operator.finetunejob.decisions import needs_digest
 from finetune_operator.finetunejob.endings import (
     cause_of_end,
+    close_progress,
     conclude,
     fail_stage,
     succeed,
@@ -24,6 +25,7 @@ from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
 from finetune_operator.finetunejob.placement import has_let_go, try_again
+from finetune_operator.finetunejob.pruning import PHASE, is_pruned, prune
 from finetune_operator.finetunejob.publishing import is_settled
 from finetune_operator.finetunejob.queueing import is_being_evicted, tell_quota
 from finetune_operator.finetunejob.render.pod import memory_of
@@ -43,7 +45,8 @@ def walk(step: Step) -> None:
         settle_image(step)
         step.draft.drop("queue")  # told anew by the stage that stands in one
         suspend_or_resume(step, spec)
-        if not is_overdue(step, spec) and not is_spent(step, spec):
+        # What is pruned is stopped anyway, and has not failed.
+        if spec.prune or not (is_overdue(step, spec) or is_spent(step, spec)):
             _walk_stages(step, spec)
         tell_cost(step, spec)
     _count_attempts(step)
@@ -65,6 +68,10 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         take_late_result(step, view)
         return True
     step.current = view
+    if is_pruned(step, spec, view):
+        _record(step, view)
+        prune(step, view)
+        return False
     if view.run < draft.last_run(view.stage):
         miss(step, view)
         return False
@@ -73,9 +80,7 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         return False
     if max(1, draft.last_run(view.stage)) < view.run:
         draft.announce(Reason.RESULT_NOT_REPORTED, run_again_text(view.stage), warning=True)
-    draft.record_stage(view)
-    if draft.get("startTime") is None and view.job is not None:
-        draft.put("startTime", view.job["metadata"].get("creationTimestamp"))
+    _record(step, view)
     if view.has_ended:
         return _end(step, spec, view)
     declare_lost(step, view)
@@ -89,6 +94,15 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     else:
         tell_under_way(step, spec, view)
     return False
+
+
+def _record(step: Step, view: StageView) -> None:
+    """Record the Job of a stage, where there is one; with the first, the job has begun."""
+    if view.job is None:
+        return
+    step.draft.record_stage(view)
+    if step.draft.get("startTime") is None:
+        step.draft.put("startTime", view.job["metadata"].get("creationTimestamp"))
 
 
 def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
@@ -115,7 +129,7 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
 def _lacks_result(spec: FineTuneJobSpec, view: StageView) -> bool:
     """Return whether a stage must run again: how the job goes on rests on a result that is lost."""
     if needs_digest(spec, view.stage):
-        return view.result is None
+        return view.result is None and not spec.prune
     return TRAITS[view.stage].needs_result and not is_verdict(view.result, spec)
 
 
@@ -136,9 +150,11 @@ def _tell_phase(step: Step) -> None:
     if step.held_in is not None:
         of_stage = step.held_in
     draft.put("reason", reason_of(draft.conditions, phase, of_stage, draft.get("lastFailure")))
-    if current is not None:
+    if step.held_as == PHASE or (phase == "Pruned" and not is_begun):
+        close_progress(step)  # what comes next may never begin
+    elif current is not None:
         draft.restart_progress(current.stage)
-    if phase in ("Succeeded", "Failed"):
+    if draft.has_ended:
         # Nothing else wakes a job that has ended.
         left = seconds_to_live(step.observed.job, draft.get("completionTime"), step.now)
         step.requeue_after = None if left is None else max(0.0, left)

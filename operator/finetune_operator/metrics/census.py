@@ -47,7 +47,8 @@ class Wait:
     Attributes:
         namespace: Its namespace.
         name: Its name.
-        state: ``Queued``, ``AwaitingApproval``, ``NotStarting``, ``Silent`` or ``NoProgress``.
+        state: ``Queued``, ``AwaitingApproval``, ``AwaitingSelection``, ``NotStarting``, ``Silent``
+            or ``NoProgress``.
         reason: Reason in its status, bounded.
         seconds: For how long.
     """
@@ -184,6 +185,8 @@ def find_wait(job: Object, now: datetime, *, expects_progress: bool) -> Wait | N
         is_late = current_stage(job) is Stage.PUBLISH
         told = condition(ConditionType.PUBLISHED if is_late else ConditionType.DATA_APPROVED)
         return wait(phase, told.get("lastTransitionTime"))
+    if phase == "AwaitingSelection":
+        return wait(phase, condition(ConditionType.EVALUATED).get("lastTransitionTime"))
     stage = _STAGE_OF_PHASE.get(phase)
     if stage is None:
         return None

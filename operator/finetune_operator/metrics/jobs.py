@@ -38,7 +38,7 @@ _BUCKETS = (
     *(_HOUR, 2 * _HOUR, 4 * _HOUR, 8 * _HOUR, 16 * _HOUR),
     *(_DAY, 2 * _DAY, 4 * _DAY, 7 * _DAY),
 )
-_ENDS = ("Succeeded", "Failed")
+_ENDS = ("Succeeded", "Failed", "Pruned")
 
 
 def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:

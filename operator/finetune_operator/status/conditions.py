@@ -27,6 +27,11 @@ class ConditionType(StrEnum):
     STALLED = "Stalled"
     COMPLETE = "Complete"
     FAILED = "Failed"
+    PRUNED = "Pruned"
+
+
+TERMINAL = (ConditionType.COMPLETE, ConditionType.FAILED, ConditionType.PRUNED)
+"""One of them is true of an object that has reached its end."""
 
 
 class Reason(StrEnum):
@@ -84,6 +89,9 @@ class Reason(StrEnum):
     PREEMPTED = "Preempted"
     DEACTIVATED = "Deactivated"
     REACTIVATED = "Reactivated"
+    # selection among several
+    HELD_AFTER_TRAINING = "HeldAfterTraining"
+    PRUNE_REQUESTED = "PruneRequested"
     # end
     EVALUATED = "Evaluated"
     GOAL_REACHED = "GoalReached"
@@ -140,7 +148,7 @@ def is_true(conditions: Iterable[Any] | None, kind: str) -> bool:
 def is_terminal(status: dict[str, Any] | None) -> bool:
     """Return whether a FineTuneJob has reached its end; it is never run again."""
     conditions = (status or {}).get("conditions")
-    return is_true(conditions, ConditionType.COMPLETE) or is_true(conditions, ConditionType.FAILED)
+    return any(is_true(conditions, kind) for kind in TERMINAL)
 
 
 _ORDER = {kind.value: index for index, kind in enumerate(ConditionType)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from finetune_operator.status.conditions import Conditions, ConditionType
+from finetune_operator.status.conditions import TERMINAL, Conditions, ConditionType
 
 Object = dict[str, Any]
 
@@ -59,6 +59,11 @@ class Draft:
     def is_true(self, kind: ConditionType) -> bool:
         """Return whether a condition is ``True``."""
         return self.conditions.status_of(kind) == "True"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether one of the conditions that end an object's life is ``True``."""
+        return any(self.is_true(kind) for kind in TERMINAL)
 
     def sections(self) -> Object:
         """Return the status as it stands, conditions and generation included."""

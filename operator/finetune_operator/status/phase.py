@@ -19,6 +19,8 @@ def phase_of(conditions: Conditions, under_way: str, *, is_queued: bool) -> str:
         return "Failed"
     if conditions.status_of(ConditionType.COMPLETE) == "True":
         return "Succeeded"
+    if conditions.status_of(ConditionType.PRUNED) == "True":
+        return "Pruned"
     if conditions.status_of(ConditionType.SUSPENDED) == "True":
         return "Suspended"
     if is_queued:
@@ -42,6 +44,8 @@ def reason_of(
             found = (failure or {}).get("reason") or conditions.reason_of(ConditionType.FAILED)
         case "Succeeded":
             found = conditions.reason_of(ConditionType.PUBLISHED)
+        case "Pruned":
+            found = conditions.reason_of(ConditionType.PRUNED)
         case "Suspended":
             found = conditions.reason_of(ConditionType.SUSPENDED)
         case "Queued":

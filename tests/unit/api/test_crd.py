@@ -100,6 +100,8 @@ def test_immutable_fields_exist_and_the_rest_steers_the_life_cycle() -> None:
         "queueName",
         "priorityClassName",
         "suspend",
+        "holdAfter",
+        "prune",
         "backoffLimit",
         "retryPolicy",
         "activeDeadlineSeconds",

@@ -75,6 +75,16 @@ def test_the_new_job_is_the_old_one_with_its_weights():
     assert "suspend" not in body["spec"]
 
 
+def test_a_pruned_job_is_begun_again_and_not_pruned_at_once():
+    told = [{"type": "Pruned", "status": "True", "reason": "PruneRequested"}]
+    job = failed()
+    job["spec"] |= {"prune": True, "holdAfter": "Train"}
+    job["status"] = {"phase": "Pruned", "conditions": told}
+    check_failed(job)
+    spec = make_retry(job, name="headlines-2", weights=None)["spec"]
+    assert ("prune" in spec, spec["holdAfter"]) == (False, "Train")
+
+
 def test_an_override_that_is_not_valid_is_told():
     with pytest.raises(CliError, match="the retry of headlines is not a valid FineTuneJob"):
         make_retry(failed(), name="x", weights=None, overrides=["method.adapter.rank=0"])

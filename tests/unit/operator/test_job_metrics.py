@@ -93,8 +93,16 @@ WAITS = {
         },
         None,
     ),
+    "being chosen": (
+        {
+            "phase": "AwaitingSelection",
+            "conditions": [condition("Evaluated", "False", "HeldAfterTraining", 400)],
+        },
+        ("AwaitingSelection", 600),
+    ),
     "nothing: its user holds it": ({"phase": "Suspended"}, None),
     "nothing: it has ended": ({"phase": "Failed"}, None),
+    "nothing: it was pruned": ({"phase": "Pruned"}, None),
 }
 
 

@@ -50,10 +50,16 @@ class World(RuleBasedStateMachine):
         self.decisions = ()
         self.needs_approval = False
 
-    @initialize(num_stages=st.integers(0, 2), needs_approval=st.booleans())
-    def begin(self, num_stages, needs_approval):
+    @initialize(
+        num_stages=st.integers(0, 2),
+        needs_approval=st.booleans(),
+        is_held=st.sampled_from([False, False, True]),
+    )
+    def begin(self, num_stages, needs_approval, is_held):
         """Begin with pods of some stage."""
         self.needs_approval = needs_approval
+        if is_held:
+            self.body["spec"]["holdAfter"] = "Train"
         if needs_approval:
             self.body["spec"]["dataset"]["approval"] = "Required"
             if num_stages:
@@ -130,10 +136,10 @@ class World(RuleBasedStateMachine):
     def create(self, manifest):
         name = manifest["metadata"]["name"]
         assert name not in self.jobs, "a Job is created twice"
-        if (
-            self.needs_approval
-            and manifest["metadata"]["labels"]["finetune.dev/stage"] != "prepare"
-        ):
+        stage = manifest["metadata"]["labels"]["finetune.dev/stage"]
+        assert not self.edited("prune") or stage == "publish", "a pruned job starts something"
+        assert stage in ("prepare", "train") or not self.edited("holdAfter"), "it is held"
+        if self.needs_approval and stage != "prepare":
             let = self.body["status"]["dataApproval"]
             assert (let["decision"], let["digest"]) == ("Approved", DIGEST)
             container = manifest["spec"]["template"]["spec"]["containers"][0]
@@ -299,9 +305,27 @@ class World(RuleBasedStateMachine):
         child = self.jobs.get(pod["job"])
         return child is None or bool(child["status"].get("conditions"))
 
+    def edit(self, **fields):
+        spec = {**self.body["spec"], **fields}
+        left = {key: value for key, value in spec.items() if value is not None}
+        self.body = {**self.body, "spec": left}
+
+    def edited(self, field):
+        return self.body["spec"].get(field)
+
     @rule(suspend=st.booleans())
     def the_user_toggles_suspend(self, suspend):
-        self.body = {**self.body, "spec": {**self.body["spec"], "suspend": suspend}}
+        self.edit(suspend=suspend)
+
+    @precondition(lambda self: self.edited("holdAfter"))
+    @rule()
+    def the_hold_is_removed(self):
+        self.edit(holdAfter=None)
+
+    @precondition(lambda self: not self.edited("prune") and self.num_pods > 3)
+    @rule(is_pruned=st.sampled_from([False, False, False, True]))
+    def the_job_is_pruned(self, is_pruned):
+        self.edit(prune=is_pruned)
 
     @precondition(lambda self: self.needs_approval)
     @rule(is_approval=st.sampled_from([True, True, True, False]), digest=st.sampled_from(DIGESTS))
@@ -319,7 +343,7 @@ class World(RuleBasedStateMachine):
 
     @rule(limit=st.integers(0, 5))
     def the_user_edits_the_budget(self, limit):
-        self.body = {**self.body, "spec": {**self.body["spec"], "backoffLimit": limit}}
+        self.edit(backoffLimit=limit)
 
     @rule(seconds=st.sampled_from([1, 5, 20, 130, 700]))
     def time_passes(self, seconds):
@@ -339,13 +363,17 @@ class World(RuleBasedStateMachine):
         def holds(kind):
             return (condition(self.body, kind) or {}).get("status") == "True"
 
-        assert not (holds("Complete") and holds("Failed"))
+        assert holds("Complete") + holds("Failed") + holds("Pruned") <= 1
+        assert not holds("Pruned") or (self.edited("prune") and not holds("Published"))
         assert holds("Complete") == holds("Published")
         assert not holds("Complete") or holds("Accepted")
         assert holds("Failed") == holds("Stalled")
         phase = (self.body.get("status") or {}).get("phase")
         assert (phase == "Succeeded") == holds("Complete")
         assert (phase == "Failed") == holds("Failed")
+        assert (phase == "Pruned") == holds("Pruned")
+        if phase == "AwaitingSelection":
+            assert all(each["status"]["conditions"] for each in self.jobs.values())
 
     @invariant()
     def terminal_is_terminal(self):
@@ -371,7 +399,7 @@ class World(RuleBasedStateMachine):
 
     def teardown(self):
         """Left in peace, every job comes to its end."""
-        self.body = {**self.body, "spec": {**self.body["spec"], "suspend": False}}
+        self.edit(suspend=False, holdAfter=None)
         if self.needs_approval:
             self.somebody_decides(True, DIGEST)
         for _ in range(60):
