@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetune_cli.checkpoints_app import checkpoints
 from finetune_cli.cluster_app import register
 from finetune_cli.data_app import check_format, data_app
 from finetune_cli.errors import CliError
@@ -340,3 +341,4 @@ def chat(
 app.add_typer(data_app)
 app.add_typer(review_app)
 register(app)
+app.command()(checkpoints)

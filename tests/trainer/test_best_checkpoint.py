@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from finetune_cli.checkpoints import Step, read_run
+from finetune_trainer.storage import StorageAccess
 from support.eventually import eventually
 from support.stages import Workbench, kill_group, merge
 from support.tiny_models import make_eager_model
@@ -62,6 +64,13 @@ def stored_best(workbench: Workbench) -> list[int]:
     return sorted(int(path.parent.name.removeprefix("best-")) for path in paths)
 
 
+def told_steps(workbench: Workbench) -> list[Step]:
+    """What ``finetune checkpoints`` tells of the run."""
+    root = workbench.run_folder.parents[3]
+    run = workbench.run_folder.relative_to(root).as_posix()
+    return read_run(f"file://{root}", run, StorageAccess(), versions="versions/a/b", uid="x")
+
+
 def run_record(workbench: Workbench) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((workbench.run_folder / "adapter" / "run.json").read_text())
     return record
@@ -95,6 +104,9 @@ def test_published_step_is_the_best_one_and_scores_better_than_the_last(
     assert selection["step"] == min(losses, key=lambda step: losses[step]) < STEPS
     assert float(selection["validationLoss"]) < float(selection["lastValidationLoss"])
     assert selection["lastStep"] == result["step"] == STEPS
+    told = {step.step: step for step in told_steps(workbench)}
+    assert {step: each.validation_loss for step, each in told.items()} == pytest.approx(losses)
+    assert [s.step for s in told.values() if s.is_chosen and s.is_best] == [selection["step"]]
 
     last = bench(overfitting(noise, {"checkpoint": {"select": "Last"}}))
     last.run_to("prepare")
@@ -139,6 +151,8 @@ def test_run_killed_before_and_after_its_best_step_publishes_the_same_bytes(
     assert not stored_best(workbench)
     kill_once(lambda: max(workbench.stored_steps(), default=0) > best_step)
     assert best_step in stored_best(workbench)
+    resumable = [s.step for s in told_steps(workbench) if s.stored == "checkpoint"]
+    assert resumable == workbench.stored_steps()
     # The last checkpoint is there and nothing is left to train.
     kill_once(lambda: STEPS in workbench.stored_steps())
 

@@ -1,0 +1,119 @@
+"""The command ``checkpoints``, for jobs on a cluster and runs on this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from finetune_cli.cluster_app import Context, Kubeconfig, Namespace
+from finetune_cli.errors import CliError
+
+if TYPE_CHECKING:
+    from finetune_cli.checkpoints import Step
+
+FROM_STATUS = "{why}; this is what the job's status says, storage may hold more"
+
+
+def checkpoints(
+    target: Annotated[
+        str, typer.Argument(help="Name of a FineTuneJob, or the file of a job run on this machine.")
+    ],
+    results: Annotated[
+        str | None, typer.Option(help="Of a file: where its results are, as run's --output.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Of a file: as in run. May be repeated."),
+    ] = None,
+    output: Annotated[
+        Literal["json"] | None, typer.Option("--output", "-o", help="json instead of a table.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL of the S3 server. Default: the job's.")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")] = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """List the steps of a run: validation loss, what is stored of each and where, which was chosen.
+
+    Storage is read with your own credentials; where it cannot be, the job's status is told.
+    """
+    from finetune_cli.checkpoints import COLUMNS, rows_of
+    from finetune_cli.jobview import table
+
+    if Path(target).suffix in (".yaml", ".yml", ".json") or Path(target).is_file():
+        steps = _steps_of_file(target, results, overrides, namespace, endpoint, region)
+    else:
+        if results or overrides:
+            raise CliError(f"--results and --set go with the file of a job; {target} is a name")
+        steps = _steps_of_job(target, context, namespace, kubeconfig, endpoint, region)
+    if output == "json":
+        print(json.dumps({"items": [step.to_wire() for step in steps]}, indent=2))
+    elif steps:
+        print("\n".join(table(rows_of(steps), COLUMNS)))
+    else:
+        print(f"{target} has no checkpoint and no validation yet")
+
+
+def _steps_of_file(
+    file: str,
+    results: str | None,
+    overrides: list[str] | None,
+    namespace: str | None,
+    endpoint: str | None,
+    region: str | None,
+) -> list[Step]:
+    from finetune_cli.checkpoints import read_run
+    from finetune_cli.documents import read_single
+    from finetune_cli.localjob import plan_run
+    from finetune_cli.verify import make_access
+
+    planned = plan_run(
+        read_single(file), namespace=namespace or "default", output=results, overrides=overrides
+    )
+    job = planned.job
+    return read_run(
+        job.spec.output.uri,
+        job.run_prefix,
+        make_access(endpoint or job.spec.s3.endpoint, region or job.spec.s3.region),
+        versions=job.versions_prefix,
+        uid=job.uid,
+    )
+
+
+def _steps_of_job(
+    name: str,
+    context: str | None,
+    namespace: str | None,
+    kubeconfig: Path | None,
+    endpoint: str | None,
+    region: str | None,
+) -> list[Step]:
+    from finetune_cli.checkpoints import read_run, steps_of_status
+    from finetune_cli.cluster import Cluster
+    from finetune_cli.verify import make_access
+
+    cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
+    job = cluster.get_job(name)
+    metadata, s3 = job["metadata"], job["spec"].get("s3", {})
+    home = f"{metadata['namespace']}/{metadata['name']}"
+    try:
+        return read_run(
+            job["spec"]["output"]["uri"],
+            f"runs/{home}/{metadata['uid']}",
+            make_access(endpoint or s3.get("endpoint"), region or s3.get("region")),
+            versions=f"versions/{home}",
+            uid=metadata["uid"],
+        )
+    except CliError as error:
+        known = steps_of_status(job)
+        if not known:
+            raise
+        print(FROM_STATUS.format(why=str(error).rstrip(".")), file=sys.stderr)
+        return known
