@@ -103,7 +103,8 @@ def _above(distances: Floats) -> Floats:
 def _at(bounds: Floats, levels: float | Floats) -> Floats:
     if len(bounds) == 1:  # may be infinite, which cannot be interpolated
         return np.full(np.shape(levels), bounds[0])
-    return np.asarray(np.quantile(bounds, levels, method="hazen"))  # as levels_of spreads them
+    # Quantiles by Hazen's rule; the bounds ascend already, so nothing needs to be sorted.
+    return np.asarray(np.interp(levels, levels_of(len(bounds)), bounds))
 
 
 def levels_of(number: int) -> Floats:
