@@ -5,6 +5,7 @@ The files hold nothing that differs between two runs over the same inputs: no ti
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult, ResolvedJob, RowCounts
+from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.fitting import Prompted
 from finetune_trainer.evaluate.baseline.section import describe_baseline, prompt_words, to_json
 from finetune_trainer.evaluate.curve import draw_picture
@@ -43,6 +45,9 @@ class Sample:
             which the tuned model is compared with.
         prompted: The base model's answer behind a prompt; None where it got none.
         likelihood: The likeliest label behind that prompt; None where answers are no labels.
+        group: Names what keeps questions together: those of one group are not independent.
+        num_tokens: Reference tokens behind the loss.
+        num_bytes: Bytes of their text in UTF-8; None if nobody counted.
     """
 
     prompt: list[dict[str, str]] | str
@@ -52,6 +57,9 @@ class Sample:
     scores: dict[str, tuple[float, float]] = field(default_factory=dict)
     prompted: str | None = None
     likelihood: str | None = None
+    group: str = ""
+    num_tokens: int = 0
+    num_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +93,36 @@ class Evidence:
     prompted: Prompted | None = None
     not_prompted: str = ""
     probed: Sequence[Probed] = ()
+
+
+def gather_samples(
+    comparison: Comparison, row_scores: Sequence[dict[str, tuple[float, float]]]
+) -> list[Sample]:
+    """Return the questions that were asked, with what was said to them and what it scored.
+
+    Args:
+        comparison: What both models said.
+        row_scores: As ``gather_row_scores`` returns them.
+    """
+    prompted, likelihood = comparison.prompted, comparison.likelihood
+    num_tokens, num_bytes = comparison.base.num_tokens, comparison.base.num_bytes
+    # Likelihoods are those of all questions, also of plain text.
+    places = [i for i, question in enumerate(comparison.questions) if question.prompt is not None]
+    return [
+        Sample(
+            prompt=question.prompt or "",
+            references=question.references,
+            base=comparison.base.texts[i],
+            tuned=comparison.tuned.texts[i],
+            scores=row_scores[i],
+            prompted=prompted.texts[i] if prompted else None,
+            likelihood=likelihood.texts[i] if likelihood else None,
+            group=hashlib.sha256(question.group.encode()).hexdigest()[:16],
+            num_tokens=int(num_tokens[place]),
+            num_bytes=None if num_bytes is None else int(num_bytes[place]),
+        )
+        for i, (place, question) in enumerate(zip(places, comparison.asked, strict=True))
+    ]
 
 
 def write_report(folder: Path, evidence: Evidence) -> None:

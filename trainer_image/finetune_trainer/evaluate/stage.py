@@ -27,7 +27,7 @@ from finetune_trainer.evaluate.probes.alarms import judge_alarms
 from finetune_trainer.evaluate.probes.gathering import gather_probes
 from finetune_trainer.evaluate.probes.measuring import measure_said
 from finetune_trainer.evaluate.question_set import gather_question_set
-from finetune_trainer.evaluate.report import Evidence, Sample, write_report
+from finetune_trainer.evaluate.report import Evidence, gather_samples, write_report
 from finetune_trainer.evaluate.review.blinding import SECRET_BYTES
 from finetune_trainer.evaluate.review.files import write_review
 from finetune_trainer.evaluate.review.making import make_review
@@ -168,7 +168,6 @@ def _gather_evidence(
     row_scores: list[dict[str, tuple[float, float]]],
 ) -> Evidence:
     merged = find_merged(context)
-    prompted, likelihood = comparison.prompted, comparison.likelihood
     return Evidence(
         job=context.job,
         model_name=context.model_name,
@@ -178,18 +177,7 @@ def _gather_evidence(
         adapter_sha256=weights_file(adapter).sha256,
         merged_digest=merged.digest if merged else None,
         result=result,
-        samples=[
-            Sample(
-                prompt=question.prompt or "",
-                references=question.references,
-                base=comparison.base.texts[i],
-                tuned=comparison.tuned.texts[i],
-                scores=row_scores[i],
-                prompted=prompted.texts[i] if prompted else None,
-                likelihood=likelihood.texts[i] if likelihood else None,
-            )
-            for i, question in enumerate(comparison.asked)
-        ],
+        samples=gather_samples(comparison, row_scores),
     )
 
 
