@@ -13,6 +13,7 @@ import typer
 
 from finetune_cli.checkpoints_app import checkpoints
 from finetune_cli.cluster_app import register
+from finetune_cli.compare_app import compare
 from finetune_cli.data_app import check_format, data_app
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET, USER_ERROR
@@ -338,6 +339,7 @@ def chat(
         raise typer.Exit(code)
 
 
+app.command()(compare)
 app.add_typer(data_app)
 app.add_typer(review_app)
 register(app)

@@ -22,6 +22,7 @@ from finetune_trainer.prepare.page import render_page
 from support.browser import Page, browsing, find_browser
 from support.data_reports import report, sample
 from support.evaluation_pages import RECORD, baseline_section, label_section, page
+from support.experiment_runs import Made, comparison_page, trials
 from support.reviews import RUBRIC, review
 
 BROWSER = find_browser()
@@ -47,6 +48,10 @@ PAGES: dict[str, Callable[[], str]] = {
     "data": lambda: render_page(report(checks=[PERSONAL]), [sample()], reason_hidden=""),
     "evaluation": lambda: page(
         curve=draw_picture(RECORD), labels=label_section(), baseline=baseline_section()
+    ),
+    "comparison": lambda: comparison_page(trials()),
+    "comparison on other data": lambda: comparison_page(
+        [*trials()[:2], Made(name="<b>support</b> with a name that is long", data="support")]
     ),
     "review": lambda: render_review(review()[0]),
 }
@@ -114,6 +119,20 @@ async def test_findings_are_filtered_by_keyboard_and_the_count_is_told(
     assert (await tab.run(shown), await tab.run(told)) == (1, "1 of 3 shown")
     await tab.press("Escape", 27)
     assert (await tab.run(shown), await tab.run(told)) == (3, "3 of 3 shown")
+
+
+async def test_one_run_is_brought_out_by_keyboard(tab: Page, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(PAGES["comparison"]())
+    await tab.resize(1280)
+    await tab.open(path)
+    faint = """[...document.querySelectorAll('polyline.line')]
+      .filter((e) => Number(getComputedStyle(e).opacity) < 0.5).length"""
+    assert await tab.run(faint) == 0
+    await tab.press("Tab", 9)
+    await tab.press("ArrowRight", 39)
+    assert await tab.run("document.activeElement.id") == "pick0"
+    assert await tab.run(faint) == 14  # seven other runs, in both pictures
 
 
 SAVED = """new Promise((done) => {

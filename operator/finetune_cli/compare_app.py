@@ -1,0 +1,113 @@
+"""``finetune compare``: runs side by side, on this machine or a cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finetune_cli.cluster_app import Context, Kubeconfig, Namespace
+from finetune_cli.data_app import Format, Region, check_format
+from finetune_cli.errors import CliError
+
+COMPARE_MODULES = ("finetune_trainer", "jinja2", "numpy", "scipy")
+"""What comparing runs needs; no torch."""
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN",
+            help="Names of FineTuneJobs; or of runs their folders, URIs, job files or results.",
+        ),
+    ],
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page: one file, no network.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Compare the scores of all others with this one."),
+    ] = None,
+    gpu_hour_price: Annotated[
+        float | None,
+        typer.Option(metavar="PRICE", min=0, help="Price of a GPU hour. Default: the cluster's."),
+    ] = None,
+    results: Annotated[
+        str | None, typer.Option(help="Of job files: where their results are, as run's --output.")
+    ] = None,
+    format_: Format = "text",
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL of the S3 server. Default: the job's.")
+    ] = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Compare runs: settings, data, curves, scores, which differences are real, time and cost.
+
+    A folder that holds several runs stands for all of them.
+    """
+    from finetune_cli.cluster import Cluster
+    from finetune_cli.extras import require_trainer
+    from finetune_cli.runfiles import Asking, read_runs
+
+    check_format(format_)
+    check_page(html)
+    require_trainer(COMPARE_MODULES, to="comparing runs")
+    asking = Asking(
+        connect=lambda: Cluster.connect(
+            context=context, namespace=namespace, kubeconfig=kubeconfig
+        ),
+        namespace=namespace,
+        output=results,
+        endpoint=endpoint,
+        region=region,
+        hour_price=gpu_hour_price,
+    )
+    from finetune_trainer.experiments.comparison import compare_runs, to_wire
+
+    found = read_runs(runs, asking)
+    names = [run.name for run in found]
+    if against is not None and against not in names:
+        raise CliError(f"--against {against}: choose one of {', '.join(names)}")
+    comparison = compare_runs(found, against=None if against is None else names.index(against))
+    if format_ == "json":
+        print(json.dumps(to_wire(comparison), indent=1))
+    else:
+        from finetune_cli.comparisontext import describe_comparison
+
+        print(describe_comparison(comparison))
+    if html is not None:
+        from finetune_trainer.experiments.page import render_page
+
+        write_page(html, render_page(comparison, title=f"{len(found)} runs side by side"))
+
+
+def check_page(file: Path | None) -> None:
+    """Refuse a place that no page can be written to, before anything is read.
+
+    Raises:
+        CliError: Names the file and why.
+    """
+    from finetune_cli.summary import find_obstacle
+
+    if file is not None and (why := find_obstacle(file)):
+        raise CliError(f"--html {file}: {why}")
+
+
+def write_page(file: Path, page: str) -> None:
+    """Write a page and say so.
+
+    Raises:
+        CliError: It cannot be written.
+    """
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise CliError(f"--html {file}: cannot be written: {error.strerror}") from error
+    print(f"wrote {file}", file=sys.stderr)

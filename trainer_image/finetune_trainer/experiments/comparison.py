@@ -1,0 +1,175 @@
+"""Runs side by side: everything that a table, a file or a page tells of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.trainer import Score
+from finetune_trainer.experiments.differences import (
+    Difference,
+    choose_pairs,
+    find_differences,
+)
+from finetune_trainer.experiments.importance import Importance, rank_parameters
+from finetune_trainer.experiments.recipe import Parameter, find_parameters
+from finetune_trainer.experiments.run import Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Runs and what differs between them.
+
+    Attributes:
+        runs: The runs, in the order they were asked for.
+        parameters: Settings that are not the same in all of them.
+        differences: Which scores differ, and whether that is real.
+        importance: How settings go with the validation loss.
+        no_importance: Why that is not told.
+        certainty: Of all that is told as real.
+    """
+
+    runs: Sequence[Run]
+    parameters: Sequence[Parameter]
+    differences: Sequence[Difference]
+    importance: Sequence[Importance]
+    no_importance: str
+    certainty: float
+
+    @property
+    def has_same_data(self) -> bool:
+        """Whether all runs have the same version of the data."""
+        digests = {run.data.digest for run in self.runs}
+        return len(digests) == 1 and "" not in digests
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of all metrics, in the order of the first run that has them."""
+        return list(dict.fromkeys(score.name for run in self.runs for score in run.scores))
+
+
+def compare_runs(runs: Sequence[Run], *, against: int | None = None) -> Comparison:
+    """Compare runs.
+
+    Args:
+        runs: At least one.
+        against: Position of the run that scores are compared with. By default all pairs of few
+            runs; of many the one with the lowest validation loss, which is chosen without a look
+            at the held-out rows.
+    """
+    certainty = max(run.certainty for run in runs)
+    parameters = find_parameters([run.recipe for run in runs])
+    losses = comparable_losses(runs)
+    importance, why = rank_parameters(parameters, losses, certainty=certainty)
+    if not any(loss is not None for loss in losses) and len({r.data.digest for r in runs}) > 1:
+        why = "the runs have different data: their validation losses are of different rows"
+    pairs = choose_pairs(len(runs), against=against, best=best_run(runs))
+    return Comparison(
+        runs=runs,
+        parameters=parameters,
+        differences=find_differences(runs, pairs, certainty=certainty),
+        importance=importance,
+        no_importance=why,
+        certainty=certainty,
+    )
+
+
+def best_run(runs: Sequence[Run]) -> int:
+    """Return the position of the run with the lowest validation loss, else the first."""
+    losses = comparable_losses(runs)
+    known = [place for place, loss in enumerate(losses) if loss is not None]
+    return min(known, key=lambda place: losses[place] or 0.0, default=0)
+
+
+def comparable_losses(runs: Sequence[Run]) -> list[float | None]:
+    """Return validation losses; all None where they are of different rows."""
+    if len({run.data.digest for run in runs}) > 1:
+        return [None] * len(runs)
+    return [run.validation_loss for run in runs]
+
+
+def to_wire(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison for machines, in camelCase; what nobody told is left out."""
+    runs = comparison.runs
+    return {
+        "certainty": comparison.certainty,
+        "sameData": comparison.has_same_data,
+        "runs": [_run_to_wire(run) for run in runs],
+        "parameters": [
+            {
+                "path": each.path,
+                "values": {run.name: v for run, v in zip(runs, each.values, strict=True)},
+            }
+            for each in comparison.parameters
+        ],
+        "differences": [_difference_to_wire(each, runs) for each in comparison.differences],
+        "importance": [
+            {
+                "path": each.parameter.path,
+                "rankCorrelation": round(each.correlation.value, 4),
+                "low": round(each.correlation.low, 4),
+                "high": round(each.correlation.high, 4),
+            }
+            for each in comparison.importance
+        ],
+        **({"noImportance": comparison.no_importance} if comparison.no_importance else {}),
+    }
+
+
+def _run_to_wire(run: Run) -> dict[str, Any]:
+    effort = run.effort
+    fields = {
+        "name": run.name,
+        "place": run.place,
+        "state": run.state,
+        "recipe": dict(run.recipe),
+        "dataset": {
+            "digest": run.data.digest,
+            "rows": {
+                "train": run.data.train,
+                "validation": run.data.validation,
+                "test": run.data.test,
+            },
+            "tokens": run.data.num_tokens,
+        },
+        "scores": [score.to_wire() for score in run.scores],
+        "numSamples": run.num_samples or None,
+        "validationLoss": run.validation_loss,
+        "step": run.step,
+        "lastStep": run.last_step,
+        "plannedSteps": run.planned_steps,
+        "validation": [list(point) for point in run.validation],
+        "training": [list(point) for point in run.train],
+        "tokens": effort.tokens,
+        "seconds": None if effort.seconds is None else round(effort.seconds, 1),
+        "isTrainingOnly": effort.is_training_only if effort.seconds is not None else None,
+        "gpuHours": None if effort.gpu_hours is None else round(effort.gpu_hours, 4),
+        "cost": None if effort.cost is None else round(effort.cost, 4),
+        "version": run.version,
+        "notes": list(run.notes),
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _difference_to_wire(each: Difference, runs: Sequence[Run]) -> dict[str, Any]:
+    fields = {
+        "metric": each.metric,
+        "first": runs[each.first].name,
+        "second": runs[each.second].name,
+        "verdict": each.verdict,
+        "better": None if each.better is None else runs[each.better].name,
+        "isPaired": each.is_paired if each.gain is not None else None,
+        "rows": each.num_rows or None,
+        "doubt": None if each.doubt is None else round(each.doubt, 6),
+        "why": each.why or None,
+    }
+    if each.gain is not None:
+        fields["gain"] = round(each.gain.value, 4)
+        fields["low"], fields["high"] = round(each.gain.low, 4), round(each.gain.high, 4)
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def score_of(run: Run, metric: str) -> Score | None:
+    """Return a run's score by one metric, or None."""
+    return next((score for score in run.scores if score.name == metric), None)

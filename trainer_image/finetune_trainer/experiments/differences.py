@@ -1,0 +1,263 @@
+"""Which differences between the scores of runs are real. Pure.
+
+Two runs that asked the same held-out questions are compared question by question: what a question
+has of easy or hard is then in both. Else the bounds of each alone are put together, which are wider
+and hold the difference between the questions, too. Of one metric all pairs together are wrong
+with at most the doubt that one interval allows (Holm's correction).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.v1alpha1.scoring import (
+    BETTER_SIDE_UNKNOWN,
+    LOWER_IS_BETTER,
+    UNBOUNDED_METRICS,
+)
+from finetune_trainer.evaluate.comparing import compare
+from finetune_trainer.evaluate.metrics.answers import Answers, Measured, mean_of
+from finetune_trainer.evaluate.metrics.catalog import measure
+from finetune_trainer.experiments.run import Row, Run
+from finetune_trainer.statistics.claims import correct_for_many
+from finetune_trainer.statistics.confidence import Confidence, Interval, difference_of
+
+MAX_FOR_ALL_PAIRS = 4
+"""Of more runs, each is compared with one alone."""
+NUM_SAMPLES = 1000
+SEED = 13
+
+_OF_CORPUS = frozenset({"macroF1", "bleu"})
+"""They are no means of their rows' scores, and need no settings of a job."""
+_SETTINGS = {
+    "regexMatch": "evaluation.answerPattern",
+    "jsonSchemaValid": "evaluation.jsonSchema",
+    "numberClose": "evaluation.numberTolerance",
+    "custom": "evaluation.customMetric",
+}
+"""Metrics that are only the same where this setting is."""
+
+Verdict = Literal["Real", "WithinNoise", "NotJudged"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """How two runs differ by one metric.
+
+    Attributes:
+        metric: The metric.
+        first: Position of the one run.
+        second: Position of the other.
+        gain: Second minus first, with its own interval; None where it was not judged.
+        is_paired: Whether they were compared question by question.
+        num_rows: Questions behind it; of two sets those of the smaller.
+        doubt: p-value of there being no difference, corrected for all pairs of this metric.
+        verdict: What it comes to.
+        better: Position of the better run, where the difference is real and the metric has a
+            better side.
+        why: Why it was not judged, or not paired.
+    """
+
+    metric: str
+    first: int
+    second: int
+    gain: Interval | None = None
+    is_paired: bool = False
+    num_rows: int = 0
+    doubt: float | None = None
+    verdict: Verdict = "NotJudged"
+    better: int | None = None
+    why: str = ""
+
+
+def choose_pairs(
+    number: int, *, against: int | None = None, best: int = 0
+) -> list[tuple[int, int]]:
+    """Return the pairs to compare: all of few runs, else each with one.
+
+    Args:
+        number: Runs.
+        against: Position of the run that the others are compared with, however few they are.
+        best: The same where they are many.
+    """
+    if against is None and number <= MAX_FOR_ALL_PAIRS:
+        return list(combinations(range(number), 2))
+    one = best if against is None else against
+    return [(one, other) for other in range(number) if other != one]
+
+
+def find_differences(
+    runs: Sequence[Run], pairs: Iterable[tuple[int, int]], *, certainty: float
+) -> list[Difference]:
+    """Compare runs by every metric that both of a pair have, in the order of the metrics.
+
+    Args:
+        runs: The runs.
+        pairs: Positions.
+        certainty: Of the intervals, and of all verdicts of a metric together.
+    """
+    chosen = list(pairs)
+    names = dict.fromkeys(score.name for run in runs for score in run.scores)
+    found: list[Difference] = []
+    for name in names:
+        measured = [_measure(name, run.rows) for run in runs]
+        of_metric = []
+        for first, second in chosen:
+            if all(name in {s.name for s in runs[i].scores} for i in (first, second)):
+                of_metric.append(_compare(name, runs, measured, (first, second), certainty))
+        found += _judge(of_metric, certainty)
+    return found
+
+
+def _judge(differences: Sequence[Difference], certainty: float) -> list[Difference]:
+    """Correct the doubts of one metric for each other, and give the verdicts."""
+    judged = [d for d in differences if d.doubt is not None]
+    corrected = iter(correct_for_many([d.doubt for d in judged if d.doubt is not None]))
+    found = []
+    for each in differences:
+        if each.doubt is None or each.gain is None:
+            found.append(each)
+            continue
+        doubt = next(corrected)
+        is_real = doubt <= 1 - certainty + 1e-12
+        better = None
+        if is_real and each.metric not in BETTER_SIDE_UNKNOWN:
+            is_second = (each.gain.value > 0) != (each.metric in LOWER_IS_BETTER)
+            better = each.second if is_second else each.first
+        verdict: Verdict = "Real" if is_real else "WithinNoise"
+        found.append(replace(each, doubt=doubt, verdict=verdict, better=better))
+    return found
+
+
+def _compare(
+    name: str,
+    runs: Sequence[Run],
+    measured: Sequence[Measured | None],
+    pair: tuple[int, int],
+    certainty: float,
+) -> Difference:
+    first, second = pair
+    one, other = runs[first], runs[second]
+    before, after = measured[first], measured[second]
+    setting = _SETTINGS.get(name)
+    if setting and _part(one, setting) != _part(other, setting):
+        why = f"{setting} differs: it is not the same metric"
+        return Difference(metric=name, first=first, second=second, why=why)
+    if before is None or after is None:
+        unread = one if before is None else other
+        why = f"the answers of {unread.name} are not stored or could not be read"
+        if unread.rows:
+            why = f"{unread.name} stored no lengths of its references: an earlier version made it"
+        return Difference(metric=name, first=first, second=second, why=why)
+    order = _match(one.rows, other.rows)
+    if order is not None:
+        gain = _pair(name, one.rows, before, after, order)
+        why = ""
+    else:
+        bounds = [_alone(name, run.rows, each) for run, each in ((one, before), (other, after))]
+        gain, why = difference_of(*bounds), "they were asked different held-out questions"
+    return Difference(
+        metric=name,
+        first=first,
+        second=second,
+        gain=gain.interval(certainty),
+        is_paired=order is not None,
+        num_rows=min(len(one.rows), len(other.rows)),
+        doubt=_doubt_of_none(gain),
+        why=why,
+    )
+
+
+def _doubt_of_none(gain: Confidence) -> float:
+    """Return the p-value, two-sided, of there being no difference; bounds at 0 speak for none."""
+    tails = (float(np.mean(gain.lower <= 0)), float(np.mean(gain.upper >= 0)))
+    return min(1.0, 2 * min(tails))
+
+
+def _part(run: Run, setting: str) -> dict[str, str]:
+    return {path: value for path, value in run.recipe.items() if path.startswith(setting)}
+
+
+def _measure(name: str, rows: Sequence[Row]) -> Measured | None:
+    """Return a metric of one run; None where the rows do not tell it."""
+    if not rows or any(name not in row.scores for row in rows):
+        return None
+    scores = np.array([row.scores[name] for row in rows])
+    if name in ("loss", "perplexity", "bitsPerByte"):
+        return _likelihood(name, rows, scores)
+    if name not in _OF_CORPUS:
+        return mean_of(scores)
+    answers = Answers(
+        texts=[row.text for row in rows], nll_sums=np.zeros(0), num_tokens=np.zeros(0)
+    )
+    return measure(name, answers, [row.references for row in rows])
+
+
+def _likelihood(name: str, rows: Sequence[Row], scores: NDArray[np.float64]) -> Measured | None:
+    of_bytes = name == "bitsPerByte"
+    sizes = [row.num_bytes if of_bytes else row.num_tokens for row in rows]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        return None
+    counts = np.array(known, dtype=np.float64)
+    per_unit = scores * np.log(2) if of_bytes else scores
+    sums = (np.log(per_unit) if name == "perplexity" else per_unit) * counts
+    texts = [""] * len(rows)
+    return measure(
+        name, Answers(texts=texts, nll_sums=sums, num_tokens=counts, num_bytes=counts), []
+    )
+
+
+def _match(one: Sequence[Row], other: Sequence[Row]) -> NDArray[np.int64] | None:
+    """Return for each row of the one its position in the other; None if the questions differ."""
+    places = {row.question: place for place, row in enumerate(other)}
+    if len(one) != len(other) or len(places) != len(other):
+        return None
+    found = [places.get(row.question) for row in one]
+    if None in found or len(set(found)) < len(found):
+        return None
+    return np.array(found, dtype=np.int64)
+
+
+def _pair(
+    name: str,
+    rows: Sequence[Row],
+    before: Measured,
+    after: Measured,
+    order: NDArray[np.int64],
+) -> Confidence:
+    in_order = Measured(
+        rows=after.rows[order], over=lambda picked: after.over(order[picked]), is_mean=after.is_mean
+    )
+    return compare(
+        before,
+        in_order,
+        _groups(rows),
+        is_bounded=name not in UNBOUNDED_METRICS,
+        num_samples=NUM_SAMPLES,
+        seed=SEED,
+    ).gain
+
+
+def _alone(name: str, rows: Sequence[Row], measured: Measured) -> Confidence:
+    return compare(
+        measured,
+        measured,
+        _groups(rows),
+        is_bounded=name not in UNBOUNDED_METRICS,
+        num_samples=NUM_SAMPLES,
+        seed=SEED,
+    ).tuned
+
+
+def _groups(rows: Sequence[Row]) -> list[NDArray[np.int64]]:
+    groups: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(row.question if row.group is None else row.group, []).append(place)
+    return [np.array(places) for places in groups.values()]

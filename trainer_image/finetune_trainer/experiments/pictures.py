@@ -1,0 +1,280 @@
+"""Curves over each other and parallel coordinates: where lines go, in pixels. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_trainer.experiments.recipe import Parameter
+from finetune_trainer.experiments.run import Run
+
+WIDTH, HEIGHT = 640, 280
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 30
+NUM_COLOURS = 8
+"""Runs that are told apart by colour and dashes; the others are drawn alike."""
+AXIS_PITCH = 96
+"""Pixels between two axes of parallel coordinates."""
+AXIS_TOP = 34
+MAX_AXES = 8
+MAX_TICKS = 6
+MAX_LABEL = 22
+LOGARITHMIC_FROM = 8.0
+"""Values that differ by more than this factor are drawn on a logarithmic axis."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """A labelled place on an axis, in pixels."""
+
+    at: float
+    label: str
+    anchor: str = "middle"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """What one run looks like in a picture.
+
+    Attributes:
+        name: The run.
+        colour: Number of its colour; None where the colours are used up.
+        points: As SVG writes them.
+        ring: Place of the step that was kept, if it is in the picture.
+    """
+
+    name: str
+    colour: int | None
+    points: str
+    ring: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curves:
+    """Validation losses of several runs over each other.
+
+    Attributes:
+        lines: Of the runs that have a curve.
+        steps: Ticks of the horizontal axis.
+        losses: Ticks of the vertical axis.
+        words: What there is to see.
+    """
+
+    lines: list[Line]
+    steps: list[Tick]
+    losses: list[Tick]
+    words: str
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Axis:
+    """One axis of parallel coordinates, a level line.
+
+    Attributes:
+        label: What it measures.
+        y: Its height.
+        ticks: Its labelled places.
+    """
+
+    label: str
+    y: float
+    ticks: list[Tick]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Coordinates:
+    """Parallel coordinates: a line for each run through its value on every axis."""
+
+    axes: list[Axis]
+    lines: list[Line]
+    words: str
+    height: int
+    width: int = WIDTH
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+
+
+def choose_colours(runs: Sequence[Run], *, best: Sequence[int]) -> list[int | None]:
+    """Return the number of each run's colour: of many only the best have one of their own.
+
+    Args:
+        runs: The runs.
+        best: Their positions, the best first.
+    """
+    if len(runs) <= NUM_COLOURS:
+        return list(range(len(runs)))
+    colours: list[int | None] = [None] * len(runs)
+    for colour, place in enumerate(best[:NUM_COLOURS]):
+        colours[place] = colour
+    return colours
+
+
+def draw_curves(runs: Sequence[Run], colours: Sequence[int | None]) -> Curves | None:
+    """Draw validation losses over each other; nothing where no run has two of them.
+
+    The steep beginning is cut off, so that the ends can be told apart.
+    """
+    shown = [
+        (run, colour) for run, colour in zip(runs, colours, strict=True) if len(run.validation) > 1
+    ]
+    if not shown:
+        return None
+    last = max(run.validation[-1][0] for run, _ in shown)
+    values = [loss for run, _ in shown for _, loss in run.validation]
+    low, highest = min(values), max(values)
+    high = min(highest, _top([run for run, _ in shown], low))
+    room = (high - low or abs(high) or 1.0) * 0.06
+    floor, ceiling = low - room, high + room
+
+    def place(step: float, loss: float) -> tuple[float, float]:
+        x = LEFT + (WIDTH - LEFT - RIGHT) * step / max(1, last)
+        y = TOP + (HEIGHT - TOP - BOTTOM) * (ceiling - loss) / (ceiling - floor)
+        return round(x, 1), round(y, 1)
+
+    lines = []
+    for run, colour in shown:
+        kept = [place(step, loss) for step, loss in run.validation if step == run.step]
+        lines.append(
+            Line(
+                name=run.name,
+                colour=colour,
+                points=_points([place(*point) for point in run.validation]),
+                ring=kept[0] if kept and kept[0][1] >= TOP else None,
+            )
+        )
+    ticks = [floor + (ceiling - floor) * part / 4 for part in range(1, 4)]
+    cut = f" Losses above {high:.3g}, at the beginning, are cut off." if high < highest else ""
+    return Curves(
+        lines=lines,
+        steps=[
+            Tick(at=place(s, low)[0], label=f"{s:,}", anchor="end" if s == last else "middle")
+            for s in sorted({round(last * part / 4) for part in range(5)})
+        ],
+        losses=[Tick(at=place(0, v)[1], label=f"{v:.3g}") for v in ticks],
+        words=f"Validation loss of {len(shown)} runs over {last:,} steps.{cut}",
+    )
+
+
+def _top(runs: Sequence[Run], low: float) -> float:
+    """Return where the picture ends: well above the second half of every curve."""
+    halves = [run.validation[len(run.validation) // 2 :] for run in runs]
+    late = max(loss for half in halves for _, loss in half)
+    return late + 0.5 * (late - low)
+
+
+def draw_coordinates(
+    runs: Sequence[Run],
+    parameters: Sequence[Parameter],
+    losses: Sequence[float | None],
+    colours: Sequence[int | None],
+) -> Coordinates | None:
+    """Draw parallel coordinates; nothing where there are not two settings or two runs.
+
+    Args:
+        runs: The runs.
+        parameters: Settings that differ.
+        losses: Validation losses on the same rows; without any the last axis is left out.
+        colours: Of the runs.
+    """
+    if len(runs) < 2 or len(parameters) < 2:
+        return None
+    shown = sorted(parameters, key=lambda each: each.numbers is None)[:MAX_AXES]
+    axes, places = [], []
+    for each in shown:
+        ticks, at = _scale_parameter(each)
+        axes.append((each.label, ticks))
+        places.append(at)
+    if any(loss is not None for loss in losses):
+        ticks, at = _scale(losses, is_logarithmic=False)
+        axes.append(("validation loss", ticks))
+        places.append(at)
+    heights = [AXIS_TOP + AXIS_PITCH * number for number in range(len(axes))]
+    lines = []
+    for number, (run, colour) in enumerate(zip(runs, colours, strict=True)):
+        points = [
+            (at[number], float(height))
+            for at, height in zip(places, heights, strict=True)
+            if not math.isnan(at[number])
+        ]
+        lines.append(Line(name=run.name, colour=colour, points=_points(points)))
+    more = f" {len(parameters) - len(shown)} more are in the table." * (
+        len(shown) < len(parameters)
+    )
+    return Coordinates(
+        axes=[
+            Axis(label=label, y=float(height), ticks=ticks)
+            for (label, ticks), height in zip(axes, heights, strict=True)
+        ],
+        lines=lines,
+        words=f"{len(runs)} runs over {len(shown)} settings that differ.{more}",
+        height=heights[-1] + 34,
+    )
+
+
+def _scale_parameter(parameter: Parameter) -> tuple[list[Tick], list[float]]:
+    numbers = parameter.numbers
+    distinct = sorted(set(numbers)) if numbers else []
+    if numbers and len(distinct) > MAX_TICKS:
+        ratio = distinct[-1] / distinct[0] if distinct[0] > 0 else 0.0
+        return _scale(numbers, is_logarithmic=ratio >= LOGARITHMIC_FROM)
+    # Few values, or words: one after the other at even distances.
+    names = dict(zip(numbers or parameter.values, parameter.values, strict=True))
+    order: list[float | str] = list(distinct) if numbers else sorted(set(parameter.values))
+    span = max(1, len(order) - 1)
+    at = {value: round(LEFT + _inner() * place / span, 1) for place, value in enumerate(order)}
+    labelled = order if len(order) <= MAX_TICKS else [order[0], order[-1]]
+    ticks = [
+        Tick(at=at[value], label=_short(names[value]), anchor=_anchor(value, order))
+        for value in labelled
+    ]
+    return ticks, [at[value] for value in numbers or parameter.values]
+
+
+def _scale(
+    values: Sequence[float | None], *, is_logarithmic: bool
+) -> tuple[list[Tick], list[float]]:
+    known = [value for value in values if value is not None]
+    low, high = min(known), max(known)
+
+    def place(value: float | None) -> float:
+        if value is None:
+            return math.nan
+        if high == low:
+            return LEFT + _inner() / 2
+        share = (value - low) / (high - low)
+        if is_logarithmic:
+            share = math.log(value / low) / math.log(high / low)
+        return round(LEFT + _inner() * share, 1)
+
+    if high == low:
+        return [Tick(at=place(low), label=f"{low:.4g}")], [place(value) for value in values]
+    ends = [
+        Tick(at=place(low), label=f"{low:.4g}", anchor="start"),
+        Tick(at=place(high), label=f"{high:.4g}", anchor="end"),
+    ]
+    return ends, [place(value) for value in values]
+
+
+def _inner() -> float:
+    return float(WIDTH - LEFT - RIGHT)
+
+
+def _anchor(value: float | str, order: Sequence[float | str]) -> str:
+    if len(order) > 1 and value == order[0]:
+        return "start"
+    return "end" if len(order) > 1 and value == order[-1] else "middle"
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= MAX_LABEL else f"...{flat[3 - MAX_LABEL :]}"
+
+
+def _points(places: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in places)

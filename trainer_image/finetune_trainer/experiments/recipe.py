@@ -1,0 +1,139 @@
+"""The settings of runs, and those in which they differ. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LEFT_OUT = frozenset(
+    {
+        "output",
+        "s3",
+        "suspend",
+        "trainer",
+        "holdAfter",
+        "prune",
+        "tracking",
+        "queueName",
+        "priorityClassName",
+        "podTemplate",
+        "backoffLimit",
+        "retryPolicy",
+        "activeDeadlineSeconds",
+        "ttlSecondsAfterFinished",
+        "budget",
+    }
+)
+"""Where results go, and what steers the life of a job: nothing of it changes what is trained."""
+
+CHOSEN = {
+    "hyperparameters.learningRate": "learning_rate",
+    "hyperparameters.globalBatchSize": "global_batch_size",
+    "hyperparameters.microBatchSize": "micro_batch_size",
+}
+"""Settings that may be ``auto``, and what the record of a run calls what was chosen."""
+
+ABSENT = "-"
+"""Stands where a run does not have a setting."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parameter:
+    """A setting that is not the same in all runs.
+
+    Attributes:
+        path: In the job, from ``spec`` on.
+        label: The shortest end of the path that no other parameter has.
+        values: Of each run, as text.
+        numbers: Of each run, where all of them are numbers; else None.
+    """
+
+    path: str
+    label: str
+    values: tuple[str, ...]
+    numbers: tuple[float, ...] | None
+
+
+def flatten(spec: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return the settings of a job by path, as text.
+
+    Args:
+        spec: The effective ``spec``.
+        record: Content of the run's ``run.json``, if it has trained.
+    """
+    found: dict[str, str] = {}
+    for name, value in spec.items():
+        if name not in LEFT_OUT:
+            _flatten_into(found, name, value)
+    chosen = (record or {}).get("recipe", {})
+    for path, name in CHOSEN.items():
+        if found.get(path, "").lower() == "auto" and name in chosen:
+            found[path] = f"{chosen[name]:g} (auto)"
+    if record and record.get("revision"):
+        found["model.revision"] = str(record["revision"])
+    if record and record.get("initFrom"):
+        found["initFrom.digest"] = str(record["initFrom"]["digest"])
+    return found
+
+
+def _flatten_into(found: dict[str, str], path: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            _flatten_into(found, f"{path}.{name}", each)
+    elif isinstance(value, list) and any(isinstance(each, Mapping | list) for each in value):
+        for number, each in enumerate(value):
+            name = each.get("name", number) if isinstance(each, Mapping) else number
+            _flatten_into(found, f"{path}[{name}]", each)
+    elif isinstance(value, list):
+        if value:
+            found[path] = ", ".join(map(_text, value))
+    elif value is not None:
+        found[path] = _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def find_parameters(recipes: Sequence[Mapping[str, str]]) -> list[Parameter]:
+    """Return the settings that are not the same in all runs, by path; none of a single run.
+
+    Numbers are compared as numbers: ``1e-4`` and ``0.0001`` are the same.
+    """
+    paths = sorted({path for recipe in recipes for path in recipe})
+    found = []
+    for path in paths:
+        values = tuple(recipe.get(path, ABSENT) for recipe in recipes)
+        numbers = tuple(map(_number, values))
+        whole = tuple(number for number in numbers if number is not None)
+        is_numeric = len(whole) == len(values)
+        if len(set(whole if is_numeric else values)) > 1:
+            found.append((path, values, whole if is_numeric else None))
+    labels = _shorten([path for path, _, _ in found])
+    return [
+        Parameter(path=path, label=label, values=values, numbers=numbers)
+        for (path, values, numbers), label in zip(found, labels, strict=True)
+    ]
+
+
+def _number(value: str) -> float | None:
+    try:
+        return float(value.removesuffix(" (auto)"))
+    except ValueError:
+        return None
+
+
+def _shorten(paths: Sequence[str]) -> list[str]:
+    """Return the shortest end of each path that is its own."""
+    labels = []
+    for path in paths:
+        parts = path.split(".")
+        for size in range(1, len(parts) + 1):
+            label = ".".join(parts[-size:])
+            if sum(other == label or other.endswith(f".{label}") for other in paths) == 1:
+                break
+        labels.append(label)
+    return labels

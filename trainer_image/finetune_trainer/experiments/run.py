@@ -1,0 +1,126 @@
+"""One finished or running run, as far as it is compared. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from finetune_api.trainer import Score
+
+Points = Sequence[tuple[int, float]]
+"""Steps and losses, in the order of the steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """What a tuned model said to one held-out question.
+
+    Attributes:
+        question: Names prompt and references: equal for equal questions.
+        group: What keeps questions together: those of one group are not independent. None where
+            the run did not store it.
+        references: Accepted answers.
+        text: The answer.
+        scores: Of each metric the answer's score.
+        num_tokens: Reference tokens behind the loss; None where the run did not store it.
+        num_bytes: Bytes of their text; None as well.
+    """
+
+    question: str
+    group: str | None
+    references: tuple[str, ...]
+    text: str
+    scores: Mapping[str, float]
+    num_tokens: float | None = None
+    num_bytes: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFacts:
+    """The data set of a run.
+
+    Attributes:
+        digest: Its version; empty before it is prepared.
+        train: Rows to learn from.
+        validation: Rows that choose the step.
+        test: Held-out rows.
+        num_tokens: Tokens of the training side; None if nobody told.
+        uri: Where it lies.
+    """
+
+    digest: str = ""
+    train: int = 0
+    validation: int = 0
+    test: int = 0
+    num_tokens: int | None = None
+    uri: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effort:
+    """What a run took; None where nobody told.
+
+    Attributes:
+        tokens: Tokens that training has read, padding left out.
+        seconds: From its first start to its end, waiting included; of a run on one machine the
+            time that training logged.
+        is_training_only: Whether `seconds` and `gpu_hours` are of training alone.
+        gpu_hours: GPUs times running time.
+        cost: At the price of a GPU hour.
+    """
+
+    tokens: int | None = None
+    seconds: float | None = None
+    is_training_only: bool = False
+    gpu_hours: float | None = None
+    cost: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One run.
+
+    Attributes:
+        name: What it is called here; different from all others it is compared with.
+        place: Folder of the run.
+        state: Its phase in words.
+        recipe: Effective settings by path, as text; what an ``auto`` came to stands before it.
+        data: Its data set.
+        certainty: That of its intervals.
+        scores: Of base and tuned model; empty before it is evaluated.
+        num_samples: Held-out questions asked.
+        rows: The answers; empty where there are none, or they could not be read.
+        train: Training losses.
+        validation: Validation losses.
+        step: The step whose weights were kept.
+        last_step: The last one that was trained.
+        planned_steps: Steps without early stopping.
+        effort: What it took.
+        version: Published version.
+        notes: What is to be known of how it was read.
+    """
+
+    name: str
+    place: str = ""
+    state: str = ""
+    recipe: Mapping[str, str] = field(default_factory=dict)
+    data: DataFacts = field(default_factory=DataFacts)
+    certainty: float = 0.95
+    scores: Sequence[Score] = ()
+    num_samples: int = 0
+    rows: Sequence[Row] = ()
+    train: Points = ()
+    validation: Points = ()
+    step: int | None = None
+    last_step: int | None = None
+    planned_steps: int | None = None
+    effort: Effort = field(default_factory=Effort)
+    version: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def validation_loss(self) -> float | None:
+        """Validation loss of the step that was kept, else the lowest so far."""
+        at_step = [loss for step, loss in self.validation if step == self.step]
+        losses = at_step or [loss for _, loss in self.validation]
+        return min(losses) if losses else None
