@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from finetune_trainer.evaluate.answering import Comparison
@@ -9,7 +11,7 @@ from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.evaluate.report import gather_samples
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"prompt": "a?", "completion": "yes", "metadata": {"group": "customer 1"}},
     {"text": "plain text has no answer, and counts for the loss alone"},
     {"prompt": "b?", "completion": "no", "metadata": {"group": "customer 1"}},
