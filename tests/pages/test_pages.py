@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from finetune_trainer.data.report import CheckReport, SideRows
-from finetune_trainer.evaluate.curve import draw_picture
+from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.review.page import render_review
 from finetune_trainer.evaluate.review.verdicts import read_verdicts
 from finetune_trainer.prepare.page import render_page

@@ -13,12 +13,12 @@ from finetune_trainer.evaluate.baseline.material import Example
 from finetune_trainer.evaluate.baseline.prompt import BasePrompt
 from finetune_trainer.evaluate.baseline.section import BaselineSection, describe_baseline
 from finetune_trainer.evaluate.encoded import EncodedQuestions
-from finetune_trainer.evaluate.label_section import (
+from finetune_trainer.evaluate.report.label_section import (
     LabelSection,
     count_both,
     describe_labels,
 )
-from finetune_trainer.evaluate.page import render_page
+from finetune_trainer.evaluate.report.page import render_page
 from support.spec_cases import changed, minimal_job
 
 RECORD: dict[str, Any] = {

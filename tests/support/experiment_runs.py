@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult, Score
-from finetune_trainer.evaluate.report import Sample
+from finetune_trainer.evaluate.report.evidence import Sample
 from finetune_trainer.experiments.comparison import compare_runs
 from finetune_trainer.experiments.page import render_page
 from finetune_trainer.experiments.reading import Documents, read_run

@@ -14,8 +14,8 @@ import random
 import numpy as np
 import pytest
 
-from finetune_trainer.evaluate.label_section import table_to_json
 from finetune_trainer.evaluate.metrics.labels import count_labels, exact_match, macro_f1
+from finetune_trainer.evaluate.report.label_section import table_to_json
 
 LABELS = ["billing", "cancel, refund", "card lost", "greeting"]
 PRECISION = [0.9285714285714286, 0.6923076923076923, 0.5, 0.5]

@@ -9,7 +9,7 @@ import numpy as np
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.evaluate.report import gather_samples
+from finetune_trainer.evaluate.report.evidence import gather_samples
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "a?", "completion": "yes", "metadata": {"group": "customer 1"}},

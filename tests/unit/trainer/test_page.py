@@ -8,8 +8,8 @@ import pytest
 
 from finetune_api.trainer import EvaluateResult, GateResult, Score
 from finetune_trainer.evaluate.baseline.section import describe_baseline
-from finetune_trainer.evaluate.curve import draw_picture
-from finetune_trainer.evaluate.label_section import count_both, describe_labels
+from finetune_trainer.evaluate.report.curve import draw_picture
+from finetune_trainer.evaluate.report.label_section import count_both, describe_labels
 from support.evaluation_pages import RECORD, baseline_section, label_section, page, sample
 from support.page_reading import Reading
 

@@ -27,7 +27,8 @@ from finetune_trainer.evaluate.probes.alarms import judge_alarms
 from finetune_trainer.evaluate.probes.gathering import gather_probes
 from finetune_trainer.evaluate.probes.measuring import measure_said
 from finetune_trainer.evaluate.question_set import gather_question_set
-from finetune_trainer.evaluate.report import Evidence, gather_samples, write_report
+from finetune_trainer.evaluate.report.evidence import Evidence, gather_samples
+from finetune_trainer.evaluate.report.writing import write_report
 from finetune_trainer.evaluate.review.blinding import SECRET_BYTES
 from finetune_trainer.evaluate.review.files import write_review
 from finetune_trainer.evaluate.review.making import make_review

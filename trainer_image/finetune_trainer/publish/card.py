@@ -31,26 +31,17 @@ def model_card(
 
     Source: Hugging Face model card metadata specification (huggingface_hub.ModelCardData).
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import ModelCard
 
     adapter = job.spec.method.adapter
     is_whole = adapter.type == "Full" or is_merged
-    library = "transformers" if is_whole else "peft"
-    data = ModelCardData(
-        base_model=model_name,
-        base_model_relation="finetune" if is_whole else "adapter",
-        library_name=library,
-        license=record.get("license"),
-        pipeline_tag="text-generation",
-        tags=[job.spec.method.objective.lower(), adapter.type.lower(), "finetune-operator"],
-    )
     what = "Adapter for"
     if is_whole:
         what = "Adapter merged into" if is_merged else "Model tuned from"
     facts = recipe_facts(job, model_name=model_name, record=record)
     rows = [f"| {label} | {value} |" for label, value in facts.items()]
     parts = [
-        f"---\n{data.to_yaml()}\n---",
+        _metadata(job, model_name=model_name, licence=record.get("license"), is_whole=is_whole),
         f"# {job.name}",
         f"{what} {model_name}, trained by finetune-operator from the job "
         f"`{job.namespace}/{job.name}`.",
@@ -61,8 +52,32 @@ def model_card(
         parts.append(_scores_section(evaluation, certainty=goal.certainty if goal else "0.95"))
         if baseline:
             parts.append(_baseline_section(evaluation, baseline))
-    loader = "AutoModelForCausalLM" if is_whole else "AutoPeftModelForCausalLM"
-    parts.append(
+    parts.append(_use_section(is_whole=is_whole))
+    return str(ModelCard("\n\n".join(parts) + "\n"))
+
+
+def _metadata(job: ResolvedJob, *, model_name: str, licence: str | None, is_whole: bool) -> str:
+    """Return what catalogues read of a card."""
+    from huggingface_hub import ModelCardData
+
+    method = job.spec.method
+    data = ModelCardData(
+        base_model=model_name,
+        base_model_relation="finetune" if is_whole else "adapter",
+        library_name="transformers" if is_whole else "peft",
+        license=licence,
+        pipeline_tag="text-generation",
+        tags=[method.objective.lower(), method.adapter.type.lower(), "finetune-operator"],
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _use_section(*, is_whole: bool) -> str:
+    """Return how the folder is loaded in Python."""
+    library, loader = "peft", "AutoPeftModelForCausalLM"
+    if is_whole:
+        library, loader = "transformers", "AutoModelForCausalLM"
+    return (
         "## Use\n\nThe folder's tokenizer has the chat template of training, and its "
         "`generation_config.json` every token that answers end with.\n\n"
         f"```python\nfrom {library} import {loader}\n"
@@ -72,7 +87,6 @@ def model_card(
         "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
         "model.generation_config = GenerationConfig.from_pretrained(folder)\n```"
     )
-    return str(ModelCard("\n\n".join(parts) + "\n"))
 
 
 def recipe_facts(

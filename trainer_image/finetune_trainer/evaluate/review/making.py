@@ -14,6 +14,7 @@ from finetune_trainer.evaluate.metrics.labels import looks_like_labels, normaliz
 from finetune_trainer.evaluate.review.blinding import Blind, Compared, KeyEntry, blind
 from finetune_trainer.evaluate.review.sampling import (
     Candidate,
+    Draw,
     DrawnAs,
     draw_questions,
 )
@@ -39,10 +40,35 @@ def make_review(
     Returns:
         What reviewers get, the key, and the facts that the panel's file tells.
     """
-    asked = comparison.asked
-    strata = _strata_of([question.references for question in asked])
+    candidates = _gather_candidates(job, comparison, row_scores)
+    draw = draw_questions(candidates, number=review.sample, seed=job.spec.dataset.split.seed)
+    shown = _compare(comparison, draw)
+    hidden, key = blind(shown, title=job.name, rubric=review.rubric, secret=secret)
+    facts = {
+        "job": f"{job.namespace}/{job.name}",
+        "uid": job.uid,
+        "reviewersWanted": review.reviewers,
+        "required": review.required,
+        "certainty": f"{certainty_of(job.spec.goal):g}",
+        "questions": {
+            "asked": len(candidates),
+            "answeredAlike": draw.num_equal,
+            "random": len(draw.random),
+            "worst": len(draw.worst),
+        },
+    }
+    return hidden, key, facts
+
+
+def _gather_candidates(
+    job: ResolvedJob,
+    comparison: Comparison,
+    row_scores: Sequence[Mapping[str, tuple[float, float]]],
+) -> list[Candidate]:
+    """Return what may be drawn: every question that was asked, in its order."""
+    strata = _strata_of([question.references for question in comparison.asked])
     goal = job.spec.goal.metric if job.spec.goal else ""
-    candidates = [
+    return [
         Candidate(
             base=comparison.base.texts[i],
             tuned=comparison.tuned.texts[i],
@@ -52,38 +78,26 @@ def make_review(
         )
         for i, (score, gain) in enumerate(_score(scores, goal) for scores in row_scores)
     ]
-    draw = draw_questions(candidates, number=review.sample, seed=job.spec.dataset.split.seed)
+
+
+def _compare(comparison: Comparison, draw: Draw) -> list[Compared]:
+    """Return both answers to each question that was drawn, the random ones first."""
+    asked = comparison.asked
     clusters: dict[str, int] = {}
     numbers = [clusters.setdefault(question.group, len(clusters)) for question in asked]
-
-    def compare(place: int, drawn_as: DrawnAs) -> Compared:
-        question = asked[place]
-        return Compared(
-            prompt=question.prompt or "",
-            tools=question.tools,
-            base=candidates[place].base,
-            tuned=candidates[place].tuned,
+    places: list[tuple[int, DrawnAs]] = [(place, "random") for place in draw.random]
+    places += [(place, "worst") for place in draw.worst]
+    return [
+        Compared(
+            prompt=asked[place].prompt or "",
+            tools=asked[place].tools,
+            base=comparison.base.texts[place],
+            tuned=comparison.tuned.texts[place],
             drawn_as=drawn_as,
             cluster=numbers[place],
         )
-
-    shown = [compare(place, "random") for place in draw.random]
-    shown += [compare(place, "worst") for place in draw.worst]
-    hidden, key = blind(shown, title=job.name, rubric=review.rubric, secret=secret)
-    facts = {
-        "job": f"{job.namespace}/{job.name}",
-        "uid": job.uid,
-        "reviewersWanted": review.reviewers,
-        "required": review.required,
-        "certainty": f"{certainty_of(job.spec.goal):g}",
-        "questions": {
-            "asked": len(asked),
-            "answeredAlike": draw.num_equal,
-            "random": len(draw.random),
-            "worst": len(draw.worst),
-        },
-    }
-    return hidden, key, facts
+        for place, drawn_as in places
+    ]
 
 
 def _score(scores: Mapping[str, tuple[float, float]], goal: str) -> tuple[float, float]:

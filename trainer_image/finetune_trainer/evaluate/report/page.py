@@ -16,15 +16,15 @@ from finetune_api.trainer import EvaluateResult, GateResult, ResolvedJob, Score
 from finetune_api.v1alpha1.finetunejob import Goal
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS, LOWER_IS_BETTER
 from finetune_trainer.evaluate.baseline.section import BaselineSection
-from finetune_trainer.evaluate.curve import Picture
 from finetune_trainer.evaluate.goal import certainty_of
-from finetune_trainer.evaluate.label_section import (
+from finetune_trainer.evaluate.metrics.labels import normalize_label
+from finetune_trainer.evaluate.probes.section import ProbeSection
+from finetune_trainer.evaluate.report.curve import Picture
+from finetune_trainer.evaluate.report.label_section import (
     LABEL_COLUMNS,
     MISTAKE_COLUMNS,
     LabelSection,
 )
-from finetune_trainer.evaluate.metrics.labels import normalize_label
-from finetune_trainer.evaluate.probes.section import ProbeSection
 from finetune_trainer.pages.rendering import render
 
 BAR_WIDTH = 160
@@ -78,8 +78,8 @@ def render_page(
     goal = job.spec.goal
     has_labels = any(score.name in _LABEL_METRICS for score in result.scores)
     return render(
-        "page.html.j2",
-        folder=Path(__file__).parent,
+        "report/page.html.j2",
+        folder=Path(__file__).parent.parent,
         job=job,
         result=result,
         facts=facts,

@@ -1,0 +1,106 @@
+"""What a report is made of: the answers, the scores, and what led to them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_api.trainer import EvaluateResult, ResolvedJob, RowCounts
+from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.baseline.fitting import Prompted
+from finetune_trainer.evaluate.probes.measuring import Probed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One held-out question with all answers, and what each scored by every metric.
+
+    Attributes:
+        prompt: What was asked.
+        references: Accepted answers.
+        base: The base model's answer to the question alone.
+        tuned: The tuned model's.
+        scores: Of each metric the scores of the two, the base model's first: that of the answer
+            which the tuned model is compared with.
+        prompted: The base model's answer behind a prompt; None where it got none.
+        likelihood: The likeliest label behind that prompt; None where answers are no labels.
+        group: Names what keeps questions together: those of one group are not independent.
+        num_tokens: Reference tokens behind the loss.
+        num_bytes: Bytes of their text in UTF-8; None if nobody counted.
+    """
+
+    prompt: list[dict[str, str]] | str
+    references: tuple[str, ...]
+    base: str
+    tuned: str
+    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+    prompted: str | None = None
+    likelihood: str | None = None
+    group: str = ""
+    num_tokens: int = 0
+    num_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """Everything a report tells.
+
+    Attributes:
+        job: The job.
+        model_name: Public name of the base model.
+        record: Content of the run's ``run.json``.
+        rows: Rows of each side of the data set.
+        adapter_uri: Folder of the adapter.
+        adapter_sha256: Digest of its weights.
+        merged_digest: Digest of the merged model's files, if there is one.
+        result: Scores and goal.
+        samples: All questions that were answered.
+        prompted: The questions behind the prompt that the base model got; None where it got none.
+        not_prompted: Why it got none.
+        probed: What both models said to what they were asked beyond the held-out rows.
+    """
+
+    job: ResolvedJob
+    model_name: str
+    record: dict[str, Any]
+    rows: RowCounts
+    adapter_uri: str
+    adapter_sha256: str
+    merged_digest: str | None
+    result: EvaluateResult
+    samples: Sequence[Sample]
+    prompted: Prompted | None = None
+    not_prompted: str = ""
+    probed: Sequence[Probed] = ()
+
+
+def gather_samples(
+    comparison: Comparison, row_scores: Sequence[dict[str, tuple[float, float]]]
+) -> list[Sample]:
+    """Return the questions that were asked, with what was said to them and what it scored.
+
+    Args:
+        comparison: What both models said.
+        row_scores: As ``gather_row_scores`` returns them.
+    """
+    prompted, likelihood = comparison.prompted, comparison.likelihood
+    num_tokens, num_bytes = comparison.base.num_tokens, comparison.base.num_bytes
+    # Likelihoods are those of all questions, also of plain text.
+    places = [i for i, question in enumerate(comparison.questions) if question.prompt is not None]
+    return [
+        Sample(
+            prompt=question.prompt or "",
+            references=question.references,
+            base=comparison.base.texts[i],
+            tuned=comparison.tuned.texts[i],
+            scores=row_scores[i],
+            prompted=prompted.texts[i] if prompted else None,
+            likelihood=likelihood.texts[i] if likelihood else None,
+            group=hashlib.sha256(question.group.encode()).hexdigest()[:16],
+            num_tokens=int(num_tokens[place]),
+            num_bytes=None if num_bytes is None else int(num_bytes[place]),
+        )
+        for i, (place, question) in enumerate(zip(places, comparison.asked, strict=True))
+    ]

@@ -1,0 +1,115 @@
+"""Writes what an evaluation leaves: for machines, for people, and the model card with its scores.
+
+The files hold nothing that differs between two runs over the same inputs: no times, no host names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer.evaluate.baseline.section import describe_baseline, prompt_words, to_json
+from finetune_trainer.evaluate.metrics.labels import LabelTable
+from finetune_trainer.evaluate.metrics.overlap import corpus_figures
+from finetune_trainer.evaluate.probes.section import describe_probes
+from finetune_trainer.evaluate.report.curve import draw_picture
+from finetune_trainer.evaluate.report.evidence import Evidence
+from finetune_trainer.evaluate.report.label_section import (
+    count_both,
+    describe_labels,
+    table_to_json,
+)
+from finetune_trainer.evaluate.report.page import render_page
+from finetune_trainer.publish.card import model_card, recipe_facts
+
+NUM_SAMPLES_IN_REPORT = 10
+SIDES = ("base", "tuned")
+
+Tables = tuple[LabelTable, LabelTable]
+"""What base and tuned model said to the rows of each label."""
+
+
+def write_report(folder: Path, evidence: Evidence) -> None:
+    """Write ``report.json``, ``report.html``, ``samples.jsonl`` and ``README.md``."""
+    _write_lines(folder / "samples.jsonl", evidence.samples)
+    if evidence.probed:
+        _write_lines(folder / "probes.jsonl", evidence.probed)
+    samples = evidence.samples
+    tables = count_both(
+        [sample.base for sample in samples],
+        [sample.tuned for sample in samples],
+        [sample.references for sample in samples],
+    )
+    text = json.dumps(_to_json(evidence, tables), indent=1, sort_keys=True, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "report.html").write_text(_to_page(evidence, tables), encoding="utf-8")
+    card = model_card(
+        evidence.job,
+        model_name=evidence.model_name,
+        record=evidence.record,
+        evaluation=evidence.result,
+        baseline=prompt_words(evidence.prompted, evidence.not_prompted),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_lines(path: Path, rows: Iterable[Any]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+
+
+def _to_json(evidence: Evidence, tables: Tables | None) -> dict[str, Any]:
+    """Return what ``report.json`` says; the publishing stage and the CLI read it back."""
+    job, record = evidence.job, evidence.record
+    return {
+        "job": f"{job.namespace}/{job.name}",
+        "uid": job.uid,
+        "model": evidence.model_name,
+        "dataset": record["dataset"],
+        "adapter": evidence.adapter_sha256,
+        "merged": evidence.merged_digest,
+        "initFrom": record.get("initFrom"),
+        "quantization": record.get("quantization"),
+        "selection": record.get("selection"),
+        "curve": record.get("curve"),
+        "result": evidence.result.to_wire(),
+        "baseline": to_json(evidence.prompted, evidence.not_prompted),
+        "labels": dict(zip(SIDES, map(table_to_json, tables), strict=True)) if tables else None,
+        "corpus": None if tables else _corpus_to_json(evidence),
+        "samples": [asdict(sample) for sample in evidence.samples[:NUM_SAMPLES_IN_REPORT]],
+    }
+
+
+def _corpus_to_json(evidence: Evidence) -> dict[str, Any]:
+    references = [sample.references for sample in evidence.samples]
+    texts = {side: [getattr(sample, side) for sample in evidence.samples] for side in SIDES}
+    return {
+        side: [asdict(figure) for figure in corpus_figures(said, references)]
+        for side, said in texts.items()
+    }
+
+
+def _to_page(evidence: Evidence, tables: Tables | None) -> str:
+    rows, result = evidence.rows, evidence.result
+    facts = recipe_facts(evidence.job, model_name=evidence.model_name, record=evidence.record)
+    return render_page(
+        job=evidence.job,
+        result=result,
+        facts={
+            **facts,
+            "Rows": f"{rows.train:,} train, {rows.validation:,} validation, {rows.test:,} held out",
+            "Adapter files": evidence.adapter_uri,
+            "Adapter sha256": evidence.adapter_sha256,
+            **({"Merged model": evidence.merged_digest} if evidence.merged_digest else {}),
+        },
+        samples=[asdict(sample) for sample in evidence.samples[:NUM_SAMPLES_IN_REPORT]],
+        num_samples=len(evidence.samples),
+        curve=draw_picture(evidence.record),
+        labels=describe_labels(*tables) if tables else None,
+        probes=describe_probes(result, evidence.probed),
+        baseline=describe_baseline(result.scores, evidence.prompted, evidence.not_prompted),
+    )
