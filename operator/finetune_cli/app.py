@@ -17,6 +17,7 @@ from finetune_cli.compare_app import compare
 from finetune_cli.data_app import check_format, data_app
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET, USER_ERROR
+from finetune_cli.report_app import report
 from finetune_cli.review_app import review_app
 
 if TYPE_CHECKING:
@@ -340,6 +341,7 @@ def chat(
 
 
 app.command()(compare)
+app.command()(report)
 app.add_typer(data_app)
 app.add_typer(review_app)
 register(app)

@@ -45,9 +45,26 @@ def _find(
     region: str | None,
 ) -> Source:
     from finetune_cli.extras import require_trainer
-    from finetune_cli.reviewing import find_source, is_place
 
     require_trainer(("finetune_trainer", "jinja2"), to="reading a review")
+    return find_anywhere(target, context, namespace, kubeconfig, endpoint, region)
+
+
+def find_anywhere(
+    target: str,
+    context: str | None,
+    namespace: str | None,
+    kubeconfig: Path | None,
+    endpoint: str | None,
+    region: str | None,
+) -> Source:
+    """Return where an evaluation lies: that of a folder or URI, or of a job on a cluster.
+
+    Raises:
+        CliError: There is no such job, or it has no evaluation yet.
+    """
+    from finetune_cli.reviewing import find_source, is_place
+
     if is_place(target):
         return find_source(target, None, endpoint=endpoint, region=region)
     from finetune_cli.cluster import Cluster
