@@ -60,6 +60,8 @@ class Environment:
     free there, or of `FINETUNE_SCRATCH_BYTES`."""
     STORAGE_PATIENCE_SECONDS = "FINETUNE_STORAGE_PATIENCE_SECONDS"
     """How long storage may stay away from a stage that waits for it. Default: 900."""
+    IMAGE = "FINETUNE_IMAGE"
+    """The container image that the pod was made with, for the record."""
     TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
     NODE_RANK = "JOB_COMPLETION_INDEX"
     RENDEZVOUS_HOST = "FINETUNE_RENDEZVOUS_HOST"
@@ -196,13 +198,17 @@ def resolve_job(job: FineTuneJob, *, namespace: str, uid: str) -> ResolvedJob:
     return ResolvedJob(namespace=namespace, name=job.metadata.name, uid=uid, spec=spec)
 
 
+LOCAL_UID_PREFIX = "local-"
+"""What the UID of a run without a cluster begins with; an API server's never does."""
+
+
 def local_uid(job: FineTuneJob, *, namespace: str) -> str:
     """Return the stable UID of a local run: a digest of what the job asks for.
 
     A second ``finetune run`` of the same file therefore finds, resumes or reuses the first one.
     """
     body = resolve_job(job, namespace=namespace, uid="local").to_json()
-    return "local-" + hashlib.sha256(body.encode()).hexdigest()[:12]
+    return LOCAL_UID_PREFIX + hashlib.sha256(body.encode()).hexdigest()[:12]
 
 
 class MetricValue(APIModel):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from support.browser import Page, browsing, find_browser
 from support.data_reports import report, sample
 from support.evaluation_pages import RECORD, baseline_section, label_section, page
 from support.experiment_runs import Made, comparison_page, trials
+from support.report_cases import CASES, report_page
 from support.reviews import RUBRIC, review
 
 BROWSER = find_browser()
@@ -54,6 +56,7 @@ PAGES: dict[str, Callable[[], str]] = {
         [*trials()[:2], Made(name="<b>support</b> with a name that is long", data="support")]
     ),
     "review": lambda: render_review(review()[0]),
+    **{f"evaluation of {name}": partial(report_page, make) for name, make in CASES.items()},
 }
 
 CUT = """[...document.querySelectorAll("main *")].filter((e) => !e.closest("thead, .out-of-sight")
@@ -133,6 +136,46 @@ async def test_one_run_is_brought_out_by_keyboard(tab: Page, tmp_path: Path) -> 
     await tab.press("ArrowRight", 39)
     assert await tab.run("document.activeElement.id") == "pick0"
     assert await tab.run(faint) == 14  # seven other runs, in both pictures
+
+
+SHOWN_ROWS = """[...document.querySelectorAll('#rows article')].filter((e) => !e.hidden)
+  .map((e) => [e.dataset.number, e.dataset.fate].join(" "))"""
+
+
+async def choose(tab: Page, field: str, letter: str) -> None:
+    """Choose an option by its first letter, as a keyboard does."""
+    await tab.run(f"document.getElementById('{field}').focus()")
+    await tab.type_key(letter)
+
+
+async def test_rows_are_found_filtered_and_ordered_by_keyboard(tab: Page, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(PAGES["evaluation of 77 labels"]())
+    await tab.resize(1280)
+    await tab.open(path)
+    told = "document.getElementById('row-count').textContent"
+    shown = await tab.run(SHOWN_ROWS)
+    assert (len(shown), await tab.run(told)) == (20, "20 of 770 fitting rows shown")
+    assert {row.split()[1] for row in shown} == {"Regression"}
+    await tab.run("document.getElementById('row-more').focus()")
+    await tab.type_key(" ")
+    assert len(await tab.run(SHOWN_ROWS)) == 40
+    assert (
+        await tab.run("document.activeElement.dataset.number")
+        == (await tab.run(SHOWN_ROWS))[20].split()[0]
+    )
+    await tab.run("document.getElementById('row-words').focus()")
+    await tab.type_text("QUESTION 769: gone")
+    # Row 769, and question 769 in row 770.
+    assert sorted(row.split()[0] for row in await tab.run(SHOWN_ROWS)) == ["769", "770"]
+    await tab.press("Escape", 27)
+    assert await tab.run(told) == "20 of 770 fitting rows shown"
+    await choose(tab, "row-fate", "i")
+    assert {row.split()[1] for row in await tab.run(SHOWN_ROWS)} == {"Improvement"}
+    await tab.press("Home", 36)  # a second letter would be read together with the first
+    await choose(tab, "row-order", "a")
+    assert [row.split()[0] for row in await tab.run(SHOWN_ROWS)][:3] == ["1", "2", "3"]
+    assert tab.errors == []
 
 
 SAVED = """new Promise((done) => {

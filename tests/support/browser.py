@@ -70,6 +70,12 @@ class Page:
                 "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
             )
 
+    async def type_key(self, letter: str) -> None:
+        """Press and release the key of a letter."""
+        key = {"key": letter, "text": letter, "windowsVirtualKeyCode": ord(letter.upper())}
+        for kind in ("keyDown", "keyUp"):
+            await self._call("Input.dispatchKeyEvent", type=kind, **key)
+
     async def screenshot(self, path: Path) -> None:
         """Write the whole page as a picture."""
         size = (await self._call("Page.getLayoutMetrics"))["cssContentSize"]

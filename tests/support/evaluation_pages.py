@@ -13,12 +13,14 @@ from finetune_trainer.evaluate.baseline.material import Example
 from finetune_trainer.evaluate.baseline.prompt import BasePrompt
 from finetune_trainer.evaluate.baseline.section import BaselineSection, describe_baseline
 from finetune_trainer.evaluate.encoded import EncodedQuestions
+from finetune_trainer.evaluate.report.evidence import Sample
 from finetune_trainer.evaluate.report.label_section import (
     LabelSection,
     count_both,
     describe_labels,
 )
-from finetune_trainer.evaluate.report.page import render_page
+from finetune_trainer.evaluate.report.page import Sections, render_page
+from finetune_trainer.evaluate.report.rows import show_rows
 from support.spec_cases import changed, minimal_job
 
 RECORD: dict[str, Any] = {
@@ -63,6 +65,11 @@ def baseline_section(text: str = "Thing 1?") -> BaselineSection:
         labels=(text, "b"),
         told=("the prompt shows 1 of 8 examples: more do not fit",),
     )
+    return describe_baseline(prompted, "")
+
+
+def three_ways() -> list[Score]:
+    """A metric that the base model was asked for in three ways, and one where it was not."""
     ways: tuple[BaselineName, ...] = ("AsIs", "Prompted", "Likelihood")
     scores = [
         BaselineScore(asked=way, value=f"0.{n}000", low=f"0.{n}000", high="0.9000")
@@ -71,7 +78,7 @@ def baseline_section(text: str = "Thing 1?") -> BaselineSection:
     score = Score(
         name="exactMatch", base="0.2000", baseline="Likelihood", baselines=scores, tuned="0.9"
     )
-    return describe_baseline([score, Score(name="loss", base="1", tuned="1")], prompted, "")
+    return [score, Score(name="loss", base="1", tuned="1")]
 
 
 def page(change: dict[str, Any] | None = None, **settings: Any) -> str:
@@ -116,20 +123,25 @@ def page(change: dict[str, Any] | None = None, **settings: Any) -> str:
             ],
             report_uri="s3://models/report.json",
         ),
-        "facts": {"Base model": "org/name @ abc", "Data set version": "d" * 64, "Seed": 42},
+        "lineage": {"Base model": "org/name @ abc", "Data set version": "d" * 64, "Seed": 42},
         "samples": [sample()],
-        "num_samples": 1200,
         **settings,
     }
-    return render_page(job=job, **values)
+    result, samples = values.pop("result"), values.pop("samples")
+    has_labels = any(score.name in ("exactMatch", "macroF1") for score in result.scores)
+    metric = result.scores[0].name
+    rows = show_rows(samples, metric=metric, has_labels=has_labels)
+    return render_page(job, result, Sections(rows=rows, **values))
 
 
-def sample(**change: Any) -> dict[str, Any]:
+def sample(**change: Any) -> Sample:
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Good?"}]
-    return {
+    values: dict[str, Any] = {
         "prompt": prompt,
         "references": ("positive",),
         "base": "I think so",
         "tuned": "Positive.",
+        "scores": {"exactMatch": (0.0, 1.0)},
         **change,
     }
+    return Sample(**values)

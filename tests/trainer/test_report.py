@@ -53,6 +53,11 @@ def test_report_for_people_lies_beside_the_one_for_machines(
     report = json.loads((folder / "report.json").read_text())
     for fact in (result["sha256"], report["dataset"], "tiny/llama", "rank 4 alpha 8"):
         assert fact in page
-    assert page.count('<article class="sample">') == len(report["samples"]) == 10
+    assert page.count('<article class="sample"') == report["result"]["numSamples"]
+    assert len(report["samples"]) == 10
+    assert f"datasets/{report['dataset']}/report.html" in page
+    assert "Tokens trained on" in page
+    link = folder / "../../../../.." / f"datasets/{report['dataset']}/report.html"
+    assert link.exists()
     names = {file.path for file in verify_uri(f"file://{folder}").files}
     assert names == {"README.md", "report.html", "report.json", "samples.jsonl"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import Any
 
 import pytest
@@ -10,7 +12,14 @@ from finetune_api.trainer import EvaluateResult, GateResult, Score
 from finetune_trainer.evaluate.baseline.section import describe_baseline
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.label_section import count_both, describe_labels
-from support.evaluation_pages import RECORD, baseline_section, label_section, page, sample
+from support.evaluation_pages import (
+    RECORD,
+    baseline_section,
+    label_section,
+    page,
+    sample,
+    three_ways,
+)
 from support.page_reading import Reading
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}</div>"
@@ -26,7 +35,9 @@ def test_page_tells_scores_goal_data_and_answers() -> None:
         "without a model 0.3500",
         "Without a model is the most frequent label as every answer.",
         "0.3300 0.2600 to 0.4000 without a model 0.3500 0.9100 0.8600 to 0.9500 +0.5800 0.5000 to "
-        "0.6600 at least 0.80, 0.30 above the",
+        "0.6600",
+        "exactMatch goal: at least 0.80, 0.30 above the base model 0.3300",
+        "improvement row 1: exactMatch base 0, tuned 1 system Be brief.",
         "loss 2.5000 0.4000 -2.1000",
         "d" * 64,
         "system Be brief. user Good?",
@@ -41,47 +52,58 @@ def test_page_tells_scores_goal_data_and_answers() -> None:
         {"samples": [sample(base=HOSTILE, tuned=HOSTILE, references=(HOSTILE, "b"))]},
         {"samples": [sample(prompt=HOSTILE)]},
         {"samples": [sample(prompt=[{"role": HOSTILE, "content": HOSTILE}])]},
-        {"facts": {HOSTILE: HOSTILE}},
+        {"lineage": {HOSTILE: HOSTILE}, "licence": HOSTILE},
         {"baseline": baseline_section(HOSTILE)},
     ],
 )
 def test_strange_text_is_shown_and_never_obeyed(settings: dict[str, Any]) -> None:
     read = Reading(page(**settings))
-    assert "script" not in read.tags
+    assert read.tags.count("script") == 1  # the page's own
     assert "img" not in read.tags
     assert " ".join(HOSTILE.split()) in read.text
 
 
 def test_page_shows_each_way_that_the_base_was_asked_and_its_prompt() -> None:
-    text = Reading(page(baseline=baseline_section())).text
+    result = EvaluateResult(scores=three_ways(), num_samples=9, report_uri="x")
+    text = Reading(page(result=result, baseline=baseline_section())).text
     for words in (
         "asked as is, and behind a prompt of an instruction, 1 label and 1 example of the train "
-        "side, drawn by the seed, and behind it for the likeliest of 2 labels.",
+        "side, drawn by the seed, and behind it for the likeliest of 2 labels. Of each metric the "
+        "tuned model is compared with the best of these.",
         "The prompt shows 1 of 8 examples: more do not fit.",
-        "metric as is with a prompt by likelihood compared exactMatch 0.0000 (0.0000 to 0.9000) "
-        "0.1000 (0.1000 to 0.9000) 0.2000 (0.2000 to 0.9000) by likelihood",
+        "metric base as is base with a prompt base by likelihood tuned",
+        "above the base model 0.0000 0.0000 to 0.9000 0.1000 0.1000 to 0.9000 0.2000 0.2000 to "
+        "0.9000 compared 0.9 +0.7000",
+        "loss 1 compared 1 +0.0000",
         "chance favours the base, never the tuned model",
         "The prompt user Answer with one of these labels: - Thing 1? Thing 1? assistant Thing 1? "
         "user (the question)",
     ):
         assert words in text
-    alone = describe_baseline([], None, "evaluation.baseline is AsIs")
+    alone = describe_baseline(None, "evaluation.baseline is AsIs")
     text = Reading(page(baseline=alone)).text
     assert "asked the questions alone: evaluation.baseline is AsIs." in text
     assert "chance favours" not in text
 
 
-def test_page_loads_nothing_and_runs_nothing() -> None:
+def test_page_loads_nothing_and_runs_its_own_script_alone() -> None:
     text = page()
     read = Reading(text)
-    assert not {"script", "link", "img", "iframe", "object"} & set(read.tags)
+    assert not {"link", "img", "iframe", "object"} & set(read.tags)
     names = {name for name, _ in read.attributes}
-    assert not {"src", "href"} & names
+    assert "src" not in names
+    assert {
+        value for name, value in read.attributes if name == "href" and value[:1] != "#"
+    } == set()
     assert not [name for name in names if name.startswith("on")]
     assert "http:" not in text
     assert "https:" not in text
     assert "url(" not in text
     assert "default-src 'none'" in text
+    script = text.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert "script" not in Reading(page(samples=[])).tags
 
 
 def test_missed_goal_no_goal_and_plain_text_are_told() -> None:
@@ -96,7 +118,7 @@ def test_missed_goal_no_goal_and_plain_text_are_told() -> None:
     assert "Goal missed, nothing is published. loss MISSED" in missed
     assert "plain text" in missed
     none = Reading(page({"spec.goal": None}, result=result.model_copy(update={"goal_met": None})))
-    assert "no goal" in none.text
+    assert "The job set no goal. loss 3.000, base model 2.000: +1.000." in none.text
 
 
 def test_gates_are_told_and_what_they_missed() -> None:
@@ -111,12 +133,12 @@ def test_gates_are_told_and_what_they_missed() -> None:
     scores = [Score(name="loss", base="2", tuned="3")]
     result = EvaluateResult(scores=scores, num_samples=3, gates=gates, report_uri="x")
     read = Reading(page(result=result))
-    assert "1 of 3 gates missed, nothing is published. refunds" in read.text
+    assert "1 of 3 gates missed, nothing is published. refunds: exactMatch 0.2 <b>." in read.text
     assert "refunds MISSED exactMatch label" in read.text
     assert "short missed (warning) answerLength all not measured at most 9" in read.text
     assert "valid met jsonValid all 1.0000 0.980 at least 0.9" in read.text
     assert "short (a warning) not measured: no time" in read.text
-    assert "script" not in read.tags
+    assert read.tags.count("script") == 1
     passed = result.model_copy(update={"gates": gates[1:]})
     assert "No gate stands in the way. 1 of 2 met." in Reading(page(result=passed)).text
 
@@ -178,7 +200,7 @@ def test_labels_are_told_with_the_worst_first_and_what_they_are_mistaken_for() -
     assert "b" not in reading.tags
 
 
-def test_many_labels_are_listed_without_a_matrix() -> None:
+def test_many_labels_are_drawn_and_listed_from_the_worst() -> None:
     truth = [f"label {i}" for i in range(60)] * 2
     said = [f"label {(i + 1) % 60}" for i in range(60)] * 2
     tables = count_both(truth, said, [[label] for label in truth])
@@ -186,6 +208,8 @@ def test_many_labels_are_listed_without_a_matrix() -> None:
     section = describe_labels(*tables)
     assert (section.matrix, len(section.mistakes), section.num_mistakes) == ([], 20, 60)
     text = Reading(page(labels=section)).text
+    assert "The 12 labels of 60 that the tuned model is worst at" in text
+    assert "label 5, answered label 6: 2" in text
     assert "The 20 most frequent of 60 kinds of mistakes" in text
     assert text.count("label 59") >= 1
 

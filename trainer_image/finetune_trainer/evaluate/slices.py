@@ -1,4 +1,4 @@
-"""The part of a comparison that a gate looks at. Pure."""
+"""Parts of a comparison: what a gate looks at, and what a report divides. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,16 @@ def take_slice(comparison: Comparison, part: GateSlice | None) -> Comparison:
     """Return what both models said to the questions of a slice; all of it without one."""
     if part is None:
         return comparison
-    inside = [is_inside(question, part) for question in comparison.questions]
+    return take_questions(comparison, [is_inside(each, part) for each in comparison.questions])
+
+
+def take_questions(comparison: Comparison, inside: Sequence[bool]) -> Comparison:
+    """Return what both models said to some of the questions.
+
+    Args:
+        comparison: What they said to all.
+        inside: Of each question whether it is taken.
+    """
     asked = [
         chosen
         for question, chosen in zip(comparison.questions, inside, strict=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, GateResult, Score
+from finetune_api.trainer import Environment, EvaluateResult, GateResult, Score
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, require_approved
 from finetune_trainer.data.rows import Side
@@ -23,6 +24,7 @@ from finetune_trainer.evaluate.goal import (
 )
 from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
+from finetune_trainer.evaluate.parts import score_parts
 from finetune_trainer.evaluate.probes.alarms import judge_alarms
 from finetune_trainer.evaluate.probes.gathering import gather_probes
 from finetune_trainer.evaluate.probes.measuring import measure_said
@@ -111,6 +113,7 @@ def _evaluate(context: StageContext, key: str) -> None:
         prompted=asked.prompted,
         not_prompted=asked.not_prompted,
         probed=probed.probed,
+        parts=score_parts(job, comparison, scores[0].name, settings),
     )
     write_report(folder, evidence)
     _write_review(folder, context, comparison, row_scores)
@@ -179,7 +182,19 @@ def _gather_evidence(
         merged_digest=merged.digest if merged else None,
         result=result,
         samples=gather_samples(comparison, row_scores),
+        data=prepared.report,
+        data_uri=prepared.uri,
+        curve=_read_curve(context),
+        image=os.environ.get(Environment.IMAGE, ""),
     )
+
+
+def _read_curve(context: StageContext) -> str:
+    """Return what training logged; nothing where it left none, as earlier versions' runs may."""
+    key = f"{context.job.run_prefix}/metrics.jsonl"
+    if not context.output.exists(key):
+        return ""
+    return context.output.read_bytes(key).decode("utf-8", errors="replace")
 
 
 def _write_review(

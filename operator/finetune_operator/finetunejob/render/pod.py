@@ -94,11 +94,12 @@ def render_pod_template(
     annotations = _annotations(extra, stage)
     if annotations:
         metadata["annotations"] = annotations
+    image = image or spec.trainer.image or config.trainer_image
     container: dict[str, Any] = {
         "name": CONTAINER,
-        "image": image or spec.trainer.image or config.trainer_image,
+        "image": image,
         "args": [stage.value, "--job", f"{JOB_DIR}/{JOB_FILE}", *_pin(data_digest), *arguments],
-        "env": _environment(spec, extra, stage, owner, config),
+        "env": _environment(spec, extra, stage, owner, config, image=image),
         "resources": _resources(spec, stage, config),
         "volumeMounts": mounts,
         "terminationMessagePath": "/dev/termination-log",
@@ -195,6 +196,8 @@ def _environment(
     stage: Stage,
     owner: Owner,
     config: OperatorConfig,
+    *,
+    image: str,
 ) -> list[dict[str, Any]]:
     values = {
         "HOME": "/tmp",  # noqa: S108 - the pod's own emptyDir
@@ -204,6 +207,7 @@ def _environment(
         Environment.WORK_DIR: WORK_DIR,
         Environment.CACHE_DIR: CACHE_DIR,
         Environment.CREDENTIALS_DIR: CREDENTIALS_DIR,
+        Environment.IMAGE: image,
         Environment.SCRATCH_BYTES: str(whole_bytes(config.scratch_size)),
         # A stage begins no save that would still be under way when it is killed.
         Environment.GRACE_SECONDS: str(extra.termination_grace_period_seconds),

@@ -1,17 +1,11 @@
-"""The part of the report on the base model: each way it was asked, and with which prompt."""
+"""The part of the report on how the base model was asked, and with which prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.trainer import Score
-from finetune_api.v1alpha1.scoring import BASELINE_WORDS, BaselineName
 from finetune_trainer.evaluate.baseline.fitting import Prompted
-
-WAYS: tuple[BaselineName, ...] = ("AsIs", "Prompted", "Likelihood")
-NOT_MEASURED = "\N{EN DASH}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,46 +13,24 @@ class BaselineSection:
     """What the page shows of the base model.
 
     Attributes:
-        columns: Of the table of scores.
-        rows: Its cells.
         words: What the prompt is made of; or why there is none.
         told: What was left out of it, in sentences.
         turns: The prompt, turn by turn; empty where there is none.
     """
 
-    columns: list[dict[str, Any]]
-    rows: list[list[object]]
     words: str
     told: tuple[str, ...]
     turns: list[dict[str, str]]
 
 
-def describe_baseline(
-    scores: Sequence[Score], prompted: Prompted | None, reason: str
-) -> BaselineSection:
+def describe_baseline(prompted: Prompted | None, reason: str) -> BaselineSection:
     """Return what the page shows.
 
     Args:
-        scores: The scores of the evaluation.
         prompted: The questions behind their prompt; None where the base got none.
         reason: Why it got none.
     """
-    tried = {each.asked for score in scores for each in score.baselines or ()}
-    ways = [way for way in WAYS if way in tried]
-    rows: list[list[object]] = []
-    for score in scores:
-        if not score.baselines:
-            continue
-        of_way = {
-            each.asked: f"{each.value} ({each.low} to {each.high})" for each in score.baselines
-        }
-        compared = BASELINE_WORDS[score.baseline or "AsIs"]
-        rows.append([score.name, *(of_way.get(way, NOT_MEASURED) for way in ways), compared])
     return BaselineSection(
-        columns=[
-            {"label": label} for label in ("metric", *map(BASELINE_WORDS.get, ways), "compared")
-        ],
-        rows=rows,
         words=prompt_words(prompted, reason),
         told=prompted.told if prompted else (),
         turns=prompted.prompt.shown() if prompted else [],

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult, ResolvedJob, RowCounts
+from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.fitting import Prompted
+from finetune_trainer.evaluate.parts import PartScore
 from finetune_trainer.evaluate.probes.measuring import Probed
 
 
@@ -60,6 +62,11 @@ class Evidence:
         prompted: The questions behind the prompt that the base model got; None where it got none.
         not_prompted: Why it got none.
         probed: What both models said to what they were asked beyond the held-out rows.
+        data: The report of the prepared data set; None where there is none.
+        data_uri: Its folder.
+        parts: Scores of parts of the held-out rows.
+        curve: Text of the run's ``metrics.jsonl``; empty where there is none.
+        image: The trainer's container image, as the cluster knows it; empty elsewhere.
     """
 
     job: ResolvedJob
@@ -74,6 +81,11 @@ class Evidence:
     prompted: Prompted | None = None
     not_prompted: str = ""
     probed: Sequence[Probed] = ()
+    data: DatasetReport | None = None
+    data_uri: str = ""
+    parts: Sequence[PartScore] = ()
+    curve: str = ""
+    image: str = ""
 
 
 def gather_samples(

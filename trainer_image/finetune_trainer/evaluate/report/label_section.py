@@ -7,20 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer.evaluate.metrics.answers import References
-from finetune_trainer.evaluate.metrics.labels import LabelTable, count_labels, looks_like_labels
+from finetune_trainer.evaluate.metrics.labels import (
+    LabelFigures,
+    LabelTable,
+    count_labels,
+    looks_like_labels,
+)
+from finetune_trainer.evaluate.report.matrix import Matrix, draw_matrix
+from finetune_trainer.evaluate.report.scores import Bar, draw_bar
 
 MAX_MATRIX_LABELS = 8
-"""More columns are cut on a phone; what is mistaken for what is listed below either way."""
+"""More columns of figures are cut on a phone: then the matrix is a picture."""
+MAX_OPEN_LABELS = 12
+"""A longer table of labels is folded but for its worst."""
 NUM_MISTAKES = 20
 
 LABEL_COLUMNS = (
-    {"label": "label"},
-    {"label": "rows", "number": True},
-    {"label": "base: recall", "number": True},
-    {"label": "base: F1", "number": True},
-    {"label": "tuned: precision", "number": True},
-    {"label": "tuned: recall", "number": True},
-    {"label": "tuned: F1", "number": True},
+    "rows",
+    "base: recall",
+    "base: F1",
+    "tuned: precision",
+    "tuned: recall",
+    "tuned: F1",
 )
 MISTAKE_COLUMNS = (
     {"label": "true label"},
@@ -47,19 +55,31 @@ class MatrixRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LabelRow:
+    """One label in the table: its figures, and where both models' F1 stand."""
+
+    label: str
+    figures: list[str]
+    f1: float
+    bar: Bar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LabelSection:
     """What the page shows of labels.
 
     Attributes:
-        rows: Cells of the table of labels, the tuned model's worst F1 first.
-        matrix: The confusion matrix; empty where there are too many labels for one.
+        rows: The table of labels, the tuned model's worst F1 first.
+        matrix: The confusion matrix in figures; empty where there are too many labels.
+        picture: The same drawn, where there are more.
         mistakes: Cells of the table of the most frequent mistakes of both models.
         num_labels: How many labels there are.
         num_mistakes: How many kinds of mistakes there are.
     """
 
-    rows: list[list[object]]
+    rows: list[LabelRow]
     matrix: list[MatrixRow]
+    picture: Matrix | None
     mistakes: list[list[object]]
     num_labels: int
     num_mistakes: int
@@ -109,31 +129,32 @@ def describe_labels(base: LabelTable, tuned: LabelTable) -> LabelSection:
         tuned: What the tuned model said, to the same rows.
     """
     pairs = zip(base.figures(), tuned.figures(), strict=True)
-    rows: list[list[object]] = [
-        [
-            after.label,
-            after.num_rows,
-            f"{before.recall:.3f}",
-            f"{before.f1:.3f}",
-            f"{after.precision:.3f}",
-            f"{after.recall:.3f}",
-            f"{after.f1:.3f}",
-        ]
-        for before, after in pairs
-    ]
+    rows = [_row(before, after) for before, after in pairs]
     mistakes = _list_mistakes(base, tuned)
     size = len(tuned.labels)
+    has_figures = size <= MAX_MATRIX_LABELS
     matrix = [
         MatrixRow(number=index + 1, label=label, counts=tuned.counts[index].tolist())
         for index, label in enumerate(tuned.labels)
-        if size <= MAX_MATRIX_LABELS
+        if has_figures
     ]
     return LabelSection(
-        rows=sorted(rows, key=lambda row: str(row[-1])),
+        rows=sorted(rows, key=lambda row: row.f1),
         matrix=matrix,
+        picture=None if has_figures else draw_matrix(tuned, none=NO_LABEL),
         mistakes=mistakes[:NUM_MISTAKES],
         num_labels=size,
         num_mistakes=len(mistakes),
+    )
+
+
+def _row(before: LabelFigures, after: LabelFigures) -> LabelRow:
+    shares = (before.recall, before.f1, after.precision, after.recall, after.f1)
+    return LabelRow(
+        label=after.label,
+        figures=[f"{after.num_rows:,}", *(f"{share:.3f}" for share in shares)],
+        f1=after.f1,
+        bar=draw_bar(before.f1, after.f1, after.f1, after.f1),
     )
 
 

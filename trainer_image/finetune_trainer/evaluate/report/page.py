@@ -1,33 +1,33 @@
-"""Renders ``report.html``: one file that opens anywhere, with no script and nothing to load.
+"""Renders ``report.html``: one file that opens anywhere, with nothing to load.
 
 What models and data say is text of strangers: the template escapes everything, and a policy in the
-page forbids whatever might slip through.
+page forbids whatever might slip through, every script but the page's own among it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
-from finetune_api.trainer import EvaluateResult, GateResult, ResolvedJob, Score
-from finetune_api.v1alpha1.finetunejob import Goal
-from finetune_api.v1alpha1.scoring import BASELINE_WORDS, LOWER_IS_BETTER
+from finetune_api.trainer import EvaluateResult, GateResult, ResolvedJob
 from finetune_trainer.evaluate.baseline.section import BaselineSection
 from finetune_trainer.evaluate.goal import certainty_of
-from finetune_trainer.evaluate.metrics.labels import normalize_label
+from finetune_trainer.evaluate.parts import PartScore
 from finetune_trainer.evaluate.probes.section import ProbeSection
 from finetune_trainer.evaluate.report.curve import Picture
 from finetune_trainer.evaluate.report.label_section import (
     LABEL_COLUMNS,
+    MAX_OPEN_LABELS,
     MISTAKE_COLUMNS,
     LabelSection,
 )
+from finetune_trainer.evaluate.report.lineage import Command, DataSection
+from finetune_trainer.evaluate.report.rows import RowSection
+from finetune_trainer.evaluate.report.scores import describe_scores
+from finetune_trainer.evaluate.report.verdict import find_verdicts, is_local_run
 from finetune_trainer.pages.rendering import render
 
-BAR_WIDTH = 160
 GATE_COLUMNS = (
     {"label": "gate"},
     {"label": "verdict"},
@@ -37,76 +37,75 @@ GATE_COLUMNS = (
     {"label": "bound", "number": True},
     {"label": "asked"},
 )
-_LABEL_METRICS = frozenset({"exactMatch", "macroF1"})
+SOURCE_COLUMNS = (
+    {"label": "source"},
+    {"label": "side"},
+    {"label": "usable rows", "number": True},
+    {"label": "invalid rows", "number": True},
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Bar:
-    """Positions along a scale from 0 to 1, in pixels: where base and tuned model stand."""
+class Sections:
+    """What the page tells below the verdict and the scores.
 
-    base: float
-    tuned: float
-    low: float
-    high: float
+    Attributes:
+        rows: Single questions with their answers.
+        labels: What becomes of each label, where answers are labels.
+        parts_of_rows: Scores of parts of the held-out rows.
+        curve: The losses while training.
+        probes: What was asked beyond the held-out rows.
+        baseline: How the base model was asked.
+        data: What it learned from.
+        recipe: How it was trained, by label.
+        usage: What training took, by label.
+        lineage: What it was made of, by label.
+        licence: What is known of its terms.
+        commands: How it is fetched, asked and served.
+        review: Whether people look at the answers.
+    """
+
+    rows: RowSection
+    labels: LabelSection | None = None
+    parts_of_rows: Sequence[PartScore] = ()
+    curve: Picture | None = None
+    probes: ProbeSection | None = None
+    baseline: BaselineSection | None = None
+    data: DataSection | None = None
+    recipe: Mapping[str, str | int] = field(default_factory=dict)
+    usage: Mapping[str, str] = field(default_factory=dict)
+    lineage: Mapping[str, str | int] = field(default_factory=dict)
+    licence: str = ""
+    commands: Sequence[Command] = ()
+    review: str = ""
 
 
-def render_page(
-    *,
-    job: ResolvedJob,
-    result: EvaluateResult,
-    facts: Mapping[str, str | int],
-    samples: Sequence[Mapping[str, Any]],
-    num_samples: int,
-    curve: Picture | None = None,
-    labels: LabelSection | None = None,
-    probes: ProbeSection | None = None,
-    baseline: BaselineSection | None = None,
-) -> str:
-    """Render the page.
+def render_page(job: ResolvedJob, result: EvaluateResult, sections: Sections) -> str:
+    """Render the page; the same values give the same bytes.
 
     Args:
         job: The job.
-        result: Scores and goal.
-        facts: Data, recipe and files, by label.
-        samples: Questions shown with their answers.
-        num_samples: How many there are in all.
-        curve: The losses while training.
-        labels: What becomes of each label, where answers are labels.
-        probes: What was asked beyond the held-out rows.
-        baseline: How the base model was asked.
+        result: Scores, goal and gates.
+        sections: What else the page tells.
     """
-    goal = job.spec.goal
-    has_labels = any(score.name in _LABEL_METRICS for score in result.scores)
+    certainty = certainty_of(job.spec.goal)
     return render(
         "report/page.html.j2",
         folder=Path(__file__).parent.parent,
+        script="report/rows.js" if sections.rows.rows else "",
         job=job,
         result=result,
-        facts=facts,
-        samples=[_mark(sample, has_labels=has_labels) for sample in samples],
-        num_samples=num_samples,
-        curve=curve,
-        labels=labels,
-        probes=probes,
-        baseline=baseline,
-        label_columns=LABEL_COLUMNS,
-        mistake_columns=MISTAKE_COLUMNS,
-        bar_width=BAR_WIDTH,
-        rows=[
-            {
-                "score": score,
-                "asked": BASELINE_WORDS[score.baseline] if score.baseline else "",
-                "gain": f"{float(score.tuned) - float(score.base):+.4f}",
-                "is_goal": goal is not None and goal.metric == score.name,
-                "lower_is_better": score.name in LOWER_IS_BETTER,
-                "bar": _bar(score),
-            }
-            for score in result.scores
-        ],
-        goal_words=_goal_words(goal),
-        certainty=f"{certainty_of(goal) * 100:g}",
+        is_local_run=is_local_run(job),
+        verdicts=find_verdicts(job, result),
+        scores=describe_scores(result, job.spec.goal),
+        certainty=f"{certainty * 100:g}",
         gate_columns=GATE_COLUMNS,
         gates=[_gate_cells(gate) for gate in result.gates],
+        label_columns=LABEL_COLUMNS,
+        max_open_labels=MAX_OPEN_LABELS,
+        mistake_columns=MISTAKE_COLUMNS,
+        source_columns=SOURCE_COLUMNS,
+        **{each.name: getattr(sections, each.name) for each in fields(Sections)},
     )
 
 
@@ -115,47 +114,3 @@ def _gate_cells(gate: GateResult) -> list[str]:
     measured = gate.value or "not measured"
     rows = gate.slice or "all"
     return [gate.name, verdict, gate.metric, rows, measured, gate.bound, gate.asked]
-
-
-def _bar(score: Score) -> _Bar | None:
-    if score.name in LOWER_IS_BETTER or not score.tuned_low:
-        return None
-    texts = (score.base, score.tuned, score.tuned_low, score.tuned_high)
-    base, tuned, low, high = (round(BAR_WIDTH * min(1.0, max(0.0, float(t))), 1) for t in texts)
-    return _Bar(base=base, tuned=tuned, low=low, high=high)
-
-
-def _goal_words(goal: Goal | None) -> list[str]:
-    if goal is None:
-        return []
-    words = []
-    if goal.at_least is not None:
-        words.append(f"at least {goal.at_least}")
-    if goal.at_most is not None:
-        words.append(f"at most {goal.at_most}")
-    if goal.over_base is not None:
-        direction = "below" if goal.metric in LOWER_IS_BETTER else "above"
-        words.append(f"{goal.over_base} {direction} the base model")
-    return words
-
-
-def _mark(sample: Mapping[str, Any], *, has_labels: bool) -> dict[str, Any]:
-    """Add whether each answer is a right label; None where answers are texts."""
-    right = {normalize_label(reference) for reference in sample["references"]}
-    marks = {
-        f"{side}_is_right": normalize_label(sample[side]) in right if has_labels else None
-        for side in ("base", "tuned")
-    }
-    prompt = sample["prompt"]
-    turns = [{"role": "", "content": prompt}] if isinstance(prompt, str) else prompt
-    turns = [{"role": turn["role"], "content": _shown_text(turn)} for turn in turns]
-    return {**sample, **marks, "turns": turns}
-
-
-def _shown_text(message: Mapping[str, Any]) -> str:
-    """Return what a message says, with the tools that it calls."""
-    calls = [
-        f"{call['function']['name']}({json.dumps(call['function']['arguments'])})"
-        for call in message.get("tool_calls", ())
-    ]
-    return "\n".join([*([message["content"]] if message["content"] else []), *calls])

@@ -1,6 +1,7 @@
 """Writes what an evaluation leaves: for machines, for people, and the model card with its scores.
 
-The files hold nothing that differs between two runs over the same inputs: no times, no host names.
+``report.json`` and ``samples.jsonl`` hold nothing that differs between two runs over the same
+inputs: no times, no host names. The page tells what training took, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from finetune_trainer.evaluate.report.label_section import (
     describe_labels,
     table_to_json,
 )
-from finetune_trainer.evaluate.report.page import render_page
+from finetune_trainer.evaluate.report.lineage import (
+    describe_data,
+    licence_words,
+    lineage_facts,
+    review_words,
+    serving_commands,
+)
+from finetune_trainer.evaluate.report.page import Sections, render_page
+from finetune_trainer.evaluate.report.rows import show_rows
+from finetune_trainer.evaluate.report.usage import read_usage, usage_facts
 from finetune_trainer.publish.card import model_card, recipe_facts
 
 NUM_SAMPLES_IN_REPORT = 10
@@ -80,6 +90,7 @@ def _to_json(evidence: Evidence, tables: Tables | None) -> dict[str, Any]:
         "baseline": to_json(evidence.prompted, evidence.not_prompted),
         "labels": dict(zip(SIDES, map(table_to_json, tables), strict=True)) if tables else None,
         "corpus": None if tables else _corpus_to_json(evidence),
+        "parts": [{**asdict(part), "score": part.score.to_wire()} for part in evidence.parts],
         "samples": [asdict(sample) for sample in evidence.samples[:NUM_SAMPLES_IN_REPORT]],
     }
 
@@ -94,22 +105,38 @@ def _corpus_to_json(evidence: Evidence) -> dict[str, Any]:
 
 
 def _to_page(evidence: Evidence, tables: Tables | None) -> str:
-    rows, result = evidence.rows, evidence.result
-    facts = recipe_facts(evidence.job, model_name=evidence.model_name, record=evidence.record)
-    return render_page(
-        job=evidence.job,
-        result=result,
-        facts={
-            **facts,
-            "Rows": f"{rows.train:,} train, {rows.validation:,} validation, {rows.test:,} held out",
-            "Adapter files": evidence.adapter_uri,
-            "Adapter sha256": evidence.adapter_sha256,
-            **({"Merged model": evidence.merged_digest} if evidence.merged_digest else {}),
-        },
-        samples=[asdict(sample) for sample in evidence.samples[:NUM_SAMPLES_IN_REPORT]],
-        num_samples=len(evidence.samples),
-        curve=draw_picture(evidence.record),
+    job, record, result = evidence.job, evidence.record, evidence.result
+    names: dict[str, Any] = {"model_name": evidence.model_name, "record": record}
+    lineage = lineage_facts(job, **names, files=_name_files(evidence))
+    usage = read_usage(evidence.curve, was_resumed=bool(record.get("resumedFromStep")))
+    recipe = recipe_facts(job, **names)
+    sections = Sections(
+        rows=show_rows(
+            evidence.samples,
+            metric=result.scores[0].name,
+            has_labels=tables is not None,
+        ),
         labels=describe_labels(*tables) if tables else None,
+        parts_of_rows=evidence.parts,
+        curve=draw_picture(record),
         probes=describe_probes(result, evidence.probed),
-        baseline=describe_baseline(result.scores, evidence.prompted, evidence.not_prompted),
+        baseline=describe_baseline(evidence.prompted, evidence.not_prompted),
+        data=describe_data(job, evidence.data, uri=evidence.data_uri) if evidence.data else None,
+        recipe={name: fact for name, fact in recipe.items() if name not in lineage},
+        usage=usage_facts(usage, record["recipe"], num_nodes=job.spec.resources.nodes),
+        lineage=lineage,
+        licence=licence_words(record),
+        commands=serving_commands(job, **names, adapter_uri=evidence.adapter_uri),
+        review=review_words(job, result.report_uri.rpartition("/")[0]),
     )
+    return render_page(job, result, sections)
+
+
+def _name_files(evidence: Evidence) -> dict[str, str]:
+    merged, image = evidence.merged_digest, evidence.image
+    return {
+        **({"Trainer image": image} if image else {}),
+        "Adapter files": evidence.adapter_uri,
+        "Adapter sha256": evidence.adapter_sha256,
+        **({"Merged model": merged} if merged else {}),
+    }

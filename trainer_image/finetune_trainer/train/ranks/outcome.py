@@ -80,7 +80,11 @@ def leave_outcome(
     }
     Path(plan.control_dir, "outcome.json").write_text(json.dumps(outcome))
     # Beside the curve and not in run.json, which is the same for equal runs.
-    peak = {"step": outcome["step"], "peak_memory_bytes": measure_peak_memory(use_gpu=plan.use_gpu)}
+    peak = {
+        "step": outcome["step"],
+        "peak_memory_bytes": measure_peak_memory(use_gpu=plan.use_gpu),
+        "hardware": name_hardware(use_gpu=plan.use_gpu),
+    }
     with Path(plan.curve).open("a") as file:
         file.write(json.dumps(peak) + "\n")
 
@@ -92,6 +96,15 @@ def measure_peak_memory(*, use_gpu: bool) -> int:
 
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def name_hardware(*, use_gpu: bool) -> str:
+    """Return the kind of device that this rank trained on: ``NVIDIA H100 80GB HBM3``, or CPU."""
+    if use_gpu:
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    return "CPU"
 
 
 def stays_flattened(trainer: Trainer, recipe: Recipe) -> bool:

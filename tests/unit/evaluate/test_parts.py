@@ -1,0 +1,75 @@
+"""How held-out rows are divided, and what is told of each part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.metrics.answers import Answers
+from finetune_trainer.evaluate.parts import MAX_SOURCES, divide, score_parts
+from finetune_trainer.evaluate.questions import Question
+from support.spec_cases import minimal_job
+
+
+def question(prompt: Any, source: str = "a.csv", group: str = "") -> Question:
+    row = {"metadata": {"source": source}}
+    return Question(prompt=prompt, references=("yes",), rows=(row,), group=group or str(prompt))
+
+
+def test_rows_that_are_all_alike_are_not_divided() -> None:
+    assert divide([question("same length") for _ in range(100)]) == []
+    assert divide([]) == []
+
+
+def test_rows_are_divided_by_source_length_and_turns() -> None:
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c"}]  # fmt: skip
+    some = [question("x" * (i + 1), "b.csv" if i % 3 else "a.csv") for i in range(80)]
+    parts = divide([*some, question([{"role": "system", "content": "s"}, *chat])])
+    assert [(part.by, part.name, sum(part.inside)) for part in parts] == [
+        ("source", "a.csv", 28),
+        ("source", "b.csv", 53),
+        ("length of the question", "1 to 19 characters", 20),
+        ("length of the question", "20 to 39 characters", 20),
+        ("length of the question", "40 to 59 characters", 20),
+        ("length of the question", "60 to 80 characters", 21),
+        ("turns before the answer", "1 turn", 80),
+        ("turns before the answer", "3 turns", 1),
+    ]
+
+
+def test_many_small_sources_are_one_part_together() -> None:
+    names = [f"{i}.csv" for i in range(30)] + ["large.csv"] * 5
+    parts = divide([question("q", name) for name in names])
+    assert len(parts) == MAX_SOURCES
+    assert {part.name for part in parts} >= {"large.csv", "24 others"}
+    assert sum(sum(part.inside) for part in parts) == len(names)
+
+
+def test_intervals_of_parts_hold_together_and_are_wider_than_of_all() -> None:
+    job = ResolvedJob.model_validate(
+        {"namespace": "n", "name": "j", "uid": "u", "spec": minimal_job()["spec"]}
+    )
+    questions = [question(f"q {i}", f"{i % 2}.csv") for i in range(60)]
+
+    def said(right: int) -> Answers:
+        zeros = np.zeros(60)
+        texts = ["yes" if i % 60 < right else "no" for i in range(60)]
+        return Answers(texts=texts, nll_sums=zeros, num_tokens=zeros + 1)
+
+    comparison = Comparison(questions=questions, base=said(20), tuned=said(50))
+    scores = score_parts(job, comparison, "exactMatch")
+    assert [(part.name, part.num_questions) for part in scores[:2]] == [
+        ("0.csv", 30),
+        ("1.csv", 30),
+    ]
+    first = scores[0].score
+    assert (first.base, first.tuned) == ("0.3333", "0.8333")
+    alone = score_parts(
+        job, Comparison(questions=questions[:1] * 60, base=said(20), tuned=said(50)), "exactMatch"
+    )
+    assert alone == []
+    assert float(first.tuned_high) - float(first.tuned_low) > 0.27  # Wilson's of 25 of 30 alone

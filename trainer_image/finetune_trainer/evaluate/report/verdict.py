@@ -1,0 +1,102 @@
+"""The verdict in a sentence, before everything else: number, bound, and what would be enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from finetune_api.trainer import LOCAL_UID_PREFIX, EvaluateResult, GateResult, ResolvedJob, Score
+from finetune_api.v1alpha1.scoring import BASELINE_WORDS
+
+NOTHING_PUBLISHED = "nothing is published"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """One thing that was decided; ``is_met`` is None where nothing was asked."""
+
+    is_met: bool | None
+    strong: str
+    words: str
+
+
+def find_verdicts(job: ResolvedJob, result: EvaluateResult) -> list[Verdict]:
+    """Return goal, gates, and what comes next.
+
+    Args:
+        job: The job.
+        result: What its evaluation found.
+    """
+    return [_of_goal(result), *_of_gates(result.gates), _what_comes(job, result)]
+
+
+def is_local_run(job: ResolvedJob) -> bool:
+    """Whether ``finetune run`` made it, on a machine that knows no cluster."""
+    return job.uid.startswith(LOCAL_UID_PREFIX)
+
+
+def _of_goal(result: EvaluateResult) -> Verdict:
+    words = result.goal_message
+    if result.goal_met is None:
+        told = _score_words(result.scores[0]) if result.scores else ""
+        return Verdict(is_met=None, strong="The job set no goal.", words=told)
+    if result.goal_met:
+        return Verdict(is_met=True, strong="Goal met.", words=f"{words}.")
+    return Verdict(is_met=False, strong=f"Goal missed, {NOTHING_PUBLISHED}.", words=f"{words}.")
+
+
+def _score_words(score: Score) -> str:
+    """Return a score beside the base model's, in a sentence."""
+    asked = f" {BASELINE_WORDS[score.baseline]}" if score.baseline else ""
+    gain = f"{float(score.tuned) - float(score.base):+.3f}"
+    tuned, base = float(score.tuned), float(score.base)
+    return (
+        f"{score.name} {tuned:.3f}{_bounds(score.tuned_low, score.tuned_high)}, base model{asked} "
+        f"{base:.3f}{_bounds(score.base_low, score.base_high)}: "
+        f"{gain}{_bounds(score.delta_low, score.delta_high)}."
+    )
+
+
+def _bounds(low: str, high: str) -> str:
+    return f" [{float(low):.3f}, {float(high):.3f}]" if low else ""
+
+
+def _of_gates(gates: list[GateResult]) -> Iterator[Verdict]:
+    if not gates:
+        return
+    missed = [gate for gate in gates if not gate.met and gate.severity == "Block"]
+    num_met = sum(gate.met for gate in gates)
+    if not missed:
+        yield Verdict(
+            is_met=True,
+            strong="No gate stands in the way.",
+            words=f"{num_met} of {len(gates)} met.",
+        )
+        return
+    yield Verdict(
+        is_met=False,
+        strong=f"{len(missed)} of {len(gates)} gates missed, {NOTHING_PUBLISHED}.",
+        words="; ".join(f"{gate.name}: {gate.message}" for gate in missed) + ".",
+    )
+
+
+def _what_comes(job: ResolvedJob, result: EvaluateResult) -> Verdict:
+    """Say what follows. The page is written before it: it knows no number of a version."""
+    name = f"{job.namespace}/{job.name}"
+    if result.is_missed:
+        which = "FILE" if is_local_run(job) else f"{job.name} -n {job.namespace}"
+        return Verdict(
+            is_met=None,
+            strong="The candidate is kept.",
+            words="Its files stay where the lineage below says; a person may still decide to "
+            f"publish it, on record: finetune publish {which} --override --reason TEXT.",
+        )
+    if job.spec.publishes_at_once:
+        return Verdict(
+            is_met=None, strong="It is published", words=f"as the next version of {name}."
+        )
+    return Verdict(
+        is_met=None,
+        strong="Publication waits for people.",
+        words=f"It becomes the next version of {name} once they have reviewed it.",
+    )
