@@ -72,6 +72,10 @@ data-quality: setup ## What the data stage finds in data with planted faults, as
 evidence: setup ## How often intervals hold and verdicts are wrong, simulated, as tables (about 3 minutes; TABLES="gains verdicts")
 	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m evidence $(TABLES)
 
+.PHONY: sweeps
+sweeps: setup ## How a sweep searches, stops and chooses, beside Optuna, simulated, as tables (about 3 minutes; TABLES="regret")
+	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m sweep_evidence $(TABLES)
+
 .PHONY: probe-evidence
 probe-evidence: setup ## Models done harm on purpose, and who is caught, as a table (about 2 hours on two cores; goes on after a stop)
 	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m probe_evidence $(CASES) $(if $(SEEDS),--seeds $(SEEDS))

@@ -101,8 +101,8 @@ def estimate_range(
 def estimate_choice(
     indices: Sequence[int], weights: Sequence[float], num_values: int
 ) -> ChoiceDensity:
-    """Return the chances of values by how often each was seen, the prior spread over all."""
-    counts = [PRIOR_WEIGHT / num_values] * num_values
+    """Return the chances of values: how often each was seen, and once more for the prior."""
+    counts = [PRIOR_WEIGHT] * num_values
     for index, weight in zip(indices, weights, strict=True):
         counts[index] += weight
     return ChoiceDensity(_running_shares(counts))

@@ -1,0 +1,1 @@
+"""How far the choices of a sweep can be trusted, measured (``make sweeps``)."""
