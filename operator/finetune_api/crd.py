@@ -5,7 +5,7 @@ Nothing here reads or writes files; ``tools/generate.py`` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from finetune_api.meta import (
@@ -15,6 +15,8 @@ from finetune_api.meta import (
     GROUP,
     KIND,
     PLURAL,
+    SWEEP_KIND,
+    SWEEP_PLURAL,
     VERSION,
 )
 from finetune_api.structural import (
@@ -27,14 +29,23 @@ from finetune_api.structural import (
 )
 from finetune_api.v1alpha1.approval import APPROVAL_RULES, IMMUTABLE_MESSAGE, FineTuneApproval
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, SPEC_RULES, FineTuneJob
+from finetune_api.v1alpha1.finetunesweep import (
+    MAX_SWEEP_NAME_LENGTH,
+    SWEEP_FIXED_FIELDS,
+    SWEEP_RULES,
+    FineTuneSweep,
+    fixed_in_sweep_message,
+)
 from finetune_api.v1alpha1.podtemplate import POD_TEMPLATE_RULES
 from finetune_api.v1alpha1.queue_rules import edit_rules
 from finetune_api.v1alpha1.selection_rules import selection_edit_rules
+from finetune_api.v1alpha1.sweep_parameters import PARAMETER_RULES
 
 __all__ = [
     "CUSTOM_KINDS",
     "JOBS",
     "APPROVALS",
+    "SWEEPS",
     "CustomKind",
     "auto_or_integer_message",
     "build_crd",
@@ -139,6 +150,46 @@ _APPROVAL_COLUMNS: tuple[Schema, ...] = (
     },
 )
 
+_SWEEP_COLUMNS: tuple[Schema, ...] = (
+    {
+        "name": "Phase",
+        "type": "string",
+        "jsonPath": ".status.phase",
+        "description": "Where the sweep is in its life.",
+    },
+    {
+        "name": "Trials",
+        "type": "string",
+        "jsonPath": ".status.progress",
+        "description": "Trials that are over, of all.",
+    },
+    {
+        "name": "Best",
+        "type": "string",
+        "jsonPath": ".status.best.name",
+        "description": "FineTuneJob of the best trial.",
+    },
+    {
+        "name": "Score",
+        "type": "string",
+        "jsonPath": ".status.best.score",
+        "description": "Its validation loss.",
+    },
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {
+        "name": "Reason",
+        "type": "string",
+        "priority": 1,
+        "jsonPath": ".status.reason",
+        "description": "Why the sweep is in its phase.",
+    },
+)
+SWEEP_NAME_MESSAGE = (
+    f"metadata.name must be at most {MAX_SWEEP_NAME_LENGTH} lower-case letters, digits or dashes, "
+    "and start and end with a letter or digit: names of FineTuneJobs are derived from it"
+)
+SWEEP_NAME_RULE = NAME_RULE.replace(str(MAX_NAME_LENGTH), str(MAX_SWEEP_NAME_LENGTH))
+
 
 def immutable_message(field: str) -> str:
     """Return what the API server says when ``spec.<field>`` is changed."""
@@ -160,7 +211,7 @@ def build_schema() -> Schema:
     ]
     add_rules(properties["spec"], SPEC_RULES, prefix="")
     add_rules(properties["spec"]["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
-    _fix_fields(properties["spec"])
+    _fix_fields(properties["spec"], IMMUTABLE_FIELDS, immutable_message)
     drop_defaults(properties["status"])
     return ordered(schema)
 
@@ -176,6 +227,25 @@ def build_approval_schema() -> Schema:
     return ordered(schema)
 
 
+def build_sweep_schema() -> Schema:
+    """Build the structural schema of one FineTuneSweep, rules included.
+
+    Its template obeys the rules of a FineTuneJob, so that a bad one is refused before any trial.
+    """
+    schema = schema_of(FineTuneSweep)
+    _set_head(schema, SWEEP_KIND)
+    schema["x-kubernetes-validations"] = [{"rule": SWEEP_NAME_RULE, "message": SWEEP_NAME_MESSAGE}]
+    spec = schema["properties"]["spec"]
+    template = spec["properties"]["template"]
+    add_rules(spec, SWEEP_RULES, prefix="")
+    add_rules(template, SPEC_RULES, prefix="")
+    add_rules(template["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
+    add_rules(spec["properties"]["parameters"]["items"], PARAMETER_RULES, prefix="")
+    _fix_fields(spec, SWEEP_FIXED_FIELDS, fixed_in_sweep_message)
+    drop_defaults(schema["properties"]["status"])
+    return ordered(schema)
+
+
 def _set_head(schema: Schema, kind: str) -> None:
     """Describe what every object begins with, and leave metadata to the API server."""
     properties = schema["properties"]
@@ -188,15 +258,15 @@ def _set_head(schema: Schema, kind: str) -> None:
     schema["required"] = ["metadata", "spec"]
 
 
-def _fix_fields(spec: Schema) -> None:
+def _fix_fields(spec: Schema, fields: Iterable[str], message_of: Callable[[str], str]) -> None:
     """Add the immutability rules.
 
     A rule on a field runs only while the field is there before and after, so fields without a
     default need a second rule on the parent against being added or removed.
     """
-    for field in IMMUTABLE_FIELDS:
+    for field in fields:
         schema = spec["properties"][field]
-        fixed = {"message": immutable_message(field), "reason": "FieldValueForbidden"}
+        fixed = {"message": message_of(field), "reason": "FieldValueForbidden"}
         schema.setdefault("x-kubernetes-validations", []).insert(
             0, {"rule": "self == oldSelf", **fixed}
         )
@@ -252,7 +322,17 @@ APPROVALS = CustomKind(
     has_status=False,
     selectable=(".spec.job", ".spec.decision"),
 )
-CUSTOM_KINDS = (JOBS, APPROVALS)
+SWEEPS = CustomKind(
+    kind=SWEEP_KIND,
+    plural=SWEEP_PLURAL,
+    short_names=("fts",),
+    source="finetunesweep.py",
+    columns=_SWEEP_COLUMNS,
+    build_schema=build_sweep_schema,
+    has_status=True,
+    selectable=(".status.phase",),
+)
+CUSTOM_KINDS = (JOBS, APPROVALS, SWEEPS)
 
 
 def build_crd(custom: CustomKind = JOBS) -> Schema:

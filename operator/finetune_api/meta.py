@@ -31,6 +31,8 @@ KIND = "FineTuneJob"
 PLURAL = "finetunejobs"
 APPROVAL_KIND = "FineTuneApproval"
 APPROVAL_PLURAL = "finetuneapprovals"
+SWEEP_KIND = "FineTuneSweep"
+SWEEP_PLURAL = "finetunesweeps"
 
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"
 SIGNED_PATTERN = r"^-?[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"

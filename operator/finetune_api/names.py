@@ -16,6 +16,12 @@ JOB_LABEL = "finetune.dev/job"
 """Name of the FineTuneJob, on Jobs and pods."""
 STAGE_LABEL = "finetune.dev/stage"
 """Stage, on Jobs and pods."""
+SWEEP_LABEL = "finetune.dev/sweep"
+"""Name of the FineTuneSweep, on its FineTuneJobs."""
+TRIAL_LABEL = "finetune.dev/trial"
+"""Number of a trial, from 1, on a FineTuneJob of a sweep."""
+REPLICATE_LABEL = "finetune.dev/replicate-of"
+"""Number of the trial that a replicate repeats, on a FineTuneJob of a sweep."""
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGED_BY = "finetune-operator"
 
@@ -55,6 +61,11 @@ def run_of(job_name: str) -> int:
     return int(text) if text.isdecimal() else 1
 
 
+def trial_name(sweep: str, number: int) -> str:
+    """Return the name of the FineTuneJob of a sweep's trial, which counts from 1."""
+    return f"{sweep}-t{number}"
+
+
 def config_map_name(name: str) -> str:
     """Return the name of the ConfigMap that holds ``job.json``."""
     return f"{name}-job"
@@ -81,11 +92,13 @@ class Owner:
         namespace: Its namespace, and theirs.
         name: Its name.
         uid: Its UID: an object of the same name created later is another one.
+        kind: Its kind.
     """
 
     namespace: str
     name: str
     uid: str
+    kind: str = KIND
 
     def reference(self) -> dict[str, Any]:
         """Return the reference that lets the garbage collector delete children with their owner.
@@ -95,7 +108,7 @@ class Owner:
         """
         return {
             "apiVersion": API_VERSION,
-            "kind": KIND,
+            "kind": self.kind,
             "name": self.name,
             "uid": self.uid,
             "controller": True,

@@ -354,5 +354,33 @@ QUEUE = {
 }
 """Reasons that Kueue gives."""
 
-OPERATOR_REASONS: dict[str, ReasonHelp] = {**ACCEPTANCE, **LIFE, **CLASSES, **PODS, **QUEUE}
+SWEEPS = {
+    "InvalidTrial": ReasonHelp(
+        "A trial of a FineTuneSweep would be none that a FineTuneJob's schema takes.",
+        "Correct the parameter that the message names, in a new sweep.",
+    ),
+    "Searching": ReasonHelp("Trials are created, trained and compared.", _WAIT),
+    "Replicating": ReasonHelp("The best setting is trained again, with other seeds.", _WAIT),
+    "BudgetReached": ReasonHelp(
+        "`spec.budget` has ended the search; the best of what was trained is chosen.",
+        "Nothing, or raise the budget before the choice is made.",
+    ),
+    "NoTrialTrained": ReasonHelp(
+        "No trial came to its end with a validation loss.",
+        "Read the message; `kubectl describe ftj` of a trial that failed says more.",
+    ),
+    "TrialDeleted": ReasonHelp(
+        "The chosen trial was deleted before its end.", "Create the sweep again."
+    ),
+}
+"""Reasons of FineTuneSweeps; one whose chosen trial failed has the reason of that."""
+
+OPERATOR_REASONS: dict[str, ReasonHelp] = {
+    **ACCEPTANCE,
+    **LIFE,
+    **CLASSES,
+    **PODS,
+    **QUEUE,
+    **SWEEPS,
+}
 """All of them."""

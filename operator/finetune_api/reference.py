@@ -13,7 +13,6 @@ from finetune_api import reasons, trainer_reasons
 from finetune_api.crd import JOBS, CustomKind
 from finetune_api.meta import API_VERSION
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, NON_RETRYABLE_EXIT_CODES, ExitCode
-from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS
 
 Schema = dict[str, Any]
 
@@ -103,6 +102,7 @@ _REASON_SECTIONS: tuple[tuple[str, dict[str, reasons.ReasonHelp]], ...] = (
     ("Classes of failures", reasons.CLASSES),
     ("Pods and their containers", reasons.PODS),
     ("Kueue", reasons.QUEUE),
+    ("Sweeps", reasons.SWEEPS),
     ("Stages: object stores, folders and the Hub", trainer_reasons.STORAGE),
     ("Stages: base model, tokenizer and chat template", trainer_reasons.MODEL),
     ("Stage `prepare`: sources, rows and split", trainer_reasons.DATA),
@@ -165,6 +165,10 @@ _JOB_NOTES = (
 )
 
 
+_TOLD_ELSEWHERE = {"spec.template": "finetunejob.md"}
+"""Objects whose fields another page tells."""
+
+
 def _section(path: str, schema: Schema) -> list[str]:
     lines = [f"## {path}", "", schema["description"], ""]
     lines += _table(path, schema)
@@ -198,14 +202,17 @@ def _objects_below(path: str, schema: Schema) -> Iterator[tuple[str, Schema]]:
         child_path, child = f"{path}.{name}", field
         if "items" in field:
             child_path, child = f"{child_path}[]", field["items"]
-        if "properties" in child:
+        if "properties" in child and child_path not in _TOLD_ELSEWHERE:
             yield child_path, child
             yield from _objects_below(child_path, child)
 
 
 def _description(path: str, name: str, field: Schema) -> str:
     text = _escaped(field.get("description", ""))
-    if path == "spec" and name in IMMUTABLE_FIELDS:
+    if page := _TOLD_ELSEWHERE.get(f"{path}.{name}"):
+        text += f" Its fields: [{page}]({page})."
+    rules = field.get("x-kubernetes-validations", [])
+    if path == "spec" and any(rule["rule"] == "self == oldSelf" for rule in rules):
         text += " *Fixed.*"
     return text
 
@@ -225,7 +232,8 @@ def _type_text(field: Schema) -> str:
     if "enum" in field:
         return " \\| ".join(f"`{value}`" for value in field["enum"])
     if field.get("x-kubernetes-int-or-string"):
-        message: str = field["x-kubernetes-validations"][0]["message"]
+        rules = field.get("x-kubernetes-validations")
+        message: str = rules[0]["message"] if rules else "integer or string"
         return message.removeprefix("must be ")
     if field.get("x-kubernetes-preserve-unknown-fields"):
         return "free-form object"

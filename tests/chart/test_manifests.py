@@ -107,6 +107,8 @@ def test_operators_account_may_do_its_work_and_nothing_near_it(control_plane: An
     for verb, resource in (
         ("watch", "finetunejobs.finetune.dev"),
         ("patch", "finetunejobs.finetune.dev/status"),
+        ("create", "finetunejobs.finetune.dev"),  # trials
+        ("patch", "finetunesweeps.finetune.dev/status"),
         ("create", "jobs.batch"),
         ("create", "tokenreviews.authentication.k8s.io"),
     ):
@@ -116,7 +118,7 @@ def test_operators_account_may_do_its_work_and_nothing_near_it(control_plane: An
         ("get", "secrets"),
         ("list", "secrets"),
         ("update", "finetunejobs.finetune.dev"),
-        ("patch", "finetunejobs.finetune.dev"),
+        ("patch", "finetunesweeps.finetune.dev"),
         ("delete", "jobs.batch"),
         ("create", "pods"),
         ("create", "pods/exec"),

@@ -18,6 +18,7 @@ from manifests import CHART, RenderError
 DEFAULT = {
     "CustomResourceDefinition/finetunejobs.finetune.dev",
     "CustomResourceDefinition/finetuneapprovals.finetune.dev",
+    "CustomResourceDefinition/finetunesweeps.finetune.dev",
     "ServiceAccount/finetune-operator",
     "ConfigMap/finetune-operator",
     "Deployment/finetune-operator",

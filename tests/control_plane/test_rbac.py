@@ -23,11 +23,14 @@ from control_plane.cluster import (
 from control_plane.test_faults import free_port
 from control_plane.test_lifecycle import pod_is_stuck_in_deletion
 from control_plane.test_progress import push, token_of
+from control_plane.test_sweeps import script as sweep_script
+from control_plane.test_sweeps import sweep
 from finetune_api.names import Owner
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.controllers.sweeps import FINETUNESWEEPS
 from finetune_operator.finetunejob.render.config import render_config_map
 from finetune_operator.finetunejob.render.service import render_service
 from finetune_operator.kube.errors import NotFound
@@ -119,6 +122,8 @@ def script(job, stage, attempt):
         return Fate()
     if job == "broken":
         return Fate(status=ended_status(64, "bad"))
+    if job.startswith("rates-"):
+        return sweep_script(job, stage, attempt)
     return success(stage)
 
 
@@ -135,6 +140,8 @@ async def live_through_everything(client, connection, port) -> None:
         "lost": {},
     }.items():
         await client.create(FINETUNEJOBS, finetunejob(name, "tenant", **spec))
+    trials = {"parallelism": 4, "ttlSecondsAfterFinished": 1}
+    await client.create(FINETUNESWEEPS, sweep("tenant", **trials))
     await an_earlier_attempt_has_created_the_needs(client)
     await a_pod_pushes_and_its_job_is_paused_and_resumed(client, connection, port)
     await eventually_async(lambda: a_pod_is_bound(client, "stuck"), timeout=60)
@@ -148,6 +155,7 @@ async def live_through_everything(client, connection, port) -> None:
         }
         return (
             "short" not in jobs
+            and not (await client.list(FINETUNESWEEPS, "tenant")).items
             and jobs["again"].get("phase") == jobs["paused"].get("phase") == "Succeeded"
             and jobs["broken"].get("phase") == jobs["doomed"].get("phase") == "Failed"
             and (jobs["stuck"].get("lastFailure") or {}).get("reason") == "VolumesNotReady"

@@ -17,6 +17,7 @@ from finetune_api.names import JOB_LABEL
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.approvals import Approvals, Wake
 from finetune_operator.controllers.controller import Owned
+from finetune_operator.controllers.sweeps import BY_SWEEP, Sweeps, index_by_sweep
 from finetune_operator.finetunejob.observed import trim_finetunejob
 from finetune_operator.finetunejob.trimmed import TrimmedChild, TrimmedJob, TrimmedPod
 from finetune_operator.finetunejob.trimming import is_changed, trim_job, trim_pod
@@ -58,14 +59,24 @@ def _index_by_finetunejob(child: TrimmedChild) -> Iterable[str]:
     return () if key is None else ("/".join(key),)
 
 
+def _wake_none(key: ObjectKey, priority: int) -> None:
+    """Leave FineTuneSweeps to somebody else."""
+
+
+def _forget_none(sweep: Object) -> None:
+    """Remember nothing of FineTuneSweeps."""
+
+
 class Caches:
-    """FineTuneJobs, Jobs, pods, FineTuneApprovals and, with Kueue, Workloads. Event loop only.
+    """FineTuneJobs, their children, approvals, sweeps and, with Kueue, Workloads. Event loop only.
 
     Args:
         client: The API client; only reads.
         config: Which namespaces, how often to repair.
         wake: Told which FineTuneJob to look at for another reason than a change of what it owns.
         forget: Told of FineTuneJobs that are gone.
+        wake_sweep: Told which FineTuneSweep to look at for another reason than its trials.
+        forget_sweep: Told of FineTuneSweeps that are gone.
         has_kueue: Whether to watch Workloads, if the cluster has them.
         rng: Source of jitter.
     """
@@ -77,6 +88,8 @@ class Caches:
         *,
         wake: Wake,
         forget: Callable[[Object], None],
+        wake_sweep: Wake = _wake_none,
+        forget_sweep: Callable[[Object], None] = _forget_none,
         has_kueue: bool,
         rng: random.Random,
     ) -> None:
@@ -90,6 +103,7 @@ class Caches:
             client,
             FINETUNEJOBS,
             transform=self._keep_finetunejob,
+            indexers={BY_SWEEP: index_by_sweep},
             repair_seconds=config.resync_seconds,
             **scope,  # type: ignore[arg-type]
         )
@@ -107,6 +121,13 @@ class Caches:
         )
         self.approvals = Approvals(
             client, self.feed.store, wake=wake, namespaces=config.namespaces, rng=rng
+        )
+        self.sweeps = Sweeps(
+            client,
+            self.feed,
+            wake=wake_sweep,
+            forget=forget_sweep,
+            **scope,  # type: ignore[arg-type]
         )
         self._workloads_informer: Informer | None = None
         self.finetunejobs = self.feed.store
@@ -133,6 +154,7 @@ class Caches:
             self.jobs_informer,
             self.pods_informer,
             self.approvals.informer,
+            self.sweeps.informer,
         ]
         if self._workloads_informer is not None:
             found.append(self._workloads_informer)

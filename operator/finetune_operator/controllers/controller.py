@@ -38,7 +38,7 @@ class Owned:
             after, None where it was not there.
     """
 
-    cache: Informer
+    cache: Feed | Informer
     owner_of: Callable[[Any], ObjectKey | None]
     is_news: Callable[[Any, Any], bool]
 
@@ -56,7 +56,7 @@ class Controller:
 
     def __init__(
         self,
-        kind: Feed,
+        kind: Feed | Informer,
         *,
         owns: Iterable[Owned],
         reads: Iterable[Informer] = (),

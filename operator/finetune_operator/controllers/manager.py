@@ -21,6 +21,7 @@ from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.controller import Controller
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
+from finetune_operator.controllers.finetunesweep import FineTuneSweepReconciler
 from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.workload import is_installed
 from finetune_operator.kube.client import KubeClient
@@ -110,6 +111,8 @@ class Manager:
             config,
             wake=lambda key, priority: self._finetunejobs.wake(key, priority),
             forget=self._forget,
+            wake_sweep=lambda key, priority: self._finetunesweeps.wake(key, priority),
+            forget_sweep=self._forget_sweep,
             has_kueue=has_kueue,
             rng=rng,
         )
@@ -234,9 +237,32 @@ class Manager:
             queue=queue,
             reconcile=self._reconciler.reconcile,
         )
-        self._controllers = (self._finetunejobs,)
+        self._start_sweeps(client)
+        self._controllers = (self._finetunejobs, self._finetunesweeps)
         self._election = asyncio.create_task(self._elect(), name="election")
         self._election.add_done_callback(self._on_end)
+
+    def _start_sweeps(self, client: KubeClient) -> None:
+        sweeps = self.caches.sweeps
+        self._sweep_reconciler = FineTuneSweepReconciler(
+            client,
+            sweeps,
+            self.caches.finetunejobs,
+            self.config,
+            clock=self._clock,
+            recorder=self._recorder,
+        )
+        self._finetunesweeps = Controller(
+            sweeps.informer,
+            owns=[sweeps.owned],
+            queue=WorkQueue(
+                "finetunesweep",
+                rng=self._rng,
+                metrics=self._client.metrics,
+                max_delay_seconds=MAX_BACKOFF_SECONDS,
+            ),
+            reconcile=self._sweep_reconciler.reconcile,
+        )
 
     async def _elect(self) -> None:
         if self._elector is None:
@@ -269,6 +295,11 @@ class Manager:
         self._finetunejobs.queue.forget((metadata["namespace"], metadata["name"]))
         self._reconciler.forget(job)
         self._writer.forget(job)
+
+    def _forget_sweep(self, sweep: Object) -> None:
+        metadata = sweep["metadata"]
+        self._finetunesweeps.queue.forget((metadata["namespace"], metadata["name"]))
+        self._sweep_reconciler.forget(sweep)
 
     # ---- endpoints ---------------------------------------------------------------------------
 

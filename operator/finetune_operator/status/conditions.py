@@ -16,6 +16,7 @@ class ConditionType(StrEnum):
     """What a condition is about."""
 
     ACCEPTED = "Accepted"
+    PROGRESSING = "Progressing"
     DATASET_READY = "DatasetReady"
     DATA_APPROVED = "DataApproved"
     QUOTA_RESERVED = "QuotaReserved"
@@ -103,6 +104,13 @@ class Reason(StrEnum):
     PUBLICATION_REJECTED = "PublicationRejected"
     OVERRIDDEN = "Overridden"
     PUBLISHING_FAILED = "PublishingFailed"
+    # sweeps
+    INVALID_TRIAL = "InvalidTrial"
+    SEARCHING = "Searching"
+    REPLICATING = "Replicating"
+    BUDGET_REACHED = "BudgetReached"
+    NO_TRIAL_TRAINED = "NoTrialTrained"
+    TRIAL_DELETED = "TrialDeleted"
 
 
 MESSAGE_CHARACTERS = 1024

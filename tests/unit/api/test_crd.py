@@ -9,24 +9,36 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from finetune_api.crd import (
     APPROVALS,
     CUSTOM_KINDS,
-    JOBS,
+    SWEEPS,
     CustomKind,
     build_approval_schema,
     build_crd,
     build_schema,
+    build_sweep_schema,
 )
 from finetune_api.reference import EXIT_CODE_HELP, render_exit_codes, render_kind
 from finetune_api.trainer import ExitCode
 from finetune_api.v1alpha1.approval import APPROVAL_RULES
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, SPEC_RULES, FineTuneJobSpec
+from finetune_api.v1alpha1.finetunesweep import (
+    SWEEP_FIXED_FIELDS,
+    SWEEP_RULES,
+    FineTuneSweepSpec,
+)
 from finetune_api.v1alpha1.podtemplate import POD_TEMPLATE_RULES
+from finetune_api.v1alpha1.sweep_parameters import (
+    INTEGER_PATHS,
+    PARAMETER_RULES,
+    WORD_PATHS,
+    ParameterPath,
+)
 
 REPOSITORY = Path(__file__).parents[3]
 FORBIDDEN = {"$ref", "$defs", "title", "oneOf", "anyOf", "const", "prefixItems", "discriminator"}
@@ -81,6 +93,39 @@ def test_every_field_is_described(nodes: list[tuple[str, dict[str, Any]]]) -> No
 
 def test_status_holds_no_defaults(nodes: list[tuple[str, dict[str, Any]]]) -> None:
     assert not [p for p, node in nodes if p.startswith(".status") and "default" in node]
+
+
+def test_every_rule_of_a_sweep_names_an_existing_field() -> None:
+    spec = build_sweep_schema()["properties"]["spec"]
+    parameter = spec["properties"]["parameters"]["items"]
+    rules = [(spec, rule) for rule in SWEEP_RULES]
+    for node, rule in [*rules, *((parameter, rule) for rule in PARAMETER_RULES)]:
+        for part in rule.field.split("."):
+            node = node["properties"][part]
+
+
+def test_what_a_sweep_tries_is_fixed_and_the_rest_steers_its_life() -> None:
+    fields = {field.alias for field in FineTuneSweepSpec.model_fields.values()}
+    assert fields - set(SWEEP_FIXED_FIELDS) == {
+        "parallelism",
+        "budget",
+        "suspend",
+        "ttlSecondsAfterFinished",
+    }
+    spec = build_sweep_schema()["properties"]["spec"]["properties"]
+    for name in SWEEP_FIXED_FIELDS:
+        assert "self == oldSelf" in [r["rule"] for r in spec[name]["x-kubernetes-validations"]]
+
+
+def test_what_a_sweep_may_vary_are_fields_of_a_job() -> None:
+    template = build_schema()["properties"]["spec"]
+    for path in get_args(ParameterPath):
+        node = template
+        for part in path.split("."):
+            node = node["properties"][part]
+        kind = node.get("type", "integer")
+        assert (kind == "integer") is (path in INTEGER_PATHS)
+        assert ("enum" in node) is (path in WORD_PATHS)
 
 
 def test_every_rule_names_an_existing_field() -> None:
@@ -148,9 +193,11 @@ def test_reference_lists_every_field(
     page = render_kind(custom)
     for path, _ in nodes:
         name = path.rsplit(".", 1)[-1]
+        if path.startswith(".spec.template.") and custom is SWEEPS:
+            continue  # told on the page of FineTuneJob
         if path.startswith((".spec.", ".status.")) and not path.endswith("[]"):
             assert f"| `{name}` |" in page, path
-    assert ("*Fixed.*" in page) is (custom is JOBS)
+    assert ("*Fixed.*" in page) is custom.has_status
     assert ("a decision is not edited" in str(nodes)) is (custom is APPROVALS)
 
 
@@ -174,7 +221,7 @@ def test_generate_is_idempotent_and_names_drift(
 ) -> None:
     root = ["--root", str(tmp_path)]
     assert generate.main(root) == 0
-    assert capsys.readouterr().out.count("wrote") == 9
+    assert capsys.readouterr().out.count("wrote") == 12
     assert generate.main(root) == 0
     assert capsys.readouterr().out == ""
     crd = tmp_path / "crds" / "finetunejobs.yaml"

@@ -1,0 +1,139 @@
+"""Status of a FineTuneSweep: what the operator reports. Stays below 20 KB."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.meta import MAP_BY_NAME, MAP_BY_TYPE, APIModel
+from finetune_api.v1alpha1.status import Condition, Number, ShortText, Timestamp
+
+MAX_TRIALS_TOLD = 48
+"""Trials of which the status tells one by one: those under way, then the best."""
+
+SweepPhase = Literal[
+    "Pending", "Searching", "Replicating", "Publishing", "Suspended", "Succeeded", "Failed"
+]
+TrialStateName = Literal[
+    "Pending",
+    "Running",
+    "Suspended",
+    "Trained",
+    "Pruned",
+    "Failed",
+    "Publishing",
+    "Published",
+    "Deleted",
+]
+
+
+class SweepCondition(Condition):
+    """As in meta/v1."""
+
+    type: Annotated[str, Field(max_length=63)]
+    """Accepted, Progressing, Published, Suspended, Stalled, Complete or Failed."""
+
+
+Setting = Annotated[
+    dict[str, Annotated[str, Field(max_length=32)]],
+    Field(max_length=8),
+]
+
+
+class TrialStatus(APIModel):
+    """One trial."""
+
+    name: ShortText
+    """Name of its FineTuneJob."""
+    state: TrialStateName
+    """How far it is. `Trained`: it waits for the choice. `Pruned`: stopped by the sweep, or not
+    chosen. `Publishing`: chosen, and evaluated on the test side. `Failed` with its reason."""
+    reason: Annotated[str, Field(max_length=63)] | None = None
+    """Why, of a trial that has failed."""
+    parameters: Setting = {}
+    """What was varied, by path."""
+    score: Number | None = None
+    """Lowest validation loss so far."""
+    step: int | None = None
+    """Last step whose validation loss is known."""
+    tokens: int | None = None
+    """Tokens trained on, where training told it."""
+    replicate_of: ShortText | None = None
+    """The trial whose values it has, with another seed."""
+
+
+class BestStatus(APIModel):
+    """The best trial so far; once one was chosen, that one."""
+
+    name: ShortText
+    """Name of its FineTuneJob."""
+    score: Number
+    """Its validation loss."""
+    parameters: Setting = {}
+    """What was varied, by path."""
+    chosen: bool = False
+    """Whether it was chosen: it is evaluated on the test side and published through its gates."""
+    mean: Number | None = None
+    """Mean validation loss over its replicates and itself."""
+    spread: Number | None = None
+    """Their standard deviation: a difference below it is none that can be relied on."""
+
+
+class CountsStatus(APIModel):
+    """Trials by state, replicates included."""
+
+    total: int = 0
+    """As many as there will be."""
+    created: int = 0
+    """As were created."""
+    running: int = 0
+    """As are under way, also waiting or suspended."""
+    trained: int = 0
+    """As were trained to their end."""
+    pruned: int = 0
+    """As were stopped early."""
+    failed: int = 0
+    """As have failed, or were deleted by somebody."""
+
+
+class SpentStatus(APIModel):
+    """What all trials have used."""
+
+    gpu_hours: Number = "0"
+    """GPUs times running time of all stages that are over."""
+    tokens: int = 0
+    """Tokens trained on, as far as it was told."""
+
+
+class FineTuneSweepStatus(APIModel):
+    """What the operator reports."""
+
+    observed_generation: int | None = None
+    """Generation of the spec this status was computed from."""
+    phase: SweepPhase | None = None
+    """For columns only; the conditions are the contract."""
+    reason: Annotated[str, Field(max_length=63)] | None = None
+    """Why, for columns only: the reason of the condition that decides the phase."""
+    progress: Annotated[str, Field(max_length=16)] | None = None
+    """Trials that are over, of all: `3/8`. For columns only."""
+    conditions: Annotated[
+        list[SweepCondition], Field(max_length=12, json_schema_extra=MAP_BY_TYPE)
+    ] = []
+    """State by type."""
+    start_time: Timestamp | None = None
+    """When the first trial was created."""
+    completion_time: Timestamp | None = None
+    """When the sweep reached its end."""
+    counts: CountsStatus | None = None
+    """Trials by state."""
+    best: BestStatus | None = None
+    """The best trial."""
+    spent: SpentStatus | None = None
+    """What all trials have used."""
+    trials: Annotated[
+        list[TrialStatus],
+        Field(max_length=MAX_TRIALS_TOLD, json_schema_extra=MAP_BY_NAME),
+    ] = []
+    """The trials, in their order: of more than 48 those under way and the best. All of them are
+    FineTuneJobs with the label `finetune.dev/sweep`."""

@@ -1,0 +1,303 @@
+"""``reconcile(key)`` of FineTuneSweeps: caches to snapshot, plan, requests, one status write.
+
+As for jobs, the input is a key and everything is read anew: names of trials are fixed, what is
+changed of them is a state and no step, and the status is derived. So stopping between any two
+requests is harmless.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from finetune_api.trainer import Stage
+from finetune_api.v1alpha1.finetunesweep import MAX_TRIALS, FineTuneSweep
+from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.controllers.children import FIELD_MANAGER
+from finetune_operator.controllers.refusals import NameTaken, Refusals
+from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
+from finetune_operator.finetunejob.observed import Refusal
+from finetune_operator.finetunesweep.actions import (
+    Action,
+    ConfirmMissing,
+    CreateTrial,
+    PatchTrial,
+    Plan,
+)
+from finetune_operator.finetunesweep.observed import Observed, owner_uid, read_trials
+from finetune_operator.finetunesweep.plan import plan
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.errors import (
+    AlreadyExists,
+    Invalid,
+    KubeError,
+    NotFound,
+    TooManyRequests,
+)
+from finetune_operator.kube.leader import LeadershipLost
+from finetune_operator.kube.recorder import EventRecorder
+from finetune_operator.kube.resource import Object, ObjectKey
+from finetune_operator.kube.store import Store
+from finetune_operator.kube.workers import Done, RequeueAfter, Result, Retry
+from finetune_operator.status.draft import Announce
+
+logger = logging.getLogger(__name__)
+
+MAX_ROUNDS = 2 * MAX_TRIALS + 20
+"""Plans per reconcile; each round but the last changed a trial."""
+MAX_ROUNDS_REST_SECONDS = 1.0
+"""Rest of a sweep whose trials are still not as they shall be after so many."""
+CRD_RETRY_SECONDS = 30.0
+"""Between two tries to write a status that the CRD has no place for."""
+_UNDECLARED = "field not declared in schema"
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered of a sweep between two looks; to forget it costs requests only.
+
+    Attributes:
+        generation: Of the spec that ``parsed`` and ``problem`` are about.
+        parsed: The sweep, validated; None if ``problem`` says why not.
+        problem: Why the spec cannot be read.
+        missing: Trials that a live read did not find.
+        refusal: Why the API server did not create a trial.
+        refused_until: Monotonic time before which it is not asked again.
+    """
+
+    generation: int = -1
+    parsed: FineTuneSweep | None = None
+    problem: str = ""
+    missing: frozenset[int] = frozenset()
+    refusal: Refusal | None = None
+    refused_until: float = 0.0
+
+
+class FineTuneSweepReconciler:
+    """Makes the world right for one FineTuneSweep at a time. Event loop only.
+
+    Args:
+        client: The API client, fenced by the leader election.
+        sweeps: The cache of sweeps and their trials.
+        jobs: The cache of FineTuneJobs: told of the answers, so that the next plan sees them.
+        config: The administrator's settings.
+        clock: Source of time.
+        recorder: Records Events on FineTuneSweeps.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        sweeps: Sweeps,
+        jobs: Store,
+        config: OperatorConfig,
+        *,
+        clock: Clock,
+        recorder: EventRecorder,
+    ) -> None:
+        self._client = client
+        self._sweeps = sweeps
+        self._store = sweeps.informer.store
+        self._jobs = jobs
+        self._config = config
+        self._clock = clock
+        self._recorder = recorder
+        self._refusals = Refusals()
+        self._memories: dict[str, _Memory] = {}
+
+    def forget(self, sweep: Object) -> None:
+        """Drop the memory of a FineTuneSweep that is gone."""
+        uid = sweep["metadata"]["uid"]
+        self._memories.pop(uid, None)
+        self._refusals.forget(uid)
+
+    async def reconcile(self, key: ObjectKey) -> Result:
+        """Look at one FineTuneSweep and do what its plan says."""
+        sweep = self._store.get(*key)
+        if sweep is None:
+            return Done()
+        try:
+            return await self._reconcile(key, sweep)
+        except NotFound:
+            self._store.discard(sweep)
+            return Done()
+        except TooManyRequests as error:
+            return Retry(error, after_seconds=error.retry_after)
+        except Invalid as error:
+            if _UNDECLARED not in str(error):
+                return Retry(error)
+            self._announce(sweep, (_outdated_crd(error),))
+            return Retry(error, after_seconds=CRD_RETRY_SECONDS)
+        except (KubeError, LeadershipLost) as error:
+            return Retry(error)
+        except Exception as error:
+            # A defect: the queue tries again for ever, and only the log would know.
+            self._announce(sweep, (_reconcile_error(error),))
+            raise
+
+    async def _reconcile(self, key: ObjectKey, sweep: Object) -> Result:
+        memory = self._memories.setdefault(sweep["metadata"]["uid"], _Memory())
+        config = self._config.for_namespace(key[0])
+        step = Plan()
+        for _ in range(MAX_ROUNDS):
+            observed = self._observe(key, sweep, memory)
+            step = plan(observed, self._clock.now(), config)
+            if not step.first:
+                break
+            for action in step.first:
+                await self._carry_out(observed, action, memory)
+        if step.status is not None:
+            await self._write_status(sweep, step.status)
+        self._announce(sweep, step.events)
+        if step.then:
+            uid = sweep["metadata"]["uid"]
+            await self._client.delete(FINETUNESWEEPS, *key, uid=uid)
+        if step.first:
+            return RequeueAfter(MAX_ROUNDS_REST_SECONDS)
+        if step.requeue_after is not None:
+            return RequeueAfter(step.requeue_after)
+        return Done()
+
+    def _observe(self, key: ObjectKey, sweep: Object, memory: _Memory) -> Observed:
+        metadata = sweep["metadata"]
+        generation = int(metadata.get("generation") or 0)
+        if memory.generation != generation:
+            # The status is not validated: a newer operator may have written more into it.
+            wire: Object = {"metadata": metadata, "spec": sweep.get("spec")}
+            try:
+                memory.parsed, memory.problem = FineTuneSweep.from_stored(wire), ""
+            except ValidationError as error:
+                memory.parsed, memory.problem = None, _describe(error)
+            memory.generation = generation
+        if memory.refusal is not None and self._clock.monotonic() >= memory.refused_until:
+            memory.refusal = None
+        spec = memory.parsed.spec if memory.parsed is not None else None
+        return Observed(
+            sweep=sweep,
+            parsed=memory.parsed,
+            problem=memory.problem,
+            trials=read_trials(self._sweeps.trials_of(key), metadata["uid"], spec),
+            missing=memory.missing,
+            refusal=memory.refusal,
+        )
+
+    async def _carry_out(self, observed: Observed, action: Action, memory: _Memory) -> None:
+        match action:
+            case CreateTrial():
+                await self._create(observed, action, memory)
+            case PatchTrial():
+                await self._patch(observed.namespace, action)
+            case ConfirmMissing(number=number, name=name):
+                live = await self._read(observed.namespace, name)
+                if live is None or owner_uid(live) != observed.uid:
+                    memory.missing |= {number}
+                else:
+                    self._jobs.absorb(live)
+
+    async def _create(self, observed: Observed, action: CreateTrial, memory: _Memory) -> None:
+        """Create a trial, or find that an earlier attempt did."""
+        try:
+            answer = await self._create_owned(observed, action.job)
+        except (KubeError, NameTaken) as error:
+            # Of a job that is all about its first stage.
+            refusal = self._refusals.explain(observed.uid, Stage.PREPARE, error)
+            if refusal is None:
+                raise
+            memory.refusal = refusal
+            memory.refused_until = self._clock.monotonic() + refusal.retry_seconds
+            return
+        self._refusals.forget(observed.uid)
+        self._jobs.absorb(answer)
+
+    async def _create_owned(self, observed: Observed, job: Object) -> Object:
+        name = job["metadata"]["name"]
+        try:
+            return await self._client.create(FINETUNEJOBS, job, field_manager=FIELD_MANAGER)
+        except AlreadyExists as error:
+            live = await self._read(observed.namespace, name)
+            if live is None:
+                raise  # deleted meanwhile: tried again
+            if owner_uid(live) != observed.uid:
+                raise NameTaken(
+                    f"FineTuneJob {name} exists and is none of this sweep's; the sweep waits until"
+                    " it is gone"
+                ) from error
+            return live
+
+    async def _read(self, namespace: str, name: str) -> Object | None:
+        try:
+            return await self._client.get(FINETUNEJOBS, namespace, name)
+        except NotFound:
+            return None
+
+    async def _patch(self, namespace: str, action: PatchTrial) -> None:
+        """Change what steers a trial; one that is gone needs nothing, and is missed next."""
+        patch: Object = {"metadata": {"uid": action.uid}, "spec": action.spec}
+        try:
+            answer = await self._client.merge_patch(
+                FINETUNEJOBS, namespace, action.name, patch, field_manager=FIELD_MANAGER
+            )
+        except NotFound:
+            if (cached := self._jobs.get(namespace, action.name)) is not None:
+                self._jobs.discard(cached)
+            return
+        self._jobs.absorb(answer)
+
+    async def _write_status(self, sweep: Object, status: Object) -> None:
+        """Write the status over exactly the version it was planned for.
+
+        Raises:
+            Conflict: Somebody wrote in between; plan again once the watch has told.
+        """
+        metadata = sweep["metadata"]
+        kept = ("name", "namespace", "uid", "resourceVersion")
+        patch = {
+            "apiVersion": FINETUNESWEEPS.api_version,
+            "kind": FINETUNESWEEPS.kind,
+            "metadata": {name: metadata[name] for name in kept},
+            "status": status,
+        }
+        answer = await self._client.apply_status(FINETUNESWEEPS, patch, field_manager=FIELD_MANAGER)
+        self._store.absorb(answer)
+
+    def _announce(self, sweep: Object, events: tuple[Announce, ...]) -> None:
+        metadata = sweep["metadata"]
+        for event in events:
+            self._recorder.record(FINETUNESWEEPS, sweep, event.kind, event.reason, event.message)
+            logger.log(
+                logging.WARNING if event.kind == "Warning" else logging.INFO,
+                "%s: %s",
+                event.reason,
+                event.message,
+                extra={"job": f"{metadata['namespace']}/{metadata['name']}"},
+            )
+
+
+def _reconcile_error(error: Exception) -> Announce:
+    message = (
+        f"The operator cannot handle this sweep: {type(error).__name__}: {error}. It tries again;"
+        " its log has the traceback."
+    )
+    return Announce(kind="Warning", reason="ReconcileError", message=message)
+
+
+def _outdated_crd(error: Invalid) -> Announce:
+    message = (
+        "The operator cannot write this sweep's status: the CustomResourceDefinition is older than"
+        " the operator. Apply that of the chart: kubectl apply --server-side -f"
+        f" charts/finetune-operator/crds/. Its trials go on meanwhile. {error}"
+    )
+    return Announce(kind="Warning", reason="OutdatedCRD", message=message)
+
+
+def _describe(error: ValidationError) -> str:
+    """Return the problems of a spec in one line."""
+    told = [
+        f"spec.{'.'.join(str(part) for part in each['loc'][1:])}: {each['msg']}"
+        for each in error.errors(include_url=False)[:8]
+    ]
+    return "; ".join(told)

@@ -1,0 +1,74 @@
+"""What the plan of a sweep may ask for: writes, each idempotent by name or by state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from finetune_operator.status.draft import Announce
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CreateTrial:
+    """Create the FineTuneJob of a trial.
+
+    Attributes:
+        number: Which trial.
+        job: The FineTuneJob.
+    """
+
+    number: int
+    job: Object
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchTrial:
+    """Change what steers a trial.
+
+    Attributes:
+        name: Name of the FineTuneJob.
+        uid: Its UID: another of that name is left alone.
+        spec: Merge patch of its spec.
+    """
+
+    name: str
+    uid: str
+    spec: Object
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfirmMissing:
+    """Read a trial live that the cache does not have and the status says was created."""
+
+    number: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeleteSelf:
+    """Delete the finished FineTuneSweep; the garbage collector takes its FineTuneJobs."""
+
+
+Action: TypeAlias = CreateTrial | PatchTrial | ConfirmMissing
+"""What changes what is known of the trials."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What to do now.
+
+    Attributes:
+        first: Reads and writes of trials whose outcome the status must tell; afterwards plan again.
+        status: The status, complete; None to leave it as it is.
+        events: Events of what changed, recorded after the status is written.
+        then: What follows the status.
+        requeue_after: Look again after this many seconds, or None.
+    """
+
+    first: tuple[Action, ...] = ()
+    status: Object | None = None
+    events: tuple[Announce, ...] = ()
+    then: tuple[DeleteSelf, ...] = ()
+    requeue_after: float | None = None

@@ -1,0 +1,89 @@
+"""Whether every trial would be a FineTuneJob that the API server and this cluster take.
+
+Asked before the first one is created: a sweep that would fail at its fifth trial has wasted four.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.messages import Problem, explain
+from finetune_api.names import trial_name
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.admission import find_violations
+from finetune_operator.finetunesweep.observed import Observed
+from finetune_operator.finetunesweep.rendering import render_trial, with_seed
+from finetune_operator.finetunesweep.search.space import Value
+from finetune_operator.finetunesweep.searching import samples_of
+from finetune_operator.status.conditions import Reason
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """Why a sweep is refused.
+
+    Attributes:
+        reason: Stable cause.
+        message: Trial, field, value and remedy.
+    """
+
+    reason: Reason
+    message: str
+
+
+def find_fault(observed: Observed, config: OperatorConfig) -> Fault | None:
+    """Return why a sweep cannot be run; None if it can.
+
+    Args:
+        observed: The snapshot; its spec can be read.
+        config: The administrator's settings for the namespace.
+    """
+    violations = find_violations(observed.spec.template, config)
+    if violations:
+        return Fault(
+            reason=violations[0].reason,
+            message="; ".join(
+                f"spec.template.{item.field.removeprefix('spec.')}: {item.message}"
+                for item in violations
+            ),
+        )
+    try:
+        samples = list(samples_of(observed.spec, observed.uid))
+    except ValueError as error:
+        return Fault(reason=Reason.INVALID_TRIAL, message=f"spec.parameters: {error}")
+    for number, values in samples:
+        if (problem := _problem_of(observed, number, values)) is not None:
+            return Fault(
+                reason=Reason.INVALID_TRIAL, message=_text_of(observed, number, values, problem)
+            )
+    return None
+
+
+def _problem_of(observed: Observed, number: int, values: dict[str, Value]) -> Problem | None:
+    template = observed.sweep["spec"]["template"]
+    if observed.spec.replicates:
+        values = with_seed(template, values, 1)
+    body = render_trial(observed.owner, template, max(1, number), values)
+    body["metadata"].pop("ownerReferences")
+    try:
+        FineTuneJob.from_stored(body)
+    except ValidationError as error:
+        return explain(error, body)[0]
+    return None
+
+
+def _text_of(observed: Observed, number: int, values: dict[str, Value], problem: Problem) -> str:
+    """Return trial, path, value, what is wrong with it, and what to do."""
+    trial = f"trial {trial_name(observed.name, number)}" if number else "a trial"
+    place = problem.path.removeprefix("spec.")
+    shown = ", ".join(f"{path}: {value}" for path, value in values.items())
+    return (
+        f"{trial} would be refused with {shown}: {place}: {problem.message}. No trial was created:"
+        f" correct spec.parameters{'' if place in values else ' or spec.template'} in a new sweep"
+    )

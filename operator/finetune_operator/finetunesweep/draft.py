@@ -1,0 +1,100 @@
+"""The status of a FineTuneSweep being built during one plan."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from finetune_api.v1alpha1.sweep_status import FineTuneSweepStatus
+from finetune_operator.status.draft import Draft
+
+Object = dict[str, Any]
+
+OWNED_FIELDS = (
+    "observedGeneration",
+    "phase",
+    "reason",
+    "progress",
+    "conditions",
+    "startTime",
+    "completionTime",
+    "counts",
+    "best",
+    "spent",
+    "trials",
+)
+_KNOWN_FIELDS = frozenset(
+    field.alias or name for name, field in FineTuneSweepStatus.model_fields.items()
+)
+_LAZY_FIELDS = ("spent", "trials", "conditions")
+_LAZY_OF_TRIALS = ("score", "step", "tokens")
+
+
+class SweepDraft(Draft):
+    """Mutable status of one plan."""
+
+    def __init__(self, sweep: Object, now: datetime) -> None:
+        # Fields of a newer version are repeated: what its operator has applied under our name and
+        # we leave out would be removed.
+        newer = [key for key in sweep.get("status") or {} if key not in _KNOWN_FIELDS]
+        super().__init__(sweep, (*OWNED_FIELDS, *newer), now)
+
+    @property
+    def num_created(self) -> int:
+        """Trials that the stored status knows of."""
+        return int((self._stored.get("counts") or {}).get("created") or 0)
+
+    @property
+    def was_chosen(self) -> str:
+        """Name of the trial that the stored status calls chosen; empty for none."""
+        best = self._stored.get("best") or {}
+        return str(best["name"]) if best.get("chosen") else ""
+
+    def told_state(self, name: str) -> str:
+        """Return the state of a trial in the stored status; empty if it is not told there."""
+        return str(self._told(name).get("state") or "")
+
+    def told_step(self, name: str) -> int:
+        """Return the step up to which a trial was judged before; 0 for never."""
+        return int(self._told(name).get("step") or 0)
+
+    def _told(self, name: str) -> Object:
+        for entry in self._stored.get("trials") or ():
+            if entry.get("name") == name:
+                found: Object = entry
+                return found
+        return {}
+
+    def to_wire(self, *, is_judged: bool) -> Object | None:
+        """Return the status to write, or None if nothing worth a write changed.
+
+        Args:
+            is_judged: Whether a trial came to a step at which it is compared with others, which
+                must not be forgotten.
+        """
+        wire = self.sections()
+        return wire if is_judged or _is_worth_writing(self._stored, wire) else None
+
+
+def _is_worth_writing(stored: Object, wire: Object) -> bool:
+    """Compare, leaving out what may wait for the next write: where a trial is that goes on."""
+    eager = (key for key in OWNED_FIELDS if key not in _LAZY_FIELDS)
+    if any(wire.get(key) != stored.get(key) for key in eager):
+        return True
+    return _settled(stored) != _settled(wire) or _verdicts(stored) != _verdicts(wire)
+
+
+def _settled(status: Object) -> list[Object]:
+    return [
+        {key: value for key, value in entry.items() if key not in _LAZY_OF_TRIALS}
+        for entry in status.get("trials") or ()
+    ]
+
+
+def _verdicts(status: Object) -> list[tuple[Any, ...]]:
+    """Return the conditions without the words of those that hold while the sweep goes on."""
+    return [
+        (entry["type"], entry["status"], entry["reason"])
+        + (() if entry["type"] == "Progressing" else (entry.get("message"),))
+        for entry in status.get("conditions") or ()
+    ]

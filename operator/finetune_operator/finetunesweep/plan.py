@@ -1,0 +1,179 @@
+"""``plan(observed, now, config)``: what to do about one FineTuneSweep. Pure and total.
+
+Trials are created one at a time and planned again, so that what is created next may depend on what
+is there. The choice is recorded by the trial that may go on; all else is derived anew, so that
+stopping between any two calls is harmless. Terminal is terminal.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.deadlines import seconds_to_live
+from finetune_operator.finetunejob.observed import Refusal
+from finetune_operator.finetunesweep.acceptance import accept
+from finetune_operator.finetunesweep.actions import CreateTrial, DeleteSelf, Plan
+from finetune_operator.finetunesweep.choosing import (
+    best_of_search,
+    choose,
+    find_chosen,
+    follow_chosen,
+)
+from finetune_operator.finetunesweep.observed import Observed
+from finetune_operator.finetunesweep.pausing import suspend_or_resume
+from finetune_operator.finetunesweep.rendering import render_trial, with_seed
+from finetune_operator.finetunesweep.search.space import Value
+from finetune_operator.finetunesweep.searching import values_of
+from finetune_operator.finetunesweep.step import Step
+from finetune_operator.finetunesweep.stopping import spent_text, stop_hopeless, tell_start
+from finetune_operator.finetunesweep.telling import progress_text, tell_phase, tell_trials
+from finetune_operator.finetunesweep.trials import Trial
+from finetune_operator.status.conditions import ConditionType, Reason, is_terminal
+
+__all__ = ["plan"]
+
+MAX_FAILURES = 3
+"""So many trials may fail before one has a validation loss; then the rest would too."""
+
+
+def plan(observed: Observed, now: datetime, config: OperatorConfig) -> Plan:
+    """Decide what to do about one FineTuneSweep.
+
+    Args:
+        observed: The snapshot.
+        now: The present, with a time zone.
+        config: The administrator's settings.
+    """
+    if observed.sweep["metadata"].get("deletionTimestamp"):
+        # The garbage collector does the rest; there is no finalizer.
+        return Plan()
+    step = Step(observed, now, config)
+    if is_terminal(observed.sweep.get("status")):
+        return _after_the_end(step)
+    if accept(step):
+        if step.confirm_missing():
+            return step.to_plan()
+        _go_on(step)
+        if step.first:
+            return step.to_plan()
+        tell_trials(step)
+    tell_phase(step)
+    if (
+        step.draft.has_ended
+        and (ttl := observed.sweep["spec"].get("ttlSecondsAfterFinished")) is not None
+    ):
+        step.requeue_after = float(ttl)
+    return step.to_plan()
+
+
+def _after_the_end(step: Step) -> Plan:
+    """Delete the sweep in the end."""
+    ended = (step.observed.sweep.get("status") or {}).get("completionTime")
+    left = seconds_to_live(step.observed.sweep, ended, step.now)
+    if left is not None and left <= 0:
+        return Plan(then=(DeleteSelf(),))
+    return Plan(requeue_after=left)
+
+
+def _go_on(step: Step) -> None:
+    tell_start(step)
+    suspend_or_resume(step)
+    chosen = find_chosen(step)
+    if chosen is not None:
+        follow_chosen(step, chosen)
+    elif step.draft.was_chosen:
+        gone = f"{step.draft.was_chosen} was chosen, and then deleted: nothing is published."
+        step.fail(Reason.TRIAL_DELETED, gone)
+    elif not step.observed.spec.suspend:
+        _search(step)
+    else:
+        _tell_progress(step, Reason.SUSPENDED_BY_USER)
+
+
+def _search(step: Step) -> None:
+    """Stop what is hopeless, begin what is due; once all is tried, choose."""
+    if _is_hopeless(step):
+        return
+    if spent := spent_text(step):
+        step.prune_under_way()
+        if not step.first:
+            choose(step)
+        _tell_progress(step, Reason.BUDGET_REACHED, f"{spent}, so that the search ends.")
+        return
+    stop_hopeless(step)
+    if step.first:
+        return
+    is_begun = _begin_next(step)
+    if not is_begun and step.is_settled:
+        choose(step)
+    told = step.draft.conditions.reason_of(ConditionType.PROGRESSING)
+    _tell_progress(step, Reason.SEARCHING if step.under_way == "Searching" else Reason.REPLICATING)
+    if is_begun and not step.first and step.observed.refusal is not None:
+        _tell_refusal(step, step.observed.refusal, is_new=told != step.observed.refusal.reason)
+
+
+def _tell_progress(step: Step, reason: Reason, before: str = "") -> None:
+    if not step.draft.has_ended:
+        text = f"{before} {progress_text(step)}".strip()
+        step.draft.conditions.set(ConditionType.PROGRESSING, True, reason, text)
+
+
+def _begin_next(step: Step) -> bool:
+    """Create the next trial where there is one and room for it; return whether there is one."""
+    spec = step.observed.spec
+    template = step.observed.sweep["spec"]["template"]
+    number = step.next_number
+    replicates = [trial for trial in step.trials if trial.replicate_of is not None]
+    values: dict[str, Value] | None = None
+    base: Trial | None = None
+    if not replicates and len(step.numbers) < spec.num_trials:
+        values = values_of(spec, step.observed.uid, number, step.trials)
+    if values is None and len(replicates) < spec.replicates:
+        searching = any(trial.is_under_way and not trial.is_pruned for trial in step.searched)
+        base = None if searching else _replicated(step, replicates)
+        if base is not None:
+            step.under_way = "Replicating"
+            values = with_seed(template, base.values, number)
+    if values is None:
+        step.under_way = "Replicating" if replicates else "Searching"
+        return False
+    has_room = sum(trial.is_under_way for trial in step.trials) < spec.parallelism
+    if has_room and step.observed.refusal is None:
+        of = None if base is None else base.number
+        job = render_trial(step.observed.owner, template, number, values, replicate_of=of)
+        step.first.append(CreateTrial(number=number, job=job))
+    return True
+
+
+def _replicated(step: Step, replicates: list[Trial]) -> Trial | None:
+    """Return the trial that is trained again: that of the replicates there are, else the best."""
+    if replicates:
+        wanted = replicates[0].replicate_of
+        return next((trial for trial in step.searched if trial.number == wanted), None)
+    return best_of_search(step)
+
+
+def _is_hopeless(step: Step) -> bool:
+    """End a sweep whose first trials all fail: the next ones would do the same."""
+    failed = [trial for trial in step.trials if trial.state == "Failed"]
+    if len(failed) < MAX_FAILURES or any(trial.score for trial in step.trials):
+        return False
+    message = (
+        f"The first {len(failed)} trials failed, and none has come to a validation loss; no more"
+        f" are begun. {failed[0].name} failed with {failed[0].reason}: {failed[0].message}"
+    )
+    step.fail(Reason.NO_TRIAL_TRAINED, message)
+    return True
+
+
+def _tell_refusal(step: Step, refusal: Refusal, *, is_new: bool) -> None:
+    """Tell why the next trial cannot be created; what was created goes on."""
+    if refusal.is_final:
+        step.fail(Reason.INVALID_TRIAL, f"The API server refuses a trial: {refusal.message}")
+        return
+    conditions = step.draft.conditions
+    if is_new:
+        step.draft.announce(refusal.reason, refusal.message, warning=True)
+    conditions.set(ConditionType.PROGRESSING, False, refusal.reason, refusal.message)
+    step.look_again(refusal.retry_seconds)

@@ -1,0 +1,131 @@
+"""One step of a sweep's life: what it is planned from, and what has been decided so far."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from finetune_api.names import trial_name
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunesweep.actions import Action, ConfirmMissing, PatchTrial, Plan
+from finetune_operator.finetunesweep.draft import SweepDraft
+from finetune_operator.finetunesweep.observed import Observed
+from finetune_operator.finetunesweep.trials import Trial
+from finetune_operator.status.conditions import ConditionType, Reason, shorten, timestamp
+
+
+class Step:
+    """What the rooms of a plan pass on to each other. Made for one plan and dropped after it.
+
+    Attributes:
+        observed: The snapshot; read only.
+        now: The present; read only.
+        config: The administrator's settings; read only.
+        draft: The status being built.
+        first: Reads and writes of trials.
+        chosen: The trial that was chosen, or None.
+        is_judged: Whether a trial came to a step at which it is compared with others.
+        under_way: Phase while nothing else decides it.
+        requeue_after: Look again after this many seconds, or None.
+    """
+
+    def __init__(self, observed: Observed, now: datetime, config: OperatorConfig) -> None:
+        self.observed = observed
+        self.now = now
+        self.config = config
+        self.draft = SweepDraft(observed.sweep, now)
+        self.first: list[Action] = []
+        self.chosen: Trial | None = None
+        self.is_judged = False
+        self.under_way = "Searching"
+        self.requeue_after: float | None = None
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """The trials that are there, replicates too."""
+        return self.observed.trials
+
+    @property
+    def searched(self) -> tuple[Trial, ...]:
+        """The trials of the search."""
+        return tuple(trial for trial in self.trials if trial.replicate_of is None)
+
+    @property
+    def numbers(self) -> set[int]:
+        """Numbers of all trials that were ever created."""
+        return {trial.number for trial in self.trials} | self.observed.missing
+
+    @property
+    def next_number(self) -> int:
+        """Number of the next trial: none is given twice."""
+        return max(self.numbers | {self.draft.num_created}, default=0) + 1
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no trial goes on training; one that was told to end saves and needs no wait."""
+        return not any(trial.is_under_way and not trial.is_pruned for trial in self.trials)
+
+    def look_again(self, seconds: float) -> None:
+        """Plan again after so many seconds, or earlier if that was asked for before."""
+        before = self.requeue_after
+        self.requeue_after = seconds if before is None else min(before, seconds)
+
+    def patch(self, trial: Trial, **spec: object) -> None:
+        """Change what steers a trial."""
+        uid = str(trial.job["metadata"]["uid"])
+        self.first.append(PatchTrial(name=trial.name, uid=uid, spec=dict(spec)))
+
+    def prune_under_way(self) -> None:
+        """End every trial that still trains, or would; what is trained waits for the choice."""
+        for trial in self.trials:
+            if trial.is_under_way and not trial.is_pruned:
+                self.patch(trial, prune=True)
+
+    def prune_all_but(self, kept: Trial | None) -> None:
+        """End every trial that has not ended, but one."""
+        for trial in self.trials:
+            has_ended = trial.state in ("Pruned", "Failed", "Published")
+            if trial is not kept and not (has_ended or trial.is_pruned or trial.is_released):
+                self.patch(trial, prune=True)
+
+    def confirm_missing(self) -> bool:
+        """Ask for a live look at trials that the status knows and the cache does not have.
+
+        A cache may be behind the status. Returns whether there are any.
+        """
+        unseen = set(range(1, self.draft.num_created + 1)) - self.numbers
+        name = self.observed.name
+        self.first += [
+            ConfirmMissing(number=number, name=trial_name(name, number))
+            for number in sorted(unseen)
+        ]
+        return bool(unseen)
+
+    def fail(self, reason: str, message: str) -> None:
+        """End the sweep: terminal, whatever comes after; trials that still run are ended first."""
+        self.prune_all_but(None)
+        text = shorten(message)
+        conditions = self.draft.conditions
+        conditions.set(ConditionType.PROGRESSING, False, reason, text)
+        conditions.set(ConditionType.STALLED, True, reason, text)
+        conditions.set(ConditionType.FAILED, True, reason, text)
+        self.draft.put("completionTime", timestamp(self.now))
+        self.draft.announce(reason, text, warning=True)
+
+    def complete(self, message: str) -> None:
+        """End the sweep with a published version."""
+        conditions = self.draft.conditions
+        conditions.set(ConditionType.PROGRESSING, False, Reason.PUBLISHED, message)
+        conditions.set(ConditionType.PUBLISHED, True, Reason.PUBLISHED, message)
+        conditions.set(ConditionType.COMPLETE, True, Reason.PUBLISHED, message)
+        self.draft.put("completionTime", timestamp(self.now))
+        self.draft.announce("Published", message)
+
+    def to_plan(self) -> Plan:
+        """Return what was decided: trials first, and the status once they are as they shall be."""
+        if self.first:
+            return Plan(first=tuple(self.first))
+        return Plan(
+            status=self.draft.to_wire(is_judged=self.is_judged),
+            events=tuple(self.draft.events),
+            requeue_after=self.requeue_after,
+        )

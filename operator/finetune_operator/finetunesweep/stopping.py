@@ -1,0 +1,81 @@
+"""What ends before its time: a hopeless trial, or a search that has used up its budget."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+
+from finetune_api.meta import decimal_of
+from finetune_api.v1alpha1.finetunesweep import SweepEarlyStopping
+from finetune_operator.finetunesweep.search.stopping import (
+    Asha,
+    Median,
+    Rule,
+    rungs,
+    should_prune,
+)
+from finetune_operator.finetunesweep.step import Step
+from finetune_operator.finetunesweep.trials import HOUR_SECONDS
+from finetune_operator.status.conditions import parse_timestamp
+
+
+def stop_hopeless(step: Step) -> None:
+    """Stop the trials whose losses the rule of the spec calls hopeless beside the others'."""
+    rule = _rule_of(step.observed.spec.early_stopping)
+    if rule is None:
+        return
+    known = {trial.number: trial.for_search() for trial in step.searched}
+    for trial in step.searched:
+        if not trial.is_under_way or trial.is_pruned:
+            continue
+        judged = step.draft.told_step(trial.name)
+        others = [each for number, each in known.items() if number != trial.number]
+        if should_prune(rule, known[trial.number], others, judged_step=judged):
+            step.patch(trial, prune=True)
+        elif isinstance(rule, Asha):
+            step.is_judged |= rungs(rule, judged) != rungs(rule, trial.step)
+
+
+def _rule_of(given: SweepEarlyStopping) -> Rule | None:
+    match given.method:
+        case "ASHA":
+            return Asha(min_steps=given.min_steps, reduction=given.reduction)
+        case "Median":
+            return Median(min_steps=given.min_steps)
+        case _:
+            return None
+
+
+def tell_start(step: Step) -> None:
+    """Record when the first trial was created."""
+    created = (trial.job["metadata"].get("creationTimestamp") for trial in step.trials)
+    if step.draft.get("startTime") is None and (found := min(filter(None, created), default=None)):
+        step.draft.put("startTime", found)
+
+
+def spent_text(step: Step) -> str:
+    """Return which bound of the budget is reached, in words; empty while none is."""
+    budget = step.observed.spec.budget
+    if budget is None:
+        return ""
+    started = parse_timestamp(step.draft.get("startTime"))
+    if budget.duration_seconds is not None and started is not None:
+        end = started + timedelta(seconds=budget.duration_seconds)
+        if step.now >= end:
+            return f"budget.durationSeconds of {budget.duration_seconds} is over"
+        step.look_again(max(1.0, (end - step.now).total_seconds()))
+    if budget.gpu_hours is not None:
+        return _spent_hours_text(step, decimal_of(budget.gpu_hours))
+    return ""
+
+
+def _spent_hours_text(step: Step, limit: Decimal) -> str:
+    used = sum((trial.gpu_hours_until(step.now) for trial in step.trials), Decimal(0))
+    if used >= limit:
+        return f"budget.gpuHours of {limit} is used up"
+    num_running = sum(trial.state == "Running" for trial in step.trials)
+    resources = step.observed.spec.template.resources
+    held = num_running * resources.nodes * resources.gpus_per_node
+    if held:
+        step.look_again(max(1.0, float((limit - used) * HOUR_SECONDS / held)))
+    return ""

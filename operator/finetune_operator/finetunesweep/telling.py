@@ -1,0 +1,166 @@
+"""What the status tells of the trials: counts, the best, and one line for each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from finetune_api.names import trial_name
+from finetune_api.v1alpha1.sweep_status import MAX_TRIALS_TOLD
+from finetune_operator.finetunesweep.search import ranking
+from finetune_operator.finetunesweep.search import trials as search
+from finetune_operator.finetunesweep.step import Step
+from finetune_operator.finetunesweep.trials import Trial
+from finetune_operator.status.conditions import ConditionType
+
+Object = dict[str, Any]
+
+_OVER = ("Trained", "Pruned", "Failed", "Publishing", "Published")
+
+
+def tell_trials(step: Step) -> None:
+    """Put what is known of the trials into the status."""
+    draft = step.draft
+    _announce_changes(step)
+    counts = _counts(step)
+    draft.put("counts", counts)
+    over = sum(trial.state in _OVER for trial in step.trials) + len(step.observed.missing)
+    draft.put("progress", f"{over}/{counts['total']}")
+    if (best := _best(step)) is not None:
+        draft.put("best", best)
+    else:
+        draft.drop("best")
+    draft.put(
+        "spent",
+        {
+            "gpuHours": str(sum((trial.gpu_hours for trial in step.trials), Decimal(0))),
+            "tokens": sum(trial.tokens for trial in step.trials),
+        },
+    )
+    draft.put("trials", _entries(step))
+
+
+def _counts(step: Step) -> Object:
+    trials, spec = step.trials, step.observed.spec
+    states = [trial.state for trial in trials]
+    num_created = len(step.numbers)
+    total = spec.num_trials + spec.replicates
+    if step.chosen is not None or step.draft.has_ended:
+        total = num_created
+    return {
+        "total": max(total, num_created),
+        "created": max(num_created, step.draft.num_created),
+        "running": sum(trial.is_under_way for trial in trials),
+        "trained": sum(state in ("Trained", "Publishing", "Published") for state in states),
+        "pruned": states.count("Pruned"),
+        "failed": states.count("Failed") + len(step.observed.missing),
+    }
+
+
+def _best(step: Step) -> Object | None:
+    """Return the chosen trial, or the one with the lowest loss so far."""
+    chosen = step.chosen
+    scored = [trial for trial in step.trials if trial.loss is not None and trial.state != "Failed"]
+    best = chosen or min(scored, key=lambda each: (each.loss, each.number), default=None)
+    if best is None:
+        return None
+    entry: Object = {
+        "name": best.name,
+        "score": best.score or "unknown",
+        "parameters": _texts(best),
+        "chosen": chosen is not None,
+    }
+    first = best.number if best.replicate_of is None else best.replicate_of
+    for standing in ranking.rank(_as_told(trial) for trial in step.trials):
+        if standing.number == first - 1 and standing.num_runs > 1:
+            entry |= {"mean": f"{standing.mean:.6g}", "spread": f"{standing.spread:.3g}"}
+    return entry
+
+
+def _as_told(trial: Trial) -> search.Trial:
+    """Return a trial for the search, trained also where it was ended because another won."""
+    known = trial.for_search()
+    if trial.state == "Trained":
+        return replace(known, state=search.TrialState.COMPLETE)
+    return known
+
+
+def _entries(step: Step) -> list[Object]:
+    """Return one entry for each trial in their order: of too many, those that matter most."""
+    told = sorted(step.trials, key=_importance)[:MAX_TRIALS_TOLD]
+    by_number = {trial.number: _entry(step, trial) for trial in told}
+    for number in step.observed.missing:
+        if len(by_number) < MAX_TRIALS_TOLD:
+            name = trial_name(step.observed.name, number)
+            by_number[number] = {"name": name, "state": "Deleted"}
+    return [by_number[number] for number in sorted(by_number)]
+
+
+def _importance(trial: Trial) -> tuple[bool, bool, float, int]:
+    loss = trial.loss
+    return (not trial.is_released, not trial.is_under_way, float("inf") if loss is None else loss,
+            trial.number)  # fmt: skip
+
+
+def _entry(step: Step, trial: Trial) -> Object:
+    entry: Object = {"name": trial.name, "state": trial.state, "parameters": _texts(trial)}
+    if trial.state == "Failed" and trial.reason:
+        entry["reason"] = trial.reason
+    if trial.score:
+        entry["score"] = trial.score
+    if trial.step:
+        entry["step"] = trial.step
+    if trial.tokens:
+        entry["tokens"] = trial.tokens
+    if trial.replicate_of is not None:
+        entry["replicateOf"] = trial_name(step.observed.name, trial.replicate_of)
+    return entry
+
+
+def _texts(trial: Trial) -> dict[str, str]:
+    return {path: str(value) for path, value in trial.values.items()}
+
+
+def progress_text(step: Step) -> str:
+    """Return how far the search is, in a sentence."""
+    over = sum(trial.state in _OVER for trial in step.trials)
+    under_way = sum(trial.is_under_way for trial in step.trials)
+    text = f"{over} of {step.observed.spec.num_trials} trials are over, {under_way} under way"
+    best = _best(step)
+    return (
+        f"{text}; best {best['name']} with validation loss {best['score']}." if best else f"{text}."
+    )
+
+
+def _announce_changes(step: Step) -> None:
+    draft = step.draft
+    fresh = [trial.name for trial in step.trials if trial.number > draft.num_created]
+    if fresh:
+        draft.announce("TrialsCreated", f"Created {', '.join(fresh)}")
+    for trial in step.trials:
+        before = draft.told_state(trial.name)
+        if trial.state == before or trial.state not in ("Pruned", "Failed"):
+            continue
+        if trial.state == "Failed" and step.chosen is not trial:
+            text = f"{trial.name} failed with {trial.reason}: {trial.message}"
+            draft.announce("TrialFailed", text, warning=True)
+        elif trial.state == "Pruned" and step.chosen is None:
+            text = f"{trial.name} was stopped at step {trial.step}, validation loss {trial.score}"
+            draft.announce("TrialPruned", text)
+
+
+def tell_phase(step: Step) -> None:
+    """Derive phase and reason, two words for columns, from the conditions."""
+    draft = step.draft
+    if draft.is_true(ConditionType.FAILED):
+        phase, of = "Failed", ConditionType.FAILED
+    elif draft.is_true(ConditionType.COMPLETE):
+        phase, of = "Succeeded", ConditionType.COMPLETE
+    elif draft.is_true(ConditionType.SUSPENDED):
+        phase, of = "Suspended", ConditionType.SUSPENDED
+    else:
+        phase = step.under_way if step.trials else "Pending"
+        of = ConditionType.PROGRESSING
+    draft.put("phase", phase)
+    draft.put("reason", draft.conditions.reason_of(of) or "")

@@ -1,0 +1,231 @@
+"""What a sweep knows of one of its trials, read off the FineTuneJob alone.
+
+Nothing is remembered beside the jobs: number and values are in their labels and spec, how far they
+are in their status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from finetune_api.names import REPLICATE_LABEL, TRIAL_LABEL
+from finetune_operator.finetunesweep.search import trials as search
+from finetune_operator.finetunesweep.search.space import Value
+from finetune_operator.finetunesweep.search.trials import Curve, Point
+from finetune_operator.status.conditions import (
+    ConditionType,
+    find_condition,
+    is_true,
+    parse_timestamp,
+)
+
+Object = dict[str, Any]
+
+HOUR_SECONDS = 3600
+_UNDER_WAY = ("Pending", "Running", "Suspended")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One trial of a sweep.
+
+    Attributes:
+        number: Counts from 1.
+        job: The FineTuneJob.
+        values: What was varied, by path.
+        state: As in ``status.trials`` of the sweep.
+        score: Lowest validation loss so far, as the job tells it; empty before the first.
+        step: Last step whose validation loss is known; 0 before the first.
+        curve: Validation losses by step.
+        tokens: Tokens trained on, as far as it is told.
+        gpu_hours: GPUs times running time of its stages that are over.
+        replicate_of: The trial whose values it repeats with another seed; None for one of the
+            search.
+        is_released: Whether it may be evaluated: it was chosen.
+        is_pruned: Whether it was told to end.
+        is_suspended: Whether it was told to wait.
+    """
+
+    number: int
+    job: Object
+    values: Mapping[str, Value]
+    state: str
+    score: str
+    step: int
+    curve: Curve
+    tokens: int
+    gpu_hours: Decimal
+    replicate_of: int | None
+    is_released: bool
+    is_pruned: bool
+    is_suspended: bool
+
+    @property
+    def name(self) -> str:
+        """Name of the FineTuneJob."""
+        return str(self.job["metadata"]["name"])
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it still trains, or will."""
+        return self.state in _UNDER_WAY
+
+    @property
+    def phase(self) -> str:
+        """Phase of the FineTuneJob."""
+        return str((self.job.get("status") or {}).get("phase") or "Pending")
+
+    @property
+    def reason(self) -> str:
+        """Why the FineTuneJob has ended: the reason of its ``Failed``."""
+        found = find_condition(_conditions(self.job), ConditionType.FAILED)
+        return str((found or {}).get("reason") or "")
+
+    @property
+    def message(self) -> str:
+        """What the FineTuneJob says of its end."""
+        found = find_condition(_conditions(self.job), ConditionType.FAILED)
+        return str((found or {}).get("message") or "")
+
+    @property
+    def loss(self) -> float | None:
+        """The score as a number; None before the first."""
+        try:
+            return float(self.score) if self.score else None
+        except ValueError:
+            return None
+
+    @property
+    def _search_state(self) -> search.TrialState:
+        if self.state == "Trained" and self.is_pruned:
+            return search.TrialState.PRUNED
+        return _STATES.get(self.state, search.TrialState.RUNNING)
+
+    def gpu_hours_until(self, now: datetime) -> Decimal:
+        """Return ``gpu_hours`` with what the stage that runs now has used since it last began."""
+        status = self.job.get("status") or {}
+        training = find_condition(status.get("conditions"), ConditionType.TRAINING)
+        if status.get("phase") != "Training" or training is None:
+            return self.gpu_hours
+        since = parse_timestamp(training.get("lastTransitionTime"))
+        if training.get("status") != "True" or since is None:
+            return self.gpu_hours
+        resources = self.job["spec"].get("resources") or {}
+        num_gpus = int(resources.get("nodes", 1)) * int(resources.get("gpusPerNode", 1))
+        seconds = max(0, int((now - since).total_seconds()))
+        return self.gpu_hours + Decimal(seconds * num_gpus) / HOUR_SECONDS
+
+    def for_search(self) -> search.Trial:
+        """Return what the search needs to know, where trials count from 0."""
+        return search.Trial(
+            number=self.number - 1,
+            assignment=self.values,
+            state=self._search_state,
+            score=self.loss,
+            curve=self.curve,
+            replicate_of=None if self.replicate_of is None else self.replicate_of - 1,
+        )
+
+
+_STATES = {
+    "Trained": search.TrialState.COMPLETE,
+    "Publishing": search.TrialState.COMPLETE,
+    "Published": search.TrialState.COMPLETE,
+    "Pruned": search.TrialState.PRUNED,
+    "Failed": search.TrialState.FAILED,
+}
+
+
+def read_trial(job: Object, paths: tuple[str, ...]) -> Trial | None:
+    """Return what is known of a FineTuneJob of a sweep; None without a number.
+
+    Args:
+        job: The FineTuneJob.
+        paths: What the sweep varies.
+    """
+    labels = job["metadata"].get("labels") or {}
+    number = str(labels.get(TRIAL_LABEL) or "")
+    if not number.isdecimal():
+        return None
+    spec, status = job.get("spec") or {}, job.get("status") or {}
+    curve = read_curve(status)
+    replicate = str(labels.get(REPLICATE_LABEL) or "")
+    is_released = not spec.get("holdAfter")
+    return Trial(
+        number=int(number),
+        job=job,
+        values={path: value for path in paths if (value := value_at(spec, path)) is not None},
+        state=_state_of(status, is_released=is_released),
+        score=_score_of(status, curve),
+        step=curve[-1].step if curve else 0,
+        curve=curve,
+        tokens=int((status.get("validation") or {}).get("tokens") or 0),
+        gpu_hours=_decimal((status.get("cost") or {}).get("gpuHours")),
+        replicate_of=int(replicate) if replicate.isdecimal() else None,
+        is_released=is_released,
+        is_pruned=bool(spec.get("prune")),
+        is_suspended=bool(spec.get("suspend")),
+    )
+
+
+def value_at(spec: Mapping[str, Any], path: str) -> Any:
+    """Return what stands at a dotted path of a spec; None if nothing does."""
+    found: Any = spec
+    for part in path.split("."):
+        if not isinstance(found, Mapping):
+            return None
+        found = found.get(part)
+    return found
+
+
+def read_curve(status: Object) -> Curve:
+    """Return the validation losses that a FineTuneJob tells, by rising step."""
+    points = (status.get("validation") or {}).get("curve") or ()
+    found = {int(each["step"]): float(each["loss"]) for each in points}
+    return tuple(Point(step, found[step]) for step in sorted(found))
+
+
+def _state_of(status: Object, *, is_released: bool) -> str:
+    conditions = status.get("conditions")
+    stages = status.get("stages") or ()
+    is_trained = any(e.get("name") == "train" and e.get("completionTime") for e in stages)
+    if is_true(conditions, ConditionType.PRUNED):
+        # One that was trained to its end and not chosen was not stopped early.
+        return "Trained" if is_trained and not is_released else "Pruned"
+    if is_true(conditions, ConditionType.FAILED):
+        return "Failed"
+    if is_true(conditions, ConditionType.COMPLETE):
+        return "Published"
+    if is_released:
+        return "Publishing"
+    if is_trained:
+        return "Trained"
+    if status.get("phase") == "Suspended":
+        return "Suspended"
+    return "Running" if status.get("phase") == "Training" else "Pending"
+
+
+def _score_of(status: Object, curve: Curve) -> str:
+    chosen = (status.get("selection") or {}).get("validationLoss")
+    if chosen:
+        return str(chosen)
+    best = (status.get("validation") or {}).get("bestLoss")
+    if best:
+        return str(best)
+    losses = [point.loss for point in curve if point.loss == point.loss]
+    return f"{min(losses):.6g}" if losses else ""
+
+
+def _decimal(text: object) -> Decimal:
+    try:
+        return Decimal(str(text)) if text else Decimal(0)
+    except InvalidOperation:
+        return Decimal(0)
+
+
+def _conditions(job: Object) -> Any:
+    return (job.get("status") or {}).get("conditions")

@@ -1,0 +1,343 @@
+"""Sweeps on a real API server: what is refused, how one lives, and what a death changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from benchmarks.control_plane.kubelet import Fate, Kubelet, success
+from benchmarks.control_plane.simulation import ended_status, finetunejob, result_of
+from pydantic import ValidationError
+
+from control_plane.cluster import (
+    ROOT,
+    condition,
+    connection_of,
+    holds,
+    install_crd,
+    open_client,
+    running_manager,
+    test_config,
+)
+from control_plane.test_crashes import NAMESPACES, Island, run_until_death
+from finetune_api.trainer import ExitCode, Stage, StepSelection, TerminationMessage
+from finetune_api.v1alpha1.finetunesweep import (
+    SWEEP_FIXED_FIELDS,
+    FineTuneSweep,
+    fixed_in_sweep_message,
+)
+from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.controllers.sweeps import FINETUNESWEEPS
+from finetune_operator.kube import informer as informer_module
+from finetune_operator.kube.errors import NotFound
+from support.eventually import eventually_async
+from support.raw_api import MERGE, RawApi
+from support.sweep_cases import RATE, SWEEP_CASES, SweepCase, minimal_sweep
+
+LOSSES = {"rates-t1": "1.5", "rates-t2": "1.2", "rates-t3": "0.9", "rates-t4": "1.1"}
+BEST = "rates-t3"
+NUM_CALLS_OF_A_LIFE = 96
+STRIDE = 5
+NUM_ISLANDS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def crd(control_plane: Any) -> None:
+    install_crd(control_plane)
+
+
+@pytest.fixture(scope="module")
+def api(control_plane: Any) -> Iterator[RawApi]:
+    api = RawApi(control_plane.kubeconfig)
+    yield api
+    api.close()
+
+
+@pytest.fixture
+def path(namespace: str) -> str:
+    return f"/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunesweeps"
+
+
+def sweep(namespace: str, **spec: Any) -> dict[str, Any]:
+    body = minimal_sweep("rates")
+    body["metadata"]["namespace"] = namespace
+    body["spec"] = {
+        "template": finetunejob("x", namespace)["spec"],
+        "parameters": [{"path": RATE, "values": ["1e-5", "1e-4", "1e-3", "1e-2"]}],
+        "search": "Grid",
+        **spec,
+    }
+    return body
+
+
+def script(job: str, stage: Stage, attempt: int) -> Fate:
+    """Let every stage succeed at once, and training with the loss of its trial."""
+    if stage is not Stage.TRAIN:
+        return success(stage)
+    selection = StepSelection(
+        step=171, validation_loss=LOSSES.get(job, "1"), last_step=171, planned_steps=171
+    )
+    result = result_of(stage).model_copy(update={"selection": selection})
+    message = TerminationMessage(
+        stage=stage, exit_code=ExitCode.OK, reason="Succeeded", result=result
+    )
+    return Fate(status=ended_status(0, message.to_text()))
+
+
+async def get_sweep(client: Any, namespace: str) -> dict[str, Any]:
+    found: dict[str, Any] = await client.get(FINETUNESWEEPS, namespace, "rates")
+    return found
+
+
+async def jobs_of(client: Any, namespace: str) -> dict[str, dict[str, Any]]:
+    found = await client.list(FINETUNEJOBS, namespace, label_selector="finetune.dev/sweep=rates")
+    return {job["metadata"]["name"]: job for job in found.items}
+
+
+async def until_over(client: Any, namespace: str) -> dict[str, Any]:
+    async def is_over() -> dict[str, Any] | None:
+        found = await get_sweep(client, namespace)
+        return found if holds(found, "Complete") or holds(found, "Failed") else None
+
+    found: dict[str, Any] = await eventually_async(is_over, timeout=120, interval=0.2)
+    return found
+
+
+# ---- what is refused ---------------------------------------------------------------------------
+
+
+def test_api_server_and_models_judge_sweeps_alike(api: RawApi, path: str) -> None:
+    disagreements = [
+        f"{case.name}: {verdict}" for case in SWEEP_CASES if (verdict := _verdict(api, path, case))
+    ]
+    assert not disagreements, "\n".join(disagreements)
+
+
+def _verdict(api: RawApi, path: str, case: SweepCase) -> str | None:
+    status, answer = api.send("POST", f"{path}?dryRun=All&fieldValidation=Strict", case.body)
+    try:
+        FineTuneSweep.from_wire(case.body)
+    except ValidationError:
+        refused_here = True
+    else:
+        refused_here = False
+    if (status >= 400) != refused_here:
+        return f"API server {status} {answer.get('message')}, models refused: {refused_here}"
+    if status >= 400 and case.server_expected not in answer["message"]:
+        return f"expected {case.server_expected!r} in {answer['message']!r}"
+    return None
+
+
+CHANGES: dict[str, Any] = {
+    "template": {"backoffLimit": 9},
+    "parameters": [{"path": RATE, "values": ["1e-5"]}],
+    "search": "Grid",
+    "trials": 3,
+    "objective": None,
+    "earlyStopping": {"method": "Median"},
+    "replicates": 3,
+}
+
+
+@pytest.mark.parametrize("field", SWEEP_FIXED_FIELDS)
+def test_what_is_tried_cannot_change(field: str, api: RawApi, path: str) -> None:
+    assert set(CHANGES) == set(SWEEP_FIXED_FIELDS)
+    assert api.send("POST", path, minimal_sweep())[0] == 201
+    if field == "objective":
+        return  # it has one value
+    patch = {"spec": {field: CHANGES[field]}}
+    status, answer = api.send("PATCH", f"{path}/example", patch, content_type=MERGE)
+    assert status == 422
+    assert fixed_in_sweep_message(field) in answer["message"]
+
+
+def test_what_steers_a_sweep_can_change(api: RawApi, path: str) -> None:
+    assert api.send("POST", path, minimal_sweep())[0] == 201
+    edit = {"suspend": True, "parallelism": 5, "budget": {"trials": 3},
+            "ttlSecondsAfterFinished": 60}  # fmt: skip
+    status, answer = api.send("PATCH", f"{path}/example", {"spec": edit}, content_type=MERGE)
+    assert status == 200, answer
+    assert {key: answer["spec"][key] for key in edit} == edit
+
+
+# ---- a life ------------------------------------------------------------------------------------
+
+
+async def test_the_best_trial_is_published_and_deleting_the_sweep_takes_all(
+    control_plane: Any, namespace: str
+) -> None:
+    async with open_client(connection_of(control_plane)) as client:
+        kubelet = Kubelet(client, namespaces=(namespace,), script=script)
+        async with kubelet.running(), running_manager(client, test_config(namespace)):
+            await client.create(FINETUNESWEEPS, sweep(namespace))
+            done = await until_over(client, namespace)
+            assert holds(done, "Complete"), done["status"]
+            assert done["status"]["best"]["name"] == BEST
+            assert done["status"]["best"]["score"] == "0.9"
+            jobs = await jobs_of(client, namespace)
+            assert sorted(jobs) == sorted(LOSSES)
+            assert holds(jobs[BEST], "Published")
+
+            async def are_pruned() -> bool:
+                found = await jobs_of(client, namespace)
+                return all(holds(job, "Pruned") for name, job in found.items() if name != BEST)
+
+            await eventually_async(are_pruned, timeout=30)
+            # one data set, trained four times, evaluated once
+            attempts = {(job, stage) for (_, job, stage) in kubelet.attempts}
+            assert {job for job, stage in attempts if stage == "evaluate"} == {BEST}
+            shown = control_plane.kubectl("-n", namespace, "get", "fts", "rates")
+            assert shown.splitlines()[0].split() == [
+                "NAME", "PHASE", "TRIALS", "BEST", "SCORE", "AGE"
+            ]  # fmt: skip
+            assert shown.splitlines()[1].split()[:5] == ["rates", "Succeeded", "4/4", BEST, "0.9"]
+            await client.delete(FINETUNESWEEPS, namespace, "rates")
+
+            async def are_gone() -> bool:
+                return not await jobs_of(client, namespace)
+
+            await eventually_async(are_gone, timeout=60)
+
+
+async def test_a_missed_goal_is_told_on_the_sweep(control_plane: Any, namespace: str) -> None:
+    def missing(job: str, stage: Stage, attempt: int) -> Fate:
+        return success(stage, goal_met=False) if stage is Stage.EVALUATE else script(job, stage, 0)
+
+    async with open_client(connection_of(control_plane)) as client:
+        kubelet = Kubelet(client, namespaces=(namespace,), script=missing)
+        async with kubelet.running(), running_manager(client, test_config(namespace)):
+            await client.create(FINETUNESWEEPS, sweep(namespace))
+            done = await until_over(client, namespace)
+    failed = condition(done, "Failed")
+    assert failed is not None
+    assert failed["reason"] == done["status"]["reason"] == "GoalNotMet"
+    assert BEST in failed["message"]
+
+
+async def test_a_trial_that_would_be_refused_is_told_and_nothing_is_created(
+    control_plane: Any, namespace: str
+) -> None:
+    parameters = [{"path": "method.adapter.rank", "values": [8, 1024]}]
+    async with (
+        open_client(connection_of(control_plane)) as client,
+        running_manager(client, test_config(namespace)),
+    ):
+        await client.create(FINETUNESWEEPS, sweep(namespace, parameters=parameters))
+        done = await until_over(client, namespace)
+        assert await jobs_of(client, namespace) == {}
+    accepted = condition(done, "Accepted")
+    assert accepted is not None
+    assert (accepted["status"], accepted["reason"]) == ("False", "InvalidTrial")
+    assert "rates-t2" in accepted["message"]
+    assert "1024" in accepted["message"]
+
+
+async def test_without_the_kind_jobs_run_and_sweeps_go_on_once_it_is_there(
+    control_plane: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(informer_module, "ABSENT_RETRY_SECONDS", 1.0)
+    crd = str(ROOT / "crds" / "finetunesweeps.yaml")
+    control_plane.kubectl("delete", "-f", crd, "--wait=true")
+    try:
+        async with open_client(connection_of(control_plane)) as client:
+            kubelet = Kubelet(client, namespaces=(namespace,), script=script)
+            async with kubelet.running(), running_manager(client, test_config(namespace)):
+                await client.create(FINETUNEJOBS, finetunejob("alone", namespace))
+
+                async def is_published() -> bool:
+                    return holds(await client.get(FINETUNEJOBS, namespace, "alone"), "Published")
+
+                await eventually_async(is_published, timeout=60)
+                install_crd(control_plane)
+                await client.create(FINETUNESWEEPS, sweep(namespace))
+                assert holds(await until_over(client, namespace), "Complete")
+    finally:
+        install_crd(control_plane)
+
+
+# ---- deaths ------------------------------------------------------------------------------------
+
+
+async def _live_with_a_death(control_plane: Any, *, dies_at: int, after_sending: bool) -> bool:
+    """Run a sweep whose operator dies at one of its calls; return whether it did."""
+    connection = connection_of(control_plane)
+    namespace = f"sweep-{uuid.uuid4().hex[:6]}-{dies_at}"
+    async with open_client(connection) as client:
+        island = Island(connection, client, namespace)
+        island.kubelet.script = script
+        async with island.living():
+            await client.create(FINETUNESWEEPS, sweep(namespace, parallelism=4))
+
+            async def until_end() -> None:
+                await until_over(client, namespace)
+
+            has_died = await run_until_death(
+                connection,
+                test_config(namespace, num_workers=4),
+                dies_at=dies_at,
+                after_sending=after_sending,
+                until=until_end,
+            )
+            async with running_manager(client, test_config(namespace)):
+                done = await until_over(client, namespace)
+            assert island.observer.violations == []
+            assert holds(done, "Complete"), done["status"]
+            assert done["status"]["best"]["name"] == BEST
+            assert sorted(await jobs_of(client, namespace)) == sorted(LOSSES)
+            await client.delete(NAMESPACES, "", namespace)
+    return has_died
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after_sending", [False, True], ids=["before sending", "after sending"])
+async def test_a_death_at_any_call_makes_no_trial_twice_and_chooses_the_same(
+    control_plane: Any, after_sending: bool
+) -> None:
+    logging.getLogger("finetune_operator").setLevel(logging.CRITICAL)
+    places = asyncio.Semaphore(NUM_ISLANDS)
+
+    async def visit(dies_at: int) -> bool:
+        async with places:
+            return await _live_with_a_death(
+                control_plane, dies_at=dies_at, after_sending=after_sending
+            )
+
+    try:
+        # Every fifth call, from another one with each variant; the unit test dies at all of them.
+        first = 3 if after_sending else 1
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(visit(number))
+                for number in range(first, NUM_CALLS_OF_A_LIFE + 1, STRIDE)
+            ]
+    finally:
+        logging.getLogger("finetune_operator").setLevel(logging.NOTSET)
+    died = [task.result() for task in tasks]
+    assert died[:8] == [True] * 8
+
+
+async def _is_gone(client: Any, namespace: str) -> bool:
+    try:
+        await get_sweep(client, namespace)
+    except NotFound:
+        return True
+    return False
+
+
+async def test_a_finished_sweep_is_deleted_with_its_jobs_after_its_time(
+    control_plane: Any, namespace: str
+) -> None:
+    async with open_client(connection_of(control_plane)) as client:
+        kubelet = Kubelet(client, namespaces=(namespace,), script=script)
+        async with kubelet.running(), running_manager(client, test_config(namespace)):
+            await client.create(FINETUNESWEEPS, sweep(namespace, ttlSecondsAfterFinished=1))
+            await eventually_async(lambda: _is_gone(client, namespace), timeout=120)
+
+            async def are_gone() -> bool:
+                return not await jobs_of(client, namespace)
+
+            await eventually_async(are_gone, timeout=60)

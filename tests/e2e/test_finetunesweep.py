@@ -1,0 +1,95 @@
+"""A sweep as its users have it: four learning rates, two at a time, the best is published."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from devcluster.errors import DevclusterError
+from e2e.world import JOB_TIMEOUT_SECONDS, POLL_SECONDS, Body, Job, Tenant, apply
+from support.eventually import eventually
+
+pytestmark = pytest.mark.slow
+
+RATES = ["1e-5", "1e-4", "1e-3", "1e-2"]
+NAME = "rates"
+SELECTOR = f"finetune.dev/sweep={NAME}"
+
+
+def sweep_of(tenant: Tenant, spec: Body) -> Body:
+    """Return a sweep over the job that all tests vary; it has no goal to miss."""
+    template = tenant.document("x", spec)["spec"]
+    template.pop("goal", None)
+    template["dataset"]["split"] = {**template["dataset"].get("split", {}), "validationPercent": 10}
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneSweep",
+        "metadata": {"name": NAME, "namespace": tenant.namespace},
+        "spec": {
+            "template": template,
+            "parameters": [{"path": "hyperparameters.learningRate", "values": RATES}],
+            "search": "Grid",
+            "parallelism": 2,
+            "earlyStopping": {"method": "None"},
+        },
+    }
+
+
+def status_of(tenant: Tenant) -> Body:
+    """Return the status of the sweep."""
+    text = tenant.node.kubectl("-n", tenant.namespace, "get", "fts", NAME, "-o", "json")
+    found: Body = json.loads(text)
+    status: Body = found.get("status", {})
+    return status
+
+
+def trials_of(tenant: Tenant) -> dict[str, Body]:
+    """Return the jobs of the sweep by name."""
+    arguments = ("-n", tenant.namespace, "get", "ftj", "-l", SELECTOR, "-o", "json")
+    found = json.loads(tenant.node.kubectl(*arguments))["items"]
+    return {job["metadata"]["name"]: job for job in found}
+
+
+def test_the_best_of_four_learning_rates_is_published_and_deletion_takes_all(
+    team_a: Tenant, spec: Body
+) -> None:
+    apply(team_a.node, sweep_of(team_a, spec))
+    most = 0
+
+    def end() -> Body | None:
+        nonlocal most
+        status = status_of(team_a)
+        most = max(most, status.get("counts", {}).get("running", 0))
+        return status if status.get("phase") in ("Succeeded", "Failed") else None
+
+    status = eventually(end, 4 * JOB_TIMEOUT_SECONDS, interval=POLL_SECONDS) or {}
+    assert status["phase"] == "Succeeded", status
+    assert most <= 2
+    assert status["counts"]["trained"] == 4
+    scores = {trial["name"]: float(trial["score"]) for trial in status["trials"]}
+    best = status["best"]["name"]
+    assert scores[best] == min(scores.values())
+    assert status["best"]["chosen"] is True
+    winner = Job(tenant=team_a, name=best).status()
+    assert winner["artifact"]["version"] == 1
+    trials = trials_of(team_a)
+    digests = {job["status"]["dataset"]["digest"] for job in trials.values()}
+    assert len(digests) == 1, "all trials train on one data set"
+    evaluated = [name for name, job in trials.items() if job["status"].get("evaluation")]
+    assert evaluated == [best]
+
+    def are_pruned() -> bool:
+        others = [job for name, job in trials_of(team_a).items() if name != best]
+        return {job["status"]["phase"] for job in others} == {"Pruned"}
+
+    eventually(are_pruned, timeout=60, interval=POLL_SECONDS)
+    team_a.node.kubectl("-n", team_a.namespace, "delete", "fts", NAME, "--wait=true")
+
+    def are_gone() -> bool:
+        try:
+            return not trials_of(team_a)
+        except DevclusterError:
+            return False
+
+    eventually(are_gone, timeout=90, interval=POLL_SECONDS)
