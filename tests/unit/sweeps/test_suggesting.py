@@ -152,6 +152,16 @@ def test_tpe_stays_away_from_what_failed_or_runs(state: TrialState, score: float
     assert sum(float(each["x"]) > 0.5 for each in found if each) > 24
 
 
+@pytest.mark.parametrize("value", [None, "a word", "nan", 1e9, True, [1], "2e-4"])
+def test_tpe_reads_values_that_people_wrote(value) -> None:
+    space, search = Space((RATE, NAMES)), Search(method=Method.TPE, num_startup=1)
+    odd = {RATE.path: value, NAMES.path: value} if value is not None else {}
+    trial = Trial(number=0, assignment=odd, state=TrialState.COMPLETE, score=1.0)
+    found = suggest(space, search, "uid", 1, [trial])
+    assert found is not None
+    assert RATE.low <= float(found[RATE.path]) <= RATE.high
+
+
 def test_replicates_are_no_results_of_their_own() -> None:
     space, search = Space((RATE,)), Search(method=Method.TPE, num_startup=3)
     first = {RATE.path: "0.0001"}
@@ -175,6 +185,15 @@ def test_decimals_are_texts_that_the_api_takes() -> None:
         assert values is not None
         for value in values.values():
             assert re.fullmatch(DECIMAL_PATTERN, str(value)), value
+
+
+@pytest.mark.parametrize(
+    "narrow",
+    [Uniform("x", 1000.01, 1000.02), LogUniform("x", 1e-4, 1.001e-4), Uniform("x", -0.5, -0.4999)],
+)
+def test_a_narrow_range_has_many_values(narrow: Parameter) -> None:
+    found = {str(values) for values in values_of((narrow,), Method.RANDOM, 50)}
+    assert len(found) > 40
 
 
 def test_orders_of_magnitude_are_equally_likely() -> None:

@@ -2,7 +2,8 @@
 
 Every parameter maps its values to the unit interval and back, where distances mean something: a
 learning rate by its logarithm. A value is what is written into a FineTuneJob: decimals are strings
-there, with four significant digits, which is finer than any training can tell apart.
+there, with four significant digits (more in a narrow range), which is finer than any training can
+tell apart.
 """
 
 from __future__ import annotations
@@ -215,13 +216,16 @@ def _number_of(value: Value) -> float | None:
         return None
     try:
         return float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         return None
 
 
 def _decimal_within(number: float, low: float, high: float) -> str:
     """Return a number with few digits that is still within its bounds."""
-    rounded = float(f"{number:.{NUM_DIGITS - 1}e}")
+    # From 1000.01 to 1000.02, four digits would leave one value: narrow ranges have more.
+    narrowness = max(abs(low), abs(high)) / (high - low)
+    num_digits = NUM_DIGITS + max(0, math.floor(math.log10(narrowness)))
+    rounded = float(f"{number:.{num_digits - 1}e}")
     return _decimal_text(min(high, max(low, rounded)))
 
 

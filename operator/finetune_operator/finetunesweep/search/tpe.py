@@ -89,17 +89,23 @@ def _promising_value(
 
 
 def _chances(parameter: Choice, trials: list[Trial]) -> ChoiceDensity:
-    known = [parameter.index_of(trial.assignment[parameter.path]) for trial in trials]
+    known = [parameter.index_of(value) for value in _values_of(parameter, trials)]
     indices = [index for index in known if index is not None]
     return estimate_choice(indices, _weights(len(indices)), parameter.size)
 
 
 def _density(parameter: Parameter, trials: list[Trial]) -> RangeDensity:
     assert not isinstance(parameter, Choice)
-    known = [parameter.to_unit(trial.assignment[parameter.path]) for trial in trials]
+    known = [parameter.to_unit(value) for value in _values_of(parameter, trials)]
     places = [place for place in known if place is not None]
     bin_width = 1 / parameter.size if isinstance(parameter, Int) else 0.0
     return estimate_range(places, _weights(len(places)), bin_width)
+
+
+def _values_of(parameter: Parameter, trials: list[Trial]) -> list[Value]:
+    """Return what the trials tried of a parameter; one that lacks it teaches nothing of it."""
+    path = parameter.path
+    return [trial.assignment[path] for trial in trials if path in trial.assignment]
 
 
 def _weights(count: int) -> Sequence[float]:
