@@ -101,6 +101,10 @@ vllm-test: setup ## Install vLLM beside the project (6 GB) and compare its answe
 	@$(PYTHON) tools/vllm_venv.py
 	@$(PYTEST) tests/serving -s
 
+.PHONY: tracking
+tracking: setup ## Install MLflow beside the project (0.6 GB), tell a real server of runs and read them back
+	@FINETUNE_MLFLOW_PYTHON="$$($(PYTHON) tools/mlflow_venv.py)" $(PYTEST) tests/tracking/test_runs.py
+
 .PHONY: verify
 verify: setup ## Generated files, lint, format, types, imports, spelling
 	@$(PYTHON) tools/generate.py --check

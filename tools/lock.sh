@@ -12,6 +12,7 @@ compile() {
 compile --extra dev --extra operator --extra trainer --extra cli pyproject.toml \
   --output-file requirements/dev.lock
 compile --no-deps requirements/model.in --output-file requirements/model.lock
+compile requirements/mlflow.in --output-file requirements/mlflow.lock
 compile --override requirements/vllm-overrides.txt requirements/vllm.in \
   --output-file requirements/vllm.lock
 for extras in operator "trainer quantization" cli; do

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.meta import API_VERSION, KIND
-from finetune_api.trainer import Stage
+from finetune_api.trainer import OF_SWEEP_LABEL, Stage
 
 JOB_LABEL = "finetune.dev/job"
 """Name of the FineTuneJob, on Jobs and pods."""
 STAGE_LABEL = "finetune.dev/stage"
 """Stage, on Jobs and pods."""
-SWEEP_LABEL = "finetune.dev/sweep"
+SWEEP_LABEL = OF_SWEEP_LABEL
 """Name of the FineTuneSweep, on its FineTuneJobs."""
 TRIAL_LABEL = "finetune.dev/trial"
 """Number of a trial, from 1, on a FineTuneJob of a sweep."""

@@ -138,6 +138,24 @@ ENDPOINT_RULE = TextRule(
 )
 """How an S3 server is reached."""
 
+TRACKER_RULE = TextRule(
+    patterns={"": r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?"},
+    message=(
+        "must be the URL of the server, with http:// or https://, without user, query or blanks: "
+        "https://mlflow.example.org or http://mlflow.mlops:5000/team"
+    ),
+)
+"""How a tracker of experiments is reached."""
+
+MODEL_NAME_RULE = TextRule(
+    patterns={"": "[A-Za-z0-9]([A-Za-z0-9 ._-]*[A-Za-z0-9])?"},
+    message=(
+        "must be letters, digits, blanks, dots, dashes or underscores, and begin and end with a "
+        "letter or digit"
+    ),
+)
+"""What an experiment or a registered model is called."""
+
 QUANTITY_RULE = TextRule(
     patterns={"": "[0-9]+([.][0-9]+)?(k|M|G|T|Ki|Mi|Gi|Ti)|[0-9]{4,}"},  # "16" is 16 bytes: a slip
     message=(

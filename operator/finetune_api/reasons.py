@@ -43,6 +43,10 @@ ACCEPTANCE = {
         "`s3.endpoint` is not on the cluster's list.",
         "Have it added to `config.allowedEndpoints`.",
     ),
+    "TrackerNotAllowed": ReasonHelp(
+        "`tracking.mlflow.uri` is not on the cluster's list.",
+        "Have it added to `config.allowedTrackers`, or leave `tracking` out.",
+    ),
     "PriceNotSet": ReasonHelp(
         "`budget.amount` is set, and this cluster has no price of a GPU for an hour.",
         "Set `budget.gpuHours`, or ask the administrator for `gpuHourPrice`.",
@@ -149,6 +153,11 @@ LIFE = {
     "Forbidden": ReasonHelp(
         "The API server refuses a child: a ResourceQuota, a policy, or missing rights.",
         "Do what the message names; the operator tries again by itself.",
+    ),
+    "TrackingFailed": ReasonHelp(
+        "The job's tracker was away or refused something; the job goes on without it.",
+        "The message says what: address, Secret or server; what is missing is sent by the next "
+        "stage or attempt.",
     ),
     "Restored": ReasonHelp(
         "The job's ConfigMap was deleted and is there again.", "Find out who deletes it."

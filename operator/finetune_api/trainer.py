@@ -41,6 +41,10 @@ PROGRESS_AUDIENCE = "finetune.dev"
 """Audience of the projected service-account token that authenticates progress pushes."""
 
 
+OF_SWEEP_LABEL = "finetune.dev/sweep"
+"""Name of the sweep, on a FineTuneJob that is a trial of it."""
+
+
 class Environment:
     """Names of the environment variables a stage reads."""
 
@@ -151,6 +155,8 @@ class ResolvedJob(APIModel):
     namespace: Annotated[str, Field(min_length=1, max_length=63)]
     name: Annotated[str, Field(min_length=1, max_length=52)]
     uid: Annotated[str, Field(min_length=1, max_length=64)]
+    sweep: Annotated[str, Field(max_length=63)] | None = None
+    """The sweep that the job is a trial of, for its tracker; None where it has none."""
     spec: FineTuneJobSpec
 
     @property
@@ -195,7 +201,10 @@ def resolve_job(job: FineTuneJob, *, namespace: str, uid: str) -> ResolvedJob:
             "pod_template": None,
         }
     )
-    return ResolvedJob(namespace=namespace, name=job.metadata.name, uid=uid, spec=spec)
+    sweep = job.metadata.labels.get(OF_SWEEP_LABEL) if spec.tracking else None
+    return ResolvedJob(
+        namespace=namespace, name=job.metadata.name, uid=uid, sweep=sweep or None, spec=spec
+    )
 
 
 LOCAL_UID_PREFIX = "local-"
@@ -207,7 +216,9 @@ def local_uid(job: FineTuneJob, *, namespace: str) -> str:
 
     A second ``finetune run`` of the same file therefore finds, resumes or reuses the first one.
     """
-    body = resolve_job(job, namespace=namespace, uid="local").to_json()
+    # Who is told of a run does not change what is trained.
+    untracked = job.model_copy(update={"spec": job.spec.model_copy(update={"tracking": None})})
+    body = resolve_job(untracked, namespace=namespace, uid="local").to_json()
     return LOCAL_UID_PREFIX + hashlib.sha256(body.encode()).hexdigest()[:12]
 
 
@@ -257,6 +268,15 @@ class PrepareResult(APIModel):
     """True when a data set with the same source and recipe was there already."""
 
 
+class TrackingResult(APIModel):
+    """What became of telling the job's tracker."""
+
+    uri: Annotated[str, Field(max_length=512)] = ""
+    """Page of the run; empty if there is none."""
+    problem: Annotated[str, Field(max_length=300)] = ""
+    """Why the tracker does not have everything; empty if it has."""
+
+
 class StepSelection(APIModel):
     """The step whose weights are published, among the steps that were trained."""
 
@@ -294,6 +314,7 @@ class TrainResult(APIModel):
     """Largest micro batch that ran out of memory in an earlier attempt of the run; 0 for none."""
     origin_digest: str = ""
     """Manifest digest of the weights the run began from (``spec.initFrom``); empty for none."""
+    tracking: TrackingResult | None = None
     reused: bool = False
 
 
@@ -377,6 +398,7 @@ class EvaluateResult(APIModel):
     version: int | None = None
     """Published version, or None when nothing was published."""
     manifest_uri: str = ""
+    tracking: TrackingResult | None = None
     reused: bool = False
 
     @property
@@ -461,7 +483,7 @@ def _give_way(result: dict[str, Any]) -> Iterator[Callable[[], None]]:
         for name in names:
             item.pop(name, None)
 
-    for name in ("probeNotes", "probes"):
+    for name in ("probeNotes", "probes", "tracking"):
         yield partial(drop, result, (name,))
     gates = result.get("gates", [])
     for gate in gates:

@@ -189,6 +189,15 @@ FULL_SPEC: dict[str, Any] = {
         "sharedMemory": "16Gi",
     },
     "trainer": {"image": "example.org/trainer:1", "imagePullPolicy": "IfNotPresent"},
+    "tracking": {
+        "mlflow": {
+            "uri": "https://mlflow.example.org/team-a",
+            "credentialsRef": {"name": "mlflow"},
+            "experiment": "Headlines 2026",
+            "registeredModel": "headline-classifier",
+            "uploadReport": True,
+        }
+    },
     "podTemplate": {
         "labels": {"team": "a"},
         "annotations": {"note": "x"},
@@ -879,6 +888,23 @@ CASES: tuple[Case, ...] = (
         "an endpoint without scheme", {"spec.s3.endpoint": "s3.example.org"}, "http:// or https://"
     ),
     bad("an endpoint with path", {"spec.s3.endpoint": "http://a/b"}, "spec.s3.endpoint: Invalid"),
+    *(
+        good(f"a tracker at {uri}", {"spec.tracking": {"mlflow": {"uri": uri}}})
+        for uri in ("http://mlflow:5000", "https://a.example.org/x/y_1/", "http://10.0.0.5")
+    ),
+    *(
+        bad(f"a tracker at {uri!r}", {"spec.tracking": {"mlflow": {"uri": uri}}}, "mlflow.uri")
+        for uri in (
+            *("mlflow:5000", "databricks", "file:///mlruns", "sqlite:///m.db", "", "https://"),
+            *("https://me:word@a.example.org", "https://a/?token=x", "https://a/#/x", "http://a b"),
+        )
+    ),
+    bad("a tracker without one", {"spec.tracking": {}}, "mlflow"),
+    bad(
+        "an experiment with a quote",
+        {"spec.tracking": {"mlflow": {"uri": "http://a", "experiment": "it's"}}},
+        "must be letters, digits, blanks",
+    ),
     bad("a queue in capitals", {"spec.queueName": "Team-A"}, "spec.queueName: Invalid value"),
     bad("a negative budget", {"spec.retryPolicy": {"hang": -1}}, "greater than or equal to 0"),
     bad("a budget of no class", {"spec.retryPolicy": {"user": 1}}, "user"),
@@ -1039,7 +1065,7 @@ CASES: tuple[Case, ...] = (
         bad(f"the variable {name}", {f"{POD}.env": [{"name": name, "value": "x"}]}, expected)
         for expected, names in {
             "which decide where credentials are sent": (
-                *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"),
+                *("MLFLOW_TRACKING_URI", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"),
                 *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CONFIG_FILE", "AWS_CA_BUNDLE"),
                 *("HTTPS_PROXY", "https_proxy", "No_Proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
             ),

@@ -26,6 +26,7 @@ from finetune_trainer.process import hide_torch
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
 from finetune_trainer.report.termination import write_termination
+from finetune_trainer.tracking.stage import StageTracking
 
 StageFunction = Callable[[StageContext], StageResult]
 
@@ -47,19 +48,25 @@ def run_stage(
     """
     push = ProgressPush.from_environment() if _reports_progress() else None
     emit = EventEmitter(stage, push=push)
+    tracking: StageTracking | None = None
     try:
         context = StageContext.from_environment(
             read_job(job_path), emit, approved_data=approved_data, decision=decision
         )
         if stage is Stage.PREPARE and not context.job.spec.model.trust_remote_code:
             hide_torch()
+        tracking = StageTracking(context, is_first_node=_reports_progress())
         result = _function_of(stage)(context)
         stopping.conclude()
+        result = tracking.finish(result)
     except Exception as error:
         stopping.conclude()
         if not isinstance(error, TrainerError):
             traceback.print_exc()
-        return _end_with(emit, classify(error))
+        exit_code = _end_with(emit, classify(error))
+        if tracking is not None:
+            tracking.fail(error)
+        return exit_code
     emit.result(result)
     if push is not None and push.num_failed and not push.num_sent:
         emit.message(

@@ -60,6 +60,7 @@ from finetune_api.v1alpha1.scoring import (
 )
 from finetune_api.v1alpha1.source_rules import SOURCE_RULES
 from finetune_api.v1alpha1.status import FineTuneJobStatus
+from finetune_api.v1alpha1.tracking import Tracking
 from finetune_api.v1alpha1.training_rules import TRAINING_RULES
 
 
@@ -667,6 +668,7 @@ IMMUTABLE_FIELDS = (
     "s3",
     "resources",
     "trainer",
+    "tracking",
     "podTemplate",
 )
 """What is trained, where and how: fixed once the job exists."""
@@ -699,6 +701,8 @@ class FineTuneJobSpec(APIModel):
     """What the training pods get."""
     trainer: Trainer = Trainer()
     """The image that runs the stages."""
+    tracking: Tracking | None = None
+    """A tracker of experiments that is told of the job. Default: none, nothing leaves."""
     pod_template: PodTemplate | None = None
     """Bounded changes to the pods of this job."""
     queue_name: Annotated[str, Field(max_length=63), Texts(LABEL_RULE)] | None = None

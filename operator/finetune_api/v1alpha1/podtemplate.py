@@ -107,7 +107,9 @@ RESERVED_LABEL_PREFIXES = ("finetune.dev/", "kueue.x-k8s.io/")
 
 # Secrets of the namespace are mounted into the pod, whoever wrote the job: no variable of a job may
 # say where they are sent, whom the pod believes, or what code runs beside them.
-REDIRECTING_PREFIXES = ("AWS_", "BOTO", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "OPENSSL_", "SSL")
+REDIRECTING_PREFIXES = (
+    *("AWS_", "BOTO", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "MLFLOW_", "OPENSSL_", "SSL"),
+)
 REDIRECTING_NAMES = (
     "ALL_PROXY",
     "CURL_CA_BUNDLE",
@@ -197,9 +199,10 @@ POD_TEMPLATE_RULES: tuple[Rule, ...] = (
         prefixes=REDIRECTING_PREFIXES,
         names=REDIRECTING_NAMES,
         message=(
-            "podTemplate.env must not set AWS_*, HF_*, HUGGINGFACE_*, SSL*, *_PROXY or "
-            "*_CA_BUNDLE variables, which decide where credentials are sent: use model.uri, s3 and "
-            "credentialsRef, or ask the operator's administrator to set config.trainerEnvironment"
+            "podTemplate.env must not set AWS_*, HF_*, HUGGINGFACE_*, MLFLOW_*, SSL*, *_PROXY or "
+            "*_CA_BUNDLE variables, which decide where credentials are sent: use model.uri, s3, "
+            "tracking and credentialsRef, or ask the operator's administrator to set "
+            "config.trainerEnvironment"
         ),
     ),
     _environment_rule(

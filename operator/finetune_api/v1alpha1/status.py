@@ -336,6 +336,15 @@ class EvaluationStatus(APIModel):
     """Digest of the evaluation's manifest: what a decision to publish names."""
 
 
+class TrackingStatus(APIModel):
+    """What became of telling the job's tracker."""
+
+    uri: Annotated[str, Field(max_length=512)] | None = None
+    """Page of the run."""
+    message: Annotated[str, Field(max_length=300)] | None = None
+    """Why the tracker lacks something of the last stage; absent if it has all."""
+
+
 class IncidentStatus(APIModel):
     """The end of one attempt, with its root cause."""
 
@@ -521,6 +530,8 @@ class FineTuneJobStatus(APIModel):
     """The published adapter."""
     evaluation: EvaluationStatus | None = None
     """How the tuned model compares."""
+    tracking: TrackingStatus | None = None
+    """The run in the tracker of `spec.tracking`."""
     queue: QueueStatus | None = None
     """Where the present stage stands in Kueue's queues; absent without one."""
     attempts: Attempts | None = None

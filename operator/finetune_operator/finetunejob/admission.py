@@ -58,6 +58,7 @@ class Violation:
 def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Violation]:
     """Return everything in a spec that this cluster does not allow."""
     found = [*_uris(spec, config), *_endpoint(spec, config), *_templates(spec)]
+    found += _tracker(spec, config)
     if spec.model.trust_remote_code and not config.allow_trust_remote_code:
         found.append(
             Violation(
@@ -142,6 +143,21 @@ def _endpoint(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violati
             message=f"{endpoint!r} is not on this cluster's list of S3 endpoints"
             f" ({', '.join(config.allowed_endpoints) or 'none'}); ask its administrator to add it"
             " to allowedEndpoints",
+        )
+
+
+def _tracker(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
+    if spec.tracking is None or "*" in config.allowed_trackers:
+        return
+    uri = spec.tracking.mlflow.uri
+    allowed = {item.rstrip("/").lower() for item in config.allowed_trackers}
+    if uri.rstrip("/").lower() not in allowed:
+        yield Violation(
+            reason=Reason.TRACKER_NOT_ALLOWED,
+            field="spec.tracking.mlflow.uri",
+            message=f"{uri!r} is not on this cluster's list of trackers"
+            f" ({_listed(config.allowed_trackers)}); leave spec.tracking out, or ask its"
+            " administrator to add it to allowedTrackers",
         )
 
 

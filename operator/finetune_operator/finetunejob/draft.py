@@ -34,6 +34,7 @@ OWNED_FIELDS = (
     "selection",
     "artifact",
     "evaluation",
+    "tracking",
     "queue",
     "attempts",
     "cost",

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, FailureClass, PrepareResult, TrainResult
+from finetune_api.trainer import (
+    EvaluateResult,
+    FailureClass,
+    PrepareResult,
+    TrackingResult,
+    TrainResult,
+)
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import results
 from finetune_operator.finetunejob.failure import Cause, latest_cause
@@ -75,14 +81,29 @@ def _take_result(step: Step, view: StageView) -> None:
     if isinstance(result, PrepareResult):
         draft.put("dataset", results.dataset_section(result))
     elif isinstance(result, TrainResult):
+        _take_tracking(step, result.tracking)
         artifact = draft.get("artifact") or {}
         draft.put("artifact", {**artifact, **results.artifact_section(result)})
         if selection := results.selection_section(result):
             draft.put("selection", selection)
     elif isinstance(result, EvaluateResult):
+        _take_tracking(step, result.tracking)
         draft.put("evaluation", results.evaluation_section(result))
         artifact = draft.get("artifact") or {}
         draft.put("artifact", results.published_section(artifact, result))
+
+
+def _take_tracking(step: Step, told: TrackingResult | None) -> None:
+    """Put what became of the tracking into the status; say it when it begins to fail."""
+    if told is None:
+        return
+    draft = step.draft
+    before = draft.get("tracking") or {}
+    section = results.tracking_section(told)
+    draft.put("tracking", {**({"uri": before["uri"]} if "uri" in before else {}), **section})
+    if told.problem and not before.get("message"):
+        message = f"{told.problem}. The job does not need its tracker and goes on."
+        draft.announce("TrackingFailed", message, warning=True)
 
 
 def cause_of_end(step: Step, spec: FineTuneJobSpec, view: StageView) -> Cause:

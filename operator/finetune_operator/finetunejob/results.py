@@ -17,6 +17,7 @@ from finetune_api.trainer import (
     RowCounts,
     Score,
     Stage,
+    TrackingResult,
     TrainResult,
 )
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -106,6 +107,12 @@ def _gate_section(gate: GateResult) -> Section:
     if gate.message and not gate.met:
         section["message"] = shorten(gate.message, MAX_GATE_MESSAGE)
     return section
+
+
+def tracking_section(told: TrackingResult) -> Section:
+    """Return ``status.tracking``."""
+    section = {"uri": told.uri, "message": told.problem}
+    return {name: text for name, text in section.items() if text}
 
 
 def metrics_section(result: TrainResult) -> list[Section]:

@@ -44,6 +44,7 @@ class Reason(StrEnum):
     INVALID_TEMPLATE = "InvalidTemplate"
     URI_NOT_ALLOWED = "URINotAllowed"
     ENDPOINT_NOT_ALLOWED = "EndpointNotAllowed"
+    TRACKER_NOT_ALLOWED = "TrackerNotAllowed"
     REMOTE_CODE_NOT_ALLOWED = "RemoteCodeNotAllowed"
     RESERVED_NAME = "ReservedName"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"

@@ -32,3 +32,12 @@ def test_incidents_are_listed_with_cause_place_steps_and_cost() -> None:
         "OutOfMemory", "CudaOutOfMemory", "train", "3", "node-7", "50", "to", "57", "yes", "60m",
     ]  # fmt: skip
     assert shown[2] == ["Preemption", "EvictionByEvictionAPI", "train", "no", "30m"]
+
+
+def test_a_tracked_job_tells_where_and_what_its_tracker_lacks() -> None:
+    job = finetunejob("headlines", "team-a")
+    assert "racked" not in "\n".join(describe(job, [], NOW))
+    job["status"] = {"tracking": {"uri": "http://mlflow/#/experiments/1/runs/a", "message": "away"}}
+    lines = [line.split() for line in describe(job, [], NOW)]
+    assert ["Tracked", "at:", "http://mlflow/#/experiments/1/runs/a"] in lines
+    assert ["Not", "tracked:", "away"] in lines

@@ -53,6 +53,9 @@ ADMISSION = [
     ("chat template without end", {"model": {**MODEL, "chatTemplate": {"text": "{{ a"}}}, {},
      "InvalidTemplate"),
     ("endpoint", {"s3": {"endpoint": "http://evil:80"}}, {}, "EndpointNotAllowed"),
+    ("tracker", {"tracking": {"mlflow": {"uri": "http://evil:80"}}}, {}, "TrackerNotAllowed"),
+    ("tracker below an allowed one", {"tracking": {"mlflow": {"uri": "http://a/b"}}},
+     {"allowed_trackers": ["http://a"]}, "TrackerNotAllowed"),
     ("remote code", {"model": {**MODEL, "trustRemoteCode": True}},
      {"allow_trust_remote_code": False}, "RemoteCodeNotAllowed"),
     ("reserved label", {"podTemplate": {"labels": {"finetune.dev/job": "x"}}}, {}, "InvalidSpec"),
@@ -116,6 +119,11 @@ def test_a_fixed_variable_is_refused_with_what_to_do_instead():
         ({"s3": {"endpoint": "http://s3:8333/"}}, {"allowed_endpoints": ["http://s3:8333"]}),
         ({"s3": {"endpoint": "http://any:1"}}, {"allowed_endpoints": ["*"]}),
         ({"output": {"uri": "pvc://claim/adapters"}}, {}),
+        (
+            {"tracking": {"mlflow": {"uri": "http://mlflow:5000/"}}},
+            {"allowed_trackers": ["http://MLflow:5000"]},
+        ),
+        ({"tracking": {"mlflow": {"uri": "http://any:1"}}}, {"allowed_trackers": ["*"]}),
     ],
 )
 def test_what_is_allowed_is_accepted(spec, settings):

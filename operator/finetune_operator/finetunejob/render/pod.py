@@ -65,8 +65,11 @@ def whole_bytes(quantity: str) -> int:
     return int(Decimal(number) * base ** " KMGT".index((unit[:1] or " ").upper()))
 
 
-def credentials_of(spec: FineTuneJobSpec) -> list[str]:
-    """Return the names of the Secrets a job reads, sorted, each once."""
+def credentials_of(spec: FineTuneJobSpec) -> dict[str, bool]:
+    """Return the Secrets a job reads, sorted by name: whether its pods cannot do without.
+
+    A tracker's alone may be missing: nothing waits for a tracker.
+    """
     references = [
         spec.model.credentials_ref,
         spec.output.credentials_ref,
@@ -74,7 +77,10 @@ def credentials_of(spec: FineTuneJobSpec) -> list[str]:
         *(source.credentials_ref for source in spec.dataset.sources),
         *(benchmark.credentials_ref for benchmark in spec.dataset.benchmarks),
     ]
-    return sorted({reference.name for reference in references if reference is not None})
+    needed = {reference.name: True for reference in references if reference is not None}
+    tracker = spec.tracking.mlflow.credentials_ref if spec.tracking else None
+    others = {tracker.name: False} if tracker is not None else {}
+    return dict(sorted({**others, **needed}.items()))
 
 
 def render_pod_template(
@@ -278,8 +284,9 @@ def _volumes(
         if config.progress_ca_config_map:
             source = {"configMap": {"name": config.progress_ca_config_map}}
             add("ca", source, CA_FILE.rsplit("/", 1)[0])
-    for index, secret in enumerate(credentials_of(spec)):
-        source = {"secret": {"secretName": secret, "defaultMode": 0o440}}
+    for index, (secret, is_needed) in enumerate(credentials_of(spec).items()):
+        optional = {} if is_needed else {"optional": True}
+        source = {"secret": {"secretName": secret, "defaultMode": 0o440, **optional}}
         add(f"credentials-{index}", source, f"{CREDENTIALS_DIR}/{secret}")
     for index, (claim, read_only) in enumerate(sorted(claims_of(spec).items())):
         source = {"persistentVolumeClaim": {"claimName": claim}}

@@ -1,0 +1,165 @@
+"""MLflow's REST API as far as a run needs it, spoken with the standard library alone.
+
+The official client brings a web framework, cloud clients and pickles, waits minutes for a server
+that is away and has settings in the environment that decide where credentials are sent. What is
+needed of it are a dozen calls of a documented, stable interface.
+
+Source: MLflow, REST API 2.0 (``/api/2.0/mlflow`` and ``/api/2.0/mlflow-artifacts``).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import IO, Any
+
+TIMEOUT_SECONDS = 5.0
+"""How long a server may be silent during a call."""
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+MAX_WORDS = 160
+
+TOKEN, USERNAME, PASSWORD = (  # names as MLflow's own client has them
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+)
+ALREADY_EXISTS = "RESOURCE_ALREADY_EXISTS"
+NOT_THERE = "RESOURCE_DOES_NOT_EXIST"
+
+
+class TrackerError(Exception):
+    """The tracker could not do something; the words hold no credential.
+
+    Attributes:
+        status: HTTP status; None if there was no answer.
+        code: MLflow's error code; empty if it told none.
+    """
+
+    def __init__(self, words: str, *, status: int | None = None, code: str = "") -> None:
+        super().__init__(words)
+        self.status = status
+        self.code = code
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the server took offence at what was sent: the same again will not do better."""
+        return self.status in (400, 404, 413, 422)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows nowhere: credentials go to the address that was allowed, and to no other."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: Any,
+        newurl: str,
+    ) -> None:
+        """Let a redirect be the error that it is here."""
+
+
+def authorization(read: Callable[[str], str | None]) -> dict[str, str]:
+    """Return the headers that show who is calling; none where there are no credentials.
+
+    Args:
+        read: Returns the value of a key such as ``MLFLOW_TRACKING_TOKEN``, or None.
+    """
+    if token := read(TOKEN):
+        return {"Authorization": f"Bearer {token}"}
+    name = read(USERNAME)
+    if not name:
+        return {}
+    pair = f"{name}:{read(PASSWORD) or ''}".encode()
+    return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+
+
+class MlflowServer:
+    """One MLflow server; every call ends within seconds or raises :class:`TrackerError`.
+
+    Args:
+        uri: Its address, ``https://mlflow.example.org``.
+        headers: Returns the headers of a call. Asked each time, as a Secret may be renewed.
+        timeout_seconds: How long it may be silent.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        headers: Callable[[], Mapping[str, str]],
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        self.uri = uri.rstrip("/")
+        self._headers = headers
+        self._timeout_seconds = timeout_seconds
+        self._opener = urllib.request.build_opener(_NoRedirects)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Call ``/api/2.0/mlflow/<path>`` with a JSON body and return the answer's."""
+        data = json.dumps(body, allow_nan=False).encode()
+        return self._call("POST", f"/api/2.0/mlflow/{path}", data, "application/json")
+
+    def get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+        """Read ``/api/2.0/mlflow/<path>``."""
+        asked = urllib.parse.urlencode(query)
+        return self._call("GET", f"/api/2.0/mlflow/{path}?{asked}", None, "application/json")
+
+    def put_artifact(self, path: str, file: Path, content_type: str) -> None:
+        """Store a file below the server's own artefacts (``mlflow-artifacts:``)."""
+        key = urllib.parse.quote(path)
+        place = f"/api/2.0/mlflow-artifacts/artifacts/{key}"
+        self._call("PUT", place, file.read_bytes(), content_type)
+
+    def _call(
+        self, method: str, path: str, data: bytes | None, content_type: str
+    ) -> dict[str, Any]:
+        url = f"{self.uri}{path}"
+        try:
+            headers = {"Content-Type": content_type, **self._headers()}
+            request = urllib.request.Request(  # noqa: S310 - http and https alone, by the schema
+                url, data=data, headers=headers, method=method
+            )
+            with self._opener.open(request, timeout=self._timeout_seconds) as answer:
+                return _read_answer(answer, self.uri)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _refused(error, self.uri) from error
+        except (OSError, HTTPException, ValueError) as error:
+            why = getattr(error, "reason", None) or error
+            raise TrackerError(f"{self.uri} cannot be reached: {str(why)[:MAX_WORDS]}") from error
+
+
+def _read_answer(answer: HTTPResponse, uri: str) -> dict[str, Any]:
+    text = answer.read(MAX_ANSWER_BYTES)
+    try:
+        body = json.loads(text or b"{}")
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise TrackerError(f"{uri} does not answer as MLflow does: is it the address of a server?")
+    return body
+
+
+def _refused(error: urllib.error.HTTPError, uri: str) -> TrackerError:
+    try:
+        body = json.loads(error.read(MAX_ANSWER_BYTES))
+        code, message = str(body.get("error_code", "")), str(body.get("message", ""))
+    except (ValueError, AttributeError, OSError, HTTPException):
+        code, message = "", ""
+    if error.code in (401, 403):
+        words = f"{uri} refuses the credentials (HTTP {error.code})"
+    elif 300 <= error.code < 400:
+        words = f"{uri} sends to another address (HTTP {error.code}), which is not followed"
+    else:
+        told = f": {message[:MAX_WORDS]}" if message else ""
+        words = f"{uri} answers HTTP {error.code}{told}"
+    return TrackerError(words, status=error.code, code=code)
