@@ -95,8 +95,19 @@ def read_found(found: Sequence[Found], asking: Asking) -> list[Run]:
     unique = list({each.uri: each for each in found}.values())
     if len(unique) > MAX_RUNS:
         raise CliError(f"{len(unique)} runs are too many to compare; name at most {MAX_RUNS}")
-    names = name_apart([(each.name, each.uri) for each in unique])
-    return [_read(each, name, asking) for each, name in zip(unique, names, strict=True)]
+    from finetune_trainer.experiments.reading import read_run
+
+    read = [_read(each, asking) for each in unique]
+    # A folder may have been copied: what the job calls itself counts.
+    named = [
+        str(documents.job.get("name") or each.name)
+        for each, (documents, _) in zip(unique, read, strict=True)
+    ]
+    names = name_apart([(name, each.uri) for name, each in zip(named, unique, strict=True)])
+    return [
+        read_run(name, documents, place=each.uri, hour_price=asking.hour_price, notes=notes)
+        for name, each, (documents, notes) in zip(names, unique, read, strict=True)
+    ]
 
 
 def name_apart(named: Sequence[tuple[str, str]]) -> list[str]:
@@ -107,7 +118,8 @@ def name_apart(named: Sequence[tuple[str, str]]) -> list[str]:
     """
     taken = [name for name, _ in named]
     shown = [
-        f"{name}-{uri.rstrip('/')[-6:]}" if taken.count(name) > 1 else name for name, uri in named
+        f"{name}-{uri.rstrip('/').rsplit('/', 1)[-1][-6:]}" if taken.count(name) > 1 else name
+        for name, uri in named
     ]
     if len(set(shown)) == len(shown):
         return shown
@@ -187,22 +199,21 @@ def _read_result(path: Path) -> Found | None:
     return Found(name=str(body["name"]), uri=_TAIL.sub("", str(uri)), result=body)
 
 
-def _read(found: Found, name: str, asking: Asking) -> Run:
+def _read(found: Found, asking: Asking) -> tuple[Documents, list[str]]:
+    """Return what a run has left, and what is to be known of how it was read."""
     from finetune_trainer.errors import TrainerError
-    from finetune_trainer.experiments.reading import Documents, read_run
+    from finetune_trainer.experiments.reading import Documents
 
     s3 = (found.job or {}).get("spec", {}).get("s3", {})
     access = make_access(asking.endpoint or s3.get("endpoint"), asking.region or s3.get("region"))
     notes: list[str] = []
     try:
-        documents = _read_documents(found, access, notes)
+        return _read_documents(found, access, notes), notes
     except TrainerError as error:
         if found.job is None:
             raise CliError(error.message, exit_code=error.exit_code) from error
-        status = found.job.get("status", {})
-        notes.append(f"its files could not be read, so scores have no intervals: {error.message}")
-        documents = Documents(job=found.job, status=status)
-    return read_run(name, documents, place=found.uri, hour_price=asking.hour_price, notes=notes)
+        why = f"its files could not be read, so scores have no intervals: {error.message}"
+        return Documents(job=found.job, status=_status_of(found.job)), [why]
 
 
 def _read_documents(found: Found, access: StorageAccess, notes: list[str]) -> Documents:

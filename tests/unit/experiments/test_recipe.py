@@ -16,7 +16,8 @@ def test_what_auto_came_to_stands_in_its_place() -> None:
     assert flatten(spec, RECORD) == {
         "hyperparameters.learningRate": "0.0002 (auto)",
         "hyperparameters.seed": "42",
-        "model.revision": "abc",
+        "model.revision": "main",
+        "model.pinned": "abc",
     }
     assert flatten(spec)["hyperparameters.learningRate"] == "auto"
 
@@ -61,9 +62,18 @@ def test_numbers_are_compared_as_numbers(values: Any, numbers: Any) -> None:
         assert "-" in found[0].values or None not in values
 
 
+def test_what_a_run_has_not_come_to_yet_is_no_difference() -> None:
+    spec = {"hyperparameters": {"learningRate": "auto"}, "model": {"revision": "main"}}
+    assert find_parameters([flatten(spec, RECORD), flatten(spec)]) == []
+    other = {**spec, "hyperparameters": {"learningRate": "1e-3"}}
+    (rate,) = find_parameters([flatten(spec, RECORD), flatten(spec), flatten(other, RECORD)])
+    assert (rate.values, rate.numbers) == (("0.0002 (auto)", "auto", "1e-3"), None)
+
+
 def test_labels_are_the_shortest_that_tell_apart() -> None:
     recipes = [
-        {"method.adapter.rank": "8", "a.seed": "1", "b.seed": "1"},
-        {"method.adapter.rank": "16", "a.seed": "2", "b.seed": "2"},
+        {"method.adapter.rank": "8", "a.seed": "1", "b.seed": "1", "model.uri": "s3://a"},
+        {"method.adapter.rank": "16", "a.seed": "2", "b.seed": "2", "model.uri": "s3://b"},
     ]
-    assert [each.label for each in find_parameters(recipes)] == ["a.seed", "b.seed", "rank"]
+    labels = [each.label for each in find_parameters(recipes)]
+    assert labels == ["a.seed", "b.seed", "rank", "model.uri"]

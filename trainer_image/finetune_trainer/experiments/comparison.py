@@ -44,6 +44,11 @@ class Comparison:
         return len(digests) == 1 and "" not in digests
 
     @property
+    def has_different_data(self) -> bool:
+        """Whether runs are known to have different versions of the data."""
+        return len(known_digests(self.runs)) > 1
+
+    @property
     def metrics(self) -> list[str]:
         """Names of all metrics, in the order of the first run that has them."""
         return list(dict.fromkeys(score.name for run in self.runs for score in run.scores))
@@ -62,7 +67,7 @@ def compare_runs(runs: Sequence[Run], *, against: int | None = None) -> Comparis
     parameters = find_parameters([run.recipe for run in runs])
     losses = comparable_losses(runs)
     importance, why = rank_parameters(parameters, losses, certainty=certainty)
-    if not any(loss is not None for loss in losses) and len({r.data.digest for r in runs}) > 1:
+    if len(known_digests(runs)) > 1:
         why = "the runs have different data: their validation losses are of different rows"
     pairs = choose_pairs(len(runs), against=against, best=best_run(runs))
     return Comparison(
@@ -83,10 +88,19 @@ def best_run(runs: Sequence[Run]) -> int:
 
 
 def comparable_losses(runs: Sequence[Run]) -> list[float | None]:
-    """Return validation losses; all None where they are of different rows."""
-    if len({run.data.digest for run in runs}) > 1:
+    """Return validation losses; all None where they are of different rows.
+
+    That of a run whose data is not known may be of others than all the rest.
+    """
+    digests = known_digests(runs)
+    if len(digests) > 1:
         return [None] * len(runs)
-    return [run.validation_loss for run in runs]
+    return [run.validation_loss if run.data.digest in digests else None for run in runs]
+
+
+def known_digests(runs: Sequence[Run]) -> set[str]:
+    """Return the versions of the data of those runs that have prepared it."""
+    return {run.data.digest for run in runs if run.data.digest}
 
 
 def to_wire(comparison: Comparison) -> dict[str, Any]:

@@ -99,7 +99,11 @@ def render_page(comparison: Comparison, *, title: str, introduction: str = "") -
 
 def _introduction(comparison: Comparison) -> str:
     number = len(comparison.runs)
-    data = "on the same version of the data" if comparison.has_same_data else "on different data"
+    data = "of which not all have prepared their data"
+    if comparison.has_same_data:
+        data = "on the same version of the data"
+    elif comparison.has_different_data:
+        data = "on different data"
     settings = len(comparison.parameters)
     return (
         f"{number} run{'s' if number != 1 else ''} {data}; {settings or 'no'} "

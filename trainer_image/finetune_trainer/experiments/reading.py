@@ -76,9 +76,7 @@ def read_run(
         num_samples=num_samples,
         rows=[_row(sample) for sample in documents.samples],
         train=_points(curve["train"]) if curve else _logged(documents.points, "loss"),
-        validation=(
-            _points(curve["validation"]) if curve else _logged(documents.points, "eval_loss")
-        ),
+        validation=_validation(documents),
         step=step,
         last_step=selection.get("last_step") or step,
         planned_steps=selection.get("planned_steps"),
@@ -86,6 +84,18 @@ def read_run(
         version=version,
         notes=tuple(notes),
     )
+
+
+def _validation(documents: Documents) -> Points:
+    """Return the validation losses: of the record, of the log, else the one that is told."""
+    curve = (documents.record or {}).get("curve")
+    if curve:
+        return _points(curve["validation"])
+    if logged := _logged(documents.points, "eval_loss"):
+        return logged
+    told = documents.status.get("selection") or {}
+    loss = _number(told.get("validationLoss"))
+    return [] if loss is None else [(int(told.get("step") or 0), loss)]
 
 
 def _state(documents: Documents) -> str:

@@ -34,6 +34,12 @@ CHOSEN = {
 }
 """Settings that may be ``auto``, and what the record of a run calls what was chosen."""
 
+PINNED = "model.pinned"
+"""What the revision of the base model came to, known once a run has trained."""
+
+_OF_ANYTHING = frozenset({"uri", "name", "type", "revision", "digest"})
+"""They say nothing without what they are of."""
+
 ABSENT = "-"
 """Stands where a run does not have a setting."""
 
@@ -71,7 +77,7 @@ def flatten(spec: Mapping[str, Any], record: Mapping[str, Any] | None = None) ->
         if found.get(path, "").lower() == "auto" and name in chosen:
             found[path] = f"{chosen[name]:g} (auto)"
     if record and record.get("revision"):
-        found["model.revision"] = str(record["revision"])
+        found[PINNED] = str(record["revision"])
     if record and record.get("initFrom"):
         found["initFrom.digest"] = str(record["initFrom"]["digest"])
     return found
@@ -101,7 +107,8 @@ def _text(value: Any) -> str:
 def find_parameters(recipes: Sequence[Mapping[str, str]]) -> list[Parameter]:
     """Return the settings that are not the same in all runs, by path; none of a single run.
 
-    Numbers are compared as numbers: ``1e-4`` and ``0.0001`` are the same.
+    Numbers are compared as numbers: ``1e-4`` and ``0.0001`` are the same. What a run has not come
+    to yet, an ``auto`` before its training, does not differ from what others came to.
     """
     paths = sorted({path for recipe in recipes for path in recipe})
     found = []
@@ -110,13 +117,19 @@ def find_parameters(recipes: Sequence[Mapping[str, str]]) -> list[Parameter]:
         numbers = tuple(map(_number, values))
         whole = tuple(number for number in numbers if number is not None)
         is_numeric = len(whole) == len(values)
-        if len(set(whole if is_numeric else values)) > 1:
+        known = [each for each in values if not _is_open(path, each)]
+        distinct = {value if (number := _number(value)) is None else number for value in known}
+        if len(distinct) > 1:
             found.append((path, values, whole if is_numeric else None))
     labels = _shorten([path for path, _, _ in found])
     return [
         Parameter(path=path, label=label, values=values, numbers=numbers)
         for (path, values, numbers), label in zip(found, labels, strict=True)
     ]
+
+
+def _is_open(path: str, value: str) -> bool:
+    return (path == PINNED and value == ABSENT) or (path in CHOSEN and value.lower() == "auto")
 
 
 def _number(value: str) -> float | None:
@@ -127,11 +140,12 @@ def _number(value: str) -> float | None:
 
 
 def _shorten(paths: Sequence[str]) -> list[str]:
-    """Return the shortest end of each path that is its own."""
+    """Return the shortest end of each path that is its own and says what it is of."""
     labels = []
     for path in paths:
         parts = path.split(".")
-        for size in range(1, len(parts) + 1):
+        least = min(len(parts), 2 if parts[-1] in _OF_ANYTHING else 1)
+        for size in range(least, len(parts) + 1):
             label = ".".join(parts[-size:])
             if sum(other == label or other.endswith(f".{label}") for other in paths) == 1:
                 break
