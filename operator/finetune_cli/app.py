@@ -19,6 +19,7 @@ from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET, USER_ERROR
 from finetune_cli.report_app import report
 from finetune_cli.review_app import review_app
+from finetune_cli.sweep_app import promote, sweep_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -345,4 +346,6 @@ app.command()(report)
 app.add_typer(data_app)
 app.add_typer(review_app)
 register(app)
+app.command()(promote)
+app.add_typer(sweep_app)
 app.command()(checkpoints)

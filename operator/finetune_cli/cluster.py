@@ -183,6 +183,22 @@ class Cluster:
                 return  # the version is too old: the caller reads again
             yield event["type"], event["object"]
 
+    # FineTuneSweeps
+
+    def get_sweep(self, name: str) -> Body:
+        """Return one FineTuneSweep.
+
+        Raises:
+            ApiError: There is none, or the API server refused.
+        """
+        path = f"{GROUP_PATH}/namespaces/{self.namespace}/finetunesweeps/{quote(name)}"
+        return self._json("GET", path, what=f"read FineTuneSweep {self.namespace}/{name}")
+
+    def list_sweeps(self, *, all_namespaces: bool = False) -> Body:
+        """Return a list object of FineTuneSweeps."""
+        where = "" if all_namespaces else f"/namespaces/{self.namespace}"
+        return self._json("GET", f"{GROUP_PATH}{where}/finetunesweeps", what="list FineTuneSweeps")
+
     # FineTuneApprovals
 
     def find_job(self, name: str) -> Body | None:

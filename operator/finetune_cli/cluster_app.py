@@ -36,14 +36,24 @@ def register(app: typer.Typer) -> None:
         app.command(command.__name__.rstrip("_"))(command)
 
 
-def _connect(context: str | None, namespace: str | None, kubeconfig: Path | None) -> Cluster:
+def connect(context: str | None, namespace: str | None, kubeconfig: Path | None) -> Cluster:
+    """Connect to the cluster that the options name."""
     from finetune_cli.cluster import Cluster
 
     return Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
 
 
-def _print(body: dict[str, Any], output: str | None, words: str) -> None:
-    """Print an object as asked, or the words."""
+def print_object(
+    body: dict[str, Any], output: str | None, words: str, *, kind: str = "finetunejob"
+) -> None:
+    """Print an object as asked, or the words.
+
+    Args:
+        body: The object, or a list of such.
+        output: ``json``, ``yaml`` or ``name``; else the words are printed.
+        words: What a person reads.
+        kind: What it is, for its name.
+    """
     for item in body.get("items", [body]):
         item.get("metadata", {}).pop("managedFields", None)
     if output == "json":
@@ -54,7 +64,7 @@ def _print(body: dict[str, Any], output: str | None, words: str) -> None:
         print(to_yaml(body), end="")
     elif output == "name":
         for item in body.get("items", [body]):
-            print(f"finetunejob.finetune.dev/{item['metadata']['name']}")
+            print(f"{kind}.finetune.dev/{item['metadata']['name']}")
     else:
         print(words)
 
@@ -87,13 +97,13 @@ def submit(
             "and name it as s3://, or run the job here: finetune run"
         )
     metadata = document.body["metadata"]
-    cluster = _connect(context, namespace or metadata.get("namespace"), kubeconfig)
+    cluster = connect(context, namespace or metadata.get("namespace"), kubeconfig)
     stored, verb = cluster.apply_job(
         document.body, is_dry_run=dry_run, force_conflicts=force_conflicts
     )
     name = stored["metadata"]["name"]
     note = " (dry run)" if dry_run else ""
-    _print(stored, output, f"finetunejob.finetune.dev/{name} {verb}{note}")
+    print_object(stored, output, f"finetunejob.finetune.dev/{name} {verb}{note}")
     if wait_for_end and not dry_run:
         _wait(cluster, name, "Complete", None)
 
@@ -114,7 +124,7 @@ def list_(
     """List jobs and how far they are."""
     from finetune_cli.jobview import COLUMNS, WIDE_COLUMNS, current_time, row, table
 
-    cluster = _connect(context, namespace, kubeconfig)
+    cluster = connect(context, namespace, kubeconfig)
     found = cluster.list_jobs(all_namespaces=all_namespaces, selector=selector)
     is_wide = output == "wide"
     columns = WIDE_COLUMNS if is_wide else COLUMNS
@@ -125,7 +135,7 @@ def list_(
         rows = [[space, *cells] for space, cells in zip(spaces, rows, strict=True)]
     where = "in any namespace" if all_namespaces else f"in namespace {cluster.namespace}"
     words = "\n".join(table(rows, columns)) if rows else f"no FineTuneJobs {where}"
-    _print(found, output, words)
+    print_object(found, output, words)
 
 
 def queue(
@@ -147,7 +157,7 @@ def queue(
     from finetune_cli.jobview import current_time
     from finetune_cli.queueview import LEGEND, STALE, entries, lines, queues_of
 
-    cluster = _connect(context, namespace, kubeconfig)
+    cluster = connect(context, namespace, kubeconfig)
     jobs = cluster.list_jobs(all_namespaces=all_namespaces)["items"]
     pending, unknown = cluster.list_pending(queues_of(jobs, name))
     found = entries(jobs, pending, name)
@@ -175,10 +185,10 @@ def describe(
     """Show everything about one job. Conditions, scores, adapter, failure, events."""
     from finetune_cli import jobview
 
-    cluster = _connect(context, namespace, kubeconfig)
+    cluster = connect(context, namespace, kubeconfig)
     job = cluster.get_job(name)
     events = [] if output else cluster.list_events(name)
-    _print(job, output, "\n".join(jobview.describe(job, events, jobview.current_time())))
+    print_object(job, output, "\n".join(jobview.describe(job, events, jobview.current_time())))
 
 
 def logs(
@@ -205,7 +215,7 @@ def logs(
     def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    cluster = _connect(context, namespace, kubeconfig)
+    cluster = connect(context, namespace, kubeconfig)
     if follow:
         follow_logs(cluster, name, stage=stage, is_raw=raw, write=write, note=note)
         return
@@ -228,7 +238,7 @@ def wait(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Wait for a job's end. Exit code 1 if it failed, was pruned, or time is up."""
-    _wait(_connect(context, namespace, kubeconfig), name, wanted, timeout)
+    _wait(connect(context, namespace, kubeconfig), name, wanted, timeout)
 
 
 def _wait(cluster: Cluster, name: str, wanted: str, timeout_seconds: float | None) -> None:
@@ -279,7 +289,7 @@ def approve(
 
     if reject and not reason:
         raise CliError("--reject needs --reason: it ends the job, and whoever made it is told why")
-    cluster = _connect(context, namespace, kubeconfig)
+    cluster = connect(context, namespace, kubeconfig)
     job = cluster.find_job(name)
     body = make_approval(
         job=name,
@@ -318,7 +328,7 @@ def decide(
 
     spec, metadata = body["spec"], body["metadata"]
     if output in ("json", "yaml"):
-        _print(body, output, "")
+        print_object(body, output, "")
         return
     print("\n".join(about), file=sys.stderr)
     if not yes:
@@ -381,7 +391,7 @@ def publish(
             "a cluster publishes what has passed by itself; --override --reason publishes what has "
             "not",
         )
-    cluster = _connect(context, namespace, kubeconfig)
+    cluster = connect(context, namespace, kubeconfig)
     job = cluster.get_job(target)
     body = make_approval(
         job=target,
@@ -437,9 +447,9 @@ def suspend(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Hold a job. Running pods save and stop, nothing new starts."""
-    cluster = _connect(context, namespace, kubeconfig)
+    cluster = connect(context, namespace, kubeconfig)
     stored = cluster.patch_job(name, {"spec": {"suspend": True}})
-    _print(stored, output, f"finetunejob.finetune.dev/{name} suspended")
+    print_object(stored, output, f"finetunejob.finetune.dev/{name} suspended")
 
 
 def resume(
@@ -450,9 +460,9 @@ def resume(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Let a held job go on from its last checkpoint."""
-    cluster = _connect(context, namespace, kubeconfig)
+    cluster = connect(context, namespace, kubeconfig)
     stored = cluster.patch_job(name, {"spec": {"suspend": False}})
-    _print(stored, output, f"finetunejob.finetune.dev/{name} resumed")
+    print_object(stored, output, f"finetunejob.finetune.dev/{name} resumed")
 
 
 def retry(
@@ -489,7 +499,7 @@ def retry(
 
     if fresh and weights:
         raise CliError("--from and --fresh exclude each other")
-    cluster = _connect(context, namespace, kubeconfig)
+    cluster = connect(context, namespace, kubeconfig)
     job = cluster.get_job(name)
     check_failed(job)
     if not fresh and weights is None:
@@ -507,7 +517,9 @@ def retry(
     stored, _ = cluster.apply_job(body)
     origin = stored["spec"].get("initFrom", {}).get("uri")
     note = f", from {origin}" if origin else ", afresh"
-    _print(stored, output, f"finetunejob.finetune.dev/{stored['metadata']['name']} created{note}")
+    print_object(
+        stored, output, f"finetunejob.finetune.dev/{stored['metadata']['name']} created{note}"
+    )
 
 
 def delete(
@@ -517,7 +529,7 @@ def delete(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Delete jobs and their pods. Files in object storage stay."""
-    cluster = _connect(context, namespace, kubeconfig)
+    cluster = connect(context, namespace, kubeconfig)
     for name in names:
         cluster.delete_job(name)
         print(f"finetunejob.finetune.dev/{name} deleted")
@@ -537,7 +549,7 @@ def cp(
     """Copy a job's adapter to a local folder, checking every byte."""
     from finetune_cli.verify import fetch_uri
 
-    job = _connect(context, namespace, kubeconfig).get_job(name)
+    job = connect(context, namespace, kubeconfig).get_job(name)
     artifact = job.get("status", {}).get("artifact", {})
     # The version, not the run's folder: its model card knows the scores.
     uri = artifact.get("manifestUri") or artifact.get("uri")

@@ -14,8 +14,8 @@ WIDE_COLUMNS = (*COLUMNS, "REASON", "ADAPTER")
 
 def condition(job: Body, kind: str) -> Body:
     """Return one condition, or an empty mapping."""
-    conditions = job.get("status", {}).get("conditions", [])
-    return next((c for c in conditions if c.get("type") == kind), {})
+    found = job.get("status", {}).get("conditions", [])
+    return next((c for c in found if c.get("type") == kind), {})
 
 
 def is_true(job: Body, kind: str) -> bool:
@@ -97,16 +97,16 @@ def current_time() -> datetime:
 def describe(job: Body, events: Iterable[Body], now: datetime) -> list[str]:
     """Return the lines of ``finetune describe``."""
     lines: list[str] = []
-    lines += _facts(_overview(job, now))
-    lines += _section("Progress", _facts(_progress(job)))
-    lines += _section("Conditions", _conditions(job, now))
-    lines += _section("Data set", _facts(_dataset(job)))
-    lines += _section("Plan", _facts(_plan(job)))
-    lines += _section("Evaluation", _evaluation(job))
-    lines += _section("Adapter", _facts(_artifact(job)))
-    lines += _section("Incidents", _incidents(job, now))
-    lines += _section("Last failure", _facts(_failure(job)))
-    lines += _section("Events", _events(events, now))
+    lines += facts(_overview(job, now))
+    lines += section("Progress", facts(_progress(job)))
+    lines += section("Conditions", conditions(job, now))
+    lines += section("Data set", facts(_dataset(job)))
+    lines += section("Plan", facts(_plan(job)))
+    lines += section("Evaluation", _evaluation(job))
+    lines += section("Adapter", facts(_artifact(job)))
+    lines += section("Incidents", _incidents(job, now))
+    lines += section("Last failure", facts(_failure(job)))
+    lines += section("Events", _events(events, now))
     return lines
 
 
@@ -166,7 +166,8 @@ def _progress(job: Body) -> dict[str, Any]:
     }
 
 
-def _conditions(job: Body, now: datetime) -> list[str]:
+def conditions(job: Body, now: datetime) -> list[str]:
+    """Return the conditions of a job or a sweep as a table."""
     rows = [
         [
             c.get("type", ""),
@@ -231,7 +232,7 @@ def _evaluation(job: Body) -> list[str]:
     ]
     if not rows:
         return []
-    facts = {
+    told = {
         "Goal met": {True: "yes", False: "no"}.get(evaluation.get("goalMet")),
         "Goal": evaluation.get("message"),
         "Samples": evaluation.get("numSamples"),
@@ -243,7 +244,7 @@ def _evaluation(job: Body) -> list[str]:
     return [
         *table(rows, ("METRIC", "BASE", "ASKED", "TUNED")),
         *(table(gates, ("GATE", "VERDICT", "WHY")) if gates else ()),
-        *_facts(facts),
+        *facts(told),
     ]
 
 
@@ -328,11 +329,13 @@ def _events(events: Iterable[Body], now: datetime) -> list[str]:
     return table(rows, ("TYPE", "REASON", "AGE", "COUNT", "MESSAGE")) if rows else []
 
 
-def _facts(facts: Mapping[str, Any]) -> list[str]:
-    known = {key: value for key, value in facts.items() if value not in (None, "")}
+def facts(told: Mapping[str, Any]) -> list[str]:
+    """Return a line for each fact that is known."""
+    known = {key: value for key, value in told.items() if value not in (None, "")}
     width = max((len(key) for key in known), default=0) + 1
     return [f"{key + ':':<{width}} {value}" for key, value in known.items()]
 
 
-def _section(title: str, lines: list[str]) -> list[str]:
+def section(title: str, lines: list[str]) -> list[str]:
+    """Return lines below a heading; nothing without any."""
     return ["", f"{title}:", *(f"  {line}" for line in lines)] if lines else []

@@ -1,0 +1,216 @@
+"""``finetune sweep`` and ``finetune promote``: trials side by side, and the choice of one."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finetune_cli.cluster_app import Context, Kubeconfig, Namespace, Output, connect, print_object
+from finetune_cli.compare_app import COMPARE_MODULES, check_page, write_page
+from finetune_cli.data_app import Format, Region, check_format
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET
+
+if TYPE_CHECKING:
+    from finetune_cli.cluster import Cluster
+
+sweep_app = typer.Typer(
+    name="sweep",
+    help="Trials of a FineTuneSweep side by side.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+SweepName = Annotated[str, typer.Argument(help="Name of the FineTuneSweep.")]
+POLL_SECONDS = 2.0
+KIND = "finetunesweep"
+
+
+@sweep_app.command("list")
+def list_(
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Sweeps of all namespaces.")
+    ] = False,
+    output: Output = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """List sweeps, how far they are, and the best trial of each."""
+    from finetune_cli.jobview import current_time, table
+    from finetune_cli.sweepview import COLUMNS, row
+
+    cluster = connect(context, namespace, kubeconfig)
+    found = cluster.list_sweeps(all_namespaces=all_namespaces)
+    columns: tuple[str, ...] = COLUMNS
+    rows = [row(sweep, current_time()) for sweep in found["items"]]
+    if all_namespaces:
+        columns = ("NAMESPACE", *columns)
+        spaces = [sweep["metadata"]["namespace"] for sweep in found["items"]]
+        rows = [[space, *cells] for space, cells in zip(spaces, rows, strict=True)]
+    where = "in any namespace" if all_namespaces else f"in namespace {cluster.namespace}"
+    words = "\n".join(table(rows, columns)) if rows else f"no FineTuneSweeps {where}"
+    print_object(found, output, words, kind=KIND)
+
+
+@sweep_app.command()
+def get(
+    name: SweepName,
+    output: Output = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show the trials, the best first: settings, score, step, tokens, state, and what is noise."""
+    from finetune_cli.sweepview import leaderboard, outcome
+
+    sweep = connect(context, namespace, kubeconfig).get_sweep(name)
+    words = "\n".join(leaderboard(sweep)) or f"{name} has no trials yet, it is {outcome(sweep)}"
+    print_object(sweep, output, words, kind=KIND)
+
+
+@sweep_app.command()
+def describe(
+    name: SweepName,
+    output: Output = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show everything about one sweep. Parameters, conditions, trials, what was spent."""
+    from finetune_cli import sweepview
+    from finetune_cli.jobview import current_time
+
+    sweep = connect(context, namespace, kubeconfig).get_sweep(name)
+    words = "\n".join(sweepview.describe(sweep, current_time()))
+    print_object(sweep, output, words, kind=KIND)
+
+
+@sweep_app.command()
+def watch(
+    name: SweepName,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to watch at most.")] = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Tell what becomes of the trials, to the end. Exit code 1 if it failed or time is up."""
+    from finetune_cli.cluster_waiting import patiently
+    from finetune_cli.jobview import is_true
+    from finetune_cli.sweepview import changes, is_over, leaderboard, outcome
+
+    cluster = connect(context, namespace, kubeconfig)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    sweep = cluster.get_sweep(name)  # what is wrong from the start is told at once
+    before: dict[str, Any] | None = None
+    while True:
+        for line in changes(before, sweep):
+            print(line, flush=True)
+        if is_over(sweep):
+            break
+        if deadline is not None and time.monotonic() >= deadline:
+            message = f"FineTuneSweep {name} is still {outcome(sweep)} after {timeout:g} s"
+            raise CliError(message, exit_code=NOT_MET)
+        time.sleep(POLL_SECONDS)
+        before, sweep = sweep, patiently(lambda: cluster.get_sweep(name))
+    print("\n".join(["", *leaderboard(sweep), "", outcome(sweep)]))
+    if is_true(sweep, "Failed"):
+        raise typer.Exit(NOT_MET)
+
+
+@sweep_app.command()
+def report(
+    name: SweepName,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page: one file, no network.")
+    ] = None,
+    gpu_hour_price: Annotated[
+        float | None,
+        typer.Option(metavar="PRICE", min=0, help="Price of a GPU hour. Default: the cluster's."),
+    ] = None,
+    format_: Format = "text",
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL of the S3 server. Default: the trials'.")
+    ] = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Compare all trials of a sweep, as finetune compare does with any runs."""
+    from finetune_cli.extras import require_trainer
+    from finetune_cli.runfiles import Asking, found_on_cluster, read_found
+
+    check_format(format_)
+    check_page(html)
+    require_trainer(COMPARE_MODULES, to="comparing runs")
+    cluster = connect(context, namespace, kubeconfig)
+    cluster.get_sweep(name)
+    jobs = list_trials(cluster, name)
+    if not jobs:
+        raise CliError(f"FineTuneSweep {name} has no trials yet", exit_code=NOT_MET)
+    asking = Asking(
+        connect=lambda: cluster, endpoint=endpoint, region=region, hour_price=gpu_hour_price
+    )
+    from finetune_trainer.experiments.comparison import compare_runs, to_wire
+
+    comparison = compare_runs(read_found([found_on_cluster(job) for job in jobs], asking))
+    if format_ == "json":
+        print(json.dumps(to_wire(comparison), indent=1))
+    else:
+        from finetune_cli.comparisontext import describe_comparison
+
+        print(describe_comparison(comparison))
+    if html is not None:
+        from finetune_trainer.experiments.page import render_page
+
+        write_page(html, render_page(comparison, title=f"{name}: {len(jobs)} trials"))
+
+
+def list_trials(cluster: Cluster, name: str) -> list[dict[str, Any]]:
+    """Return the FineTuneJobs of a sweep, in the order they were created."""
+    from finetune_cli.sweepview import SWEEP_LABEL
+
+    jobs: list[dict[str, Any]] = cluster.list_jobs(selector=f"{SWEEP_LABEL}={name}")["items"]
+    return sorted(jobs, key=lambda job: _number(job["metadata"]["name"]))
+
+
+def _number(name: str) -> tuple[int, str]:
+    """Return a trial's name in an order in which t10 comes after t9."""
+    end = name.rsplit("-t", 1)[-1]
+    return (int(end) if end.isdigit() else 0, name)
+
+
+def promote(
+    sweep: SweepName,
+    trial: Annotated[str, typer.Argument(help="Name of the trial, or its number.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")] = False,
+    output: Output = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Choose a trained trial of a sweep yourself: it is evaluated, and published if it passes."""
+    import sys
+
+    from finetune_cli.promotion import LET_GO, check_trial, describe_choice
+    from finetune_cli.sweepview import find_trial
+
+    cluster = connect(context, namespace, kubeconfig)
+    body = cluster.get_sweep(sweep)
+    jobs = list_trials(cluster, sweep)
+    job = find_trial(sweep, trial, jobs)
+    if job is None:
+        names = ", ".join(each["metadata"]["name"] for each in jobs) or "none yet"
+        raise CliError(f"FineTuneSweep {sweep} has no trial {trial}; its trials: {names}")
+    check_trial(sweep, job)
+    print("\n".join(describe_choice(body, job)), file=sys.stderr)
+    name = job["metadata"]["name"]
+    if not yes:
+        typer.confirm(f"let {name} go on?", abort=True, err=True)
+    stored = cluster.patch_job(name, LET_GO)
+    print_object(stored, output, f"finetunejob.finetune.dev/{name} goes on to its evaluation")

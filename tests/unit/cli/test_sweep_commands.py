@@ -1,0 +1,143 @@
+"""`finetune sweep` and `finetune promote` as a person runs them, over a cluster that is made up."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from finetune_cli.app import app
+from finetune_cli.cluster import Cluster
+from finetune_cli.errors import CliError
+from support.experiment_runs import trials, write_run
+from support.spec_cases import minimal_job
+
+
+class FakeCluster:
+    """One sweep with its trials; what is changed is kept."""
+
+    namespace = "default"
+
+    def __init__(self, root: Path) -> None:
+        self.patches: list[tuple[str, Any]] = []
+        self.jobs = []
+        told = []
+        for made in trials():
+            write_run(root, made)
+            body = minimal_job(made.name)
+            body["metadata"] |= {"namespace": "default", "uid": f"u-{made.name}"}
+            body["spec"] |= {"holdAfter": "Train", "output": {"uri": f"file://{root}"}}
+            body["status"] = {"phase": "AwaitingSelection"}
+            self.jobs.append(body)
+            told.append(
+                {
+                    "name": made.name,
+                    "state": "Trained",
+                    "score": "0.8",
+                    "step": 90,
+                    "tokens": 48000,
+                    "parameters": {"method.adapter.rank": str(made.rank)},
+                }
+            )
+        self.sweep: dict[str, Any] = {
+            "kind": "FineTuneSweep",
+            "metadata": {"name": "banking", "namespace": "default"},
+            "spec": {"template": minimal_job()["spec"], "parameters": []},
+            "status": {"phase": "Searching", "progress": "8/8", "trials": told, "conditions": []},
+        }
+
+    def end(self, kind: str) -> None:
+        ended = {"type": kind, "status": "True", "message": "banking-t3 is published"}
+        self.sweep["status"] |= {"conditions": [ended], "phase": "Succeeded"}
+
+    def get_sweep(self, name: str) -> dict[str, Any]:
+        if name != "banking":
+            raise CliError(f"no FineTuneSweep {name}")
+        return copy.deepcopy(self.sweep)
+
+    def list_sweeps(self, *, all_namespaces: bool = False) -> dict[str, Any]:
+        return {"items": [copy.deepcopy(self.sweep)]}
+
+    def list_jobs(self, *, selector: str) -> dict[str, Any]:
+        assert selector == "finetune.dev/sweep=banking"
+        return {"items": copy.deepcopy(self.jobs[::-1])}
+
+    def patch_job(self, name: str, patch: dict[str, Any]) -> dict[str, Any]:
+        self.patches.append((name, patch))
+        return next(job for job in self.jobs if job["metadata"]["name"] == name)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    made = FakeCluster(tmp_path)
+    monkeypatch.setattr(Cluster, "connect", lambda **_: made)
+    return made
+
+
+def run(*arguments: str, answer: str = "") -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, list(arguments), input=answer)
+    if isinstance(done.exception, CliError):
+        return done.exception.exit_code, done.stdout, str(done.exception)
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_sweeps_are_listed_and_named(cluster: FakeCluster) -> None:
+    code, out, _ = run("sweep", "list")
+    assert (code, out.split()[:6]) == (0, ["NAME", "PHASE", "TRIALS", "BEST", "SCORE", "AGE"])
+    assert "banking   Searching   8/8" in out
+    assert run("sweep", "list", "-o", "name")[1] == "finetunesweep.finetune.dev/banking\n"
+    assert "banking-t7" in run("sweep", "get", "banking")[1]
+    assert json.loads(run("sweep", "describe", "banking", "-o", "json")[1])["spec"]
+    assert run("sweep", "get", "none")[2] == "no FineTuneSweep none"
+
+
+def test_a_sweep_is_watched_to_its_end(cluster: FakeCluster) -> None:
+    code, _, err = run("sweep", "watch", "banking", "--timeout", "0")
+    assert (code, err) == (1, "FineTuneSweep banking is still Searching after 0 s")
+    cluster.end("Complete")
+    code, out, _ = run("sweep", "watch", "banking")
+    assert code == 0
+    assert "banking-t0  Trained  0.8 at step 90" in out
+    assert out.endswith("Succeeded: banking-t3 is published\n")
+    cluster.end("Failed")
+    assert run("sweep", "watch", "banking")[0] == 1
+
+
+def test_the_report_compares_the_trials(cluster: FakeCluster, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    code, out, _ = run("sweep", "report", "banking", "-o", "json", "--html", str(page))
+    assert code == 0
+    wire = json.loads(out)
+    assert [each["name"] for each in wire["runs"]] == [f"banking-t{i}" for i in range(8)]
+    assert {each["state"] for each in wire["runs"]} == {"AwaitingSelection"}
+    assert "banking: 8 trials" in page.read_text()
+    cluster.jobs.clear()
+    assert run("sweep", "report", "banking")[2] == "FineTuneSweep banking has no trials yet"
+
+
+def test_a_promotion_asks_first_and_takes_the_hold_away(cluster: FakeCluster) -> None:
+    code, _, err = run("promote", "banking", "t3", answer="n\n")
+    assert (code, cluster.patches) == (1, [])
+    assert "let banking-t3 go on?" in err
+    code, out, _ = run("promote", "banking", "3", answer="y\n")
+    assert code == 0
+    assert out.endswith("finetunejob.finetune.dev/banking-t3 goes on to its evaluation\n")
+    assert cluster.patches == [("banking-t3", {"spec": {"holdAfter": None}})]
+    assert run("promote", "banking", "t3", "--yes", "-o", "name")[1].startswith("finetunejob.")
+
+
+def test_a_pruned_or_unknown_trial_is_not_promoted(cluster: FakeCluster) -> None:
+    code, _, why = run("promote", "banking", "t33", "--yes")
+    assert code == 64
+    assert "has no trial t33; its trials: banking-t0, banking-t1" in why
+    cluster.jobs[3]["status"] = {
+        "phase": "Pruned",
+        "conditions": [{"type": "Pruned", "status": "True"}],
+    }
+    code, _, why = run("promote", "banking", "t3", "--yes")
+    assert (code, cluster.patches) == (1, [])
+    assert "finetune retry banking-t3" in why

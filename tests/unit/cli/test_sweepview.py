@@ -1,0 +1,177 @@
+"""How a sweep is shown, and which trial may be promoted."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from statistics import stdev
+from typing import Any
+
+import pytest
+
+from finetune_cli.errors import CliError
+from finetune_cli.promotion import check_trial, describe_choice
+from finetune_cli.sweepview import (
+    changes,
+    compared,
+    describe,
+    find_noise,
+    find_trial,
+    leaderboard,
+    order_trials,
+    outcome,
+    row,
+)
+from support.spec_cases import minimal_job
+
+NOW = datetime(2026, 1, 1, 2, tzinfo=UTC)
+RATE, RANK = "hyperparameters.learningRate", "method.adapter.rank"
+
+
+def trial(number: int, score: str | None, state: str = "Trained", **more: Any) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "name": f"banking-t{number}",
+        "state": state,
+        "parameters": {RATE: f"{number}e-4", RANK: "8"},
+        **more,
+    }
+    if score is not None:
+        body |= {"score": score, "step": 100, "tokens": 48000}
+    return body
+
+
+def sweep(trials: list[dict[str, Any]], **status: Any) -> dict[str, Any]:
+    condition = {"type": "Progressing", "status": "True", "reason": "Searching", "message": "3 run"}
+    return {
+        "metadata": {"name": "banking", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {
+            "template": minimal_job()["spec"],
+            "parameters": [
+                {"path": RATE, "logUniform": {"min": "1e-5", "max": "1e-3"}},
+                {"path": RANK, "values": ["4", "16"]},
+            ],
+            "search": "Random",
+            "parallelism": 2,
+        },
+        "status": {
+            "phase": "Searching",
+            "progress": "2/8",
+            "conditions": [condition],
+            "trials": trials,
+            **status,
+        },
+    }
+
+
+TRIALS = [trial(1, "0.9000"), trial(2, None, "Pending"), trial(3, "0.7000"), trial(10, "0.8000")]
+
+
+def test_the_best_trial_stands_first_and_one_without_a_score_last() -> None:
+    numbers = [each["name"].rsplit("t", 1)[1] for each in order_trials(sweep(TRIALS))]
+    assert numbers == ["3", "10", "1", "2"]
+    lines = leaderboard(sweep(TRIALS, best={"name": "banking-t3", "chosen": True}))
+    assert lines[0].split()[:4] == ["TRIAL", "learningRate", "rank", "SCORE"]
+    assert lines[1].split()[:4] == ["banking-t3", "*", "3e-4", "8"]
+    assert any("* chosen" in line for line in lines)
+    assert "set replicates to 2 or more" in lines[-1]
+    assert leaderboard(sweep([])) == []
+
+
+def test_replicates_tell_what_is_chance() -> None:
+    scores = ["0.7100", "0.7300", "0.7200"]
+    replicas = [trial(20 + i, score, replicateOf="banking-t3") for i, score in enumerate(scores)]
+    body = sweep([*TRIALS, *replicas])
+    noise = find_noise(body)
+    # Student's t with two degrees of freedom, of one run beside the mean of three.
+    assert noise == pytest.approx(4.303 * stdev(map(float, scores)) * (4 / 3) ** 0.5)
+    words = {each["name"]: compared(each, body, noise) for each in body["status"]["trials"]}
+    assert words["banking-t3"] == "within noise"
+    assert words["banking-t10"] == "+0.0800"
+    assert words["banking-t2"] == ""
+    assert words["banking-t20"] == "a replicate of the best"
+    assert find_noise(sweep([*TRIALS, replicas[0]])) is None
+
+
+def test_a_sweep_is_listed_and_described() -> None:
+    body = sweep(
+        TRIALS,
+        best={"name": "banking-t3", "score": "0.7000"},
+        counts={"created": 4, "running": 1, "trained": 3},
+        spent={"gpuHours": "1.500", "tokens": 144000},
+    )
+    assert row(body, NOW) == ["banking", "Searching", "2/8", "banking-t3", "0.7000", "2h"]
+    text = "\n".join(describe(body, NOW))
+    for part in (
+        "4 created, 1 running, 3 trained",
+        f"{RATE}: 1e-5 to 1e-3 on a logarithmic scale",
+        f"{RANK}: 4, 16",
+        "144,000",
+        "banking-t10",
+        "Progressing",
+    ):
+        assert part in text
+    assert outcome(body) == "Searching: 3 run"
+
+
+def test_a_sweep_that_nobody_has_looked_at_yet_is_shown() -> None:
+    body = sweep([])
+    del body["status"]
+    assert row(body, NOW)[1:3] == ["Pending", ""]
+    assert "Pending" in "\n".join(describe(body, NOW))
+    assert (changes(None, body), outcome(body)) == ([], "Pending")
+
+
+def test_what_is_new_is_told_once() -> None:
+    before = sweep(TRIALS)
+    after = sweep([*TRIALS[:1], trial(2, "1.1000", "Running"), *TRIALS[2:]])
+    assert changes(before, after) == ["banking-t2  Running  1.1000 at step 100"]
+    assert changes(after, after) == []
+    assert len(changes(None, before)) == 4
+
+
+def job(number: int = 3, phase: str = "AwaitingSelection", **spec: Any) -> dict[str, Any]:
+    body = minimal_job(f"banking-t{number}")
+    body["spec"] |= {"holdAfter": "Train", **spec}
+    ended = [{"type": phase, "status": "True"}] if phase in ("Pruned", "Failed") else []
+    body["status"] = {"phase": phase, "conditions": ended}
+    return body
+
+
+@pytest.mark.parametrize("name", ["banking-t3", "t3", "3"])
+def test_a_trial_is_named_in_full_or_by_its_number(name: str) -> None:
+    found = find_trial("banking", name, [job(33), job(3)])
+    assert found is not None
+    assert found["metadata"]["name"] == "banking-t3"
+    assert find_trial("banking", "4", [job(33), job(3)]) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (job(phase="Pruned"), "was pruned: .* finetune retry banking-t3"),
+        (job(prune=True), "was pruned"),
+        (job(phase="Failed"), "has failed, there is nothing to evaluate"),
+        (job(phase="Training"), "not trained yet, it is Training: .* finetune sweep watch banking"),
+    ],
+)
+def test_a_trial_that_cannot_go_on_is_refused_with_the_remedy(
+    body: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(CliError, match=why) as refused:
+        check_trial("banking", body)
+    assert refused.value.exit_code == 1
+
+
+def test_a_trial_that_goes_on_already_is_refused() -> None:
+    body = job(phase="Evaluating")
+    del body["spec"]["holdAfter"]
+    with pytest.raises(CliError, match="was let go on already, it is Evaluating"):
+        check_trial("banking", body)
+
+
+def test_a_person_sees_what_the_choice_means() -> None:
+    check_trial("banking", job(10))
+    lines = describe_choice(sweep(TRIALS, best={"name": "banking-t3", "score": "0.7"}), job(10))
+    text = "\n".join(lines)
+    assert "banking-t10, hyperparameters.learningRate 10e-4" in text
+    assert "best     banking-t3, 0.7" in text
+    assert "prunes the other 3" in text
