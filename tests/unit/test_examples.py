@@ -10,6 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
+
+from finetune_api.v1alpha1.finetunesweep import FineTuneSweep
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -55,6 +58,21 @@ def test_there_is_enough_variety(headlines: ModuleType) -> None:
     for side in (train, test):
         counts = Counter(h.label for h in side)
         assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_the_sweep_tries_three_learning_rates_on_the_rows_of_the_first_example() -> None:
+    body = yaml.safe_load((EXAMPLES / "04-three-experiments" / "sweep.yaml").read_text())
+    sweep = FineTuneSweep.from_wire(body)
+    assert sweep.spec.num_trials == 3
+    first = yaml.safe_load((EXAMPLES / "01-headline-sentiment" / "job.yaml").read_text())
+    for ours, theirs in zip(
+        body["spec"]["template"]["dataset"]["sources"],
+        first["spec"]["dataset"]["sources"],
+        strict=True,
+    ):
+        assert Path(ours["uri"]).name == Path(theirs["uri"]).name
+        assert ours["columns"] == theirs["columns"]
+        assert ours["template"] == theirs["template"]
 
 
 def test_drafts_of_the_sides_share_no_sentence_and_length_does_not_tell_them_apart() -> None:

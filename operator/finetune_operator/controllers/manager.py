@@ -32,6 +32,7 @@ from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.status import StatusThrottle
 from finetune_operator.kube.workqueue import WorkQueue
 from finetune_operator.metrics.jobs import JobMetrics
+from finetune_operator.metrics.sweeps import SweepMetrics
 from finetune_operator.progress.certificate import ServingCertificate
 from finetune_operator.progress.door import GuardedRunner
 from finetune_operator.progress.endpoint import ProgressEndpoint
@@ -148,6 +149,7 @@ class Manager:
             is_leader=lambda: self.is_leader,
             expects_progress=bool(config.progress_url),
         )
+        SweepMetrics(self.caches.sweeps.informer.store, self.registry)
         for informer in self.caches.informers:
             self._spawn(informer.run(), f"informer-{informer.resource.plural}")
         self._spawn(self._recorder.run(), "events")

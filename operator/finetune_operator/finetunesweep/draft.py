@@ -58,6 +58,10 @@ class SweepDraft(Draft):
         """Return the step up to which a trial was judged before; 0 for never."""
         return int(self._told(name).get("step") or 0)
 
+    def told_tokens(self, name: str) -> int:
+        """Return the tokens of a trial in the stored status: the number never falls."""
+        return int(self._told(name).get("tokens") or 0)
+
     def _told(self, name: str) -> Object:
         for entry in self._stored.get("trials") or ():
             if entry.get("name") == name:

@@ -35,7 +35,7 @@ def tell_trials(step: Step) -> None:
         "spent",
         {
             "gpuHours": str(sum((trial.gpu_hours for trial in step.trials), Decimal(0))),
-            "tokens": sum(trial.tokens for trial in step.trials),
+            "tokens": sum(_tokens(step, trial) for trial in step.trials),
         },
     )
     draft.put("trials", _entries(step))
@@ -111,11 +111,15 @@ def _entry(step: Step, trial: Trial) -> Object:
         entry["score"] = trial.score
     if trial.step:
         entry["step"] = trial.step
-    if trial.tokens:
-        entry["tokens"] = trial.tokens
+    if tokens := _tokens(step, trial):
+        entry["tokens"] = tokens
     if trial.replicate_of is not None:
         entry["replicateOf"] = trial_name(step.observed.name, trial.replicate_of)
     return entry
+
+
+def _tokens(step: Step, trial: Trial) -> int:
+    return max(trial.tokens, step.draft.told_tokens(trial.name))
 
 
 def _texts(trial: Trial) -> dict[str, str]:

@@ -163,7 +163,7 @@ def read_trial(job: Object, paths: tuple[str, ...]) -> Trial | None:
         score=_score_of(status, curve),
         step=curve[-1].step if curve else 0,
         curve=curve,
-        tokens=int((status.get("validation") or {}).get("tokens") or 0),
+        tokens=_tokens_of(status),
         gpu_hours=_decimal((status.get("cost") or {}).get("gpuHours")),
         replicate_of=int(replicate) if replicate.isdecimal() else None,
         is_released=is_released,
@@ -218,6 +218,14 @@ def _score_of(status: Object, curve: Curve) -> str:
         return str(best)
     losses = [point.loss for point in curve if point.loss == point.loss]
     return f"{min(losses):.6g}" if losses else ""
+
+
+def _tokens_of(status: Object) -> int:
+    """Return the tokens trained so far; 0 where that is not told."""
+    for metric in status.get("metrics") or ():
+        if metric.get("name") == "num_tokens":
+            return int(_decimal(metric.get("value")))
+    return 0
 
 
 def _decimal(text: object) -> Decimal:

@@ -244,7 +244,8 @@ class SweepWorld:
             training = {"type": "Training", "status": "True", "reason": "Running",
                         "lastTransitionTime": timestamp(NOW)}  # fmt: skip
             return {**status, "phase": "Training", "conditions": [training],
-                    "validation": {"curve": curve, "tokens": 100 * step}}  # fmt: skip
+                    "validation": {"curve": curve},
+                    "metrics": [{"name": "num_tokens", "value": str(100 * step)}]}  # fmt: skip
         best = min(curve, key=lambda point: float(point["loss"]))
         status = {
             **status,

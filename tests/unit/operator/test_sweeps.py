@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from prometheus_client import CollectorRegistry
 
 from finetune_operator.kube.errors import Forbidden, Invalid
 from finetune_operator.kube.workers import RequeueAfter
+from finetune_operator.metrics.sweeps import SweepMetrics
 from unit.operator.builders import CONFIG
 from unit.operator.sweep_world import (
     KEY,
@@ -396,9 +400,23 @@ async def test_a_name_that_somebody_else_has_is_told():
     assert "rates-t1 exists and is none of this sweep's" in progressing["message"]
 
 
-async def test_the_status_of_a_hundred_trials_of_eight_parameters_stays_small():
-    import json
+async def test_sweeps_and_their_trials_are_counted_for_prometheus():
+    registry = CollectorRegistry()
+    world = SweepWorld()
+    SweepMetrics(world.caches.sweeps.informer.store, registry)
+    await world.reconcile()
 
+    def value(name, **labels):
+        return registry.get_sample_value(name, {"namespace": NAMESPACE, **labels})
+
+    assert value("finetune_sweeps", phase="Searching") == 1
+    assert value("finetune_sweep_trials", state="running") == 2
+    await world.live()
+    assert value("finetune_sweeps", phase="Succeeded") == 1
+    assert value("finetune_sweep_trials", state="trained") == 4
+
+
+async def test_the_status_of_a_hundred_trials_of_eight_parameters_stays_small():
     parameters = [
         {"path": RATE, "logUniform": {"min": "1e-5", "max": "1e-2"}},
         {"path": "hyperparameters.weightDecay", "uniform": {"min": "0", "max": "0.1"}},
