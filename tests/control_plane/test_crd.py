@@ -98,6 +98,7 @@ CHANGES: dict[str, Any] = {
     "resources": {"nodes": 3},
     "trainer": {"image": "example.org/trainer:2"},
     "podTemplate": {"affinity": {"podAffinity": {}}},
+    "tracking": {"mlflow": {"uri": "https://elsewhere.example.org"}},
 }
 
 
