@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.names import MANAGED_BY_LABEL, REPLICATE_LABEL, SWEEP_LABEL, TRIAL_LABEL
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.jobview import is_true
@@ -108,6 +109,8 @@ def find_weights(job: Mapping[str, Any], access: StorageAccess) -> str | None:
     return f"{folder}/step-{max(steps)}" if steps else None
 
 
+_OF_TRIALS = (SWEEP_LABEL, TRIAL_LABEL, REPLICATE_LABEL, MANAGED_BY_LABEL)
+
 _CHOICE = (
     "Name what the new job begins from with --from, for example --from .../checkpoints/step-200,"
     " or begin it afresh with --fresh"
@@ -143,8 +146,13 @@ def make_retry(
         "metadata": {"name": name, "namespace": metadata["namespace"]},
         "spec": spec,
     }
-    if metadata.get("labels"):
-        body["metadata"]["labels"] = dict(metadata["labels"])
+    labels = dict(metadata.get("labels") or {})
+    if SWEEP_LABEL in labels:
+        # It is no trial any more: the sweep neither counts it nor lets it go on.
+        spec.pop("holdAfter", None)
+        labels = {label: value for label, value in labels.items() if label not in _OF_TRIALS}
+    if labels:
+        body["metadata"]["labels"] = labels
     for override in overrides or []:
         apply_override(body, override)
     parse_document(

@@ -149,8 +149,7 @@ def report(
     check_page(html)
     require_trainer(COMPARE_MODULES, to="comparing runs")
     cluster = connect(context, namespace, kubeconfig)
-    cluster.get_sweep(name)
-    jobs = list_trials(cluster, name)
+    jobs = list_trials(cluster, cluster.get_sweep(name))
     if not jobs:
         raise CliError(f"FineTuneSweep {name} has no trials yet", exit_code=NOT_MET)
     asking = Asking(
@@ -171,12 +170,18 @@ def report(
         write_page(html, render_page(comparison, title=f"{name}: {len(jobs)} trials"))
 
 
-def list_trials(cluster: Cluster, name: str) -> list[dict[str, Any]]:
-    """Return the FineTuneJobs of a sweep, in the order they were created."""
-    from finetune_cli.sweepview import SWEEP_LABEL
+def list_trials(cluster: Cluster, sweep: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the FineTuneJobs that a sweep owns, in the order of their numbers."""
+    from finetune_api.names import SWEEP_LABEL
 
-    jobs: list[dict[str, Any]] = cluster.list_jobs(selector=f"{SWEEP_LABEL}={name}")["items"]
-    return sorted(jobs, key=lambda job: _number(job["metadata"]["name"]))
+    name, uid = sweep["metadata"]["name"], sweep["metadata"]["uid"]
+    jobs = cluster.list_jobs(selector=f"{SWEEP_LABEL}={name}")["items"]
+    owned = [
+        job
+        for job in jobs
+        if any(owner.get("uid") == uid for owner in job["metadata"].get("ownerReferences") or ())
+    ]
+    return sorted(owned, key=lambda job: _number(job["metadata"]["name"]))
 
 
 def _number(name: str) -> tuple[int, str]:
@@ -202,7 +207,7 @@ def promote(
 
     cluster = connect(context, namespace, kubeconfig)
     body = cluster.get_sweep(sweep)
-    jobs = list_trials(cluster, sweep)
+    jobs = list_trials(cluster, body)
     job = find_trial(sweep, trial, jobs)
     if job is None:
         names = ", ".join(each["metadata"]["name"] for each in jobs) or "none yet"

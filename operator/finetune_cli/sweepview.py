@@ -8,11 +8,11 @@ from datetime import datetime
 from statistics import fmean, stdev
 from typing import Any
 
+from finetune_api.names import SWEEP_LABEL
 from finetune_cli.jobview import age, conditions, facts, is_true, section, table
 
 Body = Mapping[str, Any]
 
-SWEEP_LABEL = "finetune.dev/sweep"
 COLUMNS = ("NAME", "PHASE", "TRIALS", "BEST", "SCORE", "AGE")
 STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Quantiles at 97.5 % of Student's t with 1 to 10 degrees of freedom."""

@@ -85,6 +85,19 @@ def test_a_pruned_job_is_begun_again_and_not_pruned_at_once():
     assert ("prune" in spec, spec["holdAfter"]) == (False, "Train")
 
 
+def test_the_retry_of_a_trial_is_no_trial_and_goes_to_its_end():
+    job = failed()
+    job["metadata"]["labels"] |= {
+        "finetune.dev/sweep": "banking",
+        "finetune.dev/trial": "3",
+        "app.kubernetes.io/managed-by": "finetune-operator",
+    }
+    job["spec"]["holdAfter"] = "Train"
+    body = make_retry(job, name="banking-t3-2", weights=None)
+    assert body["metadata"]["labels"] == {"team": "a"}
+    assert "holdAfter" not in body["spec"]
+
+
 def test_an_override_that_is_not_valid_is_told():
     with pytest.raises(CliError, match="the retry of headlines is not a valid FineTuneJob"):
         make_retry(failed(), name="x", weights=None, overrides=["method.adapter.rank=0"])

@@ -30,6 +30,7 @@ class FakeCluster:
             write_run(root, made)
             body = minimal_job(made.name)
             body["metadata"] |= {"namespace": "default", "uid": f"u-{made.name}"}
+            body["metadata"]["ownerReferences"] = [{"uid": "u-banking", "controller": True}]
             body["spec"] |= {"holdAfter": "Train", "output": {"uri": f"file://{root}"}}
             body["status"] = {"phase": "AwaitingSelection"}
             self.jobs.append(body)
@@ -45,7 +46,7 @@ class FakeCluster:
             )
         self.sweep: dict[str, Any] = {
             "kind": "FineTuneSweep",
-            "metadata": {"name": "banking", "namespace": "default"},
+            "metadata": {"name": "banking", "namespace": "default", "uid": "u-banking"},
             "spec": {"template": minimal_job()["spec"], "parameters": []},
             "status": {"phase": "Searching", "progress": "8/8", "trials": told, "conditions": []},
         }
@@ -64,7 +65,8 @@ class FakeCluster:
 
     def list_jobs(self, *, selector: str) -> dict[str, Any]:
         assert selector == "finetune.dev/sweep=banking"
-        return {"items": copy.deepcopy(self.jobs[::-1])}
+        labelled = minimal_job("no-trial")  # somebody has copied the label
+        return {"items": [labelled, *copy.deepcopy(self.jobs[::-1])]}
 
     def patch_job(self, name: str, patch: dict[str, Any]) -> dict[str, Any]:
         self.patches.append((name, patch))
