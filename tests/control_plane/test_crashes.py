@@ -38,7 +38,7 @@ from support.eventually import eventually_async
 NAMESPACES = Resource(
     group="", version="v1", plural="namespaces", kind="Namespace", namespaced=False
 )
-NUM_CALLS_OF_A_LIFE = 32
+NUM_CALLS_OF_A_LIFE = 34
 """More than a life takes, which the test checks."""
 NUM_DEATHS = int(os.environ.get("FINETUNE_DEATHS", "250"))
 """The design promises 1,000, over 100 jobs: `make deaths`."""
@@ -218,8 +218,8 @@ async def test_many_deaths_make_no_second_job_and_lose_no_terminal_state(control
         while num_deaths < NUM_DEATHS / NUM_ISLANDS or island.num_jobs < NUM_JOBS / NUM_ISLANDS:
             if island.num_jobs - island.observer.num_ended() < 4:
                 await island.create_job()
-            # The caches take four calls to fill; a later death hits a reconcile.
-            num_deaths += await island.die(rng.randint(4, 9), after_sending=rng.random() < 0.5)
+            # The caches take five calls to fill; a later death hits a reconcile.
+            num_deaths += await island.die(rng.randint(5, 10), after_sending=rng.random() < 0.5)
         await island.live_to_the_end()
         await island.check()
         return num_deaths, island.num_jobs

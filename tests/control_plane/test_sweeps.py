@@ -23,7 +23,7 @@ from control_plane.cluster import (
     running_manager,
     test_config,
 )
-from control_plane.test_crashes import NAMESPACES, Island, run_until_death
+from control_plane.test_crashes import Island, run_until_death
 from finetune_api.trainer import ExitCode, Stage, StepSelection, TerminationMessage
 from finetune_api.v1alpha1.finetunesweep import (
     SWEEP_FIXED_FIELDS,
@@ -288,7 +288,6 @@ async def _live_with_a_death(control_plane: Any, *, dies_at: int, after_sending:
             assert holds(done, "Complete"), done["status"]
             assert done["status"]["best"]["name"] == BEST
             assert sorted(await jobs_of(client, namespace)) == sorted(LOSSES)
-            await client.delete(NAMESPACES, "", namespace)
     return has_died
 
 

@@ -91,11 +91,6 @@ SWEEP_CASES: list[SweepCase] = [
         "two parameters have the same path: join them into one",
     ),
     _bad(
-        "a value twice",
-        _parameters({"path": RATE, "values": ["1e-4", "1e-4"]}),
-        "values lists a value twice: list each once",
-    ),
-    _bad(
         "neither values nor range",
         _parameters({"path": RATE}),
         "a parameter needs one of values, logUniform, uniform or int, and only one",

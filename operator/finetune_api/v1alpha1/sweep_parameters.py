@@ -43,6 +43,8 @@ INTEGER_PATHS = (
 WORD_PATHS = ("hyperparameters.scheduler", "method.adapter.type")
 """Fields whose values are words of a list; all others are decimal strings."""
 
+MAX_PATH_LENGTH = 63
+"""Bounds what the API server reckons that comparing two paths may cost."""
 MAX_VALUE_LENGTH = 32
 
 Value: TypeAlias = str | int | float | bool
@@ -107,12 +109,6 @@ PARAMETER_RULES: tuple[Rule, ...] = (
         check=lambda p: _count(p) == 1,
     ),
     Rule(
-        rule="!has(self.values) || self.values.all(v, self.values.exists_one(w, w == v))",
-        message="values lists a value twice: list each once",
-        field="values",
-        check=lambda p: p.values is None or len(set(p.values)) == len(p.values),
-    ),
-    Rule(
         rule="!has(self.logUniform) || double(self.logUniform.min) > 0.0",
         message="logUniform.min must be greater than 0: zero has no logarithm",
         field="logUniform",
@@ -159,7 +155,7 @@ PARAMETER_RULES: tuple[Rule, ...] = (
 class Parameter(APIModel):
     """One field of the template that differs from trial to trial, and the values it may have."""
 
-    path: ParameterPath
+    path: Annotated[ParameterPath, Field(json_schema_extra={"maxLength": MAX_PATH_LENGTH})]
     """The field, below the template. Only fields are taken that leave the loss on validation rows
     comparable: not the data, the base model, or what is learned of a row."""
     values: (
@@ -169,7 +165,7 @@ class Parameter(APIModel):
         ]
         | None
     ) = None
-    """These values. Decimals in quotes, as in a FineTuneJob."""
+    """These values, each once; decimals in quotes, as in a FineTuneJob."""
     log_uniform: Range | None = None
     """Any decimal in between, each order of magnitude as likely as the next: for learning rates."""
     uniform: Range | None = None

@@ -16,6 +16,8 @@ from finetune_operator.status.conditions import ConditionType
 
 Object = dict[str, Any]
 
+MAX_NAMED = 8
+"""Trials that one Event names."""
 _OVER = ("Trained", "Pruned", "Failed", "Publishing", "Published")
 
 
@@ -141,10 +143,13 @@ def _announce_changes(step: Step) -> None:
     draft = step.draft
     fresh = [trial.name for trial in step.trials if trial.number > draft.num_created]
     if fresh:
-        draft.announce("TrialsCreated", f"Created {', '.join(fresh)}")
+        more = f" and {len(fresh) - MAX_NAMED} more" if len(fresh) > MAX_NAMED else ""
+        draft.announce("TrialsCreated", f"Created {', '.join(fresh[:MAX_NAMED])}{more}")
     for trial in step.trials:
         before = draft.told_state(trial.name)
-        if trial.state == before or trial.state not in ("Pruned", "Failed"):
+        # One that the status has no room for was told when it still had.
+        is_known = before == trial.state or (not before and trial.number <= draft.num_created)
+        if is_known or trial.state not in ("Pruned", "Failed"):
             continue
         if trial.state == "Failed" and step.chosen is not trial:
             text = f"{trial.name} failed with {trial.reason}: {trial.message}"

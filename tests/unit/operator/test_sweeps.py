@@ -127,6 +127,7 @@ async def test_a_value_that_the_templates_schema_refuses_is_told_before_anything
     ("parameter", "words"),
     [
         ({"path": RATE, "values": ["1e-4", "fast"]}, "'auto' nor a decimal number"),
+        ({"path": RATE, "values": ["1e-4", "1e-4"]}, "listed twice; list each value once"),
         ({"path": RATE, "values": ["1e-4", "0"]}, "learningRate must be greater than 0"),
         ({"path": "method.adapter.dropout", "uniform": {"min": "0.1", "max": "1.5"}},
          "method.adapter.dropout must be below 1"),
@@ -398,6 +399,19 @@ async def test_a_name_that_somebody_else_has_is_told():
     progressing = world.condition("Progressing")
     assert progressing["reason"] == "NameTaken"
     assert "rates-t1 exists and is none of this sweep's" in progressing["message"]
+
+
+async def test_the_end_of_a_trial_is_told_once_also_where_the_status_has_no_room_for_it():
+    parameters = [{"path": RATE, "logUniform": {"min": "1e-5", "max": "1e-2"}}]
+    rule = {"method": "ASHA", "minSteps": 10, "reduction": 2}
+    spec = {"search": "Random", "trials": 60, "parallelism": 20, "parameters": parameters}
+    world = SweepWorld(sweep(earlyStopping=rule, **spec))
+    await world.live()
+    told = [text.split()[0] for reason, text in world.recorder.events if reason == "TrialPruned"]
+    assert len(told) > 20
+    assert len(told) == len(set(told))
+    created = [text for reason, text in world.recorder.events if reason == "TrialsCreated"]
+    assert created[0].endswith("rates-t8 and 12 more")
 
 
 async def test_sweeps_and_their_trials_are_counted_for_prometheus():
