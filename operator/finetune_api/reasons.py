@@ -59,6 +59,10 @@ ACCEPTANCE = {
         "`trainer.image` is none that the administrator allows here.",
         "Leave it out, or have it added to `config.allowedImages`.",
     ),
+    "JudgeNotAllowed": ReasonHelp(
+        "`evaluation.judge.endpoint` is none that rows may be sent to here.",
+        "Leave the judge out, or have it added to `config.allowedJudgeEndpoints`.",
+    ),
     "ServiceAccountNotAllowed": ReasonHelp(
         "`podTemplate.serviceAccountName` is none that the administrator allows here.",
         "Leave it out, or have it added to `config.allowedServiceAccounts`.",

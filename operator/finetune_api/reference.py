@@ -34,7 +34,7 @@ EXIT_CODE_HELP: dict[ExitCode, tuple[str, str]] = {
         "Read the log; report it with the traceback.",
     ),
     ExitCode.STORAGE: (
-        "Object storage did not answer, a checksum did not match, or the disk is full.",
+        "Object storage or a judge did not answer, a checksum did not match, or the disk is full.",
         "Check the server and the space; what was published before is untouched.",
     ),
     ExitCode.RETRYABLE: (

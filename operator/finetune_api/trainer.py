@@ -22,6 +22,7 @@ from finetune_api.meta import API_VERSION, APIModel
 from finetune_api.v1alpha1.batches import world_size_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.v1alpha1.gates import MAX_GATES
+from finetune_api.v1alpha1.judging import JudgeMode
 from finetune_api.v1alpha1.probing import MAX_ALARMS
 from finetune_api.v1alpha1.scoring import BaselineName
 from finetune_api.v1alpha1.status import InvalidRowPlace
@@ -374,6 +375,58 @@ class GateResult(APIModel):
     """The near end of its interval."""
 
 
+class JudgeShare(APIModel):
+    """A share with its interval."""
+
+    value: Annotated[str, Field(max_length=32)]
+    low: Annotated[str, Field(max_length=32)]
+    high: Annotated[str, Field(max_length=32)]
+
+
+class JudgeCriterion(APIModel):
+    """Mean points by one criterion, from 1 to 5."""
+
+    name: Annotated[str, Field(max_length=32)]
+    base: Annotated[str, Field(max_length=32)]
+    tuned: Annotated[str, Field(max_length=32)]
+
+
+class JudgeResult(APIModel):
+    """What is to be known of the judge beside its score, of ``evaluation.judge``."""
+
+    model: str
+    endpoint: str
+    mode: JudgeMode
+    baseline: BaselineName = "AsIs"
+    """How the base was asked for the answers that were judged."""
+    num_drawn: int
+    """Held-out questions that were to be judged."""
+    num_judged: int = 0
+    """Those with a verdict: the score rests on them."""
+    num_alike: int = 0
+    """Of these, questions to which both models gave one answer: ties that nobody was asked for."""
+    num_unread: int = 0
+    """Questions without a verdict that could be read, or that the judge would not take."""
+    num_calls: int = 0
+    """Answers of the judge, over all attempts."""
+    num_input_tokens: int = 0
+    num_output_tokens: int = 0
+    amount: Annotated[str, Field(max_length=32)] = ""
+    """What they cost by the job's price; empty without one."""
+    agreement: Annotated[str, Field(max_length=32)] = ""
+    """Share of pairs with the same verdict in both orders; empty where none was asked."""
+    first: JudgeShare | None = None
+    """Share of verdicts for the answer that stood first; one half where the place counts for
+    nothing."""
+    longer: JudgeShare | None = None
+    """Share of decided pairs that the longer answer won."""
+    criteria: list[JudgeCriterion] = []
+    failure: str = ""
+    """Why its metric is not measured; empty where it is."""
+    notes: list[str] = []
+    """What to know of the verdicts, in sentences."""
+
+
 class EvaluateResult(APIModel):
     """How the tuned model compares, and what was published."""
 
@@ -392,6 +445,8 @@ class EvaluateResult(APIModel):
     """What was measured beyond the held-out rows; not in a termination message that is too long."""
     probe_notes: dict[str, str] = {}
     """Of probes that were asked for and are not measured, why."""
+    judge: JudgeResult | None = None
+    """None where no judge was asked; not in a termination message that is too long."""
     report_uri: str
     digest: Annotated[str, Field(max_length=64)] = ""
     """Digest of the evaluation's manifest: what a decision to publish names."""
@@ -483,6 +538,8 @@ def _give_way(result: dict[str, Any]) -> Iterator[Callable[[], None]]:
         for name in names:
             item.pop(name, None)
 
+    judge = result.get("judge") or {}
+    yield partial(drop, judge, ("criteria", "notes"))
     for name in ("probeNotes", "probes", "tracking"):
         yield partial(drop, result, (name,))
     gates = result.get("gates", [])
@@ -490,6 +547,7 @@ def _give_way(result: dict[str, Any]) -> Iterator[Callable[[], None]]:
         yield partial(drop, gate, _OF_GATES)
     for score in reversed(result.get("scores", [])):
         yield partial(drop, score, _BOUNDS)
+    yield partial(drop, result, ("judge",))
     # What was missed must be said; of the rest the report tells.
     for gate in sorted(gates, key=lambda gate: not gate["met"]):
         yield partial(drop, gate, ("message",))

@@ -157,6 +157,19 @@ MODEL = {
     "JsonSchemaUnusable": _Help(
         "`evaluation.jsonSchema` is no valid JSON Schema.", "Correct the place that is named."
     ),
+    "JudgeAway": _Help(
+        "The judge gave no answer for minutes, and `evaluation.judge.onFailure` is `Fail`.",
+        "Nothing while it comes back: the stage is tried again and asks for what is missing. Else "
+        "look at the endpoint, at its limits, and at the network of the job's pods.",
+    ),
+    "JudgeRefuses": _Help(
+        "The judge refuses every call: wrong key, model, address or quota.",
+        "Correct `evaluation.judge` and its Secret; the message has the server's code.",
+    ),
+    "JudgeUnreadable": _Help(
+        "Too few of the judge's replies are a verdict of the form that was asked for.",
+        "Take another judge; raise `maxAnswerTokens` for one that reasons first.",
+    ),
     "KernelsUnsupported": _Help(
         "There are no fused kernels for this architecture.", "Use `kernels: Auto`."
     ),

@@ -236,6 +236,7 @@ def _evaluation(job: Body) -> list[str]:
         "Goal met": {True: "yes", False: "no"}.get(evaluation.get("goalMet")),
         "Goal": evaluation.get("message"),
         "Samples": evaluation.get("numSamples"),
+        "Judge": _judge_text(evaluation.get("judge")),
         "Report": evaluation.get("reportUri"),
     }
     gates = [
@@ -246,6 +247,15 @@ def _evaluation(job: Body) -> list[str]:
         *(table(gates, ("GATE", "VERDICT", "WHY")) if gates else ()),
         *facts(told),
     ]
+
+
+def _judge_text(judge: Body | None) -> str | None:
+    if judge is None:
+        return None
+    words = [f"{judge.get('rows', 0)} questions judged"]
+    if "agreement" in judge:
+        words.append(f"agrees with itself on {judge['agreement']} of the pairs")
+    return "; ".join([*words, *([judge["message"]] if "message" in judge else [])])
 
 
 def _gate_verdict(gate: Body) -> str:

@@ -93,6 +93,10 @@ class TenantSettings(BaseModel):
     allowed_images: list[str] = ["*"]
     """Images that jobs may name in `spec.trainer.image`, as patterns: `*` stands for any text, so
     `registry.corp/*` allows that registry. The image of this configuration is always allowed."""
+    allowed_judge_endpoints: list[str] = []
+    """Endpoints that jobs may name in `spec.evaluation.judge.endpoint`, which keys, prompts and
+    answers are sent to, as patterns: end them with `/*`, as in `https://judge.corp/*`, or another
+    host's name could go on from there. Empty: no job may ask a judge."""
     allowed_service_accounts: list[str] = ["*"]
     """Service accounts that jobs may name in `spec.podTemplate.serviceAccountName`, as patterns.
     The one that pods get without is always allowed."""

@@ -172,6 +172,22 @@ FULL_SPEC: dict[str, Any] = {
             "sample": 40,
             "rubric": ["voice", "brandTone"],
         },
+        "judge": {
+            "endpoint": "https://judge.example.org/v1",
+            "model": "large-1-2026-05",
+            "mode": "Rubric",
+            "rubric": [{"name": "accuracy", "text": "What it says is right."}],
+            "showReference": True,
+            "credentialsRef": {"name": "judge-key"},
+            "sample": 50,
+            "maxCalls": 200,
+            "maxAmount": "2.50",
+            "price": {"input": "0.0025", "output": "0.01"},
+            "maxAnswerTokens": 512,
+            "onFailure": "Fail",
+            "timeoutSeconds": 30,
+            "concurrency": 8,
+        },
     },
     "output": {
         "uri": "s3://models/team-a",
@@ -232,6 +248,8 @@ FULL_SPEC: dict[str, Any] = {
 """A spec with every field set."""
 
 GOAL = "spec.goal"
+JUDGE = {"endpoint": "https://judge.example.org/v1", "model": "large-1"}
+CRITERION = {"name": "voice", "text": "Sounds like us."}
 GATES = "spec.evaluation.gates"
 OF_LABEL = {"slice": {"label": "refund"}}
 HYPER = "spec.hyperparameters"
@@ -310,6 +328,64 @@ CASES: tuple[Case, ...] = (
         "a tolerance of everything",
         {"spec.evaluation.numberTolerance": {"relative": "1"}},
         "evaluation.numberTolerance.relative must be below 1",
+    ),
+    good("a judge by default settings", {"spec.evaluation.judge": JUDGE}),
+    good(
+        "a judge in the cluster, by its win rate",
+        {
+            "spec.evaluation.judge": {**JUDGE, "endpoint": "http://judge.models.svc:8000"},
+            GOAL: {"metric": "judgeWinRate", "atLeast": "0.5"},
+        },
+    ),
+    bad(
+        "a win rate without a judge",
+        {GOAL: {"metric": "judgeWinRate", "atLeast": "0.5"}},
+        "metric judgeWinRate needs evaluation.judge with mode: Pairwise",
+    ),
+    bad(
+        "points of a judge that compares",
+        {"spec.evaluation": {"judge": JUDGE, "metrics": ["judgeScore"]}},
+        "metric judgeScore needs evaluation.judge with mode: Rubric",
+    ),
+    bad(
+        "a gate on a win rate without a judge",
+        {"spec.evaluation.gates": [{"name": "a", "metric": "judgeWinRate", "atLeast": "0.5"}]},
+        "metric judgeWinRate needs evaluation.judge with mode: Pairwise",
+    ),
+    bad(
+        "a judge with a key in its URL",
+        {"spec.evaluation.judge": {**JUDGE, "endpoint": "https://me:key@judge.example.org/v1"}},
+        "must be the URL that /chat/completions is appended to",
+    ),
+    bad(
+        "an amount without a price",
+        {"spec.evaluation.judge": {**JUDGE, "maxAmount": "5"}},
+        "evaluation.judge.maxAmount must be above 0 and needs evaluation.judge.price",
+    ),
+    bad(
+        "an amount of nothing",
+        {
+            "spec.evaluation.judge": {
+                **JUDGE,
+                "maxAmount": "0",
+                "price": {"input": "1", "output": "1"},
+            }
+        },
+        "evaluation.judge.maxAmount must be above 0 and needs evaluation.judge.price",
+    ),
+    bad(
+        "a goal by fewer verdicts than it may rest on",
+        {
+            "spec.evaluation.judge": {**JUDGE, "maxCalls": 40},
+            GOAL: {"metric": "judgeWinRate", "atLeast": "0.5"},
+        },
+        "evaluation.judge: sample, and half of maxCalls, must be at least evaluation.minPrompts",
+    ),
+    bad(
+        "a criterion of a judge twice",
+        {"spec.evaluation.judge": {**JUDGE, "rubric": [CRITERION, CRITERION]}},
+        "spec.evaluation.judge.rubric",
+        "Duplicate value",
     ),
     good("a review by default settings", {"spec.evaluation.review": {}}),
     bad(

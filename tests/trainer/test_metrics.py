@@ -17,7 +17,7 @@ from finetune_api.trainer import (
     Stage,
     TerminationMessage,
 )
-from finetune_api.v1alpha1.scoring import MetricName
+from finetune_api.v1alpha1.scoring import JUDGE_METRICS, MetricName
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.answering import (
     Asker,
@@ -45,7 +45,8 @@ ROWS: list[dict[str, Any]] = [
     {"prompt": "order: ", "completion": ORDER},
     {"prompt": "label: ", "completion": "Refund,\npartial 1"},
 ]
-NEEDS_PAIRS = {"preferenceAccuracy"}
+NEEDS_MORE = {"preferenceAccuracy", *JUDGE_METRICS}
+"""Pairs, or a judge, whose verdicts are tested in unit/evaluate/judge."""
 
 
 def make_job(tmp_path: Path, metrics: list[str], scorer: str) -> ResolvedJob:
@@ -80,7 +81,7 @@ def ask(encoder: Encoder, questions: list[Question], folder: Path) -> Answers:
 
 
 def test_every_metric_is_told_of_two_real_models_in_any_script(tmp_path: Path) -> None:
-    names = [name for name in get_args(MetricName) if name not in NEEDS_PAIRS]
+    names = [name for name in get_args(MetricName) if name not in NEEDS_MORE]
     told = {"regexMatch", "numberClose", "jsonSchemaValid", "custom"}
     metrics = sorted(set(names) - told)
     encoder = Encoder(make_tokenizer(), max_tokens=400)

@@ -18,8 +18,9 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.review.files import read_items, read_key
 from finetune_trainer.publish.stage import publish
 from finetune_trainer.report.events import EventEmitter
+from support.judge_server import JudgeServer, always_first, serving
 from support.reviews import verdicts_of
-from support.stages import Workbench
+from support.stages import StageRun, Workbench
 
 
 def publish_by(workbench: Workbench, evaluation: str, panel: str) -> Any:
@@ -34,15 +35,35 @@ def publish_by(workbench: Workbench, evaluation: str, panel: str) -> Any:
     return publish(context)
 
 
+def require_judged(ended: StageRun, folder: Path, server: JudgeServer, names: set[str]) -> None:
+    """Hold the same run against what a judge that takes the first answer leaves."""
+    assert {call.headers["Authorization"] for call in server.calls} == {"Bearer sk-secret"}
+    judged = ended.result["judge"]
+    assert judged["numCalls"] == len(server.calls) > 0
+    assert judged["agreement"] == "0.0000"
+    score = next(s for s in ended.result["scores"] if s["name"] == "judgeWinRate")
+    assert score["tuned"] == "0.5000"
+    assert "judgements.jsonl" in names
+    assert f"go to the judge m at {server.url}" in ended.messages
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert not any(b"sk-secret" in path.read_bytes() for path in files)
+    assert not list((folder.parent / "answers").glob("*"))
+
+
 def test_a_candidate_waits_for_people_and_is_published_by_their_result(
     undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
 ) -> None:
     review = {"required": True, "sample": 6, "rubric": ["voice", "accuracy"]}
-    workbench = undisturbed[0].fork(tmp_path / "run", {"evaluation": {"review": review}})
-    shutil.rmtree(workbench.run_folder / "evaluation")
-    ended = workbench.run_to("evaluate")
+    with serving(always_first) as server:
+        judge = {"endpoint": server.url, "model": "m", "credentialsRef": {"name": "judge-key"}}
+        change = {"evaluation": {"review": review, "judge": judge}}
+        workbench = undisturbed[0].fork(tmp_path / "run", change)
+        workbench.env |= {"no_proxy": "127.0.0.1", "OPENAI_API_KEY": "sk-secret"}
+        shutil.rmtree(workbench.run_folder / "evaluation")
+        ended = workbench.run_to("evaluate")
     folder = workbench.run_folder / "evaluation"
     names = {file.path for file in verify_uri(f"file://{folder}").files}
+    require_judged(ended, folder, server, names)
     assert {"review/page.html", "review/items.json", "review/key.json"} <= names
     hidden = read_items((folder / "review/items.json").read_bytes())
     key, facts = read_key((folder / "review/key.json").read_bytes())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import Score, Stage
+from finetune_api.v1alpha1.scoring import JUDGE_METRICS
 from finetune_trainer.context import StageContext, read_job
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
@@ -80,7 +81,12 @@ def ask_base(context: StageContext) -> dict[str, Any]:
     )
     drop_answers(context.output, prefix)
     # Nothing is tuned yet: that side is the base itself, and nobody looks at it.
-    comparison = Comparison(questions=asked.questions, **said, tuned=said["base"])
+    comparison = Comparison(
+        questions=asked.questions,
+        **said,
+        tuned=said["base"],
+        unmeasured=dict.fromkeys(JUDGE_METRICS, "a judge is asked once there is a tuned model"),
+    )
     scores, _ = score_all(job, comparison, settings)
     advice = advise(job, comparison, settings)
     return {

@@ -96,7 +96,7 @@ class InternalError(TrainerError):
 
 
 class StorageError(TrainerError):
-    """Object storage or a local disk failed, or holds something that is not whole."""
+    """Object storage, a local disk or a judge failed, or holds something that is not whole."""
 
     exit_code: ClassVar[int] = 73
     failure_class: ClassVar[str] = "StorageError"

@@ -42,6 +42,7 @@ from finetune_api.v1alpha1.budget import BUDGET_RULES, Budget
 from finetune_api.v1alpha1.dataset import Dataset
 from finetune_api.v1alpha1.gates import GATE_RULES, MAX_GATES, Gate
 from finetune_api.v1alpha1.goal_rules import GOAL_RULES
+from finetune_api.v1alpha1.judging import JUDGE_RULES, Judge
 from finetune_api.v1alpha1.metric_rules import METRIC_RULES
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
@@ -78,8 +79,8 @@ class Goal(APIModel):
     """What is measured: `exactMatch` and `macroF1` for short labels; `rougeL`, `chrF` and `bleu`
     for text; `contains`, `regexMatch` and `numberClose` for one thing in an answer; `jsonValid`,
     `jsonSchemaValid`, `jsonEqual` and `jsonFieldF1` for JSON; `loss`, `perplexity` and
-    `bitsPerByte` for any data; `custom` for a function of your own. All but these three of any
-    data lie between 0 and 1."""
+    `bitsPerByte` for any data; `custom` for a function of your own; `judgeWinRate` and `judgeScore`
+    for what a judge says. All but the three of any data lie between 0 and 1."""
     at_least: DecimalString | None = None
     """Lowest acceptable score of the tuned model, for metrics where higher is better."""
     at_most: DecimalString | None = None
@@ -363,6 +364,9 @@ class Evaluation(APIModel):
     larger one is spread over all of them. The scores are the same either way."""
     review: Review | None = None
     """Have people compare answers of base and tuned model. Default: nobody is asked."""
+    judge: Judge | None = None
+    """Have a language model judge them; prompts and answers are sent to it. Default: none is
+    asked."""
 
 
 class Output(APIModel):
@@ -649,6 +653,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     *METRIC_RULES,
     *GATE_RULES,
     *REVIEW_RULES,
+    *JUDGE_RULES,
     *PROBE_RULES,
     *SOURCE_RULES,
     *PRIVACY_RULES,

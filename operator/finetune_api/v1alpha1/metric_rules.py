@@ -32,14 +32,15 @@ def _gates_cel(metric: str) -> str:
     )
 
 
-def _asks_for_cel(metric: str) -> str:
+def asks_for_cel(metric: str) -> str:
+    """The same in CEL."""
     is_goal = f"(has(self.goal) && self.goal.metric == '{metric}')"
     return f"({is_goal} || {_lists_cel(metric)} || {_gates_cel(metric)})"
 
 
 def _needs(metric: str, attribute: str, field: str, what: str) -> Rule:
     return Rule(
-        rule=f"has(self.evaluation.{field}) || !{_asks_for_cel(metric)}",
+        rule=f"has(self.evaluation.{field}) || !{asks_for_cel(metric)}",
         message=f"metric {metric} needs evaluation.{field}, {what}",
         field=f"evaluation.{field}",
         check=lambda s: getattr(s.evaluation, attribute) is not None or not asks_for(s, metric),

@@ -28,6 +28,8 @@ GoalMetric = Literal[
     "perplexity",
     "bitsPerByte",
     "preferenceAccuracy",
+    "judgeWinRate",
+    "judgeScore",
 ]
 """What a goal may ask for: it is known which way is better."""
 
@@ -66,6 +68,9 @@ def name_base(asked: BaselineName) -> str:
     return "base" if asked == "AsIs" else f"base {BASELINE_WORDS[asked]}"
 
 
+JUDGE_METRICS = frozenset({"judgeWinRate", "judgeScore"})
+"""What a language model says of the answers."""
+
 METRIC_SYNONYMS = {
     "accuracy": "exactMatch",
     "f1": "macroF1",
@@ -78,6 +83,8 @@ METRIC_SYNONYMS = {
     "json": "jsonValid",
     "schema": "jsonSchemaValid",
     "numeric": "numberClose",
+    "winrate": "judgeWinRate",
+    "judge": "judgeWinRate",
 }
 """What people write, in small letters, by the name it has here."""
 

@@ -309,6 +309,19 @@ class GateStatus(APIModel):
     tells."""
 
 
+class JudgeStatus(APIModel):
+    """What to know of the judge beside its score."""
+
+    rows: int = 0
+    """Held-out questions that its score rests on."""
+    agreement: Number | None = None
+    """Share of pairs with the same verdict in both orders."""
+    first: Number | None = None
+    """Share of verdicts for the answer that stood first; one half is fair."""
+    message: Annotated[str, Field(max_length=MAX_GATE_MESSAGE)] | None = None
+    """Why its metric is not measured, or what to know of its verdicts first."""
+
+
 class EvaluationStatus(APIModel):
     """How the tuned model compares with the base model."""
 
@@ -330,6 +343,8 @@ class EvaluationStatus(APIModel):
         list[GateStatus], Field(max_length=MAX_GATES + MAX_ALARMS, json_schema_extra=MAP_BY_NAME)
     ] = []
     """Whether each gate holds."""
+    judge: JudgeStatus | None = None
+    """What to know of the judge; absent where none was asked."""
     report_uri: Text | None = None
     """The full report."""
     digest: Annotated[str, Field(max_length=64)] | None = None

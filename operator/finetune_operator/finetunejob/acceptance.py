@@ -33,6 +33,11 @@ def accept(step: Step) -> FineTuneJobSpec | None:
     if not was_accepted:
         created = [view.job["metadata"]["name"] for view in step.views if view.job]
         text = f"Accepted; created Job {', '.join(created)}" if created else "Accepted"
+        if spec.evaluation.judge is not None:
+            text += (
+                "; the evaluation will send prompts and answers of held-out rows to the judge at"
+                f" {spec.evaluation.judge.endpoint}"
+            )
         draft.announce("Accepted", text)
     return spec
 

@@ -78,6 +78,7 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
                 " budget.gpuHours",
             )
         )
+    found += _judge(spec, config)
     found += _image(spec, config)
     if spec.pod_template is not None:
         found += _pod_template(spec.pod_template)
@@ -159,6 +160,24 @@ def _tracker(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violatio
             f" ({_listed(config.allowed_trackers)}); leave spec.tracking out, or ask its"
             " administrator to add it to allowedTrackers",
         )
+
+
+def _judge(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
+    judge, allowed = spec.evaluation.judge, config.allowed_judge_endpoints
+    # A pattern that ends in /* is for the bare host as well, and for no host that goes on from it.
+    if judge is None or _matches(f"{judge.endpoint.rstrip('/')}/", [_closed(a) for a in allowed]):
+        return
+    yield Violation(
+        reason=Reason.JUDGE_NOT_ALLOWED,
+        field="spec.evaluation.judge.endpoint",
+        message=f"{judge.endpoint!r} is not a judge that rows may be sent to here"
+        f" ({_listed(allowed)}); leave evaluation.judge out, or ask the administrator to add it to"
+        " allowedJudgeEndpoints",
+    )
+
+
+def _closed(pattern: str) -> str:
+    return pattern if pattern.endswith(("*", "/")) else f"{pattern}/"
 
 
 def _image(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:

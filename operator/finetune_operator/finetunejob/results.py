@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from finetune_api.trainer import (
     EvaluateResult,
     GateResult,
+    JudgeResult,
     PrepareResult,
     RowCounts,
     Score,
@@ -99,6 +100,20 @@ def evaluation_section(result: EvaluateResult) -> Section:
         section["message"] = shorten(result.goal_message)
     if result.gates:
         section["gates"] = [_gate_section(gate) for gate in result.gates]
+    if result.judge is not None:
+        section["judge"] = _judge_section(result.judge)
+    return section
+
+
+def _judge_section(judge: JudgeResult) -> Section:
+    section: Section = {"rows": judge.num_judged}
+    if judge.agreement:
+        section["agreement"] = judge.agreement
+    if judge.first is not None:
+        section["first"] = judge.first.value
+    words = [judge.failure] if judge.failure else judge.notes
+    if words:
+        section["message"] = shorten(words[0], MAX_GATE_MESSAGE)
     return section
 
 

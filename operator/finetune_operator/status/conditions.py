@@ -47,6 +47,7 @@ class Reason(StrEnum):
     TRACKER_NOT_ALLOWED = "TrackerNotAllowed"
     REMOTE_CODE_NOT_ALLOWED = "RemoteCodeNotAllowed"
     RESERVED_NAME = "ReservedName"
+    JUDGE_NOT_ALLOWED = "JudgeNotAllowed"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     NODE_SELECTOR_NOT_ALLOWED = "NodeSelectorNotAllowed"

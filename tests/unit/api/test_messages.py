@@ -81,7 +81,8 @@ def problems_of(change: dict[str, Any]) -> list[str]:
             'spec.goal.metric: Unsupported value: "ExactMatch": supported values: "exactMatch", '
             '"macroF1", "rougeL", "chrF", "bleu", "contains", "regexMatch", "numberClose", '
             '"jsonValid", "jsonSchemaValid", "jsonEqual", "jsonFieldF1", "custom", "loss", '
-            '"perplexity", "bitsPerByte", "preferenceAccuracy"; did you mean exactMatch?',
+            '"perplexity", "bitsPerByte", "preferenceAccuracy", "judgeWinRate", "judgeScore"; did '
+            "you mean exactMatch?",
         ),
         (
             {"spec.resources.nodes": "2"},

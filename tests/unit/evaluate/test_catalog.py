@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from finetune_api.v1alpha1.finetunejob import Evaluation
-from finetune_api.v1alpha1.scoring import METRIC_SYNONYMS, UNBOUNDED_METRICS, GoalMetric, MetricName
+from finetune_api.v1alpha1.scoring import (
+    JUDGE_METRICS,
+    METRIC_SYNONYMS,
+    UNBOUNDED_METRICS,
+    GoalMetric,
+    MetricName,
+)
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import (
     LIKELIHOOD_METRICS,
@@ -60,6 +66,7 @@ def test_every_metric_of_the_api_is_computed_by_row_and_over_rows(name: str) -> 
         preferred=np.array([1.0, 0.0, 0.5]),
         num_bytes=np.array([1.0, 8.0, 1.0]),
         seconds=np.array([0.1, 0.2, 0.3]),
+        judged=dict.fromkeys(JUDGE_METRICS, np.array([0.0, 0.5, 1.0])),
     )
     settings = Settings(
         schema_check=lambda value: isinstance(value, dict),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_api.names import Owner
 from finetune_api.trainer import Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.render.pod import render_pod_template
 from unit.operator.builders import (
     CONFIG,
     NOW,
@@ -56,6 +59,8 @@ ADMISSION = [
     ("tracker", {"tracking": {"mlflow": {"uri": "http://evil:80"}}}, {}, "TrackerNotAllowed"),
     ("tracker below an allowed one", {"tracking": {"mlflow": {"uri": "http://a/b"}}},
      {"allowed_trackers": ["http://a"]}, "TrackerNotAllowed"),
+    ("judge", {"evaluation": {"judge": {"endpoint": "https://api.example.com/v1", "model": "m"}}},
+     {}, "JudgeNotAllowed"),
     ("remote code", {"model": {**MODEL, "trustRemoteCode": True}},
      {"allow_trust_remote_code": False}, "RemoteCodeNotAllowed"),
     ("reserved label", {"podTemplate": {"labels": {"finetune.dev/job": "x"}}}, {}, "InvalidSpec"),
@@ -128,6 +133,21 @@ def test_a_fixed_variable_is_refused_with_what_to_do_instead():
 )
 def test_what_is_allowed_is_accepted(spec, settings):
     assert plan(observe(job(**spec)), NOW, OperatorConfig(**settings)).first
+
+
+def test_where_rows_will_be_sent_is_told_when_a_job_is_accepted():
+    judge = {"endpoint": "https://judge.corp/v1", "model": "m", "credentialsRef": {"name": "key"}}
+    config = OperatorConfig(allowed_judge_endpoints=["https://judge.corp/*"])
+    body = job(evaluation={"judge": judge})
+    made = plan(observe(body, jobs={PREPARE: child(PREPARE)}), NOW, config)
+    (event,) = [event for event in made.events if event.reason == "Accepted"]
+    assert "held-out rows to the judge at https://judge.corp/v1" in event.message
+    for stage in (PREPARE, EVALUATE):  # the key is looked for before a GPU is asked for
+        pod = render_pod_template(
+            FineTuneJob.from_wire(body).spec, stage, Owner(namespace="n", name="j", uid="u"), config
+        )
+        secrets = [v["secret"]["secretName"] for v in pod["spec"]["volumes"] if "secret" in v]
+        assert "key" in secrets
 
 
 def test_a_job_that_was_accepted_and_cannot_be_read_any_more_is_left_alone():

@@ -21,6 +21,7 @@ policies:
   - namespaces: ["team-*"]
     allowedImages: ["registry.corp/*"]
     allowedServiceAccounts: []
+    allowedJudgeEndpoints: ["https://judge.corp/*", "http://judge.models.svc:8000/v1"]
     defaultNodeSelector: {pool: shared}
   - namespaces: [team-a]
     trainerImage: registry.corp/team-a/trainer:9
@@ -74,6 +75,10 @@ def test_a_policy_that_cannot_be_meant_is_refused_by_its_place(text, words, tmp_
         read(text, tmp_path)
 
 
+def judged_by(endpoint):
+    return {"evaluation": {"judge": {"endpoint": endpoint, "model": "m"}}}
+
+
 TRAINER = {"image": "registry.corp/mine:1"}
 REFUSALS = [
     ("another image", {"trainer": {"image": "docker.io/evil:1"}}, "ImageNotAllowed",
@@ -99,6 +104,14 @@ REFUSALS = [
      ("spec.podTemplate.affinity.nodeAffinity",)),
     ("affinity among pods", {"podTemplate": {"affinity": {"podAntiAffinity": {"x": 1}}}}, None,
      ()),
+    ("another judge", judged_by("https://api.example.com/v1"), "JudgeNotAllowed",
+     ("spec.evaluation.judge.endpoint", "'https://api.example.com/v1'", "https://judge.corp/*",
+      "allowedJudgeEndpoints")),
+    ("a look-alike of a judge", judged_by("https://judge.corp.evil.com/v1"), "JudgeNotAllowed", ()),
+    ("a judge that goes on", judged_by("http://judge.models.svc:8000/v12"), "JudgeNotAllowed", ()),
+    ("an allowed judge", judged_by("https://judge.corp/v1"), None, ()),
+    ("the same without a path", judged_by("https://judge.corp"), None, ()),
+    ("an exact judge", judged_by("http://judge.models.svc:8000/v1/"), None, ()),
     ("nothing", {}, None, ()),
 ]  # fmt: skip
 

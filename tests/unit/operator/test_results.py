@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_api.trainer import PrepareResult, RowCounts, Stage
-from finetune_api.v1alpha1.status import InvalidRowPlace
+from finetune_api.trainer import (
+    EvaluateResult,
+    JudgeResult,
+    JudgeShare,
+    PrepareResult,
+    RowCounts,
+    Score,
+    Stage,
+)
+from finetune_api.v1alpha1.status import InvalidRowPlace, JudgeStatus
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
     CreateStage,
@@ -68,6 +76,33 @@ def test_places_of_rows_left_out_go_into_the_status_and_back():
     sections = sections_of(result)
     assert sections["dataset"]["invalidRows"] == [place.to_wire()]
     assert result_of_status(sections, PREPARE) == result
+
+
+def test_what_is_to_be_known_of_a_judge_goes_into_the_status():
+    judge = JudgeResult(
+        model="m",
+        endpoint="https://judge.example/v1",
+        mode="Pairwise",
+        num_drawn=100,
+        num_judged=98,
+        agreement="0.8100",
+        first=JudgeShare(value="0.6000", low="0.5500", high="0.6500"),
+        notes=["leans to the first", "the longer answer tends to win"],
+    )
+    result = EvaluateResult(
+        scores=[Score(name="judgeWinRate", base="0.4000", tuned="0.6000")],
+        num_samples=500,
+        report_uri="s3://models/report.json",
+        judge=judge,
+    )
+    section = sections_of(result)["evaluation"]["judge"]
+    told = {"rows": 98, "agreement": "0.8100", "first": "0.6000", "message": "leans to the first"}
+    assert section == told
+    assert JudgeStatus.model_validate(section).to_wire() == told
+    failed = judge.model_copy(update={"failure": "it stayed away " * 20, "agreement": ""})
+    section = sections_of(result.model_copy(update={"judge": failed}))["evaluation"]["judge"]
+    assert section["message"].startswith("it stayed away")
+    assert JudgeStatus.model_validate(section).agreement is None
 
 
 def test_a_pushed_result_in_the_status_replaces_lost_last_words():

@@ -10,6 +10,7 @@ from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.finetunejob import Goal
 from finetune_api.v1alpha1.scoring import (
     BASELINE_WORDS,
+    JUDGE_METRICS,
     LOWER_IS_BETTER,
     UNBOUNDED_METRICS,
     BaselineName,
@@ -73,6 +74,15 @@ def advise(job: ResolvedJob, comparison: Comparison, settings: Settings = NO_SET
             verdict=Verdict.NO_GOAL,
             sentence="The job has no goal, so there is nothing that prompting could reach.",
             suggestions=("set goal.metric with atLeast above what the base reaches",),
+        )
+    if goal.metric in JUDGE_METRICS:
+        return Advice(
+            verdict=Verdict.NO_THRESHOLD,
+            sentence=(
+                f"The goal's metric {goal.metric} is a judge's, who looks at base and tuned model "
+                "together: nothing is known of it before training."
+            ),
+            suggestions=("look at the base model's other scores, and train",),
         )
     ways = ways_of(goal.metric, comparison)
     doubt = (1 - float(goal.certainty)) / len(ways)

@@ -39,6 +39,7 @@ class Comparison:
         prompted: Answers of the base model with a prompt; None where it got none.
         likelihood: The likeliest labels to the base model behind that prompt; None where answers
             are no labels.
+        unmeasured: Of metrics that were asked for and could not be measured, why.
     """
 
     questions: Sequence[Question]
@@ -46,6 +47,7 @@ class Comparison:
     tuned: Answers
     prompted: Answers | None = None
     likelihood: Answers | None = None
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def asked(self) -> list[Question]:

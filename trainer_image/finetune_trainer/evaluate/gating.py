@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from finetune_api.trainer import GateResult, ResolvedJob
 from finetune_api.v1alpha1.gates import Gate
+from finetune_api.v1alpha1.scoring import JUDGE_METRICS
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.gates import Found, Unmeasured, check_gates
 from finetune_trainer.evaluate.measuring import compare_by
@@ -16,7 +17,7 @@ from finetune_trainer.evaluate.metrics.catalog import (
     ROW_METRICS,
     Settings,
 )
-from finetune_trainer.evaluate.slices import describe_slice, take_slice
+from finetune_trainer.evaluate.slices import describe_slice, take_judged, take_slice
 
 _NOTHING_ELSE: Mapping[str, Found] = MappingProxyType({})
 
@@ -56,7 +57,11 @@ def judge_gates(
 def _measure(
     job: ResolvedJob, comparison: Comparison, gate: Gate, settings: Settings
 ) -> Found | Unmeasured:
+    if gate.metric in comparison.unmeasured:
+        return Unmeasured(why=comparison.unmeasured[gate.metric])
     part = take_slice(comparison, gate.slice)
+    if gate.metric in JUDGE_METRICS and not take_judged(part, gate.metric)[1]:
+        return Unmeasured(why="the judge gave no verdict there")
     is_likelihood = gate.metric in LIKELIHOOD_METRICS
     if not (part.questions if is_likelihood else part.asked):
         return Unmeasured(

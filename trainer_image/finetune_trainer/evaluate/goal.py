@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from finetune_api.v1alpha1.finetunejob import Goal
@@ -30,6 +30,8 @@ class Measurement:
         rows: What each row scored, of the base model and of the tuned one.
         baseline: How the base model was asked for its score, the best of all ways.
         baselines: Its score in each way, if there were several.
+        places: The questions that ``rows`` are of, by their number among those that were asked;
+            None where they are of all that the metric can score.
     """
 
     base: Interval
@@ -41,6 +43,7 @@ class Measurement:
     rows: tuple[Floats, Floats] | None = None
     baseline: BaselineName = "AsIs"
     baselines: Mapping[BaselineName, Interval] = field(default_factory=dict)
+    places: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from finetune_api.trainer import BaselineScore, ResolvedJob, Score
-from finetune_api.v1alpha1.scoring import UNBOUNDED_METRICS, BaselineName
+from finetune_api.v1alpha1.scoring import JUDGE_METRICS, UNBOUNDED_METRICS, BaselineName
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.choice import best_of, ways_of
@@ -23,6 +23,7 @@ from finetune_trainer.evaluate.metrics.catalog import (
     measure,
 )
 from finetune_trainer.evaluate.questions import group_questions
+from finetune_trainer.evaluate.slices import take_judged
 from finetune_trainer.evaluate.trivial import Trivial, answer_trivially
 from finetune_trainer.statistics.paired import Compared
 
@@ -41,7 +42,7 @@ def score_all(
         settings: What the job tells some metrics.
 
     Returns:
-        The scores as text, and as numbers by metric.
+        The scores as text, and as numbers by metric; without those of ``unmeasured``.
 
     Raises:
         DataError: A metric compares answers, and no held-out row has one.
@@ -59,6 +60,8 @@ def score_all(
     scores = []
     measured = {}
     for name in names:
+        if name in comparison.unmeasured:
+            continue
         if not answered and name not in LIKELIHOOD_METRICS:
             raise DataError(
                 "MetricUnsuitable",
@@ -129,6 +132,8 @@ def compare_by(
     Raises:
         UserError: A metric of the user's own, or a pattern of theirs, failed.
     """
+    if name in JUDGE_METRICS:
+        comparison, _ = take_judged(comparison, name)
     metric = _Metric(job=job, comparison=comparison, name=name, settings=settings)
     best, bases = metric.score_base()
     compared = metric.compare(bases[best], metric.score(comparison.tuned))
@@ -150,6 +155,9 @@ def _measure(
     trivial: Trivial | None,
     settings: Settings,
 ) -> Measurement:
+    places = None
+    if name in JUDGE_METRICS:
+        comparison, places = take_judged(comparison, name)
     metric = _Metric(job=job, comparison=comparison, name=name, settings=settings)
     best, bases = metric.score_base()
     tuned = metric.score(comparison.tuned)
@@ -172,6 +180,7 @@ def _measure(
         rows=(bases[best].rows, tuned.rows),
         baseline=best,
         baselines={way: each.base.interval(certainty) for way, each in against.items()},
+        places=places,
     )
 
 
@@ -180,7 +189,7 @@ def _score_from(name: str, measured: Measurement) -> Score:
     has_several = len(measured.baselines) > 1
     return told.model_copy(
         update={
-            "baseline": measured.baseline if has_several else None,
+            "baseline": measured.baseline if has_several or measured.baseline != "AsIs" else None,
             "baselines": _baseline_scores(measured) if has_several else None,
             "trivial": "" if measured.trivial is None else figure_text(measured.trivial),
         }
@@ -215,8 +224,16 @@ def gather_row_scores(
     for name, measurement in measured.items():
         assert measurement.rows is not None
         base, tuned = measurement.rows
+        if measurement.places is not None:
+            for number, place in enumerate(measurement.places):
+                scores[place][name] = _rounded(base[number]), _rounded(tuned[number])
+            continue
         # Likelihoods are those of all questions, also of plain text.
         places = asked if name in LIKELIHOOD_METRICS else range(len(asked))
         for row, place in zip(scores, places, strict=True):
-            row[name] = round(float(base[place]), 4), round(float(tuned[place]), 4)
+            row[name] = _rounded(base[place]), _rounded(tuned[place])
     return scores
+
+
+def _rounded(score: float) -> float:
+    return round(float(score), 4)

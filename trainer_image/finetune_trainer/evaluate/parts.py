@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune_api.trainer import ResolvedJob, Score
+from finetune_api.v1alpha1.scoring import JUDGE_METRICS
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.figures import make_score
 from finetune_trainer.evaluate.goal import certainty_of
 from finetune_trainer.evaluate.measuring import compare_by
 from finetune_trainer.evaluate.metrics.catalog import LIKELIHOOD_METRICS, NO_SETTINGS, Settings
 from finetune_trainer.evaluate.questions import Question
-from finetune_trainer.evaluate.slices import take_questions
+from finetune_trainer.evaluate.slices import take_judged, take_questions
 
 MAX_SOURCES = 8
 """The largest; the others are one part together."""
@@ -75,6 +76,8 @@ def score_parts(
     parts = [(part, take_questions(comparison, part.inside)) for part in _parts_of(comparison)]
     is_likelihood = metric in LIKELIHOOD_METRICS
     parts = [(part, some) for part, some in parts if is_likelihood or some.asked]
+    if metric in JUDGE_METRICS:
+        parts = [(part, some) for part, some in parts if take_judged(some, metric)[1]]
     certainty = 1 - (1 - certainty_of(job.spec.goal)) / max(1, len(parts))
     scores = []
     for part, some in parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -38,6 +39,23 @@ def take_slice(comparison: Comparison, part: GateSlice | None) -> Comparison:
     return take_questions(comparison, [is_inside(each, part) for each in comparison.questions])
 
 
+def take_judged(comparison: Comparison, metric: str) -> tuple[Comparison, list[int]]:
+    """Return what both models said to the questions that a judge gave something for.
+
+    Args:
+        comparison: What both models said.
+        metric: The judge's metric.
+
+    Returns:
+        That, and the places of these questions among those that were asked.
+    """
+    assert comparison.tuned.judged is not None
+    is_judged = np.isfinite(comparison.tuned.judged[metric]).tolist()
+    chosen = iter(is_judged)
+    inside = [question.prompt is not None and next(chosen) for question in comparison.questions]
+    return take_questions(comparison, inside), np.flatnonzero(is_judged).tolist()
+
+
 def take_questions(comparison: Comparison, inside: Sequence[bool]) -> Comparison:
     """Return what both models said to some of the questions.
 
@@ -51,7 +69,8 @@ def take_questions(comparison: Comparison, inside: Sequence[bool]) -> Comparison
         if question.prompt is not None
     ]
     prompted, likelihood = comparison.prompted, comparison.likelihood
-    return Comparison(
+    return replace(
+        comparison,
         questions=[q for q, chosen in zip(comparison.questions, inside, strict=True) if chosen],
         base=_take(comparison.base, inside, asked),
         tuned=_take(comparison.tuned, inside, asked),
@@ -69,4 +88,7 @@ def _take(said: Answers, inside: Sequence[bool], asked: Sequence[bool]) -> Answe
         preferred=None if said.preferred is None else said.preferred[rows],
         num_bytes=None if said.num_bytes is None else said.num_bytes[rows],
         seconds=None if said.seconds is None else said.seconds[answers],
+        judged=None
+        if said.judged is None
+        else {name: scores[answers] for name, scores in said.judged.items()},
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import Environment, EvaluateResult, GateResult, Score
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, require_approved
 from finetune_trainer.data.rows import Side
@@ -22,6 +23,7 @@ from finetune_trainer.evaluate.goal import (
     check_evidence,
     check_goal,
 )
+from finetune_trainer.evaluate.judge.consulting import consult, open_judge
 from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.parts import score_parts
@@ -78,6 +80,7 @@ def _evaluate(context: StageContext, key: str) -> None:
     record = json.loads((adapter_dir / "run.json").read_text())
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
     asked, settings = gather_question_set(context, prepared, encoder)
+    endpoint = open_judge(context)
     probes = gather_probes(context, prepared, asked.questions)
     base_dir, revision = context.model_folder()
     control_dir = context.scratch("asking", fresh=True)
@@ -99,12 +102,15 @@ def _evaluate(context: StageContext, key: str) -> None:
             ),
         )
     probed = measure_said(job, probes, said)
-    comparison = Comparison(questions=asked.questions, **said)
+    consulted = consult(
+        context, endpoint, Comparison(questions=asked.questions, **said, unmeasured={})
+    )
+    comparison = consulted.comparison
     scores, measured = score_all(job, comparison, settings)
     gates = judge_gates(job, comparison, settings, others=probed.found)
     gates += judge_alarms(job.spec.evaluation, probed.found)
     result = _make_result(context, key, comparison, scores, measured, gates).model_copy(
-        update=probed.to_result(certainty_of(job.spec.goal))
+        update={**probed.to_result(certainty_of(job.spec.goal)), "judge": consulted.result}
     )
     row_scores = gather_row_scores(comparison, measured)
     evidence = _gather_evidence(context, prepared, adapter, record, comparison, result, row_scores)
@@ -113,7 +119,8 @@ def _evaluate(context: StageContext, key: str) -> None:
         prompted=asked.prompted,
         not_prompted=asked.not_prompted,
         probed=probed.probed,
-        parts=score_parts(job, comparison, scores[0].name, settings),
+        parts=score_parts(job, comparison, scores[0].name, settings) if scores else (),
+        judgements=consulted.judgements,
     )
     write_report(folder, evidence)
     _write_review(folder, context, comparison, row_scores)
@@ -142,14 +149,7 @@ def _make_result(
     measured: dict[str, Measurement],
     gates: list[GateResult],
 ) -> EvaluateResult:
-    spec = context.job.spec
-    met, words = check_goal(spec.goal, measured[spec.goal.metric if spec.goal else scores[0].name])
-    met, words = check_evidence(
-        met,
-        words,
-        num_prompts=len(comparison.questions),
-        min_prompts=spec.evaluation.min_prompts,
-    )
+    met, words = _judge_goal(context.job.spec, comparison, measured)
     trivial = answer_trivially(comparison.asked).what if comparison.asked else ""
     return EvaluateResult(
         scores=scores,
@@ -160,6 +160,23 @@ def _make_result(
         gates=gates,
         report_uri=context.uri_of(f"{key}/report.json"),
     )
+
+
+def _judge_goal(
+    spec: FineTuneJobSpec, comparison: Comparison, measured: dict[str, Measurement]
+) -> tuple[bool | None, str]:
+    """Return whether the goal is met, and why; one that was not measured is missed."""
+    goal, number = spec.goal, len(comparison.questions)
+    met: bool | None = None
+    words = "the job has no goal"
+    if goal is not None and goal.metric in comparison.unmeasured:
+        met = False
+        words = f"MISSED {goal.metric} was not measured: {comparison.unmeasured[goal.metric]}"
+    elif goal is not None:
+        found = measured[goal.metric]
+        met, words = check_goal(goal, found)
+        number = number if found.places is None else len(found.places)
+    return check_evidence(met, words, num_prompts=number, min_prompts=spec.evaluation.min_prompts)
 
 
 def _gather_evidence(

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.judging import most_scored
+from finetune_api.v1alpha1.scoring import JUDGE_METRICS, LOWER_IS_BETTER
 from finetune_trainer.data.rows import Side, group_of
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.labels import count_labels
@@ -66,11 +67,14 @@ def _require_groups(
             f"{field} cannot be shown by any number of held-out prompts, not even with every "
             "answer right: lower it",
         )
-    there, most = _count_groups(folder, enough=wanted), spec.evaluation.max_samples
+    assert spec.goal is not None
+    there = _count_groups(folder, enough=wanted)
+    most = most_scored(spec.evaluation, spec.goal.metric)
     if min(there, most) >= wanted:
         return
-    assert spec.goal is not None
-    remedy = f"raise evaluation.maxSamples from {most}" if there >= wanted else ADD
+    is_judged = spec.goal.metric in JUDGE_METRICS
+    raise_most = "evaluation.judge.sample and maxCalls" if is_judged else "evaluation.maxSamples"
+    remedy = f"raise {raise_most} from {most}" if there >= wanted else ADD
     certainty = spec.goal.certainty
     number = min(there, most)
     raise DataError(

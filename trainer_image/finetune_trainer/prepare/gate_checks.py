@@ -9,7 +9,8 @@ from typing import Any
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.gates import Gate, GateSlice
-from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER, UNBOUNDED_METRICS
+from finetune_api.v1alpha1.judging import most_scored
+from finetune_api.v1alpha1.scoring import JUDGE_METRICS, LOWER_IS_BETTER, UNBOUNDED_METRICS
 from finetune_trainer.data.label_text import normalize_label
 from finetune_trainer.data.rows import Side, group_of
 from finetune_trainer.errors import DataError
@@ -39,7 +40,7 @@ def require_gates(spec: FineTuneJobSpec, folder: Path) -> None:
             raise DataError("GateSliceEmpty", _empty_text(gate, gate.slice, sources))
     for gate in gates:
         if gate.severity == "Block":
-            _require_decidable(gate, counts[gate.name], spec.evaluation.max_samples)
+            _require_decidable(gate, counts[gate.name], most_scored(spec.evaluation, gate.metric))
 
 
 def _count_prompts(gates: Sequence[Gate], folder: Path) -> tuple[Mapping[str, int], Sequence[str]]:
@@ -97,7 +98,9 @@ def _require_decidable(gate: Gate, there: int, most: int) -> None:
             f"{subject} cannot be shown by any number of held-out prompts, not even with the "
             "best of answers: ask for less",
         )
-    remedy = f"raise evaluation.maxSamples from {most}" if there >= wanted else ADD
+    is_judged = gate.metric in JUDGE_METRICS
+    raise_most = "evaluation.judge.sample and maxCalls" if is_judged else "evaluation.maxSamples"
+    remedy = f"raise {raise_most} from {most}" if there >= wanted else ADD
     raise DataError(
         "GateUndecidable",
         f"{subject} cannot be met on {number} independent held-out prompt(s) of its slice, not "

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_api.answer_checks import find_pattern_error
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.judging import METRIC_OF_MODE
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.data.answer_schema import fetch_schema
 from finetune_trainer.data.answer_values import ABSENT, read_json_value, read_number
@@ -58,6 +59,8 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
         raise UserError("AnswerPatternUnusable", f"evaluation.answerPattern is {problem}")
     gates = [gate.metric for gate in evaluation.gates if "." not in gate.metric]
     names = {*evaluation.metrics, *([spec.goal.metric] if spec.goal else []), *gates}
+    if evaluation.judge is not None:
+        names.add(METRIC_OF_MODE[evaluation.judge.mode])
     if evaluation.review is not None:
         _require_answers(folder)
     if evaluation.number_tolerance is not None:

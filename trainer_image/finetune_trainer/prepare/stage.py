@@ -6,11 +6,13 @@ is not prepared twice, by whichever job; and the same input gives the same bytes
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.trainer import PrepareResult, limit_places
+from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
 from finetune_trainer.data.prepared import fetch_prepared
 from finetune_trainer.data.report import (
@@ -121,10 +123,13 @@ def require_evidence(context: StageContext, folder: Path) -> None:
     """Refuse a data set that the job's goal, objective or evaluation has no use for.
 
     Raises:
-        UserError: What answers are held against cannot be used.
+        UserError: What answers are held against cannot be used, or a judge's key is missing.
         DataError: Says what is missing, and the remedy.
     """
     require_metrics(context.job.spec, folder, context.access())
+    judge = context.job.spec.evaluation.judge
+    if judge is not None:
+        read_judge_key(judge, context.access(judge.credentials_ref), os.environ)
     require_preferences(context.job.spec.method.objective, folder)
     require_prompts(context.job.spec.evaluation, folder)
     require_decidable_goal(context.job.spec, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, ResolvedJob
+from finetune_api.trainer import EvaluateResult, JudgeResult, ResolvedJob
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
 from finetune_trainer.model.load import read_config
 
@@ -52,6 +52,8 @@ def model_card(
         parts.append(_scores_section(evaluation, certainty=goal.certainty if goal else "0.95"))
         if baseline:
             parts.append(_baseline_section(evaluation, baseline))
+        if evaluation.judge is not None:
+            parts.append(_judge_section(evaluation.judge))
     parts.append(_use_section(is_whole=is_whole))
     return str(ModelCard("\n\n".join(parts) + "\n"))
 
@@ -179,6 +181,21 @@ def _baseline_section(evaluation: EvaluateResult, words: str) -> str:
         "of these. The prompt stands in the evaluation's report.\n\n"
         "| metric | asked | score |\n|---|---|---|\n" + "\n".join(lines)
     )
+
+
+def _judge_section(judge: JudgeResult) -> str:
+    text = (
+        f"## Judge\n\n`{judge.model}` compared base and tuned model on {judge.num_judged} of "
+        f"{judge.num_drawn} drawn questions"
+        if judge.mode == "Pairwise"
+        else f"## Judge\n\n`{judge.model}` gave points to {judge.num_judged} of "
+        f"{judge.num_drawn} drawn questions"
+    )
+    if judge.failure:
+        return f"{text}; its metric is not measured."
+    if judge.agreement:
+        text += f"; with itself, in the other order, it agreed on {judge.agreement}"
+    return ". ".join([text, *judge.notes]).rstrip(".") + "."
 
 
 def licence_of(folder: Path) -> str | None:

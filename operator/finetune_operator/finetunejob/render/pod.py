@@ -74,6 +74,7 @@ def credentials_of(spec: FineTuneJobSpec) -> dict[str, bool]:
         spec.model.credentials_ref,
         spec.output.credentials_ref,
         spec.init_from.credentials_ref if spec.init_from else None,
+        spec.evaluation.judge.credentials_ref if spec.evaluation.judge else None,
         *(source.credentials_ref for source in spec.dataset.sources),
         *(benchmark.credentials_ref for benchmark in spec.dataset.benchmarks),
     ]

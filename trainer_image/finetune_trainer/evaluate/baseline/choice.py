@@ -12,7 +12,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from finetune_api.v1alpha1.scoring import BETTER_SIDE_UNKNOWN, LOWER_IS_BETTER, BaselineName
+from finetune_api.v1alpha1.scoring import (
+    BETTER_SIDE_UNKNOWN,
+    JUDGE_METRICS,
+    LOWER_IS_BETTER,
+    BaselineName,
+)
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 
@@ -26,6 +31,11 @@ def ways_of(name: str, comparison: Comparison) -> dict[BaselineName, Answers]:
     """
     ways: dict[BaselineName, Answers] = {"AsIs": comparison.base}
     prompted = comparison.prompted
+    if name in JUDGE_METRICS:
+        # A judge was shown the answers of one way alone.
+        ways |= {"Prompted": prompted} if prompted else {}
+        ways |= {"Likelihood": comparison.likelihood} if comparison.likelihood else {}
+        return {way: said for way, said in ways.items() if said.judged is not None}
     # Where nothing is better or worse, the base as it is stands beside the tuned model.
     if prompted is None or name in BETTER_SIDE_UNKNOWN:
         return ways

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,8 @@ class Answers:
             likelier; None where there are no pairs.
         num_bytes: Bytes of the text behind each sum, in UTF-8; None if nobody counted.
         seconds: Time that each answer took; None if nobody measured.
+        judged: What a judge gave each answer, by metric; NaN where it gave nothing. None where none
+            was asked about these answers.
     """
 
     texts: Sequence[str]
@@ -36,6 +38,7 @@ class Answers:
     preferred: Floats | None = None
     num_bytes: Floats | None = None
     seconds: Floats | None = None
+    judged: Mapping[str, Floats] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from finetune_api.v1alpha1.finetunejob import Evaluation
+from finetune_api.v1alpha1.judging import METRIC_OF_MODE
 from finetune_api.v1alpha1.scoring import MetricName
 from finetune_trainer.evaluate.metrics import (
+    judged,
     labels,
     likelihood,
     numbers,
@@ -73,6 +75,7 @@ _OF_ANSWERS: Mapping[str, Callable[[Answers], Measured]] = {
     "bitsPerByte": likelihood.bits_per_byte,
     "preferenceAccuracy": likelihood.preference_accuracy,
     "secondsPerAnswer": likelihood.seconds_per_answer,
+    **{name: partial(judged.judged_as, name) for name in METRIC_OF_MODE.values()},
 }
 
 
@@ -114,11 +117,16 @@ def _fitting(references: References, *, has_pairs: bool) -> list[str]:
 
 
 def _told(evaluation: Evaluation) -> dict[str, object]:
+    judge = evaluation.judge
     return {
         "jsonSchemaValid": evaluation.json_schema,
         "regexMatch": evaluation.answer_pattern,
         "numberClose": evaluation.number_tolerance,
         "custom": evaluation.custom_metric,
+        **{
+            metric: judge if judge is not None and judge.mode == mode else None
+            for mode, metric in METRIC_OF_MODE.items()
+        },
     }
 
 

@@ -11,6 +11,7 @@ from finetune_api.trainer import EvaluateResult, ResolvedJob, RowCounts
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.fitting import Prompted
+from finetune_trainer.evaluate.judge.concluding import Judgement
 from finetune_trainer.evaluate.parts import PartScore
 from finetune_trainer.evaluate.probes.measuring import Probed
 
@@ -62,6 +63,7 @@ class Evidence:
         prompted: The questions behind the prompt that the base model got; None where it got none.
         not_prompted: Why it got none.
         probed: What both models said to what they were asked beyond the held-out rows.
+        judgements: What a judge said of the answers.
         data: The report of the prepared data set; None where there is none.
         data_uri: Its folder.
         parts: Scores of parts of the held-out rows.
@@ -81,6 +83,7 @@ class Evidence:
     prompted: Prompted | None = None
     not_prompted: str = ""
     probed: Sequence[Probed] = ()
+    judgements: Sequence[Judgement] = ()
     data: DatasetReport | None = None
     data_uri: str = ""
     parts: Sequence[PartScore] = ()

@@ -13,6 +13,7 @@ from pathlib import Path
 from finetune_api.trainer import EvaluateResult, GateResult, ResolvedJob
 from finetune_trainer.evaluate.baseline.section import BaselineSection
 from finetune_trainer.evaluate.goal import certainty_of
+from finetune_trainer.evaluate.judge.section import JudgeSection
 from finetune_trainer.evaluate.parts import PartScore
 from finetune_trainer.evaluate.probes.section import ProbeSection
 from finetune_trainer.evaluate.report.curve import Picture
@@ -55,6 +56,7 @@ class Sections:
         parts_of_rows: Scores of parts of the held-out rows.
         curve: The losses while training.
         probes: What was asked beyond the held-out rows.
+        judge: What a language model said of the answers.
         baseline: How the base model was asked.
         data: What it learned from.
         recipe: How it was trained, by label.
@@ -70,6 +72,7 @@ class Sections:
     parts_of_rows: Sequence[PartScore] = ()
     curve: Picture | None = None
     probes: ProbeSection | None = None
+    judge: JudgeSection | None = None
     baseline: BaselineSection | None = None
     data: DataSection | None = None
     recipe: Mapping[str, str | int] = field(default_factory=dict)

@@ -95,7 +95,9 @@ def show_rows(samples: Sequence[Sample], *, metric: str, has_labels: bool) -> Ro
         metric: The goal's; another one is taken where it scored none of them.
         has_labels: Whether answers are labels, of which one is right or wrong.
     """
-    scored = samples[0].scores if samples else {}
+    first = samples[0].scores if samples else {}
+    # A judge may have scored some of them alone.
+    scored = next((each.scores for each in samples if metric in each.scores), first)
     metric = metric if metric in scored else next(iter(scored), "")
     judged = [_judge(sample.scores.get(metric), metric) for sample in samples]
     chosen = _choose(samples, judged)

@@ -126,7 +126,7 @@ def _base_cells(score: Score, ways: Sequence[BaselineName]) -> list[Cell]:
         each.asked: (each.value, _interval(each.low, each.high)) for each in score.baselines or ()
     }
     if not found:
-        found = {"AsIs": (score.base, _interval(score.base_low, score.base_high))}
+        found = {score.baseline or "AsIs": (score.base, _interval(score.base_low, score.base_high))}
     cells = []
     for way in ways:
         value, notes = found.get(way, ("", ()))

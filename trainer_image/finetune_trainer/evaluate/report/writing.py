@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer.evaluate.baseline.section import describe_baseline, prompt_words, to_json
+from finetune_trainer.evaluate.judge.section import describe_judge
 from finetune_trainer.evaluate.metrics.labels import LabelTable
 from finetune_trainer.evaluate.metrics.overlap import corpus_figures
 from finetune_trainer.evaluate.probes.section import describe_probes
@@ -47,6 +48,8 @@ def write_report(folder: Path, evidence: Evidence) -> None:
     _write_lines(folder / "samples.jsonl", evidence.samples)
     if evidence.probed:
         _write_lines(folder / "probes.jsonl", evidence.probed)
+    if evidence.judgements:
+        _write_lines(folder / "judgements.jsonl", evidence.judgements)
     samples = evidence.samples
     tables = count_both(
         [sample.base for sample in samples],
@@ -113,13 +116,14 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
     sections = Sections(
         rows=show_rows(
             evidence.samples,
-            metric=result.scores[0].name,
+            metric=result.scores[0].name if result.scores else "",
             has_labels=tables is not None,
         ),
         labels=describe_labels(*tables) if tables else None,
         parts_of_rows=evidence.parts,
         curve=draw_picture(record),
         probes=describe_probes(result, evidence.probed),
+        judge=describe_judge(result.judge, evidence.samples, evidence.judgements),
         baseline=describe_baseline(evidence.prompted, evidence.not_prompted),
         data=describe_data(job, evidence.data, uri=evidence.data_uri) if evidence.data else None,
         recipe={name: fact for name, fact in recipe.items() if name not in lineage},

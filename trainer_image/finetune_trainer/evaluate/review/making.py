@@ -67,7 +67,7 @@ def _gather_candidates(
 ) -> list[Candidate]:
     """Return what may be drawn: every question that was asked, in its order."""
     strata = _strata_of([question.references for question in comparison.asked])
-    goal = job.spec.goal.metric if job.spec.goal else ""
+    metric = _choose_metric(row_scores, job.spec.goal.metric if job.spec.goal else "")
     return [
         Candidate(
             base=comparison.base.texts[i],
@@ -76,7 +76,7 @@ def _gather_candidates(
             gain=gain,
             stratum=strata[i],
         )
-        for i, (score, gain) in enumerate(_score(scores, goal) for scores in row_scores)
+        for i, (score, gain) in enumerate(_score(scores, metric) for scores in row_scores)
     ]
 
 
@@ -100,9 +100,18 @@ def _compare(comparison: Comparison, draw: Draw) -> list[Compared]:
     ]
 
 
-def _score(scores: Mapping[str, tuple[float, float]], goal: str) -> tuple[float, float]:
-    """Return the tuned model's score and its gain by the goal's metric, else by the first."""
-    name = goal if goal in scores else next(iter(scores), "")
+def _choose_metric(row_scores: Sequence[Mapping[str, tuple[float, float]]], goal: str) -> str:
+    """Return the goal's metric if all questions have a score by it, else the first that all have.
+
+    A judge scores some of the questions alone.
+    """
+    first = row_scores[0] if row_scores else {}
+    shared = [name for name in first if all(name in scores for scores in row_scores)]
+    return goal if goal in shared else next(iter(shared), "")
+
+
+def _score(scores: Mapping[str, tuple[float, float]], name: str) -> tuple[float, float]:
+    """Return the tuned model's score by a metric, and its gain."""
     base, tuned = scores.get(name, (0.0, 0.0))
     sign = -1 if name in LOWER_IS_BETTER else 1
     return sign * tuned, sign * (tuned - base)

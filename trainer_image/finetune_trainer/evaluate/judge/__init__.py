@@ -1,0 +1,1 @@
+"""A language model judges answers of base and tuned model, asked over HTTP."""
