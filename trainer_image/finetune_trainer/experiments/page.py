@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from finetune_api.trainer import Score
 from finetune_api.v1alpha1.scoring import UNBOUNDED_METRICS
@@ -51,6 +52,9 @@ def render_page(comparison: Comparison, *, title: str, introduction: str = "") -
     losses = comparable_losses(runs)
     best = sorted(range(len(runs)), key=lambda i: (losses[i] is None, losses[i] or 0.0))
     colours = choose_colours(runs, best=best)
+    coloured = [
+        (colour, run.name) for run, colour in zip(runs, colours, strict=True) if colour is not None
+    ]
     return render(
         "page.html.j2",
         folder=Path(__file__).parent,
@@ -58,28 +62,32 @@ def render_page(comparison: Comparison, *, title: str, introduction: str = "") -
         introduction=introduction or _introduction(comparison),
         comparison=comparison,
         runs=runs,
-        run_rows=[_run_cells(run) for run in runs],
         curves=draw_curves(runs, colours),
-        curve_rows=_curve_rows(runs),
         coordinates=draw_coordinates(runs, comparison.parameters, losses, colours),
-        picked=[
-            (colour, run.name)
-            for run, colour in sorted(
-                zip(runs, colours, strict=True), key=lambda pair: pair[1] or 0
-            )
-            if colour is not None
-        ],
-        num_grey=sum(colour is None for colour in colours),
+        picked=sorted(coloured),
+        num_grey=len(runs) - len(coloured),
         dashes=DASHES,
         num_colours=NUM_COLOURS,
-        parameter_columns=[
-            {"label": label} for label in ("run", *(p.label for p in comparison.parameters))
+        bar_width=BAR_WIDTH,
+        percent=f"{comparison.certainty * 100:g}",
+        doubt=f"{(1 - comparison.certainty) * 100:g}",
+        **_tables(comparison),
+    )
+
+
+def _tables(comparison: Comparison) -> dict[str, Any]:
+    """Return the rows of all tables, as the template names them."""
+    runs, parameters = comparison.runs, comparison.parameters
+    return {
+        "run_rows": [_run_cells(run) for run in runs],
+        "curve_rows": _curve_rows(runs),
+        "parameter_columns": [
+            {"label": label} for label in ("run", *(p.label for p in parameters))
         ],
-        parameter_rows=[
-            [run.name, *(each.values[i] for each in comparison.parameters)]
-            for i, run in enumerate(runs)
+        "parameter_rows": [
+            [run.name, *(each.values[i] for each in parameters)] for i, run in enumerate(runs)
         ],
-        importance_rows=[
+        "importance_rows": [
             [
                 each.parameter.path,
                 f"{each.correlation.value:+.2f}",
@@ -88,13 +96,10 @@ def render_page(comparison: Comparison, *, title: str, introduction: str = "") -
             ]
             for each in comparison.importance
         ],
-        metrics={name: _score_rows(name, runs) for name in comparison.metrics},
-        bar_width=BAR_WIDTH,
-        difference_rows=[_difference_cells(each, runs) for each in comparison.differences],
-        data_rows=[_data_cells(run) for run in runs],
-        percent=f"{comparison.certainty * 100:g}",
-        doubt=f"{(1 - comparison.certainty) * 100:g}",
-    )
+        "metrics": {name: _score_rows(name, runs) for name in comparison.metrics},
+        "difference_rows": [_difference_cells(each, runs) for each in comparison.differences],
+        "data_rows": [_data_cells(run) for run in runs],
+    }
 
 
 def _introduction(comparison: Comparison) -> str:

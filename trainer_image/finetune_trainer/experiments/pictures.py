@@ -185,21 +185,15 @@ def draw_coordinates(
     if len(runs) < 2 or len(parameters) < 2:
         return None
     shown = sorted(parameters, key=lambda each: each.numbers is None)[:MAX_AXES]
-    axes, places = [], []
-    for each in shown:
-        ticks, at = _scale_parameter(each)
-        axes.append((each.label, ticks))
-        places.append(at)
+    scales = [(each.label, *_scale_parameter(each)) for each in shown]
     if any(loss is not None for loss in losses):
-        ticks, at = _scale(losses, is_logarithmic=False)
-        axes.append(("validation loss", ticks))
-        places.append(at)
-    heights = [AXIS_TOP + AXIS_PITCH * number for number in range(len(axes))]
+        scales.append(("validation loss", *_scale(losses, is_logarithmic=False)))
+    heights = [AXIS_TOP + AXIS_PITCH * number for number in range(len(scales))]
     lines = []
     for number, (run, colour) in enumerate(zip(runs, colours, strict=True)):
         points = [
             (at[number], float(height))
-            for at, height in zip(places, heights, strict=True)
+            for (_, _, at), height in zip(scales, heights, strict=True)
             if not math.isnan(at[number])
         ]
         lines.append(Line(name=run.name, colour=colour, points=_points(points)))
@@ -209,7 +203,7 @@ def draw_coordinates(
     return Coordinates(
         axes=[
             Axis(label=label, y=float(height), ticks=ticks)
-            for (label, ticks), height in zip(axes, heights, strict=True)
+            for (label, ticks, _), height in zip(scales, heights, strict=True)
         ],
         lines=lines,
         words=f"{len(runs)} runs over {len(shown)} settings that differ.{more}",
