@@ -86,6 +86,16 @@ def test_page_shows_each_way_that_the_base_was_asked_and_its_prompt() -> None:
     assert "chance favours" not in text
 
 
+def test_large_figures_are_told_without_digits_that_nobody_reads() -> None:
+    huge = Score(name="perplexity", base="420325.4603", base_low="314357.8704", base_high="inf",
+                 tuned="1.4529", delta_low="-420323.1", delta_high="-1.2")  # fmt: skip
+    result = EvaluateResult(scores=[huge], num_samples=9, report_uri="x")
+    assert (
+        "perplexity 420,325 314,358 to inf 1.4529 -420,324 -420,323 to -1.2"
+        in Reading(page(result=result)).text
+    )
+
+
 def test_page_loads_nothing_and_runs_its_own_script_alone() -> None:
     text = page()
     read = Reading(text)

@@ -75,6 +75,7 @@ class LabelSection:
         mistakes: Cells of the table of the most frequent mistakes of both models.
         num_labels: How many labels there are.
         num_mistakes: How many kinds of mistakes there are.
+        asked: How the base model was asked for the answers that are counted, in words.
     """
 
     rows: list[LabelRow]
@@ -83,6 +84,7 @@ class LabelSection:
     mistakes: list[list[object]]
     num_labels: int
     num_mistakes: int
+    asked: str
 
 
 def count_both(
@@ -121,12 +123,13 @@ def table_to_json(table: LabelTable) -> dict[str, Any]:
     }
 
 
-def describe_labels(base: LabelTable, tuned: LabelTable) -> LabelSection:
+def describe_labels(base: LabelTable, tuned: LabelTable, *, asked: str = "") -> LabelSection:
     """Return what the page shows.
 
     Args:
         base: What the base model said.
         tuned: What the tuned model said, to the same rows.
+        asked: How the base model was asked, in words; empty where there is one way.
     """
     pairs = zip(base.figures(), tuned.figures(), strict=True)
     rows = [_row(before, after) for before, after in pairs]
@@ -145,6 +148,7 @@ def describe_labels(base: LabelTable, tuned: LabelTable) -> LabelSection:
         mistakes=mistakes[:NUM_MISTAKES],
         num_labels=size,
         num_mistakes=len(mistakes),
+        asked=asked,
     )
 
 

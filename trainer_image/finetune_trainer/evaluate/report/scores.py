@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,7 +98,8 @@ def goal_words(goal: Goal | None) -> list[str]:
 
 def _row(score: Score, ways: Sequence[BaselineName], goal: Goal | None) -> ScoreRow:
     is_goal = goal is not None and goal.metric == score.name
-    gain = f"{float(score.tuned) - float(score.base):+.4f}"
+    change = float(score.tuned) - float(score.base)
+    gain = f"{change:+,.0f}" if 1000 <= abs(change) < math.inf else f"{change:+.4f}"
     cells = [
         *_base_cells(score, ways),
         Cell(column="tuned", value=score.tuned, notes=_interval(score.tuned_low, score.tuned_high)),
@@ -121,12 +123,14 @@ def _base_cells(score: Score, ways: Sequence[BaselineName]) -> list[Cell]:
     trivial = (f"without a model {score.trivial}",) if score.trivial else ()
     if not ways:
         notes = (*_interval(score.base_low, score.base_high), *trivial)
-        return [Cell(column="base", value=score.base, notes=notes, is_compared=True)]
+        return [Cell(column="base", value=_shown(score.base), notes=notes, is_compared=True)]
     found = {
-        each.asked: (each.value, _interval(each.low, each.high)) for each in score.baselines or ()
+        each.asked: (_shown(each.value), _interval(each.low, each.high))
+        for each in score.baselines or ()
     }
     if not found:
-        found = {score.baseline or "AsIs": (score.base, _interval(score.base_low, score.base_high))}
+        bounds = _interval(score.base_low, score.base_high)
+        found = {score.baseline or "AsIs": (_shown(score.base), bounds)}
     cells = []
     for way in ways:
         value, notes = found.get(way, ("", ()))
@@ -144,7 +148,13 @@ def _base_cells(score: Score, ways: Sequence[BaselineName]) -> list[Cell]:
 
 
 def _interval(low: str, high: str) -> tuple[str, ...]:
-    return (f"{low} to {high}",) if low else ()
+    return (f"{_shown(low)} to {_shown(high)}",) if low else ()
+
+
+def _shown(figure: str) -> str:
+    """Return a figure as it stands, but for large ones, of which nobody reads the fourth digit."""
+    value = float(figure)
+    return f"{value:,.0f}" if 1000 <= abs(value) < math.inf else figure
 
 
 def _bar_of(score: Score) -> Bar | None:

@@ -12,14 +12,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from finetune_api.v1alpha1.scoring import BASELINE_WORDS
 from finetune_trainer.evaluate.baseline.section import describe_baseline, prompt_words, to_json
 from finetune_trainer.evaluate.judge.section import describe_judge
-from finetune_trainer.evaluate.metrics.labels import LabelTable
+from finetune_trainer.evaluate.metrics.labels import LabelTable, count_labels
 from finetune_trainer.evaluate.metrics.overlap import corpus_figures
 from finetune_trainer.evaluate.probes.section import describe_probes
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.evidence import Evidence
 from finetune_trainer.evaluate.report.label_section import (
+    LabelSection,
     count_both,
     describe_labels,
     table_to_json,
@@ -119,7 +121,7 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
             metric=result.scores[0].name if result.scores else "",
             has_labels=tables is not None,
         ),
-        labels=describe_labels(*tables) if tables else None,
+        labels=_describe_labels(evidence, tables[1]) if tables else None,
         parts_of_rows=evidence.parts,
         curve=draw_picture(record),
         probes=describe_probes(result, evidence.probed),
@@ -134,6 +136,16 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
         review=review_words(job, result.report_uri.rpartition("/")[0]),
     )
     return render_page(job, result, sections)
+
+
+def _describe_labels(evidence: Evidence, tuned: LabelTable) -> LabelSection:
+    """Show the base model's answers that the tuned ones are compared with, not its worst."""
+    scores = evidence.result.scores
+    way = scores[0].baseline if scores else None
+    fields = {"Prompted": "prompted", "Likelihood": "likelihood"}
+    texts = [getattr(sample, fields.get(way or "", "base")) or "" for sample in evidence.samples]
+    base = count_labels(texts, [sample.references for sample in evidence.samples])
+    return describe_labels(base, tuned, asked=BASELINE_WORDS[way] if way else "")
 
 
 def _name_files(evidence: Evidence) -> dict[str, str]:
