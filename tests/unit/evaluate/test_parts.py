@@ -49,16 +49,29 @@ def test_many_small_sources_are_one_part_together() -> None:
     assert sum(sum(part.inside) for part in parts) == len(names)
 
 
+def said(right: int, **fields: Any) -> Answers:
+    zeros = np.zeros(60)
+    texts = ["yes" if i % 60 < right else "no" for i in range(60)]
+    return Answers(texts=texts, nll_sums=zeros, num_tokens=zeros + 1, **fields)
+
+
+def test_parts_that_a_judge_was_not_asked_about_are_left_out() -> None:
+    job = ResolvedJob.model_validate(
+        {"namespace": "n", "name": "j", "uid": "u", "spec": minimal_job()["spec"]}
+    )
+    questions = [question("q" * 9, f"{i % 2}.csv", f"g{i}") for i in range(60)]
+    wins = np.array([1.0 if i % 2 else np.nan for i in range(60)])
+    answers = [said(20, judged={"judgeWinRate": scores}) for scores in (1 - wins, wins)]
+    comparison = Comparison(questions=questions, base=answers[0], tuned=answers[1])
+    scores = score_parts(job, comparison, "judgeWinRate")
+    assert [(part.name, part.num_questions) for part in scores] == [("1.csv", 30)]
+
+
 def test_intervals_of_parts_hold_together_and_are_wider_than_of_all() -> None:
     job = ResolvedJob.model_validate(
         {"namespace": "n", "name": "j", "uid": "u", "spec": minimal_job()["spec"]}
     )
     questions = [question(f"q {i}", f"{i % 2}.csv") for i in range(60)]
-
-    def said(right: int) -> Answers:
-        zeros = np.zeros(60)
-        texts = ["yes" if i % 60 < right else "no" for i in range(60)]
-        return Answers(texts=texts, nll_sums=zeros, num_tokens=zeros + 1)
 
     comparison = Comparison(questions=questions, base=said(20), tuned=said(50))
     scores = score_parts(job, comparison, "exactMatch")
