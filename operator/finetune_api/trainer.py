@@ -223,6 +223,12 @@ def local_uid(job: FineTuneJob, *, namespace: str) -> str:
     return LOCAL_UID_PREFIX + hashlib.sha256(body.encode()).hexdigest()[:12]
 
 
+def decimal_text(value: float) -> str:
+    """Return a number as a status holds it: counts whole, others to six digits."""
+    is_count = float(value).is_integer() and abs(value) < 1e15
+    return str(int(value)) if is_count else f"{value:.6g}"
+
+
 class MetricValue(APIModel):
     """One named number; the value is a decimal string."""
 

@@ -160,10 +160,18 @@ def _progress(job: Body) -> dict[str, Any]:
         "Epoch": progress.get("epoch"),
         "Expected end": progress.get("estimatedCompletionTime"),
         "Metrics": metrics or None,
+        "Validation": _validation(status.get("validation", {})),
         "Pods started": attempts.get("total"),
         "Failures counted": attempts.get("counted") or None,
         "Preemptions": attempts.get("preemptions") or None,
     }
+
+
+def _validation(told: Body) -> str | None:
+    """Return the validation losses: ``best 0.41 at step 40; 20: 0.52, 40: 0.41``."""
+    points = ", ".join(f"{point['step']}: {point['loss']}" for point in told.get("curve", []))
+    best = f"best {told['bestLoss']} at step {told['bestStep']}" if told.get("bestLoss") else ""
+    return "; ".join(part for part in (best, points) if part) or None
 
 
 def conditions(job: Body, now: datetime) -> list[str]:

@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
+from finetune_api.trainer import Environment
 from finetune_cli.checkpoints import Step, read_run
 from finetune_trainer.storage import StorageAccess
 from support.eventually import eventually
+from support.pushes import receiving
 from support.stages import Workbench, kill_group, merge
 from support.tiny_models import make_eager_model
 
 STEPS = 30
+Trained = tuple[Workbench, dict[str, Any], list[dict[str, Any]]]
+"""A run, its result, and what it has pushed to the operator of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,10 @@ def run_record(workbench: Workbench) -> dict[str, Any]:
     return record
 
 
+def tokens_trained(result: dict[str, Any]) -> int:
+    return next(int(m["value"]) for m in result["metrics"] if m["name"] == "num_tokens")
+
+
 def test_loss(workbench: Workbench) -> float:
     report = json.loads((workbench.run_folder / "evaluation" / "report.json").read_text())
     return next(float(s["tuned"]) for s in report["result"]["scores"] if s["name"] == "loss")
@@ -87,17 +95,20 @@ test_loss.__test__ = False  # type: ignore[attr-defined]
 @pytest.fixture(scope="module")
 def best(
     bench_of_module: Callable[..., Workbench], noise: dict[str, Path], eager_model: Path
-) -> tuple[Workbench, dict[str, Any]]:
+) -> Trained:
     workbench = bench_of_module(overfitting(noise), model=eager_model)
     workbench.run_to("prepare")
-    result = workbench.run_to("train").result
-    return workbench, result
+    with receiving() as (url, received):
+        workbench.env[Environment.PROGRESS_URL] = url
+        result = workbench.run_to("train").result
+    del workbench.env[Environment.PROGRESS_URL]
+    return workbench, result, [push["finetune"] for _, push in received]
 
 
 def test_published_step_is_the_best_one_and_scores_better_than_the_last(
-    bench: Callable[..., Workbench], noise: dict[str, Path], best: tuple[Workbench, dict[str, Any]]
+    bench: Callable[..., Workbench], noise: dict[str, Path], best: Trained
 ) -> None:
-    workbench, result = best
+    workbench, result, _ = best
     selection, curve = result["selection"], run_record(workbench)["curve"]
     losses = dict(curve["validation"])
     assert list(losses) == list(range(5, STEPS + 1, 5))
@@ -116,10 +127,22 @@ def test_published_step_is_the_best_one_and_scores_better_than_the_last(
     assert test_loss(workbench) < test_loss(last)
 
 
+def test_the_operator_knows_the_validation_curve_while_the_job_trains(best: Trained) -> None:
+    workbench, result, pushed = best
+    told = [own["validation"] for own in pushed if "validation" in own]
+    points = {point["step"]: float(point["loss"]) for point in told[-1]["curve"]}
+    assert points == pytest.approx(dict(run_record(workbench)["curve"]["validation"]), rel=1e-5)
+    selection = result["selection"]
+    assert (told[-1]["bestStep"], told[-1]["bestLoss"]) == (
+        selection["step"],
+        selection["validationLoss"],
+    )
+
+
 def test_weights_are_those_of_a_run_that_ended_at_the_best_step(
-    bench: Callable[..., Workbench], noise: dict[str, Path], best: tuple[Workbench, dict[str, Any]]
+    bench: Callable[..., Workbench], noise: dict[str, Path], best: Trained
 ) -> None:
-    _, result = best
+    _, result, _ = best
     short = bench(
         overfitting(
             noise,
@@ -135,9 +158,9 @@ def test_weights_are_those_of_a_run_that_ended_at_the_best_step(
 
 
 def test_run_killed_before_and_after_its_best_step_publishes_the_same_bytes(
-    bench: Callable[..., Workbench], noise: dict[str, Path], best: tuple[Workbench, dict[str, Any]]
+    bench: Callable[..., Workbench], noise: dict[str, Path], best: Trained
 ) -> None:
-    _, result = best
+    _, result, _ = best
     best_step = result["selection"]["step"]
     workbench = bench(overfitting(noise))
     workbench.run_to("prepare")
@@ -160,13 +183,14 @@ def test_run_killed_before_and_after_its_best_step_publishes_the_same_bytes(
     assert resumed.result["resumedFromStep"] == STEPS
     assert resumed.result["sha256"] == result["sha256"]
     assert resumed.result["selection"] == result["selection"]
+    assert tokens_trained(resumed.result) == tokens_trained(result) > 0
     assert not list((workbench.run_folder / "checkpoints").glob("**/*"))
 
 
 def test_early_stopping_saves_the_steps_it_tells(
-    bench: Callable[..., Workbench], noise: dict[str, Path], best: tuple[Workbench, dict[str, Any]]
+    bench: Callable[..., Workbench], noise: dict[str, Path], best: Trained
 ) -> None:
-    _, result = best
+    _, result, _ = best
     workbench = bench(overfitting(noise, {"checkpoint": {"earlyStopping": {"patience": 2}}}))
     workbench.run_to("prepare")
     stopped = workbench.run_to("train")

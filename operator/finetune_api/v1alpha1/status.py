@@ -17,6 +17,8 @@ ShortText = Annotated[str, Field(max_length=253)]
 Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
 Number = Annotated[str, Field(max_length=32)]
 
+MAX_VALIDATION_POINTS = 24
+"""Measurements of the validation loss that the status holds."""
 MAX_GATE_MESSAGE = 160
 """Characters of what the status says of one gate."""
 
@@ -80,11 +82,36 @@ class Metric(APIModel):
     """Latest value of one training metric."""
 
     name: Annotated[str, Field(max_length=63)]
-    """Name, for example `loss` or `tokens_per_second`."""
+    """Name, for example `loss`, `tokens_per_second`, or `num_tokens`: those trained so far."""
     value: Number
     """Value as a decimal string."""
     step: int | None = None
     """Step it was measured at."""
+
+
+class ValidationPoint(APIModel):
+    """One measurement of the validation loss."""
+
+    step: int
+    """Optimiser steps done by then."""
+    loss: Number
+    """Mean loss over all validation rows, as a decimal string."""
+
+
+class ValidationStatus(APIModel):
+    """The validation loss so far: what jobs are compared by before any of them is evaluated."""
+
+    best_step: int | None = None
+    """Step of the lowest loss, the earliest where several are equal."""
+    best_loss: Number | None = None
+    """The lowest loss."""
+    curve: Annotated[
+        list[ValidationPoint],
+        Field(max_length=MAX_VALIDATION_POINTS, json_schema_extra=ATOMIC_LIST),
+    ] = []
+    """The measurements in the order of their steps. Of more than 24 every second, fourth, eighth
+    and so on from the first, with the best and the last; all of them are in `metrics.jsonl` of the
+    run."""
 
 
 class Rows(APIModel):
@@ -529,6 +556,9 @@ class FineTuneJobStatus(APIModel):
         ),
     ] = []
     """Latest training metrics."""
+    validation: ValidationStatus | None = None
+    """How the validation loss has come along; absent before the first measurement, and without
+    validation rows."""
     dataset: DatasetStatus | None = None
     """The prepared data set."""
     data_approval: DataApprovalStatus | None = None

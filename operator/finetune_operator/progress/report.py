@@ -10,11 +10,18 @@ import math
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.alias_generators import to_camel
 
-from finetune_api.trainer import Stage, StageResult
-from finetune_api.v1alpha1.status import PlanStatus
+from finetune_api.trainer import Stage, StageResult, decimal_text
+from finetune_api.v1alpha1.status import PlanStatus, ValidationStatus
 from finetune_operator.status.conditions import timestamp
 
 MAX_METRICS = 24
@@ -55,15 +62,17 @@ class OwnStatus(_Lenient):
     total_steps: int | None = None
     epoch: float | str | None = None
     plan: PlanStatus | None = None
+    validation: ValidationStatus | None = None
     result: StageResult | None = None
 
-    @field_validator("plan", mode="before")
+    @field_validator("plan", "validation", mode="before")
     @classmethod
-    def _drop_foreign_plan(cls, value: Any) -> Any:
-        # A trainer image of another version may plan in other words; its progress counts all the
+    def _drop_foreign_section(cls, value: Any, info: ValidationInfo) -> Any:
+        # A trainer image of another version may say it in other words; its progress counts all the
         # same.
+        kind = PlanStatus if info.field_name == "plan" else ValidationStatus
         try:
-            return None if value is None else PlanStatus.model_validate(value)
+            return None if value is None else kind.model_validate(value)
         except ValidationError:
             return None
 
@@ -130,7 +139,7 @@ def _decimal(value: object) -> str | None:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-    return f"{number:.6g}" if math.isfinite(number) else None
+    return decimal_text(number) if math.isfinite(number) else None
 
 
 def _whole(value: object) -> int | None:

@@ -97,10 +97,12 @@ class ProgressWriter:
             metrics = _newest(self._latest.get(uid, {}).get("metrics"), before.get("metrics"))
         if metrics:
             status["metrics"] = metrics
-        plan = report.finetune.plan.to_wire() if report.finetune.plan else None
-        plan = plan or self._latest.get(uid, {}).get("plan") or before.get("plan")
-        if plan:
-            status["plan"] = plan
+        latest = self._latest.get(uid, {})
+        for name in ("plan", "validation"):
+            told = getattr(report.finetune, name)
+            section = told.to_wire() if told else latest.get(name) or before.get(name)
+            if section:
+                status[name] = section
         self._latest[uid] = status
         self._submit(job)
         if report.finetune.result is not None:

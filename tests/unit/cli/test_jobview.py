@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 from benchmarks.control_plane.simulation import finetunejob
 
-from finetune_cli.jobview import describe
+from finetune_cli.follow import verdict
+from finetune_cli.jobview import describe, is_terminal
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 
@@ -41,3 +42,28 @@ def test_a_tracked_job_tells_where_and_what_its_tracker_lacks() -> None:
     lines = [line.split() for line in describe(job, [], NOW)]
     assert ["Tracked", "at:", "http://mlflow/#/experiments/1/runs/a"] in lines
     assert ["Not", "tracked:", "away"] in lines
+
+
+def test_the_validation_curve_is_shown_with_its_best() -> None:
+    job = finetunejob("headlines", "team-a")
+    points = [{"step": 20, "loss": "0.52"}, {"step": 40, "loss": "0.41"}]
+    job["status"] = {"validation": {"bestStep": 40, "bestLoss": "0.41", "curve": points}}
+    shown = "\n".join(describe(job, [], NOW))
+    assert "Validation: best 0.41 at step 40; 20: 0.52, 40: 0.41" in shown
+
+
+def test_a_job_that_is_held_or_pruned_says_so() -> None:
+    job = finetunejob("headlines", "team-a", holdAfter="Train", prune=True)
+    job["status"] = {"phase": "Pruned"}
+    shown = [line.split() for line in describe(job, [], NOW)]
+    assert ["Held", "after:", "Train"] in shown
+    assert ["Prune:", "yes"] in shown
+
+
+def test_whoever_waits_is_told_that_the_job_was_pruned() -> None:
+    job = finetunejob("headlines", "team-a", prune=True)
+    told = {"type": "Pruned", "status": "True", "reason": "PruneRequested", "message": "By prune."}
+    job["status"] = {"phase": "Pruned", "conditions": [told]}
+    assert is_terminal(job)
+    assert verdict(job, "Complete") == (False, "Pruned=True, PruneRequested, By prune.")
+    assert verdict(job, "Pruned")[0]

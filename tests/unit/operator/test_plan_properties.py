@@ -89,6 +89,10 @@ def snapshots(draw):
         spec["ttlSecondsAfterFinished"] = draw(st.integers(0, 500))
     if draw(st.booleans()):
         spec["queueName"] = "team-a"
+    if draw(st.integers(0, 3)) == 0:
+        spec["holdAfter"] = "Train"
+    if draw(st.integers(0, 3)) == 0:
+        spec["prune"] = True
     if draw(st.integers(0, 9)) == 0:
         spec["model"] = {"uri": "file:///etc/passwd"}
     known = {"jobs": {}, "pods": {}, "queue": {}, "refusals": {}}
@@ -168,6 +172,9 @@ def test_a_stage_is_only_created_when_all_before_it_are_over_and_nothing_holds_t
     for action in made.first:
         if isinstance(action, CreateStage):
             assert not body["spec"]["suspend"]
+            assert not body["spec"].get("holdAfter") or action.stage is not Stage.EVALUATE
+            # Only what may be published already is looked into.
+            assert not body["spec"].get("prune") or action.stage is Stage.PUBLISH
             # Approved is not enough: it has to be on record before.
             if body["spec"]["dataset"]["approval"] == "Required":
                 assert action.stage is Stage.PREPARE

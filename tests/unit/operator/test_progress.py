@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.trainer import Stage
-from finetune_operator.progress.report import Report, progress_section
+from finetune_operator.progress.report import Report, metrics_section, progress_section
 from finetune_operator.progress.writer import ProgressWriter, is_wanted
 from support.clock import FakeClock
 from unit.operator.builders import NOW, job
@@ -132,6 +132,24 @@ async def test_the_plan_stays_from_the_first_push_to_the_end():
     assert {key: told[key] for key in plan} == plan
     assert push_to(with_status(plan=told), Stage.TRAIN)["plan"] == told
     assert push_to(with_status(plan=told), Stage.EVALUATE, {"finetune": {}})["plan"] == told
+
+
+async def test_the_validation_curve_stays_until_there_is_a_newer_one():
+    curve = {"bestStep": 20, "bestLoss": "0.4", "curve": [{"step": 20, "loss": "0.4"}]}
+    wire = {**PUSH, "finetune": {**PUSH["finetune"], "validation": curve}}
+    assert push_to(job(), Stage.TRAIN, wire)["validation"] == curve
+    assert push_to(with_status(validation=curve), Stage.TRAIN)["validation"] == curve
+    after = push_to(with_status(validation=curve), Stage.EVALUATE, {"finetune": {}})
+    assert after["validation"] == curve
+    too_long = {"curve": [{"step": step, "loss": "1"} for step in range(25)]}
+    wire["finetune"] = {**PUSH["finetune"], "validation": too_long}
+    assert "validation" not in push_to(job(), Stage.TRAIN, wire)
+
+
+def test_counts_are_told_whole():
+    metrics = [{"name": "num_tokens", "value": 12345678.0}, {"name": "loss", "value": "0.12345678"}]
+    told = metrics_section(Report.model_validate({"trainerStatus": {"metrics": metrics}}))
+    assert [metric["value"] for metric in told] == ["12345678", "0.123457"]
 
 
 async def test_a_plan_in_other_words_does_not_lose_the_progress():

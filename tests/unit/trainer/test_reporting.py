@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import http.server
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +22,7 @@ from finetune_trainer.data.report import place_row
 from finetune_trainer.errors import OutOfMemory, StorageError, UserError
 from finetune_trainer.failures import classify
 from finetune_trainer.report.push import ProgressPush
+from support.pushes import receiving
 
 
 def test_termination_message_fits_the_kubelet_and_keeps_the_facts() -> None:
@@ -154,46 +152,31 @@ def test_an_unknown_error_is_told_by_type_and_place_without_text_of_rows(
     assert "test_reporting.py:" in failure.message
 
 
-@pytest.fixture
-def receiver() -> Iterator[tuple[str, list[tuple[str, dict[str, object]]]]]:
-    received: list[tuple[str, dict[str, object]]] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            received.append((self.headers["Authorization"], body))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/progress", received
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_pushes_carry_status_token_and_result(
-    receiver: tuple[str, list[tuple[str, dict[str, object]]]], tmp_path: Path
-) -> None:
-    url, received = receiver
+def test_pushes_carry_status_token_and_result(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret\n")
-    push = ProgressPush(url, token_file=token, ca_file=None)
-    push.update(
-        Event(event="progress", stage=Stage.TRAIN, step=5, total_steps=10, percent=50,
-              metrics={"loss": 0.5})
-    )  # fmt: skip
-    push.finish({"stage": "train"})
+    with receiving() as (url, received):
+        push = ProgressPush(url, token_file=token, ca_file=None)
+        push.update(
+            Event(event="progress", stage=Stage.TRAIN, step=5, total_steps=10, percent=50,
+                  metrics={"loss": 0.5})
+        )  # fmt: skip
+        push.finish({"stage": "train"})
     authorization, body = received[-1]
     assert authorization == "Bearer secret"
-    assert body["finetune"]["result"] == {"stage": "train"}  # type: ignore[index]
-    merged = [status for _, status in received]
-    assert any(s["trainerStatus"].get("metrics") for s in merged)  # type: ignore[attr-defined]
+    assert body["finetune"]["result"] == {"stage": "train"}
+    assert any(body["trainerStatus"].get("metrics") for _, body in received)
+
+
+def test_the_newest_validation_goes_with_every_push() -> None:
+    push = ProgressPush("http://127.0.0.1:9/nobody", token_file=None, ca_file=None)
+    push.set_validation({"bestStep": 1})
+    push.set_validation({"bestStep": 2})
+    sent: list[dict[str, object]] = []
+    push._send = lambda body: sent.append(body["finetune"])  # type: ignore[method-assign]
+    push.update(Event(event="progress", stage=Stage.TRAIN, step=1, total_steps=2, percent=50))
+    push.finish(None)
+    assert [own["validation"] for own in sent] == [{"bestStep": 2}]
 
 
 def test_unreachable_operator_only_costs_a_count() -> None:

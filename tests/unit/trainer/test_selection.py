@@ -15,6 +15,8 @@ from finetune_trainer.train.selection import (
     find_superseded,
     is_exhausted,
     read_validations,
+    thin,
+    validation_status,
 )
 
 
@@ -100,3 +102,44 @@ def test_curve_is_thinned_to_means_and_keeps_every_validation() -> None:
     assert len(curve["train"]) == 150
     assert curve["validation"] == [[200, 1.5]]
     assert read_validations(history) == [Validation(step=200, loss=1.5)]
+
+
+# ---- what the status says of the validation loss ----------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3, 23, 24, 25, 26, 47, 48, 49, 100, 1000, 10_000])
+@pytest.mark.parametrize("best", [0.0, 0.4, 1.0])
+def test_a_thinned_curve_has_its_ends_and_its_best(count: int, best: float) -> None:
+    where = min(count - 1, int(best * count))
+    points = losses(*(1.0 if index == where else 2.0 for index in range(count)))
+    kept = thin(points, 24)
+    assert len(kept) <= 24
+    assert kept == sorted(kept, key=lambda point: point.step)
+    assert {points[0], points[-1], points[where]} <= set(kept)
+    if count <= 24:
+        assert kept == points
+
+
+def test_a_point_that_was_left_out_does_not_come_back() -> None:
+    points = losses(*(1 / (index + 1) for index in range(200)))
+    gone: set[Validation] = set()
+    for count in range(1, 200):
+        kept = set(thin(points[:count], 8))
+        assert not kept & gone
+        gone |= set(points[:count]) - kept
+
+
+def test_the_status_tells_the_curve_and_its_best_in_decimals() -> None:
+    told = validation_status(losses(3.25, math.nan, 1 / 3, 0.5))
+    assert told is not None
+    assert told.to_wire() == {
+        "bestStep": 30,
+        "bestLoss": "0.333333",
+        "curve": [
+            {"step": 10, "loss": "3.25"},
+            {"step": 30, "loss": "0.333333"},
+            {"step": 40, "loss": "0.5"},
+        ],
+    }
+    assert validation_status(losses(math.nan)) is None
+    assert validation_status([]) is None

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from finetune_api.trainer import Event, Stage, StageResult
-from finetune_api.v1alpha1.status import PlanStatus
+from finetune_api.v1alpha1.status import PlanStatus, ValidationStatus
 from finetune_trainer.report.push import ProgressPush
 
 
@@ -33,6 +33,11 @@ class EventEmitter:
         """Have the operator know what training runs; people read it in the messages."""
         if self._push is not None:
             self._push.set_plan(plan.to_wire())
+
+    def validation(self, validation: ValidationStatus) -> None:
+        """Have the operator know how the validation loss has come along."""
+        if self._push is not None:
+            self._push.set_validation(validation.to_wire())
 
     def progress(
         self,

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import Environment, Event
+from finetune_api.trainer import Environment, Event, decimal_text
 
 MIN_INTERVAL_SECONDS = 5.0
 TIMEOUT_SECONDS = 5.0
@@ -33,6 +33,7 @@ class ProgressPush:
         self._context = ssl.create_default_context(cafile=str(ca_file)) if ca_file else None
         self._pending: dict[str, Any] | None = None
         self._plan: dict[str, Any] | None = None
+        self._validation: dict[str, Any] | None = None
         self._wake = threading.Condition()
         self._closed = False
         self.num_sent = 0
@@ -59,6 +60,10 @@ class ProgressPush:
         """Send this with every progress from now on: any one of them may get lost."""
         self._plan = plan
 
+    def set_validation(self, validation: dict[str, Any]) -> None:
+        """Send this with every progress until there is a newer one."""
+        self._validation = validation
+
     def update(self, event: Event) -> None:
         """Remember the newest progress; the thread sends it when its time has come."""
         status: dict[str, Any] = {"lastUpdatedTime": datetime.now(UTC).isoformat()}
@@ -68,7 +73,8 @@ class ProgressPush:
             status["estimatedRemainingSeconds"] = event.eta_seconds
         if event.metrics:
             status["metrics"] = [
-                {"name": name, "value": f"{value:.6g}"} for name, value in event.metrics.items()
+                {"name": name, "value": decimal_text(value)}
+                for name, value in event.metrics.items()
             ]
         own: dict[str, Any] = {"stage": str(event.stage)}
         if event.step is not None:
@@ -77,6 +83,8 @@ class ProgressPush:
             own["epoch"] = f"{event.epoch:.2f}"
         if self._plan is not None:
             own["plan"] = self._plan
+        if self._validation is not None:
+            own["validation"] = self._validation
         with self._wake:
             self._pending = {"trainerStatus": status, "finetune": own}
             self._wake.notify()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.trainer import MetricValue, StepSelection, TrainResult
+from finetune_api.trainer import MetricValue, StepSelection, TrainResult, decimal_text
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import InternalError
@@ -77,7 +77,8 @@ def read_result(
     """
     weights = weights_file(manifest)
     metrics = [
-        MetricValue(name=name, value=f"{value:.6g}") for name, value in record["metrics"].items()
+        MetricValue(name=name, value=decimal_text(value))
+        for name, value in record["metrics"].items()
     ]
     recipe = record["recipe"]
     metrics += [

@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.v1alpha1.finetunejob import EarlyStopping
+from finetune_api.v1alpha1.status import (
+    MAX_VALIDATION_POINTS,
+    ValidationPoint,
+    ValidationStatus,
+)
 
 VALIDATION_LOSS = "eval_loss"
 VALIDATIONS_PER_RUN = 6
@@ -70,6 +75,44 @@ def is_exhausted(validations: Sequence[Validation], rule: EarlyStopping | None) 
         if waited >= rule.patience:
             return True
     return False
+
+
+def thin(validations: Sequence[Validation], limit: int) -> list[Validation]:
+    """Return at most ``limit`` measurements in their order, the best and the last among them.
+
+    Every second, fourth, eighth and so on from the first is kept: as a curve grows, a point that is
+    left out does not come back.
+
+    Args:
+        validations: All measurements, in the order of their steps.
+        limit: At least 3.
+    """
+    count = len(validations)
+    stride = 1
+    while count > limit and -(-count // stride) > limit - 2:
+        stride *= 2
+    best = find_best(validations)
+    return [
+        point
+        for index, point in enumerate(validations)
+        if index % stride == 0 or index == count - 1 or point == best
+    ]
+
+
+def validation_status(validations: Sequence[Validation]) -> ValidationStatus | None:
+    """Return what the job's status says of the validation loss; None before it was measured.
+
+    A loss that is no number is left out: the status holds decimals.
+    """
+    finite = [point for point in validations if math.isfinite(point.loss)]
+    best = find_best(finite)
+    if best is None:
+        return None
+    curve = [
+        ValidationPoint(step=point.step, loss=f"{point.loss:.6g}")
+        for point in thin(finite, MAX_VALIDATION_POINTS)
+    ]
+    return ValidationStatus(best_step=best.step, best_loss=f"{best.loss:.6g}", curve=curve)
 
 
 def draw_curve(history: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:

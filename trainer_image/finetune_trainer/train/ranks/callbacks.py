@@ -16,12 +16,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from finetune_trainer.errors import Stopped
 from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.train.selection import (
+    VALIDATION_LOSS,
+    Validation,
+    read_validations,
+    validation_status,
+)
 
 REPORTED = (
     "loss",
     "learning_rate",
     "grad_norm",
     "eval_loss",
+    "num_tokens",
     "mean_token_accuracy",
     "rewards/margins",
     "rewards/accuracies",
@@ -30,6 +37,8 @@ REPORTED = (
     "eval_rewards/margins",
     "eval_rewards/accuracies",
 )
+_KEPT = ("eval_loss", "num_tokens")
+"""What an attempt knows of those before it: the rest it measures anew at its first step."""
 MIN_EVENT_SECONDS = 1.0
 
 
@@ -44,6 +53,7 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
         self._last_event = 0.0
         self._mark: tuple[float, float] | None = None
         self._started = 0.0
+        self._validations: list[Validation] = []
         _drop_points_after(path, resumed_from)
 
     def on_train_begin(
@@ -51,7 +61,11 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Start the clock."""
         self._started = time.monotonic()
+        self._validations = read_validations(state.log_history)
+        for entry in state.log_history:
+            self._latest.update({k: float(entry[k]) for k in _KEPT if k in entry})
         if state.is_world_process_zero:
+            self._tell_validations()
             self._emit.progress(step=state.global_step, total_steps=state.max_steps)
 
     def on_log(
@@ -76,6 +90,10 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
         with self._path.open("a") as file:
             file.write(json.dumps({"step": state.global_step, **point}, sort_keys=True) + "\n")
         self._latest.update({k: float(point[k]) for k in REPORTED if k in point})
+        if VALIDATION_LOSS in point:
+            loss = float(point[VALIDATION_LOSS])
+            self._validations.append(Validation(step=state.global_step, loss=loss))
+            self._tell_validations()
         if now - self._last_event >= MIN_EVENT_SECONDS or state.global_step >= state.max_steps:
             self._last_event = now
             done = state.global_step - self._resumed_from
@@ -88,6 +106,10 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
                 metrics=self._latest,
             )
 
+    def _tell_validations(self) -> None:
+        if (told := validation_status(self._validations)) is not None:
+            self._emit.validation(told)
+
     def note(self, name: str, value: float) -> None:
         """Add a value of one's own to what is reported."""
         self._latest[name] = value
@@ -96,6 +118,28 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
     def latest(self) -> dict[str, float]:
         """Newest value of every reported metric."""
         return dict(self._latest)
+
+
+class TokenCount(TrainerCallback):  # type: ignore[misc]
+    """Counts tokens on from the checkpoint; TRL's own count begins at 0 with every attempt.
+
+    Tokens of steps that are trained again count once, as the steps do.
+    """
+
+    def __init__(self) -> None:
+        self._trainer: Any = None
+
+    def attach(self, trainer: Any) -> None:
+        """Tell whose count it is."""
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Take over what the checkpoint's history says."""
+        counts = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
+        if counts:
+            self._trainer._total_train_tokens = int(counts[-1])
 
 
 class Stopping(IntEnum):

@@ -15,7 +15,7 @@ from finetune_trainer.storage.patience import decide_patience
 from finetune_trainer.train.beats import BeatWriter, Phase
 from finetune_trainer.train.launch import STOP_FLAG
 from finetune_trainer.train.outbox import Outbox, decide_budget
-from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest
+from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest, TokenCount
 from finetune_trainer.train.ranks.chosen import ChosenStep
 from finetune_trainer.train.ranks.durable import DurableCheckpoints
 from finetune_trainer.train.ranks.handover import WorkerPlan, open_run_store, storage_access
@@ -38,17 +38,19 @@ class Watchers:
     chosen: ChosenStep
     stop: StopRequest
     isolation: IsolationProbe
+    tokens: TokenCount
 
     def as_callbacks(self) -> list[TrainerCallback]:
         """Return them in the order in which they are to be called."""
         curve = [self.curve] if self.curve else []
         watching = [self.heartbeat, *curve, self.isolation, self.clock]
-        return [*watching, self.checkpoints, self.chosen, self.stop]
+        return [*watching, self.tokens, self.checkpoints, self.chosen, self.stop]
 
     def attach(self, trainer: Trainer) -> None:
         """Name the trainer to those that look at its model."""
         self.chosen.attach(trainer)
         self.isolation.attach(trainer)
+        self.tokens.attach(trainer)
 
 
 def make_watchers(
@@ -107,6 +109,7 @@ def make_watchers(
             Path(plan.control_dir) / STOP_FLAG, lambda validates: clock.expect(validates=validates)
         ),
         isolation=IsolationProbe(emit.message),
+        tokens=TokenCount(),
     )
 
 
