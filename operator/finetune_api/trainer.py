@@ -360,6 +360,14 @@ class Score(APIModel):
     delta_high: Annotated[str, Field(max_length=32)] = ""
     trivial: Annotated[str, Field(max_length=32)] = ""
     """Score of answers that need no model; empty for metrics that compare none."""
+    published: Annotated[str, Field(max_length=32)] = ""
+    """Score of the published version; empty where none was asked, or where it cannot be compared.
+    The same for the bounds below."""
+    published_low: Annotated[str, Field(max_length=32)] = ""
+    published_high: Annotated[str, Field(max_length=32)] = ""
+    over_published_low: Annotated[str, Field(max_length=32)] = ""
+    """Lower end of the interval of tuned minus published, compared row by row."""
+    over_published_high: Annotated[str, Field(max_length=32)] = ""
 
 
 class GateResult(APIModel):
@@ -369,6 +377,9 @@ class GateResult(APIModel):
     severity: Literal["Block", "Warn"] = "Block"
     met: bool
     """False also where it could not be measured."""
+    applicable: bool = True
+    """False where there is nothing to compare with, as no version is published yet: then it stands
+    in nobody's way, and :attr:`met` is true."""
     message: Annotated[str, Field(max_length=MAX_GATE_MESSAGE)] = ""
     """Number, bound and what was asked, in a sentence; what would be enough where it is missed."""
     metric: Annotated[str, Field(max_length=63)] = ""
@@ -433,6 +444,25 @@ class JudgeResult(APIModel):
     """What to know of the verdicts, in sentences."""
 
 
+class PublishedVersion(APIModel):
+    """The version that was published when the evaluation began, where gates compare with it."""
+
+    version: int | None = None
+    """Its number; None where nothing was published yet."""
+    uri: str = ""
+    """Its folder."""
+    digest: Annotated[str, Field(max_length=64)] = ""
+    """Digest of its manifest."""
+    problem: str = ""
+    """Why it could not be asked, and what to do; empty if it was."""
+    num_seen: int | None = None
+    """Held-out prompts that were in the data it was trained on; None where nobody knows."""
+    seen: str = ""
+    """The same in a sentence; why nobody knows."""
+    newer: int | None = None
+    """A version that was published meanwhile, and that nothing here was compared with."""
+
+
 class EvaluateResult(APIModel):
     """How the tuned model compares, and what was published."""
 
@@ -453,6 +483,8 @@ class EvaluateResult(APIModel):
     """Of probes that were asked for and are not measured, why."""
     judge: JudgeResult | None = None
     """None where no judge was asked; not in a termination message that is too long."""
+    published: PublishedVersion | None = None
+    """The published version beside base and tuned model; None where no gate asks for it."""
     report_uri: str
     digest: Annotated[str, Field(max_length=64)] = ""
     """Digest of the evaluation's manifest: what a decision to publish names."""
@@ -487,7 +519,7 @@ _OF_GATES = ("metric", "slice", "asked", "value", "bound")
 """Of a gate in a termination message: what the report has and a verdict does not need."""
 _BOUNDS = (
     *("baselines", "baseLow", "baseHigh", "tunedLow", "tunedHigh", "deltaLow", "deltaHigh"),
-    "trivial",
+    *("trivial", "publishedLow", "publishedHigh", "overPublishedLow", "overPublishedHigh"),
 )
 """Of a score in a termination message: what gives way when there are too many scores."""
 
@@ -548,6 +580,7 @@ def _give_way(result: dict[str, Any]) -> Iterator[Callable[[], None]]:
     yield partial(drop, judge, ("criteria", "notes"))
     for name in ("probeNotes", "probes", "tracking"):
         yield partial(drop, result, (name,))
+    yield partial(drop, result.get("published", {}), ("problem", "seen", "uri"))
     gates = result.get("gates", [])
     for gate in gates:
         yield partial(drop, gate, _OF_GATES)

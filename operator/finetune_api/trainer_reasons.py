@@ -310,6 +310,11 @@ DATA = {
         " evaluation, or is of too few reviewers.",
         "`finetune review submit` the reviewers' files again.",
     ),
+    "PublishedUnusable": _Help(
+        "The published version cannot be asked beside base and tuned model: gates with"
+        " `overPublished` are missed.",
+        "Publish a version that can be asked, give the job another name, or set `severity: Warn`.",
+    ),
     "NoPreferences": _Help(
         "Rows have labels where pairs are needed, or the other way round.",
         "Use the objective that the message names.",

@@ -235,9 +235,12 @@ def _plan(job: Body) -> dict[str, Any]:
 def _evaluation(job: Body) -> list[str]:
     evaluation = job.get("status", {}).get("evaluation", {})
     rows = [
-        [s["name"], s["base"], s.get("baseline", ""), s["tuned"]]
+        [s["name"], s["base"], s.get("baseline", ""), s["tuned"], s.get("published", "")]
         for s in evaluation.get("scores", [])
     ]
+    columns = ["METRIC", "BASE", "ASKED", "TUNED", "PUBLISHED"]
+    if not any(row[-1] for row in rows):
+        rows, columns = [row[:-1] for row in rows], columns[:-1]
     if not rows:
         return []
     told = {
@@ -245,13 +248,15 @@ def _evaluation(job: Body) -> list[str]:
         "Goal": evaluation.get("message"),
         "Samples": evaluation.get("numSamples"),
         "Judge": _judge_text(evaluation.get("judge")),
+        "Published version": evaluation.get("publishedVersion"),
+        "Published meanwhile": evaluation.get("newerVersion"),
         "Report": evaluation.get("reportUri"),
     }
     gates = [
         [g["name"], _gate_verdict(g), g.get("message", "")] for g in evaluation.get("gates", [])
     ]
     return [
-        *table(rows, ("METRIC", "BASE", "ASKED", "TUNED")),
+        *table(rows, columns),
         *(table(gates, ("GATE", "VERDICT", "WHY")) if gates else ()),
         *facts(told),
     ]
@@ -267,6 +272,8 @@ def _judge_text(judge: Body | None) -> str | None:
 
 
 def _gate_verdict(gate: Body) -> str:
+    if gate.get("applicable") is False:
+        return "not applicable"
     if gate["met"]:
         return "met"
     return "missed" if gate.get("severity") == "Block" else "missed (warning)"

@@ -38,6 +38,8 @@ def print_summary(outcome: RunOutcome, console: Console) -> None:
     if evaluation.goal_met is not None:
         verdict = "goal met" if evaluation.goal_met else f"GOAL MISSED, {_what_came(evaluation)}"
         say(f"{verdict}: {evaluation.goal_message}")
+    for line in published_lines(evaluation):
+        say(line)
     for gate in evaluation.gates:
         say(f"gate {gate.name} {_gate_verdict(gate, evaluation)}: {gate.message}")
     say("")
@@ -52,6 +54,27 @@ def print_summary(outcome: RunOutcome, console: Console) -> None:
     say("")
     say(f"check it: finetune verify {training.uri}")
     say(f"try it:   finetune chat {training.uri}")
+
+
+def published_lines(evaluation: EvaluateResult) -> list[str]:
+    """Say how the tuned model compares with the published version, where that was asked for."""
+    published = evaluation.published
+    if published is None or published.version is None:
+        return []
+    name = f"published version {published.version}"
+    if published.problem:
+        return [f"{name} was not asked: {published.problem}"]
+    scores = ", ".join(
+        f"{score.name} {score.published}, tuned - published {_over_published(score)}"
+        for score in evaluation.scores
+        if score.published
+    )
+    return [line for line in (f"{name}: {scores}" if scores else "", published.seen) if line]
+
+
+def _over_published(score: Score) -> str:
+    difference = float(score.tuned) - float(score.published)
+    return f"{difference:+.4f} [{score.over_published_low}, {score.over_published_high}]"
 
 
 def _print_part(outcome: RunOutcome, console: Console) -> None:
@@ -69,6 +92,8 @@ def _print_part(outcome: RunOutcome, console: Console) -> None:
 
 
 def _gate_verdict(gate: GateResult, evaluation: EvaluateResult) -> str:
+    if not gate.applicable:
+        return "not applicable"
     if gate.met:
         return "met"
     return f"MISSED, {_what_came(evaluation)}" if gate.severity == "Block" else "missed (a warning)"

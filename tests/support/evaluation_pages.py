@@ -6,13 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from finetune_api.trainer import BaselineScore, EvaluateResult, GateResult, ResolvedJob, Score
+from finetune_api.trainer import (
+    BaselineScore,
+    EvaluateResult,
+    GateResult,
+    PublishedVersion,
+    ResolvedJob,
+    Score,
+)
 from finetune_api.v1alpha1.scoring import BaselineName
 from finetune_trainer.evaluate.baseline.fitting import Prompted
 from finetune_trainer.evaluate.baseline.material import Example
 from finetune_trainer.evaluate.baseline.prompt import BasePrompt
 from finetune_trainer.evaluate.baseline.section import BaselineSection, describe_baseline
 from finetune_trainer.evaluate.encoded import EncodedQuestions
+from finetune_trainer.evaluate.published.section import describe_published
 from finetune_trainer.evaluate.report.evidence import Sample
 from finetune_trainer.evaluate.report.label_section import (
     LabelSection,
@@ -101,6 +109,11 @@ def page(change: dict[str, Any] | None = None, **settings: Any) -> str:
                     tuned_high="0.9500",
                     delta_low="0.5000",
                     delta_high="0.6600",
+                    published="0.8800",
+                    published_low="0.8200",
+                    published_high="0.9300",
+                    over_published_low="-0.0100",
+                    over_published_high="0.0700",
                 ),
                 Score(name="loss", base="2.5000", tuned="0.4000"),
             ],
@@ -121,12 +134,19 @@ def page(change: dict[str, Any] | None = None, **settings: Any) -> str:
                     bound="0.500",
                 )
             ],
+            published=PublishedVersion(
+                version=3,
+                uri="s3://models/versions/team-a/example/3",
+                num_seen=7,
+                seen="7 of 1200 held-out prompts were in the data that version 3 was trained on",
+            ),
             report_uri="s3://models/report.json",
         ),
         "lineage": {"Base model": "org/name @ abc", "Data set version": "d" * 64, "Seed": 42},
         "samples": [sample()],
         **settings,
     }
+    values.setdefault("published", describe_published(values["result"]))
     result, samples = values.pop("result"), values.pop("samples")
     has_labels = any(score.name in ("exactMatch", "macroF1") for score in result.scores)
     metric = result.scores[0].name

@@ -621,6 +621,7 @@ CASES: tuple[Case, ...] = (
                     "slice": {"source": "news.jsonl"},
                     "certainty": "0.9",
                 },
+                {"name": "champion", "metric": "exactMatch", "overPublished": "-0.01"},
             ]
         },
     ),
@@ -632,12 +633,12 @@ CASES: tuple[Case, ...] = (
     bad(
         "a gate with two bounds",
         {GATES: [{"name": "a", "metric": "exactMatch", "atLeast": "0.8", "overBase": "0"}]},
-        "each gate needs exactly one of atLeast, atMost or overBase",
+        "each gate needs exactly one of atLeast, atMost, overBase or overPublished",
     ),
     bad(
         "a gate without bound",
         {GATES: [{"name": "a", "metric": "exactMatch"}]},
-        "each gate needs exactly one of atLeast, atMost or overBase",
+        "each gate needs exactly one of atLeast, atMost, overBase or overPublished",
     ),
     bad(
         "a gate on an unknown metric",
@@ -673,6 +674,24 @@ CASES: tuple[Case, ...] = (
         "a gate's certainty in percent",
         {GATES: [{"name": "a", "metric": "loss", "atMost": "1", "certainty": "95"}]},
         "evaluation.gates: certainty must be from 0.5 to 0.999",
+    ),
+    bad(
+        "a gate over base and published version",
+        {GATES: [{"name": "a", "metric": "loss", "overBase": "0", "overPublished": "0"}]},
+        "each gate needs exactly one of atLeast, atMost, overBase or overPublished",
+    ),
+    bad(
+        "a gate of a probe over the published version",
+        {
+            "spec.evaluation.safety": {},
+            GATES: [{"name": "a", "metric": "safety.refusals", "overPublished": "0"}],
+        },
+        "evaluation.gates: overPublished compares on the held-out rows",
+    ),
+    bad(
+        "a gate over the published version without direction",
+        {GATES: [{"name": "a", "metric": "answerLength", "overPublished": "0"}]},
+        "of which neither side is better",
     ),
     bad(
         "a gate on an improvement without direction",

@@ -45,6 +45,10 @@ class Gate(APIModel):
     over_base: SignedDecimal | None = None
     """Smallest acceptable improvement over the base model, in the unit of the metric, row by row.
     `"-0.02"` lets the tuned model be worse by that much."""
+    over_published: SignedDecimal | None = None
+    """The same over the version that this job's name has published at `output.uri` when the
+    evaluation begins, the newest: it answers the same held-out rows. Where none is published yet,
+    the gate does not apply; where that version cannot be asked, it is missed."""
     certainty: DecimalString = "0.95"
     """How sure it must be, from 0.5 to 0.999, as `goal.certainty`."""
     severity: Literal["Block", "Warn"] = "Block"
@@ -61,15 +65,20 @@ def _names(metrics: frozenset[str]) -> str:
 
 
 def _bounds(gate: Gate) -> int:
-    return sum(bound is not None for bound in (gate.at_least, gate.at_most, gate.over_base))
+    bounds = (gate.at_least, gate.at_most, gate.over_base, gate.over_published)
+    return sum(bound is not None for bound in bounds)
 
 
 GATE_RULES: tuple[Rule, ...] = (
     Rule(
         rule=_all(
-            "(has(g.atLeast) ? 1 : 0) + (has(g.atMost) ? 1 : 0) + (has(g.overBase) ? 1 : 0) == 1"
+            "(has(g.atLeast) ? 1 : 0) + (has(g.atMost) ? 1 : 0) + (has(g.overBase) ? 1 : 0) + "
+            "(has(g.overPublished) ? 1 : 0) == 1"
         ),
-        message="evaluation.gates: each gate needs exactly one of atLeast, atMost or overBase",
+        message=(
+            "evaluation.gates: each gate needs exactly one of atLeast, atMost, overBase or "
+            "overPublished"
+        ),
         field="evaluation.gates",
         check=lambda s: all(_bounds(gate) == 1 for gate in s.evaluation.gates),
     ),
@@ -112,16 +121,31 @@ GATE_RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        rule=_all(f"!has(g.overBase) || !(g.metric in {_names(BETTER_SIDE_UNKNOWN)})"),
+        rule=_all(
+            "!(has(g.overBase) || has(g.overPublished)) || "
+            f"!(g.metric in {_names(BETTER_SIDE_UNKNOWN)})"
+        ),
         message=(
-            "evaluation.gates: overBase does not fit "
+            "evaluation.gates: overBase and overPublished do not fit "
             f"{', '.join(sorted(BETTER_SIDE_UNKNOWN))}, of which neither side is better: use "
             "atLeast or atMost"
         ),
         field="evaluation.gates",
         check=lambda s: all(
-            gate.over_base is None or gate.metric not in BETTER_SIDE_UNKNOWN
+            (gate.over_base is None and gate.over_published is None)
+            or gate.metric not in BETTER_SIDE_UNKNOWN
             for gate in s.evaluation.gates
+        ),
+    ),
+    Rule(
+        rule=_all("!has(g.overPublished) || !g.metric.contains('.')"),
+        message=(
+            "evaluation.gates: overPublished compares on the held-out rows, and metrics that begin "
+            "with forgetting. or safety. are not measured on these: use overBase, atLeast or atMost"
+        ),
+        field="evaluation.gates",
+        check=lambda s: all(
+            gate.over_published is None or "." not in gate.metric for gate in s.evaluation.gates
         ),
     ),
 )

@@ -320,6 +320,8 @@ class ScoreStatus(APIModel):
     Absent where it was asked the question alone."""
     tuned: Number
     """Score of the tuned model."""
+    published: Number | None = None
+    """Score of the version that `evaluation.publishedVersion` names."""
 
 
 class GateStatus(APIModel):
@@ -329,11 +331,14 @@ class GateStatus(APIModel):
     """Gate."""
     met: bool
     """Whether it holds; false also where it could not be measured."""
+    applicable: bool | None = None
+    """False where there is nothing to compare with, as no version is published yet; it counts as
+    met."""
     severity: Literal["Block", "Warn"] = "Block"
     """Whether it keeps the adapter from being published."""
     message: Annotated[str, Field(max_length=MAX_GATE_MESSAGE)] | None = None
-    """Of a gate that is missed: number, bound, and what would be enough. Of all gates the report
-    tells."""
+    """Of a gate that is missed: number, bound, and what would be enough; why another one does not
+    apply. Of all gates the report tells."""
 
 
 class JudgeStatus(APIModel):
@@ -372,6 +377,11 @@ class EvaluationStatus(APIModel):
     """Whether each gate holds."""
     judge: JudgeStatus | None = None
     """What to know of the judge; absent where none was asked."""
+    published_version: int | None = None
+    """The version that was published when the evaluation began, where a gate compares with it."""
+    newer_version: int | None = None
+    """A version that was published between that and this job's own: nothing was compared with
+    it."""
     report_uri: Text | None = None
     """The full report."""
     digest: Annotated[str, Field(max_length=64)] | None = None

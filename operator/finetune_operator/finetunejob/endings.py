@@ -136,6 +136,7 @@ def conclude(step: Step, spec: FineTuneJobSpec) -> None:
         _miss(step, result)
         return
     message = f"Version {result.version}: {results.scores_text(result)}{_warnings_text(result)}"
+    message += _newer_text(result)
     draft.conditions.set(ConditionType.PUBLISHED, True, Reason.PUBLISHED, message)
     draft.conditions.set(ConditionType.COMPLETE, True, Reason.SUCCEEDED, message)
     draft.announce("Published", message)
@@ -176,6 +177,14 @@ def _tell_goal(step: Step, result: EvaluateResult) -> None:
 def _warnings_text(result: EvaluateResult) -> str:
     missed = [gate.name for gate in result.gates if not gate.met and gate.severity == "Warn"]
     return f"; missed, which is only a warning: gate {', '.join(missed)}" if missed else ""
+
+
+def _newer_text(result: EvaluateResult) -> str:
+    published = result.published
+    if published is None or published.newer is None:
+        return ""
+    before = "none" if published.version is None else f"version {published.version}"
+    return f"; version {published.newer} was published meanwhile, and it was compared with {before}"
 
 
 def _miss(step: Step, result: EvaluateResult) -> None:

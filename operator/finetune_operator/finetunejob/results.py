@@ -15,6 +15,7 @@ from finetune_api.trainer import (
     GateResult,
     JudgeResult,
     PrepareResult,
+    PublishedVersion,
     RowCounts,
     Score,
     Stage,
@@ -86,6 +87,7 @@ def evaluation_section(result: EvaluateResult) -> Section:
                 "base": score.base,
                 **({"baseline": score.baseline} if score.baseline else {}),
                 "tuned": score.tuned,
+                **({"published": score.published} if score.published else {}),
             }
             for score in result.scores[:MAX_SCORES]
         ],
@@ -98,6 +100,11 @@ def evaluation_section(result: EvaluateResult) -> Section:
         section["goalMet"] = result.goal_met
     if result.goal_message:
         section["message"] = shorten(result.goal_message)
+    published = result.published
+    if published is not None and published.version is not None:
+        section["publishedVersion"] = published.version
+    if published is not None and published.newer is not None:
+        section["newerVersion"] = published.newer
     if result.gates:
         section["gates"] = [_gate_section(gate) for gate in result.gates]
     if result.judge is not None:
@@ -119,7 +126,9 @@ def _judge_section(judge: JudgeResult) -> Section:
 
 def _gate_section(gate: GateResult) -> Section:
     section: Section = {"name": gate.name, "met": gate.met, "severity": gate.severity}
-    if gate.message and not gate.met:
+    if not gate.applicable:
+        section["applicable"] = False
+    if gate.message and not (gate.met and gate.applicable):
         section["message"] = shorten(gate.message, MAX_GATE_MESSAGE)
     return section
 
@@ -233,6 +242,7 @@ def _evaluate_result(status: Section, stage: Stage) -> EvaluateResult | None:
         goal_met=evaluation.get("goalMet"),
         goal_message=evaluation.get("message") or "",
         gates=[GateResult.model_validate(gate) for gate in evaluation.get("gates") or ()],
+        published=_published_of(evaluation),
         report_uri=evaluation["reportUri"],
         stage="publish" if stage is Stage.PUBLISH else "evaluate",
         digest=evaluation.get("digest") or "",
@@ -241,3 +251,10 @@ def _evaluate_result(status: Section, stage: Stage) -> EvaluateResult | None:
     )
     # Half of a pushed result: nothing may be concluded from it.
     return found if found.is_missed or found.version is not None else None
+
+
+def _published_of(evaluation: Section) -> PublishedVersion | None:
+    version, newer = evaluation.get("publishedVersion"), evaluation.get("newerVersion")
+    if version is None and newer is None:
+        return None
+    return PublishedVersion(version=version, newer=newer)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from finetune_api.trainer import ResolvedJob, resolve_job
+from finetune_api.trainer import PublishedVersion, ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.gates import Gate
 from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.gates import Found, Unmeasured, check_gates
+from finetune_trainer.evaluate.gates import Found, Inapplicable, Unmeasured, check_gates
 from finetune_trainer.evaluate.gating import judge_gates
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question
@@ -89,6 +90,31 @@ def test_what_was_not_measured_is_missed_and_says_why() -> None:
     assert "no finite number" in result.message
 
 
+def test_a_published_version_stands_in_the_base_s_place() -> None:
+    over = replace(found(0.5, 0.9), version=3)
+    (result,) = check(over, gate(overPublished="0.3"))
+    assert result.met
+    assert "+0.400 over published version 3 0.500" in result.message
+    assert result.asked == "0.3 above the published version"
+    (worse,) = check(replace(found(0.9, 0.5), version=3), gate(overPublished="-0.02"))
+    assert not worse.met
+    less = check(replace(found(0.9, 0.5), version=3), gate(metric="loss", overPublished="0.3"))
+    assert less[0].met
+
+
+def test_what_asks_for_nothing_is_no_gate_that_could_be_passed_by_luck() -> None:
+    gates = [gate("first", overPublished="0.1"), gate("alone", atLeast="0.849")]
+    nothing = Inapplicable(why="nothing is published as n/job yet")
+    results = check_gates(gates, lambda g: nothing if g.name == "first" else found(0.5, 0.9))
+    assert (results[0].met, results[0].applicable, results[0].value) == (True, False, "")
+    assert results[0].message == (
+        "exactMatch (0.1 above the published version) does not apply: nothing is published as "
+        "n/job yet"
+    )
+    assert results[1].met
+    assert "doubt" not in results[1].message
+
+
 # ---- measured on rows ----------------------------------------------------------------------------
 
 
@@ -101,7 +127,12 @@ def question(label: str, number: int, source: str) -> Question:
     )
 
 
-def asked(job_gates: list[dict[str, Any]]) -> list[Any]:
+def asked(
+    job_gates: list[dict[str, Any]],
+    published: PublishedVersion | None = None,
+    *,
+    has_other_tokens: bool = False,
+) -> list[Any]:
     """Judge gates on 60 rows each of two labels; the tuned model never sees a Refund."""
     labels = ["Refund.", "other"] * 60
     questions = [
@@ -117,10 +148,14 @@ def asked(job_gates: list[dict[str, Any]]) -> list[Any]:
             num_bytes=np.full(120, 5.0),
         )
 
+    champion = said(*["refund"] * 90, *["?"] * 30)
     comparison = Comparison(
-        questions=questions, base=said(*["refund"] * 120), tuned=said(*["other"] * 120)
+        questions=questions,
+        base=said(*["refund"] * 120),
+        tuned=said(*["other"] * 120),
+        published=replace(champion, num_tokens=np.full(120, 2.0)) if has_other_tokens else champion,
     )
-    return judge_gates(job_with(job_gates), comparison)
+    return judge_gates(job_with(job_gates), comparison, published=published)
 
 
 def job_with(gates: list[dict[str, Any]]) -> ResolvedJob:
@@ -154,3 +189,51 @@ def test_a_slice_that_no_question_was_drawn_from_is_missed() -> None:
     (result,) = asked([{"name": "it", "metric": "exactMatch", "atLeast": "0.1", **part}])
     assert not result.met
     assert "none of the 120 held-out prompts that were asked belongs there" in result.message
+
+
+def test_a_slice_is_compared_with_what_the_published_version_said_there() -> None:
+    results = asked(
+        [
+            {"name": "all", "metric": "exactMatch", "overPublished": "0"},
+            {
+                "name": "other",
+                "metric": "exactMatch",
+                "overPublished": "0.8",
+                "slice": {"label": "other"},
+            },
+            {"name": "base", "metric": "exactMatch", "overBase": "-0.9"},
+        ],
+        PublishedVersion(version=2),
+    )
+    assert [(r.name, r.met, r.value) for r in results] == [
+        ("all", False, "+0.1250"),
+        ("other", True, "+1.0000"),
+        ("base", True, "+0.0000"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("published", "met", "words"),
+    [
+        (PublishedVersion(), True, "does not apply: nothing is published as n/"),
+        (PublishedVersion(version=4, problem="it is damaged"), False, "version 4: it is damaged"),
+        (None, False, "was not measured: nobody looked"),
+    ],
+)
+def test_without_a_version_to_ask_a_gate_fails_closed_or_does_not_apply(
+    published: PublishedVersion | None, met: bool, words: str
+) -> None:
+    wanted = {"name": "a", "metric": "exactMatch", "overPublished": "0"}
+    (result,) = asked([wanted], published)
+    assert (result.met, result.value) == (met, "")
+    assert words in result.message
+
+
+def test_losses_over_other_tokens_are_not_compared() -> None:
+    gates = [
+        {"name": "loss", "metric": "loss", "overPublished": "-9"},
+        {"name": "exact", "metric": "exactMatch", "overPublished": "-0.9"},
+    ]
+    results = asked(gates, PublishedVersion(version=1), has_other_tokens=True)
+    assert [result.met for result in results] == [False, True]
+    assert "has another chat format" in results[0].message

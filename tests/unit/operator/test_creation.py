@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from benchmarks.control_plane.simulation import result_of
 
-from finetune_api.trainer import GateResult, Stage, TerminationMessage
+from finetune_api.trainer import GateResult, PublishedVersion, Stage, TerminationMessage
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
     CreateStage,
@@ -145,12 +145,12 @@ def test_a_missed_goal_fails_the_job_and_publishes_nothing(goal):
 GATES = [{"name": "refunds", "metric": "exactMatch", "atLeast": "0.8"}]
 
 
-def evaluated(*gates):
+def evaluated(*gates, **more):
     """Plan the end of a job that has a gate, and whose evaluation says this of its gates."""
     body = trained()
     body["spec"]["evaluation"] = {"gates": GATES}
     missed = any(not gate.met and gate.severity == "Block" for gate in gates)
-    found = result_of(EVALUATE, goal_met=True).model_copy(update={"gates": list(gates)})
+    found = result_of(EVALUATE, goal_met=True).model_copy(update={"gates": list(gates), **more})
     if missed:
         found = found.model_copy(update={"version": None, "manifest_uri": ""})
     text = TerminationMessage(stage=EVALUATE, exit_code=0, result=found).to_text()
@@ -177,6 +177,24 @@ def test_a_warning_is_told_and_stops_nothing():
     made = evaluated(warned)
     assert condition(made, "Complete")["status"] == "True"
     assert "only a warning: gate refunds" in condition(made, "Published")["message"]
+
+
+def test_a_gate_that_does_not_apply_is_told_as_such():
+    words = "exactMatch does not apply: nothing is published as n/j yet"
+    made = evaluated(GateResult(name="refunds", met=True, applicable=False, message=words))
+    assert condition(made, "Complete")["status"] == "True"
+    assert made.status["evaluation"]["gates"] == [
+        {"name": "refunds", "met": True, "severity": "Block", "applicable": False, "message": words}
+    ]
+
+
+def test_a_version_that_nobody_compared_with_is_told():
+    published = PublishedVersion(version=3, newer=4)
+    made = evaluated(GateResult(name="refunds", met=True), published=published)
+    evaluation = made.status["evaluation"]
+    assert (evaluation["publishedVersion"], evaluation["newerVersion"]) == (3, 4)
+    words = "; version 4 was published meanwhile, and it was compared with version 3"
+    assert words in condition(made, "Published")["message"]
 
 
 def test_a_version_without_a_word_on_the_gates_is_no_verdict():

@@ -43,6 +43,7 @@ def refusal(folder: Path, gate: dict[str, Any], **evaluation: Any) -> str:
         {"atMost": "0.06"},
         {"overBase": "0.3", "slice": {"source": "y.csv"}},
         {"overBase": "-0.5"},
+        {"overPublished": "-0.5"},
         {"metric": "answerLength", "atLeast": "900"},
         {"metric": "loss", "overBase": "2", "slice": {"source": "y.csv"}},
         {"atLeast": "0.99", "slice": {"label": "b"}, "severity": "Warn"},
@@ -71,6 +72,7 @@ def test_gates_that_could_be_shown_pass(tmp_path: Path, gate: dict[str, Any]) ->
         ({"atLeast": "1"}, "cannot be shown by any number of held-out prompts"),
         ({"atMost": "0.01"}, "368 are the least that could show it: add examples"),
         ({"overBase": "0.95"}, "gate g: overBase 0.95 cannot be met on 70"),
+        ({"overPublished": "0.95"}, "gate g: overPublished 0.95 cannot be met on 70"),
     ],
 )
 def test_gates_that_nothing_could_show_are_refused(

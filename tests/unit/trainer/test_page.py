@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import EvaluateResult, GateResult, Score
+from finetune_api.trainer import EvaluateResult, GateResult, PublishedVersion, Score
 from finetune_trainer.evaluate.baseline.section import describe_baseline
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.label_section import count_both, describe_labels
@@ -228,3 +228,33 @@ def test_answers_that_are_no_labels_have_no_table_of_labels() -> None:
     texts = ["a long answer that is unlike any other", "and one more that is as long as the first"]
     assert count_both(texts, texts, [[text] for text in texts]) is None
     assert "true label" not in Reading(page()).text
+
+
+def test_the_published_version_stands_beside_base_and_tuned_model() -> None:
+    text = Reading(page(samples=[sample(published="It is <i>so</i>")])).text
+    assert "Version 3 (s3://models/versions/team-a/example/3) was the newest" in text
+    assert "7 of 1200 held-out prompts were in the data that version 3 was trained on." in text
+    assert "+0.0300 (-0.0100 to 0.0700)" in text
+    assert "published version It is <i>so</i>" in text
+
+
+@pytest.mark.parametrize(
+    ("published", "words"),
+    [
+        (PublishedVersion(), "Nothing is published under this job's name yet"),
+        (PublishedVersion(version=2, problem="it is damaged; do"), "was not asked: it is damaged"),
+    ],
+)
+def test_without_a_version_to_ask_the_page_says_so(published: PublishedVersion, words: str) -> None:
+    gate = GateResult(name="better", met=True, applicable=False, message="does not apply: none")
+    result = EvaluateResult(
+        scores=[Score(name="loss", base="2", tuned="1")],
+        num_samples=9,
+        published=published,
+        gates=[gate],
+        report_uri="x",
+    )
+    text = Reading(page(result=result)).text
+    assert words in text
+    assert "not applicable" in text
+    assert "does not apply: none" in text

@@ -12,6 +12,7 @@ import pytest
 from finetune_api.trainer import (
     EvaluateResult,
     GateResult,
+    PublishedVersion,
     ResolvedJob,
     Score,
     Stage,
@@ -40,10 +41,14 @@ def make(tmp_path: Path) -> Make:
     store = open_store(job.spec.output.uri)
 
     def make_context(
-        gate: GateResult = PASSED, *, decision: PublishDecision | None = None, uid: str = "u"
+        gate: GateResult = PASSED,
+        *,
+        decision: PublishDecision | None = None,
+        uid: str = "u",
+        published: PublishedVersion | None = None,
     ) -> StageContext:
         run = job.model_copy(update={"uid": uid})
-        store_run(store, run, tmp_path / "made" / uid, gate)
+        store_run(store, run, tmp_path / "made" / uid, gate, published)
         emit = EventEmitter(Stage.PUBLISH)
         folders = {"work_dir": tmp_path / "work", "cache_dir": tmp_path / "cache"}
         return StageContext(job=run, emit=emit, decision=decision, **folders)
@@ -56,11 +61,18 @@ def make_job(folder: Path) -> ResolvedJob:
     return resolve_job(FineTuneJob.from_wire(body), namespace="default", uid="u")
 
 
-def store_run(store: Any, job: ResolvedJob, folder: Path, gate: GateResult) -> None:
+def store_run(
+    store: Any,
+    job: ResolvedJob,
+    folder: Path,
+    gate: GateResult,
+    published: PublishedVersion | None = None,
+) -> None:
     result = EvaluateResult(
         scores=[Score(name="exactMatch", base="0.1", tuned="0.9")],
         num_samples=50,
         gates=[gate],
+        published=published,
         report_uri="x",
     )
     files = {
@@ -116,6 +128,28 @@ def test_what_missed_or_waits_for_a_person_is_not_published(
     monkeypatch.setattr(FineTuneJobSpec, "publishes_at_once", False)
     assert publish(make(uid="held")).version is None
     assert not version_file(context).exists()
+
+
+@pytest.mark.parametrize(("compared", "newer"), [(1, None), (None, 1)])
+def test_a_version_that_nobody_compared_with_is_told_and_stops_nothing(
+    make: Make, capsys: pytest.CaptureFixture[str], compared: int | None, newer: int | None
+) -> None:
+    assert publish(make()).version == 1
+    version = PublishedVersion(version=compared, digest="d" if compared else "")
+    context = make(uid="second", published=version)
+    result = publish(context)
+    assert result.version == 2
+    assert result.published is not None
+    assert result.published.newer == newer
+    told = "version 1 was published meanwhile: the gates compared with no version"
+    assert (told in capsys.readouterr().out) is (newer is not None)
+    inputs = json.loads(version_file(context, 2).read_text())["inputs"]
+    assert json.loads(inputs["comparedWith"]) == {"version": compared, "digest": version.digest}
+    assert publish(make(uid="third")).version == 3
+    # Whatever comes later is no news of this one.
+    again = publish(make(uid="second", published=version)).published
+    assert again is not None
+    assert again.newer == newer
 
 
 def test_somebodys_decision_publishes_and_is_on_record(make: Make, tmp_path: Path) -> None:

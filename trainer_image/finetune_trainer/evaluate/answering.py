@@ -40,6 +40,7 @@ class Comparison:
         likelihood: The likeliest labels to the base model behind that prompt; None where answers
             are no labels.
         unmeasured: Of metrics that were asked for and could not be measured, why.
+        published: Answers of the published version; None where it was not asked.
     """
 
     questions: Sequence[Question]
@@ -48,6 +49,7 @@ class Comparison:
     prompted: Answers | None = None
     likelihood: Answers | None = None
     unmeasured: Mapping[str, str] = field(default_factory=dict)
+    published: Answers | None = None
 
     @property
     def asked(self) -> list[Question]:

@@ -15,6 +15,7 @@ from finetune_trainer.evaluate.encoded import (
     PROBES_NAME,
     PROMPTED_NAME,
     EncodedQuestions,
+    folder_of,
     write_encoded,
 )
 from finetune_trainer.evaluate.kept import (
@@ -28,8 +29,9 @@ from finetune_trainer.evaluate.kept import (
 )
 from finetune_trainer.evaluate.launch import STOP_FLAG, STOPPED_REASON, read_said, run_workers
 from finetune_trainer.evaluate.metrics.answers import Answers as SaidAll
+from finetune_trainer.evaluate.models import ADAPTER_WEIGHTS
 from finetune_trainer.evaluate.question_set import QuestionSet
-from finetune_trainer.evaluate.worker import BEFORE_NAME, WorkerPlan
+from finetune_trainer.evaluate.worker import BEFORE_NAME, PROBLEM_NAME, WorkerPlan
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.model.hardware import Hardware, claimed_gpus, detect_hardware, require_gpus
 from finetune_trainer.model.load import read_model_architecture, require_bitsandbytes
@@ -88,7 +90,8 @@ def ask_models(
     Returns:
         The answers of ``base`` and ``tuned`` as far as they were asked, with a prompt those of
         ``prompted``, and where answers are labels the likeliest labels as ``likelihood``; with
-        probes those of ``baseProbes`` and ``tunedProbes``.
+        probes those of ``baseProbes`` and ``tunedProbes``; those of the ``published`` version where
+        it could be asked, else :func:`read_problem` says why not.
 
     Raises:
         TrainerError: The models do not fit, or a worker failed; the answers so far are kept.
@@ -103,6 +106,10 @@ def ask_models(
         write_encoded(control_dir, encoder, asked.prompted.encoded, name=PROMPTED_NAME)
     if asked.probes is not None:
         write_encoded(control_dir, encoder, asked.probes, name=PROBES_NAME)
+    if asked.published is not None:
+        folder = folder_of(control_dir, "published")
+        folder.mkdir()
+        write_encoded(folder, asked.published.encoder, asked.published.encoded)
     digest = digest_of(control_dir, _gather_facts(job, plan, keeping))
     kept = KeptAnswers(keeping.store, keeping.direct, keeping.prefix, digest, tell=emit.message)
     before = kept.read()
@@ -116,13 +123,42 @@ def ask_models(
     )
     with _stopping(control_dir):
         said = _run(plan, kept, before, emit, total=total)
-    return _gather(asked, {side: said[side] for side in plan.sides})
+    heard = [side for side in plan.sides if side != "published" or not read_problem(control_dir)]
+    return _gather(asked, {side: said[side] for side in heard})
+
+
+def read_problem(control_dir: Path) -> str:
+    """Return why the published version could not be asked; empty if nothing was in the way."""
+    path = control_dir / PROBLEM_NAME
+    return path.read_text() if path.exists() else ""
 
 
 def _name_sides(sides: Sequence[str]) -> str:
-    names = {"base": "base", "prompted": "base with a prompt", "tuned": "tuned model"}
+    names = {
+        "base": "base",
+        "prompted": "base with a prompt",
+        "tuned": "tuned model",
+        "published": "published version",
+    }
     *first, last = (names[side] for side in sides if side in names)
     return f"{', '.join(first)} and {last}" if first else f"{last} model"
+
+
+def _size_of_weights(
+    base_dir: Path, asked: QuestionSet, *, value_bytes: int, quantize: bool
+) -> int:
+    """Return the bytes that the weights of the largest model take, one published adapter more."""
+    size = weight_bytes(base_dir, value_bytes=value_bytes, quantize=quantize)
+    if asked.published is None:
+        return size
+    published = asked.published.source
+    folder = base_dir if published.has_adapter else published.folder
+    other = weight_bytes(
+        folder, value_bytes=2 if published.bfloat16 else 4, quantize=published.quantize
+    )
+    adapter = published.folder / ADAPTER_WEIGHTS
+    # Adapters are computed in float32, and may be stored in half of it.
+    return max(size, other) + (2 * adapter.stat().st_size if published.has_adapter else 0)
 
 
 def _gather(asked: QuestionSet, said: Answers) -> dict[str, SaidAll]:
@@ -164,7 +200,7 @@ def plan_workers(
     placement = choose_placement(
         job,
         hardware,
-        size=weight_bytes(base_dir, value_bytes=value_bytes, quantize=quantize),
+        size=_size_of_weights(base_dir, asked, value_bytes=value_bytes, quantize=quantize),
         num_questions=len(asked.questions),
         row_bytes=max(
             count_row_bytes(architecture, encoded, bfloat16=bfloat16)
@@ -179,6 +215,7 @@ def plan_workers(
         "baseProbes": asked.probes is not None,
         "tuned": tuned_dir is not None,
         "tunedProbes": asked.probes is not None,
+        "published": asked.published is not None,
     }
     plan = WorkerPlan(
         job=str(control_dir / "job.json"),
@@ -191,6 +228,7 @@ def plan_workers(
         num_workers=placement.num_workers,
         gpus_per_worker=placement.gpus_per_worker,
         gpu_bytes=hardware.memory_bytes,
+        published=asked.published.to_plan() if asked.published else None,
     )
     return plan, placement
 

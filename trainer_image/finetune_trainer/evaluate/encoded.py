@@ -23,6 +23,15 @@ PROBES_NAME = "probes.json"
 """File of what is asked beyond the held-out rows; absent where that is nothing."""
 
 
+PUBLISHED_FOLDER = "published"
+"""Folder of the questions as the published version is asked them, in its own chat format."""
+
+
+def folder_of(folder: Path, side: str) -> Path:
+    """Return where below the control folder the questions and the chat format of a side lie."""
+    return folder / PUBLISHED_FOLDER if side == "published" else folder
+
+
 def name_of(side: str) -> str:
     """Return the file of what a side is asked."""
     if side == "prompted":

@@ -27,14 +27,23 @@ class Found:
     """What a gate's metric came out as on its rows.
 
     Attributes:
-        compared: Base and tuned model.
+        compared: Base, or published version, and tuned model.
         num_prompts: Independent prompts, or other units, behind it.
         baseline: How the base model was asked.
+        version: Number of the published version that stands in the base's place; None for the base.
     """
 
     compared: Compared
     num_prompts: int
     baseline: BaselineName = "AsIs"
+    version: int | None = None
+
+    @property
+    def rival(self) -> str:
+        """What the tuned model is compared with, in words."""
+        if self.version is None:
+            return name_base(self.baseline)
+        return f"published version {self.version}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +53,15 @@ class Unmeasured:
     why: str
 
 
-LookUp = Callable[[Gate], Found | Unmeasured]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inapplicable:
+    """Why a gate asks for nothing here: there is nothing to compare with."""
+
+    why: str
+
+
+Standing = Found | Unmeasured | Inapplicable
+LookUp = Callable[[Gate], Standing]
 """Returns what a gate's metric came out as: of the held-out rows, or of whichever room measures it.
 It is asked once for each gate."""
 
@@ -90,16 +107,26 @@ def check_gates(gates: Sequence[Gate], look_up: LookUp) -> list[GateResult]:
         A result for each gate, in their order.
     """
     claims = [_read(gate, look_up(gate)) for gate in gates]
-    doubts = [CERTAIN_DOUBT if isinstance(c, Unmeasured) else c.doubt for c in claims]
-    corrected = correct_for_many(doubts)
+    # What asks for nothing can be passed by no luck.
+    asking = [claim for claim in claims if not isinstance(claim, Inapplicable)]
+    doubts = [CERTAIN_DOUBT if isinstance(c, Unmeasured) else c.doubt for c in asking]
+    corrected = iter(correct_for_many(doubts))
     return [
-        _missing(gate, claim) if isinstance(claim, Unmeasured) else _judge(claim, doubt, len(gates))
-        for gate, claim, doubt in zip(gates, claims, corrected, strict=True)
+        _without_figures(gate, claim)
+        if isinstance(claim, Inapplicable)
+        else _settle(gate, claim, next(corrected), len(asking))
+        for gate, claim in zip(gates, claims, strict=True)
     ]
 
 
-def _read(gate: Gate, found: Found | Unmeasured) -> _Claim | Unmeasured:
-    if isinstance(found, Unmeasured):
+def _settle(gate: Gate, claim: _Claim | Unmeasured, doubt: float, num_gates: int) -> GateResult:
+    if isinstance(claim, Unmeasured):
+        return _without_figures(gate, claim)
+    return _judge(claim, doubt, num_gates)
+
+
+def _read(gate: Gate, found: Standing) -> _Claim | Unmeasured | Inapplicable:
+    if not isinstance(found, Found):
         return found
     compared, number = found.compared, found.num_prompts
 
@@ -120,12 +147,13 @@ def _read(gate: Gate, found: Found | Unmeasured) -> _Claim | Unmeasured:
         return claim(compared.tuned, float(gate.at_least), is_lower=True)
     if gate.at_most is not None:
         return claim(compared.tuned, float(gate.at_most), is_lower=False)
-    assert gate.over_base is not None
-    beside = f" over {name_base(found.baseline)} {compared.base.value:.3f}"
+    wanted = gate.over_base if gate.over_base is not None else gate.over_published
+    assert wanted is not None
+    beside = f" over {found.rival} {compared.base.value:.3f}"
     if gate.metric in LOWER_IS_BETTER:
         # Better is less: an improvement of 0.1 is a difference of at most -0.1.
-        return claim(compared.gain, -float(gate.over_base), is_lower=False, beside=beside)
-    return claim(compared.gain, float(gate.over_base), is_lower=True, beside=beside)
+        return claim(compared.gain, -float(wanted), is_lower=False, beside=beside)
+    return claim(compared.gain, float(wanted), is_lower=True, beside=beside)
 
 
 def describe_bound(gate: Gate) -> str:
@@ -134,7 +162,10 @@ def describe_bound(gate: Gate) -> str:
         return f"at least {gate.at_least}"
     if gate.at_most is not None:
         return f"at most {gate.at_most}"
-    return f"{gate.over_base} {'below' if gate.metric in LOWER_IS_BETTER else 'above'} base"
+    side = "below" if gate.metric in LOWER_IS_BETTER else "above"
+    if gate.over_base is not None:
+        return f"{gate.over_base} {side} base"
+    return f"{gate.over_published} {side} the published version"
 
 
 def _judge(claim: _Claim, doubt: float, num_gates: int) -> GateResult:
@@ -179,14 +210,15 @@ def _remedy(claim: _Claim, near: float) -> str:
     return what_decides(interval.negated(), -claim.threshold, claim.num_prompts)
 
 
-def _missing(gate: Gate, unmeasured: Unmeasured) -> GateResult:
+def _without_figures(gate: Gate, claim: Unmeasured | Inapplicable) -> GateResult:
+    applies = isinstance(claim, Unmeasured)
+    words = "was not measured" if applies else "does not apply"
     return GateResult(
         name=gate.name,
         severity=gate.severity,
-        met=False,
-        message=_cut(
-            f"{_subject(gate)} ({describe_bound(gate)}) was not measured: {unmeasured.why}"
-        ),
+        met=not applies,
+        applicable=applies,
+        message=_cut(f"{_subject(gate)} ({describe_bound(gate)}) {words}: {claim.why}"),
         metric=gate.metric,
         slice=describe_slice(gate.slice),
         asked=describe_bound(gate),

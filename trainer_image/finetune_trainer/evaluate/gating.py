@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from finetune_api.trainer import GateResult, ResolvedJob
+from finetune_api.trainer import GateResult, PublishedVersion, ResolvedJob
 from finetune_api.v1alpha1.gates import Gate
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS
 from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.gates import Found, Unmeasured, check_gates
-from finetune_trainer.evaluate.measuring import compare_by
+from finetune_trainer.evaluate.gates import (
+    Found,
+    Inapplicable,
+    Standing,
+    Unmeasured,
+    check_gates,
+)
+from finetune_trainer.evaluate.measuring import compare_by, compare_published
 from finetune_trainer.evaluate.metrics.catalog import (
     LIKELIHOOD_METRICS,
     NO_SETTINGS,
@@ -28,6 +34,7 @@ def judge_gates(
     settings: Settings = NO_SETTINGS,
     *,
     others: Mapping[str, Found] = _NOTHING_ELSE,
+    published: PublishedVersion | None = None,
 ) -> list[GateResult]:
     """Hold the job's gates against what both models said.
 
@@ -37,18 +44,24 @@ def judge_gates(
         settings: What the job tells some metrics.
         others: What other rooms have measured, by the metric's name; a gate on what is not there is
             missed.
+        published: The published version; None where nobody looked for it.
 
     Raises:
         UserError: A metric of the user's own, or a pattern of theirs, failed.
     """
-    known: dict[str, Found | Unmeasured] = {}
+    known: dict[str, Standing] = {}
 
-    def look_up(gate: Gate) -> Found | Unmeasured:
+    def look_up(gate: Gate) -> Standing:
         if gate.metric not in ROW_METRICS:
             return others.get(gate.metric) or Unmeasured(why="nothing measured it in this run")
-        key = f"{gate.metric} {describe_slice(gate.slice)}"
+        over_published = gate.over_published is not None
+        key = f"{over_published} {gate.metric} {describe_slice(gate.slice)}"
         if key not in known:
-            known[key] = _measure(job, comparison, gate, settings)
+            known[key] = (
+                _measure_published(job, comparison, gate, settings, published)
+                if over_published
+                else _measure(job, comparison, gate, settings)
+            )
         return known[key]
 
     return check_gates(job.spec.evaluation.gates, look_up)
@@ -57,6 +70,43 @@ def judge_gates(
 def _measure(
     job: ResolvedJob, comparison: Comparison, gate: Gate, settings: Settings
 ) -> Found | Unmeasured:
+    part = _take_part(comparison, gate)
+    if isinstance(part, Unmeasured):
+        return part
+    compared, num_prompts, baseline = compare_by(job, part, gate.metric, settings)
+    return Found(compared=compared, num_prompts=num_prompts, baseline=baseline)
+
+
+def _measure_published(
+    job: ResolvedJob,
+    comparison: Comparison,
+    gate: Gate,
+    settings: Settings,
+    published: PublishedVersion | None,
+) -> Standing:
+    if published is None:
+        return Unmeasured(why="nobody looked for a published version")
+    if published.version is None:
+        return Inapplicable(why=f"nothing is published as {job.namespace}/{job.name} yet")
+    if published.problem:
+        return Unmeasured(why=f"version {published.version}: {published.problem}")
+    if gate.metric in JUDGE_METRICS:
+        return Unmeasured(why="the judge compares base and tuned model alone: use overBase")
+    part = _take_part(comparison, gate)
+    if isinstance(part, Unmeasured):
+        return part
+    found = compare_published(job, part, gate.metric, settings)
+    if found is None:
+        return Unmeasured(
+            why=f"version {published.version} has another chat format, in which other tokens "
+            "count: compare answers, as by exactMatch or rougeL"
+        )
+    compared, num_prompts = found
+    return Found(compared=compared, num_prompts=num_prompts, version=published.version)
+
+
+def _take_part(comparison: Comparison, gate: Gate) -> Comparison | Unmeasured:
+    """Return what was said to the questions that a gate looks at."""
     if gate.metric in comparison.unmeasured:
         return Unmeasured(why=comparison.unmeasured[gate.metric])
     part = take_slice(comparison, gate.slice)
@@ -70,5 +120,4 @@ def _measure(
             if gate.slice
             else "no held-out row has an answer to compare"
         )
-    compared, num_prompts, baseline = compare_by(job, part, gate.metric, settings)
-    return Found(compared=compared, num_prompts=num_prompts, baseline=baseline)
+    return part

@@ -32,6 +32,8 @@ class Measurement:
         baselines: Its score in each way, if there were several.
         places: The questions that ``rows`` are of, by their number among those that were asked;
             None where they are of all that the metric can score.
+        published: The published version's score, where it was asked and can be compared.
+        over_published: Tuned minus that, paired.
     """
 
     base: Interval
@@ -44,6 +46,8 @@ class Measurement:
     baseline: BaselineName = "AsIs"
     baselines: Mapping[BaselineName, Interval] = field(default_factory=dict)
     places: Sequence[int] | None = None
+    published: Interval | None = None
+    over_published: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

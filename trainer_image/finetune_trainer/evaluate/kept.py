@@ -17,12 +17,19 @@ from pathlib import Path
 
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate.answering import Said
-from finetune_trainer.evaluate.encoded import PROBES_NAME, PROMPTED_NAME, QUESTIONS_NAME
+from finetune_trainer.evaluate.encoded import (
+    PROBES_NAME,
+    PROMPTED_NAME,
+    PUBLISHED_FOLDER,
+    QUESTIONS_NAME,
+)
 from finetune_trainer.model.chat_format import FORMAT_NAME
 from finetune_trainer.storage import ObjectStore
 
-SIDES = ("base", "prompted", "baseProbes", "tuned", "tunedProbes")
-"""Base model as is, with a good prompt, probed; tuned model, and probed: asked in this order."""
+SIDES = ("base", "prompted", "baseProbes", "tuned", "tunedProbes", "published")
+"""Base model as is, with a good prompt, probed; tuned model, and probed; the version that is
+published: asked in this order."""
+_PUBLISHED = tuple(f"{PUBLISHED_FOLDER}/{name}" for name in (QUESTIONS_NAME, FORMAT_NAME))
 LIBRARIES = ("torch", "transformers", "peft")
 
 Answers = Mapping[str, Said]
@@ -118,9 +125,9 @@ def digest_of(folder: Path, facts: Mapping[str, object]) -> str:
         folder: Holds the questions as tokens and the chat format.
         facts: Weights, types and device.
     """
-    known = {**facts, "kept": 3, **{name: _version_of(name) for name in LIBRARIES}}
+    known = {**facts, "kept": 4, **{name: _version_of(name) for name in LIBRARIES}}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
-    for name in (QUESTIONS_NAME, PROMPTED_NAME, PROBES_NAME, FORMAT_NAME):
+    for name in (QUESTIONS_NAME, PROMPTED_NAME, PROBES_NAME, FORMAT_NAME, *_PUBLISHED):
         path = folder / name
         digest.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
     return digest.hexdigest()

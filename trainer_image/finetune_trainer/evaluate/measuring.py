@@ -140,6 +140,26 @@ def compare_by(
     return compared, len(metric.groups), best
 
 
+def compare_published(
+    job: ResolvedJob, comparison: Comparison, name: str, settings: Settings = NO_SETTINGS
+) -> tuple[Compared, int] | None:
+    """Compare the published version with the tuned model, by one metric; as :func:`compare_by`.
+
+    Returns:
+        The comparison, with the published version as its base, and the independent prompts behind
+        it; None where the two cannot be compared by this metric.
+    """
+    published, tuned = comparison.published, comparison.tuned
+    if published is None or name in JUDGE_METRICS:
+        return None
+    # Another chat template may count other tokens, and losses compare over the same alone.
+    if name in LIKELIHOOD_METRICS and not np.array_equal(published.num_tokens, tuned.num_tokens):
+        return None
+    metric = _Metric(job=job, comparison=comparison, name=name, settings=settings)
+    compared = metric.compare(metric.score(published), metric.score(tuned))
+    return compared, len(metric.groups)
+
+
 def measure_one(
     job: ResolvedJob, comparison: Comparison, name: str, settings: Settings = NO_SETTINGS
 ) -> Measurement:
@@ -170,6 +190,7 @@ def _measure(
         without_model = answers.over(np.arange(len(trivial.texts)))
         if trivial.is_label and name in LABEL_METRICS:
             over_trivial = metric.compare(answers, tuned).gain.interval(certainty)
+    beside = compare_published(job, comparison, name, settings)
     return Measurement(
         base=compared.base.interval(certainty),
         tuned=compared.tuned.interval(certainty),
@@ -181,6 +202,8 @@ def _measure(
         baseline=best,
         baselines={way: each.base.interval(certainty) for way, each in against.items()},
         places=places,
+        published=beside[0].base.interval(certainty) if beside else None,
+        over_published=beside[0].gain.interval(certainty) if beside else None,
     )
 
 
@@ -192,8 +215,22 @@ def _score_from(name: str, measured: Measurement) -> Score:
             "baseline": measured.baseline if has_several or measured.baseline != "AsIs" else None,
             "baselines": _baseline_scores(measured) if has_several else None,
             "trivial": "" if measured.trivial is None else figure_text(measured.trivial),
+            **_published_figures(measured),
         }
     )
+
+
+def _published_figures(measured: Measurement) -> dict[str, str]:
+    published, over = measured.published, measured.over_published
+    if published is None or over is None:
+        return {}
+    return {
+        "published": figure_text(published.value),
+        "published_low": figure_text(published.low),
+        "published_high": figure_text(published.high),
+        "over_published_low": figure_text(over.low),
+        "over_published_high": figure_text(over.high),
+    }
 
 
 def _baseline_scores(measured: Measurement) -> list[BaselineScore]:

@@ -1,15 +1,18 @@
-"""Base and tuned model side by side: one set of weights in memory where the adapter allows it."""
+"""Base, tuned and published model in turn: one set of weights where their adapters allow it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.errors import UserError
+from finetune_trainer.errors import TrainerError, UserError
+from finetune_trainer.failures import is_out_of_memory
 from finetune_trainer.model.grouped_attention import attend_in_groups
 from finetune_trainer.model.load import load_model
+from finetune_trainer.planning.headers import read_header
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +22,32 @@ GPU_SHARE = 0.9
 """Share of each GPU that a model spread over several may take; see ``placement.WEIGHTS_SHARE``."""
 
 
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedFolder:
+    """A published version on the local disk, and how it was trained.
+
+    Attributes:
+        folder: Adapter, or fully tuned model.
+        bfloat16: Type of its base weights; else float32.
+        quantize: Its base is loaded in 4 bits.
+    """
+
+    folder: Path
+    bfloat16: bool
+    quantize: bool
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether it lies on a base model."""
+        return (self.folder / ADAPTER_CONFIG).exists()
+
+
 class ModelPair:
-    """Gives the base model and the tuned model in turn.
+    """Gives the base model and the tuned model in turn, and a published version beside them.
 
     Args:
         base_dir: Local base model.
@@ -30,6 +57,7 @@ class ModelPair:
         gpu_bytes: Memory of one GPU.
         quantize: Load the base of an adapter in 4 bits, as QLoRA's training did.
         trust_remote_code: Run code that ships with the base model.
+        published: A version to give as well; None for none.
     """
 
     def __init__(
@@ -42,14 +70,16 @@ class ModelPair:
         gpu_bytes: int = 0,
         quantize: bool = False,
         trust_remote_code: bool = False,
+        published: PublishedFolder | None = None,
     ) -> None:
+        self._published = published
         self._base_dir = base_dir
         self._tuned_dir = tuned_dir
         self._dtype = dtype
         self._gpus = gpus
         self._gpu_bytes = gpu_bytes
         self._trust = trust_remote_code
-        self._has_adapter = (tuned_dir / "adapter_config.json").exists()
+        self._has_adapter = (tuned_dir / ADAPTER_CONFIG).exists()
         self._quantize = quantize and self._has_adapter
         self._model: PreTrainedModel | None = None
 
@@ -69,10 +99,74 @@ class ModelPair:
         yield self._adapted() if self._has_adapter else self._load(self._tuned_dir)
 
     @contextmanager
-    def open(self, side: str) -> Iterator[PreTrainedModel]:
-        """Yield the model of a side, ``base`` or ``tuned``."""
-        with self.base() if side == "base" else self.tuned() as model:
+    def published(self) -> Iterator[PreTrainedModel]:
+        """Yield the published version, as it was trained; nothing else of this pair afterwards.
+
+        An adapter that was trained on the same weights is put beside the tuned model's. Any other
+        is loaded by itself, once the other models are gone.
+
+        Raises:
+            UserError: ``PublishedUnusable``: its weights do not fit the base model.
+        """
+        assert self._published is not None
+        try:
+            model = self._switched() if self._shares_base(self._published) else None
+            model = model or self._load_published(self._published)
+        except TrainerError as error:
+            raise UserError("PublishedUnusable", error.message) from error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise UserError(
+                "PublishedUnusable", f"its weights do not load on this base model: {error}"
+            ) from error
+        yield model
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[PreTrainedModel]:
+        """Yield a model: ``base``, ``tuned`` or ``published``."""
+        models = {"base": self.base, "tuned": self.tuned, "published": self.published}
+        with models[name]() as model:
             yield model
+
+    def _shares_base(self, published: PublishedFolder) -> bool:
+        import torch
+
+        is_alike = (published.bfloat16, published.quantize) == (
+            self._dtype is torch.bfloat16,
+            self._quantize,
+        )
+        return self._has_adapter and published.has_adapter and is_alike
+
+    def _switched(self) -> PreTrainedModel | None:
+        """Put the published adapter in the tuned one's place; None where PEFT takes no second."""
+        assert self._published is not None
+        model: Any = self._adapted()
+        if any(getattr(c, "target_parameters", None) for c in model.peft_config.values()):
+            return None  # an update of fused experts is one adapter's alone
+        model.load_adapter(str(self._published.folder), adapter_name="published")
+        model.set_adapter("published")
+        _check_loaded(model, self._published.folder, "published")
+        loaded: PreTrainedModel = model.eval()
+        return loaded
+
+    def _load_published(self, published: PublishedFolder) -> PreTrainedModel:
+        import torch
+
+        self._model = None
+        alone = ModelPair(
+            self._base_dir,
+            published.folder,
+            dtype=torch.bfloat16 if published.bfloat16 else torch.float32,
+            gpus=self._gpus,
+            gpu_bytes=self._gpu_bytes,
+            quantize=published.quantize,
+            trust_remote_code=self._trust,
+        )
+        with alone.tuned() as model:
+            if published.has_adapter:
+                _check_loaded(model, published.folder, "default")
+            return model
 
     def _adapted(self) -> PreTrainedModel:
         if self._model is None:
@@ -104,3 +198,20 @@ class ModelPair:
             )
         attend_in_groups(model)
         return model.eval()
+
+
+def _check_loaded(model: PreTrainedModel, folder: Path, name: str) -> None:
+    """Make sure that an adapter has come in whole: PEFT only warns of what it finds no place for.
+
+    Raises:
+        UserError: ``PublishedUnusable``.
+    """
+    stored = sum("lora_" in path for path in read_header(folder / ADAPTER_WEIGHTS))
+    loaded = sum(
+        "lora_" in path and f".{name}." in f"{path}." for path, _ in model.named_parameters()
+    )
+    if stored != loaded or not stored:
+        raise UserError(
+            "PublishedUnusable",
+            f"its adapter has {stored} tensors, and this base model has a place for {loaded}",
+        )

@@ -11,6 +11,7 @@ from finetune_trainer.evaluate.baseline.fitting import Prompted
 from finetune_trainer.evaluate.baseline.making import make_prompted
 from finetune_trainer.evaluate.encoded import EncodedQuestions, encode_questions
 from finetune_trainer.evaluate.metrics.catalog import Settings
+from finetune_trainer.evaluate.published.version import AskedPublished
 from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.settings import read_settings, try_settings
 from finetune_trainer.model.encoding import Encoder
@@ -26,6 +27,7 @@ class QuestionSet:
         prompted: They behind a prompt, for the base model alone; None where there is none.
         not_prompted: Why there is none.
         probes: What both models are asked beyond them, as tokens; None where there is nothing.
+        published: The published version that is asked as well; None where there is none.
     """
 
     questions: list[Question]
@@ -33,12 +35,16 @@ class QuestionSet:
     prompted: Prompted | None = None
     not_prompted: str = ""
     probes: EncodedQuestions | None = None
+    published: AskedPublished | None = None
 
     def encoded_for(self, side: str) -> EncodedQuestions:
         """Return what a side is asked."""
         if side == "prompted":
             assert self.prompted is not None
             return self.prompted.encoded
+        if side == "published":
+            assert self.published is not None
+            return self.published.encoded
         if side.endswith("Probes"):
             assert self.probes is not None
             return self.probes
@@ -51,8 +57,9 @@ class QuestionSet:
     @property
     def all_encoded(self) -> list[EncodedQuestions]:
         """Everything that is asked."""
-        prompted = [self.prompted.encoded] if self.prompted else []
-        return [self.encoded, *prompted, *([self.probes] if self.probes else [])]
+        others = [self.prompted.encoded if self.prompted else None, self.probes]
+        others += [self.published.encoded if self.published else None]
+        return [self.encoded, *(each for each in others if each is not None)]
 
 
 def gather_question_set(

@@ -69,6 +69,7 @@ def take_questions(comparison: Comparison, inside: Sequence[bool]) -> Comparison
         if question.prompt is not None
     ]
     prompted, likelihood = comparison.prompted, comparison.likelihood
+    published = comparison.published
     return replace(
         comparison,
         questions=[q for q, chosen in zip(comparison.questions, inside, strict=True) if chosen],
@@ -76,6 +77,7 @@ def take_questions(comparison: Comparison, inside: Sequence[bool]) -> Comparison
         tuned=_take(comparison.tuned, inside, asked),
         prompted=_take(prompted, inside, asked) if prompted else None,
         likelihood=_take(likelihood, inside, asked) if likelihood else None,
+        published=_take(published, inside, asked) if published else None,
     )
 
 

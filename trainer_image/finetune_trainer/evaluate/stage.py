@@ -15,7 +15,7 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, require_approved
 from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.asking import Keeping, ask_models
+from finetune_trainer.evaluate.asking import Keeping, ask_models, read_problem
 from finetune_trainer.evaluate.gating import judge_gates
 from finetune_trainer.evaluate.goal import (
     Measurement,
@@ -30,6 +30,8 @@ from finetune_trainer.evaluate.parts import score_parts
 from finetune_trainer.evaluate.probes.alarms import judge_alarms
 from finetune_trainer.evaluate.probes.gathering import gather_probes
 from finetune_trainer.evaluate.probes.measuring import measure_said
+from finetune_trainer.evaluate.published.gathering import gather_published
+from finetune_trainer.evaluate.published.version import tell_problem
 from finetune_trainer.evaluate.question_set import gather_question_set
 from finetune_trainer.evaluate.report.evidence import Evidence, gather_samples
 from finetune_trainer.evaluate.report.writing import write_report
@@ -83,34 +85,43 @@ def _evaluate(context: StageContext, key: str) -> None:
     endpoint = open_judge(context)
     probes = gather_probes(context, prepared, asked.questions)
     base_dir, revision = context.model_folder()
+    published, rival = gather_published(
+        context, asked.questions, encoder.chat_format, revision=revision
+    )
     control_dir = context.scratch("asking", fresh=True)
     with context.keeping_logs(control_dir):
         said = ask_models(
             job,
-            replace(asked, probes=probes.encode()),
+            replace(asked, probes=probes.encode(), published=rival),
             encoder,
             base_dir=base_dir,
             tuned_dir=adapter_dir,
             record=record,
             control_dir=control_dir,
             emit=context.emit,
-            keeping=Keeping(
-                store=context.output,
-                direct=open_store(job.spec.output.uri, context.access()),
-                prefix=job.run_prefix,
-                facts={"model": revision, "adapter": adapter.digest, "dataset": prepared.digest},
+            keeping=_keep_below(
+                context,
+                model=revision,
+                adapter=adapter.digest,
+                dataset=prepared.digest,
+                published=published.digest if published else "",
             ),
         )
+    published = tell_problem(published, read_problem(control_dir))
     probed = measure_said(job, probes, said)
     consulted = consult(
         context, endpoint, Comparison(questions=asked.questions, **said, unmeasured={})
     )
     comparison = consulted.comparison
     scores, measured = score_all(job, comparison, settings)
-    gates = judge_gates(job, comparison, settings, others=probed.found)
+    gates = judge_gates(job, comparison, settings, others=probed.found, published=published)
     gates += judge_alarms(job.spec.evaluation, probed.found)
     result = _make_result(context, key, comparison, scores, measured, gates).model_copy(
-        update={**probed.to_result(certainty_of(job.spec.goal)), "judge": consulted.result}
+        update={
+            **probed.to_result(certainty_of(job.spec.goal)),
+            "judge": consulted.result,
+            "published": published,
+        }
     )
     row_scores = gather_row_scores(comparison, measured)
     evidence = _gather_evidence(context, prepared, adapter, record, comparison, result, row_scores)
@@ -130,6 +141,16 @@ def _evaluate(context: StageContext, key: str) -> None:
         folder,
         created_by="finetune_trainer evaluate",
         inputs={"adapter": adapter.digest, "dataset": prepared.digest},
+    )
+
+
+def _keep_below(context: StageContext, **facts: str) -> Keeping:
+    """Return where the run's answers are kept, and what they depend on."""
+    return Keeping(
+        store=context.output,
+        direct=open_store(context.job.spec.output.uri, context.access()),
+        prefix=context.job.run_prefix,
+        facts=facts,
     )
 
 

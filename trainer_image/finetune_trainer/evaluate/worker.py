@@ -12,21 +12,26 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.trainer import ResolvedJob
-from finetune_trainer.errors import InternalError, TrainerError
+from finetune_trainer.errors import InternalError, TrainerError, UserError
 from finetune_trainer.failures import classify, failure_record
 from finetune_trainer.process import die_with_parent
 
 BEFORE_NAME = "before.json"
 """File in the control folder with the answers of an earlier attempt."""
+PROBLEM_NAME = "published-problem.txt"
+"""File in the control folder that says why the published version cannot be asked."""
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from finetune_trainer.evaluate.answering import Asker
     from finetune_trainer.evaluate.models import ModelPair
 
@@ -49,6 +54,7 @@ class WorkerPlan:
         num_workers: How many share the questions.
         gpus_per_worker: GPUs that each puts its model on; 0 computes on the CPU.
         gpu_bytes: Memory of one GPU.
+        published: Fields of the published version's ``PublishedFolder``; None where none is asked.
     """
 
     job: str
@@ -61,6 +67,7 @@ class WorkerPlan:
     num_workers: int
     gpus_per_worker: int
     gpu_bytes: int
+    published: Mapping[str, Any] | None = None
 
 
 def main(argv: list[str]) -> int:
@@ -113,22 +120,52 @@ def answer_share(plan: WorkerPlan, rank: int) -> None:
             said.write(json.dumps({side: answers.to_json()}).encode() + b"\n")
             done.write(b"." * count({side: answers}))
 
+        def put(sides: Sequence[str], model: PreTrainedModel) -> None:
+            for side in sides:
+                askers[side].ask(model, shares[side], partial(keep, side))
+
         wanted = [side for side in plan.sides if not shares[side].is_empty]
         if not wanted:
             return
         pair = open_models(plan, rank, trust_remote_code=job.spec.model.trust_remote_code)
-        for is_tuned, sides in groupby(wanted, key=lambda side: side.startswith("tuned")):
-            # Of full fine-tuning these are two models: one goes before the other comes.
-            with pair.open("tuned" if is_tuned else "base") as model:
-                for side in sides:
-                    askers[side].ask(model, shares[side], partial(keep, side))
-            del model
+        for name, sides in groupby(wanted, key=model_of):
+            if problem := ask_one(pair, name, partial(put, tuple(sides))):
+                (folder / PROBLEM_NAME).write_text(problem)
+
+
+def ask_one(pair: ModelPair, name: str, put: Callable[[PreTrainedModel], None]) -> str:
+    """Put what it is asked to one of the models, which is gone afterwards.
+
+    Of full fine-tuning base and tuned are two models: one goes before the other comes.
+
+    Returns:
+        Why the published version cannot be asked: the others have answered, and what is missed are
+        the gates that ask for it. Empty if nothing was in the way.
+
+    Raises:
+        TrainerError: Another model does not load or does not fit.
+    """
+    try:
+        with pair.open(name) as model:
+            put(model)
+    except UserError as error:
+        if error.reason != "PublishedUnusable":
+            raise
+        return error.message
+    return ""
+
+
+def model_of(side: str) -> str:
+    """Return which model a side is asked of."""
+    if side == "published":
+        return side
+    return "tuned" if side.startswith("tuned") else "base"
 
 
 def make_askers(plan: WorkerPlan, job: ResolvedJob, rank: int) -> dict[str, Asker]:
     """Return who puts its share of the questions to each side."""
     from finetune_trainer.evaluate.answering import Asker
-    from finetune_trainer.evaluate.encoded import name_of, read_encoded
+    from finetune_trainer.evaluate.encoded import folder_of, name_of, read_encoded
     from finetune_trainer.model.chat_format import read_format
     from finetune_trainer.model.encoding import make_encoder
     from finetune_trainer.model.load import load_tokenizer
@@ -137,12 +174,11 @@ def make_askers(plan: WorkerPlan, job: ResolvedJob, rank: int) -> dict[str, Aske
         Path(plan.base_dir), trust_remote_code=job.spec.model.trust_remote_code
     )
     folder = Path(plan.control_dir)
-    encoder = make_encoder(job, tokenizer, read_format(folder))
     batch_size = job.spec.evaluation.batch_size
     return {
         side: Asker(
-            encoder,
-            read_encoded(folder, name=name_of(side)),
+            make_encoder(job, tokenizer, read_format(folder_of(folder, side))),
+            read_encoded(folder_of(folder, side), name=name_of(side)),
             batch_size=batch_size if isinstance(batch_size, int) else None,
             rank=rank,
             num_workers=plan.num_workers,
@@ -155,7 +191,7 @@ def open_models(plan: WorkerPlan, rank: int, *, trust_remote_code: bool) -> Mode
     """Return base and tuned model on this worker's GPUs, or on the CPU."""
     import torch
 
-    from finetune_trainer.evaluate.models import ModelPair
+    from finetune_trainer.evaluate.models import ModelPair, PublishedFolder
 
     first = rank * plan.gpus_per_worker
     gpus = range(first, first + plan.gpus_per_worker)
@@ -169,6 +205,13 @@ def open_models(plan: WorkerPlan, rank: int, *, trust_remote_code: bool) -> Mode
         gpu_bytes=plan.gpu_bytes,
         quantize=plan.quantize,
         trust_remote_code=trust_remote_code,
+        published=PublishedFolder(
+            folder=Path(plan.published["folder"]),
+            bfloat16=plan.published["bfloat16"],
+            quantize=plan.published["quantize"],
+        )
+        if plan.published
+        else None,
     )
 
 

@@ -135,7 +135,9 @@ def one_row(asked: Asked) -> Asked:
     return replace(asked, rows=1, scored_rows=1, scored_tokens=longest, counted_tokens=0)
 
 
-def estimate_answering(model: Architecture, setup: Setup, asked: Asked) -> AnsweringMemory:
+def estimate_answering(
+    model: Architecture, setup: Setup, asked: Asked, *, num_adapters: int = 1
+) -> AnsweringMemory:
     """Estimate the peak of one worker that holds the whole model.
 
     Args:
@@ -143,12 +145,14 @@ def estimate_answering(model: Architecture, setup: Setup, asked: Asked) -> Answe
         setup: How it was trained: the evaluation loads it alike, and all weights in the type that
             training computes with.
         asked: The largest batches.
+        num_adapters: Adapters of this size beside each other: a published one is switched to.
     """
     value = setup.value_bytes
     weights = model.num_parameters * value if setup.is_full else weight_bytes_of(model, setup)
     adapter = 0
     if not setup.is_full:
         adapter = count_adapter(model, setup) * FLOAT32 + count_saved(model, setup) * value
+        adapter *= num_adapters
     cache, logits, activations = max(
         _generating(model, setup, asked), _scoring(model, setup, asked), key=sum
     )

@@ -118,5 +118,8 @@ def _least_wanted(gate: Gate) -> tuple[int | None, str]:
         return count_for_best(float(gate.at_least), certainty), f"atLeast {gate.at_least}"
     if gate.at_most is not None:
         return count_for_best(1 - float(gate.at_most), certainty), f"atMost {gate.at_most}"
-    assert gate.over_base is not None
-    return count_for_gain(float(gate.over_base), certainty), f"overBase {gate.over_base}"
+    if gate.over_base is not None:
+        return count_for_gain(float(gate.over_base), certainty), f"overBase {gate.over_base}"
+    assert gate.over_published is not None
+    gain = float(gate.over_published)
+    return count_for_gain(gain, certainty), f"overPublished {gate.over_published}"

@@ -156,11 +156,34 @@ def _scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
         text += f"\n\nGoal {verdict}: {evaluation.goal_message}."
     if not evaluation.probes and not evaluation.probe_notes:
         text += "\n\nForgetting and safety were not measured."
+    for words in published_words(evaluation):
+        text += f"\n\n{words}"
     for gate in evaluation.gates:
         verdict = "met" if gate.met else "missed"
+        verdict = verdict if gate.applicable else "not applicable"
         kind = "" if gate.severity == "Block" else " (a warning)"
         text += f"\n\nGate {gate.name}{kind} {verdict}: {gate.message}."
     return text
+
+
+def published_words(evaluation: EvaluateResult) -> list[str]:
+    """Say how the tuned model compares with the version that was published before it."""
+    published = evaluation.published
+    if published is None:
+        return []
+    if published.version is None:
+        return ["Nothing was published under this name before, so there was nothing to compare."]
+    if published.problem:
+        return [f"Published version {published.version} was not asked: {published.problem}."]
+    scores = ", ".join(
+        f"{score.name} {score.published} [{score.published_low}, {score.published_high}], tuned - "
+        f"published {float(score.tuned) - float(score.published):+.4f} "
+        f"[{score.over_published_low}, {score.over_published_high}]"
+        for score in evaluation.scores
+        if score.published
+    )
+    words = f"Published version {published.version} on the same rows: {scores or 'not comparable'}."
+    return [f"{words} {published.seen[:1].upper()}{published.seen[1:]}."]
 
 
 def _baseline_section(evaluation: EvaluateResult, words: str) -> str:

@@ -17,7 +17,13 @@ from finetune_trainer.data.prepared import require_approved
 from finetune_trainer.decision import PublishDecision
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.publish.panel import require_panel
-from finetune_trainer.publish.versions import CARD, Published, claim_version, find_version
+from finetune_trainer.publish.versions import (
+    CARD,
+    Published,
+    claim_version,
+    find_version,
+    newest_version,
+)
 from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
 
 REPORT = "report.json"
@@ -66,7 +72,22 @@ def publish(context: StageContext) -> EvaluateResult:
     if published is None:
         return result
     uri = context.uri_of(published.key)
-    return result.model_copy(update={"version": published.number, "manifest_uri": uri})
+    told = {"version": published.number, "manifest_uri": uri}
+    return _tell_newer(context, result, published).model_copy(update=told)
+
+
+def _tell_newer(context: StageContext, result: EvaluateResult, own: Published) -> EvaluateResult:
+    """Tell of a version between the one that the gates compared with and the run's own."""
+    compared = result.published
+    newest = newest_version(context, before=own.number) if compared is not None else None
+    if compared is None or newest is None or newest.number <= (compared.version or 0):
+        return result
+    context.emit.message(
+        f"version {newest.number} was published meanwhile: the gates compared with "
+        f"{'no version' if compared.version is None else f'version {compared.version}'}"
+    )
+    newer = compared.model_copy(update={"newer": newest.number})
+    return result.model_copy(update={"published": newer})
 
 
 def _may_publish(context: StageContext, candidate: Candidate) -> bool:

@@ -35,6 +35,11 @@ class Published:
     number: int
     key: str
 
+    @property
+    def prefix(self) -> str:
+        """Key of its folder."""
+        return self.key.rpartition("/")[0]
+
 
 def find_version(context: StageContext) -> Published | None:
     """Return the version that this run was published as, or None."""
@@ -44,6 +49,34 @@ def find_version(context: StageContext) -> Published | None:
         if known.get("inputs", {}).get("uid") == context.job.uid:
             return Published(number=number, key=key)
     return None
+
+
+def newest_version(context: StageContext, *, before: int | None = None) -> Published | None:
+    """Return the newest version of the job's name that other runs have published, or None.
+
+    A version whose manifest cannot be read is somebody else's too: whoever asks must find out.
+
+    Args:
+        context: The stage's view of the world.
+        before: Only versions with a lower number.
+    """
+    for number in reversed(_versions(context)):
+        if before is not None and number >= before:
+            continue
+        version = Published(number=number, key=_key_of(context, number))
+        try:
+            known = read_json(context.output, version.key) or {}
+            is_own = known["inputs"]["uid"] == context.job.uid
+        except (ValueError, KeyError, TypeError, RecursionError):
+            is_own = False
+        if not is_own:
+            return version
+    return None
+
+
+def version_of(context: StageContext, number: int) -> Published:
+    """Return a version of the job's name by its number."""
+    return Published(number=number, key=_key_of(context, number))
 
 
 def claim_version(
@@ -128,6 +161,11 @@ def _version_manifest(
         "scores": json.dumps({s.name: [s.base, s.tuned] for s in result.scores}),
         **more,
     }
+    if result.published is not None:
+        compared = result.published
+        inputs["comparedWith"] = json.dumps(
+            {"version": compared.version, "digest": compared.digest}
+        )
     if result.gates:
         inputs["gates"] = json.dumps({gate.name: gate.met for gate in result.gates})
     merged = find_merged(context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob
@@ -83,7 +84,10 @@ def plan_evaluation(
         max_new_tokens=job.spec.evaluation.max_new_tokens,
         batch_size=job.spec.evaluation.batch_size,
     )
-    least = estimate_answering(model, setup, one_row(asked))
+    # A published version is taken to be as large as this one: which it will be is not known yet.
+    is_compared = any(g.over_published is not None for g in job.spec.evaluation.gates)
+    count = partial(estimate_answering, model, setup, num_adapters=1 + is_compared)
+    least = count(one_row(asked))
     wanted = job.spec.evaluation_gpus
     num_questions = job.spec.evaluation.max_samples
     if recipe.use_gpu:
@@ -105,7 +109,7 @@ def plan_evaluation(
         )
     return EvaluationPlan(
         asked=asked,
-        memory=estimate_answering(model, setup, asked),
+        memory=count(asked),
         placement=placement,
         available=hardware.memory_bytes,
     )

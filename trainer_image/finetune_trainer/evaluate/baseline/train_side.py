@@ -37,19 +37,46 @@ def read_train_side(
     Raises:
         StorageError: The data set is incomplete, changed, or cannot be read.
     """
+    path, problem = _fetch(output, job, work_dir, prepared.digest)
+    if path is None:
+        return iter(()), f"{problem}, and the prompt shows no labels and no examples of it"
+    step = max(1, -(-prepared.report.rows.train // MAX_ROWS))
+    return _read(path, step), ""
+
+
+def read_stored_train_side(
+    output: ObjectStore, job: ResolvedJob, work_dir: Path, digest: str
+) -> tuple[Iterator[dict[str, Any]], str]:
+    """Fetch the train side of any data set of the output and read all of its rows.
+
+    Args:
+        output: Storage rooted at the job's output.
+        job: The effective job.
+        work_dir: The run's scratch folder on this node.
+        digest: Version of the data set.
+
+    Returns:
+        The rows, one after the other, and why there are none where there could be; or nothing.
+
+    Raises:
+        StorageError: The data set is not there, incomplete, changed, or cannot be read.
+    """
+    path, problem = _fetch(output, job, work_dir, digest)
+    return (iter(()), problem) if path is None else (_read(path, 1), "")
+
+
+def _fetch(
+    output: ObjectStore, job: ResolvedJob, work_dir: Path, digest: str
+) -> tuple[Path | None, str]:
     name = f"{Side.TRAIN}.jsonl"
-    manifest = read_manifest(output, dataset_prefix(prepared.digest))
+    manifest = read_manifest(output, dataset_prefix(digest))
     sizes = {file.path: file.num_bytes for file in manifest.files}
     size = sizes.get(name, 0)
     if size > MAX_BYTES:
-        return iter(()), (
-            f"the train side has {size / 2**30:.1f} GiB: it is not fetched, and the prompt shows "
-            "no labels and no examples of it"
-        )
+        return None, f"the train side has {size / 2**30:.1f} GiB: it is not fetched"
     left_out = sizes.keys() - {name, REPORT_NAME}
-    folder, _, _ = fetch_prepared(output, job, work_dir, prepared.digest, left_out=left_out)
-    step = max(1, -(-prepared.report.rows.train // MAX_ROWS))
-    return _read(folder / name, step), ""
+    folder, _, _ = fetch_prepared(output, job, work_dir, digest, left_out=left_out)
+    return folder / name, ""
 
 
 def _read(path: Path, step: int) -> Iterator[dict[str, Any]]:

@@ -32,6 +32,7 @@ class Sample:
         group: Names what keeps questions together: those of one group are not independent.
         num_tokens: Reference tokens behind the loss.
         num_bytes: Bytes of their text in UTF-8; None if nobody counted.
+        published: The published version's answer; None where it was not asked.
     """
 
     prompt: list[dict[str, str]] | str
@@ -44,6 +45,7 @@ class Sample:
     group: str = ""
     num_tokens: int = 0
     num_bytes: int | None = None
+    published: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +103,7 @@ def gather_samples(
         row_scores: As ``gather_row_scores`` returns them.
     """
     prompted, likelihood = comparison.prompted, comparison.likelihood
+    published = comparison.published
     num_tokens, num_bytes = comparison.base.num_tokens, comparison.base.num_bytes
     # Likelihoods are those of all questions, also of plain text.
     places = [i for i, question in enumerate(comparison.questions) if question.prompt is not None]
@@ -113,6 +116,7 @@ def gather_samples(
             scores=row_scores[i],
             prompted=prompted.texts[i] if prompted else None,
             likelihood=likelihood.texts[i] if likelihood else None,
+            published=published.texts[i] if published else None,
             group=hashlib.sha256(question.group.encode()).hexdigest()[:16],
             num_tokens=int(num_tokens[place]),
             num_bytes=None if num_bytes is None else int(num_bytes[place]),

@@ -16,6 +16,7 @@ from finetune_trainer.evaluate.goal import certainty_of
 from finetune_trainer.evaluate.judge.section import JudgeSection
 from finetune_trainer.evaluate.parts import PartScore
 from finetune_trainer.evaluate.probes.section import ProbeSection
+from finetune_trainer.evaluate.published.section import PublishedSection
 from finetune_trainer.evaluate.report.curve import Picture
 from finetune_trainer.evaluate.report.label_section import (
     LABEL_COLUMNS,
@@ -65,6 +66,7 @@ class Sections:
         licence: What is known of its terms.
         commands: How it is fetched, asked and served.
         review: Whether people look at the answers.
+        published: The version that was published before, beside both.
     """
 
     rows: RowSection
@@ -81,6 +83,7 @@ class Sections:
     licence: str = ""
     commands: Sequence[Command] = ()
     review: str = ""
+    published: PublishedSection | None = None
 
 
 def render_page(job: ResolvedJob, result: EvaluateResult, sections: Sections) -> str:
@@ -115,5 +118,7 @@ def render_page(job: ResolvedJob, result: EvaluateResult, sections: Sections) ->
 def _gate_cells(gate: GateResult) -> list[str]:
     verdict = "met" if gate.met else "MISSED" if gate.severity == "Block" else "missed (warning)"
     measured = gate.value or "not measured"
+    if not gate.applicable:
+        verdict, measured = "not applicable", "nothing to compare with"
     rows = gate.slice or "all"
     return [gate.name, verdict, gate.metric, rows, measured, gate.bound, gate.asked]

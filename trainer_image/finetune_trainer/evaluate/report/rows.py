@@ -179,6 +179,8 @@ def _said(sample: Sample) -> Iterator[tuple[str, str]]:
         yield f"base {BASELINE_WORDS['Prompted']}", sample.prompted
     if sample.likelihood is not None:
         yield f"base {BASELINE_WORDS['Likelihood']}", sample.likelihood
+    if sample.published is not None:
+        yield "published version", sample.published
     yield "tuned", sample.tuned
 
 

@@ -65,12 +65,14 @@ def _of_gates(gates: list[GateResult]) -> Iterator[Verdict]:
     if not gates:
         return
     missed = [gate for gate in gates if not gate.met and gate.severity == "Block"]
-    num_met = sum(gate.met for gate in gates)
+    num_met = sum(gate.met and gate.applicable for gate in gates)
+    num_without = sum(not gate.applicable for gate in gates)
+    without = f", {num_without} not applicable" if num_without else ""
     if not missed:
         yield Verdict(
             is_met=True,
             strong="No gate stands in the way.",
-            words=f"{num_met} of {len(gates)} met.",
+            words=f"{num_met} of {len(gates)} met{without}.",
         )
         return
     yield Verdict(

@@ -18,6 +18,7 @@ from finetune_trainer.evaluate.judge.section import describe_judge
 from finetune_trainer.evaluate.metrics.labels import LabelTable, count_labels
 from finetune_trainer.evaluate.metrics.overlap import corpus_figures
 from finetune_trainer.evaluate.probes.section import describe_probes
+from finetune_trainer.evaluate.published.section import describe_published
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.evidence import Evidence
 from finetune_trainer.evaluate.report.label_section import (
@@ -133,6 +134,7 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
         lineage=lineage,
         licence=licence_words(record),
         commands=serving_commands(job, **names, adapter_uri=evidence.adapter_uri),
+        published=describe_published(result),
         review=review_words(job, result.report_uri.rpartition("/")[0]),
     )
     return render_page(job, result, sections)

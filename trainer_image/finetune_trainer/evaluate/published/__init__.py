@@ -1,0 +1,1 @@
+"""The version that is published when an evaluation begins: found, pinned, fetched and asked."""
