@@ -38,6 +38,9 @@ NUM_INVALID_ROWS_TOLD = 20
 MAX_GATE_MESSAGE = 480
 """Characters of what is said of one gate."""
 
+MAX_SLICE_WORDS = 300
+"""Characters of which rows it looks at."""
+
 PROGRESS_AUDIENCE = "finetune.dev"
 """Audience of the projected service-account token that authenticates progress pushes."""
 
@@ -383,7 +386,7 @@ class GateResult(APIModel):
     message: Annotated[str, Field(max_length=MAX_GATE_MESSAGE)] = ""
     """Number, bound and what was asked, in a sentence; what would be enough where it is missed."""
     metric: Annotated[str, Field(max_length=63)] = ""
-    slice: Annotated[str, Field(max_length=300)] = ""
+    slice: Annotated[str, Field(max_length=MAX_SLICE_WORDS)] = ""
     """The held-out rows that were looked at, in words; empty for all."""
     asked: Annotated[str, Field(max_length=63)] = ""
     value: Annotated[str, Field(max_length=32)] = ""

@@ -622,6 +622,12 @@ CASES: tuple[Case, ...] = (
                     "certainty": "0.9",
                 },
                 {"name": "champion", "metric": "exactMatch", "overPublished": "-0.01"},
+                {
+                    "name": "german",
+                    "metric": "exactMatch",
+                    "atLeast": "0.8",
+                    "slice": {"column": "language", "value": "de"},
+                },
             ]
         },
     ),
@@ -663,7 +669,32 @@ CASES: tuple[Case, ...] = (
     bad(
         "a gate on a slice of nothing",
         {GATES: [{"name": "a", "metric": "loss", "atMost": "1", "slice": {}}]},
-        "slice needs label or source, and not both",
+        "slice needs one of label, source, or column with value",
+    ),
+    bad(
+        "a gate on a slice of two kinds",
+        {
+            GATES: [
+                {
+                    "name": "a",
+                    "metric": "loss",
+                    "atMost": "1",
+                    "slice": {"label": "x", "column": "language", "value": "de"},
+                }
+            ]
+        },
+        "slice needs one of label, source, or column with value",
+    ),
+    bad(
+        "a gate on a column without value",
+        {GATES: [{"name": "a", "metric": "loss", "atMost": "1", "slice": {"column": "language"}}]},
+        "slice needs one of label, source, or column with value",
+    ),
+    good("columns for slices", {SOURCE: {"uri": "s3://a/b", "columns": {"slices": ["language"]}}}),
+    bad(
+        "a column for slices twice",
+        {SOURCE: {"uri": "s3://a/b", "columns": {"slices": ["a", "a"]}}},
+        f"{SOURCE_PATH}.columns.slices",
     ),
     bad(
         "a gate in percent",

@@ -8,11 +8,13 @@ from pydantic import Field
 
 from finetune_api.meta import (
     ATOMIC_LIST,
+    SET_LIST,
     URI,
     APIModel,
     DecimalString,
     Integer,
     LocalObjectReference,
+    Unique,
 )
 from finetune_api.v1alpha1.privacy import Privacy
 
@@ -72,6 +74,16 @@ class Columns(APIModel):
     time: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Column with the time at which a row arose, for `split.by: Time`: ISO 8601 (`2026-11-25`,
     `2026-11-25T10:00:00Z`), or seconds or milliseconds since 1970; without a zone it is UTC."""
+    slices: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=128)]],
+            Field(min_length=1, max_length=4, json_schema_extra=SET_LIST),
+            Unique,
+        ]
+        | None
+    ) = None
+    """Columns that gates may look at by `slice.column`, for example `[language, product]`. Rows
+    keep a digest of each value, never the value; the model does not see them."""
 
 
 class Source(APIModel):

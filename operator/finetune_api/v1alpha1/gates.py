@@ -15,13 +15,18 @@ _LEAST, _MOST = "0.5", "0.999"
 
 
 class GateSlice(APIModel):
-    """Which held-out rows a gate looks at; one of the two."""
+    """Which held-out rows a gate looks at: by `label`, by `source`, or by `column` and `value`."""
 
     label: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """Those with this answer, compared as `exactMatch` compares labels. `exactMatch` on it is the
     label's recall."""
     source: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     """Those that came from this file, as the data report names it (`source` in `test.jsonl`)."""
+    column: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Those with `value` in this column of their source, which `columns.slices` there must name."""
+    value: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """The value: compared as it is written, blanks at its ends aside; `true`, `5` and `null` as
+    JSON writes them."""
 
 
 class Gate(APIModel):
@@ -64,6 +69,14 @@ def _names(metrics: frozenset[str]) -> str:
     return "[" + ", ".join(f"'{metric}'" for metric in sorted(metrics)) + "]"
 
 
+def _is_one_slice(part: GateSlice | None) -> bool:
+    if part is None:
+        return True
+    chosen = (part.label, part.source, part.column)
+    is_whole = (part.column is None) == (part.value is None)
+    return is_whole and sum(name is not None for name in chosen) == 1
+
+
 def _bounds(gate: Gate) -> int:
     bounds = (gate.at_least, gate.at_most, gate.over_base, gate.over_published)
     return sum(bound is not None for bound in bounds)
@@ -83,13 +96,16 @@ GATE_RULES: tuple[Rule, ...] = (
         check=lambda s: all(_bounds(gate) == 1 for gate in s.evaluation.gates),
     ),
     Rule(
-        rule=_all("!has(g.slice) || has(g.slice.label) != has(g.slice.source)"),
-        message="evaluation.gates: slice needs label or source, and not both",
-        field="evaluation.gates",
-        check=lambda s: all(
-            gate.slice is None or (gate.slice.label is None) != (gate.slice.source is None)
-            for gate in s.evaluation.gates
+        rule=_all(
+            "!has(g.slice) || (has(g.slice.column) == has(g.slice.value) && "
+            "(has(g.slice.label) ? 1 : 0) + (has(g.slice.source) ? 1 : 0) + "
+            "(has(g.slice.column) ? 1 : 0) == 1)"
         ),
+        message=(
+            "evaluation.gates: slice needs one of label, source, or column with value, and not two"
+        ),
+        field="evaluation.gates",
+        check=lambda s: all(_is_one_slice(gate.slice) for gate in s.evaluation.gates),
     ),
     Rule(
         rule=_all(f"double(g.certainty) >= {_LEAST} && double(g.certainty) <= {_MOST}"),

@@ -11,6 +11,7 @@ import pytest
 from finetune_api.trainer import PublishedVersion, ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.gates import Gate
+from finetune_trainer.data.rows import slice_digest
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.gates import Found, Inapplicable, Unmeasured, check_gates
 from finetune_trainer.evaluate.gating import judge_gates
@@ -122,7 +123,15 @@ def question(label: str, number: int, source: str) -> Question:
     return Question(
         prompt=f"p{number}",
         references=(label,),
-        rows=({"prompt": f"p{number}", "metadata": {"source": source}},),
+        rows=(
+            {
+                "prompt": f"p{number}",
+                "metadata": {
+                    "source": source,
+                    "slices": {"month": slice_digest(str(number % 3))},
+                },
+            },
+        ),
         group=f"g{number}",
     )
 
@@ -172,6 +181,7 @@ def test_a_slice_is_looked_at_alone() -> None:
             {"name": "refund", **wanted, "slice": {"label": "refund"}},
             {"name": "french", **wanted, "slice": {"source": "fr.jsonl"}},
             {"name": "loss", "metric": "loss", "atMost": "9", "slice": {"source": "de.jsonl"}},
+            {"name": "may", **wanted, "slice": {"column": "month", "value": "2"}},
         ]
     )
     assert [(r.name, r.met, r.value) for r in results] == [
@@ -180,8 +190,16 @@ def test_a_slice_is_looked_at_alone() -> None:
         ("refund", False, "0.0000"),
         ("french", False, "0.5000"),
         ("loss", True, results[4].value),
+        ("may", False, "0.5000"),
     ]
+    assert results[5].slice == 'month "2"'
     assert results[2].message.startswith('exactMatch of label "refund" 0.000')
+
+
+def test_a_slice_of_the_longest_name_and_value_is_told_as_far_as_it_fits() -> None:
+    part = {"column": "c" * 128, "value": "\n" * 256}
+    (result,) = asked([{"name": "a", "metric": "loss", "atMost": "9", "slice": part}])
+    assert (result.met, len(result.slice)) == (False, 300)
 
 
 def test_a_slice_that_no_question_was_drawn_from_is_missed() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1.dataset import Source
-from finetune_trainer.data.rows import BadRow, make_example
+from finetune_trainer.data.rows import BadRow, is_in_slice, make_example, replace_group
 from finetune_trainer.errors import DataError, UserError
-from finetune_trainer.prepare.reading.formats import build_convert, read_group
+from finetune_trainer.prepare.reading.formats import build_convert, read_group, read_slices
 from finetune_trainer.prepare.reading.recognition import recognise_format
 
 PAIRS = {"format": "PromptCompletion"}
@@ -522,3 +522,28 @@ def test_rows_with_the_same_prompt_share_a_group_and_not_the_content() -> None:
     assert make("x").content == make("x", "g").content
     assert make("x").group != make("x", "g").group
     assert make("x", "g").group == make("y", "g").group
+
+
+def test_values_of_columns_for_slices_are_kept_as_digests_only() -> None:
+    fields = {"language": " de ", "score": 5, "is_new": True, "note": "", "who": "Ann Smith"}
+    columns = ["language", "score", "is_new", "note", "absent", "who"]
+    found = read_slices(fields, columns)
+    assert [name for name, _ in found] == ["language", "score", "is_new", "who"]
+    example = make_example(
+        {"prompt": "p", "completion": "c"},
+        file="f",
+        line=1,
+        side=None,
+        group_value=None,
+        slices=found,
+    )
+    line = f"{example.to_json()}\n".encode()
+    assert b"Smith" not in line
+    row = json.loads(replace_group(line, "0" * 64))
+    assert row["metadata"]["group"] == "0" * 16
+    for column, value in {"language": "de", "score": "5", "is_new": "true"}.items():
+        assert is_in_slice(row, column, value)
+        assert is_in_slice(row, column, f" {value}")
+    assert not is_in_slice(row, "language", "DE")
+    assert not is_in_slice(row, "note", "")
+    assert read_slices(fields, ()) == ()

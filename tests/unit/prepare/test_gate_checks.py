@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_api.messages import parse_job
+from finetune_trainer.data.rows import slice_digest
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.gate_checks import require_gates
 from support.spec_cases import changed, minimal_job
@@ -21,7 +22,11 @@ def refusal(folder: Path, gate: dict[str, Any], **evaluation: Any) -> str:
         {
             "prompt": f"p{i}",
             "completion": label,
-            "metadata": {"source": "x.csv" if label == "a" else "y.csv", "group": f"{i:016x}"},
+            "metadata": {
+                "source": "x.csv" if label == "a" else "y.csv",
+                "slices": {"language": slice_digest("de" if label == "a" else "русский")},
+                "group": f"{i:016x}",
+            },
         }
         for i, label in enumerate(labels)
     ]
@@ -43,6 +48,7 @@ def refusal(folder: Path, gate: dict[str, Any], **evaluation: Any) -> str:
         {"atMost": "0.06"},
         {"overBase": "0.3", "slice": {"source": "y.csv"}},
         {"overBase": "-0.5"},
+        {"atLeast": "0.6", "slice": {"column": "language", "value": " русский"}},
         {"overPublished": "-0.5"},
         {"metric": "answerLength", "atLeast": "900"},
         {"metric": "loss", "overBase": "2", "slice": {"source": "y.csv"}},
@@ -68,6 +74,14 @@ def test_gates_that_could_be_shown_pass(tmp_path: Path, gate: dict[str, Any]) ->
             {"atLeast": "0.9", "slice": {"label": "b"}},
             "GateUndecidable: evaluation.gates: gate g: atLeast 0.9 cannot be met on 10 independent"
             " held-out prompt(s) of its slice",
+        ),
+        (
+            {"atLeast": "0.9", "slice": {"column": "language", "value": "русский"}},
+            "atLeast 0.9 cannot be met on 10 independent",
+        ),
+        (
+            {"atLeast": "0.9", "slice": {"column": "language", "value": "DE"}},
+            'slice.column language with value "DE": no held-out row has it; name the column in',
         ),
         ({"atLeast": "1"}, "cannot be shown by any number of held-out prompts"),
         ({"atMost": "0.01"}, "368 are the least that could show it: add examples"),

@@ -129,6 +129,7 @@ class Example:
         content: Digest of ``row``; equal for identical rows.
         time: When it arose, in microseconds since 1970; None where that is not asked.
         personal: Kinds of personal data that were found in it, one bit each.
+        slices: Names of the user's columns for slices, and digests of its values in them.
     """
 
     row: dict[str, Any]
@@ -139,10 +140,14 @@ class Example:
     content: str
     time: int | None = None
     personal: int = 0
+    slices: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> str:
         """Serialise as one line of the prepared data set, without the line break."""
-        metadata = {"source": self.file, "line": self.line, "group": self.group[:GROUP_DIGITS]}
+        metadata: dict[str, Any] = {"source": self.file, "line": self.line}
+        if self.slices:
+            metadata["slices"] = dict(self.slices)
+        metadata["group"] = self.group[:GROUP_DIGITS]  # last: it may be replaced in the text
         return _dump({**self.row, "metadata": metadata})
 
 
@@ -191,6 +196,7 @@ def make_example(
     side: Side | None,
     group_value: str | None,
     time: int | None = None,
+    slices: tuple[tuple[str, str], ...] = (),
 ) -> Example:
     """Wrap a canonical row and derive its digests.
 
@@ -201,6 +207,7 @@ def make_example(
         side: Side of its source, or None.
         group_value: Value of the user's group column; None groups rows by identical prompt.
         time: When it arose, in microseconds since 1970.
+        slices: As in :class:`Example`.
 
     Raises:
         BadRow: The row holds bytes that were not UTF-8, or half of a surrogate pair.
@@ -214,7 +221,19 @@ def make_example(
         group=_digest(key),
         content=_digest(row),
         time=time,
+        slices=slices,
     )
+
+
+def slice_digest(value: str) -> str:
+    """Return what a prepared row keeps of a value in a column for slices."""
+    return _digest(["slice", value.strip()])[:GROUP_DIGITS]
+
+
+def is_in_slice(row: Mapping[str, Any], column: str, value: str) -> bool:
+    """Return whether a prepared row has a value in a column for slices."""
+    kept = row.get("metadata", {}).get("slices", {})
+    return bool(kept.get(column) == slice_digest(value))
 
 
 def replace_group(line: bytes, group: str) -> bytes:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from finetune_api.trainer import MAX_GATE_MESSAGE, GateResult
+from finetune_api.trainer import MAX_GATE_MESSAGE, MAX_SLICE_WORDS, GateResult
 from finetune_api.v1alpha1.gates import Gate
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER, BaselineName, name_base
 from finetune_trainer.evaluate.goal import SLACK, what_decides
@@ -190,7 +190,7 @@ def _judge(claim: _Claim, doubt: float, num_gates: int) -> GateResult:
         met=is_met,
         message=_cut(words),
         metric=gate.metric,
-        slice=describe_slice(gate.slice),
+        slice=describe_slice(gate.slice)[:MAX_SLICE_WORDS],
         asked=claim.asked,
         value=f"{interval.value:{sign}.4f}",
         bound=_near_text(near, claim, sign),
@@ -220,7 +220,7 @@ def _without_figures(gate: Gate, claim: Unmeasured | Inapplicable) -> GateResult
         applicable=applies,
         message=_cut(f"{_subject(gate)} ({describe_bound(gate)}) {words}: {claim.why}"),
         metric=gate.metric,
-        slice=describe_slice(gate.slice),
+        slice=describe_slice(gate.slice)[:MAX_SLICE_WORDS],
         asked=describe_bound(gate),
     )
 

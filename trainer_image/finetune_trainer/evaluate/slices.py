@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from finetune_api.v1alpha1.gates import GateSlice
+from finetune_trainer.data.rows import is_in_slice
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.labels import normalize_label
@@ -21,6 +22,8 @@ def describe_slice(part: GateSlice | None) -> str:
         return ""
     if part.label is not None:
         return f"label {json.dumps(part.label, ensure_ascii=False)}"
+    if part.column is not None:
+        return f"{part.column} {json.dumps(part.value, ensure_ascii=False)}"
     return f"source {part.source}"
 
 
@@ -29,6 +32,9 @@ def is_inside(question: Question, part: GateSlice) -> bool:
     if part.label is not None:
         label = normalize_label(part.label)
         return any(normalize_label(reference) == label for reference in question.references)
+    if part.column is not None and part.value is not None:
+        column, value = part.column, part.value
+        return any(is_in_slice(row, column, value) for row in question.rows)
     return any(row.get("metadata", {}).get("source") == part.source for row in question.rows)
 
 

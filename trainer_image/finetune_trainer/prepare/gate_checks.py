@@ -12,7 +12,7 @@ from finetune_api.v1alpha1.gates import Gate, GateSlice
 from finetune_api.v1alpha1.judging import most_scored
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS, LOWER_IS_BETTER, UNBOUNDED_METRICS
 from finetune_trainer.data.label_text import normalize_label
-from finetune_trainer.data.rows import Side, group_of
+from finetune_trainer.data.rows import Side, group_of, is_in_slice
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.decidable import ADD
 from finetune_trainer.prepare.labels import answer_of
@@ -60,6 +60,8 @@ def _count_prompts(gates: Sequence[Gate], folder: Path) -> tuple[Mapping[str, in
 
 
 def _is_inside(row: dict[str, Any], part: GateSlice) -> bool:
+    if part.column is not None and part.value is not None:
+        return is_in_slice(row, part.column, part.value)
     if part.label is None:
         return _source_of(row) == part.source
     answer = answer_of(row)
@@ -77,6 +79,13 @@ def _empty_text(gate: Gate, part: GateSlice, sources: Sequence[str]) -> str:
             f"{field}.label {json.dumps(part.label, ensure_ascii=False)}: no held-out row has this "
             "answer; write it as the rows do (the data report lists the labels), or hold out rows "
             "that have it"
+        )
+    if part.column is not None:
+        value = json.dumps(part.value, ensure_ascii=False)
+        return (
+            f"{field}.column {part.column} with value {value}: no held-out row has it; name the "
+            "column in dataset.sources[].columns.slices, write the value as the rows do, or hold "
+            "out rows that have it"
         )
     named = ", ".join(sources[:MAX_SOURCES_NAMED])
     more = (

@@ -21,7 +21,7 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.control import refuse_control_tokens
 from finetune_trainer.prepare.reading.encodings import UTF8
 from finetune_trainer.prepare.reading.files import read_rows
-from finetune_trainer.prepare.reading.formats import Convert, build_convert, read_group
+from finetune_trainer.prepare.reading.formats import Convert, build_convert, read_group, read_slices
 from finetune_trainer.prepare.reading.recognition import (
     NUM_PROBED_ROWS,
     Recognised,
@@ -238,6 +238,7 @@ def _read_files(source: Source, files: Sequence[SourceFile], label: str) -> RawR
 def _convert(source: Source, convert: Convert, file: str, row: RawRow) -> Example | RowError:
     group_column = source.columns.group if source.columns else None
     time_column = source.columns.time if source.columns else None
+    slice_columns = (source.columns.slices if source.columns else None) or ()
     try:
         return make_example(
             convert(row.fields),
@@ -246,6 +247,7 @@ def _convert(source: Source, convert: Convert, file: str, row: RawRow) -> Exampl
             side=_SIDES.get(source.side),
             group_value=read_group(row.fields, group_column),
             time=read_time(row.fields, time_column),
+            slices=read_slices(row.fields, slice_columns),
         )
     except BadRow as error:
         return RowError(

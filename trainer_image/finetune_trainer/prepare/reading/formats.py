@@ -5,11 +5,12 @@ Canonical rows are what TRL calls conversational and standard data sets, see :cl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetune_api.v1alpha1.dataset import Columns, Source
-from finetune_trainer.data.rows import BadRow
+from finetune_trainer.data.rows import BadRow, slice_digest
 from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.messages import (
     Message,
@@ -128,6 +129,23 @@ def read_group(fields: Mapping[str, Any], column: str | None) -> str | None:
     if text is None or text == "":
         raise BadRow("MissingGroup", f"columns.group: column {column!r} is empty in this row")
     return str(text)
+
+
+def read_slices(fields: Mapping[str, Any], columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the columns for slices with digests of their values; empty ones are left out.
+
+    A row without such a column is in no slice of it, which is no fault.
+
+    Raises:
+        BadRow: A value is not UTF-8.
+    """
+    found = []
+    for column in columns:
+        value = fields.get(column)
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        if text.strip() and column in fields:
+            found.append((column, slice_digest(text)))
+    return tuple(found)
 
 
 def _check_settings(source: Source, format_name: str, conversational: bool, where: str) -> None:

@@ -44,6 +44,7 @@ class Unread:
     def __init__(self, source: Source, format_name: str) -> None:
         columns = (source.columns or Columns()).to_wire()
         named = {name for name in columns.values() if isinstance(name, str)}
+        named |= set(columns.get("slices", ()))
         variables = _variables_of(source.template)
         self._is_all_read = variables is None
         self._read = {*_OF_FORMAT[format_name], *named, *(variables or ())}
