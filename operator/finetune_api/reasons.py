@@ -51,6 +51,10 @@ ACCEPTANCE = {
         "`budget.amount` is set, and this cluster has no price of a GPU for an hour.",
         "Set `budget.gpuHours`, or ask the administrator for `gpuHourPrice`.",
     ),
+    "LicenceNotAllowed": ReasonHelp(
+        "`model.licence` is none that the administrator allows for base models.",
+        "Choose another model, or have the licence added to `config.allowedLicences`.",
+    ),
     "RemoteCodeNotAllowed": ReasonHelp(
         "`model.trustRemoteCode` is off on this cluster.",
         "Choose a model without code of its own, or ask the administrator.",

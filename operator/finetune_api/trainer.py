@@ -61,6 +61,8 @@ class Environment:
     """GPUs that the pod has asked the cluster for."""
     ALLOW_CPU = "FINETUNE_ALLOW_CPU"
     """`1`: a stage that sees none of its GPUs computes on the CPU, one process in place of each."""
+    ALLOWED_LICENCES = "FINETUNE_ALLOWED_LICENCES"
+    """Licences that the base model may have: patterns, as a JSON list. Default: any."""
     SCRATCH_BYTES = "FINETUNE_SCRATCH_BYTES"
     """What the volume of the work folder may hold; a pod that writes more is evicted."""
     CHECKPOINT_BUFFER_BYTES = "FINETUNE_CHECKPOINT_BUFFER_BYTES"

@@ -121,6 +121,11 @@ MODEL = {
         "The base model is not the one this run began with.",
         "Restore it, or start the job again under a new name.",
     ),
+    "LicenceNotAllowed": _Help(
+        "The base model's licence is none that the administrator allows, or is not stated.",
+        "Choose another model, have the licence added to `config.allowedLicences`, or state it in"
+        " `model.licence` if the model does not.",
+    ),
     "ChatFormatMissing": _Help(
         "An earlier version wrote the adapter's folder.", "Start the job again under a new name."
     ),

@@ -103,6 +103,10 @@ class TenantSettings(BaseModel):
     allowed_node_selectors: list[str] = ["*"]
     """Node labels that jobs may name in `spec.podTemplate.nodeSelector`, as patterns of
     `label=value`. Unless all are allowed, node affinity is refused: it would choose past them."""
+    allowed_licences: list[str] = ["*"]
+    """Licences that base models may have, as patterns without regard to case: `apache-2.0`, `mit`,
+    `llama3*`. Unless all are allowed, one that is not stated is refused, too. `model.licence` is
+    looked at before anything is created, what the model itself states in `prepare`."""
 
     # ---- what it costs -----------------------------------------------------------------------
     gpu_hour_price: DecimalString | None = None

@@ -690,6 +690,8 @@ CASES: tuple[Case, ...] = (
         {GATES: [{"name": "a", "metric": "loss", "atMost": "1", "slice": {"column": "language"}}]},
         "slice needs one of label, source, or column with value",
     ),
+    good("a licence that the model does not state", {"spec.model.licence": "apache-2.0"}),
+    bad("an empty licence", {"spec.model.licence": ""}, "spec.model.licence"),
     good("columns for slices", {SOURCE: {"uri": "s3://a/b", "columns": {"slices": ["language"]}}}),
     bad(
         "a column for slices twice",
@@ -717,7 +719,7 @@ CASES: tuple[Case, ...] = (
             "spec.evaluation.safety": {},
             GATES: [{"name": "a", "metric": "safety.refusals", "overPublished": "0"}],
         },
-        "evaluation.gates: overPublished compares on the held-out rows",
+        "evaluation.gates: slice and overPublished are of held-out rows",
     ),
     bad(
         "a gate over the published version without direction",
@@ -769,7 +771,7 @@ CASES: tuple[Case, ...] = (
             "spec.evaluation.safety": {},
             GATES: [{"name": "a", "metric": "safety.bias", "atMost": "0.1", **OF_LABEL}],
         },
-        "evaluation.gates: slice chooses held-out rows",
+        "evaluation.gates: slice and overPublished are of held-out rows",
     ),
     bad(
         "a canary that has no like",

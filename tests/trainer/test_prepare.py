@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from finetune_api.trainer import PrepareResult, ResolvedJob, Stage
+from finetune_api.trainer import Environment, PrepareResult, ResolvedJob, Stage
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, read_tokens
 from finetune_trainer.data.rows import Side
@@ -25,6 +25,7 @@ from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.prepare import building, intake, tokens
 from finetune_trainer.prepare.duplicates import bands, near, signatures
+from finetune_trainer.prepare.licence import require_licence
 from finetune_trainer.prepare.reading import examples
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
@@ -657,6 +658,46 @@ def test_a_goal_is_checked_against_a_reused_data_set_too(
     assert caught.value.reason == "MetricUnsuitable"
 
 
+@pytest.mark.parametrize(
+    ("card", "declared", "allowed", "words"),
+    [
+        ("mit", None, '["MIT", "apache-*"]', ""),
+        ("mit", None, '["apache-*"]', "'mit', which is not one that base models may have here"),
+        ("gemma", "mit", '["mit"]', "'gemma', which is not one"),
+        (None, "mit", '["mit"]', ""),
+        (None, None, '["mit"]', "states no licence, neither in its card"),
+        (None, None, None, ""),
+        (None, None, "[]", "(none); choose another model"),
+    ],
+)
+def test_the_licence_of_the_base_model_is_told_and_held_against_those_allowed(
+    make_context: MakeContext,
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    card: str | None,
+    declared: str | None,
+    allowed: str | None,
+    words: str,
+) -> None:
+    write("rows.jsonl", pairs(3))
+    model = {"uri": "hf://example/tiny", **({"licence": declared} if declared else {})}
+    context = make_context(spec={"model": model})
+    context.cache_dir.mkdir()
+    if card:
+        (context.cache_dir / "README.md").write_text(f"---\nlicense: {card}\n---\n")
+    if allowed is not None:
+        monkeypatch.setenv(Environment.ALLOWED_LICENCES, allowed)
+    if words:
+        with pytest.raises(UserError) as refused:
+            require_licence(context, context.cache_dir)
+        assert refused.value.reason == "LicenceNotAllowed"
+        assert words in refused.value.message
+    else:
+        require_licence(context, context.cache_dir)
+    assert (card or declared or "look it up before") in context.messages
+
+
 def test_equal_prompts_stay_on_one_side_and_copies_are_left_out(
     make_context: MakeContext, write: Write
 ) -> None:
@@ -756,6 +797,30 @@ def test_the_latest_rows_are_held_out_on_request(make_context: MakeContext, writ
     _, prepared = prepare_and_read(make_context(source, split=split))
     days = [rows[row["metadata"]["line"] - 1]["created"] for row in prepared.test]
     assert sorted(set(days)) == [f"2026-01-{day:02}" for day in range(22, 29)]
+
+
+def test_columns_for_slices_reach_the_held_out_rows_as_digests(
+    make_context: MakeContext, write: Write
+) -> None:
+    languages = ("de", "русский", None)
+    rows = [
+        {"prompt": f"What is {n}?", "completion": "x", "language": languages[n % 3]}
+        for n in range(60)
+    ]
+    write("rows.jsonl", as_jsonl(rows))
+    source = {"uri": "in/rows.jsonl", "columns": {"slices": ["language"]}}
+    gate = {"name": "g", "metric": "loss", "atMost": "9"}
+    found = [{**gate, "slice": {"column": "language", "value": "русский"}}]
+    context = make_context(source, spec={"evaluation": {"gates": found, "minPrompts": 1}})
+    _, prepared = prepare_and_read(context)
+    held_out = [r["metadata"].get("slices", {}) for r in prepared.test]
+    assert any(held_out)
+    assert all(set(kept) <= {"language"} for kept in held_out)
+    assert "русский" not in (prepared.folder / "test.jsonl").read_text()
+    missing = [{**gate, "slice": {"column": "language", "value": "fr"}}]
+    other = make_context(dict(source), spec={"evaluation": {"gates": missing, "minPrompts": 1}})
+    with pytest.raises(DataError, match=r"column language with value \"fr\": no held-out row"):
+        prepare(other)
 
 
 def test_the_most_rows_are_drawn_before_the_split(make_context: MakeContext, write: Write) -> None:

@@ -82,8 +82,8 @@ class Columns(APIModel):
         ]
         | None
     ) = None
-    """Columns that gates may look at by `slice.column`, for example `[language, product]`. Rows
-    keep a digest of each value, never the value; the model does not see them."""
+    """Columns for `slice.column` of gates. Rows keep digests of the values; the model does not see
+    them."""
 
 
 class Source(APIModel):

@@ -128,6 +128,9 @@ class Model(APIModel):
     `reasoning_effort: low`; `"true"`, `"false"` and integers are read as such. They are written
     into the published template. Default: what switches thinking off is off, unless the answers
     bring reasoning of their own."""
+    licence: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Licence of a model whose card and `config.json` state none. The administrator may allow some
+    only."""
     trust_remote_code: StrictBool = False
     """Run Python code that ships inside the model repository. Off: such code runs with the job's
     credentials."""

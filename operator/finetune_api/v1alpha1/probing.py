@@ -115,7 +115,7 @@ def _switched_on(part: str) -> Rule:
 
 
 _ON_EXPOSURE = _gates_on_cel("g.metric == 'safety.exposure'")
-_ON_SLICES = _gates_on_cel("g.metric.contains('.') && has(g.slice)")
+_ON_ROWS = _gates_on_cel("g.metric.contains('.') && (has(g.slice) || has(g.overPublished))")
 
 PROBE_RULES: tuple[Rule, ...] = (
     _switched_on("forgetting"),
@@ -137,14 +137,15 @@ PROBE_RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        rule=f"!{_ON_SLICES}",
+        rule=f"!{_ON_ROWS}",
         message=(
-            "evaluation.gates: slice chooses held-out rows, and metrics that begin with "
-            "forgetting. or safety. are not measured on these; leave it out"
+            "evaluation.gates: slice and overPublished are of held-out rows, on which metrics that "
+            "begin with forgetting. or safety. are not measured"
         ),
         field="evaluation.gates",
         check=lambda s: all(
-            gate.slice is None or "." not in gate.metric for gate in s.evaluation.gates
+            (gate.slice is None and gate.over_published is None) or "." not in gate.metric
+            for gate in s.evaluation.gates
         ),
     ),
 )

@@ -321,7 +321,7 @@ class ScoreStatus(APIModel):
     tuned: Number
     """Score of the tuned model."""
     published: Number | None = None
-    """Score of the version that `evaluation.publishedVersion` names."""
+    """Score of `publishedVersion`."""
 
 
 class GateStatus(APIModel):
@@ -332,13 +332,12 @@ class GateStatus(APIModel):
     met: bool
     """Whether it holds; false also where it could not be measured."""
     applicable: bool | None = None
-    """False where there is nothing to compare with, as no version is published yet; it counts as
-    met."""
+    """False where there is nothing to compare with: it counts as met."""
     severity: Literal["Block", "Warn"] = "Block"
     """Whether it keeps the adapter from being published."""
     message: Annotated[str, Field(max_length=MAX_GATE_MESSAGE)] | None = None
-    """Of a gate that is missed: number, bound, and what would be enough; why another one does not
-    apply. Of all gates the report tells."""
+    """Of a gate that is missed or does not apply: number, bound, what would be enough. Of all gates
+    the report tells."""
 
 
 class JudgeStatus(APIModel):
@@ -378,10 +377,9 @@ class EvaluationStatus(APIModel):
     judge: JudgeStatus | None = None
     """What to know of the judge; absent where none was asked."""
     published_version: int | None = None
-    """The version that was published when the evaluation began, where a gate compares with it."""
+    """The version that gates compare with."""
     newer_version: int | None = None
-    """A version that was published between that and this job's own: nothing was compared with
-    it."""
+    """One that was published meanwhile."""
     report_uri: Text | None = None
     """The full report."""
     digest: Annotated[str, Field(max_length=64)] | None = None

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from posixpath import normpath
 from urllib.parse import unquote, urlsplit
 
+from finetune_api.licences import is_licence_allowed
 from finetune_api.messages import path_of
 from finetune_api.names import RESERVED_PREFIXES
 from finetune_api.prompt_template import find_template_errors
@@ -79,6 +80,7 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
             )
         )
     found += _judge(spec, config)
+    found += _licence(spec, config)
     found += _image(spec, config)
     if spec.pod_template is not None:
         found += _pod_template(spec.pod_template)
@@ -190,6 +192,20 @@ def _image(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]
         message=f"{image!r} is not an image that jobs may run here"
         f" ({_listed(config.allowed_images)}); leave it out to run {config.trainer_image!r}, or"
         " ask the administrator to add it to allowedImages",
+    )
+
+
+def _licence(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
+    """Refuse a licence that the job states; what the model states is known in ``prepare``."""
+    licence = spec.model.licence
+    if licence is None or is_licence_allowed(licence, config.allowed_licences):
+        return
+    yield Violation(
+        reason=Reason.LICENCE_NOT_ALLOWED,
+        field="spec.model.licence",
+        message=f"{licence!r} is not a licence that base models may have here"
+        f" ({_listed(config.allowed_licences)}); choose another model, or ask the administrator to"
+        " add it to allowedLicences",
     )
 
 

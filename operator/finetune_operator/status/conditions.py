@@ -52,6 +52,7 @@ class Reason(StrEnum):
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     NODE_SELECTOR_NOT_ALLOWED = "NodeSelectorNotAllowed"
     PRICE_NOT_SET = "PriceNotSet"
+    LICENCE_NOT_ALLOWED = "LicenceNotAllowed"
     # stages
     PREPARING = "Preparing"
     PREPARED = "Prepared"

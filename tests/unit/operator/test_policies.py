@@ -29,6 +29,7 @@ policies:
     allowedNodeSelectors: [pool=team-a, "nvidia.com/gpu.product=*"]
     defaultNodeSelector: {pool: team-a}
     defaultServiceAccount: bucket-reader
+    allowedLicences: [Apache-2.0, "llama3*"]
     defaultTolerations: [{key: team-a, operator: Exists, tolerationSeconds: 60}]
     defaultMemory: 200Gi
     prepareMemory: 8Gi
@@ -112,6 +113,11 @@ REFUSALS = [
     ("an allowed judge", judged_by("https://judge.corp/v1"), None, ()),
     ("the same without a path", judged_by("https://judge.corp"), None, ()),
     ("an exact judge", judged_by("http://judge.models.svc:8000/v1/"), None, ()),
+    ("another licence", {"model": {"uri": "hf://a/b", "licence": "gemma"}}, "LicenceNotAllowed",
+     ("spec.model.licence", "'gemma'", "Apache-2.0, llama3*", "allowedLicences")),
+    ("one licence of two", {"model": {"uri": "hf://a/b", "licence": "apache-2.0, gemma"}},
+     "LicenceNotAllowed", ()),
+    ("an allowed licence", {"model": {"uri": "hf://a/b", "licence": "Llama3.1"}}, None, ()),
     ("nothing", {}, None, ()),
 ]  # fmt: skip
 
@@ -195,3 +201,15 @@ async def test_a_job_is_judged_by_the_policy_of_its_namespace(tmp_path):
     told = world.client.cluster.objects["finetunejobs", *KEY]
     assert condition(told, "Accepted")["reason"] == "ImageNotAllowed"
     assert [sent["kind"] for verb, sent in world.client.writes if verb == "create"] == []
+
+
+def test_the_list_of_licences_goes_to_the_stage_that_reads_the_model(tmp_path):
+    config = read(POLICIES, tmp_path)
+
+    def told(namespace, stage):
+        variables = pod_of(config.for_namespace(namespace), stage)["containers"][0]["env"]
+        return {v["name"]: v.get("value") for v in variables}.get("FINETUNE_ALLOWED_LICENCES")
+
+    assert told("team-a", Stage.PREPARE) == '["Apache-2.0", "llama3*"]'
+    assert told("team-a", Stage.TRAIN) is None
+    assert told("team-b", Stage.PREPARE) is None

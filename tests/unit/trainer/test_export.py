@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from finetune_api.trainer import ResolvedJob
-from finetune_trainer.publish.card import licence_of, model_card
+from finetune_api.v1alpha1.finetunejob import Model
+from finetune_trainer.model.licence import licence_of
+from finetune_trainer.publish.card import model_card
 from support.spec_cases import minimal_job
 
 RECIPE = {"global_batch_size": 8, "learning_rate": 1e-3, "epochs": 1.0, "bfloat16": True}
@@ -28,6 +30,10 @@ RECORD: dict[str, Any] = {
     [
         ({"license": "mit"}, None, "mit"),
         ({}, "---\nlicense: apache-2.0\n---\n# A model\n", "apache-2.0"),
+        ({}, "---\nlicense: other\nlicense_name: acme-research\n---\n", "acme-research"),
+        ({}, "---\nlicense: other\n---\n", "other"),
+        ({}, "---\nlicense:\n- mit\n- apache-2.0\n---\n", "mit, apache-2.0"),
+        ({"license": None}, "---\nlicense: [\n---\n", None),
         ({}, "# A model without metadata\n", None),
         ({}, None, None),
     ],
@@ -38,7 +44,10 @@ def test_licence_is_that_of_the_configuration_or_the_card(
     (tmp_path / "config.json").write_text(json.dumps(config))
     if card:
         (tmp_path / "README.md").write_text(card)
-    assert licence_of(tmp_path) == expected
+    model = Model(uri="hf://a/b")
+    assert licence_of(model, tmp_path) == expected
+    declared = model.model_copy(update={"licence": "mit"})
+    assert licence_of(declared, tmp_path) == (expected or "mit")
 
 
 @pytest.mark.parametrize(

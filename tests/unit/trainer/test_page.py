@@ -235,7 +235,7 @@ def test_the_published_version_stands_beside_base_and_tuned_model() -> None:
     assert "Version 3 (s3://models/versions/team-a/example/3) was the newest" in text
     assert "7 of 1200 held-out prompts were in the data that version 3 was trained on." in text
     assert "+0.0300 (-0.0100 to 0.0700)" in text
-    assert "published version It is <i>so</i>" in text
+    assert "published version wrong It is <i>so</i>" in text
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from finetune_trainer.prepare.conversations import fetch_template
 from finetune_trainer.prepare.decidable import require_decidable_goal
 from finetune_trainer.prepare.fetching import fetch_benchmarks, fetch_sources
 from finetune_trainer.prepare.gate_checks import require_gates
+from finetune_trainer.prepare.licence import require_licence
 from finetune_trainer.prepare.metric_checks import require_metrics
 from finetune_trainer.prepare.refusals import (
     require_preferences,
@@ -63,7 +64,8 @@ def prepare(context: StageContext) -> PrepareResult:
     """
     files = fetch_sources(context)
     benchmarks = fetch_benchmarks(context)
-    _, model_revision = context.model_folder(include_weights=False)
+    model_dir, model_revision = context.model_folder(include_weights=False)
+    require_licence(context, model_dir)
     model = context.job.spec.model
     template = fetch_template(model, context.access(model.credentials_ref))
     digest = compute_version(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import EvaluateResult, JudgeResult, ResolvedJob
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
-from finetune_trainer.model.load import read_config
 
 
 def model_card(
@@ -219,22 +217,3 @@ def _judge_section(judge: JudgeResult) -> str:
     if judge.agreement:
         text += f"; with itself, in the other order, it agreed on {judge.agreement}"
     return ". ".join([text, *judge.notes]).rstrip(".") + "."
-
-
-def licence_of(folder: Path) -> str | None:
-    """Return the base model's licence as its configuration or card states it, if it does.
-
-    Args:
-        folder: Local base model.
-    """
-    config = read_config(folder)
-    licence = config.get("license")
-    if isinstance(licence, str):
-        return licence
-    card = folder / "README.md"
-    if card.exists():
-        from huggingface_hub import ModelCard
-
-        value = ModelCard.load(card).data.to_dict().get("license")
-        return value if isinstance(value, str) else None
-    return None

@@ -8,9 +8,9 @@ from finetune_api.trainer import MetricValue, StepSelection, TrainResult, decima
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import InternalError
+from finetune_trainer.model.licence import licence_of, read_licence
 from finetune_trainer.model.load import QUANTIZATION_OF
 from finetune_trainer.publish.adapter import weights_file
-from finetune_trainer.publish.card import licence_of
 from finetune_trainer.storage import Manifest
 from finetune_trainer.train.origin import read_pin
 
@@ -41,7 +41,8 @@ def make_record(
         "modelUri": context.job.spec.model.uri,
         "trustRemoteCode": context.job.spec.model.trust_remote_code,
         "revision": revision,
-        "license": licence_of(context.model_folder()[0]),
+        "license": licence_of(context.job.spec.model, context.model_folder()[0]),
+        "licenseIsStated": read_licence(context.model_folder()[0]) is not None,
         "dataset": prepared.digest,
         "step": outcome["step"],
         "selection": outcome["selection"],

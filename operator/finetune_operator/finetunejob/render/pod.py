@@ -6,6 +6,7 @@ is not among it. :mod:`finetune_operator.finetunejob.admission` has refused rese
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from decimal import Decimal
@@ -224,6 +225,8 @@ def _environment(
         values[Environment.NUM_GPUS] = str(gpus)
     if config.cache_claim:
         values[Environment.CACHE_IS_SHARED] = "1"
+    if stage is Stage.PREPARE and "*" not in config.allowed_licences:
+        values[Environment.ALLOWED_LICENCES] = json.dumps(config.allowed_licences)
     if config.allow_cpu:
         values[Environment.ALLOW_CPU] = "1"
     if config.progress_url:

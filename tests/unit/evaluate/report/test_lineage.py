@@ -69,6 +69,8 @@ def test_what_lies_in_a_volume_of_the_cluster_is_served_once_it_was_copied() -> 
 def test_a_licence_that_nobody_states_is_to_be_looked_up() -> None:
     assert "look it up" in licence_words({"license": None})
     assert "apache-2.0" in licence_words(RUN)
+    declared = licence_words({"license": "mit", "licenseIsStated": False})
+    assert "states no licence; the job states the licence mit" in declared
 
 
 def test_the_data_sets_own_page_is_found_from_this_one() -> None:

@@ -74,8 +74,11 @@ def licence_words(record: Mapping[str, Any]) -> str:
             "The base model states no licence in its configuration or card: look it up before "
             "anybody uses what was made of it."
         )
+    states = "The base model states"
+    if record.get("licenseIsStated") is False:
+        states = "The base model states no licence; the job states"
     return (
-        f"The base model states the licence {licence}. What was tuned from it is bound by it too, "
+        f"{states} the licence {licence}. What was tuned from it is bound by it too, "
         "and by the terms of the data."
     )
 
