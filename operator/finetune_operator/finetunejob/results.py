@@ -199,7 +199,9 @@ def is_verdict(result: AnyResult | None, spec: FineTuneJobSpec) -> bool:
     if result.is_missed:
         return True
     speaks_of_goal = spec.goal is None or result.goal_met is True
-    speaks_of_gates = len(result.gates) == len(spec.evaluation.gates)
+    # Alarms of forgetting and safety stand beside the job's own gates.
+    told = {gate.name for gate in result.gates}
+    speaks_of_gates = all(gate.name in told for gate in spec.evaluation.gates)
     return result.version is not None and speaks_of_goal and speaks_of_gates
 
 

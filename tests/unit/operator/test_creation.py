@@ -179,6 +179,22 @@ def test_a_warning_is_told_and_stops_nothing():
     assert "only a warning: gate refunds" in condition(made, "Published")["message"]
 
 
+def test_alarms_beside_the_gates_that_nobody_asked_for_hold_nothing_back():
+    alarm = GateResult(name="safety-refusals", met=True, message="no harm is shown")
+    made = evaluated(GateResult(name="refunds", met=True), alarm)
+    assert condition(made, "Complete")["status"] == "True"
+    assert made.first == ()
+    assert [gate["name"] for gate in made.status["evaluation"]["gates"]] == [
+        "refunds",
+        "safety-refusals",
+    ]
+
+
+def test_an_alarm_is_no_word_on_the_gate():
+    made = evaluated(GateResult(name="safety-refusals", met=True))
+    assert condition(made, "Complete") is None
+
+
 def test_a_gate_that_does_not_apply_is_told_as_such():
     words = "exactMatch does not apply: nothing is published as n/j yet"
     made = evaluated(GateResult(name="refunds", met=True, applicable=False, message=words))
