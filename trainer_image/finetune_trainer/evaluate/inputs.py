@@ -1,0 +1,145 @@
+"""What an evaluation is given, and what the models say to it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from finetune_api.trainer import PublishedVersion
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.prepared import Prepared, read_prepared, require_approved
+from finetune_trainer.data.rows import Side
+from finetune_trainer.evaluate.asking import Keeping, ask_models, read_problem
+from finetune_trainer.evaluate.judge.consulting import open_judge
+from finetune_trainer.evaluate.judge.endpoint import JudgeEndpoint
+from finetune_trainer.evaluate.metrics.answers import Answers
+from finetune_trainer.evaluate.probes.gathering import gather_probes
+from finetune_trainer.evaluate.probes.probe import Probes
+from finetune_trainer.evaluate.published.gathering import gather_published
+from finetune_trainer.evaluate.published.version import tell_problem
+from finetune_trainer.evaluate.question_set import QuestionSet, gather_question_set
+from finetune_trainer.evaluate.settings import Settings
+from finetune_trainer.model.chat_format import read_format
+from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.storage import Manifest, fetch_folder, open_store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """What an evaluation is given.
+
+    Attributes:
+        prepared: The run's data set, of which the held-out side is here.
+        adapter: Manifest of the run's adapter.
+        adapter_dir: Folder with it.
+        record: Content of its ``run.json``.
+        encoder: The encoder of training.
+        asked: Everything that the models are asked, but for the probes.
+        settings: What metrics need to know of the job.
+        endpoint: The judge; None where the job names none.
+        probes: What is asked beyond the held-out rows.
+        base_dir: Folder with the base model.
+        revision: Which weights these are.
+        published: The version that is published now; None where no gate compares with it.
+    """
+
+    prepared: Prepared
+    adapter: Manifest
+    adapter_dir: Path
+    record: dict[str, Any]
+    encoder: Encoder
+    asked: QuestionSet
+    settings: Settings
+    endpoint: JudgeEndpoint | None
+    probes: Probes
+    base_dir: Path
+    revision: str
+    published: PublishedVersion | None
+
+
+def gather_inputs(context: StageContext) -> Inputs:
+    """Fetch and read all that the models are asked, and the models.
+
+    Raises:
+        DataError: There is no held-out row.
+        UserError: What somebody approved is another data set, or the judge's key is missing.
+        StorageError: Storage failed.
+    """
+    job, adapter_dir = context.job, context.scratch("adapter")
+    prepared = read_prepared(
+        context.output, job, context.work_dir, sides=(Side.TEST,), approved=context.approved_data
+    )
+    adapter = _fetch_adapter(context, f"{job.run_prefix}/adapter", adapter_dir)
+    encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
+    asked, settings = gather_question_set(context, prepared, encoder)
+    endpoint = open_judge(context)
+    probes = gather_probes(context, prepared, asked.questions)
+    base_dir, revision = context.model_folder()
+    published, rival = gather_published(
+        context, asked.questions, encoder.chat_format, revision=revision
+    )
+    return Inputs(
+        prepared=prepared,
+        adapter=adapter,
+        adapter_dir=adapter_dir,
+        record=json.loads((adapter_dir / "run.json").read_text()),
+        encoder=encoder,
+        asked=replace(asked, probes=probes.encode(), published=rival),
+        settings=settings,
+        endpoint=endpoint,
+        probes=probes,
+        base_dir=base_dir,
+        revision=revision,
+        published=published,
+    )
+
+
+def ask(
+    context: StageContext, inputs: Inputs
+) -> tuple[dict[str, Answers], PublishedVersion | None]:
+    """Ask all models everything.
+
+    Returns:
+        The answers by side, as :func:`ask_models` does; and the published version, with what kept
+        it from being asked.
+
+    Raises:
+        TrainerError: The models do not fit, or a worker failed; the answers so far are kept.
+        Stopped: This process was asked to stop.
+    """
+    control_dir = context.scratch("asking", fresh=True)
+    published = inputs.published
+    keeping = Keeping(
+        store=context.output,
+        direct=open_store(context.job.spec.output.uri, context.access()),
+        prefix=context.job.run_prefix,
+        facts={
+            "model": inputs.revision,
+            "adapter": inputs.adapter.digest,
+            "dataset": inputs.prepared.digest,
+            "published": published.digest if published else "",
+        },
+    )
+    with context.keeping_logs(control_dir):
+        said = ask_models(
+            context.job,
+            inputs.asked,
+            inputs.encoder,
+            base_dir=inputs.base_dir,
+            tuned_dir=inputs.adapter_dir,
+            record=inputs.record,
+            control_dir=control_dir,
+            emit=context.emit,
+            keeping=keeping,
+        )
+    return said, tell_problem(published, read_problem(control_dir))
+
+
+def _fetch_adapter(context: StageContext, key: str, folder: Path) -> Manifest:
+    """Fetch the run's adapter; it must have learned from the data set that was approved, if any."""
+    manifest = fetch_folder(context.output, key, folder)
+    record = json.loads((folder / "run.json").read_text())
+    require_approved(record["dataset"], context.approved_data, context.uri_of(key))
+    return manifest
