@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,11 @@ def _evaluate(
 ) -> tuple[bool | None, str]:
     questions = gather_questions(rows, max_questions=100_000, seed=0)
     number = len(questions)
-    losses = {"nll_sums": np.ones(number), "num_tokens": np.ones(number)}
+    likely = partial(Answers, nll_sums=np.ones(number), num_tokens=np.ones(number))
     comparison = Comparison(
         questions=questions,
-        base=Answers(texts=["I think that"] * number, **losses),
-        tuned=Answers(texts=job.tuned[:number], **losses),
+        base=likely(texts=["I think that"] * number),
+        tuned=likely(texts=job.tuned[:number]),
     )
     _, measured = score_all(resolved, comparison)
     met, words = check_goal(resolved.spec.goal, measured[job.goal["metric"]])

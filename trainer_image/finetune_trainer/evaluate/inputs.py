@@ -15,12 +15,12 @@ from finetune_trainer.evaluate.asking import Keeping, ask_models, read_problem
 from finetune_trainer.evaluate.judge.consulting import open_judge
 from finetune_trainer.evaluate.judge.endpoint import JudgeEndpoint
 from finetune_trainer.evaluate.metrics.answers import Answers
+from finetune_trainer.evaluate.metrics.catalog import Settings
 from finetune_trainer.evaluate.probes.gathering import gather_probes
 from finetune_trainer.evaluate.probes.probe import Probes
 from finetune_trainer.evaluate.published.gathering import gather_published
 from finetune_trainer.evaluate.published.version import tell_problem
 from finetune_trainer.evaluate.question_set import QuestionSet, gather_question_set
-from finetune_trainer.evaluate.settings import Settings
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.storage import Manifest, fetch_folder, open_store
