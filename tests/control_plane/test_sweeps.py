@@ -6,9 +6,11 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from benchmarks.control_plane.kubelet import Fate, Kubelet, success
 from benchmarks.control_plane.simulation import ended_status, finetunejob, result_of
 from pydantic import ValidationError
@@ -257,6 +259,35 @@ async def test_without_the_kind_jobs_run_and_sweeps_go_on_once_it_is_there(
                 assert holds(await until_over(client, namespace), "Complete")
     finally:
         install_crd(control_plane)
+
+
+async def test_jobs_that_could_not_be_held_are_not_created(
+    control_plane: Any, namespace: str, tmp_path: Path
+) -> None:
+    crd = yaml.safe_load((ROOT / "crds" / "finetunejobs.yaml").read_text())
+    (version,) = crd["spec"]["versions"]
+    schema = version["schema"]["openAPIV3Schema"]
+    del schema["properties"]["spec"]["properties"]["holdAfter"]
+    rules = schema["x-kubernetes-validations"]
+    schema["x-kubernetes-validations"] = [r for r in rules if "holdAfter" not in r["rule"]]
+    older = tmp_path / "finetunejobs.yaml"
+    older.write_text(yaml.safe_dump(crd))
+    try:
+        install_crd(control_plane, older)
+        async with (
+            open_client(connection_of(control_plane)) as client,
+            running_manager(client, test_config(namespace)),
+        ):
+            await client.create(FINETUNESWEEPS, sweep(namespace))
+            done = await until_over(client, namespace)
+            assert await jobs_of(client, namespace) == {}
+    finally:
+        install_crd(control_plane)
+    failed = condition(done, "Failed")
+    assert failed is not None
+    assert failed["reason"] == "InvalidTrial"
+    assert "holdAfter" in failed["message"]
+    assert "kubectl apply" in failed["message"]
 
 
 # ---- deaths ------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class FakeClient:
             raise NotFound(f"get {name}", status=404)
         return copy.deepcopy(obj)
 
-    async def create(self, resource, obj, *, field_manager=""):
+    async def create(self, resource, obj, *, field_manager="", strict=False):
         await self._arrive()
         self.writes.append(("create", obj))
         key = self._key(resource, obj)

@@ -727,6 +727,14 @@ CASES: tuple[Case, ...] = (
         "of which neither side is better",
     ),
     bad(
+        "a judge's gate over the published version",
+        {
+            "spec.evaluation.judge": JUDGE,
+            GATES: [{"name": "a", "metric": "judgeWinRate", "overPublished": "0"}],
+        },
+        "the judge is shown no answers of the published version",
+    ),
+    bad(
         "a gate on an improvement without direction",
         {GATES: [{"name": "a", "metric": "refusalRate", "overBase": "0"}]},
         "of which neither side is better",

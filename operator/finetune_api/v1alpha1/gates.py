@@ -8,7 +8,12 @@ from pydantic import Field
 
 from finetune_api.meta import NAME_PATTERN, APIModel, DecimalString, SignedDecimal, decimal_of
 from finetune_api.v1alpha1.rules import Rule
-from finetune_api.v1alpha1.scoring import BETTER_SIDE_UNKNOWN, UNBOUNDED_METRICS, GateMetric
+from finetune_api.v1alpha1.scoring import (
+    BETTER_SIDE_UNKNOWN,
+    JUDGE_METRICS,
+    UNBOUNDED_METRICS,
+    GateMetric,
+)
 
 MAX_GATES = 16
 _LEAST, _MOST = "0.5", "0.999"
@@ -146,6 +151,19 @@ GATE_RULES: tuple[Rule, ...] = (
         check=lambda s: all(
             (gate.over_base is None and gate.over_published is None)
             or gate.metric not in BETTER_SIDE_UNKNOWN
+            for gate in s.evaluation.gates
+        ),
+    ),
+    Rule(
+        rule=_all(f"!has(g.overPublished) || !(g.metric in {_names(JUDGE_METRICS)})"),
+        message=(
+            "evaluation.gates: the judge is shown no answers of the published version, so "
+            f"overPublished does not fit {' and '.join(sorted(JUDGE_METRICS))}: use atLeast, or "
+            "overPublished of another metric"
+        ),
+        field="evaluation.gates",
+        check=lambda s: all(
+            gate.over_published is None or gate.metric not in JUDGE_METRICS
             for gate in s.evaluation.gates
         ),
     ),

@@ -216,7 +216,10 @@ class FineTuneSweepReconciler:
     async def _create_owned(self, observed: Observed, job: Object) -> Object:
         name = job["metadata"]["name"]
         try:
-            return await self._client.create(FINETUNEJOBS, job, field_manager=FIELD_MANAGER)
+            # A server whose FineTuneJobs know no holdAfter would drop it, and publish every trial.
+            return await self._client.create(
+                FINETUNEJOBS, job, field_manager=FIELD_MANAGER, strict=True
+            )
         except AlreadyExists as error:
             live = await self._read(observed.namespace, name)
             if live is None:

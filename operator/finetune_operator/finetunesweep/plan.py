@@ -33,6 +33,7 @@ from finetune_operator.status.conditions import ConditionType, Reason, is_termin
 
 __all__ = ["plan"]
 
+_UNKNOWN_FIELD = "strict decoding error: unknown field"
 MAX_FAILURES = 3
 """So many trials may fail before one has a validation loss; then the rest would too."""
 
@@ -170,7 +171,14 @@ def _is_hopeless(step: Step) -> bool:
 def _tell_refusal(step: Step, refusal: Refusal, *, is_new: bool) -> None:
     """Tell why the next trial cannot be created; what was created goes on."""
     if refusal.is_final:
-        step.fail(Reason.INVALID_TRIAL, f"The API server refuses a trial: {refusal.message}")
+        text = f"The API server refuses a trial: {refusal.message}"
+        if _UNKNOWN_FIELD in refusal.message:
+            text += (
+                ". Its CustomResourceDefinition of FineTuneJobs is older than that of"
+                " FineTuneSweeps: apply both of the chart (kubectl apply --server-side -f"
+                " charts/finetune-operator/crds/) and create the sweep again"
+            )
+        step.fail(Reason.INVALID_TRIAL, text)
         return
     conditions = step.draft.conditions
     if is_new:

@@ -234,16 +234,27 @@ class KubeClient:
                     raise error_from_status(what, int(body.get("code") or 500), body)
                 yield kind, body
 
-    async def create(self, resource: Resource, obj: Object, *, field_manager: str = "") -> Object:
+    async def create(
+        self, resource: Resource, obj: Object, *, field_manager: str = "", strict: bool = False
+    ) -> Object:
         """Create an object; also for reviews (TokenReview), whose answer is in the result.
+
+        Args:
+            resource: Its kind.
+            obj: The object.
+            field_manager: Who owns its fields.
+            strict: Refuse fields that the server's schema lacks, which it drops otherwise.
 
         Raises:
             AlreadyExists: The name is taken.
+            Invalid: The server will never accept it.
         """
         metadata = obj.get("metadata") or {}
         path = resource.collection_path(metadata.get("namespace", ""))
-        query = {"fieldManager": field_manager} if field_manager else None
-        return await self._request("create", "POST", resource, path, query, body=obj)
+        query = {"fieldManager": field_manager} if field_manager else {}
+        if strict:
+            query["fieldValidation"] = "Strict"
+        return await self._request("create", "POST", resource, path, query or None, body=obj)
 
     async def replace(self, resource: Resource, obj: Object, *, field_manager: str = "") -> Object:
         """Put a whole object; with a resourceVersion in it, only over that version.

@@ -84,7 +84,9 @@ class MortalClient(FakeClient):
             raise Death
         return super()._leave(obj)
 
-    async def create(self, resource: Any, obj: Object, *, field_manager: str = "") -> Object:
+    async def create(
+        self, resource: Any, obj: Object, *, field_manager: str = "", strict: bool = False
+    ) -> Object:
         obj = {**obj, "metadata": {**obj["metadata"], "creationTimestamp": timestamp(NOW)}}
         return await super().create(resource, obj, field_manager=field_manager)
 
