@@ -17,7 +17,10 @@ import yaml
 from devcluster.binaries import program
 from devcluster.node import Node
 from e2e.world import JOB_TIMEOUT_SECONDS, RESUMED, Body, Job, Tenant, is_training
+from finetune_cli.reviewing import Source, open_review
+from finetune_cli.verify import make_access
 from support.eventually import eventually
+from support.reviews import verdicts_of
 
 pytestmark = pytest.mark.slow
 
@@ -140,3 +143,38 @@ def test_it_is_a_plugin_of_kubectl_and_deletes(shell: Shell) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 64
     assert f'"{NAME}" not found' in err
+
+
+def test_a_candidate_waits_for_its_reviewers_and_is_published_by_their_result(
+    shell: Shell, spec: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "reviewed"
+    review = {"review": {"required": True, "sample": 6, "rubric": ["voice", "accuracy"]}}
+    body = shell.tenant.document(name, spec, {"evaluation": review})
+    del body["metadata"]["namespace"]
+    (shell.folder / "reviewed.json").write_text(json.dumps(body))
+    shell.run("finetune", "submit", "reviewed.json")
+    job = Job(tenant=shell.tenant, name=name)
+    status = job.wait(lambda s: s.get("phase") in ("AwaitingApproval", "Succeeded", "Failed"))
+    assert status["phase"] == "AwaitingApproval", job.report()
+    assert "version" not in status["artifact"]
+    eventually(lambda: not job.running_pods(), timeout=60, interval=1)
+
+    endpoint = shell.tenant.access.endpoint
+    page = Path(shell.run("finetune", "review", "open", name, "--endpoint", str(endpoint)).strip())
+    assert "tiny/llama" not in page.read_text()
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, shell.environment[key])
+    uri = status["evaluation"]["reportUri"].rpartition("/")[0]
+    opened = open_review(Source(uri=uri, access=make_access(endpoint, None)))
+    files = []
+    for reviewer in ("Rita", "Sam"):
+        files.append(f"{reviewer}.json")
+        verdicts = verdicts_of(reviewer, opened.blind, opened.key)
+        (shell.folder / files[-1]).write_text(verdicts.to_json())
+    submit = ("finetune", "review", "submit", name, *files, "--endpoint", str(endpoint), "--yes")
+    assert "1.0000" in shell.run(*submit)
+    status = job.wait_published()
+    assert status["artifact"]["version"] == 1
+    assert status["publication"]["panel"]
+    assert "2 reviewer(s)" in status["publication"]["reason"]
