@@ -205,7 +205,7 @@ class FineTuneSweepSpec(APIModel):
     """What differs from trial to trial; each field once."""
     search: Literal["Grid", "Random", "Halving", "TPE"] = "Random"
     """`Grid`: every setting, the last parameter changing fastest. `Random`: drawn. `Halving`: drawn
-    too, many of them, of which `earlyStopping` leaves the few that are worth it. `TPE`: after ten
+    too, many of them, of which `earlyStopping` leaves the few that are worth it. `TPE`: after five
     drawn trials, where good ones were denser than bad ones. No setting of a space that can be
     counted is tried twice, and a search ends when all were tried."""
     trials: Annotated[Integer, Field(ge=1, le=MAX_TRIALS)] | None = None
