@@ -340,6 +340,11 @@ class BaselineScore(APIModel):
     high: Annotated[str, Field(max_length=32)]
 
 
+def _is_empty(text: str) -> bool:
+    """Leave out of a message what says nothing: its room is small."""
+    return not text
+
+
 class Score(APIModel):
     """One metric on the held-out side, with its confidence interval."""
 
@@ -365,14 +370,14 @@ class Score(APIModel):
     delta_high: Annotated[str, Field(max_length=32)] = ""
     trivial: Annotated[str, Field(max_length=32)] = ""
     """Score of answers that need no model; empty for metrics that compare none."""
-    published: Annotated[str, Field(max_length=32)] = ""
+    published: Annotated[str, Field(max_length=32, exclude_if=_is_empty)] = ""
     """Score of the published version; empty where none was asked, or where it cannot be compared.
     The same for the bounds below."""
-    published_low: Annotated[str, Field(max_length=32)] = ""
-    published_high: Annotated[str, Field(max_length=32)] = ""
-    over_published_low: Annotated[str, Field(max_length=32)] = ""
+    published_low: Annotated[str, Field(max_length=32, exclude_if=_is_empty)] = ""
+    published_high: Annotated[str, Field(max_length=32, exclude_if=_is_empty)] = ""
+    over_published_low: Annotated[str, Field(max_length=32, exclude_if=_is_empty)] = ""
     """Lower end of the interval of tuned minus published, compared row by row."""
-    over_published_high: Annotated[str, Field(max_length=32)] = ""
+    over_published_high: Annotated[str, Field(max_length=32, exclude_if=_is_empty)] = ""
 
 
 class GateResult(APIModel):

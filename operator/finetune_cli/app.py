@@ -107,7 +107,7 @@ def validate(
         typer.Option("--with-model", help="With --data: count tokens with the job's model."),
     ] = False,
 ) -> None:
-    """Check job files as the API server would, all of them. Exit code 1 if a job is invalid.
+    """Check jobs and sweeps in files as the API server would. Exit code 1 if one is invalid.
 
     A file that cannot be read, or is not YAML, makes it 64.
     """

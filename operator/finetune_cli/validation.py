@@ -1,4 +1,4 @@
-"""Checks files of FineTuneJobs, one after the other: what is wrong with one hides no other."""
+"""Checks files of jobs and sweeps, one after the other: what is wrong with one hides no other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from finetune_cli.documents import Document, find_problems, parse_documents, read_text
 from finetune_cli.errors import CliError
+from finetune_cli.sweepfile import find_sweep_problems, is_sweep
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +16,7 @@ class Verdict:
 
     Attributes:
         lines: For people.
-        is_valid: It is a good job.
+        is_valid: It is a good job or sweep.
         is_readable: It could be judged at all.
     """
 
@@ -38,10 +39,11 @@ def judge_file(
     try:
         for document in parse_documents(read_text(source), source):
             is_empty = False
-            problems = find_problems(document)
+            is_trials = is_sweep(document.body)
+            problems = _find_sweep(document) if is_trials else find_problems(document)
             name = "" if problems else document.body["metadata"]["name"]
             lines = problems or [f"{source}: {name} is valid"]
-            if with_data and not problems:
+            if with_data and not problems and not is_trials:
                 yield _judge_data(document, f"{source}: {name}", with_model=with_model)
             else:
                 yield Verdict(lines=tuple(lines), is_valid=not problems)
@@ -49,6 +51,13 @@ def judge_file(
             raise CliError(f"{source} is empty: there is no FineTuneJob in it")
     except CliError as error:
         yield Verdict(lines=(error.message,), is_valid=False, is_readable=False)
+
+
+def _find_sweep(document: Document) -> list[str]:
+    return [
+        f"{document.source}:{problem.line or document.first_line}: {problem}"
+        for problem in find_sweep_problems(document)
+    ]
 
 
 def _judge_data(document: Document, name: str, *, with_model: bool) -> Verdict:

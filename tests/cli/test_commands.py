@@ -212,11 +212,15 @@ def test_chat_passes_the_trainers_failure_on(cli: Cli) -> None:
 
 def test_examples_are_valid_and_reproducible(cli: Cli) -> None:
     for example in sorted((REPOSITORY / "examples").glob("[0-9]*")):
+        (file,) = example.glob("*.yaml")
+        done = cli("validate", str(file))
+        assert done.code == 0, done.out
+        if not (example / "generate.py").exists():
+            assert "01-headline-sentiment" in (example / "README.md").read_text()
+            continue
         for out in ("a", "b"):
             command = [sys.executable, "generate.py", "--out", str(cli.folder / out)]
             subprocess.run(command, cwd=example, check=True, capture_output=True)
         made = sorted(path.name for path in (cli.folder / "a").iterdir())
         for name in made:
             assert (cli.folder / "a" / name).read_bytes() == (cli.folder / "b" / name).read_bytes()
-        done = cli("validate", str(example / "job.yaml"))
-        assert done.code == 0, done.out

@@ -188,3 +188,12 @@ def value_for(path: str, value: Value) -> Value:
     if path in INTEGER_PATHS:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
     return str(value)
+
+
+def set_at(spec: dict[str, Any], path: str, value: Value) -> None:
+    """Put a value at a dotted path, with the objects above it where they are missing."""
+    *parents, last = path.split(".")
+    target = spec
+    for part in parents:
+        target = target.setdefault(part, {})
+    target[last] = value

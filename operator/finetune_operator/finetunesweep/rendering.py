@@ -16,7 +16,7 @@ from finetune_api.names import (
     Owner,
     trial_name,
 )
-from finetune_api.v1alpha1.sweep_parameters import SEED_PATH, value_for
+from finetune_api.v1alpha1.sweep_parameters import SEED_PATH, set_at, value_for
 from finetune_operator.finetunesweep.search.space import Value
 
 Object = dict[str, Any]
@@ -70,12 +70,3 @@ def with_seed(template: Object, values: Mapping[str, Value], repeat: int) -> dic
     """Return values with the seed of the n-th replicate, which counts from 1."""
     seed = int((template.get("hyperparameters") or {}).get("seed", 42))
     return {**values, SEED_PATH: (seed + repeat) % (MAX_SEED + 1)}
-
-
-def set_at(spec: Object, path: str, value: Value) -> None:
-    """Put a value at a dotted path, with the objects above it where they are missing."""
-    *parents, last = path.split(".")
-    target = spec
-    for part in parents:
-        target = target.setdefault(part, {})
-    target[last] = value

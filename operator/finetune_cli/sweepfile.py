@@ -1,0 +1,120 @@
+"""Judges a FineTuneSweep in a file: the sweep, its template as a job, and the values it names."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.messages import InvalidJobError, Location, Problem, parse_job
+from finetune_api.meta import API_VERSION, KIND
+from finetune_api.v1alpha1.finetunesweep import FineTuneSweep
+from finetune_api.v1alpha1.rules import BrokenRulesError
+from finetune_api.v1alpha1.sweep_parameters import Parameter, Value, set_at, value_for
+from finetune_cli.documents import Document
+
+SWEEP_KIND = "FineTuneSweep"
+_TEMPLATE = ("spec", "template")
+_WORDS = {"missing": "Required value", "extra_forbidden": "unknown field"}
+
+
+def is_sweep(body: object) -> bool:
+    """Return whether a document says that it is a FineTuneSweep."""
+    return isinstance(body, dict) and body.get("kind") == SWEEP_KIND
+
+
+def find_sweep_problems(document: Document) -> list[Problem]:
+    """Return everything wrong with a FineTuneSweep, in the order of the text.
+
+    Of values that the template's schema refuses, the first of each parameter is told.
+    """
+    body = document.body
+    spec = body.get("spec") if isinstance(body.get("spec"), dict) else {}
+    template = spec.get("template")
+    found = []
+    if body.get("apiVersion") is None:
+        found.append(Problem(location=("apiVersion",), message="Required value"))
+    if isinstance(template, dict):
+        found += _find_job_problems(template)
+    try:
+        sweep = FineTuneSweep.from_wire(body)
+    except ValidationError as error:
+        found += _explain(error, has_template=isinstance(template, dict))
+    else:
+        assert isinstance(template, dict)  # the sweep has one
+        for number, parameter in enumerate(sweep.spec.parameters):
+            found += _find_value_problem(template, number, parameter)
+    lined = [
+        Problem(location=each.location, message=each.message, line=document.line_of(each.location))
+        for each in found
+    ]
+    return sorted(lined, key=lambda problem: problem.line or 0)
+
+
+def _find_job_problems(template: dict[str, Any]) -> list[Problem]:
+    """Return what is wrong with a template as the spec of a job, by its place in the sweep."""
+    job = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": "trial"},
+        "spec": template,
+    }
+    try:
+        parse_job(job)
+    except InvalidJobError as error:
+        return [
+            Problem(location=(*_TEMPLATE, *each.location[1:]), message=each.message)
+            for each in error.problems
+        ]
+    return []
+
+
+def _explain(error: ValidationError, *, has_template: bool) -> Iterator[Problem]:
+    """Yield what is wrong with the sweep itself; its template is judged as a job."""
+    for details in error.errors(include_url=False):
+        location: Location = tuple(details["loc"])
+        cause = details.get("ctx", {}).get("error")
+        if location[:2] == _TEMPLATE and has_template:
+            continue
+        if isinstance(cause, BrokenRulesError):
+            for rule in cause.broken:
+                # Rules are of a whole sweep or of one parameter; the field is below it.
+                above = location or ("spec",)
+                yield Problem(
+                    location=(*above, *rule.field.split(".")),
+                    message=f"Invalid value: {rule.message}",
+                )
+        else:
+            yield Problem(location=location, message=_WORDS.get(details["type"], details["msg"]))
+
+
+def _find_value_problem(
+    template: dict[str, Any], number: int, parameter: Parameter
+) -> Iterator[Problem]:
+    """Yield the first value of a parameter that the template's schema refuses."""
+    for place, value in _values_of(parameter):
+        changed = copy.deepcopy(template)
+        set_at(changed, parameter.path, value_for(parameter.path, value))
+        problems = _find_job_problems(changed)
+        if problems:
+            yield Problem(
+                location=("spec", "parameters", number, *place),
+                message=f"{parameter.path}: {value} would be refused in a trial: {problems[0]}",
+            )
+            return
+
+
+def _values_of(parameter: Parameter) -> Iterator[tuple[tuple[str | int, ...], Value]]:
+    """Yield the values of a parameter, of a range its ends, each with its place below it."""
+    for index, value in enumerate(parameter.values or ()):
+        yield ("values", index), value
+    for name, given in (
+        ("logUniform", parameter.log_uniform),
+        ("uniform", parameter.uniform),
+        ("int", parameter.int_range),
+    ):
+        if given is not None:
+            yield (name, "min"), given.min
+            yield (name, "max"), given.max
