@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -122,20 +123,37 @@ def list_(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """List jobs and how far they are."""
-    from finetune_cli.jobview import COLUMNS, WIDE_COLUMNS, current_time, row, table
+    from finetune_cli.jobview import COLUMNS, WIDE_COLUMNS, current_time, row
 
     cluster = connect(context, namespace, kubeconfig)
     found = cluster.list_jobs(all_namespaces=all_namespaces, selector=selector)
     is_wide = output == "wide"
     columns = WIDE_COLUMNS if is_wide else COLUMNS
     rows = [row(job, current_time(), is_wide=is_wide) for job in found["items"]]
-    if all_namespaces:
-        columns = ("NAMESPACE", *columns)
-        spaces = [job["metadata"]["namespace"] for job in found["items"]]
-        rows = [[space, *cells] for space, cells in zip(spaces, rows, strict=True)]
-    where = "in any namespace" if all_namespaces else f"in namespace {cluster.namespace}"
-    words = "\n".join(table(rows, columns)) if rows else f"no FineTuneJobs {where}"
+    words = list_text(cluster, found, columns, rows, "FineTuneJobs", everywhere=all_namespaces)
     print_object(found, output, words)
+
+
+def list_text(
+    cluster: Cluster,
+    found: dict[str, Any],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    kinds: str,
+    *,
+    everywhere: bool,
+) -> str:
+    """Return listed objects as a table, of all namespaces with theirs; or that there are none."""
+    from finetune_cli.jobview import table
+
+    if not rows:
+        where = "in any namespace" if everywhere else f"in namespace {cluster.namespace}"
+        return f"no {kinds} {where}"
+    if not everywhere:
+        return "\n".join(table(rows, columns))
+    spaces = [item["metadata"]["namespace"] for item in found["items"]]
+    placed = [[space, *cells] for space, cells in zip(spaces, rows, strict=True)]
+    return "\n".join(table(placed, ("NAMESPACE", *columns)))
 
 
 def queue(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finetune_cli.cluster_app import Context, Kubeconfig, Namespace
 from finetune_cli.data_app import Format, Region, check_format
 from finetune_cli.errors import CliError
+
+if TYPE_CHECKING:
+    from finetune_trainer.experiments.comparison import Comparison
 
 COMPARE_MODULES = ("finetune_trainer", "jinja2", "numpy", "scipy")
 """What comparing runs needs; no torch."""
@@ -69,14 +72,25 @@ def compare(
         region=region,
         hour_price=gpu_hour_price,
     )
-    from finetune_trainer.experiments.comparison import compare_runs, to_wire
+    from finetune_trainer.experiments.comparison import compare_runs
 
     found = read_runs(runs, asking)
     names = [run.name for run in found]
     if against is not None and against not in names:
         raise CliError(f"--against {against}: choose one of {', '.join(names)}")
     comparison = compare_runs(found, against=None if against is None else names.index(against))
+    show(comparison, format_, html, title=f"{len(found)} runs side by side")
+
+
+def show(comparison: Comparison, format_: str, html: Path | None, *, title: str) -> None:
+    """Print a comparison, and write its page if one is asked for.
+
+    Raises:
+        CliError: The page cannot be written.
+    """
     if format_ == "json":
+        from finetune_trainer.experiments.comparison import to_wire
+
         print(json.dumps(to_wire(comparison), indent=1))
     else:
         from finetune_cli.comparisontext import describe_comparison
@@ -85,7 +99,7 @@ def compare(
     if html is not None:
         from finetune_trainer.experiments.page import render_page
 
-        write_page(html, render_page(comparison, title=f"{len(found)} runs side by side"))
+        _write_page(html, render_page(comparison, title=title))
 
 
 def check_page(file: Path | None) -> None:
@@ -100,7 +114,7 @@ def check_page(file: Path | None) -> None:
         raise CliError(f"--html {file}: {why}")
 
 
-def write_page(file: Path, page: str) -> None:
+def _write_page(file: Path, page: str) -> None:
     """Write a page and say so.
 
     Raises:

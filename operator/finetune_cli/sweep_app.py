@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune_cli.cluster_app import Context, Kubeconfig, Namespace, Output, connect, print_object
-from finetune_cli.compare_app import COMPARE_MODULES, check_page, write_page
+from finetune_cli.cluster_app import (
+    Context,
+    Kubeconfig,
+    Namespace,
+    Output,
+    connect,
+    list_text,
+    print_object,
+)
+from finetune_cli.compare_app import COMPARE_MODULES, check_page, show
 from finetune_cli.data_app import Format, Region, check_format
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
@@ -41,19 +48,13 @@ def list_(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """List sweeps, how far they are, and the best trial of each."""
-    from finetune_cli.jobview import current_time, table
+    from finetune_cli.jobview import current_time
     from finetune_cli.sweepview import COLUMNS, row
 
     cluster = connect(context, namespace, kubeconfig)
     found = cluster.list_sweeps(all_namespaces=all_namespaces)
-    columns: tuple[str, ...] = COLUMNS
     rows = [row(sweep, current_time()) for sweep in found["items"]]
-    if all_namespaces:
-        columns = ("NAMESPACE", *columns)
-        spaces = [sweep["metadata"]["namespace"] for sweep in found["items"]]
-        rows = [[space, *cells] for space, cells in zip(spaces, rows, strict=True)]
-    where = "in any namespace" if all_namespaces else f"in namespace {cluster.namespace}"
-    words = "\n".join(table(rows, columns)) if rows else f"no FineTuneSweeps {where}"
+    words = list_text(cluster, found, COLUMNS, rows, "FineTuneSweeps", everywhere=all_namespaces)
     print_object(found, output, words, kind=KIND)
 
 
@@ -155,19 +156,10 @@ def report(
     asking = Asking(
         connect=lambda: cluster, endpoint=endpoint, region=region, hour_price=gpu_hour_price
     )
-    from finetune_trainer.experiments.comparison import compare_runs, to_wire
+    from finetune_trainer.experiments.comparison import compare_runs
 
     comparison = compare_runs(read_found([found_on_cluster(job) for job in jobs], asking))
-    if format_ == "json":
-        print(json.dumps(to_wire(comparison), indent=1))
-    else:
-        from finetune_cli.comparisontext import describe_comparison
-
-        print(describe_comparison(comparison))
-    if html is not None:
-        from finetune_trainer.experiments.page import render_page
-
-        write_page(html, render_page(comparison, title=f"{name}: {len(jobs)} trials"))
+    show(comparison, format_, html, title=f"{name}: {len(jobs)} trials")
 
 
 def list_trials(cluster: Cluster, sweep: dict[str, Any]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.children import FIELD_MANAGER, Children
+from finetune_operator.controllers.guarding import Guard
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
     CreateStage,
@@ -38,14 +39,12 @@ from finetune_operator.integrations.kueue.state import QueueState, queue_state
 from finetune_operator.integrations.kueue.trimmed import TrimmedWorkload
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import Conflict, Invalid, KubeError, NotFound, TooManyRequests
-from finetune_operator.kube.leader import LeadershipLost
+from finetune_operator.kube.errors import Conflict, NotFound
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
-from finetune_operator.kube.workers import Done, RequeueAfter, Result, Retry
+from finetune_operator.kube.workers import Done, RequeueAfter, Result
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, WorkQueue
 from finetune_operator.status.conditions import is_terminal
-from finetune_operator.status.draft import Announce
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +53,6 @@ _B = TypeVar("_B")
 
 BACKLOG = 32
 """With more keys waiting than this, the first status of a new job is written later."""
-CRD_RETRY_SECONDS = 30.0
-"""Between two tries to write a status that the CRD has no place for."""
-_UNDECLARED = "field not declared in schema"
-"""What the API server says of a field that the CRD does not know, in a server-side apply."""
 MAX_PARSED = 2048
 """Specs kept parsed, 9 KiB each: those looked at last. To parse one takes 0.3 ms."""
 MAX_ROUNDS = 8
@@ -96,7 +91,14 @@ class FineTuneJobReconciler:
         self._caches = caches
         self._config = config
         self._clock = clock
-        self._recorder = recorder
+        self._guard = Guard(
+            resource=FINETUNEJOBS,
+            noun="job",
+            meanwhile="Running pods go on meanwhile.",
+            gone=ParentGone,
+            recorder=recorder,
+            logger=logger,
+        )
         self._queue = queue
         self._places = places
         self._children = Children(client, caches, clock=clock)
@@ -117,23 +119,10 @@ class FineTuneJobReconciler:
         if job is None:
             return Done()
         try:
-            return await self._reconcile(key, job)
+            return await self._guard.run(job, self._reconcile(key, job))
         except ParentGone:
             self._caches.finetunejobs.discard(job)
             return Done()
-        except TooManyRequests as error:
-            return Retry(error, after_seconds=error.retry_after)
-        except Invalid as error:
-            if _UNDECLARED not in str(error):
-                return Retry(error)
-            self._announce(job, (_outdated_crd(error),))
-            return Retry(error, after_seconds=CRD_RETRY_SECONDS)
-        except (KubeError, LeadershipLost) as error:
-            return Retry(error)
-        except Exception as error:
-            # A defect: the queue tries again for ever, and only the log would know.
-            self._announce(job, (_reconcile_error(error),))
-            raise
 
     async def _reconcile(self, key: ObjectKey, job: Object) -> Result:
         observed = self._observe(key, job)
@@ -149,7 +138,7 @@ class FineTuneJobReconciler:
             step = plan(observed, self._clock.now(), config)
         if step.status is not None:
             await self._write_status(observed.job, step.status)
-        self._announce(observed.job, step.events)
+        self._guard.announce(observed.job, step.events)
         for action in step.then:
             await self._children.perform(observed, action)
         if is_terminal(step.status or observed.job.get("status")):
@@ -293,14 +282,7 @@ class FineTuneJobReconciler:
             Conflict: Somebody wrote in between; plan again.
         """
         metadata = job["metadata"]
-        patch = {
-            "apiVersion": FINETUNEJOBS.api_version,
-            "kind": FINETUNEJOBS.kind,
-            "metadata": {
-                name: metadata[name] for name in ("name", "namespace", "uid", "resourceVersion")
-            },
-            "status": status,
-        }
+        patch = self._guard.status_over(job, status)
         try:
             answer = await self._client.apply_status(
                 FINETUNEJOBS, patch, field_manager=FIELD_MANAGER
@@ -318,18 +300,6 @@ class FineTuneJobReconciler:
         live = await self._read_parent((metadata["namespace"], metadata["name"]), metadata["uid"])
         self._caches.finetunejobs.absorb(live)
 
-    def _announce(self, job: Object, events: tuple[Announce, ...]) -> None:
-        metadata = job["metadata"]
-        for event in events:
-            self._recorder.record(FINETUNEJOBS, job, event.kind, event.reason, event.message)
-            logger.log(
-                logging.WARNING if event.kind == "Warning" else logging.INFO,
-                "%s: %s",
-                event.reason,
-                event.message,
-                extra={"job": f"{metadata['namespace']}/{metadata['name']}"},
-            )
-
 
 async def _both(first: Coroutine[Any, Any, _A], second: Coroutine[Any, Any, _B]) -> tuple[_A, _B]:
     """Await two requests side by side; both have ended when the first error is raised."""
@@ -338,23 +308,6 @@ async def _both(first: Coroutine[Any, Any, _A], second: Coroutine[Any, Any, _B])
         if isinstance(outcome, BaseException):
             raise outcome
     return one, two
-
-
-def _reconcile_error(error: Exception) -> Announce:
-    message = (
-        f"The operator cannot handle this job: {type(error).__name__}: {error}. It tries again;"
-        " its log has the traceback."
-    )
-    return Announce(kind="Warning", reason="ReconcileError", message=message)
-
-
-def _outdated_crd(error: Invalid) -> Announce:
-    message = (
-        "The operator cannot write this job's status: the CustomResourceDefinition is older than"
-        " the operator. Apply that of the chart: kubectl apply --server-side -f"
-        f" charts/finetune-operator/crds/. Running pods go on meanwhile. {error}"
-    )
-    return Announce(kind="Warning", reason="OutdatedCRD", message=message)
 
 
 def _describe(error: ValidationError, wire: Object) -> str:

@@ -17,6 +17,7 @@ from finetune_api.v1alpha1.finetunesweep import MAX_TRIALS, FineTuneSweep
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.children import FIELD_MANAGER
+from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
 from finetune_operator.finetunejob.observed import Refusal
@@ -33,17 +34,13 @@ from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import (
     AlreadyExists,
-    Invalid,
     KubeError,
     NotFound,
-    TooManyRequests,
 )
-from finetune_operator.kube.leader import LeadershipLost
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.store import Store
-from finetune_operator.kube.workers import Done, RequeueAfter, Result, Retry
-from finetune_operator.status.draft import Announce
+from finetune_operator.kube.workers import Done, RequeueAfter, Result
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +48,6 @@ MAX_ROUNDS = 2 * MAX_TRIALS + 20
 """Plans per reconcile; each round but the last changed a trial."""
 MAX_ROUNDS_REST_SECONDS = 1.0
 """Rest of a sweep whose trials are still not as they shall be after so many."""
-CRD_RETRY_SECONDS = 30.0
-"""Between two tries to write a status that the CRD has no place for."""
-_UNDECLARED = "field not declared in schema"
 
 
 @dataclass(slots=True)
@@ -105,7 +99,14 @@ class FineTuneSweepReconciler:
         self._jobs = jobs
         self._config = config
         self._clock = clock
-        self._recorder = recorder
+        self._guard = Guard(
+            resource=FINETUNESWEEPS,
+            noun="sweep",
+            meanwhile="Its trials go on meanwhile.",
+            gone=NotFound,
+            recorder=recorder,
+            logger=logger,
+        )
         self._refusals = Refusals()
         self._memories: dict[str, _Memory] = {}
 
@@ -121,23 +122,10 @@ class FineTuneSweepReconciler:
         if sweep is None:
             return Done()
         try:
-            return await self._reconcile(key, sweep)
+            return await self._guard.run(sweep, self._reconcile(key, sweep))
         except NotFound:
             self._store.discard(sweep)
             return Done()
-        except TooManyRequests as error:
-            return Retry(error, after_seconds=error.retry_after)
-        except Invalid as error:
-            if _UNDECLARED not in str(error):
-                return Retry(error)
-            self._announce(sweep, (_outdated_crd(error),))
-            return Retry(error, after_seconds=CRD_RETRY_SECONDS)
-        except (KubeError, LeadershipLost) as error:
-            return Retry(error)
-        except Exception as error:
-            # A defect: the queue tries again for ever, and only the log would know.
-            self._announce(sweep, (_reconcile_error(error),))
-            raise
 
     async def _reconcile(self, key: ObjectKey, sweep: Object) -> Result:
         memory = self._memories.setdefault(sweep["metadata"]["uid"], _Memory())
@@ -152,7 +140,7 @@ class FineTuneSweepReconciler:
                 await self._carry_out(observed, action, memory)
         if step.status is not None:
             await self._write_status(sweep, step.status)
-        self._announce(sweep, step.events)
+        self._guard.announce(sweep, step.events)
         if step.then:
             uid = sweep["metadata"]["uid"]
             await self._client.delete(FINETUNESWEEPS, *key, uid=uid)
@@ -256,45 +244,9 @@ class FineTuneSweepReconciler:
         Raises:
             Conflict: Somebody wrote in between; plan again once the watch has told.
         """
-        metadata = sweep["metadata"]
-        kept = ("name", "namespace", "uid", "resourceVersion")
-        patch = {
-            "apiVersion": FINETUNESWEEPS.api_version,
-            "kind": FINETUNESWEEPS.kind,
-            "metadata": {name: metadata[name] for name in kept},
-            "status": status,
-        }
+        patch = self._guard.status_over(sweep, status)
         answer = await self._client.apply_status(FINETUNESWEEPS, patch, field_manager=FIELD_MANAGER)
         self._store.absorb(answer)
-
-    def _announce(self, sweep: Object, events: tuple[Announce, ...]) -> None:
-        metadata = sweep["metadata"]
-        for event in events:
-            self._recorder.record(FINETUNESWEEPS, sweep, event.kind, event.reason, event.message)
-            logger.log(
-                logging.WARNING if event.kind == "Warning" else logging.INFO,
-                "%s: %s",
-                event.reason,
-                event.message,
-                extra={"job": f"{metadata['namespace']}/{metadata['name']}"},
-            )
-
-
-def _reconcile_error(error: Exception) -> Announce:
-    message = (
-        f"The operator cannot handle this sweep: {type(error).__name__}: {error}. It tries again;"
-        " its log has the traceback."
-    )
-    return Announce(kind="Warning", reason="ReconcileError", message=message)
-
-
-def _outdated_crd(error: Invalid) -> Announce:
-    message = (
-        "The operator cannot write this sweep's status: the CustomResourceDefinition is older than"
-        " the operator. Apply that of the chart: kubectl apply --server-side -f"
-        f" charts/finetune-operator/crds/. Its trials go on meanwhile. {error}"
-    )
-    return Announce(kind="Warning", reason="OutdatedCRD", message=message)
 
 
 def _describe(error: ValidationError) -> str:

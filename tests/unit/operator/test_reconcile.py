@@ -9,6 +9,7 @@ import pytest
 
 from finetune_api.trainer import Stage
 from finetune_operator.controllers import finetunejob as controller
+from finetune_operator.controllers import guarding
 from finetune_operator.controllers.caches import Caches
 from finetune_operator.controllers.children import Children
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
@@ -194,7 +195,7 @@ async def test_a_crd_that_is_older_than_the_operator_is_told_with_its_remedy():
     world.client.faults.append(Invalid(said, status=500))
     result = await world.reconciler.reconcile(KEY)
     assert isinstance(result, Retry)
-    assert result.after_seconds == controller.CRD_RETRY_SECONDS
+    assert result.after_seconds == guarding.CRD_RETRY_SECONDS
     ((_, kind, reason, message),) = world.events
     assert (kind, reason) == ("Warning", "OutdatedCRD")
     assert "kubectl apply --server-side -f charts/finetune-operator/crds/" in message

@@ -71,7 +71,7 @@ def gather_inputs(context: StageContext) -> Inputs:
     prepared = read_prepared(
         context.output, job, context.work_dir, sides=(Side.TEST,), approved=context.approved_data
     )
-    adapter = _fetch_adapter(context, f"{job.run_prefix}/adapter", adapter_dir)
+    adapter, record = _fetch_adapter(context, f"{job.run_prefix}/adapter", adapter_dir)
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
     asked, settings = gather_question_set(context, prepared, encoder)
     endpoint = open_judge(context)
@@ -84,7 +84,7 @@ def gather_inputs(context: StageContext) -> Inputs:
         prepared=prepared,
         adapter=adapter,
         adapter_dir=adapter_dir,
-        record=json.loads((adapter_dir / "run.json").read_text()),
+        record=record,
         encoder=encoder,
         asked=replace(asked, probes=probes.encode(), published=rival),
         settings=settings,
@@ -137,9 +137,11 @@ def ask(
     return said, tell_problem(published, read_problem(control_dir))
 
 
-def _fetch_adapter(context: StageContext, key: str, folder: Path) -> Manifest:
-    """Fetch the run's adapter; it must have learned from the data set that was approved, if any."""
+def _fetch_adapter(
+    context: StageContext, key: str, folder: Path
+) -> tuple[Manifest, dict[str, Any]]:
+    """Fetch the run's adapter and its record; it must have learned from the approved data set."""
     manifest = fetch_folder(context.output, key, folder)
-    record = json.loads((folder / "run.json").read_text())
+    record: dict[str, Any] = json.loads((folder / "run.json").read_text())
     require_approved(record["dataset"], context.approved_data, context.uri_of(key))
-    return manifest
+    return manifest, record

@@ -84,8 +84,8 @@ class Int:
 
     def to_unit(self, value: Value) -> float | None:
         """Return the middle of the value's share of [0, 1]; None for what lies outside."""
-        number = _number_of(value)
-        if number is None or not self.low <= number <= self.high:
+        number = _number_within(value, self.low, self.high)
+        if number is None:
             return None
         return (number - self.low + 0.5) / self.size
 
@@ -112,8 +112,8 @@ class Uniform:
 
     def to_unit(self, value: Value) -> float | None:
         """Return the place of a value in [0, 1]; None for what lies outside."""
-        number = _number_of(value)
-        if number is None or not self.low <= number <= self.high:
+        number = _number_within(value, self.low, self.high)
+        if number is None:
             return None
         return (number - self.low) / (self.high - self.low)
 
@@ -142,8 +142,8 @@ class LogUniform:
 
     def to_unit(self, value: Value) -> float | None:
         """Return the place of a value's logarithm in [0, 1]; None for what lies outside."""
-        number = _number_of(value)
-        if number is None or not self.low <= number <= self.high:
+        number = _number_within(value, self.low, self.high)
+        if number is None:
             return None
         return math.log(number / self.low) / math.log(self.high / self.low)
 
@@ -211,13 +211,15 @@ def _check_range(path: str, low: float, high: float) -> None:
         raise ValueError(f"{path}: min is {low} and max {high}; max is to be above min")
 
 
-def _number_of(value: Value) -> float | None:
+def _number_within(value: Value, low: float, high: float) -> float | None:
+    """Return a value as a number; None for what is none, or lies outside."""
     if isinstance(value, bool):
         return None
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return None
+    return number if low <= number <= high else None
 
 
 def _decimal_within(number: float, low: float, high: float) -> str:
