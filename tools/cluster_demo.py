@@ -338,14 +338,19 @@ def apply_job(place: Place, files: Sequence[str]) -> str:
         source |= {"uri": uri, "credentialsRef": reference}
     spec["output"] = {"uri": f"s3://{BUCKET}/models", "credentialsRef": reference}
     spec["s3"] = {"endpoint": place.endpoint}
-    keys = dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), place.keys, strict=True))
-    secret = {"apiVersion": "v1", "kind": "Secret", "stringData": keys}
-    secret["metadata"] = {"name": SECRET, "namespace": TEAM}
-    for each in (secret, document):
-        place.run_kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(each))
+    give_credentials(place)
+    place.run_kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(document))
     print("\n   $ kubectl apply -f job.yaml")
     say(f"finetunejob.finetune.dev/{name} in namespace {TEAM}")
     return name
+
+
+def give_credentials(place: Place) -> None:
+    """Put the object store's keys into the namespace of the demo's jobs."""
+    keys = dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), place.keys, strict=True))
+    secret = {"apiVersion": "v1", "kind": "Secret", "stringData": keys}
+    secret["metadata"] = {"name": SECRET, "namespace": TEAM}
+    place.run_kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(secret))
 
 
 def follow(place: Place, name: str) -> dict[str, Any]:
