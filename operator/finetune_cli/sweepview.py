@@ -158,7 +158,7 @@ def describe(sweep: Body, now: datetime) -> list[str]:
             "Search": spec.get("search"),
             "Trials": ", ".join(f"{counts[k]} {k}" for k in _COUNTS if counts.get(k)),
             "At once": spec.get("parallelism"),
-            "Early stopping": spec.get("earlyStopping", {}).get("method"),
+            "Early stopping": _stopping(spec),
             "Replicates": spec.get("replicates") or None,
             "Budget": _budget(spec.get("budget")),
             "GPU hours": spent.get("gpuHours"),
@@ -172,6 +172,11 @@ def describe(sweep: Body, now: datetime) -> list[str]:
 
 
 _COUNTS = ("created", "running", "trained", "pruned", "failed")
+
+
+def _stopping(spec: Body) -> str:
+    default = "Halving" if spec.get("search") == "Halving" else "ASHA"
+    return spec.get("earlyStopping", {}).get("method") or default
 
 
 def _budget(budget: Body | None) -> str | None:

@@ -17,7 +17,7 @@ NAME = "rates"
 SELECTOR = f"finetune.dev/sweep={NAME}"
 
 
-def sweep_of(tenant: Tenant, spec: Body) -> Body:
+def sweep_of(tenant: Tenant, spec: Body, name: str = NAME) -> Body:
     """Return a sweep over the job that all tests vary; it has no goal to miss."""
     template = tenant.document("x", spec)["spec"]
     template.pop("goal", None)
@@ -25,7 +25,7 @@ def sweep_of(tenant: Tenant, spec: Body) -> Body:
     return {
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "FineTuneSweep",
-        "metadata": {"name": NAME, "namespace": tenant.namespace},
+        "metadata": {"name": name, "namespace": tenant.namespace},
         "spec": {
             "template": template,
             "parameters": [{"path": "hyperparameters.learningRate", "values": RATES}],
@@ -36,9 +36,9 @@ def sweep_of(tenant: Tenant, spec: Body) -> Body:
     }
 
 
-def status_of(tenant: Tenant) -> Body:
+def status_of(tenant: Tenant, name: str = NAME) -> Body:
     """Return the status of the sweep."""
-    text = tenant.node.kubectl("-n", tenant.namespace, "get", "fts", NAME, "-o", "json")
+    text = tenant.node.kubectl("-n", tenant.namespace, "get", "fts", name, "-o", "json")
     found: Body = json.loads(text)
     status: Body = found.get("status", {})
     return status
@@ -93,3 +93,33 @@ def test_the_best_of_four_learning_rates_is_published_and_deletion_takes_all(
             return False
 
     eventually(are_gone, timeout=90, interval=POLL_SECONDS)
+
+
+def test_trials_wait_at_rungs_and_the_best_goes_on_from_the_step_it_stopped_at(
+    team_a: Tenant, spec: Body
+) -> None:
+    name, num_steps = "halved", 400
+    sweep = sweep_of(team_a, spec, name)
+    template = sweep["spec"]["template"]
+    template["hyperparameters"] = {**template["hyperparameters"], "maxSteps": num_steps}
+    template["checkpoint"] = {"everySteps": 20, "validateEverySteps": 20}
+    sweep["spec"]["earlyStopping"] = {"method": "Halving", "minSteps": 40, "reduction": 2}
+    apply(team_a.node, sweep)
+    seen: set[str] = set()
+
+    def end() -> Body | None:
+        status = status_of(team_a, name)
+        seen.update(trial["state"] for trial in status.get("trials", []))
+        return status if status.get("phase") in ("Succeeded", "Failed") else None
+
+    status = eventually(end, 6 * JOB_TIMEOUT_SECONDS, interval=POLL_SECONDS) or {}
+    assert status["phase"] == "Succeeded", status
+    assert "Waiting" in seen
+    steps = sorted(trial["step"] for trial in status["trials"])
+    assert steps[-1] == num_steps
+    assert max(steps[:-1]) < num_steps / 2
+    assert status["counts"]["pruned"] == 3
+    winner = Job(tenant=team_a, name=status["best"]["name"]).status()
+    assert winner["attempts"]["counted"] == 0
+    assert winner["artifact"]["version"] == 1
+    team_a.node.kubectl("-n", team_a.namespace, "delete", "fts", name, "--wait=false")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import optuna
 
+from finetune_operator.finetunesweep.search.halving import Halving
 from finetune_operator.finetunesweep.search.stopping import Asha, Rule
 from sweep_evidence import decisions, optimism, regret, stopping
 
@@ -78,7 +79,9 @@ def print_optimism() -> None:
             )
 
 
-def _rule_words(rule: Rule) -> str:
+def _rule_words(rule: Rule | Halving) -> str:
+    if isinstance(rule, Halving):
+        return f"halving, from step {rule.min_steps}, one in {rule.reduction}"
     if isinstance(rule, Asha):
         return f"ASHA, from step {rule.min_steps}, one in {rule.reduction}"
     return f"median, from step {rule.min_steps}, {rule.min_trials} complete"

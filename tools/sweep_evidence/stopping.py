@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
+from finetune_operator.finetunesweep.search.halving import Halving, judge_rungs
 from finetune_operator.finetunesweep.search.ranking import winner
 from finetune_operator.finetunesweep.search.stopping import Asha, Median, Rule, should_prune
 from finetune_operator.finetunesweep.search.trials import Curve, Trial, TrialState
@@ -14,7 +16,10 @@ from sweep_evidence.curves import draw_curve
 
 NUM_STEPS = 100
 SEED = 20261126
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule | Halving, ...] = (
+    Halving(min_steps=10, reduction=3),
+    Halving(min_steps=10, reduction=2),
+    Halving(min_steps=20, reduction=2),
     Asha(min_steps=5, reduction=3),
     Asha(min_steps=10, reduction=2),
     Asha(min_steps=10, reduction=3),
@@ -38,7 +43,7 @@ class Saving:
         spread: Mean standard deviation of the losses of a sweep's trials at their ends, to compare.
     """
 
-    rule: Rule
+    rule: Rule | Halving
     num_trials: int
     parallelism: int
     share_trained: float
@@ -90,19 +95,61 @@ def run_sweep(
     return [trials[number] for number in range(len(curves))]
 
 
+def run_halving(
+    rule: Halving, curves: list[Curve], parallelism: int, rng: np.random.Generator
+) -> list[Trial]:
+    """Return the trials after all have ended, where they wait for each other at rungs.
+
+    Args:
+        rule: Where they wait, and how many go on.
+        curves: What each trial would say if it were never stopped, in the order they begin.
+        parallelism: Trials at a time; those that wait do not count.
+        rng: Draws which of the running trials comes to its next loss, and which of those that end
+            ends first.
+    """
+    trials: list[Trial] = []
+    while True:
+        is_complete = len(trials) == len(curves)
+        verdict = judge_rungs(rule, trials, num_trials=len(trials), is_complete=is_complete)
+        if verdict.ending:
+            number = int(rng.choice(sorted(verdict.ending)))
+            trials[number] = replace(trials[number], state=TrialState.PRUNED)
+            continue
+        running = [t for t in trials if t.state is TrialState.RUNNING]
+        going = [trial for trial in running if trial.number not in verdict.waiting]
+        if len(going) < parallelism and not is_complete:
+            trials.append(Trial(number=len(trials), assignment={}, state=TrialState.RUNNING))
+            continue
+        if not going:
+            assert not running, "all wait for each other"
+            return trials
+        trial = going[rng.integers(min(parallelism, len(going)))]
+        curve = curves[trial.number][: len(trial.curve) + 1]
+        is_over = len(curve) == len(curves[trial.number])
+        trials[trial.number] = replace(
+            trial,
+            curve=curve,
+            score=min(point.loss for point in curve),
+            state=TrialState.COMPLETE if is_over else TrialState.RUNNING,
+        )
+
+
 def ask_us(rule: Rule, trial: Trial, others: list[Trial]) -> bool:
     """Return our decision after the last loss of a trial, with its earlier ones judged."""
     judged = trial.curve[-2].step if len(trial.curve) > 1 else 0
     return should_prune(rule, trial, others, judged_step=judged)
 
 
-def _saving_of(rule: Rule, num_trials: int, parallelism: int, num_sweeps: int) -> Saving:
+def _saving_of(rule: Rule | Halving, num_trials: int, parallelism: int, num_sweeps: int) -> Saving:
     rng = np.random.default_rng(SEED)
     trained, is_best, lost, spreads = [], [], [], []
     for _ in range(num_sweeps):
         curves = [draw_curve(rng, NUM_STEPS, 5) for _ in range(num_trials)]
         scores = [min(point.loss for point in curve) for curve in curves]
-        ended = run_sweep(curves, parallelism, lambda *asked: ask_us(rule, *asked), rng)
+        if isinstance(rule, Halving):
+            ended = run_halving(rule, curves, parallelism, rng)
+        else:
+            ended = run_sweep(curves, parallelism, partial(ask_us, rule), rng)
         chosen = winner(ended)
         assert chosen is not None  # the best at every rung is never stopped
         trained.append(sum(trial.curve[-1].step for trial in ended) / num_trials / NUM_STEPS)

@@ -19,6 +19,7 @@ TrialStateName = Literal[
     "Pending",
     "Running",
     "Suspended",
+    "Waiting",
     "Trained",
     "Pruned",
     "Failed",
@@ -47,7 +48,8 @@ class TrialStatus(APIModel):
     name: ShortText
     """Name of its FineTuneJob."""
     state: TrialStateName
-    """How far it is. `Trained`: it waits for the choice. `Pruned`: stopped by the sweep, or not
+    """How far it is. `Waiting`: it has saved and stopped at a rung, until the others come there.
+    `Trained`: it waits for the choice. `Pruned`: stopped by the sweep, or not
     chosen. `Publishing`: chosen, and evaluated on the test side. `Failed` with its reason."""
     reason: Annotated[str, Field(max_length=63)] | None = None
     """Why, of a trial that has failed."""

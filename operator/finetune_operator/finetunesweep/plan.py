@@ -139,8 +139,7 @@ def _begin_next(step: Step) -> bool:
     if values is None:
         step.under_way = "Replicating" if replicates else "Searching"
         return False
-    has_room = sum(trial.is_under_way for trial in step.trials) < spec.parallelism
-    if has_room and step.observed.refusal is None:
+    if step.num_free_places > 0 and step.observed.refusal is None:
         of = None if base is None else base.number
         job = render_trial(step.observed.owner, template, number, values, replicate_of=of)
         step.first.append(CreateTrial(number=number, job=job))

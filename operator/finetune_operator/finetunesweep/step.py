@@ -23,6 +23,8 @@ class Step:
         draft: The status being built.
         first: Reads and writes of trials.
         chosen: The trial that was chosen, or None.
+        waiting: Numbers of trials that wait at a rung for others.
+        rung: Step at which they wait.
         is_judged: Whether a trial came to a step at which it is compared with others.
         under_way: Phase while nothing else decides it.
         requeue_after: Look again after this many seconds, or None.
@@ -35,6 +37,8 @@ class Step:
         self.draft = SweepDraft(observed.sweep, now)
         self.first: list[Action] = []
         self.chosen: Trial | None = None
+        self.waiting: frozenset[int] = frozenset()
+        self.rung = 0
         self.is_judged = False
         self.under_way = "Searching"
         self.requeue_after: float | None = None
@@ -53,6 +57,29 @@ class Step:
     def numbers(self) -> set[int]:
         """Numbers of all trials that were ever created."""
         return {trial.number for trial in self.trials} | self.observed.missing
+
+    @property
+    def searched_numbers(self) -> set[int]:
+        """Numbers of the trials of the search that were ever created."""
+        return self.numbers - {t.number for t in self.trials if t.replicate_of is not None}
+
+    @property
+    def is_all_created(self) -> bool:
+        """Whether the search begins no more trials."""
+        has_replicates = len(self.searched) < len(self.trials)
+        return has_replicates or len(self.numbers) >= self.observed.spec.num_trials
+
+    @property
+    def num_free_places(self) -> int:
+        """How many trials more may be under way at once."""
+        return self.observed.spec.parallelism - sum(
+            trial.is_under_way and not self.rests(trial) for trial in self.trials
+        )
+
+    def rests(self, trial: Trial) -> bool:
+        """Whether a trial has stopped at a rung, and holds neither pods nor a place."""
+        is_stopped = trial.is_suspended and trial.state == "Suspended"
+        return is_stopped and self.observed.spec.stopping_method == "Halving"
 
     @property
     def next_number(self) -> int:

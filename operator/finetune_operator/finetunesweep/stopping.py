@@ -6,11 +6,11 @@ from datetime import timedelta
 from decimal import Decimal
 
 from finetune_api.meta import decimal_of
-from finetune_api.v1alpha1.finetunesweep import SweepEarlyStopping
+from finetune_api.v1alpha1.finetunesweep import FineTuneSweepSpec
+from finetune_operator.finetunesweep.search.halving import Halving, judge_rungs
 from finetune_operator.finetunesweep.search.stopping import (
     Asha,
     Median,
-    Rule,
     rungs,
     should_prune,
 )
@@ -21,9 +21,15 @@ from finetune_operator.status.conditions import parse_timestamp
 
 def stop_hopeless(step: Step) -> None:
     """Stop the trials whose losses the rule of the spec calls hopeless beside the others'."""
-    rule = _rule_of(step.observed.spec.early_stopping)
-    if rule is None:
-        return
+    rule = _rule_of(step.observed.spec)
+    if isinstance(rule, Halving):
+        _halve(step, rule)
+    elif rule is not None:
+        _stop_behind(step, rule)
+
+
+def _stop_behind(step: Step, rule: Asha | Median) -> None:
+    """End each trial that falls behind those that came as far."""
     known = {trial.number: trial.for_search() for trial in step.searched}
     for trial in step.searched:
         if not trial.is_under_way or trial.is_pruned:
@@ -36,10 +42,35 @@ def stop_hopeless(step: Step) -> None:
             step.is_judged |= rungs(rule, judged) != rungs(rule, trial.step)
 
 
-def _rule_of(given: SweepEarlyStopping) -> Rule | None:
-    match given.method:
+def _halve(step: Step, rule: Halving) -> None:
+    """Let trials wait at a rung, end the worse ones once all are there, let the others go on."""
+    left = {t.number - 1: t for t in step.searched if not t.is_pruned}
+    verdict = judge_rungs(
+        rule,
+        [trial.for_search() for trial in left.values()],
+        num_trials=len(step.searched_numbers),
+        is_complete=step.is_all_created,
+    )
+    step.waiting, step.rung = frozenset(n + 1 for n in verdict.waiting), verdict.rung
+    for number, trial in left.items():
+        if number in verdict.ending:
+            step.patch(trial, prune=True)
+        elif number in verdict.waiting and not trial.is_suspended:
+            step.patch(trial, suspend=True)
+    if step.first:
+        return
+    going_on = [t for n, t in left.items() if t.is_suspended and n not in verdict.waiting]
+    for trial in going_on[: max(0, step.num_free_places)]:
+        step.patch(trial, suspend=False)
+
+
+def _rule_of(spec: FineTuneSweepSpec) -> Asha | Median | Halving | None:
+    given = spec.early_stopping
+    match spec.stopping_method:
         case "ASHA":
             return Asha(min_steps=given.min_steps, reduction=given.reduction)
+        case "Halving":
+            return Halving(min_steps=given.min_steps, reduction=given.reduction)
         case "Median":
             return Median(min_steps=given.min_steps)
         case _:

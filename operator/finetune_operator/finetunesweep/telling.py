@@ -106,7 +106,8 @@ def _importance(trial: Trial) -> tuple[bool, bool, float, int]:
 
 
 def _entry(step: Step, trial: Trial) -> Object:
-    entry: Object = {"name": trial.name, "state": trial.state, "parameters": _texts(trial)}
+    state = "Waiting" if step.rests(trial) and not step.observed.spec.suspend else trial.state
+    entry: Object = {"name": trial.name, "state": state, "parameters": _texts(trial)}
     if trial.state == "Failed" and trial.reason:
         entry["reason"] = trial.reason
     if trial.score:
@@ -133,6 +134,8 @@ def progress_text(step: Step) -> str:
     over = sum(trial.state in _OVER for trial in step.trials)
     under_way = sum(trial.is_under_way for trial in step.trials)
     text = f"{over} of {step.observed.spec.num_trials} trials are over, {under_way} under way"
+    if step.waiting:
+        text += f", of which {len(step.waiting)} wait at step {step.rung} for the others"
     best = _best(step)
     return (
         f"{text}; best {best['name']} with validation loss {best['score']}." if best else f"{text}."

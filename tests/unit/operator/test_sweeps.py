@@ -84,7 +84,9 @@ async def test_no_more_trials_are_under_way_than_asked_and_an_edit_takes_effect_
 
 @pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
 @pytest.mark.parametrize("spec", [{}, {"replicates": 2}, {"earlyStopping": {"method": "ASHA",
-    "minSteps": 10, "reduction": 2}}], ids=["plain", "replicates", "early stopping"])  # fmt: skip
+    "minSteps": 10, "reduction": 2}}, {"earlyStopping": {"method": "Halving", "minSteps": 10,
+    "reduction": 2}, "replicates": 1}],
+    ids=["plain", "replicates", "early stopping", "halving"])  # fmt: skip
 async def test_an_operator_that_dies_at_any_call_makes_no_trial_twice_and_chooses_the_same(
     spec, after
 ):
@@ -251,6 +253,71 @@ async def test_hopeless_trials_are_stopped_and_never_chosen():
     assert world.status["spent"]["tokens"] < 4 * 3000
     stopped = [text for reason, text in world.recorder.events if reason == "TrialPruned"]
     assert any("was stopped at step 10, validation loss" in text for text in stopped)
+
+
+HALVING = {"method": "Halving", "minSteps": 10, "reduction": 2}
+
+
+async def test_trials_wait_at_a_rung_for_all_others_and_the_best_go_on_from_there():
+    world = SweepWorld(sweep(earlyStopping=HALVING, parallelism=1))
+    seen: list[tuple[str, int]] = []
+    for _ in range(60):
+        await world.reconcile()
+        if world.has_ended:
+            break
+        specs = [job["spec"] for job in world.jobs.values()]
+        assert sum(not (spec.get("suspend") or spec.get("prune")) for spec in specs) <= 1
+        waiting = [e["name"] for e in world.status["trials"] if e["state"] == "Waiting"]
+        seen.append((world.condition("Progressing")["message"], len(waiting)))
+        world.work()
+    told = {entry["name"]: entry for entry in world.status["trials"]}
+    assert {name: (e["state"], e["step"]) for name, e in told.items()} == {
+        "rates-t1": ("Pruned", 10),
+        "rates-t2": ("Pruned", 20),
+        "rates-t3": ("Published", 30),
+        "rates-t4": ("Pruned", 10),
+    }
+    assert world.status["spent"]["tokens"] == 1000 + 2000 + 3000 + 1000
+    assert max(num for _, num in seen) == 3
+    assert any("of which 2 wait at step 10 for the others" in text for text, _ in seen)
+
+
+async def test_a_search_by_halving_halves_unless_it_says_otherwise():
+    rungs = {"minSteps": 10, "reduction": 2}
+    world = SweepWorld(sweep(search="Halving", trials=4, earlyStopping=rungs))
+    await world.live()
+    assert sorted(e["step"] for e in world.status["trials"]) == [10, 10, 20, 30]
+
+
+async def test_a_sweep_that_was_suspended_leaves_trials_at_their_rung():
+    world = SweepWorld(sweep(earlyStopping=HALVING, parallelism=2))
+    for _ in range(2):
+        await world.reconcile()
+        world.work()
+    await world.reconcile()  # two have stopped at the first rung, and two others begin
+    assert len(world.jobs) == 4
+    world.edit(suspend=True)
+    await world.reconcile()
+    world.work()
+    world.edit(suspend=False)
+    await world.reconcile()
+    held = {name: job["spec"].get("suspend") for name, job in world.jobs.items()}
+    assert held["rates-t1"]
+    assert held["rates-t2"]
+    await world.live()
+    assert world.status["best"]["name"] == BEST
+    assert world.status["spent"]["tokens"] <= 1000 + 2000 + 3000 + 2000
+
+
+async def test_a_trial_that_fails_before_the_rung_holds_nobody_up():
+    world = SweepWorld(sweep(earlyStopping=HALVING, parallelism=4))
+    await world.reconcile()
+    failed = world.jobs["rates-t1"]
+    condition = {"type": "Failed", "status": "True", "reason": "OutOfMemory", "message": "m"}
+    status = {"phase": "Failed", "conditions": [condition]}
+    world.put(("finetunejobs", NAMESPACE, "rates-t1"), {**failed, "status": status})
+    await world.live()
+    assert world.status["best"]["name"] == BEST
 
 
 @pytest.mark.parametrize(

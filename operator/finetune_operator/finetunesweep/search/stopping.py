@@ -38,7 +38,7 @@ class Asha:
     reduction: int = 3
 
     def __post_init__(self) -> None:
-        _check_min_steps(self.min_steps)
+        check_min_steps(self.min_steps)
         if self.reduction < 2:
             raise ValueError(f"reduction is {self.reduction}; it is to be at least 2")
 
@@ -59,7 +59,7 @@ class Median:
     min_trials: int = 5
 
     def __post_init__(self) -> None:
-        _check_min_steps(self.min_steps)
+        check_min_steps(self.min_steps)
         if self.min_trials < 1:
             raise ValueError(f"min_trials is {self.min_trials}; it is to be at least 1")
 
@@ -95,7 +95,7 @@ def should_prune(
 
 def _falls_behind(rule: Asha, curve: Curve, others: list[Curve], judged_step: int) -> bool:
     for rung in _rungs_after(rule, judged_step, curve[-1].step):
-        own = _loss_at(curve, rung)
+        own = loss_at(curve, rung)
         assert own is not None  # the rung is not beyond the curve
         if not math.isfinite(own):
             return True
@@ -126,15 +126,16 @@ def _rungs_after(rule: Asha, step: int, last_step: int) -> Iterator[int]:
 
 
 def _losses_at(curves: list[Curve], step: int) -> list[float]:
-    losses = (_loss_at(curve, step) for curve in curves)
+    losses = (loss_at(curve, step) for curve in curves)
     return [loss for loss in losses if loss is not None]
 
 
-def _loss_at(curve: Curve, step: int) -> float | None:
+def loss_at(curve: Curve, step: int) -> float | None:
     """Return the first loss at a step or after it; None where the curve does not reach it."""
     return next((point.loss for point in curve if point.step >= step), None)
 
 
-def _check_min_steps(min_steps: int) -> None:
+def check_min_steps(min_steps: int) -> None:
+    """Raise ValueError for a first rung before the first step."""
     if min_steps < 1:
         raise ValueError(f"min_steps is {min_steps}; it is to be at least 1")

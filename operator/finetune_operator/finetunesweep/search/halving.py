@@ -1,0 +1,97 @@
+"""Successive halving: who waits at a rung, who ends there, and who goes on from where it stopped.
+
+All trials train to the first rung. When the last one has come there, the best n // ``reduction`` go
+on to the next, and so on (Jamieson and Talwalkar 2016; Karnin et al. 2013). Nobody is judged before
+all have come, so that it does not matter in which order they were begun.
+
+Level-triggered: the verdict is a function of the trials that are there. While more are left at a
+rung than may go on, the worst of them end; once no more are left, those that wait go on. Whoever
+stops between two of these calls finds the rest to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from finetune_operator.finetunesweep.search.stopping import check_min_steps, loss_at
+from finetune_operator.finetunesweep.search.trials import Trial, TrialState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Halving:
+    """Where trials wait for each other, and how many go on.
+
+    Attributes:
+        min_steps: Step of the first rung.
+        reduction: Each rung lies at this many times the step of the one before, and one of so many
+            trials goes on.
+
+    Raises:
+        ValueError: Less than one step, or a reduction below 2.
+    """
+
+    min_steps: int
+    reduction: int = 3
+
+    def __post_init__(self) -> None:
+        check_min_steps(self.min_steps)
+        if self.reduction < 2:
+            raise ValueError(f"reduction is {self.reduction}; it is to be at least 2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What follows for the trials that are left; those in neither set go on.
+
+    Attributes:
+        ending: Numbers of the trials that end now.
+        waiting: Numbers of the trials that wait at a rung for others.
+        rung: Step at which they wait; 0 where none waits.
+    """
+
+    ending: frozenset[int] = frozenset()
+    waiting: frozenset[int] = frozenset()
+    rung: int = 0
+
+
+def judge_rungs(
+    rule: Halving, trials: Iterable[Trial], *, num_trials: int, is_complete: bool
+) -> Verdict:
+    """Return who ends and who waits.
+
+    Args:
+        rule: Where trials wait.
+        trials: All trials of the search, in any order; those that were stopped or failed are out.
+        num_trials: How many the search had to begin with, those that are out or deleted included.
+        is_complete: Whether all of them were created.
+    """
+    left = [t for t in trials if t.state in (TrialState.RUNNING, TrialState.COMPLETE)]
+    lost = frozenset(t.number for t in left if t.curve and not math.isfinite(t.curve[-1].loss))
+    if lost:
+        return Verdict(ending=lost)
+    rung, num_kept = rule.min_steps, num_trials // rule.reduction
+    while any(trial.curve and trial.curve[-1].step >= rung for trial in left):
+        there = [trial for trial in left if _has_come(trial, rung)]
+        num_more = len(left) - max(1, num_kept)
+        if not is_complete or (num_more > 0 and len(there) < len(left)):
+            waiting = frozenset(t.number for t in there if t.state is TrialState.RUNNING)
+            return Verdict(waiting=waiting, rung=rung if waiting else 0)
+        if num_more > 0:
+            worst = sorted(left, key=lambda t: (_loss_of(t, rung), t.number))[-num_more:]
+            return Verdict(ending=frozenset(trial.number for trial in worst))
+        rung, num_kept = rung * rule.reduction, num_kept // rule.reduction
+    return Verdict()
+
+
+def _has_come(trial: Trial, rung: int) -> bool:
+    return trial.state is TrialState.COMPLETE or loss_at(trial.curve, rung) is not None
+
+
+def _loss_of(trial: Trial, rung: int) -> float:
+    """Return the loss at the rung; of a trial that ended before it, its last one."""
+    found = loss_at(trial.curve, rung)
+    if found is None:
+        found = trial.curve[-1].loss if trial.curve else trial.score
+    return math.inf if found is None else found

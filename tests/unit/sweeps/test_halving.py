@@ -1,0 +1,93 @@
+"""Who waits, ends and goes on at a rung: all are compared there, whoever came first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_operator.finetunesweep.search.halving import Halving, Verdict, judge_rungs
+from finetune_operator.finetunesweep.search.trials import Point, Trial, TrialState
+from sweep_evidence.stopping import run_halving
+
+RULE = Halving(min_steps=10, reduction=2)
+HALVING_IN_THIRDS = Halving(min_steps=20, reduction=3)
+RUNNING, COMPLETE = TrialState.RUNNING, TrialState.COMPLETE
+NAN = float("nan")
+
+
+def trial(number: int, *losses: float, state: TrialState = RUNNING) -> Trial:
+    curve = tuple(Point(10 * (n + 1), loss) for n, loss in enumerate(losses))
+    return Trial(number=number, assignment={}, state=state, curve=curve)
+
+
+@pytest.mark.parametrize(
+    ("what", "trials", "num_trials", "expected"),
+    [
+        ("nobody has come", [trial(0), trial(1)], 2, {}),
+        ("the first waits", [trial(0, 1), trial(1)], 2, {"waiting": {0}, "rung": 10}),
+        ("the worst end", [trial(n, n) for n in range(4)], 4, {"ending": {2, 3}}),
+        ("the rest of them end", [trial(n, n) for n in range(3)], 4, {"ending": {2}}),
+        ("those that are left go on", [trial(0, 1), trial(1, 2)], 4, {}),
+        ("the next rung", [trial(0, 1, 1), trial(1, 2)], 4, {"waiting": {0}, "rung": 20}),
+        ("the better of two goes on", [trial(0, 1, 1), trial(1, 2, 0)], 4, {"ending": {0}}),
+        ("the last one never waits", [trial(0, 1, 1, 1, 1)], 4, {}),
+        ("of equals the earlier goes on", [trial(0, 1), trial(1, 1)], 2, {"ending": {1}}),
+        ("NaN ends at once", [trial(0, 1), trial(1, NAN), trial(2)], 3, {"ending": {1}}),
+        ("one that failed is out",
+         [trial(0, 1), trial(1, 2), trial(2, state=TrialState.FAILED)], 3, {"ending": {1}}),
+        ("one trained to its end is compared",
+         [trial(0, 1), trial(1, 2, state=COMPLETE), trial(2, 3), trial(3, 0)], 4,
+         {"ending": {1, 2}}),
+        ("one trained to its end does not wait", [trial(0, 1, state=COMPLETE), trial(1)], 2, {}),
+    ],
+)  # fmt: skip
+def test_verdicts(what: str, trials: list[Trial], num_trials: int, expected: Any) -> None:
+    found = judge_rungs(RULE, trials, num_trials=num_trials, is_complete=True)
+    assert found == Verdict(**expected)
+
+
+def test_whoever_comes_before_all_are_created_waits() -> None:
+    found = judge_rungs(RULE, [trial(0, 1), trial(1)], num_trials=2, is_complete=False)
+    assert found == Verdict(waiting=frozenset({0}), rung=10)
+
+
+@pytest.mark.parametrize(("steps", "reduction"), [(0, 2), (10, 1)])
+def test_rules_that_make_no_sense_are_refused(steps: int, reduction: int) -> None:
+    with pytest.raises(ValueError, match="is to be at least"):
+        Halving(min_steps=steps, reduction=reduction)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    losses=st.lists(st.lists(st.floats(0, 9), min_size=18, max_size=18), min_size=1, max_size=12),
+    parallelism=st.integers(1, 12),
+    reduction=st.integers(2, 4),
+    seed=st.integers(0, 2**32),
+)
+def test_the_same_trials_go_on_in_whatever_order_they_came(
+    losses: list[list[float]], parallelism: int, reduction: int, seed: int
+) -> None:
+    rule = Halving(min_steps=20, reduction=reduction)
+    curves = [tuple(Point(10 * (n + 1), loss) for n, loss in enumerate(each)) for each in losses]
+    ended = run_halving(rule, curves, parallelism, np.random.default_rng(seed))
+    left, rung, num_kept = list(range(len(curves))), 20, len(curves)
+    while rung <= 180:
+        num_kept = max(1, num_kept // reduction)
+        left.sort(key=lambda n: (next(p.loss for p in curves[n] if p.step >= rung), n))
+        left = left[:num_kept]
+        for number in set(range(len(curves))) - set(left):
+            assert ended[number].state is TrialState.PRUNED
+        rung *= reduction
+    assert {t.number for t in ended if t.state is COMPLETE} == set(left)
+
+
+def test_eight_trials_in_thirds_train_a_quarter_of_their_steps() -> None:
+    curves = [tuple(Point(10 * (n + 1), 9 - n / 9 + t) for n in range(18)) for t in range(8)]
+    ended = run_halving(HALVING_IN_THIRDS, curves, 2, np.random.default_rng(1))
+    trained = sum(t.curve[-1].step for t in ended)
+    assert trained == 8 * 20 + 2 * 40 + 120
+    assert trained / (8 * 180) == 0.25
