@@ -67,4 +67,4 @@ def describe_choice(sweep: Body, job: Body) -> list[str]:
     return lines
 
 
-_ALIVE = ("Pending", "Running", "Suspended", "Trained")
+_ALIVE = ("Pending", "Running", "Suspended", "Waiting", "Trained")

@@ -67,6 +67,12 @@ SWEEP_CASES: list[SweepCase] = [
         "spec.budget": {"trials": 2, "durationSeconds": 3600, "gpuHours": "8"},
         "spec.suspend": True, "spec.ttlSecondsAfterFinished": 60,
     }),
+    _good("search by halving", {
+        "spec.search": "Halving", "spec.trials": 2, "spec.earlyStopping": {"minSteps": 20},
+    }),
+    _good("halving of every setting", {
+        "spec.search": "Grid", "spec.earlyStopping": {"method": "Halving", "reduction": 4},
+    }),
     _good("validation rows of a source of their own", {
         "spec.template.dataset.split": {"validationPercent": 0},
         "spec.template.dataset.sources": [
