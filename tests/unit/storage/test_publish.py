@@ -97,7 +97,7 @@ class DyingStore(FileStore):
 def test_after_a_crash_at_any_write_a_second_attempt_publishes(
     store, tmp_path, num_writes, content, monkeypatch
 ):
-    monkeypatch.setattr("finetune_trainer.storage.publish._NUM_THREADS", 1)
+    monkeypatch.setattr("finetune_trainer.storage.parallel.NUM_THREADS", 1)
     first = (
         FILES if content == "same content" else {key: data + b"?" for key, data in FILES.items()}
     )
@@ -175,7 +175,7 @@ def test_deleting_is_not_advised_when_not_all_was_seen(store, monkeypatch):
         store.write_bytes(f"{own}/{number}", b"1")
     with pytest.raises(IncompleteFolder, match="or delete the folder"):
         verify_folder(store, own)
-    monkeypatch.setattr("finetune_trainer.storage.publish._NUM_LISTED", 3)
+    monkeypatch.setattr("finetune_trainer.storage.lookup._NUM_LISTED", 3)
     with pytest.raises(IncompleteFolder) as caught:
         verify_folder(store, own)
     assert "delete" not in caught.value.message

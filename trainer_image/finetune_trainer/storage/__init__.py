@@ -7,6 +7,7 @@ a store of their kind is opened.
 from __future__ import annotations
 
 from finetune_trainer.storage.access import Addressing, StorageAccess
+from finetune_trainer.storage.checksums import hash_file
 from finetune_trainer.storage.documents import read_json
 from finetune_trainer.storage.errors import (
     AlreadyExists,
@@ -15,6 +16,8 @@ from finetune_trainer.storage.errors import (
     ObjectNotFound,
     OtherWriterWon,
 )
+from finetune_trainer.storage.fetch import VerifiedManifest, fetch_folder, verify_folder
+from finetune_trainer.storage.lookup import find_manifest, read_manifest
 from finetune_trainer.storage.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -22,17 +25,7 @@ from finetune_trainer.storage.manifest import (
     make_manifest,
 )
 from finetune_trainer.storage.opening import open_patiently, open_store
-from finetune_trainer.storage.publish import (
-    VerifiedManifest,
-    commit_manifest,
-    fetch_folder,
-    find_manifest,
-    hash_file,
-    publish_folder,
-    read_manifest,
-    store_files,
-    verify_folder,
-)
+from finetune_trainer.storage.publish import commit_manifest, publish_folder, store_files
 from finetune_trainer.storage.store import (
     ObjectInfo,
     ObjectStore,

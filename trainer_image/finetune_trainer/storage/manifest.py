@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune_trainer.errors import StorageError, UserError
@@ -46,6 +46,10 @@ class ManifestFile:
     def object_key(self) -> str:
         """Key of the content, below the folder's prefix."""
         return self.key or self.path
+
+    def stored_at(self, key: str) -> ManifestFile:
+        """Return the entry of the same content under another key; empty for its path."""
+        return replace(self, key=key)
 
     def to_json_object(self) -> dict[str, Any]:
         """Return the JSON form; ``key`` only when it says something."""

@@ -24,8 +24,11 @@ from typing import Any
 
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.storage.access import StorageAccess
+from finetune_trainer.storage.checksums import hash_file
 from finetune_trainer.storage.errors import disk_full, local_writes
+from finetune_trainer.storage.fetch import fetch_folder
 from finetune_trainer.storage.hub_address import HubAddress, is_commit, parse_hub_uri
+from finetune_trainer.storage.lookup import find_manifest
 from finetune_trainer.storage.manifest import canonical_json
 from finetune_trainer.storage.model_digests import (
     DownloadRecord,
@@ -39,7 +42,6 @@ from finetune_trainer.storage.model_digests import (
 )
 from finetune_trainer.storage.model_files import ModelSelection, check_usable, fingerprint
 from finetune_trainer.storage.opening import open_patiently, open_store
-from finetune_trainer.storage.publish import fetch_folder, find_manifest, hash_file
 from finetune_trainer.storage.store import (
     ObjectInfo,
     ObjectStore,

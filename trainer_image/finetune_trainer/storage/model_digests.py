@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_trainer.storage.publish import hash_file
+from finetune_trainer.storage.checksums import hash_file
 from finetune_trainer.storage.store import ObjectInfo
 
 NUM_THREADS = 4

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_trainer.errors import UserError
+from finetune_trainer.storage.checksums import hash_file
 from finetune_trainer.storage.manifest import canonical_json
-from finetune_trainer.storage.publish import hash_file
 from finetune_trainer.storage.store import ObjectInfo
 
 _SAMPLE_BYTES = 1024 * 1024
