@@ -8,17 +8,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune_api.trainer import (
-    EvaluateResult,
-    ExitCode,
-    MetricValue,
-    PrepareResult,
-    RowCounts,
-    Score,
-    Stage,
-    TerminationMessage,
-    TrainResult,
-)
+from finetune_api.evaluation_result import EvaluateResult, Score
+from finetune_api.stage_results import MetricValue, PrepareResult, RowCounts, TrainResult
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import ExitCode, Stage
 
 Object = dict[str, Any]
 

@@ -10,7 +10,8 @@ import getpass
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.trainer import EvaluateResult, Stage
+from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.trainer import Stage
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.jobview import condition, is_true

@@ -14,15 +14,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from finetune_api.trainer import (
-    Environment,
-    EvaluateResult,
-    ExitCode,
-    PrepareResult,
-    Stage,
-    StageResult,
-    TrainResult,
-)
+from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.stage_results import PrepareResult, TrainResult
+from finetune_api.termination import StageResult
+from finetune_api.trainer import Environment, ExitCode, Stage
 from finetune_cli.display import Display, duration_text
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET

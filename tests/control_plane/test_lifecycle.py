@@ -20,7 +20,8 @@ from control_plane.cluster import (
     running_manager,
     test_config,
 )
-from finetune_api.trainer import ExitCode, FailureClass, Stage, TerminationMessage
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.kube.errors import Invalid, NotFound

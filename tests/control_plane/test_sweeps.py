@@ -26,7 +26,9 @@ from control_plane.cluster import (
     test_config,
 )
 from control_plane.test_crashes import Island, run_until_death
-from finetune_api.trainer import ExitCode, Stage, StepSelection, TerminationMessage
+from finetune_api.stage_results import StepSelection
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import ExitCode, Stage
 from finetune_api.v1alpha1.finetunesweep import (
     SWEEP_FIXED_FIELDS,
     FineTuneSweep,

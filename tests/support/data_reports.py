@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.trainer import RowCounts
+from finetune_api.stage_results import RowCounts
 from finetune_trainer.data.report import (
     CheckReport,
     DatasetReport,

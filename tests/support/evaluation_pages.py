@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from finetune_api.trainer import (
+from finetune_api.evaluation_result import (
     BaselineScore,
     EvaluateResult,
     GateResult,
     PublishedVersion,
-    ResolvedJob,
     Score,
 )
+from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.scoring import BaselineName
 from finetune_trainer.evaluate.baseline.fitting import Prompted
 from finetune_trainer.evaluate.baseline.material import Example

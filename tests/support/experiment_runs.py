@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, Score
+from finetune_api.evaluation_result import EvaluateResult, Score
 from finetune_trainer.evaluate.report.evidence import Sample
 from finetune_trainer.experiments.comparison import compare_runs
 from finetune_trainer.experiments.page import render_page

@@ -11,14 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import (
-    BaselineScore,
-    EvaluateResult,
-    GateResult,
-    ResolvedJob,
-    RowCounts,
-    Score,
-)
+from finetune_api.evaluation_result import BaselineScore, EvaluateResult, GateResult, Score
+from finetune_api.stage_results import RowCounts
+from finetune_api.trainer import ResolvedJob
 from finetune_trainer.evaluate.parts import PartScore
 from finetune_trainer.evaluate.report.evidence import Evidence, Sample
 from finetune_trainer.evaluate.report.writing import write_report

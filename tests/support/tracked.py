@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import ResolvedJob, TrackingResult, resolve_job
+from finetune_api.stage_results import TrackingResult
+from finetune_api.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.tracking.mlflow import MlflowServer
 from finetune_trainer.tracking.worker import Tracking

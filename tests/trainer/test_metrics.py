@@ -9,14 +9,9 @@ from typing import Any, get_args
 
 import pytest
 
-from finetune_api.trainer import (
-    TERMINATION_MESSAGE_BYTES,
-    EvaluateResult,
-    ExitCode,
-    ResolvedJob,
-    Stage,
-    TerminationMessage,
-)
+from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.termination import TERMINATION_MESSAGE_BYTES, TerminationMessage
+from finetune_api.trainer import ExitCode, ResolvedJob, Stage
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS, MetricName
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.answering import (

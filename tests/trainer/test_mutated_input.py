@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import PrepareResult, ResolvedJob, Stage
+from finetune_api.stage_results import PrepareResult
+from finetune_api.trainer import ResolvedJob, Stage
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import DataError, TrainerError, UserError
 from finetune_trainer.prepare.stage import prepare

@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from finetune_api.trainer import Environment, PrepareResult, ResolvedJob, Stage
+from finetune_api.stage_results import PrepareResult
+from finetune_api.trainer import Environment, ResolvedJob, Stage
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, read_tokens
 from finetune_trainer.data.rows import Side

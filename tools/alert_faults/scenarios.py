@@ -25,7 +25,8 @@ from alert_faults.operator import DEFECT
 from alert_faults.promtool import Labels
 from alert_faults.replica import Replica, running_replica
 from devcluster.controlplane import ControlPlane
-from finetune_api.trainer import ExitCode, FailureClass, Stage, TerminationMessage
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.connection import Connection

@@ -11,7 +11,7 @@ import os
 import signal
 from pathlib import Path
 
-from finetune_api.trainer import EvaluateResult
+from finetune_api.evaluation_result import EvaluateResult
 from probe_evidence.runs import CASES, Case, find_base, run_case
 
 SHOWN = (

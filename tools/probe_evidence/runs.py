@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from base_model import NAME, ensure_model
-from finetune_api.trainer import EvaluateResult
+from finetune_api.evaluation_result import EvaluateResult
 from probe_evidence import rows
 from probe_evidence.rows import Row
 

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import Score, Stage
+from finetune_api.evaluation_result import Score
+from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS
 from finetune_trainer.context import StageContext, read_job
 from finetune_trainer.data.prepared import read_prepared

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.trainer import (
-    EvaluateResult,
-    FailureClass,
-    PrepareResult,
-    TrackingResult,
-    TrainResult,
-)
+from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.stage_results import PrepareResult, TrackingResult, TrainResult
+from finetune_api.trainer import FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import results
 from finetune_operator.finetunejob.failure import Cause, latest_cause

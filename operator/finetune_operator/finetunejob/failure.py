@@ -15,13 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.trainer import (
-    CLASS_OF_EXIT_CODE,
-    ExitCode,
-    FailureClass,
-    Stage,
-    TerminationMessage,
-)
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.status import InvalidRowPlace
 from finetune_operator.finetunejob.retry import is_disrupted
 from finetune_operator.finetunejob.trimmed import (

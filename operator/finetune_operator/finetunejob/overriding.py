@@ -7,7 +7,8 @@ first; Job ``publish`` follows, and what it did becomes the condition ``Publishe
 
 from __future__ import annotations
 
-from finetune_api.trainer import EvaluateResult, Stage
+from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import results
 from finetune_operator.finetunejob.failure import latest_cause

@@ -7,7 +7,8 @@ ended by the prune: nothing of it fails, nothing is counted, and its checkpoints
 
 from __future__ import annotations
 
-from finetune_api.trainer import Stage, TrainResult
+from finetune_api.stage_results import TrainResult
+from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.pausing import release_actions
 from finetune_operator.finetunejob.render.claims import to_claim_uri

@@ -10,18 +10,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.trainer import (
+from finetune_api.evaluation_result import (
     EvaluateResult,
     GateResult,
     JudgeResult,
-    PrepareResult,
     PublishedVersion,
-    RowCounts,
     Score,
-    Stage,
-    TrackingResult,
-    TrainResult,
 )
+from finetune_api.stage_results import PrepareResult, RowCounts, TrackingResult, TrainResult
+from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
 from finetune_api.v1alpha1.status import MAX_GATE_MESSAGE

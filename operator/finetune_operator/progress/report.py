@@ -20,7 +20,9 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from finetune_api.trainer import Stage, StageResult, decimal_text
+from finetune_api.stage_results import decimal_text
+from finetune_api.termination import StageResult
+from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.status import PlanStatus, ValidationStatus
 from finetune_operator.status.conditions import timestamp
 

@@ -19,7 +19,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_api.trainer import PrepareResult, Stage
+from finetune_api.stage_results import PrepareResult
+from finetune_api.trainer import Stage
 from finetune_cli.documents import (
     find_problems,
     parse_document,

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from finetune_api.trainer import GateResult
+from finetune_api.evaluation_result import GateResult
 from finetune_api.v1alpha1.finetunejob import Evaluation
 from finetune_api.v1alpha1.probing import MAX_ALARMS, ProbeMetric
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.trainer import ResolvedJob, TerminationMessage
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import ResolvedJob
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.choice import best_of
 from finetune_trainer.evaluate.goal import check_goal

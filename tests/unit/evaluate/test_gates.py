@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.trainer import PublishedVersion, ResolvedJob, resolve_job
+from finetune_api.evaluation_result import PublishedVersion
+from finetune_api.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.gates import Gate
 from finetune_trainer.data.rows import slice_digest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.trainer import EvaluateResult, Score
+from finetune_api.evaluation_result import EvaluateResult, Score
 from finetune_trainer.evaluate.probes.measuring import Probed
 from finetune_trainer.evaluate.probes.section import (
     MAX_CHARACTERS,

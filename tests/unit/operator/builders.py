@@ -9,7 +9,8 @@ from typing import Any
 from benchmarks.control_plane.simulation import finetunejob, success_text
 
 from finetune_api.names import Owner
-from finetune_api.trainer import ExitCode, FailureClass, Stage, TerminationMessage
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.observed import Observed

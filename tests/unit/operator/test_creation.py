@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from benchmarks.control_plane.simulation import result_of
 
-from finetune_api.trainer import GateResult, PublishedVersion, Stage, TerminationMessage
+from finetune_api.evaluation_result import GateResult, PublishedVersion
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
     CreateStage,

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 from benchmarks.control_plane.simulation import result_of
 
-from finetune_api.trainer import Stage, TerminationMessage
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.actions import (
     ActivateWorkload,
     CreateStage,

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from benchmarks.control_plane.simulation import result_of
 
-from finetune_api.trainer import Stage, TerminationMessage
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import publishing
 from finetune_operator.finetunejob.decisions import Decision

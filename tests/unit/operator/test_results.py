@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_api.trainer import (
-    EvaluateResult,
-    JudgeResult,
-    JudgeShare,
-    PrepareResult,
-    RowCounts,
-    Score,
-    Stage,
-)
+from finetune_api.evaluation_result import EvaluateResult, JudgeResult, JudgeShare, Score
+from finetune_api.stage_results import PrepareResult, RowCounts
+from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.status import InvalidRowPlace, JudgeStatus
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,

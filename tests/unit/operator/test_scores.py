@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from finetune_api.trainer import BaselineScore, EvaluateResult, Score, Stage
+from finetune_api.evaluation_result import BaselineScore, EvaluateResult, Score
+from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.results import evaluation_section, result_of_status, scores_text
 
 WAYS = [

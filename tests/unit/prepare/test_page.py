@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_api.trainer import RowCounts
+from finetune_api.stage_results import RowCounts
 from finetune_api.v1alpha1.dataset import Dataset
 from finetune_trainer.data.report import (
     CheckReport,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import EvaluateResult, GateResult, PublishedVersion, Score
+from finetune_api.evaluation_result import EvaluateResult, GateResult, PublishedVersion, Score
 from finetune_trainer.evaluate.baseline.section import describe_baseline
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.label_section import count_both, describe_labels

@@ -9,15 +9,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import (
-    EvaluateResult,
-    GateResult,
-    PublishedVersion,
-    ResolvedJob,
-    Score,
-    Stage,
-    resolve_job,
-)
+from finetune_api.evaluation_result import EvaluateResult, GateResult, PublishedVersion, Score
+from finetune_api.trainer import ResolvedJob, Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_cli.verify import verify_uri
 from finetune_trainer.context import StageContext

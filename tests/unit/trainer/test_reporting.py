@@ -8,16 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.trainer import (
-    EvaluateResult,
-    Event,
-    ExitCode,
-    GateResult,
-    Score,
-    Stage,
-    TerminationMessage,
-    limit_places,
-)
+from finetune_api.evaluation_result import EvaluateResult, GateResult, Score
+from finetune_api.stage_results import limit_places
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import Event, ExitCode, Stage
 from finetune_trainer.data.report import place_row
 from finetune_trainer.errors import OutOfMemory, StorageError, UserError
 from finetune_trainer.failures import classify

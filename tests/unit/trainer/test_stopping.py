@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import Environment, Event, ExitCode, FailureClass, TerminationMessage
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import Environment, Event, ExitCode, FailureClass
 from finetune_trainer import process, stopping
 from support.eventually import eventually
 from support.faults import fault

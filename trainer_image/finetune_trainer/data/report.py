@@ -11,7 +11,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_api.meta import APIModel
-from finetune_api.trainer import RowCounts
+from finetune_api.stage_results import RowCounts
 from finetune_api.v1alpha1.finetunejob import Model
 from finetune_api.v1alpha1.status import InvalidRowPlace
 from finetune_trainer.data.rows import RowErrors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.trainer import Score
+from finetune_api.evaluation_result import Score
 from finetune_trainer.statistics.confidence import Interval
 
 

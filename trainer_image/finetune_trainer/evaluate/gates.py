@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from finetune_api.trainer import MAX_GATE_MESSAGE, MAX_SLICE_WORDS, GateResult
+from finetune_api.evaluation_result import MAX_GATE_MESSAGE, MAX_SLICE_WORDS, GateResult
 from finetune_api.v1alpha1.gates import Gate
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER, BaselineName, name_base
 from finetune_trainer.evaluate.goal import SLACK, what_decides

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from finetune_api.trainer import GateResult, PublishedVersion, ResolvedJob
+from finetune_api.evaluation_result import GateResult, PublishedVersion
+from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.gates import Gate
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS
 from finetune_trainer.evaluate.answering import Comparison

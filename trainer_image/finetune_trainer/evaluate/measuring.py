@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from finetune_api.trainer import BaselineScore, ResolvedJob, Score
+from finetune_api.evaluation_result import BaselineScore, Score
+from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS, UNBOUNDED_METRICS, BaselineName
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from finetune_api.trainer import ResolvedJob, Score
+from finetune_api.evaluation_result import Score
+from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.figures import make_score

@@ -8,13 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from finetune_api.trainer import (
-    Environment,
-    EvaluateResult,
-    GateResult,
-    PublishedVersion,
-    Score,
-)
+from finetune_api.evaluation_result import EvaluateResult, GateResult, PublishedVersion, Score
+from finetune_api.trainer import Environment
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.answering import Comparison

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.trainer import Score
+from finetune_api.evaluation_result import Score
 from finetune_trainer.experiments.differences import (
     Difference,
     choose_pairs,

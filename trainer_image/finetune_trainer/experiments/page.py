@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import Score
+from finetune_api.evaluation_result import Score
 from finetune_api.v1alpha1.scoring import UNBOUNDED_METRICS
 from finetune_trainer.experiments.comparison import (
     Comparison,

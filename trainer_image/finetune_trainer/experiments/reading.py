@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, Score
+from finetune_api.evaluation_result import EvaluateResult, Score
 from finetune_trainer.experiments.recipe import flatten
 from finetune_trainer.experiments.run import DataFacts, Effort, Points, Row, Run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from finetune_api.trainer import Score
+from finetune_api.evaluation_result import Score
 
 Points = Sequence[tuple[int, float]]
 """Steps and losses, in the order of the steps."""

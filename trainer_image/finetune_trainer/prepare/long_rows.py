@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from finetune_api.trainer import NUM_INVALID_ROWS_TOLD
+from finetune_api.stage_results import NUM_INVALID_ROWS_TOLD
 from finetune_trainer.data.report import place_row
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import RowsRefused

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.trainer import PrepareResult, limit_places
+from finetune_api.stage_results import PrepareResult, limit_places
 from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
 from finetune_trainer.data.prepared import fetch_prepared

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune_api.trainer import ResolvedJob, RowCounts
+from finetune_api.stage_results import RowCounts
+from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.data.prepared import REPORT_NAME
 from finetune_trainer.data.report import (

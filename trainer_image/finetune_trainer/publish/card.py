@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, JudgeResult, ResolvedJob
+from finetune_api.evaluation_result import EvaluateResult, JudgeResult
+from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
 
 

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from finetune_api.trainer import Event, Stage, StageResult
+from finetune_api.termination import StageResult
+from finetune_api.trainer import Event, Stage
 from finetune_api.v1alpha1.status import PlanStatus, ValidationStatus
 from finetune_trainer.report.push import ProgressPush
 

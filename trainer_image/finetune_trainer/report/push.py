@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import Environment, Event, decimal_text
+from finetune_api.stage_results import decimal_text
+from finetune_api.trainer import Environment, Event
 
 MIN_INTERVAL_SECONDS = 5.0
 TIMEOUT_SECONDS = 5.0

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, ResolvedJob, TrainResult
+from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.stage_results import TrainResult
+from finetune_api.trainer import ResolvedJob
 
 MAX_PARAM = 500
 """Characters of a parameter's value: what the oldest servers take."""

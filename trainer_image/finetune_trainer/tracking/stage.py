@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from finetune_api.trainer import EvaluateResult, Stage, StageResult, TrainResult
+from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.stage_results import TrainResult
+from finetune_api.termination import StageResult
+from finetune_api.trainer import Stage
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import Stopped, TrainerError
 from finetune_trainer.storage import ObjectStore, fetch_folder, open_store

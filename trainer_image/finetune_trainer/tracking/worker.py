@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from finetune_api.trainer import ResolvedJob, TrackingResult
+from finetune_api.stage_results import TrackingResult
+from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.tracking import Mlflow
 from finetune_trainer.tracking import run as runs
 from finetune_trainer.tracking.content import (

@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import ResolvedJob, TrainResult
+from finetune_api.stage_results import TrainResult
+from finetune_api.trainer import ResolvedJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_tokens, require_approved
 from finetune_trainer.errors import InternalError, StorageError, TrainerError, UserError

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.trainer import EvaluateResult, ResolvedJob, RowCounts, Stage, TerminationMessage
+from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.stage_results import RowCounts
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import ResolvedJob, Stage
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.gating import judge_gates

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.trainer import EvaluateResult
+from finetune_api.evaluation_result import EvaluateResult
 from finetune_trainer.evaluate.report.writing import write_report
 from support.page_reading import Reading
 from support.report_cases import CASES, report_page

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune_api.trainer import JudgeCriterion, JudgeResult, JudgeShare, ResolvedJob
+from finetune_api.evaluation_result import JudgeCriterion, JudgeResult, JudgeShare
+from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.judging import Judge
 from finetune_trainer.evaluate.comparing import number_clusters
 from finetune_trainer.evaluate.figures import figure_text

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from finetune_api.trainer import JudgeResult, ResolvedJob
+from finetune_api.evaluation_result import JudgeResult
+from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.judging import METRIC_OF_MODE, Judge
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.judge_key import read_judge_key

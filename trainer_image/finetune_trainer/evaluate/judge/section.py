@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from finetune_api.trainer import JudgeResult, JudgeShare
+from finetune_api.evaluation_result import JudgeResult, JudgeShare
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
 from finetune_trainer.evaluate.judge.concluding import Judgement
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune_api.trainer import ResolvedJob, Score
+from finetune_api.evaluation_result import Score
+from finetune_api.trainer import ResolvedJob
 from finetune_trainer.evaluate.comparing import compare
 from finetune_trainer.evaluate.figures import make_score
 from finetune_trainer.evaluate.gates import Found

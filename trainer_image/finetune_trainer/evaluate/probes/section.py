@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune_api.trainer import EvaluateResult, Score
+from finetune_api.evaluation_result import EvaluateResult, Score
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.evaluate.probes.measuring import Probed
 

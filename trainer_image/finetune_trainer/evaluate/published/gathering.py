@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.trainer import PublishedVersion
+from finetune_api.evaluation_result import PublishedVersion
 from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.published.seen import tell_seen
 from finetune_trainer.evaluate.published.version import (

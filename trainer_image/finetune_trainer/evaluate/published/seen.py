@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from finetune_api.trainer import PublishedVersion
+from finetune_api.evaluation_result import PublishedVersion
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.rows import prompt_of
 from finetune_trainer.errors import StorageError

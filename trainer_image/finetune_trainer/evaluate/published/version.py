@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.trainer import PublishedVersion
+from finetune_api.evaluation_result import PublishedVersion
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import StorageError, TrainerError
 from finetune_trainer.evaluate.encoded import EncodedQuestions, encode_questions

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_api.trainer import EvaluateResult, ResolvedJob, RowCounts
+from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.stage_results import RowCounts
+from finetune_api.trainer import ResolvedJob
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.fitting import Prompted

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from finetune_api.trainer import EvaluateResult, GateResult, ResolvedJob
+from finetune_api.evaluation_result import EvaluateResult, GateResult
+from finetune_api.trainer import ResolvedJob
 from finetune_trainer.evaluate.baseline.section import BaselineSection
 from finetune_trainer.evaluate.goal import certainty_of
 from finetune_trainer.evaluate.judge.section import JudgeSection

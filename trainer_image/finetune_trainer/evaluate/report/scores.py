@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_api.trainer import EvaluateResult, Score
+from finetune_api.evaluation_result import EvaluateResult, Score
 from finetune_api.v1alpha1.finetunejob import Goal
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS, LOWER_IS_BETTER, BaselineName
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from finetune_api.trainer import LOCAL_UID_PREFIX, EvaluateResult, GateResult, ResolvedJob, Score
+from finetune_api.evaluation_result import EvaluateResult, GateResult, Score
+from finetune_api.trainer import LOCAL_UID_PREFIX, ResolvedJob
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
 
 NOTHING_PUBLISHED = "nothing is published"

@@ -1,0 +1,120 @@
+"""What the stages ``prepare`` and ``train`` found and made, in the words of the protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from itertools import islice
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.meta import APIModel
+from finetune_api.v1alpha1.status import InvalidRowPlace
+
+INVALID_ROWS_BYTES = 1700
+"""Of a termination message, what places of invalid rows may take; the rest is for its words."""
+
+NUM_INVALID_ROWS_TOLD = 20
+
+
+def decimal_text(value: float) -> str:
+    """Return a number as a status holds it: counts whole, others to six digits."""
+    is_count = float(value).is_integer() and abs(value) < 1e15
+    return str(int(value)) if is_count else f"{value:.6g}"
+
+
+class MetricValue(APIModel):
+    """One named number; the value is a decimal string."""
+
+    name: Annotated[str, Field(max_length=63)]
+    value: Annotated[str, Field(max_length=32)]
+
+
+class RowCounts(APIModel):
+    """Rows per side of the split."""
+
+    train: int
+    validation: int
+    test: int
+
+
+def limit_places(places: Iterable[InvalidRowPlace]) -> list[InvalidRowPlace]:
+    """Return the first places that fit status and termination message."""
+    kept: list[InvalidRowPlace] = []
+    num_bytes = 0
+    for place in islice(places, NUM_INVALID_ROWS_TOLD):
+        num_bytes += len(json.dumps(place.to_wire(), separators=(",", ":"))) + 1
+        if num_bytes > INVALID_ROWS_BYTES:
+            break
+        kept.append(place)
+    return kept
+
+
+class PrepareResult(APIModel):
+    """What ``prepare`` found and wrote."""
+
+    stage: Literal["prepare"] = "prepare"
+    digest: str
+    """Content digest of the prepared data set, its version."""
+    uri: str
+    """Folder of the prepared data set, with its manifest."""
+    rows: RowCounts
+    num_tokens: int
+    """Tokens of the training side after the chat template, before truncation."""
+    num_invalid_rows: int
+    invalid_rows: list[InvalidRowPlace] = []
+    """The first of them, as many as :func:`limit_places` lets through."""
+    num_truncated_rows: int
+    reused: bool = False
+    """True when a data set with the same source and recipe was there already."""
+
+
+class TrackingResult(APIModel):
+    """What became of telling the job's tracker."""
+
+    uri: Annotated[str, Field(max_length=512)] = ""
+    """Page of the run; empty if there is none."""
+    problem: Annotated[str, Field(max_length=300)] = ""
+    """Why the tracker does not have everything; empty if it has."""
+
+
+class StepSelection(APIModel):
+    """The step whose weights are published, among the steps that were trained."""
+
+    step: int
+    """Its weights are the published ones."""
+    validation_loss: Annotated[str, Field(max_length=32)] = ""
+    """Validation loss after it; empty if it was not measured."""
+    last_step: int
+    """The last step that was trained."""
+    last_validation_loss: Annotated[str, Field(max_length=32)] = ""
+    """Validation loss after the last step; empty if it was not measured."""
+    planned_steps: int
+    """Steps that would have been trained without early stopping."""
+
+
+class TrainResult(APIModel):
+    """What ``train`` produced."""
+
+    stage: Literal["train"] = "train"
+    uri: str
+    """Folder of the adapter, with its manifest."""
+    sha256: str
+    """Digest of ``adapter_model.safetensors`` (or ``model.safetensors`` for full fine-tuning)."""
+    num_bytes: int
+    manifest_sha256: str
+    """Digest of the adapter's ``manifest.json``."""
+    step: int
+    """Optimiser steps trained."""
+    selection: StepSelection | None = None
+    metrics: list[MetricValue] = []
+    """Last training metrics and the effective settings: loss, learning_rate, global_batch_size."""
+    resumed_from_step: int = 0
+    num_trainable_parameters: int = 0
+    out_of_memory_at: int = 0
+    """Largest micro batch that ran out of memory in an earlier attempt of the run; 0 for none."""
+    origin_digest: str = ""
+    """Manifest digest of the weights the run began from (``spec.initFrom``); empty for none."""
+    tracking: TrackingResult | None = None
+    reused: bool = False
