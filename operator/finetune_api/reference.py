@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from finetune_api import reasons, trainer_reasons
+from finetune_api import reasons
 from finetune_api.crd import JOBS, CustomKind
 from finetune_api.meta import API_VERSION
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, NON_RETRYABLE_EXIT_CODES, ExitCode
+from finetune_api.trainer_reasons.data import DATA
+from finetune_api.trainer_reasons.model import MODEL
+from finetune_api.trainer_reasons.program import PROGRAM
+from finetune_api.trainer_reasons.results import RESULTS
+from finetune_api.trainer_reasons.storage import STORAGE
+from finetune_api.trainer_reasons.train import TRAIN
 
 Schema = dict[str, Any]
 
@@ -103,12 +109,12 @@ _REASON_SECTIONS: tuple[tuple[str, dict[str, reasons.ReasonHelp]], ...] = (
     ("Pods and their containers", reasons.PODS),
     ("Kueue", reasons.QUEUE),
     ("Sweeps", reasons.SWEEPS),
-    ("Stages: object stores, folders and the Hub", trainer_reasons.STORAGE),
-    ("Stages: base model, tokenizer and chat template", trainer_reasons.MODEL),
-    ("Stage `prepare`: sources, rows and split", trainer_reasons.DATA),
-    ("Stage `train`", trainer_reasons.TRAIN),
-    ("Stage `evaluate` and publishing", trainer_reasons.RESULTS),
-    ("The program itself", trainer_reasons.PROGRAM),
+    ("Stages: object stores, folders and the Hub", STORAGE),
+    ("Stages: base model, tokenizer and chat template", MODEL),
+    ("Stage `prepare`: sources, rows and split", DATA),
+    ("Stage `train`", TRAIN),
+    ("Stage `evaluate` and publishing", RESULTS),
+    ("The program itself", PROGRAM),
 )
 
 

@@ -1,0 +1,30 @@
+"""Reasons of the program itself, on a cluster and at a desk."""
+
+from __future__ import annotations
+
+from finetune_api.reasons import ReasonHelp as _Help
+
+PROGRAM = {
+    "CodeNotTrusted": _Help(
+        "The model runs code of its own.", "Say `--trust-remote-code` if you trust it here."
+    ),
+    "EmptyPrompt": _Help("The prompt is empty.", "Write one."),
+    "InvalidJob": _Help("The job file is not valid.", "Correct what the message names."),
+    "InvalidSetting": _Help(
+        "An environment variable of the trainer has a value that it cannot have.",
+        "Correct it where the message says.",
+    ),
+    "JobFileUnreadable": _Help("The job file cannot be read.", "Is it there and readable?"),
+    "NoGPUAsked": _Help(
+        "`--gpu` is given and the job trains on CPU.", "Set `resources.gpusPerNode`."
+    ),
+    "NotAnAdapter": _Help(
+        "No run wrote this folder as its adapter.",
+        "Give the adapter of a run, or a published version.",
+    ),
+    "Succeeded": _Help("The stage has done its work.", "Nothing."),
+    "UnknownGPU": _Help("`--gpu` names no known GPU.", "Take one that the message lists."),
+    "WorkDirUnwritable": _Help(
+        "Work or cache folder cannot be written.", "Point them at folders that can."
+    ),
+}

@@ -1,0 +1,43 @@
+"""Reasons of `evaluate` and of publishing."""
+
+from __future__ import annotations
+
+from finetune_api.reasons import ReasonHelp as _Help
+
+RESULTS = {
+    "AnswersMissing": _Help(
+        "Workers left questions unanswered: a defect.", "Report it with the log."
+    ),
+    "FolderMissing": _Help(
+        "A folder that is published is not there: a defect.", "Report it with the log."
+    ),
+    "MergeFailed": _Help("The merge ended without a word.", "Read the pod's log."),
+    "MergeNotFinite": _Help(
+        "The merged weights are not finite: training diverged.", "Lower `learningRate`."
+    ),
+    "MergeOutOfMemory": _Help(
+        "The merge needs more memory.", "Raise `resources.memory`, or drop `Merged`."
+    ),
+    "MergeUnsupported": _Help(
+        "An adapter cannot be folded into this base.",
+        "Name the unquantised model, or drop `Merged`.",
+    ),
+    "NoWeights": _Help("The saved folder holds no weights: a defect.", "Report it with the log."),
+    "StoppedBeforeMerge": _Help(
+        "Stopped on request; the adapter is published.", "Nothing: the next attempt only merges."
+    ),
+    "StoppedBeforeScores": _Help(
+        "Stopped on request while the models were asked.",
+        "Nothing: the next attempt asks for the rest.",
+    ),
+    "UnsupportedFile": _Help(
+        "A file that is published is no regular file: a defect.", "Report it with the log."
+    ),
+    "VersionContended": _Help("Other runs of the same name keep publishing.", "Run again."),
+    "WorkerKilled": _Help(
+        "A process of the evaluation was killed.", "Nothing; if it repeats: the node's memory."
+    ),
+    "WorkersFailed": _Help(
+        "A process of the evaluation ended without a word.", "Read the pod's log."
+    ),
+}

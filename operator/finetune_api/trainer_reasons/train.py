@@ -1,0 +1,112 @@
+"""Reasons of `train`."""
+
+from __future__ import annotations
+
+from finetune_api.reasons import ReasonHelp as _Help
+
+TRAIN = {
+    "CollectiveHung": _Help(
+        "No rank makes a step; all wait for each other, or for another node.",
+        "Read the stacks that the message names; look at the fabric between the nodes.",
+    ),
+    "GPUNotVisible": _Help(
+        "The pod asked for GPUs and sees fewer.", "Check device plugin, driver and CUDA build."
+    ),
+    "HostOutOfMemory": _Help(
+        "A process was killed for lack of memory.", "Raise `resources.memory`."
+    ),
+    "InvalidGlobalBatchSize": _Help(
+        "`globalBatchSize` does not divide over the ranks.", "Take a number that the message names."
+    ),
+    "InvalidMicroBatchSize": _Help(
+        "`microBatchSize` does not divide what a rank takes.",
+        "Take a number that the message names.",
+    ),
+    "MicroBatchTooSmall": _Help(
+        "KTO needs two rows in a micro batch.", "Set `microBatchSize` to 2 or more."
+    ),
+    "NoOrigin": _Help(
+        "The weights of `initFrom` were not fetched: a defect.", "Report it with the log."
+    ),
+    "NoOutcome": _Help("The ranks ended without a result: a defect.", "Report it with the log."),
+    "NoPublication": _Help(
+        "Rank 0 did not publish the adapter in time.",
+        "Look at the store; the next attempt only publishes.",
+    ),
+    "NoValidationRows": _Help(
+        "`earlyStopping` needs validation rows.", "Raise `split.validationPercent`."
+    ),
+    "OriginChanged": _Help(
+        "`initFrom` holds other files than at the first attempt.",
+        "Name a published version in a new job.",
+    ),
+    "OriginMismatch": _Help(
+        "Adapter of `initFrom` and `method.adapter` differ.",
+        "Make type, rank, alpha and modules alike.",
+    ),
+    "OriginOfOtherBase": _Help(
+        "`initFrom` was trained on another base model.",
+        "Set `model` to the one that the message names.",
+    ),
+    "OutOfMemory": _Help(
+        "GPU or host memory did not suffice.",
+        "Nothing while the message says what the next attempt does; else lower "
+        "`maxSequenceLength`.",
+    ),
+    "OutOfMemoryAtSmallest": _Help(
+        "Memory did not suffice for the smallest micro batch.", "Do what the message proposes."
+    ),
+    "PackingNotExact": _Help(
+        "The model does not keep packed examples apart.", "Use `packing: Auto`."
+    ),
+    "PeerLost": _Help(
+        "A rank lost contact with another.",
+        "Nothing; if it repeats: network policies, DNS, `NCCL_SOCKET_IFNAME`.",
+    ),
+    "RankKilled": _Help(
+        "A training process was killed.", "Nothing; if it repeats: the node's memory."
+    ),
+    "RankHung": _Help(
+        "A rank makes no step, and the others wait for it.",
+        "Read in the message where it is; often a mounted file system or a data loader.",
+    ),
+    "RanksFailed": _Help("The ranks ended without a word.", "Read the pod's log."),
+    "StateNotPlain": _Help(
+        "A training state cannot be stored without a pickle: a defect.", "Report it with the log."
+    ),
+    "RecipesDiffer": _Help(
+        "The nodes settled on different micro batches after a lack of memory.",
+        "Nothing: the next attempt begins with the same.",
+    ),
+    "StateUnreadable": _Help(
+        "A checkpoint's state cannot be read.", "Nothing: the run resumes from the one before."
+    ),
+    "StoppedAfterSave": _Help(
+        "Stopped on request; the checkpoint is durable.", "Nothing: the next attempt resumes there."
+    ),
+    "StoppedBeforeTraining": _Help(
+        "Stopped on request before the first step.", "Nothing: the next attempt begins there."
+    ),
+    "StoppedWithoutSave": _Help(
+        "Stopped on request; a save did not fit what was left of the grace period.",
+        "Raise `podTemplate.terminationGracePeriodSeconds`.",
+    ),
+    "StrategyIgnored": _Help(
+        "The library accelerate chose another strategy: a defect.", "Report it with the log."
+    ),
+    "StrategyUnsupported": _Help(
+        "The strategy does not run here.", "Use one that the message names."
+    ),
+    "UnknownState": _Help(
+        "A checkpoint has a state that would need a pickle.", "Report it with the log."
+    ),
+    "UnsafeCheckpoint": _Help(
+        "A checkpoint holds files that could run code.",
+        "Nothing: the run resumes from the one before.",
+    ),
+    "WorldSizeMismatch": _Help("There are other ranks than asked for.", "Report it with the log."),
+    "WrongCheckpoint": _Help(
+        "A checkpoint's manifest names another step.",
+        "Nothing: the run resumes from the one before.",
+    ),
+}
