@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.control_plane.simulation import (
@@ -29,6 +30,9 @@ from finetune_operator.kube.resource import JOBS, PODS, Object, Resource
 
 logger = logging.getLogger(__name__)
 
+LastWords = Callable[[str, Stage], str]
+"""Called with a FineTuneJob's name and a stage of it; returns the termination message."""
+
 
 class JobDriver:
     """Runs the Jobs of FineTuneJobs to their end.
@@ -38,6 +42,7 @@ class JobDriver:
         namespace: Where.
         run_seconds: How long a stage runs.
         hold: Stage whose pods run for ever, for benchmarks of running jobs.
+        last_words: What a stage of a FineTuneJob says at its end; plain success by default.
         num_parallel: Jobs written to at once. Few: it shares the machine, and no cluster starts a
             thousand pods in the second in which their Jobs appear.
     """
@@ -49,6 +54,7 @@ class JobDriver:
         *,
         run_seconds: float = 0.0,
         hold: Stage | None = None,
+        last_words: LastWords | None = None,
         num_parallel: int = 8,
     ) -> None:
         self.first_seen: dict[str, float] = {}
@@ -58,6 +64,7 @@ class JobDriver:
         self._namespace = namespace
         self._run_seconds = run_seconds
         self._hold = hold
+        self._last_words: LastWords = last_words or (lambda name, stage: success_text(stage))
         self._slots = asyncio.Semaphore(num_parallel)
         self._informer = Informer(
             client,
@@ -104,7 +111,7 @@ class JobDriver:
             return
         await asyncio.sleep(self._run_seconds)
         async with self._slots:
-            await self._status(PODS, pod_name, ended_status(0, success_text(stage)))
+            await self._status(PODS, pod_name, ended_status(0, self._last_words(name, stage)))
             await self._status(JOBS, job["metadata"]["name"], job_complete_status(started))
         if stage is Stage.EVALUATE:
             self.completed[name] = time.monotonic()

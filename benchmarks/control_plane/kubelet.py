@@ -42,10 +42,11 @@ class Fate:
     extra: list[Object] = field(default_factory=list)
 
 
-def success(stage: Stage, *, goal_met: bool = True, run_seconds: float = 0.0) -> Fate:
-    return Fate(
-        status=ended_status(0, success_text(stage, goal_met=goal_met)), run_seconds=run_seconds
-    )
+def success(
+    stage: Stage, *, goal_met: bool = True, validation_loss: str = "", run_seconds: float = 0.0
+) -> Fate:
+    text = success_text(stage, goal_met=goal_met, validation_loss=validation_loss)
+    return Fate(status=ended_status(0, text), run_seconds=run_seconds)
 
 
 Script = Callable[[str, Stage, int], Fate]

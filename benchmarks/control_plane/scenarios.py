@@ -12,6 +12,7 @@ Scenarios:
     queue: 10,000 jobs at once into a Kueue queue with quota for 500; before, what Kueue alone takes
         for as many bare Jobs as they put there.
     evictions: 1,000 jobs in a Kueue queue, each preempted five times while it trains.
+    sweeps: 200 sweeps of ten trials, after 2,000 plain jobs; what a trial costs over a job.
 
 Each scenario has an API server and an operator of its own. Prints a table against the targets and
 writes all figures to ``benchmarks/results/control_plane.json``.
@@ -47,6 +48,7 @@ from benchmarks.control_plane.queued import (
     measure_evictions,
     measure_queue,
 )
+from benchmarks.control_plane.sweeping import measure_sweeps
 from benchmarks.control_plane.world import (
     OPERATOR_AGENT,
     ROOT,
@@ -178,6 +180,7 @@ TABLES = {
     "cpu_seconds_bare": "CPU seconds, bare Jobs",
     "cpu_seconds": "CPU seconds",
     "requests_per_job": "requests per job",
+    "requests_per_plain_job": "requests per plain job",
 }
 FLOOD_PER_SECOND = 4000.0
 FLOOD_SECONDS = 30.0
@@ -277,6 +280,7 @@ SCENARIOS: dict[str, Scenario] = {
     "flood": lambda world, scale: measure_flood("flood", world, FLOOD_PER_SECOND * scale),
     "queue": lambda world, scale: measure_queue("queue", world, int(10000 * scale)),
     "evictions": lambda world, scale: measure_evictions("evictions", world, int(1000 * scale)),
+    "sweeps": lambda world, scale: measure_sweeps("sweeps", world, max(1, int(200 * scale))),
 }
 # Not a peer's number but our own promise: docs and CHANGELOG cite these.
 TARGETS: dict[str, dict[str, float]] = {
@@ -293,6 +297,14 @@ TARGETS: dict[str, dict[str, float]] = {
     "flood": {"longest_gap_of_renewals_seconds": 5.0, "failed_pushes": 0},
     "queue": {"drained_seconds": 600, "peak_rss_mib": 512, "failed": 0, "counted": 0},
     "evictions": {"unfinished": 0, "counted": 0, "miscounted": 0},
+    "sweeps": {
+        "writes_over_plain": 1.2,
+        "cpu_seconds_over_plain": 1.2,
+        "memory_kib_over_plain": 1.2,
+        "wrong_winners": 0,
+        "jobs_too_many": 0,
+        "evaluated_too_many": 0,
+    },
 }
 
 

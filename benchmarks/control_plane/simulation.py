@@ -9,11 +9,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_api.evaluation_result import EvaluateResult, Score
-from finetune_api.stage_results import MetricValue, PrepareResult, RowCounts, TrainResult
+from finetune_api.stage_results import (
+    MetricValue,
+    PrepareResult,
+    RowCounts,
+    StepSelection,
+    TrainResult,
+)
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import ExitCode, Stage
 
 Object = dict[str, Any]
+
+NUM_STEPS = 171
 
 
 def timestamp() -> str:
@@ -38,8 +46,8 @@ def finetunejob(name: str, namespace: str, **spec: Any) -> Object:
     }
 
 
-def result_of(stage: Stage, *, goal_met: bool = True) -> Any:
-    """Return a plausible result of a stage."""
+def result_of(stage: Stage, *, goal_met: bool = True, validation_loss: str = "") -> Any:
+    """Return a plausible result of a stage; of a training, with a loss where one is given."""
     if stage is Stage.PREPARE:
         return PrepareResult(
             digest="d" * 64,
@@ -55,7 +63,8 @@ def result_of(stage: Stage, *, goal_met: bool = True) -> Any:
             sha256="a" * 64,
             num_bytes=1843200,
             manifest_sha256="b" * 64,
-            step=171,
+            step=NUM_STEPS,
+            selection=_selection_of(validation_loss) if validation_loss else None,
             metrics=[MetricValue(name="loss", value="0.1234")],
         )
     return EvaluateResult(
@@ -71,13 +80,19 @@ def result_of(stage: Stage, *, goal_met: bool = True) -> Any:
     )
 
 
-def success_text(stage: Stage, *, goal_met: bool = True) -> str:
+def _selection_of(loss: str) -> StepSelection:
+    return StepSelection(
+        step=NUM_STEPS, validation_loss=loss, last_step=NUM_STEPS, planned_steps=NUM_STEPS
+    )
+
+
+def success_text(stage: Stage, *, goal_met: bool = True, validation_loss: str = "") -> str:
     """Return the termination message of a stage that succeeded."""
     return TerminationMessage(
         stage=stage,
         exit_code=ExitCode.OK,
         reason="Succeeded",
-        result=result_of(stage, goal_met=goal_met),
+        result=result_of(stage, goal_met=goal_met, validation_loss=validation_loss),
     ).to_text()
 
 

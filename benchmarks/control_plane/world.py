@@ -117,16 +117,22 @@ async def until(predicate: Callable[[], bool], timeout: float, *, every: float =
 
 
 async def all_phase(
-    client: KubeClient, namespace: str, phase: str, count: int, timeout: float
+    client: KubeClient,
+    namespace: str,
+    phase: str,
+    count: int,
+    timeout: float,
+    *,
+    of: Resource = FINETUNEJOBS,
 ) -> None:
     deadline = time.monotonic() + timeout
     while True:
-        listed = await client.list(FINETUNEJOBS, namespace)
+        listed = await client.list(of, namespace)
         done = sum((job.get("status") or {}).get("phase") == phase for job in listed.items)
         if done >= count:
             return
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{done} of {count} jobs are {phase}")
+            raise TimeoutError(f"{done} of {count} {of.plural} are {phase}")
         await asyncio.sleep(0.5)
 
 
@@ -142,6 +148,10 @@ async def settled(audit: AuditLog, timeout: float) -> None:
             raise TimeoutError("the operator goes on writing although nothing happens")
 
 
+def _new_namespace() -> str:
+    return f"bench-{secrets.token_hex(3)}"
+
+
 class World:
     """One fresh API server with one operator.
 
@@ -152,7 +162,7 @@ class World:
     """
 
     def __init__(self, folder: Path, *, kueue: Mapping[str, Any] | None = None) -> None:
-        self.namespace = f"bench-{secrets.token_hex(3)}"
+        self.namespace = _new_namespace()
         self.cluster = start_control_plane(
             options=ControlPlaneOptions(
                 audit_log=True, controllers=None if kueue is None else CONTROLLERS
@@ -166,7 +176,6 @@ class World:
 
     async def __aenter__(self) -> World:
         self.cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        self.cluster.kubectl("create", "namespace", self.namespace)
         transport = Transport(
             self.connection, user_agent="benchmark-driver", qps=5000, burst=5000,
             max_connections=48, request_timeout_seconds=120,
@@ -176,11 +185,22 @@ class World:
         self.session = self.connection.open_session(
             max_connections=16, user_agent="benchmark-driver", attach_credentials=True
         )
+        if self._kueue is not None:
+            start_kueue(self.cluster, settings=self._kueue)
+        await self._begin()
+        return self
+
+    async def renew(self) -> None:
+        """Go on with an operator that has no past, in a namespace where nothing is."""
+        self.operator.stop()
+        self.namespace = _new_namespace()
+        await self._begin()
+
+    async def _begin(self) -> None:
+        self.cluster.kubectl("create", "namespace", self.namespace)
         if self._kueue is None:
             account = {"metadata": {"name": "default", "namespace": self.namespace}}
             await self.client.create(SERVICE_ACCOUNTS, account)
-        else:
-            start_kueue(self.cluster, settings=self._kueue)
         self.operator = Operator(
             self.cluster,
             self._folder,
@@ -188,7 +208,6 @@ class World:
             kueue="off" if self._kueue is None else "on",
         )
         await self.operator.ready()
-        return self
 
     def meter(self) -> CpuMeter:
         """Begin to count the processor time of the operator and of all it works with."""
