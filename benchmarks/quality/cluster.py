@@ -25,8 +25,17 @@ sys.path[:0] = [str(ROOT / "tools"), str(Path(__file__).resolve().parent)]
 from run import ANSWER_TOKENS, CASES, DEFAULT_DATA  # noqa: E402
 
 import base_model  # noqa: E402
-import cluster_demo as demo  # noqa: E402
-from finetune_trainer.storage import StorageAccess, open_store  # noqa: E402
+from cluster_bucket import (  # noqa: E402
+    BUCKET,
+    SECRET,
+    give_credentials,
+    open_bucket,
+    upload_data,
+    upload_model,
+)
+from cluster_chart import install_chart  # noqa: E402
+from cluster_place import TEAM, Place, find_place, follow  # noqa: E402
+from finetune_trainer.storage import ObjectStore, StorageAccess, open_store  # noqa: E402
 
 GOALS = {
     "banking77": {"metric": "exactMatch", "atLeast": "0.50", "overBase": "0.20"},
@@ -48,37 +57,37 @@ def main() -> int:
         print(f"skipped: no data sets in {arguments.data} (see --help)")
         return 0
     arguments.out.mkdir(parents=True, exist_ok=True)
-    place = demo.find_place()
-    demo.install_chart(place)
-    demo.upload(place)
+    place = find_place()
+    install_chart(place)
+    store = open_bucket(place)
+    upload_model(store)
     results = [
-        run_case(place, name, arguments.data, arguments.out)
+        run_case(place, store, name, arguments.data, arguments.out)
         for name in ([arguments.only] if arguments.only else CASES)
     ]
     print_table(results)
     return 0 if all(r["phase"] == EXPECTED[r["data"]] for r in results) else 1
 
 
-def run_case(place: demo.Place, name: str, data: Path, out: Path) -> dict[str, Any]:
+def run_case(place: Place, store: ObjectStore, name: str, data: Path, out: Path) -> dict[str, Any]:
     """Apply the job of one data set, follow it to its end and keep its pages."""
     table = out / f"{name}.csv"
     columns = CASES[name][0](data, table)
-    store = open_store(f"s3://{demo.BUCKET}", StorageAccess(endpoint=place.endpoint))
-    store.upload_file(table, f"data/{name}.csv")
+    upload_data(store, [table])
     job = f"{name}-{time.strftime('%H%M%S')}"
-    demo.give_credentials(place)
+    give_credentials(place)
     document = {
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "FineTuneJob",
-        "metadata": {"name": job, "namespace": demo.TEAM},
+        "metadata": {"name": job, "namespace": TEAM},
         "spec": job_spec(name, columns, place.endpoint),
     }
     began = time.monotonic()
-    place.run_kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(document))
-    status = demo.follow(place, job)
+    place.apply(document)
+    status = follow(place, "ftj", job)
     seconds = time.monotonic() - began
     (out / f"{name}.status.json").write_text(json.dumps(status, indent=2))
-    described = place.run_kubectl("-n", demo.TEAM, "describe", "ftj", job)
+    described = place.run_kubectl("-n", TEAM, "describe", "ftj", job)
     (out / f"{name}.describe.txt").write_text(described)
     report = keep_report(place, status["evaluation"]["reportUri"], out, name)
     return {
@@ -93,7 +102,7 @@ def run_case(place: demo.Place, name: str, data: Path, out: Path) -> dict[str, A
 
 def job_spec(name: str, columns: dict[str, Any], endpoint: str) -> dict[str, Any]:
     """Return the spec: every default but the length of answers, and a side to test on."""
-    bucket, reference = f"s3://{demo.BUCKET}", {"credentialsRef": {"name": demo.SECRET}}
+    bucket, reference = f"s3://{BUCKET}", {"credentialsRef": {"name": SECRET}}
     source = {"uri": f"{bucket}/data/{name}.csv", "format": "Csv", **reference, **columns}
     return {
         "goal": GOALS[name],
@@ -110,7 +119,7 @@ def job_spec(name: str, columns: dict[str, Any], endpoint: str) -> dict[str, Any
     }
 
 
-def keep_report(place: demo.Place, uri: str, out: Path, name: str) -> dict[str, Any]:
+def keep_report(place: Place, uri: str, out: Path, name: str) -> dict[str, Any]:
     """Write the report's page to ``out``; return what it is made from."""
     folder = uri.rpartition("/")[0]
     store = open_store(folder, StorageAccess(endpoint=place.endpoint))

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-import cluster_demo
-from cluster_demo import TEAM, Place, install_chart
+import cluster_chart
+from cluster_chart import install_chart
+from cluster_place import TEAM, Place
 from devcluster.binaries import program
 from devcluster.teardown import remove_cluster
 from manifests import CHART, NAMESPACE, RELEASE, render_chart
@@ -30,14 +31,14 @@ Helm = Callable[..., subprocess.CompletedProcess[str]]
     ],
 )
 def test_image_references_become_values(reference: str, expected: tuple[str, str, str]) -> None:
-    values = cluster_demo._image(reference)
+    values = cluster_chart._image(reference)
     assert (values["repository"], values["tag"], values["digest"]) == expected
 
 
 @pytest.mark.parametrize("reference", ["demo", "registry.example.org:5000/demo"])
 def test_image_without_tag_or_digest_is_refused(reference: str) -> None:
     with pytest.raises(RuntimeError, match="has neither tag nor digest"):
-        cluster_demo._image(reference)
+        cluster_chart._image(reference)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,8 @@ def place(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Place:
         # No node runs the operator's pods: nothing to wait for.
         return run([each for each in command if each != "--wait"], **rest)
 
-    run = cluster_demo.run
-    monkeypatch.setattr(cluster_demo, "run", run_at_once)
+    run = cluster_chart.run
+    monkeypatch.setattr(cluster_chart, "run", run_at_once)
     return Place(
         kubeconfig=cluster.kubeconfig,
         kubectl=str(program("kubectl")),
