@@ -149,6 +149,10 @@ manifests: setup ## Write plain manifests for kubectl apply -f to build/
 cluster-demo: setup ## The headline example on the dev cluster, or on the current context with USE_EXISTING_CLUSTER=1
 	@$(PYTHON) tools/cluster_demo.py
 
+.PHONY: sweep-cluster
+sweep-cluster: setup ## A sweep on the dev cluster beside its trials run whole, as a table (DATA=folder of banking77; about half an hour)
+	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m sweep_on_cluster $(if $(DATA),--data $(DATA))
+
 .PHONY: cluster-up cluster-down cluster-status cluster-load
 cluster-up: setup ## Build and start a real single-node Kubernetes (Linux, root, Go)
 	@PYTHONPATH=tools $(PYTHON) -m devcluster up
