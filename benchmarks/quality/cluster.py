@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tools"), str(Path(__file__).resolve().parent)]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from run import ANSWER_TOKENS, CASES, DEFAULT_DATA  # noqa: E402
+from benchmarks.quality.run import ANSWER_TOKENS, CASES, DEFAULT_DATA  # noqa: E402
 
 import base_model  # noqa: E402
 from cluster_bucket import (  # noqa: E402
