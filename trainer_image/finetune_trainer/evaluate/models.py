@@ -197,7 +197,21 @@ class ModelPair:
                 "raise resources.gpusPerNode, or use method.adapter.type QLoRA",
             )
         attend_in_groups(model)
+        _answer_by_likelihood_alone(model)
         return model.eval()
+
+
+def _answer_by_likelihood_alone(model: PreTrainedModel) -> None:
+    """Forget how a model's folder would have it generate.
+
+    A penalty for repetition, as Qwen2.5 ships one, would count every token of the prompt: against
+    labels that the prompt names, against fields that an answer copies, and more against the base
+    behind a long prompt than against the tuned model. Servers are not told of it either: the
+    adapter's own settings name stop tokens alone.
+    """
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig()
 
 
 def _check_loaded(model: PreTrainedModel, folder: Path, name: str) -> None:
