@@ -10,11 +10,17 @@ The recorded figures are those of scikit-learn 1.9.1 over the rows of :func:`dra
 from __future__ import annotations
 
 import random
+import unicodedata
 
 import numpy as np
 import pytest
 
-from finetune_trainer.evaluate.metrics.labels import count_labels, exact_match, macro_f1
+from finetune_trainer.evaluate.metrics.labels import (
+    count_labels,
+    exact_match,
+    looks_like_labels,
+    macro_f1,
+)
 from finetune_trainer.evaluate.report.label_section import table_to_json
 
 LABELS = ["billing", "cancel, refund", "card lost", "greeting"]
@@ -85,3 +91,29 @@ def test_report_holds_figures_and_mistakes_of_every_label() -> None:
         {"label": "A", "answered": "b", "count": 1},
         {"label": "b", "answered": None, "count": 1},
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        ("正面。", "正面"),
+        ("सकारात्मक।", "सकारात्मक"),
+        ("مثبت۔", "مثبت"),  # noqa: RUF001
+        ("Tích cực.", unicodedata.normalize("NFD", "tích cực")),
+        (unicodedata.normalize("NFD", "긍정"), "긍정"),
+    ],
+)
+def test_a_full_stop_and_the_form_of_letters_count_for_nothing_in_any_script(
+    said: str, label: str
+) -> None:
+    assert exact_match([said], [[label]]).rows.tolist() == [1.0]
+    assert macro_f1([said], [[label]]).rows.tolist() == [1.0]
+
+
+def test_whole_sentences_of_a_script_without_spaces_are_no_labels() -> None:
+    replies = ["您的订单已经发货预计三天之内送达请您耐心等待如有任何问题请随时联系我们的客服。"]
+    replies.append("非常抱歉给您带来不便我们会尽快为您处理退款事宜款项将在五个工作日内退回原账户。")
+    assert not looks_like_labels([[reply] for reply in replies * 10])
+    assert looks_like_labels([[label] for label in ["信用卡丢失或被盗", "余额查询"] * 10])
+    path = "Electronics/Computers_and_Accessories/Laptop_Accessories/Bags_and_Sleeves_for_Laptops"
+    assert looks_like_labels([[path], ["other"]] * 10)

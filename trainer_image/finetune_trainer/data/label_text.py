@@ -1,8 +1,37 @@
-"""When two labels are the same, for all that compare answers."""
+"""What a label is, and when two are the same, for all that compare answers."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
+MAX_LABEL_WORDS = 6
+MAX_UNSPACED_LETTERS = 30
+"""Letters of scripts without spaces, which write a whole sentence as one word."""
+
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
+
+_FULL_STOPS = ".。．｡।॥۔።។။"  # noqa: RUF001
+"""Of Latin, Chinese and Japanese, Hindi, Urdu, Amharic, Khmer and Burmese."""
+
 
 def normalize_label(text: str) -> str:
-    """Bring a label into comparable form."""
-    return " ".join(text.casefold().split()).rstrip(".").strip()
+    """Bring a label into comparable form.
+
+    Case, white space and a final full stop count for nothing, nor does whether a letter and its
+    marks are one character or several: some tokenizers compose them, so that no answer could equal
+    a label that is written otherwise.
+    """
+    line = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    return unicodedata.normalize("NFC", line.rstrip(_FULL_STOPS).strip())
+
+
+def is_short_label(text: str) -> bool:
+    """Tell whether an answer is short enough to be a label."""
+    if len(text.split()) > MAX_LABEL_WORDS:
+        return False
+    return text.isascii() or len(_UNSPACED.findall(text)) <= MAX_UNSPACED_LETTERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
+from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder, compose
 from finetune_trainer.planning.answering import MAX_AUTO_TOKENS, TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def continue_greedily(
             **known,
         )
     width = ids.shape[1]
-    return [encoder.decode_answer(answer[width:].tolist()) for answer in output]
+    return [compose(encoder.decode_answer(answer[width:].tolist())) for answer in output]
 
 
 def answer_length(lengths: Sequence[int], asked: int | str) -> int:

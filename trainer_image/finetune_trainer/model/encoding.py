@@ -171,17 +171,19 @@ class Encoder:
     def read_answer(self, row: Mapping[str, Any]) -> str:
         """Return the reference answer of a row: its last one, a tool call as the model writes it.
 
+        As answers are compared: composed, and without white space at its ends.
+
         Raises:
             DataError: As :meth:`encode_row`.
         """
         if isinstance(row.get("completion"), str):
-            return str(row["completion"])
+            return compose(str(row["completion"])).strip()
         messages = _messages_of(row)
         last = messages[-1]
         if not last.get("tool_calls"):
-            return self._format.cut_to_answer(str(last["content"]))
+            return compose(self._format.cut_to_answer(str(last["content"]))).strip()
         turn = self._require_template().turns(messages, [len(messages) - 1], row.get("tools"))[0]
-        return self.decode_answer(self._continue(turn.prompt, turn.answer))
+        return compose(self.decode_answer(self._continue(turn.prompt, turn.answer)))
 
     def answer_length(self, row: Mapping[str, Any]) -> int:
         """Return the tokens of a row's last answer, with all that generation says before it."""
@@ -304,10 +306,10 @@ class Encoder:
 
     def _check_answer(self, ids: Sequence[int], message: Message) -> None:
         calls = message.get("tool_calls") or ()
-        decoded = _normalise(self.decode_answer(ids))
+        decoded = compose(self.decode_answer(ids))
         wanted = [str(call["function"]["name"]) for call in calls]
         if message.get("content"):
-            wanted.append(_normalise(self._format.cut_to_answer(str(message["content"])).strip()))
+            wanted.append(compose(self._format.cut_to_answer(str(message["content"])).strip()))
         is_same = all(text in decoded for text in wanted) if calls else [decoded] == wanted
         if is_same:
             return
@@ -435,6 +437,10 @@ def _messages_of(row: Mapping[str, Any]) -> list[Message]:
     return list(row["messages"]) if "messages" in row else [*row["prompt"], *row["completion"]]
 
 
-def _normalise(text: str) -> str:
-    # Some tokenizers compose characters; that changes no letter that a person sees.
+def compose(text: str) -> str:
+    """Return a text with letters and their marks as one character, where there is one.
+
+    Some tokenizers do so to all that they read, so what a model says cannot be compared with a text
+    that is written otherwise. It changes no letter that a person sees.
+    """
     return unicodedata.normalize("NFC", text)

@@ -10,6 +10,7 @@ from pathlib import Path
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.judging import most_scored
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS, LOWER_IS_BETTER
+from finetune_trainer.data.label_text import is_short_label, normalize_label
 from finetune_trainer.data.rows import Side, group_of
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.labels import count_labels
@@ -22,8 +23,6 @@ from finetune_trainer.statistics.needed import (
 )
 
 LABEL_METRICS = ("exactMatch", "macroF1")
-LABEL_WORDS = 6
-"""What is longer is no label to the evaluation."""
 REASON = "GoalUndecidable"
 ADD = "add examples, raise dataset.split.testPercent, give a source with side: Test"
 
@@ -102,11 +101,11 @@ def _require_other_labels(metric: str, certainty: str, folder: Path) -> None:
     """Refuse labels of which nearly all are alike: a model must be better than always giving it."""
     with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
         labels = count_labels({Side.TEST: map(json.loads, rows)}).counts
-    if not labels or any(len(label.label.split()) > LABEL_WORDS for label in labels):
+    if not labels or not all(is_short_label(label.label) for label in labels):
         return
     counts: Counter[str] = Counter()
     for label in labels:
-        counts[" ".join(label.label.casefold().split()).rstrip(".")] += label.test
+        counts[normalize_label(label.label)] += label.test
     number = counts.total()
     others = number - max(counts.values())
     least = count_of_gains(float(certainty))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_trainer.evaluate.metrics.labels import SHORT_LABEL_WORDS, normalize_label
+from finetune_trainer.data.label_text import is_short_label, normalize_label
 
 MAX_LABELS = 200
 """Labels that a prompt may name and a likelihood is computed of; the most frequent ones."""
@@ -73,7 +73,7 @@ def gather_material(
             continue  # an answer that nobody wants, or no question
         answer = read_answer(dict(row))
         if are_labels:
-            if not answer.strip() or len(answer.split()) > SHORT_LABEL_WORDS:
+            if not answer.strip() or not is_short_label(answer):
                 continue
             labels.add(answer)
         example = example_of(row)

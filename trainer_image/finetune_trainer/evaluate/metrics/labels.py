@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.data.label_text import is_short_label
 from finetune_trainer.data.label_text import normalize_label as normalize_label
 from finetune_trainer.evaluate.metrics.answers import Measured, References, mean_of
 
-SHORT_LABEL_WORDS = 6
 MAX_LABELS = 200
 
 
@@ -26,9 +26,8 @@ def looks_like_labels(references: References) -> bool:
     if not flat:
         return False
     distinct = {normalize_label(reference) for reference in flat}
-    longest = max(len(reference.split()) for reference in flat)
     repeated = len(distinct) <= max(2, len(flat) // 2)
-    return longest <= SHORT_LABEL_WORDS and repeated and len(distinct) <= MAX_LABELS
+    return all(map(is_short_label, flat)) and repeated and len(distinct) <= MAX_LABELS
 
 
 def exact_match(texts: Sequence[str], references: References) -> Measured:
