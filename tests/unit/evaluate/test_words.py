@@ -46,3 +46,17 @@ def test_words_hold_together_whatever_the_text(text: str) -> None:
 )
 def test_part_stands_in_one_piece(part: list[str], is_in: bool) -> None:
     assert contains_words(["a", "b", "c", "d"], part) is is_in
+
+
+def test_an_image_written_as_one_word_takes_time_in_its_length() -> None:
+    import time
+
+    def seconds(size: int) -> float:
+        text = "iVBORw0KGgo" * (size // 11)
+        begun = time.process_time()
+        assert len(split_words(text)) == 1
+        return time.process_time() - begun
+
+    seconds(1000)  # whatever is kept for later is kept now
+    # Sixteen times as long: so many times the time, and not its square.
+    assert seconds(1_600_000) < 60 * seconds(100_000)

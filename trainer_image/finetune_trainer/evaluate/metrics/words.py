@@ -29,19 +29,19 @@ _LETTER, _ALONE, _MARK, _IGNORED, _BREAK = range(5)
 def split_words(text: str) -> list[str]:
     """Return the words of a text, in order, in the form that they are compared in."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    words: list[str] = []
+    words: list[list[str]] = []  # letters are joined at the end: a word may be a whole image
     before = _BREAK  # what the last word goes on with: letters and marks, marks alone, nothing
     for character in folded:
         kind = _kind_of(character)
         if kind == _IGNORED or (kind == _MARK and before == _BREAK):
             continue
         if kind == _MARK or (kind == _LETTER and before == _LETTER):
-            words[-1] += character
+            words[-1].append(character)
             continue
         if kind != _BREAK:
-            words.append(character)
+            words.append([character])
         before = kind
-    return words
+    return ["".join(word) for word in words]
 
 
 def contains_words(words: Sequence[str], part: Sequence[str]) -> bool:
