@@ -256,3 +256,28 @@ def test_losses_over_other_tokens_are_not_compared() -> None:
     results = asked(gates, PublishedVersion(version=1), has_other_tokens=True)
     assert [result.met for result in results] == [False, True]
     assert "has another chat format" in results[0].message
+
+
+def test_a_column_that_is_called_label_is_no_label() -> None:
+    wanted = {"metric": "exactMatch", "atLeast": "0.9"}
+    results = asked(
+        [
+            {"name": "answer", **wanted, "slice": {"label": "other"}},
+            {"name": "column", **wanted, "slice": {"column": "label", "value": "other"}},
+        ]
+    )
+    assert [(r.name, r.met, r.value) for r in results] == [
+        ("answer", True, "1.0000"),
+        ("column", False, ""),  # no row has such a column
+    ]
+
+
+def test_no_gate_is_surer_than_its_bounds_can_tell() -> None:
+    bounds = np.full(1000, 0.9)
+    sure = Confidence(value=0.95, lower=bounds, upper=bounds + 0.1)
+    of = Found(compared=Compared(base=sure, tuned=sure, gain=sure), num_prompts=50)
+    gates = [gate(f"g{number}", atLeast="0.8", certainty="0.99") for number in range(12)]
+    (result, *_) = check(of, *gates)
+    assert not result.met  # of a thousand bounds the outermost is wrong in up to one in a thousand
+    assert "doubt 0.012 of 0.010" in result.message
+    assert check(of, *gates[:9])[0].met

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -116,3 +117,47 @@ def test_machines_get_names_and_figures() -> None:
     assert (first["first"], first["second"], first["isPaired"]) == ("a", "b", True)
     assert wire["runs"][0]["tokens"] == 48_000
     assert wire["noImportance"].startswith("2 runs have a validation loss")
+
+
+def test_losses_over_other_tokens_are_not_compared() -> None:
+    one, other = run(Made(name="a", accuracy=0.7)), run(Made(name="b", accuracy=0.9))
+    rows = [replace(row, num_tokens=(row.num_tokens or 0) + 1) for row in other.rows]
+    (loss,) = of(compare_runs([one, replace(other, rows=rows)]), "loss")
+    assert (loss.verdict, loss.gain) == ("NotJudged", None)
+    assert loss.why.startswith("they count other tokens of the same answers (another tokenizer")
+
+
+def test_losses_of_other_rows_compare_where_the_same_is_counted() -> None:
+    model = {"model": {"uri": "s3://models/another", "revision": "main"}}
+    one = run(Made(name="a"))
+    same = of(compare_runs([one, run(Made(name="b", data="support"))]), "loss")[0]
+    assert same.gain is not None
+    other = run(Made(name="b", data="support", settings=model))
+    (loss,) = of(compare_runs([one, other]), "loss")
+    assert loss.why == "model.uri differs: it is not the same metric"
+
+
+def test_verdicts_of_other_judges_are_not_compared() -> None:
+    def judged(name: str, judge: dict[str, object], left_out: int = 0) -> Run:
+        judge = {"endpoint": "https://judge/v1", "model": "m", **judge}
+        made = run(Made(name=name, settings={"evaluation": {"judge": judge}}))
+        rows = [replace(row, scores={"judgeWinRate": i % 2}) for i, row in enumerate(made.rows)]
+        rows = [replace(r, scores={}) if i < left_out else r for i, r in enumerate(rows)]
+        score = made.scores[0].model_copy(update={"name": "judgeWinRate"})
+        return replace(made, scores=[score], rows=rows)
+
+    (each,) = compare_runs([judged("a", {}), judged("b", {"concurrency": 9})]).differences
+    assert each.verdict == "WithinNoise"
+    (each,) = compare_runs([judged("a", {}), judged("b", {"model": "n"})]).differences
+    assert each.why == "evaluation.judge.model differs: it is not the same metric"
+    (each,) = compare_runs([judged("a", {}), judged("b", {}, left_out=20)]).differences
+    assert each.why == "b has no judgeWinRate of some of its questions"
+
+
+def test_scores_that_are_no_numbers_are_no_difference() -> None:
+    one, other = run(Made(name="a")), run(Made(name="b"))
+    rows = [replace(row, scores={**row.scores, "exactMatch": float("nan")}) for row in other.rows]
+    comparison = compare_runs([one, replace(other, rows=rows)])
+    (hits,) = of(comparison, "exactMatch")
+    assert hits.verdict == "WithinNoise"
+    json.dumps(to_wire(comparison), allow_nan=False)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_trainer.statistics.bounded import confidence_of_share
-from finetune_trainer.statistics.confidence import difference_of, tail_of, widen
+from finetune_trainer.statistics.confidence import (
+    Confidence,
+    difference_of,
+    tail_of,
+    widen,
+)
 
 
 @settings(max_examples=30)
@@ -47,3 +53,18 @@ def test_a_difference_has_newcombes_bounds() -> None:
 def test_a_certainty_is_a_share(certainty: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         tail_of(certainty)
+
+
+def test_a_bound_that_is_no_number_leaves_all_doubt() -> None:
+    nothing = np.full(1000, np.nan)
+    confidence = Confidence(value=0.9, lower=nothing, upper=nothing)
+    assert confidence.doubt_above(0.1) == confidence.doubt_below(1.0) == 1.0
+    assert confidence.doubt_of_none() == 1.0
+
+
+def test_doubt_is_no_smaller_than_the_tail_of_the_outermost_bound() -> None:
+    bounds = np.linspace(0.5, 0.6, 1000)
+    confidence = Confidence(value=0.55, lower=bounds, upper=bounds)
+    assert confidence.doubt_above(0.1) == confidence.doubt_of_none() == pytest.approx(0.001)
+    fact = Confidence(value=0.5, lower=np.array([0.5]), upper=np.array([0.5]))
+    assert (fact.doubt_above(0.5), fact.doubt_below(0.4)) == (0.0, 1.0)

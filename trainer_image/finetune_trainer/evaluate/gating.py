@@ -24,7 +24,7 @@ from finetune_trainer.evaluate.metrics.catalog import (
     ROW_METRICS,
     Settings,
 )
-from finetune_trainer.evaluate.slices import describe_slice, take_judged, take_slice
+from finetune_trainer.evaluate.slices import take_judged, take_slice
 
 _NOTHING_ELSE: Mapping[str, Found] = MappingProxyType({})
 
@@ -50,13 +50,13 @@ def judge_gates(
     Raises:
         UserError: A metric of the user's own, or a pattern of theirs, failed.
     """
-    known: dict[str, Standing] = {}
+    known: dict[str, Standing] = {}  # a label and a column may be called alike: by all fields
 
     def look_up(gate: Gate) -> Standing:
         if gate.metric not in ROW_METRICS:
             return others.get(gate.metric) or Unmeasured(why="nothing measured it in this run")
         over_published = gate.over_published is not None
-        key = f"{over_published} {gate.metric} {describe_slice(gate.slice)}"
+        key = f"{over_published} {gate.metric} {gate.slice!r}"
         if key not in known:
             known[key] = (
                 _measure_published(job, comparison, gate, settings, published)

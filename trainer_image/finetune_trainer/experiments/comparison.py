@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -179,8 +180,9 @@ def _difference_to_wire(each: Difference, runs: Sequence[Run]) -> dict[str, Any]
         "why": each.why or None,
     }
     if each.gain is not None:
-        fields["gain"] = round(each.gain.value, 4)
-        fields["low"], fields["high"] = round(each.gain.low, 4), round(each.gain.high, 4)
+        bounds = {"gain": each.gain.value, "low": each.gain.low, "high": each.gain.high}
+        # One cluster alone has no bounds, and JSON no infinite number.
+        fields |= {key: round(bound, 4) for key, bound in bounds.items() if math.isfinite(bound)}
     return {key: value for key, value in fields.items() if value is not None}
 
 

@@ -8,7 +8,7 @@ with at most the doubt that one interval allows (Holm's correction).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
@@ -24,6 +24,7 @@ from finetune_api.v1alpha1.scoring import (
 from finetune_trainer.evaluate.comparing import compare
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured, mean_of
 from finetune_trainer.evaluate.metrics.catalog import measure
+from finetune_trainer.experiments.recipe import PINNED
 from finetune_trainer.experiments.run import Row, Run
 from finetune_trainer.statistics.claims import correct_for_many
 from finetune_trainer.statistics.confidence import Confidence, Interval, difference_of
@@ -35,13 +36,25 @@ SEED = 13
 
 _OF_CORPUS = frozenset({"macroF1", "bleu"})
 """They are no means of their rows' scores, and need no settings of a job."""
-_SETTINGS = {
-    "regexMatch": "evaluation.answerPattern",
-    "jsonSchemaValid": "evaluation.jsonSchema",
-    "numberClose": "evaluation.numberTolerance",
-    "custom": "evaluation.customMetric",
+_OF_JUDGE = tuple(
+    f"evaluation.judge.{name}" for name in ("endpoint", "model", "mode", "rubric", "showReference")
+)
+_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "regexMatch": ("evaluation.answerPattern",),
+    "jsonSchemaValid": ("evaluation.jsonSchema",),
+    "numberClose": ("evaluation.numberTolerance",),
+    "custom": ("evaluation.customMetric",),
+    "judgeScore": _OF_JUDGE,
+    # What is won is won over the run's own base model.
+    "judgeWinRate": (*_OF_JUDGE, "evaluation.baseline", "model.uri", PINNED),
 }
-"""Metrics that are only the same where this setting is."""
+"""Metrics that are only the same where these settings are."""
+_OF_OTHER_ROWS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("loss", "perplexity"), ("method.loss", "model.uri", "model.chatTemplate")),
+    "bitsPerByte": ("method.loss",),
+}
+"""What decides which tokens a likelihood is of, where they cannot be counted question by
+question."""
 
 Verdict = Literal["Real", "WithinNoise", "NotJudged"]
 
@@ -145,20 +158,18 @@ def _compare(
     first, second = pair
     one, other = runs[first], runs[second]
     before, after = measured[first], measured[second]
-    setting = _SETTINGS.get(name)
-    if setting and _part(one, setting) != _part(other, setting):
-        why = f"{setting} differs: it is not the same metric"
-        return Difference(metric=name, first=first, second=second, why=why)
-    if before is None or after is None:
-        unread = one if before is None else other
-        why = f"the answers of {unread.name} are not stored or could not be read"
-        if unread.rows:
-            why = f"{unread.name} stored no lengths of its references: an earlier version made it"
-        return Difference(metric=name, first=first, second=second, why=why)
     order = _match(one.rows, other.rows)
+    why = _differing(_SETTINGS.get(name, ()), one, other)
+    if not why and before is None:
+        why = _unread(name, one)
+    elif not why and after is None:
+        why = _unread(name, other)
+    elif not why and name in _OF_OTHER_ROWS:
+        why = _other_tokens(name, one, other, order)
+    if why or before is None or after is None:
+        return Difference(metric=name, first=first, second=second, why=why)
     if order is not None:
         gain = _pair(name, one.rows, before, after, order)
-        why = ""
     else:
         bounds = [_alone(name, run.rows, each) for run, each in ((one, before), (other, after))]
         gain, why = difference_of(*bounds), "they were asked different held-out questions"
@@ -169,15 +180,42 @@ def _compare(
         gain=gain.interval(certainty),
         is_paired=order is not None,
         num_rows=min(len(one.rows), len(other.rows)),
-        doubt=_doubt_of_none(gain),
+        doubt=gain.doubt_of_none(),
         why=why,
     )
 
 
-def _doubt_of_none(gain: Confidence) -> float:
-    """Return the p-value, two-sided, of there being no difference; bounds at 0 speak for none."""
-    tails = (float(np.mean(gain.lower <= 0)), float(np.mean(gain.upper >= 0)))
-    return min(1.0, 2 * min(tails))
+def _differing(settings: Iterable[str], one: Run, other: Run) -> str:
+    """Say which setting makes two metrics of one; empty if none does."""
+    found = next((name for name in settings if _part(one, name) != _part(other, name)), None)
+    return f"{found} differs: it is not the same metric" if found else ""
+
+
+def _unread(name: str, run: Run) -> str:
+    """Say why a metric of a run cannot be measured again."""
+    if not run.rows:
+        return f"the answers of {run.name} are not stored or could not be read"
+    if any(name not in row.scores for row in run.rows):
+        return f"{run.name} has no {name} of some of its questions"
+    return f"{run.name} stored no lengths of its references: an earlier version made it"
+
+
+def _other_tokens(name: str, one: Run, other: Run, order: NDArray[np.int64] | None) -> str:
+    """Say why likelihoods are of different texts; empty if they are of the same."""
+    if order is None:
+        return _differing(_OF_OTHER_ROWS[name], one, other)
+    sizes = [[_size_of(name, row) for row in run.rows] for run in (one, other)]
+    if sizes[0] == [sizes[1][place] for place in order]:
+        return ""
+    unit = "bytes" if name == "bitsPerByte" else "tokens"
+    return (
+        f"they count other {unit} of the same answers (another tokenizer, chat template, loss or "
+        "length limit): such likelihoods do not compare"
+    )
+
+
+def _size_of(name: str, row: Row) -> float | None:
+    return row.num_bytes if name == "bitsPerByte" else row.num_tokens
 
 
 def _part(run: Run, setting: str) -> dict[str, str]:
@@ -201,7 +239,7 @@ def _measure(name: str, rows: Sequence[Row]) -> Measured | None:
 
 def _likelihood(name: str, rows: Sequence[Row], scores: NDArray[np.float64]) -> Measured | None:
     of_bytes = name == "bitsPerByte"
-    sizes = [row.num_bytes if of_bytes else row.num_tokens for row in rows]
+    sizes = [_size_of(name, row) for row in rows]
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):
         return None

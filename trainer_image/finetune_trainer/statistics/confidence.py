@@ -59,11 +59,25 @@ class Confidence:
 
         It is at most ``1 - certainty`` where the interval's lower end reaches the threshold.
         """
-        return min(1.0, 2 * float(np.mean(self.lower < threshold)))
+        return _doubt_of(self.lower >= threshold)
 
     def doubt_below(self, threshold: float) -> float:
         """Return the p-value, two-sided, of the claim that the truth is at most this."""
-        return min(1.0, 2 * float(np.mean(self.upper > threshold)))
+        return _doubt_of(self.upper <= threshold)
+
+    def doubt_of_none(self) -> float:
+        """Return the p-value, two-sided, of the truth being 0; bounds at 0 speak for it."""
+        return min(_doubt_of(self.lower > 0), _doubt_of(self.upper < 0))
+
+
+def _doubt_of(holds: NDArray[np.bool_]) -> float:
+    """Return the two-sided p-value of a claim, from whether it holds at each bound.
+
+    A bound that is no number holds nothing. So many bounds tell no smaller tail than that of the
+    outermost: a claim that all of them hold is no surer than that. A single bound is a fact.
+    """
+    doubt = 2 * float(np.mean(~holds))
+    return min(1.0, max(doubt, 1 / len(holds) if len(holds) > 1 else 0.0))
 
 
 def widen(confidence: Confidence, other: Confidence) -> Confidence:
