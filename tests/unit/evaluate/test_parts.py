@@ -86,3 +86,21 @@ def test_intervals_of_parts_hold_together_and_are_wider_than_of_all() -> None:
     )
     assert alone == []
     assert float(first.tuned_high) - float(first.tuned_low) > 0.27  # Wilson's of 25 of 30 alone
+
+
+def test_conversations_of_many_lengths_are_few_parts() -> None:
+    turn = {"role": "user", "content": "a"}
+    parts = divide([question([turn] * (2 * i + 1), group=str(i)) for i in range(30)])
+    assert [(part.name, sum(part.inside)) for part in parts] == [
+        ("1 turn", 1),
+        ("3 turns", 1),
+        ("5 turns", 1),
+        ("7 turns", 1),
+        ("9 turns", 1),
+        ("11 turns or more", 25),
+    ]
+
+
+def test_a_source_may_begin_with_a_number_in_a_circle() -> None:
+    parts = divide([question("q", name) for name in ("① 训练.csv", "2 more.csv", "٣ ملف.csv")])
+    assert [part.name for part in parts] == ["2 more.csv", "٣ ملف.csv", "① 训练.csv"]

@@ -114,3 +114,16 @@ def test_balanced_labels_are_judged_as_before() -> None:
     assert met is True, words
     assert scores["exactMatch"].trivial == "0.3333"
     assert scores["loss"].trivial == ""
+
+
+def test_a_label_that_is_accepted_beside_others_counts_everywhere() -> None:
+    several = [
+        {"prompt": f"p{i}", "completion": label}
+        for i, labels in enumerate(["ab", "cb", "b", "a", "a"])
+        for label in labels
+    ]
+    trivial = answer_trivially(gather_questions(several, max_questions=9, seed=0))
+    # "a" is first of three, "b" is accepted by three: the first in the order of the rows.
+    assert trivial.texts == ["a"] * 5
+    more = [*several, {"prompt": "p5", "completion": "c"}, {"prompt": "p5", "completion": "b"}]
+    assert answer_trivially(gather_questions(more, max_questions=9, seed=0)).texts == ["b"] * 6

@@ -26,6 +26,9 @@ MAX_SOURCES = 8
 MIN_QUESTIONS = 40
 """Fewer are not divided by their length."""
 NUM_LENGTHS = 4
+MAX_TURNS = 6
+"""Numbers of turns that are told apart; longer conversations are one part together: the more parts,
+the less each of them can show."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +111,7 @@ def _label(by: str, names: Sequence[str]) -> Iterator[Part]:
 def _natural(name: str) -> tuple[float, str]:
     """Sort names that begin with a number by it, all others by the alphabet."""
     first = name.split(" ", 1)[0].replace(",", "")
-    return (float(first) if first.isdigit() else float("inf"), name)
+    return (float(first) if first.isdecimal() else float("inf"), name)
 
 
 def _name_sources(questions: Sequence[Question]) -> list[str]:
@@ -151,4 +154,12 @@ def _name_turns(questions: Sequence[Question]) -> list[str]:
         else 1
         for each in questions
     ]
-    return ["1 turn" if number == 1 else f"{number} turns" for number in turns]
+    several = sorted(set(turns))
+    last = several[MAX_TURNS - 1] if len(several) > MAX_TURNS else None
+    return [_turns_words(number, last) for number in turns]
+
+
+def _turns_words(number: int, last: int | None) -> str:
+    if last is not None and number >= last:
+        return f"{last} turns or more"
+    return "1 turn" if number == 1 else f"{number} turns"

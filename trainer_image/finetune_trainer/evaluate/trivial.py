@@ -36,15 +36,17 @@ class Trivial:
 def answer_trivially(asked: Sequence[Question]) -> Trivial:
     """Return the best that an answer without a model can be.
 
-    The label is the most frequent one of the held-out rows themselves, so that nobody can know a
-    better one beforehand.
+    The label is the one that most of the held-out rows accept, so that nobody can know a better one
+    beforehand.
 
     Args:
         asked: Questions with a prompt.
     """
     references = [question.references for question in asked]
     if looks_like_labels(references):
-        counts = Counter(normalize_label(group[0]) for group in references)
+        counts = Counter(
+            label for group in references for label in dict.fromkeys(map(normalize_label, group))
+        )
         label = counts.most_common(1)[0][0]
         return Trivial(what=MOST_FREQUENT, texts=[label] * len(asked), is_label=True)
     return Trivial(

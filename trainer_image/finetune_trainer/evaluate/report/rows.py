@@ -217,10 +217,14 @@ def _turns_of(prompt: list[dict[str, Any]] | str) -> list[dict[str, str]]:
 def _text_of(message: Mapping[str, Any]) -> str:
     """Return what a message says, with the tools that it calls."""
     calls = [
-        f"{call['function']['name']}({json.dumps(call['function']['arguments'])})"
+        f"{call['function']['name']}({_dump(call['function']['arguments'])})"
         for call in message.get("tool_calls", ())
     ]
     return "\n".join([*([message["content"]] if message["content"] else []), *calls])
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _cut(text: str) -> str:
