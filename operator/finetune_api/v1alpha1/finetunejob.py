@@ -323,8 +323,8 @@ class Evaluation(APIModel):
     is refused before it trains; below some 30 prompts an interval says next to nothing. Lower it
     only where the rows held out are all there will ever be."""
     max_new_tokens: Annotated[Integer, Field(ge=1, le=8192)] | Literal["auto"] = "auto"
-    """Longest generated answer in tokens. `auto`: the longest reference plus a margin, so that no
-    correct answer is ever cut."""
+    """Longest generated answer in tokens. `auto`: the longest reference plus a margin, at most
+    1,024. The report tells how many references are longer: answers to them are cut."""
     batch_size: Annotated[Integer, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Rows generated at once."""
     baseline: Literal["Best", "AsIs"] = "Best"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,14 @@ from finetune_trainer.evaluate.answering import (
     Said,
     gather_answers,
 )
-from finetune_trainer.evaluate.encoded import EncodedQuestions, read_encoded, write_encoded
+from finetune_trainer.evaluate.encoded import (
+    EncodedQuestions,
+    encode_questions,
+    read_encoded,
+    write_encoded,
+)
 from finetune_trainer.evaluate.launch import failure_of
+from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoded, Encoder
 from support.tiny_tokenizer import make_tokenizer
@@ -77,3 +84,21 @@ def test_a_missing_answer_is_never_scored_as_none(lost: str) -> None:
     with pytest.raises(InternalError, match=r"4 of 5 examples|2 of 3 prompts") as failed:
         gather_answers(ENCODED, 4, [Said(likelihoods=rows, texts=texts)])
     assert failed.value.reason == "AnswersMissing"
+
+
+@pytest.mark.parametrize(("limit", "told"), [(4, "1 of 2 references"), (9, ""), ("auto", "")])
+def test_references_that_no_answer_can_reach_are_told(limit: int | str, told: str) -> None:
+    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    rows = [{"prompt": "q1", "completion": "ok"}, {"prompt": "q2", "completion": "at length"}]
+    questions = gather_questions(rows, max_questions=9, seed=0)
+    words = encode_questions(encoder, questions, limit).cut_words
+    assert words.startswith(told)
+    assert bool(words) == bool(told)
+    if told:
+        assert "4 tokens (the longest has 9)" in words
+
+
+def test_references_are_compared_as_answers_are() -> None:
+    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    decomposed = unicodedata.normalize("NFD", "Tích cực")
+    assert encoder.read_answer({"prompt": "q", "completion": f" {decomposed}\n"}) == "Tích cực"

@@ -54,6 +54,7 @@ class EncodedQuestions:
             chooses none.
         num_shared: Tokens at the beginning that all prompts and examples share and that are read
             once; nothing of them counts.
+        reference_tokens: Tokens of each reference of the prompts; none where nobody counted.
     """
 
     examples: list[Encoded]
@@ -63,6 +64,20 @@ class EncodedQuestions:
     num_bytes: list[int] = field(default_factory=list)
     choices: list[list[int]] = field(default_factory=list)
     num_shared: int = 0
+    reference_tokens: Sequence[int] = ()
+
+    @property
+    def cut_words(self) -> str:
+        """Say which answers cannot be right because they end too early; empty if none do."""
+        longer = [size for size in self.reference_tokens if size > self.answer_tokens]
+        if not longer:
+            return ""
+        return (
+            f"{len(longer):,} of {len(self.reference_tokens):,} references are longer than an "
+            f"answer may be, {self.answer_tokens:,} tokens (the longest has {max(longer):,}): what "
+            "the models say to these questions is cut, and scores as it stands. Raise "
+            "evaluation.maxNewTokens"
+        )
 
     @property
     def num_asks(self) -> int:
@@ -100,6 +115,7 @@ def encode_questions(
         prompts=[encoder.encode_prompt(q.prompt, q.tools) for q in asks if q.prompt is not None],
         answer_tokens=answer_length(lengths, max_new_tokens),
         num_bytes=[encoder.count_bytes(example) for _, example in examples],
+        reference_tokens=lengths,
     )
 
 

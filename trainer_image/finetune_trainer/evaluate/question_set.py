@@ -90,6 +90,8 @@ def gather_question_set(
     settings = read_settings(job.spec.evaluation, context.access())
     try_settings(settings, questions)
     encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
+    if encoded.cut_words:
+        context.emit.message(encoded.cut_words)
     prompted, reason = make_prompted(context, prepared, questions, encoded)
     asked = QuestionSet(
         questions=questions, encoded=encoded, prompted=prompted, not_prompted=reason

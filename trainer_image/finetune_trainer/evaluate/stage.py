@@ -105,6 +105,7 @@ def _measure(
         _gather_evidence(context, inputs, comparison, result, row_scores),
         prompted=inputs.asked.prompted,
         not_prompted=inputs.asked.not_prompted,
+        cut_words=inputs.asked.encoded.cut_words,
         probed=probed.probed,
         parts=score_parts(job, comparison, scores[0].name, settings) if scores else (),
         judgements=consulted.judgements,

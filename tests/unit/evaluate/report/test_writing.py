@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,29 @@ def test_machines_read_nothing_that_differs_between_equal_runs(tmp_path: Path) -
     write_report(tmp_path, CASES["4 labels"]())
     assert "21.5" not in (tmp_path / "report.json").read_text()
     assert "Time of the steps" in (tmp_path / "report.html").read_text()
+
+
+def test_machines_are_told_of_the_same_answers_of_the_base_as_people(tmp_path: Path) -> None:
+    made = CASES["4 labels"]()
+    # The lowest loss is that of the question alone, and says nothing of answers.
+    by_loss = [made.result.scores[-1], *made.result.scores[:-1]]
+    made = replace(made, result=made.result.model_copy(update={"scores": by_loss}))
+    write_report(tmp_path, made)
+    labels = json.loads((tmp_path / "report.json").read_text())["labels"]
+    assert labels["baseline"] == "Prompted"
+    right = sum(sample.prompted in sample.references for sample in made.samples)
+    rows = {each["label"]: each["numRows"] for each in labels["base"]["labels"]}
+    hits = sum(each["recall"] * rows[each["label"]] for each in labels["base"]["labels"])
+    assert hits == pytest.approx(right, abs=0.05)
+    assert (
+        "The base model's are its answers with a prompt"
+        in Reading((tmp_path / "report.html").read_text()).text
+    )
+
+
+def test_answers_that_were_cut_are_told(tmp_path: Path) -> None:
+    made = replace(CASES["JSON"](), cut_words="9 of 10 references are longer than an answer may be")
+    write_report(tmp_path, made)
+    assert json.loads((tmp_path / "report.json").read_text())["cutAnswers"] == made.cut_words
+    page = Reading((tmp_path / "report.html").read_text()).text
+    assert "Answers were cut. 9 of 10 references are longer than an answer may be." in page

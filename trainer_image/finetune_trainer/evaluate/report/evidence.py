@@ -66,6 +66,7 @@ class Evidence:
         samples: All questions that were answered.
         prompted: The questions behind the prompt that the base model got; None where it got none.
         not_prompted: Why it got none.
+        cut_words: Which answers were cut; empty if none were.
         probed: What both models said to what they were asked beyond the held-out rows.
         judgements: What a judge said of the answers.
         data: The report of the prepared data set; None where there is none.
@@ -86,6 +87,7 @@ class Evidence:
     samples: Sequence[Sample]
     prompted: Prompted | None = None
     not_prompted: str = ""
+    cut_words: str = ""
     probed: Sequence[Probed] = ()
     judgements: Sequence[Judgement] = ()
     data: DatasetReport | None = None

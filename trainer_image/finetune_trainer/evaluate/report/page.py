@@ -54,6 +54,7 @@ class Sections:
 
     Attributes:
         rows: Single questions with their answers.
+        cut_words: Which answers were cut; empty if none were.
         labels: What becomes of each label, where answers are labels.
         parts_of_rows: Scores of parts of the held-out rows.
         curve: The losses while training.
@@ -71,6 +72,7 @@ class Sections:
     """
 
     rows: RowSection
+    cut_words: str = ""
     labels: LabelSection | None = None
     parts_of_rows: Sequence[PartScore] = ()
     curve: Picture | None = None

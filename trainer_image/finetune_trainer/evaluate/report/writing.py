@@ -12,17 +12,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_api.v1alpha1.scoring import BASELINE_WORDS
+from finetune_api.v1alpha1.scoring import (
+    BASELINE_WORDS,
+    BETTER_SIDE_UNKNOWN,
+    LOWER_IS_BETTER,
+    BaselineName,
+)
 from finetune_trainer.evaluate.baseline.section import describe_baseline, prompt_words, to_json
 from finetune_trainer.evaluate.judge.section import describe_judge
-from finetune_trainer.evaluate.metrics.labels import LabelTable, count_labels
+from finetune_trainer.evaluate.metrics.labels import LabelTable
 from finetune_trainer.evaluate.metrics.overlap import corpus_figures
 from finetune_trainer.evaluate.probes.section import describe_probes
 from finetune_trainer.evaluate.published.section import describe_published
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.evidence import Evidence
 from finetune_trainer.evaluate.report.label_section import (
-    LabelSection,
     count_both,
     describe_labels,
     table_to_json,
@@ -41,6 +45,8 @@ from finetune_trainer.publish.card import model_card, recipe_facts
 
 NUM_SAMPLES_IN_REPORT = 10
 SIDES = ("base", "tuned")
+_NOT_OF_ANSWERS = LOWER_IS_BETTER | BETTER_SIDE_UNKNOWN | {"preferenceAccuracy"}
+"""By these it is not told which answers are better."""
 
 Tables = tuple[LabelTable, LabelTable]
 """What base and tuned model said to the rows of each label."""
@@ -55,7 +61,7 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         _write_lines(folder / "judgements.jsonl", evidence.judgements)
     samples = evidence.samples
     tables = count_both(
-        [sample.base for sample in samples],
+        _base_texts(evidence),
         [sample.tuned for sample in samples],
         [sample.references for sample in samples],
     )
@@ -93,8 +99,9 @@ def _to_json(evidence: Evidence, tables: Tables | None) -> dict[str, Any]:
         "selection": record.get("selection"),
         "curve": record.get("curve"),
         "result": evidence.result.to_wire(),
+        "cutAnswers": evidence.cut_words or None,
         "baseline": to_json(evidence.prompted, evidence.not_prompted),
-        "labels": dict(zip(SIDES, map(table_to_json, tables), strict=True)) if tables else None,
+        "labels": _labels_to_json(evidence, tables) if tables else None,
         "corpus": None if tables else _corpus_to_json(evidence),
         "parts": [{**asdict(part), "score": part.score.to_wire()} for part in evidence.parts],
         "samples": [asdict(sample) for sample in evidence.samples[:NUM_SAMPLES_IN_REPORT]],
@@ -103,11 +110,39 @@ def _to_json(evidence: Evidence, tables: Tables | None) -> dict[str, Any]:
 
 def _corpus_to_json(evidence: Evidence) -> dict[str, Any]:
     references = [sample.references for sample in evidence.samples]
-    texts = {side: [getattr(sample, side) for sample in evidence.samples] for side in SIDES}
+    texts = (_base_texts(evidence), [sample.tuned for sample in evidence.samples])
     return {
         side: [asdict(figure) for figure in corpus_figures(said, references)]
-        for side, said in texts.items()
-    }
+        for side, said in zip(SIDES, texts, strict=True)
+    } | {"baseline": _way_of(evidence)}
+
+
+def _labels_to_json(evidence: Evidence, tables: Tables) -> dict[str, Any]:
+    by_side = dict(zip(SIDES, map(table_to_json, tables), strict=True))
+    return {**by_side, "baseline": _way_of(evidence)}
+
+
+def _way_of(evidence: Evidence) -> BaselineName | None:
+    """Return how the base model was asked for the answers that are compared; None if in one way.
+
+    Ways are chosen metric by metric. Of answers as a whole that of the first metric of answers
+    counts: a loss may be lowest where nobody asked for labels.
+    """
+    scores = evidence.result.scores
+    of_answers = (score for score in scores if score.name not in _NOT_OF_ANSWERS)
+    first = next(of_answers, scores[0] if scores else None)
+    return first.baseline if first else None
+
+
+def _asked_words(evidence: Evidence) -> str:
+    way = _way_of(evidence)
+    return BASELINE_WORDS[way] if way else ""
+
+
+def _base_texts(evidence: Evidence) -> list[str]:
+    """Return the base model's answers that the tuned ones are compared with, not its worst."""
+    name = {"Prompted": "prompted", "Likelihood": "likelihood"}.get(_way_of(evidence) or "", "base")
+    return [getattr(sample, name) or "" for sample in evidence.samples]
 
 
 def _to_page(evidence: Evidence, tables: Tables | None) -> str:
@@ -122,7 +157,8 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
             metric=result.scores[0].name if result.scores else "",
             has_labels=tables is not None,
         ),
-        labels=_describe_labels(evidence, tables[1]) if tables else None,
+        cut_words=evidence.cut_words,
+        labels=describe_labels(*tables, asked=_asked_words(evidence)) if tables else None,
         parts_of_rows=evidence.parts,
         curve=draw_picture(record),
         probes=describe_probes(result, evidence.probed),
@@ -138,16 +174,6 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
         review=review_words(job, result.report_uri.rpartition("/")[0]),
     )
     return render_page(job, result, sections)
-
-
-def _describe_labels(evidence: Evidence, tuned: LabelTable) -> LabelSection:
-    """Show the base model's answers that the tuned ones are compared with, not its worst."""
-    scores = evidence.result.scores
-    way = scores[0].baseline if scores else None
-    fields = {"Prompted": "prompted", "Likelihood": "likelihood"}
-    texts = [getattr(sample, fields.get(way or "", "base")) or "" for sample in evidence.samples]
-    base = count_labels(texts, [sample.references for sample in evidence.samples])
-    return describe_labels(base, tuned, asked=BASELINE_WORDS[way] if way else "")
 
 
 def _name_files(evidence: Evidence) -> dict[str, str]:
