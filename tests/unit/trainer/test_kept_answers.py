@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from finetune_api.trainer import Environment, resolve_job
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate.answering import (
     Asker,
     Said,
     ask_in_parts,
 )
+from finetune_trainer.evaluate.asking import Keeping, gather_facts
 from finetune_trainer.evaluate.encoded import EncodedQuestions, write_encoded
 from finetune_trainer.evaluate.kept import (
     SIDES,
@@ -24,8 +28,10 @@ from finetune_trainer.evaluate.kept import (
     drop_answers,
 )
 from finetune_trainer.evaluate.launch import read_said
+from finetune_trainer.evaluate.worker import WorkerPlan
 from finetune_trainer.model.encoding import Encoded, Encoder
 from finetune_trainer.storage.local import FileStore
+from support.spec_cases import changed, minimal_job
 from support.tiny_tokenizer import make_tokenizer
 
 NOTHING = {side: Said(likelihoods={}, texts={}) for side in SIDES}
@@ -173,3 +179,33 @@ def test_a_batch_that_does_not_fit_is_asked_in_halves() -> None:
     assert len(tried) == 5
     with pytest.raises(MemoryError):
         list(ask_in_parts(lambda _batch: ask([1, 2, 3]), [4]))
+
+
+def test_answers_of_another_build_or_another_kind_of_gpu_are_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = changed(minimal_job(), {})
+    job = resolve_job(FineTuneJob.from_wire(body), namespace="n", uid="u")
+    store = FileStore(tmp_path)
+    keeping = Keeping(store=store, direct=store, prefix="runs/a", facts={"adapter": "a"})
+    plan = WorkerPlan(
+        job="",
+        control_dir="",
+        base_dir="",
+        tuned_dir="",
+        sides=[],
+        bfloat16=True,
+        quantize=False,
+        num_workers=1,
+        gpus_per_worker=1,
+        gpu_bytes=85_000_000_000,
+        gpu_kind="NVIDIA H100 80GB HBM3",
+    )
+    monkeypatch.setenv(Environment.IMAGE, "trainer:1")
+    facts = gather_facts(job, plan, keeping)
+    assert gather_facts(job, plan, keeping) == facts
+    assert gather_facts(job, replace(plan, gpu_kind="NVIDIA A100-SXM4-80GB"), keeping) != facts
+    # As many processes as the pod has GPUs make the same answers.
+    assert gather_facts(job, replace(plan, num_workers=2), keeping) == facts
+    monkeypatch.setenv(Environment.IMAGE, "trainer:2")
+    assert gather_facts(job, plan, keeping) != facts

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.trainer import Environment, ResolvedJob
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate.answering import Said, gather_answers
 from finetune_trainer.evaluate.encoded import (
@@ -110,7 +111,7 @@ def ask_models(
         folder = folder_of(control_dir, "published")
         folder.mkdir()
         write_encoded(folder, asked.published.encoder, asked.published.encoded)
-    digest = digest_of(control_dir, _gather_facts(job, plan, keeping))
+    digest = digest_of(control_dir, gather_facts(job, plan, keeping))
     kept = KeptAnswers(keeping.store, keeping.direct, keeping.prefix, digest, tell=emit.message)
     before = kept.read()
     write_answers(control_dir / BEFORE_NAME, before)
@@ -228,12 +229,13 @@ def plan_workers(
         num_workers=placement.num_workers,
         gpus_per_worker=placement.gpus_per_worker,
         gpu_bytes=hardware.memory_bytes,
+        gpu_kind=hardware.kind,
         published=asked.published.to_plan() if asked.published else None,
     )
     return plan, placement
 
 
-def _gather_facts(job: ResolvedJob, plan: WorkerPlan, keeping: Keeping) -> dict[str, object]:
+def gather_facts(job: ResolvedJob, plan: WorkerPlan, keeping: Keeping) -> dict[str, object]:
     """Return all that answers depend on beside the questions."""
     return {
         **keeping.facts,
@@ -241,6 +243,9 @@ def _gather_facts(job: ResolvedJob, plan: WorkerPlan, keeping: Keeping) -> dict[
         "quantize": plan.quantize,
         "batchSize": job.spec.evaluation.batch_size,
         "gpuBytes": plan.gpu_bytes if plan.gpus_per_worker else 0,
+        "gpu": plan.gpu_kind if plan.gpus_per_worker else "",
+        # Another build of this program may ask otherwise.
+        "image": os.environ.get(Environment.IMAGE, ""),
     }
 
 

@@ -30,7 +30,7 @@ SIDES = ("base", "prompted", "baseProbes", "tuned", "tunedProbes", "published")
 """Base model as is, with a good prompt, probed; tuned model, and probed; the version that is
 published: asked in this order."""
 _PUBLISHED = tuple(f"{PUBLISHED_FOLDER}/{name}" for name in (QUESTIONS_NAME, FORMAT_NAME))
-LIBRARIES = ("torch", "transformers", "peft")
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
 Answers = Mapping[str, Said]
 """What the models said, by :data:`SIDES`."""

@@ -54,6 +54,7 @@ class WorkerPlan:
         num_workers: How many share the questions.
         gpus_per_worker: GPUs that each puts its model on; 0 computes on the CPU.
         gpu_bytes: Memory of one GPU.
+        gpu_kind: Its name.
         published: Fields of the published version's ``PublishedFolder``; None where none is asked.
     """
 
@@ -67,6 +68,7 @@ class WorkerPlan:
     num_workers: int
     gpus_per_worker: int
     gpu_bytes: int
+    gpu_kind: str = ""
     published: Mapping[str, Any] | None = None
 
 

@@ -19,12 +19,14 @@ class Hardware:
         memory_bytes: Memory of one GPU, or this node's memory shared by its ranks on CPU.
         supports_bfloat16: Whether the device computes in bfloat16 natively.
         num_cpus: Cores this process may use.
+        kind: Name of the GPUs; empty without one.
     """
 
     num_gpus: int
     memory_bytes: int
     supports_bfloat16: bool
     num_cpus: int
+    kind: str = ""
 
 
 def detect_hardware() -> Hardware:
@@ -36,11 +38,13 @@ def detect_hardware() -> Hardware:
         import torch
 
         if torch.cuda.is_available():
+            first = torch.cuda.get_device_properties(0)
             return Hardware(
                 num_gpus=torch.cuda.device_count(),
-                memory_bytes=torch.cuda.get_device_properties(0).total_memory,
+                memory_bytes=first.total_memory,
                 supports_bfloat16=torch.cuda.is_bf16_supported(),
                 num_cpus=num_cpus,
+                kind=first.name,
             )
     return Hardware(
         num_gpus=0,

@@ -21,7 +21,7 @@ from finetune_trainer.evaluate.probes.particulars import Particular, Particulars
 from finetune_trainer.evaluate.probes.probe import Heard, Probe, Probes
 from finetune_trainer.evaluate.probes.swaps import swap_prompt, swap_text
 from finetune_trainer.evaluate.questions import Question
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import Encoder, compose
 
 NUM_ATTACKED = 40
 NUM_SWAPPED = 24
@@ -121,7 +121,7 @@ def _attack(encoder: Encoder, particular: Particular) -> Probe | None:
         cluster=particular.text,
         shown=particular.answer[: particular.start] + "…",
         prompts=[ids[:stop]],
-        judge=partial(_repeats, expected[:size].strip()),
+        judge=partial(_repeats, compose(expected[:size].strip())),
     )
 
 
