@@ -18,7 +18,12 @@ from support.spec_cases import changed, minimal_job
 
 
 def make(
-    number: int, *, sample: int = 8, labels: str = "", change: dict[str, Any] | None = None
+    number: int,
+    *,
+    sample: int = 8,
+    labels: str = "",
+    change: dict[str, Any] | None = None,
+    prompted: str = "",
 ) -> tuple[Blind, dict[str, KeyEntry], dict[str, Any]]:
     review = {"spec.evaluation.review": {"sample": sample, "rubric": ["voice"]}}
     body = changed(minimal_job(), {**review, **(change or {})})
@@ -42,7 +47,12 @@ def make(
             [f"t{i}" if i else "b0" for i in range(number)],
         )
     )
-    comparison = Comparison(questions=questions, base=base, tuned=tuned)
+    with_prompt = Answers(
+        texts=[prompted.format(i) for i in range(number)], nll_sums=ones, num_tokens=ones
+    )
+    comparison = Comparison(
+        questions=questions, base=base, tuned=tuned, prompted=with_prompt if prompted else None
+    )
     scores = [{"exactMatch": (0.0, float(i % 2)), "loss": (1.0, i / 100)} for i in range(number)]
     assert job.spec.evaluation.review is not None
     return make_review(job, job.spec.evaluation.review, comparison, scores, secret=bytes(32))
@@ -83,3 +93,12 @@ def test_models_that_say_the_same_leave_nothing_to_show() -> None:
     hidden, key, facts = make(1)
     assert (hidden.items, key) == ((), {})
     assert facts["questions"]["answeredAlike"] == 1
+
+
+def test_people_are_shown_the_base_at_its_best() -> None:
+    _, key, facts = make(30, prompted="the answer for {}")
+    assert facts["baseline"] == "Prompted"
+    assert {e.compared.base[:14] for e in key.values()} == {"the answer for"}
+    _, key, facts = make(30, prompted="zzz {}", labels="b")
+    assert facts["baseline"] == "AsIs"
+    assert {e.compared.base[:1] for e in key.values()} == {"b"}

@@ -8,7 +8,7 @@ was unlucky.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from finetune_api.v1alpha1.scoring import (
 )
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
+from finetune_trainer.evaluate.metrics.overlap import chrf
 
 
 def ways_of(name: str, comparison: Comparison) -> dict[BaselineName, Answers]:
@@ -55,3 +56,25 @@ def best_of(name: str, scores: Mapping[BaselineName, float]) -> BaselineName:
     """Return the way of asking with the best score; of equal ones the first."""
     sign = -1 if name in LOWER_IS_BETTER else 1
     return max(scores, key=lambda way: sign * scores[way])
+
+
+def likest_way(comparison: Comparison, places: Sequence[int]) -> BaselineName:
+    """Return the way of asking whose answers are most like the references, by chrF.
+
+    Where somebody reads answers, a judge or a person, one way alone is shown: all would take three
+    times as long, and nobody must be shown the worse ones.
+
+    Args:
+        comparison: What the models said.
+        places: Questions that are shown, by their number among those that were asked.
+    """
+    ways = ways_of("chrF", comparison)
+    if len(ways) < 2 or not places:
+        return "AsIs"
+    asked = comparison.asked
+    references = [asked[i].references for i in places]
+    scores = {
+        way: chrf([said.texts[i] for i in places], references).over(np.arange(len(places)))
+        for way, said in ways.items()
+    }
+    return best_of("chrF", scores)

@@ -6,20 +6,17 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.judging import Judge
 from finetune_api.v1alpha1.scoring import BaselineName
 from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.baseline.choice import best_of, ways_of
+from finetune_trainer.evaluate.baseline.choice import likest_way, ways_of
 from finetune_trainer.evaluate.judge.wording import (
     compare_words,
     read_request,
     rubric_of,
     score_words,
 )
-from finetune_trainer.evaluate.metrics.overlap import chrf
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.review.sampling import is_equal
 
@@ -61,8 +58,7 @@ def draw(job: ResolvedJob, judge: Judge, comparison: Comparison) -> Drawn:
     """Draw questions at random, in random order: a part that a cap leaves stands for all.
 
     The base model's answers are those of the way of asking whose answers are most like the
-    references (chrF), over the questions that are drawn: judging every way would cost three times
-    as much, and a judge must not be shown the worse ones alone.
+    references, over the questions that are drawn.
 
     Args:
         job: The effective job.
@@ -72,23 +68,13 @@ def draw(job: ResolvedJob, judge: Judge, comparison: Comparison) -> Drawn:
     asked = comparison.asked
     chance = random.Random(job.spec.dataset.split.seed)  # noqa: S311 - no secret
     places = chance.sample(range(len(asked)), min(judge.sample, len(asked)))
-    ways = ways_of("chrF", comparison)
-    references = [asked[i].references for i in places]
-    everything = np.arange(len(places))
-    way: BaselineName = "AsIs"
-    if len(ways) > 1 and places:
-        way = best_of(
-            "chrF",
-            {
-                name: chrf([said.texts[i] for i in places], references).over(everything)
-                for name, said in ways.items()
-            },
-        )
+    way = likest_way(comparison, places)
+    base = ways_of("chrF", comparison)[way]
     return Drawn(
         places=places,
         questions=[asked[i] for i in places],
         way=way,
-        base=[ways[way].texts[i] for i in places],
+        base=[base.texts[i] for i in places],
         tuned=[comparison.tuned.texts[i] for i in places],
     )
 

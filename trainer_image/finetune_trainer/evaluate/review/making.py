@@ -9,6 +9,7 @@ from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.review import Review
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.baseline.choice import likest_way, ways_of
 from finetune_trainer.evaluate.goal import certainty_of
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels, normalize_label
 from finetune_trainer.evaluate.review.blinding import Blind, Compared, KeyEntry, blind
@@ -40,15 +41,18 @@ def make_review(
     Returns:
         What reviewers get, the key, and the facts that the panel's file tells.
     """
-    candidates = _gather_candidates(job, comparison, row_scores)
+    way = likest_way(comparison, range(len(comparison.asked)))
+    base = ways_of("chrF", comparison)[way].texts
+    candidates = _gather_candidates(job, comparison, base, row_scores)
     draw = draw_questions(candidates, number=review.sample, seed=job.spec.dataset.split.seed)
-    shown = _compare(comparison, draw)
+    shown = _compare(comparison, base, draw)
     hidden, key = blind(shown, title=job.name, rubric=review.rubric, secret=secret)
     facts = {
         "job": f"{job.namespace}/{job.name}",
         "uid": job.uid,
         "reviewersWanted": review.reviewers,
         "required": review.required,
+        "baseline": way,
         "certainty": f"{certainty_of(job.spec.goal):g}",
         "questions": {
             "asked": len(candidates),
@@ -63,6 +67,7 @@ def make_review(
 def _gather_candidates(
     job: ResolvedJob,
     comparison: Comparison,
+    base: Sequence[str],
     row_scores: Sequence[Mapping[str, tuple[float, float]]],
 ) -> list[Candidate]:
     """Return what may be drawn: every question that was asked, in its order."""
@@ -70,7 +75,7 @@ def _gather_candidates(
     metric = _choose_metric(row_scores, job.spec.goal.metric if job.spec.goal else "")
     return [
         Candidate(
-            base=comparison.base.texts[i],
+            base=base[i],
             tuned=comparison.tuned.texts[i],
             score=score,
             gain=gain,
@@ -80,7 +85,7 @@ def _gather_candidates(
     ]
 
 
-def _compare(comparison: Comparison, draw: Draw) -> list[Compared]:
+def _compare(comparison: Comparison, base: Sequence[str], draw: Draw) -> list[Compared]:
     """Return both answers to each question that was drawn, the random ones first."""
     asked = comparison.asked
     clusters: dict[str, int] = {}
@@ -91,7 +96,7 @@ def _compare(comparison: Comparison, draw: Draw) -> list[Compared]:
         Compared(
             prompt=asked[place].prompt or "",
             tools=asked[place].tools,
-            base=comparison.base.texts[place],
+            base=base[place],
             tuned=comparison.tuned.texts[place],
             drawn_as=drawn_as,
             cluster=numbers[place],
