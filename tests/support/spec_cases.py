@@ -709,6 +709,15 @@ CASES: tuple[Case, ...] = (
         "evaluation.gates: certainty must be from 0.5 to 0.999",
     ),
     bad(
+        "a gate on the F1 of rows with one label",
+        {
+            GATES: [
+                {"name": "a", "metric": "macroF1", "atLeast": "0.8", "slice": {"label": "refund"}}
+            ]
+        },
+        "always giving it scores 1: use exactMatch there",
+    ),
+    bad(
         "a gate over base and published version",
         {GATES: [{"name": "a", "metric": "loss", "overBase": "0", "overPublished": "0"}]},
         "each gate needs exactly one of atLeast, atMost, overBase or overPublished",

@@ -155,6 +155,21 @@ GATE_RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        rule=_all("!(g.metric == 'macroF1' && has(g.slice) && has(g.slice.label))"),
+        message=(
+            "evaluation.gates: macroF1 of the rows with one label does not see where else a model "
+            "gives it, and always giving it scores 1: use exactMatch there, which is the label's "
+            "recall, and macroF1 over all rows"
+        ),
+        field="evaluation.gates",
+        check=lambda s: (
+            not any(
+                gate.metric == "macroF1" and gate.slice is not None and gate.slice.label is not None
+                for gate in s.evaluation.gates
+            )
+        ),
+    ),
+    Rule(
         rule=_all(f"!has(g.overPublished) || !(g.metric in {_names(JUDGE_METRICS)})"),
         message=(
             "evaluation.gates: the judge is shown no answers of the published version, so "
