@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,22 @@ def trial(number: int, *losses: float, state: TrialState = RUNNING) -> Trial:
 def test_verdicts(what: str, trials: list[Trial], num_trials: int, expected: Any) -> None:
     found = judge_rungs(RULE, trials, num_trials=num_trials, is_complete=True)
     assert found == Verdict(**expected)
+
+
+def test_rungs_before_the_same_measurement_are_one_and_halve_once() -> None:
+    coarse = [replace(trial(n), curve=(Point(300, n),)) for n in range(9)]
+    rule = Halving(min_steps=50, reduction=3)
+    ending = judge_rungs(rule, coarse, num_trials=9, is_complete=True).ending
+    assert ending == set(range(3, 9))
+    left = [t for t in coarse if t.number not in ending]
+    assert judge_rungs(rule, left, num_trials=9, is_complete=True) == Verdict()
+
+
+def test_one_whose_curve_is_thinned_is_compared_at_the_same_step() -> None:
+    long = replace(trial(0, state=COMPLETE), curve=(Point(10, 9), Point(170, 1)))
+    fresh = trial(1, 8, 7, 6, 5, 4)
+    rule = Halving(min_steps=50, reduction=2)
+    assert judge_rungs(rule, [long, fresh], num_trials=2, is_complete=True).ending == {0}
 
 
 def test_whoever_comes_before_all_are_created_waits() -> None:

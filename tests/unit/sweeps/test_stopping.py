@@ -47,6 +47,14 @@ def test_rungs(rule: Asha, num_steps: int, steps: tuple[int, ...]) -> None:
     assert rungs(rule, num_steps) == steps
 
 
+@pytest.mark.parametrize("rule", [ASHA, Median(min_steps=10, min_trials=1)])
+def test_nobody_is_stopped_for_the_points_that_a_long_curve_leaves_out(rule: Rule) -> None:
+    """The status keeps every 16th of 400 measurements; the loss at step 30 is not among them."""
+    long = replace(trial_of(), curve=(Point(10, 9), Point(170, 1), Point(330, 0.5)))
+    fresh = running(8, 7, 6)
+    assert not should_prune(rule, fresh, [long], judged_step=10)
+
+
 @pytest.mark.parametrize(
     ("what", "trial", "others", "is_pruned"),
     [

@@ -141,5 +141,15 @@ def test_the_status_tells_the_curve_and_its_best_in_decimals() -> None:
             {"step": 40, "loss": "0.5"},
         ],
     }
-    assert validation_status(losses(math.nan)) is None
     assert validation_status([]) is None
+
+
+def test_a_last_loss_that_is_no_number_is_told_so_that_a_sweep_stops_the_job() -> None:
+    told = validation_status(losses(*[1.0] * 40, math.nan))
+    assert told is not None
+    assert told.best_loss == "1"
+    assert len(told.curve) <= 24
+    assert told.to_wire()["curve"][-1] == {"step": 410, "loss": "nan"}
+    diverged = validation_status(losses(math.inf))
+    assert diverged is not None
+    assert diverged.to_wire() == {"curve": [{"step": 10, "loss": "inf"}]}

@@ -102,16 +102,19 @@ def thin(validations: Sequence[Validation], limit: int) -> list[Validation]:
 def validation_status(validations: Sequence[Validation]) -> ValidationStatus | None:
     """Return what the job's status says of the validation loss; None before it was measured.
 
-    A loss that is no number is left out: the status holds decimals.
+    A loss that is no number is left out, but for the last one: a sweep stops such a job.
     """
     finite = [point for point in validations if math.isfinite(point.loss)]
-    best = find_best(finite)
-    if best is None:
+    lost = [point for point in validations[-1:] if not math.isfinite(point.loss)]
+    if not (finite or lost):
         return None
+    best = find_best(finite)
     curve = [
         ValidationPoint(step=point.step, loss=f"{point.loss:.6g}")
-        for point in thin(finite, MAX_VALIDATION_POINTS)
+        for point in [*thin(finite, MAX_VALIDATION_POINTS - len(lost)), *lost]
     ]
+    if best is None:
+        return ValidationStatus(curve=curve)
     return ValidationStatus(best_step=best.step, best_loss=f"{best.loss:.6g}", curve=curve)
 
 

@@ -15,7 +15,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from finetune_operator.finetunesweep.search.stopping import check_min_steps, loss_at
+from finetune_operator.finetunesweep.search.stopping import (
+    check_min_steps,
+    loss_by,
+    measured_at,
+)
 from finetune_operator.finetunesweep.search.trials import Trial, TrialState
 
 
@@ -79,19 +83,32 @@ def judge_rungs(
             waiting = frozenset(t.number for t in there if t.state is TrialState.RUNNING)
             return Verdict(waiting=waiting, rung=rung if waiting else 0)
         if num_more > 0:
-            worst = sorted(left, key=lambda t: (_loss_of(t, rung), t.number))[-num_more:]
+            step = _measured_step(left, rung)
+            worst = sorted(left, key=lambda t: (_loss_of(t, step), t.number))[-num_more:]
             return Verdict(ending=frozenset(trial.number for trial in worst))
-        rung, num_kept = rung * rule.reduction, num_kept // rule.reduction
+        # Rungs that lie before the same measurement are one: it halves once.
+        step, num_kept = _measured_step(left, rung), num_kept // rule.reduction
+        while rung <= step:
+            rung *= rule.reduction
     return Verdict()
 
 
 def _has_come(trial: Trial, rung: int) -> bool:
-    return trial.state is TrialState.COMPLETE or loss_at(trial.curve, rung) is not None
+    return trial.state is TrialState.COMPLETE or measured_at(trial.curve, rung) is not None
 
 
-def _loss_of(trial: Trial, rung: int) -> float:
-    """Return the loss at the rung; of a trial that ended before it, its last one."""
-    found = loss_at(trial.curve, rung)
+def _measured_step(trials: Iterable[Trial], rung: int) -> int:
+    """Return the step of the first measurement at a rung or after it.
+
+    Read off the first point: they are evenly spaced, and of a long curve others are left out.
+    """
+    interval = min((trial.curve[0].step for trial in trials if trial.curve), default=rung)
+    return -(-rung // max(1, interval)) * max(1, interval)
+
+
+def _loss_of(trial: Trial, step: int) -> float:
+    """Return the loss at a step; of a trial that ended before it, its last one."""
+    found = loss_by(trial.curve, step)
     if found is None:
         found = trial.curve[-1].loss if trial.curve else trial.score
     return math.inf if found is None else found

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from finetune_operator.finetunesweep.search.trials import Curve, Trial, TrialState
+from finetune_operator.finetunesweep.search.trials import Curve, Point, Trial, TrialState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,13 +95,15 @@ def should_prune(
 
 def _falls_behind(rule: Asha, curve: Curve, others: list[Curve], judged_step: int) -> bool:
     for rung in _rungs_after(rule, judged_step, curve[-1].step):
-        own = loss_at(curve, rung)
+        own = measured_at(curve, rung)
         assert own is not None  # the rung is not beyond the curve
-        if not math.isfinite(own):
+        if not math.isfinite(own.loss):
             return True
-        found = [own, *(loss for loss in _losses_at(others, rung) if math.isfinite(loss))]
+        come = [each for each in others if measured_at(each, rung) is not None]
+        losses = (loss_by(each, min(own.step, each[-1].step)) for each in come)
+        found = [own.loss, *(loss for loss in losses if loss is not None and math.isfinite(loss))]
         num_kept = max(1, len(found) // rule.reduction)
-        if own > sorted(found)[num_kept - 1]:
+        if own.loss > sorted(found)[num_kept - 1]:
             return True
     return False
 
@@ -110,7 +112,8 @@ def _is_above_median(rule: Median, curve: Curve, complete: list[Curve]) -> bool:
     step = curve[-1].step
     if step < rule.min_steps or len(complete) < rule.min_trials:
         return False
-    losses = [loss for loss in _losses_at(complete, step) if math.isfinite(loss)]
+    found = (loss_by(each, step) for each in complete)
+    losses = [loss for loss in found if loss is not None and math.isfinite(loss)]
     if not losses:
         return False
     best = min(point.loss for point in curve if math.isfinite(point.loss))
@@ -125,14 +128,23 @@ def _rungs_after(rule: Asha, step: int, last_step: int) -> Iterator[int]:
         rung *= rule.reduction
 
 
-def _losses_at(curves: list[Curve], step: int) -> list[float]:
-    losses = (loss_at(curve, step) for curve in curves)
-    return [loss for loss in losses if loss is not None]
+def measured_at(curve: Curve, step: int) -> Point | None:
+    """Return the first measurement at a step or after it; None where the curve ends before."""
+    return next((point for point in curve if point.step >= step), None)
 
 
-def loss_at(curve: Curve, step: int) -> float | None:
-    """Return the first loss at a step or after it; None where the curve does not reach it."""
-    return next((point.loss for point in curve if point.step >= step), None)
+def loss_by(curve: Curve, step: int) -> float | None:
+    """Return the loss at a step; None where the curve ends before.
+
+    Of a long curve only some points are known. Between two of them the loss is drawn as a line,
+    which lies above a curve that falls ever more slowly: nobody is stopped for what was left out.
+    """
+    after = measured_at(curve, step)
+    before = next((point for point in reversed(curve) if point.step < step), None)
+    if after is None or before is None or after.step == step:
+        return None if after is None else after.loss
+    share = (step - before.step) / (after.step - before.step)
+    return before.loss + share * (after.loss - before.loss)
 
 
 def check_min_steps(min_steps: int) -> None:
