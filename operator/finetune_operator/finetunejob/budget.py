@@ -52,19 +52,33 @@ def is_spent(step: Step, spec: FineTuneJobSpec) -> bool:
 
 
 def tell_cost(step: Step, spec: FineTuneJobSpec) -> None:
-    """Put into the status what the stages that are over have cost; at the end, all of them."""
-    seconds = _gpu_seconds(step, spec, with_running=step.draft.has_ended)
-    if not seconds:
-        return
+    """Put into the status what has been used up to the last pause; at the end, all of it.
+
+    What runs now is left out: it would be another number, and a write, with every look.
+    """
+    seconds = _gpu_seconds(step, spec) if step.draft.has_ended else _past_gpu_seconds(step, spec)
+    told = decimal_of((step.draft.get("cost") or {}).get("gpuHours") or "0")
+    if not seconds or Decimal(_hours_text(seconds)) < told:
+        return  # with its Workload Kueue's account is gone, and the number never falls
     cost = {"gpuHours": _hours_text(seconds)}
     if step.config.gpu_hour_price is not None:
         cost["amount"] = _amount_text(seconds, decimal_of(step.config.gpu_hour_price))
     step.draft.put("cost", cost)
 
 
-def _gpu_seconds(step: Step, spec: FineTuneJobSpec, *, with_running: bool = True) -> int:
-    views = [view for view in step.views if with_running or step.draft.is_done(view.stage)]
-    return sum(step.draft.active_seconds([view]) * num_gpus(spec, view.stage) for view in views)
+def _gpu_seconds(step: Step, spec: FineTuneJobSpec) -> int:
+    return sum(
+        step.draft.active_seconds([view]) * num_gpus(spec, view.stage) for view in step.views
+    )
+
+
+def _past_gpu_seconds(step: Step, spec: FineTuneJobSpec) -> int:
+    draft = step.draft
+    return sum(
+        (draft.active_seconds([view]) if draft.is_done(view.stage) else view.past_seconds)
+        * num_gpus(spec, view.stage)
+        for view in step.views
+    )
 
 
 def _limit_in_hours(step: Step, spec: FineTuneJobSpec) -> Decimal | None:

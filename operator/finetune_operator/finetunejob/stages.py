@@ -107,6 +107,7 @@ class StageView:
         failure_reason: Reason the Job controller gave, when it failed.
         failure_message: Message the Job controller gave.
         active_seconds: Running time over all attempts, in seconds.
+        past_seconds: The part of it that was over at the last pause.
     """
 
     stage: Stage
@@ -118,6 +119,7 @@ class StageView:
     failure_reason: str = ""
     failure_message: str = ""
     active_seconds: int = 0
+    past_seconds: int = 0
 
     @property
     def run(self) -> int:
@@ -193,6 +195,7 @@ def view_stage(observed: Observed, stage: Stage, now: datetime) -> StageView:
         failure_reason=reason,
         failure_message=message,
         active_seconds=active_seconds(job, now, past=past),
+        past_seconds=past,
     )
 
 

@@ -11,7 +11,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.finetunejob.actions import PauseJob
 from finetune_operator.finetunejob.admission import find_violations
 from finetune_operator.finetunejob.plan import plan
-from finetune_operator.status.conditions import is_terminal
+from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
     CONFIG,
     after,
@@ -121,6 +121,23 @@ def test_a_job_that_is_stopped_is_told_what_its_running_stage_has_cost():
     body = on_eight_gpus(budget={"gpuHours": "1"})
     late = plan(observe(body, **training_since(1000)), at(1500), CONFIG)
     assert late.status["cost"] == {"gpuHours": "1.111"}
+
+
+def test_what_was_used_before_a_pause_is_told_and_stays_told_while_it_runs_again():
+    """A sweep holds it against its budget: its trials pause at rungs, and are preempted."""
+    body = on_eight_gpus(suspend=True)
+    noted = {"finetune.dev/active-seconds": "900", "finetune.dev/active-start": timestamp(at(100))}
+    paused = child(TRAIN, status={"startTime": timestamp(at(100))}, annotations=noted, suspend=True)
+    made = plan(
+        observe(body, **merged(stages_done(PREPARE), {"jobs": {TRAIN: paused}})), at(1100), CONFIG
+    )
+    assert made.status["cost"] == {"gpuHours": "2.000"}
+    body = after(body, made)
+    body["spec"]["suspend"] = False
+    again = plan(observe(body, **training_since(2000, before=900)), at(3000), CONFIG)
+    assert (again.status or body["status"])["cost"] == {"gpuHours": "2.000"}
+    forgotten = plan(observe(body, **training_since(2000)), at(3000), CONFIG)
+    assert (forgotten.status or body["status"])["cost"] == {"gpuHours": "2.000"}
 
 
 def test_a_job_on_cpus_costs_nothing_that_is_told():
