@@ -7,6 +7,7 @@ per field: ``spec.model.uri: Required value``. Line numbers come from whoever re
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from finetune_api.crd import NAME_MESSAGE, build_schema
+from finetune_api.crd import build_schema, build_sweep_schema
+from finetune_api.meta import KIND, SWEEP_KIND
+from finetune_api.structural import Schema
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.rules import BrokenRulesError
 from finetune_api.v1alpha1.scoring import METRIC_SYNONYMS
@@ -25,6 +28,7 @@ LineOf = Callable[[Location], int | None]
 """Maps the place of a field to its line, 1-based; None when unknown."""
 
 SHOWN_VALUE_LENGTH = 80
+MAX_PROBLEMS_IN_LINE = 8
 SUGGESTING_LENGTH = 4
 """A shorter word is part of too many others by chance."""
 MAX_SUGGESTIONS = 3
@@ -114,12 +118,24 @@ def parse_job(body: object, *, line_of: LineOf | None = None) -> FineTuneJob:
 
 
 def explain(
-    error: ValidationError, body: Mapping[str, Any], *, line_of: LineOf | None = None
+    error: ValidationError,
+    body: Mapping[str, Any],
+    *,
+    kind: str = KIND,
+    line_of: LineOf | None = None,
 ) -> list[Problem]:
-    """Turn pydantic's errors into one problem per field, sorted by line where lines are known."""
+    """Turn pydantic's errors into one problem per field, sorted by line where lines are known.
+
+    Args:
+        error: What pydantic says.
+        body: The object as it was read.
+        kind: FineTuneJob or FineTuneSweep.
+        line_of: Gives the line of a field in the text.
+    """
     found: dict[tuple[Location, str], Problem] = {}
+    schema = _schema_of(kind)
     for details in error.errors(include_url=False):
-        for location, message in _explain_one(details, body):
+        for location, message in _explain_one(details, body, schema):
             line = line_of(location) if line_of else None
             found.setdefault(
                 (location, message), Problem(location=location, message=message, line=line)
@@ -127,38 +143,56 @@ def explain(
     return sorted(found.values(), key=lambda problem: problem.line or 0)
 
 
-def _explain_one(details: ErrorDetails, body: Mapping[str, Any]) -> Iterable[tuple[Location, str]]:
-    location, is_union = _clean_location(details["loc"])
+def explain_in_line(error: ValidationError, body: Mapping[str, Any], *, kind: str = KIND) -> str:
+    """Return the first problems of an object in one line, as the API server would say them."""
+    problems = explain(error, body, kind=kind)[:MAX_PROBLEMS_IN_LINE]
+    return "; ".join(str(problem) for problem in problems)
+
+
+@functools.cache
+def _schema_of(kind: str) -> Schema:
+    return build_sweep_schema() if kind == SWEEP_KIND else build_schema()
+
+
+def _explain_one(
+    details: ErrorDetails, body: Mapping[str, Any], schema: Schema
+) -> Iterable[tuple[Location, str]]:
+    location, is_union = _clean_location(details["loc"], schema)
     cause = details.get("ctx", {}).get("error")
     if isinstance(cause, BrokenRulesError):
         for rule in cause.broken:
-            place = ("spec", *rule.field.split("."))
+            place = _place_of(location, rule.field)
             yield place, f"Invalid value: {_shown_prefix(body, place)}{rule.message}"
     elif is_union:
-        schema = _schema_at(location)
-        rule_message = schema["x-kubernetes-validations"][0]["message"]
+        rule_message = _schema_at(location, schema)["x-kubernetes-validations"][0]["message"]
         yield location, f"Invalid value: {_shown(details['input'])}: {rule_message}"
     else:
-        yield location, _message(details, location)
+        yield location, _message(details, location, schema)
 
 
-def _message(details: ErrorDetails, location: Location) -> str:
+def _place_of(location: Location, field: str) -> Location:
+    """Return the place of a rule's field; rules of a pod template begin with its own name."""
+    parts = field.split(".")
+    return (*(location[:-1] if location[-1:] == (parts[0],) else location), *parts)
+
+
+def _message(details: ErrorDetails, location: Location, schema: Schema) -> str:
     kind, context = details["type"], details.get("ctx", {})
     value = details["input"]
     invalid = f"Invalid value: {_shown(value)}:"
     if location == ("metadata", "name") and kind.startswith("string_") and kind != "string_type":
-        return f"{invalid} {NAME_MESSAGE}"
+        return f"{invalid} {schema['x-kubernetes-validations'][0]['message']}"
     if kind == "missing":
         return "Required value"
     if kind == "extra_forbidden":
         word = str(location[-1])
-        known = _fields_at(location[:-1])
-        hint = _suggestion(word, known) or _elsewhere(word)
+        known = _fields_at(location[:-1], schema)
+        hint = _suggestion(word, known) or _elsewhere(word, schema)
         if not hint and 0 < len(known) <= MAX_FIELDS_LISTED:
             hint = f"; known are {', '.join(known)}"
         return f"unknown field{hint}"
     if kind == "literal_error":
-        allowed = _schema_at(location).get("enum") or [context["expected"].strip("'")]
+        allowed = _schema_at(location, schema).get("enum") or [context["expected"].strip("'")]
         shown = ", ".join(json.dumps(choice) for choice in allowed)
         meant = METRIC_SYNONYMS.get(str(value).lower())
         hint = f"; did you mean {meant}?" if meant in allowed else _suggestion(str(value), allowed)
@@ -195,15 +229,15 @@ def _bound_message(kind: str, context: Mapping[str, Any], invalid: str) -> str |
     return None
 
 
-def _clean_location(location: tuple[int | str, ...]) -> tuple[Location, bool]:
+def _clean_location(location: tuple[int | str, ...], schema: Schema) -> tuple[Location, bool]:
     """Drop the union branch that pydantic appends to the place of a field."""
     last = str(location[-1]) if location else ""
-    is_union = last in ("int", "constrained-int") or last.startswith("literal[")
+    is_branch = last in ("int", "constrained-int") or last.startswith("literal[")
+    is_union = is_branch and not _schema_at(location, schema)  # a field may have that name
     return (location[:-1] if is_union else location), is_union
 
 
-def _schema_at(location: Location) -> dict[str, Any]:
-    schema: dict[str, Any] = build_schema()
+def _schema_at(location: Location, schema: Schema) -> Schema:
     for part in location:
         if isinstance(part, int):
             schema = schema.get("items", {})
@@ -212,8 +246,8 @@ def _schema_at(location: Location) -> dict[str, Any]:
     return schema
 
 
-def _fields_at(location: Location) -> list[str]:
-    fields = list(_schema_at(location).get("properties", {}))
+def _fields_at(location: Location, schema: Schema) -> list[str]:
+    fields = list(_schema_at(location, schema).get("properties", {}))
     return [field for field in fields if location or field != "status"]
 
 
@@ -230,9 +264,9 @@ def _suggestion(word: str, known: Sequence[str]) -> str:
     return ""
 
 
-def _elsewhere(word: str) -> str:
+def _elsewhere(word: str, schema: Schema) -> str:
     """Say where a field of this name belongs, if it is in the wrong place."""
-    places = list(_places_of(word, build_schema()["properties"]["spec"], "spec"))
+    places = list(_places_of(word, schema["properties"]["spec"], "spec"))
     return f"; it belongs to {' or '.join(places)}" if 0 < len(places) <= MAX_SUGGESTIONS else ""
 
 

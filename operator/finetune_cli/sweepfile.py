@@ -8,16 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.messages import InvalidJobError, Location, Problem, parse_job
-from finetune_api.meta import API_VERSION, KIND
+from finetune_api.messages import InvalidJobError, Problem, explain, parse_job
+from finetune_api.meta import API_VERSION, KIND, SWEEP_KIND
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweep
-from finetune_api.v1alpha1.rules import BrokenRulesError
 from finetune_api.v1alpha1.sweep_parameters import Parameter, Value, set_at, value_for
 from finetune_cli.documents import Document
 
-SWEEP_KIND = "FineTuneSweep"
 _TEMPLATE = ("spec", "template")
-_WORDS = {"missing": "Required value", "extra_forbidden": "unknown field"}
 
 
 def is_sweep(body: object) -> bool:
@@ -36,12 +33,10 @@ def find_sweep_problems(document: Document) -> list[Problem]:
     found = []
     if body.get("apiVersion") is None:
         found.append(Problem(location=("apiVersion",), message="Required value"))
-    if isinstance(template, dict):
-        found += _find_job_problems(template)
     try:
         sweep = FineTuneSweep.from_wire(body)
     except ValidationError as error:
-        found += _explain(error, has_template=isinstance(template, dict))
+        found += explain(error, body, kind=SWEEP_KIND)
     else:
         assert isinstance(template, dict)  # the sweep has one
         for number, parameter in enumerate(sweep.spec.parameters):
@@ -69,25 +64,6 @@ def _find_job_problems(template: dict[str, Any]) -> list[Problem]:
             for each in error.problems
         ]
     return []
-
-
-def _explain(error: ValidationError, *, has_template: bool) -> Iterator[Problem]:
-    """Yield what is wrong with the sweep itself; its template is judged as a job."""
-    for details in error.errors(include_url=False):
-        location: Location = tuple(details["loc"])
-        cause = details.get("ctx", {}).get("error")
-        if location[:2] == _TEMPLATE and has_template:
-            continue
-        if isinstance(cause, BrokenRulesError):
-            for rule in cause.broken:
-                # Rules are of a whole sweep or of one parameter; the field is below it.
-                above = location or ("spec",)
-                yield Problem(
-                    location=(*above, *rule.field.split(".")),
-                    message=f"Invalid value: {rule.message}",
-                )
-        else:
-            yield Problem(location=location, message=_WORDS.get(details["type"], details["msg"]))
 
 
 def _find_value_problem(

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from finetune_api.messages import explain
+from finetune_api.messages import explain_in_line
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
@@ -213,7 +213,7 @@ class FineTuneJobReconciler:
             try:
                 known = (generation, FineTuneJob.from_stored(wire), "")
             except ValidationError as error:
-                known = (generation, None, _describe(error, wire))
+                known = (generation, None, explain_in_line(error, wire))
             self._parsed[uid] = known
             if len(self._parsed) > MAX_PARSED:
                 self._parsed.popitem(last=False)
@@ -308,8 +308,3 @@ async def _both(first: Coroutine[Any, Any, _A], second: Coroutine[Any, Any, _B])
         if isinstance(outcome, BaseException):
             raise outcome
     return one, two
-
-
-def _describe(error: ValidationError, wire: Object) -> str:
-    """Return the problems of a spec in one line, as the API server would say them."""
-    return "; ".join(str(problem) for problem in explain(error, wire)[:8])
