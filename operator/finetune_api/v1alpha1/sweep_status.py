@@ -52,7 +52,7 @@ class TrialStatus(APIModel):
     `Trained`: it waits for the choice. `Pruned`: stopped by the sweep, or not
     chosen. `Publishing`: chosen, and evaluated on the test side. `Failed` with its reason."""
     reason: Annotated[str, Field(max_length=63)] | None = None
-    """Why, of a trial that has failed."""
+    """Why, of a trial that has failed or waits for somebody."""
     parameters: Setting = {}
     """What was varied, by path."""
     score: Number | None = None

@@ -7,18 +7,21 @@ requests is harmless.
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from finetune_api.messages import explain_in_line
+from finetune_api.meta import SWEEP_KIND
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunesweep import MAX_TRIALS, FineTuneSweep
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.children import FIELD_MANAGER
 from finetune_operator.controllers.guarding import Guard
-from finetune_operator.controllers.refusals import NameTaken, Refusals
+from finetune_operator.controllers.refusals import NameTaken, Refusals, is_verdict
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
 from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.finetunesweep.actions import (
@@ -41,6 +44,8 @@ from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.store import Store
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
+from finetune_operator.status.conditions import shorten
+from finetune_operator.status.draft import Announce
 
 logger = logging.getLogger(__name__)
 
@@ -159,17 +164,19 @@ class FineTuneSweepReconciler:
             try:
                 memory.parsed, memory.problem = FineTuneSweep.from_stored(wire), ""
             except ValidationError as error:
-                memory.parsed, memory.problem = None, _describe(error)
+                memory.parsed = None
+                memory.problem = explain_in_line(error, wire, kind=SWEEP_KIND)
             memory.generation = generation
         if memory.refusal is not None and self._clock.monotonic() >= memory.refused_until:
             memory.refusal = None
         spec = memory.parsed.spec if memory.parsed is not None else None
+        trials = read_trials(self._sweeps.trials_of(key), metadata["uid"], spec)
         return Observed(
             sweep=sweep,
             parsed=memory.parsed,
             problem=memory.problem,
-            trials=read_trials(self._sweeps.trials_of(key), metadata["uid"], spec),
-            missing=memory.missing,
+            trials=trials,
+            missing=memory.missing - {trial.number for trial in trials},
             refusal=memory.refusal,
         )
 
@@ -178,13 +185,14 @@ class FineTuneSweepReconciler:
             case CreateTrial():
                 await self._create(observed, action, memory)
             case PatchTrial():
-                await self._patch(observed.namespace, action)
+                await self._patch(observed, action)
             case ConfirmMissing(number=number, name=name):
                 live = await self._read(observed.namespace, name)
-                if live is None or owner_uid(live) != observed.uid:
-                    memory.missing |= {number}
-                else:
+                # One whose labels somebody took away is out of the sweep as if it were gone.
+                if live is not None and read_trials((live,), observed.uid, observed.spec):
                     self._jobs.absorb(live)
+                else:
+                    memory.missing |= {number}
 
     async def _create(self, observed: Observed, action: CreateTrial, memory: _Memory) -> None:
         """Create a trial, or find that an earlier attempt did."""
@@ -225,9 +233,10 @@ class FineTuneSweepReconciler:
         except NotFound:
             return None
 
-    async def _patch(self, namespace: str, action: PatchTrial) -> None:
+    async def _patch(self, observed: Observed, action: PatchTrial) -> None:
         """Change what steers a trial; one that is gone needs nothing, and is missed next."""
         patch: Object = {"metadata": {"uid": action.uid}, "spec": action.spec}
+        namespace = observed.namespace
         try:
             answer = await self._client.merge_patch(
                 FINETUNEJOBS, namespace, action.name, patch, field_manager=FIELD_MANAGER
@@ -236,6 +245,10 @@ class FineTuneSweepReconciler:
             if (cached := self._jobs.get(namespace, action.name)) is not None:
                 self._jobs.discard(cached)
             return
+        except KubeError as error:
+            if is_verdict(error):
+                self._guard.announce(observed.sweep, (_refused_change(action, error),))
+            raise
         self._jobs.absorb(answer)
 
     async def _write_status(self, sweep: Object, status: Object) -> None:
@@ -249,10 +262,11 @@ class FineTuneSweepReconciler:
         self._store.absorb(answer)
 
 
-def _describe(error: ValidationError) -> str:
-    """Return the problems of a spec in one line."""
-    told = [
-        f"spec.{'.'.join(str(part) for part in each['loc'][1:])}: {each['msg']}"
-        for each in error.errors(include_url=False)[:8]
-    ]
-    return "; ".join(told)
+def _refused_change(action: PatchTrial, error: KubeError) -> Announce:
+    change = ", ".join(f"{field}: {json.dumps(value)}" for field, value in action.spec.items())
+    message = (
+        f"FineTuneJob {action.name} cannot be given {change}: {shorten(str(error), 600)}. The sweep"
+        " waits until it can, and tries again; see what forbids user-made changes of FineTuneJobs"
+        " to the operator's service account: its role (verb patch), or an admission policy."
+    )
+    return Announce(kind="Warning", reason="TrialNotChanged", message=message)

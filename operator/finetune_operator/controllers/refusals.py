@@ -55,6 +55,11 @@ class Refusals:
             self._num_in_row.pop(key, None)
 
 
+def is_verdict(error: KubeError) -> bool:
+    """Return whether the API server says no to what it was asked, and would again."""
+    return bool(_judge(error)[0])
+
+
 def _judge(error: KubeError | NameTaken) -> tuple[str, str, bool]:
     """Return reason, remedy, and whether trying again cannot help; no reason if unexplained."""
     again = f"It is tried again, every {MAX_RETRY_SECONDS:.0f} s at last"

@@ -12,7 +12,9 @@ _ACCEPTED = "The spec is valid, and every trial is a FineTuneJob that this clust
 def accept(step: Step) -> bool:
     """Return whether the sweep goes on; if not, the draft tells why."""
     observed, draft = step.observed, step.draft
-    was_accepted = draft.conditions.status_of(ConditionType.ACCEPTED) in ("True", "Unknown")
+    was_told = draft.conditions.status_of(ConditionType.ACCEPTED) in ("True", "Unknown")
+    # Before it is told, the first trials are created, each after a plan of its own.
+    was_accepted = was_told or bool(observed.trials)
     if observed.parsed is None:
         if was_accepted:
             _tell_unreadable(step)
@@ -25,7 +27,7 @@ def accept(step: Step) -> bool:
         _refuse(step, fault.reason, fault.message)
         return False
     draft.conditions.set(ConditionType.ACCEPTED, True, Reason.VALID, _ACCEPTED)
-    if not was_accepted:
+    if not was_told:
         draft.announce("Accepted", f"Accepted: {observed.spec.num_trials} trials")
     return True
 
@@ -36,7 +38,10 @@ def _refuse(step: Step, reason: Reason, message: str) -> None:
 
 
 def _tell_unreadable(step: Step) -> None:
-    """Leave a sweep alone that another version of the operator has accepted."""
+    """Leave a sweep alone that another version of the operator has accepted.
+
+    Its phase stays as it was.
+    """
     message = (
         f"This version of the operator cannot read the spec, which was accepted before:"
         f" {step.observed.problem}. Its trials go on, and nothing new is started, until CRD and"
@@ -46,3 +51,4 @@ def _tell_unreadable(step: Step) -> None:
     if conditions.reason_of(ConditionType.ACCEPTED) != Reason.INVALID_SPEC:
         step.draft.announce(Reason.INVALID_SPEC, message, warning=True)
     conditions.set(ConditionType.ACCEPTED, "Unknown", Reason.INVALID_SPEC, message)
+    step.draft.put("reason", Reason.INVALID_SPEC.value)

@@ -7,6 +7,7 @@ from finetune_operator.finetunesweep.step import Step
 from finetune_operator.finetunesweep.trials import Trial
 from finetune_operator.status.conditions import ConditionType, Reason
 
+_CAN_END = ("Publishing", "Published")
 _NOT_GOOD_ENOUGH = (Reason.GOAL_NOT_MET, Reason.GATES_NOT_MET)
 
 
@@ -14,10 +15,12 @@ def find_chosen(step: Step) -> Trial | None:
     """Return the trial that was let go on to its evaluation, by the sweep or by a person.
 
     That it may go on is the record of the choice: it is there before anything else follows from
-    it. Of several, the one that the status names, else the first.
+    it. Of several, the one that the status names, else the first. Who lets one go that had ended
+    without being trained has chosen nothing.
     """
     released = [trial for trial in step.trials if trial.is_released]
     named = [trial for trial in released if trial.name == step.draft.was_chosen]
+    released = [each for each in released if each.state in _CAN_END or each.is_trained]
     return next(iter((*named, *released)), None)
 
 
@@ -50,6 +53,9 @@ def follow_chosen(step: Step, chosen: Trial) -> None:
     """End the other trials, and tell how the chosen one ends: then the sweep ends too."""
     step.chosen = chosen
     step.prune_all_but(chosen)
+    is_held_at_rung = step.halves(chosen) and chosen.is_suspended
+    if is_held_at_rung and not (step.draft.was_chosen or step.observed.spec.suspend):
+        step.patch(chosen, suspend=False)
     if not step.draft.was_chosen:
         text = f"{chosen.name} is chosen, with validation loss {chosen.score or 'unknown'}"
         step.draft.announce("Selected", text)

@@ -77,7 +77,13 @@ class SweepDraft(Draft):
                 must not be forgotten.
         """
         wire = self.sections()
-        return wire if is_judged or _is_worth_writing(self._stored, wire) else None
+        # A trial that the status has no room for is judged anew each time.
+        is_news = is_judged and _told_steps(wire) != _told_steps(self._stored)
+        return wire if is_news or _is_worth_writing(self._stored, wire) else None
+
+
+def _told_steps(status: Object) -> list[tuple[Any, ...]]:
+    return [(entry.get("name"), entry.get("step")) for entry in status.get("trials") or ()]
 
 
 def _is_worth_writing(stored: Object, wire: Object) -> bool:

@@ -26,8 +26,8 @@ def suspend_or_resume(step: Step) -> None:
         draft.conditions.set(ConditionType.SUSPENDED, True, reason, _SUSPENDED)
     elif draft.is_true(ConditionType.SUSPENDED):
         for trial in step.trials:
-            # Those at a rung go on when it is their turn.
-            if trial.is_suspended and not (trial.replicate_of is None and step.rests(trial)):
+            # Where trials wait at rungs, each goes on when it is its turn.
+            if trial.is_suspended and not (step.halves(trial) and trial.is_under_way):
                 step.patch(trial, suspend=False)
         draft.conditions.set(ConditionType.SUSPENDED, False, Reason.RESUMED, _RESUMED)
         draft.announce("Resumed", _RESUMED)

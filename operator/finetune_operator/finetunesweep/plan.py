@@ -59,7 +59,8 @@ def plan(observed: Observed, now: datetime, config: OperatorConfig) -> Plan:
         if step.first:
             return step.to_plan()
         tell_trials(step)
-    tell_phase(step)
+    if step.draft.conditions.status_of(ConditionType.ACCEPTED) != "Unknown":
+        tell_phase(step)
     if (
         step.draft.has_ended
         and (ttl := observed.sweep["spec"].get("ttlSecondsAfterFinished")) is not None
@@ -69,7 +70,10 @@ def plan(observed: Observed, now: datetime, config: OperatorConfig) -> Plan:
 
 
 def _after_the_end(step: Step) -> Plan:
-    """Delete the sweep in the end."""
+    """End trials that were created behind its back, and delete the sweep in the end."""
+    step.prune_under_way()
+    if step.first:
+        return step.to_plan()
     ended = (step.observed.sweep.get("status") or {}).get("completionTime")
     left = seconds_to_live(step.observed.sweep, ended, step.now)
     if left is not None and left <= 0:
@@ -105,13 +109,13 @@ def _search(step: Step) -> None:
     stop_hopeless(step)
     if step.first:
         return
-    is_begun = _begin_next(step)
+    is_begun = _is_doubtful(step) or _begin_next(step)
     if not is_begun and step.is_settled:
         choose(step)
-    told = step.draft.conditions.reason_of(ConditionType.PROGRESSING)
-    _tell_progress(step, Reason.SEARCHING if step.under_way == "Searching" else Reason.REPLICATING)
     if is_begun and not step.first and step.observed.refusal is not None:
-        _tell_refusal(step, step.observed.refusal, is_new=told != step.observed.refusal.reason)
+        _tell_refusal(step, step.observed.refusal)
+        return
+    _tell_progress(step, Reason.SEARCHING if step.under_way == "Searching" else Reason.REPLICATING)
 
 
 def _tell_progress(step: Step, reason: Reason, before: str = "") -> None:
@@ -154,10 +158,19 @@ def _replicated(step: Step, replicates: list[Trial]) -> Trial | None:
     return best_of_search(step)
 
 
+def _is_doubtful(step: Step) -> bool:
+    """Return whether so many trials have failed, and none has a loss, that no more are begun."""
+    num_failed = sum(trial.state == "Failed" for trial in step.trials)
+    return num_failed >= MAX_FAILURES and not any(trial.score for trial in step.trials)
+
+
 def _is_hopeless(step: Step) -> bool:
-    """End a sweep whose first trials all fail: the next ones would do the same."""
+    """End a sweep whose first trials all fail: the next ones would do the same.
+
+    One that trains meanwhile has come further than they did: it is waited for.
+    """
     failed = [trial for trial in step.trials if trial.state == "Failed"]
-    if len(failed) < MAX_FAILURES or any(trial.score for trial in step.trials):
+    if not _is_doubtful(step) or any(trial.trains for trial in step.trials):
         return False
     message = (
         f"The first {len(failed)} trials failed, and none has come to a validation loss; no more"
@@ -167,7 +180,7 @@ def _is_hopeless(step: Step) -> bool:
     return True
 
 
-def _tell_refusal(step: Step, refusal: Refusal, *, is_new: bool) -> None:
+def _tell_refusal(step: Step, refusal: Refusal) -> None:
     """Tell why the next trial cannot be created; what was created goes on."""
     if refusal.is_final:
         text = f"The API server refuses a trial: {refusal.message}"
@@ -180,7 +193,7 @@ def _tell_refusal(step: Step, refusal: Refusal, *, is_new: bool) -> None:
         step.fail(Reason.INVALID_TRIAL, text)
         return
     conditions = step.draft.conditions
-    if is_new:
+    if conditions.reason_of(ConditionType.PROGRESSING) != refusal.reason:
         step.draft.announce(refusal.reason, refusal.message, warning=True)
     conditions.set(ConditionType.PROGRESSING, False, refusal.reason, refusal.message)
     step.look_again(refusal.retry_seconds)

@@ -76,10 +76,13 @@ class Step:
             trial.is_under_way and not self.rests(trial) for trial in self.trials
         )
 
+    def halves(self, trial: Trial) -> bool:
+        """Whether a trial is one that waits at rungs: whether it is suspended is up to them."""
+        return trial.replicate_of is None and self.observed.spec.stopping_method == "Halving"
+
     def rests(self, trial: Trial) -> bool:
         """Whether a trial has stopped at a rung, and holds neither pods nor a place."""
-        is_stopped = trial.is_suspended and trial.state == "Suspended"
-        return is_stopped and self.observed.spec.stopping_method == "Halving"
+        return trial.is_suspended and trial.state == "Suspended" and self.halves(trial)
 
     @property
     def next_number(self) -> int:

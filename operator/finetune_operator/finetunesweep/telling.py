@@ -110,6 +110,8 @@ def _entry(step: Step, trial: Trial) -> Object:
     entry: Object = {"name": trial.name, "state": state, "parameters": _texts(trial)}
     if trial.state == "Failed" and trial.reason:
         entry["reason"] = trial.reason
+    elif trial.waits_for:
+        entry["reason"] = trial.waits_for
     if trial.score:
         entry["score"] = trial.score
     if trial.step:
@@ -136,6 +138,10 @@ def progress_text(step: Step) -> str:
     text = f"{over} of {step.observed.spec.num_trials} trials are over, {under_way} under way"
     if step.waiting:
         text += f", of which {len(step.waiting)} wait at step {step.rung} for the others"
+    held = [trial for trial in step.trials if trial.waits_for]
+    if held:
+        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+        text += f"; {held[0].name}{more} cannot go on: {held[0].waits_for}"
     best = _best(step)
     return (
         f"{text}; best {best['name']} with validation loss {best['score']}." if best else f"{text}."

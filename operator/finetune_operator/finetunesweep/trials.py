@@ -12,7 +12,8 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from finetune_api.names import REPLICATE_LABEL, TRIAL_LABEL
+from finetune_api.names import REPLICATE_LABEL, SWEEP_LABEL, TRIAL_LABEL, trial_name
+from finetune_operator.finetunejob.decisions import PHASE as AWAITING_APPROVAL
 from finetune_operator.finetunesweep.search import trials as search
 from finetune_operator.finetunesweep.search.space import Value
 from finetune_operator.finetunesweep.search.trials import Curve, Point
@@ -75,6 +76,18 @@ class Trial:
         return self.state in _UNDER_WAY
 
     @property
+    def is_trained(self) -> bool:
+        """Whether its training is over, for good or for bad."""
+        return _is_trained(self.job.get("status") or {})
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has begun to train, and goes on or waits to."""
+        stages = (self.job.get("status") or {}).get("stages") or ()
+        is_begun = self.state == "Running" or any(each.get("name") == "train" for each in stages)
+        return is_begun and self.is_under_way
+
+    @property
     def phase(self) -> str:
         """Phase of the FineTuneJob."""
         return str((self.job.get("status") or {}).get("phase") or "Pending")
@@ -84,6 +97,14 @@ class Trial:
         """Why the FineTuneJob has ended: the reason of its ``Failed``."""
         found = find_condition(_conditions(self.job), ConditionType.FAILED)
         return str((found or {}).get("reason") or "")
+
+    @property
+    def waits_for(self) -> str:
+        """Reason of the FineTuneJob that waits for somebody else than this sweep; or empty."""
+        status = self.job.get("status") or {}
+        is_held = self.state == "Suspended" and not self.is_suspended
+        is_held |= self.is_under_way and self.phase == AWAITING_APPROVAL
+        return str(status.get("reason") or "") if is_held else ""
 
     @property
     def message(self) -> str:
@@ -141,16 +162,19 @@ _STATES = {
 
 
 def read_trial(job: Object, paths: tuple[str, ...]) -> Trial | None:
-    """Return what is known of a FineTuneJob of a sweep; None without a number.
+    """Return what is known of a FineTuneJob of a sweep; None if it is none of its trials.
 
     Args:
         job: The FineTuneJob.
         paths: What the sweep varies.
     """
-    labels = job["metadata"].get("labels") or {}
+    metadata = job["metadata"]
+    labels = metadata.get("labels") or {}
     number = str(labels.get(TRIAL_LABEL) or "")
-    if not number.isdecimal():
+    if not number.isdecimal() or metadata.get("deletionTimestamp"):
         return None
+    if metadata["name"] != trial_name(str(labels.get(SWEEP_LABEL)), int(number)):
+        return None  # a copy that kept the labels, or a label that somebody has changed
     spec, status = job.get("spec") or {}, job.get("status") or {}
     curve = read_curve(status)
     replicate = str(labels.get(REPLICATE_LABEL) or "")
@@ -191,8 +215,7 @@ def read_curve(status: Object) -> Curve:
 
 def _state_of(status: Object, *, is_released: bool) -> str:
     conditions = status.get("conditions")
-    stages = status.get("stages") or ()
-    is_trained = any(e.get("name") == "train" and e.get("completionTime") for e in stages)
+    is_trained = _is_trained(status)
     if is_true(conditions, ConditionType.PRUNED):
         # One that was trained to its end and not chosen was not stopped early.
         return "Trained" if is_trained and not is_released else "Pruned"
@@ -207,6 +230,11 @@ def _state_of(status: Object, *, is_released: bool) -> str:
     if status.get("phase") == "Suspended":
         return "Suspended"
     return "Running" if status.get("phase") == "Training" else "Pending"
+
+
+def _is_trained(status: Object) -> bool:
+    stages = status.get("stages") or ()
+    return any(each.get("name") == "train" and each.get("completionTime") for each in stages)
 
 
 def _score_of(status: Object, curve: Curve) -> str:

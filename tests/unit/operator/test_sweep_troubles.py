@@ -1,0 +1,285 @@
+"""What befalls a sweep at the worst moment: people, races, refusals, and waits without an end."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_operator.finetunesweep import acceptance
+from finetune_operator.kube.errors import Forbidden
+from finetune_operator.kube.workers import Retry
+from unit.operator.builders import CONFIG
+from unit.operator.sweep_world import NAMESPACE, RATE, SweepWorld, loss_of, sweep
+
+HALVING = {"method": "Halving", "minSteps": 10, "reduction": 2}
+
+
+def put_status(world: SweepWorld, name: str, **status) -> None:
+    job = world.jobs[name]
+    merged = {**(job.get("status") or {}), **status}
+    world.put(("finetunejobs", NAMESPACE, name), {**job, "status": merged})
+
+
+def relabel(world: SweepWorld, name: str, **labels: str | None) -> None:
+    job = world.jobs[name]
+    changed = {**job["metadata"]["labels"]}
+    for label, value in labels.items():
+        changed[f"finetune.dev/{label}"] = value
+    kept = {label: value for label, value in changed.items() if value is not None}
+    world.put(
+        ("finetunejobs", NAMESPACE, name), {**job, "metadata": {**job["metadata"], "labels": kept}}
+    )
+
+
+def fail(world: SweepWorld, name: str, reason: str = "OutOfMemory") -> None:
+    put_status(world, name, **world._ended({}, "Failed", "Failed", reason))
+
+
+# ---- loops ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [{"sweep": None}, {"trial": None}, {"trial": "7"}])
+async def test_a_trial_that_loses_its_labels_is_told_as_gone_and_not_asked_for_for_ever(labels):
+    world = SweepWorld(sweep(parallelism=4))
+    await world.reconcile()
+    relabel(world, "rates-t2", **labels)
+    calls = world.client.num_calls
+    await world.reconcile()
+    assert world.client.num_calls - calls <= 2
+    told = {entry["name"]: entry["state"] for entry in world.status["trials"]}
+    assert told["rates-t2"] == "Deleted"
+    relabel(world, "rates-t2", sweep="rates", trial="2")
+    await world.reconcile()
+    assert world.status["counts"]["failed"] == 0
+    assert world.status["counts"]["created"] == 4
+
+
+async def test_a_copy_of_a_trial_that_kept_its_labels_is_none():
+    world = SweepWorld(sweep(parallelism=4))
+    await world.reconcile()
+    job = world.jobs["rates-t2"]
+    metadata = {**job["metadata"], "name": "mine", "uid": "another"}
+    world.put(("finetunejobs", NAMESPACE, "mine"), {**job, "metadata": metadata})
+    await world.reconcile()
+    assert [entry["name"] for entry in world.status["trials"]] == list(world.jobs)[:4]
+    assert world.status["counts"]["created"] == 4
+
+
+async def test_a_trial_whose_deletion_takes_long_holds_nobody_up():
+    world = SweepWorld(sweep(parallelism=1))
+    await world.reconcile()
+    job = world.jobs["rates-t1"]
+    metadata = {**job["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    world.put(("finetunejobs", NAMESPACE, "rates-t1"), {**job, "metadata": metadata})
+    await world.reconcile()
+    assert list(world.jobs) == ["rates-t1", "rates-t2"]
+
+
+async def test_a_sweep_that_is_resumed_before_its_trials_have_stopped_leaves_them_at_their_rung():
+    world = SweepWorld(sweep(earlyStopping=HALVING, parallelism=2))
+    await world.reconcile()
+    world.work()  # both have come to the rung, and run on until they are stopped
+    world.edit(suspend=True)
+    await world.reconcile()
+    world.edit(suspend=False)
+    calls = world.client.num_calls
+    await world.reconcile()
+    assert world.client.num_calls - calls <= 2
+    assert world.jobs["rates-t1"]["spec"]["suspend"] is True
+    await world.live()
+    assert world.status["phase"] == "Succeeded"
+
+
+# ---- what is chosen ------------------------------------------------------------------------------
+
+
+async def test_a_trial_that_ends_as_it_is_to_wait_is_evaluated_when_the_budget_is_over():
+    world = SweepWorld(sweep(earlyStopping={**HALVING, "minSteps": 30}, parallelism=1))
+    for _ in range(3):
+        await world.reconcile()
+        world.work()
+    await world.reconcile()
+    assert world.jobs["rates-t1"]["spec"]["suspend"] is True
+    curve = world.jobs["rates-t1"]["status"]["validation"]["curve"]
+    put_status(
+        world,
+        "rates-t1",
+        stages=[{"name": "train", "completionTime": "2026-01-01T00:00:00Z"}],
+        selection={"step": 30, "validationLoss": curve[-1]["loss"]},
+        phase="Suspended",
+    )
+    world.edit(budget={"durationSeconds": 1})
+    await world.reconcile()
+    assert "holdAfter" not in world.jobs["rates-t1"]["spec"]
+    assert world.jobs["rates-t1"]["spec"]["suspend"] is False
+    await world.live()
+    assert world.status["phase"] == "Succeeded"
+
+
+async def test_a_trial_that_a_person_chooses_at_its_rung_goes_on():
+    world = SweepWorld(sweep(earlyStopping=HALVING, parallelism=1))
+    await world.reconcile()
+    world.work()
+    await world.reconcile()
+    assert world.jobs["rates-t1"]["spec"]["suspend"] is True
+    world.edit_job("rates-t1", holdAfter=None)
+    await world.live()
+    assert world.status["best"]["name"] == "rates-t1"
+    assert world.status["phase"] == "Succeeded"
+
+
+async def test_to_let_a_trial_go_that_was_stopped_before_its_end_chooses_nothing():
+    world = SweepWorld()
+    await world.reconcile()
+    world.edit_job("rates-t1", prune=True)
+    world.work()
+    world.edit_job("rates-t1", holdAfter=None)
+    await world.live()
+    assert world.status["best"]["name"] == "rates-t3"
+    assert world.status["phase"] == "Succeeded"
+
+
+async def test_a_trial_that_appears_after_the_end_is_ended_too():
+    world = SweepWorld(sweep(parallelism=1, budget={"durationSeconds": 30}))
+    await world.reconcile()
+    late = world.cluster.objects.pop(("finetunejobs", NAMESPACE, "rates-t1"))
+    world.clock.advance(60)
+    await world.reconcile()
+    assert world.status["phase"] == "Failed"
+    end = world.status
+    world.put(("finetunejobs", NAMESPACE, "rates-t1"), late)
+    await world.reconcile()
+    assert world.jobs["rates-t1"]["spec"]["prune"] is True
+    assert world.status == end
+
+
+# ---- failures ------------------------------------------------------------------------------------
+
+
+async def test_three_that_fail_at_once_do_not_end_a_fourth_that_trains():
+    world = SweepWorld(sweep(parallelism=4))
+    await world.reconcile()
+    for name in ("rates-t1", "rates-t2", "rates-t4"):
+        fail(world, name)
+    put_status(world, "rates-t3", phase="Training")
+    await world.reconcile()
+    assert not world.has_ended
+    assert not world.jobs["rates-t3"]["spec"].get("prune")
+    await world.live()
+    assert world.status["phase"] == "Succeeded"
+
+
+async def test_three_that_fail_while_nothing_trains_end_the_sweep_once_the_last_has_failed_too():
+    world = SweepWorld(sweep(parallelism=4))
+    await world.reconcile()
+    for name in ("rates-t1", "rates-t2", "rates-t4"):
+        fail(world, name)
+    put_status(world, "rates-t3", phase="Training")
+    await world.reconcile()
+    fail(world, "rates-t3")
+    await world.reconcile()
+    assert world.condition("Failed")["reason"] == "NoTrialTrained"
+
+
+async def test_a_diverged_trial_holds_nobody_up_at_a_rung():
+    def losses(job, step):
+        return float("nan") if job["metadata"]["name"] == "rates-t1" else loss_of(job, step)
+
+    world = SweepWorld(sweep(earlyStopping=HALVING, parallelism=4), losses=losses)
+    await world.reconcile()
+    world.work()
+    await world.reconcile()
+    assert world.jobs["rates-t1"]["spec"]["prune"] is True
+    await world.live()
+    assert world.status["best"]["name"] == "rates-t3"
+
+
+# ---- what is told --------------------------------------------------------------------------------
+
+
+async def test_a_change_that_is_forbidden_is_told_on_the_sweep():
+    world = SweepWorld(sweep(parallelism=1))
+    await world.reconcile()
+    world.edit(suspend=True)
+    world.client.faults.append(Forbidden('cannot patch resource "finetunejobs"', status=403))
+    assert isinstance(await world.reconcile(), Retry)
+    reason, message = world.recorder.events[-1]
+    assert reason == "TrialNotChanged"
+    assert 'rates-t1 cannot be given suspend: true: cannot patch resource "finetunejobs"' in message
+    assert "verb patch" in message
+
+
+async def test_a_trial_that_waits_for_a_person_is_told_with_its_reason():
+    world = SweepWorld(sweep(parallelism=1))
+    await world.reconcile()
+    put_status(world, "rates-t1", phase="AwaitingApproval", reason="ApprovalRequired")
+    await world.reconcile()
+    assert world.status["trials"][0]["reason"] == "ApprovalRequired"
+    told = world.condition("Progressing")["message"]
+    assert "rates-t1 cannot go on: ApprovalRequired" in told
+
+
+async def test_since_when_no_trial_can_be_created_is_told_right():
+    world = SweepWorld()
+    world.client.faults.append(Forbidden("exceeded quota: jobs", status=403))
+    await world.reconcile()
+    since = world.condition("Progressing")["lastTransitionTime"]
+    world.clock.advance(3)
+    world.client.faults.append(Forbidden("exceeded quota: jobs", status=403))
+    world.edit(parallelism=3)
+    await world.reconcile()
+    assert world.condition("Progressing")["lastTransitionTime"] == since
+
+
+async def test_a_spec_that_this_version_cannot_read_leaves_the_phase_as_it_was():
+    world = SweepWorld()
+    while world.status.get("phase") != "Publishing":
+        await world.reconcile()
+        world.work()
+    world.edit(search="Quantum", parallelism=0)
+    await world.reconcile()
+    accepted = world.condition("Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("Unknown", "InvalidSpec")
+    assert (world.status["phase"], world.status["reason"]) == ("Publishing", "InvalidSpec")
+    assert (
+        'spec.search: Unsupported value: "Quantum": supported values: "Grid"' in accepted["message"]
+    )
+    assert (
+        "spec.parallelism: Invalid value: 0: should be greater than or equal to 1"
+        in accepted["message"]
+    )
+
+
+async def test_what_a_rule_of_the_sweep_refuses_is_told_with_field_and_remedy():
+    body = sweep(budget={})
+    body["spec"]["template"]["dataset"]["split"] = {"validationPercent": 0}
+    world = SweepWorld(body)
+    await world.reconcile()
+    message = world.condition("Accepted")["message"]
+    assert "spec.budget: Invalid value: budget needs trials, gpuHours or durationSeconds" in message
+    assert "spec.objective: Invalid value: " in message
+    assert "set template.dataset.split.validationPercent above 0" in message
+
+
+async def test_a_hundred_trials_are_checked_once_and_not_before_each_creation(monkeypatch):
+    asked = []
+    monkeypatch.setattr(acceptance, "find_fault", lambda *of: asked.append(of))
+    parameters = [{"path": RATE, "logUniform": {"min": "1e-5", "max": "1e-2"}}]
+    spec = {"search": "Random", "trials": 100, "parallelism": 100, "parameters": parameters}
+    world = SweepWorld(sweep(**spec), config=CONFIG)
+    await world.reconcile()
+    assert len(world.jobs) == 100
+    assert len(asked) == 1
+    assert [reason for reason, _ in world.recorder.events] == ["Accepted", "TrialsCreated"]
+
+
+async def test_trials_that_the_status_has_no_room_for_cost_no_write_when_nothing_changed():
+    parameters = [{"path": RATE, "logUniform": {"min": "1e-5", "max": "1e-2"}}]
+    rule = {"method": "ASHA", "minSteps": 10, "reduction": 10}
+    spec = {"search": "Random", "trials": 60, "parallelism": 60, "parameters": parameters}
+    world = SweepWorld(sweep(earlyStopping=rule, **spec), losses=lambda job, step: 1.0)
+    await world.reconcile()
+    world.work()
+    await world.reconcile()
+    version = world.cluster.version
+    await world.reconcile()
+    assert world.cluster.version == version
