@@ -11,6 +11,7 @@ import pytest
 from finetune_api.messages import parse_job
 from finetune_trainer.data.rows import slice_digest
 from finetune_trainer.errors import DataError
+from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.prepare.gate_checks import require_gates
 from support.spec_cases import changed, minimal_job
 
@@ -99,3 +100,18 @@ def test_too_few_samples_are_named_as_the_remedy(tmp_path: Path) -> None:
     words = refusal(tmp_path, {"atLeast": "0.9"}, maxSamples=30)
     assert "cannot be met on 30" in words
     assert "raise evaluation.maxSamples from 30" in words
+
+
+@pytest.mark.parametrize("gate", [{"atLeast": "0.6"}, {"metric": "loss", "atMost": "9"}])
+def test_a_slice_of_which_too_few_are_drawn_is_refused(
+    tmp_path: Path, gate: dict[str, Any]
+) -> None:
+    rare = {**gate, "slice": {"source": "y.csv"}}
+    assert refusal(tmp_path, rare) == ""
+    words = refusal(tmp_path, rare, maxSamples=5, minPrompts=1)
+    rows = map(json.loads, (tmp_path / "test.jsonl").read_text().splitlines())
+    seed = parse_job(minimal_job()).spec.dataset.split.seed
+    drawn = gather_questions(rows, max_questions=5, seed=seed)
+    number = sum(question.references == ("B",) for question in drawn)
+    assert f"cannot be met on {number} independent held-out prompt(s) of its slice" in words
+    assert "raise evaluation.maxSamples from 5" in words

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.data.asking import draw_questions, question_of
 from finetune_trainer.data.rows import group_of, prompt_of
 
 
@@ -55,14 +54,11 @@ def gather_questions(
     for row in rows:
         if row.get("label") is False:
             continue  # an answer that nobody wants is no reference
-        key = [prompt_of(row), row.get("tools")]
-        groups.setdefault(json.dumps(key, sort_keys=True), []).append(row)
+        groups.setdefault(question_of(row), []).append(row)
     read = read_answer or _reference_of
-    questions = [_make_question(group, read) for group in groups.values()]
-    if len(questions) > max_questions:
-        kept = sorted(random.Random(seed).sample(range(len(questions)), max_questions))  # noqa: S311
-        questions = [questions[index] for index in kept]
-    return questions
+    several = list(groups.values())
+    drawn = draw_questions(len(several), most=max_questions, seed=seed)
+    return [_make_question(several[index], read) for index in drawn]
 
 
 def with_prompt(questions: Iterable[Question]) -> list[Question]:

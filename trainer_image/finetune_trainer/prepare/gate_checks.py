@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.gates import Gate, GateSlice
 from finetune_api.v1alpha1.judging import most_scored
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS, LOWER_IS_BETTER, UNBOUNDED_METRICS
+from finetune_trainer.data.asking import draw_questions, question_of
 from finetune_trainer.data.label_text import normalize_label
 from finetune_trainer.data.rows import Side, group_of, is_in_slice
 from finetune_trainer.errors import DataError
@@ -34,29 +37,62 @@ def require_gates(spec: FineTuneJobSpec, folder: Path) -> None:
     gates = spec.evaluation.gates
     if not gates:
         return
-    counts, sources = _count_prompts(gates, folder)
+    counts, sources = _count_prompts(spec, folder)
     for gate in gates:
-        if gate.slice is not None and not counts[gate.name]:
+        if gate.slice is not None and not counts[gate.name].there:
             raise DataError("GateSliceEmpty", _empty_text(gate, gate.slice, sources))
     for gate in gates:
         if gate.severity == "Block":
-            _require_decidable(gate, counts[gate.name], most_scored(spec.evaluation, gate.metric))
+            most = most_scored(spec.evaluation, gate.metric)
+            _require_decidable(gate, counts[gate.name], most)
 
 
-def _count_prompts(gates: Sequence[Gate], folder: Path) -> tuple[Mapping[str, int], Sequence[str]]:
-    """Return the independent held-out prompts that each gate looks at, and all files' names."""
-    groups: dict[str, set[str]] = {gate.name: set() for gate in gates}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prompts:
+    """Independent held-out prompts that a gate looks at: all, and those that models are asked."""
+
+    there: int
+    asked: int
+
+
+def _count_prompts(
+    spec: FineTuneJobSpec, folder: Path
+) -> tuple[Mapping[str, _Prompts], Sequence[str]]:
+    """Return the prompts that each gate looks at, and the names of all files."""
+    gates, asked = spec.evaluation.gates, _draw(spec, folder)
+    groups: dict[str, tuple[set[str], set[str]]] = {gate.name: (set(), set()) for gate in gates}
     sources: dict[str, None] = {}
+    for row in _read_rows(folder):
+        sources[_source_of(row)] = None
+        if row.get("label") is False:
+            continue
+        is_asked = asked is None or _digest(row) in asked
+        for gate in gates:
+            is_scored = "text" not in row or gate.metric in LOWER_IS_BETTER
+            if is_scored and (gate.slice is None or _is_inside(row, gate.slice)):
+                for found in groups[gate.name][: 1 + is_asked]:
+                    found.add(group_of(row))
+    counts = {name: _Prompts(there=len(a), asked=len(b)) for name, (a, b) in groups.items()}
+    return counts, list(sources)
+
+
+def _draw(spec: FineTuneJobSpec, folder: Path) -> set[bytes] | None:
+    """Return the questions that the evaluation will draw, by digest; None where it asks all."""
+    rows = (row for row in _read_rows(folder) if row.get("label") is not False)
+    digests = list(dict.fromkeys(map(_digest, rows)))
+    most, seed = spec.evaluation.max_samples, spec.dataset.split.seed
+    if len(digests) <= most:
+        return None
+    return {digests[place] for place in draw_questions(len(digests), most=most, seed=seed)}
+
+
+def _read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
-        for row in map(json.loads, rows):
-            sources[_source_of(row)] = None
-            if row.get("label") is False:
-                continue
-            for gate in gates:
-                is_scored = "text" not in row or gate.metric in LOWER_IS_BETTER
-                if is_scored and (gate.slice is None or _is_inside(row, gate.slice)):
-                    groups[gate.name].add(group_of(row))
-    return {name: len(found) for name, found in groups.items()}, list(sources)
+        yield from map(json.loads, rows)
+
+
+def _digest(row: dict[str, Any]) -> bytes:
+    return hashlib.blake2b(question_of(row).encode(), digest_size=16).digest()
 
 
 def _is_inside(row: dict[str, Any], part: GateSlice) -> bool:
@@ -94,10 +130,10 @@ def _empty_text(gate: Gate, part: GateSlice, sources: Sequence[str]) -> str:
     return f"{field}.source {part.source}: no held-out row came from it; there are {named}{more}"
 
 
-def _require_decidable(gate: Gate, there: int, most: int) -> None:
+def _require_decidable(gate: Gate, prompts: _Prompts, most: int) -> None:
     """Refuse a gate whose bound misses with every answer as good as can be."""
     wanted, asked = _least_wanted(gate)
-    number = min(there, most)
+    number = min(prompts.asked, most)
     if not asked or (wanted is not None and number >= wanted):
         return
     subject = f"evaluation.gates: gate {gate.name}: {asked}"
@@ -109,7 +145,7 @@ def _require_decidable(gate: Gate, there: int, most: int) -> None:
         )
     is_judged = gate.metric in JUDGE_METRICS
     raise_most = "evaluation.judge.sample and maxCalls" if is_judged else "evaluation.maxSamples"
-    remedy = f"raise {raise_most} from {most}" if there >= wanted else ADD
+    remedy = f"raise {raise_most} from {most}" if prompts.there >= wanted else ADD
     raise DataError(
         "GateUndecidable",
         f"{subject} cannot be met on {number} independent held-out prompt(s) of its slice, not "
@@ -120,15 +156,20 @@ def _require_decidable(gate: Gate, there: int, most: int) -> None:
 
 def _least_wanted(gate: Gate) -> tuple[int | None, str]:
     """Return how many prompts could show a gate, and its field; an empty field if any may."""
+    if "." in gate.metric:
+        return 1, ""  # what other rooms measure is not of these rows
+    is_unbounded = gate.metric in UNBOUNDED_METRICS  # what has no best value has no bound for it
     certainty = float(gate.certainty)
-    if gate.metric in UNBOUNDED_METRICS or "." in gate.metric:
-        return 1, ""  # what has no best value has no bound for it
+
+    def count(of: Callable[[float, float], int | None], threshold: float) -> int | None:
+        return 1 if is_unbounded else of(threshold, certainty)
+
     if gate.at_least is not None:
-        return count_for_best(float(gate.at_least), certainty), f"atLeast {gate.at_least}"
+        return count(count_for_best, float(gate.at_least)), f"atLeast {gate.at_least}"
     if gate.at_most is not None:
-        return count_for_best(1 - float(gate.at_most), certainty), f"atMost {gate.at_most}"
+        return count(count_for_best, 1 - float(gate.at_most)), f"atMost {gate.at_most}"
     if gate.over_base is not None:
-        return count_for_gain(float(gate.over_base), certainty), f"overBase {gate.over_base}"
+        return count(count_for_gain, float(gate.over_base)), f"overBase {gate.over_base}"
     assert gate.over_published is not None
     gain = float(gate.over_published)
-    return count_for_gain(gain, certainty), f"overPublished {gate.over_published}"
+    return count(count_for_gain, gain), f"overPublished {gate.over_published}"
