@@ -95,6 +95,11 @@ def _create(step: Step, spec: FineTuneJobSpec, run: int) -> None:
     elif refusal.is_final:
         _end(step, refusal.reason, refusal.message)
     else:
+        told = step.draft.conditions
+        if refusal.message not in (told.get(ConditionType.PUBLISHED) or {}).get("message", ""):
+            step.draft.announce(refusal.reason, f"publish: {refusal.message}", warning=True)
+        message = f"Job publish cannot be created: {refusal.message}"
+        told.set(ConditionType.PUBLISHED, False, _UNDER_WAY, message)
         step.look_again(refusal.retry_seconds)
 
 

@@ -50,10 +50,10 @@ def _after_the_end(step: Step) -> Plan:
     then = tuple(release_actions(observed, stopped))
     ended = (observed.job.get("status") or {}).get("completionTime")
     left = seconds_to_live(observed.job, ended, step.now)
-    if left is not None and left <= 0:
+    if left is not None and left <= 0 and not is_decided:
         return Plan(then=(DeleteSelf(),))
-    if left is not None:
-        step.look_again(left)
+    if left is not None and not is_overriding(step):
+        step.look_again(max(0.0, left))
     status = step.draft.to_wire() if is_decided else None
     return Plan(
         first=tuple(step.first),

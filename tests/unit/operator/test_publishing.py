@@ -11,7 +11,9 @@ from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import publishing
+from finetune_operator.finetunejob.actions import DeleteSelf
 from finetune_operator.finetunejob.decisions import Decision
+from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.publishing import Wait, why_publishing_waits
 from finetune_operator.status.conditions import timestamp
@@ -188,6 +190,37 @@ def test_an_override_is_recorded_then_published_and_the_job_stays_failed():
     assert body["status"]["phase"] == "Failed"
     made = plan(observe(body, **merged(known, overridden())), at(500), CONFIG)
     assert (made.first, made.status, made.then) == ((), None, ())
+
+
+def test_a_publication_that_cannot_be_created_says_why_once_and_is_tried_again():
+    body, known = missed()
+    body = after(body, plan(observe(body, **known, decisions=(decision(),)), at(300), CONFIG))
+    no = Refusal(reason="Forbidden", message="exceeded quota: cpu", is_final=False,
+                 retry_seconds=4.0)  # fmt: skip
+    made = plan(observe(body, **known, refusals={PUBLISH: no}), at(301), CONFIG)
+    published = condition(made, "Published")
+    assert (published["status"], published["reason"]) == ("False", "Publishing")
+    assert published["message"] == "Job publish cannot be created: exceeded quota: cpu"
+    assert [event.reason for event in made.events] == ["Forbidden"]
+    body = after(body, made)
+    again = plan(observe(body, **known, refusals={PUBLISH: no}), at(305), CONFIG)
+    assert (again.status, again.events, again.requeue_after) == (None, (), 4.0)
+    (action,) = plan(observe(body, **known), at(309), CONFIG).first
+    assert action.job["metadata"]["name"] == "headlines-publish"
+
+
+def test_a_job_whose_time_is_over_is_not_deleted_while_it_is_being_published():
+    body, known = missed()
+    body = after(body, plan(observe(body, **known, decisions=(decision(),)), at(300), CONFIG))
+    body["spec"]["ttlSecondsAfterFinished"] = 60
+    running_now = merged(known, {"jobs": {PUBLISH: child(PUBLISH, status=running())}})
+    made = plan(observe(body, **running_now), at(3000), CONFIG)
+    assert (made.then, made.requeue_after) == ((), None)
+    made = plan(observe(body, **merged(known, overridden())), at(3100), CONFIG)
+    assert (condition(made, "Published")["reason"], made.requeue_after) == ("Overridden", 0.0)
+    body = after(body, made)
+    made = plan(observe(body, **merged(known, overridden())), at(3101), CONFIG)
+    assert DeleteSelf() in made.then
 
 
 def test_a_publication_whose_words_are_lost_is_looked_up_again():
