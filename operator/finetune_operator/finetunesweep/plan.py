@@ -93,6 +93,7 @@ def _go_on(step: Step) -> None:
     elif not step.observed.spec.suspend:
         _search(step)
     else:
+        stop_hopeless(step)  # what has come to a rung since is judged there, or never
         _tell_progress(step, Reason.SUSPENDED_BY_USER)
 
 

@@ -57,7 +57,7 @@ def _halve(step: Step, rule: Halving) -> None:
             step.patch(trial, prune=True)
         elif number in verdict.waiting and not trial.is_suspended:
             step.patch(trial, suspend=True)
-    if step.first:
+    if step.first or step.observed.spec.suspend:
         return
     going_on = [t for n, t in left.items() if t.is_suspended and n not in verdict.waiting]
     for trial in going_on[: max(0, step.num_free_places)]:

@@ -283,3 +283,19 @@ async def test_trials_that_the_status_has_no_room_for_cost_no_write_when_nothing
     version = world.cluster.version
     await world.reconcile()
     assert world.cluster.version == version
+
+
+async def test_a_trial_that_comes_to_a_rung_as_the_sweep_is_suspended_is_judged_there():
+    rule = {"method": "ASHA", "minSteps": 10, "reduction": 2}
+    world = SweepWorld(sweep(earlyStopping=rule, parallelism=2))
+    await world.reconcile()
+    job = world.jobs["rates-t2"]
+    world.put(("finetunejobs", NAMESPACE, "rates-t2"), {**job, "status": world._next(job)})
+    await world.reconcile()
+    world.edit(suspend=True)
+    await world.reconcile()
+    late = {"curve": [{"step": 10, "loss": "9"}]}
+    put_status(world, "rates-t1", phase="Suspended", validation=late)
+    await world.reconcile()
+    assert world.jobs["rates-t1"]["spec"]["prune"] is True
+    assert not world.jobs["rates-t2"]["spec"].get("prune")
