@@ -77,8 +77,10 @@ class Trial:
 
     @property
     def is_trained(self) -> bool:
-        """Whether its training is over, for good or for bad."""
-        return _is_trained(self.job.get("status") or {})
+        """Whether it was trained to its end."""
+        status = self.job.get("status") or {}
+        failed_in = (status.get("lastFailure") or {}).get("stage")
+        return _is_trained(status) and not (self.state == "Failed" and failed_in == "train")
 
     @property
     def trains(self) -> bool:

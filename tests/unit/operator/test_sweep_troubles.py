@@ -138,6 +138,17 @@ async def test_to_let_a_trial_go_that_was_stopped_before_its_end_chooses_nothing
     assert world.status["phase"] == "Succeeded"
 
 
+async def test_to_let_a_trial_go_that_failed_in_training_chooses_nothing():
+    world = SweepWorld()
+    await world.reconcile()
+    over = [{"name": "train", "completionTime": "2026-01-01T00:00:00Z"}]
+    put_status(world, "rates-t1", stages=over, lastFailure={"stage": "train"})
+    fail(world, "rates-t1")
+    world.edit_job("rates-t1", holdAfter=None)
+    await world.live()
+    assert world.status["best"]["name"] == "rates-t3"
+
+
 async def test_a_trial_that_appears_after_the_end_is_ended_too():
     world = SweepWorld(sweep(parallelism=1, budget={"durationSeconds": 30}))
     await world.reconcile()
