@@ -102,8 +102,8 @@ vllm-test: setup ## Install vLLM beside the project (6 GB) and compare its answe
 	@$(PYTEST) tests/serving -s
 
 .PHONY: tracking
-tracking: setup ## Install MLflow beside the project (0.6 GB), tell a real server of runs and read them back
-	@FINETUNE_MLFLOW_PYTHON="$$($(PYTHON) tools/mlflow_venv.py)" $(PYTEST) tests/tracking/test_runs.py
+tracking: setup ## Install MLflow, TensorBoard and wandb beside the project (0.8 GB), tell them of runs and read those back
+	@FINETUNE_TRACKERS_PYTHON="$$($(PYTHON) tools/trackers_venv.py)" $(PYTEST) tests/tracking
 
 .PHONY: verify
 verify: setup ## Generated files, lint, format, types, imports, spelling

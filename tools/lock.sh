@@ -12,7 +12,9 @@ compile() {
 compile --extra dev --extra operator --extra trainer --extra cli pyproject.toml \
   --output-file requirements/dev.lock
 compile --no-deps requirements/model.in --output-file requirements/model.lock
-compile requirements/mlflow.in --output-file requirements/mlflow.lock
+compile requirements/wandb.in --output-file requirements/wandb.lock
+compile --constraint requirements/wandb.lock requirements/trackers.in \
+  --output-file requirements/trackers.lock
 compile --override requirements/vllm-overrides.txt requirements/vllm.in \
   --output-file requirements/vllm.lock
 for extras in operator "trainer quantization" cli; do

@@ -44,8 +44,8 @@ ACCEPTANCE = {
         "Have it added to `config.allowedEndpoints`.",
     ),
     "TrackerNotAllowed": ReasonHelp(
-        "`tracking.mlflow.uri` is not on the cluster's list.",
-        "Have it added to `config.allowedTrackers`, or leave `tracking` out.",
+        "`tracking.mlflow.uri` or `tracking.wandb.uri` is not on the cluster's list.",
+        "Have it added to `config.allowedTrackers`, or leave that tracker out.",
     ),
     "PriceNotSet": ReasonHelp(
         "`budget.amount` is set, and this cluster has no price of a GPU for an hour.",
@@ -163,7 +163,7 @@ LIFE = {
         "Do what the message names; the operator tries again by itself.",
     ),
     "TrackingFailed": ReasonHelp(
-        "The job's tracker was away or refused something; the job goes on without it.",
+        "A tracker of the job was away or refused something; the job goes on without it.",
         "The message says what: address, Secret or server; what is missing is sent by the next "
         "stage or attempt.",
     ),

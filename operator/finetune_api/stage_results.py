@@ -11,6 +11,7 @@ from pydantic import Field
 
 from finetune_api.meta import APIModel
 from finetune_api.v1alpha1.status import InvalidRowPlace
+from finetune_api.v1alpha1.tracking import MAX_TRACKERS
 
 INVALID_ROWS_BYTES = 1700
 """Of a termination message, what places of invalid rows may take; the rest is for its words."""
@@ -71,12 +72,14 @@ class PrepareResult(APIModel):
 
 
 class TrackingResult(APIModel):
-    """What became of telling the job's tracker."""
+    """What became of telling the job's trackers."""
 
-    uri: Annotated[str, Field(max_length=512)] = ""
-    """Page of the run; empty if there is none."""
+    uris: Annotated[
+        list[Annotated[str, Field(max_length=512)]], Field(max_length=MAX_TRACKERS)
+    ] = []
+    """Page of the run in each tracker that has one."""
     problem: Annotated[str, Field(max_length=300)] = ""
-    """Why the tracker does not have everything; empty if it has."""
+    """Why a tracker does not have everything; empty if all have."""
 
 
 class StepSelection(APIModel):

@@ -139,7 +139,7 @@ class ResolvedJob(APIModel):
     name: Annotated[str, Field(min_length=1, max_length=52)]
     uid: Annotated[str, Field(min_length=1, max_length=64)]
     sweep: Annotated[str, Field(max_length=63)] | None = None
-    """The sweep that the job is a trial of, for its tracker; None where it has none."""
+    """The sweep that the job is a trial of, for its trackers; None where it has none."""
     spec: FineTuneJobSpec
 
     @property

@@ -124,7 +124,7 @@ def _overview(job: Body, now: datetime) -> dict[str, Any]:
         "Nodes": nodes_text(resources),
         "Queue": queue_text(job),
         "Suspended": "yes" if spec.get("suspend") else None,
-        "Tracked at": status.get("tracking", {}).get("uri"),
+        "Tracked at": ", ".join(status.get("tracking", {}).get("uris", [])) or None,
         "Not tracked": status.get("tracking", {}).get("message"),
         "Held after": spec.get("holdAfter"),
         "Prune": "yes" if spec.get("prune") else None,

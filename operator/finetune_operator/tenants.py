@@ -82,8 +82,9 @@ class TenantSettings(BaseModel):
     """S3 endpoints that jobs may name, exactly as in `spec.s3.endpoint` (a trailing slash does not
     matter); `*` allows all. Jobs without an endpoint use AWS or `AWS_ENDPOINT_URL_S3`."""
     allowed_trackers: list[str] = []
-    """Trackers of experiments that jobs may name, exactly as in `spec.tracking.mlflow.uri` (a
-    trailing slash does not matter); `*` allows all. Empty: jobs tell nobody."""
+    """Trackers of experiments that jobs may name, exactly as in `spec.tracking.mlflow.uri` or
+    `spec.tracking.wandb.uri` (a trailing slash does not matter); `*` allows all. Empty: jobs tell
+    nobody."""
     allowed_file_paths: list[str] = []
     """Folders that `file://` URIs may lie in. A file path in a cluster means a path in the pod, so
     this only makes sense together with volumes or a node-local mount in the trainer image."""

@@ -326,8 +326,8 @@ def _quiet() -> dict[str, str]:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[OwnServer | RealServer]:
-    """Serve until the end of the block: really, where ``FINETUNE_MLFLOW_PYTHON`` names a Python."""
-    python = os.environ.get("FINETUNE_MLFLOW_PYTHON")
+    """Serve until the end of the block; really, if ``FINETUNE_TRACKERS_PYTHON`` names a Python."""
+    python = os.environ.get("FINETUNE_TRACKERS_PYTHON")
     server = RealServer(Path(python), folder) if python else OwnServer()
     try:
         yield server

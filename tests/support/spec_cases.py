@@ -212,7 +212,14 @@ FULL_SPEC: dict[str, Any] = {
             "experiment": "Headlines 2026",
             "registeredModel": "headline-classifier",
             "uploadReport": True,
-        }
+        },
+        "wandb": {
+            "uri": "https://wandb.example.org",
+            "credentialsRef": {"name": "wandb"},
+            "entity": "team-a",
+            "project": "headlines 2026",
+        },
+        "tensorboard": {},
     },
     "podTemplate": {
         "labels": {"team": "a"},
@@ -1044,7 +1051,21 @@ CASES: tuple[Case, ...] = (
             *("https://me:word@a.example.org", "https://a/?token=x", "https://a/#/x", "http://a b"),
         )
     ),
-    bad("a tracker without one", {"spec.tracking": {}}, "mlflow"),
+    bad("trackers without one", {"spec.tracking": {}}, "tracking names no tracker"),
+    good("event files beside the run", {"spec.tracking": {"tensorboard": {}}}),
+    good("the service of W&B", {"spec.tracking": {"wandb": {"credentialsRef": {"name": "a"}}}}),
+    bad("W&B without a key", {"spec.tracking": {"wandb": {}}}, "credentialsRef"),
+    bad(
+        "W&B with the key in its place",
+        {"spec.tracking": {"wandb": {"credentialsRef": {"name": "a"}, "apiKey": "x"}}},
+        "apiKey",
+    ),
+    bad(
+        "a project with a slash",
+        {"spec.tracking": {"wandb": {"credentialsRef": {"name": "a"}, "project": "team/x"}}},
+        "must be letters, digits, blanks",
+    ),
+    bad("event files elsewhere", {"spec.tracking": {"tensorboard": {"uri": "s3://a"}}}, "uri"),
     bad(
         "an experiment with a quote",
         {"spec.tracking": {"mlflow": {"uri": "http://a", "experiment": "it's"}}},
@@ -1210,7 +1231,13 @@ CASES: tuple[Case, ...] = (
         bad(f"the variable {name}", {f"{POD}.env": [{"name": name, "value": "x"}]}, expected)
         for expected, names in {
             "which decide where credentials are sent": (
-                *("MLFLOW_TRACKING_URI", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"),
+                *(
+                    "MLFLOW_TRACKING_URI",
+                    "WANDB_BASE_URL",
+                    "HF_ENDPOINT",
+                    "HF_HUB_OFFLINE",
+                    "HUGGING_FACE_HUB_TOKEN",
+                ),
                 *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CONFIG_FILE", "AWS_CA_BUNDLE"),
                 *("HTTPS_PROXY", "https_proxy", "No_Proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
             ),

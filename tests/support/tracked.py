@@ -1,4 +1,4 @@
-"""Jobs that name a tracker, and what tells it of them."""
+"""Jobs that name trackers, and what tells those of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 from finetune_api.stage_results import TrackingResult
 from finetune_api.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_trainer.tracking.mlflow import MlflowServer
-from finetune_trainer.tracking.worker import Tracking
+from finetune_trainer.tracking.content import facts_of_job
+from finetune_trainer.tracking.mlflow.server import MlflowServer
+from finetune_trainer.tracking.mlflow.tracker import MlflowTracker
+from finetune_trainer.tracking.tracker import RunStatus, Tracker
+from finetune_trainer.tracking.worker import Tracking, close_all
 from support.mlflow_server import OwnServer, RealServer
 from support.spec_cases import minimal_job
 
@@ -18,30 +21,46 @@ PATIENCE = 60.0
 Server = OwnServer | RealServer
 
 
-def job_of(server: Server, uid: str, *, sweep: str = "", **more: Any) -> ResolvedJob:
+def job_with(uid: str, tracking: dict[str, Any], *, sweep: str = "") -> ResolvedJob:
     body = minimal_job("headlines")
-    body["spec"] = {**body["spec"], "tracking": {"mlflow": {"uri": server.uri, **more}}}
+    body["spec"] = {**body["spec"], "tracking": tracking}
     if sweep:
         body["metadata"]["labels"] = {"finetune.dev/sweep": sweep}
     return resolve_job(FineTuneJob.from_wire(body), namespace="team-a", uid=uid)
 
 
-def track(job: ResolvedJob, told: list[str] | None = None, curve: Path | None = None) -> Tracking:
+def job_of(server: Server, uid: str, *, sweep: str = "", **more: Any) -> ResolvedJob:
+    return job_with(uid, {"mlflow": {"uri": server.uri, **more}}, sweep=sweep)
+
+
+def mlflow_of(job: ResolvedJob) -> MlflowTracker:
     assert job.spec.tracking is not None
     settings = job.spec.tracking.mlflow
+    assert settings is not None
+    return MlflowTracker(job, settings, MlflowServer(settings.uri, dict, timeout_seconds=20))
+
+
+def track(
+    job: ResolvedJob,
+    told: list[str] | None = None,
+    curve: Path | None = None,
+    *,
+    tracker: Tracker | None = None,
+) -> Tracking:
     return Tracking(
-        job,
-        settings,
-        MlflowServer(settings.uri, dict, timeout_seconds=20),
+        tracker or mlflow_of(job),
+        facts_of_job(job),
         curve=curve,
         recipe=curve.with_name("recipe.json") if curve else None,
         tell=([] if told is None else told).append,
-        poll_seconds=0.05,
+        pause=lambda _: 0.05,
     ).start()
 
 
-def close(tracking: Tracking, status: str = "RUNNING") -> TrackingResult:
-    return tracking.close(status, patience_seconds=PATIENCE)
+def close(
+    tracking: Tracking, status: RunStatus = "RUNNING", *, patience: float = PATIENCE
+) -> TrackingResult:
+    return close_all([tracking], status, patience_seconds=patience)
 
 
 def write_curve(path: Path, *steps: int) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.tracking.mlflow import MlflowServer, TrackerError, authorization
+from finetune_trainer.tracking.mlflow.server import MlflowServer, authorization
+from finetune_trainer.tracking.tracker import TrackerError
 from support.mlflow_server import OwnServer
-from support.tracked import job_of, track, write_curve
+from support.tracked import close, job_of, track, write_curve
 
 
 @pytest.fixture
@@ -38,8 +39,8 @@ def test_what_ails_it_is_told_once(
     server.ill = ill
     curve, told = tmp_path / "metrics.jsonl", []
     write_curve(curve, 1, 2, 3)
-    result = track(job_of(server, "u"), told, curve).close("FINISHED", patience_seconds=10)
-    assert result.uri == ""
+    result = close(track(job_of(server, "u"), told, curve), "FINISHED")
+    assert result.uris == []
     assert said in result.problem
     assert len(told) == 1
     assert server.read()["runs"] == []
@@ -50,9 +51,9 @@ def test_one_that_says_nothing_is_waited_for_no_longer_than_said(server: OwnServ
     told: list[str] = []
     tracking = track(job_of(server, "u"), told)
     began = time.monotonic()
-    result = tracking.close("FINISHED", patience_seconds=0.3)
+    result = close(tracking, "FINISHED", patience=0.3)
     assert time.monotonic() - began < 5
-    assert "did not take everything within 0.3 s" in result.problem
+    assert "did not take everything in time" in result.problem
     assert len(told) == 1
 
 
@@ -67,10 +68,10 @@ def test_a_value_it_takes_offence_at_does_not_keep_the_next_back(
         return real(body)
 
     monkeypatch.setattr(server, "_runs_log_batch", refuse)
-    monkeypatch.setattr("finetune_trainer.tracking.worker.PIECE_BYTES", 60)
+    monkeypatch.setattr("finetune_trainer.tracking.curve.PIECE_BYTES", 60)
     curve = tmp_path / "metrics.jsonl"
     write_curve(curve, 1, 2, 3)
-    result = track(job_of(server, "u"), [], curve).close("FINISHED", patience_seconds=10)
+    result = close(track(job_of(server, "u"), [], curve), "FINISHED")
     assert "too strange" in result.problem
     (run,) = server.read()["runs"]
     assert [step for step, _ in run["metrics"]["loss"]] == [1, 3]
@@ -79,12 +80,12 @@ def test_a_value_it_takes_offence_at_does_not_keep_the_next_back(
 
 def test_of_two_that_make_a_run_at_once_the_older_stays(server: OwnServer) -> None:
     job = job_of(server, "u")
-    track(job).close("RUNNING", patience_seconds=10)
+    close(track(job))
     found = server._runs_search
     # The second looked before the first had made it.
     answers = [(200, {"runs": []})]
     server._runs_search = lambda body: answers.pop() if answers else found(body)  # type: ignore[method-assign]
-    track(job).close("RUNNING", patience_seconds=10)
+    close(track(job))
     (run,) = server.read()["runs"]
     assert run["id"] == "r0"
     assert [run["deleted"] for run in server.runs] == [False, True]

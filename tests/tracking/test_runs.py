@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.tracking.content import Facts
-from finetune_trainer.tracking.worker import Version
+from finetune_trainer.tracking.content import Facts, Version
 from support.eventually import eventually
 from support.mlflow_server import serving
 from support.tracked import PATIENCE, Server, close, job_of, track, write_curve
@@ -49,8 +48,9 @@ def test_the_curve_is_sent_once_however_often_a_run_begins_again(
     assert run["status"] == "KILLED"
     assert (run["name"], run["experiment"]) == ("headlines", "team-a")
     assert first.problem == ""
-    assert first.uri.startswith(f"{server.uri}/#/experiments/")
-    assert first.uri.endswith(f"/runs/{run['id']}")
+    (page,) = first.uris
+    assert page.startswith(f"{server.uri}/#/experiments/")
+    assert page.endswith(f"/runs/{run['id']}")
     assert told == []
     close(track(job))
     assert runs_of(server, "u-resumed")[0]["status"] == "RUNNING"
@@ -85,11 +85,10 @@ def test_a_published_adapter_becomes_one_version_of_the_registered_model(
     job = job_of(server, "u-published", registeredModel="headline classifier")
     page = tmp_path / "report.html"
     page.write_text("<p>scores</p>")
-    version = Version(model="headline classifier", source="s3://m/runs/a/adapter", number=3)
+    version = Version(source="s3://m/runs/a/adapter", number=3)
     for _ in range(2):
         tracking = track(job)
-        facts = Facts(tags={"finetune.version": "3"})
-        tracking.add(facts, report=page, version=version)
+        tracking.add(Facts(tags={"finetune.version": "3"}, report=page, version=version))
         assert close(tracking, "FINISHED").problem == ""
     (run,) = runs_of(server, "u-published")
     assert (run["status"], run["artifacts"]) == ("FINISHED", ["report.html"])

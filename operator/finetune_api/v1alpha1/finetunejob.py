@@ -61,7 +61,7 @@ from finetune_api.v1alpha1.scoring import (
 )
 from finetune_api.v1alpha1.source_rules import SOURCE_RULES
 from finetune_api.v1alpha1.status import FineTuneJobStatus
-from finetune_api.v1alpha1.tracking import Tracking
+from finetune_api.v1alpha1.tracking import TRACKING_RULES, Tracking
 from finetune_api.v1alpha1.training_rules import TRAINING_RULES
 
 
@@ -661,6 +661,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     *SOURCE_RULES,
     *PRIVACY_RULES,
     *BUDGET_RULES,
+    *TRACKING_RULES,
 )
 
 IMMUTABLE_FIELDS = (
@@ -710,7 +711,7 @@ class FineTuneJobSpec(APIModel):
     trainer: Trainer = Trainer()
     """The image that runs the stages."""
     tracking: Tracking | None = None
-    """A tracker of experiments that is told of the job. Default: none, nothing leaves."""
+    """Trackers of experiments that are told of the job. Default: none, nothing leaves."""
     pod_template: PodTemplate | None = None
     """Bounded changes to the pods of this job."""
     queue_name: Annotated[str, Field(max_length=63), Texts(LABEL_RULE)] | None = None

@@ -109,6 +109,7 @@ RESERVED_LABEL_PREFIXES = ("finetune.dev/", "kueue.x-k8s.io/")
 # say where they are sent, whom the pod believes, or what code runs beside them.
 REDIRECTING_PREFIXES = (
     *("AWS_", "BOTO", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "MLFLOW_", "OPENSSL_", "SSL"),
+    "WANDB_",
 )
 REDIRECTING_NAMES = (
     "ALL_PROXY",
@@ -199,10 +200,10 @@ POD_TEMPLATE_RULES: tuple[Rule, ...] = (
         prefixes=REDIRECTING_PREFIXES,
         names=REDIRECTING_NAMES,
         message=(
-            "podTemplate.env must not set AWS_*, HF_*, HUGGINGFACE_*, MLFLOW_*, SSL*, *_PROXY or "
-            "*_CA_BUNDLE variables, which decide where credentials are sent: use model.uri, s3, "
-            "tracking and credentialsRef, or ask the operator's administrator to set "
-            "config.trainerEnvironment"
+            "podTemplate.env must not set AWS_*, HF_*, HUGGINGFACE_*, MLFLOW_*, WANDB_*, SSL*, "
+            "*_PROXY or *_CA_BUNDLE variables, which decide where credentials are sent: use "
+            "model.uri, s3, tracking and credentialsRef, or ask the operator's administrator to "
+            "set config.trainerEnvironment"
         ),
     ),
     _environment_rule(

@@ -11,6 +11,7 @@ from finetune_api.v1alpha1.gates import MAX_GATES
 from finetune_api.v1alpha1.probing import MAX_ALARMS
 from finetune_api.v1alpha1.retry import IncidentClass
 from finetune_api.v1alpha1.scoring import BaselineName
+from finetune_api.v1alpha1.tracking import MAX_TRACKERS
 
 Text = Annotated[str, Field(max_length=1024)]
 ShortText = Annotated[str, Field(max_length=253)]
@@ -387,12 +388,15 @@ class EvaluationStatus(APIModel):
 
 
 class TrackingStatus(APIModel):
-    """What became of telling the job's tracker."""
+    """What became of telling the job's trackers."""
 
-    uri: Annotated[str, Field(max_length=512)] | None = None
-    """Page of the run."""
+    uris: Annotated[
+        list[Annotated[str, Field(max_length=512)]],
+        Field(max_length=MAX_TRACKERS, json_schema_extra=ATOMIC_LIST),
+    ] = []
+    """Page of the run in each tracker; for TensorBoard the folder of its files."""
     message: Annotated[str, Field(max_length=300)] | None = None
-    """Why the tracker lacks something of the last stage; absent if it has all."""
+    """Why a tracker lacks something of the last stage; absent if all have all."""
 
 
 class IncidentStatus(APIModel):
@@ -584,7 +588,7 @@ class FineTuneJobStatus(APIModel):
     evaluation: EvaluationStatus | None = None
     """How the tuned model compares."""
     tracking: TrackingStatus | None = None
-    """The run in the tracker of `spec.tracking`."""
+    """The run in the trackers of `spec.tracking`."""
     queue: QueueStatus | None = None
     """Where the present stage stands in Kueue's queues; absent without one."""
     attempts: Attempts | None = None

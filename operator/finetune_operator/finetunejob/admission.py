@@ -152,16 +152,16 @@ def _endpoint(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violati
 def _tracker(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
     if spec.tracking is None or "*" in config.allowed_trackers:
         return
-    uri = spec.tracking.mlflow.uri
     allowed = {item.rstrip("/").lower() for item in config.allowed_trackers}
-    if uri.rstrip("/").lower() not in allowed:
-        yield Violation(
-            reason=Reason.TRACKER_NOT_ALLOWED,
-            field="spec.tracking.mlflow.uri",
-            message=f"{uri!r} is not on this cluster's list of trackers"
-            f" ({_listed(config.allowed_trackers)}); leave spec.tracking out, or ask its"
-            " administrator to add it to allowedTrackers",
-        )
+    for field, server in spec.tracking.servers.items():
+        if server.uri.rstrip("/").lower() not in allowed:
+            yield Violation(
+                reason=Reason.TRACKER_NOT_ALLOWED,
+                field=f"spec.tracking.{field}.uri",
+                message=f"{server.uri!r} is not on this cluster's list of trackers"
+                f" ({_listed(config.allowed_trackers)}); leave tracking.{field} out, or ask its"
+                " administrator to add it to allowedTrackers",
+            )
 
 
 def _judge(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:

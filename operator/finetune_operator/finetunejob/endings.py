@@ -95,10 +95,9 @@ def _take_tracking(step: Step, told: TrackingResult | None) -> None:
         return
     draft = step.draft
     before = draft.get("tracking") or {}
-    section = results.tracking_section(told)
-    draft.put("tracking", {**({"uri": before["uri"]} if "uri" in before else {}), **section})
+    draft.put("tracking", results.tracking_section(told, known=before.get("uris", [])))
     if told.problem and not before.get("message"):
-        message = f"{told.problem}. The job does not need its tracker and goes on."
+        message = f"{told.problem}. The job does not need its trackers and goes on."
         draft.announce("TrackingFailed", message, warning=True)
 
 

@@ -22,6 +22,7 @@ from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
 from finetune_api.v1alpha1.status import MAX_GATE_MESSAGE
+from finetune_api.v1alpha1.tracking import MAX_TRACKERS
 from finetune_operator.finetunejob.render.claims import to_claim_uri
 from finetune_operator.status.conditions import shorten
 
@@ -130,10 +131,16 @@ def _gate_section(gate: GateResult) -> Section:
     return section
 
 
-def tracking_section(told: TrackingResult) -> Section:
-    """Return ``status.tracking``."""
-    section = {"uri": told.uri, "message": told.problem}
-    return {name: text for name, text in section.items() if text}
+def tracking_section(told: TrackingResult, *, known: list[str]) -> Section:
+    """Return ``status.tracking``.
+
+    Args:
+        told: What a stage says of its trackers.
+        known: Pages that an earlier stage told.
+    """
+    uris = list(dict.fromkeys((*known, *told.uris)))[:MAX_TRACKERS]
+    section: Section = {"uris": uris, "message": told.problem}
+    return {name: value for name, value in section.items() if value}
 
 
 def metrics_section(result: TrainResult) -> list[Section]:

@@ -38,9 +38,14 @@ def test_incidents_are_listed_with_cause_place_steps_and_cost() -> None:
 def test_a_tracked_job_tells_where_and_what_its_tracker_lacks() -> None:
     job = finetunejob("headlines", "team-a")
     assert "racked" not in "\n".join(describe(job, [], NOW))
-    job["status"] = {"tracking": {"uri": "http://mlflow/#/experiments/1/runs/a", "message": "away"}}
+    job["status"] = {
+        "tracking": {
+            "uris": ["http://mlflow/#/experiments/1/runs/a", "s3://a/b"],
+            "message": "away",
+        }
+    }
     lines = [line.split() for line in describe(job, [], NOW)]
-    assert ["Tracked", "at:", "http://mlflow/#/experiments/1/runs/a"] in lines
+    assert ["Tracked", "at:", "http://mlflow/#/experiments/1/runs/a,", "s3://a/b"] in lines
     assert ["Not", "tracked:", "away"] in lines
 
 

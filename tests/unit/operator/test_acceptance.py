@@ -30,6 +30,7 @@ PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
 
 
 MODEL = {"uri": "hf://a/b"}
+WANDB = {"credentialsRef": {"name": "keys"}}
 ADMISSION = [
     ("file outside", {"model": {"uri": "file:///etc/passwd"}}, {}, "URINotAllowed"),
     ("file by dots", {"model": {"uri": "file:///data/../etc"}}, {"allowed_file_paths": ["/data"]},
@@ -58,6 +59,8 @@ ADMISSION = [
     ("endpoint", {"s3": {"endpoint": "http://evil:80"}}, {}, "EndpointNotAllowed"),
     ("tracker", {"tracking": {"mlflow": {"uri": "http://evil:80"}}}, {}, "TrackerNotAllowed"),
     ("tracker below an allowed one", {"tracking": {"mlflow": {"uri": "http://a/b"}}},
+     {"allowed_trackers": ["http://a"]}, "TrackerNotAllowed"),
+    ("the service of W&B", {"tracking": {"mlflow": {"uri": "http://a"}, "wandb": WANDB}},
      {"allowed_trackers": ["http://a"]}, "TrackerNotAllowed"),
     ("judge", {"evaluation": {"judge": {"endpoint": "https://api.example.com/v1", "model": "m"}}},
      {}, "JudgeNotAllowed"),
@@ -129,6 +132,8 @@ def test_a_fixed_variable_is_refused_with_what_to_do_instead():
             {"allowed_trackers": ["http://MLflow:5000"]},
         ),
         ({"tracking": {"mlflow": {"uri": "http://any:1"}}}, {"allowed_trackers": ["*"]}),
+        ({"tracking": {"wandb": WANDB}}, {"allowed_trackers": ["https://api.wandb.ai/"]}),
+        ({"tracking": {"tensorboard": {}}}, {}),
     ],
 )
 def test_what_is_allowed_is_accepted(spec, settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -27,9 +28,10 @@ from unit.operator.builders import (
 
 PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
 PAGE = "http://mlflow:5000/#/experiments/1/runs/a"
+FILES = "s3://models/runs/team-a/headlines/1/tensorboard"
 
 
-def told(stage: Stage, **tracking: str) -> dict:
+def told(stage: Stage, **tracking: Any) -> dict:
     body = json.loads(success_text(stage))
     body["result"]["tracking"] = tracking
     pods = (ended(stage, 0, json.dumps(body)),)
@@ -39,9 +41,15 @@ def told(stage: Stage, **tracking: str) -> dict:
 @pytest.mark.parametrize(
     ("training", "evaluation", "status", "num_events"),
     [
-        ({"uri": PAGE}, {"uri": PAGE}, {"uri": PAGE}, 0),
-        ({"problem": "away"}, {"uri": PAGE}, {"uri": PAGE}, 1),
-        ({"uri": PAGE}, {"problem": "away"}, {"uri": PAGE, "message": "away"}, 1),
+        ({"uris": [PAGE]}, {"uris": [PAGE]}, {"uris": [PAGE]}, 0),
+        ({"problem": "away"}, {"uris": [PAGE]}, {"uris": [PAGE]}, 1),
+        ({"uris": [PAGE]}, {"problem": "away"}, {"uris": [PAGE], "message": "away"}, 1),
+        (
+            {"uris": [PAGE, FILES]},
+            {"uris": [FILES], "problem": "away"},
+            {"uris": [PAGE, FILES], "message": "away"},
+            1,
+        ),
         ({"problem": "away"}, {"problem": "still away"}, {"message": "still away"}, 1),
     ],
 )
@@ -63,14 +71,13 @@ def test_a_job_without_a_tracker_says_nothing_of_one():
     assert "tracking" not in body["status"]
 
 
+@pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
 @pytest.mark.parametrize(
     ("output", "optional"), [({}, True), ({"credentialsRef": {"name": "keys"}}, None)]
 )
-def test_a_secret_that_only_the_tracker_needs_may_be_missing(output, optional):
-    body = job(
-        output={"uri": "s3://models", **output},
-        tracking={"mlflow": {"uri": "http://mlflow:5000", "credentialsRef": {"name": "keys"}}},
-    )
+def test_a_secret_that_only_the_tracker_needs_may_be_missing(output, optional, tracker):
+    named = {tracker: {"uri": "http://tracker:5000", "credentialsRef": {"name": "keys"}}}
+    body = job(output={"uri": "s3://models", **output}, tracking={**named, "tensorboard": {}})
     spec = FineTuneJob.from_stored(body).spec
     owner = Owner(name="a", namespace="b", uid="c")
     rendered = render_job(spec, TRAIN, owner, OperatorConfig())

@@ -1,1 +1,1 @@
-"""Tells a tracker of experiments of a run; nothing here is ever waited for."""
+"""Tells trackers of experiments of a run; nothing here is ever waited for."""

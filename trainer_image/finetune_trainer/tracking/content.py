@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from finetune_api.evaluation_result import EvaluateResult
@@ -36,6 +37,19 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Version:
+    """What was published, for a tracker that keeps a register of models.
+
+    Attributes:
+        source: Address of the adapter.
+        number: Version that this product has published it as.
+    """
+
+    source: str
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """What is told of a run beside its curve; later facts win.
 
@@ -43,11 +57,15 @@ class Facts:
         params: Settings.
         tags: Addresses, digests and verdicts.
         points: Values that were measured once.
+        report: The page, where the job lets it leave.
+        version: What was published.
     """
 
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
+    report: Path | None = None
+    version: Version | None = None
 
     def and_also(self, other: Facts) -> Facts:
         """Return both."""
@@ -55,6 +73,8 @@ class Facts:
             params={**self.params, **other.params},
             tags={**self.tags, **other.tags},
             points=(*self.points, *other.points),
+            report=other.report or self.report,
+            version=other.version or self.version,
         )
 
 
@@ -64,8 +84,6 @@ def identity_of(job: ResolvedJob) -> dict[str, str]:
         UID_TAG: job.uid,
         "finetune.namespace": job.namespace,
         "finetune.name": job.name,
-        "mlflow.source.name": f"{job.namespace}/{job.name}",
-        "mlflow.source.type": "JOB",
     }
 
 

@@ -1,8 +1,7 @@
-"""What a stage tells its tracker, if the job names one: begin, result, failure."""
+"""What a stage tells the trackers that its job names: begin, result, failure."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from finetune_api.evaluation_result import EvaluateResult
@@ -12,18 +11,25 @@ from finetune_api.trainer import Stage
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import Stopped, TrainerError
 from finetune_trainer.storage import ObjectStore, fetch_folder, open_store
-from finetune_trainer.tracking.content import facts_of_evaluation, facts_of_training
-from finetune_trainer.tracking.mlflow import MlflowServer, authorization
-from finetune_trainer.tracking.worker import Tracking, Version
+from finetune_trainer.tracking.content import (
+    Facts,
+    Version,
+    facts_of_evaluation,
+    facts_of_job,
+    facts_of_training,
+)
+from finetune_trainer.tracking.opening import trackers_of
+from finetune_trainer.tracking.tracker import RunStatus
+from finetune_trainer.tracking.worker import Tracking, close_all
 
 END_SECONDS = 10.0
-"""How long a stage that has its result waits at most for the tracker to take it."""
+"""How long a stage that has its result waits at most for its trackers to take it."""
 FAILURE_SECONDS = 3.0
 REPORT = "report.html"
 
 
 class StageTracking:
-    """Tells the tracker of one stage; does nothing where the job names none.
+    """Tells the trackers of one stage; does nothing where the job names none.
 
     Args:
         context: The stage's surroundings.
@@ -32,55 +38,48 @@ class StageTracking:
 
     def __init__(self, context: StageContext, *, is_first_node: bool) -> None:
         self._context = context
-        self._tracking: Tracking | None = None
-        tracking = context.job.spec.tracking
-        if tracking is None or not is_first_node or context.emit.stage is Stage.PREPARE:
+        self._trackings: list[Tracking] = []
+        if not is_first_node or context.emit.stage is Stage.PREPARE:
             return
         trains = context.emit.stage is Stage.TRAIN
-        self._settings = tracking.mlflow
-        self._tracking = Tracking(
-            context.job,
-            self._settings,
-            MlflowServer(self._settings.uri, self._headers),
-            curve=context.work_dir / "metrics.jsonl" if trains else None,
-            recipe=context.work_dir / "control" / "recipe.json" if trains else None,
-            tell=context.emit.message,
-        ).start()
+        facts = facts_of_job(context.job)
+        self._trackings = [
+            Tracking(
+                tracker,
+                facts,
+                curve=context.work_dir / "metrics.jsonl" if trains else None,
+                recipe=context.work_dir / "control" / "recipe.json" if trains else None,
+                tell=context.emit.message,
+            ).start()
+            for tracker in trackers_of(context)
+        ]
 
     def finish(self, result: StageResult) -> StageResult:
         """Tell the result; returns it with what became of the tracking."""
-        if self._tracking is None:
+        if not self._trackings:
             return result
         if isinstance(result, TrainResult):
-            self._tracking.add(facts_of_training(result))
+            self._add(facts_of_training(result))
         elif isinstance(result, EvaluateResult):
-            self._tracking.add(
-                facts_of_evaluation(result),
-                curve=self._curve(),
-                report=self._report(),
-                version=self._version(result),
-            )
+            more = Facts(report=self._report(), version=self._version(result))
+            self._add(facts_of_evaluation(result).and_also(more), curve=self._curve())
         # A candidate that people have yet to decide on is evaluated all the same.
-        status = "RUNNING" if isinstance(result, TrainResult) else "FINISHED"
-        told = self._tracking.close(status, patience_seconds=END_SECONDS)
+        status: RunStatus = "RUNNING" if isinstance(result, TrainResult) else "FINISHED"
+        told = close_all(self._trackings, status, patience_seconds=END_SECONDS)
         return result.model_copy(update={"tracking": told})
 
     def fail(self, error: BaseException) -> None:
         """Tell that the stage ends without a result; another attempt takes it back."""
-        if self._tracking is not None:
-            status = "KILLED" if isinstance(error, Stopped) else "FAILED"
-            self._tracking.close(status, patience_seconds=FAILURE_SECONDS)
+        if self._trackings:
+            status: RunStatus = "KILLED" if isinstance(error, Stopped) else "FAILED"
+            close_all(self._trackings, status, patience_seconds=FAILURE_SECONDS)
 
-    def _headers(self) -> dict[str, str]:
-        access = self._context.access(self._settings.credentials_ref)
-        if self._context.credentials_dir is None:
-            return authorization(os.environ.get)
-        if self._settings.credentials_ref is None:
-            return {}  # in a pod the environment is the administrator's, and not for this address
-        return authorization(access.read_optional_credential)
+    def _add(self, facts: Facts, *, curve: Path | None = None) -> None:
+        for tracking in self._trackings:
+            tracking.add(facts, curve=curve)
 
     def _curve(self) -> Path | None:
-        """Return a copy of the training curve: the tracker may have been away until its end."""
+        """Return a copy of the training curve: a tracker may have been away until its end."""
         key = f"{self._context.job.run_prefix}/metrics.jsonl"
         path = self._context.scratch("tracking") / "metrics.jsonl"
         try:
@@ -91,7 +90,8 @@ class StageTracking:
 
     def _report(self) -> Path | None:
         """Return a copy of the page, if it may leave: it quotes held-out rows."""
-        if not self._settings.upload_report:
+        tracking = self._context.job.spec.tracking
+        if tracking is None or tracking.mlflow is None or not tracking.mlflow.upload_report:
             return None
         folder = self._context.scratch("tracking")
         (folder / REPORT).unlink(missing_ok=True)
@@ -108,8 +108,7 @@ class StageTracking:
         return open_store(self._context.job.spec.output.uri, self._context.access())
 
     def _version(self, result: EvaluateResult) -> Version | None:
-        name = self._settings.registered_model
-        if name is None or result.version is None:
+        if result.version is None:
             return None
         source = self._context.uri_of(f"{self._context.job.run_prefix}/adapter")
-        return Version(model=name, source=source, number=result.version)
+        return Version(source=source, number=result.version)

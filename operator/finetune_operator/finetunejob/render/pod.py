@@ -80,8 +80,8 @@ def credentials_of(spec: FineTuneJobSpec) -> dict[str, bool]:
         *(benchmark.credentials_ref for benchmark in spec.dataset.benchmarks),
     ]
     needed = {reference.name: True for reference in references if reference is not None}
-    tracker = spec.tracking.mlflow.credentials_ref if spec.tracking else None
-    others = {tracker.name: False} if tracker is not None else {}
+    servers = spec.tracking.servers.values() if spec.tracking else ()
+    others = {s.credentials_ref.name: False for s in servers if s.credentials_ref is not None}
     return dict(sorted({**others, **needed}.items()))
 
 

@@ -19,10 +19,11 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, Any
 
+from finetune_trainer.tracking.tracker import MAX_WORDS, TrackerError
+
 TIMEOUT_SECONDS = 5.0
 """How long a server may be silent during a call."""
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-MAX_WORDS = 160
 
 TOKEN, USERNAME, PASSWORD = (  # names as MLflow's own client has them
     "MLFLOW_TRACKING_TOKEN",
@@ -33,23 +34,16 @@ ALREADY_EXISTS = "RESOURCE_ALREADY_EXISTS"
 NOT_THERE = "RESOURCE_DOES_NOT_EXIST"
 
 
-class TrackerError(Exception):
-    """The tracker could not do something; the words hold no credential.
+class MlflowError(TrackerError):
+    """A call failed.
 
     Attributes:
-        status: HTTP status; None if there was no answer.
         code: MLflow's error code; empty if it told none.
     """
 
     def __init__(self, words: str, *, status: int | None = None, code: str = "") -> None:
-        super().__init__(words)
-        self.status = status
+        super().__init__(words, is_refusal=status in (400, 404, 413, 422))
         self.code = code
-
-    @property
-    def is_refusal(self) -> bool:
-        """Whether the server took offence at what was sent: the same again will not do better."""
-        return self.status in (400, 404, 413, 422)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -83,7 +77,7 @@ def authorization(read: Callable[[str], str | None]) -> dict[str, str]:
 
 
 class MlflowServer:
-    """One MLflow server; every call ends within seconds or raises :class:`TrackerError`.
+    """One MLflow server; every call ends within seconds or raises :class:`MlflowError`.
 
     Args:
         uri: Its address, ``https://mlflow.example.org``.
@@ -135,7 +129,7 @@ class MlflowServer:
                 raise _refused(error, self.uri) from error
         except (OSError, HTTPException, ValueError) as error:
             why = getattr(error, "reason", None) or error
-            raise TrackerError(f"{self.uri} cannot be reached: {str(why)[:MAX_WORDS]}") from error
+            raise MlflowError(f"{self.uri} cannot be reached: {str(why)[:MAX_WORDS]}") from error
 
 
 def _read_answer(answer: HTTPResponse, uri: str) -> dict[str, Any]:
@@ -145,11 +139,11 @@ def _read_answer(answer: HTTPResponse, uri: str) -> dict[str, Any]:
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        raise TrackerError(f"{uri} does not answer as MLflow does: is it the address of a server?")
+        raise MlflowError(f"{uri} does not answer as MLflow does: is it the address of a server?")
     return body
 
 
-def _refused(error: urllib.error.HTTPError, uri: str) -> TrackerError:
+def _refused(error: urllib.error.HTTPError, uri: str) -> MlflowError:
     try:
         body = json.loads(error.read(MAX_ANSWER_BYTES))
         code, message = str(body.get("error_code", "")), str(body.get("message", ""))
@@ -162,4 +156,4 @@ def _refused(error: urllib.error.HTTPError, uri: str) -> TrackerError:
     else:
         told = f": {message[:MAX_WORDS]}" if message else ""
         words = f"{uri} answers HTTP {error.code}{told}"
-    return TrackerError(words, status=error.code, code=code)
+    return MlflowError(words, status=error.code, code=code)

@@ -17,7 +17,13 @@ from finetune_trainer.tracking.content import (
     identity_of,
     unknown_points,
 )
-from finetune_trainer.tracking.mlflow import ALREADY_EXISTS, NOT_THERE, MlflowServer, TrackerError
+from finetune_trainer.tracking.mlflow.server import (
+    ALREADY_EXISTS,
+    NOT_THERE,
+    MlflowError,
+    MlflowServer,
+)
+from finetune_trainer.tracking.tracker import RunStatus, TrackerError
 
 BATCH = 900
 """Values of one call: MLflow takes a thousand."""
@@ -58,7 +64,11 @@ def open_run(server: MlflowServer, job: ResolvedJob, experiment: str) -> OpenRun
     found = _find(server, experiment_id, UID_TAG, job.uid)
     if found is not None:
         return found
-    tags = identity_of(job)
+    tags = {
+        **identity_of(job),
+        "mlflow.source.name": f"{job.namespace}/{job.name}",
+        "mlflow.source.type": "JOB",
+    }
     if job.sweep:
         sweep = f"{job.namespace}/{job.sweep}"
         parent = _find(server, experiment_id, SWEEP_TAG, sweep) or _create(
@@ -107,7 +117,7 @@ def send_facts(server: MlflowServer, run: OpenRun, facts: Facts) -> None:
     send_points(server, run, facts.points)
 
 
-def set_status(server: MlflowServer, run: OpenRun, status: str) -> None:
+def set_status(server: MlflowServer, run: OpenRun, status: RunStatus) -> None:
     """Say that the run goes on, or how it ended."""
     if run.status == status:
         return
@@ -143,7 +153,7 @@ def register(
         return
     try:
         server.post("registered-models/create", {"name": name})
-    except TrackerError as error:
+    except MlflowError as error:
         if error.code != ALREADY_EXISTS:
             raise
     server.post(
@@ -162,12 +172,12 @@ def _find_experiment(server: MlflowServer, name: str) -> str:
         try:
             found = server.get("experiments/get-by-name", {"experiment_name": name})
             return str(found["experiment"]["experiment_id"])
-        except TrackerError as error:
+        except MlflowError as error:
             if error.code != NOT_THERE or is_last:
                 raise
         try:
             return str(server.post("experiments/create", {"name": name})["experiment_id"])
-        except TrackerError as error:
+        except MlflowError as error:
             if error.code != ALREADY_EXISTS:  # another job has just made it
                 raise
     raise AssertionError("unreachable")

@@ -1,0 +1,1 @@
+"""MLflow: its REST API, spoken with the standard library."""

@@ -1,0 +1,1 @@
+"""TensorBoard: event files beside the run, written with the standard library."""

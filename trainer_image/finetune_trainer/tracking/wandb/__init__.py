@@ -1,0 +1,1 @@
+"""Weights & Biases: its own client, in a process of its own."""
