@@ -119,12 +119,15 @@ URI_RULES = (
 
 ORIGIN_RULE = TextRule(
     patterns={
-        "": ("(s3|pvc|file)://.*/(checkpoints/step-[0-9]+|adapter|versions/[^/]+/[^/]+/[0-9]+)/?"),
+        "": (
+            "(s3|pvc|file)://.*/"
+            "(checkpoints/(step|best)-[0-9]+|adapter|versions/[^/]+/[^/]+/[0-9]+)/?"
+        ),
     },
     message=(
         "must name what a run of this product has stored in s3://, pvc:// or file://: a checkpoint "
-        "(.../checkpoints/step-200), an adapter (.../adapter) or a published version "
-        "(.../versions/namespace/name/3)"
+        "(.../checkpoints/step-200), the best weights of a run (.../checkpoints/best-200), an "
+        "adapter (.../adapter) or a published version (.../versions/namespace/name/3)"
     ),
 )
 """What a job may begin from."""

@@ -119,5 +119,8 @@ class TrainResult(APIModel):
     """Largest micro batch that ran out of memory in an earlier attempt of the run; 0 for none."""
     origin_digest: str = ""
     """Manifest digest of the weights the run began from (``spec.initFrom``); empty for none."""
+    origin_step: int | None = None
+    """Step of their run after which they were taken, where nothing was trained and they are the
+    adapter as they are."""
     tracking: TrackingResult | None = None
     reused: bool = False

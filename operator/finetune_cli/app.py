@@ -16,6 +16,7 @@ from finetune_cli.cluster_app import register
 from finetune_cli.compare_app import compare
 from finetune_cli.data_app import check_format, data_app
 from finetune_cli.errors import CliError
+from finetune_cli.evaluate_app import evaluate
 from finetune_cli.exits import NOT_MET, USER_ERROR
 from finetune_cli.report_app import report
 from finetune_cli.review_app import review_app
@@ -349,3 +350,4 @@ register(app)
 app.command()(promote)
 app.add_typer(sweep_app)
 app.command()(checkpoints)
+app.command()(evaluate)

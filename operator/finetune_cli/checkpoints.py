@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,8 +32,8 @@ class Step:
     Attributes:
         step: Optimiser step.
         validation_loss: Mean loss over all validation rows after it; None if it was not measured.
-        stored: What lies in storage: a checkpoint that a run can resume at and a new job can begin
-            from, the weights of the best step so far, the run's adapter, or nothing.
+        stored: What lies in storage: a checkpoint that a run can resume at, the weights of the best
+            step so far, the run's adapter, or nothing. A new job can take any of them.
         uri: Where it lies; empty for nothing.
         num_bytes: Its size.
         is_chosen: Its weights are the run's adapter.
@@ -227,7 +227,10 @@ def _read_adapter(store: ObjectStore, key: str, versions: str, uid: str) -> Chos
     if manifest is None:
         return None
     record = read_json(store, f"{key}/run.json") or {}
-    selection = record.get("selection") or {"step": record.get("step", 0)}
+    origin = record.get("initFrom") or {}
+    # Of a run that trained nothing: the step of the run that its weights are of.
+    step = record.get("step", 0) if origin.get("train", True) else origin["step"]
+    selection = record.get("selection") or {"step": step}
     return Chosen(
         step=selection["step"],
         validation_loss=selection.get("validation_loss"),
@@ -268,6 +271,34 @@ def steps_of_status(job: Mapping[str, Any]) -> list[Step]:
             version=artifact.get("version"),
         )
     return list_steps([], losses, folder_uri="", chosen=chosen)
+
+
+def find_weights(steps: Sequence[Step], step: int, *, of: str) -> Step:
+    """Return where the weights of a step lie.
+
+    Of several places the one that stays longest, and in which weights are always in one piece.
+
+    Args:
+        steps: All that is known of the run.
+        step: The one that is asked for.
+        of: Name of the run, for messages.
+
+    Raises:
+        CliError: The run has no such step, or nothing is stored of it any more.
+    """
+    found = {each.stored: each for each in steps if each.step == step}
+    for stored in ("adapter", "weights", "checkpoint"):
+        if stored in found:
+            return found[stored]
+    there = sorted({each.step for each in steps if each.stored})
+    listed = f"stored are {', '.join(map(str, there))}" if there else "nothing is stored of it"
+    if not found:
+        raise CliError(f"--step {step}: {of} has no such step that is known; {listed}")
+    raise CliError(
+        f"--step {step}: {of} has measured it, and its weights are not stored (any more); {listed}."
+        " A run keeps the newest checkpoint.keepLast checkpoints, and once it has trained its"
+        " adapter alone unless checkpoint.afterTraining is Keep"
+    )
 
 
 def rows_of(steps: Iterable[Step]) -> list[list[str]]:

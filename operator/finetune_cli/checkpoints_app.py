@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +15,7 @@ from finetune_cli.errors import CliError
 
 if TYPE_CHECKING:
     from finetune_cli.checkpoints import Step
+    from finetune_cli.localjob import LocalRun
 
 FROM_STATUS = "{why}; this is what the job's status says, storage may hold more"
 
@@ -47,7 +49,7 @@ def checkpoints(
     from finetune_cli.checkpoints import COLUMNS, rows_of
     from finetune_cli.jobview import table
 
-    if Path(target).suffix in (".yaml", ".yml", ".json") or Path(target).is_file():
+    if is_file(target):
         steps = _steps_of_file(target, results, overrides, namespace, endpoint, region)
     else:
         if results or overrides:
@@ -61,6 +63,11 @@ def checkpoints(
         print(f"{target} has no checkpoint and no validation yet")
 
 
+def is_file(target: str) -> bool:
+    """Return whether this is the file of a job, and not the name of one."""
+    return Path(target).suffix in (".yaml", ".yml", ".json") or Path(target).is_file()
+
+
 def _steps_of_file(
     file: str,
     results: str | None,
@@ -69,14 +76,24 @@ def _steps_of_file(
     endpoint: str | None,
     region: str | None,
 ) -> list[Step]:
-    from finetune_cli.checkpoints import read_run
     from finetune_cli.documents import read_single
     from finetune_cli.localjob import plan_run
-    from finetune_cli.verify import make_access
 
     planned = plan_run(
         read_single(file), namespace=namespace or "default", output=results, overrides=overrides
     )
+    return steps_of_planned(planned, endpoint, region)
+
+
+def steps_of_planned(planned: LocalRun, endpoint: str | None, region: str | None) -> list[Step]:
+    """Return the steps of a run on this machine.
+
+    Raises:
+        CliError: Its storage cannot be read.
+    """
+    from finetune_cli.checkpoints import read_run
+    from finetune_cli.verify import make_access
+
     job = planned.job
     return read_run(
         job.spec.output.uri,
@@ -95,25 +112,36 @@ def _steps_of_job(
     endpoint: str | None,
     region: str | None,
 ) -> list[Step]:
-    from finetune_cli.checkpoints import read_run, steps_of_status
+    from finetune_cli.checkpoints import steps_of_status
     from finetune_cli.cluster import Cluster
-    from finetune_cli.verify import make_access
 
     cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
     job = cluster.get_job(name)
-    metadata, s3 = job["metadata"], job["spec"].get("s3", {})
-    home = f"{metadata['namespace']}/{metadata['name']}"
     try:
-        return read_run(
-            job["spec"]["output"]["uri"],
-            f"runs/{home}/{metadata['uid']}",
-            make_access(endpoint or s3.get("endpoint"), region or s3.get("region")),
-            versions=f"versions/{home}",
-            uid=metadata["uid"],
-        )
+        return steps_of_object(job, endpoint, region)
     except CliError as error:
         known = steps_of_status(job)
         if not known:
             raise
         print(FROM_STATUS.format(why=str(error).rstrip(".")), file=sys.stderr)
         return known
+
+
+def steps_of_object(job: Mapping[str, Any], endpoint: str | None, region: str | None) -> list[Step]:
+    """Return the steps of a FineTuneJob's run.
+
+    Raises:
+        CliError: Its storage cannot be read from here.
+    """
+    from finetune_cli.checkpoints import read_run
+    from finetune_cli.verify import make_access
+
+    metadata, s3 = job["metadata"], job["spec"].get("s3", {})
+    home = f"{metadata['namespace']}/{metadata['name']}"
+    return read_run(
+        job["spec"]["output"]["uri"],
+        f"runs/{home}/{metadata['uid']}",
+        make_access(endpoint or s3.get("endpoint"), region or s3.get("region")),
+        versions=f"versions/{home}",
+        uid=metadata["uid"],
+    )

@@ -118,7 +118,7 @@ def _overview(job: Body, now: datetime) -> dict[str, Any]:
         "Phase": status.get("phase", "Pending"),
         "Age": age(metadata.get("creationTimestamp"), now),
         "Model": spec["model"]["uri"],
-        "Begins from": spec.get("initFrom", {}).get("uri"),
+        **_origin(spec.get("initFrom", {})),
         "Data": ", ".join(source["uri"] for source in spec["dataset"]["sources"]),
         "Output": spec["output"]["uri"],
         "Nodes": nodes_text(resources),
@@ -129,6 +129,11 @@ def _overview(job: Body, now: datetime) -> dict[str, Any]:
         "Held after": spec.get("holdAfter"),
         "Prune": "yes" if spec.get("prune") else None,
     }
+
+
+def _origin(origin: Body) -> dict[str, Any]:
+    label = "Trains nothing, takes" if origin.get("train") is False else "Begins from"
+    return {label: origin.get("uri")}
 
 
 def queue_text(job: Body) -> str:
@@ -220,6 +225,9 @@ def _plan(job: Body) -> dict[str, Any]:
     plan = job.get("status", {}).get("plan", {})
     if not plan:
         return {}
+    if not plan.get("totalSteps"):
+        reasons = [each["reason"] for each in plan.get("reasons", [])]
+        return {"Steps": "none", "Why": "; ".join(reasons)}
     memory = plan.get("memory", {})
     return {
         "Steps": f"{plan.get('totalSteps')} of {plan.get('globalBatchSize')} examples",
@@ -283,6 +291,7 @@ def _artifact(job: Body) -> dict[str, Any]:
     artifact = job.get("status", {}).get("artifact", {})
     return {
         "URI": artifact.get("uri"),
+        "Taken after step": artifact.get("originStep"),
         "Version": artifact.get("version"),
         "Decision": _publication_text(job),
         "SHA-256": artifact.get("sha256"),

@@ -79,7 +79,7 @@ def plan_run(
         apply_override(body, override)
     spec = body.get("spec")
     if isinstance(spec, dict):
-        _set_output(spec, output, document.folder)
+        set_output(spec, output, document.folder)
         _localise_uris(spec, document.folder)
     job = parse_document(replace(document, body=body))
     namespace = job.metadata.namespace or namespace
@@ -94,7 +94,8 @@ def plan_run(
     )
 
 
-def _set_output(spec: dict[str, Any], output: str | None, folder: Path) -> None:
+def set_output(spec: dict[str, Any], output: str | None, folder: Path) -> None:
+    """Have a job's results go where the command line says; beside its file by default."""
     current = spec.get("output") if isinstance(spec.get("output"), dict) else {}
     if output is None and "output" in spec:
         return

@@ -76,7 +76,7 @@ def describe(plan: dict[str, Any]) -> str:
 def _settings(plan: dict[str, Any], status: PlanStatus) -> list[str]:
     share = 100 * status.trainable_parameters / max(1, status.parameters)
     recompute = "on" if status.activation_checkpointing else "off"
-    return [
+    lines = [
         _line("stages", "prepare, train, evaluate"),
         _line("device", plan["device"]),
         _line("data", f"{status.rows:,} training rows, {status.tokens:,} tokens"),
@@ -85,6 +85,11 @@ def _settings(plan: dict[str, Any], status: PlanStatus) -> list[str]:
             f"{status.parameters:,} parameters, {status.trainable_parameters:,} trained "
             f"({share:.2f} %)",
         ),
+    ]
+    if not status.total_steps:
+        return [*lines, _line("training", f"none, {status.precision} in the evaluation")]
+    return [
+        *lines,
         _line("steps", f"{status.total_steps:,} of {status.global_batch_size} examples"),
         _line(
             "batch",
@@ -130,6 +135,8 @@ def _evaluation(plan: dict[str, Any]) -> list[str]:
 
 def _time(plan: dict[str, Any]) -> list[str]:
     time, cost = plan["time"], plan.get("cost")
+    if not plan["plan"].get("totalSteps"):
+        return []
     lines = [
         _line(
             "training time",

@@ -1,7 +1,8 @@
-"""The job that takes up where a failed or pruned one ended: same spec, new name, its weights.
+"""The job that takes up what another one has trained: same spec, new name, its weights.
 
 Nothing of the old job is changed. Training begins anew at its weights: optimiser, schedule and
-order of the rows are not taken over (``spec.initFrom``).
+order of the rows are not taken over (``spec.initFrom``). Or it trains nothing, and the weights of
+one step are evaluated as they are (``spec.initFrom.train: false``).
 """
 
 from __future__ import annotations
@@ -117,15 +118,35 @@ _CHOICE = (
 )
 
 
+def name_of_step(name: str, step: int) -> str:
+    """Return the name of the job that evaluates a step of another one: ``a-step-200``."""
+    suffix = f"-step-{step}"
+    return f"{name[: MAX_NAME - len(suffix)].rstrip('-.')}{suffix}"
+
+
+def take_as_is(spec: Body, weights: str) -> None:
+    """Have a job train nothing and take the weights as they are."""
+    spec["initFrom"] = {"uri": weights, "train": False}
+    spec.pop("holdAfter", None)  # there is nothing to choose among
+    # Nothing is shared among ranks, and the evaluation takes one node anyway.
+    spec["resources"] = {**(spec.get("resources") or {}), "nodes": 1}
+
+
 def make_retry(
-    job: Mapping[str, Any], *, name: str, weights: str | None, overrides: list[str] | None = None
+    job: Mapping[str, Any],
+    *,
+    name: str,
+    weights: str | None,
+    trains: bool = True,
+    overrides: list[str] | None = None,
 ) -> Body:
     """Return the new job.
 
     Args:
-        job: The failed job as the API server holds it.
+        job: The earlier job as the API server holds it.
         name: Name of the new one.
-        weights: What it begins from; None for what the failed one began from.
+        weights: What it begins from; None for what the earlier one began from.
+        trains: False trains nothing: the weights are evaluated as they are.
         overrides: ``path=value`` texts applied last.
 
     Raises:
@@ -138,7 +159,10 @@ def make_retry(
     spec = copy.deepcopy(dict(job["spec"]))
     for ended in ("suspend", "prune"):
         spec.pop(ended, None)
-    if weights is not None:
+    trained_nothing = (spec.get("initFrom") or {}).get("train") is False
+    if weights is not None and (trained_nothing or not trains):
+        take_as_is(spec, weights)
+    elif weights is not None:
         spec["initFrom"] = {"uri": weights}
     body: Body = {
         "apiVersion": job["apiVersion"],
@@ -155,7 +179,8 @@ def make_retry(
         body["metadata"]["labels"] = labels
     for override in overrides or []:
         apply_override(body, override)
+    what = "retry" if trains else "evaluation of a step"
     parse_document(
-        Document(source=f"the retry of {metadata['name']}", body=body, lines={}, first_line=1)
+        Document(source=f"the {what} of {metadata['name']}", body=body, lines={}, first_line=1)
     )
     return body

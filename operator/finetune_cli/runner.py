@@ -272,8 +272,10 @@ def _summary(attempt: StageOutcome) -> str:
         facts = f"{rows.get('train')} train / {rows.get('validation')} validation / "
         facts += f"{rows.get('test')} test rows, "
     elif attempt.stage is Stage.TRAIN:
-        resumed = result.get("resumedFromStep")
+        resumed, taken = result.get("resumedFromStep"), result.get("originStep")
         facts = f"{result.get('step')} steps{f' (resumed at {resumed})' if resumed else ''}, "
+        if taken is not None:
+            facts = f"nothing trained, weights taken after step {taken}, "
     elif attempt.stage is Stage.EVALUATE:
         facts = f"{result.get('numSamples')} held-out samples, "
     return f"{facts}{took}"

@@ -317,3 +317,20 @@ def test_retry_writes_a_new_job_that_begins_from_what_the_failed_one_trained(sta
     edit = {"spec.backoffLimit": 1, "spec.hyperparameters.epochs": "3"}
     stage.write(changed(shown, edit))
     assert stage.run("submit", "job.yaml").out == f"{JOB}-2 configured\n"
+
+
+def test_evaluate_creates_a_job_that_takes_a_step_of_another_one_as_it_is(stage: Stage) -> None:
+    # A claim cannot be looked into from outside.
+    stage.write(changed(minimal_job(), {"spec.output.uri": "pvc://models/tuned"}))
+    stage.run("submit", "job.yaml")
+    unread = stage.run("evaluate", "example", "--step", "20")
+    assert unread.code != 0
+    assert "Name the weights with --from" in unread.err
+    uri = "pvc://models/tuned/runs/x/example/u/checkpoints/best-20"
+    made = stage.run("evaluate", "example", "--from", uri, "--name", "example-step-20")
+    assert made.out == f"{JOB}-step-20 created, evaluates {uri}\n"
+    stored = json.loads(stage.run("describe", "example-step-20", "-o", "json").out)
+    assert stored["spec"]["initFrom"] == {"uri": uri, "train": False}
+    assert stored["spec"]["resources"]["nodes"] == 1
+    again = stage.run("evaluate", "example", "--from", uri, "--name", "example-step-20")
+    assert "there is a FineTuneJob example-step-20 already" in again.err

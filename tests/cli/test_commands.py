@@ -24,6 +24,7 @@ COMMANDS = [
     "submit",
     "list",
     "describe",
+    "evaluate",
     "logs",
     "wait",
     "suspend",

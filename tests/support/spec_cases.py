@@ -111,6 +111,7 @@ FULL_SPEC: dict[str, Any] = {
     },
     "initFrom": {
         "uri": "s3://models/runs/default/first/0b1c/checkpoints/step-200",
+        "train": True,
         "credentialsRef": {"name": "s3-ro"},
     },
     "method": {
@@ -536,6 +537,31 @@ CASES: tuple[Case, ...] = (
         {"spec.initFrom.uri": "s3://models/runs/default/a/1f/checkpoints/step-200"},
     ),
     good("a start from an adapter", {"spec.initFrom.uri": "file://../out/runs/d/a/1f/adapter/"}),
+    good(
+        "the best weights of a run as they are",
+        {
+            "spec.initFrom": {
+                "uri": "s3://models/runs/default/a/1f/checkpoints/best-200",
+                "train": False,
+            }
+        },
+    ),
+    bad(
+        "weights that are trained a little",
+        {"spec.initFrom": {"uri": "s3://models/runs/default/a/1f/adapter", "train": "no"}},
+        "spec.initFrom.train: Invalid value",
+    ),
+    bad(
+        "the worst weights of a run",
+        {"spec.initFrom.uri": "s3://models/runs/default/a/1f/checkpoints/worst-200"},
+        "the best weights of a run (.../checkpoints/best-200)",
+    ),
+    good("checkpoints that stay", {"spec.checkpoint": {"afterTraining": "Keep"}}),
+    bad(
+        "checkpoints that leave",
+        {"spec.checkpoint": {"afterTraining": "Drop"}},
+        "spec.checkpoint.afterTraining: Unsupported value",
+    ),
     good(
         "a start from a version of another bucket",
         {
@@ -1185,6 +1211,13 @@ CASES: tuple[Case, ...] = (
         "preferences on another run's adapter",
         {f"{METHOD}.objective": "DPO", "spec.initFrom.uri": "s3://models/runs/d/a/1f/adapter"},
         "initFrom does not fit method.objective DPO and KTO",
+    ),
+    good(
+        "preferences of another run as they are",
+        {
+            f"{METHOD}.objective": "DPO",
+            "spec.initFrom": {"uri": "s3://models/runs/d/a/1f/adapter", "train": False},
+        },
     ),
     bad(
         "a beta of 0",

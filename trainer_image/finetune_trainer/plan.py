@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob, Stage
+from finetune_api.v1alpha1.status import PlanStatus
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.errors import UserError
@@ -22,6 +23,7 @@ from finetune_trainer.model.load import expected_attention, read_model_architect
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.throughput import GPUS, cpu_flops, tokens_per_second
 from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.train.adopted import describe_idle, idle_recipe
 from finetune_trainer.train.evaluation import plan_evaluation
 from finetune_trainer.train.planned import describe_plan, setup_of
 from finetune_trainer.train.recipe import DataShape, Recipe, decide_recipe, find_warnings
@@ -55,15 +57,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
         folder, _ = context.model_folder(include_weights=False)
         model = read_model_architecture(folder)
         device = choose_device(job, arguments.gpu)
-        recipe = decide_recipe(
-            job,
-            data,
-            model,
-            device.hardware,
-            use_gpu=device.use_gpu,
-            # What the image of the cluster has installed is not known here.
-            attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=False),
-        )
+        recipe = choose_recipe(job, data, model, device)
         evaluation = plan_evaluation(job, data, model, recipe, device.hardware)
     except Exception as error:
         failure = classify(error)
@@ -71,7 +65,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
         emit.failure(reason=failure.reason, message=failure.message, exit_code=code, step=None)
         return code
     result = {
-        "plan": describe_plan(job, data, model, recipe).to_wire(),
+        "plan": describe_recipe(job, data, model, recipe).to_wire(),
         "device": device.name,
         "time": estimate_time(job, data, model, recipe, device),
         "evaluation": evaluation.to_json(),
@@ -79,6 +73,34 @@ def plan_job(arguments: argparse.Namespace) -> int:
     }
     Path(arguments.out).write_text(json.dumps(result))
     return 0
+
+
+def choose_recipe(job: ResolvedJob, data: DataShape, model: Architecture, device: Device) -> Recipe:
+    """Settle everything that the job left to us, for the given device.
+
+    Raises:
+        UserError: The settings do not fit each other, or the device.
+    """
+    if job.spec.trains_nothing:
+        return idle_recipe(job, device.hardware, use_gpu=device.use_gpu)
+    return decide_recipe(
+        job,
+        data,
+        model,
+        device.hardware,
+        use_gpu=device.use_gpu,
+        # What the image of the cluster has installed is not known here.
+        attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=False),
+    )
+
+
+def describe_recipe(
+    job: ResolvedJob, data: DataShape, model: Architecture, recipe: Recipe
+) -> PlanStatus:
+    """Return the plan in the words of the API."""
+    if job.spec.trains_nothing:
+        return describe_idle(job, data, model, recipe, step=None)
+    return describe_plan(job, data, model, recipe)
 
 
 def choose_device(job: ResolvedJob, kind: str | None) -> Device:
@@ -113,6 +135,8 @@ def estimate_time(
     job: ResolvedJob, data: DataShape, model: Architecture, recipe: Recipe, device: Device
 ) -> dict[str, Any]:
     """Estimate tokens, speed and seconds of training; start-up and evaluation are not in it."""
+    if recipe.total_steps == 0:
+        return {"tokens": 0, "tokensPerSecond": 0.0, "seconds": 0}
     setup = setup_of(job, model, recipe)
     mean = data.mean_tokens
     if recipe.packing:

@@ -41,8 +41,12 @@ TRAIN = {
         "Name a published version in a new job.",
     ),
     "OriginMismatch": _Help(
-        "Adapter of `initFrom` and `method.adapter` differ.",
+        "Adapter of `initFrom` and `method.adapter` differ, or it holds no weights.",
         "Make type, rank, alpha and modules alike.",
+    ),
+    "OriginNotFound": _Help(
+        "Nothing whole lies where `initFrom` points: a run deletes its checkpoints.",
+        "Name what `finetune checkpoints` lists.",
     ),
     "OriginOfOtherBase": _Help(
         "`initFrom` was trained on another base model.",

@@ -147,9 +147,14 @@ class Origin(APIModel):
     """
 
     uri: Annotated[str, Field(max_length=1024), Texts(*URI_RULES, ORIGIN_RULE)]
-    """What another run has stored: a checkpoint (`.../checkpoints/step-200`), its adapter
-    (`.../adapter`) or a published version (`.../versions/namespace/name/3`). The first attempt pins
-    its digest; a later one takes the same bytes or fails."""
+    """What another run has stored: a checkpoint (`.../checkpoints/step-200`), the weights of its
+    best step so far (`.../checkpoints/best-200`), its adapter (`.../adapter`) or a published
+    version (`.../versions/namespace/name/3`). The first attempt pins its digest; a later one takes
+    the same bytes or fails."""
+    train: StrictBool = True
+    """False trains nothing: these weights, unchanged, are the job's adapter, which is evaluated,
+    held to goal and gates, and published. Settings of the training are then without effect, but for
+    `precision` and `maxSequenceLength`."""
     credentials_ref: LocalObjectReference | None = None
     """Secret to read it with. Default: the credentials of `output`."""
 
@@ -303,6 +308,10 @@ class Checkpoint(APIModel):
     """Optimiser steps between two checkpoints in object storage."""
     keep_last: Annotated[Integer, Field(ge=1, le=20)] = 2
     """Complete checkpoints kept."""
+    after_training: Literal["Delete", "Keep"] = "Delete"
+    """What becomes of the checkpoints, and of the weights of the best step, once the adapter is
+    stored. `Keep`: they stay where they are, for `finetune evaluate`; who needs the room has to
+    delete them."""
     validate_every_steps: Annotated[Integer, Field(ge=1, le=1000000)] | Literal["auto"] = "auto"
     """Optimiser steps between two measurements of the validation loss; the last step is always
     measured. `auto`: six in a run; where they are more than `everySteps` apart, at a checkpoint."""
@@ -749,6 +758,11 @@ class FineTuneJobSpec(APIModel):
     """What the job may cost. May be changed while the job runs. Default: no limit."""
     ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=31536000)] | None = None
     """Delete the finished FineTuneJob after this many seconds. Files in object storage stay."""
+
+    @property
+    def trains_nothing(self) -> bool:
+        """Whether the weights of another run become the adapter as they are."""
+        return self.init_from is not None and not self.init_from.train
 
     @property
     def writes_merged(self) -> bool:

@@ -306,6 +306,9 @@ class Artifact(APIModel):
     """Manifest of the published version."""
     origin_digest: ShortText | None = None
     """Manifest digest of the weights that training began from (`spec.initFrom`)."""
+    origin_step: int | None = None
+    """Where nothing was trained (`initFrom.train: false`): the step of their run after which these
+    weights, unchanged, were taken."""
 
 
 class ScoreStatus(APIModel):

@@ -59,11 +59,13 @@ def succeed(step: Step, view: StageView) -> None:
         draft.conditions.set(kind, True, Reason.PREPARED, message)
         draft.announce("DatasetReady", message)
     elif isinstance(result, TrainResult):
-        message = f"Trained {result.step} steps."
-        if step.config.progress_url and not has_heartbeat(step):
+        message = results.training_text(result)
+        is_silent = step.config.progress_url and not has_heartbeat(step)
+        if is_silent and result.origin_step is None:
             message = f"{message} {silence_text(step)}"
         draft.conditions.set(kind, False, Reason.SUCCEEDED, message)
-        draft.announce("Trained", f"Trained {result.step} steps; adapter {result.sha256[:12]}")
+        words = results.training_text(result).rstrip(".")
+        draft.announce("Trained", f"{words}; adapter {result.sha256[:12]}")
     else:
         # Stage publish tells of it too: it reads what the evaluation has stored.
         message = results.scores_text(result) or "Evaluated."
@@ -209,7 +211,7 @@ def close_progress(step: Step) -> None:
     progress: Object = {"stage": begun.stage.value, "percent": 100}
     trained = step.result(TrainResult)
     metrics: list[Object] = []
-    if trained is not None:
+    if trained is not None and trained.origin_step is None:
         progress |= {"step": trained.step, "totalSteps": trained.step}
         metrics = results.metrics_section(trained)
     step.draft.put_final_progress(progress, metrics)

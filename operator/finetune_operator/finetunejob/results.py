@@ -56,7 +56,19 @@ def artifact_section(result: TrainResult) -> Section:
     }
     if result.origin_digest:
         section["originDigest"] = result.origin_digest
+    if result.origin_step is not None:
+        section["originStep"] = result.origin_step
     return section
+
+
+def training_text(result: TrainResult) -> str:
+    """Return what a training came to, in a sentence."""
+    if result.origin_step is None:
+        return f"Trained {result.step} steps."
+    return (
+        f"Trained nothing: the adapter is the weights of spec.initFrom, taken after step"
+        f" {result.origin_step} of their run, unchanged."
+    )
 
 
 def selection_section(result: TrainResult) -> Section:
@@ -230,6 +242,7 @@ def _train_result(status: Section) -> TrainResult:
         num_bytes=artifact["bytes"],
         manifest_sha256="",
         origin_digest=artifact.get("originDigest") or "",
+        origin_step=artifact.get("originStep"),
         step=step or 0,
         selection=status.get("selection") or None,
     )

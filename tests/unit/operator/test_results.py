@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.evaluation_result import EvaluateResult, JudgeResult, JudgeShare, Score
-from finetune_api.stage_results import PrepareResult, RowCounts
+from finetune_api.stage_results import PrepareResult, RowCounts, TrainResult
+from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.status import InvalidRowPlace, JudgeStatus
 from finetune_operator.finetunejob.actions import (
@@ -13,7 +14,7 @@ from finetune_operator.finetunejob.actions import (
     CreateStage,
 )
 from finetune_operator.finetunejob.plan import plan
-from finetune_operator.finetunejob.results import result_of_status, sections_of
+from finetune_operator.finetunejob.results import result_of_status, sections_of, training_text
 from finetune_operator.finetunejob.trimmed import newest_runs
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
@@ -54,6 +55,25 @@ def test_a_lost_result_is_unknown_and_does_not_fail_the_job():
     assert [action.stage for action in made.first] == [TRAIN]
     assert condition(made, "DatasetReady")["status"] == "Unknown"
     assert condition(made, "DatasetReady")["reason"] == "ResultNotReported"
+
+
+def test_weights_that_were_taken_over_go_into_the_status_and_back():
+    result = TrainResult(
+        uri="s3://m/adapter", sha256="a", num_bytes=7, manifest_sha256="", step=0,
+        origin_digest="d", origin_step=20,
+    )  # fmt: skip
+    assert result_of_status(sections_of(result), TRAIN) == result
+    assert training_text(result) == (
+        "Trained nothing: the adapter is the weights of spec.initFrom, taken after step 20 of their"
+        " run, unchanged."
+    )
+    words = TerminationMessage(stage=TRAIN, exit_code=0, result=result).to_text()
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=complete())}})
+    known["pods"][TRAIN] = (ended(TRAIN, 0, words),)
+    made = plan(observe(trained(), **known), at(130), CONFIG)
+    # No training, no reports of it: nothing is said of silence.
+    assert condition(made, "Training")["message"] == training_text(result)
+    assert made.status["artifact"]["originStep"] == 20
 
 
 def test_places_of_rows_left_out_go_into_the_status_and_back():

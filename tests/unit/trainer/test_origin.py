@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from finetune_trainer.train.origin import (
     check_adapter,
     check_base,
     choose_files,
+    fetch_origin,
     pin_digest,
+    read_dataset,
+    read_step,
     split_uri,
 )
 
@@ -114,19 +118,73 @@ def test_adapter_and_whole_weights_do_not_follow_each_other(kind: str) -> None:
         choose_files(manifest_of(other), Adapter.model_validate({"type": kind}), URI)
 
 
-def test_retry_is_held_to_the_digest_of_the_first_attempt(tmp_path: Path) -> None:
-    spec = {
+def test_a_checkpoint_that_holds_the_part_of_each_rank_is_no_weights() -> None:
+    parts = manifest_of("config.json", "global_step3/mp_rank_00_model_states.pt.safetensors")
+    with pytest.raises(UserError, match=r"no weights in one piece.*checkpoints/best-<step>"):
+        choose_files(parts, Adapter(type="Full"), URI)
+    with pytest.raises(UserError, match=r"holds no weights, method\.adapter\.type is LoRA"):
+        choose_files(parts, Adapter(), URI)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "record", "step", "dataset"),
+    [
+        ({"step": "20", "dataset": "d1"}, None, 20, "d1"),
+        ({}, {"step": 30, "selection": {"step": 20}, "dataset": "d1"}, 20, "d1"),
+        ({"dataset": "d1"}, {"step": 30, "selection": None}, 30, "d1"),
+        # A run that trained nothing has the step and the data of the run before it.
+        (
+            {"dataset": "d2"},
+            {"step": 0, "initFrom": {"train": False, "step": 20, "dataset": "d1"}},
+            20,
+            "d1",
+        ),
+        ({"dataset": "d2"}, {"step": 9, "initFrom": {"uri": "x", "digest": "y"}}, 9, "d2"),
+        ({}, None, None, ""),
+    ],
+)
+def test_weights_say_after_which_step_and_on_which_data(
+    tmp_path: Path,
+    inputs: dict[str, str],
+    record: dict[str, Any] | None,
+    step: int | None,
+    dataset: str,
+) -> None:
+    if record is not None:
+        (tmp_path / "run.json").write_text(json.dumps(record))
+    manifest = make_manifest([], created_by="t", inputs=inputs)
+    facts = {**{k: v for k, v in (record or {}).items() if isinstance(v, str)}, **inputs}
+    assert read_step(manifest, tmp_path) == step
+    assert read_dataset(facts, tmp_path) == dataset
+
+
+def context_of(folder: Path, **spec: Any) -> StageContext:
+    body = {
         "model": {"uri": "hf://a/b"},
         "dataset": {"sources": [{"uri": "s3://d/e.jsonl"}]},
-        "output": {"uri": f"file://{tmp_path}"},
+        "output": {"uri": f"file://{folder}"},
+        **spec,
     }
-    job = FineTuneJob.from_wire({"metadata": {"name": "n"}, "spec": spec})
-    context = StageContext(
+    job = FineTuneJob.from_wire({"metadata": {"name": "n"}, "spec": body})
+    return StageContext(
         job=resolve_job(job, namespace="default", uid="u"),
         emit=EventEmitter(Stage.TRAIN),
-        work_dir=tmp_path / "work",
-        cache_dir=tmp_path / "cache",
+        work_dir=folder / "work",
+        cache_dir=folder / "cache",
     )
+
+
+def test_a_checkpoint_that_its_run_has_deleted_is_told(tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/runs/ns/n/u/checkpoints/step-20"
+    context = context_of(tmp_path, initFrom={"uri": uri, "train": False})
+    with pytest.raises(UserError, match=r"There is nothing under .* finetune checkpoints") as told:
+        fetch_origin(context, revision="r1")
+    assert told.value.reason == "OriginNotFound"
+    assert uri in told.value.message
+
+
+def test_retry_is_held_to_the_digest_of_the_first_attempt(tmp_path: Path) -> None:
+    context = context_of(tmp_path)
     assert pin_digest(context, URI, "d1") == "d1"
     assert pin_digest(context, URI, "d1") == "d1"
     with pytest.raises(UserError) as failure:

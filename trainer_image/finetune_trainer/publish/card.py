@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from finetune_api.evaluation_result import EvaluateResult, JudgeResult
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
+from finetune_trainer.publish.adopted import adopted_from
 
 
 def model_card(
@@ -42,8 +44,7 @@ def model_card(
     parts = [
         _metadata(job, model_name=model_name, licence=record.get("license"), is_whole=is_whole),
         f"# {job.name}",
-        f"{what} {model_name}, trained by finetune-operator from the job "
-        f"`{job.namespace}/{job.name}`.",
+        f"{what} {model_name}, {_made_by(job, record)}.",
         "## Recipe\n\n| | |\n|---|---|\n" + "\n".join(rows),
     ]
     if evaluation is not None:
@@ -55,6 +56,16 @@ def model_card(
             parts.append(_judge_section(evaluation.judge))
     parts.append(_use_section(is_whole=is_whole))
     return str(ModelCard("\n\n".join(parts) + "\n"))
+
+
+def _made_by(job: ResolvedJob, record: Mapping[str, Any]) -> str:
+    name, adopted = f"`{job.namespace}/{job.name}`", adopted_from(record)
+    if adopted is None:
+        return f"trained by finetune-operator from the job {name}"
+    return (
+        f"published by finetune-operator from the job {name}, which trained nothing: the weights "
+        f"are those after step {adopted['step']} of `{adopted['uri']}`, unchanged"
+    )
 
 
 def _metadata(job: ResolvedJob, *, model_name: str, licence: str | None, is_whole: bool) -> str:
@@ -94,34 +105,52 @@ def recipe_facts(
     job: ResolvedJob, *, model_name: str, record: dict[str, Any]
 ) -> dict[str, str | int]:
     """Return what was trained, on what and how, by label; for cards and reports."""
-    recipe = record["recipe"]
     adapter = job.spec.method.adapter
     targets = ", ".join(adapter.target_modules)
     shape = f" rank {adapter.rank} alpha {adapter.alpha} dropout {adapter.dropout} on {targets}"
-    origin = record.get("initFrom")
     return {
         "Base model": f"{model_name} @ {record['revision']}",
-        **({"Begun from": f"{origin['uri']} (sha256 {origin['digest']})"} if origin else {}),
+        **_origin_facts(record),
         "Licence of the base": record.get("license") or "not stated there; look it up before use",
         "Data set version": record["dataset"],
         "Adapter": adapter.type + ("" if adapter.type == "Full" else shape),
+        **({} if adopted_from(record) else _training_facts(job, record)),
+        "Base precision": _precision_of(record),
+    }
+
+
+def _origin_facts(record: Mapping[str, Any]) -> dict[str, str]:
+    origin, adopted = record.get("initFrom"), adopted_from(record)
+    if not origin:
+        return {}
+    source = f"{origin['uri']} (sha256 {origin['digest']})"
+    if adopted is None:
+        return {"Begun from": source}
+    return {
+        "Weights": f"after step {adopted['step']} of {source}, unchanged",
+        "Trained on data set": adopted["dataset"] or "not known",
+    }
+
+
+def _training_facts(job: ResolvedJob, record: Mapping[str, Any]) -> dict[str, str | int]:
+    recipe = record["recipe"]
+    return {
         "Trainable parameters": record["numTrainableParameters"],
         "Steps": _steps(record),
         "Global batch size": recipe["global_batch_size"],
         "Learning rate": f"{recipe['learning_rate']:g} ({job.spec.hyperparameters.scheduler})",
         "Epochs": f"{recipe['epochs']:g}",
-        "Base precision": _precision_of(record),
         "Seed": job.spec.hyperparameters.seed,
     }
 
 
-def _precision_of(record: dict[str, Any]) -> str:
+def _precision_of(record: Mapping[str, Any]) -> str:
     computed = "bfloat16" if record["recipe"]["bfloat16"] else "float32"
     quantization = record.get("quantization")
     return f"4 bits ({quantization}), computed in {computed}" if quantization else computed
 
 
-def _steps(record: dict[str, Any]) -> str | int:
+def _steps(record: Mapping[str, Any]) -> str | int:
     chosen = record.get("selection")
     if chosen is None:
         return int(record["step"])

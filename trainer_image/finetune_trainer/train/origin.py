@@ -1,7 +1,8 @@
 """``spec.initFrom``: fetches the weights a job begins from, and makes sure that they fit it.
 
-What is named may be a checkpoint, an adapter or a published version of any run. Its manifest's
-digest is pinned at the first attempt, so that a retry begins from the same bytes or not at all.
+What is named may be a checkpoint, the best weights, an adapter or a published version of any run.
+Its manifest's digest is pinned at the first attempt, so that a retry begins from the same bytes or
+not at all.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from typing import Any
 from finetune_api.v1alpha1.finetunejob import Adapter
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import UserError
+from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.storage import (
     AlreadyExists,
+    IncompleteFolder,
     Manifest,
+    ObjectStore,
     fetch_folder,
     open_patiently,
     read_json,
@@ -45,11 +49,15 @@ class Origin:
         uri: Where they came from.
         digest: Digest of the manifest they were verified by.
         folder: The weights and their configuration.
+        step: Step of their run that they were taken after; None if they do not say.
+        dataset: Digest of the data set that they were trained on; empty if they do not say.
     """
 
     uri: str
     digest: str
     folder: Path
+    step: int | None
+    dataset: str
 
 
 def fetch_origin(context: StageContext, *, revision: str) -> Origin | None:
@@ -63,15 +71,15 @@ def fetch_origin(context: StageContext, *, revision: str) -> Origin | None:
         The weights, or None if the job begins fresh.
 
     Raises:
-        UserError: They do not fit the job, or changed since the first attempt.
-        StorageError: They are not there, or damaged.
+        UserError: They are not there, do not fit the job, or changed since the first attempt.
+        StorageError: They are damaged, or storage failed.
     """
     wanted = context.job.spec.init_from
     if wanted is None:
         return None
     root, prefix = split_uri(wanted.uri)
     store = open_patiently(root, context.access(wanted.credentials_ref), context.emit.message)
-    manifest = read_manifest(store, prefix)
+    manifest = _read_manifest(store, prefix, wanted.uri)
     digest = pin_digest(context, wanted.uri, manifest.digest)
     paths = choose_files(manifest, context.job.spec.method.adapter, wanted.uri)
     folder = context.scratch("origin", fresh=True)
@@ -83,8 +91,27 @@ def fetch_origin(context: StageContext, *, revision: str) -> Origin | None:
     if (folder / _ADAPTER_CONFIG).exists():
         config = json.loads((folder / _ADAPTER_CONFIG).read_text())
         check_adapter(config, facts, context.job.spec.method.adapter, wanted.uri)
-    context.emit.message(f"beginning from the weights of {wanted.uri} (sha256 {digest})")
-    return Origin(uri=wanted.uri, digest=digest, folder=folder)
+    if wanted.train:
+        context.emit.message(f"beginning from the weights of {wanted.uri} (sha256 {digest})")
+    return Origin(
+        uri=wanted.uri,
+        digest=digest,
+        folder=folder,
+        step=read_step(manifest, folder),
+        dataset=read_dataset(facts, folder),
+    )
+
+
+def _read_manifest(store: ObjectStore, prefix: str, uri: str) -> Manifest:
+    try:
+        return read_manifest(store, prefix)
+    except IncompleteFolder as error:
+        raise UserError(
+            "OriginNotFound",
+            f"initFrom {uri}: {error.message} A run deletes its checkpoints as newer ones come "
+            "(checkpoint.keepLast), and all of them once it has trained unless "
+            "checkpoint.afterTraining is Keep; finetune checkpoints lists what is there.",
+        ) from error
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -131,13 +158,21 @@ def choose_files(manifest: Manifest, adapter: Adapter, uri: str) -> set[str]:
         UserError: The folder holds an adapter where whole weights are asked for, or the reverse.
     """
     paths = {file.path for file in manifest.files}
+    has_whole = any(_WHOLE_WEIGHTS.fullmatch(path) and "safetensors" in path for path in paths)
     is_adapter = _ADAPTER_WEIGHTS in paths
     if is_adapter != (adapter.type != "Full"):
-        held = "an adapter" if is_adapter else "whole weights (Full) or none"
+        held = "an adapter" if is_adapter else "whole weights (Full)" if has_whole else "no weights"
         raise UserError(
             "OriginMismatch",
             f"initFrom {uri} holds {held}, method.adapter.type is {adapter.type}: both must be "
             "alike",
+        )
+    if not is_adapter and not has_whole:
+        raise UserError(
+            "OriginMismatch",
+            f"initFrom {uri} holds no weights in one piece: a checkpoint of several ranks may hold "
+            "the part of each. Name the best weights (checkpoints/best-<step>) or the adapter of "
+            "that run.",
         )
     if is_adapter:
         return paths & {_ADAPTER_WEIGHTS, _ADAPTER_CONFIG, _RECORD}
@@ -146,10 +181,31 @@ def choose_files(manifest: Manifest, adapter: Adapter, uri: str) -> set[str]:
 
 def read_facts(manifest: Manifest, folder: Path) -> Mapping[str, str]:
     """Return what a folder says of its making: a checkpoint in its manifest, else ``run.json``."""
-    record = folder / _RECORD
-    facts: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    facts = _read_record(folder)
     told = {key: value for key, value in facts.items() if isinstance(value, str)}
     return {**told, **manifest.inputs}
+
+
+def read_step(manifest: Manifest, folder: Path) -> int | None:
+    """Return the step of their run that weights were taken after; None if they do not say."""
+    if "step" in manifest.inputs:
+        return int(manifest.inputs["step"])
+    record = _read_record(folder)
+    told = adopted_from(record) or record.get("selection") or record
+    step = told.get("step")
+    return None if step is None else int(step)
+
+
+def read_dataset(facts: Mapping[str, str], folder: Path) -> str:
+    """Return the digest of the data set that weights were trained on; empty if unknown."""
+    adopted = adopted_from(_read_record(folder))
+    return str(adopted.get("dataset", "")) if adopted else facts.get("dataset", "")
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / _RECORD
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return record
 
 
 def check_base(facts: Mapping[str, str], uri: str, *, model: str, revision: str) -> None:

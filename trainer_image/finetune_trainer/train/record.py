@@ -11,8 +11,9 @@ from finetune_trainer.errors import InternalError
 from finetune_trainer.model.licence import licence_of, read_licence
 from finetune_trainer.model.load import QUANTIZATION_OF
 from finetune_trainer.publish.adapter import weights_file
+from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.storage import Manifest
-from finetune_trainer.train.origin import read_pin
+from finetune_trainer.train.origin import Origin, read_pin
 
 
 def make_record(
@@ -20,6 +21,8 @@ def make_record(
     prepared: Prepared,
     revision: str,
     outcome: dict[str, Any],
+    *,
+    adopted: Origin | None = None,
 ) -> dict[str, Any]:
     """Return what ``run.json`` says: equal for equal runs.
 
@@ -28,6 +31,7 @@ def make_record(
         prepared: The data set.
         revision: The base model's.
         outcome: What rank 0 left.
+        adopted: The weights, where nothing was trained.
 
     Raises:
         InternalError: It left nothing.
@@ -36,13 +40,14 @@ def make_record(
         raise InternalError(
             "NoOutcome", "the ranks ended without an error and without a result; see ranks.log"
         )
+    model_dir, _ = context.model_folder(include_weights=False)
     return {
         "model": context.model_name,
         "modelUri": context.job.spec.model.uri,
         "trustRemoteCode": context.job.spec.model.trust_remote_code,
         "revision": revision,
-        "license": licence_of(context.job.spec.model, context.model_folder()[0]),
-        "licenseIsStated": read_licence(context.model_folder()[0]) is not None,
+        "license": licence_of(context.job.spec.model, model_dir),
+        "licenseIsStated": read_licence(model_dir) is not None,
         "dataset": prepared.digest,
         "step": outcome["step"],
         "selection": outcome["selection"],
@@ -53,7 +58,7 @@ def make_record(
         "numTrainableParameters": outcome["trainable_parameters"],
         "resumedFromStep": outcome["resumed_from"],
         "targetModules": ",".join(sorted(context.job.spec.method.adapter.target_modules)),
-        "initFrom": _origin_record(context),
+        "initFrom": _origin_record(context, adopted),
         "attention": outcome["attention"],
         "kernels": outcome["kernels"],
     }
@@ -85,6 +90,7 @@ def read_result(
     metrics += [
         MetricValue(name=name, value=f"{recipe[name]:g}")
         for name in ("global_batch_size", "micro_batch_size", "world_size")
+        if name in recipe
     ]
     return TrainResult(
         uri=context.uri_of(key),
@@ -98,6 +104,7 @@ def read_result(
         num_trainable_parameters=record["numTrainableParameters"],
         out_of_memory_at=recipe.get("out_of_memory_at", 0),
         origin_digest=(record.get("initFrom") or {}).get("digest", ""),
+        origin_step=(adopted_from(record) or {}).get("step"),
         reused=reused,
     )
 
@@ -113,6 +120,11 @@ def _selection(record: dict[str, Any]) -> StepSelection | None:
     return StepSelection(**{**chosen, **losses})
 
 
-def _origin_record(context: StageContext) -> dict[str, str] | None:
+def _origin_record(context: StageContext, adopted: Origin | None) -> dict[str, Any] | None:
     origin = context.job.spec.init_from
-    return {"uri": origin.uri, "digest": read_pin(context)} if origin else None
+    if origin is None:
+        return None
+    told = {"uri": origin.uri, "digest": read_pin(context)}
+    if adopted is None:
+        return told
+    return {**told, "train": False, "step": adopted.step, "dataset": adopted.dataset}

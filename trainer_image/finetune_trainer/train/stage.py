@@ -6,45 +6,48 @@ This process never imports torch: it fetches and publishes, watches the ranks an
 from __future__ import annotations
 
 import json
-import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from finetune_api.stage_results import TrainResult
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.context import StageContext
-from finetune_trainer.data.prepared import Prepared, read_tokens, require_approved
-from finetune_trainer.errors import InternalError, StorageError, TrainerError, UserError
-from finetune_trainer.model.chat_format import ChatFormat, read_format
+from finetune_trainer.data.prepared import (
+    Prepared,
+    read_prepared,
+    read_tokens,
+)
+from finetune_trainer.errors import StorageError, TrainerError, UserError
+from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.hardware import Hardware, detect_hardware, require_gpus
 from finetune_trainer.model.load import (
     expected_attention,
     read_model_architecture,
     require_bitsandbytes,
 )
-from finetune_trainer.publish.adapter import finish_adapter
 from finetune_trainer.publish.merge import check_mergeable
-from finetune_trainer.publish.merged import publish_merged
 from finetune_trainer.stopping import on_stop
-from finetune_trainer.storage import fetch_folder, publish_folder
+from finetune_trainer.train.adopted import adopt, describe_idle, idle_recipe
 from finetune_trainer.train.attempts import noting_end, read_ends
-from finetune_trainer.train.checkpoint import LocalCheckpoint, drop_all, fetch_newest
+from finetune_trainer.train.checkpoint import LocalCheckpoint, fetch_newest
 from finetune_trainer.train.evaluation import plan_evaluation
-from finetune_trainer.train.launch import Topology, read_topology, run_ranks
+from finetune_trainer.train.launch import Topology, run_ranks
 from finetune_trainer.train.lesson import Lesson, learn, tell_lesson
 from finetune_trainer.train.origin import fetch_origin
 from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.recipe import check_settings, decide_recipe
-from finetune_trainer.train.record import make_record, read_result
+from finetune_trainer.train.record import make_record
 from finetune_trainer.train.shape import shape_of_training_side
+from finetune_trainer.train.storing import (
+    checkpoints_prefix,
+    reuse_adapter,
+    store_adapter,
+    topology_of,
+    wait_for_adapter,
+)
 from finetune_trainer.train.watchdog import Limits
-
-PUBLICATION_SECONDS = 3600
-"""How long the other nodes wait for rank 0 to upload: whole weights are many gigabytes."""
 
 
 def train(context: StageContext) -> TrainResult:
@@ -59,6 +62,8 @@ def train(context: StageContext) -> TrainResult:
     key = f"{job.run_prefix}/adapter"
     if context.output.exists(f"{key}/manifest.json"):
         return reuse_adapter(context, key)
+    if job.spec.trains_nothing:
+        return adopt_weights(context, key)
     hardware = detect_hardware()
     use_gpu = require_device(context, hardware)
     prepared = read_tokens(context.output, job, context.work_dir, approved=context.approved_data)
@@ -68,7 +73,7 @@ def train(context: StageContext) -> TrainResult:
     lesson = learn(job, read_ends(context.output, job.run_prefix))
     require_fit(job, prepared, model_dir, hardware, lesson, use_gpu=use_gpu)
     check_mergeable(job.spec, model_dir)
-    topology = _topology(context)
+    topology = topology_of(context)
     final_dir = context.scratch("final", fresh=True)
     plan = plan_ranks(context, prepared, model_dir, revision, topology, lesson, use_gpu=use_gpu)
     control_dir = Path(plan.control_dir)
@@ -82,13 +87,42 @@ def train(context: StageContext) -> TrainResult:
     ):
         outcome = run_ranks(topology, plan_path, control_dir, use_gpu=use_gpu, limits=limits)
     if topology.node_rank != 0:
-        return _wait_for_publication(context, key)
+        return wait_for_adapter(context, key)
     record = make_record(context, prepared, revision, outcome)
     with on_stop(
         "stopped on request before the adapter was published; the checkpoint of the last step is "
         "durable, and the next attempt only publishes"
     ):
-        return _publish(context, key, final_dir, record, read_format(prepared.folder))
+        return store_adapter(context, key, final_dir, record, read_format(prepared.folder))
+
+
+def adopt_weights(context: StageContext, key: str) -> TrainResult:
+    """Publish the weights that ``spec.initFrom`` names as the run's adapter, and train nothing.
+
+    Raises:
+        UserError: They do not fit the job, or this node cannot evaluate them.
+        StorageError: Storage failed, or what it holds is not whole.
+    """
+    job, hardware = context.job, detect_hardware()
+    recipe = idle_recipe(job, hardware, use_gpu=require_device(context, hardware))
+    prepared = read_prepared(
+        context.output, job, context.work_dir, sides=(), approved=context.approved_data
+    )
+    model_dir, revision = context.model_folder(include_weights=False)
+    data, model = shape_of_training_side(job, prepared.report), read_model_architecture(model_dir)
+    plan_evaluation(job, data, model, recipe, hardware)
+    check_mergeable(job.spec, model_dir)
+    if topology_of(context).node_rank != 0:
+        return wait_for_adapter(context, key)
+    _write_job(context)
+    final_dir = context.scratch("final", fresh=True)
+    origin, record = adopt(context, prepared, final_dir, recipe, revision=revision)
+    context.emit.plan(describe_idle(job, data, model, recipe, step=origin.step))
+    context.emit.progress()  # it takes the plan along
+    with on_stop(
+        "stopped on request before the adapter was published; the next attempt copies it again"
+    ):
+        return store_adapter(context, key, final_dir, record, read_format(prepared.folder))
 
 
 def require_device(context: StageContext, hardware: Hardware) -> bool:
@@ -187,23 +221,6 @@ def plan_ranks(
     )
 
 
-def reuse_adapter(context: StageContext, key: str) -> TrainResult:
-    """Return the result of the run's published adapter, and finish what its attempt left undone.
-
-    Raises:
-        UserError: It was trained on another data set than was approved.
-    """
-    context.emit.message("the adapter of this run is there already: reused")
-    folder = context.scratch("adapter")
-    manifest = fetch_folder(context.output, key, folder)
-    record = json.loads((folder / "run.json").read_text())
-    require_approved(record["dataset"], context.approved_data, context.uri_of(key))
-    if _topology(context).node_rank == 0:
-        drop_all(context.output, checkpoints_prefix(context))
-        publish_merged(context, manifest, folder, record)
-    return read_result(context, key, manifest, record, reused=True)
-
-
 def checkpoint_inputs(context: StageContext, prepared: Prepared, revision: str) -> dict[str, str]:
     """Return what checkpoints are made from, for their manifests."""
     job = context.job
@@ -214,11 +231,6 @@ def checkpoint_inputs(context: StageContext, prepared: Prepared, revision: str) 
         "targetModules": ",".join(sorted(job.spec.method.adapter.target_modules)),
         "worldSize": str(job.world_size),
     }
-
-
-def checkpoints_prefix(context: StageContext) -> str:
-    """Return the key prefix of the run's checkpoints."""
-    return f"{context.job.run_prefix}/checkpoints"
 
 
 def find_checkpoint(context: StageContext, folder: Path) -> LocalCheckpoint | None:
@@ -258,64 +270,6 @@ def _beginning_at(step: int) -> Iterator[None]:
     except TrainerError as error:
         error.resumed_from_step = step  # type: ignore[attr-defined]
         raise
-
-
-def _topology(context: StageContext) -> Topology:
-    resources = context.job.spec.resources
-    return read_topology(resources.nodes, max(1, resources.gpus_per_node))
-
-
-def _publish(
-    context: StageContext,
-    key: str,
-    final_dir: Path,
-    record: dict[str, Any],
-    chat_format: ChatFormat,
-) -> TrainResult:
-    job = context.job
-    finish_adapter(
-        final_dir,
-        job=job,
-        model_name=context.model_name,
-        record=record,
-        chat_format=chat_format,
-    )
-    curve = context.work_dir / "metrics.jsonl"
-    if curve.exists():
-        context.output.upload_file(curve, f"{job.run_prefix}/metrics.jsonl")
-    manifest = publish_folder(
-        context.output,
-        key,
-        final_dir,
-        created_by="finetune_trainer train",
-        inputs={
-            "dataset": record["dataset"],
-            "model": record["model"],
-            "revision": record["revision"],
-        },
-    )
-    # The adapter is durable: its checkpoints have done their work.
-    drop_all(context.output, checkpoints_prefix(context))
-    shutil.rmtree(context.work_dir / "checkpoints", ignore_errors=True)
-    publish_merged(context, manifest, final_dir, record)
-    return read_result(context, key, manifest, record)
-
-
-def _wait_for_publication(context: StageContext, key: str) -> TrainResult:
-    # Other nodes end when rank 0 has published, so that a Job's success means just that. If rank 0
-    # fails instead, the Job ends all of them; this is for a store that never answers.
-    for _ in range(PUBLICATION_SECONDS):
-        if context.output.exists(f"{key}/manifest.json"):
-            folder = context.scratch("adapter")
-            manifest = fetch_folder(context.output, key, folder)
-            return read_result(
-                context, key, manifest, json.loads((folder / "run.json").read_text())
-            )
-        time.sleep(1)
-    raise InternalError(
-        "NoPublication",
-        f"rank 0 did not publish the adapter within {PUBLICATION_SECONDS // 60} minutes",
-    )
 
 
 def _write_job(context: StageContext) -> Path:

@@ -14,6 +14,7 @@ from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate.baseline.train_side import read_stored_train_side
 from finetune_trainer.evaluate.published.version import DAMAGED, FoundPublished
 from finetune_trainer.evaluate.questions import Question
+from finetune_trainer.publish.adopted import adopted_from
 
 
 def tell_seen(
@@ -32,7 +33,8 @@ def tell_seen(
     if found is None or found.source is None or found.record is None:
         return found.told if found else None
     told, record = found.told, found.record
-    name, digest = f"version {told.version}", record.get("dataset")
+    adopted = adopted_from(record)
+    name, digest = f"version {told.version}", (adopted or record).get("dataset")
     number, problem = _count(context, digest, questions)
     if number is None:
         seen = f"whether {name} was trained on held-out prompts is not known: {problem}"
@@ -43,7 +45,7 @@ def tell_seen(
         )
     else:
         seen = f"no held-out prompt was in the data that {name} was trained on"
-    if origin := _origin_of(record):
+    if adopted is None and (origin := _origin_of(record)):
         seen += f"; it began from {origin}, whose data was not looked at"
     context.emit.message(seen)
     return told.model_copy(update={"num_seen": number, "seen": seen})

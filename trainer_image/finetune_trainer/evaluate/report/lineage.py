@@ -61,7 +61,10 @@ def lineage_facts(
         files: What came of it, by label.
     """
     recipe = recipe_facts(job, model_name=model_name, record=dict(record))
-    origin = ("Base model", "Begun from", "Licence of the base", "Data set version")
+    origin = (
+        *("Base model", "Weights", "Begun from", "Licence of the base", "Data set version"),
+        "Trained on data set",
+    )
     facts: dict[str, str | int] = {name: recipe[name] for name in origin if name in recipe}
     return {**facts, "Job": f"{job.namespace}/{job.name}", "Job UID": job.uid, **files}
 

@@ -41,6 +41,7 @@ from finetune_trainer.evaluate.report.lineage import (
 from finetune_trainer.evaluate.report.page import Sections, render_page
 from finetune_trainer.evaluate.report.rows import show_rows
 from finetune_trainer.evaluate.report.usage import read_usage, usage_facts
+from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.card import model_card, recipe_facts
 
 NUM_SAMPLES_IN_REPORT = 10
@@ -149,7 +150,6 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
     job, record, result = evidence.job, evidence.record, evidence.result
     names: dict[str, Any] = {"model_name": evidence.model_name, "record": record}
     lineage = lineage_facts(job, **names, files=_name_files(evidence))
-    usage = read_usage(evidence.curve, was_resumed=bool(record.get("resumedFromStep")))
     recipe = recipe_facts(job, **names)
     sections = Sections(
         rows=show_rows(
@@ -166,7 +166,7 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
         baseline=describe_baseline(evidence.prompted, evidence.not_prompted),
         data=describe_data(job, evidence.data, uri=evidence.data_uri) if evidence.data else None,
         recipe={name: fact for name, fact in recipe.items() if name not in lineage},
-        usage=usage_facts(usage, record["recipe"], num_nodes=job.spec.resources.nodes),
+        usage={} if adopted_from(record) else _describe_usage(evidence),
         lineage=lineage,
         licence=licence_words(record),
         commands=serving_commands(job, **names, adapter_uri=evidence.adapter_uri),
@@ -174,6 +174,12 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
         review=review_words(job, result.report_uri.rpartition("/")[0]),
     )
     return render_page(job, result, sections)
+
+
+def _describe_usage(evidence: Evidence) -> dict[str, str]:
+    record = evidence.record
+    usage = read_usage(evidence.curve, was_resumed=bool(record.get("resumedFromStep")))
+    return usage_facts(usage, record["recipe"], num_nodes=evidence.job.spec.resources.nodes)
 
 
 def _name_files(evidence: Evidence) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
         make_room: Waits until the outbox takes so many bytes; all ranks call it alike.
         rule: ``spec.checkpoint``.
         has_validation: There are validation rows.
+        inputs: What weights are made from, for their manifests.
         resume_step: Step of the checkpoint that training resumes at, 0 for none.
     """
 
@@ -54,6 +55,7 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
         make_room: Callable[[TrainingArguments, TrainerState, int], None],
         rule: Checkpoint,
         has_validation: bool,
+        inputs: Mapping[str, str],
         resume_step: int,
     ) -> None:
         self._store = store
@@ -62,6 +64,7 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
         self._make_room = make_room
         self._rule = rule
         self._keeps_best = has_validation and rule.select == "Best"
+        self._inputs = inputs
         self._resume_step = resume_step
         self._trainer: Trainer | None = None
 
@@ -151,7 +154,7 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
             self._key(step),
             folder,
             created_by="finetune_trainer train",
-            inputs={"step": str(step)},
+            inputs={**self._inputs, "step": str(step)},
             on_bytes=on_bytes,
         )
         shutil.rmtree(folder)

@@ -103,6 +103,7 @@ def make_watchers(
             make_room=checkpoints.make_room,
             rule=job.spec.checkpoint,
             has_validation=has_validation,
+            inputs=plan.inputs,
             resume_step=plan.resume_step,
         ),
         stop=StopRequest(

@@ -1,0 +1,135 @@
+"""``initFrom.train: false``: the weights of another run become the job's adapter as they are.
+
+No rank starts and nothing is computed. What the job would have trained with is left out of the
+record; what the evaluation has to know, it says: above all the precision that the model is loaded
+in, which is the one that a training of this job would have on this node.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from finetune_api.trainer import ResolvedJob
+from finetune_api.v1alpha1.status import PlanReason, PlanStatus
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.prepared import Prepared
+from finetune_trainer.errors import UserError
+from finetune_trainer.model.hardware import Hardware
+from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.train.origin import Origin, fetch_origin
+from finetune_trainer.train.recipe import DataShape, Recipe, available_bytes, decide_bfloat16
+from finetune_trainer.train.record import make_record
+
+_RECORDED = ("bfloat16", "use_gpu")
+"""What the record keeps of an idle recipe: how the weights are loaded."""
+
+
+def idle_recipe(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> Recipe:
+    """Return the recipe of a job that trains nothing: no step, and how its model is loaded.
+
+    Raises:
+        UserError: The precision that was asked for is not there.
+    """
+    return Recipe(
+        learning_rate=0.0,
+        global_batch_size=0,
+        micro_batch_size=0,
+        accumulation_steps=0,
+        world_size=1,
+        total_steps=0,
+        epochs=0.0,
+        strategy="DDP",
+        bfloat16=decide_bfloat16(job, hardware, use_gpu=use_gpu),
+        activation_checkpointing=False,
+        padding_free=False,
+        packing=False,
+        use_gpu=use_gpu,
+        estimated_memory_bytes=0,
+        memory={},
+        available_memory_bytes=available_bytes(job, hardware, use_gpu=use_gpu),
+        validation_interval=0,
+    )
+
+
+def describe_idle(
+    job: ResolvedJob, data: DataShape, model: Architecture, recipe: Recipe, *, step: int | None
+) -> PlanStatus:
+    """Return the plan in the words of the API.
+
+    Args:
+        job: The job.
+        data: The training side, which nothing learns from.
+        model: The base model.
+        recipe: The idle one.
+        step: Step that the weights were taken after; None as long as nobody has looked.
+    """
+    assert job.spec.init_from is not None
+    when = "" if step is None else f" after step {step}"
+    words = f"train is false: nothing is trained, the adapter is the weights{when} of "
+    return PlanStatus(
+        rows=data.num_rows,
+        tokens=data.num_tokens,
+        parameters=model.num_parameters,
+        precision="BFloat16" if recipe.bfloat16 else "Float32",
+        reasons=[PlanReason(name="initFrom", reason=_fit(words, job.spec.init_from.uri))],
+    )
+
+
+def adopt(
+    context: StageContext, prepared: Prepared, folder: Path, recipe: Recipe, *, revision: str
+) -> tuple[Origin, dict[str, Any]]:
+    """Put the weights of ``spec.initFrom`` into a folder, and say what they are.
+
+    Args:
+        context: The stage's view of the world.
+        prepared: The data set that they will be evaluated on.
+        folder: Empty folder for them.
+        recipe: The idle one.
+        revision: Resolved revision of this job's base model.
+
+    Returns:
+        The weights, and what ``run.json`` says.
+
+    Raises:
+        UserError: They do not fit the job, or do not say what they are.
+        StorageError: They are damaged, or storage failed.
+    """
+    origin = fetch_origin(context, revision=revision)
+    assert origin is not None
+    if origin.step is None:
+        raise UserError(
+            "OriginMismatch",
+            f"initFrom {origin.uri} does not say after which step its weights were taken, so "
+            "nothing true could be said of them; with train: true a job may begin from them",
+        )
+    context.emit.message(
+        f"nothing is trained: the adapter is the weights of {origin.uri}, taken after step "
+        f"{origin.step} of their run, unchanged (sha256 {origin.digest})"
+    )
+    if origin.dataset != prepared.digest:
+        context.emit.message(
+            f"they were trained on data set {origin.dataset or 'unknown'}, and this job holds out "
+            f"rows of {prepared.digest}: some of these may have been trained on, which flatters "
+            "the scores"
+        )
+    shutil.copytree(origin.folder, folder, dirs_exist_ok=True)
+    outcome = {
+        "step": 0,
+        "selection": None,
+        "curve": None,
+        "metrics": {},
+        "resumed_from": 0,
+        "recipe": {name: value for name, value in recipe.to_json().items() if name in _RECORDED},
+        "attention": None,
+        "kernels": None,
+        "trainable_parameters": 0,
+    }
+    return origin, make_record(context, prepared, revision, outcome, adopted=origin)
+
+
+def _fit(words: str, uri: str, limit: int = 253) -> str:
+    """Return both; of an address that is too long the end, which tells the run and the step."""
+    room = limit - len(words)
+    return words + (uri if len(uri) <= room else "..." + uri[3 - room :])
