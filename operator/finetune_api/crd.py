@@ -28,7 +28,7 @@ from finetune_api.structural import (
     schema_of,
 )
 from finetune_api.v1alpha1.approval import APPROVAL_RULES, IMMUTABLE_MESSAGE, FineTuneApproval
-from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, SPEC_RULES, FineTuneJob
+from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, FineTuneJob
 from finetune_api.v1alpha1.finetunesweep import (
     MAX_SWEEP_NAME_LENGTH,
     SWEEP_FIXED_FIELDS,
@@ -39,6 +39,7 @@ from finetune_api.v1alpha1.finetunesweep import (
 from finetune_api.v1alpha1.podtemplate import POD_TEMPLATE_RULES
 from finetune_api.v1alpha1.queue_rules import edit_rules
 from finetune_api.v1alpha1.selection_rules import selection_edit_rules
+from finetune_api.v1alpha1.spec_rules import SPEC_RULES
 from finetune_api.v1alpha1.sweep_parameters import PARAMETER_RULES
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import APIModel
-from finetune_api.v1alpha1.status import InvalidRowPlace
+from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
 from finetune_api.v1alpha1.tracking import MAX_TRACKERS
 
 INVALID_ROWS_BYTES = 1700

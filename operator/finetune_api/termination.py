@@ -17,7 +17,7 @@ from finetune_api.evaluation_result import EvaluateResult
 from finetune_api.meta import APIModel
 from finetune_api.stage_results import PrepareResult, TrainResult
 from finetune_api.trainer import FailureClass, Stage
-from finetune_api.v1alpha1.status import InvalidRowPlace
+from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
 
 TERMINATION_MESSAGE_BYTES = 4096
 """What the kubelet keeps of a container's termination log, in bytes."""

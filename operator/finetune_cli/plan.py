@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from finetune_api.v1alpha1.status import PlanStatus
+from finetune_api.v1alpha1.plan_status import PlanStatus
 from finetune_cli.display import duration_text
 from finetune_cli.errors import CliError
 from finetune_cli.extras import require_trainer

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.evaluation_result import EvaluateResult, GateResult, Score
-from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_api.v1alpha1.evaluation import Goal
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS, LOWER_IS_BETTER
 from finetune_cli.display import duration_text
 from finetune_cli.runner import RunOutcome

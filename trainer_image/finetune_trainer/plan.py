@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob, Stage
-from finetune_api.v1alpha1.status import PlanStatus
+from finetune_api.v1alpha1.plan_status import PlanStatus
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.errors import UserError

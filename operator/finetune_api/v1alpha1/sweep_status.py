@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import MAP_BY_NAME, MAP_BY_TYPE, APIModel
-from finetune_api.v1alpha1.status import Condition, Number, ShortText, Timestamp
+from finetune_api.v1alpha1.status_fields import Condition, Number, ShortText, Timestamp
 
 MAX_TRIALS_TOLD = 48
 """Trials of which the status tells one by one: those under way, then the best."""

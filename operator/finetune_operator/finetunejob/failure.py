@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, Stage
-from finetune_api.v1alpha1.status import InvalidRowPlace
+from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
 from finetune_operator.finetunejob.retry import is_disrupted
 from finetune_operator.finetunejob.trimmed import (
     TrimmedPod,

@@ -19,9 +19,9 @@ from finetune_api.evaluation_result import (
 )
 from finetune_api.stage_results import PrepareResult, RowCounts, TrackingResult, TrainResult
 from finetune_api.trainer import Stage
+from finetune_api.v1alpha1.evaluation_status import MAX_GATE_MESSAGE
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
-from finetune_api.v1alpha1.status import MAX_GATE_MESSAGE
 from finetune_api.v1alpha1.tracking import MAX_TRACKERS
 from finetune_operator.finetunejob.render.claims import to_claim_uri
 from finetune_operator.status.conditions import shorten

@@ -23,7 +23,8 @@ from pydantic.alias_generators import to_camel
 from finetune_api.stage_results import decimal_text
 from finetune_api.termination import StageResult
 from finetune_api.trainer import Stage
-from finetune_api.v1alpha1.status import PlanStatus, ValidationStatus
+from finetune_api.v1alpha1.plan_status import PlanStatus
+from finetune_api.v1alpha1.progress_status import ValidationStatus
 from finetune_operator.status.conditions import timestamp
 
 MAX_METRICS = 24

@@ -26,13 +26,14 @@ from finetune_api.crd import (
 from finetune_api.reference import EXIT_CODE_HELP, render_exit_codes, render_kind
 from finetune_api.trainer import ExitCode
 from finetune_api.v1alpha1.approval import APPROVAL_RULES
-from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, SPEC_RULES, FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, FineTuneJobSpec
 from finetune_api.v1alpha1.finetunesweep import (
     SWEEP_FIXED_FIELDS,
     SWEEP_RULES,
     FineTuneSweepSpec,
 )
 from finetune_api.v1alpha1.podtemplate import POD_TEMPLATE_RULES
+from finetune_api.v1alpha1.spec_rules import SPEC_RULES
 from finetune_api.v1alpha1.sweep_parameters import (
     INTEGER_PATHS,
     PARAMETER_RULES,

@@ -13,7 +13,7 @@ from finetune_api.evaluation_result import EvaluateResult, Score
 from finetune_api.messages import parse_job
 from finetune_api.stage_results import TrainResult
 from finetune_api.trainer import Event, Stage, resolve_job
-from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_api.v1alpha1.evaluation import Goal
 from finetune_cli.display import LiveDisplay, PlainDisplay, make_display
 from finetune_cli.localjob import LocalRun
 from finetune_cli.runner import RunOutcome

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune_api.evaluation_result import GateResult
-from finetune_api.v1alpha1.finetunejob import Evaluation
+from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_api.v1alpha1.probing import MAX_ALARMS, ProbeMetric
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.evaluate.metrics.answers import Answers

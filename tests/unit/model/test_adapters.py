@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import FalconH1Config, FalconH1ForCausalLM
 
-from finetune_api.v1alpha1.finetunejob import Adapter
+from finetune_api.v1alpha1.method import Adapter
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.adapters import build_lora_config, check_target_modules
 from finetune_trainer.planning.experts import ADAPTED_EXPERTS

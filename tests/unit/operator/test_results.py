@@ -8,7 +8,8 @@ from finetune_api.evaluation_result import EvaluateResult, JudgeResult, JudgeSha
 from finetune_api.stage_results import PrepareResult, RowCounts, TrainResult
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import Stage
-from finetune_api.v1alpha1.status import InvalidRowPlace, JudgeStatus
+from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
+from finetune_api.v1alpha1.evaluation_status import JudgeStatus
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
     CreateStage,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.finetunejob import Model
+from finetune_api.v1alpha1.model import Model
 from finetune_trainer.prepare.conversations import DEVELOPER_NOTE, choose_format
 from support.tiny_tokenizer import make_tokenizer
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.finetunejob import Model
+from finetune_api.v1alpha1.model import Model
 from finetune_trainer.model.licence import licence_of
 from finetune_trainer.publish.card import model_card
 from support.spec_cases import minimal_job

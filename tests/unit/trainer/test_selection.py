@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from finetune_api.v1alpha1.finetunejob import EarlyStopping
+from finetune_api.v1alpha1.hyperparameters import EarlyStopping
 from finetune_trainer.train.selection import (
     Validation,
     decide_validation_interval,

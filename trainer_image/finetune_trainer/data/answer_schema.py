@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.answer_checks import find_schema_error
-from finetune_api.v1alpha1.finetunejob import Evaluation
+from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_trainer.errors import UserError
 from finetune_trainer.storage import ObjectNotFound, StorageAccess, open_store
 

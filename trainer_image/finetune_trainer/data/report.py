@@ -12,8 +12,8 @@ from pydantic import Field
 
 from finetune_api.meta import APIModel
 from finetune_api.stage_results import RowCounts
-from finetune_api.v1alpha1.finetunejob import Model
-from finetune_api.v1alpha1.status import InvalidRowPlace
+from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
+from finetune_api.v1alpha1.model import Model
 from finetune_trainer.data.rows import RowErrors
 
 

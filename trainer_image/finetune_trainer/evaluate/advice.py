@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_api.v1alpha1.evaluation import Goal
 from finetune_api.v1alpha1.scoring import (
     BASELINE_WORDS,
     JUDGE_METRICS,

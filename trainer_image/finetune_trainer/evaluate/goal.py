@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_api.v1alpha1.evaluation import Goal
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER, BaselineName, name_base
 from finetune_trainer.evaluate.metrics.answers import Floats
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, Interval

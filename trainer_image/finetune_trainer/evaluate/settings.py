@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from finetune_api.answer_checks import make_schema_check
-from finetune_api.v1alpha1.finetunejob import Evaluation
+from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_trainer.data.answer_schema import fetch_schema
 from finetune_trainer.evaluate.metrics.catalog import Settings
 from finetune_trainer.evaluate.metrics.custom import load_scorer, score_by

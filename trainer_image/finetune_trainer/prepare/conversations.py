@@ -24,7 +24,7 @@ from finetune_trainer.storage import ObjectNotFound, StorageAccess, open_store
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from finetune_api.v1alpha1.finetunejob import Model
+    from finetune_api.v1alpha1.model import Model
 
 DEVELOPER_NOTE = (
     "the chat template has no role developer; messages of that role are written as system messages"

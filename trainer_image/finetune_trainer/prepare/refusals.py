@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finetune_api.stage_results import RowCounts
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.finetunejob import Evaluation
+from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_trainer.data.keys import uri_of
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME
 from finetune_trainer.data.report import place_row, report_invalid_rows

@@ -11,7 +11,8 @@ from typing import Any, TextIO
 
 from finetune_api.termination import StageResult
 from finetune_api.trainer import Event, Stage
-from finetune_api.v1alpha1.status import PlanStatus, ValidationStatus
+from finetune_api.v1alpha1.plan_status import PlanStatus
+from finetune_api.v1alpha1.progress_status import ValidationStatus
 from finetune_trainer.report.push import ProgressPush
 
 

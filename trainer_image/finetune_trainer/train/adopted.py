@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.status import PlanReason, PlanStatus
+from finetune_api.v1alpha1.plan_status import PlanReason, PlanStatus
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import UserError

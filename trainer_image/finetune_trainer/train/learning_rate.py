@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.finetunejob import Adapter
+from finetune_api.v1alpha1.method import Adapter
 from finetune_trainer.planning.architecture import Architecture
 
 REFERENCE_STRENGTH = 32

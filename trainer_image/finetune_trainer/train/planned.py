@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.status import PlanMemory, PlanReason, PlanStatus
+from finetune_api.v1alpha1.plan_status import PlanMemory, PlanReason, PlanStatus
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.memory import count_adapter, count_saved
 from finetune_trainer.planning.setup import Setup, drops_inputs

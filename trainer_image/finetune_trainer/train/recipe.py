@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.finetunejob import Hyperparameters
+from finetune_api.v1alpha1.hyperparameters import Hyperparameters
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import Architecture

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.v1alpha1.finetunejob import EarlyStopping
-from finetune_api.v1alpha1.status import (
+from finetune_api.v1alpha1.hyperparameters import EarlyStopping
+from finetune_api.v1alpha1.progress_status import (
     MAX_VALIDATION_POINTS,
     ValidationPoint,
     ValidationStatus,

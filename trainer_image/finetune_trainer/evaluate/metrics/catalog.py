@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from finetune_api.v1alpha1.finetunejob import Evaluation
+from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_api.v1alpha1.judging import METRIC_OF_MODE
 from finetune_api.v1alpha1.scoring import MetricName
 from finetune_trainer.evaluate.metrics import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetune_api.evaluation_result import GateResult
-from finetune_api.v1alpha1.finetunejob import Evaluation
+from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.evaluate.gates import Found
 from finetune_trainer.evaluate.goal import SLACK

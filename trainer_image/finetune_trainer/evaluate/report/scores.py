@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_api.evaluation_result import EvaluateResult, Score
-from finetune_api.v1alpha1.finetunejob import Goal
+from finetune_api.v1alpha1.evaluation import Goal
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS, LOWER_IS_BETTER, BaselineName
 
 BAR_WIDTH = 120

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from finetune_api.v1alpha1.finetunejob import Checkpoint
+from finetune_api.v1alpha1.hyperparameters import Checkpoint
 from finetune_trainer.storage import ObjectStore, fetch_folder, publish_folder
 from finetune_trainer.storage.store import OnBytes
 from finetune_trainer.train.checkpoint import complete_steps, delete_prefix

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.finetunejob import Adapter
+from finetune_api.v1alpha1.method import Adapter
 from finetune_trainer.model.adapters import ALL_LINEAR, adapts_experts, has_fused_experts
 from finetune_trainer.model.load import read_model_architecture
 from finetune_trainer.report.events import EventEmitter

@@ -1,0 +1,120 @@
+"""Stages and their attempts: where they wait, and how they ended."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, APIModel
+from finetune_api.v1alpha1.dataset_status import InvalidRowPlaces
+from finetune_api.v1alpha1.retry import IncidentClass
+from finetune_api.v1alpha1.status_fields import ShortText, StageName, Text, Timestamp
+
+
+class IncidentStatus(APIModel):
+    """The end of one attempt, with its root cause."""
+
+    incident_class: Annotated[IncidentClass, Field(alias="class")]
+    """What it is to the retry budget."""
+    reason: Annotated[str, Field(max_length=63)] = ""
+    """CamelCase cause."""
+    stage: StageName
+    """Stage it ended."""
+    rank: int | None = None
+    """Node rank of the pod that failed of itself."""
+    node: ShortText | None = None
+    """Node it ran on."""
+    from_step: int | None = None
+    """Step that the attempt had begun at, where training told it."""
+    to_step: int | None = None
+    """Step that it had come to, as far as it was reported."""
+    counted: bool = False
+    """Whether it used up a retry."""
+    time: Timestamp
+    """When."""
+
+
+class QueueStatus(APIModel):
+    """Where the present stage stands in Kueue's queues."""
+
+    local_queue: ShortText | None = None
+    """LocalQueue of the stage's Job."""
+    cluster_queue: ShortText | None = None
+    """ClusterQueue that quota is reserved in."""
+    workload: ShortText | None = None
+    """Kueue's Workload of the stage: `kubectl describe workload` shows what Kueue says."""
+    position: Annotated[int, Field(ge=1)] | None = None
+    """Place among all that wait for the same ClusterQueue; 1 is next. Of the first hundred of a
+    LocalQueue, from 11 on rounded up to tens; looked at every half minute. Absent once quota is
+    reserved, further behind, and where Kueue's visibility API is not open to the operator."""
+    position_in_local_queue: Annotated[int, Field(ge=1)] | None = None
+    """The same among those of its LocalQueue."""
+
+
+class Attempts(APIModel):
+    """How often stages were tried."""
+
+    total: int = 0
+    """Pods started over all stages, retries included."""
+    counted: int = 0
+    """Incidents that used up a retry."""
+    preemptions: int = 0
+    """Evictions and preemptions, by the cluster or by Kueue, which do not count."""
+    history: Annotated[
+        list[IncidentStatus], Field(max_length=10, json_schema_extra=ATOMIC_LIST)
+    ] = []
+    """The last incidents, oldest first."""
+
+
+class Failure(APIModel):
+    """The last failure, with enough to act on."""
+
+    failure_class: Annotated[str, Field(max_length=63, alias="class")]
+    """UserError, DataError, StorageError, OutOfMemory, ImageError, Unschedulable, Evicted ..."""
+    reason: Annotated[str, Field(max_length=63)] = ""
+    """CamelCase cause."""
+    stage: StageName | None = None
+    """Stage that failed."""
+    exit_code: int | None = None
+    """Exit code of the container."""
+    message: Text = ""
+    """What was tried, on what, what came back, what to do."""
+    invalid_rows: InvalidRowPlaces = []
+    """The first rows that the data was refused for, at most 20."""
+    pod: ShortText | None = None
+    """Pod that failed."""
+    node: ShortText | None = None
+    """Node it ran on."""
+    time: Timestamp | None = None
+    """When."""
+
+
+class IncidentCount(APIModel):
+    """Incidents of one class that used up retries."""
+
+    name: IncidentClass
+    """Class."""
+    count: int = 0
+    """How many."""
+
+
+class StageStatus(APIModel):
+    """The Job of one stage."""
+
+    name: StageName
+    """Stage."""
+    job: ShortText
+    """Name of its Job."""
+    start_time: Timestamp | None = None
+    """When it first ran."""
+    completion_time: Timestamp | None = None
+    """When it ended."""
+    active_seconds: int | None = None
+    """Running time over all attempts that have ended, in seconds."""
+    incidents: Annotated[
+        list[IncidentCount], Field(max_length=8, json_schema_extra=MAP_BY_NAME)
+    ] = []
+    """Retries used up, by class."""
+    evictions: int | None = None
+    """How often Kueue took the quota back and stopped the pods."""

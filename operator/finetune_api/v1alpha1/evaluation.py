@@ -1,0 +1,117 @@
+"""``spec.goal`` and ``spec.evaluation``: what must be reached, and how it is measured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.meta import (
+    MAP_BY_NAME,
+    SET_LIST,
+    APIModel,
+    DecimalString,
+    Integer,
+    Unique,
+    UniqueNames,
+)
+from finetune_api.v1alpha1.gates import MAX_GATES, Gate
+from finetune_api.v1alpha1.judging import Judge
+from finetune_api.v1alpha1.probing import Forgetting, Safety
+from finetune_api.v1alpha1.review import Review
+from finetune_api.v1alpha1.scoring import (
+    CustomMetric,
+    GoalMetric,
+    JsonSchema,
+    MetricName,
+    NumberTolerance,
+)
+
+
+class Goal(APIModel):
+    """The KPI this job must reach on the held-out side before its adapter is published.
+
+    What is asked must hold at the near end of the interval, not only on average: a score of
+    0.91 [0.84, 0.97] does not meet `atLeast: "0.90"`, more held-out rows or a better model do.
+    A goal that the held-out rows could not show even with every answer right is refused before
+    training. Where answers are labels, the model must also be better than always giving the most
+    frequent one, which 99 % of the rows may have.
+    """
+
+    metric: GoalMetric
+    """What is measured: `exactMatch` and `macroF1` for short labels; `rougeL`, `chrF` and `bleu`
+    for text; `contains`, `regexMatch` and `numberClose` for one thing in an answer; `jsonValid`,
+    `jsonSchemaValid`, `jsonEqual` and `jsonFieldF1` for JSON; `loss`, `perplexity` and
+    `bitsPerByte` for any data; `custom` for a function of your own; `judgeWinRate` and `judgeScore`
+    for what a judge says. All but the three of any data lie between 0 and 1."""
+    at_least: DecimalString | None = None
+    """Lowest acceptable score of the tuned model, for metrics where higher is better."""
+    at_most: DecimalString | None = None
+    """Highest acceptable score of the tuned model, for `loss`, `perplexity` and `bitsPerByte`."""
+    over_base: DecimalString | None = None
+    """Smallest acceptable improvement over the base model, in the unit of the metric. The two
+    models are compared row by row, and the bound is that of the difference. The base is asked as
+    `evaluation.baseline` says, and the best that it came to counts."""
+    certainty: DecimalString = "0.95"
+    """How sure the verdict must be, from 0.5 to 0.999: that of the interval whose near end is
+    compared. A score that does not reach the goal is taken for one that does in at most half of
+    what is left, 2.5 % at 0.95."""
+
+
+class Evaluation(APIModel):
+    """How base and tuned model are compared on the held-out side."""
+
+    max_samples: Annotated[Integer, Field(ge=1, le=100000)] = 500
+    """Held-out rows scored, drawn by the split's seed."""
+    min_prompts: Annotated[Integer, Field(ge=1, le=100000)] = 30
+    """Fewest distinct held-out prompts that a published adapter may rest on. A data set with fewer
+    is refused before it trains; below some 30 prompts an interval says next to nothing. Lower it
+    only where the rows held out are all there will ever be."""
+    max_new_tokens: Annotated[Integer, Field(ge=1, le=8192)] | Literal["auto"] = "auto"
+    """Longest generated answer in tokens. `auto`: the longest reference plus a margin, at most
+    1,024. The report tells how many references are longer: answers to them are cut."""
+    batch_size: Annotated[Integer, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    """Rows generated at once."""
+    baseline: Literal["Best", "AsIs"] = "Best"
+    """How the base model is asked that the tuned one is compared with. `Best`: as is, and with the
+    prompt that a person would write: an instruction, the labels where answers are labels, and up to
+    16 examples of the train side, within 1,024 tokens; and where answers are labels also for the
+    likeliest label. Of each metric the best of these counts. `AsIs`: the question alone, which
+    takes some 40 % less time and also measures whether the base knows the form of the answers."""
+    metrics: Annotated[
+        list[MetricName], Field(max_length=12, json_schema_extra=SET_LIST), Unique
+    ] = []
+    """What is computed beside the goal's metric. Default: what fits the data, which is `exactMatch`
+    and `macroF1` for labels, `jsonValid`, `jsonFieldF1` and `jsonEqual` for JSON, else `rougeL`,
+    `chrF` and `bleu`; with `loss` and `perplexity`. `secondsPerAnswer` is the time that the
+    evaluation takes for an answer, in batches; it alone differs from run to run."""
+    json_schema: JsonSchema | None = None
+    """What answers must match for `jsonSchemaValid`, which is computed where this is given."""
+    answer_pattern: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """A regular expression as Python writes it; `regexMatch` is the share of answers in which it
+    matches somewhere, and is computed where this is given."""
+    number_tolerance: NumberTolerance | None = None
+    """How close `numberClose` wants the last number of an answer to the reference's; it is computed
+    where this is given. Default: equal."""
+    custom_metric: CustomMetric | None = None
+    """Your own metric `custom`, which is computed where this is given."""
+    gates: Annotated[
+        list[Gate], Field(max_length=MAX_GATES, json_schema_extra=MAP_BY_NAME), UniqueNames
+    ] = []
+    """What else must hold before the adapter is published, beside the goal."""
+    forgetting: Forgetting | None = None
+    """Whether general abilities were lost. Default: not measured; `{}` measures it."""
+    safety: Safety | None = None
+    """Whether the tuned model is less safe than its base. Default: not measured; `{}` measures
+    it."""
+    num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=10000)] = 1000
+    """Resamples behind the intervals of scores that are measured, not counted."""
+    gpus: Annotated[Integer, Field(ge=1, le=64)] | Literal["auto"] = "auto"
+    """GPUs of the evaluation's one pod, at most `resources.gpusPerNode`. `auto`: as many as a
+    training pod has. A model that fits one GPU is put on each, and they share the questions; a
+    larger one is spread over all of them. The scores are the same either way."""
+    review: Review | None = None
+    """Have people compare answers of base and tuned model. Default: nobody is asked."""
+    judge: Judge | None = None
+    """Have a language model judge them; prompts and answers are sent to it. Default: none is
+    asked."""

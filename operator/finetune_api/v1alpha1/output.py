@@ -1,0 +1,40 @@
+"""``spec.output`` and ``spec.s3``: where results go."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.meta import SET_LIST, URI, APIModel, LocalObjectReference, Unique
+from finetune_api.patterns import ENDPOINT_RULE, Texts
+
+
+class Output(APIModel):
+    """Where results go."""
+
+    uri: URI
+    """Where results go: `s3://bucket/prefix`, `pvc://claim/path` or `file:///folder`. The run's own
+    prefix ends in namespace, name and UID, so that no job overwrites another's."""
+    credentials_ref: LocalObjectReference | None = None
+    """Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Default: the pod's own
+    identity."""
+    formats: Annotated[
+        list[Literal["Adapter", "Merged"]],
+        Field(min_length=1, max_length=2, json_schema_extra=SET_LIST),
+        Unique,
+    ] = ["Adapter"]
+    """`Adapter` is always written; `Merged` adds the base model with the adapter folded in."""
+
+
+class S3(APIModel):
+    """How S3 is reached, for servers other than AWS."""
+
+    endpoint: Annotated[str, Field(max_length=512), Texts(ENDPOINT_RULE)] | None = None
+    """URL of the server, for example `https://s3.example.org`. Default: AWS, or the environment's
+    `AWS_ENDPOINT_URL_S3`. On a cluster it must be on the operator's allow list."""
+    region: Annotated[str, Field(max_length=64)] | None = None
+    """Region name. Default: the environment's, else `us-east-1`."""
+    addressing: Literal["Auto", "Path", "Virtual"] = "Auto"
+    """`Path` puts the bucket into the path, as most servers other than AWS need. `Auto`: `Path`
+    when `endpoint` is set."""

@@ -1,0 +1,34 @@
+"""What the parts of a status have in common: types of fields, and conditions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.meta import APIModel
+
+Text = Annotated[str, Field(max_length=1024)]
+ShortText = Annotated[str, Field(max_length=253)]
+Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
+Number = Annotated[str, Field(max_length=32)]
+
+StageName = Literal["prepare", "train", "evaluate", "publish"]
+
+
+class Condition(APIModel):
+    """As in meta/v1."""
+
+    type: Annotated[str, Field(max_length=63)]
+    """Accepted, DatasetReady, DataApproved, QuotaReserved, Training, Evaluated, GoalMet, Published,
+    Suspended, Stalled, Complete, Failed or Pruned."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: Annotated[str, Field(max_length=63)]
+    """CamelCase cause, stable: scripts may compare it."""
+    message: Text = ""
+    """For people: what happened and what to do."""
+    last_transition_time: Timestamp
+    """When `status` last changed."""
+    observed_generation: int | None = None
+    """Generation of the spec this was computed from."""
