@@ -195,6 +195,16 @@ LIFE = {
     "QuotaReserved": ReasonHelp("Kueue has reserved quota and admitted the stage.", _WAIT),
     "SuspendedByUser": ReasonHelp("`spec.suspend` is true.", "Set it to false to go on."),
     "Resumed": ReasonHelp("The job was suspended and goes on.", _WAIT),
+    "WithinBudget": ReasonHelp("What the job should take is within its budget.", "Nothing."),
+    "EstimateExceedsBudget": ReasonHelp(
+        "The job should take more than its budget, and would be stopped with a save.",
+        "Raise `budget` while it runs, or ask for less in a new job; `status.estimate` says what it"
+        " rests on.",
+    ),
+    "BudgetTooSmall": ReasonHelp(
+        "Not even GPUs at the peak of their data sheet would train the job within its budget.",
+        "Raise `budget` in a new job, or ask for less: fewer epochs, fewer rows.",
+    ),
     "HeldAfterTraining": ReasonHelp(
         "The job is trained, and `spec.holdAfter` keeps it from being evaluated.",
         "Nothing in a sweep, which chooses. Else remove `spec.holdAfter`, or set `spec.prune`.",

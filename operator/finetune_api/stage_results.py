@@ -52,6 +52,26 @@ def limit_places(places: Iterable[InvalidRowPlace]) -> list[InvalidRowPlace]:
     return kept
 
 
+class TimeEstimate(APIModel):
+    """How long training and evaluation would take, start-up left out.
+
+    Nobody has measured it: it rests on the speed of a kind of GPU.
+    """
+
+    train_seconds: int
+    evaluate_seconds: int
+    least_train_seconds: int = 0
+    """Training at the device's full peak, which nothing reaches; 0 where that cannot be known."""
+    tokens: int
+    """Tokens that training would see, repeated ones as often as they are."""
+    tokens_per_second: Annotated[str, Field(max_length=32)]
+    """Speed that is assumed, over all ranks."""
+    device: Annotated[str, Field(max_length=63)]
+    """What it would run on."""
+    is_device_known: bool = True
+    """False where the kind of GPU is assumed, too."""
+
+
 class PrepareResult(APIModel):
     """What ``prepare`` found and wrote."""
 
@@ -67,6 +87,8 @@ class PrepareResult(APIModel):
     invalid_rows: list[InvalidRowPlace] = []
     """The first of them, as many as :func:`limit_places` lets through."""
     num_truncated_rows: int
+    estimate: TimeEstimate | None = None
+    """How long the stages after it would take; None where that cannot be said."""
     reused: bool = False
     """True when a data set with the same source and recipe was there already."""
 

@@ -38,6 +38,9 @@ class Environment:
     """GPUs that the pod has asked the cluster for."""
     ALLOW_CPU = "FINETUNE_ALLOW_CPU"
     """`1`: a stage that sees none of its GPUs computes on the CPU, one process in place of each."""
+    TRAINING_NODE = "FINETUNE_TRAINING_NODE"
+    """What a node of training will have, for the estimate: JSON of `gpu` (its kind, in whatever
+    words), `cpus` and `memoryBytes`. Default: what this machine has, and no GPU that is known."""
     ALLOWED_LICENCES = "FINETUNE_ALLOWED_LICENCES"
     """Licences that the base model may have: patterns, as a JSON list. Default: any."""
     SCRATCH_BYTES = "FINETUNE_SCRATCH_BYTES"
@@ -73,6 +76,21 @@ class Stage(StrEnum):
     EVALUATE = "evaluate"
     PUBLISH = "publish"
 
+
+GPUKind = Literal[
+    "h100",
+    "h100-pcie",
+    "h200",
+    "b200",
+    "a100-80",
+    "a100-40",
+    "l40s",
+    "a10g",
+    "l4",
+    "rtx4090",
+    "t4",
+]
+"""Kinds of GPU whose speed is known, for estimates."""
 
 CPU_STAGES = frozenset({Stage.PREPARE, Stage.PUBLISH})
 """They need no GPU: no queue, no GPU nodes, the administrator's settings for small pods."""

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from finetune_cli.display import duration_text
+
 Body = Mapping[str, Any]
 
 COLUMNS = ("NAME", "PHASE", "PROGRESS", "STEP", "LOSS", "QUEUE", "AGE")
@@ -102,6 +104,7 @@ def describe(job: Body, events: Iterable[Body], now: datetime) -> list[str]:
     lines += section("Conditions", conditions(job, now))
     lines += section("Data set", facts(_dataset(job)))
     lines += section("Plan", facts(_plan(job)))
+    lines += section("Cost", facts(_cost(job)))
     lines += section("Evaluation", _evaluation(job))
     lines += section("Adapter", facts(_artifact(job)))
     lines += section("Incidents", _incidents(job, now))
@@ -238,6 +241,36 @@ def _plan(job: Body) -> dict[str, Any]:
         "Memory": f"about {memory.get('total', 0) / 2**30:.1f} of "
         f"{memory.get('available', 0) / 2**30:.1f} GiB per rank",
     }
+
+
+def _cost(job: Body) -> dict[str, Any]:
+    """Return what the job should take beside what it has cost so far, and what it may."""
+    status, budget = job.get("status", {}), job["spec"].get("budget", {})
+    estimate, cost = status.get("estimate", {}), status.get("cost", {})
+    gpus, hourly = estimate.get("gpus"), estimate.get("hourlyAmount")
+    return {
+        "Training holds": gpus and f"{gpus} GPU(s){f', {hourly} an hour' if hourly else ''}",
+        "Estimate": _estimate_text(estimate),
+        "Rests on": estimate.get("message"),
+        "So far": _hours_text(cost),
+        "Budget": _hours_text(budget),
+    }
+
+
+def _estimate_text(estimate: Body) -> str | None:
+    times = ", ".join(
+        f"{duration_text(estimate[name])} of {what}"
+        for name, what in (("trainSeconds", "training"), ("evaluateSeconds", "evaluation"))
+        if estimate.get(name)
+    )
+    parts = [f"about {times}" if times else "", _hours_text(estimate) or ""]
+    return ": ".join(filter(None, parts)) or None
+
+
+def _hours_text(told: Body) -> str | None:
+    hours, amount = told.get("gpuHours"), told.get("amount")
+    parts = [f"{hours} GPU hours" if hours else "", f"an amount of {amount}" if amount else ""]
+    return ", ".join(filter(None, parts)) or None
 
 
 def _evaluation(job: Body) -> list[str]:

@@ -53,7 +53,9 @@ def make_plan(run: LocalRun, options: PlanOptions) -> dict[str, Any]:
             arguments += [f"--{name}", str(value)]
     plan = ask_trainer(run, "plan", *arguments, doing="planning", log_stays=True)
     if options.hour_price is not None and run.job.spec.resources.gpus_per_node:
-        hours = Decimal(plan["time"]["seconds"]) * run.job.world_size / 3600
+        time, spec = plan["time"], run.job.spec
+        seconds = time["seconds"] * run.job.world_size
+        hours = Decimal(seconds + time["evaluationSeconds"] * spec.evaluation_gpus) / 3600
         plan["cost"] = {
             "gpuHours": f"{hours:.2f}",
             "gpuHourPrice": str(options.hour_price),
@@ -141,13 +143,17 @@ def _time(plan: dict[str, Any]) -> list[str]:
         _line(
             "training time",
             f"about {duration_text(time['seconds'])} ({time['tokens']:,} tokens at an assumed "
-            f"{time['tokensPerSecond']:,.0f} tokens/s); start and evaluation come on top",
-        )
+            f"{time['tokensPerSecond']:,.0f} tokens/s)",
+        ),
+        _line(
+            "evaluation time",
+            f"about {duration_text(time['evaluationSeconds'])}; start-up comes on top of both",
+        ),
     ]
     if cost is not None:
         lines.append(
             _line(
-                "training cost",
+                "cost",
                 f"about {cost['total']} ({cost['gpuHours']} GPU hours at {cost['gpuHourPrice']})",
             )
         )

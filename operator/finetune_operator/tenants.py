@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from finetune_api.meta import CpuQuantity, DecimalString, Quantity
+from finetune_api.trainer import GPUKind
 from finetune_api.v1alpha1.podtemplate import Toleration
 
 
@@ -113,6 +114,10 @@ class TenantSettings(BaseModel):
     gpu_hour_price: DecimalString | None = None
     """Price of one GPU for an hour, in whatever currency; jobs show what they cost and may set
     `budget.amount`. Unset: they show GPU hours."""
+    gpu_kind: GPUKind | None = None
+    """The GPUs that training runs on, for estimates of time and cost. A node label that names them
+    (`nvidia.com/gpu.product` and the like, in `podTemplate.nodeSelector` or `defaultNodeSelector`)
+    says more. Unset, and without a label: `h100` is assumed, and no job is refused for it."""
 
 
 class NamespacePolicy(TenantSettings):

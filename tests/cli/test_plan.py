@@ -51,7 +51,8 @@ def test_a_plan_adds_up(cli: Cli) -> None:
     memory = settings["memory"]
     parts = [value for name, value in memory.items() if name not in ("total", "available")]
     assert sum(parts) == memory["total"] < memory["available"]
-    hours = 8 * made["time"]["seconds"] / 3600
+    time = made["time"]
+    hours = 8 * (time["seconds"] + time["evaluationSeconds"]) / 3600
     assert float(made["cost"]["total"]) == pytest.approx(2.5 * hours, abs=0.05)
     assert {each["name"] for each in settings["reasons"]} >= {"learningRate", "strategy"}
     evaluation = made["evaluation"]["memory"]
@@ -71,6 +72,7 @@ def test_a_plan_reads_well(cli: Cli) -> None:
         "total",
         "evaluation memory",
         "most of it is the weights",
+        "evaluation time",
         "why:",
         "learningRate:",
     ):

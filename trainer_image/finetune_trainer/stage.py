@@ -100,9 +100,9 @@ def _end_with(emit: EventEmitter, error: TrainerError) -> int:
 def _function_of(stage: Stage) -> StageFunction:
     # Imported late: prepare, publish and the parent of train must start without torch.
     if stage is Stage.PREPARE:
-        from finetune_trainer.prepare.stage import prepare
+        from finetune_trainer.estimate import prepare_with_estimate
 
-        return prepare
+        return prepare_with_estimate
     if stage is Stage.TRAIN:
         from finetune_trainer.train.stage import train
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from finetune_api.meta import MAP_BY_NAME, MAP_BY_TYPE, APIModel
 from finetune_api.v1alpha1.attempt_status import Attempts, Failure, QueueStatus, StageStatus
+from finetune_api.v1alpha1.cost_status import CostStatus, EstimateStatus
 from finetune_api.v1alpha1.dataset_status import DataApprovalStatus, DatasetStatus
 from finetune_api.v1alpha1.evaluation_status import (
     Artifact,
@@ -18,7 +19,7 @@ from finetune_api.v1alpha1.evaluation_status import (
 )
 from finetune_api.v1alpha1.plan_status import PlanStatus
 from finetune_api.v1alpha1.progress_status import Metric, Progress, ValidationStatus
-from finetune_api.v1alpha1.status_fields import Condition, Number, Timestamp
+from finetune_api.v1alpha1.status_fields import Condition, Timestamp
 
 Phase = Literal[
     "Pending",
@@ -43,15 +44,6 @@ class TrainerImage(APIModel):
     """Reference that later pods ask for: by digest where the first pod's node told one."""
     image_id: Annotated[str, Field(max_length=512, alias="imageID")] = ""
     """What the first pod's node ran, in the words of its container runtime."""
-
-
-class CostStatus(APIModel):
-    """What the stages that are over have cost; of a job at its end, all of them."""
-
-    gpu_hours: Number = "0"
-    """GPUs times running time, over all stages and attempts."""
-    amount: Number | None = None
-    """The same at the price that held then; absent without a price."""
 
 
 class FineTuneJobStatus(APIModel):
@@ -124,5 +116,7 @@ class FineTuneJobStatus(APIModel):
     """How often pods were started."""
     cost: CostStatus | None = None
     """GPU hours and their price, as far as stages are over."""
+    estimate: EstimateStatus | None = None
+    """What the job will take, beside what it has cost so far."""
     last_failure: Failure | None = None
     """The last failure."""

@@ -21,7 +21,7 @@ class Condition(APIModel):
 
     type: Annotated[str, Field(max_length=63)]
     """Accepted, DatasetReady, DataApproved, QuotaReserved, Training, Evaluated, GoalMet, Published,
-    Suspended, Stalled, Complete, Failed or Pruned."""
+    WithinBudget, Suspended, Stalled, Complete, Failed or Pruned."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=63)]

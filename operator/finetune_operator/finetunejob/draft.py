@@ -38,6 +38,7 @@ OWNED_FIELDS = (
     "queue",
     "attempts",
     "cost",
+    "estimate",
     "lastFailure",
 )
 """What the operator's field manager owns; ``progress`` and ``metrics`` belong to the pushes."""

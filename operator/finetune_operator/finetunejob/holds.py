@@ -9,6 +9,7 @@ from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import pruning, publishing
 from finetune_operator.finetunejob.decisions import PHASE, SECTION, needs_approval
+from finetune_operator.finetunejob.estimate import is_hopeless, is_untold
 from finetune_operator.finetunejob.publishing import overrules, why_publishing_waits
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS
@@ -62,6 +63,18 @@ def _suspended(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
     if not spec.suspend and not step.draft.is_true(ConditionType.SUSPENDED):
         return None
     return Hold(reason=Reason.SUSPENDED_BY_USER, message="Held by spec.suspend.")
+
+
+def _unaffordable(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
+    """Let no job hold GPUs whose budget cannot be enough, or before it is said that it may not."""
+    if stage is not Stage.TRAIN:
+        return None
+    if message := is_hopeless(step, spec):
+        return Hold(reason=Reason.BUDGET_TOO_SMALL, message=message, is_final=True)
+    if not is_untold(step):
+        return None
+    told = step.draft.conditions.get(ConditionType.WITHIN_BUDGET) or {}
+    return Hold(reason=told["reason"], message=told["message"], recheck_seconds=0.0)
 
 
 def _unapproved(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
@@ -151,6 +164,7 @@ def _unrecorded(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
 
 _HOLDS: tuple[Callable[[Step, FineTuneJobSpec, Stage], Hold | None], ...] = (
     _suspended,
+    _unaffordable,
     _unapproved,
     _unselected,
     _undecided,

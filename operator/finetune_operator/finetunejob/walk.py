@@ -20,6 +20,7 @@ from finetune_operator.finetunejob.endings import (
     succeed,
     take_late_result,
 )
+from finetune_operator.finetunejob.estimate import tell_estimate
 from finetune_operator.finetunejob.image import settle_image
 from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
@@ -44,6 +45,7 @@ def walk(step: Step) -> None:
     if spec is not None:
         settle_image(step)
         step.draft.drop("queue")  # told anew by the stage that stands in one
+        tell_estimate(step, spec)
         suspend_or_resume(step, spec)
         # What is pruned is stopped anyway, and has not failed.
         if spec.prune or not (is_overdue(step, spec) or is_spent(step, spec)):

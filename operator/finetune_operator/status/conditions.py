@@ -24,6 +24,7 @@ class ConditionType(StrEnum):
     EVALUATED = "Evaluated"
     GOAL_MET = "GoalMet"
     PUBLISHED = "Published"
+    WITHIN_BUDGET = "WithinBudget"
     SUSPENDED = "Suspended"
     STALLED = "Stalled"
     COMPLETE = "Complete"
@@ -93,6 +94,10 @@ class Reason(StrEnum):
     PREEMPTED = "Preempted"
     DEACTIVATED = "Deactivated"
     REACTIVATED = "Reactivated"
+    # what it will cost
+    WITHIN_BUDGET = "WithinBudget"
+    ESTIMATE_EXCEEDS_BUDGET = "EstimateExceedsBudget"
+    BUDGET_TOO_SMALL = "BudgetTooSmall"
     # selection among several
     HELD_AFTER_TRAINING = "HeldAfterTraining"
     PRUNE_REQUESTED = "PruneRequested"

@@ -72,3 +72,24 @@ def test_whoever_waits_is_told_that_the_job_was_pruned() -> None:
     assert is_terminal(job)
     assert verdict(job, "Complete") == (False, "Pruned=True, PruneRequested, By prune.")
     assert verdict(job, "Pruned")[0]
+
+
+def test_what_a_job_should_take_stands_beside_what_it_has_cost() -> None:
+    job = finetunejob("headlines", "team-a", budget={"gpuHours": "8", "amount": "20"})
+    estimate = {
+        "basis": "Assumed", "gpus": 8, "hourlyAmount": "20.00", "trainSeconds": 7500,
+        "evaluateSeconds": 360, "gpuHours": "17.067", "amount": "42.67", "message": "assumed speed",
+    }  # fmt: skip
+    job["status"] = {"estimate": estimate, "cost": {"gpuHours": "3.100", "amount": "7.75"}}
+    shown = "\n".join(describe(job, [], NOW))
+    for line in (
+        "Training holds: 8 GPU(s), 20.00 an hour",
+        "Estimate:       about 2 h 05 min of training, 6 min 00 s of evaluation: 17.067 GPU hours",
+        "Rests on:       assumed speed",
+        "So far:         3.100 GPU hours, an amount of 7.75",
+        "Budget:         8 GPU hours, an amount of 20",
+    ):
+        assert line in shown
+    job["status"] = {}
+    del job["spec"]["budget"]
+    assert "Cost:" not in "\n".join(describe(job, [], NOW))

@@ -3,14 +3,20 @@
 Peaks are the vendors' dense bfloat16 figures. The share of them that training reaches is an
 assumption, stated with the result: :data:`EFFICIENCY` for forward passes that fill the device, less
 for short ones. A measurement beats it: ``tokens_per_second`` of a first run.
+
+An answer is generated token by token: each waits for the launches of all layers, or for the weights
+to be read from memory, whichever takes longer.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 
+from finetune_api.trainer import GPUKind
 from finetune_trainer.planning.architecture import Architecture
-from finetune_trainer.planning.memory import count_adapter
+from finetune_trainer.planning.memory import count_adapter, weight_bytes_of
 from finetune_trainer.planning.setup import Setup
 
 GIB = 2**30
@@ -22,6 +28,11 @@ SHARDING = 0.8
 """What is left when weights are fetched from other GPUs in every pass."""
 CPU_CORE_FLOPS = {2: 9e10, 4: 5e10}
 """Per core by bytes of a value; SmolLM2-135M was measured at 323 and 200 tokens/s on two."""
+CPU_BANDWIDTH = 1e10
+"""Bytes that a CPU reads per second while it generates."""
+LAUNCH_SECONDS = 8e-4
+"""What a layer of PyTorch code takes to be launched, however little there is to compute: an
+assumption, from some 25 ms that a token of an 8B model of 32 layers takes on an H100."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,29 +43,61 @@ class GPU:
         name: As people say it.
         memory: Bytes that its driver shows.
         flops: Dense bfloat16 peak per second.
+        bandwidth: Bytes that it reads from its memory per second, at its peak.
         bfloat16: Computes in bfloat16.
     """
 
     name: str
     memory: int
     flops: float
+    bandwidth: float
     bfloat16: bool = True
 
 
-GPUS = {
-    "h100": GPU(name="H100 SXM 80 GB", memory=int(79.1 * GIB), flops=989e12),
-    "h100-pcie": GPU(name="H100 PCIe 80 GB", memory=int(79.1 * GIB), flops=756e12),
-    "h200": GPU(name="H200 141 GB", memory=int(139.7 * GIB), flops=989e12),
-    "b200": GPU(name="B200 180 GB", memory=int(178.0 * GIB), flops=2250e12),
-    "a100-80": GPU(name="A100 80 GB", memory=int(79.1 * GIB), flops=312e12),
-    "a100-40": GPU(name="A100 40 GB", memory=int(39.4 * GIB), flops=312e12),
-    "l40s": GPU(name="L40S 48 GB", memory=int(44.3 * GIB), flops=362e12),
-    "a10g": GPU(name="A10G 24 GB", memory=int(22.0 * GIB), flops=125e12),
-    "l4": GPU(name="L4 24 GB", memory=int(22.0 * GIB), flops=121e12),
-    "rtx4090": GPU(name="RTX 4090 24 GB", memory=int(23.5 * GIB), flops=165e12),
-    "t4": GPU(name="T4 16 GB", memory=int(14.6 * GIB), flops=8e12, bfloat16=False),
+GPUS: dict[GPUKind, GPU] = {
+    "h100": GPU(name="H100 SXM 80 GB", memory=int(79.1 * GIB), flops=989e12, bandwidth=3350e9),
+    "h100-pcie": GPU(
+        name="H100 PCIe 80 GB", memory=int(79.1 * GIB), flops=756e12, bandwidth=2000e9
+    ),
+    "h200": GPU(name="H200 141 GB", memory=int(139.7 * GIB), flops=989e12, bandwidth=4800e9),
+    "b200": GPU(name="B200 180 GB", memory=int(178.0 * GIB), flops=2250e12, bandwidth=8000e9),
+    "a100-80": GPU(name="A100 80 GB", memory=int(79.1 * GIB), flops=312e12, bandwidth=2039e9),
+    "a100-40": GPU(name="A100 40 GB", memory=int(39.4 * GIB), flops=312e12, bandwidth=1555e9),
+    "l40s": GPU(name="L40S 48 GB", memory=int(44.3 * GIB), flops=362e12, bandwidth=864e9),
+    "a10g": GPU(name="A10G 24 GB", memory=int(22.0 * GIB), flops=125e12, bandwidth=600e9),
+    "l4": GPU(name="L4 24 GB", memory=int(22.0 * GIB), flops=121e12, bandwidth=300e9),
+    "rtx4090": GPU(name="RTX 4090 24 GB", memory=int(23.5 * GIB), flops=165e12, bandwidth=1008e9),
+    "t4": GPU(name="T4 16 GB", memory=int(14.6 * GIB), flops=8e12, bandwidth=320e9, bfloat16=False),
 }
 """Vendors' data sheets; a T4 has no bfloat16 and computes in float32."""
+
+
+_SHARED = frozenset(("mig", "shared"))
+"""In a node's label: a pod gets part of a GPU."""
+
+
+def find_gpu(words: str) -> GPU | None:
+    """Return the GPU that a name means; None if it is none that we know, or only part of one.
+
+    Args:
+        words: A kind of ours, or what a cluster's node label says, such as
+            ``NVIDIA-A100-SXM4-80GB`` or ``nvidia-tesla-t4``.
+    """
+    if words in GPUS:
+        return GPUS[words]
+    parts = frozenset(re.split(r"[^a-z0-9]+", words.lower()))
+    if parts & _SHARED:
+        return None
+    found: GPUKind | None = None
+    if "h100" in parts:
+        found = "h100-pcie" if "pcie" in parts else "h100"
+    elif "a100" in parts:
+        found = "a100-80" if "80gb" in parts else "a100-40"
+    elif {"rtx", "4090"} <= parts:
+        found = "rtx4090"
+    else:
+        found = next((kind for kind in GPUS if kind in parts), None)
+    return GPUS[found] if found else None
 
 
 def flops_per_token(model: Architecture, setup: Setup, mean_tokens: float) -> float:
@@ -97,3 +140,35 @@ def tokens_per_second(
 def cpu_flops(setup: Setup, num_cpus: int) -> float:
     """Return what a rank's share of the cores computes per second, as measured, not as a peak."""
     return CPU_CORE_FLOPS[setup.value_bytes] * num_cpus / setup.world_size
+
+
+def answering_seconds(
+    model: Architecture,
+    setup: Setup,
+    *,
+    flops: float,
+    bandwidth: float,
+    num_questions: int,
+    rows: int,
+    prompt_tokens: float,
+    answer_tokens: float,
+) -> float:
+    """Estimate how long one worker takes to read questions and generate their answers.
+
+    Args:
+        model: The base model.
+        setup: How it was trained, and is loaded.
+        flops: What the worker computes per second when it has enough to do.
+        bandwidth: Bytes that it reads from memory per second.
+        num_questions: Questions that it answers.
+        rows: Questions that it answers together.
+        prompt_tokens: Mean length of a question.
+        answer_tokens: Length of the longest answer of a batch.
+    """
+    per_token = 2 * model.num_active_parameters
+    reading = num_questions * (prompt_tokens + answer_tokens) * per_token / flops
+    together = min(rows, num_questions)
+    step = max(weight_bytes_of(model, setup) / bandwidth, together * per_token / flops)
+    if setup.use_gpu:
+        step = max(step, model.num_layers * LAUNCH_SECONDS)
+    return reading + math.ceil(num_questions / together) * answer_tokens * step

@@ -45,6 +45,13 @@ RESERVED_MOUNTS = (
 )
 OWN_VOLUMES = frozenset({"job", "work", "cache", "tmp", "shm", "token", "ca"})
 
+GPU_LABELS = (
+    "nvidia.com/gpu.product",
+    "cloud.google.com/gke-accelerator",
+    "karpenter.k8s.aws/instance-gpu-name",
+)
+"""Labels of nodes that name the kind of their GPUs."""
+
 _SUFFIXES = {"m": Decimal("0.001"), "": Decimal(1), "k": Decimal(1000)}
 
 
@@ -225,6 +232,8 @@ def _environment(
         values[Environment.NUM_GPUS] = str(gpus)
     if config.cache_claim:
         values[Environment.CACHE_IS_SHARED] = "1"
+    if stage is Stage.PREPARE:
+        values[Environment.TRAINING_NODE] = _training_node(spec, extra, config)
     if stage is Stage.PREPARE and "*" not in config.allowed_licences:
         values[Environment.ALLOWED_LICENCES] = json.dumps(config.allowed_licences)
     if config.allow_cpu:
@@ -245,6 +254,18 @@ def _environment(
     tenant = {variable.name: variable.value for variable in extra.env}
     merged = {**tenant, **config.trainer_environment, **values}
     return [{"name": key, "value": value} for key, value in sorted(merged.items())]
+
+
+def _training_node(spec: FineTuneJobSpec, extra: PodTemplate, config: OperatorConfig) -> str:
+    """Say what training will run on, for what it will take."""
+    labels = {**config.default_node_selector, **extra.node_selector}
+    named = (labels[label] for label in GPU_LABELS if label in labels)
+    node = {
+        "gpu": next(named, config.gpu_kind or ""),
+        "cpus": whole_cpus(_cpu_of(spec, Stage.TRAIN, config)),
+        "memoryBytes": whole_bytes(memory_of(spec, Stage.TRAIN, config)),
+    }
+    return json.dumps(node, sort_keys=True)
 
 
 def _volumes(

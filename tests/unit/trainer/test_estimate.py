@@ -1,0 +1,123 @@
+"""What a job takes is reckoned before it runs: on which GPU, for which tokens and questions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import pytest
+
+from finetune_api.trainer import Environment, GPUKind, ResolvedJob, resolve_job
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_trainer.estimate import (
+    Questions,
+    estimate_time,
+    on_gpus,
+    plan_on,
+    read_device,
+)
+from finetune_trainer.planning.architecture import describe_architecture
+from finetune_trainer.planning.throughput import GPUS, find_gpu
+from finetune_trainer.train.recipe import DataShape
+from support.spec_cases import minimal_job
+
+LLAMA_8B = describe_architecture(
+    {
+        "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "vocab_size": 128256, "tie_word_embeddings": False,
+    },
+    {},
+)  # fmt: skip
+DATA = DataShape(num_rows=5000, num_tokens=2_000_000, mean_tokens=400, longest_tokens=900)
+ASKED = Questions(number=500, prompt_tokens=300, answer_tokens=100)
+
+
+def resolved(**spec: Any) -> ResolvedJob:
+    body = minimal_job()
+    body["spec"] |= {"resources": {"gpusPerNode": 1}, **spec}
+    return resolve_job(FineTuneJob.from_wire(body), namespace="team-a", uid="u")
+
+
+def reckon(kind: GPUKind = "h100", *, is_known: bool = True, **spec: Any) -> Any:
+    job = resolved(**spec)
+    device = on_gpus(job, GPUS[kind], is_known=is_known)
+    return estimate_time(plan_on(device, job, DATA, LLAMA_8B), ASKED)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("h100", "H100 SXM 80 GB"),
+        ("NVIDIA-H100-80GB-HBM3", "H100 SXM 80 GB"),
+        ("NVIDIA-H100-PCIe", "H100 PCIe 80 GB"),
+        ("nvidia-h100-mega-80gb", "H100 SXM 80 GB"),
+        ("NVIDIA-H200", "H200 141 GB"),
+        ("NVIDIA-A100-SXM4-80GB", "A100 80 GB"),
+        ("NVIDIA-A100-PCIE-40GB", "A100 40 GB"),
+        ("nvidia-tesla-a100", "A100 40 GB"),
+        ("a100-80", "A100 80 GB"),
+        ("Tesla-T4", "T4 16 GB"),
+        ("NVIDIA-L40S", "L40S 48 GB"),
+        ("NVIDIA-GeForce-RTX-4090", "RTX 4090 24 GB"),
+        ("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", None),  # an eighth of one
+        ("NVIDIA-H100-80GB-HBM3-SHARED", None),
+        ("NVIDIA-GH200-480GB", None),
+        ("NVIDIA-L40", None),
+        ("Tesla-V100-SXM2-16GB", None),
+        ("", None),
+    ],
+)
+def test_a_gpu_is_known_by_its_kind_or_by_a_label_of_its_node(words: str, name: str | None) -> None:
+    found = find_gpu(words)
+    assert (found.name if found else None) == name
+
+
+def test_every_kind_that_may_be_configured_has_its_figures() -> None:
+    assert set(GPUS) == set(get_args(GPUKind))
+    for gpu in GPUS.values():
+        assert 1e11 < gpu.bandwidth < 1e13
+
+
+def test_an_8b_model_on_an_h100_takes_what_such_runs_take() -> None:
+    found = reckon()
+    # 6 million tokens at 6,000 to 15,000 a second; 500 questions in three ways.
+    assert found.tokens == pytest.approx(6_000_000, rel=0.02)
+    assert 400 < found.train_seconds < 1000
+    assert 60 < found.evaluate_seconds < 600
+    assert 0.2 < found.least_train_seconds / found.train_seconds < 0.5
+
+
+def test_time_follows_tokens_gpus_and_their_kind() -> None:
+    one = reckon()
+    assert reckon(hyperparameters={"epochs": "6"}).train_seconds == pytest.approx(
+        2 * one.train_seconds, rel=0.02
+    )
+    assert reckon("a100-80").train_seconds > 2.5 * one.train_seconds
+    eight = reckon(resources={"gpusPerNode": 8})
+    assert eight.train_seconds < one.train_seconds / 3
+    assert eight.evaluate_seconds < one.evaluate_seconds / 2
+    assert eight.device == "8 x H100 SXM 80 GB"
+    as_is = reckon(evaluation={"baseline": "AsIs"})
+    assert as_is.evaluate_seconds < one.evaluate_seconds
+
+
+def test_the_least_is_told_only_where_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reckon().least_train_seconds > 0
+    assert reckon(is_known=False).least_train_seconds == 0
+    early = reckon(checkpoint={"earlyStopping": {"patience": 3}})
+    assert early.least_train_seconds == 0
+    monkeypatch.setenv(Environment.ALLOW_CPU, "1")
+    assert reckon().least_train_seconds == 0
+
+
+def test_the_device_is_what_the_operator_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(Environment.TRAINING_NODE, raising=False)
+    assert not read_device(resolved()).is_known
+    node = {"gpu": "Tesla-T4", "cpus": 6, "memoryBytes": 32 * 2**30}
+    monkeypatch.setenv(Environment.TRAINING_NODE, json.dumps(node))
+    device = read_device(resolved())
+    assert (device.name, device.is_known) == ("1 x T4 16 GB", True)
+    device = read_device(resolved(resources={"gpusPerNode": 0}))
+    assert (device.name, device.gpu) == ("6 CPU cores", None)
+    assert device.hardware.memory_bytes == 32 * 2**30

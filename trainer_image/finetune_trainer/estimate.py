@@ -1,0 +1,321 @@
+"""How long training and evaluation of a job would take: reckoned by ``prepare``, before any GPU.
+
+Loads no weights and no torch. What the stages after it will run on is told by the operator
+(``Environment.TRAINING_NODE``); elsewhere it is taken to be this machine, and of GPUs the kind is
+assumed and that is said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+
+from finetune_api.stage_results import PrepareResult, TimeEstimate
+from finetune_api.trainer import Environment, GPUKind, ResolvedJob
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.prepared import read_prepared
+from finetune_trainer.data.report import DatasetReport
+from finetune_trainer.data.rows import Side
+from finetune_trainer.failures import classify
+from finetune_trainer.model.hardware import Hardware, detect_hardware
+from finetune_trainer.model.load import expected_attention, read_model_architecture
+from finetune_trainer.planning.answering import MAX_AUTO_TOKENS, TOKENS_PER_BATCH
+from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.setup import Setup
+from finetune_trainer.planning.throughput import (
+    CPU_BANDWIDTH,
+    EFFICIENCY,
+    GPU,
+    GPUS,
+    answering_seconds,
+    cpu_flops,
+    find_gpu,
+    flops_per_token,
+    tokens_per_second,
+)
+from finetune_trainer.train.adopted import idle_recipe
+from finetune_trainer.train.evaluation import EvaluationPlan, plan_evaluation
+from finetune_trainer.train.planned import setup_of
+from finetune_trainer.train.recipe import DataShape, Recipe, decide_recipe
+from finetune_trainer.train.shape import shape_of_training_side
+
+ASSUMED_GPU: GPUKind = "h100"
+"""Where nobody says which GPUs there are."""
+LABEL_TOKENS = 12
+"""Longest answer of a batch where answers are labels."""
+CPUS_OF_A_GPU = 8
+"""Cores that are taken to stand beside a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """What is reckoned for.
+
+    Attributes:
+        name: For people.
+        hardware: What a node offers.
+        gpu: Kind of the GPUs; None without any.
+        is_known: Whether somebody has said so; else it is assumed.
+    """
+
+    name: str
+    hardware: Hardware
+    gpu: GPU | None = None
+    is_known: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Questions:
+    """What a model is asked.
+
+    Attributes:
+        number: How many held-out questions.
+        prompt_tokens: Their mean length.
+        answer_tokens: About the longest answer of a batch.
+    """
+
+    number: int
+    prompt_tokens: float
+    answer_tokens: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """How a job is trained and evaluated.
+
+    Attributes:
+        job: The effective job.
+        data: The training side.
+        model: The base model.
+        recipe: How it is trained.
+        evaluation: How it is evaluated.
+        device: What both run on.
+    """
+
+    job: ResolvedJob
+    data: DataShape
+    model: Architecture
+    recipe: Recipe
+    evaluation: EvaluationPlan
+    device: Device
+
+    @property
+    def setup(self) -> Setup:
+        """How it is trained, as far as time depends on it."""
+        return setup_of(self.job, self.model, self.recipe)
+
+
+def on_gpus(job: ResolvedJob, gpu: GPU, *, is_known: bool = True) -> Device:
+    """Return the device of a job that trains on GPUs of this kind."""
+    num_gpus = job.spec.resources.gpus_per_node
+    hardware = Hardware(
+        num_gpus=num_gpus,
+        memory_bytes=gpu.memory,
+        supports_bfloat16=gpu.bfloat16,
+        num_cpus=CPUS_OF_A_GPU * num_gpus,
+    )
+    name = f"{job.world_size} x {gpu.name}"
+    return Device(name=name, hardware=hardware, gpu=gpu, is_known=is_known)
+
+
+def on_cpus(hardware: Hardware, *, where: str = "") -> Device:
+    """Return the device of a job that trains without GPUs."""
+    return Device(name=f"{hardware.num_cpus} CPU cores{where}", hardware=hardware)
+
+
+def prepare_with_estimate(context: StageContext) -> PrepareResult:
+    """Run stage ``prepare``, and reckon how long the stages after it would take.
+
+    Raises:
+        TrainerError: As ``prepare`` does; the estimate alone fails nothing.
+    """
+    # Late: a plan for rows that are not read needs none of its libraries.
+    from finetune_trainer.prepare.stage import prepare
+
+    result = prepare(context)
+    try:
+        prepared = read_prepared(context.output, context.job, context.work_dir, sides=())
+        folder, _ = context.model_folder(include_weights=False)
+        found = estimate(context.job, prepared.report, read_model_architecture(folder))
+    except Exception as error:  # whatever it is, the data set is prepared
+        context.emit.message(f"no estimate of time and cost: {classify(error).message}")
+        return result
+    assumed = "" if found.is_device_known else ", which are assumed"
+    context.emit.message(
+        f"estimated: {found.train_seconds} s of training ({found.tokens:,} tokens at"
+        f" {float(found.tokens_per_second):,.0f} a second) and {found.evaluate_seconds} s of"
+        f" evaluation on {found.device}{assumed}; start-up is not in it"
+    )
+    return result.model_copy(update={"estimate": found})
+
+
+def estimate(job: ResolvedJob, report: DatasetReport, model: Architecture) -> TimeEstimate:
+    """Reckon from a prepared data set.
+
+    Raises:
+        UserError: It would not fit what training is taken to run on.
+    """
+    planned = plan_on(read_device(job), job, shape_of_training_side(job, report), model)
+    return estimate_time(planned, questions_of(job, report))
+
+
+def plan_on(device: Device, job: ResolvedJob, data: DataShape, model: Architecture) -> Planned:
+    """Settle how a job is trained and evaluated on a device.
+
+    Raises:
+        UserError: It does not fit, or settings contradict each other.
+    """
+    recipe = choose_recipe(job, data, model, device)
+    evaluation = plan_evaluation(job, data, model, recipe, device.hardware)
+    return Planned(
+        job=job, data=data, model=model, recipe=recipe, evaluation=evaluation, device=device
+    )
+
+
+def choose_recipe(job: ResolvedJob, data: DataShape, model: Architecture, device: Device) -> Recipe:
+    """Settle everything that the job left to us, for the given device.
+
+    Raises:
+        UserError: The settings do not fit each other, or the device.
+    """
+    use_gpu = device.gpu is not None
+    if job.spec.trains_nothing:
+        return idle_recipe(job, device.hardware, use_gpu=use_gpu)
+    return decide_recipe(
+        job,
+        data,
+        model,
+        device.hardware,
+        use_gpu=use_gpu,
+        # What the image of the cluster has installed is not known here.
+        attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=False),
+    )
+
+
+def read_device(job: ResolvedJob) -> Device:
+    """Return what training will run on, as far as somebody has said."""
+    told = json.loads(os.environ.get(Environment.TRAINING_NODE) or "{}")
+    if job.spec.resources.gpus_per_node:
+        gpu = find_gpu(told.get("gpu") or "")
+        return on_gpus(job, gpu or GPUS[ASSUMED_GPU], is_known=gpu is not None)
+    here = detect_hardware()
+    return on_cpus(
+        replace(
+            here,
+            num_gpus=0,
+            num_cpus=told.get("cpus") or here.num_cpus,
+            memory_bytes=told.get("memoryBytes") or here.memory_bytes,
+        )
+    )
+
+
+def questions_of(job: ResolvedJob, report: DatasetReport) -> Questions:
+    """Return what is asked of the held-out side; how long its answers are is guessed."""
+    sides = report.tokens_of(job.spec.model)
+    lengths = sides.get(Side.TEST) or sides[Side.TRAIN]
+    asked = job.spec.evaluation.max_new_tokens
+    answer: float = min(MAX_AUTO_TOKENS, lengths.p95 / 2)
+    if isinstance(asked, int):
+        answer = asked
+    elif report.labels:
+        answer = LABEL_TOKENS
+    mean = lengths.tokens / max(1, lengths.rows)
+    return Questions(
+        number=min(job.spec.evaluation.max_samples, report.rows.test),
+        prompt_tokens=max(1.0, mean - min(answer, mean / 2)),
+        answer_tokens=answer,
+    )
+
+
+def estimate_time(planned: Planned, questions: Questions) -> TimeEstimate:
+    """Reckon tokens, speed and seconds of training and evaluation; start-up is not in it."""
+    device, recipe = planned.device, planned.recipe
+    evaluate_seconds = max(1, round(_evaluation_seconds(planned, questions)))
+    if recipe.total_steps == 0:
+        return TimeEstimate(
+            train_seconds=0,
+            evaluate_seconds=evaluate_seconds,
+            tokens=0,
+            tokens_per_second="0",
+            device=device.name[:63],
+            is_device_known=device.is_known,
+        )
+    cpus = cpu_flops(planned.setup, device.hardware.num_cpus)
+    mean = _mean_length(planned)
+    speed = tokens_per_second(
+        planned.model,
+        planned.setup,
+        peak_flops=device.gpu.flops if device.gpu else cpus,
+        mean_tokens=planned.data.mean_tokens,
+        tokens_per_pass=recipe.micro_batch_size * mean,
+    )
+    tokens = int(recipe.total_steps * recipe.global_batch_size * mean)
+    return TimeEstimate(
+        train_seconds=max(1, round(tokens / speed)),
+        evaluate_seconds=evaluate_seconds,
+        least_train_seconds=_least_seconds(planned),
+        tokens=tokens,
+        tokens_per_second=f"{speed:.1f}",
+        device=device.name[:63],
+        is_device_known=device.is_known,
+    )
+
+
+def _mean_length(planned: Planned) -> float:
+    """Return the mean tokens of a row as it goes through the model, padding included."""
+    data, recipe = planned.data, planned.recipe
+    if recipe.packing:
+        return float(planned.job.spec.hyperparameters.max_sequence_length)
+    if not recipe.padding_free and recipe.micro_batch_size > 1:
+        # Rows are padded to the longest of their micro batch.
+        return (data.mean_tokens + data.longest_tokens) / 2
+    return data.mean_tokens
+
+
+def _least_seconds(planned: Planned) -> int:
+    """Return what training takes on GPUs that compute at their peak all the time, 0 if unknown.
+
+    Padding, recomputation and validation are left out, and the steps must be certain.
+    """
+    device, data, recipe = planned.device, planned.data, planned.recipe
+    is_certain = device.is_known and planned.job.spec.checkpoint.early_stopping is None
+    if device.gpu is None or not is_certain or os.environ.get(Environment.ALLOW_CPU) == "1":
+        return 0
+    setup = replace(planned.setup, checkpointing=False)
+    tokens = recipe.total_steps * recipe.global_batch_size * data.mean_tokens
+    if not planned.job.spec.hyperparameters.max_steps:
+        tokens = min(tokens, recipe.epochs * data.num_tokens)  # the last batch may not be full
+    work = tokens * flops_per_token(planned.model, setup, data.mean_tokens)
+    return int(work / (device.gpu.flops * recipe.world_size))
+
+
+def _evaluation_seconds(planned: Planned, questions: Questions) -> float:
+    """Return what it takes to ask all models all held-out questions, in each way."""
+    evaluation, device = planned.job.spec.evaluation, planned.device
+    if not questions.number:
+        return 0.0
+    workers = planned.evaluation.placement.num_workers
+    if device.gpu is not None:
+        # The GPUs that a model is spread over compute one after the other.
+        flops, bandwidth = EFFICIENCY * device.gpu.flops, device.gpu.bandwidth
+    else:
+        alone = replace(planned.setup, world_size=1)
+        flops = cpu_flops(alone, device.hardware.num_cpus) / workers
+        bandwidth = CPU_BANDWIDTH / workers
+
+    together = TOKENS_PER_BATCH // (questions.prompt_tokens + questions.answer_tokens)
+    asked = evaluation.batch_size
+    one_way = answering_seconds(
+        planned.model,
+        planned.setup,
+        flops=flops,
+        bandwidth=bandwidth,
+        num_questions=-(-questions.number // workers),
+        rows=asked if isinstance(asked, int) else max(1, int(together)),
+        prompt_tokens=questions.prompt_tokens,
+        answer_tokens=questions.answer_tokens,
+    )
+    # Base and tuned model; the base behind a prompt, which is read once; the published version.
+    is_compared = any(gate.over_published is not None for gate in evaluation.gates)
+    return one_way * (2 + (evaluation.baseline == "Best") + is_compared)
