@@ -77,6 +77,43 @@ def test_switching_gives_each_model_as_it_is_alone(
     assert not torch.equal(found, base)
 
 
+def test_a_version_of_another_method_is_asked_as_it_is_alone(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny_model, tmp_path / "adapter", seed=0)
+    full, plain = tmp_path / "full", load_model(tiny_model, dtype=torch.float32)
+    with torch.no_grad():
+        plain.lm_head.weight.mul_(1.5)
+    plain.save_pretrained(full)
+
+    def alone(folder: Path) -> torch.Tensor:
+        with ModelPair(tiny_model, folder, dtype=torch.float32).tuned() as model:
+            return logits(model)
+
+    for tuned, published in ((adapter, full), (full, adapter), (full, full)):
+        rival = PublishedFolder(folder=published, bfloat16=False, quantize=False)
+        pair = ModelPair(tiny_model, tuned, dtype=torch.float32, published=rival)
+        for name in ("base", "tuned"):
+            with pair.open(name) as model:
+                logits(model)
+        with pair.open("published") as model:
+            assert torch.equal(logits(model), alone(published))
+
+
+def test_a_version_in_4_bits_is_refused_where_nothing_reads_them(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(image: str | None = None) -> None:
+        raise UserError("QuantizationUnavailable", f"no bitsandbytes in {image}")
+
+    monkeypatch.setattr("finetune_trainer.model.load.require_bitsandbytes", missing)
+    tuned = make_adapter(tiny_model, tmp_path / "tuned", seed=0)
+    rival = PublishedFolder(folder=tuned, bfloat16=False, quantize=True)
+    pair = ModelPair(tiny_model, tuned, dtype=torch.float32, published=rival)
+    with pytest.raises(UserError, match="with QLoRA, and its 4-bit weights need bitsandbytes"):
+        pair.open("published").__enter__()
+
+
 @pytest.mark.parametrize("damage", ["shape", "names"])
 def test_an_adapter_that_does_not_come_in_whole_is_never_asked(
     tiny_model: Path, tmp_path: Path, damage: str

@@ -113,7 +113,13 @@ class ModelPair:
             model = self._switched() if self._shares_base(self._published) else None
             model = model or self._load_published(self._published)
         except TrainerError as error:
-            raise UserError("PublishedUnusable", error.message) from error
+            words = error.message
+            if error.reason == "QuantizationUnavailable":
+                words = (
+                    "it was tuned with QLoRA, and its 4-bit weights need bitsandbytes, which is "
+                    "not installed here: evaluate with an image that has it"
+                )
+            raise UserError("PublishedUnusable", words) from error
         except Exception as error:
             if is_out_of_memory(error):
                 raise
