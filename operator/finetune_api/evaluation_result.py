@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import APIModel
-from finetune_api.stage_results import TrackingResult
+from finetune_api.stage_results import Brief, TrackingResult
 from finetune_api.v1alpha1.gates import MAX_GATES
 from finetune_api.v1alpha1.judging import JudgeMode
 from finetune_api.v1alpha1.probing import MAX_ALARMS
@@ -28,11 +28,6 @@ class BaselineScore(APIModel):
     low: Annotated[str, Field(max_length=32)]
     """Lower end of its interval."""
     high: Annotated[str, Field(max_length=32)]
-
-
-def _is_empty(text: str) -> bool:
-    """Leave out of a message what says nothing: its room is small."""
-    return not text
 
 
 class Score(APIModel):
@@ -60,14 +55,14 @@ class Score(APIModel):
     delta_high: Annotated[str, Field(max_length=32)] = ""
     trivial: Annotated[str, Field(max_length=32)] = ""
     """Score of answers that need no model; empty for metrics that compare none."""
-    published: Annotated[str, Field(max_length=32, exclude_if=_is_empty)] = ""
+    published: Brief = ""
     """Score of the published version; empty where none was asked, or where it cannot be compared.
     The same for the bounds below."""
-    published_low: Annotated[str, Field(max_length=32, exclude_if=_is_empty)] = ""
-    published_high: Annotated[str, Field(max_length=32, exclude_if=_is_empty)] = ""
-    over_published_low: Annotated[str, Field(max_length=32, exclude_if=_is_empty)] = ""
+    published_low: Brief = ""
+    published_high: Brief = ""
+    over_published_low: Brief = ""
     """Lower end of the interval of tuned minus published, compared row by row."""
-    over_published_high: Annotated[str, Field(max_length=32, exclude_if=_is_empty)] = ""
+    over_published_high: Brief = ""
 
 
 class GateResult(APIModel):

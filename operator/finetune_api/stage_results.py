@@ -104,6 +104,32 @@ class TrackingResult(APIModel):
     """Why a tracker does not have everything; empty if all have."""
 
 
+def _is_empty(text: str) -> bool:
+    """Leave out of a message what says nothing: its room is small."""
+    return not text
+
+
+Brief = Annotated[str, Field(max_length=32, exclude_if=_is_empty)]
+"""A number as text; left out where it is empty."""
+
+
+class ValidationScore(APIModel):
+    """What the tuned model's answers to validation rows score, or why they have no score."""
+
+    metric: Annotated[str, Field(max_length=63)]
+    value: Brief = ""
+    """Empty where there is none."""
+    low: Brief = ""
+    """Lower end of its interval, with the certainty of the goal, or 0.95."""
+    high: Brief = ""
+    num_samples: int = 0
+    """Validation rows, as questions, that were answered."""
+    reason: Annotated[str, Field(max_length=63, exclude_if=_is_empty)] = ""
+    """CamelCase cause, where there is no score."""
+    message: Annotated[str, Field(max_length=300, exclude_if=_is_empty)] = ""
+    """The same for people."""
+
+
 class StepSelection(APIModel):
     """The step whose weights are published, among the steps that were trained."""
 
@@ -117,6 +143,8 @@ class StepSelection(APIModel):
     """Validation loss after the last step; empty if it was not measured."""
     planned_steps: int
     """Steps that would have been trained without early stopping."""
+    score: ValidationScore | None = None
+    """What their answers to validation rows score; None where nobody asked."""
 
 
 class TrainResult(APIModel):

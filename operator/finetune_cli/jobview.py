@@ -169,6 +169,7 @@ def _progress(job: Body) -> dict[str, Any]:
         "Expected end": progress.get("estimatedCompletionTime"),
         "Metrics": metrics or None,
         "Validation": _validation(status.get("validation", {})),
+        "Validation score": _validation_score(status.get("selection", {}).get("score", {})),
         "Pods started": attempts.get("total"),
         "Failures counted": attempts.get("counted") or None,
         "Preemptions": attempts.get("preemptions") or None,
@@ -180,6 +181,16 @@ def _validation(told: Body) -> str | None:
     points = ", ".join(f"{point['step']}: {point['loss']}" for point in told.get("curve", []))
     best = f"best {told['bestLoss']} at step {told['bestStep']}" if told.get("bestLoss") else ""
     return "; ".join(part for part in (best, points) if part) or None
+
+
+def _validation_score(told: Body) -> str | None:
+    """Return what answers to validation rows score: ``exactMatch 0.91 [0.84, 0.95] on 9 rows``."""
+    if not told:
+        return None
+    if not told.get("value"):
+        return f"{told['metric']} not measured: {told.get('reason')}: {told.get('message')}"
+    bounds = f"[{told.get('low')}, {told.get('high')}]"
+    return f"{told['metric']} {told['value']} {bounds} on {told.get('numSamples')} rows"
 
 
 def conditions(job: Body, now: datetime) -> list[str]:

@@ -1115,6 +1115,33 @@ CASES: tuple[Case, ...] = (
     bad("hyperparameters as list", {HYPER: []}, "must be of type object"),
     good("early stopping", {"spec.checkpoint.earlyStopping": {"patience": 3}}),
     bad("early stopping without patience", {"spec.checkpoint.earlyStopping": {}}, "patience: Req"),
+    good(
+        "answers to validation rows are scored",
+        {"spec.evaluation": {"validation": {"metric": "macroF1", "maxSamples": 200}}},
+    ),
+    bad(
+        "answers to validation rows that are none",
+        {
+            "spec.evaluation": {"validation": {"metric": "macroF1"}},
+            "spec.dataset.split": {"validationPercent": 0},
+        },
+        "evaluation.validation scores answers to validation rows, and there are none",
+    ),
+    bad(
+        "answers to validation rows judged",
+        {"spec.evaluation": {"validation": {"metric": "judgeScore"}}},
+        "exactMatch",
+    ),
+    bad(
+        "answers to validation rows by a function that is not named",
+        {"spec.evaluation": {"validation": {"metric": "custom"}}},
+        "metric custom needs evaluation.customMetric",
+    ),
+    bad(
+        "answers to validation rows as pairs",
+        {"spec.evaluation": {"validation": {"metric": "preferenceAccuracy"}}},
+        "evaluation.validation.metric: preferenceAccuracy compares pairs of answers",
+    ),
     bad(
         "early stopping without validation rows",
         {

@@ -104,9 +104,7 @@ def _function_of(stage: Stage) -> StageFunction:
 
         return prepare_with_estimate
     if stage is Stage.TRAIN:
-        from finetune_trainer.train.stage import train
-
-        return train
+        return _train
     if stage is Stage.PUBLISH:
         from finetune_trainer.publish.stage import publish
 
@@ -114,6 +112,18 @@ def _function_of(stage: Stage) -> StageFunction:
     from finetune_trainer.evaluate.stage import evaluate
 
     return evaluate
+
+
+def _train(context: StageContext) -> StageResult:
+    """Train, and have the first node score the answers to validation rows where that is asked."""
+    from finetune_trainer.train.stage import train
+
+    trained = train(context)
+    if context.job.spec.evaluation.validation is None or not _reports_progress():
+        return trained
+    from finetune_trainer.evaluate.validating import score_validation
+
+    return score_validation(context, trained)
 
 
 def _reports_progress() -> bool:

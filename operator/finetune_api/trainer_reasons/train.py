@@ -34,7 +34,8 @@ TRAIN = {
         "Look at the store; the next attempt only publishes.",
     ),
     "NoValidationRows": _Help(
-        "`earlyStopping` needs validation rows.", "Raise `split.validationPercent`."
+        "`earlyStopping` and `evaluation.validation` need validation rows.",
+        "Raise `split.validationPercent`.",
     ),
     "OriginChanged": _Help(
         "`initFrom` holds other files than at the first attempt.",

@@ -25,6 +25,7 @@ from finetune_api.v1alpha1.scoring import (
     JsonSchema,
     MetricName,
     NumberTolerance,
+    ValidationScoring,
 )
 
 
@@ -110,6 +111,10 @@ class Evaluation(APIModel):
     """GPUs of the evaluation's one pod, at most `resources.gpusPerNode`. `auto`: as many as a
     training pod has. A model that fits one GPU is put on each, and they share the questions; a
     larger one is spread over all of them. The scores are the same either way."""
+    validation: ValidationScoring | None = None
+    """Have the tuned model also answer validation rows at the end of training, and score that: what
+    jobs are chosen by (`status.selection.score`) without a look at the held-out side. It takes as
+    long as these answers do. Default: not scored."""
     review: Review | None = None
     """Have people compare answers of base and tuned model. Default: nobody is asked."""
     judge: Judge | None = None

@@ -38,6 +38,25 @@ class PublicationStatus(APIModel):
     """Run of stage `publish` that acts on it, of a job that had ended."""
 
 
+class ValidationScoreStatus(APIModel):
+    """What the tuned model's answers to validation rows score (`evaluation.validation`)."""
+
+    metric: Annotated[str, Field(max_length=63)]
+    """Metric."""
+    value: Number | None = None
+    """Its value; absent where there is none."""
+    low: Number | None = None
+    """Lower end of its interval."""
+    high: Number | None = None
+    """Upper end."""
+    num_samples: int = 0
+    """Validation rows that were answered."""
+    reason: Annotated[str, Field(max_length=63)] | None = None
+    """Why there is no score."""
+    message: Annotated[str, Field(max_length=300)] | None = None
+    """The same for people."""
+
+
 class SelectionStatus(APIModel):
     """The step whose weights are published, among the steps that were trained."""
 
@@ -51,6 +70,8 @@ class SelectionStatus(APIModel):
     """Validation loss after the last step."""
     planned_steps: int | None = None
     """Steps that would have been trained without early stopping."""
+    score: ValidationScoreStatus | None = None
+    """What their answers to validation rows score."""
 
 
 class Artifact(APIModel):

@@ -7,7 +7,7 @@ from typing import Any
 from finetune_api.meta import decimal_of
 from finetune_api.v1alpha1.rules import Rule
 
-_SETTINGS = (
+METRIC_SETTINGS = (
     ("jsonSchemaValid", "json_schema", "jsonSchema", "the schema that answers are held against"),
     ("regexMatch", "answer_pattern", "answerPattern", "the regular expression to look for"),
     ("custom", "custom_metric", "customMetric", "the file and function that score an answer"),
@@ -18,7 +18,39 @@ def asks_for(spec: Any, metric: str) -> bool:
     """Whether the goal, the list of metrics or a gate names a metric."""
     is_goal = spec.goal is not None and spec.goal.metric == metric
     gates = (gate.metric for gate in spec.evaluation.gates)
-    return is_goal or metric in spec.evaluation.metrics or metric in gates
+    return (
+        is_goal
+        or metric in spec.evaluation.metrics
+        or metric in gates
+        or scores_validation_by(spec, metric)
+    )
+
+
+def scores_validation_by(spec: Any, metric: str) -> bool:
+    """Whether answers to validation rows are scored by a metric."""
+    scoring = spec.evaluation.validation
+    return scoring is not None and scoring.metric == metric
+
+
+def has_validation_rows(spec: Any) -> bool:
+    """Whether the data set has a side to validate on."""
+    is_split = spec.dataset.split.validation_percent > 0
+    return any(
+        source.side == "Validation" or (is_split and source.side == "Split")
+        for source in spec.dataset.sources
+    )
+
+
+def has_validation_rows_cel(spec: str) -> str:
+    """The same in CEL.
+
+    Args:
+        spec: What stands for the spec of the job, such as ``self``.
+    """
+    return (
+        f"{spec}.dataset.sources.exists(s, s.side == 'Validation' || (s.side == 'Split' && "
+        f"{spec}.dataset.split.validationPercent > 0))"
+    )
 
 
 def _lists_cel(metric: str) -> str:
@@ -32,10 +64,15 @@ def _gates_cel(metric: str) -> str:
     )
 
 
+def _validation_cel(metric: str) -> str:
+    return f"(has(self.evaluation.validation) && self.evaluation.validation.metric == '{metric}')"
+
+
 def asks_for_cel(metric: str) -> str:
     """The same in CEL."""
     is_goal = f"(has(self.goal) && self.goal.metric == '{metric}')"
-    return f"({is_goal} || {_lists_cel(metric)} || {_gates_cel(metric)})"
+    others = (_lists_cel(metric), _gates_cel(metric), _validation_cel(metric))
+    return f"({' || '.join((is_goal, *others))})"
 
 
 def _needs(metric: str, attribute: str, field: str, what: str) -> Rule:
@@ -48,7 +85,29 @@ def _needs(metric: str, attribute: str, field: str, what: str) -> Rule:
 
 
 METRIC_RULES: tuple[Rule, ...] = (
-    *(_needs(*setting) for setting in _SETTINGS),
+    *(_needs(*setting) for setting in METRIC_SETTINGS),
+    Rule(
+        rule=f"!has(self.evaluation.validation) || {has_validation_rows_cel('self')}",
+        message="evaluation.validation scores answers to validation rows, and there are none: set "
+        "dataset.split.validationPercent above 0 and have a source that is split, or add one with "
+        "side: Validation",
+        field="evaluation.validation",
+        check=lambda s: s.evaluation.validation is None or has_validation_rows(s),
+    ),
+    Rule(
+        rule=(
+            f"!{_validation_cel('preferenceAccuracy')} || self.method.objective in ['DPO', 'ORPO']"
+        ),
+        message=(
+            "evaluation.validation.metric: preferenceAccuracy compares pairs of answers: it needs "
+            "method.objective DPO or ORPO"
+        ),
+        field="evaluation.validation.metric",
+        check=lambda s: (
+            not scores_validation_by(s, "preferenceAccuracy")
+            or s.method.objective in ("DPO", "ORPO")
+        ),
+    ),
     Rule(
         rule=(
             "!has(self.evaluation.jsonSchema) || "

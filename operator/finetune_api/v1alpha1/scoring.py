@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.meta import URI, APIModel, DecimalString
+from finetune_api.meta import URI, APIModel, DecimalString, Integer
 from finetune_api.patterns import PATH_RULE, VARIABLE_RULE, Texts
 from finetune_api.v1alpha1.probing import LESS_IS_SAFER, ProbeMetric
 
-GoalMetric = Literal[
+ValidationMetric = Literal[
     "exactMatch",
     "macroF1",
     "rougeL",
@@ -28,9 +28,10 @@ GoalMetric = Literal[
     "perplexity",
     "bitsPerByte",
     "preferenceAccuracy",
-    "judgeWinRate",
-    "judgeScore",
 ]
+"""What answers to validation rows may be scored by: what needs nobody but the model."""
+
+GoalMetric = Literal[ValidationMetric, "judgeWinRate", "judgeScore"]
 """What a goal may ask for: it is known which way is better."""
 
 MetricName = Literal[GoalMetric, "refusalRate", "answerLength", "secondsPerAnswer"]
@@ -87,6 +88,15 @@ METRIC_SYNONYMS = {
     "judge": "judgeWinRate",
 }
 """What people write, in small letters, by the name it has here."""
+
+
+class ValidationScoring(APIModel):
+    """What answers to validation rows are scored by, once the model is trained."""
+
+    metric: ValidationMetric
+    """The metric; as the goal's, but for what a judge says."""
+    max_samples: Annotated[Integer, Field(ge=1, le=100000)] = 500
+    """Validation rows that are answered, drawn by the split's seed."""
 
 
 class JsonSchema(APIModel):

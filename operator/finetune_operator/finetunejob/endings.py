@@ -59,7 +59,7 @@ def succeed(step: Step, view: StageView) -> None:
         draft.conditions.set(kind, True, Reason.PREPARED, message)
         draft.announce("DatasetReady", message)
     elif isinstance(result, TrainResult):
-        message = results.training_text(result)
+        message = f"{results.training_text(result)}{results.score_text(result)}"
         is_silent = step.config.progress_url and not has_heartbeat(step)
         if is_silent and result.origin_step is None:
             message = f"{message} {silence_text(step)}"

@@ -12,12 +12,23 @@ from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.pausing import release_actions
 from finetune_operator.finetunejob.render.claims import to_claim_uri
+from finetune_operator.finetunejob.results import score_text, training_text
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 
 PHASE = "AwaitingSelection"
 """Phase of a job that has trained and is held."""
+
+
+def needs_score(spec: FineTuneJobSpec, stage: Stage) -> bool:
+    """Return whether the choice rests on what a stage has measured: it is told, or measured again.
+
+    What is measured again lies in storage by then.
+    """
+    return is_held(spec, Stage.EVALUATE) and (
+        stage is Stage.TRAIN and spec.evaluation.validation is not None
+    )
 
 
 def is_held(spec: FineTuneJobSpec, stage: Stage) -> bool:
@@ -28,7 +39,7 @@ def is_held(spec: FineTuneJobSpec, stage: Stage) -> bool:
 def held_text(step: Step) -> str:
     """Return what a job that has trained waits for."""
     trained = step.result(TrainResult)
-    steps = f"Trained {trained.step} steps. " if trained is not None else ""
+    steps = f"{training_text(trained)}{score_text(trained)} " if trained is not None else ""
     return (
         f"{steps}spec.holdAfter keeps the job from being evaluated: it waits for whoever chooses."
         " Remove spec.holdAfter to let it go on; set spec.prune to end it."

@@ -77,6 +77,20 @@ def selection_section(result: TrainResult) -> Section:
     return {name: value for name, value in wire.items() if value != ""}
 
 
+def score_text(result: TrainResult) -> str:
+    """Return what the answers to validation rows score, in a sentence; empty where none has to."""
+    told = result.selection.score if result.selection else None
+    if told is None:
+        return ""
+    if not told.value:
+        why = f"{told.reason}: {told.message.rstrip('.')}"
+        return f" {told.metric} on validation rows was not measured: {why}."
+    return (
+        f" {told.metric} {told.value} [{told.low}, {told.high}] on {told.num_samples} validation"
+        " rows."
+    )
+
+
 def published_section(artifact: Section, result: EvaluateResult) -> Section:
     """Return ``status.artifact`` with what publishing added: a version, or none."""
     published = {k: v for k, v in artifact.items() if k not in ("version", "manifestUri")}

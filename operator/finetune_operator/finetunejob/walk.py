@@ -26,7 +26,7 @@ from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
 from finetune_operator.finetunejob.placement import has_let_go, try_again
-from finetune_operator.finetunejob.pruning import PHASE, is_pruned, prune
+from finetune_operator.finetunejob.pruning import PHASE, is_pruned, needs_score, prune
 from finetune_operator.finetunejob.publishing import is_settled
 from finetune_operator.finetunejob.queueing import is_being_evicted, tell_quota
 from finetune_operator.finetunejob.render.pod import memory_of
@@ -130,7 +130,7 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
 
 def _lacks_result(spec: FineTuneJobSpec, view: StageView) -> bool:
     """Return whether a stage must run again: how the job goes on rests on a result that is lost."""
-    if needs_digest(spec, view.stage):
+    if needs_digest(spec, view.stage) or needs_score(spec, view.stage):
         return view.result is None and not spec.prune
     return TRAITS[view.stage].needs_result and not is_verdict(view.result, spec)
 

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import pytest
+from benchmarks.control_plane.simulation import result_of
 
 from finetune_api.evaluation_result import EvaluateResult, JudgeResult, JudgeShare, Score
-from finetune_api.stage_results import PrepareResult, RowCounts, TrainResult
+from finetune_api.stage_results import (
+    PrepareResult,
+    RowCounts,
+    StepSelection,
+    TrainResult,
+    ValidationScore,
+)
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
-from finetune_api.v1alpha1.evaluation_status import JudgeStatus
+from finetune_api.v1alpha1.evaluation_status import JudgeStatus, SelectionStatus
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
     CreateStage,
 )
 from finetune_operator.finetunejob.plan import plan
-from finetune_operator.finetunejob.results import result_of_status, sections_of, training_text
+from finetune_operator.finetunejob.results import (
+    result_of_status,
+    score_text,
+    sections_of,
+    training_text,
+)
 from finetune_operator.finetunejob.trimmed import newest_runs
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
@@ -28,6 +40,7 @@ from unit.operator.builders import (
     complete,
     condition,
     ended,
+    job,
     live,
     merged,
     observe,
@@ -91,6 +104,34 @@ def test_places_of_rows_left_out_go_into_the_status_and_back():
     sections = sections_of(result)
     assert sections["dataset"]["invalidRows"] == [place.to_wire()]
     assert result_of_status(sections, PREPARE) == result
+
+
+def test_a_score_on_validation_rows_goes_into_the_status_and_back():
+    score = ValidationScore(
+        metric="macroF1", value="0.9100", low="0.8400", high="0.9500", num_samples=120
+    )
+    for told in (score, ValidationScore(metric="custom", reason="CustomMetricFailed", message="x")):
+        selection = StepSelection(step=80, last_step=90, planned_steps=90, score=told)
+        result = result_of(TRAIN).model_copy(update={"selection": selection})
+        sections = sections_of(result)
+        SelectionStatus.model_validate(sections["selection"], by_alias=True, by_name=False)
+        back = result_of_status(sections, TRAIN)
+        assert isinstance(back, TrainResult)
+        assert back.selection is not None
+        assert back.selection.score == told
+    assert score_text(result_of(TRAIN)) == ""
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_choice_that_rests_on_a_lost_score_is_measured_again(is_told):
+    body = accepted(
+        job(holdAfter="Train", evaluation={"validation": {"metric": "exactMatch"}})
+        if is_told
+        else job(holdAfter="Train")
+    )
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=complete(end=60))}})
+    made = plan(observe(body, **known), at(90), CONFIG)
+    assert [action.stage for action in made.first] == ([TRAIN] if is_told else [])
 
 
 def test_what_is_to_be_known_of_a_judge_goes_into_the_status():

@@ -80,6 +80,37 @@ def test_metrics_that_do_not_fit_are_refused(
     assert "secret" not in caught.value.message
 
 
+def scored(metric: str) -> dict[str, Any]:
+    return {"spec.evaluation": {"validation": {"metric": metric}}}
+
+
+@pytest.mark.parametrize(
+    ("rows", "metric", "words"),
+    [
+        ([], "exactMatch", "the split left none of so few rows"),
+        ([{"text": "a"}, {"text": "b"}], "exactMatch", "every validation row is plain text"),
+        (
+            [{"prompt": "p", "completion": "{}"}, {"prompt": "q", "completion": "secret"}],
+            "jsonEqual",
+            "1 validation answer(s): the one in line 2 of validation.jsonl is no JSON",
+        ),
+        ([{"text": "a"}], "loss", None),
+        ([{"text": "a"}, {"prompt": "p", "completion": "x"}], "exactMatch", None),
+    ],
+)
+def test_validation_rows_must_have_what_their_score_needs(
+    tmp_path: Path, rows: list[dict[str, Any]], metric: str, words: str | None
+) -> None:
+    (tmp_path / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    if words is None:
+        check(tmp_path, ["answer"], scored(metric))
+        return
+    with pytest.raises(TrainerError) as caught:
+        check(tmp_path, ["answer"], scored(metric))
+    assert words in caught.value.message
+    assert "secret" not in caught.value.message
+
+
 def test_schema_is_read_from_its_file_or_told_absent(tmp_path: Path) -> None:
     uri = f"file://{tmp_path}/schema.json"
     change = {"spec.evaluation": {"jsonSchema": {"uri": uri}}}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def ask_models(
     control_dir: Path,
     emit: EventEmitter,
     keeping: Keeping,
+    tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, SaidAll]:
     """Ask the models everything that they were not asked before.
 
@@ -87,6 +89,7 @@ def ask_models(
         control_dir: Empty folder for the workers.
         emit: Where events go.
         keeping: Where answers are kept, and whose they are.
+        tell: Told how many asks are over, of how many; by default this is the stage's progress.
 
     Returns:
         The answers of ``base`` and ``tuned`` as far as they were asked, with a prompt those of
@@ -117,13 +120,13 @@ def ask_models(
     write_answers(control_dir / BEFORE_NAME, before)
     total = sum(asked.encoded_for(side).num_asks for side in plan.sides)
     emit.message(
-        f"asking {_name_sides(plan.sides)} {len(asked.questions)} held-out questions, answers up "
-        f"to {asked.encoded.answer_tokens} tokens, on {placement.describe()}"
+        f"asking {_name_sides(plan.sides)} {len(asked.questions)} {asked.rows} questions, answers "
+        f"up to {asked.encoded.answer_tokens} tokens, on {placement.describe()}"
         + (f", and both models {asked.probes.num_asks} probes" if asked.probes else "")
         + (f"; {count(before)} of {total} asks were answered before" if count(before) else "")
     )
     with _stopping(control_dir):
-        said = _run(plan, kept, before, emit, total=total)
+        said = _run(plan, kept, before, emit, total=total, tell=tell or partial(_progress, emit))
     heard = [side for side in plan.sides if side != "published" or not read_problem(control_dir)]
     return _gather(asked, {side: said[side] for side in heard})
 
@@ -142,7 +145,9 @@ def _name_sides(sides: Sequence[str]) -> str:
         "published": "published version",
     }
     *first, last = (names[side] for side in sides if side in names)
-    return f"{', '.join(first)} and {last}" if first else f"{last} model"
+    if not first:
+        return "the base model" if last == "base" else f"the {last}"
+    return f"{', '.join(first)} and {last}"
 
 
 def _size_of_weights(
@@ -211,7 +216,7 @@ def plan_workers(
     no_model = control_dir / "none"
     no_model.mkdir()
     is_asked = {
-        "base": True,
+        "base": asked.has_base,
         "prompted": asked.prompted is not None,
         "baseProbes": asked.probes is not None,
         "tuned": tuned_dir is not None,
@@ -258,8 +263,18 @@ def _stopping(control_dir: Path) -> AbstractContextManager[None]:
     )
 
 
+def _progress(emit: EventEmitter, done: int, total: int) -> None:
+    emit.progress(step=done, total_steps=total)
+
+
 def _run(
-    plan: WorkerPlan, kept: KeptAnswers, before: Answers, emit: EventEmitter, *, total: int
+    plan: WorkerPlan,
+    kept: KeptAnswers,
+    before: Answers,
+    emit: EventEmitter,
+    *,
+    total: int,
+    tell: Callable[[int, int], None],
 ) -> dict[str, Said]:
     """Run the workers; returns what was answered before and now.
 
@@ -279,7 +294,7 @@ def _run(
     try:
         run_workers(
             plan,
-            on_done=lambda done: emit.progress(step=num_before + done, total_steps=total),
+            on_done=lambda done: tell(num_before + done, total),
             keep=keep,
         )
     except TrainerError as error:

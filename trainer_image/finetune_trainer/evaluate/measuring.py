@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,9 +24,10 @@ from finetune_trainer.evaluate.metrics.catalog import (
     choose_metrics,
     measure,
 )
-from finetune_trainer.evaluate.questions import group_questions
+from finetune_trainer.evaluate.questions import Question, group_questions
 from finetune_trainer.evaluate.slices import take_judged
 from finetune_trainer.evaluate.trivial import Trivial, answer_trivially
+from finetune_trainer.statistics.confidence import Interval
 from finetune_trainer.statistics.paired import Compared
 
 LABEL_METRICS = ("exactMatch", "macroF1")
@@ -159,6 +161,34 @@ def compare_published(
     metric = _Metric(job=job, comparison=comparison, name=name, settings=settings)
     compared = metric.compare(metric.score(published), metric.score(tuned))
     return compared, len(metric.groups)
+
+
+def score_alone(
+    job: ResolvedJob,
+    questions: Sequence[Question],
+    said: Answers,
+    name: str,
+    settings: Settings = NO_SETTINGS,
+) -> tuple[Interval, Measured]:
+    """Score one model by one metric, beside nobody.
+
+    Args:
+        job: The effective job.
+        questions: What it was asked, at least one of which the metric can score.
+        said: What it said.
+        name: The metric.
+        settings: What the job tells some metrics.
+
+    Returns:
+        The score with bounds of the goal's certainty, and what the rows score.
+
+    Raises:
+        UserError: A metric of the user's own, or a pattern of theirs, failed.
+    """
+    comparison = Comparison(questions=questions, base=said, tuned=said)
+    metric = _Metric(job=job, comparison=comparison, name=name, settings=settings)
+    score = metric.score(said)
+    return metric.compare(score, score).tuned.interval(certainty_of(job.spec.goal)), score
 
 
 def measure_one(

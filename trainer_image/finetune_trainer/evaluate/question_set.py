@@ -28,6 +28,8 @@ class QuestionSet:
         not_prompted: Why there is none.
         probes: What both models are asked beyond them, as tokens; None where there is nothing.
         published: The published version that is asked as well; None where there is none.
+        rows: What the rows behind the questions are called.
+        has_base: Whether the base model is asked beside the tuned one.
     """
 
     questions: list[Question]
@@ -36,6 +38,8 @@ class QuestionSet:
     not_prompted: str = ""
     probes: EncodedQuestions | None = None
     published: AskedPublished | None = None
+    rows: str = "held-out"
+    has_base: bool = True
 
     def encoded_for(self, side: str) -> EncodedQuestions:
         """Return what a side is asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,11 @@ def group_questions(questions: Sequence[Question]) -> list[NDArray[np.int64]]:
     for index, question in enumerate(questions):
         groups.setdefault(question.group, []).append(index)
     return [np.array(indices) for indices in groups.values()]
+
+
+def name_group(question: Question) -> str:
+    """Return a short name of what keeps a question together with others; it quotes no row."""
+    return hashlib.sha256(question.group.encode()).hexdigest()[:16]
 
 
 def _make_question(

@@ -48,7 +48,7 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
         UserError: ``JsonSchemaUnusable``, ``JsonSchemaNotFound``, ``AnswerPatternUnusable``,
             ``GeneralTextsUnusable``, ``GeneralTextsNotFound``.
         DataError: ``MetricUnsuitable``; names the metric, the file and the line.
-            ``NothingToReview``.
+            ``NothingToReview``, ``NoValidationRows``.
         StorageError: Storage failed.
     """
     evaluation = spec.evaluation
@@ -73,15 +73,46 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
             "without one; use loss, perplexity or bitsPerByte, or hold out rows with answers",
         )
     for name in sorted(names & _NEEDS.keys()):
-        fits, words = _NEEDS[name]
-        unfit = [line for line, answer in _answers(folder) if not fits(answer)]
-        if unfit:
-            raise DataError(
-                "MetricUnsuitable",
-                f"{_field(spec, name)} does not fit {len(unfit)} held-out answer(s): the one in "
-                f"line {unfit[0]} of {Side.TEST}.jsonl {words}; correct the rows, or ask for "
-                "another metric in goal.metric, evaluation.metrics and evaluation.gates",
-            )
+        _require_fit(folder, Side.TEST, name, _field(spec, name))
+    _require_validation(spec, folder)
+
+
+def _require_fit(folder: Path, side: Side, metric: str, field: str) -> None:
+    fits, words = _NEEDS[metric]
+    unfit = [line for line, answer in _answers(folder, side) if not fits(answer)]
+    if unfit:
+        kind = "held-out" if side is Side.TEST else side
+        raise DataError(
+            "MetricUnsuitable",
+            f"{field} does not fit {len(unfit)} {kind} answer(s): the one in line {unfit[0]} of "
+            f"{side}.jsonl {words}; correct the rows, or ask for another metric in goal.metric, "
+            "evaluation.metrics and evaluation.gates",
+        )
+
+
+def _require_validation(spec: FineTuneJobSpec, folder: Path) -> None:
+    """Refuse a validation side whose answers cannot be scored as the job, or its sweep, asks."""
+    scoring = spec.evaluation.validation
+    if scoring is None:
+        return
+    field = f"evaluation.validation.metric {scoring.metric}"
+    rows = _rows(folder, Side.VALIDATION)
+    first = next(rows, None)
+    if first is None:
+        raise DataError(
+            "NoValidationRows",
+            f"{field} scores answers to validation rows, and the split left none of so few rows; "
+            "raise dataset.split.validationPercent or give a source with side: Validation",
+        )
+    is_answer = scoring.metric not in LOWER_IS_BETTER
+    if is_answer and "text" in first and all("text" in row for row in rows):
+        raise DataError(
+            "MetricUnsuitable",
+            f"{field} compares answers, and every validation row is plain text without one; use "
+            "loss, perplexity or bitsPerByte, or validationLoss as the objective of a sweep",
+        )
+    if scoring.metric in _NEEDS:
+        _require_fit(folder, Side.VALIDATION, scoring.metric, field)
 
 
 def _require_answers(folder: Path) -> None:
@@ -102,13 +133,13 @@ def _field(spec: FineTuneJobSpec, metric: str) -> str:
     return f"evaluation.metrics: {metric}"
 
 
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
-    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
+def _rows(folder: Path, side: Side = Side.TEST) -> Iterator[dict[str, Any]]:
+    with (folder / f"{side}.jsonl").open(encoding="utf-8") as rows:
         yield from map(json.loads, rows)
 
 
-def _answers(folder: Path) -> Iterator[tuple[int, str]]:
-    for line, row in enumerate(_rows(folder), start=1):
+def _answers(folder: Path, side: Side) -> Iterator[tuple[int, str]]:
+    for line, row in enumerate(_rows(folder, side), start=1):
         answer = answer_of(row)
         if answer is not None:
             yield line, answer

@@ -106,15 +106,19 @@ def facts_of_recipe(recipe: Mapping[str, Any]) -> Facts:
 
 
 def facts_of_training(result: TrainResult) -> Facts:
-    """Return where the adapter lies, and which step it was taken after."""
+    """Return where the adapter lies, which step it was taken after, and what trials go by."""
     tags = {
         "finetune.adapter.uri": result.uri,
         "finetune.adapter.sha256": result.sha256,
         "finetune.adapter.manifest": result.manifest_sha256,
     }
+    points: list[Point] = []
     if result.selection is not None:
         tags["finetune.selected_step"] = str(result.selection.step)
-    return Facts(tags=tags)
+        score = result.selection.score
+        if score is not None and score.value:
+            points = _points(result.selection.step, {f"validation.{score.metric}": score.value})
+    return Facts(tags=tags, points=tuple(points))
 
 
 def facts_of_evaluation(result: EvaluateResult) -> Facts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from finetune_trainer.evaluate.baseline.fitting import Prompted
 from finetune_trainer.evaluate.judge.concluding import Judgement
 from finetune_trainer.evaluate.parts import PartScore
 from finetune_trainer.evaluate.probes.measuring import Probed
+from finetune_trainer.evaluate.questions import name_group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +121,7 @@ def gather_samples(
             prompted=prompted.texts[i] if prompted else None,
             likelihood=likelihood.texts[i] if likelihood else None,
             published=published.texts[i] if published else None,
-            group=hashlib.sha256(question.group.encode()).hexdigest()[:16],
+            group=name_group(question),
             num_tokens=int(num_tokens[place]),
             num_bytes=None if num_bytes is None else int(num_bytes[place]),
         )
