@@ -165,6 +165,7 @@ def _sweep(name: str, namespace: str) -> Object:
             "parameters": [{"path": "hyperparameters.learningRate", "logUniform": rates}],
             "trials": NUM_TRIALS,
             "parallelism": PARALLELISM,
+            "objective": {"metric": "validationLoss"},
         },
     }
 

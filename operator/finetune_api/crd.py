@@ -174,7 +174,13 @@ _SWEEP_COLUMNS: tuple[Schema, ...] = (
         "name": "Score",
         "type": "string",
         "jsonPath": ".status.best.score",
-        "description": "Its validation loss.",
+        "description": "Its score by the metric.",
+    },
+    {
+        "name": "Metric",
+        "type": "string",
+        "jsonPath": ".status.objective.metric",
+        "description": "What trials are compared by.",
     },
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     {

@@ -393,8 +393,12 @@ SWEEPS = {
         "Nothing, or raise the budget before the choice is made.",
     ),
     "NoTrialTrained": ReasonHelp(
-        "No trial came to its end with a validation loss.",
+        "No trial came to its end with a validation loss, or with a score by the objective.",
         "Read the message; `kubectl describe ftj` of a trial that failed says more.",
+    ),
+    "NotScored": ReasonHelp(
+        "A trial was trained, and did not tell the score that trials are compared by.",
+        "Use a trainer image of the operator's version; other trials go on.",
     ),
     "TrialDeleted": ReasonHelp(
         "The chosen trial was deleted before its end.", "Create the sweep again."

@@ -38,8 +38,12 @@ def describe_comparison(comparison: Comparison) -> str:
 
 
 def _runs(runs: Sequence[Run]) -> list[str]:
-    columns = ("RUN", "STATE", "VALIDATION LOSS", "STEP", "TOKENS", "TOOK", "GPU HOURS", "COST")
-    lines = table([[run.name, run.state, *_facts(run)] for run in runs], columns)
+    columns = ["RUN", "STATE", "VALIDATION LOSS", "STEP", "TOKENS", "TOOK", "GPU HOURS", "COST"]
+    rows = [[run.name, run.state, *_facts(run)] for run in runs]
+    if any(run.validation_score for run in runs):
+        columns.append("ON VALIDATION ROWS")
+        rows = [[*row, run.validation_text] for row, run in zip(rows, runs, strict=True)]
+    lines = table(rows, tuple(columns))
     if any(run.effort.is_training_only and run.effort.seconds is not None for run in runs):
         lines.append("TOOK is the time of training alone, where a run's whole time is not stored.")
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_api.v1alpha1.objective import VALIDATION_LOSS
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.jobview import is_true
@@ -57,7 +58,9 @@ def describe_choice(sweep: Body, job: Body) -> list[str]:
     settings = ", ".join(f"{k} {v}" for k, v in trial.get("parameters", {}).items())
     lines = [f"trial    {name}{f', {settings}' if settings else ''}"]
     if trial.get("score"):
-        lines.append(f"score    {trial['score']} (validation loss)")
+        lines.append(f"score    {trial['score']} ({_metric_words(status)})")
+    elif trial.get("reason"):
+        lines.append(f"score    none: {trial['reason']}")
     if best.get("name") and best["name"] != name:
         lines.append(f"best     {best['name']}, {best.get('score', 'no score')}")
     others = [t["name"] for t in trials.values() if t.get("state") in _ALIVE and t["name"] != name]
@@ -65,6 +68,11 @@ def describe_choice(sweep: Body, job: Body) -> list[str]:
     if others:
         lines.append(f"         the sweep prunes the other {len(others)}: they save and end")
     return lines
+
+
+def _metric_words(status: Body) -> str:
+    metric = status.get("objective", {}).get("metric", VALIDATION_LOSS)
+    return "validation loss" if metric == VALIDATION_LOSS else f"{metric} on validation rows"
 
 
 _ALIVE = ("Pending", "Running", "Suspended", "Waiting", "Trained")

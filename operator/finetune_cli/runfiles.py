@@ -249,6 +249,8 @@ def _read_documents(found: Found, access: StorageAccess, notes: list[str]) -> Do
         points=_lines(store.read_bytes("metrics.jsonl") if store.exists("metrics.jsonl") else b""),
         report=_parsed(published.get("report.json")),
         samples=samples,
+        validation_score=_parsed(published.get("validation/score.json")),
+        validation_samples=_lines(published.get("validation/samples.jsonl", b"")),
         status=_status_of(found.job),
         result=found.result,
     )
@@ -261,20 +263,25 @@ def _status_of(job: Body | None) -> Body:
 
 
 def _read_published(store: ObjectStore) -> dict[str, bytes]:
-    """Return files of the adapter's and the evaluation's folder, where those are whole."""
+    """Return files of the run's folders, where those are whole; of `validation` with its name."""
     from finetune_trainer.storage import fetch_folder, find_manifest
 
     found: dict[str, bytes] = {}
-    for prefix, names in (("adapter", {"run.json"}), ("evaluation", _EVALUATION)):
+    for prefix, names in _FOLDERS.items():
         if find_manifest(store, prefix) is None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             fetch_folder(store, prefix, Path(folder), only=names)
-            found |= {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+            before = f"{prefix}/" if prefix == "validation" else ""
+            found |= {before + path.name: path.read_bytes() for path in Path(folder).iterdir()}
     return found
 
 
-_EVALUATION = {"report.json", "samples.jsonl"}
+_FOLDERS = {
+    "adapter": {"run.json"},
+    "evaluation": {"report.json", "samples.jsonl"},
+    "validation": {"score.json", "samples.jsonl"},
+}
 
 
 def _read_data_report(

@@ -9,11 +9,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 from finetune_api.names import SWEEP_LABEL
+from finetune_api.v1alpha1.objective import VALIDATION_LOSS
 from finetune_cli.jobview import age, conditions, facts, is_true, section, table
 
 Body = Mapping[str, Any]
 
-COLUMNS = ("NAME", "PHASE", "TRIALS", "BEST", "SCORE", "AGE")
+COLUMNS = ("NAME", "PHASE", "TRIALS", "BEST", "SCORE", "METRIC", "AGE")
 STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Quantiles at 97.5 % of Student's t with 1 to 10 degrees of freedom."""
 MIN_REPLICATES = 2
@@ -33,6 +34,7 @@ def row(sweep: Body, now: datetime) -> list[str]:
         status.get("progress", ""),
         best.get("name", ""),
         best.get("score", ""),
+        metric_of(sweep),
         age(sweep["metadata"].get("creationTimestamp"), now),
     ]
 
@@ -42,10 +44,25 @@ def is_over(sweep: Body) -> bool:
     return is_true(sweep, "Complete") or is_true(sweep, "Failed")
 
 
+def metric_of(sweep: Body) -> str:
+    """Return what the trials are compared by; empty before the operator has told it."""
+    return str(sweep.get("status", {}).get("objective", {}).get("metric", ""))
+
+
+def _is_of_loss(sweep: Body) -> bool:
+    return metric_of(sweep) in ("", VALIDATION_LOSS)
+
+
 def order_trials(sweep: Body) -> list[Body]:
-    """Return the trials, that with the lowest loss first and those without one last."""
+    """Return the trials, the best first: by score, then by loss; those without a score last."""
     trials: list[Body] = list(sweep.get("status", {}).get("trials", []))
-    return sorted(trials, key=lambda trial: _score(trial) or math.inf)
+    sign = -1 if sweep.get("status", {}).get("objective", {}).get("direction") == "Maximize" else 1
+
+    def place(trial: Body) -> tuple[bool, float, float]:
+        score, loss = _score(trial), _number(trial.get("loss"))
+        return (score is None, sign * (score or 0.0), math.inf if loss is None else loss)
+
+    return sorted(trials, key=place)
 
 
 def find_noise(sweep: Body) -> float | None:
@@ -83,14 +100,17 @@ def leaderboard(sweep: Body) -> list[str]:
             [
                 f"{name} *" if is_chosen else name,
                 *(trial.get("parameters", {}).get(path, "") for path in paths),
-                str(trial.get("score", "")),
+                *_figures(trial, sweep),
                 _text(trial.get("step")),
                 _text(trial.get("tokens")),
                 f"{state}: {trial['reason']}" if trial.get("reason") else state,
                 compared(trial, sweep, noise),
             ]
         )
-    columns = ("TRIAL", *_labels(paths), "SCORE", "STEP", "TOKENS", "STATE", "BESIDE THE BEST")
+    columns = (
+        *("TRIAL", *_labels(paths), *_columns(sweep)),
+        *("STEP", "TOKENS", "STATE", "BESIDE THE BEST"),
+    )
     lines = table(rows, columns)
     if chosen.get("chosen"):
         lines.append("* chosen: it is evaluated on the test side and published through its gates")
@@ -102,8 +122,25 @@ def leaderboard(sweep: Body) -> list[str]:
     return lines
 
 
+def _columns(sweep: Body) -> tuple[str, ...]:
+    if _is_of_loss(sweep):
+        return ("SCORE",)
+    goal = sweep["spec"]["template"].get("goal") or {}
+    percent = 100 * float(goal.get("certainty", "0.95"))
+    return (metric_of(sweep), f"{percent:g} %", "LOSS")
+
+
+def _figures(trial: Body, sweep: Body) -> list[str]:
+    """Return the cells of a trial's score: of another metric than the loss, with its interval."""
+    score = str(trial.get("score", ""))
+    if _is_of_loss(sweep):
+        return [score]
+    bounds = f"[{trial['low']}, {trial['high']}]" if trial.get("low") else ""
+    return [score, bounds, str(trial.get("loss", ""))]
+
+
 def compared(trial: Body, sweep: Body, noise: float | None) -> str:
-    """Return how a trial's loss stands beside that of the best setting."""
+    """Return how a trial's score stands beside that of the best setting."""
     score, scores = _score(trial), _replicates(sweep)
     if score is None or noise is None:
         return ""
@@ -132,7 +169,10 @@ def _replicates(sweep: Body) -> list[float]:
 
 
 def _score(trial: Body) -> float | None:
-    text = trial.get("score")
+    return _number(trial.get("score"))
+
+
+def _number(text: str | None) -> float | None:
     return None if text in (None, "") else float(str(text))
 
 
@@ -156,6 +196,7 @@ def describe(sweep: Body, now: datetime) -> list[str]:
             "Age": age(metadata.get("creationTimestamp"), now),
             "Model": spec["template"]["model"]["uri"],
             "Search": spec.get("search"),
+            "Objective": _objective(sweep),
             "Trials": ", ".join(f"{counts[k]} {k}" for k in _COUNTS if counts.get(k)),
             "At once": spec.get("parallelism"),
             "Early stopping": _stopping(spec),
@@ -169,6 +210,15 @@ def describe(sweep: Body, now: datetime) -> list[str]:
     lines += section("Parameters", [_parameter(each) for each in spec["parameters"]])
     lines += section("Conditions", conditions(sweep, now))
     return lines + section("Trials", leaderboard(sweep))
+
+
+def _objective(sweep: Body) -> str | None:
+    if _is_of_loss(sweep):
+        return metric_of(sweep) and "validationLoss, lower is better"
+    direction = sweep["status"]["objective"].get("direction")
+    better = "lower" if direction == "Minimize" else "higher"
+    most = sweep["spec"].get("objective", {}).get("maxSamples", 500)
+    return f"{metric_of(sweep)} of answers to at most {most} validation rows, {better} is better"
 
 
 _COUNTS = ("created", "running", "trained", "pruned", "failed")
@@ -201,11 +251,20 @@ def changes(before: Body | None, after: Body) -> list[str]:
     lines = []
     for trial in after.get("status", {}).get("trials", []):
         old = known.get(trial["name"], {})
-        if any(old.get(key) != trial.get(key) for key in ("state", "score")):
-            score = f"  {trial['score']}" if trial.get("score") else ""
+        if any(old.get(key) != trial.get(key) for key in ("state", "score", "loss")):
+            score = _score_words(trial, metric_of(after))
             step = f" at step {trial['step']:,}" if score and trial.get("step") else ""
             lines.append(f"{trial['name']}  {trial.get('state', '')}{score}{step}")
     return lines
+
+
+def _score_words(trial: Body, metric: str) -> str:
+    """Return what is known of a trial's score: ``  exactMatch 0.91, loss 0.31``."""
+    if metric in ("", VALIDATION_LOSS):
+        return f"  {trial['score']}" if trial.get("score") else ""
+    words = [f"{metric} {trial['score']}"] if trial.get("score") else []
+    words += [f"loss {trial['loss']}"] if trial.get("loss") else []
+    return f"  {', '.join(words)}" if words else ""
 
 
 def outcome(sweep: Body) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from benchmarks.control_plane.kubelet import Fate, Kubelet, success
-from benchmarks.control_plane.simulation import finetunejob
+from benchmarks.control_plane.simulation import ended_status, finetunejob, result_of
 from pydantic import ValidationError
 
 from control_plane.cluster import (
@@ -26,7 +26,9 @@ from control_plane.cluster import (
     test_config,
 )
 from control_plane.test_crashes import Island, run_until_death
-from finetune_api.trainer import Stage
+from finetune_api.stage_results import ValidationScore
+from finetune_api.termination import TerminationMessage
+from finetune_api.trainer import ExitCode, Stage
 from finetune_api.v1alpha1.finetunesweep import (
     SWEEP_FIXED_FIELDS,
     FineTuneSweep,
@@ -42,6 +44,9 @@ from support.sweep_cases import RATE, SWEEP_CASES, SweepCase, minimal_sweep
 
 LOSSES = {"rates-t1": "1.5", "rates-t2": "1.2", "rates-t3": "0.9", "rates-t4": "1.1"}
 BEST = "rates-t3"
+SCORES = {"rates-t1": "0.6", "rates-t2": "0.9", "rates-t3": "0.7", "rates-t4": "0.9"}
+BEST_BY_SCORE = "rates-t4"
+"""Two score alike; it has the lower loss."""
 NUM_CALLS_OF_A_LIFE = 96
 STRIDE = 5
 NUM_ISLANDS = 6
@@ -65,20 +70,39 @@ def path(namespace: str) -> str:
 
 
 def sweep(namespace: str, **spec: Any) -> dict[str, Any]:
+    """Return a sweep whose template has a goal, and that goes by the validation loss."""
     body = minimal_sweep("rates")
     body["metadata"]["namespace"] = namespace
     body["spec"] = {
         "template": finetunejob("x", namespace)["spec"],
         "parameters": [{"path": RATE, "values": ["1e-5", "1e-4", "1e-3", "1e-2"]}],
         "search": "Grid",
+        "objective": {"metric": "validationLoss"},
         **spec,
     }
     return body
 
 
 def script(job: str, stage: Stage, attempt: int) -> Fate:
-    """Let every stage succeed at once, and training with the loss of its trial."""
-    return success(stage, validation_loss=LOSSES.get(job, "1"))
+    """Let every stage succeed at once, and training with loss and score of its trial."""
+    if stage is not Stage.TRAIN:
+        return success(stage)
+    trained = result_of(stage, validation_loss=LOSSES.get(job, "1"))
+    score = ValidationScore(
+        metric="exactMatch",
+        value=SCORES.get(job, "0.5"),
+        low="0.4",
+        high="0.95",
+        num_samples=80,
+    )
+    selection = trained.selection.model_copy(update={"score": score})
+    message = TerminationMessage(
+        stage=stage,
+        exit_code=ExitCode.OK,
+        reason="Succeeded",
+        result=trained.model_copy(update={"selection": selection}),
+    )
+    return Fate(status=ended_status(0, message.to_text()))
 
 
 async def get_sweep(client: Any, namespace: str) -> dict[str, Any]:
@@ -130,7 +154,7 @@ CHANGES: dict[str, Any] = {
     "parameters": [{"path": RATE, "values": ["1e-5"]}],
     "search": "Grid",
     "trials": 3,
-    "objective": None,
+    "objective": {"metric": "rougeL"},
     "earlyStopping": {"method": "Median"},
     "replicates": 3,
 }
@@ -140,8 +164,6 @@ CHANGES: dict[str, Any] = {
 def test_what_is_tried_cannot_change(field: str, api: RawApi, path: str) -> None:
     assert set(CHANGES) == set(SWEEP_FIXED_FIELDS)
     assert api.send("POST", path, minimal_sweep())[0] == 201
-    if field == "objective":
-        return  # it has one value
     patch = {"spec": {field: CHANGES[field]}}
     status, answer = api.send("PATCH", f"{path}/example", patch, content_type=MERGE)
     assert status == 422
@@ -185,15 +207,40 @@ async def test_the_best_trial_is_published_and_deleting_the_sweep_takes_all(
             assert {job for job, stage in attempts if stage == "evaluate"} == {BEST}
             shown = control_plane.kubectl("-n", namespace, "get", "fts", "rates")
             assert shown.splitlines()[0].split() == [
-                "NAME", "PHASE", "TRIALS", "BEST", "SCORE", "AGE"
+                "NAME", "PHASE", "TRIALS", "BEST", "SCORE", "METRIC", "AGE"
             ]  # fmt: skip
-            assert shown.splitlines()[1].split()[:5] == ["rates", "Succeeded", "4/4", BEST, "0.9"]
+            assert shown.splitlines()[1].split()[:6] == [
+                "rates", "Succeeded", "4/4", BEST, "0.9", "validationLoss"
+            ]  # fmt: skip
             await client.delete(FINETUNESWEEPS, namespace, "rates")
 
             async def are_gone() -> bool:
                 return not await jobs_of(client, namespace)
 
             await eventually_async(are_gone, timeout=60)
+
+
+async def test_the_goals_metric_on_validation_rows_decides_where_nothing_else_is_said(
+    control_plane: Any, namespace: str
+) -> None:
+    async with open_client(connection_of(control_plane)) as client:
+        kubelet = Kubelet(client, namespaces=(namespace,), script=script)
+        async with kubelet.running(), running_manager(client, test_config(namespace)):
+            await client.create(FINETUNESWEEPS, sweep(namespace, objective={}))
+            done = await until_over(client, namespace)
+            jobs = await jobs_of(client, namespace)
+    assert holds(done, "Complete"), done["status"]
+    assert done["status"]["objective"] == {"metric": "exactMatch", "direction": "Maximize"}
+    assert done["status"]["best"]["name"] == BEST_BY_SCORE
+    assert done["status"]["best"]["score"] == "0.9"
+    trials = {trial["name"]: trial for trial in done["status"]["trials"]}
+    assert {name: trial["loss"] for name, trial in trials.items()} == LOSSES
+    assert jobs[BEST]["spec"]["evaluation"]["validation"] == {
+        "metric": "exactMatch", "maxSamples": 500
+    }  # fmt: skip
+    held = condition(jobs[BEST], "Training")
+    assert held is not None
+    assert "exactMatch 0.7 [0.4, 0.95] on 80 validation rows" in held["message"]
 
 
 async def test_a_missed_goal_is_told_on_the_sweep(control_plane: Any, namespace: str) -> None:

@@ -7,11 +7,12 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from finetune_api.evaluation_result import EvaluateResult, Score
+from finetune_api.stage_results import ValidationScore
 from finetune_trainer.evaluate.report.evidence import Sample
 from finetune_trainer.experiments.comparison import compare_runs
 from finetune_trainer.experiments.page import render_page
@@ -32,6 +33,8 @@ class Made:
         accuracy: Share of held-out questions that the tuned model has right.
         data: Name of its data: equal names are equal rows.
         num_questions: Held-out questions; 0 for a run that is not evaluated.
+        num_validation: Validation rows that the tuned model answered, as many of them right as of
+            the others; 0 where nobody asked.
         settings: More fields of ``spec``.
     """
 
@@ -41,6 +44,7 @@ class Made:
     accuracy: float = 0.8
     data: str = "banking"
     num_questions: int = 120
+    num_validation: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -62,6 +66,7 @@ def documents(made: Made) -> Documents:
         **made.settings,
     }
     samples = [asdict(sample) for sample in _samples(made)]
+    validation = _validation_samples(made)
     rows = {"train": 900, "validation": 100, "test": made.num_questions}
     uri = f"s3://models/datasets/{made.digest}"
     return Documents(
@@ -87,6 +92,8 @@ def documents(made: Made) -> Documents:
         ],
         report={"result": _result(made, samples).to_wire()} if samples else None,
         samples=samples,
+        validation_score=_validation_score(validation).to_wire() if validation else None,
+        validation_samples=validation,
     )
 
 
@@ -121,6 +128,31 @@ def _samples(made: Made) -> list[Sample]:
             )
         )
     return found
+
+
+def _validation_samples(made: Made) -> list[dict[str, Any]]:
+    asked = replace(made, data=f"{made.data} validation", num_questions=made.num_validation)
+    return [
+        {
+            "prompt": sample.prompt,
+            "references": list(sample.references),
+            "answer": sample.tuned,
+            "score": sample.scores["exactMatch"][1],
+            "group": sample.group,
+        }
+        for sample in _samples(asked)
+    ]
+
+
+def _validation_score(samples: Sequence[Mapping[str, Any]]) -> ValidationScore:
+    share = sum(each["score"] for each in samples) / len(samples)
+    return ValidationScore(
+        metric="exactMatch",
+        value=f"{share:.4f}",
+        low=f"{max(0.0, share - 0.08):.4f}",
+        high=f"{min(1.0, share + 0.08):.4f}",
+        num_samples=len(samples),
+    )
 
 
 def _result(made: Made, samples: Sequence[Mapping[str, Any]]) -> EvaluateResult:
@@ -162,6 +194,11 @@ def write_run(root: Path, made: Made) -> Path:
         (source / "evaluation" / "report.json").write_text(json.dumps(it.report))
         _write_lines(source / "evaluation" / "samples.jsonl", it.samples)
         publish_folder(store, "evaluation", source / "evaluation", created_by="a test")
+    if it.validation_score is not None:
+        (source / "validation").mkdir()
+        (source / "validation" / "score.json").write_text(json.dumps(it.validation_score))
+        _write_lines(source / "validation" / "samples.jsonl", it.validation_samples)
+        publish_folder(store, "validation", source / "validation", created_by="a test")
     return folder
 
 

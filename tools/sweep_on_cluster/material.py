@@ -129,6 +129,8 @@ def sweep_document(
         "parameters": [dict(parameter) for parameter in PARAMETERS],
         "search": "Grid",
         "parallelism": PARALLELISM,
+        # What is measured here is what halving costs: both sweeps choose by what all trials have.
+        "objective": {"metric": "validationLoss"},
         "earlyStopping": stopping if stops else {"method": "None"},
     }
     return document

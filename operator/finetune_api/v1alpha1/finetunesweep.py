@@ -19,6 +19,7 @@ from finetune_api.meta import (
     decimal_of,
 )
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.objective import OBJECTIVE_RULES, Objective
 from finetune_api.v1alpha1.rules import Rule, check_rules
 from finetune_api.v1alpha1.sweep_parameters import SEED_PATH, Parameter
 from finetune_api.v1alpha1.sweep_status import FineTuneSweepStatus
@@ -28,17 +29,6 @@ MAX_REPLICATES = 10
 DEFAULT_TRIALS = 8
 MAX_SWEEP_NAME_LENGTH = 47
 """Longest name: its FineTuneJobs add up to five characters, and may have 52."""
-
-
-class Objective(APIModel):
-    """What decides which trial is best."""
-
-    metric: Literal["validationLoss"] = "validationLoss"
-    """`validationLoss`: the loss on validation rows, of the step whose weights are kept. Other
-    metrics are computed on the test side, which is looked at once, for the trial that was chosen:
-    to choose by them would make their result too good."""
-    direction: Literal["Minimize"] = "Minimize"
-    """`Minimize`: lower is better."""
 
 
 class SweepEarlyStopping(APIModel):
@@ -74,14 +64,6 @@ class SweepBudget(APIModel):
     """Time since the first trial was created, in seconds, suspended or not."""
 
 
-def _watches_loss(template: FineTuneJobSpec) -> bool:
-    split = template.dataset.split.validation_percent > 0
-    return any(
-        source.side == "Validation" or (split and source.side == "Split")
-        for source in template.dataset.sources
-    )
-
-
 def _size(sweep: Any) -> int | None:
     """Return the number of settings; None where a range of decimals is part of the space."""
     size = 1
@@ -102,15 +84,7 @@ SWEEP_RULES: tuple[Rule, ...] = (
         field="parameters",
         check=lambda s: len({p.path for p in s.parameters}) == len(s.parameters),
     ),
-    Rule(
-        rule="self.template.dataset.sources.exists(s, s.side == 'Validation' || "
-        "(s.side == 'Split' && self.template.dataset.split.validationPercent > 0))",
-        message="objective validationLoss is not computed without validation rows: set "
-        "template.dataset.split.validationPercent above 0 and have a source that is split, or add "
-        "one with side: Validation",
-        field="objective",
-        check=lambda s: _watches_loss(s.template),
-    ),
+    *OBJECTIVE_RULES,
     Rule(
         rule="!self.template.suspend",
         message="template.suspend would hold every trial: set suspend of the sweep",

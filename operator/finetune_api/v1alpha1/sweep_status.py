@@ -52,11 +52,18 @@ class TrialStatus(APIModel):
     `Trained`: it waits for the choice. `Pruned`: stopped by the sweep, or not
     chosen. `Publishing`: chosen, and evaluated on the test side. `Failed` with its reason."""
     reason: Annotated[str, Field(max_length=63)] | None = None
-    """Why, of a trial that has failed or waits for somebody."""
+    """Why, of a trial that has failed, waits for somebody, or was trained and has no score."""
     parameters: Setting = {}
     """What was varied, by path."""
     score: Number | None = None
-    """Lowest validation loss so far."""
+    """What it is compared by: the lowest validation loss so far, or the score of another metric,
+    once it is trained."""
+    low: Number | None = None
+    """Lower end of the score's interval, where it has one."""
+    high: Number | None = None
+    """Upper end."""
+    loss: Number | None = None
+    """Lowest validation loss so far, where `score` is another metric."""
     step: int | None = None
     """Last step whose validation loss is known."""
     tokens: int | None = None
@@ -65,19 +72,28 @@ class TrialStatus(APIModel):
     """The trial whose values it has, with another seed."""
 
 
+class ObjectiveStatus(APIModel):
+    """What trials are compared by."""
+
+    metric: Annotated[str, Field(max_length=63)]
+    """`validationLoss`, or a metric of the answers to validation rows."""
+    direction: Literal["Minimize", "Maximize"]
+    """Which way is better."""
+
+
 class BestStatus(APIModel):
     """The best trial so far; once one was chosen, that one."""
 
     name: ShortText
     """Name of its FineTuneJob."""
     score: Number
-    """Its validation loss."""
+    """Its score by the objective."""
     parameters: Setting = {}
     """What was varied, by path."""
     chosen: bool = False
     """Whether it was chosen: it is evaluated on the test side and published through its gates."""
     mean: Number | None = None
-    """Mean validation loss over its replicates and itself."""
+    """Mean score over its replicates and itself."""
     spread: Number | None = None
     """Their standard deviation: a difference below it is none that can be relied on."""
 
@@ -129,8 +145,10 @@ class FineTuneSweepStatus(APIModel):
     """When the sweep reached its end."""
     counts: CountsStatus | None = None
     """Trials by state."""
+    objective: ObjectiveStatus | None = None
+    """What trials are compared by."""
     best: BestStatus | None = None
-    """The best trial."""
+    """The best trial that has a score."""
     spent: SpentStatus | None = None
     """What all trials have used."""
     trials: Annotated[

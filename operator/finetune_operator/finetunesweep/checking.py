@@ -16,7 +16,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.admission import find_violations
 from finetune_operator.finetunesweep.observed import Observed
-from finetune_operator.finetunesweep.rendering import render_trial, with_seed
+from finetune_operator.finetunesweep.rendering import render_trial, scoring_of, with_seed
 from finetune_operator.finetunesweep.search.space import Value
 from finetune_operator.finetunesweep.searching import samples_of
 from finetune_operator.status.conditions import Reason
@@ -69,7 +69,8 @@ def _problem_of(observed: Observed, number: int, values: dict[str, Value]) -> Pr
     template = observed.sweep["spec"]["template"]
     if observed.spec.replicates:
         values = with_seed(template, values, 1)
-    body = render_trial(observed.owner, template, max(1, number), values)
+    scoring = scoring_of(observed.spec)
+    body = render_trial(observed.owner, template, max(1, number), values, scoring=scoring)
     body["metadata"].pop("ownerReferences")
     try:
         FineTuneJob.from_stored(body)

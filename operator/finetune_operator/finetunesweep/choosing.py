@@ -25,7 +25,7 @@ def find_chosen(step: Step) -> Trial | None:
 
 
 def best_of_search(step: Step) -> Trial | None:
-    """Return the trained trial of the search with the lowest loss; None without any."""
+    """Return the trained trial of the search with the best score; None without any."""
     return _winner(step, step.searched)
 
 
@@ -36,7 +36,10 @@ def choose(step: Step) -> None:
         step.patch(best, holdAfter=None)
         return
     failed = [trial for trial in step.trials if trial.state == "Failed"]
-    if failed:
+    unscored = [trial for trial in step.trials if trial.why_unscored is not None]
+    if unscored:
+        message = f"No trial that was trained to its end has a score. {unscored[0].unscored_text}"
+    elif failed:
         message = (
             f"No trial was trained to its end. {failed[0].name} failed with {failed[0].reason}:"
             f" {failed[0].message}"
@@ -57,8 +60,7 @@ def follow_chosen(step: Step, chosen: Trial) -> None:
     if is_held_at_rung and not (step.draft.was_chosen or step.observed.spec.suspend):
         step.patch(chosen, suspend=False)
     if not step.draft.was_chosen:
-        text = f"{chosen.name} is chosen, with validation loss {chosen.score or 'unknown'}"
-        step.draft.announce("Selected", text)
+        step.draft.announce("Selected", f"{chosen.name} is chosen, with {chosen.score_text}")
     status = chosen.job.get("status") or {}
     if chosen.state == "Published":
         artifact = status.get("artifact") or {}

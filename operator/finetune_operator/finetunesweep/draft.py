@@ -19,6 +19,7 @@ OWNED_FIELDS = (
     "startTime",
     "completionTime",
     "counts",
+    "objective",
     "best",
     "spent",
     "trials",
@@ -27,7 +28,7 @@ _KNOWN_FIELDS = frozenset(
     field.alias or name for name, field in FineTuneSweepStatus.model_fields.items()
 )
 _LAZY_FIELDS = ("spent", "trials", "conditions")
-_LAZY_OF_TRIALS = ("score", "step", "tokens")
+_LAZY_OF_TRIALS = ("score", "low", "high", "loss", "step", "tokens")
 
 
 class SweepDraft(Draft):

@@ -9,6 +9,7 @@ from typing import Any
 from finetune_api.meta import SWEEP_KIND
 from finetune_api.names import SWEEP_LABEL, Owner
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweep, FineTuneSweepSpec
+from finetune_api.v1alpha1.objective import VALIDATION_LOSS, metric_of
 from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.finetunesweep.trials import Trial, read_trial
 
@@ -70,10 +71,11 @@ def read_trials(
     Args:
         jobs: FineTuneJobs that are labelled with the sweep's name.
         uid: UID of the sweep: those of another owner are none of its trials.
-        spec: Its spec, which names what is varied; None if that cannot be read.
+        spec: Its spec, which names what is varied and compared; None if that cannot be read.
     """
     paths = tuple(parameter.path for parameter in spec.parameters) if spec is not None else ()
-    found = (read_trial(job, paths) for job in jobs if owner_uid(job) == uid)
+    metric = metric_of(spec) if spec is not None else VALIDATION_LOSS
+    found = (read_trial(job, paths, metric) for job in jobs if owner_uid(job) == uid)
     return tuple(sorted((each for each in found if each), key=lambda trial: trial.number))
 
 

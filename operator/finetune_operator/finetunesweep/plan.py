@@ -22,7 +22,7 @@ from finetune_operator.finetunesweep.choosing import (
 )
 from finetune_operator.finetunesweep.observed import Observed
 from finetune_operator.finetunesweep.pausing import suspend_or_resume
-from finetune_operator.finetunesweep.rendering import render_trial, with_seed
+from finetune_operator.finetunesweep.rendering import render_trial, scoring_of, with_seed
 from finetune_operator.finetunesweep.search.space import Value
 from finetune_operator.finetunesweep.searching import values_of
 from finetune_operator.finetunesweep.step import Step
@@ -146,7 +146,14 @@ def _begin_next(step: Step) -> bool:
         return False
     if step.num_free_places > 0 and step.observed.refusal is None:
         of = None if base is None else base.number
-        job = render_trial(step.observed.owner, template, number, values, replicate_of=of)
+        job = render_trial(
+            step.observed.owner,
+            template,
+            number,
+            values,
+            scoring=scoring_of(spec),
+            replicate_of=of,
+        )
         step.first.append(CreateTrial(number=number, job=job))
     return True
 
@@ -160,9 +167,16 @@ def _replicated(step: Step, replicates: list[Trial]) -> Trial | None:
 
 
 def _is_doubtful(step: Step) -> bool:
-    """Return whether so many trials have failed, and none has a loss, that no more are begun."""
+    """Return whether so many trials came to nothing, and none further, that no more are begun."""
     num_failed = sum(trial.state == "Failed" for trial in step.trials)
-    return num_failed >= MAX_FAILURES and not any(trial.score for trial in step.trials)
+    has_failed = num_failed >= MAX_FAILURES and not any(t.lowest_loss for t in step.trials)
+    return has_failed or _is_never_scored(step)
+
+
+def _is_never_scored(step: Step) -> bool:
+    """Return whether so many trials were trained and have no score, and none has one."""
+    num_unscored = sum(trial.why_unscored is not None for trial in step.trials)
+    return num_unscored >= MAX_FAILURES and all(trial.badness is None for trial in step.trials)
 
 
 def _is_hopeless(step: Step) -> bool:
@@ -170,13 +184,20 @@ def _is_hopeless(step: Step) -> bool:
 
     One that trains meanwhile has come further than they did: it is waited for.
     """
-    failed = [trial for trial in step.trials if trial.state == "Failed"]
     if not _is_doubtful(step) or any(trial.trains for trial in step.trials):
         return False
-    message = (
-        f"The first {len(failed)} trials failed, and none has come to a validation loss; no more"
-        f" are begun. {failed[0].name} failed with {failed[0].reason}: {failed[0].message}"
-    )
+    failed = [trial for trial in step.trials if trial.state == "Failed"]
+    unscored = [trial for trial in step.trials if trial.why_unscored is not None]
+    if _is_never_scored(step):
+        message = (
+            f"The first {len(unscored)} trials were trained, and none could be scored; no more are"
+            f" begun. {unscored[0].unscored_text}"
+        )
+    else:
+        message = (
+            f"The first {len(failed)} trials failed, and none has come to a validation loss; no"
+            f" more are begun. {failed[0].name} failed with {failed[0].reason}: {failed[0].message}"
+        )
     step.fail(Reason.NO_TRIAL_TRAINED, message)
     return True
 

@@ -16,6 +16,8 @@ from finetune_api.names import (
     Owner,
     trial_name,
 )
+from finetune_api.v1alpha1.finetunesweep import FineTuneSweepSpec
+from finetune_api.v1alpha1.objective import VALIDATION_LOSS, metric_of
 from finetune_api.v1alpha1.sweep_parameters import SEED_PATH, set_at, value_for
 from finetune_operator.finetunesweep.search.space import Value
 
@@ -31,6 +33,7 @@ def render_trial(
     number: int,
     values: Mapping[str, Value],
     *,
+    scoring: Object | None = None,
     replicate_of: int | None = None,
 ) -> Object:
     """Render the FineTuneJob of a trial, held after its training.
@@ -40,12 +43,15 @@ def render_trial(
         template: ``spec.template`` as the API server holds it.
         number: Counts from 1.
         values: A value for each path.
+        scoring: Its ``evaluation.validation``, as :func:`scoring_of` returns it.
         replicate_of: The trial whose values these are, but for the seed.
     """
     spec = copy.deepcopy(template)
     for path, value in values.items():
         set_at(spec, path, value_for(path, value))
     spec["holdAfter"] = HOLD_AFTER
+    if scoring is not None:
+        spec["evaluation"] = {**(spec.get("evaluation") or {}), "validation": scoring}
     labels = {
         SWEEP_LABEL: owner.name,
         TRIAL_LABEL: str(number),
@@ -64,6 +70,14 @@ def render_trial(
         },
         "spec": spec,
     }
+
+
+def scoring_of(spec: FineTuneSweepSpec) -> Object | None:
+    """Return what a trial's answers to validation rows are scored by; None where none is asked."""
+    metric = metric_of(spec)
+    if metric == VALIDATION_LOSS:
+        return None
+    return {"metric": metric, "maxSamples": spec.objective.max_samples}
 
 
 def with_seed(template: Object, values: Mapping[str, Value], repeat: int) -> dict[str, Value]:

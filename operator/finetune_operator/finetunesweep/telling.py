@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 from decimal import Decimal
 from typing import Any
 
 from finetune_api.names import trial_name
+from finetune_api.v1alpha1.objective import (
+    VALIDATION_LOSS,
+    direction_of,
+    is_lower_better,
+    metric_of,
+)
 from finetune_api.v1alpha1.sweep_status import MAX_TRIALS_TOLD
 from finetune_operator.finetunesweep.search import ranking
-from finetune_operator.finetunesweep.search import trials as search
 from finetune_operator.finetunesweep.step import Step
 from finetune_operator.finetunesweep.trials import Trial
 from finetune_operator.status.conditions import ConditionType
@@ -29,6 +34,8 @@ def tell_trials(step: Step) -> None:
     draft.put("counts", counts)
     over = sum(trial.state in _OVER for trial in step.trials) + len(step.observed.missing)
     draft.put("progress", f"{over}/{counts['total']}")
+    metric = metric_of(step.observed.spec)
+    draft.put("objective", {"metric": metric, "direction": direction_of(metric)})
     if (best := _best(step)) is not None:
         draft.put("best", best)
     else:
@@ -61,31 +68,35 @@ def _counts(step: Step) -> Object:
 
 
 def _best(step: Step) -> Object | None:
-    """Return the chosen trial, or the one with the lowest loss so far."""
-    chosen = step.chosen
-    scored = [trial for trial in step.trials if trial.loss is not None and trial.state != "Failed"]
-    best = chosen or min(scored, key=lambda each: (each.loss, each.number), default=None)
+    """Return the chosen trial, or the one with the best score so far."""
+    best = step.chosen or _leader(step)
     if best is None:
         return None
     entry: Object = {
         "name": best.name,
         "score": best.score or "unknown",
         "parameters": _texts(best),
-        "chosen": chosen is not None,
+        "chosen": step.chosen is not None,
     }
     first = best.number if best.replicate_of is None else best.replicate_of
-    for standing in ranking.rank(_as_told(trial) for trial in step.trials):
-        if standing.number == first - 1 and standing.num_runs > 1:
-            entry |= {"mean": f"{standing.mean:.6g}", "spread": f"{standing.spread:.3g}"}
+    sign = 1 if is_lower_better(best.metric) else -1
+    for standing in ranking.rank(trial.as_trained() for trial in step.trials):
+        if standing.number == first - 1 and standing.num_runs > 1 and standing.mean is not None:
+            entry |= {"mean": f"{sign * standing.mean:.6g}", "spread": f"{standing.spread:.3g}"}
     return entry
 
 
-def _as_told(trial: Trial) -> search.Trial:
-    """Return a trial for the search, trained also where it was ended because another won."""
-    known = trial.for_search()
-    if trial.state == "Trained":
-        return replace(known, state=search.TrialState.COMPLETE)
-    return known
+def _leader(step: Step) -> Trial | None:
+    """Return the trial with the best score so far; of losses, that of one under way counts too."""
+    known = (trial for trial in step.trials if trial.state != "Failed")
+    scored = (trial for trial in known if trial.badness is not None)
+    return min(scored, key=_place_of, default=None)
+
+
+def _place_of(trial: Trial) -> tuple[float, float, int]:
+    """Return what trials are ordered by, the best first: score, then loss, then number."""
+    known = [math.inf if each is None else each for each in (trial.badness, trial.loss)]
+    return (known[0], known[1], trial.number)
 
 
 def _entries(step: Step) -> list[Object]:
@@ -99,10 +110,8 @@ def _entries(step: Step) -> list[Object]:
     return [by_number[number] for number in sorted(by_number)]
 
 
-def _importance(trial: Trial) -> tuple[bool, bool, float, int]:
-    loss = trial.loss
-    return (not trial.is_released, not trial.is_under_way, float("inf") if loss is None else loss,
-            trial.number)  # fmt: skip
+def _importance(trial: Trial) -> tuple[bool, bool, tuple[float, float, int]]:
+    return (not trial.is_released, not trial.is_under_way, _place_of(trial))
 
 
 def _entry(step: Step, trial: Trial) -> Object:
@@ -112,8 +121,14 @@ def _entry(step: Step, trial: Trial) -> Object:
         entry["reason"] = trial.reason
     elif trial.waits_for:
         entry["reason"] = trial.waits_for
+    elif trial.why_unscored is not None:
+        entry["reason"] = trial.why_unscored[0]
     if trial.score:
         entry["score"] = trial.score
+    if trial.bounds is not None:
+        entry["low"], entry["high"] = trial.bounds
+    if trial.metric != VALIDATION_LOSS and trial.lowest_loss:
+        entry["loss"] = trial.lowest_loss
     if trial.step:
         entry["step"] = trial.step
     if tokens := _tokens(step, trial):
@@ -142,10 +157,8 @@ def progress_text(step: Step) -> str:
     if held:
         more = f" and {len(held) - 1} more" if len(held) > 1 else ""
         text += f"; {held[0].name}{more} cannot go on: {held[0].waits_for}"
-    best = _best(step)
-    return (
-        f"{text}; best {best['name']} with validation loss {best['score']}." if best else f"{text}."
-    )
+    best = step.chosen or _leader(step)
+    return f"{text}; best {best.name} with {best.score_text}." if best else f"{text}."
 
 
 def _announce_changes(step: Step) -> None:
@@ -158,14 +171,20 @@ def _announce_changes(step: Step) -> None:
         before = draft.told_state(trial.name)
         # One that the status has no room for was told when it still had.
         is_known = before == trial.state or (not before and trial.number <= draft.num_created)
-        if is_known or trial.state not in ("Pruned", "Failed"):
-            continue
-        if trial.state == "Failed" and step.chosen is not trial:
-            text = f"{trial.name} failed with {trial.reason}: {trial.message}"
-            draft.announce("TrialFailed", text, warning=True)
-        elif trial.state == "Pruned" and step.chosen is None:
-            text = f"{trial.name} was stopped at step {trial.step}, validation loss {trial.score}"
-            draft.announce("TrialPruned", text)
+        if not is_known:
+            _announce(step, trial)
+
+
+def _announce(step: Step, trial: Trial) -> None:
+    """Tell of a trial that has come to an end which nobody wants, or that a rule has stopped."""
+    if trial.state == "Failed" and step.chosen is not trial:
+        text = f"{trial.name} failed with {trial.reason}: {trial.message}"
+        step.draft.announce("TrialFailed", text, warning=True)
+    elif trial.state == "Pruned" and step.chosen is None:
+        text = f"{trial.name} was stopped at step {trial.step}, validation loss {trial.lowest_loss}"
+        step.draft.announce("TrialPruned", text)
+    elif trial.why_unscored is not None:
+        step.draft.announce("TrialNotScored", trial.unscored_text, warning=True)
 
 
 def tell_phase(step: Step) -> None:

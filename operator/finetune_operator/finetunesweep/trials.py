@@ -6,6 +6,7 @@ are in their status.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,12 +14,14 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from finetune_api.names import REPLICATE_LABEL, SWEEP_LABEL, TRIAL_LABEL, trial_name
+from finetune_api.v1alpha1.objective import VALIDATION_LOSS, is_lower_better
 from finetune_operator.finetunejob.decisions import PHASE as AWAITING_APPROVAL
 from finetune_operator.finetunesweep.search import trials as search
 from finetune_operator.finetunesweep.search.space import Value
 from finetune_operator.finetunesweep.search.trials import Curve, Point
 from finetune_operator.status.conditions import (
     ConditionType,
+    Reason,
     find_condition,
     is_true,
     parse_timestamp,
@@ -39,7 +42,9 @@ class Trial:
         job: The FineTuneJob.
         values: What was varied, by path.
         state: As in ``status.trials`` of the sweep.
-        score: Lowest validation loss so far, as the job tells it; empty before the first.
+        metric: What trials of the sweep are compared by.
+        lowest_loss: Lowest validation loss so far, as the job tells it; empty before the first.
+        scored: What the job tells of its answers to validation rows; empty where it tells nothing.
         step: Last step whose validation loss is known; 0 before the first.
         curve: Validation losses by step.
         tokens: Tokens trained on, as far as it is told.
@@ -55,7 +60,9 @@ class Trial:
     job: Object
     values: Mapping[str, Value]
     state: str
-    score: str
+    metric: str
+    lowest_loss: str
+    scored: Object
     step: int
     curve: Curve
     tokens: int
@@ -115,12 +122,55 @@ class Trial:
         return str((found or {}).get("message") or "")
 
     @property
+    def score(self) -> str:
+        """What it is compared by, as the job tells it; empty before that is known."""
+        if self.metric == VALIDATION_LOSS:
+            return self.lowest_loss
+        is_asked = self.scored.get("metric") == self.metric
+        return str(self.scored.get("value") or "") if is_asked else ""
+
+    @property
+    def bounds(self) -> tuple[str, str] | None:
+        """The interval of the score, as the job tells it; None where it has none."""
+        low, high = self.scored.get("low"), self.scored.get("high")
+        return (str(low), str(high)) if self.score and low and high else None
+
+    @property
+    def badness(self) -> float | None:
+        """The score as a number of which less is better; None before it is known."""
+        value = _number(self.score)
+        return value if value is None or is_lower_better(self.metric) else -value
+
+    @property
     def loss(self) -> float | None:
-        """The score as a number; None before the first."""
-        try:
-            return float(self.score) if self.score else None
-        except ValueError:
+        """The lowest validation loss as a number; None before the first."""
+        return _number(self.lowest_loss)
+
+    @property
+    def score_text(self) -> str:
+        """What it came to, for people: ``exactMatch 0.91 [0.84, 0.95]``."""
+        name = "validation loss" if self.metric == VALIDATION_LOSS else self.metric
+        bounds = f" [{', '.join(self.bounds)}]" if self.bounds else ""
+        return f"{name} {self.score or 'unknown'}{bounds}"
+
+    @property
+    def why_unscored(self) -> tuple[str, str] | None:
+        """Why one that was trained cannot win by the metric: reason and words; None if it can."""
+        is_scored = self.metric == VALIDATION_LOSS or self.badness is not None
+        if self.state != "Trained" or is_scored:
             return None
+        reason = str(self.scored.get("reason") or Reason.NOT_SCORED)
+        words = str(self.scored.get("message") or "")
+        return reason, words or "it was trained, and did not tell how its answers score"
+
+    @property
+    def unscored_text(self) -> str:
+        """The same in a sentence; empty if it can win."""
+        if self.why_unscored is None:
+            return ""
+        reason, words = self.why_unscored
+        end = "Its adapter is kept."
+        return f"{self.name} has no {self.metric}: {reason}: {words.rstrip('.')}. {end}"
 
     @property
     def _search_state(self) -> search.TrialState:
@@ -144,11 +194,22 @@ class Trial:
 
     def for_search(self) -> search.Trial:
         """Return what the search needs to know, where trials count from 0."""
+        return self._as(self._search_state)
+
+    def as_trained(self) -> search.Trial:
+        """The same, where one that was ended because another won counts as trained, too."""
+        is_trained = self.state == "Trained"
+        return self._as(search.TrialState.COMPLETE if is_trained else self._search_state)
+
+    def _as(self, state: search.TrialState) -> search.Trial:
+        is_complete = state is search.TrialState.COMPLETE
         return search.Trial(
             number=self.number - 1,
             assignment=self.values,
-            state=self._search_state,
-            score=self.loss,
+            state=state,
+            # Losses of trials that were stopped are compared among themselves.
+            score=self.badness if is_complete else self.loss,
+            tie=self.loss if is_complete else None,
             curve=self.curve,
             replicate_of=None if self.replicate_of is None else self.replicate_of - 1,
         )
@@ -163,12 +224,13 @@ _STATES = {
 }
 
 
-def read_trial(job: Object, paths: tuple[str, ...]) -> Trial | None:
+def read_trial(job: Object, paths: tuple[str, ...], metric: str = VALIDATION_LOSS) -> Trial | None:
     """Return what is known of a FineTuneJob of a sweep; None if it is none of its trials.
 
     Args:
         job: The FineTuneJob.
         paths: What the sweep varies.
+        metric: What its trials are compared by.
     """
     metadata = job["metadata"]
     labels = metadata.get("labels") or {}
@@ -186,7 +248,9 @@ def read_trial(job: Object, paths: tuple[str, ...]) -> Trial | None:
         job=job,
         values={path: value for path in paths if (value := value_at(spec, path)) is not None},
         state=_state_of(status, is_released=is_released),
-        score=_score_of(status, curve),
+        metric=metric,
+        lowest_loss=_lowest_loss(status, curve),
+        scored=(status.get("selection") or {}).get("score") or {},
         step=curve[-1].step if curve else 0,
         curve=curve,
         tokens=_tokens_of(status),
@@ -239,7 +303,7 @@ def _is_trained(status: Object) -> bool:
     return any(each.get("name") == "train" and each.get("completionTime") for each in stages)
 
 
-def _score_of(status: Object, curve: Curve) -> str:
+def _lowest_loss(status: Object, curve: Curve) -> str:
     chosen = (status.get("selection") or {}).get("validationLoss")
     if chosen:
         return str(chosen)
@@ -256,6 +320,15 @@ def _tokens_of(status: Object) -> int:
         if metric.get("name") == "num_tokens":
             return int(_decimal(metric.get("value")))
     return 0
+
+
+def _number(text: str) -> float | None:
+    """Return a number that can be compared; None for everything else."""
+    try:
+        value = float(text) if text else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _decimal(text: object) -> Decimal:

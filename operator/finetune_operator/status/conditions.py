@@ -118,6 +118,7 @@ class Reason(StrEnum):
     REPLICATING = "Replicating"
     BUDGET_REACHED = "BudgetReached"
     NO_TRIAL_TRAINED = "NoTrialTrained"
+    NOT_SCORED = "NotScored"
     TRIAL_DELETED = "TrialDeleted"
 
 

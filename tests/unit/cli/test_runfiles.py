@@ -136,6 +136,19 @@ def test_a_terminal_is_told_what_differs(output: Path) -> None:
     assert "paired over 120 rows" in text
 
 
+def test_a_score_on_validation_rows_is_read_and_shown(tmp_path: Path) -> None:
+    for made in (Made(name="a", num_questions=0, num_validation=80), Made(name="b")):
+        write_run(tmp_path, made)
+    scored, other = read_runs([str(tmp_path)], asking())
+    assert len(scored.validation_rows) == 80
+    assert scored.validation_text.startswith("exactMatch 0.")
+    assert (other.validation_text, list(other.validation_rows)) == ("", [])
+    text = describe_comparison(compare_runs([scored, other]))
+    assert "ON VALIDATION ROWS" in text
+    assert scored.validation_text in text
+    assert "ON VALIDATION ROWS" not in describe_comparison(compare_runs([other, other]))
+
+
 def test_a_curve_is_bars_on_one_scale() -> None:
     assert bars([(1, 2.0), (2, 1.0), (3, 1.5)], 1.0, 2.0) == "█▁▅"
     assert bars([(1, 1.0)], 1.0, 1.0) == "▁"

@@ -89,7 +89,8 @@ def run(*arguments: str, answer: str = "") -> tuple[int, str, str]:
 
 def test_sweeps_are_listed_and_named(cluster: FakeCluster) -> None:
     code, out, _ = run("sweep", "list")
-    assert (code, out.split()[:6]) == (0, ["NAME", "PHASE", "TRIALS", "BEST", "SCORE", "AGE"])
+    columns = ["NAME", "PHASE", "TRIALS", "BEST", "SCORE", "METRIC", "AGE"]
+    assert (code, out.split()[:7]) == (0, columns)
     assert "banking   Searching   8/8" in out
     assert run("sweep", "list", "-o", "name")[1] == "finetunesweep.finetune.dev/banking\n"
     assert "banking-t7" in run("sweep", "get", "banking")[1]

@@ -91,6 +91,37 @@ def test_replicates_tell_what_is_chance() -> None:
     assert find_noise(sweep([*TRIALS, replicas[0]])) is None
 
 
+F1 = {"metric": "macroF1", "direction": "Maximize"}
+SCORED = [
+    trial(1, "0.7100", low="0.6000", high="0.8000", loss="0.3"),
+    trial(2, None, "Running", loss="0.1"),
+    trial(3, "0.9000", low="0.8200", high="0.9500", loss="0.5"),
+    trial(4, None, reason="CustomMetricFailed", loss="0.2"),
+    trial(5, "0.9000", low="0.8200", high="0.9500", loss="0.4"),
+]
+
+
+def test_trials_of_a_score_stand_by_it_and_then_by_their_loss() -> None:
+    body = sweep(SCORED, objective=F1, best={"name": "banking-t5", "score": "0.9000"})
+    numbers = [each["name"].rsplit("t", 1)[1] for each in order_trials(body)]
+    assert numbers == ["5", "3", "1", "2", "4"]
+    lines = leaderboard(body)
+    assert lines[0].split() == [
+        *("TRIAL", "learningRate", "rank", "macroF1", "95", "%", "LOSS", "STEP", "TOKENS"),
+        *("STATE", "BESIDE", "THE", "BEST"),
+    ]
+    assert lines[1].split()[3:7] == ["0.9000", "[0.8200,", "0.9500]", "0.4"]
+    assert "Trained: CustomMetricFailed" in lines[5]
+    assert row(body, NOW)[4:6] == ["0.9000", "macroF1"]
+    assert "macroF1 of answers to at most 500 validation rows, higher is better" in "\n".join(
+        describe(body, NOW)
+    )
+    assert changes(None, body)[:2] == [
+        "banking-t1  Trained  macroF1 0.7100, loss 0.3 at step 100",
+        "banking-t2  Running  loss 0.1",
+    ]
+
+
 def test_a_sweep_is_listed_and_described() -> None:
     body = sweep(
         TRIALS,
@@ -98,7 +129,7 @@ def test_a_sweep_is_listed_and_described() -> None:
         counts={"created": 4, "running": 1, "trained": 3},
         spent={"gpuHours": "1.500", "tokens": 144000},
     )
-    assert row(body, NOW) == ["banking", "Searching", "2/8", "banking-t3", "0.7000", "2h"]
+    assert row(body, NOW) == ["banking", "Searching", "2/8", "banking-t3", "0.7000", "", "2h"]
     text = "\n".join(describe(body, NOW))
     for part in (
         "4 created, 1 running, 3 trained",
@@ -175,3 +206,7 @@ def test_a_person_sees_what_the_choice_means() -> None:
     assert "banking-t10, hyperparameters.learningRate 10e-4" in text
     assert "best     banking-t3, 0.7" in text
     assert "prunes the other 3" in text
+    assert "score    0.8000 (validation loss)" in text
+    by_f1 = sweep(SCORED, objective=F1, best={"name": "banking-t5", "score": "0.9000"})
+    assert "score    0.7100 (macroF1 on validation rows)" in describe_choice(by_f1, job(1))
+    assert "score    none: CustomMetricFailed" in describe_choice(by_f1, job(4))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_trainer.experiments.comparison import Comparison, compare_runs, to_wire
+from finetune_trainer.experiments.comparison import Comparison, best_run, compare_runs, to_wire
 from finetune_trainer.experiments.differences import Difference
 from finetune_trainer.experiments.reading import read_run
 from finetune_trainer.experiments.run import Run
@@ -107,6 +107,30 @@ def test_many_runs_are_compared_with_the_best_on_validation() -> None:
     assert pairs == {(5, other) for other in range(5)}
     asked = compare_runs(runs, against=0)
     assert {each.first for each in asked.differences} == {0}
+
+
+def test_answers_to_validation_rows_are_compared_before_any_run_is_evaluated() -> None:
+    made = [
+        Made(name="a", accuracy=0.6, num_questions=0, num_validation=200),
+        Made(name="b", accuracy=0.9, num_questions=0, num_validation=200, rank=4),
+        Made(name="c", num_questions=0),
+    ]
+    comparison = compare_runs([run(each) for each in made], against=0)
+    (hits,) = comparison.differences
+    assert hits.metric == "exactMatch on validation rows"
+    assert (hits.is_paired, hits.num_rows, hits.verdict, hits.better) == (True, 200, "Real", 1)
+    assert comparison.metrics == []
+    wire = to_wire(comparison)
+    assert wire["runs"][0]["validationScore"]["numSamples"] == 200
+    assert "validationScore" not in wire["runs"][2]
+
+
+def test_the_best_on_validation_is_so_by_its_score_and_by_its_loss_where_scores_are_equal() -> None:
+    by_rank = [Made(name=f"t{i}", rank=2**i, num_validation=60) for i in range(1, 4)]
+    runs = [run(each) for each in (replace(by_rank[0], accuracy=0.99), *by_rank[1:])]
+    assert best_run(runs) == 0
+    same = [replace(each, validation_score=runs[0].validation_score) for each in runs]
+    assert best_run(same) == 2
 
 
 def test_machines_get_names_and_figures() -> None:

@@ -14,7 +14,7 @@ from finetune_trainer.experiments.pictures import (
 from finetune_trainer.experiments.reading import read_run
 from finetune_trainer.experiments.recipe import find_parameters
 from finetune_trainer.experiments.run import Run
-from support.experiment_runs import documents, trials
+from support.experiment_runs import Made, comparison_page, documents, trials
 
 RUNS = [read_run(made.name, documents(made)) for made in trials()]
 COLOURS = list(range(8))
@@ -65,3 +65,13 @@ def test_names_from_storage_cannot_be_markup() -> None:
     assert "<script" not in page
     assert "<b>x" not in page
     assert "<i>one" not in page
+
+
+def test_a_page_has_scores_on_validation_rows_where_there_are_any() -> None:
+    heading = "score on validation rows"
+    scored = comparison_page([Made(name="a", num_validation=50), Made(name="b")])
+    assert heading in scored
+    assert "exactMatch on validation rows" not in scored, "one run alone has nothing to differ from"
+    assert heading not in comparison_page([Made(name="a"), Made(name="b")])
+    both = [Made(name=name, num_questions=0, num_validation=50) for name in ("a", "b")]
+    assert "exactMatch on validation rows" in comparison_page(both)

@@ -31,7 +31,10 @@ STEPS = (10, 20, 30)
 
 
 def sweep(**spec: Any) -> Object:
-    """Return a sweep over four learning rates, of which 1e-3 is the best; nothing is pruned."""
+    """Return a sweep over four learning rates, of which 1e-3 is the best; nothing is pruned.
+
+    Its template has a goal; trials are compared by the validation loss all the same.
+    """
     template = {**finetunejob("x", "x")["spec"], "suspend": False, **spec.pop("template", {})}
     template["hyperparameters"] = {"learningRate": "auto", "seed": 42}
     return {
@@ -49,6 +52,7 @@ def sweep(**spec: Any) -> Object:
             "parameters": [{"path": RATE, "values": RATES}],
             "search": "Grid",
             "earlyStopping": {"method": "None"},
+            "objective": {"metric": "validationLoss"},
             **spec,
         },
     }
@@ -119,6 +123,7 @@ class SweepWorld:
         config: OperatorConfig = CONFIG,
         ends: Callable[[Object], tuple[str, str]] | None = None,
         losses: Callable[[Object, int], float] = loss_of,
+        scores: Callable[[Object], Object] | None = None,
     ) -> None:
         self.cluster = FakeCluster()
         self.clock = FakeClock(NOW)
@@ -127,6 +132,7 @@ class SweepWorld:
         self.created: list[str] = []
         self._ends = ends or (lambda job: ("Complete", "Published"))
         self._losses = losses
+        self._scores = scores
         self.put(("finetunesweeps", *KEY), body or sweep())
         self.start()
 
@@ -252,7 +258,11 @@ class SweepWorld:
         status = {
             **status,
             "stages": [{"name": "train", "completionTime": timestamp(self.clock.now())}],
-            "selection": {"step": best["step"], "validationLoss": best["loss"]},
+            "selection": {
+                "step": best["step"],
+                "validationLoss": best["loss"],
+                **({"score": self._scores(job)} if self._scores else {}),
+            },
             "conditions": [],
             "cost": {"gpuHours": "0.5"},
         }

@@ -25,10 +25,17 @@ def trial(
     *,
     of: int | None = None,
     step: int | None = None,
+    tie: float | None = None,
 ) -> Trial:
     curve = (Point(step, score),) if step is not None and score is not None else ()
     return Trial(
-        number=number, assignment={}, state=state, score=score, curve=curve, replicate_of=of
+        number=number,
+        assignment={},
+        state=state,
+        score=score,
+        tie=tie,
+        curve=curve,
+        replicate_of=of,
     )
 
 
@@ -37,6 +44,11 @@ def trial(
     [
         ("the lowest loss", [trial(0, 2.0), trial(1, 1.0), trial(2, 3.0)], [1, 0, 2]),
         ("ties: the earlier", [trial(2, 1.0), trial(0, 1.0), trial(1, 1.0)], [0, 1, 2]),
+        (
+            "ties: what breaks them, and none known comes last",
+            [trial(0, 1.0), trial(1, 1.0, tie=0.4), trial(2, 1.0, tie=0.3), trial(3, 0.9, tie=9.0)],
+            [3, 2, 1, 0],
+        ),
         ("no numbers", [trial(0, NAN), trial(1, INF), trial(2, None), trial(3, 9.0)], [3, 0, 1, 2]),
         ("-inf is no result", [trial(0, -INF), trial(1, 5.0)], [1, 0]),
         ("stopped behind complete", [trial(0, 0.1, PRUNED, step=9), trial(1, 5.0)], [1, 0]),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_api.evaluation_result import Score
+from finetune_api.stage_results import ValidationScore
+from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.experiments.differences import (
     Difference,
     choose_pairs,
@@ -55,14 +57,18 @@ class Comparison:
         return list(dict.fromkeys(score.name for run in self.runs for score in run.scores))
 
 
+ON_VALIDATION = " on validation rows"
+"""What follows the name of a metric that is not of held-out rows."""
+
+
 def compare_runs(runs: Sequence[Run], *, against: int | None = None) -> Comparison:
     """Compare runs.
 
     Args:
         runs: At least one.
         against: Position of the run that scores are compared with. By default all pairs of few
-            runs; of many the one with the lowest validation loss, which is chosen without a look
-            at the held-out rows.
+            runs; of many the one that is best on validation rows, which is chosen without a look at
+            the held-out rows.
     """
     certainty = max(run.certainty for run in runs)
     parameters = find_parameters([run.recipe for run in runs])
@@ -74,7 +80,10 @@ def compare_runs(runs: Sequence[Run], *, against: int | None = None) -> Comparis
     return Comparison(
         runs=runs,
         parameters=parameters,
-        differences=find_differences(runs, pairs, certainty=certainty),
+        differences=[
+            *find_differences(runs, pairs, certainty=certainty),
+            *_differences_on_validation(runs, pairs, certainty=certainty),
+        ],
         importance=importance,
         no_importance=why,
         certainty=certainty,
@@ -82,10 +91,43 @@ def compare_runs(runs: Sequence[Run], *, against: int | None = None) -> Comparis
 
 
 def best_run(runs: Sequence[Run]) -> int:
-    """Return the position of the run with the lowest validation loss, else the first."""
+    """Return the position of the run that is best on validation rows, else the first.
+
+    By the score of its answers to them, where that is of one metric; by the loss where it is equal
+    or not known.
+    """
     losses = comparable_losses(runs)
     known = [place for place, loss in enumerate(losses) if loss is not None]
-    return min(known, key=lambda place: losses[place] or 0.0, default=0)
+    metrics = {told.metric for run in runs if (told := run.validation_score) and told.value}
+
+    def order(place: int) -> tuple[float, float]:
+        told = runs[place].validation_score
+        if len(metrics) != 1 or told is None or not told.value:
+            return (math.inf, losses[place] or 0.0)
+        value = float(told.value)
+        return (value if told.metric in LOWER_IS_BETTER else -value, losses[place] or 0.0)
+
+    return min(known, key=order, default=0)
+
+
+def _differences_on_validation(
+    runs: Sequence[Run], pairs: Sequence[tuple[int, int]], *, certainty: float
+) -> list[Difference]:
+    """Compare the answers to validation rows, as those to held-out rows are compared."""
+    shown = [
+        replace(run, scores=_as_scores(run.validation_score), rows=run.validation_rows)
+        for run in runs
+    ]
+    return [
+        replace(each, metric=f"{each.metric}{ON_VALIDATION}")
+        for each in find_differences(shown, pairs, certainty=certainty)
+    ]
+
+
+def _as_scores(told: ValidationScore | None) -> list[Score]:
+    if told is None or not told.value:
+        return []
+    return [Score(name=told.metric, base=told.value, tuned=told.value)]
 
 
 def comparable_losses(runs: Sequence[Run]) -> list[float | None]:
@@ -151,6 +193,7 @@ def _run_to_wire(run: Run) -> dict[str, Any]:
         "scores": [score.to_wire() for score in run.scores],
         "numSamples": run.num_samples or None,
         "validationLoss": run.validation_loss,
+        "validationScore": run.validation_score.to_wire() if run.validation_score else None,
         "step": run.step,
         "lastStep": run.last_step,
         "plannedSteps": run.planned_steps,

@@ -78,8 +78,10 @@ def render_page(comparison: Comparison, *, title: str, introduction: str = "") -
 def _tables(comparison: Comparison) -> dict[str, Any]:
     """Return the rows of all tables, as the template names them."""
     runs, parameters = comparison.runs, comparison.parameters
+    has_validation = any(run.validation_score for run in runs)
     return {
-        "run_rows": [_run_cells(run) for run in runs],
+        "has_validation": has_validation,
+        "run_rows": [_run_cells(run, has_validation=has_validation) for run in runs],
         "curve_rows": _curve_rows(runs),
         "parameter_columns": [
             {"label": label} for label in ("run", *(p.label for p in parameters))
@@ -116,13 +118,14 @@ def _introduction(comparison: Comparison) -> str:
     )
 
 
-def _run_cells(run: Run) -> list[str]:
+def _run_cells(run: Run, *, has_validation: bool) -> list[str]:
     effort, loss = run.effort, run.validation_loss
     of = f" of {run.last_step:,}" if run.last_step else ""
     return [
         run.name,
         run.state,
         "" if loss is None else f"{loss:.4f}",
+        *([run.validation_text] if has_validation else []),
         "" if run.step is None else f"{run.step:,}{of}",
         "" if effort.tokens is None else f"{effort.tokens:,}",
         "" if effort.seconds is None else f"{effort.seconds / 60:,.1f}",

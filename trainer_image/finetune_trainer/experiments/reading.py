@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.evaluation_result import EvaluateResult, Score
+from finetune_api.stage_results import ValidationScore
 from finetune_trainer.experiments.recipe import flatten
 from finetune_trainer.experiments.run import DataFacts, Effort, Points, Row, Run
 from finetune_trainer.publish.adopted import adopted_from
@@ -29,6 +30,8 @@ class Documents:
         points: ``metrics.jsonl``.
         report: ``report.json`` of the evaluation.
         samples: ``samples.jsonl`` of the evaluation.
+        validation_score: ``score.json`` of the answers to validation rows.
+        validation_samples: ``samples.jsonl`` beside it.
         status: The FineTuneJob's status, of a job on a cluster.
         result: What ``finetune run --result`` wrote.
     """
@@ -40,6 +43,8 @@ class Documents:
     points: Sequence[Document] = ()
     report: Document | None = None
     samples: Sequence[Document] = ()
+    validation_score: Document | None = None
+    validation_samples: Sequence[Document] = ()
     status: Document = field(default_factory=dict)
     result: Document | None = None
 
@@ -67,6 +72,7 @@ def read_run(
     selection = (record or {}).get("selection") or _selection_of(status)
     adopted = adopted_from(record or {})
     step = selection.get("step") or (adopted or record or {}).get("step")
+    score = _validation_score(documents)
     return Run(
         name=name,
         place=place,
@@ -77,6 +83,8 @@ def read_run(
         scores=scores,
         num_samples=num_samples,
         rows=[_row(sample) for sample in documents.samples],
+        validation_score=score,
+        validation_rows=_validation_rows(score, documents.validation_samples),
         train=_points(curve["train"]) if curve else _logged(documents.points, "loss"),
         validation=_validation(documents),
         step=step,
@@ -99,6 +107,28 @@ def _validation(documents: Documents) -> Points:
     told = documents.status.get("selection") or {}
     loss = _number(told.get("validationLoss"))
     return [] if loss is None else [(int(told.get("step") or 0), loss)]
+
+
+def _validation_score(documents: Documents) -> ValidationScore | None:
+    told = documents.validation_score or (documents.status.get("selection") or {}).get("score")
+    return ValidationScore.model_validate(told, by_alias=True, by_name=False) if told else None
+
+
+def _validation_rows(score: ValidationScore | None, samples: Iterable[Document]) -> list[Row]:
+    if score is None:
+        return []
+    return [
+        Row(
+            question=_name_question(sample),
+            group=sample["group"],
+            references=tuple(sample["references"]),
+            text=str(sample["answer"] or ""),
+            scores={score.metric: float(sample["score"])},
+            num_tokens=sample.get("num_tokens"),
+            num_bytes=sample.get("num_bytes"),
+        )
+        for sample in samples
+    ]
 
 
 def _state(documents: Documents) -> str:
@@ -149,9 +179,8 @@ def _data(documents: Documents) -> DataFacts:
 
 
 def _row(sample: Document) -> Row:
-    asked = json.dumps([sample["prompt"], sample["references"]], sort_keys=True)
     return Row(
-        question=asked,
+        question=_name_question(sample),
         group=sample.get("group"),
         references=tuple(sample["references"]),
         text=str(sample["tuned"]),
@@ -159,6 +188,10 @@ def _row(sample: Document) -> Row:
         num_tokens=sample.get("num_tokens"),
         num_bytes=sample.get("num_bytes"),
     )
+
+
+def _name_question(sample: Document) -> str:
+    return json.dumps([sample["prompt"], sample["references"]], sort_keys=True)
 
 
 def _points(points: Iterable[Sequence[float]]) -> Points:

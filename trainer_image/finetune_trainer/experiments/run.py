@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from finetune_api.evaluation_result import Score
+from finetune_api.stage_results import ValidationScore
 
 Points = Sequence[tuple[int, float]]
 """Steps and losses, in the order of the steps."""
@@ -90,6 +91,8 @@ class Run:
         scores: Of base and tuned model; empty before it is evaluated.
         num_samples: Held-out questions asked.
         rows: The answers; empty where there are none, or they could not be read.
+        validation_score: What answers to validation rows score; None where nobody asked.
+        validation_rows: These answers, as ``rows``.
         train: Training losses.
         validation: Validation losses.
         step: The step whose weights were kept.
@@ -109,6 +112,8 @@ class Run:
     scores: Sequence[Score] = ()
     num_samples: int = 0
     rows: Sequence[Row] = ()
+    validation_score: ValidationScore | None = None
+    validation_rows: Sequence[Row] = ()
     train: Points = ()
     validation: Points = ()
     step: int | None = None
@@ -124,3 +129,12 @@ class Run:
         at_step = [loss for step, loss in self.validation if step == self.step]
         losses = at_step or [loss for _, loss in self.validation]
         return min(losses) if losses else None
+
+    @property
+    def validation_text(self) -> str:
+        """What answers to validation rows score: ``exactMatch 0.91 [0.84, 0.95]``; or nothing."""
+        told = self.validation_score
+        if told is None:
+            return ""
+        bounds = f" [{told.low}, {told.high}]" if told.low else ""
+        return f"{told.metric} {told.value or 'not measured'}{bounds}"

@@ -110,5 +110,6 @@ def _loss_of(trial: Trial, step: int) -> float:
     """Return the loss at a step; of a trial that ended before it, its last one."""
     found = loss_by(trial.curve, step)
     if found is None:
-        found = trial.curve[-1].loss if trial.curve else trial.score
+        of_complete = trial.score if trial.tie is None else trial.tie
+        found = trial.curve[-1].loss if trial.curve else of_complete
     return math.inf if found is None else found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ class Standing:
             where there is none.
         spread: Standard deviation of these scores (n - 1); None below two.
         num_runs: How many there are.
+        tie: Mean of what decides between equal means; infinite where that is not known.
         best_run: The trial with the lowest of these scores, whose model is the one to publish; None
             where there is none.
     """
@@ -27,6 +29,7 @@ class Standing:
     mean: float | None
     spread: float | None
     num_runs: int
+    tie: float
     best_run: int | None
 
     @property
@@ -38,9 +41,9 @@ class Standing:
 def rank(trials: Iterable[Trial]) -> tuple[Standing, ...]:
     """Return all settings, the best first.
 
-    By mean; equal ones by number, the earlier first. A stopped trial stands behind every complete
-    one, whatever its score, by how far it came and then by its score; trials without a finite score
-    come last. Needs no order of ``trials``.
+    By mean; equal ones by what breaks ties, then by number, the earlier first. A stopped trial
+    stands behind every complete one, whatever its score, by how far it came and then by its score;
+    trials without a finite score come last. Needs no order of ``trials``.
     """
     by_setting: dict[int, list[Trial]] = {}
     for trial in sorted(trials, key=lambda each: each.number):
@@ -84,7 +87,7 @@ def to_replicate(
 def _place_of(number: int, runs: list[Trial]) -> tuple[float, ...]:
     standing = _standing_of(number, runs)
     if standing.mean is not None:
-        return (0, standing.mean, number)
+        return (0, standing.mean, standing.tie, number)
     stopped = [
         (-_last_step(run), run.score)
         for run in runs
@@ -97,17 +100,18 @@ def _place_of(number: int, runs: list[Trial]) -> tuple[float, ...]:
 
 def _standing_of(number: int, runs: list[Trial]) -> Standing:
     complete = [
-        (run.score, run.number)
+        (run.score, run.tie_breaker, run.number)
         for run in runs
         if run.state is TrialState.COMPLETE and run.score is not None and run.has_finite_score
     ]
-    scores = [score for score, _ in complete]
+    scores = [score for score, _, _ in complete]
     return Standing(
         number=number,
         mean=statistics.fmean(scores) if scores else None,
         spread=statistics.stdev(scores) if len(scores) > 1 else None,
         num_runs=len(scores),
-        best_run=min(complete)[1] if complete else None,
+        tie=statistics.fmean(tie for _, tie, _ in complete) if complete else math.inf,
+        best_run=min(complete)[2] if complete else None,
     )
 
 

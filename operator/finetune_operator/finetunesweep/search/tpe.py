@@ -63,7 +63,7 @@ def _badness_of(trial: Trial) -> tuple[float, float, float]:
     if trial.score is None or not math.isfinite(trial.score):
         return (2, 0, 0)
     if trial.state is TrialState.COMPLETE:
-        return (0, 0, trial.score)
+        return (0, trial.score, trial.tie_breaker)
     if trial.state is TrialState.PRUNED:
         last = trial.curve[-1] if trial.curve else None
         return (1, -last.step, last.loss) if last else (1, 0, trial.score)

@@ -1,4 +1,4 @@
-"""What a search knows of a trial: its values, how far it is, and its losses on validation rows.
+"""What a search knows of a trial: its values, how far it is, and what it came to.
 
 Lower is better everywhere here; a measure of which more is better is negated by the caller.
 """
@@ -52,7 +52,9 @@ class Trial:
         number: Counts from 0 within the sweep.
         assignment: Its values, as they were suggested.
         state: How far it is.
-        score: Best loss on validation rows so far; None before the first.
+        score: What complete trials are compared by; None where it is not known. Of others the best
+            loss on validation rows so far, which is the same where they are compared by that.
+        tie: Of equal scores the lower one wins; None for none.
         curve: Its losses; may be empty where only the score is known.
         replicate_of: The trial whose values it repeats with another seed; None for one that was
             suggested.
@@ -62,6 +64,7 @@ class Trial:
     assignment: Assignment
     state: TrialState
     score: float | None = None
+    tie: float | None = None
     curve: Curve = ()
     replicate_of: int | None = None
 
@@ -69,3 +72,8 @@ class Trial:
     def has_finite_score(self) -> bool:
         """Whether its score can be compared."""
         return self.score is not None and math.isfinite(self.score)
+
+    @property
+    def tie_breaker(self) -> float:
+        """What decides between equal scores: nothing known comes last."""
+        return math.inf if self.tie is None or math.isnan(self.tie) else self.tie
