@@ -209,6 +209,13 @@ SWEEP_CASES: list[SweepCase] = [
     ),
     _bad("a template without a model", {"spec.template.model": REMOVED}, "Field required",
          server="Required value"),
+    _good("late trials", {
+        "spec.template.queueName": "team", "spec.template.priorityClassName": "usual",
+        "spec.lateTrials": {"after": 4, "priorityClassName": "low"},
+    }),
+    _bad("late trials of no class",
+         {"spec.lateTrials": {"after": 4, "priorityClassName": "low"}},
+         "lateTrials needs template.priorityClassName"),
     _bad("empty budget", {"spec.budget": {}}, "budget needs trials, gpuHours or durationSeconds"),
     _bad("budget of nothing", {"spec.budget": {"gpuHours": "0"}}, "gpuHours must be above 0"),
     _bad(

@@ -18,6 +18,7 @@ from finetune_api.meta import (
     Integer,
     decimal_of,
 )
+from finetune_api.patterns import SUBDOMAIN_RULE, Texts
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.objective import OBJECTIVE_RULES, Objective
 from finetune_api.v1alpha1.rules import Rule, check_rules
@@ -47,6 +48,16 @@ class SweepEarlyStopping(APIModel):
     (`checkpoint.validateEverySteps`)."""
     reduction: Annotated[Integer, Field(ge=2, le=10)] = 3
     """For `ASHA` and `Halving`: one of so many goes on, to a rung so many times as far."""
+
+
+class LateTrials(APIModel):
+    """What trials that begin late have otherwise: they matter least, and may wait."""
+
+    after: Annotated[Integer, Field(ge=1, le=MAX_TRIALS)]
+    """So many trials of the search are not late. Replicates are not."""
+    priority_class_name: Annotated[str, Field(max_length=63), Texts(SUBDOMAIN_RULE)]
+    """Kueue WorkloadPriorityClass of the late ones, in place of the template's. The one that is
+    chosen gets the template's back."""
 
 
 class SweepBudget(APIModel):
@@ -116,6 +127,13 @@ SWEEP_RULES: tuple[Rule, ...] = (
         message="replicates differ by seed, and the seed is a parameter: leave one of both out",
         field="replicates",
         check=lambda s: s.replicates == 0 or all(p.path != SEED_PATH for p in s.parameters),
+    ),
+    Rule(
+        rule="!has(self.lateTrials) || has(self.template.priorityClassName)",
+        message="lateTrials needs template.priorityClassName, the class of all others: the chosen "
+        "trial gets it, for Kueue takes no priority back",
+        field="lateTrials",
+        check=lambda s: s.late_trials is None or s.template.priority_class_name is not None,
     ),
     Rule(
         rule="!has(self.budget) || has(self.budget.trials) || has(self.budget.gpuHours) || "
@@ -193,6 +211,9 @@ class FineTuneSweepSpec(APIModel):
     """What decides which trial is best."""
     early_stopping: SweepEarlyStopping = SweepEarlyStopping()
     """When hopeless trials are stopped."""
+    late_trials: LateTrials | None = None
+    """Have late trials wait behind others in the queue. May be changed at any time; trials that
+    exist keep their class. Default: all have the template's."""
     replicates: Annotated[Integer, Field(ge=0, le=MAX_REPLICATES)] = 0
     """How often the best setting is trained again, with another seed each time, before one of these
     runs is chosen. Shows how much of a difference is chance."""

@@ -33,7 +33,10 @@ def choose(step: Step) -> None:
     """Let the winner go on; without one, end the sweep."""
     best = _winner(step, step.trials)
     if best is not None:
-        step.patch(best, holdAfter=None)
+        usual = step.observed.spec.template.priority_class_name
+        is_usual = usual is None or best.job["spec"].get("priorityClassName") == usual
+        # One that began late goes on as any other: nothing else is left to wait for.
+        step.patch(best, holdAfter=None, **({} if is_usual else {"priorityClassName": usual}))
         return
     failed = [trial for trial in step.trials if trial.state == "Failed"]
     unscored = [trial for trial in step.trials if trial.why_unscored is not None]

@@ -22,7 +22,12 @@ from finetune_operator.finetunesweep.choosing import (
 )
 from finetune_operator.finetunesweep.observed import Observed
 from finetune_operator.finetunesweep.pausing import suspend_or_resume
-from finetune_operator.finetunesweep.rendering import render_trial, scoring_of, with_seed
+from finetune_operator.finetunesweep.rendering import (
+    priority_of,
+    render_trial,
+    scoring_of,
+    with_seed,
+)
 from finetune_operator.finetunesweep.search.space import Value
 from finetune_operator.finetunesweep.searching import values_of
 from finetune_operator.finetunesweep.step import Step
@@ -152,6 +157,7 @@ def _begin_next(step: Step) -> bool:
             number,
             values,
             scoring=scoring_of(spec),
+            priority=priority_of(spec, number) if of is None else None,
             replicate_of=of,
         )
         step.first.append(CreateTrial(number=number, job=job))

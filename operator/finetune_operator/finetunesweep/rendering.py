@@ -34,6 +34,7 @@ def render_trial(
     values: Mapping[str, Value],
     *,
     scoring: Object | None = None,
+    priority: str | None = None,
     replicate_of: int | None = None,
 ) -> Object:
     """Render the FineTuneJob of a trial, held after its training.
@@ -44,12 +45,15 @@ def render_trial(
         number: Counts from 1.
         values: A value for each path.
         scoring: Its ``evaluation.validation``, as :func:`scoring_of` returns it.
+        priority: Its Kueue WorkloadPriorityClass; None for the template's.
         replicate_of: The trial whose values these are, but for the seed.
     """
     spec = copy.deepcopy(template)
     for path, value in values.items():
         set_at(spec, path, value_for(path, value))
     spec["holdAfter"] = HOLD_AFTER
+    if priority is not None:
+        spec["priorityClassName"] = priority
     if scoring is not None:
         spec["evaluation"] = {**(spec.get("evaluation") or {}), "validation": scoring}
     labels = {
@@ -78,6 +82,12 @@ def scoring_of(spec: FineTuneSweepSpec) -> Object | None:
     if metric == VALIDATION_LOSS:
         return None
     return {"metric": metric, "maxSamples": spec.objective.max_samples}
+
+
+def priority_of(spec: FineTuneSweepSpec, number: int) -> str | None:
+    """Return the priority class of a trial of the search; None for the template's."""
+    late = spec.late_trials
+    return late.priority_class_name if late is not None and number > late.after else None
 
 
 def with_seed(template: Object, values: Mapping[str, Value], repeat: int) -> dict[str, Value]:

@@ -110,6 +110,7 @@ def test_what_a_sweep_tries_is_fixed_and_the_rest_steers_its_life() -> None:
     assert fields - set(SWEEP_FIXED_FIELDS) == {
         "parallelism",
         "budget",
+        "lateTrials",
         "suspend",
         "ttlSecondsAfterFinished",
     }

@@ -109,6 +109,29 @@ async def test_an_operator_that_dies_at_any_call_makes_no_trial_twice_and_choose
                 assert job["spec"].get(field) == whole.jobs[name]["spec"].get(field), dies_at
 
 
+async def test_late_trials_wait_behind_others_until_one_of_them_is_chosen():
+    late = {"after": 2, "priorityClassName": "low"}
+    body = sweep(lateTrials=late, replicates=1, template={"priorityClassName": "usual"})
+    world = SweepWorld(body)
+    await world.reconcile()
+    world.edit(lateTrials={**late, "after": 3})
+    await world.live()
+    classes = {name: job["spec"]["priorityClassName"] for name, job in world.jobs.items()}
+    assert world.status["best"]["name"] == BEST
+    assert classes == {
+        "rates-t1": "usual", "rates-t2": "usual", BEST: "usual", "rates-t4": "low",
+        "rates-t5": "usual",
+    }  # fmt: skip
+    lowered = SweepWorld(sweep(lateTrials=late, template={"priorityClassName": "usual"}))
+    for _ in range(5):
+        await lowered.reconcile()
+        lowered.work()
+    assert lowered.jobs[BEST]["spec"]["priorityClassName"] == "low"
+    await lowered.live()
+    assert lowered.jobs[BEST]["spec"]["priorityClassName"] == "usual"
+    assert lowered.jobs["rates-t4"]["spec"]["priorityClassName"] == "low"
+
+
 async def test_a_value_that_the_templates_schema_refuses_is_told_before_anything_is_created():
     values = [{"path": "method.adapter.rank", "values": [8, 16, 1024]}]
     world = SweepWorld(sweep(parameters=values))
