@@ -163,10 +163,13 @@ def progress_text(step: Step) -> str:
 
 def _announce_changes(step: Step) -> None:
     draft = step.draft
-    fresh = [trial.name for trial in step.trials if trial.number > draft.num_created]
-    if fresh:
-        more = f" and {len(fresh) - MAX_NAMED} more" if len(fresh) > MAX_NAMED else ""
-        draft.announce("TrialsCreated", f"Created {', '.join(fresh[:MAX_NAMED])}{more}")
+    # The first ones only: an Event for each would be one more write for every trial.
+    if step.trials and not draft.num_created:
+        names = [trial.name for trial in step.trials]
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        left = step.observed.spec.num_trials - len(names)
+        later = f"; {left} follow as there is room" if left > 0 else ""
+        draft.announce("TrialsCreated", f"Created {', '.join(names[:MAX_NAMED])}{more}{later}")
     for trial in step.trials:
         before = draft.told_state(trial.name)
         # One that the status has no room for was told when it still had.

@@ -501,7 +501,8 @@ async def test_the_end_of_a_trial_is_told_once_also_where_the_status_has_no_room
     assert len(told) > 20
     assert len(told) == len(set(told))
     created = [text for reason, text in world.recorder.events if reason == "TrialsCreated"]
-    assert created[0].endswith("rates-t8 and 12 more")
+    assert len(created) == 1, "one write for all of them"
+    assert created[0].endswith("rates-t8 and 12 more; 40 follow as there is room")
 
 
 async def test_sweeps_and_their_trials_are_counted_for_prometheus():
