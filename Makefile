@@ -73,7 +73,7 @@ evidence: setup ## How often intervals hold and verdicts are wrong, simulated, a
 	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m evidence $(TABLES)
 
 .PHONY: sweeps
-sweeps: setup ## How a sweep searches, stops and chooses, beside Optuna, simulated, as tables (about 3 minutes; TABLES="regret")
+sweeps: setup ## How a sweep searches, stops and chooses, beside Optuna, simulated, as tables (about 3 minutes of one core; TABLES="regret")
 	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m sweep_evidence $(TABLES)
 
 .PHONY: probe-evidence
