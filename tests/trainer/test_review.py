@@ -73,11 +73,13 @@ def test_a_candidate_waits_for_people_and_is_published_by_their_result(
         ended.messages
     )
     lines = (folder / "samples.jsonl").read_text().splitlines()
-    samples = {(s["base"], s["tuned"]): s["prompt"] for s in map(json.loads, lines)}
+    # People see the base asked in its best way, as the judge does.
+    ways = ("base", "prompted", "likelihood")
+    samples = {(s[way], s["tuned"]) for s in map(json.loads, lines) for way in ways}
     for item in hidden.items:
         entry = key[item.id]
         compared = entry.compared
-        assert samples[compared.base, compared.tuned]
+        assert (compared.base, compared.tuned) in samples
         tuned = item.left if entry.left == "tuned" else item.right
         assert tuned == compared.tuned.strip()
     assert facts["questions"]["asked"] == len(lines)
