@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from finetune_api.names import SWEEP_LABEL
+from finetune_api.v1alpha1.finetunesweep import default_stopping
 from finetune_api.v1alpha1.objective import VALIDATION_LOSS
 from finetune_cli.jobview import age, conditions, facts, is_true, section, table
 
@@ -225,8 +226,7 @@ _COUNTS = ("created", "running", "trained", "pruned", "failed")
 
 
 def _stopping(spec: Body) -> str:
-    default = "Halving" if spec.get("search") == "Halving" else "ASHA"
-    return spec.get("earlyStopping", {}).get("method") or default
+    return spec.get("earlyStopping", {}).get("method") or default_stopping(spec.get("search", ""))
 
 
 def _budget(budget: Body | None) -> str | None:

@@ -168,6 +168,12 @@ SWEEP_RULES: tuple[Rule, ...] = (
     ),
 )
 
+
+def default_stopping(search: str) -> Literal["ASHA", "Halving"]:
+    """Return how trials are stopped where ``earlyStopping.method`` does not say."""
+    return "Halving" if search == "Halving" else "ASHA"
+
+
 SWEEP_FIXED_FIELDS = (
     "template",
     "parameters",
@@ -233,7 +239,7 @@ class FineTuneSweepSpec(APIModel):
     @property
     def stopping_method(self) -> Literal["ASHA", "Halving", "Median", "None"]:
         """How hopeless trials are stopped."""
-        return self.early_stopping.method or ("Halving" if self.search == "Halving" else "ASHA")
+        return self.early_stopping.method or default_stopping(self.search)
 
     @property
     def num_trials(self) -> int:

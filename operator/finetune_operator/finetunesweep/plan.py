@@ -138,7 +138,7 @@ def _begin_next(step: Step) -> bool:
     replicates = [trial for trial in step.trials if trial.replicate_of is not None]
     values: dict[str, Value] | None = None
     base: Trial | None = None
-    if not replicates and len(step.numbers) < spec.num_trials:
+    if not step.is_all_created:
         values = values_of(spec, step.observed.uid, number, step.trials)
     if values is None and len(replicates) < spec.replicates:
         searching = any(trial.is_under_way and not trial.is_pruned for trial in step.searched)

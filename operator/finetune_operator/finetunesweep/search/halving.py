@@ -15,34 +15,17 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from finetune_operator.finetunesweep.search.stopping import (
-    check_min_steps,
+from finetune_operator.finetunesweep.search.rungs import Rungs
+from finetune_operator.finetunesweep.search.trials import (
+    Trial,
+    TrialState,
     loss_by,
     measured_at,
 )
-from finetune_operator.finetunesweep.search.trials import Trial, TrialState
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Halving:
-    """Where trials wait for each other, and how many go on.
-
-    Attributes:
-        min_steps: Step of the first rung.
-        reduction: Each rung lies at this many times the step of the one before, and one of so many
-            trials goes on.
-
-    Raises:
-        ValueError: Less than one step, or a reduction below 2.
-    """
-
-    min_steps: int
-    reduction: int = 3
-
-    def __post_init__(self) -> None:
-        check_min_steps(self.min_steps)
-        if self.reduction < 2:
-            raise ValueError(f"reduction is {self.reduction}; it is to be at least 2")
+class Halving(Rungs):
+    """Where trials wait for each other, and how many go on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,35 +12,26 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from finetune_operator.finetunesweep.search.trials import Curve, Point, Trial, TrialState
+from finetune_operator.finetunesweep.search.rungs import Rungs, check_min_steps
+from finetune_operator.finetunesweep.search.trials import (
+    Curve,
+    Trial,
+    TrialState,
+    loss_by,
+    measured_at,
+)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asha:
+class Asha(Rungs):
     """Go on only among the best at each rung (ASHA as Li et al. 2020, the variant that stops).
 
     Of n trials that have come to a rung, the best n // ``reduction`` go on, and the best alone
     while that is 0. Nobody waits for others: a trial is compared with those that came before it.
-
-    Attributes:
-        min_steps: Step of the first rung.
-        reduction: Each rung lies at this many times the step of the one before.
-
-    Raises:
-        ValueError: Less than one step, or a reduction below 2.
     """
-
-    min_steps: int
-    reduction: int = 3
-
-    def __post_init__(self) -> None:
-        check_min_steps(self.min_steps)
-        if self.reduction < 2:
-            raise ValueError(f"reduction is {self.reduction}; it is to be at least 2")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +60,7 @@ Rule: TypeAlias = Asha | Median
 
 def rungs(rule: Asha, num_steps: int) -> tuple[int, ...]:
     """Return the steps of all rungs that a trial of ``num_steps`` comes to."""
-    return tuple(_rungs_after(rule, 0, num_steps))
+    return tuple(rule.between(0, num_steps))
 
 
 def should_prune(
@@ -94,7 +85,7 @@ def should_prune(
 
 
 def _falls_behind(rule: Asha, curve: Curve, others: list[Curve], judged_step: int) -> bool:
-    for rung in _rungs_after(rule, judged_step, curve[-1].step):
+    for rung in rule.between(judged_step, curve[-1].step):
         own = measured_at(curve, rung)
         assert own is not None  # the rung is not beyond the curve
         if not math.isfinite(own.loss):
@@ -118,36 +109,3 @@ def _is_above_median(rule: Median, curve: Curve, complete: list[Curve]) -> bool:
         return False
     best = min(point.loss for point in curve if math.isfinite(point.loss))
     return best > statistics.median(losses)
-
-
-def _rungs_after(rule: Asha, step: int, last_step: int) -> Iterator[int]:
-    rung = rule.min_steps
-    while rung <= last_step:
-        if rung > step:
-            yield rung
-        rung *= rule.reduction
-
-
-def measured_at(curve: Curve, step: int) -> Point | None:
-    """Return the first measurement at a step or after it; None where the curve ends before."""
-    return next((point for point in curve if point.step >= step), None)
-
-
-def loss_by(curve: Curve, step: int) -> float | None:
-    """Return the loss at a step; None where the curve ends before.
-
-    Of a long curve only some points are known. Between two of them the loss is drawn as a line,
-    which lies above a curve that falls ever more slowly: nobody is stopped for what was left out.
-    """
-    after = measured_at(curve, step)
-    before = next((point for point in reversed(curve) if point.step < step), None)
-    if after is None or before is None or after.step == step:
-        return None if after is None else after.loss
-    share = (step - before.step) / (after.step - before.step)
-    return before.loss + share * (after.loss - before.loss)
-
-
-def check_min_steps(min_steps: int) -> None:
-    """Raise ValueError for a first rung before the first step."""
-    if min_steps < 1:
-        raise ValueError(f"min_steps is {min_steps}; it is to be at least 1")

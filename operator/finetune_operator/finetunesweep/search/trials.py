@@ -44,6 +44,25 @@ Curve: TypeAlias = tuple[Point, ...]
 """The evaluations of one trial, by rising step."""
 
 
+def measured_at(curve: Curve, step: int) -> Point | None:
+    """Return the first measurement at a step or after it; None where the curve ends before."""
+    return next((point for point in curve if point.step >= step), None)
+
+
+def loss_by(curve: Curve, step: int) -> float | None:
+    """Return the loss at a step; None where the curve ends before.
+
+    Of a long curve only some points are known. Between two of them the loss is drawn as a line,
+    which lies above a curve that falls ever more slowly: nobody is stopped for what was left out.
+    """
+    after = measured_at(curve, step)
+    before = next((point for point in reversed(curve) if point.step < step), None)
+    if after is None or before is None or after.step == step:
+        return None if after is None else after.loss
+    share = (step - before.step) / (after.step - before.step)
+    return before.loss + share * (after.loss - before.loss)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
     """One trial of a sweep.

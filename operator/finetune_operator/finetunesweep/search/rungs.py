@@ -1,0 +1,42 @@
+"""Steps at which trials are compared with each other, each so many times as far as the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rungs:
+    """Where trials are compared, and how many of them go on.
+
+    Attributes:
+        min_steps: Step of the first rung.
+        reduction: Each rung lies at this many times the step of the one before, and one of so many
+            trials goes on.
+
+    Raises:
+        ValueError: Less than one step, or a reduction below 2.
+    """
+
+    min_steps: int
+    reduction: int = 3
+
+    def __post_init__(self) -> None:
+        check_min_steps(self.min_steps)
+        if self.reduction < 2:
+            raise ValueError(f"reduction is {self.reduction}; it is to be at least 2")
+
+    def between(self, step: int, last_step: int) -> Iterator[int]:
+        """Yield the rungs behind a step, up to the last one."""
+        rung = self.min_steps
+        while rung <= last_step:
+            if rung > step:
+                yield rung
+            rung *= self.reduction
+
+
+def check_min_steps(min_steps: int) -> None:
+    """Raise ValueError for a first rung before the first step."""
+    if min_steps < 1:
+        raise ValueError(f"min_steps is {min_steps}; it is to be at least 1")
