@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from finetune_cli.cluster_app import Context, Kubeconfig, Namespace
+from finetune_cli.cluster_app import (
+    Context,
+    Endpoint,
+    JobOrFile,
+    Kubeconfig,
+    Namespace,
+    Region,
+    Results,
+)
 from finetune_cli.errors import CliError
 
 if TYPE_CHECKING:
@@ -21,12 +29,8 @@ FROM_STATUS = "{why}; this is what the job's status says, storage may hold more"
 
 
 def checkpoints(
-    target: Annotated[
-        str, typer.Argument(help="Name of a FineTuneJob, or the file of a job run on this machine.")
-    ],
-    results: Annotated[
-        str | None, typer.Option(help="Of a file: where its results are, as run's --output.")
-    ] = None,
+    target: JobOrFile,
+    results: Results = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Of a file: as in run. May be repeated."),
@@ -34,10 +38,8 @@ def checkpoints(
     output: Annotated[
         Literal["json"] | None, typer.Option("--output", "-o", help="json instead of a table.")
     ] = None,
-    endpoint: Annotated[
-        str | None, typer.Option(help="URL of the S3 server. Default: the job's.")
-    ] = None,
-    region: Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")] = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
@@ -47,9 +49,10 @@ def checkpoints(
     Storage is read with your own credentials; where it cannot be, the job's status is told.
     """
     from finetune_cli.checkpoints import COLUMNS, rows_of
+    from finetune_cli.documents import names_file
     from finetune_cli.jobview import table
 
-    if is_file(target):
+    if names_file(target):
         steps = _steps_of_file(target, results, overrides, namespace, endpoint, region)
     else:
         if results or overrides:
@@ -61,11 +64,6 @@ def checkpoints(
         print("\n".join(table(rows_of(steps), COLUMNS)))
     else:
         print(f"{target} has no checkpoint and no validation yet")
-
-
-def is_file(target: str) -> bool:
-    """Return whether this is the file of a job, and not the name of one."""
-    return Path(target).suffix in (".yaml", ".yml", ".json") or Path(target).is_file()
 
 
 def _steps_of_file(

@@ -26,6 +26,14 @@ Output = Annotated[
     Literal["json", "yaml", "name"] | None,
     typer.Option("--output", "-o", help="json, yaml or name instead of words."),
 ]
+JobOrFile = Annotated[
+    str, typer.Argument(help="Name of a FineTuneJob, or the file of a job run on this machine.")
+]
+Results = Annotated[
+    str | None, typer.Option(help="Of a file: where its results are, as run's --output.")
+]
+Endpoint = Annotated[str | None, typer.Option(help="URL of the S3 server. Default: the job's.")]
+Region = Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -365,9 +373,7 @@ def decide(
 
 
 def publish(
-    target: Annotated[
-        str, typer.Argument(help="Name of a FineTuneJob, or the file of a job run on this machine.")
-    ],
+    target: JobOrFile,
     override: Annotated[
         bool, typer.Option("--override", help="Publish it although it missed. Needs --reason.")
     ] = False,
@@ -377,9 +383,7 @@ def publish(
         typer.Option(metavar="DIGEST", help="Of a file: the result of its review, from submit."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")] = False,
-    results: Annotated[
-        str | None, typer.Option(help="Of a file: where its results are, as run's --output.")
-    ] = None,
+    results: Results = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Of a file: as in run. May be repeated."),
@@ -395,10 +399,11 @@ def publish(
     """Publish a candidate that missed its goal or a gate. Who and why goes on record."""
     from finetune_cli import publication
     from finetune_cli.approval import make_approval
+    from finetune_cli.documents import names_file
 
     if override and not reason:
         raise CliError(publication.NO_REASON)
-    if Path(target).suffix in (".yaml", ".yml", ".json") or Path(target).is_file():
+    if names_file(target):
         if panel and override:
             raise CliError("--panel and --override exclude each other: a review overrules nothing")
         why = reason if override or panel else None
@@ -502,10 +507,8 @@ def retry(
     print_only: Annotated[
         bool, typer.Option("--print", help="Print the new job as YAML and send nothing.")
     ] = False,
-    endpoint: Annotated[
-        str | None, typer.Option(help="URL of the S3 server. Default: the job's.")
-    ] = None,
-    region: Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")] = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
     output: Output = None,
     context: Context = None,
     namespace: Namespace = None,
@@ -528,9 +531,7 @@ def retry(
     chosen = choose_name(name, taken, new_name)
     body = make_retry(job, name=chosen, weights=weights, overrides=overrides)
     if print_only:
-        from finetune_cli.documents import to_yaml
-
-        print(to_yaml(body), end="")
+        print_object(body, "yaml", "")
         return
     stored, _ = cluster.apply_job(body)
     origin = stored["spec"].get("initFrom", {}).get("uri")
@@ -556,10 +557,8 @@ def delete(
 def cp(
     name: Name,
     folder: Annotated[Path, typer.Argument(help="Local folder for the adapter.")],
-    endpoint: Annotated[
-        str | None, typer.Option(help="URL of the S3 server. Default: the job's.")
-    ] = None,
-    region: Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")] = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,

@@ -54,6 +54,11 @@ KubernetesDumper.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, list("-
 KubernetesDumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
 
 
+def names_file(target: str) -> bool:
+    """Return whether this is the file of a job, there or not, and not the name of one."""
+    return Path(target).suffix in (".yaml", ".yml", ".json") or Path(target).is_file()
+
+
 def to_yaml(value: Any, **options: Any) -> str:
     """Write YAML that kubectl understands as we do."""
     text: str = yaml.dump(value, Dumper=KubernetesDumper, sort_keys=False, **options)

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune_cli.cluster_app import Context, Kubeconfig, Namespace, Output, connect, print_object
+from finetune_cli.cluster_app import (
+    Context,
+    Endpoint,
+    JobOrFile,
+    Kubeconfig,
+    Namespace,
+    Output,
+    Region,
+    Results,
+    connect,
+    print_object,
+)
 from finetune_cli.errors import CliError
 
 if TYPE_CHECKING:
@@ -22,9 +33,7 @@ MAY_GO = (
 
 
 def evaluate(
-    target: Annotated[
-        str, typer.Argument(help="Name of a FineTuneJob, or the file of a job run on this machine.")
-    ],
+    target: JobOrFile,
     step: Annotated[
         int | None, typer.Option(min=1, help="The step, of those that checkpoints lists.")
     ] = None,
@@ -35,9 +44,7 @@ def evaluate(
     new_name: Annotated[
         str | None, typer.Option("--name", help="Name of the new job. Default: NAME-step-STEP.")
     ] = None,
-    results: Annotated[
-        str | None, typer.Option(help="Of a file: where its results are, as run's --output.")
-    ] = None,
+    results: Results = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,10 +60,8 @@ def evaluate(
         str | None,
         typer.Option(metavar="DIGEST", help="Of a file: as in run, the only data set to use."),
     ] = None,
-    endpoint: Annotated[
-        str | None, typer.Option(help="URL of the S3 server. Default: the job's.")
-    ] = None,
-    region: Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")] = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
     output: Output = None,
     context: Context = None,
     namespace: Namespace = None,
@@ -67,7 +72,7 @@ def evaluate(
     Trains nothing: the weights are taken as they are. Of a FineTuneJob it creates a new one; the
     run of a file is evaluated on this machine.
     """
-    from finetune_cli.checkpoints_app import is_file
+    from finetune_cli.documents import names_file
 
     if (step is None) == (weights is None):
         raise CliError("give --step, of those that finetune checkpoints lists, or --from")
@@ -79,12 +84,12 @@ def evaluate(
         endpoint=endpoint,
         region=region,
     )
-    if is_file(target):
+    if names_file(target):
         if new_name:
             raise CliError(f"--name goes with a FineTuneJob; {target} is a file and keeps its name")
         document = _document_of(asked, namespace or "default", results)
         if print_only:
-            _print(document.body)
+            print_object(document.body, "yaml", "")
         else:
             _run(document, namespace or "default", approve_data)
         return
@@ -93,7 +98,7 @@ def evaluate(
     cluster = connect(context, namespace, kubeconfig)
     body = _object_of(asked, cluster, new_name)
     if print_only:
-        _print(body)
+        print_object(body, "yaml", "")
         return
     stored, _ = cluster.apply_job(body)
     words = f"{stored['metadata']['name']} created, evaluates {stored['spec']['initFrom']['uri']}"
@@ -182,12 +187,6 @@ def _document_of(asked: Asked, namespace: str, results: str | None) -> Document:
     set_output(body["spec"], results, document.folder)
     take_as_is(body["spec"], weights)
     return replace(document, body=body)
-
-
-def _print(body: dict[str, Any]) -> None:
-    from finetune_cli.documents import to_yaml
-
-    print(to_yaml(body), end="")
 
 
 def _run(document: Document, namespace: str, approved: str | None) -> None:
