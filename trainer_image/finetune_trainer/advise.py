@@ -20,8 +20,9 @@ from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.advice import advise
 from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.asking import Keeping, ask_models
+from finetune_trainer.evaluate.asking import ask_models
 from finetune_trainer.evaluate.baseline.section import to_json
+from finetune_trainer.evaluate.inputs import keep_below
 from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.measuring import score_all
 from finetune_trainer.evaluate.question_set import gather_question_set
@@ -30,7 +31,6 @@ from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import make_encoder
 from finetune_trainer.model.hardware import detect_hardware
 from finetune_trainer.report.events import EventEmitter
-from finetune_trainer.storage import open_store
 from finetune_trainer.train.recipe import decide_bfloat16
 
 
@@ -73,12 +73,7 @@ def ask_base(context: StageContext) -> dict[str, Any]:
         record=_how_to_load(context),
         control_dir=context.scratch("advice", fresh=True),
         emit=context.emit,
-        keeping=Keeping(
-            store=context.output,
-            direct=open_store(job.spec.output.uri, context.access()),
-            prefix=prefix,
-            facts={"model": revision, "dataset": prepared.digest},
-        ),
+        keeping=keep_below(context, prefix, model=revision, dataset=prepared.digest),
     )
     drop_answers(context.output, prefix)
     # Nothing is tuned yet: that side is the base itself, and nobody looks at it.

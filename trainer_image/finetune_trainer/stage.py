@@ -40,7 +40,7 @@ def run_stage(
         approved_data: Digest of the only data set it may read; None for whichever is the run's.
         decision: Who lets the candidate be published, if somebody has to.
     """
-    push = ProgressPush.from_environment() if _reports_progress() else None
+    push = ProgressPush.from_environment() if _is_first_node() else None
     emit = EventEmitter(stage, push=push)
     tracking: StageTracking | None = None
     try:
@@ -49,7 +49,7 @@ def run_stage(
         )
         if stage is Stage.PREPARE and not context.job.spec.model.trust_remote_code:
             hide_torch()
-        tracking = StageTracking(context, is_first_node=_reports_progress())
+        tracking = StageTracking(context, is_first_node=_is_first_node())
         result = _function_of(stage)(context)
         stopping.conclude()
         result = tracking.finish(result)
@@ -119,12 +119,12 @@ def _train(context: StageContext) -> StageResult:
     from finetune_trainer.train.stage import train
 
     trained = train(context)
-    if context.job.spec.evaluation.validation is None or not _reports_progress():
+    if context.job.spec.evaluation.validation is None or not _is_first_node():
         return trained
     from finetune_trainer.evaluate.validating import score_validation
 
     return score_validation(context, trained)
 
 
-def _reports_progress() -> bool:
+def _is_first_node() -> bool:
     return os.environ.get(Environment.NODE_RANK, "0") in ("", "0")

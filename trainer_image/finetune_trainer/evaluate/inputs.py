@@ -111,16 +111,13 @@ def ask(
     """
     control_dir = context.scratch("asking", fresh=True)
     published = inputs.published
-    keeping = Keeping(
-        store=context.output,
-        direct=open_store(context.job.spec.output.uri, context.access()),
-        prefix=context.job.run_prefix,
-        facts={
-            "model": inputs.revision,
-            "adapter": inputs.adapter.digest,
-            "dataset": inputs.prepared.digest,
-            "published": published.digest if published else "",
-        },
+    keeping = keep_below(
+        context,
+        context.job.run_prefix,
+        model=inputs.revision,
+        adapter=inputs.adapter.digest,
+        dataset=inputs.prepared.digest,
+        published=published.digest if published else "",
     )
     with context.keeping_logs(control_dir):
         said = ask_models(
@@ -135,6 +132,18 @@ def ask(
             keeping=keeping,
         )
     return said, tell_problem(published, read_problem(control_dir))
+
+
+def keep_below(context: StageContext, prefix: str, **facts: str) -> Keeping:
+    """Return where answers are kept that depend on these digests.
+
+    Args:
+        context: The stage's surroundings.
+        prefix: Key prefix below which they lie.
+        **facts: Digests of the weights and of the rows.
+    """
+    direct = open_store(context.job.spec.output.uri, context.access())
+    return Keeping(store=context.output, direct=direct, prefix=prefix, facts=facts)
 
 
 def _fetch_adapter(

@@ -20,9 +20,10 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError, OutOfMemory, UserError
-from finetune_trainer.evaluate.asking import Keeping, ask_models
+from finetune_trainer.evaluate.asking import ask_models
 from finetune_trainer.evaluate.encoded import encode_questions
 from finetune_trainer.evaluate.figures import figure_text
+from finetune_trainer.evaluate.inputs import keep_below
 from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.measuring import score_alone
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
@@ -37,7 +38,7 @@ from finetune_trainer.evaluate.questions import (
 from finetune_trainer.evaluate.settings import read_settings, try_settings
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
-from finetune_trainer.storage import fetch_folder, find_manifest, open_store, publish_folder
+from finetune_trainer.storage import fetch_folder, find_manifest, publish_folder
 
 FOLDER = "validation"
 """Below the run: the score, and every row's answer with what it scores."""
@@ -167,11 +168,8 @@ def _ask(
     elif encoded.cut_words:
         context.emit.message(encoded.cut_words)
     control_dir = context.scratch("asking", fresh=True)
-    keeping = Keeping(
-        store=context.output,
-        direct=open_store(job.spec.output.uri, context.access()),
-        prefix=job.run_prefix,
-        facts={"model": revision, "adapter": manifest.digest, "dataset": dataset},
+    keeping = keep_below(
+        context, job.run_prefix, model=revision, adapter=manifest.digest, dataset=dataset
     )
     with context.keeping_logs(control_dir):
         said = ask_models(
