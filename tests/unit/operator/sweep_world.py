@@ -28,6 +28,19 @@ KEY = (NAMESPACE, NAME)
 RATES = ["1e-5", "1e-4", "1e-3", "1e-2"]
 RATE = "hyperparameters.learningRate"
 STEPS = (10, 20, 30)
+HUNDRED_TRIALS: Object = {
+    "search": "Random",
+    "trials": 100,
+    "parallelism": 100,
+    "parameters": [
+        {"path": RATE, "logUniform": {"min": "1e-5", "max": "1e-2"}},
+        {"path": "hyperparameters.weightDecay", "uniform": {"min": "0", "max": "0.1"}},
+        {"path": "hyperparameters.warmupRatio", "uniform": {"min": "0", "max": "0.2"}},
+        {"path": "method.adapter.rank", "values": [8, 16, 32, 64]},
+        {"path": "method.adapter.dropout", "uniform": {"min": "0", "max": "0.2"}},
+    ],
+}
+"""As many trials as a sweep may have, over five of the eight parameters that it may have."""
 
 
 def sweep(**spec: Any) -> Object:

@@ -10,7 +10,14 @@ import pytest
 
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunesweep.trials import value_at
-from unit.operator.sweep_world import RATE, RATES, SweepWorld, loss_of, sweep
+from unit.operator.sweep_world import (
+    HUNDRED_TRIALS,
+    RATE,
+    RATES,
+    SweepWorld,
+    loss_of,
+    sweep,
+)
 
 Object = dict[str, Any]
 Scores = Callable[[Object], Object]
@@ -177,21 +184,13 @@ async def test_before_one_is_scored_there_is_no_best_one():
 
 
 async def test_the_status_of_a_hundred_scored_trials_stays_small():
-    parameters = [
-        {"path": RATE, "logUniform": {"min": "1e-5", "max": "1e-2"}},
-        {"path": "hyperparameters.weightDecay", "uniform": {"min": "0", "max": "0.1"}},
-        {"path": "hyperparameters.warmupRatio", "uniform": {"min": "0", "max": "0.2"}},
-        {"path": "method.adapter.rank", "values": [8, 16, 32, 64]},
-        {"path": "method.adapter.dropout", "uniform": {"min": "0", "max": "0.2"}},
-    ]
-    spec = {"search": "Random", "trials": 100, "parallelism": 100, "parameters": parameters}
 
     def score(job: Object) -> Object:
         share = float(value_at(job["spec"], RATE)) * 90
         return {"metric": "exactMatch", "value": f"{share:.4f}", "low": f"{share / 2:.4f}",
                 "high": f"{share + 0.1:.4f}", "numSamples": 500}  # fmt: skip
 
-    world = await lived(sweep(**BY_GOAL, **spec), score)
+    world = await lived(sweep(**BY_GOAL, **HUNDRED_TRIALS), score)
     assert len(world.status["trials"]) == 48
     assert max(float(entry["score"]) for entry in world.status["trials"]) == float(
         world.status["best"]["score"]

@@ -12,6 +12,7 @@ from finetune_operator.kube.workers import RequeueAfter
 from finetune_operator.metrics.sweeps import SweepMetrics
 from unit.operator.builders import CONFIG
 from unit.operator.sweep_world import (
+    HUNDRED_TRIALS,
     KEY,
     NAMESPACE,
     RATE,
@@ -521,16 +522,8 @@ async def test_sweeps_and_their_trials_are_counted_for_prometheus():
     assert value("finetune_sweep_trials", state="trained") == 4
 
 
-async def test_the_status_of_a_hundred_trials_of_eight_parameters_stays_small():
-    parameters = [
-        {"path": RATE, "logUniform": {"min": "1e-5", "max": "1e-2"}},
-        {"path": "hyperparameters.weightDecay", "uniform": {"min": "0", "max": "0.1"}},
-        {"path": "hyperparameters.warmupRatio", "uniform": {"min": "0", "max": "0.2"}},
-        {"path": "method.adapter.rank", "values": [8, 16, 32, 64]},
-        {"path": "method.adapter.dropout", "uniform": {"min": "0", "max": "0.2"}},
-    ]
-    spec = {"search": "Random", "trials": 100, "parallelism": 100, "parameters": parameters}
-    world = SweepWorld(sweep(**spec), config=CONFIG)
+async def test_the_status_of_a_hundred_trials_of_five_parameters_stays_small():
+    world = SweepWorld(sweep(**HUNDRED_TRIALS), config=CONFIG)
     await world.live()
     assert world.status["progress"] == "100/100"
     assert len(world.status["trials"]) == 48
