@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from support.ports import free_port
+from support.quiet_handler import QuietHandler
 
 START_SECONDS = 600
 _PREFIX = "/api/2.0/mlflow"
@@ -216,21 +217,18 @@ class OwnServer:
 
 
 def _handler(server: OwnServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             asked = urlsplit(self.path)
             body = {key: values[0] for key, values in parse_qs(asked.query).items()}
             self._answer(asked.path, body)
 
         def do_POST(self) -> None:
-            self._answer(self.path, json.loads(self._body()))
+            self._answer(self.path, json.loads(self.read_body()))
 
         def do_PUT(self) -> None:
-            self._body()
+            self.read_body()
             self._answer(self.path, {})
-
-        def _body(self) -> bytes:
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
         def _answer(self, path: str, body: dict[str, Any]) -> None:
             server.num_calls += 1
@@ -251,14 +249,7 @@ def _handler(server: OwnServer) -> type[BaseHTTPRequestHandler]:
             self._send(status, json.dumps(answer).encode())
 
         def _send(self, status: int, text: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Location", "http://127.0.0.1:1/elsewhere")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+            self.send_body(status, text, Location="http://127.0.0.1:1/elsewhere")
 
     return Handler
 

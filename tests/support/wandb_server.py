@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from support.ports import free_port
+from support.quiet_handler import QuietHandler
 
 ENTITY = "team"
 
@@ -116,16 +117,16 @@ def _entity() -> dict[str, str]:
 
 
 def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             self._send(404, b"{}")
 
         def do_PUT(self) -> None:
-            self._body()
+            self.read_body()
             self._send(200, b"")
 
         def do_POST(self) -> None:
-            text = self._body()
+            text = self.read_body().decode()
             server.headers.add(self.headers.get("Authorization", ""))
             if server.ill == "silent":
                 server.released.wait()
@@ -138,17 +139,7 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
                 answer = server.answer(self.path, json.loads(text))
             self._send(200, json.dumps(answer).encode())
 
-        def _body(self) -> str:
-            return self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-
         def _send(self, status: int, text: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+            self.send_body(status, text, Content_Type="application/json")
 
     return Handler
