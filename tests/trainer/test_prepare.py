@@ -546,7 +546,7 @@ GOAL = {"goal": {"metric": "exactMatch", "atLeast": "0.9"}}
         ),
         (
             pairs(100),
-            {"spec": {"goal": {"metric": "rougeL", "overBase": "0.8"}}},
+            {"spec": {"goal": {"metric": "exactMatch", "overBase": "0.8"}}},
             DataError,
             "GoalUndecidable",
             "its lower bound would be 0.663 (goal.certainty 0.95). 36 are the least",

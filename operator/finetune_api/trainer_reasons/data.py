@@ -54,13 +54,13 @@ DATA = {
         "Correct `slice` of the gate that the message names, or hold out such rows.",
     ),
     "GateUndecidable": _Help(
-        "So few prompts are held out in a gate's slice that not even a perfect score would meet "
+        "So few prompts are held out in a gate's slice that not even the best scores would meet "
         "it.",
         "Add rows, ask for less or for less `certainty`, or set `severity: Warn`.",
     ),
     "GoalUndecidable": _Help(
         "So few prompts are held out, or so few with another label than the most frequent one, "
-        "that not even a perfect score would meet the goal with `goal.certainty`.",
+        "that not even the best scores would meet the goal with `goal.certainty`.",
         "Add rows or raise `split.testPercent`, as far as the message says; or lower the goal.",
     ),
     "InvalidHeader": _Help(

@@ -49,6 +49,13 @@ LOWER_IS_BETTER = _LIKELIHOODS | LESS_IS_SAFER
 UNBOUNDED_METRICS = _LIKELIHOODS | {"answerLength", "secondsPerAnswer"}
 """They do not lie between 0 and 1."""
 
+GRADED_METRICS = frozenset({"rougeL", "chrF", "bleu", "jsonFieldF1", "custom", "judgeScore"})
+"""One row may score anything between 0 and 1; of the others that lie between these it is a hit, a
+miss, or a draw. `preferenceAccuracy` grades prompts with several pairs."""
+
+CORPUS_METRICS = frozenset({"macroF1", "bleu"})
+"""They lie between 0 and 1 and are no mean of the rows' scores."""
+
 BETTER_SIDE_UNKNOWN = frozenset({"refusalRate", "answerLength", "secondsPerAnswer"})
 """It depends on the task whether more of it is better."""
 

@@ -10,6 +10,8 @@ import pytest
 
 from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_api.v1alpha1.scoring import (
+    CORPUS_METRICS,
+    GRADED_METRICS,
     JUDGE_METRICS,
     METRIC_SYNONYMS,
     UNBOUNDED_METRICS,
@@ -82,6 +84,28 @@ def test_every_metric_of_the_api_is_computed_by_row_and_over_rows(name: str) -> 
     assert np.isfinite(over)
     if name not in UNBOUNDED_METRICS:
         assert 0 <= over <= 1
+
+
+@pytest.mark.parametrize("name", sorted({*get_args(MetricName)} - UNBOUNDED_METRICS))
+def test_what_is_known_of_scores_before_there_are_any_is_so(name: str) -> None:
+    judged = {"judgeWinRate": [0.5, 1.0, 0.0], "judgeScore": [0.25, 0.75, 0.5]}
+    said = Answers(
+        texts=["one two three", '{"a": 4, "b": 5, "c": 6}', "four 7"],
+        nll_sums=np.ones(3),
+        num_tokens=np.ones(3),
+        preferred=np.array([1.0, 0.0, 1.0]),
+        judged={name: np.array(scores) for name, scores in judged.items()},
+    )
+    settings = Settings(
+        schema_check=lambda value: True,
+        answer_pattern="a",
+        scorer=lambda answer, references, prompt: 1 / len(answer),
+        scorer_path=Path("m.py"),
+    )
+    references = [["one two"], ['{"a": 4, "b": 5, "c": 7}'], ["five 7"]]
+    measured = measure(name, said, references, settings=settings, prompts=["p"] * 3)
+    assert measured.is_mean is (name not in CORPUS_METRICS)
+    assert (not {0.0, 0.5, 1.0}.issuperset(measured.rows.tolist())) is (name in GRADED_METRICS)
 
 
 def test_likelihoods_per_byte_and_per_token_are_told_apart() -> None:

@@ -16,6 +16,8 @@ from support.spec_cases import changed, minimal_job
 
 def spec_with(goal: dict[str, str], **evaluation: int) -> FineTuneJobSpec:
     change: dict[str, Any] = {"spec.goal": goal, "spec.evaluation": evaluation}
+    if goal["metric"] == "preferenceAccuracy":
+        change["spec.method"] = {"objective": "DPO"}
     return FineTuneJob.from_wire(changed(minimal_job(), change)).spec
 
 
@@ -52,9 +54,39 @@ def test_as_many_prompts_as_a_perfect_score_needs_are_enough(tmp_path: Path) -> 
 def test_certainty_and_overbase_change_how_many(tmp_path: Path) -> None:
     assert refusal(tmp_path, texts(22), {**EXACT, "certainty": "0.8"}) == ""
     assert "51 are the least" in refusal(tmp_path, texts(36), {**EXACT, "certainty": "0.99"})
-    gain = {"metric": "rougeL", "overBase": "0.8"}
+    gain = {"metric": "contains", "overBase": "0.8"}
     assert refusal(tmp_path, texts(36), gain) == ""
     assert "goal.overBase 0.8 cannot be met on 35" in refusal(tmp_path, texts(35), gain)
+
+
+@pytest.mark.parametrize(
+    "goal", [{"atLeast": "0.9"}, {"overBase": "0.8"}, {"atLeast": "0.99", "certainty": "0.99"}]
+)
+@pytest.mark.parametrize("metric", ["rougeL", "chrF", "bleu", "jsonFieldF1"])
+def test_scores_between_right_and_wrong_are_refused_only_on_too_few_rows_for_any(
+    tmp_path: Path, metric: str, goal: dict[str, str]
+) -> None:
+    assert refusal(tmp_path, texts(10), {"metric": metric, **goal}) == ""
+    words = refusal(tmp_path, texts(9), {"metric": metric, **goal})
+    assert "cannot be met on 9 independent held-out prompt(s)" in words
+    assert "10 are the least that could decide it: add examples" in words
+    never = refusal(tmp_path, texts(10), {"metric": metric, "atLeast": "1"})
+    assert "cannot be shown by any number" in never
+
+
+def test_the_gain_in_macro_f1_is_bounded_as_it_is_measured(tmp_path: Path) -> None:
+    gain = {"metric": "macroF1", "overBase": "0.8"}
+    assert refusal(tmp_path, labelled(*["yes", "no"] * 12, "yes"), gain) == ""
+    words = refusal(tmp_path, labelled(*["yes", "no"] * 12), gain)
+    assert "on 24 independent held-out prompt(s)" in words
+    assert "its lower bound would be 0.799" in words
+
+
+def test_prompts_with_several_pairs_are_graded(tmp_path: Path) -> None:
+    goal = {"metric": "preferenceAccuracy", "atLeast": "0.9"}
+    pairs = [{"prompt": f"p{i}", "chosen": "good", "rejected": "bad"} for i in range(20)]
+    assert "36 are the least" in refusal(tmp_path, pairs, goal)
+    assert refusal(tmp_path, [*pairs, {**pairs[0], "rejected": "worse"}], goal) == ""
 
 
 def test_rows_that_belong_together_count_once(tmp_path: Path) -> None:

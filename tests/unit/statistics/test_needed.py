@@ -5,16 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from finetune_trainer.evaluate.comparing import compare
+from finetune_trainer.evaluate.metrics.labels import macro_f1
 from finetune_trainer.statistics.bounded import confidence_of_share, lowest_bound_of_best
 from finetune_trainer.statistics.claims import doubt_of_equality
 from finetune_trainer.statistics.needed import (
+    Scale,
     count_for_best,
     count_for_gain,
     count_of_gains,
     count_to_decide,
     highest_gain_bound,
 )
-from finetune_trainer.statistics.paired import compare_means
+from finetune_trainer.statistics.paired import compare_means, confidence_of_scores
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.5, 0.8, 0.9, 0.95, 0.99])
@@ -40,6 +43,50 @@ def test_the_greatest_gain_has_the_bound_that_pairs_give() -> None:
     number = count_for_gain(0.8, 0.95)
     assert number is not None
     assert highest_gain_bound(number, 0.95) >= 0.8 > highest_gain_bound(number - 1, 0.95)
+
+
+GRADED = Scale(may_be_graded=True)
+
+
+def test_scores_that_are_alike_need_only_as_many_rows_as_make_them_grades() -> None:
+    number = count_for_best(0.9, 0.95, GRADED)
+    assert number == count_for_gain(0.9, 0.95, GRADED) == 10
+    alike = 0.91 + np.arange(number) / 1000
+    for scores, lowest in ((alike, 0.0), (alike, -1.0)):
+        enough = confidence_of_scores(scores, np.arange(number), lowest=lowest)
+        assert enough.interval().low >= 0.9
+        fewer = confidence_of_scores(np.ones(number - 1), np.arange(number - 1), lowest=lowest)
+        assert fewer.interval().low < 0.9  # not even the best of them
+
+
+def test_grades_never_ask_for_more_rows_than_hits_do() -> None:
+    for threshold in (0.0, 0.3, 0.69, 0.7, 0.99):
+        hits = count_for_best(threshold, 0.95)
+        graded = count_for_best(threshold, 0.95, GRADED)
+        assert hits is not None
+        assert graded == min(hits, 10)
+    assert count_for_best(1.0, 0.95, GRADED) is None
+    assert count_for_best(0.9999999, 0.95, GRADED) == 10
+
+
+def test_the_gain_of_what_is_no_mean_is_bounded_from_both_models() -> None:
+    scale = Scale(is_mean=False)
+    number = count_for_gain(0.8, 0.95, scale)
+    assert number == 25  # 36 for pairs of hits
+    for rows, is_shown in ((number, True), (number - 1, False)):
+        labels = ["yes", "no"] * rows
+        truth = [[label] for label in labels[:rows]]
+        groups = [np.array([row]) for row in range(rows)]
+        gain = compare(
+            macro_f1(["?"] * rows, truth),
+            macro_f1(labels[:rows], truth),
+            groups,
+            is_bounded=True,
+            num_samples=200,
+            seed=0,
+        ).gain.interval()
+        assert gain.low == pytest.approx(highest_gain_bound(rows, 0.95, scale), abs=1e-3)
+        assert (gain.low >= 0.8) is is_shown
 
 
 @pytest.mark.parametrize(

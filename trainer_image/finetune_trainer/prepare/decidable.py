@@ -1,21 +1,35 @@
-"""Refuses a goal that the held-out side could not show, whatever is trained."""
+"""Refuses a goal that the held-out side could not show, whatever is trained.
+
+Only what is certain is refused. Hits and misses have a best case, every answer right, whose bound
+is known. Scores between them (ROUGE-L, a rubric) may all be alike, and their bound is then as near
+to the score as one likes: what is refused there is fewer rows than any such bound takes.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.judging import most_scored
-from finetune_api.v1alpha1.scoring import JUDGE_METRICS, LOWER_IS_BETTER
+from finetune_api.v1alpha1.scoring import (
+    CORPUS_METRICS,
+    GRADED_METRICS,
+    JUDGE_METRICS,
+    LOWER_IS_BETTER,
+)
+from finetune_trainer.data.asking import question_of
 from finetune_trainer.data.label_text import is_short_label, normalize_label
 from finetune_trainer.data.rows import Side, group_of
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.labels import count_labels
 from finetune_trainer.statistics.bounded import lowest_bound_of_best
 from finetune_trainer.statistics.needed import (
+    Scale,
     count_for_best,
     count_for_gain,
     count_of_gains,
@@ -28,29 +42,58 @@ ADD = "add examples, raise dataset.split.testPercent, give a source with side: T
 
 
 def require_decidable_goal(spec: FineTuneJobSpec, folder: Path) -> None:
-    """Refuse a goal that the held-out side could not show with every answer right.
+    """Refuse a goal that the held-out side could not show with the best of answers.
 
     Args:
         spec: The job's spec.
         folder: The prepared data set.
 
     Raises:
-        DataError: The bound of a perfect score misses the goal.
+        DataError: The bound of the best scores misses the goal.
     """
     goal = spec.goal
     if goal is None or goal.metric in LOWER_IS_BETTER:
         return  # a loss has no best value that would bound it
-    certainty = float(goal.certainty)
+    certainty, scale = float(goal.certainty), scale_of(goal.metric, folder)
     if goal.at_least is not None:
-        wanted = count_for_best(float(goal.at_least), certainty)
+        wanted = count_for_best(float(goal.at_least), certainty, scale)
         field = f"goal.atLeast {goal.at_least}"
         _require_groups(spec, folder, field, wanted, lowest_bound_of_best)
     if goal.over_base is not None:
-        wanted = count_for_gain(float(goal.over_base), certainty)
+        wanted = count_for_gain(float(goal.over_base), certainty, scale)
         field = f"goal.overBase {goal.over_base}"
-        _require_groups(spec, folder, field, wanted, highest_gain_bound)
+        bound_of = partial(highest_gain_bound, scale=scale)
+        _require_groups(spec, folder, field, wanted, bound_of)
     if goal.metric in LABEL_METRICS:
         _require_other_labels(goal.metric, goal.certainty, folder)
+
+
+def scale_of(metric: str, folder: Path) -> Scale:
+    """Return what is known of the scores of a metric between 0 and 1 before there are any.
+
+    Args:
+        metric: The metric.
+        folder: The prepared data set.
+    """
+    is_graded = metric in GRADED_METRICS or (
+        metric == "preferenceAccuracy" and _has_repeated_questions(folder)
+    )
+    return Scale(may_be_graded=is_graded, is_mean=metric not in CORPUS_METRICS)
+
+
+def _has_repeated_questions(folder: Path) -> bool:
+    seen: set[str] = set()
+    for row in _read_rows(folder):
+        question = question_of(row)
+        if question in seen:
+            return True
+        seen.add(question)
+    return False
+
+
+def _read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
+        yield from map(json.loads, rows)
 
 
 def _require_groups(
@@ -88,19 +131,17 @@ def _require_groups(
 def _count_groups(folder: Path, *, enough: int) -> int:
     """Count the groups of held-out rows that have an answer, as the evaluation will."""
     groups: set[str] = set()
-    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
-        for row in map(json.loads, rows):
-            if row.get("label") is not False and "text" not in row:
-                groups.add(group_of(row))
-            if len(groups) >= enough:
-                break
+    for row in _read_rows(folder):
+        if row.get("label") is not False and "text" not in row:
+            groups.add(group_of(row))
+        if len(groups) >= enough:
+            break
     return len(groups)
 
 
 def _require_other_labels(metric: str, certainty: str, folder: Path) -> None:
     """Refuse labels of which nearly all are alike: a model must be better than always giving it."""
-    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
-        labels = count_labels({Side.TEST: map(json.loads, rows)}).counts
+    labels = count_labels({Side.TEST: _read_rows(folder)}).counts
     if not labels or not all(is_short_label(label.label) for label in labels):
         return
     counts: Counter[str] = Counter()

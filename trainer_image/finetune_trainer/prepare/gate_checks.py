@@ -17,9 +17,9 @@ from finetune_trainer.data.asking import draw_questions, question_of
 from finetune_trainer.data.label_text import normalize_label
 from finetune_trainer.data.rows import Side, group_of, is_in_slice
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.decidable import ADD
+from finetune_trainer.prepare.decidable import ADD, scale_of
 from finetune_trainer.prepare.labels import answer_of
-from finetune_trainer.statistics.needed import count_for_best, count_for_gain
+from finetune_trainer.statistics.needed import Scale, count_for_best, count_for_gain
 
 MAX_SOURCES_NAMED = 8
 
@@ -44,7 +44,7 @@ def require_gates(spec: FineTuneJobSpec, folder: Path) -> None:
     for gate in gates:
         if gate.severity == "Block":
             most = most_scored(spec.evaluation, gate.metric)
-            _require_decidable(gate, counts[gate.name], most)
+            _require_decidable(gate, counts[gate.name], most, scale_of(gate.metric, folder))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,9 +130,9 @@ def _empty_text(gate: Gate, part: GateSlice, sources: Sequence[str]) -> str:
     return f"{field}.source {part.source}: no held-out row came from it; there are {named}{more}"
 
 
-def _require_decidable(gate: Gate, prompts: _Prompts, most: int) -> None:
+def _require_decidable(gate: Gate, prompts: _Prompts, most: int, scale: Scale) -> None:
     """Refuse a gate whose bound misses with every answer as good as can be."""
-    wanted, asked = _least_wanted(gate)
+    wanted, asked = _least_wanted(gate, scale)
     number = min(prompts.asked, most)
     if not asked or (wanted is not None and number >= wanted):
         return
@@ -154,15 +154,15 @@ def _require_decidable(gate: Gate, prompts: _Prompts, most: int) -> None:
     )
 
 
-def _least_wanted(gate: Gate) -> tuple[int | None, str]:
+def _least_wanted(gate: Gate, scale: Scale) -> tuple[int | None, str]:
     """Return how many prompts could show a gate, and its field; an empty field if any may."""
     if "." in gate.metric:
         return 1, ""  # what other rooms measure is not of these rows
     is_unbounded = gate.metric in UNBOUNDED_METRICS  # what has no best value has no bound for it
     certainty = float(gate.certainty)
 
-    def count(of: Callable[[float, float], int | None], threshold: float) -> int | None:
-        return 1 if is_unbounded else of(threshold, certainty)
+    def count(of: Callable[[float, float, Scale], int | None], threshold: float) -> int | None:
+        return 1 if is_unbounded else of(threshold, certainty, scale)
 
     if gate.at_least is not None:
         return count(count_for_best, float(gate.at_least)), f"atLeast {gate.at_least}"
