@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.model import Model
 from finetune_trainer.model.licence import licence_of
+from finetune_trainer.model.load import load_model
 from finetune_trainer.publish.card import model_card
+from finetune_trainer.publish.generation import read_settings
 from support.spec_cases import minimal_job
+from support.tiny_models import make_model
 
 RECIPE = {"global_batch_size": 8, "learning_rate": 1e-3, "epochs": 1.0, "bfloat16": True}
 RECORD: dict[str, Any] = {
@@ -79,3 +83,55 @@ def test_card_of_weights_that_were_taken_over_tells_no_training() -> None:
     assert not [
         name for name in ("Learning rate", "Steps", "Epochs", "Seed") if f"| {name}" in text
     ]
+
+
+SHIPPED = {
+    "_from_model_config": True,
+    "bos_token_id": 1,
+    "do_sample": True,
+    "eos_token_id": [2, 3],
+    "pad_token_id": 0,
+    "repetition_penalty": 1.05,
+    "temperature": 1.0,
+    "top_k": None,
+    "transformers_version": "4.37.0",
+    "use_cache": True,
+}
+"""As Qwen2.5 has them, and what a folder says of answers without changing any."""
+
+
+def test_settings_are_what_changes_answers(tmp_path: Path) -> None:
+    assert read_settings(tmp_path) == {}
+    (tmp_path / "generation_config.json").write_text(json.dumps(SHIPPED))
+    assert read_settings(tmp_path) == {"do_sample": True, "repetition_penalty": 1.05}
+
+
+def test_settings_of_a_base_are_those_that_its_tuned_model_ships(tmp_path: Path) -> None:
+    base, tuned = make_model(tmp_path / "base"), tmp_path / "tuned"
+    (base / "generation_config.json").write_text(json.dumps(SHIPPED))
+    load_model(base, dtype=torch.float32, trust_remote_code=False).save_pretrained(tuned)
+    assert read_settings(tuned) == read_settings(base)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_merged", "words"),
+    [
+        ("Full", False, "The folder's generation_config.json ships the base model's settings"),
+        ("LoRA", True, "The folder's generation_config.json ships the base model's settings"),
+        ("LoRA", False, "or given the adapter's generation_config.json, which names stop tokens"),
+    ],
+)
+def test_card_tells_settings_that_no_score_is_about(kind: str, is_merged: bool, words: str) -> None:
+    spec = {**minimal_job()["spec"], "method": {"adapter": {"type": kind}}}
+    job = ResolvedJob.model_validate({"namespace": "n", "name": "j", "uid": "u", "spec": spec})
+    record = {**RECORD, "generation": {"do_sample": True, "repetition_penalty": 1.05}}
+    text = model_card(job, model_name="org/base", record=record, is_merged=is_merged)
+    assert "answers are greedy" in text
+    assert words in text
+    assert "do_sample: true, repetition_penalty: 1.05" in text
+    is_set_aside = "GenerationConfig(eos_token_id=" in text
+    assert is_set_aside is (kind == "Full" or is_merged)
+    for silent in ({}, {"generation": {}}):
+        text = model_card(job, model_name="org/base", record={**RECORD, **silent})
+        assert "answers are greedy" in text
+        assert "settings" not in text

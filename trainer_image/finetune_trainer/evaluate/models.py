@@ -212,8 +212,9 @@ def _answer_by_likelihood_alone(model: PreTrainedModel) -> None:
 
     A penalty for repetition, as Qwen2.5 ships one, would count every token of the prompt: against
     labels that the prompt names, against fields that an answer copies, and more against the base
-    behind a long prompt than against the tuned model. Servers are not told of it either: the
-    adapter's own settings name stop tokens alone.
+    behind a long prompt than against the tuned model. Servers are not told of it by an adapter
+    either, whose own settings name stop tokens alone; where a folder ships it, card and report say
+    so (``publish/generation.py``).
     """
     from transformers import GenerationConfig
 

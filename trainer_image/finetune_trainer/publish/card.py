@@ -9,6 +9,7 @@ from finetune_api.evaluation_result import EvaluateResult, JudgeResult
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
 from finetune_trainer.publish.adopted import adopted_from
+from finetune_trainer.publish.generation import generation_words
 
 
 def model_card(
@@ -54,7 +55,7 @@ def model_card(
             parts.append(_baseline_section(evaluation, baseline))
         if evaluation.judge is not None:
             parts.append(_judge_section(evaluation.judge))
-    parts.append(_use_section(is_whole=is_whole))
+    parts.append(_use_section(record, is_whole=is_whole))
     return str(ModelCard("\n\n".join(parts) + "\n"))
 
 
@@ -84,20 +85,24 @@ def _metadata(job: ResolvedJob, *, model_name: str, licence: str | None, is_whol
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _use_section(*, is_whole: bool) -> str:
-    """Return how the folder is loaded in Python."""
+def _use_section(record: Mapping[str, Any], *, is_whole: bool) -> str:
+    """Return how the folder is loaded in Python, to answer as it was evaluated."""
     library, loader = "peft", "AutoPeftModelForCausalLM"
+    settings = "GenerationConfig.from_pretrained(folder)"
     if is_whole:
         library, loader = "transformers", "AutoModelForCausalLM"
+        if record.get("generation"):
+            settings = f"GenerationConfig(eos_token_id={settings}.eos_token_id)"
     return (
         "## Use\n\nThe folder's tokenizer has the chat template of training, and its "
-        "`generation_config.json` every token that answers end with.\n\n"
+        "`generation_config.json` every token that answers end with. "
+        f"{generation_words(record, is_whole=is_whole)}\n\n"
         f"```python\nfrom {library} import {loader}\n"
         "from transformers import AutoTokenizer, GenerationConfig\n\n"
         'folder = "path/to/this/folder"\n'
         f"model = {loader}.from_pretrained(folder)\n"
         "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        "model.generation_config = GenerationConfig.from_pretrained(folder)\n```"
+        f"model.generation_config = {settings}\n```"
     )
 
 

@@ -12,6 +12,7 @@ from finetune_trainer.model.licence import licence_of, read_licence
 from finetune_trainer.model.load import QUANTIZATION_OF
 from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.adopted import adopted_from
+from finetune_trainer.publish.generation import read_settings
 from finetune_trainer.storage import Manifest
 from finetune_trainer.train.origin import Origin, read_pin
 
@@ -48,6 +49,7 @@ def make_record(
         "revision": revision,
         "license": licence_of(context.job.spec.model, model_dir),
         "licenseIsStated": read_licence(model_dir) is not None,
+        "generation": read_settings(model_dir),
         "dataset": prepared.digest,
         "step": outcome["step"],
         "selection": outcome["selection"],

@@ -41,6 +41,18 @@ def test_page_card_and_file_for_machines_tell_the_same(tmp_path: Path, name: str
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == len(made.samples)
 
 
+def test_settings_that_the_folder_ships_are_told_beside_how_it_was_asked(tmp_path: Path) -> None:
+    made = CASES["4 labels"]()
+    made = replace(made, record={**made.record, "generation": {"repetition_penalty": 1.05}})
+    write_report(tmp_path, made)
+    page, card = (tmp_path / "report.html").read_text(), (tmp_path / "README.md").read_text()
+    for text in (Reading(page).text, card):
+        assert "answers are greedy" in text
+        assert "repetition_penalty: 1.05" in text
+    body = json.loads((tmp_path / "report.json").read_text())
+    assert body["generation"] == {"repetition_penalty": 1.05}
+
+
 def test_machines_read_nothing_that_differs_between_equal_runs(tmp_path: Path) -> None:
     write_report(tmp_path, CASES["4 labels"]())
     assert "21.5" not in (tmp_path / "report.json").read_text()

@@ -10,6 +10,7 @@ from typing import Any
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.publish.card import recipe_facts
+from finetune_trainer.publish.generation import generation_words
 from finetune_trainer.storage import is_local, local_path
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -125,6 +126,20 @@ def serving_commands(
         copied += [f"{job.spec.model.uri} copied to {base}"] if base == COPIED_BASE else []
     what = ", ".join(["Serve it with vLLM", *copied])
     return [*commands, Command(what=what, text=serve)]
+
+
+def asking_words(job: ResolvedJob, record: Mapping[str, Any]) -> str:
+    """Say how the evaluation asked, and what whoever serves the model may get instead.
+
+    Args:
+        job: The job.
+        record: Content of the run's ``run.json``.
+    """
+    is_whole = job.spec.method.adapter.type == "Full"
+    words = generation_words(record, is_whole=is_whole)
+    if job.spec.writes_merged and record.get("generation"):
+        words += " The merged model's folder ships the base model's settings, too."
+    return words
 
 
 def is_readable(uri: str) -> bool:

@@ -66,6 +66,7 @@ class Sections:
         usage: What training took, by label.
         lineage: What it was made of, by label.
         licence: What is known of its terms.
+        asking: How it was asked, and how others may be answered.
         commands: How it is fetched, asked and served.
         review: Whether people look at the answers.
         published: The version that was published before, beside both.
@@ -84,6 +85,7 @@ class Sections:
     usage: Mapping[str, str] = field(default_factory=dict)
     lineage: Mapping[str, str | int] = field(default_factory=dict)
     licence: str = ""
+    asking: str = ""
     commands: Sequence[Command] = ()
     review: str = ""
     published: PublishedSection | None = None

@@ -32,6 +32,7 @@ from finetune_trainer.evaluate.report.label_section import (
     table_to_json,
 )
 from finetune_trainer.evaluate.report.lineage import (
+    asking_words,
     describe_data,
     licence_words,
     lineage_facts,
@@ -97,6 +98,7 @@ def _to_json(evidence: Evidence, tables: Tables | None) -> dict[str, Any]:
         "merged": evidence.merged_digest,
         "initFrom": record.get("initFrom"),
         "quantization": record.get("quantization"),
+        "generation": record.get("generation"),
         "selection": record.get("selection"),
         "curve": record.get("curve"),
         "result": evidence.result.to_wire(),
@@ -169,6 +171,7 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
         usage={} if adopted_from(record) else _describe_usage(evidence),
         lineage=lineage,
         licence=licence_words(record),
+        asking=asking_words(job, record),
         commands=serving_commands(job, **names, adapter_uri=evidence.adapter_uri),
         published=describe_published(result),
         review=review_words(job, result.report_uri.rpartition("/")[0]),
