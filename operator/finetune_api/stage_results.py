@@ -59,7 +59,10 @@ class TimeEstimate(APIModel):
     """
 
     train_seconds: int
+    """Until its pods end: with answers to validation rows, where these are asked for."""
     evaluate_seconds: int
+    validation_seconds: int = 0
+    """Of ``train_seconds``: those answers, which come after the last step."""
     least_train_seconds: int = 0
     """Training at the device's full peak, which nothing reaches; 0 where that cannot be known."""
     tokens: int

@@ -269,9 +269,12 @@ def _cost(job: Body) -> dict[str, Any]:
 
 
 def _estimate_text(estimate: Body) -> str | None:
+    answers, training = estimate.get("validationSeconds"), "training"
+    if answers:
+        training += f" ({duration_text(answers)} of it answers to validation rows)"
     times = ", ".join(
         f"{duration_text(estimate[name])} of {what}"
-        for name, what in (("trainSeconds", "training"), ("evaluateSeconds", "evaluation"))
+        for name, what in (("trainSeconds", training), ("evaluateSeconds", "evaluation"))
         if estimate.get(name)
     )
     parts = [f"about {times}" if times else "", _hours_text(estimate) or ""]

@@ -139,11 +139,14 @@ def _time(plan: dict[str, Any]) -> list[str]:
     time, cost = plan["time"], plan.get("cost")
     if not plan["plan"].get("totalSteps"):
         return []
+    answers = ""
+    if time["validationSeconds"]:
+        answers = f"; {duration_text(time['validationSeconds'])} of it answers to validation rows"
     lines = [
         _line(
             "training time",
             f"about {duration_text(time['seconds'])} ({time['tokens']:,} tokens at an assumed "
-            f"{time['tokensPerSecond']:,.0f} tokens/s)",
+            f"{time['tokensPerSecond']:,.0f} tokens/s{answers})",
         ),
         _line(
             "evaluation time",

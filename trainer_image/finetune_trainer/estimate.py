@@ -8,19 +8,25 @@ assumed and that is said.
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, replace
 
 from finetune_api.stage_results import PrepareResult, TimeEstimate
 from finetune_api.trainer import Environment, GPUKind, ResolvedJob
 from finetune_trainer.context import StageContext
+from finetune_trainer.data.expected import (
+    NOTHING_ASKED,
+    Questions,
+    expect_held_out,
+    expect_validation,
+)
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.report import DatasetReport
-from finetune_trainer.data.rows import Side
 from finetune_trainer.failures import classify
 from finetune_trainer.model.hardware import Hardware, detect_hardware
 from finetune_trainer.model.load import expected_attention, read_model_architecture
-from finetune_trainer.planning.answering import MAX_AUTO_TOKENS, TOKENS_PER_BATCH
+from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.setup import Setup
 from finetune_trainer.planning.throughput import (
@@ -42,8 +48,6 @@ from finetune_trainer.train.shape import shape_of_training_side
 
 ASSUMED_GPU: GPUKind = "h100"
 """Where nobody says which GPUs there are."""
-LABEL_TOKENS = 12
-"""Longest answer of a batch where answers are labels."""
 CPUS_OF_A_GPU = 8
 """Cores that are taken to stand beside a GPU."""
 
@@ -63,21 +67,6 @@ class Device:
     hardware: Hardware
     gpu: GPU | None = None
     is_known: bool = True
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Questions:
-    """What a model is asked.
-
-    Attributes:
-        number: How many held-out questions.
-        prompt_tokens: Their mean length.
-        answer_tokens: About the longest answer of a batch.
-    """
-
-    number: int
-    prompt_tokens: float
-    answer_tokens: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,10 +131,14 @@ def prepare_with_estimate(context: StageContext) -> PrepareResult:
         context.emit.message(f"no estimate of time and cost: {classify(error).message}")
         return result
     assumed = "" if found.is_device_known else ", which are assumed"
+    answers = ""
+    if found.validation_seconds:
+        answers = f", {found.validation_seconds} s of it for answers to validation rows"
     context.emit.message(
         f"estimated: {found.train_seconds} s of training ({found.tokens:,} tokens at"
-        f" {float(found.tokens_per_second):,.0f} a second) and {found.evaluate_seconds} s of"
-        f" evaluation on {found.device}{assumed}; start-up is not in it"
+        f" {float(found.tokens_per_second):,.0f} a second{answers}) and"
+        f" {found.evaluate_seconds} s of evaluation on {found.device}{assumed}; start-up is not in"
+        " it"
     )
     return result.model_copy(update={"estimate": found})
 
@@ -157,7 +150,7 @@ def estimate(job: ResolvedJob, report: DatasetReport, model: Architecture) -> Ti
         UserError: It would not fit what training is taken to run on.
     """
     planned = plan_on(read_device(job), job, shape_of_training_side(job, report), model)
-    return estimate_time(planned, questions_of(job, report))
+    return estimate_time(planned, expect_held_out(job, report), expect_validation(job, report))
 
 
 def plan_on(device: Device, job: ResolvedJob, data: DataShape, model: Architecture) -> Planned:
@@ -210,32 +203,28 @@ def read_device(job: ResolvedJob) -> Device:
     )
 
 
-def questions_of(job: ResolvedJob, report: DatasetReport) -> Questions:
-    """Return what is asked of the held-out side; how long its answers are is guessed."""
-    sides = report.tokens_of(job.spec.model)
-    lengths = sides.get(Side.TEST) or sides[Side.TRAIN]
-    asked = job.spec.evaluation.max_new_tokens
-    answer: float = min(MAX_AUTO_TOKENS, lengths.p95 / 2)
-    if isinstance(asked, int):
-        answer = asked
-    elif report.labels:
-        answer = LABEL_TOKENS
-    mean = lengths.tokens / max(1, lengths.rows)
-    return Questions(
-        number=min(job.spec.evaluation.max_samples, report.rows.test),
-        prompt_tokens=max(1.0, mean - min(answer, mean / 2)),
-        answer_tokens=answer,
-    )
+def estimate_time(
+    planned: Planned, held_out: Questions, validation: Questions = NOTHING_ASKED
+) -> TimeEstimate:
+    """Reckon tokens, speed and seconds of training and evaluation; start-up is not in it.
 
-
-def estimate_time(planned: Planned, questions: Questions) -> TimeEstimate:
-    """Reckon tokens, speed and seconds of training and evaluation; start-up is not in it."""
+    Args:
+        planned: How it is trained and evaluated.
+        held_out: What all models are asked, once it is trained.
+        validation: What the tuned model is asked before, while training's pods still run.
+    """
     device, recipe = planned.device, planned.recipe
-    evaluate_seconds = max(1, round(_evaluation_seconds(planned, questions)))
+    evaluation = planned.job.spec.evaluation
+    # Base and tuned model; the base behind a prompt, which is read once; the published version.
+    is_compared = any(gate.over_published is not None for gate in evaluation.gates)
+    ways = 2 + (evaluation.baseline == "Best") + is_compared
+    evaluate_seconds = max(1, round(ways * _asking_seconds(planned, held_out)))
+    validation_seconds = math.ceil(_asking_seconds(planned, validation))
     if recipe.total_steps == 0:
         return TimeEstimate(
-            train_seconds=0,
+            train_seconds=validation_seconds,
             evaluate_seconds=evaluate_seconds,
+            validation_seconds=validation_seconds,
             tokens=0,
             tokens_per_second="0",
             device=device.name[:63],
@@ -252,8 +241,9 @@ def estimate_time(planned: Planned, questions: Questions) -> TimeEstimate:
     )
     tokens = int(recipe.total_steps * recipe.global_batch_size * mean)
     return TimeEstimate(
-        train_seconds=max(1, round(tokens / speed)),
+        train_seconds=max(1, round(tokens / speed)) + validation_seconds,
         evaluate_seconds=evaluate_seconds,
+        validation_seconds=validation_seconds,
         least_train_seconds=_least_seconds(planned),
         tokens=tokens,
         tokens_per_second=f"{speed:.1f}",
@@ -290,9 +280,9 @@ def _least_seconds(planned: Planned) -> int:
     return int(work / (device.gpu.flops * recipe.world_size))
 
 
-def _evaluation_seconds(planned: Planned, questions: Questions) -> float:
-    """Return what it takes to ask all models all held-out questions, in each way."""
-    evaluation, device = planned.job.spec.evaluation, planned.device
+def _asking_seconds(planned: Planned, questions: Questions) -> float:
+    """Return what it takes to ask one model all questions in one way."""
+    device = planned.device
     if not questions.number:
         return 0.0
     workers = planned.evaluation.placement.num_workers
@@ -305,8 +295,8 @@ def _evaluation_seconds(planned: Planned, questions: Questions) -> float:
         bandwidth = CPU_BANDWIDTH / workers
 
     together = TOKENS_PER_BATCH // (questions.prompt_tokens + questions.answer_tokens)
-    asked = evaluation.batch_size
-    one_way = answering_seconds(
+    asked = planned.job.spec.evaluation.batch_size
+    return answering_seconds(
         planned.model,
         planned.setup,
         flops=flops,
@@ -316,6 +306,3 @@ def _evaluation_seconds(planned: Planned, questions: Questions) -> float:
         prompt_tokens=questions.prompt_tokens,
         answer_tokens=questions.answer_tokens,
     )
-    # Base and tuned model; the base behind a prompt, which is read once; the published version.
-    is_compared = any(gate.over_published is not None for gate in evaluation.gates)
-    return one_way * (2 + (evaluation.baseline == "Best") + is_compared)

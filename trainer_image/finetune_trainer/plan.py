@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from finetune_api.trainer import ResolvedJob, Stage
 from finetune_api.v1alpha1.plan_status import PlanStatus
 from finetune_trainer.context import StageContext
+from finetune_trainer.data.expected import (
+    NOTHING_ASKED,
+    Questions,
+    as_scored_by,
+    expect_held_out,
+    expect_validation,
+)
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.estimate import (
     ASSUMED_GPU,
     Device,
     Planned,
-    Questions,
     estimate_time,
     on_cpus,
     on_gpus,
     plan_on,
-    questions_of,
 )
 from finetune_trainer.failures import classify
 from finetune_trainer.model.hardware import detect_hardware
@@ -43,11 +49,11 @@ def plan_job(arguments: argparse.Namespace) -> int:
     emit = EventEmitter(Stage.PREPARE)
     try:
         context = StageContext.from_environment(job, emit)
-        data, questions = _read_shape(context, arguments)
+        data, held_out, validation = _read_shape(context, arguments)
         folder, _ = context.model_folder(include_weights=False)
         model = read_model_architecture(folder)
         planned = plan_on(choose_device(job, arguments.gpu), job, data, model)
-        time = estimate_time(planned, questions)
+        time = estimate_time(planned, held_out, validation)
     except Exception as error:
         failure = classify(error)
         code = int(failure.exit_code)
@@ -60,6 +66,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
             "tokens": time.tokens,
             "tokensPerSecond": float(time.tokens_per_second),
             "seconds": time.train_seconds,
+            "validationSeconds": time.validation_seconds,
             "evaluationSeconds": time.evaluate_seconds,
         },
         "evaluation": planned.evaluation.to_json(),
@@ -97,10 +104,14 @@ def choose_device(job: ResolvedJob, kind: str | None) -> Device:
 
 def _read_shape(
     context: StageContext, arguments: argparse.Namespace
-) -> tuple[DataShape, Questions]:
+) -> tuple[DataShape, Questions, Questions]:
     """Take rows and tokens from the command line, else from the prepared data set.
 
-    Held-out rows that are not read are taken to be as many as may be, and as long as the others.
+    Rows to ask about that are not read are taken to be as many as may be, and as long as the
+    others.
+
+    Returns:
+        The training side, and what is asked of the held-out and of the validation side.
     """
     job = context.job
     if arguments.rows:
@@ -116,10 +127,17 @@ def _read_shape(
         )
         asked = job.spec.evaluation.max_new_tokens
         answer = asked if isinstance(asked, int) else mean / 2
-        number = job.spec.evaluation.max_samples
-        return data, Questions(number=number, prompt_tokens=mean / 2, answer_tokens=answer)
+        most = job.spec.evaluation.max_samples
+        held_out = Questions(number=most, prompt_tokens=mean / 2, answer_tokens=answer)
+        scoring, validation = job.spec.evaluation.validation, NOTHING_ASKED
+        if scoring is not None:
+            as_many = replace(held_out, number=scoring.max_samples)
+            validation = as_scored_by(scoring.metric, as_many)
+        return data, held_out, validation
     from finetune_trainer.prepare.stage import prepare
 
     prepare(context)
     prepared = read_prepared(context.output, job, context.work_dir, sides=())
-    return shape_of_training_side(job, prepared.report), questions_of(job, prepared.report)
+    report = prepared.report
+    training = shape_of_training_side(job, report)
+    return training, expect_held_out(job, report), expect_validation(job, report)

@@ -31,6 +31,8 @@ class EstimateStatus(APIModel):
     """What they cost by the hour."""
     train_seconds: int | None = None
     """Training, without start-up unless it is measured."""
+    validation_seconds: int | None = None
+    """Of `trainSeconds`, reckoned: answers to validation rows, after the last step."""
     evaluate_seconds: int | None = None
     """Evaluation of the held-out rows, without start-up and probes."""
     least_train_seconds: int | None = None

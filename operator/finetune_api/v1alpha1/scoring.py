@@ -56,6 +56,9 @@ miss, or a draw. `preferenceAccuracy` grades prompts with several pairs."""
 CORPUS_METRICS = frozenset({"macroF1", "bleu"})
 """They lie between 0 and 1 and are no mean of the rows' scores."""
 
+READ_METRICS = frozenset({"loss", "perplexity", "bitsPerByte", "preferenceAccuracy"})
+"""They need no answer: references are read, which takes a fraction of the time."""
+
 BETTER_SIDE_UNKNOWN = frozenset({"refusalRate", "answerLength", "secondsPerAnswer"})
 """It depends on the task whether more of it is better."""
 

@@ -43,6 +43,8 @@ MIN_SHARE = 0.02
 NEWS = Decimal("0.2")
 """A measurement is told anew when it has moved by so much: a write per step says nothing."""
 BASIS_CHARACTERS = 253
+_ASKING = ("validationSeconds", "evaluateSeconds")
+"""What training does not measure: how long models take to answer."""
 _REMEDY = (
     "Raise the budget, which may be changed while the job runs, or ask for less in a new one: fewer"
     " epochs, fewer rows."
@@ -98,6 +100,8 @@ def _reckoned(step: Step, before: Section) -> Section | None:
         "evaluateSeconds": estimate.evaluate_seconds,
         "message": shorten(_basis_text(estimate), BASIS_CHARACTERS),
     }
+    if estimate.validation_seconds:
+        section["validationSeconds"] = estimate.validation_seconds
     if estimate.least_train_seconds:
         section["leastTrainSeconds"] = estimate.least_train_seconds
     return section
@@ -124,26 +128,30 @@ def _measured(step: Step, before: Section) -> Section | None:
         return None
     if end is None or not done or not total or done < max(MIN_STEPS, MIN_SHARE * total):
         return None
-    left = (end - step.now).total_seconds()
+    answers = before.get("validationSeconds", 0)
+    if answers and done >= total:
+        return None  # no step is left that would measure anything: the answers have begun
+    left = (end - step.now).total_seconds() + answers
     seconds = max(1, round(step.draft.active_seconds([view]) + left))
     if before.get("basis") == "Measured":
         known = int(before.get("trainSeconds") or 0)
         if abs(seconds - known) <= NEWS * known:
             return None
     section: Section = {"basis": "Measured", "trainSeconds": seconds}
-    evaluation = "not in it"
-    if "evaluateSeconds" in before:
-        section["evaluateSeconds"] = before["evaluateSeconds"]
-        evaluation = "still reckoned"
+    reckoned = {name: before[name] for name in _ASKING if name in before}
+    evaluation = "the evaluation is not in it"
+    if "evaluateSeconds" in reckoned:
+        evaluation = f"the evaluation{' and answers to validation rows are' if answers else ' is'}"
+        evaluation += " still reckoned"
+    section |= reckoned
     section["message"] = (
-        f"measured after {done} of {total} steps, with the time of earlier attempts; the evaluation"
-        f" is {evaluation}"
+        f"measured after {done} of {total} steps, with the time of earlier attempts; {evaluation}"
     )
     return section
 
 
 def _kept(found: Section) -> Section:
-    names = ("trainSeconds", "evaluateSeconds", "leastTrainSeconds", "message")
+    names = ("trainSeconds", *_ASKING, "leastTrainSeconds", "message")
     return {name: found[name] for name in names if name in found}
 
 

@@ -90,6 +90,9 @@ def test_what_a_job_should_take_stands_beside_what_it_has_cost() -> None:
         "Budget:         8 GPU hours, an amount of 20",
     ):
         assert line in shown
+    job["status"]["estimate"] = {**estimate, "validationSeconds": 240}
+    shown = "\n".join(describe(job, [], NOW))
+    assert "2 h 05 min of training (4 min 00 s of it answers to validation rows), 6 min" in shown
     job["status"] = {}
     del job["spec"]["budget"]
     assert "Cost:" not in "\n".join(describe(job, [], NOW))

@@ -216,6 +216,25 @@ def test_a_measurement_takes_the_place_of_the_assumption_once_there_is_one() -> 
     assert "20 of 1000 steps" in told["message"]
 
 
+def test_answers_to_validation_rows_stay_reckoned_while_training_measures_itself() -> None:
+    asked = RECKONED.model_copy(update={"validation_seconds": 600})
+    body = on_eight_gpus()
+    body = after(body, plan(observe(body, **prepared_with(asked)), at(61), PRICED))
+    assert body["status"]["estimate"]["validationSeconds"] == 600
+    assert body["status"]["estimate"]["gpuHours"] == "9.000"  # they are in the 3,600 s
+    known = merged(prepared_with(asked), {"jobs": {TRAIN: child(TRAIN, status=running())}})
+    body = training(body, step=20, left=7000, now=200)
+    body = after(body, plan(observe(body, **known), at(200), PRICED))
+    told = body["status"]["estimate"]
+    assert (told["trainSeconds"], told["validationSeconds"]) == (7800, 600)
+    assert "the evaluation and answers to validation rows are still reckoned" in told["message"]
+    EstimateStatus.model_validate(told)
+    # While the answers are written no step is left: what was known stands.
+    body = training(body, step=1000, left=0, now=9000)
+    made = plan(observe(body, **known), at(9000), PRICED)
+    assert (made.status or body["status"])["estimate"]["trainSeconds"] == 7800
+
+
 def test_a_measurement_is_told_anew_only_when_it_has_moved() -> None:
     body = after(on_eight_gpus(), at_training(on_eight_gpus()))
     body = training(body, step=20, left=7000, now=200)

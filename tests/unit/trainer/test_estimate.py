@@ -7,10 +7,18 @@ from typing import Any, get_args
 
 import pytest
 
+from finetune_api.stage_results import RowCounts
 from finetune_api.trainer import Environment, GPUKind, ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_trainer.estimate import (
+from finetune_trainer.data.expected import (
+    NOTHING_ASKED,
     Questions,
+    expect_held_out,
+    expect_validation,
+)
+from finetune_trainer.data.report import tokenizer_name
+from finetune_trainer.data.rows import Side
+from finetune_trainer.estimate import (
     estimate_time,
     on_gpus,
     plan_on,
@@ -19,6 +27,7 @@ from finetune_trainer.estimate import (
 from finetune_trainer.planning.architecture import describe_architecture
 from finetune_trainer.planning.throughput import GPUS, find_gpu
 from finetune_trainer.train.recipe import DataShape
+from support.data_reports import report
 from support.spec_cases import minimal_job
 
 LLAMA_8B = describe_architecture(
@@ -39,10 +48,16 @@ def resolved(**spec: Any) -> ResolvedJob:
     return resolve_job(FineTuneJob.from_wire(body), namespace="team-a", uid="u")
 
 
-def reckon(kind: GPUKind = "h100", *, is_known: bool = True, **spec: Any) -> Any:
+def reckon(
+    kind: GPUKind = "h100",
+    *,
+    is_known: bool = True,
+    validation: Questions = NOTHING_ASKED,
+    **spec: Any,
+) -> Any:
     job = resolved(**spec)
     device = on_gpus(job, GPUS[kind], is_known=is_known)
-    return estimate_time(plan_on(device, job, DATA, LLAMA_8B), ASKED)
+    return estimate_time(plan_on(device, job, DATA, LLAMA_8B), ASKED, validation)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +115,47 @@ def test_time_follows_tokens_gpus_and_their_kind() -> None:
     assert eight.device == "8 x H100 SXM 80 GB"
     as_is = reckon(evaluation={"baseline": "AsIs"})
     assert as_is.evaluate_seconds < one.evaluate_seconds
+
+
+def test_answers_to_validation_rows_are_a_part_of_training() -> None:
+    without = reckon(evaluation={"baseline": "AsIs"})
+    found = reckon(evaluation={"baseline": "AsIs"}, validation=ASKED)
+    assert without.validation_seconds == 0
+    assert found.validation_seconds == pytest.approx(found.evaluate_seconds / 2, abs=1)
+    assert found.train_seconds == without.train_seconds + found.validation_seconds
+    assert found.least_train_seconds == without.least_train_seconds
+    origin = {"uri": "s3://m/runs/a/b/c/checkpoints/step-20", "train": False}
+    adopted = reckon(validation=ASKED, initFrom=origin)
+    assert adopted.train_seconds == adopted.validation_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("validation", "number", "answer_tokens"),
+    [
+        (None, 0, 0),
+        ({"metric": "rougeL"}, 150, 40),
+        ({"metric": "rougeL", "maxSamples": 20}, 20, 40),
+        ({"metric": "preferenceAccuracy"}, 150, 0),
+        ({"metric": "loss"}, 150, 0),
+    ],
+)
+def test_what_is_asked_of_validation_rows_is_what_its_metric_takes(
+    validation: dict[str, Any] | None, number: int, answer_tokens: int
+) -> None:
+    evaluation = {"maxNewTokens": 40} | ({"validation": validation} if validation else {})
+    pairs = {"method": {"objective": "DPO"}}
+    job = resolved(evaluation=evaluation, **pairs)
+    (sides,) = report().tokens.values()
+    of_validation = sides[Side.TRAIN].model_copy(update={"tokens": 90_000})
+    known = report(
+        rows=RowCounts(train=750, validation=150, test=150),
+        tokens={tokenizer_name(job.spec.model): {**sides, Side.VALIDATION: of_validation}},
+    )
+    asked = expect_validation(job, known)
+    assert (asked.number, asked.answer_tokens) == (number, answer_tokens)
+    if number:  # a row has the same tokens, read or answered
+        assert asked.prompt_tokens + asked.answer_tokens == 120
+    assert expect_held_out(job, known).number == 150
 
 
 def test_the_least_is_told_only_where_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:

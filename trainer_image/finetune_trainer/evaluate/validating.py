@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.stage_results import StepSelection, TrainResult, ValidationScore
-from finetune_api.v1alpha1.scoring import ValidationScoring
+from finetune_api.v1alpha1.scoring import READ_METRICS, ValidationScoring
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
@@ -45,8 +45,6 @@ FOLDER = "validation"
 SCORE_NAME = "score.json"
 SAMPLES_NAME = "samples.jsonl"
 MAX_MESSAGE = 300
-_READ_ONLY = (*LIKELIHOOD_METRICS, "preferenceAccuracy")
-"""They need no answer: references are read, which takes a fraction of the time."""
 
 
 def score_validation(context: StageContext, trained: TrainResult) -> TrainResult:
@@ -163,7 +161,7 @@ def _ask(
     manifest = fetch_folder(context.output, f"{job.run_prefix}/adapter", adapter_dir)
     base_dir, revision = context.model_folder()
     encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
-    if scoring.metric in _READ_ONLY:
+    if scoring.metric in READ_METRICS:
         encoded = replace(encoded, prompts=[])
     elif encoded.cut_words:
         context.emit.message(encoded.cut_words)

@@ -1,0 +1,71 @@
+"""What a model will be asked, as far as a data set's report tells before anybody asks. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetune_api.trainer import ResolvedJob
+from finetune_api.v1alpha1.scoring import READ_METRICS
+from finetune_trainer.data.report import DatasetReport
+from finetune_trainer.data.rows import Side
+from finetune_trainer.planning.answering import MAX_AUTO_TOKENS
+
+LABEL_TOKENS = 12
+"""Longest answer of a batch where answers are labels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Questions:
+    """What a model is asked.
+
+    Attributes:
+        number: How many questions.
+        prompt_tokens: Their mean length.
+        answer_tokens: About the longest answer of a batch; 0 where nothing is answered.
+    """
+
+    number: int
+    prompt_tokens: float
+    answer_tokens: float
+
+
+NOTHING_ASKED = Questions(number=0, prompt_tokens=1.0, answer_tokens=0.0)
+
+
+def expect_held_out(job: ResolvedJob, report: DatasetReport) -> Questions:
+    """Return what is asked of the held-out side; how long its answers are is guessed."""
+    most = job.spec.evaluation.max_samples
+    return _expect(job, report, Side.TEST, number=min(most, report.rows.test))
+
+
+def expect_validation(job: ResolvedJob, report: DatasetReport) -> Questions:
+    """Return what is asked of the validation side, once the model is trained."""
+    scoring = job.spec.evaluation.validation
+    if scoring is None:
+        return NOTHING_ASKED
+    number = min(scoring.max_samples, report.rows.validation)
+    found = _expect(job, report, Side.VALIDATION, number=number)
+    return as_scored_by(scoring.metric, found)
+
+
+def as_scored_by(metric: str, questions: Questions) -> Questions:
+    """Return what the questions are for a metric: some have references read, and no answers."""
+    if metric not in READ_METRICS:
+        return questions
+    read = questions.prompt_tokens + questions.answer_tokens
+    return Questions(number=questions.number, prompt_tokens=read, answer_tokens=0.0)
+
+
+def _expect(job: ResolvedJob, report: DatasetReport, side: Side, *, number: int) -> Questions:
+    sides = report.tokens_of(job.spec.model)
+    lengths = sides.get(side) or sides[Side.TRAIN]
+    asked = job.spec.evaluation.max_new_tokens
+    answer: float = min(MAX_AUTO_TOKENS, lengths.p95 / 2)
+    if isinstance(asked, int):
+        answer = asked
+    elif report.labels:
+        answer = LABEL_TOKENS
+    mean = lengths.tokens / max(1, lengths.rows)
+    return Questions(
+        number=number, prompt_tokens=max(1.0, mean - min(answer, mean / 2)), answer_tokens=answer
+    )
