@@ -87,13 +87,13 @@ class Children:
             for obj in objects:
                 answer = await self._create_owned(obj, observed.uid)
                 if obj["kind"] == "Job":
+                    self._refusals.forget(observed.uid, stage)
                     observed = self._with_job(observed, stage, answer)
         except (KubeError, NameTaken) as error:
             refusal = self._refusals.explain(observed.uid, stage, error)
             if refusal is None:
                 raise
             return replace(observed, refusals={**observed.refusals, stage: refusal})
-        self._refusals.forget(observed.uid, stage)
         return observed
 
     async def _create_owned(self, obj: Object, uid: str) -> Object:

@@ -141,7 +141,8 @@ class FineTuneJobReconciler:
         self._guard.announce(observed.job, step.events)
         for action in step.then:
             await self._children.perform(observed, action)
-        if is_terminal(step.status or observed.job.get("status")):
+        if is_terminal(step.status or observed.job.get("status")) and not observed.refusals:
+            # A publication that was decided on after the end may be refused again and again.
             self.forget(observed.job)
         if step.requeue_after is not None:
             return RequeueAfter(step.requeue_after)

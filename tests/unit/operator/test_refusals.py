@@ -6,13 +6,15 @@ import pytest
 
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.refusals import NameTaken, Refusals
+from finetune_operator.finetunejob.plan import plan
 from finetune_operator.kube.errors import (
     Conflict,
     TransportError,
     error_from_status,
 )
 from finetune_operator.kube.workers import RequeueAfter
-from unit.operator.builders import condition, job
+from unit.operator.builders import CONFIG, after, at, condition, job, observe
+from unit.operator.test_publishing import decision, missed
 from unit.operator.test_reconcile import KEY, world_of
 
 
@@ -106,3 +108,34 @@ async def test_a_job_that_cannot_have_its_child_says_why_and_goes_on_later(error
     assert [reason for _, _, reason, _ in warnings] == [reason], "told once"
     await world.reconciler.reconcile(KEY)
     assert ("jobs", "team-a", "headlines-prepare") in world.client.cluster.objects
+
+
+async def test_pauses_grow_also_where_what_the_pods_need_is_created_and_the_job_is_not():
+    world = world_of(job())
+    pauses = []
+    for _ in range(3):
+        world.client.faults.extend([None, status(422, "Invalid", POLICY)])  # ConfigMap, Job
+        result = await world.reconciler.reconcile(KEY)
+        assert isinstance(result, RequeueAfter)
+        pauses.append(result.seconds)
+    assert pauses == [2, 4, 8]
+
+
+async def test_pauses_grow_too_between_tries_to_publish_what_somebody_decided_on_after_the_end():
+    body, known = missed()
+    decided = plan(observe(body, **known, decisions=(decision(),)), at(300), CONFIG)
+    world = world_of(after(body, decided))
+    pauses = []
+    for _ in range(7):
+        # The job is read live first, beside the creation of what the pod needs.
+        world.client.faults.extend([None, status(422, "Invalid", POLICY)])
+        result = await world.reconciler.reconcile(KEY)
+        assert isinstance(result, RequeueAfter)
+        pauses.append(result.seconds)
+    assert pauses == [2, 4, 8, 16, 32, 60, 60]
+    warnings = [event for event in world.events if event[1] == "Warning"]
+    assert [reason for _, _, reason, _ in warnings] == ["AdmissionDenied"], "told once"
+    told = world.client.cluster.objects["finetunejobs", *KEY]
+    assert "only images of registry.corp" in condition(told, "Published")["message"]
+    await world.reconciler.reconcile(KEY)
+    assert ("jobs", "team-a", "headlines-publish") in world.client.cluster.objects
