@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.finetunesweep.search.ranking import rank, to_replicate, winner
+from finetune_operator.finetunesweep.search.ranking import rank, winner
 from finetune_operator.finetunesweep.search.trials import Point, Trial, TrialState
 
 NAN, INF = float("nan"), float("inf")
@@ -110,24 +110,3 @@ def test_the_order_of_the_trials_does_not_matter(data, scores: list[float | None
         for n, score in enumerate(scores)
     ]
     assert rank(data.draw(st.permutations(trials))) == rank(trials)
-
-
-def test_the_leader_is_run_again_until_it_has_enough_runs() -> None:
-    trials = [trial(0, 1.0), trial(1, 2.0)]
-    found = []
-    while (again := to_replicate(trials, num_runs=3)) is not None:
-        found.append(again.number)
-        trials.append(trial(len(trials), 1.1, of=again.number))
-    assert found == [0, 0]
-
-
-@pytest.mark.parametrize(("num_settings", "leader"), [(1, None), (2, 1)])
-def test_who_overtakes_a_leader_is_run_again_too(num_settings: int, leader: int | None) -> None:
-    trials = [trial(0, 1.0), trial(1, 2.0), trial(2, 9.0, of=0)]
-    again = to_replicate(trials, num_runs=2, num_settings=num_settings)
-    assert (again and again.number) == leader
-
-
-@pytest.mark.parametrize("state", [RUNNING, FAILED])
-def test_a_run_without_a_result_is_not_run_for_ever(state: TrialState) -> None:
-    assert to_replicate([trial(0, 1.0), trial(1, None, state, of=0)], num_runs=2) is None

@@ -58,32 +58,6 @@ def winner(trials: Iterable[Trial]) -> Standing | None:
     return next((each for each in rank(trials) if each.can_win), None)
 
 
-def to_replicate(
-    trials: Iterable[Trial], *, num_runs: int, num_settings: int = 1
-) -> Standing | None:
-    """Return the setting to run again with another seed; None where there is none to run.
-
-    It is the one that leads while it has fewer than ``num_runs`` runs. The score that made it lead
-    is a lucky one on average, and its mean may fall behind a setting that was run once, whose score
-    was lucky too: then that one is run again, up to ``num_settings`` in all.
-
-    Args:
-        trials: All trials, replicates too; those that failed or still run count as runs, so that
-            none is run again for ever.
-        num_runs: Runs wanted of a setting, its first one included.
-        num_settings: How many settings may be run again.
-    """
-    known = list(trials)
-    leader = winner(known)
-    replicated = {trial.replicate_of for trial in known} - {None}
-    if leader is None:
-        return None
-    if leader.number not in replicated and len(replicated) >= num_settings:
-        return None
-    created = sum(leader.number in (each.number, each.replicate_of) for each in known)
-    return leader if created < num_runs else None
-
-
 def _place_of(number: int, runs: list[Trial]) -> tuple[float, ...]:
     standing = _standing_of(number, runs)
     if standing.mean is not None:
