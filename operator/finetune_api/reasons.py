@@ -387,6 +387,12 @@ SWEEPS = {
         "Correct the parameter that the message names, in a new sweep.",
     ),
     "Searching": ReasonHelp("Trials are created, trained and compared.", _WAIT),
+    "NoHeadway": ReasonHelp(
+        "For two hours no trial of the sweep has begun, reported a step or ended. It goes on by "
+        "itself once one does.",
+        "`finetune sweep describe NAME` shows what each trial does; the message names the one that "
+        "moved last. [What may be the cause](../how-to/troubleshooting.md#finetunesweepstalled).",
+    ),
     "Replicating": ReasonHelp("The best setting is trained again, with other seeds.", _WAIT),
     "BudgetReached": ReasonHelp(
         "`spec.budget` has ended the search; the best of what was trained is chosen.",

@@ -28,6 +28,7 @@ from devcluster.controlplane import ControlPlane
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.controllers.sweeps import FINETUNESWEEPS
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.connection import Connection
 from finetune_operator.kube.resource import PODS
@@ -170,6 +171,16 @@ async def troubled_jobs(world: World) -> list[Seen]:
             replica=replica,
         ),
         Seen(
+            alert="FineTuneSweepStalled",
+            fault=f"nobody approves the data of a sweep (queuedSeconds: {QUEUED_SECONDS})",
+            labels={
+                "namespace": AT_WORK,
+                "finetunesweep": "unseen",
+                "reason": "AwaitingApproval",
+            },
+            replica=replica,
+        ),
+        Seen(
             alert="FineTuneProgressBlocked",
             fault="a training whose reports never arrive",
             labels={"namespace": BLOCKED},
@@ -205,10 +216,14 @@ async def troubled_jobs(world: World) -> list[Seen]:
 async def _trouble(world: World, replica: Replica) -> None:
     """Do all faults at once and let the longest take its time."""
     replica.note(
-        "FineTuneJobNotStarting", "FineTuneJobQueuedTooLong", "FineTuneProgressCertificateExpires"
+        "FineTuneJobNotStarting",
+        "FineTuneJobQueuedTooLong",
+        "FineTuneSweepStalled",
+        "FineTuneProgressCertificateExpires",
     )
     await world.create("unplaced", NO_PODS)
     await world.create("queued", QUEUED, queueName="team")
+    await world.client.create(FINETUNESWEEPS, _sweep_without_a_yes())
     replica.note("FineTuneStorageErrors", "FineTuneJobsFailing")
     for number in range(NUM_STORAGE):
         await world.create(f"storage-{number}", AT_WORK)
@@ -245,6 +260,19 @@ def _fate_of(job: str, stage: Stage, attempt: int) -> Fate:
     if job in ("hung", "blocked") and stage is Stage.TRAIN:
         return Fate()
     return success(stage)
+
+
+def _sweep_without_a_yes() -> Body:
+    """Return a sweep whose trials wait for somebody who approves their data."""
+    template = finetunejob("unseen", AT_WORK)["spec"]
+    template["dataset"] = {**template["dataset"], "approval": "Required"}
+    rates = {"path": "hyperparameters.learningRate", "values": ["1e-4", "1e-3"]}
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneSweep",
+        "metadata": {"name": "unseen", "namespace": AT_WORK},
+        "spec": {"template": template, "parameters": [rates], "search": "Grid"},
+    }
 
 
 def _unplaced() -> Body:

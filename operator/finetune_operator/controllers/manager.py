@@ -149,7 +149,7 @@ class Manager:
             is_leader=lambda: self.is_leader,
             expects_progress=bool(config.progress_url),
         )
-        SweepMetrics(self.caches.sweeps.informer.store, self.registry)
+        SweepMetrics(self.caches.sweeps, self.registry, clock=self._clock)
         for informer in self.caches.informers:
             self._spawn(informer.run(), f"informer-{informer.resource.plural}")
         self._spawn(self._recorder.run(), "events")

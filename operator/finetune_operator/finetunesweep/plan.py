@@ -32,7 +32,12 @@ from finetune_operator.finetunesweep.search.space import Value
 from finetune_operator.finetunesweep.searching import values_of
 from finetune_operator.finetunesweep.step import Step
 from finetune_operator.finetunesweep.stopping import spent_text, stop_hopeless, tell_start
-from finetune_operator.finetunesweep.telling import progress_text, tell_phase, tell_trials
+from finetune_operator.finetunesweep.telling import (
+    progress_text,
+    standstill_text,
+    tell_phase,
+    tell_trials,
+)
 from finetune_operator.finetunesweep.trials import Trial
 from finetune_operator.status.conditions import ConditionType, Reason, is_terminal
 
@@ -125,9 +130,14 @@ def _search(step: Step) -> None:
 
 
 def _tell_progress(step: Step, reason: Reason, before: str = "") -> None:
-    if not step.draft.has_ended:
-        text = f"{before} {progress_text(step)}".strip()
-        step.draft.conditions.set(ConditionType.PROGRESSING, True, reason, text)
+    if step.draft.has_ended:
+        return
+    text = f"{before} {progress_text(step)}".strip()
+    if stalled := standstill_text(step):
+        reason, text = Reason.NO_HEADWAY, f"{text} {stalled}"
+        if step.draft.conditions.reason_of(ConditionType.PROGRESSING) != reason:
+            step.draft.announce(reason, text, warning=True)
+    step.draft.conditions.set(ConditionType.PROGRESSING, True, reason, text)
 
 
 def _begin_next(step: Step) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -15,12 +16,15 @@ from finetune_api.v1alpha1.objective import (
 )
 from finetune_api.v1alpha1.sweep_status import MAX_TRIALS_TOLD
 from finetune_operator.finetunesweep.search import ranking
+from finetune_operator.finetunesweep.standstill import find_standstill
 from finetune_operator.finetunesweep.step import Step
 from finetune_operator.finetunesweep.trials import Trial
-from finetune_operator.status.conditions import ConditionType
+from finetune_operator.status.conditions import ConditionType, timestamp
 
 Object = dict[str, Any]
 
+STANDSTILL_SECONDS = 7200.0
+"""What makes no headway for so long is told; the chart's alert waits as long."""
 MAX_NAMED = 8
 """Trials that one Event names."""
 _OVER = ("Trained", "Pruned", "Failed", "Publishing", "Published")
@@ -159,6 +163,20 @@ def progress_text(step: Step) -> str:
         text += f"; {held[0].name}{more} cannot go on: {held[0].waits_for}"
     best = step.chosen or _leader(step)
     return f"{text}; best {best.name} with {best.score_text}." if best else f"{text}."
+
+
+def standstill_text(step: Step) -> str:
+    """Say since when nothing has come further, and what for; empty while it was not long ago."""
+    jobs = [trial.job for trial in step.trials]
+    found = None if step.first else find_standstill(step.observed.sweep, jobs, step.now)
+    if found is None:
+        return ""
+    if found.seconds < STANDSTILL_SECONDS:
+        step.look_again(STANDSTILL_SECONDS - found.seconds)
+        return ""
+    since = timestamp(step.now - timedelta(seconds=found.seconds))
+    waits = f": {found.trial} waits ({found.reason})" if found.trial else ""
+    return f"No trial has begun, reported or ended since {since}{waits}."
 
 
 def _announce_changes(step: Step) -> None:

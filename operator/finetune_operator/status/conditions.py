@@ -116,6 +116,7 @@ class Reason(StrEnum):
     INVALID_TRIAL = "InvalidTrial"
     SEARCHING = "Searching"
     REPLICATING = "Replicating"
+    NO_HEADWAY = "NoHeadway"
     BUDGET_REACHED = "BudgetReached"
     NO_TRIAL_TRAINED = "NoTrialTrained"
     NOT_SCORED = "NotScored"

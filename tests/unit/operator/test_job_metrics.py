@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from finetune_api.reasons import OPERATOR_REASONS
 from finetune_api.trainer import FailureClass, Stage
 from finetune_operator.finetunejob.trimming import trim_pod
+from finetune_operator.finetunejob.waiting import find_wait
 from finetune_operator.kube.store import Store
-from finetune_operator.metrics.census import MAX_WAITING, find_wait, take_census
+from finetune_operator.metrics.census import MAX_WAITING, take_census
 from finetune_operator.metrics.gpu_time import divide_running_time
 from finetune_operator.metrics.jobs import JobMetrics
 from finetune_operator.status.conditions import ConditionType, Reason, timestamp

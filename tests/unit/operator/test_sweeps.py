@@ -509,7 +509,7 @@ async def test_the_end_of_a_trial_is_told_once_also_where_the_status_has_no_room
 async def test_sweeps_and_their_trials_are_counted_for_prometheus():
     registry = CollectorRegistry()
     world = SweepWorld()
-    SweepMetrics(world.caches.sweeps.informer.store, registry)
+    SweepMetrics(world.caches.sweeps, registry, clock=world.clock)
     await world.reconcile()
 
     def value(name, **labels):
