@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from finetune_api.lowering import lowered
 from finetune_api.meta import (
     API_VERSION,
     APPROVAL_KIND,
@@ -350,7 +351,7 @@ def build_crd(custom: CustomKind = JOBS) -> Schema:
     version |= {
         "selectableFields": [{"jsonPath": path} for path in custom.selectable],
         "additionalPrinterColumns": [dict(column) for column in custom.columns],
-        "schema": {"openAPIV3Schema": custom.build_schema()},
+        "schema": {"openAPIV3Schema": ordered(lowered(custom.build_schema()))},
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

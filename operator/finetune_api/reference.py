@@ -193,11 +193,11 @@ def _table(path: str, schema: Schema) -> list[str]:
             f"| `{name}` | {_type_text(field)} | {default} | {_description(path, name, field)} |"
         )
     lines.append("")
-    rules = [
+    rules = dict.fromkeys(
         rule["message"]
         for rule in schema.get("x-kubernetes-validations", [])
         if "oldSelf" not in rule["rule"]
-    ]
+    )
     if rules:
         lines += ["Rules:", "", *(f"- {_escaped(rule)}" for rule in rules), ""]
     return lines

@@ -127,14 +127,11 @@ def _int_or_string(schema: Schema) -> Schema:
 def add_rules(schema: Schema, rules: tuple[Rule, ...], prefix: str) -> None:
     """Add cross-field rules; ``prefix`` is the path of ``schema`` below ``spec``."""
     for rule in rules:
-        validation = {
-            "rule": rule.rule,
-            "message": rule.message,
-            "fieldPath": "." + rule.field.removeprefix(prefix),
-        }
+        told = {"message": rule.message, "fieldPath": "." + rule.field.removeprefix(prefix)}
         if rule.message_expression:
-            validation["messageExpression"] = rule.message_expression
-        schema.setdefault("x-kubernetes-validations", []).append(validation)
+            told["messageExpression"] = rule.message_expression
+        validations = [{"rule": expression, **told} for expression in rule.expressions]
+        schema.setdefault("x-kubernetes-validations", []).extend(validations)
 
 
 def drop_defaults(schema: Schema) -> None:

@@ -16,7 +16,7 @@ from finetune_api.meta import (
     decimal_of,
 )
 from finetune_api.patterns import TextRule, Texts
-from finetune_api.v1alpha1.metric_rules import asks_for, asks_for_cel
+from finetune_api.v1alpha1.metric_rules import asks_for, needed_cel
 from finetune_api.v1alpha1.review import CRITERION_RULE
 from finetune_api.v1alpha1.rules import Rule
 
@@ -129,7 +129,7 @@ def most_scored(evaluation: Any, metric: str) -> int:
 def _needs_mode(mode: JudgeMode, metric: str) -> Rule:
     is_given = f"(has(self.evaluation.judge) && self.evaluation.judge.mode == '{mode}')"
     return Rule(
-        rule=f"{is_given} || !{asks_for_cel(metric)}",
+        rule=needed_cel(metric, is_given),
         message=f"metric {metric} needs evaluation.judge with mode: {mode}, the model that judges",
         field="evaluation.judge",
         check=lambda s: (

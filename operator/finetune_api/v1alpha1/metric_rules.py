@@ -68,16 +68,21 @@ def _validation_cel(metric: str) -> str:
     return f"(has(self.evaluation.validation) && self.evaluation.validation.metric == '{metric}')"
 
 
-def asks_for_cel(metric: str) -> str:
-    """The same in CEL."""
-    is_goal = f"(has(self.goal) && self.goal.metric == '{metric}')"
-    others = (_lists_cel(metric), _gates_cel(metric), _validation_cel(metric))
-    return f"({' || '.join((is_goal, *others))})"
+def needed_cel(metric: str, given: str) -> tuple[str, str]:
+    """CEL of what a metric needs wherever the job asks for it.
+
+    Args:
+        metric: The metric.
+        given: CEL that is true where the job has what it needs, over ``self.evaluation`` alone.
+    """
+    listed = " || ".join((_lists_cel(metric), _gates_cel(metric), _validation_cel(metric)))
+    is_other_goal = f"!has(self.goal) || self.goal.metric != '{metric}'"
+    return f"{is_other_goal} || {given}", f"{given} || !({listed})"
 
 
 def _needs(metric: str, attribute: str, field: str, what: str) -> Rule:
     return Rule(
-        rule=f"has(self.evaluation.{field}) || !{asks_for_cel(metric)}",
+        rule=needed_cel(metric, f"has(self.evaluation.{field})"),
         message=f"metric {metric} needs evaluation.{field}, {what}",
         field=f"evaluation.{field}",
         check=lambda s: getattr(s.evaluation, attribute) is not None or not asks_for(s, metric),

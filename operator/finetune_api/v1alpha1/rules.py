@@ -17,7 +17,8 @@ class Rule:
     """One cross-field rule.
 
     Attributes:
-        rule: CEL expression over ``self``, true when the object is good.
+        rule: CEL expression over ``self``, true when the object is good. Several are one rule, of
+            which all must be true: what reads less than the others can stand lower in the CRD.
         message: What is wrong and what to write instead.
         field: Path of the offending field below ``spec``, wire names.
         check: The same rule in Python, true when the object is good.
@@ -26,12 +27,17 @@ class Rule:
         explain: The same in Python.
     """
 
-    rule: str
+    rule: str | tuple[str, ...]
     message: str
     field: str
     check: Callable[[Any], bool]
     message_expression: str = ""
     explain: Callable[[Any], str] | None = None
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """What must be true in CEL, all of it."""
+        return (self.rule,) if isinstance(self.rule, str) else self.rule
 
     def message_for(self, value: object) -> str:
         """Return what is said of an object that breaks the rule."""

@@ -6,12 +6,21 @@ import pytest
 
 from finetune_api.messages import InvalidJobError, parse_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.podtemplate import POD_TEMPLATE_RULES
+from finetune_api.v1alpha1.spec_rules import SPEC_RULES
 from support.spec_cases import CASES, FULL_SPEC, Case
 
 
 def test_names_of_cases_are_unique() -> None:
     names = [case.name for case in CASES]
     assert len(names) == len(set(names))
+
+
+def test_every_rule_has_a_case_that_breaks_it() -> None:
+    expected = [case.expected for case in CASES if case.expected]
+    for rule in (*SPEC_RULES, *POD_TEMPLATE_RULES):
+        if rule.explain is None:  # else the message holds the case's numbers
+            assert any(text in rule.message for text in expected), rule.message
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

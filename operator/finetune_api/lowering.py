@@ -1,0 +1,87 @@
+"""Rules of a schema, moved to where the API server evaluates them for least.
+
+To read one field of an object, the API server copies the schemas of all its fields, so a rule at
+``spec`` pays for two dozen of them each time it says ``self.``, at every write of a status too. The
+models state rules there, where they are read together; in the CRD each stands at the lowest place
+that holds all it reads, on the way to the field that its error names.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+Schema = dict[str, Any]
+
+VALIDATIONS = "x-kubernetes-validations"
+
+_LITERAL = re.compile(r"'[^']*'")
+_INNERMOST = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}")
+
+
+def lowered(schema: Schema) -> Schema:
+    """Return the schema with each rule as low as it may stand; what is refused stays the same."""
+    result = copy.deepcopy(schema)
+    _lower(result)
+    return result
+
+
+def _lower(schema: Schema) -> None:
+    properties = schema.get("properties", {})
+    kept = []
+    for validation in schema.pop(VALIDATIONS, []):
+        name = validation.get("fieldPath", "").removeprefix(".").partition(".")[0]
+        moved = narrowed(validation, name, is_required=_is_always_there(schema, name))
+        if moved is None:
+            kept.append(validation)
+        else:
+            properties[name].setdefault(VALIDATIONS, []).append(moved)
+    if kept:
+        schema[VALIDATIONS] = kept
+    for child in properties.values():
+        _lower(child)
+    for keyword in ("items", "additionalProperties"):
+        if isinstance(schema.get(keyword), dict):
+            _lower(schema[keyword])
+
+
+def _is_always_there(schema: Schema, name: str) -> bool:
+    """Whether rules find the field in every object: the API server fills in what has a default."""
+    fields = schema.get("properties", {})
+    return name in schema.get("required", []) or "default" in fields.get(name, {})
+
+
+def narrowed(validation: Schema, name: str, *, is_required: bool) -> Schema | None:
+    """Return a rule as it reads at the field ``name``, or None where it has to stay.
+
+    It has to where it reads anything else, asks whether the field is there (other than to let
+    objects without it pass, which a rule at the field does by not running), or compares with
+    what was.
+    """
+    rule = validation["rule"]
+    body = rule.removeprefix(f"!has(self.{name}) || ")
+    is_guarded = body != rule
+    if not name or not (is_guarded or is_required) or (is_guarded and _chooses(body)):
+        return None
+    field = re.compile(rf"\bself\.{name}\b")
+    texts = {"rule": body}
+    if "messageExpression" in validation:
+        texts["messageExpression"] = validation["messageExpression"]
+    for text in texts.values():
+        reads_more = re.search(r"\bself\b|\boldSelf\b", field.sub("", text))
+        if reads_more or f"has(self.{name})" in text:
+            return None
+    moved = validation | {key: field.sub("self", text) for key, text in texts.items()}
+    moved["fieldPath"] = validation["fieldPath"].removeprefix(f".{name}")
+    if not moved["fieldPath"]:
+        del moved["fieldPath"]
+    return moved
+
+
+def _chooses(expression: str) -> bool:
+    """Whether an expression is ``a ? b : c``: what stood before it with ``||`` was part of a."""
+    text, bare = _LITERAL.sub("", expression), ""
+    while text != bare:
+        text, bare = _INNERMOST.sub("", text), text
+    return "?" in text

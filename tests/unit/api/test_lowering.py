@@ -1,0 +1,147 @@
+"""Rules in the CRD stand lower than in the models, and say the same."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from finetune_api.crd import CUSTOM_KINDS, CustomKind
+from finetune_api.lowering import VALIDATIONS, lowered, narrowed
+
+Schema = dict[str, Any]
+Place = tuple[str, ...]
+
+
+def rules_of(schema: Schema, place: Place = ()) -> Iterator[tuple[Place, Schema]]:
+    for rule in schema.get(VALIDATIONS, []):
+        yield place, rule
+    for name, child in schema.get("properties", {}).items():
+        yield from rules_of(child, (*place, name))
+    for keyword in ("items", "additionalProperties"):
+        if isinstance(schema.get(keyword), dict):
+            yield from rules_of(schema[keyword], (*place, keyword))
+
+
+def told_at(place: Place, rule: Schema) -> Place:
+    return (*place, *rule.get("fieldPath", "").split(".")[1:])
+
+
+@pytest.fixture(scope="module", params=CUSTOM_KINDS, ids=lambda custom: custom.kind)
+def schema(request: pytest.FixtureRequest) -> Schema:
+    custom: CustomKind = request.param
+    return custom.build_schema()
+
+
+def test_every_message_is_told_of_the_same_field(schema: Schema) -> None:
+    def told(rules: Iterator[tuple[Place, Schema]]) -> Counter[tuple[Place, str]]:
+        return Counter((told_at(place, rule), rule["message"]) for place, rule in rules)
+
+    assert told(rules_of(lowered(schema))) == told(rules_of(schema))
+
+
+def test_every_rule_that_moved_reads_as_before_where_its_object_is(schema: Schema) -> None:
+    before: dict[tuple[Place, str], list[tuple[Place, Schema]]] = {}
+    for place, rule in rules_of(schema):
+        before.setdefault((told_at(place, rule), rule["message"]), []).append((place, rule))
+    for place, rule in rules_of(lowered(schema)):
+        origins = before[told_at(place, rule), rule["message"]]
+        assert any(_is_same(schema, origin, rule, place) for origin in origins), rule["rule"]
+
+
+def _is_same(schema: Schema, origin: tuple[Place, Schema], moved: Schema, place: Place) -> bool:
+    """Put the path back before what a rule reads, and a guard where an object may be missing."""
+    start, rule = origin
+    if place[: len(start)] != start:
+        return False
+    path = ".".join(("self", *place[len(start) :]))
+    guards, node = "", _node_at(schema, start)
+    for depth, name in enumerate(place[len(start) :], start=len(start)):
+        child = node["properties"][name]
+        if name not in node.get("required", []) and "default" not in child:
+            guards += f"!has({'.'.join(('self', *place[len(start) : depth + 1]))}) || "
+        node = child
+    raised = {
+        key: re.sub(r"\bself\b", path, moved.get(key, "")) for key in ("rule", "messageExpression")
+    }
+    return (
+        guards + raised["rule"] == rule["rule"]
+        and raised["messageExpression"] == rule.get("messageExpression", "")
+        and moved.get("reason") == rule.get("reason")
+    )
+
+
+def _node_at(schema: Schema, place: Place) -> Schema:
+    for name in place:
+        schema = schema[name] if name in ("items", "additionalProperties") else _child(schema, name)
+    return schema
+
+
+def _child(schema: Schema, name: str) -> Schema:
+    child: Schema = schema["properties"][name]
+    return child
+
+
+def test_no_two_rules_of_a_place_are_alike(schema: Schema) -> None:
+    # The API server takes the list of rules for a map whose key is the rule.
+    rules = Counter((place, rule["rule"]) for place, rule in rules_of(lowered(schema)))
+    assert set(rules.values()) == {1}
+
+
+def test_rules_about_one_object_no_longer_stand_at_spec() -> None:
+    spec = lowered(CUSTOM_KINDS[0].build_schema())["properties"]["spec"]
+    for rule in spec[VALIDATIONS]:
+        read = set(re.findall(r"\bself\.(\w+)", rule["rule"]))
+        assert len(read) > 1 or "oldSelf" in rule["rule"], rule["rule"]
+    at = {place: rule for place, rule in rules_of(spec) if "certainty must" in rule["message"]}
+    assert at[("goal", "certainty")]["rule"] == "(double(self) >= 0.5 && double(self) <= 0.999)"
+    assert "self.all(g," in at[("evaluation", "gates")]["rule"]
+
+
+def test_a_schema_is_not_changed_by_being_lowered(schema: Schema) -> None:
+    before = copy.deepcopy(schema)
+    assert lowered(lowered(schema)) == lowered(schema)
+    assert schema == before
+
+
+@pytest.mark.parametrize(
+    ("rule", "moved"),
+    [
+        ("!has(self.goal) || self.goal.max > 0", "self.max > 0"),
+        (
+            "!has(self.goal) || !has(self.goal.max) || self.goal.max > 0",
+            "!has(self.max) || self.max > 0",
+        ),
+        (
+            "!has(self.goal) || (has(self.goal.max) ? true : false)",
+            "(has(self.max) ? true : false)",
+        ),
+        ("!has(self.goal) || self.goal.name == 'a?b'", "self.name == 'a?b'"),
+        ("!has(self.goal) || self.goal.max > 0 ? false : true", None),
+        ("!has(self.goal) || self.goal.max > self.goals.max", None),
+        ("!has(self.goals) || self.goals.max > 0", None),
+        ("has(self.goal) && self.goal.max > 0", None),
+        ("!has(self.goal) || has(self.goal) == self.goal.max", None),
+        ("!has(self.goal) || self.goal == oldSelf.goal", None),
+        ("!has(self.goal) || self == self.goal", None),
+        ("self.goal.max > 0", None),
+    ],
+)
+def test_only_what_reads_nothing_else_moves(rule: str, moved: str | None) -> None:
+    found = narrowed({"rule": rule, "fieldPath": ".goal.max"}, "goal", is_required=False)
+    assert found == (None if moved is None else {"rule": moved, "fieldPath": ".max"})
+
+
+def test_a_computed_message_moves_along_or_keeps_its_rule() -> None:
+    rule = {"rule": "self.goal.max > 0", "fieldPath": ".goal"}
+    both = {**rule, "messageExpression": "'not ' + self.goal.max"}
+    assert narrowed(both, "goal", is_required=True) == {
+        "rule": "self.max > 0",
+        "messageExpression": "'not ' + self.max",
+    }
+    other = {**rule, "messageExpression": "'not ' + self.other"}
+    assert narrowed(other, "goal", is_required=True) is None
