@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator
 from typing import Any
 
 Schema = dict[str, Any]
@@ -24,7 +25,37 @@ def lowered(schema: Schema) -> Schema:
     """Return the schema with each rule as low as it may stand; what is refused stays the same."""
     result = copy.deepcopy(schema)
     _lower(result)
+    _complete_defaults(result)
     return result
+
+
+def _complete_defaults(schema: Schema) -> None:
+    """Write defaults of objects out: the API server judges them, as they stand, by rules there.
+
+    It refuses a schema whose ``default: {}`` leaves out a field that a rule reads, although that
+    field has a default of its own.
+    """
+    for child in _children(schema):
+        _complete_defaults(child)
+    if isinstance(schema.get("default"), dict):
+        schema["default"] = _whole(schema, schema["default"])
+
+
+def _whole(schema: Schema, value: Schema) -> Schema:
+    """Return an object with the defaults of all fields that it lacks."""
+    fields = schema.get("properties", {})
+    found = {name: field["default"] for name, field in fields.items() if "default" in field}
+    for name, given in value.items():
+        is_object = isinstance(given, dict) and name in fields
+        found[name] = _whole(fields[name], given) if is_object else given
+    return found
+
+
+def _children(schema: Schema) -> Iterator[Schema]:
+    yield from schema.get("properties", {}).values()
+    for keyword in ("items", "additionalProperties"):
+        if isinstance(schema.get(keyword), dict):
+            yield schema[keyword]
 
 
 def _lower(schema: Schema) -> None:
@@ -39,11 +70,8 @@ def _lower(schema: Schema) -> None:
             properties[name].setdefault(VALIDATIONS, []).append(moved)
     if kept:
         schema[VALIDATIONS] = kept
-    for child in properties.values():
+    for child in _children(schema):
         _lower(child)
-    for keyword in ("items", "additionalProperties"):
-        if isinstance(schema.get(keyword), dict):
-            _lower(schema[keyword])
 
 
 def _is_always_there(schema: Schema, name: str) -> bool:

@@ -145,3 +145,23 @@ def test_a_computed_message_moves_along_or_keeps_its_rule() -> None:
     }
     other = {**rule, "messageExpression": "'not ' + self.other"}
     assert narrowed(other, "goal", is_required=True) is None
+
+
+def test_defaults_of_objects_are_written_out_for_the_rules_that_judge_them() -> None:
+    method = {
+        "type": "object",
+        "default": {"adapter": {"rank": 8}},
+        "properties": {
+            "objective": {"type": "string", "default": "SFT"},
+            "adapter": {
+                "type": "object",
+                "default": {},
+                "properties": {"rank": {"default": 16}, "alpha": {"default": 32}, "name": {}},
+            },
+            "seeds": {"type": "array", "default": [1]},
+        },
+    }
+    found = lowered({"type": "object", "properties": {"method": method}})["properties"]["method"]
+    adapter = {"rank": 8, "alpha": 32}
+    assert found["default"] == {"objective": "SFT", "adapter": adapter, "seeds": [1]}
+    assert found["properties"]["adapter"]["default"] == {"rank": 16, "alpha": 32}
