@@ -41,7 +41,9 @@ RESERVED_PREFIXES = ("finetune.dev/", "kueue.x-k8s.io/")
 """Label keys that tenants may not set on pods."""
 
 CONTAINER = "trainer"
-"""Name of the one container of every pod."""
+"""Name of every pod's container that runs the stage."""
+ENGINE_CONTAINER = "vllm"
+"""Name of the container beside it that answers an evaluation's questions, where there is one."""
 
 
 def child_job_name(name: str, stage: Stage, run: int = 1) -> str:

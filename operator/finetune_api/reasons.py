@@ -63,6 +63,10 @@ ACCEPTANCE = {
         "`trainer.image` is none that the administrator allows here.",
         "Leave it out, or have it added to `config.allowedImages`.",
     ),
+    "EngineNotAllowed": ReasonHelp(
+        "`evaluation.engine` is `VLLM`, and the administrator has named no image for it.",
+        "Use `Transformers`, or have `config.vllmImage` set.",
+    ),
     "JudgeNotAllowed": ReasonHelp(
         "`evaluation.judge.endpoint` is none that rows may be sent to here.",
         "Leave the judge out, or have it added to `config.allowedJudgeEndpoints`.",

@@ -52,6 +52,13 @@ class Environment:
     """How long storage may stay away from a stage that waits for it. Default: 900."""
     IMAGE = "FINETUNE_IMAGE"
     """The container image that the pod was made with, for the record."""
+    ENGINE_DIR = "FINETUNE_ENGINE_DIR"
+    """Folder shared with the vLLM server beside the evaluation, which begins with the arguments it
+    finds there."""
+    ENGINE_PORT = "FINETUNE_ENGINE_PORT"
+    """Its port on the loopback interface."""
+    ENGINE_IMAGE = "FINETUNE_ENGINE_IMAGE"
+    """Its container image, for the record."""
     TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
     NODE_RANK = "JOB_COMPLETION_INDEX"
     RENDEZVOUS_HOST = "FINETUNE_RENDEZVOUS_HOST"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import typer
 from rich.console import Console
 
-from finetune_api.trainer import Stage
+from finetune_api.trainer import Environment, Stage
 from finetune_cli.display import make_display
 from finetune_cli.errors import CliError
 from finetune_cli.exits import STORAGE
@@ -48,6 +49,8 @@ def run_planned(
         require_trainer(DATA_MODULES, to="preparing data on this machine")
     else:
         require_trainer()
+    if last in (None, Stage.EVALUATE):
+        _require_engine(planned)
     console = Console(stderr=as_json)
     display = make_display(console)
     try:
@@ -70,6 +73,18 @@ def run_planned(
         raise CliError("\n".join(problems), exit_code=int(outcome.exit_code) or STORAGE)
     if outcome.exit_code:
         raise typer.Exit(int(outcome.exit_code))
+
+
+def _require_engine(planned: LocalRun) -> None:
+    """Refuse at once what would end only after training: nothing here starts a server."""
+    if planned.job.spec.evaluation.engine == "Transformers" or os.environ.get(
+        Environment.ENGINE_DIR
+    ):
+        return
+    raise CliError(
+        "evaluation.engine VLLM: on a cluster the operator puts a vLLM server beside the "
+        "evaluation, and here there is none; add --set evaluation.engine=Transformers"
+    )
 
 
 def _read_stage(name: str | None) -> Stage | None:

@@ -45,6 +45,13 @@ class TenantSettings(BaseModel):
     digest of one architecture."""
     image_pull_secrets: list[str] = []
     """Names of Secrets, present in the jobs' namespaces, that pull the trainer image."""
+    vllm_image: str = ""
+    """Image with vLLM (0.32 or newer) that runs beside evaluations whose job asks for
+    `evaluation.engine: VLLM`, for example `vllm/vllm-openai` by digest; it needs `sh` and `vllm` on
+    its path. Empty: such jobs are refused."""
+    vllm_arguments: list[str] = []
+    """Arguments of `vllm serve` beside those that the evaluation gives, for example
+    `--gpu-memory-utilization=0.8`."""
     allow_cpu: bool = False
     """Let a pod that asked for GPUs and sees none go on with the CPU. For tests and demos only: it
     turns a broken driver into a job that is a hundred times slower instead of an error."""

@@ -48,6 +48,16 @@ def test_three_stages_run_and_the_result_is_shown(cli: Cli) -> None:
     assert "version  3" in done.out
 
 
+def test_a_job_that_needs_a_server_is_refused_before_it_trains(cli: Cli) -> None:
+    refused = cli("run", "job.yaml", "--set", "evaluation.engine=VLLM")
+    assert refused.code == 64
+    assert "evaluation.engine VLLM" in refused.err
+    assert "--set evaluation.engine=Transformers" in refused.err
+    assert "started" not in refused.out
+    until = cli("run", "job.yaml", "--set", "evaluation.engine=VLLM", "--until", "train")
+    assert until.code == 0, until.err
+
+
 def test_a_run_goes_no_further_than_it_is_asked_and_then_on_from_there(cli: Cli) -> None:
     first = cli("run", "job.yaml", "--until", "train")
     assert first.code == 0, first.err

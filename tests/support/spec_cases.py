@@ -439,6 +439,11 @@ CASES: tuple[Case, ...] = (
         "evaluation on fewer GPUs than training",
         {"spec.resources.gpusPerNode": 8, "spec.evaluation.gpus": 2},
     ),
+    good("a vLLM server beside the evaluation", {"spec.evaluation.engine": "VLLM"}),
+    good(
+        "a vLLM server for a scaled adapter",
+        {"spec.evaluation.engine": "VLLM", f"{ADAPTER}.type": "RsLoRA"},
+    ),
     good(
         "QLoRA with ZeRO2",
         {f"{ADAPTER}.type": "QLoRA", "spec.resources": {"strategy": "ZeRO2", "gpusPerNode": 2}},
@@ -969,6 +974,22 @@ CASES: tuple[Case, ...] = (
         {"spec.resources.gpusPerNode": 0, "spec.evaluation.gpus": 1},
         "evaluation.gpus must be at most resources.gpusPerNode",
     ),
+    bad(
+        "a vLLM server for DoRA",
+        {"spec.evaluation.engine": "VLLM", f"{ADAPTER}.type": "DoRA"},
+        "evaluation.engine VLLM serves adapters of type LoRA and RsLoRA",
+    ),
+    bad(
+        "a vLLM server for whole modules",
+        {"spec.evaluation.engine": "VLLM", f"{ADAPTER}.modulesToSave": ["norm"]},
+        "evaluation.engine VLLM serves adapters of type LoRA and RsLoRA without modulesToSave",
+    ),
+    bad(
+        "a vLLM server for an output head",
+        {"spec.evaluation.engine": "VLLM", f"{ADAPTER}.targetModules": ["q_proj", "lm_head"]},
+        "without modulesToSave and lm_head: use Transformers",
+    ),
+    bad("an engine of another name", {"spec.evaluation.engine": "SGLang"}, "VLLM"),
     bad(
         "FlashAttention on CPU",
         {"spec.resources.gpusPerNode": 0, "spec.hyperparameters.attention": "Flash"},

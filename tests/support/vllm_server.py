@@ -11,11 +11,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_operator.finetunejob.render.engine import SERVE
 from support.ports import free_port
 
 START_SECONDS = 600
@@ -84,16 +85,13 @@ def serve(
         *modules, "--dtype", dtype, "--max-model-len", "1024", "--enforce-eager", "--host",
         "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
-    env = {
-        **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
-        "PATH": f"{python.parent}:{os.environ['PATH']}",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=env, start_new_session=True
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_environment(python),
+            start_new_session=True,
         )
         try:
             server = VllmServer(address=f"http://127.0.0.1:{port}", log=log)
@@ -101,6 +99,43 @@ def serve(
             yield server
         finally:
             _stop(process)
+
+
+@contextmanager
+def stand_beside(python: Path, folder: Path, port: int) -> Iterator[dict[str, str]]:
+    """Run what the container beside a stage runs; yield what the stage is told of it.
+
+    Args:
+        python: Python of the environment that has vLLM.
+        folder: What stage and server share; it must not exist.
+        port: The server's.
+    """
+    folder.mkdir(parents=True)
+    process = subprocess.Popen(
+        ["sh", "-c", SERVE, "serve", "--enforce-eager"],
+        env={**_environment(python), "FINETUNE_ENGINE_DIR": str(folder)},
+        start_new_session=True,
+    )
+    try:
+        yield {"FINETUNE_ENGINE_DIR": str(folder), "FINETUNE_ENGINE_PORT": str(port)}
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _environment(python: Path) -> dict[str, str]:
+    return {
+        **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        # A step takes minutes beside much other work.
+        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3000",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def _wait_until_ready(server: VllmServer, process: subprocess.Popen[bytes]) -> None:

@@ -67,11 +67,12 @@ def test_the_evaluation_is_what_it_is_without(scored: Trained, tmp_path: Path) -
     assert result["numSamples"] == len(prompts_of(fork, "test"))
 
 
-@pytest.mark.parametrize("metric", ["loss", "bitsPerByte"])
-def test_a_likelihood_needs_no_answers(scored: Trained, tmp_path: Path, metric: str) -> None:
-    fork = scored[0].fork(
-        tmp_path / "fork", {"evaluation": {"validation": {"metric": metric, "maxSamples": 3}}}
-    )
+@pytest.mark.parametrize(("metric", "engine"), [("loss", "Transformers"), ("bitsPerByte", "VLLM")])
+def test_a_likelihood_needs_no_answers_and_training_no_server(
+    scored: Trained, tmp_path: Path, metric: str, engine: str
+) -> None:
+    change = {"validation": {"metric": metric, "maxSamples": 3}, "engine": engine}
+    fork = scored[0].fork(tmp_path / "fork", {"evaluation": change})
     drop_score(fork)
     run = fork.run_to("train")
     assert run.result["reused"] is True

@@ -15,6 +15,10 @@ MODEL = {
         "The base model is not the one this run began with.",
         "Restore it, or start the job again under a new name.",
     ),
+    "EngineUnsuitable": _Help(
+        "`evaluation.engine` is `VLLM`, and the adapter changes the experts of a mixture.",
+        "Use `Transformers`, or name the attention's modules in `method.adapter.targetModules`.",
+    ),
     "LicenceNotAllowed": _Help(
         "The base model's licence is none that the administrator allows, or is not stated.",
         "Choose another model, have the licence added to `config.allowedLicences`, or state it in"

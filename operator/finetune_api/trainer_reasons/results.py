@@ -8,6 +8,23 @@ RESULTS = {
     "AnswersMissing": _Help(
         "Workers left questions unanswered: a defect.", "Report it with the log."
     ),
+    "EngineFailed": _Help(
+        "The vLLM server beside the evaluation ended, or stopped answering.",
+        "Read what it said (`kubectl logs POD -c vllm`, or `logs/` of the run): memory, a model it "
+        "does not know.",
+    ),
+    "EngineMissing": _Help(
+        "`evaluation.engine` is `VLLM`, and no server stands beside the stage.",
+        "Have `config.vllmImage` set, or use `Transformers`.",
+    ),
+    "EngineNotReady": _Help(
+        "The vLLM server did not come up in time.",
+        "Read what it said: `kubectl logs POD -c vllm`.",
+    ),
+    "EngineRefuses": _Help(
+        "The vLLM server cannot be asked as the evaluation asks.",
+        "Have `config.vllmImage` changed (0.32 or newer), or use `Transformers`.",
+    ),
     "FolderMissing": _Help(
         "A folder that is published is not there: a defect.", "Report it with the log."
     ),

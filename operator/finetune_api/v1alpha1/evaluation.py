@@ -73,6 +73,10 @@ class Evaluation(APIModel):
     1,024. The report tells how many references are longer: answers to them are cut."""
     batch_size: Annotated[Integer, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Rows generated at once."""
+    engine: Literal["Transformers", "VLLM"] = "Transformers"
+    """Who computes the answers. `Transformers`: the stage itself, as training does. `VLLM`: a vLLM
+    server beside it, of the image that the administrator names, for long answers; with adapters of
+    type `LoRA` and `RsLoRA` without `modulesToSave` and `lm_head`."""
     baseline: Literal["Best", "AsIs"] = "Best"
     """How the base model is asked that the tuned one is compared with. `Best`: as is, and with the
     prompt that a person would write: an instruction, the labels where answers are labels, and up to

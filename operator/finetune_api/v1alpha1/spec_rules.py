@@ -10,6 +10,7 @@ from decimal import Decimal
 from finetune_api.meta import decimal_of
 from finetune_api.v1alpha1.batches import BATCH_RULES
 from finetune_api.v1alpha1.budget import BUDGET_RULES
+from finetune_api.v1alpha1.engine_rules import ENGINE_RULES
 from finetune_api.v1alpha1.gates import GATE_RULES
 from finetune_api.v1alpha1.goal_rules import GOAL_RULES
 from finetune_api.v1alpha1.judging import JUDGE_RULES
@@ -246,6 +247,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     *GATE_RULES,
     *REVIEW_RULES,
     *JUDGE_RULES,
+    *ENGINE_RULES,
     *PROBE_RULES,
     *SOURCE_RULES,
     *PRIVACY_RULES,

@@ -82,6 +82,7 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
     found += _judge(spec, config)
     found += _licence(spec, config)
     found += _image(spec, config)
+    found += _engine(spec, config)
     if spec.pod_template is not None:
         found += _pod_template(spec.pod_template)
         found += _placement(spec.pod_template, config)
@@ -192,6 +193,18 @@ def _image(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]
         message=f"{image!r} is not an image that jobs may run here"
         f" ({_listed(config.allowed_images)}); leave it out to run {config.trainer_image!r}, or"
         " ask the administrator to add it to allowedImages",
+    )
+
+
+def _engine(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
+    if spec.evaluation.engine != "VLLM" or config.vllm_image:
+        return
+    yield Violation(
+        reason=Reason.ENGINE_NOT_ALLOWED,
+        field="spec.evaluation.engine",
+        message="'VLLM' needs an image that runs beside the evaluation, and this cluster has none"
+        " (vllmImage in the operator's configuration is empty); use Transformers, or ask the"
+        " administrator to name one",
     )
 
 

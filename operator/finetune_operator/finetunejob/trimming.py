@@ -13,6 +13,7 @@ from finetune_api.names import (
     ACTIVE_SECONDS_ANNOTATION,
     ACTIVE_START_ANNOTATION,
     CONTAINER,
+    ENGINE_CONTAINER,
     JOB_LABEL,
     PAUSED_ANNOTATION,
     PRIORITY_LABEL,
@@ -92,7 +93,7 @@ def trim_pod(obj: Object) -> TrimmedPod:
             kept["scheduledTime"] = scheduled["lastTransitionTime"]
     for container in status.get("containerStatuses") or ():
         if container.get("name") == CONTAINER:
-            kept["container"] = _trim_state(container.get("state") or {})
+            kept["container"] = _trim_state(_state_of_start(container, status))
             if container.get("imageID"):
                 # The same few for thousands of pods.
                 kept["imageID"] = sys.intern(container["imageID"])
@@ -102,6 +103,27 @@ def trim_pod(obj: Object) -> TrimmedPod:
         if container.get("name") == CONTAINER and container.get("image"):
             kept_spec["image"] = sys.intern(container["image"])
     return {"metadata": _trim_metadata(obj["metadata"]), "spec": kept_spec, "status": kept}
+
+
+def _state_of_start(container: Object, status: Object) -> Object:
+    """Return the state of the stage's container, or of the server that it waits for.
+
+    Where a server comes first, the kubelet says of the stage's container only that it waits.
+    """
+    state: Object = container.get("state") or {}
+    others = status.get("initContainerStatuses") or ()
+    server = next((each for each in others if each.get("name") == ENGINE_CONTAINER), None)
+    if server is None or (state.get("waiting") or {}).get("reason") != "PodInitializing":
+        return state
+    waiting = (server.get("state") or {}).get("waiting") or {}
+    reason = waiting.get("reason", "PodInitializing")
+    # Of one that fails again and again the pod's events tell more.
+    if reason in ("PodInitializing", "CrashLoopBackOff"):
+        return {"waiting": {"reason": "ContainerCreating"}}
+    named = (
+        f"{waiting.get('message') or reason} (vLLM's, vllmImage in the operator's configuration)"
+    )
+    return {"waiting": {"reason": reason, "message": named}}
 
 
 def _trim_conditions(status: Object, kinds: frozenset[str]) -> list[Condition]:

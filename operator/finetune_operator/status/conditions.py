@@ -49,6 +49,7 @@ class Reason(StrEnum):
     REMOTE_CODE_NOT_ALLOWED = "RemoteCodeNotAllowed"
     RESERVED_NAME = "ReservedName"
     JUDGE_NOT_ALLOWED = "JudgeNotAllowed"
+    ENGINE_NOT_ALLOWED = "EngineNotAllowed"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     NODE_SELECTOR_NOT_ALLOWED = "NodeSelectorNotAllowed"

@@ -57,7 +57,7 @@ def test_every_pod_meets_the_restricted_pod_security_standard(case):
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         kinds = {key for volume in pod["volumes"] for key in volume if key != "name"}
         assert kinds <= {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
-        for container in pod["containers"]:
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
             context = container["securityContext"]
             assert context["allowPrivilegeEscalation"] is False
             assert context["readOnlyRootFilesystem"] is True

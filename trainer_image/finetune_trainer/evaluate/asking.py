@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from finetune_trainer.evaluate.launch import STOP_FLAG, STOPPED_REASON, read_sai
 from finetune_trainer.evaluate.metrics.answers import Answers as SaidAll
 from finetune_trainer.evaluate.models import ADAPTER_WEIGHTS
 from finetune_trainer.evaluate.question_set import QuestionSet
-from finetune_trainer.evaluate.worker import BEFORE_NAME, PROBLEM_NAME, WorkerPlan
+from finetune_trainer.evaluate.worker import BEFORE_NAME, ENGINE_NAME, PROBLEM_NAME, WorkerPlan
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.model.hardware import Hardware, claimed_gpus, detect_hardware, require_gpus
 from finetune_trainer.model.load import read_model_architecture, require_bitsandbytes
@@ -45,6 +46,9 @@ from finetune_trainer.planning.setup import Setup
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.stopping import on_stop
 from finetune_trainer.storage import ObjectStore
+
+SERVED = Placement(num_workers=1, gpus_per_worker=0)
+"""One process puts all questions to a server, which has the GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +79,7 @@ def ask_models(
     control_dir: Path,
     emit: EventEmitter,
     keeping: Keeping,
+    has_server: bool = False,
     tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, SaidAll]:
     """Ask the models everything that they were not asked before.
@@ -89,6 +94,8 @@ def ask_models(
         control_dir: Empty folder for the workers.
         emit: Where events go.
         keeping: Where answers are kept, and whose they are.
+        has_server: A vLLM server stands beside this stage where the job asks for one, and has the
+            GPUs.
         tell: Told how many asks are over, of how many; by default this is the stage's progress.
 
     Returns:
@@ -103,7 +110,10 @@ def ask_models(
     """
     if record.get("quantization") is not None:
         require_bitsandbytes(job.spec.trainer.image)
-    plan, placement = plan_workers(job, asked, base_dir, tuned_dir, record, control_dir)
+    is_served = has_server and job.spec.evaluation.engine == "VLLM"
+    plan, placement = plan_workers(
+        job, asked, base_dir, tuned_dir, record, control_dir, is_served=is_served
+    )
     Path(plan.job).write_text(job.to_json())
     write_encoded(control_dir, encoder, asked.encoded)
     if asked.prompted is not None:
@@ -121,7 +131,8 @@ def ask_models(
     total = sum(asked.encoded_for(side).num_asks for side in plan.sides)
     emit.message(
         f"asking {_name_sides(plan.sides)} {len(asked.questions)} {asked.rows} questions, answers "
-        f"up to {asked.encoded.answer_tokens} tokens, on {placement.describe()}"
+        f"up to {asked.encoded.answer_tokens} tokens, on "
+        + ("a vLLM server" if plan.is_served else placement.describe())
         + (f", and both models {asked.probes.num_asks} probes" if asked.probes else "")
         + (f"; {count(before)} of {total} asks were answered before" if count(before) else "")
     )
@@ -135,6 +146,17 @@ def read_problem(control_dir: Path) -> str:
     """Return why the published version could not be asked; empty if nothing was in the way."""
     path = control_dir / PROBLEM_NAME
     return path.read_text() if path.exists() else ""
+
+
+def read_engine(control_dir: Path, job: ResolvedJob) -> str:
+    """Return what computed the answers, with its version where it was asked in this attempt."""
+    if job.spec.evaluation.engine == "Transformers":
+        return f"Transformers {version('transformers')}"
+    path = control_dir / ENGINE_NAME
+    if path.exists():
+        return path.read_text()
+    image = os.environ.get(Environment.ENGINE_IMAGE, "")
+    return f"vLLM ({image})" if image else "vLLM"
 
 
 def _name_sides(sides: Sequence[str]) -> str:
@@ -192,6 +214,8 @@ def plan_workers(
     tuned_dir: Path | None,
     record: dict[str, Any],
     control_dir: Path,
+    *,
+    is_served: bool,
 ) -> tuple[WorkerPlan, Placement]:
     """Decide how the models are loaded and which processes hold them; as in :func:`ask_models`.
 
@@ -203,16 +227,18 @@ def plan_workers(
     value_bytes = 2 if bfloat16 else 4
     hardware = detect_hardware()
     architecture = read_model_architecture(base_dir)
-    placement = choose_placement(
-        job,
-        hardware,
-        size=_size_of_weights(base_dir, asked, value_bytes=value_bytes, quantize=quantize),
-        num_questions=len(asked.questions),
-        row_bytes=max(
-            count_row_bytes(architecture, encoded, bfloat16=bfloat16)
-            for encoded in asked.all_encoded
-        ),
-    )
+    placement = SERVED
+    if not is_served:
+        placement = choose_placement(
+            job,
+            hardware,
+            size=_size_of_weights(base_dir, asked, value_bytes=value_bytes, quantize=quantize),
+            num_questions=len(asked.questions),
+            row_bytes=max(
+                count_row_bytes(architecture, encoded, bfloat16=bfloat16)
+                for encoded in asked.all_encoded
+            ),
+        )
     no_model = control_dir / "none"
     no_model.mkdir()
     is_asked = {
@@ -236,14 +262,17 @@ def plan_workers(
         gpu_bytes=hardware.memory_bytes,
         gpu_kind=hardware.kind,
         published=asked.published.to_plan() if asked.published else None,
+        is_served=is_served,
     )
     return plan, placement
 
 
 def gather_facts(job: ResolvedJob, plan: WorkerPlan, keeping: Keeping) -> dict[str, object]:
     """Return all that answers depend on beside the questions."""
+    image = os.environ.get(Environment.ENGINE_IMAGE, "")
     return {
         **keeping.facts,
+        **({"engine": f"VLLM {image}"} if plan.is_served else {}),
         "bfloat16": plan.bfloat16,
         "quantize": plan.quantize,
         "batchSize": job.spec.evaluation.batch_size,

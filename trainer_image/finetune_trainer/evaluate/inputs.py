@@ -130,6 +130,7 @@ def ask(
             control_dir=control_dir,
             emit=context.emit,
             keeping=keeping,
+            has_server=True,
         )
     return said, tell_problem(published, read_problem(control_dir))
 

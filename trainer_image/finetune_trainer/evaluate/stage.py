@@ -13,6 +13,7 @@ from finetune_api.trainer import Environment
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.asking import read_engine
 from finetune_trainer.evaluate.gating import judge_gates
 from finetune_trainer.evaluate.goal import (
     Measurement,
@@ -173,6 +174,7 @@ def _gather_evidence(
         data_uri=inputs.prepared.uri,
         curve=_read_curve(context),
         image=os.environ.get(Environment.IMAGE, ""),
+        engine=read_engine(context.scratch("asking"), context.job),
     )
 
 

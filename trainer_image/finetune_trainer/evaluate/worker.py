@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -28,12 +29,16 @@ BEFORE_NAME = "before.json"
 """File in the control folder with the answers of an earlier attempt."""
 PROBLEM_NAME = "published-problem.txt"
 """File in the control folder that says why the published version cannot be asked."""
+ENGINE_NAME = "engine.txt"
+"""File in the control folder that names the server that was asked, with its version."""
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from finetune_trainer.evaluate.answering import Asker
+    from finetune_trainer.evaluate.answering import Asker, Said
+    from finetune_trainer.evaluate.encoded import EncodedQuestions
     from finetune_trainer.evaluate.models import ModelPair
+    from finetune_trainer.model.encoding import Encoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +61,7 @@ class WorkerPlan:
         gpu_bytes: Memory of one GPU.
         gpu_kind: Its name.
         published: Fields of the published version's ``PublishedFolder``; None where none is asked.
+        is_served: The models are a vLLM server's, which is asked in the place of loading them.
     """
 
     job: str
@@ -70,6 +76,7 @@ class WorkerPlan:
     gpu_bytes: int
     gpu_kind: str = ""
     published: Mapping[str, Any] | None = None
+    is_served: bool = False
 
 
 def main(argv: list[str]) -> int:
@@ -81,7 +88,10 @@ def main(argv: list[str]) -> int:
     plan = WorkerPlan(**json.loads(Path(argv[1]).read_text()))
     rank = int(argv[2])
     try:
-        answer_share(plan, rank)
+        if plan.is_served:
+            answer_by_server(plan, rank)
+        else:
+            answer_share(plan, rank)
     except BaseException as error:
         if not isinstance(error, TrainerError):
             traceback.print_exc()
@@ -104,8 +114,7 @@ def answer_share(plan: WorkerPlan, rank: int) -> None:
     """
     import torch
 
-    from finetune_trainer.evaluate.answering import Said
-    from finetune_trainer.evaluate.kept import count, read_answers
+    from finetune_trainer.evaluate.kept import read_answers
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
@@ -113,14 +122,7 @@ def answer_share(plan: WorkerPlan, rank: int) -> None:
     askers = make_askers(plan, job, rank)
     before = read_answers(folder / BEFORE_NAME)
     shares = {side: askers[side].share(before[side]) for side in plan.sides}
-    with (
-        (folder / f"done-{rank}").open("ab", buffering=0) as done,
-        (folder / f"said-{rank}.jsonl").open("ab", buffering=0) as said,
-    ):
-
-        def keep(side: str, answers: Said) -> None:
-            said.write(json.dumps({side: answers.to_json()}).encode() + b"\n")
-            done.write(b"." * count({side: answers}))
+    with _keeping(folder, rank) as keep:
 
         def put(sides: Sequence[str], model: PreTrainedModel) -> None:
             for side in sides:
@@ -133,6 +135,73 @@ def answer_share(plan: WorkerPlan, rank: int) -> None:
         for name, sides in groupby(wanted, key=model_of):
             if problem := ask_one(pair, name, partial(put, tuple(sides))):
                 (folder / PROBLEM_NAME).write_text(problem)
+
+
+@contextmanager
+def _keeping(folder: Path, rank: int) -> Iterator[Callable[[str, Said], None]]:
+    """Yield what writes down what a side has said, and counts it."""
+    from finetune_trainer.evaluate.kept import count
+
+    with (
+        (folder / f"done-{rank}").open("ab", buffering=0) as done,
+        (folder / f"said-{rank}.jsonl").open("ab", buffering=0) as said,
+    ):
+
+        def keep(side: str, answers: Said) -> None:
+            said.write(json.dumps({side: answers.to_json()}).encode() + b"\n")
+            done.write(b"." * count({side: answers}))
+
+        yield keep
+
+
+def answer_by_server(plan: WorkerPlan, rank: int) -> None:
+    """Put all questions to the vLLM server beside this stage; it begins if there are any.
+
+    Raises:
+        TrainerError: There is no server, or it ended, does not answer or refuses.
+    """
+    from finetune_trainer.evaluate.engine.arguments import Models, arguments_of, find_problem
+    from finetune_trainer.evaluate.engine.asking import NUM_AT_ONCE, ServedSide, ask_sides
+    from finetune_trainer.evaluate.engine.client import EngineClient
+    from finetune_trainer.evaluate.engine.server import EngineServer
+    from finetune_trainer.evaluate.kept import read_answers
+
+    job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
+    folder, adapters = Path(plan.control_dir), {"tuned": Path(plan.tuned_dir)}
+    names = list(plan.sides)
+    if plan.published and (problem := find_problem(plan.published, bfloat16=plan.bfloat16)):
+        (folder / PROBLEM_NAME).write_text(problem)
+        names.remove("published")
+    elif plan.published:
+        adapters["published"] = Path(plan.published["folder"])
+    before = read_answers(folder / BEFORE_NAME)
+    read = read_sides(plan, job)
+    sides = {
+        name: ServedSide(
+            model=model_of(name), encoder=read[name][0], encoded=read[name][1], before=before[name]
+        )
+        for name in names
+    }
+    if all(side.is_done for side in sides.values()):
+        return
+    server = EngineServer.from_environment()
+    longest = max(side.longest for side in sides.values())
+    models = Models(
+        base_dir=Path(plan.base_dir),
+        adapters=adapters,
+        bfloat16=plan.bfloat16,
+        max_tokens=longest,
+    )
+    batch_size = job.spec.evaluation.batch_size
+    try:
+        server.begin(arguments_of(job, models, port=server.port))
+        (folder / ENGINE_NAME).write_text(server.wait_until_ready())
+        with _keeping(folder, rank) as keep:
+            at_once = batch_size if isinstance(batch_size, int) else NUM_AT_ONCE
+            ask_sides(sides, EngineClient(server), keep, num_at_once=at_once)
+    except TrainerError:
+        server.keep_log(folder)
+        raise
 
 
 def ask_one(pair: ModelPair, name: str, put: Callable[[PreTrainedModel], None]) -> str:
@@ -167,6 +236,22 @@ def model_of(side: str) -> str:
 def make_askers(plan: WorkerPlan, job: ResolvedJob, rank: int) -> dict[str, Asker]:
     """Return who puts its share of the questions to each side."""
     from finetune_trainer.evaluate.answering import Asker
+
+    batch_size = job.spec.evaluation.batch_size
+    return {
+        side: Asker(
+            encoder,
+            encoded,
+            batch_size=batch_size if isinstance(batch_size, int) else None,
+            rank=rank,
+            num_workers=plan.num_workers,
+        )
+        for side, (encoder, encoded) in read_sides(plan, job).items()
+    }
+
+
+def read_sides(plan: WorkerPlan, job: ResolvedJob) -> dict[str, tuple[Encoder, EncodedQuestions]]:
+    """Return the encoder and the questions of each side."""
     from finetune_trainer.evaluate.encoded import folder_of, name_of, read_encoded
     from finetune_trainer.model.chat_format import read_format
     from finetune_trainer.model.encoding import make_encoder
@@ -175,17 +260,13 @@ def make_askers(plan: WorkerPlan, job: ResolvedJob, rank: int) -> dict[str, Aske
     tokenizer = load_tokenizer(
         Path(plan.base_dir), trust_remote_code=job.spec.model.trust_remote_code
     )
-    folder = Path(plan.control_dir)
-    batch_size = job.spec.evaluation.batch_size
+    folders = {side: folder_of(Path(plan.control_dir), side) for side in plan.sides}
     return {
-        side: Asker(
-            make_encoder(job, tokenizer, read_format(folder_of(folder, side))),
-            read_encoded(folder_of(folder, side), name=name_of(side)),
-            batch_size=batch_size if isinstance(batch_size, int) else None,
-            rank=rank,
-            num_workers=plan.num_workers,
+        side: (
+            make_encoder(job, tokenizer, read_format(folder)),
+            read_encoded(folder, name=name_of(side)),
         )
-        for side in plan.sides
+        for side, folder in folders.items()
     }
 
 

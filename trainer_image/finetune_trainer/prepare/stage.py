@@ -33,6 +33,7 @@ from finetune_trainer.prepare.refusals import (
     require_prompts,
     require_sides,
 )
+from finetune_trainer.prepare.served import require_served
 from finetune_trainer.prepare.summary import tell_report
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.storage import (
@@ -66,6 +67,7 @@ def prepare(context: StageContext) -> PrepareResult:
     benchmarks = fetch_benchmarks(context)
     model_dir, model_revision = context.model_folder(include_weights=False)
     require_licence(context, model_dir)
+    require_served(context.job, model_dir)
     model = context.job.spec.model
     template = fetch_template(model, context.access(model.credentials_ref))
     digest = compute_version(

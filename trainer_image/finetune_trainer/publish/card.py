@@ -19,6 +19,7 @@ def model_card(
     record: dict[str, Any],
     evaluation: EvaluateResult | None = None,
     baseline: str = "",
+    engine: str = "",
     is_merged: bool = False,
 ) -> str:
     """Write the model card: base, data version, recipe and, once known, scores.
@@ -29,6 +30,7 @@ def model_card(
         record: Content of the run's ``run.json``.
         evaluation: Held-out scores, once known.
         baseline: How the base model was asked, in a sentence.
+        engine: What computed the answers, with its version.
         is_merged: The card is for base and adapter in one.
 
     Source: Hugging Face model card metadata specification (huggingface_hub.ModelCardData).
@@ -51,6 +53,8 @@ def model_card(
     if evaluation is not None:
         goal = job.spec.goal
         parts.append(_scores_section(evaluation, certainty=goal.certainty if goal else "0.95"))
+        if engine:
+            parts.append(f"Answers were computed by {engine}.")
         if baseline:
             parts.append(_baseline_section(evaluation, baseline))
         if evaluation.judge is not None:

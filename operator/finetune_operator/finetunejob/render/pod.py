@@ -19,6 +19,12 @@ from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, claims_of
 from finetune_operator.finetunejob.render.config import JOB_FILE
+from finetune_operator.finetunejob.render.engine import (
+    engine_environment,
+    has_engine,
+    render_engine,
+    share_engine_folder,
+)
 from finetune_operator.finetunejob.render.service import rendezvous_host
 
 USER_ID = 65532
@@ -43,7 +49,7 @@ RESERVED_MOUNTS = (
     "/var/run",
     "/run",
 )
-OWN_VOLUMES = frozenset({"job", "work", "cache", "tmp", "shm", "token", "ca"})
+OWN_VOLUMES = frozenset({"job", "work", "cache", "tmp", "shm", "token", "ca", "engine"})
 
 GPU_LABELS = (
     "nvidia.com/gpu.product",
@@ -52,6 +58,8 @@ GPU_LABELS = (
 )
 """Labels of nodes that name the kind of their GPUs."""
 
+_OF_THE_STAGE = frozenset({"job", "tmp", "token", "ca", "engine"})
+"""Volumes that a server beside the stage does not get, or not as the stage has them."""
 _SUFFIXES = {"m": Decimal("0.001"), "": Decimal(1), "k": Decimal(1000)}
 
 
@@ -105,6 +113,8 @@ def render_pod_template(
     """Render the pod template of a stage; for the keywords see ``render_job``."""
     extra = spec.pod_template or PodTemplate()
     volumes, mounts = _volumes(spec, extra, owner.name, config)
+    if has_engine(spec, stage, config):
+        share_engine_folder(volumes, mounts, config)
     metadata: dict[str, Any] = {"labels": {**extra.labels, **labels_of(owner.name, stage)}}
     annotations = _annotations(extra, stage)
     if annotations:
@@ -119,11 +129,7 @@ def render_pod_template(
         "volumeMounts": mounts,
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": _security(),
     }
     policy = _pull_policy(spec, config)
     if policy:
@@ -144,6 +150,7 @@ def render_pod_template(
         "containers": [container],
         "volumes": volumes,
     }
+    pod.update(_engines(spec, stage, config, mounts))
     pod.update(_placement(extra, stage, config))
     if stage is Stage.TRAIN and spec.resources.nodes > 1:
         pod["subdomain"] = service_name(owner.name)
@@ -167,15 +174,28 @@ def _pin(data_digest: str | None) -> list[str]:
     return [] if data_digest is None else ["--data-digest", data_digest]
 
 
+def _security() -> dict[str, Any]:
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def _is_small(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> bool:
+    """Whether a stage's own container holds no model: it needs none, or a server has it."""
+    return stage in CPU_STAGES or has_engine(spec, stage, config)
+
+
 def memory_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:
-    """Return the memory limit of a stage's pods."""
-    if stage in CPU_STAGES:
+    """Return the memory limit of a stage's own container."""
+    if _is_small(spec, stage, config):
         return config.prepare_memory
     return spec.resources.memory or config.default_memory
 
 
 def _cpu_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:
-    if stage in CPU_STAGES:
+    if _is_small(spec, stage, config):
         return config.prepare_cpu
     return spec.resources.cpu or config.default_cpu
 
@@ -193,10 +213,32 @@ def num_gpus_of(spec: FineTuneJobSpec, stage: Stage) -> int:
 
 def _resources(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> dict[str, Any]:
     limits = {"cpu": _cpu_of(spec, stage, config), "memory": memory_of(spec, stage, config)}
-    gpus = num_gpus_of(spec, stage)
+    gpus = 0 if has_engine(spec, stage, config) else num_gpus_of(spec, stage)
+    return _limited(limits, spec, gpus)
+
+
+def _limited(limits: dict[str, str], spec: FineTuneJobSpec, gpus: int) -> dict[str, Any]:
     if gpus:
         limits[spec.resources.gpu_resource] = str(gpus)
     return {"requests": dict(limits), "limits": limits}
+
+
+def _engines(
+    spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig, mounts: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the pod's server with what the stage would hold if it asked the models itself."""
+    if not has_engine(spec, stage, config):
+        return {}
+    limits = {
+        "cpu": spec.resources.cpu or config.default_cpu,
+        "memory": spec.resources.memory or config.default_memory,
+    }
+    resources = _limited(limits, spec, num_gpus_of(spec, stage))
+    own = [mount for mount in mounts if mount["name"] not in _OF_THE_STAGE]
+    seen = [mount for mount in own if not mount["name"].startswith("credentials-")]
+    return {
+        "initContainers": [render_engine(config, seen, resources=resources, security=_security())]
+    }
 
 
 def _pull_policy(spec: FineTuneJobSpec, config: OperatorConfig) -> str | None:
@@ -228,7 +270,9 @@ def _environment(
         Environment.GRACE_SECONDS: str(extra.termination_grace_period_seconds),
     }
     gpus = num_gpus_of(spec, stage)
-    if gpus:
+    if has_engine(spec, stage, config):
+        values |= engine_environment(config)
+    elif gpus:
         values[Environment.NUM_GPUS] = str(gpus)
     if config.cache_claim:
         values[Environment.CACHE_IS_SHARED] = "1"

@@ -74,6 +74,7 @@ class Evidence:
         parts: Scores of parts of the held-out rows.
         curve: Text of the run's ``metrics.jsonl``; empty where there is none.
         image: The trainer's container image, as the cluster knows it; empty elsewhere.
+        engine: What computed the answers, with its version; empty if nobody knows.
     """
 
     job: ResolvedJob
@@ -95,6 +96,7 @@ class Evidence:
     parts: Sequence[PartScore] = ()
     curve: str = ""
     image: str = ""
+    engine: str = ""
 
 
 def gather_samples(

@@ -76,6 +76,7 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         record=evidence.record,
         evaluation=evidence.result,
         baseline=prompt_words(evidence.prompted, evidence.not_prompted),
+        engine=evidence.engine,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -101,6 +102,7 @@ def _to_json(evidence: Evidence, tables: Tables | None) -> dict[str, Any]:
         "generation": record.get("generation"),
         "selection": record.get("selection"),
         "curve": record.get("curve"),
+        "engine": evidence.engine,
         "result": evidence.result.to_wire(),
         "cutAnswers": evidence.cut_words or None,
         "baseline": to_json(evidence.prompted, evidence.not_prompted),
@@ -189,6 +191,7 @@ def _name_files(evidence: Evidence) -> dict[str, str]:
     merged, image = evidence.merged_digest, evidence.image
     return {
         **({"Trainer image": image} if image else {}),
+        **({"Answers computed by": evidence.engine} if evidence.engine else {}),
         "Adapter files": evidence.adapter_uri,
         "Adapter sha256": evidence.adapter_sha256,
         **({"Merged model": merged} if merged else {}),

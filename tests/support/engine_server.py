@@ -1,0 +1,140 @@
+"""A server on the loopback interface that answers as vLLM does, in tokens, by any model."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+VERSION = "0.99.0"
+Read = Callable[[str, Sequence[int]], Sequence[Sequence[float]]]
+"""Of a model's name and tokens: behind each of them, the log-likelihood (nats) of all that may come
+next."""
+
+
+def made_up_next(name: str, tokens: Sequence[int], *, size: int = 40) -> list[float]:
+    """Return log-likelihoods that depend on all tokens, and on nothing else."""
+    draw = random.Random(f"{name} {list(tokens)}")
+    weights = [math.exp(20 * draw.random()) for _ in range(size)]
+    return [math.log(weight / sum(weights)) for weight in weights]
+
+
+def made_up_model(name: str, tokens: Sequence[int]) -> list[list[float]]:
+    """Read tokens."""
+    return [made_up_next(name, tokens[: at + 1]) for at in range(len(tokens))]
+
+
+@dataclass(kw_only=True)
+class EngineStub:
+    """What the server does and has seen.
+
+    Attributes:
+        read: The models.
+        reply: Called with the number of a call: the status to refuse it with, 0 to break the
+            connection, None to answer.
+        hidden: Part of an answer that is left out, as older versions do.
+        calls: Bodies of the calls.
+        most_at_once: Calls that were under way together.
+    """
+
+    read: Read = made_up_model
+    reply: Callable[[int], int | None] = lambda _number: None
+    hidden: str = ""
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    most_at_once: int = 0
+    port: int = 0
+    _under_way: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, body: dict[str, Any]) -> int:
+        with self._lock:
+            self.calls.append(body)
+            self._under_way += 1
+            self.most_at_once = max(self.most_at_once, self._under_way)
+            return len(self.calls) - 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._under_way -= 1
+
+    def choice(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return what a completion says, as far as it is asked for."""
+        model, prompt = body["model"], list(body["prompt"])
+        said: list[int] = []
+        while len(said) < body["max_tokens"]:
+            known = self.read(model, [*prompt, *said])[-1]
+            said.append(max(range(len(known)), key=lambda token: (known[token], -token)))
+            if said[-1] in body.get("stop_token_ids", ()):
+                break
+        choice: dict[str, Any] = {"text": "words that nobody reads"}
+        if body.get("return_token_ids"):
+            choice["token_ids"] = said
+        if (number := body.get("logprobs")) is not None:
+            known = self.read(model, prompt)[-1]
+            best = sorted(range(len(known)), key=lambda token: -known[token])[:number]
+            told = {f"token_id:{token}": known[token] for token in best}
+            choice["logprobs"] = {"top_logprobs": [told]}
+        if "prompt_logprobs" in body:
+            behind = zip(prompt[1:], self.read(model, prompt), strict=False)
+            choice["prompt_logprobs"] = [
+                None,
+                *({str(token): {"logprob": known[token]}} for token, known in behind),
+            ]
+        choice.pop(self.hidden, None)
+        return choice
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+    """Connections that wait: clients ask many at a time."""
+
+
+@contextmanager
+def engine_stub(port: int = 0, **settings: Any) -> Iterator[EngineStub]:
+    """Run a server until the end of the block."""
+    stub = EngineStub(**settings)
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self._say(200, {"version": VERSION} if self.path == "/version" else {})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            number = stub.begin(body)
+            try:
+                status = stub.reply(number)
+                if status == 0:
+                    self.close_connection = True
+                elif status is None:
+                    self._say(200, {"choices": [stub.choice(body)]})
+                else:
+                    self._say(status, {"error": {"message": "no"}})
+            finally:
+                stub.end()
+
+        def _say(self, status: int, wire: dict[str, Any]) -> None:
+            data = json.dumps(wire).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    with _Server(("127.0.0.1", port), Handler) as server:
+        stub.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield stub
+        finally:
+            server.shutdown()
+            thread.join()

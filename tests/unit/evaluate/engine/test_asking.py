@@ -1,0 +1,205 @@
+"""What a vLLM server is asked is what a model in this process is asked, in the same tokens."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune_trainer.errors import RetryableError, TrainerError, UserError
+from finetune_trainer.evaluate.answering import Said
+from finetune_trainer.evaluate.encoded import EncodedQuestions
+from finetune_trainer.evaluate.engine.asking import ServedSide, ask_sides, choose, score_example
+from finetune_trainer.evaluate.engine.client import NUM_TRIES, EngineClient
+from finetune_trainer.evaluate.engine.server import EngineServer
+from finetune_trainer.evaluate.kept import combine
+from finetune_trainer.model.encoding import Encoded, Encoder
+from support.engine_server import EngineStub, engine_stub, made_up_next
+from support.tiny_tokenizer import make_tokenizer
+
+STOPS = (3, 17)
+NOTHING = Said(likelihoods={}, texts={})
+
+
+def client_of(stub: EngineStub, folder: Path) -> EngineClient:
+    return EngineClient(EngineServer(folder, stub.port), wait=lambda _seconds: None)
+
+
+def made_up_score(model: str, tokens: list[int], begin: int) -> float:
+    return sum(
+        made_up_next(model, tokens[:at])[tokens[at]] for at in range(max(1, begin), len(tokens))
+    )
+
+
+def test_an_answer_ends_with_its_stop_tokens_or_at_its_length_and_nowhere_else(tmp_path):
+    with engine_stub() as stub:
+        client = client_of(stub, tmp_path)
+        answers = [
+            client.answer("tuned", [start, 5], max_tokens=30, stop_ids=STOPS) for start in range(20)
+        ]
+    assert {len(answer) for answer in answers} >= {30}
+    for answer in answers:
+        assert not set(answer[:-1]) & set(STOPS)
+        assert len(answer) == 30 or answer[-1] in STOPS
+    assert all(
+        (call["temperature"], call["ignore_eos"], call["stop_token_ids"]) == (0.0, True, [3, 17])
+        for call in stub.calls
+    )
+
+
+@pytest.mark.parametrize("spans", [((2, 6),), ((0, 6),), ((1, 2), (4, 5)), ((5, 6),), ()], ids=str)
+def test_of_an_example_what_counts_is_summed(spans, tmp_path):
+    tokens = [4, 8, 15, 16, 23, 30]
+    example = Encoded(input_ids=tokens, spans=spans, num_cut=0)
+    counted = [at for start, end in spans for at in range(start, end) if at]
+    with engine_stub() as stub:
+        nll, count = score_example(client_of(stub, tmp_path), "base", example)
+    assert count == len(counted)
+    known = [made_up_next("base", tokens[:at])[tokens[at]] for at in counted]
+    assert nll == pytest.approx(-sum(known))
+
+
+@pytest.mark.parametrize("common", [0, 1, 3])
+@pytest.mark.parametrize("number", [1, 2, 5, 30])
+def test_the_likeliest_choice_is_that_of_reading_all_of_them(common, number, tmp_path):
+    draw = random.Random(number * 10 + common)
+    start = [draw.randrange(40) for _ in range(common)]
+    firsts = draw.sample(range(40), number)
+    choices = [[*start, first, *(draw.randrange(40) for _ in range(3))] for first in firsts]
+    with engine_stub() as stub:
+        client = client_of(stub, tmp_path)
+        for prompt in ([7], [1, 2, 3], [30, 30], [12, 9]):
+            chosen = choose(client, "base", prompt, choices)
+            totals = [made_up_score("base", [*prompt, *each], len(prompt)) for each in choices]
+            assert chosen == int(np.argmax(totals))
+
+
+def test_choices_that_cannot_win_any_more_are_not_read(tmp_path):
+    def read(name: str, tokens: Sequence[int]) -> list[list[float]]:
+        end = [0.0 if token == 3 else -50.0 for token in range(40)]
+        return [
+            made_up_next(name, tokens[:at]) if at < 3 else end for at in range(1, 1 + len(tokens))
+        ]
+
+    choices = [[first, 3] for first in range(4, 34)]
+    with engine_stub(read=read) as stub:
+        chosen = choose(client_of(stub, tmp_path), "base", [7, 1], choices)
+    known = made_up_next("base", [7, 1])
+    assert chosen == max(range(30), key=lambda number: known[choices[number][0]])
+    assert len(stub.calls) == 2
+
+
+def side_of(before: Said = NOTHING, *, num_prompts: int = 6) -> ServedSide:
+    prompts = [[index, index + 1] for index in range(num_prompts)]
+    encoded = EncodedQuestions(
+        examples=[Encoded(input_ids=[*ids, 9, 3], spans=((2, 4),), num_cut=0) for ids in prompts],
+        owners=np.arange(num_prompts),
+        prompts=prompts,
+        answer_tokens=4,
+        choices=[[5, 3], [6, 3], [7, 8, 3]],
+    )
+    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    return ServedSide(model="base", encoder=encoder, encoded=encoded, before=before)
+
+
+def ask(stub: EngineStub, folder: Path, side: ServedSide, **settings) -> Said:
+    told: list[dict[str, Said]] = []
+    client = client_of(stub, folder)
+    try:
+        ask_sides({"base": side}, client, lambda n, said: told.append({n: said}), **settings)
+    finally:
+        side_said = combine(told)["base"]
+    return side_said
+
+
+def test_everything_is_asked_once_and_so_many_at_a_time(tmp_path):
+    with engine_stub() as stub:
+        said = ask(stub, tmp_path, side_of(), num_at_once=3)
+    assert [sorted(part) for part in (said.likelihoods, said.texts, said.chosen)] == [
+        list(range(6))
+    ] * 3
+    assert set(said.seconds) == set(range(6))
+    assert 1 < stub.most_at_once <= 3
+
+
+def test_what_was_answered_before_is_not_asked_again(tmp_path):
+    with engine_stub() as stub:
+        whole = ask(stub, tmp_path, side_of())
+        before = Said(
+            likelihoods={i: whole.likelihoods[i] for i in (0, 1, 2, 3, 4)},
+            texts={i: whole.texts[i] for i in (1, 2, 3)},
+            chosen={i: whole.chosen[i] for i in range(6)},
+        )
+        stub.calls.clear()
+        rest = ask(stub, tmp_path, side_of(before))
+    assert (set(rest.likelihoods), set(rest.texts), set(rest.chosen)) == ({5}, {0, 4, 5}, set())
+    assert len(stub.calls) == 4
+    assert {i: rest.texts[i] for i in rest.texts} == {i: whole.texts[i] for i in (0, 4, 5)}
+    done = Said(likelihoods=whole.likelihoods, texts=whole.texts, chosen=whole.chosen)
+    assert side_of(done).is_done
+    assert not side_of(before).is_done
+
+
+def test_the_longest_question_with_its_answer_fits():
+    assert side_of().longest == 2 + 4
+    nothing = EncodedQuestions(examples=[], owners=np.arange(0), prompts=[], answer_tokens=4)
+    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    empty = ServedSide(model="base", encoder=encoder, encoded=nothing, before=NOTHING)
+    assert empty.longest >= 1
+    assert empty.is_done
+
+
+@pytest.mark.parametrize("status", [0, 500, 503, 429])
+def test_calls_are_put_again_where_a_connection_breaks_or_the_server_is_busy(status, tmp_path):
+    with engine_stub() as stub:
+        whole = ask(stub, tmp_path, side_of())
+    seen: Counter[str] = Counter()
+
+    def reply(number: int) -> int | None:
+        call = str(stub.calls[number])
+        seen[call] += 1
+        return status if seen[call] < NUM_TRIES else None
+
+    with engine_stub(reply=reply) as stub:
+        said = ask(stub, tmp_path, side_of())
+    assert (said.texts, said.likelihoods) == (whole.texts, whole.likelihoods)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"reply": lambda _: 0}, RetryableError, f"does not answer .*{NUM_TRIES} times"),
+        ({"reply": lambda _: 500}, RetryableError, r"does not answer \(status 500"),
+        ({"reply": lambda _: 400}, UserError, r"refuses a question \(status 400\).*vllmImage"),
+        ({"hidden": "token_ids"}, UserError, "tells no token_ids.*0.32"),
+    ],
+    ids=["breaks", "fails", "refuses", "too old"],
+)
+def test_a_server_that_cannot_be_asked_fails_with_what_to_do(settings, error, words, tmp_path):
+    with engine_stub(**settings) as stub, pytest.raises(error, match=words):
+        ask(stub, tmp_path, side_of())
+
+
+def test_a_server_that_ends_is_not_waited_for_and_the_answers_before_are_told(tmp_path):
+    told: list[Said] = []
+
+    def reply(number: int) -> int | None:
+        if number < 5:
+            return None
+        (tmp_path / "ended").touch()
+        return 0
+
+    with engine_stub(reply=reply) as stub, pytest.raises(TrainerError, match="ended while") as end:
+        ask_sides(
+            {"base": side_of()},
+            client_of(stub, tmp_path),
+            lambda _, said: told.append(said),
+            num_at_once=1,
+        )
+    assert (end.value.reason, end.value.failure_class) == ("EngineFailed", "Retryable")
+    assert len(told) == 5
+    assert len(stub.calls) == 6

@@ -1,0 +1,1 @@
+"""Another engine for the answers: a vLLM server beside the stage, asked over HTTP."""

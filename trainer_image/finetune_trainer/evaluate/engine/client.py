@@ -1,0 +1,133 @@
+"""Asks a vLLM server in tokens, by OpenAI's completions: answers, likelihoods, next tokens."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from http.client import HTTPException
+from typing import Any
+
+from finetune_trainer.errors import RetryableError, TrainerError, UserError
+from finetune_trainer.evaluate.engine.server import EngineServer, direct
+
+ANSWER_SECONDS = 1800.0
+"""How long one call may take: thousands of tokens, among others."""
+NUM_TRIES = 6
+"""Tries of one call while the server stands: its connections may break, it may be busy."""
+MAX_WAIT_SECONDS = 10.0
+"""Between two of them."""
+NUM_NEXT = 20
+"""Next tokens that a server tells by default."""
+_REMEDY = (
+    "is it 0.32 or newer? Have the operator's vllmImage changed, or set evaluation.engine: "
+    "Transformers"
+)
+
+
+class EngineClient:
+    """Puts calls to a server; safe to use from several threads.
+
+    Args:
+        server: The server, which is ready.
+        wait: Waits for some seconds.
+    """
+
+    def __init__(
+        self, server: EngineServer, *, wait: Callable[[float], object] = time.sleep
+    ) -> None:
+        self._server = server
+        self._wait = wait
+        self._lock = threading.Lock()
+        self._failure: TrainerError | None = None
+
+    def answer(
+        self, model: str, prompt: Sequence[int], *, max_tokens: int, stop_ids: Sequence[int]
+    ) -> list[int]:
+        """Return the tokens of a greedy answer.
+
+        Args:
+            model: Name of the model.
+            prompt: Token ids.
+            max_tokens: Longest answer.
+            stop_ids: What an answer ends with; nothing else ends it.
+        """
+        told = self._ask(
+            model,
+            prompt,
+            {"max_tokens": max_tokens, "stop_token_ids": list(stop_ids), "return_token_ids": True},
+            wanted="token_ids",
+        )
+        return [int(token) for token in told]
+
+    def score(self, model: str, tokens: Sequence[int]) -> list[float]:
+        """Return the log-likelihood (nats) of each token after those before it; 0 of the first."""
+        body = {"max_tokens": 1, "prompt_logprobs": 0}
+        told = self._ask(model, tokens, body, wanted="prompt_logprobs")
+        pairs = zip(tokens[1:], told[1:], strict=True)
+        return [0.0, *(float(known[str(token)]["logprob"]) for token, known in pairs)]
+
+    def next_tokens(self, model: str, tokens: Sequence[int]) -> dict[int, float]:
+        """Return the log-likelihoods (nats) of the likeliest next tokens."""
+        body = {"max_tokens": 1, "logprobs": NUM_NEXT, "return_tokens_as_token_ids": True}
+        told = self._ask(model, tokens, body, wanted="logprobs")["top_logprobs"][0]
+        return {int(name.removeprefix("token_id:")): float(value) for name, value in told.items()}
+
+    def _ask(self, model: str, prompt: Sequence[int], body: dict[str, Any], *, wanted: str) -> Any:
+        """Return one part of what a call gives; the call is put again where a connection breaks.
+
+        Raises:
+            RetryableError: The server ended, or does not answer.
+            UserError: It refuses the call, or does not tell that part.
+        """
+        wire = {"model": model, "prompt": list(prompt), "temperature": 0.0, "ignore_eos": True}
+        data = json.dumps({**wire, **body}).encode()
+        problem = ""
+        for number in range(NUM_TRIES):
+            if self._server.has_ended:
+                break
+            if number:
+                self._wait(min(MAX_WAIT_SECONDS, 0.5 * 2.0**number))
+            if self._failure is not None:
+                raise self._failure
+            try:
+                choice = self._post(data)
+            except urllib.error.HTTPError as error:
+                with error:
+                    problem = f"status {error.code}"
+                if error.code < 500 and error.code != 429:
+                    raise self._fail(_refuses(f"refuses a question ({problem})")) from None
+            except (OSError, HTTPException) as error:
+                problem = type(getattr(error, "reason", error)).__name__
+            else:
+                if choice.get(wanted) is None:
+                    raise self._fail(_refuses(f"tells no {wanted}"))
+                return choice[wanted]
+        words = "ended while it was asked"
+        if not self._server.has_ended:
+            words = f"does not answer ({problem}, {NUM_TRIES} times)"
+        raise self._fail(RetryableError("EngineFailed", f"the vLLM server {words}"))
+
+    def _fail(self, error: TrainerError) -> TrainerError:
+        """Return the failure of all calls, which is that of the first."""
+        with self._lock:
+            self._failure = self._failure or error
+            return self._failure
+
+    def _post(self, data: bytes) -> dict[str, Any]:
+        request = urllib.request.Request(  # noqa: S310 - http on the loopback interface
+            self._server.url("/v1/completions"),
+            data=data,
+            headers={"Content-Type": "application/json"},
+        )
+        with direct.open(request, timeout=ANSWER_SECONDS) as reply:
+            wire = json.load(reply)
+        choice: dict[str, Any] = wire["choices"][0]
+        return choice
+
+
+def _refuses(what: str) -> UserError:
+    return UserError("EngineRefuses", f"the vLLM server {what}: {_REMEDY}")
