@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PYTEST := $(PYTHON) -m pytest
-# These start servers and watch the clock: one at a time. All others run two at a time.
+# These start servers and watch the clock.
 CLUSTER_TESTS := tests/control_plane tests/devcluster tests/e2e
 # Nothing is fetched at run time: models and data come from packages or are generated.
 export HF_HUB_OFFLINE := 1
@@ -33,10 +33,7 @@ demo-product-copy: setup ## The second example: product facts to a description
 
 .PHONY: test
 test: setup ## Set up and run all tests (trains small models; starts a real Kubernetes where it can)
-	@status=0; \
-	$(PYTEST) tests $(CLUSTER_TESTS:%=--ignore=%) --numprocesses 2 --dist worksteal || status=$$?; \
-	$(PYTEST) $(CLUSTER_TESTS) || status=$$?; \
-	exit $$status
+	@tools/test.sh
 
 .PHONY: test-cluster
 test-cluster: setup ## Of these, what needs a real API server or node (Linux, root, Go)

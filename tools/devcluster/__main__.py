@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from devcluster import commands
+from devcluster.binaries import BUILDS
 from devcluster.errors import DevclusterError
 
 
@@ -43,6 +44,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     build = verbs.add_parser("build", help="build binaries into the cache, start nothing")
     build.add_argument("--profile", choices=("control-plane", "node"), default="node")
+    build.add_argument(
+        "--also", nargs="+", choices=tuple(BUILDS), default=(), help="builds that neither needs"
+    )
+    build.add_argument("--images", action="store_true", help="the project's images too")
 
     path = verbs.add_parser("which", help="print the path of a built program, such as kubectl")
     path.add_argument("program")

@@ -90,13 +90,19 @@ def load(arguments: argparse.Namespace) -> int:
 
 
 def build(arguments: argparse.Namespace) -> int:
-    """Fill the cache of binaries."""
+    """Fill the cache of binaries, and of images if asked."""
     node = arguments.profile == "node"
     host.require(host.unfit_for_node() if node else host.unfit_for_control_plane())
     if node:
         host.install_packages(host.NODE_PROGRAMS)
-    for name in binaries.NODE if node else binaries.CONTROL_PLANE:
+    names = binaries.NODE if node else binaries.CONTROL_PLANE
+    for name in (*names, *arguments.also):
         say(f"{name}: {binaries.ensure_built(name)}")
+    if arguments.images:
+        from devcluster.images import build_images
+
+        for name, identity in build_images().items():
+            say(f"image {name}: {identity}")
     return 0
 
 

@@ -86,10 +86,28 @@ def load_images(
         _leave_nothing_mounted()
 
 
-def _load(state: ClusterState, image: ProjectImage, tag: str) -> str:
+def build_images() -> dict[str, str]:
+    """Build the project's images into the cache, without a cluster; returns name -> id.
+
+    Raises:
+        BuildError: a build failed.
+        HostUnfitError: a program is missing and cannot be installed.
+    """
+    host.install_packages(host.IMAGE_PROGRAMS)
+    try:
+        return {name: _build(image) for name, image in IMAGES.items()}
+    finally:
+        _leave_nothing_mounted()
+
+
+def _build(image: ProjectImage) -> str:
     base = ensure_base_image()
     with step(f"building {image.repository}"):
-        identity = build_image(image, base)
+        return build_image(image, base)
+
+
+def _load(state: ClusterState, image: ProjectImage, tag: str) -> str:
+    identity = _build(image)
     repository = f"{state.values['registry']}/{image.repository}"
     reference = f"{repository}:{tag}-{identity[:12]}"
     with step(f"pushing {reference}"):
