@@ -100,10 +100,11 @@ async def measure_queue(name: str, world: World, count: int) -> dict[str, Any]:
 
 async def measure_evictions(name: str, world: World, count: int) -> dict[str, Any]:
     """Preempt ``count`` jobs at once while all train, again and again; then let them end."""
+    goes_on = True
 
     def script(job: str, stage: Stage, attempt: int) -> Fate:
-        trains_on = stage is Stage.TRAIN and attempt < NUM_EVICTIONS
-        return Fate() if trains_on else success(stage)
+        # Not by attempt: a job may be preempted before its pod is there.
+        return Fate() if stage is Stage.TRAIN and goes_on else success(stage)
 
     offer(world, count, world.namespace)
     world.audit.mark()
@@ -134,6 +135,7 @@ async def measure_evictions(name: str, world: World, count: int) -> dict[str, An
                     "until_all_wait_seconds": round(time.monotonic() - training, 1),
                 }
             )
+            goes_on = number < NUM_EVICTIONS  # all wait now: no pod is left that trains on
             await world.client.delete(JOBS, world.namespace, urgent["metadata"]["name"])
         with contextlib.suppress(TimeoutError):  # is told as unfinished
             await until(lambda: _num_over(jobs) >= count, patience, every=0.5)
