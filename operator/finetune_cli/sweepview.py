@@ -198,7 +198,7 @@ def describe(sweep: Body, now: datetime) -> list[str]:
             "Model": spec["template"]["model"]["uri"],
             "Search": spec.get("search"),
             "Objective": _objective(sweep),
-            "Trials": ", ".join(f"{counts[k]} {k}" for k in _COUNTS if counts.get(k)),
+            "Trials": ", ".join(f"{counts[k]} {words}" for k, words in _COUNTS.items() if counts.get(k)),
             "At once": spec.get("parallelism"),
             "Early stopping": _stopping(spec),
             "Replicates": spec.get("replicates") or None,
@@ -222,7 +222,13 @@ def _objective(sweep: Body) -> str | None:
     return f"{metric_of(sweep)} of answers to at most {most} validation rows, {better} is better"
 
 
-_COUNTS = ("created", "running", "trained", "pruned", "failed")
+_COUNTS = {
+    "created": "created",
+    "running": "under way",  # among them those that wait at a rung and hold nothing
+    "trained": "trained",
+    "pruned": "pruned",
+    "failed": "failed",
+}
 
 
 def _stopping(spec: Body) -> str:

@@ -132,7 +132,7 @@ def test_a_sweep_is_listed_and_described() -> None:
     assert row(body, NOW) == ["banking", "Searching", "2/8", "banking-t3", "0.7000", "", "2h"]
     text = "\n".join(describe(body, NOW))
     for part in (
-        "4 created, 1 running, 3 trained",
+        "4 created, 1 under way, 3 trained",
         f"{RATE}: 1e-5 to 1e-3 on a logarithmic scale",
         f"{RANK}: 4, 16",
         "144,000",
