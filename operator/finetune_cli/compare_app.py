@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,8 +83,22 @@ def compare(
     show(comparison, format_, html, title=f"{len(found)} runs side by side")
 
 
-def show(comparison: Comparison, format_: str, html: Path | None, *, title: str) -> None:
+def show(
+    comparison: Comparison,
+    format_: str,
+    html: Path | None,
+    *,
+    title: str,
+    first: Sequence[str] = (),
+) -> None:
     """Print a comparison, and write its page if one is asked for.
+
+    Args:
+        comparison: What to show.
+        format_: ``text`` or ``json``.
+        html: Where the page goes; None for none.
+        title: Heading of the page.
+        first: Sentences that come before all else.
 
     Raises:
         CliError: The page cannot be written.
@@ -94,12 +109,14 @@ def show(comparison: Comparison, format_: str, html: Path | None, *, title: str)
         print(json.dumps(to_wire(comparison), indent=1))
     else:
         from finetune_cli.comparisontext import describe_comparison
+        from finetune_cli.inspection import printable
 
+        print("".join(f"{printable(sentence)}\n" for sentence in first), end="\n" if first else "")
         print(describe_comparison(comparison))
     if html is not None:
         from finetune_trainer.experiments.page import render_page
 
-        _write_page(html, render_page(comparison, title=title))
+        _write_page(html, render_page(comparison, title=title, first=first))
 
 
 def check_page(file: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,15 +143,17 @@ def report(
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Compare all trials of a sweep, as finetune compare does with any runs."""
+    """Say which trial won and why, and compare all, as finetune compare does with any runs."""
     from finetune_cli.extras import require_trainer
     from finetune_cli.runfiles import Asking, found_on_cluster, read_found
+    from finetune_cli.sweepreport import chosen_trial, explain_choice, order_jobs
 
     check_format(format_)
     check_page(html)
     require_trainer(COMPARE_MODULES, to="comparing runs")
     cluster = connect(context, namespace, kubeconfig)
-    jobs = list_trials(cluster, cluster.get_sweep(name))
+    sweep = cluster.get_sweep(name)
+    jobs = order_jobs(sweep, list_trials(cluster, sweep))
     if not jobs:
         raise CliError(f"FineTuneSweep {name} has no trials yet", exit_code=NOT_MET)
     asking = Asking(
@@ -158,8 +161,18 @@ def report(
     )
     from finetune_trainer.experiments.comparison import compare_runs
 
-    comparison = compare_runs(read_found([found_on_cluster(job) for job in jobs], asking))
-    show(comparison, format_, html, title=f"{name}: {len(jobs)} trials")
+    chosen = chosen_trial(sweep)
+    runs = [
+        replace(run, state=f"{run.state}, chosen") if run.name == chosen else run
+        for run in read_found([found_on_cluster(job) for job in jobs], asking)
+    ]
+    show(
+        compare_runs(runs),
+        format_,
+        html,
+        title=f"{name}: {len(jobs)} trials",
+        first=explain_choice(sweep),
+    )
 
 
 def list_trials(cluster: Cluster, sweep: dict[str, Any]) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ def leaderboard(sweep: Body) -> list[str]:
             ]
         )
     columns = (
-        *("TRIAL", *_labels(paths), *_columns(sweep)),
+        *("TRIAL", *labelled(paths), *_columns(sweep)),
         *("STEP", "TOKENS", "STATE", "BESIDE THE BEST"),
     )
     lines = table(rows, columns)
@@ -119,7 +119,7 @@ def leaderboard(sweep: Body) -> list[str]:
     if counts.get("created", 0) > len(trials):
         left_out = counts["created"] - len(trials)
         lines.append(f"{left_out} more trials: finetune list -l {SWEEP_LABEL}=SWEEP")
-    lines.append(_noise_words(sweep, noise))
+    lines.append(noise_words(sweep))
     return lines
 
 
@@ -153,7 +153,9 @@ def compared(trial: Body, sweep: Body, noise: float | None) -> str:
     return f"{gap:+.4f}"
 
 
-def _noise_words(sweep: Body, noise: float | None) -> str:
+def noise_words(sweep: Body) -> str:
+    """Return how much of a difference may be chance."""
+    noise = find_noise(sweep)
     if noise is None:
         return NO_NOISE
     scores = _replicates(sweep)
@@ -181,7 +183,8 @@ def _text(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
 
 
-def _labels(paths: Sequence[str]) -> list[str]:
+def labelled(paths: Sequence[str]) -> list[str]:
+    """Return paths by their last names, where those differ."""
     last = [path.rsplit(".", 1)[-1] for path in paths]
     return [name if last.count(name) == 1 else path for name, path in zip(last, paths, strict=True)]
 
@@ -198,7 +201,9 @@ def describe(sweep: Body, now: datetime) -> list[str]:
             "Model": spec["template"]["model"]["uri"],
             "Search": spec.get("search"),
             "Objective": _objective(sweep),
-            "Trials": ", ".join(f"{counts[k]} {words}" for k, words in _COUNTS.items() if counts.get(k)),
+            "Trials": ", ".join(
+                f"{counts[k]} {words}" for k, words in _COUNTS.items() if counts.get(k)
+            ),
             "At once": spec.get("parallelism"),
             "Early stopping": _stopping(spec),
             "Replicates": spec.get("replicates") or None,

@@ -110,14 +110,23 @@ def test_a_sweep_is_watched_to_its_end(cluster: FakeCluster) -> None:
     assert run("sweep", "watch", "banking")[0] == 1
 
 
-def test_the_report_compares_the_trials(cluster: FakeCluster, tmp_path: Path) -> None:
+def test_the_report_compares_the_trials_the_best_first(
+    cluster: FakeCluster, tmp_path: Path
+) -> None:
+    cluster.sweep["status"]["trials"][3]["score"] = "0.7"
+    cluster.sweep["status"]["best"] = {"name": "banking-t3", "chosen": True}
     page = tmp_path / "page.html"
     code, out, _ = run("sweep", "report", "banking", "-o", "json", "--html", str(page))
     assert code == 0
     wire = json.loads(out)
-    assert [each["name"] for each in wire["runs"]] == [f"banking-t{i}" for i in range(8)]
-    assert {each["state"] for each in wire["runs"]} == {"AwaitingSelection"}
+    order = [3, 0, 1, 2, 4, 5, 6, 7]
+    assert [each["name"] for each in wire["runs"]] == [f"banking-t{i}" for i in order]
+    states = [each["state"] for each in wire["runs"]]
+    assert states == ["AwaitingSelection, chosen", *["AwaitingSelection"] * 7]
+    why = "banking-t3 (rank 16) was chosen: score 0.7, the lowest of 8 scores."
     assert "banking: 8 trials" in page.read_text()
+    assert why in page.read_text()
+    assert run("sweep", "report", "banking")[1].startswith(why)
     cluster.jobs.clear()
     assert run("sweep", "report", "banking")[2] == "FineTuneSweep banking has no trials yet"
 

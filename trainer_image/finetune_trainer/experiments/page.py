@@ -40,13 +40,13 @@ class ScoreRow:
     high: float
 
 
-def render_page(comparison: Comparison, *, title: str, introduction: str = "") -> str:
+def render_page(comparison: Comparison, *, title: str, first: Sequence[str] = ()) -> str:
     """Render the page.
 
     Args:
         comparison: The runs and what differs.
         title: Heading.
-        introduction: A sentence below it.
+        first: Sentences below it, before what is said of any comparison.
     """
     runs = comparison.runs
     losses = comparable_losses(runs)
@@ -59,7 +59,8 @@ def render_page(comparison: Comparison, *, title: str, introduction: str = "") -
         "page.html.j2",
         folder=Path(__file__).parent,
         title=title,
-        introduction=introduction or _introduction(comparison),
+        first=first,
+        introduction=_introduction(comparison),
         comparison=comparison,
         runs=runs,
         curves=draw_curves(runs, colours),

@@ -157,8 +157,15 @@ def draw_curves(runs: Sequence[Run], colours: Sequence[int | None]) -> Curves | 
             for s in sorted({round(last * part / 4) for part in range(5)})
         ],
         losses=[Tick(at=place(0, v)[1], label=f"{v:.3g}") for v in ticks],
-        words=f"Validation loss of {len(shown)} runs over {last:,} steps.{cut}",
+        words=f"Validation loss of {len(shown)} runs over {last:,} steps.{cut}{_single(runs)}",
     )
+
+
+def _single(runs: Sequence[Run]) -> str:
+    number = sum(len(run.validation) == 1 for run in runs)
+    if not number:
+        return ""
+    return f" {number} more {'has' if number == 1 else 'have'} a single loss each, in the table."
 
 
 def _top(runs: Sequence[Run], low: float) -> float:
