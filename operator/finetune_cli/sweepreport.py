@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from finetune_cli.sweepview import Body, labelled, metric_of, noise_words, order_trials, outcome
 
+Job = TypeVar("Job", bound=Mapping[str, Any])
 
-def order_jobs(sweep: Body, jobs: Sequence[Body]) -> list[Body]:
+
+def order_jobs(sweep: Body, jobs: Sequence[Job]) -> list[Job]:
     """Return the jobs of a sweep, the best trial first; those without a score keep their order."""
     places = {trial["name"]: place for place, trial in enumerate(order_trials(sweep))}
     return sorted(jobs, key=lambda job: places.get(job["metadata"]["name"], len(places)))
