@@ -112,7 +112,11 @@ class ProgressWriter:
         return True
 
     def _keep_result(self, job: Object, result: AnyResult) -> None:
-        """Write a result that the leader has not found by itself."""
+        """Write a result that the leader has not found by itself, and the end of the curve.
+
+        Of the last losses, what waited for its interval was dropped when the stage was over; who
+        reads the status of a trained job would find another best step than the one published.
+        """
         metadata = job["metadata"]
         key: ObjectKey = (metadata["namespace"], metadata["name"])
         current = self._caches.finetunejobs.get(*key)
@@ -124,7 +128,9 @@ class ProgressWriter:
             for name, section in sections_of(result).items()
             if any(status.get(name, {}).get(field) != value for field, value in section.items())
         }
-        if not missing or is_terminal(status):
+        curve = status.get("validation")
+        is_short = self._latest.get(metadata["uid"], {}).get("validation", curve) != curve
+        if is_terminal(status) or not (missing or is_short):
             return
         self._sections.setdefault(metadata["uid"], {}).update(missing)
         self._submit(current, urgent=True)

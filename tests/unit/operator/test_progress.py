@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from finetune_api.trainer import Stage
+from finetune_operator.progress import writer as writing
 from finetune_operator.progress.report import Report, metrics_section, progress_section
 from finetune_operator.progress.writer import ProgressWriter, is_wanted
 from support.clock import FakeClock
@@ -144,6 +147,32 @@ async def test_the_validation_curve_stays_until_there_is_a_newer_one():
     too_long = {"curve": [{"step": step, "loss": "1"} for step in range(25)]}
     wire["finetune"] = {**PUSH["finetune"], "validation": too_long}
     assert "validation" not in push_to(job(), Stage.TRAIN, wire)
+
+
+async def test_the_end_of_the_validation_curve_is_told_after_the_stage_is_over(monkeypatch):
+    monkeypatch.setattr(writing, "RESULT_DELAY_SECONDS", 0.0)
+    selection = {"step": 50, "lastStep": 50, "plannedSteps": 50, "validationLoss": "0.3"}
+    result = {"stage": "train", "uri": "s3://x/a", "sha256": "a" * 64, "numBytes": 1, "step": 50,
+              "manifestSha256": "", "selection": selection}  # fmt: skip
+    curve = {"bestStep": 50, "bestLoss": "0.3", "curve": [{"step": 50, "loss": "0.3"}]}
+    old = {"bestStep": 40, "bestLoss": "0.4", "curve": [{"step": 40, "loss": "0.4"}]}
+    end = {"step": 50, "totalSteps": 50, "validation": curve, "result": result}
+    over = with_status(
+        stages=stages(train="2026-11-24T12:00:00Z"),
+        validation=old,
+        selection=selection,
+        artifact={"uri": "s3://x/a", "sha256": "a" * 64, "bytes": 1},
+    )
+    throttle, caches = Throttle(), Caches(with_status(validation=old))
+    writer = ProgressWriter(caches, throttle, clock=FakeClock())
+    assert writer.accept(caches.body, Stage.TRAIN, Report.model_validate({"finetune": end}))
+    late = throttle.submitted.pop()
+    caches.body = over  # the leader has found the end before that was written
+    assert not is_wanted(caches, over, late)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [status["validation"] for status in throttle.submitted] == [curve]
+    assert is_wanted(caches, over, throttle.submitted[-1])
 
 
 def test_counts_are_told_whole():
