@@ -43,7 +43,7 @@ class Cost:
     """What FineTuneJobs cost the operator.
 
     Attributes:
-        writes: Writes per job.
+        writes: Writes per job, but for its creation, which of a plain job is its user's.
         cpu_seconds: Processor time per job.
         memory_kib: What its memory grew by, per job.
         peak_rss_mib: Its memory at most.
@@ -117,7 +117,7 @@ async def _cost_of(world: World, run: Run, num_sweeps: int) -> Cost:
     count = num_sweeps * NUM_TRIALS
     counts = requests_by_kind(world.audit.read(OPERATOR_AGENT))
     return Cost(
-        writes=num_writes(counts) / count,
+        writes=(num_writes(counts) - counts[f"create {FINETUNEJOBS.plural}"]) / count,
         cpu_seconds=(after.cpu_seconds - before.cpu_seconds) / count,
         memory_kib=(after.rss_mib - before.rss_mib) * 1024 / count,
         peak_rss_mib=after.peak_rss_mib,

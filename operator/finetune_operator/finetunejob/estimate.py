@@ -11,7 +11,6 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_api.meta import decimal_of
-from finetune_api.names import SWEEP_LABEL
 from finetune_api.stage_results import PrepareResult, TimeEstimate
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -70,8 +69,7 @@ def is_hopeless(step: Step, spec: FineTuneJobSpec) -> str:
     """
     least = (step.draft.get(SECTION) or {}).get("leastGpuHours")
     limit = limit_in_hours(step, spec)
-    is_trial = SWEEP_LABEL in (step.observed.job["metadata"].get("labels") or {})
-    if least is None or limit is None or is_trial or decimal_of(least) <= limit:
+    if least is None or limit is None or step.observed.is_trial or decimal_of(least) <= limit:
         return ""
     hours = cost_text(decimal_of(least), step.config.gpu_hour_price)
     return (

@@ -35,6 +35,7 @@ class Hold:
         shown_in: The condition that says why, where the job has such a phase.
         is_final: Whether waiting cannot help: the job ends.
         is_expected: Whether the job was created to wait here, so that nobody needs a warning.
+        is_announced: Whether there is an Event; what waits for a controller alone needs none.
         recheck_seconds: After how long to ask again; None if a change wakes the job by itself.
     """
 
@@ -47,6 +48,7 @@ class Hold:
     shown_in: ConditionType | None = None
     is_final: bool = False
     is_expected: bool = False
+    is_announced: bool = True
     recheck_seconds: float | None = None
 
 
@@ -101,6 +103,7 @@ def _unselected(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
         phase=pruning.PHASE,
         shown_in=ConditionType.EVALUATED,
         is_expected=True,
+        is_announced=not step.observed.is_trial,
     )
 
 

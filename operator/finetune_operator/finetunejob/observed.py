@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from finetune_api.names import Owner
+from finetune_api.names import SWEEP_LABEL, Owner
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.finetunejob.decisions import Decision
@@ -88,6 +88,11 @@ class Observed:
     def uid(self) -> str:
         """UID of the FineTuneJob."""
         return str(self.job["metadata"]["uid"])
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is one of a FineTuneSweep, which decides what becomes of it."""
+        return SWEEP_LABEL in (self.job["metadata"].get("labels") or {})
 
     @property
     def owner(self) -> Owner:

@@ -114,7 +114,7 @@ def _wait(step: Step, view: StageView, held: Hold) -> None:
         return
     conditions = step.draft.conditions
     if held.told_in is not None:
-        if conditions.reason_of(held.told_in) != held.reason:
+        if held.is_announced and conditions.reason_of(held.told_in) != held.reason:
             text = f"{held.subject}{held.message}"
             step.draft.announce(held.reason, text, warning=not held.is_expected)
         conditions.set(held.told_in, False, held.reason, held.message)

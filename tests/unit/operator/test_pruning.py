@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from benchmarks.control_plane.simulation import result_of
 
+from finetune_api.names import SWEEP_LABEL
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.actions import (
@@ -90,6 +91,14 @@ def test_a_held_job_waits_after_training_without_anything_that_runs():
     assert made.status["progress"] == {
         "stage": "train", "percent": 100, "step": 171, "totalSteps": 171,
     }  # fmt: skip
+
+
+def test_a_trial_waits_for_its_sweep_without_an_event_of_that():
+    body = trained(job(holdAfter="Train"))
+    body["metadata"]["labels"] = {SWEEP_LABEL: "rates"}
+    made = plan(observe(body, **stages_done(PREPARE, TRAIN)), at(130), CONFIG)
+    assert made.status["reason"] == "HeldAfterTraining"
+    assert [event.reason for event in made.events] == ["Trained"]
 
 
 def test_a_held_job_is_written_once_and_neither_deadline_nor_budget_run_on():
