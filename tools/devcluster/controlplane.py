@@ -285,7 +285,11 @@ class ControlPlane:
         policy = self.folder / "audit-policy.json"
         policy.write_text(json.dumps(self.options.audit_policy))
         # Blocking mode, the default: every answered request is already in the file.
-        return [f"--audit-policy-file={policy}", f"--audit-log-path={self.audit_log}"]
+        return [
+            f"--audit-policy-file={policy}",
+            f"--audit-log-path={self.audit_log}",
+            "--audit-log-maxsize=100000",  # MB; after 100 it would begin another file
+        ]
 
     def _start_controller_manager(self, controllers: str) -> None:
         pki = self.pki

@@ -44,7 +44,7 @@ from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.store import Store
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
-from finetune_operator.status.conditions import shorten
+from finetune_operator.status.conditions import is_terminal, shorten
 from finetune_operator.status.draft import Announce
 
 logger = logging.getLogger(__name__)
@@ -149,6 +149,9 @@ class FineTuneSweepReconciler:
         if step.then:
             uid = sweep["metadata"]["uid"]
             await self._client.delete(FINETUNESWEEPS, *key, uid=uid)
+        if is_terminal(step.status or sweep.get("status")) and not step.first:
+            # Whoever changes it or a trial has it read again; a validated spec takes much memory.
+            self._memories.pop(sweep["metadata"]["uid"], None)
         if step.first:
             return RequeueAfter(MAX_ROUNDS_REST_SECONDS)
         if step.requeue_after is not None:

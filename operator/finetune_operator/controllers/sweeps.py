@@ -20,6 +20,7 @@ from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.feed import Feed
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of
+from finetune_operator.kube.sharing import share_texts
 from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workqueue import PRIORITY_USER
 
@@ -71,7 +72,7 @@ class Sweeps:
             client,
             FINETUNESWEEPS,
             namespaces=namespaces,
-            transform=trim_finetunejob,
+            transform=_keep_sweep,
             on_served=_tell_served,
             may_be_forbidden=True,
             rng=rng,
@@ -93,6 +94,14 @@ class Sweeps:
             self._forget(old)
         elif old is None or _is_news_of_sweep(old, new):
             self._wake(key_of(new), PRIORITY_USER)
+
+
+def _keep_sweep(obj: Object) -> Object:
+    """Trim a FineTuneSweep; the statuses of many have most of their words in common."""
+    sweep = trim_finetunejob(obj)
+    if isinstance(status := sweep.get("status"), dict):
+        share_texts(status)
+    return sweep
 
 
 def _is_news_of_sweep(old: Object, new: Object) -> bool:
