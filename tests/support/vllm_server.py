@@ -113,6 +113,8 @@ def stand_beside(python: Path, folder: Path, port: int) -> Iterator[dict[str, st
     folder.mkdir(parents=True)
     process = subprocess.Popen(
         ["sh", "-c", SERVE, "serve", "--enforce-eager"],
+        stdout=subprocess.DEVNULL,  # what it says lies in the folder, too
+        stderr=subprocess.STDOUT,
         env={**_environment(python), "FINETUNE_ENGINE_DIR": str(folder)},
         start_new_session=True,
     )
