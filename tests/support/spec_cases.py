@@ -1197,6 +1197,7 @@ CASES: tuple[Case, ...] = (
         {f"{HYPER}.loraPlusRatio": "16", "spec.method.adapter.type": "Full"},
         "method.adapter.type Full has none",
     ),
+    good("all weights", {"spec.method.adapter": {"type": "Full"}}),
     bad(
         "modules to save without an adapter",
         {"spec.method.adapter": {"type": "Full", "modulesToSave": ["norm"]}},

@@ -9,7 +9,8 @@ ENGINE_RULES: tuple[Rule, ...] = (
         rule=(
             "self.evaluation.engine != 'VLLM' || "
             "(self.method.adapter.type in ['LoRA', 'RsLoRA'] && "
-            "size(self.method.adapter.modulesToSave) == 0 && "
+            "!(has(self.method.adapter.modulesToSave) && "
+            "size(self.method.adapter.modulesToSave) > 0) && "
             "!('lm_head' in self.method.adapter.targetModules))"
         ),
         message=(

@@ -69,7 +69,10 @@ TRAINING_RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        rule=("size(self.method.adapter.modulesToSave) == 0 || self.method.adapter.type != 'Full'"),
+        rule=(
+            "!has(self.method.adapter.modulesToSave) || "
+            "size(self.method.adapter.modulesToSave) == 0 || self.method.adapter.type != 'Full'"
+        ),
         message=(
             "method.adapter.modulesToSave is for adapters: method.adapter.type Full trains every "
             "module"

@@ -53,6 +53,30 @@ def test_every_rule_that_moved_reads_as_before_where_its_object_is(schema: Schem
         assert any(_is_same(schema, origin, rule, place) for origin in origins), rule["rule"]
 
 
+def test_no_rule_reads_a_field_that_may_be_missing_without_asking(schema: Schema) -> None:
+    """CEL fails on it, and the API server then refuses what nobody has written."""
+    found = [
+        (place, read)
+        for place, rule in rules_of(lowered(schema))
+        for read in _unasked(_node_at(lowered(schema), place), rule["rule"])
+    ]
+    assert found == []
+
+
+def _unasked(node: Schema, rule: str) -> Iterator[str]:
+    for chain in set(re.findall(r"\bself((?:\.[A-Za-z]\w*)+)(?![\w(])", rule)):
+        at, path = node, "self"
+        for name in chain.strip(".").split("."):
+            child = at.get("properties", {}).get(name)
+            if child is None:
+                break
+            path = f"{path}.{name}"
+            is_there = name in at.get("required", []) or "default" in child
+            if not is_there and f"has({path})" not in rule:
+                yield path
+            at = child
+
+
 def _is_same(schema: Schema, origin: tuple[Place, Schema], moved: Schema, place: Place) -> bool:
     """Put the path back before what a rule reads, and a guard where an object may be missing."""
     start, rule = origin
