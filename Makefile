@@ -33,7 +33,7 @@ demo-product-copy: setup ## The second example: product facts to a description
 
 .PHONY: test
 test: setup ## Set up and run all tests (trains small models; starts a real Kubernetes where it can)
-	@tools/test.sh
+	@tools/test.sh $(CLUSTER_TESTS)
 
 .PHONY: test-cluster
 test-cluster: setup ## Of these, what needs a real API server or node (Linux, root, Go)

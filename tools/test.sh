@@ -2,12 +2,14 @@
 # Runs all tests in two parts: first what starts no cluster, two at a time, then what starts servers
 # and watches the clock, one at a time. What the second part needs is built while the first runs, at
 # a low priority: the first leaves a third of two cores free, and downloads take none.
+#
+# Usage: tools/test.sh FOLDER...   (those of the second part)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=.venv/bin/python
 LOG=build/devcluster-build.log
-CLUSTER_TESTS=(tests/control_plane tests/devcluster tests/e2e)
+CLUSTER_TESTS=("$@")
 
 build_ahead() {
   [ -n "${USE_EXISTING_CLUSTER:-}" ] && return

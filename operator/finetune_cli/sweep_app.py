@@ -146,7 +146,8 @@ def report(
     """Say which trial won and why, and compare all, as finetune compare does with any runs."""
     from finetune_cli.extras import require_trainer
     from finetune_cli.runfiles import Asking, found_on_cluster, read_found
-    from finetune_cli.sweepreport import chosen_trial, explain_choice, order_jobs
+    from finetune_cli.sweepreport import explain_choice, order_jobs
+    from finetune_cli.sweepview import chosen_trial
 
     check_format(format_)
     check_page(html)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from finetune_cli.sweepview import Body, labelled, metric_of, noise_words, order_trials, outcome
+from finetune_cli.sweepview import (
+    Body,
+    chosen_trial,
+    is_maximised,
+    labelled,
+    metric_of,
+    noise_words,
+    order_trials,
+    outcome,
+)
 
 Job = TypeVar("Job", bound=Mapping[str, Any])
 
@@ -14,12 +23,6 @@ def order_jobs(sweep: Body, jobs: Sequence[Job]) -> list[Job]:
     """Return the jobs of a sweep, the best trial first; those without a score keep their order."""
     places = {trial["name"]: place for place, trial in enumerate(order_trials(sweep))}
     return sorted(jobs, key=lambda job: places.get(job["metadata"]["name"], len(places)))
-
-
-def chosen_trial(sweep: Body) -> str:
-    """Return the name of the trial that was chosen; empty before that."""
-    best = sweep.get("status", {}).get("best", {})
-    return str(best["name"]) if best.get("chosen") else ""
 
 
 def explain_choice(sweep: Body) -> list[str]:
@@ -39,8 +42,7 @@ def explain_choice(sweep: Body) -> list[str]:
 
 
 def _place(sweep: Body, scored: Sequence[Body], winner: Body) -> str:
-    is_maximised = sweep.get("status", {}).get("objective", {}).get("direction") == "Maximize"
-    end = "highest" if is_maximised else "lowest"
+    end = "highest" if is_maximised(sweep) else "lowest"
     if winner is scored[0]:
         return f"the {end} of {len(scored)} scores" if len(scored) > 1 else "the only score"
     return f"where {scored[0]['name']} has the {end}: {scored[0]['score']}"

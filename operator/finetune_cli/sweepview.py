@@ -54,10 +54,21 @@ def _is_of_loss(sweep: Body) -> bool:
     return metric_of(sweep) in ("", VALIDATION_LOSS)
 
 
+def is_maximised(sweep: Body) -> bool:
+    """Whether a higher score is a better one."""
+    return bool(sweep.get("status", {}).get("objective", {}).get("direction") == "Maximize")
+
+
+def chosen_trial(sweep: Body) -> str:
+    """Return the name of the trial that was chosen; empty before that."""
+    best = sweep.get("status", {}).get("best", {})
+    return str(best["name"]) if best.get("chosen") else ""
+
+
 def order_trials(sweep: Body) -> list[Body]:
     """Return the trials, the best first: by score, then by loss; those without a score last."""
     trials: list[Body] = list(sweep.get("status", {}).get("trials", []))
-    sign = -1 if sweep.get("status", {}).get("objective", {}).get("direction") == "Maximize" else 1
+    sign = -1 if is_maximised(sweep) else 1
 
     def place(trial: Body) -> tuple[bool, float, float]:
         score, loss = _score(trial), _number(trial.get("loss"))
@@ -91,15 +102,14 @@ def leaderboard(sweep: Body) -> list[str]:
         return []
     noise = find_noise(sweep)
     paths = list(dict.fromkeys(path for t in trials for path in t.get("parameters", {})))
-    chosen = sweep.get("status", {}).get("best", {})
+    chosen = chosen_trial(sweep)
     rows = []
     for trial in trials:
         name = trial["name"]
-        is_chosen = chosen.get("chosen") and chosen.get("name") == name
         state = trial.get("state", "")
         rows.append(
             [
-                f"{name} *" if is_chosen else name,
+                f"{name} *" if name == chosen else name,
                 *(trial.get("parameters", {}).get(path, "") for path in paths),
                 *_figures(trial, sweep),
                 _text(trial.get("step")),
@@ -113,7 +123,7 @@ def leaderboard(sweep: Body) -> list[str]:
         *("STEP", "TOKENS", "STATE", "BESIDE THE BEST"),
     )
     lines = table(rows, columns)
-    if chosen.get("chosen"):
+    if chosen:
         lines.append("* chosen: it is evaluated on the test side and published through its gates")
     counts = sweep["status"].get("counts", {})
     if counts.get("created", 0) > len(trials):

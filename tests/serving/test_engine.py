@@ -14,20 +14,13 @@ import pytest
 
 from support.ports import free_port
 from support.stages import Workbench
-from support.vllm_server import stand_beside
-from vllm_venv import find_python
+from support.vllm_server import LEAST_EQUAL, NEEDS_VLLM, PYTHON, stand_beside
 
-LEAST_EQUAL = 0.99
 FEW = 12
 """Rows that are also asked with a prompt and for the likeliest label: 1,000 tokens each."""
 
-PYTHON = find_python()
 pytestmark = [
-    pytest.mark.skipif(
-        PYTHON is None,
-        reason="vLLM is not installed: make vllm-test, or set FINETUNE_VLLM_PYTHON to a Python "
-        "with it",
-    ),
+    NEEDS_VLLM,
     pytest.mark.timeout(3600),
 ]
 

@@ -12,18 +12,10 @@ import pytest
 
 from base_model import NAME
 from support.stages import Workbench
-from support.vllm_server import VllmServer, serve
-from vllm_venv import find_python
+from support.vllm_server import LEAST_EQUAL, NEEDS_VLLM, PYTHON, VllmServer, serve
 
-LEAST_EQUAL = 0.99
-
-PYTHON = find_python()
 pytestmark = [
-    pytest.mark.skipif(
-        PYTHON is None,
-        reason="vLLM is not installed: make vllm-test, or set FINETUNE_VLLM_PYTHON to a Python "
-        "with it",
-    ),
+    NEEDS_VLLM,
     # Training, evaluations and vLLM itself, in float32.
     pytest.mark.timeout(3600),
 ]

@@ -16,9 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from finetune_operator.finetunejob.render.engine import SERVE
 from support.ports import free_port
+from vllm_venv import find_python
 
+PYTHON = find_python()
+NEEDS_VLLM = pytest.mark.skipif(
+    PYTHON is None,
+    reason="vLLM is not installed: make vllm-test, or set FINETUNE_VLLM_PYTHON to a Python with it",
+)
+LEAST_EQUAL = 0.99
+"""Share of the answers that are to be those of Transformers."""
 START_SECONDS = 600
 ASK_SECONDS = 900
 NUM_AT_ONCE = 16

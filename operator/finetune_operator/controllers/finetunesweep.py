@@ -116,7 +116,7 @@ class FineTuneSweepReconciler:
         self._memories: dict[str, _Memory] = {}
 
     def forget(self, sweep: Object) -> None:
-        """Drop the memory of a FineTuneSweep that is gone."""
+        """Drop the memory of a FineTuneSweep that is gone or has ended."""
         uid = sweep["metadata"]["uid"]
         self._memories.pop(uid, None)
         self._refusals.forget(uid)
@@ -151,7 +151,7 @@ class FineTuneSweepReconciler:
             await self._client.delete(FINETUNESWEEPS, *key, uid=uid)
         if is_terminal(step.status or sweep.get("status")) and not step.first:
             # Whoever changes it or a trial has it read again; a validated spec takes much memory.
-            self._memories.pop(sweep["metadata"]["uid"], None)
+            self.forget(sweep)
         if step.first:
             return RequeueAfter(MAX_ROUNDS_REST_SECONDS)
         if step.requeue_after is not None:

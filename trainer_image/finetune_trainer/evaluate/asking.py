@@ -115,15 +115,7 @@ def ask_models(
         job, asked, base_dir, tuned_dir, record, control_dir, is_served=is_served
     )
     Path(plan.job).write_text(job.to_json())
-    write_encoded(control_dir, encoder, asked.encoded)
-    if asked.prompted is not None:
-        write_encoded(control_dir, encoder, asked.prompted.encoded, name=PROMPTED_NAME)
-    if asked.probes is not None:
-        write_encoded(control_dir, encoder, asked.probes, name=PROBES_NAME)
-    if asked.published is not None:
-        folder = folder_of(control_dir, "published")
-        folder.mkdir()
-        write_encoded(folder, asked.published.encoder, asked.published.encoded)
+    _write_questions(control_dir, encoder, asked)
     digest = digest_of(control_dir, gather_facts(job, plan, keeping))
     kept = KeptAnswers(keeping.store, keeping.direct, keeping.prefix, digest, tell=emit.message)
     before = kept.read()
@@ -140,6 +132,19 @@ def ask_models(
         said = _run(plan, kept, before, emit, total=total, tell=tell or partial(_progress, emit))
     heard = [side for side in plan.sides if side != "published" or not read_problem(control_dir)]
     return _gather(asked, {side: said[side] for side in heard})
+
+
+def _write_questions(control_dir: Path, encoder: Encoder, asked: QuestionSet) -> None:
+    """Write what the workers ask, encoded."""
+    write_encoded(control_dir, encoder, asked.encoded)
+    if asked.prompted is not None:
+        write_encoded(control_dir, encoder, asked.prompted.encoded, name=PROMPTED_NAME)
+    if asked.probes is not None:
+        write_encoded(control_dir, encoder, asked.probes, name=PROBES_NAME)
+    if asked.published is not None:
+        folder = folder_of(control_dir, "published")
+        folder.mkdir()
+        write_encoded(folder, asked.published.encoder, asked.published.encoded)
 
 
 def read_problem(control_dir: Path) -> str:
