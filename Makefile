@@ -95,8 +95,7 @@ pages: setup ## The pages for people in a real Chromium, if there is one (AXE=ax
 
 .PHONY: vllm-test
 vllm-test: setup ## Install vLLM beside the project (6 GB) and compare its answers with the evaluation's
-	@$(PYTHON) tools/vllm_venv.py
-	@$(PYTEST) tests/serving -s
+	@FINETUNE_VLLM_PYTHON="$$($(PYTHON) tools/vllm_venv.py)" $(PYTEST) tests/serving -s
 
 .PHONY: tracking
 tracking: setup ## Install MLflow, TensorBoard and wandb beside the project (0.8 GB), tell them of runs and read those back

@@ -1,6 +1,6 @@
 """An evaluation by a real vLLM, begun as its container begins it, says what Transformers says.
 
-Skipped unless vLLM is installed beside the project: `make vllm-test` installs it and runs this.
+Skipped unless FINETUNE_VLLM_PYTHON names a Python with vLLM; `make vllm-test` does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """vLLM serves what was published, unchanged, and answers what our evaluation reported.
 
-Skipped unless vLLM is installed beside the project: `make vllm-test` installs it and runs this.
+Skipped unless FINETUNE_VLLM_PYTHON names a Python with vLLM; `make vllm-test` does.
 """
 
 from __future__ import annotations

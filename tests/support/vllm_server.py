@@ -20,12 +20,12 @@ import pytest
 
 from finetune_operator.finetunejob.render.engine import SERVE
 from support.ports import free_port
-from vllm_venv import find_python
 
-PYTHON = find_python()
+PYTHON = os.environ.get("FINETUNE_VLLM_PYTHON")
+"""Only where it is asked for: these tests take a quarter of an hour, whatever a cache may hold."""
 NEEDS_VLLM = pytest.mark.skipif(
     PYTHON is None,
-    reason="vLLM is not installed: make vllm-test, or set FINETUNE_VLLM_PYTHON to a Python with it",
+    reason="takes a quarter of an hour: make vllm-test, or FINETUNE_VLLM_PYTHON=a Python with it",
 )
 LEAST_EQUAL = 0.99
 """Share of the answers that are to be those of Transformers."""
