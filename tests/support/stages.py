@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune_api.trainer import ResolvedJob, local_uid, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from support.preloaded import PreloadedPopen
 
 COLOURS = ("red", "green", "blue", "yellow")
 
@@ -72,6 +73,8 @@ class Workbench:
     data: Path
     change: dict[str, Any] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
+    is_plain: bool = False
+    """Start stages from nothing, as users do, instead of from imported libraries."""
 
     @property
     def output(self) -> Path:
@@ -159,7 +162,8 @@ class Workbench:
             "PYTHONWARNINGS": "ignore",
             **self.env,
         }
-        return subprocess.Popen(
+        start = subprocess.Popen if self.is_plain else PreloadedPopen
+        return start(
             [sys.executable, "-m", "finetune_trainer", stage, "--job", str(path)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

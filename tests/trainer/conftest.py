@@ -52,10 +52,13 @@ def workbenches(folder: Path, model: Path, data: Path) -> Callable[..., Workbenc
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, rows: Path
 ) -> tuple[Workbench, dict[str, Any]]:
-    """One run of all stages with nothing in its way, and its train result."""
-    workbench = Workbench(
-        folder=tmp_path_factory.mktemp("undisturbed"), model=tiny_model, data=rows
-    )
+    """One run of all stages with nothing in its way, and its train result.
+
+    As plain processes: other runs of the same job, forked with their libraries imported, must end
+    with the same bytes.
+    """
+    folder = tmp_path_factory.mktemp("undisturbed")
+    workbench = Workbench(folder=folder, model=tiny_model, data=rows, is_plain=True)
     workbench.run_to("prepare")
     result = workbench.run_to("train").result
     workbench.run_to("evaluate")

@@ -86,8 +86,9 @@ def test_a_pod_that_asked_for_too_few_gpus_does_not_train(bench: Callable[..., W
 def asking(
     undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
 ) -> Iterator[tuple[Workbench, subprocess.Popen[str], dict[int, int]]]:
-    """An evaluation whose two workers are at work."""
+    """An evaluation whose two workers are at work, found by their command lines."""
     workbench = unevaluated(undisturbed[0], tmp_path / "run", TWO)
+    workbench.is_plain = True
     process = workbench.start("evaluate")
     eventually(lambda: len(workers(workbench)) == 2, timeout=120, interval=0.05)
     yield workbench, process, workers(workbench)

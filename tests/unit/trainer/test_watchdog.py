@@ -117,9 +117,10 @@ STUCK = """
 import ctypes, sys
 from pathlib import Path
 from finetune_trainer.train.beats import BeatWriter
+sleep = ctypes.PyDLL(None).sleep  # keeps the interpreter's lock
 beats = BeatWriter(Path(sys.argv[1]), 0)
 def deep_inside():
-    ctypes.PyDLL(None).sleep(600)  # keeps the interpreter's lock
+    sleep(600)
 deep_inside()
 """
 
@@ -136,4 +137,4 @@ def test_a_rank_that_is_stuck_in_a_library_says_where(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     blame = find_blame(beats, stacks, Limits(), now=beats[0].at + 4000, has_other_nodes=False)
-    assert "at <string>:7 in deep_inside" in blame.message
+    assert "at <string>:8 in deep_inside" in blame.message
