@@ -5,8 +5,6 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PYTEST := $(PYTHON) -m pytest
-# These start servers and watch the clock.
-CLUSTER_TESTS := tests/control_plane tests/devcluster tests/e2e
 # Nothing is fetched at run time: models and data come from packages or are generated.
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
@@ -33,11 +31,11 @@ demo-product-copy: setup ## The second example: product facts to a description
 
 .PHONY: test
 test: setup ## Set up and run all tests (trains small models; starts a real Kubernetes where it can)
-	@tools/test.sh $(CLUSTER_TESTS)
+	@tools/test.sh
 
 .PHONY: test-cluster
 test-cluster: setup ## Of these, what needs a real API server or node (Linux, root, Go)
-	@$(PYTEST) $(CLUSTER_TESTS)
+	@CLUSTER_ONLY=1 tools/test.sh
 
 .PHONY: test-fast
 test-fast: setup ## Unit tests only: under a minute

@@ -1,50 +1,74 @@
 #!/usr/bin/env bash
-# Runs all tests in two parts: first what starts no cluster, two at a time, then what starts servers
-# and watches the clock, one at a time. What the second part needs is built while the first runs, at
-# a low priority: the first leaves a third of two cores free, and downloads take none.
+# Runs all tests in two parts: first what starts no cluster, two at a time, then what does.
 #
-# Usage: tools/test.sh FOLDER...   (those of the second part)
+# What the second part needs is built while the first runs, at a low priority: the first leaves some
+# of two cores free, and downloads take none. The second part has two lanes that run side by side,
+# one test at a time in each, and whose servers know nothing of each other: tests on API servers of
+# their own, and tests on this host's one node, which wait for pods with half a core most of the time.
+#
+# Usage: tools/test.sh   (CLUSTER_ONLY=1: the second part)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=.venv/bin/python
 LOG=build/devcluster-build.log
-CLUSTER_TESTS=("$@")
+API_TESTS=(tests/control_plane)
+NODE_TESTS=(tests/devcluster tests/e2e)
+SLOWEST=(--durations=15 --durations-min=15)
 
-build_ahead() {
-  [ -n "${USE_EXISTING_CLUSTER:-}" ] && return
-  mkdir -p "$(dirname "$LOG")"
-  # A process group of its own, to end all of it by one number. No session of its own: Linux gives
-  # each session the same share of the processor, whatever its priority.
+# A process group of its own, to end all of it by one number. No session of its own: Linux gives
+# each session the same share of the processor, whatever its priority.
+in_background() {
   set -m
-  # Programs first, whose compiler has a low priority by itself: tests of the first part wait for some.
-  (
-    export PYTHONPATH=tools
-    "$PYTHON" -m devcluster build --also kueue && nice "$PYTHON" -m devcluster build --images
-  ) >"$LOG" 2>&1 &
-  builder=$!
+  "$@" &
   set +m
 }
 
-stop_building() {
-  [ -n "${builder:-}" ] && kill -- "-$builder" 2>/dev/null
+build_programs_and_images() {
+  # Programs first, whose compiler has a low priority by itself: tests of the first part wait for some.
+  export PYTHONPATH=tools
+  "$PYTHON" -m devcluster build --also kueue && nice "$PYTHON" -m devcluster build --images
 }
 
-builder=""
-trap stop_building EXIT
+run_node_tests() {
+  "$PYTHON" -u -m pytest "${NODE_TESTS[@]}" "${SLOWEST[@]}" 2>&1 | sed -u 's/^/node: /'
+}
+
+background=""
+stop_background() {
+  [ -n "$background" ] && kill -- "-$background" 2>/dev/null
+}
+trap stop_background EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-build_ahead
+
+say() {
+  echo "test: $((SECONDS / 60)) min $((SECONDS % 60)) s: $*"
+}
 
 status=0
-"$PYTHON" -m pytest tests "${CLUSTER_TESTS[@]/#/--ignore=}" --numprocesses 2 --dist worksteal || status=$?
-if [ -n "$builder" ] && kill -0 "$builder" 2>/dev/null; then
-  echo "test: waiting until programs and images of the cluster tests are built; see $LOG"
+if [ -z "${CLUSTER_ONLY:-}" ]; then
+  if [ -z "${USE_EXISTING_CLUSTER:-}" ]; then
+    mkdir -p "$(dirname "$LOG")"
+    in_background build_programs_and_images >"$LOG" 2>&1
+    background=$!
+  fi
+  say "what starts no cluster; meanwhile what clusters need is built ($LOG)"
+  "$PYTHON" -m pytest tests $(printf -- '--ignore=%s ' "${API_TESTS[@]}" "${NODE_TESTS[@]}") \
+    --numprocesses 2 --dist worksteal "${SLOWEST[@]}" || status=$?
+  if [ -n "$background" ]; then
+    say "waiting until what clusters need is built"
+    # If it failed, the tests that need what is missing say why: they build it themselves.
+    wait "$background" || say "not all was built, see $LOG: $(tail -n 1 "$LOG")"
+    background=""
+  fi
 fi
-if [ -n "$builder" ]; then
-  # If it failed, the tests that need what is missing say why: they build it themselves.
-  wait "$builder" || echo "test: not all was built ahead, see $LOG: $(tail -n 1 "$LOG")"
-  builder=""
-fi
-"$PYTHON" -m pytest "${CLUSTER_TESTS[@]}" || status=$?
+say "API servers and a node, side by side; lines of the node's tests begin with 'node:'"
+in_background run_node_tests
+background=$!
+"$PYTHON" -m pytest "${API_TESTS[@]}" "${SLOWEST[@]}" || status=$?
+say "waiting for the node's tests"
+wait "$background" || status=$?
+background=""
+say "all tests have run"
 exit "$status"
