@@ -230,14 +230,30 @@ def _read_order(connection: socket.socket) -> tuple[list[int], Order]:
 
 def _become(order: Order, files: list[int], connection: socket.socket) -> None:
     """Turn this fork into the process that was ordered; what it runs comes after."""
-    while os.getppid() != order.parent:
-        time.sleep(0.001)  # until the process between has ended, some microseconds
-    connection.sendall(os.getpid().to_bytes(8, "big"))
+    try:
+        _wait_for_parent(order.parent)
+        _take_on(order, files)
+    finally:
+        # Not before: whoever waits for this may at once kill the session, or die itself.
+        connection.sendall(os.getpid().to_bytes(8, "big"))
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    if order.module[0] not in WORKERS and order.module[:2] != WITHOUT_TORCH:
+        _open_own_host()
+
+
+def _wait_for_parent(parent: int) -> None:
+    until = time.monotonic() + 10
+    while os.getppid() != parent:  # until the process between has ended, some microseconds
+        if time.monotonic() > until:
+            os._exit(1)  # whoever asked is dead
+        time.sleep(0.001)
+
+
+def _take_on(order: Order, files: list[int]) -> None:
     if order.new_session:
         os.setsid()
     for number, file in enumerate(files):
         os.dup2(file, number)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(order.environment)
     os.chdir(order.folder)
@@ -248,8 +264,6 @@ def _become(order: Order, files: list[int], connection: socket.socket) -> None:
             stream.reconfigure(write_through=True)  # type: ignore[union-attr]
     sys.path[0] = order.folder
     sys.argv = order.module
-    if order.module[0] not in WORKERS and order.module[:2] != WITHOUT_TORCH:
-        _open_own_host()
     if order.prepare:
         module, _, function = order.prepare.partition(":")
         getattr(importlib.import_module(module), function)()
