@@ -12,8 +12,9 @@ cd "$(dirname "$0")/.."
 
 PYTHON=.venv/bin/python
 LOG=build/devcluster-build.log
-API_TESTS=(tests/control_plane)
-NODE_TESTS=(tests/devcluster tests/e2e)
+CLUSTER_TESTS=(tests/control_plane tests/devcluster tests/e2e)
+# In this order: the first wants to begin and end nodes of its own, the others share one.
+NODE_TESTS=(tests/devcluster/test_{footprint,images,kueue,node}.py tests/e2e)
 SLOWEST=(--durations=15 --durations-min=15)
 
 # A process group of its own, to end all of it by one number. No session of its own: Linux gives
@@ -54,8 +55,8 @@ if [ -z "${CLUSTER_ONLY:-}" ]; then
     background=$!
   fi
   say "what starts no cluster; meanwhile what clusters need is built ($LOG)"
-  "$PYTHON" -m pytest tests $(printf -- '--ignore=%s ' "${API_TESTS[@]}" "${NODE_TESTS[@]}") \
-    --numprocesses 2 --dist worksteal "${SLOWEST[@]}" || status=$?
+  "$PYTHON" -m pytest tests "${CLUSTER_TESTS[@]/#/--ignore=}" --numprocesses 2 --dist worksteal \
+    "${SLOWEST[@]}" || status=$?
   if [ -n "$background" ]; then
     say "waiting until what clusters need is built"
     # If it failed, the tests that need what is missing say why: they build it themselves.
@@ -66,7 +67,8 @@ fi
 say "API servers and a node, side by side; lines of the node's tests begin with 'node:'"
 in_background run_node_tests
 background=$!
-"$PYTHON" -m pytest "${API_TESTS[@]}" "${SLOWEST[@]}" || status=$?
+"$PYTHON" -m pytest tests/control_plane tests/devcluster "${NODE_TESTS[@]/#/--ignore=}" "${SLOWEST[@]}" ||
+  status=$?
 say "waiting for the node's tests"
 wait "$background" || status=$?
 background=""
