@@ -90,11 +90,13 @@ def asking(
     workbench = unevaluated(undisturbed[0], tmp_path / "run", TWO)
     workbench.is_plain = True
     process = workbench.start("evaluate")
-    eventually(lambda: len(workers(workbench)) == 2, timeout=120, interval=0.05)
-    yield workbench, process, workers(workbench)
-    if process.poll() is None:
-        process.kill()
-        process.communicate()
+    try:
+        eventually(lambda: len(workers(workbench)) == 2, timeout=120, interval=0.05)
+        yield workbench, process, workers(workbench)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def end(workbench: Workbench, process: subprocess.Popen[str]) -> StageRun:
