@@ -10,8 +10,8 @@ import reads what a stage sets (datasets, deepspeed).
 signals, groups and exit codes are the kernel's. Source: prctl(2), PR_SET_CHILD_SUBREAPER.
 
 What this hides: an import that a library of ours forgets and another's import makes up for, and the
-hash seed. So whole chains of stages run as plain processes too (`tests/trainer/test_stages.py`,
-`test_reproducibility.py`, `tests/cli/test_run.py`, `make demo`, the images).
+hash seed. So whole chains of stages run as plain processes too: `undisturbed` in
+`tests/trainer/conftest.py`, `tests/cli/test_run.py`, `make demo`, the images on the dev cluster.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Order:
 
 
 class Host:
-    """The asking side of a process that forks.
+    """The asking side of a process that forks; made by the process that will ask.
 
     Args:
         connection: Socket to it.
@@ -101,6 +101,8 @@ class Host:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._lock = threading.Lock()
+        # Orphans of our descendants come to us: that is how a fork of a fork becomes our child.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def fork(self, order: Order, files: Sequence[int]) -> int:
         """Have a process forked that is a child of this one; returns its id.
@@ -112,8 +114,6 @@ class Host:
         Raises:
             OSError: The host is gone.
         """
-        # Orphans of our descendants come to us: that is how a fork of a fork becomes our child.
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         text = json.dumps(asdict(order)).encode()
         with self._lock:
             socket.send_fds(self._connection, [len(text).to_bytes(8, "big")], list(files))
@@ -279,7 +279,6 @@ def _open_own_host() -> None:
             os.dup2(nothing, number)
         serve(theirs)
     theirs.close()
-    _hosts.clear()
     _hosts[os.getpid(), True] = Host(ours)
     plain = subprocess.Popen
     for module in list(sys.modules.values()):  # torchrun's has taken the name already
