@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -152,6 +153,20 @@ def test_writers_and_deleters_of_one_folder_do_not_trip_over_each_other(store):
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
+    assert list(store.list()) == []
+
+
+def test_a_folder_that_another_delete_takes_in_between_is_gone_and_no_failure(store, monkeypatch):
+    store.write_bytes("f/mine", b"x")
+    real_scandir = os.scandir
+
+    def scandir_once_the_folder_is_gone(path):
+        if Path(path) == store.root / "f":
+            os.rmdir(path)
+        return real_scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_once_the_folder_is_gone)
+    store.delete("f/mine")
     assert list(store.list()) == []
 
 

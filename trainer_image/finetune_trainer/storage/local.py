@@ -15,7 +15,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
@@ -122,8 +121,7 @@ class FileStore:
         self._refuse_escape(path.parent)
         with local_writes(path):
             path.unlink(missing_ok=True)
-            pattern = f"{escape(_temporary_stem(path))}*{_TEMPORARY_SUFFIX}"
-            for unfinished in path.parent.glob(pattern):
+            for unfinished in _unfinished_writes(path):
                 unfinished.unlink(missing_ok=True)
         for folder in path.parents:
             if folder == self.root or not folder.is_relative_to(self.root):
@@ -228,6 +226,21 @@ def _create_beside(path: Path) -> tuple[Path, BinaryIO]:
 
 def _temporary_stem(path: Path) -> str:
     return f".{path.name[:200]}."
+
+
+def _unfinished_writes(path: Path) -> list[Path]:
+    """Return the temporary files beside a target; none where another delete took the folder."""
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in entries]
+    except FileNotFoundError:
+        return []
+    stem = _temporary_stem(path)
+    return [
+        path.with_name(name)
+        for name in names
+        if name.startswith(stem) and name.endswith(_TEMPORARY_SUFFIX)
+    ]
 
 
 def _link_new(temporary: Path, path: Path) -> None:
