@@ -75,6 +75,17 @@ class TimeEstimate(APIModel):
     """False where the kind of GPU is assumed, too."""
 
 
+class QuestionCount(APIModel):
+    """How many held-out questions the evaluation will ask, where ``maxSamples`` is ``auto``."""
+
+    number: int
+    """Questions."""
+    enough: bool = True
+    """Whether goal and gates have as many as they take."""
+    message: Annotated[str, Field(max_length=512)] = ""
+    """Why, for people."""
+
+
 class PrepareResult(APIModel):
     """What ``prepare`` found and wrote."""
 
@@ -90,6 +101,8 @@ class PrepareResult(APIModel):
     invalid_rows: list[InvalidRowPlace] = []
     """The first of them, as many as :func:`limit_places` lets through."""
     num_truncated_rows: int
+    questions: QuestionCount | None = None
+    """None where the job says itself how many are asked."""
     estimate: TimeEstimate | None = None
     """How long the stages after it would take; None where that cannot be said."""
     reused: bool = False

@@ -219,6 +219,7 @@ def _dataset(job: Body) -> dict[str, Any]:
         "Invalid rows": dataset.get("numInvalidRows"),
         "The first": _invalid_rows(dataset),
         "Truncated rows": dataset.get("numTruncatedRows"),
+        "Questions asked": dataset.get("questions", {}).get("message"),
         "Decision": decision_text(job),
     }
 

@@ -73,4 +73,7 @@ def _judge_data(document: Document, name: str, *, with_model: bool) -> Verdict:
         return Verdict(lines=tuple(lines), is_valid=False)
     rows = found["report"]["rows"]
     counts = ", ".join(f"{rows[side]:,} {side}" for side in ("train", "validation", "test"))
-    return Verdict(lines=(f"{name} is valid, and so is its data: {counts} rows",), is_valid=True)
+    lines = [f"{name} is valid, and so is its data: {counts} rows"]
+    if found["questions"]:
+        lines.append(f"  {found['questions']['message']}")
+    return Verdict(lines=tuple(lines), is_valid=True)

@@ -211,7 +211,8 @@ def test_validate_opens_the_data_and_goes_on_with_the_next_file(
     write_rows(tmp_path / "rows.jsonl", rows)
     bad = write_job(tmp_path, model).rename(tmp_path / "bad.yaml")
     write_job(tmp_path, model, dataset={
-        "sources": [{"uri": "file://./rows.jsonl"}], "maxInvalidRows": 1})  # fmt: skip
+        "sources": [{"uri": "file://./rows.jsonl"}], "maxInvalidRows": 1},
+        evaluation={"minPrompts": 5, "maxSamples": "auto"})  # fmt: skip
     assert cli("validate", "bad.yaml", "job.yaml").code == 0
     done = cli("validate", "--data", "bad.yaml", "job.yaml")
     assert done.code == 1
@@ -219,6 +220,7 @@ def test_validate_opens_the_data_and_goes_on_with_the_next_file(
     assert "bad.yaml: parcels is valid, but its data would be refused" in first
     assert "rows.jsonl:41" in first
     assert "is valid, and so is its data: 30 train, 2 validation, 8 test rows" in second
+    assert "8 of 8 held-out questions are asked, too few: without goal and gates" in second
     assert SECRET not in done.out + done.err
     assert not (tmp_path / "out").exists()
     assert bad.exists()

@@ -396,6 +396,15 @@ CASES: tuple[Case, ...] = (
         "Duplicate value",
     ),
     good("a review by default settings", {"spec.evaluation.review": {}}),
+    good(
+        "as many samples as the goal takes",
+        {"spec.evaluation": {"maxSamples": "auto", "minPrompts": 900, "review": {"sample": 400}}},
+    ),
+    bad(
+        "samples in a word that nobody knows",
+        {"spec.evaluation.maxSamples": "all"},
+        "must be 'auto' or a whole number from 1 to 100000",
+    ),
     bad(
         "a review of more questions than are answered",
         {"spec.evaluation": {"maxSamples": 40, "review": {}}},

@@ -76,7 +76,7 @@ def _tell(job: _Job) -> Told:
         (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         checks: tuple[Callable[[], None], ...] = (
             lambda: require_prompts(resolved.spec.evaluation, folder),
-            lambda: require_decidable_goal(resolved.spec, folder),
+            lambda: require_decidable_goal(resolved.spec, folder, num_questions=100_000),
         )
         for check in checks:
             try:

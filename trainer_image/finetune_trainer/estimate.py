@@ -126,7 +126,12 @@ def prepare_with_estimate(context: StageContext) -> PrepareResult:
     try:
         prepared = read_prepared(context.output, context.job, context.work_dir, sides=())
         folder, _ = context.model_folder(include_weights=False)
-        found = estimate(context.job, prepared.report, read_model_architecture(folder))
+        found = estimate(
+            context.job,
+            prepared.report,
+            read_model_architecture(folder),
+            num_chosen=prepared.num_chosen,
+        )
     except Exception as error:  # whatever it is, the data set is prepared
         context.emit.message(f"no estimate of time and cost: {classify(error).message}")
         return result
@@ -143,24 +148,48 @@ def prepare_with_estimate(context: StageContext) -> PrepareResult:
     return result.model_copy(update={"estimate": found})
 
 
-def estimate(job: ResolvedJob, report: DatasetReport, model: Architecture) -> TimeEstimate:
+def estimate(
+    job: ResolvedJob, report: DatasetReport, model: Architecture, *, num_chosen: int | None = None
+) -> TimeEstimate:
     """Reckon from a prepared data set.
+
+    Args:
+        job: The effective job.
+        report: The data set's.
+        model: The base model.
+        num_chosen: Questions that ``prepare`` chose, where the job leaves it to it.
 
     Raises:
         UserError: It would not fit what training is taken to run on.
     """
-    planned = plan_on(read_device(job), job, shape_of_training_side(job, report), model)
-    return estimate_time(planned, expect_held_out(job, report), expect_validation(job, report))
+    data = shape_of_training_side(job, report)
+    planned = plan_on(read_device(job), job, data, model, num_chosen=num_chosen)
+    held_out = expect_held_out(job, report, chosen=num_chosen)
+    return estimate_time(planned, held_out, expect_validation(job, report))
 
 
-def plan_on(device: Device, job: ResolvedJob, data: DataShape, model: Architecture) -> Planned:
+def plan_on(
+    device: Device,
+    job: ResolvedJob,
+    data: DataShape,
+    model: Architecture,
+    *,
+    num_chosen: int | None = None,
+) -> Planned:
     """Settle how a job is trained and evaluated on a device.
+
+    Args:
+        device: What it runs on.
+        job: The effective job.
+        data: Its training side.
+        model: The base model.
+        num_chosen: Questions that ``prepare`` chose, where the job leaves it to it.
 
     Raises:
         UserError: It does not fit, or settings contradict each other.
     """
     recipe = choose_recipe(job, data, model, device)
-    evaluation = plan_evaluation(job, data, model, recipe, device.hardware)
+    evaluation = plan_evaluation(job, data, model, recipe, device.hardware, num_chosen=num_chosen)
     return Planned(
         job=job, data=data, model=model, recipe=recipe, evaluation=evaluation, device=device
     )

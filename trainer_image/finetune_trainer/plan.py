@@ -14,6 +14,7 @@ from pathlib import Path
 from finetune_api.trainer import ResolvedJob, Stage
 from finetune_api.v1alpha1.plan_status import PlanStatus
 from finetune_trainer.context import StageContext
+from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.expected import (
     NOTHING_ASKED,
     Questions,
@@ -127,7 +128,7 @@ def _read_shape(
         )
         asked = job.spec.evaluation.max_new_tokens
         answer = asked if isinstance(asked, int) else mean / 2
-        most = job.spec.evaluation.max_samples
+        most = most_asked(job.spec.evaluation)
         held_out = Questions(number=most, prompt_tokens=mean / 2, answer_tokens=answer)
         scoring, validation = job.spec.evaluation.validation, NOTHING_ASKED
         if scoring is not None:
@@ -140,4 +141,5 @@ def _read_shape(
     prepared = read_prepared(context.output, job, context.work_dir, sides=())
     report = prepared.report
     training = shape_of_training_side(job, report)
-    return training, expect_held_out(job, report), expect_validation(job, report)
+    held_out = expect_held_out(job, report, chosen=prepared.num_chosen)
+    return training, held_out, expect_validation(job, report)

@@ -37,6 +37,17 @@ InvalidRowPlaces = Annotated[
 ]
 
 
+class QuestionStatus(APIModel):
+    """How many held-out questions are asked, where `evaluation.maxSamples` is `auto`."""
+
+    number: int | None = None
+    """Questions."""
+    enough: bool | None = None
+    """False where goal or gates take more than are held out."""
+    message: Text | None = None
+    """Which of them decided, and what it takes."""
+
+
 class DatasetStatus(APIModel):
     """The prepared data set."""
 
@@ -54,6 +65,8 @@ class DatasetStatus(APIModel):
     """The first of them, at most 20."""
     num_truncated_rows: int | None = None
     """Rows longer than `maxSequenceLength`."""
+    questions: QuestionStatus | None = None
+    """How many held-out questions are asked. Only where `evaluation.maxSamples` is `auto`."""
 
 
 class DataApprovalStatus(APIModel):

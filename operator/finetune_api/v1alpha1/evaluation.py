@@ -28,6 +28,9 @@ from finetune_api.v1alpha1.scoring import (
     ValidationScoring,
 )
 
+DEFAULT_SAMPLES = 500
+MOST_SAMPLES = 100_000
+
 
 class Goal(APIModel):
     """The KPI this job must reach on the held-out side before its adapter is published.
@@ -62,8 +65,14 @@ class Goal(APIModel):
 class Evaluation(APIModel):
     """How base and tuned model are compared on the held-out side."""
 
-    max_samples: Annotated[Integer, Field(ge=1, le=100000)] = 500
-    """Held-out rows scored, drawn by the split's seed."""
+    max_samples: Annotated[Integer, Field(ge=1, le=MOST_SAMPLES)] | Literal["auto"] = (
+        DEFAULT_SAMPLES
+    )
+    """Held-out questions asked, drawn by the split's seed. `auto`: as many as goal and gates take,
+    so that a model which is better than they ask by 0.05 (by half of what is left to the best
+    score, where that is less) meets them all with 90 % probability; without goal and gates, as
+    many as let no interval reach beyond 0.05 to either side. `status.dataset.questions` tells the
+    number, and why it is that."""
     min_prompts: Annotated[Integer, Field(ge=1, le=100000)] = 30
     """Fewest distinct held-out prompts that a published adapter may rest on. A data set with fewer
     is refused before it trains; below some 30 prompts an interval says next to nothing. Lower it

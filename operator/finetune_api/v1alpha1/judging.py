@@ -113,17 +113,18 @@ class Judge(APIModel):
         return min(self.sample, self.max_calls // CALLS_PER_ROW)
 
 
-def most_scored(evaluation: Any, metric: str) -> int:
+def most_scored(evaluation: Any, metric: str, num_questions: int) -> int:
     """Return how many held-out questions a metric looks at, at most.
 
     Args:
         evaluation: A job's ``spec.evaluation``.
         metric: The metric.
+        num_questions: Questions that are asked at most.
     """
-    most: int = evaluation.max_samples
     if evaluation.judge is not None and metric in METRIC_OF_MODE.values():
-        most = min(most, evaluation.judge.most_rows)
-    return most
+        most: int = evaluation.judge.most_rows
+        return min(num_questions, most)
+    return num_questions
 
 
 def _needs_mode(mode: JudgeMode, metric: str) -> Rule:

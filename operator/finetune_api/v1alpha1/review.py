@@ -45,14 +45,16 @@ class Review(APIModel):
 REVIEW_RULES: tuple[Rule, ...] = (
     Rule(
         rule=(
-            "!has(self.evaluation.review) || "
+            "!has(self.evaluation.review) || type(self.evaluation.maxSamples) == string || "
             "self.evaluation.review.sample <= self.evaluation.maxSamples"
         ),
         message="evaluation.review.sample must be at most evaluation.maxSamples: no more questions "
         "are answered",
         field="evaluation.review.sample",
         check=lambda s: (
-            s.evaluation.review is None or s.evaluation.review.sample <= s.evaluation.max_samples
+            s.evaluation.review is None
+            or s.evaluation.max_samples == "auto"
+            or s.evaluation.review.sample <= s.evaluation.max_samples
         ),
     ),
     Rule(

@@ -138,13 +138,19 @@ SPEC_RULES: tuple[Rule, ...] = (
         check=lambda s: not s.output.uri.startswith("hf://"),
     ),
     Rule(
-        rule="self.evaluation.maxSamples >= self.evaluation.minPrompts",
+        rule=(
+            "type(self.evaluation.maxSamples) == string || "
+            "self.evaluation.maxSamples >= self.evaluation.minPrompts"
+        ),
         message=(
             "evaluation.maxSamples must be at least evaluation.minPrompts: nothing could ever be "
             "published"
         ),
         field="evaluation.maxSamples",
-        check=lambda s: s.evaluation.max_samples >= s.evaluation.min_prompts,
+        check=lambda s: (
+            s.evaluation.max_samples == "auto"
+            or s.evaluation.max_samples >= s.evaluation.min_prompts
+        ),
     ),
     Rule(
         rule="double(self.method.adapter.dropout) < 1.0",

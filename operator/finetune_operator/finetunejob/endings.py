@@ -56,8 +56,12 @@ def succeed(step: Step, view: StageView) -> None:
             f"{rows.train} training, {rows.validation} validation and {rows.test} held-out"
             f" rows; {result.num_invalid_rows} left out, {result.num_truncated_rows} truncated."
         )
+        questions = result.questions
+        if questions is not None:
+            message = f"{message} {questions.message}."
         draft.conditions.set(kind, True, Reason.PREPARED, message)
-        draft.announce("DatasetReady", message)
+        is_short = questions is not None and not questions.enough
+        draft.announce("DatasetReady", message, warning=is_short)
     elif isinstance(result, TrainResult):
         message = f"{results.training_text(result)}{results.score_text(result)}"
         is_silent = step.config.progress_url and not has_heartbeat(step)

@@ -44,6 +44,8 @@ def dataset_section(result: PrepareResult) -> Section:
     }
     if result.invalid_rows:
         section["invalidRows"] = [place.to_wire() for place in result.invalid_rows]
+    if result.questions is not None:
+        section["questions"] = result.questions.to_wire()
     return section
 
 
@@ -244,6 +246,7 @@ def _prepare_result(dataset: Section) -> PrepareResult:
         num_invalid_rows=dataset["numInvalidRows"],
         invalid_rows=dataset.get("invalidRows") or [],
         num_truncated_rows=dataset["numTruncatedRows"],
+        questions=dataset.get("questions") or None,
     )
 
 

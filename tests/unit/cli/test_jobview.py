@@ -49,6 +49,14 @@ def test_a_tracked_job_tells_where_and_what_its_tracker_lacks() -> None:
     assert ["Not", "tracked:", "away"] in lines
 
 
+def test_how_many_questions_are_asked_is_shown_where_the_job_leaves_it_open() -> None:
+    job = finetunejob("headlines", "team-a")
+    job["status"] = {"dataset": {"digest": "d", "rows": {"train": 1, "test": 641}}}
+    assert "Questions asked" not in "\n".join(describe(job, [], NOW))
+    job["status"]["dataset"]["questions"] = {"number": 641, "enough": True, "message": "641 are"}
+    assert "Questions asked: 641 are" in "\n".join(describe(job, [], NOW))
+
+
 def test_the_validation_curve_is_shown_with_its_best() -> None:
     job = finetunejob("headlines", "team-a")
     points = [{"step": 20, "loss": "0.52"}, {"step": 40, "loss": "0.41"}]

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from finetune_api.stage_results import PrepareResult, RowCounts, TimeEstimate, limit_places
+from finetune_api.stage_results import (
+    PrepareResult,
+    QuestionCount,
+    RowCounts,
+    TimeEstimate,
+    limit_places,
+)
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import Environment, Stage
 from finetune_api.v1alpha1.cost_status import EstimateStatus
@@ -132,6 +138,7 @@ def test_the_estimate_fits_the_last_words_of_a_stage_that_has_much_to_say() -> N
         num_invalid_rows=10**9,
         invalid_rows=limit_places(place_row("f" * 80, 10**9, "r" * 63) for _ in range(20)),
         num_truncated_rows=10**9,
+        questions=QuestionCount(number=100_000, enough=False, message="q" * 512),
         estimate=RECKONED.model_copy(update={"tokens": 10**18, "device": "x" * 63}),
     )
     words = TerminationMessage(stage=PREPARE, exit_code=0, reason="Succeeded", result=result)

@@ -8,6 +8,7 @@ from benchmarks.control_plane.simulation import result_of
 from finetune_api.evaluation_result import EvaluateResult, JudgeResult, JudgeShare, Score
 from finetune_api.stage_results import (
     PrepareResult,
+    QuestionCount,
     RowCounts,
     StepSelection,
     TrainResult,
@@ -15,7 +16,7 @@ from finetune_api.stage_results import (
 )
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import Stage
-from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
+from finetune_api.v1alpha1.dataset_status import DatasetStatus, InvalidRowPlace
 from finetune_api.v1alpha1.evaluation_status import JudgeStatus, SelectionStatus
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
@@ -90,7 +91,7 @@ def test_weights_that_were_taken_over_go_into_the_status_and_back():
     assert made.status["artifact"]["originStep"] == 20
 
 
-def test_places_of_rows_left_out_go_into_the_status_and_back():
+def test_places_of_rows_left_out_and_questions_go_into_the_status_and_back():
     place = InvalidRowPlace(file="a.jsonl", line=7, reason="NotJson")
     result = PrepareResult(
         digest="d",
@@ -100,10 +101,29 @@ def test_places_of_rows_left_out_go_into_the_status_and_back():
         num_invalid_rows=1,
         invalid_rows=[place],
         num_truncated_rows=0,
+        questions=QuestionCount(number=641, enough=False, message="too few"),
     )
     sections = sections_of(result)
+    DatasetStatus.model_validate(sections["dataset"], by_alias=True, by_name=False)
     assert sections["dataset"]["invalidRows"] == [place.to_wire()]
     assert result_of_status(sections, PREPARE) == result
+
+
+@pytest.mark.parametrize(("enough", "kind"), [(True, "Normal"), (False, "Warning")])
+def test_the_number_of_questions_is_told_and_too_few_held_out_rows_are_a_warning(enough, kind):
+    questions = QuestionCount(number=120, enough=enough, message="120 of 120 are asked")
+    result = result_of(PREPARE).model_copy(update={"questions": questions})
+    words = TerminationMessage(stage=PREPARE, exit_code=0, reason="Succeeded", result=result)
+    known = stages_done(PREPARE)
+    known["pods"][PREPARE] = (ended(PREPARE, 0, words.to_text()),)
+    known = merged(known, {"jobs": {TRAIN: child(TRAIN)}})
+    made = plan(observe(accepted(), **known), at(60), CONFIG)
+    assert made.status["dataset"]["questions"] == questions.to_wire()
+    (event,) = made.events
+    assert (event.reason, event.kind) == ("DatasetReady", kind)
+    for text in (event.message, condition(made, "DatasetReady")["message"]):
+        assert text.endswith(" truncated. 120 of 120 are asked.")
+    assert condition(made, "DatasetReady")["status"] == "True"
 
 
 def test_a_score_on_validation_rows_goes_into_the_status_and_back():

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_trainer.data.asking import most_asked
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.decidable import require_decidable_goal
 from support.spec_cases import changed, minimal_job
@@ -26,7 +27,9 @@ def refusal(
 ) -> str:
     (folder / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     try:
-        require_decidable_goal(spec_with(goal, **evaluation), folder)
+        spec = spec_with(goal, **evaluation)
+        most = most_asked(spec.evaluation)
+        require_decidable_goal(spec, folder, num_questions=most)
     except DataError as error:
         return f"{error.reason}: {error}"
     return ""

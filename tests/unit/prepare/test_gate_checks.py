@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_api.messages import parse_job
+from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.rows import slice_digest
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.questions import gather_questions
@@ -35,7 +36,8 @@ def refusal(folder: Path, gate: dict[str, Any], **evaluation: Any) -> str:
     gates = [{"name": "g", "metric": "exactMatch", **gate}]
     body = changed(minimal_job(), {"spec.evaluation": {"gates": gates, **evaluation}})
     try:
-        require_gates(parse_job(body).spec, folder)
+        spec = parse_job(body).spec
+        require_gates(spec, folder, num_questions=most_asked(spec.evaluation))
     except DataError as error:
         return f"{error.reason}: {error}"
     return ""

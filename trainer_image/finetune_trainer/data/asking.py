@@ -6,7 +6,21 @@ import json
 import random
 from typing import Any
 
+from finetune_api.v1alpha1.evaluation import DEFAULT_SAMPLES, Evaluation
 from finetune_trainer.data.rows import prompt_of
+
+
+def most_asked(evaluation: Evaluation, chosen: int | None = None) -> int:
+    """Return how many held-out questions are asked at most.
+
+    Args:
+        evaluation: The job's ``spec.evaluation``.
+        chosen: What ``prepare`` has chosen where the job leaves it to it; without a data set the
+            field's default stands in.
+    """
+    if isinstance(evaluation.max_samples, int):
+        return evaluation.max_samples
+    return DEFAULT_SAMPLES if chosen is None else chosen
 
 
 def question_of(row: dict[str, Any]) -> str:
@@ -19,9 +33,21 @@ def draw_questions(number: int, *, most: int, seed: int) -> list[int]:
 
     Args:
         number: How many there are, in the order of their first rows.
-        most: ``evaluation.maxSamples``.
+        most: How many are asked at most.
         seed: ``dataset.split.seed``.
     """
     if number <= most:
         return list(range(number))
-    return sorted(random.Random(seed).sample(range(number), most))  # noqa: S311 - no secret
+    return sorted(order_questions(number, seed=seed)[:most])
+
+
+def order_questions(number: int, *, seed: int) -> list[int]:
+    """Return the numbers of all questions in the order in which they are drawn.
+
+    Whoever asks more asks those that few are, and others.
+
+    Args:
+        number: How many there are, in the order of their first rows.
+        seed: ``dataset.split.seed``.
+    """
+    return random.Random(seed).sample(range(number), number)  # noqa: S311 - no secret

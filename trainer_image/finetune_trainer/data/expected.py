@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.scoring import READ_METRICS
+from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.data.rows import Side
 from finetune_trainer.planning.answering import MAX_AUTO_TOKENS
@@ -32,9 +33,17 @@ class Questions:
 NOTHING_ASKED = Questions(number=0, prompt_tokens=1.0, answer_tokens=0.0)
 
 
-def expect_held_out(job: ResolvedJob, report: DatasetReport) -> Questions:
-    """Return what is asked of the held-out side; how long its answers are is guessed."""
-    most = job.spec.evaluation.max_samples
+def expect_held_out(
+    job: ResolvedJob, report: DatasetReport, *, chosen: int | None = None
+) -> Questions:
+    """Return what is asked of the held-out side; how long its answers are is guessed.
+
+    Args:
+        job: The effective job.
+        report: Its data set's.
+        chosen: How many questions ``prepare`` chose, where the job leaves it to it.
+    """
+    most = most_asked(job.spec.evaluation, chosen)
     return _expect(job, report, Side.TEST, number=min(most, report.rows.test))
 
 

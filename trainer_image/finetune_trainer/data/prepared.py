@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune_api.stage_results import QuestionCount
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.data.keys import dataset_prefix, pointer_key, uri_of
 from finetune_trainer.data.report import DatasetPointer, DatasetReport
@@ -38,6 +39,7 @@ class Prepared:
         uri: Its folder in storage.
         report: Its report.
         folder: Its local copy.
+        questions: How many held-out questions the run asks; None where its job says it itself.
     """
 
     rows: Mapping[Side, list[dict[str, Any]]]
@@ -45,6 +47,12 @@ class Prepared:
     uri: str
     report: DatasetReport
     folder: Path
+    questions: QuestionCount | None = None
+
+    @property
+    def num_chosen(self) -> int | None:
+        """Held-out questions that ``prepare`` chose; None where the job says it itself."""
+        return None if self.questions is None else self.questions.number
 
     @property
     def train(self) -> list[dict[str, Any]]:
@@ -183,6 +191,13 @@ def _fetch_pinned(
 ) -> Prepared:
     """Fetch the data set that the run points at, without rows."""
     pointer = _read_pointer(output, job)
+    if job.spec.evaluation.max_samples == "auto" and pointer.questions is None:
+        raise UserError(
+            "DatasetNotPrepared",
+            f"{uri_of(job, pointer_key(job))} does not say how many held-out questions are asked "
+            "(evaluation.maxSamples: auto): another version wrote it. Run stage prepare of this "
+            "job again",
+        )
     require_approved(pointer.digest, approved, f"{uri_of(job, pointer_key(job))}")
     folder, manifest, report = fetch_prepared(
         output, job, work_dir, pointer.digest, left_out=left_out
@@ -200,6 +215,7 @@ def _fetch_pinned(
         uri=pointer.uri,
         report=report,
         folder=folder,
+        questions=pointer.questions,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_api.meta import APIModel
-from finetune_api.stage_results import RowCounts
+from finetune_api.stage_results import QuestionCount, RowCounts
 from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
 from finetune_api.v1alpha1.model import Model
 from finetune_trainer.data.rows import RowErrors
@@ -225,6 +225,8 @@ class DatasetPointer(APIModel):
     """URIs of the sources, as this run read them."""
     model_revision: str | None = None
     """What the base model was when the run began; all stages insist on it."""
+    questions: QuestionCount | None = None
+    """How many held-out questions its evaluation asks; null where the job says it itself."""
 
 
 FILE_CHARACTERS = 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_trainer.context import StageContext
+from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.baseline.fitting import Prompted
@@ -81,7 +82,7 @@ def gather_question_set(
     job = context.job
     questions = gather_questions(
         prepared.test,
-        max_questions=job.spec.evaluation.max_samples,
+        max_questions=most_asked(job.spec.evaluation, prepared.num_chosen),
         seed=job.spec.dataset.split.seed,
         read_answer=encoder.read_answer,
     )

@@ -107,6 +107,7 @@ def _measure(
         prompted=inputs.asked.prompted,
         not_prompted=inputs.asked.not_prompted,
         cut_words=inputs.asked.encoded.cut_words,
+        questions=inputs.prepared.questions,
         probed=probed.probed,
         parts=score_parts(job, comparison, scores[0].name, settings) if scores else (),
         judgements=consulted.judgements,

@@ -41,12 +41,13 @@ REASON = "GoalUndecidable"
 ADD = "add examples, raise dataset.split.testPercent, give a source with side: Test"
 
 
-def require_decidable_goal(spec: FineTuneJobSpec, folder: Path) -> None:
+def require_decidable_goal(spec: FineTuneJobSpec, folder: Path, *, num_questions: int) -> None:
     """Refuse a goal that the held-out side could not show with the best of answers.
 
     Args:
         spec: The job's spec.
         folder: The prepared data set.
+        num_questions: Held-out questions that are asked at most.
 
     Raises:
         DataError: The bound of the best scores misses the goal.
@@ -55,15 +56,16 @@ def require_decidable_goal(spec: FineTuneJobSpec, folder: Path) -> None:
     if goal is None or goal.metric in LOWER_IS_BETTER:
         return  # a loss has no best value that would bound it
     certainty, scale = float(goal.certainty), scale_of(goal.metric, folder)
+    most = most_scored(spec.evaluation, goal.metric, num_questions)
     if goal.at_least is not None:
         wanted = count_for_best(float(goal.at_least), certainty, scale)
         field = f"goal.atLeast {goal.at_least}"
-        _require_groups(spec, folder, field, wanted, lowest_bound_of_best)
+        _require_groups(spec, folder, field, wanted, most, lowest_bound_of_best)
     if goal.over_base is not None:
         wanted = count_for_gain(float(goal.over_base), certainty, scale)
         field = f"goal.overBase {goal.over_base}"
         bound_of = partial(highest_gain_bound, scale=scale)
-        _require_groups(spec, folder, field, wanted, bound_of)
+        _require_groups(spec, folder, field, wanted, most, bound_of)
     if goal.metric in LABEL_METRICS:
         _require_other_labels(goal.metric, goal.certainty, folder)
 
@@ -101,6 +103,7 @@ def _require_groups(
     folder: Path,
     field: str,
     wanted: int | None,
+    most: int,
     bound_of: Callable[[int, float], float],
 ) -> None:
     if wanted is None:
@@ -111,7 +114,6 @@ def _require_groups(
         )
     assert spec.goal is not None
     there = _count_groups(folder, enough=wanted)
-    most = most_scored(spec.evaluation, spec.goal.metric)
     if min(there, most) >= wanted:
         return
     is_judged = spec.goal.metric in JUDGE_METRICS

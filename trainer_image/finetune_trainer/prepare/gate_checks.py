@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.gates import Gate, GateSlice
 from finetune_api.v1alpha1.judging import most_scored
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS, LOWER_IS_BETTER, UNBOUNDED_METRICS
-from finetune_trainer.data.asking import draw_questions, question_of
-from finetune_trainer.data.label_text import normalize_label
-from finetune_trainer.data.rows import Side, group_of, is_in_slice
+from finetune_trainer.data.asking import draw_questions
+from finetune_trainer.data.rows import group_of
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.decidable import ADD, scale_of
-from finetune_trainer.prepare.labels import answer_of
+from finetune_trainer.prepare.held_out import digest_of, is_inside, read_rows, source_of
 from finetune_trainer.statistics.needed import Scale, count_for_best, count_for_gain
 
 MAX_SOURCES_NAMED = 8
 
 
-def require_gates(spec: FineTuneJobSpec, folder: Path) -> None:
+def require_gates(spec: FineTuneJobSpec, folder: Path, *, num_questions: int) -> None:
     """Refuse gates on slices without rows, and gates that no answers could meet.
 
     Args:
         spec: The job's spec.
         folder: The prepared data set.
+        num_questions: Held-out questions that are asked at most.
 
     Raises:
         DataError: ``GateSliceEmpty``, ``GateUndecidable``; names the gate.
@@ -37,13 +35,13 @@ def require_gates(spec: FineTuneJobSpec, folder: Path) -> None:
     gates = spec.evaluation.gates
     if not gates:
         return
-    counts, sources = _count_prompts(spec, folder)
+    counts, sources = _count_prompts(spec, folder, num_questions)
     for gate in gates:
         if gate.slice is not None and not counts[gate.name].there:
             raise DataError("GateSliceEmpty", _empty_text(gate, gate.slice, sources))
     for gate in gates:
         if gate.severity == "Block":
-            most = most_scored(spec.evaluation, gate.metric)
+            most = most_scored(spec.evaluation, gate.metric, num_questions)
             _require_decidable(gate, counts[gate.name], most, scale_of(gate.metric, folder))
 
 
@@ -56,56 +54,36 @@ class _Prompts:
 
 
 def _count_prompts(
-    spec: FineTuneJobSpec, folder: Path
+    spec: FineTuneJobSpec, folder: Path, num_questions: int
 ) -> tuple[Mapping[str, _Prompts], Sequence[str]]:
     """Return the prompts that each gate looks at, and the names of all files."""
-    gates, asked = spec.evaluation.gates, _draw(spec, folder)
+    gates, asked = spec.evaluation.gates, _draw(spec, folder, num_questions)
     groups: dict[str, tuple[set[str], set[str]]] = {gate.name: (set(), set()) for gate in gates}
     sources: dict[str, None] = {}
-    for row in _read_rows(folder):
-        sources[_source_of(row)] = None
+    for row in read_rows(folder):
+        sources[source_of(row)] = None
         if row.get("label") is False:
             continue
-        is_asked = asked is None or _digest(row) in asked
+        is_asked = asked is None or digest_of(row) in asked
         for gate in gates:
             is_scored = "text" not in row or gate.metric in LOWER_IS_BETTER
-            if is_scored and (gate.slice is None or _is_inside(row, gate.slice)):
+            if is_scored and (gate.slice is None or is_inside(row, gate.slice)):
                 for found in groups[gate.name][: 1 + is_asked]:
                     found.add(group_of(row))
     counts = {name: _Prompts(there=len(a), asked=len(b)) for name, (a, b) in groups.items()}
     return counts, list(sources)
 
 
-def _draw(spec: FineTuneJobSpec, folder: Path) -> set[bytes] | None:
+def _draw(spec: FineTuneJobSpec, folder: Path, most: int) -> set[bytes] | None:
     """Return the questions that the evaluation will draw, by digest; None where it asks all."""
-    rows = (row for row in _read_rows(folder) if row.get("label") is not False)
-    digests = list(dict.fromkeys(map(_digest, rows)))
-    most, seed = spec.evaluation.max_samples, spec.dataset.split.seed
+    rows = (row for row in read_rows(folder) if row.get("label") is not False)
+    digests = list(dict.fromkeys(map(digest_of, rows)))
     if len(digests) <= most:
         return None
-    return {digests[place] for place in draw_questions(len(digests), most=most, seed=seed)}
-
-
-def _read_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
-        yield from map(json.loads, rows)
-
-
-def _digest(row: dict[str, Any]) -> bytes:
-    return hashlib.blake2b(question_of(row).encode(), digest_size=16).digest()
-
-
-def _is_inside(row: dict[str, Any], part: GateSlice) -> bool:
-    if part.column is not None and part.value is not None:
-        return is_in_slice(row, part.column, part.value)
-    if part.label is None:
-        return _source_of(row) == part.source
-    answer = answer_of(row)
-    return answer is not None and normalize_label(answer) == normalize_label(part.label)
-
-
-def _source_of(row: dict[str, Any]) -> str:
-    return str(row.get("metadata", {}).get("source", ""))
+    return {
+        digests[place]
+        for place in draw_questions(len(digests), most=most, seed=spec.dataset.split.seed)
+    }
 
 
 def _empty_text(gate: Gate, part: GateSlice, sources: Sequence[str]) -> str:

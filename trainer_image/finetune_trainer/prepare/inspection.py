@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.stage_results import QuestionCount
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.data.difference import count_words
 from finetune_trainer.data.report import DatasetReport, LengthBin
@@ -84,6 +85,7 @@ class Inspection:
         report: As the stage would write it; None where it could not come so far. Without a model
             it has no digest and no tokens.
         refusals: What the stage would refuse the job for.
+        questions: How many held-out questions would be asked; None where the job says it itself.
         lengths: Lengths of the training rows, in several units.
         samples: Three examples as they would be trained; none without a model.
         bulk: The rows of all sides without those that are far longer than all others, by estimated
@@ -92,6 +94,7 @@ class Inspection:
 
     report: DatasetReport | None = None
     refusals: tuple[TrainerError, ...] = ()
+    questions: QuestionCount | None = None
     lengths: tuple[Lengths, ...] = ()
     samples: tuple[Sample, ...] = field(default=())
     bulk: Bulk | None = None
@@ -100,6 +103,7 @@ class Inspection:
         """Return it for machines, in camelCase."""
         return {
             "refusals": [{"reason": e.reason, "message": e.message} for e in self.refusals],
+            "questions": self.questions.to_wire() if self.questions else None,
             "report": self.report.to_wire() if self.report else None,
             "lengths": [
                 {
@@ -151,11 +155,12 @@ def inspect_sources(context: StageContext, *, with_model: bool) -> Inspection:
             if job is None or job == context.job:
                 return Inspection(refusals=tuple(refusals))
             context = replace(context, job=job)
+    questions = None
     try:
-        require_evidence(asked, staging_of(context, _digest_of(found)))
+        questions = require_evidence(asked, staging_of(context, _digest_of(found)))
     except (DataError, UserError) as error:
         refusals.append(error)
-    return replace(found, refusals=tuple(refusals))
+    return replace(found, refusals=tuple(refusals), questions=questions)
 
 
 def tolerate(job: ResolvedJob, reason: str) -> ResolvedJob | None:

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.stage_results import PrepareResult, limit_places
+from finetune_api.stage_results import PrepareResult, QuestionCount, limit_places
+from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
 from finetune_trainer.data.prepared import fetch_prepared
@@ -33,6 +34,7 @@ from finetune_trainer.prepare.refusals import (
     require_prompts,
     require_sides,
 )
+from finetune_trainer.prepare.sample_size import count_questions
 from finetune_trainer.prepare.served import require_served
 from finetune_trainer.prepare.summary import tell_report
 from finetune_trainer.prepare.version import compute_version
@@ -82,18 +84,18 @@ def prepare(context: StageContext) -> PrepareResult:
         folder, manifest, report = fetch_prepared(
             context.output, context.job, context.work_dir, digest
         )
-        require_evidence(context, folder)
+        questions = require_evidence(context, folder)
     else:
         report = build(context, files, digest, template, benchmarks=benchmarks)
-        require_evidence(context, staging_of(context, digest))
+        questions = require_evidence(context, staging_of(context, digest))
         manifest, reused = _publish(context, digest)
         if reused:  # another job prepared the same data at the same time
             _, manifest, report = fetch_prepared(
                 context.output, context.job, context.work_dir, digest
             )
     require_sides(report.rows)
-    _write_pointer(context, report, manifest, model_revision)
-    tell_report(context.emit.message, context.job, report, reused=reused)
+    _write_pointer(context, report, manifest, model_revision, questions)
+    tell_report(context.emit.message, context.job, report, reused=reused, questions=questions)
     _fetch_weights(context)
     train = report.tokens_of(context.job.spec.model)[Side.TRAIN]
     return PrepareResult(
@@ -106,6 +108,7 @@ def prepare(context: StageContext) -> PrepareResult:
             place_row(row.file, row.line, row.reason) for row in report.invalid_rows.first
         ),
         num_truncated_rows=train.truncated_rows,
+        questions=questions,
         reused=reused,
     )
 
@@ -123,8 +126,11 @@ def _fetch_weights(context: StageContext) -> None:
     context.emit.message(f"the base model is in the shared cache after {seconds:.0f} s")
 
 
-def require_evidence(context: StageContext, folder: Path) -> None:
+def require_evidence(context: StageContext, folder: Path) -> QuestionCount | None:
     """Refuse a data set that the job's goal, objective or evaluation has no use for.
+
+    Returns:
+        How many held-out questions are asked, where the job leaves that to this stage.
 
     Raises:
         UserError: What answers are held against cannot be used, or a judge's key is missing.
@@ -136,8 +142,12 @@ def require_evidence(context: StageContext, folder: Path) -> None:
         read_judge_key(judge, context.access(judge.credentials_ref), os.environ)
     require_preferences(context.job.spec.method.objective, folder)
     require_prompts(context.job.spec.evaluation, folder)
-    require_decidable_goal(context.job.spec, folder)
-    require_gates(context.job.spec, folder)
+    questions = count_questions(context.job.spec, folder)
+    chosen = None if questions is None else questions.number
+    most = most_asked(context.job.spec.evaluation, chosen)
+    require_decidable_goal(context.job.spec, folder, num_questions=most)
+    require_gates(context.job.spec, folder, num_questions=most)
+    return questions
 
 
 def _publish(context: StageContext, digest: str) -> tuple[Manifest, bool]:
@@ -157,7 +167,11 @@ def _publish(context: StageContext, digest: str) -> tuple[Manifest, bool]:
 
 
 def _write_pointer(
-    context: StageContext, report: DatasetReport, manifest: Manifest, model_revision: str
+    context: StageContext,
+    report: DatasetReport,
+    manifest: Manifest,
+    model_revision: str,
+    questions: QuestionCount | None,
 ) -> None:
     prefix = dataset_prefix(report.digest)
     pointer = DatasetPointer(
@@ -168,6 +182,7 @@ def _write_pointer(
         rows=report.rows,
         sources=[source.uri for source in context.job.spec.dataset.sources],
         model_revision=model_revision,
+        questions=questions,
     )
     body = pointer.model_dump_json(by_alias=True, indent=1) + "\n"
     context.output.write_bytes(pointer_key(context.job), body.encode())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune_api.stage_results import RowCounts
+from finetune_api.stage_results import QuestionCount, RowCounts
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.prepared import REPORT_NAME
 from finetune_trainer.data.report import (
     CheckReport,
@@ -157,9 +158,22 @@ def tell_encodings(tell: Callable[[str], None], files: Sequence[SourceFile]) -> 
 
 
 def tell_report(
-    tell: Callable[[str], None], job: ResolvedJob, report: DatasetReport, *, reused: bool
+    tell: Callable[[str], None],
+    job: ResolvedJob,
+    report: DatasetReport,
+    *,
+    reused: bool,
+    questions: QuestionCount | None = None,
 ) -> None:
-    """Say in sentences what was found."""
+    """Say in sentences what was found.
+
+    Args:
+        tell: Takes a sentence.
+        job: The effective job.
+        report: What was found.
+        reused: Whether the data set was there already.
+        questions: How many held-out questions are asked, where the job leaves that to us.
+    """
     rows = report.rows
     verb = "reused" if reused else "prepared"
     tell(
@@ -174,7 +188,7 @@ def tell_report(
     for check in report.checks:
         if check.message:
             tell(check.message)
-    for sentence in _tell_split(job, report.split):
+    for sentence in _tell_split(job, report.split, questions):
         tell(sentence)
     for remedy in report.remedies:
         tell(remedy)
@@ -193,10 +207,11 @@ def count_rows(sides: Mapping[Side, RowFile]) -> RowCounts:
 
 
 def _num_scored(job: ResolvedJob, num_groups: int) -> int:
-    return min(num_groups, job.spec.evaluation.max_samples)
+    # Of questions that are counted job by job a report, which jobs share, knows nothing.
+    return min(num_groups, most_asked(job.spec.evaluation, num_groups))
 
 
-def _tell_split(job: ResolvedJob, split: SplitReport) -> list[str]:
+def _tell_split(job: ResolvedJob, split: SplitReport, questions: QuestionCount | None) -> list[str]:
     sentences = []
     if split.labels is not None:
         words = f"every side has its share of each of the {split.labels} labels"
@@ -206,6 +221,8 @@ def _tell_split(job: ResolvedJob, split: SplitReport) -> list[str]:
                 "that they came with"
             )
         sentences.append(f"{words} (largest difference {split.largest_label_deviation})")
+    if questions is not None:
+        return [*sentences, questions.message]
     goal = job.spec.goal
     if goal is not None and goal.metric in LOWER_IS_BETTER:
         return sentences  # its interval depends on the losses, not on their number alone
@@ -221,7 +238,7 @@ def _tell_split(job: ResolvedJob, split: SplitReport) -> list[str]:
             f"; {split.wanted_test_groups} are wanted for 0.10: add examples, or raise "
             "dataset.split.testPercent"
         )
-    elif job.spec.evaluation.max_samples < split.wanted_test_groups:
+    elif most_asked(job.spec.evaluation) < split.wanted_test_groups:
         sentence += f"; {split.wanted_test_groups} are wanted for 0.10: raise evaluation.maxSamples"
     return [*sentences, sentence]
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from finetune_api.trainer import ResolvedJob
+from finetune_trainer.data.asking import most_asked
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.answering import (
@@ -64,7 +65,13 @@ class EvaluationPlan:
 
 
 def plan_evaluation(
-    job: ResolvedJob, data: DataShape, model: Architecture, recipe: Recipe, hardware: Hardware
+    job: ResolvedJob,
+    data: DataShape,
+    model: Architecture,
+    recipe: Recipe,
+    hardware: Hardware,
+    *,
+    num_chosen: int | None = None,
 ) -> EvaluationPlan:
     """Settle who will ask the held-out questions, and with how much memory.
 
@@ -74,6 +81,7 @@ def plan_evaluation(
         model: The base model.
         recipe: How it is trained.
         hardware: What a node offers.
+        num_chosen: Questions that ``prepare`` chose, where the job leaves it to it.
 
     Raises:
         UserError: ``ModelTooLarge``: not even the longest row alone can be asked.
@@ -89,7 +97,7 @@ def plan_evaluation(
     count = partial(estimate_answering, model, setup, num_adapters=1 + is_compared)
     least = count(one_row(asked))
     wanted = job.spec.evaluation_gpus
-    num_questions = job.spec.evaluation.max_samples
+    num_questions = most_asked(job.spec.evaluation, num_chosen)
     if recipe.use_gpu:
         placement = place_on_gpus(
             weight_bytes=least.weights,

@@ -110,7 +110,7 @@ def adopt_weights(context: StageContext, key: str) -> TrainResult:
     )
     model_dir, revision = context.model_folder(include_weights=False)
     data, model = shape_of_training_side(job, prepared.report), read_model_architecture(model_dir)
-    plan_evaluation(job, data, model, recipe, hardware)
+    plan_evaluation(job, data, model, recipe, hardware, num_chosen=prepared.num_chosen)
     check_mergeable(job.spec, model_dir)
     if topology_of(context).node_rank != 0:
         return wait_for_adapter(context, key)
@@ -181,7 +181,7 @@ def require_fit(
         attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=use_gpu),
         lesson=lesson,
     )
-    plan_evaluation(job, data, model, recipe, hardware)
+    plan_evaluation(job, data, model, recipe, hardware, num_chosen=prepared.num_chosen)
 
 
 def plan_ranks(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api.evaluation_result import EvaluateResult
-from finetune_api.stage_results import RowCounts
+from finetune_api.stage_results import QuestionCount, RowCounts
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.evaluate.answering import Comparison
@@ -67,6 +67,7 @@ class Evidence:
         prompted: The questions behind the prompt that the base model got; None where it got none.
         not_prompted: Why it got none.
         cut_words: Which answers were cut; empty if none were.
+        questions: How many questions were asked and why; None where the job says it itself.
         probed: What both models said to what they were asked beyond the held-out rows.
         judgements: What a judge said of the answers.
         data: The report of the prepared data set; None where there is none.
@@ -89,6 +90,7 @@ class Evidence:
     prompted: Prompted | None = None
     not_prompted: str = ""
     cut_words: str = ""
+    questions: QuestionCount | None = None
     probed: Sequence[Probed] = ()
     judgements: Sequence[Judgement] = ()
     data: DatasetReport | None = None

@@ -55,6 +55,7 @@ class Sections:
     Attributes:
         rows: Single questions with their answers.
         cut_words: Which answers were cut; empty if none were.
+        questions: Why so many questions were asked; empty where the job says the number itself.
         labels: What becomes of each label, where answers are labels.
         parts_of_rows: Scores of parts of the held-out rows.
         curve: The losses while training.
@@ -74,6 +75,7 @@ class Sections:
 
     rows: RowSection
     cut_words: str = ""
+    questions: str = ""
     labels: LabelSection | None = None
     parts_of_rows: Sequence[PartScore] = ()
     curve: Picture | None = None

@@ -1,0 +1,222 @@
+"""``evaluation.maxSamples: auto``: as many questions as goal and gates take."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_trainer.data.asking import draw_questions, order_questions
+from finetune_trainer.evaluate.questions import gather_questions
+from finetune_trainer.prepare.held_out import HeldOut, gather_held_out
+from finetune_trainer.prepare.sample_size import choose_number, count_questions
+from support.spec_cases import changed, minimal_job
+
+ACCURATE = {"metric": "exactMatch", "atLeast": "0.80"}
+JUDGE = {"endpoint": "https://judge.example/v1", "model": "m"}
+
+
+def spec_with(goal: dict[str, str] | None = None, **evaluation: Any) -> FineTuneJobSpec:
+    change: dict[str, Any] = {"spec.evaluation": {"maxSamples": "auto", **evaluation}}
+    if goal:
+        change["spec.goal"] = goal
+    return FineTuneJob.from_wire(changed(minimal_job(), change)).spec
+
+
+def gate(**asked: Any) -> list[dict[str, Any]]:
+    return [{"name": "g", "metric": "exactMatch", **asked}]
+
+
+def held_out(
+    count: int, *, per_group: int = 1, every: int = 1, labels: int = 0, has_prompt: bool = True
+) -> list[HeldOut]:
+    """Return questions, of which one in `every` belongs to the slice of gate g."""
+    return [
+        HeldOut(
+            group=f"group {number // per_group}",
+            gates=frozenset({"g"} if number % every == 0 else ()),
+            label=bytes([number % labels]) if labels else None,
+            has_prompt=has_prompt,
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("goal", "evaluation", "questions", "number", "enough", "words"),
+    [
+        (ACCURATE, {}, held_out(2000), 641, True, "goal.atLeast 0.80 takes 641 independent"),
+        ({**ACCURATE, "atLeast": "0.999"}, {}, held_out(100_000), 34506, True, "at 0.9995"),
+        ({**ACCURATE, "atLeast": "0.9"}, {}, held_out(3), 3, False, "and there are 3: add exam"),
+        (ACCURATE, {}, held_out(640), 640, False, "640 of 640 held-out questions are asked, too"),
+        ({**ACCURATE, "atLeast": "0"}, {}, held_out(99), 30, True, "the least by evaluation.minP"),
+        (
+            {"metric": "contains", "overBase": "0.30"},
+            {}, held_out(4000), 1954, True, "goal.overBase 0.30 takes 1,954",
+        ),
+        # With a goal at which nearly all is right the difference varies less.
+        (
+            {"metric": "contains", "overBase": "0.30", "atLeast": "0.95"},
+            {}, held_out(4000), 1398, True, "goal.overBase 0.30 takes 1,398",
+        ),
+        (None, {}, held_out(4000), 402, True, "without goal and gates 402 independent prompts"),
+        (None, {}, held_out(100), 100, False, "and there are 100"),
+        (None, {"review": {"sample": 450}}, held_out(4000), 450, True, "evaluation.review.sample"),
+        ({"metric": "loss", "atMost": "1"}, {}, held_out(4000), 500, True, "how much loss varies"),
+        (
+            {"metric": "loss", "atMost": "1"},
+            {}, held_out(4000, has_prompt=False), 500, True, "where there are as many",
+        ),
+        ({"metric": "loss", "atMost": "1"}, {}, held_out(70), 70, True, "70 of 70"),
+        # Scores in between vary less than hits and misses of the same mean.
+        ({"metric": "rougeL", "atLeast": "0.80"}, {}, held_out(4000), 641, True, "takes 641"),
+        (
+            {"metric": "judgeWinRate", "atLeast": "0.5"},
+            {"judge": JUDGE}, held_out(4000), 100, False, "raise evaluation.judge.sample and maxC",
+        ),
+        (None, {"gates": gate(atLeast="0.8")}, held_out(4000), 641, True, "gate g: atLeast 0.8"),
+        (None, {"gates": gate(atMost="0.2")}, held_out(4000), 641, True, "is at 0.15 meets all"),
+        (
+            None,
+            {"gates": gate(metric="rougeL", overPublished="-0.02")},
+            held_out(4000), 2169, True, "gate g: overPublished -0.02 takes",
+        ),
+        (
+            None, {"gates": gate(atLeast="0.8", severity="Warn")},
+            held_out(4000), 402, True, "without goal and gates",
+        ),
+        (
+            None, {"gates": gate(metric="forgetting.bitsPerByte", atMost="1"), "forgetting": {}},
+            held_out(4000), 402, True, "without goal and gates",
+        ),
+    ],
+)  # fmt: skip
+def test_as_many_are_asked_as_goal_and_gates_take(
+    goal: dict[str, str] | None,
+    evaluation: dict[str, Any],
+    questions: list[HeldOut],
+    number: int,
+    enough: bool,
+    words: str,
+) -> None:
+    chosen = choose_number(spec_with(goal, **evaluation), questions)
+    assert (chosen.number, chosen.enough) == (number, enough)
+    assert words in chosen.message
+
+
+def test_a_slice_has_as_many_as_its_gate_takes() -> None:
+    spec = spec_with(gates=gate(atLeast="0.8", slice={"source": "rare.jsonl"}))
+    questions = held_out(100_000, every=50)
+    chosen = choose_number(spec, questions)
+    order = order_questions(len(questions), seed=spec.dataset.split.seed)
+    inside = [bool(questions[place].gates) for place in order[: chosen.number]]
+    assert (sum(inside), inside[-1]) == (641, True)
+    few = choose_number(spec, held_out(5000, every=50))
+    assert (few.number, few.enough) == (5000, False)
+    assert "and there are 100: add examples" in few.message
+
+
+def test_more_gates_take_more_prompts_each() -> None:
+    def number(count: int) -> int:
+        gates = [{**gate(atLeast="0.8")[0], "name": f"g{i}"} for i in range(count)]
+        names = frozenset(each["name"] for each in gates)
+        questions = [HeldOut(group=str(i), gates=names) for i in range(9000)]
+        return choose_number(spec_with(gates=gates), questions).number
+
+    assert number(1) < number(2) < number(16)
+
+
+def test_gates_that_their_number_makes_hopeless_are_told() -> None:
+    gates = [{**gate(atLeast="0.5", certainty="0.999")[0], "name": f"g{i}"} for i in range(16)]
+    chosen = choose_number(spec_with(gates=gates), held_out(4000))
+    assert (chosen.number, chosen.enough) == (500, False)
+    assert "so many gates at this certainty can be shown by no number" in chosen.message
+
+
+def test_rows_that_belong_together_count_as_if_they_were_all_alike() -> None:
+    one_each = choose_number(spec_with(ACCURATE), held_out(9000)).number
+    chosen = choose_number(spec_with(ACCURATE), held_out(9000, per_group=10))
+    assert one_each < chosen.number < 10 * one_each  # a draw seldom takes all of a group
+    assert f"these {chosen.number:,} count as 641" in chosen.message
+    half = [HeldOut(group="same" if i % 2 else str(i)) for i in range(3000)]
+    hopeless = choose_number(spec_with(ACCURATE), half)
+    assert (hopeless.number, hopeless.enough) == (3000, False)
+    assert "so that these 3,000 count as 2: add examples" in hopeless.message
+
+
+def test_a_model_must_also_show_that_it_is_better_than_one_label() -> None:
+    lopsided = [HeldOut(group=str(i), label=b"a" if i % 50 else b"b") for i in range(9000)]
+    told = choose_number(spec_with(ACCURATE), lopsided)
+    assert told.number > choose_number(spec_with(ACCURATE), held_out(9000, labels=9)).number
+    assert "more than always giving the most frequent label takes" in told.message
+    assert "a model that gains 0.01 meets" in told.message
+
+
+def test_rare_labels_take_more_where_each_counts_the_same() -> None:
+    goal = {"metric": "macroF1", "atLeast": "0.7"}
+    even = choose_number(spec_with(goal), held_out(60_000, labels=2))
+    rare = [HeldOut(group=str(i), label=b"a" if i % 50 else b"b") for i in range(60_000)]
+    assert choose_number(spec_with(goal), rare).number > 5 * even.number
+
+
+@given(
+    at_least=st.integers(1, 98).map(lambda percent: f"{percent / 100}"),
+    certainties=st.tuples(*2 * [st.sampled_from(["0.5", "0.8", "0.95", "0.99", "0.999"])]),
+    count=st.integers(1, 2500),
+    per_group=st.integers(1, 6),
+)
+@settings(deadline=None, max_examples=40)
+def test_never_more_than_are_held_out_and_the_more_the_surer(
+    at_least: str, certainties: tuple[str, str], count: int, per_group: int
+) -> None:
+    questions = held_out(count, per_group=per_group)
+    numbers = []
+    for certainty in sorted(certainties):
+        goal = {"metric": "contains", "atLeast": at_least, "certainty": certainty}
+        chosen = choose_number(spec_with(goal), questions)
+        assert min(30, count) <= chosen.number <= count
+        assert chosen.number == count or chosen.enough
+        numbers.append(chosen.number)
+    assert numbers == sorted(numbers)
+
+
+@given(number=st.integers(1, 6000), few=st.integers(1, 600), more=st.integers(1, 6000))
+@settings(max_examples=30)
+def test_whoever_asks_more_asks_those_that_few_are(number: int, few: int, more: int) -> None:
+    few, more = sorted((few, more))
+    asked = draw_questions(number, most=few, seed=3)
+    assert set(asked) <= set(draw_questions(number, most=more, seed=3))
+    assert asked == sorted(set(asked))
+    assert len(asked) == min(number, few)
+
+
+def test_questions_are_those_that_the_evaluation_gathers(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    rows = [
+        {
+            "prompt": f"p{rng.randrange(60)}",
+            "completion": rng.choice(["yes", "No."]),
+            **({"label": rng.random() < 0.8} if number % 7 == 0 else {}),
+            "metadata": {"source": rng.choice("ab"), "group": f"g{rng.randrange(20)}"},
+        }
+        for number in range(200)
+    ]
+    rows.append({"text": "plain text", "metadata": {"source": "a", "group": "t"}})
+    spec = spec_with(gates=gate(atLeast="0", slice={"source": "b"}))
+    asked = gather_questions(rows, max_questions=10**6, seed=0)
+    found = gather_held_out(rows, spec.evaluation.gates)
+    assert [each.group for each in found] == [each.group for each in asked]
+    assert [each.has_prompt for each in found] == [each.prompt is not None for each in asked]
+    inside = [any(row["metadata"]["source"] == "b" for row in each.rows) for each in asked]
+    assert [bool(each.gates) for each in found] == inside
+    (tmp_path / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    chosen = count_questions(spec, tmp_path)
+    assert chosen is not None
+    assert chosen.number == 30
+    assert count_questions(FineTuneJob.from_wire(minimal_job()).spec, tmp_path) is None

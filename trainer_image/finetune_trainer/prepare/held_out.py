@@ -1,0 +1,115 @@
+"""The held-out side as far as the number of questions depends on it; no text is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune_api.v1alpha1.gates import Gate, GateSlice
+from finetune_trainer.data.asking import question_of
+from finetune_trainer.data.label_text import is_short_label, normalize_label
+from finetune_trainer.data.rows import Side, group_of, is_in_slice
+from finetune_trainer.prepare.labels import answer_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOut:
+    """One held-out question.
+
+    Attributes:
+        group: What keeps questions together: those of one group are not independent.
+        gates: Names of the gates whose slice it belongs to.
+        label: Digest of its first answer, where that may be a label.
+        has_prompt: Whether models answer it; plain text is scored by its loss alone.
+    """
+
+    group: str
+    gates: frozenset[str] = frozenset()
+    label: bytes | None = None
+    has_prompt: bool = True
+
+
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the held-out rows of a prepared data set."""
+    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
+        yield from map(json.loads, rows)
+
+
+def read_held_out(folder: Path, gates: Sequence[Gate] = ()) -> list[HeldOut]:
+    """Return the held-out questions of a prepared data set, as the evaluation gathers them.
+
+    Args:
+        folder: The prepared data set.
+        gates: The job's gates.
+
+    Returns:
+        Questions in the order of their first row.
+    """
+    return gather_held_out(read_rows(folder), gates)
+
+
+def gather_held_out(rows: Iterable[dict[str, Any]], gates: Sequence[Gate] = ()) -> list[HeldOut]:
+    """Return the questions of rows; see :func:`read_held_out`."""
+    found: dict[bytes, _Question] = {}
+    for row in rows:
+        if row.get("label") is False:
+            continue  # an answer that nobody wants is no reference
+        question = found.setdefault(digest_of(row), _Question(row))
+        question.add(row, gates)
+    return [
+        HeldOut(
+            group=question.group,
+            gates=frozenset(question.gates),
+            label=question.label,
+            has_prompt=question.has_prompt,
+        )
+        for question in found.values()
+    ]
+
+
+def digest_of(row: Mapping[str, Any]) -> bytes:
+    """Return what rows of one question have in common, as a digest."""
+    return hashlib.blake2b(question_of(dict(row)).encode(), digest_size=16).digest()
+
+
+def is_inside(row: Mapping[str, Any], part: GateSlice) -> bool:
+    """Return whether a row belongs to a slice."""
+    if part.column is not None and part.value is not None:
+        return is_in_slice(row, part.column, part.value)
+    if part.label is None:
+        return source_of(row) == part.source
+    answer = answer_of(row)
+    return answer is not None and normalize_label(answer) == normalize_label(part.label)
+
+
+def source_of(row: Mapping[str, Any]) -> str:
+    """Return the file that a row came from."""
+    return str(row.get("metadata", {}).get("source", ""))
+
+
+@dataclass(kw_only=False, slots=True)
+class _Question:
+    """A question whose rows are being read."""
+
+    group: str
+    label: bytes | None
+    has_prompt: bool
+    gates: set[str] = field(default_factory=set)
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        answer = answer_of(row)
+        self.group = group_of(dict(row))
+        self.has_prompt = "text" not in row
+        self.label = None
+        self.gates = set()
+        if answer is not None and is_short_label(answer):
+            self.label = hashlib.blake2b(normalize_label(answer).encode(), digest_size=8).digest()
+
+    def add(self, row: Mapping[str, Any], gates: Sequence[Gate]) -> None:
+        self.gates.update(
+            gate.name for gate in gates if gate.slice is None or is_inside(row, gate.slice)
+        )

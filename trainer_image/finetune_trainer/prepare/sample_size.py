@@ -1,0 +1,202 @@
+"""How many held-out questions are asked where ``evaluation.maxSamples`` is ``auto``.
+
+As many independent prompts as make it likely that a model which is better than asked by a margin
+is found to be so, by the bounds that the verdict is read from: no answer of a model is looked at,
+so the bounds stay what they are. Questions are taken in the order of their draw, so a larger number
+asks the same ones and more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune_api.stage_results import QuestionCount
+from finetune_api.v1alpha1.evaluation import DEFAULT_SAMPLES, MOST_SAMPLES
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_trainer.data.asking import order_questions
+from finetune_trainer.prepare.decidable import ADD
+from finetune_trainer.prepare.held_out import HeldOut, read_held_out
+from finetune_trainer.prepare.sized_claims import Claim, is_of, list_claims, most_judged
+from finetune_trainer.prepare.strata import count_wanted
+from finetune_trainer.statistics.power import MARGIN
+
+MESSAGE_CHARACTERS = 512
+UNEVEN = 0.25
+"""What groups count less than Kish's number says, at most; without it 89 % publish, not 90."""
+
+
+def count_questions(spec: FineTuneJobSpec, folder: Path) -> QuestionCount | None:
+    """Return how many held-out questions a job's evaluation asks, and why.
+
+    Args:
+        spec: The job's spec.
+        folder: The prepared data set.
+
+    Returns:
+        The number; None where the job says it itself.
+    """
+    if spec.evaluation.max_samples != "auto":
+        return None
+    return choose_number(spec, read_held_out(folder, spec.evaluation.gates))
+
+
+def choose_number(spec: FineTuneJobSpec, questions: Sequence[HeldOut]) -> QuestionCount:
+    """Choose how many held-out questions are asked; see :func:`count_questions`.
+
+    The number is never above the questions held out, nor 100,000, and never below
+    ``evaluation.minPrompts`` and ``evaluation.review.sample`` where there are as many. It is the
+    least at which all claims have their independent prompts. Rows that belong together are taken
+    to be all alike, the most that they can be: a sample of groups with ``b`` rows each counts
+    ``sum(b) ** 2 / sum(b ** 2)`` prompts, and up to a quarter less.
+
+    Args:
+        spec: The job's spec.
+        questions: The held-out questions, in the order of their first row.
+    """
+    claims = list_claims(spec, questions) or [_width()]
+    evaluation = spec.evaluation
+    least = max(evaluation.min_prompts, evaluation.review.sample if evaluation.review else 0)
+    if any(claim.wanted is None for claim in claims):
+        least = max(least, DEFAULT_SAMPLES)
+    tallies = [
+        _Tally(claim=claim, wanted=most_judged(spec, claim, claim.wanted))
+        for claim in claims
+        if claim.wanted is not None
+    ]
+    order = order_questions(len(questions), seed=spec.dataset.split.seed)[:MOST_SAMPLES]
+    number = _walk(tallies, [questions[place] for place in order], least)
+    walked = _Walked(
+        tallies=tallies,
+        short=[tally for tally in tallies if tally.is_capped or not tally.is_reached],
+    )
+    return QuestionCount(
+        number=number,
+        enough=not walked.short and all(claim.is_possible for claim in claims),
+        message=_cut(_word(number, len(questions), claims, walked)),
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class _Tally:
+    """Independent prompts that a claim has so far."""
+
+    claim: Claim
+    wanted: int
+    sizes: Counter[str] = field(default_factory=Counter)
+    total: int = 0
+    squares: int = 0
+    reached_at: int = 0
+
+    @property
+    def independent(self) -> float:
+        """What the rows count.
+
+        Source: Kish 1965, *Survey Sampling*, of clusters that are all alike. The bound is somewhat
+        wider where their sizes differ, which :data:`UNEVEN` allows for.
+        """
+        if not self.squares:
+            return 0.0
+        share = self.total / self.squares
+        return self.total * share * (1 - UNEVEN * (1 - share))
+
+    @property
+    def is_reached(self) -> bool:
+        return self.independent >= self.wanted - 1e-9
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether the judge is asked too little for any number of questions to be enough."""
+        assert self.claim.wanted is not None
+        return self.wanted < self.claim.wanted
+
+    def lack(self) -> float:
+        """Return how many times its prompts it wants."""
+        return (self.claim.wanted or 0) / max(1.0, self.independent)
+
+    def add(self, question: HeldOut, number: int) -> None:
+        if not is_of(self.claim, question):
+            return
+        was_reached = self.is_reached
+        size = self.sizes[question.group]
+        self.sizes[question.group] = size + 1
+        self.total += 1
+        self.squares += 2 * size + 1
+        if self.is_reached and not was_reached:
+            self.reached_at = number
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Walked:
+    """What came of drawing: all claims that are counted, and those that have too few."""
+
+    tallies: Sequence[_Tally]
+    short: Sequence[_Tally]
+
+
+def _walk(tallies: Sequence[_Tally], drawn: Sequence[HeldOut], least: int) -> int:
+    """Return the least number of drawn questions at which all have their prompts; else all."""
+    for number, question in enumerate(drawn, start=1):
+        for tally in tallies:
+            tally.add(question, number)
+        if number >= least and all(tally.is_reached for tally in tallies):
+            return number
+    return len(drawn)
+
+
+def _width() -> Claim:
+    """Return what is wanted where nothing is asked for: intervals that are not too wide."""
+    wanted = count_wanted(MARGIN)
+    return Claim(
+        field="",
+        metric="",
+        wanted=wanted,
+        words=(
+            f"without goal and gates {wanted:,} independent prompts are wanted, so that no 95 % "
+            f"interval reaches beyond {MARGIN} to either side"
+        ),
+    )
+
+
+def _word(number: int, available: int, claims: Sequence[Claim], walked: _Walked) -> str:
+    start = f"evaluation.maxSamples auto: {number:,} of {available:,} held-out questions are asked"
+    if walked.short:
+        worst = max(walked.short, key=_Tally.lack)
+        return f"{start}, too few: {worst.claim.words}, and {_word_lack(worst)}"
+    never = next((claim for claim in claims if not claim.is_possible), None)
+    if never is not None:
+        return f"{start}, too few: {never.words}: ask for less, or for less certainty"
+    decided = max(walked.tallies, key=lambda tally: tally.reached_at, default=None)
+    if decided is not None and decided.reached_at == number:
+        return f"{start}: {decided.claim.words}{_word_groups(decided)}"
+    unknown = next((claim for claim in claims if claim.wanted is None), None)
+    if unknown is not None:
+        return f"{start}: {unknown.words}, so {DEFAULT_SAMPLES} are, where there are as many"
+    return f"{start}, the least by evaluation.minPrompts and evaluation.review.sample"
+
+
+def _word_groups(tally: _Tally) -> str:
+    if tally.independent >= tally.total:
+        return ""
+    return f"; {_word_count(tally)}"
+
+
+def _word_count(tally: _Tally) -> str:
+    count = int(tally.independent)
+    return f"some questions belong together, so that these {tally.total:,} count as {count:,}"
+
+
+def _word_lack(tally: _Tally) -> str:
+    if tally.is_capped and tally.is_reached:
+        return (
+            f"the judge is asked about {tally.wanted:,}: raise evaluation.judge.sample and maxCalls"
+        )
+    if tally.independent < tally.total:
+        return f"{_word_count(tally)}: {ADD}"
+    return f"there are {tally.total:,}: {ADD}"
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= MESSAGE_CHARACTERS else words[: MESSAGE_CHARACTERS - 3] + "..."

@@ -1,0 +1,259 @@
+"""What goal and gates of a job claim, and how many independent prompts each claim takes. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from finetune_api.v1alpha1.evaluation import Goal
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.gates import Gate
+from finetune_api.v1alpha1.judging import most_scored
+from finetune_api.v1alpha1.scoring import (
+    CORPUS_METRICS,
+    GRADED_METRICS,
+    JUDGE_METRICS,
+    UNBOUNDED_METRICS,
+)
+from finetune_trainer.prepare.decidable import LABEL_METRICS
+from finetune_trainer.prepare.held_out import HeldOut
+from finetune_trainer.statistics.bounded import NUM_DRAWS
+from finetune_trainer.statistics.confidence import tail_of
+from finetune_trainer.statistics.paired_power import count_for_gain, widest_gain
+from finetune_trainer.statistics.power import POWER, better_than, count_for_share, tail_of_many
+
+LEAST_LEVELS = 1000
+"""Bounds of a score that is resampled, at least."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """One thing that must hold.
+
+    Attributes:
+        field: Where the job asks for it, and what.
+        metric: What is measured.
+        gate: Name of the gate; None for the goal, which looks at all questions.
+        wanted: Independent prompts that it takes; None where that cannot be said.
+        is_possible: Whether any number of prompts could show it.
+        words: What it takes, or why that cannot be said.
+    """
+
+    field: str
+    metric: str
+    gate: str | None = None
+    wanted: int | None
+    is_possible: bool = True
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """A bound that is asked for, of which the number is still to be counted."""
+
+    field: str
+    metric: str
+    gate: Gate | None
+    threshold: float | None
+    is_gain: bool
+    tail: float | None
+    before: float = 0.0
+    after: float = 0.0
+    is_possible: bool = True
+    why_not: str = ""
+
+
+def list_claims(spec: FineTuneJobSpec, questions: Sequence[HeldOut]) -> list[Claim]:
+    """Return what must hold before a job publishes, each with the prompts that it takes.
+
+    All of it is to be found together with the probability :data:`POWER`, so each claim may be
+    missed by a part of what is left: the more claims, the more prompts each takes.
+
+    Args:
+        spec: The job's spec.
+        questions: The held-out questions.
+
+    Returns:
+        The claims on held-out rows; none where the job asks for nothing of them.
+    """
+    labels = _count_labels(questions, None)
+    asked = [*_goal(spec.goal, labels), *_gates(spec)]
+    # What any score meets cannot be missed.
+    sized = sum(
+        each.threshold is not None and (each.is_gain or each.threshold > 0) for each in asked
+    )
+    power = 1 - (1 - POWER) / max(1, sized)
+    return [_size(spec, each, questions, power) for each in asked]
+
+
+def _goal(goal: Goal | None, labels: Counter[bytes]) -> Iterator[_Asked]:
+    if goal is None:
+        return
+    tail = tail_of(float(goal.certainty))
+
+    def ask(field: str, threshold: str | float, **more: float) -> _Asked:
+        return _ask(field, goal.metric, None, float(threshold), tail, **more)
+
+    has_labels = goal.metric in LABEL_METRICS and len(labels) > 1
+    trivial = _trivial_score(goal.metric, labels) if has_labels else None
+    # A model is better than all that is asked of it, the most frequent label among them.
+    floors = [] if trivial is None else [trivial]
+    floors += [] if goal.at_least is None else [float(goal.at_least)]
+    least = max(map(better_than, floors), default=0.0)
+    if goal.at_least is not None:
+        yield ask(f"goal.atLeast {goal.at_least}", goal.at_least, after=least)
+    if goal.at_most is not None:
+        yield ask(f"goal.atMost {goal.at_most}", goal.at_most)  # of a loss
+    if goal.over_base is not None:
+        before, after = widest_gain(better_than(float(goal.over_base)), at_least=least)
+        yield ask(f"goal.overBase {goal.over_base}", goal.over_base, before=before, after=after)
+    if trivial is not None:
+        field = "goal: more than always giving the most frequent label"
+        yield ask(field, 0.0, before=trivial, after=least)
+
+
+def _gates(spec: FineTuneJobSpec) -> Iterator[_Asked]:
+    gates = spec.evaluation.gates
+    for gate in gates:
+        if gate.severity != "Block" or "." in gate.metric:
+            continue  # told and no more; of other rows than the held-out ones
+        is_resampled = gate.metric in GRADED_METRICS | CORPUS_METRICS | {"preferenceAccuracy"}
+        levels = max(LEAST_LEVELS, spec.evaluation.num_bootstrap_samples)
+        tail = tail_of_many(
+            float(gate.certainty),
+            len(gates),
+            num_levels=levels if is_resampled else NUM_DRAWS,
+        )
+        name = f"gate {gate.name}:"
+        if gate.at_least is not None:
+            threshold = float(gate.at_least)
+            after = better_than(threshold)
+            yield _ask(
+                f"{name} atLeast {gate.at_least}", gate.metric, gate, threshold, tail, after=after
+            )
+        elif gate.at_most is not None:
+            threshold = 1 - float(gate.at_most)
+            after = better_than(threshold)
+            yield _ask(
+                f"{name} atMost {gate.at_most}", gate.metric, gate, threshold, tail, after=after
+            )
+        else:
+            over, field = gate.over_base, "overBase"
+            if over is None:
+                over, field = gate.over_published, "overPublished"
+            assert over is not None
+            before, after = widest_gain(better_than(float(over)))
+            yield _ask(
+                f"{name} {field} {over}",
+                gate.metric,
+                gate,
+                float(over),
+                tail,
+                before=before,
+                after=after,
+            )
+
+
+def _ask(
+    field: str,
+    metric: str,
+    gate: Gate | None,
+    threshold: float,
+    tail: float | None,
+    *,
+    before: float | None = None,
+    after: float = 0.0,
+) -> _Asked:
+    why_not, is_possible = "", True
+    if metric in UNBOUNDED_METRICS:
+        why_not = f"how much {metric} varies is not known before it is measured"
+    elif tail is None:
+        why_not = "so many gates at this certainty can be shown by no number of prompts"
+        is_possible = False
+    elif threshold >= 1:
+        why_not, is_possible = "it can be shown by no number of prompts", False
+    return _Asked(
+        field=field,
+        metric=metric,
+        gate=gate,
+        threshold=None if why_not else threshold,
+        is_gain=before is not None,
+        tail=tail,
+        before=before or 0.0,
+        after=after,
+        is_possible=is_possible,
+        why_not=why_not,
+    )
+
+
+def _size(
+    spec: FineTuneJobSpec, asked: _Asked, questions: Sequence[HeldOut], power: float
+) -> Claim:
+    gate = None if asked.gate is None else asked.gate.name
+    wanted: int | None = None
+    words = f"{asked.field}: {asked.why_not}"
+    if asked.threshold is not None and asked.tail is not None:
+        if asked.is_gain:
+            wanted = count_for_gain(asked.threshold, asked.before, asked.after, asked.tail, power)
+            model = f"gains {asked.after - asked.before:.4g}"
+        else:
+            wanted = count_for_share(asked.threshold, asked.after, asked.tail, power)
+            is_less = asked.gate is not None and asked.gate.at_most is not None
+            model = f"is at {1 - asked.after if is_less else asked.after:.4g}"
+        if asked.metric == "macroF1":
+            wanted = math.ceil(wanted * _unevenness(_count_labels(questions, gate)))
+        words = (
+            f"{asked.field} takes {wanted:,} independent prompts, so that a model that {model} "
+            f"meets all that is asked with {POWER * 100:g} % probability"
+        )
+    return Claim(
+        field=asked.field,
+        metric=asked.metric,
+        gate=gate,
+        wanted=wanted,
+        is_possible=asked.is_possible,
+        words=words,
+    )
+
+
+def most_judged(spec: FineTuneJobSpec, claim: Claim, wanted: int) -> int:
+    """Return how many of the wanted prompts a claim can have: a judge is asked only so many."""
+    if claim.metric not in JUDGE_METRICS:
+        return wanted
+    return most_scored(spec.evaluation, claim.metric, wanted)
+
+
+def is_of(claim: Claim, question: HeldOut) -> bool:
+    """Return whether a claim looks at a question."""
+    return question.has_prompt and (claim.gate is None or claim.gate in question.gates)
+
+
+def _count_labels(questions: Sequence[HeldOut], gate: str | None) -> Counter[bytes]:
+    """Count the labels of a slice; nothing where some answer is none."""
+    counts: Counter[bytes] = Counter()
+    for question in questions:
+        if not question.has_prompt or (gate is not None and gate not in question.gates):
+            continue
+        if question.label is None:
+            return Counter()
+        counts[question.label] += 1
+    return counts if 2 * len(counts) <= counts.total() else Counter()
+
+
+def _trivial_score(metric: str, labels: Mapping[bytes, int]) -> float:
+    """Return what always giving the most frequent label scores."""
+    most = max(labels.values()) / sum(labels.values())
+    return 2 * most / (1 + most) / len(labels) if metric == "macroF1" else most
+
+
+def _unevenness(labels: Counter[bytes]) -> float:
+    """Return how many times the rows of even labels the mean over labels takes.
+
+    The mean of each label's own score varies with the rows that each has.
+    """
+    if not labels:
+        return 1.0
+    total = labels.total()
+    return sum(total / count for count in labels.values()) / len(labels) ** 2
