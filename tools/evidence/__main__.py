@@ -10,10 +10,12 @@ import argparse
 import time
 from collections.abc import Callable, Iterable
 
-from evidence import coverage, jobs, verdicts
+from evidence import coverage, jobs, sample_sizes, verdicts
 from evidence.coverage import Case
 
 NUM_TESTS = 1000
+NUM_SIZED = 500
+"""Of jobs that ask as many questions as their goal takes: some thousands."""
 
 
 def print_shares() -> None:
@@ -45,6 +47,20 @@ def print_verdicts() -> None:
     print("| tuned equal to base | rows | clusters | called better |\n|---|---|---|---|")
     for score, pattern, count, share in verdicts.false_verdicts(NUM_TESTS):
         print(f"| {score} | {_count_words(pattern, count)} | {pattern} | {share:.1%} |", flush=True)
+
+
+def print_sizes() -> None:
+    """Print how often jobs publish that ask as many questions as ``maxSamples: auto`` does."""
+    print(
+        "| asked for | questions | published where the model is better by the margin "
+        "| and where it is not |\n|---|---|---|---|"
+    )
+    for case in sample_sizes.published_shares(NUM_SIZED):
+        print(
+            f"| {case.words} | {case.asked:,} of {case.available:,} | {case.published:.1%} "
+            f"| {case.false:.1%} |",
+            flush=True,
+        )
 
 
 def print_jobs() -> None:
@@ -79,6 +95,7 @@ TABLES: dict[str, Callable[[], None]] = {
     "gains": print_gains,
     "measurements": print_measurements,
     "verdicts": print_verdicts,
+    "sizes": print_sizes,
     "jobs": print_jobs,
 }
 
