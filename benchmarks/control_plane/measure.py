@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,12 @@ class CpuMeter:
     """Processor time of every process of a run, and of the whole machine, since it was made.
 
     Args:
-        pids: The processes by name; this one is counted as ``benchmark``.
+        readers: What each process has used, by its name; this one is counted as ``benchmark``.
     """
 
-    def __init__(self, pids: Mapping[str, int]) -> None:
-        self._pids = {**pids, "benchmark": os.getpid()}
+    def __init__(self, readers: Mapping[str, Callable[[], Usage]]) -> None:
+        own = partial(usage_of, os.getpid())
+        self._readers: Mapping[str, Callable[[], Usage]] = {**readers, "benchmark": own}
         self._before, self._machine = self._read(), _machine_ticks()
 
     def seconds(self) -> dict[str, float]:
@@ -66,7 +68,7 @@ class CpuMeter:
         return {name: round(value, 1) for name, value in ordered}
 
     def _read(self) -> dict[str, float]:
-        return {name: usage_of(pid).cpu_seconds for name, pid in self._pids.items()}
+        return {name: read().cpu_seconds for name, read in self._readers.items()}
 
 
 def _machine_ticks() -> tuple[int, int]:

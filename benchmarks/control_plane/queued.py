@@ -89,6 +89,7 @@ async def measure_queue(name: str, world: World, count: int) -> dict[str, Any]:
         "kueue_peak_rss_mib": round(kueue_after.peak_rss_mib, 1),
         "cpu_seconds_per_job": round((after.cpu_seconds - before.cpu_seconds) / count, 5),
         "writes_per_job": round(num_writes(counts) / count, 2),
+        "operator_restarts": world.operator.num_restarts,
         "rss_mib": round(after.rss_mib, 1),
         "peak_rss_mib": round(after.peak_rss_mib, 1),
         "cpu_seconds_bare": alone_cpu,
@@ -154,6 +155,7 @@ async def measure_evictions(name: str, world: World, count: int) -> dict[str, An
             status["attempts"]["preemptions"] != NUM_EVICTIONS for status in statuses
         ),
         "writes_per_job": round(num_writes(counts) / count, 2),
+        "operator_restarts": world.operator.num_restarts,
         "peak_rss_mib": round(usage.peak_rss_mib, 1),
         "cpu_seconds": cpu,
         "requests_per_job": {k: round(v / count, 3) for k, v in counts.most_common()},

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,11 @@ CONTROLLERS = ",".join(
 
 
 class Operator:
-    """The operator under measurement, in a process of its own."""
+    """The operator under measurement, in a process of its own.
+
+    `tend` begins it again where it has ended, as its Deployment does: it ends by itself when it
+    loses its Lease. What ended processes used is counted.
+    """
 
     def __init__(
         self, cluster: ControlPlane, folder: Path, namespace: str, *, kueue: str = "off"
@@ -59,20 +64,28 @@ class Operator:
             "metricsPort": 18080,
             "bindAddress": "127.0.0.1",
         }
-        path = folder / "config.yaml"
-        path.write_text(yaml.safe_dump(config))
+        self._config = folder / "config.yaml"
+        self._config.write_text(yaml.safe_dump(config))
+        self._kubeconfig = str(cluster.kubeconfig)
         self.log = folder / "operator.log"
-        with self.log.open("wb") as log:
+        self.log.unlink(missing_ok=True)
+        self.num_restarts = 0
+        self._past = Usage(cpu_seconds=0.0, rss_mib=0.0, peak_rss_mib=0.0)
+        self._begin()
+
+    def _begin(self) -> None:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_operator", "--config", str(path)],
+                [sys.executable, "-m", "finetune_operator", "--config", str(self._config)],
                 env={
                     **os.environ,
                     "PYTHONPATH": str(ROOT / "operator"),
-                    "KUBECONFIG": str(cluster.kubeconfig),
+                    "KUBECONFIG": self._kubeconfig,
                 },
                 stdout=log,
                 stderr=log,
             )
+        self._began = time.monotonic()
 
     async def ready(self) -> None:
         async with aiohttp.ClientSession() as session:
@@ -87,8 +100,37 @@ class Operator:
                     pass
                 await asyncio.sleep(0.1)
 
+    def tend(self) -> None:
+        """Begin the operator again if it has ended.
+
+        Raises:
+            RuntimeError: It ended within 10 s of its start: it cannot run.
+        """
+        if self.process.returncode is not None:
+            return  # stopped
+        pid, status, used = os.wait4(self.process.pid, os.WNOHANG)
+        if not pid:
+            return
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        if time.monotonic() - self._began < 10.0:
+            raise RuntimeError(f"the operator ended: {self.log.read_text()[-2000:]}")
+        self._past = Usage(
+            cpu_seconds=self._past.cpu_seconds + used.ru_utime + used.ru_stime,
+            rss_mib=0.0,
+            peak_rss_mib=max(self._past.peak_rss_mib, used.ru_maxrss / 1024),
+        )
+        self.num_restarts += 1
+        self._begin()
+
     def usage(self) -> Usage:
-        return usage_of(self.process.pid)
+        """Read what it has used since it was first begun, and what it holds now."""
+        self.tend()
+        now = usage_of(self.process.pid)
+        return Usage(
+            cpu_seconds=self._past.cpu_seconds + now.cpu_seconds,
+            rss_mib=now.rss_mib,
+            peak_rss_mib=max(self._past.peak_rss_mib, now.peak_rss_mib),
+        )
 
     def stop(self) -> None:
         self.process.terminate()
@@ -192,7 +234,7 @@ class World:
 
     async def renew(self) -> None:
         """Go on with an operator that has no past, in a namespace where nothing is."""
-        self.operator.stop()
+        await self._end()
         self.namespace = _new_namespace()
         await self._begin()
 
@@ -208,11 +250,32 @@ class World:
             kueue="off" if self._kueue is None else "on",
         )
         await self.operator.ready()
+        self._tending = asyncio.create_task(self._tend(self.operator))
+
+    async def _tend(self, operator: Operator) -> None:
+        while True:
+            operator.tend()
+            await asyncio.sleep(0.5)
+
+    async def _end(self) -> None:
+        """Stop the operator, and what would begin it again before that.
+
+        Raises:
+            RuntimeError: It had ended and could not be begun again.
+        """
+        self._tending.cancel()
+        ended = await asyncio.gather(self._tending, return_exceptions=True)
+        self.operator.stop()
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
 
     def meter(self) -> CpuMeter:
         """Begin to count the processor time of the operator and of all it works with."""
-        pids = {process.name: process.pid for process in self.cluster.state.processes}
-        return CpuMeter({**pids, "operator": self.operator.process.pid})
+        readers: dict[str, Callable[[], Usage]] = {
+            process.name: partial(usage_of, process.pid) for process in self.cluster.state.processes
+        }
+        return CpuMeter({**readers, "operator": self.operator.usage})
 
     def usage_of(self, process: str) -> Usage:
         """Read what one of the cluster's processes has used."""
@@ -232,7 +295,9 @@ class World:
                 return
 
     async def __aexit__(self, *_: object) -> None:
-        self.operator.stop()
-        await self.session.close()
-        await self.client.aclose()
-        remove_cluster(self.cluster.name)
+        try:
+            await self._end()
+        finally:
+            await self.session.close()
+            await self.client.aclose()
+            remove_cluster(self.cluster.name)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from benchmarks.control_plane.flood import forge, longest_gap
-from benchmarks.control_plane.measure import CpuMeter
+from benchmarks.control_plane.measure import CpuMeter, usage_of
 from benchmarks.control_plane.queued import curve_table
 
 
@@ -32,7 +32,7 @@ def test_phases_that_come_later_have_a_column_from_the_start():
 
 
 def test_a_meter_counts_from_when_it_was_made():
-    meter = CpuMeter({"this": os.getpid()})
+    meter = CpuMeter({"this": lambda: usage_of(os.getpid())})
     sum(range(10_000_000))
     used = meter.seconds()
     assert list(used)[-2:] == ["idle", "all cores"]
