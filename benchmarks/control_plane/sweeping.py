@@ -23,6 +23,7 @@ from finetune_api.names import trial_name
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS
+from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.resource import Object
 
 NUM_TRIALS = 10
@@ -34,8 +35,9 @@ to open connections, is no job's cost."""
 PATIENCE_SECONDS = 300.0
 """Patience, and one second for each job besides: a machine that is shared is slow at times."""
 
-Run = Callable[[World, JobDriver, str, int], Awaitable[None]]
-"""Called with a prefix of names and a number of sweeps, or of that many times ten jobs."""
+Run = Callable[[KubeClient, str, JobDriver, str, int], Awaitable[None]]
+"""Called with a client, a namespace, what runs the Jobs, a prefix of names and a number
+of sweeps, or of that many times ten jobs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,9 +65,9 @@ class Cost:
 
 async def measure_sweeps(name: str, world: World, num_sweeps: int) -> dict[str, Any]:
     """Run sweeps of ten trials, after as many plain jobs."""
-    plain = await _cost_of(world, _run_jobs, num_sweeps)
+    plain = await _cost_of(world, run_jobs, num_sweeps)
     await world.renew()
-    trial = await _cost_of(world, _run_sweeps, num_sweeps)
+    trial = await _cost_of(world, run_sweeps, num_sweeps)
     return {
         "scenario": name,
         "jobs": num_sweeps * NUM_TRIALS,
@@ -103,12 +105,12 @@ async def _cost_of(world: World, run: Run, num_sweeps: int) -> Cost:
     task = asyncio.create_task(driver.run())
     try:
         await driver.synced()
-        await run(world, driver, "warm", NUM_WARM_UP)
+        await run(world.client, world.namespace, driver, "warm", NUM_WARM_UP)
         await settled(world.audit, 120)
         world.audit.mark()
         before, meter = world.operator.usage(), world.meter()
         started = time.monotonic()
-        await run(world, driver, "sweep", num_sweeps)
+        await run(world.client, world.namespace, driver, "sweep", num_sweeps)
         seconds, by_process = time.monotonic() - started, meter.seconds()
         await asyncio.sleep(3.0)
         after = world.operator.usage()
@@ -127,7 +129,9 @@ async def _cost_of(world: World, run: Run, num_sweeps: int) -> Cost:
     )
 
 
-async def _run_jobs(world: World, driver: JobDriver, prefix: str, num_sweeps: int) -> None:
+async def run_jobs(
+    client: KubeClient, namespace: str, driver: JobDriver, prefix: str, num_sweeps: int
+) -> None:
     """Run as many jobs as the sweeps have trials, as many at a time."""
     count, before = num_sweeps * NUM_TRIALS, len(driver.completed)
     patience = PATIENCE_SECONDS + count
@@ -137,14 +141,16 @@ async def _run_jobs(world: World, driver: JobDriver, prefix: str, num_sweeps: in
 
     for index in range(count):
         await until(has_room(index), patience, every=0.01)
-        job = finetunejob(f"{prefix}-{index:05d}", world.namespace)
-        await world.client.create(FINETUNEJOBS, job)
+        job = finetunejob(f"{prefix}-{index:05d}", namespace)
+        await client.create(FINETUNEJOBS, job)
     await until(lambda: len(driver.completed) - before >= count, patience)
-    await all_phase(world.client, world.namespace, "Succeeded", before + count, patience)
+    await all_phase(client, namespace, "Succeeded", before + count, patience)
 
 
-async def _run_sweeps(world: World, driver: JobDriver, prefix: str, num_sweeps: int) -> None:
-    client, namespace = world.client, world.namespace
+async def run_sweeps(
+    client: KubeClient, namespace: str, driver: JobDriver, prefix: str, num_sweeps: int
+) -> None:
+    """Run sweeps to their end, and to that of all their trials."""
     total = len((await client.list(FINETUNESWEEPS, namespace)).items) + num_sweeps
     patience = PATIENCE_SECONDS + num_sweeps * NUM_TRIALS
     for index in range(num_sweeps):

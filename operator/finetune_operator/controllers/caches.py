@@ -127,6 +127,7 @@ class Caches:
             self.feed,
             wake=wake_sweep,
             forget=forget_sweep,
+            shared=self._shared,
             **scope,  # type: ignore[arg-type]
         )
         self._workloads_informer: Informer | None = None
@@ -196,8 +197,9 @@ class Caches:
     def _keep_finetunejob(self, obj: Object) -> Object:
         """Trim a FineTuneJob; most fields of its spec are as in all the others."""
         job = trim_finetunejob(obj)
+        self._shared.share_metadata(job)
         if isinstance(spec := job.get("spec"), dict):
-            job["spec"] = {key: self._shared.of(value) for key, value in spec.items()}
+            job["spec"] = self._shared.of_each(spec)
         if isinstance(status := job.get("status"), dict):
             share_texts(status)
         return job

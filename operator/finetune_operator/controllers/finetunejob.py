@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
-from finetune_api.messages import explain_in_line
 from finetune_api.trainer import Stage
-from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.children import FIELD_MANAGER, Children
 from finetune_operator.controllers.guarding import Guard
+from finetune_operator.controllers.validated import SharedModels, ValidatedJobs
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
     CreateStage,
@@ -34,6 +30,7 @@ from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
 from finetune_operator.finetunejob.trimmed import TrimmedPod, newest_runs, owner_uid
+from finetune_operator.finetunejob.waiting import is_at_rest
 from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.state import QueueState, queue_state
 from finetune_operator.integrations.kueue.trimmed import TrimmedWorkload
@@ -53,8 +50,6 @@ _B = TypeVar("_B")
 
 BACKLOG = 32
 """With more keys waiting than this, the first status of a new job is written later."""
-MAX_PARSED = 2048
-"""Specs kept parsed, 9 KiB each: those looked at last. To parse one takes 0.3 ms."""
 MAX_ROUNDS = 8
 """Plans per reconcile; each round but the last changed the snapshot."""
 
@@ -74,6 +69,7 @@ class FineTuneJobReconciler:
         recorder: Records Events on FineTuneJobs.
         queue: Where keys wait; asked how many, and given back keys whose status can wait.
         places: Places in Kueue's queues; None without Kueue.
+        models: Parts of validated specs that others keep as well.
     """
 
     def __init__(
@@ -86,6 +82,7 @@ class FineTuneJobReconciler:
         recorder: EventRecorder,
         queue: WorkQueue[ObjectKey],
         places: QueuePlaces | None = None,
+        models: SharedModels | None = None,
     ) -> None:
         self._client = client
         self._caches = caches
@@ -102,14 +99,14 @@ class FineTuneJobReconciler:
         self._queue = queue
         self._places = places
         self._children = Children(client, caches, clock=clock)
-        self._parsed: OrderedDict[str, tuple[int, FineTuneJob | None, str]] = OrderedDict()
+        self._validated = ValidatedJobs(models or SharedModels())
         self._settings: dict[str, OperatorConfig] = {}
         self._ledgers: dict[str, Ledger] = {}
 
     def forget(self, job: Object) -> None:
         """Drop the memory of a FineTuneJob that is gone."""
         uid = job["metadata"]["uid"]
-        self._parsed.pop(uid, None)
+        self._validated.forget(uid)
         self._ledgers.pop(uid, None)
         self._children.forget(uid)
 
@@ -141,9 +138,13 @@ class FineTuneJobReconciler:
         self._guard.announce(observed.job, step.events)
         for action in step.then:
             await self._children.perform(observed, action)
-        if is_terminal(step.status or observed.job.get("status")) and not observed.refusals:
+        status = step.status or observed.job.get("status")
+        if is_terminal(status) and not observed.refusals:
             # A publication that was decided on after the end may be refused again and again.
             self.forget(observed.job)
+        elif is_at_rest(status):
+            # Thousands of trials may wait for the choice, each for longer than it has trained.
+            self._validated.forget(observed.uid)
         if step.requeue_after is not None:
             return RequeueAfter(step.requeue_after)
         return Done()
@@ -169,7 +170,7 @@ class FineTuneJobReconciler:
     def _observe(self, key: ObjectKey, job: Object) -> Observed:
         """Take a snapshot; children of an earlier object of that name are not ours."""
         uid = job["metadata"]["uid"]
-        parsed, problem = self._parse(job)
+        parsed, problem = self._validated.of(job)
         jobs = newest_runs(each for each in self._caches.jobs_of(key) if owner_uid(each) == uid)
         stage_of_uid = {child["metadata"]["uid"]: stage for stage, child in jobs.items()}
         pods: dict[Stage, list[TrimmedPod]] = {}
@@ -203,23 +204,6 @@ class FineTuneJobReconciler:
             return state
         place = self._places.of(workload["metadata"]["namespace"], state.queue, state.workload)
         return replace(state, place=place)
-
-    def _parse(self, job: Object) -> tuple[FineTuneJob | None, str]:
-        metadata = job["metadata"]
-        uid, generation = metadata["uid"], metadata.get("generation", 0)
-        known = self._parsed.get(uid)
-        if known is None or known[0] != generation:
-            # The status is not validated: a newer operator may have written more into it.
-            wire: Object = {"metadata": metadata, "spec": job.get("spec")}
-            try:
-                known = (generation, FineTuneJob.from_stored(wire), "")
-            except ValidationError as error:
-                known = (generation, None, explain_in_line(error, wire))
-            self._parsed[uid] = known
-            if len(self._parsed) > MAX_PARSED:
-                self._parsed.popitem(last=False)
-        self._parsed.move_to_end(uid)
-        return known[1], known[2]
 
     def _count(self, job: Object, pods: list[TrimmedPod]) -> Ledger:
         uid = job["metadata"]["uid"]

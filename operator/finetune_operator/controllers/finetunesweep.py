@@ -23,6 +23,7 @@ from finetune_operator.controllers.children import FIELD_MANAGER
 from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.refusals import NameTaken, Refusals, is_verdict
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
+from finetune_operator.controllers.validated import SharedModels
 from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.finetunesweep.actions import (
     Action,
@@ -86,6 +87,7 @@ class FineTuneSweepReconciler:
         config: The administrator's settings.
         clock: Source of time.
         recorder: Records Events on FineTuneSweeps.
+        models: Parts of validated specs, of which a sweep has most in common with its trials.
     """
 
     def __init__(
@@ -97,8 +99,10 @@ class FineTuneSweepReconciler:
         *,
         clock: Clock,
         recorder: EventRecorder,
+        models: SharedModels | None = None,
     ) -> None:
         self._client = client
+        self._models = models or SharedModels()
         self._sweeps = sweeps
         self._store = sweeps.informer.store
         self._jobs = jobs
@@ -165,7 +169,7 @@ class FineTuneSweepReconciler:
             # The status is not validated: a newer operator may have written more into it.
             wire: Object = {"metadata": metadata, "spec": sweep.get("spec")}
             try:
-                memory.parsed, memory.problem = FineTuneSweep.from_stored(wire), ""
+                memory.parsed, memory.problem = self._validate(wire), ""
             except ValidationError as error:
                 memory.parsed = None
                 memory.problem = explain_in_line(error, wire, kind=SWEEP_KIND)
@@ -182,6 +186,12 @@ class FineTuneSweepReconciler:
             missing=memory.missing - {trial.number for trial in trials},
             refusal=memory.refusal,
         )
+
+    def _validate(self, wire: Object) -> FineTuneSweep:
+        sweep = FineTuneSweep.from_stored(wire)
+        template = self._models.share(sweep.spec.template, wire["spec"]["template"])
+        spec = sweep.spec.model_copy(update={"template": template})
+        return sweep.model_copy(update={"spec": spec})
 
     async def _carry_out(self, observed: Observed, action: Action, memory: _Memory) -> None:
         match action:

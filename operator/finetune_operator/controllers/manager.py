@@ -22,6 +22,7 @@ from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.controller import Controller
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
 from finetune_operator.controllers.finetunesweep import FineTuneSweepReconciler
+from finetune_operator.controllers.validated import SharedModels
 from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.workload import is_installed
 from finetune_operator.kube.client import KubeClient
@@ -223,6 +224,7 @@ class Manager:
             metrics=client.metrics,
             max_delay_seconds=MAX_BACKOFF_SECONDS,
         )
+        self._models = SharedModels()
         self._reconciler = FineTuneJobReconciler(
             client,
             self.caches,
@@ -231,6 +233,7 @@ class Manager:
             recorder=self._recorder,
             queue=queue,
             places=places,
+            models=self._models,
         )
         self._finetunejobs = Controller(
             self.caches.feed,
@@ -253,6 +256,7 @@ class Manager:
             self.config,
             clock=self._clock,
             recorder=self._recorder,
+            models=self._models,
         )
         self._finetunesweeps = Controller(
             sweeps.informer,

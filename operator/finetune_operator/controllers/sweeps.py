@@ -20,7 +20,7 @@ from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.feed import Feed
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of
-from finetune_operator.kube.sharing import share_texts
+from finetune_operator.kube.sharing import SharedParts, share_texts
 from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workqueue import PRIORITY_USER
 
@@ -48,6 +48,7 @@ class Sweeps:
         jobs: The cache of FineTuneJobs, indexed by ``BY_SWEEP``.
         wake: Told which FineTuneSweep to look at.
         forget: Told of FineTuneSweeps that are gone.
+        shared: What FineTuneJobs have in common: a sweep's template is that of its trials.
         namespaces: Where to watch; empty for all namespaces.
         rng: Source of jitter.
 
@@ -62,17 +63,19 @@ class Sweeps:
         *,
         wake: Wake,
         forget: Callable[[Object], None],
+        shared: SharedParts,
         namespaces: Sequence[str],
         rng: random.Random,
     ) -> None:
         self._jobs = jobs
         self._wake = wake
         self._forget = forget
+        self._shared = shared
         self.informer = Informer(
             client,
             FINETUNESWEEPS,
             namespaces=namespaces,
-            transform=_keep_sweep,
+            transform=self._keep_sweep,
             on_served=_tell_served,
             may_be_forbidden=True,
             rng=rng,
@@ -88,20 +91,28 @@ class Sweeps:
         """Return the FineTuneJobs that are labelled with a sweep."""
         return self._jobs.store.by_index(BY_SWEEP, "/".join(key))
 
+    def _keep_sweep(self, obj: Object) -> Object:
+        """Trim a FineTuneSweep; its template is in its trials, its words in other sweeps."""
+        sweep = trim_finetunejob(obj)
+        self._shared.share_metadata(sweep)
+        if isinstance(spec := sweep.get("spec"), dict):
+            template = spec.get("template")
+            if isinstance(template, dict):
+                spec = {**spec, "template": self._shared.of_each(template)}
+            sweep["spec"] = {
+                key: value if key == "template" else self._shared.of(value)
+                for key, value in spec.items()
+            }
+        if isinstance(status := sweep.get("status"), dict):
+            share_texts(status)
+        return sweep
+
     def _on_sweep(self, kind: EventType, old: Object | None, new: Object | None) -> None:
         if new is None:
             assert old is not None
             self._forget(old)
         elif old is None or _is_news_of_sweep(old, new):
             self._wake(key_of(new), PRIORITY_USER)
-
-
-def _keep_sweep(obj: Object) -> Object:
-    """Trim a FineTuneSweep; the statuses of many have most of their words in common."""
-    sweep = trim_finetunejob(obj)
-    if isinstance(status := sweep.get("status"), dict):
-        share_texts(status)
-    return sweep
 
 
 def _is_news_of_sweep(old: Object, new: Object) -> bool:

@@ -31,6 +31,7 @@ _CONDITION_OF_STAGE = {
 }
 _AT_WORK = frozenset({"Preparing", "Evaluating", "Publishing"})
 """Reasons of a condition that is not true yet because its stage is at work."""
+_AT_REST = frozenset({"Suspended", "AwaitingApproval", "AwaitingSelection"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +57,11 @@ class Wait:
 def phase_of(job: Object) -> str:
     """Return the phase; a job that no operator has looked at is pending."""
     return str((job.get("status") or {}).get("phase") or "Pending")
+
+
+def is_at_rest(status: Object | None) -> bool:
+    """Return whether a job waits for a person, or a sweep, to change it: nothing of it runs."""
+    return (status or {}).get("phase") in _AT_REST
 
 
 def reason_of(job: Object) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any, TypeVar, cast
 
 import orjson
@@ -32,14 +33,43 @@ class SharedParts:
 
     def of(self, value: V) -> V:
         """Return the value that came first of all that are equal to this one as JSON."""
-        key = orjson.dumps(value)
+        key = brief_key(value)
         known: V | None = self._known.get(key)
         if known is not None:
             return known
         if len(self._known) >= self._limit:
             self._known.clear()
+        if isinstance(value, dict):
+            share_texts(value)
         self._known[key] = value
         return value
+
+    def of_each(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the same fields, each with the value that came first of all equal ones."""
+        return {key: self.of(value) for key, value in fields.items()}
+
+    def share_metadata(self, obj: dict[str, Any]) -> None:
+        """Share what an object has in common with others of its kind, namespace and owner.
+
+        Names, UIDs and versions are of one object alone.
+        """
+        for key in ("apiVersion", "kind"):
+            if key in obj:
+                obj[key] = sys.intern(obj[key])
+        metadata = obj["metadata"]
+        for key in ("namespace", "creationTimestamp"):
+            if key in metadata:
+                metadata[key] = sys.intern(metadata[key])
+        if labels := metadata.get("labels"):
+            share_texts(labels)
+        if owners := metadata.get("ownerReferences"):
+            metadata["ownerReferences"] = self.of(owners)
+
+
+def brief_key(value: object) -> bytes:
+    """Return what two values have in common that are equal as JSON, and no others: 128 bytes."""
+    key = orjson.dumps(value)
+    return key if len(key) <= MAX_TEXT else blake2b(key, digest_size=16).digest()
 
 
 def share_texts(obj: M) -> M:

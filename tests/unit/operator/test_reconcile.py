@@ -91,21 +91,6 @@ async def test_fields_of_a_newer_crd_are_ignored_in_stored_objects():
     assert condition({"status": status}, "Accepted")["status"] == "True"
 
 
-async def test_no_more_specs_are_kept_parsed_than_are_looked_at(monkeypatch):
-    monkeypatch.setattr(controller, "MAX_PARSED", 2)
-    world = world_of(job(suspend=True))
-    for name in ("one", "two", "three"):
-        body = job(suspend=True)
-        body["metadata"] |= {"name": name, "uid": f"uid-{name}", "resourceVersion": "500"}
-        world.caches.observe("ADDED", body)
-        world.client.cluster.store(("finetunejobs", "team-a", name), body)
-        await world.reconciler.reconcile(("team-a", name))
-    assert list(world.reconciler._parsed) == ["uid-two", "uid-three"]
-    await world.reconciler.reconcile(KEY)
-    status = world.client.cluster.objects["finetunejobs", *KEY]["status"]
-    assert condition({"status": status}, "Suspended")["status"] == "True"
-
-
 async def test_a_paused_workload_is_known_as_such_before_the_watch_tells():
     world = world_of(job(), has_kueue=True)
     workload = {
