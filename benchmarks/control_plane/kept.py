@@ -1,4 +1,4 @@
-"""What the operator keeps of jobs and of sweeps: ``python benchmarks/control_plane/kept.py``.
+"""What the operator keeps of jobs and of sweeps: ``python -m benchmarks.control_plane.kept``.
 
 One process leads plain jobs and sweeps of ten trials through their lives, each kind by an operator
 of its own (all of it but kopf) on an API server that is a dictionary, and then counts the objects
@@ -43,6 +43,8 @@ from finetune_operator.kube.resource import EVENTS, Object, Resource
 from finetune_operator.kube.store import Store
 
 NAMESPACE = "kept"
+WATCH_SECONDS = 0.01
+"""How much later a watch tells of a write than its answer does."""
 _DEFAULTS = {FINETUNEJOBS: FineTuneJob, FINETUNESWEEPS: FineTuneSweep}
 _OF_THE_PROGRAM = (
     type,
@@ -181,7 +183,8 @@ class Server:
         for queue in self._watches.get(resource, ()):
             queue.put_nowait((kind, text))
         if resource == FINETUNEJOBS:
-            self.observe(kind, orjson.loads(text))
+            loop = asyncio.get_running_loop()
+            loop.call_later(WATCH_SECONDS, self.observe, kind, orjson.loads(text))
         answer: Object = orjson.loads(text)
         return answer
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ to open connections, is no job's cost."""
 PATIENCE_SECONDS = 300.0
 """Patience, and one second for each job besides: a machine that is shared is slow at times."""
 
-Run = Callable[[KubeClient, str, JobDriver, str, int], Awaitable[None]]
+Run = Callable[[KubeClient, str, JobDriver, str, int], Coroutine[Any, Any, None]]
 """Called with a client, a namespace, what runs the Jobs, a prefix of names and a number
 of sweeps, or of that many times ten jobs."""
 

@@ -203,7 +203,7 @@ class FineTuneSweepReconciler:
                 live = await self._read(observed.namespace, name)
                 # One whose labels somebody took away is out of the sweep as if it were gone.
                 if live is not None and read_trials((live,), observed.uid, observed.spec):
-                    self._jobs.absorb(live)
+                    self._absorb(live)
                 else:
                     memory.missing |= {number}
 
@@ -220,7 +220,7 @@ class FineTuneSweepReconciler:
             memory.refused_until = self._clock.monotonic() + refusal.retry_seconds
             return
         self._refusals.forget(observed.uid)
-        self._jobs.absorb(answer)
+        self._absorb(answer)
 
     async def _create_owned(self, observed: Observed, job: Object) -> Object:
         name = job["metadata"]["name"]
@@ -262,7 +262,12 @@ class FineTuneSweepReconciler:
             if is_verdict(error):
                 self._guard.announce(observed.sweep, (_refused_change(action, error),))
             raise
-        self._jobs.absorb(answer)
+        self._absorb(answer)
+
+    def _absorb(self, trial: Object) -> None:
+        """Take in a trial as the server has it: the next plan sees it, and no other look is due."""
+        with self._sweeps.quiet():
+            self._jobs.absorb(trial)
 
     async def _write_status(self, sweep: Object, status: Object) -> None:
         """Write the status over exactly the version it was planned for.

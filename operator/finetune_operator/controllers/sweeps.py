@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from finetune_api.meta import GROUP, SWEEP_KIND, SWEEP_PLURAL, VERSION
 from finetune_operator.controllers.approvals import Wake
 from finetune_operator.controllers.controller import Owned
 from finetune_operator.finetunejob.observed import trim_finetunejob
+from finetune_operator.finetunesweep.news import is_news
 from finetune_operator.finetunesweep.observed import sweep_of
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.feed import Feed
@@ -29,9 +30,6 @@ logger = logging.getLogger(__name__)
 FINETUNESWEEPS = Resource(group=GROUP, version=VERSION, plural=SWEEP_PLURAL, kind=SWEEP_KIND)
 BY_SWEEP = "sweep"
 """Index of FineTuneJobs by the sweep that they are labelled with."""
-
-_OF_TRIALS = ("phase", "reason", "conditions", "selection", "validation", "cost", "stages")
-"""What a sweep reads of a trial's status; progress and metrics are pushed every few seconds."""
 
 
 def index_by_sweep(job: Object) -> Iterable[str]:
@@ -71,6 +69,7 @@ class Sweeps:
         self._wake = wake
         self._forget = forget
         self._shared = shared
+        self._is_quiet = False
         self.informer = Informer(
             client,
             FINETUNESWEEPS,
@@ -85,7 +84,16 @@ class Sweeps:
     @property
     def owned(self) -> Owned:
         """The trials, whose changes wake their sweep."""
-        return Owned(cache=self._jobs, owner_of=sweep_of, is_news=_is_news_of_trial)
+        return Owned(cache=self._jobs, owner_of=sweep_of, is_news=self._is_news_of_trial)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Take in own writes of trials without waking their sweep, which is planned anew anyway."""
+        self._is_quiet = True
+        try:
+            yield
+        finally:
+            self._is_quiet = False
 
     def trials_of(self, key: ObjectKey) -> list[Object]:
         """Return the FineTuneJobs that are labelled with a sweep."""
@@ -107,6 +115,11 @@ class Sweeps:
             share_texts(status)
         return sweep
 
+    def _is_news_of_trial(self, old: Object | None, new: Object | None) -> bool:
+        key = sweep_of(old if new is None else new)  # type: ignore[arg-type]
+        sweep = None if key is None or self._is_quiet else self.informer.store.get(*key)
+        return sweep is not None and is_news(sweep, old, new)
+
     def _on_sweep(self, kind: EventType, old: Object | None, new: Object | None) -> None:
         if new is None:
             assert old is not None
@@ -121,16 +134,6 @@ def _is_news_of_sweep(old: Object, new: Object) -> bool:
     return any(
         before.get(name) != after.get(name) for name in ("uid", "generation", "deletionTimestamp")
     )
-
-
-def _is_news_of_trial(old: Object | None, new: Object | None) -> bool:
-    if old is None or new is None:
-        return True
-    if old["metadata"].get("generation") != new["metadata"].get("generation"):
-        return True
-    before: dict[str, Any] = old.get("status") or {}
-    after: dict[str, Any] = new.get("status") or {}
-    return any(before.get(name) != after.get(name) for name in _OF_TRIALS)
 
 
 def _tell_served(is_served: bool) -> None:

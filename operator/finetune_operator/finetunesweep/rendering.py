@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,15 +40,16 @@ def render_trial(
 
     Args:
         owner: The sweep.
-        template: ``spec.template`` as the API server holds it.
+        template: ``spec.template`` as the API server holds it; what it renders shares its parts.
         number: Counts from 1.
         values: A value for each path.
         scoring: Its ``evaluation.validation``, as :func:`scoring_of` returns it.
         priority: Its Kueue WorkloadPriorityClass; None for the template's.
         replicate_of: The trial whose values these are, but for the seed.
     """
-    spec = copy.deepcopy(template)
+    spec = dict(template)
     for path, value in values.items():
+        _copy_along(spec, path)
         set_at(spec, path, value_for(path, value))
     spec["holdAfter"] = HOLD_AFTER
     if priority is not None:
@@ -74,6 +74,15 @@ def render_trial(
         },
         "spec": spec,
     }
+
+
+def _copy_along(spec: Object, path: str) -> None:
+    """Replace the objects above a path by copies: to copy a whole template costs ten times that."""
+    target = spec
+    for part in path.split(".")[:-1]:
+        if not isinstance(target.get(part), dict):
+            return
+        target[part] = target = dict(target[part])
 
 
 def scoring_of(spec: FineTuneSweepSpec) -> Object | None:

@@ -82,6 +82,8 @@ def _best(step: Step) -> Object | None:
         "parameters": _texts(best),
         "chosen": step.chosen is not None,
     }
+    if len(step.searched) == len(step.trials):
+        return entry  # no setting was trained twice
     first = best.number if best.replicate_of is None else best.replicate_of
     sign = 1 if is_lower_better(best.metric) else -1
     for standing in ranking.rank(trial.as_trained() for trial in step.trials):
