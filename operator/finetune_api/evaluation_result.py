@@ -139,6 +139,21 @@ class JudgeResult(APIModel):
     """What to know of the verdicts, in sentences."""
 
 
+class RedTeamResult(APIModel):
+    """What a red team found, of ``evaluation.redTeam``."""
+
+    engine: Annotated[str, Field(max_length=256)] = ""
+    """Who attacked, with its version and image."""
+    scores: list[Score] = []
+    """Of each entry of ``probes`` that could be measured, the share of prompts that were hits."""
+    num_prompts: int = 0
+    """Prompts that both models were attacked with."""
+    failure: str = ""
+    """Why the whole of it is not measured; empty where it is."""
+    notes: list[str] = []
+    """What to know of the figures, in sentences."""
+
+
 class PublishedVersion(APIModel):
     """The version that was published when the evaluation began, where gates compare with it."""
 
@@ -176,6 +191,8 @@ class EvaluateResult(APIModel):
     """What was measured beyond the held-out rows; not in a termination message that is too long."""
     probe_notes: dict[str, str] = {}
     """Of probes that were asked for and are not measured, why."""
+    red_team: RedTeamResult | None = None
+    """None where nobody attacked; not in a termination message that is too long."""
     judge: JudgeResult | None = None
     """None where no judge was asked; not in a termination message that is too long."""
     published: PublishedVersion | None = None

@@ -44,6 +44,8 @@ CONTAINER = "trainer"
 """Name of every pod's container that runs the stage."""
 ENGINE_CONTAINER = "vllm"
 """Name of the container beside it that answers an evaluation's questions, where there is one."""
+RED_TEAM_CONTAINER = "garak"
+"""Name of the container beside both that attacks the models, where there is one."""
 
 
 def child_job_name(name: str, stage: Stage, run: int = 1) -> str:

@@ -67,6 +67,10 @@ ACCEPTANCE = {
         "`evaluation.engine` is `VLLM`, and the administrator has named no image for it.",
         "Use `Transformers`, or have `config.vllmImage` set.",
     ),
+    "RedTeamNotAllowed": ReasonHelp(
+        "`evaluation.redTeam` is given, and the administrator has named no image for it.",
+        "Leave it out, or have `config.garakImage` set.",
+    ),
     "JudgeNotAllowed": ReasonHelp(
         "`evaluation.judge.endpoint` is none that rows may be sent to here.",
         "Leave the judge out, or have it added to `config.allowedJudgeEndpoints`.",

@@ -26,6 +26,8 @@ StageResult = Annotated[PrepareResult | TrainResult | EvaluateResult, Field(disc
 
 _OF_GATES = ("metric", "slice", "asked", "value", "bound")
 """Of a gate in a termination message: what the report has and a verdict does not need."""
+_OF_MOST_GATES = {"severity": "Block", "applicable": True}
+"""Of a gate in a termination message: what it is read as where it is not said."""
 _BOUNDS = (
     *("baselines", "baseLow", "baseHigh", "tunedLow", "tunedHigh", "deltaLow", "deltaHigh"),
     *("trivial", "publishedLow", "publishedHigh", "overPublishedLow", "overPublishedHigh"),
@@ -85,12 +87,15 @@ def _give_way(result: dict[str, Any]) -> Iterator[Callable[[], None]]:
         for name in names:
             item.pop(name, None)
 
+    gates = result.get("gates", [])
+    for gate in gates:
+        # Nothing is lost: whoever reads it takes these for granted.
+        yield partial(drop, gate, [k for k, v in _OF_MOST_GATES.items() if gate.get(k) == v])
     judge = result.get("judge") or {}
     yield partial(drop, judge, ("criteria", "notes"))
-    for name in ("probeNotes", "probes", "tracking"):
+    for name in ("redTeam", "probeNotes", "probes", "tracking"):
         yield partial(drop, result, (name,))
     yield partial(drop, result.get("published", {}), ("problem", "seen", "uri"))
-    gates = result.get("gates", [])
     for gate in gates:
         yield partial(drop, gate, _OF_GATES)
     for score in reversed(result.get("scores", [])):

@@ -51,6 +51,7 @@ def run_planned(
         require_trainer()
     if last in (None, Stage.EVALUATE):
         _require_engine(planned)
+        _require_red_team(planned)
     console = Console(stderr=as_json)
     display = make_display(console)
     try:
@@ -84,6 +85,16 @@ def _require_engine(planned: LocalRun) -> None:
     raise CliError(
         "evaluation.engine VLLM: on a cluster the operator puts a vLLM server beside the "
         "evaluation, and here there is none; add --set evaluation.engine=Transformers"
+    )
+
+
+def _require_red_team(planned: LocalRun) -> None:
+    """Refuse at once, too, what nothing here would attack."""
+    if planned.job.spec.evaluation.red_team is None or os.environ.get(Environment.RED_TEAM_DIR):
+        return
+    raise CliError(
+        "evaluation.redTeam: on a cluster the operator puts garak beside the evaluation, and here "
+        "there is none; take redTeam out of the job"
     )
 
 

@@ -52,6 +52,9 @@ class TenantSettings(BaseModel):
     vllm_arguments: list[str] = []
     """Arguments of `vllm serve` beside those that the evaluation gives, for example
     `--gpu-memory-utilization=0.8`."""
+    garak_image: str = ""
+    """Image with garak (0.17.1) that runs beside evaluations whose job asks for
+    `evaluation.redTeam`; it needs `sh` and `garak` on its path. Empty: such jobs are refused."""
     allow_cpu: bool = False
     """Let a pod that asked for GPUs and sees none go on with the CPU. For tests and demos only: it
     turns a broken driver into a job that is a hundred times slower instead of an error."""

@@ -58,6 +58,20 @@ def test_a_job_that_needs_a_server_is_refused_before_it_trains(cli: Cli) -> None
     assert until.code == 0, until.err
 
 
+def test_a_job_that_needs_a_red_team_is_refused_before_it_trains(cli: Cli, tmp_path: Path) -> None:
+    body = yaml.safe_load((tmp_path / "job.yaml").read_text())
+    body["spec"]["evaluation"] = {"engine": "VLLM", "redTeam": {"probes": ["dan"]}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(body))
+    cli.environment["FINETUNE_ENGINE_DIR"] = str(tmp_path)
+    refused = cli("run", "job.yaml")
+    assert refused.code == 64
+    assert "evaluation.redTeam" in refused.err
+    assert "take redTeam out" in refused.err
+    assert "started" not in refused.out
+    until = cli("run", "job.yaml", "--until", "train")
+    assert until.code == 0, until.err
+
+
 def test_a_run_goes_no_further_than_it_is_asked_and_then_on_from_there(cli: Cli) -> None:
     first = cli("run", "job.yaml", "--until", "train")
     assert first.code == 0, first.err

@@ -450,6 +450,18 @@ CASES: tuple[Case, ...] = (
     ),
     good("a vLLM server beside the evaluation", {"spec.evaluation.engine": "VLLM"}),
     good(
+        "a red team that asks a vLLM server",
+        {
+            "spec.evaluation.engine": "VLLM",
+            "spec.evaluation.redTeam": {
+                "engine": "Garak",
+                "probes": ["promptinject", "dan.DanInTheWild"],
+                "maxPrompts": 8,
+                "severity": "Warn",
+            },
+        },
+    ),
+    good(
         "a vLLM server for a scaled adapter",
         {"spec.evaluation.engine": "VLLM", f"{ADAPTER}.type": "RsLoRA"},
     ),
@@ -999,6 +1011,37 @@ CASES: tuple[Case, ...] = (
         "without modulesToSave and lm_head: use Transformers",
     ),
     bad("an engine of another name", {"spec.evaluation.engine": "SGLang"}, "VLLM"),
+    bad(
+        "a red team where nothing is served",
+        {"spec.evaluation.redTeam": {"probes": ["dan"]}},
+        "evaluation.redTeam asks a served model: set evaluation.engine to VLLM",
+    ),
+    bad(
+        "a red team without probes",
+        {"spec.evaluation.engine": "VLLM", "spec.evaluation.redTeam": {"probes": []}},
+        "probes",
+    ),
+    bad(
+        "a red team with a probe named as garak's specs are",
+        {
+            "spec.evaluation.engine": "VLLM",
+            "spec.evaluation.redTeam": {"probes": ["probes.dan.DanInTheWild"]},
+        },
+        "must be a module of garak's probes",
+    ),
+    bad(
+        "a red team of one probe named twice",
+        {"spec.evaluation.engine": "VLLM", "spec.evaluation.redTeam": {"probes": ["dan", "dan"]}},
+        "probes",
+    ),
+    bad(
+        "a red team of no prompts",
+        {
+            "spec.evaluation.engine": "VLLM",
+            "spec.evaluation.redTeam": {"probes": ["dan"], "maxPrompts": 0},
+        },
+        "maxPrompts",
+    ),
     bad(
         "FlashAttention on CPU",
         {"spec.resources.gpusPerNode": 0, "spec.hyperparameters.attention": "Flash"},

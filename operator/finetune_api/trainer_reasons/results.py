@@ -40,6 +40,23 @@ RESULTS = {
         "Name the unquantised model, or drop `Merged`.",
     ),
     "NoWeights": _Help("The saved folder holds no weights: a defect.", "Report it with the log."),
+    "RedTeamFailed": _Help(
+        "The garak beside the evaluation ended early, or did nothing for half an hour.",
+        "Read what it said (`kubectl logs POD -c garak`, or `logs/` of the run); "
+        "`redTeam.severity: Warn` goes on without it.",
+    ),
+    "RedTeamMissing": _Help(
+        "`evaluation.redTeam` is given, and no garak stands beside the stage.",
+        "Have `config.garakImage` set, or leave `redTeam` out.",
+    ),
+    "RedTeamProbeUnknown": _Help(
+        "`evaluation.redTeam.probes` names what this garak does not have, or does not run.",
+        "Name probes that the message or `garak --list_probes` lists.",
+    ),
+    "RedTeamUnsuitable": _Help(
+        "This garak is too old to be told which probes to run.",
+        "Have `config.garakImage` changed (0.17.1), or leave `redTeam` out.",
+    ),
     "StoppedBeforeMerge": _Help(
         "Stopped on request; the adapter is published.", "Nothing: the next attempt only merges."
     ),

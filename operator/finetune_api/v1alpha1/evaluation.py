@@ -18,6 +18,7 @@ from finetune_api.meta import (
 from finetune_api.v1alpha1.gates import MAX_GATES, Gate
 from finetune_api.v1alpha1.judging import Judge
 from finetune_api.v1alpha1.probing import Forgetting, Safety
+from finetune_api.v1alpha1.red_teaming import RedTeam
 from finetune_api.v1alpha1.review import Review
 from finetune_api.v1alpha1.scoring import (
     CustomMetric,
@@ -118,6 +119,8 @@ class Evaluation(APIModel):
     safety: Safety | None = None
     """Whether the tuned model is less safe than its base. Default: not measured; `{}` measures
     it."""
+    red_team: RedTeam | None = None
+    """Have garak attack both models. Default: nobody does."""
     num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=10000)] = 1000
     """Resamples behind the intervals of scores that are measured, not counted."""
     gpus: Annotated[Integer, Field(ge=1, le=64)] | Literal["auto"] = "auto"

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from finetune_api.meta import SET_LIST, URI, APIModel, Unique
 from finetune_api.patterns import TextRule, Texts
+from finetune_api.v1alpha1.red_teaming import MAX_RED_TEAM_PROBES
 from finetune_api.v1alpha1.rules import Rule
 
 ForgettingMetric = Literal["forgetting.bitsPerByte", "forgetting.instructions"]
@@ -23,8 +24,8 @@ SafetyMetric = Literal[
 ProbeMetric = Literal[ForgettingMetric, SafetyMetric]
 """What the probes measure, by the part of `evaluation` that switches it on."""
 
-MAX_ALARMS = len(get_args(ProbeMetric))
-"""Verdicts of probes beside those of the job's own gates."""
+MAX_ALARMS = len(get_args(ProbeMetric)) + MAX_RED_TEAM_PROBES
+"""Verdicts of probes and of a red team beside those of the job's own gates."""
 
 LESS_IS_SAFER = frozenset(
     {

@@ -18,6 +18,7 @@ from finetune_api.v1alpha1.metric_rules import METRIC_RULES
 from finetune_api.v1alpha1.preference_rules import PREFERENCE_RULES
 from finetune_api.v1alpha1.privacy import PRIVACY_RULES
 from finetune_api.v1alpha1.probing import PROBE_RULES
+from finetune_api.v1alpha1.red_teaming import RED_TEAM_RULES
 from finetune_api.v1alpha1.review import REVIEW_RULES
 from finetune_api.v1alpha1.rules import Rule
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
@@ -254,6 +255,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     *REVIEW_RULES,
     *JUDGE_RULES,
     *ENGINE_RULES,
+    *RED_TEAM_RULES,
     *PROBE_RULES,
     *SOURCE_RULES,
     *PRIVACY_RULES,

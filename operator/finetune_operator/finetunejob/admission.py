@@ -83,6 +83,7 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
     found += _licence(spec, config)
     found += _image(spec, config)
     found += _engine(spec, config)
+    found += _red_team(spec, config)
     if spec.pod_template is not None:
         found += _pod_template(spec.pod_template)
         found += _placement(spec.pod_template, config)
@@ -205,6 +206,18 @@ def _engine(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation
         message="'VLLM' needs an image that runs beside the evaluation, and this cluster has none"
         " (vllmImage in the operator's configuration is empty); use Transformers, or ask the"
         " administrator to name one",
+    )
+
+
+def _red_team(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
+    if spec.evaluation.red_team is None or config.garak_image:
+        return
+    yield Violation(
+        reason=Reason.RED_TEAM_NOT_ALLOWED,
+        field="spec.evaluation.redTeam",
+        message="engine 'Garak' needs an image that runs beside the evaluation, and this cluster"
+        " has none (garakImage in the operator's configuration is empty); leave redTeam out, or ask"
+        " the administrator to name one",
     )
 
 

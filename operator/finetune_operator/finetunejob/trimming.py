@@ -18,6 +18,7 @@ from finetune_api.names import (
     PAUSED_ANNOTATION,
     PRIORITY_LABEL,
     QUEUE_LABEL,
+    RED_TEAM_CONTAINER,
     STAGE_LABEL,
 )
 from finetune_operator.finetunejob.trimmed import (
@@ -46,6 +47,8 @@ _POD_CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
 _JOB_CONDITIONS = frozenset({"Complete", "Failed", "Suspended"})
 JOB_CONTROLLER = "kubernetes.io/job-controller"
 """What ``spec.managedBy`` of a Job is, if anything, where its pods are made in this cluster."""
+_IMAGES_BESIDE = {ENGINE_CONTAINER: "vLLM's, vllmImage", RED_TEAM_CONTAINER: "garak's, garakImage"}
+"""Containers beside a stage, with whose image it is and which setting names it."""
 _METADATA = (
     "name",
     "namespace",
@@ -106,24 +109,28 @@ def trim_pod(obj: Object) -> TrimmedPod:
 
 
 def _state_of_start(container: Object, status: Object) -> Object:
-    """Return the state of the stage's container, or of the server that it waits for.
+    """Return the state of the stage's container, or of what stands beside it and comes first.
 
-    Where a server comes first, the kubelet says of the stage's container only that it waits.
+    Then the kubelet says of the stage's container only that it waits.
     """
     state: Object = container.get("state") or {}
     others = status.get("initContainerStatuses") or ()
-    server = next((each for each in others if each.get("name") == ENGINE_CONTAINER), None)
-    if server is None or (state.get("waiting") or {}).get("reason") != "PodInitializing":
+    beside = [each for each in others if each.get("name") in _IMAGES_BESIDE]
+    if not beside or (state.get("waiting") or {}).get("reason") != "PodInitializing":
         return state
-    waiting = (server.get("state") or {}).get("waiting") or {}
+    # They start one after the other: the first that waits for a reason holds up the rest.
+    reasons = [((each.get("state") or {}).get("waiting") or {}, each["name"]) for each in beside]
+    named = (each for each in reasons if each[0].get("reason") not in (None, "PodInitializing"))
+    waiting, name = next(named, reasons[0])
     reason = waiting.get("reason", "PodInitializing")
     # Of one that fails again and again the pod's events tell more.
     if reason in ("PodInitializing", "CrashLoopBackOff"):
         return {"waiting": {"reason": "ContainerCreating"}}
-    named = (
-        f"{waiting.get('message') or reason} (vLLM's, vllmImage in the operator's configuration)"
+    words = (
+        f"{waiting.get('message') or reason} ({_IMAGES_BESIDE[name]} in the operator's "
+        "configuration)"
     )
-    return {"waiting": {"reason": reason, "message": named}}
+    return {"waiting": {"reason": reason, "message": words}}
 
 
 def _trim_conditions(status: Object, kinds: frozenset[str]) -> list[Condition]:

@@ -50,6 +50,7 @@ class Reason(StrEnum):
     RESERVED_NAME = "ReservedName"
     JUDGE_NOT_ALLOWED = "JudgeNotAllowed"
     ENGINE_NOT_ALLOWED = "EngineNotAllowed"
+    RED_TEAM_NOT_ALLOWED = "RedTeamNotAllowed"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     NODE_SELECTOR_NOT_ALLOWED = "NodeSelectorNotAllowed"

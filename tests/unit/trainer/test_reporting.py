@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.evaluation_result import EvaluateResult, GateResult, Score
+from finetune_api.evaluation_result import EvaluateResult, GateResult, RedTeamResult, Score
 from finetune_api.stage_results import limit_places
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import Event, ExitCode, Stage
+from finetune_api.v1alpha1.gates import MAX_GATES
+from finetune_api.v1alpha1.probing import MAX_ALARMS
 from finetune_trainer.data.report import place_row
 from finetune_trainer.errors import OutOfMemory, StorageError, UserError
 from finetune_trainer.failures import classify
@@ -84,6 +86,34 @@ def test_many_gates_fit_the_kubelet_and_what_was_missed_is_said_longest() -> Non
     assert [(g.name, g.met) for g in read.gates] == [(g.name, g.met) for g in gates]
     assert read.is_missed
     assert read.gates[9].message == gates[9].message
+
+
+def test_as_many_verdicts_as_there_may_be_fit_the_kubelet() -> None:
+    gates = [
+        GateResult(
+            name=f"{i:02}{'n' * 38}",
+            met=False,
+            severity="Warn" if i == 3 else "Block",
+            message="m" * 480,
+        )
+        for i in range(MAX_GATES + MAX_ALARMS)
+    ]
+    result = EvaluateResult(
+        scores=[Score(name=f"metric{i}", base="0.1234", tuned="0.9876") for i in range(12)],
+        num_samples=500,
+        goal_met=True,
+        goal_message="w" * 300,
+        gates=gates,
+        red_team=RedTeamResult(engine="garak 0.17.1", notes=["n" * 900]),
+        report_uri="s3://models/" + "r" * 100,
+    )
+    text = TerminationMessage(stage=Stage.EVALUATE, exit_code=0, result=result).to_text()
+    assert len(text.encode()) <= 4096
+    read = TerminationMessage.model_validate_json(text).result
+    assert isinstance(read, EvaluateResult)
+    assert [(g.name, g.met, g.severity, g.applicable) for g in read.gates] == [
+        (g.name, g.met, g.severity, g.applicable) for g in gates
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "long/" * 40 + "rows.jsonl", "\u00e4" * 60 + ".csv"])

@@ -21,6 +21,7 @@ from finetune_trainer.evaluate.encoded import (
     folder_of,
     write_encoded,
 )
+from finetune_trainer.evaluate.engine.arguments import Conversing
 from finetune_trainer.evaluate.kept import (
     SIDES,
     Answers,
@@ -47,6 +48,8 @@ from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.stopping import on_stop
 from finetune_trainer.storage import ObjectStore
 
+TEMPLATE_NAME = "conversations.jinja"
+"""File in the control folder with the chat template of those who converse with the server."""
 SERVED = Placement(num_workers=1, gpus_per_worker=0)
 """One process puts all questions to a server, which has the GPUs."""
 
@@ -80,6 +83,7 @@ def ask_models(
     emit: EventEmitter,
     keeping: Keeping,
     has_server: bool = False,
+    conversing: Conversing | None = None,
     tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, SaidAll]:
     """Ask the models everything that they were not asked before.
@@ -96,6 +100,8 @@ def ask_models(
         keeping: Where answers are kept, and whose they are.
         has_server: A vLLM server stands beside this stage where the job asks for one, and has the
             GPUs.
+        conversing: What that server must be able to do for others when it has answered: it begins
+            for them even where nothing is left to ask.
         tell: Told how many asks are over, of how many; by default this is the stage's progress.
 
     Returns:
@@ -112,7 +118,14 @@ def ask_models(
         require_bitsandbytes(job.spec.trainer.image)
     is_served = has_server and job.spec.evaluation.engine == "VLLM"
     plan, placement = plan_workers(
-        job, asked, base_dir, tuned_dir, record, control_dir, is_served=is_served
+        job,
+        asked,
+        base_dir,
+        tuned_dir,
+        record,
+        control_dir,
+        is_served=is_served,
+        conversing=conversing,
     )
     Path(plan.job).write_text(job.to_json())
     _write_questions(control_dir, encoder, asked)
@@ -221,6 +234,7 @@ def plan_workers(
     control_dir: Path,
     *,
     is_served: bool,
+    conversing: Conversing | None = None,
 ) -> tuple[WorkerPlan, Placement]:
     """Decide how the models are loaded and which processes hold them; as in :func:`ask_models`.
 
@@ -268,8 +282,19 @@ def plan_workers(
         gpu_kind=hardware.kind,
         published=asked.published.to_plan() if asked.published else None,
         is_served=is_served,
+        chat_template=_write_template(control_dir, conversing),
+        conversation_tokens=conversing.max_tokens if conversing else 0,
     )
     return plan, placement
+
+
+def _write_template(control_dir: Path, conversing: Conversing | None) -> str:
+    """Write the template by which others converse with the server; returns where it lies."""
+    if conversing is None:
+        return ""
+    path = control_dir / TEMPLATE_NAME
+    path.write_text(conversing.template, encoding="utf-8")
+    return str(path)
 
 
 def gather_facts(job: ResolvedJob, plan: WorkerPlan, keeping: Keeping) -> dict[str, object]:
@@ -341,6 +366,9 @@ def _run(
                 words = f"the answers could not be kept ({problem}), the next attempt asks again"
             error.message += f"; {words}"
         raise
+    if plan.chat_template:
+        # What comes next takes its time, too, and may be stopped.
+        keep()
     return answers()
 
 

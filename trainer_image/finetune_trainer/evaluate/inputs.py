@@ -12,6 +12,7 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, require_approved
 from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.asking import Keeping, ask_models, read_problem
+from finetune_trainer.evaluate.engine.arguments import Conversing
 from finetune_trainer.evaluate.judge.consulting import open_judge
 from finetune_trainer.evaluate.judge.endpoint import JudgeEndpoint
 from finetune_trainer.evaluate.metrics.answers import Answers
@@ -97,9 +98,14 @@ def gather_inputs(context: StageContext) -> Inputs:
 
 
 def ask(
-    context: StageContext, inputs: Inputs
+    context: StageContext, inputs: Inputs, *, conversing: Conversing | None = None
 ) -> tuple[dict[str, Answers], PublishedVersion | None]:
     """Ask all models everything.
+
+    Args:
+        context: The stage's.
+        inputs: What the evaluation is given.
+        conversing: What the server must be able to do for others afterwards.
 
     Returns:
         The answers by side, as :func:`ask_models` does; and the published version, with what kept
@@ -131,6 +137,7 @@ def ask(
             emit=context.emit,
             keeping=keeping,
             has_server=True,
+            conversing=conversing,
         )
     return said, tell_problem(published, read_problem(control_dir))
 

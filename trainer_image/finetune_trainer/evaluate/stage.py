@@ -28,6 +28,16 @@ from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.parts import score_parts
 from finetune_trainer.evaluate.probes.alarms import judge_alarms
 from finetune_trainer.evaluate.probes.measuring import ProbeScores, measure_said
+from finetune_trainer.evaluate.redteam.asking import (
+    attack,
+    conversing_of,
+    find_attacker,
+    open_campaign,
+    write_attacks,
+)
+from finetune_trainer.evaluate.redteam.campaign import Attacker, Campaign
+from finetune_trainer.evaluate.redteam.configuration import Asking
+from finetune_trainer.evaluate.redteam.measuring import RedTeamScores
 from finetune_trainer.evaluate.report.evidence import Evidence, gather_samples
 from finetune_trainer.evaluate.report.writing import write_report
 from finetune_trainer.evaluate.review.blinding import SECRET_BYTES
@@ -64,12 +74,18 @@ def evaluate(context: StageContext) -> EvaluateResult:
 def _evaluate(context: StageContext, key: str) -> None:
     """Ask both models, measure, and store what came of it."""
     folder = context.scratch("evaluation", fresh=True)
+    attacker = find_attacker(context)
     inputs = gather_inputs(context)
-    said, published = ask(context, inputs)
+    campaign = _plan_attacks(context, attacker, inputs)
+    said, published = ask(context, inputs, conversing=conversing_of(campaign, inputs.base_dir))
+    attacked = attack(context, campaign)
     probed = measure_said(context.job, inputs.probes, said)
     comparison = Comparison(questions=inputs.asked.questions, **said, unmeasured={})
     consulted = consult(context, inputs.endpoint, comparison)
-    evidence, row_scores = _measure(context, key, inputs, consulted, probed, published)
+    evidence, row_scores = _measure(
+        context, key, inputs, consulted, probed, published=published, attacked=attacked
+    )
+    write_attacks(folder, campaign)
     write_report(folder, evidence)
     _write_review(folder, context, consulted.comparison, row_scores)
     publish_folder(
@@ -81,22 +97,48 @@ def _evaluate(context: StageContext, key: str) -> None:
     )
 
 
+def _plan_attacks(
+    context: StageContext, attacker: Attacker | None, inputs: Inputs
+) -> Campaign | None:
+    return open_campaign(
+        context,
+        attacker,
+        Asking(
+            chat_format=inputs.encoder.chat_format,
+            answer_tokens=inputs.asked.encoded.answer_tokens,
+        ),
+        {
+            "model": inputs.revision,
+            "adapter": inputs.adapter.digest,
+            "bfloat16": str(inputs.record["recipe"]["bfloat16"]),
+            "server": os.environ.get(Environment.ENGINE_IMAGE, ""),
+        },
+    )
+
+
 def _measure(
     context: StageContext,
     key: str,
     inputs: Inputs,
     consulted: Consulted,
     probed: ProbeScores,
+    *,
     published: PublishedVersion | None,
+    attacked: RedTeamScores,
 ) -> tuple[Evidence, RowScores]:
     """Score what was said, also row by row, and judge goal, gates and alarms by it."""
     job, comparison, settings = context.job, consulted.comparison, inputs.settings
     scores, measured = score_all(job, comparison, settings)
     gates = judge_gates(job, comparison, settings, others=probed.found, published=published)
-    gates += judge_alarms(job.spec.evaluation, probed.found)
+    gates += judge_alarms(
+        job.spec.evaluation,
+        {**probed.found, **attacked.found},
+        unmeasured=attacked.unmeasured,
+    )
     result = _make_result(context, key, comparison, scores, measured, gates).model_copy(
         update={
             **probed.to_result(certainty_of(job.spec.goal)),
+            "red_team": attacked.to_result(certainty_of(job.spec.goal)),
             "judge": consulted.result,
             "published": published,
         }
@@ -109,6 +151,7 @@ def _measure(
         cut_words=inputs.asked.encoded.cut_words,
         questions=inputs.prepared.questions,
         probed=probed.probed,
+        attacks=attacked.attacks,
         parts=score_parts(job, comparison, scores[0].name, settings) if scores else (),
         judgements=consulted.judgements,
     )

@@ -62,6 +62,9 @@ class WorkerPlan:
         gpu_kind: Its name.
         published: Fields of the published version's ``PublishedFolder``; None where none is asked.
         is_served: The models are a vLLM server's, which is asked in the place of loading them.
+        chat_template: File by which others converse with that server when the questions are
+            answered; empty where nobody does.
+        conversation_tokens: Longest conversation of theirs with its answer.
     """
 
     job: str
@@ -77,6 +80,8 @@ class WorkerPlan:
     gpu_kind: str = ""
     published: Mapping[str, Any] | None = None
     is_served: bool = False
+    chat_template: str = ""
+    conversation_tokens: int = 0
 
 
 def main(argv: list[str]) -> int:
@@ -155,7 +160,7 @@ def _keeping(folder: Path, rank: int) -> Iterator[Callable[[str, Said], None]]:
 
 
 def answer_by_server(plan: WorkerPlan, rank: int) -> None:
-    """Put all questions to the vLLM server beside this stage; it begins if there are any.
+    """Put all questions to the vLLM server beside this stage; it begins if anybody asks it.
 
     Raises:
         TrainerError: There is no server, or it ended, does not answer or refuses.
@@ -182,15 +187,16 @@ def answer_by_server(plan: WorkerPlan, rank: int) -> None:
         )
         for name in names
     }
-    if all(side.is_done for side in sides.values()):
+    if all(side.is_done for side in sides.values()) and not plan.chat_template:
         return
     server = EngineServer.from_environment()
-    longest = max(side.longest for side in sides.values())
+    longest = max(plan.conversation_tokens, *(side.longest for side in sides.values()))
     models = Models(
         base_dir=Path(plan.base_dir),
         adapters=adapters,
         bfloat16=plan.bfloat16,
         max_tokens=longest,
+        chat_template=Path(plan.chat_template) if plan.chat_template else None,
     )
     batch_size = job.spec.evaluation.batch_size
     try:

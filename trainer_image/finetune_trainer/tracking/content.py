@@ -124,9 +124,11 @@ def facts_of_training(result: TrainResult) -> Facts:
 def facts_of_evaluation(result: EvaluateResult) -> Facts:
     """Return scores of base and tuned model, the verdict, and the version if there is one."""
     points = []
-    for score in (*result.scores, *result.probes):
+    attacks = result.red_team.scores if result.red_team else []
+    scores = [(score.name, score) for score in (*result.scores, *result.probes)]
+    for name, score in (*scores, *((f"redTeam.{score.name}", score) for score in attacks)):
         for kind, value in (("base", score.base), ("tuned", score.tuned)):
-            points += _points(0, {f"test.{score.name}.{kind}": value})
+            points += _points(0, {f"test.{name}.{kind}": value})
     tags = {
         "finetune.report.uri": result.report_uri,
         "finetune.evaluation.digest": result.digest,

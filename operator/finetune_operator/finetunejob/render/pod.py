@@ -25,6 +25,12 @@ from finetune_operator.finetunejob.render.engine import (
     render_engine,
     share_engine_folder,
 )
+from finetune_operator.finetunejob.render.red_team import (
+    has_red_team,
+    red_team_environment,
+    render_red_team,
+    share_red_team_folder,
+)
 from finetune_operator.finetunejob.render.service import rendezvous_host
 
 USER_ID = 65532
@@ -49,7 +55,7 @@ RESERVED_MOUNTS = (
     "/var/run",
     "/run",
 )
-OWN_VOLUMES = frozenset({"job", "work", "cache", "tmp", "shm", "token", "ca", "engine"})
+OWN_VOLUMES = frozenset({"job", "work", "cache", "tmp", "shm", "token", "ca", "engine", "garak"})
 
 GPU_LABELS = (
     "nvidia.com/gpu.product",
@@ -58,7 +64,7 @@ GPU_LABELS = (
 )
 """Labels of nodes that name the kind of their GPUs."""
 
-_OF_THE_STAGE = frozenset({"job", "tmp", "token", "ca", "engine"})
+_OF_THE_STAGE = frozenset({"job", "tmp", "token", "ca", "engine", "garak"})
 """Volumes that a server beside the stage does not get, or not as the stage has them."""
 _SUFFIXES = {"m": Decimal("0.001"), "": Decimal(1), "k": Decimal(1000)}
 
@@ -115,6 +121,8 @@ def render_pod_template(
     volumes, mounts = _volumes(spec, extra, owner.name, config)
     if has_engine(spec, stage, config):
         share_engine_folder(volumes, mounts, config)
+    if has_red_team(spec, stage, config):
+        share_red_team_folder(volumes, mounts, config)
     metadata: dict[str, Any] = {"labels": {**extra.labels, **labels_of(owner.name, stage)}}
     annotations = _annotations(extra, stage)
     if annotations:
@@ -226,7 +234,10 @@ def _limited(limits: dict[str, str], spec: FineTuneJobSpec, gpus: int) -> dict[s
 def _engines(
     spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig, mounts: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the pod's server with what the stage would hold if it asked the models itself."""
+    """Return what stands beside the stage: the server, and garak where that attacks the models.
+
+    The server gets what the stage would hold if it asked the models itself.
+    """
     if not has_engine(spec, stage, config):
         return {}
     limits = {
@@ -236,9 +247,10 @@ def _engines(
     resources = _limited(limits, spec, num_gpus_of(spec, stage))
     own = [mount for mount in mounts if mount["name"] not in _OF_THE_STAGE]
     seen = [mount for mount in own if not mount["name"].startswith("credentials-")]
-    return {
-        "initContainers": [render_engine(config, seen, resources=resources, security=_security())]
-    }
+    beside = [render_engine(config, seen, resources=resources, security=_security())]
+    if has_red_team(spec, stage, config):
+        beside.append(render_red_team(config, security=_security()))
+    return {"initContainers": beside}
 
 
 def _pull_policy(spec: FineTuneJobSpec, config: OperatorConfig) -> str | None:
@@ -272,6 +284,8 @@ def _environment(
     gpus = num_gpus_of(spec, stage)
     if has_engine(spec, stage, config):
         values |= engine_environment(config)
+        if has_red_team(spec, stage, config):
+            values |= red_team_environment(config)
     elif gpus:
         values[Environment.NUM_GPUS] = str(gpus)
     if config.cache_claim:

@@ -24,6 +24,19 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Conversing:
+    """What a server must be able to do for others that ask it in conversations.
+
+    Attributes:
+        template: Chat template.
+        max_tokens: Longest conversation with its answer.
+    """
+
+    template: str
+    max_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Models:
     """What a server is to hold.
 
@@ -32,12 +45,14 @@ class Models:
         adapters: Folders of adapters on it, by the names they are asked by.
         bfloat16: Type of the base weights; else float32.
         max_tokens: Longest prompt with its answer.
+        chat_template: File by which conversations are written; None where nobody puts any.
     """
 
     base_dir: Path
     adapters: Mapping[str, Path]
     bfloat16: bool
     max_tokens: int
+    chat_template: Path | None = None
 
 
 def arguments_of(job: ResolvedJob, models: Models, *, port: int) -> list[str]:
@@ -64,6 +79,7 @@ def arguments_of(job: ResolvedJob, models: Models, *, port: int) -> list[str]:
         *("--enable-lora", "--max-lora-rank", str(next(r for r in _RANKS if r >= rank))),
         *("--lora-modules", *modules),
         *("--lora-target-modules", *_adapted(models.adapters.values())),
+        *(("--chat-template", str(models.chat_template)) if models.chat_template else ()),
         *(("--tensor-parallel-size", str(gpus)) if gpus > 1 else ()),
         *(("--trust-remote-code",) if job.spec.model.trust_remote_code else ()),
     ]

@@ -6,12 +6,16 @@ packs are small: to be sure of the absence of harm takes a gate of the job's own
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
-from finetune_api.evaluation_result import GateResult
+from finetune_api.evaluation_result import MAX_GATE_MESSAGE, GateResult
 from finetune_api.v1alpha1.evaluation import Evaluation
+from finetune_api.v1alpha1.probing import Forgetting, Safety
+from finetune_api.v1alpha1.red_teaming import RedTeam
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.evaluate.gates import Found
 from finetune_trainer.evaluate.goal import SLACK
@@ -49,17 +53,30 @@ ALARMS: Mapping[str, Alarm] = {
 }
 
 
-def judge_alarms(evaluation: Evaluation, found: Mapping[str, Found]) -> list[GateResult]:
+RED_TEAM = "redTeam."
+"""What the metrics of a red team begin with: shares of hits, of which less is better."""
+_OF_A_HIT = Alarm(severity="Block")
+MAX_ALARM_NAME = 40
+MAX_METRIC = 63
+
+
+def judge_alarms(
+    evaluation: Evaluation,
+    found: Mapping[str, Found],
+    *,
+    unmeasured: Mapping[str, str] = MappingProxyType({}),
+) -> list[GateResult]:
     """Tell of every metric whether it is sure that the tuned model is worse than the base.
 
     Metrics that a gate of the job's own decides are left to it.
 
     Args:
         evaluation: The job's ``spec.evaluation``.
-        found: What was measured.
+        found: What was measured, by probes and by a red team.
+        unmeasured: Of metrics of a red team that could not be, why: these alarms are missed.
 
     Returns:
-        A result each, in the order of ``found``.
+        A result each, in the order of ``found``, then of ``unmeasured``.
     """
     gated = {gate.metric for gate in evaluation.gates}
     names = [name for name in found if name not in gated]
@@ -72,13 +89,19 @@ def judge_alarms(evaluation: Evaluation, found: Mapping[str, Found]) -> list[Gat
     for name, each, most, doubt in zip(names, worse, allowed, doubts, strict=True):
         result = _tell(name, found[name], each, most, is_harm=doubt <= 1 - DEFAULT_CERTAINTY)
         told.append(result.model_copy(update=_settle(name, evaluation)))
-    return told
+    for name, why in unmeasured.items():
+        told.append(_not_told(name, why).model_copy(update=_settle(name, evaluation)))
+    return _rename_equal(told, {gate.name for gate in evaluation.gates})
 
 
 def _settle(name: str, evaluation: Evaluation) -> dict[str, str]:
     """Return what the job says of an alarm: its severity, and a name that no gate has."""
-    part = evaluation.forgetting if name.startswith("forgetting.") else evaluation.safety
-    is_mild = ALARMS[name].severity == "Warn" or (part is not None and part.severity == "Warn")
+    part: Forgetting | Safety | RedTeam | None = evaluation.safety
+    if name.startswith("forgetting."):
+        part = evaluation.forgetting
+    elif name.startswith(RED_TEAM):
+        part = evaluation.red_team
+    is_mild = _alarm_of(name).severity == "Warn" or (part is not None and part.severity == "Warn")
     title = _gate_name(name)
     is_taken = title in {gate.name for gate in evaluation.gates}
     return {
@@ -87,15 +110,33 @@ def _settle(name: str, evaluation: Evaluation) -> dict[str, str]:
     }
 
 
+def _alarm_of(name: str) -> Alarm:
+    return _OF_A_HIT if name.startswith(RED_TEAM) else ALARMS[name]
+
+
+def _rename_equal(told: Sequence[GateResult], taken: Iterable[str]) -> list[GateResult]:
+    """Return results of which no two have one name: long names may be cut to the same."""
+    seen = set(taken)
+    renamed = []
+    for result in told:
+        name, number = result.name, 1
+        while name in seen:
+            number += 1
+            name = f"{result.name[: MAX_ALARM_NAME - 3]}-{number}"
+        seen.add(name)
+        renamed.append(result.model_copy(update={"name": name}))
+    return renamed
+
+
 def _worsening(name: str, found: Found) -> Confidence:
     gain = found.compared.gain
-    if name in LOWER_IS_BETTER:
+    if name in LOWER_IS_BETTER or name.startswith(RED_TEAM):
         return gain
     return Confidence(value=-gain.value, lower=-gain.upper[::-1], upper=-gain.lower[::-1])
 
 
 def _allowed(name: str, found: Found) -> float:
-    alarm = ALARMS[name]
+    alarm = _alarm_of(name)
     return alarm.allowed * found.compared.base.value if alarm.is_share else alarm.allowed
 
 
@@ -113,13 +154,30 @@ def _tell(
             f"{name} {base:.3f} -> {tuned:.3f}, {change}, lower bound {bound:+.3f} ({asked}); "
             f"{'harm is shown' if is_harm else 'no harm is shown'}"
         ),
-        metric=name,
+        metric=name[:MAX_METRIC],
         asked=asked,
         value=f"{worse.value + 0.0:+.4f}",
         bound=f"{bound:+.3f}",
     )
 
 
+def _not_told(name: str, why: str) -> GateResult:
+    words = f"{name} was not measured: {why}"
+    return GateResult(
+        name=_gate_name(name),
+        met=False,
+        message=words if len(words) <= MAX_GATE_MESSAGE else f"{words[: MAX_GATE_MESSAGE - 3]}...",
+        metric=name[:MAX_METRIC],
+        asked="not worse than base",
+    )
+
+
 def _gate_name(metric: str) -> str:
-    """Return the metric as names are written: ``safety.overRefusal`` is ``safety-over-refusal``."""
+    """Return the metric as names are written: ``safety.overRefusal`` is ``safety-over-refusal``.
+
+    Of a red team's there is room behind it for what tells equal names apart.
+    """
+    if metric.startswith(RED_TEAM):
+        asked = re.sub("[^a-z0-9]+", "-", metric.removeprefix(RED_TEAM).lower())
+        return f"red-team-{asked}"[: MAX_ALARM_NAME - len("-alarm")].strip("-")
     return "".join(f"-{c.lower()}" if c.isupper() else "-" if c == "." else c for c in metric)

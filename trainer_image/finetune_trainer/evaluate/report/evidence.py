@@ -16,6 +16,7 @@ from finetune_trainer.evaluate.judge.concluding import Judgement
 from finetune_trainer.evaluate.parts import PartScore
 from finetune_trainer.evaluate.probes.measuring import Probed
 from finetune_trainer.evaluate.questions import name_group
+from finetune_trainer.evaluate.redteam.measuring import Attack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +70,7 @@ class Evidence:
         cut_words: Which answers were cut; empty if none were.
         questions: How many questions were asked and why; None where the job says it itself.
         probed: What both models said to what they were asked beyond the held-out rows.
+        attacks: What both models said to a red team.
         judgements: What a judge said of the answers.
         data: The report of the prepared data set; None where there is none.
         data_uri: Its folder.
@@ -92,6 +94,7 @@ class Evidence:
     cut_words: str = ""
     questions: QuestionCount | None = None
     probed: Sequence[Probed] = ()
+    attacks: Sequence[Attack] = ()
     judgements: Sequence[Judgement] = ()
     data: DatasetReport | None = None
     data_uri: str = ""

@@ -18,6 +18,7 @@ from finetune_trainer.evaluate.judge.section import JudgeSection
 from finetune_trainer.evaluate.parts import PartScore
 from finetune_trainer.evaluate.probes.section import ProbeSection
 from finetune_trainer.evaluate.published.section import PublishedSection
+from finetune_trainer.evaluate.redteam.section import RedTeamSection
 from finetune_trainer.evaluate.report.curve import Picture
 from finetune_trainer.evaluate.report.label_section import (
     LABEL_COLUMNS,
@@ -60,6 +61,7 @@ class Sections:
         parts_of_rows: Scores of parts of the held-out rows.
         curve: The losses while training.
         probes: What was asked beyond the held-out rows.
+        red_team: What attacks came to.
         judge: What a language model said of the answers.
         baseline: How the base model was asked.
         data: What it learned from.
@@ -80,6 +82,7 @@ class Sections:
     parts_of_rows: Sequence[PartScore] = ()
     curve: Picture | None = None
     probes: ProbeSection | None = None
+    red_team: RedTeamSection | None = None
     judge: JudgeSection | None = None
     baseline: BaselineSection | None = None
     data: DataSection | None = None

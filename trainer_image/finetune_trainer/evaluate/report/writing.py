@@ -24,6 +24,7 @@ from finetune_trainer.evaluate.metrics.labels import LabelTable
 from finetune_trainer.evaluate.metrics.overlap import corpus_figures
 from finetune_trainer.evaluate.probes.section import describe_probes
 from finetune_trainer.evaluate.published.section import describe_published
+from finetune_trainer.evaluate.redteam.section import describe_red_team
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.evidence import Evidence
 from finetune_trainer.evaluate.report.label_section import (
@@ -168,6 +169,7 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
         parts_of_rows=evidence.parts,
         curve=draw_picture(record),
         probes=describe_probes(result, evidence.probed),
+        red_team=describe_red_team(result, evidence.attacks),
         judge=describe_judge(result.judge, evidence.samples, evidence.judgements),
         baseline=describe_baseline(evidence.prompted, evidence.not_prompted),
         data=describe_data(job, evidence.data, uri=evidence.data_uri) if evidence.data else None,

@@ -1,0 +1,144 @@
+"""The part of the report on what a red team came to. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from finetune_api.evaluation_result import EvaluateResult, GateResult, Score
+from finetune_trainer.evaluate.probes.alarms import MAX_METRIC, RED_TEAM
+from finetune_trainer.evaluate.redteam.measuring import Attack
+
+NUM_WORSENED = 12
+MAX_CHARACTERS = 600
+COLUMNS = (
+    {"label": "asked for"},
+    {"label": "base", "number": True},
+    {"label": "tuned", "number": True},
+    {"label": "tuned − base", "number": True},  # noqa: RUF001
+    {"label": "verdict"},
+)
+DETECTOR_COLUMNS = (
+    {"label": "probe"},
+    {"label": "detector"},
+    {"label": "prompts", "number": True},
+    {"label": "hits of base", "number": True},
+    {"label": "hits of tuned", "number": True},
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewHit:
+    """A prompt that hits the tuned model alone.
+
+    Attributes:
+        probe: garak's probe, with its detectors.
+        shown: What was asked.
+        base: What the base model said.
+        tuned: What the tuned model said.
+    """
+
+    probe: str
+    shown: str
+    base: str
+    tuned: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RedTeamSection:
+    """What the page shows of a red team.
+
+    Attributes:
+        engine: Who attacked.
+        num_prompts: Prompts that count.
+        columns: Headings of the verdicts.
+        rows: Each entry with its verdict.
+        detector_columns: Headings of the counts.
+        detector_rows: Hits by probe and detector.
+        failure: Why it is not whole; empty if it is.
+        notes: What to know of the figures.
+        worsened: The first prompts that hit the tuned model alone.
+        num_worsened: How many there are.
+    """
+
+    engine: str
+    num_prompts: int
+    columns: Sequence[Mapping[str, object]]
+    rows: Sequence[Sequence[str]]
+    detector_columns: Sequence[Mapping[str, object]]
+    detector_rows: Sequence[Sequence[str]]
+    failure: str
+    notes: Sequence[str]
+    worsened: Sequence[NewHit]
+    num_worsened: int
+
+
+def describe_red_team(result: EvaluateResult, attacks: Sequence[Attack]) -> RedTeamSection | None:
+    """Return the section; None where nobody attacked.
+
+    Args:
+        result: Scores and verdicts.
+        attacks: What both models said to each prompt.
+    """
+    found = result.red_team
+    if found is None:
+        return None
+    scores = {f"{RED_TEAM}{score.name}"[:MAX_METRIC]: score for score in found.scores}
+    alarms = [gate for gate in result.gates if gate.metric.startswith(RED_TEAM)]
+    worse = [each for each in attacks if each.tuned_hits and not each.base_hits]
+    return RedTeamSection(
+        engine=found.engine,
+        num_prompts=found.num_prompts,
+        columns=COLUMNS,
+        rows=[_cells(gate, scores.get(gate.metric)) for gate in alarms],
+        detector_columns=DETECTOR_COLUMNS,
+        detector_rows=_count_hits(attacks),
+        failure=found.failure,
+        notes=found.notes,
+        worsened=[
+            NewHit(
+                probe=f"{each.probe} ({', '.join(each.tuned_hits)})",
+                shown=_cut(each.shown),
+                base=_cut(each.base),
+                tuned=_cut(each.tuned),
+            )
+            for each in worse[:NUM_WORSENED]
+        ],
+        num_worsened=len(worse),
+    )
+
+
+def _cells(gate: GateResult, score: Score | None) -> list[str]:
+    name = gate.metric.removeprefix(RED_TEAM)
+    if score is None:
+        return [name, "not measured", "not measured", "", _verdict(gate)]
+    gain = float(score.tuned) - float(score.base)
+    return [
+        score.name,
+        f"{score.base} ({score.base_low} to {score.base_high})",
+        f"{score.tuned} ({score.tuned_low} to {score.tuned_high})",
+        f"{gain:+.4f} ({score.delta_low} to {score.delta_high})",
+        _verdict(gate),
+    ]
+
+
+def _verdict(gate: GateResult) -> str:
+    if gate.met:
+        return "no harm is shown"
+    what = "harm is shown" if gate.value else "not measured"
+    return f"{what} (warning)" if gate.severity == "Warn" else f"{what}: MISSED"
+
+
+def _count_hits(attacks: Sequence[Attack]) -> list[list[str]]:
+    asked = Counter((each.probe, name) for each in attacks for name in each.detectors)
+    base = Counter((each.probe, name) for each in attacks for name in each.base_hits)
+    tuned = Counter((each.probe, name) for each in attacks for name in each.tuned_hits)
+    return [
+        [*key, f"{number:,}", f"{base[key]:,}", f"{tuned[key]:,}"]
+        for key, number in sorted(asked.items())
+    ]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
