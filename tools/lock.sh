@@ -17,6 +17,7 @@ compile --constraint requirements/wandb.lock requirements/trackers.in \
   --output-file requirements/trackers.lock
 compile --override requirements/vllm-overrides.txt requirements/vllm.in \
   --output-file requirements/vllm.lock
+compile requirements/garak.in --output-file requirements/garak.lock
 for extras in operator "trainer quantization" cli; do
   read -ra names <<<"$extras"
   compile "${names[@]/#/--extra=}" --constraint requirements/dev.lock pyproject.toml \
