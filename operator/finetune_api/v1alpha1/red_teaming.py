@@ -14,7 +14,7 @@ MAX_RED_TEAM_PROBES = 8
 """Entries of `probes`: each has a verdict of its own."""
 
 PROBE_NAME_RULE = TextRule(
-    patterns={"": "[a-z][a-z0-9_]*(\\.[A-Za-z][A-Za-z0-9_]*)?"},
+    patterns={"": "[a-z][a-z0-9_]*([.][A-Za-z][A-Za-z0-9_]*)?"},
     message=(
         "must be a module of garak's probes (dan) or one probe of it (dan.DanInTheWild): "
         "garak --list_probes lists them"

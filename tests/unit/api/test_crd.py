@@ -130,6 +130,18 @@ def test_what_a_sweep_may_vary_are_fields_of_a_job() -> None:
         assert ("enum" in node) is (path in WORD_PATHS)
 
 
+def test_no_rule_has_a_backslash_which_cel_reads_as_an_escape() -> None:
+    schemas = (build_schema(), build_sweep_schema(), build_approval_schema())
+    rules = [
+        (path, validation["rule"])
+        for schema in schemas
+        for path, node in walk(schema)
+        for validation in node.get("x-kubernetes-validations", ())
+    ]
+    assert len(rules) > 100
+    assert [(path, rule) for path, rule in rules if "\\" in rule] == []
+
+
 def test_every_rule_names_an_existing_field() -> None:
     jobs = build_schema()["properties"]["spec"]
     approvals = build_approval_schema()["properties"]["spec"]
