@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from finetune_operator.finetunejob.render.red_team import ATTACK
+from support.sidecar import run_sidecar
 
 PYTHON = os.environ.get("FINETUNE_GARAK_PYTHON")
 """Only where it is asked for: 5 GB, and minutes."""
@@ -32,20 +31,12 @@ def stand_beside(programs: Path, folder: Path, *, image: str = "") -> Iterator[d
     """
     folder.mkdir(parents=True)
     told = {"FINETUNE_RED_TEAM_DIR": str(folder), "FINETUNE_RED_TEAM_IMAGE": image}
-    process = subprocess.Popen(
-        ["sh", "-c", ATTACK, "attack"],
-        env={
-            **told,
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "HOME": str(folder),
-            "HF_HUB_OFFLINE": "1",
-            "OPENAICOMPATIBLE_API_KEY": "none",
-        },
-        start_new_session=True,
-    )
-    try:
+    env = {
+        **told,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "HF_HUB_OFFLINE": "1",
+        "OPENAICOMPATIBLE_API_KEY": "none",
+    }
+    with run_sidecar(ATTACK, "attack", env=env):
         yield told
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 
 from finetune_operator.finetunejob.render.engine import SERVE
 from support.ports import free_port
+from support.sidecar import run_sidecar
 
 PYTHON = os.environ.get("FINETUNE_VLLM_PYTHON")
 """Only where it is asked for: these tests take a quarter of an hour, whatever a cache may hold."""
@@ -121,21 +122,14 @@ def stand_beside(python: Path, folder: Path, port: int) -> Iterator[dict[str, st
         port: The server's.
     """
     folder.mkdir(parents=True)
-    process = subprocess.Popen(
-        ["sh", "-c", SERVE, "serve", "--enforce-eager"],
-        stdout=subprocess.DEVNULL,  # what it says lies in the folder, too
-        stderr=subprocess.STDOUT,
-        env={**_environment(python), "FINETUNE_ENGINE_DIR": str(folder)},
-        start_new_session=True,
-    )
-    try:
+    env = {**_environment(python), "FINETUNE_ENGINE_DIR": str(folder)}
+    # What it says lies in the folder, too.
+    with run_sidecar(
+        SERVE, "serve", "--enforce-eager", env=env, output=subprocess.DEVNULL
+    ) as shell:
         yield {"FINETUNE_ENGINE_DIR": str(folder), "FINETUNE_ENGINE_PORT": str(port)}
-        process.terminate()
-        assert process.wait(60) == 0
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        shell.terminate()
+        assert shell.wait(60) == 0
 
 
 def _environment(python: Path) -> dict[str, str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from finetune_operator.finetunejob.render.engine import SERVE
 from finetune_operator.finetunejob.render.pod import render_pod_template
 from finetune_operator.finetunejob.trimming import trim_pod
 from support.eventually import eventually
+from support.sidecar import put_program, run_sidecar
 from unit.operator.builders import job
 
 CONFIG = OperatorConfig(vllm_image="registry.corp/vllm:1")
@@ -131,22 +131,9 @@ exit 3
 @contextmanager
 def serving(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run the container's command with a server that writes down what it is given."""
-    program = folder / "bin" / "vllm"
-    program.parent.mkdir(exist_ok=True)
-    program.write_text(FAKE)
-    program.chmod(0o755)
-    path = f"{program.parent}:{os.environ['PATH']}"
-    process = subprocess.Popen(
-        ["sh", "-c", SERVE, "serve", *arguments],
-        env={"PATH": path, "FINETUNE_ENGINE_DIR": str(folder)},
-        start_new_session=True,
-    )
-    try:
+    env = {"PATH": put_program(folder, "vllm", FAKE), "FINETUNE_ENGINE_DIR": str(folder)}
+    with run_sidecar(SERVE, "serve", *arguments, env=env) as process:
         yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def test_the_container_waits_for_its_arguments_takes_them_whole_and_ends_with_its_pod(tmp_path):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from finetune_operator.finetunejob.render.pod import render_pod_template
 from finetune_operator.finetunejob.render.red_team import ATTACK
 from finetune_operator.finetunejob.trimming import trim_pod
 from support.eventually import eventually
+from support.sidecar import put_program, run_sidecar
 from unit.operator.builders import job
 
 CONFIG = OperatorConfig(vllm_image="registry.corp/vllm:1", garak_image="registry.corp/garak:1")
@@ -139,25 +138,13 @@ esac
 @contextmanager
 def attacking(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run the container's command with a garak that writes down what it is given."""
-    program = folder / "bin" / "garak"
-    program.parent.mkdir(exist_ok=True)
-    program.write_text(GARAK)
-    program.chmod(0o755)
-    process = subprocess.Popen(
-        ["sh", "-c", ATTACK, "attack"],
-        env={
-            "PATH": f"{program.parent}:{os.environ['PATH']}",
-            "FINETUNE_RED_TEAM_DIR": str(folder),
-            "OPENAICOMPATIBLE_API_KEY": "none",
-        },
-        start_new_session=True,
-    )
-    try:
+    env = {
+        "PATH": put_program(folder, "garak", GARAK),
+        "FINETUNE_RED_TEAM_DIR": str(folder),
+        "OPENAICOMPATIBLE_API_KEY": "none",
+    }
+    with run_sidecar(ATTACK, "attack", env=env) as process:
         yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def begin(folder: Path, **runs: str) -> None:
@@ -206,15 +193,8 @@ def test_a_container_that_was_killed_attacks_no_more(tmp_path):
 
 
 def test_an_image_without_garak_says_so(tmp_path):
-    process = subprocess.Popen(
-        ["/bin/sh", "-c", ATTACK, "attack"],
-        env={"PATH": "/usr/bin:/bin", "FINETUNE_RED_TEAM_DIR": str(tmp_path)},
-        start_new_session=True,
-    )
-    try:
+    env = {"PATH": "/usr/bin:/bin", "FINETUNE_RED_TEAM_DIR": str(tmp_path)}
+    with run_sidecar(ATTACK, "attack", env=env):
         eventually((tmp_path / "listed").exists)
         assert (tmp_path / "listed").read_text() == "127\n"
         assert "garak" in (tmp_path / "listing").read_text()
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
