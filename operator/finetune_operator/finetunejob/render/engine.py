@@ -15,11 +15,11 @@ from finetune_api.names import ENGINE_CONTAINER
 from finetune_api.trainer import Environment, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.render.beside import HOME, render_beside, share_folder
 
 ENGINE_DIR = "/run/finetune/engine"
 """Where the stage sees the folder that both share."""
 ENGINE_PORT = 8000
-_HOME = "/tmp"  # noqa: S108 - the server sees that folder here: all it may write to
 
 SERVE = f"""\
 cd "${Environment.ENGINE_DIR}" || exit 1
@@ -71,8 +71,7 @@ def share_engine_folder(
     volumes: list[dict[str, Any]], mounts: list[dict[str, Any]], config: OperatorConfig
 ) -> None:
     """Add the folder that stage and server share to a pod's volumes and the stage's mounts."""
-    volumes.append({"name": "engine", "emptyDir": {"sizeLimit": config.scratch_size}})
-    mounts.append({"name": "engine", "mountPath": ENGINE_DIR})
+    share_folder("engine", ENGINE_DIR, volumes, mounts, config)
 
 
 def render_engine(
@@ -90,29 +89,20 @@ def render_engine(
         resources: What the stage's container would have, with the GPUs.
         security: The security context of the stage's container.
     """
-    values = {
-        "HOME": _HOME,
-        # Torch asks for the user's name, and this one is in no image's list of users.
-        "USER": "finetune",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        Environment.ENGINE_DIR: _HOME,
-    }
-    return {
+    container = {
         "name": ENGINE_CONTAINER,
         "image": config.vllm_image,
-        "restartPolicy": "Always",
         "command": ["sh", "-c", SERVE, "serve"],
         "args": list(config.vllm_arguments),
-        "env": [{"name": name, "value": value} for name, value in sorted(values.items())],
         "resources": resources,
-        "volumeMounts": [
-            *(_read_only(mount) for mount in mounts),
-            {"name": "engine", "mountPath": _HOME},
-        ],
         "securityContext": security,
     }
+    return render_beside(
+        container,
+        folder="engine",
+        environment={"VLLM_NO_USAGE_STATS": "1", Environment.ENGINE_DIR: HOME},
+        mounts=[_read_only(mount) for mount in mounts],
+    )
 
 
 def _read_only(mount: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from finetune_api.names import RED_TEAM_CONTAINER
 from finetune_api.trainer import Environment, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.render.beside import HOME, render_beside, share_folder
 from finetune_operator.finetunejob.render.engine import has_engine
 
 RED_TEAM_DIR = "/run/finetune/garak"
 """Where the stage sees the folder that both share."""
-_HOME = "/tmp"  # noqa: S108 - garak sees that folder here: all it may write to
 
 ATTACK = f"""\
 cd "${Environment.RED_TEAM_DIR}" || exit 1
@@ -73,8 +73,7 @@ def share_red_team_folder(
     volumes: list[dict[str, Any]], mounts: list[dict[str, Any]], config: OperatorConfig
 ) -> None:
     """Add the folder that stage and garak share to a pod's volumes and the stage's mounts."""
-    volumes.append({"name": "garak", "emptyDir": {"sizeLimit": config.scratch_size}})
-    mounts.append({"name": "garak", "mountPath": RED_TEAM_DIR})
+    share_folder("garak", RED_TEAM_DIR, volumes, mounts, config)
 
 
 def render_red_team(config: OperatorConfig, *, security: dict[str, Any]) -> dict[str, Any]:
@@ -85,23 +84,14 @@ def render_red_team(config: OperatorConfig, *, security: dict[str, Any]) -> dict
         security: The security context of the stage's container.
     """
     limits = {"cpu": config.prepare_cpu, "memory": config.prepare_memory}
-    values = {
-        "HOME": _HOME,
-        "USER": "finetune",
-        # Detectors of models that the image does not hold are left out, not fetched.
-        "HF_HUB_OFFLINE": "1",
-        "DO_NOT_TRACK": "1",
-        # garak asks for a key; the server asks for none.
-        "OPENAICOMPATIBLE_API_KEY": "none",
-        Environment.RED_TEAM_DIR: _HOME,
-    }
-    return {
+    container = {
         "name": RED_TEAM_CONTAINER,
         "image": config.garak_image,
-        "restartPolicy": "Always",
         "command": ["sh", "-c", ATTACK, "attack"],
-        "env": [{"name": name, "value": value} for name, value in sorted(values.items())],
         "resources": {"requests": dict(limits), "limits": limits},
-        "volumeMounts": [{"name": "garak", "mountPath": _HOME}],
         "securityContext": security,
     }
+    # Offline as every sidecar is: detectors of models that the image lacks are left out, not
+    # fetched. garak asks for a key; the server asks for none.
+    environment = {"OPENAICOMPATIBLE_API_KEY": "none", Environment.RED_TEAM_DIR: HOME}
+    return render_beside(container, folder="garak", environment=environment)
