@@ -87,11 +87,14 @@ class Operator:
             )
         self._began = time.monotonic()
 
+    def _ended(self) -> RuntimeError:
+        return RuntimeError(f"the operator ended: {self.log.read_text()[-2000:]}")
+
     async def ready(self) -> None:
         async with aiohttp.ClientSession() as session:
             while True:
                 if self.process.poll() is not None:
-                    raise RuntimeError(f"the operator ended: {self.log.read_text()[-2000:]}")
+                    raise self._ended()
                 try:
                     async with session.get("http://127.0.0.1:18081/readyz") as response:
                         if await response.text() == "leading":
@@ -113,7 +116,7 @@ class Operator:
             return
         self.process.returncode = os.waitstatus_to_exitcode(status)
         if time.monotonic() - self._began < 10.0:
-            raise RuntimeError(f"the operator ended: {self.log.read_text()[-2000:]}")
+            raise self._ended()
         self._past = Usage(
             cpu_seconds=self._past.cpu_seconds + used.ru_utime + used.ru_stime,
             rss_mib=0.0,

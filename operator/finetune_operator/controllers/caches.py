@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from finetune_api.meta import GROUP, KIND, PLURAL, VERSION
@@ -17,6 +16,7 @@ from finetune_api.names import JOB_LABEL
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.approvals import Approvals, Wake
 from finetune_operator.controllers.controller import Owned
+from finetune_operator.controllers.quiet import Quiet
 from finetune_operator.controllers.sweeps import BY_SWEEP, Sweeps, index_by_sweep
 from finetune_operator.finetunejob.observed import trim_finetunejob
 from finetune_operator.finetunejob.trimmed import TrimmedChild, TrimmedJob, TrimmedPod
@@ -96,7 +96,7 @@ class Caches:
         scope = {"namespaces": config.namespaces, "rng": rng}
         self._wake = wake
         self._forget = forget
-        self._is_quiet = False
+        self.quiet = Quiet()
         self._is_listing = False
         self._shared = SharedParts()
         self.feed = Feed(
@@ -197,21 +197,8 @@ class Caches:
     def _keep_finetunejob(self, obj: Object) -> Object:
         """Trim a FineTuneJob; most fields of its spec are as in all the others."""
         job = trim_finetunejob(obj)
-        self._shared.share_metadata(job)
-        if isinstance(spec := job.get("spec"), dict):
-            job["spec"] = self._shared.of_each(spec)
-        if isinstance(status := job.get("status"), dict):
-            share_texts(status)
+        self._shared.share(job)
         return job
-
-    @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Take in own writes without waking anybody: whoever wrote has seen it."""
-        self._is_quiet = True
-        try:
-            yield
-        finally:
-            self._is_quiet = False
 
     def job(self, namespace: str, name: str) -> TrimmedJob | None:
         """Return a trimmed Job."""
@@ -263,19 +250,19 @@ class Caches:
             assert old is not None
             self._forget(old)
             return
-        if self._is_quiet or (old is not None and not _is_news(old, new)):
+        if self.quiet.is_on or (old is not None and not _is_news(old, new)):
             return
         metadata = new["metadata"]
         priority = PRIORITY_RESYNC if self._is_listing else PRIORITY_USER
         self._wake((metadata["namespace"], metadata["name"]), priority)
 
     def _is_news_of_child(self, old: TrimmedChild | None, new: TrimmedChild | None) -> bool:
-        return not self._is_quiet and (new is None or is_changed(old, new))
+        return not self.quiet.is_on and (new is None or is_changed(old, new))
 
     def _is_news_of_workload(
         self, old: TrimmedWorkload | None, new: TrimmedWorkload | None
     ) -> bool:
-        if self._is_quiet:
+        if self.quiet.is_on:
             return False
         return (
             old is None

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 
 from finetune_api.meta import GROUP, SWEEP_KIND, SWEEP_PLURAL, VERSION
 from finetune_operator.controllers.approvals import Wake
 from finetune_operator.controllers.controller import Owned
+from finetune_operator.controllers.quiet import Quiet
 from finetune_operator.finetunejob.observed import trim_finetunejob
 from finetune_operator.finetunesweep.news import is_news
 from finetune_operator.finetunesweep.observed import sweep_of
@@ -21,7 +21,7 @@ from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.feed import Feed
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of
-from finetune_operator.kube.sharing import SharedParts, share_texts
+from finetune_operator.kube.sharing import SharedParts
 from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workqueue import PRIORITY_USER
 
@@ -69,7 +69,7 @@ class Sweeps:
         self._wake = wake
         self._forget = forget
         self._shared = shared
-        self._is_quiet = False
+        self.quiet = Quiet()
         self.informer = Informer(
             client,
             FINETUNESWEEPS,
@@ -86,15 +86,6 @@ class Sweeps:
         """The trials, whose changes wake their sweep."""
         return Owned(cache=self._jobs, owner_of=sweep_of, is_news=self._is_news_of_trial)
 
-    @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Take in own writes of trials without waking their sweep, which is planned anew anyway."""
-        self._is_quiet = True
-        try:
-            yield
-        finally:
-            self._is_quiet = False
-
     def trials_of(self, key: ObjectKey) -> list[Object]:
         """Return the FineTuneJobs that are labelled with a sweep."""
         return self._jobs.store.by_index(BY_SWEEP, "/".join(key))
@@ -102,22 +93,12 @@ class Sweeps:
     def _keep_sweep(self, obj: Object) -> Object:
         """Trim a FineTuneSweep; its template is in its trials, its words in other sweeps."""
         sweep = trim_finetunejob(obj)
-        self._shared.share_metadata(sweep)
-        if isinstance(spec := sweep.get("spec"), dict):
-            template = spec.get("template")
-            if isinstance(template, dict):
-                spec = {**spec, "template": self._shared.of_each(template)}
-            sweep["spec"] = {
-                key: value if key == "template" else self._shared.of(value)
-                for key, value in spec.items()
-            }
-        if isinstance(status := sweep.get("status"), dict):
-            share_texts(status)
+        self._shared.share(sweep, apart="template")
         return sweep
 
     def _is_news_of_trial(self, old: Object | None, new: Object | None) -> bool:
         key = sweep_of(old if new is None else new)  # type: ignore[arg-type]
-        sweep = None if key is None or self._is_quiet else self.informer.store.get(*key)
+        sweep = None if key is None or self.quiet.is_on else self.informer.store.get(*key)
         return sweep is not None and is_news(sweep, old, new)
 
     def _on_sweep(self, kind: EventType, old: Object | None, new: Object | None) -> None:

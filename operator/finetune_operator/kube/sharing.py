@@ -48,7 +48,25 @@ class SharedParts:
         """Return the same fields, each with the value that came first of all equal ones."""
         return {key: self.of(value) for key, value in fields.items()}
 
-    def share_metadata(self, obj: dict[str, Any]) -> None:
+    def share(self, obj: dict[str, Any], *, apart: str = "") -> None:
+        """Share what an object has in common with others, field by field of its spec.
+
+        Args:
+            obj: The object, which is changed; it has no part yet that somebody else holds.
+            apart: A field of the spec whose own fields are shared one by one.
+        """
+        self._share_metadata(obj)
+        if isinstance(spec := obj.get("spec"), dict):
+            obj["spec"] = {
+                key: self.of_each(value)
+                if key == apart and isinstance(value, dict)
+                else self.of(value)
+                for key, value in spec.items()
+            }
+        if isinstance(status := obj.get("status"), dict):
+            share_texts(status)
+
+    def _share_metadata(self, obj: dict[str, Any]) -> None:
         """Share what an object has in common with others of its kind, namespace and owner.
 
         Names, UIDs and versions are of one object alone.
