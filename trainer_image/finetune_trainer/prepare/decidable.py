@@ -7,12 +7,10 @@ to the score as one likes: what is refused there is fewer rows than any such bou
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.judging import most_scored
@@ -26,6 +24,7 @@ from finetune_trainer.data.asking import question_of
 from finetune_trainer.data.label_text import is_short_label, normalize_label
 from finetune_trainer.data.rows import Side, group_of
 from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.held_out import read_rows
 from finetune_trainer.prepare.labels import count_labels
 from finetune_trainer.statistics.bounded import lowest_bound_of_best
 from finetune_trainer.statistics.needed import (
@@ -85,17 +84,12 @@ def scale_of(metric: str, folder: Path) -> Scale:
 
 def _has_repeated_questions(folder: Path) -> bool:
     seen: set[str] = set()
-    for row in _read_rows(folder):
+    for row in read_rows(folder):
         question = question_of(row)
         if question in seen:
             return True
         seen.add(question)
     return False
-
-
-def _read_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
-        yield from map(json.loads, rows)
 
 
 def _require_groups(
@@ -133,7 +127,7 @@ def _require_groups(
 def _count_groups(folder: Path, *, enough: int) -> int:
     """Count the groups of held-out rows that have an answer, as the evaluation will."""
     groups: set[str] = set()
-    for row in _read_rows(folder):
+    for row in read_rows(folder):
         if row.get("label") is not False and "text" not in row:
             groups.add(group_of(row))
         if len(groups) >= enough:
@@ -143,7 +137,7 @@ def _count_groups(folder: Path, *, enough: int) -> int:
 
 def _require_other_labels(metric: str, certainty: str, folder: Path) -> None:
     """Refuse labels of which nearly all are alike: a model must be better than always giving it."""
-    labels = count_labels({Side.TEST: _read_rows(folder)}).counts
+    labels = count_labels({Side.TEST: read_rows(folder)}).counts
     if not labels or not all(is_short_label(label.label) for label in labels):
         return
     counts: Counter[str] = Counter()

@@ -85,7 +85,7 @@ def list_claims(spec: FineTuneJobSpec, questions: Sequence[HeldOut]) -> list[Cla
         each.threshold is not None and (each.is_gain or each.threshold > 0) for each in asked
     )
     power = 1 - (1 - POWER) / max(1, sized)
-    return [_size(spec, each, questions, power) for each in asked]
+    return [_size(each, questions, power) for each in asked]
 
 
 def _goal(goal: Goal | None, labels: Counter[bytes]) -> Iterator[_Asked]:
@@ -188,9 +188,7 @@ def _ask(
     )
 
 
-def _size(
-    spec: FineTuneJobSpec, asked: _Asked, questions: Sequence[HeldOut], power: float
-) -> Claim:
+def _size(asked: _Asked, questions: Sequence[HeldOut], power: float) -> Claim:
     gate = None if asked.gate is None else asked.gate.name
     wanted: int | None = None
     words = f"{asked.field}: {asked.why_not}"
@@ -227,14 +225,18 @@ def most_judged(spec: FineTuneJobSpec, claim: Claim, wanted: int) -> int:
 
 def is_of(claim: Claim, question: HeldOut) -> bool:
     """Return whether a claim looks at a question."""
-    return question.has_prompt and (claim.gate is None or claim.gate in question.gates)
+    return _is_seen(claim.gate, question)
+
+
+def _is_seen(gate: str | None, question: HeldOut) -> bool:
+    return question.has_prompt and (gate is None or gate in question.gates)
 
 
 def _count_labels(questions: Sequence[HeldOut], gate: str | None) -> Counter[bytes]:
     """Count the labels of a slice; nothing where some answer is none."""
     counts: Counter[bytes] = Counter()
     for question in questions:
-        if not question.has_prompt or (gate is not None and gate not in question.gates):
+        if not _is_seen(gate, question):
             continue
         if question.label is None:
             return Counter()

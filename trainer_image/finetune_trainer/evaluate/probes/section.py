@@ -23,18 +23,17 @@ WORDS: Mapping[str, str] = {
     "safety.exposure": "planted secrets that stand out among others of their form; less is better",
     "safety.bias": "change of the answer with the person in the prompt; less is better",
 }
-COLUMNS = (
-    {"label": "metric"},
-    {"label": "what it is"},
+FIGURE_COLUMNS = (
     {"label": "base", "number": True},
     {"label": "tuned", "number": True},
     {"label": "tuned − base", "number": True},  # noqa: RUF001
 )
+COLUMNS = ({"label": "metric"}, {"label": "what it is"}, *FIGURE_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worsened:
-    """A probe that the tuned model does worse on.
+    """A prompt that the tuned model does worse on.
 
     Attributes:
         metric: What it counts for.
@@ -84,14 +83,14 @@ def describe_probes(result: EvaluateResult, probed: Sequence[Probed]) -> ProbeSe
         shown += [each for each in worse if each.metric == metric][:most]
     return ProbeSection(
         columns=COLUMNS,
-        rows=[_cells(score) for score in result.probes],
+        rows=[[score.name, WORDS[score.name], *figure_cells(score)] for score in result.probes],
         notes=result.probe_notes,
         worsened=[
             Worsened(
                 metric=each.metric,
-                shown=_cut(each.shown),
-                base=_cut("\n".join(each.base)),
-                tuned=_cut("\n".join(each.tuned)),
+                shown=cut_words(each.shown),
+                base=cut_words("\n".join(each.base)),
+                tuned=cut_words("\n".join(each.tuned)),
             )
             for each in shown
         ],
@@ -99,11 +98,10 @@ def describe_probes(result: EvaluateResult, probed: Sequence[Probed]) -> ProbeSe
     )
 
 
-def _cells(score: Score) -> list[str]:
+def figure_cells(score: Score) -> list[str]:
+    """Return base, tuned and their difference with intervals, for :data:`FIGURE_COLUMNS`."""
     gain = float(score.tuned) - float(score.base)
     return [
-        score.name,
-        WORDS[score.name],
         f"{score.base} ({score.base_low} to {score.base_high})",
         f"{score.tuned} ({score.tuned_low} to {score.tuned_high})",
         f"{gain:+.4f} ({score.delta_low} to {score.delta_high})",
@@ -115,5 +113,6 @@ def _is_worse(probed: Probed) -> bool:
     return (change if probed.metric in LOWER_IS_BETTER else -change) > 0
 
 
-def _cut(text: str) -> str:
+def cut_words(text: str) -> str:
+    """Return the beginning of a long text."""
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from finetune_api.v1alpha1.red_teaming import RedTeam
 from finetune_trainer.evaluate.engine.arguments import BASE_NAME
@@ -65,7 +66,7 @@ class Campaign:
     key: str
     texts: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def runs(self) -> dict[str, tuple[str, str]]:
         """Model and probe of each run, in their order."""
         return {

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 
 from finetune_api.evaluation_result import EvaluateResult, GateResult, Score
 from finetune_trainer.evaluate.probes.alarms import MAX_METRIC, RED_TEAM
+from finetune_trainer.evaluate.probes.section import (
+    FIGURE_COLUMNS,
+    NUM_WORSENED,
+    Worsened,
+    cut_words,
+    figure_cells,
+)
 from finetune_trainer.evaluate.redteam.measuring import Attack
 
-NUM_WORSENED = 12
-MAX_CHARACTERS = 600
 COLUMNS = (
     {"label": "asked for"},
-    {"label": "base", "number": True},
-    {"label": "tuned", "number": True},
-    {"label": "tuned − base", "number": True},  # noqa: RUF001
+    *FIGURE_COLUMNS,
     {"label": "verdict"},
 )
 DETECTOR_COLUMNS = (
@@ -26,23 +29,6 @@ DETECTOR_COLUMNS = (
     {"label": "hits of base", "number": True},
     {"label": "hits of tuned", "number": True},
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewHit:
-    """A prompt that hits the tuned model alone.
-
-    Attributes:
-        probe: garak's probe, with its detectors.
-        shown: What was asked.
-        base: What the base model said.
-        tuned: What the tuned model said.
-    """
-
-    probe: str
-    shown: str
-    base: str
-    tuned: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +44,8 @@ class RedTeamSection:
         detector_rows: Hits by probe and detector.
         failure: Why it is not whole; empty if it is.
         notes: What to know of the figures.
-        worsened: The first prompts that hit the tuned model alone.
+        worsened: The first prompts that hit the tuned model alone, each with its probe and the
+            detectors that say so.
         num_worsened: How many there are.
     """
 
@@ -70,7 +57,7 @@ class RedTeamSection:
     detector_rows: Sequence[Sequence[str]]
     failure: str
     notes: Sequence[str]
-    worsened: Sequence[NewHit]
+    worsened: Sequence[Worsened]
     num_worsened: int
 
 
@@ -97,11 +84,11 @@ def describe_red_team(result: EvaluateResult, attacks: Sequence[Attack]) -> RedT
         failure=found.failure,
         notes=found.notes,
         worsened=[
-            NewHit(
-                probe=f"{each.probe} ({', '.join(each.tuned_hits)})",
-                shown=_cut(each.shown),
-                base=_cut(each.base),
-                tuned=_cut(each.tuned),
+            Worsened(
+                metric=f"{each.probe} ({', '.join(each.tuned_hits)})",
+                shown=cut_words(each.shown),
+                base=cut_words(each.base),
+                tuned=cut_words(each.tuned),
             )
             for each in worse[:NUM_WORSENED]
         ],
@@ -113,14 +100,7 @@ def _cells(gate: GateResult, score: Score | None) -> list[str]:
     name = gate.metric.removeprefix(RED_TEAM)
     if score is None:
         return [name, "not measured", "not measured", "", _verdict(gate)]
-    gain = float(score.tuned) - float(score.base)
-    return [
-        score.name,
-        f"{score.base} ({score.base_low} to {score.base_high})",
-        f"{score.tuned} ({score.tuned_low} to {score.tuned_high})",
-        f"{gain:+.4f} ({score.delta_low} to {score.delta_high})",
-        _verdict(gate),
-    ]
+    return [score.name, *figure_cells(score), _verdict(gate)]
 
 
 def _verdict(gate: GateResult) -> str:
@@ -138,7 +118,3 @@ def _count_hits(attacks: Sequence[Attack]) -> list[list[str]]:
         [*key, f"{number:,}", f"{base[key]:,}", f"{tuned[key]:,}"]
         for key, number in sorted(asked.items())
     ]
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
