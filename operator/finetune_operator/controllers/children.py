@@ -63,7 +63,7 @@ class Children:
         self._caches = caches
         self._clock = clock
         self._warnings = PodWarnings(client, clock=clock)
-        self._refusals = Refusals()
+        self._refusals = Refusals(clock)
 
     def forget(self, uid: str) -> None:
         """Drop the memory of a FineTuneJob that is gone or has ended."""

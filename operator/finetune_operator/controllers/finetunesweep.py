@@ -116,7 +116,7 @@ class FineTuneSweepReconciler:
             recorder=recorder,
             logger=logger,
         )
-        self._refusals = Refusals()
+        self._refusals = Refusals(clock)
         self._memories: dict[str, _Memory] = {}
 
     def forget(self, sweep: Object) -> None:

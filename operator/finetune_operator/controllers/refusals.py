@@ -7,13 +7,20 @@ tomorrow must not end today.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.kube.backoff import exponential
+from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import Forbidden, Invalid, KubeError, ServerUnavailable
 from finetune_operator.status.conditions import Reason, shorten
 
 FIRST_RETRY_SECONDS = 2.0
+"""The first pause after what a person has decided: a policy, a quota, a right."""
+FIRST_RETRY_OF_ILL_SERVER_SECONDS = 0.25
+"""The first pause after an error of the server's own: most are over in a moment, as while etcd
+chooses a leader."""
 MAX_RETRY_SECONDS = 60.0
 _WORDS = 800
 """Characters of the server's answer that are told: what to do has to fit behind them."""
@@ -23,11 +30,33 @@ class NameTaken(Exception):  # noqa: N818 - a state of the world
     """The name of a child belongs to an object of somebody else."""
 
 
-class Refusals:
-    """Counts refusals in a row, so that the pauses between tries grow. Event loop only."""
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Refusals in a row.
 
-    def __init__(self) -> None:
-        self._num_in_row: dict[tuple[str, Stage], int] = {}
+    Attributes:
+        num_pauses: Pauses that they have cost, the present one included.
+        until: Monotonic time at which the present one is over.
+    """
+
+    num_pauses: int = 0
+    until: float = 0.0
+
+
+class Refusals:
+    """Counts refusals in a row, so that the pauses between tries grow. Event loop only.
+
+    What is tried again before its pause is over, because a status could not be written or an event
+    came, does not lengthen the pauses: a server that is ill for a second would hold up a job for
+    minutes.
+
+    Args:
+        clock: Monotonic time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._rows: dict[tuple[str, Stage], _Row] = {}
 
     def explain(self, uid: str, stage: Stage, error: KubeError | NameTaken) -> Refusal | None:
         """Return what the plan is told of a failed creation; None if it is not about the object.
@@ -40,19 +69,30 @@ class Refusals:
         reason, remedy, is_final = _judge(error)
         if not reason:
             return None
-        number = self._num_in_row[uid, stage] = self._num_in_row.get((uid, stage), 0) + 1
+        is_ill = reason == Reason.API_SERVER_ERROR
+        first = FIRST_RETRY_OF_ILL_SERVER_SECONDS if is_ill else FIRST_RETRY_SECONDS
         text = shorten(str(error), _WORDS)
         return Refusal(
             reason=reason,
             message=f"{text}. {remedy}" if remedy else text,
             is_final=is_final,
-            retry_seconds=exponential(number, base=FIRST_RETRY_SECONDS, cap=MAX_RETRY_SECONDS),
+            retry_seconds=self._pause(uid, stage, first),
         )
+
+    def _pause(self, uid: str, stage: Stage, first: float) -> float:
+        """Return the seconds until the next try: of the present pause, or of a longer one."""
+        now, row = self._clock.monotonic(), self._rows.get((uid, stage), _Row())
+        if now < row.until:
+            return row.until - now
+        number = row.num_pauses + 1
+        pause = exponential(number, base=first, cap=MAX_RETRY_SECONDS)
+        self._rows[uid, stage] = _Row(number, now + pause)
+        return pause
 
     def forget(self, uid: str, stage: Stage | None = None) -> None:
         """Begin with short pauses again: it was created, or the job (no stage) is gone."""
         for key in [(uid, each) for each in Stage] if stage is None else [(uid, stage)]:
-            self._num_in_row.pop(key, None)
+            self._rows.pop(key, None)
 
 
 def is_verdict(error: KubeError) -> bool:

@@ -46,18 +46,20 @@ def world_of(body, *, has_kueue=False, config=CONFIG):
         rng=rng,
     )
     caches.observe("ADDED", body)
+    clock = FakeClock(NOW)
     stored = client.cluster.store(("finetunejobs", *KEY), body)
     caches.finetunejobs.absorb(stored)
     reconciler = FineTuneJobReconciler(
         client,
         caches,
         config,
-        clock=FakeClock(NOW),
+        clock=clock,
         recorder=recorder,
         queue=WorkQueue("finetunejob", rng=rng),
     )
     return SimpleNamespace(
-        children=Children(client, caches, clock=FakeClock(NOW)),
+        children=Children(client, caches, clock=clock),
+        clock=clock,
         client=client,
         caches=caches,
         reconciler=reconciler,

@@ -12,7 +12,8 @@ from finetune_operator.kube.errors import (
     TransportError,
     error_from_status,
 )
-from finetune_operator.kube.workers import RequeueAfter
+from finetune_operator.kube.workers import RequeueAfter, Retry
+from support.clock import FakeClock
 from unit.operator.builders import CONFIG, after, at, condition, job, observe
 from unit.operator.test_publishing import decision, missed
 from unit.operator.test_reconcile import KEY, world_of
@@ -64,23 +65,47 @@ MALFORMED = (
     ],
 )  # fmt: skip
 def test_only_what_the_server_cannot_read_is_final(error, reason, is_final):
-    refusal = Refusals().explain("uid", Stage.PREPARE, error)
+    refusal = Refusals(FakeClock()).explain("uid", Stage.PREPARE, error)
     assert (refusal.reason, refusal.is_final) == (reason, is_final)
     assert str(error) in refusal.message
 
 
 @pytest.mark.parametrize("error", [TransportError("create"), Conflict("create", status=409)])
 def test_what_says_nothing_of_the_object_is_not_told_of_it(error):
-    assert Refusals().explain("uid", Stage.PREPARE, error) is None
+    assert Refusals(FakeClock()).explain("uid", Stage.PREPARE, error) is None
 
 
-def test_pauses_grow_to_a_minute_and_begin_anew_after_success():
-    refusals, error = Refusals(), status(503, "ServiceUnavailable", "etcd is down")
-    pauses = [refusals.explain("uid", Stage.TRAIN, error).retry_seconds for _ in range(8)]
-    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60]
-    assert refusals.explain("uid", Stage.EVALUATE, error).retry_seconds == 2
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (status(422, "Invalid", POLICY), [2, 4, 8, 16, 32, 60, 60]),
+        (status(500, "InternalError", DOWN), [2, 4, 8, 16, 32, 60, 60]),
+        (status(503, "ServiceUnavailable", "etcd is down"), [0.25, 0.5, 1, 2, 4, 8, 16, 32, 60]),
+    ],
+    ids=["policy", "webhook is down", "server is ill"],
+)
+def test_pauses_grow_to_a_minute_and_begin_anew_after_success(error, expected):
+    clock = FakeClock()
+    refusals = Refusals(clock)
+    for seconds in expected:
+        assert refusals.explain("uid", Stage.TRAIN, error).retry_seconds == seconds
+        clock.advance(seconds)
+    assert refusals.explain("uid", Stage.EVALUATE, error).retry_seconds == expected[0]
     refusals.forget("uid", Stage.TRAIN)
-    assert refusals.explain("uid", Stage.TRAIN, error).retry_seconds == 2
+    assert refusals.explain("uid", Stage.TRAIN, error).retry_seconds == expected[0]
+
+
+def test_what_is_tried_again_within_a_pause_does_not_lengthen_the_pauses():
+    """A status that cannot be written is tried again at once, and the creation with it."""
+    clock, error = FakeClock(), status(422, "Invalid", POLICY)
+    refusals = Refusals(clock)
+    assert refusals.explain("uid", Stage.PREPARE, error).retry_seconds == 2
+    for _ in range(16):
+        clock.advance(0.0625)
+        refusals.explain("uid", Stage.PREPARE, error)
+    assert refusals.explain("uid", Stage.PREPARE, error).retry_seconds == 1
+    clock.advance(1)
+    assert refusals.explain("uid", Stage.PREPARE, error).retry_seconds == 4
 
 
 @pytest.mark.parametrize(
@@ -98,6 +123,7 @@ async def test_a_job_that_cannot_have_its_child_says_why_and_goes_on_later(error
         result = await world.reconciler.reconcile(KEY)
         assert isinstance(result, RequeueAfter)
         pauses.append(result.seconds)
+        world.clock.advance(result.seconds)
         told = world.client.cluster.objects["finetunejobs", *KEY]
         assert told["status"]["phase"] == "Pending"
         ready = condition(told, "DatasetReady")
@@ -118,7 +144,22 @@ async def test_pauses_grow_also_where_what_the_pods_need_is_created_and_the_job_
         result = await world.reconciler.reconcile(KEY)
         assert isinstance(result, RequeueAfter)
         pauses.append(result.seconds)
+        world.clock.advance(result.seconds)
     assert pauses == [2, 4, 8]
+
+
+async def test_a_status_that_cannot_be_written_either_does_not_make_the_pause_longer():
+    """It is what held up a job for minutes whose server failed every fourth request."""
+    world = world_of(job())
+    denied, ill = status(422, "Invalid", POLICY), status(500, "InternalError", "leader changed")
+    for _ in range(4):
+        world.client.faults.extend([None, denied, ill])  # ConfigMap, Job, status
+        assert isinstance(await world.reconciler.reconcile(KEY), Retry)
+        world.clock.advance(0.01)
+    world.client.faults.extend([None, denied])
+    result = await world.reconciler.reconcile(KEY)
+    assert isinstance(result, RequeueAfter)
+    assert result.seconds <= 2
 
 
 async def test_pauses_grow_too_between_tries_to_publish_what_somebody_decided_on_after_the_end():
@@ -132,6 +173,7 @@ async def test_pauses_grow_too_between_tries_to_publish_what_somebody_decided_on
         result = await world.reconciler.reconcile(KEY)
         assert isinstance(result, RequeueAfter)
         pauses.append(result.seconds)
+        world.clock.advance(result.seconds)
     assert pauses == [2, 4, 8, 16, 32, 60, 60]
     warnings = [event for event in world.events if event[1] == "Warning"]
     assert [reason for _, _, reason, _ in warnings] == ["AdmissionDenied"], "told once"
