@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -291,7 +292,10 @@ async def _create_all(world: World, resource: Resource, objects: list[Object]) -
 async def _sample(
     world: World, jobs: Informer, curve: list[dict[str, Any]], started: float
 ) -> None:
-    """Append where all jobs stand, and what operator and Kueue have used, until cancelled."""
+    """Append where all jobs stand, and what operator and Kueue have used, until cancelled.
+
+    Each is told on standard error too: a run of hours that is cut off leaves what it has measured.
+    """
     while True:
         operator, kueue = world.operator.usage(), world.usage_of("kueue")
         phases = Counter(job["status"].get("phase", "New") for job in jobs.store.objects())
@@ -305,6 +309,7 @@ async def _sample(
                 "kueue_cpu_seconds": round(kueue.cpu_seconds),
             }
         )
+        print(json.dumps(curve[-1]), file=sys.stderr, flush=True)
         await asyncio.sleep(SAMPLE_SECONDS)
 
 
