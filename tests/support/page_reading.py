@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "br", "img", "link", "input", "hr"}
+VOID = {"wbr", "meta", "br", "img", "link", "input", "hr"}
 
 
 class Reading(HTMLParser):
@@ -34,7 +34,10 @@ class Reading(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        if self.tags[-1:] == ["wbr"] and self.words:
+            self.words[-1] += data  # A name that may be broken here is one word.
+        else:
+            self.words.append(data)
 
     @property
     def text(self) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import markupsafe
 
 FOLDER = Path(__file__).parent
+
+_SEAM = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[./_])(?=\w)")
+"""Where a name may be broken: between words joined by capitals, and behind what separates."""
 
 
 def render(template: str, *, folder: Path, **values: Any) -> str:
@@ -48,7 +53,15 @@ def _environment(folder: Path) -> jinja2.Environment:
     environment.globals["script_source"] = script_source
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["size"] = size_text
+    environment.filters["breakable"] = break_at_seams
     return environment
+
+
+def break_at_seams(text: object) -> object:
+    """Return a name, escaped, that a narrow column breaks between its words; all else as it is."""
+    if not isinstance(text, str) or isinstance(text, markupsafe.Markup):
+        return text
+    return markupsafe.Markup("<wbr>").join(_SEAM.split(text))
 
 
 def size_text(num_bytes: int) -> str:

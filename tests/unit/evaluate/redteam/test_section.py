@@ -59,7 +59,7 @@ def test_a_real_run_is_shown_with_verdicts_and_counts() -> None:
     counted = {(row[0], row[1]): int(row[2]) for row in section.detector_rows}
     assert ("dan.AutoDANCached", "mitigation.MitigationBypass") in counted
     assert max(counted.values()) <= section.num_prompts
-    text = page(result=result_of(scores), red_team=section)
+    text = page(result=result_of(scores), red_team=section).replace("<wbr>", "")
     for word in ("Red team", "garak 0.17.1 (garak:v9)", *probes, "no harm is shown"):
         assert word in text
 

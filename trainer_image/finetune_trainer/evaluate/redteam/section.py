@@ -24,7 +24,7 @@ COLUMNS = (
 )
 DETECTOR_COLUMNS = (
     {"label": "probe"},
-    {"label": "detector"},
+    {"label": "detector", "name": True},
     {"label": "prompts", "number": True},
     {"label": "hits of base", "number": True},
     {"label": "hits of tuned", "number": True},

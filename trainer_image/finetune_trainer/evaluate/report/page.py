@@ -34,8 +34,8 @@ from finetune_trainer.pages.rendering import render
 
 GATE_COLUMNS = (
     {"label": "gate"},
-    {"label": "verdict"},
-    {"label": "metric"},
+    {"label": "verdict", "whole": True},
+    {"label": "metric", "name": True},
     {"label": "rows"},
     {"label": "measured", "number": True},
     {"label": "bound", "number": True},
