@@ -142,6 +142,9 @@ def _time(plan: dict[str, Any]) -> list[str]:
     answers = ""
     if time["validationSeconds"]:
         answers = f"; {duration_text(time['validationSeconds'])} of it answers to validation rows"
+    assumed = ""
+    if time["isNumberAssumed"]:
+        assumed = ", assumed until the data is prepared (maxSamples: auto)"
     lines = [
         _line(
             "training time",
@@ -150,7 +153,8 @@ def _time(plan: dict[str, Any]) -> list[str]:
         ),
         _line(
             "evaluation time",
-            f"about {duration_text(time['evaluationSeconds'])}; start-up comes on top of both",
+            f"about {duration_text(time['evaluationSeconds'])} for {time['heldOutQuestions']:,} "
+            f"held-out questions{assumed}; start-up comes on top of both",
         ),
     ]
     if cost is not None:

@@ -79,6 +79,13 @@ def test_a_plan_reads_well(cli: Cli) -> None:
         assert word in done.out
 
 
+def test_a_number_of_questions_that_follows_from_the_data_is_told_as_assumed(cli: Cli) -> None:
+    done = cli("plan", "job.yaml", *ROWS, "--gpu", "h200")
+    assert "for 500 held-out questions; start-up" in done.out
+    done = cli("plan", "job.yaml", *ROWS, "--gpu", "h200", "--set", "evaluation.maxSamples=auto")
+    assert "for 500 held-out questions, assumed until the data is prepared" in done.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -69,6 +69,9 @@ def plan_job(arguments: argparse.Namespace) -> int:
             "seconds": time.train_seconds,
             "validationSeconds": time.validation_seconds,
             "evaluationSeconds": time.evaluate_seconds,
+            "heldOutQuestions": held_out.number,
+            # How many are enough is chosen with the data.
+            "isNumberAssumed": bool(arguments.rows) and job.spec.evaluation.max_samples == "auto",
         },
         "evaluation": planned.evaluation.to_json(),
         "warnings": find_warnings(planned.recipe, data),
