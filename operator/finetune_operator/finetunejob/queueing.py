@@ -21,6 +21,10 @@ from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 
 QUEUE_GRACE_SECONDS = 60.0
 """How long a queued Job may be without a Workload before its queue is in doubt."""
+QUEUE_WARNING_SECONDS = 300.0
+"""How long before a Warning says so: behind thousands of others Kueue comes late, not never."""
+
+_LASTS = " It has been so for five minutes."
 
 _ELSEWHERE = (
     "LocalQueue {queue} hands its Jobs to other clusters (MultiKueue): the Job is managed by"
@@ -110,9 +114,13 @@ def _tell_unmanaged(step: Step, view: StageView) -> None:
         conditions.set(ConditionType.QUOTA_RESERVED, False, Reason.WAITING_FOR_QUOTA, message)
         step.look_again(QUEUE_GRACE_SECONDS - age)
         return
-    message = _unmanaged_text(view)
-    if conditions.reason_of(ConditionType.QUOTA_RESERVED) != Reason.NOT_MANAGED_BY_KUEUE:
+    lasts = age >= QUEUE_WARNING_SECONDS
+    message = _unmanaged_text(view) + (_LASTS if lasts else "")
+    before = conditions.get(ConditionType.QUOTA_RESERVED) or {}
+    if lasts and before.get("message") != message:
         step.draft.announce(Reason.NOT_MANAGED_BY_KUEUE, message, warning=True)
+    if not lasts:
+        step.look_again(QUEUE_WARNING_SECONDS - age)
     conditions.set(ConditionType.QUOTA_RESERVED, False, Reason.NOT_MANAGED_BY_KUEUE, message)
 
 

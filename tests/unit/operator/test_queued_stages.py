@@ -66,11 +66,26 @@ def test_kueues_reason_is_mirrored():
     assert made.then == ()
 
 
-def test_a_queued_job_without_a_workload_is_told_after_a_minute():
-    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, suspend=True)}})
-    made = plan(observe(queued_body(), **known, has_kueue=True), at(61), CONFIG)
-    assert condition(made, "QuotaReserved")["reason"] == "NotManagedByKueue"
-    assert "NotManagedByKueue" in reasons(made)
+def test_a_queued_job_without_a_workload_is_told_after_a_minute_and_warned_of_once_it_lasts():
+    """Kueue may be behind: of 10,000 jobs at once it took a tenth after more than a minute."""
+    body, known = (
+        queued_body(),
+        merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, suspend=True)}}),
+    )
+    told = []
+    for seconds in (30, 61, 200, 301, 400, 3600):
+        made = plan(observe(body, **known, has_kueue=True), at(seconds), CONFIG)
+        body = after(body, made)
+        reason = condition(body, "QuotaReserved")["reason"]
+        told.append((reason, "NotManagedByKueue" in reasons(made)))
+    assert told == [
+        ("WaitingForQuota", False),
+        ("NotManagedByKueue", False),
+        ("NotManagedByKueue", False),
+        ("NotManagedByKueue", True),
+        ("NotManagedByKueue", False),
+        ("NotManagedByKueue", False),
+    ]
 
 
 @pytest.mark.parametrize(
