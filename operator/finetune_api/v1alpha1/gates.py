@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -37,8 +38,8 @@ class Gate(APIModel):
     """One thing that must hold of the tuned model on the held-out side; one bound.
 
     As with the goal, the near end of the interval is compared. The chance that any gate is passed
-    wrongly is held over all of them (Holm's correction): the more gates, the surer each must be.
-    What could not be measured is missed.
+    wrongly is held over all of its severity (Holm's correction): the more gates, the surer each
+    must be. Gates that ask the same count once. What could not be measured is missed.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=40, pattern=NAME_PATTERN)]
@@ -61,6 +62,21 @@ class Gate(APIModel):
     """How sure it must be, from 0.5 to 0.999, as `goal.certainty`."""
     severity: Literal["Block", "Warn"] = "Block"
     """`Block`: nothing is published where it is missed. `Warn`: it is told."""
+
+    @property
+    def claim(self) -> tuple[str, GateSlice | None, str, Decimal]:
+        """What the gate claims: metric, rows, how it is asked, and the threshold.
+
+        Gates of equal claims are passed or missed by the same luck, whatever they are called.
+        """
+        asked = {
+            "atLeast": self.at_least,
+            "atMost": self.at_most,
+            "overBase": self.over_base,
+            "overPublished": self.over_published,
+        }
+        kind, bound = next((kind, bound) for kind, bound in asked.items() if bound is not None)
+        return self.metric, self.slice, kind, decimal_of(bound)
 
 
 def _all(condition: str) -> str:

@@ -34,6 +34,11 @@ def found(base: float, tuned: float, number: int = 200) -> Found:
     return Found(compared=compared, num_prompts=number)
 
 
+def part(number: int) -> dict[str, str]:
+    """Return a slice for each number: gates on one slice that ask the same count once."""
+    return {"source": f"{number}.jsonl"}
+
+
 def check(of: Found | Unmeasured, *gates: Gate) -> list[Any]:
     return check_gates(gates, lambda _: of)
 
@@ -70,14 +75,64 @@ def test_many_gates_must_each_be_surer() -> None:
     of = found(0.5, 0.9)
     alone = gate(atLeast="0.849")
     assert check(of, alone)[0].met
-    many = [gate(f"g{number}", atLeast="0.849") for number in range(4)]
+    many = [gate(f"g{number}", atLeast="0.849", slice=part(number)) for number in range(4)]
     results = check(of, *many)
     assert not any(result.met for result in results)
     assert "corrected for the number of gates" in results[0].message
-    assert "that 4 gates may have" in results[0].message
-    easy = [gate(f"e{number}", atLeast="0.5") for number in range(3)]
+    assert "that 4 gates of severity Block may have" in results[0].message
+    easy = [gate(f"e{number}", atLeast="0.5", slice=part(number)) for number in range(3)]
     # What is beyond doubt costs the others nothing.
     assert [result.met for result in check(of, alone, *easy)] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [found(0.5, 0.5), Unmeasured(why="no question was drawn"), found(1, 1, 3)],
+    ids=["missed", "unmeasured", "of three rows"],
+)
+def test_a_gate_that_stops_nothing_costs_those_that_do_nothing(beside: Found | Unmeasured) -> None:
+    of = {"a": found(0.5, 0.89, 100), "short": beside}
+    blocks = gate("a", atLeast="0.8")
+    warns = gate("short", metric="jsonValid", atLeast="0.99", severity="Warn")
+    for gates in ([blocks], [blocks, warns], [warns, blocks]):
+        results = {r.name: r for r in check_gates(gates, lambda each: of[each.name])}
+        assert results["a"].met
+        assert "doubt" not in results["a"].message  # it is the only one of its severity
+    assert not results["short"].met
+    # Two that stop publication are corrected together as ever.
+    also = warns.model_copy(update={"severity": "Block"})
+    results = {r.name: r for r in check_gates([blocks, also], lambda each: of[each.name])}
+    assert not results["a"].met
+
+
+def test_gates_that_stop_nothing_are_corrected_among_themselves() -> None:
+    of = found(0.5, 0.9)
+    warns = [
+        gate(f"g{number}", atLeast="0.849", slice=part(number), severity="Warn")
+        for number in range(4)
+    ]
+    results = check(of, *warns, gate("b", atLeast="0.849"))
+    assert [result.met for result in results] == [False] * 4 + [True]
+    assert "that 4 gates of severity Warn may have" in results[0].message
+
+
+@pytest.mark.parametrize(
+    ("again", "counts_once"),
+    [
+        ({"atLeast": "0.8"}, True),
+        ({"atLeast": "0.80"}, True),  # the same threshold, written otherwise
+        ({"atLeast": "0.8", "certainty": "0.9"}, True),  # the luck that passes it is the same
+        ({"atLeast": "0.81"}, False),
+        ({"atLeast": "0.8", "slice": {"source": "de.jsonl"}}, False),
+        ({"atLeast": "0.8", "metric": "contains"}, False),
+        ({"overBase": "0.8"}, False),
+    ],
+)
+def test_gates_that_claim_the_same_count_once(again: dict[str, Any], counts_once: bool) -> None:
+    of = found(0.01, 0.89, 100)
+    results = check(of, gate("a", atLeast="0.8"), gate("b", **again))
+    assert results[0].met is counts_once
+    assert ("doubt" in results[0].message) is not counts_once
 
 
 def test_what_was_not_measured_is_missed_and_says_why() -> None:
@@ -276,7 +331,10 @@ def test_no_gate_is_surer_than_its_bounds_can_tell() -> None:
     bounds = np.full(1000, 0.9)
     sure = Confidence(value=0.95, lower=bounds, upper=bounds + 0.1)
     of = Found(compared=Compared(base=sure, tuned=sure, gain=sure), num_prompts=50)
-    gates = [gate(f"g{number}", atLeast="0.8", certainty="0.99") for number in range(12)]
+    gates = [
+        gate(f"g{number}", atLeast="0.8", certainty="0.99", slice=part(number))
+        for number in range(12)
+    ]
     (result, *_) = check(of, *gates)
     assert not result.met  # of a thousand bounds the outermost is wrong in up to one in a thousand
     assert "doubt 0.012 of 0.010" in result.message

@@ -1,13 +1,15 @@
 """Decides whether the gates of a job hold: many claims at once, each with its near bound. Pure.
 
-What could not be measured is missed, and says why.
+What could not be measured is missed, and says why. Gates that stop nothing cost those that do
+nothing: each severity is corrected by itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from finetune_api.evaluation_result import MAX_GATE_MESSAGE, MAX_SLICE_WORDS, GateResult
 from finetune_api.v1alpha1.gates import Gate
@@ -18,6 +20,8 @@ from finetune_trainer.statistics.claims import correct_for_many
 from finetune_trainer.statistics.confidence import Confidence
 from finetune_trainer.statistics.paired import Compared
 
+Severity = Literal["Block", "Warn"]
+SEVERITIES: tuple[Severity, ...] = ("Block", "Warn")
 CERTAIN_DOUBT = 1.0
 """p-value of what nothing is known of."""
 
@@ -96,8 +100,32 @@ class _Claim:
         return self.score.doubt_below(self.threshold + SLACK)
 
 
+_Read = _Claim | Unmeasured | Inapplicable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Family:
+    """What is claimed at once, and corrected for how much that is.
+
+    Attributes:
+        severity: Of the gates.
+        doubts: p-value of each claim: gates that claim the same are one.
+    """
+
+    severity: Severity
+    doubts: Mapping[Hashable, float]
+
+    def __len__(self) -> int:
+        return len(self.doubts)
+
+    def corrected(self, gate: Gate) -> float:
+        """Return the p-value of a gate's claim among all."""
+        among = correct_for_many(list(self.doubts.values()))
+        return dict(zip(self.doubts, among, strict=True))[gate.claim]
+
+
 def check_gates(gates: Sequence[Gate], look_up: LookUp) -> list[GateResult]:
-    """Hold every gate against what was measured, corrected for how many there are.
+    """Hold every gate against what was measured, corrected for how many of its severity there are.
 
     Args:
         gates: The job's gates.
@@ -106,26 +134,26 @@ def check_gates(gates: Sequence[Gate], look_up: LookUp) -> list[GateResult]:
     Returns:
         A result for each gate, in their order.
     """
-    claims = [_read(gate, look_up(gate)) for gate in gates]
-    # What asks for nothing can be passed by no luck.
-    asking = [claim for claim in claims if not isinstance(claim, Inapplicable)]
-    doubts = [CERTAIN_DOUBT if isinstance(c, Unmeasured) else c.doubt for c in asking]
-    corrected = iter(correct_for_many(doubts))
+    read = [(gate, _read(gate, look_up(gate))) for gate in gates]
+    families = {severity: _gather(severity, read) for severity in SEVERITIES}
     return [
-        _without_figures(gate, claim)
-        if isinstance(claim, Inapplicable)
-        else _settle(gate, claim, next(corrected), len(asking))
-        for gate, claim in zip(gates, claims, strict=True)
+        _judge(claim, families[gate.severity])
+        if isinstance(claim, _Claim)
+        else _without_figures(gate, claim)
+        for gate, claim in read
     ]
 
 
-def _settle(gate: Gate, claim: _Claim | Unmeasured, doubt: float, num_gates: int) -> GateResult:
-    if isinstance(claim, Unmeasured):
-        return _without_figures(gate, claim)
-    return _judge(claim, doubt, num_gates)
+def _gather(severity: Severity, read: Sequence[tuple[Gate, _Read]]) -> _Family:
+    doubts: dict[Hashable, float] = {}
+    for gate, claim in read:
+        # What asks for nothing can be passed by no luck.
+        if gate.severity == severity and not isinstance(claim, Inapplicable):
+            doubts[gate.claim] = claim.doubt if isinstance(claim, _Claim) else CERTAIN_DOUBT
+    return _Family(severity=severity, doubts=doubts)
 
 
-def _read(gate: Gate, found: Standing) -> _Claim | Unmeasured | Inapplicable:
+def _read(gate: Gate, found: Standing) -> _Read:
     if not isinstance(found, Found):
         return found
     compared, number = found.compared, found.num_prompts
@@ -168,9 +196,9 @@ def describe_bound(gate: Gate) -> str:
     return f"{gate.over_published} {side} the published version"
 
 
-def _judge(claim: _Claim, doubt: float, num_gates: int) -> GateResult:
+def _judge(claim: _Claim, family: _Family) -> GateResult:
     gate, certainty = claim.gate, float(claim.gate.certainty)
-    allowed = 1 - certainty
+    allowed, doubt = 1 - certainty, family.corrected(gate)
     interval = claim.score.interval(certainty)
     near = interval.low if claim.is_lower else interval.high
     is_met = doubt <= allowed + SLACK
@@ -180,8 +208,11 @@ def _judge(claim: _Claim, doubt: float, num_gates: int) -> GateResult:
         f"{'lower' if claim.is_lower else 'upper'} bound {_near_text(near, claim, sign)} "
         f"({claim.asked}), at {certainty * 100:g} % certainty"
     )
-    if num_gates > 1:
-        words += f"; doubt {doubt:.3f} of {allowed:.3f} that {num_gates} gates may have"
+    if len(family) > 1:
+        words += (
+            f"; doubt {doubt:.3f} of {allowed:.3f} that {len(family)} gates of severity "
+            f"{family.severity} may have"
+        )
     if not is_met:
         words += f"; {_remedy(claim, near)}"
     return GateResult(
