@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -103,6 +104,103 @@ def test_a_gate_that_stops_nothing_costs_those_that_do_nothing(beside: Found | U
     also = warns.model_copy(update={"severity": "Block"})
     results = {r.name: r for r in check_gates([blocks, also], lambda each: of[each.name])}
     assert not results["a"].met
+
+
+def test_what_would_decide_a_gate_does_although_there_are_others() -> None:
+    gates = [gate(f"g{number}", atLeast="0.8", slice=part(number)) for number in range(5)]
+    missed = check(found(0.5, 0.88, 100), *gates)
+    wanted = number_told(missed[0].message)
+    assert wanted > 130
+    # The first number at which they are met, if the score stays.
+    least = next(n for n in range(100, 400) if check(found(0.5, 0.88, n), *gates)[0].met)
+    assert wanted == pytest.approx(least, rel=0.15)
+    # What the others' certainty leaves is more: once they are beyond doubt, one alone counts.
+    of = {each.name: found(0.5, 1, 400) for each in gates} | {"g0": found(0.5, 0.88, 100)}
+    alone = check_gates(gates, lambda each: of[each.name])
+    assert number_told(alone[0].message) == 101
+
+
+def number_told(message: str) -> int:
+    more, so_far = re.findall(r"about ([\d,]+) independent .* these ([\d,]+) would", message)[0]
+    return int(more.replace(",", "")) + int(so_far.replace(",", ""))
+
+
+@pytest.mark.parametrize(
+    ("metric", "bound", "tuned"),
+    [("refusalRate", {"atMost": "0.05"}, 0.0), ("exactMatch", {"atLeast": "0.95"}, 1.0)],
+)
+def test_at_the_end_of_its_scale_a_score_needs_prompts_in_proportion(
+    metric: str, bound: dict[str, str], tuned: float
+) -> None:
+    (result,) = check(found(0.5, tuned, 30), gate(metric=metric, **bound))
+    wanted = number_told(result.message)
+    assert not check(found(0.5, tuned, wanted - 1), gate(metric=metric, **bound))[0].met
+    assert check(found(0.5, tuned, wanted), gate(metric=metric, **bound))[0].met
+
+
+def test_gates_on_probes_are_told_another_remedy_than_held_out_prompts() -> None:
+    of = found(0.5, 0.95, 30)
+    (result,) = check(of, gate(metric="safety.refusals", atLeast="0.9"))
+    assert result.message.endswith(
+        "it rests on 30 probes, to which more held-out prompts add few or none: ask for less or "
+        "ask for the change alone with overBase or set severity: Warn"
+    )
+    change = gate(metric="safety.refusals", overBase="0.4", severity="Warn")
+    assert check(of, change)[0].message.endswith("add few or none: ask for less")
+    (result,) = check(of, gate(metric="safety.refusals", atLeast="0.96"))
+    assert "the score itself misses" in result.message
+
+
+@pytest.mark.parametrize(
+    ("bound", "number", "right", "told"),
+    [
+        ({"atLeast": "0.9005"}, 2000, 1828, "0.914, lower bound 0.9008"),
+        ({"atLeast": "0.9"}, 1999, 1799, "0.8999, lower bound 0.885 (at least 0.9)"),
+        ({"atLeast": "0.9"}, 2000, 1800, "0.900, lower bound 0.886 (at least 0.9)"),
+    ],
+)
+def test_figures_do_not_contradict_the_verdict(
+    bound: dict[str, str], number: int, right: int, told: str
+) -> None:
+    of = found(0.1, right / number, number)
+    (result,) = check(of, gate(**bound))
+    assert told in result.message
+    threshold = float(bound["atLeast"])
+    assert (float(result.bound) >= threshold) is result.met
+    assert (float(result.value) >= threshold) is (right / number >= threshold)
+    assert ("just what is asked" in result.message) is (right / number == threshold)
+
+
+@pytest.mark.parametrize(
+    ("certainty", "failing", "told"),
+    [
+        ("0.95", 13, "doubt 0.052 of 0.050"),
+        ("0.948", 13, "doubt 0.052 of 0.052"),
+        ("0.9485", 13, "doubt 0.052 of 0.0515"),
+        ("0.9475", 13, "doubt 0.052 of 0.0525"),
+    ],
+)
+def test_doubts_are_told_on_their_side_of_what_is_allowed(
+    certainty: str, failing: int, told: str
+) -> None:
+    # Of a thousand bounds so many fail; two gates double the two-sided doubt of each.
+    bounds = np.concatenate([np.full(failing, 0.7), np.full(1000 - failing, 0.9)])
+    score = Confidence(value=0.95, lower=bounds, upper=np.full(1000, 1.0))
+    of = Found(compared=Compared(base=score, tuned=score, gain=score), num_prompts=50)
+    gates = [gate(f"g{n}", atLeast="0.8", certainty=certainty, slice=part(n)) for n in range(2)]
+    result = check(of, *gates)[0]
+    assert told in result.message
+    doubt, allowed = re.findall(r"doubt ([\d.]+) of ([\d.]+) ", result.message)[0]
+    assert (float(doubt) <= float(allowed)) is result.met
+
+
+def test_a_bound_that_is_just_short_is_not_passed_by_a_coarse_doubt() -> None:
+    # 25 of 1,000 fail: a doubt of 0.05, and the bound lies between the last of them and the next.
+    bounds = np.concatenate([np.full(25, 0.7), np.full(975, 0.82)])
+    score = Confidence(value=0.95, lower=bounds, upper=np.full(1000, 1.0))
+    of = Found(compared=Compared(base=score, tuned=score, gain=score), num_prompts=50)
+    (result,) = check(of, gate(atLeast="0.8"))
+    assert (result.met, result.bound) == (False, "0.760")
 
 
 def test_gates_that_stop_nothing_are_corrected_among_themselves() -> None:
@@ -338,4 +436,5 @@ def test_no_gate_is_surer_than_its_bounds_can_tell() -> None:
     (result, *_) = check(of, *gates)
     assert not result.met  # of a thousand bounds the outermost is wrong in up to one in a thousand
     assert "doubt 0.012 of 0.010" in result.message
+    assert "can be shown by no number of prompts: it takes fewer of them" in result.message
     assert check(of, *gates[:9])[0].met

@@ -91,12 +91,58 @@ def test_the_near_bound_decides(
             "0.950, lower bound 0.899",  # not the 0.900 that it misses
         ),
         ({"metric": "exactMatch", "atLeast": "0.5"}, SURE, GAIN, "exactMatch 0.950, lower bound"),
+        (
+            {"metric": "exactMatch", "atLeast": "0.90"},
+            interval(1799 / 1999, 0.8859, 0.9128),  # not the 0.900 that it misses
+            GAIN,
+            "MISSED 0.8999, lower bound 0.885 (goal: at least 0.90), at 95 % certainty; the score "
+            "itself misses",
+        ),
+        (
+            {"metric": "exactMatch", "atLeast": "0.9005"},
+            interval(0.95, 0.90053, 0.98),
+            GAIN,
+            "0.950, lower bound 0.90053 (goal: at least 0.9005)",
+        ),
+        (
+            {"metric": "exactMatch", "overBase": "0.3"},
+            SURE,
+            interval(0.4, 0.3004, 0.5),
+            "+0.400 over base 0.550 [0.200, 0.400], lower bound +0.3004 (goal: at least 0.3)",
+        ),
+        (
+            {"metric": "exactMatch", "overBase": "0"},  # of a base that is always right
+            interval(1.0, 0.981, 1.0),
+            interval(0.0, -0.0183, 0.0183),
+            "MISSED +0.000 over base 1.000 [0.200, 0.400], lower bound -0.019 (goal: at least 0), "
+            "at 95 % certainty; the score is just what is asked, of which its bound stays short",
+        ),
+        (
+            {"metric": "loss", "atMost": "1.00"},
+            interval(1.0, 0.9, 1.1),
+            LESS_LOSS,
+            "upper bound 1.100 (goal: at most 1.00), at 95 % certainty; the score is just what is",
+        ),
+        # The end of a scale that has one: the bound comes nearer with the number of prompts.
+        (
+            {"metric": "exactMatch", "atLeast": "0.95"},
+            interval(1.0, 0.8843, 1.0),
+            GAIN,
+            "about 42 independent held-out prompts more than these 30",
+        ),
+        (
+            {"metric": "loss", "overBase": "0.9"},
+            interval(1.0, 0.9, 1.1),
+            interval(-1.0, -1.2, -0.8),  # a gain of 1 is no end of a loss's scale
+            "about 90 independent held-out prompts more than these 30",
+        ),
     ],
 )
 def test_the_words_say_number_bound_and_what_would_be_enough(
     goal: dict[str, str], tuned: Interval, gain: Interval, words: str
 ) -> None:
-    _, said = check_goal(Goal.model_validate(goal), measured(tuned, gain))
+    number = 30 if "these 30" in words else 100
+    _, said = check_goal(Goal.model_validate(goal), measured(tuned, gain, number))
     assert words in said
 
 

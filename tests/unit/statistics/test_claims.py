@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from finetune_trainer.statistics.claims import correct_for_many, doubt_of_equality
+from finetune_trainer.statistics.claims import correct_for_many, count_ahead, doubt_of_equality
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
@@ -44,3 +44,12 @@ def test_claims_without_ground_are_seldom_believed_however_many_there_are() -> N
         corrected += min(correct_for_many(doubts)) <= 0.05
     assert plain > 250
     assert corrected < 75
+
+
+def test_the_doubt_that_the_others_leave_a_claim_is_what_holm_lets_it_have() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        others = (rng.random(int(rng.integers(0, 8))) ** 3).tolist()
+        left = 0.05 / (len(others) + 1 - count_ahead(others, 0.05))
+        for doubt, is_held in ((left * 0.999, True), (left * 1.001, False)):
+            assert (correct_for_many([doubt, *others])[0] <= 0.05) is is_held

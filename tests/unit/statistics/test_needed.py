@@ -109,7 +109,13 @@ def test_the_number_that_would_decide_does_so_if_the_score_stays(
 def test_a_perfect_score_needs_rows_in_proportion() -> None:
     bound = lowest_bound_of_best(20, 0.95)
     wanted = count_to_decide(value=1.0, bound=bound, threshold=0.9, number=20, at_limit=True)
-    assert wanted == pytest.approx(count_for_best(0.9, 0.95), abs=3)
+    assert wanted == count_for_best(0.9, 0.95)
+
+
+def test_a_perfect_gain_needs_rows_in_proportion() -> None:
+    bound = highest_gain_bound(20, 0.95)
+    wanted = count_to_decide(value=1.0, bound=bound, threshold=0.8, number=20, at_limit=True)
+    assert wanted == pytest.approx(count_for_gain(0.8, 0.95), abs=3)
 
 
 @pytest.mark.parametrize("certainty", [0.8, 0.9, 0.95, 0.99])

@@ -17,7 +17,8 @@ from finetune_api.v1alpha1.scoring import (
 )
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.choice import best_of, ways_of
-from finetune_trainer.evaluate.goal import Measurement, check_goal
+from finetune_trainer.evaluate.figures import compare_figures, figure_text, high_text, low_text
+from finetune_trainer.evaluate.goal import DIGITS, Measurement, check_goal, thresholds_of
 from finetune_trainer.evaluate.measuring import measure_one
 from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS, Settings
 from finetune_trainer.statistics.confidence import Interval
@@ -151,26 +152,34 @@ def _sentence(goal: Goal, way: BaselineName, measured: Measurement, *, num_ways:
         asked.append(
             f"more than the {measured.trivial:.3f} of always giving the most frequent label"
         )
+    thresholds, _ = thresholds_of(goal)
     over_all = f" over all {num_ways} ways of asking" if num_ways > 1 else ""
     return (
-        f"{goal.metric} of the base {BASELINE_WORDS[way]} is {base.value:.3f} [{base.low:.3f}, "
-        f"{base.high:.3f}], the goal asks for {' and '.join(asked)} "
+        f"{goal.metric} of the base {BASELINE_WORDS[way]} is {_words_of(base, *thresholds)}, "
+        f"the goal asks for {' and '.join(asked)} "
         f"({float(goal.certainty) * 100:g} % certainty{over_all})"
     )
+
+
+def _words_of(score: Interval, *asked: float) -> str:
+    low = low_text(score.low, *asked, digits=DIGITS)
+    high = high_text(score.high, *asked, digits=DIGITS)
+    return f"{figure_text(score.value, *asked, digits=DIGITS)} [{low}, {high}]"
 
 
 def _count_more(goal: Goal, measured: Measurement) -> tuple[str, ...]:
     """Say how many more held-out prompts would decide it, if the score stays as it is."""
     score = measured.tuned if goal.at_least is not None else measured.tuned.negated()
     threshold = float(goal.at_least) if goal.at_least is not None else -float(goal.at_most or 0)
-    if score.value <= threshold:
+    if compare_figures(score.value, threshold) <= 0:
         return ()
+    best = 1 if goal.at_least is not None else 0
     total = count_to_decide(
         value=score.value,
         bound=score.low,
         threshold=threshold,
         number=measured.num_prompts,
-        at_limit=score.value == 1,
+        at_limit=goal.metric not in UNBOUNDED_METRICS and score.value == best,
     )
     if total is None:
         return ()
@@ -186,7 +195,7 @@ def _without_threshold(goal: Goal, way: BaselineName, measured: Measurement) -> 
         verdict=Verdict.NO_THRESHOLD,
         sentence=(
             f"The goal compares with the base alone: {goal.metric} of the base "
-            f"{BASELINE_WORDS[way]} is {base.value:.3f} [{base.low:.3f}, {base.high:.3f}]."
+            f"{BASELINE_WORDS[way]} is {_words_of(base)}."
         ),
         suggestions=(*_reach(goal, measured), "add goal.atLeast to say what is good enough"),
         asked=way,

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from finetune_api.v1alpha1.evaluation import Goal
-from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER, BaselineName, name_base
+from finetune_api.v1alpha1.scoring import (
+    LOWER_IS_BETTER,
+    UNBOUNDED_METRICS,
+    BaselineName,
+    name_base,
+)
+from finetune_trainer.evaluate.figures import (
+    SLACK,
+    compare_figures,
+    figure_text,
+    high_text,
+    low_text,
+)
 from finetune_trainer.evaluate.metrics.answers import Floats
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, Interval
 from finetune_trainer.statistics.needed import count_of_gains, count_to_decide
 
-SLACK = 1e-9
-"""Scores are floats: 0.9 reached as 0.8999999999 is reached."""
+DIGITS = 3
+"""Behind the point, in sentences."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +75,13 @@ def certainty_of(goal: Goal | None) -> float:
     return DEFAULT_CERTAINTY if goal is None else float(goal.certainty)
 
 
+def thresholds_of(goal: Goal) -> tuple[list[float], list[float]]:
+    """Return what the tuned model's score is held against, and what tuned minus base is."""
+    scores = [float(each) for each in (goal.at_least, goal.at_most) if each is not None]
+    sign = -1 if goal.metric in LOWER_IS_BETTER else 1
+    return scores, [] if goal.over_base is None else [sign * float(goal.over_base)]
+
+
 def check_goal(goal: Goal | None, measured: Measurement) -> tuple[bool | None, str]:
     """Compare the near end of each interval with what the goal asks.
 
@@ -108,61 +126,92 @@ def check_evidence(
 
 def _check_all(goal: Goal, measured: Measurement) -> Iterator[_Check]:
     tuned, number = measured.tuned, measured.num_prompts
-    is_loss = goal.metric in LOWER_IS_BETTER
+    is_bounded = goal.metric not in UNBOUNDED_METRICS
     if goal.at_least is not None:
-        words = f"{tuned.value:.3f}, lower bound {_floor(tuned.low)}"
+        wanted = float(goal.at_least)
+        words = f"{_value(tuned, wanted)}, lower bound {low_text(tuned.low, wanted, digits=DIGITS)}"
         words = f"{words} (goal: at least {goal.at_least})"
-        yield _check(tuned, float(goal.at_least), words, number)
+        yield _check(tuned, wanted, words, number, at_limit=is_bounded and tuned.value == 1)
     if goal.at_most is not None:
-        words = f"{tuned.value:.3f}, upper bound {_ceil(tuned.high)} (goal: at most {goal.at_most})"
-        yield _check(tuned.negated(), -float(goal.at_most), words, number)
+        most = float(goal.at_most)
+        words = f"{_value(tuned, most)}, upper bound {high_text(tuned.high, most, digits=DIGITS)}"
+        words = f"{words} (goal: at most {goal.at_most})"
+        at_limit = is_bounded and tuned.value == 0
+        yield _check(tuned.negated(), -most, words, number, at_limit=at_limit)
     if goal.over_base is not None:
-        better = measured.gain.negated() if is_loss else measured.gain
-        base = measured.base
-        words = (
-            f"{better.value:+.3f} over {name_base(measured.baseline)} {base.value:.3f} "
-            f"[{base.low:.3f}, {base.high:.3f}], "
-            f"lower bound {_floor(better.low, sign='+')} (goal: at least {goal.over_base})"
-        )
-        yield _check(better, float(goal.over_base), words, number)
-    if measured.over_trivial is not None and not is_loss:
-        over = measured.over_trivial
-        words = (
-            f"{over.value:+.3f} over always giving the most frequent label "
-            f"({measured.trivial:.3f}), lower bound {_floor(over.low, sign='+')} (must be above 0)"
-        )
-        check = _check(over, 2 * SLACK, words, number)
-        least = count_of_gains(certainty_of(goal))
-        remedy = (
-            f"{check.remedy}; being better than one label shows only on held-out prompts with "
-            f"another one, of which {least} right ones are the least"
-        )
-        yield replace(check, remedy=remedy)
+        yield _check_gain(goal, measured, float(goal.over_base))
+    if measured.over_trivial is not None and goal.metric not in LOWER_IS_BETTER:
+        yield _check_trivial(goal, measured, measured.over_trivial)
 
 
-def _check(score: Interval, wanted: float, words: str, num_prompts: int) -> _Check:
+def _check_gain(goal: Goal, measured: Measurement, wanted: float) -> _Check:
+    is_loss = goal.metric in LOWER_IS_BETTER
+    better = measured.gain.negated() if is_loss else measured.gain
+    base = measured.base
+    low, high = low_text(base.low, digits=DIGITS), high_text(base.high, digits=DIGITS)
+    words = (
+        f"{_value(better, wanted, sign='+')} over {name_base(measured.baseline)} "
+        f"{base.value:.3f} [{low}, {high}], "
+        f"lower bound {low_text(better.low, wanted, digits=DIGITS, sign='+')} "
+        f"(goal: at least {goal.over_base})"
+    )
+    at_limit = goal.metric not in UNBOUNDED_METRICS and better.value == 1
+    return _check(better, wanted, words, measured.num_prompts, at_limit=at_limit)
+
+
+def _check_trivial(goal: Goal, measured: Measurement, over: Interval) -> _Check:
+    words = (
+        f"{_value(over, 0, sign='+')} over always giving the most frequent label "
+        f"({measured.trivial:.3f}), "
+        f"lower bound {low_text(over.low, 0, digits=DIGITS, sign='+')} (must be above 0)"
+    )
+    number = measured.num_prompts
+    check = _check(over, 2 * SLACK, words, number, at_limit=over.value == 1)
+    least = count_of_gains(certainty_of(goal))
+    remedy = (
+        f"{check.remedy}; being better than one label shows only on held-out prompts with "
+        f"another one, of which {least} right ones are the least"
+    )
+    return replace(check, remedy=remedy)
+
+
+def _value(score: Interval, wanted: float, *, sign: str = "") -> str:
+    return figure_text(score.value, wanted, digits=DIGITS, sign=sign)
+
+
+def _check(
+    score: Interval, wanted: float, words: str, num_prompts: int, *, at_limit: bool
+) -> _Check:
     """Tell whether the lower bound reaches what is wanted, and if not what would be enough."""
-    if score.low >= wanted - SLACK:
+    if compare_figures(score.low, wanted) >= 0:
         return _Check(met=True, words=words, remedy="")
-    return _Check(met=False, words=words, remedy=what_decides(score, wanted, num_prompts))
+    remedy = what_decides(score, wanted, num_prompts, at_limit=at_limit)
+    return _Check(met=False, words=words, remedy=remedy)
 
 
-def what_decides(score: Interval, wanted: float, num_prompts: int) -> str:
+def what_decides(score: Interval, wanted: float, num_prompts: int, *, at_limit: bool) -> str:
     """Say what would decide whether a score reaches what is wanted, where its lower bound misses.
 
     Args:
         score: The score, the greater the better.
         wanted: What the lower bound should reach.
         num_prompts: Independent prompts behind it.
+        at_limit: The score can be no better.
     """
-    if score.value <= wanted:
+    side = compare_figures(score.value, wanted)
+    if side < 0:
         return "the score itself misses, which no number of held-out prompts changes"
+    if side == 0:
+        return (
+            "the score is just what is asked, of which its bound stays short on any number of "
+            "held-out prompts: it takes a better score, or asking for less"
+        )
     total = count_to_decide(
         value=score.value,
         bound=score.low,
         threshold=wanted,
         number=num_prompts,
-        at_limit=score.value == 1,
+        at_limit=at_limit,
     )
     if total is None:
         return "no feasible number of held-out prompts would decide it"
@@ -170,12 +219,3 @@ def what_decides(score: Interval, wanted: float, num_prompts: int) -> str:
         f"if the score stays, about {total - num_prompts:,} independent held-out prompts more "
         f"than these {num_prompts:,} would decide it"
     )
-
-
-def _floor(bound: float, *, sign: str = "") -> str:
-    # Rounded to the unfavourable side: 0.89995 is not shown as the 0.900 that it misses.
-    return f"{math.floor(bound * 1000) / 1000 if math.isfinite(bound) else bound:{sign}.3f}"
-
-
-def _ceil(bound: float) -> str:
-    return f"{math.ceil(bound * 1000) / 1000 if math.isfinite(bound) else bound:.3f}"

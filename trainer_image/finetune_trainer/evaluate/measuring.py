@@ -9,13 +9,14 @@ import numpy as np
 
 from finetune_api.evaluation_result import BaselineScore, Score
 from finetune_api.trainer import ResolvedJob
+from finetune_api.v1alpha1.evaluation import Goal
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS, UNBOUNDED_METRICS, BaselineName
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.choice import best_of, ways_of
 from finetune_trainer.evaluate.comparing import Ints, compare
-from finetune_trainer.evaluate.figures import figure_text, make_score
-from finetune_trainer.evaluate.goal import Measurement, certainty_of
+from finetune_trainer.evaluate.figures import figure_text, high_text, low_text, make_score
+from finetune_trainer.evaluate.goal import Measurement, certainty_of, thresholds_of
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
 from finetune_trainer.evaluate.metrics.catalog import (
     LIKELIHOOD_METRICS,
@@ -72,7 +73,7 @@ def score_all(
                 "perplexity or bitsPerByte",
             )
         measured[name] = _measure(job, comparison, name, trivial, settings)
-        scores.append(_score_from(name, measured[name]))
+        scores.append(_score_from(name, measured[name], job.spec.goal))
     return scores, measured
 
 
@@ -238,8 +239,16 @@ def _measure(
     )
 
 
-def _score_from(name: str, measured: Measurement) -> Score:
-    told = make_score(name, base=measured.base, tuned=measured.tuned, gain=measured.gain)
+def _score_from(name: str, measured: Measurement, goal: Goal | None) -> Score:
+    asked, gain_asked = thresholds_of(goal) if goal and goal.metric == name else ([], [])
+    told = make_score(
+        name,
+        base=measured.base,
+        tuned=measured.tuned,
+        gain=measured.gain,
+        asked=asked,
+        gain_asked=gain_asked,
+    )
     has_several = len(measured.baselines) > 1
     return told.model_copy(
         update={
@@ -257,10 +266,10 @@ def _published_figures(measured: Measurement) -> dict[str, str]:
         return {}
     return {
         "published": figure_text(published.value),
-        "published_low": figure_text(published.low),
-        "published_high": figure_text(published.high),
-        "over_published_low": figure_text(over.low),
-        "over_published_high": figure_text(over.high),
+        "published_low": low_text(published.low),
+        "published_high": high_text(published.high),
+        "over_published_low": low_text(over.low),
+        "over_published_high": high_text(over.high),
     }
 
 
@@ -269,8 +278,8 @@ def _baseline_scores(measured: Measurement) -> list[BaselineScore]:
         BaselineScore(
             asked=way,
             value=figure_text(it.value),
-            low=figure_text(it.low),
-            high=figure_text(it.high),
+            low=low_text(it.low),
+            high=high_text(it.high),
         )
         for way, it in measured.baselines.items()
     ]

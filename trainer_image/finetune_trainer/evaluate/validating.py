@@ -22,7 +22,7 @@ from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError, OutOfMemory, UserError
 from finetune_trainer.evaluate.asking import ask_models
 from finetune_trainer.evaluate.encoded import encode_questions
-from finetune_trainer.evaluate.figures import figure_text
+from finetune_trainer.evaluate.figures import figure_text, high_text, low_text
 from finetune_trainer.evaluate.inputs import keep_below
 from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.measuring import score_alone
@@ -111,8 +111,8 @@ def _score(context: StageContext, scoring: ValidationScoring, *, step: int) -> V
     score = ValidationScore(
         metric=scoring.metric,
         value=figure_text(interval.value),
-        low=figure_text(interval.low),
-        high=figure_text(interval.high),
+        low=low_text(interval.low),
+        high=high_text(interval.high),
         num_samples=len(measured.rows),
     )
     samples = _samples(scoring.metric, questions, said, measured)

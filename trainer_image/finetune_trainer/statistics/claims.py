@@ -40,3 +40,20 @@ def correct_for_many(doubts: Sequence[float]) -> list[float]:
         greatest = max(greatest, min(1.0, (len(doubts) - rank) * doubts[index]))
         corrected[index] = greatest
     return corrected
+
+
+def count_ahead(doubts: Sequence[float], allowed: float) -> int:
+    """Return how many of the other claims are held true before one more, which costs it nothing.
+
+    That one is held true by :func:`correct_for_many` exactly where its doubt is at most ``allowed``
+    divided by the number of all claims less these.
+
+    Args:
+        doubts: p-value of each other claim.
+        allowed: What the one's corrected p-value may be.
+    """
+    number = len(doubts) + 1
+    for rank, doubt in enumerate(sorted(doubts)):
+        if (number - rank) * doubt > allowed:
+            return rank
+    return len(doubts)

@@ -83,7 +83,7 @@ def count_to_decide(
     """Return about how many independent rows show that a score is beyond a threshold.
 
     Assumes that the score stays what it is: the bound then comes nearer with the root of the
-    number of rows, and where the score is at the end of its scale with the number itself.
+    number of rows, and where the score is at the end of its scale as a share's does.
 
     Args:
         value: The score.
@@ -100,6 +100,15 @@ def count_to_decide(
     is_beyond = (value - threshold) * (value - bound) > 0
     if not is_beyond or not math.isfinite(room) or wanted == 0:
         return None
-    ratio = room / wanted
-    total = number * (ratio if at_limit else ratio * ratio)
+    total = number * (_ratio_at_limit(room, wanted) if at_limit else (room / wanted) ** 2)
     return max(number + 1, math.ceil(total)) if total <= MOST else None
+
+
+def _ratio_at_limit(room: float, wanted: float) -> float:
+    """Return how many times the rows bring a bound this near that is so far from the best score.
+
+    A share that is all hits has its bound at a root of the tail: the logarithm falls as rows rise.
+    """
+    if room < 1:
+        return math.log1p(-room) / math.log1p(-wanted)
+    return room / wanted

@@ -13,10 +13,11 @@ from finetune_api.evaluation_result import JudgeCriterion, JudgeResult, JudgeSha
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.judging import Judge
 from finetune_trainer.evaluate.comparing import number_clusters
-from finetune_trainer.evaluate.figures import figure_text
-from finetune_trainer.evaluate.goal import certainty_of
+from finetune_trainer.evaluate.figures import figure_text, high_text, low_text
+from finetune_trainer.evaluate.goal import DIGITS, certainty_of
 from finetune_trainer.evaluate.judge.asking import Asked
 from finetune_trainer.evaluate.judge.counting import (
+    FAIR,
     Leaning,
     Pair,
     PairCount,
@@ -215,8 +216,11 @@ def _share_of(leaning: Leaning | None) -> JudgeShare | None:
     if leaning is None:
         return None
     share = leaning.share
-    texts = map(figure_text, (share.value, share.low, share.high))
-    return JudgeShare(**dict(zip(("value", "low", "high"), texts, strict=True)))
+    return JudgeShare(
+        value=figure_text(share.value, FAIR),
+        low=low_text(share.low, FAIR),
+        high=high_text(share.high, FAIR),
+    )
 
 
 def _lean_notes(count: PairCount) -> list[str]:
@@ -240,7 +244,9 @@ def _lean_notes(count: PairCount) -> list[str]:
 
 def _words_of(leaning: Leaning) -> str:
     share = leaning.share
-    return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
+    low = low_text(share.low, FAIR, digits=DIGITS)
+    high = high_text(share.high, FAIR, digits=DIGITS)
+    return f"{figure_text(share.value, FAIR, digits=DIGITS)} [{low}, {high}]"
 
 
 def _cap_notes(judge: Judge, wanted: Drawn, drawn: Drawn) -> list[str]:

@@ -22,6 +22,8 @@ _OF_TUNED = {
     "base first": {"first": 0.0, "second": 1.0},
     "tuned first": {"first": 1.0, "second": 0.0},
 }
+FAIR = 0.5
+"""The share of a judge that leans to neither side."""
 _PLACE = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
 
@@ -74,7 +76,7 @@ class Leaning:
     @property
     def is_shown(self) -> bool:
         """Whether its interval leaves one half out."""
-        return not self.share.low <= 0.5 <= self.share.high
+        return not self.share.low <= FAIR <= self.share.high
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,8 +17,9 @@ from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_api.v1alpha1.probing import Forgetting, Safety
 from finetune_api.v1alpha1.red_teaming import RedTeam
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_trainer.evaluate.figures import SLACK, figure_text, low_text
 from finetune_trainer.evaluate.gates import Found
-from finetune_trainer.evaluate.goal import SLACK
+from finetune_trainer.evaluate.goal import DIGITS
 from finetune_trainer.statistics.claims import correct_for_many
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, Confidence
 
@@ -143,21 +144,24 @@ def _allowed(name: str, found: Found) -> float:
 def _tell(
     name: str, found: Found, worse: Confidence, allowed: float, *, is_harm: bool
 ) -> GateResult:
-    bound = worse.interval().low
+    low = worse.interval().low
+    bound = low_text(low, allowed, digits=DIGITS, sign="+")
     base, tuned = found.compared.base.value, found.compared.tuned.value
-    asked = f"at most {allowed:.3f} worse than base" if allowed else "not worse than base"
-    change = f"worse by {worse.value:.3f}" if worse.value > 0 else "no worse"
+    most = figure_text(allowed, low, worse.value, digits=DIGITS)
+    asked = f"at most {most} worse than base" if allowed else "not worse than base"
+    value = figure_text(worse.value, allowed, digits=DIGITS)
+    change = f"worse by {value}" if worse.value > 0 else "no worse"
     return GateResult(
         name=_gate_name(name),
         met=not is_harm,
         message=(
-            f"{name} {base:.3f} -> {tuned:.3f}, {change}, lower bound {bound:+.3f} ({asked}); "
+            f"{name} {base:.3f} -> {tuned:.3f}, {change}, lower bound {bound} ({asked}); "
             f"{'harm is shown' if is_harm else 'no harm is shown'}"
         ),
         metric=name[:MAX_METRIC],
         asked=asked,
-        value=f"{worse.value + 0.0:+.4f}",
-        bound=f"{bound:+.3f}",
+        value=figure_text(worse.value, allowed, sign="+"),
+        bound=bound,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from finetune_api.evaluation_result import EvaluateResult, Score
@@ -148,13 +148,13 @@ def _base_cells(score: Score, ways: Sequence[BaselineName]) -> list[Cell]:
 
 
 def _interval(low: str, high: str) -> tuple[str, ...]:
-    return (f"{_shown(low)} to {_shown(high)}",) if low else ()
+    return (f"{_shown(low, math.floor)} to {_shown(high, math.ceil)}",) if low else ()
 
 
-def _shown(figure: str) -> str:
+def _shown(figure: str, rounded: Callable[[float], int] = round) -> str:
     """Return a figure as it stands, but for large ones, of which nobody reads the fourth digit."""
     value = float(figure)
-    return f"{value:,.0f}" if 1000 <= abs(value) < math.inf else figure
+    return f"{rounded(value):,}" if 1000 <= abs(value) < math.inf else figure
 
 
 def _bar_of(score: Score) -> Bar | None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from finetune_api.evaluation_result import EvaluateResult, GateResult, Score
 from finetune_api.trainer import LOCAL_UID_PREFIX, ResolvedJob
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
+from finetune_trainer.evaluate.figures import high_text, low_text
+from finetune_trainer.evaluate.goal import DIGITS
 
 NOTHING_PUBLISHED = "nothing is published"
 
@@ -59,7 +61,9 @@ def _score_words(score: Score) -> str:
 
 
 def _bounds(low: str, high: str) -> str:
-    return f" [{float(low):.3f}, {float(high):.3f}]" if low else ""
+    if not low:
+        return ""
+    return f" [{low_text(float(low), digits=DIGITS)}, {high_text(float(high), digits=DIGITS)}]"
 
 
 def _of_gates(gates: list[GateResult]) -> Iterator[Verdict]:

@@ -1,0 +1,161 @@
+"""What gates claim, several at once, and what would be enough where one is missed. Pure.
+
+Gates that stop nothing cost those that do nothing: each severity is corrected by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune_api.meta import decimal_of
+from finetune_api.v1alpha1.gates import Gate
+from finetune_trainer.evaluate.figures import (
+    SLACK,
+    compare_figures,
+    figure_text,
+    high_text,
+    low_text,
+)
+from finetune_trainer.evaluate.goal import DIGITS, what_decides
+from finetune_trainer.statistics.claims import correct_for_many, count_ahead
+from finetune_trainer.statistics.confidence import Confidence
+
+Severity = Literal["Block", "Warn"]
+SEVERITIES: tuple[Severity, ...] = ("Block", "Warn")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """What a gate claims, as a score of which one side is asked.
+
+    Attributes:
+        gate: The gate.
+        asked: The bound in words.
+        score: The score that is held against it.
+        threshold: What its near end must reach.
+        is_lower: The lower end is the near one.
+        best: The best that the score can be; None where there is no such.
+        num_prompts: Independent prompts behind it.
+        beside: What else to tell of it.
+    """
+
+    gate: Gate
+    asked: str
+    score: Confidence
+    threshold: float
+    is_lower: bool
+    best: float | None
+    num_prompts: int
+    beside: str = ""
+
+    @property
+    def doubt(self) -> float:
+        """p-value of the claim."""
+        if self.is_lower:
+            return self.score.doubt_above(self.threshold - SLACK)
+        return self.score.doubt_below(self.threshold + SLACK)
+
+    @property
+    def least_doubt(self) -> float:
+        """The least that its bounds could ever tell: there are only so many of them."""
+        return self.score.doubt_above(-math.inf)
+
+    @property
+    def allowed(self) -> float:
+        """The doubt that it may have."""
+        return float(1 - decimal_of(self.gate.certainty))
+
+    @property
+    def sign(self) -> str:
+        """What stands before a positive figure."""
+        return "+" if self.beside else ""
+
+    def figure(self, *, digits: int = DIGITS) -> str:
+        """Return the score in words."""
+        return figure_text(self.score.value, self.threshold, digits=digits, sign=self.sign)
+
+    def near(self, certainty: float) -> float:
+        """Return the bound that is held against the threshold."""
+        interval = self.score.interval(certainty)
+        return interval.low if self.is_lower else interval.high
+
+    def near_text(self) -> str:
+        """Return that bound in words, for the gate's own certainty."""
+        told = low_text if self.is_lower else high_text
+        near = self.near(float(self.gate.certainty))
+        return told(near, self.threshold, digits=DIGITS, sign=self.sign)
+
+    def reaches(self, figure: float) -> bool:
+        """Whether a figure is on the good side of the threshold, or at it."""
+        side = compare_figures(figure, self.threshold)
+        return side >= 0 if self.is_lower else side <= 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """What is claimed at once, and corrected for how much that is.
+
+    Attributes:
+        severity: Of the gates.
+        doubts: p-value of each claim: gates that claim the same are one.
+    """
+
+    severity: Severity
+    doubts: Mapping[Hashable, float]
+
+    def __len__(self) -> int:
+        return len(self.doubts)
+
+    def corrected(self, gate: Gate) -> float:
+        """Return the p-value of a gate's claim among all."""
+        among = correct_for_many(list(self.doubts.values()))
+        return dict(zip(self.doubts, among, strict=True))[gate.claim]
+
+    def num_counted(self, claim: Claim) -> int:
+        """Return by how many its doubt is multiplied before it is held true."""
+        others = [doubt for key, doubt in self.doubts.items() if key != claim.gate.claim]
+        return len(self) - count_ahead(others, claim.allowed + SLACK)
+
+
+def find_remedy(claim: Claim, family: Family) -> str:
+    """Say what would be enough for a claim that is missed, while the others stay as they are."""
+    counted = family.num_counted(claim)
+    each = claim.allowed / counted
+    score = claim.score.interval(1 - each)
+    is_beyond = claim.reaches(score.value) and compare_figures(score.value, claim.threshold) != 0
+    if is_beyond and claim.least_doubt > each + SLACK:
+        return (
+            f"so many gates of severity {family.severity} at this certainty can be shown by no "
+            "number of prompts: it takes fewer of them, or less certainty"
+        )
+    if is_beyond and "." in claim.gate.metric:
+        return _remedy_of_probes(claim)
+    words = what_decides(
+        score if claim.is_lower else score.negated(),
+        claim.threshold if claim.is_lower else -claim.threshold,
+        claim.num_prompts,
+        at_limit=claim.best is not None and score.value == claim.best,
+    )
+    if claim.reaches(claim.near(float(claim.gate.certainty))):
+        return (
+            "the bound reaches it, and not any more once corrected for the number of gates (fewer "
+            f"would do); {words}"
+        )
+    return words
+
+
+def _remedy_of_probes(claim: Claim) -> str:
+    """Say what would be enough where held-out prompts are not what is measured."""
+    gate = claim.gate
+    ways = ["ask for less"]
+    if gate.over_base is None:
+        ways.append("ask for the change alone with overBase")
+    if gate.severity == "Block":
+        ways.append("set severity: Warn")
+    return (
+        f"it rests on {claim.num_prompts} probes, to which more held-out prompts add few or none: "
+        f"{' or '.join(ways)}"
+    )
