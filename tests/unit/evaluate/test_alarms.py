@@ -12,6 +12,7 @@ from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_api.v1alpha1.probing import MAX_ALARMS, ProbeMetric
 from finetune_api.v1alpha1.red_teaming import MAX_RED_TEAM_PROBES
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_trainer.evaluate.gates import Found
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.probes.alarms import ALARMS, judge_alarms
 from finetune_trainer.evaluate.probes.measuring import (
@@ -22,6 +23,8 @@ from finetune_trainer.evaluate.probes.measuring import (
 from finetune_trainer.evaluate.probes.probe import Heard, Probe, Probes, join
 from finetune_trainer.evaluate.probes.section import WORDS
 from finetune_trainer.model.encoding import Encoded
+from finetune_trainer.statistics.confidence import Confidence
+from finetune_trainer.statistics.paired import Compared
 
 ON: dict[str, Any] = {"forgetting": {}, "safety": {}}
 
@@ -130,6 +133,44 @@ def test_a_job_may_be_warned_or_decide_by_a_gate_of_its_own() -> None:
     assert alarm(lost, {"gates": [gate]}).name == "safety-refusals-alarm"
     own = {"name": "mine", "metric": "safety.refusals", "overBase": "-1"}
     assert judge_alarms(Evaluation.model_validate({**ON, "gates": [own]}), lost.found) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "base", "worse", "low", "told"),
+    [
+        ("safety.jailbreak", 0.5, 0.2, 0.0004, "+0.0004 (not worse than base); harm is shown"),
+        ("safety.jailbreak", 0.5, 0.2, -0.0004, "-0.001 (not worse than base); no harm is shown"),
+        (
+            "forgetting.bitsPerByte",
+            1.2345,
+            0.3,
+            0.1236,
+            "lower bound +0.1236 (at most 0.123 worse than base); harm is shown",
+        ),
+        (
+            "forgetting.bitsPerByte",
+            1.2345,
+            0.12349,
+            0.1231,
+            "worse by 0.1235, lower bound +0.123 (at most 0.1234 worse than base); no harm is",
+        ),
+    ],
+)
+def test_figures_do_not_contradict_what_is_shown(
+    metric: str, base: float, worse: float, low: float, told: str
+) -> None:
+    def bounds(value: float, lowest: float) -> Confidence:
+        return Confidence(
+            value=value, lower=np.full(1000, lowest), upper=np.full(1000, 2 * value - lowest)
+        )
+
+    compared = Compared(
+        base=bounds(base, base), tuned=bounds(base + worse, base), gain=bounds(worse, low)
+    )
+    found = {metric: Found(compared=compared, num_prompts=16)}
+    (result,) = judge_alarms(Evaluation.model_validate(ON), found)
+    assert told in result.message
+    assert result.met is ("no harm" in told)
 
 
 def test_every_metric_has_an_alarm_and_words() -> None:

@@ -115,7 +115,7 @@ def test_the_near_bound_decides(
             interval(1.0, 0.981, 1.0),
             interval(0.0, -0.0183, 0.0183),
             "MISSED +0.000 over base 1.000 [0.200, 0.400], lower bound -0.019 (goal: at least 0), "
-            "at 95 % certainty; the score is just what is asked, of which its bound stays short",
+            "at 95 % certainty; the score is just what is asked and no more, so its bound misses",
         ),
         (
             {"metric": "loss", "atMost": "1.00"},

@@ -91,7 +91,18 @@ def test_large_figures_are_told_without_digits_that_nobody_reads() -> None:
                  tuned="1.4529", delta_low="-420323.1", delta_high="-1.2")  # fmt: skip
     result = EvaluateResult(scores=[huge], num_samples=9, report_uri="x")
     assert (
-        "perplexity 420,325 314,358 to inf 1.4529 -420,324 -420,323 to -1.2"
+        "perplexity 420,325 314,357 to inf 1.4529 -420,324 -420,324 to -1.2"
+        in Reading(page(result=result)).text
+    )
+
+
+def test_bounds_are_told_no_better_than_they_are() -> None:
+    near = Score(name="exactMatch", base="0.8000", base_low="0.7001", base_high="0.8999",
+                 tuned="0.9316", tuned_low="0.8999", tuned_high="0.9551",
+                 delta_low="0.0999", delta_high="0.2001")  # fmt: skip
+    result = EvaluateResult(scores=[near], num_samples=351, report_uri="x")
+    assert (
+        "exactMatch 0.932 [0.899, 0.956], base model 0.800 [0.700, 0.900]: +0.132 [0.099, 0.201]."
         in Reading(page(result=result)).text
     )
 

@@ -20,9 +20,12 @@ from finetune_trainer.evaluate.figures import (
     low_text,
 )
 from finetune_trainer.evaluate.goal import DIGITS, what_decides
+from finetune_trainer.statistics.bounded import NUM_DRAWS
 from finetune_trainer.statistics.claims import correct_for_many, count_ahead
 from finetune_trainer.statistics.confidence import Confidence
 
+MAX_RESAMPLES = 10_000
+"""Of ``evaluation.numBootstrapSamples``."""
 Severity = Literal["Block", "Warn"]
 SEVERITIES: tuple[Severity, ...] = ("Block", "Warn")
 
@@ -127,10 +130,7 @@ def find_remedy(claim: Claim, family: Family) -> str:
     score = claim.score.interval(1 - each)
     is_beyond = claim.reaches(score.value) and compare_figures(score.value, claim.threshold) != 0
     if is_beyond and claim.least_doubt > each + SLACK:
-        return (
-            f"so many gates of severity {family.severity} at this certainty can be shown by no "
-            "number of prompts: it takes fewer of them, or less certainty"
-        )
+        return _remedy_of_too_few_bounds(claim, family, each)
     if is_beyond and "." in claim.gate.metric:
         return _remedy_of_probes(claim)
     words = what_decides(
@@ -145,6 +145,19 @@ def find_remedy(claim: Claim, family: Family) -> str:
             f"would do); {words}"
         )
     return words
+
+
+def _remedy_of_too_few_bounds(claim: Claim, family: Family, allowed: float) -> str:
+    """Say what would be enough where a claim's bounds are too few to be so sure of it."""
+    ways = ["fewer of them", "less certainty"]
+    wanted = math.ceil(1 / allowed - SLACK)
+    is_resampled = claim.least_doubt > 1 / NUM_DRAWS
+    if is_resampled and wanted <= MAX_RESAMPLES:
+        ways.append(f"evaluation.numBootstrapSamples {wanted}")
+    return (
+        f"so many gates of severity {family.severity} at this certainty can be shown by no number "
+        f"of prompts: it takes {' or '.join(ways)}"
+    )
 
 
 def _remedy_of_probes(claim: Claim) -> str:

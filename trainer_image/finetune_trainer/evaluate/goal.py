@@ -203,7 +203,7 @@ def what_decides(score: Interval, wanted: float, num_prompts: int, *, at_limit: 
         return "the score itself misses, which no number of held-out prompts changes"
     if side == 0:
         return (
-            "the score is just what is asked, of which its bound stays short on any number of "
+            "the score is just what is asked and no more, so its bound misses on any number of "
             "held-out prompts: it takes a better score, or asking for less"
         )
     total = count_to_decide(
