@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune_api.trainer import CPU_STAGES, Stage
 from finetune_operator.finetunejob.waiting import (
@@ -24,10 +24,13 @@ from finetune_operator.finetunejob.waiting import (
 
 Object = dict[str, Any]
 
+_T = TypeVar("_T")
+
 WAITING_SECONDS = 300.0
 """A job that waits for less has no series of its own."""
 MAX_WAITING = 100
-"""Series of single jobs, the longest waits first."""
+"""Series of single jobs in each state. Over all states, jobs that wait for quota or for a choice,
+as they may for days, would take the place of those that hang."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +40,8 @@ class Census:
     Attributes:
         jobs: Number of jobs by namespace, phase and reason.
         gpus: GPUs by namespace and state: ``held`` by pods, or ``queued`` for.
-        waits: Jobs that have waited for ``WAITING_SECONDS`` or more, the longest first, at most
-            ``MAX_WAITING``.
+        waits: Jobs that have waited for ``WAITING_SECONDS`` or more, the longest ``MAX_WAITING`` of
+            each state.
     """
 
     jobs: Counter[tuple[str, str, str]]
@@ -71,8 +74,28 @@ def take_census(jobs: Iterable[Object], now: datetime, *, expects_progress: bool
     return Census(
         jobs=counts,
         gpus=+gpus,
-        waits=heapq.nlargest(MAX_WAITING, waits, key=lambda wait: wait.seconds),
+        waits=keep_longest(waits, state=lambda wait: wait.state, seconds=lambda wait: wait.seconds),
     )
+
+
+def keep_longest(
+    waits: Iterable[_T], *, state: Callable[[_T], str], seconds: Callable[[_T], float]
+) -> list[_T]:
+    """Return the longest ``MAX_WAITING`` waits of each state, those of a state the longest first.
+
+    Args:
+        waits: Whatever waits.
+        state: What one waits for.
+        seconds: For how long.
+    """
+    by_state: dict[str, list[_T]] = {}
+    for wait in waits:
+        by_state.setdefault(state(wait), []).append(wait)
+    return [
+        wait
+        for found in by_state.values()
+        for wait in heapq.nlargest(MAX_WAITING, found, key=seconds)
+    ]
 
 
 def gpus_of(job: Object, stage: Stage) -> int:

@@ -50,7 +50,7 @@ def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
             "finetune_job_waiting_seconds",
             "How long single jobs have been waiting: Queued, NotStarting, Silent (no progress"
             " report since), NoProgress (none at all). Waits of five minutes and more, at most 100"
-            " jobs.",
+            " jobs in each state.",
             labels=["namespace", "finetunejob", "state", "reason"],
         ),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -14,7 +13,7 @@ from finetune_operator.controllers.sweeps import Sweeps
 from finetune_operator.finetunesweep.standstill import find_standstill
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.resource import Object, key_of
-from finetune_operator.metrics.census import MAX_WAITING, WAITING_SECONDS
+from finetune_operator.metrics.census import WAITING_SECONDS, keep_longest
 
 
 def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
@@ -30,7 +29,8 @@ def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
         GaugeMetricFamily(
             "finetune_sweep_waiting_seconds",
             "How long single sweeps have made no headway: no trial has begun, reported or ended."
-            " Five minutes and more, at most 100 sweeps.",
+            " Five minutes and more, at most 100 sweeps for"
+            " each reason.",
             labels=["namespace", "finetunesweep", "reason"],
         ),
     )
@@ -82,4 +82,4 @@ class SweepMetrics(Collector):
             each = find_standstill(sweep, self._sweeps.trials_of(key), self._clock.now())
             if each is not None and each.seconds >= WAITING_SECONDS:
                 found.append((each.seconds, *key, each.reason))
-        return heapq.nlargest(MAX_WAITING, found)
+        return keep_longest(found, state=lambda each: each[3], seconds=lambda each: each[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -142,6 +143,39 @@ def test_only_the_longest_waits_have_series():
     assert [found[0].name, found[-1].name] == ["j299", "j200"]
     young = take_census([job()], at(200), expects_progress=True)
     assert young.waits == []
+
+
+SILENT = {
+    "phase": "Training",
+    "conditions": [TRAINING],
+    "progress": {"stage": "train", "lastHeartbeatTime": timestamp(at(0))},
+}
+STUCK = {"phase": "Training", "conditions": [condition("Training", "False", "Unschedulable", 100)]}
+DEAF = {"phase": "Training", "conditions": [TRAINING]}
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [(SILENT, "Silent"), (STUCK, "NotStarting"), (DEAF, "NoProgress")],
+    ids=["hung", "not starting", "never reported"],
+)
+def test_a_job_in_trouble_has_a_series_however_many_wait_for_longer(status, state):
+    """Jobs in a queue and trials that are held wait for days, and alerts read these series."""
+    queued = {
+        "phase": "Queued",
+        "conditions": [condition("QuotaReserved", "False", "Pending", -9000)],
+    }
+    held = {
+        "phase": "AwaitingSelection",
+        "conditions": [condition("Evaluated", "False", "HeldAfterTraining", -9000)],
+    }
+    jobs = [job(f"q{n}", **queued) for n in range(2 * MAX_WAITING)]
+    jobs += [job(f"h{n}", **held) for n in range(2 * MAX_WAITING)]
+    jobs.append(job("in-trouble", **status))
+    found = take_census(jobs, at(3600), expects_progress=True).waits
+    assert [wait.state for wait in found if wait.name == "in-trouble"] == [state]
+    num_by_state = Counter(wait.state for wait in found)
+    assert num_by_state == {"Queued": MAX_WAITING, "AwaitingSelection": MAX_WAITING, state: 1}
 
 
 def test_gpus_are_held_by_all_nodes_of_training_and_one_of_evaluation():
