@@ -15,6 +15,7 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from finetune_operator.kube.backoff import exponential
@@ -28,10 +29,25 @@ PRIORITY_CHILD = -10
 """Changes of children."""
 PRIORITY_RESYNC = -100
 """The list at start-up and periodic resyncs: must not delay new work."""
+_TICK_SECONDS = 1e-3
+"""Timers may fire a clock tick early; what is due within it goes now."""
 
 
 class QueueShutDown(Exception):  # noqa: N818 - a signal, as asyncio.QueueShutDown
     """The queue was shut down and holds nothing more to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failures:
+    """Failures of a key in a row.
+
+    Attributes:
+        num_pauses: Pauses that they have cost, the present one included.
+        until: Loop time at which the present one is over.
+    """
+
+    num_pauses: int = 0
+    until: float = 0.0
 
 
 class WorkQueue(Generic[K]):
@@ -68,7 +84,7 @@ class WorkQueue(Generic[K]):
         self._waiting: list[tuple[float, int, K]] = []
         self._due: dict[K, tuple[float, int]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._failures: dict[K, int] = {}
+        self._failures: dict[K, _Failures] = {}
         self._getters: deque[asyncio.Future[None]] = deque()
         self._is_shut_down = False
         metrics = metrics or KubeMetrics()
@@ -135,14 +151,20 @@ class WorkQueue(Generic[K]):
     def add_rate_limited(self, key: K, *, priority: int = PRIORITY_USER) -> float:
         """Queue a key after its own back-off; return the delay in seconds.
 
-        The delay doubles with every call since the last ``forget``. Up to a tenth is added at
-        random, so that keys that failed together do not come back together.
+        The delay doubles with every pause since the last ``forget``. Up to a tenth is added at
+        random, so that keys that failed together do not come back together. A key that an event
+        brought back before its pause was over, and that failed again, waits for the rest of that
+        pause: events would otherwise turn an outage of seconds into a pause of minutes.
         """
-        failures = self._failures.get(key, 0) + 1
-        self._failures[key] = failures
-        bound = exponential(failures, base=self._base_delay_seconds, cap=self._max_delay_seconds)
-        delay = bound * (1.0 + self._rng.uniform(0.0, 0.1))
         self._retries.inc()
+        now, failures = self._loop.time(), self._failures.get(key, _Failures())
+        if now + _TICK_SECONDS < failures.until:
+            delay = failures.until - now
+        else:
+            number = failures.num_pauses + 1
+            bound = exponential(number, base=self._base_delay_seconds, cap=self._max_delay_seconds)
+            delay = bound * (1.0 + self._rng.uniform(0.0, 0.1))
+            self._failures[key] = _Failures(number, now + delay)
         self.add_after(key, delay, priority=priority)
         return delay
 
@@ -151,8 +173,8 @@ class WorkQueue(Generic[K]):
         self._failures.pop(key, None)
 
     def num_requeues(self, key: K) -> int:
-        """Return how often the key was added with back-off since the last ``forget``."""
-        return self._failures.get(key, 0)
+        """Return how many pauses the failures of a key have cost since the last ``forget``."""
+        return self._failures.get(key, _Failures()).num_pauses
 
     async def get(self) -> K:
         """Wait for a key; the caller must call ``done`` with it, whatever happens.
@@ -239,8 +261,7 @@ class WorkQueue(Generic[K]):
 
     def _release_due(self) -> None:
         self._timer = None
-        # Timers may fire a clock tick early; what is due within it goes now.
-        now = self._loop.time() + 1e-3
+        now = self._loop.time() + _TICK_SECONDS
         while self._waiting and self._waiting[0][0] <= now:
             due, _, key = heapq.heappop(self._waiting)
             current = self._due.get(key)

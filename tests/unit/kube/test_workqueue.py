@@ -136,6 +136,51 @@ async def test_back_off_doubles_from_5_ms_to_1000_s_and_forget_resets_it():
     assert queue.add_rate_limited("a") < 0.006
 
 
+@pytest.mark.looptime
+async def test_events_during_an_outage_do_not_lengthen_the_back_off():
+    """Each event brings the key back at once, and it fails again, within its pause."""
+
+    async def outage(seconds: float, *, every: float) -> float:
+        """Return how long after an outage the key is tried, if no event comes any more."""
+        queue, loop = make_queue(max_delay_seconds=60.0), asyncio.get_running_loop()
+        begun = loop.time()
+
+        async def push() -> None:
+            while every and loop.time() - begun < seconds - every:
+                await asyncio.sleep(every)
+                queue.add("a")
+
+        events = asyncio.create_task(push())
+        queue.add("a")
+        while True:
+            key = await queue.get()
+            is_over = loop.time() - begun > seconds
+            queue.done(key)
+            if is_over:
+                await events
+                return loop.time() - begun - seconds
+            queue.add_rate_limited(key)
+
+    quiet = await outage(3.0, every=0.0)
+    assert quiet < 4.0
+    for every in (0.25, 0.05, 1.0):
+        assert await outage(3.0, every=every) == pytest.approx(quiet, abs=0.6)
+
+
+@pytest.mark.looptime
+async def test_a_failure_within_a_pause_waits_for_its_end_and_does_not_count():
+    queue, loop = make_queue(base_delay_seconds=10.0), asyncio.get_running_loop()
+    pause = queue.add_rate_limited("a")
+    queue.add_after("a", 3.0)  # an event: the earliest of delayed adds counts
+    queue.done(await queue.get())
+    assert queue.add_rate_limited("a") == pytest.approx(pause - 3.0, abs=0.01)
+    assert queue.num_requeues("a") == 1
+    queue.done(await queue.get())
+    assert loop.time() == pytest.approx(pause, abs=0.01)
+    assert 20.0 <= queue.add_rate_limited("a") <= 22.0
+    assert queue.num_requeues("a") == 2
+
+
 async def test_cancelled_waiter_passes_its_wake_up_on():
     queue = make_queue()
     first = asyncio.create_task(queue.get())
@@ -260,6 +305,32 @@ def test_waiting_keys_come_by_highest_priority_then_by_age(adds):
                 best[key] = (priority, age)
         expected = sorted(best, key=lambda key: (-best[key][0], best[key][1]))
         assert await take_all(queue) == expected
+
+    run_in_fast_time(scenario())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    events=st.lists(st.floats(0.0, 60.0), max_size=30),
+    outage=st.floats(0.0, 60.0),
+    seed=st.integers(0, 2**16),
+)
+def test_no_events_make_a_key_wait_longer_than_the_outage_has_lasted(events, outage, seed):
+    """Pauses double: the first try after an outage comes before it has lasted as long again."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        queue = WorkQueue("property", rng=random.Random(seed), max_delay_seconds=60.0)
+        start = loop.time()
+        queue.add("a")
+        for seconds in events:
+            loop.call_later(seconds, queue.add, "a")
+        while loop.time() - start <= outage:
+            key = await queue.get()
+            queue.done(key)
+            if loop.time() - start <= outage:
+                queue.add_rate_limited(key)
+        assert loop.time() - start <= 2.2 * outage + 0.02
 
     run_in_fast_time(scenario())
 
