@@ -170,6 +170,11 @@ LIFE = {
         "The API server refuses a child: a ResourceQuota, a policy, or missing rights.",
         "Do what the message names; the operator tries again by itself.",
     ),
+    "ChangeRefused": ReasonHelp(
+        "The API server refuses a change of a Job, Workload or pod: to stop or resume it, or to "
+        "move it to another queue. What runs goes on.",
+        "Do what the message names; the operator tries again by itself.",
+    ),
     "TrackingFailed": ReasonHelp(
         "A tracker of the job was away or refused something; the job goes on without it.",
         "The message says what: address, Secret or server; what is missing is sent by the next "

@@ -154,8 +154,8 @@ class Children:
         self,
         observed: Observed,
         action: Write,
-    ) -> None:
-        """Do what follows the status write; whatever is gone already needs nothing.
+    ) -> bool:
+        """Do what follows the status write; return False of what is gone already: it needs nothing.
 
         Raises:
             Conflict: The object changed since the plan was made. The cache holds it as it is now:
@@ -185,7 +185,8 @@ class Children:
                         FINETUNEJOBS, namespace, observed.name, uid=observed.uid
                     )
         except NotFound:
-            return
+            return False
+        return True
 
     async def _fail_pod(self, namespace: str, action: FailPod) -> None:
         """Declare a pod failed, as the pod garbage collector does on nodes out of service."""

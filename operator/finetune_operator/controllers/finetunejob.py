@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from finetune_api.trainer import Stage
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
+from finetune_operator.controllers.changes import RefusedChanges, change_of
 from finetune_operator.controllers.children import FIELD_MANAGER, Children
 from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.validated import SharedModels, ValidatedJobs
@@ -23,7 +24,9 @@ from finetune_operator.finetunejob.actions import (
     CreateStage,
     LookUpWarnings,
     Plan,
+    RelabelJob,
     RestoreNeeds,
+    Write,
 )
 from finetune_operator.finetunejob.decisions import read_decisions
 from finetune_operator.finetunejob.observed import Observed
@@ -36,7 +39,7 @@ from finetune_operator.integrations.kueue.state import QueueState, queue_state
 from finetune_operator.integrations.kueue.trimmed import TrimmedWorkload
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import Conflict, NotFound
+from finetune_operator.kube.errors import Conflict, KubeError, NotFound
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
@@ -99,6 +102,7 @@ class FineTuneJobReconciler:
         self._queue = queue
         self._places = places
         self._children = Children(client, caches, clock=clock)
+        self._changes = RefusedChanges(clock)
         self._validated = ValidatedJobs(models or SharedModels())
         self._settings: dict[str, OperatorConfig] = {}
         self._ledgers: dict[str, Ledger] = {}
@@ -109,6 +113,7 @@ class FineTuneJobReconciler:
         self._validated.forget(uid)
         self._ledgers.pop(uid, None)
         self._children.forget(uid)
+        self._changes.forget(uid)
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Look at one FineTuneJob and do what its plan says."""
@@ -137,7 +142,8 @@ class FineTuneJobReconciler:
             await self._write_status(observed.job, step.status)
         self._guard.announce(observed.job, step.events)
         for action in step.then:
-            await self._children.perform(observed, action)
+            await self._change(observed, action)
+        self._changes.forget(observed.uid)
         status = step.status or observed.job.get("status")
         if is_terminal(status) and not observed.refusals:
             # A publication that was decided on after the end may be refused again and again.
@@ -196,6 +202,7 @@ class FineTuneJobReconciler:
             ledger=self._count(job, [pod for found in pods.values() for pod in found]),
             decisions=None if approvals is None else read_decisions(approvals),
             has_kueue=has_kueue,
+            refused_change=self._changes.told(uid),
         )
 
     def _queue_state(self, workload: TrimmedWorkload) -> QueueState:
@@ -259,6 +266,17 @@ class FineTuneJobReconciler:
         if live["metadata"]["uid"] != uid:
             raise ParentGone(f"FineTuneJob {key[0]}/{key[1]} was created anew")
         return live
+
+    async def _change(self, observed: Observed, action: Write) -> None:
+        """Do what follows the status, and tell of it what only the outcome can say."""
+        try:
+            is_done = await self._children.perform(observed, action)
+        except KubeError as error:
+            told = self._changes.note(observed.uid, change_of(action), error)
+            self._guard.announce(observed.job, told)
+            raise
+        if is_done and isinstance(action, RelabelJob):
+            self._guard.announce(observed.job, (action.event,))
 
     async def _write_status(self, job: Object, status: Object) -> None:
         """Write the operator's part of the status, over exactly the version it was planned for.

@@ -19,9 +19,10 @@ from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunesweep import MAX_TRIALS, FineTuneSweep
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.controllers.changes import Change, RefusedChanges
 from finetune_operator.controllers.children import FIELD_MANAGER
 from finetune_operator.controllers.guarding import Guard
-from finetune_operator.controllers.refusals import NameTaken, Refusals, is_verdict
+from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
 from finetune_operator.controllers.validated import SharedModels
 from finetune_operator.finetunejob.observed import Refusal
@@ -45,8 +46,7 @@ from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.store import Store
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
-from finetune_operator.status.conditions import is_terminal, shorten
-from finetune_operator.status.draft import Announce
+from finetune_operator.status.conditions import is_terminal
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ class FineTuneSweepReconciler:
             logger=logger,
         )
         self._refusals = Refusals(clock)
+        self._changes = RefusedChanges(clock)
         self._memories: dict[str, _Memory] = {}
 
     def forget(self, sweep: Object) -> None:
@@ -124,6 +125,7 @@ class FineTuneSweepReconciler:
         uid = sweep["metadata"]["uid"]
         self._memories.pop(uid, None)
         self._refusals.forget(uid)
+        self._changes.forget(uid)
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Look at one FineTuneSweep and do what its plan says."""
@@ -259,9 +261,10 @@ class FineTuneSweepReconciler:
                 self._jobs.discard(cached)
             return
         except KubeError as error:
-            if is_verdict(error):
-                self._guard.announce(observed.sweep, (_refused_change(action, error),))
+            told = self._changes.note(observed.uid, _change_of(action), error)
+            self._guard.announce(observed.sweep, told)
             raise
+        self._changes.forget(observed.uid)
         self._absorb(answer)
 
     def _absorb(self, trial: Object) -> None:
@@ -280,11 +283,9 @@ class FineTuneSweepReconciler:
         self._store.absorb(answer)
 
 
-def _refused_change(action: PatchTrial, error: KubeError) -> Announce:
-    change = ", ".join(f"{field}: {json.dumps(value)}" for field, value in action.spec.items())
-    message = (
-        f"FineTuneJob {action.name} cannot be given {change}: {shorten(str(error), 600)}. The sweep"
-        " waits until it can, and tries again; see what forbids user-made changes of FineTuneJobs"
-        " to the operator's service account: its role (verb patch), or an admission policy."
+def _change_of(action: PatchTrial) -> Change:
+    wanted = ", ".join(f"{field}: {json.dumps(value)}" for field, value in action.spec.items())
+    failure = (
+        f"FineTuneJob {action.name} cannot be given {wanted}, and the sweep waits until it can"
     )
-    return Announce(kind="Warning", reason="TrialNotChanged", message=message)
+    return Change(failure, "verb patch on finetunejobs", event="TrialNotChanged")

@@ -66,7 +66,7 @@ class Refusals:
             stage: Whose child it is.
             error: What came instead.
         """
-        reason, remedy, is_final = _judge(error)
+        reason, remedy, is_final = judge(error)
         if not reason:
             return None
         is_ill = reason == Reason.API_SERVER_ERROR
@@ -95,12 +95,7 @@ class Refusals:
             self._rows.pop(key, None)
 
 
-def is_verdict(error: KubeError) -> bool:
-    """Return whether the API server says no to what it was asked, and would again."""
-    return bool(_judge(error)[0])
-
-
-def _judge(error: KubeError | NameTaken) -> tuple[str, str, bool]:
+def judge(error: KubeError | NameTaken) -> tuple[str, str, bool]:
     """Return reason, remedy, and whether trying again cannot help; no reason if unexplained."""
     again = f"It is tried again, every {MAX_RETRY_SECONDS:.0f} s at last"
     if isinstance(error, NameTaken):

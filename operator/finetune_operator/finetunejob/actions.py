@@ -104,11 +104,13 @@ class RelabelJob:
         stage: Which stage.
         name: Name of the Job.
         labels: The labels that change, and their new values.
+        event: What is told once they are changed.
     """
 
     stage: Stage
     name: str
     labels: Mapping[str, str]
+    event: Announce
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

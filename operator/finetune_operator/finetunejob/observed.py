@@ -58,6 +58,8 @@ class Observed:
         has_kueue: Whether Kueue is there to be used.
         restored: Names of objects that were gone and have just been made again; None before that
             was tried.
+        refused_change: What was told of a change of a child that the API server keeps refusing;
+            empty if there is none.
     """
 
     job: Object
@@ -73,6 +75,7 @@ class Observed:
     decisions: tuple[Decision, ...] | None = ()
     has_kueue: bool = False
     restored: frozenset[str] | None = None
+    refused_change: str = ""
 
     @property
     def name(self) -> str:

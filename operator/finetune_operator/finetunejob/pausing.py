@@ -116,8 +116,11 @@ def _suspend(step: Step, held: QueueState | None) -> None:
     message = "spec.suspend is true; set it to false to go on where it stopped."
     if held is not None:
         message = f"spec.suspend is true. Besides: {_held_text(step, held)}"
+    stops = release_actions(step.observed, step.views)
+    if stops and step.observed.refused_change:
+        message = f"{message} {step.observed.refused_change}"
     draft.conditions.set(ConditionType.SUSPENDED, True, Reason.SUSPENDED_BY_USER, message)
-    step.then += release_actions(step.observed, step.views)
+    step.then += stops
 
 
 def _resume(step: Step, held: QueueState | None) -> None:

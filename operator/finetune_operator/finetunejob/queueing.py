@@ -18,6 +18,7 @@ from finetune_operator.finetunejob.step import Step
 from finetune_operator.finetunejob.trimmed import seconds_since_created
 from finetune_operator.integrations.kueue.state import QueueState
 from finetune_operator.status.conditions import ConditionType, Reason, timestamp
+from finetune_operator.status.draft import Announce
 
 QUEUE_GRACE_SECONDS = 60.0
 """How long a queued Job may be without a Workload before its queue is in doubt."""
@@ -52,7 +53,7 @@ def tell_quota(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     elif view.state is StageState.SUSPENDED and (
         is_queued(spec, view.stage) or (queue_label(view) and step.observed.has_kueue)
     ):
-        _tell_unmanaged(step, view)
+        _tell_unmanaged(step, view, late)
 
 
 def is_being_evicted(step: Step, view: StageView) -> bool:
@@ -103,24 +104,25 @@ def _section(queue: QueueState) -> dict[str, Any]:
     return {key: value for key, value in section.items() if value}
 
 
-def _tell_unmanaged(step: Step, view: StageView) -> None:
+def _tell_unmanaged(step: Step, view: StageView, late: str) -> None:
     """Wait for a Workload, and doubt the queue when none comes."""
     conditions = step.draft.conditions
     step.is_queued = True
     assert view.job is not None
     age = seconds_since_created(view.job, step.now)
     if age < QUEUE_GRACE_SECONDS:
-        message = f"Waiting for Kueue to take Job {view.job['metadata']['name']}."
+        message = f"Waiting for Kueue to take Job {view.job['metadata']['name']}. {late}".strip()
         conditions.set(ConditionType.QUOTA_RESERVED, False, Reason.WAITING_FOR_QUOTA, message)
         step.look_again(QUEUE_GRACE_SECONDS - age)
         return
     lasts = age >= QUEUE_WARNING_SECONDS
     message = _unmanaged_text(view) + (_LASTS if lasts else "")
     before = conditions.get(ConditionType.QUOTA_RESERVED) or {}
-    if lasts and before.get("message") != message:
+    if lasts and not (before.get("message") or "").startswith(message):
         step.draft.announce(Reason.NOT_MANAGED_BY_KUEUE, message, warning=True)
     if not lasts:
         step.look_again(QUEUE_WARNING_SECONDS - age)
+    message = f"{message} {late}".strip()
     conditions.set(ConditionType.QUOTA_RESERVED, False, Reason.NOT_MANAGED_BY_KUEUE, message)
 
 
@@ -166,8 +168,11 @@ def _carry_edits(
             late.append(f"A running Job gets no priority: {wants} counts once it waits again.")
     if labels:
         name = view.job["metadata"]["name"]
-        step.then.append(RelabelJob(stage=view.stage, name=name, labels=labels))
-        step.draft.announce("QueueChanged", f"{view.stage.value}: {_edit_text(was, had, labels)}")
+        text = f"{view.stage.value}: {_edit_text(was, had, labels)}"
+        event = Announce(kind="Normal", reason="QueueChanged", message=text)
+        step.then.append(RelabelJob(stage=view.stage, name=name, labels=labels, event=event))
+        if step.observed.refused_change:
+            late.append(step.observed.refused_change)
     return " ".join(late)
 
 

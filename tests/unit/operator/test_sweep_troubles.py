@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_operator.finetunesweep import acceptance
-from finetune_operator.kube.errors import Forbidden
+from finetune_operator.kube.errors import Forbidden, ServerUnavailable
 from finetune_operator.kube.workers import Retry
 from unit.operator.builders import CONFIG
 from unit.operator.sweep_world import NAMESPACE, RATE, SweepWorld, loss_of, sweep
@@ -215,8 +215,33 @@ async def test_a_change_that_is_forbidden_is_told_on_the_sweep():
     assert isinstance(await world.reconcile(), Retry)
     reason, message = world.recorder.events[-1]
     assert reason == "TrialNotChanged"
-    assert 'rates-t1 cannot be given suspend: true: cannot patch resource "finetunejobs"' in message
-    assert "verb patch" in message
+    assert "rates-t1 cannot be given suspend: true, and the sweep waits until it can: " in message
+    assert 'cannot patch resource "finetunejobs"' in message
+    assert "its role (verb patch on finetunejobs)" in message
+
+
+WEBHOOK = 'failed calling webhook "vjob.kb.io": failed to call webhook: connection refused'
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [("etcdserver: leader changed", []), (WEBHOOK, ["TrialNotChanged"])],
+    ids=["the server is ill for a moment", "a webhook is away"],
+)
+async def test_an_error_of_the_servers_own_is_no_policy_against_a_change(answer, told):
+    world = SweepWorld(sweep(parallelism=1))
+    await world.reconcile()
+    world.edit(suspend=True)
+    num_before = len(world.recorder.events)
+    error = ServerUnavailable("patch", status=500, reason="InternalError", message=answer)
+    for _ in range(3):
+        world.client.faults.append(error)
+        assert isinstance(await world.reconcile(), Retry)
+    events = world.recorder.events[num_before:]
+    assert [reason for reason, _ in events] == told, "once, if at all"
+    assert not any("policy" in message or "role" in message for _, message in events)
+    await world.reconcile()
+    assert world.jobs["rates-t1"]["spec"]["suspend"] is True
 
 
 async def test_a_trial_that_waits_for_a_person_is_told_with_its_reason():

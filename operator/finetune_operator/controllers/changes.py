@@ -1,0 +1,144 @@
+"""What is told of changes that the API server refuses: once each, and not what passes by itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+from finetune_operator.controllers.refusals import MAX_RETRY_SECONDS, judge
+from finetune_operator.finetunejob.actions import (
+    ActivateWorkload,
+    DeleteSelf,
+    FailPod,
+    PauseJob,
+    RelabelJob,
+    ResumeJob,
+    Write,
+)
+from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.errors import KubeError
+from finetune_operator.status.conditions import Reason, shorten
+from finetune_operator.status.draft import Announce
+
+LASTING_SECONDS = 60.0
+"""An error of the server's own that lasts so long is told; most are over in a moment, as while etcd
+chooses a leader."""
+_WORDS = 600
+"""Characters of the server's answer that are told: what to do has to fit behind them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of an object.
+
+    Attributes:
+        failure: What is said if it cannot be made: ``Job x cannot be suspended``.
+        right: What the operator's role must have for it: ``verb patch on jobs``.
+        event: Reason of the Event that tells it.
+    """
+
+    failure: str
+    right: str
+    event: str = "ChangeRefused"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Tries in a row of one change.
+
+    Attributes:
+        failure: Of the change.
+        reason: Why it is refused.
+        since: Monotonic time of the first try that was refused so.
+        told: What was said of it; empty before it was.
+    """
+
+    failure: str
+    reason: str
+    since: float
+    told: str = ""
+
+    def goes_on(self, change: Change, reason: str, *, is_ill: bool) -> bool:
+        """Return whether another refusal says no more than what is known."""
+        is_same = self.reason == reason or (is_ill and bool(self.told))
+        return is_same and self.failure == change.failure
+
+
+class RefusedChanges:
+    """Remembers what was refused, and told, of each object. Event loop only.
+
+    Args:
+        clock: Monotonic time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._rows: dict[str, _Row] = {}
+
+    def note(self, uid: str, change: Change, error: KubeError) -> tuple[Announce, ...]:
+        """Take in a failed try; return what is to be told of it now.
+
+        Args:
+            uid: UID of the FineTuneJob or FineTuneSweep that the change is for.
+            change: What was tried.
+            error: What came instead.
+        """
+        reason, remedy = _explain(error, change)
+        if not reason:
+            return ()
+        now, row = self._clock.monotonic(), self._rows.get(uid)
+        is_ill = reason == Reason.API_SERVER_ERROR
+        if row is None or not row.goes_on(change, reason, is_ill=is_ill):
+            row = self._rows[uid] = _Row(change.failure, reason, now)
+        if row.told or (is_ill and now - row.since < LASTING_SECONDS):
+            return ()
+        message = f"{change.failure}: {shorten(str(error), _WORDS)}. {remedy}"
+        self._rows[uid] = replace(row, told=message)
+        return (Announce(kind="Warning", reason=change.event, message=message),)
+
+    def told(self, uid: str) -> str:
+        """Return what was said of the change that is being refused; empty if nothing."""
+        row = self._rows.get(uid)
+        return "" if row is None else row.told
+
+    def forget(self, uid: str) -> None:
+        """Drop the memory of an object: its change was made or is not wanted, or it is gone."""
+        self._rows.pop(uid, None)
+
+
+def _explain(error: KubeError, change: Change) -> tuple[str, str]:
+    """Return why the server refuses a change, and what to do; no reason if it explains nothing."""
+    reason = judge(error)[0]
+    again = f"It is tried again, every {MAX_RETRY_SECONDS:.0f} s at last"
+    if reason == Reason.WEBHOOK_UNAVAILABLE:
+        return reason, f"{again}; is the controller that serves this webhook running?"
+    if reason == Reason.API_SERVER_ERROR:
+        return reason, f"{again}."
+    return reason, (
+        f"{again}; see what forbids it to the operator's service account: its role"
+        f" ({change.right}), or an admission policy."
+    )
+
+
+def change_of(action: Write) -> Change:
+    """Return the change that an action of a FineTuneJob's plan makes."""
+    match action:
+        case PauseJob(name=name):
+            failure = f"Job {name} cannot be suspended, and its pods go on"
+            return Change(failure, "verb patch on jobs")
+        case ResumeJob(name=name):
+            return Change(f"Job {name} cannot be resumed", "verb patch on jobs")
+        case ActivateWorkload(name=name, active=active):
+            failure = f"Workload {name} cannot be given active: {json.dumps(active)}"
+            return Change(failure, "verb patch on workloads")
+        case RelabelJob(name=name, labels=labels):
+            wanted = ", ".join(f"{key}={value}" for key, value in labels.items())
+            return Change(f"Job {name} cannot be labelled {wanted}", "verb patch on jobs")
+        case FailPod(name=name):
+            failure = f"Pod {name} cannot be declared failed"
+            return Change(failure, "verb patch on pods/status")
+        case DeleteSelf():
+            failure = (
+                "The FineTuneJob cannot be deleted, though its ttlSecondsAfterFinished is over"
+            )
+            return Change(failure, "verb delete on finetunejobs")
