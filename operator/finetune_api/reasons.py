@@ -181,7 +181,8 @@ LIFE = {
         "stage or attempt.",
     ),
     "Restored": ReasonHelp(
-        "The job's ConfigMap was deleted and is there again.", "Find out who deletes it."
+        "The job's ConfigMap or Service was deleted and is there again.",
+        "Find out who deletes it.",
     ),
     "Invalid": ReasonHelp(
         "The API server finds a child invalid.", "Correct the field of `podTemplate` it names."

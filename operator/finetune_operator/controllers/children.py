@@ -137,18 +137,20 @@ class Children:
 
     async def restore_needs(self, observed: Observed, action: RestoreNeeds) -> Observed:
         """Create again what pods miss; what cannot be stays missing, and the pods tell it."""
-        restored: set[str] = set()
+        restored = dict(observed.restored)
         for obj in action.objects:
             name = obj["metadata"]["name"]
+            restored[name] = False
             try:
                 await self._client.create(_RESOURCES[obj["kind"]], obj, field_manager=FIELD_MANAGER)
             except AlreadyExists:
                 continue
             except KubeError as error:
+                # A quota that is used up refuses also what is there already.
                 logger.warning("cannot restore %s in %s: %s", name, observed.namespace, error)
                 continue
-            restored.add(name)
-        return replace(observed, restored=frozenset(restored))
+            restored[name] = True
+        return replace(observed, restored=restored)
 
     async def perform(
         self,

@@ -20,7 +20,7 @@ Object = dict[str, Any]
 def needs_of(step: Step, spec: FineTuneJobSpec, stage: Stage) -> tuple[Object, ...]:
     """Return what is created before the Job of a stage."""
     needs: list[Object] = [_config_map(step)] if stage is Stage.PREPARE else []
-    if stage is Stage.TRAIN and spec.resources.nodes > 1:
+    if _has_rendezvous(spec, stage):
         needs.append(render_service(step.observed.owner, step.config))
     return tuple(needs)
 
@@ -34,10 +34,32 @@ def restore_lost(step: Step, view: StageView) -> None:
     pods = {pod["metadata"]["name"] for pod in view.pods}
     if not any(missed.search(observed.warnings.get(pod, "")) for pod in pods):
         return
-    if observed.restored is None:
-        step.first.append(RestoreNeeds(objects=(_config_map(step),)))
-    elif name in observed.restored:
-        message = f"ConfigMap {name} was deleted; it is there again. Pods of the job start with it."
+    _restore(step, _config_map(step), "Pods of the job start with it.")
+
+
+def restore_rendezvous(step: Step, spec: FineTuneJobSpec, stage: Stage) -> None:
+    """Make the Service of several nodes again if it is gone, before ranks look for each other.
+
+    Nothing tells that it is: ranks without it end as those that lost a peer. So it is tried where
+    they are about to start; as a rule it is there, and costs one request.
+    """
+    if _has_rendezvous(spec, stage):
+        service = render_service(step.observed.owner, step.config)
+        _restore(step, service, "Ranks find each other by it when they start.")
+
+
+def _has_rendezvous(spec: FineTuneJobSpec, stage: Stage) -> bool:
+    return stage is Stage.TRAIN and spec.resources.nodes > 1
+
+
+def _restore(step: Step, obj: Object, use: str) -> None:
+    """Create an object again if it is gone, and then tell it."""
+    name = obj["metadata"]["name"]
+    was_gone = step.observed.restored.get(name)
+    if was_gone is None:
+        step.first.append(RestoreNeeds(objects=(obj,)))
+    elif was_gone:
+        message = f"{obj['kind']} {name} was deleted; it is there again. {use}"
         step.draft.announce("Restored", message, warning=True)
 
 

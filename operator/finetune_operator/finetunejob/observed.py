@@ -56,8 +56,8 @@ class Observed:
         warnings: Latest warning event of a pod that does not start, by pod name.
         decisions: What people have decided on the job's data; None if that cannot be read.
         has_kueue: Whether Kueue is there to be used.
-        restored: Names of objects that were gone and have just been made again; None before that
-            was tried.
+        restored: By the name of what may be gone, whether it was and has just been made again; only
+            what was tried.
         refused_change: What was told of a change of a child that the API server keeps refusing;
             empty if there is none.
     """
@@ -74,7 +74,7 @@ class Observed:
     warnings: Mapping[str, str] = field(default_factory=_empty)
     decisions: tuple[Decision, ...] | None = ()
     has_kueue: bool = False
-    restored: frozenset[str] | None = None
+    restored: Mapping[str, bool] = field(default_factory=_empty)
     refused_change: str = ""
 
     @property

@@ -8,6 +8,7 @@ from finetune_api.names import PAUSED_ANNOTATION, QUEUE_LABEL
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.actions import ActivateWorkload, PauseJob, ResumeJob
+from finetune_operator.finetunejob.needs import restore_rendezvous
 from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
@@ -60,7 +61,7 @@ def suspend_or_resume(step: Step, spec: FineTuneJobSpec) -> None:
     if spec.suspend:
         _suspend(step, held)
     elif step.draft.conditions.reason_of(ConditionType.SUSPENDED) == Reason.SUSPENDED_BY_USER:
-        _resume(step, held)
+        _resume(step, spec, held)
     elif held is not None:
         _tell_held(step, held)
     elif step.draft.conditions.reason_of(ConditionType.SUSPENDED) == Reason.DEACTIVATED:
@@ -123,7 +124,7 @@ def _suspend(step: Step, held: QueueState | None) -> None:
     step.then += stops
 
 
-def _resume(step: Step, held: QueueState | None) -> None:
+def _resume(step: Step, spec: FineTuneJobSpec, held: QueueState | None) -> None:
     draft = step.draft
     queued = _queue_actions(step.observed, step.views, active=True)
     wakes: list[ResumeJob | ActivateWorkload] = list(queued)
@@ -132,6 +133,8 @@ def _resume(step: Step, held: QueueState | None) -> None:
             wakes.append(ResumeJob(stage=view.stage, name=view.job["metadata"]["name"]))
     if wakes:
         # The condition stays until the Jobs are seen to go on: a crash loses nothing.
+        for wake in wakes:
+            restore_rendezvous(step, spec, wake.stage)
         step.then += wakes
         return
     if held is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from finetune_api.names import PAUSED_ANNOTATION
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.actions import PauseJob, ResumeJob
+from finetune_operator.finetunejob.needs import restore_rendezvous
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS, StageView
 from finetune_operator.finetunejob.step import Step
@@ -71,7 +72,7 @@ def has_let_go(view: StageView) -> bool:
     return annotations.get(PAUSED_ANNOTATION) == PLACEMENT
 
 
-def try_again(step: Step, view: StageView) -> None:
+def try_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Start the pods of a stage again that has let its nodes go, once its time has come."""
     assert view.job is not None
     conditions = view.job["status"].get("conditions")
@@ -83,6 +84,7 @@ def try_again(step: Step, view: StageView) -> None:
     if left > 0:
         step.look_again(left)
     else:
+        restore_rendezvous(step, spec, view.stage)
         step.then.append(ResumeJob(stage=view.stage, name=view.job["metadata"]["name"]))
 
 

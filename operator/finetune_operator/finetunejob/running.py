@@ -21,7 +21,7 @@ from finetune_operator.finetunejob.failure import (
     seconds_waiting,
 )
 from finetune_operator.finetunejob.incidents import SETTLE_SECONDS, find_incidents
-from finetune_operator.finetunejob.needs import restore_lost
+from finetune_operator.finetunejob.needs import restore_lost, restore_rendezvous
 from finetune_operator.finetunejob.placement import let_go
 from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.rounds import fruitless_rounds
@@ -66,6 +66,8 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         where = f" on {cause.node}" if cause.node else ""
         text = f"{view.stage.value}: pod {cause.pod}{where}: {cause.reason}: {cause.message}"
         step.draft.announce("Retrying", text, warning=True)
+        if cause.exit_code == ExitCode.RETRYABLE:
+            restore_rendezvous(step, spec, view.stage)
     if view.stage is Stage.TRAIN and view.state is StageState.RUNNING:
         _tell_training(step, view)
     elif cause is not None and view.state is StageState.WAITING:

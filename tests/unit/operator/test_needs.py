@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from finetune_api.trainer import Stage
-from finetune_operator.finetunejob.actions import RestoreNeeds
+from finetune_api.trainer import ExitCode, FailureClass, Stage
+from finetune_operator.finetunejob.actions import RestoreNeeds, ResumeJob
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.kube.errors import Forbidden
-from unit.operator.builders import CONFIG, NOW, after, at, child, job, observe, running, waiting
-from unit.operator.test_reconcile import world_of
+from finetune_operator.status.conditions import timestamp
+from unit.operator.builders import (
+    CONFIG,
+    NOW,
+    after,
+    at,
+    child,
+    ended,
+    job,
+    live,
+    merged,
+    observe,
+    queue,
+    running,
+    stages_done,
+    suspended,
+    waiting,
+    words,
+)
+from unit.operator.test_placement import in_training, paused
+from unit.operator.test_reconcile import KEY, world_of
 
 POD = "headlines-prepare-0-abcde"
 MISSED = 'MountVolume.SetUp failed for volume "job" : configmap "headlines-job" not found'
@@ -48,7 +69,7 @@ def test_what_is_not_ours_is_not_made(warning):
 
 @pytest.mark.parametrize(
     ("restored", "told"),
-    [(frozenset({"headlines-job"}), True), (frozenset(), False)],
+    [({"headlines-job": True}, True), ({"headlines-job": False}, False)],
     ids=["was gone", "was there"],
 )
 def test_a_restoration_is_told_once_it_happened(restored, told):
@@ -61,10 +82,10 @@ async def test_what_is_missed_is_created_and_what_is_there_stays():
     world, observed = world_of(job()), stuck(MISSED)
     (action,) = plan(observed, at(60), CONFIG).first
     found = await world.children.restore_needs(observed, action)
-    assert found.restored == {"headlines-job"}
+    assert found.restored == {"headlines-job": True}
     before = world.client.cluster.objects[CONFIG_MAP]
     found = await world.children.restore_needs(observed, action)
-    assert found.restored == frozenset()
+    assert found.restored == {"headlines-job": False}
     assert world.client.cluster.objects[CONFIG_MAP] == before
 
 
@@ -73,4 +94,108 @@ async def test_a_restoration_that_is_refused_holds_up_nothing():
     (action,) = plan(observed, at(60), CONFIG).first
     world.client.faults.append(Forbidden("create", status=403, message="exceeded quota"))
     found = await world.children.restore_needs(observed, action)
-    assert found.restored == frozenset()
+    assert found.restored == {"headlines-job": False}
+
+
+# ---- the Service of several nodes ----------------------------------------------------------------
+
+TRAIN = Stage.TRAIN
+SERVICE = "headlines-train"
+NODES = {"resources": {"nodes": 2, "gpusPerNode": 1}}
+
+
+def ends_of_ranks(code, reason, *, spec=NODES, **known):
+    """Return the snapshot of a training all of whose ranks have just ended."""
+    body = job(**spec)
+    _, body = live([stages_done(Stage.PREPARE)], body, at(60))
+    train = child(TRAIN, body, status={"startTime": timestamp(at(70)), "active": 2})
+    failure = FailureClass.RETRYABLE if code == ExitCode.RETRYABLE else FailureClass.INTERNAL
+    told = words(TRAIN, code, failure, reason, "cannot resolve rank 0")
+    pods = tuple(
+        ended(TRAIN, code, told, start=100, end=190, index=rank, name=f"p-{rank}")
+        for rank in range(body["spec"]["resources"]["nodes"])
+    )
+    snapshot = merged(
+        stages_done(Stage.PREPARE), {"jobs": {TRAIN: train}, "pods": {TRAIN: pods}}, known
+    )
+    return body, snapshot
+
+
+def resumed(*, nodes=2, is_queued=False, **known):
+    """Return the snapshot of a training that was suspended by its user and shall go on."""
+    body = job(resources={"nodes": nodes, "gpusPerNode": 1})
+    annotations = {} if is_queued else {"finetune.dev/paused": "true"}
+    train = child(TRAIN, body, suspend=True, annotations=annotations)
+    snapshot = merged(stages_done(Stage.PREPARE), {"jobs": {TRAIN: train}}, known)
+    if is_queued:
+        snapshot["queue"] = {TRAIN: queue(is_active=False, deactivated_by="finetune-operator")}
+    _, body = live([snapshot], suspended(body), at(170))
+    return {**body, "spec": {**body["spec"], "suspend": False}}, snapshot
+
+
+def restores(made):
+    found = [action.objects for action in made.first if isinstance(action, RestoreNeeds)]
+    return [(obj["kind"], obj["metadata"]["name"]) for objects in found for obj in objects]
+
+
+@pytest.mark.parametrize("is_queued", [False, True], ids=["by itself", "in a queue"])
+def test_the_service_is_there_before_ranks_that_were_suspended_start_again(is_queued):
+    body, known = resumed(is_queued=is_queued)
+    assert restores(plan(observe(body, **known), at(200), CONFIG)) == [("Service", SERVICE)]
+    for was_gone in (True, False):
+        made = plan(observe(body, **known, restored={SERVICE: was_gone}), at(200), CONFIG)
+        assert made.first == ()
+        assert len(made.then) == 1
+        assert ("Restored" in reasons(made)) is was_gone
+
+
+def test_the_service_is_there_before_ranks_that_let_their_nodes_go_try_again():
+    body, known = in_training()
+    known = paused(known)
+    assert restores(plan(observe(body, **known), at(1000), CONFIG)) == [("Service", SERVICE)]
+    made = plan(observe(body, **known, restored={SERVICE: False}), at(1000), CONFIG)
+    assert made.then == (ResumeJob(stage=TRAIN, name="headlines-train"),)
+
+
+@pytest.mark.parametrize("reason", ["RendezvousFailed", "PeerLost"])
+def test_the_service_is_looked_for_once_for_each_attempt_whose_ranks_found_nobody(reason):
+    body, known = ends_of_ranks(ExitCode.RETRYABLE, reason)
+    observed = observe(body, **known)
+    assert restores(plan(observed, at(200), CONFIG)) == [("Service", SERVICE)]
+    made = plan(replace(observed, restored={SERVICE: True}), at(200), CONFIG)
+    assert made.first == ()
+    assert reasons(made) == ["Retrying", "Restored"]
+    assert plan(observe(after(body, made), **known), at(230), CONFIG).first == ()
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        ends_of_ranks(1, "Crashed"),
+        ends_of_ranks(ExitCode.RETRYABLE, "Retryable", spec={"resources": {"nodes": 1}}),
+        resumed(nodes=1),
+    ],
+    ids=["failed of itself", "a single node", "a single node that goes on"],
+)
+def test_no_service_is_made_where_none_is_missed(snapshot):
+    body, known = snapshot
+    assert restores(plan(observe(body, **known), at(200), CONFIG)) == []
+
+
+async def test_a_service_that_is_gone_is_back_before_its_job_is_resumed():
+    body, known = resumed()
+    world = world_of(body)
+    for child_job in known["jobs"].values():
+        owner = [{"kind": "FineTuneJob", "uid": body["metadata"]["uid"], "controller": True}]
+        child_job = {**child_job, "metadata": {**child_job["metadata"], "ownerReferences": owner}}
+        key = ("jobs", "team-a", child_job["metadata"]["name"])
+        world.caches.jobs.absorb(world.client.cluster.store(key, child_job))
+    await world.reconciler.reconcile(KEY)
+    sent = [(verb, obj.get("kind")) for verb, obj in world.client.writes if verb != "apply"]
+    assert sent == [("create", "Service"), ("patch", None)]
+    assert ("services", "team-a", SERVICE) in world.client.cluster.objects
+    assert (
+        world.client.cluster.objects["jobs", "team-a", "headlines-train"]["spec"]["suspend"]
+        is False
+    )
+    assert [reason for _, _, reason, _ in world.events] == ["Restored"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from types import MappingProxyType
 
 from benchmarks.control_plane.simulation import success_text
 from hypothesis import settings
@@ -16,7 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, Stage
 from finetune_api.v1alpha1.status import FineTuneJobStatus
-from finetune_operator.finetunejob.actions import ConfirmMissing, CreateStage, FailPod, PauseJob
+from finetune_operator.finetunejob.actions import (
+    ConfirmMissing,
+    CreateStage,
+    FailPod,
+    PauseJob,
+    RestoreNeeds,
+)
 from finetune_operator.finetunejob.decisions import Decision
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
@@ -82,9 +89,9 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def reconcile(self):
-        missing = set()
+        missing, restored = set(), {}
         for _ in range(8):
-            made = plan(self.observed(missing), self.now, CONFIG)
+            made = plan(self.observed(missing, restored), self.now, CONFIG)
             if not made.first:
                 break
             for action in made.first:
@@ -92,6 +99,8 @@ class World(RuleBasedStateMachine):
                     self.create(action.job)
                 elif isinstance(action, ConfirmMissing):
                     missing.add(action.stage)
+                elif isinstance(action, RestoreNeeds):
+                    restored |= {obj["metadata"]["name"]: False for obj in action.objects}
         else:
             raise AssertionError("the plan never comes to an end")
         before = self.body.get("status")
@@ -100,7 +109,7 @@ class World(RuleBasedStateMachine):
         self.body = after(self.body, made)
         if made.status is not None:
             self.body["metadata"]["resourceVersion"] += "1"
-        again = plan(self.observed(missing), self.now, CONFIG)
+        again = plan(self.observed(missing, restored), self.now, CONFIG)
         assert again.status is None, "a status that was written is written again"
         for action in made.then:
             self.perform(action)
@@ -113,7 +122,7 @@ class World(RuleBasedStateMachine):
             status.get("attempts"), [pod for each in pods.values() for pod in each]
         )
 
-    def observed(self, missing=()):
+    def observed(self, missing=(), restored=MappingProxyType({})):
         jobs = newest_runs(trim_job(each) for each in self.jobs.values())
         pods = self.pods_of_newest()
         self.ledger = self.ledger.seen([pod for each in pods.values() for pod in each])
@@ -123,6 +132,7 @@ class World(RuleBasedStateMachine):
             pods=pods,
             ledger=self.ledger,
             missing=frozenset(missing),
+            restored=restored,
             decisions=self.decisions,
         )
 
