@@ -135,6 +135,7 @@ class Manager:
             is_wanted=partial(is_wanted, self.caches),
         )
         self._writer = ProgressWriter(self.caches, self._throttle, clock=self._clock)
+        self.caches.finetunejobs.add_handler(self._writer.follow)
         places = QueuePlaces(
             # What shows places must not keep a job waiting.
             client.budgeted(qps=PLACES_QPS, burst=PLACES_BURST),

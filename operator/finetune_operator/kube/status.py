@@ -87,6 +87,10 @@ class StatusThrottle:
         wait = 0.0 if last is None else last + self._interval_seconds - self._loop.time()
         self._queue.add_after(key, 0.0 if urgent else wait)
 
+    def has_pending(self, key: ObjectKey) -> bool:
+        """Return whether a value of an object waits to be written."""
+        return key in self._pending
+
     def forget(self, key: ObjectKey) -> None:
         """Drop all memory of an object that was deleted or has ended."""
         self._pending.pop(key, None)

@@ -13,8 +13,9 @@ from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import Caches
 from finetune_operator.finetunejob.results import AnyResult, sections_of
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.resource import Object, ObjectKey
+from finetune_operator.kube.resource import Object, ObjectKey, key_of
 from finetune_operator.kube.status import StatusThrottle
+from finetune_operator.kube.store import EventType
 from finetune_operator.progress.report import Report, metrics_section, progress_section
 from finetune_operator.status.conditions import is_terminal
 
@@ -74,6 +75,7 @@ class ProgressWriter:
         self._clock = clock
         self._sections: dict[str, Object] = {}
         self._latest: dict[str, Object] = {}
+        self._ending: set[str] = set()
 
     def forget(self, job: Object) -> None:
         """Drop the memory of a FineTuneJob that is gone."""
@@ -81,6 +83,30 @@ class ProgressWriter:
         self._sections.pop(metadata["uid"], None)
         self._latest.pop(metadata["uid"], None)
         self._throttle.forget((metadata["namespace"], metadata["name"]))
+
+    def follow(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        """Drop the memory of a FineTuneJob that has ended; a handler of the cache.
+
+        Ended jobs may lie for ever, some 10 KB each. Not at once: a last result and the end of the
+        curve are looked at for a while.
+        """
+        if new is None or not is_terminal(new.get("status")):
+            return
+        uid = new["metadata"]["uid"]
+        if uid in self._ending or not (uid in self._latest or uid in self._sections):
+            return
+        self._ending.add(uid)
+        loop = asyncio.get_running_loop()
+        loop.call_later(RESULT_DELAY_SECONDS, self._forget_ended, key_of(new), uid)
+
+    def _forget_ended(self, key: ObjectKey, uid: str) -> None:
+        self._ending.discard(uid)
+        self._latest.pop(uid, None)
+        self._sections.pop(uid, None)
+        current = self._caches.finetunejobs.get(*key)
+        is_same = current is not None and current["metadata"]["uid"] == uid
+        if is_same and not self._throttle.has_pending(key):
+            self._throttle.forget(key)
 
     def accept(self, job: Object, stage: Stage, report: Report) -> bool:
         """Take in a report; return False if the job has ended and nothing is written any more."""

@@ -6,12 +6,15 @@ import random
 
 import pytest
 
+from finetune_api.trainer import Stage
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.manager import Manager
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import SystemClock
 from finetune_operator.kube.connection import Connection
 from finetune_operator.kube.transport import Transport
+from finetune_operator.progress import writer
+from finetune_operator.progress.report import Report
 from support.eventually import eventually_async
 from support.scripted_server import reply_list, scripted_server, stream
 from support.workloads import kueue_workload
@@ -79,3 +82,16 @@ async def test_changes_of_jobs_pods_and_workloads_wake_the_finetunejob_they_belo
         if name == "job":
             # The Workload is found through its Job.
             store.observe("ADDED", child("train", 50))
+
+
+async def test_the_progress_of_a_job_is_forgotten_after_its_end(manager, monkeypatch):
+    monkeypatch.setattr(writer, "RESULT_DELAY_SECONDS", 0.0)
+    store, body = manager.caches.finetunejobs, job()
+    store.observe("ADDED", body)
+    report = Report.model_validate({"finetune": {"step": 20, "totalSteps": 50}})
+    assert manager._writer.accept(body, Stage.TRAIN, report)
+    assert manager._writer._latest
+    metadata = {**body["metadata"], "resourceVersion": "90"}
+    status = {"conditions": [{"type": "Failed", "status": "True", "reason": "Crashed"}]}
+    store.observe("MODIFIED", {**body, "metadata": metadata, "status": status})
+    await eventually_async(lambda: not manager._writer._latest)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from types import SimpleNamespace
 
 import pytest
 
 from finetune_api.trainer import Stage
+from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.kube.status import StatusThrottle
+from finetune_operator.kube.store import Store
 from finetune_operator.progress import writer as writing
 from finetune_operator.progress.report import Report, metrics_section, progress_section
 from finetune_operator.progress.writer import ProgressWriter, is_wanted
 from support.clock import FakeClock
+from support.fake_client import FakeClient
 from unit.operator.builders import NOW, job
 
 PUSH = {
@@ -173,6 +179,86 @@ async def test_the_end_of_the_validation_curve_is_told_after_the_stage_is_over(m
     await asyncio.sleep(0)
     assert [status["validation"] for status in throttle.submitted] == [curve]
     assert is_wanted(caches, over, throttle.submitted[-1])
+
+
+LIVE = {"metadata": job()["metadata"], "status": {"phase": "Training"}}
+ENDS = ("Complete", "Failed", "Pruned")
+
+
+def real_writer():
+    """Return a writer with its real throttle and cache, and what keeps the memory of a job."""
+    client, rng = FakeClient(), random.Random(1)
+    client.cluster.store(("finetunejobs", "team-a", "headlines"), LIVE)
+    store = Store()
+    throttle = StatusThrottle(client, FINETUNEJOBS, field_manager="progress", rng=rng)
+    writer = ProgressWriter(SimpleNamespace(finetunejobs=store), throttle, clock=FakeClock())
+    store.add_handler(writer.follow)
+    kept = (writer._latest, writer._sections, writer._ending, throttle._last_write)
+    return store, throttle, writer, lambda: sum(map(len, kept))
+
+
+def version(number, **change):
+    return {**LIVE, **change, "metadata": {**LIVE["metadata"], "resourceVersion": str(number)}}
+
+
+def ended(number, kind="Complete"):
+    return version(number, status={"conditions": [{"type": kind, "status": "True"}]})
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("kind", ENDS)
+async def test_nothing_is_kept_of_a_job_that_has_ended(kind):
+    store, throttle, writer, num_kept = real_writer()
+    writing_task = asyncio.create_task(throttle.run())
+    store.absorb(version(1))
+    writer.accept(LIVE, Stage.TRAIN, Report.model_validate(PUSH))
+    await asyncio.sleep(1)
+    assert num_kept() == 2
+    store.absorb(version(2, spec={"suspend": True}))
+    await asyncio.sleep(100)
+    assert num_kept() == 2, "it goes on"
+    store.absorb(ended(3, kind))
+    store.absorb(ended(4, kind))
+    await asyncio.sleep(9)
+    assert writer._latest, "a last result may still be compared with it"
+    await asyncio.sleep(2)
+    assert num_kept() == 0
+    writing_task.cancel()
+
+
+@pytest.mark.looptime
+async def test_progress_that_waits_for_its_interval_is_written_although_the_job_has_ended():
+    store, throttle, writer, _ = real_writer()
+    writing_task = asyncio.create_task(throttle.run())
+    store.absorb(version(1))
+    for step in (20, 30):
+        wire = {**PUSH, "finetune": {**PUSH["finetune"], "step": step}}
+        writer.accept(LIVE, Stage.TRAIN, Report.model_validate(wire))
+        await asyncio.sleep(1)
+    store.absorb(ended(2))
+    await asyncio.sleep(11)
+    assert writer._latest == {}
+    assert throttle.has_pending(("team-a", "headlines"))
+    await asyncio.sleep(10)
+    assert not throttle.has_pending(("team-a", "headlines"))
+    written = [body["status"]["progress"]["step"] for _, body in throttle._client.writes]
+    assert written == [20, 30]
+    writing_task.cancel()
+
+
+@pytest.mark.looptime
+async def test_a_job_that_ended_before_leaves_its_namesake_alone():
+    store, throttle, writer, num_kept = real_writer()
+    store.absorb(version(1))
+    writer.accept(LIVE, Stage.TRAIN, Report.model_validate(PUSH))
+    store.absorb(ended(2))
+    again = version(3)
+    again["metadata"] = {**again["metadata"], "uid": "uid-of-the-namesake"}
+    store.absorb(again)
+    writer.accept(again, Stage.TRAIN, Report.model_validate(PUSH))
+    await asyncio.sleep(11)
+    assert list(writer._latest) == ["uid-of-the-namesake"]
+    assert throttle.has_pending(("team-a", "headlines"))
 
 
 def test_counts_are_told_whole():
