@@ -203,8 +203,9 @@ LIFE = {
         "Is Kueue running, is the namespace one of its own, does the WorkloadPriorityClass exist?",
     ),
     "KueueNotInstalled": ReasonHelp(
-        "The job names a queue and the operator does not use Kueue.",
-        "Install Kueue (`kueue.enabled` of the chart), or create the job without `queueName`.",
+        "The job names a queue and the operator does not use Kueue, or cannot list its Workloads.",
+        "Install Kueue (`kueue.enabled` of the chart), see that its controller runs, or create the"
+        " job without `queueName`.",
     ),
     "QuotaReserved": ReasonHelp("Kueue has reserved quota and admitted the stage.", _WAIT),
     "SuspendedByUser": ReasonHelp("`spec.suspend` is true.", "Set it to false to go on."),

@@ -68,7 +68,7 @@ class Approvals:
 
     def of(self, key: ObjectKey) -> list[Object] | None:
         """Return the trimmed FineTuneApprovals that name a FineTuneJob; None if unreadable."""
-        if not self.informer.is_served:
+        if not self.informer.scopes.serves(key[0]):
             return None
         return self.informer.store.by_index(_BY_JOB, "/".join(key))
 
@@ -79,15 +79,19 @@ class Approvals:
         if key in self._jobs:
             self._wake(key, PRIORITY_USER)
 
-    def _on_served(self, is_served: bool) -> None:
-        """Look at all jobs again that need an approval: they wait for it, or need to be told."""
-        if not is_served:
+    def _on_served(self, scope: str, problem: str) -> None:
+        """Look at the jobs again that need an approval: they wait for it, or need to be told."""
+        if problem:
             logger.warning(
-                "FineTuneApprovals cannot be read: their CustomResourceDefinition is not installed,"
-                " or the operator's role lacks list and watch on them. Jobs with dataset.approval:"
-                " Required wait, all others run"
+                "FineTuneApprovals of %s cannot be read: their CustomResourceDefinition is not"
+                " installed, or the operator's role lacks list and watch on them. Jobs with"
+                " dataset.approval: Required wait there, all others run: %s",
+                f"namespace {scope}" if scope else "all namespaces",
+                problem,
             )
         for job in self._jobs.objects():
+            if scope and job["metadata"]["namespace"] != scope:
+                continue
             if ((job.get("spec") or {}).get("dataset") or {}).get("approval") == "Required":
                 metadata = job["metadata"]
                 self._wake((metadata["namespace"], metadata["name"]), PRIORITY_RESYNC)

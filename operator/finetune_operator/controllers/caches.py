@@ -45,6 +45,8 @@ FINETUNEJOBS = Resource(group=GROUP, version=VERSION, plural=PLURAL, kind=KIND)
 BY_FINETUNEJOB = "finetunejob"
 REST_SECONDS = 0.05
 """How late changes of children may be seen: they are gathered anyway before a reconcile."""
+KUEUE_PATIENCE_SECONDS = 15.0
+"""Jobs without a queue wait so long for a first list of Workloads that fails."""
 
 
 def key_of_owner(child: TrimmedChild) -> ObjectKey | None:
@@ -143,6 +145,7 @@ class Caches:
                 transform=lambda workload: share_texts(trim_workload(workload)),
                 indexers={BY_JOB_UID: index_by_job_uid},
                 on_served=self._on_kueue,
+                patience_seconds=KUEUE_PATIENCE_SECONDS,
                 rest_seconds=REST_SECONDS,
                 **scope,  # type: ignore[arg-type]
             )
@@ -171,6 +174,7 @@ class Caches:
                 cache=self._workloads_informer,
                 owner_of=self._key_of_workload,
                 is_news=self._is_news_of_workload,
+                is_needed=False,
             )
             found.append(workloads)
         return found
@@ -180,6 +184,16 @@ class Caches:
         """What watches Workloads; None without Kueue, also while the cluster lacks it."""
         informer = self._workloads_informer
         return informer if informer is not None and informer.is_served else None
+
+    def has_kueue_in(self, namespace: str) -> bool:
+        """Return whether Kueue is used and its Workloads in a namespace can be read."""
+        informer = self._workloads_informer
+        return informer is not None and informer.scopes.serves(namespace)
+
+    def hides_workloads(self, namespace: str) -> bool:
+        """Return whether there may be Workloads in a namespace that have never been read."""
+        informer = self._workloads_informer
+        return informer is not None and informer.scopes.is_unread(namespace)
 
     @property
     def is_synced(self) -> bool:
@@ -271,21 +285,26 @@ class Caches:
             or old["spec"] != new["spec"]
         )
 
-    def _on_kueue(self, is_served: bool) -> None:
-        """Look at all jobs with a queue again: they wait for Kueue, or need to be told."""
-        if is_served:
-            logger.info("Kueue is there: jobs with a queueName go on")
-        else:
+    def _on_kueue(self, scope: str, problem: str) -> None:
+        """Look at the jobs with a queue again: they wait for Kueue, or need to be told."""
+        where = f" in namespace {scope}" if scope else ""
+        if problem:
             logger.warning(
-                "Kueue is switched on, and the API server does not serve %s %s: is Kueue %s or"
-                " newer installed? Jobs with a queueName wait for it, all others run",
+                "Kueue is switched on, and %s %s cannot be listed%s: is Kueue %s or newer there,"
+                " and does it run? Jobs with a queueName wait for it, all others run: %s",
                 WORKLOADS.plural,
                 WORKLOADS.api_version,
+                where,
                 MINIMUM_KUEUE,
+                problem,
             )
+        else:
+            logger.info("Kueue is there%s: jobs with a queueName go on", where)
         for job in self.finetunejobs.objects():
+            metadata = job["metadata"]
+            if scope and metadata["namespace"] != scope:
+                continue
             if (job.get("spec") or {}).get("queueName"):
-                metadata = job["metadata"]
                 self._wake((metadata["namespace"], metadata["name"]), PRIORITY_RESYNC)
 
 

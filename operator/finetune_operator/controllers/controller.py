@@ -15,7 +15,7 @@ from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.metrics import KubeMetrics
 from finetune_operator.kube.resource import ObjectKey
 from finetune_operator.kube.store import EventType
-from finetune_operator.kube.workers import Result, Workers
+from finetune_operator.kube.workers import RequeueAfter, Result, Workers
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, WorkQueue
 
 GATHER_SECONDS = 0.2
@@ -25,6 +25,8 @@ BEAT_SECONDS = 0.05
 
 A process that sleeps between two requests pays more for waking up than for the request.
 """
+UNREAD_SECONDS = 10.0
+"""After so long it is asked again whether what belongs to a key can be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,11 +38,13 @@ class Owned:
         owner_of: Returns the key of a cached object's owner; None if it has none.
         is_news: Whether a change is worth a look at the owner; given the cached object before and
             after, None where it was not there.
+        is_needed: Whether nothing is decided in a namespace where the kind has never been read.
     """
 
     cache: Feed | Informer
     owner_of: Callable[[Any], ObjectKey | None]
     is_news: Callable[[Any, Any], bool]
+    is_needed: bool = True
 
 
 class Controller:
@@ -68,6 +72,7 @@ class Controller:
         self._objects = kind.store
         self._reconcile = reconcile
         owned = tuple(owns)
+        self._needed = tuple(each.cache for each in owned if each.is_needed)
         self._caches: tuple[Feed | Informer, ...] = (kind, *(each.cache for each in owned), *reads)
         for each in owned:
             self._follow(each)
@@ -78,7 +83,7 @@ class Controller:
             await cache.synced.wait()
         for key in list(self._objects):
             self.queue.add(key, priority=PRIORITY_RESYNC)
-        workers = Workers(self.queue, self._reconcile, num_workers=num_workers, metrics=metrics)
+        workers = Workers(self.queue, self._look_at, num_workers=num_workers, metrics=metrics)
         await workers.run()
 
     def wake(self, key: ObjectKey, priority: int) -> None:
@@ -92,6 +97,15 @@ class Controller:
             self.queue.add_after(key, wait, priority=priority)
         else:
             self.queue.add(key, priority=priority)
+
+    async def _look_at(self, key: ObjectKey) -> Result:
+        """Make the world right for one key, unless what belongs to it cannot be read there.
+
+        Nothing seen would be taken for nothing there: what ran would be lost.
+        """
+        if any(cache.scopes.is_unread(key[0]) for cache in self._needed):
+            return RequeueAfter(UNREAD_SECONDS)
+        return await self._reconcile(key)
 
     def _follow(self, owned: Owned) -> None:
         def wake_owner(kind: EventType, old: Any, new: Any) -> None:

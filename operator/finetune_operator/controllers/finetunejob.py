@@ -53,6 +53,8 @@ _B = TypeVar("_B")
 
 BACKLOG = 32
 """With more keys waiting than this, the first status of a new job is written later."""
+UNREAD_SECONDS = 10.0
+"""After so long it is asked again whether Workloads can be read."""
 MAX_ROUNDS = 8
 """Plans per reconcile; each round but the last changed the snapshot."""
 
@@ -128,6 +130,9 @@ class FineTuneJobReconciler:
 
     async def _reconcile(self, key: ObjectKey, job: Object) -> Result:
         observed = self._observe(key, job)
+        if self._caches.hides_workloads(key[0]) and observed.is_in_a_queue:
+            # Stopped or started outside Kueue, it would be where Kueue does not know it to be.
+            return RequeueAfter(UNREAD_SECONDS)
         config = self._config_of(key[0])
         step = plan(observed, self._clock.now(), config)
         for _ in range(MAX_ROUNDS):
@@ -184,7 +189,7 @@ class FineTuneJobReconciler:
             stage = stage_of_uid.get(owner_uid(pod))
             if stage is not None:
                 pods.setdefault(stage, []).append(pod)
-        has_kueue = self._caches.workloads_informer is not None
+        has_kueue = self._caches.has_kueue_in(key[0])
         queue: dict[Stage, QueueState] = {}
         if has_kueue:
             for job_uid, stage in stage_of_uid.items():

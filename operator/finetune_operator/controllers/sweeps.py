@@ -117,9 +117,12 @@ def _is_news_of_sweep(old: Object, new: Object) -> bool:
     )
 
 
-def _tell_served(is_served: bool) -> None:
-    if not is_served:
+def _tell_served(scope: str, problem: str) -> None:
+    if problem:
         logger.warning(
-            "FineTuneSweeps cannot be read: their CustomResourceDefinition is not installed, or the"
-            " operator's role lacks list and watch on them. No sweep goes on; all jobs run"
+            "FineTuneSweeps of %s cannot be read: their CustomResourceDefinition is not installed,"
+            " or the operator's role lacks list and watch on them. No sweep goes on there; all jobs"
+            " run: %s",
+            f"namespace {scope}" if scope else "all namespaces",
+            problem,
         )

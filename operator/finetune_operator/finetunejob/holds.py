@@ -133,8 +133,8 @@ def _without_kueue(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | No
         reason=Reason.KUEUE_NOT_INSTALLED,
         message=(
             f"The job names queue {spec.queue_name!r}, and Kueue is not installed here (or switched"
-            " off in the operator's configuration). It waits; create it without queueName to run"
-            " at once."
+            " off in the operator's configuration, or its Workloads cannot be listed: the log of"
+            " the operator says why). It waits; create it without queueName to run at once."
         ),
         told_in=ConditionType.QUOTA_RESERVED,
         is_queued=True,

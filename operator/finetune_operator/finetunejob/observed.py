@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from finetune_api.names import SWEEP_LABEL, Owner
+from finetune_api.names import QUEUE_LABEL, SWEEP_LABEL, Owner
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.finetunejob.decisions import Decision
@@ -96,6 +96,11 @@ class Observed:
     def is_trial(self) -> bool:
         """Whether it is one of a FineTuneSweep, which decides what becomes of it."""
         return SWEEP_LABEL in (self.job["metadata"].get("labels") or {})
+
+    @property
+    def is_in_a_queue(self) -> bool:
+        """Whether a Job of its belongs to Kueue, which alone may start it."""
+        return any(QUEUE_LABEL in job["metadata"]["labels"] for job in self.jobs.values())
 
     @property
     def owner(self) -> Owner:

@@ -9,14 +9,16 @@ names and versions only: ghosts are dropped, and what stays behind is read again
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Mapping, Sequence
 
 from finetune_operator.kube.backoff import full_jitter
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import KubeError, NotFound
+from finetune_operator.kube.errors import Forbidden, KubeError, NotFound
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of, version_of
+from finetune_operator.kube.scopes import Scopes
 from finetune_operator.kube.store import (
     ALL_NAMESPACES,
     Indexer,
@@ -48,7 +50,9 @@ class Feed:
     Attributes:
         resource: The kind.
         store: The cache.
-        synced: Set after the first repair: the cache then holds all there is.
+        scopes: What is known of each namespace.
+        synced: Set after the first repair of every namespace that may be listed: the cache then
+            holds all there is to be had.
     """
 
     def __init__(
@@ -66,17 +70,18 @@ class Feed:
     ) -> None:
         self.resource = resource
         self.store = Store(indexers=indexers, transform=transform)
-        self.synced = asyncio.Event()
+        self.scopes = Scopes(resource.plural, namespaces)
+        self.synced = self.scopes.synced
         self._client = client
-        self._scopes = tuple(namespaces) or (ALL_NAMESPACES,)
         self._label_selector = label_selector
         self._repair_seconds = repair_seconds
         self._grace_seconds = grace_seconds
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
-        self._due = asyncio.Event()
+        self._due = {scope: asyncio.Event() for scope in self.scopes.names}
         self._ghosts = client.metrics.ghosts.labels(resource.plural)
         self._lists = client.metrics.lists.labels(resource.plural)
         client.metrics.cached_objects.labels(resource.plural).set_function(self.store.__len__)
+        client.metrics.synced.labels(resource.plural).set_function(self.synced.is_set)
 
     def observe(self, kind: str | None, body: Object) -> None:
         """Take in one event of the host: type (None for listed objects) and raw object.
@@ -85,28 +90,32 @@ class Feed:
         """
         self.store.observe(kind, body)
         if kind is None and self.synced.is_set():
-            self._due.set()
+            self._due[self.scopes.of(body["metadata"]["namespace"])].set()
 
     async def run(self) -> None:
         """Repair at start, then periodically and on request, until cancelled."""
-        failures = 0
+        async with asyncio.TaskGroup() as group:
+            for scope in self.scopes.names:
+                group.create_task(
+                    self._run_scope(scope), name=f"feed-{self.resource.plural}-{scope}"
+                )
+
+    async def _run_scope(self, scope: str) -> None:
+        due, failures = self._due[scope], 0
         while True:
             try:
-                for scope in self._scopes:
-                    await self.repair(scope)
-                self.synced.set()
-                failures = 0
-                delay = self._repair_seconds
+                await self.repair(scope)
+                self.scopes.note_listed(scope)
+                failures, delay = 0, self._repair_seconds
             except KubeError as error:
                 failures += 1
-                logger.warning("%s: repair failed, will retry: %s", self.resource.plural, error)
+                if not isinstance(error, Forbidden) or not self.scopes.note_forbidden(scope, error):
+                    logger.warning("%s: repair failed, will retry: %s", self.resource.plural, error)
                 delay = full_jitter(self._rng, failures, base=0.2, cap=30.0)
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
-                    await self._due.wait()
-            except TimeoutError:
-                pass
-            self._due.clear()
+                    await due.wait()
+            due.clear()
 
     async def repair(self, scope: str = ALL_NAMESPACES) -> None:
         """Compare the cache of ``scope`` with the server and mend it.
@@ -116,14 +125,14 @@ class Feed:
         """
         self._lists.inc()
         versions: dict[ObjectKey, int] = {}
-        listed = ""
+        listed = 0
         async for page in self._client.list_pages(
             self.resource, scope, label_selector=self._label_selector, metadata_only=True
         ):
+            listed = int(page.resource_version)
             for item in page.items:
                 versions[key_of(item)] = version_of(item)
-            listed = page.resource_version
-        if ghosts := self.store.drop_unseen(set(versions), int(listed), scope=scope):
+        if ghosts := self.store.drop_unseen(set(versions), listed, scope=scope):
             self._ghosts.inc(ghosts)
             logger.info("%s: %d objects vanished unseen", self.resource.plural, ghosts)
         await self._wait_for_host(versions)

@@ -6,6 +6,8 @@ so that objects deleted unseen are dropped and their handlers told; anything els
 full jitter for ever. An informer never ends by itself and never ends the process. A type that a
 cluster may lack (another project's, or one newer than what is installed) can be declared so: then
 404 is an answer, asked for again now and then; and 403 too, where rights may be as old as the rest.
+One of several namespaces that may not be listed, or no longer, does not hold up the others
+(``scopes.py``).
 """
 
 from __future__ import annotations
@@ -13,15 +15,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 
 from finetune_operator.kube.backoff import full_jitter
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import Forbidden, Gone, KubeError, NotFound, TransportError
-from finetune_operator.kube.resource import ObjectKey, Resource, key_of, version_of
+from finetune_operator.kube.errors import (
+    Forbidden,
+    Gone,
+    KubeError,
+    NotFound,
+    TransportError,
+)
+from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of, version_of
+from finetune_operator.kube.scopes import Scopes
 from finetune_operator.kube.store import (
-    ALL_NAMESPACES,
     EventType,
     Indexer,
     Store,
@@ -54,15 +63,20 @@ class Informer:
             the same again is added, so that many watches do not reconnect at once.
         silence_seconds: Reconnect after so long without a byte.
         rest_seconds: Changes may be so late, to be taken in with those that follow; cheaper.
-        on_served: The cluster may do without this type. Called with False when the server turns
-            out not to serve it, which counts as a first, empty list, and with True once it does.
+        on_served: The cluster may do without this type. Called with the scope, and why the server
+            turns out not to serve it there, which counts as a first, empty list; with an empty text
+            once it does.
         may_be_forbidden: To be forbidden it counts as not being served it; needs ``on_served``.
+        patience_seconds: A first list that fails for longer counts as not being served it, until
+            it succeeds; needs ``on_served``. Without it is waited for.
         rng: Source of jitter.
 
     Attributes:
         resource: What is watched.
         store: The cache. What it held stays while the type is not served.
-        synced: Set when the first list of every namespace is in the store; never unset.
+        scopes: What is known of each namespace.
+        synced: Set when the first list of every namespace that may be listed is in the store; never
+            unset.
     """
 
     def __init__(
@@ -78,16 +92,16 @@ class Informer:
         watch_timeout_seconds: int = 240,
         silence_seconds: float = 90.0,
         rest_seconds: float = 0.0,
-        on_served: Callable[[bool], None] | None = None,
+        on_served: Callable[[str, str], None] | None = None,
         may_be_forbidden: bool = False,
+        patience_seconds: float = math.inf,
         rng: random.Random | None = None,
     ) -> None:
         self.resource = resource
         self.store = Store(indexers=indexers, transform=transform)
-        self.synced = asyncio.Event()
+        self.scopes = Scopes(resource.plural, namespaces)
+        self.synced = self.scopes.synced
         self._client = client
-        self._scopes = tuple(namespaces) or (ALL_NAMESPACES,)
-        self._unsynced = set(self._scopes)
         self._label_selector = label_selector
         self._page_limit = page_limit
         self._watch_timeout_seconds = watch_timeout_seconds
@@ -98,7 +112,7 @@ class Informer:
         self._absence: tuple[type[KubeError], ...] = (
             (NotFound, Forbidden) if may_be_forbidden else (NotFound,)
         )
-        self._absent: set[str] = set()
+        self._patience_seconds = patience_seconds if on_served is not None else math.inf
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         metrics = client.metrics
         self._lists = metrics.lists.labels(resource.plural)
@@ -106,16 +120,17 @@ class Informer:
         self._ghosts = metrics.ghosts.labels(resource.plural)
         self._errors = metrics.watch_errors
         metrics.cached_objects.labels(resource.plural).set_function(self.store.__len__)
+        metrics.synced.labels(resource.plural).set_function(self.synced.is_set)
 
     @property
     def is_served(self) -> bool:
-        """Whether the server serves this type, as far as is known."""
-        return not self._absent
+        """Whether the server serves this type somewhere, as far as is known."""
+        return self.scopes.serves_any
 
     async def run(self) -> None:
         """List and watch until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for scope in self._scopes:
+            for scope in self.scopes.names:
                 group.create_task(
                     self._run_scope(scope), name=f"informer-{self.resource.plural}-{scope}"
                 )
@@ -123,6 +138,7 @@ class Informer:
     async def _run_scope(self, scope: str) -> None:
         version = ""
         failures = 0
+        give_up_at = asyncio.get_running_loop().time() + self._patience_seconds
         while True:
             progress = _Progress(version)
             try:
@@ -141,11 +157,13 @@ class Informer:
             except KubeError as error:
                 if isinstance(error, self._absence) and self._on_served is not None:
                     self._errors.labels(self.resource.plural, type(error).__name__).inc()
-                    self._note_served(scope, False)
+                    self._note(scope, self.scopes.note_absent, str(error))
                     progress.version, failures = "", 0
                     await asyncio.sleep(ABSENT_RETRY_SECONDS * self._rng.uniform(0.8, 1.2))
                 else:
-                    self._note_error(error)
+                    self._note_error(scope, error)
+                    if asyncio.get_running_loop().time() >= give_up_at:
+                        self._note(scope, self.scopes.note_failing, str(error))
                     failures = 1 if progress.advanced else failures + 1
                     await self._back_off(failures)
             except Exception:
@@ -165,15 +183,14 @@ class Informer:
         async for page in self._client.list_pages(
             self.resource, scope, label_selector=self._label_selector, limit=self._page_limit
         ):
+            version = page.resource_version
             for obj in page.items:
                 seen.add(key_of(obj))
                 self.store.observe(None, obj, scope=scope)
-            version = page.resource_version
         if ghosts := self.store.drop_unseen(seen, int(version), scope=scope):
             self._ghosts.inc(ghosts)
             logger.info("%s: %d objects vanished unseen", self.resource.plural, ghosts)
-        self._note_served(scope, True)
-        self._note_synced(scope)
+        self._note(scope, self.scopes.note_listed, "")
         return version
 
     async def _watch(self, scope: str, progress: _Progress) -> None:
@@ -193,12 +210,7 @@ class Informer:
         )
         async with contextlib.aclosing(events):
             async for kind, obj in events:
-                if kind == "BOOKMARK":
-                    self.store.mark_observed(scope, version_of(obj))
-                elif kind in EventType.__members__:
-                    self.store.observe(kind, obj, scope=scope)
-                else:
-                    logger.warning("%s: unknown watch event %r", self.resource.plural, kind)
+                self._take_in(scope, kind, obj)
                 progress.version = obj["metadata"]["resourceVersion"]
                 progress.advanced = True
         if not progress.advanced and clock.time() - started < SHORT_WATCH_SECONDS:
@@ -206,25 +218,32 @@ class Informer:
                 f"watch {self.resource.kind}", message="the server ended it at once, without events"
             )
 
-    def _note_synced(self, scope: str) -> None:
-        self._unsynced.discard(scope)
-        if not self._unsynced:
-            self.synced.set()
-
-    def _note_served(self, scope: str, is_served: bool) -> None:
-        """Tell when the type appears or vanishes; one that is not there is completely known."""
-        before = self.is_served
-        if is_served:
-            self._absent.discard(scope)
+    def _take_in(self, scope: str, kind: str, obj: Object) -> None:
+        """Take in one event of a watch."""
+        if kind == "BOOKMARK":
+            self.store.mark_observed(scope, version_of(obj))
+        elif kind in EventType.__members__:
+            self.store.observe(kind, obj, scope=scope)
         else:
-            self._absent.add(scope)
-            self._note_synced(scope)
-        if self._on_served is not None and before != self.is_served:
-            self._on_served(self.is_served)
+            logger.warning("%s: unknown watch event %r", self.resource.plural, kind)
 
-    def _note_error(self, error: KubeError) -> None:
+    def _note(self, scope: str, note: Callable[[str], None], problem: str) -> None:
+        """Note what a scope has turned out to be; tell when the type appears or vanishes there."""
+        before = self.scopes.serves(scope)
+        note(scope)
+        self._tell_served(scope, before, problem)
+
+    def _tell_served(self, scope: str, before: bool, problem: str) -> None:
+        if self._on_served is not None and before != self.scopes.serves(scope):
+            self._on_served(scope, problem)
+
+    def _note_error(self, scope: str, error: KubeError) -> None:
         self._errors.labels(self.resource.plural, type(error).__name__).inc()
-        logger.warning("%s: list or watch failed, will retry: %s", self.resource.plural, error)
+        before = self.scopes.serves(scope)
+        if isinstance(error, Forbidden) and self.scopes.note_forbidden(scope, error):
+            self._tell_served(scope, before, str(error))
+        else:
+            logger.warning("%s: list or watch failed, will retry: %s", self.resource.plural, error)
 
     async def _back_off(self, failures: int) -> None:
         await asyncio.sleep(

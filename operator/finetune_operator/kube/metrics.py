@@ -110,6 +110,9 @@ class KubeMetrics:
             "reflector_ghosts_total", "Objects found gone without a DELETED event.", "name"
         )
         self.cached_objects = gauge("informer_cached_objects", "Objects in the cache.", "name")
+        self.synced = gauge(
+            "informer_synced", "1 once the cache has been complete, or must do as it is.", "name"
+        )
         self.status_writes = counter(
             "status_writes_total", "Status writes by outcome: written, unchanged.", "outcome"
         )

@@ -56,9 +56,13 @@ async def test_ghosts_are_dropped_by_a_list_of_names_only(server):
 
 
 async def test_object_created_during_the_list_stays(server):
-    server.lists.append(reply_list(version="9"))
     async with make_feed(server) as feed:
-        feed.observe("ADDED", pod("new", 12))
+
+        async def list_meanwhile(request):
+            feed.observe("ADDED", pod("new", 12))
+            return await reply_list(version="9")(request)
+
+        server.lists.append(list_meanwhile)
         await feed.repair()
         assert feed.store.keys() == [("ns", "new")]
 
@@ -113,7 +117,8 @@ async def test_failed_repair_is_tried_again_and_leaves_the_cache_alone(server):
 
 async def test_a_host_that_lists_again_has_its_ghosts_dropped_at_once(server):
     both, one = pod("a", 7), pod("b", 8)
-    server.lists.extend([reply_list(both, one, version="9"), reply_list(one, version="12")])
+    left = reply_list(pod("b", 10), version="12")
+    server.lists.extend([reply_list(both, one, version="9"), left])
     async with make_feed(server, repair_seconds=3600.0) as feed:
         feed.observe(None, both)
         feed.observe(None, one)
@@ -124,3 +129,37 @@ async def test_a_host_that_lists_again_has_its_ghosts_dropped_at_once(server):
             assert len(server.seen) == 1
             feed.observe(None, pod("b", 10))
             await eventually_async(lambda: len(feed.store) == 1)
+
+
+def forbidden_in(*namespaces, otherwise):
+    """Answer lists of these namespaces with 403."""
+
+    async def answer(request):
+        if request.path.split("/")[4] in namespaces:
+            return await reply_status(403, "Forbidden")(request)
+        return await otherwise(request)
+
+    return answer
+
+
+async def test_a_namespace_that_may_not_be_listed_holds_up_no_other_and_is_tried_again(server):
+    found = reply_list(pod("a", 7, namespace="x"), version="9")
+    server.lists.append(forbidden_in("gone", otherwise=found))
+    namespaces = ["gone", "x"]
+    async with make_feed(server, namespaces=namespaces, repair_seconds=3600.0) as feed:
+        feed.observe(None, pod("a", 7, namespace="x"))
+        async with running(feed):
+            await eventually_async(feed.synced.is_set)
+            assert feed.scopes.is_unread("gone")
+            assert not feed.scopes.is_unread("x")
+            server.lists.append(reply_list(version="12"))
+            server.lists.popleft()
+            await eventually_async(lambda: not feed.scopes.is_unread("gone"))
+
+
+@pytest.mark.parametrize("namespaces", [(), ("x",), ("x", "y")])
+async def test_to_be_forbidden_everywhere_is_not_to_know_that_there_is_nothing(server, namespaces):
+    server.lists.append(reply_status(403, "Forbidden"))
+    async with make_feed(server, namespaces=namespaces) as feed, running(feed):
+        await eventually_async(lambda: len(server.seen) >= 3 * max(1, len(namespaces)))
+        assert not feed.synced.is_set()

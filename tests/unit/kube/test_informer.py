@@ -245,7 +245,7 @@ async def test_a_type_the_cluster_may_lack_counts_as_listed_and_is_found_once_it
     server.lists.append(reply_list(pod("a", 1), version="5"))
     server.watches.append(stream(then="hold"))
     seen: list[bool] = []
-    async with running_informer(server, on_served=seen.append) as informer:
+    async with running_informer(server, on_served=lambda _, why: seen.append(not why)) as informer:
         await eventually_async(lambda: seen == [False])
         assert informer.synced.is_set()
         assert not informer.is_served
@@ -260,7 +260,7 @@ async def test_a_type_that_is_taken_away_is_noticed_and_listed_anew(server):
     server.watches.extend([stream(("BOOKMARK", pod("", 6))), reply_status(404, "NotFound")])
     server.watches.append(stream(then="hold"))
     seen: list[bool] = []
-    async with running_informer(server, on_served=seen.append) as informer:
+    async with running_informer(server, on_served=lambda _, why: seen.append(not why)) as informer:
         await eventually_async(lambda: names(informer) == ["b"])
     assert seen == [False, True]
 
@@ -273,3 +273,93 @@ async def test_a_type_that_must_be_there_is_waited_for(server):
         await eventually_async(lambda: len(server.requests("GET")) >= 3)
         assert not informer.synced.is_set()
         await eventually_async(informer.synced.is_set)
+
+
+def forbidden_in(*namespaces, otherwise):
+    """Answer lists of these namespaces with 403."""
+
+    async def answer(request):
+        if request.path.split("/")[4] in namespaces:
+            return await reply_status(403, "Forbidden")(request)
+        return await otherwise(request)
+
+    return answer
+
+
+async def test_a_namespace_that_may_not_be_listed_holds_up_no_other(server, caplog):
+    server.lists.append(
+        forbidden_in("gone", otherwise=reply_list(pod("a", 1, namespace="x"), version="5"))
+    )
+    server.watches.append(stream(then="hold"))
+    async with running_informer(server, namespaces=["gone", "x"]) as informer:
+        await eventually_async(informer.synced.is_set)
+        assert sorted(informer.store) == [("x", "a")]
+        assert informer.scopes.is_unread("gone")
+        assert not informer.scopes.is_unread("x")
+        await eventually_async(lambda: len(server.requests("GET", limit="500")) > 6)
+        told = [line for line in caplog.messages if "gone" in line]
+        assert len(told) == 1, "said once in a while, not at every try"
+        assert "namespace gone may not be listed; all others go on" in told[0]
+        server.lists.append(reply_list(pod("b", 6, namespace="gone"), version="7"))
+        server.lists.popleft()
+        await eventually_async(lambda: not informer.scopes.is_unread("gone"))
+        assert ("gone", "b") in informer.store
+
+
+@pytest.mark.parametrize("namespaces", [(), ("x",), ("x", "y")])
+async def test_to_be_forbidden_everywhere_is_not_to_know_that_there_is_nothing(server, namespaces):
+    server.lists.append(reply_status(403, "Forbidden"))
+    async with running_informer(server, namespaces=namespaces) as informer:
+        await eventually_async(lambda: len(server.seen) >= 3 * max(1, len(namespaces)))
+        assert not informer.synced.is_set()
+
+
+async def test_a_namespace_that_was_read_keeps_what_it_held_while_it_is_forbidden(server):
+    server.lists.append(reply_list(pod("a", 1, namespace="x"), version="5"))
+    server.watches.extend([stream(then="cut"), *[reply_status(403, "Forbidden")] * 5])
+    server.watches.append(stream(("ADDED", pod("b", 6, namespace="x")), then="hold"))
+    async with running_informer(server, namespaces=["x"]) as informer:
+        await eventually_async(lambda: len(server.requests("GET", watch="1")) == 4)
+        assert ("x", "a") in informer.store
+        assert not informer.scopes.is_unread("x")
+        await eventually_async(lambda: ("x", "b") in informer.store)
+    assert len(server.requests("GET", limit="500")) == 1
+
+
+async def test_where_a_type_may_not_be_read_is_told_by_namespace(server):
+    server.lists.append(forbidden_in("gone", otherwise=reply_list(version="5")))
+    server.watches.append(stream(then="hold"))
+    told = []
+    async with running_informer(
+        server,
+        namespaces=["gone", "x"],
+        on_served=lambda *news: told.append(news),
+        may_be_forbidden=True,
+    ) as informer:
+        await eventually_async(informer.synced.is_set)
+        assert [informer.scopes.serves(each) for each in ("gone", "x")] == [False, True]
+        assert informer.is_served
+    assert [(scope, bool(why)) for scope, why in told] == [("gone", True)]
+
+
+async def test_a_first_list_that_fails_for_long_is_done_without_until_it_succeeds(server):
+    server.lists.append(reply_status(500, "InternalError", "conversion webhook failed"))
+    server.watches.append(stream(then="hold"))
+    told = []
+    async with running_informer(
+        server, on_served=lambda *news: told.append(news), patience_seconds=0.3
+    ) as informer:
+        await eventually_async(lambda: len(server.seen) >= 2)
+        assert not informer.synced.is_set(), "not at the first failure"
+        await eventually_async(informer.synced.is_set)
+        assert not informer.is_served
+        assert informer.scopes.is_unread("ns")
+        server.lists.append(reply_list(pod("a", 1), version="5"))
+        server.lists.popleft()
+        await eventually_async(lambda: names(informer) == ["a"])
+        assert informer.is_served
+        assert not informer.scopes.is_unread("ns")
+    (scope, why), back = told
+    assert scope == ""
+    assert "conversion webhook failed" in why
+    assert back == ("", "")

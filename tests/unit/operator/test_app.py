@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
 
 from finetune_operator import app
 from finetune_operator.config import OperatorConfig
+from finetune_operator.integrations.kueue.workload import is_installed
+from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.connection import Connection
+from finetune_operator.kube.transport import Transport
 from support.eventually import eventually_async
 from support.ports import free_port
-from support.scripted_server import hang_up, reply_status, scripted_server
+from support.scripted_server import hang_up, reply_list, reply_status, scripted_server
 
 
 @asynccontextmanager
@@ -72,3 +76,38 @@ async def test_what_is_missing_at_start_leaves_the_pod_alive_and_not_ready(
 
             await eventually_async(is_told, timeout=20)
             assert await probe("/healthz") == (200, "ok")
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "is_there"),
+    [(["gone", "team-a"], True), (["team-a", "gone"], True), (["gone"], False)],
+)
+async def test_one_namespace_that_may_be_listed_is_enough_to_begin(namespaces, is_there):
+    async def list_kind(request):
+        if "/namespaces/gone/" in request.path:
+            return await reply_status(403, "Forbidden")(request)
+        return await reply_list(version="5")(request)
+
+    waited = []
+    stop = asyncio.Event()
+    manager = SimpleNamespace(
+        config=OperatorConfig(namespaces=namespaces),
+        wait_for=lambda problem: (waited.append(problem), stop.set()),
+    )
+    async with (
+        scripted_server() as server,
+        KubeClient(Transport(Connection(server=server.url))) as client,
+    ):
+        server.lists.append(list_kind)
+        assert await app._wait_for_crd(client, manager, stop) is is_there
+        assert await is_installed(client, namespaces) is is_there
+    assert [("403" in problem) for problem in waited] == ([] if is_there else [True])
+
+
+async def test_a_kueue_whose_webhook_is_down_is_installed():
+    async with (
+        scripted_server() as server,
+        KubeClient(Transport(Connection(server=server.url))) as client,
+    ):
+        server.lists.append(reply_status(500, "InternalError", "conversion webhook failed"))
+        assert await is_installed(client)

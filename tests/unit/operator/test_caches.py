@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers import caches as caches_module
 from finetune_operator.controllers.approvals import FINETUNEAPPROVALS
 from finetune_operator.controllers.caches import Caches
 from finetune_operator.integrations.kueue.workload import WORKLOADS
@@ -34,7 +35,7 @@ def finetunejob(name: str, version: int, **spec: object) -> dict[str, object]:
 
 
 @asynccontextmanager
-async def running_caches(list_kind, woken, *, has_kueue):
+async def running_caches(list_kind, woken, *, has_kueue, config=None):
     """Run caches whose lists ``list_kind`` answers; names of woken jobs go to ``woken``."""
     async with (
         scripted_server() as server,
@@ -44,7 +45,7 @@ async def running_caches(list_kind, woken, *, has_kueue):
         server.watches.append(stream(then="hold"))
         caches = Caches(
             client,
-            OperatorConfig(),
+            config or OperatorConfig(),
             wake=lambda key, priority: woken.append(key[1]),
             forget=lambda job: None,
             has_kueue=has_kueue,
@@ -163,6 +164,47 @@ async def test_without_approvals_all_is_synced_and_jobs_that_need_one_are_looked
         assert caches.approvals.of(("team-a", "held")) == []
         (early,) = caches.approvals.of(("team-a", "later"))
         assert early["metadata"]["name"] == "c", "kept for a job that comes later"
+
+
+async def test_approvals_are_unreadable_only_in_the_namespace_that_may_not_be_listed():
+    async def list_kind(request):
+        if "/namespaces/team-b/" in request.path:
+            return await reply_status(403, "Forbidden")(request)
+        return await reply_list(version="5")(request)
+
+    woken: list[str] = []
+    config = OperatorConfig(namespaces=["team-a", "team-b"])
+    async with running_caches(list_kind, woken, has_kueue=True, config=config) as caches:
+        assert caches.approvals.of(("team-a", "held")) == []
+        assert caches.approvals.of(("team-b", "held")) is None
+        assert caches.has_kueue_in("team-a")
+        assert not caches.has_kueue_in("team-b")
+        assert [caches.hides_workloads(each) for each in config.namespaces] == [False, True]
+
+
+async def test_workloads_that_cannot_be_listed_at_first_hold_up_jobs_with_a_queue_only(
+    monkeypatch,
+):
+    monkeypatch.setattr(caches_module, "KUEUE_PATIENCE_SECONDS", 0.1)
+    kueue_is_well = asyncio.Event()
+
+    async def list_kind(request):
+        if WORKLOADS.root in request.path and not kueue_is_well.is_set():
+            answer = reply_status(500, "InternalError", "conversion webhook failed")
+            return await answer(request)
+        return await reply_list(version="5")(request)
+
+    woken: list[str] = []
+    async with running_caches(list_kind, woken, has_kueue=True) as caches:
+        assert not caches.has_kueue_in("team-a")
+        assert caches.hides_workloads("team-a")
+        caches.observe("ADDED", finetunejob("queued", 6, queueName="q"))
+        caches.observe("ADDED", finetunejob("unqueued", 7))
+        woken.clear()
+        kueue_is_well.set()
+        await eventually_async(lambda: caches.has_kueue_in("team-a"))
+        assert not caches.hides_workloads("team-a")
+        assert woken == ["queued"]
 
 
 async def test_jobs_that_ask_for_the_same_keep_it_once():

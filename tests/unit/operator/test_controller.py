@@ -11,10 +11,13 @@ from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.controller import (
     BEAT_SECONDS,
     GATHER_SECONDS,
+    UNREAD_SECONDS,
     Controller,
     Owned,
 )
+from finetune_operator.kube.errors import Forbidden
 from finetune_operator.kube.metrics import KubeMetrics
+from finetune_operator.kube.scopes import Scopes
 from finetune_operator.kube.store import Store
 from finetune_operator.kube.workers import Done
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_USER, WorkQueue
@@ -32,6 +35,7 @@ class Cache:
 
     def __init__(self):
         self.resource, self.store, self.synced = FINETUNEJOBS, Store(), asyncio.Event()
+        self.scopes = Scopes("pods", ["team-a", "team-b"])
 
 
 class Loop:
@@ -138,5 +142,20 @@ async def test_a_change_of_what_an_object_owns_is_a_look_at_the_owner_if_there_i
     assert await looks_after(("ADDED", obj("b", 6, owner="gone"))) == []
     swarm = [("ADDED", obj(f"c{n}", 7 + n, owner="second")) for n in range(9)]
     assert await looks_after(*swarm) == [SECOND]
+    loop.controller.queue.shut_down()
+    await run
+
+
+@pytest.mark.looptime
+async def test_nothing_is_decided_where_children_cannot_be_read_before_they_can_be():
+    loop = Loop()
+    loop.complete()
+    loop.child.scopes.note_forbidden("team-a", Forbidden("list Pod", status=403))
+    run = asyncio.create_task(loop.controller.run(num_workers=1, metrics=KubeMetrics()))
+    await asyncio.sleep(3 * UNREAD_SECONDS)
+    assert loop.seen == []
+    loop.child.scopes.note_listed("team-a")
+    await asyncio.sleep(UNREAD_SECONDS)
+    assert sorted(key for key, _ in loop.seen) == [FIRST, SECOND]
     loop.controller.queue.shut_down()
     await run

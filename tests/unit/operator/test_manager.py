@@ -8,6 +8,7 @@ import pytest
 
 from finetune_api.trainer import Stage
 from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers import caches as caches_module
 from finetune_operator.controllers.manager import Manager
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import SystemClock
@@ -16,7 +17,7 @@ from finetune_operator.kube.transport import Transport
 from finetune_operator.progress import writer
 from finetune_operator.progress.report import Report
 from support.eventually import eventually_async
-from support.scripted_server import reply_list, scripted_server, stream
+from support.scripted_server import reply, reply_list, reply_status, scripted_server, stream
 from support.workloads import kueue_workload
 from unit.operator.builders import job
 
@@ -95,3 +96,57 @@ async def test_the_progress_of_a_job_is_forgotten_after_its_end(manager, monkeyp
     status = {"conditions": [{"type": "Failed", "status": "True", "reason": "Crashed"}]}
     store.observe("MODIFIED", {**body, "metadata": metadata, "status": status})
     await eventually_async(lambda: not manager._writer._latest)
+
+
+def one_namespace_is_gone(request):
+    return (403, "Forbidden") if "/namespaces/team-b/" in request.path else None
+
+
+def kueue_is_down(request):
+    return (500, "InternalError") if "/workloads" in request.path else None
+
+
+@pytest.mark.parametrize(
+    ("fault", "settings"),
+    [
+        (one_namespace_is_gone, {"kueue": "off", "namespaces": ["team-b", "team-a"]}),
+        (kueue_is_down, {"kueue": "on"}),
+    ],
+)
+async def test_what_cannot_be_listed_elsewhere_keeps_no_job_waiting(fault, settings, monkeypatch):
+    monkeypatch.setattr(caches_module, "KUEUE_PATIENCE_SECONDS", 0.2)
+    body = job()
+    body["metadata"]["resourceVersion"] = "3"
+    made = []
+
+    async def list_kind(request):
+        if refused := fault(request):
+            return await reply_status(*refused)(request)
+        is_job = request.path.endswith("/finetunejobs")
+        return await reply_list(*([body] if is_job else []), version="5")(request)
+
+    async def answer(request):
+        if request.method == "GET":
+            return await reply(body)(request)
+        sent = await request.json()
+        made.append(sent.get("kind"))
+        metadata = sent.setdefault("metadata", {})
+        metadata |= {"uid": f"uid-{len(made)}", "resourceVersion": str(100 + len(made))}
+        return await reply({"spec": {}, **sent})(request)
+
+    async with (
+        scripted_server() as server,
+        KubeClient(Transport(Connection(server=server.url))) as client,
+    ):
+        server.lists.append(list_kind)
+        server.watches.append(stream(then="hold"))
+        server.others.append(answer)
+        config = CONFIG.model_copy(update=settings)
+        found = Manager(client, config, identity="x", clock=SystemClock(), rng=random.Random(1))
+        await found.start()
+        found.observe("ADDED", body)
+        try:
+            await eventually_async(lambda: "Job" in made, timeout=30)
+            assert found.is_ready
+        finally:
+            await found.stop()

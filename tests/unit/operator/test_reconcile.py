@@ -15,11 +15,11 @@ from finetune_operator.controllers.children import Children
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
 from finetune_operator.finetunejob.actions import ActivateWorkload, PauseJob
 from finetune_operator.kube.errors import Conflict, Invalid
-from finetune_operator.kube.workers import Retry
+from finetune_operator.kube.workers import RequeueAfter, Retry
 from finetune_operator.kube.workqueue import WorkQueue
 from support.clock import FakeClock
 from support.fake_client import FakeClient
-from unit.operator.builders import CONFIG, NOW, condition, job, observe
+from unit.operator.builders import CONFIG, NOW, accepted, condition, job, observe
 
 KEY = ("team-a", "headlines")
 
@@ -187,3 +187,34 @@ async def test_a_crd_that_is_older_than_the_operator_is_told_with_its_remedy():
     assert (kind, reason) == ("Warning", "OutdatedCRD")
     assert "kubectl apply --server-side -f charts/finetune-operator/crds/" in message
     assert ".status.reason" in message
+
+
+@pytest.mark.parametrize("queue", ["q", ""], ids=["queued", "not queued"])
+async def test_only_a_job_in_a_queue_waits_while_workloads_cannot_be_read(queue):
+    """Paused or resumed without its Workload it would run, or stand, where Kueue knows nothing."""
+    body = accepted(job(suspend=True, **({"queueName": queue} if queue else {})))
+    world = world_of(body, has_kueue=True)
+    uid = world.caches.finetunejobs.get(*KEY)["metadata"]["uid"]
+    labels = {"finetune.dev/job": "headlines", "finetune.dev/stage": "train"}
+    if queue:
+        labels["kueue.x-k8s.io/queue-name"] = queue
+    owner = {"kind": "FineTuneJob", "name": "headlines", "uid": uid, "controller": True}
+    metadata = {"name": "headlines-train", "namespace": "team-a", "labels": labels}
+    training = {
+        "metadata": {**metadata, "ownerReferences": [owner]},
+        "spec": {"suspend": False},
+        "status": {"active": 1},
+    }
+    world.caches.jobs.absorb(world.client.cluster.store(TRAIN_JOB, training))
+    scopes = world.caches.workloads_informer.scopes
+    scopes.note_failing("")
+    result = await world.reconciler.reconcile(KEY)
+    is_paused = world.client.cluster.objects[TRAIN_JOB]["spec"]["suspend"]
+    if queue:
+        assert result == RequeueAfter(controller.UNREAD_SECONDS)
+        assert world.client.writes == []
+        scopes.note_listed("")
+        await world.reconciler.reconcile(KEY)
+        assert world.client.writes, "it is looked at again"
+    else:
+        assert is_paused

@@ -17,7 +17,7 @@ from finetune_operator.integrations.kueue.trimmed import (
     WorkloadMetadata,
 )
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import Forbidden, NotFound
+from finetune_operator.kube.errors import Forbidden, NotFound, ServerUnavailable
 from finetune_operator.kube.resource import Resource
 
 Object = dict[str, Any]
@@ -47,15 +47,20 @@ _UNCOUNTED_EVICTION = "Deactivated"
 async def is_installed(client: KubeClient, namespaces: Iterable[str] = ()) -> bool:
     """Ask the API server whether it serves Workloads, and to us.
 
-    Without rights the answer is Forbidden whether it does or not.
+    Without rights the answer is Forbidden whether it does or not; one namespace with rights is
+    enough. A server that fails to list them (Kueue converts them) serves them all the same.
     """
-    namespace = next(iter(namespaces), "")
-    try:
-        async for _ in client.list_pages(WORKLOADS, namespace, limit=1, metadata_only=True):
-            break
-    except (NotFound, Forbidden):
-        return False
-    return True
+    for namespace in list(namespaces) or [""]:
+        try:
+            async for _ in client.list_pages(WORKLOADS, namespace, limit=1, metadata_only=True):
+                return True
+        except ServerUnavailable:
+            return True
+        except NotFound:
+            return False
+        except Forbidden:
+            continue
+    return False
 
 
 def trim_workload(obj: Object) -> TrimmedWorkload:
