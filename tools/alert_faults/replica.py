@@ -80,17 +80,19 @@ async def running_replica(
     clock: FastClock,
     metrics: Iterable[str],
     environment: dict[str, str] | None = None,
+    readiness: str = "leading",
     **settings: Any,
 ) -> AsyncIterator[Replica]:
-    """Start the operator, wait until it leads, and scrape it until the end.
+    """Start the operator, wait until it is ready and leads, and scrape it until the end.
 
     Args:
         name: Names pod, lease and log.
         folder: For its configuration and its log.
-        kubeconfig: Of an administrator.
+        kubeconfig: Of whoever the operator is to the API server.
         clock: The time it reads.
         metrics: What is kept of its answers.
         environment: What its process is told beside.
+        readiness: What ``/readyz`` says when the scenario begins, if it is not to be ready.
         settings: Of the operator, by their names in its configuration.
     """
     ports = {kind: free_port() for kind in ("metrics", "probe", "progress")}
@@ -107,7 +109,7 @@ async def running_replica(
     told = {"KUBECONFIG": str(kubeconfig), **clock.to_environment(), **(environment or {})}
     process = _spawn(folder, name, config, told)
     try:
-        await _wait_until_leading(ports["probe"], process, folder / f"{name}.log")
+        await _wait_until(readiness, ports["probe"], process, folder / f"{name}.log")
         target = {"namespace": TARGET_NAMESPACE, "service": TARGET_SERVICE, "pod": name}
         samples = Samples(
             target=target,
@@ -150,14 +152,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-async def _wait_until_leading(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+async def _wait_until(
+    readiness: str, port: int, process: subprocess.Popen[bytes], log: Path
+) -> None:
     async with aiohttp.ClientSession() as session, asyncio.timeout(START_SECONDS):
         while True:
             if process.poll() is not None:
                 raise RuntimeError(f"the operator has ended, see {log}")
             with contextlib.suppress(aiohttp.ClientError):
                 async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:
-                    if answer.status == 200 and await answer.text() == "leading":
+                    if await answer.text() == readiness:
                         return
             await asyncio.sleep(0.1)
 

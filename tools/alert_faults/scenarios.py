@@ -42,7 +42,7 @@ CERTIFICATE_LEFT = timedelta(days=7, minutes=10)
 """At the start: ten minutes later it is a week."""
 AT_WORK, NO_PODS, CROWDED = "alerts-jobs", "alerts-no-pods", "alerts-crowd"
 HUNG, BLOCKED, QUEUED = "alerts-hung", "alerts-blocked", "alerts-queued"
-DENIED = "alerts-denied"
+DENIED, BLIND = "alerts-denied", "alerts-blind"
 PATIENCE_SECONDS = 300.0
 """For a job to come to a phase; machines that run this are busy."""
 NUM_FAILING, NUM_STORAGE = 6, 4
@@ -91,13 +91,9 @@ class World:
     @asynccontextmanager
     async def replica(self, name: str, **options: Any) -> AsyncIterator[Replica]:
         """Run an operator of this world."""
+        options = {"kubeconfig": self.cluster.kubeconfig, **options}
         async with running_replica(
-            name,
-            folder=self.folder,
-            kubeconfig=self.cluster.kubeconfig,
-            clock=self.clock,
-            metrics=self.metrics,
-            **options,
+            name, folder=self.folder, clock=self.clock, metrics=self.metrics, **options
         ) as found:
             yield found
 
@@ -452,7 +448,56 @@ async def slow_then_gone(world: World) -> list[Seen]:
     ]
 
 
+# ---- an operator that leads and may not look -----------------------------------------------------
+
+
+async def blind_leader(world: World) -> list[Seen]:
+    """An operator whose role lacks the pods."""
+    world.make_namespaces(BLIND)
+    world.apply(*_rights_without_pods())
+    async with world.replica(
+        "blind",
+        namespaces=[BLIND],
+        kubeconfig=world.cluster.kubeconfig_for(BLIND),
+        readiness="waiting for the first complete list of pods",
+    ) as replica:
+        replica.note("FineTuneOperatorNotReady")
+        await replica.reach(replica.minute + 15)
+    return [
+        Seen(
+            alert="FineTuneOperatorNotReady",
+            fault="a role that lacks list and watch on pods",
+            labels={"name": "pods"},
+            replica=replica,
+        )
+    ]
+
+
+def _rights_without_pods() -> list[Body]:
+    """Return all rights but those on pods, for a user of the scenario's name."""
+    groups = ["finetune.dev", "batch", "coordination.k8s.io", "events.k8s.io"]
+    rules = [
+        {"apiGroups": groups, "resources": ["*"], "verbs": ["*"]},
+        {"apiGroups": [""], "resources": ["configmaps", "services", "events"], "verbs": ["*"]},
+    ]
+    metadata = {"name": BLIND}
+    group = "rbac.authorization.k8s.io"
+    binding = {
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": BLIND},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": BLIND}],
+    }
+    return [
+        {"apiVersion": f"{group}/v1", "kind": "ClusterRole", "metadata": metadata, "rules": rules},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": metadata,
+            **binding,
+        },
+    ]
+
+
 FIRST: Scenario = troubled_jobs
 """Its jobs need an hour of the operator's clock and no work."""
-MEANWHILE: tuple[Scenario, ...] = (refused_writes, slow_then_gone)
+MEANWHILE: tuple[Scenario, ...] = (refused_writes, blind_leader, slow_then_gone)
 """One after the other."""
