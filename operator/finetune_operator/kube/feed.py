@@ -3,7 +3,8 @@
 A host framework that watches the primary kind hands every event to ``observe``. Such hosts do not
 tell of objects that vanished while their watch was broken, and may lose events; left alone, the
 cache would be wrong for ever. So it is compared with the server from time to time, by a list of
-names and versions only: ghosts are dropped, and what stays behind is read again.
+names and versions only: ghosts are dropped, and what stays behind is read again. A list that tells
+of a restored etcd ends the feed (``past.py``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from collections.abc import Mapping, Sequence
 
 from finetune_operator.kube.backoff import full_jitter
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import Forbidden, KubeError, NotFound
+from finetune_operator.kube.errors import Forbidden, KubeError, NotFound, StaleList
+from finetune_operator.kube.past import PAUSE_SECONDS, Past
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of, version_of
 from finetune_operator.kube.scopes import Scopes
 from finetune_operator.kube.store import (
@@ -73,6 +75,7 @@ class Feed:
         self.scopes = Scopes(resource.plural, namespaces)
         self.synced = self.scopes.synced
         self._client = client
+        self._past = Past(resource.kind, self.store)
         self._label_selector = label_selector
         self._repair_seconds = repair_seconds
         self._grace_seconds = grace_seconds
@@ -93,7 +96,11 @@ class Feed:
             self._due[self.scopes.of(body["metadata"]["namespace"])].set()
 
     async def run(self) -> None:
-        """Repair at start, then periodically and on request, until cancelled."""
+        """Repair at start, then periodically and on request, until cancelled.
+
+        Raises:
+            ExceptionGroup: The server has gone back in time (``HistoryRewritten``).
+        """
         async with asyncio.TaskGroup() as group:
             for scope in self.scopes.names:
                 group.create_task(
@@ -112,6 +119,8 @@ class Feed:
                 if not isinstance(error, Forbidden) or not self.scopes.note_forbidden(scope, error):
                     logger.warning("%s: repair failed, will retry: %s", self.resource.plural, error)
                 delay = full_jitter(self._rng, failures, base=0.2, cap=30.0)
+                if isinstance(error, StaleList):
+                    delay = PAUSE_SECONDS
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await due.wait()
@@ -121,17 +130,22 @@ class Feed:
         """Compare the cache of ``scope`` with the server and mend it.
 
         Raises:
-            KubeError: The server could not be asked; the cache is as it was.
+            KubeError: The server could not be asked, or its answer is doubtful; the cache is as it
+                was.
+            HistoryRewritten: The server has gone back in time.
         """
         self._lists.inc()
         versions: dict[ObjectKey, int] = {}
-        listed = 0
+        listed, before = 0, self._past.before(scope)
         async for page in self._client.list_pages(
             self.resource, scope, label_selector=self._label_selector, metadata_only=True
         ):
             listed = int(page.resource_version)
+            self._past.check_version(scope, listed, before)
             for item in page.items:
+                self._past.check_object(scope, item, listed)
                 versions[key_of(item)] = version_of(item)
+        self._past.accept(scope)
         if ghosts := self.store.drop_unseen(set(versions), listed, scope=scope):
             self._ghosts.inc(ghosts)
             logger.info("%s: %d objects vanished unseen", self.resource.plural, ghosts)

@@ -3,11 +3,11 @@
 Contract (that of client-go's Reflector): a paged list, then a watch from the list's version with
 bookmarks; a broken watch resumes from the last version seen; 410 means list again and *replace*,
 so that objects deleted unseen are dropped and their handlers told; anything else is retried with
-full jitter for ever. An informer never ends by itself and never ends the process. A type that a
-cluster may lack (another project's, or one newer than what is installed) can be declared so: then
-404 is an answer, asked for again now and then; and 403 too, where rights may be as old as the rest.
-One of several namespaces that may not be listed, or no longer, does not hold up the others
-(``scopes.py``).
+full jitter for ever. An informer ends by itself for one reason only: a server that has gone back in
+time (``past.py``), which leaves nothing to go on with. A type that a cluster may lack (another
+project's, or one newer than what is installed) can be declared so: then 404 is an answer, asked for
+again now and then; and 403 too, where rights may be as old as the rest. One of several namespaces
+that may not be listed, or no longer, does not hold up the others (``scopes.py``).
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from finetune_operator.kube.errors import (
     Gone,
     KubeError,
     NotFound,
+    StaleList,
     TransportError,
 )
+from finetune_operator.kube.past import PAUSE_SECONDS, HistoryRewritten, Past
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of, version_of
 from finetune_operator.kube.scopes import Scopes
 from finetune_operator.kube.store import (
@@ -102,6 +104,7 @@ class Informer:
         self.scopes = Scopes(resource.plural, namespaces)
         self.synced = self.scopes.synced
         self._client = client
+        self._past = Past(resource.kind, self.store)
         self._label_selector = label_selector
         self._page_limit = page_limit
         self._watch_timeout_seconds = watch_timeout_seconds
@@ -128,7 +131,11 @@ class Informer:
         return self.scopes.serves_any
 
     async def run(self) -> None:
-        """List and watch until cancelled."""
+        """List and watch until cancelled.
+
+        Raises:
+            ExceptionGroup: The server has gone back in time (``HistoryRewritten``).
+        """
         async with asyncio.TaskGroup() as group:
             for scope in self.scopes.names:
                 group.create_task(
@@ -154,6 +161,10 @@ class Informer:
                 failures = 1 if progress.advanced else failures + 1
                 if failures > 1:
                     await self._back_off(failures - 1)
+            except StaleList as error:
+                self._note_error(scope, error)
+                progress.version, failures = "", 0
+                await asyncio.sleep(PAUSE_SECONDS)
             except KubeError as error:
                 if isinstance(error, self._absence) and self._on_served is not None:
                     self._errors.labels(self.resource.plural, type(error).__name__).inc()
@@ -166,6 +177,8 @@ class Informer:
                         self._note(scope, self.scopes.note_failing, str(error))
                     failures = 1 if progress.advanced else failures + 1
                     await self._back_off(failures)
+            except HistoryRewritten:
+                raise
             except Exception:
                 # A malformed object, a bug in a transform: list afresh rather than die.
                 logger.exception("%s: informer failed, listing again", self.resource.plural)
@@ -179,14 +192,17 @@ class Informer:
         """Take in all pages, drop what they do not hold; return the list's version."""
         self._lists.inc()
         seen: set[ObjectKey] = set()
-        version = ""
+        version, before = "", self._past.before(scope)
         async for page in self._client.list_pages(
             self.resource, scope, label_selector=self._label_selector, limit=self._page_limit
         ):
             version = page.resource_version
+            self._past.check_version(scope, int(version), before)
             for obj in page.items:
                 seen.add(key_of(obj))
+                self._past.check_object(scope, obj, int(version))
                 self.store.observe(None, obj, scope=scope)
+        self._past.accept(scope)
         if ghosts := self.store.drop_unseen(seen, int(version), scope=scope):
             self._ghosts.inc(ghosts)
             logger.info("%s: %d objects vanished unseen", self.resource.plural, ghosts)
@@ -208,11 +224,16 @@ class Informer:
             silence_seconds=self._silence_seconds,
             rest_seconds=self._rest_seconds,
         )
-        async with contextlib.aclosing(events):
-            async for kind, obj in events:
-                self._take_in(scope, kind, obj)
-                progress.version = obj["metadata"]["resourceVersion"]
-                progress.advanced = True
+        try:
+            async with contextlib.aclosing(events):
+                async for kind, obj in events:
+                    self._take_in(scope, kind, obj)
+                    progress.version = obj["metadata"]["resourceVersion"]
+                    progress.advanced = True
+        except TransportError:
+            if not progress.advanced and clock.time() - started >= self._silence_seconds:
+                await self._check_present(scope)
+            raise
         if not progress.advanced and clock.time() - started < SHORT_WATCH_SECONDS:
             raise TransportError(
                 f"watch {self.resource.kind}", message="the server ended it at once, without events"
@@ -226,6 +247,25 @@ class Informer:
             self.store.observe(kind, obj, scope=scope)
         else:
             logger.warning("%s: unknown watch event %r", self.resource.plural, kind)
+
+    async def _check_present(self, scope: str) -> None:
+        """After a watch without a byte, ask how far the server is.
+
+        One that has gone back in time has nothing to tell before it is again where it was.
+
+        Raises:
+            StaleList: It is not as far as it was; list again.
+        """
+        before = self._past.before(scope)
+        async for page in self._client.list_pages(
+            self.resource,
+            scope,
+            label_selector=self._label_selector,
+            limit=1,
+            metadata_only=True,
+        ):
+            self._past.check_version(scope, int(page.resource_version), before)
+            break
 
     def _note(self, scope: str, note: Callable[[str], None], problem: str) -> None:
         """Note what a scope has turned out to be; tell when the type appears or vanishes there."""

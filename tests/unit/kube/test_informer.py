@@ -12,6 +12,7 @@ from finetune_operator.kube import informer as informer_module
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.connection import Connection
 from finetune_operator.kube.informer import Informer
+from finetune_operator.kube.past import NUM_STALE_LISTS, HistoryRewritten
 from finetune_operator.kube.resource import PODS
 from finetune_operator.kube.transport import Transport
 from support.eventually import eventually_async
@@ -32,6 +33,7 @@ async def server(monkeypatch):
     monkeypatch.setattr(informer_module, "BACKOFF_BASE_SECONDS", 0.005)
     monkeypatch.setattr(informer_module, "BACKOFF_CAP_SECONDS", 0.02)
     monkeypatch.setattr(informer_module, "ABSENT_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(informer_module, "PAUSE_SECONDS", 0.02)
     async with scripted_server() as running:
         yield running
 
@@ -363,3 +365,33 @@ async def test_a_first_list_that_fails_for_long_is_done_without_until_it_succeed
     assert scope == ""
     assert "conversion webhook failed" in why
     assert back == ("", "")
+
+
+async def test_a_server_that_has_gone_back_in_time_ends_the_informer(server, monkeypatch):
+    """Nothing comes from a watch that begins in the future: so the server is asked for its own."""
+    server.lists.extend([reply_list(pod("a", 900), version="950")])
+    server.lists.append(reply_list(pod("a", 400), version="510"))
+    server.watches.append(stream(then="hold"))
+    async with KubeClient(Transport(Connection(server=server.url))) as client:
+        informer = Informer(client, PODS, rng=random.Random(1), silence_seconds=0.1)
+        with pytest.raises(ExceptionGroup) as ended:
+            async with asyncio.timeout(10):
+                await informer.run()
+        assert ended.group_contains(HistoryRewritten, match="510, and 950 was seen before")
+        assert names(informer) == ["a"], "nothing was believed"
+    assert len(server.requests("GET", limit="1")) == 1
+    assert len(server.requests("GET", limit="500")) == NUM_STALE_LISTS
+
+
+async def test_an_own_write_during_a_list_does_not_make_it_stale(server):
+    async with running_informer(server) as informer:
+
+        async def list_meanwhile(request):
+            informer.store.absorb(pod("a", 9))
+            return await reply_list(pod("a", 4), version="5")(request)
+
+        server.watches.append(reply_status(410, "Expired"))
+        server.lists.append(list_meanwhile)
+        server.lists.append(reply_list(pod("a", 9), version="9"))
+        await eventually_async(lambda: len(server.requests("GET", watch="1")) >= 2)
+        assert informer.synced.is_set()
