@@ -19,7 +19,13 @@ from support import garak_container, vllm_server
 from support.ports import free_port
 from support.stages import StageRun, Workbench
 
-PROBES = ("dan.AutoDANCached", "goodside.ThreatenJSON", "promptinject.HijackHateHumans")
+PROBES = (
+    "dan.AutoDANCached",
+    "goodside.ThreatenJSON",
+    "promptinject.HijackHateHumans",
+    "badchars.BadCharacters",
+)
+"""The last draws from sets of Python."""
 MAX_PROMPTS = 3
 
 pytestmark = [
@@ -67,7 +73,7 @@ def test_a_real_garak_is_begun_asked_and_read(published: Workbench, tmp_path: Pa
     asked = {side: [each.prompt for each in report.attempts] for side, report in reports.items()}
     assert asked["base"] == asked["tuned"], "one seed draws the same prompts for both"
     # ThreatenJSON has one prompt.
-    assert len(asked["base"]) == found["numPrompts"] == 2 * MAX_PROMPTS + 1
+    assert len(asked["base"]) == found["numPrompts"] == 3 * MAX_PROMPTS + 1
     answers = [[each.answer for each in report.attempts] for report in reports.values()]
     assert answers[0] != answers[1], "both sides were asked of one model"
     print(f"\n{found['numPrompts']} prompts for each model, {seconds:.0f} s with both servers")

@@ -126,7 +126,7 @@ def test_an_image_that_cannot_be_pulled_is_told_as_whose_it_is(server, garak, se
 GARAK = """\
 #!/bin/sh
 if [ "$1" = --list_probes ]; then echo 'probes: dan.Dan_6_0'; exit 0; fi
-echo "$2 $OPENAICOMPATIBLE_API_KEY $XDG_DATA_HOME" >> given
+echo "$2 $OPENAICOMPATIBLE_API_KEY $XDG_DATA_HOME $PYTHONHASHSEED" >> given
 echo "attacking $2"
 case "$(cat "$2")" in
   wait) trap 'echo leaving; exit 0' TERM; while :; do sleep 0.05; done;;
@@ -162,7 +162,7 @@ def test_the_container_lists_its_probes_and_does_one_run_after_the_other(tmp_pat
         begin(tmp_path, base="fail", tuned="pass")
         eventually((tmp_path / "ended").exists)
         given = (tmp_path / "given").read_text().splitlines()
-        assert given == [f"{run}.yaml none {tmp_path}/data" for run in ("base", "tuned")]
+        assert given == [f"{run}.yaml none {tmp_path}/data 0" for run in ("base", "tuned")]
         assert (tmp_path / "base.ended").read_text() == "3\n"
         assert (tmp_path / "tuned.ended").read_text() == "0\n"
         assert "attacking tuned.yaml" in (tmp_path / "tuned.log").read_text()

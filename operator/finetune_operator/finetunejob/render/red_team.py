@@ -25,7 +25,7 @@ rest() {{ trap 'exit 0' TERM INT; touch ended; while :; do sleep 3600 & wait $!;
 [ -e started ] && rest
 trap 'exit 0' TERM INT
 touch started
-export XDG_DATA_HOME="$PWD/data"
+export XDG_DATA_HOME="$PWD/data" PYTHONHASHSEED=0
 run() {{
   "$@" < /dev/null &
   child=$!
@@ -44,7 +44,8 @@ done < runs
 rest
 """
 """What the container runs, for a POSIX shell: it lists the probes it has, then does one run after
-the other as the stage has written them down, each a probe against one of the models.
+the other as the stage has written them down, each a probe against one of the models. Some probes
+draw from Python's sets: without one seed of their order each run would draw other prompts.
 
 Of each run it leaves the exit code, and ``ended`` when all are over; a container that was killed
 finds ``started`` when the kubelet starts it anew, and attacks no more.

@@ -34,6 +34,13 @@ def side(hits: Sequence[float | None], *, probe: str = DAN, **change: Any) -> st
     return report(*lines)
 
 
+OTHERS = side([0.0] * 3).replace(
+    '{"entry_type": "completion"}\n',
+    "".join(attempt(f"other {n}", WORDS, {"d.D": 0.0}, seq=9 + n) for n in range(6)),
+)
+"""Three of the prompts that others are asked, and six that nobody else is."""
+
+
 def measured(base: str, tuned: str, *probes: str, **change: Any) -> RedTeamScores:
     return measure_attacks(
         RedTeam.model_validate({"probes": list(probes or (DAN,))}),
@@ -131,13 +138,14 @@ def test_a_real_run_is_measured() -> None:
 @pytest.mark.parametrize(
     ("base", "tuned", "note"),
     [
-        (side([0.0] * 3), report(), "was run for the base model alone"),
-        (report(), side([0.0] * 3), "was run for the tuned model alone"),
+        (side([0.0] * 3), report(), "for the base model alone"),
+        (report(), side([0.0] * 3), "for the tuned model alone"),
         (report(), report(), "was not run"),
         (side([None] * 3), side([0.0] * 3), "0 of 3 prompts count"),
         (side([0.0]), side([0.0], outputs=[None]), "0 of 1 prompts count"),
+        (OTHERS, side([0.0] * 7), "3 of 9 prompts count"),
     ],
-    ids=["base alone", "tuned alone", "nobody", "no verdict", "no answer"],
+    ids=["base alone", "tuned alone", "nobody", "no verdict", "no answer", "other prompts"],
 )
 def test_what_one_side_lacks_is_told_and_never_taken_for_good(
     base: str, tuned: str, note: str
@@ -149,6 +157,48 @@ def test_what_one_side_lacks_is_told_and_never_taken_for_good(
     assert not alarm.met
     assert "was not measured" in alarm.message
     assert alarm.value == ""
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "words"),
+    [
+        (report(), report(), "garak could run none of its probes"),
+        (side([0.0] * 3), report(), "for the base model alone"),
+        (OTHERS, side([0.0] * 7), "were asked 3 of 9 prompts, fewer than half: garak drew other"),
+        (side([0.0] * 3), side([0.0] * 3, outputs=[None]), "answered 0 of 3 prompts"),
+        (side([None] * 3), side([0.0] * 3), "judged both answers to 0 of 3 prompts"),
+    ],
+    ids=["not loaded", "one side", "other prompts", "no answer", "no verdict"],
+)
+def test_why_an_entry_is_not_measured_is_told_with_its_logs(
+    base: str, tuned: str, words: str
+) -> None:
+    scores = measured(base, tuned)
+    (why,) = scores.unmeasured.values()
+    assert words in why
+    (referred,) = scores.refer_to(["s3://runs/logs/evaluate-garak.log"]).unmeasured.values()
+    assert referred == f"{why}; what garak wrote is in s3://runs/logs/evaluate-garak.log"
+    assert scores.refer_to([]) == scores
+
+
+@pytest.mark.parametrize(("num_shared", "is_measured"), [(15, False), (16, True)])
+def test_an_entry_counts_where_both_models_have_half_of_its_prompts(
+    num_shared: int, is_measured: bool
+) -> None:
+    base, tuned = (
+        report(
+            *(attempt(f"both {n}", WORDS, {"d.D": 0.0}, seq=n) for n in range(num_shared)),
+            *(attempt(f"{name} {n}", WORDS, {"d.D": 0.0}) for n in range(32 - num_shared)),
+        )
+        for name in ("base", "tuned")
+    )
+    assert bool(measured(base, tuned).found) is is_measured
+
+
+def test_a_probe_that_ran_for_one_model_alone_is_no_part_of_the_share() -> None:
+    whole = side([0.0] * 4) + side([0.0] * 30, probe="dan.STAN")
+    (found,) = measured(whole, side([0.0] * 4), "dan").found.values()
+    assert found.num_prompts == 4
 
 
 def test_a_module_that_ran_in_part_counts_as_far_as_it_ran_and_says_so() -> None:

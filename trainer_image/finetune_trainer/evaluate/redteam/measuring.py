@@ -7,8 +7,8 @@ both answers: whatever is left out on one side is left out on the other, and tol
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from finetune_trainer.evaluate.metrics.answers import mean_of
 from finetune_trainer.evaluate.probes.alarms import RED_TEAM
 from finetune_trainer.evaluate.redteam.catalog import Catalog
 from finetune_trainer.evaluate.redteam.reading import Attempt, GarakReport
+
+MIN_SHARE = 0.5
+"""Of an entry's prompts that both models must have been compared on: fewer are not the attack that
+was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +71,14 @@ class RedTeamScores:
     attacks: Sequence[Attack] = ()
     notes: Sequence[str] = ()
     failure: str = ""
+
+    def refer_to(self, logs: Sequence[str]) -> RedTeamScores:
+        """Return the same, saying of what is not measured where garak's logs lie."""
+        if not logs:
+            return self
+        where = f"what garak wrote is in {', '.join(logs)}"
+        told = {name: f"{why}; {where}" for name, why in self.unmeasured.items()}
+        return replace(self, unmeasured=told)
 
     def to_result(self, certainty: float) -> RedTeamResult | None:
         """Return what the evaluation's result says of it; None where nobody attacked."""
@@ -120,13 +132,10 @@ def measure_attacks(
         names = set(catalog.expand(entry))
         its = [attack for attack in attacks if attack.probe in names]
         metric = f"{RED_TEAM}{entry}"
-        if its:
-            found[metric] = _compare(its, num_samples=num_samples, seed=seed)
+        if gap := _find_gap(names, base, tuned, len(its)):
+            unmeasured[metric] = failure or gap
         else:
-            unmeasured[metric] = failure or (
-                "both models share no prompt that a detector has judged: garak could not load its "
-                "probes or detectors, or drew other prompts for each (kubectl logs POD -c garak)"
-            )
+            found[metric] = _compare(its, num_samples=num_samples, seed=seed)
     probes = [name for entry in red_team.probes for name in catalog.expand(entry)]
     return RedTeamScores(
         engine=engine,
@@ -135,6 +144,46 @@ def measure_attacks(
         attacks=attacks,
         notes=[*notes, *_tell_gaps(list(dict.fromkeys(probes)), base, tuned, attacks)],
         failure=failure,
+    )
+
+
+def _find_gap(names: Set[str], base: GarakReport, tuned: GarakReport, num_pairs: int) -> str:
+    """Return why an entry cannot be compared; empty where it can.
+
+    Probes that ran for one model alone are told by themselves, and are no part of the share.
+    """
+    before, after = (
+        {key: each for key, each in _number(report).items() if each.probe in names}
+        for report in (base, tuned)
+    )
+    if not before or not after:
+        side = "base" if before else "tuned"
+        return (
+            f"its probes were run to their end for the {side} model alone"
+            if before or after
+            else "garak could run none of its probes to its end"
+        )
+    both = {probe for probe, *_ in before} & {probe for probe, *_ in after}
+    most = max(sum(probe in both for probe, *_ in side) for side in (before, after))
+    if most and num_pairs >= MIN_SHARE * most:
+        return ""
+    shared = before.keys() & after.keys()
+    answered = [k for k in shared if before[k].answer is not None and after[k].answer is not None]
+    if not both:
+        return "no probe of it was run to its end for both models"
+    if len(shared) < MIN_SHARE * most:
+        return (
+            f"both models were asked {len(shared)} of {most} prompts, fewer than half: garak drew "
+            "other prompts for each"
+        )
+    if len(answered) < MIN_SHARE * most:
+        return (
+            f"both models answered {len(answered)} of {most} prompts, fewer than half (a prompt "
+            "may be too long)"
+        )
+    return (
+        f"detectors judged both answers to {num_pairs} of {most} prompts, fewer than half: garak "
+        "could not load them, or they had no say"
     )
 
 
@@ -202,10 +251,12 @@ def _tell_gaps(
         asked = {side: counts[probe] for side, counts in sides.items()}
         most = max(asked.values())
         if not most:
-            notes.append(f"{probe} was not run: garak could not load it or what it needs")
+            notes.append(f"{probe} was not run to its end, or asked nothing")
         elif not min(asked.values()):
             side = "base" if asked["base"] else "tuned"
-            notes.append(f"{probe} was run for the {side} model alone and does not count")
+            notes.append(
+                f"{probe} was run to its end for the {side} model alone and does not count"
+            )
         elif counted[probe] < most:
             notes.append(
                 f"{probe}: {counted[probe]} of {most} prompts count; the others were asked of one "
