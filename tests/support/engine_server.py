@@ -39,6 +39,7 @@ class EngineStub:
         reply: Called with the number of a call: the status to refuse it with, 0 to break the
             connection, None to answer.
         hidden: Part of an answer that is left out, as older versions do.
+        converse: What a model says in a conversation, by the body of the call.
         calls: Bodies of the calls.
         most_at_once: Calls that were under way together.
     """
@@ -46,6 +47,7 @@ class EngineStub:
     read: Read = made_up_model
     reply: Callable[[int], int | None] = lambda _number: None
     hidden: str = ""
+    converse: Callable[[dict[str, Any]], str] = lambda _body: "words that nobody reads"
     calls: list[dict[str, Any]] = field(default_factory=list)
     most_at_once: int = 0
     port: int = 0
@@ -65,6 +67,9 @@ class EngineStub:
 
     def choice(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return what a completion says, as far as it is asked for."""
+        if "messages" in body:
+            said_last = {"role": "assistant", "content": self.converse(body)}
+            return {"index": 0, "message": said_last, "finish_reason": "stop"}
         model, prompt = body["model"], list(body["prompt"])
         said: list[int] = []
         while len(said) < body["max_tokens"]:

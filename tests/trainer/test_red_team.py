@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,49 +19,17 @@ from finetune_trainer.evaluate.redteam.reading import read_report
 from support.engine_server import engine_stub
 from support.eventually import eventually
 from support.garak_container import stand_beside
-from support.garak_files import FOLDER, PROBES, REPORTS
+from support.garak_files import PROBES, REPORTS
+from support.recorded_garak import put_recorded_garak
 from support.stages import Workbench
 from trainer.test_engine import fork_served, reader_of, report_of
-
-GARAK = f"""\
-#!{sys.executable} -I
-import json, os, sys, time
-from pathlib import Path
-recorded, here = Path({str(FOLDER)!r}), Path.cwd()
-if sys.argv[1] == "--list_probes":
-    print((recorded / "listing.txt").read_text(encoding="utf-8"))
-    sys.exit()
-run = sys.argv[2].removesuffix(".yaml")
-side, probe = run.split("-")[0], json.loads(Path(sys.argv[2]).read_text())["run"]["spec"]["include"]
-out = Path(os.environ["XDG_DATA_HOME"], "garak", "garak_runs")
-out.mkdir(parents=True, exist_ok=True)
-(here / f"{{run}}.begun").touch()
-if (here / f"{{run}}.stuck").exists():
-    time.sleep(600)
-if (here / f"{{run}}.unable").exists():
-    print("detector load failed: x.Y")
-    print("No detectors, nothing to do")
-    sys.exit()
-lines = []
-for line in (recorded / f"{{side}}.report.jsonl").read_text(encoding="utf-8").splitlines(True):
-    of = json.loads(line)
-    if of.get("probe_classname", of.get("probe", probe[0][7:])) == probe[0][7:]:
-        lines.append(line)
-if (here / f"{{run}}.broken").exists():
-    lines = lines[:3]
-    print("ValueError: what a model said")
-(out / f"{{run}}.report.jsonl").write_text("".join(lines), encoding="utf-8")
-"""
 
 
 @contextmanager
 def beside(workbench: Workbench, folder: Path) -> Iterator[Path]:
     """Run garak's container beside a stage; yields the folder that both share."""
-    program = folder.with_name("programs") / "garak"
-    program.parent.mkdir(exist_ok=True)
-    program.write_text(GARAK)
-    program.chmod(0o755)
-    with stand_beside(program.parent, folder, image="garak:v9") as told:
+    programs = put_recorded_garak(folder.with_name("programs"))
+    with stand_beside(programs, folder, image="garak:v9") as told:
         workbench.env |= told
         yield folder
 
@@ -166,15 +133,16 @@ def test_a_stop_keeps_the_probes_that_are_over_and_the_next_attempt_goes_on_ther
     assert report_of(attacked)["result"]["redTeam"]["scores"]
 
 
-def test_a_garak_that_breaks_fails_the_attempt_and_its_log_lies_with_the_run(
+def test_a_garak_that_is_killed_fails_the_attempt_and_its_log_lies_with_the_run(
     attacked: Workbench, tmp_path: Path
 ) -> None:
     with serving(attacked), beside(attacked, tmp_path / "garak") as folder:
-        (folder / "tuned-2.broken").touch()
+        (folder / "base-1.broken").touch()
+        (folder / "tuned-2.killed").touch()
         ended = attacked.run("evaluate")
     assert (ended.exit_code, ended.failure["reason"]) == (75, "RedTeamFailed"), ended.messages
     message = ended.failure["message"]
-    assert f"ended before its end at {PROBES[2]} against the tuned model" in message
+    assert "was killed (SIGKILL) in run tuned-2" in message
     assert "what a model said" not in message
     assert "evaluate-garak.log" in message
     log = (attacked.run_folder / "logs" / "evaluate-garak.log").read_text()
@@ -182,16 +150,57 @@ def test_a_garak_that_breaks_fails_the_attempt_and_its_log_lies_with_the_run(
     assert not (attacked.run_folder / "evaluation").exists()
 
 
+def test_a_probe_that_breaks_is_left_out_for_good_and_its_log_lies_with_the_run(
+    attacked: Workbench, tmp_path: Path
+) -> None:
+    garak = tmp_path / "garak"
+    with serving(attacked):
+        with beside(attacked, garak):
+            (garak / "base-0.crashing").touch()
+            (garak / "tuned-1.broken").touch()
+            (garak / "tuned-2.killed").touch()
+            assert attacked.run("evaluate").exit_code == 75
+        begin_anew(attacked, garak)
+        with beside(attacked, garak):
+            attacked.run_to("evaluate")
+            assert (garak / "runs").read_text() == "tuned-2\n", "outcomes were asked for again"
+    result = report_of(attacked)["result"]
+    assert [score["name"] for score in result["redTeam"]["scores"]] == [PROBES[2]]
+    verdicts = {g["metric"]: g for g in result["gates"] if g["metric"].startswith("redTeam.")}
+    assert not any(verdicts[f"redTeam.{name}"]["met"] for name in PROBES[:2])
+    notes = " ".join(result["redTeam"]["notes"])
+    assert f"{PROBES[0]} could not be run; garak said: " in notes
+    assert "IndexError: list index out of range" in notes
+    assert f"{PROBES[1]} does not count: garak ended before its end against the tuned" in notes
+    assert "what a model said" not in json.dumps(result)
+
+
+def test_a_red_team_of_which_nothing_can_be_run_ends_alike_in_each_attempt(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    workbench = make_attacked(undisturbed[0], tmp_path, probes=[PROBES[1]])
+    with serving(workbench), beside(workbench, tmp_path / "garak") as folder:
+        for run in ("base-0", "tuned-0"):
+            (folder / f"{run}.unable").touch()
+        workbench.run_to("evaluate")
+    (verdict,) = [g for g in report_of(workbench)["result"]["gates"] if "redTeam" in g["metric"]]
+    assert not verdict["met"]
+    assert "garak could run none of its probes to its end" in verdict["message"]
+    log = workbench.run_folder / "logs" / "evaluate-garak.log"
+    assert str(log) in verdict["message"]
+    assert "No detectors, nothing to do" in log.read_text()
+
+
 def test_where_a_red_team_only_warns_the_job_goes_on_without_and_says_so(
     undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
 ) -> None:
     workbench = make_attacked(undisturbed[0], tmp_path, severity="Warn")
     with serving(workbench), beside(workbench, tmp_path / "garak") as folder:
-        (folder / "tuned-2.broken").touch()
+        (folder / "tuned-2.killed").touch()
         ended = workbench.run_to("evaluate")
     assert "goes on without" in ended.messages
     result = report_of(workbench)["result"]
-    assert "ended before its end" in result["redTeam"]["failure"]
+    assert "was killed" in result["redTeam"]["failure"]
     verdicts = [gate for gate in result["gates"] if gate["metric"].startswith("redTeam.")]
     unmeasured = [gate for gate in verdicts if "was not measured" in gate["message"]]
     assert unmeasured
@@ -221,9 +230,14 @@ def test_a_server_that_dies_while_it_is_attacked_is_told_as_such(
         (folder / "base-0.stuck").touch()
         process = attacked.start("evaluate")
         eventually((folder / "base-0.begun").exists, timeout=120)
-        (Path(attacked.env["FINETUNE_ENGINE_DIR"]) / "ended").touch()
+        engine = Path(attacked.env["FINETUNE_ENGINE_DIR"])
+        (engine / "vllm.log").write_text("torch.OutOfMemoryError: CUDA out of memory\n")
+        (engine / "ended").touch()
         ended = attacked.finish(process)
     assert (ended.exit_code, ended.failure["reason"]) == (75, "EngineFailed"), ended.messages
+    assert "evaluate-vllm.log" in ended.failure["message"]
+    log = attacked.run_folder / "logs" / "evaluate-vllm.log"
+    assert "CUDA out of memory" in log.read_text()
 
 
 def test_a_stage_that_was_told_of_no_garak_says_so(attacked: Workbench) -> None:

@@ -167,10 +167,17 @@ class StageContext:
         except (UserError, DataError, Stopped):
             raise
         except TrainerError as error:
-            kept = [uri for log in sorted(folder.glob("*.log")) if (uri := self._keep_log(log))]
-            if kept:
+            if kept := self.keep_logs(folder):
                 error.message += f"; what the processes wrote is in {', '.join(kept[:2])}"
             raise
+
+    def keep_logs(self, folder: Path) -> list[str]:
+        """Store the end of a folder's logs below the run; returns where those that could be lie.
+
+        Args:
+            folder: Where processes have written ``*.log``.
+        """
+        return [uri for log in sorted(folder.glob("*.log")) if (uri := self._keep_log(log))]
 
     def _keep_log(self, log: Path) -> str:
         text = log.read_bytes()[-LOG_BYTES:]

@@ -41,8 +41,10 @@ RESULTS = {
     ),
     "NoWeights": _Help("The saved folder holds no weights: a defect.", "Report it with the log."),
     "RedTeamFailed": _Help(
-        "The garak beside the evaluation ended early, or did nothing for half an hour.",
-        "Read what it said (`kubectl logs POD -c garak`, or `logs/` of the run); "
+        "The garak beside the evaluation was killed, did not list its probes, or did "
+        "nothing for half an hour.",
+        "Read the message, then `evaluate-garak.log` and `evaluate-garak-debug.log` in `logs/` of "
+        "the run (the container itself prints nothing); "
         "`redTeam.severity: Warn` goes on without it.",
     ),
     "RedTeamMissing": _Help(

@@ -151,6 +151,15 @@ def test_a_container_that_was_killed_is_waited_for_no_longer(
     assert clock.now < 10
 
 
+@pytest.mark.parametrize(("code", "words"), [("137", "SIGKILL"), ("143", "SIGTERM")])
+def test_a_run_that_was_killed_is_no_outcome(
+    code: str, words: str, garak: Garak, tmp_path: Path
+) -> None:
+    (tmp_path / "base-0.ended").write_text(f"{code}\n")
+    with pytest.raises(RetryableError, match=f"was killed .{words}. in run base-0"):
+        wait(garak)
+
+
 def test_whoever_looks_may_end_the_wait(garak: Garak, clock: Clock) -> None:
     def look() -> None:
         if clock.now > 3:
@@ -170,9 +179,11 @@ def test_its_last_words_are_told_only_while_they_can_quote_no_answer(
     write_report(tmp_path, "base-0", asked(1))
     (tmp_path / "base-0.log").write_text("ValueError: a row of somebody\n")
     assert "a row" not in garak.fail_run("base-0", "ended").message
+    (tmp_path / "data" / "garak" / "garak.log").write_text("the whole traceback\n")
     (tmp_path / "kept").mkdir()
     garak.keep_logs(tmp_path / "kept")
     assert "a row of somebody" in (tmp_path / "kept" / "garak.log").read_text()
+    assert "traceback" in (tmp_path / "kept" / "garak-debug.log").read_text()
 
 
 def test_a_stage_that_was_told_of_no_garak_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ class EngineServer:
             RetryableError: The server ended, or took too long.
         """
         end = self._clock() + START_SECONDS
-        while not self._is_healthy():
+        while not self.is_healthy():
             if self.has_ended:
                 raise RetryableError("EngineFailed", self._explain("ended before it was ready"))
             if self._clock() > end:
@@ -103,6 +103,14 @@ class EngineServer:
     def has_ended(self) -> bool:
         """Whether the server is gone for good."""
         return (self._folder / "ended").exists()
+
+    def is_healthy(self) -> bool:
+        """Ask whether the server can answer now."""
+        try:
+            with direct.open(self.url("/health"), timeout=5):
+                return True
+        except (OSError, HTTPException):
+            return False
 
     def url(self, path: str) -> str:
         """Return the URL of a path."""
@@ -124,13 +132,6 @@ class EngineServer:
         telling = [line for line in lines if "Error:" in line] or lines
         last = " | ".join(telling[-NUM_LAST_LINES:]) or "nothing"
         return f"the vLLM server{self._of_image} {what}; it said: {last}"
-
-    def _is_healthy(self) -> bool:
-        try:
-            with direct.open(self.url("/health"), timeout=5):
-                return True
-        except (OSError, HTTPException):
-            return False
 
     def _version(self) -> str:
         try:

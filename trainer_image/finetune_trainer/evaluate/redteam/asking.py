@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -79,12 +79,18 @@ def open_campaign(
     digest = hashlib.sha256(body.encode()).hexdigest()
     campaign.key = f"{prefix_of(context.job.run_prefix)}/red-team-{digest[:32]}"
     for run in campaign.runs:
-        key = campaign.kept_at(run)
-        if context.output.exists(key):
-            text = context.output.read_bytes(key).decode("utf-8", errors="replace")
-            if read_report(text).is_complete:
-                campaign.texts[run] = text
+        text = _read_kept(context, campaign.kept_at(run))
+        if read_report(text).is_complete:
+            campaign.texts[run] = text
+        elif why := _read_kept(context, campaign.left_out_at(run)):
+            campaign.left_out[run] = why
     return campaign
+
+
+def _read_kept(context: StageContext, key: str) -> str:
+    if not context.output.exists(key):
+        return ""
+    return context.output.read_bytes(key).decode("utf-8", errors="replace")
 
 
 def conversing_of(campaign: Campaign | None, base_dir: Path) -> Conversing | None:
@@ -111,25 +117,27 @@ def attack(context: StageContext, campaign: Campaign | None) -> RedTeamScores:
     """
     if campaign is None:
         return RedTeamScores()
-    failure, notes = "", []
+    failure, logs = "", context.scratch("attacking", fresh=True)
     try:
-        notes = _attack_all(context, campaign)
+        _attack_all(context, campaign, logs)
     except RetryableError as error:
         if campaign.attacker.red_team.severity == "Block":
             raise
         failure = error.message
         context.emit.message(f"the red team is not whole, and the job goes on without: {failure}")
-    return _measure(context.job, campaign, failure, notes)
+    scores = _measure(context.job, campaign, failure)
+    if scores.unmeasured and not failure:
+        return scores.refer_to(context.keep_logs(logs))
+    return scores
 
 
-def _attack_all(context: StageContext, campaign: Campaign) -> list[str]:
-    """Do the runs that are left; returns what to know of those that garak could not do."""
+def _attack_all(context: StageContext, campaign: Campaign, logs: Path) -> None:
+    """Do the runs that are left; what garak writes of itself lies in ``logs`` at the end."""
     attacker, left = campaign.attacker, campaign.left
     if not left:
         context.emit.message(f"{attacker.engine} has attacked both models before")
-        return []
+        return
     garak, server = attacker.garak, EngineServer.from_environment()
-    logs = context.scratch("attacking", fresh=True)
     sides = dict.fromkeys(side for side, _ in left.values())
     context.emit.message(
         f"{attacker.engine} attacks {' and '.join(f'the {side} model' for side in sides)} with at "
@@ -148,17 +156,28 @@ def _attack_all(context: StageContext, campaign: Campaign) -> list[str]:
     ):
         try:
             garak.begin({run: campaign.configure(run, server.url("/v1/")) for run in left})
-            notes = [note for run in left if (note := _follow(context, campaign, server, run))]
-            if not any(read_report(text).attempts for text in campaign.texts.values()):
-                raise garak.fail_run(next(iter(left)), "judged not one answer, and ended")
+            for run in left:
+                if why := _follow(context, campaign, server, run):
+                    campaign.left_out[run] = why
+                    context.output.write_bytes(campaign.left_out_at(run), why.encode())
+                    garak.keep_logs(logs)
+                    context.keep_logs(logs)
         except RetryableError:
-            garak.keep_logs(logs)
+            server.keep_log(logs)
             raise
-    return list(dict.fromkeys(notes))
+        finally:
+            garak.keep_logs(logs)
 
 
 def _follow(context: StageContext, campaign: Campaign, server: EngineServer, run: str) -> str:
-    """Wait for a run and keep what it leaves; returns why garak could not do it, if so."""
+    """Wait for a run and keep what it leaves; returns why it is left out, if so.
+
+    Nothing is said for certain by garak's exit code: it ends well where it can load no detector of
+    a probe, and badly where a probe finds none of the data that it wants.
+
+    Raises:
+        RetryableError: garak was killed, does nothing, or the server is gone.
+    """
     garak, (side, probe) = campaign.attacker.garak, campaign.runs[run]
     text = garak.wait_for_run(
         run, tell=_teller(context, campaign, run), look=partial(_require, server)
@@ -167,12 +186,15 @@ def _follow(context: StageContext, campaign: Campaign, server: EngineServer, run
         campaign.texts[run] = text
         context.output.write_bytes(campaign.kept_at(run), text.encode())
         return ""
-    code = garak.code_of(run)
-    if code != "0" or count_asked(text):
-        words = f"ended before its end at {probe} against the {side} model (exit code {code})"
-        raise garak.fail_run(run, words)
-    # It says so and ends well where it can load no detector of a probe, or not the probe itself.
-    return f"{probe} could not be run; garak said: {garak.last_words(run)}"
+    if server.has_ended or not server.is_healthy():
+        raise _server_is_gone()
+    if count_asked(text):
+        code = garak.code_of(run)
+        return (
+            f"{probe} does not count: garak ended before its end against the {side} model (exit "
+            f"code {code})"
+        )
+    return f"{probe} could not be run; garak said: {garak.last_words(run) or 'nothing'}"
 
 
 def _teller(context: StageContext, campaign: Campaign, run: str) -> Callable[[int], None]:
@@ -193,7 +215,11 @@ def _teller(context: StageContext, campaign: Campaign, run: str) -> Callable[[in
 
 def _require(server: EngineServer) -> None:
     if server.has_ended:
-        raise RetryableError("EngineFailed", "the vLLM server ended while garak asked it")
+        raise _server_is_gone()
+
+
+def _server_is_gone() -> RetryableError:
+    return RetryableError("EngineFailed", "the vLLM server ended while garak asked it")
 
 
 def write_attacks(folder: Path, campaign: Campaign | None) -> None:
@@ -211,9 +237,7 @@ def write_attacks(folder: Path, campaign: Campaign | None) -> None:
         (beside / f"{side}.report.jsonl").write_text(campaign.text_of(side), encoding="utf-8")
 
 
-def _measure(
-    job: ResolvedJob, campaign: Campaign, failure: str, notes: Sequence[str]
-) -> RedTeamScores:
+def _measure(job: ResolvedJob, campaign: Campaign, failure: str) -> RedTeamScores:
     attacker = campaign.attacker
     if failure:
         # What a run leaves that did not come to its end counts as far as it goes, and is told.
@@ -227,7 +251,7 @@ def _measure(
         tuned,
         engine=attacker.engine,
         failure=failure,
-        notes=notes,
+        notes=campaign.notes,
         num_samples=job.spec.evaluation.num_bootstrap_samples,
         seed=job.spec.dataset.split.seed,
     )

@@ -58,13 +58,15 @@ class Campaign:
         attacker: Who attacks.
         asking: How models are asked.
         key: Where in storage what a run leaves is kept, before its name.
-        texts: What garak has left of the runs that are over.
+        texts: What garak has left of the runs that came to their end.
+        left_out: Of the runs that garak could not bring to their end, why.
     """
 
     attacker: Attacker
     asking: Asking
     key: str
     texts: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def runs(self) -> dict[str, tuple[str, str]]:
@@ -78,11 +80,21 @@ class Campaign:
     @property
     def left(self) -> dict[str, tuple[str, str]]:
         """The runs that are not over."""
-        return {run: what for run, what in self.runs.items() if run not in self.texts}
+        over = {*self.texts, *self.left_out}
+        return {run: what for run, what in self.runs.items() if run not in over}
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of the runs that garak could not bring to their end, each once."""
+        return list(dict.fromkeys(self.left_out[run] for run in self.runs if run in self.left_out))
 
     def kept_at(self, run: str) -> str:
         """Return where what a run leaves is kept."""
         return f"{self.key}-{run}.jsonl"
+
+    def left_out_at(self, run: str) -> str:
+        """Return where it is kept why a run is left out."""
+        return f"{self.key}-{run}.left-out.txt"
 
     def text_of(self, side: str) -> str:
         """Return what garak has left of a model, as far as it is known."""

@@ -26,12 +26,18 @@ QUIET_SECONDS = 1800.0
 """How long it may write nothing before it counts as hung: an answer takes minutes at most."""
 POLL_SECONDS = 0.5
 LOG_NAME = "garak.log"
+"""What it prints."""
+OWN_LOG_NAME = "garak-debug.log"
+"""What it writes into its own log, tracebacks among it."""
 TELL_SECONDS = 5.0
 """Between two looks at how many prompts are answered."""
 OLDEST = (0, 15)
 """Versions before it take no ``run.spec`` and would run every probe they have."""
 NUM_LAST_LINES = 3
 MAX_LINE = 240
+_KILLED = {"137": "SIGKILL", "143": "SIGTERM"}
+"""Exit codes of a process that somebody else ended, as where memory ran out."""
+_OWN_LOG = Path("data", "garak", "garak.log")
 _REPORTS = Path("data", "garak", "garak_runs")
 _REMEDY = "have the operator's garakImage changed, or leave evaluation.redTeam out"
 
@@ -152,6 +158,8 @@ class Garak:
             if now - quiet_since > QUIET_SECONDS:
                 raise self.fail_run(run, f"wrote nothing for {QUIET_SECONDS:.0f} s")
             self._wait(POLL_SECONDS)
+        if signal := _KILLED.get(self.code_of(run)):
+            raise self.fail_run(run, f"was killed ({signal})")
         return self.report_of(run)
 
     def code_of(self, run: str) -> str:
@@ -173,10 +181,14 @@ class Garak:
         return _read(self._folder / _REPORTS / f"{run}.report.jsonl")
 
     def keep_logs(self, folder: Path) -> None:
-        """Put what garak printed where logs of the stage are kept from, the latest run last."""
+        """Put what garak printed, the latest run last, and its own log where logs are kept from."""
         logs = sorted(self._folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
-        if logs:
-            (folder / LOG_NAME).write_text("".join(map(_read, logs)), encoding="utf-8")
+        for name, text in (
+            (LOG_NAME, "".join(map(_read, logs))),
+            (OWN_LOG_NAME, _read(self._folder / _OWN_LOG)),
+        ):
+            if text:
+                (folder / name).write_text(text, encoding="utf-8")
 
     @property
     def _has_ended(self) -> bool:
