@@ -38,6 +38,7 @@ class EngineStub:
         read: The models.
         reply: Called with the number of a call: the status to refuse it with, 0 to break the
             connection, None to answer.
+        max_tokens: Tokens that a prompt and what follows it may have.
         hidden: Part of an answer that is left out, as older versions do.
         converse: What a model says in a conversation, by the body of the call.
         calls: Bodies of the calls.
@@ -46,6 +47,7 @@ class EngineStub:
 
     read: Read = made_up_model
     reply: Callable[[int], int | None] = lambda _number: None
+    max_tokens: int = 1_000_000
     hidden: str = ""
     converse: Callable[[dict[str, Any]], str] = lambda _body: "words that nobody reads"
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -74,7 +76,8 @@ class EngineStub:
         said: list[int] = []
         while len(said) < body["max_tokens"]:
             known = self.read(model, [*prompt, *said])[-1]
-            said.append(max(range(len(known)), key=lambda token: (known[token], -token)))
+            allowed = body.get("allowed_token_ids") or range(len(known))
+            said.append(max(allowed, key=lambda token: (known[token], -token)))
             if said[-1] in body.get("stop_token_ids", ()):
                 break
         choice: dict[str, Any] = {"text": "words that nobody reads"}
@@ -83,7 +86,10 @@ class EngineStub:
         if (number := body.get("logprobs")) is not None:
             known = self.read(model, prompt)[-1]
             best = sorted(range(len(known)), key=lambda token: -known[token])[:number]
-            told = {f"token_id:{token}": known[token] for token in best}
+            # What is said is told first, then the likeliest, whatever may be said.
+            told = {
+                f"token_id:{token}": known[token] for token in dict.fromkeys([*said[:1], *best])
+            }
             choice["logprobs"] = {"top_logprobs": [told]}
         if "prompt_logprobs" in body:
             behind = zip(prompt[1:], self.read(model, prompt), strict=False)
@@ -120,6 +126,8 @@ def engine_stub(port: int = 0, **settings: Any) -> Iterator[EngineStub]:
                 status = stub.reply(number)
                 if status == 0:
                     self.close_connection = True
+                elif status is None and len(body["prompt"]) >= stub.max_tokens:
+                    self._say(400, {"error": {"message": "longer than the maximum model length"}})
                 elif status is None:
                     self._say(200, {"choices": [stub.choice(body)]})
                 else:

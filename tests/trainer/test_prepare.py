@@ -1345,3 +1345,83 @@ def test_names_of_fields_that_are_a_row_are_not_told(
         prepare(context)
     assert "<EMAIL_1>" in str(caught.value)
     assert "jane.doe" not in f"{caught.value!r} {caught.value.message} {context.messages}"
+
+
+def served(make_context: MakeContext, config: dict[str, Any], **change: Any) -> Context:
+    """Return a job whose evaluation asks a server, with a base model of this configuration."""
+    longest = change.pop("longest", 1024)
+    context = make_context(
+        "in/train.jsonl",
+        {"uri": "in/test.jsonl", "side": "Test"},
+        name=change.pop("name", "run"),
+        spec={
+            "method": {"adapter": {"targetModules": ["q_proj"]}},
+            "evaluation": {"minPrompts": 1, "engine": "VLLM", **change},
+            "hyperparameters": {"maxSequenceLength": longest},
+        },
+        onTooLong="Truncate",
+        split={"testPercent": 0, "validationPercent": 0},
+    )
+    context.cache_dir.mkdir(exist_ok=True)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64}
+    wire = {"model_type": "llama", "intermediate_size": 64, **shape, **config}
+    (context.cache_dir / "config.json").write_text(json.dumps(wire))
+    return context
+
+
+def write_long(write: Write) -> int:
+    """Write train rows and a held-out row whose prompt is long; returns its tokens, bytes here."""
+    write("train.jsonl", pairs(20))
+    write("test.jsonl", as_jsonl([{"prompt": "Why? " * 140, "completion": "No." * 40}]))
+    encoder = Encoder(make_tokenizer(), max_tokens=10_000)
+    return len(encoder.encode_prompt([{"role": "user", "content": "Why? " * 140}]))
+
+
+TAKES = {"max_position_embeddings": 1024}
+STRETCHED = {**TAKES, "rope_scaling": {"type": "linear", "factor": 2.0}}
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "words"),
+    [
+        (TAKES, {"maxNewTokens": 1024}, ["up to 1,024", "1,024 that the model", "at most {left}"]),
+        ({"n_positions": 700}, {}, ["example has 840 tokens", "700 that", "at most 700"]),
+        ({"n_positions": 700}, {"longest": 700}, ["prompt has {prompt} tokens", "onTooLong: Drop"]),
+        ({"max_position_embeddings": 845}, {}, ["(evaluation.maxNewTokens auto is"]),
+        # A truncated example is as long as the context, and its answer is scored there.
+        (TAKES, {"maxNewTokens": 64}, []),
+        ({"n_positions": 800}, {"longest": 800, "maxNewTokens": 64}, []),
+        (STRETCHED, {"maxNewTokens": 1024}, []),
+        ({}, {"maxNewTokens": 8192}, []),
+        (TAKES, {"maxNewTokens": 8192, "engine": "Transformers"}, []),
+    ],
+    ids=str,
+)
+def test_questions_that_a_server_has_no_room_for_are_refused_before_training(
+    make_context: MakeContext,
+    write: Write,
+    config: dict[str, Any],
+    change: dict[str, Any],
+    words: list[str],
+) -> None:
+    prompt = write_long(write)
+    context = served(make_context, config, **change)
+    if not words:
+        assert prepare(context).rows.test == 1
+        return
+    with pytest.raises(UserError) as refused:
+        prepare(context)
+    assert refused.value.reason == "EngineUnsuitable"
+    for word in words:
+        assert word.format(left=1024 - prompt, prompt=prompt) in refused.value.message
+    assert "Transformers" in refused.value.message
+
+
+def test_a_data_set_that_is_there_already_is_held_against_the_server_again(
+    make_context: MakeContext, write: Write
+) -> None:
+    write_long(write)
+    assert not prepare(served(make_context, TAKES, maxNewTokens=64)).reused
+    again = served(make_context, TAKES, maxNewTokens=512, name="again")
+    with pytest.raises(UserError, match="up to 512"):
+        prepare(again)

@@ -11,7 +11,6 @@ from finetune_trainer.evaluate.baseline.fitting import (
     PROMPT_TOKENS,
     Prompted,
     Room,
-    context_of,
     measure_room,
     prompt_questions,
 )
@@ -290,9 +289,5 @@ def test_json_is_asked_for_by_name_and_text_without_questions_not_at_all() -> No
     assert reason == "plain text has no questions, so there is nothing to prompt"
 
 
-def test_the_length_that_a_model_takes_is_read_from_its_configuration() -> None:
-    assert context_of({"max_position_embeddings": 2048}) == 2048
-    assert context_of({"text_config": {"max_position_embeddings": 131072}}) == 131072
-    assert context_of({"n_positions": 1024}) == 1024
-    assert context_of({"d_model": 64}) is None
+def test_a_model_that_states_no_length_leaves_the_prompt_its_own_bound() -> None:
     assert Room(context=None, longest=5000, answer_tokens=8).prompt_tokens == PROMPT_TOKENS

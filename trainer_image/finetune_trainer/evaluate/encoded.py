@@ -14,6 +14,7 @@ from finetune_trainer.data.rows import other_answer
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.model.chat_format import write_format
 from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.planning.answering import answer_length
 
 QUESTIONS_NAME = "questions.json"
 """File of the questions as they are."""
@@ -96,8 +97,6 @@ def encode_questions(
         questions: The questions.
         max_new_tokens: Longest answer; a word chooses it by the references.
     """
-    from finetune_trainer.evaluate.scoring import answer_length
-
     examples = [
         (owner, example)
         for owner, question in enumerate(questions)

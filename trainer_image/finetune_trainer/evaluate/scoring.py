@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder, compose
-from finetune_trainer.planning.answering import MAX_AUTO_TOKENS, TOKENS_PER_BATCH
+from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import Cache, PreTrainedModel
 
     from finetune_trainer.evaluate.caches import Shared
-
-ANSWER_MARGIN_TOKENS = 8
 
 
 def score_likelihood(
@@ -153,18 +151,6 @@ def continue_greedily(
         )
     width = ids.shape[1]
     return [compose(encoder.decode_answer(answer[width:].tolist())) for answer in output]
-
-
-def answer_length(lengths: Sequence[int], asked: int | str) -> int:
-    """Return the longest answer to generate, in tokens: no correct answer may be cut.
-
-    Args:
-        lengths: Tokens of every reference.
-        asked: ``spec.evaluation.maxNewTokens``; a word chooses by the lengths.
-    """
-    if isinstance(asked, int):
-        return asked
-    return min(MAX_AUTO_TOKENS, max(lengths, default=1) + ANSWER_MARGIN_TOKENS)
 
 
 def make_batches(lengths: Sequence[int], batch_size: int | None = None) -> list[list[int]]:

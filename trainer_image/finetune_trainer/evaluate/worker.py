@@ -166,10 +166,18 @@ def answer_by_server(plan: WorkerPlan, rank: int) -> None:
         TrainerError: There is no server, or it ended, does not answer or refuses.
     """
     from finetune_trainer.evaluate.engine.arguments import Models, arguments_of, find_problem
-    from finetune_trainer.evaluate.engine.asking import NUM_AT_ONCE, ServedSide, ask_sides
+    from finetune_trainer.evaluate.engine.asking import (
+        NUM_AT_ONCE,
+        ServedSide,
+        ask_sides,
+        find_too_long,
+        measure_room,
+    )
     from finetune_trainer.evaluate.engine.client import EngineClient
     from finetune_trainer.evaluate.engine.server import EngineServer
     from finetune_trainer.evaluate.kept import read_answers
+    from finetune_trainer.model.context import served_context
+    from finetune_trainer.model.load import read_config
 
     job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
     folder, adapters = Path(plan.control_dir), {"tuned": Path(plan.tuned_dir)}
@@ -187,10 +195,14 @@ def answer_by_server(plan: WorkerPlan, rank: int) -> None:
         )
         for name in names
     }
+    context = served_context(read_config(Path(plan.base_dir)))
+    if "published" in sides and (problem := find_too_long(sides["published"], context)):
+        (folder / PROBLEM_NAME).write_text(problem)
+        del sides["published"], adapters["published"]
     if all(side.is_done for side in sides.values()) and not plan.chat_template:
         return
     server = EngineServer.from_environment()
-    longest = max(plan.conversation_tokens, *(side.longest for side in sides.values()))
+    longest = measure_room(sides, context, others=plan.conversation_tokens)
     models = Models(
         base_dir=Path(plan.base_dir),
         adapters=adapters,
@@ -204,7 +216,8 @@ def answer_by_server(plan: WorkerPlan, rank: int) -> None:
         (folder / ENGINE_NAME).write_text(server.wait_until_ready())
         with _keeping(folder, rank) as keep:
             at_once = batch_size if isinstance(batch_size, int) else NUM_AT_ONCE
-            ask_sides(sides, EngineClient(server), keep, num_at_once=at_once)
+            client = EngineClient(server, max_tokens=longest)
+            ask_sides(sides, client, keep, num_at_once=at_once)
     except TrainerError:
         server.keep_log(folder)
         raise

@@ -7,6 +7,7 @@ batch that finds no room is asked in halves, so that only one row alone must fit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from finetune_trainer.planning.architecture import Architecture
@@ -23,6 +24,8 @@ TOKENS_PER_BATCH = 4096
 """Tokens that the evaluation puts through a model together, padding included."""
 MAX_AUTO_TOKENS = 1024
 """Longest answer where the job leaves its length to us."""
+ANSWER_MARGIN_TOKENS = 8
+"""Then it is the longest reference and so many more."""
 _DOWN = ("down_proj", "w2", "fc2", "c_proj", "dense_4h_to_h")
 COUNTED_LOGIT_BYTES = 8
 """A logit that is scored: its copy beside the float32 image, or that and the log-softmax."""
@@ -97,6 +100,18 @@ class AnsweringMemory:
     def to_json(self) -> dict[str, int]:
         """Return the parts and their sum."""
         return {**asdict(self), "total": self.total}
+
+
+def answer_length(lengths: Sequence[int], asked: int | str) -> int:
+    """Return the longest answer to generate, in tokens: no correct answer may be cut.
+
+    Args:
+        lengths: Tokens of every reference.
+        asked: ``spec.evaluation.maxNewTokens``; a word chooses by the lengths.
+    """
+    if isinstance(asked, int):
+        return asked
+    return min(MAX_AUTO_TOKENS, max(lengths, default=1) + ANSWER_MARGIN_TOKENS)
 
 
 def largest_questions(*, longest: int, max_new_tokens: int | str, batch_size: int | str) -> Asked:

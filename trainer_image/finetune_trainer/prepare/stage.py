@@ -35,7 +35,7 @@ from finetune_trainer.prepare.refusals import (
     require_sides,
 )
 from finetune_trainer.prepare.sample_size import count_questions
-from finetune_trainer.prepare.served import require_served
+from finetune_trainer.prepare.served import require_room, require_served
 from finetune_trainer.prepare.summary import tell_report
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.storage import (
@@ -84,10 +84,10 @@ def prepare(context: StageContext) -> PrepareResult:
         folder, manifest, report = fetch_prepared(
             context.output, context.job, context.work_dir, digest
         )
-        questions = require_evidence(context, folder)
+        questions = _require_askable(context, folder)
     else:
         report = build(context, files, digest, template, benchmarks=benchmarks)
-        questions = require_evidence(context, staging_of(context, digest))
+        questions = _require_askable(context, staging_of(context, digest))
         manifest, reused = _publish(context, digest)
         if reused:  # another job prepared the same data at the same time
             _, manifest, report = fetch_prepared(
@@ -111,6 +111,15 @@ def prepare(context: StageContext) -> PrepareResult:
         questions=questions,
         reused=reused,
     )
+
+
+def _require_askable(context: StageContext, folder: Path) -> QuestionCount | None:
+    """Refuse a data set as :func:`require_evidence` does, and what no server could be asked."""
+    questions = require_evidence(context, folder)
+    chosen = None if questions is None else questions.number
+    most = most_asked(context.job.spec.evaluation, chosen)
+    require_room(context, folder, num_questions=most)
+    return questions
 
 
 def _fetch_weights(context: StageContext) -> None:

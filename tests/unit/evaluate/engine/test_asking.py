@@ -13,7 +13,14 @@ import pytest
 from finetune_trainer.errors import RetryableError, TrainerError, UserError
 from finetune_trainer.evaluate.answering import Said
 from finetune_trainer.evaluate.encoded import EncodedQuestions
-from finetune_trainer.evaluate.engine.asking import ServedSide, ask_sides, choose, score_example
+from finetune_trainer.evaluate.engine.asking import (
+    ServedSide,
+    ask_sides,
+    choose,
+    find_too_long,
+    measure_room,
+    score_example,
+)
 from finetune_trainer.evaluate.engine.client import NUM_TRIES, EngineClient
 from finetune_trainer.evaluate.engine.server import EngineServer
 from finetune_trainer.evaluate.kept import combine
@@ -26,7 +33,8 @@ NOTHING = Said(likelihoods={}, texts={})
 
 
 def client_of(stub: EngineStub, folder: Path) -> EngineClient:
-    return EngineClient(EngineServer(folder, stub.port), wait=lambda _seconds: None)
+    server = EngineServer(folder, stub.port)
+    return EngineClient(server, max_tokens=stub.max_tokens, wait=lambda _seconds: None)
 
 
 def made_up_score(model: str, tokens: list[int], begin: int) -> float:
@@ -51,12 +59,13 @@ def test_an_answer_ends_with_its_stop_tokens_or_at_its_length_and_nowhere_else(t
     )
 
 
+@pytest.mark.parametrize("room", [6, 7])
 @pytest.mark.parametrize("spans", [((2, 6),), ((0, 6),), ((1, 2), (4, 5)), ((5, 6),), ()], ids=str)
-def test_of_an_example_what_counts_is_summed(spans, tmp_path):
+def test_of_an_example_what_counts_is_summed_also_where_it_fills_the_context(spans, room, tmp_path):
     tokens = [4, 8, 15, 16, 23, 30]
     example = Encoded(input_ids=tokens, spans=spans, num_cut=0)
     counted = [at for start, end in spans for at in range(start, end) if at]
-    with engine_stub() as stub:
+    with engine_stub(max_tokens=room) as stub:
         nll, count = score_example(client_of(stub, tmp_path), "base", example)
     assert count == len(counted)
     known = [made_up_next("base", tokens[:at])[tokens[at]] for at in counted]
@@ -93,10 +102,11 @@ def test_choices_that_cannot_win_any_more_are_not_read(tmp_path):
     assert len(stub.calls) == 2
 
 
-def side_of(before: Said = NOTHING, *, num_prompts: int = 6) -> ServedSide:
+def side_of(before: Said = NOTHING, *, num_prompts: int = 6, example: int = 4) -> ServedSide:
     prompts = [[index, index + 1] for index in range(num_prompts)]
+    examples = [[*ids, 9, 3, *[5] * (example - 4)] for ids in prompts]
     encoded = EncodedQuestions(
-        examples=[Encoded(input_ids=[*ids, 9, 3], spans=((2, 4),), num_cut=0) for ids in prompts],
+        examples=[Encoded(input_ids=ids, spans=((2, 4),), num_cut=0) for ids in examples],
         owners=np.arange(num_prompts),
         prompts=prompts,
         answer_tokens=4,
@@ -145,12 +155,38 @@ def test_what_was_answered_before_is_not_asked_again(tmp_path):
 
 
 def test_the_longest_question_with_its_answer_fits():
-    assert side_of().longest == 2 + 4
+    assert (side_of().least, side_of().longest) == (2 + 4, 2 + 4)
     nothing = EncodedQuestions(examples=[], owners=np.arange(0), prompts=[], answer_tokens=4)
     encoder = Encoder(make_tokenizer(), max_tokens=64)
     empty = ServedSide(model="base", encoder=encoder, encoded=nothing, before=NOTHING)
     assert empty.longest >= 1
     assert empty.is_done
+
+
+@pytest.mark.parametrize(
+    ("example", "context", "others", "room"),
+    [
+        (9, None, 0, 10),
+        (9, 4096, 0, 10),
+        (9, 10, 0, 10),
+        (9, 9, 0, 9),
+        (4, 6, 0, 6),
+        (9, 4096, 2048, 2048),
+        (9, 9, 9, 9),
+    ],
+)
+def test_a_server_is_never_asked_for_more_than_the_model_takes(example, context, others, room):
+    assert measure_room({"base": side_of(example=example)}, context, others=others) == room
+
+
+@pytest.mark.parametrize(("example", "context"), [(9, 8), (4, 5)])
+def test_what_does_not_fit_is_refused_once_and_not_tried_again(example, context):
+    side = side_of(example=example)
+    with pytest.raises(UserError, match=f"side base.*{side.least} tokens.* {context} that") as end:
+        measure_room({"base": side}, context)
+    assert end.value.reason == "EngineUnsuitable"
+    assert "evaluation.maxNewTokens" in end.value.message
+    assert find_too_long(side, None) == ""
 
 
 @pytest.mark.parametrize("status", [0, 500, 503, 429])

@@ -132,6 +132,15 @@ def test_a_server_that_ends_before_it_is_ready_fails_with_what_it_said(tmp_path)
     assert failure.value.reason == "EngineFailed"
     assert "vllm/vllm-openai:v9" in failure.value.message
     assert "INFO" not in failure.value.message
+    (tmp_path / "vllm.log").write_text(
+        "ValidationError: 1 validation error for ModelConfig\n"
+        "  Value error, User-specified max_model_len (9000) is greater than the derived "
+        "max_model_len (max_position_embeddings=2048). " + "To allow overriding " * 20 + "\n"
+    )
+    with pytest.raises(UserError, match=r"\(9000\).*=2048.*maxNewTokens") as refused:
+        server.wait_until_ready()
+    assert refused.value.reason == "EngineUnsuitable", "no attempt could succeed"
+    (tmp_path / "vllm.log").write_text("INFO loading\n")
     kept = tmp_path / "kept"
     kept.mkdir()
     server.keep_log(kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -75,15 +75,6 @@ def measure_room(encoded: EncodedQuestions, context: int | None) -> Room:
         longest=max([longest, *(len(example.input_ids) for example in encoded.examples)]),
         answer_tokens=encoded.answer_tokens,
     )
-
-
-def context_of(config: Mapping[str, Any]) -> int | None:
-    """Return the tokens that a model takes, from its ``config.json``; None if that is not said."""
-    for part in (config, config.get("text_config") or {}):
-        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"):
-            if isinstance(part.get(name), int):
-                return int(part[name])
-    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

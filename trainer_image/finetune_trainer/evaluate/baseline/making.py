@@ -9,7 +9,6 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.evaluate.baseline.fitting import (
     Prompted,
-    context_of,
     measure_room,
     prompt_questions,
 )
@@ -20,6 +19,7 @@ from finetune_trainer.evaluate.metrics.labels import looks_like_labels
 from finetune_trainer.evaluate.metrics.structured import looks_like_json
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.model.chat_format import read_format
+from finetune_trainer.model.context import context_of
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.model.load import read_config
 

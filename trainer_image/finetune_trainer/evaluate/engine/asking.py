@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 
+from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.answering import Said
 from finetune_trainer.evaluate.choosing import count_common
 from finetune_trainer.evaluate.encoded import EncodedQuestions
@@ -63,12 +64,22 @@ class ServedSide:
         )
 
     @property
+    def least(self) -> int:
+        """Tokens that the longest prompt with what follows it, or the longest example, has."""
+        return self._count(0)
+
+    @property
     def longest(self) -> int:
-        """Tokens of the longest prompt with what follows it."""
+        """The same with the token that a server says behind one whose likelihood it is asked."""
+        return self._count(1)
+
+    def _count(self, num_more: int) -> int:
         encoded = self.encoded
-        follows = max([encoded.answer_tokens, *(len(choice) + 1 for choice in encoded.choices)])
+        choices = (len(choice) + num_more for choice in encoded.choices)
+        follows = max([encoded.answer_tokens, *choices])
         asked = [len(ids) + follows for ids in encoded.prompts]
-        return max(asked + [len(example.input_ids) + 1 for example in encoded.examples], default=1)
+        read = [len(example.input_ids) + num_more for example in encoded.examples]
+        return max(asked + read, default=1)
 
     def _score(self, client: EngineClient, index: int) -> Said:
         return Said(
@@ -92,6 +103,35 @@ class ServedSide:
         prompt, choices = self.encoded.prompts[index], self.encoded.choices
         chosen = choose(client, self.model, prompt, choices)
         return Said(likelihoods={}, texts={}, chosen={index: chosen})
+
+
+def measure_room(sides: Mapping[str, ServedSide], context: int | None, *, others: int = 0) -> int:
+    """Return the tokens that a server must have room for.
+
+    Args:
+        sides: What is asked.
+        context: Tokens that the model takes; None where nobody knows.
+        others: Longest conversation of others with its answer.
+
+    Raises:
+        UserError: ``EngineUnsuitable``: what a side is asked is longer than that.
+    """
+    for name, side in sides.items():
+        if problem := find_too_long(side, context):
+            raise UserError("EngineUnsuitable", f"evaluation.engine VLLM: side {name}: {problem}")
+    longest = max([others, *(side.longest for side in sides.values())])
+    return longest if context is None else min(longest, context)
+
+
+def find_too_long(side: ServedSide, context: int | None) -> str:
+    """Return why a side's questions do not fit into what the model takes; empty if they do."""
+    if context is None or side.least <= context:
+        return ""
+    return (
+        f"its longest question takes {side.least:,} tokens with its answer, more than the "
+        f"{context:,} that the model takes; lower evaluation.maxNewTokens or "
+        "hyperparameters.maxSequenceLength in a new job, or set evaluation.engine: Transformers"
+    )
 
 
 def score_example(client: EngineClient, model: str, example: Encoded) -> tuple[float, int]:

@@ -33,13 +33,19 @@ class EngineClient:
 
     Args:
         server: The server, which is ready.
+        max_tokens: What it was begun with: the most tokens of a prompt and what follows it.
         wait: Waits for some seconds.
     """
 
     def __init__(
-        self, server: EngineServer, *, wait: Callable[[float], object] = time.sleep
+        self,
+        server: EngineServer,
+        *,
+        max_tokens: int,
+        wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self._server = server
+        self._max_tokens = max_tokens
         self._wait = wait
         self._lock = threading.Lock()
         self._failure: TrainerError | None = None
@@ -59,29 +65,47 @@ class EngineClient:
             model,
             prompt,
             {"max_tokens": max_tokens, "stop_token_ids": list(stop_ids), "return_token_ids": True},
-            wanted="token_ids",
-        )
+            wanted=["token_ids"],
+        )["token_ids"]
         return [int(token) for token in told]
 
     def score(self, model: str, tokens: Sequence[int]) -> list[float]:
-        """Return the log-likelihood (nats) of each token after those before it; 0 of the first."""
-        body = {"max_tokens": 1, "prompt_logprobs": 0}
-        told = self._ask(model, tokens, body, wanted="prompt_logprobs")
-        pairs = zip(tokens[1:], told[1:], strict=True)
-        return [0.0, *(float(known[str(token)]["logprob"]) for token, known in pairs)]
+        """Return the log-likelihood (nats) of each token after those before it; 0 of the first.
+
+        A server insists on one more token, for which as many as it may have leave no room: of
+        those the last is all that it may say, whose likelihood is told as if it had the choice.
+        """
+        read, last = (tokens, None) if len(tokens) < self._max_tokens else (tokens[:-1], tokens[-1])
+        body: dict[str, Any] = {"max_tokens": 1, "prompt_logprobs": 0}
+        wanted = ["prompt_logprobs"]
+        if last is not None:
+            # Not logprob_token_ids, which spoils what calls of the same step are told (0.32).
+            body |= {"logprobs": 1, "allowed_token_ids": [last]}
+            body["return_tokens_as_token_ids"] = True
+            wanted.append("logprobs")
+        told = self._ask(model, read, body, wanted=wanted)
+        pairs = zip(read[1:], told["prompt_logprobs"][1:], strict=True)
+        known = [0.0, *(float(known[str(token)]["logprob"]) for token, known in pairs)]
+        if last is None:
+            return known
+        following = _by_token(told["logprobs"])
+        if last not in following:
+            raise self._fail(_refuses("tells no likelihood of a token that it is asked for"))
+        return [*known, following[last]]
 
     def next_tokens(self, model: str, tokens: Sequence[int]) -> dict[int, float]:
         """Return the log-likelihoods (nats) of the likeliest next tokens."""
         body = {"max_tokens": 1, "logprobs": NUM_NEXT, "return_tokens_as_token_ids": True}
-        told = self._ask(model, tokens, body, wanted="logprobs")["top_logprobs"][0]
-        return {int(name.removeprefix("token_id:")): float(value) for name, value in told.items()}
+        return _by_token(self._ask(model, tokens, body, wanted=["logprobs"])["logprobs"])
 
-    def _ask(self, model: str, prompt: Sequence[int], body: dict[str, Any], *, wanted: str) -> Any:
-        """Return one part of what a call gives; the call is put again where a connection breaks.
+    def _ask(
+        self, model: str, prompt: Sequence[int], body: dict[str, Any], *, wanted: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return what a call gives; the call is put again where a connection breaks.
 
         Raises:
             RetryableError: The server ended, or does not answer.
-            UserError: It refuses the call, or does not tell that part.
+            UserError: It refuses the call, or does not tell a part that is wanted.
         """
         wire = {"model": model, "prompt": list(prompt), "temperature": 0.0, "ignore_eos": True}
         data = json.dumps({**wire, **body}).encode()
@@ -103,9 +127,10 @@ class EngineClient:
             except (OSError, HTTPException) as error:
                 problem = type(getattr(error, "reason", error)).__name__
             else:
-                if choice.get(wanted) is None:
-                    raise self._fail(_refuses(f"tells no {wanted}"))
-                return choice[wanted]
+                for part in wanted:
+                    if choice.get(part) is None:
+                        raise self._fail(_refuses(f"tells no {part}"))
+                return choice
         words = "ended while it was asked"
         if not self._server.has_ended:
             words = f"does not answer ({problem}, {NUM_TRIES} times)"
@@ -127,6 +152,12 @@ class EngineClient:
             wire = json.load(reply)
         choice: dict[str, Any] = wire["choices"][0]
         return choice
+
+
+def _by_token(told: dict[str, Any]) -> dict[int, float]:
+    """Return the log-likelihoods of what could come first, by token."""
+    first = told["top_logprobs"][0].items()
+    return {int(name.removeprefix("token_id:")): float(value) for name, value in first}
 
 
 def _refuses(what: str) -> UserError:

@@ -27,6 +27,13 @@ LOG_NAME = "vllm.log"
 NUM_LAST_LINES = 3
 MAX_LINE = 240
 
+_TOO_LONG = "User-specified max_model_len"
+"""What vLLM says of a model that takes fewer tokens than it is asked for (ModelConfig)."""
+_SHORTER = (
+    "lower evaluation.maxNewTokens or hyperparameters.maxSequenceLength in a new job, or set "
+    "evaluation.engine: Transformers"
+)
+
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Past any proxy: the server is on the loopback interface."""
 
@@ -88,11 +95,15 @@ class EngineServer:
 
         Raises:
             RetryableError: The server ended, or took too long.
+            UserError: ``EngineUnsuitable``: it does not let the model have as many tokens.
         """
         end = self._clock() + START_SECONDS
         while not self.is_healthy():
             if self.has_ended:
-                raise RetryableError("EngineFailed", self._explain("ended before it was ready"))
+                words = self._explain("ended before it was ready")
+                if any(_TOO_LONG in line for line in self._lines()):
+                    raise UserError("EngineUnsuitable", f"{words}; {_SHORTER}")
+                raise RetryableError("EngineFailed", words)
             if self._clock() > end:
                 words = f"was not ready within {START_SECONDS:.0f} s"
                 raise RetryableError("EngineNotReady", self._explain(words))
@@ -126,12 +137,16 @@ class EngineServer:
         return f" ({self._image})" if self._image else ""
 
     def _explain(self, what: str) -> str:
-        path = self._folder / LOG_NAME
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        lines = [line.strip()[-MAX_LINE:] for line in text.splitlines() if line.strip()]
-        telling = [line for line in lines if "Error:" in line] or lines
+        lines = self._lines()
+        telling = [line for line in lines if "Error:" in line or _TOO_LONG in line] or lines
         last = " | ".join(telling[-NUM_LAST_LINES:]) or "nothing"
         return f"the vLLM server{self._of_image} {what}; it said: {last}"
+
+    def _lines(self) -> list[str]:
+        """Return what the server has said, line by line, the end of each."""
+        path = self._folder / LOG_NAME
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return [_cut(line.strip()) for line in text.splitlines() if line.strip()]
 
     def _version(self) -> str:
         try:
@@ -139,3 +154,9 @@ class EngineServer:
                 return str(json.load(reply)["version"])
         except (OSError, HTTPException, ValueError, LookupError, TypeError):
             return "of unknown version"
+
+
+def _cut(line: str) -> str:
+    """Return the end of a line; of one that says which length is too much the words that do."""
+    start = line.find(_TOO_LONG)
+    return line[-MAX_LINE:] if start < 0 else line[start:][:MAX_LINE]

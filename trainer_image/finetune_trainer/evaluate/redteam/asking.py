@@ -18,7 +18,6 @@ from pathlib import Path
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import RetryableError, Stopped, UserError
-from finetune_trainer.evaluate.baseline.fitting import context_of
 from finetune_trainer.evaluate.engine.arguments import Conversing
 from finetune_trainer.evaluate.engine.server import EngineServer
 from finetune_trainer.evaluate.kept import prefix_of
@@ -28,6 +27,7 @@ from finetune_trainer.evaluate.redteam.configuration import MAX_TOKENS, Asking
 from finetune_trainer.evaluate.redteam.container import Garak
 from finetune_trainer.evaluate.redteam.measuring import RedTeamScores, measure_attacks
 from finetune_trainer.evaluate.redteam.reading import count_asked, read_report
+from finetune_trainer.model.context import context_of
 from finetune_trainer.stopping import on_stop
 
 
