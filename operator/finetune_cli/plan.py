@@ -145,6 +145,9 @@ def _time(plan: dict[str, Any]) -> list[str]:
     assumed = ""
     if time["isNumberAssumed"]:
         assumed = ", assumed until the data is prepared (maxSamples: auto)"
+    others = "start-up comes on top of both"
+    if time["hasRedTeam"]:
+        others += ", and the red team, which holds the evaluation's GPUs"
     lines = [
         _line(
             "training time",
@@ -154,7 +157,7 @@ def _time(plan: dict[str, Any]) -> list[str]:
         _line(
             "evaluation time",
             f"about {duration_text(time['evaluationSeconds'])} for {time['heldOutQuestions']:,} "
-            f"held-out questions{assumed}; start-up comes on top of both",
+            f"held-out questions{assumed}; {others}",
         ),
     ]
     if cost is not None:

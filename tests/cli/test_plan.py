@@ -86,6 +86,13 @@ def test_a_number_of_questions_that_follows_from_the_data_is_told_as_assumed(cli
     assert "for 500 held-out questions, assumed until the data is prepared" in done.out
 
 
+def test_a_red_team_is_told_to_come_on_top(cli: Cli) -> None:
+    asked = ("--set", "evaluation.engine=VLLM", "--set", "evaluation.redTeam.probes=[dan]")
+    done = cli("plan", "job.yaml", *ROWS, "--gpu", "h200", *asked)
+    assert done.code == 0, done.err
+    assert "start-up comes on top of both, and the red team" in done.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

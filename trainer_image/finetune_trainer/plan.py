@@ -71,6 +71,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
             "evaluationSeconds": time.evaluate_seconds,
             "heldOutQuestions": held_out.number,
             # How many are enough is chosen with the data.
+            "hasRedTeam": job.spec.evaluation.red_team is not None,
             "isNumberAssumed": bool(arguments.rows) and job.spec.evaluation.max_samples == "auto",
         },
         "evaluation": planned.evaluation.to_json(),

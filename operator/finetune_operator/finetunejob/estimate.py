@@ -53,7 +53,7 @@ _REMEDY = (
 def tell_estimate(step: Step, spec: FineTuneJobSpec) -> None:
     """Put into the status what the job will take, as far as it can be known by now."""
     before: Section = step.draft.get(SECTION) or {}
-    found = _measured(step, before) or _reckoned(step, before) or before
+    found = _measured(step, spec, before) or _reckoned(step, spec, before) or before
     told = {**_by_the_hour(step, spec), **_kept(found)}
     if "trainSeconds" in found:
         told |= _priced(step, spec, found)
@@ -86,7 +86,7 @@ def is_untold(step: Step) -> bool:
     return step.draft.conditions.status_of(ConditionType.WITHIN_BUDGET) == "False" and not was_told
 
 
-def _reckoned(step: Step, before: Section) -> Section | None:
+def _reckoned(step: Step, spec: FineTuneJobSpec, before: Section) -> Section | None:
     """Return what the trainer reckons, unless something better is known."""
     result = step.result(PrepareResult)
     if before.get("basis") == "Measured" or result is None or result.estimate is None:
@@ -96,7 +96,7 @@ def _reckoned(step: Step, before: Section) -> Section | None:
         "basis": "Assumed",
         "trainSeconds": estimate.train_seconds,
         "evaluateSeconds": estimate.evaluate_seconds,
-        "message": shorten(_basis_text(estimate), BASIS_CHARACTERS),
+        "message": shorten(_basis_text(estimate, spec), BASIS_CHARACTERS),
     }
     if estimate.validation_seconds:
         section["validationSeconds"] = estimate.validation_seconds
@@ -105,18 +105,19 @@ def _reckoned(step: Step, before: Section) -> Section | None:
     return section
 
 
-def _basis_text(estimate: TimeEstimate) -> str:
+def _basis_text(estimate: TimeEstimate, spec: FineTuneJobSpec) -> str:
     speed = f"{float(estimate.tokens_per_second):,.0f} tokens/s on {estimate.device}"
     work = f"{estimate.tokens:,} tokens at an assumed {speed}"
     if not estimate.tokens:
         work = f"nothing is trained; the evaluation at an assumed speed on {estimate.device}"
-    text = f"{work}; start-up is not in it"
+    left_out = "start-up is" if spec.evaluation.red_team is None else "start-up and red team are"
+    text = f"{work}; {left_out} not in it"
     if not estimate.is_device_known:
         text += "; which GPUs there are is assumed, too (gpuKind of the operator's configuration)"
     return text
 
 
-def _measured(step: Step, before: Section) -> Section | None:
+def _measured(step: Step, spec: FineTuneJobSpec, before: Section) -> Section | None:
     """Return what training says of itself while it runs; None until it has run for a while."""
     view = next(view for view in step.views if view.stage is Stage.TRAIN)
     progress = (step.observed.job.get("status") or {}).get("progress") or {}
@@ -141,6 +142,8 @@ def _measured(step: Step, before: Section) -> Section | None:
     if "evaluateSeconds" in reckoned:
         evaluation = f"the evaluation{' and answers to validation rows are' if answers else ' is'}"
         evaluation += " still reckoned"
+        if spec.evaluation.red_team is not None:
+            evaluation += ", and a red team comes on top"
     section |= reckoned
     section["message"] = (
         f"measured after {done} of {total} steps, with the time of earlier attempts; {evaluation}"

@@ -43,6 +43,7 @@ from unit.operator.builders import (
 
 PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
 PRICED = CONFIG.model_copy(update={"gpu_hour_price": "2.50"})
+ENGINES = CONFIG.model_copy(update={"vllm_image": "vllm:v9", "garak_image": "garak:v9"})
 EIGHT = {"nodes": 2, "gpusPerNode": 4}
 RECKONED = TimeEstimate(
     train_seconds=3600,
@@ -240,6 +241,17 @@ def test_answers_to_validation_rows_stay_reckoned_while_training_measures_itself
     body = training(body, step=1000, left=0, now=9000)
     made = plan(observe(body, **known), at(9000), PRICED)
     assert (made.status or body["status"])["estimate"]["trainSeconds"] == 7800
+
+
+def test_a_red_team_comes_on_top_of_what_is_reckoned_and_measured() -> None:
+    body = on_eight_gpus(evaluation={"engine": "VLLM", "redTeam": {"probes": ["dan"]}})
+    body = after(body, plan(observe(body, **prepared_with(RECKONED)), at(61), ENGINES))
+    assert "start-up and red team are not in it" in body["status"]["estimate"]["message"]
+    body = training(body, step=20, left=7000, now=200)
+    body = after(body, plan(observe(body, **in_training()), at(200), ENGINES))
+    told = body["status"]["estimate"]
+    assert told["basis"] == "Measured"
+    assert "still reckoned, and a red team comes on top" in told["message"]
 
 
 def test_a_measurement_is_told_anew_only_when_it_has_moved() -> None:
