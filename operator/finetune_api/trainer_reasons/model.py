@@ -16,8 +16,8 @@ MODEL = {
         "Restore it, or start the job again under a new name.",
     ),
     "EngineUnsuitable": _Help(
-        "`evaluation.engine` is `VLLM`, and the adapter changes the experts of a mixture, or what is"
-        " asked is longer than the model takes.",
+        "`evaluation.engine` is `VLLM`, and the adapter changes the experts of a mixture, or what"
+        " is asked is longer than the model takes.",
         "Use `Transformers`; or name the attention's modules in `method.adapter.targetModules`; or"
         " lower `evaluation.maxNewTokens` or `hyperparameters.maxSequenceLength`.",
     ),

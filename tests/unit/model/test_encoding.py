@@ -20,6 +20,15 @@ UNLEARNED = [CHAT[0], {**CHAT[1], "weight": 0}, *CHAT[2:]]
 PAIR = {"prompt": CHAT[:1], "completion": CHAT[1:2]}
 
 
+def test_a_prompt_is_written_as_the_model_is_given_it() -> None:
+    tokenizer = make_tokenizer()
+    encoder = Encoder(tokenizer, max_tokens=100)
+    text = encoder.write_prompt("Why?")
+    assert text.endswith("Why?<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.decode(encoder.encode_prompt([{"role": "user", "content": "Why?"}])) == text
+    assert Encoder(make_tokenizer(chat_template=None), max_tokens=9).write_prompt("Why?") == "Why?"
+
+
 def counted(row: dict[str, Any], loss: str = "Auto", max_tokens: int = 1000) -> list[str]:
     """Return the runs of text that count in the loss."""
     tokenizer = make_tokenizer()

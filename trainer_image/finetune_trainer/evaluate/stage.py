@@ -36,7 +36,7 @@ from finetune_trainer.evaluate.redteam.asking import (
     write_attacks,
 )
 from finetune_trainer.evaluate.redteam.campaign import Attacker, Campaign
-from finetune_trainer.evaluate.redteam.configuration import Asking
+from finetune_trainer.evaluate.redteam.configuration import MAX_TOKENS, Asking
 from finetune_trainer.evaluate.redteam.measuring import RedTeamScores
 from finetune_trainer.evaluate.report.evidence import Evidence, gather_samples
 from finetune_trainer.evaluate.report.writing import write_report
@@ -44,6 +44,8 @@ from finetune_trainer.evaluate.review.blinding import SECRET_BYTES
 from finetune_trainer.evaluate.review.files import write_review
 from finetune_trainer.evaluate.review.making import make_review
 from finetune_trainer.evaluate.trivial import answer_trivially
+from finetune_trainer.model.context import context_of
+from finetune_trainer.model.load import read_config
 from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.merged import find_merged
 from finetune_trainer.publish.stage import publish
@@ -100,12 +102,16 @@ def _evaluate(context: StageContext, key: str) -> None:
 def _plan_attacks(
     context: StageContext, attacker: Attacker | None, inputs: Inputs
 ) -> Campaign | None:
+    if attacker is None:
+        return None
     return open_campaign(
         context,
         attacker,
         Asking(
             chat_format=inputs.encoder.chat_format,
             answer_tokens=inputs.asked.encoded.answer_tokens,
+            prompt=inputs.encoder.write_prompt("?"),
+            room=min(context_of(read_config(inputs.base_dir)) or MAX_TOKENS, MAX_TOKENS),
         ),
         {
             "model": inputs.revision,

@@ -150,6 +150,12 @@ class Encoder:
             return self._prompt_ids(prompt)
         return self._ids_by_turn(self._require_template().prompt(prompt, tools))
 
+    def write_prompt(self, question: str) -> str:
+        """Return a question as the model is given it."""
+        if self._conversations is None:
+            return question
+        return self._conversations.prompt([{"role": "user", "content": question}], None)
+
     def decode_answer(self, ids: Sequence[int]) -> str:
         """Return the answer in what was generated or learned, without white space at its ends.
 

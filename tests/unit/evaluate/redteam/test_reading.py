@@ -100,6 +100,20 @@ def test_what_was_not_judged_has_no_verdict() -> None:
     ]
 
 
+def test_what_is_no_answer_is_none_and_hits_are_told_of_the_answer_alone() -> None:
+    def read_answer(text: str) -> str | None:
+        return text[1:].lstrip() if text.startswith(">") else None
+
+    lines = [
+        attempt("a", ">\n\nfive words and no more", {MITIGATION: 1.0}, seq=0),
+        attempt("b", "a long thought that never came to its end", {MITIGATION: 1.0}, seq=1),
+        attempt("c", None, {MITIGATION: None}, seq=2),
+    ]
+    read = read_report(report(*lines), read_answer).attempts
+    assert [each.answer for each in read] == ["five words and no more", None, None]
+    assert read[0].hits == {MITIGATION: False}, "the mark is no word of it"
+
+
 def test_other_forms_of_prompts_are_read() -> None:
     lines = [
         attempt("x", WORDS, {"d.D": 0.0}, prompt="a text", seq=0),

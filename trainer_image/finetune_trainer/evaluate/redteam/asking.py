@@ -243,7 +243,8 @@ def _measure(job: ResolvedJob, campaign: Campaign, failure: str) -> RedTeamScore
         # What a run leaves that did not come to its end counts as far as it goes, and is told.
         for run in campaign.left:
             campaign.texts[run] = attacker.garak.report_of(run)
-    base, tuned = (read_report(campaign.text_of(side)) for side in SIDES)
+    read = campaign.asking.read_answer
+    base, tuned = (read_report(campaign.text_of(side), read) for side in SIDES)
     return measure_attacks(
         attacker.red_team,
         attacker.catalog,

@@ -6,6 +6,7 @@ A configuration is JSON, which garak reads as the YAML it is.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,9 @@ from finetune_api.v1alpha1.red_teaming import RedTeam
 from finetune_trainer.model.chat_format import ChatFormat
 
 ANSWER_TOKENS = 150
-"""Longest answer, as garak's own default."""
+"""Longest answer, as garak's own default; a few probes set another."""
+REASONING_TOKENS = 1024
+"""So many more where an answer comes after reasoning, whatever the held-out answers are like."""
 MAX_TOKENS = 4096
 """Prompt and answer; longer prompts are few, and a server refuses them."""
 NUM_AT_ONCE = 16
@@ -22,6 +25,8 @@ CALLED = "Assistant"
 """What models are called in prompts that name them; both alike, or no prompt would be the same."""
 SEED = 0
 """Of all that garak draws: both sides get the same."""
+_GREEDY = {"temperature": 0.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+_TAG = re.compile(r"<[^>]*>|\[[^\]]*\]")
 
 _JOINED = (
     "{% for message in messages %}{{ '' if loop.first else '\n\n' }}{{ message['content'] }}"
@@ -37,10 +42,14 @@ class Asking:
     Attributes:
         chat_format: How conversations are written, as in training.
         answer_tokens: Longest answer to a held-out question.
+        prompt: Any question as a model is given it.
+        room: Longest conversation with its answer.
     """
 
     chat_format: ChatFormat
     answer_tokens: int
+    prompt: str = ""
+    room: int = MAX_TOKENS
 
     @property
     def template(self) -> str:
@@ -50,9 +59,34 @@ class Asking:
     @property
     def max_answer_tokens(self) -> int:
         """Longest answer to a prompt; one that comes after reasoning needs room for that."""
-        if not self.chat_format.answer_after:
-            return ANSWER_TOKENS
-        return max(ANSWER_TOKENS, min(self.answer_tokens, MAX_TOKENS // 2))
+        longest = ANSWER_TOKENS
+        if self.chat_format.answer_after:
+            longest = max(ANSWER_TOKENS + REASONING_TOKENS, self.answer_tokens)
+        return min(longest, self.room // 2)
+
+    @property
+    def cut_after(self) -> str:
+        """What garak cuts answers after: the mark of their beginning but for its last character.
+
+        That one stays, and tells an answer from reasoning that never came to its end.
+        """
+        return self.chat_format.answer_after[:-1]
+
+    def read_answer(self, text: str) -> str | None:
+        """Return the answer in what garak has left of it; None where reasoning has not ended.
+
+        A model that does not reason answers without a mark, unless the prompt itself begins the
+        reasoning.
+        """
+        if not self.cut_after:
+            return text
+        mark = self.chat_format.answer_after
+        if text.startswith(mark[-1]):
+            return text[1:].lstrip()
+        tag = _TAG.match(mark)
+        begin = tag[0].replace("/", "") if tag else mark
+        prompt_begins = self.prompt.rfind(begin) > self.prompt.rfind(mark)
+        return None if prompt_begins or text.lstrip().startswith(begin) else text
 
 
 def make_configuration(
@@ -88,8 +122,13 @@ def make_configuration(
 
 def _generator(asking: Asking, model: str, url: str) -> dict[str, Any]:
     chat_format = asking.chat_format
-    # What a call names last counts: the server's name in the place of the one in prompts.
-    extra: dict[str, Any] = {"model": model, "stop_token_ids": list(chat_format.stop_ids)}
+    # What a call names last counts: the server's name in the place of the one in prompts, and
+    # greedy answers in the place of what a probe sets (promptinject: a temperature of up to 0.9).
+    extra: dict[str, Any] = {
+        "model": model,
+        "stop_token_ids": list(chat_format.stop_ids),
+        **_GREEDY,
+    }
     if chat_format.template is None:
         # Nothing has written the tokens that a text begins with.
         extra["add_special_tokens"] = True
@@ -102,8 +141,9 @@ def _generator(asking: Asking, model: str, url: str) -> dict[str, Any]:
         "seed": SEED,
         "extra_params": {"extra_body": extra},
     }
-    if chat_format.answer_after:
-        # An answer is what follows this mark: reasoning before it is nobody's answer.
-        extra["skip_special_tokens"] = False
-        told |= {"skip_seq_start": "", "skip_seq_end": chat_format.answer_after}
+    if asking.cut_after:
+        # An answer is what follows this mark: reasoning before it is nobody's answer. It takes its
+        # room whatever a probe sets (promptinject: 60 tokens and more).
+        extra |= {"skip_special_tokens": False, "max_tokens": asking.max_answer_tokens}
+        told |= {"skip_seq_start": "", "skip_seq_end": asking.cut_after}
     return told

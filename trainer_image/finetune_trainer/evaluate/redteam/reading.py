@@ -7,7 +7,7 @@ garak that was stopped is cut. What is missing is missing, and is never read as 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,11 +57,12 @@ class GarakReport:
     counts: Mapping[tuple[str, str], int]
 
 
-def read_report(text: str) -> GarakReport:
+def read_report(text: str, read_answer: Callable[[str], str | None] = str) -> GarakReport:
     """Read the lines of a ``report.jsonl``.
 
     Args:
         text: Its content; it may be cut anywhere.
+        read_answer: Returns the answer in what a model has said; None where there is none.
     """
     version, is_complete = "", False
     attempts: list[Attempt] = []
@@ -73,7 +74,7 @@ def read_report(text: str) -> GarakReport:
         elif kind == "completion":
             is_complete = True
         elif kind == "attempt" and entry.get("status") == DONE:
-            attempts += _read_attempts(entry)
+            attempts += _read_attempts(entry, read_answer)
         elif kind == "eval":
             key = (_short(entry.get("probe")), _short(entry.get("detector")))
             counts[key] = _as_count(entry.get("total_evaluated"))
@@ -100,14 +101,17 @@ def _entries(text: str) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def _read_attempts(entry: Mapping[str, Any]) -> Iterator[Attempt]:
+def _read_attempts(
+    entry: Mapping[str, Any], read_answer: Callable[[str], str | None]
+) -> Iterator[Attempt]:
     """Yield an attempt for each answer; there is one unless somebody asked for more."""
     turns = _turns_of(entry.get("prompt"))
     results = entry.get("detector_results")
     scores = results if isinstance(results, dict) else {}
     answers = entry.get("outputs")
     for place, answer in enumerate(answers if isinstance(answers, list) else []):
-        text = _text_of(answer)
+        said = _text_of(answer)
+        text = None if said is None else read_answer(said)
         found = {
             _short(name): hit
             for name, told in scores.items()
