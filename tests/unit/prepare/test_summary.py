@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from finetune_api.trainer import ResolvedJob
@@ -16,12 +18,16 @@ SPLIT = SplitReport(
 )  # fmt: skip
 
 
-def sentences(sides: list[str], split: SplitReport) -> str:
+JUDGE = {"endpoint": "https://judge.example/v1", "model": "m"}
+
+
+def sentences(sides: list[str], split: SplitReport, **more: Any) -> str:
     sources = [{"uri": f"s3://data/{side}.csv", "side": side} for side in sides]
     spec = {
         "model": {"uri": "hf://example/tiny", "revision": "main"},
         "dataset": {"sources": sources},
         "output": {"uri": "s3://data/out"},
+        **more,
     }
     job = ResolvedJob.model_validate({"namespace": "a", "name": "b", "uid": "c", "spec": spec})
     told: list[str] = []
@@ -47,3 +53,38 @@ def test_a_report_of_a_version_without_intervals_says_nothing_of_one() -> None:
     told = sentences(["Split"], earlier)
     assert "750 train" in told
     assert "interval" not in told
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "rests on 400 independent held-out prompts: the 95 % interval of a share of hits r"),
+        ({}, "of a share of hits reaches at most 0.050 to either side"),
+        # Other jobs ask fewer of the same data set.
+        ({"evaluation": {"maxSamples": 150}}, "rests on 150 "),
+        ({"evaluation": {"maxSamples": 150}}, "reaches at most 0.083 to either side"),
+        (
+            {"evaluation": {"maxSamples": 50}},
+            "at most 0.145 to either side; 104 are wanted for 0.10: raise evaluation.maxSamples",
+        ),
+        # A judge is asked about fewer than the models are.
+        (
+            {"goal": {"metric": "judgeWinRate", "atLeast": "0.5"}, "evaluation": {"judge": JUDGE}},
+            "rests on 100 independent held-out prompts: the 95 % interval of a share of hits "
+            "reaches at most 0.102 to either side; 104 are wanted for 0.10: raise "
+            "evaluation.judge.sample and maxCalls",
+        ),
+    ],
+)
+def test_the_interval_that_is_told_is_of_the_prompts_that_this_job_scores(
+    change: dict[str, Any], words: str
+) -> None:
+    assert words in sentences(["Split"], SPLIT, **change)
+
+
+@pytest.mark.parametrize("metric", ["macroF1", "bleu", "loss"])
+def test_no_width_is_promised_of_what_is_no_mean_of_hits(metric: str) -> None:
+    bound = {"atMost": "2"} if metric == "loss" else {"atLeast": "0.5"}
+    told = sentences(["Split"], SPLIT, goal={"metric": metric, **bound})
+    assert "to either side" not in told
+    assert ("rests on 400 independent held-out prompts" in told) is (metric != "loss")

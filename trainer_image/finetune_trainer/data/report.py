@@ -110,9 +110,9 @@ class SplitReport(APIModel):
     test_groups: int = 0
     """Of these, on the test side: independent questions that the verdict rests on."""
     wanted_test_groups: int = 0
-    """How many make the 95 % interval of a score between 0 and 1 at most 0.10 to either side."""
+    """How many make the 95 % interval of a share of hits at most 0.10 to either side."""
     widest_interval: str | None = None
-    """Decimal string: how far it may reach to either side with those that are scored."""
+    """Decimal string: how far it may reach to either side where all of them are asked."""
     labels: int | None = None
     """Labels whose shares are alike on all sides; null where answers are no labels, or too many."""
     largest_label_deviation: str | None = None

@@ -6,6 +6,10 @@ from bisect import bisect_left
 from functools import cache
 from typing import TYPE_CHECKING
 
+from finetune_api.v1alpha1.evaluation import Evaluation
+from finetune_api.v1alpha1.judging import most_scored
+from finetune_api.v1alpha1.scoring import CORPUS_METRICS, JUDGE_METRICS
+from finetune_trainer.data.asking import most_asked
 from finetune_trainer.statistics.bounded import confidence_of_share
 
 if TYPE_CHECKING:
@@ -70,3 +74,31 @@ def widest_half(num_groups: int) -> float:
 def count_wanted(half_width: float = WANTED_HALF_WIDTH) -> int:
     """Return how many independent held-out prompts make no interval wider than this."""
     return bisect_left(range(MOST_WANTED), -half_width, key=lambda number: -widest_half(number))
+
+
+def word_width(evaluation: Evaluation, metric: str, num_groups: int) -> str:
+    """Say on how many held-out prompts a job's verdict rests, and what that is worth.
+
+    Args:
+        evaluation: The job's ``spec.evaluation``, which says how many are asked.
+        metric: The goal's metric; empty without one.
+        num_groups: Independent held-out prompts.
+    """
+    asked, wanted = most_asked(evaluation), count_wanted()
+    most = most_scored(evaluation, metric, asked)
+    number = min(num_groups, most)
+    sentence = f"the verdict rests on {number} independent held-out prompts"
+    if metric in CORPUS_METRICS:
+        return sentence  # what is no mean of rows may vary more than a share does
+    sentence += (
+        ": the 95 % interval of a share of hits reaches at most "
+        f"{widest_half(number):.3f} to either side"
+    )
+    if number >= wanted:
+        return sentence
+    remedy = "add examples, or raise dataset.split.testPercent"
+    if num_groups >= wanted:
+        is_judged = metric in JUDGE_METRICS and most < asked
+        field = "evaluation.judge.sample and maxCalls" if is_judged else "evaluation.maxSamples"
+        remedy = f"raise {field}"
+    return f"{sentence}; {wanted} are wanted for {WANTED_HALF_WIDTH:.2f}: {remedy}"

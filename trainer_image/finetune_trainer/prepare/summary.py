@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from finetune_api.stage_results import QuestionCount, RowCounts
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
-from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.prepared import REPORT_NAME
 from finetune_trainer.data.report import (
     CheckReport,
@@ -33,7 +32,7 @@ from finetune_trainer.prepare.privacy.step import make_shield
 from finetune_trainer.prepare.reading.encodings import UTF8
 from finetune_trainer.prepare.reading.examples import SourceRows, file_label
 from finetune_trainer.prepare.reading.sources import SourceFile
-from finetune_trainer.prepare.strata import count_wanted, widest_half
+from finetune_trainer.prepare.strata import count_wanted, widest_half, word_width
 from finetune_trainer.prepare.tokens import TokenStatistics
 from finetune_trainer.prepare.version import RECIPE_VERSION
 
@@ -82,7 +81,8 @@ def make_report(
             rows_drawn=division.num_rows,
             test_groups=division.num_test_groups,
             wanted_test_groups=count_wanted(),
-            widest_interval=f"{widest_half(_num_scored(job, division.num_test_groups)):.3f}",
+            # Of all of them: how many a job asks, the report, which jobs share, does not know.
+            widest_interval=f"{widest_half(division.num_test_groups):.3f}",
             labels=division.num_labels,
             largest_label_deviation=(
                 None if division.largest_deviation is None else f"{division.largest_deviation:.4f}"
@@ -206,11 +206,6 @@ def count_rows(sides: Mapping[Side, RowFile]) -> RowCounts:
     return RowCounts(**{side.value: len(rows) for side, rows in sides.items()})
 
 
-def _num_scored(job: ResolvedJob, num_groups: int) -> int:
-    # Of questions that are counted job by job a report, which jobs share, knows nothing.
-    return min(num_groups, most_asked(job.spec.evaluation, num_groups))
-
-
 def _tell_split(job: ResolvedJob, split: SplitReport, questions: QuestionCount | None) -> list[str]:
     sentences = []
     if split.labels is not None:
@@ -226,21 +221,10 @@ def _tell_split(job: ResolvedJob, split: SplitReport, questions: QuestionCount |
     goal = job.spec.goal
     if goal is not None and goal.metric in LOWER_IS_BETTER:
         return sentences  # its interval depends on the losses, not on their number alone
-    if split.widest_interval is None:
-        return sentences
-    metric = goal.metric if goal else "a score"
-    sentence = (
-        f"the verdict rests on {_num_scored(job, split.test_groups)} independent held-out prompts: "
-        f"the 95 % interval of {metric} reaches at most {split.widest_interval} to either side"
-    )
-    if split.test_groups < split.wanted_test_groups:
-        sentence += (
-            f"; {split.wanted_test_groups} are wanted for 0.10: add examples, or raise "
-            "dataset.split.testPercent"
-        )
-    elif most_asked(job.spec.evaluation) < split.wanted_test_groups:
-        sentence += f"; {split.wanted_test_groups} are wanted for 0.10: raise evaluation.maxSamples"
-    return [*sentences, sentence]
+    if not split.test_groups:
+        return sentences  # as earlier versions wrote it
+    metric = goal.metric if goal else ""
+    return [*sentences, word_width(job.spec.evaluation, metric, split.test_groups)]
 
 
 def count_divided(division: Division) -> RowCounts:
