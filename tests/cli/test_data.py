@@ -220,7 +220,9 @@ def test_validate_opens_the_data_and_goes_on_with_the_next_file(
     assert "bad.yaml: parcels is valid, but its data would be refused" in first
     assert "rows.jsonl:41" in first
     assert "is valid, and so is its data: 30 train, 2 validation, 8 test rows" in second
-    assert "8 of 8 held-out questions are asked, too few: without goal and gates" in second
+    assert (
+        "8 of 8 held-out questions are asked, too few: as no goal or gate takes a number" in second
+    )
     assert SECRET not in done.out + done.err
     assert not (tmp_path / "out").exists()
     assert bad.exists()

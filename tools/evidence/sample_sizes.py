@@ -53,6 +53,8 @@ class _Case:
         better: Scores of both models where the tuned one is better than asked by the margin.
         same: The same where it is not; of gates, on the first one's slice alone.
         draw: Draws scores.
+        is_opposed: The base model scores what the tuned one does not, as where a judge says which
+            answer is better.
     """
 
     words: str
@@ -61,6 +63,7 @@ class _Case:
     better: tuple[float, float]
     same: tuple[float, float]
     draw: Draw = field(default=lambda mean, clusters, rng: _hits(mean, clusters, rng))
+    is_opposed: bool = False
 
 
 def published_shares(num_jobs: int) -> Iterator[Sized]:
@@ -97,6 +100,8 @@ def _is_published(
     def compare(questions: Sequence[HeldOut], before: float, after: float) -> Compared:
         _, clusters = np.unique([each.group for each in questions], return_inverse=True)
         drawn = [case.draw(score, clusters, rng) for score in (before, after)]
+        if case.is_opposed:
+            drawn[0] = 1 - drawn[1]
         settings = {"num_samples": 500, "seed": job, "num_draws": NUM_DRAWS}
         if spec.goal is not None and spec.goal.over_base is not None:
             return compare_means(drawn[0], drawn[1], clusters, **settings)
@@ -244,4 +249,16 @@ def _cases() -> Iterator[_Case]:
         better=(0.1, 0.85),
         same=(0.1, 0.8),
         draw=_alike,
+    )
+    judge = {"endpoint": "https://judge/v1", "model": "m", "sample": 10_000, "maxCalls": 100_000}
+    yield _Case(
+        words="overBase 0.3 of judgeWinRate",
+        spec={
+            "goal": {"metric": "judgeWinRate", "overBase": "0.3"},
+            "evaluation": {"judge": judge},
+        },
+        questions=_held_out(5000),
+        better=(0.325, 0.675),
+        same=(0.35, 0.65),
+        is_opposed=True,
     )

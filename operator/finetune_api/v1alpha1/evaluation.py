@@ -71,8 +71,9 @@ class Evaluation(APIModel):
     )
     """Held-out questions asked, drawn by the split's seed. `auto`: as many as goal and gates take,
     so that a model which is better than they ask by 0.05 (by half of what is left to the best
-    score, where that is less) meets them all with 90 % probability; without goal and gates, as
-    many as let no interval reach beyond 0.05 to either side. `status.dataset.questions` tells the
+    score, where that is less) meets them all with 90 % probability, and two of each gate's slice;
+    without goal and gates, as many as let the interval of a share of hits reach at most 0.05 to
+    either side, and 500 where most rows have no prompt. `status.dataset.questions` tells the
     number, and why it is that."""
     min_prompts: Annotated[Integer, Field(ge=1, le=100000)] = 30
     """Fewest distinct held-out prompts that a published adapter may rest on. A data set with fewer

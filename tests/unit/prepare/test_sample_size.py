@@ -11,11 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_api.stage_results import QuestionCount
+from finetune_api.trainer import Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_trainer.context import StageContext
 from finetune_trainer.data.asking import draw_questions, order_questions
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.prepare.held_out import HeldOut, gather_held_out
 from finetune_trainer.prepare.sample_size import choose_number, count_questions
+from finetune_trainer.prepare.stage import has_version
+from finetune_trainer.report.events import EventEmitter
 from support.spec_cases import changed, minimal_job
 
 ACCURATE = {"metric": "exactMatch", "atLeast": "0.80"}
@@ -65,8 +70,23 @@ def held_out(
             {"metric": "contains", "overBase": "0.30", "atLeast": "0.95"},
             {}, held_out(4000), 1398, True, "goal.overBase 0.30 takes 1,398",
         ),
-        (None, {}, held_out(4000), 402, True, "without goal and gates 402 independent prompts"),
+        (None, {}, held_out(4000), 402, True, "a number, 402 independent prompts"),
         (None, {}, held_out(100), 100, False, "and there are 100"),
+        (None, {}, held_out(4000), 402, True, "95 % interval of a share of hits reaches at most"),
+        # Plain text has no answers whose share of hits could be told.
+        (
+            None, {}, held_out(20_000, has_prompt=False),
+            500, True, "asked: 0 of the 20,000 have a prompt, the others have nothing but a loss",
+        ),
+        (None, {}, held_out(70, has_prompt=False), 70, True, "70 of 70"),
+        (
+            None, {}, held_out(900) + held_out(8000, has_prompt=False),
+            500, True, "900 of the 8,900 have a prompt",
+        ),
+        (
+            None, {}, held_out(9000) + held_out(8000, has_prompt=False),
+            732, True, "402 independent prompts are wanted",
+        ),
         (None, {"review": {"sample": 450}}, held_out(4000), 450, True, "evaluation.review.sample"),
         ({"metric": "loss", "atMost": "1"}, {}, held_out(4000), 500, True, "how much loss varies"),
         (
@@ -80,6 +100,21 @@ def held_out(
             {"metric": "judgeWinRate", "atLeast": "0.5"},
             {"judge": JUDGE}, held_out(4000), 100, False, "raise evaluation.judge.sample and maxC",
         ),
+        # A judge's win for the one is the other's loss: twice the rows of two models that both may
+        # be right.
+        (
+            {"metric": "judgeWinRate", "overBase": "0.3"},
+            {"judge": {**JUDGE, "sample": 10_000, "maxCalls": 100_000}},
+            held_out(9000), 3833, True, "so that a model that gains 0.35 meets",
+        ),
+        (
+            {"metric": "judgeWinRate", "overBase": "0.3", "atLeast": "0.8"},
+            {"judge": {**JUDGE, "sample": 10_000, "maxCalls": 100_000}},
+            held_out(9000), 781, True, "goal.atLeast 0.8 takes 781",
+        ),
+        # What any score meets takes nothing.
+        (None, {"gates": gate(overBase="-5")}, held_out(99), 30, True, "the least by evaluation"),
+        (None, {"gates": gate(overBase="-1")}, held_out(99), 30, True, "the least by evaluation"),
         (None, {"gates": gate(atLeast="0.8")}, held_out(4000), 641, True, "gate g: atLeast 0.8"),
         (None, {"gates": gate(atMost="0.2")}, held_out(4000), 641, True, "is at 0.15 meets all"),
         (
@@ -89,11 +124,11 @@ def held_out(
         ),
         (
             None, {"gates": gate(atLeast="0.8", severity="Warn")},
-            held_out(4000), 402, True, "without goal and gates",
+            held_out(4000), 402, True, "as no goal or gate takes a number",
         ),
         (
             None, {"gates": gate(metric="forgetting.bitsPerByte", atMost="1"), "forgetting": {}},
-            held_out(4000), 402, True, "without goal and gates",
+            held_out(4000), 402, True, "as no goal or gate takes a number",
         ),
     ],
 )  # fmt: skip
@@ -122,21 +157,115 @@ def test_a_slice_has_as_many_as_its_gate_takes() -> None:
     assert "and there are 100: add examples" in few.message
 
 
-def test_more_gates_take_more_prompts_each() -> None:
-    def number(count: int) -> int:
-        gates = [{**gate(atLeast="0.8")[0], "name": f"g{i}"} for i in range(count)]
-        names = frozenset(each["name"] for each in gates)
-        questions = [HeldOut(group=str(i), gates=names) for i in range(9000)]
-        return choose_number(spec_with(gates=gates), questions).number
+def number_of(gates: list[dict[str, Any]], **more: Any) -> int:
+    names = frozenset(each["name"] for each in gates)
+    questions = [HeldOut(group=str(i), gates=names) for i in range(9000)]
+    return choose_number(spec_with(gates=gates), questions, **more).number
 
-    assert number(1) < number(2) < number(16)
+
+def several(count: int, **asked: Any) -> list[dict[str, Any]]:
+    """Return gates that each ask something else."""
+    return [
+        {**gate(**asked)[0], "name": f"g{i}", "slice": {"source": f"{i}"}} for i in range(count)
+    ]
+
+
+def test_more_gates_take_more_prompts_each() -> None:
+    numbers = [number_of(several(count, atLeast="0.8")) for count in (1, 2, 16)]
+    assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"atLeast": "0.99", "severity": "Warn"},
+        {"atLeast": "0.80"},  # the same, written otherwise
+        {"atLeast": "0.8", "certainty": "0.9"},
+    ],
+)
+def test_what_stops_nothing_and_what_asks_the_same_costs_a_gate_nothing(
+    beside: dict[str, Any],
+) -> None:
+    alone = gate(atLeast="0.8")
+    assert number_of([*alone, {**gate(**beside)[0], "name": "h"}]) == number_of(alone) == 641
+    assert number_of([*alone, {**gate(atLeast="0.7")[0], "name": "h"}]) > 641
+
+
+def test_a_gate_on_the_published_version_takes_none_before_there_is_one() -> None:
+    questions = [HeldOut(group=str(i), gates=frozenset("g")) for i in range(9000)]
+    spec = spec_with({**ACCURATE, "atLeast": "0.9"}, gates=gate(overPublished="0"))
+    first = choose_number(spec, questions, has_published=False)
+    assert (first.number, first.enough) == (316, True)
+    assert first.message.endswith("overPublished takes none, for nothing is published yet")
+    later = choose_number(spec, questions)
+    assert later.number == 2667
+    assert "nothing is published" not in later.message
+
+
+def test_whether_a_version_is_published_is_looked_up_where_it_decides(tmp_path: Path) -> None:
+    def look(**evaluation: Any) -> bool:
+        body = changed(
+            minimal_job("tiny"),
+            {"spec.output.uri": f"file://{tmp_path}/out", "spec.evaluation": evaluation},
+        )
+        job = resolve_job(FineTuneJob.from_wire(body), namespace="default", uid="mine")
+        folders = {"work_dir": tmp_path / "work", "cache_dir": tmp_path / "cache"}
+        return has_version(StageContext(job=job, emit=EventEmitter(Stage.PREPARE), **folders))
+
+    asked = {"maxSamples": "auto", "gates": gate(overPublished="0")}
+    assert look(maxSamples="auto", gates=gate(overBase="0"))
+    assert look(maxSamples=500, gates=gate(overPublished="0"))
+    assert not look(**asked)
+    path = tmp_path / "out/versions/default/tiny/1/manifest.json"
+    for uid, counts in (("mine", False), ("other", True)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"files": [], "inputs": {"uid": uid}}))
+        assert look(**asked) is counts
+
+
+@pytest.mark.parametrize("metric", ["loss", "exactMatch"])
+@pytest.mark.parametrize("there", [0, 1, 3])
+def test_every_gates_slice_has_two_prompts_where_there_are_as_many(metric: str, there: int) -> None:
+    asked = {"atMost": "2"} if metric == "loss" else {"atLeast": "0.3", "severity": "Warn"}
+    spec = spec_with(gates=gate(metric=metric, slice={"source": "rare.jsonl"}, **asked))
+    order = order_questions(10_000, seed=spec.dataset.split.seed)
+    questions = [HeldOut(group=str(i)) for i in range(10_000)]
+    for place in order[600 : 600 + 100 * there : 100]:
+        questions[place] = HeldOut(group=str(place), gates=frozenset("g"))
+    chosen = choose_number(spec, questions)
+    least = 500 if metric == "loss" else 402
+    assert chosen.number == {0: least, 1: 601, 3: 701}[there]
+    assert chosen.enough
+    assert ("of the slice of gate g" in chosen.message) is bool(there)
 
 
 def test_gates_that_their_number_makes_hopeless_are_told() -> None:
-    gates = [{**gate(atLeast="0.5", certainty="0.999")[0], "name": f"g{i}"} for i in range(16)]
+    gates = [
+        {**gate(atLeast=f"0.{50 + i}", certainty="0.999")[0], "name": f"g{i}"} for i in range(16)
+    ]
     chosen = choose_number(spec_with(gates=gates), held_out(4000))
     assert (chosen.number, chosen.enough) == (500, False)
     assert "so many gates at this certainty can be shown by no number" in chosen.message
+
+
+def test_a_function_of_ones_own_may_count_hits_and_misses() -> None:
+    def choose(count: int, metric: str, **evaluation: Any) -> QuestionCount:
+        asked = {"atLeast": "0.5", "certainty": "0.999", "metric": metric}
+        gates = several(count, **asked)
+        names = frozenset(each["name"] for each in gates)
+        questions = [HeldOut(group=str(i), gates=names) for i in range(20_000)]
+        return choose_number(spec_with(gates=gates, **evaluation), questions)
+
+    own = {"customMetric": {"path": "/own.py"}}
+    chosen = choose(3, "custom", **own)
+    assert chosen.enough
+    assert chosen.number == choose(3, "contains").number
+    assert "where it gives 0 and 1 alone (else raise evaluation.numBootstrapSamples)" in (
+        chosen.message
+    )
+    for hopeless in (choose(3, "rougeL"), choose(11, "custom", **own)):
+        assert not hopeless.enough
+        assert "can be shown by no number of prompts" in hopeless.message
 
 
 def test_rows_that_belong_together_count_as_if_they_were_all_alike() -> None:

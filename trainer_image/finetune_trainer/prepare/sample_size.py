@@ -16,47 +16,63 @@ from pathlib import Path
 from finetune_api.stage_results import QuestionCount
 from finetune_api.v1alpha1.evaluation import DEFAULT_SAMPLES, MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.gates import Gate
 from finetune_trainer.data.asking import order_questions
 from finetune_trainer.prepare.decidable import ADD
 from finetune_trainer.prepare.held_out import HeldOut, read_held_out
-from finetune_trainer.prepare.sized_claims import Claim, is_of, list_claims, most_judged
+from finetune_trainer.prepare.sized_claims import (
+    Claim,
+    is_of,
+    is_scored,
+    list_claims,
+    most_judged,
+)
 from finetune_trainer.prepare.strata import count_wanted
 from finetune_trainer.statistics.power import MARGIN
 
 MESSAGE_CHARACTERS = 512
+LEAST_OF_SLICE = 2
+"""Independent prompts of a gate's slice, where there are as many; of one alone nothing varies."""
 UNEVEN = 0.25
 """What groups count less than Kish's number says, at most; without it 89 % publish, not 90."""
 
 
-def count_questions(spec: FineTuneJobSpec, folder: Path) -> QuestionCount | None:
+def count_questions(
+    spec: FineTuneJobSpec, folder: Path, *, has_published: bool = True
+) -> QuestionCount | None:
     """Return how many held-out questions a job's evaluation asks, and why.
 
     Args:
         spec: The job's spec.
         folder: The prepared data set.
+        has_published: Whether there is a version that ``overPublished`` compares with.
 
     Returns:
         The number; None where the job says it itself.
     """
     if spec.evaluation.max_samples != "auto":
         return None
-    return choose_number(spec, read_held_out(folder, spec.evaluation.gates))
+    questions = read_held_out(folder, spec.evaluation.gates)
+    return choose_number(spec, questions, has_published=has_published)
 
 
-def choose_number(spec: FineTuneJobSpec, questions: Sequence[HeldOut]) -> QuestionCount:
+def choose_number(
+    spec: FineTuneJobSpec, questions: Sequence[HeldOut], *, has_published: bool = True
+) -> QuestionCount:
     """Choose how many held-out questions are asked; see :func:`count_questions`.
 
     The number is never above the questions held out, nor 100,000, and never below
     ``evaluation.minPrompts`` and ``evaluation.review.sample`` where there are as many. It is the
-    least at which all claims have their independent prompts. Rows that belong together are taken
-    to be all alike, the most that they can be: a sample of groups with ``b`` rows each counts
-    ``sum(b) ** 2 / sum(b ** 2)`` prompts, and up to a quarter less.
+    least at which all claims have their independent prompts, and every gate's slice has two. Rows
+    that belong together are taken to be all alike, the most that they can be: a sample of groups
+    with ``b`` rows each counts ``sum(b) ** 2 / sum(b ** 2)`` prompts, and up to a quarter less.
 
     Args:
         spec: The job's spec.
         questions: The held-out questions, in the order of their first row.
+        has_published: As above.
     """
-    claims = list_claims(spec, questions) or [_width()]
+    claims = list_claims(spec, questions, has_published=has_published) or [_width(questions)]
     evaluation = spec.evaluation
     least = max(evaluation.min_prompts, evaluation.review.sample if evaluation.review else 0)
     if any(claim.wanted is None for claim in claims):
@@ -66,16 +82,28 @@ def choose_number(spec: FineTuneJobSpec, questions: Sequence[HeldOut]) -> Questi
         for claim in claims
         if claim.wanted is not None
     ]
+    slices = [
+        _Slice(gate=gate)
+        for gate in evaluation.gates
+        if gate.slice is not None and "." not in gate.metric
+    ]
     order = order_questions(len(questions), seed=spec.dataset.split.seed)[:MOST_SAMPLES]
-    number = _walk(tallies, [questions[place] for place in order], least)
+    drawn = [questions[place] for place in order]
+    for part in slices:
+        part.limit(drawn)
     walked = _Walked(
+        number=_walk([*tallies, *slices], drawn, least),
         tallies=tallies,
         short=[tally for tally in tallies if tally.is_capped or not tally.is_reached],
+        slices=slices,
     )
+    words = _word(len(questions), claims, walked)
+    if not has_published and any(gate.over_published is not None for gate in evaluation.gates):
+        words += "; overPublished takes none, for nothing is published yet"
     return QuestionCount(
-        number=number,
+        number=walked.number,
         enough=not walked.short and all(claim.is_possible for claim in claims),
-        message=_cut(_word(number, len(questions), claims, walked)),
+        message=_cut(words),
     )
 
 
@@ -128,39 +156,82 @@ class _Tally:
             self.reached_at = number
 
 
+@dataclass(kw_only=True, slots=True)
+class _Slice:
+    """Independent prompts that a gate's slice has so far."""
+
+    gate: Gate
+    wanted: int = LEAST_OF_SLICE
+    groups: set[str] = field(default_factory=set)
+    reached_at: int = 0
+
+    @property
+    def is_reached(self) -> bool:
+        return len(self.groups) >= self.wanted
+
+    def limit(self, drawn: Sequence[HeldOut]) -> None:
+        """Want no more than there are."""
+        groups: set[str] = set()
+        for question in drawn:
+            if is_scored(self.gate, question):
+                groups.add(question.group)
+            if len(groups) >= self.wanted:
+                return
+        self.wanted = len(groups)
+
+    def add(self, question: HeldOut, number: int) -> None:
+        if not self.is_reached and is_scored(self.gate, question):
+            self.groups.add(question.group)
+            self.reached_at = number
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Walked:
-    """What came of drawing: all claims that are counted, and those that have too few."""
+    """What came of drawing: all claims that are counted, those that have too few, all slices."""
 
+    number: int
     tallies: Sequence[_Tally]
     short: Sequence[_Tally]
+    slices: Sequence[_Slice]
 
 
-def _walk(tallies: Sequence[_Tally], drawn: Sequence[HeldOut], least: int) -> int:
+def _walk(counted: Sequence[_Tally | _Slice], drawn: Sequence[HeldOut], least: int) -> int:
     """Return the least number of drawn questions at which all have their prompts; else all."""
     for number, question in enumerate(drawn, start=1):
-        for tally in tallies:
-            tally.add(question, number)
-        if number >= least and all(tally.is_reached for tally in tallies):
+        for each in counted:
+            each.add(question, number)
+        if number >= least and all(each.is_reached for each in counted):
             return number
     return len(drawn)
 
 
-def _width() -> Claim:
+def _width(questions: Sequence[HeldOut]) -> Claim:
     """Return what is wanted where nothing is asked for: intervals that are not too wide."""
+    answered = sum(question.has_prompt for question in questions)
+    if 2 * answered < len(questions):
+        return Claim(
+            field="",
+            metric="",
+            wanted=None,
+            words=(
+                f"{answered:,} of the {len(questions):,} have a prompt, the others have nothing "
+                "but a loss, and how much that varies is not known before it is measured"
+            ),
+        )
     wanted = count_wanted(MARGIN)
     return Claim(
         field="",
         metric="",
         wanted=wanted,
         words=(
-            f"without goal and gates {wanted:,} independent prompts are wanted, so that no 95 % "
-            f"interval reaches beyond {MARGIN} to either side"
+            f"as no goal or gate takes a number, {wanted:,} independent prompts are wanted, so "
+            f"that the 95 % interval of a share of hits reaches at most {MARGIN} to either side"
         ),
     )
 
 
-def _word(number: int, available: int, claims: Sequence[Claim], walked: _Walked) -> str:
+def _word(available: int, claims: Sequence[Claim], walked: _Walked) -> str:
+    number = walked.number
     start = f"evaluation.maxSamples auto: {number:,} of {available:,} held-out questions are asked"
     if walked.short:
         worst = max(walked.short, key=_Tally.lack)
@@ -171,6 +242,12 @@ def _word(number: int, available: int, claims: Sequence[Claim], walked: _Walked)
     decided = max(walked.tallies, key=lambda tally: tally.reached_at, default=None)
     if decided is not None and decided.reached_at == number:
         return f"{start}: {decided.claim.words}{_word_groups(decided)}"
+    rare = next((part for part in walked.slices if part.reached_at == number), None)
+    if rare is not None:
+        return (
+            f"{start}, so that {rare.wanted} independent prompt(s) are of the slice of gate "
+            f"{rare.gate.name}, the least that tell anything of it"
+        )
     unknown = next((claim for claim in claims if claim.wanted is None), None)
     if unknown is not None:
         return f"{start}: {unknown.words}, so {DEFAULT_SAMPLES} are, where there are as many"

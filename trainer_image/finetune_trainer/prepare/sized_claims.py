@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from finetune_api.v1alpha1.evaluation import Goal
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -15,15 +15,21 @@ from finetune_api.v1alpha1.scoring import (
     CORPUS_METRICS,
     GRADED_METRICS,
     JUDGE_METRICS,
+    LOWER_IS_BETTER,
     UNBOUNDED_METRICS,
 )
 from finetune_trainer.prepare.decidable import LABEL_METRICS
 from finetune_trainer.prepare.held_out import HeldOut
-from finetune_trainer.statistics.bounded import NUM_DRAWS
 from finetune_trainer.statistics.confidence import tail_of
-from finetune_trainer.statistics.paired_power import count_for_gain, widest_gain
+from finetune_trainer.statistics.paired_power import (
+    count_for_gain,
+    count_for_wins,
+    widest_gain,
+)
 from finetune_trainer.statistics.power import POWER, better_than, count_for_share, tail_of_many
 
+OPPOSED = "judgeWinRate"
+"""A win of the tuned model is a loss of the base: of the two scores one says the other."""
 LEAST_LEVELS = 1000
 """Bounds of a score that is resampled, at least."""
 
@@ -63,9 +69,22 @@ class _Asked:
     after: float = 0.0
     is_possible: bool = True
     why_not: str = ""
+    condition: str = ""
+
+    @property
+    def can_be_missed(self) -> bool:
+        """Whether it is counted and some score misses it."""
+        return self.threshold is not None and self.threshold > (-1 if self.is_gain else 0)
+
+    @property
+    def identity(self) -> Hashable:
+        """What it has in common with others that are met and missed together with it."""
+        return self.field if self.gate is None else self.gate.claim
 
 
-def list_claims(spec: FineTuneJobSpec, questions: Sequence[HeldOut]) -> list[Claim]:
+def list_claims(
+    spec: FineTuneJobSpec, questions: Sequence[HeldOut], *, has_published: bool = True
+) -> list[Claim]:
     """Return what must hold before a job publishes, each with the prompts that it takes.
 
     All of it is to be found together with the probability :data:`POWER`, so each claim may be
@@ -74,16 +93,14 @@ def list_claims(spec: FineTuneJobSpec, questions: Sequence[HeldOut]) -> list[Cla
     Args:
         spec: The job's spec.
         questions: The held-out questions.
+        has_published: Whether there is a version that ``overPublished`` compares with.
 
     Returns:
         The claims on held-out rows; none where the job asks for nothing of them.
     """
     labels = _count_labels(questions, None)
-    asked = [*_goal(spec.goal, labels), *_gates(spec)]
-    # What any score meets cannot be missed.
-    sized = sum(
-        each.threshold is not None and (each.is_gain or each.threshold > 0) for each in asked
-    )
+    asked = [*_goal(spec.goal, labels), *_gates(spec, has_published=has_published)]
+    sized = len({each.identity for each in asked if each.can_be_missed})
     power = 1 - (1 - POWER) / max(1, sized)
     return [_size(each, questions, power) for each in asked]
 
@@ -107,53 +124,63 @@ def _goal(goal: Goal | None, labels: Counter[bytes]) -> Iterator[_Asked]:
     if goal.at_most is not None:
         yield ask(f"goal.atMost {goal.at_most}", goal.at_most)  # of a loss
     if goal.over_base is not None:
-        before, after = widest_gain(better_than(float(goal.over_base)), at_least=least)
+        before, after = _widest(goal.metric, float(goal.over_base), at_least=least)
         yield ask(f"goal.overBase {goal.over_base}", goal.over_base, before=before, after=after)
     if trivial is not None:
         field = "goal: more than always giving the most frequent label"
         yield ask(field, 0.0, before=trivial, after=least)
 
 
-def _gates(spec: FineTuneJobSpec) -> Iterator[_Asked]:
-    gates = spec.evaluation.gates
+def _widest(metric: str, gain: float, *, at_least: float = 0.0) -> tuple[float, float]:
+    """Return the true scores at which a gain varies most, of a model better by the margin."""
+    before, after = widest_gain(better_than(gain), at_least=at_least)
+    return (1 - after if metric == OPPOSED else before), after
+
+
+def _gates(spec: FineTuneJobSpec, *, has_published: bool) -> Iterator[_Asked]:
+    # Those of severity Warn are told and no more, and corrected among themselves.
+    gates = [
+        gate
+        for gate in spec.evaluation.gates
+        if gate.severity == "Block" and (has_published or gate.over_published is None)
+    ]
+    family = len({gate.claim for gate in gates})
     for gate in gates:
-        if gate.severity != "Block" or "." in gate.metric:
-            continue  # told and no more; of other rows than the held-out ones
-        is_resampled = gate.metric in GRADED_METRICS | CORPUS_METRICS | {"preferenceAccuracy"}
-        levels = max(LEAST_LEVELS, spec.evaluation.num_bootstrap_samples)
-        tail = tail_of_many(
-            float(gate.certainty),
-            len(gates),
-            num_levels=levels if is_resampled else NUM_DRAWS,
-        )
-        name = f"gate {gate.name}:"
-        if gate.at_least is not None:
-            threshold = float(gate.at_least)
-            after = better_than(threshold)
-            yield _ask(
-                f"{name} atLeast {gate.at_least}", gate.metric, gate, threshold, tail, after=after
-            )
-        elif gate.at_most is not None:
-            threshold = 1 - float(gate.at_most)
-            after = better_than(threshold)
-            yield _ask(
-                f"{name} atMost {gate.at_most}", gate.metric, gate, threshold, tail, after=after
-            )
-        else:
-            over, field = gate.over_base, "overBase"
-            if over is None:
-                over, field = gate.over_published, "overPublished"
-            assert over is not None
-            before, after = widest_gain(better_than(float(over)))
-            yield _ask(
-                f"{name} {field} {over}",
-                gate.metric,
-                gate,
-                float(over),
-                tail,
-                before=before,
-                after=after,
-            )
+        if "." in gate.metric:
+            continue  # of other rows than the held-out ones
+        field, threshold, is_gain = _read_bound(gate)
+        tail, condition = _tail(spec, gate, family)
+        before, after = _widest(gate.metric, threshold) if is_gain else (None, None)
+        after = better_than(threshold) if after is None else after
+        field = f"gate {gate.name}: {field}"
+        asked = _ask(field, gate.metric, gate, threshold, tail, before=before, after=after)
+        yield replace(asked, condition=condition)
+
+
+def _read_bound(gate: Gate) -> tuple[str, float, bool]:
+    """Return what a gate asks, what the score or gain must reach, and whether it is a gain."""
+    if gate.at_least is not None:
+        return f"atLeast {gate.at_least}", float(gate.at_least), False
+    if gate.at_most is not None:
+        return f"atMost {gate.at_most}", 1 - float(gate.at_most), False
+    if gate.over_base is not None:
+        return f"overBase {gate.over_base}", float(gate.over_base), True
+    assert gate.over_published is not None
+    return f"overPublished {gate.over_published}", float(gate.over_published), True
+
+
+def _tail(spec: FineTuneJobSpec, gate: Gate, family: int) -> tuple[float | None, str]:
+    """Return the tail that a gate's bound may leave, and of which scores that holds."""
+    certainty = float(gate.certainty)
+    exact = tail_of_many(certainty, family)
+    if gate.metric not in GRADED_METRICS | CORPUS_METRICS | {"preferenceAccuracy"}:
+        return exact, ""
+    levels = max(LEAST_LEVELS, spec.evaluation.num_bootstrap_samples)
+    resampled = tail_of_many(certainty, family, num_levels=levels)
+    if resampled is None and exact is not None and gate.metric == "custom":
+        # Only the function knows whether it gives shares of a hit.
+        return exact, ", where it gives 0 and 1 alone (else raise evaluation.numBootstrapSamples)"
+    return resampled, ""
 
 
 def _ask(
@@ -193,18 +220,21 @@ def _size(asked: _Asked, questions: Sequence[HeldOut], power: float) -> Claim:
     wanted: int | None = None
     words = f"{asked.field}: {asked.why_not}"
     if asked.threshold is not None and asked.tail is not None:
+        is_less = asked.gate is not None and asked.gate.at_most is not None
+        model = f"is at {1 - asked.after if is_less else asked.after:.4g}"
         if asked.is_gain:
-            wanted = count_for_gain(asked.threshold, asked.before, asked.after, asked.tail, power)
             model = f"gains {asked.after - asked.before:.4g}"
-        else:
+        if not asked.is_gain:
             wanted = count_for_share(asked.threshold, asked.after, asked.tail, power)
-            is_less = asked.gate is not None and asked.gate.at_most is not None
-            model = f"is at {1 - asked.after if is_less else asked.after:.4g}"
+        elif asked.metric == OPPOSED:
+            wanted = count_for_wins(asked.threshold, asked.after, asked.tail, power)
+        else:
+            wanted = count_for_gain(asked.threshold, asked.before, asked.after, asked.tail, power)
         if asked.metric == "macroF1":
             wanted = math.ceil(wanted * _unevenness(_count_labels(questions, gate)))
         words = (
             f"{asked.field} takes {wanted:,} independent prompts, so that a model that {model} "
-            f"meets all that is asked with {POWER * 100:g} % probability"
+            f"meets all that is asked with {POWER * 100:g} % probability{asked.condition}"
         )
     return Claim(
         field=asked.field,
@@ -226,6 +256,12 @@ def most_judged(spec: FineTuneJobSpec, claim: Claim, wanted: int) -> int:
 def is_of(claim: Claim, question: HeldOut) -> bool:
     """Return whether a claim looks at a question."""
     return _is_seen(claim.gate, question)
+
+
+def is_scored(gate: Gate, question: HeldOut) -> bool:
+    """Return whether a gate's metric has a score of a question, which lies in its slice."""
+    is_read = gate.metric in LOWER_IS_BETTER  # plain text has a loss as well
+    return gate.name in question.gates and (question.has_prompt or is_read)
 
 
 def _is_seen(gate: str | None, question: HeldOut) -> bool:

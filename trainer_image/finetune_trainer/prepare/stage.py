@@ -38,6 +38,7 @@ from finetune_trainer.prepare.sample_size import count_questions
 from finetune_trainer.prepare.served import require_room, require_served
 from finetune_trainer.prepare.summary import tell_report
 from finetune_trainer.prepare.version import compute_version
+from finetune_trainer.publish.versions import newest_version
 from finetune_trainer.storage import (
     MANIFEST_NAME,
     Manifest,
@@ -115,7 +116,7 @@ def prepare(context: StageContext) -> PrepareResult:
 
 def _require_askable(context: StageContext, folder: Path) -> QuestionCount | None:
     """Refuse a data set as :func:`require_evidence` does, and what no server could be asked."""
-    questions = require_evidence(context, folder)
+    questions = require_evidence(context, folder, has_published=has_version(context))
     chosen = None if questions is None else questions.number
     most = most_asked(context.job.spec.evaluation, chosen)
     require_room(context, folder, num_questions=most)
@@ -135,8 +136,32 @@ def _fetch_weights(context: StageContext) -> None:
     context.emit.message(f"the base model is in the shared cache after {seconds:.0f} s")
 
 
-def require_evidence(context: StageContext, folder: Path) -> QuestionCount | None:
+def has_version(context: StageContext) -> bool:
+    """Return whether ``overPublished`` has a version to compare with, where that decides anything.
+
+    Args:
+        context: The stage's view of the world.
+
+    Returns:
+        Whether another run of the job's name has published one; true where no number of questions
+        depends on it, for then nobody looks.
+    """
+    evaluation = context.job.spec.evaluation
+    is_asked = any(gate.over_published is not None for gate in evaluation.gates)
+    if evaluation.max_samples != "auto" or not is_asked:
+        return True
+    return newest_version(context) is not None
+
+
+def require_evidence(
+    context: StageContext, folder: Path, *, has_published: bool = True
+) -> QuestionCount | None:
     """Refuse a data set that the job's goal, objective or evaluation has no use for.
+
+    Args:
+        context: The stage's view of the world.
+        folder: The prepared data set.
+        has_published: Whether a version of the job's name is published, as far as anybody looked.
 
     Returns:
         How many held-out questions are asked, where the job leaves that to this stage.
@@ -151,7 +176,7 @@ def require_evidence(context: StageContext, folder: Path) -> QuestionCount | Non
         read_judge_key(judge, context.access(judge.credentials_ref), os.environ)
     require_preferences(context.job.spec.method.objective, folder)
     require_prompts(context.job.spec.evaluation, folder)
-    questions = count_questions(context.job.spec, folder)
+    questions = count_questions(context.job.spec, folder, has_published=has_published)
     chosen = None if questions is None else questions.number
     most = most_asked(context.job.spec.evaluation, chosen)
     require_decidable_goal(context.job.spec, folder, num_questions=most)

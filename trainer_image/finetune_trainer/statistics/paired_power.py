@@ -17,7 +17,14 @@ from functools import cache
 import numpy as np
 
 from finetune_trainer.statistics.confidence import Floats
-from finetune_trainer.statistics.power import MOST_EXACT, POWER, Ints, quantile_of, spread_of
+from finetune_trainer.statistics.power import (
+    MOST_EXACT,
+    POWER,
+    Ints,
+    count_for_share,
+    quantile_of,
+    spread_of,
+)
 
 STEPS = 30
 """Of a bisection between the ends of a range."""
@@ -34,7 +41,8 @@ def count_for_gain(
     """Return how many independent rows make a paired gain's lower bound likely to be high enough.
 
     How often both models are right on the same rows is not known before. Taken is that they are so
-    no less often than by chance, which is where their difference varies most.
+    no less often than by chance, which is where their difference varies most; where they never are,
+    see :func:`count_for_wins`.
 
     Args:
         threshold: What the lower bound must reach, below 1.
@@ -43,6 +51,8 @@ def count_for_gain(
         tail: Probability with which the bound is wrong.
         power: How likely it shall be, at least.
     """
+    if threshold <= -1:
+        return 1  # whatever the scores are
     room = after - before - threshold
     widths = (quantile_of(tail) + quantile_of(1 - power)) * math.hypot(
         spread_of(before), spread_of(after)
@@ -60,6 +70,20 @@ def count_for_gain(
         else:
             most = middle
     return most
+
+
+def count_for_wins(threshold: float, after: float, tail: float, power: float = POWER) -> int:
+    """Return the same where one model wins what the other loses, so that no two rows are tied.
+
+    A gain is then twice the share of wins, less one, and so is its bound. Draws vary less.
+
+    Args:
+        threshold: What the lower bound of the gain must reach, below 1.
+        after: True score of the second model; the first one's is the rest.
+        tail: Probability with which the bound is wrong.
+        power: How likely it shall be, at least.
+    """
+    return count_for_share((1 + threshold) / 2, after, tail, power)
 
 
 def chance_of_gain(
@@ -88,8 +112,8 @@ def widest_gain(gain: float, *, at_least: float = 0.0) -> tuple[float, float]:
         gain: The true gain.
         at_least: What the score after it is at least.
     """
-    after = min(1.0, max(at_least, (1 + gain) / 2))
-    return max(0.0, after - gain), after
+    after = min(1.0, max(0.0, at_least, (1 + gain) / 2))
+    return min(1.0, max(0.0, after - gain)), after
 
 
 def _range_of(number: int, share: float) -> Ints:
