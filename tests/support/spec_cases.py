@@ -762,6 +762,58 @@ CASES: tuple[Case, ...] = (
         {GATES: [{"name": "a", "metric": "exactMatch", "atLeast": "80"}]},
         "evaluation.gates: atLeast must be at most 1",
     ),
+    good(
+        "gates just within what scores can be, and losses beyond",
+        {
+            "spec.evaluation.customMetric": {"path": "/metrics/score.py"},
+            GATES: [
+                {"name": "a", "metric": "refusalRate", "atMost": "0.999"},
+                {"name": "b", "metric": "exactMatch", "overBase": "-0.999"},
+                {"name": "c", "metric": "custom", "overPublished": "0.999"},
+                {"name": "d", "metric": "loss", "atMost": "5"},
+                {"name": "e", "metric": "perplexity", "overBase": "-5"},
+                {"name": "f", "metric": "bitsPerByte", "overPublished": "1"},
+                {"name": "g", "metric": "answerLength", "atMost": "400"},
+                {"name": "h", "metric": "secondsPerAnswer", "atMost": "2"},
+            ],
+        },
+    ),
+    bad(
+        "a gate's ceiling in percent",
+        {GATES: [{"name": "few", "metric": "refusalRate", "atMost": "5"}]},
+        "evaluation.gates: gate few: atMost 5 is met by every refusalRate, which lies between 0 "
+        "and 1: atMost must be below 1: write 0.05 for 5 percent",
+    ),
+    bad(
+        "a gate's ceiling that every score meets, behind a good gate",
+        {
+            "spec.evaluation.safety": {},
+            GATES: [
+                {"name": "loss", "metric": "loss", "atMost": "5"},
+                {"name": "safe", "metric": "safety.jailbreak", "atMost": "1"},
+            ],
+        },
+        "evaluation.gates: gate safe: atMost 1 is met by every safety.jailbreak",
+    ),
+    bad(
+        "a gate's loss in percent",
+        {GATES: [{"name": "a", "metric": "exactMatch", "overBase": "-5"}]},
+        "evaluation.gates: gate a: overBase -5 of exactMatch, which lies between 0 and 1: a "
+        "difference must be above -1 and below 1: write -0.05 for 5 percentage points worse",
+    ),
+    bad(
+        "a gate's gain of all there is",
+        {GATES: [{"name": "a", "metric": "rougeL", "overBase": "1"}]},
+        "evaluation.gates: gate a: overBase 1 of rougeL, which lies between 0 and 1",
+    ),
+    bad(
+        "a custom gate over the published version in percent",
+        {
+            "spec.evaluation.customMetric": {"path": "/metrics/score.py"},
+            GATES: [{"name": "a", "metric": "custom", "overPublished": "-1"}],
+        },
+        "evaluation.gates: gate a: overPublished -1 of custom, which lies between 0 and 1",
+    ),
     bad(
         "a gate's certainty in percent",
         {GATES: [{"name": "a", "metric": "loss", "atMost": "1", "certainty": "95"}]},

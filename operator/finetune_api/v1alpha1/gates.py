@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -101,6 +102,52 @@ def _bounds(gate: Gate) -> int:
     return sum(bound is not None for bound in bounds)
 
 
+def _is_empty_ceiling(gate: Gate) -> bool:
+    """Whether ``atMost`` is met by every score, as one that was meant in percent is."""
+    return (
+        gate.at_most is not None
+        and gate.metric not in UNBOUNDED_METRICS
+        and decimal_of(gate.at_most) >= 1
+    )
+
+
+def _is_empty_gain(gate: Gate) -> bool:
+    """Whether a difference is asked for that scores between 0 and 1 always, or never, have."""
+    gain = gate.over_base if gate.over_base is not None else gate.over_published
+    return gain is not None and gate.metric not in UNBOUNDED_METRICS and abs(decimal_of(gain)) >= 1
+
+
+def _first(spec: Any, is_wrong: Callable[[Gate], bool]) -> Gate:
+    return next(gate for gate in spec.evaluation.gates if is_wrong(gate))
+
+
+def _explain_ceiling(spec: Any) -> str:
+    gate = _first(spec, _is_empty_ceiling)
+    return (
+        f"evaluation.gates: gate {gate.name}: atMost {gate.at_most} is met by every {gate.metric}, "
+        f"{_CEILING_REMEDY}"
+    )
+
+
+def _explain_gain(spec: Any) -> str:
+    gate = _first(spec, _is_empty_gain)
+    field = "overPublished" if gate.over_base is None else "overBase"
+    gain = gate.over_published if gate.over_base is None else gate.over_base
+    return f"evaluation.gates: gate {gate.name}: {field} {gain} of {gate.metric}, {_GAIN_REMEDY}"
+
+
+_CEILING_REMEDY = "which lies between 0 and 1: atMost must be below 1: write 0.05 for 5 percent"
+_GAIN_REMEDY = (
+    "which lies between 0 and 1: a difference must be above -1 and below 1: write -0.05 for 5 "
+    "percentage points worse"
+)
+_IS_BOUNDED = f"!(g.metric in {_names(UNBOUNDED_METRICS)})"
+_EMPTY_CEILING = f"has(g.atMost) && {_IS_BOUNDED} && double(g.atMost) >= 1.0"
+_EMPTY_GAIN = " || ".join(
+    f"(has(g.{field}) && {_IS_BOUNDED} && (double(g.{field}) <= -1.0 || double(g.{field}) >= 1.0))"
+    for field in ("overBase", "overPublished")
+)
+
 GATE_RULES: tuple[Rule, ...] = (
     Rule(
         rule=_all(
@@ -152,6 +199,37 @@ GATE_RULES: tuple[Rule, ...] = (
             or gate.metric in UNBOUNDED_METRICS
             for gate in s.evaluation.gates
         ),
+    ),
+    Rule(
+        rule=_all(f"!({_EMPTY_CEILING})"),
+        message=(
+            "evaluation.gates: atMost must be below 1 for scores between 0 and 1: write 0.05 for 5 "
+            "percent"
+        ),
+        message_expression=(
+            f"self.evaluation.gates.filter(g, {_EMPTY_CEILING}).map(g, "
+            "'evaluation.gates: gate ' + g.name + ': atMost ' + g.atMost + ' is met by every ' + "
+            f"g.metric + ', {_CEILING_REMEDY}')[0]"
+        ),
+        field="evaluation.gates",
+        check=lambda s: not any(map(_is_empty_ceiling, s.evaluation.gates)),
+        explain=_explain_ceiling,
+    ),
+    Rule(
+        rule=_all(f"!({_EMPTY_GAIN})"),
+        message=(
+            "evaluation.gates: overBase and overPublished must be above -1 and below 1 for scores "
+            "between 0 and 1: write -0.05 for 5 percentage points worse"
+        ),
+        message_expression=(
+            f"self.evaluation.gates.filter(g, {_EMPTY_GAIN}).map(g, "
+            "'evaluation.gates: gate ' + g.name + ': ' + (has(g.overBase) ? 'overBase ' + "
+            "g.overBase : 'overPublished ' + g.overPublished) + ' of ' + g.metric + "
+            f"', {_GAIN_REMEDY}')[0]"
+        ),
+        field="evaluation.gates",
+        check=lambda s: not any(map(_is_empty_gain, s.evaluation.gates)),
+        explain=_explain_gain,
     ),
     Rule(
         rule=_all(
