@@ -20,6 +20,7 @@ from finetune_trainer.evaluate.measuring import score_all
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.prepare.decidable import require_decidable_goal
+from finetune_trainer.prepare.held_out import read_side
 from finetune_trainer.prepare.refusals import require_prompts
 
 
@@ -76,7 +77,11 @@ def _tell(job: _Job) -> Told:
         (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         checks: tuple[Callable[[], None], ...] = (
             lambda: require_prompts(resolved.spec.evaluation, folder),
-            lambda: require_decidable_goal(resolved.spec, folder, num_questions=100_000),
+            lambda: require_decidable_goal(
+                resolved.spec,
+                read_side(folder, (), seed=resolved.spec.dataset.split.seed),
+                num_questions=100_000,
+            ),
         )
         for check in checks:
             try:

@@ -54,14 +54,16 @@ DATA = {
         "Correct `slice` of the gate that the message names, or hold out such rows.",
     ),
     "GateUndecidable": _Help(
-        "So few prompts are held out in a gate's slice that not even the best scores would meet "
-        "it.",
-        "Add rows, ask for less or for less `certainty`, or set `severity: Warn`.",
+        "So few prompts of a gate's slice are asked, or probes there, or so many gates must "
+        "hold at once, that not even the best scores would meet it.",
+        "Do what the message says: add rows or resamples, ask for less, for less `certainty` or "
+        "for fewer gates, or set `severity: Warn`.",
     ),
     "GoalUndecidable": _Help(
-        "So few prompts are held out, or so few with another label than the most frequent one, "
+        "So few prompts are asked, or so few with another label than the most frequent one, "
         "that not even the best scores would meet the goal with `goal.certainty`.",
-        "Add rows or raise `split.testPercent`, as far as the message says; or lower the goal.",
+        "Add rows, or raise `split.testPercent` or `maxSamples`, as the message says; or lower the "
+        "goal.",
     ),
     "InvalidHeader": _Help(
         "The first line of a table cannot be read, or names a column twice.", "Correct it."

@@ -118,7 +118,8 @@ def _is_empty_gain(gate: Gate) -> bool:
 
 
 def _first(spec: Any, is_wrong: Callable[[Gate], bool]) -> Gate:
-    return next(gate for gate in spec.evaluation.gates if is_wrong(gate))
+    gates: list[Gate] = spec.evaluation.gates
+    return next(filter(is_wrong, gates))
 
 
 def _explain_ceiling(spec: Any) -> str:

@@ -24,6 +24,19 @@ SafetyMetric = Literal[
 ProbeMetric = Literal[ForgettingMetric, SafetyMetric]
 """What the probes measure, by the part of `evaluation` that switches it on."""
 
+NUM_PROBES: dict[str, int] = {
+    "forgetting.instructions": 40,
+    "safety.refusals": 30,
+    "safety.overRefusal": 16,
+    "safety.injection": 12,
+    "safety.jailbreak": 16,
+}
+"""Probes of the packs that come with the product, by what they measure: hits and misses, of which
+every evaluation asks as many. How many there are of the rest depends on the rows."""
+
+FACT_METRICS = frozenset({"safety.memorisation", "safety.exposure"})
+"""Their probes may be all that there are, and no sample of more: no doubt is left then."""
+
 MAX_ALARMS = len(get_args(ProbeMetric)) + MAX_RED_TEAM_PROBES
 """Verdicts of probes and of a red team beside those of the job's own gates."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api.v1alpha1.probing import NUM_PROBES
 from finetune_trainer.evaluate.probes.packs import complies, read_pack
 from finetune_trainer.evaluate.probes.rules import follows
 
@@ -95,3 +96,20 @@ def test_the_general_pack_says_where_each_passage_is_from() -> None:
     assert all(item["source"] and item["domain"] for item in items)
     assert len({item["language"] for item in items}) >= 18
     assert sum(len(item["text"].encode()) for item in items) <= 200_000
+
+
+@pytest.mark.parametrize(
+    ("metric", "pack"),
+    [
+        ("forgetting.instructions", "instructions"),
+        ("safety.refusals", "refusals"),
+        ("safety.overRefusal", "harmless"),
+        ("safety.injection", "injections"),
+        ("safety.jailbreak", "jailbreaks"),
+    ],
+)
+def test_packs_have_as_many_independent_probes_as_gates_are_checked_against(
+    metric: str, pack: str
+) -> None:
+    assert len({item["id"] for item in read_pack(pack)}) == NUM_PROBES[metric]
+    assert len(NUM_PROBES) == 5

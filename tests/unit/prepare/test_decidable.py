@@ -6,16 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.errors import DataError
+from finetune_trainer.evaluate.comparing import number_clusters
+from finetune_trainer.evaluate.questions import gather_questions, group_questions
 from finetune_trainer.prepare.decidable import require_decidable_goal
+from finetune_trainer.prepare.held_out import read_side
+from finetune_trainer.statistics.paired import compare_means
 from support.spec_cases import changed, minimal_job
 
 
-def spec_with(goal: dict[str, str], **evaluation: int) -> FineTuneJobSpec:
+def spec_with(goal: dict[str, str], **evaluation: Any) -> FineTuneJobSpec:
     change: dict[str, Any] = {"spec.goal": goal, "spec.evaluation": evaluation}
     if goal["metric"] == "preferenceAccuracy":
         change["spec.method"] = {"objective": "DPO"}
@@ -23,13 +28,14 @@ def spec_with(goal: dict[str, str], **evaluation: int) -> FineTuneJobSpec:
 
 
 def refusal(
-    folder: Path, rows: list[dict[str, Any]], goal: dict[str, str], **evaluation: int
+    folder: Path, rows: list[dict[str, Any]], goal: dict[str, str], **evaluation: Any
 ) -> str:
     (folder / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     try:
         spec = spec_with(goal, **evaluation)
         most = most_asked(spec.evaluation)
-        require_decidable_goal(spec, folder, num_questions=most)
+        side = read_side(folder, (), seed=spec.dataset.split.seed)
+        require_decidable_goal(spec, side, num_questions=most)
     except DataError as error:
         return f"{error.reason}: {error}"
     return ""
@@ -103,7 +109,70 @@ def test_rows_that_belong_together_count_once(tmp_path: Path) -> None:
 
 def test_what_is_asked_bounds_what_is_there(tmp_path: Path) -> None:
     words = refusal(tmp_path, texts(60), EXACT, maxSamples=35, minPrompts=1)
-    assert "raise evaluation.maxSamples from 35" in words
+    assert "raise evaluation.maxSamples from 35 to 36," in words
+
+
+def one_customer(num_rows: int, *, others: int) -> list[dict[str, Any]]:
+    rows = texts(num_rows + others)
+    for number, row in enumerate(rows):
+        row["metadata"] = {"group": "big" if number < num_rows else f"{number}"}
+    return rows
+
+
+def test_groups_are_counted_of_the_questions_that_are_drawn(tmp_path: Path) -> None:
+    rows = one_customer(10_000, others=39)
+    assert "hold out rows of more groups" in refusal(tmp_path, rows, EXACT)
+    words = refusal(tmp_path, rows, {**EXACT, "atLeast": "0.5"})
+    seed = spec_with(EXACT).dataset.split.seed
+    asked = gather_questions(rows, max_questions=500, seed=seed)
+    number = len({question.group for question in asked})
+    assert f"on {number} independent held-out prompt(s)" in words
+    enough = int(words.split("raise evaluation.maxSamples from 500 to ")[1].split(",")[0])
+    groups = [
+        len({q.group for q in gather_questions(rows, max_questions=most, seed=seed)})
+        for most in (enough - 1, enough)
+    ]
+    assert groups == [5, 6]
+
+
+@pytest.mark.parametrize("goal", [EXACT, {"metric": "contains", "overBase": "0.7"}])
+def test_groups_of_unequal_size_are_bounded_as_they_are_measured(
+    tmp_path: Path, goal: dict[str, str]
+) -> None:
+    rows = one_customer(400, others=39)
+    words = refusal(tmp_path, rows, goal)
+    questions = gather_questions(rows, max_questions=500, seed=0)
+    best = compare_means(
+        np.zeros(len(questions)),
+        np.ones(len(questions)),
+        number_clusters(group_questions(questions)),
+        seed=spec_with(goal).dataset.split.seed,
+    )
+    low = (best.gain if "overBase" in goal else best.tuned).interval().low
+    assert low < float(goal.get("overBase", "0.9"))
+    assert "on 40 independent held-out prompt(s): the 439 questions that are asked" in words
+    assert "belong to 40 group(s), of which the largest has 400" in words
+    assert f"its lower bound would be {low:.3f} (goal" in words
+    assert refusal(tmp_path, one_customer(4, others=59), goal) == ""
+
+
+def test_labels_are_counted_of_the_questions_that_are_drawn(tmp_path: Path) -> None:
+    rows = labelled(*["fine"] * 990, *["fraud"] * 10)
+    goal = {"metric": "exactMatch", "overBase": "0.1"}
+    assert refusal(tmp_path, rows, goal, maxSamples=1000) == ""
+    words = refusal(tmp_path, rows, goal, maxSamples=100)
+    assert "of 100 held-out rows have another label" in words
+    assert "raise evaluation.maxSamples from 100" in words
+
+
+def test_a_judge_that_is_asked_too_little_is_named(tmp_path: Path) -> None:
+    judge = {"endpoint": "https://judge.example/v1", "model": "m", "sample": 30}
+    goal = {"metric": "judgeWinRate", "atLeast": "0.9"}
+    words = refusal(tmp_path, texts(60), goal, judge=judge)
+    assert "raise evaluation.judge.sample and maxCalls from 30" in words
+    assert "maxSamples" not in words
+    both = refusal(tmp_path, texts(60), goal, judge=judge, maxSamples=31)
+    assert "raise evaluation.maxSamples from 31 to 36, raise evaluation.judge.sample" in both
 
 
 @pytest.mark.parametrize("metric", ["exactMatch", "macroF1"])

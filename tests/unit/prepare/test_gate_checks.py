@@ -14,18 +14,25 @@ from finetune_trainer.data.rows import slice_digest
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.prepare.gate_checks import require_gates
+from finetune_trainer.prepare.held_out import read_side
+from finetune_trainer.prepare.sample_size import count_questions
 from support.spec_cases import changed, minimal_job
 
 
-def refusal(folder: Path, gate: dict[str, Any], **evaluation: Any) -> str:
-    """Hold a gate against 60 rows of label `a` from x.csv and 10 of `B` from y.csv."""
-    labels = ["a"] * 60 + ["B"] * 10
+def refusal(
+    folder: Path, gate: dict[str, Any], *, num_rows: int = 60, num_rare: int = 0, **evaluation: Any
+) -> str:
+    """Hold a gate against 60 rows of label `a` from x.csv and 10 of `B` from y.csv.
+
+    The first rows may come from rare.csv.
+    """
+    labels = ["a"] * num_rows + ["B"] * 10
     rows = [
         {
             "prompt": f"p{i}",
             "completion": label,
             "metadata": {
-                "source": "x.csv" if label == "a" else "y.csv",
+                "source": "rare.csv" if i < num_rare else {"a": "x.csv", "B": "y.csv"}[label],
                 "slices": {"language": slice_digest("de" if label == "a" else "русский")},
                 "group": f"{i:016x}",
             },
@@ -37,7 +44,10 @@ def refusal(folder: Path, gate: dict[str, Any], **evaluation: Any) -> str:
     body = changed(minimal_job(), {"spec.evaluation": {"gates": gates, **evaluation}})
     try:
         spec = parse_job(body).spec
-        require_gates(spec, folder, num_questions=most_asked(spec.evaluation))
+        side = read_side(folder, spec.evaluation.gates, seed=spec.dataset.split.seed)
+        questions = count_questions(spec, side)
+        most = most_asked(spec.evaluation, questions.number if questions else None)
+        require_gates(spec, side, num_questions=most)
     except DataError as error:
         return f"{error.reason}: {error}"
     return ""
@@ -119,3 +129,64 @@ def test_a_slice_of_which_too_few_are_drawn_is_refused(
     number = sum(question.references == ("B",) for question in drawn)
     assert f"cannot be met on {number} independent held-out prompt(s) of its slice" in words
     assert "raise evaluation.maxSamples from 5" in words
+
+
+def test_what_has_no_limits_takes_two_prompts(tmp_path: Path) -> None:
+    gate = {"metric": "loss", "atMost": "2", "slice": {"source": "rare.csv"}}
+    assert refusal(tmp_path, gate, num_rare=2) == ""
+    words = refusal(tmp_path, gate, num_rare=1)
+    assert "atMost 2 cannot be met on 1 independent held-out prompt(s)" in words
+    assert "2 are the least that could show it: add examples" in words
+    assert "certainty, or" not in words
+
+
+def test_auto_is_told_the_number_that_would_do(tmp_path: Path) -> None:
+    gate = {"metric": "loss", "atMost": "2", "slice": {"source": "rare.csv"}}
+    words = refusal(tmp_path, gate, num_rows=2000, num_rare=3, maxSamples="auto")
+    assert "raise evaluation.maxSamples" not in words
+    enough = int(words.split("set evaluation.maxSamples to ")[1].split(",")[0])
+    assert f"to {enough}, where auto chose 500" in words
+    assert refusal(tmp_path, gate, num_rows=2000, num_rare=3, maxSamples=enough) == ""
+    assert "GateUndec" in refusal(tmp_path, gate, num_rows=2000, num_rare=3, maxSamples=enough - 1)
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        (
+            {"metric": "safety.jailbreak", "atMost": "0"},
+            "there are 16 such probes, whatever is held out, and with the best of answers its "
+            "upper bound would be 0.206 (certainty 0.95): ask for 0.21 or more, for overBase in "
+            "its place, for less certainty, or set severity: Warn",
+        ),
+        ({"metric": "safety.jailbreak", "atMost": "0.1"}, "0.21 or more"),
+        ({"metric": "safety.refusals", "atLeast": "0.9"}, "would be 0.884 (certainty 0.95): ask"),
+        ({"metric": "safety.injection", "atMost": "0.2"}, "there are 12 such probes"),
+        ({"metric": "safety.overRefusal", "overBase": "0.6"}, "ask for 0.58 or less, for less cer"),
+        ({"metric": "forgetting.instructions", "atLeast": "1"}, "ask for 0.91 or less"),
+    ],
+)
+def test_probes_that_are_too_few_are_refused_with_what_they_could_show(
+    tmp_path: Path, gate: dict[str, Any], words: str
+) -> None:
+    rooms: dict[str, Any] = {"safety": {}, "forgetting": {}}
+    found = refusal(tmp_path, gate, **rooms)
+    assert found.startswith("GateUndecidable: evaluation.gates: gate g: ")
+    assert words in found
+    assert "held-out prompts" not in found
+    assert refusal(tmp_path, {**gate, "severity": "Warn"}, **rooms) == ""
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {"metric": "safety.jailbreak", "atMost": "0.21"},
+        {"metric": "safety.refusals", "atLeast": "0.88"},
+        {"metric": "safety.refusals", "overBase": "0"},
+        {"metric": "safety.bias", "atMost": "0"},
+        {"metric": "safety.memorisation", "atMost": "0"},
+        {"metric": "forgetting.bitsPerByte", "overBase": "-0.1"},
+    ],
+)
+def test_probes_that_could_show_it_pass(tmp_path: Path, gate: dict[str, Any]) -> None:
+    assert refusal(tmp_path, gate, safety={}, forgetting={}) == ""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune_api.v1alpha1.gates import Gate, GateSlice
-from finetune_trainer.data.asking import question_of
+from finetune_trainer.data.asking import order_questions, question_of
 from finetune_trainer.data.label_text import is_short_label, normalize_label
 from finetune_trainer.data.rows import Side, group_of, is_in_slice
 from finetune_trainer.prepare.labels import answer_of
@@ -33,42 +34,91 @@ class HeldOut:
     has_prompt: bool = True
 
 
+IsSeen = Callable[[HeldOut], bool]
+"""Tells whether a claim looks at a question."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutSide:
+    """The held-out side of a prepared data set, read once.
+
+    Attributes:
+        questions: The questions, as the evaluation gathers them, in the order of their first row.
+        order: Their places in the order in which they are drawn.
+        sources: The files that rows came from, in the order of their first row.
+        has_several: Whether some question has several rows.
+    """
+
+    questions: Sequence[HeldOut]
+    order: Sequence[int]
+    sources: Sequence[str] = ()
+    has_several: bool = False
+
+    def drawn(self, most: int) -> list[HeldOut]:
+        """Return the questions that are asked where so many are at most, in order of their draw."""
+        return [self.questions[place] for place in self.order[:most]]
+
+    def groups(self, most: int, is_seen: IsSeen) -> Counter[str]:
+        """Count the questions of each group that are asked and looked at."""
+        return Counter(question.group for question in self.drawn(most) if is_seen(question))
+
+    def number_with(self, num_groups: int, is_seen: IsSeen) -> int | None:
+        """Return how many questions must be asked for so many groups; None where there are less."""
+        groups: set[str] = set()
+        for number, place in enumerate(self.order, start=1):
+            question = self.questions[place]
+            if is_seen(question):
+                groups.add(question.group)
+            if len(groups) >= num_groups:
+                return number
+        return None
+
+
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the held-out rows of a prepared data set."""
     with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
         yield from map(json.loads, rows)
 
 
-def read_held_out(folder: Path, gates: Sequence[Gate] = ()) -> list[HeldOut]:
-    """Return the held-out questions of a prepared data set, as the evaluation gathers them.
+def read_side(folder: Path, gates: Sequence[Gate], *, seed: int) -> HeldOutSide:
+    """Return the held-out side of a prepared data set.
 
     Args:
         folder: The prepared data set.
         gates: The job's gates.
-
-    Returns:
-        Questions in the order of their first row.
+        seed: ``dataset.split.seed``.
     """
-    return gather_held_out(read_rows(folder), gates)
+    return gather_side(read_rows(folder), gates, seed=seed)
 
 
-def gather_held_out(rows: Iterable[dict[str, Any]], gates: Sequence[Gate] = ()) -> list[HeldOut]:
-    """Return the questions of rows; see :func:`read_held_out`."""
+def gather_side(
+    rows: Iterable[dict[str, Any]], gates: Sequence[Gate] = (), *, seed: int
+) -> HeldOutSide:
+    """Return the held-out side of rows; see :func:`read_side`."""
     found: dict[bytes, _Question] = {}
+    sources: dict[str, None] = {}
+    num_rows = 0
     for row in rows:
+        sources[source_of(row)] = None
         if row.get("label") is False:
             continue  # an answer that nobody wants is no reference
+        num_rows += 1
         question = found.setdefault(digest_of(row), _Question(row))
         question.add(row, gates)
-    return [
-        HeldOut(
-            group=question.group,
-            gates=frozenset(question.gates),
-            label=question.label,
-            has_prompt=question.has_prompt,
-        )
-        for question in found.values()
-    ]
+    return HeldOutSide(
+        questions=[
+            HeldOut(
+                group=question.group,
+                gates=frozenset(question.gates),
+                label=question.label,
+                has_prompt=question.has_prompt,
+            )
+            for question in found.values()
+        ],
+        order=order_questions(len(found), seed=seed),
+        sources=list(sources),
+        has_several=num_rows > len(found),
+    )
 
 
 def digest_of(row: Mapping[str, Any]) -> bytes:

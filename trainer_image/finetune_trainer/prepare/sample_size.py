@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from finetune_api.stage_results import QuestionCount
 from finetune_api.v1alpha1.evaluation import DEFAULT_SAMPLES, MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.gates import Gate
 from finetune_trainer.data.asking import order_questions
-from finetune_trainer.prepare.decidable import ADD
-from finetune_trainer.prepare.held_out import HeldOut, read_held_out
+from finetune_trainer.prepare.held_out import HeldOut, HeldOutSide
+from finetune_trainer.prepare.remedies import ADD
 from finetune_trainer.prepare.sized_claims import (
     Claim,
     is_of,
@@ -38,13 +37,13 @@ UNEVEN = 0.25
 
 
 def count_questions(
-    spec: FineTuneJobSpec, folder: Path, *, has_published: bool = True
+    spec: FineTuneJobSpec, side: HeldOutSide, *, has_published: bool = True
 ) -> QuestionCount | None:
     """Return how many held-out questions a job's evaluation asks, and why.
 
     Args:
         spec: The job's spec.
-        folder: The prepared data set.
+        side: The held-out side.
         has_published: Whether there is a version that ``overPublished`` compares with.
 
     Returns:
@@ -52,8 +51,7 @@ def count_questions(
     """
     if spec.evaluation.max_samples != "auto":
         return None
-    questions = read_held_out(folder, spec.evaluation.gates)
-    return choose_number(spec, questions, has_published=has_published)
+    return choose_number(spec, side.questions, has_published=has_published)
 
 
 def choose_number(

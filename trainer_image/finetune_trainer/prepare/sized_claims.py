@@ -18,7 +18,7 @@ from finetune_api.v1alpha1.scoring import (
     LOWER_IS_BETTER,
     UNBOUNDED_METRICS,
 )
-from finetune_trainer.prepare.decidable import LABEL_METRICS
+from finetune_trainer.prepare.decidable import LABEL_METRICS, count_labels
 from finetune_trainer.prepare.held_out import HeldOut
 from finetune_trainer.statistics.confidence import tail_of
 from finetune_trainer.statistics.paired_power import (
@@ -270,14 +270,7 @@ def _is_seen(gate: str | None, question: HeldOut) -> bool:
 
 def _count_labels(questions: Sequence[HeldOut], gate: str | None) -> Counter[bytes]:
     """Count the labels of a slice; nothing where some answer is none."""
-    counts: Counter[bytes] = Counter()
-    for question in questions:
-        if not _is_seen(gate, question):
-            continue
-        if question.label is None:
-            return Counter()
-        counts[question.label] += 1
-    return counts if 2 * len(counts) <= counts.total() else Counter()
+    return count_labels([question for question in questions if _is_seen(gate, question)])
 
 
 def _trivial_score(metric: str, labels: Mapping[bytes, int]) -> float:

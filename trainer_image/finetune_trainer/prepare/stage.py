@@ -27,6 +27,7 @@ from finetune_trainer.prepare.conversations import fetch_template
 from finetune_trainer.prepare.decidable import require_decidable_goal
 from finetune_trainer.prepare.fetching import fetch_benchmarks, fetch_sources
 from finetune_trainer.prepare.gate_checks import require_gates
+from finetune_trainer.prepare.held_out import read_side
 from finetune_trainer.prepare.licence import require_licence
 from finetune_trainer.prepare.metric_checks import require_metrics
 from finetune_trainer.prepare.refusals import (
@@ -170,17 +171,18 @@ def require_evidence(
         UserError: What answers are held against cannot be used, or a judge's key is missing.
         DataError: Says what is missing, and the remedy.
     """
-    require_metrics(context.job.spec, folder, context.access())
-    judge = context.job.spec.evaluation.judge
+    spec = context.job.spec
+    require_metrics(spec, folder, context.access())
+    judge = spec.evaluation.judge
     if judge is not None:
         read_judge_key(judge, context.access(judge.credentials_ref), os.environ)
-    require_preferences(context.job.spec.method.objective, folder)
-    require_prompts(context.job.spec.evaluation, folder)
-    questions = count_questions(context.job.spec, folder, has_published=has_published)
-    chosen = None if questions is None else questions.number
-    most = most_asked(context.job.spec.evaluation, chosen)
-    require_decidable_goal(context.job.spec, folder, num_questions=most)
-    require_gates(context.job.spec, folder, num_questions=most)
+    require_preferences(spec.method.objective, folder)
+    require_prompts(spec.evaluation, folder)
+    side = read_side(folder, spec.evaluation.gates, seed=spec.dataset.split.seed)
+    questions = count_questions(spec, side, has_published=has_published)
+    most = most_asked(spec.evaluation, None if questions is None else questions.number)
+    require_decidable_goal(spec, side, num_questions=most)
+    require_gates(spec, side, num_questions=most)
     return questions
 
 
