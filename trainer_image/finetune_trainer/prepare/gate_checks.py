@@ -15,6 +15,7 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.decidable import scale_of
 from finetune_trainer.prepare.gate_claims import REASON, count_least, is_enough, name_gate, sees
 from finetune_trainer.prepare.held_out import HeldOutSide
+from finetune_trainer.prepare.joint_gates import require_gates_together
 from finetune_trainer.prepare.remedies import word_more
 from finetune_trainer.statistics.bounded import lowest_bound_of_best
 from finetune_trainer.statistics.needed import HITS, highest_gain_bound
@@ -44,6 +45,7 @@ def require_gates(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: in
             _require_probes(gate, NUM_PROBES[gate.metric])
         elif "." not in gate.metric:  # how much other rooms measure is not known here
             _require_decidable(spec, gate, side, num_questions)
+    require_gates_together(spec, side, num_questions=num_questions)
 
 
 def _empty_text(gate: Gate, part: GateSlice, sources: Sequence[str]) -> str:
