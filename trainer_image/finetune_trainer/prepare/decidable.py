@@ -113,6 +113,7 @@ def _require_groups(
     groups = side.groups(num_questions, has_prompt)
     number = most_scored(spec.evaluation, metric, len(groups))
     if number < wanted:
+        at_most = " at most" if is_uneven(groups, scale) else ""
         remedy = word_more(
             spec,
             side,
@@ -126,7 +127,7 @@ def _require_groups(
             REASON,
             f"{field} cannot be met on {number} independent held-out prompt(s): with every answer "
             f"right, and none of the base model's, its lower bound would be "
-            f"{bound_of(number, float(certainty)):.3f} at most (goal.certainty {certainty}). "
+            f"{bound_of(number, float(certainty)):.3f}{at_most} (goal.certainty {certainty}). "
             f"{wanted} are the least that could decide it: {remedy}, or lower the goal or its "
             "certainty",
         )
