@@ -95,6 +95,11 @@ LIFE = {
     "WaitingForPods": ReasonHelp(
         "The stage's pods do not run yet.", "Nothing; `kubectl describe pod` if it lasts."
     ),
+    "PodsNotCreated": ReasonHelp(
+        "A stage's Job is there, and the API server refuses its pods: a ResourceQuota, Pod"
+        " Security, a missing ServiceAccount, a policy on pods.",
+        "Do what the message names; the Job controller asks again by itself.",
+    ),
     "WaitingForQuota": ReasonHelp("Kueue has not looked at the Job yet.", _WAIT),
     "Queued": ReasonHelp("The job waits in its queue.", _WAIT),
     "Running": ReasonHelp("Training pods run.", _WAIT),

@@ -131,7 +131,7 @@ class Children:
         return replace(observed, missing=observed.missing | {action.stage})
 
     async def look_up_warnings(self, observed: Observed, action: LookUpWarnings) -> Observed:
-        """Read why the kubelet cannot start pods; what cannot be read is not known."""
+        """Read why pods do not start, or are not there; what cannot be read is not known."""
         found = await self._warnings.look_up(observed, action)
         return replace(observed, warnings={**observed.warnings, **found})
 

@@ -1,7 +1,7 @@
-"""Why the kubelet cannot start a pod: read from the pod's Events, seldom and side by side.
+"""Why a pod does not start, or is not created: read from Events, seldom and side by side.
 
 A list by field is dear for the API server, and pods that pull a large image are reconciled often.
-So each pod is looked up once, and again after a growing pause while nothing is wrong; all jobs
+So each object is looked up once, and again after a growing pause while nothing is wrong; all jobs
 share a rate; and what cannot be read now is not known, which holds up nothing.
 """
 
@@ -33,13 +33,18 @@ REPEAT_SECONDS = 25.0
 MAX_AGE_SECONDS = 120.0
 """The kubelet repeats what lasts at least this often: older answers tell nothing."""
 
-_CONTAINER_REASONS = frozenset({"Pulling", "Pulled", "Created", "Started"})
-"""Reasons of Events by which the kubelet tells that it has come to the container itself."""
+_OVER = {
+    # The kubelet has come to the container itself: volumes are mounted by then.
+    "Pod": frozenset({"Pulling", "Pulled", "Created", "Started"}),
+    # A pod was created, or a pause has come in between.
+    "Job": frozenset({"SuccessfulCreate", "Suspended", "Resumed"}),
+}
+"""Reasons of Events that tell, by kind of object, that warnings before them are over."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the Events of a pod said.
+    """What the Events of an object said.
 
     Attributes:
         warning: The present warning, or the empty string.
@@ -69,17 +74,18 @@ class PodWarnings:
         self._client = client
         self._clock = clock
         self._bucket = TokenBucket(clock, rate=LOOK_UPS_PER_SECOND, burst=LOOK_UP_BURST)
-        self._known: dict[str, dict[tuple[str, str], _Answer]] = {}
+        self._known: dict[tuple[str, str], dict[tuple[str, str], _Answer]] = {}
 
     def forget(self, uid: str) -> None:
         """Drop the memory of a FineTuneJob that is gone or has ended."""
-        self._known.pop(uid, None)
+        for kind in _OVER:
+            self._known.pop((uid, kind), None)
 
     async def look_up(self, observed: Observed, action: LookUpWarnings) -> dict[str, str]:
-        """Return the present warning of each pod by name; empty where there is none, or unknown."""
+        """Return the present warning of each object by name; empty where none is known."""
         now = self._clock.monotonic()
-        known = self._known.get(observed.uid, {})
-        keys = _keys_of(observed, action.pods)
+        known = self._known.get((observed.uid, action.kind), {})
+        keys = _keys_of(observed, action)
         answers = {key: known[key] for key in keys.values() if key in known}
         due = {
             name: key
@@ -87,34 +93,40 @@ class PodWarnings:
             if (key not in answers or now - answers[key].at >= answers[key].repeat_seconds)
             and self._bucket.try_take()
         }
-        looks = (self._look(observed.namespace, name, action.since) for name in due)
+        looks = (self._look(observed.namespace, name, action) for name in due)
         for key, warning in zip(due.values(), await asyncio.gather(*looks), strict=True):
             before = answers.get(key)
             num_empty = 0 if warning else (before.num_empty if before else 0) + 1
             answers[key] = _Answer(warning, now, num_empty)
-        self._known[observed.uid] = answers
+        self._known[observed.uid, action.kind] = answers
         return {name: self._believed(answers.get(key), now) for name, key in keys.items()}
 
     @staticmethod
     def _believed(answer: _Answer | None, now: float) -> str:
         return answer.warning if answer and now - answer.at <= MAX_AGE_SECONDS else ""
 
-    async def _look(self, namespace: str, pod: str, since: datetime) -> str:
-        selector = f"involvedObject.kind=Pod,involvedObject.name={pod}"
+    async def _look(self, namespace: str, name: str, action: LookUpWarnings) -> str:
+        selector = f"involvedObject.kind={action.kind},involvedObject.name={name}"
         try:
             found = await self._client.list(EVENTS, namespace, field_selector=selector, limit=50)
         except Forbidden:
             return ""
         except KubeError as error:
-            logger.warning("cannot look up why pod %s/%s waits: %s", namespace, pod, error)
+            what = f"{action.kind} {namespace}/{name}"
+            logger.warning("cannot look up why %s waits: %s", what, error)
             return ""
-        return _present_warning(found.items, since)
+        return _present_warning(found.items, action)
 
 
-def _keys_of(observed: Observed, names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return UID and waiting reason of each pod: another of either is another question."""
-    wanted = set(names)
+def _keys_of(observed: Observed, action: LookUpWarnings) -> dict[str, tuple[str, str]]:
+    """Return UID and, of a pod, waiting reason: another of either is another question."""
+    wanted = set(action.names)
     keys = {name: (name, "") for name in wanted}
+    if action.kind == "Job":
+        for job in observed.jobs.values():
+            if job["metadata"]["name"] in wanted:
+                keys[job["metadata"]["name"]] = (job["metadata"]["uid"], "")
+        return keys
     for pods in observed.pods.values():
         for pod in pods:
             metadata = pod["metadata"]
@@ -124,23 +136,24 @@ def _keys_of(observed: Observed, names: Iterable[str]) -> dict[str, tuple[str, s
     return keys
 
 
-def _present_warning(events: Iterable[Object], since: datetime) -> str:
-    """Return the latest warning that is still so, or the empty string.
-
-    The kubelet repeats what lasts at least every two minutes. Whatever came before it began to
-    pull the image is over: volumes are mounted by then.
-    """
+def _present_warning(events: Iterable[Object], action: LookUpWarnings) -> str:
+    """Return the latest warning that is still so, or the empty string."""
     told = [(moment, event) for event in events if (moment := _event_time(event)) is not None]
-    begun = [moment for moment, event in told if event.get("reason") in _CONTAINER_REASONS]
-    over = max([since, *begun])
+    begun = [moment for moment, event in told if event.get("reason") in _OVER[action.kind]]
+    over = max([action.since, *begun])
     present = [
         (moment, str(event.get("message") or ""))
         for moment, event in told
-        # The scheduler's are older: these pods have a node.
-        if event.get("type") == "Warning" and event.get("reason") != "FailedScheduling"
+        if event.get("type") == "Warning" and _tells(action, event.get("reason") or "")
         if moment > over
     ]
     return max(present, default=(over, ""))[1]
+
+
+def _tells(action: LookUpWarnings, reason: str) -> bool:
+    if action.kind == "Job":
+        return reason == "FailedCreate"
+    return reason != "FailedScheduling"  # the scheduler's are older: these pods have a node
 
 
 def _event_time(event: Object) -> datetime | None:

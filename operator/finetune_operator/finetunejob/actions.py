@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from finetune_api.trainer import Stage
 from finetune_operator.status.draft import Announce
@@ -38,14 +38,16 @@ class ConfirmMissing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LookUpWarnings:
-    """Read the warning events of pods that do not start.
+    """Read the warning events of pods that do not start, or of a Job that gets no pods.
 
     Attributes:
-        pods: Names of the pods.
+        kind: Kind of the objects.
+        names: Their names.
         since: Warnings told before this moment are over.
     """
 
-    pods: tuple[str, ...]
+    kind: Literal["Pod", "Job"]
+    names: tuple[str, ...]
     since: datetime
 
 

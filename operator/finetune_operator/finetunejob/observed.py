@@ -53,7 +53,8 @@ class Observed:
         ledger: Pods seen so far, for counting attempts.
         missing: Stages whose Job is gone, confirmed by a live read.
         refusals: Stages whose creation the API server refused.
-        warnings: Latest warning event of a pod that does not start, by pod name.
+        warnings: Latest warning event of a pod that does not start, or of a Job that gets no pods,
+            by name; empty where there is none.
         decisions: What people have decided on the job's data; None if that cannot be read.
         has_kueue: Whether Kueue is there to be used.
         restored: By the name of what may be gone, whether it was and has just been made again; only

@@ -148,25 +148,31 @@ def past_active_seconds(job: TrimmedJob) -> int:
 def active_seconds(job: TrimmedJob, now: datetime, *, past: int) -> int:
     """Return the running time of a Job over all its attempts, in seconds.
 
-    Many versions of the Job controller keep ``status.startTime`` while a Job is suspended and set
-    it anew some time after it was resumed (1.37 clears it). Until then it is the start of a run
-    that is over.
-
     Args:
         job: The trimmed Job.
         now: The present.
         past: Running time that was noted at the last pause, in seconds.
     """
-    status = job["status"]
-    text = status.get("startTime")
-    start = parse_timestamp(text)
-    if start is None or _annotations(job).get(ACTIVE_START_ANNOTATION) == text:
+    start = run_began(job)
+    if start is None:
         return past
-    end = _end_of_run(status) or now
+    end = end_of_run(job["status"]) or now
     return past + max(0, int((end - start).total_seconds()))
 
 
-def _end_of_run(status: JobStatus) -> datetime | None:
+def run_began(job: TrimmedJob) -> datetime | None:
+    """Return when the Job began, or began again after the last pause that was noted.
+
+    Many versions of the Job controller keep ``status.startTime`` while a Job is suspended and set
+    it anew some time after it was resumed (1.37 clears it). Until then it is the start of a run
+    that is over.
+    """
+    text = job["status"].get("startTime")
+    is_over = _annotations(job).get(ACTIVE_START_ANNOTATION) == text
+    return None if is_over else parse_timestamp(text)
+
+
+def end_of_run(status: JobStatus) -> datetime | None:
     """Return when the run that ``startTime`` began has ended; None while it goes on."""
     completed = parse_timestamp(status.get("completionTime"))
     for kind in ("Failed", "Suspended"):

@@ -23,6 +23,7 @@ from finetune_operator.finetunejob.failure import (
 from finetune_operator.finetunejob.incidents import SETTLE_SECONDS, find_incidents
 from finetune_operator.finetunejob.needs import restore_lost, restore_rendezvous
 from finetune_operator.finetunejob.placement import let_go
+from finetune_operator.finetunejob.refused_pods import tell_refused
 from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.rounds import fruitless_rounds
 from finetune_operator.finetunejob.silence import judge_reports
@@ -59,6 +60,8 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     problem = _problem_of_start(step, view)
     if problem is not None and not _may_pass(step, problem):
         _tell_problem(step, view, problem)
+        return
+    if tell_refused(step, view):
         return
     cause = latest_cause(view.pods, memory=memory)
     cause = next((each.cause for each in incidents if cause and cause.pod in each.pods), cause)
@@ -139,7 +142,7 @@ def _problem_of_start(step: Step, view: StageView) -> Cause | None:
     unknown = [name for pod in stuck if (name := pod["metadata"]["name"]) not in warnings]
     if unknown:
         since = step.now - timedelta(seconds=WARNING_SECONDS)
-        step.first.append(LookUpWarnings(pods=tuple(unknown), since=since))
+        step.first.append(LookUpWarnings(kind="Pod", names=tuple(unknown), since=since))
         return None
     restore_lost(step, view)
     found: Cause | None = None

@@ -12,7 +12,7 @@ from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.failure import read_termination_message
 from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.results import AnyResult, result_of_status
-from finetune_operator.finetunejob.retry import active_seconds, past_active_seconds
+from finetune_operator.finetunejob.retry import active_seconds, past_active_seconds, run_began
 from finetune_operator.finetunejob.trimmed import TrimmedJob, TrimmedPod, completion_index
 from finetune_operator.status.conditions import (
     ConditionType,
@@ -127,9 +127,19 @@ class StageView:
         return 0 if self.job is None else run_of(self.job["metadata"]["name"])
 
     @property
+    def num_pods(self) -> int:
+        """How many pods an attempt of it has."""
+        return 0 if self.job is None else self.job["spec"].get("completions") or 1
+
+    @property
     def has_peers(self) -> bool:
         """Whether an attempt of it has several pods."""
-        return self.job is not None and (self.job["spec"].get("completions") or 1) > 1
+        return self.num_pods > 1
+
+    @property
+    def run_began(self) -> datetime | None:
+        """When its Job began, or began again after a pause; None before it does."""
+        return None if self.job is None else run_began(self.job)
 
     @property
     def is_stoppable(self) -> bool:

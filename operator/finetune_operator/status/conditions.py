@@ -60,6 +60,7 @@ class Reason(StrEnum):
     PREPARING = "Preparing"
     PREPARED = "Prepared"
     WAITING_FOR_PODS = "WaitingForPods"
+    PODS_NOT_CREATED = "PodsNotCreated"
     WAITING_FOR_QUOTA = "WaitingForQuota"
     QUEUED = "Queued"
     RUNNING = "Running"

@@ -21,6 +21,7 @@ from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
     CreateStage,
     FailPod,
+    LookUpWarnings,
     PauseJob,
     RestoreNeeds,
 )
@@ -89,9 +90,9 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def reconcile(self):
-        missing, restored = set(), {}
+        missing, restored, warnings = set(), {}, {}
         for _ in range(8):
-            made = plan(self.observed(missing, restored), self.now, CONFIG)
+            made = plan(self.observed(missing, restored, warnings), self.now, CONFIG)
             if not made.first:
                 break
             for action in made.first:
@@ -101,6 +102,8 @@ class World(RuleBasedStateMachine):
                     missing.add(action.stage)
                 elif isinstance(action, RestoreNeeds):
                     restored |= {obj["metadata"]["name"]: False for obj in action.objects}
+                elif isinstance(action, LookUpWarnings):
+                    warnings |= dict.fromkeys(action.names, "")
         else:
             raise AssertionError("the plan never comes to an end")
         before = self.body.get("status")
@@ -109,7 +112,7 @@ class World(RuleBasedStateMachine):
         self.body = after(self.body, made)
         if made.status is not None:
             self.body["metadata"]["resourceVersion"] += "1"
-        again = plan(self.observed(missing, restored), self.now, CONFIG)
+        again = plan(self.observed(missing, restored, warnings), self.now, CONFIG)
         assert again.status is None, "a status that was written is written again"
         for action in made.then:
             self.perform(action)
@@ -122,7 +125,7 @@ class World(RuleBasedStateMachine):
             status.get("attempts"), [pod for each in pods.values() for pod in each]
         )
 
-    def observed(self, missing=(), restored=MappingProxyType({})):
+    def observed(self, missing=(), restored=MappingProxyType({}), warnings=()):
         jobs = newest_runs(trim_job(each) for each in self.jobs.values())
         pods = self.pods_of_newest()
         self.ledger = self.ledger.seen([pod for each in pods.values() for pod in each])
@@ -133,6 +136,7 @@ class World(RuleBasedStateMachine):
             ledger=self.ledger,
             missing=frozenset(missing),
             restored=restored,
+            warnings=dict(warnings),
             decisions=self.decisions,
         )
 

@@ -121,7 +121,9 @@ def test_a_pod_stuck_in_creation_has_its_warnings_looked_up():
     body = trained()
     known = with_train_pod(body, waiting(TRAIN, "ContainerCreating"))
     made = plan(observe(body, **known), at(30), CONFIG)
-    assert made.first == (LookUpWarnings(pods=("headlines-train-0-abcde",), since=at(-150)),)
+    assert made.first == (
+        LookUpWarnings(kind="Pod", names=("headlines-train-0-abcde",), since=at(-150)),
+    )
     warning = 'MountVolume.SetUp failed for volume "credentials-0": secret "s3-rw" not found'
     known["warnings"] = {"headlines-train-0-abcde": warning}
     made = plan(observe(body, **known), at(30), CONFIG)

@@ -13,7 +13,7 @@ from finetune_operator.finetunejob.actions import LookUpWarnings
 from finetune_operator.kube.errors import Forbidden, ServerUnavailable
 from finetune_operator.status.conditions import timestamp
 from support.clock import FakeClock
-from unit.operator.builders import NOW, at, job, observe
+from unit.operator.builders import NOW, at, child, job, observe
 
 
 def event(seconds, reason, message="", kind="Normal"):
@@ -60,7 +60,7 @@ class Events:
 )  # fmt: skip
 async def test_a_warning_counts_while_it_lasts(events, expected):
     warnings = PodWarnings(Events(events), clock=FakeClock(NOW))
-    action = LookUpWarnings(pods=("p",), since=at(20))
+    action = LookUpWarnings(kind="Pod", names=("p",), since=at(20))
     assert await warnings.look_up(observe(job()), action) == {"p": expected}
 
 
@@ -105,7 +105,7 @@ class World:
             for name in self.names
         )
         observed = observe(job(), pods={Stage.TRAIN: pods})
-        action = LookUpWarnings(pods=self.names, since=at(20))
+        action = LookUpWarnings(kind="Pod", names=self.names, since=at(20))
         return await self.warnings.look_up(observed, action)
 
     async def look_every_second(self, seconds):
@@ -158,3 +158,42 @@ async def test_many_pods_share_a_rate_and_the_rest_is_not_waited_for():
 )
 async def test_events_that_cannot_be_read_hold_up_nothing(error):
     assert await World(Lists(error=error)).look() == {"pod-0": ""}
+
+
+QUOTA = 'Error creating: pods "headlines-train-0-x7k2d" is forbidden: exceeded quota: gpus'
+
+
+class JobEvents(Events):
+    """A client that lists one Job's Events."""
+
+    async def list(self, resource, namespace, *, field_selector, limit):
+        assert field_selector == "involvedObject.kind=Job,involvedObject.name=headlines-train"
+        return self
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([warning(190, QUOTA, "FailedCreate")], QUOTA),
+        ([warning(190, QUOTA, "FailedCreate"), event(100, "SuccessfulCreate")], QUOTA),
+        ([warning(190, QUOTA, "FailedCreate"), event(195, "SuccessfulCreate")], ""),
+        ([warning(190, QUOTA, "FailedCreate"), event(195, "Resumed")], ""),
+        ([warning(190, "too many failures", "BackoffLimitExceeded")], ""),
+        ([warning(10, QUOTA, "FailedCreate")], ""),
+    ],
+    ids=["refused", "refused after others", "created since", "resumed since", "other", "stale"],
+)
+async def test_a_refused_pod_counts_until_one_is_created(events, expected):
+    warnings = PodWarnings(JobEvents(events), clock=FakeClock(NOW))
+    action = LookUpWarnings(kind="Job", names=("headlines-train",), since=at(20))
+    observed = observe(job(), jobs={Stage.TRAIN: child(Stage.TRAIN)})
+    assert await warnings.look_up(observed, action) == {"headlines-train": expected}
+
+
+async def test_a_job_and_its_pods_are_remembered_side_by_side():
+    world = World(Lists("no secret"))
+    action = LookUpWarnings(kind="Job", names=("headlines-train",), since=at(20))
+    for _ in range(3):
+        await world.look()
+        await world.warnings.look_up(observe(job()), action)
+    assert world.client.counts == {"pod-0": 1, "headlines-train": 1}
