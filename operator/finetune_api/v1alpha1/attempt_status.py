@@ -111,7 +111,11 @@ class StageStatus(APIModel):
     completion_time: Timestamp | None = None
     """When it ended."""
     active_seconds: int | None = None
-    """Running time over all attempts that have ended, in seconds."""
+    """Running time over all attempts that have ended, in seconds: a pod of it had a node."""
+    unplaced_seconds: int | None = None
+    """How long it could have run and none of its pods had a node, in seconds; not counted."""
+    unplaced_since: Timestamp | None = None
+    """Since when that is so again."""
     incidents: Annotated[
         list[IncidentCount], Field(max_length=8, json_schema_extra=MAP_BY_NAME)
     ] = []

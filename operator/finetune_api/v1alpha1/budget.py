@@ -9,9 +9,9 @@ from finetune_api.v1alpha1.rules import Rule
 class Budget(APIModel):
     """What a job may cost before it is stopped.
 
-    GPU hours are the GPUs of a stage times its running time, over all attempts; time in the queue
-    or suspended costs nothing. A job that reaches its budget saves a checkpoint, stops and fails
-    with `BudgetExceeded`; `finetune retry` goes on from there.
+    GPU hours are the GPUs of a stage times its running time, over all attempts; time in the queue,
+    suspended, or in which no pod has a node costs nothing. A job that reaches its budget saves a
+    checkpoint, stops and fails with `BudgetExceeded`; `finetune retry` goes on from there.
     """
 
     gpu_hours: DecimalString | None = None

@@ -108,8 +108,8 @@ class FineTuneJobSpec(APIModel):
     """Budgets of their own for classes of incidents. May be changed while the job runs. Default:
     none, all share `backoffLimit`."""
     active_deadline_seconds: Annotated[Integer, Field(ge=1, le=31536000)] | None = None
-    """Longest running time over all stages and attempts, in seconds, without time in the queue or
-    suspended."""
+    """Longest running time over all stages and attempts, in seconds, without time in the queue,
+    suspended, or in which no pod has a node."""
     budget: Budget | None = None
     """What the job may cost. May be changed while the job runs. Default: no limit."""
     ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=31536000)] | None = None

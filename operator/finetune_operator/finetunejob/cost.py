@@ -28,12 +28,7 @@ def gpu_seconds(step: Step, spec: FineTuneJobSpec) -> int:
 
 def past_gpu_seconds(step: Step, spec: FineTuneJobSpec) -> int:
     """Return the same up to the last pause: what runs now is left out."""
-    draft = step.draft
-    return sum(
-        (draft.active_seconds([view]) if draft.is_done(view.stage) else view.past_seconds)
-        * num_gpus(spec, view.stage)
-        for view in step.views
-    )
+    return sum(step.draft.past_seconds(view) * num_gpus(spec, view.stage) for view in step.views)
 
 
 def limit_in_hours(step: Step, spec: FineTuneJobSpec) -> Decimal | None:

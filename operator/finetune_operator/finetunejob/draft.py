@@ -12,7 +12,8 @@ from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.retry import Ledger, queue_evictions
 from finetune_operator.finetunejob.stages import STAGES, StageView
-from finetune_operator.status.conditions import timestamp
+from finetune_operator.finetunejob.unplaced import Unplaced, find_unplaced
+from finetune_operator.status.conditions import parse_timestamp, timestamp
 from finetune_operator.status.draft import Draft
 
 Object = dict[str, Any]
@@ -101,12 +102,20 @@ class JobDraft(Draft):
         started = view.job["status"].get("startTime")
         if started:
             entry.setdefault("startTime", started)
+        found = self._unplaced(view)
+        since = None if found.since is None else timestamp(found.since)
+        for key, value in (("unplacedSeconds", found.seconds), ("unplacedSince", since)):
+            if value is None:
+                entry.pop(key, None)
+            else:
+                entry[key] = value
 
     def record_end(self, view: StageView) -> None:
         """Record that a stage is over: from now on its Job is not looked at any more."""
         entry = self._stages[view.stage.value]
         entry["completionTime"] = timestamp(view.ended_at or self.now)
-        entry["activeSeconds"] = view.active_seconds
+        entry["activeSeconds"] = self.active_seconds([view])
+        entry.pop("unplacedSince", None)
 
     def record_evictions(self, stage: Stage, count: int) -> None:
         """Record how often Kueue stopped a stage; the number never falls.
@@ -119,12 +128,31 @@ class JobDraft(Draft):
             entry["evictions"] = count
 
     def active_seconds(self, views: Iterable[StageView]) -> int:
-        """Return the running time over all stages, those that are over from the record."""
-        total = 0
-        for view in views:
-            entry = self._stages.get(view.stage.value) or {}
-            total += int(entry.get("activeSeconds") or 0) or view.active_seconds
-        return total
+        """Return the running time over all stages, those that are over from the record.
+
+        Only what ran on a node: while no pod of a stage has one, nothing is held.
+        """
+        return sum(self._active_seconds(view) for view in views)
+
+    def past_seconds(self, view: StageView) -> int:
+        """Return the same of one stage up to its last pause; all of it once it is over."""
+        if self.is_done(view.stage):
+            return self._active_seconds(view)
+        return max(0, view.past_seconds - (self._unplaced(view).seconds or 0))
+
+    def _active_seconds(self, view: StageView) -> int:
+        recorded = (self._stages.get(view.stage.value) or {}).get("activeSeconds")
+        if recorded is not None:
+            return int(recorded)
+        return max(0, view.active_seconds - self._unplaced(view).until(self.now))
+
+    def _unplaced(self, view: StageView) -> Unplaced:
+        is_recorded = view.run == self.last_run(view.stage)
+        entry = self._stages.get(view.stage.value) or {}
+        progress = self._stored.get("progress") or {}
+        is_its = progress.get("stage") == view.stage.value
+        reported = parse_timestamp(progress.get("lastHeartbeatTime")) if is_its else None
+        return find_unplaced(entry if is_recorded else {}, view, self.now, reported=reported)
 
     def note_failure(self, cause: Cause, stage: Stage, *, is_new: bool = False) -> bool:
         """Set ``lastFailure`` unless a later one is there; return whether it is news.

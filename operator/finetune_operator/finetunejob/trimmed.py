@@ -120,7 +120,7 @@ class PodSpec(TypedDict, total=False):
 class PodStatus(TypedDict, total=False):
     """Of a pod's status; ``container`` and ``imageID`` are the trainer's.
 
-    ``scheduledTime`` is since when a pod that is pending has a node.
+    ``scheduledTime`` is since when it has a node.
     """
 
     phase: Required[str]

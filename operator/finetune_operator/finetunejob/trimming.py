@@ -90,10 +90,9 @@ def trim_pod(obj: Object) -> TrimmedPod:
     ]
     if conditions:
         kept["conditions"] = conditions
-    if kept["phase"] == "Pending":
-        scheduled = find_condition(status.get("conditions"), "PodScheduled") or {}
-        if scheduled.get("status") == "True" and scheduled.get("lastTransitionTime"):
-            kept["scheduledTime"] = scheduled["lastTransitionTime"]
+    scheduled = find_condition(status.get("conditions"), "PodScheduled") or {}
+    if scheduled.get("status") == "True" and scheduled.get("lastTransitionTime"):
+        kept["scheduledTime"] = scheduled["lastTransitionTime"]
     for container in status.get("containerStatuses") or ():
         if container.get("name") == CONTAINER:
             kept["container"] = _trim_state(_state_of_start(container, status))
