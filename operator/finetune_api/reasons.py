@@ -100,6 +100,11 @@ LIFE = {
         " Security, a missing ServiceAccount, a policy on pods.",
         "Do what the message names; the Job controller asks again by itself.",
     ),
+    "PodNotEnding": ReasonHelp(
+        "The stage's own container has ended, and its pod goes on: a container beside it runs.",
+        "Keep that container out of the job's pods, or have it added as a native sidecar; the"
+        " message says how.",
+    ),
     "WaitingForQuota": ReasonHelp("Kueue has not looked at the Job yet.", _WAIT),
     "Queued": ReasonHelp("The job waits in its queue.", _WAIT),
     "Running": ReasonHelp("Training pods run.", _WAIT),

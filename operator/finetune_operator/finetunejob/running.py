@@ -21,6 +21,7 @@ from finetune_operator.finetunejob.failure import (
     seconds_waiting,
 )
 from finetune_operator.finetunejob.incidents import SETTLE_SECONDS, find_incidents
+from finetune_operator.finetunejob.lingering import tell_lingering
 from finetune_operator.finetunejob.needs import restore_lost, restore_rendezvous
 from finetune_operator.finetunejob.placement import let_go
 from finetune_operator.finetunejob.refused_pods import tell_refused
@@ -55,7 +56,7 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     if given_up is not None:
         fail_stage(step, view, given_up)
         return
-    if let_go(step, spec, view):
+    if let_go(step, spec, view) or tell_lingering(step, view):
         return
     problem = _problem_of_start(step, view)
     if problem is not None and not _may_pass(step, problem):

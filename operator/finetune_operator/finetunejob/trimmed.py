@@ -120,7 +120,8 @@ class PodSpec(TypedDict, total=False):
 class PodStatus(TypedDict, total=False):
     """Of a pod's status; ``container`` and ``imageID`` are the trainer's.
 
-    ``scheduledTime`` is since when it has a node.
+    ``scheduledTime`` is since when it has a node, ``remaining`` names the containers that have not
+    ended although the trainer's has; without native sidecars, which the kubelet ends.
     """
 
     phase: Required[str]
@@ -130,6 +131,7 @@ class PodStatus(TypedDict, total=False):
     scheduledTime: str
     container: ContainerState
     imageID: str
+    remaining: list[str]
 
 
 class TrimmedPod(TypedDict):

@@ -99,6 +99,8 @@ def trim_pod(obj: Object) -> TrimmedPod:
             if container.get("imageID"):
                 # The same few for thousands of pods.
                 kept["imageID"] = sys.intern(container["imageID"])
+    if remaining := _names_of_remaining(kept, status):
+        kept["remaining"] = remaining
     spec = obj.get("spec") or {}
     kept_spec: PodSpec = {"nodeName": spec.get("nodeName", "")}
     for container in spec.get("containers") or ():
@@ -130,6 +132,17 @@ def _state_of_start(container: Object, status: Object) -> Object:
         "configuration)"
     )
     return {"waiting": {"reason": reason, "message": words}}
+
+
+def _names_of_remaining(kept: PodStatus, status: Object) -> list[str]:
+    """Return the containers that keep a pod running whose trainer has ended."""
+    if kept["phase"] != "Running" or "terminated" not in (kept.get("container") or {}):
+        return []
+    return [
+        container.get("name", "")
+        for container in status.get("containerStatuses") or ()
+        if "terminated" not in (container.get("state") or {})
+    ]
 
 
 def _trim_conditions(status: Object, kinds: frozenset[str]) -> list[Condition]:

@@ -61,6 +61,7 @@ class Reason(StrEnum):
     PREPARED = "Prepared"
     WAITING_FOR_PODS = "WaitingForPods"
     PODS_NOT_CREATED = "PodsNotCreated"
+    POD_NOT_ENDING = "PodNotEnding"
     WAITING_FOR_QUOTA = "WaitingForQuota"
     QUEUED = "Queued"
     RUNNING = "Running"
