@@ -124,22 +124,34 @@ def engine_stub(port: int = 0, **settings: Any) -> Iterator[EngineStub]:
             number = stub.begin(body)
             try:
                 status = stub.reply(number)
-                if status == 0:
-                    self.close_connection = True
-                elif status is None and len(body["prompt"]) >= stub.max_tokens:
-                    self._say(400, {"error": {"message": "longer than the maximum model length"}})
+                if status is None and len(body["prompt"]) >= stub.max_tokens:
+                    words = "longer than the maximum model length"
+                    answer = 400, {"error": {"message": words}}
                 elif status is None:
-                    self._say(200, {"choices": [stub.choice(body)]})
+                    answer = 200, {"choices": [stub.choice(body)]}
                 else:
-                    self._say(status, {"error": {"message": "no"}})
-            finally:
+                    answer = status, {"error": {"message": "no"}}
+            except BaseException:
                 stub.end()
+                raise
+            if status == 0:
+                self.close_connection = True
+                stub.end()
+            else:
+                # Before its last byte: whoever has an answer may call again at once.
+                self._say(*answer, before_its_end=stub.end)
 
-        def _say(self, status: int, wire: dict[str, Any]) -> None:
+        def _say(
+            self,
+            status: int,
+            wire: dict[str, Any],
+            before_its_end: Callable[[], None] = lambda: None,
+        ) -> None:
             data = json.dumps(wire).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
+            before_its_end()
             self.wfile.write(data)
 
     with _Server(("127.0.0.1", port), Handler) as server:

@@ -113,8 +113,6 @@ def held_out(
             held_out(9000), 781, True, "goal.atLeast 0.8 takes 781",
         ),
         # What any score meets takes nothing.
-        (None, {"gates": gate(overBase="-5")}, held_out(99), 30, True, "the least by evaluation"),
-        (None, {"gates": gate(overBase="-1")}, held_out(99), 30, True, "the least by evaluation"),
         (None, {"gates": gate(atLeast="0.8")}, held_out(4000), 641, True, "gate g: atLeast 0.8"),
         (None, {"gates": gate(atMost="0.2")}, held_out(4000), 641, True, "is at 0.15 meets all"),
         (
