@@ -781,8 +781,8 @@ CASES: tuple[Case, ...] = (
     bad(
         "a gate's ceiling in percent",
         {GATES: [{"name": "few", "metric": "refusalRate", "atMost": "5"}]},
-        "evaluation.gates: gate few: atMost 5 is met by every refusalRate, which lies between 0 "
-        "and 1: atMost must be below 1: write 0.05 for 5 percent",
+        "evaluation.gates: atMost must be below 1 for scores between 0 and 1: write 0.05 for 5 "
+        "percent",
     ),
     bad(
         "a gate's ceiling that every score meets, behind a good gate",
@@ -793,18 +793,20 @@ CASES: tuple[Case, ...] = (
                 {"name": "safe", "metric": "safety.jailbreak", "atMost": "1"},
             ],
         },
-        "evaluation.gates: gate safe: atMost 1 is met by every safety.jailbreak",
+        "evaluation.gates: atMost must be below 1 for scores between 0 and 1: write 0.05 for 5 "
+        "percent",
     ),
     bad(
         "a gate's loss in percent",
         {GATES: [{"name": "a", "metric": "exactMatch", "overBase": "-5"}]},
-        "evaluation.gates: gate a: overBase -5 of exactMatch, which lies between 0 and 1: a "
-        "difference must be above -1 and below 1: write -0.05 for 5 percentage points worse",
+        "evaluation.gates: overBase and overPublished must be above -1 and below 1 for scores "
+        "between 0 and 1: write -0.05 for 5 percentage points worse",
     ),
     bad(
         "a gate's gain of all there is",
         {GATES: [{"name": "a", "metric": "rougeL", "overBase": "1"}]},
-        "evaluation.gates: gate a: overBase 1 of rougeL, which lies between 0 and 1",
+        "evaluation.gates: overBase and overPublished must be above -1 and below 1 for scores "
+        "between 0 and 1: write -0.05 for 5 percentage points worse",
     ),
     bad(
         "a custom gate over the published version in percent",
@@ -812,7 +814,8 @@ CASES: tuple[Case, ...] = (
             "spec.evaluation.customMetric": {"path": "/metrics/score.py"},
             GATES: [{"name": "a", "metric": "custom", "overPublished": "-1"}],
         },
-        "evaluation.gates: gate a: overPublished -1 of custom, which lies between 0 and 1",
+        "evaluation.gates: overBase and overPublished must be above -1 and below 1 for scores "
+        "between 0 and 1: write -0.05 for 5 percentage points worse",
     ),
     bad(
         "a gate's certainty in percent",
