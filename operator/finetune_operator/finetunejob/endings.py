@@ -244,7 +244,8 @@ def fail(step: Step, reason: str, message: str, *, event: str = "Failed") -> Non
     """End the job: terminal, whatever comes after; what still runs is stopped."""
     draft, observed = step.draft, step.observed
     way_on = f" To begin again: finetune retry {observed.name} -n {observed.namespace}"
-    text = shorten(message, MESSAGE_CHARACTERS - len(way_on)) + way_on
+    words = shorten(message, MESSAGE_CHARACTERS - len(way_on) - 1)
+    text = words + ("" if words.endswith((".", "!", "?")) else ".") + way_on
     draft.conditions.set(ConditionType.STALLED, True, reason, text)
     draft.conditions.set(ConditionType.FAILED, True, reason, text)
     draft.put("completionTime", timestamp(step.now))

@@ -11,7 +11,7 @@ from unit.operator.builders import CONFIG, at, child, failed, job, observe, pod
 WAY_ON = " To begin again: finetune retry headlines -n team-a"
 
 
-@pytest.mark.parametrize("text", ["no bucket", "x" * 5000])
+@pytest.mark.parametrize("text", ["no bucket", "no bucket.", "x" * 5000])
 def test_the_message_of_a_failed_job_ends_with_the_way_on(text):
     body = job()
     ended = {"terminated": {"exitCode": 70, "reason": "Error", "message": text}}
@@ -24,7 +24,9 @@ def test_the_message_of_a_failed_job_ends_with_the_way_on(text):
     told = {item["type"]: item for item in made.status["conditions"]}
     for kind in ("Failed", "Stalled"):
         assert told[kind]["status"] == "True"
-        assert told[kind]["message"].endswith(WAY_ON)
+        message = told[kind]["message"]
+        assert message.endswith(f".{WAY_ON}")
+        assert not message.removesuffix(WAY_ON).endswith(("t..", "...."))
         assert len(told[kind]["message"]) <= 1024
     (event,) = [event for event in made.events if event.reason == "Failed"]
     assert event.message.endswith(WAY_ON)
