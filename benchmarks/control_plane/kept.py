@@ -232,10 +232,10 @@ def count_kept(manager: Manager) -> Kept:
         "attempts of FineTuneJobs": reconciler._ledgers,
         "validated FineTuneSweeps": manager._sweep_reconciler._memories,
         "validated parts, to be found": dict(manager._models._known),
-        "warnings, refusals": (children._warnings._known, children._refusals.__dict__),
+        "warnings, refusals": (children._warnings._known, children._refusals._pauses),
         "Events": (recorder._known, recorder._buckets),
         "queues": [
-            (queue._heap, queue._ready, queue._waiting, queue._due, queue._failures)
+            (queue._heap, queue._ready, queue._waiting, queue._due, queue._pauses)
             for queue in (each.queue for each in manager._controllers)
         ],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from finetune_operator.controllers.refusals import MAX_RETRY_SECONDS, judge
+from finetune_operator.controllers.refusals import AGAIN, judge
 from finetune_operator.finetunejob.actions import (
     ActivateWorkload,
     DeleteSelf,
@@ -108,14 +108,11 @@ class RefusedChanges:
 
 def _explain(error: KubeError, change: Change) -> tuple[str, str]:
     """Return why the server refuses a change, and what to do; no reason if it explains nothing."""
-    reason = judge(error)[0]
-    again = f"It is tried again, every {MAX_RETRY_SECONDS:.0f} s at last"
-    if reason == Reason.WEBHOOK_UNAVAILABLE:
-        return reason, f"{again}; is the controller that serves this webhook running?"
-    if reason == Reason.API_SERVER_ERROR:
-        return reason, f"{again}."
+    reason, remedy, _ = judge(error)
+    if reason in (Reason.WEBHOOK_UNAVAILABLE, Reason.API_SERVER_ERROR):
+        return reason, remedy
     return reason, (
-        f"{again}; see what forbids it to the operator's service account: its role"
+        f"{AGAIN}; see what forbids it to the operator's service account: its role"
         f" ({change.right}), or an admission policy."
     )
 

@@ -7,11 +7,11 @@ tomorrow must not end today.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
 from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.observed import Refusal
-from finetune_operator.kube.backoff import exponential
+from finetune_operator.kube.backoff import Pauses, exponential
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import Forbidden, Invalid, KubeError, ServerUnavailable
 from finetune_operator.status.conditions import Reason, shorten
@@ -22,6 +22,7 @@ FIRST_RETRY_OF_ILL_SERVER_SECONDS = 0.25
 """The first pause after an error of the server's own: most are over in a moment, as while etcd
 chooses a leader."""
 MAX_RETRY_SECONDS = 60.0
+AGAIN = f"It is tried again, every {MAX_RETRY_SECONDS:.0f} s at last"
 _WORDS = 800
 """Characters of the server's answer that are told: what to do has to fit behind them."""
 
@@ -30,25 +31,8 @@ class NameTaken(Exception):  # noqa: N818 - a state of the world
     """The name of a child belongs to an object of somebody else."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """Refusals in a row.
-
-    Attributes:
-        num_pauses: Pauses that they have cost, the present one included.
-        until: Monotonic time at which the present one is over.
-    """
-
-    num_pauses: int = 0
-    until: float = 0.0
-
-
 class Refusals:
-    """Counts refusals in a row, so that the pauses between tries grow. Event loop only.
-
-    What is tried again before its pause is over, because a status could not be written or an event
-    came, does not lengthen the pauses: a server that is ill for a second would hold up a job for
-    minutes.
+    """Remembers the pauses after refusals in a row, so that they grow. Event loop only.
 
     Args:
         clock: Monotonic time.
@@ -56,7 +40,7 @@ class Refusals:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._rows: dict[tuple[str, Stage], _Row] = {}
+        self._pauses: dict[tuple[str, Stage], Pauses] = {}
 
     def explain(self, uid: str, stage: Stage, error: KubeError | NameTaken) -> Refusal | None:
         """Return what the plan is told of a failed creation; None if it is not about the object.
@@ -81,37 +65,34 @@ class Refusals:
 
     def _pause(self, uid: str, stage: Stage, first: float) -> float:
         """Return the seconds until the next try: of the present pause, or of a longer one."""
-        now, row = self._clock.monotonic(), self._rows.get((uid, stage), _Row())
-        if now < row.until:
-            return row.until - now
-        number = row.num_pauses + 1
-        pause = exponential(number, base=first, cap=MAX_RETRY_SECONDS)
-        self._rows[uid, stage] = _Row(number, now + pause)
-        return pause
+        now = self._clock.monotonic()
+        length_of = partial(exponential, base=first, cap=MAX_RETRY_SECONDS)
+        pauses = self._pauses.get((uid, stage), Pauses()).after_failure(now, length_of)
+        self._pauses[uid, stage] = pauses
+        return pauses.until - now
 
     def forget(self, uid: str, stage: Stage | None = None) -> None:
         """Begin with short pauses again: it was created, or the job (no stage) is gone."""
         for key in [(uid, each) for each in Stage] if stage is None else [(uid, stage)]:
-            self._rows.pop(key, None)
+            self._pauses.pop(key, None)
 
 
 def judge(error: KubeError | NameTaken) -> tuple[str, str, bool]:
     """Return reason, remedy, and whether trying again cannot help; no reason if unexplained."""
-    again = f"It is tried again, every {MAX_RETRY_SECONDS:.0f} s at last"
     if isinstance(error, NameTaken):
         return Reason.NAME_TAKEN, "", False
     if error.is_admission_denial:
-        remedy = f"{again}; ask who runs that policy, or ask for what it allows in a new job."
+        remedy = f"{AGAIN}; ask who runs that policy, or ask for what it allows in a new job."
         return Reason.ADMISSION_DENIED, remedy, False
     if isinstance(error, Forbidden):
         # A ResourceQuota, missing rights, a namespace that ends: all can change.
-        return Reason.FORBIDDEN, f"{again}.", False
+        return Reason.FORBIDDEN, f"{AGAIN}.", False
     if isinstance(error, Invalid) and error.reason:
         return Reason.INVALID, "", True
     if isinstance(error, Invalid | ServerUnavailable):
         # Without a reason a refusal is not the API server's own: a proxy in between.
         if error.is_webhook_failure:
-            remedy = f"{again}; is the controller that serves this webhook running?"
+            remedy = f"{AGAIN}; is the controller that serves this webhook running?"
             return Reason.WEBHOOK_UNAVAILABLE, remedy, False
-        return Reason.API_SERVER_ERROR, f"{again}.", False
+        return Reason.API_SERVER_ERROR, f"{AGAIN}.", False
     return "", "", False

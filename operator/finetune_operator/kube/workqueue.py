@@ -15,10 +15,9 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from finetune_operator.kube.backoff import exponential
+from finetune_operator.kube.backoff import Pauses, exponential
 from finetune_operator.kube.metrics import KubeMetrics
 
 K = TypeVar("K", bound=Hashable)
@@ -35,19 +34,6 @@ _TICK_SECONDS = 1e-3
 
 class QueueShutDown(Exception):  # noqa: N818 - a signal, as asyncio.QueueShutDown
     """The queue was shut down and holds nothing more to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Failures:
-    """Failures of a key in a row.
-
-    Attributes:
-        num_pauses: Pauses that they have cost, the present one included.
-        until: Loop time at which the present one is over.
-    """
-
-    num_pauses: int = 0
-    until: float = 0.0
 
 
 class WorkQueue(Generic[K]):
@@ -84,7 +70,7 @@ class WorkQueue(Generic[K]):
         self._waiting: list[tuple[float, int, K]] = []
         self._due: dict[K, tuple[float, int]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._failures: dict[K, _Failures] = {}
+        self._pauses: dict[K, Pauses] = {}
         self._getters: deque[asyncio.Future[None]] = deque()
         self._is_shut_down = False
         metrics = metrics or KubeMetrics()
@@ -152,29 +138,30 @@ class WorkQueue(Generic[K]):
         """Queue a key after its own back-off; return the delay in seconds.
 
         The delay doubles with every pause since the last ``forget``. Up to a tenth is added at
-        random, so that keys that failed together do not come back together. A key that an event
-        brought back before its pause was over, and that failed again, waits for the rest of that
-        pause: events would otherwise turn an outage of seconds into a pause of minutes.
+        random, so that keys that failed together do not come back together. A key that fails again
+        before its pause is over waits for the rest of it.
         """
         self._retries.inc()
-        now, failures = self._loop.time(), self._failures.get(key, _Failures())
-        if now + _TICK_SECONDS < failures.until:
-            delay = failures.until - now
-        else:
-            number = failures.num_pauses + 1
-            bound = exponential(number, base=self._base_delay_seconds, cap=self._max_delay_seconds)
-            delay = bound * (1.0 + self._rng.uniform(0.0, 0.1))
-            self._failures[key] = _Failures(number, now + delay)
+        now = self._loop.time()
+        pauses = self._pauses.get(key, Pauses()).after_failure(
+            now, self._length_of, tick_seconds=_TICK_SECONDS
+        )
+        self._pauses[key] = pauses
+        delay = pauses.until - now
         self.add_after(key, delay, priority=priority)
         return delay
 
     def forget(self, key: K) -> None:
         """Reset the back-off of a key: it succeeded, or is gone."""
-        self._failures.pop(key, None)
+        self._pauses.pop(key, None)
 
     def num_requeues(self, key: K) -> int:
         """Return how many pauses the failures of a key have cost since the last ``forget``."""
-        return self._failures.get(key, _Failures()).num_pauses
+        return self._pauses.get(key, Pauses()).number
+
+    def _length_of(self, number: int) -> float:
+        bound = exponential(number, base=self._base_delay_seconds, cap=self._max_delay_seconds)
+        return bound * (1.0 + self._rng.uniform(0.0, 0.1))
 
     async def get(self) -> K:
         """Wait for a key; the caller must call ``done`` with it, whatever happens.
