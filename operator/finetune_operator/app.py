@@ -27,7 +27,8 @@ from finetune_operator.controllers.manager import Manager
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import ServerClock, SystemClock
 from finetune_operator.kube.connection import Connection, load_connection
-from finetune_operator.kube.errors import Forbidden, KubeError, NotFound
+from finetune_operator.kube.errors import KubeError, NotFound
+from finetune_operator.kube.scopes import require_readable
 from finetune_operator.kube.transport import RequestRecorder, Transport
 
 logger = logging.getLogger(__name__)
@@ -192,20 +193,15 @@ async def _wait_for_crd(client: KubeClient, manager: Manager, stop: asyncio.Even
 
     One namespace that may be listed is enough: others may be deleted, with the rights in them.
     """
-    namespaces = manager.config.namespaces or [""]
     while not stop.is_set():
-        for namespace in namespaces:
-            try:
-                pages = client.list_pages(FINETUNEJOBS, namespace, limit=1, metadata_only=True)
-                async for _ in pages:
-                    return True
-            except NotFound:
-                problem = "the CustomResourceDefinition of FineTuneJob is not installed; waiting"
-            except KubeError as error:
-                problem = f"cannot list FineTuneJobs, will retry: {error}"
-                if isinstance(error, Forbidden):
-                    continue
-            break
+        try:
+            await require_readable(client, FINETUNEJOBS, manager.config.namespaces)
+        except NotFound:
+            problem = "the CustomResourceDefinition of FineTuneJob is not installed; waiting"
+        except KubeError as error:
+            problem = f"cannot list FineTuneJobs, will retry: {error}"
+        else:
+            return True
         logger.warning("%s", problem)
         manager.wait_for(problem)
         with contextlib.suppress(TimeoutError):

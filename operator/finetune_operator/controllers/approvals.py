@@ -14,7 +14,8 @@ from finetune_api.meta import APPROVAL_KIND, APPROVAL_PLURAL, GROUP, VERSION
 from finetune_operator.finetunejob.decisions import trim_approval
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.informer import Informer
-from finetune_operator.kube.resource import Object, ObjectKey, Resource
+from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of
+from finetune_operator.kube.scopes import name_scope
 from finetune_operator.kube.store import EventType, Store
 from finetune_operator.kube.workqueue import PRIORITY_RESYNC, PRIORITY_USER
 
@@ -86,15 +87,12 @@ class Approvals:
                 "FineTuneApprovals of %s cannot be read: their CustomResourceDefinition is not"
                 " installed, or the operator's role lacks list and watch on them. Jobs with"
                 " dataset.approval: Required wait there, all others run: %s",
-                f"namespace {scope}" if scope else "all namespaces",
+                name_scope(scope),
                 problem,
             )
-        for job in self._jobs.objects():
-            if scope and job["metadata"]["namespace"] != scope:
-                continue
+        for job in self._jobs.objects(scope):
             if ((job.get("spec") or {}).get("dataset") or {}).get("approval") == "Required":
-                metadata = job["metadata"]
-                self._wake((metadata["namespace"], metadata["name"]), PRIORITY_RESYNC)
+                self._wake(key_of(job), PRIORITY_RESYNC)
 
 
 def _key_of_job(approval: Object) -> ObjectKey:

@@ -34,7 +34,8 @@ from finetune_operator.integrations.kueue.workload import (
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.feed import Feed
 from finetune_operator.kube.informer import Informer
-from finetune_operator.kube.resource import JOBS, PODS, Object, ObjectKey, Resource
+from finetune_operator.kube.resource import JOBS, PODS, Object, ObjectKey, Resource, key_of
+from finetune_operator.kube.scopes import name_scope
 from finetune_operator.kube.sharing import SharedParts, share_texts
 from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workqueue import PRIORITY_RESYNC, PRIORITY_USER
@@ -287,7 +288,7 @@ class Caches:
 
     def _on_kueue(self, scope: str, problem: str) -> None:
         """Look at the jobs with a queue again: they wait for Kueue, or need to be told."""
-        where = f" in namespace {scope}" if scope else ""
+        where = f" in {name_scope(scope)}" if scope else ""
         if problem:
             logger.warning(
                 "Kueue is switched on, and %s %s cannot be listed%s: is Kueue %s or newer there,"
@@ -300,12 +301,9 @@ class Caches:
             )
         else:
             logger.info("Kueue is there%s: jobs with a queueName go on", where)
-        for job in self.finetunejobs.objects():
-            metadata = job["metadata"]
-            if scope and metadata["namespace"] != scope:
-                continue
+        for job in self.finetunejobs.objects(scope):
             if (job.get("spec") or {}).get("queueName"):
-                self._wake((metadata["namespace"], metadata["name"]), PRIORITY_RESYNC)
+                self._wake(key_of(job), PRIORITY_RESYNC)
 
 
 def _as_workload(cached: Object) -> TrimmedWorkload:

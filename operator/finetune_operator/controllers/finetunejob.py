@@ -17,6 +17,7 @@ from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.changes import RefusedChanges, change_of
 from finetune_operator.controllers.children import FIELD_MANAGER, Children
+from finetune_operator.controllers.controller import UNREAD_SECONDS
 from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.validated import SharedModels, ValidatedJobs
 from finetune_operator.finetunejob.actions import (
@@ -53,8 +54,6 @@ _B = TypeVar("_B")
 
 BACKLOG = 32
 """With more keys waiting than this, the first status of a new job is written later."""
-UNREAD_SECONDS = 10.0
-"""After so long it is asked again whether Workloads can be read."""
 MAX_ROUNDS = 8
 """Plans per reconcile; each round but the last changed the snapshot."""
 

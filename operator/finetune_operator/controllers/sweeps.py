@@ -21,6 +21,7 @@ from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.feed import Feed
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of
+from finetune_operator.kube.scopes import name_scope
 from finetune_operator.kube.sharing import SharedParts
 from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workqueue import PRIORITY_USER
@@ -123,6 +124,6 @@ def _tell_served(scope: str, problem: str) -> None:
             "FineTuneSweeps of %s cannot be read: their CustomResourceDefinition is not installed,"
             " or the operator's role lacks list and watch on them. No sweep goes on there; all jobs"
             " run: %s",
-            f"namespace {scope}" if scope else "all namespaces",
+            name_scope(scope),
             problem,
         )

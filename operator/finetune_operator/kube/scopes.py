@@ -12,7 +12,9 @@ import logging
 from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 
-from finetune_operator.kube.errors import KubeError
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.errors import Forbidden, KubeError
+from finetune_operator.kube.resource import Resource
 from finetune_operator.kube.store import ALL_NAMESPACES
 
 logger = logging.getLogger(__name__)
@@ -120,3 +122,32 @@ class Scopes:
 def _are_known(states: Iterable[_State]) -> bool:
     found = set(states)
     return _State.UNKNOWN not in found and found != {_State.FORBIDDEN}
+
+
+def name_scope(scope: str) -> str:
+    """Return a scope in words."""
+    return "all namespaces" if scope == ALL_NAMESPACES else f"namespace {scope}"
+
+
+async def require_readable(
+    client: KubeClient, resource: Resource, namespaces: Iterable[str]
+) -> None:
+    """Ask whether a kind is served, and may be listed in one namespace at least.
+
+    Args:
+        client: The API client.
+        resource: The kind.
+        namespaces: Where it is to be read; empty for all namespaces.
+
+    Raises:
+        KubeError: What came instead; Forbidden where all namespaces are.
+    """
+    forbidden: Forbidden | None = None
+    for namespace in tuple(namespaces) or (ALL_NAMESPACES,):
+        try:
+            async for _ in client.list_pages(resource, namespace, limit=1, metadata_only=True):
+                return
+        except Forbidden as error:
+            forbidden = error
+    if forbidden is not None:
+        raise forbidden

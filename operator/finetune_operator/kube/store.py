@@ -82,9 +82,11 @@ class Store:
         """Return a snapshot of all keys."""
         return list(self._objects)
 
-    def objects(self) -> list[Object]:
-        """Return a snapshot of all objects."""
-        return list(self._objects.values())
+    def objects(self, scope: str = ALL_NAMESPACES) -> list[Object]:
+        """Return a snapshot of all objects, of one namespace or of all."""
+        if not scope:
+            return list(self._objects.values())
+        return [obj for (namespace, _), obj in self._objects.items() if namespace == scope]
 
     def get(self, namespace: str, name: str) -> Object | None:
         """Return the cached object, or None."""
@@ -109,11 +111,7 @@ class Store:
 
     def newest_version(self, scope: str) -> int:
         """Return the newest version seen in ``scope``: of events, lists and objects."""
-        versions = (
-            version_of(obj)
-            for (namespace, _), obj in self._objects.items()
-            if not scope or namespace == scope
-        )
+        versions = map(version_of, self.objects(scope))
         return max(self.observed_version(scope), max(versions, default=0))
 
     def mark_observed(self, scope: str, version: int) -> None:

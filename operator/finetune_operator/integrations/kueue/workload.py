@@ -19,6 +19,7 @@ from finetune_operator.integrations.kueue.trimmed import (
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import Forbidden, NotFound, ServerUnavailable
 from finetune_operator.kube.resource import Resource
+from finetune_operator.kube.scopes import require_readable
 
 Object = dict[str, Any]
 
@@ -50,17 +51,13 @@ async def is_installed(client: KubeClient, namespaces: Iterable[str] = ()) -> bo
     Without rights the answer is Forbidden whether it does or not; one namespace with rights is
     enough. A server that fails to list them (Kueue converts them) serves them all the same.
     """
-    for namespace in list(namespaces) or [""]:
-        try:
-            async for _ in client.list_pages(WORKLOADS, namespace, limit=1, metadata_only=True):
-                return True
-        except ServerUnavailable:
-            return True
-        except NotFound:
-            return False
-        except Forbidden:
-            continue
-    return False
+    try:
+        await require_readable(client, WORKLOADS, namespaces)
+    except (NotFound, Forbidden):
+        return False
+    except ServerUnavailable:
+        pass
+    return True
 
 
 def trim_workload(obj: Object) -> TrimmedWorkload:
