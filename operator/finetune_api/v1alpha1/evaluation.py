@@ -31,6 +31,7 @@ from finetune_api.v1alpha1.scoring import (
 
 DEFAULT_SAMPLES = 500
 MOST_SAMPLES = 100_000
+MOST_RESAMPLES = 10_000
 
 
 class Goal(APIModel):
@@ -122,7 +123,7 @@ class Evaluation(APIModel):
     it."""
     red_team: RedTeam | None = None
     """Have garak attack both models. Default: nobody does."""
-    num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=10000)] = 1000
+    num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=MOST_RESAMPLES)] = 1000
     """Resamples behind the intervals of scores that are measured, not counted."""
     gpus: Annotated[Integer, Field(ge=1, le=64)] | Literal["auto"] = "auto"
     """GPUs of the evaluation's one pod, at most `resources.gpusPerNode`. `auto`: as many as a

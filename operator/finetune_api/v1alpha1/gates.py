@@ -64,19 +64,24 @@ class Gate(APIModel):
     """`Block`: nothing is published where it is missed. `Warn`: it is told."""
 
     @property
-    def claim(self) -> tuple[str, GateSlice | None, str, Decimal]:
-        """What the gate claims: metric, rows, how it is asked, and the threshold.
-
-        Gates of equal claims are passed or missed by the same luck, whatever they are called.
-        """
-        asked = {
+    def asked(self) -> tuple[str, str]:
+        """The field of its bound, and what that says."""
+        bounds = {
             "atLeast": self.at_least,
             "atMost": self.at_most,
             "overBase": self.over_base,
             "overPublished": self.over_published,
         }
-        kind, bound = next((kind, bound) for kind, bound in asked.items() if bound is not None)
-        return self.metric, self.slice, kind, decimal_of(bound)
+        return next((field, bound) for field, bound in bounds.items() if bound is not None)
+
+    @property
+    def claim(self) -> tuple[str, GateSlice | None, str, Decimal]:
+        """What the gate claims: metric, rows, how it is asked, and the threshold.
+
+        Gates of equal claims are passed or missed by the same luck, whatever they are called.
+        """
+        field, bound = self.asked
+        return self.metric, self.slice, field, decimal_of(bound)
 
 
 def _all(condition: str) -> str:

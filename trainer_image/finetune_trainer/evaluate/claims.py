@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetune_api.meta import decimal_of
+from finetune_api.v1alpha1.evaluation import MOST_RESAMPLES
 from finetune_api.v1alpha1.gates import Gate
 from finetune_trainer.evaluate.figures import (
-    SLACK,
     compare_figures,
     figure_text,
     high_text,
@@ -22,10 +22,8 @@ from finetune_trainer.evaluate.figures import (
 from finetune_trainer.evaluate.goal import DIGITS, what_decides
 from finetune_trainer.statistics.bounded import NUM_DRAWS
 from finetune_trainer.statistics.claims import correct_for_many, count_ahead
-from finetune_trainer.statistics.confidence import Confidence
+from finetune_trainer.statistics.confidence import SLACK, Confidence
 
-MAX_RESAMPLES = 10_000
-"""Of ``evaluation.numBootstrapSamples``."""
 Severity = Literal["Block", "Warn"]
 SEVERITIES: tuple[Severity, ...] = ("Block", "Warn")
 
@@ -152,7 +150,7 @@ def _remedy_of_too_few_bounds(claim: Claim, family: Family, allowed: float) -> s
     ways = ["fewer of them", "less certainty"]
     wanted = math.ceil(1 / allowed - SLACK)
     is_resampled = claim.least_doubt > 1 / NUM_DRAWS
-    if is_resampled and wanted <= MAX_RESAMPLES:
+    if is_resampled and wanted <= MOST_RESAMPLES:
         ways.append(f"evaluation.numBootstrapSamples {wanted}")
     return (
         f"so many gates of severity {family.severity} at this certainty can be shown by no number "

@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 from finetune_api.evaluation_result import Score
-from finetune_trainer.statistics.confidence import Interval
-
-SLACK = 1e-9
-"""Figures are floats: 0.9 reached as 0.8999999999 is reached."""
+from finetune_trainer.statistics.confidence import SLACK, Interval
 
 MOST_DIGITS = 12
 """Digits behind the point at most: finer than what counts as equal."""

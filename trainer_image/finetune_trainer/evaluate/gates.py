@@ -18,10 +18,10 @@ from finetune_api.v1alpha1.scoring import (
     name_base,
 )
 from finetune_trainer.evaluate.claims import SEVERITIES, Claim, Family, Severity, find_remedy
-from finetune_trainer.evaluate.figures import SLACK, figure_text, high_text
+from finetune_trainer.evaluate.figures import figure_text, high_text
 from finetune_trainer.evaluate.goal import DIGITS
 from finetune_trainer.evaluate.slices import describe_slice
-from finetune_trainer.statistics.confidence import Confidence
+from finetune_trainer.statistics.confidence import SLACK, Confidence
 from finetune_trainer.statistics.paired import Compared
 
 CERTAIN_DOUBT = 1.0

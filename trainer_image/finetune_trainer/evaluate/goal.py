@@ -13,14 +13,13 @@ from finetune_api.v1alpha1.scoring import (
     name_base,
 )
 from finetune_trainer.evaluate.figures import (
-    SLACK,
     compare_figures,
     figure_text,
     high_text,
     low_text,
 )
 from finetune_trainer.evaluate.metrics.answers import Floats
-from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, Interval
+from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, SLACK, Interval
 from finetune_trainer.statistics.needed import count_of_gains, count_to_decide
 
 DIGITS = 3

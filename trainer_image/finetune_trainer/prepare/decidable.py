@@ -25,6 +25,7 @@ from finetune_trainer.prepare.best_answers import best_confidence, is_uneven, wo
 from finetune_trainer.prepare.held_out import HeldOut, HeldOutSide
 from finetune_trainer.prepare.remedies import ADD, MORE_GROUPS, word_more
 from finetune_trainer.statistics.bounded import lowest_bound_of_best
+from finetune_trainer.statistics.confidence import SLACK
 from finetune_trainer.statistics.needed import (
     Scale,
     count_for_best,
@@ -35,8 +36,6 @@ from finetune_trainer.statistics.needed import (
 
 LABEL_METRICS = ("exactMatch", "macroF1")
 REASON = "GoalUndecidable"
-SLACK = 1e-9
-"""Of comparing bounds with what is asked, as the verdict does."""
 
 
 def require_decidable_goal(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: int) -> None:

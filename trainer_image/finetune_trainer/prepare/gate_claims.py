@@ -8,8 +8,8 @@ from collections.abc import Collection
 from finetune_api.v1alpha1.gates import Gate
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS, LOWER_IS_BETTER, UNBOUNDED_METRICS
 from finetune_trainer.prepare.best_answers import best_confidence, is_uneven
-from finetune_trainer.prepare.decidable import SLACK
 from finetune_trainer.prepare.held_out import HeldOut, IsSeen
+from finetune_trainer.statistics.confidence import SLACK
 from finetune_trainer.statistics.needed import Scale, count_for_best, count_for_gain
 
 REASON = "GateUndecidable"
@@ -29,13 +29,7 @@ def sees(gate: Gate) -> IsSeen:
 
 def name_gate(gate: Gate) -> str:
     """Return what stands before what is wrong with a gate: its name, and what it asks for."""
-    asked = {
-        "atLeast": gate.at_least,
-        "atMost": gate.at_most,
-        "overBase": gate.over_base,
-        "overPublished": gate.over_published,
-    }
-    field, figure = next((name, text) for name, text in asked.items() if text is not None)
+    field, figure = gate.asked
     return f"evaluation.gates: gate {gate.name}: {field} {figure}"
 
 
@@ -95,10 +89,6 @@ def threshold_of(gate: Gate) -> tuple[float, bool]:
     Returns:
         The threshold, and whether it is that of a gain.
     """
-    if gate.at_least is not None:
-        return float(gate.at_least), False
-    if gate.at_most is not None:
-        return 1 - float(gate.at_most), False
-    gain = gate.over_base if gate.over_base is not None else gate.over_published
-    assert gain is not None
-    return float(gain), True
+    field, bound = gate.asked
+    figure = float(bound)
+    return (1 - figure if field == "atMost" else figure), field.startswith("over")

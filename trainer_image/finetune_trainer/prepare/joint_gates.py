@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from finetune_api.v1alpha1.evaluation import MOST_RESAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.gates import Gate
 from finetune_api.v1alpha1.judging import most_scored
@@ -38,8 +39,6 @@ from finetune_trainer.statistics.claims import correct_for_many
 from finetune_trainer.statistics.needed import HITS
 from finetune_trainer.statistics.paired import MIN_GRADED_CLUSTERS
 
-MOST_RESAMPLES = 10_000
-"""Of ``evaluation.numBootstrapSamples``."""
 MOST_NAMED = 3
 """Gates that a message says the wanted prompts of."""
 TEXT_METRICS = frozenset({"rougeL", "chrF", "bleu"})

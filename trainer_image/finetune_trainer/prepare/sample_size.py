@@ -17,15 +17,10 @@ from finetune_api.v1alpha1.evaluation import DEFAULT_SAMPLES, MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.gates import Gate
 from finetune_trainer.data.asking import order_questions
-from finetune_trainer.prepare.held_out import HeldOut, HeldOutSide
+from finetune_trainer.prepare.gate_claims import sees
+from finetune_trainer.prepare.held_out import HeldOut, HeldOutSide, IsSeen
 from finetune_trainer.prepare.remedies import ADD
-from finetune_trainer.prepare.sized_claims import (
-    Claim,
-    is_of,
-    is_scored,
-    list_claims,
-    most_judged,
-)
+from finetune_trainer.prepare.sized_claims import Claim, is_of, list_claims, most_judged
 from finetune_trainer.prepare.strata import count_wanted
 from finetune_trainer.statistics.power import MARGIN
 
@@ -81,7 +76,7 @@ def choose_number(
         if claim.wanted is not None
     ]
     slices = [
-        _Slice(gate=gate)
+        _Slice(gate=gate, is_seen=sees(gate))
         for gate in evaluation.gates
         if gate.slice is not None and "." not in gate.metric
     ]
@@ -159,6 +154,7 @@ class _Slice:
     """Independent prompts that a gate's slice has so far."""
 
     gate: Gate
+    is_seen: IsSeen
     wanted: int = LEAST_OF_SLICE
     groups: set[str] = field(default_factory=set)
     reached_at: int = 0
@@ -171,14 +167,14 @@ class _Slice:
         """Want no more than there are."""
         groups: set[str] = set()
         for question in drawn:
-            if is_scored(self.gate, question):
+            if self.is_seen(question):
                 groups.add(question.group)
             if len(groups) >= self.wanted:
                 return
         self.wanted = len(groups)
 
     def add(self, question: HeldOut, number: int) -> None:
-        if not self.is_reached and is_scored(self.gate, question):
+        if not self.is_reached and self.is_seen(question):
             self.groups.add(question.group)
             self.reached_at = number
 

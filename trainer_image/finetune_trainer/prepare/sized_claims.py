@@ -15,10 +15,10 @@ from finetune_api.v1alpha1.scoring import (
     CORPUS_METRICS,
     GRADED_METRICS,
     JUDGE_METRICS,
-    LOWER_IS_BETTER,
     UNBOUNDED_METRICS,
 )
 from finetune_trainer.prepare.decidable import LABEL_METRICS, count_labels
+from finetune_trainer.prepare.gate_claims import threshold_of
 from finetune_trainer.prepare.held_out import HeldOut
 from finetune_trainer.statistics.confidence import tail_of
 from finetune_trainer.statistics.paired_power import (
@@ -148,25 +148,13 @@ def _gates(spec: FineTuneJobSpec, *, has_published: bool) -> Iterator[_Asked]:
     for gate in gates:
         if "." in gate.metric:
             continue  # of other rows than the held-out ones
-        field, threshold, is_gain = _read_bound(gate)
+        threshold, is_gain = threshold_of(gate)
         tail, condition = _tail(spec, gate, family)
         before, after = _widest(gate.metric, threshold) if is_gain else (None, None)
         after = better_than(threshold) if after is None else after
-        field = f"gate {gate.name}: {field}"
+        field = f"gate {gate.name}: {' '.join(gate.asked)}"
         asked = _ask(field, gate.metric, gate, threshold, tail, before=before, after=after)
         yield replace(asked, condition=condition)
-
-
-def _read_bound(gate: Gate) -> tuple[str, float, bool]:
-    """Return what a gate asks, what the score or gain must reach, and whether it is a gain."""
-    if gate.at_least is not None:
-        return f"atLeast {gate.at_least}", float(gate.at_least), False
-    if gate.at_most is not None:
-        return f"atMost {gate.at_most}", 1 - float(gate.at_most), False
-    if gate.over_base is not None:
-        return f"overBase {gate.over_base}", float(gate.over_base), True
-    assert gate.over_published is not None
-    return f"overPublished {gate.over_published}", float(gate.over_published), True
 
 
 def _tail(spec: FineTuneJobSpec, gate: Gate, family: int) -> tuple[float | None, str]:
@@ -256,12 +244,6 @@ def most_judged(spec: FineTuneJobSpec, claim: Claim, wanted: int) -> int:
 def is_of(claim: Claim, question: HeldOut) -> bool:
     """Return whether a claim looks at a question."""
     return _is_seen(claim.gate, question)
-
-
-def is_scored(gate: Gate, question: HeldOut) -> bool:
-    """Return whether a gate's metric has a score of a question, which lies in its slice."""
-    is_read = gate.metric in LOWER_IS_BETTER  # plain text has a loss as well
-    return gate.name in question.gates and (question.has_prompt or is_read)
 
 
 def _is_seen(gate: str | None, question: HeldOut) -> bool:

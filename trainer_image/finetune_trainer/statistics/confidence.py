@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 DEFAULT_CERTAINTY = 0.95
+SLACK = 1e-9
+"""Figures are floats: 0.9 reached as 0.8999999999 is reached."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,11 +17,11 @@ from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_api.v1alpha1.probing import Forgetting, Safety
 from finetune_api.v1alpha1.red_teaming import RedTeam
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
-from finetune_trainer.evaluate.figures import SLACK, figure_text, low_text
+from finetune_trainer.evaluate.figures import figure_text, low_text
 from finetune_trainer.evaluate.gates import Found
 from finetune_trainer.evaluate.goal import DIGITS
 from finetune_trainer.statistics.claims import correct_for_many
-from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, Confidence
+from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, SLACK, Confidence
 
 Severity = Literal["Block", "Warn"]
 
