@@ -26,6 +26,14 @@ UID = "uid-of-the-job"
 CONFIG = OperatorConfig(progress_url="http://progress:8090")
 
 
+CONDITIONS = {
+    Stage.PREPARE: "DatasetReady",
+    Stage.TRAIN: "Training",
+    Stage.EVALUATE: "Evaluated",
+}
+"""The condition of each stage that runs on the user's data, in their order."""
+
+
 def at(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
@@ -185,6 +193,15 @@ def after(body: dict[str, Any], made: Any) -> dict[str, Any]:
     return {**body, "status": status}
 
 
+def plans(body, known, *moments):
+    """Plan at each moment with the status of the one before it; return the plans and the body."""
+    made = []
+    for moment in moments:
+        made.append(plan(observe(body, **known), at(moment), CONFIG))
+        body = after(body, made[-1])
+    return made, body
+
+
 def live(snapshots: list[dict[str, Any]], body: dict[str, Any], now: datetime = NOW) -> Any:
     """Plan through several snapshots, storing every status; return the last plan and object."""
     made = None
@@ -200,6 +217,12 @@ def condition(body_or_plan: Any, kind: str) -> dict[str, Any] | None:
         if item["type"] == kind:
             return item
     return None
+
+
+def done_before(stage):
+    """The snapshot of a job whose stages before this one are over."""
+    order = list(CONDITIONS)
+    return stages_done(*order[: order.index(stage)])
 
 
 def stages_done(*stages: Stage) -> dict[str, Any]:

@@ -6,19 +6,18 @@ import pytest
 from benchmarks.control_plane.simulation import success_text
 
 from finetune_api.trainer import Stage
-from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.trimming import trim_pod
 from finetune_operator.finetunejob.waiting import find_wait
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
-    CONFIG,
+    CONDITIONS,
     accepted,
-    after,
     at,
     child,
     condition,
+    done_before,
     merged,
-    observe,
+    plans,
     reasons,
     running,
     stages_done,
@@ -27,7 +26,6 @@ from unit.operator.builders import (
 )
 
 PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
-CONDITIONS = {PREPARE: "DatasetReady", TRAIN: "Training", EVALUATE: "Evaluated"}
 RUNS = {"running": {"startedAt": timestamp(at(60))}}
 
 
@@ -63,19 +61,10 @@ def raw_pod(stage, *containers, end=None, code=0, index=0, native=(), phase="Run
 
 def under_way(stage, *pods):
     """A job in this stage, with these pods."""
-    before = {PREPARE: (), TRAIN: (PREPARE,), EVALUATE: (PREPARE, TRAIN)}[stage]
     body = accepted() if stage is PREPARE else trained()
     jobs = {stage: child(stage, status=running(60))}
     pods = {stage: tuple(trim_pod(each) for each in pods)}
-    return body, merged(stages_done(*before), {"jobs": jobs, "pods": pods})
-
-
-def plans(body, known, *moments):
-    made = []
-    for moment in moments:
-        made.append(plan(observe(body, **known), at(moment), CONFIG))
-        body = after(body, made[-1])
-    return made, body
+    return body, merged(done_before(stage), {"jobs": jobs, "pods": pods})
 
 
 @pytest.mark.parametrize("stage", list(CONDITIONS))

@@ -6,20 +6,19 @@ import pytest
 
 from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.actions import LookUpWarnings
-from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.waiting import find_wait
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
-    CONFIG,
+    CONDITIONS,
     accepted,
-    after,
     at,
     child,
     condition,
+    done_before,
     ended,
     job,
     merged,
-    observe,
+    plans,
     pod,
     reasons,
     stages_done,
@@ -27,7 +26,6 @@ from unit.operator.builders import (
 )
 
 PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
-CONDITIONS = {PREPARE: "DatasetReady", TRAIN: "Training", EVALUATE: "Evaluated"}
 
 
 def answer(stage, pods='pods "headlines-{}-x7k2d"'):
@@ -42,29 +40,22 @@ def answer(stage, pods='pods "headlines-{}-x7k2d"'):
 
 def without_pods(stage, *, start=60.0, pods=(), **status):
     """A job whose stage has a Job that began, and no pods but these."""
-    before = {PREPARE: (), TRAIN: (PREPARE,), EVALUATE: (PREPARE, TRAIN)}[stage]
     body = trained() if stage is EVALUATE else accepted()
     under_way = child(stage, status={"startTime": timestamp(at(start)), **status})
-    known = merged(stages_done(*before), {"jobs": {stage: under_way}, "pods": {stage: pods}})
+    known = merged(done_before(stage), {"jobs": {stage: under_way}, "pods": {stage: pods}})
     return body, known
 
 
-def plans(body, known, *moments, warning=None):
-    """Plan at each moment with the status of the one before it; return the plans and the body."""
-    made = []
-    if warning is not None:
-        known = {**known, "warnings": warning}
-    for moment in moments:
-        made.append(plan(observe(body, **known), at(moment), CONFIG))
-        body = after(body, made[-1])
-    return made, body
+def plans_told(body, known, *moments, warning):
+    """Plan as ``plans`` does, with what Events of the Job say."""
+    return plans(body, {**known, "warnings": warning}, *moments)
 
 
 @pytest.mark.parametrize("stage", list(CONDITIONS))
 def test_a_stage_whose_pods_are_refused_says_so_once_and_is_counted_as_a_wait(stage):
     body, known = without_pods(stage)
     warning = {f"headlines-{stage.value}": answer(stage)}
-    made, body = plans(body, known, 91, 121, 100_000, warning=warning)
+    made, body = plans_told(body, known, 91, 121, 100_000, warning=warning)
     told = condition(body, CONDITIONS[stage])
     assert (told["status"], told["reason"]) == ("False", "PodsNotCreated")
     assert "a pod is forbidden: exceeded quota: gpus, requested:" in told["message"]
@@ -79,9 +70,9 @@ def test_a_stage_whose_pods_are_refused_says_so_once_and_is_counted_as_a_wait(st
 def test_another_drawn_name_is_no_news():
     body, known = without_pods(PREPARE)
     told = {"headlines-prepare": answer(PREPARE)}
-    _, body = plans(body, known, 91, warning=told)
+    _, body = plans_told(body, known, 91, warning=told)
     told = {"headlines-prepare": answer(PREPARE, 'pods "headlines-{}-0-bq9wz"')}
-    made, body = plans(body, known, 121, warning=told)
+    made, body = plans_told(body, known, 121, warning=told)
     assert made[0].status is None, "nothing to write"
 
 
@@ -97,7 +88,7 @@ def test_events_of_a_job_are_asked_for_after_half_a_minute_without_pods():
 
 def test_a_job_that_has_no_pods_and_tells_nothing_is_not_said_to_be_at_work():
     body, known = without_pods(PREPARE)
-    made, body = plans(body, known, 91, 4000, warning={"headlines-prepare": ""})
+    made, body = plans_told(body, known, 91, 4000, warning={"headlines-prepare": ""})
     assert condition(body, "DatasetReady")["reason"] == "WaitingForPods"
     assert [reasons(each) for each in made] == [[], []]
     assert find_wait(body, at(4000), expects_progress=True).state == "NotStarting"
@@ -105,7 +96,7 @@ def test_a_job_that_has_no_pods_and_tells_nothing_is_not_said_to_be_at_work():
 
 def test_once_the_pods_come_the_stage_is_at_work():
     body, known = without_pods(PREPARE)
-    _, body = plans(body, known, 91, warning={"headlines-prepare": answer(PREPARE)})
+    _, body = plans_told(body, known, 91, warning={"headlines-prepare": answer(PREPARE)})
     known["pods"] = {PREPARE: (pod(PREPARE, state={"running": {}}),)}
     _, body = plans(body, known, 200)
     assert condition(body, "DatasetReady")["reason"] == "Preparing"
@@ -118,7 +109,7 @@ def test_some_pods_that_are_refused_while_others_hold_their_gpus_are_told():
     under_way = child(TRAIN, body, status=status)
     two = tuple(pod(TRAIN, index=index, state={"running": {}}) for index in (0, 1))
     known = merged(stages_done(PREPARE), {"jobs": {TRAIN: under_way}, "pods": {TRAIN: two}})
-    made, body = plans(body, known, 91, warning={"headlines-train": answer(TRAIN)})
+    made, body = plans_told(body, known, 91, warning={"headlines-train": answer(TRAIN)})
     assert condition(body, "Training")["reason"] == "PodsNotCreated"
     assert "refuses 2 of 4 pods of Job headlines-train" in condition(body, "Training")["message"]
 
