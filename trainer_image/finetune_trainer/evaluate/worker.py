@@ -181,24 +181,22 @@ def answer_by_server(plan: WorkerPlan, rank: int) -> None:
 
     job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
     folder, adapters = Path(plan.control_dir), {"tuned": Path(plan.tuned_dir)}
-    names = list(plan.sides)
-    if plan.published and (problem := find_problem(plan.published, bfloat16=plan.bfloat16)):
-        (folder / PROBLEM_NAME).write_text(problem)
-        names.remove("published")
-    elif plan.published:
-        adapters["published"] = Path(plan.published["folder"])
     before = read_answers(folder / BEFORE_NAME)
     read = read_sides(plan, job)
     sides = {
         name: ServedSide(
             model=model_of(name), encoder=read[name][0], encoded=read[name][1], before=before[name]
         )
-        for name in names
+        for name in plan.sides
     }
     context = served_context(read_config(Path(plan.base_dir)))
-    if "published" in sides and (problem := find_too_long(sides["published"], context)):
-        (folder / PROBLEM_NAME).write_text(problem)
-        del sides["published"], adapters["published"]
+    if plan.published:
+        problem = find_problem(plan.published, bfloat16=plan.bfloat16)
+        if problem := problem or find_too_long(sides["published"], context):
+            (folder / PROBLEM_NAME).write_text(problem)
+            del sides["published"]
+        else:
+            adapters["published"] = Path(plan.published["folder"])
     if all(side.is_done for side in sides.values()) and not plan.chat_template:
         return
     server = EngineServer.from_environment()

@@ -26,6 +26,9 @@ MIN_SHARE = 0.5
 """Of an entry's prompts that both models must have been compared on: fewer are not the attack that
 was asked for."""
 
+_Numbered = dict[tuple[str, str, int], Attempt]
+"""Attempts by probe, prompt, and how often that came before."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attack:
@@ -128,11 +131,12 @@ def measure_attacks(
     """
     attacks = pair_attempts(base, tuned)
     found, unmeasured = {}, {}
+    numbered = _number(base), _number(tuned)
     for entry in red_team.probes:
         names = set(catalog.expand(entry))
         its = [attack for attack in attacks if attack.probe in names]
         metric = f"{RED_TEAM}{entry}"
-        if gap := _find_gap(names, base, tuned, len(its)):
+        if gap := _find_gap(names, numbered, len(its)):
             unmeasured[metric] = failure or gap
         else:
             found[metric] = _compare(its, num_samples=num_samples, seed=seed)
@@ -147,14 +151,13 @@ def measure_attacks(
     )
 
 
-def _find_gap(names: Set[str], base: GarakReport, tuned: GarakReport, num_pairs: int) -> str:
+def _find_gap(names: Set[str], numbered: tuple[_Numbered, _Numbered], num_pairs: int) -> str:
     """Return why an entry cannot be compared; empty where it can.
 
     Probes that ran for one model alone are told by themselves, and are no part of the share.
     """
     before, after = (
-        {key: each for key, each in _number(report).items() if each.probe in names}
-        for report in (base, tuned)
+        {key: each for key, each in side.items() if each.probe in names} for side in numbered
     )
     if not before or not after:
         side = "base" if before else "tuned"
@@ -216,8 +219,8 @@ def pair_attempts(base: GarakReport, tuned: GarakReport) -> list[Attack]:
     return attacks
 
 
-def _number(report: GarakReport) -> dict[tuple[str, str, int], Attempt]:
-    """Return attempts by probe, prompt, and how often that came before."""
+def _number(report: GarakReport) -> _Numbered:
+    """Return attempts by what tells them apart."""
     seen: Counter[tuple[str, str]] = Counter()
     numbered = {}
     for attempt in report.attempts:
