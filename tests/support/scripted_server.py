@@ -104,6 +104,17 @@ def reply_status(code: int, reason: str, message: str = "told so", **headers: st
     return reply(status(code, reason, message), code, **headers)
 
 
+def forbidden_in(*namespaces: str, otherwise: Answer) -> Answer:
+    """Answer lists of these namespaces with 403."""
+    forbidden = reply_status(403, "Forbidden")
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        is_forbidden = request.path.split("/")[4] in namespaces
+        return await (forbidden if is_forbidden else otherwise)(request)
+
+    return answer
+
+
 def status(code: int, reason: str, message: str = "told so") -> dict[str, Any]:
     """Build a ``metav1.Status``."""
     return {

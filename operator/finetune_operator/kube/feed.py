@@ -101,11 +101,7 @@ class Feed:
         Raises:
             ExceptionGroup: The server has gone back in time (``HistoryRewritten``).
         """
-        async with asyncio.TaskGroup() as group:
-            for scope in self.scopes.names:
-                group.create_task(
-                    self._run_scope(scope), name=f"feed-{self.resource.plural}-{scope}"
-                )
+        await self.scopes.run_each(self._run_scope, "feed")
 
     async def _run_scope(self, scope: str) -> None:
         due, failures = self._due[scope], 0

@@ -136,11 +136,7 @@ class Informer:
         Raises:
             ExceptionGroup: The server has gone back in time (``HistoryRewritten``).
         """
-        async with asyncio.TaskGroup() as group:
-            for scope in self.scopes.names:
-                group.create_task(
-                    self._run_scope(scope), name=f"informer-{self.resource.plural}-{scope}"
-                )
+        await self.scopes.run_each(self._run_scope, "informer")
 
     async def _run_scope(self, scope: str) -> None:
         version = ""

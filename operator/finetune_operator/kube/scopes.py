@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from enum import Enum, auto
+from typing import Any
 
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import Forbidden, KubeError
@@ -52,6 +53,20 @@ class Scopes:
         self._plural = plural
         self._states = dict.fromkeys(self.names, _State.UNKNOWN)
         self._warned: dict[str, float] = {}
+
+    async def run_each(self, run: Callable[[str], Coroutine[Any, Any, None]], what: str) -> None:
+        """Run something for every scope, until cancelled.
+
+        Args:
+            run: What is run, with the scope.
+            what: Name of the tasks.
+
+        Raises:
+            ExceptionGroup: One has failed, and the others were cancelled.
+        """
+        async with asyncio.TaskGroup() as group:
+            for scope in self.names:
+                group.create_task(run(scope), name=f"{what}-{self._plural}-{scope}")
 
     def of(self, namespace: str) -> str:
         """Return the scope that a namespace lies in."""

@@ -18,7 +18,13 @@ from finetune_operator.kube.resource import PODS
 from finetune_operator.kube.transport import Transport
 from support.eventually import eventually_async
 from support.objects import pod
-from support.scripted_server import reply, reply_list, reply_status, scripted_server
+from support.scripted_server import (
+    forbidden_in,
+    reply,
+    reply_list,
+    reply_status,
+    scripted_server,
+)
 
 
 @pytest.fixture
@@ -132,17 +138,6 @@ async def test_a_host_that_lists_again_has_its_ghosts_dropped_at_once(server):
             assert len(server.seen) == 1
             feed.observe(None, pod("b", 10))
             await eventually_async(lambda: len(feed.store) == 1)
-
-
-def forbidden_in(*namespaces, otherwise):
-    """Answer lists of these namespaces with 403."""
-
-    async def answer(request):
-        if request.path.split("/")[4] in namespaces:
-            return await reply_status(403, "Forbidden")(request)
-        return await otherwise(request)
-
-    return answer
 
 
 async def test_a_namespace_that_may_not_be_listed_holds_up_no_other_and_is_tried_again(server):

@@ -18,6 +18,7 @@ from finetune_operator.kube.transport import Transport
 from support.eventually import eventually_async
 from support.objects import pod
 from support.scripted_server import (
+    forbidden_in,
     hang_up,
     reply,
     reply_list,
@@ -275,17 +276,6 @@ async def test_a_type_that_must_be_there_is_waited_for(server):
         await eventually_async(lambda: len(server.requests("GET")) >= 3)
         assert not informer.synced.is_set()
         await eventually_async(informer.synced.is_set)
-
-
-def forbidden_in(*namespaces, otherwise):
-    """Answer lists of these namespaces with 403."""
-
-    async def answer(request):
-        if request.path.split("/")[4] in namespaces:
-            return await reply_status(403, "Forbidden")(request)
-        return await otherwise(request)
-
-    return answer
 
 
 async def test_a_namespace_that_may_not_be_listed_holds_up_no_other(server, caplog):
