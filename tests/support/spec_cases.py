@@ -185,6 +185,7 @@ FULL_SPEC: dict[str, Any] = {
             "maxAmount": "2.50",
             "price": {"input": "0.0025", "output": "0.01"},
             "maxAnswerTokens": 512,
+            "structuredReplies": True,
             "onFailure": "Fail",
             "timeoutSeconds": 30,
             "concurrency": 8,

@@ -90,11 +90,11 @@ def serve(
     """
     port = free_port()
     modules = [f"{key}={folder}" for key, folder in adapters.items()]
+    lora = ["--enable-lora", "--max-lora-rank", "64", "--lora-modules", *modules]
     command = [
         str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(base),
-        "--served-model-name", name, "--enable-lora", "--max-lora-rank", "64", "--lora-modules",
-        *modules, "--dtype", dtype, "--max-model-len", "1024", "--enforce-eager", "--host",
-        "127.0.0.1", "--port", str(port),
+        "--served-model-name", name, *(lora if adapters else ()), "--dtype", dtype,
+        "--max-model-len", "1024", "--enforce-eager", "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
     with log.open("w") as output:
         process = subprocess.Popen(

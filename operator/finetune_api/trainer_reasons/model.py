@@ -73,7 +73,8 @@ MODEL = {
     ),
     "JudgeUnreadable": _Help(
         "Too few of the judge's replies are a verdict of the form that was asked for.",
-        "Take another judge; raise `maxAnswerTokens` for one that reasons first.",
+        "Set `structuredReplies: true` if the judge's server knows JSON schemas; raise "
+        "`maxAnswerTokens` for one that reasons first; take another judge.",
     ),
     "KernelsUnsupported": _Help(
         "There are no fused kernels for this architecture.", "Use `kernels: Auto`."

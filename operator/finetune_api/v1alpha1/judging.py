@@ -97,6 +97,11 @@ class Judge(APIModel):
     """What the judge's tokens cost. With it the report tells the amount."""
     max_answer_tokens: Annotated[Integer, Field(ge=16, le=32768)] = 1024
     """Tokens that the judge may write. Raise it for a judge that reasons first."""
+    structured_replies: StrictBool = False
+    """Have the server hold replies to the form that is asked for, by a JSON schema
+    (`response_format`). For small judges, which often write something else; the server must know
+    it, as vLLM, SGLang, llama.cpp and OpenAI do. Leave it for a judge that reasons first, unless
+    the server keeps its thoughts apart."""
     on_failure: Literal["Warn", "Fail"] = "Warn"
     """What becomes of the evaluation where the judge stays away for minutes, refuses, or gives too
     few verdicts that can be read. `Warn`: the metric is not measured, and a goal or gate on it is

@@ -177,6 +177,38 @@ def test_a_text_that_is_too_long_concerns_that_text_alone(status: int) -> None:
         endpoint(server.url, Time()).ask("words")
 
 
+SCHEMA = {"type": "object", "properties": {"winner": {"enum": ["1", "2", "tie"]}}}
+
+
+def test_a_server_is_told_the_schema_of_replies_only_where_one_is_wanted() -> None:
+    with serving(always_first) as server:
+        endpoint(server.url, Time(), reply_schema=SCHEMA).ask("words")
+        endpoint(server.url, Time()).ask("words")
+    held, free = server.calls
+    assert held.body["response_format"]["type"] == "json_schema"
+    assert held.body["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert "response_format" not in free.body
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid parameter: 'response_format' of type 'json_schema' is not supported.",
+        "response_format: Input should be 'text' or 'json_object'",
+        "The provided JSON schema contains features not supported by xgrammar",
+    ],
+)
+def test_a_server_that_knows_no_schema_is_told_with_the_remedy(message: str) -> None:
+    answer = Answer(status=400, error={"message": message, "type": "BadRequestError"})
+    with serving(lambda _: answer) as server:
+        with pytest.raises(JudgeRefuses, match="structuredReplies: false"):
+            endpoint(server.url, Time(), reply_schema=SCHEMA).ask("words")
+        # A text may have such words in it, and be quoted.
+        with pytest.raises(CallRefused):
+            endpoint(server.url, Time()).ask("words")
+    assert len(server.calls) == 2
+
+
 def test_a_text_that_breaks_the_server_is_let_go_while_others_are_answered() -> None:
     def judge(call: Call) -> Answer:
         return Answer(status=500) if call.content == "poison" else always_first(call)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
+import jsonschema
 import pytest
 
+from finetune_api.v1alpha1.judging import Judge, JudgeMode
 from finetune_trainer.evaluate.judge.wording import (
     DEFAULT_RUBRIC,
     compare_words,
@@ -11,6 +15,7 @@ from finetune_trainer.evaluate.judge.wording import (
     read_reason,
     read_request,
     read_winner,
+    reply_schema_of,
     score_words,
 )
 
@@ -96,6 +101,24 @@ def test_a_verdict_is_exactly_what_was_asked_for(reply: str, expected: str | Non
 )
 def test_points_are_whole_and_of_all_criteria(scores: str, expected: dict[str, int] | None) -> None:
     assert read_points(f'{{"reason": "r", "scores": {scores}}}', RUBRIC) == expected
+
+
+@pytest.mark.parametrize("mode", ["Pairwise", "Rubric"])
+def test_replies_are_held_to_the_very_form_that_is_read(mode: JudgeMode) -> None:
+    rubric = [{"name": name, "text": text} for name, text in RUBRIC.items()]
+    judge = Judge.model_validate(
+        {"endpoint": "http://j/v1", "model": "m", "mode": mode, "rubric": rubric}
+    )
+    fits = jsonschema.Draft202012Validator(reply_schema_of(judge)).is_valid
+    right = {"Pairwise": {"winner": "tie"}, "Rubric": {"scores": dict.fromkeys(RUBRIC, 5)}}
+    wrong = {"Pairwise": {"winner": "3"}, "Rubric": {"scores": {"voice": 5}}}
+    reply = {"reason": "so", **right[mode]}
+    assert fits(reply)
+    assert not fits({"reason": "so", **wrong[mode]})
+    assert not fits({**reply, "more": 1})
+    assert not fits({"reason": "so"})
+    text = json.dumps(reply)
+    assert (read_winner(text) if mode == "Pairwise" else read_points(text, RUBRIC)) is not None
 
 
 def test_a_reason_is_read_where_there_is_one() -> None:

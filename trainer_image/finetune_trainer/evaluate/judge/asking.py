@@ -143,4 +143,10 @@ def _ask(judge: Judge, endpoint: Endpoint, kept: KeptReplies, digest: str, conte
 
 
 def _digest_of(judge: Judge, content: str) -> str:
-    return digest_of_call(judge.endpoint, judge.model, judge.max_answer_tokens, content)
+    return digest_of_call(
+        judge.endpoint,
+        judge.model,
+        judge.max_answer_tokens,
+        content,
+        is_structured=judge.structured_replies,
+    )

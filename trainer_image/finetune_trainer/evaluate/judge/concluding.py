@@ -124,7 +124,7 @@ def conclude(job: ResolvedJob, judge: Judge, wanted: Drawn, asked: Asked) -> Con
         num_input_tokens=asked.spent.input_tokens,
         num_output_tokens=asked.spent.output_tokens,
         amount=f"{asked.spent.amount(judge.price):.4f}" if judge.price else "",
-        failure=_failure_of(asked.replies, num_judged=num_judged, num_unread=num_unread),
+        failure=_failure_of(judge, asked.replies, num_judged=num_judged, num_unread=num_unread),
         notes=[*_cap_notes(judge, wanted, drawn), *_unread_notes(num_unread, drawn), *scored.notes],
     )
     return Concluded(
@@ -270,7 +270,9 @@ def _unread_notes(num_unread: int, drawn: Drawn) -> list[str]:
     ]
 
 
-def _failure_of(replies: Sequence[Sequence[Kept]], *, num_judged: int, num_unread: int) -> str:
+def _failure_of(
+    judge: Judge, replies: Sequence[Sequence[Kept]], *, num_judged: int, num_unread: int
+) -> str:
     """Say why the verdicts are not to be used; empty if they are."""
     if not replies:
         return "the caps of evaluation.judge do not let one question be judged; raise them"
@@ -279,10 +281,12 @@ def _failure_of(replies: Sequence[Sequence[Kept]], *, num_judged: int, num_unrea
         return ""
     whys = Counter(kept.why for row in replies for kept in row if kept.text is None)
     why = f"; for most of them {whys.most_common(1)[0][0]}" if whys else ""
+    remedy = "take another judge, or raise maxAnswerTokens if it reasons first"
+    if not judge.structured_replies:
+        remedy = f"set structuredReplies: true if its server knows it, {remedy}"
     return (
         f"{num_unread} of {num_asked} questions got no verdict of the form that was asked for, "
-        f"more than {MOST_UNREAD:.0%}{why}; take another judge, or raise maxAnswerTokens if it "
-        "reasons first"
+        f"more than {MOST_UNREAD:.0%}{why}; {remedy}"
     )
 
 

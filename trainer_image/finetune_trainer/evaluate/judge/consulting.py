@@ -20,6 +20,7 @@ from finetune_trainer.evaluate.judge.concluding import Concluded, Judgement, con
 from finetune_trainer.evaluate.judge.drawing import Drawn, draw, word_rows
 from finetune_trainer.evaluate.judge.endpoint import JudgeAway, JudgeEndpoint, JudgeRefuses
 from finetune_trainer.evaluate.judge.replies import KeptReplies
+from finetune_trainer.evaluate.judge.wording import reply_schema_of
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage import open_store
@@ -57,6 +58,7 @@ def open_judge(context: StageContext) -> JudgeEndpoint | None:
         key=read_judge_key(judge, context.access(judge.credentials_ref), os.environ),
         timeout_seconds=judge.timeout_seconds,
         max_answer_tokens=judge.max_answer_tokens,
+        reply_schema=reply_schema_of(judge) if judge.structured_replies else None,
     )
 
 

@@ -35,6 +35,8 @@ _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _OF_ROW = frozenset({400, 413, 422})
 """Answers of a server that may be about the text: too long for the model, or against its rules."""
 _SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_SCHEMA_REFUSED = re.compile("response_format|json.schema", re.IGNORECASE)
+"""What a server writes that cannot hold replies to a schema."""
 _CODE = re.compile(r"\A[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
 
 
@@ -74,6 +76,7 @@ class JudgeEndpoint:
         key: Bearer token; None sends none.
         timeout_seconds: How long one call may take.
         max_answer_tokens: What the judge may write.
+        reply_schema: JSON schema that the server is to hold replies to; None asks it for nothing.
         wait: Waits for some seconds.
         clock: Monotonic seconds.
     """
@@ -86,6 +89,7 @@ class JudgeEndpoint:
         key: str | None,
         timeout_seconds: float,
         max_answer_tokens: int,
+        reply_schema: Mapping[str, Any] | None = None,
         wait: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -94,6 +98,7 @@ class JudgeEndpoint:
         self._key = key
         self._timeout_seconds = timeout_seconds
         self._max_answer_tokens = max_answer_tokens
+        self._form = {} if reply_schema is None else {"response_format": _format_of(reply_schema)}
         self._wait = wait
         self._clock = clock
         self._opener = urllib.request.build_opener(_NoRedirect)
@@ -165,6 +170,7 @@ class JudgeEndpoint:
                 "messages": [{"role": "user", "content": content}],
                 self._tokens_field: self._max_answer_tokens,
                 **({"temperature": 0} if self._has_temperature else {}),
+                **self._form,
             }
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key is not None:
@@ -205,6 +211,9 @@ class JudgeEndpoint:
         words = f"it answers with status {error.code}" + (f" ({code})" if code else "")
         if error.code == 400 and self._learn(text, body):
             return _OtherDialect()
+        if error.code in _OF_ROW and self._form and _SCHEMA_REFUSED.search(text):
+            words += ": it does not take a JSON schema for its replies; set "
+            return JudgeRefuses(words + "evaluation.judge.structuredReplies: false")
         if error.code in _PASSING and code not in _SPENT:
             after = _seconds_after(error.headers.get("Retry-After"))
             return _Passing(words, after=after, is_limit=error.code == 429)
@@ -275,6 +284,14 @@ class _OtherDialect(Exception):  # noqa: N818
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
         return None
+
+
+def _format_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return OpenAI's ``response_format`` for replies of a schema."""
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": "verdict", "strict": True, "schema": schema},
+    }
 
 
 def _backoff_seconds(num_failures: int) -> float:

@@ -96,9 +96,12 @@ class KeptReplies:
         return {name: Kept(**each) for name, each in wire.items()}
 
 
-def digest_of_call(url: str, model: str, max_answer_tokens: int, content: str) -> str:
+def digest_of_call(
+    url: str, model: str, max_answer_tokens: int, content: str, *, is_structured: bool
+) -> str:
     """Return the digest of all that a reply depends on."""
-    body = json.dumps([url, model, max_answer_tokens, content])
+    form = ["structured"] if is_structured else []
+    body = json.dumps([url, model, max_answer_tokens, content, *form])
     return hashlib.sha256(body.encode()).hexdigest()
 
 
