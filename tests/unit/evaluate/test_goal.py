@@ -123,6 +123,13 @@ def test_the_near_bound_decides(
             LESS_LOSS,
             "upper bound 1.100 (goal: at most 1.00), at 95 % certainty; the score is just what is",
         ),
+        (
+            {"metric": "judgeWinRate", "atLeast": "0.90"},
+            UNSURE,
+            GAIN,
+            "more than these 100 would decide it (a judge sees as many as evaluation.judge.sample "
+            "and half of maxCalls allow)",
+        ),
         # The end of a scale that has one: the bound comes nearer with the number of prompts.
         (
             {"metric": "exactMatch", "atLeast": "0.95"},

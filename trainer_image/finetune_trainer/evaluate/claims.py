@@ -132,6 +132,7 @@ def find_remedy(claim: Claim, family: Family) -> str:
     if is_beyond and "." in claim.gate.metric:
         return _remedy_of_probes(claim)
     words = what_decides(
+        claim.gate.metric,
         score if claim.is_lower else score.negated(),
         claim.threshold if claim.is_lower else -claim.threshold,
         claim.num_prompts,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from finetune_api.v1alpha1.evaluation import Goal
+from finetune_api.v1alpha1.judging import METRIC_OF_MODE
 from finetune_api.v1alpha1.scoring import (
     LOWER_IS_BETTER,
     UNBOUNDED_METRICS,
@@ -130,13 +131,13 @@ def _check_all(goal: Goal, measured: Measurement) -> Iterator[_Check]:
         wanted = float(goal.at_least)
         words = f"{_value(tuned, wanted)}, lower bound {low_text(tuned.low, wanted, digits=DIGITS)}"
         words = f"{words} (goal: at least {goal.at_least})"
-        yield _check(tuned, wanted, words, number, at_limit=is_bounded and tuned.value == 1)
+        yield _check(goal, tuned, wanted, words, number, at_limit=is_bounded and tuned.value == 1)
     if goal.at_most is not None:
         most = float(goal.at_most)
         words = f"{_value(tuned, most)}, upper bound {high_text(tuned.high, most, digits=DIGITS)}"
         words = f"{words} (goal: at most {goal.at_most})"
         at_limit = is_bounded and tuned.value == 0
-        yield _check(tuned.negated(), -most, words, number, at_limit=at_limit)
+        yield _check(goal, tuned.negated(), -most, words, number, at_limit=at_limit)
     if goal.over_base is not None:
         yield _check_gain(goal, measured, float(goal.over_base))
     if measured.over_trivial is not None and goal.metric not in LOWER_IS_BETTER:
@@ -155,7 +156,7 @@ def _check_gain(goal: Goal, measured: Measurement, wanted: float) -> _Check:
         f"(goal: at least {goal.over_base})"
     )
     at_limit = goal.metric not in UNBOUNDED_METRICS and better.value == 1
-    return _check(better, wanted, words, measured.num_prompts, at_limit=at_limit)
+    return _check(goal, better, wanted, words, measured.num_prompts, at_limit=at_limit)
 
 
 def _check_trivial(goal: Goal, measured: Measurement, over: Interval) -> _Check:
@@ -165,7 +166,7 @@ def _check_trivial(goal: Goal, measured: Measurement, over: Interval) -> _Check:
         f"lower bound {low_text(over.low, 0, digits=DIGITS, sign='+')} (must be above 0)"
     )
     number = measured.num_prompts
-    check = _check(over, 2 * SLACK, words, number, at_limit=over.value == 1)
+    check = _check(goal, over, 2 * SLACK, words, number, at_limit=over.value == 1)
     least = count_of_gains(certainty_of(goal))
     remedy = (
         f"{check.remedy}; being better than one label shows only on held-out prompts with "
@@ -179,19 +180,22 @@ def _value(score: Interval, wanted: float, *, sign: str = "") -> str:
 
 
 def _check(
-    score: Interval, wanted: float, words: str, num_prompts: int, *, at_limit: bool
+    goal: Goal, score: Interval, wanted: float, words: str, num_prompts: int, *, at_limit: bool
 ) -> _Check:
     """Tell whether the lower bound reaches what is wanted, and if not what would be enough."""
     if compare_figures(score.low, wanted) >= 0:
         return _Check(met=True, words=words, remedy="")
-    remedy = what_decides(score, wanted, num_prompts, at_limit=at_limit)
+    remedy = what_decides(goal.metric, score, wanted, num_prompts, at_limit=at_limit)
     return _Check(met=False, words=words, remedy=remedy)
 
 
-def what_decides(score: Interval, wanted: float, num_prompts: int, *, at_limit: bool) -> str:
+def what_decides(
+    metric: str, score: Interval, wanted: float, num_prompts: int, *, at_limit: bool
+) -> str:
     """Say what would decide whether a score reaches what is wanted, where its lower bound misses.
 
     Args:
+        metric: The metric.
         score: The score, the greater the better.
         wanted: What the lower bound should reach.
         num_prompts: Independent prompts behind it.
@@ -216,5 +220,12 @@ def what_decides(score: Interval, wanted: float, num_prompts: int, *, at_limit: 
         return "no feasible number of held-out prompts would decide it"
     return (
         f"if the score stays, about {total - num_prompts:,} independent held-out prompts more "
-        f"than these {num_prompts:,} would decide it"
+        f"than these {num_prompts:,} would decide it{_how_judged(metric)}"
     )
+
+
+def _how_judged(metric: str) -> str:
+    """Say what bounds how many prompts a metric sees, where that is not their number alone."""
+    if metric not in METRIC_OF_MODE.values():
+        return ""
+    return " (a judge sees as many as evaluation.judge.sample and half of maxCalls allow)"
