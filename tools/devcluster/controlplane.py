@@ -58,6 +58,7 @@ class ControlPlaneOptions:
         bind_address: Address of the API server; the node profile uses its bridge.
         port: Preferred port of the API server; None takes a free one.
         api_server_flags: More flags for kube-apiserver.
+        api_server_environment: Its environment variables, such as Go's ``GOGC``.
         audit_policy: Audit policy, as the ``audit.k8s.io/v1`` document.
     """
 
@@ -66,6 +67,7 @@ class ControlPlaneOptions:
     bind_address: str = "127.0.0.1"
     port: int | None = None
     api_server_flags: Sequence[str] = ()
+    api_server_environment: Mapping[str, str] = field(default_factory=dict)
     audit_policy: Mapping[str, object] = field(default_factory=lambda: AUDIT_POLICY)
 
 
@@ -275,6 +277,7 @@ class ControlPlane:
             *(["--endpoint-reconciler-type=none"] if address.startswith("127.") else []),
             *self._audit_flags(),
             *self.options.api_server_flags,
+            env=self.options.api_server_environment,
         )
         client = self.client()
         wait_until("the API server to be ready", client.ready, process=process)
