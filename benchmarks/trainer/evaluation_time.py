@@ -283,6 +283,7 @@ def measure(name: str, scratch: Path, arguments: argparse.Namespace) -> dict[str
         else:
             time_stage(bench, ours)
         print(f"{name}: ours {ours}, plain {plain}", flush=True)
+    print(f"{name}: of the plain script's, answering by model: {said['seconds']}", flush=True)
     lines = (bench.run_folder / "evaluation" / "samples.jsonl").read_text().splitlines()
     samples = [json.loads(line) for line in lines]
     return {

@@ -12,6 +12,7 @@ from finetune_trainer.errors import TrainerError, UserError
 from finetune_trainer.failures import is_out_of_memory
 from finetune_trainer.model.grouped_attention import attend_in_groups
 from finetune_trainer.model.load import load_model
+from finetune_trainer.model.output_layer import pack_output_input
 from finetune_trainer.planning.headers import read_header
 
 if TYPE_CHECKING:
@@ -203,6 +204,7 @@ class ModelPair:
                 "raise resources.gpusPerNode, or use method.adapter.type QLoRA",
             )
         attend_in_groups(model)
+        pack_output_input(model)
         _answer_by_likelihood_alone(model)
         return model.eval()
 
