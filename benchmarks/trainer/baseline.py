@@ -83,7 +83,9 @@ def main() -> None:
         print("| asked | processor s | wall s | longest prompt, tokens | right | likeliest right |")
         print("|---|---|---|---|---|---|")
         for name, encoded in ways.items():
-            asker = Asker(encoder, encoded, batch_size=None)
+            asker = Asker(
+                encoder, encoded, batch_size=None, is_behind_prompt=encoded.num_shared > 0
+            )
             share = asker.share(Said(likelihoods={}, texts={}))
             started, spent = time.perf_counter(), time.process_time()
             parts: list[Said] = []

@@ -10,6 +10,7 @@ Rows come from the examples' generators, or from banking77 and e2e with ``--data
 is installed (``tools/vllm_venv.py``), is asked by a script, and by the stage as its engine.
 
 Usage: python benchmarks/trainer/evaluation_time.py [--data DIR] [--only CASE] [--questions N]
+    [--no-vllm]
 """
 
 from __future__ import annotations
@@ -297,7 +298,7 @@ def measure(name: str, scratch: Path, arguments: argparse.Namespace) -> dict[str
             side: sum(s[side] == t for s, t in zip(samples, said["texts"][side], strict=True))
             for side in ("base", "tuned")
         },
-        "vllm": time_vllm(bench, samples, task),
+        "vllm": time_vllm(bench, samples, task) if arguments.vllm else "not asked",
     }
 
 
@@ -315,6 +316,7 @@ def main() -> int:
     parser.add_argument("--only", choices=list(CASES))
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--questions", type=int, default=500)
+    parser.add_argument("--vllm", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finetune-evaluation-") as scratch:
         results = [

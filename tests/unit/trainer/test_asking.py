@@ -11,6 +11,7 @@ import pytest
 
 from finetune_trainer.errors import InternalError
 from finetune_trainer.evaluate.answering import (
+    Asker,
     Said,
     gather_answers,
 )
@@ -24,6 +25,7 @@ from finetune_trainer.evaluate.launch import failure_of
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 from support.tiny_tokenizer import make_tokenizer
 
 # Examples 0 and 1 stand for question 0; question 2 has no prompt and is only scored.
@@ -102,3 +104,49 @@ def test_references_are_compared_as_answers_are() -> None:
     encoder = Encoder(make_tokenizer(), max_tokens=64)
     decomposed = unicodedata.normalize("NFD", "Tích cực")
     assert encoder.read_answer({"prompt": "q", "completion": f" {decomposed}\n"}) == "Tích cực"
+
+
+BEGINNING = "Which of our tariffs is this about? "
+
+
+def encode(prompts: list[str], encoder: Encoder) -> EncodedQuestions:
+    rows = [{"prompt": prompt, "completion": "basic"} for prompt in prompts]
+    return encode_questions(encoder, gather_questions(rows, max_questions=99, seed=0), "auto")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "begins"),
+    [
+        ([f"{BEGINNING}{n}?" for n in "abc"], BEGINNING),
+        ([BEGINNING, f"{BEGINNING}b?"], BEGINNING[:-1]),  # a token of each must follow
+        (["Tariff a?", "Tariff b?"], ""),  # too short to be worth it
+        (["a?", f"{BEGINNING}b?"], ""),
+    ],
+)
+def test_what_all_questions_begin_with_is_read_once(prompts: list[str], begins: str) -> None:
+    tokenizer = make_tokenizer()
+    encoded = encode(prompts, Encoder(tokenizer, max_tokens=128))
+    for ids in (*encoded.prompts, *(example.input_ids for example in encoded.examples)):
+        assert tokenizer.decode(ids[: encoded.num_shared]) == begins
+
+
+def test_rows_of_any_text_share_nothing_that_counts() -> None:
+    encoder = Encoder(make_tokenizer(), max_tokens=128)
+    rows = [{"text": f"{BEGINNING}{n}"} for n in "abc"]
+    questions = gather_questions(rows, max_questions=9, seed=0)
+    assert encode_questions(encoder, questions, "auto").num_shared == 0
+
+
+def test_a_shared_beginning_lets_no_batch_hold_more_but_behind_a_prompt_for_the_base() -> None:
+    encoder = Encoder(make_tokenizer(), max_tokens=2048)
+    encoded = encode([f"{BEGINNING * 20}{n}?" for n in range(40)], encoder)
+    assert encoded.num_shared > 500
+    nothing = Said(likelihoods={}, texts={})
+
+    def most_held(*, is_behind_prompt: bool) -> int:
+        asker = Asker(encoder, encoded, batch_size=None, is_behind_prompt=is_behind_prompt)
+        rows = max(map(len, asker.share(nothing).asks))
+        return rows * (max(map(len, encoded.prompts)) + encoded.answer_tokens)
+
+    assert most_held(is_behind_prompt=False) <= TOKENS_PER_BATCH
+    assert TOKENS_PER_BATCH < most_held(is_behind_prompt=True) <= 4 * TOKENS_PER_BATCH

@@ -115,6 +115,8 @@ class Asker:
         encoder: The models' encoder.
         encoded: All questions.
         batch_size: Answers at once; None fills a token budget.
+        is_behind_prompt: A prompt for the base model stands before all questions: batches count the
+            tokens that are computed, and hold more.
         rank: This worker.
         num_workers: How many share the questions.
     """
@@ -125,6 +127,7 @@ class Asker:
         encoded: EncodedQuestions,
         *,
         batch_size: int | None,
+        is_behind_prompt: bool = False,
         rank: int = 0,
         num_workers: int = 1,
     ) -> None:
@@ -132,6 +135,7 @@ class Asker:
 
         self._encoder = encoder
         self._encoded = encoded
+        self._discount = encoded.num_shared if is_behind_prompt else 0
         self._pairs = pair_prompts(encoded.prompts, encoded.examples)
         alone = sorted(set(range(len(encoded.examples))) - set(self._pairs.values()))
         rows = make_batches([len(encoded.examples[index].input_ids) for index in alone])
@@ -145,8 +149,9 @@ class Asker:
         Tokens that all share are computed once and then held for every row.
         """
         total = num_tokens + self._encoded.answer_tokens
-        shared = self._encoded.num_shared
-        return max(total - shared, -(-total // HELD_PER_COMPUTED)) if shared else total
+        if not self._discount:
+            return total
+        return max(total - self._discount, -(-total // HELD_PER_COMPUTED))
 
     def share(self, before: Said) -> Share:
         """Return what is left for this worker to ask one model.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.data.rows import other_answer
+from finetune_trainer.evaluate.choosing import count_common
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.model.chat_format import write_format
 from finetune_trainer.model.encoding import Encoded, Encoder
@@ -24,6 +25,8 @@ PROBES_NAME = "probes.json"
 """File of what is asked beyond the held-out rows; absent where that is nothing."""
 
 
+LEAST_SHARED = 16
+"""A shorter beginning is read again with every row."""
 PUBLISHED_FOLDER = "published"
 """Folder of the questions as the published version is asked them, in its own chat format."""
 
@@ -108,14 +111,31 @@ def encode_questions(
     others = [encoder.encode_row(other_answer(row))[0] for row in rows] if are_pairs else []
     asks = with_prompt(questions)
     lengths = [encoder.answer_length(row) for question in asks for row in question.rows]
+    prompts = [encoder.encode_prompt(q.prompt, q.tools) for q in asks if q.prompt is not None]
+    scored = [*(example for _, example in examples), *others]
     return EncodedQuestions(
-        examples=[*(example for _, example in examples), *others],
+        examples=scored,
         owners=np.array([owner for owner, _ in examples]),
-        prompts=[encoder.encode_prompt(q.prompt, q.tools) for q in asks if q.prompt is not None],
+        prompts=prompts,
         answer_tokens=answer_length(lengths, max_new_tokens),
         num_bytes=[encoder.count_bytes(example) for _, example in examples],
+        num_shared=_count_shared(prompts, scored),
         reference_tokens=lengths,
     )
+
+
+def _count_shared(prompts: Sequence[list[int]], examples: Sequence[Encoded]) -> int:
+    """Return how many tokens all prompts and examples begin with; 0 where they are few."""
+    size = min(
+        [
+            count_common([*prompts, *(example.input_ids for example in examples)]),
+            # One token of each must follow, and what counts is predicted by one that does.
+            *(len(prompt) - 1 for prompt in prompts),
+            *(example.spans[0][0] - 1 for example in examples if example.spans),
+        ],
+        default=0,
+    )
+    return size if size >= LEAST_SHARED else 0
 
 
 def write_encoded(

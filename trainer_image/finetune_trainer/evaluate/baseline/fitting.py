@@ -14,7 +14,6 @@ from finetune_trainer.evaluate.baseline.prompt import (
     choose_separator,
     write_instruction,
 )
-from finetune_trainer.evaluate.choosing import count_common
 from finetune_trainer.evaluate.encoded import EncodedQuestions, encode_questions
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.model.encoding import Encoder
@@ -23,8 +22,6 @@ PROMPT_TOKENS = 1024
 """Longest instruction with labels and examples, in tokens: they are held for every row."""
 LABELS_SHARE = 2
 """Labels take at most one part in so many of it: one example says more than many labels."""
-LEAST_SHARED = 16
-"""A shorter beginning is read again with every row."""
 NUM_TRIED = 3
 """Questions behind which the tokens of the labels must be the same."""
 
@@ -196,7 +193,7 @@ def _encode(task: _Task, questions: Sequence[Question], prompt: BasePrompt) -> P
     told = _tell(task, prompt)
     if reason:
         told.append(f"the likelihood of labels is left out: {reason}")
-    encoded = replace(encoded, choices=choices, num_shared=_count_shared(encoded))
+    encoded = replace(encoded, choices=choices)
     return Prompted(
         prompt=prompt,
         encoded=encoded,
@@ -258,21 +255,6 @@ def _encode_label(task: _Task, prompt: BasePrompt, question: Question, label: st
     example = task.encoder.encode_row(row)[-1]
     start, end = example.spans[-1]
     return example.input_ids[start:end]
-
-
-def _count_shared(encoded: EncodedQuestions) -> int:
-    """Return how many tokens all prompts and examples begin with; 0 where they are few."""
-    texts = [*encoded.prompts, *(example.input_ids for example in encoded.examples)]
-    size = min(
-        [
-            count_common(texts),
-            # One token of each must follow, and what counts is predicted by one that does.
-            *(len(prompt) - 1 for prompt in encoded.prompts),
-            *(example.spans[0][0] - 1 for example in encoded.examples if example.spans),
-        ],
-        default=0,
-    )
-    return size if size >= LEAST_SHARED else 0
 
 
 def _tell(task: _Task, prompt: BasePrompt) -> list[str]:
