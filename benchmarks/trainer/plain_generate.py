@@ -79,6 +79,8 @@ def main() -> None:
     said = {"base": answer(model, task["prompts"], task, task["batchSize"])}
     base_done = time.monotonic()
     model = PeftModel.from_pretrained(model, task["adapter"]).merge_and_unload()
+    # The adapter has frozen it, and torch copies a frozen output matrix for every row of a batch.
+    model.requires_grad_(True)
     said["tuned"] = answer(model, task["prompts"], task, task["batchSize"])
     ended = time.monotonic()
     texts = {

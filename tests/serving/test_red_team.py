@@ -48,7 +48,7 @@ def evaluate(trained: Workbench, folder: Path, **red_team: Any) -> tuple[Workben
     assert garak is not None
     port = free_port()
     with (
-        vllm_server.stand_beside(Path(vllm), folder / "engine", port) as of_vllm,
+        vllm_server.stand_beside(vllm, folder / "engine", port) as of_vllm,
         garak_container.stand_beside(Path(garak).parent, folder / "garak") as of_garak,
     ):
         bench.env |= {**of_vllm, **of_garak}

@@ -22,7 +22,8 @@ from finetune_operator.finetunejob.render.engine import SERVE
 from support.ports import free_port
 from support.sidecar import run_sidecar
 
-PYTHON = os.environ.get("FINETUNE_VLLM_PYTHON")
+_NAMED = os.environ.get("FINETUNE_VLLM_PYTHON")
+PYTHON = Path(_NAMED) if _NAMED else None
 """Only where it is asked for: these tests take a quarter of an hour, whatever a cache may hold."""
 NEEDS_VLLM = pytest.mark.skipif(
     PYTHON is None,
