@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,3 +105,28 @@ def test_the_beginning_is_read_once_and_choices_that_cannot_win_are_not() -> Non
 )
 def test_what_texts_begin_with(several: list[list[int]], size: int) -> None:
     assert count_common(several) == size
+
+
+ENDING_PROMPTS = [[*BEGINNING, *own] for own in ([5, 9, 33], [12], [9, 9], [31, 8, 7, 44], [71])]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_rows_that_have_ended_leave_the_batch_and_the_others_say_the_same(kind: str) -> None:
+    tokenizer = make_tokenizer()
+    # Many tokens end an answer, so that those of a model that has learned nothing end early.
+    stops = replace(
+        Encoder(tokenizer, max_tokens=64).chat_format, stop_ids=tuple(range(0, 512, 15))
+    )
+    model, encoder = make_model(kind), Encoder(tokenizer, max_tokens=64, chat_format=stops)
+    batch = range(len(ENDING_PROMPTS))
+    free = generate_answers(model, encoder, ENDING_PROMPTS, batch, max_new_tokens=40)
+    references = [encoded(prompt, [60, 2]) for prompt in ENDING_PROMPTS]
+    read: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, __, named: read.append(len(named["input_ids"])), with_kwargs=True
+    )
+    both = score_and_answer(model, encoder, ENDING_PROMPTS, references, max_new_tokens=40)
+    assert both.texts == list(free.values())
+    assert read == sorted(read, reverse=True)
+    if kind == "whole attention":
+        assert sorted(set(read)) == [1, 4, 5]

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.evaluate.caches import select_rows
 from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder, compose
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import Cache, PreTrainedModel
+    from transformers import DynamicCache, PreTrainedModel
 
     from finetune_trainer.evaluate.caches import Shared
+
+STEPS_TOGETHER = 8
+"""Tokens after which it is seen which answers have ended."""
+LEAST_PART_ENDED = 8
+"""They leave the batch once one in so many has: what goes on is copied for it."""
 
 
 def score_likelihood(
@@ -120,9 +126,11 @@ def continue_greedily(
     mask: Tensor,
     *,
     max_new_tokens: int,
-    cache: Cache | None = None,
+    cache: DynamicCache | None = None,
 ) -> list[str]:
     """Return the greedy answers to left-padded prompts.
+
+    Rows whose answer has ended leave the batch, where the cache allows it.
 
     Args:
         model: The model.
@@ -130,16 +138,53 @@ def continue_greedily(
         ids: Tokens of the prompts, batch by width.
         mask: 1 where they are tokens, 0 where they fill.
         max_new_tokens: Longest answer in tokens.
-        cache: What the model holds of the prompts' beginnings, at least one token short of all.
+        cache: What the model holds of the prompts' beginnings, at least one token short of all; its
+            rows can be taken out.
     """
+    width, num_rows = ids.shape[1], len(ids)
+    stops = frozenset(encoder.chat_format.stop_ids)
+    answers: list[list[int]] = [[] for _ in range(num_rows)]
+    rows = list(range(num_rows))
+    going = set(rows)
+    num_left = max_new_tokens
+    while going and num_left:
+        # Without a cache whose rows can be taken out, all go on to the longest answer's end.
+        steps = num_left if cache is None else min(num_left, STEPS_TOGETHER)
+        ids, cache = _continue(model, ids, mask, cache, steps=steps, encoder=encoder)
+        num_left = max_new_tokens - (ids.shape[1] - width)
+        mask = _lengthen(mask, ids.shape[1])
+        for place, row in enumerate(rows):
+            if row in going:
+                answers[row] = ids[place, width:].tolist()
+                if not stops.isdisjoint(answers[row]):
+                    going.remove(row)
+        if cache is None:
+            break
+        kept = [place for place, row in enumerate(rows) if row in going]
+        if kept and len(rows) - len(kept) >= len(rows) / LEAST_PART_ENDED:
+            ids, mask, cache = ids[kept], mask[kept], select_rows(cache, kept)
+            rows = [rows[place] for place in kept]
+    return [compose(encoder.decode_answer(answer)) for answer in answers]
+
+
+def _continue(
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    cache: DynamicCache | None,
+    *,
+    steps: int,
+    encoder: Encoder,
+) -> tuple[Tensor, DynamicCache | None]:
+    """Return the tokens with up to so many more, and a cache of them if there was one."""
     import torch
 
     known = {} if cache is None else {"past_key_values": cache}
     with torch.inference_mode():
-        output = model.generate(
+        output: Any = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=steps,
             do_sample=False,
             num_beams=1,
             temperature=None,
@@ -147,10 +192,17 @@ def continue_greedily(
             top_k=None,
             pad_token_id=encoder.pad_id,
             eos_token_id=list(encoder.chat_format.stop_ids),
+            return_dict_in_generate=True,
             **known,
         )
-    width = ids.shape[1]
-    return [compose(encoder.decode_answer(answer[width:].tolist())) for answer in output]
+    return output.sequences, None if cache is None else output.past_key_values
+
+
+def _lengthen(mask: Tensor, width: int) -> Tensor:
+    """Return a mask of so many columns; those that are new are seen."""
+    import torch
+
+    return torch.cat([mask, mask.new_ones(len(mask), width - mask.shape[1])], dim=1)
 
 
 def make_batches(lengths: Sequence[int], batch_size: int | None = None) -> list[list[int]]:
