@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.evaluate.caches import select_rows
 from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder, compose
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 
@@ -139,8 +138,10 @@ def continue_greedily(
         mask: 1 where they are tokens, 0 where they fill.
         max_new_tokens: Longest answer in tokens.
         cache: What the model holds of the prompts' beginnings, at least one token short of all; its
-            rows can be taken out.
+            rows can be taken out, and are.
     """
+    import torch
+
     width, num_rows = ids.shape[1], len(ids)
     stops = frozenset(encoder.chat_format.stop_ids)
     answers: list[list[int]] = [[] for _ in range(num_rows)]
@@ -162,8 +163,9 @@ def continue_greedily(
             break
         kept = [place for place, row in enumerate(rows) if row in going]
         if kept and len(rows) - len(kept) >= len(rows) / LEAST_PART_ENDED:
-            ids, mask, cache = ids[kept], mask[kept], select_rows(cache, kept)
-            rows = [rows[place] for place in kept]
+            # In its place, layer by layer: memory is planned for one copy of the cache.
+            cache.batch_select_indices(torch.tensor(kept))
+            ids, mask, rows = ids[kept], mask[kept], [rows[place] for place in kept]
     return [compose(encoder.decode_answer(answer)) for answer in answers]
 
 
