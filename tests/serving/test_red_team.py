@@ -49,7 +49,7 @@ def evaluate(trained: Workbench, folder: Path, **red_team: Any) -> tuple[Workben
     port = free_port()
     with (
         vllm_server.stand_beside(vllm, folder / "engine", port) as of_vllm,
-        garak_container.stand_beside(Path(garak).parent, folder / "garak") as of_garak,
+        garak_container.stand_beside(garak.parent, folder / "garak") as of_garak,
     ):
         bench.env |= {**of_vllm, **of_garak}
         return bench, bench.run("evaluate", timeout=3000)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from finetune_operator.finetunejob.render.red_team import ATTACK
-from support.sidecar import run_sidecar
+from support.sidecar import named_program, run_sidecar
 
-PYTHON = os.environ.get("FINETUNE_GARAK_PYTHON")
+PYTHON = named_program("FINETUNE_GARAK_PYTHON")
 """Only where it is asked for: 5 GB, and minutes."""
 NEEDS_GARAK = pytest.mark.skipif(
     PYTHON is None,

@@ -37,6 +37,12 @@ def run_sidecar(
         process.wait()
 
 
+def named_program(variable: str) -> Path | None:
+    """Return the program that an environment variable names; None where it names none."""
+    name = os.environ.get(variable)
+    return Path(name) if name else None
+
+
 def put_program(folder: Path, name: str, text: str) -> str:
     """Put an executable into ``bin`` of a folder; return a search path that has it first."""
     program = folder / "bin" / name

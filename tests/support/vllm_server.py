@@ -20,10 +20,9 @@ import pytest
 
 from finetune_operator.finetunejob.render.engine import SERVE
 from support.ports import free_port
-from support.sidecar import run_sidecar
+from support.sidecar import named_program, run_sidecar
 
-_NAMED = os.environ.get("FINETUNE_VLLM_PYTHON")
-PYTHON = Path(_NAMED) if _NAMED else None
+PYTHON = named_program("FINETUNE_VLLM_PYTHON")
 """Only where it is asked for: these tests take a quarter of an hour, whatever a cache may hold."""
 NEEDS_VLLM = pytest.mark.skipif(
     PYTHON is None,
