@@ -84,7 +84,7 @@ def main() -> None:
         print("|---|---|---|---|---|---|")
         for name, encoded in ways.items():
             asker = Asker(
-                encoder, encoded, batch_size=None, is_behind_prompt=encoded.num_shared > 0
+                encoder, encoded, batch_size=None, is_behind_prompt=encoded is not asked.encoded
             )
             share = asker.share(Said(likelihoods={}, texts={}))
             started, spent = time.perf_counter(), time.process_time()

@@ -130,3 +130,8 @@ def test_rows_that_have_ended_leave_the_batch_and_the_others_say_the_same(kind: 
     assert read == sorted(read, reverse=True)
     if kind == "whole attention":
         assert sorted(set(read)) == [1, 4, 5]
+    # Where nothing was scored, the cache of a window is gone on from as well.
+    chosen = score_and_answer(
+        model, encoder, ENDING_PROMPTS, [], max_new_tokens=40, choices=[[60, 2], [61, 2]]
+    )
+    assert chosen.texts == both.texts

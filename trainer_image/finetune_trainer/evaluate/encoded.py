@@ -23,8 +23,6 @@ PROMPTED_NAME = "prompted.json"
 """File of the questions behind a prompt for the base model; absent where there is none."""
 PROBES_NAME = "probes.json"
 """File of what is asked beyond the held-out rows; absent where that is nothing."""
-
-
 LEAST_SHARED = 16
 """A shorter beginning is read again with every row."""
 PUBLISHED_FOLDER = "published"

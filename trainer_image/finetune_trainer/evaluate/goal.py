@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from finetune_api.v1alpha1.evaluation import Goal
-from finetune_api.v1alpha1.judging import METRIC_OF_MODE
 from finetune_api.v1alpha1.scoring import (
+    JUDGE_METRICS,
     LOWER_IS_BETTER,
     UNBOUNDED_METRICS,
     BaselineName,
@@ -226,6 +226,6 @@ def what_decides(
 
 def _how_judged(metric: str) -> str:
     """Say what bounds how many prompts a metric sees, where that is not their number alone."""
-    if metric not in METRIC_OF_MODE.values():
+    if metric not in JUDGE_METRICS:
         return ""
     return " (a judge sees as many as evaluation.judge.sample and half of maxCalls allow)"

@@ -142,30 +142,25 @@ def continue_greedily(
     """
     import torch
 
-    width, num_rows = ids.shape[1], len(ids)
+    width = ids.shape[1]
     stops = frozenset(encoder.chat_format.stop_ids)
-    answers: list[list[int]] = [[] for _ in range(num_rows)]
-    rows = list(range(num_rows))
-    going = set(rows)
-    num_left = max_new_tokens
-    while going and num_left:
+    answers: list[list[int]] = [[] for _ in ids]
+    rows = going = list(range(len(ids)))
+    while going and (num_left := max_new_tokens - (ids.shape[1] - width)):
+        before = ids.shape[1]
         # Without a cache whose rows can be taken out, all go on to the longest answer's end.
         steps = num_left if cache is None else min(num_left, STEPS_TOGETHER)
         ids, cache = _continue(model, ids, mask, cache, steps=steps, encoder=encoder)
-        num_left = max_new_tokens - (ids.shape[1] - width)
-        mask = _lengthen(mask, ids.shape[1])
-        for place, row in enumerate(rows):
-            if row in going:
-                answers[row] = ids[place, width:].tolist()
-                if not stops.isdisjoint(answers[row]):
-                    going.remove(row)
-        if cache is None:
-            break
-        kept = [place for place, row in enumerate(rows) if row in going]
-        if kept and len(rows) - len(kept) >= len(rows) / LEAST_PART_ENDED:
+        mask = torch.cat([mask, mask.new_ones(len(ids), ids.shape[1] - before)], dim=1)
+        said = dict(zip(rows, ids[:, before:].tolist(), strict=True))
+        for row in going:
+            answers[row] += said[row]
+        going = [row for row in going if stops.isdisjoint(said[row])]
+        if cache is not None and going and len(rows) - len(going) >= len(rows) / LEAST_PART_ENDED:
+            kept = [rows.index(row) for row in going]
             # In its place, layer by layer: memory is planned for one copy of the cache.
             cache.batch_select_indices(torch.tensor(kept))
-            ids, mask, rows = ids[kept], mask[kept], [rows[place] for place in kept]
+            ids, mask, rows = ids[kept], mask[kept], going
     return [compose(encoder.decode_answer(answer)) for answer in answers]
 
 
@@ -198,13 +193,6 @@ def _continue(
             **known,
         )
     return output.sequences, None if cache is None else output.past_key_values
-
-
-def _lengthen(mask: Tensor, width: int) -> Tensor:
-    """Return a mask of so many columns; those that are new are seen."""
-    import torch
-
-    return torch.cat([mask, mask.new_ones(len(mask), width - mask.shape[1])], dim=1)
 
 
 def make_batches(lengths: Sequence[int], batch_size: int | None = None) -> list[list[int]]:

@@ -253,7 +253,6 @@ def model_of(side: str) -> str:
 def make_askers(plan: WorkerPlan, job: ResolvedJob, rank: int) -> dict[str, Asker]:
     """Return who puts its share of the questions to each side."""
     from finetune_trainer.evaluate.answering import Asker
-    from finetune_trainer.evaluate.encoded import PROMPTED_NAME, name_of
 
     batch_size = job.spec.evaluation.batch_size
     return {
@@ -261,7 +260,7 @@ def make_askers(plan: WorkerPlan, job: ResolvedJob, rank: int) -> dict[str, Aske
             encoder,
             encoded,
             batch_size=batch_size if isinstance(batch_size, int) else None,
-            is_behind_prompt=name_of(side) == PROMPTED_NAME,
+            is_behind_prompt=side == "prompted",
             rank=rank,
             num_workers=plan.num_workers,
         )

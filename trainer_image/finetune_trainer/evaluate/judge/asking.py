@@ -60,7 +60,7 @@ def ask_judge(
         JudgeAway: The judge stayed away; what it had said is stored.
         JudgeRefuses: It refuses every call; the same.
     """
-    digests = [[_digest_of(judge, content) for content in row] for row in rows]
+    digests = [[digest_of_call(judge, content) for content in row] for row in rows]
     before = set(kept.replies)
     done = 0
     with ThreadPoolExecutor(judge.concurrency) as pool:
@@ -139,14 +139,4 @@ def _ask(judge: Judge, endpoint: Endpoint, kept: KeptReplies, digest: str, conte
             input_tokens=most_input_tokens(content) if read is None else read,
             output_tokens=judge.max_answer_tokens if written is None else written,
         ),
-    )
-
-
-def _digest_of(judge: Judge, content: str) -> str:
-    return digest_of_call(
-        judge.endpoint,
-        judge.model,
-        judge.max_answer_tokens,
-        content,
-        is_structured=judge.structured_replies,
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from finetune_api.v1alpha1.judging import Judge
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate.kept import prefix_of
 from finetune_trainer.storage import ObjectStore
@@ -96,12 +97,10 @@ class KeptReplies:
         return {name: Kept(**each) for name, each in wire.items()}
 
 
-def digest_of_call(
-    url: str, model: str, max_answer_tokens: int, content: str, *, is_structured: bool
-) -> str:
+def digest_of_call(judge: Judge, content: str) -> str:
     """Return the digest of all that a reply depends on."""
-    form = ["structured"] if is_structured else []
-    body = json.dumps([url, model, max_answer_tokens, content, *form])
+    parts = [judge.endpoint, judge.model, judge.max_answer_tokens, content]
+    body = json.dumps([*parts, "structured"] if judge.structured_replies else parts)
     return hashlib.sha256(body.encode()).hexdigest()
 
 
