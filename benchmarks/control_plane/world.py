@@ -42,7 +42,7 @@ CONTROLLERS = ",".join(
     f"{name}-controller" for name in ("job", "serviceaccount", "garbage-collector", "namespace")
 )
 """What has a part in the life of a queued Job; there are no nodes for the others to look after."""
-API_SERVER = {"GOGC": "400", "GOMEMLIMIT": "12GiB"}
+API_SERVER = {"GOGC": "400", "GOMEMLIMIT": "14GiB"}
 """With ten thousand jobs in Kueue its garbage collection took a quarter of two cores; memory is
 what such a machine has left."""
 
