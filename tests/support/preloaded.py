@@ -40,6 +40,8 @@ import numpy
 STAGES = [["finetune_trainer", stage] for stage in ("train", "evaluate", "publish")]
 WITHOUT_TORCH = ["finetune_trainer", "prepare"]
 """It hides torch from its libraries, unless a model has code of its own: that wants `is_plain`."""
+LEAVES_TORCH_TO_WORKERS = ["finetune_trainer", "evaluate"]
+"""It does so too, and starts processes that have it."""
 WORKERS = ("finetune_trainer.train.ranks.worker", "finetune_trainer.evaluate.worker")
 LAUNCHERS = ("accelerate.commands.launch",)
 LIBRARIES = {
@@ -239,6 +241,14 @@ def _become(order: Order, files: list[int], connection: socket.socket) -> None:
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     if order.module[0] not in WORKERS and order.module[:2] != WITHOUT_TORCH:
         _open_own_host()
+    if order.module[:2] == LEAVES_TORCH_TO_WORKERS:
+        _hide_torch()
+
+
+def _hide_torch() -> None:
+    """Do as `hide_torch`, where torch has been imported: whoever imports it from now on fails."""
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    importlib.import_module("transformers.utils").is_torch_available.cache_clear()
 
 
 def _wait_for_parent(parent: int) -> None:

@@ -47,13 +47,15 @@ class VllmServer:
     address: str
     log: Path
 
-    def ask_all(self, model: str, prompts: Sequence[Any], *, max_tokens: int) -> list[str]:
+    def ask_all(
+        self, model: str, prompts: Sequence[Any], *, max_tokens: int, num_at_once: int = NUM_AT_ONCE
+    ) -> list[str]:
         """Return the greedy answer to every prompt, stripped, in their order."""
 
         def ask(prompt: Any) -> str:
             return self._ask(model, prompt, max_tokens)
 
-        with ThreadPoolExecutor(NUM_AT_ONCE) as pool:
+        with ThreadPoolExecutor(num_at_once) as pool:
             return list(pool.map(ask, prompts))
 
     def _ask(self, model: str, prompt: Any, max_tokens: int) -> str:

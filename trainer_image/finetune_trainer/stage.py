@@ -9,13 +9,20 @@ from pathlib import Path
 
 from finetune_api.stage_results import limit_places
 from finetune_api.termination import StageResult, TerminationMessage
-from finetune_api.trainer import CLASS_OF_EXIT_CODE, Environment, ExitCode, Stage
+from finetune_api.trainer import (
+    CLASS_OF_EXIT_CODE,
+    Environment,
+    ExitCode,
+    ResolvedJob,
+    Stage,
+)
 from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
 from finetune_trainer import stopping
 from finetune_trainer.context import StageContext, read_job
 from finetune_trainer.decision import PublishDecision
 from finetune_trainer.errors import RowsRefused, TrainerError
 from finetune_trainer.failures import classify
+from finetune_trainer.model.hardware import has_gpu_driver
 from finetune_trainer.process import hide_torch
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
@@ -47,7 +54,7 @@ def run_stage(
         context = StageContext.from_environment(
             read_job(job_path), emit, approved_data=approved_data, decision=decision
         )
-        if stage is Stage.PREPARE and not context.job.spec.model.trust_remote_code:
+        if does_without_torch(stage, context.job):
             hide_torch()
         tracking = StageTracking(context, is_first_node=_is_first_node())
         result = _function_of(stage)(context)
@@ -73,6 +80,19 @@ def run_stage(
         )
     )
     return ExitCode.OK
+
+
+def does_without_torch(stage: Stage, job: ResolvedJob) -> bool:
+    """Return whether nothing in the process of a stage itself needs torch.
+
+    An evaluation asks the models in processes of their own. It looks at GPUs by torch, and so may
+    a metric of the user's at answers.
+    """
+    if job.spec.model.trust_remote_code:
+        return False
+    if stage is Stage.EVALUATE:
+        return not has_gpu_driver() and job.spec.evaluation.custom_metric is None
+    return stage is Stage.PREPARE
 
 
 def _end_with(emit: EventEmitter, error: TrainerError) -> int:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from transformers import FalconH1Config, FalconH1ForCausalLM
 
 from finetune_api.v1alpha1.method import Adapter
 from finetune_trainer.errors import UserError
-from finetune_trainer.model.adapters import build_lora_config, check_target_modules
+from finetune_trainer.model.adapters import (
+    build_lora_config,
+    check_target_modules,
+    compute_updates_as_trained,
+)
 from finetune_trainer.planning.experts import ADAPTED_EXPERTS
 
 
@@ -101,3 +106,48 @@ def test_a_whole_module_is_named_so_that_peft_takes_no_other(wanted: str, named:
     config = build_lora_config(Adapter(modules_to_save=[wanted]), make_mixture("mixtral"))
     assert config is not None
     assert config.modules_to_save == named
+
+
+def adapt(kind: str, dtype: torch.dtype) -> Any:
+    """A tiny model with an adapter that changes its answers, loaded as PEFT does."""
+    from peft import get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    base = LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes, **heads)).to(dtype)
+    model = get_peft_model(base, build_lora_config(Adapter(type=kind), base)).eval()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    return model
+
+
+@torch.no_grad()
+def test_updates_are_computed_exactly_as_training_validates() -> None:
+    model, ids = adapt("RsLoRA", torch.bfloat16), torch.arange(40).reshape(2, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = model(ids).logits
+    in_float32 = model(ids).logits
+    compute_updates_as_trained(model)
+    assert torch.equal(model(ids).logits, trained)
+    assert not torch.equal(in_float32, trained)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "updates"),
+    [
+        ("LoRA", torch.bfloat16, torch.bfloat16),
+        ("LoRA", torch.float32, torch.float32),
+        ("DoRA", torch.bfloat16, torch.float32),
+    ],
+)
+def test_updates_take_the_type_of_weights_but_not_where_norms_are_taken(
+    kind: str, weights: torch.dtype, updates: torch.dtype
+) -> None:
+    model = adapt(kind, weights)
+    compute_updates_as_trained(model)
+    adapter = {name: p.dtype for name, p in model.named_parameters() if "lora_" in name}
+    assert adapter
+    assert set(adapter.values()) == {updates}

@@ -203,7 +203,7 @@ def _size_of_weights(
         folder, value_bytes=2 if published.bfloat16 else 4, quantize=published.quantize
     )
     adapter = published.folder / ADAPTER_WEIGHTS
-    # Adapters are computed in float32, and may be stored in half of it.
+    # Adapters are loaded in float32, and may be stored in half of it.
     return max(size, other) + (2 * adapter.stat().st_size if published.has_adapter else 0)
 
 

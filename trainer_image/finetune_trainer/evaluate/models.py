@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.errors import TrainerError, UserError
 from finetune_trainer.failures import is_out_of_memory
+from finetune_trainer.model.adapters import compute_updates_as_trained
 from finetune_trainer.model.grouped_attention import attend_in_groups
 from finetune_trainer.model.load import load_model
 from finetune_trainer.model.output_layer import pack_output_input
@@ -154,6 +155,7 @@ class ModelPair:
         model.load_adapter(str(self._published.folder), adapter_name="published")
         model.set_adapter("published")
         _check_loaded(model, self._published.folder, "published")
+        compute_updates_as_trained(model)
         loaded: PreTrainedModel = model.eval()
         return loaded
 
@@ -181,6 +183,7 @@ class ModelPair:
 
             base = self._load(self._base_dir)
             self._model = PeftModel.from_pretrained(base, str(self._tuned_dir)).eval()
+            compute_updates_as_trained(self._model)
         return self._model
 
     def _load(self, folder: Path) -> PreTrainedModel:

@@ -184,3 +184,21 @@ def build_lora_config(adapter: Adapter, model: nn.Module) -> LoraConfig | None:
         modules_to_save=_name_saved(adapter, model) or None,
         task_type="CAUSAL_LM",
     )
+
+
+def compute_updates_as_trained(model: nn.Module) -> None:
+    """Have LoRA's updates computed in the type of the weights that they are added to.
+
+    PEFT loads them in float32, and converts the input of every layer for them. Training's autocast
+    multiplies them in bfloat16, and servers keep them in it. What else an adapter holds stays as it
+    is: DoRA's norms, modules of ``modulesToSave``, updates of 4-bit weights and of fused experts.
+    """
+    from peft.tuners.lora import Linear
+
+    for layer in model.modules():
+        if not isinstance(layer, Linear):
+            continue
+        dtype = layer.get_base_layer().weight.dtype
+        for name in layer.lora_A.keys() - layer.lora_variant.keys():
+            layer.lora_A[name].to(dtype)
+            layer.lora_B[name].to(dtype)

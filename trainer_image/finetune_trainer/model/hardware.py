@@ -34,7 +34,7 @@ def detect_hardware() -> Hardware:
     num_cpus = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     )
-    if _has_gpu_driver():
+    if has_gpu_driver():
         import torch
 
         if torch.cuda.is_available():
@@ -96,7 +96,8 @@ def claimed_gpus(default: int) -> int:
     return int(os.environ.get(Environment.NUM_GPUS) or default)
 
 
-def _has_gpu_driver() -> bool:
+def has_gpu_driver() -> bool:
+    """Return whether this machine has a driver for GPUs, whatever they are good for."""
     return Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
 
 
