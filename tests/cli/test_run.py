@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from devcluster.process import start_ticks
 from support.cli import Cli
 from support.eventually import eventually
 from support.spec_cases import changed, minimal_job
@@ -270,7 +271,7 @@ def test_stage_stops_when_the_cli_is_killed(cli: Cli) -> None:
     stage = int(eventually(mark.read_text, timeout=10))
     process.kill()
     process.communicate()
-    eventually(lambda: not Path(f"/proc/{stage}").exists(), timeout=20)
+    eventually(lambda: start_ticks(stage) is None, timeout=20)
 
 
 def test_machine_without_gpu_is_told_and_allowed(cli: Cli) -> None:
