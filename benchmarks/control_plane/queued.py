@@ -56,7 +56,7 @@ async def measure_queue(name: str, world: World, count: int) -> dict[str, Any]:
     quota = max(1, count // JOBS_PER_PLACE)
     bare = f"{world.namespace}-bare"
     world.cluster.kubectl("create", "namespace", bare)
-    offer(world, quota, world.namespace, bare, strategy="StrictFIFO")
+    offer(world, quota, world.namespace, bare)
     num_queued = count * NUM_STAGES_IN_QUEUE
     num_bare = min(num_queued, MAX_BARE_JOBS)
     alone, alone_cpu = await _pass_bare_jobs(world, bare, num_bare)
@@ -168,13 +168,12 @@ async def measure_evictions(name: str, world: World, count: int) -> dict[str, An
     }
 
 
-def offer(world: World, num_cpus: int, *namespaces: str, strategy: str = "BestEffortFIFO") -> None:
+def offer(world: World, num_cpus: int, *namespaces: str) -> None:
     """Make one ClusterQueue with so many CPUs, a LocalQueue per namespace and a priority."""
     quotas = {"cpu": str(num_cpus), "memory": "1000Ti"}
     resources = [{"name": key, "nominalQuota": value} for key, value in quotas.items()]
     spec = {
         "namespaceSelector": {},
-        "queueingStrategy": strategy,
         "preemption": {"withinClusterQueue": "LowerPriority"},
         "resourceGroups": [
             {

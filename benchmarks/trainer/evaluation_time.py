@@ -41,6 +41,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 from base_model import NAME, ensure_model  # noqa: E402
 from finetune_trainer.evaluate.encoded import read_encoded  # noqa: E402
 from finetune_trainer.model.chat_format import read_format  # noqa: E402
+from finetune_trainer.publish.merge import MergePlan, merge_adapter  # noqa: E402
 from support.ports import free_port  # noqa: E402
 from support.stages import Workbench  # noqa: E402
 from support.vllm_server import serve, stand_beside  # noqa: E402
@@ -243,7 +244,7 @@ def time_vllm(bench: Workbench, samples: list[dict[str, Any]], task: dict[str, A
         return "not installed (`python tools/vllm_venv.py`)"
     prompts = [sample["prompt"] for sample in samples]
     said = []
-    for side, folder in {"base": bench.model, "tuned": merge_adapter(bench, task)}.items():
+    for side, folder in {"base": bench.model, "tuned": write_merged(bench)}.items():
         began = time.monotonic()
         log = bench.folder / f"vllm-{side}.log"
         with serve(python, folder, {}, name=NAME, dtype=task["dtype"], log=log) as server:
@@ -256,17 +257,18 @@ def time_vllm(bench: Workbench, samples: list[dict[str, Any]], task: dict[str, A
     return ", ".join(said)
 
 
-def merge_adapter(bench: Workbench, task: dict[str, Any]) -> Path:
-    """Write the tuned model as one folder, as the plain script has it."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
+def write_merged(bench: Workbench) -> Path:
+    """Write the tuned model as one folder, as a published merged model is."""
     folder = bench.folder / "merged"
-    shutil.copytree(bench.model, folder)
-    base = AutoModelForCausalLM.from_pretrained(bench.model, dtype=getattr(torch, task["dtype"]))
-    merged = PeftModel.from_pretrained(base, task["adapter"]).merge_and_unload()
-    merged.save_pretrained(folder)
+    folder.mkdir()
+    plan = MergePlan(
+        model_dir=str(bench.model),
+        adapter_dir=str(bench.run_folder / "adapter"),
+        target_dir=str(folder),
+        failure="",
+        trust_remote_code=False,
+    )
+    merge_adapter(plan)
     return folder
 
 

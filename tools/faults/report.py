@@ -31,7 +31,7 @@ def keep_results(results: Iterable[Result], path: Path = RESULTS) -> dict[str, R
     for result in results:
         if result.cells or result.row not in kept:
             kept[result.row] = result
-    wire = {name: asdict(result) for name, result in sorted(kept.items())}
+    wire = {name: asdict(result) for name, result in kept.items()}
     path.write_text(json.dumps(wire, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return kept
 
