@@ -48,7 +48,6 @@ properties: setup ## Look for new counterexamples of all properties (EXAMPLES=10
 
 .PHONY: alert-tests
 alert-tests: setup ## Unit tests of the chart's alerts (builds promtool the first time, about 2 minutes)
-	@PYTHONPATH=tools $(PYTHON) -m devcluster which promtool > /dev/null
 	@$(PYTEST) tests/chart/test_alerts.py
 
 .PHONY: alert-faults

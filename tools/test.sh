@@ -12,7 +12,8 @@ cd "$(dirname "$0")/.."
 
 PYTHON=.venv/bin/python
 LOG=build/devcluster-build.log
-CLUSTER_TESTS=(tests/control_plane tests/devcluster tests/e2e)
+# Those of the alerts start no cluster, but ask promtool, which is built meanwhile too.
+CLUSTER_TESTS=(tests/control_plane tests/devcluster tests/e2e tests/chart/test_alerts.py)
 # In this order: the first wants to begin and end nodes of its own, the others share one.
 NODE_TESTS=(tests/devcluster/test_{footprint,images,kueue,node}.py tests/e2e)
 SLOWEST=(--durations=15 --durations-min=15)
@@ -28,7 +29,7 @@ in_background() {
 build_programs_and_images() {
   # Programs first, whose compiler has a low priority by itself: tests of the first part wait for some.
   export PYTHONPATH=tools
-  "$PYTHON" -m devcluster build --also kueue && nice "$PYTHON" -m devcluster build --images
+  "$PYTHON" -m devcluster build --also kueue promtool && nice "$PYTHON" -m devcluster build --images
 }
 
 run_node_tests() {
@@ -67,7 +68,7 @@ fi
 say "API servers and a node, side by side; lines of the node's tests begin with 'node:'"
 in_background run_node_tests
 background=$!
-"$PYTHON" -m pytest tests/control_plane tests/devcluster "${NODE_TESTS[@]/#/--ignore=}" "${SLOWEST[@]}" ||
+"$PYTHON" -m pytest tests/chart/test_alerts.py tests/control_plane tests/devcluster "${NODE_TESTS[@]/#/--ignore=}" "${SLOWEST[@]}" ||
   status=$?
 say "waiting for the node's tests"
 wait "$background" || status=$?

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from chart.conftest import Render
-from devcluster.binaries import find_built
+from devcluster.binaries import ensure_built
+from devcluster.host import go_program
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOK = "docs/how-to/troubleshooting.md"
@@ -31,11 +32,10 @@ def alerts_of(groups: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def promtool(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    built = find_built("promtool")
-    if built is None:
-        pytest.skip("promtool is not built: make alert-tests")
+    if go_program() is None:
+        pytest.skip("promtool is built from its sources, and there is no Go")
     return subprocess.run(
-        [str(built / "promtool"), *arguments],
+        [str(ensure_built("promtool") / "promtool"), *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -56,6 +56,13 @@ def without_annotations(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for group in groups
     ]
+
+
+def test_samples_are_notations_of_promtool_and_no_numbers_of_yaml():
+    # 0x30 without quotes is 48 to YAML: one sample instead of thirty zeros.
+    for case in yaml.safe_load(CASES.read_text())["tests"]:
+        for series in case["input_series"]:
+            assert isinstance(series["values"], str), f"{case['name']}: quote {series['series']}"
 
 
 def test_alerts_fire_when_they_have_to_and_only_then(groups, tmp_path):
