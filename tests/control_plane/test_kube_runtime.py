@@ -466,7 +466,7 @@ async def test_leader_paused_beyond_its_lease_writes_nothing_when_it_wakes(
         async def has_written():
             return await client.get(*written_by_old)
 
-        await eventually_async(has_written, 30)
+        await eventually_async(has_written, 60)
         os.kill(old.pid, signal.SIGSTOP)
         new = LeaderElector(
             client,
@@ -474,15 +474,15 @@ async def test_leader_paused_beyond_its_lease_writes_nothing_when_it_wakes(
             name="leader",
             identity="new",
             clock=SystemClock(),
-            lease_duration_seconds=3.0,
-            renew_deadline_seconds=2.0,
-            retry_period_seconds=0.5,
+            lease_duration_seconds=6.0,
+            renew_deadline_seconds=4.0,
+            retry_period_seconds=1.0,
         )
         async with running(new.run(asyncio.Event().wait)):
-            await eventually_async(lambda: new.is_leader, 20)
+            await eventually_async(lambda: new.is_leader, 60)
             before = await client.get(*written_by_old)
             os.kill(old.pid, signal.SIGCONT)
-            assert await asyncio.wait_for(old.wait(), 20) == 3
+            assert await asyncio.wait_for(old.wait(), 60) == 3
             after = await client.get(*written_by_old)
             assert after["data"] == before["data"]
             assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
