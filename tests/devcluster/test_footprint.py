@@ -19,7 +19,7 @@ from devcluster.node import network, start_node
 from devcluster.node.node import FIXED_FOLDERS
 from devcluster.node.removal import cgroup_pids
 from devcluster.paths import cluster_dir, state_root
-from devcluster.process import marked_processes
+from devcluster.process import marked_processes, start_ticks
 from devcluster.state import load_state
 from devcluster.teardown import remove_cluster
 from support.eventually import eventually
@@ -99,7 +99,7 @@ def start_sleeping_pod(node) -> list[int]:
 def assert_nothing_is_left(node, before: dict[str, object], pods: list[int]) -> None:
     eventually(lambda: host_footprint() == before, timeout=10)
     assert not marked_processes(node.folder)
-    assert not [pid for pid in pods if is_running(pid)]
+    assert not [pid for pid in pods if start_ticks(pid) is not None]
     assert not node.folder.exists()
 
 
@@ -109,13 +109,6 @@ def assert_still_there(running: dict[str, object]) -> None:
     assert now["interfaces"] == running["interfaces"]
     assert now["folders"] == running["folders"]
     assert any(network.RULE_COMMENT in rule for rule in now["rules"])
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def test_removal_leaves_the_host_as_it_was(own_node):

@@ -11,17 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from devcluster.process import start_ticks
 from finetune_trainer.storage import StorageAccess, open_store
 from support.eventually import eventually
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "local_s3.py"
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
@@ -44,4 +38,4 @@ def test_the_server_serves_and_is_gone_with_its_parent(tmp_path, end):
             assert store.read_bytes("a") == b"1"
         finally:
             os.kill(parent.pid, end)
-    eventually(lambda: not is_running(answer["pid"]), timeout=15)
+    eventually(lambda: start_ticks(answer["pid"]) is None, timeout=15)

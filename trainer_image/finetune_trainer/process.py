@@ -13,6 +13,7 @@ PR_SET_PDEATHSIG = 1
 TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
 """``Environment.TERMINATION_LOG``, for those who cannot wait until pydantic is imported."""
 DEFAULT_TERMINATION_LOG = Path("/dev/termination-log")
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 def die_with_parent() -> None:
@@ -59,8 +60,18 @@ def is_torch_hidden() -> bool:
 
 
 def num_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the cores that this process may use, at least 1.
+
+    The lesser of those it may run on and its container's CPU limit in whole CPUs: a container that
+    was given two of a node's 64 sees all of them.
+
+    Source: Documentation/admin-guide/cgroup-v2.rst, ``cpu.max``.
+    """
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = _CPU_MAX.read_text().split()
+        return min(seen, max(1, int(quota) // int(period)))  # "max" is no number: no limit
+    return seen
 
 
 def threads_per_process(num_processes: int) -> int:

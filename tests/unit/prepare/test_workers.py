@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from devcluster.process import start_ticks
+from finetune_trainer import process
 from finetune_trainer.errors import DataError, RetryableError
 from finetune_trainer.prepare import workers as module
 from finetune_trainer.prepare.workers import (
@@ -32,12 +34,12 @@ def test_pieces_come_back_in_order_and_no_faster_than_they_are_worked_on() -> No
 
     processes = set()
     with Workers(2) as workers:
-        for done, (number, process) in enumerate(
+        for done, (number, worker) in enumerate(
             workers.map_in_order(row_work.multiply, 3, pieces())
         ):
             assert number == done * 3
             assert taken - done <= 2 * PIECES_PER_PROCESS + 1
-            processes.add(process)
+            processes.add(worker)
     assert os.getpid() not in processes
 
 
@@ -84,14 +86,7 @@ def test_no_worker_outlives_a_stage_that_is_stopped_or_killed(
             assert stage.wait(20) == exit_code
         finally:
             stage.kill()
-    assert eventually(lambda: not any(map(is_running, children)))
-
-
-def is_running(process: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except FileNotFoundError:
-        return False
+    assert eventually(lambda: all(start_ticks(child) is None for child in children))
 
 
 @pytest.mark.parametrize(
@@ -118,8 +113,8 @@ def test_as_many_processes_as_cpus_are_granted(
     limit = tmp_path / "cpu.max"
     if cpu_max is not None:
         limit.write_text(cpu_max + "\n")
-    monkeypatch.setattr(module, "_CPU_MAX", limit)
-    monkeypatch.setattr(module, "num_cores", lambda: cores)
+    monkeypatch.setattr(process, "_CPU_MAX", limit)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)))
     if threads is None:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetune_api.trainer import Environment
 from finetune_trainer.errors import UserError
+from finetune_trainer.process import num_cores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +19,7 @@ class Hardware:
         num_gpus: Visible GPUs of this node.
         memory_bytes: Memory of one GPU, or this node's memory shared by its ranks on CPU.
         supports_bfloat16: Whether the device computes in bfloat16 natively.
-        num_cpus: Cores this process may use.
+        num_cpus: Cores this process may use, by its container's CPU limit too.
         kind: Name of the GPUs; empty without one.
     """
 
@@ -31,9 +32,6 @@ class Hardware:
 
 def detect_hardware() -> Hardware:
     """Look at this node. Imports torch only where a GPU driver is present."""
-    num_cpus = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    )
     if has_gpu_driver():
         import torch
 
@@ -43,14 +41,14 @@ def detect_hardware() -> Hardware:
                 num_gpus=torch.cuda.device_count(),
                 memory_bytes=first.total_memory,
                 supports_bfloat16=torch.cuda.is_bf16_supported(),
-                num_cpus=num_cpus,
+                num_cpus=num_cores(),
                 kind=first.name,
             )
     return Hardware(
         num_gpus=0,
         memory_bytes=_host_memory_bytes(),
         supports_bfloat16=_cpu_supports_bfloat16(),
-        num_cpus=num_cpus,
+        num_cpus=num_cores(),
     )
 
 

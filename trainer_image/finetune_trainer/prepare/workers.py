@@ -19,9 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune_trainer.errors import OutOfMemory, RetryableError
@@ -36,21 +34,14 @@ PIECES_PER_PROCESS = 3
 MAX_PROCESSES = 8
 """More do not pay: one parent reads and writes for all."""
 
-_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-
 
 def num_processes_granted() -> int:
     """Return how many processes may compute at once: the CPUs that this container was given.
 
-    The least of the cores it may run on, its CPU limit (whole CPUs, at least 1) and
-    ``OMP_NUM_THREADS``, which the operator sets to the limit of the stage.
-
-    Source: Documentation/admin-guide/cgroup-v2.rst, ``cpu.max``.
+    The lesser of the cores it may use and ``OMP_NUM_THREADS``, which the operator sets to the limit
+    of the stage.
     """
     bounds = [num_cores(), MAX_PROCESSES]
-    with suppress(OSError, ValueError):
-        quota, period = _CPU_MAX.read_text().split()
-        bounds.append(max(1, int(quota) // int(period)))  # "max" is no number: no limit
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit():
         bounds.append(max(1, int(given)))
