@@ -175,8 +175,8 @@ def offer(world: World, num_cpus: int, *namespaces: str, preemption: str = "Neve
         world: Where.
         num_cpus: Its quota.
         namespaces: Whose LocalQueues.
-        preemption: ``withinClusterQueue``, by Kueue's default ``Never``. With another one Kueue looks
-            through all that is admitted whenever something waits, half of its time with 500.
+        preemption: ``withinClusterQueue``, by Kueue's default ``Never``. With another one Kueue
+            looks through all that is admitted whenever something waits: half its time with 500.
     """
     quotas = {"cpu": str(num_cpus), "memory": "1000Ti"}
     resources = [{"name": key, "nominalQuota": value} for key, value in quotas.items()]
