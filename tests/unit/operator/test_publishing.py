@@ -33,6 +33,7 @@ from unit.operator.builders import (
     live,
     merged,
     observe,
+    pod,
     running,
     stages_done,
     succeeded,
@@ -145,14 +146,22 @@ def missed():
     return body, known
 
 
-def overridden(run=1):
+def overridden(run=1, end=60.0):
     found = result_of(PUBLISH, goal_met=False)
     found = found.model_copy(update={"version": 3, "manifest_uri": "s3://models/v/3"})
     text = TerminationMessage(stage=PUBLISH, exit_code=0, result=found).to_text()
     return {
-        "jobs": {PUBLISH: child(PUBLISH, run=run, status=complete())},
+        "jobs": {PUBLISH: child(PUBLISH, run=run, status=complete(end=end))},
         "pods": {PUBLISH: (ended(PUBLISH, 0, text),)},
     }
+
+
+def under_way(body, known):
+    """Return the job once Job publish is created and seen, as every reconcile sees it."""
+    created = merged(known, {"jobs": {PUBLISH: child(PUBLISH, status=running(300))}})
+    body = after(body, plan(observe(body, **created), at(301), CONFIG))
+    assert body["status"]["stages"][-1]["name"] == "publish"
+    return body
 
 
 def test_nothing_is_written_after_the_end_without_a_decision():
@@ -223,16 +232,36 @@ def test_a_job_whose_time_is_over_is_not_deleted_while_it_is_being_published():
     assert DeleteSelf() in made.then
 
 
-def test_a_publication_whose_words_are_lost_is_looked_up_again():
+def test_the_words_of_a_publication_are_waited_for_before_anything_is_concluded():
+    body, known = missed()
+    body = after(body, plan(observe(body, **known, decisions=(decision(),)), at(300), CONFIG))
+    body = under_way(body, known)
+    unseen = merged(known, overridden(end=395))
+    unseen["pods"][PUBLISH] = (pod(PUBLISH),)
+    made = plan(observe(body, **unseen), at(400), CONFIG)
+    body = after(body, made)
+    assert (condition(body, "Published")["reason"], made.requeue_after) == ("Publishing", 1.0)
+    made = plan(observe(body, **merged(known, overridden(end=395))), at(401), CONFIG)
+    assert condition(made, "Published")["reason"] == "Overridden"
+
+
+@pytest.mark.parametrize("was_seen_before_its_end", [True, False])
+def test_a_publication_whose_words_are_lost_is_looked_up_again(was_seen_before_its_end):
     body, known = missed()
     made = plan(observe(body, **known, decisions=(decision(),)), at(300), CONFIG)
     body = after(body, made)
+    if was_seen_before_its_end:
+        body = under_way(body, known)
     lost = merged(known, overridden())
     lost["pods"][PUBLISH] = ()
     made = plan(observe(body, **lost), at(500), CONFIG)
     assert made.status["publication"]["run"] == 2
-    (action,) = plan(observe(after(body, made), **lost), at(501), CONFIG).first
+    body = after(body, made)
+    (action,) = plan(observe(body, **lost), at(501), CONFIG).first
     assert action.job["metadata"]["name"] == "headlines-publish-2"
+    made = plan(observe(body, **merged(known, overridden(run=2))), at(600), CONFIG)
+    assert condition(made, "Published")["reason"] == "Overridden"
+    assert made.status["artifact"]["version"] == 3
 
 
 def test_a_publication_that_fails_is_told_and_another_decision_tries_again():
