@@ -58,6 +58,9 @@ def suspend_or_resume(step: Step, spec: FineTuneJobSpec) -> None:
     What an administrator or Kueue itself has deactivated is nobody's to wake but theirs.
     """
     held = _held_by_others(step)
+    if held is None and step.draft.is_true(ConditionType.STALLED):
+        # Kueue had given it up. Whoever lets it go on may do so while its user holds it too.
+        step.draft.conditions.set(ConditionType.STALLED, False, Reason.REACTIVATED, "")
     if spec.suspend:
         _suspend(step, held)
     elif step.draft.conditions.reason_of(ConditionType.SUSPENDED) == Reason.SUSPENDED_BY_USER:
@@ -105,8 +108,6 @@ def _tell_released(step: Step) -> None:
     draft = step.draft
     message = "The Workload is active again; the job waits for quota."
     draft.conditions.set(ConditionType.SUSPENDED, False, Reason.REACTIVATED, "")
-    if draft.is_true(ConditionType.STALLED):
-        draft.conditions.set(ConditionType.STALLED, False, Reason.REACTIVATED, "")
     draft.announce(Reason.REACTIVATED, message)
 
 
