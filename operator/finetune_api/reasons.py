@@ -131,8 +131,9 @@ LIFE = {
         "Read who and why in `status.publication`; the version's manifest and card say it too.",
     ),
     "PublishingFailed": ReasonHelp(
-        "Job `publish`, which somebody's decision had asked for, did not publish.",
-        "Read the message, correct the cause, and decide again.",
+        "Job `publish` failed, and the candidate lies unpublished in storage.",
+        "Read the message, correct the cause, and decide on it: `finetune publish NAME --override"
+        " --reason WHY`, also where it was decided on before.",
     ),
     "Retrying": ReasonHelp(
         "A pod failed and the next one has not started.", "Read the cause in the message."

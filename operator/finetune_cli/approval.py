@@ -89,8 +89,20 @@ def make_approval(
     reason: str | None,
     subject: str = "DataSet",
     panel: str | None = None,
+    attempt: int = 1,
 ) -> Body:
     """Return the FineTuneApproval, named so that one person decides once.
+
+    Args:
+        job: Name of the job.
+        namespace: Its namespace.
+        digest: What is decided on.
+        user: Who decides.
+        is_approval: Whether it is a yes.
+        reason: Why.
+        subject: ``DataSet`` or ``Publication``.
+        panel: Digest of the panel's result that it names.
+        attempt: Which attempt to publish it lets begin; each is decided on by itself.
 
     Raises:
         CliError: It would not be valid.
@@ -104,6 +116,7 @@ def make_approval(
     if panel is not None:
         what, named = "reviewed", panel
     who = hashlib.sha256(user.encode()).hexdigest()[:SHORT_DIGITS]
+    again = f"-{attempt}" if attempt > 1 else ""
     spec: Body = {
         "job": job,
         "subject": subject,
@@ -119,7 +132,7 @@ def make_approval(
         "apiVersion": API_VERSION,
         "kind": APPROVAL_KIND,
         "metadata": {
-            "name": f"{job}-{what}-{named[:SHORT_DIGITS]}-{who}",
+            "name": f"{job}-{what}-{named[:SHORT_DIGITS]}-{who}{again}",
             "namespace": namespace,
         },
         "spec": spec,

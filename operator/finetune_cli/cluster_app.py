@@ -375,7 +375,11 @@ def decide(
 def publish(
     target: JobOrFile,
     override: Annotated[
-        bool, typer.Option("--override", help="Publish it although it missed. Needs --reason.")
+        bool,
+        typer.Option(
+            "--override",
+            help="Publish it although it missed, or could not be published. Needs --reason.",
+        ),
     ] = False,
     reason: Annotated[str | None, typer.Option(help="Why, in a sentence.")] = None,
     panel: Annotated[
@@ -412,7 +416,7 @@ def publish(
     if not override:
         raise CliError(
             "a cluster publishes what has passed by itself; --override --reason publishes what has "
-            "not",
+            "not, and what it tried to and could not",
         )
     cluster = connect(context, namespace, kubeconfig)
     job = cluster.get_job(target)
@@ -424,6 +428,7 @@ def publish(
         is_approval=True,
         reason=reason,
         subject="Publication",
+        attempt=publication.next_attempt(job),
     )
     about = publication.describe_candidate(job)
     decide(cluster, body, about, what="publish it", yes=yes, output=output)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 UNREVIEWED = (
     "it waits for its review: finetune review submit, then finetune publish FILE --panel DIGEST"
 )
+_FAILED = ("PublishingFailed", "JobDeleted")
+"""Reasons of ``Published`` after an attempt that came to nothing."""
 NO_REASON = "--override needs --reason: the version and its model card say why"
 
 
@@ -45,6 +47,16 @@ def find_evaluation(job: Mapping[str, Any]) -> str:
             exit_code=NOT_MET,
         )
     return str(digest)
+
+
+def next_attempt(job: Mapping[str, Any]) -> int:
+    """Return which attempt to publish a decision lets begin, counted from those that were decided.
+
+    Whoever decided on one that failed may decide again.
+    """
+    if condition(job, "Published").get("reason") not in _FAILED:
+        return 1
+    return int(job["status"].get("publication", {}).get("run", 0)) + 1
 
 
 def describe_candidate(job: Mapping[str, Any]) -> list[str]:

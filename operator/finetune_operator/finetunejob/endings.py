@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_api.evaluation_result import EvaluateResult
 from finetune_api.stage_results import PrepareResult, TrackingResult, TrainResult
-from finetune_api.trainer import FailureClass
+from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import results
 from finetune_operator.finetunejob.failure import Cause, latest_cause
@@ -236,18 +236,38 @@ def fail_stage(step: Step, view: StageView, cause: Cause) -> None:
     where = f" (pod {cause.pod} on {cause.node})" if cause.pod and cause.node else ""
     message = f"{view.stage.value}: {cause.reason}{where}: {cause.message}{suffix}"
     reason = cause.failure_class.value
-    step.draft.conditions.set(TRAITS[view.stage].condition, False, reason, message)
+    if view.stage is Stage.PUBLISH:
+        tell_unpublished(step, Reason.PUBLISHING_FAILED, message)
+    else:
+        step.draft.conditions.set(TRAITS[view.stage].condition, False, reason, message)
     fail(step, reason, message)
+
+
+def tell_unpublished(step: Step, reason: str, message: str) -> None:
+    """Say why a publication failed, and what tries it again where the evaluation is known."""
+    draft, observed = step.draft, step.observed
+    if (draft.get("evaluation") or {}).get("digest"):
+        message = _with_way_on(
+            message,
+            f" To publish what was evaluated: finetune publish {observed.name} -n"
+            f" {observed.namespace} --override --reason WHY",
+        )
+    draft.conditions.set(ConditionType.PUBLISHED, False, reason, message)
 
 
 def fail(step: Step, reason: str, message: str, *, event: str = "Failed") -> None:
     """End the job: terminal, whatever comes after; what still runs is stopped."""
     draft, observed = step.draft, step.observed
     way_on = f" To begin again: finetune retry {observed.name} -n {observed.namespace}"
-    words = shorten(message, MESSAGE_CHARACTERS - len(way_on) - 1)
-    text = words + ("" if words.endswith((".", "!", "?")) else ".") + way_on
+    text = _with_way_on(message, way_on)
     draft.conditions.set(ConditionType.STALLED, True, reason, text)
     draft.conditions.set(ConditionType.FAILED, True, reason, text)
     draft.put("completionTime", timestamp(step.now))
     draft.announce(event, text, warning=True)
     step.then = list(stop_actions(step.observed, step.views))
+
+
+def _with_way_on(message: str, way_on: str) -> str:
+    """Return a message with what to do at its end, however long it is."""
+    words = shorten(message, MESSAGE_CHARACTERS - len(way_on) - 1)
+    return words + ("" if words.endswith((".", "!", "?")) else ".") + way_on

@@ -1,8 +1,9 @@
-"""A candidate that missed its goal or a gate, and that somebody publishes all the same.
+"""A candidate that somebody publishes after the job's end.
 
-The job has ended: ``Failed`` stays true, for it missed what it was held to. A FineTuneApproval of
-subject ``Publication`` that names the evaluation's digest is recorded in ``status.publication``
-first; Job ``publish`` follows, and what it did becomes the condition ``Published``.
+It missed its goal or a gate, or it passed and its publication failed. ``Failed`` stays true, for so
+the job has ended. A FineTuneApproval of subject ``Publication`` that names the evaluation's digest
+is recorded in ``status.publication`` first; Job ``publish`` follows, and what it did becomes the
+condition ``Published``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from finetune_api.evaluation_result import EvaluateResult
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import results
+from finetune_operator.finetunejob.decisions import Decision
+from finetune_operator.finetunejob.endings import tell_unpublished
 from finetune_operator.finetunejob.failure import latest_cause
 from finetune_operator.finetunejob.publishing import SECTION, decided_on_publication
 from finetune_operator.finetunejob.stages import StageState, StageView
@@ -18,14 +21,12 @@ from finetune_operator.finetunejob.starting import MAX_RUNS, create_stage
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason
 
-_OPEN = (
-    Reason.GOAL_NOT_MET,
-    Reason.GATES_NOT_MET,
-    Reason.PUBLISHING_FAILED,
-    Reason.JOB_DELETED,
-)
+_MISSED = (Reason.GOAL_NOT_MET, Reason.GATES_NOT_MET)
+"""Reasons of ``Failed`` of a job whose candidate missed what it was held to."""
+_OPEN = (*_MISSED, Reason.PUBLISHING_FAILED, Reason.JOB_DELETED)
 """Reasons of ``Published`` that a decision may change."""
 _UNDER_WAY = Reason.PUBLISHING
+_NO_WORD = "Job publish ended without a word on a version, which may be published all the same."
 
 
 def is_overriding(step: Step) -> bool:
@@ -35,7 +36,7 @@ def is_overriding(step: Step) -> bool:
 
 
 def follow_override(step: Step) -> bool:
-    """Act on a decision to publish a candidate that missed; return whether there is one."""
+    """Act on a decision to publish the candidate; return whether there is one."""
     parsed = step.observed.parsed
     if parsed is None:
         return False
@@ -53,21 +54,32 @@ def _publish_view(step: Step) -> StageView:
 def _begin(step: Step, spec: FineTuneJobSpec) -> bool:
     """Record the decision; the plan after the write acts on it, so that none is without record."""
     draft = step.draft
-    decision = decided_on_publication(spec, draft.sections(), step.observed.decisions)
+    decision = decided_on_publication(spec, draft.sections(), _untried(step))
     if decision is None or not decision.is_approval:
         return False
-    if decision.name == (draft.get(SECTION) or {}).get("name"):
-        return False  # tried already; another decision tries again
     run = max(_publish_view(step).run, draft.last_run(Stage.PUBLISH)) + 1
     draft.put(SECTION, {**decision.to_wire(), "run": run})
+    is_missed = draft.conditions.reason_of(ConditionType.FAILED) in _MISSED
+    although = " although it missed" if is_missed else ""
     message = (
-        f"{decision.by} decided to publish the candidate although it missed (FineTuneApproval"
+        f"{decision.by} decided to publish the candidate{although} (FineTuneApproval"
         f" {decision.name}): {decision.reason}. Job publish does it."
     )
     draft.conditions.set(ConditionType.PUBLISHED, False, _UNDER_WAY, message)
-    draft.announce(Reason.OVERRIDDEN, message, warning=True)
+    draft.announce(Reason.OVERRIDDEN if is_missed else _UNDER_WAY, message, warning=is_missed)
     step.look_again(0.0)
     return True
+
+
+def _untried(step: Step) -> tuple[Decision, ...]:
+    """Return the decisions without the approvals up to the one that was tried: a later one counts.
+
+    The objects of those that were tried stay as a rule, and stand before it.
+    """
+    tried = step.draft.get(SECTION) or {}
+    until = tried.get("time") or "", tried.get("name") or ""
+    made = step.observed.decisions or ()
+    return tuple(each for each in made if not each.is_approval or (each.time, each.name) > until)
 
 
 def _go_on(step: Step, spec: FineTuneJobSpec) -> None:
@@ -93,7 +105,7 @@ def _create(step: Step, spec: FineTuneJobSpec, run: int) -> None:
     if refusal is None:
         step.first.append(create_stage(step, spec, Stage.PUBLISH, run=run))
     elif refusal.is_final:
-        _end(step, refusal.reason, refusal.message)
+        _end(step, Reason.PUBLISHING_FAILED, f"{refusal.reason}: {refusal.message}")
     else:
         told = step.draft.conditions
         if refusal.message not in (told.get(ConditionType.PUBLISHED) or {}).get("message", ""):
@@ -113,20 +125,23 @@ def _conclude(step: Step, view: StageView, run: int) -> None:
         made = draft.get(SECTION)
         artifact = draft.get("artifact") or {}
         draft.put("artifact", results.published_section(artifact, result))
+        reason, words = Reason.PUBLISHED, f": {results.scores_text(result)}"
+        if result.is_missed:
+            reason, words = Reason.OVERRIDDEN, f", although it missed: {result.missed_words}"
         message = (
-            f"Version {result.version}, although it missed: {result.missed_words}. {made['by']}"
-            f" decided so (FineTuneApproval {made['name']}): {made.get('reason', '')}"
+            f"Version {result.version}{words}. {made['by']} decided so (FineTuneApproval"
+            f" {made['name']}): {made.get('reason', '')}"
         )
-        draft.conditions.set(ConditionType.PUBLISHED, True, Reason.OVERRIDDEN, message)
-        draft.announce("Published", message, warning=True)
+        draft.conditions.set(ConditionType.PUBLISHED, True, reason, message)
+        draft.announce("Published", message, warning=result.is_missed)
     elif result is None and run < MAX_RUNS:
         # Its last words were lost; the next run finds the version and says so.
         draft.put(SECTION, {**draft.get(SECTION), "run": run + 1})
         step.look_again(0.0)
     else:
-        _end(step, Reason.PUBLISHING_FAILED, "Job publish ended without a word on a version.")
+        _end(step, Reason.PUBLISHING_FAILED, _NO_WORD)
 
 
 def _end(step: Step, reason: str, message: str) -> None:
-    step.draft.conditions.set(ConditionType.PUBLISHED, False, reason, message)
+    tell_unpublished(step, reason, message)
     step.draft.announce(reason, message, warning=True)

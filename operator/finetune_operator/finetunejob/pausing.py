@@ -58,6 +58,9 @@ def suspend_or_resume(step: Step, spec: FineTuneJobSpec) -> None:
     What an administrator or Kueue itself has deactivated is nobody's to wake but theirs.
     """
     held = _held_by_others(step)
+    if held is None and step.draft.is_true(ConditionType.STALLED):
+        # Kueue had given it up. Whoever lets it go on may do so while its user holds it too.
+        step.draft.conditions.set(ConditionType.STALLED, False, Reason.REACTIVATED, "")
     if spec.suspend:
         _suspend(step, held)
     elif step.draft.conditions.reason_of(ConditionType.SUSPENDED) == Reason.SUSPENDED_BY_USER:
@@ -105,8 +108,6 @@ def _tell_released(step: Step) -> None:
     draft = step.draft
     message = "The Workload is active again; the job waits for quota."
     draft.conditions.set(ConditionType.SUSPENDED, False, Reason.REACTIVATED, "")
-    if draft.is_true(ConditionType.STALLED):
-        draft.conditions.set(ConditionType.STALLED, False, Reason.REACTIVATED, "")
     draft.announce(Reason.REACTIVATED, message)
 
 
@@ -128,14 +129,26 @@ def _resume(step: Step, spec: FineTuneJobSpec, held: QueueState | None) -> None:
     draft = step.draft
     queued = _queue_actions(step.observed, step.views, active=True)
     wakes: list[ResumeJob | ActivateWorkload] = list(queued)
+    stopping: list[str] = []
     for view in step.views:
-        if view.job is not None and view.state is StageState.SUSPENDED and is_paused(view):
-            wakes.append(ResumeJob(stage=view.stage, name=view.job["metadata"]["name"]))
+        if view.job is None or view.state is not StageState.SUSPENDED or not is_paused(view):
+            continue
+        name = view.job["metadata"]["name"]
+        if view.is_stopped:
+            wakes.append(ResumeJob(stage=view.stage, name=name))
+        else:
+            # Resumed before that, its pods go on and its startTime stays that of the run whose
+            # time is noted already: nothing would count the time of what runs.
+            stopping.append(name)
     if wakes:
         # The condition stays until the Jobs are seen to go on: a crash loses nothing.
         for wake in wakes:
             restore_rendezvous(step, spec, wake.stage)
         step.then += wakes
+        return
+    if stopping:
+        message = _STOPPING.format(jobs=", ".join(stopping))
+        draft.conditions.set(ConditionType.SUSPENDED, True, Reason.SUSPENDED_BY_USER, message)
         return
     if held is not None:
         _tell_held(step, held)
@@ -162,6 +175,11 @@ def _queue_actions(
     ]
 
 
+_STOPPING = (
+    "spec.suspend is false again. Job {jobs} is being stopped, and goes on once the Job controller"
+    " says that it is (its condition Suspended). If this lasts, kube-controller-manager does not"
+    " run: ask who runs the cluster."
+)
 _UNWATCHED = (
     "Job {job} waits in LocalQueue {queue}, where Kueue has put it of itself. Why it waits is not"
     " known here: the operator does not watch Kueue (kueue.enabled in its chart); see kubectl get"

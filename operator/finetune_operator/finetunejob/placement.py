@@ -18,12 +18,7 @@ from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS, StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.finetunejob.trimmed import TrimmedPod
-from finetune_operator.status.conditions import (
-    Reason,
-    find_condition,
-    is_true,
-    parse_timestamp,
-)
+from finetune_operator.status.conditions import Reason, find_condition, parse_timestamp
 
 Object = dict[str, Any]
 
@@ -75,10 +70,9 @@ def has_let_go(view: StageView) -> bool:
 def try_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Start the pods of a stage again that has let its nodes go, once its time has come."""
     assert view.job is not None
-    conditions = view.job["status"].get("conditions")
-    stopped = find_condition(conditions, "Suspended") or {}
+    stopped = find_condition(view.job["status"].get("conditions"), "Suspended") or {}
     since = parse_timestamp(stopped.get("lastTransitionTime"))
-    if not is_true(conditions, "Suspended") or since is None:
+    if not view.is_stopped or since is None:
         return  # its pods are being stopped
     left = RELEASE_SECONDS - (step.now - since).total_seconds()
     if left > 0:

@@ -272,6 +272,9 @@ def _evaluate_result(status: Section, stage: Stage) -> EvaluateResult | None:
         return None  # what stands there is the evaluation's own
     evaluation = status["evaluation"]
     artifact = status.get("artifact") or {}
+    is_decided = (status.get("publication") or {}).get("run") is not None
+    if stage is Stage.PUBLISH and is_decided and artifact.get("version") is None:
+        return None  # so it was when somebody decided, after the end; Job publish tells a version
     found = EvaluateResult(
         scores=[Score.model_validate(score) for score in evaluation["scores"]],
         num_samples=evaluation["numSamples"],

@@ -147,6 +147,11 @@ class StageView:
         return self.state in (StageState.WAITING, StageState.RUNNING)
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether the Job controller has stopped the pods of its suspended Job, and says so."""
+        return self.job is not None and is_true(self.job["status"].get("conditions"), "Suspended")
+
+    @property
     def has_ended(self) -> bool:
         """Whether its Job is over, for good or for bad."""
         return self.state in (StageState.SUCCEEDED, StageState.FAILED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ from finetune_api.v1alpha1.approval import FineTuneApproval
 from finetune_cli.app import app
 from finetune_cli.approval import make_approval
 from finetune_cli.errors import CliError
-from finetune_cli.publication import describe_candidate, find_evaluation, publish_locally
+from finetune_cli.publication import (
+    describe_candidate,
+    find_evaluation,
+    next_attempt,
+    publish_locally,
+)
 from support.spec_cases import minimal_job
 
 DIGEST = "e" * 64
@@ -44,6 +50,36 @@ def test_a_decision_names_the_evaluation_and_carries_the_reason() -> None:
         "report      s3://m/report.json",
         "published   no: exactMatch MISSED 0.7",
     ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "publication", "ends"),
+    [
+        ("GoalNotMet", {}, ""),
+        ("Publishing", {"run": 1}, ""),
+        ("PublishingFailed", {"name": "of a panel"}, ""),
+        ("PublishingFailed", {"run": 1}, "-2"),
+        ("JobDeleted", {"run": 2}, "-3"),
+    ],
+)
+def test_one_person_decides_once_on_each_attempt_to_publish(
+    reason: str, publication: dict[str, Any], ends: str
+) -> None:
+    published = {"type": "Published", "status": "False", "reason": reason}
+    body = make_approval(
+        job="headlines",
+        namespace="team-a",
+        digest=DIGEST,
+        user="ann",
+        is_approval=True,
+        reason="the store is back",
+        subject="Publication",
+        attempt=next_attempt(job(conditions=[published], publication=publication)),
+    )
+    name = body["metadata"]["name"]
+    who = hashlib.sha256(b"ann").hexdigest()[:8]
+    assert name == f"headlines-approved-publication-eeeeeeee-{who}{ends}"
+    FineTuneApproval.from_wire(body)
 
 
 def test_a_publication_without_reason_is_no_decision() -> None:

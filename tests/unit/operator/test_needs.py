@@ -125,7 +125,9 @@ def resumed(*, nodes=2, is_queued=False, **known):
     """Return the snapshot of a training that was suspended by its user and shall go on."""
     body = job(resources={"nodes": nodes, "gpusPerNode": 1})
     annotations = {} if is_queued else {"finetune.dev/paused": "true"}
-    train = child(TRAIN, body, suspend=True, annotations=annotations)
+    stopped = {"type": "Suspended", "status": "True", "lastTransitionTime": timestamp(at(160))}
+    status = {"conditions": [stopped]}
+    train = child(TRAIN, body, suspend=True, annotations=annotations, status=status)
     snapshot = merged(stages_done(Stage.PREPARE), {"jobs": {TRAIN: train}}, known)
     if is_queued:
         snapshot["queue"] = {TRAIN: queue(is_active=False, deactivated_by="finetune-operator")}

@@ -34,6 +34,10 @@ from unit.operator.builders import (
 )
 
 PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
+JOB_SUSPENDED = {
+    "type": "Suspended", "status": "True", "reason": "JobSuspended",
+    "lastTransitionTime": timestamp(at(700)),
+}  # fmt: skip
 
 
 # ---- suspension ----------------------------------------------------------------------------------
@@ -67,7 +71,7 @@ def test_a_stage_that_ends_while_suspended_is_recorded_and_the_next_one_waits():
 
 def test_resuming_wakes_the_jobs_first_and_says_so_when_they_go_on():
     paused = child(
-        TRAIN, suspend=True,
+        TRAIN, suspend=True, status={"conditions": [JOB_SUSPENDED]},
         annotations={"finetune.dev/paused": "true", "finetune.dev/active-seconds": "100"},
     )  # fmt: skip
     known = merged(stages_done(PREPARE), {"jobs": {TRAIN: paused}})
@@ -100,6 +104,50 @@ def test_only_training_goes_on_at_a_checkpoint(stage):
     assert ("checkpoint" in made.status["lastFailure"]["message"]) is (stage is TRAIN)
 
 
+JOB_RESUMED = {**JOB_SUSPENDED, "status": "False", "reason": "JobResumed"}
+
+
+@pytest.mark.parametrize(
+    ("before", "stopped"),
+    [
+        (running(60), {"startTime": timestamp(at(60)), "conditions": [JOB_SUSPENDED]}),
+        ({**running(60), "conditions": [JOB_RESUMED]}, {"conditions": [JOB_SUSPENDED]}),
+        ({}, {"conditions": [JOB_SUSPENDED]}),
+    ],
+    ids=["runs for the first time", "was resumed before", "has not begun"],
+)
+def test_a_job_is_resumed_once_it_was_stopped_and_its_running_time_goes_on(before, stopped):
+    """Resumed before, its pods never stop, and nobody knows any more when they began."""
+    body = trained(job(activeDeadlineSeconds=3600))
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=before)}})
+    made, held = live([known], suspended(body), at(90))
+    (pause,) = made.then
+    noted = {
+        "finetune.dev/active-seconds": str(pause.active_seconds),
+        "finetune.dev/active-start": pause.started,
+    }
+    paused = {"suspend": True, "annotations": {**noted, "finetune.dev/paused": "true"}}
+    body = {**held, "spec": {**held["spec"], "suspend": False}}
+    known["jobs"][TRAIN] = child(TRAIN, status=before, **paused)
+    made = plan(observe(body, **known), at(92), CONFIG)
+    assert made.then == ()
+    told = condition(made, "Suspended")
+    assert (told["status"], told["reason"]) == ("True", "SuspendedByUser")
+    assert "Job headlines-train" in told["message"]
+    body = after(body, made)
+    assert plan(observe(body, **known), at(93), CONFIG).status is None
+
+    known["jobs"][TRAIN] = child(TRAIN, status=stopped, **paused)
+    made = plan(observe(body, **known), at(94), CONFIG)
+    assert made.then == (ResumeJob(stage=TRAIN, name="headlines-train"),)
+    resumed = {**running(95), "conditions": [JOB_RESUMED]}
+    known["jobs"][TRAIN] = child(TRAIN, status=resumed, annotations=noted)
+    made, body = live([known], body, at(96))
+    assert condition(body, "Suspended")["reason"] == "Resumed"
+    made = plan(observe(body, **known), at(95 + 3600), CONFIG)
+    assert condition(made, "Failed")["reason"] == "DeadlineExceeded"
+
+
 def test_a_job_that_somebody_else_suspended_is_not_woken():
     body = trained()
     known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, suspend=True)}})
@@ -129,12 +177,6 @@ def test_time_in_suspension_does_not_count():
     known = merged(stages_done(PREPARE), {"jobs": {TRAIN: train}})
     made = plan(observe(body, **known), at(100_000), CONFIG)
     assert not is_terminal(made.status or body["status"])
-
-
-JOB_SUSPENDED = {
-    "type": "Suspended", "status": "True", "reason": "JobSuspended",
-    "lastTransitionTime": timestamp(at(700)),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from benchmarks.control_plane.simulation import result_of
 
+from finetune_api.names import child_job_name
 from finetune_api.termination import TerminationMessage
-from finetune_api.trainer import Stage
+from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import publishing
 from finetune_operator.finetunejob.actions import DeleteSelf
@@ -33,10 +34,12 @@ from unit.operator.builders import (
     live,
     merged,
     observe,
+    pod,
     running,
     stages_done,
     succeeded,
     trained,
+    words,
 )
 
 PUBLISH = Stage.PUBLISH
@@ -78,9 +81,13 @@ def passed(**more):
     return merged(known, more)
 
 
-def decision(*, is_approval=True, digest="e" * 64, name="yes", **more):
+def decision(*, is_approval=True, digest="e" * 64, name="yes", time="1", **more):
     return Decision(name=name, subject="Publication", digest=digest, is_approval=is_approval,
-                    by="ann", reason="pays $(AWS_SECRET_ACCESS_KEY)", time="1", **more)  # fmt: skip
+                    by="ann", reason="pays $(AWS_SECRET_ACCESS_KEY)", time=time,
+                    **more)  # fmt: skip
+
+
+LATER = decision(name="later", time="2")
 
 
 def test_a_held_candidate_waits_without_an_end(held):
@@ -145,14 +152,22 @@ def missed():
     return body, known
 
 
-def overridden(run=1):
+def overridden(run=1, end=60.0):
     found = result_of(PUBLISH, goal_met=False)
     found = found.model_copy(update={"version": 3, "manifest_uri": "s3://models/v/3"})
     text = TerminationMessage(stage=PUBLISH, exit_code=0, result=found).to_text()
     return {
-        "jobs": {PUBLISH: child(PUBLISH, run=run, status=complete())},
+        "jobs": {PUBLISH: child(PUBLISH, run=run, status=complete(end=end))},
         "pods": {PUBLISH: (ended(PUBLISH, 0, text),)},
     }
+
+
+def under_way(body, known):
+    """Return the job once Job publish is created and seen, as every reconcile sees it."""
+    created = merged(known, {"jobs": {PUBLISH: child(PUBLISH, status=running(300))}})
+    body = after(body, plan(observe(body, **created), at(301), CONFIG))
+    assert body["status"]["stages"][-1]["name"] == "publish"
+    return body
 
 
 def test_nothing_is_written_after_the_end_without_a_decision():
@@ -223,16 +238,36 @@ def test_a_job_whose_time_is_over_is_not_deleted_while_it_is_being_published():
     assert DeleteSelf() in made.then
 
 
-def test_a_publication_whose_words_are_lost_is_looked_up_again():
+def test_the_words_of_a_publication_are_waited_for_before_anything_is_concluded():
+    body, known = missed()
+    body = after(body, plan(observe(body, **known, decisions=(decision(),)), at(300), CONFIG))
+    body = under_way(body, known)
+    unseen = merged(known, overridden(end=395))
+    unseen["pods"][PUBLISH] = (pod(PUBLISH),)
+    made = plan(observe(body, **unseen), at(400), CONFIG)
+    body = after(body, made)
+    assert (condition(body, "Published")["reason"], made.requeue_after) == ("Publishing", 1.0)
+    made = plan(observe(body, **merged(known, overridden(end=395))), at(401), CONFIG)
+    assert condition(made, "Published")["reason"] == "Overridden"
+
+
+@pytest.mark.parametrize("was_seen_before_its_end", [True, False])
+def test_a_publication_whose_words_are_lost_is_looked_up_again(was_seen_before_its_end):
     body, known = missed()
     made = plan(observe(body, **known, decisions=(decision(),)), at(300), CONFIG)
     body = after(body, made)
+    if was_seen_before_its_end:
+        body = under_way(body, known)
     lost = merged(known, overridden())
     lost["pods"][PUBLISH] = ()
     made = plan(observe(body, **lost), at(500), CONFIG)
     assert made.status["publication"]["run"] == 2
-    (action,) = plan(observe(after(body, made), **lost), at(501), CONFIG).first
+    body = after(body, made)
+    (action,) = plan(observe(body, **lost), at(501), CONFIG).first
     assert action.job["metadata"]["name"] == "headlines-publish-2"
+    made = plan(observe(body, **merged(known, overridden(run=2))), at(600), CONFIG)
+    assert condition(made, "Published")["reason"] == "Overridden"
+    assert made.status["artifact"]["version"] == 3
 
 
 def test_a_publication_that_fails_is_told_and_another_decision_tries_again():
@@ -243,9 +278,10 @@ def test_a_publication_that_fails_is_told_and_another_decision_tries_again():
     failed["pods"] = {PUBLISH: (ended(PUBLISH, 73, ""),)}
     body = after(body, plan(observe(body, **merged(known, failed)), at(400), CONFIG))
     assert condition(body, "Published")["reason"] == "PublishingFailed"
-    again = merged(known, failed, {"decisions": (decision(),)})
-    assert plan(observe(body, **again), at(500), CONFIG).status is None
-    again["decisions"] = (decision(name="later"),)
+    again = merged(known, failed)
+    for tried in (decision(), decision(name="an earlier one", time="0")):
+        assert plan(observe(body, **again, decisions=(tried,)), at(500), CONFIG).status is None
+    again["decisions"] = (decision(), LATER)
     made = plan(observe(body, **again), at(500), CONFIG)
     assert made.status["publication"]["run"] == 2
 
@@ -254,6 +290,22 @@ def gone_wrong():
     since = timestamp(at(390))
     failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
     return {"startTime": since, "conditions": [{**failed, "lastTransitionTime": since}]}
+
+
+MALFORMED = Refusal(reason="Invalid", message="spec.template: Invalid value", is_final=True)
+
+
+def test_a_publication_that_the_server_refuses_for_good_is_tried_again_by_another_decision():
+    body, known = missed()
+    body = after(body, plan(observe(body, **known, decisions=(decision(),)), at(300), CONFIG))
+    refused = {**known, "refusals": {PUBLISH: MALFORMED}}
+    body = after(body, plan(observe(body, **refused), at(301), CONFIG))
+    published = condition(body, "Published")
+    assert (published["status"], published["reason"]) == ("False", "PublishingFailed")
+    assert "Invalid: spec.template: Invalid value" in published["message"]
+    known["decisions"] = (decision(), LATER)
+    made = plan(observe(body, **known), at(500), CONFIG)
+    assert made.status["publication"]["name"] == "later"
 
 
 # ---- a review by people --------------------------------------------------------------------------
@@ -341,3 +393,68 @@ def test_an_evaluation_whose_words_are_lost_is_read_again_and_still_waits_for_it
     assert made.status["publication"]["panel"] == PANEL
     (action,) = plan(observe(after(body, made), **read), at(401), CONFIG).first
     assert action.job["metadata"]["name"] == "headlines-publish-2"
+
+
+# ---- a candidate that passed, and whose publication failed ---------------------------------------
+
+STORE_IS_AWAY = {
+    "jobs": {PUBLISH: child(PUBLISH, status=gone_wrong())},
+    "pods": {
+        PUBLISH: (
+            ended(PUBLISH, 73, words(PUBLISH, ExitCode.STORAGE, FailureClass.STORAGE_ERROR,
+                                     "StorageUnavailable", "The store was away for 15 minutes")),
+        )
+    },
+}  # fmt: skip
+
+
+def in_publication():
+    """Return a job whose candidate passed and is being published, and its snapshot."""
+    known = passed(decisions=(decision(panel=PANEL),))
+    body = after(reviewed_job(), plan(observe(reviewed_job(), **known), at(200), CONFIG))
+    return body, known
+
+
+@pytest.mark.parametrize(
+    ("is_created", "trouble", "failed", "told"),
+    [
+        (True, STORE_IS_AWAY, "StorageError", "The store was away for 15 minutes"),
+        (True, {"missing": frozenset({PUBLISH})}, "Internal", "Job headlines-publish is gone"),
+        (False, {"refusals": {PUBLISH: MALFORMED}}, "UserError", "spec.template: Invalid value"),
+    ],
+    ids=["its Job failed", "its Job was deleted", "its Job is refused"],
+)
+def test_a_candidate_that_passed_and_was_not_published_is_published_by_another_decision(
+    is_created, trouble, failed, told
+):
+    body, known = in_publication()
+    body = under_way(body, known) if is_created else body
+    body = after(body, plan(observe(body, **merged(known, trouble)), at(400), CONFIG))
+    assert condition(body, "Failed")["reason"] == failed
+    published = condition(body, "Published")
+    assert (published["status"], published["reason"]) == ("False", "PublishingFailed")
+    assert told in published["message"]
+    assert "finetune publish headlines -n team-a --override --reason" in published["message"]
+    left = {key: value for key, value in trouble.items() if key != "refusals"}
+    known = merged(known, left)
+    assert plan(observe(body, **known), at(500), CONFIG).status is None
+
+    known["decisions"] = (*known["decisions"], LATER)
+    made = plan(observe(body, **known), at(500), CONFIG)
+    assert made.status["publication"]["name"] == "later"
+    (event,) = made.events
+    assert "ann decided to publish the candidate (FineTuneApproval later)" in event.message
+    assert (event.kind, event.reason) == ("Normal", "Publishing")
+    run, body = made.status["publication"]["run"], after(body, made)
+    (action,) = plan(observe(body, **known), at(501), CONFIG).first
+    name = child_job_name("headlines", PUBLISH, 2 if is_created else 1)
+    assert action.job["metadata"]["name"] == name
+
+    done = stages_done(PUBLISH)
+    done["jobs"][PUBLISH] = child(PUBLISH, run=run, status=complete())
+    body = after(body, plan(observe(body, **merged(known, done)), at(600), CONFIG))
+    published = condition(body, "Published")
+    assert (published["status"], published["reason"]) == ("True", "Published")
+    assert published["message"].startswith("Version 1: exactMatch 0.41 -> 0.93. ann decided so")
+    assert body["status"]["artifact"]["version"] == 1
+    assert condition(body, "Failed")["reason"] == failed

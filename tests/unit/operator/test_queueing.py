@@ -204,6 +204,32 @@ def test_a_deactivated_job_says_who_holds_it_and_what_lets_it_go_on(workload, wh
     assert not is_stalled or condition(made, "Stalled")["status"] == "False"
 
 
+@pytest.mark.parametrize(
+    "looks",
+    [
+        [(True, "given up"), (True, "waiting"), (False, "deactivated by the operator")],
+        [(True, "given up"), (False, "deactivated by the operator")],
+        [(True, "given up")],
+        [(False, "given up")],
+    ],
+    ids=["while it is suspended", "and is paused by us", "and resumed at once", "without a pause"],
+)
+def test_what_kueue_gave_up_and_somebody_lets_go_on_is_not_stalled(looks):
+    body = begun()
+    body = after(body, planned("given up", body))
+    assert condition(body, "Stalled")["status"] == "True"
+    for suspend, workload in looks:
+        body = with_spec(body, suspend=suspend)
+        body = after(body, planned(workload, body))
+        is_held = workload == "given up"
+        assert condition(body, "Stalled")["status"] == ("True" if is_held else "False")
+    body = with_spec(body, suspend=False)
+    body = after(body, planned("admitted again", body, suspend=False))
+    assert condition(body, "Suspended")["status"] == "False"
+    stalled = condition(body, "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("False", "Reactivated")
+
+
 def test_a_users_resume_does_not_override_an_administrator():
     body = with_spec(begun(), suspend=True)
     made = planned("deactivated by an administrator", body)
