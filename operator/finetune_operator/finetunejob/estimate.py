@@ -7,6 +7,7 @@ stops nothing that may yet fit. What cannot fit whatever happens is not begun.
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -23,7 +24,7 @@ from finetune_operator.finetunejob.cost import (
     limit_in_hours,
     num_gpus,
 )
-from finetune_operator.finetunejob.stages import StageState
+from finetune_operator.finetunejob.stages import StageState, StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import (
     ConditionType,
@@ -118,12 +119,18 @@ def _basis_text(estimate: TimeEstimate, spec: FineTuneJobSpec) -> str:
 
 
 def _measured(step: Step, spec: FineTuneJobSpec, before: Section) -> Section | None:
-    """Return what training says of itself while it runs; None until it has run for a while."""
+    """Return what training says of itself while it runs; None until it has run for a while.
+
+    What was reported before a pause, a preemption or a restart is when training would have ended
+    without it: what was known stands until the next report.
+    """
     view = next(view for view in step.views if view.stage is Stage.TRAIN)
     progress = (step.observed.job.get("status") or {}).get("progress") or {}
     done, total = progress.get("step"), progress.get("totalSteps")
     end = parse_timestamp(progress.get("estimatedCompletionTime"))
     if view.state is not StageState.RUNNING or progress.get("stage") != Stage.TRAIN.value:
+        return None
+    if not _is_of_this_attempt(view, parse_timestamp(progress.get("lastHeartbeatTime"))):
         return None
     if end is None or not done or not total or done < max(MIN_STEPS, MIN_SHARE * total):
         return None
@@ -149,6 +156,12 @@ def _measured(step: Step, spec: FineTuneJobSpec, before: Section) -> Section | N
         f"measured after {done} of {total} steps, with the time of earlier attempts; {evaluation}"
     )
     return section
+
+
+def _is_of_this_attempt(view: StageView, reported: datetime | None) -> bool:
+    """Return whether the pods that run have sent a report, and not those before them."""
+    began = [at for at in (view.run_began, view.youngest_began) if at is not None]
+    return reported is not None and bool(began) and max(began) <= reported
 
 
 def _kept(found: Section) -> Section:

@@ -131,7 +131,7 @@ def _resume(step: Step, spec: FineTuneJobSpec, held: QueueState | None) -> None:
     wakes: list[ResumeJob | ActivateWorkload] = list(queued)
     stopping: list[str] = []
     for view in step.views:
-        if view.job is None or view.state is not StageState.SUSPENDED or not is_paused(view):
+        if view.job is None or view.state is not StageState.SUSPENDED or not _is_paused(step, view):
             continue
         name = view.job["metadata"]["name"]
         if view.is_stopped:
@@ -193,18 +193,26 @@ def queue_label(view: StageView) -> str:
     return str(labels.get(QUEUE_LABEL) or "")
 
 
-def is_paused(view: StageView) -> bool:
+def is_kueues(step: Step, view: StageView) -> bool:
+    """Return whether a stage's Job belongs to Kueue, which alone starts its pods and stops them.
+
+    The Job tells it, not the spec: a LocalQueue ``default`` takes the Jobs that name no queue.
+    """
+    return view.stage in step.observed.queue or bool(queue_label(view))
+
+
+def _is_paused(step: Step, view: StageView) -> bool:
     """Return whether the operator, not Kueue and not a person, has suspended a stage's Job."""
-    return view.job is not None and PAUSED_ANNOTATION in (
-        view.job["metadata"].get("annotations") or {}
-    )
+    if view.job is None or view.stage in step.observed.queue:
+        return False  # what was noted on a Job before Kueue had it says nothing any more
+    return PAUSED_ANNOTATION in (view.job["metadata"].get("annotations") or {})
 
 
 def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Say who holds a Job that is suspended."""
     kind, conditions = TRAITS[view.stage].condition, step.draft.conditions
     queue = step.observed.queue.get(view.stage)
-    if spec.suspend or is_paused(view):
+    if spec.suspend:
         conditions.set(kind, False, Reason.SUSPENDED_BY_USER, "Held by spec.suspend.")
     elif queue is not None and queue.is_held_by_others:
         conditions.set(kind, False, Reason.DEACTIVATED, queue.message)
@@ -216,6 +224,8 @@ def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         message = _UNWATCHED.format(job=view.job["metadata"]["name"], queue=queue_label(view))
         conditions.set(kind, False, Reason.QUEUED, message)
         step.is_queued = True
+    elif _is_paused(step, view):
+        conditions.set(kind, False, Reason.SUSPENDED_BY_USER, "Held by spec.suspend.")
     else:
         assert view.job is not None
         message = f"Job {view.job['metadata']['name']} was suspended, not by this operator."

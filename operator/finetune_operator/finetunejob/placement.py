@@ -2,7 +2,7 @@
 
 Without a queue each pod is placed by itself. Two jobs that each have half of what they need wait
 for each other for ever, and so does one whose node was lost and not replaced; its other ranks hold
-their GPUs and train nothing. Kueue admits all or none, so queued jobs are left to it.
+their GPUs and train nothing. Kueue admits all or none, so Jobs that it owns are left to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from finetune_api.names import PAUSED_ANNOTATION
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.actions import PauseJob, ResumeJob
 from finetune_operator.finetunejob.needs import restore_rendezvous
-from finetune_operator.finetunejob.render.job import is_queued
+from finetune_operator.finetunejob.pausing import is_kueues
 from finetune_operator.finetunejob.stages import TRAITS, StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.finetunejob.trimmed import TrimmedPod
@@ -28,10 +28,10 @@ RELEASE_SECONDS = 300.0
 """How long the nodes are left to others before the ranks try again."""
 
 
-def let_go(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+def let_go(step: Step, view: StageView) -> bool:
     """Stop a stage some of whose pods found no node for too long; return whether it was."""
     limit = step.config.placement_deadline_seconds
-    if not limit or is_queued(spec, view.stage) or view.job is None:
+    if not limit or view.job is None or is_kueues(step, view):
         return False
     alive = [pod for pod in view.pods if pod["status"]["phase"] in ("Pending", "Running")]
     waits = [since for pod in alive if (since := _unplaced_since(pod)) is not None]
@@ -61,8 +61,10 @@ def let_go(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     return True
 
 
-def has_let_go(view: StageView) -> bool:
+def has_let_go(step: Step, view: StageView) -> bool:
     """Return whether a suspended Job waits for its pods to find nodes, and for nobody's word."""
+    if is_kueues(step, view):
+        return False
     annotations = view.job["metadata"].get("annotations") or {} if view.job else {}
     return annotations.get(PAUSED_ANNOTATION) == PLACEMENT
 

@@ -56,7 +56,7 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     if given_up is not None:
         fail_stage(step, view, given_up)
         return
-    if let_go(step, spec, view) or tell_lingering(step, view):
+    if let_go(step, view) or tell_lingering(step, view):
         return
     problem = _problem_of_start(step, view)
     if problem is not None and not _may_pass(step, problem):

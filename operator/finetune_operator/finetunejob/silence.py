@@ -6,11 +6,8 @@ network that lets no report through.
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.finetunejob.step import Step
-from finetune_operator.finetunejob.trimmed import container_of
 from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
 
 SILENCE_SECONDS = 120.0
@@ -33,7 +30,7 @@ def judge_reports(step: Step, view: StageView) -> tuple[Reason, str]:
             return Reason.RUNNING, f"Training. {silence_text(step)}"
         step.look_again(silence)
         return Reason.RUNNING, "Training."
-    began = _began(view)
+    began = view.youngest_began
     quiet = (step.now - (max(last, began) if began else last)).total_seconds()
     if quiet < STALE_SECONDS:
         step.look_again(STALE_SECONDS - quiet)
@@ -51,13 +48,6 @@ def has_heartbeat(step: Step) -> bool:
     """Return whether progress was ever received."""
     progress = (step.observed.job.get("status") or {}).get("progress") or {}
     return bool(progress.get("lastHeartbeatTime"))
-
-
-def _began(view: StageView) -> datetime | None:
-    """Return when the youngest pod that runs was started."""
-    running = [state for pod in view.pods if (state := container_of(pod).get("running"))]
-    started = [moment for each in running if (moment := parse_timestamp(each.get("startedAt")))]
-    return max(started, default=None)
 
 
 def silence_text(step: Step) -> str:

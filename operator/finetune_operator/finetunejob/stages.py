@@ -13,7 +13,12 @@ from finetune_operator.finetunejob.failure import read_termination_message
 from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.results import AnyResult, result_of_status
 from finetune_operator.finetunejob.retry import active_seconds, past_active_seconds, run_began
-from finetune_operator.finetunejob.trimmed import TrimmedJob, TrimmedPod, completion_index
+from finetune_operator.finetunejob.trimmed import (
+    TrimmedJob,
+    TrimmedPod,
+    completion_index,
+    container_of,
+)
 from finetune_operator.status.conditions import (
     ConditionType,
     Reason,
@@ -140,6 +145,13 @@ class StageView:
     def run_began(self) -> datetime | None:
         """When its Job began, or began again after a pause; None before it does."""
         return None if self.job is None else run_began(self.job)
+
+    @property
+    def youngest_began(self) -> datetime | None:
+        """When the youngest pod that runs was started; None while none is known to run."""
+        running = [state for pod in self.pods if (state := container_of(pod).get("running"))]
+        started = [moment for each in running if (moment := parse_timestamp(each.get("startedAt")))]
+        return max(started, default=None)
 
     @property
     def is_stoppable(self) -> bool:

@@ -89,7 +89,7 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     tell_quota(step, spec, view)
     if draft.is_true(ConditionType.FAILED):
         return False
-    if view.state is StageState.SUSPENDED and has_let_go(view) and not spec.suspend:
+    if view.state is StageState.SUSPENDED and has_let_go(step, view) and not spec.suspend:
         try_again(step, spec, view)
     elif view.state is StageState.SUSPENDED or is_being_evicted(step, view):
         tell_suspended(step, spec, view)

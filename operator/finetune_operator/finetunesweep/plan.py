@@ -109,8 +109,6 @@ def _go_on(step: Step) -> None:
 
 def _search(step: Step) -> None:
     """Stop what is hopeless, begin what is due; once all is tried, choose."""
-    if _is_hopeless(step):
-        return
     if spent := spent_text(step):
         step.prune_under_way()
         if not step.first:
@@ -118,7 +116,7 @@ def _search(step: Step) -> None:
         _tell_progress(step, Reason.BUDGET_REACHED, f"{spent}, so that the search ends.")
         return
     stop_hopeless(step)
-    if step.first:
+    if step.first or _is_hopeless(step):
         return
     is_begun = _is_doubtful(step) or _begin_next(step)
     if not is_begun and step.is_settled:
@@ -198,9 +196,10 @@ def _is_never_scored(step: Step) -> bool:
 def _is_hopeless(step: Step) -> bool:
     """End a sweep whose first trials all fail: the next ones would do the same.
 
-    One that trains meanwhile has come further than they did: it is waited for.
+    One that trains meanwhile has come further than they did: it is waited for. Not one that is told
+    to end, nor one that waits at a rung for trials which are not begun any more.
     """
-    if not _is_doubtful(step) or any(trial.trains for trial in step.trials):
+    if not _is_doubtful(step) or any(_trains_on(step, trial) for trial in step.trials):
         return False
     failed = [trial for trial in step.trials if trial.state == "Failed"]
     unscored = [trial for trial in step.trials if trial.why_unscored is not None]
@@ -216,6 +215,11 @@ def _is_hopeless(step: Step) -> bool:
         )
     step.fail(Reason.NO_TRIAL_TRAINED, message)
     return True
+
+
+def _trains_on(step: Step, trial: Trial) -> bool:
+    waits_for_ever = trial.number in step.waiting and not step.is_all_created
+    return trial.trains and not trial.is_pruned and not waits_for_ever
 
 
 def _tell_refusal(step: Step, refusal: Refusal) -> None:

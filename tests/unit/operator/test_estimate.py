@@ -35,6 +35,8 @@ from unit.operator.builders import (
     job,
     merged,
     observe,
+    pod,
+    queue,
     reasons,
     running,
     stages_done,
@@ -88,7 +90,7 @@ def training(body: dict[str, Any], *, step: int, left: float, now: float) -> dic
     body["status"] = {
         **body["status"],
         "progress": {
-            "stage": "train", "step": step, "totalSteps": 1000,
+            "stage": "train", "step": step, "totalSteps": 1000, "percent": step // 10,
             "lastHeartbeatTime": timestamp(at(now)),
             "estimatedCompletionTime": timestamp(at(now + left)),
         },
@@ -266,7 +268,8 @@ def test_a_measurement_is_told_anew_only_when_it_has_moved() -> None:
     assert made.status is not None
     assert made.status["estimate"]["trainSeconds"] == 9000
     # Of a report that is old by now the end is what it was.
-    made = plan(observe(after(body, made), **in_training()), at(1300), CONFIG)
+    body = after(body, made)
+    made = plan(observe(body, **in_training()), at(1300), CONFIG)
     assert (made.status or body["status"])["estimate"]["trainSeconds"] == 9000
 
 
@@ -287,6 +290,76 @@ def test_a_job_that_is_slower_than_thought_is_warned_of_while_it_runs() -> None:
     del body["spec"]["budget"]
     made = plan(observe(body, **in_training()), at(210), CONFIG)
     assert "no budget" in condition(made, "WithinBudget")["message"]  # type: ignore[index]
+
+
+HOURS = 3600
+STOPPED_AT, GOES_ON_AT = 2 * HOURS, 12 * HOURS
+NOTED = {
+    "finetune.dev/active-seconds": str(STOPPED_AT),
+    "finetune.dev/active-start": timestamp(at(0)),
+}
+
+
+def on_a_node(rank: int = 0, *, since: float) -> dict[str, Any]:
+    state = {"running": {"startedAt": timestamp(at(since))}}
+    return pod(TRAIN, index=rank, created=since, state=state)
+
+
+def going_on(*pods: dict[str, Any], noted: Any = None, **known: Any) -> dict[str, Any]:
+    train = child(TRAIN, status=running(GOES_ON_AT), annotations=noted)
+    return merged(
+        prepared_with(RECKONED), {"jobs": {TRAIN: train}, "pods": {TRAIN: tuple(pods)}}, known
+    )
+
+
+GOING_ON = {
+    "after a pause": going_on(on_a_node(since=GOES_ON_AT), noted=NOTED),
+    "after a pause, and its pods are not seen yet": going_on(noted=NOTED),
+    "after a preemption": going_on(
+        on_a_node(since=GOES_ON_AT),
+        queue={TRAIN: queue(is_admitted=True, has_quota=True, past_active_seconds=STOPPED_AT)},
+    ),
+}
+
+
+@pytest.mark.parametrize("known", GOING_ON.values(), ids=list(GOING_ON))
+def test_a_report_of_before_a_stop_measures_nothing(known: dict[str, Any]) -> None:
+    body = on_eight_gpus(budget={"gpuHours": "20"})
+    body = after(body, at_training(body))
+    body = training(body, step=500, left=STOPPED_AT, now=STOPPED_AT)
+    body = after(body, plan(observe(body, **in_training()), at(STOPPED_AT), CONFIG))
+    assert body["status"]["estimate"]["trainSeconds"] == 4 * HOURS
+    assert condition(body, "WithinBudget")["status"] == "False"  # type: ignore[index]
+    for step, seconds in ((500, 60), (510, 200)):
+        now = GOES_ON_AT + seconds
+        if step > 500:
+            body = training(body, step=step, left=STOPPED_AT, now=now)
+        made = plan(observe(body, **known), at(now), CONFIG)
+        assert "EstimateExceedsBudget" not in reasons(made), "told before"
+        body = after(body, made)
+        assert body["status"]["estimate"]["trainSeconds"] == 4 * HOURS
+        assert condition(body, "WithinBudget")["status"] == "False"  # type: ignore[index]
+
+
+def test_a_report_of_before_the_first_measurement_leaves_what_was_reckoned() -> None:
+    body = after(on_eight_gpus(), at_training(on_eight_gpus()))
+    body = training(body, step=500, left=STOPPED_AT, now=STOPPED_AT)
+    made = plan(observe(body, **GOING_ON["after a pause"]), at(GOES_ON_AT + 60), CONFIG)
+    told = (made.status or body["status"])["estimate"]
+    assert (told["basis"], told["trainSeconds"]) == ("Assumed", 3600)
+
+
+def test_a_rank_that_was_replaced_makes_no_measurement_of_the_others_last_report() -> None:
+    body = after(on_eight_gpus(), at_training(on_eight_gpus()))
+    body = training(body, step=20, left=7000, now=200)
+    pods = (on_a_node(0, since=10), on_a_node(1, since=230))
+    known = merged(in_training(), {"pods": {TRAIN: pods}})
+    made = plan(observe(body, **known), at(240), CONFIG)
+    assert (made.status or body["status"])["estimate"]["basis"] == "Assumed"
+    body = training(body, step=20, left=7000, now=260)
+    made = plan(observe(body, **known), at(260), CONFIG)
+    assert made.status is not None
+    assert made.status["estimate"]["basis"] == "Measured"
 
 
 def test_a_budget_that_is_used_up_says_so_in_its_condition() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_api.names import QUEUE_LABEL
 from finetune_api.trainer import Stage
-from finetune_operator.finetunejob.actions import PauseJob, ResumeJob
+from finetune_operator.finetunejob.actions import ActivateWorkload, PauseJob, ResumeJob
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
@@ -18,6 +19,8 @@ from unit.operator.builders import (
     merged,
     observe,
     pod,
+    queue,
+    reasons,
     running,
     stages_done,
 )
@@ -105,3 +108,54 @@ def test_nothing_else_is_stopped_for_want_of_a_node(spec, pods, settings):
     config = CONFIG.model_copy(update=settings)
     made = planned(body, known, pods, 100_000, config)
     assert made.then == ()
+
+
+# ---- Jobs that Kueue owns though their FineTuneJob names no queue --------------------------------
+
+PREEMPTED = {"is_evicted": True, "reason": "Preempted", "message": "for another"}
+OWNED = {
+    "LocalQueue default": ({QUEUE_LABEL: "default"}, True),
+    "LocalQueue default, and Workloads cannot be read": ({QUEUE_LABEL: "default"}, False),
+    "Kueue takes Jobs without a queue too": ({}, True),
+}
+
+
+def owned(known, by, **state):
+    """Return the snapshot with the training's Job in Kueue's hands."""
+    labels, has_kueue = OWNED[by]
+    train = known["jobs"][TRAIN]
+    metadata = {**train["metadata"], "labels": {**train["metadata"]["labels"], **labels}}
+    owned = {"jobs": {TRAIN: {**train, "metadata": metadata}}, "has_kueue": has_kueue}
+    if has_kueue:
+        owned["queue"] = {TRAIN: queue(**state)}
+    return merged(known, owned)
+
+
+@pytest.mark.parametrize("by", OWNED)
+def test_a_job_that_kueue_has_admitted_is_not_stopped_for_want_of_a_node(by):
+    body, known = in_training()
+    known = owned(known, by, is_admitted=True, has_quota=True)
+    made = planned(body, known, [placed(), unplaced()], 100_000)
+    assert made.then == ()
+    assert "NodesReleased" not in reasons(made)
+
+
+@pytest.mark.parametrize("by", OWNED)
+def test_a_job_that_kueue_has_preempted_is_not_started_whatever_was_noted_on_it(by):
+    body, known = in_training()
+    known = owned(paused(known), by, **PREEMPTED)
+    made = planned(body, known, [], 100_000)
+    assert made.then == ()
+    assert condition(made, "Training")["reason"] in ("Preempted", "Queued")
+
+
+def test_a_users_resume_wakes_a_job_of_kueues_through_its_workload_alone():
+    body, known = in_training()
+    known = owned(paused(known), "LocalQueue default", is_active=False,
+                  deactivated_by="finetune-operator")  # fmt: skip
+    body = {**body, "spec": {**body["spec"], "suspend": True}}
+    body = after(body, planned(body, known, [], 1000))
+    body = {**body, "spec": {**body["spec"], "suspend": False}}
+    known |= {"restored": {"headlines-train": False}}
+    made = planned(body, known, [], 1100)
+    assert [type(action) for action in made.then] == [ActivateWorkload]

@@ -191,6 +191,65 @@ async def test_three_that_fail_while_nothing_trains_end_the_sweep_once_the_last_
     assert world.condition("Failed")["reason"] == "NoTrialTrained"
 
 
+async def at_the_rung_beside_three_without_a_score(trials: int) -> SweepWorld:
+    """Have one trial wait at step 20, and three others end before it, of which none is scored."""
+
+    def scores(job):
+        has_one = job["metadata"]["name"] == "rates-t1"
+        return {"metric": "exactMatch", "value": "0.9"} if has_one else {}
+
+    parameters = [{"path": RATE, "values": ["1e-5", "1e-4", "1e-3", "1e-2", "1e-1"]}]
+    rule = {**HALVING, "minSteps": 20}
+    spec = {"search": "Random", "trials": trials, "parallelism": 1, "parameters": parameters}
+    world = SweepWorld(sweep(objective={}, earlyStopping=rule, **spec), scores=scores)
+    await world.reconcile()
+    put_status(world, "rates-t1", stages=[{"name": "train"}])
+    for _ in range(2):
+        world.work()
+    await world.reconcile()
+    world.work()
+    assert world.jobs["rates-t1"]["status"]["phase"] == "Suspended"
+    for name in ("rates-t2", "rates-t3", "rates-t4"):
+        await world.reconcile()
+        points = [{"step": step, "loss": "9"} for step in (3, 6, 9)]
+        put_status(world, name, validation={"curve": points})
+        world.work()
+    return world
+
+
+async def test_one_that_waits_at_a_rung_for_trials_that_are_begun_no_more_is_not_waited_for():
+    world = await at_the_rung_beside_three_without_a_score(trials=5)
+    await world.live(moments=5)
+    assert world.condition("Failed")["reason"] == "NoTrialTrained"
+    assert "none could be scored; no more are begun" in world.condition("Failed")["message"]
+    assert len(world.jobs) == 4
+    world.work()
+    await world.reconcile()
+    assert {job["status"]["phase"] for job in world.jobs.values()} == {"Pruned"}
+
+
+async def test_one_that_waits_at_a_rung_goes_on_once_the_last_has_come_though_none_has_a_score():
+    world = await at_the_rung_beside_three_without_a_score(trials=4)
+    await world.live()
+    assert world.status["phase"] == "Succeeded"
+    assert world.status["best"]["name"] == "rates-t1"
+
+
+async def test_one_that_was_suspended_beside_three_that_failed_goes_on_with_its_sweep():
+    world = SweepWorld(sweep(earlyStopping={**HALVING, "minSteps": 20}, parallelism=4))
+    await world.reconcile()
+    for name in ("rates-t1", "rates-t2", "rates-t4"):
+        fail(world, name)
+    put_status(world, "rates-t3", phase="Training", stages=[{"name": "train"}])
+    world.edit(suspend=True)
+    await world.reconcile()
+    world.work()
+    assert world.jobs["rates-t3"]["status"]["phase"] == "Suspended"
+    world.edit(suspend=False)
+    await world.live()
+    assert world.status["phase"] == "Succeeded"
+
+
 async def test_a_diverged_trial_holds_nobody_up_at_a_rung():
     def losses(job, step):
         return float("nan") if job["metadata"]["name"] == "rates-t1" else loss_of(job, step)
