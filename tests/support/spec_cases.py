@@ -11,6 +11,8 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_api.uris import EACH
+
 REMOVED = object()
 
 
@@ -42,6 +44,14 @@ def changed(body: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         else:
             target[key] = value
     return body
+
+
+def job_with_uri(field: tuple[str, ...], uri: str) -> dict[str, Any]:
+    """The shortest valid job that names a URI at one of ``finetune_api.uris.URI_FIELDS``."""
+    is_listed = EACH in field
+    above = field[: field.index(EACH)] if is_listed else field[:-1]
+    named = {"uri": uri}
+    return changed(minimal_job(), {".".join(("spec", *above)): [named] if is_listed else named})
 
 
 @dataclass(frozen=True, kw_only=True)
