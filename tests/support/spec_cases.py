@@ -107,6 +107,7 @@ FULL_SPEC: dict[str, Any] = {
                 "credentialsRef": {"name": "s3-ro"},
             },
             {"uri": "s3://data/test.csv", "format": "Csv", "template": "{{ a }}", "side": "Test"},
+            {"uri": "s3://data/validation.jsonl", "side": "Validation"},
         ],
         "split": {"testPercent": 10, "validationPercent": 5, "seed": 7},
         "privacy": {
@@ -1287,7 +1288,20 @@ CASES: tuple[Case, ...] = (
             "spec.checkpoint.earlyStopping": {"patience": 3},
             "spec.dataset.split": {"validationPercent": 0},
         },
-        "checkpoint.earlyStopping needs validation rows",
+        "checkpoint.earlyStopping needs validation rows, and there are none: set "
+        "dataset.split.validationPercent above 0 and have a source that is split, or add one with "
+        "side: Validation",
+    ),
+    bad(
+        "early stopping with all sources bound to other sides",
+        {
+            "spec.checkpoint.earlyStopping": {"patience": 3},
+            "spec.dataset.sources": [
+                {"uri": "s3://data/a.jsonl", "side": "Train"},
+                {"uri": "s3://data/b.jsonl", "side": "Test"},
+            ],
+        },
+        "checkpoint.earlyStopping needs validation rows, and there are none",
     ),
     good(
         "early stopping by a source of validation rows",
