@@ -103,7 +103,13 @@ def _as_decimal_text(value: object) -> object:
     raise ValueError(f"{value!r} is a number; decimals are strings here: write '{value}' in quotes")
 
 
+def _refuse_minus(value: str) -> None:
+    if re.fullmatch(SIGNED_PATTERN, value) and value.startswith("-"):
+        raise ValueError(f"{value!r} must not be negative; write for example '0.05' or '1e-4'")
+
+
 def _check_decimal(value: str) -> str:
+    _refuse_minus(value)
     if not re.fullmatch(DECIMAL_PATTERN, value):
         raise ValueError(f"{value!r} is not a decimal number; write for example '0.05' or '1e-4'")
     return value
@@ -118,6 +124,7 @@ def _check_signed(value: str) -> str:
 def _check_auto_decimal(value: str) -> str:
     if value == "auto":
         return value
+    _refuse_minus(value)
     if not re.fullmatch(DECIMAL_PATTERN, value):
         raise ValueError(
             f"{value!r} is neither 'auto' nor a decimal number such as '0.0002' or '2e-4'"

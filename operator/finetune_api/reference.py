@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_api import reasons
 from finetune_api.crd import JOBS, CustomKind
-from finetune_api.meta import API_VERSION
+from finetune_api.meta import API_VERSION, DECIMAL_PATTERN, SIGNED_PATTERN
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, NON_RETRYABLE_EXIT_CODES, ExitCode
 from finetune_api.trainer_reasons.data import DATA
 from finetune_api.trainer_reasons.model import MODEL
@@ -260,7 +260,7 @@ def _string_text(field: Schema) -> str:
     pattern = field.get("pattern", "")
     if pattern.startswith("^auto$|"):
         return "`auto` or decimal string"
-    if pattern.startswith("^[0-9]+") and "eE" in pattern:
+    if pattern in (DECIMAL_PATTERN, SIGNED_PATTERN):
         return "decimal string"
     rules = field.get("x-kubernetes-validations", [])
     if any("Ki|Mi" in rule["rule"] for rule in rules):

@@ -188,7 +188,12 @@ class ResolvedJob(APIModel):
 
     def to_json(self) -> str:
         """Serialise canonically: the same job always gives the same bytes."""
-        return json.dumps(self.to_wire(), sort_keys=True, indent=1) + "\n"
+        return to_canonical_json(self.to_wire())
+
+
+def to_canonical_json(body: dict[str, Any]) -> str:
+    """Return an object as JSON text, of which equal objects have the same."""
+    return json.dumps(body, sort_keys=True, indent=1) + "\n"
 
 
 def resolve_job(job: FineTuneJob, *, namespace: str, uid: str) -> ResolvedJob:

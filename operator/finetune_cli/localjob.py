@@ -13,6 +13,7 @@ import yaml
 
 from finetune_api.crd import build_schema
 from finetune_api.trainer import ResolvedJob, local_uid, resolve_job
+from finetune_api.uris import find_uris, replace_uris
 from finetune_cli.documents import Document, KubernetesLoader, parse_document
 from finetune_cli.errors import CliError
 
@@ -80,7 +81,7 @@ def plan_run(
     spec = body.get("spec")
     if isinstance(spec, dict):
         set_output(spec, output, document.folder)
-        _localise_uris(spec, document.folder)
+        replace_uris(spec, lambda uri: absolute_uri(uri, document.folder))
     job = parse_document(replace(document, body=body))
     namespace = job.metadata.namespace or namespace
     uid = local_uid(job, namespace=namespace)
@@ -103,23 +104,6 @@ def set_output(spec: dict[str, Any], output: str | None, folder: Path) -> None:
     if "://" not in uri:
         uri = f"file://{Path(uri).absolute()}"
     spec["output"] = {**(current or {}), "uri": uri}
-
-
-def _localise_uris(spec: dict[str, Any], folder: Path) -> None:
-    model = spec.get("model")
-    places = [model, spec.get("output"), spec.get("initFrom")]
-    places += [model.get("chatTemplate")] if isinstance(model, dict) else []
-    evaluation = spec.get("evaluation")
-    if isinstance(evaluation, dict):
-        forgetting = evaluation.get("forgetting")
-        places += [evaluation.get("jsonSchema")]
-        places += [forgetting.get("texts")] if isinstance(forgetting, dict) else []
-    dataset = spec.get("dataset")
-    sources = dataset.get("sources") if isinstance(dataset, dict) else None
-    places += sources if isinstance(sources, list) else []
-    for place in places:
-        if isinstance(place, dict) and isinstance(place.get("uri"), str):
-            place["uri"] = absolute_uri(place["uri"], folder)
 
 
 def absolute_uri(uri: str, folder: Path) -> str:
@@ -149,10 +133,7 @@ def is_relative(uri: str) -> bool:
 
 def find_local_uris(body: dict[str, Any]) -> list[str]:
     """Return the URIs of a valid job that count from its file's folder."""
-    spec = body["spec"]
-    places = [spec["model"], spec["output"], *spec["dataset"]["sources"]]
-    places += [spec["initFrom"]] if "initFrom" in spec else []
-    return [place["uri"] for place in places if is_relative(place["uri"])]
+    return [uri for _, uri in find_uris(body["spec"]) if is_relative(uri)]
 
 
 def apply_override(body: dict[str, Any], override: str) -> None:

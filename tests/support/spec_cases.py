@@ -11,6 +11,8 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_api.uris import EACH
+
 REMOVED = object()
 
 
@@ -42,6 +44,14 @@ def changed(body: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         else:
             target[key] = value
     return body
+
+
+def job_with_uri(field: tuple[str, ...], uri: str) -> dict[str, Any]:
+    """The shortest valid job that names a URI at one of ``finetune_api.uris.URI_FIELDS``."""
+    is_listed = EACH in field
+    above = field[: field.index(EACH)] if is_listed else field[:-1]
+    named = {"uri": uri}
+    return changed(minimal_job(), {".".join(("spec", *above)): [named] if is_listed else named})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +107,7 @@ FULL_SPEC: dict[str, Any] = {
                 "credentialsRef": {"name": "s3-ro"},
             },
             {"uri": "s3://data/test.csv", "format": "Csv", "template": "{{ a }}", "side": "Test"},
+            {"uri": "s3://data/validation.jsonl", "side": "Validation"},
         ],
         "split": {"testPercent": 10, "validationPercent": 5, "seed": 7},
         "privacy": {
@@ -664,9 +675,29 @@ CASES: tuple[Case, ...] = (
         "spec.goal.atLeast: Invalid value",
     ),
     bad(
-        "a negative goal",
-        {GOAL: {"metric": "exactMatch", "overBase": "-0.1"}},
-        "spec.goal.overBase: Invalid value",
+        "a goal that lets the model be worse",
+        {GOAL: {"metric": "exactMatch", "overBase": "-0.02"}},
+        "goal.overBase must not be negative: to let the tuned model be worse than its base by a "
+        "little, use a gate in evaluation.gates, whose overBase may be -0.02",
+    ),
+    bad(
+        "a gain in percent",
+        {GOAL: {"metric": "exactMatch", "overBase": "30"}},
+        "goal.overBase must be below 1 for scores between 0 and 1: write 0.3 for 30 percentage "
+        "points",
+    ),
+    bad(
+        "a gain of all there is",
+        {GOAL: {"metric": "judgeWinRate", "overBase": "1"}, "spec.evaluation": {"judge": JUDGE}},
+        "goal.overBase must be below 1 for scores between 0 and 1",
+    ),
+    good("a gain just within", {GOAL: {"metric": "rougeL", "overBase": "0.999"}}),
+    good("a gain of no score between 0 and 1", {GOAL: {"metric": "perplexity", "overBase": "30"}}),
+    bad(
+        "a negative share",
+        {f"{HYPER}.warmupRatio": "-0.1"},
+        'spec.hyperparameters.warmupRatio: Invalid value: "-0.1": must not be negative',
+        "spec.hyperparameters.warmupRatio: Invalid value",
     ),
     good(
         "gates of every bound, over all rows and slices",
@@ -1122,7 +1153,12 @@ CASES: tuple[Case, ...] = (
     bad("a learning rate of 0", {f"{HYPER}.learningRate": "0.0"}, "must be greater than 0"),
     bad("a learning rate of 0e-5", {f"{HYPER}.learningRate": "0e-5"}, "must be greater than 0"),
     bad("a learning rate as number", {f"{HYPER}.learningRate": 0.0001}, "learningRate: Invalid"),
-    bad("a negative learning rate", {f"{HYPER}.learningRate": "-1e-4"}, "learningRate: Invalid"),
+    bad(
+        "a negative learning rate",
+        {f"{HYPER}.learningRate": "-1e-4"},
+        'spec.hyperparameters.learningRate: Invalid value: "-1e-4": must not be negative',
+        "spec.hyperparameters.learningRate: Invalid value",
+    ),
     bad("no epochs", {f"{HYPER}.epochs": "0"}, "epochs must be greater than 0"),
     bad("a warm-up of 1", {f"{HYPER}.warmupRatio": "1"}, "warmupRatio must be below 1"),
     bad("a batch size as text", {f"{HYPER}.globalBatchSize": "16"}, "must be 'auto' or a whole"),
@@ -1277,7 +1313,20 @@ CASES: tuple[Case, ...] = (
             "spec.checkpoint.earlyStopping": {"patience": 3},
             "spec.dataset.split": {"validationPercent": 0},
         },
-        "checkpoint.earlyStopping needs validation rows",
+        "checkpoint.earlyStopping needs validation rows, and there are none: set "
+        "dataset.split.validationPercent above 0 and have a source that is split, or add one with "
+        "side: Validation",
+    ),
+    bad(
+        "early stopping with all sources bound to other sides",
+        {
+            "spec.checkpoint.earlyStopping": {"patience": 3},
+            "spec.dataset.sources": [
+                {"uri": "s3://data/a.jsonl", "side": "Train"},
+                {"uri": "s3://data/b.jsonl", "side": "Test"},
+            ],
+        },
+        "checkpoint.earlyStopping needs validation rows, and there are none",
     ),
     good(
         "early stopping by a source of validation rows",

@@ -606,6 +606,25 @@ def test_unusable_data_is_refused_and_nothing_published(
     assert not (tmp_path / "out" / "datasets").exists()
 
 
+def test_early_stopping_by_rows_that_were_left_out_is_refused_before_training(
+    make_context: MakeContext, write: Write
+) -> None:
+    write("rows.jsonl", pairs(20))
+    held_out = as_jsonl([{"prompt": f"Held out {n}?", "completion": "Yes."} for n in range(9)])
+    write("test.jsonl", held_out)
+    write("validation.jsonl", held_out)
+    context = make_context(
+        {"uri": "in/rows.jsonl", "side": "Train"},
+        {"uri": "in/test.jsonl", "side": "Test"},
+        {"uri": "in/validation.jsonl", "side": "Validation"},
+        spec={"checkpoint": {"earlyStopping": {"patience": 2}}},
+    )
+    with pytest.raises(DataError) as caught:
+        prepare(context)
+    assert caught.value.reason == "NoValidationRows"
+    assert caught.value.message.startswith("checkpoint.earlyStopping: no validation row is left")
+
+
 @pytest.mark.parametrize(
     ("source", "error", "reason", "message"),
     [

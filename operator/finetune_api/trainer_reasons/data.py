@@ -115,6 +115,11 @@ DATA = {
         "No rows are held out.", "Raise `split.testPercent`, or give a source with `side: Test`."
     ),
     "NoTrainRows": _Help("No row is left to train on.", "Lower the other sides."),
+    "NoValidationRows": _Help(
+        "`checkpoint.earlyStopping` or `evaluation.validation` asks for validation rows, and all "
+        "were left out.",
+        "Add rows with other prompts to a source with `side: Validation` or `side: Split`.",
+    ),
     "NoVerdict": _Help("A row's label is neither true nor false.", "Correct the row."),
     "NotAnObject": _Help("A row is no JSON object.", "Correct the row."),
     "NotCsv": _Help("A line is no CSV.", "Correct the line."),

@@ -33,10 +33,6 @@ TRAIN = {
         "Rank 0 did not publish the adapter in time.",
         "Look at the store; the next attempt only publishes.",
     ),
-    "NoValidationRows": _Help(
-        "`earlyStopping` and `evaluation.validation` need validation rows.",
-        "Raise `split.validationPercent`.",
-    ),
     "OriginChanged": _Help(
         "`initFrom` holds other files than at the first attempt.",
         "Name a published version in a new job.",

@@ -12,6 +12,7 @@ from finetune_api.meta import (
     APIModel,
     DecimalString,
     Integer,
+    SignedDecimal,
     Unique,
     UniqueNames,
 )
@@ -54,7 +55,7 @@ class Goal(APIModel):
     """Lowest acceptable score of the tuned model, for metrics where higher is better."""
     at_most: DecimalString | None = None
     """Highest acceptable score of the tuned model, for `loss`, `perplexity` and `bitsPerByte`."""
-    over_base: DecimalString | None = None
+    over_base: SignedDecimal | None = None  # a rule refuses a minus sign, and says what takes it
     """Smallest acceptable improvement over the base model, in the unit of the metric. The two
     models are compared row by row, and the bound is that of the difference. The base is asked as
     `evaluation.baseline` says, and the best that it came to counts."""

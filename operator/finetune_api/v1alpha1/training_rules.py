@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from finetune_api.meta import decimal_of
+from finetune_api.v1alpha1.metric_rules import has_validation_rows, has_validation_rows_cel
 from finetune_api.v1alpha1.rules import Rule
 
 TRAINING_RULES: tuple[Rule, ...] = (
     Rule(
-        rule=(
-            "!has(self.checkpoint.earlyStopping) || self.dataset.split.validationPercent > 0 || "
-            "self.dataset.sources.exists(s, s.side == 'Validation')"
-        ),
+        rule=f"!has(self.checkpoint.earlyStopping) || {has_validation_rows_cel('self')}",
         message=(
-            "checkpoint.earlyStopping needs validation rows: set dataset.split.validationPercent "
-            "above 0, or give a source with side: Validation"
+            "checkpoint.earlyStopping needs validation rows, and there are none: set "
+            "dataset.split.validationPercent above 0 and have a source that is split, or add one "
+            "with side: Validation"
         ),
         field="checkpoint.earlyStopping",
-        check=lambda s: (
-            s.checkpoint.early_stopping is None
-            or s.dataset.split.validation_percent > 0
-            or any(source.side == "Validation" for source in s.dataset.sources)
-        ),
+        check=lambda s: s.checkpoint.early_stopping is None or has_validation_rows(s),
     ),
     Rule(
         rule=(

@@ -17,6 +17,7 @@ from finetune_api.messages import path_of
 from finetune_api.names import RESERVED_PREFIXES
 from finetune_api.prompt_template import find_template_errors
 from finetune_api.trainer import Environment
+from finetune_api.uris import find_uris
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_operator.config import OperatorConfig
@@ -91,24 +92,12 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
 
 
 def _uris(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
-    fields = [("spec.model.uri", spec.model.uri), ("spec.output.uri", spec.output.uri)]
-    fields += [
-        (f"spec.dataset.sources[{index}].uri", source.uri)
-        for index, source in enumerate(spec.dataset.sources)
-    ]
-    fields += [
-        (f"spec.dataset.contamination.against[{index}].uri", benchmark.uri)
-        for index, benchmark in enumerate(spec.dataset.benchmarks)
-    ]
-    if spec.init_from is not None:
-        fields.append(("spec.initFrom.uri", spec.init_from.uri))
-    template = spec.model.chat_template
-    if template is not None and template.uri is not None:
-        fields.append(("spec.model.chatTemplate.uri", template.uri))
-    for field, uri in fields:
+    for place, uri in find_uris(spec.to_wire()):
         problem = _uri_problem(uri, config)
         if problem:
-            yield Violation(reason=Reason.URI_NOT_ALLOWED, field=field, message=problem)
+            yield Violation(
+                reason=Reason.URI_NOT_ALLOWED, field=path_of(("spec", *place)), message=problem
+            )
 
 
 def _uri_problem(uri: str, config: OperatorConfig) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_api.uris import URI_FIELDS, find_uris
 from finetune_cli.documents import Document, read_single
 from finetune_cli.errors import CliError
-from finetune_cli.localjob import LocalRun, absolute_uri, plan_run
-from support.spec_cases import REMOVED, changed, minimal_job
+from finetune_cli.localjob import LocalRun, absolute_uri, find_local_uris, plan_run
+from support.spec_cases import REMOVED, changed, job_with_uri, minimal_job
 
 
 @pytest.fixture
@@ -43,25 +44,24 @@ def test_relative_files_count_from_the_job_file(uri: str, expected: str) -> None
     assert absolute_uri(uri, Path("/jobs")) == expected
 
 
-def test_weights_to_begin_from_count_from_the_job_file(write, tmp_path: Path) -> None:
-    run = plan(write({"spec.initFrom.uri": "file://./out/runs/default/a/1/adapter"}))
-    assert run.job.spec.init_from is not None
-    assert run.job.spec.init_from.uri == f"file://{tmp_path}/out/runs/default/a/1/adapter"
+@pytest.mark.parametrize("field", URI_FIELDS, ids=".".join)
+def test_every_relative_file_counts_from_the_job_file(
+    field: tuple[str, ...], tmp_path: Path
+) -> None:
+    body = job_with_uri(field, "file://./mine/adapter")
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(body))
+    found = [uri for _, uri in find_uris(plan(read_single(str(file))).job.to_wire()["spec"])]
+    assert f"file://{tmp_path}/mine/adapter" in found
+    assert "file://./mine/adapter" not in found
 
 
-def test_a_schema_counts_from_the_job_file(write, tmp_path: Path) -> None:
-    run = plan(write({"spec.evaluation": {"jsonSchema": {"uri": "file://./order.json"}}}))
-    schema = run.job.spec.evaluation.json_schema
-    assert schema is not None
-    assert schema.uri == f"file://{tmp_path}/order.json"
-
-
-def test_general_texts_count_from_the_job_file(write, tmp_path: Path) -> None:
-    given = {"forgetting": {"texts": {"uri": "file://./general.jsonl"}}}
-    forgetting = plan(write({"spec.evaluation": given})).job.spec.evaluation.forgetting
-    assert forgetting is not None
-    assert forgetting.texts is not None
-    assert forgetting.texts.uri == f"file://{tmp_path}/general.jsonl"
+@pytest.mark.parametrize("field", URI_FIELDS, ids=".".join)
+def test_a_relative_file_is_told_wherever_a_job_names_it(field: tuple[str, ...]) -> None:
+    assert find_local_uris(job_with_uri(field, "file://../mine/adapter")) == [
+        "file://../mine/adapter"
+    ]
+    assert find_local_uris(job_with_uri(field, "s3://data/adapter")) == []
 
 
 def test_volume_claims_need_a_cluster(write) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_api.messages import path_of
 from finetune_api.names import Owner
 from finetune_api.trainer import Stage
+from finetune_api.uris import EACH, URI_FIELDS
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.admission import find_violations
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.render.pod import render_pod_template
+from support.spec_cases import job_with_uri
 from unit.operator.builders import (
     CONFIG,
     NOW,
@@ -50,6 +54,8 @@ ADMISSION = [
         "URINotAllowed",
     ),
     ("claim by dots", {"output": {"uri": "pvc://claim/../x"}}, {}, "URINotAllowed"),
+    ("claim by encoded dots", {"output": {"uri": "pvc://claim/%2e%2E/x"}}, {}, "URINotAllowed"),
+    ("claim by an encoded slash", {"output": {"uri": "pvc://claim/..%2fx"}}, {}, "URINotAllowed"),
     ("claim of another namespace", {"output": {"uri": "pvc://other/ns:claim"}}, {}, None),
     ("template without end",
      {"dataset": {"sources": [{"uri": "s3://a/b.csv", "template": "{{ a"}]}}, {},
@@ -109,6 +115,20 @@ def test_what_a_tenant_may_not_ask_for_is_refused_before_anything_is_created(
     assert condition(made, "Failed")["status"] == "True"
     assert made.status["phase"] == "Failed"
     assert made.status["lastFailure"]["class"] == "UserError"
+
+
+@pytest.mark.parametrize("field", URI_FIELDS, ids=".".join)
+@pytest.mark.parametrize(
+    "uri", ["file:///proc/self/adapter", "pvc://claim/../adapter", "pvc://claim/%2e%2e/adapter"]
+)
+def test_no_place_for_a_uri_reaches_past_the_administrators_folders_or_a_claim(field, uri):
+    (violation,) = find_violations(
+        FineTuneJob.from_wire(job_with_uri(field, uri)).spec, OperatorConfig()
+    )
+    assert violation.reason == "URINotAllowed"
+    place = tuple(0 if part == EACH else part for part in field)
+    assert violation.field == path_of(("spec", *place))
+    assert uri in violation.message
 
 
 def test_a_fixed_variable_is_refused_with_what_to_do_instead():

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob.render.claims import (
-    CLAIMS_DIR,
-    claims_of,
-    to_claim_uri,
-    with_file_uris,
-)
+from finetune_api.names import Owner
+from finetune_api.uris import OUTPUT_FIELD, URI_FIELDS, find_uris
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, claims_of, to_claim_uri
+from finetune_operator.finetunejob.render.config import JOB_FILE, render_config_map
+from support.spec_cases import changed, job_with_uri, minimal_job
+
+OWNER = Owner(namespace="team-a", name="example", uid="u")
+
+
+def uris_in_the_pod(job: FineTuneJob) -> list[str]:
+    told = json.loads(render_config_map(job, OWNER)["data"][JOB_FILE])
+    return [uri for _, uri in find_uris(told["spec"])]
 
 
 @pytest.mark.parametrize(
@@ -23,46 +31,24 @@ from finetune_operator.finetunejob.render.claims import (
     ],
 )
 def test_a_source_on_a_claim_is_mounted_for_reading(uri: str, path: str) -> None:
-    spec = FineTuneJobSpec.model_validate(
-        {
-            "model": {"uri": "hf://org/model"},
-            "dataset": {"sources": [{"uri": "s3://data/a.jsonl"}, {"uri": uri}]},
-            "output": {"uri": "pvc://results/a"},
-        }
-    )
-    assert claims_of(spec) == {"data": True, "results": False}
-    first, second = with_file_uris(spec).dataset.sources
-    assert first.uri == "s3://data/a.jsonl"
-    assert second.uri == f"file://{CLAIMS_DIR}/{path}"
-    assert to_claim_uri(second.uri) == uri.rstrip("/")
+    sources = [{"uri": "s3://data/a.jsonl"}, {"uri": uri}]
+    change = {"spec.dataset.sources": sources, "spec.output.uri": "pvc://results/a"}
+    job = FineTuneJob.from_wire(changed(minimal_job(), change))
+    assert claims_of(job.spec) == {"data": True, "results": False}
+    _, first, second, _ = uris_in_the_pod(job)
+    assert first == "s3://data/a.jsonl"
+    assert second == f"file://{CLAIMS_DIR}/{path}"
+    assert to_claim_uri(second) == uri.rstrip("/")
 
 
-def test_general_texts_on_a_claim_are_mounted_for_reading() -> None:
-    spec = FineTuneJobSpec.model_validate(
-        {
-            "model": {"uri": "hf://org/model"},
-            "dataset": {"sources": [{"uri": "s3://data/a.jsonl"}]},
-            "evaluation": {"forgetting": {"texts": {"uri": "pvc://texts/general.jsonl"}}},
-            "output": {"uri": "s3://results/a"},
-        }
-    )
-    assert claims_of(spec) == {"texts": True}
-    forgetting = with_file_uris(spec).evaluation.forgetting
-    assert forgetting is not None
-    assert forgetting.texts is not None
-    assert forgetting.texts.uri == f"file://{CLAIMS_DIR}/texts/general.jsonl"
+@pytest.mark.parametrize("field", URI_FIELDS, ids=".".join)
+def test_every_claim_is_mounted_and_only_results_are_written(field: tuple[str, ...]) -> None:
+    job = FineTuneJob.from_wire(job_with_uri(field, "pvc://mine/a/adapter"))
+    assert claims_of(job.spec) == {"mine": field != OUTPUT_FIELD}
+    assert f"file://{CLAIMS_DIR}/mine/a/adapter" in uris_in_the_pod(job)
 
 
-def test_a_schema_on_a_claim_is_mounted_for_reading() -> None:
-    spec = FineTuneJobSpec.model_validate(
-        {
-            "model": {"uri": "hf://org/model"},
-            "dataset": {"sources": [{"uri": "s3://data/a.jsonl"}]},
-            "evaluation": {"jsonSchema": {"uri": "pvc://schemas/order.json"}},
-            "output": {"uri": "s3://results/a"},
-        }
-    )
-    assert claims_of(spec) == {"schemas": True}
-    schema = with_file_uris(spec).evaluation.json_schema
-    assert schema is not None
-    assert schema.uri == f"file://{CLAIMS_DIR}/schemas/order.json"
+def test_a_claim_that_is_read_and_written_is_mounted_for_writing() -> None:
+    change = {"spec.model.uri": "pvc://mine/model", "spec.output.uri": "pvc://mine/out"}
+    job = FineTuneJob.from_wire(changed(minimal_job(), change))
+    assert claims_of(job.spec) == {"mine": False}

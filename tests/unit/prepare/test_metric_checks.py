@@ -87,7 +87,6 @@ def scored(metric: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("rows", "metric", "words"),
     [
-        ([], "exactMatch", "the split left none of so few rows"),
         ([{"text": "a"}, {"text": "b"}], "exactMatch", "every validation row is plain text"),
         (
             [{"prompt": "p", "completion": "{}"}, {"prompt": "q", "completion": "secret"}],

@@ -134,8 +134,8 @@ def _gather(
     if not questions:
         raise DataError(
             "NoValidationRows",
-            "there is no validation row to answer; raise dataset.split.validationPercent or give a "
-            "source with side: Validation",
+            "there is no validation row to answer; add rows to a source with side: Validation or "
+            "side: Split",
         )
     if scoring.metric not in LIKELIHOOD_METRICS and not with_prompt(questions):
         raise DataError(

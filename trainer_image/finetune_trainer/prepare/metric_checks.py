@@ -48,7 +48,7 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
         UserError: ``JsonSchemaUnusable``, ``JsonSchemaNotFound``, ``AnswerPatternUnusable``,
             ``GeneralTextsUnusable``, ``GeneralTextsNotFound``.
         DataError: ``MetricUnsuitable``; names the metric, the file and the line.
-            ``NothingToReview``, ``NoValidationRows``.
+            ``NothingToReview``.
         StorageError: Storage failed.
     """
     evaluation = spec.evaluation
@@ -74,7 +74,7 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
         )
     for name in sorted(names & _NEEDS.keys()):
         _require_fit(folder, Side.TEST, name, _field(spec, name))
-    _require_validation(spec, folder)
+    _require_scorable(spec, folder)
 
 
 def _require_fit(folder: Path, side: Side, metric: str, field: str) -> None:
@@ -90,22 +90,14 @@ def _require_fit(folder: Path, side: Side, metric: str, field: str) -> None:
         )
 
 
-def _require_validation(spec: FineTuneJobSpec, folder: Path) -> None:
+def _require_scorable(spec: FineTuneJobSpec, folder: Path) -> None:
     """Refuse a validation side whose answers cannot be scored as the job, or its sweep, asks."""
     scoring = spec.evaluation.validation
     if scoring is None:
         return
     field = f"evaluation.validation.metric {scoring.metric}"
-    rows = _rows(folder, Side.VALIDATION)
-    first = next(rows, None)
-    if first is None:
-        raise DataError(
-            "NoValidationRows",
-            f"{field} scores answers to validation rows, and the split left none of so few rows; "
-            "raise dataset.split.validationPercent or give a source with side: Validation",
-        )
     is_answer = scoring.metric not in LOWER_IS_BETTER
-    if is_answer and "text" in first and all("text" in row for row in rows):
+    if is_answer and all("text" in row for row in _rows(folder, Side.VALIDATION)):
         raise DataError(
             "MetricUnsuitable",
             f"{field} compares answers, and every validation row is plain text without one; use "

@@ -8,6 +8,7 @@ from pathlib import Path
 from finetune_api.stage_results import RowCounts
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation import Evaluation
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.keys import uri_of
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME
 from finetune_trainer.data.report import place_row, report_invalid_rows
@@ -88,6 +89,35 @@ def require_sides(rows: RowCounts) -> None:
             "no rows are held out to compare base and tuned model on; set "
             "dataset.split.testPercent above 0, or give a source with side: Test",
         )
+
+
+def require_validation(spec: FineTuneJobSpec, folder: Path) -> None:
+    """Refuse a validation side without rows where the job asks for some.
+
+    A job whose sources have no such side is refused at apply. Here all rows of that side were left
+    out, which a larger ``validationPercent`` seldom mends.
+
+    Args:
+        spec: The job's spec.
+        folder: The prepared data set.
+
+    Raises:
+        DataError: Early stopping or a score asks for validation rows, and there are none.
+    """
+    asked = []
+    if spec.checkpoint.early_stopping is not None and not spec.trains_nothing:
+        asked.append("checkpoint.earlyStopping")
+    if spec.evaluation.validation is not None:
+        asked.append("evaluation.validation")
+    if not asked or (folder / f"{Side.VALIDATION}.jsonl").stat().st_size:
+        return
+    raise DataError(
+        "NoValidationRows",
+        f"{' and '.join(asked)}: no validation row is left. Those that dataset.sources has were "
+        "left out (invalid, too long, duplicates, or leaks of held-out prompts, for example), or "
+        "go with rows of another side that have the same prompt or group; add rows with other "
+        "prompts to a source with side: Validation or side: Split",
+    )
 
 
 def require_preferences(objective: str, folder: Path) -> None:

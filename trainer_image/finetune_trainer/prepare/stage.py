@@ -34,6 +34,7 @@ from finetune_trainer.prepare.refusals import (
     require_preferences,
     require_prompts,
     require_sides,
+    require_validation,
 )
 from finetune_trainer.prepare.sample_size import count_questions
 from finetune_trainer.prepare.served import require_room, require_served
@@ -172,6 +173,7 @@ def require_evidence(
         DataError: Says what is missing, and the remedy.
     """
     spec = context.job.spec
+    require_validation(spec, folder)
     require_metrics(spec, folder, context.access())
     judge = spec.evaluation.judge
     if judge is not None:

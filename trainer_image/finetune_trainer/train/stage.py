@@ -68,7 +68,6 @@ def train(context: StageContext) -> TrainResult:
     use_gpu = require_device(context, hardware)
     prepared = read_tokens(context.output, job, context.work_dir, approved=context.approved_data)
     check_settings(job, hardware, num_rows=prepared.report.rows.train, use_gpu=use_gpu)
-    require_validation(job, prepared)
     model_dir, revision = context.model_folder()
     lesson = learn(job, read_ends(context.output, job.run_prefix))
     require_fit(job, prepared, model_dir, hardware, lesson, use_gpu=use_gpu)
@@ -139,20 +138,6 @@ def require_device(context: StageContext, hardware: Hardware) -> bool:
     if job.spec.resources.gpus_per_node and not use_gpu:
         context.emit.message("no GPU is visible and CPU is allowed: training on CPU")
     return use_gpu
-
-
-def require_validation(job: ResolvedJob, prepared: Prepared) -> None:
-    """Refuse to stop early by a loss that nothing can be measured on.
-
-    Raises:
-        UserError: Early stopping was asked for and no row validates.
-    """
-    if job.spec.checkpoint.early_stopping is not None and not prepared.report.rows.validation:
-        raise UserError(
-            "NoValidationRows",
-            "checkpoint.earlyStopping needs validation rows, and the split left none of so few "
-            "rows; raise dataset.split.validationPercent or give a source with side: Validation",
-        )
 
 
 def require_fit(

@@ -7,8 +7,9 @@ folder. Results are reported the other way round, so that nobody reads a pod's p
 from __future__ import annotations
 
 import re
-from typing import Any
+from urllib.parse import unquote
 
+from finetune_api.uris import OUTPUT_FIELD, find_uris
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 
 CLAIMS_DIR = "/var/lib/finetune/claims"
@@ -18,13 +19,14 @@ _CLAIM_URI = re.compile(r"^pvc://([a-z0-9]([-a-z0-9.]*[a-z0-9])?)(/.*)?$")
 def parse_claim_uri(uri: str) -> tuple[str, str] | None:
     """Split ``pvc://claim/path`` into (claim, path); None if it is not well formed.
 
-    A path with ``..`` is not well formed: it would leave the claim.
+    A path with ``..`` is not well formed: it would leave the claim. The trainer decodes ``%2e``, so
+    it is looked for in what that reads.
     """
     match = _CLAIM_URI.match(uri)
     if not match:
         return None
     path = (match[3] or "").strip("/")
-    if any(part in (".", "..") for part in path.split("/")):
+    if any(part in (".", "..") for part in unquote(path).split("/")):
         return None
     return match[1], path
 
@@ -44,60 +46,11 @@ def to_claim_uri(uri: str) -> str:
     return f"pvc://{uri[len(prefix) :]}" if uri.startswith(prefix) else uri
 
 
-def with_file_uris(spec: FineTuneJobSpec) -> FineTuneJobSpec:
-    """Replace every ``pvc://`` URI of a spec by the folder its claim is mounted at."""
-    if not claims_of(spec):
-        return spec
-
-    def moved(part: Any) -> Any:
-        return part.model_copy(update={"uri": to_file_uri(part.uri)})
-
-    contamination = spec.dataset.contamination
-    if contamination is not None:
-        against = [moved(benchmark) for benchmark in contamination.against]
-        contamination = contamination.model_copy(update={"against": against})
-    dataset = spec.dataset.model_copy(
-        update={
-            "sources": [moved(source) for source in spec.dataset.sources],
-            "contamination": contamination,
-        }
-    )
-    model = moved(spec.model)
-    template = spec.model.chat_template
-    if template is not None and template.uri is not None:
-        model = model.model_copy(update={"chat_template": moved(template)})
-    schema, evaluation = spec.evaluation.json_schema, spec.evaluation
-    if schema is not None and schema.uri is not None:
-        evaluation = evaluation.model_copy(update={"json_schema": moved(schema)})
-    forgetting = evaluation.forgetting
-    if forgetting is not None and forgetting.texts is not None:
-        forgetting = forgetting.model_copy(update={"texts": moved(forgetting.texts)})
-        evaluation = evaluation.model_copy(update={"forgetting": forgetting})
-    return spec.model_copy(
-        update={
-            "model": model,
-            "evaluation": evaluation,
-            "dataset": dataset,
-            "output": moved(spec.output),
-            "init_from": moved(spec.init_from) if spec.init_from else None,
-        }
-    )
-
-
 def claims_of(spec: FineTuneJobSpec) -> dict[str, bool]:
     """Return the claims a spec names, each with whether it is only read."""
     claims: dict[str, bool] = {}
-    reads = [spec.model.uri, *(source.uri for source in spec.dataset.sources)]
-    reads += [benchmark.uri for benchmark in spec.dataset.benchmarks]
-    reads += [spec.init_from.uri] if spec.init_from else []
-    if spec.model.chat_template is not None:
-        reads.append(spec.model.chat_template.uri or "")
-    if spec.evaluation.json_schema is not None:
-        reads.append(spec.evaluation.json_schema.uri or "")
-    if spec.evaluation.forgetting is not None and spec.evaluation.forgetting.texts is not None:
-        reads.append(spec.evaluation.forgetting.texts.uri)
-    for uri, read_only in [*((uri, True) for uri in reads), (spec.output.uri, False)]:
+    for place, uri in find_uris(spec.to_wire()):
         parsed = parse_claim_uri(uri)
         if parsed is not None:
-            claims[parsed[0]] = claims.get(parsed[0], True) and read_only
+            claims[parsed[0]] = claims.get(parsed[0], True) and place != OUTPUT_FIELD
     return claims

@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api.names import Owner, config_map_name
-from finetune_api.trainer import resolve_job
+from finetune_api.trainer import resolve_job, to_canonical_json
+from finetune_api.uris import replace_uris
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_operator.finetunejob.render.claims import with_file_uris
+from finetune_operator.finetunejob.render.claims import to_file_uri
 
 JOB_FILE = "job.json"
 
 
 def render_config_map(job: FineTuneJob, owner: Owner) -> dict[str, Any]:
-    """Render the ConfigMap ``<job>-job``."""
-    resolved = resolve_job(job, namespace=owner.namespace, uid=owner.uid)
-    resolved = resolved.model_copy(update={"spec": with_file_uris(resolved.spec)})
+    """Render the ConfigMap ``<job>-job``; each claim goes by the folder it is mounted at."""
+    resolved = resolve_job(job, namespace=owner.namespace, uid=owner.uid).to_wire()
+    replace_uris(resolved["spec"], to_file_uri)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": owner.metadata_of(config_map_name(owner.name)),
         "immutable": True,
-        "data": {JOB_FILE: resolved.to_json()},
+        "data": {JOB_FILE: to_canonical_json(resolved)},
     }

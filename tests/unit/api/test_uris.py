@@ -1,0 +1,76 @@
+"""Every place of a spec that names one in storage is on the one list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from finetune_api.crd import CUSTOM_KINDS, JOBS, SWEEPS, CustomKind
+from finetune_api.messages import parse_job
+from finetune_api.patterns import URI_RULES
+from finetune_api.uris import EACH, URI_FIELDS, find_uris, replace_uris
+from support.spec_cases import job_with_uri, minimal_job
+
+Field = tuple[str, ...]
+
+TRACKERS = {("tracking", "mlflow", "uri"), ("tracking", "wandb", "uri")}
+"""Servers that are told of a job, which have a list and rules of their own."""
+
+
+def walk(schema: dict[str, Any], place: Field = ()) -> Iterator[tuple[Field, dict[str, Any]]]:
+    yield place, schema
+    for name, child in schema.get("properties", {}).items():
+        yield from walk(child, (*place, name))
+    for keyword in ("items", "additionalProperties"):
+        if isinstance(schema.get(keyword), dict):
+            yield from walk(schema[keyword], (*place, EACH))
+
+
+def is_uri(schema: dict[str, Any]) -> bool:
+    told = [rule["message"] for rule in schema.get("x-kubernetes-validations", ())]
+    return URI_RULES[0].message in told
+
+
+@pytest.mark.parametrize("custom", CUSTOM_KINDS, ids=lambda custom: custom.kind)
+def test_the_list_names_every_field_of_that_type_and_no_other(custom: CustomKind) -> None:
+    nodes = walk(custom.build_schema()["properties"]["spec"])
+    found = {place for place, node in nodes if is_uri(node)}
+    of_template = {("template", *field) for field in URI_FIELDS}
+    listed = {JOBS.kind: set(URI_FIELDS), SWEEPS.kind: of_template}
+    assert found == listed.get(custom.kind, set())
+
+
+def test_a_field_called_so_is_of_that_type() -> None:
+    nodes = walk(JOBS.build_schema()["properties"]["spec"])
+    called = {place for place, _ in nodes if place and place[-1].lower().endswith("uri")}
+    assert called == {*URI_FIELDS, *TRACKERS}
+
+
+@pytest.mark.parametrize("field", URI_FIELDS, ids=".".join)
+def test_a_uri_is_found_and_replaced_where_the_list_says(field: Field) -> None:
+    body = job_with_uri(field, "s3://here/adapter")
+    parse_job(body)
+    place = tuple(0 if part == EACH else part for part in field)
+    assert (place, "s3://here/adapter") in list(find_uris(body["spec"]))
+    replace_uris(body["spec"], lambda uri: uri.replace("here", "there"))
+    assert (place, "s3://there/adapter") in list(find_uris(body["spec"]))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [None, [], {}, {"model": None}, {"model": "hf://a/b"}, {"model": {"uri": 4}},
+     {"dataset": {"sources": {"uri": "s3://a"}}}, {"dataset": {"sources": [None, "s3://a", {}]}}],
+    ids=str,
+)  # fmt: skip
+def test_a_spec_of_another_shape_is_passed_over(spec: object) -> None:
+    assert list(find_uris(spec)) == []
+
+
+def test_every_source_is_found_in_its_place() -> None:
+    spec = minimal_job()["spec"]
+    spec["dataset"]["sources"].append({"uri": "s3://data/more.jsonl"})
+    found = dict(find_uris(spec))
+    assert found["dataset", "sources", 1, "uri"] == "s3://data/more.jsonl"
+    assert found["model", "uri"] == "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
