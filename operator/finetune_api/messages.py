@@ -16,8 +16,8 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from finetune_api.crd import build_schema, build_sweep_schema
-from finetune_api.meta import KIND, SWEEP_KIND
+from finetune_api.crd import CUSTOM_KINDS
+from finetune_api.meta import KIND
 from finetune_api.structural import Schema
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.rules import BrokenRulesError
@@ -129,7 +129,7 @@ def explain(
     Args:
         error: What pydantic says.
         body: The object as it was read.
-        kind: FineTuneJob or FineTuneSweep.
+        kind: FineTuneJob, FineTuneSweep or FineTuneApproval.
         line_of: Gives the line of a field in the text.
     """
     found: dict[tuple[Location, str], Problem] = {}
@@ -151,7 +151,8 @@ def explain_in_line(error: ValidationError, body: Mapping[str, Any], *, kind: st
 
 @functools.cache
 def _schema_of(kind: str) -> Schema:
-    return build_sweep_schema() if kind == SWEEP_KIND else build_schema()
+    (custom,) = (each for each in CUSTOM_KINDS if each.kind == kind)
+    return custom.build_schema()
 
 
 def _explain_one(
@@ -180,8 +181,10 @@ def _message(details: ErrorDetails, location: Location, schema: Schema) -> str:
     kind, context = details["type"], details.get("ctx", {})
     value = details["input"]
     invalid = f"Invalid value: {_shown(value)}:"
-    if location == ("metadata", "name") and kind.startswith("string_") and kind != "string_type":
-        return f"{invalid} {schema['x-kubernetes-validations'][0]['message']}"
+    naming = schema.get("x-kubernetes-validations")  # of a FineTuneApproval there is none
+    is_text = kind.startswith("string_") and kind != "string_type"
+    if location == ("metadata", "name") and is_text and naming:
+        return f"{invalid} {naming[0]['message']}"
     if kind == "missing":
         return "Required value"
     if kind == "extra_forbidden":
