@@ -16,8 +16,10 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from finetune_api.crd import build_schema, build_sweep_schema
-from finetune_api.meta import KIND, SWEEP_KIND
+from finetune_api.crd import CUSTOM_KINDS
+from finetune_api.meta import KIND, NAME_PATTERN
+from finetune_api.patterns import LABEL_RULE
+from finetune_api.remedies import remedy_of
 from finetune_api.structural import Schema
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.rules import BrokenRulesError
@@ -44,6 +46,9 @@ TYPE_NAMES = {
     "model_attributes_type": "object",
     "list_type": "array",
 }
+
+PATTERN_WORDS = {NAME_PATTERN: LABEL_RULE.message}
+"""What a text must be, by the pattern that fields check themselves."""
 
 
 def path_of(location: Location) -> str:
@@ -129,7 +134,7 @@ def explain(
     Args:
         error: What pydantic says.
         body: The object as it was read.
-        kind: FineTuneJob or FineTuneSweep.
+        kind: FineTuneJob, FineTuneSweep or FineTuneApproval.
         line_of: Gives the line of a field in the text.
     """
     found: dict[tuple[Location, str], Problem] = {}
@@ -151,7 +156,8 @@ def explain_in_line(error: ValidationError, body: Mapping[str, Any], *, kind: st
 
 @functools.cache
 def _schema_of(kind: str) -> Schema:
-    return build_sweep_schema() if kind == SWEEP_KIND else build_schema()
+    (custom,) = (each for each in CUSTOM_KINDS if each.kind == kind)
+    return custom.build_schema()
 
 
 def _explain_one(
@@ -180,8 +186,10 @@ def _message(details: ErrorDetails, location: Location, schema: Schema) -> str:
     kind, context = details["type"], details.get("ctx", {})
     value = details["input"]
     invalid = f"Invalid value: {_shown(value)}:"
-    if location == ("metadata", "name") and kind.startswith("string_") and kind != "string_type":
-        return f"{invalid} {schema['x-kubernetes-validations'][0]['message']}"
+    naming = schema.get("x-kubernetes-validations")  # of a FineTuneApproval there is none
+    is_text = kind.startswith("string_") and kind != "string_type"
+    if location == ("metadata", "name") and is_text and naming:
+        return f"{invalid} {naming[0]['message']}"
     if kind == "missing":
         return "Required value"
     if kind == "extra_forbidden":
@@ -198,29 +206,35 @@ def _message(details: ErrorDetails, location: Location, schema: Schema) -> str:
         hint = f"; did you mean {meant}?" if meant in allowed else _suggestion(str(value), allowed)
         return f"Unsupported value: {_shown(value)}: supported values: {shown}{hint}"
     if kind in TYPE_NAMES:
-        text = f"{invalid} must be of type {TYPE_NAMES[kind]}, not {_type_name(value)}"
-        is_bare = kind == "string_type" and isinstance(value, int | float)
-        return f"{text}: write it in quotes" if is_bare else text
+        wanted, field = TYPE_NAMES[kind], str(location[-1]) if location else ""
+        remedy = remedy_of(wanted, value, _schema_at(location, schema), field)
+        text = f"{invalid} must be of type {wanted}, not {_type_name(value)}"
+        return f"{text}: {remedy}" if remedy else text
     if kind == "value_error":
         text = str(context["error"])
         return f"{invalid} {text.removeprefix(f'{value!r} ')}"
     if kind == "too_long" and isinstance(value, str):
         kind = "string_too_long"  # a length bound that follows a validator function
-    return _bound_message(kind, context, invalid) or f"{invalid} {details['msg']}"
+    return _bound_message(kind, context, value) or f"{invalid} {details['msg']}"
 
 
-def _bound_message(kind: str, context: Mapping[str, Any], invalid: str) -> str | None:
+def _bound_message(kind: str, context: Mapping[str, Any], value: Any) -> str | None:
+    invalid = f"Invalid value: {_shown(value)}:"
     match kind:
         case "greater_than_equal":
             return f"{invalid} should be greater than or equal to {context['ge']}"
         case "less_than_equal":
             return f"{invalid} should be less than or equal to {context['le']}"
         case "string_pattern_mismatch":
-            return f"{invalid} should match '{context['pattern']}'"
+            return f"{invalid} {PATTERN_WORDS[context['pattern']]}"
         case "string_too_short":
             return f"{invalid} should be at least {context['min_length']} chars long"
         case "string_too_long":
-            return f"Too long: may not be more than {context['max_length']} characters"
+            limit = context["max_length"]
+            return (
+                f"Too long: {_shown(value)}: may not be more than {limit} characters, and has"
+                f" {len(value)}"
+            )
         case "too_short":
             return f"{invalid} should have at least {context['min_length']} items"
         case "too_long":

@@ -48,6 +48,19 @@ class TextRule:
         return " && ".join(parts)
 
 
+_MATCHES = re.compile(r"(?:!self\.startsWith\('([^']*)'\) \|\| )?self\.matches\('([^']*)'\)")
+
+
+def broken_message(schema: Mapping[str, Any], text: str) -> str | None:
+    """Return the message of the first text rule in a field's schema that a text breaks, if any."""
+    for validation in schema.get("x-kubernetes-validations", ()):
+        for prefix, pattern in _MATCHES.findall(validation["rule"]):
+            if text.startswith(prefix) and not re.fullmatch(pattern, text):
+                message: str = validation["message"]
+                return message
+    return None
+
+
 class Texts:
     """Marks a text field with rules: ``Annotated[str, Texts(rule)]``."""
 

@@ -257,6 +257,29 @@ LIFE = {
 }
 """Reasons that the operator gives during the life of a job."""
 
+EVENTS = {
+    "Accepted": ReasonHelp("The job or the sweep is accepted, and work on it begins.", "Nothing."),
+    "DatasetReady": ReasonHelp(
+        "The data is prepared; a Warning says that too few rows are held out for what is asked.",
+        "Nothing; after a Warning: more held-out rows, or ask for less.",
+    ),
+    "TrainingStarted": ReasonHelp("The pods of the training are running.", _WAIT),
+    "Trained": ReasonHelp("The adapter is trained and stored; evaluation is next.", _WAIT),
+    "Suspended": ReasonHelp(
+        "`spec.suspend` was set to true: running pods save and stop.",
+        "Set it to false to go on.",
+    ),
+    "Pruned": ReasonHelp(
+        "`spec.prune` has ended the job, which is no failure; what it has stored stays.",
+        "Nothing. To begin from its weights: `finetune retry`, or `spec.initFrom` of a new job.",
+    ),
+    "Failed": ReasonHelp(
+        "The job has failed; the message has the cause, and condition `Failed` its class.",
+        "Do what the message says, then `finetune retry`, which begins from what was trained.",
+    ),
+}
+"""Reasons of Events alone; most Events have the reason of a condition."""
+
 CLASSES = {
     "UserError": ReasonHelp(
         "The job asks for something that cannot work.", "Correct the value that the message names."
@@ -332,6 +355,10 @@ PODS = {
     "VolumesNotReady": ReasonHelp(
         "A volume of the pod cannot be mounted.",
         "Do the Secrets and claims that the job names exist in its namespace?",
+    ),
+    "PodFailed": ReasonHelp(
+        "The node refused the pod, and Kubernetes gave no reason.",
+        "Look at the node: `kubectl describe node`.",
     ),
     "SchedulingGated": ReasonHelp(
         "The pod waits for its scheduling gates.", "Nothing: whoever set them removes them."
@@ -412,6 +439,26 @@ SWEEPS = {
         "A trial of a FineTuneSweep would be none that a FineTuneJob's schema takes.",
         "Correct the parameter that the message names, in a new sweep.",
     ),
+    "TrialsCreated": ReasonHelp("The sweep has created its first trials.", _WAIT),
+    "TrialFailed": ReasonHelp(
+        "A trial has failed for good; the message has its reason. The search goes on without it.",
+        "Nothing, unless others fail alike: `kubectl describe ftj` of the trial says more.",
+    ),
+    "TrialPruned": ReasonHelp(
+        "A trial was ended before its last step; what it has stored stays.", "Nothing."
+    ),
+    "TrialNotScored": ReasonHelp(
+        "A trial was trained and has no score by the objective, so that it cannot win.",
+        "Read the message, which has the reason; the other trials go on.",
+    ),
+    "TrialNotChanged": ReasonHelp(
+        "The API server refuses a change of a trial, to stop it or to let it go on; the sweep "
+        "waits until it can.",
+        "Do what the message names; the operator tries again by itself.",
+    ),
+    "Selected": ReasonHelp(
+        "A trial is chosen: it is evaluated, and published if it passes.", _WAIT
+    ),
     "Searching": ReasonHelp("Trials are created, trained and compared.", _WAIT),
     "NoHeadway": ReasonHelp(
         "For two hours no trial of the sweep has begun, reported a step or ended. It goes on by "
@@ -441,6 +488,7 @@ SWEEPS = {
 OPERATOR_REASONS: dict[str, ReasonHelp] = {
     **ACCEPTANCE,
     **LIFE,
+    **EVENTS,
     **CLASSES,
     **PODS,
     **QUEUE,

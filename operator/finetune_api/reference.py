@@ -105,6 +105,7 @@ def render_exit_codes() -> str:
 _REASON_SECTIONS: tuple[tuple[str, dict[str, reasons.ReasonHelp]], ...] = (
     ("Whether a job is accepted", reasons.ACCEPTANCE),
     ("The life of a job", reasons.LIFE),
+    ("Events that are no condition's", reasons.EVENTS),
     ("Classes of failures", reasons.CLASSES),
     ("Pods and their containers", reasons.PODS),
     ("Kueue", reasons.QUEUE),

@@ -98,7 +98,8 @@ def init(
 @app.command()
 def validate(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="Job files; - reads standard input.")
+        list[str],
+        typer.Argument(metavar="FILE", help="Files of such objects; - reads standard input."),
     ],
     data: Annotated[
         bool, typer.Option("--data", help="Also read the data and judge it as prepare would.")
@@ -108,9 +109,9 @@ def validate(
         typer.Option("--with-model", help="With --data: count tokens with the job's model."),
     ] = False,
 ) -> None:
-    """Check jobs and sweeps in files as the API server would. Exit code 1 if one is invalid.
+    """Check jobs, sweeps and approvals in files as the API server would.
 
-    A file that cannot be read, or is not YAML, makes it 64.
+    Exit code 1 if one is invalid. A file that cannot be read, or is not YAML, makes it 64.
     """
     from finetune_cli.validation import judge_file
 

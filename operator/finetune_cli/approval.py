@@ -140,6 +140,6 @@ def make_approval(
     try:
         FineTuneApproval.from_wire(body)
     except ValidationError as error:
-        problems = "\n".join(str(problem) for problem in explain(error, body))
+        problems = "\n".join(str(problem) for problem in explain(error, body, kind=APPROVAL_KIND))
         raise CliError(f"this is no decision that a cluster would take:\n{problems}") from error
     return body

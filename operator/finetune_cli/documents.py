@@ -1,4 +1,4 @@
-"""Reads FineTuneJobs from YAML or JSON text, remembering the line of every field.
+"""Reads objects of our kinds from YAML or JSON text, remembering the line of every field.
 
 Scalars are understood as Kubernetes understands them, not as PyYAML does: an unquoted ``2e-4`` is a
 number, ``2026-01-01`` is text, and a key given twice is an error.
@@ -188,8 +188,10 @@ def read_single(source: str) -> Document:
     """Read a file that must hold exactly one FineTuneJob.
 
     Raises:
-        CliError: There are several; names them.
+        CliError: There are several; names them. Or it is of another of our kinds.
     """
+    from finetune_api.meta import APPROVAL_KIND, KIND, SWEEP_KIND
+
     documents = read_documents(source)
     if len(documents) > 1:
         names = [_name_of(document) for document in documents]
@@ -197,7 +199,19 @@ def read_single(source: str) -> Document:
             f"{source} holds {len(documents)} objects ({', '.join(names)}); a run takes one: put "
             "each into a file of its own"
         )
+    kind = kind_of(documents[0].body)
+    if kind in (SWEEP_KIND, APPROVAL_KIND):
+        raise CliError(
+            f"{source} is a {kind}, not a {KIND}: kubectl apply -f {source} sends it to a cluster;"
+            f" finetune validate {source} checks it"
+        )
     return documents[0]
+
+
+def kind_of(body: object) -> str | None:
+    """Return the kind that a document says it has; None if it says none in words."""
+    kind = body.get("kind") if isinstance(body, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def _name_of(document: Document) -> str:

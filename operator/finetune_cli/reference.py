@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import typer.main
 
 from finetune_cli.app import app
+
+EITHER = ("compare", "report", "publish", "checkpoints", "evaluate", "review")
+"""Commands that take a job of a cluster by its name, or files, folders and URIs without one."""
 
 
 def render_cli() -> str:
@@ -17,9 +22,7 @@ def render_cli() -> str:
         "",
         group.help,
         "",
-        "`kubectl-finetune` is the same program, so `kubectl finetune list` works too. Commands",
-        "from `submit` on work on a cluster, with the kubeconfig that `kubectl` would use; the",
-        "others on this machine.",
+        *textwrap.wrap(_places(group.commands), 90, break_on_hyphens=False),
         "",
         "Exit codes: 0 done; 1 the answer is no (job invalid, goal missed, checksum wrong, job",
         "failed), or the API server failed; 2 there is no such command or option; 64 a file, a",
@@ -31,6 +34,29 @@ def render_cli() -> str:
         for path, leaf in _leaves(name, command):
             lines += _command(path, leaf)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _places(commands: dict[str, Any]) -> str:
+    """Say where each command works; one that has a kubeconfig may ask a cluster."""
+    asking = {name for name, each in commands.items() if _knows_clusters(name, each)}
+    local = [name for name in commands if name not in asking]
+    remote = [name for name in commands if name in asking and name not in EITHER]
+    return (
+        "`kubectl-finetune` is the same program, so `kubectl finetune list` works too."
+        f" {_listed(local)} need no cluster. {_listed(EITHER)} take a job of a cluster by its name,"
+        f" or without a cluster the file, folder or URI of a run. {_listed(remote)} work on a"
+        " cluster. A cluster is asked with the kubeconfig that `kubectl` would use."
+    )
+
+
+def _knows_clusters(name: str, command: Any) -> bool:
+    leaves = [leaf for _, leaf in _leaves(name, command)]
+    return any("--kubeconfig" in option.opts for leaf in leaves for option in leaf.params)
+
+
+def _listed(names: Sequence[str]) -> str:
+    quoted = [f"`{name}`" for name in names]
+    return f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
 def _leaves(name: str, command: Any) -> list[tuple[str, Any]]:

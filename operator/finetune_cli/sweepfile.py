@@ -17,11 +17,6 @@ from finetune_cli.documents import Document
 _TEMPLATE = ("spec", "template")
 
 
-def is_sweep(body: object) -> bool:
-    """Return whether a document says that it is a FineTuneSweep."""
-    return isinstance(body, dict) and body.get("kind") == SWEEP_KIND
-
-
 def find_sweep_problems(document: Document) -> list[Problem]:
     """Return everything wrong with a FineTuneSweep, in the order of the text.
 

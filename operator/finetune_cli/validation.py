@@ -1,13 +1,25 @@
-"""Checks files of jobs and sweeps, one after the other: what is wrong with one hides no other."""
+"""Checks files of all our kinds, one after the other: what is wrong with one hides no other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from finetune_cli.documents import Document, find_problems, parse_documents, read_text
+from finetune_api.meta import APPROVAL_KIND, SWEEP_KIND
+from finetune_cli.approvalfile import find_approval_problems
+from finetune_cli.documents import Document, find_problems, kind_of, parse_documents, read_text
 from finetune_cli.errors import CliError
-from finetune_cli.sweepfile import find_sweep_problems, is_sweep
+from finetune_cli.sweepfile import find_sweep_problems
+
+if TYPE_CHECKING:
+    from finetune_api.messages import Problem
+
+OTHER_KINDS: dict[str | None, Callable[[Document], list[Problem]]] = {
+    SWEEP_KIND: find_sweep_problems,
+    APPROVAL_KIND: find_approval_problems,
+}
+"""What judges the kinds beside FineTuneJob."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,7 +28,7 @@ class Verdict:
 
     Attributes:
         lines: For people.
-        is_valid: It is a good job or sweep.
+        is_valid: It is good.
         is_readable: It could be judged at all.
     """
 
@@ -39,11 +51,11 @@ def judge_file(
     try:
         for document in parse_documents(read_text(source), source):
             is_empty = False
-            is_trials = is_sweep(document.body)
-            problems = _find_sweep(document) if is_trials else find_problems(document)
+            judge = OTHER_KINDS.get(kind_of(document.body))
+            problems = find_problems(document) if judge is None else _placed(document, judge)
             name = "" if problems else document.body["metadata"]["name"]
             lines = problems or [f"{source}: {name} is valid"]
-            if with_data and not problems and not is_trials:
+            if with_data and not problems and judge is None:
                 yield _judge_data(document, f"{source}: {name}", with_model=with_model)
             else:
                 yield Verdict(lines=tuple(lines), is_valid=not problems)
@@ -53,10 +65,10 @@ def judge_file(
         yield Verdict(lines=(error.message,), is_valid=False, is_readable=False)
 
 
-def _find_sweep(document: Document) -> list[str]:
+def _placed(document: Document, judge: Callable[[Document], list[Problem]]) -> list[str]:
     return [
         f"{document.source}:{problem.line or document.first_line}: {problem}"
-        for problem in find_sweep_problems(document)
+        for problem in judge(document)
     ]
 
 

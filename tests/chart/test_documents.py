@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,7 +88,52 @@ def test_settings_are_the_operators() -> None:
 def test_a_policy_takes_what_the_operator_lets_differ_by_namespace() -> None:
     items = SCHEMA["properties"]["config"]["properties"]["policies"]["items"]
     fields = [to_camel(name) for name in NamespacePolicy.model_fields]
-    assert sorted(items["propertyNames"]["enum"]) == sorted(fields)
+    assert sorted(items["properties"]) == sorted(fields)
+    assert items["additionalProperties"] is False
+
+
+LIMITS = ("pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "minItems")
+
+
+def limits(node: dict[str, Any], root: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    """Yield what a schema asks of the values at a path and below it, whether or not of null too."""
+    if "$ref" in node:
+        pointer = node["$ref"].removeprefix("#/").split("/")
+        yield from limits(functools.reduce(operator.getitem, pointer, root), root, path)
+        return
+    if "anyOf" in node:
+        (node,) = (each for each in node["anyOf"] if each != {"type": "null"})
+    for validation in node.get("x-kubernetes-validations", ()):
+        (pattern,) = re.findall(r"^self\.matches\('(.*)'\)$", validation["rule"])
+        yield path, f"pattern {pattern}"
+    if "enum" in node:
+        yield path, f"one of {sorted(each for each in node['enum'] if each is not None)}"
+    else:
+        kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
+        yield path, f"type {[kind for kind in kinds if kind != 'null']}"
+    yield from ((path, f"{limit} {node[limit]}") for limit in LIMITS if limit in node)
+    if "items" in node:
+        yield from limits(node["items"], root, f"{path}[]")
+    if isinstance(below := node.get("additionalProperties"), dict):
+        yield from limits(below, root, f"{path}{{}}")
+    elif "properties" in node:
+        yield path, f"other fields {below}"
+        for name, child in node["properties"].items():
+            yield from limits(child, root, f"{path}.{name}")
+
+
+def test_schema_asks_of_settings_all_that_the_operator_asks_of_them() -> None:
+    # What it let pass, helm would install, and the operator refuse when it starts.
+    ours, theirs = SCHEMA["properties"]["config"], OperatorConfig.model_json_schema(by_alias=True)
+    missing = [
+        limit
+        for name, node in theirs["properties"].items()
+        if name not in MADE_BY_THE_CHART
+        for limit in sorted(
+            {*limits(node, theirs, name)} - {*limits(ours["properties"][name], SCHEMA, name)}
+        )
+    ]
+    assert missing == []
 
 
 def test_readme_names_every_setting() -> None:

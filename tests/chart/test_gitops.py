@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
+
+from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, FineTuneJobSpec
+from finetune_api.v1alpha1.finetunesweep import SWEEP_FIXED_FIELDS, FineTuneSweepSpec
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "gitops.md"
 Lua = Callable[[str], list[str]]
@@ -213,3 +217,18 @@ def test_script_uses_reasons_and_types_that_the_operator_sets(script: str) -> No
     named = set(re.findall(r'"([A-Z][A-Za-z]+)"', script)) - words
     assert named
     assert named <= known
+
+
+@pytest.mark.parametrize(
+    ("begin", "spec", "fixed"),
+    [
+        ("- **What is trained is fixed", FineTuneJobSpec, IMMUTABLE_FIELDS),
+        ("- **A sweep**", FineTuneSweepSpec, SWEEP_FIXED_FIELDS),
+    ],
+)
+def test_the_guide_names_every_field_that_may_be_edited(
+    begin: str, spec: type[BaseModel], fixed: tuple[str, ...]
+) -> None:
+    text = GUIDE.read_text().partition(begin)[2].partition("\n- ")[0]
+    fields = {field.alias for field in spec.model_fields.values()}
+    assert set(re.findall(r"`(\w+)`", text)) & fields == fields - set(fixed)

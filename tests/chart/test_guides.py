@@ -64,6 +64,24 @@ def test_troubleshooting_covers_every_refusal_and_failure_class() -> None:
     assert missing == []
 
 
+def test_troubleshooting_names_decisions_on_data_below_the_condition_that_has_them() -> None:
+    text = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text()
+    found: dict[str, str] = {}
+    condition = ""
+    for first, reasons in re.findall(r"^\| (.*?)\| (.*?) \|", text, re.M):
+        condition = first.strip() or condition  # an empty cell repeats the one above
+        found |= dict.fromkeys(re.findall(r"`(\w+)`", reasons), condition)
+    decisions = (
+        Reason.APPROVAL_REQUIRED,
+        Reason.OTHER_DATA_APPROVED,
+        Reason.APPROVALS_NOT_READ,
+        Reason.DATA_REJECTED,
+    )
+    assert [found[reason] for reason in decisions] == ["`DataApproved=False`"] * len(decisions)
+    assert found[Reason.REVIEW_REQUIRED] == "`Published=False`"
+    assert found[Reason.HELD_AFTER_TRAINING] == "`Evaluated=False`"
+
+
 def test_helm_commands_have_flags_that_exist(
     run_helm: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:

@@ -408,6 +408,37 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "endpoint without scheme": ({"config": {"allowedEndpoints": ["a"]}}, "allowedEndpoints"),
     "relative file path": ({"config": {"allowedFilePaths": ["data"]}}, "allowedFilePaths"),
     "bad quantity": ({"config": {"defaultMemory": "16GB"}}, "defaultMemory"),
+    "size without a unit": ({"config": {"prepareMemory": "16"}}, "/config/prepareMemory"),
+    "size in thousandths": ({"config": {"scratchSize": "500m"}}, "/config/scratchSize"),
+    "price of 17 digits": (
+        {"config": {"gpuHourPrice": "1.000000000000000"}},
+        "/config/gpuHourPrice",
+    ),
+    "toleration of an unknown effect": (
+        {"config": {"defaultTolerations": [{"key": "gpu", "effect": "NoSchedul"}]}},
+        "/config/defaultTolerations/0/effect",
+    ),
+    "toleration with a slip": (
+        {"config": {"defaultTolerations": [{"name": "gpu"}]}},
+        "'name' not allowed",
+    ),
+    "policy without namespaces": ({"config": {"policies": [{"allowCpu": True}]}}, "'namespaces'"),
+    "policy of an unknown setting": (
+        {"config": {"policies": [{"namespaces": ["a"], "numWorkers": 8}]}},
+        "'numWorkers' not allowed",
+    ),
+    "policy with a bad quantity": (
+        {"config": {"policies": [{"namespaces": ["a"], "defaultMemory": "200"}]}},
+        "/config/policies/0/defaultMemory",
+    ),
+    "policy with a bad type": (
+        {"config": {"policies": [{"namespaces": ["a"], "allowedImages": "*"}]}},
+        "/config/policies/0/allowedImages",
+    ),
+    "policy with a bad pull policy": (
+        {"config": {"policies": [{"namespaces": ["a"], "trainerImagePullPolicy": "Sometimes"}]}},
+        "/config/policies/0/trainerImagePullPolicy",
+    ),
     "CPUs in gibibytes": ({"config": {"defaultCpu": "16Gi"}}, "defaultCpu"),
     "bad digest": ({"image": {"digest": "sha256:1"}}, "/image/digest"),
     "bad namespace": ({"watch": {"namespaces": ["Team_A"]}}, "/watch/namespaces"),
@@ -446,6 +477,28 @@ def test_bad_values_are_refused(name: str, render: Render) -> None:
         {"podDisruptionBudget": {"minAvailable": 0}},
         {"replicas": 1, "podDisruptionBudget": {"minAvailable": 2}},
         {"podDisruptionBudget": {"enabled": False, "minAvailable": 2}},
+        {"config": {"defaultMemory": "17179869184", "prepareCpu": "2.5", "scratchSize": "1.5Ti"}},
+        {"config": {"gpuHourPrice": "2.50000000000000"}},
+        {
+            "config": {
+                "defaultTolerations": [{"key": "gpu", "operator": "Exists"}],
+                "policies": [
+                    {
+                        "namespaces": ["team-*"],
+                        "trainerImage": "registry.example.org/trainer:2",
+                        "trainerImagePullPolicy": "Always",
+                        "defaultMemory": "200Gi",
+                        "defaultNodeSelector": {"pool": "vision"},
+                        "defaultTolerations": [
+                            {"effect": "NoExecute", "operator": "Exists", "tolerationSeconds": 3600}
+                        ],
+                        "gpuHourPrice": None,
+                        "gpuKind": "h200",
+                        "rendezvousPort": 29400,
+                    }
+                ],
+            }
+        },
     ],
     ids=str,
 )

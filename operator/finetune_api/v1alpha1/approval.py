@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from finetune_api.meta import API_VERSION, APIModel
-from finetune_api.patterns import LABEL_RULE, TextRule, Texts
+from finetune_api.patterns import LABEL_RULE, SUBDOMAIN_RULE, TextRule, Texts
 from finetune_api.v1alpha1.rules import Rule, check_rules
 
 DIGEST_RULE = TextRule(
@@ -98,7 +98,7 @@ class ApprovalMeta(APIModel):
 
     model_config = {**APIModel.model_config, "extra": "ignore"}
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
+    name: Annotated[str, Field(min_length=1, max_length=253), Texts(SUBDOMAIN_RULE)]
     """Name."""
     namespace: Annotated[str, Field(max_length=63)] | None = None
     """Namespace."""

@@ -86,7 +86,22 @@ def problems_of(change: dict[str, Any]) -> list[str]:
         ),
         (
             {"spec.resources.nodes": "2"},
-            'spec.resources.nodes: Invalid value: "2": must be of type integer, not string',
+            'spec.resources.nodes: Invalid value: "2": must be of type integer, not string: write '
+            "it without quotes",
+        ),
+        (
+            {f"{HYPER}.epochs": "12345678901234567890"},
+            'spec.hyperparameters.epochs: Too long: "12345678901234567890": may not be more than '
+            "16 characters, and has 20",
+        ),
+        (
+            {
+                "spec.evaluation": {
+                    "gates": [{"name": "x y", "metric": "exactMatch", "atLeast": "0.5"}]
+                }
+            },
+            'spec.evaluation.gates[0].name: Invalid value: "x y": must be lower-case letters, '
+            "digits or dashes, and begin and end with a letter or digit",
         ),
         (
             {"spec.goal": {"metric": "loss", "atLeast": "0.5"}},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import finetune_operator
 from finetune_api.reasons import OPERATOR_REASONS
 from finetune_api.reference import render_reasons
 from finetune_api.trainer import FailureClass
@@ -18,11 +19,14 @@ from finetune_operator.status.conditions import Reason
 from finetune_trainer import errors
 
 TRAINER = Path(errors.__file__).parent
+OPERATOR = Path(finetune_operator.__file__).parent
+OF_KUBERNETES = {"ContainerCreating"}
+"""Compared with, and told of no job."""
 _CAMEL_CASE = re.compile(r"[A-Z][A-Za-z]*[a-z][A-Za-z]*")
 
 
-def trees() -> Iterator[ast.Module]:
-    for path in sorted(TRAINER.rglob("*.py")):
+def trees(room: Path = TRAINER) -> Iterator[ast.Module]:
+    for path in sorted(room.rglob("*.py")):
         yield ast.parse(path.read_text())
 
 
@@ -46,6 +50,51 @@ def given_reasons() -> set[str]:
                 if _CAMEL_CASE.fullmatch(text):
                     found.add(text)
     return found
+
+
+def told_by(node: ast.AST) -> Iterator[ast.expr | None]:
+    """Yield the expressions of a node that are the reason of a condition, an Event or a failure."""
+    words = ("reason", "event")
+    if isinstance(node, ast.Call):
+        called = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+        yield from node.args[:1] if called == "announce" else ()
+        yield from node.args[1:2] if called == "fail" else ()
+        yield from node.args[2:3] if called == "set" else ()
+        yield from (each.value for each in node.keywords if each.arg in words)
+    elif isinstance(node, ast.Assign):
+        if any(getattr(target, "id", None) in words for target in node.targets):
+            yield node.value
+    elif isinstance(node, ast.AnnAssign):
+        if getattr(node.target, "id", None) in words:
+            yield node.value
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        named = node.args.args[len(node.args.args) - len(node.args.defaults) :]
+        defaults = [*zip(named, node.args.defaults, strict=True)]
+        alone = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+        yield from (value for each, value in [*defaults, *alone] if each.arg in words)
+
+
+def literals(node: ast.expr | None) -> Iterator[str]:
+    """Yield the words that an expression may come to, where they are written in it."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.BoolOp):
+        yield from (word for each in node.values for word in literals(each))
+    elif isinstance(node, ast.IfExp):
+        yield from (*literals(node.body), *literals(node.orelse))
+
+
+def test_every_word_that_the_operator_announces_is_explained():
+    told = {
+        word
+        for tree in trees(OPERATOR)
+        for node in ast.walk(tree)
+        for expression in told_by(node)
+        for word in literals(expression)
+        if _CAMEL_CASE.fullmatch(word)
+    }
+    assert {"TrialsCreated", "Failed", "ChangeRefused", "PodFailed", "JobSuspended"} <= told
+    assert told - OF_KUBERNETES - set(OPERATOR_REASONS) == set()
 
 
 def test_every_reason_of_the_trainer_is_explained():

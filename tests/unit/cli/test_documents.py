@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from finetune_cli.app import app
 from finetune_cli.documents import (
     find_problems,
     parse_documents,
@@ -14,6 +16,7 @@ from finetune_cli.documents import (
     to_yaml,
 )
 from finetune_cli.errors import CliError
+from finetune_cli.validation import judge_file
 
 GOOD = """\
 apiVersion: finetune.dev/v1alpha1
@@ -156,6 +159,30 @@ def test_unreadable_files_are_told(tmp_path: Path) -> None:
             read_single(str(tmp_path / name))
         assert message in caught.value.message
         assert caught.value.exit_code == 64
+
+
+@pytest.mark.parametrize("kind", ["[FineTuneSweep]", "{a: 1}", "7"])
+def test_a_kind_that_is_no_word_is_told_as_a_problem(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(GOOD.replace("kind: FineTuneJob", f"kind: {kind}"))
+    (verdict,) = judge_file(str(file))
+    assert [line for line in verdict.lines if line.startswith(f"{file}:2: kind: ")]
+
+
+@pytest.mark.parametrize("kind", ["FineTuneSweep", "FineTuneApproval"])
+def test_a_file_of_another_of_our_kinds_is_told_in_one_line_what_to_do_with_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("other.yaml").write_text(GOOD.replace("kind: FineTuneJob", f"kind: {kind}"))
+    for command in (["run"], ["plan"], ["submit"], ["run", "--set", "hyperparameters.seed=1"]):
+        error = CliRunner().invoke(app, [*command, "other.yaml"]).exception
+        assert isinstance(error, CliError)
+        assert error.message == (
+            f"other.yaml is a {kind}, not a FineTuneJob: kubectl apply -f other.yaml sends it to a"
+            " cluster; finetune validate other.yaml checks it"
+        )
+        assert error.exit_code == 64
 
 
 @pytest.mark.parametrize(
