@@ -67,11 +67,9 @@ def test_a_particular_is_found(row: dict[str, Any], expected: str | None) -> Non
 def test_what_several_rows_say_is_no_particular_and_many_are_spread_evenly() -> None:
     particulars = Particulars()
     for number in range(100):
-        particulars.look_at(pair(f"the code is {31_415_926 + 7 * number}"))
-        particulars.look_at(pair("the hotline is 0800 123 4567"))
-    kept, total = particulars.choose(10)
-    assert total == 100
-    assert [each.text for each in kept] == [str(31_415_926 + 70 * n) for n in range(10)]
+        particulars.look_at(3 * number, pair(f"the code is {31_415_926 + 7 * number}"))
+        particulars.look_at(3 * number + 2, pair("the hotline is 0800 123 4567"))
+    assert particulars.choose(10) == ([30 * n for n in range(10)], 100)
     assert Particulars().choose(10) == ([], 0)
 
 
