@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune_trainer.data.rows import prompt_of
 
@@ -28,6 +29,8 @@ MIN_DIGITS = 7
 MIN_DIFFERENT = 4
 """Numbers with fewer digits, or fewer different ones, can be guessed."""
 MIN_CODE_DIGITS = 3
+MOST_SAID = 2**20
+"""Digests that are kept before those of texts which were said before are dropped."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,31 +53,52 @@ class Particular:
 class Particulars:
     """Looks for the first particular of each row, while rows pass by.
 
-    Of a row that has one a digest and its place are kept, 16 bytes, however long it is.
+    Rows may be long and many: of a row that has one its place is kept, and of all texts like it
+    digests of 8 bytes.
     """
 
     def __init__(self) -> None:
-        self._digests = array("Q")
+        self._found = array("Q")
         self._places = array("Q")
+        self._said = array("Q")
+        self._most_said = MOST_SAID
+        self._last: dict[str, Any] | None = None
 
     def look_at(self, place: int, row: dict[str, Any]) -> None:
-        """Look for particulars in one more row, which stands at this place."""
-        found = find_particular(row)
-        if found is not None:
-            self._digests.append(_digest(found.text))
+        """Look for particulars in one more row, which stands at this place.
+
+        A row that the weight of its source writes several times, one after the other, is one row.
+        """
+        if row == self._last:
+            return
+        self._last = row
+        answer = answer_of(row)
+        matches = list(_matches(answer))
+        if not matches:
+            return
+        self._count({match.group() for match in matches})
+        if (found := _find_untold(row, answer, matches)) is not None:
+            self._found.append(_digest(found.text))
             self._places.append(place)
 
     def choose(self, most: int) -> tuple[list[int], int]:
         """Return the places of at most so many, spread evenly over all, and how many there are.
 
-        What several rows say is a fact and no particular.
+        What several rows say is a fact and no particular, whatever else stands there.
         """
-        digests = np.frombuffer(self._digests, dtype=np.uint64)
-        _, firsts, counts = np.unique(digests, return_index=True, return_counts=True)
-        alone = np.sort(firsts[counts == 1])
+        said, counts = np.unique(_view(self._said), return_counts=True)
+        alone = np.flatnonzero(np.isin(_view(self._found), said[counts == 1]))
         step = max(1.0, len(alone) / most)
         chosen = [alone[int(i * step)] for i in range(min(most, len(alone)))]
         return [self._places[each] for each in chosen], len(alone)
+
+    def _count(self, texts: Iterable[str]) -> None:
+        """Take in what one row says; of each text two are enough to know that several say it."""
+        self._said.extend(map(_digest, texts))
+        if len(self._said) > self._most_said:
+            said, counts = np.unique(_view(self._said), return_counts=True)
+            self._said = array("Q", np.concatenate([said, said[counts > 1]]).tobytes())
+            self._most_said = max(MOST_SAID, 2 * len(self._said))
 
 
 def answer_of(row: Mapping[str, Any]) -> str:
@@ -108,11 +132,21 @@ def with_answer(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
 def find_particular(row: dict[str, Any]) -> Particular | None:
     """Return the first particular in the last answer of a row that its prompt does not tell."""
     answer = answer_of(row)
+    return _find_untold(row, answer, _matches(answer))
+
+
+def _find_untold(
+    row: dict[str, Any], answer: str, matches: Iterable[re.Match[str]]
+) -> Particular | None:
     asked = "" if "text" in row else str(prompt_of(row))
-    for match in _matches(answer):
+    for match in matches:
         if match.group() not in asked and match.group().lower() not in asked.lower():
             return Particular(row=row, answer=answer, start=match.start(), text=match.group())
     return None
+
+
+def _view(digests: array[int]) -> NDArray[np.uint64]:
+    return np.frombuffer(digests, dtype=np.uint64)
 
 
 def _digest(text: str) -> int:
