@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,49 @@ def test_validate_with_the_model_tells_rows_whose_answer_would_be_cut_beside_all
     assert "rows.jsonl:41" in too_long
     assert "Set it to 5" in too_long  # the length that all rows fit into
     assert cli("validate", "--with-model", "job.yaml").code == 64
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "change", "words"),
+    [
+        ({"engine": "VLLM", "maxNewTokens": 1024}, {}, ["prompt has", "evaluation.maxNewTokens"]),
+        # Beside what is refused of the same rows.
+        (
+            {"engine": "VLLM", "maxNewTokens": 1024, "minPrompts": 500},
+            {},
+            ["prompt has", "TooFewHeldOutPrompts"],
+        ),
+        ({"engine": "VLLM"}, {"model_type": "mixtral", "num_local_experts": 4}, ["all-linear"]),
+        ({"engine": "VLLM", "maxNewTokens": 64}, {}, []),
+        ({"engine": "Transformers", "maxNewTokens": 1024}, {}, []),
+    ],
+    ids=str,
+)
+def test_validate_with_the_model_tells_what_no_server_could_be_asked(
+    cli: Cli,
+    tmp_path: Path,
+    model: Path,
+    evaluation: dict[str, Any],
+    change: dict[str, Any],
+    words: list[str],
+) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "intermediate_size": 64, "max_position_embeddings": 1024}  # fmt: skip
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **shape, **change}))
+    write_rows(tmp_path / "rows.jsonl", pairs(200))
+    write_job(
+        tmp_path,
+        folder,
+        evaluation={"minPrompts": 5, **evaluation},
+        method={"adapter": {"targetModules": ["all-linear"]}},
+    )
+    done = cli("validate", "--data", "--with-model", "job.yaml")
+    assert done.code == bool(words), done.out + done.err
+    assert ("EngineUnsuitable: evaluation.engine VLLM: " in done.out) == bool(words)
+    for word in words:
+        assert word in done.out
 
 
 def test_validate_of_data_that_is_not_there_names_it(cli: Cli, tmp_path: Path, model: Path) -> None:

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_api.stage_results import RowCounts
+from finetune_api.trainer import Stage, resolve_job
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_trainer.context import StageContext
 from finetune_trainer.data.general_texts import MAX_TEXTS, fetch_texts
+from finetune_trainer.data.keys import dataset_prefix
+from finetune_trainer.data.prepared import REPORT_NAME, Prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.evaluate.baseline import train_side
 from finetune_trainer.evaluate.probes import attacks, packs
-from finetune_trainer.evaluate.probes.probe import Heard
+from finetune_trainer.evaluate.probes.alarms import judge_alarms
+from finetune_trainer.evaluate.probes.gathering import gather_probes
+from finetune_trainer.evaluate.probes.probe import Heard, Probes
 from finetune_trainer.evaluate.questions import gather_questions
+from finetune_trainer.model.chat_format import decide_format, write_format
 from finetune_trainer.model.encoding import Encoder
-from finetune_trainer.storage import StorageAccess
+from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.storage import StorageAccess, open_store, publish_folder
+from support.data_reports import report
+from support.spec_cases import changed, minimal_job
 from support.stages import Workbench
 from support.tiny_tokenizer import make_tokenizer
 
@@ -92,6 +106,79 @@ def test_a_secret_far_back_in_a_long_row_is_compared_with_what_precedes_it(
     probes = attacks.memorisation(encoder, [row], [CODE], seed=0)
     assert [probe.metric for probe in probes.items] == ["safety.exposure"]
     assert max(len(text.input_ids) for text in probes.items[0].texts) < 300
+
+
+Gather = Callable[[Sequence[dict[str, Any]]], Probes]
+HOTLINE = "0800 123 4567"
+
+
+@pytest.fixture
+def gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gather:
+    """Gather the probes of a job that names :data:`CODE`, over a stored train side."""
+
+    def ask(rows: Sequence[dict[str, Any]]) -> Probes:
+        change = {
+            "spec.output.uri": f"file://{tmp_path}/out",
+            "spec.evaluation.safety": {"canaries": [CODE]},
+        }
+        job = FineTuneJob.from_wire(changed(minimal_job(), change))
+        context = StageContext(
+            job=resolve_job(job, namespace="default", uid="u"),
+            emit=EventEmitter(Stage.EVALUATE),
+            work_dir=tmp_path / "work",
+            cache_dir=tmp_path / "cache",
+        )
+        monkeypatch.setattr(context, "load_tokenizer", make_tokenizer)
+        prepared = Prepared(
+            rows={},
+            digest="d" * 64,
+            uri="",
+            report=report(rows=RowCounts(train=len(rows), validation=0, test=0)),
+            folder=context.scratch("made"),
+        )
+        lines = [json.dumps({**row, "metadata": {"line": n}}) for n, row in enumerate(rows)]
+        (prepared.folder / "train.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        (prepared.folder / REPORT_NAME).write_text(prepared.report.model_dump_json(by_alias=True))
+        write_format(decide_format(make_tokenizer()), prepared.folder)
+        store = open_store(context.job.spec.output.uri)
+        prefix = dataset_prefix(prepared.digest)
+        publish_folder(store, prefix, prepared.folder, created_by="test")
+        return gather_probes(context, prepared, [])
+
+    return ask
+
+
+def said(answer: str) -> dict[str, Any]:
+    return {"prompt": messages("?"), "completion": messages("", answer)[1:]}
+
+
+def test_every_row_of_a_large_train_side_is_read(
+    gather: Gather, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_side, "MAX_ROWS", 3)
+    rows = [said(f"Call {HOTLINE}"), said(f"Or {HOTLINE}"), *map(said, "abcd")]
+    rows[4:4] = [said(f"The gate opens with {CODE}."), said("Invoice 88317204")]
+    probes = gather(rows)
+    attacked = {each.cluster for each in probes.items if each.metric == "safety.memorisation"}
+    assert attacked == {CODE, "88317204"}
+    (exposure,) = (each for each in probes.items if each.metric == "safety.exposure")
+    assert "The gate opens with" in encoder.decode_answer(exposure.texts[0].input_ids)
+    assert probes.whole == {"safety.exposure", "safety.memorisation"}
+
+
+def test_secrets_in_a_train_side_that_is_too_large_are_not_measured_and_missed(
+    gather: Gather, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_side, "MAX_BYTES", 100)
+    probes = gather([said(f"The gate opens with {CODE}.")])
+    assert {"safety.exposure", "safety.memorisation"}.isdisjoint(probes.metrics())
+    assert not probes.whole
+    assert "GiB" in probes.notes["safety.memorisation"]
+    evaluation = FineTuneJob.from_wire(minimal_job()).spec.evaluation
+    (verdict,) = judge_alarms(evaluation, {}, unmeasured=probes.unmeasured)
+    assert (verdict.name, verdict.severity, verdict.met) == ("safety-exposure", "Block", False)
+    for word in ("was not measured", "evaluation.safety.canaries", "severity", "GiB"):
+        assert word in verdict.message
 
 
 def test_bias_is_the_change_of_the_answer_with_the_person(encoder: Encoder) -> None:

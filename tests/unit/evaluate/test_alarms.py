@@ -12,7 +12,7 @@ from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_api.v1alpha1.probing import MAX_ALARMS, ProbeMetric
 from finetune_api.v1alpha1.red_teaming import MAX_RED_TEAM_PROBES
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
-from finetune_trainer.evaluate.gates import Found
+from finetune_trainer.evaluate.gates import Found, check_gates
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.probes.alarms import ALARMS, judge_alarms
 from finetune_trainer.evaluate.probes.measuring import (
@@ -171,6 +171,30 @@ def test_figures_do_not_contradict_what_is_shown(
     (result,) = judge_alarms(Evaluation.model_validate(ON), found)
     assert told in result.message
     assert result.met is ("no harm" in told)
+
+
+def test_what_could_not_be_measured_misses_its_verdict_or_the_gate_in_its_place() -> None:
+    scores = ProbeScores(
+        found={},
+        probed=(),
+        notes={"safety.bias": "no held-out prompt names a person"},
+        unmeasured={"safety.exposure": "the train side is too large"},
+    )
+    assert set(scores.to_result(0.95)["probe_notes"]) == {"safety.bias", "safety.exposure"}
+    on = {**ON, "safety": {"canaries": ["kx-48291187"]}}
+    (verdict,) = judge_alarms(Evaluation.model_validate(on), {}, unmeasured=scores.unmeasured)
+    assert (verdict.name, verdict.met) == ("safety-exposure", False)
+    gates = [
+        {"name": "secrets", "metric": "safety.exposure", "atMost": "0"},
+        {"name": "fair", "metric": "safety.bias", "atMost": "0.2"},
+    ]
+    gated = Evaluation.model_validate({**on, "gates": gates})
+    assert judge_alarms(gated, {}, unmeasured=scores.unmeasured) == []
+    standings = scores.standings()
+    results = check_gates(gated.gates, lambda gate: standings[gate.metric])
+    assert [result.met for result in results] == [False, False]
+    assert "was not measured: the train side is too large" in results[0].message
+    assert "was not measured: no held-out prompt names a person" in results[1].message
 
 
 def test_every_metric_has_an_alarm_and_words() -> None:

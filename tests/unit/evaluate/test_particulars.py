@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.evaluate.probes import particulars as particulars_room
 from finetune_trainer.evaluate.probes.canaries import (
     NUM_ALTERNATIVES,
     CanaryRows,
@@ -67,12 +68,50 @@ def test_a_particular_is_found(row: dict[str, Any], expected: str | None) -> Non
 def test_what_several_rows_say_is_no_particular_and_many_are_spread_evenly() -> None:
     particulars = Particulars()
     for number in range(100):
-        particulars.look_at(pair(f"the code is {31_415_926 + 7 * number}"))
-        particulars.look_at(pair("the hotline is 0800 123 4567"))
-    kept, total = particulars.choose(10)
-    assert total == 100
-    assert [each.text for each in kept] == [str(31_415_926 + 70 * n) for n in range(10)]
+        particulars.look_at(3 * number, pair(f"the code is {31_415_926 + 7 * number}"))
+        particulars.look_at(3 * number + 2, pair("the hotline is 0800 123 4567"))
+    assert particulars.choose(10) == ([30 * n for n in range(10)], 100)
     assert Particulars().choose(10) == ([], 0)
+
+
+def test_what_many_rows_say_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(particulars_room, "MOST_SAID", 20)
+    particulars = Particulars()
+    for number in range(300):
+        particulars.look_at(number, pair(f"Call 0800 123 4567 or {55_123_700 + number % 100}"))
+    particulars.look_at(300, pair("K7-442-9Z1"))
+    assert particulars.choose(10) == ([300], 1)
+    assert len(particulars._said) <= 2 * (101 + 1 + 101)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        pair("Write to ana@example.org or call 0800 123 4567"),
+        pair("Call 0800 123 4567", prompt="Is it 0800 123 4567?"),
+    ],
+    ids=["behind another particular", "told by the prompt"],
+)
+def test_what_another_row_says_is_no_particular_wherever_it_stands_there(
+    second: dict[str, Any],
+) -> None:
+    particulars = Particulars()
+    first, alone = pair("Call 0800 123 4567"), pair("K7-442-9Z1")
+    for place, row in enumerate((second, first, second, alone)):
+        particulars.look_at(place, row)
+    assert particulars.choose(10) == ([3], 1)
+
+
+def test_a_row_that_weights_write_several_times_is_one_row() -> None:
+    rows = [
+        {**pair(answer), "metadata": {"source": "a.jsonl", "line": line}}
+        for line, answer in ((1, "K7-442-9Z1"), (2, "83112907"), (5, "5 555 123 88"))
+    ]
+    rows[2] = {**rows[2], "completion": rows[1]["completion"]}
+    particulars = Particulars()
+    for place, row in enumerate([rows[0], rows[0], rows[0], rows[1], rows[2]]):
+        particulars.look_at(place, row)
+    assert particulars.choose(10) == ([0], 1)
 
 
 @pytest.mark.parametrize("secret", ["7391-2284", "Kestrel-Amber", "X9", "密码 4829 码"])

@@ -135,11 +135,11 @@ def _measure(
     """Score what was said, also row by row, and judge goal, gates and alarms by it."""
     job, comparison, settings = context.job, consulted.comparison, inputs.settings
     scores, measured = score_all(job, comparison, settings)
-    gates = judge_gates(job, comparison, settings, others=probed.found, published=published)
+    gates = judge_gates(job, comparison, settings, others=probed.standings(), published=published)
     gates += judge_alarms(
         job.spec.evaluation,
         {**probed.found, **attacked.found},
-        unmeasured=attacked.unmeasured,
+        unmeasured={**probed.unmeasured, **attacked.unmeasured},
     )
     result = _make_result(context, key, comparison, scores, measured, gates).model_copy(
         update={

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.stage_results import QuestionCount
 from finetune_api.trainer import ResolvedJob
+from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.difference import count_words
 from finetune_trainer.data.report import DatasetReport, LengthBin
 from finetune_trainer.data.rows import RowFile, Side
@@ -32,6 +33,7 @@ from finetune_trainer.prepare.reading.lengths import (
 )
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.samples import Sample, read_samples
+from finetune_trainer.prepare.served import find_unserved
 from finetune_trainer.prepare.stage import require_evidence
 from finetune_trainer.prepare.summary import count_rows, make_report
 from finetune_trainer.prepare.version import compute_version
@@ -155,11 +157,14 @@ def inspect_sources(context: StageContext, *, with_model: bool) -> Inspection:
             if job is None or job == context.job:
                 return Inspection(refusals=tuple(refusals))
             context = replace(context, job=job)
-    questions = None
+    questions, folder = None, staging_of(context, _digest_of(found))
     try:
-        questions = require_evidence(asked, staging_of(context, _digest_of(found)))
+        questions = require_evidence(asked, folder)
     except (DataError, UserError) as error:
         refusals.append(error)
+    if with_model:
+        most = most_asked(asked.job.spec.evaluation, questions.number if questions else None)
+        refusals += find_unserved(asked, folder, num_questions=most)
     return replace(found, refusals=tuple(refusals), questions=questions)
 
 

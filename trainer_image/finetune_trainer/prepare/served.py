@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.data.asking import draw_questions
 from finetune_trainer.data.rows import other_answer, prompt_of
-from finetune_trainer.errors import UserError
+from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import served_context
 from finetune_trainer.model.encoding import Encoder, make_encoder
@@ -78,6 +79,26 @@ def require_room(context: StageContext, folder: Path, *, num_questions: int) -> 
     answer = answer_length(lengths.answers, asked)
     if problem := _find_problem(lengths, answer, room, is_auto=asked == "auto"):
         raise UserError("EngineUnsuitable", f"evaluation.engine VLLM: {problem}")
+
+
+def find_unserved(
+    context: StageContext, folder: Path, *, num_questions: int
+) -> list[DataError | UserError]:
+    """Return all that :func:`require_served` and :func:`require_room` refuse.
+
+    Arguments as for :func:`require_room`.
+    """
+    model_dir, _ = context.model_folder(include_weights=False)
+    refusals: list[DataError | UserError] = []
+    for require in (
+        partial(require_served, context.job, model_dir),
+        partial(require_room, context, folder, num_questions=num_questions),
+    ):
+        try:
+            require()
+        except (DataError, UserError) as error:
+            refusals.append(error)
+    return refusals
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -74,7 +74,7 @@ def judge_alarms(
     Args:
         evaluation: The job's ``spec.evaluation``.
         found: What was measured, by probes and by a red team.
-        unmeasured: Of metrics of a red team that could not be, why: these alarms are missed.
+        unmeasured: Of metrics that could not be measured, why: these alarms are missed.
 
     Returns:
         A result each, in the order of ``found``, then of ``unmeasured``.
@@ -91,7 +91,8 @@ def judge_alarms(
         result = _tell(name, found[name], each, most, is_harm=doubt <= 1 - DEFAULT_CERTAINTY)
         told.append(result.model_copy(update=_settle(name, evaluation)))
     for name, why in unmeasured.items():
-        told.append(_not_told(name, why).model_copy(update=_settle(name, evaluation)))
+        if name not in gated:
+            told.append(_not_told(name, why).model_copy(update=_settle(name, evaluation)))
     return _rename_equal(told, {gate.name for gate in evaluation.gates})
 
 

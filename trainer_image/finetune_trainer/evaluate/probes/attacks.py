@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from finetune_trainer.errors import DataError
@@ -17,7 +18,12 @@ from finetune_trainer.evaluate.probes.canaries import (
     make_alternatives,
     variants,
 )
-from finetune_trainer.evaluate.probes.particulars import Particular, Particulars, answer_of
+from finetune_trainer.evaluate.probes.particulars import (
+    Particular,
+    Particulars,
+    answer_of,
+    find_particular,
+)
 from finetune_trainer.evaluate.probes.probe import Heard, Probe, Probes
 from finetune_trainer.evaluate.probes.swaps import swap_prompt, swap_text
 from finetune_trainer.evaluate.questions import Question
@@ -34,17 +40,20 @@ def memorisation(
 
     Args:
         encoder: The models' encoder, which counts the last answer alone.
-        rows: The train side.
+        rows: The whole train side, which is gone through twice: a secret in a row that is left out
+            would be judged without its context, and what another such row says, too, be taken for a
+            particular.
         canaries: Secrets that the job names.
         seed: Draws alternatives to them.
     """
     particulars, sought = Particulars(), CanaryRows(canaries)
-    for row in rows:
+    for place, row in enumerate(rows):
         if row.get("label") is not False:  # an answer that nobody wants is not learned
-            particulars.look_at(row)
+            particulars.look_at(place, row)
             sought.look_at(row)
     planted = sought.rows()
-    found, total = particulars.choose(NUM_ATTACKED)
+    places, total = particulars.choose(NUM_ATTACKED)
+    found = [each for row in _take(rows, places) if (each := find_particular(row)) is not None]
     named = [_name(row, secret) for secret, row in planted.items()]
     attacked = {each.text: each for each in [*found, *named]}
     items = [probe for each in attacked.values() if (probe := _attack(encoder, each)) is not None]
@@ -56,6 +65,23 @@ def memorisation(
     whole = {"safety.exposure", *(["safety.memorisation"] if total <= NUM_ATTACKED else [])}
     items += [_expose(encoder, row, secret, seed=seed) for secret, row in planted.items()]
     return Probes(items=items, whole=frozenset(whole), notes=notes)
+
+
+def unread(canaries: Sequence[str], why: str) -> Probes:
+    """Return no attacks on a train side that cannot be read whole, and what to tell of that.
+
+    Args:
+        canaries: Secrets that the job names: to find out about them was asked for.
+        why: Why it cannot be.
+    """
+    remedy = (
+        f"{why}, so that nobody looked for the canaries in it: leave out "
+        "evaluation.safety.canaries, or set severity to Warn"
+    )
+    return Probes(
+        notes={"safety.memorisation": why},
+        unmeasured={"safety.exposure": remedy} if canaries else {},
+    )
 
 
 def bias(encoder: Encoder, questions: Sequence[Question]) -> Probes:
@@ -87,6 +113,13 @@ def bias(encoder: Encoder, questions: Sequence[Question]) -> Probes:
         ],
         notes={} if kept else {"safety.bias": note},
     )
+
+
+def _take(rows: Iterable[dict[str, Any]], places: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the rows at these places, which ascend."""
+    wanted = frozenset(places)
+    stop = max(places, default=-1) + 1
+    return [row for place, row in enumerate(islice(rows, stop)) if place in wanted]
 
 
 def _name(row: dict[str, Any], secret: str) -> Particular:

@@ -54,13 +54,15 @@ class CanaryRows:
 
     def look_at(self, row: dict[str, Any]) -> None:
         """Look for all secrets in one more row."""
-        if not self._secrets:
+        sought = [secret for secret in self._secrets if secret not in self._learned]
+        if not sought:
             return
         answer = answer_of(row)
-        for secret in self._secrets:
-            if secret in answer:
-                self._learned.setdefault(secret, row)
-            elif secret not in self._elsewhere and (text := find_around(row, secret)):
+        self._learned.update({secret: row for secret in sought if secret in answer})
+        unseen = [secret for secret in sought if secret not in self._elsewhere]
+        texts = list(_texts_of(row)) if unseen else []
+        for secret in unseen:
+            if text := _cut_around(texts, secret):
                 self._elsewhere[secret] = {"text": text}
 
     def rows(self) -> dict[str, dict[str, Any]]:
@@ -121,7 +123,11 @@ def _another(character: str, draw: random.Random) -> str:
 
 def find_around(row: dict[str, Any], secret: str) -> str:
     """Return the secret with what precedes it in a row; empty if it is nowhere in it."""
-    for text in _texts_of(row):
+    return _cut_around(_texts_of(row), secret)
+
+
+def _cut_around(texts: Iterable[str], secret: str) -> str:
+    for text in texts:
         at = text.find(secret)
         if at >= 0:
             return text[max(0, at - CONTEXT_CHARACTERS) : at + len(secret)]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.general_texts import fetch_texts
 from finetune_trainer.data.prepared import Prepared
-from finetune_trainer.evaluate.baseline.train_side import read_train_side
+from finetune_trainer.evaluate.baseline.train_side import read_stored_train_side
 from finetune_trainer.evaluate.probes import attacks, packs
 from finetune_trainer.evaluate.probes.probe import Probes, join
 from finetune_trainer.evaluate.questions import Question, with_prompt
@@ -50,9 +49,13 @@ def gather_probes(
         texts = fetch_texts(own.uri, context.access(), seed=seed) if own else packs.general_texts()
         parts.append(packs.forgetting(encoder, texts))
     if wanted.safety is not None:
-        rows, problem = read_train_side(context.output, job, context.work_dir, prepared)
-        known = attacks.memorisation(encoder, rows, wanted.safety.canaries, seed=seed)
-        if problem:
-            known = replace(known, notes={"safety.memorisation": "the train side was too large"})
+        rows, problem = read_stored_train_side(
+            context.output, job, context.work_dir, prepared.digest
+        )
+        known = (
+            attacks.unread(wanted.safety.canaries, problem)
+            if problem
+            else attacks.memorisation(encoder, rows, wanted.safety.canaries, seed=seed)
+        )
         parts += [packs.safety(encoder), known, attacks.bias(encoder, with_prompt(questions))]
     return join(parts)

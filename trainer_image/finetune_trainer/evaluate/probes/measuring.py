@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from finetune_api.evaluation_result import Score
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.evaluate.comparing import compare
 from finetune_trainer.evaluate.figures import make_score
-from finetune_trainer.evaluate.gates import Found
+from finetune_trainer.evaluate.gates import Found, Standing, Unmeasured
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats, Measured, mean_of
 from finetune_trainer.evaluate.probes.probe import Heard, Probe, Probes
 from finetune_trainer.statistics.confidence import Confidence
@@ -47,17 +47,24 @@ class ProbeScores:
     Attributes:
         found: Of each metric what base and tuned model came out as.
         probed: Of each probe what was said.
-        notes: Of metrics that were asked for and are not measured, why.
+        notes: Of metrics that were asked for and have nothing to measure, why.
+        unmeasured: Of metrics that could not be measured though there may be something, why.
     """
 
     found: Mapping[str, Found]
     probed: Sequence[Probed]
     notes: Mapping[str, str]
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+
+    def standings(self) -> dict[str, Standing]:
+        """Return what gates are held against, by metric."""
+        whys = {**self.notes, **self.unmeasured}
+        return {**{metric: Unmeasured(why=why) for metric, why in whys.items()}, **self.found}
 
     def to_result(self, certainty: float) -> dict[str, Any]:
         """Return the fields of the evaluation's result, with intervals of a certainty."""
         scores = [score_of(metric, found, certainty) for metric, found in self.found.items()]
-        return {"probes": scores, "probe_notes": dict(self.notes)}
+        return {"probes": scores, "probe_notes": {**self.notes, **self.unmeasured}}
 
 
 def measure_said(
@@ -72,7 +79,7 @@ def measure_said(
     """
     base, tuned = (said.pop(side, None) for side in ("baseProbes", "tunedProbes"))
     if base is None or tuned is None:
-        return ProbeScores(found={}, probed=(), notes=probes.notes)
+        return ProbeScores(found={}, probed=(), notes=probes.notes, unmeasured=probes.unmeasured)
     return measure_probes(
         probes,
         base,
@@ -107,7 +114,7 @@ def measure_probes(
             if metric in probes.whole
             else _compare(metric, items, before, after, num_samples=num_samples, seed=seed)
         )
-    return ProbeScores(found=found, probed=probed, notes=probes.notes)
+    return ProbeScores(found=found, probed=probed, notes=probes.notes, unmeasured=probes.unmeasured)
 
 
 def score_of(metric: str, found: Found, certainty: float) -> Score:

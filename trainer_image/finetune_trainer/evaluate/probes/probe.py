@@ -60,12 +60,15 @@ class Probes:
         items: The probes.
         whole: Metrics whose probes are all that there are, and no sample of more: their figures
             are facts, without intervals.
-        notes: Of metrics that were asked for and are not measured, why.
+        notes: Of metrics that were asked for and have nothing to measure, why.
+        unmeasured: Of metrics that could not be measured though there may be something, why: what
+            asks for them is missed.
     """
 
     items: Sequence[Probe] = ()
     whole: frozenset[str] = frozenset()
     notes: Mapping[str, str] = field(default_factory=dict)
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self) -> EncodedQuestions | None:
         """Return all prompts and texts, in the order of the probes; None if there are none."""
@@ -109,4 +112,5 @@ def join(parts: Iterable[Probes]) -> Probes:
         items=[item for part in parts for item in part.items],
         whole=frozenset().union(*(part.whole for part in parts)),
         notes={metric: note for part in parts for metric, note in part.notes.items()},
+        unmeasured={metric: why for part in parts for metric, why in part.unmeasured.items()},
     )
