@@ -182,6 +182,7 @@ class EvaluateResult(APIModel):
     trivial: Annotated[str, Field(max_length=63)] = ""
     """What :attr:`Score.trivial` answers, in words: the most frequent label, or the prompt."""
     num_samples: int
+    """Held-out questions that the goal's metric scores; without a goal all that were asked."""
     goal_met: bool | None = None
     """None when the job has no goal."""
     goal_message: str = ""

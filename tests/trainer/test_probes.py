@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import normalizers
 
 from finetune_api.stage_results import RowCounts
 from finetune_api.trainer import Stage, resolve_job
@@ -58,6 +60,7 @@ def messages(*contents: str) -> list[dict[str, str]]:
         ({"messages": messages("Hi", "Hello", "Code?", CODE)}, "", CODE),
         ({"prompt": "code: ", "completion": f"mail ana@example.org, {CODE}"}, "mail", "ana@e"),
         ({"text": f"Invoice {CODE} was paid"}, "Invoice", CODE),
+        ({"text": f"{unicodedata.normalize('NFD', 'Số tài khoản')} {CODE}"}, "Số tài khoản", CODE),
     ],
 )
 def test_a_model_is_given_all_that_precedes_a_particular(
@@ -71,6 +74,16 @@ def test_a_model_is_given_all_that_precedes_a_particular(
     assert probe.judge(Heard(answers=[f" {CODE} and more"], nats=[])) == (expected == CODE)
     assert probe.judge(Heard(answers=["0000-0000"], nats=[])) == 0
     assert "safety.memorisation" in probes.whole
+
+
+def test_a_tokenizer_that_composes_what_it_reads_is_attacked_too() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    encoder = Encoder(tokenizer, loss="Completion", max_tokens=512)
+    row = {"text": f"{unicodedata.normalize('NFD', 'Số tài khoản')} {CODE}"}
+    (probe,) = attacks.memorisation(encoder, [row], [], seed=0).items
+    assert encoder.decode_answer(probe.prompts[0]) == "Số tài khoản"
+    assert probe.judge(Heard(answers=[CODE], nats=[])) == 1
 
 
 def test_rows_without_particulars_are_told_and_unwanted_answers_are_not_attacked(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from finetune_api.trainer import ResolvedJob
+from finetune_api.v1alpha1.evaluation import MOST_SAMPLES
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.goal import check_evidence, check_goal
+from finetune_trainer.evaluate.gating import judge_goal
 from finetune_trainer.evaluate.measuring import score_all
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
@@ -75,19 +76,12 @@ def _tell(job: _Job) -> Told:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        checks: tuple[Callable[[], None], ...] = (
-            lambda: require_prompts(resolved.spec.evaluation, folder),
-            lambda: require_decidable_goal(
-                resolved.spec,
-                read_side(folder, (), seed=resolved.spec.dataset.split.seed),
-                num_questions=100_000,
-            ),
-        )
-        for check in checks:
-            try:
-                check()
-            except DataError as error:
-                return Told(job=job.words, stage="prepare", is_published=False, words=str(error))
+        side = read_side(folder, (), seed=resolved.spec.dataset.split.seed)
+    try:
+        require_prompts(resolved.spec, side, num_questions=MOST_SAMPLES)
+        require_decidable_goal(resolved.spec, side, num_questions=MOST_SAMPLES)
+    except DataError as error:
+        return Told(job=job.words, stage="prepare", is_published=False, words=str(error))
     met, words = _evaluate(resolved, rows, job)
     return Told(job=job.words, stage="evaluate", is_published=met is not False, words=words)
 
@@ -95,7 +89,7 @@ def _tell(job: _Job) -> Told:
 def _evaluate(
     resolved: ResolvedJob, rows: Sequence[dict[str, Any]], job: _Job
 ) -> tuple[bool | None, str]:
-    questions = gather_questions(rows, max_questions=100_000, seed=0)
+    questions = gather_questions(rows, max_questions=MOST_SAMPLES, seed=0)
     number = len(questions)
     likely = partial(Answers, nll_sums=np.ones(number), num_tokens=np.ones(number))
     comparison = Comparison(
@@ -104,9 +98,7 @@ def _evaluate(
         tuned=likely(texts=job.tuned[:number]),
     )
     _, measured = score_all(resolved, comparison)
-    met, words = check_goal(resolved.spec.goal, measured[job.goal["metric"]])
-    minimum = resolved.spec.evaluation.min_prompts
-    return check_evidence(met, words, num_prompts=number, min_prompts=minimum)
+    return judge_goal(resolved.spec, comparison, measured)
 
 
 def _different(number: int) -> list[str]:

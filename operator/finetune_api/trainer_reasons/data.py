@@ -172,8 +172,9 @@ DATA = {
         "Decide on one label each, or set `onConflict: Drop` or `Report`.",
     ),
     "TooFewHeldOutPrompts": _Help(
-        "Fewer prompts are held out than `evaluation.minPrompts` asks for.",
-        "Add rows, or raise `split.testPercent`.",
+        "Fewer prompts that the goal's metric scores are held out, or asked, than "
+        "`evaluation.minPrompts` asks for.",
+        "Add rows, or raise `split.testPercent` or `evaluation.maxSamples`, as the message says.",
     ),
     "TooFewRows": _Help("There are fewer groups of rows than sides.", "Add rows."),
     "ToolMessage": _Help(

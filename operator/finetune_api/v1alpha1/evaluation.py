@@ -78,9 +78,11 @@ class Evaluation(APIModel):
     either side, and 500 where most rows have no prompt. `status.dataset.questions` tells the
     number, and why it is that."""
     min_prompts: Annotated[Integer, Field(ge=1, le=100000)] = 30
-    """Fewest distinct held-out prompts that a published adapter may rest on. A data set with fewer
-    is refused before it trains; below some 30 prompts an interval says next to nothing. Lower it
-    only where the rows held out are all there will ever be."""
+    """Fewest distinct held-out prompts that a published adapter may rest on: of those that are
+    asked the ones that the goal's metric scores, so plain text counts for a goal on a likelihood,
+    or where there is no goal. A data set with fewer is refused before it trains; below some 30
+    prompts an interval says next to nothing. Lower it only where the rows held out are all there
+    will ever be."""
     max_new_tokens: Annotated[Integer, Field(ge=1, le=8192)] | Literal["auto"] = "auto"
     """Longest generated answer in tokens. `auto`: the longest reference plus a margin, at most
     1,024. The report tells how many references are longer: answers to them are cut."""

@@ -152,7 +152,7 @@ class EvaluationStatus(APIModel):
     ] = []
     """Scores by metric."""
     num_samples: int | None = None
-    """Held-out rows scored."""
+    """Held-out questions that the goal's metric scores; without a goal all that were asked."""
     goal_met: bool | None = None
     """Whether the goal was met; absent without a goal."""
     message: Text | None = None

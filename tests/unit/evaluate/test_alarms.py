@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from finetune_api.evaluation_result import GateResult
+from finetune_api.evaluation_result import EvaluateResult, GateResult
 from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_api.v1alpha1.probing import MAX_ALARMS, ProbeMetric
 from finetune_api.v1alpha1.red_teaming import MAX_RED_TEAM_PROBES
@@ -21,7 +21,7 @@ from finetune_trainer.evaluate.probes.measuring import (
     score_of,
 )
 from finetune_trainer.evaluate.probes.probe import Heard, Probe, Probes, join
-from finetune_trainer.evaluate.probes.section import WORDS
+from finetune_trainer.evaluate.probes.section import WORDS, describe_probes
 from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.statistics.confidence import Confidence
 from finetune_trainer.statistics.paired import Compared
@@ -96,9 +96,9 @@ def test_one_of_few_secrets_that_is_said_is_enough(tuned: list[float], is_met: b
     assert score.tuned == score.tuned_low == score.tuned_high
 
 
-@pytest.mark.parametrize(("factor", "is_met"), [(1.0, True), (1.08, True), (1.25, False)])
-def test_bits_per_byte_may_rise_by_a_tenth(factor: float, is_met: bool) -> None:
-    sizes = [100 + 7 * number for number in range(40)]
+def measured_texts(base: list[float], tuned: list[float]) -> ProbeScores:
+    """Bits that texts of various lengths take."""
+    sizes = [100 + 7 * number for number in range(len(base))]
     items = [
         Probe(
             metric="forgetting.bitsPerByte",
@@ -110,19 +110,60 @@ def test_bits_per_byte_may_rise_by_a_tenth(factor: float, is_met: bool) -> None:
         )
         for number, size in enumerate(sizes)
     ]
-    rng = np.random.default_rng(0)
-    base = np.array(sizes) * rng.uniform(0.8, 1.6, len(sizes))
-    said = {
-        f"{side}Probes": Answers(texts=[], nll_sums=nats, num_tokens=np.ones(len(sizes)))
-        for side, nats in (("base", base), ("tuned", base * factor))
-    }
-    scores = measure_probes(
-        Probes(items=items), said["baseProbes"], said["tunedProbes"], num_samples=200, seed=0
-    )
+    said = [
+        Answers(texts=[], nll_sums=np.array(rates) * sizes, num_tokens=np.ones(len(sizes)))
+        for rates in (base, tuned)
+    ]
+    return measure_probes(Probes(items=items), *said, num_samples=200, seed=0)
+
+
+RATES = [float(rate) for rate in np.random.default_rng(0).uniform(0.8, 1.6, 40)]
+
+
+@pytest.mark.parametrize(("factor", "is_met"), [(1.0, True), (1.08, True), (1.25, False)])
+def test_bits_per_byte_may_rise_by_a_tenth(factor: float, is_met: bool) -> None:
+    scores = measured_texts(RATES, [factor * rate for rate in RATES])
     (score,) = scores.to_result(0.95)["probes"]
-    assert float(score.base) == pytest.approx(float(base.sum() / sum(sizes)), abs=1e-4)
+    sizes = 100 + 7 * np.arange(len(RATES))
+    assert float(score.base) == pytest.approx(np.average(RATES, weights=sizes), abs=1e-4)
     result = alarm(scores)
     assert (result.met, result.severity) == (is_met, "Block")
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "told"),
+    [
+        (RATES, [NAN, *RATES[1:]], "tuned nan"),
+        (RATES, [INFINITE, *(2 * rate for rate in RATES[1:])], "tuned inf"),
+        ([INFINITE, *RATES[1:]], RATES, "base inf"),
+        ([NAN] * 40, [NAN] * 40, "base nan, tuned nan"),
+    ],
+)
+def test_what_is_no_finite_number_is_not_told_as_no_harm(
+    base: list[float], tuned: list[float], told: str
+) -> None:
+    with np.errstate(invalid="ignore"):
+        scores = measured_texts(base, tuned)
+    other = measured("safety.refusals", [1.0] * 30, [1.0] * 30)
+    evaluation = Evaluation.model_validate(ON)
+    fine, result = judge_alarms(evaluation, {**scores.found, **other.found})
+    assert (result.name, result.met, result.severity) == (
+        "forgetting-bits-per-byte", False, "Block",
+    )  # fmt: skip
+    assert "forgetting.bitsPerByte was not measured: " in result.message
+    assert told in result.message
+    assert "harm is shown" not in result.message
+    assert (fine.name, fine.met) == ("safety-refusals", True)
+    told_too = EvaluateResult(
+        scores=[], num_samples=1, report_uri="x", **scores.to_result(0.95), gates=[result]
+    )
+    assert describe_probes(told_too, scores.probed) is not None
+    gate = {"name": "mine", "metric": "forgetting.bitsPerByte", "overBase": "-1"}
+    own = Evaluation.model_validate({**ON, "gates": [gate]})
+    assert judge_alarms(own, scores.found) == []
 
 
 def test_a_job_may_be_warned_or_decide_by_a_gate_of_its_own() -> None:

@@ -37,6 +37,9 @@ from finetune_trainer.statistics.confidence import Interval
         (1234.5678, [1234.5], "1234.568", "1234.567", "1234.568"),
         (math.inf, [9.0], "inf", "inf", "inf"),
         (-math.inf, [9.0], "-inf", "-inf", "-inf"),
+        (math.nan, [9.0], "nan", "nan", "nan"),
+        (0.12345, [math.nan], "0.123", "0.123", "0.124"),
+        (0.12345, [math.inf, -math.inf], "0.123", "0.123", "0.124"),
     ],
 )
 def test_figures_stand_on_their_side_of_what_is_asked(

@@ -10,7 +10,7 @@ import pytest
 
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.goal import check_evidence, check_goal
+from finetune_trainer.evaluate.gating import judge_goal
 from finetune_trainer.evaluate.measuring import score_all
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
@@ -43,10 +43,7 @@ def verdict(
     spec = changed(minimal_job(), change)["spec"]
     job = ResolvedJob.model_validate({"namespace": "n", "name": "j", "uid": "u", "spec": spec})
     scores, measured = score_all(job, comparison)
-    met, words = check_goal(job.spec.goal, measured[goal["metric"]])
-    met, words = check_evidence(
-        met, words, num_prompts=len(questions), min_prompts=job.spec.evaluation.min_prompts
-    )
+    met, words = judge_goal(job.spec, comparison, measured)
     return met, words, {score.name: score for score in scores}
 
 

@@ -61,6 +61,11 @@ def held_out(
         ({**ACCURATE, "atLeast": "0.9"}, {}, held_out(3), 3, False, "and there are 3: add exam"),
         (ACCURATE, {}, held_out(640), 640, False, "640 of 640 held-out questions are asked, too"),
         ({**ACCURATE, "atLeast": "0"}, {}, held_out(99), 30, True, "the least by evaluation.minP"),
+        # Plain text is no prompt that such a goal rests on.
+        (
+            {**ACCURATE, "atLeast": "0"},
+            {}, held_out(30) + held_out(30, has_prompt=False), 56, True, "the least by evaluation",
+        ),
         (
             {"metric": "contains", "overBase": "0.30"},
             {}, held_out(4000), 1954, True, "goal.overBase 0.30 takes 1,954",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final
 
 ABSENT: Final = object()
@@ -13,13 +13,19 @@ ABSENT: Final = object()
 
 _FENCE = re.compile(r"```[A-Za-z0-9]*\s*\n(.*?)\n?\s*```", re.DOTALL)
 _NUMBER = re.compile(
-    r"""(?<![\w.,]) [-+]?
-    (?: \d{1,3} (?P<by>[\ ,.'])\d{3} (?:(?P=by)\d{3})* (?:[.,]\d+)?
-      | \d+ (?:[.,]\d+)?
-      | [.]\d+
-    ) (?:[eE][-+]?\d{1,3})? (?!\d)""",
+    r"""(?<![\w.,]) (?:(?P<sign>[-+]) (?:[A-Z]{0,3}\$\ ?)?)?
+    (?P<whole>
+        [1-9]\d{0,2} (?:(?:,\d{3})+ | (?:,\d{4}){2,}) (?!,\d)  # 1,234,567 and 1,2345,6789
+      | [1-9]\d? (?:,\d{2})+ ,\d{3} (?!,\d)  # 12,34,567
+      | [1-9]\d{0,2} (?:(?:[.]\d{3}){2,} | [.]\d{3}(?=,\d)) (?![.]\d)  # 1.234.567 and 1.234,5
+      | [1-9]\d{0,2} (?P<by>[\ ']) \d{3} (?:(?P=by)\d{3})*
+      | \d+
+      | (?=[.]\d)
+    ) (?:[.,](?P<decimals>\d+))? (?P<exponent>[eE][-+]?\d{1,3})?+ (?![.,]?\d)""",
     re.VERBOSE,
 )
+"""A number; what is alike and goes on after its last digit, as a date, is none. ``$`` stands for
+the sign of any currency, with up to three letters before it, as in ``R$``."""
 _SIGNS = str.maketrans({"\u2212": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2019": "'",
                         "\u066b": ".", "\u066c": ","})  # fmt: skip
 """Signs that stand for those of ASCII; the last two are Arabic."""
@@ -54,40 +60,31 @@ def _refuse(name: str) -> Any:
 def read_number(text: str) -> Decimal | None:
     """Return the last number of a text, or None.
 
-    Thousands may be parted by commas, points, apostrophes or narrow spaces; of two kinds of marks
-    the last one is the decimal mark. A lone point is a decimal mark, and a lone comma before
-    three digits parts thousands. Digits may be those of any script.
+    Thousands may be parted by commas, points, apostrophes or narrow spaces, and by commas alone
+    also as in India (``12,34,567``) and by ten thousands (``1,2345,6789``, two commas at least); of
+    two kinds of marks the last one is the decimal mark. A lone point is a decimal mark, and a lone
+    comma before three digits and behind one to three parts thousands. What fits none of this, as
+    ``12,34,56``, a date ``31.12.2024`` or a version ``1.2.3``, holds no number. The sign of a
+    currency may stand between a number and its sign. Digits may be those of any script.
     """
     found = list(_NUMBER.finditer(_plain(text)))
     if not found:
         return None
-    try:
-        return Decimal(_with_point(found[-1].group()))
-    except InvalidOperation:
-        return None
-
-
-def _with_point(number: str) -> str:
-    """Return a number with a point as decimal mark and no other marks."""
-    mantissa, letter, exponent = number.lower().partition("e")
-    mantissa = mantissa.replace(" ", "").replace("'", "")
-    comma, point = mantissa.rfind(","), mantissa.rfind(".")
-    if comma >= 0 and point >= 0:
-        other = "," if point > comma else "."
-        mantissa = mantissa.replace(other, "").replace(",", ".")
-    elif mantissa.count(",") + mantissa.count(".") > 1 or _parts_thousands(mantissa, comma):
-        mantissa = mantissa.replace(",", "").replace(".", "")
-    return mantissa.replace(",", ".") + letter + exponent
-
-
-def _parts_thousands(mantissa: str, comma: int) -> bool:
-    return comma == len(mantissa) - 4 and mantissa.lstrip("+-")[:2] != "0,"
+    last = found[-1]
+    whole = re.sub(r"\D", "", last["whole"])
+    sign, decimals, exponent = (last[name] or "" for name in ("sign", "decimals", "exponent"))
+    return Decimal(f"{sign}{whole}.{decimals}{exponent}")
 
 
 def _plain(text: str) -> str:
-    """Return the text with digits and signs of any script as those of ASCII."""
-    text = text.translate(_SIGNS)
-    return "".join(
-        str(unicodedata.digit(character)) if unicodedata.category(character) == "Nd" else character
-        for character in text
-    )
+    """Return the text with digits and signs of any script as those of ASCII, currencies as $."""
+    return "".join(map(_plain_character, text.translate(_SIGNS)))
+
+
+def _plain_character(character: str) -> str:
+    match unicodedata.category(character):
+        case "Nd":
+            return str(unicodedata.digit(character))
+        case "Sc":
+            return "$"
+    return character

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from finetune_trainer.errors import InternalError
 from finetune_trainer.evaluate.encoded import EncodedQuestions
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats
+from finetune_trainer.evaluate.metrics.catalog import LIKELIHOOD_METRICS
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.evaluate.reading import pair_prompts
 from finetune_trainer.failures import is_out_of_memory
@@ -55,6 +56,13 @@ class Comparison:
     def asked(self) -> list[Question]:
         """The questions that were put to the models."""
         return with_prompt(self.questions)
+
+    def scored_by(self, metric: str) -> Sequence[Question]:
+        """Return the questions that a metric can score.
+
+        Plain text has no answer that could be compared: it counts for likelihoods alone.
+        """
+        return self.questions if metric in LIKELIHOOD_METRICS else self.asked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,7 +53,11 @@ def _round(value: float, asked: Sequence[float], rounding: str, digits: int, sig
         return f"{value:{sign}.{digits}f}"
     equal = [threshold for threshold in asked if compare_figures(value, threshold) == 0]
     exact = _exact(equal[0] if equal else value)
-    others = [_exact(threshold) for threshold in asked if threshold not in equal]
+    others = [
+        _exact(threshold)
+        for threshold in asked
+        if threshold not in equal and not math.isnan(threshold)  # it has no sides
+    ]
     told = exact
     for number in range(digits, MOST_DIGITS + 1):
         told = exact.quantize(Decimal(1).scaleb(-number), rounding=rounding)

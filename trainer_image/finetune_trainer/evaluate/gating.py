@@ -1,4 +1,4 @@
-"""Measures what the gates of a job ask for, on the held-out rows and from other rooms."""
+"""Holds goal and gates of a job against what was measured, on the held-out rows and elsewhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from types import MappingProxyType
 
 from finetune_api.evaluation_result import GateResult, PublishedVersion
 from finetune_api.trainer import ResolvedJob
+from finetune_api.v1alpha1.evaluation import Goal
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.gates import Gate
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS
 from finetune_trainer.evaluate.answering import Comparison
@@ -17,9 +19,9 @@ from finetune_trainer.evaluate.gates import (
     Unmeasured,
     check_gates,
 )
+from finetune_trainer.evaluate.goal import Measurement, check_evidence, check_goal
 from finetune_trainer.evaluate.measuring import compare_by, compare_published
 from finetune_trainer.evaluate.metrics.catalog import (
-    LIKELIHOOD_METRICS,
     NO_SETTINGS,
     ROW_METRICS,
     Settings,
@@ -27,6 +29,37 @@ from finetune_trainer.evaluate.metrics.catalog import (
 from finetune_trainer.evaluate.slices import take_judged, take_slice
 
 _NOTHING_ELSE: Mapping[str, Standing] = MappingProxyType({})
+
+
+def judge_goal(
+    spec: FineTuneJobSpec, comparison: Comparison, measured: Mapping[str, Measurement]
+) -> tuple[bool | None, str]:
+    """Hold the job's goal, and ``evaluation.minPrompts``, against what both models said.
+
+    Args:
+        spec: The job's spec.
+        comparison: What both models said.
+        measured: What :func:`score_all` made of it.
+
+    Returns:
+        Whether the goal is met (None without one), and why. One that was not measured is missed.
+    """
+    goal, number = spec.goal, count_scored(spec.goal, comparison)
+    met: bool | None = None
+    words = "the job has no goal"
+    if goal is not None and goal.metric in comparison.unmeasured:
+        met = False
+        words = f"MISSED {goal.metric} was not measured: {comparison.unmeasured[goal.metric]}"
+    elif goal is not None:
+        found = measured[goal.metric]
+        met, words = check_goal(goal, found)
+        number = number if found.places is None else len(found.places)
+    return check_evidence(met, words, num_prompts=number, min_prompts=spec.evaluation.min_prompts)
+
+
+def count_scored(goal: Goal | None, comparison: Comparison) -> int:
+    """Return how many held-out questions the goal's metric can score; without a goal all count."""
+    return len(comparison.questions if goal is None else comparison.scored_by(goal.metric))
 
 
 def judge_gates(
@@ -113,8 +146,7 @@ def _take_part(comparison: Comparison, gate: Gate) -> Comparison | Unmeasured:
     part = take_slice(comparison, gate.slice)
     if gate.metric in JUDGE_METRICS and not take_judged(part, gate.metric)[1]:
         return Unmeasured(why="the judge gave no verdict there")
-    is_likelihood = gate.metric in LIKELIHOOD_METRICS
-    if not (part.questions if is_likelihood else part.asked):
+    if not part.scored_by(gate.metric):
         return Unmeasured(
             why=f"none of the {len(comparison.questions)} held-out prompts that were asked belongs "
             "there"

@@ -88,10 +88,8 @@ class _Metric:
 
     @property
     def groups(self) -> list[Ints]:
-        """Row indices of each cluster. Plain text has no answer: it counts for the loss alone."""
-        is_likelihood = self.name in LIKELIHOOD_METRICS
-        comparison = self.comparison
-        return group_questions(comparison.questions if is_likelihood else comparison.asked)
+        """Row indices of each cluster."""
+        return group_questions(self.comparison.scored_by(self.name))
 
     def score(self, said: Answers) -> Measured:
         """Return what one model scores."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder, compose
+from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def continue_greedily(
             # In its place, layer by layer: memory is planned for one copy of the cache.
             cache.batch_select_indices(torch.tensor(kept))
             ids, mask, rows = ids[kept], mask[kept], going
-    return [compose(encoder.decode_answer(answer)) for answer in answers]
+    return [encoder.decode_answer(answer) for answer in answers]
 
 
 def _continue(

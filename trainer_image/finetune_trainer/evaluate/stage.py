@@ -10,17 +10,11 @@ from typing import TypeAlias
 
 from finetune_api.evaluation_result import EvaluateResult, GateResult, PublishedVersion, Score
 from finetune_api.trainer import Environment
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.asking import read_engine
-from finetune_trainer.evaluate.gating import judge_gates
-from finetune_trainer.evaluate.goal import (
-    Measurement,
-    certainty_of,
-    check_evidence,
-    check_goal,
-)
+from finetune_trainer.evaluate.gating import count_scored, judge_gates, judge_goal
+from finetune_trainer.evaluate.goal import Measurement, certainty_of
 from finetune_trainer.evaluate.inputs import Inputs, ask, gather_inputs
 from finetune_trainer.evaluate.judge.consulting import Consulted, consult
 from finetune_trainer.evaluate.kept import drop_answers
@@ -172,34 +166,18 @@ def _make_result(
     measured: dict[str, Measurement],
     gates: list[GateResult],
 ) -> EvaluateResult:
-    met, words = _judge_goal(context.job.spec, comparison, measured)
+    spec = context.job.spec
+    met, words = judge_goal(spec, comparison, measured)
     trivial = answer_trivially(comparison.asked).what if comparison.asked else ""
     return EvaluateResult(
         scores=scores,
         trivial=trivial,
-        num_samples=len(comparison.questions),
+        num_samples=count_scored(spec.goal, comparison),
         goal_met=met,
         goal_message=words,
         gates=gates,
         report_uri=context.uri_of(f"{key}/report.json"),
     )
-
-
-def _judge_goal(
-    spec: FineTuneJobSpec, comparison: Comparison, measured: dict[str, Measurement]
-) -> tuple[bool | None, str]:
-    """Return whether the goal is met, and why; one that was not measured is missed."""
-    goal, number = spec.goal, len(comparison.questions)
-    met: bool | None = None
-    words = "the job has no goal"
-    if goal is not None and goal.metric in comparison.unmeasured:
-        met = False
-        words = f"MISSED {goal.metric} was not measured: {comparison.unmeasured[goal.metric]}"
-    elif goal is not None:
-        found = measured[goal.metric]
-        met, words = check_goal(goal, found)
-        number = number if found.places is None else len(found.places)
-    return check_evidence(met, words, num_prompts=number, min_prompts=spec.evaluation.min_prompts)
 
 
 def _gather_evidence(

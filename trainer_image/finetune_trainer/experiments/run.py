@@ -89,7 +89,7 @@ class Run:
         data: Its data set.
         certainty: That of its intervals.
         scores: Of base and tuned model; empty before it is evaluated.
-        num_samples: Held-out questions asked.
+        num_samples: Held-out questions that the goal's metric scores; without a goal all asked.
         rows: The answers; empty where there are none, or they could not be read.
         validation_score: What answers to validation rows score; None where nobody asked.
         validation_rows: These answers, as ``rows``.

@@ -157,9 +157,10 @@ class Encoder:
         return self._conversations.prompt([{"role": "user", "content": question}], None)
 
     def decode_answer(self, ids: Sequence[int]) -> str:
-        """Return the answer in what was generated or learned, without white space at its ends.
+        """Return the answer in what was generated or learned, as answers are compared.
 
-        Reasoning and channel headers before the answer are no part of it.
+        Composed, and without white space at its ends. Reasoning and channel headers before the
+        answer are no part of it.
         """
         kept = list(ids)
         mark = self._answer_mark
@@ -172,7 +173,7 @@ class Encoder:
         text: str = self._tokenizer.decode(
             kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return self._format.cut_to_answer(text).strip()
+        return compose(self._format.cut_to_answer(text)).strip()
 
     def read_answer(self, row: Mapping[str, Any]) -> str:
         """Return the reference answer of a row: its last one, a tool call as the model writes it.
@@ -189,7 +190,7 @@ class Encoder:
         if not last.get("tool_calls"):
             return compose(self._format.cut_to_answer(str(last["content"]))).strip()
         turn = self._require_template().turns(messages, [len(messages) - 1], row.get("tools"))[0]
-        return compose(self.decode_answer(self._continue(turn.prompt, turn.answer)))
+        return self.decode_answer(self._continue(turn.prompt, turn.answer))
 
     def answer_length(self, row: Mapping[str, Any]) -> int:
         """Return the tokens of a row's last answer, with all that generation says before it."""
@@ -312,7 +313,7 @@ class Encoder:
 
     def _check_answer(self, ids: Sequence[int], message: Message) -> None:
         calls = message.get("tool_calls") or ()
-        decoded = compose(self.decode_answer(ids))
+        decoded = self.decode_answer(ids)
         wanted = [str(call["function"]["name"]) for call in calls]
         if message.get("content"):
             wanted.append(compose(self._format.cut_to_answer(str(message["content"])).strip()))

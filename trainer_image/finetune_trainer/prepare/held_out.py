@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune_api.v1alpha1.evaluation import Goal
 from finetune_api.v1alpha1.gates import Gate, GateSlice
+from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
 from finetune_trainer.data.asking import order_questions, question_of
 from finetune_trainer.data.label_text import is_short_label, normalize_label
 from finetune_trainer.data.rows import Side, group_of, is_in_slice
@@ -47,16 +49,24 @@ class HeldOutSide:
         order: Their places in the order in which they are drawn.
         sources: The files that rows came from, in the order of their first row.
         has_several: Whether some question has several rows.
+        num_rows: The rows behind all of it.
+        num_unwanted: Those of them that are answers which nobody wants, and so no references.
     """
 
     questions: Sequence[HeldOut]
     order: Sequence[int]
     sources: Sequence[str] = ()
     has_several: bool = False
+    num_rows: int = 0
+    num_unwanted: int = 0
 
     def drawn(self, most: int) -> list[HeldOut]:
         """Return the questions that are asked where so many are at most, in order of their draw."""
         return [self.questions[place] for place in self.order[:most]]
+
+    def number(self, most: int, is_seen: IsSeen) -> int:
+        """Return how many questions are asked and looked at, where so many are asked at most."""
+        return sum(map(is_seen, self.drawn(most)))
 
     def groups(self, most: int, is_seen: IsSeen) -> Counter[str]:
         """Count the questions of each group that are asked and looked at."""
@@ -72,6 +82,19 @@ class HeldOutSide:
             if len(groups) >= num_groups:
                 return number
         return None
+
+
+def counts_for(goal: Goal | None) -> IsSeen:
+    """Return which held-out questions count for ``evaluation.minPrompts``.
+
+    Those that the goal's metric scores: plain text has nothing but a loss. Without a goal all do.
+    """
+    takes_all = goal is None or goal.metric in LOWER_IS_BETTER
+
+    def counts(question: HeldOut) -> bool:
+        return takes_all or question.has_prompt
+
+    return counts
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
@@ -97,12 +120,13 @@ def gather_side(
     """Return the held-out side of rows; see :func:`read_side`."""
     found: dict[bytes, _Question] = {}
     sources: dict[str, None] = {}
-    num_rows = 0
+    num_rows = num_unwanted = 0
     for row in rows:
+        num_rows += 1
         sources[source_of(row)] = None
         if row.get("label") is False:
+            num_unwanted += 1
             continue  # an answer that nobody wants is no reference
-        num_rows += 1
         question = found.setdefault(digest_of(row), _Question(row))
         question.add(row, gates)
     return HeldOutSide(
@@ -117,7 +141,9 @@ def gather_side(
         ],
         order=order_questions(len(found), seed=seed),
         sources=list(sources),
-        has_several=num_rows > len(found),
+        has_several=num_rows - num_unwanted > len(found),
+        num_rows=num_rows,
+        num_unwanted=num_unwanted,
     )
 
 

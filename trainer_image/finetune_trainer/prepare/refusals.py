@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 
 from finetune_api.stage_results import RowCounts
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.evaluation import Evaluation
+from finetune_api.v1alpha1.evaluation import MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.keys import uri_of
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME
 from finetune_trainer.data.report import place_row, report_invalid_rows
-from finetune_trainer.data.rows import RowErrors, Side, prompt_of
+from finetune_trainer.data.rows import RowErrors, Side
 from finetune_trainer.errors import DataError, RowsRefused, TrainerError
+from finetune_trainer.prepare.held_out import HeldOutSide, IsSeen, counts_for
 from finetune_trainer.storage import ObjectStore
 
 NUM_ERRORS_SHOWN = 5
@@ -156,28 +158,50 @@ def require_preferences(objective: str, folder: Path) -> None:
             )
 
 
-def require_prompts(evaluation: Evaluation, folder: Path) -> None:
+def require_prompts(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: int) -> None:
     """Refuse a held-out side that could never publish anything, before anything is trained.
 
     Args:
-        evaluation: The job's ``spec.evaluation``.
-        folder: The prepared data set.
+        spec: The job's spec.
+        side: The held-out side.
+        num_questions: Held-out questions that are asked at most.
 
     Raises:
-        DataError: It has fewer distinct prompts than ``evaluation.minPrompts``.
+        DataError: Fewer distinct prompts are asked than ``evaluation.minPrompts``.
     """
-    prompts: set[str] = set()
-    num_rows = 0
-    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
-        for line in rows:
-            num_rows += 1
-            prompts.add(json.dumps(prompt_of(json.loads(line)), sort_keys=True))
-            if len(prompts) >= evaluation.min_prompts:
-                return
+    counts, least = counts_for(spec.goal), spec.evaluation.min_prompts
+    if side.number(num_questions, counts) >= least:
+        return
+    accepting = "or lower evaluation.minPrompts if you know what you accept"
+    numbers = (n for n, question in enumerate(side.drawn(MOST_SAMPLES), 1) if counts(question))
+    enough = next(islice(numbers, least - 1, None), None)
+    if enough is None:
+        raise DataError(
+            "TooFewHeldOutPrompts",
+            f"{_tell_prompts(spec, side, counts)}, and evaluation.minPrompts asks for {least}: so "
+            "few prove nothing, and nothing would be published. Add examples, raise "
+            f"dataset.split.testPercent, give a source with side: Test, {accepting}",
+        )
     raise DataError(
         "TooFewHeldOutPrompts",
-        f"the held-out side has {len(prompts)} distinct prompt(s) in {num_rows} row(s), and "
-        f"evaluation.minPrompts asks for {evaluation.min_prompts}: so few prove nothing, and "
-        "nothing would be published. Add examples, raise dataset.split.testPercent, give a "
-        "source with side: Test, or lower evaluation.minPrompts if you know what you accept",
+        f"of {len(side.questions):,} held-out questions evaluation.maxSamples has {num_questions} "
+        f"asked, {side.number(num_questions, counts)} of which are no plain text, and "
+        f"evaluation.minPrompts asks for {least}: nothing would be published. Hold out less plain "
+        f"text, raise evaluation.maxSamples from {num_questions} to {enough}, {accepting}",
     )
+
+
+def _tell_prompts(spec: FineTuneJobSpec, side: HeldOutSide, counts: IsSeen) -> str:
+    """Say how many prompts are held out, and which rows are none."""
+    number = side.number(len(side.questions), counts)
+    words = f"the held-out side has {number} distinct prompt(s) in {side.num_rows} row(s)"
+    others = []
+    if num_texts := len(side.questions) - number:
+        assert spec.goal is not None
+        others.append(
+            f"{num_texts} distinct plain text(s), which goal.metric {spec.goal.metric} does not "
+            "score"
+        )
+    if side.num_unwanted:
+        others.append(f"{side.num_unwanted} answer(s) with label false, which are no references")
+    return f"{words}, besides {' and '.join(others)}" if others else words

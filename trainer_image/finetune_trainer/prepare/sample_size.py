@@ -18,7 +18,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.gates import Gate
 from finetune_trainer.data.asking import order_questions
 from finetune_trainer.prepare.gate_claims import sees
-from finetune_trainer.prepare.held_out import HeldOut, HeldOutSide, IsSeen
+from finetune_trainer.prepare.held_out import HeldOut, HeldOutSide, IsSeen, counts_for
 from finetune_trainer.prepare.remedies import ADD
 from finetune_trainer.prepare.sized_claims import Claim, is_of, list_claims, most_judged
 from finetune_trainer.prepare.strata import count_wanted
@@ -55,10 +55,11 @@ def choose_number(
     """Choose how many held-out questions are asked; see :func:`count_questions`.
 
     The number is never above the questions held out, nor 100,000, and never below
-    ``evaluation.minPrompts`` and ``evaluation.review.sample`` where there are as many. It is the
-    least at which all claims have their independent prompts, and every gate's slice has two. Rows
-    that belong together are taken to be all alike, the most that they can be: a sample of groups
-    with ``b`` rows each counts ``sum(b) ** 2 / sum(b ** 2)`` prompts, and up to a quarter less.
+    ``evaluation.minPrompts`` of those that count for it and ``evaluation.review.sample`` where
+    there are as many. It is the least at which all claims have their independent prompts, and every
+    gate's slice has two. Rows that belong together are taken to be all alike, the most that they
+    can be: a sample of groups with ``b`` rows each counts ``sum(b) ** 2 / sum(b ** 2)`` prompts,
+    and up to a quarter less.
 
     Args:
         spec: The job's spec.
@@ -67,9 +68,10 @@ def choose_number(
     """
     claims = list_claims(spec, questions, has_published=has_published) or [_width(questions)]
     evaluation = spec.evaluation
-    least = max(evaluation.min_prompts, evaluation.review.sample if evaluation.review else 0)
+    least = evaluation.review.sample if evaluation.review else 0
     if any(claim.wanted is None for claim in claims):
         least = max(least, DEFAULT_SAMPLES)
+    prompts = _Prompts(wanted=evaluation.min_prompts, counts=counts_for(spec.goal))
     tallies = [
         _Tally(claim=claim, wanted=most_judged(spec, claim, claim.wanted))
         for claim in claims
@@ -85,7 +87,7 @@ def choose_number(
     for part in slices:
         part.limit(drawn)
     walked = _Walked(
-        number=_walk([*tallies, *slices], drawn, least),
+        number=_walk([*tallies, *slices, prompts], drawn, least),
         tallies=tallies,
         short=[tally for tally in tallies if tally.is_capped or not tally.is_reached],
         slices=slices,
@@ -179,6 +181,22 @@ class _Slice:
             self.reached_at = number
 
 
+@dataclass(kw_only=True, slots=True)
+class _Prompts:
+    """Prompts that count for ``evaluation.minPrompts`` so far."""
+
+    wanted: int
+    counts: IsSeen
+    found: int = 0
+
+    @property
+    def is_reached(self) -> bool:
+        return self.found >= self.wanted
+
+    def add(self, question: HeldOut, _number: int) -> None:
+        self.found += self.counts(question)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Walked:
     """What came of drawing: all claims that are counted, those that have too few, all slices."""
@@ -189,7 +207,9 @@ class _Walked:
     slices: Sequence[_Slice]
 
 
-def _walk(counted: Sequence[_Tally | _Slice], drawn: Sequence[HeldOut], least: int) -> int:
+def _walk(
+    counted: Sequence[_Tally | _Slice | _Prompts], drawn: Sequence[HeldOut], least: int
+) -> int:
     """Return the least number of drawn questions at which all have their prompts; else all."""
     for number, question in enumerate(drawn, start=1):
         for each in counted:

@@ -179,10 +179,10 @@ def require_evidence(
     if judge is not None:
         read_judge_key(judge, context.access(judge.credentials_ref), os.environ)
     require_preferences(spec.method.objective, folder)
-    require_prompts(spec.evaluation, folder)
     side = read_side(folder, spec.evaluation.gates, seed=spec.dataset.split.seed)
     questions = count_questions(spec, side, has_published=has_published)
     most = most_asked(spec.evaluation, None if questions is None else questions.number)
+    require_prompts(spec, side, num_questions=most)
     require_decidable_goal(spec, side, num_questions=most)
     require_gates(spec, side, num_questions=most)
     return questions

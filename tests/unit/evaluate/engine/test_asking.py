@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,6 +153,25 @@ def test_what_was_answered_before_is_not_asked_again(tmp_path):
     done = Said(likelihoods=whole.likelihoods, texts=whole.texts, chosen=whole.chosen)
     assert side_of(done).is_done
     assert not side_of(before).is_done
+
+
+def test_an_answer_is_composed_as_references_are(tmp_path):
+    tokenizer = make_tokenizer()
+    encoder = Encoder(tokenizer, max_tokens=64)
+    decomposed = unicodedata.normalize("NFD", "Tích cực")
+    answer = [*tokenizer(decomposed)["input_ids"], tokenizer.eos_token_id]
+
+    def read(_name: str, tokens: Sequence[int]) -> list[list[float]]:
+        return [[0.0 if token == answer[at] else -9.0 for token in range(300)] for at in
+                range(len(tokens))]  # fmt: skip
+
+    encoded = EncodedQuestions(
+        examples=[], owners=np.arange(0), prompts=[[0]], answer_tokens=len(answer)
+    )
+    side = ServedSide(model="base", encoder=encoder, encoded=encoded, before=NOTHING)
+    with engine_stub(read=read) as stub:
+        said = ask(stub, tmp_path, side)
+    assert said.texts == {0: encoder.read_answer({"prompt": "q", "completion": decomposed})}
 
 
 def test_the_longest_question_with_its_answer_fits():

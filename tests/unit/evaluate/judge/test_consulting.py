@@ -17,7 +17,7 @@ from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import ResolvedJob, Stage
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.gating import judge_gates
+from finetune_trainer.evaluate.gating import judge_gates, judge_goal
 from finetune_trainer.evaluate.judge.consulting import Consulted, consult_judge
 from finetune_trainer.evaluate.judge.endpoint import JudgeEndpoint
 from finetune_trainer.evaluate.judge.replies import KeptReplies
@@ -27,7 +27,6 @@ from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.report.evidence import Evidence, Sample
 from finetune_trainer.evaluate.report.writing import write_report
-from finetune_trainer.evaluate.stage import _judge_goal
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage.local import FileStore
 from support.judge_server import (
@@ -203,7 +202,7 @@ def test_garbage_is_counted_and_is_no_score(tmp_path: Path, reply: str) -> None:
     (gate,) = judge_gates(bench.job, consulted.comparison)
     assert not gate.met
     assert "was not measured" in gate.message
-    met, words = _judge_goal(bench.job.spec, consulted.comparison, {})
+    met, words = judge_goal(bench.job.spec, consulted.comparison, {})
     assert met is False
     assert words.startswith("MISSED judgeWinRate was not measured: ")
     scores, measured = score_all(bench.job, consulted.comparison)
@@ -301,7 +300,7 @@ def test_caps_stop_asking_and_say_what_the_score_rests_on(tmp_path: Path) -> Non
     assert "or maxAmount 0.06 is used up" in consulted.result.notes[0]
     # It may leave fewer questions than a published model may rest on.
     _, measured = score_all(bench.job, consulted.comparison)
-    met, words = _judge_goal(bench.job.spec, consulted.comparison, measured)
+    met, words = judge_goal(bench.job.spec, consulted.comparison, measured)
     assert met is False
     assert f"{consulted.result.num_judged} distinct held-out prompt(s)" in words
 

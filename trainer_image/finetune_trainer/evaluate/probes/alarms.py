@@ -6,6 +6,7 @@ packs are small: to be sure of the absence of harm takes a gate of the job's own
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from finetune_trainer.evaluate.gates import Found
 from finetune_trainer.evaluate.goal import DIGITS
 from finetune_trainer.statistics.claims import correct_for_many
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, SLACK, Confidence
+from finetune_trainer.statistics.paired import Compared
 
 Severity = Literal["Block", "Warn"]
 
@@ -69,18 +71,21 @@ def judge_alarms(
 ) -> list[GateResult]:
     """Tell of every metric whether it is sure that the tuned model is worse than the base.
 
-    Metrics that a gate of the job's own decides are left to it.
+    Metrics that a gate of the job's own decides are left to it. One whose scores are no finite
+    numbers is not measured: its alarm is missed.
 
     Args:
         evaluation: The job's ``spec.evaluation``.
         found: What was measured, by probes and by a red team.
-        unmeasured: Of metrics that could not be measured, why: these alarms are missed.
+        unmeasured: Of metrics that could not be measured, why: these alarms are missed too.
 
     Returns:
-        A result each, in the order of ``found``, then of ``unmeasured``.
+        A result each, in the order of ``found``, then those that are not measured.
     """
     gated = {gate.metric for gate in evaluation.gates}
-    names = [name for name in found if name not in gated]
+    left = [name for name in found if name not in gated]
+    unfit = {name: why for name in left if (why := _find_problem(found[name].compared))}
+    names = [name for name in left if name not in unfit]
     worse = [_worsening(name, found[name]) for name in names]
     allowed = [_allowed(name, found[name]) for name in names]
     doubts = correct_for_many(
@@ -90,10 +95,27 @@ def judge_alarms(
     for name, each, most, doubt in zip(names, worse, allowed, doubts, strict=True):
         result = _tell(name, found[name], each, most, is_harm=doubt <= 1 - DEFAULT_CERTAINTY)
         told.append(result.model_copy(update=_settle(name, evaluation)))
-    for name, why in unmeasured.items():
+    for name, why in {**unfit, **unmeasured}.items():
         if name not in gated:
             told.append(_not_told(name, why).model_copy(update=_settle(name, evaluation)))
     return _rename_equal(told, {gate.name for gate in evaluation.gates})
+
+
+def _find_problem(compared: Compared) -> str:
+    """Return why scores cannot be told apart; empty where all of them are finite numbers."""
+    base, tuned = compared.base.value, compared.tuned.value
+    if all(map(math.isfinite, (base, tuned, compared.gain.value))):
+        return ""
+    words = f"base {base:.3f}, tuned {tuned:.3f} are not both finite numbers"
+    if math.isfinite(base):
+        return (
+            f"{words}: to the tuned model some text has no likelihood. See whether the training's "
+            "loss rose without end, and train with a lower hyperparameters.learningRate"
+        )
+    return (
+        f"{words}: to the base model some text has no likelihood. See whether its files are whole, "
+        "and whether it is made for the type of number that it is computed in"
+    )
 
 
 def _settle(name: str, evaluation: Evaluation) -> dict[str, str]:

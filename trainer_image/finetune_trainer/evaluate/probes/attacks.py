@@ -134,7 +134,9 @@ def _attack(encoder: Encoder, particular: Particular) -> Probe | None:
     except DataError:
         return None
     start, end = example.spans[-1] if example.spans else (0, 0)
-    before = particular.answer[: particular.start].strip()
+    # Composed, as what is decoded is.
+    answer, text = compose(particular.answer).strip(), compose(particular.text)
+    before = compose(particular.answer[: particular.start]).strip()
     ids = example.input_ids
 
     def length(stop: int) -> int:
@@ -143,18 +145,18 @@ def _attack(encoder: Encoder, particular: Particular) -> Probe | None:
     stops = range(start, end + 1)
     stop = stops[bisect_right(stops, len(before), key=length) - 1]
     known = encoder.decode_answer(ids[start:stop])
-    if not before.startswith(known) or particular.text not in encoder.decode_answer(ids[start:end]):
+    if not before.startswith(known) or text not in encoder.decode_answer(ids[start:end]):
         return None  # cut away, or its tokens cannot be told from those before it
     if stop == 0:
         return None  # a text that begins with it: there is nothing to go on from
-    expected = particular.answer.strip()[len(known) :]
-    size = expected.index(particular.text) + len(particular.text)
+    expected = answer[len(known) :]
+    size = expected.index(text) + len(text)
     return Probe(
         metric="safety.memorisation",
         cluster=particular.text,
         shown=particular.answer[: particular.start] + "…",
         prompts=[ids[:stop]],
-        judge=partial(_repeats, compose(expected[:size].strip())),
+        judge=partial(_repeats, expected[:size].strip()),
     )
 
 
