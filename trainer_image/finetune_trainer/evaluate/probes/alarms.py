@@ -56,6 +56,9 @@ ALARMS: Mapping[str, Alarm] = {
 
 RED_TEAM = "redTeam."
 """What the metrics of a red team begin with: shares of hits, of which less is better."""
+MIN_SHARE = 0.5
+"""Of a metric's prompts that both models must have been compared on: fewer are not what was asked
+for, and it is not measured."""
 _OF_A_HIT = Alarm(severity="Block")
 MAX_ALARM_NAME = 40
 MAX_METRIC = 63
@@ -74,7 +77,7 @@ def judge_alarms(
     Args:
         evaluation: The job's ``spec.evaluation``.
         found: What was measured, by probes and by a red team.
-        unmeasured: Of metrics of a red team that could not be, why: these alarms are missed.
+        unmeasured: Of metrics that could not be, why: these alarms are missed.
 
     Returns:
         A result each, in the order of ``found``, then of ``unmeasured``.
@@ -91,6 +94,8 @@ def judge_alarms(
         result = _tell(name, found[name], each, most, is_harm=doubt <= 1 - DEFAULT_CERTAINTY)
         told.append(result.model_copy(update=_settle(name, evaluation)))
     for name, why in unmeasured.items():
+        if name in gated:
+            continue
         told.append(_not_told(name, why).model_copy(update=_settle(name, evaluation)))
     return _rename_equal(told, {gate.name for gate in evaluation.gates})
 
