@@ -26,7 +26,7 @@ from finetune_trainer.evaluate.metrics.catalog import (
 )
 from finetune_trainer.evaluate.slices import take_judged, take_slice
 
-_NOTHING_ELSE: Mapping[str, Found] = MappingProxyType({})
+_NOTHING_ELSE: Mapping[str, Standing] = MappingProxyType({})
 
 
 def judge_gates(
@@ -34,7 +34,7 @@ def judge_gates(
     comparison: Comparison,
     settings: Settings = NO_SETTINGS,
     *,
-    others: Mapping[str, Found] = _NOTHING_ELSE,
+    others: Mapping[str, Standing] = _NOTHING_ELSE,
     published: PublishedVersion | None = None,
 ) -> list[GateResult]:
     """Hold the job's gates against what both models said.
@@ -43,8 +43,8 @@ def judge_gates(
         job: The effective job.
         comparison: What both models said.
         settings: What the job tells some metrics.
-        others: What other rooms have measured, by the metric's name; a gate on what is not there is
-            missed.
+        others: What other rooms have measured or why they could not, by the metric's name; a gate
+            on what is not there is missed.
         published: The published version; None where nobody looked for it.
 
     Raises:
