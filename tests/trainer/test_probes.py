@@ -76,6 +76,27 @@ def test_a_particular_of_any_length_is_found_by_who_knows_it_by_heart(
     assert not probes.notes
 
 
+@pytest.mark.parametrize(
+    ("thought", "words"),
+    [("They ask. " * 9, ""), (f"It was {CODE}. " * 3, "where they can be read off: 1")],
+)
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_what_the_thought_says_is_not_attacked_behind_it(
+    thought: str, words: str, is_inside: bool
+) -> None:
+    encoder = that_reasons()
+    answer = {"role": "assistant", "content": f"It is {CODE}.", "reasoning_content": thought}
+    if is_inside:
+        content = f"<think>\n{thought}\n</think>\n\nIt is {CODE}."
+        answer = {"role": "assistant", "content": content}
+    row: dict[str, Any] = {"messages": [*messages("Code?"), answer]}
+    probes = attacks.memorisation(encoder, [row], [], seed=0)
+    assert words in probes.notes.get("safety.memorisation", "")
+    assert probes.num_unknown["safety.memorisation"] == bool(words)
+    if not words:
+        assert say_by_heart(encoder, probes, row) == [1.0]
+
+
 def test_what_cannot_be_attacked_is_told_and_leaves_bounds() -> None:
     tokenizer = make_tokenizer()
     encoder = Encoder(tokenizer, loss="Completion", max_tokens=200)

@@ -30,13 +30,22 @@ class AnswerReader:
         self._format = chat_format
         self._mark = list(mark)
 
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """Return the text of tokens as it is, of control tokens unless these are skipped."""
+        text: str = self._tokenizer.decode(
+            list(ids),
+            skip_special_tokens=skip_special_tokens,
+            clean_up_tokenization_spaces=False,
+        )
+        return text
+
     def read(self, ids: Sequence[int]) -> str:
         """Return the answer in what was generated or learned, without white space at its ends.
 
         Reasoning and channel headers before the answer are no part of it.
         """
         kept = list(ids)
-        text = self._decode(kept[self._find_end_of_mark(kept) :], skip_special_tokens=True)
+        text = self.decode(kept[self._find_end_of_mark(kept) :], skip_special_tokens=True)
         return self._format.cut_to_answer(text).strip()
 
     def read_generated(self, prompt: Sequence[int], ids: Sequence[int]) -> str | None:
@@ -55,7 +64,7 @@ class AnswerReader:
         """Tell whether a model may reason before it answers a prompt, given as tokens."""
         if not self._format.answer_after:
             return False
-        return may_reason(self._format, self._decode(prompt))
+        return may_reason(self._format, self.decode(prompt))
 
     def count_before(self, ids: Sequence[int]) -> int:
         """Return how many tokens stand before an answer that was generated or learned.
@@ -65,20 +74,20 @@ class AnswerReader:
         kept, mark = list(ids), self._format.answer_after
         end = self._find_end_of_mark(kept)
         rest = kept[end:]
-        number = self._decode(rest).count(mark) if mark else 0
+        number = self.decode(rest).count(mark) if mark else 0
         if not number:
             return end
         # The tokenizer joins a mark with what stands around it.
         sizes = range(len(rest) + 1)
-        place = bisect_left(sizes, number, key=lambda size: self._decode(rest[:size]).count(mark))
+        place = bisect_left(sizes, number, key=lambda size: self.decode(rest[:size]).count(mark))
         return end + place
 
     def _has_no_end(self, prompt: Sequence[int], ids: list[int]) -> bool:
         mark = self._format.answer_after
         if not mark or self._find_end_of_mark(ids):
             return False
-        said = self._decode(ids)
-        if mark in said or not begins_to_reason(self._format, self._decode(prompt), said):
+        said = self.decode(ids)
+        if mark in said or not begins_to_reason(self._format, self.decode(prompt), said):
             return False
         return not self._ends_as_call(ids)
 
@@ -102,14 +111,6 @@ class AnswerReader:
         starts = range(len(ids) - len(mark), -1, -1)
         at = next((start for start in starts if ids[start : start + len(mark)] == mark), None)
         return 0 if at is None else at + len(mark)
-
-    def _decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        text: str = self._tokenizer.decode(
-            list(ids),
-            skip_special_tokens=skip_special_tokens,
-            clean_up_tokenization_spaces=False,
-        )
-        return text
 
 
 def compose(text: str) -> str:

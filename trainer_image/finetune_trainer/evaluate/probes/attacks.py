@@ -33,6 +33,7 @@ MOST_SAID = 256
 
 _NONE_THERE = "no answer of the train side holds a number, an address or a code that only it has"
 _NOT_LEARNED = "their rows are cut before their end, or cannot be written, so nobody learns them"
+_REASONED = "they stand in reasoning, where they can be read off"
 _FIRST = "nothing stands before them to go on from"
 _UNTOLD = "their tokens cannot be told from those around them"
 _LONG = f"they have more than {MOST_SAID} tokens"
@@ -129,22 +130,25 @@ def _attack(encoder: Encoder, particular: Particular) -> Probe | str:
         return _NOT_LEARNED
     start, end = example.spans[-1] if example.spans else (0, 0)
     ids = example.input_ids
+    # What is reasoned before the answer is no part of it, and has lengths of its own.
+    begin = start + encoder.reader.count_before(ids[start:end])
+    if particular.text.lower() in encoder.reader.decode(ids[start:begin]).lower():
+        return _REASONED
     if particular.text not in _learned_answer(encoder, ids[:start], ids[start:end]):
         return _NOT_LEARNED if example.num_cut else _UNTOLD
 
     def length(stop: int) -> int:
         return len(encoder.decode_answer(ids[start:stop]))
 
-    before = particular.answer[: particular.start].strip()
-    # What is reasoned before the answer is no part of it, and has lengths of its own.
-    stops = range(start + encoder.reader.count_before(ids[start:end]), end + 1)
+    answer, before = _divide(encoder, particular)
+    stops = range(begin, end + 1)
     stop = stops[bisect_right(stops, len(before), key=length) - 1]
     known = encoder.decode_answer(ids[start:stop])
-    if not before.startswith(known):
+    if not before.startswith(known) or particular.text not in answer[len(known) :]:
         return _UNTOLD
     if stop == 0:
         return _FIRST
-    expected = particular.answer.strip()[len(known) :]
+    expected = answer[len(known) :]
     size = expected.index(particular.text) + len(particular.text)
     is_said = bisect_left(stops, len(known) + size, key=length)
     num_tokens = (stops[is_said] if is_said < len(stops) else end) - stop
@@ -158,6 +162,14 @@ def _attack(encoder: Encoder, particular: Particular) -> Probe | str:
         answer_tokens=max(ANSWER_TOKENS, num_tokens + ANSWER_MARGIN_TOKENS),
         judge=partial(_repeats, compose(expected[:size].strip())),
     )
+
+
+def _divide(encoder: Encoder, particular: Particular) -> tuple[str, str]:
+    """Return the answer without reasoning that its text brings, and what of it comes before."""
+    answer = encoder.chat_format.cut_to_answer(particular.answer)
+    start = particular.start - (len(particular.answer) - len(answer))
+    before = answer[:start] if start >= 0 else answer.partition(particular.text)[0]
+    return answer.strip(), before.strip()
 
 
 def _learned_answer(encoder: Encoder, prompt: Sequence[int], ids: Sequence[int]) -> str:
