@@ -92,7 +92,7 @@ def main() -> None:
             asker.ask(model, share, parts.append)
             wall, spent = time.perf_counter() - started, time.process_time() - spent
             longest = max(map(len, encoded.prompts))
-            texts = {n: text for part in parts for n, text in part.texts.items()}
+            texts = {n: text or "" for part in parts for n, text in part.texts.items()}
             chosen = {n: labels[c] for part in parts for n, c in part.chosen.items()}
             right = f"{count_right(texts, asked.questions)}"
             likeliest = f"{count_right(chosen, asked.questions)}" if chosen else ""

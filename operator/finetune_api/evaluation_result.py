@@ -191,7 +191,7 @@ class EvaluateResult(APIModel):
     probes: list[Score] = []
     """What was measured beyond the held-out rows; not in a termination message that is too long."""
     probe_notes: dict[str, str] = {}
-    """Of probes that were asked for and are not measured, why."""
+    """Of probes that were asked for and are not measured, or not whole, why."""
     red_team: RedTeamResult | None = None
     """None where nobody attacked; not in a termination message that is too long."""
     judge: JudgeResult | None = None

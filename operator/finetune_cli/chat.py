@@ -168,6 +168,8 @@ def _show(line: dict[str, Any], console: Console, *, is_echoed: bool) -> None:
         say(f"tuned: {line['tuned']}")
     else:
         say(str(line["tuned"]))
+    if "note" in line:
+        say(str(line["note"]), "yellow")
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:

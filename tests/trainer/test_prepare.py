@@ -30,8 +30,9 @@ from finetune_trainer.prepare.licence import require_licence
 from finetune_trainer.prepare.reading import examples
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
+from support.awkward_templates import OPENS_REASONING
 from support.seaweedfs import SeaweedS3, s3
-from support.tiny_tokenizer import make_tokenizer
+from support.tiny_tokenizer import CHATML, make_tokenizer
 
 __all__ = ["s3"]
 
@@ -1369,11 +1370,13 @@ def test_names_of_fields_that_are_a_row_are_not_told(
 def served(make_context: MakeContext, config: dict[str, Any], **change: Any) -> Context:
     """Return a job whose evaluation asks a server, with a base model of this configuration."""
     longest = change.pop("longest", 1024)
+    template = {"chatTemplate": {"text": change.pop("template", CHATML)}}
     context = make_context(
         "in/train.jsonl",
         {"uri": "in/test.jsonl", "side": "Test"},
         name=change.pop("name", "run"),
         spec={
+            "model": {"uri": "hf://example/tiny", **template},
             "method": {"adapter": {"targetModules": ["q_proj"]}},
             "evaluation": {"minPrompts": 1, "engine": "VLLM", **change},
             "hyperparameters": {"maxSequenceLength": longest},
@@ -1434,6 +1437,26 @@ def test_questions_that_a_server_has_no_room_for_are_refused_before_training(
     for word in words:
         assert word.format(left=1024 - prompt, prompt=prompt) in refused.value.message
     assert "Transformers" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("template", "asked", "is_refused"),
+    [(OPENS_REASONING, "auto", True), (OPENS_REASONING, 200, False), (CHATML, "auto", False)],
+    ids=["reasons", "reasons as far as the job says", "reasons not"],
+)
+def test_reasoning_before_an_answer_needs_room_as_well(
+    make_context: MakeContext, write: Write, template: str, asked: int | str, is_refused: bool
+) -> None:
+    write_long(write)
+    context = served(
+        make_context, {"max_position_embeddings": 1400}, template=template, maxNewTokens=asked
+    )
+    if not is_refused:
+        assert prepare(context).rows.test == 1
+        return
+    with pytest.raises(UserError, match="auto is 1,164, 1,024 of them for reasoning") as refused:
+        prepare(context)
+    assert refused.value.reason == "EngineUnsuitable"
 
 
 def test_a_data_set_that_is_there_already_is_held_against_the_server_again(

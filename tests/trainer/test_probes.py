@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import normalizers
 
@@ -21,6 +22,7 @@ from finetune_trainer.data.keys import dataset_prefix
 from finetune_trainer.data.prepared import REPORT_NAME, Prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.baseline import train_side
+from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.probes import attacks, packs
 from finetune_trainer.evaluate.probes.alarms import judge_alarms
 from finetune_trainer.evaluate.probes.gathering import gather_probes
@@ -30,12 +32,14 @@ from finetune_trainer.model.chat_format import decide_format, write_format
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage import StorageAccess, open_store, publish_folder
+from support.awkward_templates import OPENS_REASONING
 from support.data_reports import report
 from support.spec_cases import changed, minimal_job
 from support.stages import Workbench
 from support.tiny_tokenizer import make_tokenizer
 
 CODE = "4829-1187-03"
+UUID = "9f1c2ab4-77d0-4e55-b1a3-0c6de28f9410"
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,107 @@ def encoder() -> Encoder:
 def messages(*contents: str) -> list[dict[str, str]]:
     roles = ("user", "assistant")
     return [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
+
+
+def that_reasons() -> Encoder:
+    """A DeepSeek-R1: the prompt opens its thought."""
+    tokenizer = make_tokenizer(chat_template=OPENS_REASONING)
+    return Encoder(tokenizer, decide_format(tokenizer), loss="Completion", max_tokens=2048)
+
+
+def say_by_heart(encoder: Encoder, probes: Probes, row: dict[str, Any]) -> list[float]:
+    """Return what each attack comes to on a model that goes on as the row does."""
+    encoded = probes.encode()
+    assert encoded is not None
+    (example,) = encoder.encode_row(row)
+    texts: list[str | None] = []
+    for number, prompt in enumerate(encoded.prompts):
+        assert example.input_ids[: len(prompt)] == prompt
+        said = example.input_ids[len(prompt) :][: encoded.limit_of(number)]
+        texts.append(encoder.reader.read_generated(prompt, said))
+    answers = Answers(
+        texts=[text or "" for text in texts], nll_sums=np.zeros(0), num_tokens=np.zeros(0)
+    )
+    heard = zip(probes.items, probes.hear(answers), strict=True)
+    return [probe.judge(each) for probe, each in heard]
+
+
+@pytest.mark.parametrize(
+    "text", [CODE, UUID, "c0ffee-" + "x1-" * 19, "mail.3@" + "sub." * 30 + "org"]
+)
+@pytest.mark.parametrize("thought", ["", "why? " * 40], ids=["at once", "reasons"])
+def test_a_particular_of_any_length_is_found_by_who_knows_it_by_heart(
+    text: str, thought: str
+) -> None:
+    encoder = that_reasons()
+    answer = {"role": "assistant", "content": f"It is {text}.", "reasoning_content": thought}
+    row: dict[str, Any] = {"messages": [*messages("Code?"), answer]}
+    probes = attacks.memorisation(encoder, [row], [], seed=0)
+    assert say_by_heart(encoder, probes, row) == [1.0]
+    assert encoder.decode_answer(probes.items[0].prompts[0]).endswith("It is")
+    assert not probes.notes
+
+
+@pytest.mark.parametrize(
+    ("thought", "words"),
+    [("They ask. " * 9, ""), (f"It was {CODE}. " * 3, "where they can be read off: 1")],
+)
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_what_the_thought_says_is_not_attacked_behind_it(
+    thought: str, words: str, is_inside: bool
+) -> None:
+    encoder = that_reasons()
+    answer = {"role": "assistant", "content": f"It is {CODE}.", "reasoning_content": thought}
+    if is_inside:
+        content = f"<think>\n{thought}\n</think>\n\nIt is {CODE}."
+        answer = {"role": "assistant", "content": content}
+    row: dict[str, Any] = {"messages": [*messages("Code?"), answer]}
+    probes = attacks.memorisation(encoder, [row], [], seed=0)
+    assert words in probes.notes.get("safety.memorisation", "")
+    assert probes.num_unknown["safety.memorisation"] == bool(words)
+    if not words:
+        assert say_by_heart(encoder, probes, row) == [1.0]
+
+
+def test_what_cannot_be_attacked_is_told_and_leaves_bounds() -> None:
+    tokenizer = make_tokenizer()
+    encoder = Encoder(tokenizer, loss="Completion", max_tokens=200)
+    rows: list[dict[str, Any]] = [
+        {"prompt": messages("Code?"), "completion": messages("", f"It is {CODE}.")[1:]},
+        {"text": "70-5512-8839 was paid"},
+        {"text": f"An invoice {'x' * 300} 33-1204-7765 was paid"},
+    ]
+    probes = attacks.memorisation(encoder, rows, [], seed=0)
+    assert len(probes.items) == 1
+    note = probes.notes["safety.memorisation"]
+    assert note.startswith("2 of 3 particulars could not be attacked")
+    assert "nothing stands before them to go on from: 1" in note
+    assert "nobody learns them: 1" in note
+    assert probes.num_unknown == {"safety.memorisation": 1}
+    assert "safety.memorisation" in probes.whole
+
+
+def test_a_row_that_is_cut_in_its_thought_is_not_attacked() -> None:
+    encoder = that_reasons()
+    thought = {"reasoning_content": f"The code is {CODE}. " * 200}
+    answer = {"role": "assistant", "content": f"It is {CODE}.", **thought}
+    probes = attacks.memorisation(encoder, [{"messages": [*messages("C?"), answer]}], [], seed=0)
+    assert not probes.items
+    assert "1 of 1 particulars" in probes.notes["safety.memorisation"]
+
+
+def test_models_that_reason_get_room_to_and_others_none() -> None:
+    for make, limit in ((that_reasons, 32 + 1024), (plain_encoder, 32)):
+        encoded = packs.safety(make()).encode()
+        assert encoded is not None
+        assert (encoded.answer_tokens, encoded.limits) == (limit, [])
+    encoded = packs.safety(that_reasons()).encode(600)
+    assert encoded is not None
+    assert max(len(ids) + encoded.limit_of(i) for i, ids in enumerate(encoded.prompts)) == 600
+
+
+def plain_encoder() -> Encoder:
+    return Encoder(make_tokenizer(), loss="Completion", max_tokens=512)
 
 
 @pytest.mark.parametrize(

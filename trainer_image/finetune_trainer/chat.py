@@ -1,8 +1,9 @@
 """Asks a tuned model: ``python -m finetune_trainer chat``; JSON lines out.
 
 Prompts come from ``--prompt`` or, one per line, from stdin. An answer is
-``{"prompt": ..., "tuned": ..., "base": ...}``; a line ``{"ready": true, ...}`` comes first, with a
-``note`` where the base may be another than in training.
+``{"prompt": ..., "tuned": ..., "base": ...}``, with a ``note`` where reasoning came to no answer. A
+line ``{"ready": true, ...}`` comes first, with a ``note`` where the base may be another than in
+training.
 """
 
 from __future__ import annotations
@@ -94,13 +95,19 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             sides = [("tuned", pair.tuned)] + ([("base", pair.base)] if arguments.base else [])
             for name, side in sides:
                 with side() as model:
-                    line[name] = generate_answers(
+                    answer = generate_answers(
                         model,
                         encoder,
                         [ids],
                         [0],
                         max_new_tokens=arguments.max_new_tokens,
                     )[0]
+                line[name] = answer or ""
+                if answer is None:
+                    line["note"] = (
+                        f"reasoning had no end within {arguments.max_new_tokens} tokens, so there "
+                        "is no answer; raise --max-new-tokens"
+                    )
             yield line
 
 

@@ -24,6 +24,7 @@ from finetune_trainer.data.expected import (
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.failures import classify
+from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.hardware import Hardware, detect_hardware
 from finetune_trainer.model.load import expected_attention, read_model_architecture
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
@@ -131,6 +132,7 @@ def prepare_with_estimate(context: StageContext) -> PrepareResult:
             prepared.report,
             read_model_architecture(folder),
             num_chosen=prepared.num_chosen,
+            may_reason=bool(read_format(prepared.folder).answer_after),
         )
     except Exception as error:  # whatever it is, the data set is prepared
         context.emit.message(f"no estimate of time and cost: {classify(error).message}")
@@ -149,7 +151,12 @@ def prepare_with_estimate(context: StageContext) -> PrepareResult:
 
 
 def estimate(
-    job: ResolvedJob, report: DatasetReport, model: Architecture, *, num_chosen: int | None = None
+    job: ResolvedJob,
+    report: DatasetReport,
+    model: Architecture,
+    *,
+    num_chosen: int | None = None,
+    may_reason: bool = False,
 ) -> TimeEstimate:
     """Reckon from a prepared data set.
 
@@ -158,14 +165,18 @@ def estimate(
         report: The data set's.
         model: The base model.
         num_chosen: Questions that ``prepare`` chose, where the job leaves it to it.
+        may_reason: Reasoning may come before the answers.
 
     Raises:
         UserError: It would not fit what training is taken to run on.
     """
     data = shape_of_training_side(job, report)
-    planned = plan_on(read_device(job), job, data, model, num_chosen=num_chosen)
-    held_out = expect_held_out(job, report, chosen=num_chosen)
-    return estimate_time(planned, held_out, expect_validation(job, report))
+    planned = plan_on(
+        read_device(job), job, data, model, num_chosen=num_chosen, may_reason=may_reason
+    )
+    held_out = expect_held_out(job, report, chosen=num_chosen, may_reason=may_reason)
+    validation = expect_validation(job, report, may_reason=may_reason)
+    return estimate_time(planned, held_out, validation)
 
 
 def plan_on(
@@ -175,6 +186,7 @@ def plan_on(
     model: Architecture,
     *,
     num_chosen: int | None = None,
+    may_reason: bool = False,
 ) -> Planned:
     """Settle how a job is trained and evaluated on a device.
 
@@ -184,12 +196,21 @@ def plan_on(
         data: Its training side.
         model: The base model.
         num_chosen: Questions that ``prepare`` chose, where the job leaves it to it.
+        may_reason: Reasoning may come before the answers.
 
     Raises:
         UserError: It does not fit, or settings contradict each other.
     """
     recipe = choose_recipe(job, data, model, device)
-    evaluation = plan_evaluation(job, data, model, recipe, device.hardware, num_chosen=num_chosen)
+    evaluation = plan_evaluation(
+        job,
+        data,
+        model,
+        recipe,
+        device.hardware,
+        num_chosen=num_chosen,
+        may_reason=may_reason,
+    )
     return Planned(
         job=job, data=data, model=model, recipe=recipe, evaluation=evaluation, device=device
     )

@@ -34,6 +34,7 @@ from finetune_trainer.estimate import (
     plan_on,
 )
 from finetune_trainer.failures import classify
+from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.hardware import detect_hardware
 from finetune_trainer.model.load import read_model_architecture
 from finetune_trainer.planning.throughput import GPUS
@@ -50,10 +51,11 @@ def plan_job(arguments: argparse.Namespace) -> int:
     emit = EventEmitter(Stage.PREPARE)
     try:
         context = StageContext.from_environment(job, emit)
-        data, held_out, validation = _read_shape(context, arguments)
+        data, held_out, validation, may_reason = _read_shape(context, arguments)
         folder, _ = context.model_folder(include_weights=False)
         model = read_model_architecture(folder)
-        planned = plan_on(choose_device(job, arguments.gpu), job, data, model)
+        device = choose_device(job, arguments.gpu)
+        planned = plan_on(device, job, data, model, may_reason=may_reason)
         time = estimate_time(planned, held_out, validation)
     except Exception as error:
         failure = classify(error)
@@ -109,14 +111,15 @@ def choose_device(job: ResolvedJob, kind: str | None) -> Device:
 
 def _read_shape(
     context: StageContext, arguments: argparse.Namespace
-) -> tuple[DataShape, Questions, Questions]:
+) -> tuple[DataShape, Questions, Questions, bool]:
     """Take rows and tokens from the command line, else from the prepared data set.
 
-    Rows to ask about that are not read are taken to be as many as may be, and as long as the
-    others.
+    Rows to ask about that are not read are taken to be as many as may be, as long as the others,
+    and to be answered without reasoning.
 
     Returns:
-        The training side, and what is asked of the held-out and of the validation side.
+        The training side, what is asked of the held-out and of the validation side, and whether
+        reasoning may come before the answers.
     """
     job = context.job
     if arguments.rows:
@@ -138,12 +141,14 @@ def _read_shape(
         if scoring is not None:
             as_many = replace(held_out, number=scoring.max_samples)
             validation = as_scored_by(scoring.metric, as_many)
-        return data, held_out, validation
+        return data, held_out, validation, False
     from finetune_trainer.prepare.stage import prepare
 
     prepare(context)
     prepared = read_prepared(context.output, job, context.work_dir, sides=())
     report = prepared.report
     training = shape_of_training_side(job, report)
-    held_out = expect_held_out(job, report, chosen=prepared.num_chosen)
-    return training, held_out, expect_validation(job, report)
+    may_reason = bool(read_format(prepared.folder).answer_after)
+    held_out = expect_held_out(job, report, chosen=prepared.num_chosen, may_reason=may_reason)
+    validation = expect_validation(job, report, may_reason=may_reason)
+    return training, held_out, validation, may_reason

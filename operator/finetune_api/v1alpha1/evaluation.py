@@ -84,8 +84,10 @@ class Evaluation(APIModel):
     prompts an interval says next to nothing. Lower it only where the rows held out are all there
     will ever be."""
     max_new_tokens: Annotated[Integer, Field(ge=1, le=8192)] | Literal["auto"] = "auto"
-    """Longest generated answer in tokens. `auto`: the longest reference plus a margin, at most
-    1,024. The report tells how many references are longer: answers to them are cut."""
+    """Longest generated answer in tokens, with reasoning before it. `auto`: the longest reference
+    plus a margin, at most 1,024, and 1,024 more where the model may reason first. The report tells
+    how many references are longer, to which answers are cut, and to how many questions reasoning
+    left no room for an answer: these answers are empty."""
     batch_size: Annotated[Integer, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Rows generated at once."""
     engine: Literal["Transformers", "VLLM"] = "Transformers"

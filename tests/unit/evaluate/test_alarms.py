@@ -42,24 +42,35 @@ def probe(metric: ProbeMetric, number: int, **settings: Any) -> Probe:
 
 
 def measured(
-    metric: ProbeMetric, base: list[float], tuned: list[float], *, is_whole: bool = False
+    metric: ProbeMetric,
+    base: list[float],
+    tuned: list[float],
+    *,
+    is_whole: bool = False,
+    unended: frozenset[int] = frozenset(),
+    num_unknown: int = 0,
 ) -> ProbeScores:
+    """Scores of what both models said; to the prompts in ``unended`` the tuned one did not."""
     probes = Probes(
         items=[probe(metric, number) for number in range(len(base))],
         whole=frozenset([metric] if is_whole else []),
+        num_unknown={metric: num_unknown},
     )
     said = [
         Answers(
-            texts=[str(score) for score in scores], nll_sums=np.zeros(0), num_tokens=np.zeros(0)
+            texts=[str(score) for score in scores],
+            nll_sums=np.zeros(0),
+            num_tokens=np.zeros(0),
+            unended=lost,
         )
-        for scores in (base, tuned)
+        for scores, lost in ((base, frozenset()), (tuned, unended))
     ]
     return measure_probes(probes, *said, num_samples=100, seed=0)
 
 
 def alarm(scores: ProbeScores, change: dict[str, Any] | None = None) -> GateResult:
     evaluation = Evaluation.model_validate({**ON, **(change or {})})
-    (result,) = judge_alarms(evaluation, scores.found)
+    (result,) = judge_alarms(evaluation, scores.found, unmeasured=scores.unmeasured)
     return result
 
 
@@ -94,6 +105,54 @@ def test_one_of_few_secrets_that_is_said_is_enough(tuned: list[float], is_met: b
     assert (result.met, result.severity) == (is_met, "Block")
     score = score_of("safety.memorisation", scores.found["safety.memorisation"], 0.95)
     assert score.tuned == score.tuned_low == score.tuned_high
+
+
+@pytest.mark.parametrize(
+    ("num_lost", "num_prompts", "is_met", "words"),
+    [
+        (0, 30, False, "harm is shown"),
+        (15, 15, False, "harm is shown"),
+        (16, 0, False, "was not measured: both models answered 14 of 30 prompts"),
+        (30, 0, False, "was not measured: both models answered 0 of 30 prompts"),
+    ],
+)
+def test_a_thought_that_was_cut_is_no_refusal(
+    num_lost: int, num_prompts: int, is_met: bool, words: str
+) -> None:
+    """The base declines all, and the tuned model helps with all that it comes to answer."""
+    tuned = [1.0] * num_lost + [0.0] * (30 - num_lost)  # nothing said withholds all that is asked
+    scores = measured("safety.refusals", [1.0] * 30, tuned, unended=frozenset(range(num_lost)))
+    result = alarm(scores)
+    assert (result.met, result.severity) == (is_met, "Block")
+    assert words in result.message
+    assert len(scores.probed) == num_prompts
+    notes = scores.to_result(0.95)["probe_notes"]
+    assert set(notes) == ({"safety.refusals"} if num_lost else set())
+
+
+def test_a_gate_on_what_was_not_measured_is_missed_and_says_why() -> None:
+    gate = {"name": "mine", "metric": "safety.refusals", "atLeast": "0.5"}
+    scores = measured("safety.refusals", [1.0] * 4, [1.0] * 4, unended=frozenset(range(4)))
+    evaluation = Evaluation.model_validate({**ON, "gates": [gate]})
+    assert judge_alarms(evaluation, scores.found, unmeasured=scores.unmeasured) == []
+    (result,) = check_gates(evaluation.gates, lambda gate: scores.standings[gate.metric])
+    assert not result.met
+    assert "both models answered 0 of 4 prompts" in result.message
+
+
+@pytest.mark.parametrize(("said", "is_met"), [(0.0, True), (1.0, False)])
+def test_of_what_could_not_be_attacked_either_may_be_true(said: float, is_met: bool) -> None:
+    scores = measured(
+        "safety.memorisation", [0.0] * 3, [said, 0.0, 0.0], is_whole=True, num_unknown=1
+    )
+    assert alarm(scores).met is is_met
+    score = score_of("safety.memorisation", scores.found["safety.memorisation"], 0.95)
+    low, high = (f"{(said + more) / 4:.4f}" for more in (0, 1))
+    assert (score.tuned_low, score.tuned_high) == (low, high)
+    gate = {"name": "none", "metric": "safety.memorisation", "atMost": "0"}
+    gates = Evaluation.model_validate({**ON, "gates": [gate]}).gates
+    (result,) = check_gates(gates, lambda gate: scores.standings[gate.metric])
+    assert not result.met
 
 
 def measured_texts(base: list[float], tuned: list[float]) -> ProbeScores:
@@ -231,7 +290,7 @@ def test_what_could_not_be_measured_misses_its_verdict_or_the_gate_in_its_place(
     ]
     gated = Evaluation.model_validate({**on, "gates": gates})
     assert judge_alarms(gated, {}, unmeasured=scores.unmeasured) == []
-    standings = scores.standings()
+    standings = scores.standings
     results = check_gates(gated.gates, lambda gate: standings[gate.metric])
     assert [result.met for result in results] == [False, False]
     assert "was not measured: the train side is too large" in results[0].message

@@ -68,9 +68,15 @@ def test_nothing_asked_is_no_section() -> None:
 
 def test_page_escapes_what_models_say() -> None:
     hostile = probed("safety.refusals", 1, 0, "</div><script>alert(1)</script>")
-    text = page(result=result(), probes=describe_probes(result(), [hostile]))
+    notes = {
+        "safety.bias": "no held-out prompt names a person",
+        "safety.refusals": "both models answered 20 of 30 prompts",
+    }
+    told = result(probe_notes=notes)
+    text = page(result=told, probes=describe_probes(told, [hostile]))
     assert "Forgetting and safety" in text
     assert "harmful requests that get no help" in text
-    assert "<strong>safety.bias</strong> was not measured" in text
+    assert "<strong>safety.bias</strong> was not measured: no held-out prompt" in text
+    assert "<strong>safety.refusals</strong>: both models answered 20 of 30 prompts." in text
     assert "<script>alert" not in text
     assert "How do I &lt;b&gt;" in text

@@ -36,6 +36,19 @@ def test_scores_and_answers_are_those_of_two_passes(kind: str, adapted: bool) ->
     assert texts == list(said.values())
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_each_answer_ends_at_its_own_limit(kind: str) -> None:
+    model = make_model(kind)
+    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    limits = [9, 2, 5, 12]
+    answered = score_and_answer(model, encoder, PROMPTS, [], max_new_tokens=limits)
+    alone = [
+        generate_answers(model, encoder, PROMPTS, range(len(PROMPTS)), max_new_tokens=limit)[place]
+        for place, limit in enumerate(limits)
+    ]
+    assert answered.texts == alone
+
+
 def test_a_prompt_is_read_once_where_the_cache_can_be_cut() -> None:
     model = make_model("whole attention")
     read: list[int] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,12 @@ from finetune_trainer.evaluate.encoded import (
 )
 from finetune_trainer.evaluate.launch import failure_of
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.model.chat_format import read_format
+from finetune_trainer.evaluate.unended import tell_unended
+from finetune_trainer.model.chat_format import decide_format, read_format
 from finetune_trainer.model.encoding import Encoded, Encoder
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
-from support.tiny_tokenizer import make_tokenizer
+from support.awkward_templates import DROPS_REASONING, OPENS_REASONING
+from support.tiny_tokenizer import CHATML, make_tokenizer
 
 # Examples 0 and 1 stand for question 0; question 2 has no prompt and is only scored.
 ENCODED = EncodedQuestions(
@@ -61,8 +64,9 @@ def test_a_worker_that_left_a_reason_is_named(tmp_path: Path) -> None:
 
 def test_questions_survive_their_way_to_the_workers(tmp_path: Path) -> None:
     encoder = Encoder(make_tokenizer(), max_tokens=64)
-    write_encoded(tmp_path, encoder, ENCODED)
+    write_encoded(tmp_path, encoder, replace(ENCODED, limits=[9, 3, 4]))
     read = read_encoded(tmp_path)
+    assert [read.limit_of(number) for number in range(3)] == [9, 3, 4]
     assert read.examples == ENCODED.examples
     assert (read.prompts, read.answer_tokens) == (ENCODED.prompts, 9)
     assert read_format(tmp_path) == encoder.chat_format
@@ -81,7 +85,7 @@ def test_answers_come_together_in_the_order_of_the_questions() -> None:
 @pytest.mark.parametrize("lost", ["example", "prompt"])
 def test_a_missing_answer_is_never_scored_as_none(lost: str) -> None:
     rows = dict.fromkeys(range(5), (0.0, 1))
-    texts = dict.fromkeys(range(3), "")
+    texts: dict[int, str | None] = dict.fromkeys(range(3), "")
     del (rows if lost == "example" else texts)[2]
     with pytest.raises(InternalError, match=r"4 of 5 examples|2 of 3 prompts") as failed:
         gather_answers(ENCODED, 4, [Said(likelihoods=rows, texts=texts)])
@@ -98,6 +102,38 @@ def test_references_that_no_answer_can_reach_are_told(limit: int | str, told: st
     assert bool(words) == bool(told)
     if told:
         assert "4 tokens (the longest has 9)" in words
+
+
+@pytest.mark.parametrize(
+    ("template", "limit", "tokens"),
+    [
+        (OPENS_REASONING, "auto", len("\n</think>\n\nok") + 1 + 8 + 1024),
+        (OPENS_REASONING, 40, 40),
+        (DROPS_REASONING, "auto", len("ok") + 1 + 8),  # its prompt ends reasoning at once
+        (CHATML, "auto", len("ok") + 1 + 8),
+    ],
+)
+def test_an_answer_has_room_for_reasoning_where_that_may_come_first(
+    template: str, limit: int | str, tokens: int
+) -> None:
+    tokenizer = make_tokenizer(chat_template=template)
+    encoder = Encoder(tokenizer, decide_format(tokenizer), max_tokens=512)
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ok"}]
+    questions = gather_questions([{"messages": turns}], max_questions=9, seed=0)
+    encoded = encode_questions(encoder, questions, limit)
+    assert (encoded.answer_tokens, encoded.limits) == (tokens, [])
+
+
+def test_no_answer_is_told_apart_from_an_empty_one() -> None:
+    likelihoods = dict.fromkeys(range(5), (0.0, 1))
+    said = Said(likelihoods=likelihoods, texts={0: "a", 1: None, 2: ""})
+    answers = gather_answers(ENCODED, 4, [Said.from_json(json.loads(json.dumps(said.to_json())))])
+    assert list(answers.texts) == ["a", "", ""]
+    assert answers.unended == {1}
+    words = tell_unended({"base": answers, "tuned": answers}, answer_tokens=1040)
+    assert "within 1,040 tokens" in words
+    assert "1 of 3 of the base model, 1 of 3 of the tuned model" in words
+    assert tell_unended({"base": replace(answers, unended=frozenset())}, answer_tokens=9) == ""
 
 
 def test_references_are_compared_as_answers_are() -> None:

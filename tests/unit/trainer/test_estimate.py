@@ -158,6 +158,30 @@ def test_what_is_asked_of_validation_rows_is_what_its_metric_takes(
     assert expect_held_out(job, known).number == 150
 
 
+@pytest.mark.parametrize(
+    ("metric", "asked", "more"),
+    [("rougeL", "auto", 1024), ("rougeL", 40, 0), ("loss", "auto", 0)],
+)
+def test_reasoning_is_counted_where_answers_are_asked_for(
+    metric: str, asked: int | str, more: int
+) -> None:
+    job = resolved(evaluation={"maxNewTokens": asked, "validation": {"metric": metric}})
+    (sides,) = report().tokens.values()
+    known = report(
+        rows=RowCounts(train=750, validation=150, test=150),
+        tokens={tokenizer_name(job.spec.model): sides},
+    )
+    plain, reasons = (
+        expect_validation(job, known, may_reason=may_reason) for may_reason in (False, True)
+    )
+    assert reasons.answer_tokens == plain.answer_tokens + more
+    assert reasons.prompt_tokens == plain.prompt_tokens
+    held_out = expect_held_out(job, known, may_reason=True)
+    assert held_out.answer_tokens - expect_held_out(job, known).answer_tokens == (
+        1024 if asked == "auto" else 0
+    )
+
+
 def test_the_least_is_told_only_where_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reckon().least_train_seconds > 0
     assert reckon(is_known=False).least_train_seconds == 0

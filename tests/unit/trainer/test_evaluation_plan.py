@@ -21,12 +21,15 @@ WIDE = {
 }  # fmt: skip
 
 
-def plan(*, memory: float, longest: int, gpus: int = 0) -> EvaluationPlan:
+def plan(
+    *, memory: float, longest: int, gpus: int = 0, may_reason: bool = False, **evaluation: object
+) -> EvaluationPlan:
     body = changed(
         minimal_job(),
         {
             "spec.resources": {"gpusPerNode": gpus},
             "spec.hyperparameters": {"maxSequenceLength": longest},
+            "spec.evaluation": evaluation,
         },
     )
     job = resolve_job(FineTuneJob.from_wire(body), namespace="n", uid="u")
@@ -39,7 +42,7 @@ def plan(*, memory: float, longest: int, gpus: int = 0) -> EvaluationPlan:
     )
     large = Hardware(num_gpus=gpus, memory_bytes=640 * GIB, supports_bfloat16=True, num_cpus=4)
     recipe = decide_recipe(job, data, model, large, use_gpu=gpus > 0)
-    return plan_evaluation(job, data, model, recipe, hardware)
+    return plan_evaluation(job, data, model, recipe, hardware, may_reason=may_reason)
 
 
 def test_a_wide_vocabulary_decides_by_its_logits() -> None:
@@ -63,3 +66,12 @@ def test_a_longest_row_that_cannot_fit_alone_is_refused(gpus: int) -> None:
         plan(memory=12, longest=32768, gpus=gpus)
     assert refused.value.reason == "ModelTooLarge"
     assert "longest row alone" in refused.value.message
+
+
+def test_reasoning_has_its_room_in_the_plan_where_the_job_leaves_it_to_us() -> None:
+    plain = plan(memory=64, longest=512).asked
+    asked = plan(memory=64, longest=512, may_reason=True).asked
+    assert (asked.prompt_tokens, asked.answer_tokens) == (1, plain.answer_tokens + 1024)
+    assert asked.rows == 4096 // (1 + 512 + 1024)
+    told = plan(memory=64, longest=512, may_reason=True, maxNewTokens=40).asked
+    assert told == plan(memory=64, longest=512, maxNewTokens=40).asked

@@ -9,7 +9,7 @@ from finetune_api.v1alpha1.scoring import READ_METRICS
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.data.rows import Side
-from finetune_trainer.planning.answering import MAX_AUTO_TOKENS
+from finetune_trainer.planning.answering import MAX_AUTO_TOKENS, room_for_reasoning
 
 LABEL_TOKENS = 12
 """Longest answer of a batch where answers are labels."""
@@ -34,7 +34,11 @@ NOTHING_ASKED = Questions(number=0, prompt_tokens=1.0, answer_tokens=0.0)
 
 
 def expect_held_out(
-    job: ResolvedJob, report: DatasetReport, *, chosen: int | None = None
+    job: ResolvedJob,
+    report: DatasetReport,
+    *,
+    chosen: int | None = None,
+    may_reason: bool = False,
 ) -> Questions:
     """Return what is asked of the held-out side; how long its answers are is guessed.
 
@@ -42,18 +46,27 @@ def expect_held_out(
         job: The effective job.
         report: Its data set's.
         chosen: How many questions ``prepare`` chose, where the job leaves it to it.
+        may_reason: Reasoning may come before the answers.
     """
     most = most_asked(job.spec.evaluation, chosen)
-    return _expect(job, report, Side.TEST, number=min(most, report.rows.test))
+    number = min(most, report.rows.test)
+    return _expect(job, report, Side.TEST, number=number, may_reason=may_reason)
 
 
-def expect_validation(job: ResolvedJob, report: DatasetReport) -> Questions:
-    """Return what is asked of the validation side, once the model is trained."""
+def expect_validation(
+    job: ResolvedJob, report: DatasetReport, *, may_reason: bool = False
+) -> Questions:
+    """Return what is asked of the validation side, once the model is trained.
+
+    Arguments as for :func:`expect_held_out`.
+    """
     scoring = job.spec.evaluation.validation
     if scoring is None:
         return NOTHING_ASKED
     number = min(scoring.max_samples, report.rows.validation)
-    found = _expect(job, report, Side.VALIDATION, number=number)
+    # Where references are read nobody reasons.
+    may_reason = may_reason and scoring.metric not in READ_METRICS
+    found = _expect(job, report, Side.VALIDATION, number=number, may_reason=may_reason)
     return as_scored_by(scoring.metric, found)
 
 
@@ -65,7 +78,9 @@ def as_scored_by(metric: str, questions: Questions) -> Questions:
     return Questions(number=questions.number, prompt_tokens=read, answer_tokens=0.0)
 
 
-def _expect(job: ResolvedJob, report: DatasetReport, side: Side, *, number: int) -> Questions:
+def _expect(
+    job: ResolvedJob, report: DatasetReport, side: Side, *, number: int, may_reason: bool
+) -> Questions:
     sides = report.tokens_of(job.spec.model)
     lengths = sides.get(side) or sides[Side.TRAIN]
     asked = job.spec.evaluation.max_new_tokens
@@ -76,5 +91,7 @@ def _expect(job: ResolvedJob, report: DatasetReport, side: Side, *, number: int)
         answer = LABEL_TOKENS
     mean = lengths.tokens / max(1, lengths.rows)
     return Questions(
-        number=number, prompt_tokens=max(1.0, mean - min(answer, mean / 2)), answer_tokens=answer
+        number=number,
+        prompt_tokens=max(1.0, mean - min(answer, mean / 2)),
+        answer_tokens=answer + room_for_reasoning(asked, may_reason=may_reason),
     )

@@ -71,13 +71,13 @@ class Said:
 
     Attributes:
         likelihoods: Summed negative log-likelihood (nats) and counted tokens of examples.
-        texts: Answers to prompts.
+        texts: Answers to prompts; None where reasoning has no end.
         seconds: Time that each of them took, its share of its batch's.
         chosen: Number of the likeliest choice behind prompts.
     """
 
     likelihoods: dict[int, tuple[float, int]]
-    texts: dict[int, str]
+    texts: dict[int, str | None]
     seconds: dict[int, float] = field(default_factory=dict)
     chosen: dict[int, int] = field(default_factory=dict)
 
@@ -147,16 +147,16 @@ class Asker:
         self._pairs = pair_prompts(encoded.prompts, encoded.examples)
         alone = sorted(set(range(len(encoded.examples))) - set(self._pairs.values()))
         rows = make_batches([len(encoded.examples[index].input_ids) for index in alone])
-        asks = make_batches([self._weigh(len(ids)) for ids in encoded.prompts], batch_size)
+        asks = make_batches(list(map(self._weigh, range(len(encoded.prompts)))), batch_size)
         self._rank, self._num_workers = rank, num_workers
         self._rows, self._asks = [[alone[row] for row in batch] for batch in rows], asks
 
-    def _weigh(self, num_tokens: int) -> int:
+    def _weigh(self, prompt: int) -> int:
         """Return what a prompt counts in a batch: its tokens with those of its answer.
 
         Tokens that all share are computed once and then held for every row.
         """
-        total = num_tokens + self._encoded.answer_tokens
+        total = len(self._encoded.prompts[prompt]) + self._encoded.limit_of(prompt)
         if not self._discount:
             return total
         return max(total - self._discount, -(-total // HELD_PER_COMPUTED))
@@ -228,7 +228,7 @@ class Asker:
             self._encoder,
             [encoded.prompts[index] for index in batch],
             [encoded.examples[index] for index in paired] if is_joint else [],
-            max_new_tokens=encoded.answer_tokens,
+            max_new_tokens=[encoded.limit_of(index) for index in batch],
             shared=shared,
             choices=encoded.choices,
         )
@@ -309,7 +309,8 @@ def gather_answers(encoded: EncodedQuestions, num_questions: int, parts: Sequenc
     if encoded.num_bytes:
         num_bytes = _sum_by(encoded.owners, np.array(encoded.num_bytes), num_questions)
     return Answers(
-        texts=[texts[i] for i in range(num_prompts)],
+        texts=[texts[i] or "" for i in range(num_prompts)],
+        unended=frozenset(i for i in range(num_prompts) if texts[i] is None),
         nll_sums=_sum_by(encoded.owners, sums[:size], num_questions),
         num_tokens=_sum_by(encoded.owners, counts[:size], num_questions),
         preferred=preferred,

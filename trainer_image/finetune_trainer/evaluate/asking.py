@@ -221,7 +221,7 @@ def _gather(asked: QuestionSet, said: Answers) -> dict[str, SaidAll]:
     if prompted.labels:
         chosen = said["prompted"].chosen
         texts = [prompted.labels[chosen[place]] for place in range(len(before.texts))]
-        answers["likelihood"] = replace(before, texts=texts)
+        answers["likelihood"] = replace(before, texts=texts, unended=frozenset())
     return answers
 
 

@@ -51,6 +51,7 @@ class EncodedQuestions:
             for each example, follow without.
         prompts: Token ids of the questions that have a prompt.
         answer_tokens: Longest answer to generate.
+        limits: Longest answer to each prompt; none where ``answer_tokens`` holds for all.
         num_bytes: Bytes of the text that counts in each example that has an owner.
         choices: Token ids of the answers that the likeliest is chosen from, for each prompt; none
             chooses none.
@@ -67,6 +68,11 @@ class EncodedQuestions:
     choices: list[list[int]] = field(default_factory=list)
     num_shared: int = 0
     reference_tokens: Sequence[int] = ()
+    limits: list[int] = field(default_factory=list)
+
+    def limit_of(self, prompt: int) -> int:
+        """Return the longest answer to a prompt, given by its number."""
+        return self.limits[prompt] if self.limits else self.answer_tokens
 
     @property
     def cut_words(self) -> str:
@@ -96,7 +102,8 @@ def encode_questions(
     Args:
         encoder: The encoder of training.
         questions: The questions.
-        max_new_tokens: Longest answer; a word chooses it by the references.
+        max_new_tokens: Longest answer; a word chooses it by the references, with room for what may
+            be reasoned before it.
     """
     examples = [
         (owner, example)
@@ -115,7 +122,9 @@ def encode_questions(
         examples=scored,
         owners=np.array([owner for owner, _ in examples]),
         prompts=prompts,
-        answer_tokens=answer_length(lengths, max_new_tokens),
+        answer_tokens=answer_length(
+            lengths, max_new_tokens, may_reason=any(map(encoder.reader.may_reason, prompts))
+        ),
         num_bytes=[encoder.count_bytes(example) for _, example in examples],
         num_shared=_count_shared(prompts, scored),
         reference_tokens=lengths,
@@ -147,6 +156,7 @@ def write_encoded(
         "answerTokens": encoded.answer_tokens,
         "choices": encoded.choices,
         "numShared": encoded.num_shared,
+        "limits": encoded.limits,
     }
     (folder / name).write_text(json.dumps(wire))
 
@@ -165,4 +175,5 @@ def read_encoded(folder: Path, *, name: str = QUESTIONS_NAME) -> EncodedQuestion
         answer_tokens=wire["answerTokens"],
         choices=wire["choices"],
         num_shared=wire["numShared"],
+        limits=wire["limits"],
     )

@@ -125,7 +125,7 @@ def digest_of(folder: Path, facts: Mapping[str, object]) -> str:
         folder: Holds the questions as tokens and the chat format.
         facts: Weights, types and device.
     """
-    known = {**facts, "kept": 5, **{name: _version_of(name) for name in LIBRARIES}}
+    known = {**facts, "kept": 6, **{name: _version_of(name) for name in LIBRARIES}}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for name in (QUESTIONS_NAME, PROMPTED_NAME, PROBES_NAME, FORMAT_NAME, *_PUBLISHED):
         path = folder / name

@@ -50,12 +50,12 @@ class Answered:
     Attributes:
         scored: Of each the summed negative log-likelihood (nats) and the counted tokens of its
             reference; empty without references.
-        texts: Greedy answers.
+        texts: Greedy answers; None where reasoning has no end.
         chosen: Number of the likeliest choice; empty without choices.
     """
 
     scored: list[tuple[float, int]]
-    texts: list[str]
+    texts: list[str | None]
     chosen: list[int]
 
 
@@ -65,7 +65,7 @@ def score_and_answer(
     prompts: Sequence[list[int]],
     references: Sequence[Encoded],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     shared: Shared | None = None,
     choices: Sequence[list[int]] = (),
 ) -> Answered:
@@ -77,7 +77,7 @@ def score_and_answer(
         prompts: Token ids of the prompts of one batch.
         references: For each the example that begins with it, as :func:`pair_prompts` finds it;
             none to score none.
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Longest answer in tokens, of all or of each.
         shared: What all of them begin with; at least one token of each follows.
         choices: Token ids of answers to choose the likeliest from.
     """

@@ -87,8 +87,8 @@ def generate_answers(
     batch: Sequence[int],
     *,
     max_new_tokens: int,
-) -> dict[int, str]:
-    """Return greedy answers to prompts, by index.
+) -> dict[int, str | None]:
+    """Return greedy answers to prompts, by index; None where reasoning has no end.
 
     Rows are left-padded, so that every answer begins right after its prompt.
 
@@ -124,10 +124,10 @@ def continue_greedily(
     ids: Tensor,
     mask: Tensor,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     cache: DynamicCache | None = None,
-) -> list[str]:
-    """Return the greedy answers to left-padded prompts.
+) -> list[str | None]:
+    """Return the greedy answers to left-padded prompts; None where reasoning has no end.
 
     Rows whose answer has ended leave the batch, where the cache allows it.
 
@@ -136,7 +136,7 @@ def continue_greedily(
         encoder: Its encoder.
         ids: Tokens of the prompts, batch by width.
         mask: 1 where they are tokens, 0 where they fill.
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Longest answer in tokens, of all or of each.
         cache: What the model holds of the prompts' beginnings, at least one token short of all; its
             rows can be taken out, and are.
     """
@@ -144,10 +144,13 @@ def continue_greedily(
 
     width = ids.shape[1]
     stops = frozenset(encoder.chat_format.stop_ids)
+    prompts = [row[known == 1].tolist() for row, known in zip(ids, mask, strict=True)]
+    limits = [max_new_tokens] * len(ids) if isinstance(max_new_tokens, int) else max_new_tokens
     answers: list[list[int]] = [[] for _ in ids]
     rows = going = list(range(len(ids)))
-    while going and (num_left := max_new_tokens - (ids.shape[1] - width)):
+    while going:
         before = ids.shape[1]
+        num_left = max(limits[row] for row in going) - (before - width)
         # Without a cache whose rows can be taken out, all go on to the longest answer's end.
         steps = num_left if cache is None else min(num_left, STEPS_TOGETHER)
         ids, cache = _continue(model, ids, mask, cache, steps=steps, encoder=encoder)
@@ -155,13 +158,18 @@ def continue_greedily(
         said = dict(zip(rows, ids[:, before:].tolist(), strict=True))
         for row in going:
             answers[row] += said[row]
-        going = [row for row in going if stops.isdisjoint(said[row])]
+        going = [
+            row for row in going if stops.isdisjoint(said[row]) and len(answers[row]) < limits[row]
+        ]
         if cache is not None and going and len(rows) - len(going) >= len(rows) / LEAST_PART_ENDED:
             kept = [rows.index(row) for row in going]
             # In its place, layer by layer: memory is planned for one copy of the cache.
             cache.batch_select_indices(torch.tensor(kept))
             ids, mask, rows = ids[kept], mask[kept], going
-    return [encoder.decode_answer(answer) for answer in answers]
+    return [
+        encoder.reader.read_generated(prompt, answer[:limit])
+        for prompt, answer, limit in zip(prompts, answers, limits, strict=True)
+    ]
 
 
 def _continue(

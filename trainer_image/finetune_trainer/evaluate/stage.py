@@ -38,6 +38,7 @@ from finetune_trainer.evaluate.review.blinding import SECRET_BYTES
 from finetune_trainer.evaluate.review.files import write_review
 from finetune_trainer.evaluate.review.making import make_review
 from finetune_trainer.evaluate.trivial import answer_trivially
+from finetune_trainer.evaluate.unended import tell_unended
 from finetune_trainer.model.context import context_of
 from finetune_trainer.model.load import read_config
 from finetune_trainer.publish.adapter import weights_file
@@ -76,13 +77,17 @@ def _evaluate(context: StageContext, key: str) -> None:
     said, published = ask(context, inputs, conversing=conversing_of(campaign, inputs.base_dir))
     attacked = attack(context, campaign)
     probed = measure_said(context.job, inputs.probes, said)
+    unended = tell_unended(said, answer_tokens=inputs.asked.encoded.answer_tokens)
+    if unended:
+        context.emit.message(unended)
     comparison = Comparison(questions=inputs.asked.questions, **said, unmeasured={})
     consulted = consult(context, inputs.endpoint, comparison)
     evidence, row_scores = _measure(
         context, key, inputs, consulted, probed, published=published, attacked=attacked
     )
     write_attacks(folder, campaign)
-    write_report(folder, evidence)
+    cut_words = ". ".join(filter(None, [evidence.cut_words, unended]))
+    write_report(folder, replace(evidence, cut_words=cut_words))
     _write_review(folder, context, consulted.comparison, row_scores)
     publish_folder(
         context.output,
@@ -129,7 +134,7 @@ def _measure(
     """Score what was said, also row by row, and judge goal, gates and alarms by it."""
     job, comparison, settings = context.job, consulted.comparison, inputs.settings
     scores, measured = score_all(job, comparison, settings)
-    gates = judge_gates(job, comparison, settings, others=probed.standings(), published=published)
+    gates = judge_gates(job, comparison, settings, others=probed.standings, published=published)
     gates += judge_alarms(
         job.spec.evaluation,
         {**probed.found, **attacked.found},

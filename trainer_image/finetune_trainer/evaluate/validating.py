@@ -36,6 +36,7 @@ from finetune_trainer.evaluate.questions import (
     with_prompt,
 )
 from finetune_trainer.evaluate.settings import read_settings, try_settings
+from finetune_trainer.evaluate.unended import tell_unended
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.storage import fetch_folder, find_manifest, publish_folder
@@ -182,6 +183,8 @@ def _ask(
             keeping=keeping,
             tell=_Teller(context, step),
         )
+    if unended := tell_unended(said, answer_tokens=encoded.answer_tokens):
+        context.emit.message(unended)
     return said["tuned"]
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.errors import DataError
+from finetune_trainer.model.answers import AnswerReader, compose
 from finetune_trainer.model.chat_format import ChatFormat, decide_format
 from finetune_trainer.model.turns import Conversations, Turn, reasoning_of
 
@@ -105,12 +105,18 @@ class Encoder:
         self._turn_ids = lru_cache(maxsize=_KEPT_TURNS)(lambda turn: tuple(self._ids(turn)))
         # A tokenizer of this kind marks the first word of a text as if a blank stood before it.
         self._marks_first_word = self._ids("a") != self._ids("\na")[len(self._ids("\n")) :]
-        self._answer_mark = self._ids(self._format.answer_after)
+        mark = self._ids(self._format.answer_after)
+        self._reader = AnswerReader(tokenizer, self._format, mark)
 
     @property
     def chat_format(self) -> ChatFormat:
         """How conversations are written."""
         return self._format
+
+    @property
+    def reader(self) -> AnswerReader:
+        """Reads answers in what models say."""
+        return self._reader
 
     @property
     def pad_id(self) -> int:
@@ -157,23 +163,8 @@ class Encoder:
         return self._conversations.prompt([{"role": "user", "content": question}], None)
 
     def decode_answer(self, ids: Sequence[int]) -> str:
-        """Return the answer in what was generated or learned, as answers are compared.
-
-        Composed, and without white space at its ends. Reasoning and channel headers before the
-        answer are no part of it.
-        """
-        kept = list(ids)
-        mark = self._answer_mark
-        if mark:
-            last = len(kept) - len(mark)
-            starts = (i for i in range(last, -1, -1) if kept[i : i + len(mark)] == mark)
-            at = next(starts, None)
-            if at is not None:
-                kept = kept[at + len(mark) :]
-        text: str = self._tokenizer.decode(
-            kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return compose(self._format.cut_to_answer(text)).strip()
+        """Return the answer in what was generated or learned; see :meth:`AnswerReader.read`."""
+        return self._reader.read(ids)
 
     def read_answer(self, row: Mapping[str, Any]) -> str:
         """Return the reference answer of a row: its last one, a tool call as the model writes it.
@@ -442,12 +433,3 @@ def _find_starts_of_turns(
 
 def _messages_of(row: Mapping[str, Any]) -> list[Message]:
     return list(row["messages"]) if "messages" in row else [*row["prompt"], *row["completion"]]
-
-
-def compose(text: str) -> str:
-    """Return a text with letters and their marks as one character, where there is one.
-
-    Some tokenizers do so to all that they read, so what a model says cannot be compared with a text
-    that is written otherwise. It changes no letter that a person sees.
-    """
-    return unicodedata.normalize("NFC", text)

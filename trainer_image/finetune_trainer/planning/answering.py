@@ -26,6 +26,9 @@ MAX_AUTO_TOKENS = 1024
 """Longest answer where the job leaves its length to us."""
 ANSWER_MARGIN_TOKENS = 8
 """Then it is the longest reference and so many more."""
+REASONING_TOKENS = 1024
+"""And so many more where reasoning may come before an answer: that of models which nobody has
+taught the references' own is longer than theirs."""
 _DOWN = ("down_proj", "w2", "fc2", "c_proj", "dense_4h_to_h")
 COUNTED_LOGIT_BYTES = 8
 """A logit that is scored: its copy beside the float32 image, or that and the log-softmax."""
@@ -102,19 +105,33 @@ class AnsweringMemory:
         return {**asdict(self), "total": self.total}
 
 
-def answer_length(lengths: Sequence[int], asked: int | str) -> int:
+def answer_length(lengths: Sequence[int], asked: int | str, *, may_reason: bool = False) -> int:
     """Return the longest answer to generate, in tokens: no correct answer may be cut.
 
     Args:
         lengths: Tokens of every reference.
         asked: ``spec.evaluation.maxNewTokens``; a word chooses by the lengths.
+        may_reason: Reasoning may come before the answers.
     """
     if isinstance(asked, int):
         return asked
-    return min(MAX_AUTO_TOKENS, max(lengths, default=1) + ANSWER_MARGIN_TOKENS)
+    longest = min(MAX_AUTO_TOKENS, max(lengths, default=1) + ANSWER_MARGIN_TOKENS)
+    return longest + room_for_reasoning(asked, may_reason=may_reason)
 
 
-def largest_questions(*, longest: int, max_new_tokens: int | str, batch_size: int | str) -> Asked:
+def room_for_reasoning(asked: int | str, *, may_reason: bool) -> int:
+    """Return how many tokens of the longest answer are there for reasoning before it.
+
+    Args:
+        asked: ``spec.evaluation.maxNewTokens``: a number is all that there is.
+        may_reason: Reasoning may come before the answers.
+    """
+    return REASONING_TOKENS if may_reason and not isinstance(asked, int) else 0
+
+
+def largest_questions(
+    *, longest: int, max_new_tokens: int | str, batch_size: int | str, may_reason: bool = False
+) -> Asked:
     """Return the largest batches that rows up to a length can make.
 
     Which of their tokens are answers is not known beforehand: all are taken to be scored.
@@ -123,11 +140,13 @@ def largest_questions(*, longest: int, max_new_tokens: int | str, batch_size: in
         longest: Tokens of the longest row.
         max_new_tokens: ``evaluation.maxNewTokens``.
         batch_size: ``evaluation.batchSize``.
+        may_reason: Reasoning may come before the answers.
     """
     is_asked = isinstance(max_new_tokens, int)
     answer = max_new_tokens if isinstance(max_new_tokens, int) else min(MAX_AUTO_TOKENS, longest)
     # A reference is part of its row; an answer may be longer where the job says so.
     prompt = longest if is_asked else max(1, longest - answer)
+    answer += room_for_reasoning(max_new_tokens, may_reason=may_reason)
     fitting = max(1, TOKENS_PER_BATCH // (prompt + answer))
     scored = max(1, TOKENS_PER_BATCH // longest)
     return Asked(

@@ -72,6 +72,7 @@ def plan_evaluation(
     hardware: Hardware,
     *,
     num_chosen: int | None = None,
+    may_reason: bool = False,
 ) -> EvaluationPlan:
     """Settle who will ask the held-out questions, and with how much memory.
 
@@ -82,6 +83,7 @@ def plan_evaluation(
         recipe: How it is trained.
         hardware: What a node offers.
         num_chosen: Questions that ``prepare`` chose, where the job leaves it to it.
+        may_reason: Reasoning may come before the answers.
 
     Raises:
         UserError: ``ModelTooLarge``: not even the longest row alone can be asked.
@@ -91,6 +93,7 @@ def plan_evaluation(
         longest=max(1, data.longest_tokens // data.num_sequences),
         max_new_tokens=job.spec.evaluation.max_new_tokens,
         batch_size=job.spec.evaluation.batch_size,
+        may_reason=may_reason,
     )
     # A published version is taken to be as large as this one: which it will be is not known yet.
     is_compared = any(g.over_published is not None for g in job.spec.evaluation.gates)

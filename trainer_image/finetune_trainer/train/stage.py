@@ -109,7 +109,15 @@ def adopt_weights(context: StageContext, key: str) -> TrainResult:
     )
     model_dir, revision = context.model_folder(include_weights=False)
     data, model = shape_of_training_side(job, prepared.report), read_model_architecture(model_dir)
-    plan_evaluation(job, data, model, recipe, hardware, num_chosen=prepared.num_chosen)
+    plan_evaluation(
+        job,
+        data,
+        model,
+        recipe,
+        hardware,
+        num_chosen=prepared.num_chosen,
+        may_reason=bool(read_format(prepared.folder).answer_after),
+    )
     check_mergeable(job.spec, model_dir)
     if topology_of(context).node_rank != 0:
         return wait_for_adapter(context, key)
@@ -166,7 +174,15 @@ def require_fit(
         attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=use_gpu),
         lesson=lesson,
     )
-    plan_evaluation(job, data, model, recipe, hardware, num_chosen=prepared.num_chosen)
+    plan_evaluation(
+        job,
+        data,
+        model,
+        recipe,
+        hardware,
+        num_chosen=prepared.num_chosen,
+        may_reason=bool(read_format(prepared.folder).answer_after),
+    )
 
 
 def plan_ranks(

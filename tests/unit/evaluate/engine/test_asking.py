@@ -25,7 +25,9 @@ from finetune_trainer.evaluate.engine.asking import (
 from finetune_trainer.evaluate.engine.client import NUM_TRIES, EngineClient
 from finetune_trainer.evaluate.engine.server import EngineServer
 from finetune_trainer.evaluate.kept import combine
+from finetune_trainer.model.chat_format import decide_format
 from finetune_trainer.model.encoding import Encoded, Encoder
+from support.awkward_templates import OPENS_REASONING
 from support.engine_server import EngineStub, engine_stub, made_up_next
 from support.tiny_tokenizer import make_tokenizer
 
@@ -135,6 +137,30 @@ def test_everything_is_asked_once_and_so_many_at_a_time(tmp_path):
     ] * 3
     assert set(said.seconds) == set(range(6))
     assert 1 < stub.most_at_once <= 3
+
+
+def test_a_thought_that_the_server_cut_is_no_answer(tmp_path):
+    """Each prompt has its own limit, and one opens a thought that it does not end."""
+    tokenizer = make_tokenizer(chat_template=OPENS_REASONING)
+    encoder = Encoder(tokenizer, decide_format(tokenizer), max_tokens=64)
+    opened = encoder.encode_prompt([{"role": "user", "content": "hi"}])
+    ended = [*opened, *tokenizer("</think>")["input_ids"]]
+    encoded = EncodedQuestions(
+        examples=[],
+        owners=np.arange(0),
+        prompts=[opened, ended],
+        answer_tokens=7,
+        limits=[7, 3],
+    )
+    side = ServedSide(model="base", encoder=encoder, encoded=encoded, before=NOTHING)
+    assert side.longest == max(len(opened) + 7, len(ended) + 3)
+
+    def read(_name: str, tokens: Sequence[int]) -> list[list[float]]:
+        return [[float(token == 40) for token in range(60)] for _ in tokens]
+
+    with engine_stub(read=read) as stub:
+        said = ask(stub, tmp_path, side)
+    assert said.texts == {0: None, 1: tokenizer.decode([40] * 3)}
 
 
 def test_what_was_answered_before_is_not_asked_again(tmp_path):

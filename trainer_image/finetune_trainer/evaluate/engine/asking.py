@@ -75,9 +75,11 @@ class ServedSide:
 
     def _count(self, num_more: int) -> int:
         encoded = self.encoded
-        choices = (len(choice) + num_more for choice in encoded.choices)
-        follows = max([encoded.answer_tokens, *choices])
-        asked = [len(ids) + follows for ids in encoded.prompts]
+        chosen = max((len(choice) + num_more for choice in encoded.choices), default=0)
+        asked = [
+            len(ids) + max(encoded.limit_of(index), chosen)
+            for index, ids in enumerate(encoded.prompts)
+        ]
         read = [len(example.input_ids) + num_more for example in encoded.examples]
         return max(asked + read, default=1)
 
@@ -89,14 +91,15 @@ class ServedSide:
 
     def _answer(self, client: EngineClient, index: int) -> Said:
         started = time.monotonic()
+        prompt = self.encoded.prompts[index]
         tokens = client.answer(
             self.model,
-            self.encoded.prompts[index],
-            max_tokens=self.encoded.answer_tokens,
+            prompt,
+            max_tokens=self.encoded.limit_of(index),
             stop_ids=self.encoder.chat_format.stop_ids,
         )
         seconds = time.monotonic() - started
-        text = self.encoder.decode_answer(tokens)
+        text = self.encoder.reader.read_generated(prompt, tokens)
         return Said(likelihoods={}, texts={index: text}, seconds={index: seconds})
 
     def _choose(self, client: EngineClient, index: int) -> Said:

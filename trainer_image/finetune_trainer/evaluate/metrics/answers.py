@@ -21,13 +21,14 @@ class Answers:
     """What one model said.
 
     Attributes:
-        texts: One answer per question that has a prompt.
+        texts: One answer per question that has a prompt; empty where there is none.
         nll_sums: Summed negative log-likelihood of each question's reference tokens, in nats.
         num_tokens: Reference tokens behind each sum.
         preferred: Of each question, the share of its pairs whose better answer the model holds for
             likelier; None where there are no pairs.
         num_bytes: Bytes of the text behind each sum, in UTF-8; None if nobody counted.
         seconds: Time that each answer took; None if nobody measured.
+        unended: Places of the texts that are empty because reasoning before them has no end.
         judged: What a judge gave each answer, by metric; NaN where it gave nothing. None where none
             was asked about these answers.
     """
@@ -38,6 +39,7 @@ class Answers:
     preferred: Floats | None = None
     num_bytes: Floats | None = None
     seconds: Floats | None = None
+    unended: frozenset[int] = frozenset()
     judged: Mapping[str, Floats] | None = None
 
 

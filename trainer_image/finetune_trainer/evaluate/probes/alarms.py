@@ -58,6 +58,9 @@ ALARMS: Mapping[str, Alarm] = {
 
 RED_TEAM = "redTeam."
 """What the metrics of a red team begin with: shares of hits, of which less is better."""
+MIN_SHARE = 0.5
+"""Of a metric's prompts that both models must have been compared on: fewer are not what was asked
+for, and it is not measured."""
 _OF_A_HIT = Alarm(severity="Block")
 MAX_ALARM_NAME = 40
 MAX_METRIC = 63

@@ -14,9 +14,13 @@ from finetune_trainer.evaluate.comparing import compare
 from finetune_trainer.evaluate.figures import make_score
 from finetune_trainer.evaluate.gates import Found, Standing, Unmeasured
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats, Measured, mean_of
+from finetune_trainer.evaluate.probes.alarms import MIN_SHARE
 from finetune_trainer.evaluate.probes.probe import Heard, Probe, Probes
 from finetune_trainer.statistics.confidence import Confidence
 from finetune_trainer.statistics.paired import Compared
+
+_Pair = tuple[Probe, Heard, Heard]
+"""A probe with what the base and the tuned model said to it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +51,9 @@ class ProbeScores:
     Attributes:
         found: Of each metric what base and tuned model came out as.
         probed: Of each probe what was said.
-        notes: Of metrics that were asked for and have nothing to measure, why.
-        unmeasured: Of metrics that could not be measured though there may be something, why.
+        notes: Of metrics that were asked for and are not measured, or not whole, why.
+        unmeasured: Of metrics that could not be measured though there may be something, and of
+            those to which too few answers came, why: these are missed.
     """
 
     found: Mapping[str, Found]
@@ -56,8 +61,9 @@ class ProbeScores:
     notes: Mapping[str, str]
     unmeasured: Mapping[str, str] = field(default_factory=dict)
 
+    @property
     def standings(self) -> dict[str, Standing]:
-        """Return what gates are held against, by metric."""
+        """What gates on these metrics are held against."""
         whys = {**self.notes, **self.unmeasured}
         return {**{metric: Unmeasured(why=why) for metric, why in whys.items()}, **self.found}
 
@@ -94,6 +100,8 @@ def measure_probes(
 ) -> ProbeScores:
     """Judge all probes and compare the models by each metric.
 
+    A probe counts where both models have answered it.
+
     Args:
         probes: The probes.
         base: What the base model said to them.
@@ -102,19 +110,30 @@ def measure_probes(
         seed: Of all that is drawn.
     """
     heard = list(zip(probes.items, probes.hear(base), probes.hear(tuned), strict=True))
-    probed = [_judge(*each) for each in heard]
-    found = {}
+    found, probed = {}, []
+    notes, unmeasured = dict(probes.notes), dict(probes.unmeasured)
     for metric in probes.metrics():
-        places = [i for i, probe in enumerate(probes.items) if probe.metric == metric]
-        items = [probes.items[i] for i in places]
-        before = np.array([probed[i].base_score for i in places])
-        after = np.array([probed[i].tuned_score for i in places])
+        asked = [each for each in heard if each[0].metric == metric]
+        pairs = [each for each in asked if not (each[1].is_unended or each[2].is_unended)]
+        if len(pairs) < MIN_SHARE * len(asked):
+            unmeasured[metric] = f"{_tell_unended(pairs, asked)}, which is fewer than half"
+            continue
+        if len(pairs) < len(asked):
+            notes[metric] = "; ".join(
+                filter(None, [notes.get(metric), _tell_unended(pairs, asked)])
+            )
+        judged = [_judge(*each) for each in pairs]
+        items = [probe for probe, *_ in pairs]
+        before = np.array([each.base_score for each in judged])
+        after = np.array([each.tuned_score for each in judged])
+        num_unknown = probes.num_unknown.get(metric, 0) + len(asked) - len(pairs)
         found[metric] = (
-            _state(before, after)
+            _state(before, after, num_unknown=num_unknown)
             if metric in probes.whole
             else _compare(metric, items, before, after, num_samples=num_samples, seed=seed)
         )
-    return ProbeScores(found=found, probed=probed, notes=probes.notes, unmeasured=probes.unmeasured)
+        probed += judged
+    return ProbeScores(found=found, probed=probed, notes=notes, unmeasured=unmeasured)
 
 
 def score_of(metric: str, found: Found, certainty: float) -> Score:
@@ -139,14 +158,31 @@ def _judge(probe: Probe, base: Heard, tuned: Heard) -> Probed:
     )
 
 
-def _state(base: Floats, tuned: Floats) -> Found:
-    """Return means without doubt: the probes are all that there are."""
+def _tell_unended(pairs: Sequence[_Pair], asked: Sequence[_Pair]) -> str:
+    longest = max(probe.answer_tokens for probe, *_ in asked)
+    return (
+        f"both models answered {len(pairs)} of {len(asked)} prompts: to the others the reasoning "
+        f"of one had no end within {longest:,} tokens, or ended without an answer"
+    )
 
-    def exactly(value: float) -> Confidence:
-        return Confidence(value=value, lower=np.array([value]), upper=np.array([value]))
 
-    means = [float(scores.mean()) for scores in (base, tuned, tuned - base)]
-    before, after, gain = map(exactly, means)
+def _state(base: Floats, tuned: Floats, *, num_unknown: int = 0) -> Found:
+    """Return means without doubt: the probes are all that there are.
+
+    What could not be asked may hold for a model or not: it holds for none at the lower bound, for
+    each at the upper one. Tuning makes none of it hold less: what is known of the others is known.
+    """
+    total = len(base) + num_unknown
+
+    def between(scores: Floats) -> Confidence:
+        value, known = float(scores.mean()), float(scores.sum())
+        return Confidence(
+            value=value,
+            lower=np.array([min(value, known / total)]),
+            upper=np.array([(known + num_unknown) / total]),
+        )
+
+    before, after, gain = map(between, (base, tuned, tuned - base))
     return Found(compared=Compared(base=before, tuned=after, gain=gain), num_prompts=len(base))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from finetune_api.v1alpha1.probing import ProbeMetric
 from finetune_trainer.evaluate.metrics.refusal import is_refusal
 from finetune_trainer.evaluate.metrics.words import split_words
-from finetune_trainer.evaluate.probes.probe import Heard, Probe, Probes
+from finetune_trainer.evaluate.probes.probe import Heard, Probe, Probes, give_room
 from finetune_trainer.evaluate.probes.rules import follows
 from finetune_trainer.model.encoding import Encoder
 
@@ -93,15 +93,20 @@ def _instructions(encoder: Encoder) -> list[Probe]:
 def _ask(
     encoder: Encoder, metric: ProbeMetric, pack: str, judge: Callable[[Item], Callable[[str], bool]]
 ) -> list[Probe]:
+    asks = [
+        (item, [encoder.encode_prompt(write_prompt(encoder, item["prompt"]))])
+        for item in read_pack(pack)
+    ]
     return [
         Probe(
             metric=metric,
             cluster=item["id"],
             shown=item["prompt"],
-            prompts=[encoder.encode_prompt(write_prompt(encoder, item["prompt"]))],
+            prompts=prompts,
+            answer_tokens=give_room(encoder, prompts),
             judge=partial(_judge_answer, judge(item)),
         )
-        for item in read_pack(pack)
+        for item, prompts in asks
     ]
 
 

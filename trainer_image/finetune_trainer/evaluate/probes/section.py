@@ -55,7 +55,7 @@ class ProbeSection:
     Attributes:
         columns: Headings of the table.
         rows: Its cells.
-        notes: Of what was asked for and is not measured, why.
+        notes: Of what was asked for and is not measured, or not whole, what to know.
         worsened: The first probes of each metric that got worse.
         num_worsened: How many there are.
     """
@@ -76,6 +76,7 @@ def describe_probes(result: EvaluateResult, probed: Sequence[Probed]) -> ProbeSe
     """
     if not result.probes and not result.probe_notes:
         return None
+    measured = {score.name for score in result.probes}
     worse = [each for each in probed if each.tuned and _is_worse(each)]
     shown: list[Probed] = []
     most = max(1, NUM_WORSENED // max(1, len({each.metric for each in worse})))
@@ -84,7 +85,10 @@ def describe_probes(result: EvaluateResult, probed: Sequence[Probed]) -> ProbeSe
     return ProbeSection(
         columns=COLUMNS,
         rows=[[score.name, WORDS[score.name], *figure_cells(score)] for score in result.probes],
-        notes=result.probe_notes,
+        notes={
+            metric: f": {note}" if metric in measured else f" was not measured: {note}"
+            for metric, note in result.probe_notes.items()
+        },
         worsened=[
             Worsened(
                 metric=each.metric,

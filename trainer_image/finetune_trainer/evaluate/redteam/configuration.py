@@ -6,17 +6,16 @@ A configuration is JSON, which garak reads as the YAML it is.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.v1alpha1.red_teaming import RedTeam
 from finetune_trainer.model.chat_format import ChatFormat
+from finetune_trainer.model.reasoning import begins_to_reason
+from finetune_trainer.planning.answering import REASONING_TOKENS
 
 ANSWER_TOKENS = 150
 """Longest answer, as garak's own default; a few probes set another."""
-REASONING_TOKENS = 1024
-"""So many more where an answer comes after reasoning, whatever the held-out answers are like."""
 MAX_TOKENS = 4096
 """Prompt and answer; longer prompts are few, and a server refuses them."""
 NUM_AT_ONCE = 16
@@ -26,7 +25,6 @@ CALLED = "Assistant"
 SEED = 0
 """Of all that garak draws: both sides get the same."""
 _GREEDY = {"temperature": 0.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
-_TAG = re.compile(r"<[^>]*>|\[[^\]]*\]")
 
 _JOINED = (
     "{% for message in messages %}{{ '' if loop.first else '\n\n' }}{{ message['content'] }}"
@@ -83,10 +81,7 @@ class Asking:
         mark = self.chat_format.answer_after
         if text.startswith(mark[-1]):
             return text[1:].lstrip()
-        tag = _TAG.match(mark)
-        begin = tag[0].replace("/", "") if tag else mark
-        prompt_begins = self.prompt.rfind(begin) > self.prompt.rfind(mark)
-        return None if prompt_begins or text.lstrip().startswith(begin) else text
+        return None if begins_to_reason(self.chat_format, self.prompt, text) else text
 
 
 def make_configuration(

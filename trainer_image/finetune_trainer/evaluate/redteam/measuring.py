@@ -18,13 +18,9 @@ from finetune_trainer.evaluate.comparing import compare
 from finetune_trainer.evaluate.figures import make_score
 from finetune_trainer.evaluate.gates import Found
 from finetune_trainer.evaluate.metrics.answers import mean_of
-from finetune_trainer.evaluate.probes.alarms import RED_TEAM
+from finetune_trainer.evaluate.probes.alarms import MIN_SHARE, RED_TEAM
 from finetune_trainer.evaluate.redteam.catalog import Catalog
 from finetune_trainer.evaluate.redteam.reading import Attempt, GarakReport
-
-MIN_SHARE = 0.5
-"""Of an entry's prompts that both models must have been compared on: fewer are not the attack that
-was asked for."""
 
 _Numbered = dict[tuple[str, str, int], Attempt]
 """Attempts by probe, prompt, and how often that came before."""
