@@ -346,6 +346,11 @@ PODS = {
         "The container was asked to stop and left no message.",
         "Raise `terminationGracePeriodSeconds` above the time of one checkpoint.",
     ),
+    "ContainerLost": ReasonHelp(
+        "The node was restarted, or its container runtime, and does not know how the container "
+        "ended; no retry is used up.",
+        "Nothing, unless it repeats: then look at the node that `status.attempts.history` names.",
+    ),
     "JobFailed": ReasonHelp(
         "The Job failed and its pods are gone, so that no cause is known.",
         "Begin again from the last checkpoint: `finetune retry`.",

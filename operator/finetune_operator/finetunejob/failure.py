@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
-from finetune_operator.finetunejob.retry import is_disrupted
+from finetune_operator.finetunejob.retry import UNSEEN, is_disrupted, is_lost
 from finetune_operator.finetunejob.trimmed import (
     TrimmedPod,
     container_of,
@@ -144,11 +144,11 @@ def cause_of_failure(pod: TrimmedPod, *, memory: str = "") -> Cause | None:
         return _disrupted(pod, ended)
     if status.get("reason") == "Evicted":
         return _over_its_limits(pod, ended or {})
-    if status["phase"] != "Failed" and (ended is None or ended.get("exitCode") == 0):
-        return None
-    if ended is None:
+    # A kubelet that begins anew looks for a container also where it had turned the pod away.
+    was_none = ended is None or (status.get("reason") and ended.get("reason") == UNSEEN)
+    if status["phase"] == "Failed" and was_none:
         return _rejected(pod)
-    if ended.get("exitCode") == 0:
+    if ended is None or ended.get("exitCode") == 0:
         return None
     return _exited(pod, ended, memory)
 
@@ -240,9 +240,28 @@ def _exited(pod: TrimmedPod, ended: Mapping[str, Any], memory: str) -> Cause:
             invalid_rows=tuple(words.invalid_rows),
             **where,
         )
+    if is_lost(pod):
+        return _lost(pod, ended)
     failure_class, reason, message = _of_exit_code(code, ended)
     return Cause(
         failure_class=failure_class, reason=reason, message=message, exit_code=code, **where
+    )
+
+
+def _lost(pod: TrimmedPod, ended: Mapping[str, Any]) -> Cause:
+    """Explain a container whose end nobody saw."""
+    code = ended.get("exitCode")
+    return Cause(
+        failure_class=FailureClass.RETRYABLE,
+        reason="ContainerLost",
+        message=(
+            f"The node does not know how the container ended ({ended.get('reason')}, exit code"
+            f" {code}): it or its container runtime was restarted, or the pod was deleted before"
+            " it had started. This does not count against backoffLimit; the next pod"
+            f" {_goes_on(pod)}. If it happens again and again, look at the node."
+        ),
+        exit_code=code,
+        **_where(pod, at=ended.get("finishedAt")),
     )
 
 

@@ -17,7 +17,12 @@ from finetune_api.trainer import ExitCode, FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.retry import IncidentClass
 from finetune_operator.finetunejob.failure import Cause, cause_of_failure, read_termination_message
-from finetune_operator.finetunejob.retry import exit_code_of, is_disrupted, is_over_its_limits
+from finetune_operator.finetunejob.retry import (
+    exit_code_of,
+    is_disrupted,
+    is_lost,
+    is_over_its_limits,
+)
 from finetune_operator.finetunejob.trimmed import (
     Running,
     Terminated,
@@ -179,7 +184,7 @@ def is_free(pod: TrimmedPod) -> bool:
     if is_over_its_limits(pod):
         return False
     code = exit_code_of(pod)
-    return is_disrupted(pod) or code in (ExitCode.RETRYABLE, ExitCode.STOPPED)
+    return is_disrupted(pod) or is_lost(pod) or code in (ExitCode.RETRYABLE, ExitCode.STOPPED)
 
 
 def _belongs(ending: _Ending, group: list[_Ending]) -> bool:

@@ -18,6 +18,12 @@ from finetune_operator.status.conditions import find_condition, parse_timestamp
 
 Object = dict[str, Any]
 
+UNSEEN = "ContainerStatusUnknown"
+"""Reason that the kubelet gives for a container of which it finds no trace."""
+LOST_REASONS = frozenset({UNSEEN, "Unknown"})
+"""Reasons of a container that ended without anybody seeing how: ``Unknown`` is containerd's, of
+what ran when its host went down."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ledger:
@@ -130,6 +136,16 @@ def is_over_its_limits(pod: TrimmedPod) -> bool:
     much again.
     """
     return pod["status"].get("reason") == "Evicted" and not is_disrupted(pod)
+
+
+def is_lost(pod: TrimmedPod) -> bool:
+    """Return whether nobody knows how the pod's container ended: its node was restarted, mostly.
+
+    What the kubelet says of the pod itself explains why there is no trace of a container: it was
+    evicted, or was turned away and never had one.
+    """
+    reason = (container_of(pod).get("terminated") or {}).get("reason")
+    return reason in LOST_REASONS and not (reason == UNSEEN and pod["status"].get("reason"))
 
 
 def exit_code_of(pod: TrimmedPod) -> int | None:

@@ -92,7 +92,7 @@ class Running(TypedDict, total=False):
 
 
 class Terminated(TypedDict, total=False):
-    """A container that has ended."""
+    """A container that has ended; if nobody saw it, when its pod was no longer ready."""
 
     exitCode: int
     reason: str

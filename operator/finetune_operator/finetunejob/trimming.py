@@ -95,7 +95,9 @@ def trim_pod(obj: Object) -> TrimmedPod:
         kept["scheduledTime"] = scheduled["lastTransitionTime"]
     for container in status.get("containerStatuses") or ():
         if container.get("name") == CONTAINER:
-            kept["container"] = _trim_state(_state_of_start(container, status))
+            state = _trim_state(_state_of_start(container, status))
+            _date_the_end(state, obj["metadata"], status)
+            kept["container"] = state
             if container.get("imageID"):
                 # The same few for thousands of pods.
                 kept["imageID"] = sys.intern(container["imageID"])
@@ -185,6 +187,24 @@ def _trim_state(state: Object) -> ContainerState:
     waiting = state.get("waiting") or {}
     kept = {key: waiting[key] for key in ("reason", "message") if waiting.get(key)}
     return {"waiting": cast("Waiting", kept)}
+
+
+def _date_the_end(state: ContainerState, metadata: Object, status: Object) -> None:
+    """Date the end of a container that nobody saw to when its pod was no longer ready.
+
+    Its times are missing, or the zero of the runtime's clock: from before the pod was made.
+    """
+    ended = state.get("terminated")
+    if ended is None:
+        return
+    created = metadata.get("creationTimestamp") or ""
+    if ended.get("startedAt", "") < created:
+        ended.pop("startedAt", None)
+    if ended.get("finishedAt", "") < created:
+        ended.pop("finishedAt", None)
+        ready = find_condition(status.get("conditions"), "Ready") or {}
+        if ready.get("status") == "False" and ready.get("lastTransitionTime"):
+            ended["finishedAt"] = ready["lastTransitionTime"]
 
 
 def is_changed(old: TrimmedChild | None, new: TrimmedChild) -> bool:
