@@ -13,6 +13,7 @@ from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.draft import OWNED_FIELDS
 from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.render.job import render_job
@@ -189,8 +190,9 @@ def after(body: dict[str, Any], made: Any) -> dict[str, Any]:
     """Return the object with the planned status in it, as the API server would store it."""
     if made.status is None:
         return body
-    status = {**(body.get("status") or {}), **made.status}
-    return {**body, "status": status}
+    # What the operator has applied before and leaves out now is removed.
+    others = {k: v for k, v in (body.get("status") or {}).items() if k not in OWNED_FIELDS}
+    return {**body, "status": {**others, **made.status}}
 
 
 def plans(body, known, *moments):
