@@ -1,15 +1,14 @@
-"""From the state of a pod to a cause a person can act on.
+"""From the end of a pod to a cause a person can act on.
 
 Three kinds of evidence, best first: the termination message the trainer left, the exit code, and
-what Kubernetes says of the pod (evicted, out of memory, image missing, no node). Every message
-says what happened and what to do, because ``kubectl describe`` must be enough.
+what Kubernetes says of the pod (evicted, out of memory, turned away). Every message says what
+happened and what to do, because ``kubectl describe`` must be enough.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -19,47 +18,10 @@ from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
 from finetune_operator.finetunejob.retry import UNSEEN, is_disrupted, is_lost
-from finetune_operator.finetunejob.trimmed import (
-    TrimmedPod,
-    container_of,
-    seconds_since_created,
-    stage_of,
-)
-from finetune_operator.status.conditions import (
-    find_condition,
-    parse_timestamp,
-    shorten,
-    timestamp,
-)
+from finetune_operator.finetunejob.trimmed import TrimmedPod, container_of, stage_of
+from finetune_operator.status.conditions import find_condition, shorten
 
 Object = dict[str, Any]
-
-STUCK_SECONDS = 20.0
-"""A pod that has a node and no running container for so long is looked into."""
-
-IMAGE_REASONS = frozenset(
-    {
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "ImageInspectError",
-        "RegistryUnavailable",
-        "SignatureValidationFailed",
-    }
-)
-CONFIGURATION_REASONS = frozenset(
-    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-)
-HOPELESS_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
-"""Waiting cannot help: the reference itself is wrong, or pulling is forbidden."""
-
-_REMEDY = {
-    FailureClass.IMAGE_ERROR: "check spec.trainer.image, the registry and imagePullSecrets",
-    FailureClass.UNSCHEDULABLE: (
-        "lower spec.resources, change podTemplate.nodeSelector or tolerations, or add nodes"
-    ),
-}
 
 _MORE_MEMORY = {
     Stage.PREPARE: "Have the operator's prepareMemory raised, or use fewer examples.",
@@ -153,7 +115,8 @@ def cause_of_failure(pod: TrimmedPod, *, memory: str = "") -> Cause | None:
     return _exited(pod, ended, memory)
 
 
-def _where(pod: TrimmedPod, *, at: str | None = None) -> dict[str, Any]:
+def place_of(pod: TrimmedPod, *, at: str | None = None) -> dict[str, Any]:
+    """Return what a cause says of where and when; without a time, the pod's creation."""
     return {
         "pod": pod["metadata"]["name"],
         "node": pod["spec"]["nodeName"],
@@ -180,7 +143,7 @@ def _disrupted(pod: TrimmedPod, ended: Mapping[str, Any] | None) -> Cause:
             f" backoffLimit; the next pod {_goes_on(pod)}."
         ),
         exit_code=None if ended is None else ended.get("exitCode"),
-        **_where(pod, at=disrupted.get("lastTransitionTime")),
+        **place_of(pod, at=disrupted.get("lastTransitionTime")),
     )
 
 
@@ -198,7 +161,7 @@ def _over_its_limits(pod: TrimmedPod, ended: Mapping[str, Any]) -> Cause:
             f" backoffLimit; a next pod {_goes_on(pod)}."
         ),
         exit_code=ended.get("exitCode"),
-        **_where(pod, at=ended.get("finishedAt")),
+        **place_of(pod, at=ended.get("finishedAt")),
     )
 
 
@@ -211,14 +174,14 @@ def _rejected(pod: TrimmedPod) -> Cause:
         failure_class=FailureClass.UNSCHEDULABLE,
         reason=reason,
         message=f"The node refused the pod: {message}.",
-        **_where(pod),
+        **place_of(pod),
     )
 
 
 def _exited(pod: TrimmedPod, ended: Mapping[str, Any], memory: str) -> Cause:
     code = int(ended.get("exitCode") or 0)
     words = read_termination_message(pod)
-    where = _where(pod, at=ended.get("finishedAt"))
+    where = place_of(pod, at=ended.get("finishedAt"))
     if ended.get("reason") == "OOMKilled":
         limit = f" of {memory}" if memory else ""
         return Cause(
@@ -261,7 +224,7 @@ def _lost(pod: TrimmedPod, ended: Mapping[str, Any]) -> Cause:
             f" {_goes_on(pod)}. If it happens again and again, look at the node."
         ),
         exit_code=code,
-        **_where(pod, at=ended.get("finishedAt")),
+        **place_of(pod, at=ended.get("finishedAt")),
     )
 
 
@@ -296,90 +259,6 @@ def _of_exit_code(code: int, ended: Mapping[str, Any]) -> tuple[FailureClass, st
         f"ExitCode{code}" if code not in CLASS_OF_EXIT_CODE else failure_class.value,
         f"The container ended with exit code {code}{last_words}. See its log: kubectl logs.",
     )
-
-
-def cause_of_waiting(pod: TrimmedPod, now: datetime, *, warning: str = "") -> Cause | None:
-    """Explain a pod that should run and does not; None if it runs or is merely young.
-
-    Args:
-        pod: The trimmed pod.
-        now: The present.
-        warning: Latest warning event of the pod, if it was looked up.
-    """
-    status = pod["status"]
-    if status["phase"] != "Pending" or pod["metadata"].get("deletionTimestamp"):
-        return None
-    scheduled = find_condition(status.get("conditions"), "PodScheduled")
-    if scheduled is not None and scheduled.get("status") == "False":
-        return _unschedulable(pod, scheduled)
-    waiting = container_of(pod).get("waiting") or {}
-    reason = waiting.get("reason") or ""
-    message = waiting.get("message") or ""
-    where = _where(pod, at=timestamp(now))
-    if reason in IMAGE_REASONS:
-        return Cause(
-            failure_class=FailureClass.IMAGE_ERROR,
-            reason=reason,
-            message=f"The image cannot be pulled: {message or reason};"
-            f" {_REMEDY[FailureClass.IMAGE_ERROR]}.",
-            is_hopeless=reason in HOPELESS_REASONS,
-            **where,
-        )
-    if reason in CONFIGURATION_REASONS:
-        return Cause(
-            failure_class=FailureClass.USER_ERROR,
-            reason=reason,
-            message=f"The container cannot be created: {message or reason}.",
-            **where,
-        )
-    if warning and seconds_waiting(pod, now) >= STUCK_SECONDS:
-        return Cause(
-            failure_class=FailureClass.USER_ERROR,
-            reason="VolumesNotReady",
-            message=f"The container does not start: {warning.rstrip('. ')}. Do the Secrets and"
-            " claims that the job names exist in its namespace?",
-            **where,
-        )
-    return None
-
-
-def _unschedulable(pod: TrimmedPod, scheduled: Mapping[str, Any]) -> Cause:
-    if scheduled.get("reason") == "SchedulingGated":
-        return Cause(
-            failure_class=FailureClass.UNSCHEDULABLE,
-            reason="SchedulingGated",
-            message="The pod waits for its scheduling gates to be removed.",
-            **_where(pod, at=scheduled.get("lastTransitionTime")),
-        )
-    return Cause(
-        failure_class=FailureClass.UNSCHEDULABLE,
-        reason="Unschedulable",
-        message=f"No node can take the pod: {scheduled.get('message') or 'no reason given'}"
-        f" To go on: {_REMEDY[FailureClass.UNSCHEDULABLE]}.",
-        **_where(pod, at=scheduled.get("lastTransitionTime")),
-    )
-
-
-def seconds_waiting(pod: TrimmedPod, now: datetime) -> float:
-    """Return how long a pod has been waiting for its container, in seconds.
-
-    From the moment it has a node: for a node it may wait for days.
-    """
-    begun = parse_timestamp(pod["status"].get("scheduledTime"))
-    return seconds_since_created(pod, now) if begun is None else (now - begun).total_seconds()
-
-
-def is_stuck(pod: TrimmedPod, now: datetime) -> bool:
-    """Return whether a pod has a node and no container, for longer than a start takes."""
-    status = pod["status"]
-    if status["phase"] != "Pending" or not pod["spec"]["nodeName"]:
-        return False
-    container = container_of(pod)
-    waiting = container.get("waiting")
-    if container and waiting is None:
-        return False
-    reason = (waiting or {}).get("reason") or "ContainerCreating"
-    return reason == "ContainerCreating" and seconds_waiting(pod, now) >= STUCK_SECONDS
 
 
 def latest_cause(pods: Iterable[TrimmedPod], *, memory: str = "") -> Cause | None:

@@ -12,14 +12,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.accounting import account
 from finetune_operator.finetunejob.actions import LookUpWarnings
 from finetune_operator.finetunejob.endings import fail_stage
-from finetune_operator.finetunejob.failure import (
-    STUCK_SECONDS,
-    Cause,
-    cause_of_waiting,
-    is_stuck,
-    latest_cause,
-    seconds_waiting,
-)
+from finetune_operator.finetunejob.failure import Cause, latest_cause
 from finetune_operator.finetunejob.incidents import SETTLE_SECONDS, find_incidents
 from finetune_operator.finetunejob.lingering import tell_lingering
 from finetune_operator.finetunejob.needs import restore_lost, restore_rendezvous
@@ -30,6 +23,12 @@ from finetune_operator.finetunejob.rounds import fruitless_rounds
 from finetune_operator.finetunejob.silence import judge_reports
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.step import Step
+from finetune_operator.finetunejob.unstarted import (
+    STUCK_SECONDS,
+    cause_of_waiting,
+    is_stuck,
+    seconds_waiting,
+)
 from finetune_operator.status.conditions import ConditionType, Reason, parse_timestamp
 
 RECHECK_SECONDS = 30.0

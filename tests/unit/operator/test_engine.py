@@ -16,10 +16,10 @@ from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.admission import find_violations
-from finetune_operator.finetunejob.failure import cause_of_waiting, is_stuck
 from finetune_operator.finetunejob.render.engine import SERVE
 from finetune_operator.finetunejob.render.pod import render_pod_template
 from finetune_operator.finetunejob.trimming import trim_pod
+from finetune_operator.finetunejob.unstarted import cause_of_waiting, is_stuck
 from support.eventually import eventually
 from support.sidecar import put_program, run_sidecar
 from unit.operator.builders import job
