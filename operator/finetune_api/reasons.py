@@ -332,6 +332,15 @@ PODS = {
         "A volume of the pod cannot be mounted.",
         "Do the Secrets and claims that the job names exist in its namespace?",
     ),
+    "FailedCreatePodSandBox": ReasonHelp(
+        "The pod's node cannot set up its network, or its sandbox: no free address, a network "
+        "plugin that is away.",
+        "Nothing at once: it is waited for. If it lasts, look at the node, or delete the pod, and "
+        "the next one may get another.",
+    ),
+    "NetworkNotReady": ReasonHelp(
+        "The network of the pod's node is not ready.", "Nothing, unless it lasts: look at the node."
+    ),
     "SchedulingGated": ReasonHelp(
         "The pod waits for its scheduling gates.", "Nothing: whoever set them removes them."
     ),

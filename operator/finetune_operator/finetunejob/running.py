@@ -36,6 +36,9 @@ PLACING_SECONDS = 30.0
 """A pod that no node takes for less is not told of: the one before it may still be in its place."""
 WARNING_SECONDS = 180.0
 """For how long the kubelet's warnings of a pod are believed; it repeats them every two minutes."""
+_OF_NODES = (FailureClass.UNSCHEDULABLE, FailureClass.RETRYABLE)
+"""Classes of a start that waits for a node, or for one to be well: the job asks for nothing
+wrong."""
 
 _ENDLESS = (
     "Check that the pods of the job reach each other (NetworkPolicy, DNS, NCCL_SOCKET_IFNAME) and"
@@ -150,7 +153,7 @@ def _problem_of_start(step: Step, view: StageView) -> Cause | None:
         if pod["status"]["phase"] == "Pending":
             age = seconds_waiting(pod, step.now)
             step.look_again(RECHECK_SECONDS if age >= STUCK_SECONDS else STUCK_SECONDS - age)
-        warning = warnings.get(pod["metadata"]["name"], "")
+        warning = warnings.get(pod["metadata"]["name"])
         cause = cause_of_waiting(pod, step.now, warning=warning)
         if cause is not None and (found is None or cause.is_hopeless):
             found = cause
@@ -178,8 +181,8 @@ def _since_it_began(problem: Cause, stage: Stage, before: Mapping[str, Any]) -> 
 
 
 def _is_start_overdue(step: Step, problem: Cause) -> bool:
-    """Return whether a start has failed for too long; waiting for nodes has no limit."""
-    if problem.failure_class is FailureClass.UNSCHEDULABLE:
+    """Return whether a start has failed for too long; nodes are waited for without a limit."""
+    if problem.failure_class in _OF_NODES:
         return False
     if problem.is_hopeless:
         return True

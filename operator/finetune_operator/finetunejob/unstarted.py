@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from finetune_api.trainer import FailureClass
 from finetune_operator.finetunejob.failure import Cause, place_of
+from finetune_operator.finetunejob.observed import WarningEvent
 from finetune_operator.finetunejob.trimmed import (
     TrimmedPod,
     container_of,
@@ -37,6 +39,12 @@ CONFIGURATION_REASONS = frozenset(
 HOPELESS_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 """Waiting cannot help: the reference itself is wrong, or pulling is forbidden."""
 
+VOLUME_REASONS = frozenset({"FailedMount", "FailedAttachVolume"})
+"""Reasons of Events that tell of what the job names itself; all others are of the node."""
+
+_DRAWN = re.compile(r"\b[0-9a-f]{32,}\b")
+"""Names that are drawn by a container runtime."""
+
 _REMEDY = {
     FailureClass.IMAGE_ERROR: "check spec.trainer.image, the registry and imagePullSecrets",
     FailureClass.UNSCHEDULABLE: (
@@ -45,7 +53,9 @@ _REMEDY = {
 }
 
 
-def cause_of_waiting(pod: TrimmedPod, now: datetime, *, warning: str = "") -> Cause | None:
+def cause_of_waiting(
+    pod: TrimmedPod, now: datetime, *, warning: WarningEvent | None = None
+) -> Cause | None:
     """Explain a pod that should run and does not; None if it runs or is merely young.
 
     Args:
@@ -79,15 +89,32 @@ def cause_of_waiting(pod: TrimmedPod, now: datetime, *, warning: str = "") -> Ca
             message=f"The container cannot be created: {message or reason}.",
             **where,
         )
-    if warning and seconds_waiting(pod, now) >= STUCK_SECONDS:
+    if warning is not None and seconds_waiting(pod, now) >= STUCK_SECONDS:
+        return _warned(pod, warning, where)
+    return None
+
+
+def _warned(pod: TrimmedPod, warning: WarningEvent, where: Mapping[str, Any]) -> Cause:
+    """Explain a pod whose container says nothing of itself, by the pod's Events."""
+    # Sandboxes are made anew at each try: their names are no news.
+    words = _DRAWN.sub("...", warning.message).rstrip(". ") or warning.reason
+    if warning.reason in VOLUME_REASONS:
         return Cause(
             failure_class=FailureClass.USER_ERROR,
             reason="VolumesNotReady",
-            message=f"The container does not start: {warning.rstrip('. ')}. Do the Secrets and"
-            " claims that the job names exist in its namespace?",
+            message=f"The container does not start: {words}. Do the Secrets and claims that the job"
+            " names exist in its namespace?",
             **where,
         )
-    return None
+    metadata = pod["metadata"]
+    return Cause(
+        failure_class=FailureClass.RETRYABLE,
+        reason=warning.reason,
+        message=f"The pod does not start on {pod['spec']['nodeName']}: {words}. It is waited for as"
+        " long as that lasts. If it lasts, look at the node; another one may be better: kubectl -n"
+        f" {metadata.get('namespace')} delete pod {metadata['name']}",
+        **where,
+    )
 
 
 def _unschedulable(pod: TrimmedPod, scheduled: Mapping[str, Any]) -> Cause:

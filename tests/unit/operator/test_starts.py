@@ -9,16 +9,25 @@ from finetune_operator.finetunejob.actions import (
     LookUpWarnings,
     PauseJob,
 )
+from finetune_operator.finetunejob.observed import WarningEvent
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.waiting import find_wait
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
+    CONDITIONS,
     CONFIG,
+    accepted,
     after,
     at,
+    child,
     condition,
+    done_before,
+    merged,
     observe,
+    plans,
     pod,
     reasons,
+    running,
     trained,
     unscheduled,
     waiting,
@@ -26,6 +35,32 @@ from unit.operator.builders import (
 )
 
 PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
+NO_SECRET = WarningEvent(
+    "FailedMount",
+    'MountVolume.SetUp failed for volume "credentials-0": secret "s3-rw" not found',
+)
+
+
+def no_address(number=0):
+    """What the kubelet tells at each try, of another sandbox."""
+    return WarningEvent(
+        "FailedCreatePodSandBox",
+        f'Failed to create pod sandbox: no network for sandbox "{number:064x}": plugin'
+        ' type="aws-cni": failed to assign an IP address.',
+    )
+
+
+NO_ADDRESS = no_address()
+
+
+def in_stage(stage, *pods, warning=None):
+    """A job in this stage with these pods, and what the Events of the first say."""
+    body = accepted() if stage is PREPARE else trained()
+    known = merged(
+        done_before(stage),
+        {"jobs": {stage: child(stage, status=running(60))}, "pods": {stage: pods}},
+    )
+    return body, {**known, "warnings": {pods[0]["metadata"]["name"]: warning}}
 
 
 def test_an_image_that_cannot_be_pulled_is_told_at_once_and_fails_after_its_deadline():
@@ -71,10 +106,60 @@ def test_a_start_that_went_well_in_between_has_its_whole_time_again():
 def test_a_volume_that_another_node_still_holds_is_waited_for():
     body = trained()
     known = with_train_pod(body, waiting(TRAIN, "ContainerCreating"))
-    known["warnings"] = {"headlines-train-0-abcde": "Multi-Attach error for volume"}
+    held = WarningEvent("FailedAttachVolume", "Multi-Attach error for volume")
+    known["warnings"] = {"headlines-train-0-abcde": held}
     made = plan(observe(body, **known), at(601), CONFIG)
     assert condition(made, "Training")["reason"] == "VolumesNotReady"
     assert not is_terminal(made.status)
+
+
+@pytest.mark.parametrize("stage", list(CONDITIONS))
+def test_a_secret_that_does_not_exist_is_waited_for_until_its_deadline(stage):
+    body, known = in_stage(stage, waiting(stage, "ContainerCreating"), warning=NO_SECRET)
+    made, body = plans(body, known, 100, 699, 701)
+    assert [is_terminal(each.status) for each in (made[0], made[2])] == [False, True]
+    assert made[1].status is None
+    assert body["status"]["lastFailure"]["reason"] == "VolumesNotReady"
+    assert condition(body, "Failed")["reason"] == "UserError"
+
+
+@pytest.mark.parametrize("stage", list(CONDITIONS))
+def test_a_node_that_cannot_start_a_pod_is_waited_for_and_told_as_what_it_is(stage):
+    """Nothing of it is the job's: its network plugin has no address to give, for example."""
+    body, known = in_stage(stage, waiting(stage, "ContainerCreating"), warning=NO_ADDRESS)
+    made, body = plans(body, known, 100, 130, 800, 100_000)
+    told = condition(body, CONDITIONS[stage])
+    assert (told["status"], told["reason"]) == ("False", "FailedCreatePodSandBox")
+    assert (
+        'on node-1: Failed to create pod sandbox: no network for sandbox "..."' in told["message"]
+    )
+    assert "failed to assign an IP address. It is" in told["message"]
+    assert f"kubectl -n team-a delete pod headlines-{stage.value}-0-abcde" in told["message"]
+    assert "Secrets" not in told["message"]
+    failure = body["status"]["lastFailure"]
+    assert (failure["class"], failure["reason"]) == ("Retryable", "FailedCreatePodSandBox")
+    assert [reasons(each).count("FailedCreatePodSandBox") for each in made] == [1, 0, 0, 0]
+    assert {each.requeue_after for each in made} == {30.0}
+    assert not is_terminal(body["status"])
+    wait = find_wait(body, at(100_000), expects_progress=True)
+    assert (wait.state, wait.reason) == ("NotStarting", "FailedCreatePodSandBox")
+
+
+def test_another_try_of_the_node_is_no_news():
+    body, known = in_stage(PREPARE, waiting(PREPARE, "ContainerCreating"), warning=no_address(1))
+    _, body = plans(body, known, 100)
+    known["warnings"] = {"headlines-prepare-0-abcde": no_address(2)}
+    (made,), _ = plans(body, known, 130)
+    assert made.status is None, "nothing to write"
+
+
+def test_a_node_that_can_start_pods_again_leaves_nothing_used_up():
+    body, known = in_stage(TRAIN, waiting(TRAIN, "ContainerCreating"), warning=NO_ADDRESS)
+    _, body = plans(body, known, 100, 2000)
+    known["pods"][TRAIN] = (pod(TRAIN, state={"running": {"startedAt": timestamp(at(2010))}}),)
+    _, body = plans(body, known, 2020)
+    assert condition(body, "Training")["status"] == "True"
+    assert body["status"]["attempts"]["counted"] == 0
 
 
 def test_a_wrong_image_name_fails_at_once():
@@ -124,8 +209,7 @@ def test_a_pod_stuck_in_creation_has_its_warnings_looked_up():
     assert made.first == (
         LookUpWarnings(kind="Pod", names=("headlines-train-0-abcde",), since=at(-150)),
     )
-    warning = 'MountVolume.SetUp failed for volume "credentials-0": secret "s3-rw" not found'
-    known["warnings"] = {"headlines-train-0-abcde": warning}
+    known["warnings"] = {"headlines-train-0-abcde": NO_SECRET}
     made = plan(observe(body, **known), at(30), CONFIG)
     assert made.first == ()
     assert made.status["lastFailure"]["reason"] == "VolumesNotReady"
