@@ -326,6 +326,16 @@ PODS = {
     "RunContainerError": ReasonHelp(
         "The node cannot run the container.", "Read the message; look at the node."
     ),
+    "CrashLoopBackOff": ReasonHelp(
+        "A container that comes before the stage's own ends again and again.",
+        "Read its log, as the message says; vLLM's and garak's are images of the operator's "
+        "configuration.",
+    ),
+    "InitContainerFailed": ReasonHelp(
+        "An init container that something has added to the pod failed, so that the stage's own "
+        "never started.",
+        "Read its log, as the message says, or keep it out of the job's pods.",
+    ),
     "StartError": ReasonHelp("The container's program cannot be started.", _IMAGE),
     "ContainerCannotRun": ReasonHelp("The container's program cannot be started.", _IMAGE),
     "VolumesNotReady": ReasonHelp(

@@ -40,4 +40,5 @@ class RetryPolicy(APIModel):
     hang: Retries | None = None
     """After training stood still (exit code 76)."""
     infrastructure: Retries | None = None
-    """After a container was killed without a word, or a node refused the pod."""
+    """After a container was killed without a word, a node refused the pod, or an init container
+    that something has added to it failed."""

@@ -15,7 +15,7 @@ from datetime import datetime
 
 from finetune_operator.finetunejob.actions import LookUpWarnings
 from finetune_operator.finetunejob.observed import Observed, WarningEvent
-from finetune_operator.finetunejob.trimmed import container_of
+from finetune_operator.finetunejob.unstarted import waited_for
 from finetune_operator.kube.backoff import exponential
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
@@ -129,7 +129,7 @@ class PodWarnings:
 
 
 def _keys_of(observed: Observed, action: LookUpWarnings) -> dict[str, tuple[str, str]]:
-    """Return UID and, of a pod, waiting reason: another of either is another question."""
+    """Return UID and, of a pod, what it waits for and why: another of any is another question."""
     wanted = set(action.names)
     keys = {name: (name, "") for name in wanted}
     if action.kind == "Job":
@@ -141,8 +141,9 @@ def _keys_of(observed: Observed, action: LookUpWarnings) -> dict[str, tuple[str,
         for pod in pods:
             metadata = pod["metadata"]
             if metadata["name"] in wanted:
-                waiting = container_of(pod).get("waiting") or {}
-                keys[metadata["name"]] = (metadata["uid"], waiting.get("reason") or "")
+                container, waiting = waited_for(pod)
+                question = f"{container}:{waiting.get('reason') or ''}"
+                keys[metadata["name"]] = (metadata["uid"], question)
     return keys
 
 

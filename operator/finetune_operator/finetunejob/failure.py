@@ -18,7 +18,12 @@ from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
 from finetune_operator.finetunejob.retry import UNSEEN, is_disrupted, is_lost
-from finetune_operator.finetunejob.trimmed import TrimmedPod, container_of, stage_of
+from finetune_operator.finetunejob.trimmed import (
+    TrimmedPod,
+    container_of,
+    init_container_of,
+    stage_of,
+)
 from finetune_operator.status.conditions import find_condition, shorten
 
 Object = dict[str, Any]
@@ -109,7 +114,7 @@ def cause_of_failure(pod: TrimmedPod, *, memory: str = "") -> Cause | None:
     # A kubelet that begins anew looks for a container also where it had turned the pod away.
     was_none = ended is None or (status.get("reason") and ended.get("reason") == UNSEEN)
     if status["phase"] == "Failed" and was_none:
-        return _rejected(pod)
+        return _never_began(pod)
     if ended is None or ended.get("exitCode") == 0:
         return None
     return _exited(pod, ended, memory)
@@ -165,8 +170,31 @@ def _over_its_limits(pod: TrimmedPod, ended: Mapping[str, Any]) -> Cause:
     )
 
 
+def _never_began(pod: TrimmedPod) -> Cause:
+    """Explain a pod that failed before its container existed."""
+    before = init_container_of(pod)
+    ended = None if before is None else before["state"].get("terminated")
+    if before is None or ended is None or pod["status"].get("reason"):
+        return _rejected(pod)
+    if is_lost(pod):
+        return _lost(pod, ended)
+    metadata, name = pod["metadata"], before["name"]
+    text = (ended.get("message") or "").strip()
+    return Cause(
+        failure_class=FailureClass.RETRYABLE,
+        reason="InitContainerFailed",
+        message=(
+            f"Init container {name}, which comes before the stage's own, ended with exit code"
+            f" {ended.get('exitCode')}{f': {text}' if text else ''}. The operator has not put it"
+            " there: an admission webhook adds it to pods. Its log: kubectl -n"
+            f" {metadata.get('namespace')} logs {metadata['name']} -c {name}"
+        ),
+        **place_of(pod, at=ended.get("finishedAt")),
+    )
+
+
 def _rejected(pod: TrimmedPod) -> Cause:
-    """Explain a pod that failed before its container existed: the kubelet turned it away."""
+    """Explain a pod that the kubelet turned away."""
     status = pod["status"]
     reason = status.get("reason") or "PodFailed"
     message = status.get("message") or "Kubernetes gave no reason"

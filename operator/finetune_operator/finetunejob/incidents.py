@@ -167,7 +167,8 @@ def _is_follower(pod: TrimmedPod, cause: Cause, *, has_peers: bool) -> bool:
         return True
     is_deleted = bool(pod["metadata"].get("deletionTimestamp"))
     is_killed_for_memory = cause.failure_class is FailureClass.OUT_OF_MEMORY
-    return is_deleted and code in _ASKED_TO_STOP and not is_killed_for_memory
+    never_began = code is None
+    return is_deleted and (never_began or code in _ASKED_TO_STOP) and not is_killed_for_memory
 
 
 def _class_of(pod: TrimmedPod, cause: Cause) -> IncidentClass:

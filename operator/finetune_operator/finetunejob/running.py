@@ -28,6 +28,7 @@ from finetune_operator.finetunejob.unstarted import (
     cause_of_waiting,
     is_stuck,
     seconds_waiting,
+    why_slow,
 )
 from finetune_operator.status.conditions import ConditionType, Reason, parse_timestamp
 
@@ -74,18 +75,25 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         step.draft.announce("Retrying", text, warning=True)
         if cause.exit_code == ExitCode.RETRYABLE:
             restore_rendezvous(step, spec, view.stage)
-    if view.stage is Stage.TRAIN and view.state is StageState.RUNNING:
+    _tell_state(step, view, cause)
+
+
+def _tell_state(step: Step, view: StageView, cause: Cause | None) -> None:
+    """Say whether a stage is at work, or which pod it waits for; nothing is wrong with any."""
+    traits, conditions = TRAITS[view.stage], step.draft.conditions
+    slow = next((text for pod in view.pods if (text := why_slow(pod, step.now))), None)
+    if slow is not None:
+        conditions.set(traits.condition, False, Reason.WAITING_FOR_PODS, slow)
+    elif view.stage is Stage.TRAIN and view.state is StageState.RUNNING:
         _tell_training(step, view)
     elif cause is not None and view.state is StageState.WAITING:
         message = f"Waiting for the next pod after {cause.reason}: {cause.message}"
-        kind = TRAITS[view.stage].condition
-        step.draft.conditions.set(kind, False, Reason.RETRYING, message)
+        conditions.set(traits.condition, False, Reason.RETRYING, message)
     else:
         # The same words whether the pod is young or runs: not worth a write of its own.
-        traits = TRAITS[view.stage]
         assert view.job is not None
         text = traits.under_way.format(job=view.job["metadata"]["name"])
-        step.draft.conditions.set(traits.condition, False, traits.under_way_reason, text)
+        conditions.set(traits.condition, False, traits.under_way_reason, text)
 
 
 def _tell_training(step: Step, view: StageView) -> None:

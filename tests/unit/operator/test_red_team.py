@@ -93,13 +93,16 @@ def waiting_pod(server, garak):
     return {
         "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {},
                      "creationTimestamp": "2026-01-01T00:00:00Z"},
-        "spec": {"nodeName": "node"},
+        "spec": {"nodeName": "node",
+                 "initContainers": [{"name": name, "restartPolicy": "Always"} for name in states]},
         "status": {
             "phase": "Pending",
             "containerStatuses": [
                 {"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}
             ],
-            "initContainerStatuses": [{"name": n, "state": s} for n, s in states.items()],
+            "initContainerStatuses": [
+                {"name": n, "state": s, "started": "running" in s} for n, s in states.items()
+            ],
         },
     }  # fmt: skip
 
