@@ -350,6 +350,16 @@ PODS = {
     "RunContainerError": ReasonHelp(
         "The node cannot run the container.", "Read the message; look at the node."
     ),
+    "CrashLoopBackOff": ReasonHelp(
+        "A container that comes before the stage's own ends again and again.",
+        "Read its log, as the message says; vLLM's and garak's are images of the operator's "
+        "configuration.",
+    ),
+    "InitContainerFailed": ReasonHelp(
+        "An init container that something has added to the pod failed, so that the stage's own "
+        "never started.",
+        "Read its log, as the message says, or keep it out of the job's pods.",
+    ),
     "StartError": ReasonHelp("The container's program cannot be started.", _IMAGE),
     "ContainerCannotRun": ReasonHelp("The container's program cannot be started.", _IMAGE),
     "VolumesNotReady": ReasonHelp(
@@ -359,6 +369,15 @@ PODS = {
     "PodFailed": ReasonHelp(
         "The node refused the pod, and Kubernetes gave no reason.",
         "Look at the node: `kubectl describe node`.",
+    ),
+    "FailedCreatePodSandBox": ReasonHelp(
+        "The pod's node cannot set up its network, or its sandbox: no free address, a network "
+        "plugin that is away.",
+        "Nothing at once: it is waited for. If it lasts, look at the node, or delete the pod, and "
+        "the next one may get another.",
+    ),
+    "NetworkNotReady": ReasonHelp(
+        "The network of the pod's node is not ready.", "Nothing, unless it lasts: look at the node."
     ),
     "SchedulingGated": ReasonHelp(
         "The pod waits for its scheduling gates.", "Nothing: whoever set them removes them."
@@ -373,6 +392,11 @@ PODS = {
     "KilledSIGTERM": ReasonHelp(
         "The container was asked to stop and left no message.",
         "Raise `terminationGracePeriodSeconds` above the time of one checkpoint.",
+    ),
+    "ContainerLost": ReasonHelp(
+        "The node was restarted, or its container runtime, and does not know how the container "
+        "ended; no retry is used up.",
+        "Nothing, unless it repeats: then look at the node that `status.attempts.history` names.",
     ),
     "JobFailed": ReasonHelp(
         "The Job failed and its pods are gone, so that no cause is known.",

@@ -101,9 +101,9 @@ class FineTuneJobSpec(APIModel):
     adapter is being published, stays what it is."""
     backoff_limit: Annotated[Integer, Field(ge=0, le=100)] = 3
     """How often a stage is tried again after incidents of a class that `retryPolicy` does not name.
-    Whatever the number of pods that an incident ends, it counts once; evictions, preemptions and
-    lost nodes never do. Mistakes in the job or in its data are never tried again. May be changed
-    while the job runs."""
+    Whatever the number of pods that an incident ends, it counts once; evictions, preemptions, and
+    nodes that are lost or restarted never do. Mistakes in the job or in its data are never tried
+    again. May be changed while the job runs."""
     retry_policy: RetryPolicy | None = None
     """Budgets of their own for classes of incidents. May be changed while the job runs. Default:
     none, all share `backoffLimit`."""

@@ -28,8 +28,8 @@ class RetryPolicy(APIModel):
 
     An incident is the end of one attempt, whatever the number of its pods: the rank that failed of
     itself is the cause, and the others stop because of it. A class that is named here has a budget
-    of its own; all others share `backoffLimit`. Preemptions, evictions and lost nodes cost nothing;
-    mistakes in the job or in its data are never tried again.
+    of its own; all others share `backoffLimit`. Preemptions, evictions, and nodes that are lost or
+    restarted cost nothing; mistakes in the job or in its data are never tried again.
     """
 
     storage: Retries | None = None
@@ -40,4 +40,5 @@ class RetryPolicy(APIModel):
     hang: Retries | None = None
     """After training stood still (exit code 76)."""
     infrastructure: Retries | None = None
-    """After a container was killed without a word, or a node refused the pod."""
+    """After a container was killed without a word, a node refused the pod, or an init container
+    that something has added to it failed."""

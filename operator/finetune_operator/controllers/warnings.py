@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from finetune_operator.finetunejob.actions import LookUpWarnings
-from finetune_operator.finetunejob.observed import Observed
-from finetune_operator.finetunejob.trimmed import container_of
+from finetune_operator.finetunejob.observed import Observed, WarningEvent
+from finetune_operator.finetunejob.unstarted import waited_for
 from finetune_operator.kube.backoff import exponential
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
@@ -40,6 +40,14 @@ _OVER = {
     "Job": frozenset({"SuccessfulCreate", "Suspended", "Resumed"}),
 }
 """Reasons of Events that tell, by kind of object, that warnings before them are over."""
+_NO_HINDRANCE = frozenset(
+    {
+        "FailedScheduling",  # older: these pods have a node
+        "DNSConfigForming",
+        "FailedToRetrieveImagePullSecret",
+    }
+)
+"""Reasons of a pod's warnings in spite of which it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +55,12 @@ class _Answer:
     """What the Events of an object said.
 
     Attributes:
-        warning: The present warning, or the empty string.
+        warning: The present warning, or None.
         at: Monotonic time of the look.
         num_empty: Looks in a row that found none.
     """
 
-    warning: str
+    warning: WarningEvent | None
     at: float
     num_empty: int
 
@@ -81,8 +89,10 @@ class PodWarnings:
         for kind in _OVER:
             self._known.pop((uid, kind), None)
 
-    async def look_up(self, observed: Observed, action: LookUpWarnings) -> dict[str, str]:
-        """Return the present warning of each object by name; empty where none is known."""
+    async def look_up(
+        self, observed: Observed, action: LookUpWarnings
+    ) -> dict[str, WarningEvent | None]:
+        """Return the present warning of each object by name; None where none is known."""
         now = self._clock.monotonic()
         known = self._known.get((observed.uid, action.kind), {})
         keys = _keys_of(observed, action)
@@ -102,24 +112,24 @@ class PodWarnings:
         return {name: self._believed(answers.get(key), now) for name, key in keys.items()}
 
     @staticmethod
-    def _believed(answer: _Answer | None, now: float) -> str:
-        return answer.warning if answer and now - answer.at <= MAX_AGE_SECONDS else ""
+    def _believed(answer: _Answer | None, now: float) -> WarningEvent | None:
+        return answer.warning if answer and now - answer.at <= MAX_AGE_SECONDS else None
 
-    async def _look(self, namespace: str, name: str, action: LookUpWarnings) -> str:
+    async def _look(self, namespace: str, name: str, action: LookUpWarnings) -> WarningEvent | None:
         selector = f"involvedObject.kind={action.kind},involvedObject.name={name}"
         try:
             found = await self._client.list(EVENTS, namespace, field_selector=selector, limit=50)
         except Forbidden:
-            return ""
+            return None
         except KubeError as error:
             what = f"{action.kind} {namespace}/{name}"
             logger.warning("cannot look up why %s waits: %s", what, error)
-            return ""
+            return None
         return _present_warning(found.items, action)
 
 
 def _keys_of(observed: Observed, action: LookUpWarnings) -> dict[str, tuple[str, str]]:
-    """Return UID and, of a pod, waiting reason: another of either is another question."""
+    """Return UID and, of a pod, what it waits for and why: another of any is another question."""
     wanted = set(action.names)
     keys = {name: (name, "") for name in wanted}
     if action.kind == "Job":
@@ -131,29 +141,30 @@ def _keys_of(observed: Observed, action: LookUpWarnings) -> dict[str, tuple[str,
         for pod in pods:
             metadata = pod["metadata"]
             if metadata["name"] in wanted:
-                waiting = container_of(pod).get("waiting") or {}
-                keys[metadata["name"]] = (metadata["uid"], waiting.get("reason") or "")
+                container, waiting = waited_for(pod)
+                question = f"{container}:{waiting.get('reason') or ''}"
+                keys[metadata["name"]] = (metadata["uid"], question)
     return keys
 
 
-def _present_warning(events: Iterable[Object], action: LookUpWarnings) -> str:
-    """Return the latest warning that is still so, or the empty string."""
+def _present_warning(events: Iterable[Object], action: LookUpWarnings) -> WarningEvent | None:
+    """Return the latest warning that is still so, or None."""
     told = [(moment, event) for event in events if (moment := _event_time(event)) is not None]
     begun = [moment for moment, event in told if event.get("reason") in _OVER[action.kind]]
     over = max([action.since, *begun])
     present = [
-        (moment, str(event.get("message") or ""))
+        (moment, WarningEvent(str(event["reason"]), str(event.get("message") or "")))
         for moment, event in told
         if event.get("type") == "Warning" and _tells(action, event.get("reason") or "")
         if moment > over
     ]
-    return max(present, default=(over, ""))[1]
+    return max(present)[1] if present else None
 
 
 def _tells(action: LookUpWarnings, reason: str) -> bool:
     if action.kind == "Job":
         return reason == "FailedCreate"
-    return reason != "FailedScheduling"  # the scheduler's are older: these pods have a node
+    return bool(reason) and reason not in _NO_HINDRANCE
 
 
 def _event_time(event: Object) -> datetime | None:

@@ -1,15 +1,14 @@
-"""From the state of a pod to a cause a person can act on.
+"""From the end of a pod to a cause a person can act on.
 
 Three kinds of evidence, best first: the termination message the trainer left, the exit code, and
-what Kubernetes says of the pod (evicted, out of memory, image missing, no node). Every message
-says what happened and what to do, because ``kubectl describe`` must be enough.
+what Kubernetes says of the pod (evicted, out of memory, turned away). Every message says what
+happened and what to do, because ``kubectl describe`` must be enough.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -18,48 +17,16 @@ from pydantic import ValidationError
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
-from finetune_operator.finetunejob.retry import is_disrupted
+from finetune_operator.finetunejob.retry import UNSEEN, is_disrupted, is_lost
 from finetune_operator.finetunejob.trimmed import (
     TrimmedPod,
     container_of,
-    seconds_since_created,
+    init_container_of,
     stage_of,
 )
-from finetune_operator.status.conditions import (
-    find_condition,
-    parse_timestamp,
-    shorten,
-    timestamp,
-)
+from finetune_operator.status.conditions import find_condition, shorten
 
 Object = dict[str, Any]
-
-STUCK_SECONDS = 20.0
-"""A pod that has a node and no running container for so long is looked into."""
-
-IMAGE_REASONS = frozenset(
-    {
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "ImageInspectError",
-        "RegistryUnavailable",
-        "SignatureValidationFailed",
-    }
-)
-CONFIGURATION_REASONS = frozenset(
-    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-)
-HOPELESS_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
-"""Waiting cannot help: the reference itself is wrong, or pulling is forbidden."""
-
-_REMEDY = {
-    FailureClass.IMAGE_ERROR: "check spec.trainer.image, the registry and imagePullSecrets",
-    FailureClass.UNSCHEDULABLE: (
-        "lower spec.resources, change podTemplate.nodeSelector or tolerations, or add nodes"
-    ),
-}
 
 _MORE_MEMORY = {
     Stage.PREPARE: "Have the operator's prepareMemory raised, or use fewer examples.",
@@ -144,16 +111,17 @@ def cause_of_failure(pod: TrimmedPod, *, memory: str = "") -> Cause | None:
         return _disrupted(pod, ended)
     if status.get("reason") == "Evicted":
         return _over_its_limits(pod, ended or {})
-    if status["phase"] != "Failed" and (ended is None or ended.get("exitCode") == 0):
-        return None
-    if ended is None:
-        return _rejected(pod)
-    if ended.get("exitCode") == 0:
+    # A kubelet that begins anew looks for a container also where it had turned the pod away.
+    was_none = ended is None or (status.get("reason") and ended.get("reason") == UNSEEN)
+    if status["phase"] == "Failed" and was_none:
+        return _never_began(pod)
+    if ended is None or ended.get("exitCode") == 0:
         return None
     return _exited(pod, ended, memory)
 
 
-def _where(pod: TrimmedPod, *, at: str | None = None) -> dict[str, Any]:
+def place_of(pod: TrimmedPod, *, at: str | None = None) -> dict[str, Any]:
+    """Return what a cause says of where and when; without a time, the pod's creation."""
     return {
         "pod": pod["metadata"]["name"],
         "node": pod["spec"]["nodeName"],
@@ -180,7 +148,7 @@ def _disrupted(pod: TrimmedPod, ended: Mapping[str, Any] | None) -> Cause:
             f" backoffLimit; the next pod {_goes_on(pod)}."
         ),
         exit_code=None if ended is None else ended.get("exitCode"),
-        **_where(pod, at=disrupted.get("lastTransitionTime")),
+        **place_of(pod, at=disrupted.get("lastTransitionTime")),
     )
 
 
@@ -198,12 +166,35 @@ def _over_its_limits(pod: TrimmedPod, ended: Mapping[str, Any]) -> Cause:
             f" backoffLimit; a next pod {_goes_on(pod)}."
         ),
         exit_code=ended.get("exitCode"),
-        **_where(pod, at=ended.get("finishedAt")),
+        **place_of(pod, at=ended.get("finishedAt")),
+    )
+
+
+def _never_began(pod: TrimmedPod) -> Cause:
+    """Explain a pod that failed before its container existed."""
+    before = init_container_of(pod)
+    ended = None if before is None else before["state"].get("terminated")
+    if before is None or ended is None or pod["status"].get("reason"):
+        return _rejected(pod)
+    if is_lost(pod):
+        return _lost(pod, ended)
+    metadata, name = pod["metadata"], before["name"]
+    text = (ended.get("message") or "").strip()
+    return Cause(
+        failure_class=FailureClass.RETRYABLE,
+        reason="InitContainerFailed",
+        message=(
+            f"Init container {name}, which comes before the stage's own, ended with exit code"
+            f" {ended.get('exitCode')}{f': {text}' if text else ''}. The operator has not put it"
+            " there: an admission webhook adds it to pods. Its log: kubectl -n"
+            f" {metadata.get('namespace')} logs {metadata['name']} -c {name}"
+        ),
+        **place_of(pod, at=ended.get("finishedAt")),
     )
 
 
 def _rejected(pod: TrimmedPod) -> Cause:
-    """Explain a pod that failed before its container existed: the kubelet turned it away."""
+    """Explain a pod that the kubelet turned away."""
     status = pod["status"]
     reason = status.get("reason") or "PodFailed"
     message = status.get("message") or "Kubernetes gave no reason"
@@ -211,14 +202,14 @@ def _rejected(pod: TrimmedPod) -> Cause:
         failure_class=FailureClass.UNSCHEDULABLE,
         reason=reason,
         message=f"The node refused the pod: {message}.",
-        **_where(pod),
+        **place_of(pod),
     )
 
 
 def _exited(pod: TrimmedPod, ended: Mapping[str, Any], memory: str) -> Cause:
     code = int(ended.get("exitCode") or 0)
     words = read_termination_message(pod)
-    where = _where(pod, at=ended.get("finishedAt"))
+    where = place_of(pod, at=ended.get("finishedAt"))
     if ended.get("reason") == "OOMKilled":
         limit = f" of {memory}" if memory else ""
         return Cause(
@@ -240,9 +231,28 @@ def _exited(pod: TrimmedPod, ended: Mapping[str, Any], memory: str) -> Cause:
             invalid_rows=tuple(words.invalid_rows),
             **where,
         )
+    if is_lost(pod):
+        return _lost(pod, ended)
     failure_class, reason, message = _of_exit_code(code, ended)
     return Cause(
         failure_class=failure_class, reason=reason, message=message, exit_code=code, **where
+    )
+
+
+def _lost(pod: TrimmedPod, ended: Mapping[str, Any]) -> Cause:
+    """Explain a container whose end nobody saw."""
+    code = ended.get("exitCode")
+    return Cause(
+        failure_class=FailureClass.RETRYABLE,
+        reason="ContainerLost",
+        message=(
+            f"The node does not know how the container ended ({ended.get('reason')}, exit code"
+            f" {code}): it or its container runtime was restarted, or the pod was deleted before"
+            " it had started. This does not count against backoffLimit; the next pod"
+            f" {_goes_on(pod)}. If it happens again and again, look at the node."
+        ),
+        exit_code=code,
+        **place_of(pod, at=ended.get("finishedAt")),
     )
 
 
@@ -277,90 +287,6 @@ def _of_exit_code(code: int, ended: Mapping[str, Any]) -> tuple[FailureClass, st
         f"ExitCode{code}" if code not in CLASS_OF_EXIT_CODE else failure_class.value,
         f"The container ended with exit code {code}{last_words}. See its log: kubectl logs.",
     )
-
-
-def cause_of_waiting(pod: TrimmedPod, now: datetime, *, warning: str = "") -> Cause | None:
-    """Explain a pod that should run and does not; None if it runs or is merely young.
-
-    Args:
-        pod: The trimmed pod.
-        now: The present.
-        warning: Latest warning event of the pod, if it was looked up.
-    """
-    status = pod["status"]
-    if status["phase"] != "Pending" or pod["metadata"].get("deletionTimestamp"):
-        return None
-    scheduled = find_condition(status.get("conditions"), "PodScheduled")
-    if scheduled is not None and scheduled.get("status") == "False":
-        return _unschedulable(pod, scheduled)
-    waiting = container_of(pod).get("waiting") or {}
-    reason = waiting.get("reason") or ""
-    message = waiting.get("message") or ""
-    where = _where(pod, at=timestamp(now))
-    if reason in IMAGE_REASONS:
-        return Cause(
-            failure_class=FailureClass.IMAGE_ERROR,
-            reason=reason,
-            message=f"The image cannot be pulled: {message or reason};"
-            f" {_REMEDY[FailureClass.IMAGE_ERROR]}.",
-            is_hopeless=reason in HOPELESS_REASONS,
-            **where,
-        )
-    if reason in CONFIGURATION_REASONS:
-        return Cause(
-            failure_class=FailureClass.USER_ERROR,
-            reason=reason,
-            message=f"The container cannot be created: {message or reason}.",
-            **where,
-        )
-    if warning and seconds_waiting(pod, now) >= STUCK_SECONDS:
-        return Cause(
-            failure_class=FailureClass.USER_ERROR,
-            reason="VolumesNotReady",
-            message=f"The container does not start: {warning.rstrip('. ')}. Do the Secrets and"
-            " claims that the job names exist in its namespace?",
-            **where,
-        )
-    return None
-
-
-def _unschedulable(pod: TrimmedPod, scheduled: Mapping[str, Any]) -> Cause:
-    if scheduled.get("reason") == "SchedulingGated":
-        return Cause(
-            failure_class=FailureClass.UNSCHEDULABLE,
-            reason="SchedulingGated",
-            message="The pod waits for its scheduling gates to be removed.",
-            **_where(pod, at=scheduled.get("lastTransitionTime")),
-        )
-    return Cause(
-        failure_class=FailureClass.UNSCHEDULABLE,
-        reason="Unschedulable",
-        message=f"No node can take the pod: {scheduled.get('message') or 'no reason given'}"
-        f" To go on: {_REMEDY[FailureClass.UNSCHEDULABLE]}.",
-        **_where(pod, at=scheduled.get("lastTransitionTime")),
-    )
-
-
-def seconds_waiting(pod: TrimmedPod, now: datetime) -> float:
-    """Return how long a pod has been waiting for its container, in seconds.
-
-    From the moment it has a node: for a node it may wait for days.
-    """
-    begun = parse_timestamp(pod["status"].get("scheduledTime"))
-    return seconds_since_created(pod, now) if begun is None else (now - begun).total_seconds()
-
-
-def is_stuck(pod: TrimmedPod, now: datetime) -> bool:
-    """Return whether a pod has a node and no container, for longer than a start takes."""
-    status = pod["status"]
-    if status["phase"] != "Pending" or not pod["spec"]["nodeName"]:
-        return False
-    container = container_of(pod)
-    waiting = container.get("waiting")
-    if container and waiting is None:
-        return False
-    reason = (waiting or {}).get("reason") or "ContainerCreating"
-    return reason == "ContainerCreating" and seconds_waiting(pod, now) >= STUCK_SECONDS
 
 
 def latest_cause(pods: Iterable[TrimmedPod], *, memory: str = "") -> Cause | None:

@@ -17,7 +17,12 @@ from finetune_api.trainer import ExitCode, FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.retry import IncidentClass
 from finetune_operator.finetunejob.failure import Cause, cause_of_failure, read_termination_message
-from finetune_operator.finetunejob.retry import exit_code_of, is_disrupted, is_over_its_limits
+from finetune_operator.finetunejob.retry import (
+    exit_code_of,
+    is_disrupted,
+    is_lost,
+    is_over_its_limits,
+)
 from finetune_operator.finetunejob.trimmed import (
     Running,
     Terminated,
@@ -162,7 +167,8 @@ def _is_follower(pod: TrimmedPod, cause: Cause, *, has_peers: bool) -> bool:
         return True
     is_deleted = bool(pod["metadata"].get("deletionTimestamp"))
     is_killed_for_memory = cause.failure_class is FailureClass.OUT_OF_MEMORY
-    return is_deleted and code in _ASKED_TO_STOP and not is_killed_for_memory
+    never_began = code is None
+    return is_deleted and (never_began or code in _ASKED_TO_STOP) and not is_killed_for_memory
 
 
 def _class_of(pod: TrimmedPod, cause: Cause) -> IncidentClass:
@@ -179,7 +185,7 @@ def is_free(pod: TrimmedPod) -> bool:
     if is_over_its_limits(pod):
         return False
     code = exit_code_of(pod)
-    return is_disrupted(pod) or code in (ExitCode.RETRYABLE, ExitCode.STOPPED)
+    return is_disrupted(pod) or is_lost(pod) or code in (ExitCode.RETRYABLE, ExitCode.STOPPED)
 
 
 def _belongs(ending: _Ending, group: list[_Ending]) -> bool:

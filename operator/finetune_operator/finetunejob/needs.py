@@ -31,8 +31,8 @@ def restore_lost(step: Step, view: StageView) -> None:
     name = config_map_name(observed.name)
     # In the singular from the kubelet's cache, in the plural from the API server.
     missed = re.compile(f'configmaps? "{re.escape(name)}" not found')
-    pods = {pod["metadata"]["name"] for pod in view.pods}
-    if not any(missed.search(observed.warnings.get(pod, "")) for pod in pods):
+    told = [observed.warnings.get(pod["metadata"]["name"]) for pod in view.pods]
+    if not any(missed.search(warning.message) for warning in told if warning is not None):
         return
     _restore(step, _config_map(step), "Pods of the job start with it.")
 

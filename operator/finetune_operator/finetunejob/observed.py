@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_api.names import QUEUE_LABEL, SWEEP_LABEL, Owner
 from finetune_api.trainer import Stage
@@ -35,6 +35,18 @@ class Refusal:
     retry_seconds: float = 10.0
 
 
+class WarningEvent(NamedTuple):
+    """A Warning Event of a child that is still so.
+
+    Attributes:
+        reason: CamelCase cause, of whoever tells it.
+        message: Its words.
+    """
+
+    reason: str
+    message: str
+
+
 def _empty() -> Mapping[Any, Any]:
     return MappingProxyType({})
 
@@ -54,7 +66,7 @@ class Observed:
         missing: Stages whose Job is gone, confirmed by a live read.
         refusals: Stages whose creation the API server refused.
         warnings: Latest warning event of a pod that does not start, or of a Job that gets no pods,
-            by name; empty where there is none.
+            by name; None where there is none.
         decisions: What people have decided on the job's data; None if that cannot be read.
         has_kueue: Whether Kueue is there to be used.
         restored: By the name of what may be gone, whether it was and has just been made again; only
@@ -72,7 +84,7 @@ class Observed:
     ledger: Ledger = field(default_factory=Ledger)
     missing: frozenset[Stage] = frozenset()
     refusals: Mapping[Stage, Refusal] = field(default_factory=_empty)
-    warnings: Mapping[str, str] = field(default_factory=_empty)
+    warnings: Mapping[str, WarningEvent | None] = field(default_factory=_empty)
     decisions: tuple[Decision, ...] | None = ()
     has_kueue: bool = False
     restored: Mapping[str, bool] = field(default_factory=_empty)

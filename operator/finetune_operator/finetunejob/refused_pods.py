@@ -38,21 +38,22 @@ def tell_refused(step: Step, view: StageView) -> bool:
         return False
     assert view.job is not None
     name = view.job["metadata"]["name"]
-    answer = step.observed.warnings.get(name)
-    if answer is None:
+    if name not in step.observed.warnings:
         # An earlier Job of that name may have been refused too.
         told = max(began, step.now - timedelta(seconds=REFUSAL_SECONDS))
         step.first.append(LookUpWarnings(kind="Job", names=(name,), since=told))
         return False
     kind, conditions = TRAITS[view.stage].condition, step.draft.conditions
-    if not answer:
+    answer = step.observed.warnings[name]
+    if answer is None:
         if not view.pods:
             # It is not at work, whatever keeps its pods: the Job controller may be away.
             text = f"Job {name} has no pod yet; kubectl describe job {name} may say why."
             conditions.set(kind, False, Reason.WAITING_FOR_PODS, text)
         return not view.pods
     count = f"{missing} of {view.num_pods} pods" if view.num_pods > 1 else "the pod"
-    message = f"The API server refuses {count} of Job {name}: {_words_of(answer, name)}. {_REMEDY}"
+    words = _words_of(answer.message, name)
+    message = f"The API server refuses {count} of Job {name}: {words}. {_REMEDY}"
     if conditions.reason_of(kind) != Reason.PODS_NOT_CREATED:
         step.draft.announce(Reason.PODS_NOT_CREATED, f"{view.stage.value}: {message}", warning=True)
     conditions.set(kind, False, Reason.PODS_NOT_CREATED, message)

@@ -13,10 +13,22 @@ from typing import Any
 
 from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, ACTIVE_START_ANNOTATION
 from finetune_api.trainer import Stage
-from finetune_operator.finetunejob.trimmed import JobStatus, TrimmedJob, TrimmedPod, container_of
+from finetune_operator.finetunejob.trimmed import (
+    JobStatus,
+    TrimmedJob,
+    TrimmedPod,
+    container_of,
+    init_container_of,
+)
 from finetune_operator.status.conditions import find_condition, parse_timestamp
 
 Object = dict[str, Any]
+
+UNSEEN = "ContainerStatusUnknown"
+"""Reason that the kubelet gives for a container of which it finds no trace."""
+LOST_REASONS = frozenset({UNSEEN, "Unknown"})
+"""Reasons of a container that ended without anybody seeing how: ``Unknown`` is containerd's, of
+what ran when its host went down."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +142,20 @@ def is_over_its_limits(pod: TrimmedPod) -> bool:
     much again.
     """
     return pod["status"].get("reason") == "Evicted" and not is_disrupted(pod)
+
+
+def is_lost(pod: TrimmedPod) -> bool:
+    """Return whether nobody knows how the pod's container ended: its node was restarted, mostly.
+
+    Or one that comes before it. What the kubelet says of the pod itself explains why there is no
+    trace of a container: it was evicted, or was turned away and never had one.
+    """
+    before = init_container_of(pod)
+    ended = container_of(pod).get("terminated")
+    if ended is None and before is not None:
+        ended = before["state"].get("terminated")
+    reason = (ended or {}).get("reason")
+    return reason in LOST_REASONS and not (reason == UNSEEN and pod["status"].get("reason"))
 
 
 def exit_code_of(pod: TrimmedPod) -> int | None:

@@ -12,14 +12,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.accounting import account
 from finetune_operator.finetunejob.actions import LookUpWarnings
 from finetune_operator.finetunejob.endings import fail_stage
-from finetune_operator.finetunejob.failure import (
-    STUCK_SECONDS,
-    Cause,
-    cause_of_waiting,
-    is_stuck,
-    latest_cause,
-    seconds_waiting,
-)
+from finetune_operator.finetunejob.failure import Cause, latest_cause
 from finetune_operator.finetunejob.incidents import SETTLE_SECONDS, find_incidents
 from finetune_operator.finetunejob.lingering import tell_lingering
 from finetune_operator.finetunejob.needs import restore_lost, restore_rendezvous
@@ -30,6 +23,13 @@ from finetune_operator.finetunejob.rounds import fruitless_rounds
 from finetune_operator.finetunejob.silence import judge_reports
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.step import Step
+from finetune_operator.finetunejob.unstarted import (
+    STUCK_SECONDS,
+    cause_of_waiting,
+    is_stuck,
+    seconds_waiting,
+    why_slow,
+)
 from finetune_operator.status.conditions import ConditionType, Reason, parse_timestamp
 
 RECHECK_SECONDS = 30.0
@@ -37,6 +37,9 @@ PLACING_SECONDS = 30.0
 """A pod that no node takes for less is not told of: the one before it may still be in its place."""
 WARNING_SECONDS = 180.0
 """For how long the kubelet's warnings of a pod are believed; it repeats them every two minutes."""
+_OF_NODES = (FailureClass.UNSCHEDULABLE, FailureClass.RETRYABLE)
+"""Classes of a start that waits for a node, or for one to be well: the job asks for nothing
+wrong."""
 
 _ENDLESS = (
     "Check that the pods of the job reach each other (NetworkPolicy, DNS, NCCL_SOCKET_IFNAME) and"
@@ -72,18 +75,25 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         step.draft.announce("Retrying", text, warning=True)
         if cause.exit_code == ExitCode.RETRYABLE:
             restore_rendezvous(step, spec, view.stage)
-    if view.stage is Stage.TRAIN and view.state is StageState.RUNNING:
+    _tell_state(step, view, cause)
+
+
+def _tell_state(step: Step, view: StageView, cause: Cause | None) -> None:
+    """Say whether a stage is at work, or which pod it waits for; nothing is wrong with any."""
+    traits, conditions = TRAITS[view.stage], step.draft.conditions
+    slow = next((text for pod in view.pods if (text := why_slow(pod, step.now))), None)
+    if slow is not None:
+        conditions.set(traits.condition, False, Reason.WAITING_FOR_PODS, slow)
+    elif view.stage is Stage.TRAIN and view.state is StageState.RUNNING:
         _tell_training(step, view)
     elif cause is not None and view.state is StageState.WAITING:
         message = f"Waiting for the next pod after {cause.reason}: {cause.message}"
-        kind = TRAITS[view.stage].condition
-        step.draft.conditions.set(kind, False, Reason.RETRYING, message)
+        conditions.set(traits.condition, False, Reason.RETRYING, message)
     else:
         # The same words whether the pod is young or runs: not worth a write of its own.
-        traits = TRAITS[view.stage]
         assert view.job is not None
         text = traits.under_way.format(job=view.job["metadata"]["name"])
-        step.draft.conditions.set(traits.condition, False, traits.under_way_reason, text)
+        conditions.set(traits.condition, False, traits.under_way_reason, text)
 
 
 def _tell_training(step: Step, view: StageView) -> None:
@@ -151,7 +161,7 @@ def _problem_of_start(step: Step, view: StageView) -> Cause | None:
         if pod["status"]["phase"] == "Pending":
             age = seconds_waiting(pod, step.now)
             step.look_again(RECHECK_SECONDS if age >= STUCK_SECONDS else STUCK_SECONDS - age)
-        warning = warnings.get(pod["metadata"]["name"], "")
+        warning = warnings.get(pod["metadata"]["name"])
         cause = cause_of_waiting(pod, step.now, warning=warning)
         if cause is not None and (found is None or cause.is_hopeless):
             found = cause
@@ -179,8 +189,8 @@ def _since_it_began(problem: Cause, stage: Stage, before: Mapping[str, Any]) -> 
 
 
 def _is_start_overdue(step: Step, problem: Cause) -> bool:
-    """Return whether a start has failed for too long; waiting for nodes has no limit."""
-    if problem.failure_class is FailureClass.UNSCHEDULABLE:
+    """Return whether a start has failed for too long; nodes are waited for without a limit."""
+    if problem.failure_class in _OF_NODES:
         return False
     if problem.is_hopeless:
         return True

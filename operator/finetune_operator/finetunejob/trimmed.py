@@ -92,7 +92,7 @@ class Running(TypedDict, total=False):
 
 
 class Terminated(TypedDict, total=False):
-    """A container that has ended."""
+    """A container that has ended; if nobody saw it, when its pod was no longer ready."""
 
     exitCode: int
     reason: str
@@ -110,16 +110,28 @@ class ContainerState(TypedDict, total=False):
     terminated: Terminated
 
 
+class InitContainer(TypedDict):
+    """A container that comes before the stage's own and is not done."""
+
+    name: str
+    state: ContainerState
+
+
 class PodSpec(TypedDict, total=False):
-    """Of a pod's spec; ``nodeName`` is empty while no node has it, ``image`` the trainer's."""
+    """Of a pod's spec; ``nodeName`` is empty while no node has it, ``image`` the trainer's.
+
+    ``schedulerName`` is kept while no node has it.
+    """
 
     nodeName: Required[str]
+    schedulerName: str
     image: str
 
 
 class PodStatus(TypedDict, total=False):
     """Of a pod's status; ``container`` and ``imageID`` are the trainer's.
 
+    ``initContainer`` is the first that the trainer's waits for, or that failed the pod.
     ``scheduledTime`` is since when it has a node, ``remaining`` names the containers that have not
     ended although the trainer's has; without native sidecars, which the kubelet ends.
     """
@@ -130,6 +142,7 @@ class PodStatus(TypedDict, total=False):
     conditions: list[Condition]
     scheduledTime: str
     container: ContainerState
+    initContainer: InitContainer
     imageID: str
     remaining: list[str]
 
@@ -160,6 +173,11 @@ def seconds_since_created(child: TrimmedChild, now: datetime) -> float:
 def container_of(pod: TrimmedPod) -> ContainerState:
     """Return the state of a pod's trainer container; empty before the kubelet tells of it."""
     return pod["status"].get("container") or {}
+
+
+def init_container_of(pod: TrimmedPod) -> InitContainer | None:
+    """Return the first container that the trainer's waits for, or that failed the pod; or None."""
+    return pod["status"].get("initContainer")
 
 
 def stage_of(child: TrimmedChild) -> Stage | None:

@@ -13,12 +13,10 @@ from finetune_api.names import (
     ACTIVE_SECONDS_ANNOTATION,
     ACTIVE_START_ANNOTATION,
     CONTAINER,
-    ENGINE_CONTAINER,
     JOB_LABEL,
     PAUSED_ANNOTATION,
     PRIORITY_LABEL,
     QUEUE_LABEL,
-    RED_TEAM_CONTAINER,
     STAGE_LABEL,
 )
 from finetune_operator.finetunejob.trimmed import (
@@ -27,6 +25,7 @@ from finetune_operator.finetunejob.trimmed import (
     Condition,
     ContainerState,
     ControllerReference,
+    InitContainer,
     JobSpec,
     JobStatus,
     PodSpec,
@@ -47,8 +46,6 @@ _POD_CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
 _JOB_CONDITIONS = frozenset({"Complete", "Failed", "Suspended"})
 JOB_CONTROLLER = "kubernetes.io/job-controller"
 """What ``spec.managedBy`` of a Job is, if anything, where its pods are made in this cluster."""
-_IMAGES_BESIDE = {ENGINE_CONTAINER: "vLLM's, vllmImage", RED_TEAM_CONTAINER: "garak's, garakImage"}
-"""Containers beside a stage, with whose image it is and which setting names it."""
 _METADATA = (
     "name",
     "namespace",
@@ -95,43 +92,46 @@ def trim_pod(obj: Object) -> TrimmedPod:
         kept["scheduledTime"] = scheduled["lastTransitionTime"]
     for container in status.get("containerStatuses") or ():
         if container.get("name") == CONTAINER:
-            kept["container"] = _trim_state(_state_of_start(container, status))
+            state = _trim_state(container.get("state") or {})
+            _date_the_end(state, obj["metadata"], status)
+            kept["container"] = state
             if container.get("imageID"):
                 # The same few for thousands of pods.
                 kept["imageID"] = sys.intern(container["imageID"])
+    if before := _init_container_before(kept, obj):
+        kept["initContainer"] = before
     if remaining := _names_of_remaining(kept, status):
         kept["remaining"] = remaining
     spec = obj.get("spec") or {}
     kept_spec: PodSpec = {"nodeName": spec.get("nodeName", "")}
+    if not kept_spec["nodeName"] and spec.get("schedulerName"):
+        kept_spec["schedulerName"] = sys.intern(spec["schedulerName"])
     for container in spec.get("containers") or ():
         if container.get("name") == CONTAINER and container.get("image"):
             kept_spec["image"] = sys.intern(container["image"])
     return {"metadata": _trim_metadata(obj["metadata"]), "spec": kept_spec, "status": kept}
 
 
-def _state_of_start(container: Object, status: Object) -> Object:
-    """Return the state of the stage's container, or of what stands beside it and comes first.
+def _init_container_before(kept: PodStatus, obj: Object) -> InitContainer | None:
+    """Return the first init container that the stage's container waits for, or that failed the pod.
 
-    Then the kubelet says of the stage's container only that it waits.
+    They start one after the other. A native sidecar is done with once it has started, and runs on;
+    where it ends it is started again, so it fails no pod.
     """
-    state: Object = container.get("state") or {}
-    others = status.get("initContainerStatuses") or ()
-    beside = [each for each in others if each.get("name") in _IMAGES_BESIDE]
-    if not beside or (state.get("waiting") or {}).get("reason") != "PodInitializing":
-        return state
-    # They start one after the other: the first that waits for a reason holds up the rest.
-    reasons = [((each.get("state") or {}).get("waiting") or {}, each["name"]) for each in beside]
-    named = (each for each in reasons if each[0].get("reason") not in (None, "PodInitializing"))
-    waiting, name = next(named, reasons[0])
-    reason = waiting.get("reason", "PodInitializing")
-    # Of one that fails again and again the pod's events tell more.
-    if reason in ("PodInitializing", "CrashLoopBackOff"):
-        return {"waiting": {"reason": "ContainerCreating"}}
-    words = (
-        f"{waiting.get('message') or reason} ({_IMAGES_BESIDE[name]} in the operator's "
-        "configuration)"
-    )
-    return {"waiting": {"reason": reason, "message": words}}
+    waiting = (kept.get("container") or {}).get("waiting") or {}
+    if waiting.get("reason") != "PodInitializing":
+        return None
+    specs = (obj.get("spec") or {}).get("initContainers") or ()
+    native = {each.get("name") for each in specs if each.get("restartPolicy") == "Always"}
+    for each in (obj.get("status") or {}).get("initContainerStatuses") or ():
+        state = each.get("state") or {}
+        if each.get("name") in native:
+            is_done = each.get("started") or kept["phase"] == "Failed"
+        else:
+            is_done = (state.get("terminated") or {}).get("exitCode") == 0
+        if not is_done:
+            return {"name": each.get("name", ""), "state": _trim_state(state)}
+    return None
 
 
 def _names_of_remaining(kept: PodStatus, status: Object) -> list[str]:
@@ -185,6 +185,24 @@ def _trim_state(state: Object) -> ContainerState:
     waiting = state.get("waiting") or {}
     kept = {key: waiting[key] for key in ("reason", "message") if waiting.get(key)}
     return {"waiting": cast("Waiting", kept)}
+
+
+def _date_the_end(state: ContainerState, metadata: Object, status: Object) -> None:
+    """Date the end of a container that nobody saw to when its pod was no longer ready.
+
+    Its times are missing, or the zero of the runtime's clock: from before the pod was made.
+    """
+    ended = state.get("terminated")
+    if ended is None:
+        return
+    created = metadata.get("creationTimestamp") or ""
+    if ended.get("startedAt", "") < created:
+        ended.pop("startedAt", None)
+    if ended.get("finishedAt", "") < created:
+        ended.pop("finishedAt", None)
+        ready = find_condition(status.get("conditions"), "Ready") or {}
+        if ready.get("status") == "False" and ready.get("lastTransitionTime"):
+            ended["finishedAt"] = ready["lastTransitionTime"]
 
 
 def is_changed(old: TrimmedChild | None, new: TrimmedChild) -> bool:

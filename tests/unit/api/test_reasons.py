@@ -14,7 +14,7 @@ from finetune_api.reasons import OPERATOR_REASONS
 from finetune_api.reference import render_reasons
 from finetune_api.trainer import FailureClass
 from finetune_api.trainer_reasons import TRAINER_REASONS
-from finetune_operator.finetunejob.failure import CONFIGURATION_REASONS, IMAGE_REASONS
+from finetune_operator.finetunejob.unstarted import CONFIGURATION_REASONS, IMAGE_REASONS
 from finetune_operator.status.conditions import Reason
 from finetune_trainer import errors
 

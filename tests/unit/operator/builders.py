@@ -13,6 +13,7 @@ from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.draft import OWNED_FIELDS
 from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.render.job import render_job
@@ -115,7 +116,7 @@ def failed(reason: str = "BackoffLimitExceeded", end: float = 60.0, count: int =
 def pod(
     stage: Stage, *, phase: str = "Running", state: Any = None, name: str = "", index: int = 0,
     conditions: Any = None, node: str = "node-1", created: float = 0.0, deleted: bool = False,
-    **status: Any,
+    spec: Any = None, **status: Any,
 ) -> dict[str, Any]:  # fmt: skip
     name = name or f"headlines-{stage.value}-{index}-abcde"
     metadata = {
@@ -137,7 +138,7 @@ def pod(
         metadata["deletionTimestamp"] = timestamp(NOW)
     body = {
         "metadata": metadata,
-        "spec": {"nodeName": node},
+        "spec": {"nodeName": node, **(spec or {})},
         "status": {"phase": phase, "conditions": conditions or [], **status},
     }
     if state is not None:
@@ -185,12 +186,34 @@ def waiting(stage: Stage, reason: str, message: str = "", **more: Any) -> dict[s
     return pod(stage, phase="Pending", state=state, **more)
 
 
+def initializing(stage: Stage, *before: Any, phase: str = "Pending", **more: Any) -> dict[str, Any]:
+    """Return a pod whose container waits for others.
+
+    Args:
+        stage: Its stage.
+        before: Name and state of each init container; of a native sidecar also whether it started.
+        phase: Its phase.
+        more: What else is said of the pod.
+    """
+    native = [name for name, _, *started in before if started]
+    return pod(
+        stage, phase=phase, state={"waiting": {"reason": "PodInitializing"}},
+        spec={"initContainers": [{"name": name, "restartPolicy": "Always"} for name in native]},
+        initContainerStatuses=[
+            {"name": name, "state": state, "started": bool(started and started[0])}
+            for name, state, *started in before
+        ],
+        **more,
+    )  # fmt: skip
+
+
 def after(body: dict[str, Any], made: Any) -> dict[str, Any]:
     """Return the object with the planned status in it, as the API server would store it."""
     if made.status is None:
         return body
-    status = {**(body.get("status") or {}), **made.status}
-    return {**body, "status": status}
+    # What the operator has applied before and leaves out now is removed.
+    others = {k: v for k, v in (body.get("status") or {}).items() if k not in OWNED_FIELDS}
+    return {**body, "status": {**others, **made.status}}
 
 
 def plans(body, known, *moments):

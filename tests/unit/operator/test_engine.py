@@ -16,10 +16,10 @@ from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.admission import find_violations
-from finetune_operator.finetunejob.failure import cause_of_waiting, is_stuck
 from finetune_operator.finetunejob.render.engine import SERVE
 from finetune_operator.finetunejob.render.pod import render_pod_template
 from finetune_operator.finetunejob.trimming import trim_pod
+from finetune_operator.finetunejob.unstarted import cause_of_waiting, is_stuck
 from support.eventually import eventually
 from support.sidecar import put_program, run_sidecar
 from unit.operator.builders import job
@@ -83,7 +83,8 @@ def waiting_pod(server):
     return {
         "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {},
                      "creationTimestamp": "2026-01-01T00:00:00Z"},
-        "spec": {"nodeName": "node"},
+        "spec": {"nodeName": "node",
+                 "initContainers": [{"name": "vllm", "restartPolicy": "Always"}]},
         "status": {
             "phase": "Pending",
             "containerStatuses": [{"name": "trainer", "state": waiting}],
@@ -108,13 +109,21 @@ def test_an_image_of_the_server_that_cannot_be_pulled_is_told_as_its_own():
     "server",
     [
         {"waiting": {"reason": "PodInitializing"}},
-        {"waiting": {"reason": "CrashLoopBackOff"}},
         {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
     ],
-    ids=["not made", "fails", "runs"],
+    ids=["not made", "runs"],
 )
 def test_a_stage_that_waits_for_its_server_for_long_is_looked_into(server):
     assert is_stuck(trim_pod(waiting_pod(server)), NOW)
+
+
+def test_a_server_whose_image_cannot_run_it_has_a_deadline_like_one_that_cannot_be_pulled():
+    crashes = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting"}}
+    cause = cause_of_waiting(trim_pod(waiting_pod(crashes)), NOW)
+    assert cause is not None
+    assert (cause.failure_class, cause.reason) == (FailureClass.IMAGE_ERROR, "CrashLoopBackOff")
+    assert "vllmImage" in cause.message
+    assert "logs p -c vllm" in cause.message
 
 
 FAKE = """\

@@ -22,6 +22,7 @@ from unit.operator.builders import (
     condition,
     ended,
     failed,
+    initializing,
     job,
     merged,
     observe,
@@ -76,6 +77,14 @@ def test_the_places_of_the_rows_that_data_is_refused_for_are_in_the_status():
     assert made.status["lastFailure"]["invalidRows"] == places
 
 
+def unseen(**status):
+    """Return a pod whose kubelet finds no trace of its container: it knows no times either."""
+    lost = {"reason": "ContainerStatusUnknown", "exitCode": 137, "startedAt": None,
+            "finishedAt": None, "message": "The container could not be located"}  # fmt: skip
+    return pod(TRAIN, phase="Failed", state={"terminated": lost}, **status)
+
+
+FREE = {"PreemptionByScheduler", "ContainerLost"}
 FAILURES = [
     ("host out of memory", ended(TRAIN, 137, reason="OOMKilled"), "OutOfMemory", "OOMKilled",
      "resources.memory"),
@@ -100,6 +109,17 @@ FAILURES = [
      "PreemptionByScheduler", "resumes"),
     ("turned away", pod(TRAIN, phase="Failed", reason="OutOfnvidia.com/gpu", message="no gpu"),
      "Unschedulable", "OutOfnvidia.com/gpu", "no gpu"),
+    ("turned away, by a kubelet that began anew", unseen(reason="OutOfcpu", message="no cpu"),
+     "Unschedulable", "OutOfcpu", "no cpu"),
+    ("an init container", initializing(TRAIN, ("mesh", {"terminated": {"exitCode": 0}}, False),
+     ("vault-agent-init", {"terminated": {"exitCode": 1, "reason": "Error"}}), phase="Failed"),
+     "Retryable", "InitContainerFailed", "logs headlines-train-0-abcde -c vault-agent-init"),
+    ("an init container on a node that restarted", initializing(TRAIN,
+     ("vault-agent-init", {"terminated": {"exitCode": 255, "reason": "Unknown"}}), phase="Failed"),
+     "Retryable", "ContainerLost", "resumes"),
+    ("node restarted", ended(TRAIN, 255, reason="Unknown"), "Retryable", "ContainerLost",
+     "restarted"),
+    ("container not found", unseen(), "Retryable", "ContainerLost", "resumes at the last"),
 ]  # fmt: skip
 
 
@@ -126,7 +146,7 @@ def test_a_failure_that_is_retried_is_told_with_class_cause_and_remedy(
     assert not is_terminal(made.status)
     assert condition(made, "Training")["reason"] == "Retrying"
     assert reasons(made) == ["Retrying"]
-    assert made.status["attempts"]["counted"] == (0 if reason == "PreemptionByScheduler" else 1)
+    assert made.status["attempts"]["counted"] == (0 if reason in FREE else 1)
     assert [item["reason"] for item in made.status["attempts"]["history"]] == [reason]
     again = plan(observe(after(body, made), **known), at(101), CONFIG)
     assert again.status is None

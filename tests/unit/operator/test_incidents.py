@@ -20,6 +20,7 @@ from unit.operator.builders import (
     condition,
     ended,
     failed,
+    initializing,
     job,
     merged,
     observe,
@@ -99,10 +100,18 @@ def told(body, known, pods, seconds):
         ([own(1)], [("Internal", 0)]),
         ([own(137)], [("Infrastructure", 0)]),
         ([own(137, reason="OOMKilled")], [("OutOfMemory", 0)]),
+        ([own(255)], [("Internal", 0)]),
+        ([own(255, reason="Unknown")], [("Infrastructure", 0)]),
+        ([own(137, reason="ContainerStatusUnknown")], [("Infrastructure", 0)]),
         ([own(79)], [("Preemption", 0)]),
         ([own(79, conditions=[DRAINED])], [("Preemption", 0)]),
         ([own(79, conditions=[TAINTED])], [("Infrastructure", 0)]),
         ([own(79, deleted=True), own(143, rank=1, deleted=True)], []),
+        ([pod(TRAIN, phase="Failed", deleted=True)], []),
+        ([initializing(TRAIN, ("vault", {"terminated": {"exitCode": 137}}), phase="Failed",
+                       deleted=True)], []),
+        ([initializing(TRAIN, ("vault", {"terminated": {"exitCode": 1}}), phase="Failed")],
+         [("Infrastructure", 0)]),
         ([peer(rank=0), peer(rank=1)], []),
         (attempt(0), [("OutOfMemory", 0)]),
         ([*attempt(0), *attempt(1), *attempt(2)], [("OutOfMemory", 0)] * 3),
@@ -117,8 +126,10 @@ def told(body, known, pods, seconds):
     ids=[
         "nothing", "runs", "succeeded", "memory", "user", "data", "storage", "hang",
         "hang of all", "internal", "crash", "killed", "killed for memory",
+        "an exit code that nobody gives", "node restarted", "container not found",
         "stopped by hand", "drained", "node lost",
-        "stopped on request", "only peers", "one of sixteen", "three times one of sixteen",
+        "stopped on request", "deleted before it started", "deleted with an init container",
+        "an init container failed", "only peers", "one of sixteen", "three times one of sixteen",
         "two ranks at once", "a crash beside a cause", "a crash long before", "noticed late",
         "another rank of the next attempt", "the same rank in the same second",
     ],
@@ -144,6 +155,27 @@ def test_other_ranks_are_waited_for_before_a_failure_is_believed_to_be_the_first
     assert old.is_settled
     (alone,) = find_incidents([own(1, end=60)], at(60))
     assert alone.is_settled
+
+
+def test_an_end_that_no_kubelet_saw_is_dated_to_when_the_pod_was_no_longer_ready():
+    """Its times are missing, or the zero of the runtime's clock: an earlier incident had them."""
+    not_ready = {"type": "Ready", "status": "False", "lastTransitionTime": timestamp(at(900))}
+    zero = "1970-01-01T00:00:00Z"
+    for times in ({"startedAt": None, "finishedAt": None}, {"startedAt": zero, "finishedAt": zero}):
+        state = {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", **times}}
+        lost = pod(TRAIN, phase="Failed", state=state, created=100, conditions=[not_ready])
+        (incident,) = find_incidents([lost], at(1000))
+        assert (incident.began, incident.at) == (at(100), at(900))
+
+
+@pytest.mark.parametrize(("code", "reason"), [(255, "Unknown"), (137, "ContainerStatusUnknown")])
+def test_a_node_that_restarts_costs_nothing_however_often(code, reason):
+    body, known = in_training(backoffLimit=0, retryPolicy={"infrastructure": 0})
+    pods = [own(code, reason=reason, start=100 * n, end=100 * n + 60) for n in range(9)]
+    made, body = told(body, known, pods, 2000)
+    assert not is_terminal(body["status"])
+    assert body["status"]["attempts"]["counted"] == 0
+    assert {entry["counted"] for entry in body["status"]["attempts"]["history"]} == {False}
 
 
 # ---- budgets -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_operator.finetunejob.actions import RestoreNeeds, ResumeJob
+from finetune_operator.finetunejob.observed import WarningEvent
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.kube.errors import Forbidden
 from finetune_operator.status.conditions import timestamp
@@ -42,7 +43,8 @@ def stuck(warning, **known):
     jobs = {Stage.PREPARE: child(Stage.PREPARE, status=running())}
     body = after(body, plan(observe(body, jobs=jobs), NOW, CONFIG))
     pods = {Stage.PREPARE: (waiting(Stage.PREPARE, "ContainerCreating"),)}
-    return observe(body, jobs=jobs, pods=pods, warnings={POD: warning}, **known)
+    told = WarningEvent("FailedMount", warning) if warning else None
+    return observe(body, jobs=jobs, pods=pods, warnings={POD: told}, **known)
 
 
 def reasons(made):

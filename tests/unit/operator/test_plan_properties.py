@@ -11,7 +11,7 @@ from finetune_api.trainer import CLASS_OF_EXIT_CODE, Stage
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.finetunejob.actions import CreateStage
 from finetune_operator.finetunejob.decisions import Decision
-from finetune_operator.finetunejob.observed import Refusal
+from finetune_operator.finetunejob.observed import Refusal, WarningEvent
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.integrations.kueue.state import QueueState
 from finetune_operator.status.conditions import is_terminal
@@ -64,6 +64,9 @@ def pods(draw, stage):
     return ended(stage, 0, '{"stage": "nonsense", "result": 7}')
 
 
+WARNINGS = st.none() | st.builds(
+    WarningEvent, st.sampled_from(["FailedMount", "FailedCreatePodSandBox"]), st.just("no secret")
+)
 DECISIONS = st.builds(
     Decision,
     name=st.sampled_from(["a", "b"]),
@@ -127,7 +130,7 @@ def snapshots(draw):
     known["decisions"] = draw(st.none() | st.lists(DECISIONS, max_size=3).map(tuple))
     known["missing"] = frozenset(draw(st.sets(st.sampled_from(list(Stage)))))
     known["has_kueue"] = draw(st.booleans())
-    known["warnings"] = {"p0": draw(st.sampled_from(["", "no secret"]))}
+    known["warnings"] = {"p0": draw(WARNINGS)}
     return job(**spec), known
 
 

@@ -103,7 +103,7 @@ class World(RuleBasedStateMachine):
                 elif isinstance(action, RestoreNeeds):
                     restored |= {obj["metadata"]["name"]: False for obj in action.objects}
                 elif isinstance(action, LookUpWarnings):
-                    warnings |= dict.fromkeys(action.names, "")
+                    warnings |= dict.fromkeys(action.names)
         else:
             raise AssertionError("the plan never comes to an end")
         before = self.body.get("status")

@@ -15,10 +15,10 @@ from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.admission import find_violations
-from finetune_operator.finetunejob.failure import cause_of_waiting
 from finetune_operator.finetunejob.render.pod import render_pod_template
 from finetune_operator.finetunejob.render.red_team import ATTACK
 from finetune_operator.finetunejob.trimming import trim_pod
+from finetune_operator.finetunejob.unstarted import cause_of_waiting
 from support.eventually import eventually
 from support.sidecar import put_program, run_sidecar
 from unit.operator.builders import job
@@ -93,13 +93,16 @@ def waiting_pod(server, garak):
     return {
         "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {},
                      "creationTimestamp": "2026-01-01T00:00:00Z"},
-        "spec": {"nodeName": "node"},
+        "spec": {"nodeName": "node",
+                 "initContainers": [{"name": name, "restartPolicy": "Always"} for name in states]},
         "status": {
             "phase": "Pending",
             "containerStatuses": [
                 {"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}
             ],
-            "initContainerStatuses": [{"name": n, "state": s} for n, s in states.items()],
+            "initContainerStatuses": [
+                {"name": n, "state": s, "started": "running" in s} for n, s in states.items()
+            ],
         },
     }  # fmt: skip
 

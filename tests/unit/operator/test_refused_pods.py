@@ -6,6 +6,7 @@ import pytest
 
 from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.actions import LookUpWarnings
+from finetune_operator.finetunejob.observed import WarningEvent
 from finetune_operator.finetunejob.waiting import find_wait
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
@@ -31,10 +32,11 @@ PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
 def answer(stage, pods='pods "headlines-{}-x7k2d"'):
     """What the Job controller tells, of another pod each time."""
     name = pods.format(stage.value)
-    return (
+    return WarningEvent(
+        "FailedCreate",
         f"Error creating: {name} is forbidden: exceeded quota: gpus, requested: "
         "requests.nvidia.com/gpu=8, used: requests.nvidia.com/gpu=8, limited: "
-        "requests.nvidia.com/gpu=8"
+        "requests.nvidia.com/gpu=8",
     )
 
 
@@ -88,7 +90,7 @@ def test_events_of_a_job_are_asked_for_after_half_a_minute_without_pods():
 
 def test_a_job_that_has_no_pods_and_tells_nothing_is_not_said_to_be_at_work():
     body, known = without_pods(PREPARE)
-    made, body = plans_told(body, known, 91, 4000, warning={"headlines-prepare": ""})
+    made, body = plans_told(body, known, 91, 4000, warning={"headlines-prepare": None})
     assert condition(body, "DatasetReady")["reason"] == "WaitingForPods"
     assert [reasons(each) for each in made] == [[], []]
     assert find_wait(body, at(4000), expects_progress=True).state == "NotStarting"

@@ -9,16 +9,27 @@ from finetune_operator.finetunejob.actions import (
     LookUpWarnings,
     PauseJob,
 )
+from finetune_operator.finetunejob.observed import WarningEvent
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.waiting import find_wait
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
+    CONDITIONS,
     CONFIG,
+    accepted,
     after,
     at,
+    child,
     condition,
+    done_before,
+    initializing,
+    job,
+    merged,
     observe,
+    plans,
     pod,
     reasons,
+    running,
     trained,
     unscheduled,
     waiting,
@@ -26,6 +37,32 @@ from unit.operator.builders import (
 )
 
 PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
+NO_SECRET = WarningEvent(
+    "FailedMount",
+    'MountVolume.SetUp failed for volume "credentials-0": secret "s3-rw" not found',
+)
+
+
+def no_address(number=0):
+    """What the kubelet tells at each try, of another sandbox."""
+    return WarningEvent(
+        "FailedCreatePodSandBox",
+        f'Failed to create pod sandbox: no network for sandbox "{number:064x}": plugin'
+        ' type="aws-cni": failed to assign an IP address.',
+    )
+
+
+NO_ADDRESS = no_address()
+
+
+def in_stage(stage, *pods, warning=None):
+    """A job in this stage with these pods, and what the Events of the first say."""
+    body = accepted() if stage is PREPARE else trained()
+    known = merged(
+        done_before(stage),
+        {"jobs": {stage: child(stage, status=running(60))}, "pods": {stage: pods}},
+    )
+    return body, {**known, "warnings": {pods[0]["metadata"]["name"]: warning}}
 
 
 def test_an_image_that_cannot_be_pulled_is_told_at_once_and_fails_after_its_deadline():
@@ -71,10 +108,60 @@ def test_a_start_that_went_well_in_between_has_its_whole_time_again():
 def test_a_volume_that_another_node_still_holds_is_waited_for():
     body = trained()
     known = with_train_pod(body, waiting(TRAIN, "ContainerCreating"))
-    known["warnings"] = {"headlines-train-0-abcde": "Multi-Attach error for volume"}
+    held = WarningEvent("FailedAttachVolume", "Multi-Attach error for volume")
+    known["warnings"] = {"headlines-train-0-abcde": held}
     made = plan(observe(body, **known), at(601), CONFIG)
     assert condition(made, "Training")["reason"] == "VolumesNotReady"
     assert not is_terminal(made.status)
+
+
+@pytest.mark.parametrize("stage", list(CONDITIONS))
+def test_a_secret_that_does_not_exist_is_waited_for_until_its_deadline(stage):
+    body, known = in_stage(stage, waiting(stage, "ContainerCreating"), warning=NO_SECRET)
+    made, body = plans(body, known, 100, 699, 701)
+    assert [is_terminal(each.status) for each in (made[0], made[2])] == [False, True]
+    assert made[1].status is None
+    assert body["status"]["lastFailure"]["reason"] == "VolumesNotReady"
+    assert condition(body, "Failed")["reason"] == "UserError"
+
+
+@pytest.mark.parametrize("stage", list(CONDITIONS))
+def test_a_node_that_cannot_start_a_pod_is_waited_for_and_told_as_what_it_is(stage):
+    """Nothing of it is the job's: its network plugin has no address to give, for example."""
+    body, known = in_stage(stage, waiting(stage, "ContainerCreating"), warning=NO_ADDRESS)
+    made, body = plans(body, known, 100, 130, 800, 100_000)
+    told = condition(body, CONDITIONS[stage])
+    assert (told["status"], told["reason"]) == ("False", "FailedCreatePodSandBox")
+    assert (
+        'on node-1: Failed to create pod sandbox: no network for sandbox "..."' in told["message"]
+    )
+    assert "failed to assign an IP address. It is" in told["message"]
+    assert f"kubectl -n team-a delete pod headlines-{stage.value}-0-abcde" in told["message"]
+    assert "Secrets" not in told["message"]
+    failure = body["status"]["lastFailure"]
+    assert (failure["class"], failure["reason"]) == ("Retryable", "FailedCreatePodSandBox")
+    assert [reasons(each).count("FailedCreatePodSandBox") for each in made] == [1, 0, 0, 0]
+    assert {each.requeue_after for each in made} == {30.0}
+    assert not is_terminal(body["status"])
+    wait = find_wait(body, at(100_000), expects_progress=True)
+    assert (wait.state, wait.reason) == ("NotStarting", "FailedCreatePodSandBox")
+
+
+def test_another_try_of_the_node_is_no_news():
+    body, known = in_stage(PREPARE, waiting(PREPARE, "ContainerCreating"), warning=no_address(1))
+    _, body = plans(body, known, 100)
+    known["warnings"] = {"headlines-prepare-0-abcde": no_address(2)}
+    (made,), _ = plans(body, known, 130)
+    assert made.status is None, "nothing to write"
+
+
+def test_a_node_that_can_start_pods_again_leaves_nothing_used_up():
+    body, known = in_stage(TRAIN, waiting(TRAIN, "ContainerCreating"), warning=NO_ADDRESS)
+    _, body = plans(body, known, 100, 2000)
+    known["pods"][TRAIN] = (pod(TRAIN, state={"running": {"startedAt": timestamp(at(2010))}}),)
+    _, body = plans(body, known, 2020)
+    assert condition(body, "Training")["status"] == "True"
+    assert body["status"]["attempts"]["counted"] == 0
 
 
 def test_a_wrong_image_name_fails_at_once():
@@ -124,8 +211,7 @@ def test_a_pod_stuck_in_creation_has_its_warnings_looked_up():
     assert made.first == (
         LookUpWarnings(kind="Pod", names=("headlines-train-0-abcde",), since=at(-150)),
     )
-    warning = 'MountVolume.SetUp failed for volume "credentials-0": secret "s3-rw" not found'
-    known["warnings"] = {"headlines-train-0-abcde": warning}
+    known["warnings"] = {"headlines-train-0-abcde": NO_SECRET}
     made = plan(observe(body, **known), at(30), CONFIG)
     assert made.first == ()
     assert made.status["lastFailure"]["reason"] == "VolumesNotReady"
@@ -153,3 +239,144 @@ def test_a_young_pod_is_left_in_peace():
     made = plan(observe(body, **known), at(5), CONFIG)
     assert made.first == ()
     assert made.requeue_after == pytest.approx(15)
+
+
+# ---- containers that others have put before the stage's ----------------------------------------
+
+NO_IMAGE = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+NOT_BEGUN = {"waiting": {"reason": "PodInitializing"}}
+RUNS = {"running": {"startedAt": timestamp(at(70))}}
+DONE = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+CRASHES = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting"}}
+
+
+@pytest.mark.parametrize("stage", list(CONDITIONS))
+def test_an_image_of_an_init_container_that_cannot_be_pulled_has_a_deadline_too(stage):
+    body, known = in_stage(stage, initializing(stage, ("istio-init", NO_IMAGE)))
+    made, body = plans(body, known, 100)
+    told = condition(body, CONDITIONS[stage])
+    assert told["reason"] == "ImagePullBackOff"
+    assert "image of init container istio-init cannot be pulled: no such image" in told["message"]
+    assert "spec.trainer.image" not in told["message"]
+    assert reasons(made[0]).count("ImagePullBackOff") == 1
+    made, body = plans(body, known, 701)
+    assert condition(body, "Failed")["reason"] == "ImageError"
+
+
+@pytest.mark.parametrize(
+    ("before", "reason", "words"),
+    [
+        ([("a", DONE), ("b", NO_IMAGE), ("c", NOT_BEGUN)], "ImagePullBackOff", "container b"),
+        ([("mesh", RUNS, True), ("b", NO_IMAGE)], "ImagePullBackOff", "container b"),
+        ([("mesh", CRASHES, False), ("b", NOT_BEGUN)], "CrashLoopBackOff", "container mesh"),
+        ([("a", {"waiting": {"reason": "CreateContainerError", "message": "no"}})],
+         "CreateContainerError", "Init container a cannot be created: no"),
+    ],
+    ids=["the first that is not done", "a native sidecar runs on", "it crashes", "not created"],
+)  # fmt: skip
+def test_the_first_init_container_that_waits_for_a_reason_is_named(before, reason, words):
+    body, known = in_stage(TRAIN, initializing(TRAIN, *before))
+    _, body = plans(body, known, 100)
+    assert condition(body, "Training")["reason"] == reason
+    assert words in condition(body, "Training")["message"]
+
+
+def test_a_sidecar_that_crashes_is_waited_for_it_is_none_of_the_jobs():
+    body, known = in_stage(EVALUATE, initializing(EVALUATE, ("istio-proxy", CRASHES, False)))
+    _, body = plans(body, known, 100, 800, 9000)
+    assert body["status"]["lastFailure"]["class"] == "Retryable"
+    assert (
+        "logs headlines-evaluate-0-abcde -c istio-proxy"
+        in (condition(body, "Evaluated")["message"])
+    )
+    assert not is_terminal(body["status"])
+
+
+def test_events_are_asked_for_where_init_containers_have_not_begun():
+    """Volumes come before all containers: the kubelet says only that the pod initialises."""
+    body, known = in_stage(PREPARE, initializing(PREPARE, ("istio-init", NOT_BEGUN)))
+    (made,), _ = plans(body, {**known, "warnings": {}}, 100)
+    assert [action.names for action in made.first] == [("headlines-prepare-0-abcde",)]
+    known["warnings"] = {"headlines-prepare-0-abcde": NO_SECRET}
+    _, body = plans(body, known, 100)
+    assert condition(body, "DatasetReady")["reason"] == "VolumesNotReady"
+
+
+# ---- pods of which nothing bad is known --------------------------------------------------------
+
+SCHEDULED = {"type": "PodScheduled", "status": "True", "lastTransitionTime": timestamp(at(60))}
+SLOW = {
+    "an init container that hangs": (
+        lambda stage: initializing(stage, ("vault-agent-init", RUNS), conditions=[SCHEDULED]),
+        ["init container vault-agent-init", "since 2026-11-24T12:01:10Z",
+         "kubectl -n team-a logs headlines-{}-0-abcde -c vault-agent-init"],
+    ),
+    "a native sidecar that is never ready": (
+        lambda stage: initializing(stage, ("istio-proxy", RUNS, False)),
+        ["init container istio-proxy", "-c istio-proxy"],
+    ),
+    "a scheduler that does not exist": (
+        lambda stage: pod(stage, phase="Pending", node="", spec={"schedulerName": "volcano"}),
+        ["no scheduler", "volcano", "podTemplate.schedulerName",
+         "kubectl -n team-a describe pod headlines-{}-0-abcde"],
+    ),
+    "a pod of which the kubelet tells nothing": (
+        lambda stage: pod(stage, phase="Pending"),
+        ["on node-1", "kubectl -n team-a describe pod headlines-{}-0-abcde"],
+    ),
+    "a large image": (
+        lambda stage: waiting(stage, "ContainerCreating"),
+        ["on node-1", "image", "kubectl -n team-a describe pod headlines-{}-0-abcde"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", list(CONDITIONS))
+@pytest.mark.parametrize("case", list(SLOW))
+def test_a_pod_that_is_pending_for_minutes_is_not_said_to_be_at_work(stage, case):
+    make, words = SLOW[case]
+    body, known = in_stage(stage, make(stage))
+    (early, *later), body = plans(body, known, 100, 361, 400, 7 * 86400)
+    told = condition(body, CONDITIONS[stage])
+    assert (told["status"], told["reason"]) == ("False", "WaitingForPods")
+    for each in ["headlines-{}-0-abcde", *words]:
+        assert each.format(stage.value) in told["message"]
+    assert early.requeue_after == 30.0
+    assert [each.status is None for each in later] == [False, True, True], "told once"
+    assert not is_terminal(body["status"])
+    wait = find_wait(body, at(7 * 86400), expects_progress=True)
+    assert (wait.state, wait.reason) == ("NotStarting", "WaitingForPods")
+
+
+def test_a_slow_pod_that_runs_at_last_is_at_work():
+    body, known = in_stage(PREPARE, waiting(PREPARE, "ContainerCreating"))
+    _, body = plans(body, known, 500)
+    known["pods"][PREPARE] = (pod(PREPARE, state=RUNS),)
+    _, body = plans(body, known, 600)
+    assert condition(body, "DatasetReady")["reason"] == "Preparing"
+
+
+def test_a_rank_that_does_not_come_is_told_although_the_others_run():
+    body = trained(job(resources={"nodes": 2, "gpusPerNode": 8}))
+    slow = waiting(TRAIN, "ContainerCreating", index=1)
+    under_way = child(TRAIN, body, status={**running(60), "active": 2})
+    pods = {TRAIN: (pod(TRAIN, state=RUNS), slow)}
+    known = merged(done_before(TRAIN), {"jobs": {TRAIN: under_way}, "pods": pods})
+    _, body = plans(body, {**known, "warnings": {slow["metadata"]["name"]: None}}, 100, 500)
+    told = condition(body, "Training")
+    assert (told["status"], told["reason"]) == ("False", "WaitingForPods")
+    assert "headlines-train-1-abcde" in told["message"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        waiting(PREPARE, "ContainerCreating", deleted=True),
+        pod(PREPARE, phase="Pending", state=RUNS),
+    ],
+    ids=["is being deleted", "a container beside the stage's has not started"],
+)
+def test_no_other_pod_is_slow(other):
+    body, known = in_stage(PREPARE, other)
+    _, body = plans(body, known, 500)
+    assert condition(body, "DatasetReady")["reason"] == "Preparing"

@@ -62,7 +62,7 @@ def known(*pods, stage=TRAIN, start=70, annotations=None, **status):
     before = (PREPARE,) if stage is TRAIN else (PREPARE, TRAIN)
     began = {"startTime": timestamp(at(start)), **status}
     jobs = {stage: child(stage, status=began, annotations=annotations)}
-    warnings = {f"headlines-{stage.value}": ""}
+    warnings = {f"headlines-{stage.value}": None}
     return merged(stages_done(*before), {"jobs": jobs, "pods": {stage: pods}, "warnings": warnings})
 
 

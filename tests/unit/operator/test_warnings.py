@@ -10,6 +10,7 @@ import pytest
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.warnings import LOOK_UP_BURST, PodWarnings
 from finetune_operator.finetunejob.actions import LookUpWarnings
+from finetune_operator.finetunejob.observed import WarningEvent
 from finetune_operator.kube.errors import Forbidden, ServerUnavailable
 from finetune_operator.status.conditions import timestamp
 from support.clock import FakeClock
@@ -43,25 +44,40 @@ class Events:
 @pytest.mark.parametrize(
     ("events", "expected"),
     [
-        ([], ""),
+        ([], None),
         ([warning(190, "no secret")], "no secret"),
         ([warning(190, "later"), warning(185, "earlier")], "later"),
         ([warning(190, "no secret"), event(100, "Pulling")], "no secret"),
-        ([warning(190, "no nodes", "FailedScheduling")], ""),
-        ([warning(10, "not mounted yet")], ""),
-        ([warning(190, "not mounted yet"), event(191, "Pulling")], ""),
-        ([event(190, "Pulling"), warning(190, "not mounted yet")], ""),
+        ([warning(190, "no nodes", "FailedScheduling")], None),
+        ([warning(190, "too many nameservers", "DNSConfigForming"), warning(189, "no secret")],
+         "no secret"),
+        ([warning(190, "no pull secret", "FailedToRetrieveImagePullSecret")], None),
+        ([warning(190, "no address", "FailedCreatePodSandBox")],
+         ("FailedCreatePodSandBox", "no address")),
+        ([warning(190, "no secret"), warning(195, "no address", "FailedCreatePodSandBox")],
+         ("FailedCreatePodSandBox", "no address")),
+        ([warning(10, "not mounted yet")], None),
+        ([warning(190, "not mounted yet"), event(191, "Pulling")], None),
+        ([event(190, "Pulling"), warning(190, "not mounted yet")], None),
         ([event(195, "Scheduled"), warning(190, "no secret")], "no secret"),
     ],
     ids=[
-        "none", "present", "latest", "after an earlier container", "the scheduler's", "stale",
+        "none", "present", "latest", "after an earlier container", "the scheduler's",
+        "in spite of which pods start", "in spite of which images are pulled", "of the network",
+        "of the network, once it is mounted", "stale",
         "mounted since", "mounted in the same second", "another normal event",
     ],
 )  # fmt: skip
 async def test_a_warning_counts_while_it_lasts(events, expected):
     warnings = PodWarnings(Events(events), clock=FakeClock(NOW))
     action = LookUpWarnings(kind="Pod", names=("p",), since=at(20))
-    assert await warnings.look_up(observe(job()), action) == {"p": expected}
+    if isinstance(expected, str):
+        expected = ("FailedMount", expected)
+    answer = WarningEvent(*expected) if expected else None
+    assert await warnings.look_up(observe(job()), action) == {"p": answer}
+
+
+NO_SECRET = WarningEvent("FailedMount", "no secret")
 
 
 class Lists:
@@ -121,11 +137,11 @@ async def test_a_pod_that_pulls_for_ten_minutes_is_looked_up_seven_times():
 
 async def test_a_warning_that_lasts_is_read_anew_at_each_recheck():
     world = World(Lists("no secret"))
-    assert await world.look() == {"pod-0": "no secret"}
+    assert await world.look() == {"pod-0": NO_SECRET}
     assert await world.look_every_second(100) == 4
     world.client.message = ""
     world.clock.advance(30)
-    assert await world.look() == {"pod-0": ""}
+    assert await world.look() == {"pod-0": None}
 
 
 @pytest.mark.parametrize(("field", "value"), [("reason", "CrashLoopBackOff"), ("attempt", 2)])
@@ -140,7 +156,7 @@ async def test_another_reason_or_another_pod_of_that_name_is_another_question(fi
 
 async def test_pods_are_looked_up_side_by_side():
     world = World(Lists("no secret"), num_pods=16)
-    assert await world.look() == dict.fromkeys(world.names, "no secret")
+    assert await world.look() == dict.fromkeys(world.names, NO_SECRET)
     assert world.client.most_open == 16
 
 
@@ -148,16 +164,16 @@ async def test_many_pods_share_a_rate_and_the_rest_is_not_waited_for():
     world = World(Lists("no secret"), num_pods=200)
     found = await world.look()
     assert sum(world.client.counts.values()) == LOOK_UP_BURST
-    assert list(found.values()).count("no secret") == LOOK_UP_BURST
+    assert list(found.values()).count(NO_SECRET) == LOOK_UP_BURST
     await world.look_every_second(60)
-    assert await world.look() == dict.fromkeys(world.names, "no secret")
+    assert await world.look() == dict.fromkeys(world.names, NO_SECRET)
 
 
 @pytest.mark.parametrize(
     "error", [Forbidden("list", status=403), ServerUnavailable("list", status=500)]
 )
 async def test_events_that_cannot_be_read_hold_up_nothing(error):
-    assert await World(Lists(error=error)).look() == {"pod-0": ""}
+    assert await World(Lists(error=error)).look() == {"pod-0": None}
 
 
 QUOTA = 'Error creating: pods "headlines-train-0-x7k2d" is forbidden: exceeded quota: gpus'
@@ -176,10 +192,10 @@ class JobEvents(Events):
     [
         ([warning(190, QUOTA, "FailedCreate")], QUOTA),
         ([warning(190, QUOTA, "FailedCreate"), event(100, "SuccessfulCreate")], QUOTA),
-        ([warning(190, QUOTA, "FailedCreate"), event(195, "SuccessfulCreate")], ""),
-        ([warning(190, QUOTA, "FailedCreate"), event(195, "Resumed")], ""),
-        ([warning(190, "too many failures", "BackoffLimitExceeded")], ""),
-        ([warning(10, QUOTA, "FailedCreate")], ""),
+        ([warning(190, QUOTA, "FailedCreate"), event(195, "SuccessfulCreate")], None),
+        ([warning(190, QUOTA, "FailedCreate"), event(195, "Resumed")], None),
+        ([warning(190, "too many failures", "BackoffLimitExceeded")], None),
+        ([warning(10, QUOTA, "FailedCreate")], None),
     ],
     ids=["refused", "refused after others", "created since", "resumed since", "other", "stale"],
 )
@@ -187,7 +203,8 @@ async def test_a_refused_pod_counts_until_one_is_created(events, expected):
     warnings = PodWarnings(JobEvents(events), clock=FakeClock(NOW))
     action = LookUpWarnings(kind="Job", names=("headlines-train",), since=at(20))
     observed = observe(job(), jobs={Stage.TRAIN: child(Stage.TRAIN)})
-    assert await warnings.look_up(observed, action) == {"headlines-train": expected}
+    answer = WarningEvent("FailedCreate", expected) if expected else None
+    assert await warnings.look_up(observed, action) == {"headlines-train": answer}
 
 
 async def test_a_job_and_its_pods_are_remembered_side_by_side():
