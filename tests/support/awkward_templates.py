@@ -23,6 +23,15 @@ def chatml(
 HEADER_ALWAYS = chatml(header=_HEADER)
 """Llama 3's old template: the assistant's header follows, asked for or not."""
 
+HEADER_NEVER = chatml(header="")
+"""Whoever generates writes the assistant's header: the template never opens an answer."""
+
+NAMES_SPEAKERS = (
+    "{% for m in messages %}{{ ('USER: ' if m['role'] == 'user' else 'ASSISTANT: ')"
+    " + m['content'] }}{{ '<|im_end|>' if m['role'] == 'assistant' else '\n' }}{% endfor %}"
+)
+"""Vicuna's form, with no control token in a header; it opens no answer either."""
+
 TRIMS = chatml("m['content'] | trim")
 """Llama 3, Gemma: white space around contents goes."""
 
@@ -82,6 +91,9 @@ ENDS_OTHERWISE = chatml(
 
 CHANNELS = chatml("('final<|im_start|>' if m['role'] == 'assistant' else '') + m['content']")
 """gpt-oss: the model says the name of a channel before its answer."""
+
+CHANNELS_ALWAYS = CHANNELS.replace(_GENERATE, _HEADER)
+"""The same behind a header that follows, asked for or not."""
 
 DATED = "{{ 'Today is ' + strftime_now('%d %b %Y') + '.' }}" + chatml()
 """Llama 3.2, gpt-oss: every prompt holds today's date."""

@@ -132,7 +132,7 @@ def prepare_with_estimate(context: StageContext) -> PrepareResult:
             prepared.report,
             read_model_architecture(folder),
             num_chosen=prepared.num_chosen,
-            may_reason=bool(read_format(prepared.folder).answer_after),
+            may_reason=read_format(prepared.folder).knows_reasoning,
         )
     except Exception as error:  # whatever it is, the data set is prepared
         context.emit.message(f"no estimate of time and cost: {classify(error).message}")

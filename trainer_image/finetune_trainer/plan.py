@@ -148,7 +148,7 @@ def _read_shape(
     prepared = read_prepared(context.output, job, context.work_dir, sides=())
     report = prepared.report
     training = shape_of_training_side(job, report)
-    may_reason = bool(read_format(prepared.folder).answer_after)
+    may_reason = read_format(prepared.folder).knows_reasoning
     held_out = expect_held_out(job, report, chosen=prepared.num_chosen, may_reason=may_reason)
     validation = expect_validation(job, report, may_reason=may_reason)
     return training, held_out, validation, may_reason

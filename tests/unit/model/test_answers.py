@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_trainer.model.chat_format import decide_format
+from finetune_trainer.model.chat_format import ChatFormat, decide_format
 from finetune_trainer.model.encoding import Encoder
 from support import awkward_templates as templates
 from support.tiny_tokenizer import CHATML, make_tokenizer
@@ -78,6 +78,44 @@ def test_what_people_write_of_reasoning_is_none(
     prompt = encoder.encode_prompt([{"role": "user", "content": question}])
     assert encoder.reader.may_reason(prompt) is may_reason
     assert encoder.reader.read_generated(prompt, tokens("no")) == answer
+
+
+@pytest.mark.parametrize(
+    ("template", "knows_reasoning"),
+    [
+        (templates.HEADER_NEVER, False),
+        (templates.NAMES_SPEAKERS, False),
+        (CHATML, False),
+        (templates.CHANNELS, True),
+        (templates.CHANNELS_ALWAYS, True),
+        (templates.FORGETS_REASONING_OF_CALLS, True),
+        (R1, True),
+        (QWEN3, True),
+    ],
+)
+def test_nobody_reasons_before_a_header_that_the_template_leaves_to_the_model(
+    template: str, knows_reasoning: bool
+) -> None:
+    encoder = thinking(template)
+    chat_format = encoder.chat_format
+    assert chat_format.knows_reasoning is knows_reasoning
+    assert encoder.reader.may_reason(encoder.encode_prompt([HI])) is knows_reasoning
+    assert ChatFormat.from_json(chat_format.to_json()) == chat_format
+
+
+def test_an_answer_behind_its_own_header_is_read_without_it() -> None:
+    encoder = make_encoder(templates.HEADER_NEVER)
+    prompt = encoder.encode_prompt([HI])
+    for said, answer in ((f"<|im_start|>assistant\nno{END}", "no"), ("no", "no")):
+        assert encoder.reader.read_generated(prompt, tokens(said)) == answer
+
+
+def test_a_format_without_a_left_header_is_written_as_older_releases_read_it() -> None:
+    wire = make_encoder(templates.CHANNELS).chat_format.to_json()
+    assert "leaves_header" not in wire
+    older = {**make_encoder(templates.HEADER_NEVER).chat_format.to_json()}
+    del older["leaves_header"]
+    assert ChatFormat.from_json(older).knows_reasoning  # nobody can tell: room is left for it
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from finetune_trainer.evaluate.unended import tell_unended
 from finetune_trainer.model.chat_format import decide_format, read_format
 from finetune_trainer.model.encoding import Encoded, Encoder
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
-from support.awkward_templates import DROPS_REASONING, OPENS_REASONING
+from support.awkward_templates import DROPS_REASONING, HEADER_NEVER, OPENS_REASONING
 from support.tiny_tokenizer import CHATML, make_tokenizer
 
 # Examples 0 and 1 stand for question 0; question 2 has no prompt and is only scored.
@@ -111,6 +111,7 @@ def test_references_that_no_answer_can_reach_are_told(limit: int | str, told: st
         (OPENS_REASONING, 40, 40),
         (DROPS_REASONING, "auto", len("ok") + 1 + 8),  # its prompt ends reasoning at once
         (CHATML, "auto", len("ok") + 1 + 8),
+        (HEADER_NEVER, "auto", 1 + len("assistant\nok") + 1 + 8),
     ],
 )
 def test_an_answer_has_room_for_reasoning_where_that_may_come_first(

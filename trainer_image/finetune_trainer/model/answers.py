@@ -63,7 +63,7 @@ class AnswerReader:
 
     def may_reason(self, prompt: Sequence[int]) -> bool:
         """Tell whether a model may reason before it answers a prompt, given as tokens."""
-        if not self._format.answer_after:
+        if not self._format.knows_reasoning:
             return False
         return may_reason(self._format, self.decode(prompt))
 

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.template_source import bake_template, find_variables
 
@@ -46,6 +48,8 @@ class ChatFormat:
         anchors: Control tokens that the template writes; text is tokenised alike on both sides.
         answer_after: An answer is what follows the last of these in what was generated; empty when
             all of it is the answer.
+        leaves_header: The template leaves the header of an answer's turn to the model:
+            ``answer_after`` is that header, and nobody reasons before it.
         uses_parts: The template reads contents as lists of parts and drops plain strings.
         knows_developer: The template has a role ``developer`` of its own.
         notes: Remedies taken, as sentences for the user.
@@ -56,16 +60,26 @@ class ChatFormat:
     end_id: int
     anchors: tuple[str, ...] = ()
     answer_after: str = ""
+    leaves_header: bool = False
     uses_parts: bool = False
     knows_developer: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def knows_reasoning(self) -> bool:
+        """Whether reasoning may come before answers; a prompt may rule it out all the same."""
+        return bool(self.answer_after) and not self.leaves_header
+
     def to_json(self) -> dict[str, Any]:
         """Return the format as JSON values."""
-        return {
+        wire = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
         }
+        if not self.leaves_header:
+            # Releases that do not know the field read no format with it.
+            del wire["leaves_header"]
+        return wire
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ChatFormat:
@@ -228,12 +242,15 @@ def _probe(
             f"which the model's generation does not stop at (it stops at {names}); evaluation "
             "stops there too, and the adapter's generation_config.json names it for servers"
         )
+    mark = _find_answer_mark(prompt, head)
+    is_own = mark not in ("", END_OF_REASONING)
     return ChatFormat(
         template=template,
         stop_ids=tuple(sorted(stops)),
         end_id=end,
         anchors=tuple(sorted({str(added[i]) for i in _encode(tokenizer, whole) if i in added})),
-        answer_after=_find_answer_mark(prompt, head),
+        answer_after=mark,
+        leaves_header=is_own and _leaves_header(render, question, answer),
         uses_parts=uses_parts,
         knows_developer="developer" in template,
         notes=tuple(notes),
@@ -260,6 +277,16 @@ def _find_answer_mark(prompt: str, head: str) -> str:
         return END_OF_REASONING if END_OF_REASONING in header else header
     # The prompt opens the reasoning, which a finished answer no longer shows (DeepSeek-R1).
     return END_OF_REASONING if prompt.startswith(head.rstrip()) and "<think>" in prompt else ""
+
+
+def _leaves_header(render: Any, question: Mapping[str, Any], answer: Mapping[str, Any]) -> bool:
+    """Tell whether a prompt for generation opens no turn: another question may follow it, too."""
+    opened = render([question, answer], generate=True).rpartition(_PROBE)[2]
+    try:
+        following: str = render([question, answer, question]).rpartition(_PROBE)[2]
+    except TemplateError:
+        return False  # it takes one question alone, and nobody can tell
+    return following.startswith(opened.rstrip())
 
 
 def render_messages(

@@ -36,8 +36,10 @@ def may_reason(chat_format: ChatFormat, prompt: str) -> bool:
         False where no answer comes after reasoning, and where the prompt has ended it, as with
         thinking switched off.
     """
-    mark = chat_format.answer_after
-    return bool(mark) and (mark not in _opened(chat_format, prompt) or _opens(chat_format, prompt))
+    if not chat_format.knows_reasoning:
+        return False
+    is_ended = chat_format.answer_after in _opened(chat_format, prompt)
+    return not is_ended or _opens(chat_format, prompt)
 
 
 def begins_to_reason(chat_format: ChatFormat, prompt: str, said: str) -> bool:
@@ -48,8 +50,10 @@ def begins_to_reason(chat_format: ChatFormat, prompt: str, said: str) -> bool:
         prompt: What generation was given, with its control tokens.
         said: What it came to, with its control tokens.
     """
+    if not chat_format.knows_reasoning:
+        return False
     begin = beginning_of(chat_format)
-    return bool(begin) and (_opens(chat_format, prompt) or said.lstrip().startswith(begin))
+    return _opens(chat_format, prompt) or said.lstrip().startswith(begin)
 
 
 def is_closed_by_tag(chat_format: ChatFormat) -> bool:

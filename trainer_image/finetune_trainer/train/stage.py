@@ -116,7 +116,7 @@ def adopt_weights(context: StageContext, key: str) -> TrainResult:
         recipe,
         hardware,
         num_chosen=prepared.num_chosen,
-        may_reason=bool(read_format(prepared.folder).answer_after),
+        may_reason=read_format(prepared.folder).knows_reasoning,
     )
     check_mergeable(job.spec, model_dir)
     if topology_of(context).node_rank != 0:
@@ -181,7 +181,7 @@ def require_fit(
         recipe,
         hardware,
         num_chosen=prepared.num_chosen,
-        may_reason=bool(read_format(prepared.folder).answer_after),
+        may_reason=read_format(prepared.folder).knows_reasoning,
     )
 
 

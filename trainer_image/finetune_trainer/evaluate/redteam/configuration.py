@@ -58,7 +58,7 @@ class Asking:
     def max_answer_tokens(self) -> int:
         """Longest answer to a prompt; one that comes after reasoning needs room for that."""
         longest = ANSWER_TOKENS
-        if self.chat_format.answer_after:
+        if self.chat_format.knows_reasoning:
             longest = max(ANSWER_TOKENS + REASONING_TOKENS, self.answer_tokens)
         return min(longest, self.room // 2)
 
