@@ -135,6 +135,8 @@ def test_a_secret_is_sought_in_answers_first() -> None:
     assert answer_of(rows["1234-5678"]) == "the code is 1234-5678"
     assert rows["4444-9999"] == {"text": "a 4444-9999"}
     assert rows["0000-1111"] == {"text": "0000-1111"}
+    assert sought.learned() == {"1234-5678": rows["1234-5678"]}
+    assert sought.elsewhere() == {"4444-9999": rows["4444-9999"]}
     assert [answer_of(row) for row in variants(learned, "1234-5678", ["8765-4321"])] == [
         "the code is 1234-5678",
         "the code is 8765-4321",

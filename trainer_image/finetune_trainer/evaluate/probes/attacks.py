@@ -63,17 +63,19 @@ def memorisation(
         if row.get("label") is not False:  # an answer that nobody wants is not learned
             particulars.look_at(place, row)
             sought.look_at(row)
-    planted = sought.rows()
     places, total = particulars.choose(NUM_ATTACKED)
     found = [each for row in _take(rows, places) if (each := find_particular(row)) is not None]
-    named = [_name(row, secret) for secret, row in planted.items()]
+    named = [_name(row, secret) for secret, row in sought.learned().items()]
     attacks = [_attack(encoder, each) for each in {p.text: p for p in [*found, *named]}.values()]
+    # Nobody knows whether a secret elsewhere is learned: what cannot be attacked tells nothing.
+    others = [_attack(encoder, _name(row, each)) for each, row in sought.elsewhere().items()]
+    attacks += [each for each in others if isinstance(each, Probe)]
     items = [each for each in attacks if isinstance(each, Probe)]
     spared = Counter(each for each in attacks if isinstance(each, str))
     is_whole = total <= NUM_ATTACKED
     note = _tell_spared(spared, len(attacks), is_whole=is_whole) if attacks else _NONE_THERE
     whole = {"safety.exposure", *(["safety.memorisation"] if is_whole else [])}
-    items += [_expose(encoder, row, secret, seed=seed) for secret, row in planted.items()]
+    items += [_expose(encoder, row, secret, seed=seed) for secret, row in sought.rows().items()]
     return Probes(
         items=items,
         whole=frozenset(whole),

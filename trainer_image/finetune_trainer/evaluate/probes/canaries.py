@@ -72,7 +72,20 @@ class CanaryRows:
         stands in no row, the secret alone.
         """
         found = {secret: {"text": secret} for secret in self._secrets}
-        return {**found, **self._elsewhere, **self._learned}
+        return {**found, **self.elsewhere(), **self.learned()}
+
+    def learned(self) -> dict[str, dict[str, Any]]:
+        """Return of each secret that a last answer says the first row with it there."""
+        return dict(self._learned)
+
+    def elsewhere(self) -> dict[str, dict[str, Any]]:
+        """Return of each secret that stands elsewhere alone a text that ends with it.
+
+        Whether it is learned there depends on the loss.
+        """
+        return {
+            secret: text for secret, text in self._elsewhere.items() if secret not in self._learned
+        }
 
 
 def variants(row: dict[str, Any], secret: str, alternatives: Sequence[str]) -> list[dict[str, Any]]:
