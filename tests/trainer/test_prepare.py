@@ -1440,21 +1440,29 @@ def test_questions_that_a_server_has_no_room_for_are_refused_before_training(
 
 
 @pytest.mark.parametrize(
-    ("template", "asked", "is_refused"),
-    [(OPENS_REASONING, "auto", True), (OPENS_REASONING, 200, False), (CHATML, "auto", False)],
-    ids=["reasons", "reasons as far as the job says", "reasons not"],
+    ("takes", "asked", "words"),
+    [
+        (1400, "auto", ""),  # its reasoning gets what is left
+        (1400, 200, ""),
+        (860, "auto", r"auto is 1\d\d\), more than the 860"),
+        (1400, 1024, "maxNewTokens is 1,024"),
+    ],
+    ids=str,
 )
-def test_reasoning_before_an_answer_needs_room_as_well(
-    make_context: MakeContext, write: Write, template: str, asked: int | str, is_refused: bool
+def test_only_an_answer_and_no_reasoning_before_it_has_to_find_room(
+    make_context: MakeContext, write: Write, takes: int, asked: int | str, words: str
 ) -> None:
     write_long(write)
     context = served(
-        make_context, {"max_position_embeddings": 1400}, template=template, maxNewTokens=asked
+        make_context,
+        {"max_position_embeddings": takes},
+        template=OPENS_REASONING,
+        maxNewTokens=asked,
     )
-    if not is_refused:
+    if not words:
         assert prepare(context).rows.test == 1
         return
-    with pytest.raises(UserError, match="auto is 1,164, 1,024 of them for reasoning") as refused:
+    with pytest.raises(UserError, match=words) as refused:
         prepare(context)
     assert refused.value.reason == "EngineUnsuitable"
 

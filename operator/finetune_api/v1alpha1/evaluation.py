@@ -85,9 +85,9 @@ class Evaluation(APIModel):
     will ever be."""
     max_new_tokens: Annotated[Integer, Field(ge=1, le=8192)] | Literal["auto"] = "auto"
     """Longest generated answer in tokens, with reasoning before it. `auto`: the longest reference
-    plus a margin, at most 1,024, and 1,024 more where the model may reason first. The report tells
-    how many references are longer, to which answers are cut, and to how many questions reasoning
-    left no room for an answer: these answers are empty."""
+    plus a margin, at most 1,024, and 1,024 more where the model may reason first, as far as its
+    context reaches. The report tells how many references are longer, to which answers are cut, and
+    to how many questions reasoning left no room for an answer: these answers are empty."""
     batch_size: Annotated[Integer, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Rows generated at once."""
     engine: Literal["Transformers", "VLLM"] = "Transformers"

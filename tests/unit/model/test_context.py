@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.model.context import context_of, served_context
+from finetune_trainer.model.context import context_of, evaluated_context, served_context
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,5 @@ def test_a_server_stretches_the_length_by_the_positions(
     config: dict[str, Any], length: int | None
 ) -> None:
     assert served_context(config) == length
+    assert evaluated_context(config, "VLLM") == length
+    assert evaluated_context(config, "Transformers") == context_of(config)

@@ -104,24 +104,34 @@ def test_references_that_no_answer_can_reach_are_told(limit: int | str, told: st
         assert "4 tokens (the longest has 9)" in words
 
 
+LEARNED = len("\n</think>\n\nok") + 1
+
+
 @pytest.mark.parametrize(
-    ("template", "limit", "tokens"),
+    ("template", "limit", "left", "tokens"),
     [
-        (OPENS_REASONING, "auto", len("\n</think>\n\nok") + 1 + 8 + 1024),
-        (OPENS_REASONING, 40, 40),
-        (DROPS_REASONING, "auto", len("ok") + 1 + 8),  # its prompt ends reasoning at once
-        (CHATML, "auto", len("ok") + 1 + 8),
-        (HEADER_NEVER, "auto", 1 + len("assistant\nok") + 1 + 8),
+        (OPENS_REASONING, "auto", None, LEARNED + 8 + 1024),
+        (OPENS_REASONING, "auto", LEARNED + 8 + 1023, LEARNED + 8 + 1023),
+        (OPENS_REASONING, "auto", LEARNED + 8, LEARNED + 8),
+        (OPENS_REASONING, "auto", -100, LEARNED + 8),  # whoever asks says that nothing fits
+        (OPENS_REASONING, "auto", 9999, LEARNED + 8 + 1024),
+        (OPENS_REASONING, 40, 30, 40),
+        (DROPS_REASONING, "auto", None, len("ok") + 1 + 8),  # its prompt ends reasoning at once
+        (CHATML, "auto", 5, len("ok") + 1 + 8),
+        (HEADER_NEVER, "auto", None, 1 + len("assistant\nok") + 1 + 8),
     ],
 )
 def test_an_answer_has_room_for_reasoning_where_that_may_come_first(
-    template: str, limit: int | str, tokens: int
+    template: str, limit: int | str, left: int | None, tokens: int
 ) -> None:
     tokenizer = make_tokenizer(chat_template=template)
     encoder = Encoder(tokenizer, decide_format(tokenizer), max_tokens=512)
-    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ok"}]
-    questions = gather_questions([{"messages": turns}], max_questions=9, seed=0)
-    encoded = encode_questions(encoder, questions, limit)
+    answer = {"role": "assistant", "content": "ok"}
+    turns = [[{"role": "user", "content": text}, answer] for text in ("q", "a long question")]
+    questions = gather_questions([{"messages": each} for each in turns], max_questions=9, seed=0)
+    longest = max(len(encoder.encode_prompt(each[:1])) for each in turns)
+    context = None if left is None else longest + left
+    encoded = encode_questions(encoder, questions, limit, context=context)
     assert (encoded.answer_tokens, encoded.limits) == (tokens, [])
 
 

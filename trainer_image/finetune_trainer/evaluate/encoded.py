@@ -95,7 +95,11 @@ class EncodedQuestions:
 
 
 def encode_questions(
-    encoder: Encoder, questions: Sequence[Question], max_new_tokens: int | str
+    encoder: Encoder,
+    questions: Sequence[Question],
+    max_new_tokens: int | str,
+    *,
+    context: int | None = None,
 ) -> EncodedQuestions:
     """Encode the questions as training encoded its rows.
 
@@ -104,6 +108,8 @@ def encode_questions(
         questions: The questions.
         max_new_tokens: Longest answer; a word chooses it by the references, with room for what may
             be reasoned before it.
+        context: Tokens that the model takes: reasoning gets what is left of them. None where
+            nobody knows.
     """
     examples = [
         (owner, example)
@@ -118,13 +124,17 @@ def encode_questions(
     lengths = [encoder.answer_length(row) for question in asks for row in question.rows]
     prompts = [encoder.encode_prompt(q.prompt, q.tools) for q in asks if q.prompt is not None]
     scored = [*(example for _, example in examples), *others]
+    answer_tokens = answer_length(
+        lengths,
+        max_new_tokens,
+        may_reason=any(map(encoder.reader.may_reason, prompts)),
+        room=None if context is None else context - max(map(len, prompts), default=0),
+    )
     return EncodedQuestions(
         examples=scored,
         owners=np.array([owner for owner, _ in examples]),
         prompts=prompts,
-        answer_tokens=answer_length(
-            lengths, max_new_tokens, may_reason=any(map(encoder.reader.may_reason, prompts))
-        ),
+        answer_tokens=answer_tokens,
         num_bytes=[encoder.count_bytes(example) for _, example in examples],
         num_shared=_count_shared(prompts, scored),
         reference_tokens=lengths,

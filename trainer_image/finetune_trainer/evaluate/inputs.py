@@ -23,7 +23,7 @@ from finetune_trainer.evaluate.published.gathering import gather_published
 from finetune_trainer.evaluate.published.version import tell_problem
 from finetune_trainer.evaluate.question_set import QuestionSet, gather_question_set
 from finetune_trainer.model.chat_format import read_format
-from finetune_trainer.model.context import context_of
+from finetune_trainer.model.context import evaluated_context
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.model.load import read_config
 from finetune_trainer.storage import Manifest, fetch_folder, open_store
@@ -80,9 +80,9 @@ def gather_inputs(context: StageContext) -> Inputs:
     endpoint = open_judge(context)
     probes = gather_probes(context, prepared, asked.questions)
     base_dir, revision = context.model_folder()
-    room = context_of(read_config(base_dir))
+    room = evaluated_context(read_config(base_dir), job.spec.evaluation.engine)
     published, rival = gather_published(
-        context, asked.questions, encoder.chat_format, revision=revision
+        context, asked.questions, encoder.chat_format, revision=revision, room=room
     )
     return Inputs(
         prepared=prepared,

@@ -15,7 +15,9 @@ from finetune_trainer.evaluate.metrics.catalog import Settings
 from finetune_trainer.evaluate.published.version import AskedPublished
 from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.settings import read_settings, try_settings
+from finetune_trainer.model.context import evaluated_context
 from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.load import read_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +96,13 @@ def gather_question_set(
         )
     settings = read_settings(job.spec.evaluation, context.access())
     try_settings(settings, questions)
-    encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
+    folder, _ = context.model_folder(include_weights=False)
+    encoded = encode_questions(
+        encoder,
+        questions,
+        job.spec.evaluation.max_new_tokens,
+        context=evaluated_context(read_config(folder), job.spec.evaluation.engine),
+    )
     if encoded.cut_words:
         context.emit.message(encoded.cut_words)
     prompted, reason = make_prompted(context, prepared, questions, encoded)

@@ -38,7 +38,9 @@ from finetune_trainer.evaluate.questions import (
 from finetune_trainer.evaluate.settings import read_settings, try_settings
 from finetune_trainer.evaluate.unended import tell_unended
 from finetune_trainer.model.chat_format import read_format
+from finetune_trainer.model.context import context_of
 from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.model.load import read_config
 from finetune_trainer.storage import fetch_folder, find_manifest, publish_folder
 
 FOLDER = "validation"
@@ -161,7 +163,13 @@ def _ask(
     adapter_dir = _adapter_folder(context)
     manifest = fetch_folder(context.output, f"{job.run_prefix}/adapter", adapter_dir)
     base_dir, revision = context.model_folder()
-    encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
+    encoded = encode_questions(
+        encoder,
+        questions,
+        job.spec.evaluation.max_new_tokens,
+        # No server answers here, whatever the engine of the evaluation.
+        context=context_of(read_config(base_dir)),
+    )
     if scoring.metric in READ_METRICS:
         encoded = replace(encoded, prompts=[])
     elif encoded.cut_words:

@@ -39,6 +39,16 @@ def served_context(config: Mapping[str, Any]) -> int | None:
     return int(stated * factor)
 
 
+def evaluated_context(config: Mapping[str, Any], engine: str) -> int | None:
+    """Return the tokens that a model takes in an evaluation; None if nobody knows.
+
+    Args:
+        config: Its ``config.json``.
+        engine: ``spec.evaluation.engine``.
+    """
+    return served_context(config) if engine == "VLLM" else context_of(config)
+
+
 def _positions_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield how positions are turned: once, or for each kind of layer."""
     found = config.get("rope_parameters") or config.get("rope_scaling") or {}

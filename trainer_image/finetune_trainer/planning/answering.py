@@ -105,18 +105,29 @@ class AnsweringMemory:
         return {**asdict(self), "total": self.total}
 
 
-def answer_length(lengths: Sequence[int], asked: int | str, *, may_reason: bool = False) -> int:
+def answer_length(
+    lengths: Sequence[int],
+    asked: int | str,
+    *,
+    may_reason: bool = False,
+    room: int | None = None,
+) -> int:
     """Return the longest answer to generate, in tokens: no correct answer may be cut.
 
     Args:
         lengths: Tokens of every reference.
         asked: ``spec.evaluation.maxNewTokens``; a word chooses by the lengths.
         may_reason: Reasoning may come before the answers.
+        room: Tokens that the model takes behind the longest prompt: reasoning has what the answer
+            leaves of them. None where nobody knows.
     """
     if isinstance(asked, int):
         return asked
     longest = min(MAX_AUTO_TOKENS, max(lengths, default=1) + ANSWER_MARGIN_TOKENS)
-    return longest + room_for_reasoning(asked, may_reason=may_reason)
+    thought = room_for_reasoning(asked, may_reason=may_reason)
+    if room is not None:
+        thought = min(thought, max(0, room - longest))
+    return longest + thought
 
 
 def room_for_reasoning(asked: int | str, *, may_reason: bool) -> int:

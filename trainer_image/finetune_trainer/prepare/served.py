@@ -16,7 +16,7 @@ from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import served_context
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.model.load import read_config, read_model_architecture
-from finetune_trainer.planning.answering import answer_length, room_for_reasoning
+from finetune_trainer.planning.answering import answer_length
 from finetune_trainer.planning.experts import reaches_experts
 from finetune_trainer.prepare.held_out import digest_of, read_rows
 
@@ -76,8 +76,9 @@ def require_room(context: StageContext, folder: Path, *, num_questions: int) -> 
     seed = job.spec.dataset.split.seed
     lengths = _measure(encoder, _asked(folder, most=num_questions, seed=seed))
     asked = job.spec.evaluation.max_new_tokens
-    answer = answer_length(lengths.answers, asked, may_reason=lengths.may_reason)
-    if problem := _find_problem(lengths, answer, room, asked=asked):
+    # Reasoning before an answer has what that leaves, and needs no room of its own.
+    answer = answer_length(lengths.answers, asked)
+    if problem := _find_problem(lengths, answer, room, is_auto=asked == "auto"):
         raise UserError("EngineUnsuitable", f"evaluation.engine VLLM: {problem}")
 
 
@@ -103,19 +104,14 @@ def find_unserved(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Lengths:
-    """Tokens of what is asked: the longest example and prompt, and every reference.
-
-    Attributes:
-        may_reason: Reasoning may come before the answers.
-    """
+    """Tokens of what is asked: the longest example and prompt, and every reference."""
 
     example: int
     prompt: int
     answers: list[int]
-    may_reason: bool
 
 
-def _find_problem(lengths: _Lengths, answer: int, room: int, *, asked: int | str) -> str:
+def _find_problem(lengths: _Lengths, answer: int, room: int, *, is_auto: bool) -> str:
     """Return why these lengths find no room, with the remedy; empty if they do."""
     takes = f"more than the {room:,} that the model takes (config.json)"
     if lengths.example > room:
@@ -124,16 +120,14 @@ def _find_problem(lengths: _Lengths, answer: int, room: int, *, asked: int | str
             f"hyperparameters.maxSequenceLength to at most {room:,}, or use Transformers"
         )
     if lengths.answers and lengths.prompt + answer > room:
-        chosen = f"is {answer:,}" if isinstance(asked, int) else f"auto is {answer:,}"
-        if thought := room_for_reasoning(asked, may_reason=lengths.may_reason):
-            chosen += f", {thought:,} of them for reasoning"
+        chosen = "auto is" if is_auto else "is"
         remedy = f"leave longer rows out ({_DROP}), or use Transformers"
         if lengths.prompt < room:
             left = room - lengths.prompt
             remedy = f"set evaluation.maxNewTokens to at most {left:,}, {remedy}"
         return (
             f"the longest held-out prompt has {lengths.prompt:,} tokens and its answer up to "
-            f"{answer:,} (evaluation.maxNewTokens {chosen}), {takes}; {remedy}"
+            f"{answer:,} (evaluation.maxNewTokens {chosen} {answer:,}), {takes}; {remedy}"
         )
     return ""
 
@@ -141,18 +135,15 @@ def _find_problem(lengths: _Lengths, answer: int, room: int, *, asked: int | str
 def _measure(encoder: Encoder, rows: Iterator[dict[str, Any]]) -> _Lengths:
     example, prompt = 0, 0
     answers: list[int] = []
-    may_reason = False
     for row in rows:
         examples = list(encoder.encode_row(row))
         if "rejected" in row:
             examples += encoder.encode_row(other_answer(row))
         example = max([example, *(len(each.input_ids) for each in examples)])
         if "text" not in row:
-            asked = encoder.encode_prompt(prompt_of(row), row.get("tools"))
-            prompt = max(prompt, len(asked))
-            may_reason = may_reason or encoder.reader.may_reason(asked)
+            prompt = max(prompt, len(encoder.encode_prompt(prompt_of(row), row.get("tools"))))
             answers.append(encoder.answer_length(row))
-    return _Lengths(example=example, prompt=prompt, answers=answers, may_reason=may_reason)
+    return _Lengths(example=example, prompt=prompt, answers=answers)
 
 
 def _asked(folder: Path, *, most: int, seed: int) -> Iterator[dict[str, Any]]:

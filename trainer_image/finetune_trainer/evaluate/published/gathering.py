@@ -15,7 +15,12 @@ from finetune_trainer.model.chat_format import ChatFormat
 
 
 def gather_published(
-    context: StageContext, questions: list[Question], own: ChatFormat, *, revision: str
+    context: StageContext,
+    questions: list[Question],
+    own: ChatFormat,
+    *,
+    revision: str,
+    room: int | None,
 ) -> tuple[PublishedVersion | None, AskedPublished | None]:
     """Find the published version, and count which of the questions it was trained on.
 
@@ -24,6 +29,7 @@ def gather_published(
         questions: The held-out questions.
         own: This job's chat format.
         revision: Resolved revision of the base model.
+        room: Tokens that the base model takes; None where nobody knows.
 
     Returns:
         What is told of it, None where no gate asks for it; and what it is asked, None where there
@@ -33,5 +39,5 @@ def gather_published(
         StorageError: Storage failed.
     """
     found = find_published(context, revision=revision)
-    found, asked = ready_to_ask(context, found, questions, own)
+    found, asked = ready_to_ask(context, found, questions, own, room=room)
     return tell_seen(context, found, questions), asked

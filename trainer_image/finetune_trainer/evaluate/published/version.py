@@ -203,7 +203,12 @@ def _check_adapter(folder: Path) -> None:
 
 
 def ready_to_ask(
-    context: StageContext, found: FoundPublished | None, questions: list[Question], own: ChatFormat
+    context: StageContext,
+    found: FoundPublished | None,
+    questions: list[Question],
+    own: ChatFormat,
+    *,
+    room: int | None,
 ) -> tuple[FoundPublished | None, AskedPublished | None]:
     """Write the questions in the published version's own chat format.
 
@@ -212,6 +217,7 @@ def ready_to_ask(
         found: What is known of the version; None where nobody asks for it.
         questions: The held-out questions.
         own: This job's chat format, for versions from before there was a file of it.
+        room: Tokens that the base model takes; None where nobody knows.
 
     Returns:
         What is known of it now, and what to ask; None where there is nothing to ask.
@@ -223,11 +229,11 @@ def ready_to_ask(
     try:
         chat_format = read_format(folder) if (folder / FORMAT_NAME).exists() else own
         encoder = make_encoder(job, tokenizer, chat_format)
-        encoded = encode_questions(encoder, questions, job.spec.evaluation.max_new_tokens)
+        asked = job.spec.evaluation.max_new_tokens
+        encoded = encode_questions(encoder, questions, asked, context=room)
     except TrainerError as error:
         return found.unusable(f"its chat format does not fit: {error.message}"), None
-    asked = AskedPublished(source=found.source, encoder=encoder, encoded=encoded)
-    return found, asked
+    return found, AskedPublished(source=found.source, encoder=encoder, encoded=encoded)
 
 
 def tell_problem(told: PublishedVersion | None, problem: str) -> PublishedVersion | None:
