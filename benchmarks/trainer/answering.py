@@ -95,8 +95,8 @@ def measure(family: str, *, bfloat16: bool = True) -> Outcome:
     scoring = score(model, held)
     architecture = describe(model)
     asked = Asked(
-        rows=ROWS, prompt_tokens=PROMPT, answer_tokens=ANSWER, scored_rows=ROWS,
-        scored_tokens=ROWS * PROMPT, counted_tokens=ROWS * COUNTED,
+        rows=ROWS, prompt_tokens=PROMPT, answer_tokens=ANSWER, reference_tokens=ANSWER,
+        scored_rows=ROWS, scored_tokens=ROWS * PROMPT, counted_tokens=ROWS * COUNTED,
     )  # fmt: skip
     setup = replace(FULL, bfloat16=bfloat16)
     # The last token of an answer is never read.

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 from finetune_api.trainer import resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
+from finetune_trainer.evaluate.asking import count_row_bytes
+from finetune_trainer.evaluate.encoded import EncodedQuestions
+from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.model.hardware import Hardware
+from finetune_trainer.planning.answering import estimate_answering, one_row
 from finetune_trainer.planning.architecture import describe_architecture
+from finetune_trainer.planning.setup import Setup
 from finetune_trainer.train.evaluation import EvaluationPlan, plan_evaluation
 from finetune_trainer.train.recipe import DataShape, decide_recipe
 from support.spec_cases import changed, minimal_job
@@ -73,5 +81,36 @@ def test_reasoning_has_its_room_in_the_plan_where_the_job_leaves_it_to_us() -> N
     asked = plan(memory=64, longest=512, may_reason=True).asked
     assert (asked.prompt_tokens, asked.answer_tokens) == (1, plain.answer_tokens + 1024)
     assert asked.rows == 4096 // (1 + 512 + 1024)
+    assert asked.reference_tokens == plain.reference_tokens == 512
     told = plan(memory=64, longest=512, may_reason=True, maxNewTokens=40).asked
     assert told == plan(memory=64, longest=512, maxNewTokens=40).asked
+
+
+@pytest.mark.parametrize(
+    "longer", [{"may_reason": True}, {"maxNewTokens": 512 + 1024}], ids=["auto", "as told"]
+)
+def test_no_logits_of_references_are_held_for_reasoning(longer: dict[str, Any]) -> None:
+    model = describe_architecture(WIDE, {})
+    setup = Setup(adapter="Full", bfloat16=True)
+    plain, more = (one_row(plan(memory=64, longest=512, **each).asked) for each in ({}, longer))
+    before, after = (estimate_answering(model, setup, each) for each in (plain, more))
+    assert after.logits == before.logits
+    tokens = more.prompt_tokens + more.answer_tokens - plain.prompt_tokens - plain.answer_tokens
+    assert tokens >= 1024
+    # A cache that is copied as it grows, and what goes through the blocks.
+    assert after.total - before.total <= tokens * (2 * 18 * 2 * 256 * 2 + 2 * 640 * 2)
+
+
+def test_a_worker_holds_logits_of_what_continues_a_prompt_alone() -> None:
+    model = describe_architecture(WIDE, {})
+
+    def encode(answer_tokens: int) -> EncodedQuestions:
+        return EncodedQuestions(
+            examples=[Encoded(input_ids=[1] * 120, spans=((100, 120),), num_cut=0)],
+            owners=np.zeros(1, dtype=np.int64),
+            prompts=[[1] * 100],
+            answer_tokens=answer_tokens,
+        )
+
+    short, long = (count_row_bytes(model, encode(n), bfloat16=True) for n in (28, 28 + 1024))
+    assert long - short < 262144 * 1024

@@ -35,6 +35,7 @@ from finetune_trainer.evaluate.launch import STOP_FLAG, STOPPED_REASON, read_sai
 from finetune_trainer.evaluate.metrics.answers import Answers as SaidAll
 from finetune_trainer.evaluate.models import ADAPTER_WEIGHTS
 from finetune_trainer.evaluate.question_set import QuestionSet
+from finetune_trainer.evaluate.reading import pair_prompts
 from finetune_trainer.evaluate.worker import BEFORE_NAME, ENGINE_NAME, PROBLEM_NAME, WorkerPlan
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.model.hardware import Hardware, claimed_gpus, detect_hardware, require_gpus
@@ -379,10 +380,16 @@ def count_row_bytes(model: Architecture, encoded: EncodedQuestions, *, bfloat16:
         for each in encoded.examples
     ] or [(1, 0)]
     longest, counted = max(rows)
+    pairs = pair_prompts(encoded.prompts, encoded.examples)
+    references = [
+        len(encoded.examples[example].input_ids) - len(encoded.prompts[prompt])
+        for prompt, example in pairs.items()
+    ]
     asked = Asked(
         rows=1,
         prompt_tokens=max(map(len, encoded.prompts), default=1),
         answer_tokens=encoded.answer_tokens,
+        reference_tokens=max(references, default=0),
         scored_rows=1,
         scored_tokens=longest,
         counted_tokens=counted,

@@ -41,7 +41,8 @@ class Asked:
     Attributes:
         rows: Conversations answered at once.
         prompt_tokens: Tokens of each, before its answer.
-        answer_tokens: Longest answer.
+        answer_tokens: Longest answer, with reasoning before it.
+        reference_tokens: Longest reference that is scored behind its prompt's cache.
         scored_rows: References scored together.
         scored_tokens: Tokens of the references that are scored together.
         counted_tokens: Those of them whose likelihood counts.
@@ -50,6 +51,7 @@ class Asked:
     rows: int
     prompt_tokens: int
     answer_tokens: int
+    reference_tokens: int
     scored_rows: int
     scored_tokens: int
     counted_tokens: int
@@ -157,6 +159,7 @@ def largest_questions(
     answer = max_new_tokens if isinstance(max_new_tokens, int) else min(MAX_AUTO_TOKENS, longest)
     # A reference is part of its row; an answer may be longer where the job says so.
     prompt = longest if is_asked else max(1, longest - answer)
+    reference = min(answer, longest)
     answer += room_for_reasoning(max_new_tokens, may_reason=may_reason)
     fitting = max(1, TOKENS_PER_BATCH // (prompt + answer))
     scored = max(1, TOKENS_PER_BATCH // longest)
@@ -164,6 +167,7 @@ def largest_questions(
         rows=batch_size if isinstance(batch_size, int) else fitting,
         prompt_tokens=prompt,
         answer_tokens=answer,
+        reference_tokens=reference,
         scored_rows=scored,
         scored_tokens=scored * longest,
         counted_tokens=scored * longest,
@@ -224,7 +228,7 @@ def _generating(model: Architecture, setup: Setup, asked: Asked) -> tuple[int, i
     # Of the next token only: the model's, their float32 copy and the choice among them.
     logits = rows * model.vocab_size * (value + 2 * FLOAT32)
     reading = _block_bytes(model, setup, rows, asked.prompt_tokens)
-    scored = rows * asked.answer_tokens
+    scored = rows * asked.reference_tokens
     references = model.vocab_size * scored * (value + COUNTED_LOGIT_BYTES)
     stream = 2 * rows * (asked.prompt_tokens + asked.answer_tokens) * model.hidden_size * value
     end = (whole, logits, whole // model.num_layers)
