@@ -141,10 +141,14 @@ def test_no_answer_is_told_apart_from_an_empty_one() -> None:
     answers = gather_answers(ENCODED, 4, [Said.from_json(json.loads(json.dumps(said.to_json())))])
     assert list(answers.texts) == ["a", "", ""]
     assert answers.unended == {1}
-    words = tell_unended({"base": answers, "tuned": answers}, answer_tokens=1040)
+    sides = {"base": answers, "tuned": answers, "published": answers}
+    words = tell_unended(sides, {"base": 1040, "tuned": 1040, "published": 1052})
     assert "within 1,040 tokens" in words
-    assert "1 of 3 of the base model, 1 of 3 of the tuned model" in words
-    assert tell_unended({"base": replace(answers, unended=frozenset())}, answer_tokens=9) == ""
+    assert (
+        "1 of 3 of the base model, 1 of 3 of the tuned model, "
+        "1 of 3 of the published version (within 1,052):"
+    ) in words
+    assert tell_unended({"base": replace(answers, unended=frozenset())}, {"base": 9}) == ""
 
 
 def test_references_are_compared_as_answers_are() -> None:

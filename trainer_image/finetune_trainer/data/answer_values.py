@@ -64,8 +64,9 @@ def read_number(text: str) -> Decimal | None:
     also as in India (``12,34,567``) and by ten thousands (``1,2345,6789``, two commas at least); of
     two kinds of marks the last one is the decimal mark. A lone point is a decimal mark, and a lone
     comma before three digits and behind one to three parts thousands. What fits none of this, as
-    ``12,34,56``, a date ``31.12.2024`` or a version ``1.2.3``, holds no number. The sign of a
-    currency may stand between a number and its sign. Digits may be those of any script.
+    ``12,34,56``, a list without blanks ``1,2,3``, a date or a version ``1.2.3``, holds no number.
+    The sign of a currency may stand between a number and its sign. Digits may be those of any
+    script.
     """
     found = list(_NUMBER.finditer(_plain(text)))
     if not found:

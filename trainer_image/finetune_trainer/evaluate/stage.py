@@ -77,7 +77,8 @@ def _evaluate(context: StageContext, key: str) -> None:
     said, published = ask(context, inputs, conversing=conversing_of(campaign, inputs.base_dir))
     attacked = attack(context, campaign)
     probed = measure_said(context.job, inputs.probes, said)
-    unended = tell_unended(said, answer_tokens=inputs.asked.encoded.answer_tokens)
+    limits = {side: inputs.asked.encoded_for(side).answer_tokens for side in said}
+    unended = tell_unended(said, limits)
     if unended:
         context.emit.message(unended)
     comparison = Comparison(questions=inputs.asked.questions, **said, unmeasured={})

@@ -191,7 +191,7 @@ def _ask(
             keeping=keeping,
             tell=_Teller(context, step),
         )
-    if unended := tell_unended(said, answer_tokens=encoded.answer_tokens):
+    if unended := tell_unended(said, dict.fromkeys(said, encoded.answer_tokens)):
         context.emit.message(unended)
     return said["tuned"]
 
