@@ -345,10 +345,12 @@ PODS = {
         "Create the Secret of `credentialsRef` in the job's namespace.",
     ),
     "CreateContainerError": ReasonHelp(
-        "The node cannot create the container.", "Read the message; look at the node."
+        "The node cannot create the container.",
+        "Read the message: of vLLM's and garak's container it is their image, of others the node.",
     ),
     "RunContainerError": ReasonHelp(
-        "The node cannot run the container.", "Read the message; look at the node."
+        "The node cannot run the container.",
+        "Read the message: of vLLM's and garak's container it is their image, of others the node.",
     ),
     "CrashLoopBackOff": ReasonHelp(
         "A container that comes before the stage's own ends again and again.",

@@ -181,9 +181,15 @@ def _may_pass(step: Step, problem: Cause) -> bool:
 
 
 def _since_it_began(problem: Cause, stage: Stage, before: Mapping[str, Any]) -> Cause:
-    """Date a failing start back to the first time it was told; its reasons alternate."""
+    """Date a failing start back to the first time it was told; its reasons alternate.
+
+    So may their classes. Only waiting for a node and failing because of the job are two things, of
+    which neither is dated back to the other.
+    """
     wire = problem.to_wire(stage)
-    if any(before.get(key) != wire.get(key) for key in ("class", "stage", "pod")):
+    if any(before.get(key) != wire.get(key) for key in ("stage", "pod")):
+        return problem
+    if (before.get("class") in _OF_NODES) != (problem.failure_class in _OF_NODES):
         return problem
     return replace(problem, time=before.get("time") or problem.time)
 

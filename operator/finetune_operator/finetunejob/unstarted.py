@@ -38,9 +38,9 @@ IMAGE_REASONS = frozenset(
         "SignatureValidationFailed",
     }
 )
-CONFIGURATION_REASONS = frozenset(
-    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-)
+SETTINGS_REASON = "CreateContainerConfigError"
+"""A container's settings cannot be read, mostly of a Secret: that is said before its image."""
+CONFIGURATION_REASONS = frozenset({SETTINGS_REASON, "CreateContainerError", "RunContainerError"})
 HOPELESS_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 """Waiting cannot help: the reference itself is wrong, or pulling is forbidden."""
 
@@ -85,17 +85,17 @@ def cause_of_waiting(
             is_hopeless=reason in HOPELESS_REASONS,
             **where,
         )
+    # The operator's own containers fail for nothing but their image.
+    is_own = name in _OWN_IMAGES and reason != SETTINGS_REASON
+    remedy = f"To go on: {_image_remedy(name)}. " if is_own else ""
     if reason in CONFIGURATION_REASONS:
         return Cause(
-            failure_class=FailureClass.USER_ERROR,
+            failure_class=FailureClass.IMAGE_ERROR if is_own else FailureClass.USER_ERROR,
             reason=reason,
-            message=f"{subject} cannot be created: {words}.",
+            message=f"{subject} cannot be created: {words}. {remedy}".rstrip(),
             **where,
         )
     if reason not in _NOT_BEGUN:
-        # The operator's own end for nothing but their image.
-        is_own = name in _OWN_IMAGES
-        remedy = f"To go on: {_image_remedy(name)}. " if is_own else ""
         return Cause(
             failure_class=FailureClass.IMAGE_ERROR if is_own else FailureClass.RETRYABLE,
             reason=reason,

@@ -292,6 +292,43 @@ def test_a_sidecar_that_crashes_is_waited_for_it_is_none_of_the_jobs():
     assert not is_terminal(body["status"])
 
 
+NOT_RUN = {"waiting": {"reason": "RunContainerError", "message": 'exec: "sh": not found'}}
+NOT_CREATED = {"waiting": {"reason": "CreateContainerError", "message": "no such program"}}
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        [("vllm", NOT_RUN, False), ("vllm", CRASHES, False)],
+        [("garak", NO_IMAGE, False), ("garak", NOT_RUN, False)],
+        [("istio-init", NO_IMAGE), ("istio-init", NOT_CREATED)],
+    ],
+    ids=["ended, and not begun anew", "pulled at last", "of two classes"],
+)
+def test_a_start_that_fails_in_several_ways_by_turns_has_its_time_from_the_first(states):
+    body, known = in_stage(EVALUATE, initializing(EVALUATE, states[0]))
+    ended_at = None
+    for number, seconds in enumerate(range(100, 900, 100)):
+        state = states[number % len(states)]
+        known["pods"] = {**known["pods"], EVALUATE: (initializing(EVALUATE, state),)}
+        _, body = plans(body, known, seconds)
+        if is_terminal(body["status"]):
+            ended_at = seconds
+            break
+    assert ended_at == 700
+    assert condition(body, "Failed")["reason"] in ("ImageError", "UserError")
+
+
+def test_what_the_node_lacks_uses_up_none_of_a_starts_time():
+    body, known = in_stage(TRAIN, waiting(TRAIN, "ContainerCreating"), warning=NO_ADDRESS)
+    _, body = plans(body, known, 100, 5000)
+    known["warnings"] = {"headlines-train-0-abcde": NO_SECRET}
+    _, body = plans(body, known, 5030, 5620)
+    assert not is_terminal(body["status"])
+    _, body = plans(body, known, 5640)
+    assert condition(body, "Failed")["reason"] == "UserError"
+
+
 def test_events_are_asked_for_where_init_containers_have_not_begun():
     """Volumes come before all containers: the kubelet says only that the pod initialises."""
     body, known = in_stage(PREPARE, initializing(PREPARE, ("istio-init", NOT_BEGUN)))

@@ -56,6 +56,10 @@ class Events:
          ("FailedCreatePodSandBox", "no address")),
         ([warning(190, "no secret"), warning(195, "no address", "FailedCreatePodSandBox")],
          ("FailedCreatePodSandBox", "no address")),
+        ([warning(190, "no secret"), warning(195, "not ready", "NodeNotReady")], "no secret"),
+        ([warning(190, "a"), warning(192, "b"), warning(195, "not ready", "NodeNotReady")], "b"),
+        ([warning(190, "no address", "FailedCreatePodSandBox"), warning(195, "no secret")],
+         "no secret"),
         ([warning(10, "not mounted yet")], None),
         ([warning(190, "not mounted yet"), event(191, "Pulling")], None),
         ([event(190, "Pulling"), warning(190, "not mounted yet")], None),
@@ -64,7 +68,8 @@ class Events:
     ids=[
         "none", "present", "latest", "after an earlier container", "the scheduler's",
         "in spite of which pods start", "in spite of which images are pulled", "of the network",
-        "of the network, once it is mounted", "stale",
+        "of the network, once it is mounted", "of the node, while it is not mounted",
+        "the latest of those", "not mounted any more", "stale",
         "mounted since", "mounted in the same second", "another normal event",
     ],
 )  # fmt: skip
