@@ -6,13 +6,14 @@ import pytest
 
 from finetune_api.messages import path_of
 from finetune_api.names import Owner
-from finetune_api.trainer import Stage
+from finetune_api.trainer import ResolvedJob, Stage
 from finetune_api.uris import EACH, URI_FIELDS
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.actions import PauseJob
 from finetune_operator.finetunejob.admission import find_violations
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.render.config import render_config_map
 from finetune_operator.finetunejob.render.pod import render_pod_template
 from support.spec_cases import job_with_uri
 from unit.operator.builders import (
@@ -213,6 +214,8 @@ def test_a_rule_that_came_since_a_job_was_accepted_holds_only_others(field):
     known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running())}})
     _, body = plans(body, known, 80)
     assert condition(body, "Accepted")["status"] == "True"
+    config_map = render_config_map(observe(body).parsed, observe(body).owner)
+    ResolvedJob.from_json(config_map["data"]["job.json"])
     paused = {**body, "spec": {**body["spec"], "suspend": True}}
     made = plan(observe(paused, **known), at(90), CONFIG)
     assert [type(action) for action in made.then] == [PauseJob]
