@@ -47,6 +47,7 @@ _NO_HINDRANCE = frozenset(
         "FailedScheduling",  # older: these pods have a node
         "DNSConfigForming",
         "FailedToRetrieveImagePullSecret",
+        "Unhealthy",  # of a container that runs
     }
 )
 """Reasons of a pod's warnings in spite of which it goes on."""

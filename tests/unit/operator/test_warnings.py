@@ -52,6 +52,7 @@ class Events:
         ([warning(190, "too many nameservers", "DNSConfigForming"), warning(189, "no secret")],
          "no secret"),
         ([warning(190, "no pull secret", "FailedToRetrieveImagePullSecret")], None),
+        ([event(150, "Pulling"), warning(190, "probe failed", "Unhealthy")], None),
         ([warning(190, "no address", "FailedCreatePodSandBox")],
          ("FailedCreatePodSandBox", "no address")),
         ([warning(190, "no secret"), warning(195, "no address", "FailedCreatePodSandBox")],
@@ -67,7 +68,8 @@ class Events:
     ],
     ids=[
         "none", "present", "latest", "after an earlier container", "the scheduler's",
-        "in spite of which pods start", "in spite of which images are pulled", "of the network",
+        "in spite of which pods start", "in spite of which images are pulled",
+        "of a container beside the stage's", "of the network",
         "of the network, once it is mounted", "of the node, while it is not mounted",
         "the latest of those", "not mounted any more", "stale",
         "mounted since", "mounted in the same second", "another normal event",
