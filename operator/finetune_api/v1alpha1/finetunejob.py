@@ -103,7 +103,8 @@ class FineTuneJobSpec(APIModel):
     """How often a stage is tried again after incidents of a class that `retryPolicy` does not name.
     Whatever the number of pods that an incident ends, it counts once; evictions, preemptions, and
     nodes that are lost or restarted never do. Mistakes in the job or in its data are never tried
-    again. May be changed while the job runs."""
+    again. More than `backoffLimit` + 1 ends in a row that do not count, because a peer was lost or
+    a node restarted, end the job if no new step is made. May be changed while the job runs."""
     retry_policy: RetryPolicy | None = None
     """Budgets of their own for classes of incidents. May be changed while the job runs. Default:
     none, all share `backoffLimit`."""
