@@ -345,10 +345,12 @@ PODS = {
         "Create the Secret of `credentialsRef` in the job's namespace.",
     ),
     "CreateContainerError": ReasonHelp(
-        "The node cannot create the container.", "Read the message; look at the node."
+        "The node cannot create the container.",
+        "Read the message: of vLLM's and garak's container it is their image, of others the node.",
     ),
     "RunContainerError": ReasonHelp(
-        "The node cannot run the container.", "Read the message; look at the node."
+        "The node cannot run the container.",
+        "Read the message: of vLLM's and garak's container it is their image, of others the node.",
     ),
     "CrashLoopBackOff": ReasonHelp(
         "A container that comes before the stage's own ends again and again.",
@@ -395,8 +397,10 @@ PODS = {
     ),
     "ContainerLost": ReasonHelp(
         "The node was restarted, or its container runtime, and does not know how the container "
-        "ended; no retry is used up.",
-        "Nothing, unless it repeats: then look at the node that `status.attempts.history` names.",
+        "ended; no retry is used up. More than `backoffLimit` + 1 in a row without a new step end "
+        "the job.",
+        "Nothing, unless it repeats: then look at the node that `status.attempts.history` names. "
+        "The kernel's log says whether memory ran out or the GPU's driver failed.",
     ),
     "JobFailed": ReasonHelp(
         "The Job failed and its pods are gone, so that no cause is known.",

@@ -18,6 +18,7 @@ from pydantic import Field
 from finetune_api.meta import API_VERSION, APIModel
 from finetune_api.v1alpha1.batches import world_size_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.v1alpha1.rules import STORED
 
 PROGRESS_AUDIENCE = "finetune.dev"
 """Audience of the projected service-account token that authenticates progress pushes."""
@@ -171,6 +172,11 @@ class ResolvedJob(APIModel):
     """The sweep that the job is a trial of, for its trackers; None where it has none."""
     spec: FineTuneJobSpec
 
+    @classmethod
+    def from_json(cls, text: str) -> ResolvedJob:
+        """Parse ``job.json``, of a job that was accepted; raises pydantic's ValidationError."""
+        return cls.model_validate_json(text, context=STORED)
+
     @property
     def run_prefix(self) -> str:
         """Prefix of this run under ``spec.output.uri``; unique per tenant and object."""
@@ -219,9 +225,9 @@ def resolve_job(job: FineTuneJob, *, namespace: str, uid: str) -> ResolvedJob:
         }
     )
     sweep = job.metadata.labels.get(OF_SWEEP_LABEL) if spec.tracking else None
-    return ResolvedJob(
-        namespace=namespace, name=job.metadata.name, uid=uid, sweep=sweep or None, spec=spec
-    )
+    fields = {"namespace": namespace, "name": job.metadata.name, "uid": uid, "sweep": sweep or None}
+    # What was accepted stays so: the rules that came since are for new objects.
+    return ResolvedJob.model_validate({**fields, "spec": spec}, context=STORED)
 
 
 LOCAL_UID_PREFIX = "local-"

@@ -52,11 +52,14 @@ def find_evaluation(job: Mapping[str, Any]) -> str:
 def next_attempt(job: Mapping[str, Any]) -> int:
     """Return which attempt to publish a decision lets begin, counted from those that were decided.
 
-    Whoever decided on one that failed may decide again.
+    Whoever decided on one that failed may decide again. One that was decided on before the job's
+    end was tried too, and that decision has no run; a panel's result is an object of another name.
     """
     if condition(job, "Published").get("reason") not in _FAILED:
         return 1
-    return int(job["status"].get("publication", {}).get("run", 0)) + 1
+    made = job["status"].get("publication") or {}
+    tried = 1 if made and not made.get("panel") else 0
+    return int(made.get("run") or tried) + 1
 
 
 def describe_candidate(job: Mapping[str, Any]) -> list[str]:

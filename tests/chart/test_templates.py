@@ -481,7 +481,10 @@ def test_bad_values_are_refused(name: str, render: Render) -> None:
         {"config": {"gpuHourPrice": "2.50000000000000"}},
         {
             "config": {
-                "defaultTolerations": [{"key": "gpu", "operator": "Exists"}],
+                "defaultTolerations": [
+                    {"key": "gpu", "operator": "Exists"},
+                    {"key": "spot", "operator": None, "value": None, "effect": None},
+                ],
                 "policies": [
                     {
                         "namespaces": ["team-*"],

@@ -40,7 +40,7 @@ def read_job(path: Path) -> ResolvedJob:
         UserError: The file is missing or is not a job; the message names file and field.
     """
     try:
-        return ResolvedJob.model_validate_json(path.read_text())
+        return ResolvedJob.from_json(path.read_text())
     except OSError as error:
         raise UserError("JobFileUnreadable", f"cannot read the job file {path}: {error}") from error
     except ValidationError as error:

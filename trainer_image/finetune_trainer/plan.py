@@ -47,7 +47,7 @@ from finetune_trainer.train.shape import shape_of_training_side
 
 def plan_job(arguments: argparse.Namespace) -> int:
     """Write the plan of a job as JSON; returns the exit code."""
-    job = ResolvedJob.model_validate_json(Path(arguments.job).read_text())
+    job = ResolvedJob.from_json(Path(arguments.job).read_text())
     emit = EventEmitter(Stage.PREPARE)
     try:
         context = StageContext.from_environment(job, emit)

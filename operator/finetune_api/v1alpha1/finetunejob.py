@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import Field, StrictBool, ValidationInfo, model_validator
 
 from finetune_api.meta import API_VERSION, NAME_PATTERN, APIModel, Integer
 from finetune_api.patterns import LABEL_RULE, SUBDOMAIN_RULE, Texts
@@ -24,7 +24,7 @@ from finetune_api.v1alpha1.output import S3, Output
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.resources import Resources, Trainer
 from finetune_api.v1alpha1.retry import RetryPolicy
-from finetune_api.v1alpha1.rules import check_rules
+from finetune_api.v1alpha1.rules import STORED, check_rules
 from finetune_api.v1alpha1.spec_rules import SPEC_RULES
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_api.v1alpha1.tracking import Tracking
@@ -103,7 +103,8 @@ class FineTuneJobSpec(APIModel):
     """How often a stage is tried again after incidents of a class that `retryPolicy` does not name.
     Whatever the number of pods that an incident ends, it counts once; evictions, preemptions, and
     nodes that are lost or restarted never do. Mistakes in the job or in its data are never tried
-    again. May be changed while the job runs."""
+    again. More than `backoffLimit` + 1 ends in a row that do not count, because a peer was lost or
+    a node restarted, end the job if no new step is made. May be changed while the job runs."""
     retry_policy: RetryPolicy | None = None
     """Budgets of their own for classes of incidents. May be changed while the job runs. Default:
     none, all share `backoffLimit`."""
@@ -141,8 +142,8 @@ class FineTuneJobSpec(APIModel):
         return self.resources.gpus_per_node if asked == "auto" else asked
 
     @model_validator(mode="after")
-    def _check_rules(self) -> FineTuneJobSpec:
-        check_rules(self, SPEC_RULES)
+    def _check_rules(self, info: ValidationInfo) -> FineTuneJobSpec:
+        check_rules(self, SPEC_RULES, context=info.context)
         return self
 
 
@@ -184,6 +185,9 @@ class FineTuneJob(APIModel):
         """Parse an object that the API server holds: as ``from_wire``, but ignore unknown fields.
 
         The server has refused what its CRD does not know. A field unknown here comes from a newer
-        CRD, whose defaults stand in every object.
+        CRD, whose defaults stand in every object. Rules that are ``only_new`` are left out: the
+        job may run since before there were any. Whoever accepts one asks for them.
         """
-        return cls.model_validate(body, by_alias=True, by_name=False, extra="ignore")
+        return cls.model_validate(
+            body, by_alias=True, by_name=False, extra="ignore", context=STORED
+        )

@@ -21,7 +21,7 @@ from finetune_api.meta import (
 from finetune_api.patterns import SUBDOMAIN_RULE, Texts
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.objective import OBJECTIVE_RULES, Objective
-from finetune_api.v1alpha1.rules import Rule, check_rules
+from finetune_api.v1alpha1.rules import STORED, Rule, check_rules
 from finetune_api.v1alpha1.sweep_parameters import SEED_PATH, Parameter
 from finetune_api.v1alpha1.sweep_status import FineTuneSweepStatus
 
@@ -288,5 +288,7 @@ class FineTuneSweep(APIModel):
 
     @classmethod
     def from_stored(cls, body: dict[str, Any]) -> FineTuneSweep:
-        """Parse an object that the API server holds: as ``from_wire``, unknown fields ignored."""
-        return cls.model_validate(body, by_alias=True, by_name=False, extra="ignore")
+        """Parse an object that the API server holds, as ``FineTuneJob.from_stored`` does."""
+        return cls.model_validate(
+            body, by_alias=True, by_name=False, extra="ignore", context=STORED
+        )

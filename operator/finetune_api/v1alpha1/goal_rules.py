@@ -34,6 +34,7 @@ GOAL_RULES: tuple[Rule, ...] = (
         check=lambda s: (
             s.goal is None or s.goal.over_base is None or decimal_of(s.goal.over_base) >= 0
         ),
+        only_new=True,
     ),
     Rule(
         rule=(
@@ -51,5 +52,6 @@ GOAL_RULES: tuple[Rule, ...] = (
             or decimal_of(s.goal.over_base) < 1
             or s.goal.metric in _UNBOUNDED
         ),
+        only_new=True,
     ),
 )

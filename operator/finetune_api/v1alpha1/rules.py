@@ -7,9 +7,12 @@ keeps the two in step (``tests/unit/api``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+STORED = {"stored": True}
+"""Context of a validation: the API server has the object, maybe since before some of the rules."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +28,8 @@ class Rule:
         message_expression: CEL that computes the message, where it names values; the API server
             falls back to ``message``.
         explain: The same in Python.
+        only_new: Whether it came after objects that break it were accepted. Those go on: it holds
+            only whoever is yet to be accepted.
     """
 
     rule: str | tuple[str, ...]
@@ -33,6 +38,7 @@ class Rule:
     check: Callable[[Any], bool]
     message_expression: str = ""
     explain: Callable[[Any], str] | None = None
+    only_new: bool = False
 
     @property
     def expressions(self) -> tuple[str, ...]:
@@ -69,16 +75,29 @@ class BrokenRulesError(ValueError):
         self.broken = tuple(broken)
 
 
-def check_rules(value: object, rules: Iterable[Rule]) -> None:
-    """Check cross-field rules.
-
-    Raises:
-        BrokenRulesError: With every rule that ``value`` breaks.
-    """
-    broken = [
+def find_broken(value: object, rules: Iterable[Rule]) -> list[BrokenRule]:
+    """Return every rule that ``value`` breaks."""
+    return [
         BrokenRule(field=rule.field, message=rule.message_for(value))
         for rule in rules
         if not rule.check(value)
     ]
+
+
+def check_rules(
+    value: object, rules: Iterable[Rule], *, context: Mapping[str, Any] | None = None
+) -> None:
+    """Check cross-field rules.
+
+    Args:
+        value: The object.
+        rules: The rules; those that are ``only_new`` are left out in context ``STORED``.
+        context: That of the validation, if it has any.
+
+    Raises:
+        BrokenRulesError: With every rule that ``value`` breaks.
+    """
+    is_stored = bool((context or {}).get("stored"))
+    broken = find_broken(value, (rule for rule in rules if not (is_stored and rule.only_new)))
     if broken:
         raise BrokenRulesError(broken)

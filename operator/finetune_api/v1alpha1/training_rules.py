@@ -16,6 +16,7 @@ TRAINING_RULES: tuple[Rule, ...] = (
         ),
         field="checkpoint.earlyStopping",
         check=lambda s: s.checkpoint.early_stopping is None or has_validation_rows(s),
+        only_new=True,
     ),
     Rule(
         rule=(

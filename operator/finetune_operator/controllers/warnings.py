@@ -15,7 +15,7 @@ from datetime import datetime
 
 from finetune_operator.finetunejob.actions import LookUpWarnings
 from finetune_operator.finetunejob.observed import Observed, WarningEvent
-from finetune_operator.finetunejob.unstarted import waited_for
+from finetune_operator.finetunejob.unstarted import VOLUME_REASONS, waited_for
 from finetune_operator.kube.backoff import exponential
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
@@ -40,11 +40,14 @@ _OVER = {
     "Job": frozenset({"SuccessfulCreate", "Suspended", "Resumed"}),
 }
 """Reasons of Events that tell, by kind of object, that warnings before them are over."""
+_MOUNTED = "FailedCreatePodSandBox"
+"""The reason of a warning that comes only once all volumes of the pod are mounted."""
 _NO_HINDRANCE = frozenset(
     {
         "FailedScheduling",  # older: these pods have a node
         "DNSConfigForming",
         "FailedToRetrieveImagePullSecret",
+        "Unhealthy",  # of a container that runs
     }
 )
 """Reasons of a pod's warnings in spite of which it goes on."""
@@ -148,7 +151,7 @@ def _keys_of(observed: Observed, action: LookUpWarnings) -> dict[str, tuple[str,
 
 
 def _present_warning(events: Iterable[Object], action: LookUpWarnings) -> WarningEvent | None:
-    """Return the latest warning that is still so, or None."""
+    """Return the latest warning that is still so, of a pod's volumes first, or None."""
     told = [(moment, event) for event in events if (moment := _event_time(event)) is not None]
     begun = [moment for moment, event in told if event.get("reason") in _OVER[action.kind]]
     over = max([action.since, *begun])
@@ -158,7 +161,14 @@ def _present_warning(events: Iterable[Object], action: LookUpWarnings) -> Warnin
         if event.get("type") == "Warning" and _tells(action, event.get("reason") or "")
         if moment > over
     ]
-    return max(present)[1] if present else None
+    # A node has other troubles meanwhile, and they pass; without its volumes no pod starts.
+    mounted = max((moment for moment, each in present if each.reason == _MOUNTED), default=over)
+    volumes = [
+        (moment, each)
+        for moment, each in present
+        if each.reason in VOLUME_REASONS and moment > mounted
+    ]
+    return max(volumes or present)[1] if present else None
 
 
 def _tells(action: LookUpWarnings, reason: str) -> bool:

@@ -20,6 +20,8 @@ from finetune_api.trainer import Environment
 from finetune_api.uris import find_uris
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.podtemplate import PodTemplate
+from finetune_api.v1alpha1.rules import find_broken
+from finetune_api.v1alpha1.spec_rules import SPEC_RULES
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.claims import parse_claim_uri
 from finetune_operator.finetunejob.render.pod import OWN_VOLUMES, RESERVED_MOUNTS
@@ -58,8 +60,11 @@ class Violation:
 
 
 def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Violation]:
-    """Return everything in a spec that this cluster does not allow."""
-    found = [*_uris(spec, config), *_endpoint(spec, config), *_templates(spec)]
+    """Return everything in a spec that this cluster does not allow.
+
+    And the rules that it breaks: what is read of a stored object is not held to all of them.
+    """
+    found = [*_rules(spec), *_uris(spec, config), *_endpoint(spec, config), *_templates(spec)]
     found += _tracker(spec, config)
     if spec.model.trust_remote_code and not config.allow_trust_remote_code:
         found.append(
@@ -89,6 +94,13 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
         found += _pod_template(spec.pod_template)
         found += _placement(spec.pod_template, config)
     return found
+
+
+def _rules(spec: FineTuneJobSpec) -> Iterator[Violation]:
+    for broken in find_broken(spec, SPEC_RULES):
+        yield Violation(
+            reason=Reason.INVALID_SPEC, field=f"spec.{broken.field}", message=broken.message
+        )
 
 
 def _uris(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:

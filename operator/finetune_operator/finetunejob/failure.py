@@ -249,7 +249,8 @@ def _lost(pod: TrimmedPod, ended: Mapping[str, Any]) -> Cause:
             f"The node does not know how the container ended ({ended.get('reason')}, exit code"
             f" {code}): it or its container runtime was restarted, or the pod was deleted before"
             " it had started. This does not count against backoffLimit; the next pod"
-            f" {_goes_on(pod)}. If it happens again and again, look at the node."
+            f" {_goes_on(pod)}. If it happens again and again, look at the node; more than"
+            " backoffLimit + 1 such ends in a row without a new step end the job."
         ),
         exit_code=code,
         **place_of(pod, at=ended.get("finishedAt")),

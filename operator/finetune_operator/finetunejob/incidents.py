@@ -180,7 +180,8 @@ def _class_of(pod: TrimmedPod, cause: Cause) -> IncidentClass:
 def is_free(pod: TrimmedPod) -> bool:
     """Return whether the end of a pod costs no retry: it was no fault of what ran in it.
 
-    Ends with exit code 75 are bounded otherwise, by whether they get anywhere.
+    Ends with exit code 75 and with a restarted node are bounded otherwise, by whether they get
+    anywhere.
     """
     if is_over_its_limits(pod):
         return False

@@ -1,7 +1,9 @@
-"""Pods that end with exit code 75, again and again, without getting anywhere.
+"""Pods that end without costing a retry, again and again, without getting anywhere.
 
-The Job controller starts such pods anew and does not count them: one preempted node makes all its
-peers end so. A cause that lasts (a blocked port, a host short of memory) would hold GPUs for ever.
+With exit code 75, for one preempted node makes all its peers end so; or lost with a node that was
+restarted. The Job controller starts such pods anew and does not count them. A cause that lasts (a
+blocked port, a host short of memory, a training that brings its node down) would hold GPUs for
+ever.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.trainer import ExitCode
-from finetune_operator.finetunejob.retry import Ledger, exit_code_of, is_disrupted
+from finetune_operator.finetunejob.retry import Ledger, exit_code_of, is_disrupted, is_lost
 from finetune_operator.finetunejob.stragglers import Stragglers
 from finetune_operator.finetunejob.trimmed import TrimmedPod, completion_index, container_of
 from finetune_operator.status.conditions import parse_timestamp
@@ -43,8 +45,9 @@ class Rounds:
 def fruitless_rounds(pods: Iterable[TrimmedPod], ledger: Ledger) -> Rounds:
     """Count the rounds since the last new step; each rank ends once in a round.
 
-    An eviction, or a pod that failed with a cause of its own, explains one round. Ranks that meet
-    nobody because a peer has no node yet are not to blame, however often they try.
+    An eviction, or a pod that failed with a cause of its own, explains one round; a node that was
+    restarted does not, for the pod may have been the reason. Ranks that meet nobody because a peer
+    has no node yet are not to blame, however often they try.
 
     Args:
         pods: The trimmed pods of a stage; those that failed stay as long as their Job.
@@ -66,7 +69,9 @@ def fruitless_rounds(pods: Iterable[TrimmedPod], ledger: Ledger) -> Rounds:
         if "running" in container_of(pod):
             by_rank.pop(completion_index(pod), None)
     explained = ledger.num_evicted + sum(
-        exit_code_of(pod) not in (None, ExitCode.OK, ExitCode.RETRYABLE) and not is_disrupted(pod)
+        exit_code_of(pod) not in (None, ExitCode.OK, ExitCode.RETRYABLE)
+        and not is_disrupted(pod)
+        and not is_lost(pod)
         for pod in known
     )
     return Rounds(count=max(by_rank.values(), default=0) - explained, pods=tuple(ends))
@@ -93,7 +98,9 @@ def _was_alone(pod: TrimmedPod, waits: list[tuple[datetime, datetime | None]]) -
 
 
 def _is_fruitless(pod: TrimmedPod, ledger: Ledger) -> bool:
-    if exit_code_of(pod) != ExitCode.RETRYABLE or is_disrupted(pod):
+    code = exit_code_of(pod)
+    is_uncounted = code == ExitCode.RETRYABLE or (code is not None and is_lost(pod))
+    if not is_uncounted or is_disrupted(pod):
         return False
     if pod["metadata"].get("deletionTimestamp"):
         # Suspended: its peers were being stopped.

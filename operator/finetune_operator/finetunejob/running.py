@@ -19,6 +19,7 @@ from finetune_operator.finetunejob.needs import restore_lost, restore_rendezvous
 from finetune_operator.finetunejob.placement import let_go
 from finetune_operator.finetunejob.refused_pods import tell_refused
 from finetune_operator.finetunejob.render.pod import memory_of
+from finetune_operator.finetunejob.retry import is_lost
 from finetune_operator.finetunejob.rounds import fruitless_rounds
 from finetune_operator.finetunejob.silence import judge_reports
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
@@ -44,6 +45,10 @@ wrong."""
 _ENDLESS = (
     "Check that the pods of the job reach each other (NetworkPolicy, DNS, NCCL_SOCKET_IFNAME) and"
     " that their nodes have memory left."
+)
+_BRINGS_DOWN = (
+    "Do they bring their nodes down? Look at the kernel's log of the nodes in"
+    " status.attempts.history: memory that ran out, or the GPU's driver (Xid)."
 )
 
 
@@ -119,9 +124,18 @@ def _cause_of_giving_up(step: Step, spec: FineTuneJobSpec, view: StageView) -> C
     rounds = fruitless_rounds(view.pods, step.observed.ledger)
     if rounds.count <= spec.backoff_limit + 1:
         return None
-    cause = latest_cause(rounds.pods)
+    lost = [pod for pod in rounds.pods if is_lost(pod)]
+    is_of_nodes = 2 * len(lost) > rounds.count
+    cause = latest_cause(lost if is_of_nodes else rounds.pods)
     if cause is None:
         return None
+    if is_of_nodes:
+        message = (
+            f"{rounds.count} times in a row, more than backoffLimit + 1, the pods ended before a"
+            f" new step was made, because a node or its container runtime was restarted: the last"
+            f" one {cause.pod} on {cause.node}. {_BRINGS_DOWN}"
+        )
+        return replace(cause, message=message)
     message = (
         f"{rounds.count} times in a row, more than backoffLimit + 1, the pods ended with exit"
         f" code {int(ExitCode.RETRYABLE)} before a new step was made. {_ENDLESS} The last one:"
@@ -181,9 +195,15 @@ def _may_pass(step: Step, problem: Cause) -> bool:
 
 
 def _since_it_began(problem: Cause, stage: Stage, before: Mapping[str, Any]) -> Cause:
-    """Date a failing start back to the first time it was told; its reasons alternate."""
+    """Date a failing start back to the first time it was told; its reasons alternate.
+
+    So may their classes. Only waiting for a node and failing because of the job are two things, of
+    which neither is dated back to the other.
+    """
     wire = problem.to_wire(stage)
-    if any(before.get(key) != wire.get(key) for key in ("class", "stage", "pod")):
+    if any(before.get(key) != wire.get(key) for key in ("stage", "pod")):
+        return problem
+    if (before.get("class") in _OF_NODES) != (problem.failure_class in _OF_NODES):
         return problem
     return replace(problem, time=before.get("time") or problem.time)
 

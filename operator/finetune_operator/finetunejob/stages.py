@@ -105,7 +105,7 @@ class StageView:
         stage: Which.
         state: Where it is.
         job: Its trimmed Job, or None.
-        pods: Its trimmed pods.
+        pods: Its trimmed pods, by name.
         result: Its result, from a termination message or, pushed by the trainer, from the status;
             None while unknown.
         ended_at: When the Job ended.
@@ -184,7 +184,8 @@ class StageView:
 def view_stage(observed: Observed, stage: Stage, now: datetime) -> StageView:
     """Read the state of a stage off the snapshot."""
     job = observed.jobs.get(stage)
-    pods = observed.pods.get(stage, ())
+    # Caches have them in no order: of several that fail or wait the same one is always told.
+    pods = tuple(sorted(observed.pods.get(stage, ()), key=lambda pod: pod["metadata"]["name"]))
     result = _result_of(pods, stage) or result_of_status(observed.job.get("status"), stage)
     if job is None:
         return StageView(stage=stage, state=StageState.ABSENT, job=None, pods=pods, result=result)

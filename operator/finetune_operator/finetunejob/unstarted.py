@@ -12,6 +12,7 @@ from finetune_api.trainer import FailureClass
 from finetune_operator.finetunejob.failure import Cause, place_of
 from finetune_operator.finetunejob.observed import WarningEvent
 from finetune_operator.finetunejob.trimmed import (
+    Running,
     TrimmedPod,
     Waiting,
     container_of,
@@ -38,17 +39,23 @@ IMAGE_REASONS = frozenset(
         "SignatureValidationFailed",
     }
 )
-CONFIGURATION_REASONS = frozenset(
-    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-)
+SETTINGS_REASON = "CreateContainerConfigError"
+"""A container's settings cannot be read, mostly of a Secret: that is said before its image."""
+CONFIGURATION_REASONS = frozenset({SETTINGS_REASON, "CreateContainerError", "RunContainerError"})
 HOPELESS_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 """Waiting cannot help: the reference itself is wrong, or pulling is forbidden."""
 
 VOLUME_REASONS = frozenset({"FailedMount", "FailedAttachVolume"})
 """Reasons of Events that tell of what the job names itself; all others are of the node."""
 
-_DRAWN = re.compile(r"\b[0-9a-f]{32,}\b")
-"""Names that are drawn by a container runtime."""
+_DRAWN = re.compile(
+    r"\b[0-9a-f]{32,}\b"
+    # But not of a volume's name, which lasts.
+    r"|(?<!\bpvc-)\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
+    r"|(?<=:)\d+(?=->)"
+)
+"""What is drawn at each try: names of sandboxes, network namespaces and requests, and the ports
+that connections come from."""
 
 _NOT_BEGUN = frozenset({"", "PodInitializing", "ContainerCreating"})
 """Reasons of a container that waits for volumes, the network, or containers before it."""
@@ -85,24 +92,27 @@ def cause_of_waiting(
             is_hopeless=reason in HOPELESS_REASONS,
             **where,
         )
+    # The operator's own containers fail for nothing but their image.
+    is_own = name in _OWN_IMAGES and reason != SETTINGS_REASON
+    remedy = f"To go on: {_image_remedy(name)}. " if is_own else ""
     if reason in CONFIGURATION_REASONS:
         return Cause(
-            failure_class=FailureClass.USER_ERROR,
+            failure_class=FailureClass.IMAGE_ERROR if is_own else FailureClass.USER_ERROR,
             reason=reason,
-            message=f"{subject} cannot be created: {words}.",
+            message=f"{subject} cannot be created: {words}. {remedy}".rstrip(),
             **where,
         )
     if reason not in _NOT_BEGUN:
-        # The operator's own end for nothing but their image.
-        is_own = name in _OWN_IMAGES
-        remedy = f"To go on: {_image_remedy(name)}. " if is_own else ""
         return Cause(
             failure_class=FailureClass.IMAGE_ERROR if is_own else FailureClass.RETRYABLE,
             reason=reason,
             message=f"{subject} does not start: {words}. {remedy}{_log_of(pod, name or CONTAINER)}",
             **where,
         )
-    if warning is not None and seconds_waiting(pod, now) >= STUCK_SECONDS:
+    if warning is None or _running_before(pod) is not None:
+        # Volumes and network are there where a container runs: no Event can be about them.
+        return None
+    if seconds_waiting(pod, now) >= STUCK_SECONDS:
         return _warned(pod, warning, where)
     return None
 
@@ -116,6 +126,12 @@ def waited_for(pod: TrimmedPod) -> tuple[str, Waiting]:
     if before is None:
         return "", container_of(pod).get("waiting") or {}
     return before["name"], before["state"].get("waiting") or {}
+
+
+def _running_before(pod: TrimmedPod) -> Running | None:
+    """Return since when the init container runs that a pod's start waits for; None if none does."""
+    before = init_container_of(pod)
+    return None if before is None else before["state"].get("running")
 
 
 def _image_remedy(init_container: str) -> str:
@@ -134,7 +150,7 @@ def _log_of(pod: TrimmedPod, container: str) -> str:
 
 def _warned(pod: TrimmedPod, warning: WarningEvent, where: Mapping[str, Any]) -> Cause:
     """Explain a pod whose container says nothing of itself, by the pod's Events."""
-    # Sandboxes are made anew at each try: their names are no news.
+    # Another try is no news.
     words = _DRAWN.sub("...", warning.message).rstrip(". ") or warning.reason
     if warning.reason in VOLUME_REASONS:
         return Cause(
@@ -183,8 +199,11 @@ def seconds_waiting(pod: TrimmedPod, now: datetime) -> float:
 
 
 def is_stuck(pod: TrimmedPod, now: datetime) -> bool:
-    """Return whether a pod has a node and no container, for longer than a start takes."""
-    if not _is_pending(pod) or not pod["spec"]["nodeName"]:
+    """Return whether a pod has a node and runs no container, for longer than a start takes.
+
+    One that waits for an init container which runs has begun: its Events explain nothing.
+    """
+    if not _is_pending(pod) or not pod["spec"]["nodeName"] or _running_before(pod) is not None:
         return False
     _, waiting = waited_for(pod)
     is_known = (waiting.get("reason") or "") not in _NOT_BEGUN
@@ -210,7 +229,7 @@ def why_slow(pod: TrimmedPod, now: datetime) -> str | None:
         return None
     name, before = metadata["name"], init_container_of(pod)
     more = f"kubectl -n {metadata.get('namespace')} describe pod {name}"
-    running = (before["state"] if before else {}).get("running")
+    running = _running_before(pod)
     if before is not None and running is not None:
         return (
             f"Pod {name} waits for its init container {before['name']}, which has been running"

@@ -57,7 +57,9 @@ def test_a_decision_names_the_evaluation_and_carries_the_reason() -> None:
     [
         ("GoalNotMet", {}, ""),
         ("Publishing", {"run": 1}, ""),
-        ("PublishingFailed", {"name": "of a panel"}, ""),
+        ("PublishingFailed", {}, ""),
+        ("PublishingFailed", {"name": "of a panel", "panel": "a" * 64}, ""),
+        ("PublishingFailed", {"name": "made while the job waited for its review"}, "-2"),
         ("PublishingFailed", {"run": 1}, "-2"),
         ("JobDeleted", {"run": 2}, "-3"),
     ],

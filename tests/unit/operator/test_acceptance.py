@@ -6,12 +6,14 @@ import pytest
 
 from finetune_api.messages import path_of
 from finetune_api.names import Owner
-from finetune_api.trainer import Stage
+from finetune_api.trainer import ResolvedJob, Stage
 from finetune_api.uris import EACH, URI_FIELDS
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.actions import PauseJob
 from finetune_operator.finetunejob.admission import find_violations
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.render.config import render_config_map
 from finetune_operator.finetunejob.render.pod import render_pod_template
 from support.spec_cases import job_with_uri
 from unit.operator.builders import (
@@ -24,6 +26,7 @@ from unit.operator.builders import (
     job,
     merged,
     observe,
+    plans,
     reasons,
     running,
     stages_done,
@@ -192,6 +195,35 @@ def test_a_job_that_was_accepted_and_cannot_be_read_any_more_is_left_alone():
     made = plan(observe({**odd, "spec": body["spec"]}, **known), at(100), CONFIG)
     assert condition(made, "Accepted")["status"] == "True"
     assert (made.status["phase"], made.status["reason"]) == ("Training", "Running")
+
+
+EXAM = {"uri": "s3://d/b.jsonl", "side": "Test"}
+SINCE = {
+    "goal.overBase": {"goal": {"metric": "exactMatch", "overBase": "1"}},
+    "checkpoint.earlyStopping": {
+        "checkpoint": {"earlyStopping": {"patience": 3}},
+        "dataset": {"sources": [{"uri": "s3://d/a.jsonl", "side": "Train"}, EXAM]},
+    },
+}
+"""Specs that were accepted before there was the rule that they break, by its field."""
+
+
+@pytest.mark.parametrize("field", list(SINCE))
+def test_a_rule_that_came_since_a_job_was_accepted_holds_only_others(field):
+    body = {**job(**SINCE[field]), "status": trained()["status"]}
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running())}})
+    _, body = plans(body, known, 80)
+    assert condition(body, "Accepted")["status"] == "True"
+    config_map = render_config_map(observe(body).parsed, observe(body).owner)
+    ResolvedJob.from_json(config_map["data"]["job.json"])
+    paused = {**body, "spec": {**body["spec"], "suspend": True}}
+    made = plan(observe(paused, **known), at(90), CONFIG)
+    assert [type(action) for action in made.then] == [PauseJob]
+    made = plan(observe(job(**SINCE[field])), NOW, CONFIG)
+    assert made.first == ()
+    refused = condition(made, "Accepted")
+    assert (refused["status"], refused["reason"]) == ("False", "InvalidSpec")
+    assert refused["message"].startswith(f"spec.{field}: {field} ")
 
 
 def test_a_setting_that_changes_later_does_not_reach_back():

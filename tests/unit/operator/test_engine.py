@@ -105,25 +105,40 @@ def test_an_image_of_the_server_that_cannot_be_pulled_is_told_as_its_own():
     assert "vllmImage" in cause.message
 
 
+def test_a_stage_whose_server_is_not_made_for_long_is_looked_into():
+    assert is_stuck(trim_pod(waiting_pod({"waiting": {"reason": "PodInitializing"}})), NOW)
+
+
+def test_no_events_are_read_of_a_stage_whose_server_runs():
+    runs = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+    assert not is_stuck(trim_pod(waiting_pod(runs)), NOW)
+
+
 @pytest.mark.parametrize(
-    "server",
-    [
-        {"waiting": {"reason": "PodInitializing"}},
-        {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
-    ],
-    ids=["not made", "runs"],
+    "reason", ["CreateContainerError", "RunContainerError", "CrashLoopBackOff"]
 )
-def test_a_stage_that_waits_for_its_server_for_long_is_looked_into(server):
-    assert is_stuck(trim_pod(waiting_pod(server)), NOW)
+def test_a_server_whose_image_cannot_run_it_has_a_deadline_like_one_that_cannot_be_pulled(reason):
+    fails = {"waiting": {"reason": reason, "message": 'exec: "sh": not found'}}
+    cause = cause_of_waiting(trim_pod(waiting_pod(fails)), NOW)
+    assert cause is not None
+    assert (cause.failure_class, cause.reason) == (FailureClass.IMAGE_ERROR, reason)
+    assert 'exec: "sh": not found' in cause.message
+    assert "check vllmImage in the operator's configuration" in cause.message
 
 
-def test_a_server_whose_image_cannot_run_it_has_a_deadline_like_one_that_cannot_be_pulled():
+def test_a_server_that_crashes_again_and_again_has_a_log_to_read():
     crashes = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting"}}
     cause = cause_of_waiting(trim_pod(waiting_pod(crashes)), NOW)
     assert cause is not None
-    assert (cause.failure_class, cause.reason) == (FailureClass.IMAGE_ERROR, "CrashLoopBackOff")
-    assert "vllmImage" in cause.message
     assert "logs p -c vllm" in cause.message
+
+
+def test_settings_of_a_server_that_cannot_be_read_are_no_fault_of_its_image():
+    fails = {"waiting": {"reason": "CreateContainerConfigError", "message": "no secret"}}
+    cause = cause_of_waiting(trim_pod(waiting_pod(fails)), NOW)
+    assert cause is not None
+    assert cause.failure_class is FailureClass.USER_ERROR
+    assert "vllmImage" not in cause.message
 
 
 FAKE = """\

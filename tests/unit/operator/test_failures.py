@@ -10,6 +10,7 @@ from finetune_operator.finetunejob.actions import (
 )
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
+from finetune_operator.finetunejob.trimmed import completion_index
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
     CONFIG,
@@ -223,12 +224,59 @@ def lost(count, *, ranks=1, every=600.0, lasting=500.0):
     ]  # fmt: skip
 
 
+STEPS = {"stage": "train", "step": 7, "lastHeartbeatTime": timestamp(at(2000))}
+
+
+def restarted(count, *, code=255, reason="Unknown", ranks=1, **more):
+    """Return pods of several rounds, each of which rank 0's node ended; the others noticed."""
+    peers = [each for each in lost(count, ranks=ranks) if completion_index(each) > 0]
+    return peers + [
+        ended(
+            TRAIN, code, reason=reason, name=f"rank0-{n}", index=0, node=f"node-{n}",
+            created=100 + n * 600, end=600 + n * 600, **more,
+        )
+        for n in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pods", "progress", "gives_up"),
+    [
+        (restarted(5), None, True),
+        (restarted(5, code=137, reason="ContainerStatusUnknown"), None, True),
+        (restarted(4), None, False),
+        (restarted(5, ranks=8), None, True),
+        (restarted(4, ranks=8), None, False),
+        (restarted(5), STEPS, False),
+        (restarted(9, conditions=DRAIN), None, False),
+        (restarted(9, deleted=True), None, False),
+        ([*restarted(5), ended(TRAIN, 70, "boom", name="own", index=1)], None, False),
+    ],
+    ids=[
+        "five times", "another runtime", "four times", "five times of one of eight ranks",
+        "four times of one of eight ranks", "steps in between", "drained", "suspended",
+        "one of them a crash",
+    ],
+)  # fmt: skip
+def test_a_training_that_brings_its_node_down_each_time_ends(pods, progress, gives_up):
+    body = trained()
+    body = {**body, "status": {**body["status"], **({"progress": progress} if progress else {})}}
+    started = child(TRAIN, status={"startTime": timestamp(NOW), "active": 1})
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: started}, "pods": {TRAIN: tuple(pods)}})
+    made = plan(observe(body, **known), at(6000), CONFIG)
+    assert is_terminal(after(body, made)["status"]) is gives_up
+    if gives_up:
+        failure = made.status["lastFailure"]
+        assert (failure["class"], failure["reason"]) == ("Retryable", "ContainerLost")
+        assert "5 times in a row, more than backoffLimit + 1" in failure["message"]
+        assert "the last one rank0-4 on node-4" in failure["message"]
+        assert "NetworkPolicy" not in failure["message"]
+        assert "does not count" not in failure["message"]
+
+
 def running_peer(created, started):
     state = {"running": {"startedAt": timestamp(at(started))}}
     return pod(TRAIN, name="peer", index=1, created=created, state=state)
-
-
-STEPS = {"stage": "train", "step": 7, "lastHeartbeatTime": timestamp(at(2000))}
 
 
 @pytest.mark.parametrize(

@@ -169,10 +169,15 @@ def test_an_end_that_no_kubelet_saw_is_dated_to_when_the_pod_was_no_longer_ready
 
 
 @pytest.mark.parametrize(("code", "reason"), [(255, "Unknown"), (137, "ContainerStatusUnknown")])
-def test_a_node_that_restarts_costs_nothing_however_often(code, reason):
+def test_a_node_that_restarts_costs_nothing_however_often_while_steps_are_made(code, reason):
     body, known = in_training(backoffLimit=0, retryPolicy={"infrastructure": 0})
-    pods = [own(code, reason=reason, start=100 * n, end=100 * n + 60) for n in range(9)]
-    made, body = told(body, known, pods, 2000)
+    pods = []
+    for n in range(9):
+        pods.append(own(code, reason=reason, start=100 * n, end=100 * n + 60))
+        reported = timestamp(at(100 * n + 50))
+        progress = {"stage": "train", "step": n + 1, "lastHeartbeatTime": reported}
+        body = {**body, "status": {**body["status"], "progress": progress}}
+        made, body = told(body, known, pods, 100 * n + 70)
     assert not is_terminal(body["status"])
     assert body["status"]["attempts"]["counted"] == 0
     assert {entry["counted"] for entry in body["status"]["attempts"]["history"]} == {False}

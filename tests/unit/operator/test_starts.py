@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from finetune_api.trainer import Stage
@@ -147,12 +149,47 @@ def test_a_node_that_cannot_start_a_pod_is_waited_for_and_told_as_what_it_is(sta
     assert (wait.state, wait.reason) == ("NotStarting", "FailedCreatePodSandBox")
 
 
-def test_another_try_of_the_node_is_no_news():
-    body, known = in_stage(PREPARE, waiting(PREPARE, "ContainerCreating"), warning=no_address(1))
+def no_attachment(number):
+    """The same of Multus, which names the network namespace too."""
+    return WarningEvent(
+        "FailedCreatePodSandBox",
+        'Failed to create pod sandbox: plugin type="multus-shim" failed (add):'
+        f' ContainerID:"{number:064x}" Netns:"/var/run/netns/cni-{UUID(int=number)}"',
+    )
+
+
+def no_answer(number):
+    """The same of a plugin that asks a daemon."""
+    return WarningEvent(
+        "FailedCreatePodSandBox",
+        f"Failed to create pod sandbox: read tcp 10.0.0.1:{40000 + number}->10.96.0.1:443: EOF",
+    )
+
+
+@pytest.mark.parametrize("told", [no_address, no_attachment, no_answer])
+def test_another_try_of_the_node_is_no_news(told):
+    body, known = in_stage(PREPARE, waiting(PREPARE, "ContainerCreating"), warning=told(1))
     _, body = plans(body, known, 100)
-    known["warnings"] = {"headlines-prepare-0-abcde": no_address(2)}
+    known["warnings"] = {"headlines-prepare-0-abcde": told(2)}
     (made,), _ = plans(body, known, 130)
     assert made.status is None, "nothing to write"
+
+
+CLAIM = f'AttachVolume.Attach failed for volume "pvc-{UUID(int=7)}"'
+
+
+@pytest.mark.parametrize(
+    ("warning", "words"),
+    [
+        (no_answer(1), "read tcp 10.0.0.1:...->10.96.0.1:443: EOF"),
+        (WarningEvent("FailedAttachVolume", f"{CLAIM}: request {UUID(int=8)}: timeout"),
+         f"{CLAIM}: request ...: timeout"),
+    ],
+    ids=["the port that is connected to", "a volume's name"],
+)  # fmt: skip
+def test_what_a_try_does_not_draw_is_told(warning, words):
+    _, body = plans(*in_stage(PREPARE, waiting(PREPARE, ""), warning=warning), 100)
+    assert words in condition(body, "DatasetReady")["message"]
 
 
 def test_a_node_that_can_start_pods_again_leaves_nothing_used_up():
@@ -292,6 +329,43 @@ def test_a_sidecar_that_crashes_is_waited_for_it_is_none_of_the_jobs():
     assert not is_terminal(body["status"])
 
 
+NOT_RUN = {"waiting": {"reason": "RunContainerError", "message": 'exec: "sh": not found'}}
+NOT_CREATED = {"waiting": {"reason": "CreateContainerError", "message": "no such program"}}
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        [("vllm", NOT_RUN, False), ("vllm", CRASHES, False)],
+        [("garak", NO_IMAGE, False), ("garak", NOT_RUN, False)],
+        [("istio-init", NO_IMAGE), ("istio-init", NOT_CREATED)],
+    ],
+    ids=["ended, and not begun anew", "pulled at last", "of two classes"],
+)
+def test_a_start_that_fails_in_several_ways_by_turns_has_its_time_from_the_first(states):
+    body, known = in_stage(EVALUATE, initializing(EVALUATE, states[0]))
+    ended_at = None
+    for number, seconds in enumerate(range(100, 900, 100)):
+        state = states[number % len(states)]
+        known["pods"] = {**known["pods"], EVALUATE: (initializing(EVALUATE, state),)}
+        _, body = plans(body, known, seconds)
+        if is_terminal(body["status"]):
+            ended_at = seconds
+            break
+    assert ended_at == 700
+    assert condition(body, "Failed")["reason"] in ("ImageError", "UserError")
+
+
+def test_what_the_node_lacks_uses_up_none_of_a_starts_time():
+    body, known = in_stage(TRAIN, waiting(TRAIN, "ContainerCreating"), warning=NO_ADDRESS)
+    _, body = plans(body, known, 100, 5000)
+    known["warnings"] = {"headlines-train-0-abcde": NO_SECRET}
+    _, body = plans(body, known, 5030, 5620)
+    assert not is_terminal(body["status"])
+    _, body = plans(body, known, 5640)
+    assert condition(body, "Failed")["reason"] == "UserError"
+
+
 def test_events_are_asked_for_where_init_containers_have_not_begun():
     """Volumes come before all containers: the kubelet says only that the pod initialises."""
     body, known = in_stage(PREPARE, initializing(PREPARE, ("istio-init", NOT_BEGUN)))
@@ -331,6 +405,20 @@ SLOW = {
 }  # fmt: skip
 
 
+UNHEALTHY = WarningEvent("Unhealthy", "Startup probe failed: HTTP probe failed: 503")
+
+
+def test_an_init_container_that_runs_is_waited_for_whatever_the_pods_events_say():
+    pods = initializing(EVALUATE, ("istio-proxy", RUNS, False))
+    body, known = in_stage(EVALUATE, pods, warning=UNHEALTHY)
+    _, body = plans(body, known, 100)
+    assert condition(body, "Evaluated")["reason"] == "Evaluating"
+    _, body = plans(body, known, 500)
+    told = condition(body, "Evaluated")
+    assert told["reason"] == "WaitingForPods"
+    assert "-c istio-proxy" in told["message"]
+
+
 @pytest.mark.parametrize("stage", list(CONDITIONS))
 @pytest.mark.parametrize("case", list(SLOW))
 def test_a_pod_that_is_pending_for_minutes_is_not_said_to_be_at_work(stage, case):
@@ -366,6 +454,19 @@ def test_a_rank_that_does_not_come_is_told_although_the_others_run():
     told = condition(body, "Training")
     assert (told["status"], told["reason"]) == ("False", "WaitingForPods")
     assert "headlines-train-1-abcde" in told["message"]
+
+
+@pytest.mark.parametrize("reason", ["ContainerCreating", "ImagePullBackOff"])
+def test_of_several_pods_that_do_not_start_always_the_same_is_told(reason):
+    body = trained(job(resources={"nodes": 2, "gpusPerNode": 8}))
+    slow = [waiting(TRAIN, reason, index=index) for index in (0, 1)]
+    under_way = child(TRAIN, body, status={**running(60), "active": 2})
+    known = merged(done_before(TRAIN), {"jobs": {TRAIN: under_way}, "pods": {TRAIN: slow}})
+    known["warnings"] = {each["metadata"]["name"]: None for each in slow}
+    _, body = plans(body, known, 500)
+    known["pods"] = {**known["pods"], TRAIN: slow[::-1]}
+    (made,), _ = plans(body, known, 530)
+    assert made.status is None, "nothing to write"
 
 
 @pytest.mark.parametrize(

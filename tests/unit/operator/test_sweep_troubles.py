@@ -344,6 +344,21 @@ async def test_a_spec_that_this_version_cannot_read_leaves_the_phase_as_it_was()
     )
 
 
+async def test_a_rule_of_jobs_that_came_since_a_sweep_was_accepted_holds_only_others():
+    world = SweepWorld()
+    await world.reconcile()
+    template = {"goal": {"metric": "exactMatch", "overBase": "1"}}
+    world.edit(template={**world.sweep["spec"]["template"], **template})
+    await world.reconcile()
+    assert world.condition("Accepted")["status"] == "True"
+    late = SweepWorld(sweep(template=template))
+    await late.reconcile()
+    accepted = late.condition("Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("False", "InvalidSpec")
+    assert accepted["message"].startswith("spec.template.goal.overBase: goal.overBase must be")
+    assert late.jobs == {}
+
+
 async def test_what_a_rule_of_the_sweep_refuses_is_told_with_field_and_remedy():
     body = sweep(budget={})
     body["spec"]["template"]["dataset"]["split"] = {"validationPercent": 0}

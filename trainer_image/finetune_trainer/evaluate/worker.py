@@ -122,7 +122,7 @@ def answer_share(plan: WorkerPlan, rank: int) -> None:
     from finetune_trainer.evaluate.kept import read_answers
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
+    job = ResolvedJob.from_json(Path(plan.job).read_text())
     folder = Path(plan.control_dir)
     askers = make_askers(plan, job, rank)
     before = read_answers(folder / BEFORE_NAME)
@@ -179,7 +179,7 @@ def answer_by_server(plan: WorkerPlan, rank: int) -> None:
     from finetune_trainer.model.context import served_context
     from finetune_trainer.model.load import read_config
 
-    job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
+    job = ResolvedJob.from_json(Path(plan.job).read_text())
     folder, adapters = Path(plan.control_dir), {"tuned": Path(plan.tuned_dir)}
     before = read_answers(folder / BEFORE_NAME)
     read = read_sides(plan, job)

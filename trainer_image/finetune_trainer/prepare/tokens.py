@@ -85,7 +85,7 @@ class EncoderSettings:
         """Load the tokenizer and make the encoder."""
         from finetune_trainer.model.load import load_tokenizer
 
-        job = ResolvedJob.model_validate_json(self.job_json)
+        job = ResolvedJob.from_json(self.job_json)
         trusted = job.spec.model.trust_remote_code
         tokenizer = load_tokenizer(self.model_dir, trust_remote_code=trusted)
         return make_encoder(job, tokenizer, self.chat_format)

@@ -91,7 +91,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     from finetune_trainer.train.ranks.watchers import make_watchers, train_durably
     from finetune_trainer.train.ranks.whole import train_in_float32
 
-    job = ResolvedJob.model_validate_json(Path(plan.job).read_text())
+    job = ResolvedJob.from_json(Path(plan.job).read_text())
     method = job.spec.method
     objective = sft if method.objective == "SFT" else preference
     tokenizer = load_tokenizer(
