@@ -243,10 +243,13 @@ def test_result_that_cannot_be_written_costs_nothing_else(cli: Cli, stages: dict
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stop_saves_and_the_same_command_resumes(cli: Cli, number: signal.Signals) -> None:
     cli.script(train=["hang", "ok"])
-    process = cli.start("run", "job.yaml")
-    eventually(lambda: list(cli.cache.glob("finetune/runs/*/hanging")), timeout=60)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    with cli.start("run", "job.yaml") as process:
+        eventually(lambda: list(cli.cache.glob("finetune/runs/*/hanging")), timeout=60)
+        process.send_signal(number)
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()  # else what hangs here fails tests that come later
     assert process.returncode == 79, out + err
     assert "stopped in stage train after saving step 1" in err
     assert "finetune run job.yaml" in err
