@@ -8,7 +8,7 @@ import pytest
 
 from finetune_cli.approval import make_approval
 from finetune_cli.documents import to_yaml
-from finetune_cli.validation import judge_file
+from support.judged_text import judge_text
 
 GOOD = to_yaml(
     make_approval(
@@ -22,15 +22,8 @@ GOOD = to_yaml(
 )
 
 
-def lines_of(tmp_path: Path, text: str) -> tuple[bool, list[str]]:
-    file = tmp_path / "approval.yaml"
-    file.write_text(text)
-    (verdict,) = judge_file(str(file), with_data=True)
-    return verdict.is_valid, [line.removeprefix(f"{file}:") for line in verdict.lines]
-
-
 def test_a_decision_printed_for_git_is_valid(tmp_path: Path) -> None:
-    is_valid, (line,) = lines_of(tmp_path, GOOD)
+    is_valid, (line,) = judge_text(tmp_path, GOOD, with_data=True)
     assert is_valid, line
     assert line.startswith(" headlines-rejected-dddddddd-")
     assert line.endswith(" is valid")
@@ -53,7 +46,7 @@ def test_what_the_api_server_would_refuse_is_told_by_place(
     tmp_path: Path, old: str, new: str, expected: str
 ) -> None:
     assert old in GOOD
-    is_valid, lines = lines_of(tmp_path, GOOD.replace(old, new, 1))
+    is_valid, lines = judge_text(tmp_path, GOOD.replace(old, new, 1), with_data=True)
     assert not is_valid
     assert any(line.startswith(expected) for line in lines), lines
     assert not any("spec.model" in line for line in lines), lines
@@ -61,6 +54,7 @@ def test_what_the_api_server_would_refuse_is_told_by_place(
 
 def test_a_decision_without_a_name_is_told_so(tmp_path: Path) -> None:
     head, _, tail = GOOD.partition("  name: ")
-    is_valid, lines = lines_of(tmp_path, f"{head}  name: ''\n{tail.partition(chr(10))[2]}")
+    text = f"{head}  name: ''\n{tail.partition(chr(10))[2]}"
+    is_valid, lines = judge_text(tmp_path, text, with_data=True)
     assert not is_valid
     assert any(line.startswith("4: metadata.name: Invalid value: ") for line in lines), lines

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_cli.validation import judge_file
+from support.judged_text import judge_text
 
 GOOD = """\
 apiVersion: finetune.dev/v1alpha1
@@ -26,15 +26,8 @@ spec:
 """
 
 
-def lines_of(tmp_path: Path, text: str) -> tuple[bool, list[str]]:
-    file = tmp_path / "sweep.yaml"
-    file.write_text(text)
-    (verdict,) = judge_file(str(file))
-    return verdict.is_valid, [line.removeprefix(f"{file}:") for line in verdict.lines]
-
-
 def test_a_good_sweep_is_valid(tmp_path: Path) -> None:
-    assert lines_of(tmp_path, GOOD) == (True, [" rates is valid"])
+    assert judge_text(tmp_path, GOOD) == (True, [" rates is valid"])
 
 
 @pytest.mark.parametrize(
@@ -55,7 +48,7 @@ def test_what_the_api_server_would_refuse_is_told_by_place(
     tmp_path: Path, old: str, new: str, expected: str
 ) -> None:
     assert old in GOOD
-    is_valid, lines = lines_of(tmp_path, GOOD.replace(old, new))
+    is_valid, lines = judge_text(tmp_path, GOOD.replace(old, new))
     assert not is_valid
     assert any(expected in line for line in lines), lines
     assert not any(
