@@ -11,16 +11,12 @@ from finetune_cli.documents import Document
 
 
 def find_approval_problems(document: Document) -> list[Problem]:
-    """Return everything wrong with a FineTuneApproval, in the order of the text.
+    """Return what is wrong with a FineTuneApproval.
 
     Whether a job waits for it, and whether its user may decide, is the cluster's to say.
     """
-    body, line_of = document.body, document.line_of
-    found = []
-    if body.get("apiVersion") is None:
-        found.append(Problem(location=("apiVersion",), message="Required value", line=line_of(())))
     try:
-        FineTuneApproval.from_wire(body)
+        FineTuneApproval.from_wire(document.body)
     except ValidationError as error:
-        found += explain(error, body, kind=APPROVAL_KIND, line_of=line_of)
-    return found
+        return explain(error, document.body, kind=APPROVAL_KIND)
+    return []

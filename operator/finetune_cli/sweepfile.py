@@ -18,29 +18,21 @@ _TEMPLATE = ("spec", "template")
 
 
 def find_sweep_problems(document: Document) -> list[Problem]:
-    """Return everything wrong with a FineTuneSweep, in the order of the text.
+    """Return what is wrong with a FineTuneSweep.
 
     Of values that the template's schema refuses, the first of each parameter is told.
     """
     body = document.body
-    spec = body.get("spec") if isinstance(body.get("spec"), dict) else {}
-    template = spec.get("template")
-    found = []
-    if body.get("apiVersion") is None:
-        found.append(Problem(location=("apiVersion",), message="Required value"))
     try:
         sweep = FineTuneSweep.from_wire(body)
     except ValidationError as error:
-        found += explain(error, body, kind=SWEEP_KIND)
-    else:
-        assert isinstance(template, dict)  # the sweep has one
-        for number, parameter in enumerate(sweep.spec.parameters):
-            found += _find_value_problem(template, number, parameter)
-    lined = [
-        Problem(location=each.location, message=each.message, line=document.line_of(each.location))
-        for each in found
+        return explain(error, body, kind=SWEEP_KIND)
+    template = body["spec"]["template"]
+    return [
+        problem
+        for number, parameter in enumerate(sweep.spec.parameters)
+        for problem in _find_value_problem(template, number, parameter)
     ]
-    return sorted(lined, key=lambda problem: problem.line or 0)
 
 
 def _find_job_problems(template: dict[str, Any]) -> list[Problem]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from finetune_api.messages import Problem
 from finetune_api.meta import APPROVAL_KIND, SWEEP_KIND
 from finetune_cli.approvalfile import find_approval_problems
 from finetune_cli.documents import Document, find_problems, kind_of, parse_documents, read_text
 from finetune_cli.errors import CliError
 from finetune_cli.sweepfile import find_sweep_problems
-
-if TYPE_CHECKING:
-    from finetune_api.messages import Problem
 
 OTHER_KINDS: dict[str | None, Callable[[Document], list[Problem]]] = {
     SWEEP_KIND: find_sweep_problems,
@@ -66,9 +63,14 @@ def judge_file(
 
 
 def _placed(document: Document, judge: Callable[[Document], list[Problem]]) -> list[str]:
+    """Return everything wrong with an object, each with its line, in the order of the text."""
+    found = judge(document)
+    if document.body.get("apiVersion") is None:
+        found = [Problem(location=("apiVersion",), message="Required value"), *found]
+    lined = [(document.line_of(each.location) or document.first_line, each) for each in found]
     return [
-        f"{document.source}:{problem.line or document.first_line}: {problem}"
-        for problem in judge(document)
+        f"{document.source}:{line}: {problem}"
+        for line, problem in sorted(lined, key=lambda each: each[0])
     ]
 
 

@@ -66,7 +66,7 @@ class Probes:
         whole: Metrics whose probes are all that there are, and no sample of more: their figures
             are facts, without intervals.
         num_unknown: Of such metrics, what belongs to them and could not be asked: it may be so or
-             so, and the facts have bounds.
+            so, and the facts have bounds.
         notes: Of metrics that were asked for and are not measured, or not whole, why.
         unmeasured: Of metrics that could not be measured though there may be something, why: what
             asks for them is missed.
