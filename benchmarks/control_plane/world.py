@@ -236,7 +236,7 @@ class World:
             max_connections=16, user_agent="benchmark-driver", attach_credentials=True
         )
         if self._kueue is not None:
-            start_kueue(self.cluster, settings=self._kueue)
+            start_kueue(self.cluster, settings=self._kueue, only_jobs=True)
         await self._begin()
         return self
 

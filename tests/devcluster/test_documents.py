@@ -17,6 +17,7 @@ from devcluster.__main__ import parse_arguments
 from devcluster.certificates import KeyPair
 from devcluster.errors import HostUnfitError, StartError
 from devcluster.kubeconfig import render_kubeconfig
+from devcluster.kueueprocess import for_jobs_alone
 from devcluster.node import kubelet, network, objectstore, place, removal, runtime, services
 from devcluster.node.network import PodNetwork
 from devcluster.node.runtime import Runtime
@@ -173,6 +174,32 @@ def test_an_image_has_one_layer_and_the_same_bytes_each_time(tmp_path):
         configuration = json.load(tar.extractfile(manifest["Config"]))
     assert manifest["RepoTags"] == ["x.invalid/y:1"]
     assert configuration["config"]["User"] == "1:1"
+
+
+def test_kueue_for_jobs_alone_is_asked_about_no_pods_and_serves_one_version():
+    def webhook(name, group, *kinds):
+        return {"name": name, "rules": [{"apiGroups": [group], "resources": list(kinds)}]}
+
+    versions = [
+        {"name": "v1beta1", "served": True, "storage": False},
+        {"name": "v1beta2", "served": True, "storage": True},
+    ]
+    own = webhook("mworkload.kb.io", "kueue.x-k8s.io", "workloads", "workloads/status")
+    asked = [
+        webhook("mpod.kb.io", "", "pods"), webhook("mjob.kb.io", "batch", "jobs"), own,
+        webhook("mdeployment.kb.io", "apps", "deployments"),
+        webhook("both.kb.io", "batch", "jobs", "cronjobs"),
+    ]  # fmt: skip
+    documents = [
+        {"kind": "CustomResourceDefinition", "spec": {"versions": versions}},
+        {"kind": "MutatingWebhookConfiguration", "webhooks": asked},
+        {"kind": "ConfigMap", "data": {}},
+    ]
+    crd, configuration, other = for_jobs_alone(documents)
+    assert [each["served"] for each in crd["spec"]["versions"]] == [False, True]
+    kept = [each["name"] for each in configuration["webhooks"]]
+    assert kept == ["mjob.kb.io", "mworkload.kb.io"]
+    assert other == {"kind": "ConfigMap", "data": {}}
 
 
 def test_kueues_manager_takes_an_image_of_the_node_and_little_processor():

@@ -29,6 +29,8 @@ SECRET = "kueue-webhook-server-cert"
 SERVICES = {"kueue-webhook-service": "webhook", "kueue-visibility-server": "visibility"}
 CONFIG = "controller_manager_config.yaml"
 VISIBILITY_FOLDER = Path("/visibility")
+GROUP = "kueue.x-k8s.io"
+JOB_FRAMEWORK = "batch/job"
 
 Body = dict[str, Any]
 
@@ -38,6 +40,7 @@ def start_kueue(
     *,
     settings: Mapping[str, Any] | None = None,
     visibility: bool = False,
+    only_jobs: bool = False,
 ) -> None:
     """Run Kueue for a control plane until that is removed.
 
@@ -45,6 +48,9 @@ def start_kueue(
         cluster: A control plane of this host, with a controller-manager.
         settings: Fields of Kueue's configuration that differ, for example ``waitForPodsReady``.
         visibility: Whether it tells places in its queues; writes to `VISIBILITY_FOLDER`.
+        only_jobs: Whether it is set up for Jobs alone and for one version of its own API: it is
+            asked about no pods, and the API server need not keep each Workload in an older version
+            too, which Kueue converts at every change.
 
     Raises:
         DevclusterError: it could not be built or does not start.
@@ -61,6 +67,9 @@ def start_kueue(
         )
         documents = [each for each in yaml.load_all(text, yaml.CSafeLoader) if each]
         config = render_config(documents, ports, certificates, visibility=visibility)
+        if only_jobs:
+            documents = for_jobs_alone(documents)
+            config["integrations"] = {"frameworks": [JOB_FRAMEWORK]}
         (home / CONFIG).write_text(yaml.safe_dump({**config, **(settings or {})}))
         items = for_this_host(documents, ports, visibility=visibility)
         manifests = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
@@ -106,6 +115,30 @@ def for_this_host(
             client["service"]["port"] = ports["webhook"]
         kept.append(document)
     return kept
+
+
+def for_jobs_alone(documents: list[Body]) -> list[Body]:
+    """Change Kueue's manifests so that it minds Jobs only; return them.
+
+    It is asked about no other workloads, and of its own kinds the API server serves the stored
+    version alone.
+    """
+    for document in documents:
+        if document["kind"] == "CustomResourceDefinition":
+            for version in document["spec"]["versions"]:
+                version["served"] = version["storage"]
+        if "webhooks" in document:
+            document["webhooks"] = [each for each in document["webhooks"] if _minds_jobs(each)]
+    return documents
+
+
+def _minds_jobs(webhook: Body) -> bool:
+    """Tell whether a webhook is asked about nothing but Jobs and Kueue's own kinds."""
+    return all(
+        group == GROUP or (group == "batch" and rule["resources"] == ["jobs"])
+        for rule in webhook["rules"]
+        for group in rule["apiGroups"]
+    )
 
 
 def _webhook_clients(document: Body) -> list[Body]:
