@@ -114,7 +114,7 @@ def _tell_training(step: Step, view: StageView) -> None:
 
 def _pods_text(view: StageView) -> str:
     nodes = sorted({pod["spec"]["nodeName"] for pod in view.pods if pod["spec"]["nodeName"]})
-    count = len([pod for pod in view.pods if pod["status"]["phase"] == "Running"])
+    count = len([pod for pod in view.pods if pod["status"]["phase"] in ("Running", "Succeeded")])
     where = f" on {', '.join(nodes[:8])}" if nodes else ""
     return f"{count} pod{'' if count == 1 else 's'}{where}"
 

@@ -211,6 +211,8 @@ def view_stage(observed: Observed, stage: Stage, now: datetime) -> StageView:
         state = StageState.SUSPENDED
     elif job["status"].get("ready") or any(_is_running(pod) for pod in pods):
         state = StageState.RUNNING
+    elif _num_succeeded(pods) >= (job["spec"].get("completions") or 1):
+        state = StageState.RUNNING  # until the Job controller says that it is over
     else:
         state = StageState.WAITING
     return StageView(
@@ -229,6 +231,11 @@ def view_stage(observed: Observed, stage: Stage, now: datetime) -> StageView:
 
 def _is_running(pod: TrimmedPod) -> bool:
     return pod["status"]["phase"] == "Running" and not pod["metadata"].get("deletionTimestamp")
+
+
+def _num_succeeded(pods: tuple[TrimmedPod, ...]) -> int:
+    """Return of how many ranks a pod has succeeded."""
+    return len({completion_index(pod) for pod in pods if pod["status"]["phase"] == "Succeeded"})
 
 
 def _result_of(pods: tuple[TrimmedPod, ...], stage: Stage) -> AnyResult | None:

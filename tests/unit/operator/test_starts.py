@@ -18,12 +18,14 @@ from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
     CONDITIONS,
     CONFIG,
+    NOW,
     accepted,
     after,
     at,
     child,
     condition,
     done_before,
+    ended,
     initializing,
     job,
     merged,
@@ -32,6 +34,8 @@ from unit.operator.builders import (
     pod,
     reasons,
     running,
+    stages_done,
+    succeeded,
     trained,
     unscheduled,
     waiting,
@@ -223,6 +227,27 @@ def test_an_unschedulable_pod_waits_for_ever_with_the_schedulers_reason():
     assert made.status["lastFailure"]["class"] == "Unschedulable"
     assert not is_terminal(made.status)
     assert reasons(made) == ["Unschedulable"]
+
+
+def test_pods_that_have_ended_well_are_not_starting():
+    """The Job controller may be behind: its Job is over seconds after its pods."""
+    begun, running_pod = trained(), with_train_pod(trained(), pod(TRAIN))
+    body = after(begun, plan(observe(begun, **running_pod), at(75), CONFIG))
+    assert condition(body, "Training")["status"] == "True"
+    known = with_train_pod(body, succeeded(TRAIN))
+    made = plan(observe(body, **known), at(80), CONFIG)
+    assert made.status is None or made.status == body["status"]
+    assert reasons(made) == []
+
+
+def test_of_two_ranks_one_that_has_ended_well_says_nothing_of_the_other():
+    body = trained(job(resources={"nodes": 2, "gpusPerNode": 1}))
+    two = {"jobs": {TRAIN: child(TRAIN, body, status={"startTime": timestamp(NOW), "active": 1})}}
+    over = ended(TRAIN, 0, name="headlines-train-0-a")
+    young = pod(TRAIN, phase="Pending", index=1, node="")
+    known = merged(stages_done(PREPARE), two, {"pods": {TRAIN: (over, young)}})
+    made = plan(observe(body, **known), at(80), CONFIG)
+    assert condition(made, "Training")["reason"] == "WaitingForPods"
 
 
 def test_a_pod_whose_predecessor_is_still_in_its_place_is_not_worth_a_word():
