@@ -14,7 +14,12 @@ from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.integrations.kueue.state import QueueState
-from finetune_operator.status.conditions import ConditionType, Reason
+from finetune_operator.status.conditions import (
+    ConditionType,
+    Reason,
+    parse_timestamp,
+    timestamp,
+)
 
 
 def stop_actions(
@@ -180,6 +185,12 @@ _STOPPING = (
     " says that it is (its condition Suspended). If this lasts, kube-controller-manager does not"
     " run: ask who runs the cluster."
 )
+STARTING_SECONDS = 60.0
+"""For so long Kueue may take to start a Job that it has admitted."""
+_NOT_STARTED = (
+    "Kueue has reserved quota for Workload {workload} since {since}, and has not started its Job"
+    " {job}: is Kueue's controller running, and what does its log say of the Job?"
+)
 _UNWATCHED = (
     "Job {job} waits in LocalQueue {queue}, where Kueue has put it of itself. Why it waits is not"
     " known here: the operator does not watch Kueue (kueue.enabled in its chart); see kubectl get"
@@ -218,6 +229,8 @@ def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         conditions.set(kind, False, Reason.DEACTIVATED, queue.message)
     elif queue is not None and queue.is_evicted and not queue.was_resumed:
         conditions.set(kind, False, queue.reason, queue.message)
+    elif queue is not None and queue.is_admitted:
+        _tell_admitted(step, view, queue)
     elif queue is not None or is_queued(spec, view.stage):
         conditions.set(kind, False, Reason.QUEUED, "Waiting in the queue.")
     elif view.job is not None and queue_label(view):
@@ -230,3 +243,20 @@ def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         assert view.job is not None
         message = f"Job {view.job['metadata']['name']} was suspended, not by this operator."
         conditions.set(kind, False, "JobSuspended", message)
+
+
+def _tell_admitted(step: Step, view: StageView, queue: QueueState) -> None:
+    """Say of a Job that Kueue is about to start what is said once it has: one write for both."""
+    assert view.job is not None
+    traits, conditions = TRAITS[view.stage], step.draft.conditions
+    job = view.job["metadata"]["name"]
+    since = conditions.get(ConditionType.QUOTA_RESERVED) or {}
+    begun = parse_timestamp(since.get("lastTransitionTime")) or step.now
+    left = STARTING_SECONDS - (step.now - begun).total_seconds()
+    if left > 0:
+        step.look_again(left)
+        text = traits.under_way.format(job=job)
+        conditions.set(traits.condition, False, traits.under_way_reason, text)
+        return
+    message = _NOT_STARTED.format(job=job, workload=queue.workload, since=timestamp(begun))
+    conditions.set(traits.condition, False, Reason.QUEUED, message)

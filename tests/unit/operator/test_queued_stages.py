@@ -10,6 +10,7 @@ from finetune_operator.finetunejob.actions import (
 )
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.integrations.kueue.state import FIELD_MANAGER
+from finetune_operator.status.conditions import timestamp
 from unit.operator.builders import (
     CONFIG,
     accepted,
@@ -17,6 +18,7 @@ from unit.operator.builders import (
     at,
     child,
     condition,
+    done_before,
     job,
     live,
     merged,
@@ -64,6 +66,34 @@ def test_kueues_reason_is_mirrored():
     assert condition(made, "QuotaReserved")["reason"] == "Pending"
     assert "insufficient quota" in condition(made, "QuotaReserved")["message"]
     assert made.then == ()
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind", "reason"),
+    [(TRAIN, "Training", "WaitingForPods"), (EVALUATE, "Evaluated", "Evaluating")],
+)
+def test_a_stage_that_kueue_has_admitted_no_longer_waits_in_the_queue(stage, kind, reason):
+    """Kueue starts its Job a moment later; that changes nothing of what is said."""
+    waits = {"jobs": {stage: child(stage, suspend=True)}}
+    starts = {"jobs": {stage: child(stage, status={"startTime": timestamp(at(300)), "active": 1})}}
+    behind = done_before(stage)
+    _, body = live(
+        [behind, merged(behind, waits, {"queue": {stage: queue()}, "has_kueue": True})],
+        queued_body(),
+        at(60),
+    )
+    assert condition(body, kind)["message"] == "Waiting in the queue."
+    admitted = {"queue": {stage: admitted_queue()}, "has_kueue": True}
+    made = plan(observe(body, **merged(behind, waits, admitted)), at(300), CONFIG)
+    told = condition(made, kind)
+    assert (told["status"], told["reason"]) == ("False", reason)
+    assert made.status["reason"] == reason
+    body = after(body, made)
+    begun = plan(observe(body, **merged(behind, starts, admitted)), at(300), CONFIG)
+    assert begun.status is None
+    late = plan(observe(body, **merged(behind, waits, admitted)), at(361), CONFIG)
+    assert condition(late, kind)["reason"] == "Queued"
+    assert "has not started its Job" in condition(late, kind)["message"]
 
 
 def test_a_queued_job_without_a_workload_is_told_after_a_minute_and_warned_of_once_it_lasts():
