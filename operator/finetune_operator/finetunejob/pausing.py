@@ -188,8 +188,8 @@ _STOPPING = (
 STARTING_SECONDS = 60.0
 """For so long Kueue may take to start a Job that it has admitted."""
 _NOT_STARTED = (
-    "Kueue has reserved quota for Workload {workload} since {since}, and has not started its Job"
-    " {job}: is Kueue's controller running, and what does its log say of the Job?"
+    "Kueue admitted Workload {workload} at {since}, and has not started its Job {job}:"
+    " is Kueue's controller running, and what does its log say of the Job?"
 )
 _UNWATCHED = (
     "Job {job} waits in LocalQueue {queue}, where Kueue has put it of itself. Why it waits is not"
@@ -250,8 +250,8 @@ def _tell_admitted(step: Step, view: StageView, queue: QueueState) -> None:
     assert view.job is not None
     traits, conditions = TRAITS[view.stage], step.draft.conditions
     job = view.job["metadata"]["name"]
-    since = conditions.get(ConditionType.QUOTA_RESERVED) or {}
-    begun = parse_timestamp(since.get("lastTransitionTime")) or step.now
+    # Quota may have been reserved long before, for checks that had to pass.
+    begun = parse_timestamp(queue.admitted_at) or step.now
     left = STARTING_SECONDS - (step.now - begun).total_seconds()
     if left > 0:
         step.look_again(left)

@@ -83,7 +83,8 @@ def test_a_stage_that_kueue_has_admitted_no_longer_waits_in_the_queue(stage, kin
         at(60),
     )
     assert condition(body, kind)["message"] == "Waiting in the queue."
-    admitted = {"queue": {stage: admitted_queue()}, "has_kueue": True}
+    at_once = admitted_queue(admitted_at=timestamp(at(300)))
+    admitted = {"queue": {stage: at_once}, "has_kueue": True}
     made = plan(observe(body, **merged(behind, waits, admitted)), at(300), CONFIG)
     told = condition(made, kind)
     assert (told["status"], told["reason"]) == ("False", reason)
@@ -94,6 +95,21 @@ def test_a_stage_that_kueue_has_admitted_no_longer_waits_in_the_queue(stage, kin
     late = plan(observe(body, **merged(behind, waits, admitted)), at(361), CONFIG)
     assert condition(late, kind)["reason"] == "Queued"
     assert "has not started its Job" in condition(late, kind)["message"]
+
+
+def test_a_job_whose_checks_passed_after_an_hour_is_not_late_at_once():
+    """Its quota was reserved all the time: a node had to be bought."""
+    waits = {"jobs": {TRAIN: child(TRAIN, suspend=True)}, "has_kueue": True}
+    checks = queue(has_quota=True, reason="AdmissionChecksPending")
+    passed = admitted_queue(admitted_at=timestamp(at(3600)))
+    body = queued_body()
+    told = []
+    for moment, state in ((60, checks), (3600, passed), (3661, passed)):
+        known = merged(done_before(TRAIN), waits, {"queue": {TRAIN: state}})
+        made = plan(observe(body, **known), at(moment), CONFIG)
+        body = after(body, made)
+        told.append(condition(body, "Training")["reason"])
+    assert told == ["Queued", "WaitingForPods", "Queued"]
 
 
 def test_a_queued_job_without_a_workload_is_told_after_a_minute_and_warned_of_once_it_lasts():

@@ -11,6 +11,7 @@ from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
 from finetune_operator.integrations.kueue.state import FIELD_MANAGER, Place, queue_state
 from finetune_operator.integrations.kueue.workload import is_waiting, trim_workload
+from finetune_operator.status.conditions import parse_timestamp
 from support.workloads import kueue_workload
 from unit.operator.builders import (
     CONFIG,
@@ -174,6 +175,8 @@ def test_who_deactivated_a_workload_is_read_from_the_servers_record():
     assert state_of("ran too long").is_given_up
     assert not state_of("admitted").is_held_by_others
     assert state_of("reactivated").is_admitted
+    assert parse_timestamp(state_of("admitted").admitted_at) is not None
+    assert state_of("waiting").admitted_at == state_of("preempted").admitted_at == ""
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ class QueueState:
         finished: Reason of an end that only Kueue knows of, such as ``FailedToStart``; or empty.
         queue: LocalQueue.
         cluster_queue: ClusterQueue that quota is reserved in; or empty.
+        admitted_at: Since when its pods may run; empty while they may not.
         place: Its place in the line, while it waits and where that is known.
     """
 
@@ -79,6 +80,7 @@ class QueueState:
     finished: str = ""
     queue: str = ""
     cluster_queue: str = ""
+    admitted_at: str = ""
     place: Place | None = None
 
     @property
@@ -128,6 +130,7 @@ def queue_state(workload: TrimmedWorkload) -> QueueState:
         finished="" if finished in ENDINGS else finished,
         queue=spec["queueName"],
         cluster_queue=status["clusterQueue"],
+        admitted_at=status["admitted"] if is_admitted else "",
     )
 
 

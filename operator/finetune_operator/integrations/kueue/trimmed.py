@@ -53,12 +53,14 @@ class WorkloadStatus(TypedDict):
     """The status.
 
     ``past`` is the admitted time before the present admission in seconds, ``evictions`` how often
-    Kueue took the quota back, ``clusterQueue`` where quota is reserved, or empty.
+    Kueue took the quota back, ``clusterQueue`` where quota is reserved, or empty, ``admitted`` when
+    the condition ``Admitted`` last changed, or empty.
     """
 
     past: int
     evictions: int
     clusterQueue: str
+    admitted: str
     requeue: Requeue
     checks: list[OpenCheck]
     conditions: list[WorkloadCondition]

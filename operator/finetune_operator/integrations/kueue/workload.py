@@ -75,6 +75,7 @@ def trim_workload(obj: Object) -> TrimmedWorkload:
             "past": int(status.get("accumulatedPastExecutionTimeSeconds") or 0),
             "evictions": _num_evictions(status),
             "clusterQueue": (status.get("admission") or {}).get("clusterQueue") or "",
+            "admitted": _admitted(status),
             "requeue": _requeue(status.get("requeueState") or {}),
             "checks": _open_checks(status),
             "conditions": _conditions(status),
@@ -101,6 +102,14 @@ def _conditions(status: Object) -> list[WorkloadCondition]:
         for condition in status.get("conditions") or ()
         if condition.get("type") in _CONDITIONS
     ]
+
+
+def _admitted(status: Object) -> str:
+    """Return when the condition ``Admitted`` last changed; empty without it."""
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "Admitted":
+            return str(condition.get("lastTransitionTime") or "")
+    return ""
 
 
 def _job_name(metadata: Object) -> str:
