@@ -32,6 +32,7 @@ from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import make_encoder
 from finetune_trainer.model.load import load_model
+from finetune_trainer.planning.answering import HELD_TOKENS
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
 
@@ -83,9 +84,7 @@ def main() -> None:
         print("| asked | processor s | wall s | longest prompt, tokens | right | likeliest right |")
         print("|---|---|---|---|---|---|")
         for name, encoded in ways.items():
-            asker = Asker(
-                encoder, encoded, batch_size=None, is_behind_prompt=encoded is not asked.encoded
-            )
+            asker = Asker(encoder, encoded, batch_size=None, held_tokens=HELD_TOKENS[0])
             share = asker.share(Said(likelihoods={}, texts={}))
             started, spent = time.perf_counter(), time.process_time()
             parts: list[Said] = []

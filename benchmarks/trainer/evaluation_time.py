@@ -11,7 +11,7 @@ is installed (``tools/vllm_venv.py``), is asked by a script, and with ``--engine
 that server takes the adapter beside its weights, which on a CPU takes it long.
 
 Usage: python benchmarks/trainer/evaluation_time.py [--data DIR] [--only CASE] [--questions N]
-    [--no-vllm] [--engine]
+    [--no-vllm] [--engine] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -326,6 +326,17 @@ def measure(name: str, scratch: Path, arguments: argparse.Namespace) -> dict[str
     }
 
 
+@contextmanager
+def open_folder(kept: Path | None) -> Iterator[Path]:
+    """Yield the folder that is to be kept, or one that is gone afterwards."""
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(prefix="finetune-evaluation-") as scratch:
+        yield Path(scratch)
+
+
 def _median(runs: Sequence[Spent]) -> Spent:
     return Spent(
         wall=statistics.median(run.wall for run in runs),
@@ -341,11 +352,12 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--questions", type=int, default=500)
     parser.add_argument("--vllm", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--folder", type=Path, help="keep what is trained there, for another run")
     parser.add_argument("--engine", action="store_true", help="the stage with vLLM as its engine")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="finetune-evaluation-") as scratch:
+    with open_folder(arguments.folder) as folder:
         results = [
-            measure(name, Path(scratch), arguments)
+            measure(name, folder, arguments)
             for name in ([arguments.only] if arguments.only else CASES)
         ]
     print(f"\n{date.today()}, {os.cpu_count()} cores, {NAME}\n")

@@ -18,6 +18,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma3TextConfig",
         {**SHAPE, "head_dim": 8, "sliding_window": 4, "sliding_window_pattern": 2},
     ),
+    "positions turned by the length": (
+        "LlamaConfig",
+        {
+            **SHAPE,
+            "max_position_embeddings": 8,
+            "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
+        },
+    ),
     "learned positions": (
         "GPT2Config",
         {"vocab_size": 512, "n_embd": 32, "n_layer": 2, "n_head": 4},

@@ -28,3 +28,10 @@ def test_the_estimate_of_the_evaluation_is_the_measured_one(family: str) -> None
     assert outcome.cache_ratio == pytest.approx(1, abs=0.01)
     if family not in answering.WITHOUT_KERNELS:
         assert answering.UNDER <= outcome.ratio <= answering.OVER, outcome
+
+
+@pytest.mark.parametrize("family", sorted(answering.FAMILIES.keys() - answering.STATES))
+@pytest.mark.filterwarnings("default")
+def test_the_estimate_of_many_rows_that_are_read_in_parts_is_the_measured_one(family: str) -> None:
+    peak, estimate = answering.measure_parts(family)
+    assert answering.UNDER <= estimate / peak <= answering.OVER, (estimate, peak)

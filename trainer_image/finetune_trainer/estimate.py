@@ -27,7 +27,6 @@ from finetune_trainer.failures import classify
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.hardware import Hardware, detect_hardware
 from finetune_trainer.model.load import expected_attention, read_model_architecture
-from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.setup import Setup
 from finetune_trainer.planning.throughput import (
@@ -344,7 +343,8 @@ def _asking_seconds(planned: Planned, questions: Questions) -> float:
         flops = cpu_flops(alone, device.hardware.num_cpus) / workers
         bandwidth = CPU_BANDWIDTH / workers
 
-    together = TOKENS_PER_BATCH // (questions.prompt_tokens + questions.answer_tokens)
+    held = planned.evaluation.held_tokens
+    together = held // (questions.prompt_tokens + questions.answer_tokens)
     asked = planned.job.spec.evaluation.batch_size
     return answering_seconds(
         planned.model,

@@ -89,7 +89,10 @@ class Evaluation(APIModel):
     context reaches. The report tells how many references are longer, to which answers are cut, and
     to how many questions reasoning left no room for an answer: these answers are empty."""
     batch_size: Annotated[Integer, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
-    """Rows generated at once."""
+    """Questions answered together. `auto`: those whose prompts and longest answers are 16,384
+    tokens, or half or a quarter of that where memory is short; models that must read a question in
+    one piece, as those with states, always take a quarter. On GPUs what finds no room after all is
+    asked in halves. With `engine: VLLM` these are questions under way at once, `auto` is 64."""
     engine: Literal["Transformers", "VLLM"] = "Transformers"
     """Who computes the answers. `Transformers`: the stage itself, as training does. `VLLM`: a vLLM
     server beside it, of the image that the administrator names, for long answers; with adapters of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_trainer.evaluate.caches import can_go_on
 from finetune_trainer.evaluate.reading import pair_prompts, score_and_answer
 from finetune_trainer.evaluate.scoring import generate_answers, score_likelihood
 from finetune_trainer.model.encoding import Encoded, Encoder
@@ -19,14 +20,21 @@ def reference(prompt: list[int], answer: list[int], *, first: int = 0) -> Encode
     return Encoded(input_ids=[*prompt, *answer], spans=((start - first, end),), num_cut=0)
 
 
+@pytest.mark.parametrize("part_tokens", [None, 1, 4, 12, 4096])
 @pytest.mark.parametrize("adapted", [False, True], ids=["base", "adapter"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_scores_and_answers_are_those_of_two_passes(kind: str, adapted: bool) -> None:
+def test_scores_and_answers_are_those_of_two_passes(
+    kind: str, adapted: bool, part_tokens: int | None
+) -> None:
     model = make_model(kind, adapted=adapted)
+    if not can_go_on(model):
+        part_tokens = None
     encoder = Encoder(make_tokenizer(), max_tokens=64)
     references = [reference(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
     batch = range(len(PROMPTS))
-    answered = score_and_answer(model, encoder, PROMPTS, references, max_new_tokens=6)
+    answered = score_and_answer(
+        model, encoder, PROMPTS, references, max_new_tokens=6, part_tokens=part_tokens
+    )
     scored, texts = answered.scored, answered.texts
     alone = score_likelihood(model, references, batch, pad_id=encoder.pad_id)
     assert [count for _, count in scored] == [len(answer) for answer in ANSWERS]
@@ -34,6 +42,8 @@ def test_scores_and_answers_are_those_of_two_passes(kind: str, adapted: bool) ->
         assert (total, count) == (pytest.approx(total_alone, rel=1e-4), count_alone)
     said = generate_answers(model, encoder, PROMPTS, batch, max_new_tokens=6)
     assert texts == list(said.values())
+    free = score_and_answer(model, encoder, PROMPTS, [], max_new_tokens=6, part_tokens=part_tokens)
+    assert (free.scored, free.texts) == ([], texts)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -61,6 +71,42 @@ def test_a_prompt_is_read_once_where_the_cache_can_be_cut() -> None:
     )
     assert read[0] == len(PROMPTS[0]) + len(ANSWERS[1]) - 1
     assert set(read[1:]) == {1}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_no_more_tokens_go_through_the_model_at_once_than_it_should_read(kind: str) -> None:
+    model = make_model(kind)
+    read: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, __, named: read.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    references = [reference(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+    goes_on = can_go_on(model)
+    part_tokens = 8 if goes_on else None
+    for rows in (references, []):
+        read.clear()
+        score_and_answer(model, encoder, PROMPTS, rows, max_new_tokens=3, part_tokens=part_tokens)
+        assert (max(read) == 8) == goes_on
+    in_one_piece = ("states beside attention", "positions turned by the length")
+    assert goes_on == (kind not in in_one_piece)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_prompt_without_a_reference_is_answered_beside_those_that_have_one(kind: str) -> None:
+    model = make_model(kind)
+    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    whole = [reference(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+    part_tokens = 8 if can_go_on(model) else None
+    some = [None, *whole[1:3], None]
+    both, fewer = (
+        score_and_answer(model, encoder, PROMPTS, rows, max_new_tokens=6, part_tokens=part_tokens)
+        for rows in (whole, some)
+    )
+    assert fewer.texts == both.texts
+    for row, each in enumerate(some):
+        total, count = both.scored[row] if each else (0.0, 0)
+        assert fewer.scored[row] == (pytest.approx(total, rel=1e-4), count)
 
 
 def test_only_references_that_count_after_their_prompt_are_paired() -> None:

@@ -16,6 +16,7 @@ from finetune_trainer.evaluate.answering import (
     Said,
     gather_answers,
 )
+from finetune_trainer.evaluate.caches import can_go_on
 from finetune_trainer.evaluate.encoded import (
     EncodedQuestions,
     encode_questions,
@@ -24,10 +25,12 @@ from finetune_trainer.evaluate.encoded import (
 )
 from finetune_trainer.evaluate.launch import failure_of
 from finetune_trainer.evaluate.questions import gather_questions
+from finetune_trainer.evaluate.scoring import score_likelihood
 from finetune_trainer.evaluate.unended import tell_unended
 from finetune_trainer.model.chat_format import decide_format, read_format
 from finetune_trainer.model.encoding import Encoded, Encoder
-from finetune_trainer.planning.answering import TOKENS_PER_BATCH
+from finetune_trainer.planning.answering import HELD_TOKENS, TOKENS_PER_BATCH
+from support.architectures import MODELS, make_model
 from support.awkward_templates import DROPS_REASONING, HEADER_NEVER, OPENS_REASONING
 from support.tiny_tokenizer import CHATML, make_tokenizer
 
@@ -188,16 +191,55 @@ def test_rows_of_any_text_share_nothing_that_counts() -> None:
     assert encode_questions(encoder, questions, "auto").num_shared == 0
 
 
-def test_a_shared_beginning_lets_no_batch_hold_more_but_behind_a_prompt_for_the_base() -> None:
+def test_a_reference_that_is_longer_than_an_answer_may_be_is_scored_alone() -> None:
+    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    answers = ["ok", "at length", "no", "at greater length"]
+    rows = [{"prompt": f"q{n}", "completion": text} for n, text in enumerate(answers)]
+    questions = gather_questions(rows, max_questions=9, seed=0)
+    encoded = encode_questions(encoder, questions, 4)
+    sizes = [len(example.input_ids) for example in encoded.examples]
+    longer = {n for n, size in enumerate(sizes) if size > max(map(len, encoded.prompts)) + 4}
+    assert len(longer) == 2
+    asker = Asker(encoder, encoded, batch_size=None)
+    share = asker.share(Said(likelihoods={}, texts={}))
+    assert {index for batch in share.rows for index in batch} == longer
+    assert sorted(index for batch in share.asks for index in batch) == [0, 1, 2, 3]
+    parts: list[Said] = []
+    asker.ask(make_model("whole attention"), share, parts.append)
+    answers = gather_answers(encoded, 4, parts)
+    scored = score_likelihood(
+        make_model("whole attention"), encoded.examples, range(4), pad_id=encoder.pad_id
+    )
+    assert answers.num_tokens.tolist() == [count for _, count in scored.values()]
+    assert answers.nll_sums.tolist() == pytest.approx([nll for nll, _ in scored.values()], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_no_model_is_given_more_at_once_than_it_should_read(kind: str) -> None:
+    encoder = Encoder(make_tokenizer(), max_tokens=128)
+    encoded = encode([f"{n}: " + "why " * 15 for n in range(99)], encoder)
+    model, read = make_model(kind), list[int]()
+    model.register_forward_pre_hook(
+        lambda _, __, named: read.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    asker = Asker(encoder, encoded, batch_size=None, held_tokens=HELD_TOKENS[0])
+    share = asker.share(Said(likelihoods={}, texts={}))
+    assert list(map(len, share.asks)) == [99]
+    parts: list[Said] = []
+    asker.ask(model, share, parts.append)
+    assert 2000 < max(read) <= TOKENS_PER_BATCH
+    assert len(parts) == (1 if can_go_on(model) else 2)
+    assert len(gather_answers(encoded, 99, parts).texts) == 99
+
+
+@pytest.mark.parametrize("held_tokens", HELD_TOKENS)
+def test_a_batch_holds_no_more_than_it_may_also_of_what_is_read_once(held_tokens: int) -> None:
     encoder = Encoder(make_tokenizer(), max_tokens=2048)
     encoded = encode([f"{BEGINNING * 20}{n}?" for n in range(40)], encoder)
     assert encoded.num_shared > 500
     nothing = Said(likelihoods={}, texts={})
 
-    def most_held(*, is_behind_prompt: bool) -> int:
-        asker = Asker(encoder, encoded, batch_size=None, is_behind_prompt=is_behind_prompt)
-        rows = max(map(len, asker.share(nothing).asks))
-        return rows * (max(map(len, encoded.prompts)) + encoded.answer_tokens)
-
-    assert most_held(is_behind_prompt=False) <= TOKENS_PER_BATCH
-    assert TOKENS_PER_BATCH < most_held(is_behind_prompt=True) <= 4 * TOKENS_PER_BATCH
+    asker = Asker(encoder, encoded, batch_size=None, held_tokens=held_tokens)
+    rows = max(map(len, asker.share(nothing).asks))
+    longest = max(map(len, encoded.prompts)) + encoded.answer_tokens
+    assert rows * longest <= held_tokens < (rows + 1) * longest

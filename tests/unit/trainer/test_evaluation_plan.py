@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 from finetune_api.trainer import resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.asking import count_row_bytes
 from finetune_trainer.evaluate.encoded import EncodedQuestions
+from finetune_trainer.evaluate.sizing import choose_held, count_row_bytes
 from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.model.hardware import Hardware
-from finetune_trainer.planning.answering import estimate_answering, one_row
+from finetune_trainer.planning.answering import estimate_answering, most_held, one_row
 from finetune_trainer.planning.architecture import describe_architecture
+from finetune_trainer.planning.caches import CacheShape
+from finetune_trainer.planning.placement import Placement
 from finetune_trainer.planning.setup import Setup
 from finetune_trainer.train.evaluation import EvaluationPlan, plan_evaluation
 from finetune_trainer.train.recipe import DataShape, decide_recipe
@@ -56,8 +59,10 @@ def plan(
 def test_a_wide_vocabulary_decides_by_its_logits() -> None:
     made = plan(memory=16, longest=512).to_json()
     assert made["decidedBy"].startswith("the logits")
-    # 4,096 tokens at once: a bfloat16 logit, and two float32 images of each that counts.
-    assert made["memory"]["logits"] == 4096 * 262144 * (2 + 8)
+    # 4,096 tokens at once, or as many as are whole columns of all rows: a bfloat16 logit, and two
+    # float32 images of each that counts.
+    rows = 16384 // 513
+    assert made["memory"]["logits"] == rows * (4096 // rows) * 262144 * (2 + 8)
 
 
 @pytest.mark.parametrize("gpus", [0, 1])
@@ -66,6 +71,24 @@ def test_what_fits_in_halves_is_not_refused(gpus: int) -> None:
     made = plan(memory=6, longest=512, gpus=gpus)
     assert made.memory.total > 6 * GIB
     assert made.placement.num_workers == 1
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_as_many_are_answered_together_as_find_room(gpus: int) -> None:
+    plans = [plan(memory=memory, longest=512, gpus=gpus) for memory in (6, 13.1, 13.4, 16)]
+    assert [made.held_tokens for made in plans] == [4096, 4096, 8192, 16384]
+    # What goes through the model at once stays as much.
+    assert plans[-1].memory.logits <= plans[0].memory.logits
+
+
+def test_a_model_with_states_reads_in_one_piece_and_so_answers_few_together() -> None:
+    states = {
+        "model_type": "lfm2",
+        "layer_types": ["conv", "full_attention"] * 9,
+        "conv_L_cache": 3,
+    }
+    for config, held in (({}, 16384), (states, 4096)):
+        assert most_held(describe_architecture({**WIDE, **config}, {}), lambda _: 0, GIB) == held
 
 
 @pytest.mark.parametrize("gpus", [0, 2])
@@ -80,7 +103,7 @@ def test_reasoning_has_its_room_in_the_plan_where_the_job_leaves_it_to_us() -> N
     plain = plan(memory=64, longest=512).asked
     asked = plan(memory=64, longest=512, may_reason=True).asked
     assert (asked.prompt_tokens, asked.answer_tokens) == (1, plain.answer_tokens + 1024)
-    assert asked.rows == 4096 // (1 + 512 + 1024)
+    assert asked.rows == 16384 // (1 + 512 + 1024)
     assert asked.reference_tokens == plain.reference_tokens == 512
     told = plan(memory=64, longest=512, may_reason=True, maxNewTokens=40).asked
     assert told == plan(memory=64, longest=512, maxNewTokens=40).asked
@@ -99,6 +122,62 @@ def test_no_logits_of_references_are_held_for_reasoning(longer: dict[str, Any]) 
     assert tokens >= 1024
     # A cache that is copied as it grows, and what goes through the blocks.
     assert after.total - before.total <= tokens * (2 * 18 * 2 * 256 * 2 + 2 * 640 * 2)
+
+
+@pytest.mark.parametrize(
+    ("memory", "workers", "gpus_per_worker", "num_choices", "held"),
+    [
+        (16, 1, 0, 0, 16384),
+        (2.6, 1, 0, 0, 8192),  # one process on the CPU
+        (5.2, 2, 0, 0, 8192),  # two share the memory
+        (2.6, 2, 1, 0, 8192),  # each has its GPU
+        (2.6, 2, 2, 0, 16384),  # the weights are spread
+        (2.0, 1, 1, 0, 4096),
+        (3.1, 1, 1, 0, 16384),
+        (3.1, 1, 1, 300, 8192),  # choices are read behind a copy of what is held
+    ],
+)
+def test_a_worker_answers_as_many_together_as_its_device_has_room_for(
+    memory: float, workers: int, gpus_per_worker: int, num_choices: int, held: int
+) -> None:
+    encoded = EncodedQuestions(
+        examples=[],
+        owners=np.zeros(0, dtype=np.int64),
+        prompts=[[1] * (100 + n % 7) for n in range(300)],
+        answer_tokens=28,
+        choices=[[n, 2] for n in range(num_choices)],
+    )
+    found = choose_held(
+        describe_architecture(WIDE, {}),
+        [encoded],
+        size=GIB,
+        bfloat16=True,
+        placement=Placement(num_workers=workers, gpus_per_worker=gpus_per_worker),
+        hardware=Hardware(
+            num_gpus=2, memory_bytes=int(memory * GIB), supports_bfloat16=True, num_cpus=4
+        ),
+    )
+    assert found == held
+
+
+def test_what_was_read_last_stays_in_a_window_until_more_is_read() -> None:
+    window = CacheShape(sliding_layers=3, window=16, token_values=10)
+    assert [window.num_bytes(n, 2) for n in (8, 15, 40)] == [480, 900, 900]
+    assert [window.num_bytes(n, 2, read=30) for n in (8, 40, 90)] == [480, 2400, 2640]
+
+
+def test_attention_that_is_written_out_is_counted() -> None:
+    asked = replace(plan(memory=64, longest=512).asked, rows=32, prompt_tokens=504, answer_tokens=8)
+    setup = Setup(adapter="Full", bfloat16=True)
+    few_logits = {**WIDE, "vocab_size": 1000}
+    plain, written = (
+        estimate_answering(
+            describe_architecture({**few_logits, "model_type": kind}, {}), setup, asked
+        )
+        for kind in ("llama", "gpt_oss")
+    )
+    # Of each row and head 128 tokens that see 504, a bfloat16 score and its float32 image.
+    assert written.total > plain.total + 32 * 4 * 128 * 504 * (2 + 4) // 2
 
 
 def test_a_worker_holds_logits_of_what_continues_a_prompt_alone() -> None:

@@ -17,16 +17,15 @@ from finetune_trainer.evaluate.metrics.answers import Answers, Floats
 from finetune_trainer.evaluate.metrics.catalog import LIKELIHOOD_METRICS
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.evaluate.reading import pair_prompts
+from finetune_trainer.evaluate.scoring import make_batches, score_likelihood
 from finetune_trainer.failures import is_out_of_memory
 from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from finetune_trainer.evaluate.caches import Shared
-
-HELD_PER_COMPUTED = 4
-"""Tokens of a shared beginning that may be held in the place of one that is computed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,14 +116,13 @@ class Asker:
     """Puts one worker's share of the questions to a model.
 
     The batches are those of all questions; a worker takes every n-th. So neither the batches nor
-    the scores depend on the number of workers.
+    the scores depend on the number of workers that hold as much.
 
     Args:
         encoder: The models' encoder.
         encoded: All questions.
         batch_size: Answers at once; None fills a token budget.
-        is_behind_prompt: A prompt for the base model stands before all questions: batches count the
-            tokens that are computed, and hold more.
+        held_tokens: That budget: tokens of the conversations that are answered together.
         rank: This worker.
         num_workers: How many share the questions.
     """
@@ -135,31 +133,19 @@ class Asker:
         encoded: EncodedQuestions,
         *,
         batch_size: int | None,
-        is_behind_prompt: bool = False,
+        held_tokens: int = TOKENS_PER_BATCH,
         rank: int = 0,
         num_workers: int = 1,
     ) -> None:
-        from finetune_trainer.evaluate.scoring import make_batches
-
         self._encoder = encoder
         self._encoded = encoded
-        self._discount = encoded.num_shared if is_behind_prompt else 0
-        self._pairs = pair_prompts(encoded.prompts, encoded.examples)
+        self._has_budget = batch_size is None
+        self._pairs = pair_references(encoded)
         alone = sorted(set(range(len(encoded.examples))) - set(self._pairs.values()))
         rows = make_batches([len(encoded.examples[index].input_ids) for index in alone])
-        asks = make_batches(list(map(self._weigh, range(len(encoded.prompts)))), batch_size)
+        asks = batch_prompts(encoded, batch_size, held_tokens=held_tokens)
         self._rank, self._num_workers = rank, num_workers
         self._rows, self._asks = [[alone[row] for row in batch] for batch in rows], asks
-
-    def _weigh(self, prompt: int) -> int:
-        """Return what a prompt counts in a batch: its tokens with those of its answer.
-
-        Tokens that all share are computed once and then held for every row.
-        """
-        total = len(self._encoded.prompts[prompt]) + self._encoded.limit_of(prompt)
-        if not self._discount:
-            return total
-        return max(total - self._discount, -(-total // HELD_PER_COMPUTED))
 
     def share(self, before: Said) -> Share:
         """Return what is left for this worker to ask one model.
@@ -195,52 +181,88 @@ class Asker:
         """
         from finetune_trainer.evaluate import caches
 
+        if share.is_empty:
+            return
         shared = None
-        if self._encoded.num_shared and not share.is_empty:
+        if self._encoded.num_shared:
             first = (self._encoded.prompts or [self._encoded.examples[0].input_ids])[0]
             shared = caches.read_shared(model, first[: self._encoded.num_shared])
-        score, answer = (partial(put, model, shared) for put in (self._score, self._answer))
-        for batches, put in ((share.rows, score), (share.asks, answer)):
+        score = partial(self._score, model, shared)
+        part_tokens = TOKENS_PER_BATCH if caches.can_go_on(model) else None
+        answer = partial(self._answer, model, shared, part_tokens)
+        asks = share.asks
+        if part_tokens is None and self._has_budget:
+            # What is read in one piece goes through the model at once.
+            asks = [part for batch in asks for part in self._split(batch)]
+        for batches, put in ((share.rows, score), (asks, answer)):
             for batch in batches:
                 for said in ask_in_parts(put, batch):
                     keep(said)
 
-    def _score(self, model: PreTrainedModel, shared: Shared | None, batch: Batch) -> Said:
-        from finetune_trainer.evaluate.scoring import score_likelihood
+    def _split(self, batch: Batch) -> list[Batch]:
+        """Return parts of a batch that go through a model in one piece."""
+        parts = make_batches([self._encoded.room_of(prompt) for prompt in batch])
+        return [[batch[place] for place in part] for part in parts]
 
+    def _score(self, model: PreTrainedModel, shared: Shared | None, batch: Batch) -> Said:
         rows, pad_id = self._encoded.examples, self._encoder.pad_id
         scored = score_likelihood(model, rows, batch, pad_id=pad_id, shared=shared)
         return Said(likelihoods=scored, texts={})
 
-    def _answer(self, model: PreTrainedModel, shared: Shared | None, batch: Batch) -> Said:
+    def _answer(
+        self,
+        model: PreTrainedModel,
+        shared: Shared | None,
+        part_tokens: int | None,
+        batch: Batch,
+    ) -> Said:
         """Answer prompts; of those whose reference continues them, score it in the same pass."""
         from finetune_trainer.evaluate import reading
 
         encoded = self._encoded
         started = time.monotonic()
-        paired = [self._pairs[index] for index in batch if index in self._pairs]
-        is_joint = len(paired) == len(batch)
-        likelihoods = {}
-        if paired and not is_joint:
-            likelihoods = self._score(model, shared, paired).likelihoods
+        paired = [self._pairs.get(index) for index in batch]
+        has_any = any(index is not None for index in paired)
         answered = reading.score_and_answer(
             model,
             self._encoder,
             [encoded.prompts[index] for index in batch],
-            [encoded.examples[index] for index in paired] if is_joint else [],
+            [None if index is None else encoded.examples[index] for index in paired]
+            if has_any
+            else [],
             max_new_tokens=[encoded.limit_of(index) for index in batch],
             shared=shared,
             choices=encoded.choices,
+            part_tokens=part_tokens,
         )
-        if is_joint:
-            likelihoods = dict(zip(paired, answered.scored, strict=True))
+        scored = zip(paired, answered.scored, strict=has_any)
         seconds = (time.monotonic() - started) / len(batch)
         return Said(
-            likelihoods=likelihoods,
+            likelihoods={index: pair for index, pair in scored if index is not None},
             texts=dict(zip(batch, answered.texts, strict=True)),
             seconds=dict.fromkeys(batch, seconds),
             chosen=dict(zip(batch, answered.chosen, strict=True)) if encoded.choices else {},
         )
+
+
+def pair_references(encoded: EncodedQuestions) -> dict[int, int]:
+    """Return of each prompt the example that is scored with it, by their numbers.
+
+    What is longer than an answer may be has no room planned behind a prompt: it is scored alone.
+    """
+    return {
+        prompt: example
+        for prompt, example in pair_prompts(encoded.prompts, encoded.examples).items()
+        if len(encoded.examples[example].input_ids) <= encoded.room_of(prompt)
+    }
+
+
+def batch_prompts(
+    encoded: EncodedQuestions, batch_size: int | None, *, held_tokens: int
+) -> list[list[int]]:
+    """Return the numbers of the prompts that are answered together; as :class:`Asker` has them."""
+    rooms = list(map(encoded.room_of, range(len(encoded.prompts))))
+    return make_batches(rooms, batch_size, num_tokens=held_tokens)
 
 
 def ask_in_parts(ask: Callable[[Batch], Said], batch: Batch) -> Iterator[Said]:

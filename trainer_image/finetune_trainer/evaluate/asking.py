@@ -17,7 +17,6 @@ from finetune_trainer.evaluate.answering import Said, gather_answers
 from finetune_trainer.evaluate.encoded import (
     PROBES_NAME,
     PROMPTED_NAME,
-    EncodedQuestions,
     folder_of,
     write_encoded,
 )
@@ -35,16 +34,14 @@ from finetune_trainer.evaluate.launch import STOP_FLAG, STOPPED_REASON, read_sai
 from finetune_trainer.evaluate.metrics.answers import Answers as SaidAll
 from finetune_trainer.evaluate.models import ADAPTER_WEIGHTS
 from finetune_trainer.evaluate.question_set import QuestionSet
-from finetune_trainer.evaluate.reading import pair_prompts
+from finetune_trainer.evaluate.sizing import choose_held, choose_placement, count_row_bytes
 from finetune_trainer.evaluate.worker import BEFORE_NAME, ENGINE_NAME, PROBLEM_NAME, WorkerPlan
 from finetune_trainer.model.encoding import Encoder
-from finetune_trainer.model.hardware import Hardware, claimed_gpus, detect_hardware, require_gpus
+from finetune_trainer.model.hardware import detect_hardware
 from finetune_trainer.model.load import read_model_architecture, require_bitsandbytes
 from finetune_trainer.model.size import weight_bytes
-from finetune_trainer.planning.answering import Asked, estimate_answering
-from finetune_trainer.planning.architecture import Architecture
-from finetune_trainer.planning.placement import Placement, place_on_cpu, place_on_gpus
-from finetune_trainer.planning.setup import Setup
+from finetune_trainer.planning.answering import TOKENS_PER_BATCH
+from finetune_trainer.planning.placement import Placement
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.stopping import on_stop
 from finetune_trainer.storage import ObjectStore
@@ -192,10 +189,19 @@ def _name_sides(sides: Sequence[str]) -> str:
 
 
 def _size_of_weights(
-    base_dir: Path, asked: QuestionSet, *, value_bytes: int, quantize: bool
+    base_dir: Path,
+    tuned_dir: Path | None,
+    asked: QuestionSet,
+    *,
+    value_bytes: int,
+    quantize: bool,
 ) -> int:
-    """Return the bytes that the weights of the largest model take, one published adapter more."""
+    """Return the bytes that the weights of the largest model take, with the adapters."""
     size = weight_bytes(base_dir, value_bytes=value_bytes, quantize=quantize)
+    tuned = None if tuned_dir is None else tuned_dir / ADAPTER_WEIGHTS
+    if tuned is not None and tuned.exists():
+        # Adapters are loaded in float32, and may be stored in half of it.
+        size += 2 * tuned.stat().st_size
     if asked.published is None:
         return size
     published = asked.published.source
@@ -204,7 +210,6 @@ def _size_of_weights(
         folder, value_bytes=2 if published.bfloat16 else 4, quantize=published.quantize
     )
     adapter = published.folder / ADAPTER_WEIGHTS
-    # Adapters are loaded in float32, and may be stored in half of it.
     return max(size, other) + (2 * adapter.stat().st_size if published.has_adapter else 0)
 
 
@@ -247,17 +252,28 @@ def plan_workers(
     value_bytes = 2 if bfloat16 else 4
     hardware = detect_hardware()
     architecture = read_model_architecture(base_dir)
-    placement = SERVED
+    placement, held = SERVED, TOKENS_PER_BATCH
     if not is_served:
+        size = _size_of_weights(
+            base_dir, tuned_dir, asked, value_bytes=value_bytes, quantize=quantize
+        )
         placement = choose_placement(
             job,
             hardware,
-            size=_size_of_weights(base_dir, asked, value_bytes=value_bytes, quantize=quantize),
+            size=size,
             num_questions=len(asked.questions),
             row_bytes=max(
                 count_row_bytes(architecture, encoded, bfloat16=bfloat16)
                 for encoded in asked.all_encoded
             ),
+        )
+        held = choose_held(
+            architecture,
+            asked.all_encoded,
+            size=size,
+            bfloat16=bfloat16,
+            placement=placement,
+            hardware=hardware,
         )
     no_model = control_dir / "none"
     no_model.mkdir()
@@ -281,6 +297,7 @@ def plan_workers(
         gpus_per_worker=placement.gpus_per_worker,
         gpu_bytes=hardware.memory_bytes,
         gpu_kind=hardware.kind,
+        held_tokens=held,
         published=asked.published.to_plan() if asked.published else None,
         is_served=is_served,
         chat_template=_write_template(control_dir, conversing),
@@ -371,61 +388,3 @@ def _run(
         # What comes next takes its time, too, and may be stopped.
         keep()
     return answers()
-
-
-def count_row_bytes(model: Architecture, encoded: EncodedQuestions, *, bfloat16: bool) -> int:
-    """Return what the longest question takes beside the weights: cache, logits, temporaries."""
-    rows = [
-        (len(each.input_ids), sum(end - start for start, end in each.spans))
-        for each in encoded.examples
-    ] or [(1, 0)]
-    longest, counted = max(rows)
-    pairs = pair_prompts(encoded.prompts, encoded.examples)
-    references = [
-        len(encoded.examples[example].input_ids) - len(encoded.prompts[prompt])
-        for prompt, example in pairs.items()
-    ]
-    asked = Asked(
-        rows=1,
-        prompt_tokens=max(map(len, encoded.prompts), default=1),
-        answer_tokens=encoded.answer_tokens,
-        reference_tokens=max(references, default=0),
-        scored_rows=1,
-        scored_tokens=longest,
-        counted_tokens=counted,
-    )
-    need = estimate_answering(model, Setup(adapter="Full", bfloat16=bfloat16), asked)
-    return need.total - need.weights
-
-
-def choose_placement(
-    job: ResolvedJob, hardware: Hardware, *, size: int, num_questions: int, row_bytes: int = 0
-) -> Placement:
-    """Decide which processes hold the model, from what this pod was given.
-
-    Args:
-        job: The effective job.
-        hardware: What this node offers.
-        size: Bytes of the model's weights.
-        num_questions: Questions to answer.
-        row_bytes: What the longest of them takes beside the weights.
-
-    Raises:
-        UserError: GPUs were asked for and none is visible, or all do not hold the model.
-    """
-    asked = job.spec.evaluation_gpus
-    if require_gpus(min(1, asked), hardware):
-        return place_on_gpus(
-            weight_bytes=size,
-            num_gpus=min(asked, hardware.num_gpus),
-            gpu_bytes=hardware.memory_bytes,
-            num_questions=num_questions,
-            row_bytes=row_bytes,
-        )
-    return place_on_cpu(
-        weight_bytes=size,
-        num_processes=min(asked, claimed_gpus(asked)),
-        num_cores=hardware.num_cpus,
-        memory_bytes=hardware.memory_bytes,
-        num_questions=num_questions,
-    )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import DynamicCache, PreTrainedModel
+
+LENGTH_DEPENDENT = frozenset({"longrope", "dynamic"})
+"""Kinds of rotary positions whose frequencies depend on the longest position of a pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,10 +37,13 @@ def read_shared(model: PreTrainedModel, tokens: Sequence[int]) -> Shared | None:
     """Read the beginning of all prompts; None where a model's memory cannot be gone on from.
 
     With a window that slides, rows whose own part begins in different places would see different
-    lengths of the beginning: such models read every prompt whole.
+    lengths of the beginning: such models read every prompt whole, as do those whose positions are
+    turned by the length of what is read.
     """
     import torch
 
+    if _turns_by_length(model.config.to_dict()):
+        return None
     ids = torch.tensor([tokens]).to(model.device)
     mask = torch.ones_like(ids)
     with torch.inference_mode():
@@ -85,19 +91,55 @@ def select_rows(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
 
 def can_select(cache: object) -> bool:
     """Whether rows of a cache can be taken out and gone on from, with a window or without."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
-    return isinstance(cache, DynamicCache) and all(type(layer) in kinds for layer in cache.layers)
+    return _consists_of(cache, (DynamicLayer, DynamicSlidingWindowLayer))
+
+
+def can_go_on(model: PreTrainedModel) -> bool:
+    """Whether several tokens at once may follow what a model has read, as if it read all at once.
+
+    States cannot be gone on from so in every family: what is held of one token tells. And where
+    positions are turned by the length of what is read, a part is turned as a shorter text.
+    """
+    import torch
+
+    if _turns_by_length(model.config.to_dict()):
+        return False
+    ids = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+    with torch.inference_mode():
+        output: Any = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+    return can_select(getattr(output, "past_key_values", None))
+
+
+def _turns_by_length(config: object) -> bool:
+    """Whether a configuration or a part of it has rotary positions that depend on the length.
+
+    Source: transformers, ``modeling_rope_utils.dynamic_rope_update``.
+    """
+    if not isinstance(config, Mapping):
+        return False
+    named = (config.get("rope_type"), config.get("type"))
+    parts = (config.get(name) for name in config if name not in ("rope_type", "type"))
+    return bool(LENGTH_DEPENDENT.intersection(filter(None, named))) or any(
+        map(_turns_by_length, parts)
+    )
 
 
 def is_plain(cache: object) -> bool:
     """Whether a cache holds a key and a value of every token, and nothing else."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
+    from transformers.cache_utils import DynamicLayer
 
-    return isinstance(cache, DynamicCache) and all(
-        type(layer) is DynamicLayer for layer in cache.layers
-    )
+    return _consists_of(cache, (DynamicLayer,))
+
+
+def _consists_of(cache: object, kinds: tuple[type, ...]) -> bool:
+    """Whether a cache has layers of these kinds alone; classes derived from it keep more."""
+    from transformers.cache_utils import DynamicCache
+
+    if not isinstance(cache, DynamicCache) or type(cache) is not DynamicCache:
+        return False
+    return all(type(layer) in kinds for layer in cache.layers)
 
 
 def cut_back(cache: Any, *, read: int, kept: int) -> DynamicCache | None:

@@ -19,13 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.evaluate.caches import accepted, can_select, select_rows
+from finetune_trainer.planning.answering import LEAST_CHOICES
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import DynamicCache, PreTrainedModel
-
-LEAST_ROWS = 4
-"""Choices that are read together at least, where a batch is smaller."""
 
 Floats = NDArray[np.float64]
 
@@ -59,7 +57,7 @@ def choose(
     totals = np.where(is_whole, bounds, -np.inf)
     order = np.argsort(-bounds, axis=1, kind="stable")
     nexts = dict.fromkeys(rows, 0)
-    limit = max(LEAST_ROWS, len(rows))
+    limit = max(LEAST_CHOICES, len(rows))
     while pairs := _propose(order, nexts, bounds, totals, is_whole, limit=limit):
         sums, _ = reader.read([row for row, _ in pairs], [choices[number] for _, number in pairs])
         for (row, number), total in zip(pairs, sums, strict=True):

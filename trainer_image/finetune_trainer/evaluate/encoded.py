@@ -74,6 +74,10 @@ class EncodedQuestions:
         """Return the longest answer to a prompt, given by its number."""
         return self.limits[prompt] if self.limits else self.answer_tokens
 
+    def room_of(self, prompt: int) -> int:
+        """Return the tokens of a prompt, given by its number, with its longest answer."""
+        return len(self.prompts[prompt]) + self.limit_of(prompt)
+
     @property
     def cut_words(self) -> str:
         """Say which answers cannot be right because they end too early; empty if none do."""

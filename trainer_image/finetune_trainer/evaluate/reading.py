@@ -2,19 +2,21 @@
 
 A prompt is most of what a short answer costs. So prompt and reference go through the model
 together, the cache is cut back to the prompt, and the answer goes on from there. Models whose cache
-cannot be cut (sliding windows, states) read the prompt again.
+cannot be cut (sliding windows, states) read the prompt again. More rows than a model should read at
+once are read in parts, some columns of all of them after the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.evaluate import scoring
-from finetune_trainer.evaluate.caches import Shared, accepted, cut_back
+from finetune_trainer.evaluate.caches import Shared, accepted, can_select, cut_back
 from finetune_trainer.evaluate.choosing import choose
 from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
+from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,11 +65,12 @@ def score_and_answer(
     model: PreTrainedModel,
     encoder: Encoder,
     prompts: Sequence[list[int]],
-    references: Sequence[Encoded],
+    references: Sequence[Encoded | None],
     *,
     max_new_tokens: int | Sequence[int],
     shared: Shared | None = None,
     choices: Sequence[list[int]] = (),
+    part_tokens: int | None = TOKENS_PER_BATCH,
 ) -> Answered:
     """Score references, answer their prompts, and choose among given answers.
 
@@ -75,11 +78,13 @@ def score_and_answer(
         model: The model.
         encoder: Its encoder, for what answers end with and what in them counts.
         prompts: Token ids of the prompts of one batch.
-        references: For each the example that begins with it, as :func:`pair_prompts` finds it;
-            none to score none.
+        references: For each the example that begins with it, as :func:`pair_prompts` finds it, or
+            None, which counts no token; empty to score none.
         max_new_tokens: Longest answer in tokens, of all or of each.
         shared: What all of them begin with; at least one token of each follows.
         choices: Token ids of answers to choose the likeliest from.
+        part_tokens: Tokens that go through the model at once. None where what it holds of them
+            cannot be gone on from, as :func:`caches.can_go_on` says; nothing is shared then.
     """
     width = max(map(len, prompts))
     num_shared = shared.num_tokens if shared is not None else 0
@@ -89,11 +94,13 @@ def score_and_answer(
             prompts, references, width=width, pad_id=encoder.pad_id, num_shared=num_shared
         )
     )
-    scored, cache = (
-        _read(model, ids, labels, mask, width=width, shared=shared)
-        if references or choices or shared is not None
-        else ([], None)
-    )
+    batch = _Batch(model=model, ids=ids, labels=labels, mask=mask, width=width)
+    scored: list[tuple[float, int]] = []
+    cache = None
+    if part_tokens is not None:
+        scored, cache = _read(batch, shared, columns=max(1, part_tokens // len(prompts)))
+    elif references:
+        scored, _ = batch.read(None, 0, batch.num_columns - 1)
     ids, mask = ids[:, :width], mask[:, :width]
     chosen = choose(model, ids, mask, choices, cache=cache) if choices else []
     texts = scoring.continue_greedily(
@@ -102,47 +109,99 @@ def score_and_answer(
     return Answered(scored=scored, texts=texts, chosen=chosen)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Batch:
+    """Prompts and what follows them, batch by columns.
+
+    Attributes:
+        model: Who reads them.
+        ids: Tokens.
+        labels: What counts of them.
+        mask: 1 where they are tokens.
+        width: Columns of the prompts.
+    """
+
+    model: PreTrainedModel
+    ids: Tensor
+    labels: Tensor
+    mask: Tensor
+    width: int
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of prompts and references."""
+        return self.ids.shape[1]
+
+    def read(
+        self, cache: DynamicCache | None, begin: int, end: int
+    ) -> tuple[list[tuple[float, int]], DynamicCache | None]:
+        """Read these columns behind a cache of those before; returns what they score, and a cache.
+
+        A token is scored where the one before it is read.
+        """
+        import torch
+
+        past = {} if cache is None else {"past_key_values": cache}
+        mask = self.mask[:, :end]
+        first = max(begin + 1, self.width)
+        num_scored = max(0, end + 1 - first)
+        with torch.inference_mode():
+            output: Any = self.model(
+                input_ids=self.ids[:, begin:end],
+                attention_mask=mask,
+                use_cache=True,
+                **past,
+                **accepted(self.model, mask, num_scored=max(1, num_scored), begin=begin),
+            )
+            scored = (
+                scoring.sum_losses(output.logits[:, -num_scored:], self.labels[:, first : end + 1])
+                if num_scored
+                else []
+            )
+        return scored, getattr(output, "past_key_values", None)
+
+
 def _read(
-    model: PreTrainedModel,
-    ids: Tensor,
-    labels: Tensor,
-    mask: Tensor,
-    *,
-    width: int,
-    shared: Shared | None,
+    batch: _Batch, shared: Shared | None, *, columns: int
 ) -> tuple[list[tuple[float, int]], DynamicCache | None]:
     """Read prompts with what follows them; returns the scores and a cache of the prompts.
 
     The cache lacks the last token of each prompt, which an answer begins from.
-    """
-    import torch
 
-    num_scored = ids.shape[1] - width
+    Args:
+        batch: The prompts and what follows them.
+        shared: What all of them begin with.
+        columns: How many go through the model at once.
+    """
     # Nothing follows the last token, so it need not be read.
-    end = ids.shape[1] - 1
-    begin = shared.num_tokens if shared is not None else 0
-    if begin >= end:
-        return [], shared.repeated(len(ids)) if shared is not None else None
-    past = {} if shared is None else {"past_key_values": shared.repeated(len(ids))}
-    with torch.inference_mode():
-        output = model(
-            input_ids=ids[:, begin:end],
-            attention_mask=mask[:, :end],
-            use_cache=True,
-            **past,
-            **accepted(model, mask[:, :end], num_scored=max(1, num_scored), begin=begin),
-        )
-        scored = (
-            scoring.sum_losses(output.logits[:, -num_scored:], labels[:, width:])
-            if num_scored
-            else []
-        )
-    return scored, cut_back(output.past_key_values, read=end, kept=width - 1)
+    kept, end = batch.width - 1, batch.num_columns - 1
+    begin, known = (shared.num_tokens, shared.repeated(len(batch.ids))) if shared else (0, None)
+    scored, cache = _read_in_parts(batch, known, begin, end, columns=columns)
+    cut = cut_back(cache, read=end, kept=kept)
+    if cut is not None or end == kept or not can_select(cache):
+        return scored, cut
+    # A window has forgotten what came before the references.
+    del known, cache
+    _, cache = _read_in_parts(batch, None, 0, kept, columns=columns)
+    return scored, cut_back(cache, read=kept, kept=kept)
+
+
+def _read_in_parts(
+    batch: _Batch, cache: DynamicCache | None, begin: int, end: int, *, columns: int
+) -> tuple[list[tuple[float, int]], DynamicCache | None]:
+    """Read columns behind a cache, so many at once; returns what they score, and a cache."""
+    sums: dict[int, tuple[float, int]] = {}
+    for at in range(begin, end, columns):
+        scored, cache = batch.read(cache, at, min(end, at + columns))
+        for row, (total, count) in enumerate(scored):
+            before, num_before = sums.get(row, (0.0, 0))
+            sums[row] = (before + total, num_before + count)
+    return list(sums.values()), cache
 
 
 def _lay_out(
     prompts: Sequence[list[int]],
-    references: Sequence[Encoded],
+    references: Sequence[Encoded | None],
     *,
     width: int,
     pad_id: int,
@@ -154,8 +213,12 @@ def _lay_out(
     """
     import torch
 
-    pairs = list(zip(prompts, references, strict=True)) if references else []
-    longest = max((len(example.input_ids) - len(prompt) for prompt, example in pairs), default=0)
+    pairs = [
+        (row, len(prompt), example)
+        for row, (prompt, example) in enumerate(zip(prompts, references, strict=bool(references)))
+        if example is not None
+    ]
+    longest = max((len(example.input_ids) - size for _, size, example in pairs), default=0)
     shape = (len(prompts), width + longest)
     ids = torch.full(shape, pad_id)
     labels = torch.full(shape, IGNORED)
@@ -165,9 +228,9 @@ def _lay_out(
         for begin, tokens in ((0, prompt[:num_shared]), (start, prompt[num_shared:])):
             ids[row, begin : begin + len(tokens)] = torch.tensor(tokens, dtype=torch.long)
             mask[row, begin : begin + len(tokens)] = 1
-    for row, (prompt, example) in enumerate(pairs):
-        rest = len(example.input_ids) - len(prompt)
-        ids[row, width : width + rest] = torch.tensor(example.input_ids[len(prompt) :])
-        labels[row, width : width + rest] = torch.tensor(example.labels[len(prompt) :])
+    for row, size, example in pairs:
+        rest = len(example.input_ids) - size
+        ids[row, width : width + rest] = torch.tensor(example.input_ids[size:])
+        labels[row, width : width + rest] = torch.tensor(example.labels[size:])
         mask[row, width : width + rest] = 1
     return ids, labels, mask

@@ -203,20 +203,21 @@ def _continue(
     return output.sequences, None if cache is None else output.past_key_values
 
 
-def make_batches(lengths: Sequence[int], batch_size: int | None = None) -> list[list[int]]:
+def make_batches(
+    lengths: Sequence[int], batch_size: int | None = None, *, num_tokens: int = TOKENS_PER_BATCH
+) -> list[list[int]]:
     """Put rows of like length together, the longest first: memory trouble shows at the start.
 
     Args:
         lengths: Tokens of every row.
         batch_size: Rows at once; None fills a token budget.
+        num_tokens: That budget, padding included.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
     for index in order:
         batch = batches[-1] if batches else None
-        limit = batch_size or (
-            max(1, TOKENS_PER_BATCH // max(1, lengths[batch[0]])) if batch else 0
-        )
+        limit = batch_size or (max(1, num_tokens // max(1, lengths[batch[0]])) if batch else 0)
         if batch is None or len(batch) >= limit:
             batches.append([index])
         else:

@@ -2,7 +2,7 @@
 
 Started by :mod:`finetune_trainer.evaluate.launch`, which has fetched everything. Every worker makes
 the same batches of all questions and answers every n-th of them, so that what a model says does
-not depend on how many workers there are.
+not depend on how many workers there are: on the CPU only as far as each has room for as much.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class WorkerPlan:
         gpus_per_worker: GPUs that each puts its model on; 0 computes on the CPU.
         gpu_bytes: Memory of one GPU.
         gpu_kind: Its name.
+        held_tokens: Tokens of the conversations that a worker answers together.
         published: Fields of the published version's ``PublishedFolder``; None where none is asked.
         is_served: The models are a vLLM server's, which is asked in the place of loading them.
         chat_template: File by which others converse with that server when the questions are
@@ -78,6 +79,7 @@ class WorkerPlan:
     gpus_per_worker: int
     gpu_bytes: int
     gpu_kind: str = ""
+    held_tokens: int = 0
     published: Mapping[str, Any] | None = None
     is_served: bool = False
     chat_template: str = ""
@@ -260,7 +262,7 @@ def make_askers(plan: WorkerPlan, job: ResolvedJob, rank: int) -> dict[str, Aske
             encoder,
             encoded,
             batch_size=batch_size if isinstance(batch_size, int) else None,
-            is_behind_prompt=side == "prompted",
+            held_tokens=plan.held_tokens,
             rank=rank,
             num_workers=plan.num_workers,
         )

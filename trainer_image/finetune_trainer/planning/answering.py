@@ -1,13 +1,15 @@
 """How much memory the evaluation needs, counted from the architecture.
 
 It has two moments, which follow each other: answers are generated behind a cache that grows, and
-references are scored with the logits of all their tokens. Both take batches of a token budget; a
-batch that finds no room is asked in halves, so that only one row alone must fit.
+references are scored with the logits of all their tokens. Both take batches of a token budget.
+That of answers is as large as finds room, for each of their steps reads the weights once, for
+however many rows; what they begin with is read in parts. A batch that finds no room after all is
+asked in halves, so that only one row alone must fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from finetune_trainer.planning.architecture import Architecture
@@ -22,6 +24,8 @@ from finetune_trainer.planning.setup import FLOAT32, Setup
 
 TOKENS_PER_BATCH = 4096
 """Tokens that the evaluation puts through a model together, padding included."""
+HELD_TOKENS = (16384, 8192, TOKENS_PER_BATCH)
+"""Tokens of the conversations that are answered together, answers included; the best first."""
 MAX_AUTO_TOKENS = 1024
 """Longest answer where the job leaves its length to us."""
 ANSWER_MARGIN_TOKENS = 8
@@ -29,6 +33,10 @@ ANSWER_MARGIN_TOKENS = 8
 REASONING_TOKENS = 1024
 """And so many more where reasoning may come before an answer: that of models which nobody has
 taught the references' own is longer than theirs."""
+LEAST_CHOICES = 4
+"""Given answers that are read together at least, each behind a copy of its prompt's cache."""
+WITHOUT_SDPA = frozenset({"gpt_oss"})
+"""Families whose attention transformers writes out, whatever is asked for."""
 _DOWN = ("down_proj", "w2", "fc2", "c_proj", "dense_4h_to_h")
 COUNTED_LOGIT_BYTES = 8
 """A logit that is scored: its copy beside the float32 image, or that and the log-softmax."""
@@ -46,6 +54,7 @@ class Asked:
         scored_rows: References scored together.
         scored_tokens: Tokens of the references that are scored together.
         counted_tokens: Those of them whose likelihood counts.
+        choice_tokens: Longest of the given answers that the likeliest is chosen from.
     """
 
     rows: int
@@ -55,6 +64,7 @@ class Asked:
     scored_rows: int
     scored_tokens: int
     counted_tokens: int
+    choice_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,8 +152,27 @@ def room_for_reasoning(asked: int | str, *, may_reason: bool) -> int:
     return REASONING_TOKENS if may_reason and not isinstance(asked, int) else 0
 
 
+def most_held(model: Architecture, need: Callable[[int], int], available: int) -> int:
+    """Return how many tokens of conversations a worker holds while it answers them together.
+
+    Args:
+        model: The model: one that keeps states must read what it is asked in one piece.
+        need: Bytes that so many tokens take, with all else that the worker has.
+        available: Bytes that it may fill.
+    """
+    least = HELD_TOKENS[-1]
+    if model.cache.state_layers:
+        return least
+    return next((held for held in HELD_TOKENS if need(held) <= available), least)
+
+
 def largest_questions(
-    *, longest: int, max_new_tokens: int | str, batch_size: int | str, may_reason: bool = False
+    *,
+    longest: int,
+    max_new_tokens: int | str,
+    batch_size: int | str,
+    may_reason: bool = False,
+    held_tokens: int = TOKENS_PER_BATCH,
 ) -> Asked:
     """Return the largest batches that rows up to a length can make.
 
@@ -154,6 +183,7 @@ def largest_questions(
         max_new_tokens: ``evaluation.maxNewTokens``.
         batch_size: ``evaluation.batchSize``.
         may_reason: Reasoning may come before the answers.
+        held_tokens: As :func:`most_held` chooses them.
     """
     is_asked = isinstance(max_new_tokens, int)
     answer = max_new_tokens if isinstance(max_new_tokens, int) else min(MAX_AUTO_TOKENS, longest)
@@ -161,7 +191,7 @@ def largest_questions(
     prompt = longest if is_asked else max(1, longest - answer)
     reference = min(answer, longest)
     answer += room_for_reasoning(max_new_tokens, may_reason=may_reason)
-    fitting = max(1, TOKENS_PER_BATCH // (prompt + answer))
+    fitting = max(1, held_tokens // (prompt + answer))
     scored = max(1, TOKENS_PER_BATCH // longest)
     return Asked(
         rows=batch_size if isinstance(batch_size, int) else fitting,
@@ -218,21 +248,39 @@ def estimate_answering(
 def _generating(model: Architecture, setup: Setup, asked: Asked) -> tuple[int, int, int]:
     """Return cache, logits and activations while answers are generated.
 
-    The prompts are read with a block's temporaries; then, behind the same cache, the references
-    that continue them are scored; at the end the cache is longest, and one layer of it is copied
-    as it grows.
+    The prompts are read with a block's temporaries, in parts where they are many; then, behind the
+    same cache, the references that continue them are scored; given answers are read behind a copy
+    of it; at the end the cache is longest. One layer of it is copied as it grows, and what
+    attention makes of it is there while it computes.
     """
     value, rows = setup.value_bytes, asked.rows
-    whole = rows * model.cache.num_bytes(asked.prompt_tokens + asked.answer_tokens, value)
+    total = asked.prompt_tokens + asked.answer_tokens
+    together = max(1, TOKENS_PER_BATCH // rows)
+    columns = min(asked.prompt_tokens, together)
+    whole = rows * model.cache.num_bytes(total, value)
     start = rows * model.cache.num_bytes(asked.prompt_tokens, value)
+    # A layer with a window keeps all that it has just read.
+    begun = rows * model.cache.num_bytes(asked.prompt_tokens, value, read=columns)
+    continued = rows * model.cache.num_bytes(total, value, read=min(total, together))
     # Of the next token only: the model's, their float32 copy and the choice among them.
     logits = rows * model.vocab_size * (value + 2 * FLOAT32)
-    reading = _block_bytes(model, setup, rows, asked.prompt_tokens)
-    scored = rows * asked.reference_tokens
-    references = model.vocab_size * scored * (value + COUNTED_LOGIT_BYTES)
-    stream = 2 * rows * (asked.prompt_tokens + asked.answer_tokens) * model.hidden_size * value
-    end = (whole, logits, whole // model.num_layers)
-    return max((start, 0, reading), (whole, references, stream), end, key=sum)
+    reading = _block_bytes(model, setup, rows, columns, seen=asked.prompt_tokens)
+    per_logit = model.vocab_size * (value + COUNTED_LOGIT_BYTES)
+    scored = rows * min(asked.reference_tokens, together)
+    tokens = rows * min(total, together)
+    stream = 2 * tokens * model.hidden_size * value
+    moments = [
+        (begun, 0, reading),
+        (continued, per_logit * scored, stream),
+        (whole, logits, max(whole // model.num_layers, _seen_bytes(model, rows * total, value))),
+    ]
+    if asked.choice_tokens:
+        num_read = max(rows, LEAST_CHOICES)
+        copies = num_read * model.cache.num_bytes(asked.prompt_tokens, value)
+        seen = _seen_bytes(model, num_read * asked.prompt_tokens, value)
+        chosen = per_logit * num_read * (asked.choice_tokens + 1)
+        moments.append((start + copies, chosen, seen))
+    return max(moments, key=sum)
 
 
 def _scoring(model: Architecture, setup: Setup, asked: Asked) -> tuple[int, int, int]:
@@ -242,22 +290,39 @@ def _scoring(model: Architecture, setup: Setup, asked: Asked) -> tuple[int, int,
         tokens * setup.value_bytes + asked.counted_tokens * COUNTED_LOGIT_BYTES
     )
     stream = 2 * tokens * model.hidden_size * setup.value_bytes
-    block = _block_bytes(model, setup, rows, -(-tokens // rows))
+    longest = -(-tokens // rows)
+    block = _block_bytes(model, setup, rows, longest, seen=longest)
     return max((0, logits, stream), (0, 0, block), key=sum)
 
 
-def _block_bytes(model: Architecture, setup: Setup, rows: int, row_tokens: int) -> int:
+def _block_bytes(
+    model: Architecture, setup: Setup, rows: int, row_tokens: int, *, seen: int
+) -> int:
     """Return the largest temporaries of one block's forward pass, with mask and residual stream.
+
+    Each of so many tokens of a row sees up to ``seen`` ones.
 
     A state-space layer without its kernel holds more, which is not counted: it depends on what is
     installed.
     """
     value, tokens = setup.value_bytes, rows * row_tokens
     stream = 3 * model.hidden_size * value
+    before = _seen_bytes(model, rows * (seen - row_tokens), value)
     largest = max(_attention_per_token(model, value), _mlp_per_token(model, setup))
-    cells = rows * row_tokens**2
-    scores = cells * model.num_heads * (FLOAT32 + value) if setup.attention == "eager" else 0
-    return tokens * (stream + largest) + scores + 2 * cells
+    cells = rows * row_tokens * seen
+    is_written_out = setup.attention == "eager" or model.model_type in WITHOUT_SDPA
+    scores = cells * model.num_heads * (FLOAT32 + value) if is_written_out else 0
+    return tokens * (stream + largest) + before + scores + 2 * cells
+
+
+def _seen_bytes(model: Architecture, tokens: int, value: int) -> int:
+    """Return what one layer's attention makes of so many tokens that the cache holds.
+
+    Keys and values are repeated for the heads that share them, and made from what is compressed.
+    """
+    if model.latent_attention:
+        return tokens * 4 * model.query_width * value
+    return tokens * 2 * model.query_width * value if model.kv_width < model.query_width else 0
 
 
 def _attention_per_token(model: Architecture, value: int) -> int:

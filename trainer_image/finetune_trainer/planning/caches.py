@@ -46,9 +46,16 @@ class CacheShape:
     recurrent_values: int = 0
     conv_values: int = 0
 
-    def num_bytes(self, tokens: int, value_bytes: int) -> int:
-        """Return the bytes of one conversation of so many tokens."""
-        in_window = min(tokens, max(0, self.window - 1))
+    def num_bytes(self, tokens: int, value_bytes: int, *, read: int = 1) -> int:
+        """Return the bytes of one conversation of so many tokens.
+
+        Args:
+            tokens: Tokens of the conversation.
+            value_bytes: Bytes of a value.
+            read: How many of them were read last: a layer with a window keeps these, and those
+                that the first of them saw.
+        """
+        in_window = min(tokens, max(0, self.window - 1) + read - 1)
         kept = self.full_layers * tokens + self.sliding_layers * in_window
         states = 4 * self.recurrent_values + value_bytes * self.conv_values
         return kept * self.token_values * value_bytes + self.state_layers * states

@@ -15,10 +15,11 @@ from finetune_trainer.planning.answering import (
     Asked,
     estimate_answering,
     largest_questions,
+    most_held,
     one_row,
 )
 from finetune_trainer.planning.architecture import Architecture
-from finetune_trainer.planning.fit import DOUBT, GIB
+from finetune_trainer.planning.fit import COMFORT, DOUBT, GIB
 from finetune_trainer.planning.placement import Placement, place_on_cpu, place_on_gpus
 from finetune_trainer.train.planned import setup_of
 from finetune_trainer.train.recipe import DataShape, Recipe
@@ -39,12 +40,14 @@ class EvaluationPlan:
 
     Attributes:
         asked: The largest batches; smaller ones are taken where these find no room.
+        held_tokens: Tokens of the conversations that a worker answers together.
         memory: Of one worker that holds the whole model, at most.
         placement: Who answers.
         available: Bytes that one device, or the node without GPUs, has.
     """
 
     asked: Asked
+    held_tokens: int
     memory: AnsweringMemory
     placement: Placement
     available: int
@@ -89,7 +92,8 @@ def plan_evaluation(
         UserError: ``ModelTooLarge``: not even the longest row alone can be asked.
     """
     setup = setup_of(job, model, recipe)
-    asked = largest_questions(
+    ask = partial(
+        largest_questions,
         longest=max(1, data.longest_tokens // data.num_sequences),
         max_new_tokens=job.spec.evaluation.max_new_tokens,
         batch_size=job.spec.evaluation.batch_size,
@@ -98,7 +102,7 @@ def plan_evaluation(
     # A published version is taken to be as large as this one: which it will be is not known yet.
     is_compared = any(g.over_published is not None for g in job.spec.evaluation.gates)
     count = partial(estimate_answering, model, setup, num_adapters=1 + is_compared)
-    least = count(one_row(asked))
+    least = count(one_row(ask()))
     wanted = job.spec.evaluation_gpus
     num_questions = most_asked(job.spec.evaluation, num_chosen)
     if recipe.use_gpu:
@@ -118,8 +122,18 @@ def plan_evaluation(
             memory_bytes=hardware.memory_bytes,
             num_questions=num_questions,
         )
+    group = max(1, placement.gpus_per_worker)
+    # Processes on the CPU share its memory.
+    available = hardware.memory_bytes // (1 if recipe.use_gpu else placement.num_workers)
+    held = most_held(
+        model,
+        lambda held: count(ask(held_tokens=held)).on_each(group),
+        int(COMFORT * available),
+    )
+    asked = ask(held_tokens=held)
     return EvaluationPlan(
         asked=asked,
+        held_tokens=held,
         memory=count(asked),
         placement=placement,
         available=hardware.memory_bytes,
