@@ -30,7 +30,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from finetune_trainer.planning.architecture import Architecture, describe_architecture  # noqa: E402
 from finetune_trainer.planning.headers import Stored  # noqa: E402
 from finetune_trainer.planning.memory import Memory, estimate_training, saved_bytes  # noqa: E402
-from finetune_trainer.planning.setup import Batch, Setup  # noqa: E402
+from finetune_trainer.planning.setup import Batch, Setup, attention_of  # noqa: E402
 
 OVER, UNDER = 1.15, 0.95
 RESULT = ROOT / "benchmarks" / "results" / "memory.md"
@@ -92,6 +92,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama mha": ("LlamaConfig", {"num_key_value_heads": 8}),
     "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3Config", {"head_dim": 64}),
+    "gemma2": ("Gemma2Config", {"head_dim": 64, "sliding_window": 4096}),
     "gemma3": ("Gemma3TextConfig", {"head_dim": 64, "sliding_window": 4096}),
     "phi3": ("Phi3Config", {"pad_token_id": 0}),
     "olmo2": ("Olmo2Config", {}),
@@ -337,12 +338,22 @@ def family_cases(ways: Iterable[Setup]) -> list[Case]:
     """Return every family but Llama, in each of these ways."""
     ways = tuple(ways)
     return [
-        # PEFT adapts fused experts without dropout only.
-        Case(family=family, setup=replace(way, dropout=False) if family == "mixtral" else way)
+        Case(family=family, setup=_setup_of(family, way))
         for family in FAMILIES
         if family != "llama"
         for way in ways
     ]
+
+
+def _setup_of(family: str, way: Setup) -> Setup:
+    """Return how a family can be trained that is to be trained in some way."""
+    # PEFT adapts fused experts without dropout only.
+    is_plain = family == "mixtral"
+    return replace(
+        way,
+        dropout=way.dropout and not is_plain,
+        attention=attention_of(family, way.attention),
+    )
 
 
 def fast_cases() -> list[Case]:
@@ -358,6 +369,7 @@ def fast_cases() -> list[Case]:
             setup=replace(LORA, saved_modules=("embed_tokens", "lm_head")),
         ),
         Case(family="qwen3", size=small, setup=FULL, length=64),
+        Case(family="gemma2", size=small, setup=_setup_of("gemma2", LORA)),
     ]
 
 

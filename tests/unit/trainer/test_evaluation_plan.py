@@ -81,14 +81,49 @@ def test_as_many_are_answered_together_as_find_room(gpus: int) -> None:
     assert plans[-1].memory.logits <= plans[0].memory.logits
 
 
-def test_a_model_with_states_reads_in_one_piece_and_so_answers_few_together() -> None:
-    states = {
-        "model_type": "lfm2",
-        "layer_types": ["conv", "full_attention"] * 9,
-        "conv_L_cache": 3,
-    }
-    for config, held in (({}, 16384), (states, 4096)):
-        assert most_held(describe_architecture({**WIDE, **config}, {}), lambda _: 0, GIB) == held
+PHI3 = {"rope_scaling": {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}}
+STATES = {"model_type": "lfm2", "layer_types": ["conv", "full_attention"] * 9, "conv_L_cache": 3}
+
+
+@pytest.mark.parametrize(
+    ("config", "held"),
+    [
+        ({}, 16384),
+        (STATES, 4096),
+        (PHI3, 4096),
+        ({"rope_parameters": {"full_attention": {"rope_type": "dynamic", "factor": 2.0}}}, 4096),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 16384),
+        ({"rope_scaling": None}, 16384),
+    ],
+)
+def test_a_model_that_reads_in_one_piece_answers_few_together(
+    config: dict[str, Any], held: int
+) -> None:
+    model = describe_architecture({**WIDE, **config}, {})
+    found = most_held(model, lambda _: 0, GIB, num_batches=lambda _: 1, num_workers=1)
+    assert (found, model.reads_in_one_piece) == (held, held == 4096)
+
+
+def test_what_is_read_in_one_piece_is_planned_so() -> None:
+    asked = replace(plan(memory=64, longest=512).asked, rows=32, prompt_tokens=504, answer_tokens=8)
+    setup = Setup(adapter="Full", bfloat16=True)
+    few_logits = {**WIDE, "vocab_size": 1000}
+    parts, whole = (
+        estimate_answering(describe_architecture({**few_logits, **config}, {}), setup, asked)
+        for config in ({}, PHI3)
+    )
+    assert whole.activations > 2 * parts.activations
+
+
+@pytest.mark.parametrize(("num_workers", "held"), [(1, 16384), (2, 16384), (3, 8192), (99, 4096)])
+def test_no_worker_is_left_without_a_batch_for_the_sake_of_large_ones(
+    num_workers: int, held: int
+) -> None:
+    model = describe_architecture(WIDE, {})
+    batches = {16384: 2, 8192: 4, 4096: 8}
+    assert held == most_held(
+        model, lambda _: 0, GIB, num_batches=batches.__getitem__, num_workers=num_workers
+    )
 
 
 @pytest.mark.parametrize("gpus", [0, 2])

@@ -34,7 +34,12 @@ from finetune_trainer.evaluate.launch import STOP_FLAG, STOPPED_REASON, read_sai
 from finetune_trainer.evaluate.metrics.answers import Answers as SaidAll
 from finetune_trainer.evaluate.models import ADAPTER_WEIGHTS
 from finetune_trainer.evaluate.question_set import QuestionSet
-from finetune_trainer.evaluate.sizing import choose_held, choose_placement, count_row_bytes
+from finetune_trainer.evaluate.sizing import (
+    adapter_bytes,
+    choose_held,
+    choose_placement,
+    count_row_bytes,
+)
 from finetune_trainer.evaluate.worker import BEFORE_NAME, ENGINE_NAME, PROBLEM_NAME, WorkerPlan
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.model.hardware import detect_hardware
@@ -189,19 +194,10 @@ def _name_sides(sides: Sequence[str]) -> str:
 
 
 def _size_of_weights(
-    base_dir: Path,
-    tuned_dir: Path | None,
-    asked: QuestionSet,
-    *,
-    value_bytes: int,
-    quantize: bool,
+    base_dir: Path, asked: QuestionSet, *, value_bytes: int, quantize: bool
 ) -> int:
-    """Return the bytes that the weights of the largest model take, with the adapters."""
+    """Return the bytes that the weights of the largest model take, one published adapter more."""
     size = weight_bytes(base_dir, value_bytes=value_bytes, quantize=quantize)
-    tuned = None if tuned_dir is None else tuned_dir / ADAPTER_WEIGHTS
-    if tuned is not None and tuned.exists():
-        # Adapters are loaded in float32, and may be stored in half of it.
-        size += 2 * tuned.stat().st_size
     if asked.published is None:
         return size
     published = asked.published.source
@@ -210,6 +206,7 @@ def _size_of_weights(
         folder, value_bytes=2 if published.bfloat16 else 4, quantize=published.quantize
     )
     adapter = published.folder / ADAPTER_WEIGHTS
+    # Adapters are loaded in float32, and may be stored in half of it.
     return max(size, other) + (2 * adapter.stat().st_size if published.has_adapter else 0)
 
 
@@ -254,15 +251,15 @@ def plan_workers(
     architecture = read_model_architecture(base_dir)
     placement, held = SERVED, TOKENS_PER_BATCH
     if not is_served:
-        size = _size_of_weights(
-            base_dir, tuned_dir, asked, value_bytes=value_bytes, quantize=quantize
-        )
+        size = _size_of_weights(base_dir, asked, value_bytes=value_bytes, quantize=quantize)
+        adapter = adapter_bytes(tuned_dir)
         placement = choose_placement(
             job,
             hardware,
             size=size,
             num_questions=len(asked.questions),
-            row_bytes=max(
+            row_bytes=adapter
+            + max(
                 count_row_bytes(architecture, encoded, bfloat16=bfloat16)
                 for encoded in asked.all_encoded
             ),
@@ -271,6 +268,7 @@ def plan_workers(
             architecture,
             asked.all_encoded,
             size=size,
+            adapter=adapter,
             bfloat16=bfloat16,
             placement=placement,
             hardware=hardware,

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.planning.positions import turns_by_length
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import DynamicCache, PreTrainedModel
-
-LENGTH_DEPENDENT = frozenset({"longrope", "dynamic"})
-"""Kinds of rotary positions whose frequencies depend on the longest position of a pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +41,7 @@ def read_shared(model: PreTrainedModel, tokens: Sequence[int]) -> Shared | None:
     """
     import torch
 
-    if _turns_by_length(model.config.to_dict()):
+    if turns_by_length(model.config.to_dict()):
         return None
     ids = torch.tensor([tokens]).to(model.device)
     mask = torch.ones_like(ids)
@@ -104,26 +103,12 @@ def can_go_on(model: PreTrainedModel) -> bool:
     """
     import torch
 
-    if _turns_by_length(model.config.to_dict()):
+    if turns_by_length(model.config.to_dict()):
         return False
     ids = torch.zeros((1, 1), dtype=torch.long, device=model.device)
     with torch.inference_mode():
         output: Any = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
     return can_select(getattr(output, "past_key_values", None))
-
-
-def _turns_by_length(config: object) -> bool:
-    """Whether a configuration or a part of it has rotary positions that depend on the length.
-
-    Source: transformers, ``modeling_rope_utils.dynamic_rope_update``.
-    """
-    if not isinstance(config, Mapping):
-        return False
-    named = (config.get("rope_type"), config.get("type"))
-    parts = (config.get(name) for name in config if name not in ("rope_type", "type"))
-    return bool(LENGTH_DEPENDENT.intersection(filter(None, named))) or any(
-        map(_turns_by_length, parts)
-    )
 
 
 def is_plain(cache: object) -> bool:

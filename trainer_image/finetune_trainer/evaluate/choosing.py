@@ -12,14 +12,13 @@ result is that of reading all of them (branch and bound).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.evaluate.caches import accepted, can_select, select_rows
-from finetune_trainer.planning.answering import LEAST_CHOICES
+from finetune_trainer.evaluate.caches import accepted, select_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +42,8 @@ def choose(
         ids: Tokens of the prompts, batch by width; each ends in the last column.
         mask: 1 where they are tokens.
         choices: Tokens of each choice with its end; none is the beginning of another.
-        cache: What the model holds of all but the last column; left as it is.
+        cache: What the model holds of all but the last column; left as it is. None reads prompts
+            again with each choice.
     """
     reader = _Reader(model, ids, mask, cache)
     rows = list(range(len(ids)))
@@ -57,8 +57,7 @@ def choose(
     totals = np.where(is_whole, bounds, -np.inf)
     order = np.argsort(-bounds, axis=1, kind="stable")
     nexts = dict.fromkeys(rows, 0)
-    limit = max(LEAST_CHOICES, len(rows))
-    while pairs := _propose(order, nexts, bounds, totals, is_whole, limit=limit):
+    while pairs := _propose(order, nexts, bounds, totals, is_whole):
         sums, _ = reader.read([row for row, _ in pairs], [choices[number] for _, number in pairs])
         for (row, number), total in zip(pairs, sums, strict=True):
             totals[row, number] = total
@@ -79,8 +78,6 @@ def _propose(
     bounds: Floats,
     totals: Floats,
     is_whole: NDArray[np.bool_],
-    *,
-    limit: int,
 ) -> list[tuple[int, int]]:
     """Return the next choices to read, one of each row in turn; rows that are settled drop out.
 
@@ -90,12 +87,9 @@ def _propose(
         bounds: No choice's total is above its bound.
         totals: Totals so far, ``-inf`` where a choice was not read.
         is_whole: Choices whose bound is their total.
-        limit: At most so many.
     """
     pairs: list[tuple[int, int]] = []
     for row in list(nexts):
-        if len(pairs) == limit:
-            break
         best = totals[row].max()
         while nexts[row] < order.shape[1] and is_whole[order[row, nexts[row]]]:
             nexts[row] += 1
@@ -107,7 +101,7 @@ def _propose(
     return pairs
 
 
-@dataclass(kw_only=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Reader:
     """Reads tokens behind prompts that a model has read, or reads those again with them."""
 
@@ -115,7 +109,6 @@ class _Reader:
     ids: Tensor
     mask: Tensor
     cache: DynamicCache | None
-    _is_ready: bool = field(default=False)
 
     def read(
         self, rows: Sequence[int], tails: Sequence[Sequence[int]], *, wanted: Sequence[int] = ()
@@ -133,7 +126,6 @@ class _Reader:
         """
         import torch
 
-        self._prepare()
         longest = max(map(len, tails))
         begin = self.ids.shape[1] - 1 if self.cache is not None else 0
         ids = torch.zeros((len(rows), longest), dtype=torch.long, device=self.ids.device)
@@ -157,22 +149,3 @@ class _Reader:
         sums = (scores * (places < sizes[:, None])).sum(dim=1)
         following = known[torch.arange(len(rows), device=known.device), sizes][:, list(wanted)]
         return sums.cpu().numpy(), following.double().cpu().numpy()
-
-    def _prepare(self) -> None:
-        """Read the prompts once where there is no cache of them and one can be gone on from."""
-        import torch
-
-        if self._is_ready:
-            return
-        self._is_ready = True
-        if self.cache is not None or self.ids.shape[1] < 2:
-            return
-        mask = self.mask[:, :-1]
-        with torch.inference_mode():
-            cache = self.model(
-                input_ids=self.ids[:, :-1],
-                attention_mask=mask,
-                use_cache=True,
-                **accepted(self.model, mask, num_scored=1),
-            ).past_key_values
-        self.cache = cache if can_select(cache) else None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.evaluate.answering import batch_prompts, pair_references
 from finetune_trainer.evaluate.encoded import EncodedQuestions
+from finetune_trainer.evaluate.models import ADAPTER_WEIGHTS
 from finetune_trainer.model.hardware import Hardware, claimed_gpus, require_gpus
 from finetune_trainer.planning.answering import (
     AnsweringMemory,
@@ -17,8 +20,9 @@ from finetune_trainer.planning.answering import (
 )
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.fit import COMFORT
+from finetune_trainer.planning.headers import read_headers
 from finetune_trainer.planning.placement import Placement, place_on_cpu, place_on_gpus
-from finetune_trainer.planning.setup import Setup
+from finetune_trainer.planning.setup import FLOAT32, Setup
 
 
 def count_row_bytes(model: Architecture, encoded: EncodedQuestions, *, bfloat16: bool) -> int:
@@ -42,11 +46,23 @@ def count_row_bytes(model: Architecture, encoded: EncodedQuestions, *, bfloat16:
     return need.total - need.weights
 
 
+def adapter_bytes(folder: Path | None) -> int:
+    """Return what an adapter takes: it is loaded in float32. 0 where there is none.
+
+    Args:
+        folder: Local adapter, or a model that was tuned whole.
+    """
+    if folder is None or not (folder / ADAPTER_WEIGHTS).exists():
+        return 0
+    return FLOAT32 * sum(math.prod(tensor.shape) for tensor in read_headers(folder).values())
+
+
 def choose_held(
     model: Architecture,
     several: Sequence[EncodedQuestions],
     *,
     size: int,
+    adapter: int = 0,
     bfloat16: bool,
     placement: Placement,
     hardware: Hardware,
@@ -57,23 +73,34 @@ def choose_held(
         model: The base model.
         several: The questions of each side.
         size: Bytes of the largest model's weights.
+        adapter: Bytes of the adapter.
         bfloat16: Type of the weights; else float32.
         placement: Who answers.
         hardware: What this node offers.
     """
-    group = placement.gpus_per_worker
+    group = max(1, placement.gpus_per_worker)
     # Processes on the CPU share its memory.
-    available = hardware.memory_bytes // (1 if group else placement.num_workers)
+    sharing = 1 if placement.gpus_per_worker else placement.num_workers
 
     def need(held: int) -> int:
         needs = [
-            replace(_estimate(model, asked, bfloat16=bfloat16), weights=size).on_each(max(1, group))
+            replace(
+                _estimate(model, asked, bfloat16=bfloat16), weights=size, adapter=adapter
+            ).on_each(group)
             for encoded in several
             for asked in _describe_batches(encoded, held)
         ]
         return max(needs, default=0)
 
-    return most_held(model, need, int(COMFORT * available))
+    return most_held(
+        model,
+        need,
+        int(COMFORT * hardware.memory_bytes / sharing),
+        num_batches=lambda held: max(
+            (len(batch_prompts(encoded, None, held_tokens=held)) for encoded in several), default=0
+        ),
+        num_workers=placement.num_workers,
+    )
 
 
 def _describe_batches(encoded: EncodedQuestions, held: int) -> list[Asked]:

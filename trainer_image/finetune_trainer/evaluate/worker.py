@@ -2,7 +2,7 @@
 
 Started by :mod:`finetune_trainer.evaluate.launch`, which has fetched everything. Every worker makes
 the same batches of all questions and answers every n-th of them, so that what a model says does
-not depend on how many workers there are: on the CPU only as far as each has room for as much.
+not depend on how many workers there are as long as they hold as much.
 """
 
 from __future__ import annotations

@@ -72,6 +72,8 @@ def scores_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
         per_cell = FLOAT32 + (setup.value_bytes if setup.bfloat16 else 0)
         if model.attention_dropout:
             per_cell += setup.noise_bytes + setup.value_bytes
+        if model.caps_scores:
+            per_cell += setup.value_bytes
     elif _has_plain_scores(model, setup):
         per_cell = 3 * FLOAT32
     else:

@@ -20,7 +20,7 @@ from finetune_trainer.planning.memory import (
     count_saved,
     weight_bytes_of,
 )
-from finetune_trainer.planning.setup import FLOAT32, Setup
+from finetune_trainer.planning.setup import FLOAT32, Setup, attention_of
 
 TOKENS_PER_BATCH = 4096
 """Tokens that the evaluation puts through a model together, padding included."""
@@ -33,10 +33,6 @@ ANSWER_MARGIN_TOKENS = 8
 REASONING_TOKENS = 1024
 """And so many more where reasoning may come before an answer: that of models which nobody has
 taught the references' own is longer than theirs."""
-LEAST_CHOICES = 4
-"""Given answers that are read together at least, each behind a copy of its prompt's cache."""
-WITHOUT_SDPA = frozenset({"gpt_oss"})
-"""Families whose attention transformers writes out, whatever is asked for."""
 _DOWN = ("down_proj", "w2", "fc2", "c_proj", "dense_4h_to_h")
 COUNTED_LOGIT_BYTES = 8
 """A logit that is scored: its copy beside the float32 image, or that and the log-softmax."""
@@ -152,18 +148,28 @@ def room_for_reasoning(asked: int | str, *, may_reason: bool) -> int:
     return REASONING_TOKENS if may_reason and not isinstance(asked, int) else 0
 
 
-def most_held(model: Architecture, need: Callable[[int], int], available: int) -> int:
+def most_held(
+    model: Architecture,
+    need: Callable[[int], int],
+    available: int,
+    *,
+    num_batches: Callable[[int], int],
+    num_workers: int,
+) -> int:
     """Return how many tokens of conversations a worker holds while it answers them together.
 
     Args:
-        model: The model: one that keeps states must read what it is asked in one piece.
+        model: The model: some must read what they are asked in one piece.
         need: Bytes that so many tokens take, with all else that the worker has.
         available: Bytes that it may fill.
+        num_batches: How many batches so many tokens make of all questions.
+        num_workers: Who share the batches: none should be without.
     """
     least = HELD_TOKENS[-1]
-    if model.cache.state_layers:
+    if model.reads_in_one_piece:
         return least
-    return next((held for held in HELD_TOKENS if need(held) <= available), least)
+    fitting = (held for held in HELD_TOKENS if need(held) <= available)
+    return next((held for held in fitting if num_batches(held) >= num_workers), least)
 
 
 def largest_questions(
@@ -255,7 +261,7 @@ def _generating(model: Architecture, setup: Setup, asked: Asked) -> tuple[int, i
     """
     value, rows = setup.value_bytes, asked.rows
     total = asked.prompt_tokens + asked.answer_tokens
-    together = max(1, TOKENS_PER_BATCH // rows)
+    together = total if model.reads_in_one_piece else max(1, TOKENS_PER_BATCH // rows)
     columns = min(asked.prompt_tokens, together)
     whole = rows * model.cache.num_bytes(total, value)
     start = rows * model.cache.num_bytes(asked.prompt_tokens, value)
@@ -275,11 +281,9 @@ def _generating(model: Architecture, setup: Setup, asked: Asked) -> tuple[int, i
         (whole, logits, max(whole // model.num_layers, _seen_bytes(model, rows * total, value))),
     ]
     if asked.choice_tokens:
-        num_read = max(rows, LEAST_CHOICES)
-        copies = num_read * model.cache.num_bytes(asked.prompt_tokens, value)
-        seen = _seen_bytes(model, num_read * asked.prompt_tokens, value)
-        chosen = per_logit * num_read * (asked.choice_tokens + 1)
-        moments.append((start + copies, chosen, seen))
+        seen = _seen_bytes(model, rows * asked.prompt_tokens, value)
+        chosen = per_logit * rows * (asked.choice_tokens + 1)
+        moments.append((2 * start, chosen, seen))
     return max(moments, key=sum)
 
 
@@ -310,7 +314,7 @@ def _block_bytes(
     before = _seen_bytes(model, rows * (seen - row_tokens), value)
     largest = max(_attention_per_token(model, value), _mlp_per_token(model, setup))
     cells = rows * row_tokens * seen
-    is_written_out = setup.attention == "eager" or model.model_type in WITHOUT_SDPA
+    is_written_out = attention_of(model.model_type, setup.attention) == "eager"
     scores = cells * model.num_heads * (FLOAT32 + value) if is_written_out else 0
     return tokens * (stream + largest) + before + scores + 2 * cells
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune_trainer.planning.caches import CacheShape, describe_cache
 from finetune_trainer.planning.headers import Stored, read_headers, weight_files
+from finetune_trainer.planning.positions import turns_by_length
 
 _TIED = frozenset(
     ("gpt2", "opt", "bloom", "falcon", "mpt", "gemma", "gemma2", "gemma3", "gemma3_text", "cohere")
@@ -81,6 +82,9 @@ class Architecture:
         linears: Linear layers outside the routed experts.
         modules: Weights of every module outside the routed experts, by its full name.
         cache: What generation keeps of a conversation.
+        turns_by_length: Rotary positions depend on the length of what is read at once.
+        caps_scores: Attention's scores go through a tanh (Gemma 2).
+        caps_logits: And so do the logits.
     """
 
     model_type: str = ""
@@ -109,6 +113,14 @@ class Architecture:
     linears: tuple[Linear, ...] = ()
     modules: tuple[tuple[str, int], ...] = ()
     cache: CacheShape = field(default_factory=CacheShape)
+    turns_by_length: bool = False
+    caps_scores: bool = False
+    caps_logits: bool = False
+
+    @property
+    def reads_in_one_piece(self) -> bool:
+        """Whether a text cannot be read in parts: not every state can be gone on from so."""
+        return self.turns_by_length or self.cache.state_layers > 0
 
     @property
     def query_width(self) -> int:
@@ -224,6 +236,9 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
         cache=describe_cache(
             text, num_layers=layers, kv_width=kv_heads * head_dim, hidden_size=hidden
         ),
+        turns_by_length=turns_by_length(text),
+        caps_scores=bool(text.get("attn_logit_softcapping")),
+        caps_logits=bool(text.get("final_logit_softcapping")),
     )
 
 

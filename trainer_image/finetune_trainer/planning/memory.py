@@ -240,7 +240,7 @@ def _head_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
     rows, columns = min(batch.tokens, HEAD_TOKENS), min(model.vocab_size, HEAD_COLUMNS)
     tile = rows * HEAD_COLUMNS * setup.value_bytes
     if not setup.use_gpu:
-        tile += rows * columns * CPU_TILE_BYTES
+        tile += rows * columns * (CPU_TILE_BYTES + FLOAT32 * model.caps_logits)
     gradient = batch.tokens * model.hidden_size * FLOAT32
     if setup.is_full:
         gradient += model.vocab_size * model.hidden_size * FLOAT32

@@ -15,6 +15,24 @@ Source: Dettmers et al. 2023, "QLoRA" (arXiv 2305.14314), section 3, double quan
 """
 MASTER_STRATEGIES = ("ZeRO2", "ZeRO3")
 """Strategies of DeepSpeed, which keeps float32 copies of what it trains."""
+WITHOUT_SDPA = frozenset(
+    ("gpt_oss", "gemma2", "vaultgemma", "granite_swa", "granitemoe_swa", "mimo_v2_flash", "bloom",
+     "mpt", "gptj", "codegen", "gpt_neo")
+)  # fmt: skip
+"""Families of which transformers has no SDPA: their attention is written out.
+
+Source: transformers, ``_supports_sdpa`` of their classes.
+"""
+
+
+def attention_of(model_type: str, expected: str) -> str:
+    """Return the attention of a family where the fastest that it has is loaded.
+
+    Args:
+        model_type: The family, as ``config.json`` names it.
+        expected: What others load.
+    """
+    return "eager" if expected == "sdpa" and model_type in WITHOUT_SDPA else expected
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

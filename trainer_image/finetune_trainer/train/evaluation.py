@@ -129,6 +129,8 @@ def plan_evaluation(
         model,
         lambda held: count(ask(held_tokens=held)).on_each(group),
         int(COMFORT * available),
+        num_batches=lambda held: -(-num_questions // ask(held_tokens=held).rows),
+        num_workers=placement.num_workers,
     )
     asked = ask(held_tokens=held)
     return EvaluationPlan(

@@ -20,7 +20,7 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Lengths, find_fit
-from finetune_trainer.planning.setup import Setup, drops_inputs
+from finetune_trainer.planning.setup import Setup, attention_of, drops_inputs
 from finetune_trainer.train.batches import check_micro_batch, share_batch
 from finetune_trainer.train.learning_rate import choose_rate
 from finetune_trainer.train.lesson import Lesson
@@ -218,7 +218,7 @@ def make_setup(
         saved_modules=tuple(adapter.modules_to_save),
         dropout=drops_inputs(adapter.dropout, targets, model_type=model.model_type),
         bfloat16=decide_bfloat16(job, hardware, use_gpu=use_gpu),
-        attention=attention,
+        attention=attention_of(model.model_type, attention),
         world_size=job.world_size,
         use_gpu=use_gpu,
     )
