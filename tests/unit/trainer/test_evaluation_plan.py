@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from finetune_api.trainer import resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.encoded import EncodedQuestions
-from finetune_trainer.evaluate.sizing import choose_held, count_row_bytes
+from finetune_trainer.evaluate.sizing import adapter_bytes, choose_held, count_row_bytes
 from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.answering import estimate_answering, most_held, one_row
@@ -193,6 +196,13 @@ def test_a_worker_answers_as_many_together_as_its_device_has_room_for(
         ),
     )
     assert found == held
+
+
+def test_an_adapter_is_counted_as_it_is_loaded(tmp_path: Path) -> None:
+    assert adapter_bytes(None) == adapter_bytes(tmp_path) == 0
+    halves = {"a": torch.zeros(3, 5, dtype=torch.bfloat16), "b": torch.zeros(7)}
+    save_file(halves, tmp_path / "adapter_model.safetensors")
+    assert adapter_bytes(tmp_path) == 4 * (15 + 7)
 
 
 def test_what_was_read_last_stays_in_a_window_until_more_is_read() -> None:

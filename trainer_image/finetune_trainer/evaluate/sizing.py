@@ -20,7 +20,7 @@ from finetune_trainer.planning.answering import (
 )
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.fit import COMFORT
-from finetune_trainer.planning.headers import read_headers
+from finetune_trainer.planning.headers import read_header
 from finetune_trainer.planning.placement import Placement, place_on_cpu, place_on_gpus
 from finetune_trainer.planning.setup import FLOAT32, Setup
 
@@ -54,7 +54,8 @@ def adapter_bytes(folder: Path | None) -> int:
     """
     if folder is None or not (folder / ADAPTER_WEIGHTS).exists():
         return 0
-    return FLOAT32 * sum(math.prod(tensor.shape) for tensor in read_headers(folder).values())
+    tensors = read_header(folder / ADAPTER_WEIGHTS).values()
+    return FLOAT32 * sum(math.prod(tensor.shape) for tensor in tensors)
 
 
 def choose_held(
