@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from finetune_api.trainer import ResolvedJob
@@ -80,26 +81,26 @@ def choose_held(
         hardware: What this node offers.
     """
     group = max(1, placement.gpus_per_worker)
-    # Processes on the CPU share its memory.
-    sharing = 1 if placement.gpus_per_worker else placement.num_workers
+
+    @cache
+    def describe(held: int) -> list[list[Asked]]:
+        return [_describe_batches(encoded, held) for encoded in several]
 
     def need(held: int) -> int:
         needs = [
             replace(
                 _estimate(model, asked, bfloat16=bfloat16), weights=size, adapter=adapter
             ).on_each(group)
-            for encoded in several
-            for asked in _describe_batches(encoded, held)
+            for batches in describe(held)
+            for asked in batches
         ]
         return max(needs, default=0)
 
     return most_held(
         model,
         need,
-        int(COMFORT * hardware.memory_bytes / sharing),
-        num_batches=lambda held: max(
-            (len(batch_prompts(encoded, None, held_tokens=held)) for encoded in several), default=0
-        ),
+        int(COMFORT * placement.memory_of_each(hardware.memory_bytes)),
+        num_batches=lambda held: max(map(len, describe(held)), default=0),
         num_workers=placement.num_workers,
     )
 

@@ -25,6 +25,14 @@ class Placement:
     num_workers: int
     gpus_per_worker: int
 
+    def memory_of_each(self, memory_bytes: int) -> int:
+        """Return what each device, or each process on the CPU, has: processes share the memory.
+
+        Args:
+            memory_bytes: Memory of one GPU, or of the node without GPUs.
+        """
+        return memory_bytes if self.gpus_per_worker else memory_bytes // self.num_workers
+
     def describe(self) -> str:
         """Say where the models are, in words that follow ``on``."""
         workers = f"{self.num_workers} process{'es' if self.num_workers > 1 else ''}"

@@ -123,12 +123,10 @@ def plan_evaluation(
             num_questions=num_questions,
         )
     group = max(1, placement.gpus_per_worker)
-    # Processes on the CPU share its memory.
-    available = hardware.memory_bytes // (1 if recipe.use_gpu else placement.num_workers)
     held = most_held(
         model,
         lambda held: count(ask(held_tokens=held)).on_each(group),
-        int(COMFORT * available),
+        int(COMFORT * placement.memory_of_each(hardware.memory_bytes)),
         num_batches=lambda held: -(-num_questions // ask(held_tokens=held).rows),
         num_workers=placement.num_workers,
     )
