@@ -78,6 +78,14 @@ class TenantSettings(BaseModel):
     """Taints that training and evaluation pods tolerate, beside those of the job."""
     scratch_size: Quantity = "100Gi"
     """Limit of each emptyDir (work, model cache, tmp); a pod that exceeds it is evicted."""
+    scratch_request: Quantity | None = "2Gi"
+    """Disk that a pod requests of its node (`ephemeral-storage`), beside cpu and memory. A node
+    that runs out of disk evicts the pods first that use more than they requested. Null: nothing.
+    The default fits small models; a pod without `cacheClaim` keeps the base model there as well."""
+    scratch_request_with_kueue: bool = False
+    """Request it also where Kueue is used. Kueue admits no Workload that requests a resource which
+    its ClusterQueue does not cover: first add `ephemeral-storage` to the `coveredResources` of all
+    ClusterQueues, or to `resources.excludeResourcePrefixes` of Kueue's configuration."""
     cache_claim: str = ""
     """A ReadWriteMany claim of this name, in each job's namespace, that keeps base models between
     jobs; `prepare` fills it before any GPU is held. Empty: every pod downloads into its own scratch

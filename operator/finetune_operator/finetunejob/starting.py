@@ -136,5 +136,6 @@ def create_stage(step: Step, spec: FineTuneJobSpec, stage: Stage, *, run: int) -
         run=run,
         data_digest=pinned_digest(step, spec, stage),
         arguments=decision_arguments(step, stage),
+        has_kueue=observed.has_kueue,
     )
     return CreateStage(stage=stage, needs=needs_of(step, spec, stage), job=job)

@@ -42,6 +42,7 @@ def render_job(
     image: str | None = None,
     data_digest: str | None = None,
     arguments: Sequence[str] = (),
+    has_kueue: bool = False,
 ) -> dict[str, Any]:
     """Render the Job of a stage.
 
@@ -55,6 +56,7 @@ def render_job(
         data_digest: The only data set that the stage may read; None for that of the run, whichever
             it is.
         arguments: What else the stage is told on its command line.
+        has_kueue: Whether Kueue may take the Job, also one that names no queue.
     """
     nodes = spec.resources.nodes if stage is Stage.TRAIN else 1
     metadata = owner.metadata_of(child_job_name(owner.name, stage, run), stage)
@@ -73,6 +75,7 @@ def render_job(
             image=image,
             data_digest=data_digest,
             arguments=arguments,
+            has_kueue=has_kueue,
         ),
     }
     if stage is Stage.TRAIN:
