@@ -27,6 +27,10 @@ OF_SWEEP_LABEL = "finetune.dev/sweep"
 """Name of the sweep, on a FineTuneJob that is a trial of it."""
 
 
+JOB_DIGEST_ARGUMENT = "--job-digest"
+"""Argument of a stage: the sha256 that ``job.json`` must have, in hex digits."""
+
+
 class Environment:
     """Names of the environment variables a stage reads."""
 

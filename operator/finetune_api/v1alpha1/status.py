@@ -70,6 +70,9 @@ class FineTuneJobStatus(APIModel):
     """When the job reached its end."""
     trainer_image: TrainerImage | None = None
     """The trainer image that the run is bound to."""
+    job_digest: Annotated[str, Field(max_length=64)] | None = None
+    """sha256 of `job.json`, the effective job that all stages read. Each stage's Job names it, and
+    a stage that finds another file ends. Absent of a run that an older operator began."""
     stages: Annotated[
         list[StageStatus],
         Field(

@@ -28,6 +28,7 @@ OWNED_FIELDS = (
     "startTime",
     "completionTime",
     "trainerImage",
+    "jobDigest",
     "stages",
     "dataset",
     "dataApproval",
@@ -251,7 +252,7 @@ def _is_worth_writing(stored: Object, wire: Object) -> bool:
 MAX_HISTORY = 10
 """Incidents that are kept in the status."""
 _ATTEMPTS = ("counted", "preemptions", "history")
-_LAZY_FIELDS = ("attempts", "stages", "trainerImage")
+_LAZY_FIELDS = ("attempts", "stages", "trainerImage", "jobDigest")
 _RECORDED = ("completionTime", "activeSeconds", "evictions")
 
 

@@ -15,7 +15,7 @@ from finetune_operator.finetunejob.endings import fail_stage
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.holds import Hold, hold
 from finetune_operator.finetunejob.image import settled_image
-from finetune_operator.finetunejob.needs import needs_of
+from finetune_operator.finetunejob.needs import job_digest_of, needs_of
 from finetune_operator.finetunejob.publishing import decision_arguments
 from finetune_operator.finetunejob.render.job import render_job
 from finetune_operator.finetunejob.stages import TRAITS, StageView
@@ -134,6 +134,7 @@ def create_stage(step: Step, spec: FineTuneJobSpec, stage: Stage, *, run: int) -
         config,
         image=settled_image(step),
         run=run,
+        job_digest=job_digest_of(step, stage, run),
         data_digest=pinned_digest(step, spec, stage),
         arguments=decision_arguments(step, stage),
         has_kueue=observed.has_kueue,

@@ -24,6 +24,7 @@ from finetune_operator.finetunejob.estimate import tell_estimate
 from finetune_operator.finetunejob.image import settle_image
 from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
+from finetune_operator.finetunejob.needs import settle_job_digest
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
 from finetune_operator.finetunejob.placement import has_let_go, try_again
 from finetune_operator.finetunejob.pruning import PHASE, is_pruned, needs_score, prune
@@ -44,6 +45,7 @@ def walk(step: Step) -> None:
     spec = accept(step)
     if spec is not None:
         settle_image(step)
+        settle_job_digest(step)
         step.draft.drop("queue")  # told anew by the stage that stands in one
         tell_estimate(step, spec)
         suspend_or_resume(step, spec)

@@ -13,7 +13,13 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_api.names import CONTAINER, Owner, config_map_name, labels_of, service_name
-from finetune_api.trainer import CPU_STAGES, PROGRESS_AUDIENCE, Environment, Stage
+from finetune_api.trainer import (
+    CPU_STAGES,
+    JOB_DIGEST_ARGUMENT,
+    PROGRESS_AUDIENCE,
+    Environment,
+    Stage,
+)
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_operator.config import OperatorConfig
@@ -113,6 +119,7 @@ def render_pod_template(
     config: OperatorConfig,
     *,
     image: str | None = None,
+    job_digest: str | None = None,
     data_digest: str | None = None,
     arguments: Sequence[str] = (),
     has_kueue: bool = False,
@@ -132,7 +139,12 @@ def render_pod_template(
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": image,
-        "args": [stage.value, "--job", f"{JOB_DIR}/{JOB_FILE}", *_pin(data_digest), *arguments],
+        "args": [
+            *(stage.value, "--job", f"{JOB_DIR}/{JOB_FILE}"),
+            *_pin(JOB_DIGEST_ARGUMENT, job_digest),
+            *_pin("--data-digest", data_digest),
+            *arguments,
+        ],
         "env": _environment(spec, extra, stage, owner, config, image=image),
         "resources": _resources(spec, stage, config, has_kueue=has_kueue),
         "volumeMounts": mounts,
@@ -178,9 +190,9 @@ def _annotations(extra: PodTemplate, stage: Stage) -> dict[str, str]:
     }
 
 
-def _pin(data_digest: str | None) -> list[str]:
+def _pin(argument: str, digest: str | None) -> list[str]:
     # An argument, not a variable: a trainer that does not know it must not train.
-    return [] if data_digest is None else ["--data-digest", data_digest]
+    return [] if digest is None else [argument, digest]
 
 
 def _security() -> dict[str, Any]:
