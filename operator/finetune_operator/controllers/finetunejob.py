@@ -19,6 +19,7 @@ from finetune_operator.controllers.changes import RefusedChanges, change_of
 from finetune_operator.controllers.children import FIELD_MANAGER, Children
 from finetune_operator.controllers.controller import UNREAD_SECONDS
 from finetune_operator.controllers.guarding import Guard
+from finetune_operator.controllers.parents import ParentGone, read_parent
 from finetune_operator.controllers.validated import SharedModels, ValidatedJobs
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
@@ -58,10 +59,6 @@ MAX_ROUNDS = 8
 """Plans per reconcile; each round but the last changed the snapshot."""
 
 
-class ParentGone(Exception):  # noqa: N818 - a state of the world
-    """The FineTuneJob is not there any more, or another one has its name."""
-
-
 class FineTuneJobReconciler:
     """Makes the world right for one FineTuneJob at a time. Event loop only.
 
@@ -96,7 +93,6 @@ class FineTuneJobReconciler:
             resource=FINETUNEJOBS,
             noun="job",
             meanwhile="Running pods go on meanwhile.",
-            gone=ParentGone,
             recorder=recorder,
             logger=logger,
         )
@@ -263,13 +259,7 @@ class FineTuneJobReconciler:
         return await self._children.create_job(created, action)
 
     async def _read_parent(self, key: ObjectKey, uid: str) -> Object:
-        try:
-            live = await self._client.get(FINETUNEJOBS, *key)
-        except NotFound as error:
-            raise ParentGone(f"FineTuneJob {key[0]}/{key[1]} is gone") from error
-        if live["metadata"]["uid"] != uid:
-            raise ParentGone(f"FineTuneJob {key[0]}/{key[1]} was created anew")
-        return live
+        return await read_parent(self._client, FINETUNEJOBS, key, uid)
 
     async def _change(self, observed: Observed, action: Write) -> None:
         """Do what follows the status, and tell of it what only the outcome can say."""
@@ -294,8 +284,10 @@ class FineTuneJobReconciler:
             answer = await self._client.apply_status(
                 FINETUNEJOBS, patch, field_manager=FIELD_MANAGER
             )
-        except NotFound as error:
-            raise ParentGone(f"{metadata['namespace']}/{metadata['name']} is gone") from error
+        except NotFound:
+            key = (metadata["namespace"], metadata["name"])
+            await self._read_parent(key, metadata["uid"])
+            raise  # it is there: the 404 is about something else
         except Conflict:
             await self._refresh(metadata)
             raise

@@ -22,6 +22,7 @@ from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.changes import Change, RefusedChanges
 from finetune_operator.controllers.children import FIELD_MANAGER
 from finetune_operator.controllers.guarding import Guard
+from finetune_operator.controllers.parents import ParentGone, read_parent
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
 from finetune_operator.controllers.validated import SharedModels
@@ -41,6 +42,7 @@ from finetune_operator.kube.errors import (
     AlreadyExists,
     KubeError,
     NotFound,
+    ObjectNotFound,
 )
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
@@ -112,7 +114,6 @@ class FineTuneSweepReconciler:
             resource=FINETUNESWEEPS,
             noun="sweep",
             meanwhile="Its trials go on meanwhile.",
-            gone=NotFound,
             recorder=recorder,
             logger=logger,
         )
@@ -134,7 +135,7 @@ class FineTuneSweepReconciler:
             return Done()
         try:
             return await self._guard.run(sweep, self._reconcile(key, sweep))
-        except NotFound:
+        except ParentGone:
             self._store.discard(sweep)
             return Done()
 
@@ -153,8 +154,7 @@ class FineTuneSweepReconciler:
             await self._write_status(sweep, step.status)
         self._guard.announce(sweep, step.events)
         if step.then:
-            uid = sweep["metadata"]["uid"]
-            await self._client.delete(FINETUNESWEEPS, *key, uid=uid)
+            await self._delete(sweep)
         if is_terminal(step.status or sweep.get("status")) and not step.first:
             # Whoever changes it or a trial has it read again; a validated spec takes much memory.
             self.forget(sweep)
@@ -245,7 +245,7 @@ class FineTuneSweepReconciler:
     async def _read(self, namespace: str, name: str) -> Object | None:
         try:
             return await self._client.get(FINETUNEJOBS, namespace, name)
-        except NotFound:
+        except ObjectNotFound:
             return None
 
     async def _patch(self, observed: Observed, action: PatchTrial) -> None:
@@ -256,7 +256,7 @@ class FineTuneSweepReconciler:
             answer = await self._client.merge_patch(
                 FINETUNEJOBS, namespace, action.name, patch, field_manager=FIELD_MANAGER
             )
-        except NotFound:
+        except ObjectNotFound:
             if (cached := self._jobs.get(namespace, action.name)) is not None:
                 self._jobs.discard(cached)
             return
@@ -279,8 +279,33 @@ class FineTuneSweepReconciler:
             Conflict: Somebody wrote in between; plan again once the watch has told.
         """
         patch = self._guard.status_over(sweep, status)
-        answer = await self._client.apply_status(FINETUNESWEEPS, patch, field_manager=FIELD_MANAGER)
+        try:
+            answer = await self._client.apply_status(
+                FINETUNESWEEPS, patch, field_manager=FIELD_MANAGER
+            )
+        except NotFound:
+            await self._require(sweep)
+            raise
         self._store.absorb(answer)
+
+    async def _delete(self, sweep: Object) -> None:
+        metadata = sweep["metadata"]
+        key = (metadata["namespace"], metadata["name"])
+        try:
+            await self._client.delete(FINETUNESWEEPS, *key, uid=metadata["uid"])
+        except NotFound:
+            await self._require(sweep)
+            raise
+
+    async def _require(self, sweep: Object) -> None:
+        """Look whether the sweep is there, after a 404 that may be about something else.
+
+        Raises:
+            ParentGone: It is not.
+        """
+        metadata = sweep["metadata"]
+        key = (metadata["namespace"], metadata["name"])
+        await read_parent(self._client, FINETUNESWEEPS, key, metadata["uid"])
 
 
 def _change_of(action: PatchTrial) -> Change:

@@ -407,3 +407,30 @@ async def test_credentials_can_ride_on_a_session_for_a_library(server):
     ):
         assert response.status == 200
     assert server.seen[0].headers["Authorization"] == "Bearer x"
+
+
+@pytest.mark.parametrize(
+    ("body", "is_the_object"),
+    [
+        ({"reason": "NotFound", "details": {"name": "a", "kind": "pods"}}, True),
+        ({"reason": "NotFound", "message": "the server could not find the resource"}, False),
+        ({"reason": "", "details": {"name": "a"}}, False),
+        (
+            {
+                "reason": "NotFound",
+                "message": 'admission webhook "x" denied the request: no',
+                "details": {"name": "a"},
+            },
+            False,
+        ),
+        ("404 page not found", False),
+    ],
+)
+async def test_only_a_404_that_names_the_object_says_that_it_is_gone(
+    server, client, body, is_the_object
+):
+    answer = {"kind": "Status", **body} if isinstance(body, dict) else body
+    server.others.append(reply(answer, 404))
+    with pytest.raises(errors.NotFound) as caught:
+        await client.get(PODS, "ns", "a")
+    assert isinstance(caught.value, errors.ObjectNotFound) is is_the_object
