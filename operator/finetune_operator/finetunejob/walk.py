@@ -24,6 +24,7 @@ from finetune_operator.finetunejob.estimate import tell_estimate
 from finetune_operator.finetunejob.image import settle_image
 from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
+from finetune_operator.finetunejob.outages import is_waiting_out
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
 from finetune_operator.finetunejob.placement import has_let_go, try_again
 from finetune_operator.finetunejob.pruning import PHASE, is_pruned, needs_score, prune
@@ -75,7 +76,7 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         prune(step, view)
         return False
     if view.run < draft.last_run(view.stage):
-        miss(step, view)
+        miss(step, spec, view)
         return False
     if view.state is StageState.ABSENT:
         start(step, spec, view)
@@ -88,6 +89,8 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     declare_lost(step, view)
     tell_quota(step, spec, view)
     if draft.is_true(ConditionType.FAILED):
+        return False
+    if is_waiting_out(step, spec, view):
         return False
     if view.state is StageState.SUSPENDED and has_let_go(step, view) and not spec.suspend:
         try_again(step, spec, view)
