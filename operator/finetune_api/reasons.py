@@ -162,12 +162,18 @@ LIFE = {
         "Correct what the message names, and create a new job.",
     ),
     "JobDeleted": ReasonHelp(
-        "The Job of a stage was deleted before its end.",
-        "Begin again from the last checkpoint: `finetune retry`.",
+        "The Job of a stage was deleted before its end. It is made again and goes on at the last"
+        " checkpoint, unless that happens again and again.",
+        "Find who deletes it. Once the job has failed: `finetune retry`.",
     ),
     "NodesReleased": ReasonHelp(
         "Some pods of a training found no node while the others held theirs.",
         "Add nodes, ask for fewer, or use a queue, which admits all or none. It tries again.",
+    ),
+    "Outage": ReasonHelp(
+        "A stage that has run before cannot go on: its image, its volumes, a node or its storage is"
+        " away. It holds no GPUs meanwhile, costs no retry and tries again, at most hourly.",
+        "Mend what the message names. The job ends only after `config.outageDeadlineSeconds`.",
     ),
     "NodeLost": ReasonHelp(
         "A pod that was to be deleted never ended: its node does not answer.",

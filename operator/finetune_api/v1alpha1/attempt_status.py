@@ -32,6 +32,8 @@ class IncidentStatus(APIModel):
     """Node rank of the pod that failed of itself."""
     node: ShortText | None = None
     """Node it ran on."""
+    pod: ShortText | None = None
+    """Pod that failed of itself."""
     from_step: Count | None = None
     """Step that the attempt had begun at, where training told it."""
     to_step: Count | None = None
@@ -106,6 +108,30 @@ class IncidentCount(APIModel):
     """How many."""
 
 
+class FruitlessStatus(APIModel):
+    """Ends in a row that cost no retry and came before a new step was made."""
+
+    step: Count = 0
+    """Step that they are counted from."""
+    evictions: Count = 0
+    """By a kubelet whose node ran out of disk or memory."""
+    others: Count = 0
+    """By others: preempted, drained, its node lost, its Job deleted."""
+
+
+class OutageStatus(APIModel):
+    """Why a stage that has run before does not run: it has let its nodes go, and tries again."""
+
+    since: Timestamp
+    """Since when it gets nowhere."""
+    step: Count = 0
+    """Step that was reached by then; a later one ends the outage."""
+    releases: Count = 0
+    """How often it has let its nodes go since then."""
+    retry_time: Timestamp | None = None
+    """When it tries again, or did last."""
+
+
 class StageStatus(APIModel):
     """The Job of one stage."""
 
@@ -129,3 +155,15 @@ class StageStatus(APIModel):
     """Retries used up, by class."""
     evictions: Count | None = None
     """How often Kueue took the quota back and stopped the pods."""
+    first_run_time: Timestamp | None = None
+    """When a container of it first ran."""
+    fruitless: FruitlessStatus | None = None
+    """Ends that came to nothing; absent without one."""
+    outage: OutageStatus | None = None
+    """The last outage, if there was one."""
+    past_seconds: Count | None = None
+    """Running time up to its last pause, in seconds: what is known of it once its Job is gone."""
+    run_time: Timestamp | None = None
+    """Since when it runs after that."""
+    deleted_time: Timestamp | None = None
+    """Since when its Job is gone, deleted by somebody; it is made again."""

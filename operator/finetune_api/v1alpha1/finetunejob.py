@@ -104,7 +104,8 @@ class FineTuneJobSpec(APIModel):
     Whatever the number of pods that an incident ends, it counts once; evictions, preemptions, and
     nodes that are lost or restarted never do. Mistakes in the job or in its data are never tried
     again. More than `backoffLimit` + 1 ends in a row that do not count, because a peer was lost or
-    a node restarted, end the job if no new step is made. May be changed while the job runs."""
+    a node restarted, end the job if no new step is made; so do ten evictions by the kubelet, and a
+    hundred preemptions. May be changed while the job runs."""
     retry_policy: RetryPolicy | None = None
     """Budgets of their own for classes of incidents. May be changed while the job runs. Default:
     none, all share `backoffLimit`."""

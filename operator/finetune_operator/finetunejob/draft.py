@@ -11,7 +11,7 @@ from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.retry import Ledger, queue_evictions
-from finetune_operator.finetunejob.stages import STAGES, StageView
+from finetune_operator.finetunejob.stages import STAGES, StageState, StageView
 from finetune_operator.finetunejob.unplaced import Unplaced, find_unplaced
 from finetune_operator.status.conditions import parse_timestamp, timestamp
 from finetune_operator.status.draft import Draft
@@ -100,9 +100,20 @@ class JobDraft(Draft):
             name = view.job["metadata"]["name"]
             self._stages[view.stage.value] = {"name": view.stage.value, "job": name}
         entry = self._stages[view.stage.value]
+        entry.pop("deletedTime", None)
         started = view.job["status"].get("startTime")
         if started:
             entry.setdefault("startTime", started)
+        if (first := view.first_ran) is not None:
+            entry.setdefault("firstRunTime", timestamp(first))
+        is_stopped = view.state is StageState.SUSPENDED or view.has_ended
+        past = view.active_seconds if is_stopped else view.past_seconds
+        began = None if is_stopped or view.run_began is None else timestamp(view.run_began)
+        for key, value in (("pastSeconds", past or None), ("runTime", began)):
+            if value is None:
+                entry.pop(key, None)
+            else:
+                entry[key] = value
         found = self._unplaced(view)
         since = None if found.since is None else timestamp(found.since)
         for key, value in (("unplacedSeconds", found.seconds), ("unplacedSince", since)):
@@ -253,7 +264,9 @@ MAX_HISTORY = 10
 """Incidents that are kept in the status."""
 _ATTEMPTS = ("counted", "preemptions", "history")
 _LAZY_FIELDS = ("attempts", "stages", "trainerImage", "jobDigest")
-_RECORDED = ("completionTime", "activeSeconds", "evictions")
+_RECORDED = (
+    "completionTime", "activeSeconds", "evictions", "fruitless", "outage", "deletedTime",
+)  # fmt: skip
 
 
 def _settled_stages(status: Object) -> list[tuple[Any, ...]]:

@@ -84,7 +84,10 @@ def _mirror(
     if had_quota and queue.is_evicted and queue.is_active and not spec.suspend:
         text = f"{view.stage.value}: {queue.reason}: {queue.message}"
         draft.announce(queue.reason, text, warning=True)
-        record_eviction(step, view, queue.reason)
+        given_up = record_eviction(step, view, queue.reason, queue.message)
+        if given_up is not None:
+            fail_stage(step, view, given_up)
+            return
     message = f"{queue.message} {late}".strip()
     draft.conditions.set(ConditionType.QUOTA_RESERVED, queue.has_quota, queue.reason, message)
     draft.record_evictions(view.stage, queue.num_evictions)

@@ -154,6 +154,18 @@ class StageView:
         return max(started, default=None)
 
     @property
+    def first_ran(self) -> datetime | None:
+        """When the first of the containers that are known ran; None if none did."""
+        states = [container_of(pod) for pod in self.pods]
+        begun = [
+            parse_timestamp(
+                (state.get("running") or state.get("terminated") or {}).get("startedAt")
+            )
+            for state in states
+        ]
+        return min((moment for moment in begun if moment is not None), default=None)
+
+    @property
     def is_stoppable(self) -> bool:
         """Whether there is a Job that still runs, or would."""
         return self.state in (StageState.WAITING, StageState.RUNNING)

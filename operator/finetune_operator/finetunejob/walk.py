@@ -25,6 +25,7 @@ from finetune_operator.finetunejob.image import settle_image
 from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
 from finetune_operator.finetunejob.needs import settle_job_digest
+from finetune_operator.finetunejob.outages import is_waiting_out
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
 from finetune_operator.finetunejob.placement import has_let_go, try_again
 from finetune_operator.finetunejob.pruning import PHASE, is_pruned, needs_score, prune
@@ -77,7 +78,7 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         prune(step, view)
         return False
     if view.run < draft.last_run(view.stage):
-        miss(step, view)
+        miss(step, spec, view)
         return False
     if view.state is StageState.ABSENT:
         start(step, spec, view)
@@ -90,6 +91,8 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     declare_lost(step, view)
     tell_quota(step, spec, view)
     if draft.is_true(ConditionType.FAILED):
+        return False
+    if is_waiting_out(step, spec, view):
         return False
     if view.state is StageState.SUSPENDED and has_let_go(step, view) and not spec.suspend:
         try_again(step, spec, view)

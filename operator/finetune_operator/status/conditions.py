@@ -82,6 +82,7 @@ class Reason(StrEnum):
     NAME_TAKEN = "NameTaken"
     NODE_LOST = "NodeLost"
     NODES_RELEASED = "NodesReleased"
+    OUTAGE = "Outage"
     ADMISSION_DENIED = "AdmissionDenied"
     WEBHOOK_UNAVAILABLE = "WebhookUnavailable"
     API_SERVER_ERROR = "APIServerError"
