@@ -44,6 +44,7 @@ from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import Conflict, KubeError, NotFound
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
+from finetune_operator.kube.sharing import is_whole
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, WorkQueue
 from finetune_operator.status.conditions import is_terminal
@@ -124,7 +125,7 @@ class FineTuneJobReconciler:
             return Done()
 
     async def _reconcile(self, key: ObjectKey, job: Object) -> Result:
-        observed = self._observe(key, job)
+        observed = self._observe(key, await self._with_spec(key, job))
         if self._caches.hides_workloads(key[0]) and observed.is_in_a_queue:
             # Stopped or started outside Kueue, it would be where Kueue does not know it to be.
             return RequeueAfter(UNREAD_SECONDS)
@@ -257,6 +258,15 @@ class FineTuneJobReconciler:
                 self._caches.finetunejobs.absorb(live)
             return replace(self._observe(key, live), refusals=created.refusals)
         return await self._children.create_job(created, action)
+
+    async def _with_spec(self, key: ObjectKey, job: Object) -> Object:
+        """Return a FineTuneJob whose spec is known, or read it: of a large one it is not cached."""
+        if is_whole(job) or self._validated.has(job):
+            return job
+        live = await self._read_parent(key, job["metadata"]["uid"])
+        with self._caches.quiet():
+            self._caches.finetunejobs.absorb(live)
+        return live
 
     async def _read_parent(self, key: ObjectKey, uid: str) -> Object:
         return await read_parent(self._client, FINETUNEJOBS, key, uid)

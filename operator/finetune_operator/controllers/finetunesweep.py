@@ -46,6 +46,7 @@ from finetune_operator.kube.errors import (
 )
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
+from finetune_operator.kube.sharing import is_whole
 from finetune_operator.kube.store import Store
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
 from finetune_operator.status.conditions import is_terminal
@@ -142,6 +143,10 @@ class FineTuneSweepReconciler:
     async def _reconcile(self, key: ObjectKey, sweep: Object) -> Result:
         memory = self._memories.setdefault(sweep["metadata"]["uid"], _Memory())
         config = self._config.for_namespace(key[0])
+        is_large = not is_whole(sweep)
+        if is_large:
+            sweep = await read_parent(self._client, FINETUNESWEEPS, key, sweep["metadata"]["uid"])
+            self._store.absorb(sweep)
         step = Plan()
         for _ in range(MAX_ROUNDS):
             observed = self._observe(key, sweep, memory)
@@ -158,6 +163,8 @@ class FineTuneSweepReconciler:
         if is_terminal(step.status or sweep.get("status")) and not step.first:
             # Whoever changes it or a trial has it read again; a validated spec takes much memory.
             self.forget(sweep)
+        elif is_large:
+            memory.generation, memory.parsed = -1, None
         if step.first:
             return RequeueAfter(MAX_ROUNDS_REST_SECONDS)
         if step.requeue_after is not None:
