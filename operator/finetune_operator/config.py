@@ -57,9 +57,9 @@ class OperatorConfig(TenantSettings):
     the job fails. It holds no GPUs meanwhile: it tries again after one minute, then two, four, up
     to an hour."""
     max_fruitless_evictions: Annotated[int, Field(ge=1, le=1000)] = 10
-    """How often in a row a kubelet may evict a stage before a new step is made, before the job
-    fails. Such ends cost no retry. Of preemptions, drains, lost nodes and deleted Jobs, which are
-    somebody else's doing, ten times as many."""
+    """How often in a row a kubelet may evict a stage, or somebody delete its Job, before a new step
+    is made: one more fails the job. Such ends cost no retry. Of preemptions, drains and lost nodes,
+    which are decided elsewhere, ten times as many."""
 
     placement_deadline_seconds: Annotated[int, Field(ge=0)] = 600
     """How long a pod of a training may find no node while the others hold their GPUs, before all

@@ -115,8 +115,10 @@ class FruitlessStatus(APIModel):
     """Step that they are counted from."""
     evictions: Count = 0
     """By a kubelet whose node ran out of disk or memory."""
+    deletions: Count = 0
+    """By whoever deleted its Job."""
     others: Count = 0
-    """By others: preempted, drained, its node lost, its Job deleted."""
+    """By others: preempted, drained, its node lost."""
 
 
 class OutageStatus(APIModel):

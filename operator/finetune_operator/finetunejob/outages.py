@@ -47,16 +47,12 @@ _OF_THE_STORE = frozenset(
 def has_run(step: Step, view: StageView) -> bool:
     """Return whether a container of the stage, or of training, has run before."""
     entries = [step.draft.stage(stage) or {} for stage in (view.stage, Stage.TRAIN)]
-    return any(entry.get("firstRunTime") for entry in entries) or _has_steps(step)
-
-
-def _has_steps(step: Step) -> bool:
-    return step.observed.ledger.step > 0 or step.draft.is_done(Stage.TRAIN)
+    return any(entry.get("firstRunTime") for entry in entries) or step.observed.ledger.step > 0
 
 
 def is_outage(step: Step, cause: Cause) -> bool:
     """Return whether the end of a pod, after steps were made, is nobody's fault and may pass."""
-    if not _has_steps(step):
+    if not (step.observed.ledger.step or step.draft.is_done(Stage.TRAIN)):
         return False
     if cause.failure_class is FailureClass.STORAGE_ERROR:
         return cause.reason in _OF_THE_STORE

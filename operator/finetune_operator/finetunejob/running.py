@@ -62,7 +62,7 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         step.look_again(SETTLE_SECONDS)
         return
     given_up = account(step, spec, view, incidents) or _cause_of_giving_up(step, spec, view)
-    if given_up is not None:
+    if given_up is not None and not view.is_ending:
         fail_stage(step, view, given_up)
         return
     if is_released(step, view):

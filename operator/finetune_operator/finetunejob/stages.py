@@ -167,8 +167,14 @@ class StageView:
 
     @property
     def is_stoppable(self) -> bool:
-        """Whether there is a Job that still runs, or would."""
-        return self.state in (StageState.WAITING, StageState.RUNNING)
+        """Whether there is a Job that still runs, or would; not one that has only to be counted."""
+        return self.state in (StageState.WAITING, StageState.RUNNING) and not self.is_ending
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether all its ranks have succeeded, and the Job controller has yet to say so."""
+        is_running = self.state is StageState.RUNNING
+        return is_running and _num_succeeded(self.pods) >= self.num_pods
 
     @property
     def is_stopped(self) -> bool:

@@ -140,7 +140,7 @@ def _note_deletion(step: Step, view: StageView, name: str) -> Cause | None:
     assert entry is not None
     cause = Cause(
         failure_class=FailureClass.INTERNAL,
-        reason=Reason.JOB_DELETED,
+        reason=Reason.JOB_DELETED.value,
         message=f"Job {name} was deleted and had not finished.",
         time=timestamp(step.now),
     )

@@ -22,6 +22,7 @@ from finetune_operator.finetunejob.endings import (
 )
 from finetune_operator.finetunejob.estimate import tell_estimate
 from finetune_operator.finetunejob.image import settle_image
+from finetune_operator.finetunejob.in_hand import is_awaited
 from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
 from finetune_operator.finetunejob.needs import settle_job_digest
@@ -75,7 +76,9 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     step.current = view
     if is_pruned(step, spec, view):
         _record(step, view)
-        prune(step, view)
+        why = "spec.prune ends the job."
+        if not is_awaited(step, spec, view, reason=Reason.PRUNE_REQUESTED, why=why):
+            prune(step, view)
         return False
     if view.run < draft.last_run(view.stage):
         miss(step, spec, view)

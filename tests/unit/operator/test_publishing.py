@@ -419,16 +419,18 @@ def in_publication():
     ("is_created", "trouble", "failed", "told"),
     [
         (True, STORE_IS_AWAY, "StorageError", "The store was away for 15 minutes"),
-        (True, {"missing": frozenset({PUBLISH})}, "Internal", "Job headlines-publish is gone"),
+        (True, {"missing": frozenset({PUBLISH})}, "Internal", "11 times in a row"),
         (False, {"refusals": {PUBLISH: MALFORMED}}, "UserError", "spec.template: Invalid value"),
     ],
-    ids=["its Job failed", "its Job was deleted", "its Job is refused"],
+    ids=["its Job failed", "its Job was deleted again and again", "its Job is refused"],
 )
 def test_a_candidate_that_passed_and_was_not_published_is_published_by_another_decision(
     is_created, trouble, failed, told
 ):
     body, known = in_publication()
     body = under_way(body, known) if is_created else body
+    for entry in body["status"]["stages"]:
+        entry["fruitless"] = {"step": 0, "deletions": 10}
     body = after(body, plan(observe(body, **merged(known, trouble)), at(400), CONFIG))
     assert condition(body, "Failed")["reason"] == failed
     published = condition(body, "Published")
