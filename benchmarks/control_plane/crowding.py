@@ -30,17 +30,17 @@ PATIENCE_SECONDS = 900.0
 
 def spec_at_the_limit(name: str) -> Object:
     """Return fields of a spec that are as large as they may be, in the dearest of characters."""
-    smile = "\U0001f600"
-    source = {"uri": "s3://data/rows.csv", "template": name + smile * 7900, "system": smile * 7900}
+    sign = "\u6f22"  # two bytes in memory, three on the wire, six in job.json
+    source = {"uri": "s3://data/rows.csv", "template": name + sign * 7900, "system": sign * 7900}
     return {
         "model": {
             "uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct",
-            "chatTemplate": {"text": name + smile * 40000},
+            "chatTemplate": {"text": name + sign * 40000},
         },
         "dataset": {"sources": [source, {**source, "uri": "s3://data/more.csv"}]},
-        "evaluation": {"jsonSchema": {"text": f'{{"title": "{name}{smile * 19000}"}}'}},
+        "evaluation": {"jsonSchema": {"text": f'{{"title": "{name}{sign * 19000}"}}'}},
         "podTemplate": {
-            "env": [{"name": f"NCCL_NOTE_{n}", "value": name + smile * 3900} for n in range(4)]
+            "env": [{"name": f"NCCL_NOTE_{n}", "value": name + sign * 3900} for n in range(4)]
         },
     }
 
