@@ -50,6 +50,10 @@ MAP_BY_TYPE: dict[str, Any] = {
 }
 
 
+MAX_ENTRIES = 1024
+"""No map of any kind has more, whatever its own bound."""
+
+
 class APIModel(BaseModel):
     """Base of all API objects: camelCase on the wire, immutable, unknown fields refused."""
 
@@ -69,6 +73,10 @@ class APIModel(BaseModel):
         # integer, for JSON knows one kind of number.
         if not isinstance(value, dict):
             return value
+        for key, item in value.items():
+            # Each entry of a map would be judged, and told of, before the map is found too large.
+            if isinstance(item, dict) and len(item) > MAX_ENTRIES:
+                raise ValueError(f"{key} has {len(item)} entries, more than {MAX_ENTRIES}")
         return {
             key: int(item) if isinstance(item, float) and item.is_integer() else item
             for key, item in value.items()

@@ -102,7 +102,7 @@ class ValidatedJobs:
         if not self.has(job):
             self.forget(uid)
             self._keep(namespace, uid, self._validate(job))
-        kept = self._known.get(namespace, {})
+        kept = self._known[namespace]
         known = kept[uid]
         kept.move_to_end(uid)
         self._make_room(uid)

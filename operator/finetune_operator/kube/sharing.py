@@ -21,7 +21,7 @@ MAX_TEXT = 128
 """Longer texts are of one object alone."""
 MAX_KEPT_BYTES = 8 * 1024
 """A spec that is larger as JSON is kept as an excerpt."""
-MAX_EXCERPT_TEXT = 64
+MAX_EXCERPT_TEXT = 256
 MAX_EXCERPT_DEPTH = 4
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from finetune_operator.kube import errors
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import ServerClock
 from finetune_operator.kube.connection import Connection, StaticCredentials
+from finetune_operator.kube.paging import MAX_PAGE_BYTES
 from finetune_operator.kube.resource import JOBS, PODS, TOKEN_REVIEWS
 from finetune_operator.kube.transport import Transport
 from support.clock import START, FakeClock
@@ -394,6 +396,58 @@ async def test_incomplete_name_never_reaches_the_server(server, client, namespac
     with pytest.raises(ValueError, match="name"):
         await client.delete(PODS, namespace, name)
     assert server.seen == []
+
+
+def paged_server(sizes):
+    """Answer lists of objects of these sizes, as an API server does."""
+
+    async def answer(request):
+        limit, start = int(request.query["limit"]), int(request.query.get("continue") or 0)
+        page = [
+            {**pod(f"pod-{n}", n + 1), "spec": {"text": "x" * sizes[n]}}
+            for n in range(start, min(start + limit, len(sizes)))
+        ]
+        more = start + limit < len(sizes)
+        return web.json_response(
+            {
+                "metadata": {
+                    "resourceVersion": "900",
+                    "continue": str(start + limit) if more else "",
+                },
+                "items": page,
+            }
+        )
+
+    return answer
+
+
+PAGE_SIZES = {
+    "small": [100] * 700,
+    "large": [150_000] * 60,
+    "one that is larger than a page": [100, 2 * MAX_PAGE_BYTES, 100],
+    "large after small": [100] * 300 + [300_000] * 20 + [100] * 300,
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("sizes", PAGE_SIZES.values(), ids=PAGE_SIZES)
+async def test_pages_are_bounded_in_bytes_and_nothing_is_left_out(server, client, sizes):
+    server.lists.append(paged_server(sizes))
+    names, largest = [], 0
+    async for page in client.list_pages(PODS, limit=500):
+        names += [item["metadata"]["name"] for item in page.items]
+        if len(page.items) > 1:
+            largest = max(largest, len(json.dumps(page.items)))
+    assert names == [f"pod-{n}" for n in range(len(sizes))]
+    assert largest <= 1.1 * MAX_PAGE_BYTES
+    assert len(server.seen) <= 2 + sum(sizes) / MAX_PAGE_BYTES * 8
+
+
+async def test_pages_of_usual_objects_are_as_large_as_asked_for(server, client):
+    server.lists.append(paged_server([1000] * 1200))
+    pages = [len(page.items) async for page in client.list_pages(PODS, limit=500)]
+    assert pages == [500, 500, 200]
+    assert len(server.seen) == 3
 
 
 async def test_credentials_can_ride_on_a_session_for_a_library(server):
