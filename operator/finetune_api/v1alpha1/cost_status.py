@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from finetune_api.meta import APIModel
-from finetune_api.v1alpha1.status_fields import Number, ShortText
+from finetune_api.v1alpha1.status_fields import (
+    Count,
+    Number,
+    ShortSentence,
+)
 
 
 class CostStatus(APIModel):
@@ -23,19 +27,19 @@ class EstimateStatus(APIModel):
     basis: Literal["Spec", "Assumed", "Measured"]
     """What is known: the GPUs that the spec asks for; what rows, tokens and model take at an
     assumed speed; what training has measured of itself."""
-    message: ShortText | None = None
+    message: ShortSentence | None = None
     """What it rests on."""
-    gpus: int | None = None
+    gpus: Count | None = None
     """GPUs that training holds."""
     hourly_amount: Number | None = None
     """What they cost by the hour."""
-    train_seconds: int | None = None
+    train_seconds: Count | None = None
     """Training, without start-up unless it is measured."""
-    validation_seconds: int | None = None
+    validation_seconds: Count | None = None
     """Of `trainSeconds`, reckoned: answers to validation rows, after the last step."""
-    evaluate_seconds: int | None = None
+    evaluate_seconds: Count | None = None
     """Evaluation of the held-out rows, without start-up and probes."""
-    least_train_seconds: int | None = None
+    least_train_seconds: Count | None = None
     """Training with GPUs at the peak of their data sheet, which nothing reaches; absent where the
     kind of GPU or the number of steps is not certain."""
     gpu_hours: Number | None = None

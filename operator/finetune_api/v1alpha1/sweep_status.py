@@ -10,7 +10,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import MAP_BY_NAME, MAP_BY_TYPE, APIModel
-from finetune_api.v1alpha1.status_fields import Condition, Number, ShortText, Timestamp
+from finetune_api.v1alpha1.status_fields import (
+    Condition,
+    Count,
+    Number,
+    Reason,
+    ShortText,
+    Timestamp,
+)
 
 MAX_TRIALS_TOLD = 48
 """Trials of which the status tells one by one: those under way, then the best."""
@@ -54,7 +61,7 @@ class TrialStatus(APIModel):
     """How far it is. `Waiting`: it has saved and stopped at a rung, until the others come there.
     `Trained`: it waits for the choice. `Pruned`: stopped by the sweep, or not
     chosen. `Publishing`: chosen, and evaluated on the test side. `Failed` with its reason."""
-    reason: Annotated[str, Field(max_length=63)] | None = None
+    reason: Reason | None = None
     """Why, of a trial that has failed, waits for somebody, or was trained and has no score."""
     parameters: Setting = {}
     """What was varied, by path."""
@@ -67,9 +74,9 @@ class TrialStatus(APIModel):
     """Upper end."""
     loss: Number | None = None
     """Lowest validation loss so far, where `score` is another metric."""
-    step: int | None = None
+    step: Count | None = None
     """Last step whose validation loss is known."""
-    tokens: int | None = None
+    tokens: Count | None = None
     """Tokens trained on, where training told it."""
     replicate_of: ShortText | None = None
     """The trial whose values it has, with another seed."""
@@ -104,17 +111,17 @@ class BestStatus(APIModel):
 class CountsStatus(APIModel):
     """Trials by state, replicates included."""
 
-    total: int = 0
+    total: Count = 0
     """As many as there will be."""
-    created: int = 0
+    created: Count = 0
     """As were created."""
-    running: int = 0
+    running: Count = 0
     """As are under way, also waiting or suspended."""
-    trained: int = 0
+    trained: Count = 0
     """As were trained to their end."""
-    pruned: int = 0
+    pruned: Count = 0
     """As were stopped early."""
-    failed: int = 0
+    failed: Count = 0
     """As have failed, or were deleted by somebody."""
 
 
@@ -123,18 +130,18 @@ class SpentStatus(APIModel):
 
     gpu_hours: Number = "0"
     """GPUs times running time of all stages that are over."""
-    tokens: int = 0
+    tokens: Count = 0
     """Tokens trained on, as far as it was told."""
 
 
 class FineTuneSweepStatus(APIModel):
     """What the operator reports."""
 
-    observed_generation: int | None = None
+    observed_generation: Count | None = None
     """Generation of the spec this status was computed from."""
     phase: SweepPhase | None = None
     """For columns only; the conditions are the contract."""
-    reason: Annotated[str, Field(max_length=63)] | None = None
+    reason: Reason | None = None
     """Why, for columns only: the reason of the condition that decides the phase."""
     progress: Annotated[str, Field(max_length=16)] | None = None
     """Trials that are over, of all: `3/8`. For columns only."""
