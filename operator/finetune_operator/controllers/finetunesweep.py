@@ -20,8 +20,7 @@ from finetune_api.v1alpha1.finetunesweep import MAX_TRIALS, FineTuneSweep
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.changes import Change, RefusedChanges
-from finetune_operator.controllers.children import FIELD_MANAGER
-from finetune_operator.controllers.guarding import Guard
+from finetune_operator.controllers.guarding import FIELD_MANAGER, Guard
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
 from finetune_operator.controllers.validated import SharedModels
@@ -33,6 +32,7 @@ from finetune_operator.finetunesweep.actions import (
     PatchTrial,
     Plan,
 )
+from finetune_operator.finetunesweep.draft import OWNED_FIELDS, STATUS
 from finetune_operator.finetunesweep.observed import Observed, owner_uid, read_trials
 from finetune_operator.finetunesweep.plan import plan
 from finetune_operator.kube.client import KubeClient
@@ -47,6 +47,7 @@ from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.store import Store
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
 from finetune_operator.status.conditions import is_terminal
+from finetune_operator.status.fitting import FittedStatus
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,10 @@ class FineTuneSweepReconciler:
             noun="sweep",
             meanwhile="Its trials go on meanwhile.",
             gone=NotFound,
+            schema=STATUS,
+            owned=OWNED_FIELDS,
+            client=client,
+            clock=clock,
             recorder=recorder,
             logger=logger,
         )
@@ -121,8 +126,11 @@ class FineTuneSweepReconciler:
         self._memories: dict[str, _Memory] = {}
 
     def forget(self, sweep: Object) -> None:
-        """Drop the memory of a FineTuneSweep that is gone or has ended."""
-        uid = sweep["metadata"]["uid"]
+        """Drop the memory of a FineTuneSweep that is gone."""
+        self._forget_ended(sweep["metadata"]["uid"])
+        self._guard.forget(sweep["metadata"]["uid"])
+
+    def _forget_ended(self, uid: str) -> None:
         self._memories.pop(uid, None)
         self._refusals.forget(uid)
         self._changes.forget(uid)
@@ -139,6 +147,7 @@ class FineTuneSweepReconciler:
             return Done()
 
     async def _reconcile(self, key: ObjectKey, sweep: Object) -> Result:
+        sweep = self._guard.as_planned(sweep)
         memory = self._memories.setdefault(sweep["metadata"]["uid"], _Memory())
         config = self._config.for_namespace(key[0])
         step = Plan()
@@ -149,15 +158,14 @@ class FineTuneSweepReconciler:
                 break
             for action in step.first:
                 await self._carry_out(observed, action, memory)
-        if step.status is not None:
-            await self._write_status(sweep, step.status)
+        await self._write_status(sweep, step.status)
         self._guard.announce(sweep, step.events)
         if step.then:
             uid = sweep["metadata"]["uid"]
             await self._client.delete(FINETUNESWEEPS, *key, uid=uid)
         if is_terminal(step.status or sweep.get("status")) and not step.first:
             # Whoever changes it or a trial has it read again; a validated spec takes much memory.
-            self.forget(sweep)
+            self._forget_ended(sweep["metadata"]["uid"])
         if step.first:
             return RequeueAfter(MAX_ROUNDS_REST_SECONDS)
         if step.requeue_after is not None:
@@ -272,15 +280,15 @@ class FineTuneSweepReconciler:
         with self._sweeps.quiet():
             self._jobs.absorb(trial)
 
-    async def _write_status(self, sweep: Object, status: Object) -> None:
+    async def _write_status(self, sweep: Object, status: FittedStatus | None) -> None:
         """Write the status over exactly the version it was planned for.
 
         Raises:
             Conflict: Somebody wrote in between; plan again once the watch has told.
         """
-        patch = self._guard.status_over(sweep, status)
-        answer = await self._client.apply_status(FINETUNESWEEPS, patch, field_manager=FIELD_MANAGER)
-        self._store.absorb(answer)
+        answer = await self._guard.write_status(sweep, status)
+        if answer is not None:
+            self._store.absorb(answer)
 
 
 def _change_of(action: PatchTrial) -> Change:
