@@ -86,3 +86,41 @@ def _alike(schema: dict[str, Any], value: Any, place: str) -> list[str]:
         if keys and len({tuple(item.get(key) for key in keys) for item in value}) < len(value):
             problems.append(f"{place}: two items have the same {keys}")
     return problems
+
+
+def status_at_limits(plural: str = "finetunejobs", *, beyond: int = 0) -> Any:
+    """Return a status with every field, each as long, large and full as the schema lets it be.
+
+    Args:
+        plural: The kind.
+        beyond: How much more: characters of each text, items of each list, to each number.
+    """
+    return _filled(_status_schema(plural), beyond, 0)
+
+
+def _filled(schema: dict[str, Any], beyond: int, number: int) -> Any:
+    match schema["type"]:
+        case "object" if "properties" in schema:
+            fields = schema["properties"]
+            return {name: _filled(field, beyond, number) for name, field in fields.items()}
+        case "object":
+            most = range(schema["maxProperties"] + beyond)
+            value = schema["additionalProperties"]
+            return {f"key-{each}": _filled(value, beyond, each) for each in most}
+        case "array":
+            most, items = schema["maxItems"], schema["items"]
+            key = next(iter(schema.get("x-kubernetes-list-map-keys", ())), "")
+            if "enum" in items.get("properties", {}).get(key, ()):
+                most = min(most, len(items["properties"][key]["enum"]) - beyond)
+            return [_filled(items, beyond, each) for each in range(most + beyond)]
+        case "string" if "enum" in schema:
+            return schema["enum"][number % len(schema["enum"])]
+        case "string" if schema.get("format") == "date-time":
+            fraction = "1" * (schema["maxLength"] - 26 + beyond)
+            return f"2026-11-24T12:00:00.{fraction}+00:00"
+        case "string":
+            # The widest characters: the bound is one of characters, and not of bytes.
+            return f"{number:03}".ljust(schema["maxLength"] + beyond, "\U0001f600")
+        case "integer":
+            return schema.get("maximum", 2**63 - 1) + beyond
+    return True

@@ -174,9 +174,11 @@ def _text_check(schema: Schema) -> Check:
     if "enum" in schema:
         allowed = frozenset(schema["enum"])
         return lambda value: isinstance(value, str) and value in allowed
-    if schema.get("format") == "date-time":
-        return lambda value: isinstance(value, str) and _DATE_TIME.fullmatch(value) is not None
     most = schema["maxLength"]
+    if schema.get("format") == "date-time":
+        return lambda value: (
+            isinstance(value, str) and len(value) <= most and bool(_DATE_TIME.fullmatch(value))
+        )
     return lambda value: isinstance(value, str) and len(value) <= most and _is_unicode(value)
 
 

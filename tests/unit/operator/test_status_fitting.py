@@ -21,7 +21,7 @@ from finetune_operator.finetunejob.draft import STATUS
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.results import sections_of
 from finetune_operator.status.fitting import StatusSchema, describe_cuts
-from support.crd import FOLDER, status_problems
+from support.crd import FOLDER, status_at_limits, status_problems
 from unit.operator.builders import (
     CONFIG,
     accepted,
@@ -266,3 +266,16 @@ def test_the_sections_of_every_result_fit():
         fitted, cuts = STATUS.fit(sections_of(result_of(stage)))
         assert cuts == ()
         assert status_problems(fitted) == []
+
+
+@pytest.mark.parametrize("plural", MODELS)
+def test_a_status_at_every_limit_is_left_alone_and_one_beyond_is_made_to_fit(plural):
+    schema = StatusSchema(MODELS[plural])
+    full = status_at_limits(plural)
+    assert status_problems(full, plural) == []
+    assert schema.fit(full) == (full, ())
+    more = status_at_limits(plural, beyond=1)
+    assert status_problems(more, plural)
+    fitted, cuts = schema.fit(more)
+    assert cuts
+    assert status_problems(fitted, plural) == []
