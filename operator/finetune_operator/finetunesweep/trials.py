@@ -346,7 +346,7 @@ def _decimal(text: object) -> Decimal:
         value = Decimal(str(text)) if text else Decimal(0)
     except InvalidOperation:
         return Decimal(0)
-    return value if value.is_finite() and abs(value) <= MAX_COUNT else Decimal(0)
+    return value if value.is_finite() and value.copy_abs() <= MAX_COUNT else Decimal(0)
 
 
 def _conditions(job: Object) -> Any:

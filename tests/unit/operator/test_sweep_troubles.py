@@ -433,3 +433,16 @@ async def test_a_status_that_is_refused_stops_no_trial_suspension_or_deletion():
     assert not world.there_is_a_sweep, "it came to its end, and its time to live deleted it"
     assert "StatusRefused" in [reason for reason, _ in world.recorder.events]
     assert [reason for reason, _ in world.recorder.events].count("Published") == 1
+
+
+@pytest.mark.parametrize("told", ["nan", "inf", "1e99999999", "-1e999", "many", ""])
+async def test_what_a_trial_says_of_its_tokens_and_losses_does_not_stop_its_sweep(told):
+    """To add ``1e99999999`` up as a whole number takes hours."""
+    world = SweepWorld(sweep(parallelism=2))
+    await world.reconcile()
+    metrics = [{"name": "num_tokens", "value": told, "step": 1}]
+    put_status(
+        world, "rates-t1", metrics=metrics, validation={"curve": [{"step": 1, "loss": told}]}
+    )
+    assert not isinstance(await world.reconcile(), Retry)
+    assert world.status["spent"]["tokens"] == 0
