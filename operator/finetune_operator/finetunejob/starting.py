@@ -58,7 +58,8 @@ def start_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     stored ends at once, and says so.
     """
     if view.run < MAX_RUNS:
-        start(step, spec, view, run_again=run_again_text(view))
+        told = f"{lack_of_result(view)[1]} It runs again and takes what it has stored."
+        start(step, spec, view, run_again=told)
         return
     reason, _ = lack_of_result(view)
     message = (
@@ -81,9 +82,12 @@ def start_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     fail_stage(step, view, cause)
 
 
-def run_again_text(view: StageView) -> str:
-    """Return what is said of a stage that runs again because its result is not known."""
-    return f"{lack_of_result(view)[1]} It runs again and takes what it has stored."
+def run_again_text(stage: Stage) -> str:
+    """Return what is said of a stage that runs again, whatever became of its last result."""
+    return (
+        f"Stage {stage.value} succeeded, and its result is not known. It runs again and takes what"
+        " it has stored."
+    )
 
 
 def miss(step: Step, view: StageView) -> None:

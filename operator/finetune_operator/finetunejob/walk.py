@@ -81,7 +81,7 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         start(step, spec, view)
         return False
     if max(1, draft.last_run(view.stage)) < view.run:
-        draft.announce(Reason.RESULT_NOT_REPORTED, run_again_text(view), warning=True)
+        draft.announce(Reason.RESULT_NOT_REPORTED, run_again_text(view.stage), warning=True)
     _record(step, view)
     if view.has_ended:
         return _end(step, spec, view)

@@ -295,6 +295,22 @@ def test_plan_and_validation_are_trainings_own(stage):
     assert (written["plan"], written["validation"]) == ({"rows": 1}, {"bestStep": 1})
 
 
+def test_what_a_report_cannot_put_into_the_status_is_told_once():
+    """An older operator has stored more than this one's schema holds."""
+    body, told, throttle = with_status(plan={"strategy": "s" * 17}), [], Throttle()
+    writer = ProgressWriter(
+        Caches(body),
+        throttle,
+        clock=FakeClock(),
+        announce=lambda job, events: told.extend(events),
+    )
+    for _ in range(2):
+        assert writer.accept(body, Stage.TRAIN, Report.model_validate(PUSH))
+    assert throttle.submitted[-1]["plan"] == {}
+    assert [(event.reason, event.kind) for event in told] == [("StatusCut", "Warning")]
+    assert "status.plan.strategy" in told[0].message
+
+
 @pytest.mark.parametrize("value", ["1e308", "-5", 10**40, "nan", "inf"])
 def test_steps_of_a_foreign_trainer_stay_within_what_a_status_holds(value):
     metrics = [{"name": "total_steps", "value": value}]
