@@ -40,6 +40,9 @@ BINDINGS = Resource(
 )
 
 
+LOSS = {"name": "loss", "value": "0.5"}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def crd(control_plane):
     install_crd(control_plane)
@@ -81,6 +84,24 @@ async def test_the_api_server_takes_a_status_at_every_limit_and_what_is_made_of_
             resource, {"metadata": metadata, "status": fitted}, field_manager="test"
         )
         assert written["status"] == fitted
+
+
+async def test_a_section_that_becomes_empty_is_no_null(client, namespace):
+    """Trackers that failed, and work again, have nothing to tell: that was refused for ever."""
+    job = await client.create(FINETUNEJOBS, finetunejob("emptied", namespace, suspend=True))
+    metadata = {key: job["metadata"][key] for key in ("name", "namespace")}
+
+    async def write(status):
+        body = {"metadata": metadata, "status": status}
+        return (await client.apply_status(FINETUNEJOBS, body, field_manager="test"))["status"]
+
+    full = {"phase": "Training", "tracking": {"message": "m"}, "metrics": [LOSS]}
+    empty = {"phase": "Training", "tracking": {}, "metrics": []}
+    assert await write(full) == full
+    with pytest.raises(Invalid, match="null"):
+        await write(empty)
+    fitted, cuts = JOB_STATUS.fit(empty)
+    assert (await write(fitted), cuts) == ({"phase": "Training"}, ())
 
 
 async def test_a_job_with_the_longest_output_address_is_recorded_and_can_be_suspended(
@@ -145,10 +166,11 @@ async def test_where_no_status_is_taken_jobs_start_end_by_their_deadline_and_are
 ):
     for resource, body in _policy(namespace):
         await client.create(resource, body)
-    probe = await client.create(FINETUNEJOBS, finetunejob("probe", namespace, suspend=True))
+    await client.create(FINETUNEJOBS, finetunejob("probe", namespace, suspend=True))
 
     async def is_refused():
-        body = {"metadata": probe["metadata"] | {"managedFields": None}, "status": {"reason": "R"}}
+        metadata = {"name": "probe", "namespace": namespace}
+        body = {"metadata": metadata, "status": {"reason": "R"}}
         try:
             await client.apply_status(FINETUNEJOBS, body, field_manager="probe")
         except KubeError as error:

@@ -72,6 +72,8 @@ def _is_moment(text: str) -> bool:
 def _alike(schema: dict[str, Any], value: Any, place: str) -> list[str]:
     """Return what jsonschema cannot say: items with one key, and fields nobody declared."""
     problems: list[str] = []
+    if place != "$" and value in ({}, []):
+        problems.append(f"{place}: null for server-side apply, where it was not empty before")
     if isinstance(value, dict):
         fields = schema.get("properties", {})
         for name, item in value.items():

@@ -89,7 +89,7 @@ class Draft:
         if not is_news(wire):
             return None
         fitted, cuts = schema.fit(wire)
-        if cuts and not is_news(fitted):
+        if fitted is not wire and not is_news(fitted):
             return None
         if cuts:
             self.events.append(announce_cuts(cuts))

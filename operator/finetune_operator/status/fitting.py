@@ -3,6 +3,9 @@
 A status that breaks the schema is refused at every try, and nothing the operator finds is recorded
 any more. The schema comes from the pydantic models that also make the CRD. Texts for people are
 cut, numbers are clamped, lists keep the items that matter, what cannot be mended is left out.
+
+So is what is empty. An object or a list that is applied empty and was not empty before is null for
+the API server, which refuses that (structured-merge-diff, ``removingWalker``).
 """
 
 from __future__ import annotations
@@ -146,7 +149,7 @@ def _object_check(schema: Schema) -> Check:
     required, most = tuple(schema.get("required", ())), schema.get("maxProperties")
 
     def fits(value: Any) -> bool:
-        if type(value) is not dict or (most is not None and len(value) > most):
+        if type(value) is not dict or not value or (most is not None and len(value) > most):
             return False
         for name, item in value.items():
             if not fields.get(name, other)(item):
@@ -161,7 +164,7 @@ def _list_check(schema: Schema) -> Check:
     key_of = _key_of(schema)
 
     def fits(value: Any) -> bool:
-        if type(value) is not list or (most is not None and len(value) > most):
+        if type(value) is not list or not value or (most is not None and len(value) > most):
             return False
         if not all(map(check, value)):
             return False
@@ -247,7 +250,7 @@ def _mend_object(schema: Schema, value: dict[str, Any], field: str, cuts: list[C
     if missing:
         cuts.append(Cut(field, f"was left out: it has no valid {missing[0]}"))
         return _LEFT_OUT
-    return mended
+    return mended or _LEFT_OUT
 
 
 def _mend_list(schema: Schema, value: list[Any], field: str, cuts: list[Cut]) -> Any:
@@ -268,7 +271,7 @@ def _mend_list(schema: Schema, value: list[Any], field: str, cuts: list[Cut]) ->
         which = "newest" if is_timed else "first"
         cuts.append(Cut(field, f"keeps the {which} {most} of {len(kept)} items"))
         kept = kept[-most:] if is_timed else kept[:most]
-    return kept
+    return kept or _LEFT_OUT
 
 
 def _mend_text(schema: Schema, value: str, field: str, cuts: list[Cut]) -> Any:

@@ -105,6 +105,11 @@ FITTED = {
         {"reason": "R"},
         ["trainerImage.name", "trainerImage"],
     ),
+    "what is empty is left out": (
+        {"tracking": {}, "attempts": {"total": 1, "history": []}},
+        {"attempts": {"total": 1}},
+        [],
+    ),
     "no time": ({"startTime": "yesterday"}, {}, ["startTime"]),
     "half of a surrogate pair cannot be sent": ({"reason": "a\ud800"}, {"reason": "a?"}, []),
     "a field of a newer operator stays": ({"newer": {"a": [1]}, "reason": "R" * 64},
