@@ -144,6 +144,12 @@ LIFE = {
         "Nothing: the next stage finds it in storage, and Job `publish` reads an evaluation. On a"
         " failed job: keep ended pods for a minute, and let progress reports through.",
     ),
+    "ResultRefused": ReasonHelp(
+        "A stage succeeded and its result was not taken: it breaks the bounds of the status, or is"
+        " of another stage.",
+        "The message names the field. Use a trainer image of the operator's version. What the stage"
+        " found is in object storage, and the next stage reads it there.",
+    ),
     "ApprovalRequired": ReasonHelp(
         "`dataset.approval` is `Required` and nobody has decided on the data set yet.",
         "Read the data set's report, then `finetune approve`; the message has digest and place.",
@@ -255,6 +261,16 @@ LIFE = {
     "OutdatedCRD": ReasonHelp(
         "The CustomResourceDefinition is older than the operator, so no status can be written.",
         "Apply the `crds` folder of the chart; the job goes on by itself.",
+    ),
+    "StatusRefused": ReasonHelp(
+        "The API server refuses the status. The job goes on, and suspension, deadlines and deletion"
+        " work; what `kubectl get` shows is old.",
+        "The message has the server's answer: mostly an old CustomResourceDefinition, a missing"
+        " right, or an admission policy. The write is tried again.",
+    ),
+    "StatusCut": ReasonHelp(
+        "The status cannot hold all that was found: a text was cut, or a field left out.",
+        "The message names the field. The operator's log and object storage have the rest.",
     ),
     "ReconcileError": ReasonHelp(
         "The operator cannot handle this job: a defect.",

@@ -12,6 +12,7 @@ from finetune_api.v1alpha1.retry import IncidentClass
 from finetune_api.v1alpha1.status_fields import (
     Count,
     ExitStatus,
+    Reason,
     ShortText,
     StageName,
     Text,
@@ -24,7 +25,7 @@ class IncidentStatus(APIModel):
 
     incident_class: Annotated[IncidentClass, Field(alias="class")]
     """What it is to the retry budget."""
-    reason: Annotated[str, Field(max_length=63)] = ""
+    reason: Reason = ""
     """CamelCase cause."""
     stage: StageName
     """Stage it ended."""
@@ -81,7 +82,7 @@ class Failure(APIModel):
 
     failure_class: Annotated[str, Field(max_length=63, alias="class")]
     """UserError, DataError, StorageError, OutOfMemory, ImageError, Unschedulable, Evicted ..."""
-    reason: Annotated[str, Field(max_length=63)] = ""
+    reason: Reason = ""
     """CamelCase cause."""
     stage: StageName | None = None
     """Stage that failed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from finetune_api.names import run_of
@@ -15,6 +16,7 @@ from finetune_operator.finetunejob.stages import STAGES, StageState, StageView
 from finetune_operator.finetunejob.unplaced import Unplaced, find_unplaced
 from finetune_operator.status.conditions import parse_timestamp, timestamp
 from finetune_operator.status.draft import Draft
+from finetune_operator.status.fitting import FittedStatus, StatusSchema
 
 Object = dict[str, Any]
 
@@ -44,6 +46,7 @@ OWNED_FIELDS = (
     "lastFailure",
 )
 """What the operator's field manager owns; ``progress`` and ``metrics`` belong to the pushes."""
+STATUS = StatusSchema(FineTuneJobStatus)
 _KNOWN_FIELDS = frozenset(
     field.alias or name for name, field in FineTuneJobStatus.model_fields.items()
 )
@@ -228,7 +231,7 @@ class JobDraft(Draft):
             ),
         }
 
-    def to_wire(self) -> Object | None:
+    def to_wire(self) -> FittedStatus | None:
         """Return the status to write, or None if nothing worth a write changed."""
         wire = self.sections()
         if self._stages:
@@ -238,7 +241,7 @@ class JobDraft(Draft):
                 key=lambda e: _ORDER.get(e["name"], len(_ORDER)),
             )
         wire.update(self._extra)
-        return wire if _is_worth_writing(self._stored, wire) else None
+        return self.fit(wire, STATUS, partial(_is_worth_writing, self._stored))
 
 
 def _is_worth_writing(stored: Object, wire: Object) -> bool:

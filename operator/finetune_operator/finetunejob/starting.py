@@ -17,7 +17,7 @@ from finetune_operator.finetunejob.approval import (
     follow_publication,
     pinned_digest,
 )
-from finetune_operator.finetunejob.endings import fail_stage
+from finetune_operator.finetunejob.endings import fail_stage, lack_of_result
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.holds import Hold, hold
 from finetune_operator.finetunejob.image import settled_image
@@ -66,7 +66,7 @@ def start(
     held = hold(step, spec, view.stage)
     kind = TRAITS[view.stage].condition
     if run_again is not None and (held is None or held.told_in != kind):
-        step.draft.conditions.set(kind, "Unknown", Reason.RESULT_NOT_REPORTED, run_again)
+        step.draft.conditions.set(kind, "Unknown", lack_of_result(view)[0], run_again)
     if held is None:
         run = view.run + 1 if run is None else run
         step.first.append(create_stage(step, spec, view.stage, run=run, past_seconds=past_seconds))
@@ -81,16 +81,24 @@ def start_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     stored ends at once, and says so.
     """
     if view.run < MAX_RUNS:
-        start(step, spec, view, run_again=run_again_text(view.stage))
+        told = f"{lack_of_result(view)[1]} It runs again and takes what it has stored."
+        start(step, spec, view, run_again=told)
         return
+    reason, _ = lack_of_result(view)
     message = (
         f"Stage {view.stage.value} succeeded {view.run} times, and no result arrived: its pods are"
         " deleted before their last words are read and no progress report gets through, or"
         " spec.trainer.image is not of this version. What it found lies in object storage."
     )
+    if view.problem:
+        message = (
+            f"Stage {view.stage.value} succeeded {view.run} times, and its result was refused each"
+            f" time ({view.problem}): spec.trainer.image is not of the operator's version, or"
+            " reports what is not its own. What it found lies in object storage."
+        )
     cause = Cause(
         failure_class=FailureClass.INTERNAL,
-        reason=Reason.RESULT_NOT_REPORTED,
+        reason=reason,
         message=message,
         time=timestamp(step.now),
     )
@@ -98,10 +106,10 @@ def start_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
 
 
 def run_again_text(stage: Stage) -> str:
-    """Return what is said of a stage that runs again because its result was lost."""
+    """Return what is said of a stage that runs again, whatever became of its last result."""
     return (
-        f"Stage {stage.value} succeeded; its result was lost with its pod. It runs again and takes"
-        " what it has stored."
+        f"Stage {stage.value} succeeded, and its result is not known. It runs again and takes what"
+        " it has stored."
     )
 
 

@@ -71,6 +71,7 @@ class Reason(StrEnum):
     RETRYING = "Retrying"
     SUCCEEDED = "Succeeded"
     RESULT_NOT_REPORTED = "ResultNotReported"
+    RESULT_REFUSED = "ResultRefused"
     JOB_DELETED = "JobDeleted"
     # approval of the data
     APPROVAL_REQUIRED = "ApprovalRequired"

@@ -81,13 +81,13 @@ def passed(**more):
     return merged(known, more)
 
 
-def decision(*, is_approval=True, digest="e" * 64, name="yes", time="1", **more):
+def decision(*, is_approval=True, digest="e" * 64, name="yes", time="2026-11-24T12:00:01Z", **more):
     return Decision(name=name, subject="Publication", digest=digest, is_approval=is_approval,
                     by="ann", reason="pays $(AWS_SECRET_ACCESS_KEY)", time=time,
                     **more)  # fmt: skip
 
 
-LATER = decision(name="later", time="2")
+LATER = decision(name="later", time="2026-11-24T12:00:02Z")
 
 
 def test_a_held_candidate_waits_without_an_end(held):
@@ -279,7 +279,7 @@ def test_a_publication_that_fails_is_told_and_another_decision_tries_again():
     body = after(body, plan(observe(body, **merged(known, failed)), at(400), CONFIG))
     assert condition(body, "Published")["reason"] == "PublishingFailed"
     again = merged(known, failed)
-    for tried in (decision(), decision(name="an earlier one", time="0")):
+    for tried in (decision(), decision(name="an earlier one", time="2026-11-24T12:00:00Z")):
         assert plan(observe(body, **again, decisions=(tried,)), at(500), CONFIG).status is None
     again["decisions"] = (decision(), LATER)
     made = plan(observe(body, **again), at(500), CONFIG)
