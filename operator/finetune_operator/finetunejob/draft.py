@@ -30,6 +30,7 @@ OWNED_FIELDS = (
     "trainerImage",
     "stages",
     "dataset",
+    "approvalPolicy",
     "dataApproval",
     "publication",
     "selection",
