@@ -10,10 +10,13 @@ from benchmarks.control_plane.simulation import result_of
 
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import ResolvedJob, Stage
+from finetune_api.v1alpha1.finetunesweep import FineTuneSweep
 from finetune_api.v1alpha1.status import ApprovalPolicyStatus
 from finetune_operator.finetunejob.actions import CreateStage
 from finetune_operator.finetunejob.decisions import ApprovalPolicy, Decision
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunesweep.checking import find_fault
+from finetune_operator.finetunesweep.observed import Observed as SweepObserved
 from unit.operator.builders import (
     CONFIG,
     EVALUATE,
@@ -29,6 +32,7 @@ from unit.operator.builders import (
     stages_done,
     succeeded,
 )
+from unit.operator.sweep_world import SweepWorld, sweep
 
 PUBLISH = Stage.PUBLISH
 RITA, BOB, ROBOT = "rita@example.org", "bob@example.org", "system:serviceaccount:team-a:ci"
@@ -328,3 +332,31 @@ def test_the_record_fits_the_schema():
     asked = ApprovalPolicy.of_settings(BOTH)
     wire = ApprovalPolicyStatus.model_validate(asked.to_wire()).to_wire()
     assert ApprovalPolicy.of_status(wire) == asked
+
+
+# ---- sweeps --------------------------------------------------------------------------------------
+
+
+def refusal_of(body, config):
+    made = SweepObserved(sweep=body, parsed=FineTuneSweep.from_stored(body), trials=())
+    return find_fault(made, config)
+
+
+def test_a_sweep_names_its_requester_for_its_trials():
+    fault = refusal_of(sweep(), STRICT)
+    assert fault.reason == "RequesterNotNamed"
+    assert fault.message.startswith("spec.requestedBy: ")
+    assert refusal_of(sweep(requestedBy=RITA), STRICT) is None
+    assert refusal_of(sweep(), CONFIG) is None
+
+
+async def test_every_trial_is_asked_for_by_who_asked_for_the_sweep():
+    world = SweepWorld(sweep(requestedBy=RITA, parallelism=4), config=STRICT)
+    await world.reconcile()
+    assert len(world.jobs) == 4
+    assert {job["spec"]["requestedBy"] for job in world.jobs.values()} == {RITA}
+    # A trial is held to the policy as any job is.
+    trial = {**world.jobs["rates-t1"]}
+    trial["metadata"] |= {"uid": "u", "generation": 1}
+    made = plan(observe(trial), at(1), STRICT)
+    assert made.status["approvalPolicy"]["requesterMayApprove"] is False
