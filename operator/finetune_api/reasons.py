@@ -55,6 +55,11 @@ ACCEPTANCE = {
         "`model.licence` is none that the administrator allows for base models.",
         "Choose another model, or have the licence added to `config.allowedLicences`.",
     ),
+    "RequesterNotNamed": ReasonHelp(
+        "`requestedBy` is missing in a namespace where requesters do not approve their own jobs.",
+        "Write your user name there (`kubectl auth whoami`), or `finetune submit"
+        " --name-requester`.",
+    ),
     "RemoteCodeNotAllowed": ReasonHelp(
         "`model.trustRemoteCode` is off on this cluster.",
         "Choose a model without code of its own, or ask the administrator.",
@@ -122,6 +127,11 @@ LIFE = {
         "`finetune review open NAME` shows the page, `finetune review submit NAME FILE...` hands"
         " the result in.",
     ),
+    "PublicationApprovalRequired": ReasonHelp(
+        "The candidate has passed, and `requireApproval` of the namespace has somebody decide"
+        " whether it is published.",
+        "Read the report, then `finetune publish NAME --reason WHY`, or `--reject`.",
+    ),
     "PublicationRejected": ReasonHelp(
         "Somebody has decided that the candidate is not published.",
         "Read why; the candidate and its report are kept.",
@@ -151,15 +161,20 @@ LIFE = {
         " found is in object storage, and the next stage reads it there.",
     ),
     "ApprovalRequired": ReasonHelp(
-        "`dataset.approval` is `Required` and nobody has decided on the data set yet.",
+        "`dataset.approval` is `Required`, or the namespace's `requireApproval` has `DataSet`, and"
+        " nobody has decided on the data set yet.",
         "Read the data set's report, then `finetune approve`; the message has digest and place.",
     ),
     "OtherDataApproved": ReasonHelp(
         "A FineTuneApproval names this job and a digest that its data set does not have.",
         "Look at the data set that the job has now, and decide on that one.",
     ),
+    "ApprovedByRequester": ReasonHelp(
+        "Only the requester of the job has approved, which does not count in this namespace.",
+        "Have somebody else decide; the message names the FineTuneApproval.",
+    ),
     "ApprovalsNotRead": ReasonHelp(
-        "The job asks for an approval and the operator cannot read FineTuneApprovals.",
+        "The job needs an approval and the operator cannot read FineTuneApprovals.",
         "Apply the `crds` folder and the roles of the chart; the job goes on by itself.",
     ),
     "Approved": ReasonHelp("Somebody has approved the data set; training may begin.", _WAIT),

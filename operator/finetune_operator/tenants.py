@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 from finetune_api.meta import CpuQuantity, DecimalString, Quantity
 from finetune_api.paths import normal_path
 from finetune_api.trainer import GPUKind
+from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.podtemplate import Toleration
 
 
@@ -128,6 +129,16 @@ class TenantSettings(BaseModel):
     """Licences that base models may have, as patterns without regard to case: `apache-2.0`, `mit`,
     `llama3*`. Unless all are allowed, one that is not stated is refused, too. `model.licence` is
     looked at before anything is created, what the model itself states in `prepare`."""
+
+    require_approval: list[Subject] = []
+    """What every job waits for a FineTuneApproval of, whatever it says: `DataSet` before it is
+    trained on, `Publication` once the candidate has passed. Holds for jobs accepted from then
+    on."""
+    requester_may_approve: bool = True
+    """Whether a FineTuneApproval by the job's requester counts. Off: jobs and sweeps need
+    `spec.requestedBy`, and only somebody else's approval counts; a rejection always does. Holds for
+    jobs accepted from then on; it needs the chart's admission policy (`approvals.enforceIdentity`),
+    for names are claims without it."""
 
     # ---- what it costs -----------------------------------------------------------------------
     gpu_hour_price: DecimalString | None = None

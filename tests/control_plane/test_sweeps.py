@@ -159,6 +159,7 @@ CHANGES: dict[str, Any] = {
     "objective": {"metric": "rougeL"},
     "earlyStopping": {"method": "Median"},
     "replicates": 3,
+    "requestedBy": "rita@example.org",
 }
 
 

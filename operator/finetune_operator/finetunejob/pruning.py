@@ -10,6 +10,7 @@ from __future__ import annotations
 from finetune_api.stage_results import TrainResult
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.decisions import publishes_at_once
 from finetune_operator.finetunejob.pausing import release_actions
 from finetune_operator.finetunejob.render.claims import to_claim_uri
 from finetune_operator.finetunejob.results import score_text, training_text
@@ -57,7 +58,8 @@ def is_pruned(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         return False
     if view.stage is not Stage.PUBLISH:
         return True
-    return view.state is StageState.ABSENT and not spec.publishes_at_once
+    is_open = not publishes_at_once(spec, step.approval_policy)
+    return view.state is StageState.ABSENT and is_open
 
 
 def prune(step: Step, view: StageView) -> None:

@@ -123,7 +123,7 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     memory = memory_of(spec, view.stage, step.config)
     incidents = find_incidents(view.pods, step.now, memory=memory, has_peers=view.has_peers)
     given_up = account(step, spec, view, incidents)
-    if view.state is StageState.SUCCEEDED and _lacks_result(spec, view):
+    if view.state is StageState.SUCCEEDED and _lacks_result(step, spec, view):
         if view.result is not None:
             succeed(step, view)  # it has read an evaluation that still waits for somebody
         start_again(step, spec, view)
@@ -136,9 +136,10 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     return False
 
 
-def _lacks_result(spec: FineTuneJobSpec, view: StageView) -> bool:
+def _lacks_result(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     """Return whether a stage must run again: how the job goes on rests on a result that is lost."""
-    if needs_digest(spec, view.stage) or needs_score(spec, view.stage):
+    is_approved = needs_digest(spec, step.approval_policy, view.stage)
+    if is_approved or needs_score(spec, view.stage):
         return view.result is None and not spec.prune
     return TRAITS[view.stage].needs_result and not is_verdict(view.result, spec)
 

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     NODE_SELECTOR_NOT_ALLOWED = "NodeSelectorNotAllowed"
     PRICE_NOT_SET = "PriceNotSet"
     LICENCE_NOT_ALLOWED = "LicenceNotAllowed"
+    REQUESTER_NOT_NAMED = "RequesterNotNamed"
     # stages
     PREPARING = "Preparing"
     PREPARED = "Prepared"
@@ -77,6 +78,7 @@ class Reason(StrEnum):
     APPROVAL_REQUIRED = "ApprovalRequired"
     OTHER_DATA_APPROVED = "OtherDataApproved"
     APPROVALS_NOT_READ = "ApprovalsNotRead"
+    APPROVED_BY_REQUESTER = "ApprovedByRequester"
     APPROVED = "Approved"
     DATA_REJECTED = "DataRejected"
     # a child that the API server does not create
@@ -115,6 +117,7 @@ class Reason(StrEnum):
     PUBLISHED = "Published"
     # publication that a person decided on
     REVIEW_REQUIRED = "ReviewRequired"
+    PUBLICATION_APPROVAL_REQUIRED = "PublicationApprovalRequired"
     PUBLICATION_REJECTED = "PublicationRejected"
     OVERRIDDEN = "Overridden"
     PUBLISHING_FAILED = "PublishingFailed"

@@ -100,9 +100,14 @@ def _may_publish(context: StageContext, candidate: Candidate) -> bool:
     if decision is not None:
         require_panel(context, decision.panel, evaluation=decision.evaluation)
         return True
-    if not context.job.spec.publishes_at_once:
-        context.emit.message("the candidate passed; it is published once people have reviewed it")
-    return context.job.spec.publishes_at_once
+    if not context.job.publishes_at_once:
+        done = (
+            "somebody has approved"
+            if context.job.spec.publishes_at_once
+            else "people have reviewed"
+        )
+        context.emit.message(f"the candidate passed; it is published once {done} it")
+    return context.job.publishes_at_once
 
 
 def _read_candidate(context: StageContext) -> Candidate:
