@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 import subprocess
 import sys
 import sysconfig
@@ -20,6 +21,7 @@ def test_source_roots_do_not_shadow_the_standard_library() -> None:
     assert operator.__file__.startswith(sysconfig.get_paths()["stdlib"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [
@@ -39,3 +41,42 @@ def test_import_loads_no_training_library(module: str) -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
     assert not HEAVY & set(loaded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [
+        ("def test_it():\n    import torch", {"failed": 1}),
+        ("import pytest, torch\npytestmark = pytest.mark.slow\ndef test_it(): ...", {}),
+        ("import pytest, torch\npytestmark = [pytest.mark.slow]\ndef test_it(): ...", {}),
+        ("import torch\ndef test_it(): ...", {"error": 1}),
+        (
+            "from transformers.utils import is_torch_available\n"
+            "def test_it():\n    assert not is_torch_available()",
+            {"passed": 1},
+        ),
+    ],
+    ids=["in a test", "in a slow module", "in a list of marks", "in any other", "in a library"],
+)
+def test_fast_tests_import_no_torch(module: str, found: dict[str, int], tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    (tmp_path / "test_module.py").write_text(module)
+    command = subprocess.run(
+        ["make", "--dry-run", "test-fast"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()[-1]
+    assert '-m "not slow"' in command
+    options = [
+        f"--config-file={ROOT / 'pyproject.toml'}",
+        f"--rootdir={tmp_path}",
+        "-p",
+        "no:xdist",
+    ]
+    text = subprocess.run(
+        [sys.executable, "-m", "pytest", tmp_path, "-m", "not slow", *options],
+        capture_output=True,
+        text=True,
+    ).stdout
+    summary = text.splitlines()[-1]
+    counts = re.findall(r"(\d+) (failed|error|passed)", summary)
+    assert {kind: int(number) for number, kind in counts} == found, text

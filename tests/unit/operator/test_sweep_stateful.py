@@ -12,6 +12,7 @@ import copy
 import json
 import math
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -19,6 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from finetune_api.v1alpha1.sweep_status import FineTuneSweepStatus
 from finetune_operator.kube.errors import Conflict, Forbidden, TooManyRequests
 from unit.operator.sweep_world import KEY, NAMESPACE, Death, SweepWorld, loss_of, sweep
+
+pytestmark = pytest.mark.slow
 
 NAMES = st.integers(1, 8).map(lambda number: f"rates-t{number}")
 ENDED = ("Pruned", "Failed", "Succeeded")
