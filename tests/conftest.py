@@ -45,6 +45,8 @@ asyncio.set_event_loop(None)
 
 WITHOUT_SLOW_TESTS = "not slow"
 """What `make test-fast` selects of the unit tests. `make test` runs them first, as it does."""
+WITHOUT_FAST_TESTS = "not fast"
+"""What `make test` runs after them."""
 _UNIT_TESTS = Path(__file__).parent / "unit"
 _SLOW_MODULE = re.compile(r"^pytestmark = (\[[^\]]*)?pytest\.mark\.slow\b", re.MULTILINE)
 
@@ -77,10 +79,15 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not import modules of slow tests where these are left out."""
-    if config.option.markexpr != WITHOUT_SLOW_TESTS or collection_path.suffix != ".py":
+    """Do not import modules of which no test is selected: imports take longest."""
+    selected = config.option.markexpr
+    if collection_path.suffix != ".py" or not collection_path.is_relative_to(_UNIT_TESTS):
         return None
-    return bool(_SLOW_MODULE.search(collection_path.read_text(encoding="utf-8"))) or None
+    if selected == WITHOUT_SLOW_TESTS:
+        return bool(_SLOW_MODULE.search(collection_path.read_text(encoding="utf-8"))) or None
+    if selected == WITHOUT_FAST_TESTS:
+        return "pytest.mark.slow" not in collection_path.read_text(encoding="utf-8") or None
+    return None
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

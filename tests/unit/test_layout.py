@@ -60,23 +60,47 @@ def test_import_loads_no_training_library(module: str) -> None:
     ids=["in a test", "in a slow module", "in a list of marks", "in any other", "in a library"],
 )
 def test_fast_tests_import_no_torch(module: str, found: dict[str, int], tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
-    (tmp_path / "test_module.py").write_text(module)
     command = subprocess.run(
         ["make", "--dry-run", "test-fast"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.splitlines()[-1]
     assert '-m "not slow"' in command
-    options = [
-        f"--config-file={ROOT / 'pyproject.toml'}",
-        f"--rootdir={tmp_path}",
-        "-p",
-        "no:xdist",
+    assert count(run_selected(tmp_path, "not slow", {"unit/test_module.py": module})) == found
+
+
+@pytest.mark.slow
+def test_each_test_runs_in_one_of_the_sessions_of_make_test(tmp_path: Path) -> None:
+    sessions = re.findall(r'-m "([^"]+)"', (ROOT / "tools" / "test.sh").read_text())
+    slow = "pytest.mark.slow\n"
+    modules = {
+        "unit/test_fast.py": "def test_one(): ...",
+        "unit/test_both.py": f"import pytest\ndef test_two(): ...\n@{slow}def test_three(): ...",
+        "unit/deeper/test_slow.py": f"import pytest\npytestmark = {slow}def test_four(): ...",
+        "others/test_others.py": f"import pytest\ndef test_five(): ...\n@{slow}def test_six(): ...",
+    }
+    first = run_selected(tmp_path / "first", sessions[0], modules, folder="unit")
+    second = run_selected(tmp_path / "second", sessions[1], modules)
+    passed = [re.findall(r"::test_(\w+) PASSED", text) for text in (first, second)]
+    assert [sorted(names) for names in passed] == [
+        ["one", "two"],
+        ["five", "four", "six", "three"],
     ]
-    text = subprocess.run(
-        [sys.executable, "-m", "pytest", tmp_path, "-m", "not slow", *options],
+
+
+def run_selected(root: Path, selected: str, modules: dict[str, str], *, folder: str = "") -> str:
+    """Run test modules below a copy of our conftest.py; returns what pytest says."""
+    for name, text in modules.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (root / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    options = ["-v", f"--config-file={ROOT / 'pyproject.toml'}", f"--rootdir={root}"]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", root / folder, "-m", selected, *options],
         capture_output=True,
         text=True,
     ).stdout
-    summary = text.splitlines()[-1]
-    counts = re.findall(r"(\d+) (failed|error|passed)", summary)
-    assert {kind: int(number) for number, kind in counts} == found, text
+
+
+def count(said: str) -> dict[str, int]:
+    """Return how many tests ended in which way."""
+    ends = re.findall(r"(\d+) (failed|error|passed)", said.splitlines()[-1])
+    return {kind: int(number) for number, kind in ends}
