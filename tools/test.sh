@@ -56,8 +56,10 @@ if [ -z "${CLUSTER_ONLY:-}" ]; then
     background=$!
   fi
   say "what starts no cluster; meanwhile what clusters need is built ($LOG)"
-  "$PYTHON" -m pytest tests "${CLUSTER_TESTS[@]/#/--ignore=}" --numprocesses 2 --dist worksteal \
-    "${SLOWEST[@]}" || status=$?
+  # Fast unit tests by themselves: there torch is hidden, so that they stay fast.
+  "$PYTHON" -m pytest tests/unit -m "not slow" --numprocesses 2 --dist worksteal || status=$?
+  "$PYTHON" -m pytest tests "${CLUSTER_TESTS[@]/#/--ignore=}" -m "not fast" --numprocesses 2 \
+    --dist worksteal "${SLOWEST[@]}" || status=$?
   if [ -n "$background" ]; then
     say "waiting until what clusters need is built"
     # If it failed, the tests that need what is missing say why: they build it themselves.

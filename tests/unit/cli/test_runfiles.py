@@ -42,6 +42,7 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "below",
     ["", "runs", "runs/default/a", "runs/default/a/u-a", "runs/default/a/u-a/evaluation",
@@ -94,6 +95,7 @@ def test_a_damaged_evaluation_is_refused(output: Path) -> None:
         read_runs([str(folder)], asking())
 
 
+@pytest.mark.slow
 def test_a_job_whose_storage_cannot_be_reached_is_compared_by_its_status(output: Path) -> None:
     body = minimal_job("headlines")
     body["metadata"] |= {"namespace": "team-a", "uid": "u1"}

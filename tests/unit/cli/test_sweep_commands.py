@@ -110,6 +110,7 @@ def test_a_sweep_is_watched_to_its_end(cluster: FakeCluster) -> None:
     assert run("sweep", "watch", "banking")[0] == 1
 
 
+@pytest.mark.slow
 def test_the_report_compares_the_trials_the_best_first(
     cluster: FakeCluster, tmp_path: Path
 ) -> None:

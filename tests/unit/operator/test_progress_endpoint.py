@@ -305,6 +305,7 @@ async def test_a_refusal_comes_late_and_an_answer_at_once(monkeypatch):
         assert loop.time() - started >= 0.3
 
 
+@pytest.mark.slow
 async def test_junk_delays_neither_the_lease_nor_a_valid_push():
     """Two pods of a team send new forged tokens as fast as they can, and earn no more reviews."""
     async with serving(FakeClock()) as world:

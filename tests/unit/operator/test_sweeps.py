@@ -83,6 +83,7 @@ async def test_no_more_trials_are_under_way_than_asked_and_an_edit_takes_effect_
     assert world.status["best"]["name"] == BEST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
 @pytest.mark.parametrize("spec", [{}, {"replicates": 2}, {"earlyStopping": {"method": "ASHA",
     "minSteps": 10, "reduction": 2}}, {"earlyStopping": {"method": "Halving", "minSteps": 10,

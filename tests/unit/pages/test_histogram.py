@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from finetune_trainer.pages.histogram import MAX_BINS, Bin, count_bins, draw_histogram
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 10**7), min_size=1, max_size=300))
 def test_bins_hold_every_value_once_and_have_equal_round_widths(values: list[int]) -> None:
     ordered = sorted(values)

@@ -203,6 +203,7 @@ HARD = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", HARD)
 def test_time_grows_with_the_length_alone(piece: str) -> None:
     def measure(length: int) -> float:
