@@ -132,3 +132,17 @@ def test_job_publish_is_never_cut():
     made, body = planned(body, known, 5000)
     assert made.then == ()
     assert not is_terminal(body["status"])
+
+
+def test_a_failure_that_is_seen_late_does_not_undo_a_publication():
+    """The operator was away: one pod more failed than there are retries, and the next published."""
+    body, known = evaluating()
+    body = {**body, "spec": {**body["spec"], "backoffLimit": 0}}
+    crashed = ended(EVALUATE, 1, name="first", start=130, end=200)
+    told = merged(known, {"pods": {EVALUATE: (crashed, succeeded(EVALUATE))}})
+    _, body = planned(body, told, 300)
+    assert not is_terminal(body["status"])
+    done = stages_done(PREPARE, TRAIN, EVALUATE)
+    done["pods"][EVALUATE] = (crashed, succeeded(EVALUATE))
+    _, body = planned(body, done, 301)
+    assert body["status"]["phase"] == "Succeeded"
