@@ -508,7 +508,9 @@ SWEEPS = {
         "Use a trainer image of the operator's version; other trials go on.",
     ),
     "TrialDeleted": ReasonHelp(
-        "The chosen trial was deleted before its end.", "Create the sweep again."
+        "Somebody deleted a trial, or took it from its sweep. It stays counted, as failed; the"
+        " sweep goes on, and ends if it was the chosen one.",
+        "Nothing; if the sweep has failed, create it again.",
     ),
 }
 """Reasons of FineTuneSweeps; one whose chosen trial failed has the reason of that."""

@@ -18,9 +18,9 @@ from control_plane.cluster import (
 from finetune_api.names import JOB_LABEL
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS
+from finetune_operator.finetunejob.excerpts import is_whole
 from finetune_operator.kube.errors import Invalid
 from finetune_operator.kube.resource import JOBS
-from finetune_operator.kube.sharing import is_whole
 from support.eventually import eventually_async
 
 NUM_SMALL, NUM_LARGE = 100, 20

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.meta import MAP_BY_NAME, MAP_BY_TYPE, APIModel
+from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, MAP_BY_TYPE, APIModel
 from finetune_api.v1alpha1.status_fields import Condition, Count, Number, ShortText, Timestamp
 
 MAX_TRIALS_TOLD = 48
@@ -55,7 +55,8 @@ class TrialStatus(APIModel):
     `Trained`: it waits for the choice. `Pruned`: stopped by the sweep, or not
     chosen. `Publishing`: chosen, and evaluated on the test side. `Failed` with its reason."""
     reason: Annotated[str, Field(max_length=63)] | None = None
-    """Why, of a trial that has failed, waits for somebody, or was trained and has no score."""
+    """Why, of a trial that has failed, waits for somebody, was trained and has no score, or was
+    deleted."""
     parameters: Setting = {}
     """What was varied, by path."""
     score: Number | None = None
@@ -122,9 +123,28 @@ class SpentStatus(APIModel):
     """What all trials have used."""
 
     gpu_hours: Number = "0"
-    """GPUs times running time of all stages that are over."""
+    """GPUs times running time: of all stages, and of training that runs up to when this was
+    written. Deleted trials included."""
     tokens: Count = 0
     """Tokens trained on, as far as it was told."""
+
+
+MAX_NUMBERS = 110
+"""Trials and replicates that a sweep may have."""
+TrialNumbers = Annotated[list[Count], Field(max_length=MAX_NUMBERS, json_schema_extra=ATOMIC_LIST)]
+
+
+class DeletedStatus(APIModel):
+    """Trials that somebody has deleted, or taken from the sweep: they stay counted."""
+
+    numbers: TrialNumbers = []
+    """Which. They are not created again."""
+    replicates: TrialNumbers = []
+    """Those of them that were replicates."""
+    gpu_hours: Number = "0"
+    """What they had used when they were missed; part of `spent`."""
+    tokens: Count = 0
+    """Tokens that they were trained on; part of `spent`."""
 
 
 class FineTuneSweepStatus(APIModel):
@@ -154,6 +174,8 @@ class FineTuneSweepStatus(APIModel):
     """The best trial that has a score."""
     spent: SpentStatus | None = None
     """What all trials have used."""
+    deleted: DeletedStatus | None = None
+    """The trials that were deleted; absent while none was."""
     trials: Annotated[
         list[TrialStatus],
         Field(max_length=MAX_TRIALS_TOLD, json_schema_extra=MAP_BY_NAME),

@@ -30,11 +30,13 @@ class PatchTrial:
     Attributes:
         name: Name of the FineTuneJob.
         uid: Its UID: another of that name is left alone.
+        version: The resourceVersion that was planned for: what has changed since is planned anew.
         spec: Merge patch of its spec.
     """
 
     name: str
     uid: str
+    version: str
     spec: Object
 
 

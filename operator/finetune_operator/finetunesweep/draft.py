@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from finetune_api.v1alpha1.sweep_status import FineTuneSweepStatus
+from finetune_operator.finetunesweep.trials import decimal_or_zero
 from finetune_operator.status.draft import Draft
 
 Object = dict[str, Any]
@@ -22,6 +24,7 @@ OWNED_FIELDS = (
     "objective",
     "best",
     "spent",
+    "deleted",
     "trials",
 )
 _KNOWN_FIELDS = frozenset(
@@ -62,6 +65,15 @@ class SweepDraft(Draft):
     def told_tokens(self, name: str) -> int:
         """Return the tokens of a trial in the stored status: the number never falls."""
         return int(self._told(name).get("tokens") or 0)
+
+    @property
+    def told_hours(self) -> Decimal:
+        """GPU hours that the stored status says were spent: the number never falls."""
+        return decimal_or_zero((self._stored.get("spent") or {}).get("gpuHours"))
+
+    def told_replicate(self, name: str) -> bool:
+        """Return whether a trial is a replicate in the stored status."""
+        return bool(self._told(name).get("replicateOf"))
 
     def _told(self, name: str) -> Object:
         for entry in self._stored.get("trials") or ():

@@ -37,20 +37,40 @@ def fail(world: SweepWorld, name: str, reason: str = "OutOfMemory") -> None:
 # ---- loops ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("labels", [{"sweep": None}, {"trial": None}, {"trial": "7"}])
-async def test_a_trial_that_loses_its_labels_is_told_as_gone_and_not_asked_for_for_ever(labels):
+@pytest.mark.parametrize(
+    "labels",
+    [{"sweep": None}, {"sweep": "other"}, {"trial": None}, {"trial": "7"}, {"replicate-of": "1"}],
+)
+async def test_labels_that_somebody_changes_alter_nothing_of_a_trial(labels):
     world = SweepWorld(sweep(parallelism=4))
     await world.reconcile()
     relabel(world, "rates-t2", **labels)
+    before, calls = world.status, world.client.num_calls
+    await world.reconcile()
+    assert world.client.num_calls == calls
+    assert world.status == before
+    await world.live()
+    assert world.status["best"]["name"] == "rates-t3"
+    assert world.status["counts"]["failed"] == 0
+    assert world.created == ["rates-t1", "rates-t2", "rates-t3", "rates-t4"]
+
+
+async def test_a_trial_that_loses_its_owner_is_told_as_gone_and_not_asked_for_for_ever():
+    world = SweepWorld(sweep(parallelism=4))
+    await world.reconcile()
+    job = world.jobs["rates-t2"]
+    stolen = {**job["metadata"], "ownerReferences": []}
+    world.put(("finetunejobs", NAMESPACE, "rates-t2"), {**job, "metadata": stolen})
     calls = world.client.num_calls
     await world.reconcile()
     assert world.client.num_calls - calls <= 2
     told = {entry["name"]: entry["state"] for entry in world.status["trials"]}
     assert told["rates-t2"] == "Deleted"
-    relabel(world, "rates-t2", sweep="rates", trial="2")
+    calls = world.client.num_calls
     await world.reconcile()
-    assert world.status["counts"]["failed"] == 0
-    assert world.status["counts"]["created"] == 4
+    assert world.client.num_calls == calls
+    await world.live()
+    assert not world.jobs["rates-t2"]["spec"].get("prune"), "it is somebody else's"
 
 
 async def test_a_copy_of_a_trial_that_kept_its_labels_is_none():
