@@ -44,6 +44,10 @@ MAP_BY_NAME: dict[str, Any] = {
     "x-kubernetes-list-type": "map",
     "x-kubernetes-list-map-keys": ["name"],
 }
+PROSE = "x-prose"
+"""Marks a text of a status that is written for people: one that is too long is cut. Any other text
+is a name, an address or a number. Half of it would be wrong, so it is left out instead. No keyword
+of a CRD."""
 MAP_BY_TYPE: dict[str, Any] = {
     "x-kubernetes-list-type": "map",
     "x-kubernetes-list-map-keys": ["type"],

@@ -144,6 +144,12 @@ LIFE = {
         "Nothing: the next stage finds it in storage, and Job `publish` reads an evaluation. On a"
         " failed job: keep ended pods for a minute, and let progress reports through.",
     ),
+    "ResultRefused": ReasonHelp(
+        "A stage succeeded and its result was not taken: it breaks the bounds of the status, or is"
+        " of another stage.",
+        "The message names the field. Use a trainer image of the operator's version. What the stage"
+        " found is in object storage, and the next stage reads it there.",
+    ),
     "ApprovalRequired": ReasonHelp(
         "`dataset.approval` is `Required` and nobody has decided on the data set yet.",
         "Read the data set's report, then `finetune approve`; the message has digest and place.",
@@ -162,12 +168,18 @@ LIFE = {
         "Correct what the message names, and create a new job.",
     ),
     "JobDeleted": ReasonHelp(
-        "The Job of a stage was deleted before its end.",
-        "Begin again from the last checkpoint: `finetune retry`.",
+        "The Job of a stage was deleted before its end. It is made again and goes on at the last"
+        " checkpoint, unless that happens again and again.",
+        "Find who deletes it. Once the job has failed: `finetune retry`.",
     ),
     "NodesReleased": ReasonHelp(
         "Some pods of a training found no node while the others held theirs.",
         "Add nodes, ask for fewer, or use a queue, which admits all or none. It tries again.",
+    ),
+    "Outage": ReasonHelp(
+        "A stage that has run before cannot go on: its image, its volumes, a node or its storage is"
+        " away. It holds no GPUs meanwhile, costs no retry and tries again, at most hourly.",
+        "Mend what the message names. The job ends only after `config.outageDeadlineSeconds`.",
     ),
     "NodeLost": ReasonHelp(
         "A pod that was to be deleted never ended: its node does not answer.",
@@ -249,6 +261,16 @@ LIFE = {
     "OutdatedCRD": ReasonHelp(
         "The CustomResourceDefinition is older than the operator, so no status can be written.",
         "Apply the `crds` folder of the chart; the job goes on by itself.",
+    ),
+    "StatusRefused": ReasonHelp(
+        "The API server refuses the status. The job goes on, and suspension, deadlines and deletion"
+        " work; what `kubectl get` shows is old.",
+        "The message has the server's answer: mostly an old CustomResourceDefinition, a missing"
+        " right, or an admission policy. The write is tried again.",
+    ),
+    "StatusCut": ReasonHelp(
+        "The status cannot hold all that was found: a text was cut, or a field left out.",
+        "The message names the field. The operator's log and object storage have the rest.",
     ),
     "ReconcileError": ReasonHelp(
         "The operator cannot handle this job: a defect.",

@@ -16,15 +16,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from finetune_api.meta import API_VERSION, APIModel
+from finetune_api.patterns import STORED
 from finetune_api.v1alpha1.batches import world_size_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
-from finetune_api.v1alpha1.rules import STORED
 
 PROGRESS_AUDIENCE = "finetune.dev"
 """Audience of the projected service-account token that authenticates progress pushes."""
 
 OF_SWEEP_LABEL = "finetune.dev/sweep"
 """Name of the sweep, on a FineTuneJob that is a trial of it."""
+
+
+JOB_DIGEST_ARGUMENT = "--job-digest"
+"""Argument of a stage: the sha256 that ``job.json`` must have, in hex digits."""
 
 
 class Environment:

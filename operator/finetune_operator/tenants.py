@@ -8,10 +8,11 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from finetune_api.meta import CpuQuantity, DecimalString, Quantity
+from finetune_api.paths import normal_path
 from finetune_api.trainer import GPUKind
 from finetune_api.v1alpha1.podtemplate import Toleration
 
@@ -78,6 +79,14 @@ class TenantSettings(BaseModel):
     """Taints that training and evaluation pods tolerate, beside those of the job."""
     scratch_size: Quantity = "100Gi"
     """Limit of each emptyDir (work, model cache, tmp); a pod that exceeds it is evicted."""
+    scratch_request: Quantity | None = "2Gi"
+    """Disk that a pod requests of its node (`ephemeral-storage`), beside cpu and memory. A node
+    that runs out of disk evicts the pods first that use more than they requested. Null: nothing.
+    The default fits small models; a pod without `cacheClaim` keeps the base model there as well."""
+    scratch_request_with_kueue: bool = False
+    """Request it also where Kueue is used. Kueue admits no Workload that requests a resource which
+    its ClusterQueue does not cover: first add `ephemeral-storage` to the `coveredResources` of all
+    ClusterQueues, or to `resources.excludeResourcePrefixes` of Kueue's configuration."""
     cache_claim: str = ""
     """A ReadWriteMany claim of this name, in each job's namespace, that keeps base models between
     jobs; `prepare` fills it before any GPU is held. Empty: every pod downloads into its own scratch
@@ -96,7 +105,7 @@ class TenantSettings(BaseModel):
     """Trackers of experiments that jobs may name, exactly as in `spec.tracking.mlflow.uri` or
     `spec.tracking.wandb.uri` (a trailing slash does not matter); `*` allows all. Empty: jobs tell
     nobody."""
-    allowed_file_paths: list[str] = []
+    allowed_file_paths: list[Annotated[str, AfterValidator(normal_path)]] = []
     """Folders that `file://` URIs may lie in. A file path in a cluster means a path in the pod, so
     this only makes sense together with volumes or a node-local mount in the trainer image."""
     allow_trust_remote_code: bool = False

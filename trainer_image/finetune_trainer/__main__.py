@@ -46,7 +46,11 @@ def main(argv: list[str] | None = None) -> int:
     approved = getattr(arguments, "data_digest", None)
     decision = _read_decision(arguments) if arguments.command == "publish" else None
     return run_stage(
-        Stage(arguments.command), arguments.job, approved_data=approved, decision=decision
+        Stage(arguments.command),
+        arguments.job,
+        job_digest=arguments.job_digest,
+        approved_data=approved,
+        decision=decision,
     )
 
 
@@ -75,6 +79,7 @@ def _make_parser() -> argparse.ArgumentParser:
     ):
         stage = commands.add_parser(name, help=text)
         stage.add_argument("--job", type=Path, required=True, help="path of job.json")
+        stage.add_argument("--job-digest", help="sha256 that it must have")
         if name != "prepare":
             stage.add_argument(
                 "--data-digest", help="read this data set only: what somebody has approved"

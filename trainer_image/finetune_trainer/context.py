@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -10,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from pydantic import ValidationError
 
 from finetune_api.meta import LocalObjectReference
 from finetune_api.trainer import Environment, ResolvedJob, Stage
@@ -33,17 +32,31 @@ if TYPE_CHECKING:
     from finetune_trainer.decision import PublishDecision
 
 
-def read_job(path: Path) -> ResolvedJob:
+def read_job(path: Path, *, digest: str | None = None) -> ResolvedJob:
     """Read ``job.json``.
 
+    Args:
+        path: Where it lies.
+        digest: The sha256 that it must have, in hex digits; None for whichever it has.
+
     Raises:
-        UserError: The file is missing or is not a job; the message names file and field.
+        UserError: The file is missing, is not a job, or not the one of the digest; the message
+            names file and field.
     """
     try:
-        return ResolvedJob.from_json(path.read_text())
+        content = path.read_bytes()
+        if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+            raise UserError(
+                "JobFileChanged",
+                f"{path} is not the job file that this stage was created with (sha256 {digest}):"
+                " somebody replaced the ConfigMap that holds it. Nothing was read or written."
+                " Create the job anew (finetune retry), and find out who may change ConfigMaps in"
+                " its namespace",
+            )
+        return ResolvedJob.from_json(content.decode())
     except OSError as error:
         raise UserError("JobFileUnreadable", f"cannot read the job file {path}: {error}") from error
-    except ValidationError as error:
+    except ValueError as error:
         raise UserError("InvalidJob", f"{path} is not a valid job: {error}") from error
 
 

@@ -30,6 +30,7 @@ def run_stage(
     stage: Stage,
     job_path: Path,
     *,
+    job_digest: str | None = None,
     approved_data: str | None = None,
     decision: PublishDecision | None = None,
 ) -> int:
@@ -38,6 +39,7 @@ def run_stage(
     Args:
         stage: Which.
         job_path: Path of ``job.json``.
+        job_digest: The sha256 that the file must have; None for whichever it has.
         approved_data: Digest of the only data set it may read; None for whichever is the run's.
         decision: Who lets the candidate be published, if somebody has to.
     """
@@ -46,7 +48,10 @@ def run_stage(
     tracking: StageTracking | None = None
     try:
         context = StageContext.from_environment(
-            read_job(job_path), emit, approved_data=approved_data, decision=decision
+            read_job(job_path, digest=job_digest),
+            emit,
+            approved_data=approved_data,
+            decision=decision,
         )
         if does_without_torch(stage, context.job):
             hide_torch()

@@ -14,6 +14,11 @@ PROGRAM = {
         "An environment variable of the trainer has a value that it cannot have.",
         "Correct it where the message says.",
     ),
+    "JobFileChanged": _Help(
+        "The job file is not the one that the stage was created with.",
+        "Create the job anew (`finetune retry`), and find out who may change ConfigMaps in its"
+        " namespace.",
+    ),
     "JobFileUnreadable": _Help("The job file cannot be read.", "Is it there and readable?"),
     "NoGPUAsked": _Help(
         "`--gpu` is given and the job trains on CPU.", "Set `resources.gpusPerNode`."

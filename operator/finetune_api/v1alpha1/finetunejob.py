@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool, ValidationInfo, model_validator
 
 from finetune_api.meta import API_VERSION, NAME_PATTERN, APIModel, Integer
-from finetune_api.patterns import LABEL_RULE, SUBDOMAIN_RULE, Texts
+from finetune_api.patterns import LABEL_RULE, STORED, SUBDOMAIN_RULE, Texts
 from finetune_api.v1alpha1.budget import Budget
 from finetune_api.v1alpha1.dataset import Dataset
 from finetune_api.v1alpha1.evaluation import Evaluation, Goal
@@ -24,7 +24,7 @@ from finetune_api.v1alpha1.output import S3, Output
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.resources import Resources, Trainer
 from finetune_api.v1alpha1.retry import RetryPolicy
-from finetune_api.v1alpha1.rules import STORED, check_rules
+from finetune_api.v1alpha1.rules import check_rules
 from finetune_api.v1alpha1.spec_rules import SPEC_RULES
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_api.v1alpha1.tracking import Tracking
@@ -104,7 +104,8 @@ class FineTuneJobSpec(APIModel):
     Whatever the number of pods that an incident ends, it counts once; evictions, preemptions, and
     nodes that are lost or restarted never do. Mistakes in the job or in its data are never tried
     again. More than `backoffLimit` + 1 ends in a row that do not count, because a peer was lost or
-    a node restarted, end the job if no new step is made. May be changed while the job runs."""
+    a node restarted, end the job if no new step is made; so do ten evictions by the kubelet, and a
+    hundred preemptions. May be changed while the job runs."""
     retry_policy: RetryPolicy | None = None
     """Budgets of their own for classes of incidents. May be changed while the job runs. Default:
     none, all share `backoffLimit`."""

@@ -19,7 +19,7 @@ from finetune_api.v1alpha1.evaluation_status import (
 )
 from finetune_api.v1alpha1.plan_status import PlanStatus
 from finetune_api.v1alpha1.progress_status import Metric, Progress, ValidationStatus
-from finetune_api.v1alpha1.status_fields import Condition, Count, Timestamp
+from finetune_api.v1alpha1.status_fields import Condition, Count, Reason, Timestamp
 
 Phase = Literal[
     "Pending",
@@ -53,7 +53,7 @@ class FineTuneJobStatus(APIModel):
     """Generation of the spec this status was computed from."""
     phase: Phase | None = None
     """For columns only; the conditions are the contract."""
-    reason: Annotated[str, Field(max_length=63)] | None = None
+    reason: Reason | None = None
     """Why the job is in this phase, for columns only: the reason of the condition that decides it,
     or of the last failure once the job has failed."""
     conditions: Annotated[
@@ -70,6 +70,9 @@ class FineTuneJobStatus(APIModel):
     """When the job reached its end."""
     trainer_image: TrainerImage | None = None
     """The trainer image that the run is bound to."""
+    job_digest: Annotated[str, Field(max_length=64)] | None = None
+    """sha256 of `job.json`, the effective job that all stages read. Each stage's Job names it, and
+    a stage that finds another file ends. Absent of a run that an older operator began."""
     stages: Annotated[
         list[StageStatus],
         Field(

@@ -10,7 +10,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, MAP_BY_TYPE, APIModel
-from finetune_api.v1alpha1.status_fields import Condition, Count, Number, ShortText, Timestamp
+from finetune_api.v1alpha1.status_fields import (
+    Condition,
+    Count,
+    Number,
+    Reason,
+    ShortText,
+    Timestamp,
+)
 
 MAX_TRIALS_TOLD = 48
 """Trials of which the status tells one by one: those under way, then the best."""
@@ -54,7 +61,7 @@ class TrialStatus(APIModel):
     """How far it is. `Waiting`: it has saved and stopped at a rung, until the others come there.
     `Trained`: it waits for the choice. `Pruned`: stopped by the sweep, or not
     chosen. `Publishing`: chosen, and evaluated on the test side. `Failed` with its reason."""
-    reason: Annotated[str, Field(max_length=63)] | None = None
+    reason: Reason | None = None
     """Why, of a trial that has failed, waits for somebody, was trained and has no score, or was
     deleted."""
     parameters: Setting = {}
@@ -154,7 +161,7 @@ class FineTuneSweepStatus(APIModel):
     """Generation of the spec this status was computed from."""
     phase: SweepPhase | None = None
     """For columns only; the conditions are the contract."""
-    reason: Annotated[str, Field(max_length=63)] | None = None
+    reason: Reason | None = None
     """Why, for columns only: the reason of the condition that decides the phase."""
     progress: Annotated[str, Field(max_length=16)] | None = None
     """Trials that are over, of all: `3/8`. For columns only."""

@@ -21,8 +21,7 @@ from finetune_api.v1alpha1.finetunesweep import MAX_TRIALS, FineTuneSweep, FineT
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.changes import Change, RefusedChanges
-from finetune_operator.controllers.children import FIELD_MANAGER
-from finetune_operator.controllers.guarding import Guard
+from finetune_operator.controllers.guarding import FIELD_MANAGER, Guard
 from finetune_operator.controllers.parents import ParentGone, read_parent
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
@@ -37,6 +36,7 @@ from finetune_operator.finetunesweep.actions import (
     Plan,
 )
 from finetune_operator.finetunesweep.deleted import read_deleted
+from finetune_operator.finetunesweep.draft import OWNED_FIELDS, STATUS
 from finetune_operator.finetunesweep.observed import Observed, find_own, owner_uid, read_trials
 from finetune_operator.finetunesweep.plan import plan
 from finetune_operator.finetunesweep.rendering import is_rendered_from
@@ -57,6 +57,7 @@ from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.store import Store
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
 from finetune_operator.status.conditions import is_terminal
+from finetune_operator.status.fitting import FittedStatus
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,10 @@ class FineTuneSweepReconciler:
             resource=FINETUNESWEEPS,
             noun="sweep",
             meanwhile="Its trials go on meanwhile.",
+            schema=STATUS,
+            owned=OWNED_FIELDS,
+            client=client,
+            clock=clock,
             recorder=recorder,
             logger=logger,
         )
@@ -137,8 +142,11 @@ class FineTuneSweepReconciler:
         self._memories: dict[str, _Memory] = {}
 
     def forget(self, sweep: Object) -> None:
-        """Drop the memory of a FineTuneSweep that is gone or has ended."""
-        uid = sweep["metadata"]["uid"]
+        """Drop the memory of a FineTuneSweep that is gone."""
+        self._forget_ended(sweep["metadata"]["uid"])
+        self._guard.forget(sweep["metadata"]["uid"])
+
+    def _forget_ended(self, uid: str) -> None:
         self._memories.pop(uid, None)
         self._refusals.forget(uid)
         self._changes.forget(uid)
@@ -161,6 +169,7 @@ class FineTuneSweepReconciler:
         if is_large:
             sweep = await read_parent(self._client, FINETUNESWEEPS, key, sweep["metadata"]["uid"])
             self._store.absorb(sweep)
+        sweep = self._guard.as_planned(sweep)
         step, num_conflicts = Plan(), 0
         for _ in range(MAX_ROUNDS):
             observed = self._observe(key, sweep, memory)
@@ -173,14 +182,13 @@ class FineTuneSweepReconciler:
                 num_conflicts += 1
                 if num_conflicts > MAX_CONFLICTS:
                     raise
-        if step.status is not None:
-            await self._write_status(sweep, step.status)
+        await self._write_status(sweep, step.status)
         self._guard.announce(sweep, step.events)
         if step.then:
             await self._delete(sweep)
         if is_terminal(step.status or sweep.get("status")) and not step.first:
             # Whoever changes it or a trial has it read again; a validated spec takes much memory.
-            self.forget(sweep)
+            self._forget_ended(sweep["metadata"]["uid"])
         elif is_large:
             memory.generation, memory.parsed = -1, None
         if step.first:
@@ -351,21 +359,19 @@ class FineTuneSweepReconciler:
         with self._sweeps.quiet():
             self._jobs.absorb(trial)
 
-    async def _write_status(self, sweep: Object, status: Object) -> None:
+    async def _write_status(self, sweep: Object, status: FittedStatus | None) -> None:
         """Write the status over exactly the version it was planned for.
 
         Raises:
             Conflict: Somebody wrote in between; plan again once the watch has told.
         """
-        patch = self._guard.status_over(sweep, status)
         try:
-            answer = await self._client.apply_status(
-                FINETUNESWEEPS, patch, field_manager=FIELD_MANAGER
-            )
+            answer = await self._guard.write_status(sweep, status)
         except NotFound:
             await self._require(sweep)
             raise
-        self._store.absorb(answer)
+        if answer is not None:
+            self._store.absorb(answer)
 
     async def _delete(self, sweep: Object) -> None:
         metadata = sweep["metadata"]

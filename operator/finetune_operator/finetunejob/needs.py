@@ -9,7 +9,7 @@ from finetune_api.names import config_map_name
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.actions import RestoreNeeds
-from finetune_operator.finetunejob.render.config import render_config_map
+from finetune_operator.finetunejob.render.config import digest_of, render_config_map
 from finetune_operator.finetunejob.render.service import render_service
 from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.finetunejob.step import Step
@@ -23,6 +23,25 @@ def needs_of(step: Step, spec: FineTuneJobSpec, stage: Stage) -> tuple[Object, .
     if _has_rendezvous(spec, stage):
         needs.append(render_service(step.observed.owner, step.config))
     return tuple(needs)
+
+
+def settle_job_digest(step: Step) -> None:
+    """Record which job file the first Job of the run was told to read, once for all.
+
+    The operator of another version may write the same job in other bytes.
+    """
+    first = step.observed.jobs.get(Stage.PREPARE)
+    digest = None if first is None else first["spec"].get("jobDigest")
+    if digest is not None and not step.draft.get("jobDigest"):
+        step.draft.put("jobDigest", digest)
+
+
+def job_digest_of(step: Step, stage: Stage, run: int) -> str | None:
+    """Return the only job file that a stage may read; None of a run begun without one."""
+    settled: str | None = step.draft.get("jobDigest")
+    if settled is None and stage is Stage.PREPARE and run == 1:
+        return digest_of(_config_map(step))
+    return settled
 
 
 def restore_lost(step: Step, view: StageView) -> None:

@@ -49,11 +49,11 @@ def held_text(step: Step) -> str:
 def is_pruned(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     """Return whether ``spec.prune`` ends the job at a stage that is not recorded as over.
 
-    Not once the stage's Job has ended: that is recorded first. Nor once the job is being published,
-    or may have been, because an evaluation that publishes has lost its result: what lies in storage
-    is never called pruned.
+    Not once the stage's Job has ended, or its pods have: that is recorded first. Nor once the job
+    is being published, or may have been, because an evaluation that publishes has lost its result:
+    what lies in storage is never called pruned.
     """
-    if not spec.prune or view.has_ended:
+    if not spec.prune or view.has_ended or view.is_ending:
         return False
     if view.stage is not Stage.PUBLISH:
         return True

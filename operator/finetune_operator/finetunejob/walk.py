@@ -22,8 +22,11 @@ from finetune_operator.finetunejob.endings import (
 )
 from finetune_operator.finetunejob.estimate import tell_estimate
 from finetune_operator.finetunejob.image import settle_image
+from finetune_operator.finetunejob.in_hand import is_awaited
 from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
+from finetune_operator.finetunejob.needs import settle_job_digest
+from finetune_operator.finetunejob.outages import is_waiting_out
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
 from finetune_operator.finetunejob.placement import has_let_go, try_again
 from finetune_operator.finetunejob.pruning import PHASE, is_pruned, needs_score, prune
@@ -44,6 +47,7 @@ def walk(step: Step) -> None:
     spec = accept(step)
     if spec is not None:
         settle_image(step)
+        settle_job_digest(step)
         step.draft.drop("queue")  # told anew by the stage that stands in one
         tell_estimate(step, spec)
         suspend_or_resume(step, spec)
@@ -72,10 +76,12 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     step.current = view
     if is_pruned(step, spec, view):
         _record(step, view)
-        prune(step, view)
+        why = "spec.prune ends the job."
+        if not is_awaited(step, spec, view, reason=Reason.PRUNE_REQUESTED, why=why):
+            prune(step, view)
         return False
     if view.run < draft.last_run(view.stage):
-        miss(step, view)
+        miss(step, spec, view)
         return False
     if view.state is StageState.ABSENT:
         start(step, spec, view)
@@ -88,6 +94,8 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     declare_lost(step, view)
     tell_quota(step, spec, view)
     if draft.is_true(ConditionType.FAILED):
+        return False
+    if is_waiting_out(step, spec, view):
         return False
     if view.state is StageState.SUSPENDED and has_let_go(step, view) and not spec.suspend:
         try_again(step, spec, view)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from finetune_operator.status.draft import Announce
+from finetune_operator.status.fitting import FittedStatus
 
 Object = dict[str, Any]
 
@@ -70,7 +71,7 @@ class Plan:
     """
 
     first: tuple[Action, ...] = ()
-    status: Object | None = None
+    status: FittedStatus | None = None
     events: tuple[Announce, ...] = ()
     then: tuple[DeleteSelf, ...] = ()
     requeue_after: float | None = None

@@ -9,6 +9,7 @@ from typing import Any
 from finetune_api.v1alpha1.sweep_status import FineTuneSweepStatus
 from finetune_operator.finetunesweep.trials import decimal_or_zero
 from finetune_operator.status.draft import Draft
+from finetune_operator.status.fitting import FittedStatus, StatusSchema
 
 Object = dict[str, Any]
 
@@ -27,6 +28,7 @@ OWNED_FIELDS = (
     "deleted",
     "trials",
 )
+STATUS = StatusSchema(FineTuneSweepStatus)
 _KNOWN_FIELDS = frozenset(
     field.alias or name for name, field in FineTuneSweepStatus.model_fields.items()
 )
@@ -82,17 +84,21 @@ class SweepDraft(Draft):
                 return found
         return {}
 
-    def to_wire(self, *, is_judged: bool) -> Object | None:
+    def to_wire(self, *, is_judged: bool) -> FittedStatus | None:
         """Return the status to write, or None if nothing worth a write changed.
 
         Args:
             is_judged: Whether a trial came to a step at which it is compared with others, which
                 must not be forgotten.
         """
-        wire = self.sections()
-        # A trial that the status has no room for is judged anew each time.
-        is_news = is_judged and _told_steps(wire) != _told_steps(self._stored)
-        return wire if is_news or _is_worth_writing(self._stored, wire) else None
+
+        def is_news(wire: Object) -> bool:
+            # A trial that the status has no room for is judged anew each time.
+            if is_judged and _told_steps(wire) != _told_steps(self._stored):
+                return True
+            return _is_worth_writing(self._stored, wire)
+
+        return self.fit(self.sections(), STATUS, is_news)
 
 
 def _told_steps(status: Object) -> list[tuple[Any, ...]]:

@@ -16,6 +16,7 @@ from typing import Any
 from finetune_api.meta import GROUP, SWEEP_KIND
 from finetune_api.names import REPLICATE_LABEL, trial_number
 from finetune_api.v1alpha1.objective import VALIDATION_LOSS, is_lower_better
+from finetune_api.v1alpha1.status_fields import MAX_COUNT
 from finetune_operator.finetunejob.decisions import PHASE as AWAITING_APPROVAL
 from finetune_operator.finetunesweep.search import trials as search
 from finetune_operator.finetunesweep.search.space import Value
@@ -333,7 +334,7 @@ def value_at(spec: Mapping[str, Any], path: str) -> Any:
 def read_curve(status: Object) -> Curve:
     """Return the validation losses that a FineTuneJob tells, by rising step."""
     points = (status.get("validation") or {}).get("curve") or ()
-    found = {int(each["step"]): float(each["loss"]) for each in points}
+    found = {int(each["step"]): _loss(each["loss"]) for each in points}
     return tuple(Point(step, found[step]) for step in sorted(found))
 
 
@@ -389,12 +390,21 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def decimal_or_zero(text: object) -> Decimal:
-    """Return a decimal number as a status tells it; 0 where it tells none."""
+def _loss(text: str) -> float:
+    """Return a loss; one that is no number is as bad as one that was not finite."""
     try:
-        return Decimal(str(text)) if text else Decimal(0)
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def decimal_or_zero(text: object) -> Decimal:
+    """Return an amount; 0 for what cannot be added up, such as ``1e99999999`` in a pod's report."""
+    try:
+        value = Decimal(str(text)) if text else Decimal(0)
     except InvalidOperation:
         return Decimal(0)
+    return value if value.is_finite() and value.copy_abs() <= MAX_COUNT else Decimal(0)
 
 
 def _conditions(job: Object) -> Any:

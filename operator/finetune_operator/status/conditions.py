@@ -71,6 +71,7 @@ class Reason(StrEnum):
     RETRYING = "Retrying"
     SUCCEEDED = "Succeeded"
     RESULT_NOT_REPORTED = "ResultNotReported"
+    RESULT_REFUSED = "ResultRefused"
     JOB_DELETED = "JobDeleted"
     # approval of the data
     APPROVAL_REQUIRED = "ApprovalRequired"
@@ -82,6 +83,7 @@ class Reason(StrEnum):
     NAME_TAKEN = "NameTaken"
     NODE_LOST = "NodeLost"
     NODES_RELEASED = "NodesReleased"
+    OUTAGE = "Outage"
     ADMISSION_DENIED = "AdmissionDenied"
     WEBHOOK_UNAVAILABLE = "WebhookUnavailable"
     API_SERVER_ERROR = "APIServerError"

@@ -212,6 +212,11 @@ class SweepWorld:
         return self.cluster.objects["finetunesweeps", *KEY]
 
     @property
+    def there_is_a_sweep(self) -> bool:
+        """Whether nobody has deleted it."""
+        return ("finetunesweeps", *KEY) in self.cluster.objects
+
+    @property
     def status(self) -> Object:
         """Its status."""
         return self.sweep.get("status") or {}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
 
-from finetune_api.trainer import ExitCode, FailureClass, Stage
+from finetune_api.trainer import JOB_DIGEST_ARGUMENT, ExitCode, FailureClass, Stage
+from finetune_operator.finetunejob import needs
 from finetune_operator.finetunejob.actions import RestoreNeeds, ResumeJob
 from finetune_operator.finetunejob.observed import WarningEvent
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.trimming import trim_job
 from finetune_operator.kube.errors import Forbidden
 from finetune_operator.status.conditions import timestamp
 from unit.operator.builders import (
@@ -97,6 +100,48 @@ async def test_a_restoration_that_is_refused_holds_up_nothing():
     world.client.faults.append(Forbidden("create", status=403, message="exceeded quota"))
     found = await world.children.restore_needs(observed, action)
     assert found.restored == {"headlines-job": False}
+
+
+# ---- the job file ------------------------------------------------------------------------------
+
+
+def told_digest(manifest):
+    """Return which job file a Job's stage is told to read; None if any."""
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    arguments = container["args"]
+    if JOB_DIGEST_ARGUMENT not in arguments:
+        return None
+    return arguments[arguments.index(JOB_DIGEST_ARGUMENT) + 1]
+
+
+def begun(body):
+    """Return what is created for a job's first stage, and its Job as it is stored."""
+    (action,) = plan(observe(body), NOW, CONFIG).first
+    (config_map,) = action.needs
+    digest = hashlib.sha256(config_map["data"]["job.json"].encode()).hexdigest()
+    assert told_digest(action.job) == digest
+    stored = {**action.job, "metadata": {**action.job["metadata"], "uid": "uid-prepare"}}
+    return digest, stored
+
+
+def test_each_stage_is_told_which_job_file_it_may_read(monkeypatch):
+    digest, first = begun(job())
+    known = stages_done(Stage.PREPARE)
+    ended_job = known["jobs"][Stage.PREPARE]
+    ended_job = {**ended_job, "spec": trim_job(first)["spec"]}
+    _, body = live([{**known, "jobs": {Stage.PREPARE: ended_job}}], job(), at(60))
+    assert body["status"]["jobDigest"] == digest
+    # The operator of another version writes it otherwise, and the first Job is deleted.
+    monkeypatch.setattr(needs, "digest_of", lambda config_map: "0" * 64)
+    (action,) = plan(observe(body), at(70), CONFIG).first
+    assert (action.stage, told_digest(action.job)) == (Stage.TRAIN, digest)
+
+
+def test_a_run_begun_without_a_digest_goes_on_without_one():
+    _, body = live([stages_done(Stage.PREPARE)], job(), at(60))
+    (action,) = plan(observe(body, **stages_done(Stage.PREPARE)), at(70), CONFIG).first
+    assert (action.stage, told_digest(action.job)) == (Stage.TRAIN, None)
+    assert "jobDigest" not in body["status"]
 
 
 # ---- the Service of several nodes ----------------------------------------------------------------

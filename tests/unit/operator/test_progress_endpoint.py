@@ -17,8 +17,10 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from benchmarks.control_plane.simulation import result_of
 from prometheus_client import CollectorRegistry
 
+from finetune_api.trainer import Stage
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock, SystemClock
 from finetune_operator.kube.connection import Connection
@@ -210,6 +212,23 @@ async def test_a_genuine_token_is_reviewed_once():
         assert [await world.push(token()) for _ in range(20)] == [200] * 20
         assert len(world.server.reviews) == 1
         assert len(world.accepted) == 20
+
+
+@pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EVALUATE, Stage.PUBLISH])
+async def test_a_pod_pushes_no_result_of_another_stage(stage):
+    of_another = {"finetune": {"result": result_of(stage).to_wire()}}
+    own = {"finetune": {"result": result_of(Stage.TRAIN).to_wire()}}
+    async with serving() as world:
+        assert await world.push(token(), body=of_another) == 403
+        assert await world.push(token(), body=own) == 200
+        assert [report.finetune.result.stage for report in world.accepted] == ["train"]
+
+
+@pytest.mark.parametrize("number", [-1, 2**53, 2**64, 10**300])
+@pytest.mark.parametrize("name", ["step", "totalSteps"])
+async def test_a_step_that_no_reader_of_json_can_hold_is_refused(name, number):
+    async with serving() as world:
+        assert await world.push(token(), body={"finetune": {name: number}}) == 400
 
 
 async def test_a_text_audience_is_as_good_as_a_list():

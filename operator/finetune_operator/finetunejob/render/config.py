@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from finetune_api.names import Owner, config_map_name
@@ -24,3 +25,8 @@ def render_config_map(job: FineTuneJob, owner: Owner) -> dict[str, Any]:
         "immutable": True,
         "data": {JOB_FILE: to_canonical_json(resolved)},
     }
+
+
+def digest_of(config_map: dict[str, Any]) -> str:
+    """Return the sha256 of ``job.json`` as it is mounted, in hex digits."""
+    return hashlib.sha256(config_map["data"][JOB_FILE].encode()).hexdigest()

@@ -40,8 +40,10 @@ def render_job(
     *,
     run: int = 1,
     image: str | None = None,
+    job_digest: str | None = None,
     data_digest: str | None = None,
     arguments: Sequence[str] = (),
+    has_kueue: bool = False,
 ) -> dict[str, Any]:
     """Render the Job of a stage.
 
@@ -52,9 +54,13 @@ def render_job(
         config: The administrator's settings.
         run: Which run of the stage.
         image: What the run's earlier pods are of; None for the first stage.
+        job_digest: The only job file that the stage may read; None for that of the ConfigMap,
+            whatever it says. A Job's pod template is immutable, a ConfigMap's name is not: somebody
+            with rights on ConfigMaps can delete it and create another.
         data_digest: The only data set that the stage may read; None for that of the run, whichever
             it is.
         arguments: What else the stage is told on its command line.
+        has_kueue: Whether Kueue may take the Job, also one that names no queue.
     """
     nodes = spec.resources.nodes if stage is Stage.TRAIN else 1
     metadata = owner.metadata_of(child_job_name(owner.name, stage, run), stage)
@@ -71,8 +77,10 @@ def render_job(
             owner,
             config,
             image=image,
+            job_digest=job_digest,
             data_digest=data_digest,
             arguments=arguments,
+            has_kueue=has_kueue,
         ),
     }
     if stage is Stage.TRAIN:

@@ -13,7 +13,13 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_api.names import CONTAINER, Owner, config_map_name, labels_of, service_name
-from finetune_api.trainer import CPU_STAGES, PROGRESS_AUDIENCE, Environment, Stage
+from finetune_api.trainer import (
+    CPU_STAGES,
+    JOB_DIGEST_ARGUMENT,
+    PROGRESS_AUDIENCE,
+    Environment,
+    Stage,
+)
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_operator.config import OperatorConfig
@@ -113,8 +119,10 @@ def render_pod_template(
     config: OperatorConfig,
     *,
     image: str | None = None,
+    job_digest: str | None = None,
     data_digest: str | None = None,
     arguments: Sequence[str] = (),
+    has_kueue: bool = False,
 ) -> dict[str, Any]:
     """Render the pod template of a stage; for the keywords see ``render_job``."""
     extra = spec.pod_template or PodTemplate()
@@ -131,9 +139,14 @@ def render_pod_template(
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": image,
-        "args": [stage.value, "--job", f"{JOB_DIR}/{JOB_FILE}", *_pin(data_digest), *arguments],
+        "args": [
+            *(stage.value, "--job", f"{JOB_DIR}/{JOB_FILE}"),
+            *_pin(JOB_DIGEST_ARGUMENT, job_digest),
+            *_pin("--data-digest", data_digest),
+            *arguments,
+        ],
         "env": _environment(spec, extra, stage, owner, config, image=image),
-        "resources": _resources(spec, stage, config),
+        "resources": _resources(spec, stage, config, has_kueue=has_kueue),
         "volumeMounts": mounts,
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
@@ -177,9 +190,9 @@ def _annotations(extra: PodTemplate, stage: Stage) -> dict[str, str]:
     }
 
 
-def _pin(data_digest: str | None) -> list[str]:
+def _pin(argument: str, digest: str | None) -> list[str]:
     # An argument, not a variable: a trainer that does not know it must not train.
-    return [] if data_digest is None else ["--data-digest", data_digest]
+    return [] if digest is None else [argument, digest]
 
 
 def _security() -> dict[str, Any]:
@@ -219,10 +232,20 @@ def num_gpus_of(spec: FineTuneJobSpec, stage: Stage) -> int:
             return spec.evaluation_gpus
 
 
-def _resources(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> dict[str, Any]:
+def _resources(
+    spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig, *, has_kueue: bool
+) -> dict[str, Any]:
+    """Return the resources of a stage's own container, which requests the pod's disk.
+
+    Its emptyDirs have limits of their own. Kueue admits nothing that requests a resource which its
+    ClusterQueue does not cover; a LocalQueue `default` takes Jobs that name no queue, too.
+    """
     limits = {"cpu": _cpu_of(spec, stage, config), "memory": memory_of(spec, stage, config)}
     gpus = 0 if has_engine(spec, stage, config) else num_gpus_of(spec, stage)
-    return _limited(limits, spec, gpus)
+    resources = _limited(limits, spec, gpus)
+    if config.scratch_request and (config.scratch_request_with_kueue or not has_kueue):
+        resources["requests"]["ephemeral-storage"] = config.scratch_request
+    return resources
 
 
 def _limited(limits: dict[str, str], spec: FineTuneJobSpec, gpus: int) -> dict[str, Any]:
