@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs all tests in two parts: first what starts no cluster, two at a time, then what does.
+# Runs all tests in two parts: first what starts no cluster, two at a time and what is fast before
+# the rest, then what does.
 #
 # What the second part needs is built while the first runs, at a low priority: the first leaves some
 # of two cores free, and downloads take none. The second part has two lanes that run side by side,

@@ -32,6 +32,7 @@ from finetune_operator.finetunejob.actions import (
 )
 from finetune_operator.finetunejob.decisions import read_decisions
 from finetune_operator.finetunejob.draft import OWNED_FIELDS, STATUS
+from finetune_operator.finetunejob.excerpts import is_whole
 from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
@@ -45,7 +46,6 @@ from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import Conflict, KubeError, NotFound
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
-from finetune_operator.kube.sharing import is_whole
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, WorkQueue
 from finetune_operator.status.conditions import is_terminal

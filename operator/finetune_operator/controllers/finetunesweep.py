@@ -26,6 +26,7 @@ from finetune_operator.controllers.parents import ParentGone, read_parent
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
 from finetune_operator.controllers.validated import SharedModels
+from finetune_operator.finetunejob.excerpts import is_whole
 from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.finetunesweep.actions import (
     Action,
@@ -53,7 +54,6 @@ from finetune_operator.kube.errors import (
 )
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
-from finetune_operator.kube.sharing import is_whole
 from finetune_operator.kube.store import Store
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
 from finetune_operator.status.conditions import is_terminal

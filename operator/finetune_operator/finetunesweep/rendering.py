@@ -19,6 +19,7 @@ from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweepSpec
 from finetune_api.v1alpha1.objective import VALIDATION_LOSS, metric_of
 from finetune_api.v1alpha1.sweep_parameters import SEED_PATH, set_at, value_for
+from finetune_operator.finetunejob.excerpts import Excerpt, excerpt_of
 from finetune_operator.finetunesweep.search.space import Value
 
 Object = dict[str, Any]
@@ -115,13 +116,15 @@ def is_rendered_from(wanted: Object, spec: Object, varied: Collection[str] = ())
     """Return whether the recipe of a FineTuneJob is that of a template or of a rendered trial.
 
     Only what is fixed once a job exists is compared: people may have changed the rest since. The
-    API server may have added defaults.
+    API server may have added defaults. Of a large job, what is kept is compared.
 
     Args:
         wanted: The spec to compare with.
-        spec: Spec of the FineTuneJob.
+        spec: Spec of the FineTuneJob, or an excerpt of it.
         varied: Paths that may differ.
     """
+    if isinstance(spec, Excerpt):
+        wanted = excerpt_of(wanted)
     return all(
         _is_part(wanted.get(name), spec.get(name), name, varied) for name in IMMUTABLE_FIELDS
     )

@@ -19,6 +19,7 @@ from typing import Any, NewType
 from pydantic import BaseModel
 
 from finetune_api.meta import PROSE
+from finetune_api.sizes import longest_key
 from finetune_api.structural import Schema, status_schema_of
 from finetune_operator.status.conditions import shorten
 
@@ -29,6 +30,7 @@ OTHER = "other"
 """Section of a field that no section of the status holds."""
 _NUM_CUTS_TOLD = 4
 _CHARACTERS_TOLD = 60
+VALIDATIONS = "x-kubernetes-validations"
 _INT64 = (-(2**63), 2**63 - 1)
 _KNOWN_KEYWORDS = frozenset(
     {
@@ -122,6 +124,8 @@ def _compile(schema: Schema) -> Check:
         ValueError: The schema has a keyword that is not known here.
     """
     unknown = schema.keys() - _KNOWN_KEYWORDS
+    if longest_key(schema) is not None and len(schema[VALIDATIONS]) == 1:
+        unknown -= {VALIDATIONS}
     if unknown:
         raise ValueError(f"the schema of a status has {sorted(unknown)}: teach fitting.py first")
     match schema["type"]:
@@ -147,11 +151,14 @@ def _object_check(schema: Schema) -> Check:
     values = schema.get("additionalProperties")
     other: Check = _compile(values) if isinstance(values, dict) else lambda _: True
     required, most = tuple(schema.get("required", ())), schema.get("maxProperties")
+    longest = longest_key(schema)
 
     def fits(value: Any) -> bool:
         if type(value) is not dict or not value or (most is not None and len(value) > most):
             return False
         for name, item in value.items():
+            if longest is not None and len(name) > longest:
+                return False
             if not fields.get(name, other)(item):
                 return False
         return all(name in value for name in required)
@@ -236,7 +243,11 @@ def _mend(schema: Schema, value: Any, field: str, cuts: list[Cut]) -> Any:
 def _mend_object(schema: Schema, value: dict[str, Any], field: str, cuts: list[Cut]) -> Any:
     fields, values = schema.get("properties", {}), schema.get("additionalProperties")
     mended: dict[str, Any] = {}
+    longest = longest_key(schema)
     for name, item in value.items():
+        if longest is not None and len(name) > longest:
+            cuts.append(Cut(field, f"leaves out a key of {len(name)} characters"))
+            continue
         child = fields.get(name, values)
         place = f"{field}.{name}" if field else name
         kept = _mend(child, item, place, cuts) if isinstance(child, dict) else item

@@ -87,6 +87,7 @@ def run(*arguments: str, answer: str = "") -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_sweeps_are_listed_and_named(cluster: FakeCluster) -> None:
     code, out, _ = run("sweep", "list")
     columns = ["NAME", "PHASE", "TRIALS", "BEST", "SCORE", "METRIC", "AGE"]

@@ -523,6 +523,7 @@ async def test_sweeps_and_their_trials_are_counted_for_prometheus():
     assert value("finetune_sweep_trials", state="trained") == 4
 
 
+@pytest.mark.slow
 async def test_the_status_of_a_hundred_trials_of_five_parameters_stays_small():
     world = SweepWorld(sweep(**HUNDRED_TRIALS), config=CONFIG)
     await world.live()

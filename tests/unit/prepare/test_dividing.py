@@ -145,6 +145,7 @@ def test_sides_are_off_by_at_most_half_the_largest_group(
         assert abs(totals[side] - target) <= largest / 2
 
 
+@pytest.mark.slow
 @given(number=st.integers(100, 400), added=st.integers(1, 20), seed=SEEDS)
 def test_added_rows_move_few_of_the_old_ones(number: int, added: int, seed: int) -> None:
     old = {f"g{n}": 1 for n in range(number)}

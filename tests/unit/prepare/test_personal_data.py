@@ -184,6 +184,7 @@ def test_allowed_values_are_left(allowed: str, text: str, is_left: bool) -> None
     assert (found(text, Settings(allow=(allowed,))) == []) is is_left
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(exclude_categories=())))
 @settings(max_examples=300)
 def test_any_text_can_be_searched(text: str) -> None:

@@ -84,6 +84,7 @@ def test_a_gain_takes_as_many_pairs_as_make_the_verdict_likely(
     assert chance_of_gain(number, threshold, before, after, tail) >= 0.9
 
 
+@pytest.mark.slow
 def test_models_apart_are_those_that_vary_most() -> None:
     assert widest_gain(0.2) == pytest.approx((0.4, 0.6))
     assert widest_gain(0.2, at_least=0.9) == pytest.approx((0.7, 0.9))
