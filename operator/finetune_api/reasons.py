@@ -55,6 +55,11 @@ ACCEPTANCE = {
         "`model.licence` is none that the administrator allows for base models.",
         "Choose another model, or have the licence added to `config.allowedLicences`.",
     ),
+    "RequesterNotNamed": ReasonHelp(
+        "`requestedBy` is missing in a namespace where requesters do not approve their own jobs.",
+        "Write your user name there (`kubectl auth whoami`), or `finetune submit"
+        " --name-requester`.",
+    ),
     "RemoteCodeNotAllowed": ReasonHelp(
         "`model.trustRemoteCode` is off on this cluster.",
         "Choose a model without code of its own, or ask the administrator.",
@@ -82,6 +87,34 @@ ACCEPTANCE = {
     "NodeSelectorNotAllowed": ReasonHelp(
         "`podTemplate` asks for nodes that the administrator does not allow here.",
         "Leave the label out, or have it added to `config.allowedNodeSelectors`.",
+    ),
+    "MountNotAllowed": ReasonHelp(
+        "`podTemplate.volumeMounts` has a path outside the folders that the administrator allows.",
+        "Mount below `/data` or `/mnt`, or have the folder added to `config.allowedMountRoots`.",
+    ),
+    "EnvironmentNotAllowed": ReasonHelp(
+        "`podTemplate.env` sets a variable that the administrator does not allow here.",
+        "Leave it out, name your own `APP_...`, or have it added to `config.allowedEnvironment`.",
+    ),
+    "AnnotationNotAllowed": ReasonHelp(
+        "`podTemplate.annotations` sets an annotation that the administrator does not allow here.",
+        "Leave it out, or have it added to `config.allowedAnnotations`.",
+    ),
+    "TolerationNotAllowed": ReasonHelp(
+        "`podTemplate.tolerations` tolerates a taint that the administrator does not allow here.",
+        "Leave it out, or have it added to `config.allowedTolerations`.",
+    ),
+    "PriorityClassNotAllowed": ReasonHelp(
+        "`podTemplate.priorityClassName` is none that the administrator allows here.",
+        "Leave it out, or have it added to `config.allowedPriorityClasses`.",
+    ),
+    "RuntimeClassNotAllowed": ReasonHelp(
+        "`podTemplate.runtimeClassName` is none that the administrator allows here.",
+        "Leave it out, or have it added to `config.allowedRuntimeClasses`.",
+    ),
+    "SchedulerNotAllowed": ReasonHelp(
+        "`podTemplate.schedulerName` is none that the administrator allows here.",
+        "Leave it out, or have it added to `config.allowedSchedulers`.",
     ),
     "ReservedName": ReasonHelp(
         "`podTemplate` uses a name that the operator needs.", "Rename what the message names."
@@ -122,6 +155,11 @@ LIFE = {
         "`finetune review open NAME` shows the page, `finetune review submit NAME FILE...` hands"
         " the result in.",
     ),
+    "PublicationApprovalRequired": ReasonHelp(
+        "The candidate has passed, and `requireApproval` of the namespace has somebody decide"
+        " whether it is published.",
+        "Read the report, then `finetune publish NAME --reason WHY`, or `--reject`.",
+    ),
     "PublicationRejected": ReasonHelp(
         "Somebody has decided that the candidate is not published.",
         "Read why; the candidate and its report are kept.",
@@ -151,15 +189,20 @@ LIFE = {
         " found is in object storage, and the next stage reads it there.",
     ),
     "ApprovalRequired": ReasonHelp(
-        "`dataset.approval` is `Required` and nobody has decided on the data set yet.",
+        "`dataset.approval` is `Required`, or the namespace's `requireApproval` has `DataSet`, and"
+        " nobody has decided on the data set yet.",
         "Read the data set's report, then `finetune approve`; the message has digest and place.",
     ),
     "OtherDataApproved": ReasonHelp(
         "A FineTuneApproval names this job and a digest that its data set does not have.",
         "Look at the data set that the job has now, and decide on that one.",
     ),
+    "ApprovedByRequester": ReasonHelp(
+        "Only the requester of the job has approved, which does not count in this namespace.",
+        "Have somebody else decide; the message names the FineTuneApproval.",
+    ),
     "ApprovalsNotRead": ReasonHelp(
-        "The job asks for an approval and the operator cannot read FineTuneApprovals.",
+        "The job needs an approval and the operator cannot read FineTuneApprovals.",
         "Apply the `crds` folder and the roles of the chart; the job goes on by itself.",
     ),
     "Approved": ReasonHelp("Somebody has approved the data set; training may begin.", _WAIT),

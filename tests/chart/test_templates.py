@@ -37,6 +37,10 @@ DEFAULT = {
     "ClusterRole/finetune-operator-approver",
     "ValidatingAdmissionPolicy/finetune-operator-approvals",
     "ValidatingAdmissionPolicyBinding/finetune-operator-approvals",
+    "ValidatingAdmissionPolicy/finetune-operator-requesters",
+    "ValidatingAdmissionPolicyBinding/finetune-operator-requesters",
+    "ValidatingAdmissionPolicy/finetune-operator-tenants",
+    "ValidatingAdmissionPolicyBinding/finetune-operator-tenants",
 }
 RBAC = {name for name in DEFAULT if "Role" in name}
 MONITORING = {
@@ -84,6 +88,16 @@ MATRIX: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
         {
             "ValidatingAdmissionPolicy/finetune-operator-approvals",
             "ValidatingAdmissionPolicyBinding/finetune-operator-approvals",
+            "ValidatingAdmissionPolicy/finetune-operator-requesters",
+            "ValidatingAdmissionPolicyBinding/finetune-operator-requesters",
+        },
+    ),
+    "no policy of tenants": (
+        {"tenantPolicy": {"enabled": False}},
+        set(),
+        {
+            "ValidatingAdmissionPolicy/finetune-operator-tenants",
+            "ValidatingAdmissionPolicyBinding/finetune-operator-tenants",
         },
     ),
     "existing account": (
@@ -233,8 +247,63 @@ def test_approving_is_part_of_no_other_role_and_no_decision_can_be_taken_away(
     assert granted == {("finetune-operator-approver", "create")}
 
 
-def test_names_are_enforced_where_the_operator_works(render: Render) -> None:
-    name = "finetune-operator-approvals"
+def requester_rules(objects: Objects, name: str = "finetune-operator") -> list[dict[str, Any]]:
+    policy = find(objects, "ValidatingAdmissionPolicy", f"{name}-requesters")
+    rules: list[dict[str, Any]] = policy["spec"]["validations"]
+    return rules
+
+
+def test_only_trusted_users_and_the_operator_ask_for_jobs_in_other_names(render: Render) -> None:
+    values = {"serviceAccount": {"name": "tuner"}, "approvals": {"trustedUsers": ["flux"]}}
+    (rule,) = requester_rules(render(values))
+    namespace = find(render(values), "Deployment", "finetune-operator")["metadata"]["namespace"]
+    trusted = ["flux", f"system:serviceaccount:{namespace}:tuner"]
+    assert json.loads(rule["expression"].rpartition("variables.user in ")[2]) == trusted
+    assert rule["reason"] == "Forbidden"
+
+
+@pytest.mark.parametrize(
+    ("config", "expression"),
+    [
+        ({"requesterMayApprove": False}, "(false)"),
+        (
+            {"policies": [{"namespaces": ["team-*", "x"], "requesterMayApprove": False}]},
+            '((request.namespace.matches("^team-.*$") || request.namespace.matches("^x$"))'
+            " ? false : (true))",
+        ),
+        (
+            {
+                "requesterMayApprove": False,
+                "policies": [
+                    {"namespaces": ["a-?"], "requesterMayApprove": True},
+                    {"namespaces": ["*"], "allowCpu": True},
+                    {"namespaces": ["[!b]-1"], "requesterMayApprove": False},
+                ],
+            },
+            '((request.namespace.matches("^[^b]-1$")) ? false : '
+            '((request.namespace.matches("^a-.$")) ? true : (false)))',
+        ),
+    ],
+    ids=str,
+)
+def test_a_requester_is_asked_for_where_none_may_approve(
+    config: dict[str, Any], expression: str, render: Render
+) -> None:
+    _, rule = requester_rules(render({"config": config}))
+    assert rule["expression"] == f"has(object.spec.requestedBy) || {expression}"
+
+
+def test_policies_that_all_let_requesters_approve_ask_for_none(render: Render) -> None:
+    config = {"policies": [{"namespaces": ["a"], "requireApproval": ["DataSet"]}]}
+    assert len(requester_rules(render({"config": config}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "num_own"), [("finetune-operator-approvals", 0), ("finetune-operator-requesters", 1)]
+)
+def test_names_are_enforced_where_the_operator_works(
+    name: str, num_own: int, render: Render
+) -> None:
     binding = find(render({}), "ValidatingAdmissionPolicyBinding", name)
     assert "matchResources" not in binding["spec"]
     objects = render(
@@ -245,15 +314,69 @@ def test_names_are_enforced_where_the_operator_works(render: Render) -> None:
     ]["namespaceSelector"]["matchExpressions"]
     assert expression["values"] == ["team-a"]
     (rule,) = find(objects, "ValidatingAdmissionPolicy", name)["spec"]["validations"]
-    assert rule["expression"].endswith(""" || variables.user in ["flux","o'argo"]""")
+    before, _, trusted = rule["expression"].rpartition("|| variables.user in ")
+    assert before
+    assert json.loads(trusted)[:2] == ["flux", "o'argo"]
+    assert len(json.loads(trusted)) == 2 + num_own
 
 
-def test_a_cluster_that_cannot_enforce_names_is_told_at_install(run_helm: Any) -> None:
-    arguments = ("template", "x", str(CHART), "--kube-version", "1.29.3")
+@pytest.mark.parametrize(
+    ("switch", "other"),
+    [
+        ("approvals.enforceIdentity", "tenantPolicy.enabled"),
+        ("tenantPolicy.enabled", "approvals.enforceIdentity"),
+    ],
+)
+def test_a_cluster_that_cannot_enforce_a_policy_is_told_at_install(
+    switch: str, other: str, run_helm: Any
+) -> None:
+    arguments = (
+        *("template", "x", str(CHART), "--kube-version", "1.29.3"),
+        *("--set", f"{other}=false"),
+    )
     done = run_helm(*arguments)
     assert done.returncode != 0
-    assert "approvals.enforceIdentity=false" in done.stderr
-    assert run_helm(*arguments, "--set", "approvals.enforceIdentity=false").returncode == 0
+    assert f"{switch}=false" in done.stderr
+    assert run_helm(*arguments, "--set", f"{switch}=false").returncode == 0
+
+
+def test_the_policy_of_tenants_holds_where_the_operator_works(render: Render) -> None:
+    name = "finetune-operator-tenants"
+    assert (
+        "matchResources" not in find(render({}), "ValidatingAdmissionPolicyBinding", name)["spec"]
+    )
+    objects = render({"watch": {"namespaces": ["team-a"]}})
+    (expression,) = find(objects, "ValidatingAdmissionPolicyBinding", name)["spec"][
+        "matchResources"
+    ]["namespaceSelector"]["matchExpressions"]
+    assert expression["values"] == ["team-a"]
+
+
+def variable(objects: Objects, name: str) -> str:
+    policy = find(objects, "ValidatingAdmissionPolicy", "finetune-operator-tenants")
+    (found,) = (each["expression"] for each in policy["spec"]["variables"] if each["name"] == name)
+    return str(found)
+
+
+def test_the_later_policy_of_a_namespace_is_asked_first(render: Render) -> None:
+    policies = [
+        {"namespaces": ["team-*", "x.y"], "allowedMountRoots": ["/a"]},
+        {"namespaces": ["team-b"], "allowedMountRoots": ["/b"]},
+        {"namespaces": ["team-c"], "allowedTolerations": []},
+    ]
+    expression = variable(render({"config": {"policies": policies}}), "mounts")
+    assert (
+        '(namespaceObject.metadata.name.matches("^(team-b)$") ? ["/b"] : '
+        'namespaceObject.metadata.name.matches("^(team-.*|x[.]y)$") ? ["/a"] : ["/data","/mnt"])'
+    ) in expression
+
+
+def test_a_setting_that_an_older_chart_did_not_know_is_left_to_the_operator(
+    render: Render,
+) -> None:
+    objects = render({"config": {"allowedEnvironment": None, "allowedMountRoots": None}})
+    assert 'e.name.matches(("(?s:.*)"))' in variable(objects, "env")
+    assert '([""])' in variable(objects, "mounts")
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -435,6 +558,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"config": {"policies": [{"namespaces": ["a"], "allowedImages": "*"}]}},
         "/config/policies/0/allowedImages",
     ),
+    "policy with an approval of nothing": (
+        {"config": {"policies": [{"namespaces": ["a"], "requireApproval": ["Model"]}]}},
+        "/config/policies/0/requireApproval/0",
+    ),
     "policy with a bad pull policy": (
         {"config": {"policies": [{"namespaces": ["a"], "trainerImagePullPolicy": "Sometimes"}]}},
         "/config/policies/0/trainerImagePullPolicy",
@@ -497,6 +624,8 @@ def test_bad_values_are_refused(name: str, render: Render) -> None:
                         ],
                         "gpuHourPrice": None,
                         "gpuKind": "h200",
+                        "requireApproval": ["DataSet", "Publication"],
+                        "requesterMayApprove": False,
                         "rendezvousPort": 29400,
                     }
                 ],

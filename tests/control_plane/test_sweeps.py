@@ -159,6 +159,7 @@ CHANGES: dict[str, Any] = {
     "objective": {"metric": "rougeL"},
     "earlyStopping": {"method": "Median"},
     "replicates": 3,
+    "requestedBy": "rita@example.org",
 }
 
 
@@ -350,9 +351,8 @@ async def test_trials_that_are_deleted_stay_counted_and_foreign_jobs_are_left_al
             owner = (await get_sweep(client, namespace))["metadata"]
             foreign = finetunejob("rates-t3", namespace)
             foreign["spec"]["model"]["uri"] = "hf://somebody/else"
-            foreign["metadata"]["ownerReferences"] = [
-                Owner(namespace, "rates", owner["uid"], kind=SWEEP_KIND).reference()
-            ]
+            ours = Owner(namespace=namespace, name="rates", uid=owner["uid"], kind=SWEEP_KIND)
+            foreign["metadata"]["ownerReferences"] = [ours.reference()]
             stored = await client.create(FINETUNEJOBS, foreign)
             async with running_manager(client, test_config(namespace)):
                 await until_told_as_deleted(client, namespace, [1, 2])

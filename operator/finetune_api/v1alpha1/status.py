@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.meta import MAP_BY_NAME, MAP_BY_TYPE, APIModel
+from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, MAP_BY_TYPE, APIModel
+from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.attempt_status import Attempts, Failure, QueueStatus, StageStatus
 from finetune_api.v1alpha1.cost_status import CostStatus, EstimateStatus
 from finetune_api.v1alpha1.dataset_status import DataApprovalStatus, DatasetStatus
@@ -44,6 +45,16 @@ class TrainerImage(APIModel):
     """Reference that later pods ask for: by digest where the first pod's node told one."""
     image_id: Annotated[str, Field(max_length=512, alias="imageID")] = ""
     """What the first pod's node ran, in the words of its container runtime."""
+
+
+class ApprovalPolicyStatus(APIModel):
+    """What the administrator's policy asked about approvals when the job was accepted."""
+
+    required: Annotated[list[Subject], Field(max_length=2, json_schema_extra=ATOMIC_LIST)] = []
+    """What the job waits for a FineTuneApproval of, whatever its spec says (`requireApproval`)."""
+    requester_may_approve: bool = True
+    """Whether a FineTuneApproval by `spec.requestedBy` counts (`requesterMayApprove`). One that
+    rejects always does."""
 
 
 class FineTuneJobStatus(APIModel):
@@ -97,9 +108,13 @@ class FineTuneJobStatus(APIModel):
     validation rows."""
     dataset: DatasetStatus | None = None
     """The prepared data set."""
+    approval_policy: ApprovalPolicyStatus | None = None
+    """What the administrator's policy asked about approvals when the job was accepted. It stays so;
+    absent where nothing was asked."""
     data_approval: DataApprovalStatus | None = None
-    """Who approved or rejected the data set, where `dataset.approval` is `Required`. It stays as it
-    was when training began, whatever becomes of the FineTuneApproval."""
+    """Who approved or rejected the data set, where `dataset.approval` is `Required` or the policy
+    asks for it. It stays as it was when training began, whatever becomes of the
+    FineTuneApproval."""
     publication: PublicationStatus | None = None
     """Who decided on the candidate's publication, where somebody did: a candidate that missed its
     goal or a gate may be published all the same (`finetune publish --override`)."""

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Field
 
 from finetune_api.meta import PROSE, APIModel
 
-MAX_COUNT = 2**53 - 1
-"""The largest whole number that every reader of JSON keeps exact."""
+MAX_COUNT = 2**63 - 1
+"""The largest whole number of 64 bits, as the CRD has them."""
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?|[-+]?(nan|inf)")
 
 _PROSE: dict[str, Any] = {PROSE: True}
@@ -31,7 +31,7 @@ def check_count(number: int) -> int:
     """Return a count as it is.
 
     Raises:
-        ValueError: It is negative, or readers of JSON would round it.
+        ValueError: It is negative, or has more than 64 bits.
     """
     if not 0 <= number <= MAX_COUNT:
         raise ValueError(f"a count is from 0 to {MAX_COUNT}")

@@ -1,12 +1,16 @@
-"""Whether a job may run at all: asked once, before anything is created."""
+"""Whether a job may run: asked before anything is created, and of its pods at every stage."""
 
 from __future__ import annotations
 
 from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.admission import find_violations
-from finetune_operator.finetunejob.endings import fail
+from finetune_operator.finetunejob.decisions import POLICY, ApprovalPolicy
+from finetune_operator.finetunejob.endings import fail, fail_stage
 from finetune_operator.finetunejob.failure import Cause
+from finetune_operator.finetunejob.podbounds import find_stage_violations
+from finetune_operator.finetunejob.pruning import run_uri
+from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 
@@ -29,6 +33,8 @@ def accept(step: Step) -> FineTuneJobSpec | None:
     if violations:
         _refuse(step, violations[0].reason, "; ".join(str(item) for item in violations))
         return None
+    if not was_accepted and not _is_recorded(step):
+        return None
     draft.conditions.set(ConditionType.ACCEPTED, True, Reason.VALID, _ACCEPTED)
     if not was_accepted:
         created = [view.job["metadata"]["name"] for view in step.views if view.job]
@@ -40,6 +46,50 @@ def accept(step: Step) -> FineTuneJobSpec | None:
             )
         draft.announce("Accepted", text)
     return spec
+
+
+def _is_recorded(step: Step) -> bool:
+    """Return whether the status holds what the policy asks about approvals; else store it first.
+
+    It is fixed for the life of the job, and job.json is rendered from it: a restart with another
+    configuration between the two must not let a job pass as one that was accepted before.
+    """
+    asked = ApprovalPolicy.of_settings(step.config).to_wire()
+    if asked == ((step.observed.job.get("status") or {}).get(POLICY) or {}):
+        return True
+    if asked:
+        step.draft.put(POLICY, asked)
+    else:
+        step.draft.drop(POLICY)
+    step.look_again(0.0)
+    return False
+
+
+def is_out_of_bounds(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+    """End a job whose pods may not be created or kept; return whether it is one.
+
+    An operator before this one may have accepted it. What it has stored stays where it is.
+    """
+    template = spec.pod_template
+    violations = find_stage_violations(template, view, step.config) if template else []
+    if not violations:
+        return False
+    dataset = (step.draft.get("dataset") or {}).get("uri")
+    kept = f" The prepared data set is kept at {dataset}." if dataset else ""
+    if any(each.job is not None and each.stage is Stage.TRAIN for each in step.views):
+        kept += f" Checkpoints are kept below {run_uri(step)}."
+    message = (
+        f"{'; '.join(str(each) for each in violations)}. The job was accepted before this was"
+        f" refused.{kept} Correct podTemplate in the new job."
+    )
+    cause = Cause(
+        failure_class=FailureClass.USER_ERROR,
+        reason=violations[0].reason,
+        message=message,
+        time=timestamp(step.now),
+    )
+    fail_stage(step, view, cause)
+    return True
 
 
 def _tell_unreadable(step: Step, problem: str) -> None:

@@ -33,6 +33,7 @@ OWNED_FIELDS = (
     "jobDigest",
     "stages",
     "dataset",
+    "approvalPolicy",
     "dataApproval",
     "publication",
     "selection",

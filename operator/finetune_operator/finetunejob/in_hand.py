@@ -2,19 +2,22 @@
 
 The evaluation's own pod publishes at its end. A prune, a deadline or a budget may come between the
 version's manifest and the word of it. So a stage that may have published is stopped first, and the
-job ends once its last words, or its last report, had the time to arrive. Job ``publish`` is never
+job ends once its last words, or its last report, had the time to arrive. The Job controller calls a
+Job suspended before its pods have ended: they have their grace period. Job ``publish`` is never
 cut: it takes seconds.
 """
 
 from __future__ import annotations
 
 from finetune_api.evaluation_result import EvaluateResult
-from finetune_api.trainer import Stage
+from finetune_api.trainer import ExitCode, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_operator.finetunejob.endings import conclude, fail_stage, succeed
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.pausing import release_actions
 from finetune_operator.finetunejob.results import is_verdict
+from finetune_operator.finetunejob.retry import exit_code_of
 from finetune_operator.finetunejob.stages import (
     RESULT_GRACE_SECONDS,
     TRAITS,
@@ -74,13 +77,26 @@ def is_awaited(
         return False
     if view.is_stoppable or not view.is_stopped:
         step.then += release_actions(step.observed, [view])
-    else:
-        stopped = find_condition((view.job["status"]).get("conditions"), "Suspended") or {}
+    elif not _has_told(view):
+        stopped = find_condition(view.job["status"].get("conditions"), "Suspended") or {}
         since = parse_timestamp(stopped.get("lastTransitionTime")) or step.now
-        left = RESULT_GRACE_SECONDS - (step.now - since).total_seconds()
+        template = spec.pod_template or PodTemplate()
+        patience = template.termination_grace_period_seconds + RESULT_GRACE_SECONDS
+        left = patience - (step.now - since).total_seconds()
         if left <= 0:
             return False
         step.look_again(left)
+    else:
+        return False
     message = _STOPPING.format(why=why)
     step.draft.conditions.set(TRAITS[view.stage].condition, False, reason, message)
     return True
+
+
+def _has_told(view: StageView) -> bool:
+    """Return whether the pods have ended with words that name no version: none is published.
+
+    A stage hears no stop any more once it claims a version; who says that it was stopped has not.
+    """
+    is_over = all(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in view.pods)
+    return is_over and any(exit_code_of(pod) == ExitCode.STOPPED for pod in view.pods)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from finetune_api.stage_results import TrainResult
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.decisions import publishes_at_once
 from finetune_operator.finetunejob.pausing import release_actions
 from finetune_operator.finetunejob.render.claims import to_claim_uri
 from finetune_operator.finetunejob.results import score_text, training_text
@@ -57,7 +58,8 @@ def is_pruned(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         return False
     if view.stage is not Stage.PUBLISH:
         return True
-    return view.state is StageState.ABSENT and not spec.publishes_at_once
+    is_open = not publishes_at_once(spec, step.approval_policy)
+    return view.state is StageState.ABSENT and is_open
 
 
 def prune(step: Step, view: StageView) -> None:
@@ -81,7 +83,7 @@ def _message(step: Step, view: StageView) -> str:
     if trained is not None:
         kept = f" Its adapter is kept, unpublished: {to_claim_uri(trained.uri)}."
     elif step.draft.last_run(Stage.TRAIN) or (view.stage is Stage.TRAIN and view.job is not None):
-        kept = f" Its checkpoints are kept: {_run_uri(step)}/checkpoints."
+        kept = f" Its checkpoints are kept: {run_uri(step)}/checkpoints."
     else:
         return f"{where} Nothing was trained."
     return f"{where}{kept} To begin from it: finetune retry {observed.name} -n {observed.namespace}"
@@ -98,7 +100,8 @@ def _moment(step: Step, view: StageView) -> str:
     return f"before stage {stage}"
 
 
-def _run_uri(step: Step) -> str:
+def run_uri(step: Step) -> str:
+    """Return where the checkpoints and results of a job lie, as its user knows it."""
     observed = step.observed
     assert observed.parsed is not None
     output = to_claim_uri(observed.parsed.spec.output.uri).rstrip("/")

@@ -7,7 +7,7 @@ what is special to a stage stands in :data:`~finetune_operator.finetunejob.stage
 from __future__ import annotations
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob.acceptance import accept
+from finetune_operator.finetunejob.acceptance import accept, is_out_of_bounds
 from finetune_operator.finetunejob.accounting import account
 from finetune_operator.finetunejob.budget import is_spent, tell_cost
 from finetune_operator.finetunejob.deadlines import is_overdue, seconds_to_live
@@ -80,6 +80,9 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         if not is_awaited(step, spec, view, reason=Reason.PRUNE_REQUESTED, why=why):
             prune(step, view)
         return False
+    if is_out_of_bounds(step, spec, view):
+        _record(step, view)
+        return False
     if view.run < draft.last_run(view.stage):
         miss(step, spec, view)
         return False
@@ -123,7 +126,7 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     memory = memory_of(spec, view.stage, step.config)
     incidents = find_incidents(view.pods, step.now, memory=memory, has_peers=view.has_peers)
     given_up = account(step, spec, view, incidents)
-    if view.state is StageState.SUCCEEDED and _lacks_result(spec, view):
+    if view.state is StageState.SUCCEEDED and _lacks_result(step, spec, view):
         if view.result is not None:
             succeed(step, view)  # it has read an evaluation that still waits for somebody
         start_again(step, spec, view)
@@ -136,9 +139,10 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     return False
 
 
-def _lacks_result(spec: FineTuneJobSpec, view: StageView) -> bool:
+def _lacks_result(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     """Return whether a stage must run again: how the job goes on rests on a result that is lost."""
-    if needs_digest(spec, view.stage) or needs_score(spec, view.stage):
+    is_approved = needs_digest(spec, step.approval_policy, view.stage)
+    if is_approved or needs_score(spec, view.stage):
         return view.result is None and not spec.prune
     return TRAITS[view.stage].needs_result and not is_verdict(view.result, spec)
 

@@ -170,6 +170,7 @@ def _begin_next(step: Step) -> bool:
             scoring=scoring_of(spec),
             priority=priority_of(spec, number) if of is None else None,
             replicate_of=of,
+            requested_by=spec.requested_by,
         )
         step.first.append(CreateTrial(number=number, job=job))
     return True

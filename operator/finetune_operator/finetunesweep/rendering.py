@@ -38,6 +38,7 @@ def render_trial(
     scoring: Object | None = None,
     priority: str | None = None,
     replicate_of: int | None = None,
+    requested_by: str | None = None,
 ) -> Object:
     """Render the FineTuneJob of a trial, held after its training.
 
@@ -49,6 +50,7 @@ def render_trial(
         scoring: Its ``evaluation.validation``, as :func:`scoring_of` returns it.
         priority: Its Kueue WorkloadPriorityClass; None for the template's.
         replicate_of: The trial whose values these are, but for the seed.
+        requested_by: Who asked for the sweep; None where nobody is named.
     """
     spec = dict(template)
     for path, value in values.items():
@@ -57,6 +59,8 @@ def render_trial(
     spec["holdAfter"] = HOLD_AFTER
     if priority is not None:
         spec["priorityClassName"] = priority
+    if requested_by is not None:
+        spec["requestedBy"] = requested_by
     if scoring is not None:
         spec["evaluation"] = {**(spec.get("evaluation") or {}), "validation": scoring}
     labels = {

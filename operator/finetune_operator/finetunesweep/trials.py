@@ -275,8 +275,7 @@ def sweep_owner(job: Object) -> Object:
     for owner in job["metadata"].get("ownerReferences") or ():
         group = str(owner.get("apiVersion") or "").partition("/")[0]
         if owner.get("controller") and owner.get("kind") == SWEEP_KIND and group == GROUP:
-            found: Object = owner
-            return found
+            return dict(owner)
     return {}
 
 

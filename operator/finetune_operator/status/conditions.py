@@ -54,8 +54,16 @@ class Reason(StrEnum):
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     NODE_SELECTOR_NOT_ALLOWED = "NodeSelectorNotAllowed"
+    MOUNT_NOT_ALLOWED = "MountNotAllowed"
+    ENVIRONMENT_NOT_ALLOWED = "EnvironmentNotAllowed"
+    ANNOTATION_NOT_ALLOWED = "AnnotationNotAllowed"
+    TOLERATION_NOT_ALLOWED = "TolerationNotAllowed"
+    PRIORITY_CLASS_NOT_ALLOWED = "PriorityClassNotAllowed"
+    RUNTIME_CLASS_NOT_ALLOWED = "RuntimeClassNotAllowed"
+    SCHEDULER_NOT_ALLOWED = "SchedulerNotAllowed"
     PRICE_NOT_SET = "PriceNotSet"
     LICENCE_NOT_ALLOWED = "LicenceNotAllowed"
+    REQUESTER_NOT_NAMED = "RequesterNotNamed"
     # stages
     PREPARING = "Preparing"
     PREPARED = "Prepared"
@@ -77,6 +85,7 @@ class Reason(StrEnum):
     APPROVAL_REQUIRED = "ApprovalRequired"
     OTHER_DATA_APPROVED = "OtherDataApproved"
     APPROVALS_NOT_READ = "ApprovalsNotRead"
+    APPROVED_BY_REQUESTER = "ApprovedByRequester"
     APPROVED = "Approved"
     DATA_REJECTED = "DataRejected"
     # a child that the API server does not create
@@ -115,6 +124,7 @@ class Reason(StrEnum):
     PUBLISHED = "Published"
     # publication that a person decided on
     REVIEW_REQUIRED = "ReviewRequired"
+    PUBLICATION_APPROVAL_REQUIRED = "PublicationApprovalRequired"
     PUBLICATION_REJECTED = "PublicationRejected"
     OVERRIDDEN = "Overridden"
     PUBLISHING_FAILED = "PublishingFailed"

@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Pr
 
 from finetune_trainer.model.output_layer import pack_output_input
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 VOCABULARY = 640
 HIDDEN = 32
 NUM_ROWS = 6

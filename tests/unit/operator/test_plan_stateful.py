@@ -10,6 +10,7 @@ import json
 from datetime import timedelta
 from types import MappingProxyType
 
+import pytest
 from benchmarks.control_plane.simulation import success_text
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -34,6 +35,8 @@ from finetune_operator.finetunejob.trimming import trim_job, trim_pod
 from finetune_operator.integrations.kueue.state import FIELD_MANAGER, QueueState
 from finetune_operator.status.conditions import is_terminal, parse_timestamp, timestamp
 from unit.operator.builders import CONFIG, NOW, after, condition, job, observe
+
+pytestmark = pytest.mark.slow
 
 NODES = 2
 ENDS = [*map(int, CLASS_OF_EXIT_CODE), 1, 137, 143]

@@ -121,6 +121,11 @@ class World:
         key = ("jobs", "team-a", body["metadata"]["name"])
         self.caches.jobs.absorb(self.client.cluster.store(key, body))
 
+    def resumed(self, stage):
+        """Return the Job of a stage as somebody else resumes it."""
+        body = self.stage_job(stage)
+        return {**body, "spec": {**body["spec"], "suspend": False}}
+
     def has_stopped(self, stage):
         """Let the Job controller say that it has stopped the pods of a suspended Job."""
         told = {"type": "Suspended", "status": "True", "lastTransitionTime": timestamp(NOW)}
@@ -339,3 +344,10 @@ async def test_one_change_that_is_refused_does_not_stop_the_others(monkeypatch):
     assert isinstance(await world.look(), Retry)
     assert world.stage_job(TRAIN)["spec"]["suspend"] is True
     assert "ChangeRefused" in world.reasons()
+    world.client.refused_names["headlines-train"] = REFUSAL
+    world.caches.jobs.absorb(world.client.cluster.store(
+        ("jobs", "team-a", "headlines-train"), world.resumed(TRAIN)
+    ))  # fmt: skip
+    for _ in range(3):
+        await world.look()
+    assert world.reasons().count("ChangeRefused") == 2, "each is told once, also beside the other"

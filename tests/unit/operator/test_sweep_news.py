@@ -99,6 +99,7 @@ def planned(body, *jobs, seconds=LATER):
     return plan(Observed(sweep=body, parsed=parsed, trials=trials), at(seconds), CONFIG)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", SWEEPS)
 @pytest.mark.parametrize("beside", ["training", "queued", "trained"])
 @pytest.mark.parametrize("how", SPECS)

@@ -13,6 +13,7 @@ import json
 import math
 from decimal import Decimal
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -27,6 +28,8 @@ from finetune_operator.kube.errors import (
     TooManyRequests,
 )
 from unit.operator.sweep_world import KEY, NAME, NAMESPACE, UID, Death, SweepWorld, loss_of, sweep
+
+pytestmark = pytest.mark.slow
 
 NAMES = st.integers(1, 8).map(lambda number: f"rates-t{number}")
 ENDED = ("Pruned", "Failed", "Succeeded")
