@@ -27,17 +27,6 @@ def check_number(text: str) -> str:
     return text
 
 
-def check_count(number: int) -> int:
-    """Return a count as it is.
-
-    Raises:
-        ValueError: It is negative, or has more than 64 bits.
-    """
-    if not 0 <= number <= MAX_COUNT:
-        raise ValueError(f"a count is from 0 to {MAX_COUNT}")
-    return number
-
-
 Text = Annotated[str, Field(max_length=1024, json_schema_extra=_PROSE)]
 """Sentences for people."""
 ShortText = Annotated[str, Field(max_length=253)]

@@ -124,7 +124,11 @@ def test_the_last_words_of_a_stage_keep_which_base_it_was() -> None:
     scores, _ = score_all(make_job(None), compared(**sides))
     result = {
         "stage": "evaluate",
-        "scores": [score.to_wire() for score in scores] * 8,
+        "scores": [
+            {**score.to_wire(), "name": f"{score.name}{number}"}
+            for number in range(8)
+            for score in scores
+        ],
         "numSamples": 60,
         "reportUri": "s3://bucket/report.json",
     }

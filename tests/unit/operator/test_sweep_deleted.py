@@ -65,7 +65,7 @@ async def test_who_deletes_running_trials_in_a_loop_gets_no_more_than_the_budget
     assert world.condition("Failed")["reason"] == "NoTrialTrained"
     assert world.status["spent"] == {"gpuHours": "3.0000", "tokens": 2100}
     assert world.status["deleted"] == {
-        "numbers": [1, 2, 3], "replicates": [], "gpuHours": "3.0000", "tokens": 2100
+        "numbers": [1, 2, 3], "gpuHours": "3.0000", "tokens": 2100
     }  # fmt: skip
 
 
