@@ -16,6 +16,14 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
+STORED = {"stored": True}
+"""Context of a validation: the API server has the object, maybe since before some of the rules."""
+
+
+def is_stored(context: Mapping[str, Any] | None) -> bool:
+    """Return whether the context of a validation is ``STORED``."""
+    return bool((context or {}).get("stored"))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextRule:
@@ -64,15 +72,24 @@ def broken_message(schema: Mapping[str, Any], text: str) -> str | None:
 class Texts:
     """Marks a text field with rules: ``Annotated[str, Texts(rule)]``."""
 
-    def __init__(self, *rules: TextRule) -> None:
-        self.rules = rules
+    def __init__(self, *rules: TextRule, only_new: bool = False) -> None:
+        """Take the rules.
 
-    def check(self, text: str) -> str:
+        Args:
+            rules: All must be fulfilled.
+            only_new: Whether stored objects may break them; admission judges those.
+        """
+        self.rules = rules
+        self.only_new = only_new
+
+    def check(self, text: str, info: core_schema.ValidationInfo[Any]) -> str:
         """Return the text as it is.
 
         Raises:
             ValueError: With the message of the first broken rule.
         """
+        if self.only_new and is_stored(info.context):
+            return text
         for rule in self.rules:
             if not rule.accepts(text):
                 raise ValueError(rule.message)
@@ -81,7 +98,7 @@ class Texts:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
-        return core_schema.no_info_after_validator_function(self.check, handler(source))
+        return core_schema.with_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
@@ -206,6 +223,26 @@ SUBDOMAIN_RULE = TextRule(
 
 PATH_RULE = TextRule(patterns={"": "/.*"}, message="must be an absolute path, such as /data")
 """A path in a container."""
+
+_SEGMENT = "[.]?[A-Za-z0-9_-][A-Za-z0-9._-]*"  # neither `.` nor `..`
+
+MOUNT_PATH_RULE = TextRule(
+    patterns={"": f"(/{_SEGMENT})+"},
+    message=(
+        "must be an absolute path in letters, digits, dots, dashes and underscores, without '//', "
+        "'.', '..' and a trailing slash, such as /data/models"
+    ),
+)
+"""Where a volume is mounted, in the normal form of :func:`finetune_api.paths.normal_path`."""
+
+SUB_PATH_RULE = TextRule(
+    patterns={"": f"{_SEGMENT}(/{_SEGMENT})*"},
+    message=(
+        "must be a path inside the volume in letters, digits, dots, dashes and underscores, "
+        "without a leading or trailing slash, '//', '.' and '..', such as models/base"
+    ),
+)
+"""A path inside a volume."""
 
 VARIABLE_RULE = TextRule(
     patterns={"": "[A-Za-z_][A-Za-z0-9_]*"},

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from finetune_api.meta import API_VERSION, APIModel
+from finetune_api.patterns import STORED
 from finetune_api.v1alpha1.batches import world_size_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
-from finetune_api.v1alpha1.rules import STORED
 
 PROGRESS_AUDIENCE = "finetune.dev"
 """Audience of the projected service-account token that authenticates progress pushes."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from finetune_api.meta import CpuQuantity, DecimalString, Quantity
+from finetune_api.paths import normal_path
 from finetune_api.trainer import GPUKind
 from finetune_api.v1alpha1.podtemplate import Toleration
 
@@ -96,7 +97,7 @@ class TenantSettings(BaseModel):
     """Trackers of experiments that jobs may name, exactly as in `spec.tracking.mlflow.uri` or
     `spec.tracking.wandb.uri` (a trailing slash does not matter); `*` allows all. Empty: jobs tell
     nobody."""
-    allowed_file_paths: list[str] = []
+    allowed_file_paths: list[Annotated[str, AfterValidator(normal_path)]] = []
     """Folders that `file://` URIs may lie in. A file path in a cluster means a path in the pod, so
     this only makes sense together with volumes or a node-local mount in the trainer image."""
     allow_trust_remote_code: bool = False

@@ -1465,6 +1465,40 @@ CASES: tuple[Case, ...] = (
         },
         "mountPath: Invalid value",
     ),
+    *(
+        bad(
+            f"the mount path {path!r}",
+            {
+                f"{POD}.volumes": [{"name": "a", "emptyDir": {}}],
+                f"{POD}.volumeMounts": [{"name": "a", "mountPath": path}],
+            },
+            "mountPath: Invalid value",
+        )
+        for path in (
+            *("//etc/finetune/job", "/a//b", "/a/", "/", "/a/./b", "/a/../b", "/..", "/a\\b"),
+            *("/a\tb", "/a\n", "/a b", "/ä"),
+        )
+    ),
+    *(
+        bad(
+            f"the path {path!r} in a volume",
+            {
+                f"{POD}.volumes": [{"name": "a", "emptyDir": {}}],
+                f"{POD}.volumeMounts": [{"name": "a", "mountPath": "/data", "subPath": path}],
+            },
+            "subPath: Invalid value",
+        )
+        for path in ("", "/a", "a/", "..", "a/..", "a//b", "./a", "a\\b", "a\n")
+    ),
+    good(
+        "a path in a volume",
+        {
+            f"{POD}.volumes": [{"name": "a", "emptyDir": {}}],
+            f"{POD}.volumeMounts": [
+                {"name": "a", "mountPath": "/data/.cache/v1.2_x-y", "subPath": "a/b.c/.d"},
+            ],
+        },
+    ),
     bad("an env name with dash", {f"{POD}.env": [{"name": "A-B"}]}, "podTemplate.env[0].name: Inv"),
     *(
         bad(f"the variable {name}", {f"{POD}.env": [{"name": name, "value": "x"}]}, expected)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool, ValidationInfo, model_validator
 
 from finetune_api.meta import API_VERSION, NAME_PATTERN, APIModel, Integer
-from finetune_api.patterns import LABEL_RULE, SUBDOMAIN_RULE, Texts
+from finetune_api.patterns import LABEL_RULE, STORED, SUBDOMAIN_RULE, Texts
 from finetune_api.v1alpha1.budget import Budget
 from finetune_api.v1alpha1.dataset import Dataset
 from finetune_api.v1alpha1.evaluation import Evaluation, Goal
@@ -24,7 +24,7 @@ from finetune_api.v1alpha1.output import S3, Output
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.resources import Resources, Trainer
 from finetune_api.v1alpha1.retry import RetryPolicy
-from finetune_api.v1alpha1.rules import STORED, check_rules
+from finetune_api.v1alpha1.rules import check_rules
 from finetune_api.v1alpha1.spec_rules import SPEC_RULES
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_api.v1alpha1.tracking import Tracking

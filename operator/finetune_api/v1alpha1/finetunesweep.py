@@ -18,10 +18,10 @@ from finetune_api.meta import (
     Integer,
     decimal_of,
 )
-from finetune_api.patterns import SUBDOMAIN_RULE, Texts
+from finetune_api.patterns import STORED, SUBDOMAIN_RULE, Texts
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.objective import OBJECTIVE_RULES, Objective
-from finetune_api.v1alpha1.rules import STORED, Rule, check_rules
+from finetune_api.v1alpha1.rules import Rule, check_rules
 from finetune_api.v1alpha1.sweep_parameters import SEED_PATH, Parameter
 from finetune_api.v1alpha1.sweep_status import FineTuneSweepStatus
 

@@ -21,7 +21,7 @@ from finetune_api.meta import (
     Quantity,
     UniqueNames,
 )
-from finetune_api.patterns import PATH_RULE, VARIABLE_RULE, Texts
+from finetune_api.patterns import MOUNT_PATH_RULE, SUB_PATH_RULE, VARIABLE_RULE, Texts
 from finetune_api.v1alpha1.rules import Rule, check_rules
 
 ShortText = Annotated[str, Field(max_length=253)]
@@ -79,11 +79,13 @@ class VolumeMount(APIModel):
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
     """Name of the volume."""
-    mount_path: Annotated[str, Field(min_length=1, max_length=512), Texts(PATH_RULE)]
-    """Path in the container."""
+    mount_path: Annotated[
+        str, Field(min_length=1, max_length=512), Texts(MOUNT_PATH_RULE, only_new=True)
+    ]
+    """Path in the container, in its normal form."""
     read_only: StrictBool = False
     """Mount read-only."""
-    sub_path: ShortText | None = None
+    sub_path: Annotated[ShortText, Texts(SUB_PATH_RULE, only_new=True)] | None = None
     """Path inside the volume."""
 
 

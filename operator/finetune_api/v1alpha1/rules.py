@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-STORED = {"stored": True}
-"""Context of a validation: the API server has the object, maybe since before some of the rules."""
+from finetune_api.patterns import is_stored
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +96,7 @@ def check_rules(
     Raises:
         BrokenRulesError: With every rule that ``value`` breaks.
     """
-    is_stored = bool((context or {}).get("stored"))
-    broken = find_broken(value, (rule for rule in rules if not (is_stored and rule.only_new)))
+    stored = is_stored(context)
+    broken = find_broken(value, (rule for rule in rules if not (stored and rule.only_new)))
     if broken:
         raise BrokenRulesError(broken)

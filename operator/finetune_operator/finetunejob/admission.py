@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from posixpath import normpath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from finetune_api.licences import is_licence_allowed
 from finetune_api.messages import path_of
 from finetune_api.names import RESERVED_PREFIXES
+from finetune_api.paths import is_below, normal_path
 from finetune_api.prompt_template import find_template_errors
 from finetune_api.trainer import Environment
 from finetune_api.uris import find_uris
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.podtemplate import PodTemplate
+from finetune_api.v1alpha1.podtemplate import PodTemplate, VolumeMount
 from finetune_api.v1alpha1.rules import find_broken
 from finetune_api.v1alpha1.spec_rules import SPEC_RULES
 from finetune_operator.config import OperatorConfig
@@ -119,17 +119,15 @@ def _uri_problem(uri: str, config: OperatorConfig) -> str:
         return ""
     if not uri.startswith("file://"):
         return ""
-    parts = urlsplit(uri)
-    path = unquote(parts.path)
-    if parts.netloc or not path.startswith("/"):
+    text = uri.removeprefix("file://")
+    if not text.startswith("/"):
         return f"{uri!r} must name an absolute path: file:///folder"
-    if ".." in path.split("/"):
-        return f"{uri!r} must not contain '..'"
-    folder = normpath("/" + path.lstrip("/"))
-    for allowed in config.allowed_file_paths:
-        root = normpath("/" + allowed.lstrip("/"))
-        if root == "/" or folder == root or folder.startswith(root + "/"):
-            return ""
+    try:
+        folder = normal_path(unquote(text))
+    except ValueError as error:
+        return f"{uri!r} must be a path without detours: {error}"
+    if any(is_below(folder, root) for root in config.allowed_file_paths):
+        return ""
     known = ", ".join(config.allowed_file_paths) or "none"
     return (
         f"{uri!r} is a path inside a pod, and not under one that this cluster allows ({known});"
@@ -306,11 +304,30 @@ def _pod_template(template: PodTemplate) -> Iterator[Violation]:
     for volume in template.volumes:
         if volume.name in OWN_VOLUMES or volume.name.startswith(("credentials-", "claim-")):
             yield refuse("volumes", f"the name {volume.name!r} is taken; choose another")
+    mounted: list[str] = []
     for mount in template.volume_mounts:
-        path = normpath(mount.mount_path)
-        for reserved in RESERVED_MOUNTS:
-            if path == reserved or path.startswith(reserved + "/") or path == "/":
-                yield refuse(
-                    "volumeMounts", f"{mount.mount_path!r} would hide {reserved}; mount elsewhere"
-                )
-                break
+        problem = _mount_problem(mount, mounted)
+        if problem:
+            yield refuse("volumeMounts", problem)
+
+
+def _mount_problem(mount: VolumeMount, mounted: list[str]) -> str:
+    """Return why a mount is refused, or nothing; adds its path to those that are mounted."""
+    try:
+        path = normal_path(mount.mount_path)
+        normal_path("/" + (mount.sub_path or ""))
+    except ValueError as error:
+        return f"{error}; write the path without detours, such as /data/models"
+    if (mount.sub_path or "").startswith("/"):
+        return f"subPath {mount.sub_path!r} must be a path inside the volume, such as models"
+    for reserved in RESERVED_MOUNTS:
+        if is_below(path, reserved) or is_below(reserved, path):
+            return f"{mount.mount_path!r} would hide {reserved}; mount elsewhere"
+    # A link in the outer volume would decide where the inner one goes.
+    for other in mounted:
+        if is_below(path, other) or is_below(other, path):
+            return (
+                f"{mount.mount_path!r} and {other!r} lie one in the other; mount them side by side"
+            )
+    mounted.append(path)
+    return ""

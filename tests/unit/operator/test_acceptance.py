@@ -46,6 +46,12 @@ ADMISSION = [
      {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
     ("file by prefix of a name", {"model": {"uri": "file:///database"}},
      {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
+    ("file by a tab among dots", {"model": {"uri": "file:///data/.\t./etc"}},
+     {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
+    ("file behind a query", {"model": {"uri": "file:///data/x?/../../etc"}},
+     {"allowed_file_paths": ["/data"]}, "URINotAllowed"),
+    ("claim by a tab among dots", {"output": {"uri": "pvc://claim/.\t./x"}}, {}, "URINotAllowed"),
+    ("claim by an encoded tab", {"output": {"uri": "pvc://claim/.%09./x"}}, {}, "URINotAllowed"),
     ("file with a host", {"model": {"uri": "file://host/data/x"}},
      {"allowed_file_paths": ["/data"]}, "InvalidSpec"),
     ("file on this host", {"model": {"uri": "file://localhost/data/x"}},
@@ -118,6 +124,59 @@ def test_what_a_tenant_may_not_ask_for_is_refused_before_anything_is_created(
     assert condition(made, "Failed")["status"] == "True"
     assert made.status["phase"] == "Failed"
     assert made.status["lastFailure"]["class"] == "UserError"
+
+
+def mounted_at(*paths, **mount):
+    return {
+        "volumes": [{"name": "mine", "configMap": {"name": "mine"}}],
+        "volumeMounts": [{"name": "mine", "mountPath": path, **mount} for path in paths],
+    }
+
+
+def stored(**spec):
+    """Return the spec of an object that the API server holds, maybe from before some rules."""
+    return FineTuneJob.from_stored(job(**spec)).spec
+
+
+HIDING = [
+    *("//etc/finetune/job", "/etc//finetune/job", "/etc/./finetune/job/", "/data/../etc/finetune"),
+    *(
+        "///work",
+        "/",
+        "//",
+        "/.",
+        "/etc/finetune/job\t",
+        "/var",
+        "/var/lib/finetune",
+        "/data\\..\\etc",
+    ),
+]
+
+
+@pytest.mark.parametrize("path", HIDING)
+def test_no_spelling_of_a_path_mounts_over_what_the_operator_mounts(path):
+    (violation,) = find_violations(stored(podTemplate=mounted_at(path)), CONFIG)
+    assert violation.reason == "ReservedName"
+    assert violation.field == "spec.podTemplate.volumeMounts"
+    assert repr(path) in violation.message
+
+
+@pytest.mark.parametrize("path", ["..", "a/../..", "/etc", "a\\..", "a\x00"])
+def test_a_path_inside_a_volume_stays_inside(path):
+    (violation,) = find_violations(stored(podTemplate=mounted_at("/data", subPath=path)), CONFIG)
+    assert violation.field == "spec.podTemplate.volumeMounts"
+    assert repr(path)[1:-1] in violation.message
+
+
+@pytest.mark.parametrize("paths", [("/data", "/data/x"), ("/data/x", "/data"), ("/data", "/data/")])
+def test_no_mount_lies_in_another_whose_links_would_lead_it_elsewhere(paths):
+    (violation,) = find_violations(stored(podTemplate=mounted_at(*paths)), CONFIG)
+    assert violation.field == "spec.podTemplate.volumeMounts"
+
+
+def test_mounts_side_by_side_are_accepted():
+    template = mounted_at("/data/a", "/data/ab", "/mnt", subPath="sets/2026")
+    assert find_violations(FineTuneJob.from_wire(job(podTemplate=template)).spec, CONFIG) == []
 
 
 @pytest.mark.parametrize("field", URI_FIELDS, ids=".".join)

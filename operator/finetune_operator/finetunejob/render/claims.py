@@ -9,24 +9,27 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
+from finetune_api.paths import normal_path
 from finetune_api.uris import OUTPUT_FIELD, find_uris
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 
 CLAIMS_DIR = "/var/lib/finetune/claims"
-_CLAIM_URI = re.compile(r"^pvc://([a-z0-9]([-a-z0-9.]*[a-z0-9])?)(/.*)?$")
+_CLAIM_URI = re.compile(r"^pvc://([a-z0-9]([-a-z0-9.]*[a-z0-9])?)(/.*)?$", re.DOTALL)
 
 
 def parse_claim_uri(uri: str) -> tuple[str, str] | None:
     """Split ``pvc://claim/path`` into (claim, path); None if it is not well formed.
 
-    A path with ``..`` is not well formed: it would leave the claim. The trainer decodes ``%2e``, so
-    it is looked for in what that reads.
+    A path with ``..`` is not well formed: it would leave the claim. The trainer decodes ``%2e`` and
+    drops tabs, so the path is judged as the trainer reads it.
     """
-    match = _CLAIM_URI.match(uri)
+    match = _CLAIM_URI.fullmatch(uri)
     if not match:
         return None
     path = (match[3] or "").strip("/")
-    if any(part in (".", "..") for part in unquote(path).split("/")):
+    try:
+        normal_path("/" + unquote(path))
+    except ValueError:
         return None
     return match[1], path
 
