@@ -83,6 +83,34 @@ ACCEPTANCE = {
         "`podTemplate` asks for nodes that the administrator does not allow here.",
         "Leave the label out, or have it added to `config.allowedNodeSelectors`.",
     ),
+    "MountNotAllowed": ReasonHelp(
+        "`podTemplate.volumeMounts` has a path outside the folders that the administrator allows.",
+        "Mount below `/data` or `/mnt`, or have the folder added to `config.allowedMountRoots`.",
+    ),
+    "EnvironmentNotAllowed": ReasonHelp(
+        "`podTemplate.env` sets a variable that the administrator does not allow here.",
+        "Leave it out, name your own `APP_...`, or have it added to `config.allowedEnvironment`.",
+    ),
+    "AnnotationNotAllowed": ReasonHelp(
+        "`podTemplate.annotations` sets an annotation that the administrator does not allow here.",
+        "Leave it out, or have it added to `config.allowedAnnotations`.",
+    ),
+    "TolerationNotAllowed": ReasonHelp(
+        "`podTemplate.tolerations` tolerates a taint that the administrator does not allow here.",
+        "Leave it out, or have it added to `config.allowedTolerations`.",
+    ),
+    "PriorityClassNotAllowed": ReasonHelp(
+        "`podTemplate.priorityClassName` is none that the administrator allows here.",
+        "Leave it out, or have it added to `config.allowedPriorityClasses`.",
+    ),
+    "RuntimeClassNotAllowed": ReasonHelp(
+        "`podTemplate.runtimeClassName` is none that the administrator allows here.",
+        "Leave it out, or have it added to `config.allowedRuntimeClasses`.",
+    ),
+    "SchedulerNotAllowed": ReasonHelp(
+        "`podTemplate.schedulerName` is none that the administrator allows here.",
+        "Leave it out, or have it added to `config.allowedSchedulers`.",
+    ),
     "ReservedName": ReasonHelp(
         "`podTemplate` uses a name that the operator needs.", "Rename what the message names."
     ),

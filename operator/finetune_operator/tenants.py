@@ -12,9 +12,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 
 from finetune_api.meta import CpuQuantity, DecimalString, Quantity
-from finetune_api.paths import normal_path
+from finetune_api.paths import is_below, normal_path
 from finetune_api.trainer import GPUKind
 from finetune_api.v1alpha1.podtemplate import Toleration
+from finetune_operator.allowlists import check_pattern, check_url_pattern
 
 
 def _read_seconds(value: Any) -> Any:
@@ -22,6 +23,69 @@ def _read_seconds(value: Any) -> Any:
     if isinstance(value, dict) and str(value.get("tolerationSeconds", "")).isdigit():
         return {**value, "tolerationSeconds": int(value["tolerationSeconds"])}
     return value
+
+
+RESERVED_MOUNTS = (
+    *("/work", "/cache", "/var/lib/finetune/claims", "/tmp", "/dev", "/proc", "/sys", "/etc"),  # noqa: S108
+    *("/var/run", "/run"),
+)
+"""What the operator mounts, and what belongs to the container runtime."""
+IMAGE_FOLDERS = (
+    *("/bin", "/boot", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/root", "/sbin", "/usr"),
+    "/var",
+)
+"""Where the code of an image lies. No configuration opens these to mounts of a job."""
+
+
+def _check_mount_root(root: str) -> str:
+    path = normal_path(root)
+    for taken in (*RESERVED_MOUNTS, *IMAGE_FOLDERS):
+        if is_below(path, taken) or is_below(taken, path):
+            raise ValueError(
+                f"{root!r} cannot be opened to mounts of jobs: they could replace what lies in"
+                f" {taken}; name a folder of its own, such as /data"
+            )
+    return path
+
+
+Pattern = Annotated[str, AfterValidator(check_pattern)]
+URLPattern = Annotated[str, AfterValidator(check_url_pattern)]
+NormalPath = Annotated[str, AfterValidator(normal_path)]
+MountRoot = Annotated[str, AfterValidator(_check_mount_root)]
+
+ALLOWED_ENVIRONMENT: tuple[str, ...] = (
+    # a job's own
+    "APP_*",
+    # collectives: where and how they talk, and what they log; not which library or file they load
+    *("NCCL_ALGO", "NCCL_ASYNC_ERROR_HANDLING", "NCCL_BUFFSIZE", "NCCL_CROSS_NIC"),
+    *("NCCL_CUMEM_ENABLE", "NCCL_DEBUG", "NCCL_DEBUG_SUBSYS", "NCCL_IB_*", "NCCL_MAX_*CHANNELS"),
+    *("NCCL_MIN_*CHANNELS", "NCCL_NET_GDR_*", "NCCL_NTHREADS", "NCCL_NVLS_ENABLE", "NCCL_P2P_*"),
+    *("NCCL_PROTO", "NCCL_SHM_DISABLE", "NCCL_SOCKET_*", "GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME"),
+    *("FI_EFA_*", "FI_PROVIDER", "RDMAV_FORK_SAFE", "UCX_NET_DEVICES", "UCX_TLS"),
+    # torch and CUDA
+    *("CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_LAUNCH_BLOCKING", "NVIDIA_TF32_OVERRIDE"),
+    *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"),
+    *("TORCH_CPP_LOG_LEVEL", "TORCH_DISTRIBUTED_DEBUG", "TORCH_SHOW_CPP_STACKTRACES"),
+    *("TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_BLOCKING_WAIT", "TORCH_NCCL_DUMP_ON_TIMEOUT"),
+    *("TORCH_NCCL_AVOID_RECORD_STREAMS", "TORCH_NCCL_ENABLE_MONITORING"),
+    *("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", "TORCH_NCCL_TRACE_BUFFER_SIZE"),
+    # processor and memory
+    *("KMP_AFFINITY", "KMP_BLOCKTIME", "MALLOC_ARENA_MAX", "MKL_NUM_THREADS"),
+    *("OMP_PLACES", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS"),
+    # words and waiting
+    *("LANG", "LC_*", "TZ", "TOKENIZERS_PARALLELISM", "TRANSFORMERS_VERBOSITY"),
+    *("AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS", "AWS_REGION", "AWS_RETRY_MODE"),
+    *("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "PYTHONFAULTHANDLER", "PYTHONUNBUFFERED"),
+)
+"""Variables that tune a run. None names a file, a library or an address."""
+ALLOWED_ANNOTATIONS: tuple[str, ...] = (
+    *("kueue.x-k8s.io/podset-preferred-topology", "kueue.x-k8s.io/podset-required-topology"),
+    "kueue.x-k8s.io/podset-unconstrained-topology",
+    # They keep containers out of the pod.
+    *("linkerd.io/inject=disabled", "sidecar.istio.io/inject=false"),
+    "vault.hashicorp.com/agent-inject=false",
+)
+"""Annotations that place pods, and that keep the containers of others out of them."""
 
 
 class TenantSettings(BaseModel):
@@ -97,25 +161,47 @@ class TenantSettings(BaseModel):
     """Trackers of experiments that jobs may name, exactly as in `spec.tracking.mlflow.uri` or
     `spec.tracking.wandb.uri` (a trailing slash does not matter); `*` allows all. Empty: jobs tell
     nobody."""
-    allowed_file_paths: list[Annotated[str, AfterValidator(normal_path)]] = []
+    allowed_file_paths: list[NormalPath] = []
     """Folders that `file://` URIs may lie in. A file path in a cluster means a path in the pod, so
     this only makes sense together with volumes or a node-local mount in the trainer image."""
     allow_trust_remote_code: bool = False
     """Accept jobs with `model.trustRemoteCode`, which run code from the model's repository with the
     job's credentials."""
-    allowed_images: list[str] = ["*"]
-    """Images that jobs may name in `spec.trainer.image`, as patterns: `*` stands for any text, so
-    `registry.corp/*` allows that registry. The image of this configuration is always allowed."""
-    allowed_judge_endpoints: list[str] = []
+    allowed_images: list[Pattern] = ["*"]
+    """Images that jobs may name in `spec.trainer.image`, as patterns: `*` stands for any text
+    without `/`, a last part `/*` for everything below, so `registry.corp/*` allows that registry.
+    The image of this configuration is always allowed."""
+    allowed_judge_endpoints: list[URLPattern] = []
     """Endpoints that jobs may name in `spec.evaluation.judge.endpoint`, which keys, prompts and
-    answers are sent to, as patterns: end them with `/*`, as in `https://judge.corp/*`, or another
-    host's name could go on from there. Empty: no job may ask a judge."""
-    allowed_service_accounts: list[str] = ["*"]
+    answers are sent to, as patterns such as `https://judge.corp/*`. Scheme, host, port and path are
+    compared apart. Empty: no job may ask a judge."""
+    allowed_service_accounts: list[Pattern] = ["*"]
     """Service accounts that jobs may name in `spec.podTemplate.serviceAccountName`, as patterns.
     The one that pods get without is always allowed."""
-    allowed_node_selectors: list[str] = ["*"]
+    allowed_node_selectors: list[Pattern] = ["*"]
     """Node labels that jobs may name in `spec.podTemplate.nodeSelector`, as patterns of
-    `label=value`. Unless all are allowed, node affinity is refused: it would choose past them."""
+    `label=value`, or of `label` for any value. Unless all are allowed, node affinity is refused: it
+    would choose past them."""
+    allowed_mount_roots: list[MountRoot] = ["/data", "/mnt"]
+    """Folders of the container that `spec.podTemplate.volumeMounts` may be mounted at or below.
+    Folders of the system, of the image's code and of the operator cannot be named."""
+    allowed_environment: list[Pattern] = list(ALLOWED_ENVIRONMENT)
+    """Variables that `spec.podTemplate.env` may set, as patterns of names. Default: what tunes a
+    run, and `APP_*`. Variables that send credentials elsewhere or load code are refused anyway."""
+    allowed_annotations: list[Pattern] = list(ALLOWED_ANNOTATIONS)
+    """Annotations that `spec.podTemplate.annotations` may set, as patterns of `key` or `key=value`.
+    Those that switch AppArmor and seccomp off are refused anyway."""
+    allowed_tolerations: list[Pattern] = ["nvidia.com/gpu"]
+    """Taints that `spec.podTemplate.tolerations` may tolerate, as patterns of `key` or `key=value`,
+    each with `:effect` at its end where only that one may be tolerated. A toleration without key
+    needs `*`. The default tolerations are always allowed."""
+    allowed_priority_classes: list[Pattern] = []
+    """Kubernetes PriorityClasses that `spec.podTemplate.priorityClassName` may name, as
+    patterns."""
+    allowed_runtime_classes: list[Pattern] = []
+    """RuntimeClasses that `spec.podTemplate.runtimeClassName` may name, as patterns."""
+    allowed_schedulers: list[Pattern] = ["default-scheduler"]
+    """Schedulers that `spec.podTemplate.schedulerName` may name, as patterns."""
     allowed_licences: list[str] = ["*"]
     """Licences that base models may have, as patterns without regard to case: `apache-2.0`, `mit`,
     `llama3*`. Unless all are allowed, one that is not stated is refused, too. `model.licence` is

@@ -7,56 +7,22 @@ sent. Checked before anything is created; the administrator's settings decide.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from urllib.parse import unquote
 
 from finetune_api.licences import is_licence_allowed
 from finetune_api.messages import path_of
-from finetune_api.names import RESERVED_PREFIXES
 from finetune_api.paths import is_below, normal_path
 from finetune_api.prompt_template import find_template_errors
-from finetune_api.trainer import Environment
 from finetune_api.uris import find_uris
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.podtemplate import PodTemplate, VolumeMount
+from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.rules import find_broken
 from finetune_api.v1alpha1.spec_rules import SPEC_RULES
+from finetune_operator.allowlists import matches_image, matches_name, matches_pair, matches_url
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.podbounds import Violation, find_pod_violations
 from finetune_operator.finetunejob.render.claims import parse_claim_uri
-from finetune_operator.finetunejob.render.pod import OWN_VOLUMES, RESERVED_MOUNTS
 from finetune_operator.status.conditions import Reason
-
-_RESERVED_ENVIRONMENT = (
-    "FINETUNE_",
-    "KUBEFLOW_TRAINER_",
-    Environment.NODE_RANK,
-)
-
-_FIXED_ENVIRONMENT = {
-    "HOME": "the home folder is the pod's own /tmp; remove it",
-    "OMP_NUM_THREADS": "it follows spec.resources.cpu; set that instead",
-    "PYTHONHASHSEED": "it is fixed, so that the same job gives the same adapter; remove it",
-}
-"""Variables that would be overridden without a word, and what to do instead."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Violation:
-    """One thing a job asks for and may not have.
-
-    Attributes:
-        reason: Reason of ``Accepted=False``.
-        field: Path of the field.
-        message: What is refused and what to do.
-    """
-
-    reason: Reason
-    field: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.message}"
 
 
 def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Violation]:
@@ -91,7 +57,7 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
     found += _engine(spec, config)
     found += _red_team(spec, config)
     if spec.pod_template is not None:
-        found += _pod_template(spec.pod_template)
+        found += find_pod_violations(spec.pod_template, config)
         found += _placement(spec.pod_template, config)
     return found
 
@@ -167,8 +133,7 @@ def _tracker(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violatio
 
 def _judge(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
     judge, allowed = spec.evaluation.judge, config.allowed_judge_endpoints
-    # A pattern that ends in /* is for the bare host as well, and for no host that goes on from it.
-    if judge is None or _matches(f"{judge.endpoint.rstrip('/')}/", [_closed(a) for a in allowed]):
+    if judge is None or matches_url(judge.endpoint, allowed):
         return
     yield Violation(
         reason=Reason.JUDGE_NOT_ALLOWED,
@@ -179,13 +144,13 @@ def _judge(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]
     )
 
 
-def _closed(pattern: str) -> str:
-    return pattern if pattern.endswith(("*", "/")) else f"{pattern}/"
-
-
 def _image(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
     image = spec.trainer.image
-    if image is None or image == config.trainer_image or _matches(image, config.allowed_images):
+    if (
+        image is None
+        or image == config.trainer_image
+        or matches_image(image, config.allowed_images)
+    ):
         return
     yield Violation(
         reason=Reason.IMAGE_NOT_ALLOWED,
@@ -236,7 +201,11 @@ def _licence(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violatio
 
 def _placement(template: PodTemplate, config: OperatorConfig) -> Iterator[Violation]:
     account, accounts = template.service_account_name, config.allowed_service_accounts
-    if account and account != config.default_service_account and not _matches(account, accounts):
+    if (
+        account
+        and account != config.default_service_account
+        and not matches_name(account, accounts)
+    ):
         yield Violation(
             reason=Reason.SERVICE_ACCOUNT_NOT_ALLOWED,
             field="spec.podTemplate.serviceAccountName",
@@ -249,7 +218,7 @@ def _placement(template: PodTemplate, config: OperatorConfig) -> Iterator[Violat
     for label, value in template.node_selector.items():
         if config.default_node_selector.get(label) == value:
             continue
-        if not _matches(f"{label}={value}", allowed):
+        if not matches_pair(label, value, allowed):
             yield Violation(
                 reason=Reason.NODE_SELECTOR_NOT_ALLOWED,
                 field="spec.podTemplate.nodeSelector",
@@ -266,10 +235,6 @@ def _placement(template: PodTemplate, config: OperatorConfig) -> Iterator[Violat
         )
 
 
-def _matches(text: str, patterns: list[str]) -> bool:
-    return any(fnmatchcase(text, pattern) for pattern in patterns)
-
-
 def _listed(patterns: list[str]) -> str:
     return ", ".join(patterns) or "none"
 
@@ -281,53 +246,3 @@ def _templates(spec: FineTuneJobSpec) -> Iterator[Violation]:
             field=path_of(("spec", *place)),
             message=f"not valid Jinja: {problem}",
         )
-
-
-def _pod_template(template: PodTemplate) -> Iterator[Violation]:
-    def refuse(field: str, message: str) -> Violation:
-        return Violation(
-            reason=Reason.RESERVED_NAME, field=f"spec.podTemplate.{field}", message=message
-        )
-
-    for key in template.labels:
-        if key.startswith(RESERVED_PREFIXES) or key.startswith("batch.kubernetes.io/"):
-            yield refuse("labels", f"{key!r} is reserved; labels of your own need another prefix")
-    for key in template.annotations:
-        if key.startswith("finetune.dev/"):
-            yield refuse("annotations", f"{key!r} is reserved")
-    for variable in template.env:
-        if variable.name.startswith(_RESERVED_ENVIRONMENT):
-            yield refuse("env", f"{variable.name!r} is set by the operator; remove it")
-        elif variable.name in _FIXED_ENVIRONMENT:
-            remedy = _FIXED_ENVIRONMENT[variable.name]
-            yield refuse("env", f"{variable.name!r} is set by the operator: {remedy}")
-    for volume in template.volumes:
-        if volume.name in OWN_VOLUMES or volume.name.startswith(("credentials-", "claim-")):
-            yield refuse("volumes", f"the name {volume.name!r} is taken; choose another")
-    mounted: list[str] = []
-    for mount in template.volume_mounts:
-        problem = _mount_problem(mount, mounted)
-        if problem:
-            yield refuse("volumeMounts", problem)
-
-
-def _mount_problem(mount: VolumeMount, mounted: list[str]) -> str:
-    """Return why a mount is refused, or nothing; adds its path to those that are mounted."""
-    try:
-        path = normal_path(mount.mount_path)
-        normal_path("/" + (mount.sub_path or ""))
-    except ValueError as error:
-        return f"{error}; write the path without detours, such as /data/models"
-    if (mount.sub_path or "").startswith("/"):
-        return f"subPath {mount.sub_path!r} must be a path inside the volume, such as models"
-    for reserved in RESERVED_MOUNTS:
-        if is_below(path, reserved) or is_below(reserved, path):
-            return f"{mount.mount_path!r} would hide {reserved}; mount elsewhere"
-    # A link in the outer volume would decide where the inner one goes.
-    for other in mounted:
-        if is_below(path, other) or is_below(other, path):
-            return (
-                f"{mount.mount_path!r} and {other!r} lie one in the other; mount them side by side"
-            )
-    mounted.append(path)
-    return ""

@@ -54,6 +54,13 @@ class Reason(StrEnum):
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     NODE_SELECTOR_NOT_ALLOWED = "NodeSelectorNotAllowed"
+    MOUNT_NOT_ALLOWED = "MountNotAllowed"
+    ENVIRONMENT_NOT_ALLOWED = "EnvironmentNotAllowed"
+    ANNOTATION_NOT_ALLOWED = "AnnotationNotAllowed"
+    TOLERATION_NOT_ALLOWED = "TolerationNotAllowed"
+    PRIORITY_CLASS_NOT_ALLOWED = "PriorityClassNotAllowed"
+    RUNTIME_CLASS_NOT_ALLOWED = "RuntimeClassNotAllowed"
+    SCHEDULER_NOT_ALLOWED = "SchedulerNotAllowed"
     PRICE_NOT_SET = "PriceNotSet"
     LICENCE_NOT_ALLOWED = "LicenceNotAllowed"
     # stages

@@ -49,18 +49,6 @@ CREDENTIALS_DIR = f"{SECRETS_DIR}/credentials"
 TOKEN_FILE = f"{SECRETS_DIR}/token/token"
 CA_FILE = f"{SECRETS_DIR}/ca/ca.crt"
 TOKEN_SECONDS = 3600
-RESERVED_MOUNTS = (
-    WORK_DIR,
-    CACHE_DIR,
-    CLAIMS_DIR,
-    "/tmp",  # noqa: S108
-    "/dev",
-    "/proc",
-    "/sys",
-    "/etc",
-    "/var/run",
-    "/run",
-)
 OWN_VOLUMES = frozenset({"job", "work", "cache", "tmp", "shm", "token", "ca", "engine", "garak"})
 
 GPU_LABELS = (
