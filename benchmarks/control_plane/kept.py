@@ -37,7 +37,7 @@ from finetune_operator.controllers.manager import Manager
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS
 from finetune_operator.kube.client import KubeClient, ObjectList, WatchEvent
 from finetune_operator.kube.clock import SystemClock
-from finetune_operator.kube.errors import AlreadyExists, Conflict, NotFound
+from finetune_operator.kube.errors import AlreadyExists, Conflict, ObjectNotFound
 from finetune_operator.kube.metrics import KubeMetrics
 from finetune_operator.kube.resource import EVENTS, Object, Resource
 from finetune_operator.kube.store import Store
@@ -168,7 +168,7 @@ class Server:
     ) -> Object:
         text = self._objects.get(resource, {}).get((namespace, name))
         if text is None:
-            raise NotFound(f"get {name}", status=404)
+            raise ObjectNotFound(f"get {name}", status=404)
         found: Object = orjson.loads(text)
         for field in ("uid", "resourceVersion"):
             if expected.get(field, found["metadata"][field]) != found["metadata"][field]:
@@ -235,7 +235,7 @@ def count_kept(manager: Manager) -> Kept:
         "warnings, refusals": (children._warnings._known, children._refusals._pauses),
         "Events": (recorder._known, recorder._buckets),
         "queues": [
-            (queue._heap, queue._ready, queue._waiting, queue._due, queue._pauses)
+            (queue._lanes, queue._ready, queue._waiting, queue._due, queue._pauses)
             for queue in (each.queue for each in manager._controllers)
         ],
     }

@@ -13,6 +13,8 @@ Scenarios:
         for as many bare Jobs as they put there.
     evictions: 1,000 jobs in a Kueue queue, each preempted five times while it trains.
     sweeps: 200 sweeps of ten trials, after 2,000 plain jobs; what a trial costs over a job.
+    crowd: one tenant with 500 jobs at the size limit and a sweep of 100 such trials; another
+        tenant's jobs meanwhile.
 
 Each scenario has an API server and an operator of its own. Prints a table against the targets and
 writes all figures to ``benchmarks/results/control_plane.json``.
@@ -34,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from benchmarks.control_plane.crowding import measure_crowd
 from benchmarks.control_plane.driver import JobDriver
 from benchmarks.control_plane.flood import longest_gap, run_forgers
 from benchmarks.control_plane.measure import (
@@ -280,6 +283,7 @@ SCENARIOS: dict[str, Scenario] = {
     "flood": lambda world, scale: measure_flood("flood", world, FLOOD_PER_SECOND * scale),
     "queue": lambda world, scale: measure_queue("queue", world, int(10000 * scale)),
     "evictions": lambda world, scale: measure_evictions("evictions", world, int(1000 * scale)),
+    "crowd": lambda world, scale: measure_crowd("crowd", world, int(500 * scale)),
     "sweeps": lambda world, scale: measure_sweeps("sweeps", world, max(1, int(200 * scale))),
 }
 # Not a peer's number but our own promise: docs and CHANGELOG cite these.
@@ -297,6 +301,12 @@ TARGETS: dict[str, dict[str, float]] = {
     "flood": {"longest_gap_of_renewals_seconds": 5.0, "failed_pushes": 0},
     "queue": {"drained_seconds": 600, "peak_rss_mib": 512, "failed": 0, "counted": 0},
     "evictions": {"unfinished": 0, "counted": 0, "miscounted": 0},
+    "crowd": {
+        "other_first_job_max_ms": 2000,
+        "peak_rss_mib": 400,
+        "peak_rss_after_start_mib": 400,
+        "restarts": 0,
+    },
     "sweeps": {
         "writes_over_plain": 1.2,
         "cpu_seconds_over_plain": 1.2,
@@ -312,7 +322,7 @@ async def run(name: str, scale: float, keep_log: Path | None) -> dict[str, Any]:
     """Run one scenario on an API server of its own."""
     with tempfile.TemporaryDirectory(prefix="finetune-bench-") as folder:
         kueue = KUEUE if name in ("queue", "evictions") else None
-        async with World(Path(folder), kueue=kueue) as world:
+        async with World(Path(folder), kueue=kueue, has_other=name == "crowd") as world:
             try:
                 result = await SCENARIOS[name](world, scale)
             finally:

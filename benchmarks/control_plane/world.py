@@ -55,11 +55,11 @@ class Operator:
     """
 
     def __init__(
-        self, cluster: ControlPlane, folder: Path, namespace: str, *, kueue: str = "off"
+        self, cluster: ControlPlane, folder: Path, namespaces: list[str], *, kueue: str = "off"
     ) -> None:
         config = {
-            "namespaces": [namespace],
-            "leaderElectionNamespace": namespace,
+            "namespaces": namespaces,
+            "leaderElectionNamespace": namespaces[0],
             "kueue": kueue,
             "progressUrl": "http://127.0.0.1:1",
             "progressPort": 18090,
@@ -207,10 +207,14 @@ class World:
         folder: For the operator's configuration and log.
         kueue: Kueue runs too, with these fields of its configuration, and the Job controller with
             it; None for neither.
+        has_other: There is a namespace of another tenant, too.
     """
 
-    def __init__(self, folder: Path, *, kueue: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, kueue: Mapping[str, Any] | None = None, has_other: bool = False
+    ) -> None:
         self.namespace = _new_namespace()
+        self.other = f"{self.namespace}-other" if has_other else ""
         self.cluster = start_control_plane(
             options=ControlPlaneOptions(
                 audit_log=True,
@@ -247,14 +251,27 @@ class World:
         await self._begin()
 
     async def _begin(self) -> None:
-        self.cluster.kubectl("create", "namespace", self.namespace)
-        if self._kueue is None:
-            account = {"metadata": {"name": "default", "namespace": self.namespace}}
-            await self.client.create(SERVICE_ACCOUNTS, account)
+        for namespace in self._namespaces:
+            self.cluster.kubectl("create", "namespace", namespace)
+            if self._kueue is None:
+                account = {"metadata": {"name": "default", "namespace": namespace}}
+                await self.client.create(SERVICE_ACCOUNTS, account)
+        await self._begin_operator()
+
+    @property
+    def _namespaces(self) -> list[str]:
+        return [name for name in (self.namespace, self.other) if name]
+
+    async def begin_again(self) -> None:
+        """Stop the operator and begin another one, which finds all that there is."""
+        await self._end()
+        await self._begin_operator()
+
+    async def _begin_operator(self) -> None:
         self.operator = Operator(
             self.cluster,
             self._folder,
-            self.namespace,
+            self._namespaces,
             kueue="off" if self._kueue is None else "on",
         )
         await self.operator.ready()

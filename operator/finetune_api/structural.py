@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from finetune_api.sizes import key_rule
 from finetune_api.v1alpha1.rules import Rule
 
 Schema = dict[str, Any]
@@ -76,6 +77,8 @@ def _structural(schema: Schema, definitions: Schema) -> Schema:
     values = schema.get("additionalProperties")
     if isinstance(values, dict):
         result["additionalProperties"] = _structural(values, definitions)
+        if (longest := result.pop("propertyNames", {}).get("maxLength")) is not None:
+            result.setdefault("x-kubernetes-validations", []).append(key_rule(longest))
     if "properties" in schema:
         _add_properties(result, schema, definitions)
     return result

@@ -11,7 +11,7 @@ import copy
 from collections import deque
 from typing import Any
 
-from finetune_operator.kube.errors import AlreadyExists, Conflict, NotFound
+from finetune_operator.kube.errors import AlreadyExists, Conflict, ObjectNotFound
 from finetune_operator.kube.metrics import KubeMetrics
 
 
@@ -59,7 +59,7 @@ class FakeClient:
         await self._arrive()
         obj = self.cluster.objects.get((resource.plural, namespace, name))
         if obj is None:
-            raise NotFound(f"get {name}", status=404)
+            raise ObjectNotFound(f"get {name}", status=404)
         return copy.deepcopy(obj)
 
     async def create(self, resource, obj, *, field_manager="", strict=False):
@@ -76,7 +76,7 @@ class FakeClient:
         key = self._key(resource, obj)
         current = self.cluster.objects.get(key)
         if current is None:
-            raise NotFound(f"replace {key[2]}", status=404)
+            raise ObjectNotFound(f"replace {key[2]}", status=404)
         version = obj["metadata"].get("resourceVersion")
         if version and version != current["metadata"]["resourceVersion"]:
             raise Conflict(f"replace {key[2]}", status=409)
@@ -89,7 +89,7 @@ class FakeClient:
         key = self._key(resource, obj)
         current = self.cluster.objects.get(key)
         if current is None and subresource:
-            raise NotFound(f"apply {key[2]}", status=404)
+            raise ObjectNotFound(f"apply {key[2]}", status=404)
         version = obj["metadata"].get("resourceVersion")
         if version and version != current["metadata"]["resourceVersion"]:
             raise Conflict(f"apply {key[2]}", status=409)
@@ -108,7 +108,7 @@ class FakeClient:
         key = (resource.plural, namespace, name)
         current = self.cluster.objects.get(key)
         if current is None:
-            raise NotFound(f"patch {name}", status=404)
+            raise ObjectNotFound(f"patch {name}", status=404)
         metadata = current["metadata"]
         for field in ("uid", "resourceVersion"):
             if patch.get("metadata", {}).get(field, metadata[field]) != metadata[field]:

@@ -8,6 +8,7 @@ server's.
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -278,6 +279,49 @@ ADAPTER = "spec.method.adapter"
 SOURCE = "spec.dataset.sources.0"
 SOURCE_PATH = "spec.dataset.sources[0]"
 POD = "spec.podTemplate"
+_EXPRESSION = {"key": "gpu", "operator": "In", "values": ["h100", "h200"]}
+_TERM = {
+    "labelSelector": {"matchLabels": {"team": "a"}, "matchExpressions": [_EXPRESSION]},
+    "topologyKey": "kubernetes.io/hostname",
+}
+_AMONG_PODS = {
+    "requiredDuringSchedulingIgnoredDuringExecution": [_TERM],
+    "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 5, "podAffinityTerm": _TERM}],
+}
+FULL_AFFINITY: dict[str, Any] = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {
+                    "matchExpressions": [_EXPRESSION],
+                    "matchFields": [
+                        {"key": "metadata.name", "operator": "NotIn", "values": ["node-1"]}
+                    ],
+                }
+            ]
+        },
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 1, "preference": {"matchExpressions": [_EXPRESSION]}}
+        ],
+    },
+    "podAffinity": _AMONG_PODS,
+    "podAntiAffinity": _AMONG_PODS,
+}
+
+
+def _by_nodes(names: list[str], *, num_terms: int = 1) -> dict[str, Any]:
+    expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": names}
+    terms = [{"matchExpressions": [expression]}] * num_terms
+    return {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}
+        }
+    }
+
+
+def _variables(count: int, length: int) -> list[dict[str, str]]:
+    return [{"name": f"NCCL_V{number}", "value": "x" * length} for number in range(count)]
+
 
 CASES: tuple[Case, ...] = (
     good("the minimal job"),
@@ -1434,6 +1478,81 @@ CASES: tuple[Case, ...] = (
         "a reserved label",
         {f"{POD}.labels": {"finetune.dev/job": "x"}},
         "must not use finetune.dev/",
+    ),
+    good("affinity of every kind", {f"{POD}.affinity": FULL_AFFINITY}),
+    bad(
+        "affinity of empty lists",
+        {
+            f"{POD}.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"
+            ".nodeSelectorTerms": [{}] * 9
+        },
+        "nodeSelectorTerms",
+    ),
+    bad(
+        "affinity to pods of other namespaces",
+        {
+            f"{POD}.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution": [
+                {"topologyKey": "kubernetes.io/hostname", "namespaces": ["other"]}
+            ]
+        },
+        "namespaces",
+    ),
+    bad(
+        "affinity with 33 values",
+        {f"{POD}.affinity": _by_nodes([f"node-{n}" for n in range(33)])},
+        "values",
+    ),
+    bad(
+        "a label's key of 318 characters",
+        {f"{POD}.labels": {"x" * 318: ""}},
+        "podTemplate.labels",
+    ),
+    good("environment of 15,000 characters", {f"{POD}.env": _variables(5, 3000)}),
+    bad(
+        "environment of 18,000 characters",
+        {f"{POD}.env": _variables(6, 3000)},
+        "podTemplate has more than 16384 characters",
+    ),
+    bad(
+        "affinity of many long values",
+        {f"{POD}.affinity": _by_nodes(["x" * 63 for _ in range(32)], num_terms=8)},
+        "podTemplate has more than 16384 characters",
+    ),
+    good("a chat template of 40,000 characters", {"spec.model.chatTemplate.text": "x" * 40000}),
+    bad(
+        "a chat template of 41,000 characters",
+        {"spec.model.chatTemplate.text": "x" * 41000},
+        "model has more than 40960 characters",
+    ),
+    bad(
+        "a key of the chat template's arguments of 64 characters",
+        {"spec.model.chatTemplateArguments": {"x" * 64: ""}},
+        "chatTemplateArguments",
+    ),
+    bad(
+        "sources whose templates are long together",
+        {
+            "spec.dataset.sources": [
+                {"uri": f"s3://a/{n}.csv", "template": "x" * 8000} for n in range(5)
+            ]
+        },
+        "dataset has more than 32768 characters",
+    ),
+    bad(
+        "benchmarks that are long together",
+        {
+            "spec.dataset.contamination.against": [
+                {"uri": f"s3://a/{n}.csv", "template": "\U0001f600" * 8000} for n in range(5)
+            ]
+        },
+        "dataset has more than 32768 characters",
+    ),
+    bad(
+        "a JSON schema of 21,000 characters",
+        {
+            "spec.evaluation.jsonSchema.text": json.dumps({"title": "x" * 21000}),
+        },
+        "evaluation has more than 20480 characters",
     ),
     bad("33 labels", {f"{POD}.labels": {f"l{n}": "x" for n in range(33)}}, "podTemplate.labels"),
     bad(

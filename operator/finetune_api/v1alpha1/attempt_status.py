@@ -9,7 +9,14 @@ from pydantic import Field
 from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, APIModel
 from finetune_api.v1alpha1.dataset_status import InvalidRowPlaces
 from finetune_api.v1alpha1.retry import IncidentClass
-from finetune_api.v1alpha1.status_fields import ShortText, StageName, Text, Timestamp
+from finetune_api.v1alpha1.status_fields import (
+    Count,
+    ExitStatus,
+    ShortText,
+    StageName,
+    Text,
+    Timestamp,
+)
 
 
 class IncidentStatus(APIModel):
@@ -21,13 +28,13 @@ class IncidentStatus(APIModel):
     """CamelCase cause."""
     stage: StageName
     """Stage it ended."""
-    rank: int | None = None
+    rank: Count | None = None
     """Node rank of the pod that failed of itself."""
     node: ShortText | None = None
     """Node it ran on."""
-    from_step: int | None = None
+    from_step: Count | None = None
     """Step that the attempt had begun at, where training told it."""
-    to_step: int | None = None
+    to_step: Count | None = None
     """Step that it had come to, as far as it was reported."""
     counted: bool = False
     """Whether it used up a retry."""
@@ -44,22 +51,22 @@ class QueueStatus(APIModel):
     """ClusterQueue that quota is reserved in."""
     workload: ShortText | None = None
     """Kueue's Workload of the stage: `kubectl describe workload` shows what Kueue says."""
-    position: Annotated[int, Field(ge=1)] | None = None
+    position: Annotated[int, Field(ge=1, le=2147483647)] | None = None
     """Place among all that wait for the same ClusterQueue; 1 is next. Of the first hundred of a
     LocalQueue, from 11 on rounded up to tens; looked at every half minute. Absent once quota is
     reserved, further behind, and where Kueue's visibility API is not open to the operator."""
-    position_in_local_queue: Annotated[int, Field(ge=1)] | None = None
+    position_in_local_queue: Annotated[int, Field(ge=1, le=2147483647)] | None = None
     """The same among those of its LocalQueue."""
 
 
 class Attempts(APIModel):
     """How often stages were tried."""
 
-    total: int = 0
+    total: Count = 0
     """Pods started over all stages, retries included."""
-    counted: int = 0
+    counted: Count = 0
     """Incidents that used up a retry."""
-    preemptions: int = 0
+    preemptions: Count = 0
     """Evictions and preemptions, by the cluster or by Kueue, which do not count."""
     history: Annotated[
         list[IncidentStatus], Field(max_length=10, json_schema_extra=ATOMIC_LIST)
@@ -76,7 +83,7 @@ class Failure(APIModel):
     """CamelCase cause."""
     stage: StageName | None = None
     """Stage that failed."""
-    exit_code: int | None = None
+    exit_code: ExitStatus | None = None
     """Exit code of the container."""
     message: Text = ""
     """What was tried, on what, what came back, what to do."""
@@ -95,7 +102,7 @@ class IncidentCount(APIModel):
 
     name: IncidentClass
     """Class."""
-    count: int = 0
+    count: Count = 0
     """How many."""
 
 
@@ -110,9 +117,9 @@ class StageStatus(APIModel):
     """When it first ran."""
     completion_time: Timestamp | None = None
     """When it ended."""
-    active_seconds: int | None = None
+    active_seconds: Count | None = None
     """Running time over all attempts that have ended, in seconds: a pod of it had a node."""
-    unplaced_seconds: int | None = None
+    unplaced_seconds: Count | None = None
     """How long it could have run and none of its pods had a node, in seconds; not counted."""
     unplaced_since: Timestamp | None = None
     """Since when that is so again."""
@@ -120,5 +127,5 @@ class StageStatus(APIModel):
         list[IncidentCount], Field(max_length=8, json_schema_extra=MAP_BY_NAME)
     ] = []
     """Retries used up, by class."""
-    evictions: int | None = None
+    evictions: Count | None = None
     """How often Kueue took the quota back and stopped the pods."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from finetune_api.meta import APIModel
-from finetune_api.v1alpha1.status_fields import Number, ShortText
+from finetune_api.v1alpha1.status_fields import Count, Number, ShortText
 
 
 class CostStatus(APIModel):
@@ -25,17 +25,17 @@ class EstimateStatus(APIModel):
     assumed speed; what training has measured of itself."""
     message: ShortText | None = None
     """What it rests on."""
-    gpus: int | None = None
+    gpus: Count | None = None
     """GPUs that training holds."""
     hourly_amount: Number | None = None
     """What they cost by the hour."""
-    train_seconds: int | None = None
+    train_seconds: Count | None = None
     """Training, without start-up unless it is measured."""
-    validation_seconds: int | None = None
+    validation_seconds: Count | None = None
     """Of `trainSeconds`, reckoned: answers to validation rows, after the last step."""
-    evaluate_seconds: int | None = None
+    evaluate_seconds: Count | None = None
     """Evaluation of the held-out rows, without start-up and probes."""
-    least_train_seconds: int | None = None
+    least_train_seconds: Count | None = None
     """Training with GPUs at the peak of their data sheet, which nothing reaches; absent where the
     kind of GPU or the number of steps is not certain."""
     gpu_hours: Number | None = None

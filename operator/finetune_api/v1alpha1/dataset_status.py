@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import ATOMIC_LIST, APIModel
-from finetune_api.v1alpha1.status_fields import ShortText, Text, Timestamp
+from finetune_api.v1alpha1.status_fields import Count, ShortText, Text, Timestamp
 
 
 class Rows(APIModel):
     """Rows per side of the split."""
 
-    train: int = 0
+    train: Count = 0
     """Training rows."""
-    validation: int = 0
+    validation: Count = 0
     """Validation rows."""
-    test: int = 0
+    test: Count = 0
     """Held-out rows."""
 
 
@@ -26,7 +26,7 @@ class InvalidRowPlace(APIModel):
 
     file: Annotated[str, Field(max_length=80)]
     """File, as the source names it; a long name is cut at its beginning."""
-    line: int
+    line: Count
     """Line the row begins on, from 1; position of the row in files without lines."""
     reason: Annotated[str, Field(max_length=63)]
     """CamelCase cause."""
@@ -40,7 +40,7 @@ InvalidRowPlaces = Annotated[
 class QuestionStatus(APIModel):
     """How many held-out questions are asked, where `evaluation.maxSamples` is `auto`."""
 
-    number: int | None = None
+    number: Count | None = None
     """Questions."""
     enough: bool | None = None
     """False where goal or gates take more than are held out."""
@@ -57,13 +57,13 @@ class DatasetStatus(APIModel):
     """Folder of the prepared data set."""
     rows: Rows | None = None
     """Rows per side."""
-    num_tokens: int | None = None
+    num_tokens: Count | None = None
     """Tokens of the training side."""
-    num_invalid_rows: int | None = None
+    num_invalid_rows: Count | None = None
     """Rows left out as invalid; all of them are in `invalid-rows.jsonl` of the data set."""
     invalid_rows: InvalidRowPlaces = []
     """The first of them, at most 20."""
-    num_truncated_rows: int | None = None
+    num_truncated_rows: Count | None = None
     """Rows longer than `maxSequenceLength`."""
     questions: QuestionStatus | None = None
     """How many held-out questions are asked. Only where `evaluation.maxSamples` is `auto`."""

@@ -10,7 +10,7 @@ from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, APIModel
 from finetune_api.v1alpha1.gates import MAX_GATES
 from finetune_api.v1alpha1.probing import MAX_ALARMS
 from finetune_api.v1alpha1.scoring import BaselineName
-from finetune_api.v1alpha1.status_fields import Number, ShortText, Text, Timestamp
+from finetune_api.v1alpha1.status_fields import Count, Number, ShortText, Text, Timestamp
 from finetune_api.v1alpha1.tracking import MAX_TRACKERS
 
 MAX_GATE_MESSAGE = 160
@@ -34,7 +34,7 @@ class PublicationStatus(APIModel):
     """Why."""
     time: Timestamp | None = None
     """When the FineTuneApproval was created."""
-    run: int | None = None
+    run: Count | None = None
     """Run of stage `publish` that acts on it, of a job that had ended."""
 
 
@@ -49,7 +49,7 @@ class ValidationScoreStatus(APIModel):
     """Lower end of its interval."""
     high: Number | None = None
     """Upper end."""
-    num_samples: int = 0
+    num_samples: Count = 0
     """Validation rows that were answered."""
     reason: Annotated[str, Field(max_length=63)] | None = None
     """Why there is no score."""
@@ -60,15 +60,15 @@ class ValidationScoreStatus(APIModel):
 class SelectionStatus(APIModel):
     """The step whose weights are published, among the steps that were trained."""
 
-    step: int | None = None
+    step: Count | None = None
     """Its weights are the published ones."""
     validation_loss: Number | None = None
     """Validation loss after it."""
-    last_step: int | None = None
+    last_step: Count | None = None
     """The last step that was trained."""
     last_validation_loss: Number | None = None
     """Validation loss after the last step."""
-    planned_steps: int | None = None
+    planned_steps: Count | None = None
     """Steps that would have been trained without early stopping."""
     score: ValidationScoreStatus | None = None
     """What their answers to validation rows score."""
@@ -79,17 +79,17 @@ class Artifact(APIModel):
 
     uri: Text | None = None
     """Folder of the adapter."""
-    version: int | None = None
+    version: Count | None = None
     """Published version of this job's name."""
     sha256: ShortText | None = None
     """Digest of the weights file."""
-    bytes: int | None = None
+    bytes: Count | None = None
     """Size of the weights file."""
     manifest_uri: Text | None = None
     """Manifest of the published version."""
     origin_digest: ShortText | None = None
     """Manifest digest of the weights that training began from (`spec.initFrom`)."""
-    origin_step: int | None = None
+    origin_step: Count | None = None
     """Where nothing was trained (`initFrom.train: false`): the step of their run after which these
     weights, unchanged, were taken."""
 
@@ -130,7 +130,7 @@ class GateStatus(APIModel):
 class JudgeStatus(APIModel):
     """What to know of the judge beside its score."""
 
-    rows: int = 0
+    rows: Count = 0
     """Held-out questions that its score rests on."""
     agreement: Number | None = None
     """Share of pairs with the same verdict in both orders."""
@@ -151,7 +151,7 @@ class EvaluationStatus(APIModel):
         ),
     ] = []
     """Scores by metric."""
-    num_samples: int | None = None
+    num_samples: Count | None = None
     """Held-out questions that the goal's metric scores; without a goal all that were asked."""
     goal_met: bool | None = None
     """Whether the goal was met; absent without a goal."""
@@ -163,9 +163,9 @@ class EvaluationStatus(APIModel):
     """Whether each gate holds."""
     judge: JudgeStatus | None = None
     """What to know of the judge; absent where none was asked."""
-    published_version: int | None = None
+    published_version: Count | None = None
     """The version that gates compare with."""
-    newer_version: int | None = None
+    newer_version: Count | None = None
     """One that was published meanwhile."""
     report_uri: Text | None = None
     """The full report."""

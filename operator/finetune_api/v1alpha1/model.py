@@ -37,7 +37,8 @@ class Model(APIModel):
     """How conversations are written, instead of the tokenizer's own template: in training, in the
     evaluation, in `finetune chat` and in the published `chat_template.jinja`."""
     chat_template_arguments: Annotated[
-        dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=16)
+        dict[Annotated[str, Field(max_length=63)], Annotated[str, Field(max_length=1024)]],
+        Field(max_length=16),
     ] = {}
     """Values of the template's variables, such as `enable_thinking: "false"` or
     `reasoning_effort: low`; `"true"`, `"false"` and integers are read as such. They are written

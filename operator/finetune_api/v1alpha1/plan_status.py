@@ -7,31 +7,31 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.meta import MAP_BY_NAME, APIModel
-from finetune_api.v1alpha1.status_fields import Number, ShortText
+from finetune_api.v1alpha1.status_fields import Count, Number, ShortText
 
 
 class PlanMemory(APIModel):
     """Estimated bytes of one rank at its peak, by what they are."""
 
-    weights: int = 0
+    weights: Count = 0
     """Base weights."""
-    adapter: int = 0
+    adapter: Count = 0
     """Adapter weights."""
-    gradients: int = 0
+    gradients: Count = 0
     """Gradients that are there at the peak."""
-    optimizer: int = 0
+    optimizer: Count = 0
     """AdamW's states."""
-    gathered: int = 0
+    gathered: Count = 0
     """Weights that a sharding strategy holds whole for a moment."""
-    activations: int = 0
+    activations: Count = 0
     """Saved for the backward pass, and its largest temporaries."""
-    logits: int = 0
+    logits: Count = 0
     """The output head's tile and its gradients."""
-    overhead: int = 0
+    overhead: Count = 0
     """Process, CUDA context, fragmentation."""
-    total: int = 0
+    total: Count = 0
     """All of it."""
-    available: int = 0
+    available: Count = 0
     """What one rank has."""
 
 
@@ -47,25 +47,25 @@ class PlanReason(APIModel):
 class PlanStatus(APIModel):
     """What training runs: every setting that was `auto`, and the memory it needs."""
 
-    rows: int = 0
+    rows: Count = 0
     """Training rows."""
-    tokens: int = 0
+    tokens: Count = 0
     """Their tokens, cut to `maxSequenceLength`."""
-    parameters: int = 0
+    parameters: Count = 0
     """Weights of the base model."""
-    trainable_parameters: int = 0
+    trainable_parameters: Count = 0
     """Weights that are trained."""
     learning_rate: Number = "0"
     """Peak learning rate."""
-    global_batch_size: int = 0
+    global_batch_size: Count = 0
     """Examples per optimiser step."""
-    micro_batch_size: int = 0
+    micro_batch_size: Count = 0
     """Examples per rank and forward pass."""
-    accumulation_steps: int = 0
+    accumulation_steps: Count = 0
     """Forward passes per optimiser step."""
-    world_size: int = 0
+    world_size: Count = 0
     """Ranks."""
-    total_steps: int = 0
+    total_steps: Count = 0
     """Optimiser steps of the run."""
     strategy: Annotated[str, Field(max_length=16)] = ""
     """DDP, ZeRO2, ZeRO3 or FSDP2."""

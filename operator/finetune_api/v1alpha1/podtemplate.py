@@ -8,7 +8,7 @@ cannot be changed here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
@@ -22,6 +22,7 @@ from finetune_api.meta import (
     UniqueNames,
 )
 from finetune_api.patterns import MOUNT_PATH_RULE, SUB_PATH_RULE, VARIABLE_RULE, Texts
+from finetune_api.v1alpha1.affinity import Affinity, LabelKey
 from finetune_api.v1alpha1.rules import Rule, check_rules
 
 ShortText = Annotated[str, Field(max_length=253)]
@@ -39,7 +40,7 @@ class Toleration(APIModel):
     """Taint value."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Taint effect; empty matches all."""
-    toleration_seconds: Annotated[Integer, Field(ge=0)] | None = None
+    toleration_seconds: Annotated[Integer, Field(ge=0, le=2147483647)] | None = None
     """How long a NoExecute taint is tolerated, in seconds."""
 
 
@@ -96,12 +97,6 @@ class EnvVar(APIModel):
     """Name."""
     value: Annotated[str, Field(max_length=4096)] = ""
     """Value."""
-
-
-Freeform = Annotated[
-    dict[str, Any],
-    Field(json_schema_extra={"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
-]
 
 
 RESERVED_LABEL_PREFIXES = ("finetune.dev/", "kueue.x-k8s.io/")
@@ -261,18 +256,18 @@ POD_TEMPLATE_RULES: tuple[Rule, ...] = (
 class PodTemplate(APIModel):
     """Bounded changes to the pods of this job."""
 
-    labels: Annotated[dict[str, ShortText], Field(max_length=32)] = {}
+    labels: Annotated[dict[LabelKey, ShortText], Field(max_length=32)] = {}
     """Labels added to the pods; `finetune.dev/` and `kueue.x-k8s.io/` keys are refused."""
-    annotations: Annotated[dict[str, AnnotationText], Field(max_length=32)] = {}
+    annotations: Annotated[dict[LabelKey, AnnotationText], Field(max_length=32)] = {}
     """Annotations added to the pods."""
-    node_selector: Annotated[dict[str, ShortText], Field(max_length=32)] = {}
+    node_selector: Annotated[dict[LabelKey, ShortText], Field(max_length=32)] = {}
     """Node labels the training and evaluation pods need."""
     tolerations: Annotated[
         list[Toleration], Field(max_length=16, json_schema_extra=ATOMIC_LIST)
     ] = []
     """Taints the pods tolerate."""
-    affinity: Freeform | None = None
-    """Affinity as in core/v1; the API server checks it when the pod is created."""
+    affinity: Affinity | None = None
+    """Affinity as in core/v1, among the pods of the job's namespace."""
     volumes: Annotated[
         list[Volume],
         Field(

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.meta import ATOMIC_LIST, APIModel
-from finetune_api.v1alpha1.status_fields import Number, StageName, Timestamp
+from finetune_api.v1alpha1.status_fields import Count, Number, StageName, Timestamp
 
 MAX_VALIDATION_POINTS = 24
 """Measurements of the validation loss that the status holds."""
@@ -18,9 +18,9 @@ class Progress(APIModel):
 
     stage: StageName | None = None
     """The stage that `percent` and the times are about: the current one."""
-    step: int | None = None
+    step: Count | None = None
     """Optimiser steps done; stays while the job is evaluated."""
-    total_steps: int | None = None
+    total_steps: Count | None = None
     """Optimiser steps in all."""
     percent: Annotated[int, Field(ge=0, le=100)] | None = None
     """Share of the current stage done. Starts at 0 again with every stage; 100 at the end of a
@@ -40,14 +40,14 @@ class Metric(APIModel):
     """Name, for example `loss`, `tokens_per_second`, or `num_tokens`: those trained so far."""
     value: Number
     """Value as a decimal string."""
-    step: int | None = None
+    step: Count | None = None
     """Step it was measured at."""
 
 
 class ValidationPoint(APIModel):
     """One measurement of the validation loss."""
 
-    step: int
+    step: Count
     """Optimiser steps done by then."""
     loss: Number
     """Mean loss over all validation rows, as a decimal string."""
@@ -56,7 +56,7 @@ class ValidationPoint(APIModel):
 class ValidationStatus(APIModel):
     """The validation loss so far: what jobs are compared by before any of them is evaluated."""
 
-    best_step: int | None = None
+    best_step: Count | None = None
     """Step of the lowest loss, the earliest where several are equal."""
     best_loss: Number | None = None
     """The lowest loss."""

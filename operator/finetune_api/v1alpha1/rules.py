@@ -20,7 +20,8 @@ class Rule:
 
     Attributes:
         rule: CEL expression over ``self``, true when the object is good. Several are one rule, of
-            which all must be true: what reads less than the others can stand lower in the CRD.
+            which all must be true: what reads less than the others can stand lower in the CRD. A
+            function, where the text is derived and only the CRD needs it.
         message: What is wrong and what to write instead.
         field: Path of the offending field below ``spec``, wire names.
         check: The same rule in Python, true when the object is good.
@@ -31,7 +32,7 @@ class Rule:
             only whoever is yet to be accepted.
     """
 
-    rule: str | tuple[str, ...]
+    rule: str | tuple[str, ...] | Callable[[], str]
     message: str
     field: str
     check: Callable[[Any], bool]
@@ -42,6 +43,8 @@ class Rule:
     @property
     def expressions(self) -> tuple[str, ...]:
         """What must be true in CEL, all of it."""
+        if callable(self.rule):
+            return (self.rule(),)
         return (self.rule,) if isinstance(self.rule, str) else self.rule
 
     def message_for(self, value: object) -> str:

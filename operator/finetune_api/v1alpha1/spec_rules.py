@@ -22,6 +22,7 @@ from finetune_api.v1alpha1.red_teaming import RED_TEAM_RULES
 from finetune_api.v1alpha1.review import REVIEW_RULES
 from finetune_api.v1alpha1.rules import Rule
 from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.size_rules import SIZE_RULES
 from finetune_api.v1alpha1.source_rules import SOURCE_RULES
 from finetune_api.v1alpha1.tracking import TRACKING_RULES
 from finetune_api.v1alpha1.training_rules import TRAINING_RULES
@@ -261,4 +262,5 @@ SPEC_RULES: tuple[Rule, ...] = (
     *PRIVACY_RULES,
     *BUDGET_RULES,
     *TRACKING_RULES,
+    *SIZE_RULES,
 )

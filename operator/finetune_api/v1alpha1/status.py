@@ -19,7 +19,7 @@ from finetune_api.v1alpha1.evaluation_status import (
 )
 from finetune_api.v1alpha1.plan_status import PlanStatus
 from finetune_api.v1alpha1.progress_status import Metric, Progress, ValidationStatus
-from finetune_api.v1alpha1.status_fields import Condition, Timestamp
+from finetune_api.v1alpha1.status_fields import Condition, Count, Timestamp
 
 Phase = Literal[
     "Pending",
@@ -49,7 +49,7 @@ class TrainerImage(APIModel):
 class FineTuneJobStatus(APIModel):
     """What the operator reports."""
 
-    observed_generation: int | None = None
+    observed_generation: Count | None = None
     """Generation of the spec this status was computed from."""
     phase: Phase | None = None
     """For columns only; the conditions are the contract."""

@@ -12,6 +12,10 @@ Text = Annotated[str, Field(max_length=1024)]
 ShortText = Annotated[str, Field(max_length=253)]
 Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
 Number = Annotated[str, Field(max_length=32)]
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+"""A number of something; larger ones are no numbers to many readers of JSON."""
+
+ExitStatus = Annotated[int, Field(ge=-2147483648, le=2147483647)]
 
 StageName = Literal["prepare", "train", "evaluate", "publish"]
 
@@ -30,5 +34,5 @@ class Condition(APIModel):
     """For people: what happened and what to do."""
     last_transition_time: Timestamp
     """When `status` last changed."""
-    observed_generation: int | None = None
+    observed_generation: Count | None = None
     """Generation of the spec this was computed from."""

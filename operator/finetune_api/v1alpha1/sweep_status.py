@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import MAP_BY_NAME, MAP_BY_TYPE, APIModel
-from finetune_api.v1alpha1.status_fields import Condition, Number, ShortText, Timestamp
+from finetune_api.v1alpha1.status_fields import Condition, Count, Number, ShortText, Timestamp
 
 MAX_TRIALS_TOLD = 48
 """Trials of which the status tells one by one: those under way, then the best."""
@@ -40,7 +40,7 @@ class SweepCondition(Condition):
 
 
 Setting = Annotated[
-    dict[str, Annotated[str, Field(max_length=32)]],
+    dict[Annotated[str, Field(max_length=63)], Annotated[str, Field(max_length=32)]],
     Field(max_length=8),
 ]
 
@@ -67,9 +67,9 @@ class TrialStatus(APIModel):
     """Upper end."""
     loss: Number | None = None
     """Lowest validation loss so far, where `score` is another metric."""
-    step: int | None = None
+    step: Count | None = None
     """Last step whose validation loss is known."""
-    tokens: int | None = None
+    tokens: Count | None = None
     """Tokens trained on, where training told it."""
     replicate_of: ShortText | None = None
     """The trial whose values it has, with another seed."""
@@ -104,17 +104,17 @@ class BestStatus(APIModel):
 class CountsStatus(APIModel):
     """Trials by state, replicates included."""
 
-    total: int = 0
+    total: Count = 0
     """As many as there will be."""
-    created: int = 0
+    created: Count = 0
     """As were created."""
-    running: int = 0
+    running: Count = 0
     """As are under way, also waiting or suspended."""
-    trained: int = 0
+    trained: Count = 0
     """As were trained to their end."""
-    pruned: int = 0
+    pruned: Count = 0
     """As were stopped early."""
-    failed: int = 0
+    failed: Count = 0
     """As have failed, or were deleted by somebody."""
 
 
@@ -123,14 +123,14 @@ class SpentStatus(APIModel):
 
     gpu_hours: Number = "0"
     """GPUs times running time of all stages that are over."""
-    tokens: int = 0
+    tokens: Count = 0
     """Tokens trained on, as far as it was told."""
 
 
 class FineTuneSweepStatus(APIModel):
     """What the operator reports."""
 
-    observed_generation: int | None = None
+    observed_generation: Count | None = None
     """Generation of the spec this status was computed from."""
     phase: SweepPhase | None = None
     """For columns only; the conditions are the contract."""

@@ -36,7 +36,7 @@ from finetune_operator.kube.feed import Feed
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import JOBS, PODS, Object, ObjectKey, Resource, key_of
 from finetune_operator.kube.scopes import name_scope
-from finetune_operator.kube.sharing import SharedParts, share_texts
+from finetune_operator.kube.sharing import SharedParts, excerpt_of, share_texts
 from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workqueue import PRIORITY_RESYNC, PRIORITY_USER
 
@@ -210,8 +210,13 @@ class Caches:
             self._is_listing = False
 
     def _keep_finetunejob(self, obj: Object) -> Object:
-        """Trim a FineTuneJob; most fields of its spec are as in all the others."""
+        """Trim a FineTuneJob; most fields of its spec are as in all the others.
+
+        Of a large spec an excerpt is kept, for what is read of jobs that are not looked at.
+        """
         job = trim_finetunejob(obj)
+        if spec := job.get("spec"):
+            job["spec"] = excerpt_of(spec, without=("podTemplate",))
         self._shared.share(job)
         return job
 

@@ -38,7 +38,7 @@ from finetune_operator.finetunejob.trimming import trim_job
 from finetune_operator.integrations.kueue.workload import WORKLOADS
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from finetune_operator.kube.errors import AlreadyExists, Conflict, KubeError, ObjectNotFound
 from finetune_operator.kube.resource import CONFIG_MAPS, JOBS, PODS, SERVICES, Object, Resource
 from finetune_operator.kube.store import Store
 from finetune_operator.status.conditions import Reason, timestamp
@@ -124,7 +124,7 @@ class Children:
         """Read a Job live before it is believed to be gone."""
         try:
             live = await self._client.get(JOBS, observed.namespace, action.name)
-        except NotFound:
+        except ObjectNotFound:
             live = None
         if live is not None and _controller_uid(live) == observed.uid:
             return self._with_job(observed, action.stage, live)
@@ -186,7 +186,7 @@ class Children:
                     await self._client.delete(
                         FINETUNEJOBS, namespace, observed.name, uid=observed.uid
                     )
-        except NotFound:
+        except ObjectNotFound:
             return False
         return True
 

@@ -19,6 +19,7 @@ from finetune_operator.controllers.changes import RefusedChanges, change_of
 from finetune_operator.controllers.children import FIELD_MANAGER, Children
 from finetune_operator.controllers.controller import UNREAD_SECONDS
 from finetune_operator.controllers.guarding import Guard
+from finetune_operator.controllers.parents import ParentGone, read_parent
 from finetune_operator.controllers.validated import SharedModels, ValidatedJobs
 from finetune_operator.finetunejob.actions import (
     ConfirmMissing,
@@ -43,6 +44,7 @@ from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import Conflict, KubeError, NotFound
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
+from finetune_operator.kube.sharing import is_whole
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, WorkQueue
 from finetune_operator.status.conditions import is_terminal
@@ -56,10 +58,6 @@ BACKLOG = 32
 """With more keys waiting than this, the first status of a new job is written later."""
 MAX_ROUNDS = 8
 """Plans per reconcile; each round but the last changed the snapshot."""
-
-
-class ParentGone(Exception):  # noqa: N818 - a state of the world
-    """The FineTuneJob is not there any more, or another one has its name."""
 
 
 class FineTuneJobReconciler:
@@ -96,7 +94,6 @@ class FineTuneJobReconciler:
             resource=FINETUNEJOBS,
             noun="job",
             meanwhile="Running pods go on meanwhile.",
-            gone=ParentGone,
             recorder=recorder,
             logger=logger,
         )
@@ -128,7 +125,7 @@ class FineTuneJobReconciler:
             return Done()
 
     async def _reconcile(self, key: ObjectKey, job: Object) -> Result:
-        observed = self._observe(key, job)
+        observed = self._observe(key, await self._with_spec(key, job))
         if self._caches.hides_workloads(key[0]) and observed.is_in_a_queue:
             # Stopped or started outside Kueue, it would be where Kueue does not know it to be.
             return RequeueAfter(UNREAD_SECONDS)
@@ -262,14 +259,17 @@ class FineTuneJobReconciler:
             return replace(self._observe(key, live), refusals=created.refusals)
         return await self._children.create_job(created, action)
 
-    async def _read_parent(self, key: ObjectKey, uid: str) -> Object:
-        try:
-            live = await self._client.get(FINETUNEJOBS, *key)
-        except NotFound as error:
-            raise ParentGone(f"FineTuneJob {key[0]}/{key[1]} is gone") from error
-        if live["metadata"]["uid"] != uid:
-            raise ParentGone(f"FineTuneJob {key[0]}/{key[1]} was created anew")
+    async def _with_spec(self, key: ObjectKey, job: Object) -> Object:
+        """Return a FineTuneJob whose spec is known, or read it: of a large one it is not cached."""
+        if is_whole(job) or self._validated.has(job):
+            return job
+        live = await self._read_parent(key, job["metadata"]["uid"])
+        with self._caches.quiet():
+            self._caches.finetunejobs.absorb(live)
         return live
+
+    async def _read_parent(self, key: ObjectKey, uid: str) -> Object:
+        return await read_parent(self._client, FINETUNEJOBS, key, uid)
 
     async def _change(self, observed: Observed, action: Write) -> None:
         """Do what follows the status, and tell of it what only the outcome can say."""
@@ -294,8 +294,10 @@ class FineTuneJobReconciler:
             answer = await self._client.apply_status(
                 FINETUNEJOBS, patch, field_manager=FIELD_MANAGER
             )
-        except NotFound as error:
-            raise ParentGone(f"{metadata['namespace']}/{metadata['name']} is gone") from error
+        except NotFound:
+            key = (metadata["namespace"], metadata["name"])
+            await self._read_parent(key, metadata["uid"])
+            raise  # it is there: the 404 is about something else
         except Conflict:
             await self._refresh(metadata)
             raise

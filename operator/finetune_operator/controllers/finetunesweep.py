@@ -22,6 +22,7 @@ from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.changes import Change, RefusedChanges
 from finetune_operator.controllers.children import FIELD_MANAGER
 from finetune_operator.controllers.guarding import Guard
+from finetune_operator.controllers.parents import ParentGone, read_parent
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
 from finetune_operator.controllers.validated import SharedModels
@@ -41,9 +42,11 @@ from finetune_operator.kube.errors import (
     AlreadyExists,
     KubeError,
     NotFound,
+    ObjectNotFound,
 )
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
+from finetune_operator.kube.sharing import is_whole
 from finetune_operator.kube.store import Store
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
 from finetune_operator.status.conditions import is_terminal
@@ -112,7 +115,6 @@ class FineTuneSweepReconciler:
             resource=FINETUNESWEEPS,
             noun="sweep",
             meanwhile="Its trials go on meanwhile.",
-            gone=NotFound,
             recorder=recorder,
             logger=logger,
         )
@@ -134,13 +136,17 @@ class FineTuneSweepReconciler:
             return Done()
         try:
             return await self._guard.run(sweep, self._reconcile(key, sweep))
-        except NotFound:
+        except ParentGone:
             self._store.discard(sweep)
             return Done()
 
     async def _reconcile(self, key: ObjectKey, sweep: Object) -> Result:
         memory = self._memories.setdefault(sweep["metadata"]["uid"], _Memory())
         config = self._config.for_namespace(key[0])
+        is_large = not is_whole(sweep)
+        if is_large:
+            sweep = await read_parent(self._client, FINETUNESWEEPS, key, sweep["metadata"]["uid"])
+            self._store.absorb(sweep)
         step = Plan()
         for _ in range(MAX_ROUNDS):
             observed = self._observe(key, sweep, memory)
@@ -153,11 +159,12 @@ class FineTuneSweepReconciler:
             await self._write_status(sweep, step.status)
         self._guard.announce(sweep, step.events)
         if step.then:
-            uid = sweep["metadata"]["uid"]
-            await self._client.delete(FINETUNESWEEPS, *key, uid=uid)
+            await self._delete(sweep)
         if is_terminal(step.status or sweep.get("status")) and not step.first:
             # Whoever changes it or a trial has it read again; a validated spec takes much memory.
             self.forget(sweep)
+        elif is_large:
+            memory.generation, memory.parsed = -1, None
         if step.first:
             return RequeueAfter(MAX_ROUNDS_REST_SECONDS)
         if step.requeue_after is not None:
@@ -245,7 +252,7 @@ class FineTuneSweepReconciler:
     async def _read(self, namespace: str, name: str) -> Object | None:
         try:
             return await self._client.get(FINETUNEJOBS, namespace, name)
-        except NotFound:
+        except ObjectNotFound:
             return None
 
     async def _patch(self, observed: Observed, action: PatchTrial) -> None:
@@ -256,7 +263,7 @@ class FineTuneSweepReconciler:
             answer = await self._client.merge_patch(
                 FINETUNEJOBS, namespace, action.name, patch, field_manager=FIELD_MANAGER
             )
-        except NotFound:
+        except ObjectNotFound:
             if (cached := self._jobs.get(namespace, action.name)) is not None:
                 self._jobs.discard(cached)
             return
@@ -279,8 +286,33 @@ class FineTuneSweepReconciler:
             Conflict: Somebody wrote in between; plan again once the watch has told.
         """
         patch = self._guard.status_over(sweep, status)
-        answer = await self._client.apply_status(FINETUNESWEEPS, patch, field_manager=FIELD_MANAGER)
+        try:
+            answer = await self._client.apply_status(
+                FINETUNESWEEPS, patch, field_manager=FIELD_MANAGER
+            )
+        except NotFound:
+            await self._require(sweep)
+            raise
         self._store.absorb(answer)
+
+    async def _delete(self, sweep: Object) -> None:
+        metadata = sweep["metadata"]
+        key = (metadata["namespace"], metadata["name"])
+        try:
+            await self._client.delete(FINETUNESWEEPS, *key, uid=metadata["uid"])
+        except NotFound:
+            await self._require(sweep)
+            raise
+
+    async def _require(self, sweep: Object) -> None:
+        """Look whether the sweep is there, after a 404 that may be about something else.
+
+        Raises:
+            ParentGone: It is not.
+        """
+        metadata = sweep["metadata"]
+        key = (metadata["namespace"], metadata["name"])
+        await read_parent(self._client, FINETUNESWEEPS, key, metadata["uid"])
 
 
 def _change_of(action: PatchTrial) -> Change:

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 
-from finetune_operator.kube.errors import Invalid, KubeError, TooManyRequests
+from finetune_operator.controllers.parents import ParentGone
+from finetune_operator.kube.errors import Invalid, KubeError, NotFound, TooManyRequests
 from finetune_operator.kube.leader import LeadershipLost
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, Resource
 from finetune_operator.kube.workers import Result, Retry
+from finetune_operator.status.conditions import Reason
 from finetune_operator.status.draft import Announce
 
 CRD_RETRY_SECONDS = 30.0
@@ -27,7 +29,6 @@ class Guard:
         resource: Their kind.
         noun: What one is called in a message.
         meanwhile: What goes on while its status cannot be written, in a sentence.
-        gone: What is raised of an object that is not there any more; passed on.
         recorder: Records the Events.
         logger: The reconciler's.
     """
@@ -35,7 +36,6 @@ class Guard:
     resource: Resource
     noun: str
     meanwhile: str
-    gone: type[Exception]
     recorder: EventRecorder
     logger: logging.Logger
 
@@ -43,11 +43,12 @@ class Guard:
         """Return what a reconcile came to, or when it is tried again.
 
         Raises:
-            Exception: The object is gone; or there is a defect, which is told on the object.
+            ParentGone: A live read said so. No other 404 means that the object is gone.
+            Exception: There is a defect, which is told on the object.
         """
         try:
             return await reconciling
-        except self.gone:
+        except ParentGone:
             raise
         except TooManyRequests as error:
             return Retry(error, after_seconds=error.retry_after)
@@ -56,6 +57,9 @@ class Guard:
                 return Retry(error)
             self.announce(obj, (self._outdated_crd(error),))
             return Retry(error, after_seconds=CRD_RETRY_SECONDS)
+        except NotFound as error:
+            self.announce(obj, (self._other_not_found(error),))
+            return Retry(error)
         except (KubeError, LeadershipLost) as error:
             return Retry(error)
         except Exception as error:
@@ -92,6 +96,13 @@ class Guard:
             " tries again; its log has the traceback."
         )
         return Announce(kind="Warning", reason="ReconcileError", message=message)
+
+    def _other_not_found(self, error: NotFound) -> Announce:
+        message = (
+            f"The API server does not find what the operator asked for, and this {self.noun} is"
+            f" still there: {error}. It is tried again."
+        )
+        return Announce(kind="Warning", reason=Reason.API_SERVER_ERROR, message=message)
 
     def _outdated_crd(self, error: Invalid) -> Announce:
         message = (

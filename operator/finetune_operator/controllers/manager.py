@@ -12,6 +12,7 @@ import random
 import ssl
 from collections.abc import Coroutine
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from aiohttp import web
@@ -222,6 +223,7 @@ class Manager:
         queue: WorkQueue[ObjectKey] = WorkQueue(
             "finetunejob",
             rng=self._rng,
+            tenant_of=itemgetter(0),  # the namespace
             metrics=client.metrics,
             max_delay_seconds=MAX_BACKOFF_SECONDS,
         )
@@ -265,6 +267,7 @@ class Manager:
             queue=WorkQueue(
                 "finetunesweep",
                 rng=self._rng,
+                tenant_of=itemgetter(0),
                 metrics=self._client.metrics,
                 max_delay_seconds=MAX_BACKOFF_SECONDS,
             ),

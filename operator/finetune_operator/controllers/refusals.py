@@ -13,7 +13,7 @@ from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.kube.backoff import Pauses, exponential
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import Forbidden, Invalid, KubeError, ServerUnavailable
+from finetune_operator.kube.errors import Forbidden, Invalid, KubeError, NotFound, ServerUnavailable
 from finetune_operator.status.conditions import Reason, shorten
 
 FIRST_RETRY_SECONDS = 2.0
@@ -87,6 +87,10 @@ def judge(error: KubeError | NameTaken) -> tuple[str, str, bool]:
     if isinstance(error, Forbidden):
         # A ResourceQuota, missing rights, a namespace that ends: all can change.
         return Reason.FORBIDDEN, f"{AGAIN}.", False
+    if isinstance(error, NotFound):
+        # The namespace, or the type: an API server that starts lacks it for a moment.
+        remedy = f"{AGAIN}; are the namespace and the CustomResourceDefinition there?"
+        return Reason.API_SERVER_ERROR, remedy, False
     if isinstance(error, Invalid) and error.reason:
         return Reason.INVALID, "", True
     if isinstance(error, Invalid | ServerUnavailable):

@@ -22,7 +22,7 @@ from finetune_operator.kube.feed import Feed
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of
 from finetune_operator.kube.scopes import name_scope
-from finetune_operator.kube.sharing import SharedParts
+from finetune_operator.kube.sharing import SharedParts, excerpt_of
 from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workqueue import PRIORITY_USER
 
@@ -92,8 +92,13 @@ class Sweeps:
         return self._jobs.store.by_index(BY_SWEEP, "/".join(key))
 
     def _keep_sweep(self, obj: Object) -> Object:
-        """Trim a FineTuneSweep; its template is in its trials, its words in other sweeps."""
+        """Trim a FineTuneSweep; its template is in its trials, its words in other sweeps.
+
+        Of a large one an excerpt is kept.
+        """
         sweep = trim_finetunejob(obj)
+        if spec := sweep.get("spec"):
+            sweep["spec"] = excerpt_of(spec, without=("template",))
         self._shared.share(sweep, apart="template")
         return sweep
 

@@ -226,7 +226,7 @@ def _placement(template: PodTemplate, config: OperatorConfig) -> Iterator[Violat
                 f" ({_listed(allowed)}); leave it out, or ask the administrator to add it to"
                 " allowedNodeSelectors",
             )
-    if "*" not in allowed and (template.affinity or {}).get("nodeAffinity"):
+    if "*" not in allowed and template.affinity and template.affinity.chooses_nodes:
         yield Violation(
             reason=Reason.NODE_SELECTOR_NOT_ALLOWED,
             field="spec.podTemplate.affinity.nodeAffinity",

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from finetune_api.names import QUEUE_LABEL, SWEEP_LABEL, Owner
+from finetune_api.names import (
+    MANAGED_BY_LABEL,
+    QUEUE_LABEL,
+    REPLICATE_LABEL,
+    SWEEP_LABEL,
+    TRIAL_LABEL,
+    Owner,
+)
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.finetunejob.decisions import Decision
@@ -121,8 +128,30 @@ class Observed:
         return Owner(namespace=self.namespace, name=self.name, uid=self.uid)
 
 
+_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+_LABELS = (SWEEP_LABEL, TRIAL_LABEL, REPLICATE_LABEL, MANAGED_BY_LABEL)
+
+
 def trim_finetunejob(obj: Object) -> Object:
-    """Drop what nobody reads of a FineTuneJob: field ownership and kubectl's copy of it."""
-    dropped = ("managedFields", "annotations")
-    metadata = {key: value for key, value in obj["metadata"].items() if key not in dropped}
-    return {**obj, "metadata": metadata}
+    """Keep of a FineTuneJob, or of a sweep, the metadata that is read.
+
+    Nothing but the API server's 1.5 MB bounds the rest: annotations, labels, finalizers, field
+    ownership, and owners that are none.
+    """
+    metadata = obj["metadata"]
+    kept = {key: metadata[key] for key in _METADATA if key in metadata}
+    labels = metadata.get("labels") or {}
+    if own := {key: labels[key] for key in _LABELS if key in labels}:
+        kept["labels"] = own
+    owners = metadata.get("ownerReferences") or ()
+    if controllers := [owner for owner in owners if owner.get("controller")][:1]:
+        kept["ownerReferences"] = controllers
+    return {**obj, "metadata": kept}

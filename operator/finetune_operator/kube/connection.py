@@ -22,6 +22,7 @@ import orjson
 import yaml
 
 from finetune_operator.kube.clock import Clock, SystemClock, parse_timestamp
+from finetune_operator.kube.paging import BoundedPages, PagedResponse
 
 SERVICE_ACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_REREAD_SECONDS = 60.0
@@ -171,6 +172,8 @@ class Connection:
     ) -> aiohttp.ClientSession:
         """Open a session with its own bounded connection pool; needs a running loop.
 
+        Pages of lists are bounded in bytes (``paging.py``).
+
         Args:
             max_connections: Size of the pool, 0 for no limit.
             user_agent: Product and version, as the audit log will show it.
@@ -195,7 +198,8 @@ class Connection:
             cookie_jar=aiohttp.DummyCookieJar(),
             # Compression costs both sides more CPU than a cluster network saves.
             skip_auto_headers=("Accept-Encoding",),
-            middlewares=(authorize,) if attach_credentials else (),
+            middlewares=(BoundedPages(), *((authorize,) if attach_credentials else ())),
+            response_class=PagedResponse,
             read_bufsize=1 << 20,
             trust_env=False,
         )

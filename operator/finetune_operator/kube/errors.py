@@ -72,7 +72,17 @@ class Forbidden(KubeError):
 
 
 class NotFound(KubeError):
-    """404: the object, or the whole resource type, does not exist."""
+    """404: the object, its namespace or the whole resource type does not exist; or a proxy says so.
+
+    Catch ``ObjectNotFound`` where the object counts as deleted.
+    """
+
+
+class ObjectNotFound(NotFound):
+    """404 of the API server itself, with the name of what does not exist.
+
+    On get, patch and delete that is the object. On create it is the namespace.
+    """
 
 
 class AlreadyExists(KubeError):
@@ -180,8 +190,20 @@ def error_from_status(
         return Gone(request, **answer)
     if code == 429:
         return TooManyRequests(request, retry_after=retry_after or 1.0, **answer)
+    if code == 404 and _names_an_object(answer):
+        return ObjectNotFound(request, **answer)
     error = _BY_STATUS.get(code) or (ServerUnavailable if code >= 500 else KubeError)
     return error(request, **answer)
+
+
+def _names_an_object(answer: Mapping[str, Any]) -> bool:
+    """Return whether a 404 is a registry's: of a type that it lacks, a server names nothing.
+
+    Source: k8s.io/apimachinery/pkg/api/errors, NewNotFound. A webhook writes what it likes.
+    """
+    is_denial = bool(_DENIAL.search(str(answer["message"])))
+    is_named = bool((answer.get("details") or {}).get("name"))
+    return answer.get("reason") == "NotFound" and is_named and not is_denial
 
 
 def error_from_response(

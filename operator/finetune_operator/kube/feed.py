@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from finetune_operator.kube.backoff import full_jitter
 from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import Forbidden, KubeError, NotFound, StaleList
+from finetune_operator.kube.errors import Forbidden, KubeError, ObjectNotFound, StaleList
 from finetune_operator.kube.past import PAUSE_SECONDS, Past
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of, version_of
 from finetune_operator.kube.scopes import Scopes
@@ -168,7 +168,7 @@ class Feed:
     async def _read_again(self, key: ObjectKey, version: int) -> None:
         try:
             obj = await self._client.get(self.resource, *key)
-        except NotFound:
+        except ObjectNotFound:
             cached = self.store.get(*key)
             # Deleted after the list, and the host's event may be lost as well.
             if cached is not None and version_of(cached) <= version:

@@ -17,7 +17,7 @@ from finetune_operator.kube.errors import (
     Forbidden,
     Invalid,
     KubeError,
-    NotFound,
+    ObjectNotFound,
 )
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of
 from finetune_operator.kube.workqueue import WorkQueue
@@ -132,7 +132,7 @@ class StatusThrottle:
             answer = await self._client.apply_status(
                 self._resource, self._part_of(obj, status), field_manager=self._field_manager
             )
-        except (NotFound, Conflict):
+        except (ObjectNotFound, Conflict):
             self.forget(key)
         except (Invalid, Forbidden) as error:
             logger.error("status of %s/%s cannot be written: %s", *key, error)

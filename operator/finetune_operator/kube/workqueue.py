@@ -2,7 +2,9 @@
 
 Semantics are client-go's: a key waits at most once however often it is added; no two workers ever
 hold the same key; a key added while it is being worked on is queued again when the worker is done,
-so no wake-up is lost. On top: priorities, delayed adds on one timer, per-key back-off.
+so no wake-up is lost. On top: priorities, delayed adds on one timer, per-key back-off, and tenants
+in turn: of two keys that are taken one is of the highest priority, whoever's it is, the other of
+the tenant that has waited longest. So urgent work goes first, and no crowd keeps others waiting.
 
 Source: k8s.io/client-go/util/workqueue; priorities and back-off bounds from controller-runtime's
 designs/priorityqueue.md.
@@ -14,7 +16,7 @@ import asyncio
 import heapq
 import random
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from finetune_operator.kube.backoff import Pauses, exponential
@@ -36,12 +38,31 @@ class QueueShutDown(Exception):  # noqa: N818 - a signal, as asyncio.QueueShutDo
     """The queue was shut down and holds nothing more to do."""
 
 
+class _Lane(Generic[K]):
+    """The ready keys of one tenant.
+
+    Attributes:
+        heap: The keys, the most urgent first; it may hold outdated entries.
+        ticket: Place of the tenant in the line; a new one after each turn.
+    """
+
+    __slots__ = ("heap", "ticket")
+
+    def __init__(self, ticket: int) -> None:
+        self.heap: list[tuple[int, int, K]] = []
+        self.ticket = ticket
+
+
 class WorkQueue(Generic[K]):
     """Dedupes, orders and hands out keys. Event loop only; only ``get`` waits.
+
+    Of one tenant's keys the highest priority comes first, then who came first. While n tenants
+    have keys waiting, each of them has a turn within 2n keys that are taken.
 
     Args:
         name: Label of the metrics.
         rng: Source of back-off jitter; seeded in tests.
+        tenant_of: Whose a key is; by default all are one tenant's.
         metrics: Where to count.
         base_delay_seconds: Back-off after the first failure of a key.
         max_delay_seconds: Largest back-off.
@@ -52,6 +73,7 @@ class WorkQueue(Generic[K]):
         name: str,
         *,
         rng: random.Random,
+        tenant_of: Callable[[K], Hashable] | None = None,
         metrics: KubeMetrics | None = None,
         base_delay_seconds: float = 0.005,
         max_delay_seconds: float = 1000.0,
@@ -61,8 +83,13 @@ class WorkQueue(Generic[K]):
         self._rng = rng
         self._base_delay_seconds = base_delay_seconds
         self._max_delay_seconds = max_delay_seconds
-        # Ready keys. The heap may hold outdated entries: `_ready` says which one counts.
-        self._heap: list[tuple[int, int, K]] = []
+        self._tenant_of = tenant_of or (lambda key: None)
+        # Ready keys. The heaps may hold outdated entries: `_ready` says which one of a key counts,
+        # the ticket of its lane which one of a tenant.
+        self._lanes: dict[Hashable, _Lane[K]] = {}
+        self._by_turn: list[tuple[int, Hashable]] = []
+        self._by_priority: list[tuple[int, int, Hashable]] = []
+        self._is_turn = False
         self._ready: dict[K, tuple[int, int, float]] = {}
         self._sequence = 0
         self._processing: dict[K, float] = {}
@@ -209,21 +236,71 @@ class WorkQueue(Generic[K]):
         self._sequence += 1
         is_new = key not in self._ready
         self._ready[key] = (priority, self._sequence, since)
-        heapq.heappush(self._heap, (-priority, self._sequence, key))
+        tenant = self._tenant_of(key)
+        lane = self._lanes.get(tenant)
+        if lane is None:
+            lane = self._lanes[tenant] = _Lane(self._sequence)
+            heapq.heappush(self._by_turn, (lane.ticket, tenant))
+        heapq.heappush(lane.heap, (-priority, self._sequence, key))
+        if lane.heap[0][2] == key:
+            heapq.heappush(self._by_priority, (-priority, lane.ticket, tenant))
         if is_new:
             self._wake_one()
 
     def _take(self) -> K:
-        while True:
-            _, sequence, key = heapq.heappop(self._heap)
-            entry = self._ready.get(key)
-            if entry is not None and entry[1] == sequence:
-                break
-        del self._ready[key]
+        tenant = self._next_tenant()
+        lane = self._lanes[tenant]
+        _, _, key = heapq.heappop(lane.heap)
+        entry = self._ready.pop(key)
+        self._line_up(tenant, lane)
         now = self._loop.time()
         self._queue_seconds.observe(now - entry[2])
         self._processing[key] = now
         return key
+
+    def _next_tenant(self) -> Hashable:
+        """Return whose turn it is: that of the tenant at the head of the line, every other time."""
+        self._is_turn = not self._is_turn
+        if self._is_turn:
+            while True:
+                negated, ticket, tenant = heapq.heappop(self._by_priority)
+                lane = self._lanes.get(tenant)
+                if lane is None or lane.ticket != ticket:
+                    continue
+                if lane.heap[0][0] == negated:
+                    return tenant
+        while True:
+            ticket, tenant = heapq.heappop(self._by_turn)
+            lane = self._lanes.get(tenant)
+            if lane is not None and lane.ticket == ticket:
+                return tenant
+
+    def _line_up(self, tenant: Hashable, lane: _Lane[K]) -> None:
+        """Put a tenant that had its turn at the end of the line, if it has more keys.
+
+        Its heap has no outdated entry at the top afterwards; nor does one get there, for a key
+        that is raised is above what it was.
+        """
+        while lane.heap:
+            negated, sequence, key = lane.heap[0]
+            entry = self._ready.get(key)
+            if entry is not None and entry[1] == sequence:
+                self._sequence += 1
+                lane.ticket = self._sequence
+                heapq.heappush(self._by_turn, (lane.ticket, tenant))
+                heapq.heappush(self._by_priority, (negated, lane.ticket, tenant))
+                self._drop_outdated()
+                return
+            heapq.heappop(lane.heap)
+        del self._lanes[tenant]
+
+    def _drop_outdated(self) -> None:
+        """Forget turns that are over: below more urgent ones they might never come up."""
+        if len(self._by_priority) > 4 * len(self._lanes) + 64:
+            self._by_priority = [
+                (lane.heap[0][0], lane.ticket, tenant) for tenant, lane in self._lanes.items()
+            ]
+            heapq.heapify(self._by_priority)
 
     def _wake_one(self) -> None:
         while self._getters:

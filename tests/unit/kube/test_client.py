@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from finetune_operator.kube import errors
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import ServerClock
 from finetune_operator.kube.connection import Connection, StaticCredentials
+from finetune_operator.kube.paging import MAX_PAGE_BYTES
 from finetune_operator.kube.resource import JOBS, PODS, TOKEN_REVIEWS
 from finetune_operator.kube.transport import Transport
 from support.clock import START, FakeClock
@@ -396,6 +398,58 @@ async def test_incomplete_name_never_reaches_the_server(server, client, namespac
     assert server.seen == []
 
 
+def paged_server(sizes):
+    """Answer lists of objects of these sizes, as an API server does."""
+
+    async def answer(request):
+        limit, start = int(request.query["limit"]), int(request.query.get("continue") or 0)
+        page = [
+            {**pod(f"pod-{n}", n + 1), "spec": {"text": "x" * sizes[n]}}
+            for n in range(start, min(start + limit, len(sizes)))
+        ]
+        more = start + limit < len(sizes)
+        return web.json_response(
+            {
+                "metadata": {
+                    "resourceVersion": "900",
+                    "continue": str(start + limit) if more else "",
+                },
+                "items": page,
+            }
+        )
+
+    return answer
+
+
+PAGE_SIZES = {
+    "small": [100] * 700,
+    "large": [150_000] * 60,
+    "one that is larger than a page": [100, 2 * MAX_PAGE_BYTES, 100],
+    "large after small": [100] * 300 + [300_000] * 20 + [100] * 300,
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("sizes", PAGE_SIZES.values(), ids=PAGE_SIZES)
+async def test_pages_are_bounded_in_bytes_and_nothing_is_left_out(server, client, sizes):
+    server.lists.append(paged_server(sizes))
+    names, largest = [], 0
+    async for page in client.list_pages(PODS, limit=500):
+        names += [item["metadata"]["name"] for item in page.items]
+        if len(page.items) > 1:
+            largest = max(largest, len(json.dumps(page.items)))
+    assert names == [f"pod-{n}" for n in range(len(sizes))]
+    assert largest <= 1.1 * MAX_PAGE_BYTES
+    assert len(server.seen) <= 2 + sum(sizes) / MAX_PAGE_BYTES * 8
+
+
+async def test_pages_of_usual_objects_are_as_large_as_asked_for(server, client):
+    server.lists.append(paged_server([1000] * 1200))
+    pages = [len(page.items) async for page in client.list_pages(PODS, limit=500)]
+    assert pages == [500, 500, 200]
+    assert len(server.seen) == 3
+
+
 async def test_credentials_can_ride_on_a_session_for_a_library(server):
     server.others.append(reply(pod("a", 1)))
     connection = Connection(server=server.url, credentials=StaticCredentials(value="Bearer x"))
@@ -407,3 +461,30 @@ async def test_credentials_can_ride_on_a_session_for_a_library(server):
     ):
         assert response.status == 200
     assert server.seen[0].headers["Authorization"] == "Bearer x"
+
+
+@pytest.mark.parametrize(
+    ("body", "is_the_object"),
+    [
+        ({"reason": "NotFound", "details": {"name": "a", "kind": "pods"}}, True),
+        ({"reason": "NotFound", "message": "the server could not find the resource"}, False),
+        ({"reason": "", "details": {"name": "a"}}, False),
+        (
+            {
+                "reason": "NotFound",
+                "message": 'admission webhook "x" denied the request: no',
+                "details": {"name": "a"},
+            },
+            False,
+        ),
+        ("404 page not found", False),
+    ],
+)
+async def test_only_a_404_that_names_the_object_says_that_it_is_gone(
+    server, client, body, is_the_object
+):
+    answer = {"kind": "Status", **body} if isinstance(body, dict) else body
+    server.others.append(reply(answer, 404))
+    with pytest.raises(errors.NotFound) as caught:
+        await client.get(PODS, "ns", "a")
+    assert isinstance(caught.value, errors.ObjectNotFound) is is_the_object

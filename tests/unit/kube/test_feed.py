@@ -11,7 +11,7 @@ import pytest
 from finetune_operator.kube import feed as feed_module
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.connection import Connection
-from finetune_operator.kube.errors import StaleList
+from finetune_operator.kube.errors import NotFound, StaleList
 from finetune_operator.kube.feed import Feed
 from finetune_operator.kube.past import NUM_STALE_LISTS, HistoryRewritten
 from finetune_operator.kube.resource import PODS
@@ -98,11 +98,22 @@ async def test_host_that_is_merely_late_costs_no_request(server):
 
 async def test_object_that_vanished_after_the_list_is_dropped(server):
     server.lists.append(reply_list(pod("a", 7), version="9"))
-    server.others.append(reply_status(404, "NotFound"))
+    answer = {"kind": "Status", "reason": "NotFound", "details": {"name": "a", "kind": "pods"}}
+    server.others.append(reply(answer, 404))
     async with make_feed(server) as feed:
         feed.observe("ADDED", pod("a", 1))
         await feed.repair()
         assert len(feed.store) == 0
+
+
+async def test_a_404_that_names_no_object_drops_nothing(server):
+    server.lists.append(reply_list(pod("a", 7), version="9"))
+    server.others.append(reply_status(404, "NotFound", "404 page not found"))
+    async with make_feed(server) as feed:
+        feed.observe("ADDED", pod("a", 1))
+        with pytest.raises(NotFound):
+            await feed.repair()
+        assert len(feed.store) == 1
 
 
 async def test_synced_once_all_there_is_has_been_fed(server):

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_operator.kube.metrics import KubeMetrics
-from finetune_operator.kube.workqueue import QueueShutDown, WorkQueue
+from finetune_operator.kube.workqueue import (
+    PRIORITY_CHILD,
+    PRIORITY_RESYNC,
+    QueueShutDown,
+    WorkQueue,
+)
 from support.eventually import eventually_async
 
 
@@ -307,6 +312,102 @@ def test_waiting_keys_come_by_highest_priority_then_by_age(adds):
         assert await take_all(queue) == expected
 
     run_in_fast_time(scenario())
+
+
+TENANT_KEYS = st.tuples(st.sampled_from("abcdef"), st.integers(0, 30))
+ADDS = st.lists(st.tuples(TENANT_KEYS, st.sampled_from([0, -10, -100])), max_size=80)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rounds=st.lists(st.tuples(ADDS, st.integers(0, 60)), min_size=1, max_size=6))
+def test_tenants_have_their_turns_and_each_key_its_place(rounds):
+    """Keys come and go: none is lost, each tenant's are in order, and nobody waits for long."""
+
+    async def scenario() -> None:
+        queue = WorkQueue("property", rng=random.Random(0), tenant_of=lambda key: key[0])
+        waiting: dict[tuple[str, int], tuple[int, int]] = {}
+        since: dict[str, int] = {}
+        age = num_taken = 0
+
+        async def take() -> None:
+            nonlocal num_taken
+            key = await queue.get()
+            queue.done(key)
+            place = (-waiting[key][0], waiting[key][1])
+            num_tenants = len({tenant for tenant, _ in waiting})
+            del waiting[key]
+            others = [(-p, a) for (tenant, _), (p, a) in waiting.items() if tenant == key[0]]
+            assert all(place < other for other in others)
+            num_taken += 1
+            most_tenants = max(num_tenants, 6)
+            since[key[0]] = num_taken
+            for tenant in {tenant for tenant, _ in waiting}:
+                assert num_taken - since[tenant] <= 2 * most_tenants
+
+        for adds, count in rounds:
+            for key, priority in adds:
+                age += 1
+                if key not in waiting or priority > waiting[key][0]:
+                    if key[0] not in {tenant for tenant, _ in waiting}:
+                        since[key[0]] = num_taken
+                    waiting[key] = (priority, age)
+                queue.add(key, priority=priority)
+            for _ in range(min(count, len(waiting))):
+                await take()
+        while waiting:
+            await take()
+        assert len(queue) == 0
+        assert not queue._lanes
+
+    run_in_fast_time(scenario())
+
+
+async def test_a_new_key_of_another_tenant_is_taken_before_a_crowd():
+    queue = WorkQueue("queue", rng=random.Random(0), tenant_of=lambda key: key[0])
+    for number in range(500):
+        queue.add(("greedy", number))
+    queue.add(("other", 0), priority=PRIORITY_RESYNC)
+    taken = [await queue.get() for _ in range(2)]
+    assert ("other", 0) in taken
+    queue.add(("third", 0))
+    taken = [await queue.get() for _ in range(4)]
+    assert ("third", 0) in taken
+
+
+async def test_urgent_keys_of_others_do_not_keep_a_tenant_waiting_for_ever():
+    queue = WorkQueue("queue", rng=random.Random(0), tenant_of=lambda key: key[0])
+    queue.add(("patient", 0), priority=PRIORITY_CHILD)
+    for number in range(4):
+        queue.add((f"urgent-{number}", 0))
+    for _ in range(10):
+        key = await queue.get()
+        if key[0] == "patient":
+            break
+        queue.done(key)
+        queue.add(key)
+    else:
+        pytest.fail("it had no turn")
+
+
+async def test_an_urgent_key_is_taken_before_the_crowds_of_many_tenants():
+    queue = WorkQueue("queue", rng=random.Random(0), tenant_of=lambda key: key[0])
+    for number in range(5000):
+        queue.add((f"team-{number % 100}", number), priority=PRIORITY_RESYNC)
+    await queue.get()
+    queue.add(("team-7", -1))
+    assert ("team-7", -1) in [await queue.get() for _ in range(2)]
+
+
+async def test_turns_that_are_over_are_forgotten():
+    queue = WorkQueue("queue", rng=random.Random(0), tenant_of=lambda key: key[0])
+    for tenant in range(20):
+        for number in range(50):
+            queue.add((f"team-{tenant}", number), priority=PRIORITY_RESYNC)
+    for number in range(900):
+        queue.add(("urgent", number))
+        queue.done(await queue.get())
+        assert len(queue._by_priority) <= 4 * 21 + 64 + 1
+        assert len(queue._by_turn) <= 4 * 21 + 64 + 1
 
 
 @settings(max_examples=100, deadline=None)

@@ -15,7 +15,7 @@ from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.finetunesweep import FineTuneSweepReconciler
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS
 from finetune_operator.finetunesweep.trials import value_at
-from finetune_operator.kube.errors import NotFound
+from finetune_operator.kube.errors import ObjectNotFound
 from finetune_operator.status.conditions import find_condition, timestamp
 from support.clock import FakeClock
 from support.fake_client import FakeClient, FakeCluster
@@ -111,7 +111,7 @@ class MortalClient(FakeClient):
         await self._arrive()
         self.writes.append(("delete", {"name": name}))
         if self.cluster.objects.pop((resource.plural, namespace, name), None) is None:
-            raise NotFound(f"delete {name}", status=404)
+            raise ObjectNotFound(f"delete {name}", status=404)
         if self.num_calls == self.dies_at:
             raise Death
 

@@ -35,6 +35,23 @@ policies:
     prepareMemory: 8Gi
 """
 
+WANTED_NODES = {
+    "preferredDuringSchedulingIgnoredDuringExecution": [
+        {
+            "weight": 1,
+            "preference": {"matchExpressions": [{"key": "gpu", "operator": "Exists"}]},
+        }
+    ]
+}
+APART = {
+    "requiredDuringSchedulingIgnoredDuringExecution": [
+        {
+            "labelSelector": {"matchLabels": {"team": "a"}},
+            "topologyKey": "kubernetes.io/hostname",
+        }
+    ]
+}
+
 
 def read(text, tmp_path):
     path = tmp_path / "config.yaml"
@@ -101,10 +118,10 @@ REFUSALS = [
      {"podTemplate": {"nodeSelector": {"pool": "team-a", "nvidia.com/gpu.product": "H100"}}},
      None, ()),
     ("affinity past them",
-     {"podTemplate": {"affinity": {"nodeAffinity": {"x": 1}}}}, "NodeSelectorNotAllowed",
+     {"podTemplate": {"affinity": {"nodeAffinity": WANTED_NODES}}}, "NodeSelectorNotAllowed",
      ("spec.podTemplate.affinity.nodeAffinity",)),
-    ("affinity among pods", {"podTemplate": {"affinity": {"podAntiAffinity": {"x": 1}}}}, None,
-     ()),
+    ("affinity that says nothing", {"podTemplate": {"affinity": {"nodeAffinity": {}}}}, None, ()),
+    ("affinity among pods", {"podTemplate": {"affinity": {"podAntiAffinity": APART}}}, None, ()),
     ("another judge", judged_by("https://api.example.com/v1"), "JudgeNotAllowed",
      ("spec.evaluation.judge.endpoint", "'https://api.example.com/v1'", "https://judge.corp/*",
       "allowedJudgeEndpoints")),
@@ -142,7 +159,7 @@ def test_without_policies_everything_is_allowed_as_before():
         podTemplate={
             "serviceAccountName": "any",
             "nodeSelector": {"any": "label"},
-            "affinity": {"nodeAffinity": {"x": 1}},
+            "affinity": {"nodeAffinity": WANTED_NODES},
         },
     )
     assert find_violations(spec, OperatorConfig()) == []

@@ -13,8 +13,8 @@ from finetune_operator.controllers import guarding
 from finetune_operator.controllers.caches import Caches
 from finetune_operator.controllers.children import Children
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
-from finetune_operator.finetunejob.actions import ActivateWorkload, PauseJob
-from finetune_operator.kube.errors import Conflict, Invalid
+from finetune_operator.finetunejob.actions import ActivateWorkload, ConfirmMissing, PauseJob
+from finetune_operator.kube.errors import Conflict, Invalid, NotFound
 from finetune_operator.kube.workers import RequeueAfter, Retry
 from finetune_operator.kube.workqueue import WorkQueue
 from support.clock import FakeClock
@@ -218,3 +218,33 @@ async def test_only_a_job_in_a_queue_waits_while_workloads_cannot_be_read(queue)
         assert world.client.writes, "it is looked at again"
     else:
         assert is_paused
+
+
+NOT_SERVED = NotFound("request", status=404, message="404 page not found")
+
+
+async def test_a_pause_that_is_answered_by_a_404_of_something_else_is_no_pause():
+    world = with_training_job()
+    world.client.faults.append(NOT_SERVED)
+    with pytest.raises(NotFound):
+        await world.children.perform(seen_by(world), PAUSE)
+    assert world.client.cluster.objects[TRAIN_JOB]["spec"] == {}
+
+
+async def test_a_404_of_something_else_takes_no_job_for_deleted():
+    world = with_training_job()
+    world.client.faults.append(NOT_SERVED)
+    action = ConfirmMissing(stage=Stage.TRAIN, name="headlines-train")
+    with pytest.raises(NotFound):
+        await world.children.confirm_missing(observe(job()), action)
+
+
+@pytest.mark.parametrize("answers", [[NOT_SERVED], [NOT_SERVED, NOT_SERVED]])
+async def test_a_404_of_a_status_drops_no_finetunejob_that_is_there(answers):
+    world = world_of(job(suspend=True))
+    world.client.faults.extend(answers)
+    assert isinstance(await world.reconciler.reconcile(KEY), Retry)
+    assert world.caches.finetunejobs.get(*KEY) is not None
+    assert [reason for _, _, reason, _ in world.events] == ["APIServerError"]
+    await world.reconciler.reconcile(KEY)
+    assert world.client.cluster.objects["finetunejobs", *KEY]["status"]["phase"] == "Suspended"

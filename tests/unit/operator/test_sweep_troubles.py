@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from finetune_operator.finetunesweep import acceptance
-from finetune_operator.kube.errors import Forbidden, ServerUnavailable
-from finetune_operator.kube.workers import Retry
+from finetune_operator.kube.errors import Forbidden, NotFound, ObjectNotFound, ServerUnavailable
+from finetune_operator.kube.workers import RequeueAfter, Retry
 from unit.operator.builders import CONFIG
-from unit.operator.sweep_world import NAMESPACE, RATE, SweepWorld, loss_of, sweep
+from unit.operator.sweep_world import KEY, NAMESPACE, RATE, SweepWorld, loss_of, sweep
 
 HALVING = {"method": "Halving", "minSteps": 10, "reduction": 2}
 
@@ -261,6 +261,82 @@ async def test_a_diverged_trial_holds_nobody_up_at_a_rung():
     assert world.jobs["rates-t1"]["spec"]["prune"] is True
     await world.live()
     assert world.status["best"]["name"] == "rates-t3"
+
+
+# ---- 404s ----------------------------------------------------------------------------------------
+
+NOT_SERVED = NotFound("create", status=404, message="404 page not found")
+NO_NAMESPACE = ObjectNotFound(
+    "create", status=404, reason="NotFound", message='namespaces "team-a" not found'
+)
+
+
+@pytest.mark.parametrize("answer", [NOT_SERVED, NO_NAMESPACE])
+async def test_a_trial_that_is_answered_by_404_is_told_and_tried_again(answer):
+    world = SweepWorld(sweep(parallelism=1))
+    world.client.faults.append(answer)
+    result = await world.reconcile()
+    assert isinstance(result, RequeueAfter)
+    assert result.seconds < 1
+    assert world.caches.sweeps.informer.store.get(*KEY) is not None
+    assert world.condition("Progressing")["reason"] == "APIServerError"
+    assert "APIServerError" in [reason for reason, _ in world.recorder.events]
+    world.clock.advance(result.seconds)
+    await world.live()
+    assert world.status["phase"] == "Succeeded"
+
+
+@pytest.mark.parametrize("at", ["status", "deletion"])
+async def test_a_404_of_a_write_to_a_sweep_that_is_there_is_tried_again(at):
+    world = SweepWorld(sweep(parallelism=1, ttlSecondsAfterFinished=0))
+    if at == "deletion":
+        await world.live()
+        world.client.faults.append(NOT_SERVED)
+    else:
+        world.client.faults.extend([None, NOT_SERVED])
+    assert isinstance(await world.reconcile(), Retry)
+    assert world.caches.sweeps.informer.store.get(*KEY) is not None
+    assert world.recorder.events[-1][0] == "APIServerError"
+    if at == "status":
+        await world.live()
+    await world.reconcile()
+    assert ("finetunesweeps", *KEY) not in world.cluster.objects
+
+
+async def test_a_404_of_the_live_read_itself_drops_no_sweep():
+    world = SweepWorld(sweep(parallelism=1))
+    world.client.faults.extend([None, NOT_SERVED, NOT_SERVED])
+    assert isinstance(await world.reconcile(), Retry)
+    assert world.caches.sweeps.informer.store.get(*KEY) is not None
+
+
+@pytest.mark.parametrize("successor", [None, "another"])
+async def test_a_sweep_that_is_gone_or_made_anew_is_dropped_by_a_live_read(successor):
+    world = SweepWorld(sweep(parallelism=1))
+    world.client.faults.extend([None, NOT_SERVED])
+    stored = world.cluster.objects.pop(("finetunesweeps", *KEY))
+    world._refresh = lambda: None
+    if successor:
+        metadata = {**stored["metadata"], "uid": successor}
+        world.put(("finetunesweeps", *KEY), {**stored, "metadata": metadata})
+    await world.reconcile()
+    assert world.caches.sweeps.informer.store.get(*KEY) is None
+
+
+async def test_a_404_that_is_not_about_the_trial_takes_no_trial_for_deleted():
+    world = SweepWorld(sweep(parallelism=2))
+    await world.reconcile()
+    world.edit(suspend=True)
+    world.client.faults.append(NOT_SERVED)
+    assert isinstance(await world.reconcile(), Retry)
+    await world.reconcile()
+    assert [job["spec"]["suspend"] for job in world.jobs.values()] == [True, True]
+    world.start()
+    world.caches.finetunejobs.discard(world.caches.finetunejobs.get(NAMESPACE, "rates-t2"))
+    world._refresh = lambda: None
+    world.client.faults.append(NOT_SERVED)
+    assert isinstance(await world.reconcile(), Retry)
+    assert world.status["counts"]["failed"] == 0
 
 
 # ---- what is told --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 
+import orjson
 import pytest
 
 from finetune_api.names import Owner
@@ -19,6 +20,7 @@ from unit.operator.sweep_world import KEY as SWEEP_KEY
 from unit.operator.sweep_world import RATE, SweepWorld, sweep
 from unit.operator.test_reconcile import KEY, world_of
 
+MODEL = {"uri": "hf://a/b"}
 GOOD = [case for case in CASES if case.expected is None]
 
 
@@ -41,9 +43,18 @@ def trials(*rates):
     return rendered
 
 
-def test_no_more_are_kept_than_are_looked_at(monkeypatch):
-    monkeypatch.setattr(validated, "MAX_VALIDATED", 2)
-    known = ValidatedJobs(SharedModels())
+def in_namespace(namespace, name, **spec):
+    body = named(f"{namespace}-{name}", **spec)
+    body["metadata"]["namespace"] = namespace
+    return body
+
+
+def cost_of(body):
+    return validated.BASE_COST_BYTES + validated.COST_OF_A_BYTE * len(orjson.dumps(body["spec"]))
+
+
+def test_no_more_are_kept_than_there_is_room_for():
+    known = ValidatedJobs(SharedModels(), max_bytes=2 * cost_of(named("one")))
     for name in ("one", "two", "three"):
         known.of(named(name))
     known.of(named("two"))
@@ -53,6 +64,35 @@ def test_no_more_are_kept_than_are_looked_at(monkeypatch):
         "four",
     ]
     assert known.of(named("one"))[0].metadata.name == "one"
+
+
+def test_large_objects_of_one_namespace_push_out_their_own_and_no_others():
+    small = [in_namespace(f"team-{n}", "small") for n in range(5)]
+    large = [
+        in_namespace("greedy", f"large-{n}", model={**MODEL, "chatTemplate": {"text": "x" * 30000}})
+        for n in range(50)
+    ]
+    known = ValidatedJobs(SharedModels(), max_bytes=10 * cost_of(large[0]))
+    for body in small:
+        known.of(body)
+    for body in large:
+        known.of(body)
+        kept = [each for each in [*small, *large] if each["metadata"]["uid"] in known]
+        assert sum(map(cost_of, kept)) <= 10 * cost_of(large[0])
+    assert all(known.has(body) for body in small)
+    assert known.has(large[-1])
+    assert not known.has(large[0])
+    for body in [*small, *large]:
+        known.forget(body["metadata"]["uid"])
+    assert len(known) == 0
+    assert (known._total, dict(known._costs), known._known) == (0, {}, {})
+
+
+def test_one_that_alone_is_larger_than_the_room_is_looked_at_all_the_same():
+    known = ValidatedJobs(SharedModels(), max_bytes=1)
+    for name in ("one", "two"):
+        assert known.of(named(name))[0].metadata.name == name
+    assert len(known) == 1
 
 
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)

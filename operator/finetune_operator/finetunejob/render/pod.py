@@ -399,7 +399,9 @@ def _placement(extra: PodTemplate, stage: Stage, config: OperatorConfig) -> dict
     if labels := {**config.default_node_selector, **extra.node_selector}:
         pod["nodeSelector"] = labels
     if extra.affinity:
-        pod["affinity"] = extra.affinity
+        pod["affinity"] = extra.affinity.model_dump(
+            mode="json", by_alias=True, exclude_none=True, exclude_defaults=True
+        )
     if extra.runtime_class_name:
         pod["runtimeClassName"] = extra.runtime_class_name
     return pod

@@ -1,0 +1,134 @@
+"""One tenant with 500 FineTuneJobs at the size limit and a sweep of 100 such trials, and another.
+
+What is measured is the operator's memory, with all of it under way and after a start with all of it
+there, and how long jobs of the other tenant wait for their first Job in the middle of the crowd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from benchmarks.control_plane.driver import JobDriver
+from benchmarks.control_plane.measure import FirstJobs, first_jobs, percentile
+from benchmarks.control_plane.simulation import finetunejob
+from benchmarks.control_plane.world import World, until
+
+from finetune_api.meta import API_VERSION
+from finetune_api.trainer import Stage
+from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.controllers.sweeps import FINETUNESWEEPS
+from finetune_operator.kube.resource import Object
+
+NUM_TRIALS = 100
+NUM_PARALLEL_CREATES = 8
+PROBE_SECONDS = 2.0
+"""Time between two jobs of the other tenant."""
+PATIENCE_SECONDS = 900.0
+
+
+def spec_at_the_limit(name: str) -> Object:
+    """Return fields of a spec that are as large as they may be, in the dearest of characters."""
+    smile = "\U0001f600"
+    source = {"uri": "s3://data/rows.csv", "template": name + smile * 7900, "system": smile * 7900}
+    return {
+        "model": {
+            "uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct",
+            "chatTemplate": {"text": name + smile * 40000},
+        },
+        "dataset": {"sources": [source, {**source, "uri": "s3://data/more.csv"}]},
+        "evaluation": {"jsonSchema": {"text": f'{{"title": "{name}{smile * 19000}"}}'}},
+        "podTemplate": {
+            "env": [{"name": f"NCCL_NOTE_{n}", "value": name + smile * 3900} for n in range(4)]
+        },
+    }
+
+
+def sweep_at_the_limit(name: str, namespace: str) -> Object:
+    """Return a sweep whose trials are all under way at once."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "FineTuneSweep",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "template": finetunejob(name, namespace, **spec_at_the_limit(name))["spec"],
+            "parameters": [
+                {
+                    "path": "hyperparameters.learningRate",
+                    "logUniform": {"min": "1e-5", "max": "1e-2"},
+                }
+            ],
+            "trials": NUM_TRIALS,
+            "parallelism": NUM_TRIALS,
+            "objective": {"metric": "validationLoss"},
+        },
+    }
+
+
+async def measure_crowd(name: str, world: World, count: int) -> dict[str, Any]:
+    """Let one tenant create all it may, and another a job now and then."""
+    driver = JobDriver(world.client, world.namespace, hold=Stage.TRAIN)
+    task = asyncio.create_task(driver.run())
+    await driver.synced()
+    world.audit.mark()
+    before, started = world.operator.usage(), time.monotonic()
+    await world.client.create(FINETUNESWEEPS, sweep_at_the_limit("crowd", world.namespace))
+    slots = asyncio.Semaphore(NUM_PARALLEL_CREATES)
+
+    async def create(number: int) -> None:
+        async with slots:
+            job = f"job-{number:05d}"
+            body = finetunejob(job, world.namespace, **spec_at_the_limit(job))
+            await world.client.create(FINETUNEJOBS, body)
+
+    creating = asyncio.gather(*(create(number) for number in range(count)))
+    probing = asyncio.create_task(_probe(world))
+    await creating
+    created = time.monotonic() - started
+    expected = count + NUM_TRIALS
+    await until(lambda: len(driver.held) >= expected, PATIENCE_SECONDS)
+    probing.cancel()
+    seconds, under_way = time.monotonic() - started, world.operator.usage()
+    firsts = first_jobs(world.audit.entries())
+    waits = [
+        firsts.children.get(job, time.time()) - at
+        for job, at in firsts.created.items()
+        if job.startswith("probe-")
+    ]
+    await world.begin_again()
+    await asyncio.sleep(5.0)
+    anew = world.operator.usage()
+    task.cancel()
+    return {
+        "scenario": name,
+        "jobs": expected,
+        "probes": len(waits),
+        "other_first_job_p50_ms": round(1000 * percentile(waits, 50), 1),
+        "other_first_job_max_ms": round(1000 * max(waits), 1),
+        "crowd_first_job_max_ms": round(1000 * _longest_of_crowd(firsts), 1),
+        "creating_seconds": round(created, 1),
+        "all_training_seconds": round(seconds, 1),
+        "idle_rss_mib": round(before.rss_mib, 1),
+        "rss_mib": round(under_way.rss_mib, 1),
+        "peak_rss_mib": round(under_way.peak_rss_mib, 1),
+        "restarts": world.operator.num_restarts,
+        "peak_rss_after_start_mib": round(anew.peak_rss_mib, 1),
+        "rss_after_start_mib": round(anew.rss_mib, 1),
+        "cpu_seconds_per_job": round((under_way.cpu_seconds - before.cpu_seconds) / expected, 5),
+    }
+
+
+def _longest_of_crowd(firsts: FirstJobs) -> float:
+    return max(
+        at - firsts.created[job]
+        for job, at in firsts.children.items()
+        if job in firsts.created and not job.startswith("probe-")
+    )
+
+
+async def _probe(world: World) -> None:
+    """Create a small job of the other tenant every two seconds."""
+    for number in range(1000):
+        await world.client.create(FINETUNEJOBS, finetunejob(f"probe-{number:03d}", world.other))
+        await asyncio.sleep(PROBE_SECONDS)

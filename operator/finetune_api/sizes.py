@@ -1,0 +1,186 @@
+"""How large an object may be, read from its schema: the bound of what one object costs anybody.
+
+The length of an object is that of its JSON in characters, on one line. Numbers, words and texts of
+a few letters always count as if they stood there at their longest; what is left are longer texts,
+lists and maps, which CEL can add up. So a length is never less than that of the JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+Schema = dict[str, Any]
+
+SHORT_TEXT = 32
+"""Texts that are at most so long count as their longest."""
+NUMBER_LENGTH = 20
+_LONGEST_KEY = re.compile(r"^self\.all\(k, k\.size\(\) <= (\d+)\)$")
+
+
+class UnboundedError(ValueError):
+    """A schema allows something without end; the message names its path."""
+
+
+class Part(NamedTuple):
+    """What varies in length in an object.
+
+    Attributes:
+        path: Its fields, from the object down.
+        schema: Its schema.
+        optional: How many of the first fields there are on the path to each that may be missing.
+    """
+
+    path: tuple[str, ...]
+    schema: Schema
+    optional: tuple[int, ...]
+
+
+def key_rule(longest: int) -> Schema:
+    """Return the validation of a map whose keys are bounded, which a schema cannot say."""
+    return {
+        "rule": f"self.all(k, k.size() <= {longest})",
+        "message": f"keys must have at most {longest} characters",
+    }
+
+
+def largest_length(schema: Schema, *, without: Collection[str] = (), path: str = "") -> int:
+    """Return the length of the longest JSON that a schema allows.
+
+    Args:
+        schema: The schema.
+        without: Dotted paths of parts below it in which nothing varies: another rule adds them up.
+        path: Where the schema is, for the error.
+
+    Raises:
+        UnboundedError: Something has no bound.
+    """
+    total = fixed_length(schema, path)
+    for part in varying(schema):
+        name = ".".join((path, *part.path)).strip(".")
+        if any(name == each or name.startswith(f"{each}.") for each in without):
+            continue
+        if "additionalProperties" in part.schema:
+            values = part.schema["additionalProperties"]
+            each = 4 + _longest_key(part.schema, name)
+            each += largest_length(values, without=without, path=f"{name}{{}}")
+            total += _bound(part.schema, "maxProperties", name) * each
+        elif part.schema["type"] == "array":
+            each = 1 + largest_length(part.schema["items"], without=without, path=f"{name}[]")
+            total += _bound(part.schema, "maxItems", name) * each
+        else:
+            total += _bound(part.schema, "maxLength", name)
+    return total
+
+
+def fixed_length(schema: Schema, path: str = "") -> int:
+    """Return what an object has in length whatever varies in it.
+
+    Raises:
+        UnboundedError: A number has no bound, or an object takes unknown fields.
+    """
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        raise UnboundedError(f"{path} takes unknown fields")
+    if "enum" in schema:
+        return max(len(json.dumps(each)) for each in schema["enum"])
+    if schema.get("x-kubernetes-int-or-string"):
+        return NUMBER_LENGTH + int(schema.get("maxLength", 0))
+    kind = schema["type"]
+    if kind == "object":
+        fields = schema.get("properties", {})
+        each = (len(name) + 4 + fixed_length(of, f"{path}.{name}") for name, of in fields.items())
+        return 2 + sum(each)
+    if kind == "integer":
+        _bound(schema, "minimum", path)
+        _bound(schema, "maximum", path)
+    if kind == "string" and not _is_long(schema):
+        return 2 + int(schema["maxLength"])
+    return 2 if kind in ("array", "string") else NUMBER_LENGTH
+
+
+def varying(schema: Schema) -> Iterator[Part]:
+    """Yield what varies in length below a schema, or the schema itself; no further down in it."""
+    if _is_long(schema):
+        yield Part((), schema, ())
+    required = schema.get("required", ())
+    for name, field in schema.get("properties", {}).items():
+        may_miss = () if name in required or "default" in field else (1,)
+        for path, part, optional in varying(field):
+            yield Part((name, *path), part, (*may_miss, *(1 + each for each in optional)))
+
+
+def varying_length(schema: Schema, value: Any) -> int:
+    """Return how much of the length of a value is not fixed by its schema."""
+    total = 0
+    for path, part, _ in varying(schema):
+        found = value
+        for name in path:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        if found is None:
+            continue
+        if "additionalProperties" in part:
+            values = part["additionalProperties"]
+            each = 4 + fixed_length(values)
+            total += sum(each + len(key) + varying_length(values, of) for key, of in found.items())
+        elif part["type"] == "array":
+            items = part["items"]
+            each = 1 + fixed_length(items)
+            total += sum(each + varying_length(items, item) for item in found)
+        else:
+            total += len(found)
+    return total
+
+
+def varying_length_cel(schema: Schema, at: str, depth: int = 0) -> str:
+    """Return ``varying_length`` as CEL; empty if nothing varies.
+
+    Args:
+        schema: Of the value.
+        at: CEL of the value, which is there.
+        depth: Number of lists and maps that it is in.
+    """
+    terms = []
+    for path, part, optional in varying(schema):
+        place = ".".join((at, *path))
+        term = _part_cel(part, place, depth)
+        if optional:
+            guards = [f"has({'.'.join((at, *path[:number]))})" for number in optional]
+            term = f"({' && '.join(guards)} ? {term} : 0)"
+        terms.append(term)
+    return " + ".join(terms)
+
+
+def _part_cel(schema: Schema, at: str, depth: int) -> str:
+    variable = "abcdefgh"[depth]
+    if "additionalProperties" in schema:
+        values = schema["additionalProperties"]
+        each = [str(4 + fixed_length(values)), f"{variable}.size()"]
+        within = varying_length_cel(values, f"{at}[{variable}]", depth + 1)
+    elif schema["type"] == "array":
+        each = [str(1 + fixed_length(schema["items"]))]
+        within = varying_length_cel(schema["items"], variable, depth + 1)
+    else:
+        return f"{at}.size()"
+    return f"{at}.map({variable}, {' + '.join([*each, within] if within else each)}).sum()"
+
+
+def _is_long(schema: Schema) -> bool:
+    if schema.get("type") == "array" or "additionalProperties" in schema:
+        return True
+    is_text = schema.get("type") == "string" and "enum" not in schema
+    return is_text and not schema.get("maxLength", SHORT_TEXT + 1) <= SHORT_TEXT
+
+
+def _bound(schema: Schema, keyword: str, path: str) -> int:
+    if keyword not in schema:
+        raise UnboundedError(f"{path} has no {keyword}")
+    return int(schema[keyword])
+
+
+def _longest_key(schema: Schema, path: str) -> int:
+    for validation in schema.get("x-kubernetes-validations", ()):
+        if found := _LONGEST_KEY.match(validation["rule"]):
+            return int(found[1])
+    raise UnboundedError(f"the keys of {path} have no bound")

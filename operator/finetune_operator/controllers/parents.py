@@ -1,0 +1,31 @@
+"""Whether the object that is reconciled is still there: only a live read of it can say no."""
+
+from __future__ import annotations
+
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.errors import ObjectNotFound
+from finetune_operator.kube.resource import Object, ObjectKey, Resource
+
+
+class ParentGone(Exception):  # noqa: N818 - a state of the world
+    """The object that is reconciled does not exist any more, or another one has its name."""
+
+
+async def read_parent(client: KubeClient, resource: Resource, key: ObjectKey, uid: str) -> Object:
+    """Read the object that is reconciled from the server.
+
+    A 404 of anything else (a child, a namespace, a type that is not served for a moment, a proxy)
+    says nothing of it. An object that is dropped from the cache for such a 404 is never looked at
+    again.
+
+    Raises:
+        ParentGone: The server has no object of that name, or one with another UID.
+        KubeError: It cannot be told.
+    """
+    try:
+        live = await client.get(resource, *key)
+    except ObjectNotFound as error:
+        raise ParentGone(f"{resource.kind} {key[0]}/{key[1]} is gone") from error
+    if live["metadata"]["uid"] != uid:
+        raise ParentGone(f"{resource.kind} {key[0]}/{key[1]} was created anew")
+    return live

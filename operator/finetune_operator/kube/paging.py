@@ -1,0 +1,70 @@
+"""Pages of lists, bounded in bytes: a limit counts objects, and those may be large.
+
+A page of 500 usual objects is 5 MB; of objects at the API server's own limit it would be 700, and
+parsed twenty times as much. Whoever lists asks for a number of objects; a page that turns out to be
+too large is dropped unread and asked for again with fewer, and what fitted is remembered. It is a
+middleware of the session, so that it holds for a library's lists too.
+"""
+
+from __future__ import annotations
+
+import aiohttp
+
+MAX_PAGE_BYTES = 2 * 2**20
+
+
+class PagedResponse(aiohttp.ClientResponse):
+    """A response whose body may be refused while it comes."""
+
+    async def read_at_most(self, max_bytes: int) -> bool:
+        """Read the body, unless it is larger; return whether it is there to be read."""
+        chunks, size = [], 0
+        async for chunk in self.content.iter_any():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > max_bytes:
+                return False
+        self._body = b"".join(chunks)
+        return True
+
+
+class BoundedPages:
+    """Asks for fewer objects where a page of a list would be too large.
+
+    Args:
+        max_bytes: Of a page; one object alone may be larger.
+    """
+
+    def __init__(self, max_bytes: int = MAX_PAGE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._fitting: dict[str, int] = {}
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Send a request; of a list with a limit, until a page fits."""
+        asked = request.url.query.get("limit", "")
+        if request.method != "GET" or not asked.isdecimal() or int(asked) <= 1:
+            return await handler(request)
+        path, wanted = request.url.path, int(asked)
+        limit = min(wanted, self._fitting.get(path, wanted))
+        while True:
+            if limit < wanted:
+                request.url = request.url.update_query(limit=str(limit))
+            response = await handler(request)
+            assert isinstance(response, PagedResponse)
+            if response.status != 200:
+                return response
+            if limit == 1 or await response.read_at_most(self._max_bytes):
+                self._remember(path, 2 * limit, wanted)
+                return response
+            response.close()
+            limit = max(1, limit // 4)
+            self._remember(path, limit, wanted)
+
+    def _remember(self, path: str, limit: int, wanted: int) -> None:
+        """Note what to begin with next; it grows with each page that fits."""
+        if limit < wanted:
+            self._fitting[path] = limit
+        else:
+            self._fitting.pop(path, None)
