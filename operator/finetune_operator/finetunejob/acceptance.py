@@ -1,12 +1,15 @@
-"""Whether a job may run at all: asked once, before anything is created."""
+"""Whether a job may run: asked before anything is created, and of its pods at every stage."""
 
 from __future__ import annotations
 
 from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.admission import find_violations
-from finetune_operator.finetunejob.endings import fail
+from finetune_operator.finetunejob.endings import fail, fail_stage
 from finetune_operator.finetunejob.failure import Cause
+from finetune_operator.finetunejob.podbounds import find_stage_violations
+from finetune_operator.finetunejob.pruning import run_uri
+from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 
@@ -40,6 +43,33 @@ def accept(step: Step) -> FineTuneJobSpec | None:
             )
         draft.announce("Accepted", text)
     return spec
+
+
+def is_out_of_bounds(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+    """End a job whose pods may not be created or kept; return whether it is one.
+
+    An operator before this one may have accepted it. What it has stored stays where it is.
+    """
+    template = spec.pod_template
+    violations = find_stage_violations(template, view, step.config) if template else []
+    if not violations:
+        return False
+    dataset = (step.draft.get("dataset") or {}).get("uri")
+    kept = f" The prepared data set is kept at {dataset}." if dataset else ""
+    if any(each.job is not None and each.stage is Stage.TRAIN for each in step.views):
+        kept += f" Checkpoints are kept below {run_uri(step)}."
+    message = (
+        f"{'; '.join(str(each) for each in violations)}. The job was accepted before this was"
+        f" refused.{kept} Correct podTemplate in the new job."
+    )
+    cause = Cause(
+        failure_class=FailureClass.USER_ERROR,
+        reason=violations[0].reason,
+        message=message,
+        time=timestamp(step.now),
+    )
+    fail_stage(step, view, cause)
+    return True
 
 
 def _tell_unreadable(step: Step, problem: str) -> None:

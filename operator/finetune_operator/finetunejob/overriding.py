@@ -15,6 +15,7 @@ from finetune_operator.finetunejob import results
 from finetune_operator.finetunejob.decisions import Decision
 from finetune_operator.finetunejob.endings import tell_unpublished
 from finetune_operator.finetunejob.failure import latest_cause
+from finetune_operator.finetunejob.podbounds import find_pod_violations
 from finetune_operator.finetunejob.publishing import SECTION, decided_on_publication
 from finetune_operator.finetunejob.stages import StageState, StageView
 from finetune_operator.finetunejob.starting import MAX_RUNS, create_stage
@@ -102,7 +103,12 @@ def _go_on(step: Step, spec: FineTuneJobSpec) -> None:
 
 def _create(step: Step, spec: FineTuneJobSpec, run: int) -> None:
     refusal = step.observed.refusals.get(Stage.PUBLISH)
-    if refusal is None:
+    template = spec.pod_template
+    violations = list(find_pod_violations(template, step.config)) if template else []
+    if violations:
+        words = "; ".join(str(each) for each in violations)
+        _end(step, Reason.PUBLISHING_FAILED, f"Job publish may not be created: {words}")
+    elif refusal is None:
         step.first.append(create_stage(step, spec, Stage.PUBLISH, run=run))
     elif refusal.is_final:
         _end(step, Reason.PUBLISHING_FAILED, f"{refusal.reason}: {refusal.message}")

@@ -16,8 +16,9 @@ from finetune_api.trainer import Environment
 from finetune_api.v1alpha1.podtemplate import PodTemplate, Toleration, VolumeMount
 from finetune_operator.allowlists import ALL, matches_name, matches_pair
 from finetune_operator.finetunejob.render.pod import OWN_VOLUMES
+from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.status.conditions import Reason
-from finetune_operator.tenants import RESERVED_MOUNTS, TenantSettings
+from finetune_operator.tenants import IMAGE_FOLDERS, RESERVED_MOUNTS, TenantSettings
 
 _RESERVED_ENVIRONMENT = (
     "FINETUNE_",
@@ -69,6 +70,27 @@ def find_pod_violations(template: PodTemplate, settings: TenantSettings) -> Iter
     yield from _unlisted_values(template, settings)
 
 
+def find_stage_violations(
+    template: PodTemplate, view: StageView, settings: TenantSettings
+) -> list[Violation]:
+    """Return why a stage of an accepted job may not have pods, or may not keep them.
+
+    Settings that change later do not reach back to pods that have run: those are held to what no
+    configuration allows.
+    """
+    if view.has_ended:
+        return []
+    if view.job is None or not (view.is_stoppable or has_begun(view)):
+        return list(find_pod_violations(template, settings))
+    return list(find_fixed_violations(template))
+
+
+def has_begun(view: StageView) -> bool:
+    """Return whether the Job of a stage has ever had pods."""
+    started = view.job is not None and view.job["status"].get("startTime")
+    return bool(started or view.pods or view.past_seconds)
+
+
 def _names(template: PodTemplate) -> Iterator[Violation]:
     for key in template.labels:
         if key.startswith(RESERVED_PREFIXES) or key.startswith("batch.kubernetes.io/"):
@@ -100,6 +122,11 @@ def _mounts(template: PodTemplate, roots: list[str] | None) -> Iterator[Violatio
         problem = _mount_problem(mount, mounted)
         if problem:
             yield _reserved("volumeMounts", problem)
+        elif hidden := [each for each in IMAGE_FOLDERS if is_below(normal_path(path), each)]:
+            what = (
+                f"{path!r} would hide what the image has in {hidden[0]}; mount below /data or /mnt"
+            )
+            yield _violation(Reason.MOUNT_NOT_ALLOWED, "volumeMounts", what)
         elif roots is not None and not any(is_below(normal_path(path), root) for root in roots):
             what = f"{path!r} is not below a folder that jobs may mount at here"
             yield _unlisted(
@@ -118,7 +145,7 @@ def _mount_problem(mount: VolumeMount, mounted: list[str]) -> str:
         return f"subPath {mount.sub_path!r} must be a path inside the volume, such as models"
     for reserved in RESERVED_MOUNTS:
         if is_below(path, reserved) or is_below(reserved, path):
-            return f"{mount.mount_path!r} would hide {reserved}; mount elsewhere"
+            return f"{mount.mount_path!r} would hide {reserved}; mount below /data or /mnt"
     # A link in the outer volume would decide where the inner one goes.
     for other in mounted:
         if is_below(path, other) or is_below(other, path):

@@ -81,7 +81,7 @@ def _message(step: Step, view: StageView) -> str:
     if trained is not None:
         kept = f" Its adapter is kept, unpublished: {to_claim_uri(trained.uri)}."
     elif step.draft.last_run(Stage.TRAIN) or (view.stage is Stage.TRAIN and view.job is not None):
-        kept = f" Its checkpoints are kept: {_run_uri(step)}/checkpoints."
+        kept = f" Its checkpoints are kept: {run_uri(step)}/checkpoints."
     else:
         return f"{where} Nothing was trained."
     return f"{where}{kept} To begin from it: finetune retry {observed.name} -n {observed.namespace}"
@@ -98,7 +98,8 @@ def _moment(step: Step, view: StageView) -> str:
     return f"before stage {stage}"
 
 
-def _run_uri(step: Step) -> str:
+def run_uri(step: Step) -> str:
+    """Return where the checkpoints and results of a job lie, as its user knows it."""
     observed = step.observed
     assert observed.parsed is not None
     output = to_claim_uri(observed.parsed.spec.output.uri).rstrip("/")

@@ -7,7 +7,7 @@ what is special to a stage stands in :data:`~finetune_operator.finetunejob.stage
 from __future__ import annotations
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob.acceptance import accept
+from finetune_operator.finetunejob.acceptance import accept, is_out_of_bounds
 from finetune_operator.finetunejob.accounting import account
 from finetune_operator.finetunejob.budget import is_spent, tell_cost
 from finetune_operator.finetunejob.deadlines import is_overdue, seconds_to_live
@@ -75,6 +75,9 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     if is_pruned(step, spec, view):
         _record(step, view)
         prune(step, view)
+        return False
+    if is_out_of_bounds(step, spec, view):
+        _record(step, view)
         return False
     if view.run < draft.last_run(view.stage):
         miss(step, view)
