@@ -36,7 +36,7 @@ LOADS_CODE = (
     *("NCCL_GIN_PLUGIN", "NCCL_CONF_FILE", "NCCL_TOPO_FILE", "NCCL_GRAPH_FILE", "RCCL_MSCCL_PATH"),
     *("MSCCL_ALGO_DIR", "RCCL_TUNER_CONFIG_PATH", "NCCL_TUNER_CONFIG_FILE", "CUDA_MODULE_PATH"),
     *("UCX_MODULE_DIR", "UCX_MODULES", "UCX_CONFIG_DIR", "UCC_CONFIG_FILE", "UCC_COMPONENT_PATH"),
-    *("FI_PROVIDER_PATH", "FI_PROVIDER", "FI_HOOK", "OMPI_MCA_mca_base_component_path"),
+    *("FI_PROVIDER_PATH", "FI_HOOK", "OMPI_MCA_mca_base_component_path"),
     *(
         "OMPI_MCA_component_path",
         "PMIX_MCA_mca_base_component_path",

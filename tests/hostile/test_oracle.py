@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_operator.tenants import TenantSettings
 from hostile import trial
-from hostile.corpus import HARMLESS_VARIABLES, is_dangerous
+from hostile.corpus import (
+    HARMLESS_VARIABLES,
+    LOADS_CODE,
+    OPERATORS_OWN,
+    REDIRECTS,
+    TAKES_DEVICES,
+    WRITES_FILES,
+    is_dangerous,
+)
 from hostile.generator import BASES, KINDS
-from hostile.places import OPENED, SHIPPED
+from hostile.places import OPENED, SHIPPED, matches
 
 CODE = {"volumes": [{"name": "mine", "configMap": {"name": "mine"}}]}
 
@@ -77,6 +86,13 @@ def test_attacks_of_every_kind_break_out_where_nothing_is_refused():
     found = {attack.kind for attack, _, _ in table.broken}
     # Templates and names harm nobody else, and other fields of a pod cannot be written at all.
     assert found >= KINDS.keys() - {"templates", "names and owners", "fields of a pod"}
+
+
+def test_nothing_dangerous_is_allowed_by_default():
+    patterns = TenantSettings().allowed_environment
+    known = (*LOADS_CODE, *REDIRECTS, *WRITES_FILES, *TAKES_DEVICES, *OPERATORS_OWN)
+    assert [name for name in known if matches(name, tuple(patterns))] == []
+    assert [each for each in patterns if is_dangerous(each.replace("*", "X"))] == []
 
 
 @pytest.mark.parametrize("name", HARMLESS_VARIABLES)
