@@ -244,6 +244,20 @@ SUB_PATH_RULE = TextRule(
 )
 """A path inside a volume."""
 
+EXTENDED_RESOURCE_RULE = TextRule(
+    patterns={
+        "": "[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?",
+        # Kubernetes' own are no extended resources.
+        "kubernetes.io/": "",
+        "requests.": "",
+    },
+    message=(
+        "must be an extended resource that a device plugin advertises, domain/name, such as "
+        "nvidia.com/gpu or amd.com/gpu; cpu and memory have fields of their own"
+    ),
+)
+"""A resource beside those that Kubernetes knows itself."""
+
 VARIABLE_RULE = TextRule(
     patterns={"": "[A-Za-z_][A-Za-z0-9_]*"},
     message="must be letters, digits and underscores, and not begin with a digit",

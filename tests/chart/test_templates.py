@@ -37,6 +37,8 @@ DEFAULT = {
     "ClusterRole/finetune-operator-approver",
     "ValidatingAdmissionPolicy/finetune-operator-approvals",
     "ValidatingAdmissionPolicyBinding/finetune-operator-approvals",
+    "ValidatingAdmissionPolicy/finetune-operator-tenants",
+    "ValidatingAdmissionPolicyBinding/finetune-operator-tenants",
 }
 RBAC = {name for name in DEFAULT if "Role" in name}
 MONITORING = {
@@ -84,6 +86,14 @@ MATRIX: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
         {
             "ValidatingAdmissionPolicy/finetune-operator-approvals",
             "ValidatingAdmissionPolicyBinding/finetune-operator-approvals",
+        },
+    ),
+    "no policy of tenants": (
+        {"tenantPolicy": {"enabled": False}},
+        set(),
+        {
+            "ValidatingAdmissionPolicy/finetune-operator-tenants",
+            "ValidatingAdmissionPolicyBinding/finetune-operator-tenants",
         },
     ),
     "existing account": (
@@ -248,12 +258,63 @@ def test_names_are_enforced_where_the_operator_works(render: Render) -> None:
     assert rule["expression"].endswith(""" || variables.user in ["flux","o'argo"]""")
 
 
-def test_a_cluster_that_cannot_enforce_names_is_told_at_install(run_helm: Any) -> None:
-    arguments = ("template", "x", str(CHART), "--kube-version", "1.29.3")
+@pytest.mark.parametrize(
+    ("switch", "other"),
+    [
+        ("approvals.enforceIdentity", "tenantPolicy.enabled"),
+        ("tenantPolicy.enabled", "approvals.enforceIdentity"),
+    ],
+)
+def test_a_cluster_that_cannot_enforce_a_policy_is_told_at_install(
+    switch: str, other: str, run_helm: Any
+) -> None:
+    arguments = (
+        *("template", "x", str(CHART), "--kube-version", "1.29.3"),
+        *("--set", f"{other}=false"),
+    )
     done = run_helm(*arguments)
     assert done.returncode != 0
-    assert "approvals.enforceIdentity=false" in done.stderr
-    assert run_helm(*arguments, "--set", "approvals.enforceIdentity=false").returncode == 0
+    assert f"{switch}=false" in done.stderr
+    assert run_helm(*arguments, "--set", f"{switch}=false").returncode == 0
+
+
+def test_the_policy_of_tenants_holds_where_the_operator_works(render: Render) -> None:
+    name = "finetune-operator-tenants"
+    assert (
+        "matchResources" not in find(render({}), "ValidatingAdmissionPolicyBinding", name)["spec"]
+    )
+    objects = render({"watch": {"namespaces": ["team-a"]}})
+    (expression,) = find(objects, "ValidatingAdmissionPolicyBinding", name)["spec"][
+        "matchResources"
+    ]["namespaceSelector"]["matchExpressions"]
+    assert expression["values"] == ["team-a"]
+
+
+def variable(objects: Objects, name: str) -> str:
+    policy = find(objects, "ValidatingAdmissionPolicy", "finetune-operator-tenants")
+    (found,) = (each["expression"] for each in policy["spec"]["variables"] if each["name"] == name)
+    return str(found)
+
+
+def test_the_later_policy_of_a_namespace_is_asked_first(render: Render) -> None:
+    policies = [
+        {"namespaces": ["team-*", "x.y"], "allowedMountRoots": ["/a"]},
+        {"namespaces": ["team-b"], "allowedMountRoots": ["/b"]},
+        {"namespaces": ["team-c"], "allowedTolerations": []},
+    ]
+    expression = variable(render({"config": {"policies": policies}}), "mounts")
+    assert (
+        '(namespaceObject.metadata.name.matches("^(team-b)$") ? ["/b"] : '
+        'namespaceObject.metadata.name.matches("^(team-.*|x[.]y)$") ? ["/a"] : ["/data","/mnt"])'
+    ) in expression
+
+
+def test_a_setting_that_an_older_chart_did_not_know_is_left_to_the_operator(
+    render: Render,
+) -> None:
+    objects = render({"config": {"allowedEnvironment": None, "allowedMountRoots": None}})
+    assert 'e.name.matches(("(?s:.*)"))' in variable(objects, "env")
+    assert '([""])' in variable(objects, "mounts")
 
 
 @pytest.mark.parametrize("enabled", [True, False])

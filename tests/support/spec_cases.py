@@ -1618,6 +1618,14 @@ CASES: tuple[Case, ...] = (
             ],
         },
     ),
+    *(
+        bad(
+            f"GPUs of {name}",
+            {"spec.resources": {"gpuResource": name}},
+            "gpuResource: Invalid value",
+        )
+        for name in ("memory", "cpu", "hugepages-2Mi", "kubernetes.io/gpu", "requests.a/b", "a/")
+    ),
     bad("an env name with dash", {f"{POD}.env": [{"name": "A-B"}]}, "podTemplate.env[0].name: Inv"),
     *(
         bad(f"the variable {name}", {f"{POD}.env": [{"name": name, "value": "x"}]}, expected)

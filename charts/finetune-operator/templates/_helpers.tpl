@@ -58,3 +58,33 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "finetune-operator.leaseName" -}}
 {{- include "finetune-operator.fullname" . -}}
 {{- end -}}
+
+{{/*
+A setting of .Values.config as CEL, for the namespace of the object in an admission policy: that of the last policy
+which names it, else the cluster's. Expects (dict "root" $ "name" "allowedImages"); "as" names the template that writes
+a value as CEL, by default "finetune-operator.literal".
+*/}}
+{{- define "finetune-operator.setting" -}}
+{{- $as := default "finetune-operator.literal" .as -}}
+{{- $name := .name -}}
+(
+{{- range $policy := reverse (default list .root.Values.config.policies) -}}
+{{- if hasKey $policy $name -}}
+namespaceObject.metadata.name.matches({{ include "finetune-operator.namespaceRegex" $policy.namespaces }}) ? {{ include $as (index $policy $name) }} : {{ end -}}
+{{- end -}}
+{{ include $as (index .root.Values.config $name) }})
+{{- end -}}
+
+{{/* A value as a CEL literal. */}}
+{{- define "finetune-operator.literal" -}}
+{{- toJson . -}}
+{{- end -}}
+
+{{/* Patterns of namespaces as one regular expression, quoted for CEL. */}}
+{{- define "finetune-operator.namespaceRegex" -}}
+{{- $all := list -}}
+{{- range . -}}
+{{- $all = append $all (. | replace "." "[.]" | replace "*" ".*" | replace "?" "." | replace "[!" "[^") -}}
+{{- end -}}
+{{- printf "^(%s)$" (join "|" $all) | toJson -}}
+{{- end -}}

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import APIModel, CpuQuantity, Integer, Quantity
+from finetune_api.patterns import EXTENDED_RESOURCE_RULE, Texts
 
 
 class Resources(APIModel):
@@ -16,7 +17,11 @@ class Resources(APIModel):
     """Pods that train together, one per node."""
     gpus_per_node: Annotated[Integer, Field(ge=0, le=64)] = 1
     """GPUs, and processes, per pod. 0 trains and evaluates on CPU with one process."""
-    gpu_resource: Annotated[str, Field(min_length=1, max_length=128)] = "nvidia.com/gpu"
+    gpu_resource: Annotated[
+        str,
+        Field(min_length=1, max_length=128),
+        Texts(EXTENDED_RESOURCE_RULE, only_new=True),
+    ] = "nvidia.com/gpu"
     """Name of the extended resource the GPUs are asked for by."""
     strategy: Literal["Auto", "DDP", "ZeRO2", "ZeRO3", "FSDP2"] = "Auto"
     """How ranks share the work. `Auto`: DDP while the base fits one GPU, else FSDP2."""

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from finetune_api.licences import is_licence_allowed
 from finetune_api.messages import path_of
 from finetune_api.paths import is_below, normal_path
+from finetune_api.patterns import EXTENDED_RESOURCE_RULE
 from finetune_api.prompt_template import find_template_errors
 from finetune_api.uris import find_uris
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -31,6 +32,7 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
     And the rules that it breaks: what is read of a stored object is not held to all of them.
     """
     found = [*_rules(spec), *_uris(spec, config), *_endpoint(spec, config), *_templates(spec)]
+    found += _gpu_resource(spec)
     found += _tracker(spec, config)
     if spec.model.trust_remote_code and not config.allow_trust_remote_code:
         found.append(
@@ -67,6 +69,17 @@ def _rules(spec: FineTuneJobSpec) -> Iterator[Violation]:
         yield Violation(
             reason=Reason.INVALID_SPEC, field=f"spec.{broken.field}", message=broken.message
         )
+
+
+def _gpu_resource(spec: FineTuneJobSpec) -> Iterator[Violation]:
+    resource = spec.resources.gpu_resource
+    if EXTENDED_RESOURCE_RULE.accepts(resource) and "kubernetes.io/" not in resource:
+        return
+    yield Violation(
+        reason=Reason.INVALID_SPEC,
+        field="spec.resources.gpuResource",
+        message=f"{resource!r} {EXTENDED_RESOURCE_RULE.message}",
+    )
 
 
 def _uris(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:

@@ -104,6 +104,11 @@ ADMISSION = [
      {"podTemplate": {"volumes": [{"name": "x", "emptyDir": {}}],
                       "volumeMounts": [{"name": "x", "mountPath": "/work/sub"}]}}, {},
      "ReservedName"),
+    *((f"GPUs of {name}", {"resources": {"gpuResource": name}}, {}, "InvalidSpec")
+      for name in ("memory", "cpu", "ephemeral-storage", "hugepages-2Mi", "kubernetes.io/gpu",
+                   "beta.kubernetes.io/gpu", "requests.nvidia.com/gpu", "a/b/c", "/gpu")),
+    *((f"GPUs of {name}", {"resources": {"gpuResource": name}}, {}, None)
+      for name in ("amd.com/gpu", "nvidia.com/mig-1g.5gb", "gpu.intel.com/i915")),
     ("nothing readable", {"resources": {"nodes": "two"}}, {}, "InvalidSpec"),
 ]  # fmt: skip
 
