@@ -346,6 +346,21 @@ def _field(rng: Random, body: Object) -> None:
     _template(body)[name] = fields[name]
 
 
+def _resource(rng: Random, body: Object) -> None:
+    resources = body["spec"].setdefault("resources", {})
+    resources["gpuResource"] = rng.choice(
+        [
+            *("memory", "cpu", "ephemeral-storage", "storage", "pods", "hugepages-2Mi", "gpu"),
+            *("kubernetes.io/memory", "kubernetes.io/batch-cpu", "requests.nvidia.com/gpu"),
+            *("limits.nvidia.com/gpu", "attachable-volumes-aws-ebs", "nvidia.com/", "/gpu"),
+            *("a.kubernetes.io/x", "nvidia.com/gpu/x", "nvidia.com/gpu\n", "Nvidia.com/gpu"),
+            *("nvidia.com//gpu", "count/jobs.batch", "x" * 128, "nvidia.com/\u0261pu"),
+        ]
+    )
+    if rng.random() < 0.2:
+        resources["memory"] = rng.choice(["-1Gi", "1e30", "0", "1000000Ti", "0Gi"])
+
+
 # ---- addresses -----------------------------------------------------------------------------------
 
 
@@ -568,6 +583,7 @@ KINDS: dict[str, Callable[[Random, Object], None]] = {
     "classes and accounts": _classes,
     "nodes and affinity": _node,
     "fields of a pod": _field,
+    "GPU resource": _resource,
     "judges": _judge,
     "S3 endpoints": _endpoint,
     "trackers": _tracker,

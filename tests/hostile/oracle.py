@@ -59,7 +59,7 @@ _POD_FIELDS = frozenset(
 _LABEL = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _QUALIFIED = re.compile("[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _SUBDOMAIN = re.compile("[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_PATH = re.compile("(/[A-Za-z0-9._-]+)+")
+_PATH = re.compile(r"[^\x00-\x1f\x7f\\:]+")
 _RESOURCE = re.compile(
     "[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 )

@@ -53,6 +53,7 @@ REVIEWED = [
         {"podTemplate": {"tolerations": [{"operator": "Exists"}]}},
         "tolerations",
     ),
+    ("N14: memory as GPU", SHIPPED, {"resources": {"gpuResource": "memory"}}, "resources"),
     (
         "N12: a priority class of the system",
         SHIPPED,
