@@ -43,6 +43,13 @@ CHART = ROOT / "charts" / "finetune-operator"
 CRD = "crds/finetunejobs.yaml"
 
 
+HIDING = {
+    "volumes": [{"name": "mine", "configMap": {"name": "mine"}}],
+    "volumeMounts": [{"name": "mine", "mountPath": "//etc/finetune/job"}],
+}
+"""What the release before accepts: a mount over the job file."""
+
+
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory) -> Path:
     """The files of the release before."""
@@ -137,11 +144,16 @@ async def test_jobs_in_every_state_outlive_the_upgrade_and_the_way_back(
                 for name in ("running", "suspended", "retried", "done", "bad"):
                     await world.create(name)
                 await world.create("queued", queueName="team-a")
+                code = {"env": [{"name": "TRITON_CACHE_DIR", "value": "/data"}]}
+                await world.create("loading", queueName="team-a", podTemplate=code)
+                await world.create("hiding", podTemplate=HIDING)
                 await world.train("suspended")
                 await world.suspend("suspended", suspend=True)
                 before = {
                     "suspended": await world.reach("suspended", "Suspended"),
                     "queued": await world.reach("queued", "Queued"),
+                    "loading": await world.reach("loading", "Queued"),
+                    "hiding": await world.reach("hiding", "Training"),
                     "done": await world.reach("done", "Succeeded"),
                     "bad": await world.reach("bad", "Failed"),
                 }
@@ -167,6 +179,11 @@ async def test_jobs_in_every_state_outlive_the_upgrade_and_the_way_back(
                 for name in ("done", "bad"):
                     after = await get_job(client, namespace, name)
                     assert after["status"] == before[name]["status"]
+                loading = (await world.reach("loading", "Failed"))["status"]
+                assert loading["lastFailure"]["reason"] == "EnvironmentNotAllowed"
+                hiding = (await world.reach("hiding", "Failed"))["status"]
+                assert hiding["lastFailure"]["reason"] == "ReservedName"
+                assert hiding["dataset"]["uri"] == "s3://models/datasets/dddd"
                 queued = await world.reach("queued", "Queued")
                 assert "queued-train" not in await world.uids()
                 assert queued["status"]["reason"] == before["queued"]["status"]["reason"]

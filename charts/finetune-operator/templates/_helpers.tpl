@@ -80,6 +80,11 @@ namespaceObject.metadata.name.matches({{ include "finetune-operator.namespaceReg
 {{- toJson . -}}
 {{- end -}}
 
+{{/* The same of a text, which is empty where it is not given. */}}
+{{- define "finetune-operator.text" -}}
+{{- default "" . | toJson -}}
+{{- end -}}
+
 {{/* Patterns of namespaces as one regular expression, quoted for CEL. */}}
 {{- define "finetune-operator.namespaceRegex" -}}
 {{- $all := list -}}

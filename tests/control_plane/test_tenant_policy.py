@@ -1,0 +1,199 @@
+"""The chart's admission policy on a real API server: it refuses what the operator would refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+
+import pytest
+import yaml
+from benchmarks.control_plane.simulation import finetunejob
+
+from control_plane.cluster import install_crd
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.admission import find_violations
+from manifests import HelmNotFoundError, render_chart
+from support.eventually import eventually
+
+SETTINGS = {
+    "allowedImages": ["registry.corp/*", "*.corp:*/team-*/a", "plain:*"],
+    "allowedNodeSelectors": ["pool=shared", "zone", "nvidia.com/*=H*"],
+    "allowedServiceAccounts": ["trainer-*"],
+    "allowedAnnotations": ["*"],
+    "allowedTolerations": ["nvidia.com/gpu", "a=b:NoSchedule", "team-*", "*:PreferNoSchedule"],
+    "allowedPriorityClasses": ["batch-*"],
+    "defaultTolerations": [{"key": "pool", "operator": "Exists", "effect": "NoExecute"}],
+    "defaultServiceAccount": "bucket-reader",
+    "defaultNodeSelector": {"own": "label"},
+}
+
+
+def mount(path):
+    return {
+        "volumes": [{"name": "mine", "configMap": {"name": "mine"}}],
+        "volumeMounts": [{"name": "mine", "mountPath": path}],
+    }
+
+
+N1 = {"podTemplate": mount("//etc/finetune/job")}
+PODS = [
+    *(mount(path) for path in ("/data", "/data/x", "/database", "/opt/venv", "/mnt", "/work")),
+    *(
+        {"env": [{"name": name}]}
+        for name in ("NCCL_IB_HCA", "NCCL_DEBUG_FILE", "APP_X", "TRITON_CACHE_DIR", "TZ", "TZX")
+    ),
+    *(
+        {"annotations": {key: value}}
+        for key, value in (
+            ("any/key", "x"),
+            ("plain", "two\nlines"),
+            ("container.apparmor.security.beta.kubernetes.io/trainer", "unconfined"),
+            ("seccomp.security.alpha.kubernetes.io/pod", "unconfined"),
+        )
+    ),
+    *(
+        {"tolerations": [each]}
+        for each in (
+            {"operator": "Exists"},
+            {"operator": "Exists", "effect": "PreferNoSchedule"},
+            {"key": "any", "operator": "Exists", "effect": "PreferNoSchedule"},
+            {"key": "nvidia.com/gpu", "operator": "Exists"},
+            {"key": "nvidia.com/gpu", "value": "x", "effect": "NoSchedule"},
+            {"key": "a", "value": "b", "effect": "NoSchedule"},
+            {"key": "a", "value": "b"},
+            {"key": "a", "operator": "Exists", "effect": "NoSchedule"},
+            {"key": "team-x", "value": "y:NoSchedule"},
+            {"key": "pool", "operator": "Exists", "effect": "NoExecute"},
+            {"key": "other", "operator": "Exists"},
+        )
+    ),
+    *({"priorityClassName": name} for name in ("batch-low", "system-cluster-critical")),
+    *({"runtimeClassName": name} for name in ("nvidia",)),
+    *({"schedulerName": name} for name in ("default-scheduler", "mine")),
+    *({"serviceAccountName": name} for name in ("trainer-a", "bucket-reader", "root")),
+    *(
+        {"nodeSelector": {key: value}}
+        for key, value in (
+            ("pool", "shared"),
+            ("pool", "other"),
+            ("zone", "a"),
+            ("nvidia.com/gpu.product", "H100"),
+            ("nvidia.com/gpu.product", "A100"),
+            ("own", "label"),
+        )
+    ),
+]
+IMAGES = [
+    *("registry.corp/a:1", "registry.corp/a/b@sha256:ab", "registry.corp.evil.io/a:1"),
+    *("evil.io/registry.corp/a:1", "x.corp:5000/team-a/a", "x.corp:5000/team-a/b/a", "plain:1"),
+    *("plain/x:1", "registry.corp:5000/a"),
+]
+SPECS = [*({"podTemplate": pod} for pod in PODS), *({"trainer": {"image": i}} for i in IMAGES)]
+
+
+def sweep(name: str, namespace: str, spec: dict) -> dict:
+    job = finetunejob(name, namespace, **spec)
+    parameters = [{"path": "hyperparameters.learningRate", "values": ["1e-4", "2e-4"]}]
+    return {
+        **job,
+        "kind": "FineTuneSweep",
+        "spec": {"parameters": parameters, "template": job["spec"]},
+    }
+
+
+class Server:
+    """The API server with the chart's policy for one namespace."""
+
+    def __init__(self, cluster, namespace: str) -> None:
+        from devcluster.binaries import program
+
+        self.namespace = namespace
+        self._kubectl = [str(program("kubectl")), "--kubeconfig", str(cluster.kubeconfig)]
+
+    def try_out(self, bodies: list[dict]) -> dict[str, str]:
+        """Return what is said of each object that is refused, by its name."""
+        done = subprocess.run(
+            [*self._kubectl, "create", "--dry-run=server", "-f", "-"],
+            input="\n---\n".join(json.dumps(body) for body in bodies),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        found = {}
+        for line in re.split(r"\n(?=Error from server|The FineTune)", done.stderr.strip()):
+            named = re.search(r'finetune\w+(?:\.finetune\.dev)? "([\w-]+)"', line, re.IGNORECASE)
+            if named:
+                found[named[1]] = line
+        assert bool(found) == bool(done.returncode), done.stderr
+        return found
+
+
+@pytest.fixture
+def server(control_plane, namespace):
+    install_crd(control_plane)
+    policy = {"namespaces": [f"{namespace[:-1]}*"], **SETTINGS}
+    before = {"namespaces": [namespace], "allowedImages": ["*"]}
+    values = {
+        "watch": {"namespaces": [namespace]},
+        "config": {"policies": [before, policy, {"namespaces": ["x"], "allowedImages": []}]},
+    }
+    arguments = [f"--set-json={key}={json.dumps(value)}" for key, value in values.items()]
+    try:
+        objects = render_chart(arguments, release=namespace)
+    except HelmNotFoundError as error:
+        pytest.skip(str(error))
+    wanted = [each for each in objects if each["metadata"]["name"].endswith("-tenants")]
+    manifest = yaml.safe_dump_all(wanted)
+    control_plane.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
+    made = Server(control_plane, namespace)
+    probe = finetunejob("probe", namespace, podTemplate={"schedulerName": "no"})
+    eventually(lambda: "allowedSchedulers" in made.try_out([probe]).get("probe", ""), timeout=30)
+    yield made
+    control_plane.kubectl("delete", "-f", "-", "--ignore-not-found", "--wait=false", stdin=manifest)
+
+
+def test_the_api_server_and_the_operator_refuse_the_same(server):
+    config = OperatorConfig.model_validate({**SETTINGS, "trainerImage": "finetune-trainer:0.1.0"})
+    jobs = [finetunejob(f"job-{n}", server.namespace, **spec) for n, spec in enumerate(SPECS)]
+    refused = server.try_out(jobs)
+    expected = {}
+    for body in jobs:
+        found = find_violations(FineTuneJob.from_stored(body).spec, config)
+        if found:
+            expected[body["metadata"]["name"]] = found[0]
+    assert {name: SPECS[int(name[4:])] for name in refused.keys() ^ expected.keys()} == {}
+    for name, violation in expected.items():
+        assert violation.field.removeprefix("spec.") in refused[name]
+
+
+def test_the_same_holds_for_the_jobs_of_a_sweep(server):
+    specs = [{"podTemplate": PODS[3]}, {"podTemplate": PODS[0]}, {"trainer": {"image": IMAGES[2]}}]
+    bodies = [sweep(f"sweep-{n}", server.namespace, spec) for n, spec in enumerate(specs)]
+    refused = server.try_out(bodies)
+    assert sorted(refused) == ["sweep-0", "sweep-2"]
+    assert "spec.template.podTemplate.volumeMounts: '/opt/venv'" in refused["sweep-0"]
+    assert "spec.template.trainer.image" in refused["sweep-2"]
+
+
+def test_a_mount_over_the_job_file_is_refused_at_apply_by_its_field(server):
+    bodies = [finetunejob("one", server.namespace, **N1), sweep("many", server.namespace, N1)]
+    refused = server.try_out(bodies)
+    assert "spec.podTemplate.volumeMounts[0].mountPath" in refused["one"]
+    assert "spec.template.podTemplate.volumeMounts[0].mountPath" in refused["many"]
+    assert all('"//etc/finetune/job"' in said for said in refused.values())
+
+
+def test_an_object_at_every_limit_stays_within_the_budget_of_the_policy(server):
+    template = {
+        "annotations": {f"a.example/{'k' * 200}{n}": "v" * 1024 for n in range(32)},
+        "nodeSelector": {f"z.example/{'k' * 200}{n}": "v" * 200 for n in range(32)},
+        "tolerations": [{"key": f"team-{'k' * 200}{n}", "value": "v" * 200} for n in range(16)],
+        "env": [{"name": f"APP_{'X' * 100}_{n}", "value": "v" * 1000} for n in range(64)],
+    }
+    body = finetunejob("big", server.namespace, podTemplate=template)
+    said = server.try_out([body])["big"]
+    assert "allowedNodeSelectors" in said
+    assert "cost" not in said
