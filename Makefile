@@ -38,8 +38,8 @@ test-cluster: setup ## Of these, what needs a real API server or node (Linux, ro
 	@CLUSTER_ONLY=1 tools/test.sh
 
 .PHONY: test-fast
-test-fast: setup ## Unit tests only: under a minute
-	@$(PYTEST) tests/unit tests/golden -q
+test-fast: setup ## Unit tests without what needs torch or takes a second: about a minute on two cores
+	@$(PYTEST) tests/unit -m "not slow" --numprocesses auto --dist worksteal -q
 
 .PHONY: properties
 properties: setup ## Look for new counterexamples of all properties (EXAMPLES=1000 of each; about 15 minutes)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs all tests in two parts: first what starts no cluster, two at a time, then what does.
+# Runs all tests in two parts: first what starts no cluster, two at a time and what is fast before
+# the rest, then what does.
 #
 # What the second part needs is built while the first runs, at a low priority: the first leaves some
 # of two cores free, and downloads take none. The second part has two lanes that run side by side,
@@ -56,8 +57,10 @@ if [ -z "${CLUSTER_ONLY:-}" ]; then
     background=$!
   fi
   say "what starts no cluster; meanwhile what clusters need is built ($LOG)"
-  "$PYTHON" -m pytest tests "${CLUSTER_TESTS[@]/#/--ignore=}" --numprocesses 2 --dist worksteal \
-    "${SLOWEST[@]}" || status=$?
+  # Fast unit tests by themselves: there torch is hidden, so that they stay fast.
+  "$PYTHON" -m pytest tests/unit -m "not slow" --numprocesses 2 --dist worksteal || status=$?
+  "$PYTHON" -m pytest tests "${CLUSTER_TESTS[@]/#/--ignore=}" -m "not fast" --numprocesses 2 \
+    --dist worksteal "${SLOWEST[@]}" || status=$?
   if [ -n "$background" ]; then
     say "waiting until what clusters need is built"
     # If it failed, the tests that need what is missing say why: they build it themselves.

@@ -24,7 +24,7 @@ from finetune_api.structural import (
     Schema,
     add_rules,
     auto_or_integer_message,
-    drop_defaults,
+    finish_status,
     ordered,
     schema_of,
 )
@@ -220,7 +220,7 @@ def build_schema() -> Schema:
     add_rules(properties["spec"], SPEC_RULES, prefix="")
     add_rules(properties["spec"]["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
     _fix_fields(properties["spec"], IMMUTABLE_FIELDS, immutable_message)
-    drop_defaults(properties["status"])
+    finish_status(properties["status"])
     return ordered(schema)
 
 
@@ -250,7 +250,7 @@ def build_sweep_schema() -> Schema:
     add_rules(template["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
     add_rules(spec["properties"]["parameters"]["items"], PARAMETER_RULES, prefix="")
     _fix_fields(spec, SWEEP_FIXED_FIELDS, fixed_in_sweep_message)
-    drop_defaults(schema["properties"]["status"])
+    finish_status(schema["properties"]["status"])
     return ordered(schema)
 
 

@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.meta import APIModel
-from finetune_api.stage_results import Brief, TrackingResult
+from finetune_api.meta import APIModel, UniqueNames
+from finetune_api.stage_results import Brief, NumberIfAny, TrackingResult
 from finetune_api.v1alpha1.gates import MAX_GATES
 from finetune_api.v1alpha1.judging import JudgeMode
 from finetune_api.v1alpha1.probing import MAX_ALARMS
 from finetune_api.v1alpha1.scoring import BaselineName
+from finetune_api.v1alpha1.status_fields import Count, Number, StoredURI
 
 MAX_GATE_MESSAGE = 480
 """Characters of what is said of one gate."""
@@ -24,17 +25,17 @@ class BaselineScore(APIModel):
     """Score of the base model, asked in one way."""
 
     asked: BaselineName
-    value: Annotated[str, Field(max_length=32)]
-    low: Annotated[str, Field(max_length=32)]
+    value: Number
+    low: Number
     """Lower end of its interval."""
-    high: Annotated[str, Field(max_length=32)]
+    high: Number
 
 
 class Score(APIModel):
     """One metric on the held-out side, with its confidence interval."""
 
     name: Annotated[str, Field(max_length=63)]
-    base: Annotated[str, Field(max_length=32)]
+    base: Number
     """Score of the base model that the tuned one is compared with: the best of :attr:`baselines`.
 
     It is the best on the rows that both are scored on, so chance favours the base: a gain over it
@@ -43,17 +44,17 @@ class Score(APIModel):
     """How the base was asked for it; None where it was asked as it is alone."""
     baselines: list[BaselineScore] | None = None
     """Scores of the base model in each way that it was asked; None where that was one."""
-    base_low: Annotated[str, Field(max_length=32)] = ""
+    base_low: NumberIfAny = ""
     """Lower end of the base score's interval. All have the certainty of the goal, or 0.95."""
-    base_high: Annotated[str, Field(max_length=32)] = ""
-    tuned: Annotated[str, Field(max_length=32)]
-    tuned_low: Annotated[str, Field(max_length=32)] = ""
+    base_high: NumberIfAny = ""
+    tuned: Number
+    tuned_low: NumberIfAny = ""
     """Lower end of the tuned score's interval."""
-    tuned_high: Annotated[str, Field(max_length=32)] = ""
-    delta_low: Annotated[str, Field(max_length=32)] = ""
+    tuned_high: NumberIfAny = ""
+    delta_low: NumberIfAny = ""
     """Lower end of the interval of tuned minus base, compared row by row."""
-    delta_high: Annotated[str, Field(max_length=32)] = ""
-    trivial: Annotated[str, Field(max_length=32)] = ""
+    delta_high: NumberIfAny = ""
+    trivial: NumberIfAny = ""
     """Score of answers that need no model; empty for metrics that compare none."""
     published: Brief = ""
     """Score of the published version; empty where none was asked, or where it cannot be compared.
@@ -81,26 +82,26 @@ class GateResult(APIModel):
     slice: Annotated[str, Field(max_length=MAX_SLICE_WORDS)] = ""
     """The held-out rows that were looked at, in words; empty for all."""
     asked: Annotated[str, Field(max_length=63)] = ""
-    value: Annotated[str, Field(max_length=32)] = ""
+    value: NumberIfAny = ""
     """What was measured; empty if nothing could be."""
-    bound: Annotated[str, Field(max_length=32)] = ""
+    bound: NumberIfAny = ""
     """The near end of its interval."""
 
 
 class JudgeShare(APIModel):
     """A share with its interval."""
 
-    value: Annotated[str, Field(max_length=32)]
-    low: Annotated[str, Field(max_length=32)]
-    high: Annotated[str, Field(max_length=32)]
+    value: Number
+    low: Number
+    high: Number
 
 
 class JudgeCriterion(APIModel):
     """Mean points by one criterion, from 1 to 5."""
 
     name: Annotated[str, Field(max_length=32)]
-    base: Annotated[str, Field(max_length=32)]
-    tuned: Annotated[str, Field(max_length=32)]
+    base: Number
+    tuned: Number
 
 
 class JudgeResult(APIModel):
@@ -111,21 +112,21 @@ class JudgeResult(APIModel):
     mode: JudgeMode
     baseline: BaselineName = "AsIs"
     """How the base was asked for the answers that were judged."""
-    num_drawn: int
+    num_drawn: Count
     """Held-out questions that were to be judged."""
-    num_judged: int = 0
+    num_judged: Count = 0
     """Those with a verdict: the score rests on them."""
-    num_alike: int = 0
+    num_alike: Count = 0
     """Of these, questions to which both models gave one answer: ties that nobody was asked for."""
-    num_unread: int = 0
+    num_unread: Count = 0
     """Questions without a verdict that could be read, or that the judge would not take."""
-    num_calls: int = 0
+    num_calls: Count = 0
     """Answers of the judge, over all attempts."""
-    num_input_tokens: int = 0
-    num_output_tokens: int = 0
-    amount: Annotated[str, Field(max_length=32)] = ""
+    num_input_tokens: Count = 0
+    num_output_tokens: Count = 0
+    amount: NumberIfAny = ""
     """What they cost by the job's price; empty without one."""
-    agreement: Annotated[str, Field(max_length=32)] = ""
+    agreement: NumberIfAny = ""
     """Share of pairs with the same verdict in both orders; empty where none was asked."""
     first: JudgeShare | None = None
     """Share of verdicts for the answer that stood first; one half where the place counts for
@@ -146,7 +147,7 @@ class RedTeamResult(APIModel):
     """Who attacked, with its version and image."""
     scores: list[Score] = []
     """Of each entry of ``probes`` that could be measured, the share of prompts that were hits."""
-    num_prompts: int = 0
+    num_prompts: Count = 0
     """Prompts that both models were attacked with."""
     failure: str = ""
     """Why the whole of it is not measured; empty where it is."""
@@ -157,19 +158,19 @@ class RedTeamResult(APIModel):
 class PublishedVersion(APIModel):
     """The version that was published when the evaluation began, where gates compare with it."""
 
-    version: int | None = None
+    version: Count | None = None
     """Its number; None where nothing was published yet."""
-    uri: str = ""
+    uri: StoredURI = ""
     """Its folder."""
     digest: Annotated[str, Field(max_length=64)] = ""
     """Digest of its manifest."""
     problem: str = ""
     """Why it could not be asked, and what to do; empty if it was."""
-    num_seen: int | None = None
+    num_seen: Count | None = None
     """Held-out prompts that were in the data it was trained on; None where nobody knows."""
     seen: str = ""
     """The same in a sentence; why nobody knows."""
-    newer: int | None = None
+    newer: Count | None = None
     """A version that was published meanwhile, and that nothing here was compared with."""
 
 
@@ -178,15 +179,15 @@ class EvaluateResult(APIModel):
 
     stage: Literal["evaluate", "publish"] = "evaluate"
     """Which stage told it: ``publish`` reads what ``evaluate`` has stored."""
-    scores: list[Score]
+    scores: Annotated[list[Score], UniqueNames]
     trivial: Annotated[str, Field(max_length=63)] = ""
     """What :attr:`Score.trivial` answers, in words: the most frequent label, or the prompt."""
-    num_samples: int
+    num_samples: Count
     """Held-out questions that the goal's metric scores; without a goal all that were asked."""
     goal_met: bool | None = None
     """None when the job has no goal."""
     goal_message: str = ""
-    gates: Annotated[list[GateResult], Field(max_length=MAX_GATES + MAX_ALARMS)] = []
+    gates: Annotated[list[GateResult], Field(max_length=MAX_GATES + MAX_ALARMS), UniqueNames] = []
     """In the order of the spec; then what the probes show."""
     probes: list[Score] = []
     """What was measured beyond the held-out rows; not in a termination message that is too long."""
@@ -198,12 +199,12 @@ class EvaluateResult(APIModel):
     """None where no judge was asked; not in a termination message that is too long."""
     published: PublishedVersion | None = None
     """The published version beside base and tuned model; None where no gate asks for it."""
-    report_uri: str
+    report_uri: StoredURI
     digest: Annotated[str, Field(max_length=64)] = ""
     """Digest of the evaluation's manifest: what a decision to publish names."""
-    version: int | None = None
+    version: Count | None = None
     """Published version, or None when nothing was published."""
-    manifest_uri: str = ""
+    manifest_uri: StoredURI = ""
     tracking: TrackingResult | None = None
     reused: bool = False
 

@@ -293,7 +293,11 @@ def _places_of(word: str, schema: Mapping[str, Any], path: str) -> Iterable[str]
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
+    text = ""
+    for piece in json.JSONEncoder(default=str).iterencode(value):  # a value may be megabytes
+        text += piece
+        if len(text) > SHOWN_VALUE_LENGTH:
+            break
     if len(text) <= SHOWN_VALUE_LENGTH:
         return text
     return text[: SHOWN_VALUE_LENGTH - 3] + "..."

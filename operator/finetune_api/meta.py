@@ -44,10 +44,18 @@ MAP_BY_NAME: dict[str, Any] = {
     "x-kubernetes-list-type": "map",
     "x-kubernetes-list-map-keys": ["name"],
 }
+PROSE = "x-prose"
+"""Marks a text of a status that is written for people: one that is too long is cut. Any other text
+is a name, an address or a number. Half of it would be wrong, so it is left out instead. No keyword
+of a CRD."""
 MAP_BY_TYPE: dict[str, Any] = {
     "x-kubernetes-list-type": "map",
     "x-kubernetes-list-map-keys": ["type"],
 }
+
+
+MAX_ENTRIES = 1024
+"""No map of any kind has more, whatever its own bound."""
 
 
 class APIModel(BaseModel):
@@ -69,6 +77,10 @@ class APIModel(BaseModel):
         # integer, for JSON knows one kind of number.
         if not isinstance(value, dict):
             return value
+        for key, item in value.items():
+            # Each entry of a map would be judged, and told of, before the map is found too large.
+            if isinstance(item, dict) and len(item) > MAX_ENTRIES:
+                raise ValueError(f"{key} has {len(item)} entries, more than {MAX_ENTRIES}")
         return {
             key: int(item) if isinstance(item, float) and item.is_integer() else item
             for key, item in value.items()

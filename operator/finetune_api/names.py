@@ -70,6 +70,16 @@ def trial_name(sweep: str, number: int) -> str:
     return f"{sweep}-t{number}"
 
 
+def trial_number(sweep: str, name: str) -> int | None:
+    """Return which trial of a sweep a FineTuneJob's name says; the reverse of :func:`trial_name`.
+
+    None for every other name. A name cannot be changed; a label can.
+    """
+    text = name.rpartition("-t")[2]
+    is_trial = text.isdecimal() and int(text) > 0 and trial_name(sweep, int(text)) == name
+    return int(text) if is_trial else None
+
+
 def config_map_name(name: str) -> str:
     """Return the name of the ConfigMap that holds ``job.json``."""
     return f"{name}-job"

@@ -55,6 +55,11 @@ ACCEPTANCE = {
         "`model.licence` is none that the administrator allows for base models.",
         "Choose another model, or have the licence added to `config.allowedLicences`.",
     ),
+    "RequesterNotNamed": ReasonHelp(
+        "`requestedBy` is missing in a namespace where requesters do not approve their own jobs.",
+        "Write your user name there (`kubectl auth whoami`), or `finetune submit"
+        " --name-requester`.",
+    ),
     "RemoteCodeNotAllowed": ReasonHelp(
         "`model.trustRemoteCode` is off on this cluster.",
         "Choose a model without code of its own, or ask the administrator.",
@@ -150,6 +155,11 @@ LIFE = {
         "`finetune review open NAME` shows the page, `finetune review submit NAME FILE...` hands"
         " the result in.",
     ),
+    "PublicationApprovalRequired": ReasonHelp(
+        "The candidate has passed, and `requireApproval` of the namespace has somebody decide"
+        " whether it is published.",
+        "Read the report, then `finetune publish NAME --reason WHY`, or `--reject`.",
+    ),
     "PublicationRejected": ReasonHelp(
         "Somebody has decided that the candidate is not published.",
         "Read why; the candidate and its report are kept.",
@@ -172,16 +182,27 @@ LIFE = {
         "Nothing: the next stage finds it in storage, and Job `publish` reads an evaluation. On a"
         " failed job: keep ended pods for a minute, and let progress reports through.",
     ),
+    "ResultRefused": ReasonHelp(
+        "A stage succeeded and its result was not taken: it breaks the bounds of the status, or is"
+        " of another stage.",
+        "The message names the field. Use a trainer image of the operator's version. What the stage"
+        " found is in object storage, and the next stage reads it there.",
+    ),
     "ApprovalRequired": ReasonHelp(
-        "`dataset.approval` is `Required` and nobody has decided on the data set yet.",
+        "`dataset.approval` is `Required`, or the namespace's `requireApproval` has `DataSet`, and"
+        " nobody has decided on the data set yet.",
         "Read the data set's report, then `finetune approve`; the message has digest and place.",
     ),
     "OtherDataApproved": ReasonHelp(
         "A FineTuneApproval names this job and a digest that its data set does not have.",
         "Look at the data set that the job has now, and decide on that one.",
     ),
+    "ApprovedByRequester": ReasonHelp(
+        "Only the requester of the job has approved, which does not count in this namespace.",
+        "Have somebody else decide; the message names the FineTuneApproval.",
+    ),
     "ApprovalsNotRead": ReasonHelp(
-        "The job asks for an approval and the operator cannot read FineTuneApprovals.",
+        "The job needs an approval and the operator cannot read FineTuneApprovals.",
         "Apply the `crds` folder and the roles of the chart; the job goes on by itself.",
     ),
     "Approved": ReasonHelp("Somebody has approved the data set; training may begin.", _WAIT),
@@ -190,12 +211,18 @@ LIFE = {
         "Correct what the message names, and create a new job.",
     ),
     "JobDeleted": ReasonHelp(
-        "The Job of a stage was deleted before its end.",
-        "Begin again from the last checkpoint: `finetune retry`.",
+        "The Job of a stage was deleted before its end. It is made again and goes on at the last"
+        " checkpoint, unless that happens again and again.",
+        "Find who deletes it. Once the job has failed: `finetune retry`.",
     ),
     "NodesReleased": ReasonHelp(
         "Some pods of a training found no node while the others held theirs.",
         "Add nodes, ask for fewer, or use a queue, which admits all or none. It tries again.",
+    ),
+    "Outage": ReasonHelp(
+        "A stage that has run before cannot go on: its image, its volumes, a node or its storage is"
+        " away. It holds no GPUs meanwhile, costs no retry and tries again, at most hourly.",
+        "Mend what the message names. The job ends only after `config.outageDeadlineSeconds`.",
     ),
     "NodeLost": ReasonHelp(
         "A pod that was to be deleted never ended: its node does not answer.",
@@ -277,6 +304,16 @@ LIFE = {
     "OutdatedCRD": ReasonHelp(
         "The CustomResourceDefinition is older than the operator, so no status can be written.",
         "Apply the `crds` folder of the chart; the job goes on by itself.",
+    ),
+    "StatusRefused": ReasonHelp(
+        "The API server refuses the status. The job goes on, and suspension, deadlines and deletion"
+        " work; what `kubectl get` shows is old.",
+        "The message has the server's answer: mostly an old CustomResourceDefinition, a missing"
+        " right, or an admission policy. The write is tried again.",
+    ),
+    "StatusCut": ReasonHelp(
+        "The status cannot hold all that was found: a text was cut, or a field left out.",
+        "The message names the field. The operator's log and object storage have the rest.",
     ),
     "ReconcileError": ReasonHelp(
         "The operator cannot handle this job: a defect.",
@@ -536,7 +573,9 @@ SWEEPS = {
         "Use a trainer image of the operator's version; other trials go on.",
     ),
     "TrialDeleted": ReasonHelp(
-        "The chosen trial was deleted before its end.", "Create the sweep again."
+        "Somebody deleted a trial, or took it from its sweep. It stays counted, as failed; the"
+        " sweep goes on, and ends if it was the chosen one.",
+        "Nothing; if the sweep has failed, create it again.",
     ),
 }
 """Reasons of FineTuneSweeps; one whose chosen trial failed has the reason of that."""

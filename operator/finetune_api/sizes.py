@@ -179,8 +179,16 @@ def _bound(schema: Schema, keyword: str, path: str) -> int:
     return int(schema[keyword])
 
 
-def _longest_key(schema: Schema, path: str) -> int:
+def longest_key(schema: Schema) -> int | None:
+    """Return how long keys of a map may be; None where nothing is said of them."""
     for validation in schema.get("x-kubernetes-validations", ()):
         if found := _LONGEST_KEY.match(validation["rule"]):
             return int(found[1])
-    raise UnboundedError(f"the keys of {path} have no bound")
+    return None
+
+
+def _longest_key(schema: Schema, path: str) -> int:
+    longest = longest_key(schema)
+    if longest is None:
+        raise UnboundedError(f"the keys of {path} have no bound")
+    return longest

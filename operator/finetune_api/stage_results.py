@@ -7,10 +7,17 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from finetune_api.meta import APIModel
 from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
+from finetune_api.v1alpha1.status_fields import (
+    Count,
+    Number,
+    ShortText,
+    StoredURI,
+    check_number,
+)
 from finetune_api.v1alpha1.tracking import MAX_TRACKERS
 
 INVALID_ROWS_BYTES = 1700
@@ -29,15 +36,15 @@ class MetricValue(APIModel):
     """One named number; the value is a decimal string."""
 
     name: Annotated[str, Field(max_length=63)]
-    value: Annotated[str, Field(max_length=32)]
+    value: Number
 
 
 class RowCounts(APIModel):
     """Rows per side of the split."""
 
-    train: int
-    validation: int
-    test: int
+    train: Count
+    validation: Count
+    test: Count
 
 
 def limit_places(places: Iterable[InvalidRowPlace]) -> list[InvalidRowPlace]:
@@ -58,16 +65,16 @@ class TimeEstimate(APIModel):
     Nobody has measured it: it rests on the speed of a kind of GPU.
     """
 
-    train_seconds: int
+    train_seconds: Count
     """Until its pods end: with answers to validation rows, where these are asked for."""
-    evaluate_seconds: int
-    validation_seconds: int = 0
+    evaluate_seconds: Count
+    validation_seconds: Count = 0
     """Of ``train_seconds``: those answers, which come after the last step."""
-    least_train_seconds: int = 0
+    least_train_seconds: Count = 0
     """Training at the device's full peak, which nothing reaches; 0 where that cannot be known."""
-    tokens: int
+    tokens: Count
     """Tokens that training would see, repeated ones as often as they are."""
-    tokens_per_second: Annotated[str, Field(max_length=32)]
+    tokens_per_second: Number
     """Speed that is assumed, over all ranks."""
     device: Annotated[str, Field(max_length=63)]
     """What it would run on."""
@@ -78,7 +85,7 @@ class TimeEstimate(APIModel):
 class QuestionCount(APIModel):
     """How many held-out questions the evaluation will ask, where ``maxSamples`` is ``auto``."""
 
-    number: int
+    number: Count
     """Questions."""
     enough: bool = True
     """Whether goal and gates have as many as they take."""
@@ -90,17 +97,17 @@ class PrepareResult(APIModel):
     """What ``prepare`` found and wrote."""
 
     stage: Literal["prepare"] = "prepare"
-    digest: str
+    digest: ShortText
     """Content digest of the prepared data set, its version."""
-    uri: str
+    uri: StoredURI
     """Folder of the prepared data set, with its manifest."""
     rows: RowCounts
-    num_tokens: int
+    num_tokens: Count
     """Tokens of the training side after the chat template, before truncation."""
-    num_invalid_rows: int
-    invalid_rows: list[InvalidRowPlace] = []
+    num_invalid_rows: Count
+    invalid_rows: Annotated[list[InvalidRowPlace], Field(max_length=NUM_INVALID_ROWS_TOLD)] = []
     """The first of them, as many as :func:`limit_places` lets through."""
-    num_truncated_rows: int
+    num_truncated_rows: Count
     questions: QuestionCount | None = None
     """None where the job says itself how many are asked."""
     estimate: TimeEstimate | None = None
@@ -112,9 +119,7 @@ class PrepareResult(APIModel):
 class TrackingResult(APIModel):
     """What became of telling the job's trackers."""
 
-    uris: Annotated[
-        list[Annotated[str, Field(max_length=512)]], Field(max_length=MAX_TRACKERS)
-    ] = []
+    uris: Annotated[list[StoredURI], Field(max_length=MAX_TRACKERS)] = []
     """Page of the run in each tracker that has one."""
     problem: Annotated[str, Field(max_length=300)] = ""
     """Why a tracker does not have everything; empty if all have."""
@@ -125,7 +130,13 @@ def _is_empty(text: str) -> bool:
     return not text
 
 
-Brief = Annotated[str, Field(max_length=32, exclude_if=_is_empty)]
+def _check_number_if_any(text: str) -> str:
+    return check_number(text) if text else text
+
+
+NumberIfAny = Annotated[str, Field(max_length=32), AfterValidator(_check_number_if_any)]
+"""A number as text, empty where there is none."""
+Brief = Annotated[NumberIfAny, Field(exclude_if=_is_empty)]
 """A number as text; left out where it is empty."""
 
 
@@ -138,7 +149,7 @@ class ValidationScore(APIModel):
     low: Brief = ""
     """Lower end of its interval, with the certainty of the goal, or 0.95."""
     high: Brief = ""
-    num_samples: int = 0
+    num_samples: Count = 0
     """Validation rows, as questions, that were answered."""
     reason: Annotated[str, Field(max_length=63, exclude_if=_is_empty)] = ""
     """CamelCase cause, where there is no score."""
@@ -149,15 +160,15 @@ class ValidationScore(APIModel):
 class StepSelection(APIModel):
     """The step whose weights are published, among the steps that were trained."""
 
-    step: int
+    step: Count
     """Its weights are the published ones."""
-    validation_loss: Annotated[str, Field(max_length=32)] = ""
+    validation_loss: NumberIfAny = ""
     """Validation loss after it; empty if it was not measured."""
-    last_step: int
+    last_step: Count
     """The last step that was trained."""
-    last_validation_loss: Annotated[str, Field(max_length=32)] = ""
+    last_validation_loss: NumberIfAny = ""
     """Validation loss after the last step; empty if it was not measured."""
-    planned_steps: int
+    planned_steps: Count
     """Steps that would have been trained without early stopping."""
     score: ValidationScore | None = None
     """What their answers to validation rows score; None where nobody asked."""
@@ -167,25 +178,25 @@ class TrainResult(APIModel):
     """What ``train`` produced."""
 
     stage: Literal["train"] = "train"
-    uri: str
+    uri: StoredURI
     """Folder of the adapter, with its manifest."""
-    sha256: str
+    sha256: ShortText
     """Digest of ``adapter_model.safetensors`` (or ``model.safetensors`` for full fine-tuning)."""
-    num_bytes: int
-    manifest_sha256: str
+    num_bytes: Count
+    manifest_sha256: ShortText
     """Digest of the adapter's ``manifest.json``."""
-    step: int
+    step: Count
     """Optimiser steps trained."""
     selection: StepSelection | None = None
     metrics: list[MetricValue] = []
     """Last training metrics and the effective settings: loss, learning_rate, global_batch_size."""
-    resumed_from_step: int = 0
-    num_trainable_parameters: int = 0
-    out_of_memory_at: int = 0
+    resumed_from_step: Count = 0
+    num_trainable_parameters: Count = 0
+    out_of_memory_at: Count = 0
     """Largest micro batch that ran out of memory in an earlier attempt of the run; 0 for none."""
-    origin_digest: str = ""
+    origin_digest: ShortText = ""
     """Manifest digest of the weights the run began from (``spec.initFrom``); empty for none."""
-    origin_step: int | None = None
+    origin_step: Count | None = None
     """Step of their run after which they were taken, where nothing was trained and they are the
     adapter as they are."""
     tracking: TrackingResult | None = None

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from finetune_api.meta import PROSE
 from finetune_api.sizes import key_rule
 from finetune_api.v1alpha1.rules import Rule
 
@@ -137,13 +138,29 @@ def add_rules(schema: Schema, rules: tuple[Rule, ...], prefix: str) -> None:
         schema.setdefault("x-kubernetes-validations", []).extend(validations)
 
 
-def drop_defaults(schema: Schema) -> None:
-    """Leave status as it is written: a filled-in default would differ from what was applied."""
-    schema.pop("default", None)
+def status_schema_of(model: type[BaseModel]) -> Schema:
+    """Return the structural schema of a status, with the marks of what may be cut (``PROSE``).
+
+    It has no defaults: a filled-in default would differ from what was applied.
+    """
+    schema = schema_of(model)
+    _drop(schema, "default")
+    return schema
+
+
+def finish_status(schema: Schema) -> None:
+    """Turn the schema of a status, below that of its kind, into what the CRD says of it."""
+    _drop(schema, "default", PROSE)
+
+
+def _drop(schema: Schema, *keywords: str) -> None:
+    for keyword in keywords:
+        schema.pop(keyword, None)
     for child in schema.get("properties", {}).values():
-        drop_defaults(child)
-    if "items" in schema:
-        drop_defaults(schema["items"])
+        _drop(child, *keywords)
+    for below in ("items", "additionalProperties"):
+        if isinstance(schema.get(below), dict):
+            _drop(schema[below], *keywords)
 
 
 def ordered(schema: Schema) -> Schema:

@@ -17,7 +17,8 @@ from finetune_api.evaluation_result import EvaluateResult
 from finetune_api.meta import APIModel
 from finetune_api.stage_results import PrepareResult, TrainResult
 from finetune_api.trainer import FailureClass, Stage
-from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
+from finetune_api.v1alpha1.dataset_status import InvalidRowPlaces
+from finetune_api.v1alpha1.status_fields import Count
 
 TERMINATION_MESSAGE_BYTES = 4096
 """What the kubelet keeps of a container's termination log, in bytes."""
@@ -47,11 +48,11 @@ class TerminationMessage(APIModel):
     reason: Annotated[str, Field(max_length=63)] = ""
     """CamelCase cause, stable: ``Succeeded``, ``BucketNotFound``, ``InvalidRows`` ..."""
     message: str = ""
-    step: int | None = None
-    resumed_from_step: int | None = None
+    step: Count | None = None
+    resumed_from_step: Count | None = None
     """Step that a training which failed had begun at."""
-    rank: int | None = None
-    invalid_rows: list[InvalidRowPlace] = []
+    rank: Count | None = None
+    invalid_rows: InvalidRowPlaces = []
     """The first rows that the data was refused for, as :func:`limit_places` lets through."""
     result: StageResult | None = None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from pydantic import Field
 
 from finetune_api.meta import API_VERSION, APIModel
 from finetune_api.patterns import STORED
+from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.batches import world_size_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 
@@ -174,6 +176,9 @@ class ResolvedJob(APIModel):
     uid: Annotated[str, Field(min_length=1, max_length=64)]
     sweep: Annotated[str, Field(max_length=63)] | None = None
     """The sweep that the job is a trial of, for its trackers; None where it has none."""
+    required_approvals: Annotated[list[Subject], Field(max_length=2)] | None = None
+    """What the administrator's policy has a person decide on, whatever the spec says. With
+    `Publication` the evaluation leaves the candidate unpublished. None: nothing."""
     spec: FineTuneJobSpec
 
     @classmethod
@@ -185,6 +190,12 @@ class ResolvedJob(APIModel):
     def run_prefix(self) -> str:
         """Prefix of this run under ``spec.output.uri``; unique per tenant and object."""
         return f"runs/{self.namespace}/{self.name}/{self.uid}"
+
+    @property
+    def publishes_at_once(self) -> bool:
+        """Whether the evaluation publishes a candidate that passed: nobody has to decide first."""
+        is_asked = "Publication" in (self.required_approvals or ())
+        return self.spec.publishes_at_once and not is_asked
 
     @property
     def versions_prefix(self) -> str:
@@ -206,11 +217,24 @@ def to_canonical_json(body: dict[str, Any]) -> str:
     return json.dumps(body, sort_keys=True, indent=1) + "\n"
 
 
-def resolve_job(job: FineTuneJob, *, namespace: str, uid: str) -> ResolvedJob:
+def resolve_job(
+    job: FineTuneJob,
+    *,
+    namespace: str,
+    uid: str,
+    required_approvals: Sequence[Subject] = (),
+) -> ResolvedJob:
     """Fix the effective job from the user's object.
 
     Fields that only steer the life cycle (``suspend``, ``prune``, deadlines, queue, approval) are
-    reset to their defaults, so that changing them does not change what is trained.
+    reset to their defaults, so that changing them does not change what is trained. So is the name
+    of the requester, which no stage needs.
+
+    Args:
+        job: The user's object.
+        namespace: Its namespace.
+        uid: UID of the run.
+        required_approvals: What the administrator's policy has a person decide on.
     """
     spec = job.spec.model_copy(
         update={
@@ -226,10 +250,17 @@ def resolve_job(job: FineTuneJob, *, namespace: str, uid: str) -> ResolvedJob:
             "queue_name": None,
             "priority_class_name": None,
             "pod_template": None,
+            "requested_by": None,
         }
     )
     sweep = job.metadata.labels.get(OF_SWEEP_LABEL) if spec.tracking else None
-    fields = {"namespace": namespace, "name": job.metadata.name, "uid": uid, "sweep": sweep or None}
+    fields = {
+        "namespace": namespace,
+        "name": job.metadata.name,
+        "uid": uid,
+        "sweep": sweep or None,
+        "required_approvals": list(required_approvals) or None,
+    }
     # What was accepted stays so: the rules that came since are for new objects.
     return ResolvedJob.model_validate({**fields, "spec": spec}, context=STORED)
 

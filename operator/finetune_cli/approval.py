@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from finetune_api.meta import API_VERSION, APPROVAL_KIND
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.jobview import is_terminal
+from finetune_cli.jobview import awaits_data_approval, is_terminal
 
 Body = dict[str, Any]
 
@@ -58,6 +58,28 @@ def find_digest(job: Mapping[str, Any] | None, name: str, asked: str | None) -> 
     return str(asked or known)
 
 
+def check_counts(job: Mapping[str, Any] | None, user: str, *, is_approval: bool) -> None:
+    """Refuse an approval that would not count: the user has requested the job.
+
+    Args:
+        job: The FineTuneJob; None if there is none yet.
+        user: Who decides.
+        is_approval: Whether it is a yes; a no always counts.
+
+    Raises:
+        CliError: The administrator has somebody else approve.
+    """
+    if job is None or not is_approval or job["spec"].get("requestedBy") != user:
+        return
+    if job.get("status", {}).get("approvalPolicy", {}).get("requesterMayApprove", True):
+        return
+    raise CliError(
+        f"{user} has requested FineTuneJob {job['metadata']['name']}, and in this namespace nobody "
+        "approves a request of their own: it would not count. Somebody else has to decide",
+        exit_code=NOT_MET,
+    )
+
+
 def describe_data(job: Mapping[str, Any] | None, digest: str) -> list[str]:
     """Return what to look at before deciding, a line each."""
     lines = [f"data set  {digest}"]
@@ -74,7 +96,9 @@ def describe_data(job: Mapping[str, Any] | None, digest: str) -> list[str]:
         too_long = dataset.get("numTruncatedRows", 0)
         lines.append(f"rows      {told}; {left_out} left out, {too_long} over the length limit")
         lines.append(f"report    {dataset.get('uri', '')}/report.html")
-    if job["spec"]["dataset"].get("approval") != "Required":
+    if job["spec"].get("requestedBy"):
+        lines.append(f"asked by  {job['spec']['requestedBy']}")
+    if not awaits_data_approval(job):
         lines.append("note      this job does not wait for an approval (dataset.approval)")
     return lines
 

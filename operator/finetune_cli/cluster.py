@@ -123,11 +123,16 @@ class Cluster:
         """
         name = body["metadata"]["name"]
         try:
-            before: str | None = self.get_job(name)["metadata"]["resourceVersion"]
+            known = self.get_job(name)
         except ApiError as error:
             if error.status != 404 or isinstance(error, UnknownTypeError):
                 raise
-            before = None
+            known = {}
+        before = known.get("metadata", {}).get("resourceVersion")
+        requester = known.get("spec", {}).get("requestedBy")
+        if requester is not None:
+            # Fixed: a file that leaves it out does not ask for its removal.
+            body = {**body, "spec": {"requestedBy": requester, **body["spec"]}}
         query = {
             "fieldManager": FIELD_MANAGER,
             "fieldValidation": "Strict",

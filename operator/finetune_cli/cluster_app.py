@@ -88,6 +88,13 @@ def submit(
         bool,
         typer.Option("--force-conflicts", help="Take over fields that kubectl or others have set."),
     ] = False,
+    name_requester: Annotated[
+        bool,
+        typer.Option(
+            "--name-requester",
+            help="Write your user name, as the cluster knows you, to spec.requestedBy.",
+        ),
+    ] = False,
     output: Output = None,
     context: Context = None,
     namespace: Namespace = None,
@@ -107,14 +114,26 @@ def submit(
         )
     metadata = document.body["metadata"]
     cluster = connect(context, namespace or metadata.get("namespace"), kubeconfig)
-    stored, verb = cluster.apply_job(
-        document.body, is_dry_run=dry_run, force_conflicts=force_conflicts
-    )
+    body = with_requester(document.body, cluster.user_name()) if name_requester else document.body
+    stored, verb = cluster.apply_job(body, is_dry_run=dry_run, force_conflicts=force_conflicts)
     name = stored["metadata"]["name"]
     note = " (dry run)" if dry_run else ""
     print_object(stored, output, f"finetunejob.finetune.dev/{name} {verb}{note}")
     if wait_for_end and not dry_run:
         _wait(cluster, name, "Complete", None)
+
+
+def with_requester(body: dict[str, Any], user: str) -> dict[str, Any]:
+    """Return a job that names who asks for it, and say so: a personal name is never sent silently.
+
+    Raises:
+        CliError: It names somebody else.
+    """
+    named = body["spec"].get("requestedBy")
+    if named not in (None, user):
+        raise CliError(f"the job is requested by {named}, and the cluster knows you as {user}")
+    print(f"requested by {user}", file=sys.stderr)
+    return {**body, "spec": {**body["spec"], "requestedBy": user}}
 
 
 def list_(
@@ -311,17 +330,19 @@ def approve(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Approve the data set of a job that waits for it, or reject it. Under your own name."""
-    from finetune_cli.approval import describe_data, find_digest, make_approval
+    from finetune_cli.approval import check_counts, describe_data, find_digest, make_approval
 
     if reject and not reason:
         raise CliError("--reject needs --reason: it ends the job, and whoever made it is told why")
     cluster = connect(context, namespace, kubeconfig)
-    job = cluster.find_job(name)
+    job, user = cluster.find_job(name), cluster.user_name()
+    found = find_digest(job, name, digest)
+    check_counts(job, user, is_approval=not reject)
     body = make_approval(
         job=name,
         namespace=cluster.namespace,
-        digest=find_digest(job, name, digest),
-        user=cluster.user_name(),
+        digest=found,
+        user=user,
         is_approval=not reject,
         reason=reason,
     )
@@ -381,6 +402,10 @@ def publish(
             help="Publish it although it missed, or could not be published. Needs --reason.",
         ),
     ] = False,
+    reject: Annotated[
+        bool,
+        typer.Option("--reject", help="Say no: a job that waits for a decision ends unpublished."),
+    ] = False,
     reason: Annotated[str | None, typer.Option(help="Why, in a sentence.")] = None,
     panel: Annotated[
         str | None,
@@ -400,38 +425,45 @@ def publish(
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Publish a candidate that missed its goal or a gate. Who and why goes on record."""
+    """Decide on a candidate that waits for it, or missed its goal. Who and why goes on record."""
     from finetune_cli import publication
-    from finetune_cli.approval import make_approval
+    from finetune_cli.approval import check_counts, make_approval
     from finetune_cli.documents import names_file
 
     if override and not reason:
         raise CliError(publication.NO_REASON)
+    if reject and not reason:
+        raise CliError("--reject needs --reason: it ends the job, which says why")
+    if override and reject:
+        raise CliError("--override and --reject exclude each other")
     if names_file(target):
+        if reject:
+            raise CliError(f"--reject goes with a FineTuneJob; {target} is a file")
         if panel and override:
             raise CliError("--panel and --override exclude each other: a review overrules nothing")
         why = reason if override or panel else None
         _publish_file(target, results, overrides, why, namespace, panel)
         return
-    if not override:
-        raise CliError(
-            "a cluster publishes what has passed by itself; --override --reason publishes what has "
-            "not, and what it tried to and could not",
-        )
+    if not reason:
+        raise CliError(publication.BY_ITSELF)
     cluster = connect(context, namespace, kubeconfig)
     job = cluster.get_job(target)
+    digest, user = publication.find_evaluation(job), cluster.user_name()
+    publication.check_decidable(job, is_override=override, is_approval=not reject)
+    check_counts(job, user, is_approval=not reject)
     body = make_approval(
         job=target,
         namespace=cluster.namespace,
-        digest=publication.find_evaluation(job),
-        user=cluster.user_name(),
-        is_approval=True,
+        digest=digest,
+        user=user,
+        is_approval=not reject,
         reason=reason,
         subject="Publication",
         attempt=publication.next_attempt(job),
     )
     about = publication.describe_candidate(job)
-    decide(cluster, body, about, what="publish it", yes=yes, output=output)
+    what = "reject it" if reject else "publish it"
+    decide(cluster, body, about, what=what, yes=yes, output=output)
 
 
 def _publish_file(
@@ -535,6 +567,8 @@ def retry(
     taken = [each["metadata"]["name"] for each in cluster.list_jobs()["items"]]
     chosen = choose_name(name, taken, new_name)
     body = make_retry(job, name=chosen, weights=weights, overrides=overrides)
+    if job["spec"].get("requestedBy"):
+        body = with_requester(body, cluster.user_name())
     if print_only:
         print_object(body, "yaml", "")
         return

@@ -19,6 +19,7 @@ from finetune_cli.cluster_app import (
     Results,
     connect,
     print_object,
+    with_requester,
 )
 from finetune_cli.errors import CliError
 
@@ -97,6 +98,8 @@ def evaluate(
         raise CliError(f"--results and --approve-data go with a file; {target} is a name")
     cluster = connect(context, namespace, kubeconfig)
     body = _object_of(asked, cluster, new_name)
+    if cluster.get_job(target)["spec"].get("requestedBy"):
+        body = with_requester(body, cluster.user_name())
     if print_only:
         print_object(body, "yaml", "")
         return

@@ -120,6 +120,8 @@ def _overview(job: Body, now: datetime) -> dict[str, Any]:
         "Name": f"{metadata.get('namespace', 'default')}/{metadata['name']}",
         "Phase": status.get("phase", "Pending"),
         "Age": age(metadata.get("creationTimestamp"), now),
+        "Requested by": spec.get("requestedBy"),
+        "Approvals": approval_text(status),
         "Model": spec["model"]["uri"],
         **_origin(spec.get("initFrom", {})),
         "Data": ", ".join(source["uri"] for source in spec["dataset"]["sources"]),
@@ -132,6 +134,17 @@ def _overview(job: Body, now: datetime) -> dict[str, Any]:
         "Held after": spec.get("holdAfter"),
         "Prune": "yes" if spec.get("prune") else None,
     }
+
+
+def approval_text(status: Body) -> str | None:
+    """Return what the administrator asks about approvals of a job, where anything."""
+    policy = status.get("approvalPolicy", {})
+    words = []
+    if policy.get("required"):
+        words.append(f"the namespace's policy asks for one of {', '.join(policy['required'])}")
+    if not policy.get("requesterMayApprove", True):
+        words.append("the requester's own do not count")
+    return "; ".join(words) or None
 
 
 def _origin(origin: Body) -> dict[str, Any]:
@@ -230,10 +243,18 @@ def decision_text(job: Body) -> str | None:
     if made:
         why = f": {made['reason']}" if made.get("reason") else ""
         return f"{made['decision']} by {made['by']} ({made.get('time', '')}){why}"
-    is_needed = job["spec"]["dataset"].get("approval") == "Required"
     is_known = bool(job.get("status", {}).get("dataset", {}).get("digest"))
-    name = job["metadata"]["name"]
-    return f"none yet: finetune approve {name}" if is_needed and is_known else None
+    if not is_known or not awaits_data_approval(job):
+        return None
+    told = condition(job, "DataApproved")
+    own = " that counts" if told.get("reason") == "ApprovedByRequester" else ""
+    return f"none yet{own}: finetune approve {job['metadata']['name']}"
+
+
+def awaits_data_approval(job: Body) -> bool:
+    """Return whether a job trains only once somebody has approved its data set."""
+    required = job.get("status", {}).get("approvalPolicy", {}).get("required", [])
+    return job["spec"]["dataset"].get("approval") == "Required" or "DataSet" in required
 
 
 def _plan(job: Body) -> dict[str, Any]:

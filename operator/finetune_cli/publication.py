@@ -14,7 +14,7 @@ from finetune_api.evaluation_result import EvaluateResult
 from finetune_api.trainer import Stage
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.jobview import condition, is_true
+from finetune_cli.jobview import condition, is_terminal, is_true
 
 if TYPE_CHECKING:
     from finetune_cli.display import Display
@@ -25,7 +25,13 @@ UNREVIEWED = (
 )
 _FAILED = ("PublishingFailed", "JobDeleted")
 """Reasons of ``Published`` after an attempt that came to nothing."""
+_AWAITING = ("PublicationApprovalRequired", "ApprovedByRequester")
+"""Reasons of ``Published`` of a candidate that passed and waits for somebody's decision."""
 NO_REASON = "--override needs --reason: the version and its model card say why"
+BY_ITSELF = (
+    "a cluster publishes what has passed by itself; --override --reason publishes what has not, "
+    "and what it tried to and could not; --reason alone approves what waits for a decision"
+)
 
 
 def find_evaluation(job: Mapping[str, Any]) -> str:
@@ -47,6 +53,24 @@ def find_evaluation(job: Mapping[str, Any]) -> str:
             exit_code=NOT_MET,
         )
     return str(digest)
+
+
+def check_decidable(job: Mapping[str, Any], *, is_override: bool, is_approval: bool) -> None:
+    """Refuse what is no decision: only an override publishes what nobody has to approve.
+
+    Raises:
+        CliError: The job waits for nobody's yes, or has ended so that a no changes nothing.
+    """
+    waits = condition(job, "Published").get("reason") in _AWAITING
+    name = job["metadata"]["name"]
+    if is_approval and not is_override and not waits:
+        raise CliError(f"FineTuneJob {name} waits for no decision: {BY_ITSELF}")
+    if not is_approval and is_terminal(job):
+        phase = job.get("status", {}).get("phase")
+        raise CliError(
+            f"FineTuneJob {name} has ended ({phase}): there is nothing to reject any more",
+            exit_code=NOT_MET,
+        )
 
 
 def next_attempt(job: Mapping[str, Any]) -> int:

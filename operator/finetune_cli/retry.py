@@ -140,7 +140,7 @@ def make_retry(
     trains: bool = True,
     overrides: list[str] | None = None,
 ) -> Body:
-    """Return the new job.
+    """Return the new job; it names no requester, who need not be that of the earlier one.
 
     Args:
         job: The earlier job as the API server holds it.
@@ -157,7 +157,7 @@ def make_retry(
 
     metadata = job["metadata"]
     spec = copy.deepcopy(dict(job["spec"]))
-    for ended in ("suspend", "prune"):
+    for ended in ("suspend", "prune", "requestedBy"):
         spec.pop(ended, None)
     trained_nothing = (spec.get("initFrom") or {}).get("train") is False
     if weights is not None and (trained_nothing or not trains):

@@ -194,18 +194,20 @@ def _let_publish(
     kubeconfig: Path | None,
 ) -> None:
     """Create the FineTuneApproval that names the panel's result."""
-    from finetune_cli.approval import make_approval
+    from finetune_cli.approval import check_counts, make_approval
     from finetune_cli.cluster import Cluster
     from finetune_cli.cluster_app import decide
     from finetune_cli.reviewing import summarize_panel
 
     cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
+    user = cluster.user_name()
+    check_counts(job, user, is_approval=True)
     body = make_approval(
         job=job["metadata"]["name"],
         namespace=cluster.namespace,
         digest=panel.evaluation,
         panel=panel.digest,
-        user=cluster.user_name(),
+        user=user,
         is_approval=True,
         reason=summarize_panel(panel),
         subject="Publication",

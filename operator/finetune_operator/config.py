@@ -50,7 +50,16 @@ class OperatorConfig(TenantSettings):
     """How often the cache of FineTuneJobs is compared with the server to drop vanished ones."""
     image_pull_deadline_seconds: Annotated[int, Field(ge=0)] = 600
     """How long a pod may fail without a break to get its image, or to mount its volumes, before the
-    job fails. Such a pod holds its GPUs."""
+    job fails. Such a pod holds its GPUs. One of a stage that has run before lets them go instead,
+    and tries again: see `outageDeadlineSeconds`."""
+    outage_deadline_seconds: Annotated[int, Field(ge=0)] = 86400
+    """How long a stage that has run before may fail to start again, or to reach its storage, before
+    the job fails. It holds no GPUs meanwhile: it tries again after one minute, then two, four, up
+    to an hour."""
+    max_fruitless_evictions: Annotated[int, Field(ge=1, le=1000)] = 10
+    """How often in a row a kubelet may evict a stage, or somebody delete its Job, before a new step
+    is made: one more fails the job. Such ends cost no retry. Of preemptions, drains and lost nodes,
+    which are decided elsewhere, ten times as many."""
 
     placement_deadline_seconds: Annotated[int, Field(ge=0)] = 600
     """How long a pod of a training may find no node while the others hold their GPUs, before all

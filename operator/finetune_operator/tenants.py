@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 from finetune_api.meta import CpuQuantity, DecimalString, Quantity
 from finetune_api.paths import is_below, normal_path
 from finetune_api.trainer import GPUKind
+from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.podtemplate import Toleration
 from finetune_operator.allowlists import check_pattern, check_url_pattern
 
@@ -143,6 +144,14 @@ class TenantSettings(BaseModel):
     """Taints that training and evaluation pods tolerate, beside those of the job."""
     scratch_size: Quantity = "100Gi"
     """Limit of each emptyDir (work, model cache, tmp); a pod that exceeds it is evicted."""
+    scratch_request: Quantity | None = "2Gi"
+    """Disk that a pod requests of its node (`ephemeral-storage`), beside cpu and memory. A node
+    that runs out of disk evicts the pods first that use more than they requested. Null: nothing.
+    The default fits small models; a pod without `cacheClaim` keeps the base model there as well."""
+    scratch_request_with_kueue: bool = False
+    """Request it also where Kueue is used. Kueue admits no Workload that requests a resource which
+    its ClusterQueue does not cover: first add `ephemeral-storage` to the `coveredResources` of all
+    ClusterQueues, or to `resources.excludeResourcePrefixes` of Kueue's configuration."""
     cache_claim: str = ""
     """A ReadWriteMany claim of this name, in each job's namespace, that keeps base models between
     jobs; `prepare` fills it before any GPU is held. Empty: every pod downloads into its own scratch
@@ -206,6 +215,16 @@ class TenantSettings(BaseModel):
     """Licences that base models may have, as patterns without regard to case: `apache-2.0`, `mit`,
     `llama3*`. Unless all are allowed, one that is not stated is refused, too. `model.licence` is
     looked at before anything is created, what the model itself states in `prepare`."""
+
+    require_approval: list[Subject] = []
+    """What every job waits for a FineTuneApproval of, whatever it says: `DataSet` before it is
+    trained on, `Publication` once the candidate has passed. Holds for jobs accepted from then
+    on."""
+    requester_may_approve: bool = True
+    """Whether a FineTuneApproval by the job's requester counts. Off: jobs and sweeps need
+    `spec.requestedBy`, and only somebody else's approval counts; a rejection always does. Holds for
+    jobs accepted from then on; it needs the chart's admission policy (`approvals.enforceIdentity`),
+    for names are claims without it."""
 
     # ---- what it costs -----------------------------------------------------------------------
     gpu_hour_price: DecimalString | None = None

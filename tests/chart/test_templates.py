@@ -37,6 +37,8 @@ DEFAULT = {
     "ClusterRole/finetune-operator-approver",
     "ValidatingAdmissionPolicy/finetune-operator-approvals",
     "ValidatingAdmissionPolicyBinding/finetune-operator-approvals",
+    "ValidatingAdmissionPolicy/finetune-operator-requesters",
+    "ValidatingAdmissionPolicyBinding/finetune-operator-requesters",
     "ValidatingAdmissionPolicy/finetune-operator-tenants",
     "ValidatingAdmissionPolicyBinding/finetune-operator-tenants",
 }
@@ -86,6 +88,8 @@ MATRIX: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
         {
             "ValidatingAdmissionPolicy/finetune-operator-approvals",
             "ValidatingAdmissionPolicyBinding/finetune-operator-approvals",
+            "ValidatingAdmissionPolicy/finetune-operator-requesters",
+            "ValidatingAdmissionPolicyBinding/finetune-operator-requesters",
         },
     ),
     "no policy of tenants": (
@@ -243,8 +247,63 @@ def test_approving_is_part_of_no_other_role_and_no_decision_can_be_taken_away(
     assert granted == {("finetune-operator-approver", "create")}
 
 
-def test_names_are_enforced_where_the_operator_works(render: Render) -> None:
-    name = "finetune-operator-approvals"
+def requester_rules(objects: Objects, name: str = "finetune-operator") -> list[dict[str, Any]]:
+    policy = find(objects, "ValidatingAdmissionPolicy", f"{name}-requesters")
+    rules: list[dict[str, Any]] = policy["spec"]["validations"]
+    return rules
+
+
+def test_only_trusted_users_and_the_operator_ask_for_jobs_in_other_names(render: Render) -> None:
+    values = {"serviceAccount": {"name": "tuner"}, "approvals": {"trustedUsers": ["flux"]}}
+    (rule,) = requester_rules(render(values))
+    namespace = find(render(values), "Deployment", "finetune-operator")["metadata"]["namespace"]
+    trusted = ["flux", f"system:serviceaccount:{namespace}:tuner"]
+    assert json.loads(rule["expression"].rpartition("variables.user in ")[2]) == trusted
+    assert rule["reason"] == "Forbidden"
+
+
+@pytest.mark.parametrize(
+    ("config", "expression"),
+    [
+        ({"requesterMayApprove": False}, "(false)"),
+        (
+            {"policies": [{"namespaces": ["team-*", "x"], "requesterMayApprove": False}]},
+            '((request.namespace.matches("^team-.*$") || request.namespace.matches("^x$"))'
+            " ? false : (true))",
+        ),
+        (
+            {
+                "requesterMayApprove": False,
+                "policies": [
+                    {"namespaces": ["a-?"], "requesterMayApprove": True},
+                    {"namespaces": ["*"], "allowCpu": True},
+                    {"namespaces": ["[!b]-1"], "requesterMayApprove": False},
+                ],
+            },
+            '((request.namespace.matches("^[^b]-1$")) ? false : '
+            '((request.namespace.matches("^a-.$")) ? true : (false)))',
+        ),
+    ],
+    ids=str,
+)
+def test_a_requester_is_asked_for_where_none_may_approve(
+    config: dict[str, Any], expression: str, render: Render
+) -> None:
+    _, rule = requester_rules(render({"config": config}))
+    assert rule["expression"] == f"has(object.spec.requestedBy) || {expression}"
+
+
+def test_policies_that_all_let_requesters_approve_ask_for_none(render: Render) -> None:
+    config = {"policies": [{"namespaces": ["a"], "requireApproval": ["DataSet"]}]}
+    assert len(requester_rules(render({"config": config}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "num_own"), [("finetune-operator-approvals", 0), ("finetune-operator-requesters", 1)]
+)
+def test_names_are_enforced_where_the_operator_works(
+    name: str, num_own: int, render: Render
+) -> None:
     binding = find(render({}), "ValidatingAdmissionPolicyBinding", name)
     assert "matchResources" not in binding["spec"]
     objects = render(
@@ -255,7 +314,10 @@ def test_names_are_enforced_where_the_operator_works(render: Render) -> None:
     ]["namespaceSelector"]["matchExpressions"]
     assert expression["values"] == ["team-a"]
     (rule,) = find(objects, "ValidatingAdmissionPolicy", name)["spec"]["validations"]
-    assert rule["expression"].endswith(""" || variables.user in ["flux","o'argo"]""")
+    before, _, trusted = rule["expression"].rpartition("|| variables.user in ")
+    assert before
+    assert json.loads(trusted)[:2] == ["flux", "o'argo"]
+    assert len(json.loads(trusted)) == 2 + num_own
 
 
 @pytest.mark.parametrize(
@@ -496,6 +558,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"config": {"policies": [{"namespaces": ["a"], "allowedImages": "*"}]}},
         "/config/policies/0/allowedImages",
     ),
+    "policy with an approval of nothing": (
+        {"config": {"policies": [{"namespaces": ["a"], "requireApproval": ["Model"]}]}},
+        "/config/policies/0/requireApproval/0",
+    ),
     "policy with a bad pull policy": (
         {"config": {"policies": [{"namespaces": ["a"], "trainerImagePullPolicy": "Sometimes"}]}},
         "/config/policies/0/trainerImagePullPolicy",
@@ -558,6 +624,8 @@ def test_bad_values_are_refused(name: str, render: Render) -> None:
                         ],
                         "gpuHourPrice": None,
                         "gpuKind": "h200",
+                        "requireApproval": ["DataSet", "Publication"],
+                        "requesterMayApprove": False,
                         "rendezvousPort": 29400,
                     }
                 ],

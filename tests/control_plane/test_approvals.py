@@ -27,9 +27,10 @@ from control_plane.test_lifecycle import phase_is
 from finetune_operator.controllers.approvals import FINETUNEAPPROVALS
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.kube import informer as informer_module
-from manifests import HelmNotFoundError, render_chart
+from manifests import NAMESPACE, HelmNotFoundError, render_chart
 from support.cli import Cli
 from support.eventually import eventually, eventually_async
+from support.sweep_cases import minimal_sweep
 
 DIGEST, OTHER = "d" * 64, "e" * 64  # the first is what the simulated kubelet reports
 REVIEWER, DEVELOPER, ROBOT = "rita@example.org", "dev@example.org", "git-robot"
@@ -93,9 +94,19 @@ def bind(cluster, namespace: str, user: str, *roles: str) -> None:
 
 
 @pytest.fixture
-def people(control_plane, namespace):
-    """The roles for people and the policy of the chart, in this namespace, and who has which."""
-    values = {"watch": {"namespaces": [namespace]}, "approvals": {"trustedUsers": [ROBOT]}}
+def settings():
+    """What the chart's policy says of this namespace, beside its name."""
+    return {}
+
+
+@pytest.fixture
+def people(control_plane, namespace, settings):
+    """The roles for people and the policies of the chart, in this namespace, and who has which."""
+    values = {
+        "watch": {"namespaces": [namespace]},
+        "approvals": {"trustedUsers": [ROBOT]},
+        "config": {"policies": [{"namespaces": [namespace], **settings}]},
+    }
     arguments = [f"--set-json={key}={json.dumps(value)}" for key, value in values.items()]
     try:
         objects = render_chart(arguments, release=namespace)
@@ -115,7 +126,12 @@ def people(control_plane, namespace):
     def is_in_force() -> bool:
         body = approval("probe", by="somebody-else")
         said = reviewer.kubectl("create", "--dry-run=server", "-f", "-", body=body)[1]
-        return "spec.by must be your own user name" in said
+        body = asking("probe", namespace, requestedBy="somebody-else")
+        told = developer.kubectl("create", "--dry-run=server", "-f", "-", body=body)[1]
+        return (
+            "spec.by must be your own user name" in said
+            and "spec.requestedBy must be your own user name" in told
+        )
 
     eventually(is_in_force, timeout=30, interval=0.3)
     yield reviewer, developer, robot
@@ -190,6 +206,81 @@ async def test_a_reviewer_lets_a_job_go_on_that_neither_may_edit_nor_approve_for
     )
     (container,) = train["spec"]["template"]["spec"]["containers"]
     assert container["args"][-2:] == ["--data-digest", DIGEST]
+
+
+SELF_APPROVAL_IS_OFF = {"requesterMayApprove": False, "requireApproval": ["DataSet"]}
+
+
+@pytest.mark.parametrize("settings", [SELF_APPROVAL_IS_OFF])
+async def test_an_approver_who_asks_for_a_job_does_not_approve_it(
+    control_plane, namespace, people, tmp_path
+):
+    rita, _, _ = people
+    name = f"{namespace}-finetune-operator"
+    bind(control_plane, namespace, REVIEWER, f"{name}-edit")
+    bob = User(control_plane, namespace, "bob@example.org")
+    bind(control_plane, namespace, bob.name, f"{name}-approver", f"{name}-view")
+    config = test_config(namespace, requester_may_approve=False, require_approval=["DataSet"])
+    async with open_client(connection_of(control_plane)) as client:
+        kubelet = Kubelet(client, namespaces=(namespace,))
+        async with kubelet.running(), running_manager(client, config):
+            made = finetunejob("one", namespace, requestedBy=rita.name)
+            assert rita.create(made)[0]
+            job = await phase_is(client, namespace, "one", "AwaitingApproval")
+            assert job["status"]["reason"] == "ApprovalRequired"
+
+            cli = Cli(tmp_path, use_fake_trainer=False)
+            who = ("-n", namespace, "--kubeconfig", str(rita.kubeconfig))
+            assert "would not count" in cli("approve", "one", "--yes", *who).err
+            assert rita.create(approval("own", by=rita.name))[0]
+
+            async def is_told():
+                found = await get_job(client, namespace, "one")
+                return found if found["status"]["reason"] == "ApprovedByRequester" else None
+
+            told = await eventually_async(is_told, timeout=20)
+            assert "FineTuneApproval own" in condition(told, "DataApproved")["message"]
+            assert [each["metadata"]["name"] for each in await child_jobs(client, namespace)] == [
+                "one-prepare"
+            ]
+            assert bob.create(approval("others", by=bob.name))[0]
+            job = await phase_is(client, namespace, "one", "Succeeded")
+    assert job["status"]["dataApproval"]["by"] == bob.name
+    assert job["status"]["approvalPolicy"] == {
+        "required": ["DataSet"],
+        "requesterMayApprove": False,
+    }
+
+
+@pytest.mark.parametrize("settings", [SELF_APPROVAL_IS_OFF])
+@pytest.mark.parametrize("kind", ["FineTuneJob", "FineTuneSweep"])
+def test_nobody_asks_in_anothers_name_and_the_name_stays(control_plane, namespace, people, kind):
+    _, developer, robot = people
+    name = f"{namespace}-finetune-operator"
+    operator = f"system:serviceaccount:{NAMESPACE}:{name}"
+    for user in (ROBOT, operator):
+        bind(control_plane, namespace, user, f"{name}-edit")
+
+    def body(of: str, **spec) -> dict:
+        made = finetunejob(of, namespace) if kind == "FineTuneJob" else minimal_sweep(of)
+        return {**made, "spec": {**made["spec"], **spec}}
+
+    for other in ("bob@example.org", DEVELOPER.upper(), f"{DEVELOPER} "):
+        done, said = developer.create(body("forged", requestedBy=other))
+        assert not done
+        assert f"spec.requestedBy must be your own user name, '{DEVELOPER}'" in said
+    done, said = developer.create(body("nameless"))
+    assert not done
+    assert "spec.requestedBy is missing" in said
+    assert namespace in said
+    assert developer.create(body("mine", requestedBy=DEVELOPER))[0]
+    assert robot.create(body("from-git", requestedBy="bob@example.org"))[0]
+    own = json.dumps(body("trial", requestedBy="bob@example.org"))
+    control_plane.kubectl("-n", namespace, "create", "-f", "-", "--as", operator, stdin=own)
+    for patch in ('{"spec":{"requestedBy":"bob@example.org"}}', '{"spec":{"requestedBy":null}}'):
+        done, said = developer.kubectl("patch", kind, "mine", "--type=merge", "-p", patch)
+        assert not done
+        assert "requestedBy is fixed once the" in said
 
 
 async def _jobs(control_plane, namespace):

@@ -117,7 +117,7 @@ def test_what_to_train_cannot_change(
     assert immutable_message(field) in answer["message"]
 
 
-@pytest.mark.parametrize("field", ["goal", "podTemplate"])
+@pytest.mark.parametrize("field", ["goal", "podTemplate", "requestedBy"])
 def test_optional_fields_cannot_be_added_or_removed(
     field: str, api: RawApi, jobs: str, create: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:

@@ -26,6 +26,8 @@ from control_plane.cluster import (
     test_config,
 )
 from control_plane.test_crashes import Island, run_until_death
+from finetune_api.meta import SWEEP_KIND
+from finetune_api.names import Owner
 from finetune_api.stage_results import ValidationScore
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import ExitCode, Stage
@@ -157,6 +159,7 @@ CHANGES: dict[str, Any] = {
     "objective": {"metric": "rougeL"},
     "earlyStopping": {"method": "Median"},
     "replicates": 3,
+    "requestedBy": "rita@example.org",
 }
 
 
@@ -326,6 +329,68 @@ async def test_jobs_that_could_not_be_held_are_not_created(
     assert failed["reason"] == "InvalidTrial"
     assert "holdAfter" in failed["message"]
     assert "kubectl apply" in failed["message"]
+
+
+async def test_trials_that_are_deleted_stay_counted_and_foreign_jobs_are_left_alone(
+    control_plane: Any, namespace: str
+) -> None:
+    """Delete running trials, restart the operator in between, and forge the next trial."""
+
+    def running(job: str, stage: Stage, attempt: int) -> Fate:
+        is_first = job in ("rates-t1", "rates-t2")
+        return Fate() if is_first and stage is Stage.TRAIN else script(job, stage, 0)
+
+    async with open_client(connection_of(control_plane)) as client:
+        kubelet = Kubelet(client, namespaces=(namespace,), script=running)
+        async with kubelet.running():
+            async with running_manager(client, test_config(namespace)):
+                await client.create(FINETUNESWEEPS, sweep(namespace, parallelism=1))
+                await delete_once_it_trains(client, namespace, "rates-t1")
+                await until_told_as_deleted(client, namespace, [1])
+            await client.delete(FINETUNEJOBS, namespace, "rates-t2")
+            owner = (await get_sweep(client, namespace))["metadata"]
+            foreign = finetunejob("rates-t3", namespace)
+            foreign["spec"]["model"]["uri"] = "hf://somebody/else"
+            ours = Owner(namespace=namespace, name="rates", uid=owner["uid"], kind=SWEEP_KIND)
+            foreign["metadata"]["ownerReferences"] = [ours.reference()]
+            stored = await client.create(FINETUNEJOBS, foreign)
+            async with running_manager(client, test_config(namespace)):
+                await until_told_as_deleted(client, namespace, [1, 2])
+                await eventually_async(lambda: _waits_for_name(client, namespace), timeout=60)
+                live = await client.get(FINETUNEJOBS, namespace, "rates-t3")
+                assert live["spec"] == stored["spec"]
+                await client.delete(FINETUNEJOBS, namespace, "rates-t3")
+                done = await until_over(client, namespace)
+    assert holds(done, "Complete"), done["status"]
+    assert done["status"]["best"]["name"] == BEST
+    assert done["status"]["counts"]["created"] == 4
+    assert done["status"]["counts"]["failed"] == 2
+    states = {trial["name"]: trial["state"] for trial in done["status"]["trials"]}
+    assert (states["rates-t1"], states["rates-t2"]) == ("Deleted", "Deleted")
+
+
+async def delete_once_it_trains(client: Any, namespace: str, name: str) -> None:
+    async def trains() -> bool:
+        found = (await jobs_of(client, namespace)).get(name) or {}
+        return bool((found.get("status") or {}).get("phase") == "Training")
+
+    await eventually_async(trains, timeout=60)
+    await client.delete(FINETUNEJOBS, namespace, name)
+
+
+async def until_told_as_deleted(client: Any, namespace: str, numbers: list[int]) -> None:
+    async def is_told() -> bool:
+        status = (await get_sweep(client, namespace)).get("status") or {}
+        is_next = (status.get("counts") or {}).get("created", 0) > len(numbers)
+        told = (status.get("deleted") or {}).get("numbers") == numbers
+        return told and (is_next or len(numbers) > 1)
+
+    await eventually_async(is_told, timeout=60)
+
+
+async def _waits_for_name(client: Any, namespace: str) -> bool:
+    found = condition(await get_sweep(client, namespace), "Progressing")
+    return found is not None and found["reason"] == "NameTaken"
 
 
 # ---- deaths ------------------------------------------------------------------------------------

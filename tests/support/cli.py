@@ -54,7 +54,7 @@ class Cli:
             text=True,
         )
 
-    def __call__(self, *arguments: str, stdin: str = "", timeout: float = 120) -> Finished:
+    def __call__(self, *arguments: str, stdin: str = "", timeout: float = 300) -> Finished:
         with self.start(*arguments) as process:
             out, err = process.communicate(stdin, timeout=timeout)
         return Finished(code=process.returncode, out=out, err=err)

@@ -265,6 +265,7 @@ FULL_SPEC: dict[str, Any] = {
     "activeDeadlineSeconds": 3600,
     "budget": {"gpuHours": "8", "amount": "20.50"},
     "ttlSecondsAfterFinished": 0,
+    "requestedBy": "system:serviceaccount:team-a:ci",
 }
 """A spec with every field set."""
 
@@ -326,6 +327,19 @@ def _variables(count: int, length: int) -> list[dict[str, str]]:
 CASES: tuple[Case, ...] = (
     good("the minimal job"),
     good("every field set", {"spec": FULL_SPEC}),
+    good("a requester with any letters", {"spec.requestedBy": "Zoë O'Neil <zoe@example.org>"}),
+    bad(
+        "a requester without a name",
+        {"spec.requestedBy": ""},
+        "spec.requestedBy",
+        server="should be at least 1 chars long",
+    ),
+    bad(
+        "a requester of too many letters",
+        {"spec.requestedBy": "x" * 513},
+        "Too long",
+        server="Too long: may not be more than 512",
+    ),
     good("a chat template in a file", {"spec.model.chatTemplate": {"uri": "s3://a/chat.jinja"}}),
     bad(
         "a chat template as text and file",

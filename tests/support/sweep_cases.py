@@ -66,6 +66,7 @@ SWEEP_CASES: list[SweepCase] = [
         "spec.earlyStopping": {"method": "ASHA", "minSteps": 20, "reduction": 2},
         "spec.budget": {"trials": 2, "durationSeconds": 3600, "gpuHours": "8"},
         "spec.suspend": True, "spec.ttlSecondsAfterFinished": 60,
+        "spec.requestedBy": "rita@example.org",
     }),
     _good("search by halving", {
         "spec.search": "Halving", "spec.trials": 2, "spec.earlyStopping": {"minSteps": 20},
@@ -203,6 +204,11 @@ SWEEP_CASES: list[SweepCase] = [
     _bad("a template that waits", {"spec.template.suspend": True}, "set suspend of the sweep"),
     _bad("a template that is held", {"spec.template.holdAfter": "Train"}, "are the sweep's"),
     _bad("a template that ends", {"spec.template.prune": True}, "are the sweep's"),
+    _bad(
+        "a template with a requester of its own",
+        {"spec.template.requestedBy": "rita@example.org"},
+        "template.requestedBy is the sweep's",
+    ),
     _bad(
         "a template that is deleted",
         {"spec.template.ttlSecondsAfterFinished": 60},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 import subprocess
 import sys
 import sysconfig
@@ -20,6 +21,7 @@ def test_source_roots_do_not_shadow_the_standard_library() -> None:
     assert operator.__file__.startswith(sysconfig.get_paths()["stdlib"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [
@@ -39,3 +41,66 @@ def test_import_loads_no_training_library(module: str) -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
     assert not HEAVY & set(loaded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [
+        ("def test_it():\n    import torch", {"failed": 1}),
+        ("import pytest, torch\npytestmark = pytest.mark.slow\ndef test_it(): ...", {}),
+        ("import pytest, torch\npytestmark = [pytest.mark.slow]\ndef test_it(): ...", {}),
+        ("import torch\ndef test_it(): ...", {"error": 1}),
+        (
+            "from transformers.utils import is_torch_available\n"
+            "def test_it():\n    assert not is_torch_available()",
+            {"passed": 1},
+        ),
+    ],
+    ids=["in a test", "in a slow module", "in a list of marks", "in any other", "in a library"],
+)
+def test_fast_tests_import_no_torch(module: str, found: dict[str, int], tmp_path: Path) -> None:
+    command = subprocess.run(
+        ["make", "--dry-run", "test-fast"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()[-1]
+    assert '-m "not slow"' in command
+    assert count(run_selected(tmp_path, "not slow", {"unit/test_module.py": module})) == found
+
+
+@pytest.mark.slow
+def test_each_test_runs_in_one_of_the_sessions_of_make_test(tmp_path: Path) -> None:
+    sessions = re.findall(r'-m "([^"]+)"', (ROOT / "tools" / "test.sh").read_text())
+    slow = "pytest.mark.slow\n"
+    modules = {
+        "unit/test_fast.py": "def test_one(): ...",
+        "unit/test_both.py": f"import pytest\ndef test_two(): ...\n@{slow}def test_three(): ...",
+        "unit/deeper/test_slow.py": f"import pytest\npytestmark = {slow}def test_four(): ...",
+        "others/test_others.py": f"import pytest\ndef test_five(): ...\n@{slow}def test_six(): ...",
+    }
+    first = run_selected(tmp_path / "first", sessions[0], modules, folder="unit")
+    second = run_selected(tmp_path / "second", sessions[1], modules)
+    passed = [re.findall(r"::test_(\w+) PASSED", text) for text in (first, second)]
+    assert [sorted(names) for names in passed] == [
+        ["one", "two"],
+        ["five", "four", "six", "three"],
+    ]
+
+
+def run_selected(root: Path, selected: str, modules: dict[str, str], *, folder: str = "") -> str:
+    """Run test modules below a copy of our conftest.py; returns what pytest says."""
+    for name, text in modules.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (root / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    options = ["-v", f"--config-file={ROOT / 'pyproject.toml'}", f"--rootdir={root}"]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", root / folder, "-m", selected, *options],
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def count(said: str) -> dict[str, int]:
+    """Return how many tests ended in which way."""
+    ends = re.findall(r"(\d+) (failed|error|passed)", said.splitlines()[-1])
+    return {kind: int(number) for number, kind in ends}

@@ -371,7 +371,9 @@ async def refused_writes(world: World) -> list[Seen]:
         await replica.reach(5)
         replica.note("FineTuneOperatorReconcilePanics")
         await world.create("defect", DENIED, suspend=True)
-        replica.note("FineTuneOperatorReconcileErrors", "FineTuneOperatorApiErrors")
+        replica.note(
+            "FineTuneOperatorReconcileErrors", "FineTuneOperatorApiErrors", "FineTuneStatusRefused"
+        )
         world.apply(_dead_webhook())
         number = 0
         end = replica.minute + 35
@@ -381,11 +383,12 @@ async def refused_writes(world: World) -> list[Seen]:
             await asyncio.sleep(1.0)
     gone = "the webhook of a policy engine that is gone refuses every status write"
     return [
-        Seen(alert=alert, fault=fault, labels={}, replica=replica)
-        for alert, fault in (
-            ("FineTuneOperatorReconcileErrors", gone),
-            ("FineTuneOperatorApiErrors", gone),
-            ("FineTuneOperatorReconcilePanics", "a defect planted into the plan of one job"),
+        Seen(alert=alert, fault=fault, labels=labels, replica=replica)
+        for alert, fault, labels in (
+            ("FineTuneOperatorReconcileErrors", gone, {}),
+            ("FineTuneOperatorApiErrors", gone, {}),
+            ("FineTuneStatusRefused", gone, {"kind": "FineTuneJob", "section": "other"}),
+            ("FineTuneOperatorReconcilePanics", "a defect planted into the plan of one job", {}),
         )
     ]
 

@@ -92,10 +92,10 @@ _INTRODUCTION = """# What a job survives
 
 Each row is one fault, done to real processes: the stages as the operator starts them, a real S3
 server, and for the rows of the cluster a real Kubernetes. A cell is right if the job ends in the
-same adapter, byte for byte, as an undisturbed run of the same job (the column *adapter* has the
-first twelve digits of its sha256), or in the failure that its row asks for. *Attempts* are those of
-the stage, the disturbed ones included. Different rows train different jobs, so their adapters
-differ; within a row all are one.
+same adapter, byte for byte, as an undisturbed run of the same job on the same machine (the column
+*adapter* has the first twelve digits of its sha256), or in the failure that its row asks for.
+*Attempts* are those of the stage, the disturbed ones included. Different rows train different jobs,
+so their adapters differ; within a row all are one. Another kind of processor gives others.
 
 ```
 make faults                                  # all rows, 50 seeds: many hours on two cores

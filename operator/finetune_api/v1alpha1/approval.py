@@ -33,6 +33,12 @@ PANEL_RULE = TextRule(
 )
 """The result of a human review."""
 
+Subject = Literal["DataSet", "Publication"]
+"""What people decide on."""
+
+UserName = Annotated[str, Field(min_length=1, max_length=512)]
+"""The name that the API server knows somebody by; opaque, compared character by character."""
+
 IMMUTABLE_MESSAGE = (
     "a decision is not edited: create another FineTuneApproval; one that rejects outweighs all "
     "that approve"
@@ -68,7 +74,7 @@ class FineTuneApprovalSpec(APIModel):
 
     job: Annotated[str, Field(min_length=1, max_length=52), Texts(LABEL_RULE)]
     """Name of the FineTuneJob, in the same namespace. It may be created later."""
-    subject: Literal["DataSet", "Publication"]
+    subject: Subject
     """What is decided on: the data set that `prepare` has made, or whether what `evaluate` has
     looked at is published, also if it missed its goal or a gate."""
     digest: Annotated[str, Field(max_length=64), Texts(DIGEST_RULE)]
@@ -81,7 +87,7 @@ class FineTuneApprovalSpec(APIModel):
     decision: Literal["Approved", "Rejected"]
     """`Approved` lets the job train on this data set, or publishes what was evaluated. `Rejected`
     ends a job that waits for it."""
-    by: Annotated[str, Field(min_length=1, max_length=512)]
+    by: UserName
     """Who decided: the user name that the API server knows the requester by. The chart's admission
     policy refuses any other."""
     reason: Annotated[str, Field(max_length=512)] | None = None

@@ -12,6 +12,7 @@ from finetune_api.v1alpha1.retry import IncidentClass
 from finetune_api.v1alpha1.status_fields import (
     Count,
     ExitStatus,
+    Reason,
     ShortText,
     StageName,
     Text,
@@ -24,7 +25,7 @@ class IncidentStatus(APIModel):
 
     incident_class: Annotated[IncidentClass, Field(alias="class")]
     """What it is to the retry budget."""
-    reason: Annotated[str, Field(max_length=63)] = ""
+    reason: Reason = ""
     """CamelCase cause."""
     stage: StageName
     """Stage it ended."""
@@ -32,6 +33,8 @@ class IncidentStatus(APIModel):
     """Node rank of the pod that failed of itself."""
     node: ShortText | None = None
     """Node it ran on."""
+    pod: ShortText | None = None
+    """Pod that failed of itself."""
     from_step: Count | None = None
     """Step that the attempt had begun at, where training told it."""
     to_step: Count | None = None
@@ -79,7 +82,7 @@ class Failure(APIModel):
 
     failure_class: Annotated[str, Field(max_length=63, alias="class")]
     """UserError, DataError, StorageError, OutOfMemory, ImageError, Unschedulable, Evicted ..."""
-    reason: Annotated[str, Field(max_length=63)] = ""
+    reason: Reason = ""
     """CamelCase cause."""
     stage: StageName | None = None
     """Stage that failed."""
@@ -106,6 +109,32 @@ class IncidentCount(APIModel):
     """How many."""
 
 
+class FruitlessStatus(APIModel):
+    """Ends in a row that cost no retry and came before a new step was made."""
+
+    step: Count = 0
+    """Step that they are counted from."""
+    evictions: Count = 0
+    """By a kubelet whose node ran out of disk or memory."""
+    deletions: Count = 0
+    """By whoever deleted its Job."""
+    others: Count = 0
+    """By others: preempted, drained, its node lost."""
+
+
+class OutageStatus(APIModel):
+    """Why a stage that has run before does not run: it has let its nodes go, and tries again."""
+
+    since: Timestamp
+    """Since when it gets nowhere."""
+    step: Count = 0
+    """Step that was reached by then; a later one ends the outage."""
+    releases: Count = 0
+    """How often it has let its nodes go since then."""
+    retry_time: Timestamp | None = None
+    """When it tries again, or did last."""
+
+
 class StageStatus(APIModel):
     """The Job of one stage."""
 
@@ -129,3 +158,15 @@ class StageStatus(APIModel):
     """Retries used up, by class."""
     evictions: Count | None = None
     """How often Kueue took the quota back and stopped the pods."""
+    first_run_time: Timestamp | None = None
+    """When a container of it first ran."""
+    fruitless: FruitlessStatus | None = None
+    """Ends that came to nothing; absent without one."""
+    outage: OutageStatus | None = None
+    """The last outage, if there was one."""
+    past_seconds: Count | None = None
+    """Running time up to its last pause, in seconds: what is known of it once its Job is gone."""
+    run_time: Timestamp | None = None
+    """Since when it runs after that."""
+    deleted_time: Timestamp | None = None
+    """Since when its Job is gone, deleted by somebody; it is made again."""

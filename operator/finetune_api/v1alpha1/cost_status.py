@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from finetune_api.meta import APIModel
-from finetune_api.v1alpha1.status_fields import Count, Number, ShortText
+from finetune_api.v1alpha1.status_fields import Count, Number, ShortSentence
 
 
 class CostStatus(APIModel):
@@ -23,7 +23,7 @@ class EstimateStatus(APIModel):
     basis: Literal["Spec", "Assumed", "Measured"]
     """What is known: the GPUs that the spec asks for; what rows, tokens and model take at an
     assumed speed; what training has measured of itself."""
-    message: ShortText | None = None
+    message: ShortSentence | None = None
     """What it rests on."""
     gpus: Count | None = None
     """GPUs that training holds."""

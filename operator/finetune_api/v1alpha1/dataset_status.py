@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import ATOMIC_LIST, APIModel
-from finetune_api.v1alpha1.status_fields import Count, ShortText, Text, Timestamp
+from finetune_api.v1alpha1.status_fields import Count, Reason, ShortText, StoredURI, Text, Timestamp
 
 
 class Rows(APIModel):
@@ -28,7 +28,7 @@ class InvalidRowPlace(APIModel):
     """File, as the source names it; a long name is cut at its beginning."""
     line: Count
     """Line the row begins on, from 1; position of the row in files without lines."""
-    reason: Annotated[str, Field(max_length=63)]
+    reason: Reason
     """CamelCase cause."""
 
 
@@ -53,7 +53,7 @@ class DatasetStatus(APIModel):
 
     digest: ShortText | None = None
     """Content digest, the version of the data."""
-    uri: Text | None = None
+    uri: StoredURI | None = None
     """Folder of the prepared data set."""
     rows: Rows | None = None
     """Rows per side."""

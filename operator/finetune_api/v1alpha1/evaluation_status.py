@@ -6,15 +6,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, APIModel
+from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, PROSE, APIModel
 from finetune_api.v1alpha1.gates import MAX_GATES
 from finetune_api.v1alpha1.probing import MAX_ALARMS
 from finetune_api.v1alpha1.scoring import BaselineName
-from finetune_api.v1alpha1.status_fields import Count, Number, ShortText, Text, Timestamp
+from finetune_api.v1alpha1.status_fields import (
+    Count,
+    Number,
+    Reason,
+    Sentence,
+    ShortText,
+    StoredURI,
+    Text,
+    Timestamp,
+)
 from finetune_api.v1alpha1.tracking import MAX_TRACKERS
 
 MAX_GATE_MESSAGE = 160
 """Characters of what the status says of one gate."""
+GateMessage = Annotated[str, Field(max_length=MAX_GATE_MESSAGE, json_schema_extra={PROSE: True})]
 
 
 class PublicationStatus(APIModel):
@@ -51,9 +61,9 @@ class ValidationScoreStatus(APIModel):
     """Upper end."""
     num_samples: Count = 0
     """Validation rows that were answered."""
-    reason: Annotated[str, Field(max_length=63)] | None = None
+    reason: Reason | None = None
     """Why there is no score."""
-    message: Annotated[str, Field(max_length=300)] | None = None
+    message: Sentence | None = None
     """The same for people."""
 
 
@@ -77,7 +87,7 @@ class SelectionStatus(APIModel):
 class Artifact(APIModel):
     """The published adapter."""
 
-    uri: Text | None = None
+    uri: StoredURI | None = None
     """Folder of the adapter."""
     version: Count | None = None
     """Published version of this job's name."""
@@ -85,7 +95,7 @@ class Artifact(APIModel):
     """Digest of the weights file."""
     bytes: Count | None = None
     """Size of the weights file."""
-    manifest_uri: Text | None = None
+    manifest_uri: StoredURI | None = None
     """Manifest of the published version."""
     origin_digest: ShortText | None = None
     """Manifest digest of the weights that training began from (`spec.initFrom`)."""
@@ -122,7 +132,7 @@ class GateStatus(APIModel):
     """False where there is nothing to compare with: it counts as met."""
     severity: Literal["Block", "Warn"] = "Block"
     """Whether it keeps the adapter from being published."""
-    message: Annotated[str, Field(max_length=MAX_GATE_MESSAGE)] | None = None
+    message: GateMessage | None = None
     """Of a gate that is missed or does not apply: number, bound, what would be enough. Of all gates
     the report tells."""
 
@@ -136,7 +146,7 @@ class JudgeStatus(APIModel):
     """Share of pairs with the same verdict in both orders."""
     first: Number | None = None
     """Share of verdicts for the answer that stood first; one half is fair."""
-    message: Annotated[str, Field(max_length=MAX_GATE_MESSAGE)] | None = None
+    message: GateMessage | None = None
     """Why its metric is not measured, or what to know of its verdicts first."""
 
 
@@ -167,7 +177,7 @@ class EvaluationStatus(APIModel):
     """The version that gates compare with."""
     newer_version: Count | None = None
     """One that was published meanwhile."""
-    report_uri: Text | None = None
+    report_uri: StoredURI | None = None
     """The full report."""
     digest: Annotated[str, Field(max_length=64)] | None = None
     """Digest of the evaluation's manifest: what a decision to publish names."""
@@ -177,9 +187,9 @@ class TrackingStatus(APIModel):
     """What became of telling the job's trackers."""
 
     uris: Annotated[
-        list[Annotated[str, Field(max_length=512)]],
+        list[StoredURI],
         Field(max_length=MAX_TRACKERS, json_schema_extra=ATOMIC_LIST),
     ] = []
     """Page of the run in each tracker; for TensorBoard the folder of its files."""
-    message: Annotated[str, Field(max_length=300)] | None = None
+    message: Sentence | None = None
     """Why a tracker lacks something of the last stage; absent if all have all."""

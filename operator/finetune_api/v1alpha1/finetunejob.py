@@ -14,6 +14,7 @@ from pydantic import Field, StrictBool, ValidationInfo, model_validator
 
 from finetune_api.meta import API_VERSION, NAME_PATTERN, APIModel, Integer
 from finetune_api.patterns import LABEL_RULE, STORED, SUBDOMAIN_RULE, Texts
+from finetune_api.v1alpha1.approval import UserName
 from finetune_api.v1alpha1.budget import Budget
 from finetune_api.v1alpha1.dataset import Dataset
 from finetune_api.v1alpha1.evaluation import Evaluation, Goal
@@ -44,8 +45,9 @@ IMMUTABLE_FIELDS = (
     "trainer",
     "tracking",
     "podTemplate",
+    "requestedBy",
 )
-"""What is trained, where and how: fixed once the job exists."""
+"""What is trained, where and how, and who asked for it: fixed once the job exists."""
 
 
 class FineTuneJobSpec(APIModel):
@@ -104,7 +106,8 @@ class FineTuneJobSpec(APIModel):
     Whatever the number of pods that an incident ends, it counts once; evictions, preemptions, and
     nodes that are lost or restarted never do. Mistakes in the job or in its data are never tried
     again. More than `backoffLimit` + 1 ends in a row that do not count, because a peer was lost or
-    a node restarted, end the job if no new step is made. May be changed while the job runs."""
+    a node restarted, end the job if no new step is made; so do ten evictions by the kubelet, and a
+    hundred preemptions. May be changed while the job runs."""
     retry_policy: RetryPolicy | None = None
     """Budgets of their own for classes of incidents. May be changed while the job runs. Default:
     none, all share `backoffLimit`."""
@@ -115,6 +118,10 @@ class FineTuneJobSpec(APIModel):
     """What the job may cost. May be changed while the job runs. Default: no limit."""
     ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=31536000)] | None = None
     """Delete the finished FineTuneJob after this many seconds. Files in object storage stay."""
+    requested_by: UserName | None = None
+    """Who asks for the job: the user name that the API server knows them by. The chart's admission
+    policy refuses any other. Needed where the administrator has set `requesterMayApprove: false`:
+    there the requester's own FineTuneApproval does not count. Default: none, nobody is named."""
 
     @property
     def trains_nothing(self) -> bool:

@@ -19,6 +19,7 @@ from finetune_api.meta import (
     decimal_of,
 )
 from finetune_api.patterns import STORED, SUBDOMAIN_RULE, Texts
+from finetune_api.v1alpha1.approval import UserName
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.objective import OBJECTIVE_RULES, Objective
 from finetune_api.v1alpha1.rules import Rule, check_rules
@@ -116,6 +117,13 @@ SWEEP_RULES: tuple[Rule, ...] = (
         check=lambda s: s.template.ttl_seconds_after_finished is None,
     ),
     Rule(
+        rule="!has(self.template.requestedBy)",
+        message="template.requestedBy is the sweep's, which gives it to its trials: set requestedBy"
+        " of the sweep",
+        field="template.requestedBy",
+        check=lambda s: s.template.requested_by is None,
+    ),
+    Rule(
         rule="self.search != 'Grid' || self.parameters.all(p, has(p.values) || has(p.int))",
         message="search Grid tries every setting, and a range of decimals has no end of them: list "
         "values, or use Random",
@@ -182,8 +190,9 @@ SWEEP_FIXED_FIELDS = (
     "objective",
     "earlyStopping",
     "replicates",
+    "requestedBy",
 )
-"""What is tried and how it is compared: fixed once the sweep exists."""
+"""What is tried, how it is compared and who asked for it: fixed once the sweep exists."""
 
 
 def fixed_in_sweep_message(field: str) -> str:
@@ -230,6 +239,8 @@ class FineTuneSweepSpec(APIModel):
     ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=31536000)] | None = None
     """Delete the finished FineTuneSweep, and its FineTuneJobs with it, after this many seconds.
     Files in object storage stay, published versions too."""
+    requested_by: UserName | None = None
+    """Who asks for the sweep and its trials; as `requestedBy` of a FineTuneJob."""
 
     @model_validator(mode="after")
     def _check_rules(self) -> FineTuneSweepSpec:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.meta import MAP_BY_NAME, APIModel
-from finetune_api.v1alpha1.status_fields import Count, Number, ShortText
+from finetune_api.v1alpha1.status_fields import Count, Number, ShortSentence
 
 
 class PlanMemory(APIModel):
@@ -40,7 +40,7 @@ class PlanReason(APIModel):
 
     name: Annotated[str, Field(max_length=63)]
     """Setting, for example `learningRate`."""
-    reason: ShortText
+    reason: ShortSentence
     """The rule that chose it."""
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.meta import MAP_BY_NAME, MAP_BY_TYPE, APIModel
+from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, MAP_BY_TYPE, APIModel
+from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.attempt_status import Attempts, Failure, QueueStatus, StageStatus
 from finetune_api.v1alpha1.cost_status import CostStatus, EstimateStatus
 from finetune_api.v1alpha1.dataset_status import DataApprovalStatus, DatasetStatus
@@ -19,7 +20,7 @@ from finetune_api.v1alpha1.evaluation_status import (
 )
 from finetune_api.v1alpha1.plan_status import PlanStatus
 from finetune_api.v1alpha1.progress_status import Metric, Progress, ValidationStatus
-from finetune_api.v1alpha1.status_fields import Condition, Count, Timestamp
+from finetune_api.v1alpha1.status_fields import Condition, Count, Reason, Timestamp
 
 Phase = Literal[
     "Pending",
@@ -46,6 +47,16 @@ class TrainerImage(APIModel):
     """What the first pod's node ran, in the words of its container runtime."""
 
 
+class ApprovalPolicyStatus(APIModel):
+    """What the administrator's policy asked about approvals when the job was accepted."""
+
+    required: Annotated[list[Subject], Field(max_length=2, json_schema_extra=ATOMIC_LIST)] = []
+    """What the job waits for a FineTuneApproval of, whatever its spec says (`requireApproval`)."""
+    requester_may_approve: bool = True
+    """Whether a FineTuneApproval by `spec.requestedBy` counts (`requesterMayApprove`). One that
+    rejects always does."""
+
+
 class FineTuneJobStatus(APIModel):
     """What the operator reports."""
 
@@ -53,7 +64,7 @@ class FineTuneJobStatus(APIModel):
     """Generation of the spec this status was computed from."""
     phase: Phase | None = None
     """For columns only; the conditions are the contract."""
-    reason: Annotated[str, Field(max_length=63)] | None = None
+    reason: Reason | None = None
     """Why the job is in this phase, for columns only: the reason of the condition that decides it,
     or of the last failure once the job has failed."""
     conditions: Annotated[
@@ -97,9 +108,13 @@ class FineTuneJobStatus(APIModel):
     validation rows."""
     dataset: DatasetStatus | None = None
     """The prepared data set."""
+    approval_policy: ApprovalPolicyStatus | None = None
+    """What the administrator's policy asked about approvals when the job was accepted. It stays so;
+    absent where nothing was asked."""
     data_approval: DataApprovalStatus | None = None
-    """Who approved or rejected the data set, where `dataset.approval` is `Required`. It stays as it
-    was when training began, whatever becomes of the FineTuneApproval."""
+    """Who approved or rejected the data set, where `dataset.approval` is `Required` or the policy
+    asks for it. It stays as it was when training began, whatever becomes of the
+    FineTuneApproval."""
     publication: PublicationStatus | None = None
     """Who decided on the candidate's publication, where somebody did: a candidate that missed its
     goal or a gate may be published all the same (`finetune publish --override`)."""

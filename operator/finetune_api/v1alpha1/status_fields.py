@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from finetune_api.meta import APIModel
+from finetune_api.meta import PROSE, APIModel
 
-Text = Annotated[str, Field(max_length=1024)]
+MAX_COUNT = 2**63 - 1
+"""The largest whole number of 64 bits, as the CRD has them."""
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?|[-+]?(nan|inf)")
+
+_PROSE: dict[str, Any] = {PROSE: True}
+
+
+def check_number(text: str) -> str:
+    """Return a number that stands as text, as it is; ``nan`` says that it was not measured.
+
+    Raises:
+        ValueError: It is no number, or its exponent has more than three digits.
+    """
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{text!r} is not a number; write for example '0.25' or '1e-05'")
+    return text
+
+
+def check_count(number: int) -> int:
+    """Return a count as it is.
+
+    Raises:
+        ValueError: It is negative, or has more than 64 bits.
+    """
+    if not 0 <= number <= MAX_COUNT:
+        raise ValueError(f"a count is from 0 to {MAX_COUNT}")
+    return number
+
+
+Text = Annotated[str, Field(max_length=1024, json_schema_extra=_PROSE)]
+"""Sentences for people."""
 ShortText = Annotated[str, Field(max_length=253)]
+"""A name of an object, or a digest."""
+ShortSentence = Annotated[str, Field(max_length=253, json_schema_extra=_PROSE)]
+Sentence = Annotated[str, Field(max_length=300, json_schema_extra=_PROSE)]
+Reason = Annotated[str, Field(max_length=63, json_schema_extra=_PROSE)]
+"""CamelCase cause."""
+StoredURI = Annotated[str, Field(max_length=1280)]
+"""A place below `output.uri`, which has 1,024 characters at most: what the operator and the trainer
+add to it has 200."""
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+"""A whole number from 0 to ``MAX_COUNT``."""
 Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
-Number = Annotated[str, Field(max_length=32)]
-Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
-"""A number of something; larger ones are no numbers to many readers of JSON."""
-
+Number = Annotated[str, Field(max_length=32), AfterValidator(check_number)]
+"""A number as text, also one that could not be measured: `nan`."""
 ExitStatus = Annotated[int, Field(ge=-2147483648, le=2147483647)]
 
 StageName = Literal["prepare", "train", "evaluate", "publish"]
@@ -28,7 +67,7 @@ class Condition(APIModel):
     WithinBudget, Suspended, Stalled, Complete, Failed or Pruned."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
-    reason: Annotated[str, Field(max_length=63)]
+    reason: Reason
     """CamelCase cause, stable: scripts may compare it."""
     message: Text = ""
     """For people: what happened and what to do."""

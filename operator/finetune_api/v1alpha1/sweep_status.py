@@ -9,8 +9,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.meta import MAP_BY_NAME, MAP_BY_TYPE, APIModel
-from finetune_api.v1alpha1.status_fields import Condition, Count, Number, ShortText, Timestamp
+from finetune_api.meta import ATOMIC_LIST, MAP_BY_NAME, MAP_BY_TYPE, APIModel
+from finetune_api.v1alpha1.status_fields import (
+    Condition,
+    Count,
+    Number,
+    Reason,
+    ShortText,
+    Timestamp,
+)
 
 MAX_TRIALS_TOLD = 48
 """Trials of which the status tells one by one: those under way, then the best."""
@@ -54,8 +61,9 @@ class TrialStatus(APIModel):
     """How far it is. `Waiting`: it has saved and stopped at a rung, until the others come there.
     `Trained`: it waits for the choice. `Pruned`: stopped by the sweep, or not
     chosen. `Publishing`: chosen, and evaluated on the test side. `Failed` with its reason."""
-    reason: Annotated[str, Field(max_length=63)] | None = None
-    """Why, of a trial that has failed, waits for somebody, or was trained and has no score."""
+    reason: Reason | None = None
+    """Why, of a trial that has failed, waits for somebody, was trained and has no score, or was
+    deleted."""
     parameters: Setting = {}
     """What was varied, by path."""
     score: Number | None = None
@@ -122,9 +130,28 @@ class SpentStatus(APIModel):
     """What all trials have used."""
 
     gpu_hours: Number = "0"
-    """GPUs times running time of all stages that are over."""
+    """GPUs times running time: of all stages, and of training that runs up to when this was
+    written. Deleted trials included."""
     tokens: Count = 0
     """Tokens trained on, as far as it was told."""
+
+
+MAX_NUMBERS = 110
+"""Trials and replicates that a sweep may have."""
+TrialNumbers = Annotated[list[Count], Field(max_length=MAX_NUMBERS, json_schema_extra=ATOMIC_LIST)]
+
+
+class DeletedStatus(APIModel):
+    """Trials that somebody has deleted, or taken from the sweep: they stay counted."""
+
+    numbers: TrialNumbers = []
+    """Which. They are not created again."""
+    replicates: TrialNumbers = []
+    """Those of them that were replicates."""
+    gpu_hours: Number = "0"
+    """What they had used when they were missed; part of `spent`."""
+    tokens: Count = 0
+    """Tokens that they were trained on; part of `spent`."""
 
 
 class FineTuneSweepStatus(APIModel):
@@ -134,7 +161,7 @@ class FineTuneSweepStatus(APIModel):
     """Generation of the spec this status was computed from."""
     phase: SweepPhase | None = None
     """For columns only; the conditions are the contract."""
-    reason: Annotated[str, Field(max_length=63)] | None = None
+    reason: Reason | None = None
     """Why, for columns only: the reason of the condition that decides the phase."""
     progress: Annotated[str, Field(max_length=16)] | None = None
     """Trials that are over, of all: `3/8`. For columns only."""
@@ -154,6 +181,8 @@ class FineTuneSweepStatus(APIModel):
     """The best trial that has a score."""
     spent: SpentStatus | None = None
     """What all trials have used."""
+    deleted: DeletedStatus | None = None
+    """The trials that were deleted; absent while none was."""
     trials: Annotated[
         list[TrialStatus],
         Field(max_length=MAX_TRIALS_TOLD, json_schema_extra=MAP_BY_NAME),

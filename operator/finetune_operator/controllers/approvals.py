@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 
 from finetune_api.meta import APPROVAL_KIND, APPROVAL_PLURAL, GROUP, VERSION
-from finetune_operator.finetunejob.decisions import trim_approval
+from finetune_operator.finetunejob.decisions import POLICY, trim_approval
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of
@@ -86,12 +86,14 @@ class Approvals:
             logger.warning(
                 "FineTuneApprovals of %s cannot be read: their CustomResourceDefinition is not"
                 " installed, or the operator's role lacks list and watch on them. Jobs with"
-                " dataset.approval: Required wait there, all others run: %s",
+                " dataset.approval: Required, or of a namespace with requireApproval, wait there,"
+                " all others run: %s",
                 name_scope(scope),
                 problem,
             )
         for job in self._jobs.objects(scope):
-            if ((job.get("spec") or {}).get("dataset") or {}).get("approval") == "Required":
+            is_asked = ((job.get("spec") or {}).get("dataset") or {}).get("approval") == "Required"
+            if is_asked or (job.get("status") or {}).get(POLICY):
                 self._wake(key_of(job), PRIORITY_RESYNC)
 
 

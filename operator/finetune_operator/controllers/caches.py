@@ -18,6 +18,7 @@ from finetune_operator.controllers.approvals import Approvals, Wake
 from finetune_operator.controllers.controller import Owned
 from finetune_operator.controllers.quiet import Quiet
 from finetune_operator.controllers.sweeps import BY_SWEEP, Sweeps, index_by_sweep
+from finetune_operator.finetunejob.excerpts import excerpt_of, is_large
 from finetune_operator.finetunejob.observed import trim_finetunejob
 from finetune_operator.finetunejob.trimmed import TrimmedChild, TrimmedJob, TrimmedPod
 from finetune_operator.finetunejob.trimming import is_changed, trim_job, trim_pod
@@ -36,7 +37,7 @@ from finetune_operator.kube.feed import Feed
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import JOBS, PODS, Object, ObjectKey, Resource, key_of
 from finetune_operator.kube.scopes import name_scope
-from finetune_operator.kube.sharing import SharedParts, excerpt_of, share_texts
+from finetune_operator.kube.sharing import SharedParts, share_texts
 from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workqueue import PRIORITY_RESYNC, PRIORITY_USER
 
@@ -215,8 +216,8 @@ class Caches:
         Of a large spec an excerpt is kept, for what is read of jobs that are not looked at.
         """
         job = trim_finetunejob(obj)
-        if spec := job.get("spec"):
-            job["spec"] = excerpt_of(spec, without=("podTemplate",))
+        if (spec := job.get("spec")) and is_large(spec):
+            job["spec"] = excerpt_of(spec)
         self._shared.share(job)
         return job
 

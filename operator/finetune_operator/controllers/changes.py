@@ -23,6 +23,8 @@ from finetune_operator.status.draft import Announce
 LASTING_SECONDS = 60.0
 """An error of the server's own that lasts so long is told; most are over in a moment, as while etcd
 chooses a leader."""
+_MAX_CHANGES = 8
+"""Refused changes that are remembered of one object."""
 _WORDS = 600
 """Characters of the server's answer that are told: what to do has to fit behind them."""
 
@@ -47,21 +49,18 @@ class _Row:
     """Tries in a row of one change.
 
     Attributes:
-        failure: Of the change.
         reason: Why it is refused.
         since: Monotonic time of the first try that was refused so.
         told: What was said of it; empty before it was.
     """
 
-    failure: str
     reason: str
     since: float
     told: str = ""
 
-    def goes_on(self, change: Change, reason: str, *, is_ill: bool) -> bool:
+    def goes_on(self, reason: str, *, is_ill: bool) -> bool:
         """Return whether another refusal says no more than what is known."""
-        is_same = self.reason == reason or (is_ill and bool(self.told))
-        return is_same and self.failure == change.failure
+        return self.reason == reason or (is_ill and bool(self.told))
 
 
 class RefusedChanges:
@@ -73,7 +72,7 @@ class RefusedChanges:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, dict[str, _Row]] = {}
 
     def note(self, uid: str, change: Change, error: KubeError) -> tuple[Announce, ...]:
         """Take in a failed try; return what is to be told of it now.
@@ -86,20 +85,24 @@ class RefusedChanges:
         reason, remedy = _explain(error, change)
         if not reason:
             return ()
-        now, row = self._clock.monotonic(), self._rows.get(uid)
+        rows = self._rows.setdefault(uid, {})
+        now, row = self._clock.monotonic(), rows.pop(change.failure, None)
         is_ill = reason == Reason.API_SERVER_ERROR
-        if row is None or not row.goes_on(change, reason, is_ill=is_ill):
-            row = self._rows[uid] = _Row(change.failure, reason, now)
+        if row is None or not row.goes_on(reason, is_ill=is_ill):
+            row = _Row(reason, now)
+        rows[change.failure] = row
+        if len(rows) > _MAX_CHANGES:
+            del rows[next(iter(rows))]
         if row.told or (is_ill and now - row.since < LASTING_SECONDS):
             return ()
         message = f"{change.failure}: {shorten(str(error), _WORDS)}. {remedy}"
-        self._rows[uid] = replace(row, told=message)
+        rows[change.failure] = replace(row, told=message)
         return (Announce(kind="Warning", reason=change.event, message=message),)
 
     def told(self, uid: str) -> str:
-        """Return what was said of the change that is being refused; empty if nothing."""
-        row = self._rows.get(uid)
-        return "" if row is None else row.told
+        """Return what was said of the change that was refused last; empty if nothing."""
+        rows = self._rows.get(uid)
+        return next(reversed(rows.values())).told if rows else ""
 
     def forget(self, uid: str) -> None:
         """Drop the memory of an object: its change was made or is not wanted, or it is gone."""

@@ -18,6 +18,7 @@ from finetune_api.names import (
 )
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
+from finetune_operator.controllers.guarding import FIELD_MANAGER
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.warnings import PodWarnings
 from finetune_operator.finetunejob.actions import (
@@ -45,7 +46,6 @@ from finetune_operator.status.conditions import Reason, timestamp
 
 logger = logging.getLogger(__name__)
 
-FIELD_MANAGER = "finetune-operator"
 _RESOURCES: dict[str, Resource] = {"ConfigMap": CONFIG_MAPS, "Service": SERVICES, "Job": JOBS}
 
 

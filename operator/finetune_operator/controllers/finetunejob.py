@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from finetune_api.trainer import Stage
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.changes import RefusedChanges, change_of
-from finetune_operator.controllers.children import FIELD_MANAGER, Children
+from finetune_operator.controllers.children import Children
 from finetune_operator.controllers.controller import UNREAD_SECONDS
 from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.parents import ParentGone, read_parent
@@ -31,6 +31,8 @@ from finetune_operator.finetunejob.actions import (
     Write,
 )
 from finetune_operator.finetunejob.decisions import read_decisions
+from finetune_operator.finetunejob.draft import OWNED_FIELDS, STATUS
+from finetune_operator.finetunejob.excerpts import is_whole
 from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
@@ -44,10 +46,10 @@ from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import Conflict, KubeError, NotFound
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
-from finetune_operator.kube.sharing import is_whole
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
 from finetune_operator.kube.workqueue import PRIORITY_CHILD, WorkQueue
 from finetune_operator.status.conditions import is_terminal
+from finetune_operator.status.fitting import FittedStatus
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +92,14 @@ class FineTuneJobReconciler:
         self._caches = caches
         self._config = config
         self._clock = clock
-        self._guard = Guard(
+        self.guard = Guard(
             resource=FINETUNEJOBS,
             noun="job",
             meanwhile="Running pods go on meanwhile.",
+            schema=STATUS,
+            owned=OWNED_FIELDS,
+            client=client,
+            clock=clock,
             recorder=recorder,
             logger=logger,
         )
@@ -107,7 +113,10 @@ class FineTuneJobReconciler:
 
     def forget(self, job: Object) -> None:
         """Drop the memory of a FineTuneJob that is gone."""
-        uid = job["metadata"]["uid"]
+        self._forget_ended(job["metadata"]["uid"])
+        self.guard.forget(job["metadata"]["uid"])
+
+    def _forget_ended(self, uid: str) -> None:
         self._validated.forget(uid)
         self._ledgers.pop(uid, None)
         self._children.forget(uid)
@@ -119,7 +128,7 @@ class FineTuneJobReconciler:
         if job is None:
             return Done()
         try:
-            return await self._guard.run(job, self._reconcile(key, job))
+            return await self.guard.run(job, self._reconcile(key, job))
         except ParentGone:
             self._caches.finetunejobs.discard(job)
             return Done()
@@ -139,16 +148,13 @@ class FineTuneJobReconciler:
                 self._queue.add(key, priority=PRIORITY_CHILD)
                 return Done()
             step = plan(observed, self._clock.now(), config)
-        if step.status is not None:
-            await self._write_status(observed.job, step.status)
-        self._guard.announce(observed.job, step.events)
-        for action in step.then:
-            await self._change(observed, action)
-        self._changes.forget(observed.uid)
+        await self._write_status(observed.job, step.status)
+        self.guard.announce(observed.job, step.events)
+        await self._change_all(observed, step.then)
         status = step.status or observed.job.get("status")
         if is_terminal(status) and not observed.refusals:
             # A publication that was decided on after the end may be refused again and again.
-            self.forget(observed.job)
+            self._forget_ended(observed.uid)
         elif is_at_rest(status):
             # Thousands of trials may wait for the choice, each for longer than it has trained.
             self._validated.forget(observed.uid)
@@ -176,6 +182,7 @@ class FineTuneJobReconciler:
 
     def _observe(self, key: ObjectKey, job: Object) -> Observed:
         """Take a snapshot; children of an earlier object of that name are not ours."""
+        job = self.guard.as_planned(job)
         uid = job["metadata"]["uid"]
         parsed, problem = self._validated.of(job)
         jobs = newest_runs(each for each in self._caches.jobs_of(key) if owner_uid(each) == uid)
@@ -271,29 +278,42 @@ class FineTuneJobReconciler:
     async def _read_parent(self, key: ObjectKey, uid: str) -> Object:
         return await read_parent(self._client, FINETUNEJOBS, key, uid)
 
+    async def _change_all(self, observed: Observed, actions: Iterable[Write]) -> None:
+        """Do all that follows the status: one that is refused does not stop those after it.
+
+        Raises:
+            KubeError: Why the first one could not be done.
+        """
+        first: KubeError | None = None
+        for action in actions:
+            try:
+                await self._change(observed, action)
+            except KubeError as error:
+                first = first or error
+        if first is not None:
+            raise first
+        self._changes.forget(observed.uid)
+
     async def _change(self, observed: Observed, action: Write) -> None:
         """Do what follows the status, and tell of it what only the outcome can say."""
         try:
             is_done = await self._children.perform(observed, action)
         except KubeError as error:
             told = self._changes.note(observed.uid, change_of(action), error)
-            self._guard.announce(observed.job, told)
+            self.guard.announce(observed.job, told)
             raise
         if is_done and isinstance(action, RelabelJob):
-            self._guard.announce(observed.job, (action.event,))
+            self.guard.announce(observed.job, (action.event,))
 
-    async def _write_status(self, job: Object, status: Object) -> None:
+    async def _write_status(self, job: Object, status: FittedStatus | None) -> None:
         """Write the operator's part of the status, over exactly the version it was planned for.
 
         Raises:
             Conflict: Somebody wrote in between; plan again.
         """
         metadata = job["metadata"]
-        patch = self._guard.status_over(job, status)
         try:
-            answer = await self._client.apply_status(
-                FINETUNEJOBS, patch, field_manager=FIELD_MANAGER
-            )
+            answer = await self.guard.write_status(job, status)
         except NotFound:
             key = (metadata["namespace"], metadata["name"])
             await self._read_parent(key, metadata["uid"])
@@ -301,8 +321,9 @@ class FineTuneJobReconciler:
         except Conflict:
             await self._refresh(metadata)
             raise
-        with self._caches.quiet():
-            self._caches.finetunejobs.absorb(answer)
+        if answer is not None:
+            with self._caches.quiet():
+                self._caches.finetunejobs.absorb(answer)
 
     async def _refresh(self, metadata: Object) -> None:
         """After a conflict, read what won instead of waiting for the watch."""

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
 from finetune_api.messages import explain_in_line
 from finetune_api.meta import SWEEP_KIND
 from finetune_api.trainer import Stage
-from finetune_api.v1alpha1.finetunesweep import MAX_TRIALS, FineTuneSweep
+from finetune_api.v1alpha1.finetunesweep import MAX_TRIALS, FineTuneSweep, FineTuneSweepSpec
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.changes import Change, RefusedChanges
-from finetune_operator.controllers.children import FIELD_MANAGER
-from finetune_operator.controllers.guarding import Guard
+from finetune_operator.controllers.guarding import FIELD_MANAGER, Guard
 from finetune_operator.controllers.parents import ParentGone, read_parent
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
 from finetune_operator.controllers.validated import SharedModels
+from finetune_operator.finetunejob.excerpts import is_whole
 from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.finetunesweep.actions import (
     Action,
@@ -34,27 +35,36 @@ from finetune_operator.finetunesweep.actions import (
     PatchTrial,
     Plan,
 )
-from finetune_operator.finetunesweep.observed import Observed, owner_uid, read_trials
+from finetune_operator.finetunesweep.deleted import read_deleted
+from finetune_operator.finetunesweep.draft import OWNED_FIELDS, STATUS
+from finetune_operator.finetunesweep.observed import Observed, find_own, owner_uid, read_trials
 from finetune_operator.finetunesweep.plan import plan
+from finetune_operator.finetunesweep.rendering import is_rendered_from
+from finetune_operator.finetunesweep.trials import LastSeen, Trial
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import (
     AlreadyExists,
+    Conflict,
+    Forbidden,
+    Invalid,
     KubeError,
     NotFound,
     ObjectNotFound,
 )
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
-from finetune_operator.kube.sharing import is_whole
 from finetune_operator.kube.store import Store
 from finetune_operator.kube.workers import Done, RequeueAfter, Result
 from finetune_operator.status.conditions import is_terminal
+from finetune_operator.status.fitting import FittedStatus
 
 logger = logging.getLogger(__name__)
 
 MAX_ROUNDS = 2 * MAX_TRIALS + 20
 """Plans per reconcile; each round but the last changed a trial."""
+MAX_CONFLICTS = 5
+"""So often in one look it is planned anew at once, because a trial has changed meanwhile."""
 MAX_ROUNDS_REST_SECONDS = 1.0
 """Rest of a sweep whose trials are still not as they shall be after so many."""
 
@@ -68,6 +78,9 @@ class _Memory:
         parsed: The sweep, validated; None if ``problem`` says why not.
         problem: Why the spec cannot be read.
         missing: Trials that a live read did not find.
+        last_seen: Trials as they were at the last look, by number; of missing ones, what they had
+            used when they were missed.
+        num_created: The highest number given.
         refusal: Why the API server did not create a trial.
         refused_until: Monotonic time before which it is not asked again.
     """
@@ -76,6 +89,8 @@ class _Memory:
     parsed: FineTuneSweep | None = None
     problem: str = ""
     missing: frozenset[int] = frozenset()
+    last_seen: dict[int, LastSeen] = field(default_factory=dict)
+    num_created: int = 0
     refusal: Refusal | None = None
     refused_until: float = 0.0
 
@@ -115,6 +130,10 @@ class FineTuneSweepReconciler:
             resource=FINETUNESWEEPS,
             noun="sweep",
             meanwhile="Its trials go on meanwhile.",
+            schema=STATUS,
+            owned=OWNED_FIELDS,
+            client=client,
+            clock=clock,
             recorder=recorder,
             logger=logger,
         )
@@ -123,8 +142,11 @@ class FineTuneSweepReconciler:
         self._memories: dict[str, _Memory] = {}
 
     def forget(self, sweep: Object) -> None:
-        """Drop the memory of a FineTuneSweep that is gone or has ended."""
-        uid = sweep["metadata"]["uid"]
+        """Drop the memory of a FineTuneSweep that is gone."""
+        self._forget_ended(sweep["metadata"]["uid"])
+        self._guard.forget(sweep["metadata"]["uid"])
+
+    def _forget_ended(self, uid: str) -> None:
         self._memories.pop(uid, None)
         self._refusals.forget(uid)
         self._changes.forget(uid)
@@ -147,22 +169,26 @@ class FineTuneSweepReconciler:
         if is_large:
             sweep = await read_parent(self._client, FINETUNESWEEPS, key, sweep["metadata"]["uid"])
             self._store.absorb(sweep)
-        step = Plan()
+        sweep = self._guard.as_planned(sweep)
+        step, num_conflicts = Plan(), 0
         for _ in range(MAX_ROUNDS):
             observed = self._observe(key, sweep, memory)
             step = plan(observed, self._clock.now(), config)
             if not step.first:
                 break
-            for action in step.first:
-                await self._carry_out(observed, action, memory)
-        if step.status is not None:
-            await self._write_status(sweep, step.status)
+            try:
+                await self._carry_out_all(observed, step.first, memory)
+            except Conflict:
+                num_conflicts += 1
+                if num_conflicts > MAX_CONFLICTS:
+                    raise
+        await self._write_status(sweep, step.status)
         self._guard.announce(sweep, step.events)
         if step.then:
             await self._delete(sweep)
         if is_terminal(step.status or sweep.get("status")) and not step.first:
             # Whoever changes it or a trial has it read again; a validated spec takes much memory.
-            self.forget(sweep)
+            self._forget_ended(sweep["metadata"]["uid"])
         elif is_large:
             memory.generation, memory.parsed = -1, None
         if step.first:
@@ -186,14 +212,36 @@ class FineTuneSweepReconciler:
         if memory.refusal is not None and self._clock.monotonic() >= memory.refused_until:
             memory.refusal = None
         spec = memory.parsed.spec if memory.parsed is not None else None
-        trials = read_trials(self._sweeps.trials_of(key), metadata["uid"], spec)
+        trials = self._own(sweep, self._sweeps.trials_of(key), spec, memory)
+        memory.last_seen.update({trial.number: trial.last_seen for trial in trials})
+        missing = memory.missing - {trial.number for trial in trials}
         return Observed(
             sweep=sweep,
             parsed=memory.parsed,
             problem=memory.problem,
             trials=trials,
-            missing=memory.missing - {trial.number for trial in trials},
+            missing=missing,
+            last_seen={n: memory.last_seen[n] for n in missing if n in memory.last_seen},
+            num_created=memory.num_created,
             refusal=memory.refusal,
+        )
+
+    def _own(
+        self,
+        sweep: Object,
+        jobs: Iterable[Object],
+        spec: FineTuneSweepSpec | None,
+        memory: _Memory,
+    ) -> tuple[Trial, ...]:
+        """Return the trials among FineTuneJobs: those that this operator can have created."""
+        status = sweep.get("status") or {}
+        counts = status.get("counts") or {}
+        return find_own(
+            read_trials(jobs, sweep["metadata"]["uid"], spec),
+            sweep["spec"],
+            num_created=max(int(counts.get("created") or 0), memory.num_created),
+            deleted=read_deleted(status.get("deleted")).numbers,
+            uids={number: seen.uid for number, seen in memory.last_seen.items()},
         )
 
     def _validate(self, wire: Object) -> FineTuneSweep:
@@ -201,6 +249,32 @@ class FineTuneSweepReconciler:
         template = self._models.share(sweep.spec.template, wire["spec"]["template"])
         spec = sweep.spec.model_copy(update={"template": template})
         return sweep.model_copy(update={"spec": spec})
+
+    async def _carry_out_all(
+        self, observed: Observed, actions: Iterable[Action], memory: _Memory
+    ) -> None:
+        """Carry out what was planned; one trial that cannot be changed holds no other up.
+
+        Raises:
+            Conflict: A trial is not what was planned for; the cache has it as it is now.
+            KubeError: The first one of a change, after all others were tried.
+        """
+        refused: list[tuple[PatchTrial, KubeError]] = []
+        for each in actions:
+            try:
+                await self._carry_out(observed, each, memory)
+            except KubeError as error:
+                if not isinstance(each, PatchTrial) or isinstance(error, Conflict):
+                    raise
+                refused.append((each, error))
+                if not isinstance(error, Forbidden | Invalid):
+                    break  # the server is ill, not this change
+        if refused:
+            action, first = refused[0]
+            told = self._changes.note(observed.uid, _change_of(action), first)
+            self._guard.announce(observed.sweep, told)
+            raise first
+        self._changes.forget(observed.uid)
 
     async def _carry_out(self, observed: Observed, action: Action, memory: _Memory) -> None:
         match action:
@@ -210,11 +284,14 @@ class FineTuneSweepReconciler:
                 await self._patch(observed, action)
             case ConfirmMissing(number=number, name=name):
                 live = await self._read(observed.namespace, name)
-                # One whose labels somebody took away is out of the sweep as if it were gone.
-                if live is not None and read_trials((live,), observed.uid, observed.spec):
+                # One that has lost its owner is out of the sweep as if it were gone.
+                found = () if live is None else (live,)
+                if live is not None and self._own(observed.sweep, found, observed.spec, memory):
                     self._absorb(live)
                 else:
                     memory.missing |= {number}
+                    if (seen := memory.last_seen.get(number)) is not None:
+                        memory.last_seen[number] = seen.until(self._clock.now())
 
     async def _create(self, observed: Observed, action: CreateTrial, memory: _Memory) -> None:
         """Create a trial, or find that an earlier attempt did."""
@@ -229,6 +306,7 @@ class FineTuneSweepReconciler:
             memory.refused_until = self._clock.monotonic() + refusal.retry_seconds
             return
         self._refusals.forget(observed.uid)
+        memory.num_created = max(memory.num_created, action.number)
         self._absorb(answer)
 
     async def _create_owned(self, observed: Observed, job: Object) -> Object:
@@ -242,7 +320,8 @@ class FineTuneSweepReconciler:
             live = await self._read(observed.namespace, name)
             if live is None:
                 raise  # deleted meanwhile: tried again
-            if owner_uid(live) != observed.uid:
+            is_own = owner_uid(live) == observed.uid
+            if not is_own or not is_rendered_from(job["spec"], live["spec"]):
                 raise NameTaken(
                     f"FineTuneJob {name} exists and is none of this sweep's; the sweep waits until"
                     " it is gone"
@@ -257,7 +336,8 @@ class FineTuneSweepReconciler:
 
     async def _patch(self, observed: Observed, action: PatchTrial) -> None:
         """Change what steers a trial; one that is gone needs nothing, and is missed next."""
-        patch: Object = {"metadata": {"uid": action.uid}, "spec": action.spec}
+        precondition = {"uid": action.uid, "resourceVersion": action.version}
+        patch: Object = {"metadata": precondition, "spec": action.spec}
         namespace = observed.namespace
         try:
             answer = await self._client.merge_patch(
@@ -267,11 +347,11 @@ class FineTuneSweepReconciler:
             if (cached := self._jobs.get(namespace, action.name)) is not None:
                 self._jobs.discard(cached)
             return
-        except KubeError as error:
-            told = self._changes.note(observed.uid, _change_of(action), error)
-            self._guard.announce(observed.sweep, told)
+        except Conflict:
+            # What won is read now, instead of waiting for the watch.
+            if (live := await self._read(namespace, action.name)) is not None:
+                self._absorb(live)
             raise
-        self._changes.forget(observed.uid)
         self._absorb(answer)
 
     def _absorb(self, trial: Object) -> None:
@@ -279,21 +359,19 @@ class FineTuneSweepReconciler:
         with self._sweeps.quiet():
             self._jobs.absorb(trial)
 
-    async def _write_status(self, sweep: Object, status: Object) -> None:
+    async def _write_status(self, sweep: Object, status: FittedStatus | None) -> None:
         """Write the status over exactly the version it was planned for.
 
         Raises:
             Conflict: Somebody wrote in between; plan again once the watch has told.
         """
-        patch = self._guard.status_over(sweep, status)
         try:
-            answer = await self._client.apply_status(
-                FINETUNESWEEPS, patch, field_manager=FIELD_MANAGER
-            )
+            answer = await self._guard.write_status(sweep, status)
         except NotFound:
             await self._require(sweep)
             raise
-        self._store.absorb(answer)
+        if answer is not None:
+            self._store.absorb(answer)
 
     async def _delete(self, sweep: Object) -> None:
         metadata = sweep["metadata"]

@@ -3,32 +3,69 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from finetune_operator.controllers.parents import ParentGone
-from finetune_operator.kube.errors import Invalid, KubeError, NotFound, TooManyRequests
+from finetune_operator.kube.backoff import Pauses, exponential
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.errors import Forbidden, Invalid, KubeError, NotFound, TooManyRequests
 from finetune_operator.kube.leader import LeadershipLost
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, Resource
-from finetune_operator.kube.workers import Result, Retry
-from finetune_operator.status.conditions import Reason
+from finetune_operator.kube.workers import Done, RequeueAfter, Result, Retry
+from finetune_operator.status.conditions import Reason, shorten
 from finetune_operator.status.draft import Announce
+from finetune_operator.status.fitting import OTHER, FittedStatus, StatusSchema
 
+FIELD_MANAGER = "finetune-operator"
 CRD_RETRY_SECONDS = 30.0
 """Between two tries to write a status that the CRD has no place for."""
+FIRST_RETRY_SECONDS = 2.0
+"""The first pause after a refused status; each further one is twice as long."""
+MAX_RETRY_SECONDS = 60.0
 _UNDECLARED = "field not declared in schema"
 """What the API server says of a field that the CRD does not know, in a server-side apply."""
+_WORDS = 600
+"""Characters of the server's answer that are told: what to do has to fit behind them."""
+_FIELD = re.compile(r"\bstatus\.([A-Za-z]+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Unwritten:
+    """A status that the API server refuses.
+
+    Attributes:
+        status: The status, as it was planned.
+        before: What of it is stored instead.
+        error: The server's answer.
+        pauses: Pauses between the tries to write it, on the monotonic clock.
+    """
+
+    status: FittedStatus
+    before: Object
+    error: KubeError
+    pauses: Pauses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guard:
     """Tells of objects of one kind, and turns what goes wrong with one into a retry.
 
+    A status that the API server refuses must not stop anything. It is kept here, the next plans
+    start from it as if it were written, and it is written again after a pause.
+
     Attributes:
         resource: Their kind.
         noun: What one is called in a message.
         meanwhile: What goes on while its status cannot be written, in a sentence.
+        schema: The schema of its status.
+        owned: The fields of the status that the operator's field manager owns.
+        client: Writes statuses, fenced by the leader election.
+        clock: Monotonic time of the pauses.
         recorder: Records the Events.
         logger: The reconciler's.
     """
@@ -36,8 +73,13 @@ class Guard:
     resource: Resource
     noun: str
     meanwhile: str
+    schema: StatusSchema
+    owned: tuple[str, ...]
+    client: KubeClient
+    clock: Clock
     recorder: EventRecorder
     logger: logging.Logger
+    _unwritten: dict[str, _Unwritten] = field(default_factory=dict)
 
     async def run(self, obj: Object, reconciling: Awaitable[Result]) -> Result:
         """Return what a reconcile came to, or when it is tried again.
@@ -47,16 +89,11 @@ class Guard:
             Exception: There is a defect, which is told on the object.
         """
         try:
-            return await reconciling
+            return self._or_write_again(obj, await reconciling)
         except ParentGone:
             raise
         except TooManyRequests as error:
             return Retry(error, after_seconds=error.retry_after)
-        except Invalid as error:
-            if _UNDECLARED not in str(error):
-                return Retry(error)
-            self.announce(obj, (self._outdated_crd(error),))
-            return Retry(error, after_seconds=CRD_RETRY_SECONDS)
         except NotFound as error:
             self.announce(obj, (self._other_not_found(error),))
             return Retry(error)
@@ -80,8 +117,97 @@ class Guard:
                 extra={"job": f"{metadata['namespace']}/{metadata['name']}"},
             )
 
-    def status_over(self, obj: Object, status: Object) -> Object:
-        """Return what to apply: a status over exactly the version that it was planned for."""
+    # ---- statuses --------------------------------------------------------------------------------
+
+    def as_planned(self, obj: Object) -> Object:
+        """Return the object with the status that was planned last, also where it was refused."""
+        uid = obj["metadata"]["uid"]
+        unwritten = self._unwritten.get(uid)
+        if unwritten is None:
+            return obj
+        stored = obj.get("status") or {}
+        if self._own_part(stored) != unwritten.before:
+            # Another replica has written one since.
+            self.forget(uid)
+            return obj
+        others = {name: value for name, value in stored.items() if name not in self.owned}
+        return {**obj, "status": {**unwritten.status, **others}}
+
+    async def write_status(self, obj: Object, status: FittedStatus | None) -> Object | None:
+        """Write a status over exactly the version that it was planned for.
+
+        Args:
+            obj: The object that it was planned for.
+            status: The status; None if it is no news. One that was refused before is then tried
+                again, once its pause is over.
+
+        Returns:
+            The server's answer; None if nothing was written. A refusal is told on the object.
+
+        Raises:
+            KubeError: No answer, or a conflict: plan again.
+        """
+        uid = obj["metadata"]["uid"]
+        unwritten = self._unwritten.get(uid)
+        if unwritten is not None and status in (None, unwritten.status):
+            if self.clock.monotonic() < unwritten.pauses.until:
+                return None
+            status = unwritten.status
+        if status is None:
+            return None
+        try:
+            answer = await self.client.apply_status(
+                self.resource, self._over(obj, status), field_manager=FIELD_MANAGER
+            )
+        except KubeError as error:
+            if not _is_refusal(error):
+                raise
+            self._keep(obj, status, error)
+            return None
+        self.forget(uid)
+        return answer
+
+    def is_written(self, uid: str) -> bool:
+        """Return whether the server has the status that was planned last."""
+        return uid not in self._unwritten
+
+    def forget(self, uid: str) -> None:
+        """Drop the status of an object that is gone, or whose status was written."""
+        self._unwritten.pop(uid, None)
+
+    def tell_refused(self, obj: Object, error: KubeError) -> None:
+        """Tell of a status that the server refuses: an Event on the object, and the metric."""
+        refused = self.client.metrics.status_rejections
+        for section in self._sections_of(error):
+            refused.labels(self.resource.kind, section).inc()
+        self.announce(obj, (self._refusal(error),))
+
+    def _keep(self, obj: Object, status: FittedStatus, error: KubeError) -> None:
+        """Remember a refused status, and when it is tried again."""
+        uid = obj["metadata"]["uid"]
+        known = self._unwritten.get(uid)
+        before = known.before if known else self._own_part(obj.get("status") or {})
+        first = CRD_RETRY_SECONDS if _UNDECLARED in str(error) else FIRST_RETRY_SECONDS
+        pauses = (known.pauses if known else Pauses()).after_failure(
+            self.clock.monotonic(), partial(exponential, base=first, cap=MAX_RETRY_SECONDS)
+        )
+        self._unwritten[uid] = _Unwritten(status=status, before=before, error=error, pauses=pauses)
+        self.tell_refused(obj, error)
+
+    def _or_write_again(self, obj: Object, result: Result) -> Result:
+        """Return the result, or the retry that a refused status needs, if that comes first."""
+        unwritten = self._unwritten.get(obj["metadata"]["uid"])
+        if unwritten is None or not isinstance(result, Done | RequeueAfter):
+            return result
+        wait = max(0.0, unwritten.pauses.until - self.clock.monotonic())
+        if isinstance(result, RequeueAfter):
+            wait = min(wait, result.seconds)
+        return Retry(unwritten.error, after_seconds=wait)
+
+    def _own_part(self, status: Object) -> Object:
+        return {name: value for name, value in status.items() if name in self.owned}
+
+    def _over(self, obj: Object, status: FittedStatus) -> Object:
         kept = ("name", "namespace", "uid", "resourceVersion")
         return {
             "apiVersion": self.resource.api_version,
@@ -89,6 +215,14 @@ class Guard:
             "metadata": {name: obj["metadata"][name] for name in kept},
             "status": status,
         }
+
+    def _sections_of(self, error: KubeError) -> set[str]:
+        """Return the sections of the status that the server complains of, of a fixed set."""
+        causes = error.details.get("causes") or ()
+        told = " ".join((*(str(cause.get("field")) for cause in causes), error.message))
+        return {self.schema.section_of(name) for name in _FIELD.findall(told)} or {OTHER}
+
+    # ---- words -----------------------------------------------------------------------------------
 
     def _reconcile_error(self, error: Exception) -> Announce:
         message = (
@@ -104,10 +238,28 @@ class Guard:
         )
         return Announce(kind="Warning", reason=Reason.API_SERVER_ERROR, message=message)
 
-    def _outdated_crd(self, error: Invalid) -> Announce:
+    def _refusal(self, error: KubeError) -> Announce:
+        if _UNDECLARED in str(error):
+            return self._outdated_crd(error)
+        message = (
+            f"The API server refuses this {self.noun}'s status: {shorten(str(error), _WORDS)}."
+            f" {self.meanwhile} Suspension, deadlines and deletion work. The status is written"
+            f" again, every {MAX_RETRY_SECONDS:.0f} s at last. Is the CustomResourceDefinition that"
+            " of the chart, and does an admission policy forbid the write?"
+        )
+        return Announce(kind="Warning", reason="StatusRefused", message=message)
+
+    def _outdated_crd(self, error: KubeError) -> Announce:
         message = (
             f"The operator cannot write this {self.noun}'s status: the CustomResourceDefinition is"
             " older than the operator. Apply that of the chart: kubectl apply --server-side -f"
             f" charts/finetune-operator/crds/. {self.meanwhile} {error}"
         )
         return Announce(kind="Warning", reason="OutdatedCRD", message=message)
+
+
+def _is_refusal(error: KubeError) -> bool:
+    """Return whether the server would refuse the same write again until somebody acts."""
+    if isinstance(error, Invalid | Forbidden):
+        return True
+    return error.is_admission_denial or error.is_webhook_failure

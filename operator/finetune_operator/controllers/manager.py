@@ -133,9 +133,15 @@ class Manager:
             interval_seconds=config.progress_interval_seconds,
             rng=rng,
             absorb=self.caches.finetunejobs.absorb,
+            on_refused=lambda job, error: self._reconciler.guard.tell_refused(job, error),
             is_wanted=partial(is_wanted, self.caches),
         )
-        self._writer = ProgressWriter(self.caches, self._throttle, clock=self._clock)
+        self._writer = ProgressWriter(
+            self.caches,
+            self._throttle,
+            clock=self._clock,
+            announce=lambda job, events: self._reconciler.guard.announce(job, events),
+        )
         self.caches.finetunejobs.add_handler(self._writer.follow)
         places = QueuePlaces(
             # What shows places must not keep a job waiting.

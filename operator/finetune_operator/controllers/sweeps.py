@@ -14,6 +14,7 @@ from finetune_api.meta import GROUP, SWEEP_KIND, SWEEP_PLURAL, VERSION
 from finetune_operator.controllers.approvals import Wake
 from finetune_operator.controllers.controller import Owned
 from finetune_operator.controllers.quiet import Quiet
+from finetune_operator.finetunejob.excerpts import excerpt_of, is_large
 from finetune_operator.finetunejob.observed import trim_finetunejob
 from finetune_operator.finetunesweep.news import is_news
 from finetune_operator.finetunesweep.observed import sweep_of
@@ -22,7 +23,7 @@ from finetune_operator.kube.feed import Feed
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of
 from finetune_operator.kube.scopes import name_scope
-from finetune_operator.kube.sharing import SharedParts, excerpt_of
+from finetune_operator.kube.sharing import SharedParts
 from finetune_operator.kube.store import EventType
 from finetune_operator.kube.workqueue import PRIORITY_USER
 
@@ -97,7 +98,7 @@ class Sweeps:
         Of a large one an excerpt is kept.
         """
         sweep = trim_finetunejob(obj)
-        if spec := sweep.get("spec"):
+        if (spec := sweep.get("spec")) and is_large(spec):
             sweep["spec"] = excerpt_of(spec, without=("template",))
         self._shared.share(sweep, apart="template")
         return sweep

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from finetune_api.messages import explain_in_line
 from finetune_api.meta import APIModel
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_operator.finetunejob.excerpts import is_whole
 from finetune_operator.kube.resource import Object
-from finetune_operator.kube.sharing import brief_key, is_whole
+from finetune_operator.kube.sharing import brief_key
 
 MAX_VALIDATED_BYTES = 64 * 2**20
 """What validated FineTuneJobs may take: 2,000 usual ones, of which each looked at last is kept."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.admission import find_violations
+from finetune_operator.finetunejob.decisions import POLICY, ApprovalPolicy
 from finetune_operator.finetunejob.endings import fail, fail_stage
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.podbounds import find_stage_violations
@@ -32,6 +33,8 @@ def accept(step: Step) -> FineTuneJobSpec | None:
     if violations:
         _refuse(step, violations[0].reason, "; ".join(str(item) for item in violations))
         return None
+    if not was_accepted and not _is_recorded(step):
+        return None
     draft.conditions.set(ConditionType.ACCEPTED, True, Reason.VALID, _ACCEPTED)
     if not was_accepted:
         created = [view.job["metadata"]["name"] for view in step.views if view.job]
@@ -43,6 +46,23 @@ def accept(step: Step) -> FineTuneJobSpec | None:
             )
         draft.announce("Accepted", text)
     return spec
+
+
+def _is_recorded(step: Step) -> bool:
+    """Return whether the status holds what the policy asks about approvals; else store it first.
+
+    It is fixed for the life of the job, and job.json is rendered from it: a restart with another
+    configuration between the two must not let a job pass as one that was accepted before.
+    """
+    asked = ApprovalPolicy.of_settings(step.config).to_wire()
+    if asked == ((step.observed.job.get("status") or {}).get(POLICY) or {}):
+        return True
+    if asked:
+        step.draft.put(POLICY, asked)
+    else:
+        step.draft.drop(POLICY)
+    step.look_again(0.0)
+    return False
 
 
 def is_out_of_bounds(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:

@@ -9,10 +9,15 @@ from typing import Any
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.failure import Cause
-from finetune_operator.finetunejob.incidents import Incident, why_not_again
+from finetune_operator.finetunejob.fruitless import count_fruitless, evicted_by_queue, kind_of
+from finetune_operator.finetunejob.incidents import Incident, has_own_limit, why_not_again
+from finetune_operator.finetunejob.outages import has_run, is_outage, is_released, wait_out
 from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import parse_timestamp, timestamp
+
+PATIENT_EVICTIONS = 2
+"""So often in a row a pod that its kubelet has evicted is replaced at once."""
 
 
 def account(
@@ -23,24 +28,63 @@ def account(
     The record is the memory: it lies in the status, so that an operator that was away counts what
     it missed and none twice, also where pods are gone.
     """
-    last = step.draft.last_incident(view.stage)
+    last, told = step.draft.last_incident(view.stage), _pods_told(step, view.stage)
+    given_up: Cause | None = None
     for incident in incidents:
-        if last is not None and _is_known(incident, last):
+        if incident.pods & told or (last is not None and _is_known(incident, last)):
             continue
-        counts = step.draft.record_incident(view.stage, _entry(step, view.stage, incident))
+        counts = step.draft.record_incident(view.stage, _entry(step, spec, view.stage, incident))
         if incident.is_free:
+            given_up = given_up or _account_free(step, view, incident)
+            continue
+        if _passes(step, spec, incident):
+            given_up = given_up or _wait_out(step, view, incident)
             continue
         suffix = why_not_again(spec, incident.incident_class, counts)
         if suffix is not None:
             return replace(incident.cause, message=f"{incident.cause.message}{suffix}")
-    return None
+    return given_up
 
 
-def record_eviction(step: Step, view: StageView, reason: str) -> None:
-    """Record that Kueue took the quota of a stage back, which costs nothing.
+def _account_free(step: Step, view: StageView, incident: Incident) -> Cause | None:
+    """Count an end that costs no retry; return the cause to give the stage up for, if any.
+
+    A node that evicts again and again is left alone for longer each time.
+    """
+    kind = kind_of(incident.cause.reason)
+    in_a_row, given_up = count_fruitless(
+        step,
+        view,
+        incident.cause,
+        kind,
+        reached=incident.to_step or 0,
+        seconds=(incident.at - incident.began).total_seconds(),
+    )
+    if given_up is None and kind == "evictions" and in_a_row > PATIENT_EVICTIONS:
+        return _wait_out(step, view, incident)
+    return given_up
+
+
+def _passes(step: Step, spec: FineTuneJobSpec, incident: Incident) -> bool:
+    """Return whether an incident is an outage that uses up no retry: no budget is named for it."""
+    return is_outage(step, incident.cause) and not has_own_limit(spec, incident.incident_class)
+
+
+def _wait_out(step: Step, view: StageView, incident: Incident) -> Cause | None:
+    """Wait for the end of an outage, unless the stage waits already or is over."""
+    if view.has_ended or is_released(step, view):
+        return None
+    return wait_out(step, view, incident.cause)
+
+
+def record_eviction(step: Step, view: StageView, reason: str, message: str) -> Cause | None:
+    """Record that Kueue took the quota of a stage back, which costs no retry.
 
     Its pods are deleted with their Job's suspension and tell nothing of it. Whatever began before
     and ends now is a part of it.
+
+    Returns:
+        The cause to give the stage up for, if it has come to nothing too often.
     """
     entry: dict[str, object] = {
         "class": "Preemption",
@@ -52,6 +96,33 @@ def record_eviction(step: Step, view: StageView, reason: str) -> None:
     if view.stage is Stage.TRAIN and step.observed.ledger.step:
         entry["toStep"] = step.observed.ledger.step
     step.draft.record_incident(view.stage, entry)
+    if not has_run(step, view):
+        return None  # it held quota, and no pod of it ran
+    return count_fruitless(step, view, evicted_by_queue(step, reason, message), "others")[1]
+
+
+def record_deletion(step: Step, view: StageView, cause: Cause) -> Cause | None:
+    """Record that the Job of a stage was deleted, which costs no retry.
+
+    Returns:
+        The cause to give the stage up for, if it has come to nothing too often.
+    """
+    entry: dict[str, object] = {
+        "class": "Preemption",
+        "reason": cause.reason,
+        "stage": view.stage.value,
+        "counted": False,
+        "time": cause.time,
+    }
+    step.draft.record_incident(view.stage, entry)
+    return count_fruitless(step, view, cause, "deletions")[1]
+
+
+def _pods_told(step: Step, stage: Stage) -> frozenset[str]:
+    """Return the pods of the stage's recorded incidents: clocks of nodes may be wrong."""
+    history = (step.draft.get("attempts") or {}).get("history") or ()
+    told = (entry.get("pod") for entry in history if entry.get("stage") == stage.value)
+    return frozenset(pod for pod in told if pod)
 
 
 def _is_known(incident: Incident, last: Mapping[str, Any]) -> bool:
@@ -64,17 +135,21 @@ def _is_known(incident: Incident, last: Mapping[str, Any]) -> bool:
     return incident.began <= moment and incident.rank != last.get("rank")
 
 
-def _entry(step: Step, stage: Stage, incident: Incident) -> dict[str, object]:
+def _entry(
+    step: Step, spec: FineTuneJobSpec, stage: Stage, incident: Incident
+) -> dict[str, object]:
     entry: dict[str, object] = {
         "class": incident.incident_class,
         "reason": incident.cause.reason[:63],
         "stage": stage.value,
         "rank": incident.rank,
-        "counted": not incident.is_free,
-        "time": timestamp(incident.at),
+        "counted": not (incident.is_free or _passes(step, spec, incident)),
+        # A node whose clock is ahead would hide what fails after it.
+        "time": timestamp(min(incident.at, step.now)),
     }
-    if incident.cause.node:
-        entry["node"] = incident.cause.node
+    for name, place in (("node", incident.cause.node), ("pod", incident.cause.pod)):
+        if place:
+            entry[name] = place
     to_step = incident.to_step
     if to_step is None and stage is Stage.TRAIN:
         to_step = step.observed.ledger.step or None

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from finetune_api.trainer import Stage
 from finetune_operator.status.draft import Announce
+from finetune_operator.status.fitting import FittedStatus
 
 Object = dict[str, Any]
 
@@ -158,7 +159,7 @@ class Plan:
     """
 
     first: tuple[Read | CreateStage, ...] = ()
-    status: Object | None = None
+    status: FittedStatus | None = None
     events: tuple[Announce, ...] = ()
     then: tuple[Write, ...] = ()
     requeue_after: float | None = None

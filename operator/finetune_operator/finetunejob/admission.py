@@ -34,6 +34,7 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
     found = [*_rules(spec), *_uris(spec, config), *_endpoint(spec, config), *_templates(spec)]
     found += _gpu_resource(spec)
     found += _tracker(spec, config)
+    found += _requester(spec, config)
     if spec.model.trust_remote_code and not config.allow_trust_remote_code:
         found.append(
             Violation(
@@ -142,6 +143,18 @@ def _tracker(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violatio
                 f" ({_listed(config.allowed_trackers)}); leave tracking.{field} out, or ask its"
                 " administrator to add it to allowedTrackers",
             )
+
+
+def _requester(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
+    if spec.requested_by is not None or config.requester_may_approve:
+        return
+    yield Violation(
+        reason=Reason.REQUESTER_NOT_NAMED,
+        field="spec.requestedBy",
+        message="it is missing, and nobody approves a request of their own in this namespace"
+        " (requesterMayApprove is off): write the user name that the API server knows you by"
+        " (kubectl auth whoami), or use finetune submit --name-requester",
+    )
 
 
 def _judge(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:

@@ -14,11 +14,14 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import publishing
 from finetune_operator.finetunejob.decisions import (
     DATA_SET,
+    MAX_NAMED,
     SECTION,
     Decision,
     decide,
     needs_approval,
     on_subject,
+    own_approvals_text,
+    split_counted,
 )
 from finetune_operator.finetunejob.endings import fail
 from finetune_operator.finetunejob.failure import Cause
@@ -28,20 +31,18 @@ from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 
 SHOWN_DIGEST = 12
 """Digits of a digest that tell data sets apart for people."""
-MAX_OTHERS = 3
-"""Decisions on other data that are named."""
 
 
 def pinned_digest(step: Step, spec: FineTuneJobSpec, stage: Stage) -> str | None:
     """Return the only data set that a stage may read; None where nothing was approved."""
-    if stage is Stage.PREPARE or not needs_approval(spec):
+    if stage is Stage.PREPARE or not needs_approval(spec, step.approval_policy):
         return None
     return (step.draft.get(SECTION) or {}).get("digest")
 
 
 def follow_decisions(step: Step, spec: FineTuneJobSpec, stage: Stage) -> None:
     """Tell what was decided on the data set before training begins; a rejection ends the job."""
-    if stage is not Stage.TRAIN or not needs_approval(spec):
+    if stage is not Stage.TRAIN or not needs_approval(spec, step.approval_policy):
         return
     decisions = step.observed.decisions
     digest = (step.draft.get("dataset") or {}).get("digest")
@@ -52,11 +53,10 @@ def follow_decisions(step: Step, spec: FineTuneJobSpec, stage: Stage) -> None:
     if not digest:
         _wait(step, Reason.APPROVAL_REQUIRED, _NO_DIGEST)
         return
-    decision = decide(decisions, digest)
+    counted, own = split_counted(decisions, spec, step.approval_policy)
+    decision = decide(counted, digest)
     if decision is None:
-        others = [each for each in decisions if each.digest != digest]
-        reason = Reason.OTHER_DATA_APPROVED if others else Reason.APPROVAL_REQUIRED
-        _wait(step, reason, _request_text(step, digest) + _others_text(others))
+        _request(step, spec, digest, own, others=[d for d in decisions if d.digest != digest])
     elif decision.is_approval:
         _approve(step, decision)
     else:
@@ -88,6 +88,25 @@ def follow_publication(step: Step, spec: FineTuneJobSpec, view: StageView) -> No
     )
     draft.put("lastFailure", cause.to_wire(view.stage))
     fail(step, Reason.PUBLICATION_REJECTED, message, event=Reason.PUBLICATION_REJECTED)
+
+
+def _request(
+    step: Step,
+    spec: FineTuneJobSpec,
+    digest: str,
+    own: Iterable[Decision],
+    *,
+    others: list[Decision],
+) -> None:
+    """Wait for a decision, and name those that do not count."""
+    mine = [each for each in own if each.digest == digest]
+    message = _request_text(step, digest) + _others_text(others)
+    if spec.dataset.approval != "Required":
+        message = f"{message}. {_BY_POLICY}"
+    if mine:
+        _wait(step, Reason.APPROVED_BY_REQUESTER, f"{own_approvals_text(mine)} {message}")
+    else:
+        _wait(step, Reason.OTHER_DATA_APPROVED if others else Reason.APPROVAL_REQUIRED, message)
 
 
 def _wait(step: Step, reason: Reason, message: str) -> None:
@@ -130,8 +149,9 @@ def _reject(step: Step, decision: Decision) -> None:
     fail(step, Reason.DATA_REJECTED, message, event=Reason.DATA_REJECTED)
 
 
+_BY_POLICY = "The policy of this namespace asks for it (requireApproval)."
 _UNREAD = (
-    "The job asks for an approval of its data, and this operator cannot read FineTuneApprovals:"
+    "The job needs an approval of its data, and this operator cannot read FineTuneApprovals:"
     " their CustomResourceDefinition is not installed, or its role lacks list and watch on"
     " finetuneapprovals. Apply the chart's crds folder and roles (kubectl apply --server-side -f"
     " charts/finetune-operator/crds/); the job goes on by itself."
@@ -161,7 +181,7 @@ def _others_text(others: Iterable[Decision]) -> str:
         return ""
     told = ", ".join(
         f"{each.by} {'approved' if each.is_approval else 'rejected'} {each.digest[:SHOWN_DIGEST]}"
-        for each in newest[:MAX_OTHERS]
+        for each in newest[:MAX_NAMED]
     )
-    more = f" and {len(newest) - MAX_OTHERS} more" if len(newest) > MAX_OTHERS else ""
+    more = f" and {len(newest) - MAX_NAMED} more" if len(newest) > MAX_NAMED else ""
     return f". Not counted, for it is other data: {told}{more}"

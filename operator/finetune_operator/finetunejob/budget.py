@@ -17,8 +17,8 @@ from finetune_operator.finetunejob.cost import (
     num_gpus,
     past_gpu_seconds,
 )
-from finetune_operator.finetunejob.endings import fail_stage
 from finetune_operator.finetunejob.failure import Cause
+from finetune_operator.finetunejob.in_hand import cut, stage_to_cut
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import ConditionType, timestamp
 
@@ -26,7 +26,7 @@ from finetune_operator.status.conditions import ConditionType, timestamp
 def is_spent(step: Step, spec: FineTuneJobSpec) -> bool:
     """End a job that has used up its ``budget`` while it runs; return whether it did."""
     limit = limit_in_hours(step, spec)
-    view = next((view for view in step.views if view.is_stoppable), None)
+    view = stage_to_cut(step, FailureClass.BUDGET_EXCEEDED.value)
     if limit is None or view is None:
         return False
     used = gpu_seconds(step, spec)
@@ -52,7 +52,7 @@ def is_spent(step: Step, spec: FineTuneJobSpec) -> bool:
         time=timestamp(step.now),
     )
     step.draft.conditions.set(ConditionType.WITHIN_BUDGET, False, reason, message)
-    fail_stage(step, view, cause)
+    cut(step, spec, view, cause)
     return True
 
 

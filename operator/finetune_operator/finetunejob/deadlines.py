@@ -7,8 +7,8 @@ from typing import Any
 
 from finetune_api.trainer import FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob.endings import fail_stage
 from finetune_operator.finetunejob.failure import Cause
+from finetune_operator.finetunejob.in_hand import cut, stage_to_cut
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import parse_timestamp, timestamp
 
@@ -22,7 +22,7 @@ def is_overdue(step: Step, spec: FineTuneJobSpec) -> bool:
         return False
     used = step.draft.active_seconds(step.views)
     # What has ended in time or late is ended; only what runs can be cut.
-    view = next((view for view in step.views if view.is_stoppable), None)
+    view = stage_to_cut(step, FailureClass.DEADLINE_EXCEEDED.value)
     if view is None:
         return False
     if used < limit:
@@ -39,7 +39,7 @@ def is_overdue(step: Step, spec: FineTuneJobSpec) -> bool:
         message=message,
         time=timestamp(step.now),
     )
-    fail_stage(step, view, cause)
+    cut(step, spec, view, cause)
     return True
 
 

@@ -6,12 +6,14 @@ is being deleted is no decision.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from finetune_api.trainer import Stage
+from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.tenants import TenantSettings
 
 Object = dict[str, Any]
 
@@ -19,8 +21,15 @@ PHASE = "AwaitingApproval"
 """Phase of a job whose data set nobody has approved."""
 SECTION = "dataApproval"
 """Where the status keeps the decision that the job goes by."""
-DATA_SET, PUBLICATION = "DataSet", "Publication"
-_SUBJECTS = (DATA_SET, PUBLICATION)
+POLICY = "approvalPolicy"
+"""Where the status keeps what the policy asked when the job was accepted."""
+DATA_SET: Final = "DataSet"
+PUBLICATION: Final = "Publication"
+OWN_APPROVALS = "Not counted: FineTuneApproval"
+"""How a message begins that names approvals of the requester."""
+MAX_NAMED = 3
+"""Decisions that do not count and are named."""
+_SUBJECTS: tuple[Subject, ...] = (DATA_SET, PUBLICATION)
 _METADATA = (
     "name",
     "namespace",
@@ -73,14 +82,92 @@ class Decision:
         return wire
 
 
-def needs_approval(spec: FineTuneJobSpec) -> bool:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ApprovalPolicy:
+    """What the administrator asks about approvals of one job, fixed when it was accepted.
+
+    Attributes:
+        required: Subjects that a person has to approve, whatever the spec says.
+        requester_may_approve: Whether an approval by ``spec.requestedBy`` counts.
+    """
+
+    required: tuple[Subject, ...] = ()
+    requester_may_approve: bool = True
+
+    @classmethod
+    def of_settings(cls, settings: TenantSettings) -> ApprovalPolicy:
+        """Return what the settings of a namespace ask of a job that is accepted now."""
+        return cls(
+            required=tuple(each for each in _SUBJECTS if each in settings.require_approval),
+            requester_may_approve=settings.requester_may_approve,
+        )
+
+    @classmethod
+    def of_status(cls, section: Mapping[str, Any] | None) -> ApprovalPolicy:
+        """Return what ``status.approvalPolicy`` records; a job without it is asked nothing."""
+        told = section or {}
+        return cls(
+            required=tuple(each for each in _SUBJECTS if each in (told.get("required") or ())),
+            requester_may_approve=told.get("requesterMayApprove", True),
+        )
+
+    def to_wire(self) -> Object:
+        """Return ``status.approvalPolicy``; empty if nothing is asked."""
+        if self == ApprovalPolicy():
+            return {}
+        return {
+            "required": list(self.required),
+            "requesterMayApprove": self.requester_may_approve,
+        }
+
+    def counts(self, decision: Decision, requester: str | None) -> bool:
+        """Return whether a decision counts. Names are opaque: equal in every character, or not.
+
+        A rejection always counts. Where the requester may not approve and is not known, no approval
+        does.
+        """
+        if not decision.is_approval or self.requester_may_approve:
+            return True
+        return requester is not None and decision.by != requester
+
+
+def needs_approval(spec: FineTuneJobSpec, policy: ApprovalPolicy) -> bool:
     """Return whether somebody has to approve the data set."""
-    return spec.dataset.approval == "Required"
+    return spec.dataset.approval == "Required" or DATA_SET in policy.required
 
 
-def needs_digest(spec: FineTuneJobSpec, stage: Stage) -> bool:
+def needs_digest(spec: FineTuneJobSpec, policy: ApprovalPolicy, stage: Stage) -> bool:
     """Return whether a stage makes what has to be approved: its digest must not be lost."""
-    return stage is Stage.PREPARE and needs_approval(spec)
+    return stage is Stage.PREPARE and needs_approval(spec, policy)
+
+
+def publishes_at_once(spec: FineTuneJobSpec, policy: ApprovalPolicy) -> bool:
+    """Return whether the evaluation's pod publishes; it is told the same by ``job.json``."""
+    return spec.publishes_at_once and PUBLICATION not in policy.required
+
+
+def split_counted(
+    decisions: Iterable[Decision], spec: FineTuneJobSpec, policy: ApprovalPolicy
+) -> tuple[tuple[Decision, ...], tuple[Decision, ...]]:
+    """Return the decisions that count, and the requester's own approvals, which do not."""
+    counted: list[Decision] = []
+    own: list[Decision] = []
+    for each in decisions:
+        (counted if policy.counts(each, spec.requested_by) else own).append(each)
+    return tuple(counted), tuple(own)
+
+
+def own_approvals_text(own: Iterable[Decision]) -> str:
+    """Say that approvals by the requester do not count, the newest first; empty without any."""
+    newest = list(own)[::-1]
+    if not newest:
+        return ""
+    names = ", ".join(each.name for each in newest[:MAX_NAMED])
+    more = f" and {len(newest) - MAX_NAMED} more" if len(newest) > MAX_NAMED else ""
+    return (
+        f"{OWN_APPROVALS} {names}{more} by {newest[0].by!r}, who requested the job"
+        " (requesterMayApprove is off in this namespace). Somebody else has to decide."
+    )
 
 
 def trim_approval(obj: Object) -> Object:

@@ -44,12 +44,10 @@ def succeed(step: Step, view: StageView) -> None:
     kind = TRAITS[stage].condition
     result = view.result
     if result is None:
-        message = (
-            f"Stage {stage.value} succeeded; its result was lost with its pod. It is in object"
-            " storage."
-        )
-        draft.conditions.set(kind, "Unknown", Reason.RESULT_NOT_REPORTED, message)
-        draft.announce(Reason.RESULT_NOT_REPORTED, message, warning=True)
+        reason, lost = lack_of_result(view)
+        message = f"{lost} It is in object storage."
+        draft.conditions.set(kind, "Unknown", reason, message)
+        draft.announce(reason, message, warning=True)
     elif isinstance(result, PrepareResult):
         rows = result.rows
         message = (
@@ -75,6 +73,16 @@ def succeed(step: Step, view: StageView) -> None:
         message = results.scores_text(result) or "Evaluated."
         draft.conditions.set(ConditionType.EVALUATED, True, Reason.EVALUATED, message)
         _tell_goal(step, result)
+
+
+def lack_of_result(view: StageView) -> tuple[Reason, str]:
+    """Return why the result of a stage that succeeded is not known: the reason, and in words."""
+    begun = f"Stage {view.stage.value} succeeded; its result"
+    if not view.problem:
+        return Reason.RESULT_NOT_REPORTED, f"{begun} was lost with its pod."
+    return Reason.RESULT_REFUSED, (
+        f"{begun} was refused ({view.problem}): is spec.trainer.image of the operator's version?"
+    )
 
 
 def _take_result(step: Step, view: StageView) -> None:

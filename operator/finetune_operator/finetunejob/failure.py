@@ -28,6 +28,9 @@ from finetune_operator.status.conditions import find_condition, shorten
 
 Object = dict[str, Any]
 
+_PROBLEM_CHARACTERS = 300
+_OWN_CLASSES = frozenset(CLASS_OF_EXIT_CODE.values())
+"""Classes that a container can tell of itself; the others are the operator's to say."""
 _MORE_MEMORY = {
     Stage.PREPARE: "Have the operator's prepareMemory raised, or use fewer examples.",
     Stage.TRAIN: (
@@ -83,19 +86,50 @@ class Cause:
 
 
 def read_termination_message(pod: TrimmedPod) -> TerminationMessage | None:
-    """Parse the last words of a pod's container; None if there are none or they are not ours."""
-    ended = container_of(pod).get("terminated") or {}
-    text = ended.get("message") or ""
-    return _parse_words(text) if text.startswith("{") else None
+    """Parse the last words of a pod's container; None if there are none or they are not its own.
+
+    A pod speaks of its own stage only.
+    """
+    words = _parse_words(_text_of(pod))
+    return words if isinstance(words, TerminationMessage) and _is_own(words, pod) else None
+
+
+def problem_of_words(pod: TrimmedPod) -> str:
+    """Return why the last words of a pod are not taken, in words; empty if there is nothing to say.
+
+    Empty also where they are no whole JSON: the kubelet cuts what is longer than 4,096 bytes.
+    """
+    words = _parse_words(_text_of(pod))
+    if isinstance(words, str):
+        return words
+    if words is None or (_is_own(words, pod) and words.result is None):
+        return ""
+    of = words.stage.value if words.result is None else words.result.stage
+    own = stage_of(pod)
+    return "" if own is None or of == own else f"a {own.value} pod reports no result of stage {of}"
+
+
+def _text_of(pod: TrimmedPod) -> str:
+    return (container_of(pod).get("terminated") or {}).get("message") or ""
+
+
+def _is_own(words: TerminationMessage, pod: TrimmedPod) -> bool:
+    return stage_of(pod) in (None, words.stage)
 
 
 @lru_cache(maxsize=1024)
-def _parse_words(text: str) -> TerminationMessage | None:
+def _parse_words(text: str) -> TerminationMessage | str | None:
+    """Return the message; why it is none of ours, where it seems to be; None where it does not."""
+    if not text.startswith("{"):
+        return None
     # Every plan reads the last words of all stages again. A newer trainer may say more.
     try:
         return TerminationMessage.model_validate_json(text, extra="ignore")
-    except ValidationError:
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    if first["type"] == "json_invalid":
         return None
+    return shorten(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", _PROBLEM_CHARACTERS)
 
 
 def cause_of_failure(pod: TrimmedPod, *, memory: str = "") -> Cause | None:
@@ -221,14 +255,16 @@ def _exited(pod: TrimmedPod, ended: Mapping[str, Any], memory: str) -> Cause:
             **where,
         )
     if words is not None and (words.message or words.reason):
-        failure_class = words.failure_class or CLASS_OF_EXIT_CODE.get(code, FailureClass.INTERNAL)
+        failure_class = CLASS_OF_EXIT_CODE.get(code, FailureClass.INTERNAL)
+        if words.failure_class in _OWN_CLASSES:
+            failure_class = words.failure_class
         rank = "" if words.rank in (None, 0) else f" (rank {words.rank})"
         return Cause(
             failure_class=failure_class,
             reason=words.reason or failure_class.value,
             message=f"{words.message}{rank}",
             exit_code=code,
-            invalid_rows=tuple(words.invalid_rows),
+            invalid_rows=tuple(words.invalid_rows) if words.stage is Stage.PREPARE else (),
             **where,
         )
     if is_lost(pod):

@@ -82,7 +82,8 @@ def _unaffordable(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | Non
 def _unapproved(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
     """Hold training back until somebody has approved the data; the condition has told it."""
     told = step.draft.conditions.get(ConditionType.DATA_APPROVED) or {}
-    if stage is not Stage.TRAIN or not needs_approval(spec) or told.get("status") == "True":
+    is_needed = stage is Stage.TRAIN and needs_approval(spec, step.approval_policy)
+    if not is_needed or told.get("status") == "True":
         return None
     return Hold(
         reason=told.get("reason", Reason.APPROVAL_REQUIRED),

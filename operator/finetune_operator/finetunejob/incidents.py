@@ -265,6 +265,11 @@ def why_not_again(
     return f" All retries of {name} ({limit}) are used up."
 
 
+def has_own_limit(spec: FineTuneJobSpec, incident_class: IncidentClass) -> bool:
+    """Return whether ``retryPolicy`` names the class: its user has decided how often."""
+    return _own_limit(spec, incident_class) is not None
+
+
 def _own_limit(spec: FineTuneJobSpec, incident_class: str) -> int | None:
     if spec.retry_policy is None or incident_class not in _NAMED:
         return None

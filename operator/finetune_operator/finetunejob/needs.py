@@ -85,4 +85,5 @@ def _restore(step: Step, obj: Object, use: str) -> None:
 def _config_map(step: Step) -> Object:
     observed = step.observed
     assert observed.parsed is not None
-    return render_config_map(observed.parsed, observed.owner)
+    required = step.approval_policy.required
+    return render_config_map(observed.parsed, observed.owner, required_approvals=required)

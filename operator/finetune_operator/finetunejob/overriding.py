@@ -12,15 +12,24 @@ from finetune_api.evaluation_result import EvaluateResult
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import results
-from finetune_operator.finetunejob.decisions import Decision
+from finetune_operator.finetunejob.decisions import (
+    OWN_APPROVALS,
+    Decision,
+    own_approvals_text,
+)
 from finetune_operator.finetunejob.endings import tell_unpublished
 from finetune_operator.finetunejob.failure import latest_cause
 from finetune_operator.finetunejob.podbounds import find_pod_violations
-from finetune_operator.finetunejob.publishing import SECTION, decided_on_publication
+from finetune_operator.finetunejob.publishing import SECTION, decided_on_publication, own_approvals
 from finetune_operator.finetunejob.stages import StageState, StageView
 from finetune_operator.finetunejob.starting import MAX_RUNS, create_stage
 from finetune_operator.finetunejob.step import Step
-from finetune_operator.status.conditions import ConditionType, Reason
+from finetune_operator.status.conditions import (
+    MESSAGE_CHARACTERS,
+    ConditionType,
+    Reason,
+    shorten,
+)
 
 _MISSED = (Reason.GOAL_NOT_MET, Reason.GATES_NOT_MET)
 """Reasons of ``Failed`` of a job whose candidate missed what it was held to."""
@@ -46,6 +55,26 @@ def follow_override(step: Step) -> bool:
         return True
     is_open = step.draft.conditions.reason_of(ConditionType.PUBLISHED) in _OPEN
     return is_open and _begin(step, parsed.spec)
+
+
+def tell_own_approvals(step: Step) -> bool:
+    """Say in ``Published`` which approvals of the requester do not count; return whether any do so.
+
+    What the condition said before stays in front of it.
+    """
+    parsed, told = step.observed.parsed, step.draft.conditions.get(ConditionType.PUBLISHED)
+    if parsed is None or told is None or told["reason"] not in _OPEN:
+        return False
+    own = own_approvals(parsed.spec, step.draft.sections(), _untried(step))
+    if not own:
+        return False
+    text = f" {own_approvals_text(own)}"
+    before = told["message"].partition(f" {OWN_APPROVALS}")[0]
+    message = shorten(before, MESSAGE_CHARACTERS - len(text)) + text
+    if message != told["message"]:
+        step.draft.announce(Reason.APPROVED_BY_REQUESTER, text.strip(), warning=True)
+    step.draft.conditions.set(ConditionType.PUBLISHED, False, told["reason"], message)
+    return True
 
 
 def _publish_view(step: Step) -> StageView:

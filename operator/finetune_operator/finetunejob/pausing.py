@@ -136,7 +136,7 @@ def _resume(step: Step, spec: FineTuneJobSpec, held: QueueState | None) -> None:
     wakes: list[ResumeJob | ActivateWorkload] = list(queued)
     stopping: list[str] = []
     for view in step.views:
-        if view.job is None or view.state is not StageState.SUSPENDED or not _is_paused(step, view):
+        if view.job is None or view.state is not StageState.SUSPENDED or not is_paused(step, view):
             continue
         name = view.job["metadata"]["name"]
         if view.is_stopped:
@@ -212,7 +212,7 @@ def is_kueues(step: Step, view: StageView) -> bool:
     return view.stage in step.observed.queue or bool(queue_label(view))
 
 
-def _is_paused(step: Step, view: StageView) -> bool:
+def is_paused(step: Step, view: StageView) -> bool:
     """Return whether the operator, not Kueue and not a person, has suspended a stage's Job."""
     if view.job is None or view.stage in step.observed.queue:
         return False  # what was noted on a Job before Kueue had it says nothing any more
@@ -237,7 +237,7 @@ def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         message = _UNWATCHED.format(job=view.job["metadata"]["name"], queue=queue_label(view))
         conditions.set(kind, False, Reason.QUEUED, message)
         step.is_queued = True
-    elif _is_paused(step, view):
+    elif is_paused(step, view):
         conditions.set(kind, False, Reason.SUSPENDED_BY_USER, "Held by spec.suspend.")
     else:
         assert view.job is not None

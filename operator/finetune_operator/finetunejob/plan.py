@@ -14,7 +14,11 @@ from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.actions import DeleteSelf, Plan
 from finetune_operator.finetunejob.deadlines import seconds_to_live
 from finetune_operator.finetunejob.observed import Observed
-from finetune_operator.finetunejob.overriding import follow_override, is_overriding
+from finetune_operator.finetunejob.overriding import (
+    follow_override,
+    is_overriding,
+    tell_own_approvals,
+)
 from finetune_operator.finetunejob.pausing import release_actions
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.finetunejob.walk import walk
@@ -54,7 +58,8 @@ def _after_the_end(step: Step) -> Plan:
         return Plan(then=(DeleteSelf(),))
     if left is not None and not is_overriding(step):
         step.look_again(max(0.0, left))
-    status = step.draft.to_wire() if is_decided else None
+    is_told = is_decided or tell_own_approvals(step)
+    status = step.draft.to_wire() if is_told else None
     return Plan(
         first=tuple(step.first),
         status=status,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from finetune_api.stage_results import TrainResult
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.decisions import publishes_at_once
 from finetune_operator.finetunejob.pausing import release_actions
 from finetune_operator.finetunejob.render.claims import to_claim_uri
 from finetune_operator.finetunejob.results import score_text, training_text
@@ -49,15 +50,16 @@ def held_text(step: Step) -> str:
 def is_pruned(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     """Return whether ``spec.prune`` ends the job at a stage that is not recorded as over.
 
-    Not once the stage's Job has ended: that is recorded first. Nor once the job is being published,
-    or may have been, because an evaluation that publishes has lost its result: what lies in storage
-    is never called pruned.
+    Not once the stage's Job has ended, or its pods have: that is recorded first. Nor once the job
+    is being published, or may have been, because an evaluation that publishes has lost its result:
+    what lies in storage is never called pruned.
     """
-    if not spec.prune or view.has_ended:
+    if not spec.prune or view.has_ended or view.is_ending:
         return False
     if view.stage is not Stage.PUBLISH:
         return True
-    return view.state is StageState.ABSENT and not spec.publishes_at_once
+    is_open = not publishes_at_once(spec, step.approval_policy)
+    return view.state is StageState.ABSENT and is_open
 
 
 def prune(step: Step, view: StageView) -> None:

@@ -1,13 +1,14 @@
 """What stands between a candidate's evaluation and its publication. Pure.
 
 Where nothing can, which is the default, the evaluation's own pod publishes at its end, and stage
-``publish`` has no Job. Where something may, ``FineTuneJobSpec.publishes_at_once`` is false: the
+``publish`` has no Job. Where something may, ``ResolvedJob.publishes_at_once`` is false: the
 evaluation's pod leaves the candidate unpublished, and Job ``publish`` is created once nothing in
 this room waits. The same Job reads the evaluation from storage where its result was lost.
 
 What may stand between plugs in here with three steps:
 
-1. a field of the spec that makes ``publishes_at_once`` false, so that the evaluation's pod knows;
+1. a field of the spec, or of the administrator's policy, that makes ``publishes_at_once`` false, so
+   that the evaluation's pod knows;
 2. a function in ``_ASKED`` that returns a :class:`Wait` until it is satisfied;
 3. a function in ``_LETS`` that returns the :class:`Decision` which satisfied it: it goes into
    ``status.publication``, and to the publishing pod, whose version and model card carry it.
@@ -25,7 +26,16 @@ from typing import Any
 
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob.decisions import PUBLICATION, Decision, decide, on_subject
+from finetune_operator.finetunejob.decisions import (
+    POLICY,
+    PUBLICATION,
+    ApprovalPolicy,
+    Decision,
+    decide,
+    on_subject,
+    own_approvals_text,
+    split_counted,
+)
 from finetune_operator.finetunejob.results import is_verdict
 from finetune_operator.finetunejob.stages import TRAITS, StageView
 from finetune_operator.finetunejob.step import Step
@@ -83,8 +93,8 @@ def decided_on_publication(
     A panel's result overrules nothing: it lets what has passed be published.
     """
     digest = (status.get("evaluation") or {}).get("digest")
-    own = on_subject(decisions or (), PUBLICATION)
-    overruling = [each for each in own if not (each.is_approval and each.panel)]
+    counted, _ = _split(spec, status, decisions)
+    overruling = [each for each in counted if not (each.is_approval and each.panel)]
     return decide(overruling, digest) if digest else None
 
 
@@ -93,8 +103,52 @@ def reviewed(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Dec
     if spec.publishes_at_once:
         return None
     digest = (status.get("evaluation") or {}).get("digest")
-    own = (each for each in on_subject(decisions or (), PUBLICATION) if each.digest == digest)
-    return next((each for each in own if each.is_approval and each.panel), None)
+    counted, _ = _split(spec, status, decisions)
+    named = (each for each in counted if each.digest == digest)
+    return next((each for each in named if each.is_approval and each.panel), None)
+
+
+def own_approvals(
+    spec: FineTuneJobSpec, status: Status, decisions: Decisions
+) -> tuple[Decision, ...]:
+    """Return the requester's approvals of exactly what was evaluated, where they do not count."""
+    digest = (status.get("evaluation") or {}).get("digest")
+    _, own = _split(spec, status, decisions)
+    return tuple(each for each in own if each.digest == digest)
+
+
+def _split(
+    spec: FineTuneJobSpec, status: Status, decisions: Decisions
+) -> tuple[tuple[Decision, ...], tuple[Decision, ...]]:
+    policy = ApprovalPolicy.of_status(status.get(POLICY))
+    return split_counted(on_subject(decisions or (), PUBLICATION), spec, policy)
+
+
+def _self_approval(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait | None:
+    """Say that the requester's own approval lets nothing be published."""
+    own = own_approvals(spec, status, decisions)
+    if not own or not any(ask(spec, status, decisions) for ask in (_review, _approval)):
+        return None
+    return Wait(reason=Reason.APPROVED_BY_REQUESTER, message=own_approvals_text(own))
+
+
+def _approval(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait | None:
+    policy = ApprovalPolicy.of_status(status.get(POLICY))
+    if PUBLICATION not in policy.required or reviewed(spec, status, decisions):
+        return None
+    if decisions is None:
+        return Wait(reason=Reason.APPROVALS_NOT_READ, message=_UNREAD)
+    evaluation = status.get("evaluation") or {}
+    return Wait(
+        reason=Reason.PUBLICATION_APPROVAL_REQUIRED,
+        message=(
+            "The candidate has passed, and is published once somebody approves evaluation"
+            f" {evaluation.get('digest', '')}: the policy of this namespace asks for it"
+            " (requireApproval). To decide: finetune publish NAME --reason WHY (or --reject), or"
+            " create a FineTuneApproval of subject Publication with that digest. Its page:"
+            f" {evaluation.get('reportUri', '')}"
+        ),
+    )
 
 
 def _review(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait | None:
@@ -115,11 +169,15 @@ def _review(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait
 
 
 _UNREAD = (
-    "The job waits for a review, and this operator cannot read FineTuneApprovals: their"
+    "The job waits for a person's decision, and this operator cannot read FineTuneApprovals: their"
     " CustomResourceDefinition is not installed, or its role lacks list and watch on"
     " finetuneapprovals. The job goes on by itself once it can."
 )
-_ASKED: tuple[Callable[[FineTuneJobSpec, Status, Decisions], Wait | None], ...] = (_review,)
+_ASKED: tuple[Callable[[FineTuneJobSpec, Status, Decisions], Wait | None], ...] = (
+    _self_approval,
+    _review,
+    _approval,
+)
 _LETS: tuple[Callable[[FineTuneJobSpec, Status, Decisions], Decision | None], ...] = (
     decided_on_publication,
     reviewed,

@@ -25,6 +25,7 @@ QUEUE_GRACE_SECONDS = 60.0
 QUEUE_WARNING_SECONDS = 300.0
 """How long before a Warning says so: behind thousands of others Kueue comes late, not never."""
 
+_QUOTA = ConditionType.QUOTA_RESERVED
 _LASTS = " It has been so for five minutes."
 
 _ELSEWHERE = (
@@ -84,7 +85,12 @@ def _mirror(
     if had_quota and queue.is_evicted and queue.is_active and not spec.suspend:
         text = f"{view.stage.value}: {queue.reason}: {queue.message}"
         draft.announce(queue.reason, text, warning=True)
-        record_eviction(step, view, queue.reason)
+        given_up = record_eviction(step, view, queue.reason, queue.message)
+        if given_up is not None:
+            fail_stage(step, view, given_up)
+            return
+    if queue.is_dropped and draft.conditions.reason_of(_QUOTA) != queue.reason:
+        draft.announce(queue.reason, f"{view.stage.value}: {queue.message}", warning=True)
     message = f"{queue.message} {late}".strip()
     draft.conditions.set(ConditionType.QUOTA_RESERVED, queue.has_quota, queue.reason, message)
     draft.record_evictions(view.stage, queue.num_evictions)

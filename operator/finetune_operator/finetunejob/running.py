@@ -16,6 +16,7 @@ from finetune_operator.finetunejob.failure import Cause, latest_cause
 from finetune_operator.finetunejob.incidents import SETTLE_SECONDS, find_incidents
 from finetune_operator.finetunejob.lingering import tell_lingering
 from finetune_operator.finetunejob.needs import restore_lost, restore_rendezvous
+from finetune_operator.finetunejob.outages import has_run, is_released, note_recovery, wait_out
 from finetune_operator.finetunejob.placement import let_go
 from finetune_operator.finetunejob.refused_pods import tell_refused
 from finetune_operator.finetunejob.render.pod import memory_of
@@ -61,9 +62,12 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         step.look_again(SETTLE_SECONDS)
         return
     given_up = account(step, spec, view, incidents) or _cause_of_giving_up(step, spec, view)
-    if given_up is not None:
+    if given_up is not None and not view.is_ending:
         fail_stage(step, view, given_up)
         return
+    if is_released(step, view):
+        return
+    note_recovery(step, view)
     if let_go(step, view) or tell_lingering(step, view):
         return
     problem = _problem_of_start(step, view)
@@ -156,7 +160,12 @@ def _tell_problem(step: Step, view: StageView, problem: Cause) -> None:
     if draft.note_failure(problem, stage, is_new=is_new):
         draft.announce(problem.reason, f"{stage.value}: {problem.message}", warning=True)
     if _is_start_overdue(step, problem):
-        fail_stage(step, view, problem)
+        if has_run(step, view) and not problem.is_hopeless:
+            given_up = wait_out(step, view, problem)
+        else:
+            given_up = problem
+        if given_up is not None:
+            fail_stage(step, view, given_up)
         return
     draft.conditions.set(TRAITS[stage].condition, False, problem.reason, problem.message)
 

@@ -9,7 +9,10 @@ from typing import Any
 
 from finetune_api.names import run_of
 from finetune_api.trainer import Stage
-from finetune_operator.finetunejob.failure import read_termination_message
+from finetune_operator.finetunejob.failure import (
+    problem_of_words,
+    read_termination_message,
+)
 from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.results import AnyResult, result_of_status
 from finetune_operator.finetunejob.retry import active_seconds, past_active_seconds, run_began
@@ -108,6 +111,7 @@ class StageView:
         pods: Its trimmed pods, by name.
         result: Its result, from a termination message or, pushed by the trainer, from the status;
             None while unknown.
+        problem: Why a result that arrived is not taken; empty where none did.
         ended_at: When the Job ended.
         failure_reason: Reason the Job controller gave, when it failed.
         failure_message: Message the Job controller gave.
@@ -120,6 +124,7 @@ class StageView:
     job: TrimmedJob | None
     pods: tuple[TrimmedPod, ...]
     result: AnyResult | None
+    problem: str = ""
     ended_at: datetime | None = None
     failure_reason: str = ""
     failure_message: str = ""
@@ -154,9 +159,27 @@ class StageView:
         return max(started, default=None)
 
     @property
+    def first_ran(self) -> datetime | None:
+        """When the first of the containers that are known ran; None if none did."""
+        states = [container_of(pod) for pod in self.pods]
+        begun = [
+            parse_timestamp(
+                (state.get("running") or state.get("terminated") or {}).get("startedAt")
+            )
+            for state in states
+        ]
+        return min((moment for moment in begun if moment is not None), default=None)
+
+    @property
     def is_stoppable(self) -> bool:
-        """Whether there is a Job that still runs, or would."""
-        return self.state in (StageState.WAITING, StageState.RUNNING)
+        """Whether there is a Job that still runs, or would; not one that has only to be counted."""
+        return self.state in (StageState.WAITING, StageState.RUNNING) and not self.is_ending
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether all its ranks have succeeded, and the Job controller has yet to say so."""
+        is_running = self.state is StageState.RUNNING
+        return is_running and _num_succeeded(self.pods) >= self.num_pods
 
     @property
     def is_stopped(self) -> bool:
@@ -189,6 +212,7 @@ def view_stage(observed: Observed, stage: Stage, now: datetime) -> StageView:
     result = _result_of(pods, stage) or result_of_status(observed.job.get("status"), stage)
     if job is None:
         return StageView(stage=stage, state=StageState.ABSENT, job=None, pods=pods, result=result)
+    problem = "" if result is not None else _problem_of(pods)
     queue = observed.queue.get(stage)
     past = past_active_seconds(job)
     if queue is not None:
@@ -221,6 +245,7 @@ def view_stage(observed: Observed, stage: Stage, now: datetime) -> StageView:
         job=job,
         pods=pods,
         result=result,
+        problem=problem,
         ended_at=ended_at,
         failure_reason=reason,
         failure_message=message,
@@ -247,3 +272,11 @@ def _result_of(pods: tuple[TrimmedPod, ...], stage: Stage) -> AnyResult | None:
         if words is not None and words.result is not None and words.result.stage == stage.value:
             return words.result
     return None
+
+
+def _problem_of(pods: tuple[TrimmedPod, ...]) -> str:
+    """Return why the result of the lowest rank that left one is not taken; empty if none did."""
+    for pod in sorted(pods, key=completion_index):
+        if pod["status"]["phase"] == "Succeeded" and (problem := problem_of_words(pod)):
+            return problem
+    return ""

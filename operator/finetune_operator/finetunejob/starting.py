@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from finetune_api.names import child_job_name
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, child_job_name
 from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.podtemplate import PodTemplate
+from finetune_operator.finetunejob.accounting import record_deletion
 from finetune_operator.finetunejob.actions import ConfirmMissing, CreateStage
 from finetune_operator.finetunejob.approval import (
     follow_decisions,
     follow_publication,
     pinned_digest,
 )
-from finetune_operator.finetunejob.endings import fail_stage
+from finetune_operator.finetunejob.endings import fail_stage, lack_of_result
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.holds import Hold, hold
 from finetune_operator.finetunejob.image import settled_image
 from finetune_operator.finetunejob.needs import job_digest_of, needs_of
+from finetune_operator.finetunejob.outages import LONGEST_SECONDS
 from finetune_operator.finetunejob.publishing import decision_arguments
 from finetune_operator.finetunejob.render.job import render_job
 from finetune_operator.finetunejob.stages import TRAITS, StageView
 from finetune_operator.finetunejob.step import Step
-from finetune_operator.status.conditions import ConditionType, Reason, timestamp
+from finetune_operator.status.conditions import (
+    ConditionType,
+    Reason,
+    find_condition,
+    is_true,
+    parse_timestamp,
+    timestamp,
+)
 
 MAX_RUNS = 3
 """How often a stage runs whose result is lost each time."""
 
 
 def start(
-    step: Step, spec: FineTuneJobSpec, view: StageView, *, run_again: str | None = None
+    step: Step,
+    spec: FineTuneJobSpec,
+    view: StageView,
+    *,
+    run: int | None = None,
+    past_seconds: int = 0,
+    run_again: str | None = None,
 ) -> None:
     """Create the Job of a stage, unless something holds it back.
 
@@ -35,6 +55,8 @@ def start(
         step: The plan so far.
         spec: The job's spec.
         view: The stage.
+        run: Which run of the stage; None for the next.
+        past_seconds: Running time of the same run that its Job is told of.
         run_again: Why it runs once more, for its condition; what holds it back is said there first.
     """
     follow_decisions(step, spec, view.stage)
@@ -44,9 +66,10 @@ def start(
     held = hold(step, spec, view.stage)
     kind = TRAITS[view.stage].condition
     if run_again is not None and (held is None or held.told_in != kind):
-        step.draft.conditions.set(kind, "Unknown", Reason.RESULT_NOT_REPORTED, run_again)
+        step.draft.conditions.set(kind, "Unknown", lack_of_result(view)[0], run_again)
     if held is None:
-        step.first.append(create_stage(step, spec, view.stage, run=view.run + 1))
+        run = view.run + 1 if run is None else run
+        step.first.append(create_stage(step, spec, view.stage, run=run, past_seconds=past_seconds))
     else:
         _wait(step, view, held)
 
@@ -58,16 +81,24 @@ def start_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     stored ends at once, and says so.
     """
     if view.run < MAX_RUNS:
-        start(step, spec, view, run_again=run_again_text(view.stage))
+        told = f"{lack_of_result(view)[1]} It runs again and takes what it has stored."
+        start(step, spec, view, run_again=told)
         return
+    reason, _ = lack_of_result(view)
     message = (
         f"Stage {view.stage.value} succeeded {view.run} times, and no result arrived: its pods are"
         " deleted before their last words are read and no progress report gets through, or"
         " spec.trainer.image is not of this version. What it found lies in object storage."
     )
+    if view.problem:
+        message = (
+            f"Stage {view.stage.value} succeeded {view.run} times, and its result was refused each"
+            f" time ({view.problem}): spec.trainer.image is not of the operator's version, or"
+            " reports what is not its own. What it found lies in object storage."
+        )
     cause = Cause(
         failure_class=FailureClass.INTERNAL,
-        reason=Reason.RESULT_NOT_REPORTED,
+        reason=reason,
         message=message,
         time=timestamp(step.now),
     )
@@ -75,30 +106,89 @@ def start_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
 
 
 def run_again_text(stage: Stage) -> str:
-    """Return what is said of a stage that runs again because its result was lost."""
+    """Return what is said of a stage that runs again, whatever became of its last result."""
     return (
-        f"Stage {stage.value} succeeded; its result was lost with its pod. It runs again and takes"
-        " what it has stored."
+        f"Stage {stage.value} succeeded, and its result is not known. It runs again and takes what"
+        " it has stored."
     )
 
 
-def miss(step: Step, view: StageView) -> None:
-    """End the job if a Job that was created is gone: it may have run, and is not run again."""
-    name = child_job_name(step.observed.name, view.stage, step.draft.last_run(view.stage))
+def miss(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
+    """Make a Job again that was created and is gone, once its pods have had time to end.
+
+    Whoever deletes it again and again without a step in between ends the job, and so does Kueue,
+    which may delete what it has given up.
+    """
+    run = step.draft.last_run(view.stage)
+    name = child_job_name(step.observed.name, view.stage, run)
     if view.stage not in step.observed.missing:
         step.first.append(ConfirmMissing(stage=view.stage, name=name))
         return
-    message = (
-        f"Job {name} is gone and did not finish: somebody deleted it, or Kueue did after it"
-        " deactivated the Workload. It is not run again; create a new FineTuneJob."
-    )
+    entry = step.draft.stage(view.stage)
+    assert entry is not None
+    gone = parse_timestamp(entry.get("deletedTime"))
+    if gone is None:
+        gone = step.now
+        given_up = _note_deletion(step, view, name)
+        if given_up is not None:
+            fail_stage(step, view, given_up)
+            return
+    deletions = int((entry.get("fruitless") or {}).get("deletions") or 1)
+    pause = min(_ending_seconds(spec) * 2.0 ** (deletions - 1), LONGEST_SECONDS)
+    left = pause - (step.now - gone).total_seconds()
+    if left > 0:
+        step.look_again(left)
+        return
+    start(step, spec, view, run=run, past_seconds=_seconds_before(entry))
+
+
+def _note_deletion(step: Step, view: StageView, name: str) -> Cause | None:
+    """Record that a Job is gone; return why the stage is given up, if it is."""
+    entry = step.draft.stage(view.stage)
+    assert entry is not None
     cause = Cause(
         failure_class=FailureClass.INTERNAL,
-        reason=Reason.JOB_DELETED,
-        message=message,
+        reason=Reason.JOB_DELETED.value,
+        message=f"Job {name} was deleted and had not finished.",
         time=timestamp(step.now),
     )
-    fail_stage(step, view, cause)
+    if _was_given_up(step):
+        words = f"Kueue had deactivated its Workload, and Job {name} is gone: it is not run again."
+        return replace(cause, message=words)
+    given_up = record_deletion(step, view, cause)
+    if given_up is not None:
+        return given_up
+    entry["deletedTime"] = timestamp(step.now)
+    message = (
+        f"{cause.message} It is made again once its pods have had time to end, and goes on with"
+        " what is stored."
+    )
+    step.draft.note_failure(cause, view.stage)
+    step.draft.announce(Reason.JOB_DELETED, f"{view.stage.value}: {message}", warning=True)
+    step.draft.conditions.set(TRAITS[view.stage].condition, False, Reason.JOB_DELETED, message)
+    return None
+
+
+def _was_given_up(step: Step) -> bool:
+    """Return whether Kueue had given up the stage by the last status: it may delete such Jobs."""
+    stored = (step.observed.job.get("status") or {}).get("conditions")
+    suspended = find_condition(stored, ConditionType.SUSPENDED) or {}
+    return suspended.get("reason") == Reason.DEACTIVATED and is_true(stored, ConditionType.STALLED)
+
+
+def _ending_seconds(spec: FineTuneJobSpec) -> float:
+    """Return how long the pods of a deleted Job may take to end."""
+    template = spec.pod_template or PodTemplate()
+    return float(template.termination_grace_period_seconds)
+
+
+def _seconds_before(entry: Mapping[str, Any]) -> int:
+    """Return the running time of a Job that is gone: deleting it gives no budget back."""
+    past = int(entry.get("pastSeconds") or 0)
+    since, until = parse_timestamp(entry.get("runTime")), parse_timestamp(entry.get("deletedTime"))
+    if since is None or until is None:
+        return past
+    return past + max(0, int((until - since).total_seconds()))
 
 
 def _wait(step: Step, view: StageView, held: Hold) -> None:
@@ -124,7 +214,9 @@ def _wait(step: Step, view: StageView, held: Hold) -> None:
         step.look_again(held.recheck_seconds)
 
 
-def create_stage(step: Step, spec: FineTuneJobSpec, stage: Stage, *, run: int) -> CreateStage:
+def create_stage(
+    step: Step, spec: FineTuneJobSpec, stage: Stage, *, run: int, past_seconds: int = 0
+) -> CreateStage:
     """Return what creates the Job of a stage."""
     observed, config = step.observed, step.config
     job = render_job(
@@ -137,5 +229,8 @@ def create_stage(step: Step, spec: FineTuneJobSpec, stage: Stage, *, run: int) -
         job_digest=job_digest_of(step, stage, run),
         data_digest=pinned_digest(step, spec, stage),
         arguments=decision_arguments(step, stage),
+        has_kueue=observed.has_kueue,
     )
+    if past_seconds:
+        job["metadata"]["annotations"] = {ACTIVE_SECONDS_ANNOTATION: str(past_seconds)}
     return CreateStage(stage=stage, needs=needs_of(step, spec, stage), job=job)

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.actions import CreateStage, Plan, Read, Write
+from finetune_operator.finetunejob.decisions import POLICY, ApprovalPolicy
 from finetune_operator.finetunejob.draft import JobDraft
 from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.results import AnyResult
@@ -47,6 +48,11 @@ class Step:
         self.held_as = ""
         self.held_in: ConditionType | None = None
         self.requeue_after: float | None = None
+
+    @property
+    def approval_policy(self) -> ApprovalPolicy:
+        """What the administrator asked about approvals when the job was accepted."""
+        return ApprovalPolicy.of_status(self.draft.get(POLICY))
 
     def look_again(self, seconds: float) -> None:
         """Plan again after so many seconds, or earlier if that was asked for before."""

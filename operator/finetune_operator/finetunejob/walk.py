@@ -22,9 +22,11 @@ from finetune_operator.finetunejob.endings import (
 )
 from finetune_operator.finetunejob.estimate import tell_estimate
 from finetune_operator.finetunejob.image import settle_image
+from finetune_operator.finetunejob.in_hand import is_awaited
 from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
 from finetune_operator.finetunejob.needs import settle_job_digest
+from finetune_operator.finetunejob.outages import is_waiting_out
 from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
 from finetune_operator.finetunejob.placement import has_let_go, try_again
 from finetune_operator.finetunejob.pruning import PHASE, is_pruned, needs_score, prune
@@ -74,13 +76,15 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     step.current = view
     if is_pruned(step, spec, view):
         _record(step, view)
-        prune(step, view)
+        why = "spec.prune ends the job."
+        if not is_awaited(step, spec, view, reason=Reason.PRUNE_REQUESTED, why=why):
+            prune(step, view)
         return False
     if is_out_of_bounds(step, spec, view):
         _record(step, view)
         return False
     if view.run < draft.last_run(view.stage):
-        miss(step, view)
+        miss(step, spec, view)
         return False
     if view.state is StageState.ABSENT:
         start(step, spec, view)
@@ -93,6 +97,8 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     declare_lost(step, view)
     tell_quota(step, spec, view)
     if draft.is_true(ConditionType.FAILED):
+        return False
+    if is_waiting_out(step, spec, view):
         return False
     if view.state is StageState.SUSPENDED and has_let_go(step, view) and not spec.suspend:
         try_again(step, spec, view)
@@ -120,7 +126,7 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     memory = memory_of(spec, view.stage, step.config)
     incidents = find_incidents(view.pods, step.now, memory=memory, has_peers=view.has_peers)
     given_up = account(step, spec, view, incidents)
-    if view.state is StageState.SUCCEEDED and _lacks_result(spec, view):
+    if view.state is StageState.SUCCEEDED and _lacks_result(step, spec, view):
         if view.result is not None:
             succeed(step, view)  # it has read an evaluation that still waits for somebody
         start_again(step, spec, view)
@@ -133,9 +139,10 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     return False
 
 
-def _lacks_result(spec: FineTuneJobSpec, view: StageView) -> bool:
+def _lacks_result(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     """Return whether a stage must run again: how the job goes on rests on a result that is lost."""
-    if needs_digest(spec, view.stage) or needs_score(spec, view.stage):
+    is_approved = needs_digest(spec, step.approval_policy, view.stage)
+    if is_approved or needs_score(spec, view.stage):
         return view.result is None and not spec.prune
     return TRAITS[view.stage].needs_result and not is_verdict(view.result, spec)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from finetune_operator.status.draft import Announce
+from finetune_operator.status.fitting import FittedStatus
 
 Object = dict[str, Any]
 
@@ -30,11 +31,13 @@ class PatchTrial:
     Attributes:
         name: Name of the FineTuneJob.
         uid: Its UID: another of that name is left alone.
+        version: The resourceVersion that was planned for: what has changed since is planned anew.
         spec: Merge patch of its spec.
     """
 
     name: str
     uid: str
+    version: str
     spec: Object
 
 
@@ -68,7 +71,7 @@ class Plan:
     """
 
     first: tuple[Action, ...] = ()
-    status: Object | None = None
+    status: FittedStatus | None = None
     events: tuple[Announce, ...] = ()
     then: tuple[DeleteSelf, ...] = ()
     requeue_after: float | None = None

@@ -44,14 +44,12 @@ def find_fault(observed: Observed, config: OperatorConfig) -> Fault | None:
         observed: The snapshot; its spec can be read.
         config: The administrator's settings for the namespace.
     """
-    violations = find_violations(observed.spec.template, config)
+    asked = {"requested_by": observed.spec.requested_by}
+    violations = find_violations(observed.spec.template.model_copy(update=asked), config)
     if violations:
         return Fault(
             reason=violations[0].reason,
-            message="; ".join(
-                f"spec.template.{item.field.removeprefix('spec.')}: {item.message}"
-                for item in violations
-            ),
+            message="; ".join(f"{_place_of(item.field)}: {item.message}" for item in violations),
         )
     try:
         samples = list(samples_of(observed.spec, observed.uid))
@@ -63,6 +61,12 @@ def find_fault(observed: Observed, config: OperatorConfig) -> Fault | None:
                 reason=Reason.INVALID_TRIAL, message=_text_of(observed, number, values, problem)
             )
     return None
+
+
+def _place_of(field: str) -> str:
+    """Return where a sweep has a field of its trials."""
+    own = field == "spec.requestedBy"
+    return field if own else f"spec.template.{field.removeprefix('spec.')}"
 
 
 def _problem_of(observed: Observed, number: int, values: dict[str, Value]) -> Problem | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune_api.names import trial_name
 from finetune_operator.finetunesweep.search import ranking
 from finetune_operator.finetunesweep.step import Step
 from finetune_operator.finetunesweep.trials import Trial
@@ -46,6 +47,12 @@ def choose(step: Step) -> None:
         message = (
             f"No trial was trained to its end. {failed[0].name} failed with {failed[0].reason}:"
             f" {failed[0].message}"
+        )
+    elif step.deleted.numbers:
+        names = [trial_name(step.observed.name, number) for number in sorted(step.deleted.numbers)]
+        message = (
+            f"No trial that is there was trained to its end; {len(names)} were deleted, {names[0]}"
+            " among them. Create the sweep again."
         )
     else:
         message = (

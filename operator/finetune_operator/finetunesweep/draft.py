@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from finetune_api.v1alpha1.sweep_status import FineTuneSweepStatus
+from finetune_operator.finetunesweep.trials import decimal_or_zero
 from finetune_operator.status.draft import Draft
+from finetune_operator.status.fitting import FittedStatus, StatusSchema
 
 Object = dict[str, Any]
 
@@ -22,8 +25,10 @@ OWNED_FIELDS = (
     "objective",
     "best",
     "spent",
+    "deleted",
     "trials",
 )
+STATUS = StatusSchema(FineTuneSweepStatus)
 _KNOWN_FIELDS = frozenset(
     field.alias or name for name, field in FineTuneSweepStatus.model_fields.items()
 )
@@ -63,6 +68,15 @@ class SweepDraft(Draft):
         """Return the tokens of a trial in the stored status: the number never falls."""
         return int(self._told(name).get("tokens") or 0)
 
+    @property
+    def told_hours(self) -> Decimal:
+        """GPU hours that the stored status says were spent: the number never falls."""
+        return decimal_or_zero((self._stored.get("spent") or {}).get("gpuHours"))
+
+    def told_replicate(self, name: str) -> bool:
+        """Return whether a trial is a replicate in the stored status."""
+        return bool(self._told(name).get("replicateOf"))
+
     def _told(self, name: str) -> Object:
         for entry in self._stored.get("trials") or ():
             if entry.get("name") == name:
@@ -70,17 +84,21 @@ class SweepDraft(Draft):
                 return found
         return {}
 
-    def to_wire(self, *, is_judged: bool) -> Object | None:
+    def to_wire(self, *, is_judged: bool) -> FittedStatus | None:
         """Return the status to write, or None if nothing worth a write changed.
 
         Args:
             is_judged: Whether a trial came to a step at which it is compared with others, which
                 must not be forgotten.
         """
-        wire = self.sections()
-        # A trial that the status has no room for is judged anew each time.
-        is_news = is_judged and _told_steps(wire) != _told_steps(self._stored)
-        return wire if is_news or _is_worth_writing(self._stored, wire) else None
+
+        def is_news(wire: Object) -> bool:
+            # A trial that the status has no room for is judged anew each time.
+            if is_judged and _told_steps(wire) != _told_steps(self._stored):
+                return True
+            return _is_worth_writing(self._stored, wire)
+
+        return self.fit(self.sections(), STATUS, is_news)
 
 
 def _told_steps(status: Object) -> list[tuple[Any, ...]]:

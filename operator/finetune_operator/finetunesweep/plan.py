@@ -82,6 +82,7 @@ def plan(observed: Observed, now: datetime, config: OperatorConfig) -> Plan:
 def _after_the_end(step: Step) -> Plan:
     """End trials that were created behind its back, and delete the sweep in the end."""
     step.prune_under_way()
+    step.prune_returned()
     if step.first:
         return step.to_plan()
     ended = (step.observed.sweep.get("status") or {}).get("completionTime")
@@ -93,6 +94,7 @@ def _after_the_end(step: Step) -> Plan:
 
 def _go_on(step: Step) -> None:
     tell_start(step)
+    step.prune_returned()
     suspend_or_resume(step)
     chosen = find_chosen(step)
     if chosen is not None:
@@ -148,14 +150,15 @@ def _begin_next(step: Step) -> bool:
     base: Trial | None = None
     if not step.is_all_created:
         values = values_of(spec, step.observed.uid, number, step.trials)
-    if values is None and len(replicates) < spec.replicates:
+    num_replicates = len(replicates) + len(step.deleted.replicates)
+    if values is None and num_replicates < spec.replicates:
         searching = any(trial.is_under_way and not trial.is_pruned for trial in step.searched)
         base = None if searching else _replicated(step, replicates)
         if base is not None:
             step.under_way = "Replicating"
             values = with_seed(template, base.values, number)
     if values is None:
-        step.under_way = "Replicating" if replicates else "Searching"
+        step.under_way = "Replicating" if num_replicates else "Searching"
         return False
     if step.num_free_places > 0 and step.observed.refusal is None:
         of = None if base is None else base.number
@@ -167,6 +170,7 @@ def _begin_next(step: Step) -> bool:
             scoring=scoring_of(spec),
             priority=priority_of(spec, number) if of is None else None,
             replicate_of=of,
+            requested_by=spec.requested_by,
         )
         step.first.append(CreateTrial(number=number, job=job))
     return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from finetune_api.meta import API_VERSION, KIND
@@ -15,13 +15,16 @@ from finetune_api.names import (
     Owner,
     trial_name,
 )
+from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweepSpec
 from finetune_api.v1alpha1.objective import VALIDATION_LOSS, metric_of
 from finetune_api.v1alpha1.sweep_parameters import SEED_PATH, set_at, value_for
+from finetune_operator.finetunejob.excerpts import Excerpt, excerpt_of
 from finetune_operator.finetunesweep.search.space import Value
 
 Object = dict[str, Any]
 
+SCORING_PATH = "evaluation.validation"
 HOLD_AFTER = "Train"
 MAX_SEED = 2147483647
 
@@ -35,6 +38,7 @@ def render_trial(
     scoring: Object | None = None,
     priority: str | None = None,
     replicate_of: int | None = None,
+    requested_by: str | None = None,
 ) -> Object:
     """Render the FineTuneJob of a trial, held after its training.
 
@@ -46,6 +50,7 @@ def render_trial(
         scoring: Its ``evaluation.validation``, as :func:`scoring_of` returns it.
         priority: Its Kueue WorkloadPriorityClass; None for the template's.
         replicate_of: The trial whose values these are, but for the seed.
+        requested_by: Who asked for the sweep; None where nobody is named.
     """
     spec = dict(template)
     for path, value in values.items():
@@ -54,6 +59,8 @@ def render_trial(
     spec["holdAfter"] = HOLD_AFTER
     if priority is not None:
         spec["priorityClassName"] = priority
+    if requested_by is not None:
+        spec["requestedBy"] = requested_by
     if scoring is not None:
         spec["evaluation"] = {**(spec.get("evaluation") or {}), "validation": scoring}
     labels = {
@@ -103,3 +110,33 @@ def with_seed(template: Object, values: Mapping[str, Value], repeat: int) -> dic
     """Return values with the seed of the n-th replicate, which counts from 1."""
     seed = int((template.get("hyperparameters") or {}).get("seed", 42))
     return {**values, SEED_PATH: (seed + repeat) % (MAX_SEED + 1)}
+
+
+def is_rendered_from(wanted: Object, spec: Object, varied: Collection[str] = ()) -> bool:
+    """Return whether the recipe of a FineTuneJob is that of a template or of a rendered trial.
+
+    Only what is fixed once a job exists is compared: people may have changed the rest since. The
+    API server may have added defaults. Of a large job, what is kept is compared.
+
+    Args:
+        wanted: The spec to compare with.
+        spec: Spec of the FineTuneJob, or an excerpt of it.
+        varied: Paths that may differ.
+    """
+    if isinstance(spec, Excerpt):
+        wanted = excerpt_of(wanted)
+    return all(
+        _is_part(wanted.get(name), spec.get(name), name, varied) for name in IMMUTABLE_FIELDS
+    )
+
+
+def _is_part(wanted: object, found: object, path: str, varied: Collection[str]) -> bool:
+    if wanted is found or path in varied:
+        return True
+    if wanted is None:
+        return any(each.startswith(f"{path}.") for each in varied)
+    if not isinstance(wanted, dict) or not isinstance(found, dict):
+        return wanted == found
+    return all(
+        _is_part(each, found.get(key), f"{path}.{key}", varied) for key, each in wanted.items()
+    )

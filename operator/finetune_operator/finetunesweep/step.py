@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 
 from finetune_api.names import trial_name
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunesweep.actions import Action, ConfirmMissing, PatchTrial, Plan
+from finetune_operator.finetunesweep.deleted import count_deleted
 from finetune_operator.finetunesweep.draft import SweepDraft
 from finetune_operator.finetunesweep.observed import Observed
-from finetune_operator.finetunesweep.trials import Trial
+from finetune_operator.finetunesweep.trials import Trial, sum_of_hours
 from finetune_operator.status.conditions import ConditionType, Reason, shorten, timestamp
 
 
@@ -21,6 +23,7 @@ class Step:
         now: The present; read only.
         config: The administrator's settings; read only.
         draft: The status being built.
+        deleted: The trials that were deleted.
         first: Reads and writes of trials.
         chosen: The trial that was chosen, or None.
         waiting: Numbers of trials that wait at a rung for others.
@@ -35,6 +38,7 @@ class Step:
         self.now = now
         self.config = config
         self.draft = SweepDraft(observed.sweep, now)
+        self.deleted = count_deleted(observed, self.draft, now)
         self.first: list[Action] = []
         self.chosen: Trial | None = None
         self.waiting: frozenset[int] = frozenset()
@@ -45,8 +49,9 @@ class Step:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """The trials that are there, replicates too."""
-        return self.observed.trials
+        """The trials that are there, replicates too; none that was told as deleted before."""
+        gone = self.deleted.numbers
+        return tuple(trial for trial in self.observed.trials if trial.number not in gone)
 
     @property
     def searched(self) -> tuple[Trial, ...]:
@@ -56,18 +61,19 @@ class Step:
     @property
     def numbers(self) -> set[int]:
         """Numbers of all trials that were ever created."""
-        return {trial.number for trial in self.trials} | self.observed.missing
+        return {trial.number for trial in self.trials} | self.deleted.numbers
 
     @property
     def searched_numbers(self) -> set[int]:
         """Numbers of the trials of the search that were ever created."""
-        return self.numbers - {t.number for t in self.trials if t.replicate_of is not None}
+        replicates = {t.number for t in self.trials if t.replicate_of is not None}
+        return self.numbers - replicates - self.deleted.replicates
 
     @property
     def is_all_created(self) -> bool:
         """Whether the search begins no more trials."""
-        has_replicates = len(self.searched) < len(self.trials)
-        return has_replicates or len(self.numbers) >= self.observed.spec.num_trials
+        has_replicates = len(self.searched) < len(self.trials) or self.deleted.replicates
+        return bool(has_replicates) or len(self.numbers) >= self.observed.spec.num_trials
 
     @property
     def num_free_places(self) -> int:
@@ -87,7 +93,18 @@ class Step:
     @property
     def next_number(self) -> int:
         """Number of the next trial: none is given twice."""
-        return max(self.numbers | {self.draft.num_created}, default=0) + 1
+        return max(self.numbers | {self.num_created}, default=0) + 1
+
+    @property
+    def gpu_hours(self) -> Decimal:
+        """What all trials have used; a run that is cut short or deleted takes nothing back."""
+        used = sum_of_hours(self.trials, self.now) + self.deleted.gpu_hours
+        return max(used, self.draft.told_hours)
+
+    @property
+    def num_created(self) -> int:
+        """The highest number that the status or this process knows to be given."""
+        return max(self.draft.num_created, self.observed.num_created)
 
     @property
     def is_settled(self) -> bool:
@@ -101,13 +118,21 @@ class Step:
 
     def patch(self, trial: Trial, **spec: object) -> None:
         """Change what steers a trial."""
-        uid = str(trial.job["metadata"]["uid"])
-        self.first.append(PatchTrial(name=trial.name, uid=uid, spec=dict(spec)))
+        version = str(trial.job["metadata"]["resourceVersion"])
+        action = PatchTrial(name=trial.name, uid=trial.uid, version=version, spec=dict(spec))
+        self.first.append(action)
 
     def prune_under_way(self) -> None:
         """End every trial that still trains, or would; what is trained waits for the choice."""
         for trial in self.trials:
             if trial.is_under_way and not trial.is_pruned:
+                self.patch(trial, prune=True)
+
+    def prune_returned(self) -> None:
+        """End jobs that come back under a number that was told as deleted: nobody counts them."""
+        for trial in self.observed.trials:
+            is_back = trial.number in self.deleted.numbers
+            if is_back and trial.is_under_way and not trial.is_pruned:
                 self.patch(trial, prune=True)
 
     def prune_all_but(self, kept: Trial | None) -> None:
@@ -118,11 +143,11 @@ class Step:
                 self.patch(trial, prune=True)
 
     def confirm_missing(self) -> bool:
-        """Ask for a live look at trials that the status knows and the cache does not have.
+        """Ask for a live look at trials that were created and that the cache does not have.
 
         A cache may be behind the status. Returns whether there are any.
         """
-        unseen = set(range(1, self.draft.num_created + 1)) - self.numbers
+        unseen = set(range(1, self.num_created + 1)) - self.numbers
         name = self.observed.name
         self.first += [
             ConfirmMissing(number=number, name=trial_name(name, number))

@@ -101,7 +101,7 @@ def spent_text(step: Step) -> str:
 
 
 def _spent_hours_text(step: Step, limit: Decimal) -> str:
-    used = sum((trial.gpu_hours_until(step.now) for trial in step.trials), Decimal(0))
+    used = step.gpu_hours
     if used >= limit:
         return f"budget.gpuHours of {limit} is used up"
     num_running = sum(trial.state == "Running" for trial in step.trials)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 from finetune_api.names import trial_name
@@ -15,11 +14,12 @@ from finetune_api.v1alpha1.objective import (
     metric_of,
 )
 from finetune_api.v1alpha1.sweep_status import MAX_TRIALS_TOLD
+from finetune_operator.finetunesweep.deleted import read_deleted
 from finetune_operator.finetunesweep.search import ranking
 from finetune_operator.finetunesweep.standstill import find_standstill
 from finetune_operator.finetunesweep.step import Step
 from finetune_operator.finetunesweep.trials import Trial
-from finetune_operator.status.conditions import ConditionType, timestamp
+from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 
 Object = dict[str, Any]
 
@@ -36,7 +36,7 @@ def tell_trials(step: Step) -> None:
     _announce_changes(step)
     counts = _counts(step)
     draft.put("counts", counts)
-    over = sum(trial.state in _OVER for trial in step.trials) + len(step.observed.missing)
+    over = sum(trial.state in _OVER for trial in step.trials) + len(step.deleted.numbers)
     draft.put("progress", f"{over}/{counts['total']}")
     metric = metric_of(step.observed.spec)
     draft.put("objective", {"metric": metric, "direction": direction_of(metric)})
@@ -47,10 +47,12 @@ def tell_trials(step: Step) -> None:
     draft.put(
         "spent",
         {
-            "gpuHours": str(sum((trial.gpu_hours for trial in step.trials), Decimal(0))),
-            "tokens": sum(_tokens(step, trial) for trial in step.trials),
+            "gpuHours": str(step.gpu_hours),
+            "tokens": sum(_tokens(step, trial) for trial in step.trials) + step.deleted.tokens,
         },
     )
+    if step.deleted.numbers:
+        draft.put("deleted", step.deleted.to_wire())
     draft.put("trials", _entries(step))
 
 
@@ -63,11 +65,11 @@ def _counts(step: Step) -> Object:
         total = num_created
     return {
         "total": max(total, num_created),
-        "created": max(num_created, step.draft.num_created),
+        "created": max(num_created, step.num_created),
         "running": sum(trial.is_under_way for trial in trials),
         "trained": sum(state in ("Trained", "Publishing", "Published") for state in states),
         "pruned": states.count("Pruned"),
-        "failed": states.count("Failed") + len(step.observed.missing),
+        "failed": states.count("Failed") + len(step.deleted.numbers),
     }
 
 
@@ -109,10 +111,11 @@ def _entries(step: Step) -> list[Object]:
     """Return one entry for each trial in their order: of too many, those that matter most."""
     told = sorted(step.trials, key=_importance)[:MAX_TRIALS_TOLD]
     by_number = {trial.number: _entry(step, trial) for trial in told}
-    for number in step.observed.missing:
+    for number in sorted(step.deleted.numbers):
         if len(by_number) < MAX_TRIALS_TOLD:
             name = trial_name(step.observed.name, number)
-            by_number[number] = {"name": name, "state": "Deleted"}
+            reason = Reason.TRIAL_DELETED.value
+            by_number[number] = {"name": name, "state": "Deleted", "reason": reason}
     return [by_number[number] for number in sorted(by_number)]
 
 
@@ -157,6 +160,8 @@ def progress_text(step: Step) -> str:
     over = sum(trial.state in _OVER for trial in step.trials)
     under_way = sum(trial.is_under_way for trial in step.trials)
     text = f"{over} of {step.observed.spec.num_trials} trials are over, {under_way} under way"
+    if step.deleted.numbers:
+        text += f", {len(step.deleted.numbers)} deleted"
     if step.waiting:
         text += f", of which {len(step.waiting)} wait at step {step.rung} for the others"
     held = [trial for trial in step.trials if trial.waits_for]
@@ -190,12 +195,28 @@ def _announce_changes(step: Step) -> None:
         left = step.observed.spec.num_trials - len(names)
         later = f"; {left} follow as there is room" if left > 0 else ""
         draft.announce("TrialsCreated", f"Created {', '.join(names[:MAX_NAMED])}{more}{later}")
+    _announce_deleted(step)
     for trial in step.trials:
         before = draft.told_state(trial.name)
         # One that the status has no room for was told when it still had.
         is_known = before == trial.state or (not before and trial.number <= draft.num_created)
         if not is_known:
             _announce(step, trial)
+
+
+def _announce_deleted(step: Step) -> None:
+    told = read_deleted(step.observed.sweep.get("status", {}).get("deleted"))
+    new = sorted(step.deleted.numbers - told.numbers)
+    if not new:
+        return
+    names = [trial_name(step.observed.name, number) for number in new]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    used = step.deleted.gpu_hours - told.gpu_hours
+    text = (
+        f"{', '.join(names[:MAX_NAMED])}{more}: deleted, or taken from the sweep, by somebody."
+        f" Counted as failed, with {used} GPU hours; not created again, and cannot be chosen"
+    )
+    step.draft.announce(Reason.TRIAL_DELETED, text, warning=True)
 
 
 def _announce(step: Step, trial: Trial) -> None:

@@ -1,20 +1,22 @@
 """What a sweep knows of one of its trials, read off the FineTuneJob alone.
 
-Nothing is remembered beside the jobs: number and values are in their labels and spec, how far they
-are in their status.
+The number is in the name, the sweep in the owner reference, the values are in the spec, and how far
+it is in the status. Labels are for people.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from finetune_api.names import REPLICATE_LABEL, SWEEP_LABEL, TRIAL_LABEL, trial_name
+from finetune_api.meta import GROUP, SWEEP_KIND
+from finetune_api.names import REPLICATE_LABEL, trial_number
 from finetune_api.v1alpha1.objective import VALIDATION_LOSS, is_lower_better
+from finetune_api.v1alpha1.status_fields import MAX_COUNT
 from finetune_operator.finetunejob.decisions import PHASE as AWAITING_APPROVAL
 from finetune_operator.finetunesweep.search import trials as search
 from finetune_operator.finetunesweep.search.space import Value
@@ -30,7 +32,40 @@ from finetune_operator.status.conditions import (
 Object = dict[str, Any]
 
 HOUR_SECONDS = 3600
+_GRAIN = Decimal("0.0001")
 _UNDER_WAY = ("Pending", "Running", "Suspended")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LastSeen:
+    """What a sweep has to know of a trial once it is gone.
+
+    Attributes:
+        uid: UID of the FineTuneJob.
+        gpu_hours: What it had used when ``since`` began.
+        num_gpus: GPUs that it holds since then; 0 if it holds none.
+        since: When it began to hold them.
+        tokens: Tokens trained on.
+        is_replicate: Whether it repeats another trial.
+    """
+
+    uid: str
+    gpu_hours: Decimal
+    num_gpus: int
+    since: datetime | None
+    tokens: int
+    is_replicate: bool
+
+    def until(self, now: datetime) -> LastSeen:
+        """Return the same with what it has used up to now, and holding nothing any more."""
+        return replace(self, gpu_hours=self.hours_until(now), num_gpus=0, since=None)
+
+    def hours_until(self, now: datetime) -> Decimal:
+        """Return the GPU hours that it has used up to now, in ten-thousandths."""
+        if self.since is None or not self.num_gpus:
+            return self.gpu_hours
+        seconds = max(0, int((now - self.since).total_seconds()))
+        return self.gpu_hours + (Decimal(seconds * self.num_gpus) / HOUR_SECONDS).quantize(_GRAIN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +111,11 @@ class Trial:
     def name(self) -> str:
         """Name of the FineTuneJob."""
         return str(self.job["metadata"]["name"])
+
+    @property
+    def uid(self) -> str:
+        """UID of the FineTuneJob."""
+        return str(self.job["metadata"]["uid"])
 
     @property
     def is_under_way(self) -> bool:
@@ -178,19 +218,25 @@ class Trial:
             return search.TrialState.PRUNED
         return _STATES.get(self.state, search.TrialState.RUNNING)
 
+    @property
+    def last_seen(self) -> LastSeen:
+        """What is remembered of it, in case it is deleted."""
+        status = self.job.get("status") or {}
+        training = find_condition(status.get("conditions"), ConditionType.TRAINING) or {}
+        is_running = status.get("phase") == "Training" and training.get("status") == "True"
+        resources = self.job["spec"].get("resources") or {}
+        return LastSeen(
+            uid=self.uid,
+            gpu_hours=self.gpu_hours,
+            num_gpus=int(resources.get("nodes", 1)) * int(resources.get("gpusPerNode", 1)),
+            since=parse_timestamp(training.get("lastTransitionTime")) if is_running else None,
+            tokens=self.tokens,
+            is_replicate=self.replicate_of is not None,
+        )
+
     def gpu_hours_until(self, now: datetime) -> Decimal:
         """Return ``gpu_hours`` with what the stage that runs now has used since it last began."""
-        status = self.job.get("status") or {}
-        training = find_condition(status.get("conditions"), ConditionType.TRAINING)
-        if status.get("phase") != "Training" or training is None:
-            return self.gpu_hours
-        since = parse_timestamp(training.get("lastTransitionTime"))
-        if training.get("status") != "True" or since is None:
-            return self.gpu_hours
-        resources = self.job["spec"].get("resources") or {}
-        num_gpus = int(resources.get("nodes", 1)) * int(resources.get("gpusPerNode", 1))
-        seconds = max(0, int((now - since).total_seconds()))
-        return self.gpu_hours + Decimal(seconds * num_gpus) / HOUR_SECONDS
+        return self.last_seen.hours_until(now)
 
     def for_search(self) -> search.Trial:
         """Return what the search needs to know, where trials count from 0."""
@@ -224,6 +270,20 @@ _STATES = {
 }
 
 
+def sweep_owner(job: Object) -> Object:
+    """Return the owner reference of a FineTuneJob to its sweep; empty if none controls it."""
+    for owner in job["metadata"].get("ownerReferences") or ():
+        group = str(owner.get("apiVersion") or "").partition("/")[0]
+        if owner.get("controller") and owner.get("kind") == SWEEP_KIND and group == GROUP:
+            return dict(owner)
+    return {}
+
+
+def sum_of_hours(trials: Iterable[Trial], now: datetime) -> Decimal:
+    """Return the GPU hours that trials have used up to now."""
+    return sum((trial.gpu_hours_until(now) for trial in trials), Decimal(0))
+
+
 def read_trial(job: Object, paths: tuple[str, ...], metric: str = VALIDATION_LOSS) -> Trial | None:
     """Return what is known of a FineTuneJob of a sweep; None if it is none of its trials.
 
@@ -234,17 +294,15 @@ def read_trial(job: Object, paths: tuple[str, ...], metric: str = VALIDATION_LOS
     """
     metadata = job["metadata"]
     labels = metadata.get("labels") or {}
-    number = str(labels.get(TRIAL_LABEL) or "")
-    if not number.isdecimal() or metadata.get("deletionTimestamp"):
+    number = trial_number(str(sweep_owner(job).get("name") or ""), metadata["name"])
+    if number is None or metadata.get("deletionTimestamp"):
         return None
-    if metadata["name"] != trial_name(str(labels.get(SWEEP_LABEL)), int(number)):
-        return None  # a copy that kept the labels, or a label that somebody has changed
     spec, status = job.get("spec") or {}, job.get("status") or {}
     curve = read_curve(status)
     replicate = str(labels.get(REPLICATE_LABEL) or "")
     is_released = not spec.get("holdAfter")
     return Trial(
-        number=int(number),
+        number=number,
         job=job,
         values={path: value for path in paths if (value := value_at(spec, path)) is not None},
         state=_state_of(status, is_released=is_released),
@@ -254,7 +312,7 @@ def read_trial(job: Object, paths: tuple[str, ...], metric: str = VALIDATION_LOS
         step=curve[-1].step if curve else 0,
         curve=curve,
         tokens=_tokens_of(status),
-        gpu_hours=_decimal((status.get("cost") or {}).get("gpuHours")),
+        gpu_hours=decimal_or_zero((status.get("cost") or {}).get("gpuHours")),
         replicate_of=int(replicate) if replicate.isdecimal() else None,
         is_released=is_released,
         is_pruned=bool(spec.get("prune")),
@@ -275,7 +333,7 @@ def value_at(spec: Mapping[str, Any], path: str) -> Any:
 def read_curve(status: Object) -> Curve:
     """Return the validation losses that a FineTuneJob tells, by rising step."""
     points = (status.get("validation") or {}).get("curve") or ()
-    found = {int(each["step"]): float(each["loss"]) for each in points}
+    found = {int(each["step"]): _loss(each["loss"]) for each in points}
     return tuple(Point(step, found[step]) for step in sorted(found))
 
 
@@ -318,7 +376,7 @@ def _tokens_of(status: Object) -> int:
     """Return the tokens trained so far; 0 where that is not told."""
     for metric in status.get("metrics") or ():
         if metric.get("name") == "num_tokens":
-            return int(_decimal(metric.get("value")))
+            return int(decimal_or_zero(metric.get("value")))
     return 0
 
 
@@ -331,11 +389,21 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _decimal(text: object) -> Decimal:
+def _loss(text: str) -> float:
+    """Return a loss; one that is no number is as bad as one that was not finite."""
     try:
-        return Decimal(str(text)) if text else Decimal(0)
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def decimal_or_zero(text: object) -> Decimal:
+    """Return an amount; 0 for what cannot be added up, such as ``1e99999999`` in a pod's report."""
+    try:
+        value = Decimal(str(text)) if text else Decimal(0)
     except InvalidOperation:
         return Decimal(0)
+    return value if value.is_finite() and value.copy_abs() <= MAX_COUNT else Decimal(0)
 
 
 def _conditions(job: Object) -> Any:

@@ -116,6 +116,18 @@ class KubeMetrics:
         self.status_writes = counter(
             "status_writes_total", "Status writes by outcome: written, unchanged.", "outcome"
         )
+        self.status_rejections = counter(
+            "status_writes_rejected_total",
+            "Status writes that the API server refused, by kind and by section of the status.",
+            "kind",
+            "section",
+        )
+        self.rejected_writes = counter(
+            "rest_client_rejected_writes_total",
+            "Writes that the API server calls invalid (422), by RBAC verb and resource.",
+            "verb",
+            "resource",
+        )
         self.recorded_events = counter(
             "event_recorder_total",
             "Events by outcome: created, aggregated, dropped.",

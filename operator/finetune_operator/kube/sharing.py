@@ -1,14 +1,13 @@
-"""What a cache keeps of objects: equal parts once, and of large objects an excerpt.
+"""Equal parts of cached objects, kept once.
 
 Ten thousand objects of one kind say the same in most of their fields: defaults, reasons, times of
-the same second. A cache keeps them for as long as the objects live, so each copy counts. What is
-large is of one object alone, and read seldom: whoever needs it asks the API server.
+the same second. A cache keeps them for as long as the objects live, so each copy counts.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, TypeVar, cast
 
@@ -19,46 +18,6 @@ M = TypeVar("M", bound=Mapping[str, Any])
 
 MAX_TEXT = 128
 """Longer texts are of one object alone."""
-MAX_KEPT_BYTES = 8 * 1024
-"""A spec that is larger as JSON is kept as an excerpt."""
-MAX_EXCERPT_TEXT = 64
-MAX_EXCERPT_DEPTH = 4
-
-
-class Excerpt(dict[str, Any]):
-    """What is kept of a spec that is too large: numbers and words at their places, no lists."""
-
-
-def excerpt_of(spec: dict[str, Any], *, without: Collection[str] = ()) -> dict[str, Any]:
-    """Return a spec as it is, or an ``Excerpt`` if it is large.
-
-    Args:
-        spec: The spec.
-        without: Fields that an excerpt leaves out whole.
-    """
-    if len(orjson.dumps(spec)) <= MAX_KEPT_BYTES:
-        return spec
-    kept = {key: value for key, value in spec.items() if key not in without}
-    return Excerpt(_words_of(kept, MAX_EXCERPT_DEPTH))
-
-
-def is_whole(obj: Mapping[str, Any]) -> bool:
-    """Whether an object has its whole spec; else the API server has to be asked for it."""
-    return not isinstance(obj.get("spec"), Excerpt)
-
-
-def _words_of(fields: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for key, value in fields.items():
-        if isinstance(value, dict):
-            if depth > 1:
-                kept[key] = _words_of(value, depth - 1)
-        elif isinstance(value, str):
-            if len(value) <= MAX_EXCERPT_TEXT:
-                kept[key] = value
-        elif not isinstance(value, list):
-            kept[key] = value
-    return kept
 
 
 class SharedParts:

@@ -35,6 +35,7 @@ class StatusThrottle:
         interval_seconds: Least time between two writes of one object.
         rng: Source of back-off jitter.
         absorb: Given the server's answers.
+        on_refused: Told of the object and the answer where the server refuses a write for good.
         is_wanted: Asked with object and value right before a write; what it refuses is dropped.
             A value is not pinned to a version, because a process whose cache lags may tell it.
         num_workers: Writes in flight at once.
@@ -49,6 +50,7 @@ class StatusThrottle:
         interval_seconds: float = 15.0,
         rng: random.Random | None = None,
         absorb: Callable[[Object], None] | None = None,
+        on_refused: Callable[[Object, KubeError], None] | None = None,
         is_wanted: Callable[[Object, Object], bool] | None = None,
         num_workers: int = 8,
     ) -> None:
@@ -57,6 +59,7 @@ class StatusThrottle:
         self._field_manager = field_manager
         self._interval_seconds = interval_seconds
         self._absorb = absorb
+        self._on_refused = on_refused
         self._is_wanted = is_wanted
         self._num_workers = num_workers
         self._pending: dict[ObjectKey, tuple[Object, Object]] = {}
@@ -136,6 +139,8 @@ class StatusThrottle:
             self.forget(key)
         except (Invalid, Forbidden) as error:
             logger.error("status of %s/%s cannot be written: %s", *key, error)
+            if self._on_refused is not None:
+                self._on_refused(obj, error)
         except KubeError as error:
             logger.warning("status of %s/%s not written, will retry: %s", *key, error)
             self._pending.setdefault(key, pending)

@@ -21,6 +21,7 @@ from yarl import URL
 from finetune_operator.kube.clock import Clock, ServerClock, SystemClock
 from finetune_operator.kube.connection import Connection
 from finetune_operator.kube.errors import (
+    Invalid,
     TransportError,
     error_from_response,
     retry_after_seconds,
@@ -172,7 +173,12 @@ class Transport:
                 jitter = self._rng.uniform(0.0, 0.5 * tries)
                 await asyncio.sleep(min(delay, _MAX_RETRY_AFTER_SECONDS) + jitter)
                 continue
-            raise error_from_response(what(), status, payload, answered)
+            error = error_from_response(what(), status, payload, answered)
+            if isinstance(error, Invalid) and method != "GET":
+                self._child(
+                    self.metrics.rejected_writes, verb, _name_of(resource, subresource)
+                ).inc()
+            raise error
 
     async def _wait_for(self, budget: TokenBucket) -> None:
         if wait := budget.reserve():
@@ -271,7 +277,7 @@ class Transport:
         return headers
 
     def _count_request(self, verb: str, resource: Resource, subresource: str) -> None:
-        name = f"{resource.plural}/{subresource}" if subresource else resource.plural
+        name = _name_of(resource, subresource)
         self._child(self.metrics.resource_requests, verb, resource.group, name).inc()
         if self.on_request is not None:
             self.on_request(verb, resource.group, resource.plural, subresource)
@@ -311,6 +317,10 @@ async def _rest(response: aiohttp.ClientResponse, seconds: float) -> None:
     # It hands on first what it had read ahead, and then reads what is left: see it all at once.
     for _ in range(TURNS_OF_TLS):
         await asyncio.sleep(0)
+
+
+def _name_of(resource: Resource, subresource: str) -> str:
+    return f"{resource.plural}/{subresource}" if subresource else resource.plural
 
 
 def describe_request(verb: str, content: str, resource: Resource, path: str) -> str:

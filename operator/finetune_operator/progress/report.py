@@ -25,6 +25,7 @@ from finetune_api.termination import StageResult
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.plan_status import PlanStatus
 from finetune_api.v1alpha1.progress_status import ValidationStatus
+from finetune_api.v1alpha1.status_fields import MAX_COUNT, Count
 from finetune_operator.status.conditions import timestamp
 
 MAX_METRICS = 24
@@ -61,8 +62,8 @@ class TrainerStatus(_Lenient):
 class OwnStatus(_Lenient):
     """The part that only our trainer sends."""
 
-    step: int | None = None
-    total_steps: int | None = None
+    step: Count | None = None
+    total_steps: Count | None = None
     epoch: float | str | None = None
     plan: PlanStatus | None = None
     validation: ValidationStatus | None = None
@@ -147,4 +148,4 @@ def _decimal(value: object) -> str | None:
 
 def _whole(value: object) -> int | None:
     text = _decimal(value)
-    return None if text is None else int(float(text))
+    return None if text is None else int(min(max(0.0, float(text)), MAX_COUNT))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from finetune_api.trainer import Stage
 from finetune_operator.controllers.caches import Caches
+from finetune_operator.finetunejob.draft import STATUS
 from finetune_operator.finetunejob.results import AnyResult, sections_of
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.resource import Object, ObjectKey, key_of
@@ -18,6 +20,8 @@ from finetune_operator.kube.status import StatusThrottle
 from finetune_operator.kube.store import EventType
 from finetune_operator.progress.report import Report, metrics_section, progress_section
 from finetune_operator.status.conditions import is_terminal
+from finetune_operator.status.draft import Announce, announce_cuts
+from finetune_operator.status.fitting import Cut
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +71,22 @@ class ProgressWriter:
         caches: To find the FineTuneJob.
         throttle: Writes at most once per interval and object.
         clock: Wall time of the heartbeats.
+        announce: Records Events on a FineTuneJob.
     """
 
-    def __init__(self, caches: Caches, throttle: StatusThrottle, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        caches: Caches,
+        throttle: StatusThrottle,
+        *,
+        clock: Clock,
+        announce: Callable[[Object, Iterable[Announce]], None],
+    ) -> None:
         self._caches = caches
         self._throttle = throttle
         self._clock = clock
+        self._announce = announce
+        self._told: dict[str, Announce] = {}
         self._sections: dict[str, Object] = {}
         self._latest: dict[str, Object] = {}
         self._ending: set[str] = set()
@@ -80,6 +94,7 @@ class ProgressWriter:
     def forget(self, job: Object) -> None:
         """Drop the memory of a FineTuneJob that is gone."""
         metadata = job["metadata"]
+        self._told.pop(metadata["uid"], None)
         self._sections.pop(metadata["uid"], None)
         self._latest.pop(metadata["uid"], None)
         self._throttle.forget((metadata["namespace"], metadata["name"]))
@@ -101,6 +116,7 @@ class ProgressWriter:
 
     def _forget_ended(self, key: ObjectKey, uid: str) -> None:
         self._ending.discard(uid)
+        self._told.pop(uid, None)
         self._latest.pop(uid, None)
         self._sections.pop(uid, None)
         current = self._caches.finetunejobs.get(*key)
@@ -125,7 +141,8 @@ class ProgressWriter:
             status["metrics"] = metrics
         latest = self._latest.get(uid, {})
         for name in ("plan", "validation"):
-            told = getattr(report.finetune, name)
+            # A stage reports what is its own.
+            told = getattr(report.finetune, name) if stage is Stage.TRAIN else None
             section = told.to_wire() if told else latest.get(name) or before.get(name)
             if section:
                 status[name] = section
@@ -161,6 +178,13 @@ class ProgressWriter:
         self._sections.setdefault(metadata["uid"], {}).update(missing)
         self._submit(current, urgent=True)
 
+    def _tell_cuts(self, job: Object, cuts: Iterable[Cut]) -> None:
+        """Say what a report brings that the status cannot hold; the next report brings it too."""
+        uid, event = job["metadata"]["uid"], announce_cuts(cuts)
+        if self._told.get(uid) != event:
+            self._told[uid] = event
+            self._announce(job, (event,))
+
     def _submit(self, job: Object, *, urgent: bool = False) -> None:
         uid = job["metadata"]["uid"]
         status = {**self._latest.get(uid, {}), **self._sections.get(uid, {})}
@@ -169,4 +193,7 @@ class ProgressWriter:
             status["progress"] = {
                 key: progress[key] for key in ("step", "totalSteps") if key in progress
             }
-        self._throttle.submit(job, status, urgent=urgent)
+        fitted, cuts = STATUS.fit(status)
+        if cuts:
+            self._tell_cuts(job, cuts)
+        self._throttle.submit(job, fitted, urgent=urgent)

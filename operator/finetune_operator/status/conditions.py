@@ -63,6 +63,7 @@ class Reason(StrEnum):
     SCHEDULER_NOT_ALLOWED = "SchedulerNotAllowed"
     PRICE_NOT_SET = "PriceNotSet"
     LICENCE_NOT_ALLOWED = "LicenceNotAllowed"
+    REQUESTER_NOT_NAMED = "RequesterNotNamed"
     # stages
     PREPARING = "Preparing"
     PREPARED = "Prepared"
@@ -78,17 +79,20 @@ class Reason(StrEnum):
     RETRYING = "Retrying"
     SUCCEEDED = "Succeeded"
     RESULT_NOT_REPORTED = "ResultNotReported"
+    RESULT_REFUSED = "ResultRefused"
     JOB_DELETED = "JobDeleted"
     # approval of the data
     APPROVAL_REQUIRED = "ApprovalRequired"
     OTHER_DATA_APPROVED = "OtherDataApproved"
     APPROVALS_NOT_READ = "ApprovalsNotRead"
+    APPROVED_BY_REQUESTER = "ApprovedByRequester"
     APPROVED = "Approved"
     DATA_REJECTED = "DataRejected"
     # a child that the API server does not create
     NAME_TAKEN = "NameTaken"
     NODE_LOST = "NodeLost"
     NODES_RELEASED = "NodesReleased"
+    OUTAGE = "Outage"
     ADMISSION_DENIED = "AdmissionDenied"
     WEBHOOK_UNAVAILABLE = "WebhookUnavailable"
     API_SERVER_ERROR = "APIServerError"
@@ -120,6 +124,7 @@ class Reason(StrEnum):
     PUBLISHED = "Published"
     # publication that a person decided on
     REVIEW_REQUIRED = "ReviewRequired"
+    PUBLICATION_APPROVAL_REQUIRED = "PublicationApprovalRequired"
     PUBLICATION_REJECTED = "PublicationRejected"
     OVERRIDDEN = "Overridden"
     PUBLISHING_FAILED = "PublishingFailed"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from finetune_operator.status.conditions import TERMINAL, Conditions, ConditionType
+from finetune_operator.status.fitting import Cut, FittedStatus, StatusSchema, describe_cuts
 
 Object = dict[str, Any]
 
@@ -19,6 +20,11 @@ class Announce:
     kind: Literal["Normal", "Warning"]
     reason: str
     message: str
+
+
+def announce_cuts(cuts: Iterable[Cut]) -> Announce:
+    """Return the Event that says what a status could not hold."""
+    return Announce(kind="Warning", reason="StatusCut", message=describe_cuts(cuts))
 
 
 class Draft:
@@ -72,3 +78,19 @@ class Draft:
             wire["observedGeneration"] = self.generation
         wire["conditions"] = self.conditions.to_wire()
         return wire
+
+    def fit(
+        self, wire: Object, schema: StatusSchema, is_news: Callable[[Object], bool]
+    ) -> FittedStatus | None:
+        """Return the status to write, as its schema can hold it; None if it is no news.
+
+        An Event says what had to be cut.
+        """
+        if not is_news(wire):
+            return None
+        fitted, cuts = schema.fit(wire)
+        if fitted is not wire and not is_news(fitted):
+            return None
+        if cuts:
+            self.events.append(announce_cuts(cuts))
+        return fitted

@@ -227,10 +227,12 @@ def generate() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_generated_files_are_up_to_date(generate: ModuleType) -> None:
     assert generate.main(["--check"]) == 0
 
 
+@pytest.mark.slow
 def test_generate_is_idempotent_and_names_drift(
     generate: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

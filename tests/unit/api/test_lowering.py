@@ -53,6 +53,7 @@ def test_every_rule_that_moved_reads_as_before_where_its_object_is(schema: Schem
         assert any(_is_same(schema, origin, rule, place) for origin in origins), rule["rule"]
 
 
+@pytest.mark.slow
 def test_no_rule_reads_a_field_that_may_be_missing_without_asking(schema: Schema) -> None:
     """CEL fails on it, and the API server then refuses what nobody has written."""
     found = [

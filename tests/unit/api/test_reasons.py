@@ -84,6 +84,7 @@ def literals(node: ast.expr | None) -> Iterator[str]:
         yield from (*literals(node.body), *literals(node.orelse))
 
 
+@pytest.mark.slow
 def test_every_word_that_the_operator_announces_is_explained():
     told = {
         word
@@ -97,12 +98,14 @@ def test_every_word_that_the_operator_announces_is_explained():
     assert told - OF_KUBERNETES - set(OPERATOR_REASONS) == set()
 
 
+@pytest.mark.slow
 def test_every_reason_of_the_trainer_is_explained():
     given = given_reasons()
     assert len(given) > 100
     assert given - set(TRAINER_REASONS) == set()
 
 
+@pytest.mark.slow
 def test_no_reason_is_explained_that_the_trainer_does_not_give():
     literals = {
         node.value

@@ -8,6 +8,7 @@ from finetune_cli.errors import CliError
 from finetune_cli.extras import DATA_MODULES, TRAINER_MODULES, require_trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modules", [DATA_MODULES, TRAINER_MODULES])
 def test_nothing_is_said_where_nothing_is_missing(modules: tuple[str, ...]) -> None:
     require_trainer(modules)

@@ -227,6 +227,7 @@ def test_every_file_type_has_a_case() -> None:
     assert {compression_of(name) for name in GOOD} == {None, *COMPRESSIONS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOOD)
 def test_what_init_writes_is_prepared(name: str, tmp_path: Path) -> None:
     content, expected, columns = GOOD[name]
@@ -255,6 +256,7 @@ def test_init_chooses_the_objective_that_the_rows_can_teach(
     assert (spec["goal"]["metric"] == "preferenceAccuracy") == (objective == "DPO")
 
 
+@pytest.mark.slow
 def test_answers_with_a_verdict_are_not_learned_as_examples(tmp_path: Path) -> None:
     (tmp_path / "verdicts.jsonl").write_bytes(as_jsonl(VERDICTS))
     file = tmp_path / "job.yaml"
@@ -264,6 +266,7 @@ def test_answers_with_a_verdict_are_not_learned_as_examples(tmp_path: Path) -> N
         run_prepare(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_what_prepare_refuses_init_refuses_with_a_reason(name: str, tmp_path: Path) -> None:
     content, message = BAD[name]
@@ -279,6 +282,7 @@ def test_what_prepare_refuses_init_refuses_with_a_reason(name: str, tmp_path: Pa
         run_prepare(file)
 
 
+@pytest.mark.slow
 @given(
     names=st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=4, unique=True),
     suffix=st.sampled_from([".csv", ".tsv", ".jsonl"]),
@@ -308,6 +312,7 @@ def test_columns_of_any_name_give_a_valid_job_or_a_reason(
     assert set(chosen) <= {*names, *(name.strip() for name in names), *counted}
 
 
+@pytest.mark.slow
 def test_init_needs_no_library_of_the_trainer(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(GOOD["semicolon.csv"][0])
     (tmp_path / "rows.parquet").write_bytes(GOOD["chat.parquet"][0])

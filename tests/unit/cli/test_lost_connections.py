@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -163,9 +164,15 @@ def test_wait_gives_up_when_the_server_stays_away(
     monkeypatch.setattr(cluster_waiting, "PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
     api.script = {"job": [RUNNING, UNWELL], "watch": [UNWELL]}
+    looks = count(step=0.01)  # time is not up before the second read, however slow this machine is
     with pytest.raises(ApiError, match="cannot read FineTuneJob ns/a: etcd is away"):
         watch_until(
-            cluster, "a", is_terminal, timeout_seconds=timeout_seconds, on_change=lambda _: None
+            cluster,
+            "a",
+            is_terminal,
+            timeout_seconds=timeout_seconds,
+            on_change=lambda _: None,
+            clock=lambda: next(looks),
         )
 
 

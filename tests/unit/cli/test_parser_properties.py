@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,7 @@ def refused(call: Callable[..., object], *arguments: object) -> Exception | None
 PATHS = paths(FULL_SPEC, "spec")
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(path=st.sampled_from(PATHS), value=VALUES)
 def test_any_value_at_any_field_is_accepted_or_explained(path: str, value: Any) -> None:
@@ -63,6 +65,7 @@ def test_any_value_at_any_field_is_accepted_or_explained(path: str, value: Any) 
         assert all(problem.message for problem in refusal.problems)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(max_size=200))
 def test_any_text_is_parsed_or_refused_in_words(text: str) -> None:

@@ -42,6 +42,7 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "below",
     ["", "runs", "runs/default/a", "runs/default/a/u-a", "runs/default/a/u-a/evaluation",
@@ -54,6 +55,7 @@ def test_any_folder_or_file_of_a_run_stands_for_it(output: Path, below: str) -> 
     assert found[0].validation_loss is not None
 
 
+@pytest.mark.slow
 def test_a_run_that_is_named_twice_is_one(output: Path) -> None:
     one = str(output / "runs/default/a/u-a")
     assert len(read_runs([one, f"file://{one}/adapter", str(output)], asking())) == 2
@@ -94,6 +96,7 @@ def test_a_damaged_evaluation_is_refused(output: Path) -> None:
         read_runs([str(folder)], asking())
 
 
+@pytest.mark.slow
 def test_a_job_whose_storage_cannot_be_reached_is_compared_by_its_status(output: Path) -> None:
     body = minimal_job("headlines")
     body["metadata"] |= {"namespace": "team-a", "uid": "u1"}
@@ -127,6 +130,7 @@ def test_names_are_told_apart_by_the_end_of_the_uid() -> None:
     assert name_apart([("a", "s3://x/123456"), ("a", "s3://y/123456")]) == ["a-1", "a-2"]
 
 
+@pytest.mark.slow
 def test_a_terminal_is_told_what_differs(output: Path) -> None:
     text = describe_comparison(compare_runs(read_runs([str(output)], asking())))
     assert "data: the same version" in text
@@ -136,6 +140,7 @@ def test_a_terminal_is_told_what_differs(output: Path) -> None:
     assert "paired over 120 rows" in text
 
 
+@pytest.mark.slow
 def test_a_score_on_validation_rows_is_read_and_shown(tmp_path: Path) -> None:
     for made in (Made(name="a", num_questions=0, num_validation=80), Made(name="b")):
         write_run(tmp_path, made)

@@ -51,6 +51,7 @@ def test_retries_end_after_three(attempts) -> None:
     assert outcome.results == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [76, 77])
 def test_training_that_hung_or_ran_out_of_memory_is_tried_again(attempts, code: int) -> None:
     outcome, pauses, _ = attempts(f'{{"train": ["fail:{code}", "ok"]}}')

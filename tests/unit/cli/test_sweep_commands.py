@@ -87,6 +87,7 @@ def run(*arguments: str, answer: str = "") -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_sweeps_are_listed_and_named(cluster: FakeCluster) -> None:
     code, out, _ = run("sweep", "list")
     columns = ["NAME", "PHASE", "TRIALS", "BEST", "SCORE", "METRIC", "AGE"]
@@ -110,6 +111,7 @@ def test_a_sweep_is_watched_to_its_end(cluster: FakeCluster) -> None:
     assert run("sweep", "watch", "banking")[0] == 1
 
 
+@pytest.mark.slow
 def test_the_report_compares_the_trials_the_best_first(
     cluster: FakeCluster, tmp_path: Path
 ) -> None:

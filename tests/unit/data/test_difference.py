@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ rows = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(rows, rows)
 def test_counts_add_up(before: list[Row], after: list[Row]) -> None:
     found = differ(before, after)
@@ -42,6 +44,7 @@ def test_counts_add_up(before: list[Row], after: list[Row]) -> None:
     assert 0 <= found.num_moved <= same
 
 
+@pytest.mark.slow
 @given(rows, st.randoms())
 def test_order_and_metadata_do_not_matter(before: list[Row], random: object) -> None:
     after = list(before)
@@ -51,6 +54,7 @@ def test_order_and_metadata_do_not_matter(before: list[Row], random: object) -> 
     assert found.labels == {}
 
 
+@pytest.mark.slow
 @given(rows, rows)
 def test_the_other_way_round_is_the_mirror_image(before: list[Row], after: list[Row]) -> None:
     there, back = differ(before, after), differ(after, before)

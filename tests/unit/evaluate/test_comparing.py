@@ -80,6 +80,7 @@ def test_losses_are_compared_row_by_row() -> None:
     assert (one.low, one.high) == (-np.inf, np.inf)
 
 
+@pytest.mark.slow
 def test_intervals_over_groups_cover_the_truth_where_those_over_rows_do_not() -> None:
     rng = np.random.default_rng(5)
     covered = {"groups": 0, "rows": 0}
@@ -95,6 +96,7 @@ def test_intervals_over_groups_cover_the_truth_where_those_over_rows_do_not() ->
     assert covered["rows"] < 60
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.lists(st.booleans(), min_size=5, max_size=40), st.sampled_from(["exactMatch", "macroF1"]))
 def test_intervals_hold_the_score_and_repeat(hits: list[bool], name: str) -> None:

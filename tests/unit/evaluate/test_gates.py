@@ -106,6 +106,7 @@ def test_a_gate_that_stops_nothing_costs_those_that_do_nothing(beside: Found | U
     assert not results["a"].met
 
 
+@pytest.mark.slow
 def test_what_would_decide_a_gate_does_although_there_are_others() -> None:
     gates = [gate(f"g{number}", atLeast="0.8", slice=part(number)) for number in range(5)]
     missed = check(found(0.5, 0.88, 100), *gates)

@@ -14,6 +14,8 @@ from finetune_trainer.model.encoding import Encoder
 from support.tiny_models import make_model
 from support.tiny_tokenizer import make_tokenizer
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 PROMPTS = [[65, 66, 67, 68], [72, 101, 108, 108, 111]]
 
 

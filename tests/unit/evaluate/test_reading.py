@@ -11,6 +11,8 @@ from finetune_trainer.model.encoding import Encoded, Encoder
 from support.architectures import MODELS, make_model
 from support.tiny_tokenizer import make_tokenizer
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 PROMPTS = [[5, 9, 33, 7, 41, 8], [12], [9, 9, 20], [7, 5, 3, 2, 1, 6, 8, 44, 10]]
 ANSWERS = [[60, 2], [61, 62, 63, 2], [2], [64, 65, 2]]
 

@@ -15,6 +15,8 @@ from finetune_trainer.model.encoding import Encoder
 from support.awkward_templates import OPENS_REASONING
 from support.tiny_tokenizer import CHATML, make_tokenizer
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 
 class Scripted:
     """A model that says to each prompt of a batch what it is told to."""

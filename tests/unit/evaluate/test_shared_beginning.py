@@ -15,6 +15,8 @@ from finetune_trainer.model.encoding import Encoded, Encoder
 from support.architectures import MODELS, make_model
 from support.tiny_tokenizer import make_tokenizer
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 BEGINNING = [11, 12, 13, 14, 15, 16, 17]
 PROMPTS = [[*BEGINNING, *own] for own in ([5, 9, 33, 7, 41, 8], [12], [9, 9, 20])]
 ANSWERS = [[60, 2], [61, 62, 63, 2], [2]]

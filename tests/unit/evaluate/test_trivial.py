@@ -66,6 +66,7 @@ def test_the_label_is_the_most_frequent_and_a_text_is_its_prompt() -> None:
 FRAUD = ["fraud"] * 3 + ["fine"] * 297
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["exactMatch", "macroF1"])
 @pytest.mark.parametrize("threshold", [{"atLeast": "0.4"}, {"overBase": "0.1"}])
 def test_one_percent_of_fraud_is_not_found_by_always_saying_no(

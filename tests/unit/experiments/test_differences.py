@@ -63,6 +63,7 @@ def test_other_rows_are_not_paired_and_that_is_said() -> None:
     assert hits.gain.high - hits.gain.low > paired.gain.high - paired.gain.low
 
 
+@pytest.mark.slow
 def test_pairs_of_one_metric_share_their_doubt() -> None:
     runs = [run(Made(name=name, accuracy=a)) for name, a in (("a", 0.7), ("b", 0.79), ("c", 0.71))]
     alone = of(compare_runs(runs[:2]), "exactMatch")[0]
@@ -101,6 +102,7 @@ def test_a_metric_that_is_told_other_things_is_another_metric() -> None:
     assert "evaluation.answerPattern differs" in each.why
 
 
+@pytest.mark.slow
 def test_many_runs_are_compared_with_the_best_on_validation() -> None:
     runs = [run(Made(name=f"t{i}", rank=2**i)) for i in range(1, 7)]
     pairs = {(each.first, each.second) for each in compare_runs(runs).differences}
@@ -151,6 +153,7 @@ def test_losses_over_other_tokens_are_not_compared() -> None:
     assert loss.why.startswith("they count other tokens of the same answers (another tokenizer")
 
 
+@pytest.mark.slow
 def test_losses_of_other_rows_compare_where_the_same_is_counted() -> None:
     model = {"model": {"uri": "s3://models/another", "revision": "main"}}
     one = run(Made(name="a"))

@@ -101,6 +101,23 @@ async def test_apply_status_goes_to_the_subresource(server, client):
     assert server.seen[0].path.endswith("/jobs/a/status")
 
 
+async def test_writes_that_the_server_calls_invalid_are_counted_by_resource(server, client):
+    def count(resource):
+        name, labels = "rest_client_rejected_writes_total", {"verb": "patch", "resource": resource}
+        return client.metrics.registry.get_sample_value(name, labels)
+
+    obj = {"metadata": {"name": "a", "namespace": "ns"}, "status": {"phase": 1}}
+    answers = ((409, "Conflict"), (422, "Invalid"), (422, "Invalid"))
+    server.others.extend(reply_status(code, reason) for code, reason in answers)
+    for expected in (errors.Conflict, errors.Invalid):
+        with pytest.raises(expected):
+            await client.apply_status(JOBS, obj, field_manager="me")
+    with pytest.raises(errors.Invalid):
+        await client.get(JOBS, "ns", "a")
+    assert count("jobs/status") == 1.0
+    assert count("jobs") is None
+
+
 async def test_delete_carries_preconditions(server, client):
     server.others.append(reply({}))
     await client.delete(PODS, "ns", "a", uid="u1", resource_version="5")

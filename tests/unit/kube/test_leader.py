@@ -325,6 +325,7 @@ async def test_unsafe_times_are_refused(times):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 async def test_three_candidates_under_random_faults_never_work_at_once(seed):
     rng = random.Random(seed)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_operator.kube.sharing import (
-    MAX_KEPT_BYTES,
     MAX_TEXT,
     SharedParts,
-    excerpt_of,
-    is_whole,
     share_texts,
 )
 
@@ -45,6 +43,7 @@ def test_memory_is_bounded():
     assert len(parts._known) <= 2
 
 
+@pytest.mark.slow
 @given(st.dictionaries(texts, values, max_size=5))
 def test_sharing_texts_changes_nothing(body):
     before = copy.deepcopy(body)
@@ -57,48 +56,3 @@ def test_short_texts_of_two_objects_are_one_and_long_ones_stay():
     one, other = share_texts(parsed(body)), share_texts(parsed(body))
     assert one["reason"] is other["conditions"][0]["reason"]
     assert one["long"] is not other["long"]
-
-
-SMALL = {"queueName": "a", "resources": {"gpusPerNode": 8}, "prune": False}
-LARGE = {
-    **SMALL,
-    "dataset": {"approval": "Required", "sources": [{"system": "x" * MAX_KEPT_BYTES}]},
-    "model": {"chatTemplate": {"text": "x" * MAX_KEPT_BYTES}},
-    "podTemplate": {"labels": {"a": "b"}},
-}
-
-
-def test_a_small_spec_is_kept_whole_and_of_a_large_one_its_words():
-    assert excerpt_of(SMALL) is SMALL
-    assert is_whole({"spec": excerpt_of(SMALL)})
-    large = parsed(LARGE)
-    kept = excerpt_of(large, without=("podTemplate",))
-    assert not is_whole({"spec": kept})
-    assert kept == {
-        **SMALL,
-        "dataset": {"approval": "Required"},
-        "model": {"chatTemplate": {}},
-    }
-    assert large == LARGE
-
-
-def test_an_excerpt_stays_one_when_its_parts_are_shared():
-    first, second = ({"metadata": {"name": name}, "spec": excerpt_of(LARGE)} for name in "ab")
-    parts = SharedParts()
-    parts.share(first)
-    parts.share(second)
-    assert not is_whole(first)
-    assert first["spec"] == second["spec"] == excerpt_of(LARGE)
-    assert first["spec"]["dataset"] is second["spec"]["dataset"]
-
-
-@given(st.dictionaries(st.text(max_size=12), values, max_size=12))
-def test_an_excerpt_says_nothing_that_the_whole_does_not(spec):
-    whole = {**spec, "large": "x" * MAX_KEPT_BYTES}
-
-    def is_within(part, of):
-        if isinstance(part, dict):
-            return all(is_within(value, of[key]) for key, value in part.items())
-        return part == of
-
-    assert is_within(excerpt_of(whole), whole)

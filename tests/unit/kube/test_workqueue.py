@@ -246,6 +246,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(steps=STEPS, num_workers=st.integers(1, 5), seed=st.integers(0, 2**16))
 def test_any_schedule_is_serial_per_key_and_loses_no_wake_up(steps, num_workers, seed):

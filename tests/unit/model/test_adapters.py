@@ -17,6 +17,8 @@ from finetune_trainer.model.adapters import (
 )
 from finetune_trainer.planning.experts import ADAPTED_EXPERTS
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 
 @pytest.fixture
 def hybrid() -> Any:

@@ -23,6 +23,8 @@ from transformers import (
 
 from finetune_trainer.model.grouped_attention import NAME, attend_in_groups
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 SHAPE: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 48,

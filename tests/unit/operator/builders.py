@@ -12,6 +12,7 @@ from finetune_api.names import Owner
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.draft import OWNED_FIELDS
 from finetune_operator.finetunejob.observed import Observed
@@ -213,6 +214,7 @@ def after(body: dict[str, Any], made: Any) -> dict[str, Any]:
         return body
     # What the operator has applied before and leaves out now is removed.
     others = {k: v for k, v in (body.get("status") or {}).items() if k not in OWNED_FIELDS}
+    FineTuneJobStatus.model_validate({**others, **made.status})
     return {**body, "status": {**others, **made.status}}
 
 

@@ -88,6 +88,7 @@ class MortalClient(FakeClient):
     def __init__(self, cluster: FakeCluster, *, dies_at: int = 0, after: bool = False) -> None:
         super().__init__(cluster)
         self.num_calls = 0
+        self.created: list[str] = []
         self.dies_at, self.after = dies_at, after
 
     async def _arrive(self) -> None:
@@ -105,7 +106,12 @@ class MortalClient(FakeClient):
         self, resource: Any, obj: Object, *, field_manager: str = "", strict: bool = False
     ) -> Object:
         obj = {**obj, "metadata": {**obj["metadata"], "creationTimestamp": timestamp(NOW)}}
-        return await super().create(resource, obj, field_manager=field_manager)
+        num_before = len(self.cluster.objects)
+        try:
+            return await super().create(resource, obj, field_manager=field_manager)
+        finally:
+            if len(self.cluster.objects) > num_before:
+                self.created.append(obj["metadata"]["name"])
 
     async def delete(self, resource: Any, namespace: str, name: str, *, uid: str = "") -> None:
         await self._arrive()
@@ -190,9 +196,8 @@ class SweepWorld:
         try:
             return await self.reconciler.reconcile(KEY)
         finally:
-            for verb, body in self.client.writes:
-                if verb == "create":
-                    self.created.append(body["metadata"]["name"])
+            self.created += self.client.created
+            self.client.created.clear()
             self.client.writes.clear()
 
     # ---- the cluster -----------------------------------------------------------------------------
@@ -205,6 +210,11 @@ class SweepWorld:
     def sweep(self) -> Object:
         """The sweep as it is stored."""
         return self.cluster.objects["finetunesweeps", *KEY]
+
+    @property
+    def there_is_a_sweep(self) -> bool:
+        """Whether nobody has deleted it."""
+        return ("finetunesweeps", *KEY) in self.cluster.objects
 
     @property
     def status(self) -> Object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from finetune_api.messages import path_of
 from finetune_api.names import Owner
@@ -298,6 +299,20 @@ FREE_FORM = {
         "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [[]] * 460_000}
     }
 }
+
+
+def test_a_map_of_very_many_wrong_entries_is_told_of_once():
+    labels = {f"label-{number}": number for number in range(100_000)}
+    near = [{"topologyKey": "zone", "labelSelector": {"matchLabels": labels}}]
+    body = job(
+        podTemplate={
+            "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": near}}
+        }
+    )
+    with pytest.raises(ValidationError) as raised:
+        FineTuneJob.from_stored(body)
+    assert raised.value.error_count() == 1
+    assert "matchLabels has 100000 entries" in str(raised.value)
 
 
 def test_an_affinity_from_before_its_bounds_is_refused_in_words_and_the_status_stays():

@@ -30,13 +30,17 @@ from unit.operator.builders import (
 DIGEST, OTHER = "d" * 64, "e" * 64
 
 
-def decision(name="ok", *, digest=DIGEST, is_approval=True, by="ann", reason="", time="1"):
+def decision(
+    name="ok", *, digest=DIGEST, is_approval=True, by="ann", reason="", time="2026-11-24T12:00:01Z"
+):
     return Decision(
         name=name, digest=digest, is_approval=is_approval, by=by, reason=reason, time=time
     )
 
 
-REJECTION = decision("no", is_approval=False, by="bob", reason="names of customers", time="2")
+REJECTION = decision(
+    "no", is_approval=False, by="bob", reason="names of customers", time="2026-11-24T12:00:02Z"
+)
 
 
 def asking(**spec):
@@ -101,7 +105,7 @@ def test_an_approval_is_stored_before_it_is_acted_on_and_pinned_to_what_follows(
         "digest": DIGEST,
         "by": "ann",
         "reason": "read 50 rows",
-        "time": "1",
+        "time": "2026-11-24T12:00:01Z",
     }
     assert condition(body, "DataApproved")["status"] == "True"
     assert "ann approved data set dddddddddddd" in condition(body, "DataApproved")["message"]
@@ -123,7 +127,9 @@ def pinned(action):
 
 def test_an_approval_that_was_there_before_the_job_counts():
     done = stages_done(PREPARE)
-    made, body = live([{**done, "decisions": (decision(time="0"),)}] * 2, asking(), at(60))
+    made, body = live(
+        [{**done, "decisions": (decision(time="2026-11-24T12:00:00Z"),)}] * 2, asking(), at(60)
+    )
     assert created(made) == [TRAIN]
 
 
@@ -184,11 +190,11 @@ def test_an_approval_withdrawn_before_training_holds_the_job_again():
     assert created(made) == []
     assert condition(body, "DataApproved")["reason"] == "ApprovalRequired"
     assert "dataApproval" not in made.status
-    _, body = look(body, decision(), decision("second", by="cy", time="3"))
-    made, body = look(body, decision("second", by="cy", time="3"))
+    _, body = look(body, decision(), decision("second", by="cy", time="2026-11-24T12:00:03Z"))
+    made, body = look(body, decision("second", by="cy", time="2026-11-24T12:00:03Z"))
     assert created(made) == [], "another one lets it go on, and is stored first"
     assert body["status"]["dataApproval"]["by"] == "cy"
-    made, _ = look(body, decision("second", by="cy", time="3"))
+    made, _ = look(body, decision("second", by="cy", time="2026-11-24T12:00:03Z"))
     assert created(made) == [TRAIN]
 
 

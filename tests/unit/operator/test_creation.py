@@ -228,7 +228,7 @@ def test_a_job_missing_from_the_cache_is_confirmed_before_it_is_believed():
     made = plan(observe(body, **stages_done(PREPARE)), at(100), CONFIG)
     assert made.first == (ConfirmMissing(stage=TRAIN, name="headlines-train"),)
     made = plan(observe(body, **stages_done(PREPARE), missing=frozenset({TRAIN})), at(100), CONFIG)
-    assert condition(made, "Failed")["status"] == "True"
+    assert condition(made, "Training")["reason"] == "JobDeleted"
     assert made.status["lastFailure"]["reason"] == "JobDeleted"
     assert made.first == ()
 

@@ -273,6 +273,7 @@ def test_the_history_says_what_happened_where_and_to_which_step():
             "stage": "train",
             "rank": 1,
             "node": "node-1",
+            "pod": "rank1-0",
             "fromStep": 50,
             "toStep": 57,
             "counted": True,

@@ -189,6 +189,7 @@ def test_gpus_are_held_by_all_nodes_of_training_and_one_of_evaluation():
     assert dict(census.gpus) == {("team-a", "held"): 8 + 4, ("team-a", "queued"): 8}
 
 
+@pytest.mark.slow
 def test_ten_thousand_jobs_are_counted_in_a_blink():
     status = {
         "phase": "Training",

@@ -19,6 +19,7 @@ def at_once(monkeypatch):
     monkeypatch.setattr(controller, "BEAT_SECONDS", 0.01)
 
 
+@pytest.mark.slow
 async def test_a_trial_takes_little_more_memory_than_a_job():
     jobs = await lead(run_jobs, 1, every_seconds=0.2)
     sweeps = await lead(run_sweeps, 1, every_seconds=0.2)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import get_args
 
 import pytest
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.size_rules import MAX_PART_LENGTHS
+from finetune_api.v1alpha1.sweep_parameters import ParameterPath
 from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.finetunejob.excerpts import excerpt_of, is_whole
 from finetune_operator.finetunejob.observed import trim_finetunejob
-from finetune_operator.kube.sharing import is_whole
+from finetune_operator.finetunesweep.trials import value_at
+from support.spec_cases import FULL_SPEC
 from unit.operator.builders import job
 from unit.operator.sweep_world import KEY as SWEEP_KEY
 from unit.operator.sweep_world import SweepWorld, sweep
@@ -55,6 +59,18 @@ async def test_of_a_large_job_a_few_words_are_cached():
     assert (spec["queueName"], spec["ttlSecondsAfterFinished"]) == ("gpus", 60)
     assert spec["dataset"]["approval"] == "Required"
     assert "podTemplate" not in spec
+
+
+def test_an_excerpt_has_all_that_a_sweep_varies_and_that_is_read_of_jobs_at_rest():
+    spec = {**FULL_SPEC, "model": {**FULL_SPEC["model"], "chatTemplate": {"text": "x" * 40000}}}
+    spec["method"] = {"adapter": {"type": "LoRA", "rank": 8, "alpha": 16, "dropout": "0.1"}}
+    spec["priorityClassName"] = "x" * 63
+    excerpt = excerpt_of(spec)
+    assert excerpt != spec
+    for path in get_args(ParameterPath):
+        assert value_at(excerpt, path) == value_at(spec, path), path
+    for name in ("resources", "queueName", "suspend", "holdAfter", "priorityClassName"):
+        assert excerpt.get(name) == spec.get(name), name
 
 
 async def test_a_large_job_begins_as_a_small_one_does_and_is_read_once():

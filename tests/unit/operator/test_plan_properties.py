@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -134,6 +135,7 @@ def snapshots(draw):
     return job(**spec), known
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.lists(snapshots(), min_size=1, max_size=6), st.integers(0, 2000))
 def test_every_sequence_of_snapshots_has_valid_plans_and_terminal_states_stick(steps, seconds):
@@ -154,6 +156,7 @@ def test_every_sequence_of_snapshots_has_valid_plans_and_terminal_states_stick(s
         now += timedelta(seconds=seconds)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(snapshots(), st.integers(0, 2000))
 def test_a_plan_that_was_carried_out_asks_for_no_second_write(snapshot, seconds):
@@ -165,6 +168,7 @@ def test_a_plan_that_was_carried_out_asks_for_no_second_write(snapshot, seconds)
     assert again.events == ()
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(snapshots(), st.integers(0, 2000))
 def test_a_stage_is_only_created_when_all_before_it_are_over_and_nothing_holds_the_job(

@@ -10,6 +10,7 @@ import json
 from datetime import timedelta
 from types import MappingProxyType
 
+import pytest
 from benchmarks.control_plane.simulation import success_text
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, Stage
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.finetunejob.actions import (
+    ActivateWorkload,
     ConfirmMissing,
     CreateStage,
     FailPod,
@@ -30,14 +32,19 @@ from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
 from finetune_operator.finetunejob.trimmed import newest_runs
 from finetune_operator.finetunejob.trimming import trim_job, trim_pod
-from finetune_operator.status.conditions import is_terminal, timestamp
+from finetune_operator.integrations.kueue.state import FIELD_MANAGER, QueueState
+from finetune_operator.status.conditions import is_terminal, parse_timestamp, timestamp
 from unit.operator.builders import CONFIG, NOW, after, condition, job, observe
+
+pytestmark = pytest.mark.slow
 
 NODES = 2
 ENDS = [*map(int, CLASS_OF_EXIT_CODE), 1, 137, 143]
 DISRUPTIONS = ["PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager"]
 DIGEST = "d" * 64
 DIGESTS = [DIGEST, DIGEST, "e" * 64]
+AWAY = {"waiting": {"reason": "ImagePullBackOff", "message": "503 Service Unavailable"}}
+NONSENSE = ["{", '{"stage": "train", "result": 7}', '{"stage": "publish"}', "no JSON"]
 PASSING = [code for code in ENDS if code not in (64, 65)]
 
 
@@ -57,15 +64,23 @@ class World(RuleBasedStateMachine):
         self.counted = 0
         self.decisions = ()
         self.needs_approval = False
+        self.workloads = {}
+        self.is_image_away = False
+        self.is_refused = False
+        self.is_published = False
+        self.steps = 0
 
     @initialize(
+        is_queued=st.booleans(),
         num_stages=st.integers(0, 2),
         needs_approval=st.booleans(),
         is_held=st.sampled_from([False, False, True]),
     )
-    def begin(self, num_stages, needs_approval, is_held):
+    def begin(self, is_queued, num_stages, needs_approval, is_held):
         """Begin with pods of some stage."""
         self.needs_approval = needs_approval
+        if is_queued:
+            self.body["spec"]["queueName"] = "team-a"
         if is_held:
             self.body["spec"]["holdAfter"] = "Train"
         if needs_approval:
@@ -74,7 +89,7 @@ class World(RuleBasedStateMachine):
                 self.somebody_decides(True, DIGEST)
         for _ in range(num_stages):
             self.follow()
-            self.all_ranks_end(0)
+            self.all_ranks_succeed()
             self.job_controller()
             self.follow()
         self.follow()
@@ -83,6 +98,7 @@ class World(RuleBasedStateMachine):
     def follow(self):
         """Controllers are quick, mostly."""
         self.reconcile()
+        self.kueue()
         self.job_controller()
         self.reconcile()
 
@@ -109,6 +125,9 @@ class World(RuleBasedStateMachine):
         before = self.body.get("status")
         if is_terminal(before):
             assert made.status is None
+        if self.is_refused and made.status is not None:
+            self.is_refused = False
+            return  # 422: nothing is stored, and nothing that follows the status is done
         self.body = after(self.body, made)
         if made.status is not None:
             self.body["metadata"]["resourceVersion"] += "1"
@@ -116,19 +135,46 @@ class World(RuleBasedStateMachine):
         assert again.status is None, "a status that was written is written again"
         for action in made.then:
             self.perform(action)
+        self.what_waits_holds_nothing()
+
+    def what_waits_holds_nothing(self):
+        """A stage that waits for the end of an outage is stopped, and not in a queue."""
+        if is_terminal(self.body.get("status")):
+            return
+        for entry in (self.body.get("status") or {}).get("stages") or ():
+            due = parse_timestamp((entry.get("outage") or {}).get("retryTime"))
+            child = self.jobs.get(entry["job"])
+            if due is None or due <= self.now or child is None or self.edited("suspend"):
+                continue
+            if any(each["type"] != "Suspended" for each in child["status"].get("conditions", ())):
+                continue
+            workload = self.workloads.get(entry["job"])
+            assert child["spec"].get("suspend") if workload is None else not workload["active"]
+
+    @rule()
+    def the_api_server_refuses_the_next_status(self):
+        self.is_refused = True
 
     @rule()
     def restart_operator(self):
         pods = self.pods_of_newest()
         status = self.body.get("status") or {}
         self.ledger = Ledger.resume(
-            status.get("attempts"), [pod for each in pods.values() for pod in each]
+            status.get("attempts"),
+            [pod for each in pods.values() for pod in each],
+            status.get("stages"),
         )
 
     def observed(self, missing=(), restored=MappingProxyType({}), warnings=()):
         jobs = newest_runs(trim_job(each) for each in self.jobs.values())
         pods = self.pods_of_newest()
         self.ledger = self.ledger.seen([pod for each in pods.values() for pod in each])
+        self.ledger = self.ledger.reached((self.body.get("status") or {}).get("progress"))
+        queue = {
+            stage: self.queue_state(self.workloads[each["metadata"]["name"]])
+            for stage, each in jobs.items()
+            if each["metadata"]["name"] in self.workloads
+        }
         return observe(
             self.body,
             jobs=jobs,
@@ -138,6 +184,8 @@ class World(RuleBasedStateMachine):
             restored=restored,
             warnings=dict(warnings),
             decisions=self.decisions,
+            queue=queue,
+            has_kueue=True,
         )
 
     def pods_of_newest(self):
@@ -172,6 +220,11 @@ class World(RuleBasedStateMachine):
                     lost = {"type": "DisruptionTarget", "status": "True", "reason": "NodeLost",
                             "lastTransitionTime": timestamp(self.now)}  # fmt: skip
                     pod["status"]["conditions"] = [lost]
+            return
+        if isinstance(action, ActivateWorkload):
+            by_name = {each["name"]: each for each in self.workloads.values()}
+            if action.name in by_name:
+                by_name[action.name] |= {"active": action.active, "by": FIELD_MANAGER}
             return
         child = self.jobs.get(action.name)
         if child is None:
@@ -245,8 +298,9 @@ class World(RuleBasedStateMachine):
             "ownerReferences": [{"controller": True, "kind": "Job",
                                  "name": child["metadata"]["name"], "uid": ""}],
         }  # fmt: skip
-        state = {"running": {"startedAt": timestamp(self.now)}}
-        status = {"phase": "Running", "containerStatuses": [{"name": "trainer", "state": state}]}
+        state = AWAY if self.is_image_away else {"running": {"startedAt": timestamp(self.now)}}
+        status = {"phase": "Pending" if self.is_image_away else "Running",
+                  "containerStatuses": [{"name": "trainer", "state": state}]}  # fmt: skip
         self.pods.append(
             {"metadata": metadata, "spec": {"nodeName": f"node-{rank}"}, "status": status,
              "job": child["metadata"]["name"], "rank": rank, "dead": False}
@@ -259,15 +313,97 @@ class World(RuleBasedStateMachine):
         state = pod["status"]["containerStatuses"][0]["state"]
         return (state.get("terminated") or {}).get("exitCode")
 
-    def end(self, pod, code, **status):
-        stage = Stage(pod["metadata"]["labels"]["finetune.dev/stage"])
+    def stage_of(self, pod):
+        return Stage(pod["metadata"]["labels"]["finetune.dev/stage"])
+
+    def end(self, pod, code, text=None, **status):
+        stage = self.stage_of(pod)
         started = pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
         ended = {
-            "exitCode": code, "message": success_text(stage) if code == 0 else "",
+            "exitCode": code,
+            "message": text or (success_text(stage) if code == 0 else ""),
             "startedAt": started, "finishedAt": timestamp(self.now),
         }  # fmt: skip
         pod["status"] |= {"phase": "Failed" if code else "Succeeded", **status}
         pod["status"]["containerStatuses"][0]["state"] = {"terminated": ended}
+
+    # ---- Kueue -----------------------------------------------------------------------------
+
+    def queue_state(self, workload):
+        is_waiting = not workload["quota"] and not workload["evicted"]
+        reason = workload["evicted"] or ("Pending" if is_waiting else "QuotaReserved")
+        return QueueState(
+            workload=workload["name"],
+            is_active=workload["active"],
+            is_admitted=workload["quota"],
+            has_quota=workload["quota"],
+            is_evicted=bool(workload["evicted"]),
+            reason=reason if workload["active"] else "Deactivated",
+            message="what Kueue says",
+            num_evictions=workload["evictions"],
+            deactivated_by="" if workload["active"] else workload["by"],
+            is_dropped=workload["dropped"],
+        )
+
+    @rule()
+    def kueue(self):
+        """Make the Workloads of queued Jobs, and stop what was deactivated."""
+        for name, child in self.jobs.items():
+            if "kueue.x-k8s.io/queue-name" not in child["metadata"]["labels"]:
+                continue
+            if any(each["type"] != "Suspended" for each in child["status"].get("conditions", ())):
+                continue
+            fresh = {"name": f"workload-{name}-{child['metadata']['uid']}", "active": True,
+                     "by": "", "quota": False, "evicted": "", "evictions": 0,
+                     "dropped": False}  # fmt: skip
+            workload = self.workloads.setdefault(name, fresh)
+            if not workload["active"] and workload["quota"]:
+                workload |= {"quota": False, "evicted": "Deactivated"}
+            child["spec"]["suspend"] = not workload["quota"]
+
+    def in_queue(self, **wanted):
+        return [
+            each
+            for each in self.workloads.values()
+            if all(each[key] == value for key, value in wanted.items())
+        ]
+
+    @rule()
+    def kueue_admits(self):
+        for workload in self.in_queue(active=True, quota=False, dropped=False):
+            workload |= {"quota": True, "evicted": ""}
+        self.kueue()
+
+    @precondition(lambda self: self.in_queue(active=True, quota=True))
+    @rule(reason=st.sampled_from(["Preempted", "PodsReadyTimeout", "LocalQueueStopped"]))
+    def kueue_evicts(self, reason):
+        for workload in self.in_queue(active=True, quota=True):
+            workload |= {"quota": False, "evicted": reason}
+            workload["evictions"] += 1
+        self.kueue()
+
+    @precondition(lambda self: self.in_queue(active=True))
+    @rule()
+    def an_administrator_deactivates(self):
+        self.in_queue(active=True)[0] |= {"active": False, "by": "kubectl"}
+        self.kueue()
+
+    @precondition(lambda self: self.in_queue(active=False))
+    @rule()
+    def an_administrator_activates(self):
+        self.in_queue(active=False)[0] |= {"active": True, "by": "kubectl"}
+
+    @precondition(lambda self: self.in_queue(quota=False, dropped=False))
+    @rule()
+    def kueue_calls_a_workload_finished(self):
+        self.in_queue(quota=False, dropped=False)[0]["dropped"] = True
+
+    @precondition(lambda self: self.workloads)
+    @rule()
+    def a_workload_is_deleted(self):
+        """Kueue makes another one, which waits; its Job is stopped until then."""
+        self.workloads.pop(next(iter(self.workloads)))
+        self.kueue()
 
     # ---- what happens ----------------------------------------------------------------------
 
@@ -283,6 +419,85 @@ class World(RuleBasedStateMachine):
         self.end(first, code)
         for pod in others:
             self.end(pod, 75 if code else 0)
+
+    def all_ranks_succeed(self):
+        self.is_image_away = False
+        self.the_image_is_back()
+        self.kueue_admits()
+        self.job_controller()
+        for pod in self.running():
+            self.end(pod, 0)
+
+    @precondition(lambda self: self.running())
+    @rule()
+    def the_stage_succeeds_and_the_operator_sees_it(self):
+        """Whatever was edited a moment before: a version that is told is published."""
+        is_over = is_terminal(self.body.get("status"))
+        stages = {self.stage_of(pod) for pod in self.running()}
+        self.all_ranks_end(0)
+        self.is_refused = False
+        self.reconcile()
+        if not is_over and stages & {Stage.EVALUATE, Stage.PUBLISH}:
+            self.is_published = True
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), text=st.sampled_from(NONSENSE), code=st.sampled_from([0, 1, 73]))
+    def a_container_ends_with_nonsense(self, data, text, code):
+        self.end(data.draw(st.sampled_from(self.running())), code, text)
+
+    @precondition(lambda self: self.in_training())
+    @rule()
+    def training_makes_a_step(self):
+        self.steps += 1
+        told = {"stage": "train", "step": self.steps, "percent": 1,
+                "lastHeartbeatTime": timestamp(self.now)}  # fmt: skip
+        self.body = {**self.body, "status": {**self.body["status"], "progress": told}}
+        self.body["metadata"]["resourceVersion"] += "1"
+
+    def in_training(self):
+        status = self.body.get("status") or {}
+        return not is_terminal(status) and any(
+            self.stage_of(pod) is Stage.TRAIN for pod in self.running()
+        )
+
+    @precondition(lambda self: self.running())
+    @rule(times=st.sampled_from([1, 1, 4, 13]))
+    def a_kubelet_evicts_whatever_it_gets(self, times):
+        told = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+        for _ in range(times):
+            if not self.running():
+                return
+            told = {**told, "lastTransitionTime": timestamp(self.now)}
+            first, *others = self.running()
+            self.end(first, 79, conditions=[told])
+            for pod in others:
+                self.end(pod, 75)
+            self.now += timedelta(seconds=20)
+            self.follow()
+            self.now += timedelta(seconds=3700)
+            self.follow()
+
+    @rule(is_away=st.booleans())
+    def the_registry_comes_and_goes(self, is_away):
+        self.is_image_away = is_away
+        if not is_away:
+            self.the_image_is_back()
+
+    def the_image_is_back(self):
+        for pod in self.pods:
+            if pod["status"]["phase"] == "Pending" and not pod["dead"]:
+                state = {"running": {"startedAt": timestamp(self.now)}}
+                pod["status"]["phase"] = "Running"
+                pod["status"]["containerStatuses"][0]["state"] = state
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def somebody_deletes_a_job(self, data):
+        name = data.draw(st.sampled_from(sorted(self.jobs)))
+        del self.jobs[name]
+        self.workloads.pop(name, None)
+        self.pods = [pod for pod in self.pods if pod["job"] != name]
+        self.follow()
 
     @precondition(lambda self: self.running())
     @rule()
@@ -379,6 +594,9 @@ class World(RuleBasedStateMachine):
 
         assert holds("Complete") + holds("Failed") + holds("Pruned") <= 1
         assert not holds("Pruned") or (self.edited("prune") and not holds("Published"))
+        if holds("Failed"):
+            assert self.body["status"]["reason"]
+            assert self.body["status"]["lastFailure"]["reason"]
         assert holds("Complete") == holds("Published")
         assert not holds("Complete") or holds("Accepted")
         assert holds("Failed") == holds("Stalled")
@@ -388,6 +606,22 @@ class World(RuleBasedStateMachine):
         assert (phase == "Pruned") == holds("Pruned")
         if phase == "AwaitingSelection":
             assert all(each["status"]["conditions"] for each in self.jobs.values())
+
+    @invariant()
+    def what_costs_no_retry_is_bounded(self):
+        status = self.body.get("status") or {}
+        if is_terminal(status):
+            return
+        for entry in status.get("stages") or ():
+            told = entry.get("fruitless") or {}
+            assert told.get("evictions", 0) <= CONFIG.max_fruitless_evictions
+            assert told.get("deletions", 0) <= CONFIG.max_fruitless_evictions
+
+    @invariant()
+    def what_is_published_is_called_so(self):
+        status = self.body.get("status")
+        if self.is_published and is_terminal(status):
+            assert condition(self.body, "Published")["status"] == "True"
 
     @invariant()
     def terminal_is_terminal(self):
@@ -414,22 +648,35 @@ class World(RuleBasedStateMachine):
     def teardown(self):
         """Left in peace, every job comes to its end."""
         self.edit(suspend=False, holdAfter=None)
+        self.is_refused = self.is_image_away = False
+        self.the_image_is_back()
+        for workload in self.in_queue(dropped=True):
+            workload["dropped"] = False
+        while self.in_queue(active=False, by="kubectl"):
+            self.an_administrator_activates()
         if self.needs_approval:
             self.somebody_decides(True, DIGEST)
-        for _ in range(60):
+        for _ in range(90):
             if is_terminal(self.body.get("status")):
                 break
             self.reconcile()
+            self.kueue()
+            self.kueue_admits()
             self.job_controller()
             for pod in self.running():
                 self.end(pod, 0)
             self.job_controller()
-            self.now += timedelta(seconds=130)
+            self.now += timedelta(seconds=130 if not self.is_slow() else 3600)
         else:
             raise AssertionError(f"the job never ends: {self.body.get('status')}")
         self.reconcile()
         self.terminal_is_terminal()
         self.conditions_do_not_contradict_each_other()
+
+    def is_slow(self):
+        """Return whether the job waits for the time to try again."""
+        stages = (self.body.get("status") or {}).get("stages") or ()
+        return any(entry.get("outage") or entry.get("deletedTime") for entry in stages)
 
 
 World.TestCase.settings = settings(

@@ -9,13 +9,17 @@ from types import SimpleNamespace
 import pytest
 
 from finetune_api.trainer import Stage
+from finetune_api.v1alpha1.status_fields import MAX_COUNT
 from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_operator.kube.errors import Invalid
 from finetune_operator.kube.status import StatusThrottle
 from finetune_operator.kube.store import Store
 from finetune_operator.progress import writer as writing
 from finetune_operator.progress.report import Report, metrics_section, progress_section
 from finetune_operator.progress.writer import ProgressWriter, is_wanted
 from support.clock import FakeClock
+from support.crd import status_problems
+from support.eventually import eventually_async
 from support.fake_client import FakeClient
 from unit.operator.builders import NOW, job
 
@@ -39,6 +43,10 @@ class Throttle:
 
     def forget(self, key):
         pass
+
+
+def no_events(job, events):
+    raise AssertionError(f"nothing of these reports is to be cut: {events}")
 
 
 class Caches:
@@ -65,7 +73,7 @@ def stages(**ends):
 
 def push_to(body, stage, wire=PUSH):
     throttle = Throttle()
-    writer = ProgressWriter(Caches(body), throttle, clock=FakeClock())
+    writer = ProgressWriter(Caches(body), throttle, clock=FakeClock(), announce=no_events)
     assert writer.accept(body, stage, Report.model_validate(wire))
     return throttle.submitted[-1]
 
@@ -119,7 +127,7 @@ def test_a_newer_report_that_another_replica_wrote_is_kept(second, expected):
 
 async def test_the_end_of_the_curve_is_the_latest_step_that_any_replica_knows():
     throttle = Throttle()
-    writer = ProgressWriter(Caches(job()), throttle, clock=FakeClock())
+    writer = ProgressWriter(Caches(job()), throttle, clock=FakeClock(), announce=no_events)
     writer.accept(job(), Stage.TRAIN, Report.model_validate(PUSH))
     last = [{"name": "loss", "value": "0.1", "step": 50}]
     body = with_status(metrics=last)
@@ -170,7 +178,7 @@ async def test_the_end_of_the_validation_curve_is_told_after_the_stage_is_over(m
         artifact={"uri": "s3://x/a", "sha256": "a" * 64, "bytes": 1},
     )
     throttle, caches = Throttle(), Caches(with_status(validation=old))
-    writer = ProgressWriter(caches, throttle, clock=FakeClock())
+    writer = ProgressWriter(caches, throttle, clock=FakeClock(), announce=no_events)
     assert writer.accept(caches.body, Stage.TRAIN, Report.model_validate({"finetune": end}))
     late = throttle.submitted.pop()
     caches.body = over  # the leader has found the end before that was written
@@ -191,7 +199,9 @@ def real_writer():
     client.cluster.store(("finetunejobs", "team-a", "headlines"), LIVE)
     store = Store()
     throttle = StatusThrottle(client, FINETUNEJOBS, field_manager="progress", rng=rng)
-    writer = ProgressWriter(SimpleNamespace(finetunejobs=store), throttle, clock=FakeClock())
+    writer = ProgressWriter(
+        SimpleNamespace(finetunejobs=store), throttle, clock=FakeClock(), announce=no_events
+    )
     store.add_handler(writer.follow)
     kept = (writer._latest, writer._sections, writer._ending, throttle._last_write)
     return store, throttle, writer, lambda: sum(map(len, kept))
@@ -272,3 +282,56 @@ async def test_a_plan_in_other_words_does_not_lose_the_progress():
     status = push_to(job(), Stage.TRAIN, foreign)
     assert status["progress"]["step"] == 1
     assert "plan" not in status
+
+
+@pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EVALUATE, Stage.PUBLISH])
+def test_plan_and_validation_are_trainings_own(stage):
+    own = {**PUSH["finetune"], "plan": {"rows": 7}, "validation": {"bestStep": 3}}
+    wire = {**PUSH, "finetune": own}
+    assert {"plan", "validation", "metrics"}.isdisjoint(push_to(job(), stage, wire))
+    assert push_to(job(), Stage.TRAIN, wire)["plan"]["rows"] == 7
+    before = with_status(plan={"rows": 1}, validation={"bestStep": 1})
+    written = push_to(before, stage, wire)
+    assert (written["plan"], written["validation"]) == ({"rows": 1}, {"bestStep": 1})
+
+
+def test_what_a_report_cannot_put_into_the_status_is_told_once():
+    """An older operator has stored more than this one's schema holds."""
+    body, told, throttle = with_status(plan={"strategy": "s" * 17}), [], Throttle()
+    writer = ProgressWriter(
+        Caches(body),
+        throttle,
+        clock=FakeClock(),
+        announce=lambda job, events: told.extend(events),
+    )
+    for _ in range(2):
+        assert writer.accept(body, Stage.TRAIN, Report.model_validate(PUSH))
+    assert "plan" not in throttle.submitted[-1]
+    assert [(event.reason, event.kind) for event in told] == [("StatusCut", "Warning")]
+    assert "status.plan.strategy" in told[0].message
+
+
+@pytest.mark.parametrize("value", ["1e308", "-5", 10**40, "nan", "inf"])
+def test_steps_of_a_foreign_trainer_stay_within_what_a_status_holds(value):
+    metrics = [{"name": "total_steps", "value": value}]
+    section = push_to(job(), Stage.TRAIN, {"trainerStatus": {"metrics": metrics}})["progress"]
+    assert 0 <= section.get("totalSteps", 0) <= MAX_COUNT
+    assert status_problems({"progress": section}) == []
+
+
+async def test_a_push_that_the_server_refuses_is_told_of():
+    client, told = FakeClient(), []
+    throttle = StatusThrottle(
+        client,
+        FINETUNEJOBS,
+        field_manager="m",
+        on_refused=lambda obj, error: told.append((obj["metadata"]["name"], error)),
+    )
+    client.cluster.store(("finetunejobs", "team-a", "headlines"), job())
+    refusal = Invalid("apply", status=422, reason="Invalid", message="status.progress.step: no")
+    client.faults.append(refusal)
+    running = asyncio.create_task(throttle.run())
+    throttle.submit(job(), {"progress": {"step": 1}}, urgent=True)
+    await eventually_async(lambda: told == [("headlines", refusal)])
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

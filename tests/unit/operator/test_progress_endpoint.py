@@ -17,8 +17,10 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from benchmarks.control_plane.simulation import result_of
 from prometheus_client import CollectorRegistry
 
+from finetune_api.trainer import Stage
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock, SystemClock
 from finetune_operator.kube.connection import Connection
@@ -212,6 +214,23 @@ async def test_a_genuine_token_is_reviewed_once():
         assert len(world.accepted) == 20
 
 
+@pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EVALUATE, Stage.PUBLISH])
+async def test_a_pod_pushes_no_result_of_another_stage(stage):
+    of_another = {"finetune": {"result": result_of(stage).to_wire()}}
+    own = {"finetune": {"result": result_of(Stage.TRAIN).to_wire()}}
+    async with serving() as world:
+        assert await world.push(token(), body=of_another) == 403
+        assert await world.push(token(), body=own) == 200
+        assert [report.finetune.result.stage for report in world.accepted] == ["train"]
+
+
+@pytest.mark.parametrize("number", [-1, 2**63, 2**64, 10**300])
+@pytest.mark.parametrize("name", ["step", "totalSteps"])
+async def test_a_step_of_more_than_64_bits_is_refused(name, number):
+    async with serving() as world:
+        assert await world.push(token(), body={"finetune": {name: number}}) == 400
+
+
 async def test_a_text_audience_is_as_good_as_a_list():
     async with serving() as world:
         assert await world.push(token(aud="finetune.dev")) in (200, 401)
@@ -286,6 +305,7 @@ async def test_a_refusal_comes_late_and_an_answer_at_once(monkeypatch):
         assert loop.time() - started >= 0.3
 
 
+@pytest.mark.slow
 async def test_junk_delays_neither_the_lease_nor_a_valid_push():
     """Two pods of a team send new forged tokens as fast as they can, and earn no more reviews."""
     async with serving(FakeClock()) as world:

@@ -81,13 +81,13 @@ def passed(**more):
     return merged(known, more)
 
 
-def decision(*, is_approval=True, digest="e" * 64, name="yes", time="1", **more):
+def decision(*, is_approval=True, digest="e" * 64, name="yes", time="2026-11-24T12:00:01Z", **more):
     return Decision(name=name, subject="Publication", digest=digest, is_approval=is_approval,
                     by="ann", reason="pays $(AWS_SECRET_ACCESS_KEY)", time=time,
                     **more)  # fmt: skip
 
 
-LATER = decision(name="later", time="2")
+LATER = decision(name="later", time="2026-11-24T12:00:02Z")
 
 
 def test_a_held_candidate_waits_without_an_end(held):
@@ -279,7 +279,7 @@ def test_a_publication_that_fails_is_told_and_another_decision_tries_again():
     body = after(body, plan(observe(body, **merged(known, failed)), at(400), CONFIG))
     assert condition(body, "Published")["reason"] == "PublishingFailed"
     again = merged(known, failed)
-    for tried in (decision(), decision(name="an earlier one", time="0")):
+    for tried in (decision(), decision(name="an earlier one", time="2026-11-24T12:00:00Z")):
         assert plan(observe(body, **again, decisions=(tried,)), at(500), CONFIG).status is None
     again["decisions"] = (decision(), LATER)
     made = plan(observe(body, **again), at(500), CONFIG)
@@ -419,16 +419,18 @@ def in_publication():
     ("is_created", "trouble", "failed", "told"),
     [
         (True, STORE_IS_AWAY, "StorageError", "The store was away for 15 minutes"),
-        (True, {"missing": frozenset({PUBLISH})}, "Internal", "Job headlines-publish is gone"),
+        (True, {"missing": frozenset({PUBLISH})}, "Internal", "11 times in a row"),
         (False, {"refusals": {PUBLISH: MALFORMED}}, "UserError", "spec.template: Invalid value"),
     ],
-    ids=["its Job failed", "its Job was deleted", "its Job is refused"],
+    ids=["its Job failed", "its Job was deleted again and again", "its Job is refused"],
 )
 def test_a_candidate_that_passed_and_was_not_published_is_published_by_another_decision(
     is_created, trouble, failed, told
 ):
     body, known = in_publication()
     body = under_way(body, known) if is_created else body
+    for entry in body["status"]["stages"]:
+        entry["fruitless"] = {"step": 0, "deletions": 10}
     body = after(body, plan(observe(body, **merged(known, trouble)), at(400), CONFIG))
     assert condition(body, "Failed")["reason"] == failed
     published = condition(body, "Published")

@@ -13,6 +13,7 @@ from finetune_operator.integrations.kueue.state import FIELD_MANAGER
 from finetune_operator.status.conditions import timestamp
 from unit.operator.builders import (
     CONFIG,
+    NOW,
     accepted,
     after,
     at,
@@ -227,3 +228,28 @@ def test_a_paused_queued_job_is_reactivated_and_one_that_others_deactivated_is_n
     )
     made = plan(observe(trained(job(queueName="team-a")), **known, has_kueue=True), at(110), CONFIG)
     assert made.then == ()
+
+
+# ---- disk ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("has_kueue", "settings", "requested"),
+    [
+        (False, {}, "2Gi"),
+        (False, {"scratch_request": "40Gi"}, "40Gi"),
+        (False, {"scratch_request": None}, None),
+        (True, {}, None),
+        (True, {"scratch_request_with_kueue": True}, "2Gi"),
+    ],
+    ids=["alone", "as much as said", "nothing", "with Kueue", "with queues that cover it"],
+)
+@pytest.mark.parametrize("queue_name", [{}, {"queueName": "team-a"}])
+def test_disk_is_requested_where_no_queue_refuses_it(queue_name, has_kueue, settings, requested):
+    """A LocalQueue ``default`` takes Jobs that name no queue, too."""
+    config = CONFIG.model_copy(update=settings)
+    made = plan(observe(job(**queue_name), has_kueue=has_kueue), NOW, config)
+    (action,) = made.first
+    (container,) = action.job["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["requests"].get("ephemeral-storage") == requested
+    assert "ephemeral-storage" not in container["resources"]["limits"]

@@ -11,7 +11,7 @@ from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import Ledger
 from finetune_operator.integrations.kueue.state import FIELD_MANAGER, Place, queue_state
 from finetune_operator.integrations.kueue.workload import is_waiting, trim_workload
-from finetune_operator.status.conditions import parse_timestamp
+from finetune_operator.status.conditions import is_terminal, parse_timestamp
 from support.workloads import kueue_workload
 from unit.operator.builders import (
     CONFIG,
@@ -159,6 +159,18 @@ def test_a_job_that_kueue_cannot_start_fails_with_kueues_words():
 def test_an_end_that_the_job_tells_itself_is_left_to_the_job():
     done = changed("admitted", conditions=[("Finished", "True", "Failed", "Job failed")])
     assert state_of(done).finished == ""
+
+
+@pytest.mark.parametrize("suspend", [True, False], ids=["it waits", "it runs"])
+def test_an_end_for_a_reason_that_is_not_known_fails_nothing(suspend):
+    """A newer Kueue says more: unknown is not failed, and the Job tells how it ended."""
+    dropped = changed("admitted", conditions=[("Finished", "True", "OwnerGone", "no owner")])
+    made = planned(dropped, suspend=suspend)
+    assert not is_terminal(made.status)
+    told = condition(made, "QuotaReserved")
+    assert (told["status"], told["reason"]) == ("False", "OwnerGone")
+    assert "kubectl delete workload" in told["message"]
+    assert reasons(made) == ["OwnerGone"]
 
 
 # ---- deactivation ------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def trial(body, number, how, **spec):
     owner = Observed(sweep=body, parsed=None).owner
     job = render_trial(owner, body["spec"]["template"], number, {RATE: "1e-3"})
     changed = {key: value for key, value in {**job["spec"], **spec}.items() if value is not None}
-    metadata = {**job["metadata"], "uid": f"uid-{number}", "generation": 1,
+    metadata = {**job["metadata"], "uid": f"uid-{number}", "resourceVersion": "1", "generation": 1,
                 "creationTimestamp": timestamp(NOW)}  # fmt: skip
     found = {**job, "metadata": metadata, "spec": changed}
     return found if TOLD[how] is None else {**found, "status": TOLD[how]}
@@ -99,6 +99,7 @@ def planned(body, *jobs, seconds=LATER):
     return plan(Observed(sweep=body, parsed=parsed, trials=trials), at(seconds), CONFIG)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", SWEEPS)
 @pytest.mark.parametrize("beside", ["training", "queued", "trained"])
 @pytest.mark.parametrize("how", SPECS)

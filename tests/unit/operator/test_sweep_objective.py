@@ -183,6 +183,7 @@ async def test_before_one_is_scored_there_is_no_best_one():
     assert world.status["best"]["name"] == "rates-t2"
 
 
+@pytest.mark.slow
 async def test_the_status_of_a_hundred_scored_trials_stays_small():
 
     def score(job: Object) -> Object:

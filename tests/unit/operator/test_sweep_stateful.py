@@ -11,14 +11,25 @@ import contextlib
 import copy
 import json
 import math
+from decimal import Decimal
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from finetune_api.v1alpha1.sweep_status import FineTuneSweepStatus
-from finetune_operator.kube.errors import Conflict, Forbidden, TooManyRequests
-from unit.operator.sweep_world import KEY, NAMESPACE, Death, SweepWorld, loss_of, sweep
+from finetune_operator.kube.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    ObjectNotFound,
+    TooManyRequests,
+)
+from unit.operator.sweep_world import KEY, NAME, NAMESPACE, UID, Death, SweepWorld, loss_of, sweep
+
+pytestmark = pytest.mark.slow
 
 NAMES = st.integers(1, 8).map(lambda number: f"rates-t{number}")
 ENDED = ("Pruned", "Failed", "Succeeded")
@@ -26,6 +37,9 @@ MAX_CALLS = 60
 """Requests of one look at a sweep of a handful of trials; a loop makes hundreds."""
 FAULTS = (
     Conflict("patch", status=409),
+    NotFound("no such type", status=404, message="404 page not found"),
+    ObjectNotFound("no such namespace", status=404, reason="NotFound"),
+    Invalid("status.x: Too long", status=400),
     Forbidden("no", status=403),
     TooManyRequests("wait", status=429),
 )
@@ -40,17 +54,24 @@ class World(RuleBasedStateMachine):
         self.end = None
         self.promoted = set()
         self.lost = set()
+        self.stolen = set()
+        self.foreign = {}
+        self.is_new = False
+        self.spent = (Decimal(0), 0)
+        self.deleted = set()
 
     @initialize(
         method=st.sampled_from(["None", "ASHA", "Median", "Halving"]),
         min_steps=st.sampled_from([5, 10, 20, 50]),
         parallelism=st.integers(1, 4),
         trials=st.integers(1, 4),
+        num_gpus=st.integers(0, 1),
         replicates=st.integers(0, 2),
     )
-    def begin(self, method, min_steps, parallelism, trials, replicates):
+    def begin(self, method, min_steps, parallelism, trials, num_gpus, replicates):
         rule = {"method": method, "minSteps": min_steps, "reduction": 2}
         spec = {"parallelism": parallelism, "trials": trials, "replicates": replicates}
+        spec["template"] = {"resources": {"gpusPerNode": num_gpus}}
 
         def losses(job, step):
             return float("nan") if job["metadata"]["name"] in self.lost else loss_of(job, step)
@@ -88,6 +109,7 @@ class World(RuleBasedStateMachine):
         with contextlib.suppress(Death):
             self.reconcile()
         self.world.start()
+        self.is_new = True
 
     @rule(which=st.sampled_from(["finetunejobs", "finetunesweeps"]))
     def look_with_a_cache_that_is_behind(self, which):
@@ -120,6 +142,7 @@ class World(RuleBasedStateMachine):
         self.world.client.faults.clear()
 
     def reconcile(self):
+        self.is_new = False
         calls = self.world.client.num_calls
         self.loop.run_until_complete(self.world.reconcile())
         assert self.world.client.num_calls - calls <= MAX_CALLS, "it goes round in circles"
@@ -177,24 +200,58 @@ class World(RuleBasedStateMachine):
 
     @rule(name=NAMES, suspend=st.booleans())
     def suspend_one(self, name, suspend):
-        if name in self.world.jobs:
+        if name in self.world.jobs and name not in self.foreign:
             self.world.edit_job(name, suspend=suspend)
 
     @rule(name=NAMES)
     def prune_one(self, name):
-        if name in self.world.jobs:
+        if name in self.world.jobs and name not in self.foreign:
             self.world.edit_job(name, prune=True)
 
     @precondition(lambda self: len(self.world.jobs) > 2)
     @rule(name=NAMES)
     def promote_one(self, name):
-        if name in self.world.jobs:
+        if name in self.world.jobs and name not in self.foreign:
             self.promoted.add(name)
             self.world.edit_job(name, holdAfter=None)
 
+    def is_known(self, name):
+        """Whether an operator knows of a trial: a dead one has told nobody of its last ones."""
+        told = (self.world.status.get("counts") or {}).get("created") or 0
+        return not self.is_new or int(name.removeprefix("rates-t")) <= told
+
     @rule(name=NAMES)
     def delete_one(self, name):
+        if not self.is_known(name):
+            return
         self.world.cluster.objects.pop(("finetunejobs", NAMESPACE, name), None)
+        self.foreign.pop(name, None)
+
+    @rule(name=NAMES)
+    def steal_one(self, name):
+        """Take a trial from its sweep: nobody owns it any more."""
+        job = self.world.jobs.get(name)
+        if job is not None and name not in self.foreign and self.is_known(name):
+            metadata = {**job["metadata"], "ownerReferences": []}
+            self.world.put(("finetunejobs", NAMESPACE, name), {**job, "metadata": metadata})
+            self.stolen.add(name)
+
+    @precondition(lambda self: len(self.world.created) > 0)
+    @rule(name=NAMES)
+    def forge_one(self, name):
+        """Put a job of other data where a trial may come."""
+        world = self.world
+        if name in world.jobs or name in world.created:
+            return
+        body = sweep()["spec"]["template"]
+        body["hyperparameters"]["learningRate"] = "1e-4"
+        spec = {**body, "dataset": {"sources": [{"uri": "s3://team-b/secret.jsonl"}]}}
+        owner = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneSweep", "name": NAME,
+                 "uid": UID, "controller": True}  # fmt: skip
+        metadata = {"name": name, "namespace": NAMESPACE, "uid": f"foreign-{name}",
+                    "labels": {}, "ownerReferences": [owner]}  # fmt: skip
+        self.world.put(("finetunejobs", NAMESPACE, name), {"metadata": metadata, "spec": spec})
+        self.foreign[name] = copy.deepcopy(spec)
 
     @rule(name=NAMES, number=st.sampled_from([None, "3", "99"]))
     def relabel_one(self, name, number):
@@ -216,13 +273,39 @@ class World(RuleBasedStateMachine):
             and not job["spec"].get("suspend")
             and "holdAfter" in job["spec"]
             and (job.get("status") or {}).get("phase") not in (*ENDED, "AwaitingSelection")
-            and job["metadata"]["labels"].get("finetune.dev/trial") == name.removeprefix("rates-t")
+            and name not in self.stolen
+            and name not in self.foreign
         }
 
     @invariant()
     def no_trial_is_made_twice(self):
         created = self.world.created if hasattr(self, "world") else []
         assert len(created) == len(set(created))
+
+    @invariant()
+    def no_more_are_made_than_asked_for(self):
+        if hasattr(self, "world"):
+            spec = self.world.sweep["spec"]
+            assert len(self.world.created) <= spec["trials"] + spec["replicates"]
+
+    @invariant()
+    def what_was_spent_is_never_given_back(self):
+        if not hasattr(self, "world"):
+            return
+        status = self.world.status
+        told = status.get("spent") or {}
+        spent = (Decimal(told.get("gpuHours") or 0), told.get("tokens") or 0)
+        deleted = set((status.get("deleted") or {}).get("numbers") or ())
+        assert spent[0] >= self.spent[0], (self.spent, spent)
+        assert spent[1] >= self.spent[1], (self.spent, spent)
+        assert deleted >= self.deleted
+        self.spent, self.deleted = spent, deleted
+
+    @invariant()
+    def what_is_foreign_is_never_changed(self):
+        for name, spec in self.foreign.items():
+            if (job := self.world.jobs.get(name)) is not None:
+                assert job["spec"] == spec
 
     @invariant()
     def the_status_is_one_that_its_schema_takes_and_small(self):
@@ -269,6 +352,9 @@ class World(RuleBasedStateMachine):
         world = self.world
         world.client.faults.clear()
         world.edit(suspend=False)
+        for name in self.foreign:
+            world.cluster.objects.pop(("finetunejobs", NAMESPACE, name), None)
+        self.foreign.clear()
         for name in world.jobs:
             world.edit_job(name, suspend=False)
         for _ in range(80):

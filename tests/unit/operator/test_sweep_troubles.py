@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from finetune_operator.finetunesweep import acceptance
-from finetune_operator.kube.errors import Forbidden, NotFound, ObjectNotFound, ServerUnavailable
+from finetune_operator.kube.errors import (
+    Forbidden,
+    Invalid,
+    NotFound,
+    ObjectNotFound,
+    ServerUnavailable,
+)
 from finetune_operator.kube.workers import RequeueAfter, Retry
 from unit.operator.builders import CONFIG
 from unit.operator.sweep_world import KEY, NAMESPACE, RATE, SweepWorld, loss_of, sweep
@@ -37,20 +43,40 @@ def fail(world: SweepWorld, name: str, reason: str = "OutOfMemory") -> None:
 # ---- loops ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("labels", [{"sweep": None}, {"trial": None}, {"trial": "7"}])
-async def test_a_trial_that_loses_its_labels_is_told_as_gone_and_not_asked_for_for_ever(labels):
+@pytest.mark.parametrize(
+    "labels",
+    [{"sweep": None}, {"sweep": "other"}, {"trial": None}, {"trial": "7"}, {"replicate-of": "1"}],
+)
+async def test_labels_that_somebody_changes_alter_nothing_of_a_trial(labels):
     world = SweepWorld(sweep(parallelism=4))
     await world.reconcile()
     relabel(world, "rates-t2", **labels)
+    before, calls = world.status, world.client.num_calls
+    await world.reconcile()
+    assert world.client.num_calls == calls
+    assert world.status == before
+    await world.live()
+    assert world.status["best"]["name"] == "rates-t3"
+    assert world.status["counts"]["failed"] == 0
+    assert world.created == ["rates-t1", "rates-t2", "rates-t3", "rates-t4"]
+
+
+async def test_a_trial_that_loses_its_owner_is_told_as_gone_and_not_asked_for_for_ever():
+    world = SweepWorld(sweep(parallelism=4))
+    await world.reconcile()
+    job = world.jobs["rates-t2"]
+    stolen = {**job["metadata"], "ownerReferences": []}
+    world.put(("finetunejobs", NAMESPACE, "rates-t2"), {**job, "metadata": stolen})
     calls = world.client.num_calls
     await world.reconcile()
     assert world.client.num_calls - calls <= 2
     told = {entry["name"]: entry["state"] for entry in world.status["trials"]}
     assert told["rates-t2"] == "Deleted"
-    relabel(world, "rates-t2", sweep="rates", trial="2")
+    calls = world.client.num_calls
     await world.reconcile()
-    assert world.status["counts"]["failed"] == 0
-    assert world.status["counts"]["created"] == 4
+    assert world.client.num_calls == calls
+    await world.live()
+    assert not world.jobs["rates-t2"]["spec"].get("prune"), "it is somebody else's"
 
 
 async def test_a_copy_of_a_trial_that_kept_its_labels_is_none():
@@ -485,3 +511,40 @@ async def test_a_trial_that_comes_to_a_rung_as_the_sweep_is_suspended_is_judged_
     await world.reconcile()
     assert world.jobs["rates-t1"]["spec"]["prune"] is True
     assert not world.jobs["rates-t2"]["spec"].get("prune")
+
+
+async def test_a_status_that_is_refused_stops_no_trial_suspension_or_deletion():
+    world = SweepWorld(sweep(parallelism=2, ttlSecondsAfterFinished=30))
+    refusal = Invalid("apply", status=422, reason="Invalid", message="status.best.name: Too long")
+
+    async def refuse(*_, **__):
+        raise refusal
+
+    world.client.apply_status = refuse
+    assert isinstance(await world.reconcile(), Retry)
+    assert len(world.jobs) == 2
+    world.edit(suspend=True)
+    await world.reconcile()
+    assert all(each["spec"]["suspend"] for each in world.jobs.values())
+    world.edit(suspend=False)
+    for _ in range(80):
+        await world.reconcile()
+        if not world.there_is_a_sweep:
+            break
+        world.work()
+    assert not world.there_is_a_sweep, "it came to its end, and its time to live deleted it"
+    assert "StatusRefused" in [reason for reason, _ in world.recorder.events]
+    assert [reason for reason, _ in world.recorder.events].count("Published") == 1
+
+
+@pytest.mark.parametrize("told", ["nan", "inf", "1e99999999", "-1e999", "many", ""])
+async def test_what_a_trial_says_of_its_tokens_and_losses_does_not_stop_its_sweep(told):
+    """To add ``1e99999999`` up as a whole number takes hours."""
+    world = SweepWorld(sweep(parallelism=2))
+    await world.reconcile()
+    metrics = [{"name": "num_tokens", "value": told, "step": 1}]
+    put_status(
+        world, "rates-t1", metrics=metrics, validation={"curve": [{"step": 1, "loss": told}]}
+    )
+    assert not isinstance(await world.reconcile(), Retry)
+    assert world.status["spent"]["tokens"] == 0

@@ -83,6 +83,7 @@ async def test_no_more_trials_are_under_way_than_asked_and_an_edit_takes_effect_
     assert world.status["best"]["name"] == BEST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
 @pytest.mark.parametrize("spec", [{}, {"replicates": 2}, {"earlyStopping": {"method": "ASHA",
     "minSteps": 10, "reduction": 2}}, {"earlyStopping": {"method": "Halving", "minSteps": 10,
@@ -522,6 +523,7 @@ async def test_sweeps_and_their_trials_are_counted_for_prometheus():
     assert value("finetune_sweep_trials", state="trained") == 4
 
 
+@pytest.mark.slow
 async def test_the_status_of_a_hundred_trials_of_five_parameters_stays_small():
     world = SweepWorld(sweep(**HUNDRED_TRIALS), config=CONFIG)
     await world.live()

@@ -169,6 +169,7 @@ def test_a_job_of_an_operator_that_kept_no_record_is_charged_as_before():
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([5, 40, 700, 9000]), st.booleans()), min_size=1, max_size=7),

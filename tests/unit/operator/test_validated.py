@@ -119,6 +119,7 @@ def test_trials_have_all_in_common_but_what_is_varied():
     assert other.hyperparameters.learning_rate == "1e-3"
 
 
+@pytest.mark.slow
 def test_parts_that_nobody_uses_are_forgotten():
     models = SharedModels()
     known = ValidatedJobs(models)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from finetune_trainer.pages.histogram import MAX_BINS, Bin, count_bins, draw_histogram
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 10**7), min_size=1, max_size=300))
 def test_bins_hold_every_value_once_and_have_equal_round_widths(values: list[int]) -> None:
     ordered = sorted(values)
@@ -34,6 +35,7 @@ def test_one_huge_value_does_not_press_the_others_into_one_bar() -> None:
     assert picture.ticks[-1].label.endswith("and more")
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=100), st.integers(1, 6000))
 def test_bars_and_limit_lie_within_the_frame(values: list[int], limit: int) -> None:
     ordered = sorted(values)

@@ -24,6 +24,7 @@ def pair(prompt: str, completion: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_special_tokens_are_control_tokens_and_other_added_ones_are_not() -> None:
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["<think>"])

@@ -90,6 +90,7 @@ def damage_parts(content: bytes, draw: random.Random) -> bytes:
     return sink.getvalue()
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32), name=st.sampled_from(sorted(SEEDS)), inside=st.booleans())
 # The same every time: damage may make a text the name of a field, and names are told.
 @settings(max_examples=400, derandomize=True)

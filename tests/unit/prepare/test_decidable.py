@@ -119,6 +119,7 @@ def one_customer(num_rows: int, *, others: int) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_groups_are_counted_of_the_questions_that_are_drawn(tmp_path: Path) -> None:
     rows = one_customer(10_000, others=39)
     assert "hold out rows of more groups" in refusal(tmp_path, rows, EXACT)

@@ -76,6 +76,7 @@ def count_rows(sizes: Mapping[str, int], side_of: Mapping[str, Side]) -> dict[Si
     return totals
 
 
+@pytest.mark.slow
 @given(sizes=SIZES, percents=PERCENTS, seed=SEEDS)
 def test_no_group_lies_on_two_sides_and_no_row_is_lost(
     sizes: dict[str, int], percents: tuple[int, int], seed: int
@@ -94,6 +95,7 @@ def test_no_group_lies_on_two_sides_and_no_row_is_lost(
         assert positions == sorted(positions)
 
 
+@pytest.mark.slow
 @given(sizes=SIZES, percents=PERCENTS, seed=SEEDS, order=SEEDS)
 def test_the_order_of_rows_does_not_matter(
     sizes: dict[str, int], percents: tuple[int, int], seed: int, order: int
@@ -121,6 +123,7 @@ def test_every_side_asked_for_has_rows_and_no_other(
     assert (totals[Side.VALIDATION] > 0) == (percents[1] > 0)
 
 
+@pytest.mark.slow
 @given(sizes=SIZES, percents=PERCENTS, seed=SEEDS)
 def test_sides_are_off_by_at_most_half_the_largest_group(
     sizes: dict[str, int], percents: tuple[int, int], seed: int
@@ -142,6 +145,7 @@ def test_sides_are_off_by_at_most_half_the_largest_group(
         assert abs(totals[side] - target) <= largest / 2
 
 
+@pytest.mark.slow
 @given(number=st.integers(100, 400), added=st.integers(1, 20), seed=SEEDS)
 def test_added_rows_move_few_of_the_old_ones(number: int, added: int, seed: int) -> None:
     old = {f"g{n}": 1 for n in range(number)}
@@ -205,6 +209,7 @@ def test_bound_sources_alone_are_not_divided_and_shared_groups_are_counted() -> 
     assert division.num_groups_on_two_sides == 1
 
 
+@pytest.mark.slow
 @given(sizes=SIZES, most=st.integers(1, 40), seed=SEEDS, order=SEEDS)
 def test_drawn_rows_are_the_same_in_any_order(
     sizes: dict[str, int], most: int, seed: int, order: int

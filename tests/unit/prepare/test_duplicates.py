@@ -145,6 +145,7 @@ def test_rows_that_teach_something_else_are_no_copies(
     assert normalise_row(one).row_digest != normalise_row(other).row_digest
 
 
+@pytest.mark.slow
 def test_planted_copies_leaks_and_contradictions_are_found() -> None:
     scores = {score.kind: score for score in measure_all(1800, seed=11)}
     for kind in ("exact", "caseSpace", "conflict"):
@@ -199,6 +200,7 @@ def json_record(n: int) -> str:
     return f'{{"id": {n}, "amount": {n * 13 % 97}, "currency": "EUR", "customer": "c{n % 11}"}}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", TEMPLATES)
 @pytest.mark.parametrize("number", [12, 60, 400])
 def test_prompts_of_one_template_are_not_near(write: Callable[[int], str], number: int) -> None:

@@ -97,6 +97,7 @@ def test_so_many_gates_that_no_bound_is_sure_enough_are_refused(tmp_path: Path) 
         assert number_met(spec, np.ones(2000)) == len(gates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "certainty", "enough"), [(2, "0.999", 2000), (11, "0.99", 1100), (16, "0.99", 1600)]
 )

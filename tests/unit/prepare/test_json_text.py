@@ -63,6 +63,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(JSON)
 def test_json_without_repeated_keys_is_read_as_it_is(value: object) -> None:
     parser = JsonParser()

@@ -184,6 +184,7 @@ def test_allowed_values_are_left(allowed: str, text: str, is_left: bool) -> None
     assert (found(text, Settings(allow=(allowed,))) == []) is is_left
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(exclude_categories=())))
 @settings(max_examples=300)
 def test_any_text_can_be_searched(text: str) -> None:
@@ -203,6 +204,7 @@ HARD = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", HARD)
 def test_time_grows_with_the_length_alone(piece: str) -> None:
     def measure(length: int) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from data_quality import measure_privacy
 
 
+@pytest.mark.slow
 def test_planted_values_are_found_and_clean_rows_left() -> None:
     rows = measure_privacy(num_of_kind=24, num_clean=1000)
     planted = [row for row in rows if not row[0].startswith("clean")]

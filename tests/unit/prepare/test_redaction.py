@@ -129,6 +129,7 @@ VALUES = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.lists(VALUES | st.text(max_size=8), max_size=12), st.lists(VALUES, max_size=6))
 @settings(max_examples=400)
 def test_nothing_is_found_in_what_was_redacted(prompt: list[str], answer: list[str]) -> None:

@@ -148,6 +148,7 @@ def test_as_many_are_asked_as_goal_and_gates_take(
     assert words in chosen.message
 
 
+@pytest.mark.slow
 def test_a_slice_has_as_many_as_its_gate_takes() -> None:
     spec = spec_with(gates=gate(atLeast="0.8", slice={"source": "rare.jsonl"}))
     questions = held_out(100_000, every=50)
@@ -194,6 +195,7 @@ def test_what_stops_nothing_and_what_asks_the_same_costs_a_gate_nothing(
     assert number_of([*alone, {**gate(atLeast="0.7")[0], "name": "h"}]) > 641
 
 
+@pytest.mark.slow
 def test_a_gate_on_the_published_version_takes_none_before_there_is_one() -> None:
     questions = [HeldOut(group=str(i), gates=frozenset("g")) for i in range(9000)]
     spec = spec_with({**ACCURATE, "atLeast": "0.9"}, gates=gate(overPublished="0"))
@@ -290,6 +292,7 @@ def test_a_model_must_also_show_that_it_is_better_than_one_label() -> None:
     assert "a model that gains 0.01 meets" in told.message
 
 
+@pytest.mark.slow
 def test_rare_labels_take_more_where_each_counts_the_same() -> None:
     goal = {"metric": "macroF1", "atLeast": "0.7"}
     even = choose_number(spec_with(goal), held_out(60_000, labels=2))

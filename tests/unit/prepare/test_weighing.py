@@ -91,6 +91,7 @@ def test_what_is_drawn_depends_on_the_content_and_not_on_the_order(tmp_path: Pat
     assert count(one[Side.TRAIN]) == count(two[Side.TRAIN])
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.integers(0, 30), min_size=1, max_size=4),
     weights=st.lists(st.decimals("0.01", "100", places=2), min_size=4, max_size=4),

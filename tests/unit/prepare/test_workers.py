@@ -67,6 +67,7 @@ def test_a_killed_worker_is_told_and_may_be_tried_again() -> None:
     assert caught.value.reason == "WorkerDied"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "exit_code"), [(signal.SIGTERM, 79), (signal.SIGKILL, -signal.SIGKILL)]
 )

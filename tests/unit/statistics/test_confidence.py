@@ -16,6 +16,7 @@ from finetune_trainer.statistics.confidence import (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.integers(0, 40), st.integers(1, 40), st.sampled_from([0.5, 0.8, 0.9, 0.99]))
 def test_doubt_and_bound_say_the_same(hits: int, misses: int, certainty: float) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from evidence import coverage, jobs, verdicts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("measured", [coverage.shares, coverage.gains], ids=["shares", "gains"])
 def test_intervals_hold_the_truth(measured) -> None:

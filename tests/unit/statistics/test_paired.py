@@ -16,6 +16,7 @@ def hits(both: int, gained: int, lost: int, neither: int) -> tuple[np.ndarray, n
     return np.array(base), np.array(tuned)
 
 
+@pytest.mark.slow
 def test_the_difference_is_above_zero_where_the_exact_test_rejects() -> None:
     disagreements = 0
     for gained, lost in itertools.product((0, 4, 5, 6, 7, 9, 11), range(0, 4)):

@@ -47,6 +47,7 @@ def test_a_share_takes_as_many_rows_as_make_the_verdict_likely(threshold: str, n
     assert number >= (count_for_best(wanted, 1 - 2 * TAIL) or 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.6, 0.9])
 def test_the_chance_of_a_share_is_that_of_the_verdicts_own_bounds(threshold: float) -> None:
     truth = better_than(threshold)
@@ -61,6 +62,7 @@ def test_from_the_number_on_no_larger_one_is_worse() -> None:
     assert chances[0] < 0.9 <= min(chances[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [-0.5, -0.02, 0.0, 0.3, 0.8, 0.9, 0.98])
 @pytest.mark.parametrize("tail", [TAIL, 0.0015])
 def test_a_gain_takes_as_many_pairs_as_make_the_verdict_likely(
@@ -82,6 +84,7 @@ def test_a_gain_takes_as_many_pairs_as_make_the_verdict_likely(
     assert chance_of_gain(number, threshold, before, after, tail) >= 0.9
 
 
+@pytest.mark.slow
 def test_models_apart_are_those_that_vary_most() -> None:
     assert widest_gain(0.2) == pytest.approx((0.4, 0.6))
     assert widest_gain(0.2, at_least=0.9) == pytest.approx((0.7, 0.9))
@@ -106,6 +109,7 @@ certainties = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99, 0.999])
 margins = st.sampled_from([0.02, 0.03, 0.05, 0.08])
 
 
+@pytest.mark.slow
 @given(
     threshold=st.floats(0.05, 0.9),
     sure=certainties,

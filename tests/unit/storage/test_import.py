@@ -6,27 +6,25 @@ import json
 import subprocess
 import sys
 
-HEAVY = {"torch", "transformers", "boto3", "botocore", "huggingface_hub", "pydantic", "filelock"}
 PROGRAM = """
-import json, sys, time
-started = time.process_time()
+import json, sys
+before = set(sys.modules)
 import finetune_trainer.storage, finetune_trainer.storage.model_cache
-seconds = time.process_time() - started
-print(json.dumps([seconds, sorted(sys.modules)]))
+print(json.dumps(sorted(set(sys.modules) - before)))
 """
+MAX_MODULES = 100
+"""Some 85 are, twenty of them ours; an HTTP client alone would bring thirty more."""
 
 
-def test_import_brings_no_client_library_and_takes_little_time():
-    runs = []
-    for _ in range(3):
-        run = subprocess.run(
-            [sys.executable, "-c", PROGRAM],
-            env={"PYTHONPATH": ":".join(sys.path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        runs.append(json.loads(run.stdout))
-    assert not HEAVY & set(runs[0][1])
-    # 0.03 s alone; processor time, too, grows several times on a busy machine
-    assert min(seconds for seconds, _ in runs) < 0.2
+def test_import_brings_no_library_and_little_of_the_standard_one():
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = json.loads(run.stdout)
+    packages = {name.partition(".")[0] for name in modules}
+    assert packages - set(sys.stdlib_module_names) == {"finetune_trainer"}
+    assert len(modules) <= MAX_MODULES

@@ -34,11 +34,13 @@ manifests = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(manifests)
 def test_reading_what_was_written_gives_the_same_manifest(manifest):
     assert parse_manifest(manifest.to_bytes(), where="m") == manifest
 
 
+@pytest.mark.slow
 @given(manifests, st.randoms(use_true_random=False))
 def test_the_order_of_files_changes_nothing(manifest, rng: random.Random):
     shuffled = list(manifest.files)

@@ -18,7 +18,10 @@ from support.preloaded import PreloadedPopen, is_preloadable
 STAGE = [sys.executable, "-m", "finetune_trainer", "train", "--job"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux"),
+]
 
 
 def start(kind: type[subprocess.Popen[Any]], job: Path, **options: Any) -> subprocess.Popen[Any]:

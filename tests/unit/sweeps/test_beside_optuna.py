@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 optuna = pytest.importorskip("optuna", reason="`make setup` brings the environment up to date")
 
 

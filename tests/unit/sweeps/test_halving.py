@@ -78,6 +78,7 @@ def test_rules_that_make_no_sense_are_refused(steps: int, reduction: int) -> Non
         Halving(min_steps=steps, reduction=reduction)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     losses=st.lists(st.lists(st.floats(0, 9), min_size=18, max_size=18), min_size=1, max_size=12),

@@ -102,6 +102,7 @@ def test_without_a_complete_trial_nobody_wins(trials: list[Trial]) -> None:
     assert winner(trials) is None
 
 
+@pytest.mark.slow
 @given(data=st.data(), scores=st.lists(st.one_of(st.none(), st.floats()), max_size=8))
 def test_the_order_of_the_trials_does_not_matter(data, scores: list[float | None]) -> None:
     states = st.sampled_from(TrialState)

@@ -123,6 +123,7 @@ def test_nobody_is_stopped_before_the_first_step_that_counts() -> None:
         assert should_prune(rule, running(9, 9, 9), others)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(data=st.data(), rule=st.sampled_from([ASHA, MEDIAN, Asha(min_steps=5, reduction=2)]))
 def test_a_better_curve_is_never_stopped_where_a_worse_one_goes_on(data, rule: Rule) -> None:

@@ -35,6 +35,7 @@ def values_of(
     return [suggest(space, search, "uid", number, ()) for number in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [Method.GRID, Method.RANDOM, Method.HALVING])
 @given(space=counted_spaces(), uid=st.text(max_size=8))
 def test_a_space_that_can_be_counted_is_listed_once(method: Method, space: Space, uid: str) -> None:
@@ -60,6 +61,7 @@ def test_grid_over_a_range_of_decimals_is_refused() -> None:
 METHODS = st.sampled_from([Method.RANDOM, Method.HALVING, Method.TPE])
 
 
+@pytest.mark.slow
 @given(data=st.data(), space=spaces(), method=METHODS, uid=st.text(max_size=8))
 def test_values_lie_within_their_bounds(data, space: Space, method: Method, uid: str) -> None:
     trials = data.draw(histories(space))
@@ -79,6 +81,7 @@ def test_values_lie_within_their_bounds(data, space: Space, method: Method, uid:
             assert parameter.to_unit(value) is not None
 
 
+@pytest.mark.slow
 @given(data=st.data(), space=spaces(), method=METHODS, uid=st.text(max_size=8))
 def test_the_order_of_the_trials_does_not_matter(
     data, space: Space, method: Method, uid: str
@@ -91,6 +94,7 @@ def test_the_order_of_the_trials_does_not_matter(
     assert suggest(space, search, uid, len(trials), iter(trials)) == found
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(data=st.data(), space=counted_spaces(), uid=st.text(max_size=8))
 def test_tpe_tries_no_setting_twice(data, space: Space, uid: str) -> None:

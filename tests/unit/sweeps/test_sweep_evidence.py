@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sweep_evidence.optimism import WAYS, optimism
 from sweep_evidence.stopping import savings
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_score_of_a_winner_is_not_its_luck() -> None:

@@ -34,6 +34,8 @@ from support.architectures import MODELS, make_model
 from support.awkward_templates import DROPS_REASONING, HEADER_NEVER, OPENS_REASONING
 from support.tiny_tokenizer import CHATML, make_tokenizer
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 # Examples 0 and 1 stand for question 0; question 2 has no prompt and is only scored.
 ENCODED = EncodedQuestions(
     examples=[Encoded(input_ids=[7, n], spans=((1, 2),), num_cut=0) for n in range(5)],

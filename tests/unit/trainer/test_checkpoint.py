@@ -223,6 +223,7 @@ def attempt(store: ObjectStore, local: Path, *, keep: int, attempt_number: int) 
         yield step
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     crashes=st.lists(st.integers(0, 14), max_size=4),

@@ -20,6 +20,8 @@ from finetune_trainer.train.ranks import durable
 from finetune_trainer.train.ranks.durable import DurableCheckpoints
 from support.eventually import eventually
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 
 class GatedStore(FileStore):
     """Lets an upload pass only while its gate is open; may refuse it then."""

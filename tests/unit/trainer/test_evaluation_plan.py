@@ -27,6 +27,8 @@ from finetune_trainer.train.evaluation import EvaluationPlan, plan_evaluation
 from finetune_trainer.train.recipe import DataShape, decide_recipe
 from support.spec_cases import changed, minimal_job
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 GIB = 2**30
 WIDE = {
     "model_type": "gemma3_text", "hidden_size": 640, "intermediate_size": 2048, "head_dim": 256,

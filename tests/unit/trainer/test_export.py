@@ -19,6 +19,8 @@ from finetune_trainer.publish.generation import read_settings
 from support.spec_cases import minimal_job
 from support.tiny_models import make_model
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 RECIPE = {"global_batch_size": 8, "learning_rate": 1e-3, "epochs": 1.0, "bfloat16": True}
 RECORD: dict[str, Any] = {
     "revision": "a" * 40,

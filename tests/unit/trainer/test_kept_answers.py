@@ -165,6 +165,7 @@ def test_references_that_continue_a_prompt_are_asked_for_with_it() -> None:
     assert list(asker.share(answered).asks) == [[0, 1]]
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_asked_in_halves() -> None:
     tried: list[Sequence[int]] = []
 

@@ -13,6 +13,8 @@ from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.train.ranks.preference import Preferred, encode_preferences
 from support.tiny_tokenizer import make_tokenizer
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 TOKENIZER = make_tokenizer()
 ROW = {
     "prompt": [{"role": "user", "content": "Hi?"}],

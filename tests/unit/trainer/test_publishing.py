@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from finetune_api.evaluation_result import EvaluateResult, GateResult, Published
 from finetune_api.trainer import ResolvedJob, Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_cli.verify import verify_uri
+from finetune_trainer import stopping
 from finetune_trainer.context import StageContext
 from finetune_trainer.decision import PublishDecision
 from finetune_trainer.errors import StorageError, UserError
+from finetune_trainer.publish import versions
 from finetune_trainer.publish.stage import publish
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage import open_store, publish_folder
@@ -108,6 +111,30 @@ def test_what_passed_is_published_once_with_the_evaluations_card(make: Make) -> 
     keys = {file["path"]: file["key"] for file in body["files"]}
     assert keys["README.md"] == "runs/default/tiny/u/evaluation/README.md"
     assert "decidedBy" not in body["inputs"]
+
+
+def test_a_stop_that_comes_as_a_version_is_claimed_waits_for_its_word(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = stopping.Listener("publish", None)
+    exits: list[int] = []
+    monkeypatch.setattr(stopping, "_listener", listener)
+    monkeypatch.setattr("os._exit", exits.append)
+    monkeypatch.setattr(stopping, "write_last_words", lambda text: None)
+    claim = versions.claim_version
+
+    def is_asked_to_stop(*args: Any, **known: Any) -> Any:
+        listener.ask()
+        return claim(*args, **known)
+
+    monkeypatch.setattr("finetune_trainer.publish.stage.claim_version", is_asked_to_stop)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        result = publish(make())
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert (result.version, exits) == (1, [])
 
 
 def test_what_missed_or_waits_for_a_person_is_not_published(

@@ -99,6 +99,7 @@ def test_global_batch_is_the_product_and_the_same_for_every_world_size(gpus: int
     assert product == recipe.global_batch_size == 32
 
 
+@pytest.mark.slow
 @given(
     world=st.sampled_from([1, 2, 3, 8, 64]), rows=st.integers(1, 1_000_000),
     longest=st.integers(1, 4096), use_gpu=st.booleans(), memory=st.integers(6, 80),
@@ -267,6 +268,7 @@ def test_one_rank_has_nothing_to_share() -> None:
     assert (recipe.strategy, recipe.bfloat16) == ("DDP", True)
 
 
+@pytest.mark.slow
 @given(
     strategy=st.sampled_from(["Auto", "DDP", "FSDP2", "ZeRO2", "ZeRO3"]),
     precision=st.sampled_from(["Auto", "BFloat16", "Float32"]),

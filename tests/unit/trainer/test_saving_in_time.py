@@ -14,6 +14,8 @@ from finetune_trainer.train.ranks import heartbeat
 from finetune_trainer.train.ranks.callbacks import StopRequest
 from finetune_trainer.train.ranks.heartbeat import SaveClock
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 
 def state(step: int) -> Any:
     return SimpleNamespace(global_step=step, max_steps=10)

@@ -67,6 +67,7 @@ def test_a_second_layout_of_the_same_weights_does_not_count(tmp_path: Path) -> N
     assert weight_bytes(model(tmp_path), value_bytes=2) == 2 * 81_920
 
 
+@pytest.mark.slow
 def test_the_size_of_a_saved_model_is_that_of_the_loaded_one(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from finetune_trainer.errors import InternalError, StorageError
 from finetune_trainer.train.ranks.state_files import read_state, state_files_below, write_state
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 
 def same(a: Any, b: Any) -> bool:
     """Equal in type and value, tensors by their bits."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.evaluation_result import EvaluateResult
+from finetune_trainer import stopping
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import require_approved
 from finetune_trainer.decision import PublishDecision
@@ -100,9 +101,14 @@ def _may_publish(context: StageContext, candidate: Candidate) -> bool:
     if decision is not None:
         require_panel(context, decision.panel, evaluation=decision.evaluation)
         return True
-    if not context.job.spec.publishes_at_once:
-        context.emit.message("the candidate passed; it is published once people have reviewed it")
-    return context.job.spec.publishes_at_once
+    if not context.job.publishes_at_once:
+        done = (
+            "somebody has approved"
+            if context.job.spec.publishes_at_once
+            else "people have reviewed"
+        )
+        context.emit.message(f"the candidate passed; it is published once {done} it")
+    return context.job.publishes_at_once
 
 
 def _read_candidate(context: StageContext) -> Candidate:
@@ -134,6 +140,8 @@ def _read_candidate(context: StageContext) -> Candidate:
 def _claim(
     context: StageContext, candidate: Candidate, decision: PublishDecision | None
 ) -> Published:
+    # A stop between the version's manifest and the word of it would leave nobody knowing of it.
+    stopping.conclude()
     card = candidate.evaluation.file(CARD), f"{context.job.run_prefix}/evaluation"
     if decision is not None:
         # The evaluation's own card knows no decision, and its bytes stay as they are.

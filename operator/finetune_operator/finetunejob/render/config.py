@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.names import Owner, config_map_name
 from finetune_api.trainer import resolve_job, to_canonical_json
 from finetune_api.uris import replace_uris
+from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.finetunejob.render.claims import to_file_uri
 
 JOB_FILE = "job.json"
 
 
-def render_config_map(job: FineTuneJob, owner: Owner) -> dict[str, Any]:
-    """Render the ConfigMap ``<job>-job``; each claim goes by the folder it is mounted at."""
-    resolved = resolve_job(job, namespace=owner.namespace, uid=owner.uid).to_wire()
+def render_config_map(
+    job: FineTuneJob, owner: Owner, *, required_approvals: Sequence[Subject] = ()
+) -> dict[str, Any]:
+    """Render the ConfigMap ``<job>-job``; each claim goes by the folder it is mounted at.
+
+    Args:
+        job: The FineTuneJob.
+        owner: The same as the owner of its children.
+        required_approvals: What the administrator's policy has a person decide on.
+    """
+    resolved = resolve_job(
+        job, namespace=owner.namespace, uid=owner.uid, required_approvals=required_approvals
+    ).to_wire()
     replace_uris(resolved["spec"], to_file_uri)
     return {
         "apiVersion": "v1",

@@ -43,6 +43,7 @@ def render_job(
     job_digest: str | None = None,
     data_digest: str | None = None,
     arguments: Sequence[str] = (),
+    has_kueue: bool = False,
 ) -> dict[str, Any]:
     """Render the Job of a stage.
 
@@ -59,6 +60,7 @@ def render_job(
         data_digest: The only data set that the stage may read; None for that of the run, whichever
             it is.
         arguments: What else the stage is told on its command line.
+        has_kueue: Whether Kueue may take the Job, also one that names no queue.
     """
     nodes = spec.resources.nodes if stage is Stage.TRAIN else 1
     metadata = owner.metadata_of(child_job_name(owner.name, stage, run), stage)
@@ -78,6 +80,7 @@ def render_job(
             job_digest=job_digest,
             data_digest=data_digest,
             arguments=arguments,
+            has_kueue=has_kueue,
         ),
     }
     if stage is Stage.TRAIN:

@@ -110,6 +110,7 @@ def render_pod_template(
     job_digest: str | None = None,
     data_digest: str | None = None,
     arguments: Sequence[str] = (),
+    has_kueue: bool = False,
 ) -> dict[str, Any]:
     """Render the pod template of a stage; for the keywords see ``render_job``."""
     extra = spec.pod_template or PodTemplate()
@@ -133,7 +134,7 @@ def render_pod_template(
             *arguments,
         ],
         "env": _environment(spec, extra, stage, owner, config, image=image),
-        "resources": _resources(spec, stage, config),
+        "resources": _resources(spec, stage, config, has_kueue=has_kueue),
         "volumeMounts": mounts,
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
@@ -219,10 +220,20 @@ def num_gpus_of(spec: FineTuneJobSpec, stage: Stage) -> int:
             return spec.evaluation_gpus
 
 
-def _resources(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> dict[str, Any]:
+def _resources(
+    spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig, *, has_kueue: bool
+) -> dict[str, Any]:
+    """Return the resources of a stage's own container, which requests the pod's disk.
+
+    Its emptyDirs have limits of their own. Kueue admits nothing that requests a resource which its
+    ClusterQueue does not cover; a LocalQueue `default` takes Jobs that name no queue, too.
+    """
     limits = {"cpu": _cpu_of(spec, stage, config), "memory": memory_of(spec, stage, config)}
     gpus = 0 if has_engine(spec, stage, config) else num_gpus_of(spec, stage)
-    return _limited(limits, spec, gpus)
+    resources = _limited(limits, spec, gpus)
+    if config.scratch_request and (config.scratch_request_with_kueue or not has_kueue):
+        resources["requests"]["ephemeral-storage"] = config.scratch_request
+    return resources
 
 
 def _limited(limits: dict[str, str], spec: FineTuneJobSpec, gpus: int) -> dict[str, Any]:

@@ -24,12 +24,19 @@ FIELD_MANAGER = "finetune-operator"
 
 DEACTIVATED = "Deactivated"
 """Kueue's reason; what it deactivates itself ends in ``DueTo`` and the cause."""
+FINISHED = "Finished"
+_DROPPED = (
+    "Kueue calls Workload {workload} finished, and its Job has not ended. If it does not run, have"
+    " Kueue make another Workload: kubectl delete workload {workload}"
+)
 CHECKS_PENDING = "AdmissionChecksPending"
 QUOTA_RESERVED = "QuotaReserved"
 WAITING_FOR_QUOTA = "WaitingForQuota"
 
 ENDINGS = frozenset({"Succeeded", "Failed"})
 """Reasons of ``Finished`` that say no more than the Job itself does."""
+HOPELESS_ENDINGS = frozenset({"FailedToStart"})
+"""Reasons of ``Finished`` of a Job that Kueue can never start; one that is not known is no end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +67,9 @@ class QueueState:
         past_active_seconds: Admitted time before the present admission.
         num_evictions: How often Kueue took the quota back; deactivations are not among them.
         deactivated_by: Field manager that set ``spec.active`` to false; empty if unknown.
-        finished: Reason of an end that only Kueue knows of, such as ``FailedToStart``; or empty.
+        finished: Reason of an end that only Kueue knows of and that is final; or empty.
+        is_dropped: Whether Kueue calls it finished for a reason that is not known here: it will not
+            be admitted again, and its Job has not ended.
         queue: LocalQueue.
         cluster_queue: ClusterQueue that quota is reserved in; or empty.
         admitted_at: Since when its pods may run; empty while they may not.
@@ -78,6 +87,7 @@ class QueueState:
     num_evictions: int = 0
     deactivated_by: str = ""
     finished: str = ""
+    is_dropped: bool = False
     queue: str = ""
     cluster_queue: str = ""
     admitted_at: str = ""
@@ -110,9 +120,10 @@ def queue_state(workload: TrimmedWorkload) -> QueueState:
     spec, status = workload["spec"], workload["status"]
     is_active = bool(spec["active"])
     is_evicted = _holds(conditions, "Evicted")
-    has_quota = _holds(conditions, "QuotaReserved") and not is_evicted
-    is_admitted = _holds(conditions, "Admitted") and has_quota
     finished = conditions["Finished"]["reason"] if _holds(conditions, "Finished") else ""
+    is_dropped = _is_unknown(finished)
+    has_quota = _holds(conditions, "QuotaReserved") and not is_evicted and not is_dropped
+    is_admitted = _holds(conditions, "Admitted") and has_quota
     reason, message = _telling(
         workload, conditions, is_evicted=is_evicted, has_quota=has_quota, is_admitted=is_admitted
     )
@@ -127,11 +138,17 @@ def queue_state(workload: TrimmedWorkload) -> QueueState:
         past_active_seconds=status["past"],
         num_evictions=status["evictions"],
         deactivated_by=spec["deactivatedBy"],
-        finished="" if finished in ENDINGS else finished,
+        finished=finished if finished in HOPELESS_ENDINGS else "",
+        is_dropped=is_dropped,
         queue=spec["queueName"],
         cluster_queue=status["clusterQueue"],
         admitted_at=status["admitted"] if is_admitted else "",
     )
+
+
+def _is_unknown(reason: str) -> bool:
+    """Return whether a reason of ``Finished`` is neither the Job's end nor known to be final."""
+    return bool(reason) and reason not in ENDINGS | HOPELESS_ENDINGS
 
 
 def _holds(conditions: Conditions, kind: str) -> bool:
@@ -150,7 +167,11 @@ def _telling(
     evicted = conditions.get("Evicted", _ABSENT)
     if _holds(conditions, "Finished"):
         finished = conditions["Finished"]
-        return finished["reason"], finished["message"]
+        words = finished["message"]
+        if _is_unknown(finished["reason"]):
+            name = workload["metadata"]["name"]
+            words = _join(words, _DROPPED.format(workload=name))
+        return finished["reason"] or FINISHED, words
     if not workload["spec"]["active"]:
         # Kueue needs a moment to say so itself.
         is_told = is_evicted and evicted["reason"].startswith(DEACTIVATED)

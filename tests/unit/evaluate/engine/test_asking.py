@@ -129,6 +129,7 @@ def ask(stub: EngineStub, folder: Path, side: ServedSide, **settings) -> Said:
     return side_said
 
 
+@pytest.mark.slow
 def test_everything_is_asked_once_and_so_many_at_a_time(tmp_path):
     with engine_stub() as stub:
         said = ask(stub, tmp_path, side_of(), num_at_once=3)

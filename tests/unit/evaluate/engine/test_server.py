@@ -51,6 +51,7 @@ def arguments(base, adapters, **change):
     return arguments_of(job_with(**change), models, port=8123)
 
 
+@pytest.mark.slow
 def test_a_server_is_begun_with_the_jobs_models_types_and_lengths(base, tmp_path):
     tuned = adapter(tmp_path / "an adapter=1")
     given = arguments(base, {"tuned": tuned})
@@ -65,6 +66,7 @@ def test_a_server_is_begun_with_the_jobs_models_types_and_lengths(base, tmp_path
     assert "--trust-remote-code" in trusting
 
 
+@pytest.mark.slow
 def test_there_is_room_for_adapters_where_they_are_and_not_in_the_output_head(base, tmp_path):
     other = adapter(tmp_path / "b", ["model.layers.1.mlp.down_proj"])
     given = arguments(base, {"tuned": adapter(tmp_path / "a"), "published": other})
@@ -73,6 +75,7 @@ def test_there_is_room_for_adapters_where_they_are_and_not_in_the_output_head(ba
     assert rest[:end] == ["down_proj", "q_proj", "v_proj"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "room"), [((1,), "8"), ((16, 33), "64"), ((257,), "320"), ((512,), "512")]
 )

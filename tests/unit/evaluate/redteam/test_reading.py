@@ -136,6 +136,7 @@ def test_a_report_that_was_cut_is_read_as_far_as_it_goes(share: float) -> None:
     assert len(cut.attempts) < len(whole.attempts)
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(st.text(), st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
     lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.sampled_from(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from finetune_api.evaluation_result import EvaluateResult, Score
 from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_api.v1alpha1.red_teaming import RedTeam
@@ -50,6 +52,7 @@ def test_nothing_is_shown_where_nobody_attacked() -> None:
     assert describe_red_team(result_of(RedTeamScores()), ()) is None
 
 
+@pytest.mark.slow
 def test_a_real_run_is_shown_with_verdicts_and_counts() -> None:
     probes = PROBES
     scores = scores_of(REPORTS["base"], REPORTS["tuned"], *probes)

@@ -77,6 +77,7 @@ def test_long_texts_are_cut_and_say_so_and_bound_the_number_of_rows(
     assert shown.rows[0].answers[-1].text.endswith("(the first 4,000 of 4,005 characters)")
 
 
+@pytest.mark.slow
 def test_a_page_of_twenty_thousand_rows_is_small_and_tells_what_it_leaves_out() -> None:
     page = report_page(CASES["20,000 rows"])
     assert len(page) < 2_000_000

@@ -98,12 +98,13 @@ def _what_comes(job: ResolvedJob, result: EvaluateResult) -> Verdict:
             words="Its files stay where the lineage below says; a person may still decide to "
             f"publish it, on record: finetune publish {which} --override --reason TEXT.",
         )
-    if job.spec.publishes_at_once:
+    if job.publishes_at_once:
         return Verdict(
             is_met=None, strong="It is published", words=f"as the next version of {name}."
         )
     return Verdict(
         is_met=None,
         strong="Publication waits for people.",
-        words=f"It becomes the next version of {name} once they have reviewed it.",
+        words=f"It becomes the next version of {name} once they have"
+        f" {'approved' if job.spec.publishes_at_once else 'reviewed'} it.",
     )

@@ -1,0 +1,102 @@
+"""A job that is to end while it may be publishing: what lies in storage decides, not who was first.
+
+The evaluation's own pod publishes at its end. A prune, a deadline or a budget may come between the
+version's manifest and the word of it. So a stage that may have published is stopped first, and the
+job ends once its last words, or its last report, had the time to arrive. The Job controller calls a
+Job suspended before its pods have ended: they have their grace period. Job ``publish`` is never
+cut: it takes seconds.
+"""
+
+from __future__ import annotations
+
+from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.trainer import ExitCode, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.podtemplate import PodTemplate
+from finetune_operator.finetunejob.endings import conclude, fail_stage, succeed
+from finetune_operator.finetunejob.failure import Cause
+from finetune_operator.finetunejob.pausing import release_actions
+from finetune_operator.finetunejob.results import is_verdict
+from finetune_operator.finetunejob.retry import exit_code_of
+from finetune_operator.finetunejob.stages import (
+    RESULT_GRACE_SECONDS,
+    TRAITS,
+    StageState,
+    StageView,
+)
+from finetune_operator.finetunejob.step import Step
+from finetune_operator.status.conditions import find_condition, parse_timestamp
+
+_STOPPING = (
+    "{why} The evaluation may have published at its end: it is stopped, and the job ends once its"
+    " last words are known."
+)
+
+
+def stage_to_cut(step: Step, reason: str) -> StageView | None:
+    """Return the stage that a limit ends: one that runs, or was stopped for this reason before."""
+    for view in step.views:
+        if view.is_stoppable and view.stage is not Stage.PUBLISH:
+            return view
+        told = step.draft.conditions.reason_of(TRAITS[view.stage].condition)
+        if view.state is StageState.SUSPENDED and told == reason:
+            return view
+    return None
+
+
+def cut(step: Step, spec: FineTuneJobSpec, view: StageView, cause: Cause) -> None:
+    """End the job for a limit it has reached, unless it turns out to be published."""
+    reason = cause.failure_class.value
+    if not is_awaited(step, spec, view, reason=reason, why=cause.message):
+        fail_stage(step, view, cause)
+
+
+def is_awaited(
+    step: Step, spec: FineTuneJobSpec, view: StageView, *, reason: str, why: str
+) -> bool:
+    """Return whether a job does not end as it is to: it is published, or that is not known yet.
+
+    Args:
+        step: The plan so far.
+        spec: The job's spec.
+        view: The stage at which it is to end.
+        reason: Why, for the stage's condition.
+        why: The same in words.
+    """
+    if view.stage is not Stage.EVALUATE or view.job is None or not spec.publishes_at_once:
+        return False
+    result = view.result
+    if isinstance(result, EvaluateResult) and is_verdict(result, spec):
+        step.draft.record_stage(view)
+        step.draft.record_end(view)
+        succeed(step, view)
+        conclude(step, spec)
+        step.then += release_actions(step.observed, step.views)
+        return True
+    if not (step.draft.stage(view.stage) or {}).get("firstRunTime") and view.first_ran is None:
+        return False
+    if view.is_stoppable or not view.is_stopped:
+        step.then += release_actions(step.observed, [view])
+    elif not _has_told(view):
+        stopped = find_condition(view.job["status"].get("conditions"), "Suspended") or {}
+        since = parse_timestamp(stopped.get("lastTransitionTime")) or step.now
+        template = spec.pod_template or PodTemplate()
+        patience = template.termination_grace_period_seconds + RESULT_GRACE_SECONDS
+        left = patience - (step.now - since).total_seconds()
+        if left <= 0:
+            return False
+        step.look_again(left)
+    else:
+        return False
+    message = _STOPPING.format(why=why)
+    step.draft.conditions.set(TRAITS[view.stage].condition, False, reason, message)
+    return True
+
+
+def _has_told(view: StageView) -> bool:
+    """Return whether the pods have ended with words that name no version: none is published.
+
+    A stage hears no stop any more once it claims a version; who says that it was stopped has not.
+    """
+    is_over = all(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in view.pods)
+    return is_over and any(exit_code_of(pod) == ExitCode.STOPPED for pod in view.pods)

@@ -1,0 +1,92 @@
+"""What stays of trials that somebody deleted: they stay counted, so that nobody gets them back.
+
+Such a job cannot be asked any more. What it had used is known from the last look at it. After a
+restart only the status says something: there, what was spent never falls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from finetune_api.names import trial_name
+from finetune_operator.finetunesweep.draft import SweepDraft
+from finetune_operator.finetunesweep.observed import Observed
+from finetune_operator.finetunesweep.trials import decimal_or_zero, sum_of_hours
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deleted:
+    """The trials of a sweep that were deleted.
+
+    Attributes:
+        numbers: Which. None is given again, and a job that comes back is no trial.
+        replicates: Those of them that were replicates.
+        gpu_hours: What all of them had used.
+        tokens: The same of tokens.
+    """
+
+    numbers: frozenset[int] = frozenset()
+    replicates: frozenset[int] = frozenset()
+    gpu_hours: Decimal = Decimal(0)
+    tokens: int = 0
+
+    def to_wire(self) -> Object:
+        """Return what the status has of them."""
+        return {
+            "numbers": sorted(self.numbers),
+            "replicates": sorted(self.replicates),
+            "gpuHours": str(self.gpu_hours),
+            "tokens": self.tokens,
+        }
+
+
+def read_deleted(told: Object | None) -> Deleted:
+    """Return what a status says of deleted trials."""
+    told = told or {}
+    return Deleted(
+        numbers=frozenset(told.get("numbers") or ()),
+        replicates=frozenset(told.get("replicates") or ()),
+        gpu_hours=decimal_or_zero(told.get("gpuHours")),
+        tokens=int(told.get("tokens") or 0),
+    )
+
+
+def count_deleted(observed: Observed, draft: SweepDraft, now: datetime) -> Deleted:
+    """Return all trials that were deleted, with what they had used: the status' and the new ones.
+
+    Args:
+        observed: The snapshot, with the numbers that a live read did not find.
+        draft: The status as it is stored.
+        now: The present.
+    """
+    told = read_deleted(draft.get("deleted"))
+    new = observed.missing - told.numbers
+    if not new:
+        return told
+    seen = {number: observed.last_seen[number] for number in new if number in observed.last_seen}
+    gpu_hours = told.gpu_hours + sum((each.gpu_hours for each in seen.values()), Decimal(0))
+    if len(seen) < len(new):
+        there = [trial for trial in observed.trials if trial.number not in told.numbers]
+        gpu_hours = max(gpu_hours, draft.told_hours - sum_of_hours(there, now))
+    names = {number: trial_name(observed.name, number) for number in new}
+    tokens = sum(
+        max(seen[number].tokens if number in seen else 0, draft.told_tokens(name))
+        for number, name in names.items()
+    )
+    # The search is over when they begin: what has a higher number than one is one.
+    known = {trial.number for trial in observed.trials if trial.replicate_of is not None}
+    known |= told.replicates | {number for number, each in seen.items() if each.is_replicate}
+    known |= {number for number, name in names.items() if draft.told_replicate(name)}
+    first = min(known, default=max(new) + 1)
+    return replace(
+        told,
+        numbers=told.numbers | new,
+        replicates=told.replicates | {number for number in new if number >= first},
+        gpu_hours=gpu_hours,
+        tokens=told.tokens + tokens,
+    )

@@ -1,0 +1,151 @@
+"""A publication in hand is published, whatever ends the job in the same moment."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.trainer import Stage
+from finetune_operator.finetunejob.actions import PauseJob
+from finetune_operator.finetunejob.plan import plan
+from finetune_operator.status.conditions import is_terminal, timestamp
+from unit.operator.builders import (
+    CONFIG,
+    after,
+    at,
+    child,
+    condition,
+    ended,
+    job,
+    live,
+    merged,
+    observe,
+    pod,
+    running,
+    stages_done,
+    succeeded,
+    trained,
+)
+
+PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
+LIMITS = {
+    "prune": {"prune": True},
+    "deadline": {"activeDeadlineSeconds": 100},
+    "budget": {"budget": {"gpuHours": "0.01"}},
+}
+ENDED_AS = {"prune": "Pruned", "deadline": "Failed", "budget": "Failed"}
+
+
+def evaluating():
+    """Return a job whose evaluation runs, and the snapshot of it."""
+    body = trained(job(resources={"nodes": 1, "gpusPerNode": 1}))
+    state = {"running": {"startedAt": timestamp(at(130))}}
+    known = merged(
+        stages_done(PREPARE, TRAIN),
+        {"jobs": {EVALUATE: child(EVALUATE, body, status=running(125))},
+         "pods": {EVALUATE: (pod(EVALUATE, state=state),)}},
+    )  # fmt: skip
+    return live([known], body, at(140))[1], known
+
+
+def limited(body, by):
+    return {**body, "spec": {**body["spec"], **LIMITS[by]}}
+
+
+def stopped(body, known, since, *pods):
+    told = {"type": "Suspended", "status": "True", "lastTransitionTime": timestamp(at(since))}
+    paused = {"finetune.dev/paused": "true", "finetune.dev/active-seconds": "900"}
+    each = child(EVALUATE, body, suspend=True, annotations=paused, status={"conditions": [told]})
+    return merged(known, {"jobs": {EVALUATE: each}, "pods": {EVALUATE: pods}})
+
+
+def planned(body, known, now):
+    made = plan(observe(body, **known), at(now), CONFIG)
+    return made, after(body, made)
+
+
+@pytest.mark.parametrize("by", LIMITS)
+def test_a_version_whose_pod_has_told_it_is_published_before_its_job_is_complete(by):
+    """The Job controller needs a moment to count the pod."""
+    body, known = evaluating()
+    told = merged(known, {"pods": {EVALUATE: (succeeded(EVALUATE),)}})
+    made, body = planned(limited(body, by), told, 1000)
+    assert not is_terminal(body["status"])
+    assert made.then == ()
+    _, body = planned(body, stages_done(PREPARE, TRAIN, EVALUATE), 1001)
+    assert body["status"]["phase"] == "Succeeded"
+
+
+@pytest.mark.parametrize("by", LIMITS)
+def test_an_evaluation_that_is_stopped_as_it_publishes_is_published(by):
+    body, known = evaluating()
+    made, body = planned(limited(body, by), known, 1000)
+    assert [type(action) for action in made.then] == [PauseJob]
+    assert not is_terminal(body["status"])
+    assert planned(body, known, 1000)[0].status is None
+    # Its words arrive with the pod's end, and the Job was suspended meanwhile.
+    _, body = planned(body, stopped(body, known, 1005, succeeded(EVALUATE)), 1006)
+    assert condition(body, "Published")["status"] == "True"
+    assert body["status"]["phase"] == "Succeeded"
+
+
+@pytest.mark.parametrize("by", LIMITS)
+def test_a_version_that_is_reported_late_is_published(by):
+    body, known = evaluating()
+    _, body = planned(limited(body, by), known, 1000)
+    resting = stopped(body, known, 1005)
+    made, body = planned(body, resting, 1010)
+    assert (is_terminal(body["status"]), made.requeue_after) == (False, 130)
+    done = live([stages_done(PREPARE, TRAIN, EVALUATE)], trained(), at(500))[1]["status"]
+    pushed = {key: done[key] for key in ("evaluation", "artifact")}
+    body = {**body, "status": {**body["status"], **pushed}}
+    _, body = planned(body, resting, 1100)
+    assert body["status"]["phase"] == "Succeeded"
+
+
+@pytest.mark.parametrize("by", LIMITS)
+def test_an_evaluation_that_has_published_nothing_ends_as_it_was_to(by):
+    body, known = evaluating()
+    _, body = planned(limited(body, by), known, 1000)
+    saving = stopped(body, known, 1005, *known["pods"][EVALUATE])
+    _, body = planned(body, saving, 1100)
+    assert not is_terminal(body["status"])
+    told, unheard = stopped(body, known, 1005, ended(EVALUATE, 79)), stopped(body, known, 1005)
+    assert planned(body, told, 1101)[1]["status"]["phase"] == ENDED_AS[by]
+    assert not is_terminal(planned(body, unheard, 1101)[1]["status"])
+    assert planned(body, unheard, 1140)[1]["status"]["phase"] == ENDED_AS[by]
+
+
+@pytest.mark.parametrize("by", LIMITS)
+def test_what_cannot_have_published_ends_at_once(by):
+    spec = {"evaluation": {"review": {"required": True, "reviewers": 2}}}
+    body, known = evaluating()
+    body = {**body, "spec": {**body["spec"], **spec}}
+    made, body = planned(limited(body, by), known, 1000)
+    assert body["status"]["phase"] == ENDED_AS[by]
+    assert [type(action) for action in made.then] == [PauseJob]
+
+
+def test_job_publish_is_never_cut():
+    spec = {"evaluation": {"review": {"required": True, "reviewers": 2}}}
+    body = trained(job(activeDeadlineSeconds=2000, **spec))
+    known = merged(
+        stages_done(PREPARE, TRAIN, EVALUATE),
+        {"jobs": {Stage.PUBLISH: child(Stage.PUBLISH, status=running(700))}},
+    )
+    made, body = planned(body, known, 5000)
+    assert made.then == ()
+    assert not is_terminal(body["status"])
+
+
+def test_a_failure_that_is_seen_late_does_not_undo_a_publication():
+    """The operator was away: one pod more failed than there are retries, and the next published."""
+    body, known = evaluating()
+    body = {**body, "spec": {**body["spec"], "backoffLimit": 0}}
+    crashed = ended(EVALUATE, 1, name="first", start=130, end=200)
+    told = merged(known, {"pods": {EVALUATE: (crashed, succeeded(EVALUATE))}})
+    _, body = planned(body, told, 300)
+    assert not is_terminal(body["status"])
+    done = stages_done(PREPARE, TRAIN, EVALUATE)
+    done["pods"][EVALUATE] = (crashed, succeeded(EVALUATE))
+    _, body = planned(body, done, 301)
+    assert body["status"]["phase"] == "Succeeded"
