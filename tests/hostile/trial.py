@@ -28,8 +28,6 @@ from hostile.places import PLACES, Place
 Object = dict[str, Any]
 
 NAMESPACE, UID = "team-a", "6d7b9a52-91c4-4a04-8f2b-6e8a30b4f2a7"
-SLOW_SECONDS = 2.0
-"""So long one object may hold up the operator's loop at the very most, on a busy machine."""
 
 
 @dataclass(kw_only=True)
