@@ -54,11 +54,13 @@ def _is_recorded(step: Step) -> bool:
     It is fixed for the life of the job, and job.json is rendered from it: a restart with another
     configuration between the two must not let a job pass as one that was accepted before.
     """
-    asked = ApprovalPolicy.of_settings(step.config).to_wire()
-    if asked == ((step.observed.job.get("status") or {}).get(POLICY) or {}):
+    asked = ApprovalPolicy.of_settings(step.config)
+    recorded = (step.observed.job.get("status") or {}).get(POLICY)
+    # As values: a list that is empty is not stored.
+    if asked == ApprovalPolicy.of_status(recorded):
         return True
-    if asked:
-        step.draft.put(POLICY, asked)
+    if wire := asked.to_wire():
+        step.draft.put(POLICY, wire)
     else:
         step.draft.drop(POLICY)
     step.look_again(0.0)
