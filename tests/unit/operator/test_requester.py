@@ -43,7 +43,7 @@ SOURCES = [{"uri": "s3://data/headlines.jsonl"}]
 ASKING = {"sources": SOURCES, "approval": "Required"}
 
 
-def on_data(name, by, *, is_approval=True, digest=DATA, time="1"):
+def on_data(name, by, *, is_approval=True, digest=DATA, time="2026-11-24T12:00:01Z"):
     return Decision(
         name=name, digest=digest, is_approval=is_approval, by=by, reason="seen", time=time
     )
@@ -158,7 +158,7 @@ def test_the_requesters_own_approval_of_the_data_does_not_count_and_the_status_s
     assert repr(requester) in told["message"]
     assert "dataApproval" not in body["status"]
     # Somebody else's later decision counts.
-    known["decisions"] += (on_data("others-yes", BOB, time="2"),)
+    known["decisions"] += (on_data("others-yes", BOB, time="2026-11-24T12:00:02Z"),)
     made, body = settle(body, STRICT, known)
     assert created(made) == [TRAIN]
     assert body["status"]["dataApproval"]["name"] == "others-yes"
@@ -170,7 +170,7 @@ def test_an_approval_that_does_not_count_is_announced_once():
     made = plan(observe(body, **known), at(60), STRICT)
     assert "ApprovedByRequester" in reasons(made)
     body = after(body, made)
-    known["decisions"] += (on_data("own-again", RITA, time="2"),)
+    known["decisions"] += (on_data("own-again", RITA, time="2026-11-24T12:00:02Z"),)
     assert reasons(plan(observe(body, **known), at(61), STRICT)) == []
 
 
@@ -204,7 +204,10 @@ def test_where_the_requester_is_not_known_and_may_not_approve_no_approval_counts
 
 def test_an_approver_who_makes_the_job_anew_as_their_own_does_not_profit_from_their_approval():
     """The decision names job and digest, and was there before the job."""
-    early = {**stages_done(PREPARE), "decisions": (on_data("yes", BOB, time="0"),)}
+    early = {
+        **stages_done(PREPARE),
+        "decisions": (on_data("yes", BOB, time="2026-11-24T12:00:00Z"),),
+    }
     for requester, trains in ((RITA, [TRAIN]), (BOB, [])):
         _, body = accepted(STRICT, requestedBy=requester, dataset=ASKING)
         assert created(settle(body, STRICT, early)[0]) == trains
@@ -251,7 +254,7 @@ def test_the_policy_holds_a_candidate_that_passed_until_somebody_else_approves()
     assert body["status"]["reason"] == "ApprovedByRequester"
     assert "FineTuneApproval own" in condition(body, "Published")["message"]
     assert "publication" not in body["status"]
-    known["decisions"] += (on_candidate("others", BOB, time="2"),)
+    known["decisions"] += (on_candidate("others", BOB, time="2026-11-24T12:00:02Z"),)
     made, body = settle(body, BOTH, known)
     (action,) = made.first
     assert action.stage is PUBLISH
@@ -305,10 +308,10 @@ def test_the_requester_cannot_publish_what_missed_and_the_status_says_so_once():
     assert told["reason"] == "GoalNotMet"
     assert told["message"].startswith(before)
     assert told["message"].count("FineTuneApproval own") == 1
-    known["decisions"] += (on_candidate("own-2", RITA, time="2"),)
+    known["decisions"] += (on_candidate("own-2", RITA, time="2026-11-24T12:00:02Z"),)
     _, body = settle(body, STRICT, known, seconds=301)
     assert condition(body, "Published")["message"].count("Not counted") == 1
-    known["decisions"] += (on_candidate("others", BOB, time="3"),)
+    known["decisions"] += (on_candidate("others", BOB, time="2026-11-24T12:00:03Z"),)
     made, body = settle(body, STRICT, known, seconds=302)
     assert created(made) == [PUBLISH]
     assert body["status"]["publication"]["by"] == BOB
