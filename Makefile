@@ -38,7 +38,7 @@ test-cluster: setup ## Of these, what needs a real API server or node (Linux, ro
 	@CLUSTER_ONLY=1 tools/test.sh
 
 .PHONY: test-fast
-test-fast: setup ## Unit tests without what needs torch or takes a second: about a minute on two cores
+test-fast: setup ## Unit tests without what needs torch or takes a second: 150 s of CPU, under two minutes on two cores
 	@$(PYTEST) tests/unit -m "not slow" --numprocesses auto --dist worksteal -q
 
 .PHONY: properties

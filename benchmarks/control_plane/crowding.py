@@ -42,7 +42,7 @@ def spec_at_the_limit(name: str) -> Object:
         "dataset": {"sources": [source, {**source, "uri": "s3://data/more.csv"}]},
         "evaluation": {"jsonSchema": {"text": f'{{"title": "{name}{sign * 19000}"}}'}},
         "podTemplate": {
-            "env": [{"name": f"NCCL_NOTE_{n}", "value": name + sign * 3900} for n in range(4)]
+            "env": [{"name": f"APP_NOTE_{n}", "value": name + sign * 3900} for n in range(4)]
         },
     }
 

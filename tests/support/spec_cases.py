@@ -321,7 +321,7 @@ def _by_nodes(names: list[str], *, num_terms: int = 1) -> dict[str, Any]:
 
 
 def _variables(count: int, length: int) -> list[dict[str, str]]:
-    return [{"name": f"NCCL_V{number}", "value": "x" * length} for number in range(count)]
+    return [{"name": f"APP_{number}", "value": "x" * length} for number in range(count)]
 
 
 CASES: tuple[Case, ...] = (

@@ -139,7 +139,7 @@ def test_objects_from_before_the_rules_go_on(part):
             "spec.evaluation.jsonSchema.text": json.dumps({"title": "x" * 30000}),
         },
         "podTemplate": {
-            "spec.podTemplate.env": [{"name": f"NCCL_{n}", "value": "x" * 4000} for n in range(5)]
+            "spec.podTemplate.env": [{"name": f"APP_{n}", "value": "x" * 4000} for n in range(5)]
         },
     }
     body = changed(minimal_job(), long[part])

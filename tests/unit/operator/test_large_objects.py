@@ -29,7 +29,7 @@ LARGE = {
         "approval": "Required",
     },
     "podTemplate": {
-        "env": [{"name": f"NCCL_{n}", "value": "x" * 3000} for n in range(5)],
+        "env": [{"name": f"APP_{n}", "value": "x" * 3000} for n in range(5)],
         "labels": {f"team-{n}": "a" for n in range(9)},
     },
     "queueName": "gpus",
