@@ -82,6 +82,10 @@ damaged-data: setup ## Prepare 10,000 damaged files of examples: no traceback, n
 faults: setup ## Kill, stop, starve and cut off running jobs, as a table (FAULTS="row row", SEEDS=3, MORE=1, RECORD=1; many hours for all)
 	@PYTHONPATH=tools:tests $(PYTHON) -m faults $(FAULTS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MORE),--more) $(if $(RECORD),--record)
 
+.PHONY: hostile
+hostile: setup ## 20,000 jobs that mean to break out, and as many harmless ones, as a table (minutes; COUNT=1000, SEED=2)
+	@PYTHONPATH=operator:trainer_image:tests $(PYTHON) -m hostile.trial --count $(or $(COUNT),20000) --seed $(or $(SEED),1)
+
 .PHONY: deaths
 deaths: setup ## 1,000 deaths of the operator over at least 100 jobs on a real API server (minutes)
 	@FINETUNE_DEATHS=1000 $(PYTEST) tests/control_plane/test_crashes.py -k many_deaths -rP

@@ -56,6 +56,7 @@ def _is_recorded(step: Step) -> bool:
     """
     asked = ApprovalPolicy.of_settings(step.config)
     recorded = (step.observed.job.get("status") or {}).get(POLICY)
+    # As values: a list that is empty is not stored.
     if asked == ApprovalPolicy.of_status(recorded):
         return True
     if wire := asked.to_wire():

@@ -39,6 +39,13 @@ _CONFINING_ANNOTATIONS = (
 """Keys that change what confines a container. No allow-list opens them."""
 
 
+_STEERING_LABELS = frozenset({"job-name", "controller-uid", "aadpodidbinding"})
+"""Keys without a prefix that are not the user's: of the Job controller, and of a cloud's identity
+webhook, which gives pods an identity by this label as others do by an annotation."""
+_STEERING_DOMAINS = ("istio.io", "linkerd.io", "datadoghq.com")
+"""Prefixes of labels by which webhooks add containers to a pod, or leave it out of a mesh."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Violation:
     """One thing a job asks for and may not have.
@@ -96,6 +103,10 @@ def _names(template: PodTemplate) -> Iterator[Violation]:
         if key.startswith(RESERVED_PREFIXES) or key.startswith("batch.kubernetes.io/"):
             yield _reserved(
                 "labels", f"{key!r} is reserved; labels of your own need another prefix"
+            )
+        elif key in _STEERING_LABELS or key.partition("/")[0].endswith(_STEERING_DOMAINS):
+            yield _reserved(
+                "labels", f"{key!r} steers a controller or a webhook of the cluster; remove it"
             )
     for key in template.annotations:
         if key.startswith("finetune.dev/"):

@@ -240,3 +240,12 @@ def templates():
 @pytest.mark.parametrize("template", list(templates()))
 def test_every_pod_template_of_examples_and_guides_is_allowed_by_default(template):
     assert found(template, **CHART["config"]) == []
+
+
+@pytest.mark.parametrize(
+    "key", ["job-name", "controller-uid", "aadpodidbinding", "sidecar.istio.io/inject"]
+)
+def test_labels_that_steer_controllers_and_webhooks_are_refused(key):
+    (violation,) = found({"labels": {key: "x", "team": "search", "example.org/owner": "ann"}})
+    assert (violation.reason, violation.field) == ("ReservedName", "spec.podTemplate.labels")
+    assert repr(key) in violation.message
