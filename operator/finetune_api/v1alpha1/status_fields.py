@@ -9,8 +9,12 @@ from pydantic import AfterValidator, Field
 
 from finetune_api.meta import PROSE, APIModel
 
-MAX_COUNT = 2**63 - 1
-"""The largest whole number of 64 bits, as the CRD has them."""
+MAX_COUNT = 2**53 - 1
+"""The largest whole number that a JSON schema can bound exactly.
+
+The API server reads a ``maximum`` as a double: 2**63 - 1 becomes 2**63, which is no number of 64
+bits, and it refuses every object with the field.
+"""
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?|[-+]?(nan|inf)")
 
 _PROSE: dict[str, Any] = {PROSE: True}

@@ -248,3 +248,11 @@ def test_generate_is_idempotent_and_names_drift(
     assert "-    longNames:" in shown.out
     assert "make generate" in shown.err
     assert "longNames" in crd.read_text(), "a check writes nothing"
+
+
+def test_bounds_of_numbers_are_exact_as_doubles(custom: CustomKind) -> None:
+    """The API server reads them as doubles, and refuses objects where one is no int64 then."""
+    for path, schema in walk(custom.build_schema()):
+        for bound in ("minimum", "maximum"):
+            value = schema.get(bound, 0)
+            assert int(float(value)) == value, f"{path}: {bound} {value}"
