@@ -96,6 +96,10 @@ ACCEPTANCE = {
         "`podTemplate.env` sets a variable that the administrator does not allow here.",
         "Leave it out, name your own `APP_...`, or have it added to `config.allowedEnvironment`.",
     ),
+    "LabelNotAllowed": ReasonHelp(
+        "`podTemplate.labels` sets a label that the administrator does not allow here.",
+        "Leave it out, or have it added to `config.allowedLabels`.",
+    ),
     "AnnotationNotAllowed": ReasonHelp(
         "`podTemplate.annotations` sets an annotation that the administrator does not allow here.",
         "Leave it out, or have it added to `config.allowedAnnotations`.",

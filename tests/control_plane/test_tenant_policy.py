@@ -21,6 +21,7 @@ SETTINGS = {
     "allowedImages": ["registry.corp/*", "*.corp:*/team-*/a", "plain:*"],
     "allowedNodeSelectors": ["pool=shared", "zone", "nvidia.com/*=H*"],
     "allowedServiceAccounts": ["trainer-*"],
+    "allowedLabels": ["team", "example.org/*", "tier=batch-*", "job-name", "batch.kubernetes.io/*"],
     "allowedAnnotations": ["*"],
     "allowedTolerations": ["nvidia.com/gpu", "a=b:NoSchedule", "team-*", "*:PreferNoSchedule"],
     "allowedPriorityClasses": ["batch-*"],
@@ -43,6 +44,22 @@ PODS = [
     *(
         {"env": [{"name": name}]}
         for name in ("NCCL_IB_HCA", "NCCL_DEBUG_FILE", "APP_X", "TRITON_CACHE_DIR", "TZ", "TZX")
+    ),
+    *(
+        {"labels": {key: value}}
+        for key, value in (
+            ("team", "a"),
+            ("team", ""),
+            ("teams", "a"),
+            ("example.org/a", "x"),
+            ("example.com/a", "x"),
+            ("tier", "batch-1"),
+            ("tier", "web"),
+            ("aadpodidbinding", "admin"),
+            ("job-name", "another-train"),
+            ("controller-uid", "x"),
+            ("batch.kubernetes.io/job-name", "another-train"),
+        )
     ),
     *(
         {"annotations": {key: value}}
@@ -188,6 +205,7 @@ def test_a_mount_over_the_job_file_is_refused_at_apply_by_its_field(server):
 
 def test_an_object_at_every_limit_stays_within_the_budget_of_the_policy(server):
     template = {
+        "labels": {f"example.org/{'k' * 60}{n}": "v" * 60 for n in range(32)},
         "annotations": {f"a.example/{'k' * 200}{n}": "v" * 1024 for n in range(32)},
         "nodeSelector": {f"z.example/{'k' * 200}{n}": "v" * 200 for n in range(32)},
         "tolerations": [{"key": f"team-{'k' * 200}{n}", "value": "v" * 200} for n in range(16)],

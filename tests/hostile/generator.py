@@ -248,6 +248,10 @@ def _annotation(rng: Random, body: Object) -> None:
 def _label(rng: Random, body: Object) -> None:
     keys = rng.sample(sorted(corpus.DANGEROUS_LABELS), rng.choice([1, 1, 3]))
     _template(body)["labels"] = {_bent_key(rng, key): corpus.DANGEROUS_LABELS[key] for key in keys}
+    if rng.random() < 0.3:
+        bent = ["Team", "teams", "team/x", "x/team", "example.org", "example.org/a/b", "tier"]
+        value = rng.choice(["web", "xbatch-1", "batch", "batch-/x", ""])
+        _template(body)["labels"][rng.choice(bent)] = value
 
 
 # ---- where pods run ------------------------------------------------------------------------------

@@ -123,8 +123,11 @@ def _job(case: Case, obj: Object) -> Iterator[str]:
     if any(labels.get(key) != text for key, text in own.items()):
         yield "labels: the pod passes for another job's"
     for key in labels.keys() - own.keys() - {"app.kubernetes.io/managed-by"}:
-        domain = key.rpartition("/")[0]
-        if key in DANGEROUS_LABELS or domain.endswith(("finetune.dev", "kueue.x-k8s.io")):
+        is_listed = any(
+            matches(key, (known,)) and matches(labels[key], (value,))
+            for known, value in policy.labels
+        )
+        if key in DANGEROUS_LABELS or not is_listed:
             yield from _stored("labels", key)
     if labels.get("app.kubernetes.io/managed-by") != "finetune-operator":
         yield "labels: managed-by"

@@ -12,7 +12,7 @@ a test holds both to the same cases. A setting that is not given (values of an o
 {{- include "finetune-operator.oneOf" (list (kindIs "invalid" .) $all) -}}
 {{- end -}}
 
-{{/* Of "key=value": node labels and annotations. */}}
+{{/* Of "key=value": node labels, labels and annotations of pods. */}}
 {{- define "finetune-operator.pairs" -}}
 {{- $all := list -}}
 {{- range . -}}

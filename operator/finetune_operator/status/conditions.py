@@ -56,6 +56,7 @@ class Reason(StrEnum):
     NODE_SELECTOR_NOT_ALLOWED = "NodeSelectorNotAllowed"
     MOUNT_NOT_ALLOWED = "MountNotAllowed"
     ENVIRONMENT_NOT_ALLOWED = "EnvironmentNotAllowed"
+    LABEL_NOT_ALLOWED = "LabelNotAllowed"
     ANNOTATION_NOT_ALLOWED = "AnnotationNotAllowed"
     TOLERATION_NOT_ALLOWED = "TolerationNotAllowed"
     PRIORITY_CLASS_NOT_ALLOWED = "PriorityClassNotAllowed"
