@@ -76,6 +76,10 @@ ACCEPTANCE = {
         "`evaluation.redTeam` is given, and the administrator has named no image for it.",
         "Leave it out, or have `config.garakImage` set.",
     ),
+    "CustomMetricNotAllowed": ReasonHelp(
+        "`evaluation.customMetric` names a file, and jobs may bring no code of their own here.",
+        "Leave it out, or have `config.allowCustomMetrics` turned on.",
+    ),
     "JudgeNotAllowed": ReasonHelp(
         "`evaluation.judge.endpoint` is none that rows may be sent to here.",
         "Leave the judge out, or have it added to `config.allowedJudgeEndpoints`.",
@@ -95,6 +99,10 @@ ACCEPTANCE = {
     "EnvironmentNotAllowed": ReasonHelp(
         "`podTemplate.env` sets a variable that the administrator does not allow here.",
         "Leave it out, name your own `APP_...`, or have it added to `config.allowedEnvironment`.",
+    ),
+    "LabelNotAllowed": ReasonHelp(
+        "`podTemplate.labels` sets a label that the administrator does not allow here.",
+        "Leave it out, or have it added to `config.allowedLabels`.",
     ),
     "AnnotationNotAllowed": ReasonHelp(
         "`podTemplate.annotations` sets an annotation that the administrator does not allow here.",

@@ -79,6 +79,12 @@ ALLOWED_ENVIRONMENT: tuple[str, ...] = (
     *("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "PYTHONFAULTHANDLER", "PYTHONUNBUFFERED"),
 )
 """Variables that tune a run. None names a file, a library or an address."""
+ALLOWED_LABELS: tuple[str, ...] = (
+    *("app", "app.kubernetes.io/component", "app.kubernetes.io/instance", "app.kubernetes.io/name"),
+    *("app.kubernetes.io/part-of", "app.kubernetes.io/version", "cost-center", "cost-centre"),
+    *("environment", "owner", "project", "team"),
+)
+"""Labels that say what a pod is and whose. No webhook or identity is known to hang on one."""
 ALLOWED_ANNOTATIONS: tuple[str, ...] = (
     *("kueue.x-k8s.io/podset-preferred-topology", "kueue.x-k8s.io/podset-required-topology"),
     "kueue.x-k8s.io/podset-unconstrained-topology",
@@ -176,6 +182,10 @@ class TenantSettings(BaseModel):
     allow_trust_remote_code: bool = False
     """Accept jobs with `model.trustRemoteCode`, which run code from the model's repository with the
     job's credentials."""
+    allow_custom_metrics: bool = True
+    """Accept jobs with `evaluation.customMetric`, which run a Python file of the tenant's beside
+    the code of the trainer image. Where the images are limited for what jobs report, turn it
+    off."""
     allowed_images: list[Pattern] = ["*"]
     """Images that jobs may name in `spec.trainer.image`, as patterns: `*` stands for any text
     without `/`, a last part `/*` for everything below, so `registry.corp/*` allows that registry.
@@ -197,6 +207,9 @@ class TenantSettings(BaseModel):
     allowed_environment: list[Pattern] = list(ALLOWED_ENVIRONMENT)
     """Variables that `spec.podTemplate.env` may set, as patterns of names. Default: what tunes a
     run, and `APP_*`. Variables that send credentials elsewhere or load code are refused anyway."""
+    allowed_labels: list[Pattern] = list(ALLOWED_LABELS)
+    """Labels that `spec.podTemplate.labels` may set, as patterns of `key` or `key=value`. Those of
+    the operator, of Kueue and of the Job controller are refused anyway."""
     allowed_annotations: list[Pattern] = list(ALLOWED_ANNOTATIONS)
     """Annotations that `spec.podTemplate.annotations` may set, as patterns of `key` or `key=value`.
     Those that switch AppArmor and seccomp off are refused anyway."""

@@ -276,8 +276,16 @@ DANGEROUS_LABELS = {
     "controller-uid": "0b6c0c5e-7f5c-4d0e-9a51-3f2f5a0d7a11",
     "app.kubernetes.io/managed-by": "Helm",
     "aadpodidbinding": "administrators",
+    "azure.workload.identity/use": "true",
     "sidecar.istio.io/inject": "true",
+    "istio.io/dataplane-mode": "none",
+    "linkerd.io/inject": "enabled",
     "admission.datadoghq.com/enabled": "true",
+    "jobset.sigs.k8s.io/jobset-name": "another",
+    "batch.volcano.sh/job-name": "another",
+    "pod-template-hash": "5d4f8c7b9",
+    "statefulset.kubernetes.io/pod-name": "database-0",
+    "kubernetes.io/service-name": "database",
 }
 """Labels that belong to a controller, or that an identity or a sidecar hangs on."""
 

@@ -85,5 +85,6 @@ KINDS: dict[str, Callable[[Random, Object], None]] = {
     "names and owners": spec_attacks.try_identity,
     "sizes": spec_attacks.try_size,
     "remote code": spec_attacks.try_code,
+    "metrics of one's own": spec_attacks.try_own_metric,
 }
 """Every kind of attack; each writes itself into an object."""

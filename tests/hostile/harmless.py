@@ -136,7 +136,8 @@ def _tune(rng: Random, spec: Object) -> None:
 
 
 def _label(rng: Random, spec: Object) -> None:
-    labels = {"team": "search", "cost-center": "4711", "example.org/owner": "ann", "app": "tuning"}
+    labels = {"team": "search", "cost-center": "4711", "owner": "ann", "app": "tuning",
+              "app.kubernetes.io/part-of": "search", "environment": "staging"}  # fmt: skip
     _template(spec)["labels"] = dict(rng.sample(sorted(labels.items()), 2))
 
 
@@ -189,6 +190,7 @@ def _opened_pods(rng: Random, spec: Object) -> None:
     _template(spec).update(
         tolerations=[{"key": "dedicated", "value": "training", "effect": "NoSchedule"}],
         priorityClassName="batch-low", runtimeClassName="nvidia", schedulerName="batch-scheduler",
+        labels={"team": "search", "example.org/owner": "ann", "tier": "batch-1"},
         annotations={"example.org/note": "x"}, serviceAccountName="train-1",
         nodeSelector={"pool": "shared-2"}, env=[{"name": "TEAM_NAME", "value": "a"}],
         volumes=[{"name": "m", "configMap": {"name": "ours"}}],

@@ -123,8 +123,11 @@ def _job(case: Case, obj: Object) -> Iterator[str]:
     if any(labels.get(key) != text for key, text in own.items()):
         yield "labels: the pod passes for another job's"
     for key in labels.keys() - own.keys() - {"app.kubernetes.io/managed-by"}:
-        domain = key.rpartition("/")[0]
-        if key in DANGEROUS_LABELS or domain.endswith(("finetune.dev", "kueue.x-k8s.io")):
+        is_listed = any(
+            matches(key, (known,)) and matches(labels[key], (value,))
+            for known, value in policy.labels
+        )
+        if key in DANGEROUS_LABELS or not is_listed:
             yield from _stored("labels", key)
     if labels.get("app.kubernetes.io/managed-by") != "finetune-operator":
         yield "labels: managed-by"
@@ -373,6 +376,8 @@ def _job_file(case: Case, job: Object) -> Iterator[str]:
         yield "job.json: podTemplate"
     if (spec.get("model") or {}).get("trustRemoteCode"):
         yield "job.json: trustRemoteCode"
+    if (spec.get("evaluation") or {}).get("customMetric") and not policy.custom_metrics:
+        yield "job.json: customMetric"
     for uri in _uris(spec):
         yield from _uri(case, uri)
     yield from _endpoint("s3", (spec.get("s3") or {}).get("endpoint"), policy.endpoints)

@@ -24,6 +24,7 @@ class Policy:
     Attributes:
         mount_roots: Folders that volumes may be mounted at, or below.
         variables: Names of variables, as patterns.
+        labels: Key and pattern of its values.
         annotations: Keys, as patterns.
         tolerations: Key, value (None: any) and effect (None: any).
         priority_classes: Names, as patterns; so are those that follow.
@@ -36,10 +37,12 @@ class Policy:
         trackers: Trackers.
         judges: Judges.
         file_paths: Folders that ``file://`` may lie in.
+        custom_metrics: Whether files of the tenant's may be run as metrics.
     """
 
     mount_roots: tuple[str, ...] = ("/data", "/mnt")
     variables: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
     annotations: tuple[str, ...] = ()
     tolerations: tuple[tuple[str, str | None, str | None], ...] = (("nvidia.com/gpu", None, None),)
     priority_classes: tuple[str, ...] = ()
@@ -52,6 +55,7 @@ class Policy:
     trackers: tuple[Endpoint, ...] = ()
     judges: tuple[Endpoint, ...] = ()
     file_paths: tuple[str, ...] = ()
+    custom_metrics: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +102,21 @@ _TUNED = (
 )
 """What people tune. It may be wider than the operator's own list; ``is_dangerous`` bounds it."""
 
+_SAID = (
+    *("app", "team", "owner", "project", "environment", "cost-center", "cost-centre"),
+    *(f"app.kubernetes.io/{part}" for part in ("name", "instance", "version", "component")),
+    "app.kubernetes.io/part-of",
+)
+"""What people say of a pod. No webhook, controller or identity is known to hang on one of these."""
+
 SHIPPED = Place(
     name="as shipped",
     settings=_COMMON,
-    policy=Policy(variables=_TUNED, annotations=("kueue.x-k8s.io/podset-*-topology",)),
+    policy=Policy(
+        variables=_TUNED,
+        labels=tuple((key, "*") for key in _SAID),
+        annotations=("kueue.x-k8s.io/podset-*-topology",),
+    ),
 )
 """Nothing configured but images."""
 
@@ -110,8 +125,10 @@ OPENED = Place(
     settings={
         **_COMMON,
         "allowedFilePaths": ["/data/shared", "/mnt/models/"],
+        "allowCustomMetrics": False,
         "allowedMountRoots": ["/data", "/mnt", "/metrics"],
         "allowedEnvironment": ["NCCL_DEBUG", "APP_*", "TEAM_*"],
+        "allowedLabels": ["team", "example.org/*", "tier=batch-*"],
         "allowedAnnotations": ["example.org/*", "kueue.x-k8s.io/podset-required-topology"],
         "allowedTolerations": ["nvidia.com/gpu", "dedicated=training:NoSchedule", "spot"],
         "allowedPriorityClasses": ["batch-*"],
@@ -127,6 +144,7 @@ OPENED = Place(
     policy=Policy(
         mount_roots=("/data", "/mnt", "/metrics"),
         variables=("NCCL_DEBUG", "APP_*", "TEAM_*"),
+        labels=(("team", "*"), ("example.org/*", "*"), ("tier", "batch-*")),
         annotations=("example.org/*", "kueue.x-k8s.io/podset-required-topology"),
         tolerations=(
             ("nvidia.com/gpu", None, None),
@@ -146,9 +164,10 @@ OPENED = Place(
             ("https", "judge.corp", 443, "/v1"),
         ),
         file_paths=("/data/shared", "/mnt/models"),
+        custom_metrics=False,
     ),
 )
-"""Each setting opened by a little."""
+"""Each setting opened by a little, but for metrics of a tenant's own, which are off."""
 
 PLACES = (SHIPPED, OPENED)
 

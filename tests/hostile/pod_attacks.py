@@ -106,6 +106,10 @@ def try_annotation(rng: Random, body: Object) -> None:
 def try_label(rng: Random, body: Object) -> None:
     keys = rng.sample(sorted(corpus.DANGEROUS_LABELS), rng.choice([1, 1, 3]))
     template(body)["labels"] = {_bent_key(rng, key): corpus.DANGEROUS_LABELS[key] for key in keys}
+    if rng.random() < 0.3:
+        bent = ["Team", "teams", "team/x", "x/team", "example.org", "example.org/a/b", "tier"]
+        value = rng.choice(["web", "xbatch-1", "batch", "batch-/x", ""])
+        template(body)["labels"][rng.choice(bent)] = value
 
 
 # ---- where pods run ------------------------------------------------------------------------------

@@ -213,3 +213,14 @@ def try_size(rng: Random, body: Object) -> None:
 def try_code(rng: Random, body: Object) -> None:
     spec = body["spec"]
     spec["model"]["trustRemoteCode"] = rng.choice([True, True, "true", 1])
+
+
+def try_own_metric(rng: Random, body: Object) -> None:
+    paths = ["/data/metrics/score.py", "/cache/hf/org/model/score.py", "/work/x.py", hidden(rng)]
+    metric: Object = {"path": bent(rng, rng.choice(paths))}
+    if rng.random() < 0.5:
+        metric["function"] = rng.choice(["score", "__import__", "os.system", "", "exec"])
+    evaluation = body["spec"].setdefault("evaluation", {})
+    evaluation[rng.choice(["customMetric"] * 5 + ["custom_metric"])] = metric
+    if rng.random() < 0.3:
+        evaluation["metrics"] = ["custom"]

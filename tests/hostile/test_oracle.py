@@ -29,6 +29,10 @@ def annotated(key):
     return {"podTemplate": {"annotations": {key: "x"}}}
 
 
+def labelled(key):
+    return {"podTemplate": {"labels": {key: "x"}}}
+
+
 def judged(url):
     return {"evaluation": {"judge": {"endpoint": url, "model": "m"}}}
 
@@ -47,6 +51,15 @@ REVIEWED = [
     ("N12: AppArmor", SHIPPED, annotated(
         "container.apparmor.security.beta.kubernetes.io/trainer"), "annotations"),
     ("N12: another role", SHIPPED, annotated("iam.amazonaws.com/role"), "annotations"),
+    (
+        "a metric of its own",
+        OPENED,
+        {"evaluation": {"customMetric": {"path": "/data/score.py"}}},
+        "job.json",
+    ),
+    ("an identity by a label", SHIPPED, labelled("azure.workload.identity/use"), "labels"),
+    ("a label that another cluster allows", SHIPPED, labelled("example.org/a"), "labels"),
+    ("a value that is not allowed", OPENED, labelled("tier"), "labels"),
     (
         "N12: any taint",
         SHIPPED,

@@ -12,7 +12,7 @@ a test holds both to the same cases. A setting that is not given (values of an o
 {{- include "finetune-operator.oneOf" (list (kindIs "invalid" .) $all) -}}
 {{- end -}}
 
-{{/* Of "key=value": node labels and annotations. */}}
+{{/* Of "key=value": node labels, labels and annotations of pods. */}}
 {{- define "finetune-operator.pairs" -}}
 {{- $all := list -}}
 {{- range . -}}
@@ -92,6 +92,11 @@ a test holds both to the same cases. A setting that is not given (values of an o
 {{/* Mount roots as a list; nothing is held back where the setting is not given. */}}
 {{- define "finetune-operator.roots" -}}
 {{- ternary "[\"\"]" (toJson .) (kindIs "invalid" .) -}}
+{{- end -}}
+
+{{/* A switch that is on where it is not given. */}}
+{{- define "finetune-operator.switch" -}}
+{{- ternary "true" (toJson .) (kindIs "invalid" .) -}}
 {{- end -}}
 
 {{/* Node labels that are always allowed, as texts. */}}

@@ -39,11 +39,10 @@ _CONFINING_ANNOTATIONS = (
 """Keys that change what confines a container. No allow-list opens them."""
 
 
-_STEERING_LABELS = frozenset({"job-name", "controller-uid", "aadpodidbinding"})
-"""Keys without a prefix that are not the user's: of the Job controller, and of a cloud's identity
-webhook, which gives pods an identity by this label as others do by an annotation."""
-_STEERING_DOMAINS = ("istio.io", "linkerd.io", "datadoghq.com")
-"""Prefixes of labels by which webhooks add containers to a pod, or leave it out of a mesh."""
+_RESERVED_LABELS = (*RESERVED_PREFIXES, "batch.kubernetes.io/")
+_LEGACY_LABELS = frozenset({"job-name", "controller-uid"})
+"""Labels by which the operator, Kueue and the Job controller find pods. No allow-list opens them.
+The last two are the Job controller's of old, without a prefix."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,13 +99,9 @@ def has_begun(view: StageView) -> bool:
 
 def _names(template: PodTemplate) -> Iterator[Violation]:
     for key in template.labels:
-        if key.startswith(RESERVED_PREFIXES) or key.startswith("batch.kubernetes.io/"):
+        if _is_reserved_label(key):
             yield _reserved(
-                "labels", f"{key!r} is reserved; labels of your own need another prefix"
-            )
-        elif key in _STEERING_LABELS or key.partition("/")[0].endswith(_STEERING_DOMAINS):
-            yield _reserved(
-                "labels", f"{key!r} steers a controller or a webhook of the cluster; remove it"
+                "labels", f"{key!r} is reserved; labels of your own need another key, such as team"
             )
     for key in template.annotations:
         if key.startswith("finetune.dev/"):
@@ -123,6 +118,10 @@ def _names(template: PodTemplate) -> Iterator[Violation]:
     for volume in template.volumes:
         if volume.name in OWN_VOLUMES or volume.name.startswith(("credentials-", "claim-")):
             yield _reserved("volumes", f"the name {volume.name!r} is taken; choose another")
+
+
+def _is_reserved_label(key: str) -> bool:
+    return key.startswith(_RESERVED_LABELS) or key in _LEGACY_LABELS
 
 
 def _mounts(template: PodTemplate, roots: list[str] | None) -> Iterator[Violation]:
@@ -173,6 +172,11 @@ def _unlisted_values(template: PodTemplate, settings: TenantSettings) -> Iterato
             what = f"{variable.name!r} is not a variable that jobs may set here"
             allowed = settings.allowed_environment
             yield _unlisted(Reason.ENVIRONMENT_NOT_ALLOWED, "env", what, allowed)
+    for key, value in template.labels.items():
+        allowed = settings.allowed_labels
+        if not _is_reserved_label(key) and not matches_pair(key, value, allowed):
+            what = f"'{key}={value}' is not a label that jobs may set here"
+            yield _unlisted(Reason.LABEL_NOT_ALLOWED, "labels", what, allowed)
     for key, value in template.annotations.items():
         if not key.startswith(_CONFINING_ANNOTATIONS) and not matches_pair(
             key, value, settings.allowed_annotations
@@ -221,6 +225,7 @@ def _toleration_text(toleration: Toleration) -> str:
 SETTINGS = {
     Reason.MOUNT_NOT_ALLOWED: "allowedMountRoots",
     Reason.ENVIRONMENT_NOT_ALLOWED: "allowedEnvironment",
+    Reason.LABEL_NOT_ALLOWED: "allowedLabels",
     Reason.ANNOTATION_NOT_ALLOWED: "allowedAnnotations",
     Reason.TOLERATION_NOT_ALLOWED: "allowedTolerations",
     Reason.PRIORITY_CLASS_NOT_ALLOWED: "allowedPriorityClasses",

@@ -37,6 +37,7 @@ def mount(path):
 
 HIDING = mount("//etc/finetune/job")
 UNLISTED = {"env": [{"name": "TRITON_CACHE_DIR", "value": "/data"}]}
+IDENTITY = {"labels": {"aadpodidbinding": "administrators"}}
 CODE = mount("/opt/finetune/lib")
 
 
@@ -55,7 +56,12 @@ def training(**status):
 
 @pytest.mark.parametrize(
     ("template", "reason"),
-    [(HIDING, "ReservedName"), (CODE, "MountNotAllowed"), (UNLISTED, "EnvironmentNotAllowed")],
+    [
+        (HIDING, "ReservedName"),
+        (CODE, "MountNotAllowed"),
+        (UNLISTED, "EnvironmentNotAllowed"),
+        (IDENTITY, "LabelNotAllowed"),
+    ],
 )
 def test_no_stage_of_an_accepted_job_gets_pods_that_are_refused_now(template, reason):
     body = turned(prepared(), template)
@@ -102,8 +108,9 @@ def test_pods_that_read_other_files_than_the_operators_are_stopped(template):
     assert "s3://models/runs/team-a/headlines/uid-of-the-job" in message
 
 
-def test_a_list_that_is_shortened_later_does_not_stop_what_runs():
-    body = turned(live([training()], prepared(), at(70))[1], UNLISTED)
+@pytest.mark.parametrize("template", [UNLISTED, IDENTITY])
+def test_a_list_that_is_shortened_later_does_not_stop_what_runs(template):
+    body = turned(live([training()], prepared(), at(70))[1], template)
     made = plan(observe(body, **training()), at(80), CONFIG)
     assert condition(made, "Failed") is None
     assert made.then == ()

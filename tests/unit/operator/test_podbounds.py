@@ -58,6 +58,14 @@ CLOSED = [
         )
     ),
     *(
+        ("LabelNotAllowed", "labels", {"labels": {key: "x"}}, key)
+        for key in (
+            *("aadpodidbinding", "azure.workload.identity/use", "sidecar.istio.io/inject"),
+            *("admission.datadoghq.com/enabled", "linkerd.io/inject", "jobset.sigs.k8s.io/x"),
+            *("app.kubernetes.io/managed-by", "Team", "teams", "example.org/team", "x/app"),
+        )
+    ),
+    *(
         ("AnnotationNotAllowed", "annotations", {"annotations": {key: value}}, key)
         for key, value in (
             (APPARMOR, "unconfined"),
@@ -95,6 +103,8 @@ def test_what_no_list_names_is_refused_with_value_field_and_setting(reason, fiel
 OPEN = [
     *({**mount(path)} for path in ("/data", "/data/models", "/mnt")),
     *(env(name) for name in ("NCCL_DEBUG", "NCCL_IB_HCA", "APP_STAGE", "AWS_REGION", "TZ")),
+    {"labels": {"app": "tuning", "app.kubernetes.io/part-of": "search", "team": "a"}},
+    {"labels": {"project": "x", "owner": "ann", "environment": "dev", "cost-centre": "4711"}},
     {"annotations": {"kueue.x-k8s.io/podset-required-topology": "rack"}},
     {"annotations": {"sidecar.istio.io/inject": "false"}},
     tolerate(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),
@@ -120,6 +130,9 @@ def test_no_list_opens_what_confines_a_container(key):
     [
         (mount("/models/base"), {"allowed_mount_roots": ["/models"]}),
         (env("MY_OWN"), {"allowed_environment": ["MY_*"]}),
+        ({"labels": {"example.org/a": "x"}}, {"allowed_labels": ["example.org/*"]}),
+        ({"labels": {"tier": "batch-1"}}, {"allowed_labels": ["tier=batch-*"]}),
+        ({"labels": {"sidecar.istio.io/inject": "false"}}, {"allowed_labels": ["*"]}),
         ({"annotations": {"note": "x"}}, {"allowed_annotations": ["note"]}),
         (tolerate(operator="Exists"), {"allowed_tolerations": ["*"]}),
         (tolerate(operator="Exists"), {"default_tolerations": [{"operator": "Exists"}]}),
@@ -212,7 +225,7 @@ def test_all_that_the_operator_mounts_is_out_of_reach(stage):
 
 def test_the_chart_and_the_operator_have_the_same_lists():
     own = OperatorConfig().model_dump(by_alias=True)
-    lists = {name: value for name, value in CHART["config"].items() if name.startswith("allowed")}
+    lists = {name: value for name, value in CHART["config"].items() if name.startswith("allow")}
     assert lists == {name: own[name] for name in lists}
     assert set(SETTINGS.values()) <= set(lists)
 
@@ -242,10 +255,23 @@ def test_every_pod_template_of_examples_and_guides_is_allowed_by_default(templat
     assert found(template, **CHART["config"]) == []
 
 
+@pytest.mark.parametrize("key", ["job-name", "controller-uid", "batch.kubernetes.io/job-name"])
+def test_no_list_opens_the_labels_by_which_controllers_find_pods(key):
+    for allowed in (["*"], [key], []):
+        (violation,) = found({"labels": {key: "x"}}, allowed_labels=allowed)
+        assert (violation.reason, violation.field) == ("ReservedName", "spec.podTemplate.labels")
+        assert repr(key) in violation.message
+
+
 @pytest.mark.parametrize(
-    "key", ["job-name", "controller-uid", "aadpodidbinding", "sidecar.istio.io/inject"]
+    ("labels", "allowed"),
+    [
+        ({"tier": "web"}, "tier=batch-*"),
+        ({"tier": ""}, "tier=a*"),
+        ({"example.org/a": "x"}, "*.org"),
+        ({"example.org/a": "x"}, "example.org"),
+    ],
 )
-def test_labels_that_steer_controllers_and_webhooks_are_refused(key):
-    (violation,) = found({"labels": {key: "x", "team": "search", "example.org/owner": "ann"}})
-    assert (violation.reason, violation.field) == ("ReservedName", "spec.podTemplate.labels")
-    assert repr(key) in violation.message
+def test_a_label_is_not_wider_than_its_pattern(labels, allowed):
+    (violation,) = found({"labels": labels}, allowed_labels=[allowed])
+    assert violation.reason == "LabelNotAllowed"
