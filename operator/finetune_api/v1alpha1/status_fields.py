@@ -9,8 +9,12 @@ from pydantic import AfterValidator, Field
 
 from finetune_api.meta import PROSE, APIModel
 
-MAX_COUNT = 2**63 - 1
-"""The largest whole number of 64 bits, as the CRD has them."""
+MAX_COUNT = 2**53 - 1
+"""The largest whole number that every reader of JSON keeps exact.
+
+The API server is one of them: it holds ``maximum`` as a float. Given 2^63 - 1 it refuses every
+value of the field.
+"""
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?|[-+]?(nan|inf)")
 
 _PROSE: dict[str, Any] = {PROSE: True}

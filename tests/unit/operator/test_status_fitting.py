@@ -67,7 +67,7 @@ FITTED = {
     ),
     "a number is clamped": (
         {"progress": {"percent": 101, "step": 10**5000}},
-        {"progress": {"percent": 100, "step": 2**63 - 1}},
+        {"progress": {"percent": 100, "step": 2**53 - 1}},
         ["progress.percent", "progress.step"],
     ),
     "a word that is not of the list is left out": (
