@@ -11,7 +11,11 @@ import yaml
 from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import install_crd
+from finetune_api.sizes import varying_length
+from finetune_api.structural import schema_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.podtemplate import PodTemplate
+from finetune_api.v1alpha1.size_rules import MAX_PART_LENGTHS
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.admission import find_violations
 from manifests import HelmNotFoundError, render_chart
@@ -187,12 +191,15 @@ def test_a_mount_over_the_job_file_is_refused_at_apply_by_its_field(server):
 
 
 def test_an_object_at_every_limit_stays_within_the_budget_of_the_policy(server):
+    # As many of each as there may be, together near the bound of the template as a whole.
     template = {
-        "annotations": {f"a.example/{'k' * 200}{n}": "v" * 1024 for n in range(32)},
-        "nodeSelector": {f"z.example/{'k' * 200}{n}": "v" * 200 for n in range(32)},
-        "tolerations": [{"key": f"team-{'k' * 200}{n}", "value": "v" * 200} for n in range(16)],
-        "env": [{"name": f"APP_{'X' * 100}_{n}", "value": "v" * 1000} for n in range(64)],
+        "annotations": {f"a.example/{'k' * 40}{n}": "v" * 60 for n in range(32)},
+        "nodeSelector": {f"z.example/{'k' * 40}{n}": "v" * 60 for n in range(32)},
+        "tolerations": [{"key": f"team-{'k' * 60}{n}", "value": "v" * 60} for n in range(16)],
+        "env": [{"name": f"APP_{'X' * 20}_{n}", "value": "v" * 20} for n in range(64)],
     }
+    length = varying_length(schema_of(PodTemplate), template)
+    assert 0.8 * MAX_PART_LENGTHS["podTemplate"] < length <= MAX_PART_LENGTHS["podTemplate"]
     body = finetunejob("big", server.namespace, podTemplate=template)
     said = server.try_out([body])["big"]
     assert "allowedNodeSelectors" in said
