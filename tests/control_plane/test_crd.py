@@ -99,6 +99,7 @@ CHANGES: dict[str, Any] = {
     "trainer": {"image": "example.org/trainer:2"},
     "podTemplate": {"affinity": {"podAffinity": {}}},
     "tracking": {"mlflow": {"uri": "https://elsewhere.example.org"}},
+    "requestedBy": "somebody-else@example.com",
 }
 
 

@@ -11,7 +11,11 @@ import yaml
 from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import install_crd
+from finetune_api.sizes import varying_length
+from finetune_api.structural import schema_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.podtemplate import PodTemplate
+from finetune_api.v1alpha1.size_rules import MAX_PART_LENGTHS
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.admission import find_violations
 from manifests import HelmNotFoundError, render_chart
@@ -221,6 +225,8 @@ def test_an_object_at_every_limit_stays_within_the_budget_of_the_policy(server):
         "tolerations": [{"key": f"team-{'k' * 24}{n}", "value": "v" * 24} for n in range(16)],
         "env": [{"name": f"APP_{'X' * 24}_{n}", "value": "v" * 24} for n in range(64)],
     }
+    length = varying_length(schema_of(PodTemplate), template)
+    assert 0.8 * MAX_PART_LENGTHS["podTemplate"] < length <= MAX_PART_LENGTHS["podTemplate"]
     body = finetunejob("big", server.namespace, podTemplate=template)
     said = server.try_out([body])["big"]
     assert "allowedNodeSelectors" in said

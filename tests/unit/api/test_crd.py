@@ -73,6 +73,15 @@ def test_schema_is_structural(nodes: list[tuple[str, dict[str, Any]]]) -> None:
         assert node.get("additionalProperties") not in (True, False), path
 
 
+def test_every_bound_of_a_number_is_exact_as_a_float(
+    nodes: list[tuple[str, dict[str, Any]]],
+) -> None:
+    """The API server holds bounds as floats: of one that it rounds, it refuses every value."""
+    for path, node in nodes:
+        for bound in (node[key] for key in ("minimum", "maximum") if key in node):
+            assert abs(bound) < 2**53, path
+
+
 def test_every_string_list_and_map_is_bounded(nodes: list[tuple[str, dict[str, Any]]]) -> None:
     for path, node in nodes:
         if path in (".apiVersion", ".kind", ".metadata"):
