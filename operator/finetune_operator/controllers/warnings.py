@@ -22,7 +22,7 @@ from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import Forbidden, KubeError
 from finetune_operator.kube.ratelimit import TokenBucket
 from finetune_operator.kube.resource import EVENTS, Object
-from finetune_operator.status.conditions import parse_timestamp
+from finetune_operator.status.conditions import parse_timestamp, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ LOOK_UPS_PER_SECOND = 10.0
 LOOK_UP_BURST = 40
 REPEAT_SECONDS = 25.0
 """A known warning is read again after so long; a job with one is planned every 30 s."""
+MAX_REASON_CHARACTERS = 128
 MAX_AGE_SECONDS = 120.0
 """The kubelet repeats what lasts at least this often: older answers tell nothing."""
 
@@ -156,7 +157,7 @@ def _present_warning(events: Iterable[Object], action: LookUpWarnings) -> Warnin
     begun = [moment for moment, event in told if event.get("reason") in _OVER[action.kind]]
     over = max([action.since, *begun])
     present = [
-        (moment, WarningEvent(str(event["reason"]), str(event.get("message") or "")))
+        (moment, _warning_of(event))
         for moment, event in told
         if event.get("type") == "Warning" and _tells(action, event.get("reason") or "")
         if moment > over
@@ -169,6 +170,12 @@ def _present_warning(events: Iterable[Object], action: LookUpWarnings) -> Warnin
         if each.reason in VOLUME_REASONS and moment > mounted
     ]
     return max(volumes or present)[1] if present else None
+
+
+def _warning_of(event: Object) -> WarningEvent:
+    """Return what an Event says, cut: whoever may create Events writes what they like."""
+    reason, message = str(event["reason"]), str(event.get("message") or "")
+    return WarningEvent(reason[:MAX_REASON_CHARACTERS], shorten(message))
 
 
 def _tells(action: LookUpWarnings, reason: str) -> bool:

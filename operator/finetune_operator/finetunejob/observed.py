@@ -19,7 +19,7 @@ from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.finetunejob.decisions import Decision
 from finetune_operator.finetunejob.retry import Ledger
-from finetune_operator.finetunejob.trimmed import TrimmedJob, TrimmedPod
+from finetune_operator.finetunejob.trimmed import MAX_NAME_CHARACTERS, TrimmedJob, TrimmedPod
 from finetune_operator.integrations.kueue.state import QueueState
 
 Object = dict[str, Any]
@@ -138,13 +138,15 @@ _METADATA = (
     "deletionTimestamp",
 )
 _LABELS = (SWEEP_LABEL, TRIAL_LABEL, REPLICATE_LABEL, MANAGED_BY_LABEL)
+_OWNER = ("apiVersion", "kind", "name", "uid")
 
 
 def trim_finetunejob(obj: Object) -> Object:
     """Keep of a FineTuneJob, or of a sweep, the metadata that is read.
 
     Nothing but the API server's 1.5 MB bounds the rest: annotations, labels, finalizers, field
-    ownership, and owners that are none.
+    ownership, and owners that are none. A controller whose fields are longer than any name is none
+    that is known here.
     """
     metadata = obj["metadata"]
     kept = {key: metadata[key] for key in _METADATA if key in metadata}
@@ -152,6 +154,8 @@ def trim_finetunejob(obj: Object) -> Object:
     if own := {key: labels[key] for key in _LABELS if key in labels}:
         kept["labels"] = own
     owners = metadata.get("ownerReferences") or ()
-    if controllers := [owner for owner in owners if owner.get("controller")][:1]:
-        kept["ownerReferences"] = controllers
+    controller = next((owner for owner in owners if owner.get("controller")), {})
+    read = {key: controller[key] for key in _OWNER if key in controller}
+    if read and all(len(text) <= MAX_NAME_CHARACTERS for text in read.values()):
+        kept["ownerReferences"] = [{**read, "controller": True}]
     return {**obj, "metadata": kept}

@@ -15,6 +15,9 @@ from finetune_api.trainer import Stage
 from finetune_operator.status.conditions import parse_timestamp
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+MAX_NAME_CHARACTERS = 253
+"""No name, UID or kind that is looked for is longer. The API server bounds those of owners by
+nothing."""
 _STAGES = {stage.value: stage for stage in Stage}
 
 

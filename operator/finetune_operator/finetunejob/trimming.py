@@ -1,14 +1,15 @@
 """How Jobs and pods are trimmed before they enter a cache.
 
 Only what decisions read is kept, so that 10,000 jobs fit into memory, and so that a change nobody
-reads wakes nobody.
+reads wakes nobody. Anybody who may create Jobs and pods may label them as ours, and the API server
+bounds few of their texts: a name that is too long is left out, any other text is cut.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from finetune_api.names import (
     ACTIVE_SECONDS_ANNOTATION,
@@ -23,6 +24,7 @@ from finetune_api.names import (
 from finetune_api.trainer import JOB_DIGEST_ARGUMENT, Stage
 from finetune_operator.finetunejob.trimmed import (
     INDEX_LABEL,
+    MAX_NAME_CHARACTERS,
     ChildMetadata,
     Condition,
     ContainerState,
@@ -41,6 +43,7 @@ from finetune_operator.finetunejob.trimmed import (
 from finetune_operator.status.conditions import find_condition
 
 Object = dict[str, Any]
+T = TypeVar("T")
 
 _KEPT_LABELS = (JOB_LABEL, STAGE_LABEL, INDEX_LABEL, QUEUE_LABEL, PRIORITY_LABEL)
 _KEPT_ANNOTATIONS = (PAUSED_ANNOTATION, ACTIVE_SECONDS_ANNOTATION, ACTIVE_START_ANNOTATION)
@@ -49,6 +52,11 @@ _JOB_CONDITIONS = frozenset({"Complete", "Failed", "Suspended"})
 JOB_CONTROLLER = "kubernetes.io/job-controller"
 """What ``spec.managedBy`` of a Job is, if anything, where its pods are made in this cluster."""
 _SHA256 = re.compile("[0-9a-f]{64}")
+_MAX_IMAGE_CHARACTERS = 1024
+_MAX_TEXT_CHARACTERS = 4096
+"""What the kubelet lets a container say at its end; no other text that is read is longer."""
+_MAX_REMAINING = 16
+"""Names of containers that keep a pod running, at most."""
 _METADATA = (
     "name",
     "namespace",
@@ -74,7 +82,7 @@ def trim_job(obj: Object) -> TrimmedJob:
         kept_spec["managedBy"] = spec["managedBy"]
     if digest := _job_digest(obj):
         kept_spec["jobDigest"] = digest
-    return {"metadata": _trim_metadata(obj["metadata"]), "spec": kept_spec, "status": kept}
+    return _cut({"metadata": _trim_metadata(obj["metadata"]), "spec": kept_spec, "status": kept})
 
 
 def _job_digest(obj: Object) -> str:
@@ -123,12 +131,28 @@ def trim_pod(obj: Object) -> TrimmedPod:
         kept["remaining"] = remaining
     spec = obj.get("spec") or {}
     kept_spec: PodSpec = {"nodeName": spec.get("nodeName", "")}
-    if not kept_spec["nodeName"] and spec.get("schedulerName"):
-        kept_spec["schedulerName"] = sys.intern(spec["schedulerName"])
+    scheduler = spec.get("schedulerName")
+    if not kept_spec["nodeName"] and scheduler and len(scheduler) <= MAX_NAME_CHARACTERS:
+        kept_spec["schedulerName"] = sys.intern(scheduler)
     for container in spec.get("containers") or ():
-        if container.get("name") == CONTAINER and container.get("image"):
-            kept_spec["image"] = sys.intern(container["image"])
-    return {"metadata": _trim_metadata(obj["metadata"]), "spec": kept_spec, "status": kept}
+        image = container.get("image") or ""
+        if container.get("name") == CONTAINER and 0 < len(image) <= _MAX_IMAGE_CHARACTERS:
+            kept_spec["image"] = sys.intern(image)
+    return _cut({"metadata": _trim_metadata(obj["metadata"]), "spec": kept_spec, "status": kept})
+
+
+def _cut(trimmed: T) -> T:
+    """Cut every text of a trimmed object, which is changed in place, and return it."""
+    for key, value in cast("Object", trimmed).items():
+        if isinstance(value, str):
+            cast("Object", trimmed)[key] = value[:_MAX_TEXT_CHARACTERS]
+        elif isinstance(value, dict):
+            _cut(value)
+        elif isinstance(value, list):
+            for each in value:
+                if isinstance(each, dict):
+                    _cut(each)
+    return trimmed
 
 
 def _init_container_before(kept: PodStatus, obj: Object) -> InitContainer | None:
@@ -161,7 +185,7 @@ def _names_of_remaining(kept: PodStatus, status: Object) -> list[str]:
         container.get("name", "")
         for container in status.get("containerStatuses") or ()
         if "terminated" not in (container.get("state") or {})
-    ]
+    ][:_MAX_REMAINING]
 
 
 def _trim_conditions(status: Object, kinds: frozenset[str]) -> list[Condition]:
@@ -183,12 +207,14 @@ def _trim_metadata(metadata: Object) -> ChildMetadata:
     labels = metadata.get("labels") or {}
     kept["labels"] = {key: labels[key] for key in _KEPT_LABELS if key in labels}
     annotations = metadata.get("annotations") or {}
-    if own := {key: annotations[key] for key in _KEPT_ANNOTATIONS if key in annotations}:
+    own = {key: annotations[key] for key in _KEPT_ANNOTATIONS if key in annotations}
+    if own := {key: text for key, text in own.items() if len(text) <= MAX_NAME_CHARACTERS}:
         kept["annotations"] = own
     for owner in metadata.get("ownerReferences") or ():
         if owner.get("controller"):
-            read = ("kind", "name", "uid")
-            kept["owner"] = cast("ControllerReference", {key: owner.get(key) for key in read})
+            read = {key: owner.get(key) for key in ("kind", "name", "uid")}
+            if all(len(text or "") <= MAX_NAME_CHARACTERS for text in read.values()):
+                kept["owner"] = cast("ControllerReference", read)
             break
     return kept
 

@@ -18,6 +18,8 @@ M = TypeVar("M", bound=Mapping[str, Any])
 
 MAX_TEXT = 128
 """Longer texts are of one object alone."""
+MAX_PART_BYTES = 16 * 1024
+"""Larger values, as JSON, are of one object alone."""
 
 
 class SharedParts:
@@ -25,23 +27,31 @@ class SharedParts:
 
     Args:
         limit: Values remembered. Beyond it all are forgotten, which costs copies and no harm.
+        limit_bytes: The same of their size as JSON: what is remembered outlives its objects.
     """
 
-    def __init__(self, limit: int = 4096) -> None:
+    def __init__(self, limit: int = 4096, *, limit_bytes: int = 2 * 1024 * 1024) -> None:
         self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._num_bytes = 0
         self._known: dict[bytes, Any] = {}
 
     def of(self, value: V) -> V:
         """Return the value that came first of all that are equal to this one as JSON."""
-        key = brief_key(value)
+        wire = orjson.dumps(value)
+        if len(wire) > MAX_PART_BYTES:
+            return value
+        key = _brief_key_of(wire)
         known: V | None = self._known.get(key)
         if known is not None:
             return known
-        if len(self._known) >= self._limit:
+        if len(self._known) >= self._limit or self._num_bytes + len(wire) > self._limit_bytes:
             self._known.clear()
+            self._num_bytes = 0
         if isinstance(value, dict):
             share_texts(value)
         self._known[key] = value
+        self._num_bytes += len(wire)
         return value
 
     def of_each(self, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,8 +99,11 @@ class SharedParts:
 
 def brief_key(value: object) -> bytes:
     """Return what two values have in common that are equal as JSON, and no others: 128 bytes."""
-    key = orjson.dumps(value)
-    return key if len(key) <= MAX_TEXT else blake2b(key, digest_size=16).digest()
+    return _brief_key_of(orjson.dumps(value))
+
+
+def _brief_key_of(wire: bytes) -> bytes:
+    return wire if len(wire) <= MAX_TEXT else blake2b(wire, digest_size=16).digest()
 
 
 def share_texts(obj: M) -> M:

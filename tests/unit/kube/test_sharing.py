@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_operator.kube.sharing import (
+    MAX_PART_BYTES,
     MAX_TEXT,
     SharedParts,
     share_texts,
@@ -41,6 +42,20 @@ def test_memory_is_bounded():
     kept = [parts.of([number]) for number in range(5)]
     assert kept == [[0], [1], [2], [3], [4]]
     assert len(parts._known) <= 2
+
+
+def test_memory_is_bounded_in_bytes():
+    parts = SharedParts(limit_bytes=1000)
+    for number in range(100):
+        parts.of([f"{number:0300}"])
+        assert sum(len(json.dumps(each)) for each in parts._known.values()) <= 1000
+
+
+def test_a_large_value_is_not_remembered():
+    parts = SharedParts()
+    large = ["x" * MAX_PART_BYTES]
+    assert parts.of(large) is large
+    assert not parts._known
 
 
 @pytest.mark.slow

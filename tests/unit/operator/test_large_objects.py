@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 from typing import get_args
 
 import pytest
 
+from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, CONTAINER, PAUSED_ANNOTATION
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.size_rules import MAX_PART_LENGTHS
 from finetune_api.v1alpha1.sweep_parameters import ParameterPath
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.finetunejob.excerpts import excerpt_of, is_whole
 from finetune_operator.finetunejob.observed import trim_finetunejob
+from finetune_operator.finetunejob.trimming import trim_job, trim_pod
 from finetune_operator.finetunesweep.trials import value_at
+from finetune_operator.integrations.kueue.workload import trim_workload
 from support.spec_cases import FULL_SPEC
-from unit.operator.builders import job
+from support.workloads import kueue_workload
+from unit.operator.builders import PREPARE, child, job
 from unit.operator.sweep_world import KEY as SWEEP_KEY
 from unit.operator.sweep_world import SweepWorld, sweep
 from unit.operator.test_reconcile import KEY, world_of
@@ -152,6 +157,109 @@ def test_metadata_that_nobody_reads_is_not_kept():
     assert kept["metadata"]["labels"] == {"finetune.dev/trial": "1"}
     assert kept["metadata"]["ownerReferences"] == [{"uid": "sweep", "controller": True}]
     assert sys.getsizeof(json.dumps(kept["metadata"])) < 1024
+
+
+HUGE = "A" * 1_400_000
+"""What fits into one object of an API server and is bounded by nothing else."""
+OWNER = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneSweep", "name": "s", "uid": "u"}
+
+
+@pytest.mark.parametrize("field", ["apiVersion", "kind", "name", "uid"])
+def test_a_controller_with_a_huge_field_is_not_kept(field):
+    body = job()
+    body["metadata"]["ownerReferences"] = [{**OWNER, field: HUGE, "controller": True}]
+    assert "ownerReferences" not in trim_finetunejob(body)["metadata"]
+
+
+def test_of_a_controller_only_its_identity_is_kept():
+    body = job()
+    extra = {"controller": True, "blockOwnerDeletion": True}
+    body["metadata"]["ownerReferences"] = [{**OWNER, **extra}]
+    assert trim_finetunejob(body)["metadata"]["ownerReferences"] == [{**OWNER, "controller": True}]
+
+
+@pytest.mark.parametrize("plural", ["finetunejobs", "finetunesweeps"])
+async def test_nothing_is_left_of_jobs_with_huge_owners_that_are_gone(plural):
+    world = SweepWorld(sweep())
+    caches = world.caches
+    stores = {"finetunejobs": caches.finetunejobs, "finetunesweeps": caches.sweeps.informer.store}
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            body = job() if plural == "finetunejobs" else sweep()
+            body["metadata"] |= {"name": f"huge-{number}", "resourceVersion": f"{100 + 2 * number}"}
+            owner = {**OWNER, "kind": f"{number}{HUGE}", "controller": True}
+            body["metadata"]["ownerReferences"] = [owner]
+            stores[plural].observe("ADDED", body)
+            gone = {**body, "metadata": {**body["metadata"], "resourceVersion": "1000"}}
+            stores[plural].observe("DELETED", gone)
+            assert stores[plural].get(body["metadata"]["namespace"], f"huge-{number}") is None
+        del body, gone, owner
+        assert tracemalloc.get_traced_memory()[0] < 2 * len(HUGE)
+    finally:
+        tracemalloc.stop()
+
+
+def labelled(**fields):
+    """Return a Job or pod that anybody may create and call a child of a FineTuneJob."""
+    body = child(PREPARE)
+    body["metadata"] = {
+        **{key: text for key, text in body["metadata"].items() if key != "owner"},
+        "ownerReferences": [{"kind": "Job", "name": "n", "uid": "u", "controller": True}],
+        **fields.pop("metadata", {}),
+    }
+    return {**body, **fields}
+
+
+@pytest.mark.parametrize("field", ["kind", "name", "uid"])
+def test_a_child_with_a_huge_owner_has_none(field):
+    owner = {"kind": "Job", "name": "n", "uid": "u", field: HUGE, "controller": True}
+    body = labelled(metadata={"ownerReferences": [owner]})
+    for trim in (trim_job, trim_pod):
+        assert "owner" not in trim(body)["metadata"]
+
+
+def test_huge_texts_of_pods_and_jobs_are_left_out_or_cut():
+    annotations = dict.fromkeys((PAUSED_ANNOTATION, ACTIVE_SECONDS_ANNOTATION), HUGE)
+    spec = {
+        "schedulerName": HUGE,
+        "containers": [{"name": CONTAINER, "image": HUGE}],
+    }
+    state = {"terminated": {"exitCode": 1, "reason": HUGE, "message": HUGE}}
+    status = {
+        "phase": "Failed",
+        "message": HUGE,
+        "conditions": [{"type": kind, "message": HUGE} for kind in ("PodScheduled", "Failed")],
+        "containerStatuses": [{"name": CONTAINER, "imageID": HUGE, "state": state}],
+    }
+    body = labelled(metadata={"annotations": annotations}, spec=spec, status=status)
+    pod, batch_job = trim_pod(body), trim_job(body)
+    assert "image" not in pod["spec"]
+    assert "schedulerName" not in pod["spec"]
+    assert "annotations" not in pod["metadata"]
+    assert pod["status"]["container"]["terminated"]["exitCode"] == 1
+    assert on_the_wire(pod) < 6 * 4096
+    assert on_the_wire(batch_job) < 2 * 4096
+
+
+def test_names_of_usual_length_are_kept_whole():
+    annotations = {ACTIVE_SECONDS_ANNOTATION: "3600"}
+    image = f"registry.example.org/{'team/' * 20}trainer@sha256:{'0' * 64}"
+    spec = {"schedulerName": "batch", "containers": [{"name": CONTAINER, "image": image}]}
+    pod = trim_pod(labelled(metadata={"annotations": annotations}, spec=spec, status={}))
+    assert pod["spec"] == {"nodeName": "", "schedulerName": "batch", "image": image}
+    assert pod["metadata"]["annotations"] == annotations
+    assert pod["metadata"]["owner"] == {"kind": "Job", "name": "n", "uid": "u"}
+
+
+def test_of_a_workload_with_a_huge_owner_the_job_is_not_known():
+    workload = kueue_workload("admitted")
+    owner = {"kind": "Job", "name": HUGE, "uid": "u", "controller": True}
+    workload["metadata"]["ownerReferences"] = [owner]
+    workload["status"] = {"conditions": [{"type": "Evicted", "message": HUGE}]}
+    kept = trim_workload(workload)
+    assert kept["metadata"]["job"] == ""
+    assert on_the_wire(kept) < 2 * 4096
 
 
 def test_the_objects_above_are_within_the_bounds_and_near_them():

@@ -138,6 +138,15 @@ class World:
         return sum(self.client.counts.values())
 
 
+async def test_of_a_huge_event_the_beginning_is_remembered():
+    huge = warning(190, f"no secret {'x' * 1_400_000}", reason="A" * 1_400_000)
+    warnings = PodWarnings(Events([huge]), clock=FakeClock(NOW))
+    action = LookUpWarnings(kind="Pod", names=("p",), since=at(20))
+    found = (await warnings.look_up(observe(job()), action))["p"]
+    assert found.message.startswith("no secret ")
+    assert len(found.message) + len(found.reason) < 2048
+
+
 async def test_a_pod_that_pulls_for_ten_minutes_is_looked_up_seven_times():
     assert await World(Lists()).look_every_second(600) == 7
 

@@ -29,6 +29,8 @@ MINIMUM_KUEUE = "0.15"
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
 BY_JOB_UID = "job-uid"
 
+_MAX_NAME_CHARACTERS = 253
+_MAX_MESSAGE_CHARACTERS = 4096
 _CONDITIONS = frozenset(
     {
         "QuotaReserved",
@@ -97,7 +99,7 @@ def _conditions(status: Object) -> list[WorkloadCondition]:
             "type": condition["type"],
             "status": condition.get("status", ""),
             "reason": condition.get("reason", ""),
-            "message": condition.get("message", ""),
+            "message": condition.get("message", "")[:_MAX_MESSAGE_CHARACTERS],
         }
         for condition in status.get("conditions") or ()
         if condition.get("type") in _CONDITIONS
@@ -115,7 +117,8 @@ def _admitted(status: Object) -> str:
 def _job_name(metadata: Object) -> str:
     for owner in metadata.get("ownerReferences") or ():
         if owner.get("controller") and owner.get("kind") == "Job":
-            return str(owner["name"])
+            name = str(owner["name"])
+            return name if len(name) <= _MAX_NAME_CHARACTERS else ""
     return ""
 
 
@@ -151,7 +154,7 @@ def _open_checks(status: Object) -> list[OpenCheck]:
         {
             "name": check.get("name") or "",
             "state": check.get("state") or "",
-            "message": check.get("message") or "",
+            "message": (check.get("message") or "")[:_MAX_MESSAGE_CHARACTERS],
         }
         for check in status.get("admissionChecks") or ()
         if check.get("state") != "Ready"
