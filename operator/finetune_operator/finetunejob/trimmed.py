@@ -15,6 +15,7 @@ from finetune_api.trainer import Stage
 from finetune_operator.status.conditions import parse_timestamp
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+MAX_DIGITS = 10
 _STAGES = {stage.value: stage for stage in Stage}
 
 
@@ -201,5 +202,10 @@ def newest_runs(jobs: Iterable[TrimmedJob]) -> dict[Stage, TrimmedJob]:
 
 def completion_index(pod: TrimmedPod) -> int:
     """Return the rank of a pod's node; 0 for Jobs that are not indexed."""
-    text = pod["metadata"]["labels"].get(INDEX_LABEL) or "0"
-    return int(text) if text.isdigit() else 0
+    return read_count(pod["metadata"]["labels"].get(INDEX_LABEL))
+
+
+def read_count(text: str | None) -> int:
+    """Read a count that anybody may have written; 0 if it is none, or has more than ten digits."""
+    is_count = text is not None and text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    return int(text or 0) if is_count else 0
