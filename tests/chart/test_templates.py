@@ -566,6 +566,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"config": {"policies": [{"namespaces": ["a"], "allowedImages": "*"}]}},
         "/config/policies/0/allowedImages",
     ),
+    "mount root with a slash at its end": (
+        {"config": {"allowedMountRoots": ["/data/"]}},
+        "/config/allowedMountRoots/0",
+    ),
+    "mount root of a policy that is not normal": (
+        {"config": {"policies": [{"namespaces": ["a"], "allowedMountRoots": ["//data"]}]}},
+        "/config/policies/0/allowedMountRoots/0",
+    ),
     "policy with an approval of nothing": (
         {"config": {"policies": [{"namespaces": ["a"], "requireApproval": ["Model"]}]}},
         "/config/policies/0/requireApproval/0",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from finetune_api.trainer import FailureClass
@@ -55,4 +55,4 @@ def seconds_to_live(job: Object, ended: str | None, now: datetime) -> float | No
     moment = parse_timestamp(ended)
     if not isinstance(ttl, int) or moment is None:
         return None
-    return (moment + timedelta(seconds=ttl) - now).total_seconds()
+    return ttl - (now - moment).total_seconds()

@@ -19,6 +19,7 @@ from finetune_operator.finetunejob.trimmed import (
     TrimmedPod,
     container_of,
     init_container_of,
+    read_count,
 )
 from finetune_operator.status.conditions import find_condition, parse_timestamp
 
@@ -167,8 +168,7 @@ def exit_code_of(pod: TrimmedPod) -> int | None:
 
 def past_active_seconds(job: TrimmedJob) -> int:
     """Return the running time up to the last pause, noted when the operator paused the Job."""
-    text = _annotations(job).get(ACTIVE_SECONDS_ANNOTATION, "0")
-    return int(text) if text.isdigit() else 0
+    return read_count(_annotations(job).get(ACTIVE_SECONDS_ANNOTATION))
 
 
 def active_seconds(job: TrimmedJob, now: datetime, *, past: int) -> int:

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from finetune_api.names import run_of
+from finetune_api.names import QUEUE_LABEL, run_of
 from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.failure import (
     problem_of_words,
@@ -214,7 +214,7 @@ def view_stage(observed: Observed, stage: Stage, now: datetime) -> StageView:
         return StageView(stage=stage, state=StageState.ABSENT, job=None, pods=pods, result=result)
     problem = "" if result is not None else _problem_of(pods)
     queue = observed.queue.get(stage)
-    past = past_active_seconds(job)
+    past = max(past_active_seconds(job), _recorded_seconds(observed, job, stage))
     if queue is not None:
         past = max(past, queue.past_active_seconds)
     conditions = job["status"].get("conditions")
@@ -252,6 +252,20 @@ def view_stage(observed: Observed, stage: Stage, now: datetime) -> StageView:
         active_seconds=active_seconds(job, now, past=past),
         past_seconds=past,
     )
+
+
+def _recorded_seconds(observed: Observed, job: TrimmedJob, stage: Stage) -> int:
+    """Return the running time that the status records of a Job up to its last pause.
+
+    The Job's annotation may be changed by others, and gives nothing back. Of a Job in a queue Kueue
+    keeps it.
+    """
+    if QUEUE_LABEL in job["metadata"]["labels"]:
+        return 0
+    for entry in (observed.job.get("status") or {}).get("stages") or ():
+        if entry["name"] == stage.value and entry.get("job") == job["metadata"]["name"]:
+            return int(entry.get("pastSeconds") or 0)
+    return 0
 
 
 def _is_running(pod: TrimmedPod) -> bool:

@@ -18,6 +18,7 @@ INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 MAX_NAME_CHARACTERS = 253
 """No name, UID or kind that is looked for is longer. The API server bounds those of owners by
 nothing."""
+MAX_DIGITS = 10
 _STAGES = {stage.value: stage for stage in Stage}
 
 
@@ -204,5 +205,10 @@ def newest_runs(jobs: Iterable[TrimmedJob]) -> dict[Stage, TrimmedJob]:
 
 def completion_index(pod: TrimmedPod) -> int:
     """Return the rank of a pod's node; 0 for Jobs that are not indexed."""
-    text = pod["metadata"]["labels"].get(INDEX_LABEL) or "0"
-    return int(text) if text.isdigit() else 0
+    return read_count(pod["metadata"]["labels"].get(INDEX_LABEL))
+
+
+def read_count(text: str | None) -> int:
+    """Read a count that anybody may have written; 0 if it is none, or has more than ten digits."""
+    is_count = text is not None and text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    return int(text or 0) if is_count else 0

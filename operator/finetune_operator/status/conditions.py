@@ -141,6 +141,8 @@ class Reason(StrEnum):
     TRIAL_DELETED = "TrialDeleted"
 
 
+MIN_YEAR, MAX_YEAR = 1970, 2999
+"""Years of timestamps that are read."""
 MESSAGE_CHARACTERS = 1024
 """Bound of a condition message in the schema."""
 
@@ -151,12 +153,17 @@ def timestamp(moment: datetime) -> str:
 
 
 def parse_timestamp(text: str | None) -> datetime | None:
-    """Parse an API timestamp, with or without fractions of a second; None if absent or odd."""
+    """Parse an API timestamp, with or without fractions of a second; None if absent or odd.
+
+    A moment at the edge of what a datetime holds is odd, too: what is computed from it is none.
+    """
     if not text:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
+        return None
+    if not MIN_YEAR <= moment.year <= MAX_YEAR:
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

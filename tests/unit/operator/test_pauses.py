@@ -171,6 +171,32 @@ def test_the_deadline_counts_running_time_over_stages_and_attempts():
     assert [type(action) for action in late.then] == [PauseJob]
 
 
+@pytest.mark.parametrize("text", ["0", "\u00b2", "\u0663", "9" * 5000, "-1", ""])
+def test_an_annotation_that_somebody_changed_gives_no_running_time_back(text):
+    body = trained(job(activeDeadlineSeconds=300))
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=running(100))}})
+    _, held = live([known], suspended(body), at(200))
+    noted = {"finetune.dev/active-seconds": "100", "finetune.dev/active-start": timestamp(at(100))}
+    known["jobs"][TRAIN] = child(TRAIN, status=running(100), annotations=noted, suspend=True)
+    _, held = live([known], held, at(210))
+    body = {**held, "spec": {**held["spec"], "suspend": False}}
+    forged = {"finetune.dev/active-seconds": text}
+    known["jobs"][TRAIN] = child(TRAIN, status=running(1000), annotations=forged)
+    early = plan(observe(body, **known), at(1100), CONFIG)
+    assert not is_terminal(early.status or body["status"])
+    late = plan(observe(body, **known), at(1141), CONFIG)
+    assert condition(late, "Failed")["reason"] == "DeadlineExceeded"
+
+
+@pytest.mark.parametrize("year", ["0001", "9999"])
+def test_a_job_that_says_it_began_at_the_edge_of_time_has_a_plan(year):
+    body = trained(job(activeDeadlineSeconds=300, ttlSecondsAfterFinished=60))
+    status = {**running(), "startTime": f"{year}-12-31T23:59:59Z"}
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=status)}})
+    made = plan(observe(body, **known), at(1100), CONFIG)
+    assert not is_terminal(made.status or body["status"])
+
+
 def test_time_in_suspension_does_not_count():
     body = trained(job(activeDeadlineSeconds=300))
     train = child(TRAIN, suspend=True, annotations={"finetune.dev/active-seconds": "100"})

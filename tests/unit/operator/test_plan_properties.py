@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, ACTIVE_START_ANNOTATION
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, Stage
 from finetune_api.v1alpha1.status import FineTuneJobStatus
 from finetune_operator.finetunejob.actions import CreateStage
@@ -40,6 +41,12 @@ ANNOTATIONS = st.sampled_from(
     [None, {"finetune.dev/paused": "true"}, {"finetune.dev/active-seconds": "-7"},
      {"finetune.dev/active-seconds": "90"}]
 )  # fmt: skip
+RUBBISH = st.text(max_size=20) | st.sampled_from(
+    ["", "\u00b2", "\u0663", "9" * 10, "9" * 5000, "-1", "0001-01-01T00:00:00Z",
+     "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59Z"]
+)  # fmt: skip
+INT32 = st.sampled_from([-(2**31), -1, 0, 1, 255, 2**31 - 1])
+IDENTITY = frozenset({"name", "namespace", "uid", "type", "phase", "finetune.dev/stage"})
 
 
 @st.composite
@@ -63,6 +70,18 @@ def pods(draw, stage):
     if kind == "evicted":
         return pod(stage, name=name, phase="Failed", reason="Evicted")
     return ended(stage, 0, '{"stage": "nonsense", "result": 7}')
+
+
+@st.composite
+def spoilt(draw, value, key=""):
+    """Draw a trimmed object any of whose words and numbers are rubbish of their type."""
+    if isinstance(value, dict):
+        return {each: draw(spoilt(item, each)) for each, item in value.items()}
+    if isinstance(value, list):
+        return [draw(spoilt(item)) for item in value]
+    if key in IDENTITY or isinstance(value, bool) or value is None or draw(st.integers(0, 3)):
+        return value
+    return draw(INT32 if isinstance(value, int) else RUBBISH)
 
 
 WARNINGS = st.none() | st.builds(
@@ -152,6 +171,28 @@ def test_every_sequence_of_snapshots_has_valid_plans_and_terminal_states_stick(s
             FineTuneJobStatus.model_validate(made.status)
         if made.requeue_after is not None:
             assert made.requeue_after >= 0
+        body = after(body, made)
+        now += timedelta(seconds=seconds)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.lists(snapshots(), min_size=1, max_size=3), st.integers(0, 2000))
+def test_there_is_a_plan_whatever_jobs_and_pods_say(data, steps, seconds):
+    body, now = steps[0][0], NOW
+    for spec_of, known in steps:
+        jobs = {stage: data.draw(spoilt(each)) for stage, each in known["jobs"].items()}
+        for each in jobs.values():
+            each["metadata"]["annotations"] = {
+                ACTIVE_SECONDS_ANNOTATION: data.draw(RUBBISH),
+                ACTIVE_START_ANNOTATION: data.draw(RUBBISH),
+            }
+        pods = {
+            stage: tuple(data.draw(spoilt(each)) for each in several)
+            for stage, several in known["pods"].items()
+        }
+        body = {**body, "spec": {**spec_of["spec"]}}
+        made = plan(observe(body, **{**known, "jobs": jobs, "pods": pods}), now, CONFIG)
         body = after(body, made)
         now += timedelta(seconds=seconds)
 
