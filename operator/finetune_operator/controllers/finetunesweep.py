@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
@@ -24,10 +23,10 @@ from finetune_operator.controllers.changes import Change, RefusedChanges
 from finetune_operator.controllers.guarding import FIELD_MANAGER, Guard
 from finetune_operator.controllers.parents import ParentGone, read_parent
 from finetune_operator.controllers.refusals import NameTaken, Refusals
+from finetune_operator.controllers.sweepmemory import SweepMemory
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
 from finetune_operator.controllers.validated import SharedModels
 from finetune_operator.finetunejob.excerpts import is_whole
-from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.finetunesweep.actions import (
     Action,
     ConfirmMissing,
@@ -35,12 +34,11 @@ from finetune_operator.finetunesweep.actions import (
     PatchTrial,
     Plan,
 )
-from finetune_operator.finetunesweep.deleted import read_deleted
 from finetune_operator.finetunesweep.draft import OWNED_FIELDS, STATUS
-from finetune_operator.finetunesweep.observed import Observed, find_own, owner_uid, read_trials
+from finetune_operator.finetunesweep.observed import Observed, owner_uid
 from finetune_operator.finetunesweep.plan import plan
-from finetune_operator.finetunesweep.rendering import is_rendered_from
-from finetune_operator.finetunesweep.trials import LastSeen, Trial
+from finetune_operator.finetunesweep.rendering import has_recipe
+from finetune_operator.finetunesweep.trials import Trial
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.errors import (
@@ -67,32 +65,6 @@ MAX_CONFLICTS = 5
 """So often in one look it is planned anew at once, because a trial has changed meanwhile."""
 MAX_ROUNDS_REST_SECONDS = 1.0
 """Rest of a sweep whose trials are still not as they shall be after so many."""
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What is remembered of a sweep between two looks; to forget it costs requests only.
-
-    Attributes:
-        generation: Of the spec that ``parsed`` and ``problem`` are about.
-        parsed: The sweep, validated; None if ``problem`` says why not.
-        problem: Why the spec cannot be read.
-        missing: Trials that a live read did not find.
-        last_seen: Trials as they were at the last look, by number; of missing ones, what they had
-            used when they were missed.
-        num_created: The highest number given.
-        refusal: Why the API server did not create a trial.
-        refused_until: Monotonic time before which it is not asked again.
-    """
-
-    generation: int = -1
-    parsed: FineTuneSweep | None = None
-    problem: str = ""
-    missing: frozenset[int] = frozenset()
-    last_seen: dict[int, LastSeen] = field(default_factory=dict)
-    num_created: int = 0
-    refusal: Refusal | None = None
-    refused_until: float = 0.0
 
 
 class FineTuneSweepReconciler:
@@ -139,7 +111,7 @@ class FineTuneSweepReconciler:
         )
         self._refusals = Refusals(clock)
         self._changes = RefusedChanges(clock)
-        self._memories: dict[str, _Memory] = {}
+        self._memories: dict[str, SweepMemory] = {}
 
     def forget(self, sweep: Object) -> None:
         """Drop the memory of a FineTuneSweep that is gone."""
@@ -163,7 +135,7 @@ class FineTuneSweepReconciler:
             return Done()
 
     async def _reconcile(self, key: ObjectKey, sweep: Object) -> Result:
-        memory = self._memories.setdefault(sweep["metadata"]["uid"], _Memory())
+        memory = self._memories.setdefault(sweep["metadata"]["uid"], SweepMemory())
         config = self._config.for_namespace(key[0])
         is_large = not is_whole(sweep)
         if is_large:
@@ -172,7 +144,7 @@ class FineTuneSweepReconciler:
         sweep = self._guard.as_planned(sweep)
         step, num_conflicts = Plan(), 0
         for _ in range(MAX_ROUNDS):
-            observed = self._observe(key, sweep, memory)
+            observed = await self._observe(key, sweep, memory)
             step = plan(observed, self._clock.now(), config)
             if not step.first:
                 break
@@ -197,7 +169,7 @@ class FineTuneSweepReconciler:
             return RequeueAfter(step.requeue_after)
         return Done()
 
-    def _observe(self, key: ObjectKey, sweep: Object, memory: _Memory) -> Observed:
+    async def _observe(self, key: ObjectKey, sweep: Object, memory: SweepMemory) -> Observed:
         metadata = sweep["metadata"]
         generation = int(metadata.get("generation") or 0)
         if memory.generation != generation:
@@ -212,7 +184,10 @@ class FineTuneSweepReconciler:
         if memory.refusal is not None and self._clock.monotonic() >= memory.refused_until:
             memory.refusal = None
         spec = memory.parsed.spec if memory.parsed is not None else None
-        trials = self._own(sweep, self._sweeps.trials_of(key), spec, memory)
+        trials, unread = memory.own_trials(sweep, self._sweeps.trials_of(key), spec)
+        while unread is not None:
+            await self._judge(unread, sweep, spec, memory)
+            trials, unread = memory.own_trials(sweep, self._sweeps.trials_of(key), spec)
         memory.last_seen.update({trial.number: trial.last_seen for trial in trials})
         missing = memory.missing - {trial.number for trial in trials}
         return Observed(
@@ -226,23 +201,18 @@ class FineTuneSweepReconciler:
             refusal=memory.refusal,
         )
 
-    def _own(
-        self,
-        sweep: Object,
-        jobs: Iterable[Object],
-        spec: FineTuneSweepSpec | None,
-        memory: _Memory,
-    ) -> tuple[Trial, ...]:
-        """Return the trials among FineTuneJobs: those that this operator can have created."""
-        status = sweep.get("status") or {}
-        counts = status.get("counts") or {}
-        return find_own(
-            read_trials(jobs, sweep["metadata"]["uid"], spec),
-            sweep["spec"],
-            num_created=max(int(counts.get("created") or 0), memory.num_created),
-            deleted=read_deleted(status.get("deleted")).numbers,
-            uids={number: seen.uid for number, seen in memory.last_seen.items()},
-        )
+    async def _judge(
+        self, unread: Trial, sweep: Object, spec: FineTuneSweepSpec | None, memory: SweepMemory
+    ) -> None:
+        """Read a job that is too large to be kept whole, and remember whether it is a trial."""
+        metadata = sweep["metadata"]
+        live = await self._read(metadata["namespace"], unread.name)
+        jobs = self._sweeps.trials_of((metadata["namespace"], metadata["name"]))
+        uids = {job["metadata"]["uid"] for job in jobs}
+        jobs = [job for job in jobs if job["metadata"]["name"] != unread.name]
+        own, _ = memory.own_trials(sweep, jobs if live is None else [*jobs, live], spec)
+        memory.judged = {uid: known for uid, known in memory.judged.items() if uid in uids}
+        memory.judged[unread.uid] = any(trial.uid == unread.uid for trial in own)
 
     def _validate(self, wire: Object) -> FineTuneSweep:
         sweep = FineTuneSweep.from_stored(wire)
@@ -251,7 +221,7 @@ class FineTuneSweepReconciler:
         return sweep.model_copy(update={"spec": spec})
 
     async def _carry_out_all(
-        self, observed: Observed, actions: Iterable[Action], memory: _Memory
+        self, observed: Observed, actions: Iterable[Action], memory: SweepMemory
     ) -> None:
         """Carry out what was planned; one trial that cannot be changed holds no other up.
 
@@ -276,7 +246,7 @@ class FineTuneSweepReconciler:
             raise first
         self._changes.forget(observed.uid)
 
-    async def _carry_out(self, observed: Observed, action: Action, memory: _Memory) -> None:
+    async def _carry_out(self, observed: Observed, action: Action, memory: SweepMemory) -> None:
         match action:
             case CreateTrial():
                 await self._create(observed, action, memory)
@@ -286,14 +256,15 @@ class FineTuneSweepReconciler:
                 live = await self._read(observed.namespace, name)
                 # One that has lost its owner is out of the sweep as if it were gone.
                 found = () if live is None else (live,)
-                if live is not None and self._own(observed.sweep, found, observed.spec, memory):
+                own, _ = memory.own_trials(observed.sweep, found, observed.spec)
+                if live is not None and own:
                     self._absorb(live)
                 else:
                     memory.missing |= {number}
                     if (seen := memory.last_seen.get(number)) is not None:
                         memory.last_seen[number] = seen.until(self._clock.now())
 
-    async def _create(self, observed: Observed, action: CreateTrial, memory: _Memory) -> None:
+    async def _create(self, observed: Observed, action: CreateTrial, memory: SweepMemory) -> None:
         """Create a trial, or find that an earlier attempt did."""
         try:
             answer = await self._create_owned(observed, action.job)
@@ -321,7 +292,7 @@ class FineTuneSweepReconciler:
             if live is None:
                 raise  # deleted meanwhile: tried again
             is_own = owner_uid(live) == observed.uid
-            if not is_own or not is_rendered_from(job["spec"], live["spec"]):
+            if not is_own or not has_recipe(job["spec"], live["spec"]):
                 raise NameTaken(
                     f"FineTuneJob {name} exists and is none of this sweep's; the sweep waits until"
                     " it is gone"

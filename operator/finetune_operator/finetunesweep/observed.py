@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,16 @@ from finetune_api.names import Owner
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweep, FineTuneSweepSpec
 from finetune_api.v1alpha1.objective import VALIDATION_LOSS, metric_of
 from finetune_api.v1alpha1.sweep_parameters import SEED_PATH
+from finetune_operator.finetunejob.excerpts import is_whole
 from finetune_operator.finetunejob.observed import Refusal
-from finetune_operator.finetunesweep.rendering import SCORING_PATH, is_rendered_from, with_seed
+from finetune_operator.finetunesweep.rendering import (
+    has_recipe,
+    render_recipe,
+    scoring_of,
+    with_seed,
+)
+from finetune_operator.finetunesweep.search.space import Value
+from finetune_operator.finetunesweep.searching import is_in_space, values_of
 from finetune_operator.finetunesweep.trials import (
     LastSeen,
     Trial,
@@ -114,39 +122,114 @@ def _without_claims(trials: tuple[Trial, ...], spec: FineTuneSweepSpec) -> Itera
 
 def find_own(
     trials: Iterable[Trial],
-    spec: Object,
+    sweep: Object,
+    spec: FineTuneSweepSpec | None,
     *,
     num_created: int,
     deleted: Collection[int],
     uids: Mapping[int, str],
-) -> tuple[Trial, ...]:
+    judged: Mapping[str, bool],
+) -> tuple[tuple[Trial, ...], Trial | None]:
     """Return the trials that the operator can have created, and leave out what others put there.
 
     Whoever may create FineTuneJobs can name one as a trial and write the owner. What the operator
-    has created and not told yet has the next number, and the recipe of the template. A number whose
-    job was seen belongs to that job.
+    has created and not told yet has the next number, and is what is rendered for that number. A
+    number whose job was seen belongs to that job.
 
     Args:
         trials: By rising number.
-        spec: The sweep's spec as stored.
+        sweep: The sweep as stored.
+        spec: Its spec; None if that cannot be read, and then no new trial is known.
         num_created: The highest number that is known to be given.
         deleted: Numbers of trials that were told as deleted.
         uids: UIDs of the jobs that were seen, by number.
+        judged: Whether those of which only an excerpt is kept were such trials, by UID.
+
+    Returns:
+        The trials, and the first one that can only be told by its whole spec; None without any.
     """
-    varied = {parameter["path"] for parameter in spec.get("parameters") or ()}
-    varied |= {SEED_PATH, SCORING_PATH}
     found: list[Trial] = []
+    unread: Trial | None = None
     for trial in trials:
-        if uids.get(trial.number, trial.uid) != trial.uid:
+        seen = uids.get(trial.number)
+        if seen is not None and seen != trial.uid:
             continue
         is_new = trial.number > num_created
-        if is_new or trial.number in deleted:
-            is_possible = trial.number <= num_created + 1
-            if not is_possible or not is_rendered_from(spec["template"], trial.job["spec"], varied):
+        if seen is None and (is_new or trial.number in deleted):
+            if spec is None or trial.number > num_created + 1:
+                continue
+            if is_whole(trial.job):
+                is_own = _is_rendered(trial, sweep, spec, found, is_back=not is_new)
+            else:
+                is_own = judged.get(trial.uid, False)
+                unread = unread or (None if trial.uid in judged else trial)
+            if not is_own:
                 continue
         num_created += is_new
         found.append(trial)
-    return tuple(found)
+    return tuple(found), unread
+
+
+def _is_rendered(
+    trial: Trial,
+    sweep: Object,
+    spec: FineTuneSweepSpec,
+    before: Sequence[Trial],
+    *,
+    is_back: bool,
+) -> bool:
+    """Return whether a job is what the operator renders for a trial of its number.
+
+    Args:
+        trial: The job, with its whole spec.
+        sweep: The sweep as stored.
+        spec: Its spec.
+        before: The trials of lower numbers.
+        is_back: Whether its number was given before, and its job deleted.
+    """
+    template, uid = sweep["spec"]["template"], sweep["metadata"]["uid"]
+    try:
+        if trial.replicate_of is None:
+            values = _searched_values(trial, spec, uid, before)
+        elif is_back or _is_next_replicate(trial, spec, uid, before):
+            values = with_seed(template, trial.values, trial.number)
+        else:
+            values = None
+    except ValueError:
+        return False  # such parameters are refused, and have no trials
+    if values is None:
+        return False
+    wanted = render_recipe(
+        template, values, scoring=scoring_of(spec), requested_by=spec.requested_by
+    )
+    return has_recipe(wanted, trial.job["spec"])
+
+
+def _searched_values(
+    trial: Trial, spec: FineTuneSweepSpec, uid: str, before: Sequence[Trial]
+) -> Mapping[str, Value] | None:
+    """Return the values of a trial of the search; None if there is none of its number.
+
+    What TPE suggested depends on what the others said at that time: any value of the space will do.
+    """
+    # The budget may have been lowered since.
+    if trial.number > spec.model_copy(update={"budget": None}).num_trials:
+        return None
+    if spec.search == "TPE":
+        return trial.values if is_in_space(spec, trial.values) else None
+    return values_of(spec, uid, trial.number, before)
+
+
+def _is_next_replicate(
+    trial: Trial, spec: FineTuneSweepSpec, uid: str, before: Sequence[Trial]
+) -> bool:
+    """Return whether the search is over, and a job repeats one of its trials."""
+    searched = [each for each in before if each.replicate_of is None]
+    if any(each.is_under_way and not each.is_pruned for each in searched):
+        return False
+    number = trial.number
+    is_over = number > spec.num_trials or values_of(spec, uid, number, before) is None
+    return is_over and any(each.values == trial.values for each in searched)
 
 
 def owner_uid(job: Object) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from pydantic import ValidationError
 
 from finetune_api.meta import API_VERSION, KIND
 from finetune_api.names import (
@@ -15,16 +17,14 @@ from finetune_api.names import (
     Owner,
     trial_name,
 )
-from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS
+from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, FineTuneJob, FineTuneJobSpec
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweepSpec
 from finetune_api.v1alpha1.objective import VALIDATION_LOSS, metric_of
 from finetune_api.v1alpha1.sweep_parameters import SEED_PATH, set_at, value_for
-from finetune_operator.finetunejob.excerpts import Excerpt, excerpt_of
 from finetune_operator.finetunesweep.search.space import Value
 
 Object = dict[str, Any]
 
-SCORING_PATH = "evaluation.validation"
 HOLD_AFTER = "Train"
 MAX_SEED = 2147483647
 
@@ -52,17 +52,10 @@ def render_trial(
         replicate_of: The trial whose values these are, but for the seed.
         requested_by: Who asked for the sweep; None where nobody is named.
     """
-    spec = dict(template)
-    for path, value in values.items():
-        _copy_along(spec, path)
-        set_at(spec, path, value_for(path, value))
+    spec = render_recipe(template, values, scoring=scoring, requested_by=requested_by)
     spec["holdAfter"] = HOLD_AFTER
     if priority is not None:
         spec["priorityClassName"] = priority
-    if requested_by is not None:
-        spec["requestedBy"] = requested_by
-    if scoring is not None:
-        spec["evaluation"] = {**(spec.get("evaluation") or {}), "validation": scoring}
     labels = {
         SWEEP_LABEL: owner.name,
         TRIAL_LABEL: str(number),
@@ -81,6 +74,28 @@ def render_trial(
         },
         "spec": spec,
     }
+
+
+def render_recipe(
+    template: Object,
+    values: Mapping[str, Value],
+    *,
+    scoring: Object | None = None,
+    requested_by: str | None = None,
+) -> Object:
+    """Render what is fixed of a trial's spec once it exists; arguments as of :func:`render_trial`.
+
+    What may be changed of a job is as the template has it.
+    """
+    spec = dict(template)
+    for path, value in values.items():
+        _copy_along(spec, path)
+        set_at(spec, path, value_for(path, value))
+    if requested_by is not None:
+        spec["requestedBy"] = requested_by
+    if scoring is not None:
+        spec["evaluation"] = {**(spec.get("evaluation") or {}), "validation": scoring}
+    return spec
 
 
 def _copy_along(spec: Object, path: str) -> None:
@@ -112,31 +127,29 @@ def with_seed(template: Object, values: Mapping[str, Value], repeat: int) -> dic
     return {**values, SEED_PATH: (seed + repeat) % (MAX_SEED + 1)}
 
 
-def is_rendered_from(wanted: Object, spec: Object, varied: Collection[str] = ()) -> bool:
-    """Return whether the recipe of a FineTuneJob is that of a template or of a rendered trial.
+def has_recipe(wanted: Object, spec: Object) -> bool:
+    """Return whether a FineTuneJob fixes what a rendered trial fixes, and nothing else.
 
-    Only what is fixed once a job exists is compared: people may have changed the rest since. The
-    API server may have added defaults. Of a large job, what is kept is compared.
+    What may be changed once a job exists is not compared: people may have. What the schema has by
+    default may be left out on either side. A spec that cannot be read has no recipe.
 
     Args:
-        wanted: The spec to compare with.
-        spec: Spec of the FineTuneJob, or an excerpt of it.
-        varied: Paths that may differ.
+        wanted: The spec as it is rendered.
+        spec: The whole spec of the FineTuneJob.
     """
-    if isinstance(spec, Excerpt):
-        wanted = excerpt_of(wanted)
-    return all(
-        _is_part(wanted.get(name), spec.get(name), name, varied) for name in IMMUTABLE_FIELDS
-    )
+    try:
+        first, second = _read(wanted), _read(spec)
+    except ValidationError:
+        return False
+    return all(getattr(first, name) == getattr(second, name) for name in _FIXED)
 
 
-def _is_part(wanted: object, found: object, path: str, varied: Collection[str]) -> bool:
-    if wanted is found or path in varied:
-        return True
-    if wanted is None:
-        return any(each.startswith(f"{path}.") for each in varied)
-    if not isinstance(wanted, dict) or not isinstance(found, dict):
-        return wanted == found
-    return all(
-        _is_part(each, found.get(key), f"{path}.{key}", varied) for key, each in wanted.items()
-    )
+_FIXED = tuple(
+    name
+    for name, field in FineTuneJobSpec.model_fields.items()
+    if (field.alias or name) in IMMUTABLE_FIELDS
+)
+
+
+def _read(spec: Object) -> FineTuneJobSpec:
+    return FineTuneJob.from_stored({"metadata": {"name": "trial"}, "spec": spec}).spec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweepSpec
 from finetune_api.v1alpha1.sweep_parameters import Parameter, value_for
@@ -36,6 +36,24 @@ def values_of(
     others = [trial.for_search() for trial in trials if trial.number != number]
     found = suggest(space_of(spec), search, uid, number - 1, others)
     return found and {path: value_for(path, value) for path, value in found.items()}
+
+
+def is_in_space(spec: FineTuneSweepSpec, values: Mapping[str, Value]) -> bool:
+    """Return whether a sweep's search can come to such values.
+
+    Raises:
+        ValueError: A parameter has no values, or the same twice.
+    """
+    return all(
+        each.path in values and _holds(each, values[each.path])
+        for each in space_of(spec).parameters
+    )
+
+
+def _holds(parameter: spaces.Parameter, value: Value) -> bool:
+    if isinstance(parameter, spaces.Choice):
+        return parameter.index_of(value) is not None
+    return parameter.to_unit(value) is not None
 
 
 def samples_of(spec: FineTuneSweepSpec, uid: str) -> Iterator[tuple[int, dict[str, Value]]]:
