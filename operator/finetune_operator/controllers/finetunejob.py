@@ -35,6 +35,7 @@ from finetune_operator.finetunejob.draft import OWNED_FIELDS, STATUS
 from finetune_operator.finetunejob.excerpts import is_whole
 from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.results import SECTIONS
 from finetune_operator.finetunejob.retry import Ledger
 from finetune_operator.finetunejob.trimmed import TrimmedPod, newest_runs, owner_uid
 from finetune_operator.finetunejob.waiting import is_at_rest
@@ -98,6 +99,7 @@ class FineTuneJobReconciler:
             meanwhile="Running pods go on meanwhile.",
             schema=STATUS,
             owned=OWNED_FIELDS,
+            pushed=SECTIONS,
             client=client,
             clock=clock,
             recorder=recorder,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from finetune_operator.controllers.parents import ParentGone
@@ -17,7 +17,7 @@ from finetune_operator.kube.leader import LeadershipLost
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, Resource
 from finetune_operator.kube.workers import Done, RequeueAfter, Result, Retry
-from finetune_operator.status.conditions import Reason, shorten
+from finetune_operator.status.conditions import Reason, is_terminal, shorten
 from finetune_operator.status.draft import Announce
 from finetune_operator.status.fitting import OTHER, FittedStatus, StatusSchema
 
@@ -40,13 +40,15 @@ class _Unwritten:
 
     Attributes:
         status: The status, as it was planned.
-        before: What of it is stored instead.
+        before: What of it is stored instead, written by the operator.
+        pushed: The same, of what stages push: what came until it was planned, or is taken in.
         error: The server's answer.
         pauses: Pauses between the tries to write it, on the monotonic clock.
     """
 
     status: FittedStatus
     before: Object
+    pushed: Object
     error: KubeError
     pauses: Pauses
 
@@ -64,6 +66,7 @@ class Guard:
         meanwhile: What goes on while its status cannot be written, in a sentence.
         schema: The schema of its status.
         owned: The fields of the status that the operator's field manager owns.
+        pushed: Those of them that any replica also writes, from what stages push.
         client: Writes statuses, fenced by the leader election.
         clock: Monotonic time of the pauses.
         recorder: Records the Events.
@@ -75,6 +78,7 @@ class Guard:
     meanwhile: str
     schema: StatusSchema
     owned: tuple[str, ...]
+    pushed: tuple[str, ...] = ()
     client: KubeClient
     clock: Clock
     recorder: EventRecorder
@@ -120,7 +124,10 @@ class Guard:
     # ---- statuses --------------------------------------------------------------------------------
 
     def as_planned(self, obj: Object) -> Object:
-        """Return the object with the status that was planned last, also where it was refused."""
+        """Return the object with the status that was planned last, also where it was refused.
+
+        What stages have pushed since is taken in.
+        """
         uid = obj["metadata"]["uid"]
         unwritten = self._unwritten.get(uid)
         if unwritten is None:
@@ -130,6 +137,7 @@ class Guard:
             # Another replica has written one since.
             self.forget(uid)
             return obj
+        unwritten = self._unwritten[uid] = self._taking_in(unwritten, self._pushed_part(stored))
         others = {name: value for name, value in stored.items() if name not in self.owned}
         return {**obj, "status": {**unwritten.status, **others}}
 
@@ -186,12 +194,16 @@ class Guard:
         """Remember a refused status, and when it is tried again."""
         uid = obj["metadata"]["uid"]
         known = self._unwritten.get(uid)
-        before = known.before if known else self._own_part(obj.get("status") or {})
+        stored = obj.get("status") or {}
+        before = known.before if known else self._own_part(stored)
+        pushed = known.pushed if known else self._pushed_part(stored)
         first = CRD_RETRY_SECONDS if _UNDECLARED in str(error) else FIRST_RETRY_SECONDS
         pauses = (known.pauses if known else Pauses()).after_failure(
             self.clock.monotonic(), partial(exponential, base=first, cap=MAX_RETRY_SECONDS)
         )
-        self._unwritten[uid] = _Unwritten(status=status, before=before, error=error, pauses=pauses)
+        self._unwritten[uid] = _Unwritten(
+            status=status, before=before, pushed=pushed, error=error, pauses=pauses
+        )
         self.tell_refused(obj, error)
 
     def _or_write_again(self, obj: Object, result: Result) -> Result:
@@ -204,8 +216,28 @@ class Guard:
             wait = min(wait, result.seconds)
         return Retry(unwritten.error, after_seconds=wait)
 
+    def _taking_in(self, unwritten: _Unwritten, pushed: Object) -> _Unwritten:
+        """Add what is pushed to a status that waits, field by field, as the server would.
+
+        A job that has ended takes no more in, as with a status that is written.
+        """
+        if pushed == unwritten.pushed or is_terminal(unwritten.status):
+            return unwritten
+        taken = dict(unwritten.status)
+        for name, section in pushed.items():
+            known = unwritten.pushed.get(name) or {}
+            news = {key: value for key, value in section.items() if known.get(key) != value}
+            if news:
+                taken[name] = {**(taken.get(name) or {}), **news}
+        return replace(unwritten, status=self.schema.fit(taken)[0], pushed=pushed)
+
     def _own_part(self, status: Object) -> Object:
-        return {name: value for name, value in status.items() if name in self.owned}
+        """Return what only the operator writes: another value is another replica's."""
+        own = set(self.owned) - set(self.pushed)
+        return {name: value for name, value in status.items() if name in own}
+
+    def _pushed_part(self, status: Object) -> Object:
+        return {name: value for name, value in status.items() if name in self.pushed}
 
     def _over(self, obj: Object, status: FittedStatus) -> Object:
         kept = ("name", "namespace", "uid", "resourceVersion")

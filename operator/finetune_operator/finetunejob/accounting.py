@@ -14,6 +14,7 @@ from finetune_operator.finetunejob.incidents import Incident, has_own_limit, why
 from finetune_operator.finetunejob.outages import has_run, is_outage, is_released, wait_out
 from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.finetunejob.step import Step
+from finetune_operator.integrations.kueue.state import QueueState
 from finetune_operator.status.conditions import parse_timestamp, timestamp
 
 PATIENT_EVICTIONS = 2
@@ -77,7 +78,7 @@ def _wait_out(step: Step, view: StageView, incident: Incident) -> Cause | None:
     return wait_out(step, view, incident.cause)
 
 
-def record_eviction(step: Step, view: StageView, reason: str, message: str) -> Cause | None:
+def record_eviction(step: Step, view: StageView, queue: QueueState) -> Cause | None:
     """Record that Kueue took the quota of a stage back, which costs no retry.
 
     Its pods are deleted with their Job's suspension and tell nothing of it. Whatever began before
@@ -88,7 +89,7 @@ def record_eviction(step: Step, view: StageView, reason: str, message: str) -> C
     """
     entry: dict[str, object] = {
         "class": "Preemption",
-        "reason": reason[:63],
+        "reason": queue.reason[:63],
         "stage": view.stage.value,
         "counted": False,
         "time": timestamp(step.now),
@@ -98,7 +99,24 @@ def record_eviction(step: Step, view: StageView, reason: str, message: str) -> C
     step.draft.record_incident(view.stage, entry)
     if not has_run(step, view):
         return None  # it held quota, and no pod of it ran
-    return count_fruitless(step, view, evicted_by_queue(step, reason, message), "others")[1]
+    cause = evicted_by_queue(step, queue.reason, queue.message)
+    seconds = _admitted_seconds(step, view, queue)
+    return count_fruitless(step, view, cause, "others", seconds=seconds)[1]
+
+
+def _admitted_seconds(step: Step, view: StageView, queue: QueueState) -> float:
+    """Return how long the admission went on that an eviction ends.
+
+    Once the quota is gone, Kueue tells the sum only; the record has what it was before.
+    """
+    began = parse_timestamp(queue.admitted_at)
+    if began is not None:
+        return (step.now - began).total_seconds()
+    assert view.job is not None
+    name = view.job["metadata"]["name"]
+    stages = (step.observed.job.get("status") or {}).get("stages") or ()
+    known = [int(entry.get("pastSeconds") or 0) for entry in stages if entry.get("job") == name]
+    return view.past_seconds - sum(known)
 
 
 def record_deletion(step: Step, view: StageView, cause: Cause) -> Cause | None:

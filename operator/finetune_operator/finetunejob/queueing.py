@@ -85,7 +85,7 @@ def _mirror(
     if had_quota and queue.is_evicted and queue.is_active and not spec.suspend:
         text = f"{view.stage.value}: {queue.reason}: {queue.message}"
         draft.announce(queue.reason, text, warning=True)
-        given_up = record_eviction(step, view, queue.reason, queue.message)
+        given_up = record_eviction(step, view, queue)
         if given_up is not None:
             fail_stage(step, view, given_up)
             return

@@ -30,6 +30,8 @@ Section = dict[str, Any]
 AnyResult = PrepareResult | TrainResult | EvaluateResult
 MAX_SCORES = 16
 MAX_METRICS = 24
+SECTIONS = ("dataset", "selection", "artifact", "evaluation")
+"""The sections of the status that results fill: two field managers write them."""
 
 
 def dataset_section(result: PrepareResult) -> Section:

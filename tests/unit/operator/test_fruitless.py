@@ -24,6 +24,7 @@ from unit.operator.builders import (
     pod,
     queue,
     reasons,
+    replace,
     running,
     stages_done,
     trained,
@@ -165,6 +166,48 @@ def test_kueues_evictions_count_where_pods_ran(has_pods, is_ended):
         if is_terminal(body["status"]):
             break
     assert is_terminal(body["status"]) is is_ended
+
+
+def comes_back(stage, seconds, *, is_missed):
+    """Let Kueue take a stage's quota so often; return the job and how many ends were fruitless."""
+    body, known = in_stage(stage, queueName="team-a")
+    ran = {"running": {"startedAt": timestamp(at(10))}}
+    known = merged(known, {"pods": {stage: (pod(stage, state=ran),)}})
+    config = CONFIG.model_copy(update={"max_fruitless_evictions": 1})
+    now, past = 100.0, 0
+    for _ in range(11):
+        since = {"admitted_at": timestamp(at(now)), "past_active_seconds": past}
+        held = queue(is_admitted=True, has_quota=True, **since)
+        evicted = queue(reason="Preempted", is_evicted=True, **since)
+        past += seconds
+        waits = replace(evicted, admitted_at="", past_active_seconds=past)
+        told = [(held, now + 5), (evicted, now + seconds), (waits, now + seconds + 30)]
+        for state, moment in told if not is_missed else (told[0], told[2]):
+            snapshot = merged(known, {"queue": {stage: state}, "has_kueue": True})
+            if state is waits:
+                snapshot["jobs"] = {**known["jobs"], stage: child(stage, body, suspend=True)}
+                snapshot["pods"] = {**known["pods"], stage: ()}
+            body = after(body, plan(observe(body, **snapshot), at(moment), config))
+        if is_terminal(body["status"]):
+            break
+        now += seconds + 60
+    entry = next(each for each in body["status"]["stages"] if each["name"] == stage.value)
+    return body, (entry.get("fruitless") or {}).get("others", 0)
+
+
+@pytest.mark.parametrize("is_missed", [False, True], ids=["seen at once", "seen after its end"])
+@pytest.mark.parametrize("stage", [TRAIN, EVALUATE])
+def test_admissions_of_hours_are_no_fruitless_ones_although_no_step_is_known(stage, is_missed):
+    body, num_fruitless = comes_back(stage, 7200, is_missed=is_missed)
+    assert not is_terminal(body["status"])
+    assert num_fruitless == 0
+
+
+@pytest.mark.parametrize("is_missed", [False, True], ids=["seen at once", "seen after its end"])
+@pytest.mark.parametrize("stage", [TRAIN, EVALUATE])
+def test_admissions_of_minutes_end_a_job_however_long_they_are_together(stage, is_missed):
+    body, _ = comes_back(stage, 7100, is_missed=is_missed)
+    assert condition(body, "Failed")["reason"] == "Evicted"
 
 
 # ---- a node whose clock is wrong -----------------------------------------------------------------

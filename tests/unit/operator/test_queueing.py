@@ -189,6 +189,8 @@ def test_who_deactivated_a_workload_is_read_from_the_servers_record():
     assert state_of("reactivated").is_admitted
     assert parse_timestamp(state_of("admitted").admitted_at) is not None
     assert state_of("waiting").admitted_at == state_of("preempted").admitted_at == ""
+    evicted = changed("admitted", conditions=[("Evicted", "True", "Preempted", "for another")])
+    assert state_of(evicted).admitted_at == state_of("admitted").admitted_at
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from finetune_operator.finetunejob.actions import (
 )
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.results import (
+    SECTIONS,
     result_of_status,
     score_text,
     sections_of,
@@ -236,6 +237,13 @@ def test_a_verdict_needs_no_job_of_its_own():
     made = plan(observe(trained(), **stages_done(PREPARE, TRAIN, EVALUATE)), at(200), CONFIG)
     assert made.first == ()
     assert [entry["name"] for entry in made.status["stages"]] == ["prepare", "train", "evaluate"]
+
+
+def test_whatever_a_stage_pushes_is_known_to_be_pushed():
+    selection = StepSelection(step=80, last_step=90, planned_steps=90)
+    chosen = result_of(TRAIN).model_copy(update={"selection": selection})
+    results = [*map(result_of, Stage), chosen]
+    assert {name for result in results for name in sections_of(result)} == set(SECTIONS)
 
 
 def test_a_result_that_is_lost_every_time_ends_the_job_with_the_reason():

@@ -72,7 +72,8 @@ class QueueState:
             be admitted again, and its Job has not ended.
         queue: LocalQueue.
         cluster_queue: ClusterQueue that quota is reserved in; or empty.
-        admitted_at: Since when its pods may run; empty while they may not.
+        admitted_at: Since when its pods may run, or might until it was evicted; empty without
+            quota, also once evicted pods have ended.
         place: Its place in the line, while it waits and where that is known.
     """
 
@@ -142,7 +143,7 @@ def queue_state(workload: TrimmedWorkload) -> QueueState:
         is_dropped=is_dropped,
         queue=spec["queueName"],
         cluster_queue=status["clusterQueue"],
-        admitted_at=status["admitted"] if is_admitted else "",
+        admitted_at=status["admitted"] if _holds(conditions, "Admitted") else "",
     )
 
 
