@@ -80,11 +80,14 @@ ALLOWED_ENVIRONMENT: tuple[str, ...] = (
 )
 """Variables that tune a run. None names a file, a library or an address."""
 ALLOWED_LABELS: tuple[str, ...] = (
-    *("app", "app.kubernetes.io/component", "app.kubernetes.io/instance", "app.kubernetes.io/name"),
-    *("app.kubernetes.io/part-of", "app.kubernetes.io/version", "cost-center", "cost-centre"),
-    *("environment", "owner", "project", "team"),
+    *("app.kubernetes.io/component", "app.kubernetes.io/part-of", "app.kubernetes.io/version"),
+    *("cost-center", "cost-centre", "environment", "owner", "project", "team"),
 )
-"""Labels that say what a pod is and whose. No webhook or identity is known to hang on one."""
+"""Labels that say what a pod is and whose. No webhook or identity is known to hang on one.
+
+``app``, ``app.kubernetes.io/name`` and ``app.kubernetes.io/instance`` are left out: Services select
+their pods by them.
+"""
 ALLOWED_ANNOTATIONS: tuple[str, ...] = (
     *("kueue.x-k8s.io/podset-preferred-topology", "kueue.x-k8s.io/podset-required-topology"),
     "kueue.x-k8s.io/podset-unconstrained-topology",

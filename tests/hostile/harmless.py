@@ -136,7 +136,7 @@ def _tune(rng: Random, spec: Object) -> None:
 
 
 def _label(rng: Random, spec: Object) -> None:
-    labels = {"team": "search", "cost-center": "4711", "owner": "ann", "app": "tuning",
+    labels = {"team": "search", "cost-center": "4711", "owner": "ann", "project": "tuning",
               "app.kubernetes.io/part-of": "search", "environment": "staging"}  # fmt: skip
     _template(spec)["labels"] = dict(rng.sample(sorted(labels.items()), 2))
 

@@ -103,11 +103,11 @@ _TUNED = (
 """What people tune. It may be wider than the operator's own list; ``is_dangerous`` bounds it."""
 
 _SAID = (
-    *("app", "team", "owner", "project", "environment", "cost-center", "cost-centre"),
-    *(f"app.kubernetes.io/{part}" for part in ("name", "instance", "version", "component")),
+    *("team", "owner", "project", "environment", "cost-center", "cost-centre"),
+    *(f"app.kubernetes.io/{part}" for part in ("version", "component")),
     "app.kubernetes.io/part-of",
 )
-"""What people say of a pod. No webhook, controller or identity is known to hang on one of these."""
+"""What people say of a pod. No Service selects by them as a rule, and no webhook, controller or identity is known to hang on one of these."""
 
 SHIPPED = Place(
     name="as shipped",

@@ -103,7 +103,7 @@ def test_what_no_list_names_is_refused_with_value_field_and_setting(reason, fiel
 OPEN = [
     *({**mount(path)} for path in ("/data", "/data/models", "/mnt")),
     *(env(name) for name in ("NCCL_DEBUG", "NCCL_IB_HCA", "APP_STAGE", "AWS_REGION", "TZ")),
-    {"labels": {"app": "tuning", "app.kubernetes.io/part-of": "search", "team": "a"}},
+    {"labels": {"project": "tuning", "app.kubernetes.io/part-of": "search", "team": "a"}},
     {"labels": {"project": "x", "owner": "ann", "environment": "dev", "cost-centre": "4711"}},
     {"annotations": {"kueue.x-k8s.io/podset-required-topology": "rack"}},
     {"annotations": {"sidecar.istio.io/inject": "false"}},
