@@ -263,6 +263,9 @@ DANGEROUS_ANNOTATIONS = {
 """Annotations by which some controller, webhook or runtime widens what a pod may do."""
 
 DANGEROUS_LABELS = {
+    "app": "frontend",
+    "app.kubernetes.io/name": "frontend",
+    "app.kubernetes.io/instance": "frontend",
     "finetune.dev/job": "another",
     "finetune.dev/stage": "publish",
     "finetune.dev/sweep": "another",

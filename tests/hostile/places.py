@@ -107,7 +107,7 @@ _SAID = (
     *(f"app.kubernetes.io/{part}" for part in ("version", "component")),
     "app.kubernetes.io/part-of",
 )
-"""What people say of a pod. No Service selects by them as a rule, and no webhook, controller or identity is known to hang on one of these."""
+"""What people say of a pod. No Service, webhook, controller or identity hangs on one of these."""
 
 SHIPPED = Place(
     name="as shipped",
