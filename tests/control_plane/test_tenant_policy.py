@@ -44,6 +44,7 @@ def mount(path):
 
 
 N1 = {"podTemplate": mount("//etc/finetune/job")}
+TERMS = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": "Exists"}]}]}
 PODS = [
     *(mount(path) for path in ("/data", "/data/x", "/database", "/opt/venv", "/mnt", "/work")),
     *(
@@ -89,6 +90,28 @@ PODS = [
             {"key": "team-x", "value": "y:NoSchedule"},
             {"key": "pool", "operator": "Exists", "effect": "NoExecute"},
             {"key": "other", "operator": "Exists"},
+        )
+    ),
+    *(
+        {"affinity": affinity}
+        for affinity in (
+            {"nodeAffinity": {}},
+            {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+            {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": TERMS}},
+            {
+                "nodeAffinity": {
+                    "preferredDuringSchedulingIgnoredDuringExecution": [
+                        {"weight": 1, "preference": TERMS["nodeSelectorTerms"][0]}
+                    ]
+                }
+            },
+            {
+                "podAntiAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": [
+                        {"topologyKey": "kubernetes.io/hostname"}
+                    ]
+                }
+            },
         )
     ),
     *({"priorityClassName": name} for name in ("batch-low", "system-cluster-critical")),

@@ -99,6 +99,11 @@ a test holds both to the same cases. A setting that is not given (values of an o
 {{- ternary "true" (toJson .) (kindIs "invalid" .) -}}
 {{- end -}}
 
+{{/* Whether everything is allowed, as CEL. */}}
+{{- define "finetune-operator.any" -}}
+{{- or (kindIs "invalid" .) (has "*" .) -}}
+{{- end -}}
+
 {{/* Node labels that are always allowed, as texts. */}}
 {{- define "finetune-operator.labelTexts" -}}
 {{- $all := list -}}

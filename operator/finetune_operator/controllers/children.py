@@ -35,6 +35,7 @@ from finetune_operator.finetunejob.actions import (
     Write,
 )
 from finetune_operator.finetunejob.observed import Observed
+from finetune_operator.finetunejob.render.config import digest_of
 from finetune_operator.finetunejob.trimming import trim_job
 from finetune_operator.integrations.kueue.workload import WORKLOADS
 from finetune_operator.kube.client import KubeClient
@@ -72,20 +73,21 @@ class Children:
 
     async def create_needs(self, observed: Observed, action: CreateStage) -> Observed:
         """Create the objects that a stage's pods need."""
-        return await self._create_all(observed, action.stage, action.needs)
+        return await self._create_all(observed, action, action.needs)
 
     async def create_job(self, observed: Observed, action: CreateStage) -> Observed:
         """Create the Job of a stage; the snapshot then holds it, or why it could not be."""
         if action.stage in observed.refusals:
             return observed
-        return await self._create_all(observed, action.stage, (action.job,))
+        return await self._create_all(observed, action, (action.job,))
 
     async def _create_all(
-        self, observed: Observed, stage: Stage, objects: tuple[Object, ...]
+        self, observed: Observed, action: CreateStage, objects: tuple[Object, ...]
     ) -> Observed:
+        stage = action.stage
         try:
             for obj in objects:
-                answer = await self._create_owned(obj, observed.uid)
+                answer = await self._create_owned(obj, observed.uid, action.job_digest)
                 if obj["kind"] == "Job":
                     self._refusals.forget(observed.uid, stage)
                     observed = self._with_job(observed, stage, answer)
@@ -96,11 +98,11 @@ class Children:
             return replace(observed, refusals={**observed.refusals, stage: refusal})
         return observed
 
-    async def _create_owned(self, obj: Object, uid: str) -> Object:
+    async def _create_owned(self, obj: Object, uid: str, job_digest: str | None) -> Object:
         """Create an object, or find that an earlier attempt did.
 
         Raises:
-            NameTaken: The name belongs to an object of another owner.
+            NameTaken: The name belongs to an object of another owner, or to another job file.
         """
         resource = _RESOURCES[obj["kind"]]
         try:
@@ -112,6 +114,11 @@ class Children:
                 raise NameTaken(
                     f"{resource.kind} {metadata['name']} exists and belongs to another object;"
                     " the job waits until it is gone"
+                ) from error
+            if job_digest and obj["kind"] == "ConfigMap" and digest_of(live) != job_digest:
+                raise NameTaken(
+                    f"{resource.kind} {metadata['name']} exists and holds another job file than"
+                    " that of the run. Delete it: the job waits until it is gone"
                 ) from error
             return live
 

@@ -22,11 +22,13 @@ class CreateStage:
         stage: Which stage.
         needs: ConfigMap and Service, created if they are not there.
         job: The Job.
+        job_digest: The only job file that a ConfigMap which is there may hold; None for any.
     """
 
     stage: Stage
     needs: tuple[Object, ...]
     job: Object
+    job_digest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

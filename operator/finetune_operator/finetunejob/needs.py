@@ -26,22 +26,27 @@ def needs_of(step: Step, spec: FineTuneJobSpec, stage: Stage) -> tuple[Object, .
 
 
 def settle_job_digest(step: Step) -> None:
-    """Record which job file the first Job of the run was told to read, once for all.
+    """Record which job file the run reads once its first Job is there, once for all.
 
-    The operator of another version may write the same job in other bytes.
+    The operator of another version may write the same job in other bytes. What the Job itself says
+    counts for nothing: somebody else may have made it.
     """
-    first = step.observed.jobs.get(Stage.PREPARE)
-    digest = None if first is None else first["spec"].get("jobDigest")
-    if digest is not None and not step.draft.get("jobDigest"):
-        step.draft.put("jobDigest", digest)
+    if Stage.PREPARE in step.observed.jobs and _is_unsettled(step):
+        step.draft.put("jobDigest", digest_of(_config_map(step)))
 
 
 def job_digest_of(step: Step, stage: Stage, run: int) -> str | None:
     """Return the only job file that a stage may read; None of a run begun without one."""
-    settled: str | None = step.draft.get("jobDigest")
-    if settled is None and stage is Stage.PREPARE and run == 1:
+    if stage is Stage.PREPARE and run == 1 and _is_unsettled(step):
         return digest_of(_config_map(step))
+    settled: str | None = step.draft.get("jobDigest")
     return settled
+
+
+def _is_unsettled(step: Step) -> bool:
+    """Whether no status names the job file, nor tells of a Job from before one was named."""
+    stored = step.observed.job.get("status") or {}
+    return not step.draft.get("jobDigest") and not stored.get("stages")
 
 
 def restore_lost(step: Step, view: StageView) -> None:

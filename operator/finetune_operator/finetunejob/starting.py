@@ -219,6 +219,7 @@ def create_stage(
 ) -> CreateStage:
     """Return what creates the Job of a stage."""
     observed, config = step.observed, step.config
+    job_digest = job_digest_of(step, stage, run)
     job = render_job(
         spec,
         stage,
@@ -226,11 +227,12 @@ def create_stage(
         config,
         image=settled_image(step),
         run=run,
-        job_digest=job_digest_of(step, stage, run),
+        job_digest=job_digest,
         data_digest=pinned_digest(step, spec, stage),
         arguments=decision_arguments(step, stage),
         has_kueue=observed.has_kueue,
     )
     if past_seconds:
         job["metadata"]["annotations"] = {ACTIVE_SECONDS_ANNOTATION: str(past_seconds)}
-    return CreateStage(stage=stage, needs=needs_of(step, spec, stage), job=job)
+    needs = needs_of(step, spec, stage)
+    return CreateStage(stage=stage, needs=needs, job=job, job_digest=job_digest)

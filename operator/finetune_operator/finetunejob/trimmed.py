@@ -55,15 +55,11 @@ class ChildMetadata(TypedDict, total=False):
 
 
 class JobSpec(TypedDict, total=False):
-    """Of a Job's spec; ``managedBy`` only where its pods are made elsewhere.
-
-    ``jobDigest`` is of the first stage: the job file that it was told to read.
-    """
+    """Of a Job's spec; ``managedBy`` only where its pods are made elsewhere."""
 
     suspend: Required[bool]
     completions: Required[int | None]
     managedBy: str
-    jobDigest: str
 
 
 class JobStatus(TypedDict, total=False):

@@ -7,7 +7,6 @@ bounds few of their texts: a name that is too long is left out, any other text i
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Any, TypeVar, cast
 
@@ -21,7 +20,6 @@ from finetune_api.names import (
     QUEUE_LABEL,
     STAGE_LABEL,
 )
-from finetune_api.trainer import JOB_DIGEST_ARGUMENT, Stage
 from finetune_operator.finetunejob.trimmed import (
     INDEX_LABEL,
     MAX_NAME_CHARACTERS,
@@ -51,7 +49,6 @@ _POD_CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
 _JOB_CONDITIONS = frozenset({"Complete", "Failed", "Suspended"})
 JOB_CONTROLLER = "kubernetes.io/job-controller"
 """What ``spec.managedBy`` of a Job is, if anything, where its pods are made in this cluster."""
-_SHA256 = re.compile("[0-9a-f]{64}")
 _MAX_IMAGE_CHARACTERS = 1024
 _MAX_TEXT_CHARACTERS = 4096
 """What the kubelet lets a container say at its end; no other text that is read is longer."""
@@ -80,23 +77,7 @@ def trim_job(obj: Object) -> TrimmedJob:
     }
     if spec.get("managedBy") not in (None, JOB_CONTROLLER):
         kept_spec["managedBy"] = spec["managedBy"]
-    if digest := _job_digest(obj):
-        kept_spec["jobDigest"] = digest
     return _cut({"metadata": _trim_metadata(obj["metadata"]), "spec": kept_spec, "status": kept})
-
-
-def _job_digest(obj: Object) -> str:
-    """Return which job file the first stage was told to read; empty of later stages."""
-    if (obj["metadata"].get("labels") or {}).get(STAGE_LABEL) != Stage.PREPARE:
-        return ""
-    pod = ((obj.get("spec") or {}).get("template") or {}).get("spec") or {}
-    for container in pod.get("containers") or ():
-        arguments = container.get("args") or []
-        if container.get("name") == CONTAINER and JOB_DIGEST_ARGUMENT in arguments[:-1]:
-            digest = str(arguments[arguments.index(JOB_DIGEST_ARGUMENT) + 1])
-            # Somebody else may have made the Job.
-            return digest if _SHA256.fullmatch(digest) else ""
-    return ""
 
 
 def trim_pod(obj: Object) -> TrimmedPod:

@@ -111,13 +111,14 @@ def test_an_approval_is_stored_before_it_is_acted_on_and_pinned_to_what_follows(
     assert "ann approved data set dddddddddddd" in condition(body, "DataApproved")["message"]
     made, body = look(body, decision(reason="read 50 rows"), seconds=71)
     (action,) = made.first
-    assert pinned(action) == ["--data-digest", DIGEST]
+    job_file = ["--job-digest", body["status"]["jobDigest"]]
+    assert pinned(action) == [*job_file, "--data-digest", DIGEST]
     assert made.status is None
     train = {"jobs": {TRAIN: child(TRAIN, status=complete())}, "pods": stages_done(TRAIN)["pods"]}
     made, _ = look(body, **train)
     (action,) = made.first
     assert action.stage is EVALUATE
-    assert pinned(action) == ["--data-digest", DIGEST]
+    assert pinned(action) == [*job_file, "--data-digest", DIGEST]
 
 
 def pinned(action):

@@ -12,6 +12,7 @@ from finetune_operator.finetunejob import needs
 from finetune_operator.finetunejob.actions import RestoreNeeds, ResumeJob
 from finetune_operator.finetunejob.observed import WarningEvent
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.render.config import digest_of
 from finetune_operator.finetunejob.trimming import trim_job
 from finetune_operator.kube.errors import Forbidden
 from finetune_operator.status.conditions import timestamp
@@ -139,9 +140,39 @@ def test_each_stage_is_told_which_job_file_it_may_read(monkeypatch):
 
 def test_a_run_begun_without_a_digest_goes_on_without_one():
     _, body = live([stages_done(Stage.PREPARE)], job(), at(60))
+    del body["status"]["jobDigest"]  # as the operator before this one wrote it
     (action,) = plan(observe(body, **stages_done(Stage.PREPARE)), at(70), CONFIG).first
     assert (action.stage, told_digest(action.job)) == (Stage.TRAIN, None)
     assert "jobDigest" not in body["status"]
+
+
+@pytest.mark.parametrize("arguments", [[], [JOB_DIGEST_ARGUMENT, "f" * 64]], ids=["none", "other"])
+def test_a_first_job_that_somebody_made_names_no_job_file(arguments):
+    digest, forged = begun(job())
+    forged["spec"]["template"]["spec"]["containers"][0]["args"] = arguments
+    _, body = live([{}], suspended(job()), at(10))
+    body = {**body, "spec": {**body["spec"], "suspend": False}}
+    known = stages_done(Stage.PREPARE)
+    seen = {**known["jobs"][Stage.PREPARE], "spec": trim_job(forged)["spec"]}
+    known["jobs"] = {Stage.PREPARE: seen}
+    made, body = live([known], body, at(60))
+    assert body["status"]["jobDigest"] == digest
+    (action,) = plan(observe(body, **known), at(70), CONFIG).first
+    assert (action.stage, told_digest(action.job)) == (Stage.TRAIN, digest)
+
+
+async def test_a_config_map_with_another_job_file_holds_up_the_first_stage():
+    world = world_of(job())
+    (action,) = plan(observe(job()), NOW, CONFIG).first
+    (wanted,) = action.needs
+    world.client.cluster.store(CONFIG_MAP, {**wanted, "data": {"job.json": "{}"}})
+    observed = await world.children.create_needs(observe(job()), action)
+    assert observed.refusals[Stage.PREPARE].reason == "NameTaken"
+    # A run that began with it goes on: the operator of another version wrote it.
+    begun_before = replace(action, job_digest=digest_of({"data": {"job.json": "{}"}}))
+    assert (await world.children.create_needs(observe(job()), begun_before)).refusals == {}
+    world.client.cluster.store(CONFIG_MAP, wanted)
+    assert (await world.children.create_needs(observe(job()), action)).refusals == {}
 
 
 # ---- the Service of several nodes ----------------------------------------------------------------

@@ -120,6 +120,7 @@ def test_a_yes_is_recorded_and_then_acted_on(held):
     assert action.job["metadata"]["name"] == "headlines-publish"
     container = action.job["spec"]["template"]["spec"]["containers"][0]
     assert container["args"][3:] == [
+        *("--job-digest", body["status"]["jobDigest"]),
         f"--evaluation-digest={'e' * 64}",
         "--decided-by=ann",
         "--reason=pays $$(AWS_SECRET_ACCESS_KEY)",

@@ -233,7 +233,8 @@ def test_the_policy_has_the_data_approved_whatever_the_job_says():
     made, body = settle(body, data_only, {**known, "decisions": (on_data("yes", BOB),)})
     (action,) = made.first
     (container,) = action.job["spec"]["template"]["spec"]["containers"]
-    assert container["args"][3:] == ["--data-digest", DATA]
+    job_file = ["--job-digest", body["status"]["jobDigest"]]
+    assert container["args"][3:] == [*job_file, "--data-digest", DATA]
 
 
 def test_the_policy_holds_a_candidate_that_passed_until_somebody_else_approves():

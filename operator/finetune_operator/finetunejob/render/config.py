@@ -40,5 +40,6 @@ def render_config_map(
 
 
 def digest_of(config_map: dict[str, Any]) -> str:
-    """Return the sha256 of ``job.json`` as it is mounted, in hex digits."""
-    return hashlib.sha256(config_map["data"][JOB_FILE].encode()).hexdigest()
+    """Return the sha256 of ``job.json`` as it is mounted, in hex digits; of nothing without one."""
+    text = (config_map.get("data") or {}).get(JOB_FILE, "")
+    return hashlib.sha256(text.encode()).hexdigest()
