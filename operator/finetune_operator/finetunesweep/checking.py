@@ -44,13 +44,8 @@ def find_fault(observed: Observed, config: OperatorConfig) -> Fault | None:
         observed: The snapshot; its spec can be read.
         config: The administrator's settings for the namespace.
     """
-    asked = {"requested_by": observed.spec.requested_by}
-    violations = find_violations(observed.spec.template.model_copy(update=asked), config)
-    if violations:
-        return Fault(
-            reason=violations[0].reason,
-            message="; ".join(f"{_place_of(item.field)}: {item.message}" for item in violations),
-        )
+    if (refused := find_refused_template(observed, config)) is not None:
+        return refused
     try:
         samples = list(samples_of(observed.spec, observed.uid))
     except ValueError as error:
@@ -61,6 +56,18 @@ def find_fault(observed: Observed, config: OperatorConfig) -> Fault | None:
                 reason=Reason.INVALID_TRIAL, message=_text_of(observed, number, values, problem)
             )
     return None
+
+
+def find_refused_template(observed: Observed, config: OperatorConfig) -> Fault | None:
+    """Return why this cluster refuses every trial of a sweep, as of now; None if it does not."""
+    asked = {"requested_by": observed.spec.requested_by}
+    violations = find_violations(observed.spec.template.model_copy(update=asked), config)
+    if not violations:
+        return None
+    return Fault(
+        reason=violations[0].reason,
+        message="; ".join(f"{_place_of(item.field)}: {item.message}" for item in violations),
+    )
 
 
 def _place_of(field: str) -> str:

@@ -14,6 +14,7 @@ from finetune_operator.finetunejob.deadlines import seconds_to_live
 from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.finetunesweep.acceptance import accept
 from finetune_operator.finetunesweep.actions import CreateTrial, DeleteSelf, Plan
+from finetune_operator.finetunesweep.checking import Fault, find_refused_template
 from finetune_operator.finetunesweep.choosing import (
     best_of_search,
     choose,
@@ -121,12 +122,35 @@ def _search(step: Step) -> None:
     if step.first or _is_hopeless(step):
         return
     is_begun = _is_doubtful(step) or _begin_next(step)
+    if step.fault is not None:
+        _end_refused(step, step.fault)
+        return
     if not is_begun and step.is_settled:
         choose(step)
     if is_begun and not step.first and step.observed.refusal is not None:
         _tell_refusal(step, step.observed.refusal)
         return
     _tell_progress(step, Reason.SEARCHING if step.under_way == "Searching" else Reason.REPLICATING)
+
+
+def _end_refused(step: Step, fault: Fault) -> None:
+    """End a search whose next trial is refused by now: by settings, or by a newer operator.
+
+    What trains is waited for, and the best that was trained is chosen. Not one that waits for
+    trials which are not begun any more.
+    """
+    text = f"{fault.message}. So no more trials are begun."
+    if not any(trial.trains and _goes_on(step, trial) for trial in step.trials):
+        step.prune_under_way()
+        if not step.first and best_of_search(step) is None:
+            step.fail(fault.reason, text)
+        elif not step.first:
+            choose(step)
+    _tell_progress(step, fault.reason, text)
+
+
+def _goes_on(step: Step, trial: Trial) -> bool:
+    return not (trial.is_pruned or trial.number in step.waiting)
 
 
 def _tell_progress(step: Step, reason: Reason, before: str = "") -> None:
@@ -161,6 +185,9 @@ def _begin_next(step: Step) -> bool:
         step.under_way = "Replicating" if num_replicates else "Searching"
         return False
     if step.num_free_places > 0 and step.observed.refusal is None:
+        step.fault = find_refused_template(step.observed, step.config)
+        if step.fault is not None:
+            return True
         of = None if base is None else base.number
         job = render_trial(
             step.observed.owner,

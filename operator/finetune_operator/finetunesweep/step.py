@@ -8,6 +8,7 @@ from decimal import Decimal
 from finetune_api.names import trial_name
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunesweep.actions import Action, ConfirmMissing, PatchTrial, Plan
+from finetune_operator.finetunesweep.checking import Fault
 from finetune_operator.finetunesweep.deleted import count_deleted
 from finetune_operator.finetunesweep.draft import SweepDraft
 from finetune_operator.finetunesweep.observed import Observed
@@ -28,6 +29,7 @@ class Step:
         chosen: The trial that was chosen, or None.
         waiting: Numbers of trials that wait at a rung for others.
         rung: Step at which they wait.
+        fault: Why this cluster refuses the next trial, or None.
         is_judged: Whether a trial came to a step at which it is compared with others.
         under_way: Phase while nothing else decides it.
         requeue_after: Look again after this many seconds, or None.
@@ -43,6 +45,7 @@ class Step:
         self.chosen: Trial | None = None
         self.waiting: frozenset[int] = frozenset()
         self.rung = 0
+        self.fault: Fault | None = None
         self.is_judged = False
         self.under_way = "Searching"
         self.requeue_after: float | None = None

@@ -548,3 +548,56 @@ async def test_what_a_trial_says_of_its_tokens_and_losses_does_not_stop_its_swee
     )
     assert not isinstance(await world.reconcile(), Retry)
     assert world.status["spent"]["tokens"] == 0
+
+
+# ---- what is refused by now ----------------------------------------------------------------------
+
+REMOTE_CODE = {"model": {"uri": "hf://org/model", "trustRemoteCode": True}}
+
+
+async def refused_since(num_moments: int, **spec) -> SweepWorld:
+    """Return a sweep that an operator accepted, and whose template its next one refuses."""
+    allowing = CONFIG.model_copy(update={"allow_trust_remote_code": True})
+    world = SweepWorld(sweep(template=REMOTE_CODE, **spec), config=allowing)
+    await world.reconcile()
+    for _ in range(num_moments):
+        world.work()
+        await world.reconcile()
+    world.config = CONFIG
+    world.start()
+    return world
+
+
+async def test_a_sweep_whose_template_is_refused_by_now_begins_no_trial_and_ends_with_the_reason():
+    world = await refused_since(0, parallelism=1)
+    fail(world, "rates-t1")
+    await world.live()
+    assert world.created == ["rates-t1"]
+    assert world.condition("Failed")["reason"] == "RemoteCodeNotAllowed"
+    assert "spec.template.model.trustRemoteCode" in world.condition("Failed")["message"]
+
+
+async def test_what_was_trained_before_its_template_was_refused_is_chosen_from():
+    world = await refused_since(5, parallelism=1)
+    assert world.created == ["rates-t1", "rates-t2"]
+    assert world.jobs["rates-t1"]["status"]["phase"] == "AwaitingSelection"
+    world.edit(parallelism=2)
+    await world.reconcile()
+    assert world.condition("Progressing")["reason"] == "RemoteCodeNotAllowed"
+    assert not world.jobs["rates-t2"]["spec"].get("prune"), "it trains on"
+    await world.live()
+    assert world.created == ["rates-t1", "rates-t2"]
+    assert (world.status["phase"], world.status["best"]["name"]) == ("Succeeded", "rates-t2")
+
+
+async def test_trials_at_a_rung_do_not_wait_for_those_that_are_refused_by_now():
+    world = await refused_since(2, parallelism=1, earlyStopping=HALVING)
+    await world.live()
+    assert len(world.created) < 4
+    assert world.condition("Failed")["reason"] == "RemoteCodeNotAllowed"
+
+
+async def test_a_sweep_whose_trials_all_exist_is_not_held_to_settings_that_changed_since():
+    world = await refused_since(0, parallelism=4)
+    await world.live()
+    assert (world.status["phase"], world.status["best"]["name"]) == ("Succeeded", "rates-t3")
