@@ -135,6 +135,17 @@ class OutageStatus(APIModel):
     """When it tries again, or did last."""
 
 
+class CutStatus(APIModel):
+    """Why a stage was stopped before its end, while it is not known yet what it has stored."""
+
+    reason: ShortText
+    """The limit that it has reached, or ``PruneRequested``."""
+    time: Timestamp
+    """Since when."""
+    active_seconds: Count = 0
+    """Running time by then, in seconds: it counts until the Job's own account has caught up."""
+
+
 class StageStatus(APIModel):
     """The Job of one stage."""
 
@@ -164,6 +175,8 @@ class StageStatus(APIModel):
     """Ends that came to nothing; absent without one."""
     outage: OutageStatus | None = None
     """The last outage, if there was one."""
+    cut: CutStatus | None = None
+    """Why it was stopped before its end; absent unless it was."""
     past_seconds: Count | None = None
     """Running time up to its last pause, in seconds: what is known of it once its Job is gone."""
     run_time: Timestamp | None = None
