@@ -27,7 +27,7 @@ from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
 from finetune_operator.finetunejob.needs import settle_job_digest
 from finetune_operator.finetunejob.outages import is_waiting_out
-from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
+from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended, wake
 from finetune_operator.finetunejob.placement import has_let_go, try_again
 from finetune_operator.finetunejob.pruning import PHASE, is_pruned, needs_score, prune
 from finetune_operator.finetunejob.publishing import is_settled
@@ -104,6 +104,8 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         return False
     if view.state is StageState.SUSPENDED and has_let_go(step, view) and not spec.suspend:
         try_again(step, spec, view)
+    elif wake(step, spec, view):
+        pass  # what held it is over
     elif view.state is StageState.SUSPENDED or is_being_evicted(step, view):
         tell_suspended(step, spec, view)
     else:

@@ -122,6 +122,19 @@ def test_an_evaluation_that_has_published_nothing_ends_as_it_was_to(by):
 
 
 @pytest.mark.parametrize("by", LIMITS)
+def test_what_a_limit_has_stopped_stays_so_when_its_user_suspends_and_resumes_it(by):
+    body, known = evaluating()
+    _, body = planned(limited(body, by), known, 1000)
+    rests, spec = stopped(body, known, 1005), body["spec"]
+    _, body = planned({**body, "spec": {**spec, "suspend": True}}, rests, 1010)
+    made, body = planned({**body, "spec": spec}, rests, 1020)
+    assert (made.then, made.requeue_after) == ((), 120)
+    assert condition(body, "Suspended")["status"] == "False"
+    _, body = planned(body, rests, 1140)
+    assert body["status"]["phase"] == ENDED_AS[by]
+
+
+@pytest.mark.parametrize("by", LIMITS)
 def test_what_cannot_have_published_ends_at_once(by):
     spec = {"evaluation": {"review": {"required": True, "reviewers": 2}}}
     body, known = evaluating()
