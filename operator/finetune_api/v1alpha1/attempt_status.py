@@ -132,7 +132,11 @@ class OutageStatus(APIModel):
     releases: Count = 0
     """How often it has let its nodes go since then."""
     retry_time: Timestamp | None = None
-    """When it tries again, or did last."""
+    """When it tries again; absent once it does."""
+    held_seconds: Count = 0
+    """How long it was suspended, or queued, since then, in seconds: no part of the outage."""
+    held_time: Timestamp | None = None
+    """Since when that is so again."""
 
 
 class CutStatus(APIModel):
