@@ -55,7 +55,7 @@ class OperatorConfig(TenantSettings):
     outage_deadline_seconds: Annotated[int, Field(ge=0)] = 86400
     """How long a stage that has run before may fail to start again, or to reach its storage, before
     the job fails. It holds no GPUs meanwhile: it tries again after one minute, then two, four, up
-    to an hour."""
+    to an hour. Time in which the job is suspended, or waits for quota, does not count."""
     max_fruitless_evictions: Annotated[int, Field(ge=1, le=1000)] = 10
     """How often in a row a kubelet may evict a stage, or somebody delete its Job, before a new step
     is made: one more fails the job. Such ends cost no retry. Of preemptions, drains and lost nodes,

@@ -132,7 +132,22 @@ class OutageStatus(APIModel):
     releases: Count = 0
     """How often it has let its nodes go since then."""
     retry_time: Timestamp | None = None
-    """When it tries again, or did last."""
+    """When it tries again; absent once it does."""
+    held_seconds: Count = 0
+    """How long it was suspended, or queued, since then, in seconds: no part of the outage."""
+    held_time: Timestamp | None = None
+    """Since when that is so again."""
+
+
+class CutStatus(APIModel):
+    """Why a stage was stopped before its end, while it is not known yet what it has stored."""
+
+    reason: ShortText
+    """The limit that it has reached, or ``PruneRequested``."""
+    time: Timestamp
+    """Since when."""
+    active_seconds: Count = 0
+    """Running time by then, in seconds: it counts until the Job's own account has caught up."""
 
 
 class StageStatus(APIModel):
@@ -164,6 +179,8 @@ class StageStatus(APIModel):
     """Ends that came to nothing; absent without one."""
     outage: OutageStatus | None = None
     """The last outage, if there was one."""
+    cut: CutStatus | None = None
+    """Why it was stopped before its end; absent unless it was."""
     past_seconds: Count | None = None
     """Running time up to its last pause, in seconds: what is known of it once its Job is gone."""
     run_time: Timestamp | None = None

@@ -26,7 +26,7 @@ from finetune_operator.status.conditions import ConditionType, timestamp
 def is_spent(step: Step, spec: FineTuneJobSpec) -> bool:
     """End a job that has used up its ``budget`` while it runs; return whether it did."""
     limit = limit_in_hours(step, spec)
-    view = stage_to_cut(step, FailureClass.BUDGET_EXCEEDED.value)
+    view = stage_to_cut(step)
     if limit is None or view is None:
         return False
     used = gpu_seconds(step, spec)

@@ -22,7 +22,7 @@ def is_overdue(step: Step, spec: FineTuneJobSpec) -> bool:
         return False
     used = step.draft.active_seconds(step.views)
     # What has ended in time or late is ended; only what runs can be cut.
-    view = stage_to_cut(step, FailureClass.DEADLINE_EXCEEDED.value)
+    view = stage_to_cut(step)
     if view is None:
         return False
     if used < limit:

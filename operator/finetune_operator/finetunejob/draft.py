@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -157,10 +157,15 @@ class JobDraft(Draft):
         return max(0, view.past_seconds - (self._unplaced(view).seconds or 0))
 
     def _active_seconds(self, view: StageView) -> int:
-        recorded = (self._stages.get(view.stage.value) or {}).get("activeSeconds")
+        entry = self._stages.get(view.stage.value) or {}
+        recorded = entry.get("activeSeconds")
         if recorded is not None:
             return int(recorded)
-        return max(0, view.active_seconds - self._unplaced(view).until(self.now))
+        seconds = max(0, view.active_seconds - self._unplaced(view).until(self.now))
+        if view.job is None:
+            seconds = max(0, seconds_on_record(entry) - int(entry.get("unplacedSeconds") or 0))
+        # Kueue counts a run only once its pods have ended.
+        return max(seconds, int((entry.get("cut") or {}).get("activeSeconds") or 0))
 
     def _unplaced(self, view: StageView) -> Unplaced:
         is_recorded = view.run == self.last_run(view.stage)
@@ -245,6 +250,15 @@ class JobDraft(Draft):
         return self.fit(wire, STATUS, partial(_is_worth_writing, self._stored))
 
 
+def seconds_on_record(entry: Mapping[str, Any]) -> int:
+    """Return the running time of a stage whose Job is gone: deleting it gives no budget back."""
+    past = int(entry.get("pastSeconds") or 0)
+    since, until = parse_timestamp(entry.get("runTime")), parse_timestamp(entry.get("deletedTime"))
+    if since is None or until is None:
+        return past
+    return past + max(0, int((until - since).total_seconds()))
+
+
 def _is_worth_writing(stored: Object, wire: Object) -> bool:
     """Compare what the operator owns, leaving out what may wait for the next write.
 
@@ -269,7 +283,7 @@ MAX_HISTORY = 10
 _ATTEMPTS = ("counted", "preemptions", "history")
 _LAZY_FIELDS = ("attempts", "stages", "trainerImage", "jobDigest")
 _RECORDED = (
-    "completionTime", "activeSeconds", "evictions", "fruitless", "outage", "deletedTime",
+    "completionTime", "activeSeconds", "evictions", "fruitless", "outage", "deletedTime", "cut",
 )  # fmt: skip
 
 

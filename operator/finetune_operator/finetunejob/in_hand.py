@@ -9,10 +9,15 @@ cut: it takes seconds.
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from finetune_api.evaluation_result import EvaluateResult
 from finetune_api.trainer import ExitCode, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.podtemplate import PodTemplate
+from finetune_operator.finetunejob.actions import ConfirmMissing
+from finetune_operator.finetunejob.decisions import publishes_at_once
 from finetune_operator.finetunejob.endings import conclude, fail_stage, succeed
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.pausing import release_actions
@@ -21,11 +26,12 @@ from finetune_operator.finetunejob.retry import exit_code_of
 from finetune_operator.finetunejob.stages import (
     RESULT_GRACE_SECONDS,
     TRAITS,
-    StageState,
     StageView,
 )
 from finetune_operator.finetunejob.step import Step
-from finetune_operator.status.conditions import find_condition, parse_timestamp
+from finetune_operator.status.conditions import find_condition, parse_timestamp, timestamp
+
+Object = dict[str, Any]
 
 _STOPPING = (
     "{why} The evaluation may have published at its end: it is stopped, and the job ends once its"
@@ -33,19 +39,29 @@ _STOPPING = (
 )
 
 
-def stage_to_cut(step: Step, reason: str) -> StageView | None:
-    """Return the stage that a limit ends: one that runs, or was stopped for this reason before."""
+def stage_to_cut(step: Step) -> StageView | None:
+    """Return the stage that a limit ends: one that runs, or was stopped for a limit before."""
     for view in step.views:
         if view.is_stoppable and view.stage is not Stage.PUBLISH:
             return view
-        told = step.draft.conditions.reason_of(TRAITS[view.stage].condition)
-        if view.state is StageState.SUSPENDED and told == reason:
+        is_cut = "cut" in (step.draft.stage(view.stage) or {})
+        if is_cut and not (view.has_ended or view.is_ending or step.draft.is_done(view.stage)):
             return view
     return None
 
 
+def forget_cut(step: Step) -> None:
+    """Take back that a stage was stopped for a limit: it holds no more, for somebody raised it."""
+    for view in step.views:
+        if (entry := step.draft.stage(view.stage)) is not None:
+            entry.pop("cut", None)
+
+
 def cut(step: Step, spec: FineTuneJobSpec, view: StageView, cause: Cause) -> None:
     """End the job for a limit it has reached, unless it turns out to be published."""
+    step.current = view
+    if view.job is not None:
+        step.draft.record_stage(view)
     reason = cause.failure_class.value
     if not is_awaited(step, spec, view, reason=reason, why=cause.message):
         fail_stage(step, view, cause)
@@ -63,34 +79,48 @@ def is_awaited(
         reason: Why, for the stage's condition.
         why: The same in words.
     """
-    if view.stage is not Stage.EVALUATE or view.job is None or not spec.publishes_at_once:
+    entry = step.draft.stage(view.stage)
+    is_at_once = publishes_at_once(spec, step.approval_policy)
+    if view.stage is not Stage.EVALUATE or entry is None or not is_at_once:
         return False
     result = view.result
     if isinstance(result, EvaluateResult) and is_verdict(result, spec):
-        step.draft.record_stage(view)
         step.draft.record_end(view)
         succeed(step, view)
         conclude(step, spec)
         step.then += release_actions(step.observed, step.views)
         return True
-    if not (step.draft.stage(view.stage) or {}).get("firstRunTime") and view.first_ran is None:
+    if not entry.get("firstRunTime") and view.first_ran is None:
         return False
-    if view.is_stoppable or not view.is_stopped:
+    if view.job is None and view.stage not in step.observed.missing:
+        step.first.append(ConfirmMissing(stage=view.stage, name=entry["job"]))
+    elif view.is_stoppable or (view.job is not None and not view.is_stopped):
         step.then += release_actions(step.observed, [view])
-    elif not _has_told(view):
-        stopped = find_condition(view.job["status"].get("conditions"), "Suspended") or {}
-        since = parse_timestamp(stopped.get("lastTransitionTime")) or step.now
+    elif _has_told(view):
+        return False
+    else:
         template = spec.pod_template or PodTemplate()
         patience = template.termination_grace_period_seconds + RESULT_GRACE_SECONDS
-        left = patience - (step.now - since).total_seconds()
+        left = patience - (step.now - _stopped_at(step, view, entry)).total_seconds()
         if left <= 0:
             return False
         step.look_again(left)
-    else:
-        return False
+    seconds = step.draft.active_seconds([view])
+    told = {"reason": reason, "time": timestamp(step.now), "activeSeconds": seconds}
+    entry.setdefault("cut", told)
     message = _STOPPING.format(why=why)
     step.draft.conditions.set(TRAITS[view.stage].condition, False, reason, message)
     return True
+
+
+def _stopped_at(step: Step, view: StageView, entry: Object) -> datetime:
+    """Return when the pods were told to stop: with their Job, or by whoever deleted it."""
+    if view.job is None:
+        since = parse_timestamp(entry.setdefault("deletedTime", timestamp(step.now)))
+    else:
+        stopped = find_condition(view.job["status"].get("conditions"), "Suspended") or {}
+        since = parse_timestamp(stopped.get("lastTransitionTime"))
+    return since or step.now
 
 
 def _has_told(view: StageView) -> bool:

@@ -9,15 +9,13 @@ once a new step is made, or, where steps are not known, once a container has run
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob.actions import ActivateWorkload, ResumeJob
 from finetune_operator.finetunejob.failure import Cause
-from finetune_operator.finetunejob.needs import restore_rendezvous
-from finetune_operator.finetunejob.pausing import is_paused, release_actions
+from finetune_operator.finetunejob.pausing import release_actions
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
@@ -79,7 +77,7 @@ def wait_out(step: Step, view: StageView, cause: Cause) -> Cause | None:
         told = {"since": timestamp(min(began, step.now)), "step": reached}
     since = parse_timestamp(told["since"]) or step.now
     limit = step.config.outage_deadline_seconds
-    if (step.now - since).total_seconds() >= limit:
+    if (step.now - since).total_seconds() - int(told.get("heldSeconds") or 0) >= limit:
         words = f"It has been so since {told['since']}, for longer than outageDeadlineSeconds"
         return replace(cause, message=f"{cause.message.rstrip('. ')}. {words} ({limit}).")
     releases = int(told.get("releases") or 0)
@@ -90,7 +88,7 @@ def wait_out(step: Step, view: StageView, cause: Cause) -> Cause | None:
     message = (
         f"{cause.reason}: {cause.message.rstrip('. ')}. The stage has let its nodes go and tries"
         f" again at {due}; it costs no retry. It has been so since {told['since']}, and ends the"
-        f" job after {limit} s (outageDeadlineSeconds)."
+        f" job after {limit} s (outageDeadlineSeconds); time suspended or queued is left out."
     )
     step.draft.announce(Reason.OUTAGE, f"{view.stage.value}: {message}", warning=True)
     step.draft.conditions.set(TRAITS[view.stage].condition, False, Reason.OUTAGE, message)
@@ -101,21 +99,24 @@ def wait_out(step: Step, view: StageView, cause: Cause) -> Cause | None:
 def is_waiting_out(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     """Keep a stage from its nodes until it tries again; return whether it waits for that.
 
-    Whoever suspends the job ends the wait: its resume is the next try.
+    Whoever suspends the job ends the wait: its resume is the next try. The time in which it is
+    suspended, or waits for quota after that, is no part of the outage: nothing was tried.
     """
     entry = step.draft.stage(view.stage)
-    told = (entry or {}).get("outage") or {}
-    due = parse_timestamp(told.get("retryTime"))
-    if entry is None or due is None:
+    told: dict[str, Any] = (entry or {}).get("outage") or {}
+    if entry is None or not told:
         return False
-    if spec.suspend:
-        entry["outage"] = {key: value for key, value in told.items() if key != "retryTime"}
-        return False
-    left = (due - step.now).total_seconds()
-    if left > 0:
-        _release(step, view, left)
+    due, held = (parse_timestamp(told.get(key)) for key in ("retryTime", "heldTime"))
+    if due is not None and due > step.now and not spec.suspend:
+        _release(step, view, (due - step.now).total_seconds())
         return True
-    return _tries_again(step, spec, view)
+    told = {key: value for key, value in told.items() if key not in ("retryTime", "heldTime")}
+    if spec.suspend or view.state is StageState.SUSPENDED:
+        told["heldTime"] = timestamp(held or min(due or step.now, step.now))
+    elif held is not None:
+        told["heldSeconds"] = _seconds_held(told, held, step.now)
+    entry["outage"] = told
+    return False
 
 
 def is_released(step: Step, view: StageView) -> bool:
@@ -134,7 +135,7 @@ def note_recovery(step: Step, view: StageView) -> None:
     reached, began = _reached(step, view), view.youngest_began
     if reached > told.get("step", 0):
         del entry["outage"]
-    elif not reached and began is not None:
+    elif began is not None and not (reached and _reports(step, view, began)):
         left = RUNNING_SECONDS - (step.now - began).total_seconds()
         if left > 0:
             step.look_again(left)
@@ -146,21 +147,18 @@ def _reached(step: Step, view: StageView) -> int:
     return step.observed.ledger.step if view.stage is Stage.TRAIN else 0
 
 
+def _reports(step: Step, view: StageView, began: datetime) -> bool:
+    """Return whether a container that began then tells of its steps: pushes may be blocked."""
+    progress = (step.observed.job.get("status") or {}).get("progress") or {}
+    last = parse_timestamp(progress.get("lastHeartbeatTime"))
+    return progress.get("stage") == view.stage.value and last is not None and last > began
+
+
+def _seconds_held(told: dict[str, Any], since: datetime, now: datetime) -> int:
+    """Return how long a stage was held during an outage, with the hold that is over now."""
+    return int(told.get("heldSeconds") or 0) + max(0, int((now - since).total_seconds()))
+
+
 def _release(step: Step, view: StageView, seconds: float) -> None:
     step.then += release_actions(step.observed, [view])
     step.look_again(seconds)
-
-
-def _tries_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
-    queue = step.observed.queue.get(view.stage)
-    if queue is not None and queue.is_paused_by_us:
-        restore_rendezvous(step, spec, view.stage)
-        step.then.append(ActivateWorkload(stage=view.stage, name=queue.workload, active=True))
-        return True
-    if view.state is not StageState.SUSPENDED or not is_paused(step, view):
-        return False
-    assert view.job is not None
-    if view.is_stopped:  # resumed earlier, its pods would go on
-        restore_rendezvous(step, spec, view.stage)
-        step.then.append(ResumeJob(stage=view.stage, name=view.job["metadata"]["name"]))
-    return True

@@ -132,10 +132,12 @@ def _suspend(step: Step, held: QueueState | None) -> None:
 
 def _resume(step: Step, spec: FineTuneJobSpec, held: QueueState | None) -> None:
     draft = step.draft
-    queued = _queue_actions(step.observed, step.views, active=True)
+    # What a limit has stopped stays so, whoever suspends the job and resumes it meanwhile.
+    views = [view for view in step.views if "cut" not in (draft.stage(view.stage) or {})]
+    queued = _queue_actions(step.observed, views, active=True)
     wakes: list[ResumeJob | ActivateWorkload] = list(queued)
     stopping: list[str] = []
-    for view in step.views:
+    for view in views:
         if view.job is None or view.state is not StageState.SUSPENDED or not is_paused(step, view):
             continue
         name = view.job["metadata"]["name"]
@@ -219,6 +221,32 @@ def is_paused(step: Step, view: StageView) -> bool:
     return PAUSED_ANNOTATION in (view.job["metadata"].get("annotations") or {})
 
 
+def wake(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+    """Let a stage go on that the operator has stopped and nothing holds; return whether it does.
+
+    What the Job or its Workload says decides: the record of why it was stopped may be lost, or be
+    over, as a limit is that somebody has raised. A Job of Kueue's is started by Kueue alone.
+    """
+    queue = step.observed.queue.get(view.stage)
+    is_inactive = queue is not None and queue.is_paused_by_us
+    is_stopped = view.state is StageState.SUSPENDED and is_paused(step, view)
+    is_stopped = is_stopped and not is_kueues(step, view)
+    if spec.suspend or view.job is None or not (is_inactive or is_stopped):
+        return False
+    action: ResumeJob | ActivateWorkload | None = None
+    if queue is not None:
+        action = ActivateWorkload(stage=view.stage, name=queue.workload, active=True)
+    elif view.is_stopped:  # resumed earlier, its pods would go on
+        action = ResumeJob(stage=view.stage, name=view.job["metadata"]["name"])
+    if action is not None and action not in step.then:
+        restore_rendezvous(step, spec, view.stage)
+        step.then.append(action)
+    traits = TRAITS[view.stage]
+    text = traits.under_way.format(job=view.job["metadata"]["name"])
+    step.draft.conditions.set(traits.condition, False, traits.under_way_reason, text)
+    return True
+
+
 def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Say who holds a Job that is suspended."""
     kind, conditions = TRAITS[view.stage].condition, step.draft.conditions
@@ -237,8 +265,6 @@ def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         message = _UNWATCHED.format(job=view.job["metadata"]["name"], queue=queue_label(view))
         conditions.set(kind, False, Reason.QUEUED, message)
         step.is_queued = True
-    elif is_paused(step, view):
-        conditions.set(kind, False, Reason.SUSPENDED_BY_USER, "Held by spec.suspend.")
     else:
         assert view.job is not None
         message = f"Job {view.job['metadata']['name']} was suspended, not by this operator."

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, child_job_name
 from finetune_api.trainer import FailureClass, Stage
@@ -17,6 +15,7 @@ from finetune_operator.finetunejob.approval import (
     follow_publication,
     pinned_digest,
 )
+from finetune_operator.finetunejob.draft import seconds_on_record
 from finetune_operator.finetunejob.endings import fail_stage, lack_of_result
 from finetune_operator.finetunejob.failure import Cause
 from finetune_operator.finetunejob.holds import Hold, hold
@@ -139,7 +138,7 @@ def miss(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     if left > 0:
         step.look_again(left)
         return
-    start(step, spec, view, run=run, past_seconds=_seconds_before(entry))
+    start(step, spec, view, run=run, past_seconds=seconds_on_record(entry))
 
 
 def _note_deletion(step: Step, view: StageView, name: str) -> Cause | None:
@@ -180,15 +179,6 @@ def _ending_seconds(spec: FineTuneJobSpec) -> float:
     """Return how long the pods of a deleted Job may take to end."""
     template = spec.pod_template or PodTemplate()
     return float(template.termination_grace_period_seconds)
-
-
-def _seconds_before(entry: Mapping[str, Any]) -> int:
-    """Return the running time of a Job that is gone: deleting it gives no budget back."""
-    past = int(entry.get("pastSeconds") or 0)
-    since, until = parse_timestamp(entry.get("runTime")), parse_timestamp(entry.get("deletedTime"))
-    if since is None or until is None:
-        return past
-    return past + max(0, int((until - since).total_seconds()))
 
 
 def _wait(step: Step, view: StageView, held: Hold) -> None:

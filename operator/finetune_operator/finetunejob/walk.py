@@ -22,12 +22,12 @@ from finetune_operator.finetunejob.endings import (
 )
 from finetune_operator.finetunejob.estimate import tell_estimate
 from finetune_operator.finetunejob.image import settle_image
-from finetune_operator.finetunejob.in_hand import is_awaited
+from finetune_operator.finetunejob.in_hand import forget_cut, is_awaited
 from finetune_operator.finetunejob.incidents import find_incidents
 from finetune_operator.finetunejob.lost import declare_lost
 from finetune_operator.finetunejob.needs import settle_job_digest
 from finetune_operator.finetunejob.outages import is_waiting_out
-from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended
+from finetune_operator.finetunejob.pausing import suspend_or_resume, tell_suspended, wake
 from finetune_operator.finetunejob.placement import has_let_go, try_again
 from finetune_operator.finetunejob.pruning import PHASE, is_pruned, needs_score, prune
 from finetune_operator.finetunejob.publishing import is_settled
@@ -53,6 +53,8 @@ def walk(step: Step) -> None:
         suspend_or_resume(step, spec)
         # What is pruned is stopped anyway, and has not failed.
         if spec.prune or not (is_overdue(step, spec) or is_spent(step, spec)):
+            if not spec.prune:
+                forget_cut(step)
             _walk_stages(step, spec)
         tell_cost(step, spec)
     _count_attempts(step)
@@ -102,6 +104,8 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         return False
     if view.state is StageState.SUSPENDED and has_let_go(step, view) and not spec.suspend:
         try_again(step, spec, view)
+    elif wake(step, spec, view):
+        pass  # what held it is over
     elif view.state is StageState.SUSPENDED or is_being_evicted(step, view):
         tell_suspended(step, spec, view)
     else:
@@ -157,7 +161,10 @@ def _count_attempts(step: Step) -> None:
 def _tell_phase(step: Step) -> None:
     draft, current = step.draft, step.current
     is_begun = current is not None and current.state is not StageState.ABSENT
-    under_way = TRAITS[current.stage].phase if current is not None and is_begun else step.held_as
+    under_way = step.held_as
+    # A stage whose Job somebody has deleted has begun all the same.
+    if current is not None and (is_begun or (not under_way and draft.last_run(current.stage))):
+        under_way = TRAITS[current.stage].phase
     phase = phase_of(draft.conditions, under_way, is_queued=step.is_queued)
     draft.put("phase", phase)
     of_stage = TRAITS[current.stage].condition if current else ConditionType.ACCEPTED

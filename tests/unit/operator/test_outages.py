@@ -248,3 +248,79 @@ def test_a_job_that_rests_uses_up_no_deadline():
     rests["jobs"][TRAIN]["metadata"]["annotations"]["finetune.dev/active-seconds"] = "700"
     _, body = planned(body, rests, 5000)
     assert not is_terminal(body["status"])
+
+
+# ---- time in which nothing was tried -------------------------------------------------------------
+
+DAY = 86400.0
+
+
+def away(body, known, now, name, **more):
+    """Let one try fail for eleven minutes; return the last plan, and the object."""
+    pods = waiting(TRAIN, *AWAY, name=name, created=now)
+    _, body = planned(body, known, now, pods, **more)
+    return planned(body, known, now + 690, pods, **more)
+
+
+def outage(body):
+    return body["status"]["stages"][1].get("outage")
+
+
+def test_a_suspension_amid_an_outage_is_no_part_of_it():
+    body, known = begun()
+    _, body = away(body, known, 100, "t1")
+    rests = paused(body, known, 801)
+    spec = body["spec"]
+    _, body = planned({**body, "spec": {**spec, "suspend": True}}, rests, 820)
+    _, body = planned({**body, "spec": spec}, rests, 820 + 2 * DAY)
+    made, body = away(body, known, 825 + 2 * DAY, "t2")
+    assert [type(action) for action in made.then] == [PauseJob]
+    assert (outage(body)["since"], outage(body)["heldSeconds"]) == (timestamp(at(100)), 2 * DAY + 5)
+
+
+def test_the_wait_for_quota_amid_an_outage_is_no_part_of_it():
+    body, known = begun(queueName="team-a")
+    admitted = {"queue": {TRAIN: queue(is_admitted=True, has_quota=True)}, "has_kueue": True}
+    _, body = away(body, known, 100, "t1", **admitted)
+    off = queue(is_active=False, deactivated_by="finetune-operator", reason="Deactivated")
+    rests = merged(known, {"jobs": {TRAIN: child(TRAIN, body, suspend=True)}, "has_kueue": True})
+    for now, state in ((810, off), (900, off), (910, queue()), (910 + 2 * DAY, queue())):
+        _, body = planned(body, rests, now, queue={TRAIN: state})
+    made, body = away(body, known, 915 + 2 * DAY, "t2", **admitted)
+    assert [type(action) for action in made.then] == [ActivateWorkload]
+    assert not is_terminal(body["status"])
+
+
+def test_an_operator_that_was_away_during_the_pause_does_not_count_that_time():
+    body, known = begun()
+    _, body = away(body, known, 100, "t1")
+    rests = paused(body, known, 801)
+    made, body = planned(body, rests, 2 * DAY)
+    assert made.then == (ResumeJob(stage=TRAIN, name="headlines-train"),)
+    made, body = away(body, known, 2 * DAY + 5, "t2")
+    assert not is_terminal(body["status"])
+
+
+@pytest.mark.parametrize(("heartbeat", "is_over"), [(90, True), (1200, False)])
+def test_a_run_whose_reports_are_blocked_ends_the_outage_by_lasting(heartbeat, is_over):
+    body, known = begun()
+    _, body = away(body, known, 100, "t1")
+    told = {**body["status"]["progress"], "lastHeartbeatTime": timestamp(at(heartbeat))}
+    body = {**body, "status": {**body["status"], "progress": told}}
+    state = {"running": {"startedAt": timestamp(at(900))}}
+    back = pod(TRAIN, name="back", state=state)
+    _, body = planned(body, known, 1400, back)
+    assert outage(body)
+    _, body = planned(body, known, 1501, back)
+    assert (outage(body) is None) is is_over
+
+
+def test_nodes_that_are_let_go_to_others_stay_so_whatever_an_outage_before_has_left():
+    body, known = begun()
+    _, body = away(body, known, 100, "t1")
+    rests = paused(body, known, 2000)
+    rests["jobs"][TRAIN]["metadata"]["annotations"]["finetune.dev/paused"] = "placement"
+    made, body = planned(body, rests, 2001)
+    assert (made.then, made.requeue_after) == ((), pytest.approx(299))
+    made, body = planned(body, rests, 2300)
+    assert made.then == (ResumeJob(stage=TRAIN, name="headlines-train"),)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.trainer import Stage
-from finetune_operator.finetunejob.actions import (
-    PauseJob,
-    ResumeJob,
-)
+from finetune_operator.finetunejob.actions import ActivateWorkload, PauseJob, ResumeJob
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.retry import active_seconds, past_active_seconds
 from finetune_operator.status.conditions import is_terminal, timestamp
@@ -26,6 +23,7 @@ from unit.operator.builders import (
     merged,
     observe,
     pod,
+    queue,
     reasons,
     running,
     stages_done,
@@ -154,6 +152,83 @@ def test_a_job_that_somebody_else_suspended_is_not_woken():
     made = plan(observe(body, **known), at(100), CONFIG)
     assert made.then == ()
     assert condition(made, "Training")["reason"] == "JobSuspended"
+
+
+# ---- a pause whose record is lost, or over -------------------------------------------------------
+
+OFF = queue(is_active=False, reason="Deactivated", deactivated_by="finetune-operator")
+
+
+@pytest.mark.parametrize("why", ["true", "outage"])
+def test_a_job_that_the_operator_paused_goes_on_once_nothing_holds_it(why):
+    """The status that told of an outage was refused, and the operator was restarted."""
+    body, paused = trained(), {"suspend": True, "annotations": {"finetune.dev/paused": why}}
+    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, **paused)}})
+    made, body = live([known], body, at(100))
+    assert (made.then, body["status"]["phase"]) == ((), "Training")
+    paused["status"] = {"conditions": [JOB_SUSPENDED]}
+    known["jobs"][TRAIN] = child(TRAIN, **paused)
+    made, body = live([known], body, at(110))
+    assert made.then == (ResumeJob(stage=TRAIN, name="headlines-train"),)
+    assert condition(body, "Training")["reason"] == "WaitingForPods"
+    assert plan(observe(body, **known), at(111), CONFIG).status is None
+    made = plan(observe(suspended(body), **known), at(112), CONFIG)
+    assert made.then == ()
+    assert condition(made, "Training")["reason"] == "SuspendedByUser"
+
+
+def test_a_workload_that_the_operator_deactivated_is_queued_again_once_nothing_holds_it():
+    body = trained(job(queueName="team-a"))
+    known = merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, body, suspend=True)}, "queue": {TRAIN: OFF}},
+    )
+    made = plan(observe(body, **known, has_kueue=True), at(110), CONFIG)
+    assert made.then == (ActivateWorkload(stage=TRAIN, name=OFF.workload, active=True),)
+    made = plan(observe(suspended(body), **known, has_kueue=True), at(110), CONFIG)
+    assert made.then == ()
+
+
+@pytest.mark.parametrize(
+    ("limit", "raised"),
+    [
+        ({"activeDeadlineSeconds": 100}, {"activeDeadlineSeconds": 5000}),
+        ({"budget": {"gpuHours": "0.01"}}, {"budget": {"gpuHours": "5"}}),
+        ({"activeDeadlineSeconds": 100}, {}),
+        ({"prune": True}, {}),
+    ],
+    ids=["deadline", "budget", "deadline taken away", "prune taken back"],
+)
+@pytest.mark.parametrize("has_kueue", [False, True])
+def test_an_evaluation_goes_on_whose_limit_is_raised_while_it_is_stopped(limit, raised, has_kueue):
+    spec = {"resources": {"nodes": 1, "gpusPerNode": 1}}
+    body = trained(job(**spec, **({"queueName": "team-a"} if has_kueue else {})))
+    before, status = body["spec"], {**running(125), "conditions": []}
+    state = {"running": {"startedAt": timestamp(at(130))}}
+    known = merged(
+        stages_done(PREPARE, TRAIN),
+        {"jobs": {EVALUATE: child(EVALUATE, body, status=status)},
+         "pods": {EVALUATE: (pod(EVALUATE, state=state),)}},
+    )  # fmt: skip
+    if has_kueue:
+        known |= {"queue": {EVALUATE: queue(is_admitted=True, has_quota=True)}, "has_kueue": True}
+    _, body = live([known], body, at(140))
+    made, body = live([known], {**body, "spec": {**before, **limit}}, at(1000))
+    (stop,) = made.then
+    assert isinstance(stop, ActivateWorkload if has_kueue else PauseJob)
+    assert body["status"]["stages"][2]["cut"]["activeSeconds"] >= 870
+    annotations = None if has_kueue else {"finetune.dev/paused": "true"}
+    each = child(EVALUATE, body, suspend=True, annotations=annotations,
+                 status={"conditions": [JOB_SUSPENDED]})  # fmt: skip
+    known = merged(known, {"jobs": {EVALUATE: each}, "pods": {EVALUATE: ()}})
+    if has_kueue:
+        known["queue"] = {EVALUATE: OFF}
+    made, body = live([known], {**body, "spec": {**before, **raised}}, at(1010))
+    name = "headlines-evaluate"
+    on = ActivateWorkload(stage=EVALUATE, name=OFF.workload, active=True)
+    assert made.then == ((on,) if has_kueue else (ResumeJob(stage=EVALUATE, name=name),))
+    assert "cut" not in body["status"]["stages"][2]
+    assert condition(body, "Evaluated")["reason"] == "Evaluating"
 
 
 # ---- deadline ------------------------------------------------------------------------------------

@@ -261,6 +261,9 @@ class World(RuleBasedStateMachine):
 
     def suspend(self, child, alive):
         child["status"]["conditions"] = [self.job_condition("Suspended", "JobSuspended")]
+        workload = self.workloads.get(child["metadata"]["name"])
+        if workload and (began := parse_timestamp(workload.pop("began", None))):
+            workload["past"] += int((self.now - began).total_seconds())
         for pod in alive:
             if not pod["dead"]:
                 self.pods.remove(pod)
@@ -343,6 +346,7 @@ class World(RuleBasedStateMachine):
             num_evictions=workload["evictions"],
             deactivated_by="" if workload["active"] else workload["by"],
             is_dropped=workload["dropped"],
+            past_active_seconds=workload["past"],
         )
 
     @rule()
@@ -355,11 +359,14 @@ class World(RuleBasedStateMachine):
                 continue
             fresh = {"name": f"workload-{name}-{child['metadata']['uid']}", "active": True,
                      "by": "", "quota": False, "evicted": "", "evictions": 0,
-                     "dropped": False}  # fmt: skip
+                     "dropped": False, "past": 0}  # fmt: skip
             workload = self.workloads.setdefault(name, fresh)
             if not workload["active"] and workload["quota"]:
                 workload |= {"quota": False, "evicted": "Deactivated"}
             child["spec"]["suspend"] = not workload["quota"]
+            if not workload["quota"] and "startTime" in child["status"]:
+                # The run is counted once its pods have ended, and its start is gone before.
+                workload["began"] = child["status"].pop("startTime")
 
     def in_queue(self, **wanted):
         return [
@@ -569,6 +576,10 @@ class World(RuleBasedStateMachine):
     def a_decision_is_withdrawn(self, data):
         gone = data.draw(st.sampled_from(self.decisions))
         self.decisions = tuple(each for each in self.decisions if each is not gone)
+
+    @rule(seconds=st.sampled_from([None, None, 600, 5000]))
+    def the_user_edits_the_deadline(self, seconds):
+        self.edit(activeDeadlineSeconds=seconds)
 
     @rule(limit=st.integers(0, 5))
     def the_user_edits_the_budget(self, limit):

@@ -26,6 +26,7 @@ from unit.operator.builders import (
     observe,
     queue,
     reasons,
+    replace,
     running,
     stages_done,
     suspended,
@@ -226,6 +227,7 @@ def test_a_paused_queued_job_is_reactivated_and_one_that_others_deactivated_is_n
     assert made.then == (
         ActivateWorkload(stage=TRAIN, name="job-headlines-train-1234", active=True),
     )
+    known["queue"] = {TRAIN: replace(off, deactivated_by="kubectl")}
     made = plan(observe(trained(job(queueName="team-a")), **known, has_kueue=True), at(110), CONFIG)
     assert made.then == ()
 
