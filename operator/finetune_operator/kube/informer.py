@@ -105,6 +105,7 @@ class Informer:
         self.synced = self.scopes.synced
         self._client = client
         self._past = Past(resource.kind, self.store)
+        self._incomplete: set[str] = set()
         self._label_selector = label_selector
         self._page_limit = page_limit
         self._watch_timeout_seconds = watch_timeout_seconds
@@ -130,6 +131,10 @@ class Informer:
         """Whether the server serves this type somewhere, as far as is known."""
         return self.scopes.serves_any
 
+    def list_again(self, namespace: str) -> None:
+        """List anew once the watch of a namespace ends, for objects taken out of the store."""
+        self._incomplete.add(self.scopes.of(namespace))
+
     async def run(self) -> None:
         """List and watch until cancelled.
 
@@ -143,7 +148,8 @@ class Informer:
         failures = 0
         give_up_at = asyncio.get_running_loop().time() + self._patience_seconds
         while True:
-            progress = _Progress(version)
+            progress = _Progress("" if scope in self._incomplete else version)
+            self._incomplete.discard(scope)
             try:
                 if not progress.version:
                     progress.version = await self._list(scope)
