@@ -10,6 +10,11 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.actions import ActivateWorkload, PauseJob, ResumeJob
 from finetune_operator.finetunejob.needs import restore_rendezvous
 from finetune_operator.finetunejob.observed import Observed
+from finetune_operator.finetunejob.podbounds import (
+    Violation,
+    find_fixed_violations,
+    find_pod_violations,
+)
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.step import Step
@@ -130,12 +135,28 @@ def _suspend(step: Step, held: QueueState | None) -> None:
     step.then += stops
 
 
+def find_disallowed(step: Step, spec: FineTuneJobSpec, view: StageView) -> list[Violation]:
+    """Return why a Job that is suspended may not go on.
+
+    Settings that change later do not reach back to stages that have had pods: those are held to
+    what no configuration allows.
+    """
+    template = spec.pod_template
+    if template is None or view.job is None or view.state is not StageState.SUSPENDED:
+        return []
+    has_begun = view.job["status"].get("startTime") or view.pods or view.past_seconds
+    if has_begun or (step.draft.stage(view.stage) or {}).get("firstRunTime"):
+        return list(find_fixed_violations(template))
+    return list(find_pod_violations(template, step.config))
+
+
 def _resume(step: Step, spec: FineTuneJobSpec, held: QueueState | None) -> None:
     draft = step.draft
-    queued = _queue_actions(step.observed, step.views, active=True)
+    views = [view for view in step.views if not find_disallowed(step, spec, view)]
+    queued = _queue_actions(step.observed, views, active=True)
     wakes: list[ResumeJob | ActivateWorkload] = list(queued)
     stopping: list[str] = []
-    for view in step.views:
+    for view in views:
         if view.job is None or view.state is not StageState.SUSPENDED or not is_paused(step, view):
             continue
         name = view.job["metadata"]["name"]
@@ -219,6 +240,32 @@ def is_paused(step: Step, view: StageView) -> bool:
     return PAUSED_ANNOTATION in (view.job["metadata"].get("annotations") or {})
 
 
+def wake(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+    """Let a stage go on that the operator has stopped and nothing holds; return whether it does.
+
+    What the Job or its Workload says decides: the record of why it was stopped may be lost, or be
+    over, as a limit is that somebody has raised. A Job of Kueue's is started by Kueue alone.
+    """
+    queue = step.observed.queue.get(view.stage)
+    is_inactive = queue is not None and queue.is_paused_by_us
+    is_stopped = view.state is StageState.SUSPENDED and is_paused(step, view)
+    is_stopped = is_stopped and not is_kueues(step, view)
+    if spec.suspend or view.job is None or not (is_inactive or is_stopped):
+        return False
+    action: ResumeJob | ActivateWorkload | None = None
+    if queue is not None:
+        action = ActivateWorkload(stage=view.stage, name=queue.workload, active=True)
+    elif view.is_stopped:  # resumed earlier, its pods would go on
+        action = ResumeJob(stage=view.stage, name=view.job["metadata"]["name"])
+    if action is not None and action not in step.then:
+        restore_rendezvous(step, spec, view.stage)
+        step.then.append(action)
+    traits = TRAITS[view.stage]
+    text = traits.under_way.format(job=view.job["metadata"]["name"])
+    step.draft.conditions.set(traits.condition, False, traits.under_way_reason, text)
+    return True
+
+
 def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Say who holds a Job that is suspended."""
     kind, conditions = TRAITS[view.stage].condition, step.draft.conditions
@@ -237,8 +284,6 @@ def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         message = _UNWATCHED.format(job=view.job["metadata"]["name"], queue=queue_label(view))
         conditions.set(kind, False, Reason.QUEUED, message)
         step.is_queued = True
-    elif is_paused(step, view):
-        conditions.set(kind, False, Reason.SUSPENDED_BY_USER, "Held by spec.suspend.")
     else:
         assert view.job is not None
         message = f"Job {view.job['metadata']['name']} was suspended, not by this operator."
