@@ -70,9 +70,10 @@ def _is_recorded(step: Step) -> bool:
 def find_breach(step: Step, spec: FineTuneJobSpec, view: StageView) -> Cause | None:
     """Return why a stage may have no pods, whatever the settings; None if it may.
 
-    An operator before this one may have accepted the job. What it has stored stays where it is.
+    An operator before this one may have accepted the job. What it has stored stays where it is. A
+    stage whose pods have succeeded is recorded first.
     """
-    if spec.pod_template is None or view.has_ended:
+    if spec.pod_template is None or view.has_ended or view.is_ending:
         return None
     violations = list(find_fixed_violations(spec.pod_template))
     if not violations:

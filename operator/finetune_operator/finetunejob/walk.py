@@ -88,7 +88,8 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         return False
     if breach := find_breach(step, spec, view):
         _record(step, view)
-        fail_stage(step, view, breach)
+        if not is_awaited(step, spec, view, reason=breach.reason, why=breach.message):
+            fail_stage(step, view, breach)
         return False
     if view.run < draft.last_run(view.stage):
         miss(step, spec, view)

@@ -23,9 +23,10 @@ from unit.operator.builders import (
     replace,
     running,
     stages_done,
+    succeeded,
     trained,
 )
-from unit.operator.test_in_hand import planned
+from unit.operator.test_in_hand import evaluating, planned, stopped
 from unit.operator.test_queueing import in_queue
 
 PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
@@ -202,3 +203,57 @@ def test_a_list_that_is_shortened_later_does_not_stop_what_runs(template):
     paused["jobs"][TRAIN]["status"] |= {"startTime": "2026-11-24T12:01:00Z"}
     made = plan(observe(body, **paused), at(90), CONFIG)
     assert condition(made, "Failed") is None
+
+
+@pytest.mark.parametrize("template", [HIDING, CODE])
+def test_a_version_that_a_pod_has_told_is_published(template):
+    """It lies in storage; the Job controller needs a moment to count the pod."""
+    body, known = evaluating()
+    told = merged(known, {"pods": {EVALUATE: (succeeded(EVALUATE),)}})
+    made, body = planned(turned(body, template), told, 200)
+    assert made.then == ()
+    assert not is_terminal(body["status"])
+    _, body = planned(body, stages_done(PREPARE, TRAIN, EVALUATE), 201)
+    assert condition(body, "Published")["status"] == "True"
+    assert body["status"]["phase"] == "Succeeded"
+
+
+def test_an_evaluation_that_may_be_publishing_is_stopped_before_the_job_ends():
+    body, known = evaluating()
+    made, body = planned(turned(body, HIDING), known, 200)
+    assert [type(action) for action in made.then] == [PauseJob]
+    assert not is_terminal(body["status"])
+    assert condition(body, "Evaluated")["reason"] == "ReservedName"
+    rest = stopped(turned(body, {}), known, 205)
+    _, body = planned(body, rest, 210)
+    assert not is_terminal(body["status"])
+    assert planned(body, rest, 215)[0].status is None
+    published = planned(body, stopped(turned(body, {}), known, 205, succeeded(EVALUATE)), 210)[1]
+    assert published["status"]["phase"] == "Succeeded"
+    silent = planned(body, rest, 400)[1]["status"]
+    assert (silent["phase"], silent["lastFailure"]["reason"]) == ("Failed", "ReservedName")
+
+
+def test_an_evaluation_that_is_resumed_gets_no_pods_that_no_configuration_allows():
+    body, known = evaluating()
+    rest = stopped(body, known, 205)
+    held = {**body, "spec": {**body["spec"], "suspend": True}}
+    _, body = planned(held, rest, 210)
+    assert body["status"]["phase"] == "Suspended"
+    resumed = {**body, "spec": {**body["spec"], "suspend": False}}
+    made, body = planned(turned(resumed, HIDING), rest, 215)
+    assert made.then == ()
+    assert not is_terminal(body["status"])
+    assert planned(body, rest, 400)[1]["status"]["phase"] == "Failed"
+
+
+def test_a_stage_whose_pods_have_succeeded_is_recorded_and_the_next_one_is_not_made():
+    told = training()
+    told["pods"] = {TRAIN: (succeeded(TRAIN),)}
+    body = live([training()], prepared(), at(70))[1]
+    made, body = planned(turned(body, HIDING), told, 80)
+    assert not is_terminal(body["status"])
+    made, body = planned(body, stages_done(PREPARE, TRAIN), 90)
+    assert made.first == ()
+    assert body["status"]["phase"] == "Failed"
+    assert body["status"]["artifact"]["sha256"]
