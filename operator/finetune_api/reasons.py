@@ -76,6 +76,10 @@ ACCEPTANCE = {
         "`evaluation.redTeam` is given, and the administrator has named no image for it.",
         "Leave it out, or have `config.garakImage` set.",
     ),
+    "CustomMetricNotAllowed": ReasonHelp(
+        "`evaluation.customMetric` names a file, and jobs may bring no code of their own here.",
+        "Leave it out, or have `config.allowCustomMetrics` turned on.",
+    ),
     "JudgeNotAllowed": ReasonHelp(
         "`evaluation.judge.endpoint` is none that rows may be sent to here.",
         "Leave the judge out, or have it added to `config.allowedJudgeEndpoints`.",

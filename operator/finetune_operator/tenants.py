@@ -182,6 +182,10 @@ class TenantSettings(BaseModel):
     allow_trust_remote_code: bool = False
     """Accept jobs with `model.trustRemoteCode`, which run code from the model's repository with the
     job's credentials."""
+    allow_custom_metrics: bool = True
+    """Accept jobs with `evaluation.customMetric`, which run a Python file of the tenant's beside
+    the code of the trainer image. Where the images are limited for what jobs report, turn it
+    off."""
     allowed_images: list[Pattern] = ["*"]
     """Images that jobs may name in `spec.trainer.image`, as patterns: `*` stands for any text
     without `/`, a last part `/*` for everything below, so `registry.corp/*` allows that registry.

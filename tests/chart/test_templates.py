@@ -374,7 +374,15 @@ def test_the_later_policy_of_a_namespace_is_asked_first(render: Render) -> None:
 def test_a_setting_that_an_older_chart_did_not_know_is_left_to_the_operator(
     render: Render,
 ) -> None:
-    objects = render({"config": {"allowedEnvironment": None, "allowedMountRoots": None}})
+    unset = ("allowedEnvironment", "allowedMountRoots", "allowCustomMetrics")
+    objects = render({"config": dict.fromkeys(unset)})
+    policy = find(objects, "ValidatingAdmissionPolicy", "finetune-operator-tenants")
+    (metric,) = (
+        each["expression"]
+        for each in policy["spec"]["validations"]
+        if "customMetric" in each["expression"]
+    )
+    assert metric.endswith("|| (true)")
     assert 'e.name.matches(("(?s:.*)"))' in variable(objects, "env")
     assert '([""])' in variable(objects, "mounts")
 

@@ -19,6 +19,7 @@ from support.eventually import eventually
 
 SETTINGS = {
     "allowedImages": ["registry.corp/*", "*.corp:*/team-*/a", "plain:*"],
+    "allowCustomMetrics": False,
     "allowedNodeSelectors": ["pool=shared", "zone", "nvidia.com/*=H*"],
     "allowedServiceAccounts": ["trainer-*"],
     "allowedLabels": ["team", "example.org/*", "tier=batch-*", "job-name", "batch.kubernetes.io/*"],
@@ -107,7 +108,13 @@ IMAGES = [
     *("evil.io/registry.corp/a:1", "x.corp:5000/team-a/a", "x.corp:5000/team-a/b/a", "plain:1"),
     *("plain/x:1", "registry.corp:5000/a"),
 ]
-SPECS = [*({"podTemplate": pod} for pod in PODS), *({"trainer": {"image": i}} for i in IMAGES)]
+OWN_METRIC = {"evaluation": {"customMetric": {"path": "/data/score.py"}}}
+SPECS = [
+    OWN_METRIC,
+    {"evaluation": {"metrics": ["exactMatch"]}},
+    *({"podTemplate": pod} for pod in PODS),
+    *({"trainer": {"image": i}} for i in IMAGES),
+]
 
 
 def sweep(name: str, namespace: str, spec: dict) -> dict:
@@ -188,11 +195,13 @@ def test_the_api_server_and_the_operator_refuse_the_same(server):
 
 def test_the_same_holds_for_the_jobs_of_a_sweep(server):
     specs = [{"podTemplate": PODS[3]}, {"podTemplate": PODS[0]}, {"trainer": {"image": IMAGES[2]}}]
+    specs += [OWN_METRIC]
     bodies = [sweep(f"sweep-{n}", server.namespace, spec) for n, spec in enumerate(specs)]
     refused = server.try_out(bodies)
-    assert sorted(refused) == ["sweep-0", "sweep-2"]
+    assert sorted(refused) == ["sweep-0", "sweep-2", "sweep-3"]
     assert "spec.template.podTemplate.volumeMounts: '/opt/venv'" in refused["sweep-0"]
     assert "spec.template.trainer.image" in refused["sweep-2"]
+    assert "spec.template.evaluation.customMetric" in refused["sweep-3"]
 
 
 def test_a_mount_over_the_job_file_is_refused_at_apply_by_its_field(server):
@@ -204,12 +213,13 @@ def test_a_mount_over_the_job_file_is_refused_at_apply_by_its_field(server):
 
 
 def test_an_object_at_every_limit_stays_within_the_budget_of_the_policy(server):
+    # As many entries as there may be, together nearly as long as a podTemplate may be.
     template = {
-        "labels": {f"example.org/{'k' * 60}{n}": "v" * 60 for n in range(32)},
-        "annotations": {f"a.example/{'k' * 200}{n}": "v" * 1024 for n in range(32)},
-        "nodeSelector": {f"z.example/{'k' * 200}{n}": "v" * 200 for n in range(32)},
-        "tolerations": [{"key": f"team-{'k' * 200}{n}", "value": "v" * 200} for n in range(16)],
-        "env": [{"name": f"APP_{'X' * 100}_{n}", "value": "v" * 1000} for n in range(64)],
+        "labels": {f"example.org/{'k' * 24}{n}": "v" * 24 for n in range(32)},
+        "annotations": {f"a.example/{'k' * 24}{n}": "v" * 34 for n in range(32)},
+        "nodeSelector": {f"z.example/{'k' * 24}{n}": "v" * 24 for n in range(32)},
+        "tolerations": [{"key": f"team-{'k' * 24}{n}", "value": "v" * 24} for n in range(16)],
+        "env": [{"name": f"APP_{'X' * 24}_{n}", "value": "v" * 24} for n in range(64)],
     }
     body = finetunejob("big", server.namespace, podTemplate=template)
     said = server.try_out([body])["big"]

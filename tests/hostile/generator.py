@@ -576,6 +576,17 @@ def _code(rng: Random, body: Object) -> None:
     spec["model"]["trustRemoteCode"] = rng.choice([True, True, "true", 1])
 
 
+def _own_metric(rng: Random, body: Object) -> None:
+    paths = ["/data/metrics/score.py", "/cache/hf/org/model/score.py", "/work/x.py", _hidden(rng)]
+    metric: Object = {"path": _bent(rng, rng.choice(paths))}
+    if rng.random() < 0.5:
+        metric["function"] = rng.choice(["score", "__import__", "os.system", "", "exec"])
+    evaluation = body["spec"].setdefault("evaluation", {})
+    evaluation[rng.choice(["customMetric"] * 5 + ["custom_metric"])] = metric
+    if rng.random() < 0.3:
+        evaluation["metrics"] = ["custom"]
+
+
 KINDS: dict[str, Callable[[Random, Object], None]] = {
     "mounts": _mount,
     "sub-paths": _sub_path,
@@ -597,5 +608,6 @@ KINDS: dict[str, Callable[[Random, Object], None]] = {
     "names and owners": _identity,
     "sizes": _size,
     "remote code": _code,
+    "metrics of one's own": _own_metric,
 }
 """Every kind of attack; each writes itself into an object."""

@@ -376,6 +376,8 @@ def _job_file(case: Case, job: Object) -> Iterator[str]:
         yield "job.json: podTemplate"
     if (spec.get("model") or {}).get("trustRemoteCode"):
         yield "job.json: trustRemoteCode"
+    if (spec.get("evaluation") or {}).get("customMetric") and not policy.custom_metrics:
+        yield "job.json: customMetric"
     for uri in _uris(spec):
         yield from _uri(case, uri)
     yield from _endpoint("s3", (spec.get("s3") or {}).get("endpoint"), policy.endpoints)

@@ -37,6 +37,7 @@ class Policy:
         trackers: Trackers.
         judges: Judges.
         file_paths: Folders that ``file://`` may lie in.
+        custom_metrics: Whether files of the tenant's may be run as metrics.
     """
 
     mount_roots: tuple[str, ...] = ("/data", "/mnt")
@@ -54,6 +55,7 @@ class Policy:
     trackers: tuple[Endpoint, ...] = ()
     judges: tuple[Endpoint, ...] = ()
     file_paths: tuple[str, ...] = ()
+    custom_metrics: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,7 @@ OPENED = Place(
     settings={
         **_COMMON,
         "allowedFilePaths": ["/data/shared", "/mnt/models/"],
+        "allowCustomMetrics": False,
         "allowedMountRoots": ["/data", "/mnt", "/metrics"],
         "allowedEnvironment": ["NCCL_DEBUG", "APP_*", "TEAM_*"],
         "allowedLabels": ["team", "example.org/*", "tier=batch-*"],
@@ -161,9 +164,10 @@ OPENED = Place(
             ("https", "judge.corp", 443, "/v1"),
         ),
         file_paths=("/data/shared", "/mnt/models"),
+        custom_metrics=False,
     ),
 )
-"""Each setting opened by a little."""
+"""Each setting opened by a little, but for metrics of a tenant's own, which are off."""
 
 PLACES = (SHIPPED, OPENED)
 

@@ -51,6 +51,12 @@ REVIEWED = [
     ("N12: AppArmor", SHIPPED, annotated(
         "container.apparmor.security.beta.kubernetes.io/trainer"), "annotations"),
     ("N12: another role", SHIPPED, annotated("iam.amazonaws.com/role"), "annotations"),
+    (
+        "a metric of its own",
+        OPENED,
+        {"evaluation": {"customMetric": {"path": "/data/score.py"}}},
+        "job.json",
+    ),
     ("an identity by a label", SHIPPED, labelled("azure.workload.identity/use"), "labels"),
     ("a label that another cluster allows", SHIPPED, labelled("example.org/a"), "labels"),
     ("a value that is not allowed", OPENED, labelled("tier"), "labels"),

@@ -94,6 +94,11 @@ a test holds both to the same cases. A setting that is not given (values of an o
 {{- ternary "[\"\"]" (toJson .) (kindIs "invalid" .) -}}
 {{- end -}}
 
+{{/* A switch that is on where it is not given. */}}
+{{- define "finetune-operator.switch" -}}
+{{- ternary "true" (toJson .) (kindIs "invalid" .) -}}
+{{- end -}}
+
 {{/* Node labels that are always allowed, as texts. */}}
 {{- define "finetune-operator.labelTexts" -}}
 {{- $all := list -}}

@@ -59,6 +59,7 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
     found += _image(spec, config)
     found += _engine(spec, config)
     found += _red_team(spec, config)
+    found += _custom_metric(spec, config)
     if spec.pod_template is not None:
         found += find_pod_violations(spec.pod_template, config)
         found += _placement(spec.pod_template, config)
@@ -208,6 +209,19 @@ def _red_team(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violati
         message="engine 'Garak' needs an image that runs beside the evaluation, and this cluster"
         " has none (garakImage in the operator's configuration is empty); leave redTeam out, or ask"
         " the administrator to name one",
+    )
+
+
+def _custom_metric(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
+    custom = spec.evaluation.custom_metric
+    if custom is None or config.allow_custom_metrics:
+        return
+    yield Violation(
+        reason=Reason.CUSTOM_METRIC_NOT_ALLOWED,
+        field="spec.evaluation.customMetric",
+        message=f"{custom.path!r} would run as code of the job's own, which jobs may not bring here"
+        " (allowCustomMetrics is off); leave customMetric out, or ask the administrator to turn"
+        " allowCustomMetrics on",
     )
 
 

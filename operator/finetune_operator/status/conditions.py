@@ -51,6 +51,7 @@ class Reason(StrEnum):
     JUDGE_NOT_ALLOWED = "JudgeNotAllowed"
     ENGINE_NOT_ALLOWED = "EngineNotAllowed"
     RED_TEAM_NOT_ALLOWED = "RedTeamNotAllowed"
+    CUSTOM_METRIC_NOT_ALLOWED = "CustomMetricNotAllowed"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     NODE_SELECTOR_NOT_ALLOWED = "NodeSelectorNotAllowed"

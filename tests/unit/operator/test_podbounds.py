@@ -225,7 +225,7 @@ def test_all_that_the_operator_mounts_is_out_of_reach(stage):
 
 def test_the_chart_and_the_operator_have_the_same_lists():
     own = OperatorConfig().model_dump(by_alias=True)
-    lists = {name: value for name, value in CHART["config"].items() if name.startswith("allowed")}
+    lists = {name: value for name, value in CHART["config"].items() if name.startswith("allow")}
     assert lists == {name: own[name] for name in lists}
     assert set(SETTINGS.values()) <= set(lists)
 

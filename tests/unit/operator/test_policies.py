@@ -29,6 +29,7 @@ policies:
     allowedNodeSelectors: [pool=team-a, "nvidia.com/gpu.product=*"]
     defaultNodeSelector: {pool: team-a}
     defaultServiceAccount: bucket-reader
+    allowCustomMetrics: false
     allowedLicences: [Apache-2.0, "llama3*"]
     defaultTolerations: [{key: team-a, operator: Exists, tolerationSeconds: 60}]
     defaultMemory: 200Gi
@@ -97,6 +98,7 @@ def judged_by(endpoint):
     return {"evaluation": {"judge": {"endpoint": endpoint, "model": "m"}}}
 
 
+OWN_METRIC = {"customMetric": {"path": "/data/tone.py"}}
 TRAINER = {"image": "registry.corp/mine:1"}
 REFUSALS = [
     ("another image", {"trainer": {"image": "docker.io/evil:1"}}, "ImageNotAllowed",
@@ -130,6 +132,8 @@ REFUSALS = [
     ("an allowed judge", judged_by("https://judge.corp/v1"), None, ()),
     ("the same without a path", judged_by("https://judge.corp"), None, ()),
     ("an exact judge", judged_by("http://judge.models.svc:8000/v1/"), None, ()),
+    ("a metric of its own", {"evaluation": OWN_METRIC}, "CustomMetricNotAllowed",
+     ("spec.evaluation.customMetric", "'/data/tone.py'", "allowCustomMetrics")),
     ("another licence", {"model": {"uri": "hf://a/b", "licence": "gemma"}}, "LicenceNotAllowed",
      ("spec.model.licence", "'gemma'", "Apache-2.0, llama3*", "allowedLicences")),
     ("one licence of two", {"model": {"uri": "hf://a/b", "licence": "apache-2.0, gemma"}},
@@ -156,6 +160,7 @@ def test_what_a_policy_does_not_allow_is_refused_with_value_field_and_remedy(
 def test_without_policies_everything_is_allowed_as_before():
     spec = spec_of(
         trainer={"image": "any/image:1"},
+        evaluation=OWN_METRIC,
         podTemplate={
             "serviceAccountName": "any",
             "nodeSelector": {"any": "label"},
