@@ -81,9 +81,11 @@ ALLOWED_ENVIRONMENT: tuple[str, ...] = (
 """Variables that tune a run. None names a file, a library or an address."""
 ALLOWED_LABELS: tuple[str, ...] = (
     *("app.kubernetes.io/component", "app.kubernetes.io/part-of", "app.kubernetes.io/version"),
-    *("cost-center", "cost-centre", "environment", "owner", "project", "team"),
+    *("cost-center", "cost-centre", "environment", "owner", "project"),
+    *("sidecar.istio.io/inject=false", "team"),
 )
-"""Labels that say what a pod is and whose. No webhook or identity is known to hang on one.
+"""Labels that say what a pod is and whose, and the one that keeps Istio's container out of it. No
+identity is known to hang on one.
 
 ``app``, ``app.kubernetes.io/name`` and ``app.kubernetes.io/instance`` are left out: Services select
 their pods by them.
@@ -91,11 +93,13 @@ their pods by them.
 ALLOWED_ANNOTATIONS: tuple[str, ...] = (
     *("kueue.x-k8s.io/podset-preferred-topology", "kueue.x-k8s.io/podset-required-topology"),
     "kueue.x-k8s.io/podset-unconstrained-topology",
-    # They keep containers out of the pod.
-    *("linkerd.io/inject=disabled", "sidecar.istio.io/inject=false"),
-    "vault.hashicorp.com/agent-inject=false",
+    # They keep containers out of the pod, or have them end with it.
+    *("config.beta.linkerd.io/proxy-enable-native-sidecar=true", "linkerd.io/inject=disabled"),
+    *("sidecar.istio.io/inject=false", "sidecar.istio.io/nativeSidecar=true"),
+    *("vault.hashicorp.com/agent-inject=false", "vault.hashicorp.com/agent-pre-populate-only=true"),
 )
-"""Annotations that place pods, and that keep the containers of others out of them."""
+"""Annotations that place pods, and that keep the containers of others out of them or have them end
+with the pod."""
 
 
 class TenantSettings(BaseModel):

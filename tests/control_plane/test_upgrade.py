@@ -179,8 +179,10 @@ async def test_jobs_in_every_state_outlive_the_upgrade_and_the_way_back(
                 for name in ("done", "bad"):
                     after = await get_job(client, namespace, name)
                     assert after["status"] == before[name]["status"]
-                loading = (await world.reach("loading", "Failed"))["status"]
-                assert loading["lastFailure"]["reason"] == "EnvironmentNotAllowed"
+                loading = (await world.reach("loading", "Pending"))["status"]
+                assert loading["reason"] == "EnvironmentNotAllowed"
+                assert loading["dataset"] == before["loading"]["status"]["dataset"]
+                assert "loading-train" not in await world.uids()
                 hiding = (await world.reach("hiding", "Failed"))["status"]
                 assert hiding["lastFailure"]["reason"] == "ReservedName"
                 assert hiding["dataset"]["uri"] == "s3://models/datasets/dddd"

@@ -137,7 +137,8 @@ def _tune(rng: Random, spec: Object) -> None:
 
 def _label(rng: Random, spec: Object) -> None:
     labels = {"team": "search", "cost-center": "4711", "owner": "ann", "project": "tuning",
-              "app.kubernetes.io/part-of": "search", "environment": "staging"}  # fmt: skip
+              "app.kubernetes.io/part-of": "search", "environment": "staging",
+              "sidecar.istio.io/inject": "false"}  # fmt: skip
     _template(spec)["labels"] = dict(rng.sample(sorted(labels.items()), 2))
 
 

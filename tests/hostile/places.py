@@ -114,7 +114,7 @@ SHIPPED = Place(
     settings=_COMMON,
     policy=Policy(
         variables=_TUNED,
-        labels=tuple((key, "*") for key in _SAID),
+        labels=(*((key, "*") for key in _SAID), ("sidecar.istio.io/inject", "false")),
         annotations=("kueue.x-k8s.io/podset-*-topology",),
     ),
 )

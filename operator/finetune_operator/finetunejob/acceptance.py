@@ -6,9 +6,9 @@ from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.admission import find_violations
 from finetune_operator.finetunejob.decisions import POLICY, ApprovalPolicy
-from finetune_operator.finetunejob.endings import fail, fail_stage
+from finetune_operator.finetunejob.endings import fail
 from finetune_operator.finetunejob.failure import Cause
-from finetune_operator.finetunejob.podbounds import find_stage_violations
+from finetune_operator.finetunejob.podbounds import find_fixed_violations
 from finetune_operator.finetunejob.pruning import run_uri
 from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.finetunejob.step import Step
@@ -67,15 +67,17 @@ def _is_recorded(step: Step) -> bool:
     return False
 
 
-def is_out_of_bounds(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
-    """End a job whose pods may not be created or kept; return whether it is one.
+def find_breach(step: Step, spec: FineTuneJobSpec, view: StageView) -> Cause | None:
+    """Return why a stage may have no pods, whatever the settings; None if it may.
 
-    An operator before this one may have accepted it. What it has stored stays where it is.
+    An operator before this one may have accepted the job. What it has stored stays where it is. A
+    stage whose pods have succeeded is recorded first.
     """
-    template = spec.pod_template
-    violations = find_stage_violations(template, view, step.config) if template else []
+    if spec.pod_template is None or view.has_ended or view.is_ending:
+        return None
+    violations = list(find_fixed_violations(spec.pod_template))
     if not violations:
-        return False
+        return None
     dataset = (step.draft.get("dataset") or {}).get("uri")
     kept = f" The prepared data set is kept at {dataset}." if dataset else ""
     if any(each.job is not None and each.stage is Stage.TRAIN for each in step.views):
@@ -84,14 +86,12 @@ def is_out_of_bounds(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool
         f"{'; '.join(str(each) for each in violations)}. The job was accepted before this was"
         f" refused.{kept} Correct podTemplate in the new job."
     )
-    cause = Cause(
+    return Cause(
         failure_class=FailureClass.USER_ERROR,
         reason=violations[0].reason,
         message=message,
         time=timestamp(step.now),
     )
-    fail_stage(step, view, cause)
-    return True
 
 
 def _tell_unreadable(step: Step, problem: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from finetune_api.trainer import Stage
@@ -10,6 +10,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob import pruning, publishing
 from finetune_operator.finetunejob.decisions import PHASE, SECTION, needs_approval
 from finetune_operator.finetunejob.estimate import is_hopeless, is_untold
+from finetune_operator.finetunejob.podbounds import Violation, find_pod_violations
 from finetune_operator.finetunejob.publishing import overrules, why_publishing_waits
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS
@@ -127,6 +128,32 @@ def _undecided(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
     )
 
 
+def _disallowed(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
+    """Hold pods back that the settings of today do not allow."""
+    template = spec.pod_template
+    violations = list(find_pod_violations(template, step.config)) if template else []
+    return of_settings(stage, violations) if violations else None
+
+
+def of_settings(stage: Stage, violations: Sequence[Violation]) -> Hold:
+    """Return what holds a stage of an accepted job back that breaks settings of today.
+
+    Settings change, and may be mistyped: the job keeps what it has, and waits for them.
+    """
+    told_in = TRAITS[stage].condition
+    return Hold(
+        reason=violations[0].reason,
+        message=(
+            f"{'; '.join(str(each) for each in violations)}. The job was accepted before this was"
+            " refused. It keeps what it has and waits until the settings allow it; or create a job"
+            " with a corrected podTemplate and delete this one."
+        ),
+        told_in=told_in,
+        subject=f"{stage.value}: ",
+        shown_in=told_in,
+    )
+
+
 def _without_kueue(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
     if not is_queued(spec, stage) or step.observed.has_kueue:
         return None
@@ -172,6 +199,7 @@ _HOLDS: tuple[Callable[[Step, FineTuneJobSpec, Stage], Hold | None], ...] = (
     _unapproved,
     _unselected,
     _undecided,
+    _disallowed,
     _without_kueue,
     _refused,
     _unrecorded,

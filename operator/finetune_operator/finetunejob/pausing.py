@@ -10,6 +10,11 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.actions import ActivateWorkload, PauseJob, ResumeJob
 from finetune_operator.finetunejob.needs import restore_rendezvous
 from finetune_operator.finetunejob.observed import Observed
+from finetune_operator.finetunejob.podbounds import (
+    Violation,
+    find_fixed_violations,
+    find_pod_violations,
+)
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.step import Step
@@ -130,10 +135,29 @@ def _suspend(step: Step, held: QueueState | None) -> None:
     step.then += stops
 
 
+def find_disallowed(step: Step, spec: FineTuneJobSpec, view: StageView) -> list[Violation]:
+    """Return why a Job that is suspended may not go on.
+
+    Settings that change later do not reach back to stages that have had pods: those are held to
+    what no configuration allows.
+    """
+    template = spec.pod_template
+    if template is None or view.job is None or view.state is not StageState.SUSPENDED:
+        return []
+    has_begun = view.job["status"].get("startTime") or view.pods or view.past_seconds
+    if has_begun or (step.draft.stage(view.stage) or {}).get("firstRunTime"):
+        return list(find_fixed_violations(template))
+    return list(find_pod_violations(template, step.config))
+
+
 def _resume(step: Step, spec: FineTuneJobSpec, held: QueueState | None) -> None:
     draft = step.draft
     # What a limit has stopped stays so, whoever suspends the job and resumes it meanwhile.
-    views = [view for view in step.views if "cut" not in (draft.stage(view.stage) or {})]
+    views = [
+        view
+        for view in step.views
+        if "cut" not in (draft.stage(view.stage) or {}) and not find_disallowed(step, spec, view)
+    ]
     queued = _queue_actions(step.observed, views, active=True)
     wakes: list[ResumeJob | ActivateWorkload] = list(queued)
     stopping: list[str] = []

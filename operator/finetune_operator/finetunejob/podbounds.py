@@ -16,7 +16,6 @@ from finetune_api.trainer import Environment
 from finetune_api.v1alpha1.podtemplate import PodTemplate, Toleration, VolumeMount
 from finetune_operator.allowlists import ALL, matches_name, matches_pair
 from finetune_operator.finetunejob.render.pod import OWN_VOLUMES
-from finetune_operator.finetunejob.stages import StageView
 from finetune_operator.status.conditions import Reason
 from finetune_operator.tenants import IMAGE_FOLDERS, RESERVED_MOUNTS, TenantSettings
 
@@ -74,27 +73,6 @@ def find_pod_violations(template: PodTemplate, settings: TenantSettings) -> Iter
     yield from _names(template)
     yield from _mounts(template, settings.allowed_mount_roots)
     yield from _unlisted_values(template, settings)
-
-
-def find_stage_violations(
-    template: PodTemplate, view: StageView, settings: TenantSettings
-) -> list[Violation]:
-    """Return why a stage of an accepted job may not have pods, or may not keep them.
-
-    Settings that change later do not reach back to pods that have run: those are held to what no
-    configuration allows.
-    """
-    if view.has_ended:
-        return []
-    if view.job is None or not (view.is_stoppable or has_begun(view)):
-        return list(find_pod_violations(template, settings))
-    return list(find_fixed_violations(template))
-
-
-def has_begun(view: StageView) -> bool:
-    """Return whether the Job of a stage has ever had pods."""
-    started = view.job is not None and view.job["status"].get("startTime")
-    return bool(started or view.pods or view.past_seconds)
 
 
 def _names(template: PodTemplate) -> Iterator[Violation]:

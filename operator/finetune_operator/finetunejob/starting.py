@@ -18,10 +18,11 @@ from finetune_operator.finetunejob.approval import (
 from finetune_operator.finetunejob.draft import seconds_on_record
 from finetune_operator.finetunejob.endings import fail_stage, lack_of_result
 from finetune_operator.finetunejob.failure import Cause
-from finetune_operator.finetunejob.holds import Hold, hold
+from finetune_operator.finetunejob.holds import Hold, hold, of_settings
 from finetune_operator.finetunejob.image import settled_image
 from finetune_operator.finetunejob.needs import job_digest_of, needs_of
 from finetune_operator.finetunejob.outages import LONGEST_SECONDS
+from finetune_operator.finetunejob.pausing import find_disallowed, release_actions
 from finetune_operator.finetunejob.publishing import decision_arguments
 from finetune_operator.finetunejob.render.job import render_job
 from finetune_operator.finetunejob.stages import TRAITS, StageView
@@ -71,6 +72,19 @@ def start(
         step.first.append(create_stage(step, spec, view.stage, run=run, past_seconds=past_seconds))
     else:
         _wait(step, view, held)
+
+
+def is_kept_waiting(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+    """Keep a Job from its first pods that settings of today do not allow; return whether it is.
+
+    It leaves Kueue's queue, and others have its place.
+    """
+    violations = find_disallowed(step, spec, view)
+    if not violations or spec.suspend:
+        return False
+    _wait(step, view, of_settings(view.stage, violations))
+    step.then += release_actions(step.observed, [view])
+    return True
 
 
 def start_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:

@@ -7,7 +7,7 @@ what is special to a stage stands in :data:`~finetune_operator.finetunejob.stage
 from __future__ import annotations
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob.acceptance import accept, is_out_of_bounds
+from finetune_operator.finetunejob.acceptance import accept, find_breach
 from finetune_operator.finetunejob.accounting import account
 from finetune_operator.finetunejob.budget import is_spent, tell_cost
 from finetune_operator.finetunejob.deadlines import is_overdue, seconds_to_live
@@ -36,7 +36,13 @@ from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.results import is_verdict
 from finetune_operator.finetunejob.running import tell_under_way
 from finetune_operator.finetunejob.stages import TRAITS, StageState, StageView
-from finetune_operator.finetunejob.starting import miss, run_again_text, start, start_again
+from finetune_operator.finetunejob.starting import (
+    is_kept_waiting,
+    miss,
+    run_again_text,
+    start,
+    start_again,
+)
 from finetune_operator.finetunejob.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason
 from finetune_operator.status.phase import phase_of, reason_of
@@ -82,8 +88,10 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         if not is_awaited(step, spec, view, reason=Reason.PRUNE_REQUESTED, why=why):
             prune(step, view)
         return False
-    if is_out_of_bounds(step, spec, view):
+    if breach := find_breach(step, spec, view):
         _record(step, view)
+        if not is_awaited(step, spec, view, reason=breach.reason, why=breach.message):
+            fail_stage(step, view, breach)
         return False
     if view.run < draft.last_run(view.stage):
         miss(step, spec, view)
@@ -100,7 +108,7 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     tell_quota(step, spec, view)
     if draft.is_true(ConditionType.FAILED):
         return False
-    if is_waiting_out(step, spec, view):
+    if is_kept_waiting(step, spec, view) or is_waiting_out(step, spec, view):
         return False
     if view.state is StageState.SUSPENDED and has_let_go(step, view) and not spec.suspend:
         try_again(step, spec, view)
@@ -160,10 +168,14 @@ def _count_attempts(step: Step) -> None:
 
 def _tell_phase(step: Step) -> None:
     draft, current = step.draft, step.current
-    is_begun = current is not None and current.state is not StageState.ABSENT
+    is_kept = step.held_in is not None  # what holds it tells of it
+    waiting = {StageState.ABSENT, StageState.SUSPENDED} if is_kept else {StageState.ABSENT}
+    is_begun = current is not None and current.state not in waiting
     under_way = step.held_as
-    # A stage whose Job somebody has deleted has begun all the same.
-    if current is not None and (is_begun or (not under_way and draft.last_run(current.stage))):
+    if current is not None and not is_kept and not under_way:
+        # A stage whose Job somebody has deleted has begun all the same.
+        is_begun = is_begun or bool(draft.last_run(current.stage))
+    if current is not None and is_begun:
         under_way = TRAITS[current.stage].phase
     phase = phase_of(draft.conditions, under_way, is_queued=step.is_queued)
     draft.put("phase", phase)

@@ -118,6 +118,22 @@ def test_what_people_tune_is_open_by_default(template):
     assert found(template) == []
 
 
+GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "troubleshooting.md"
+
+
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+def test_what_the_guide_says_of_sidecars_is_open_by_default(field):
+    text = GUIDE.read_text().partition("## A stage has ended and its pod has not")[2]
+    told = re.findall(r"`([a-z.]+/[A-Za-z-]+): \"?(\w+)\"?`", text.partition("\n## ")[0])
+    assert len(told) >= 6
+    if field == "labels":
+        told = [each for each in told if each[0] == "sidecar.istio.io/inject"]
+    for key, value in told:
+        assert found({field: {key: value}}) == []
+        (refused,) = found({field: {key: "other"}})
+        assert refused.field == f"spec.podTemplate.{field}"
+
+
 @pytest.mark.parametrize("key", [APPARMOR, "seccomp.security.alpha.kubernetes.io/pod"])
 def test_no_list_opens_what_confines_a_container(key):
     template = {"annotations": {key: "unconfined"}}
@@ -132,7 +148,7 @@ def test_no_list_opens_what_confines_a_container(key):
         (env("MY_OWN"), {"allowed_environment": ["MY_*"]}),
         ({"labels": {"example.org/a": "x"}}, {"allowed_labels": ["example.org/*"]}),
         ({"labels": {"tier": "batch-1"}}, {"allowed_labels": ["tier=batch-*"]}),
-        ({"labels": {"sidecar.istio.io/inject": "false"}}, {"allowed_labels": ["*"]}),
+        ({"labels": {"sidecar.istio.io/inject": "true"}}, {"allowed_labels": ["*"]}),
         ({"annotations": {"note": "x"}}, {"allowed_annotations": ["note"]}),
         (tolerate(operator="Exists"), {"allowed_tolerations": ["*"]}),
         (tolerate(operator="Exists"), {"default_tolerations": [{"operator": "Exists"}]}),
