@@ -172,10 +172,9 @@ def _tell_phase(step: Step) -> None:
     waiting = {StageState.ABSENT, StageState.SUSPENDED} if is_kept else {StageState.ABSENT}
     is_begun = current is not None and current.state not in waiting
     under_way = step.held_as
-    if current is not None and not is_kept and not under_way:
-        # A stage whose Job somebody has deleted has begun all the same.
-        is_begun = is_begun or bool(draft.last_run(current.stage))
-    if current is not None and is_begun:
+    # A stage whose Job somebody has deleted has begun all the same.
+    is_missed = not is_kept and not under_way and current is not None
+    if current is not None and (is_begun or (is_missed and draft.last_run(current.stage))):
         under_way = TRAITS[current.stage].phase
     phase = phase_of(draft.conditions, under_way, is_queued=step.is_queued)
     draft.put("phase", phase)
