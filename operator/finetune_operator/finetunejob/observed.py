@@ -154,7 +154,7 @@ def trim_finetunejob(obj: Object) -> Object:
     if own := {key: labels[key] for key in _LABELS if key in labels}:
         kept["labels"] = own
     owners = metadata.get("ownerReferences") or ()
-    controller = next((owner for owner in owners if owner.get("controller")), {})
+    controller: Object = next((owner for owner in owners if owner.get("controller")), {})
     read = {key: controller[key] for key in _OWNER if key in controller}
     if read and all(len(text) <= MAX_NAME_CHARACTERS for text in read.values()):
         kept["ownerReferences"] = [{**read, "controller": True}]
