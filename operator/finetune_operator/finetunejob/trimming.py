@@ -77,7 +77,12 @@ def trim_job(obj: Object) -> TrimmedJob:
     }
     if spec.get("managedBy") not in (None, JOB_CONTROLLER):
         kept_spec["managedBy"] = spec["managedBy"]
-    return _cut({"metadata": _trim_metadata(obj["metadata"]), "spec": kept_spec, "status": kept})
+    job: TrimmedJob = {
+        "metadata": _trim_metadata(obj["metadata"]),
+        "spec": kept_spec,
+        "status": kept,
+    }
+    return _cut(job)
 
 
 def trim_pod(obj: Object) -> TrimmedPod:
@@ -119,7 +124,12 @@ def trim_pod(obj: Object) -> TrimmedPod:
         image = container.get("image") or ""
         if container.get("name") == CONTAINER and 0 < len(image) <= _MAX_IMAGE_CHARACTERS:
             kept_spec["image"] = sys.intern(image)
-    return _cut({"metadata": _trim_metadata(obj["metadata"]), "spec": kept_spec, "status": kept})
+    pod: TrimmedPod = {
+        "metadata": _trim_metadata(obj["metadata"]),
+        "spec": kept_spec,
+        "status": kept,
+    }
+    return _cut(pod)
 
 
 def _cut(trimmed: T) -> T:
