@@ -26,14 +26,14 @@ from finetune_operator.status.conditions import ConditionType, timestamp
 def is_spent(step: Step, spec: FineTuneJobSpec) -> bool:
     """End a job that has used up its ``budget`` while it runs; return whether it did."""
     limit = limit_in_hours(step, spec)
-    view = stage_to_cut(step)
+    view = stage_to_cut(step, spec)
     if limit is None or view is None:
         return False
     used = gpu_seconds(step, spec)
     left = limit * HOUR_SECONDS - used
     held = num_gpus(spec, view.stage)
     if left > 0:
-        if held:
+        if held and view.is_stoppable:
             step.look_again(max(1.0, float(left / held)))
         return False
     if not held:

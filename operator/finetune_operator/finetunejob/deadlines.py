@@ -22,11 +22,12 @@ def is_overdue(step: Step, spec: FineTuneJobSpec) -> bool:
         return False
     used = step.draft.active_seconds(step.views)
     # What has ended in time or late is ended; only what runs can be cut.
-    view = stage_to_cut(step)
+    view = stage_to_cut(step, spec)
     if view is None:
         return False
     if used < limit:
-        step.look_again(max(1.0, limit - used))
+        if view.is_stoppable:
+            step.look_again(max(1.0, limit - used))
         return False
     message = (
         f"The job ran for {used} s and activeDeadlineSeconds is {limit}; stage"

@@ -20,7 +20,7 @@ from finetune_operator.finetunejob.actions import ConfirmMissing
 from finetune_operator.finetunejob.decisions import publishes_at_once
 from finetune_operator.finetunejob.endings import conclude, fail_stage, succeed
 from finetune_operator.finetunejob.failure import Cause
-from finetune_operator.finetunejob.pausing import release_actions
+from finetune_operator.finetunejob.pausing import is_stopped_by_us, release_actions
 from finetune_operator.finetunejob.results import is_verdict
 from finetune_operator.finetunejob.retry import exit_code_of
 from finetune_operator.finetunejob.stages import (
@@ -39,13 +39,18 @@ _STOPPING = (
 )
 
 
-def stage_to_cut(step: Step) -> StageView | None:
-    """Return the stage that a limit ends: one that runs, or was stopped for a limit before."""
+def stage_to_cut(step: Step, spec: FineTuneJobSpec) -> StageView | None:
+    """Return the stage that a limit ends: one that runs, was stopped for a limit, or would go on.
+
+    The last is for a record that is lost: what a limit has stopped must not run again.
+    """
     for view in step.views:
-        if view.is_stoppable and view.stage is not Stage.PUBLISH:
-            return view
+        is_over = view.has_ended or view.is_ending or step.draft.is_done(view.stage)
+        if is_over or view.stage is Stage.PUBLISH:
+            continue
         is_cut = "cut" in (step.draft.stage(view.stage) or {})
-        if is_cut and not (view.has_ended or view.is_ending or step.draft.is_done(view.stage)):
+        goes_on = not spec.suspend and is_stopped_by_us(step, view)
+        if view.is_stoppable or is_cut or goes_on:
             return view
     return None
 

@@ -245,18 +245,27 @@ def is_paused(step: Step, view: StageView) -> bool:
     return PAUSED_ANNOTATION in (view.job["metadata"].get("annotations") or {})
 
 
+def is_stopped_by_us(step: Step, view: StageView) -> bool:
+    """Return whether the operator has stopped a stage and may let it go on.
+
+    A Job of Kueue's is started by Kueue alone: there the Workload tells it.
+    """
+    queue = step.observed.queue.get(view.stage)
+    if queue is not None:
+        return queue.is_paused_by_us and not view.has_ended
+    is_suspended = view.state is StageState.SUSPENDED
+    return is_suspended and is_paused(step, view) and not is_kueues(step, view)
+
+
 def wake(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     """Let a stage go on that the operator has stopped and nothing holds; return whether it does.
 
     What the Job or its Workload says decides: the record of why it was stopped may be lost, or be
-    over, as a limit is that somebody has raised. A Job of Kueue's is started by Kueue alone.
+    over, as a limit is that somebody has raised.
     """
-    queue = step.observed.queue.get(view.stage)
-    is_inactive = queue is not None and queue.is_paused_by_us
-    is_stopped = view.state is StageState.SUSPENDED and is_paused(step, view)
-    is_stopped = is_stopped and not is_kueues(step, view)
-    if spec.suspend or view.job is None or not (is_inactive or is_stopped):
+    if spec.suspend or view.job is None or not is_stopped_by_us(step, view):
         return False
+    queue = step.observed.queue.get(view.stage)
     action: ResumeJob | ActivateWorkload | None = None
     if queue is not None:
         action = ActivateWorkload(stage=view.stage, name=queue.workload, active=True)

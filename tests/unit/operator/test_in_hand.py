@@ -268,3 +268,17 @@ def test_a_job_that_is_pruned_after_its_evaluation_was_deleted_waits_for_its_rep
     told = {**body, "status": {**body["status"], **published()}}
     assert planned(told, known, 220)[1]["status"]["phase"] == "Succeeded"
     assert planned(body, known, 335, **GONE)[1]["status"]["phase"] == "Pruned"
+
+
+@pytest.mark.parametrize("by", LIMITS)
+def test_a_cut_whose_record_is_lost_is_not_taken_back(by):
+    """A CRD of before does not know the field, and the API server drops it."""
+    body, known = evaluating()
+    _, body = planned(limited(body, by), known, 1000)
+    entries = [{**each} for each in body["status"]["stages"]]
+    del entries[2]["cut"]
+    body = {**body, "status": {**body["status"], "stages": entries}}
+    rests = stopped(body, known, 1005)
+    made, body = planned(body, rests, 1010)
+    assert (made.then, made.requeue_after) == ((), 130)
+    assert planned(body, rests, 1140)[1]["status"]["phase"] == ENDED_AS[by]

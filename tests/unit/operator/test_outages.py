@@ -241,11 +241,13 @@ def test_whoever_suspends_and_resumes_meanwhile_is_heard():
 
 
 def test_a_job_that_rests_uses_up_no_deadline():
-    body, known = begun(activeDeadlineSeconds=2000)
+    body, known = begun(activeDeadlineSeconds=765)
     _, body = planned(body, known, 100, waiting(TRAIN, *AWAY))
     _, body = planned(body, known, 700, waiting(TRAIN, *AWAY))
     rests = paused(body, known, 700)
     rests["jobs"][TRAIN]["metadata"]["annotations"]["finetune.dev/active-seconds"] = "700"
+    early, _ = planned(body, rests, 750)
+    assert early.requeue_after == 10, "the next try, and not its deadline"
     _, body = planned(body, rests, 5000)
     assert not is_terminal(body["status"])
 
