@@ -340,10 +340,14 @@ async def test_trials_that_are_deleted_stay_counted_and_foreign_jobs_are_left_al
         is_first = job in ("rates-t1", "rates-t2")
         return Fate() if is_first and stage is Stage.TRAIN else script(job, stage, 0)
 
-    async with open_client(connection_of(control_plane)) as client:
+    connection = connection_of(control_plane)
+    async with open_client(connection) as client:
         kubelet = Kubelet(client, namespaces=(namespace,), script=running)
         async with kubelet.running():
-            async with running_manager(client, test_config(namespace)):
+            async with (
+                open_client(connection) as own,
+                running_manager(own, test_config(namespace)),
+            ):
                 await client.create(FINETUNESWEEPS, sweep(namespace, parallelism=1))
                 await delete_once_it_trains(client, namespace, "rates-t1")
                 await until_told_as_deleted(client, namespace, [1])

@@ -20,11 +20,14 @@ from devcluster.node import Node
 from e2e.world import OPERATOR_LABEL, Job, is_training
 from faults.cluster import Cluster, Disturbance
 from faults.matrix import Outcome, Row, WrongEnd, once
+from faults.nodes import GRACE_SECONDS, SHORT_GRACE
 from manifests import NAMESPACE, RELEASE
 
 MAX_LIFE_SECONDS = 5.0
 MIN_KILLS = 3
 OUTAGE_SECONDS = 30.0
+CHANGES: dict[str, dict[str, Any]] = {"job-deleted": SHORT_GRACE}
+"""How the jobs of a row differ from those of others."""
 
 
 def disruption_rows(cluster: Cluster) -> list[Row]:
@@ -32,6 +35,12 @@ def disruption_rows(cluster: Cluster) -> list[Row]:
     rows = Disruptions(cluster)
     plan: list[tuple[str, str, Disturbance]] = [
         ("pod-deleted", "the training pod deleted by hand", rows.delete_pod),
+        (
+            "job-deleted",
+            "the Job of the training deleted by hand; its pods get "
+            f"{GRACE_SECONDS} s to end (120 by default)",
+            rows.delete_job,
+        ),
         ("pod-evicted", "the training pod evicted through the API", rows.evict_pod),
         ("node-drained", "the node drained, and allowed again", rows.drain_node),
         (
@@ -77,13 +86,20 @@ class Disruptions:
 
     def run(self, name: str, disturb: Disturbance, _: str) -> Outcome:
         """Disturb a job and compare its end."""
-        return self._cluster.compare(name, disturb)
+        return self._cluster.compare(name, disturb, CHANGES.get(name))
 
     @contextmanager
     def delete_pod(self, job: Job) -> Iterator[None]:
         """Delete the pod as a person does who wants it to begin anew."""
         pod = training_pod(job)
         job.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
+        yield
+
+    @contextmanager
+    def delete_job(self, job: Job) -> Iterator[None]:
+        """Delete the Job of the training, its pod with it."""
+        training_pod(job)
+        job.kubectl("delete", "job", f"{job.name}-train", "--wait=false")
         yield
 
     @contextmanager
