@@ -1,4 +1,8 @@
-"""``spec.suspend``: how pods are stopped and started again, through Kueue where it owns them."""
+"""How pods are stopped and started again, through Kueue where it owns them.
+
+``spec.suspend`` stops a job; so do outages, limits and nodes that are lacking. Whatever did, a
+stage that the operator has stopped goes on once nothing holds it.
+"""
 
 from __future__ import annotations
 

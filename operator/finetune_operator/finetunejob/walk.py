@@ -59,8 +59,6 @@ def walk(step: Step) -> None:
         suspend_or_resume(step, spec)
         # What is pruned is stopped anyway, and has not failed.
         if spec.prune or not (is_overdue(step, spec) or is_spent(step, spec)):
-            if not spec.prune:
-                forget_cut(step)
             _walk_stages(step, spec)
         tell_cost(step, spec)
     _count_attempts(step)
@@ -93,6 +91,8 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         if not is_awaited(step, spec, view, reason=breach.reason, why=breach.message):
             fail_stage(step, view, breach)
         return False
+    if not spec.prune:
+        forget_cut(step)  # no limit holds any more
     if view.run < draft.last_run(view.stage):
         miss(step, spec, view)
         return False

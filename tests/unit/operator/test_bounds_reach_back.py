@@ -117,7 +117,10 @@ def test_settings_of_today_hold_a_job_that_is_made_again():
     _, body = planned(body, gone, 80)
     made, body = planned(body, gone, 5000)
     assert made.first == ()
-    assert body["status"]["reason"] == "EnvironmentNotAllowed"
+    assert (body["status"]["phase"], body["status"]["reason"]) == (
+        "Pending",
+        "EnvironmentNotAllowed",
+    )
     made = plan(observe(body, **gone), at(5001), OPEN)
     assert [action.stage for action in made.first] == [TRAIN]
 
