@@ -35,7 +35,7 @@ LARGE = {
     },
     "podTemplate": {
         "env": [{"name": f"APP_{n}", "value": "x" * 3000} for n in range(5)],
-        "labels": {f"team-{n}": "a" for n in range(9)},
+        "nodeSelector": {f"team-{n}": "a" for n in range(9)},
     },
     "queueName": "gpus",
     "ttlSecondsAfterFinished": 60,
