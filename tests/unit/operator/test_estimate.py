@@ -128,7 +128,7 @@ def test_time_hours_and_amount_are_told_when_the_data_is_prepared() -> None:
 def test_a_kind_of_gpu_that_nobody_named_is_said_to_be_assumed() -> None:
     made = at_training(on_eight_gpus(), is_device_known=False)
     assert "gpuKind" in made.status["estimate"]["message"]
-    longest = at_training(on_eight_gpus(), is_device_known=False, device="x" * 63, tokens=10**18)
+    longest = at_training(on_eight_gpus(), is_device_known=False, device="x" * 63, tokens=2**53 - 1)
     EstimateStatus.model_validate(longest.status["estimate"])
 
 
@@ -142,7 +142,7 @@ def test_the_estimate_fits_the_last_words_of_a_stage_that_has_much_to_say() -> N
         invalid_rows=limit_places(place_row("f" * 80, 10**9, "r" * 63) for _ in range(20)),
         num_truncated_rows=10**9,
         questions=QuestionCount(number=100_000, enough=False, message="q" * 512),
-        estimate=RECKONED.model_copy(update={"tokens": 10**18, "device": "x" * 63}),
+        estimate=RECKONED.model_copy(update={"tokens": 2**53 - 1, "device": "x" * 63}),
     )
     words = TerminationMessage(stage=PREPARE, exit_code=0, reason="Succeeded", result=result)
     text = words.to_text()
