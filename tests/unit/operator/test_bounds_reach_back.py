@@ -8,7 +8,7 @@ from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.actions import ActivateWorkload, PauseJob
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.integrations.kueue.state import FIELD_MANAGER
-from finetune_operator.status.conditions import is_terminal
+from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
     CONFIG,
     accepted,
@@ -20,6 +20,7 @@ from unit.operator.builders import (
     live,
     merged,
     observe,
+    pod,
     replace,
     running,
     stages_done,
@@ -260,3 +261,12 @@ def test_a_stage_whose_pods_have_succeeded_is_recorded_and_the_next_one_is_not_m
     assert made.first == ()
     assert body["status"]["phase"] == "Failed"
     assert body["status"]["artifact"]["sha256"]
+
+
+def test_a_training_that_kueue_has_preempted_has_begun_before_kueue_counts_it():
+    state = {"running": {"startedAt": timestamp(at(65))}}
+    runs = in_queue("admitted", suspend=False, pods=[pod(TRAIN, state=state)])
+    body = live([runs], job(queueName="team-a"), at(80))[1]
+    made, body = planned(turned(body, UNLISTED), in_queue("waiting"), 90)
+    assert made.then == ()
+    assert body["status"]["phase"] == "Queued"
