@@ -181,7 +181,7 @@ async def test_jobs_in_every_state_outlive_the_upgrade_and_the_way_back(
                     assert after["status"] == before[name]["status"]
                 loading = (await world.reach("loading", "Pending"))["status"]
                 assert loading["reason"] == "EnvironmentNotAllowed"
-                assert loading["dataset"] == before["loading"]["status"]["dataset"]
+                assert loading["dataset"]["uri"] == "s3://models/datasets/dddd"
                 assert "loading-train" not in await world.uids()
                 hiding = (await world.reach("hiding", "Failed"))["status"]
                 assert hiding["lastFailure"]["reason"] == "ReservedName"
