@@ -89,8 +89,11 @@ class FaultProxy:
             if is_watch:
                 self._watches.add(request.transport)
             try:
-                async for chunk in answer.content.iter_any():
-                    await response.write(chunk)
+                if is_watch:
+                    async for chunk in answer.content.iter_any():
+                        await response.write(chunk)
+                else:  # of a list the session has read the page already
+                    await response.write(await answer.read())
                 await response.write_eof()
             except (ConnectionError, aiohttp.ClientError):
                 pass

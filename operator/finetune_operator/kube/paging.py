@@ -19,7 +19,9 @@ class PagedResponse(aiohttp.ClientResponse):
     async def read_at_most(self, max_bytes: int) -> bool:
         """Read the body, unless it is larger; return whether it is there to be read."""
         chunks, size = [], 0
-        async for chunk in self.content.iter_any():
+        # Not ``iter_any``: it ends at an empty piece, as the beginning of what is compressed may be.
+        while not self.content.at_eof():
+            chunk = await self.content.readany()
             chunks.append(chunk)
             size += len(chunk)
             if size > max_bytes:
