@@ -19,7 +19,7 @@ class PagedResponse(aiohttp.ClientResponse):
     async def read_at_most(self, max_bytes: int) -> bool:
         """Read the body, unless it is larger; return whether it is there to be read."""
         chunks, size = [], 0
-        # Not ``iter_any``: it ends at an empty piece, as the beginning of what is compressed may be.
+        # Not ``iter_any``: it ends at an empty piece, as the start of a compressed body may be.
         while not self.content.at_eof():
             chunk = await self.content.readany()
             chunks.append(chunk)
