@@ -135,7 +135,7 @@ async def live_through_everything(client, connection, port) -> None:
         "short": {"ttlSecondsAfterFinished": 1},
         "paused": {},
         "broken": {},
-        "doomed": {},
+        "doomed": {"podTemplate": {"terminationGracePeriodSeconds": 1}},
         "stuck": {},
         "lost": {},
     }.items():
@@ -157,7 +157,9 @@ async def live_through_everything(client, connection, port) -> None:
             "short" not in jobs
             and not (await client.list(FINETUNESWEEPS, "tenant")).items
             and jobs["again"].get("phase") == jobs["paused"].get("phase") == "Succeeded"
-            and jobs["broken"].get("phase") == jobs["doomed"].get("phase") == "Failed"
+            and jobs["broken"].get("phase") == "Failed"
+            and (jobs["doomed"].get("lastFailure") or {}).get("reason") == "JobDeleted"
+            and await job_is_there(client, "doomed-prepare")
             and (jobs["stuck"].get("lastFailure") or {}).get("reason") == "VolumesNotReady"
             and jobs["lost"].get("phase") not in (None, "Pending", "Preparing")
             and await has_happened_twice(client, "Suspended")
@@ -230,6 +232,14 @@ async def a_pod_is_bound(client, job) -> bool:
     }
     await client.create(EVENTS, event)
     return True
+
+
+async def job_is_there(client, name) -> bool:
+    try:
+        child = await client.get(JOBS, "tenant", name)
+    except NotFound:
+        return False
+    return "deletionTimestamp" not in child["metadata"]
 
 
 async def job_is_deleted(client, name) -> bool:
