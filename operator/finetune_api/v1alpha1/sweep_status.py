@@ -97,8 +97,8 @@ class BestStatus(APIModel):
 
     name: ShortText
     """Name of its FineTuneJob."""
-    score: Number
-    """Its score by the objective."""
+    score: Annotated[str, Field(max_length=32)]
+    """Its score by the objective; `unknown` of a trial that was chosen without one."""
     parameters: Setting = {}
     """What was varied, by path."""
     chosen: bool = False
