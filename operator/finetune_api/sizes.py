@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 Schema = dict[str, Any]
@@ -113,24 +113,35 @@ def varying(schema: Schema) -> Iterator[Part]:
 
 def varying_length(schema: Schema, value: Any) -> int:
     """Return how much of the length of a value is not fixed by its schema."""
-    total = 0
-    for path, part, _ in varying(schema):
-        found = value
-        for name in path:
-            found = found.get(name) if isinstance(found, Mapping) else None
-        if found is None:
-            continue
-        if "additionalProperties" in part:
-            values = part["additionalProperties"]
-            each = 4 + fixed_length(values)
-            total += sum(each + len(key) + varying_length(values, of) for key, of in found.items())
-        elif part["type"] == "array":
-            items = part["items"]
-            each = 1 + fixed_length(items)
-            total += sum(each + varying_length(items, item) for item in found)
-        else:
-            total += len(found)
-    return total
+    return length_reader(schema)(value)
+
+
+def length_reader(schema: Schema) -> Callable[[Any], int]:
+    """Return what reads ``varying_length`` of values: the schema is walked once for all."""
+    readers = [(part.path, _part_reader(part.schema)) for part in varying(schema)]
+
+    def read(value: Any) -> int:
+        total = 0
+        for path, read_part in readers:
+            found = value
+            for name in path:
+                found = found.get(name) if isinstance(found, Mapping) else None
+            if found is not None:
+                total += read_part(found)
+        return total
+
+    return read
+
+
+def _part_reader(schema: Schema) -> Callable[[Any], int]:
+    if "additionalProperties" in schema:
+        values = schema["additionalProperties"]
+        each, within = 4 + fixed_length(values), length_reader(values)
+        return lambda found: sum(each + len(key) + within(of) for key, of in found.items())
+    if schema["type"] == "array":
+        each, within = 1 + fixed_length(schema["items"]), length_reader(schema["items"])
+        return lambda found: sum(each + within(item) for item in found)
+    return len
 
 
 def varying_length_cel(schema: Schema, at: str, depth: int = 0) -> str:

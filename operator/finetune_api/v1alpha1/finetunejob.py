@@ -143,6 +143,11 @@ class FineTuneJobSpec(APIModel):
         return review is None or not review.required
 
     @property
+    def grace_seconds(self) -> int:
+        """Time that its pods have between SIGTERM and SIGKILL, in seconds."""
+        return (self.pod_template or PodTemplate()).termination_grace_period_seconds
+
+    @property
     def evaluation_gpus(self) -> int:
         """GPUs of the evaluation's pod."""
         asked = self.evaluation.gpus

@@ -5,10 +5,12 @@ Single fields stay generous, for somebody needs each of them; nobody needs all o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from finetune_api.meta import APIModel
-from finetune_api.sizes import Schema, varying_length, varying_length_cel
+from finetune_api.sizes import Schema, length_reader, varying_length_cel
 from finetune_api.structural import schema_of
 from finetune_api.v1alpha1.dataset import Dataset
 from finetune_api.v1alpha1.evaluation import Evaluation
@@ -34,11 +36,16 @@ def _schema_of(model: type[APIModel]) -> Schema:
     return schema_of(model)
 
 
+@cache
+def _reader_of(model: type[APIModel]) -> Callable[[Any], int]:
+    return length_reader(_schema_of(model))
+
+
 def _length_of(part: APIModel | None) -> int:
     if part is None:
         return 0
     wire = part.model_dump(by_alias=True, exclude_none=True)
-    return varying_length(_schema_of(type(part)), wire)
+    return _reader_of(type(part))(wire)
 
 
 def _rule(field: str, attribute: str, model: type[APIModel], remedy: str) -> Rule:

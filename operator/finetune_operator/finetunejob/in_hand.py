@@ -15,7 +15,6 @@ from typing import Any
 from finetune_api.evaluation_result import EvaluateResult
 from finetune_api.trainer import ExitCode, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_operator.finetunejob.actions import ConfirmMissing
 from finetune_operator.finetunejob.decisions import publishes_at_once
 from finetune_operator.finetunejob.endings import conclude, fail_stage, succeed
@@ -104,8 +103,7 @@ def is_awaited(
     elif _has_told(view):
         return False
     else:
-        template = spec.pod_template or PodTemplate()
-        patience = template.termination_grace_period_seconds + RESULT_GRACE_SECONDS
+        patience = spec.grace_seconds + RESULT_GRACE_SECONDS
         left = patience - (step.now - _stopped_at(step, view, entry)).total_seconds()
         if left <= 0:
             return False

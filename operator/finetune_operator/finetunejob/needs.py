@@ -35,10 +35,17 @@ def settle_job_digest(step: Step) -> None:
         step.draft.put("jobDigest", digest_of(_config_map(step)))
 
 
-def job_digest_of(step: Step, stage: Stage, run: int) -> str | None:
-    """Return the only job file that a stage may read; None of a run begun without one."""
+def job_digest_of(step: Step, stage: Stage, run: int, needs: tuple[Object, ...]) -> str | None:
+    """Return the only job file that a stage may read; None of a run begun without one.
+
+    Args:
+        step: The plan so far.
+        stage: The stage whose Job is created.
+        run: Which run of it.
+        needs: What is created before it; of stage ``prepare`` the ConfigMap comes first.
+    """
     if stage is Stage.PREPARE and run == 1 and _is_unsettled(step):
-        return digest_of(_config_map(step))
+        return digest_of(needs[0])
     settled: str | None = step.draft.get("jobDigest")
     return settled
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, child_job_name
 from finetune_api.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_operator.finetunejob.accounting import record_deletion
 from finetune_operator.finetunejob.actions import ConfirmMissing, CreateStage
 from finetune_operator.finetunejob.approval import (
@@ -147,7 +146,7 @@ def miss(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
             fail_stage(step, view, given_up)
             return
     deletions = int((entry.get("fruitless") or {}).get("deletions") or 1)
-    pause = min(_ending_seconds(spec) * 2.0 ** (deletions - 1), LONGEST_SECONDS)
+    pause = min(spec.grace_seconds * 2.0 ** (deletions - 1), LONGEST_SECONDS)
     left = pause - (step.now - gone).total_seconds()
     if left > 0:
         step.look_again(left)
@@ -189,12 +188,6 @@ def _was_given_up(step: Step) -> bool:
     return suspended.get("reason") == Reason.DEACTIVATED and is_true(stored, ConditionType.STALLED)
 
 
-def _ending_seconds(spec: FineTuneJobSpec) -> float:
-    """Return how long the pods of a deleted Job may take to end."""
-    template = spec.pod_template or PodTemplate()
-    return float(template.termination_grace_period_seconds)
-
-
 def _wait(step: Step, view: StageView, held: Hold) -> None:
     """Say why a stage does not start, and end the job if it never can."""
     if held.is_final:
@@ -223,7 +216,8 @@ def create_stage(
 ) -> CreateStage:
     """Return what creates the Job of a stage."""
     observed, config = step.observed, step.config
-    job_digest = job_digest_of(step, stage, run)
+    needs = needs_of(step, spec, stage)
+    job_digest = job_digest_of(step, stage, run, needs)
     job = render_job(
         spec,
         stage,
@@ -238,5 +232,4 @@ def create_stage(
     )
     if past_seconds:
         job["metadata"]["annotations"] = {ACTIVE_SECONDS_ANNOTATION: str(past_seconds)}
-    needs = needs_of(step, spec, stage)
     return CreateStage(stage=stage, needs=needs, job=job, job_digest=job_digest)
