@@ -87,19 +87,11 @@ def record_eviction(step: Step, view: StageView, queue: QueueState) -> Cause | N
     Returns:
         The cause to give the stage up for, if it has come to nothing too often.
     """
-    entry: dict[str, object] = {
-        "class": "Preemption",
-        "reason": queue.reason[:63],
-        "stage": view.stage.value,
-        "counted": False,
-        "time": timestamp(step.now),
-    }
-    if view.stage is Stage.TRAIN and step.observed.ledger.step:
-        entry["toStep"] = step.observed.ledger.step
-    step.draft.record_incident(view.stage, entry)
+    cause = evicted_by_queue(step, queue.reason, queue.message)
+    reached = step.observed.ledger.step if view.stage is Stage.TRAIN else 0
+    _record_free(step, view, cause, to_step=reached or None)
     if not has_run(step, view):
         return None  # it held quota, and no pod of it ran
-    cause = evicted_by_queue(step, queue.reason, queue.message)
     seconds = _admitted_seconds(step, view, queue)
     return count_fruitless(step, view, cause, "others", seconds=seconds)[1]
 
@@ -125,15 +117,22 @@ def record_deletion(step: Step, view: StageView, cause: Cause) -> Cause | None:
     Returns:
         The cause to give the stage up for, if it has come to nothing too often.
     """
+    _record_free(step, view, cause)
+    return count_fruitless(step, view, cause, "deletions")[1]
+
+
+def _record_free(step: Step, view: StageView, cause: Cause, *, to_step: int | None = None) -> None:
+    """Record an end of a stage that no pod tells of and that costs no retry."""
     entry: dict[str, object] = {
         "class": "Preemption",
-        "reason": cause.reason,
+        "reason": cause.reason[:63],
         "stage": view.stage.value,
         "counted": False,
         "time": cause.time,
     }
+    if to_step is not None:
+        entry["toStep"] = to_step
     step.draft.record_incident(view.stage, entry)
-    return count_fruitless(step, view, cause, "deletions")[1]
 
 
 def _pods_told(step: Step, stage: Stage) -> frozenset[str]:

@@ -106,41 +106,63 @@ def _mounts(template: PodTemplate, roots: list[str] | None) -> Iterator[Violatio
     """Yield the mounts that are refused; the roots are not looked at where they are None."""
     mounted: list[str] = []
     for mount in template.volume_mounts:
-        path = mount.mount_path
-        problem = _mount_problem(mount, mounted)
+        told = mount.mount_path
+        try:
+            path = _normal_mount(mount)
+        except ValueError as error:
+            yield _reserved("volumeMounts", str(error))
+            continue
+        problem = _overlap(path, mounted, told)
         if problem:
             yield _reserved("volumeMounts", problem)
-        elif hidden := [each for each in IMAGE_FOLDERS if is_below(normal_path(path), each)]:
+            continue
+        mounted.append(path)
+        if hidden := [each for each in IMAGE_FOLDERS if is_below(path, each)]:
             what = (
-                f"{path!r} would hide what the image has in {hidden[0]}; mount below /data or /mnt"
+                f"{told!r} would hide what the image has in {hidden[0]}; mount below /data or /mnt"
             )
             yield _violation(Reason.MOUNT_NOT_ALLOWED, "volumeMounts", what)
-        elif roots is not None and not any(is_below(normal_path(path), root) for root in roots):
-            what = f"{path!r} is not below a folder that jobs may mount at here"
+        elif roots is not None and not any(is_below(path, root) for root in roots):
+            what = f"{told!r} is not below a folder that jobs may mount at here"
             yield _unlisted(
                 Reason.MOUNT_NOT_ALLOWED, "volumeMounts", what, roots, instead="mount below one"
             )
 
 
-def _mount_problem(mount: VolumeMount, mounted: list[str]) -> str:
-    """Return why a mount is refused, or nothing; adds its path to those that are mounted."""
+def _normal_mount(mount: VolumeMount) -> str:
+    """Return the path of a mount in its normal form, the only one that is compared.
+
+    Raises:
+        ValueError: It has none, or ``subPath`` leaves the volume; the message says what to write.
+    """
+    sub_path = mount.sub_path or ""
     try:
         path = normal_path(mount.mount_path)
-        normal_path("/" + (mount.sub_path or ""))
+        normal_path("/" + sub_path)
     except ValueError as error:
-        return f"{error}; write the path without detours, such as /data/models"
-    if (mount.sub_path or "").startswith("/"):
-        return f"subPath {mount.sub_path!r} must be a path inside the volume, such as models"
+        raise ValueError(
+            f"{error}; write the path without detours, such as /data/models"
+        ) from error
+    if sub_path.startswith("/"):
+        raise ValueError(f"subPath {sub_path!r} must be a path inside the volume, such as models")
+    return path
+
+
+def _overlap(path: str, mounted: list[str], told: str) -> str:
+    """Return what of the operator's or of the job's a mount would hide, in words; or nothing.
+
+    Args:
+        path: Where it is mounted, in the normal form.
+        mounted: The mounts before it, likewise.
+        told: The path as the job has it.
+    """
     for reserved in RESERVED_MOUNTS:
         if is_below(path, reserved) or is_below(reserved, path):
-            return f"{mount.mount_path!r} would hide {reserved}; mount below /data or /mnt"
+            return f"{told!r} would hide {reserved}; mount below /data or /mnt"
     # A link in the outer volume would decide where the inner one goes.
     for other in mounted:
         if is_below(path, other) or is_below(other, path):
-            return (
-                f"{mount.mount_path!r} and {other!r} lie one in the other; mount them side by side"
-            )
-    mounted.append(path)
+            return f"{told!r} and {other!r} lie one in the other; mount them side by side"
     return ""
 
 
