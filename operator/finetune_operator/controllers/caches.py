@@ -213,7 +213,7 @@ class Caches:
     def _keep_finetunejob(self, obj: Object) -> Object:
         """Trim a FineTuneJob; most fields of its spec are as in all the others.
 
-        Of a large spec an excerpt is kept, for what is read of jobs that are not looked at.
+        The cache keeps an excerpt of a large spec. The reconciler reads the whole one.
         """
         job = trim_finetunejob(obj)
         if (spec := job.get("spec")) and is_large(spec):

@@ -95,7 +95,7 @@ class Sweeps:
     def _keep_sweep(self, obj: Object) -> Object:
         """Trim a FineTuneSweep; its template is in its trials, its words in other sweeps.
 
-        Of a large one an excerpt is kept.
+        The cache keeps an excerpt of a large spec. The reconciler reads the whole one.
         """
         sweep = trim_finetunejob(obj)
         if (spec := sweep.get("spec")) and is_large(spec):

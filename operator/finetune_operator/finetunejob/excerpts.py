@@ -1,7 +1,7 @@
-"""What is kept of the spec of a large FineTuneJob, or sweep: the words that are read of many.
+"""Excerpts of large specs, which the caches keep of FineTuneJobs and sweeps.
 
-What is large is of one object alone, and read when that is looked at: whoever needs it asks the API
-server.
+An excerpt has the numbers and short texts that are read of many objects at once. A reconciler reads
+the whole spec from the API server when it reconciles the object.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Ends that cost no retry, counted as long as no new step is made: none may go on for ever.
+"""Bounds the ends that cost no retry, as long as the stage makes no new step.
 
-A node short of disk evicts whatever it gets, and a controller may delete a Job each time it is
-made. Such ends are no fault of the job, and use up none of its retries. But a run that makes no
-step holds GPUs for nothing. The count lies in ``status.stages[].fruitless``: it outlives pods,
-pauses and restarts of the operator.
+A node that is short of disk evicts every pod. A controller may delete a Job each time it is made.
+Such ends are not the job's fault and use up no retry. But a run without new steps holds GPUs for
+nothing. ``status.stages[].fruitless`` has the count, so that it survives pods, pauses and restarts
+of the operator.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Deleted:
 
 
 def read_deleted(told: Object | None) -> Deleted:
-    """Return what a status says of deleted trials."""
+    """Read ``status.deleted`` of a sweep."""
     told = told or {}
     return Deleted(
         numbers=frozenset(told.get("numbers") or ()),
