@@ -145,6 +145,17 @@ def test_deleting_the_last_object_removes_its_folders(store):
     assert files_below(store.root) == ["a", "a/d"]
 
 
+def test_an_empty_folder_that_a_killed_delete_left_goes_with_its_neighbours(store):
+    store.write_bytes("kept", b"1")
+    store.write_bytes("a/b/c", b"1")
+    store.write_bytes("a/d/e", b"1")
+    (store.root / "a" / "killed").mkdir()
+    store.delete("a/b/c")
+    assert files_below(store.root) == ["a", "a/d", "a/d/e", "kept"]
+    store.delete("a/d/e")
+    assert files_below(store.root) == ["kept"]
+
+
 def test_writers_and_deleters_of_one_folder_do_not_trip_over_each_other(store):
     def work(number):
         for _ in range(30):

@@ -10,6 +10,7 @@ mounts the Secrets of its namespace: a link to one would be read as data and pub
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -115,7 +116,8 @@ class FileStore:
     def delete(self, key: str) -> None:
         """Remove the object and the folders it leaves empty: object storage has no folders.
 
-        What a writer of this key left behind that was killed goes too; nobody else would remove it.
+        What killed processes left behind goes too, for nobody else would remove it: unfinished
+        writes of this key, and empty folders beside the ones that are removed.
         """
         path = self._path(key)
         self._refuse_escape(path.parent)
@@ -126,11 +128,7 @@ class FileStore:
         for folder in path.parents:
             if folder == self.root or not folder.is_relative_to(self.root):
                 return
-            try:
-                folder.rmdir()
-            except FileNotFoundError:
-                continue
-            except OSError:
+            if not _remove_empty_folder(folder):
                 return
 
     def _path(self, key: str) -> Path:
@@ -222,6 +220,32 @@ def _create_beside(path: Path) -> tuple[Path, BinaryIO]:
         except (FileNotFoundError, FileExistsError) as error:
             last = error  # a delete removed the empty folder again, or a file lies in its place
     raise NotADirectoryError(errno.ENOTDIR, f"cannot make its folder ({last})", str(path)) from last
+
+
+def _remove_empty_folder(folder: Path) -> bool:
+    """Remove a folder that holds nothing but empty folders; returns whether it is gone.
+
+    A delete that is killed between its two steps leaves an empty folder. A writer makes its folder
+    again when it vanishes (``_create_beside``).
+    """
+    if _remove_if_empty(folder):
+        return True
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _remove_if_empty(Path(entry))
+    return _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> bool:
+    """Remove a folder if it is empty; returns whether it is gone."""
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _temporary_stem(path: Path) -> str:
