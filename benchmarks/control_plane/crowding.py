@@ -7,9 +7,16 @@ there, and how long jobs of the other tenant wait for their first Job in the mid
 from __future__ import annotations
 
 import asyncio
+import json
+import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import yaml
 from benchmarks.control_plane.driver import JobDriver
 from benchmarks.control_plane.measure import FirstJobs, first_jobs, percentile
 from benchmarks.control_plane.simulation import finetunejob
@@ -17,9 +24,14 @@ from benchmarks.control_plane.world import World, until
 
 from finetune_api.meta import API_VERSION
 from finetune_api.trainer import Stage
+from finetune_api.v1alpha1.size_rules import MAX_PART_LENGTHS
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.sweeps import FINETUNESWEEPS
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.connection import load_kubeconfig
 from finetune_operator.kube.resource import Object
+from finetune_operator.kube.transport import Transport
+from manifests import render_chart
 
 NUM_TRIALS = 100
 NUM_PARALLEL_CREATES = 8
@@ -28,21 +40,30 @@ NUM_ALONE = 10
 PROBE_SECONDS = 2.0
 """Time between two jobs of the other tenant."""
 PATIENCE_SECONDS = 900.0
+TENANT = "tenant"
+RESOURCES = "finetunejobs.finetune.dev,finetunesweeps.finetune.dev"
 
 
 def spec_at_the_limit(name: str) -> Object:
     """Return fields of a spec that are as large as they may be, in the dearest of characters."""
-    sign = "\u6f22"  # two bytes in memory, three on the wire, six in job.json
-    source = {"uri": "s3://data/rows.csv", "template": name + sign * 7900, "system": sign * 7900}
+    sign = "\u6f22"  # two bytes in memory, three on the wire
+    model, dataset, evaluation, pod_template = (
+        MAX_PART_LENGTHS[part] - 1200 for part in ("model", "dataset", "evaluation", "podTemplate")
+    )
+    text = name + sign * (dataset // 4)
+    source = {"uri": "s3://data/rows.csv", "template": text, "system": text}
     return {
         "model": {
             "uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct",
-            "chatTemplate": {"text": name + sign * 40000},
+            "chatTemplate": {"text": name + sign * model},
         },
         "dataset": {"sources": [source, {**source, "uri": "s3://data/more.csv"}]},
-        "evaluation": {"jsonSchema": {"text": f'{{"title": "{name}{sign * 19000}"}}'}},
+        "evaluation": {"jsonSchema": {"text": f'{{"title": "{name}{sign * evaluation}"}}'}},
         "podTemplate": {
-            "env": [{"name": f"APP_NOTE_{n}", "value": name + sign * 3900} for n in range(4)]
+            "env": [
+                {"name": f"APP_NOTE_{n}", "value": name + sign * (pod_template // 4)}
+                for n in range(4)
+            ]
         },
     }
 
@@ -70,23 +91,36 @@ def sweep_at_the_limit(name: str, namespace: str) -> Object:
 
 async def measure_crowd(name: str, world: World, count: int) -> dict[str, Any]:
     """Let one tenant create all it may, and another a job now and then."""
+    for each in render_chart():
+        if each["kind"] in ("PriorityLevelConfiguration", "FlowSchema"):
+            world.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(each))
+    async with (
+        _client_of_tenant(world, world.namespace) as tenant,
+        _client_of_tenant(world, world.other) as other,
+    ):
+        return await _measure(name, world, count, tenant, other)
+
+
+async def _measure(
+    name: str, world: World, count: int, tenant: KubeClient, other: KubeClient
+) -> dict[str, Any]:
     driver = JobDriver(world.client, world.namespace, hold=Stage.PREPARE)
     task = asyncio.create_task(driver.run())
     await driver.synced()
     world.audit.mark()
-    await _probe(world, "alone", NUM_ALONE)
+    await _probe(world, other, "alone", NUM_ALONE)
     before, started = world.operator.usage(), time.monotonic()
-    await world.client.create(FINETUNESWEEPS, sweep_at_the_limit("crowd", world.namespace))
+    await tenant.create(FINETUNESWEEPS, sweep_at_the_limit("crowd", world.namespace))
     slots = asyncio.Semaphore(NUM_PARALLEL_CREATES)
 
     async def create(number: int) -> None:
         async with slots:
             job = f"job-{number:05d}"
             body = finetunejob(job, world.namespace, **spec_at_the_limit(job))
-            await world.client.create(FINETUNEJOBS, body)
+            await tenant.create(FINETUNEJOBS, body)
 
     creating = asyncio.gather(*(create(number) for number in range(count)))
-    probing = asyncio.create_task(_probe(world, "probe", 10_000))
+    probing = asyncio.create_task(_probe(world, other, "probe", 10_000))
     await creating
     created = time.monotonic() - started
     expected = count + NUM_TRIALS
@@ -130,8 +164,36 @@ def _waits_of(firsts: FirstJobs, prefix: str) -> list[float]:
     ]
 
 
-async def _probe(world: World, prefix: str, count: int) -> None:
+@asynccontextmanager
+async def _client_of_tenant(world: World, namespace: str) -> AsyncIterator[KubeClient]:
+    """Open a client of somebody who may write jobs and sweeps of a namespace, and nothing else."""
+    kubectl = partial(world.cluster.kubectl, "-n", namespace)
+    kubectl("create", "serviceaccount", TENANT)
+    kubectl("create", "role", TENANT, "--verb=*", f"--resource={RESOURCES}")
+    kubectl(
+        "create",
+        "rolebinding",
+        TENANT,
+        f"--role={TENANT}",
+        f"--serviceaccount={namespace}:{TENANT}",
+    )
+    config = yaml.safe_load(Path(world.cluster.kubeconfig).read_text())
+    for user in config["users"]:
+        user["user"] = {"token": kubectl("create", "token", TENANT).strip()}
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(yaml.safe_dump(config))
+        file.flush()
+        connection = load_kubeconfig([Path(file.name)])
+    transport = Transport(
+        connection, user_agent=TENANT, qps=5000, burst=5000, max_connections=48,
+        request_timeout_seconds=120,
+    )  # fmt: skip
+    async with KubeClient(transport) as client:
+        yield client
+
+
+async def _probe(world: World, client: KubeClient, prefix: str, count: int) -> None:
     """Create a small job of the other tenant every two seconds."""
     for number in range(count):
-        await world.client.create(FINETUNEJOBS, finetunejob(f"{prefix}-{number:03d}", world.other))
+        await client.create(FINETUNEJOBS, finetunejob(f"{prefix}-{number:03d}", world.other))
         await asyncio.sleep(PROBE_SECONDS)

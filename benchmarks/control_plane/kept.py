@@ -235,7 +235,7 @@ def count_kept(manager: Manager) -> Kept:
         "warnings, refusals": (children._warnings._known, children._refusals._pauses),
         "Events": (recorder._known, recorder._buckets),
         "queues": [
-            (queue._lanes, queue._ready, queue._waiting, queue._due, queue._pauses)
+            (queue._light, queue._heavy, queue._waiting, queue._due, queue._pauses)
             for queue in (each.queue for each in manager._controllers)
         ],
     }

@@ -214,7 +214,12 @@ class ResolvedJob(APIModel):
 
 def to_canonical_json(body: dict[str, Any]) -> str:
     """Return an object as JSON text, of which equal objects have the same."""
-    return json.dumps(body, sort_keys=True, indent=1) + "\n"
+    text = json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can write
+        return json.dumps(body, sort_keys=True, indent=1) + "\n"
+    return text
 
 
 def resolve_job(

@@ -39,6 +39,9 @@ DEFAULT = {
     "ValidatingAdmissionPolicyBinding/finetune-operator-approvals",
     "ValidatingAdmissionPolicy/finetune-operator-requesters",
     "ValidatingAdmissionPolicyBinding/finetune-operator-requesters",
+    "FlowSchema/finetune-operator",
+    "FlowSchema/finetune-operator-tenants",
+    "PriorityLevelConfiguration/finetune-operator-tenants",
     "ValidatingAdmissionPolicy/finetune-operator-tenants",
     "ValidatingAdmissionPolicyBinding/finetune-operator-tenants",
 }
@@ -98,6 +101,15 @@ MATRIX: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
         {
             "ValidatingAdmissionPolicy/finetune-operator-tenants",
             "ValidatingAdmissionPolicyBinding/finetune-operator-tenants",
+        },
+    ),
+    "no limits of writes": (
+        {"writeLimits": {"enabled": False}},
+        set(),
+        {
+            "FlowSchema/finetune-operator",
+            "FlowSchema/finetune-operator-tenants",
+            "PriorityLevelConfiguration/finetune-operator-tenants",
         },
     ),
     "existing account": (

@@ -1532,11 +1532,11 @@ CASES: tuple[Case, ...] = (
         {f"{POD}.affinity": _by_nodes(["x" * 63 for _ in range(32)], num_terms=8)},
         "podTemplate has more than 16384 characters",
     ),
-    good("a chat template of 40,000 characters", {"spec.model.chatTemplate.text": "x" * 40000}),
+    good("a chat template of 20,000 characters", {"spec.model.chatTemplate.text": "x" * 20000}),
     bad(
-        "a chat template of 41,000 characters",
-        {"spec.model.chatTemplate.text": "x" * 41000},
-        "model has more than 40960 characters",
+        "a chat template of 21,000 characters",
+        {"spec.model.chatTemplate.text": "x" * 21000},
+        "model has more than 20480 characters",
     ),
     bad(
         "a key of the chat template's arguments of 64 characters",
@@ -1550,7 +1550,7 @@ CASES: tuple[Case, ...] = (
                 {"uri": f"s3://a/{n}.csv", "template": "x" * 8000} for n in range(5)
             ]
         },
-        "dataset has more than 32768 characters",
+        "dataset has more than 16384 characters",
     ),
     bad(
         "benchmarks that are long together",
@@ -1559,14 +1559,14 @@ CASES: tuple[Case, ...] = (
                 {"uri": f"s3://a/{n}.csv", "template": "\U0001f600" * 8000} for n in range(5)
             ]
         },
-        "dataset has more than 32768 characters",
+        "dataset has more than 16384 characters",
     ),
     bad(
-        "a JSON schema of 21,000 characters",
+        "a JSON schema of 13,000 characters",
         {
-            "spec.evaluation.jsonSchema.text": json.dumps({"title": "x" * 21000}),
+            "spec.evaluation.jsonSchema.text": json.dumps({"title": "x" * 13000}),
         },
-        "evaluation has more than 20480 characters",
+        "evaluation has more than 12288 characters",
     ),
     bad("33 labels", {f"{POD}.labels": {f"l{n}": "x" for n in range(33)}}, "podTemplate.labels"),
     bad(

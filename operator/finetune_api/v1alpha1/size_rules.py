@@ -18,14 +18,14 @@ from finetune_api.v1alpha1.model import Model
 from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.rules import Rule
 
-MAX_SPEC_LENGTH = 128 * 1024
+MAX_SPEC_LENGTH = 88 * 1024
 """Characters of a FineTuneJob's spec, written as JSON."""
-MAX_SWEEP_SPEC_LENGTH = 160 * 1024
+MAX_SWEEP_SPEC_LENGTH = 116 * 1024
 """Characters of a FineTuneSweep's spec: a job's, and the parameters."""
 MAX_PART_LENGTHS = {
-    "model": 40 * 1024,
-    "dataset": 32 * 1024,
-    "evaluation": 20 * 1024,
+    "model": 20 * 1024,
+    "dataset": 16 * 1024,
+    "evaluation": 12 * 1024,
     "podTemplate": 16 * 1024,
 }
 """Characters of the texts, lists and maps in the parts of a spec that hold most."""

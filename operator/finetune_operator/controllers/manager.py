@@ -24,6 +24,7 @@ from finetune_operator.controllers.controller import Controller
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
 from finetune_operator.controllers.finetunesweep import FineTuneSweepReconciler
 from finetune_operator.controllers.validated import SharedModels
+from finetune_operator.finetunejob.excerpts import is_whole
 from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.workload import is_installed
 from finetune_operator.kube.client import KubeClient
@@ -32,6 +33,7 @@ from finetune_operator.kube.leader import LeaderElector
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.status import StatusThrottle
+from finetune_operator.kube.store import Store
 from finetune_operator.kube.workqueue import WorkQueue
 from finetune_operator.metrics.jobs import JobMetrics
 from finetune_operator.metrics.sweeps import SweepMetrics
@@ -230,6 +232,7 @@ class Manager:
             "finetunejob",
             rng=self._rng,
             tenant_of=itemgetter(0),  # the namespace
+            is_heavy=partial(_is_large, self.caches.finetunejobs),
             metrics=client.metrics,
             max_delay_seconds=MAX_BACKOFF_SECONDS,
         )
@@ -274,6 +277,7 @@ class Manager:
                 "finetunesweep",
                 rng=self._rng,
                 tenant_of=itemgetter(0),
+                is_heavy=partial(_is_large, sweeps.informer.store),
                 metrics=self._client.metrics,
                 max_delay_seconds=MAX_BACKOFF_SECONDS,
             ),
@@ -369,6 +373,11 @@ class Manager:
         return web.Response(
             body=generate_latest(self.registry), headers={"Content-Type": METRICS_TYPE}
         )
+
+
+def _is_large(store: Store, key: ObjectKey) -> bool:
+    obj = store.get(*key)
+    return obj is not None and not is_whole(obj)
 
 
 def _unwell(why: str) -> web.Response:

@@ -2,9 +2,8 @@
 
 Semantics are client-go's: a key waits at most once however often it is added; no two workers ever
 hold the same key; a key added while it is being worked on is queued again when the worker is done,
-so no wake-up is lost. On top: priorities, delayed adds on one timer, per-key back-off, and tenants
-in turn: of two keys that are taken one is of the highest priority, whoever's it is, the other of
-the tenant that has waited longest. So urgent work goes first, and no crowd keeps others waiting.
+so no wake-up is lost. On top: priorities, delayed adds on one timer, per-key back-off, tenants in
+turn (``ready.py``), and heavy keys, of which only a few are worked on at once.
 
 Source: k8s.io/client-go/util/workqueue; priorities and back-off bounds from controller-runtime's
 designs/priorityqueue.md.
@@ -21,6 +20,7 @@ from typing import Generic, TypeVar
 
 from finetune_operator.kube.backoff import Pauses, exponential
 from finetune_operator.kube.metrics import KubeMetrics
+from finetune_operator.kube.ready import ReadyKeys
 
 K = TypeVar("K", bound=Hashable)
 
@@ -30,6 +30,8 @@ PRIORITY_CHILD = -10
 """Changes of children."""
 PRIORITY_RESYNC = -100
 """The list at start-up and periodic resyncs: must not delay new work."""
+MAX_HEAVY = 2
+"""Heavy keys in work at once. More make the API server slower for all, and not faster for them."""
 _TICK_SECONDS = 1e-3
 """Timers may fire a clock tick early; what is due within it goes now."""
 
@@ -38,31 +40,18 @@ class QueueShutDown(Exception):  # noqa: N818 - a signal, as asyncio.QueueShutDo
     """The queue was shut down and holds nothing more to do."""
 
 
-class _Lane(Generic[K]):
-    """The ready keys of one tenant.
-
-    Attributes:
-        heap: The keys, the most urgent first; it may hold outdated entries.
-        ticket: Place of the tenant in the line; a new one after each turn.
-    """
-
-    __slots__ = ("heap", "ticket")
-
-    def __init__(self, ticket: int) -> None:
-        self.heap: list[tuple[int, int, K]] = []
-        self.ticket = ticket
-
-
 class WorkQueue(Generic[K]):
     """Dedupes, orders and hands out keys. Event loop only; only ``get`` waits.
 
-    Of one tenant's keys the highest priority comes first, then who came first. While n tenants
-    have keys waiting, each of them has a turn within 2n keys that are taken.
+    While light and heavy keys are ready, they are taken in turn, as long as there may be more heavy
+    ones in work. Among each other both are ordered as ``ReadyKeys`` says.
 
     Args:
         name: Label of the metrics.
         rng: Source of back-off jitter; seeded in tests.
         tenant_of: Whose a key is; by default all are one tenant's.
+        is_heavy: Whether a key costs so much that few of its kind are worked on at once; asked when
+            it becomes ready. By default none does.
         metrics: Where to count.
         base_delay_seconds: Back-off after the first failure of a key.
         max_delay_seconds: Largest back-off.
@@ -74,6 +63,7 @@ class WorkQueue(Generic[K]):
         *,
         rng: random.Random,
         tenant_of: Callable[[K], Hashable] | None = None,
+        is_heavy: Callable[[K], bool] | None = None,
         metrics: KubeMetrics | None = None,
         base_delay_seconds: float = 0.005,
         max_delay_seconds: float = 1000.0,
@@ -83,16 +73,13 @@ class WorkQueue(Generic[K]):
         self._rng = rng
         self._base_delay_seconds = base_delay_seconds
         self._max_delay_seconds = max_delay_seconds
-        self._tenant_of = tenant_of or (lambda key: None)
-        # Ready keys. The heaps may hold outdated entries: `_ready` says which one of a key counts,
-        # the ticket of its lane which one of a tenant.
-        self._lanes: dict[Hashable, _Lane[K]] = {}
-        self._by_turn: list[tuple[int, Hashable]] = []
-        self._by_priority: list[tuple[int, int, Hashable]] = []
-        self._is_turn = False
-        self._ready: dict[K, tuple[int, int, float]] = {}
+        tenant_of = tenant_of or (lambda key: None)
+        self._light, self._heavy = ReadyKeys[K](tenant_of), ReadyKeys[K](tenant_of)
+        self._is_heavy = is_heavy or (lambda key: False)
+        self._num_heavy = 0
+        self._is_heavy_turn = False
         self._sequence = 0
-        self._processing: dict[K, float] = {}
+        self._processing: dict[K, tuple[float, bool]] = {}
         self._dirty: dict[K, int] = {}
         self._waiting: list[tuple[float, int, K]] = []
         self._due: dict[K, tuple[float, int]] = {}
@@ -110,8 +97,8 @@ class WorkQueue(Generic[K]):
         metrics.longest_running_seconds.labels(name).set_function(self._longest_running_seconds)
 
     def __len__(self) -> int:
-        """Return the number of keys that a worker could take now."""
-        return len(self._ready)
+        """Return the number of keys that are ready, heavy ones that have to wait among them."""
+        return len(self._light) + len(self._heavy)
 
     @property
     def num_processing(self) -> int:
@@ -134,13 +121,13 @@ class WorkQueue(Generic[K]):
             if previous is None or priority > previous:
                 self._dirty[key] = priority
             return
-        entry = self._ready.get(key)
-        if entry is None:
-            self._adds.inc()
-            self._make_ready(key, priority, self._loop.time())
-        elif priority > entry[0]:
-            # Raised: a new heap entry; the old one is skipped when it comes up.
-            self._make_ready(key, priority, entry[2])
+        for ready in (self._light, self._heavy):
+            if (entry := ready.get(key)) is not None:
+                if priority > entry.priority:
+                    ready.put(key, priority, entry.since)
+                return
+        self._adds.inc()
+        self._make_ready(key, priority, self._loop.time())
 
     def add_after(self, key: K, delay_seconds: float, *, priority: int = PRIORITY_USER) -> None:
         """Queue a key after a delay; of several delayed adds of a key the earliest counts."""
@@ -196,8 +183,8 @@ class WorkQueue(Generic[K]):
         Raises:
             QueueShutDown: The queue was shut down and is empty.
         """
-        while not self._ready:
-            if self._is_shut_down:
+        while not self._can_take():
+            if self._is_shut_down and not len(self):
                 raise QueueShutDown(self.name)
             getter = self._loop.create_future()
             self._getters.append(getter)
@@ -207,7 +194,7 @@ class WorkQueue(Generic[K]):
                 getter.cancel()
                 if getter in self._getters:
                     self._getters.remove(getter)
-                elif self._ready:
+                elif self._can_take():
                     # This waiter was woken but will not take the key: wake another.
                     self._wake_one()
                 raise
@@ -216,10 +203,17 @@ class WorkQueue(Generic[K]):
     def done(self, key: K) -> None:
         """Give a key back; if it was added meanwhile, it is queued again."""
         now = self._loop.time()
-        self._work_seconds.observe(now - self._processing.pop(key))
+        since, is_heavy = self._processing.pop(key)
+        self._work_seconds.observe(now - since)
+        if is_heavy:
+            self._num_heavy -= 1
+            if self._heavy:
+                self._wake_one()
         priority = self._dirty.pop(key, None)
         if priority is not None:
             self._make_ready(key, priority, now)
+        if self._is_shut_down:
+            self._wake_all()
 
     def shut_down(self) -> None:
         """Take no more keys; waiting workers end once what is ready has been taken."""
@@ -229,78 +223,26 @@ class WorkQueue(Generic[K]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._getters:
-            self._wake_one()
+        self._wake_all()
 
     def _make_ready(self, key: K, priority: int, since: float) -> None:
-        self._sequence += 1
-        is_new = key not in self._ready
-        self._ready[key] = (priority, self._sequence, since)
-        tenant = self._tenant_of(key)
-        lane = self._lanes.get(tenant)
-        if lane is None:
-            lane = self._lanes[tenant] = _Lane(self._sequence)
-            heapq.heappush(self._by_turn, (lane.ticket, tenant))
-        heapq.heappush(lane.heap, (-priority, self._sequence, key))
-        if lane.heap[0][2] == key:
-            heapq.heappush(self._by_priority, (-priority, lane.ticket, tenant))
-        if is_new:
-            self._wake_one()
+        ready = self._heavy if self._is_heavy(key) else self._light
+        ready.put(key, priority, since)
+        self._wake_one()
+
+    def _can_take(self) -> bool:
+        return bool(self._light) or (bool(self._heavy) and self._num_heavy < MAX_HEAVY)
 
     def _take(self) -> K:
-        tenant = self._next_tenant()
-        lane = self._lanes[tenant]
-        _, _, key = heapq.heappop(lane.heap)
-        entry = self._ready.pop(key)
-        self._line_up(tenant, lane)
+        may_be_heavy = bool(self._heavy) and self._num_heavy < MAX_HEAVY
+        is_heavy = may_be_heavy and (self._is_heavy_turn or not self._light)
+        self._is_heavy_turn = not is_heavy
+        self._num_heavy += is_heavy
+        key, entry = (self._heavy if is_heavy else self._light).take()
         now = self._loop.time()
-        self._queue_seconds.observe(now - entry[2])
-        self._processing[key] = now
+        self._queue_seconds.observe(now - entry.since)
+        self._processing[key] = (now, is_heavy)
         return key
-
-    def _next_tenant(self) -> Hashable:
-        """Return whose turn it is: that of the tenant at the head of the line, every other time."""
-        self._is_turn = not self._is_turn
-        if self._is_turn:
-            while True:
-                negated, ticket, tenant = heapq.heappop(self._by_priority)
-                lane = self._lanes.get(tenant)
-                if lane is None or lane.ticket != ticket:
-                    continue
-                if lane.heap[0][0] == negated:
-                    return tenant
-        while True:
-            ticket, tenant = heapq.heappop(self._by_turn)
-            lane = self._lanes.get(tenant)
-            if lane is not None and lane.ticket == ticket:
-                return tenant
-
-    def _line_up(self, tenant: Hashable, lane: _Lane[K]) -> None:
-        """Put a tenant that had its turn at the end of the line, if it has more keys.
-
-        Its heap has no outdated entry at the top afterwards; nor does one get there, for a key
-        that is raised is above what it was.
-        """
-        while lane.heap:
-            negated, sequence, key = lane.heap[0]
-            entry = self._ready.get(key)
-            if entry is not None and entry[1] == sequence:
-                self._sequence += 1
-                lane.ticket = self._sequence
-                heapq.heappush(self._by_turn, (lane.ticket, tenant))
-                heapq.heappush(self._by_priority, (negated, lane.ticket, tenant))
-                self._drop_outdated()
-                return
-            heapq.heappop(lane.heap)
-        del self._lanes[tenant]
-
-    def _drop_outdated(self) -> None:
-        """Forget turns that are over: below more urgent ones they might never come up."""
-        if len(self._by_priority) > 4 * len(self._lanes) + 64:
-            self._by_priority = [
-                (lane.heap[0][0], lane.ticket, tenant) for tenant, lane in self._lanes.items()
-            ]
-            heapq.heapify(self._by_priority)
 
     def _wake_one(self) -> None:
         while self._getters:
@@ -308,6 +250,10 @@ class WorkQueue(Generic[K]):
             if not getter.done():
                 getter.set_result(None)
                 return
+
+    def _wake_all(self) -> None:
+        while self._getters:
+            self._wake_one()
 
     def _arm(self) -> None:
         """Set the one timer to the earliest delayed add."""
@@ -336,8 +282,8 @@ class WorkQueue(Generic[K]):
 
     def _unfinished_seconds(self) -> float:
         now = self._loop.time()
-        return sum(now - since for since in self._processing.values())
+        return sum(now - since for since, _ in self._processing.values())
 
     def _longest_running_seconds(self) -> float:
         now = self._loop.time()
-        return max((now - since for since in self._processing.values()), default=0.0)
+        return max((now - since for since, _ in self._processing.values()), default=0.0)

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from finetune_operator.kube.metrics import KubeMetrics
 from finetune_operator.kube.workqueue import (
+    MAX_HEAVY,
     PRIORITY_CHILD,
     PRIORITY_RESYNC,
+    PRIORITY_USER,
     QueueShutDown,
     WorkQueue,
 )
@@ -358,7 +360,7 @@ def test_tenants_have_their_turns_and_each_key_its_place(rounds):
         while waiting:
             await take()
         assert len(queue) == 0
-        assert not queue._lanes
+        assert not queue._light._lanes
 
     run_in_fast_time(scenario())
 
@@ -399,6 +401,124 @@ async def test_an_urgent_key_is_taken_before_the_crowds_of_many_tenants():
     assert ("team-7", -1) in [await queue.get() for _ in range(2)]
 
 
+def is_large(key: tuple[str, int]) -> bool:
+    return key[0].startswith("large")
+
+
+async def test_of_heavy_keys_only_a_few_are_in_work_and_light_ones_pass_them():
+    queue = WorkQueue(
+        "queue", rng=random.Random(0), tenant_of=lambda key: key[0], is_heavy=is_large
+    )
+    for number in range(50):
+        queue.add(("large", number))
+    held = [await queue.get() for _ in range(MAX_HEAVY)]
+    assert len(queue) == 50 - MAX_HEAVY
+    waiter = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    assert not waiter.done()
+    queue.add(("small", 0))
+    assert await waiter == ("small", 0)
+    waiter = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    assert not waiter.done()
+    queue.done(held.pop())
+    assert is_large(await waiter)
+
+
+async def test_light_and_heavy_keys_are_taken_in_turn():
+    queue = WorkQueue("queue", rng=random.Random(0), is_heavy=is_large)
+    for number in range(20):
+        queue.add(("large", number), priority=PRIORITY_USER)
+        queue.add(("small", number), priority=PRIORITY_RESYNC)
+    for _ in range(10):
+        taken = [await queue.get() for _ in range(2)]
+        assert sorted(name for name, _ in taken) == ["large", "small"]
+        for key in taken:
+            queue.done(key)
+
+
+async def test_a_waiting_heavy_key_that_is_raised_comes_first_and_once():
+    queue = WorkQueue("queue", rng=random.Random(0), is_heavy=is_large)
+    for number in range(9):
+        queue.add(("large", number), priority=PRIORITY_RESYNC)
+    queue.add(("large", 7), priority=PRIORITY_USER)
+    assert len(queue) == 9
+    taken = []
+    for _ in range(9):
+        taken.append(await queue.get())
+        queue.done(taken[-1])
+    assert taken[0] == ("large", 7)
+    assert sorted(taken) == [("large", number) for number in range(9)]
+
+
+async def test_a_queue_that_is_shut_down_hands_out_its_heavy_keys_and_ends_every_waiter():
+    queue = WorkQueue("queue", rng=random.Random(0), is_heavy=is_large)
+    for number in range(7):
+        queue.add(("large", number))
+    taken = []
+
+    async def work() -> None:
+        while True:
+            key = await queue.get()
+            taken.append(key)
+            await asyncio.sleep(0)
+            queue.done(key)
+
+    queue.shut_down()
+    workers = asyncio.gather(*(work() for _ in range(16)), return_exceptions=True)
+    ends = await asyncio.wait_for(workers, timeout=5)
+    assert len(taken) == 7
+    assert {type(end) for end in ends} == {QueueShutDown}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["add", "take", "done"]), TENANT_KEYS, st.integers(-2, 2)),
+        max_size=120,
+    )
+)
+def test_no_key_is_lost_or_held_twice_whatever_is_heavy(steps):
+    async def scenario() -> None:
+        queue = WorkQueue(
+            "property",
+            rng=random.Random(0),
+            tenant_of=lambda key: key[0],
+            is_heavy=lambda key: key[1] % 2 == 0,
+        )
+        held: set[tuple[str, int]] = set()
+        wanted: set[tuple[str, int]] = set()
+
+        async def take() -> bool:
+            if not queue._can_take():
+                return False
+            key = await queue.get()
+            assert key not in held
+            held.add(key)
+            wanted.discard(key)
+            assert sum(number % 2 == 0 for _, number in held) <= MAX_HEAVY
+            return True
+
+        def give_back(key: tuple[str, int]) -> None:
+            held.remove(key)
+            queue.done(key)
+
+        for what, key, priority in steps:
+            if what == "add":
+                queue.add(key, priority=priority)
+                wanted.add(key)
+            elif what == "take":
+                await take()
+            elif held:
+                give_back(min(held))
+        while held or wanted:
+            if not await take():
+                give_back(min(held))
+        assert len(queue) == 0
+
+    run_in_fast_time(scenario())
+
+
 async def test_turns_that_are_over_are_forgotten():
     queue = WorkQueue("queue", rng=random.Random(0), tenant_of=lambda key: key[0])
     for tenant in range(20):
@@ -407,8 +527,8 @@ async def test_turns_that_are_over_are_forgotten():
     for number in range(900):
         queue.add(("urgent", number))
         queue.done(await queue.get())
-        assert len(queue._by_priority) <= 4 * 21 + 64 + 1
-        assert len(queue._by_turn) <= 4 * 21 + 64 + 1
+        assert len(queue._light._by_priority) <= 4 * 21 + 64 + 1
+        assert len(queue._light._by_turn) <= 4 * 21 + 64 + 1
 
 
 @settings(max_examples=100, deadline=None)

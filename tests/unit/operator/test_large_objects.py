@@ -26,9 +26,9 @@ from unit.operator.sweep_world import KEY as SWEEP_KEY
 from unit.operator.sweep_world import SweepWorld, sweep
 from unit.operator.test_reconcile import KEY, world_of
 
-TEXT = "\U0001f600" * 8000
+TEXT = "\U0001f600" * 7000
 LARGE = {
-    "model": {"uri": "hf://a/b", "chatTemplate": {"text": "x" * 40000}},
+    "model": {"uri": "hf://a/b", "chatTemplate": {"text": "x" * 20000}},
     "dataset": {
         "sources": [{"uri": "s3://a/b.csv", "system": TEXT, "template": TEXT}],
         "approval": "Required",
@@ -51,7 +51,7 @@ def on_the_wire(obj):
 def large_job():
     spec = FineTuneJob.from_wire(job(**LARGE)).to_wire()["spec"]
     body = job(**spec)
-    assert on_the_wire(body) > 100 * 1024
+    assert on_the_wire(body) > 80 * 1024
     return body
 
 
@@ -67,7 +67,7 @@ async def test_of_a_large_job_a_few_words_are_cached():
 
 
 def test_an_excerpt_has_all_that_a_sweep_varies_and_that_is_read_of_jobs_at_rest():
-    spec = {**FULL_SPEC, "model": {**FULL_SPEC["model"], "chatTemplate": {"text": "x" * 40000}}}
+    spec = {**FULL_SPEC, "model": {**FULL_SPEC["model"], "chatTemplate": {"text": "x" * 20000}}}
     spec["method"] = {"adapter": {"type": "LoRA", "rank": 8, "alpha": 16, "dropout": "0.1"}}
     spec["priorityClassName"] = "x" * 63
     excerpt = excerpt_of(spec)
@@ -85,7 +85,7 @@ async def test_a_large_job_begins_as_a_small_one_does_and_is_read_once():
     created = [sent for verb, sent in world.client.writes if verb == "create"]
     assert "headlines-prepare" in [sent["metadata"]["name"] for sent in created]
     (text,) = [sent["data"]["job.json"] for sent in created if "job.json" in sent.get("data", {})]
-    assert json.loads(text)["spec"]["model"]["chatTemplate"]["text"] == "x" * 40000
+    assert json.loads(text)["spec"]["model"]["chatTemplate"]["text"] == "x" * 20000
     assert not is_whole(world.caches.finetunejobs.get(*KEY))
     assert world.reconciler._validated.has(world.caches.finetunejobs.get(*KEY))
 
@@ -131,7 +131,7 @@ async def test_a_large_sweep_lives_as_a_small_one(is_large):
         (each["spec"]["model"].get("chatTemplate") or {}).get("text")
         for each in world.jobs.values()
     }
-    assert texts == ({"x" * 40000} if is_large else {None})
+    assert texts == ({"x" * 20000} if is_large else {None})
     if is_large:
         assert "template" not in cached["spec"]
 

@@ -11,7 +11,7 @@ from finetune_operator.finetunesweep.trials import value_at
 from unit.operator.sweep_world import KEY, NAMESPACE, RATE, Death, SweepWorld, sweep
 from unit.operator.test_sweep_deleted import put, states
 
-LARGE = {"model": {"uri": "hf://a/b", "chatTemplate": {"text": "x" * 40_000}}}
+LARGE = {"model": {"uri": "hf://a/b", "chatTemplate": {"text": "x" * 20_000}}}
 DRAWN = {"path": RATE, "logUniform": {"min": "1e-5", "max": "1e-2"}}
 METRIC = {"uri": "s3://team-b/steal.py"}
 SECRET = {"sources": [{"uri": "s3://team-b/secret.jsonl"}]}
