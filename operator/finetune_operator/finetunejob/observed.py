@@ -138,21 +138,28 @@ _METADATA = (
     "deletionTimestamp",
 )
 _LABELS = (SWEEP_LABEL, TRIAL_LABEL, REPLICATE_LABEL, MANAGED_BY_LABEL)
+FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
+"""Finalizers that tell the garbage collector what becomes of the children."""
 _OWNER = ("apiVersion", "kind", "name", "uid")
 
 
 def trim_finetunejob(obj: Object) -> Object:
     """Keep of a FineTuneJob, or of a sweep, the metadata that is read.
 
-    Nothing but the API server's 1.5 MB bounds the rest: annotations, labels, finalizers, field
-    ownership, and owners that are none. A controller whose fields are longer than any name is none
-    that is known here.
+    Nothing but the API server's 1.5 MB bounds the rest: annotations, labels, field ownership, and
+    owners that are none. Of finalizers one is kept that is not the garbage collector's, and none
+    where the children are to be orphaned. A controller whose fields are longer than any name is
+    none that is known here.
     """
     metadata = obj["metadata"]
     kept = {key: metadata[key] for key in _METADATA if key in metadata}
     labels = metadata.get("labels") or {}
     if own := {key: labels[key] for key in _LABELS if key in labels}:
         kept["labels"] = own
+    finalizers = metadata.get("finalizers") or ()
+    keeping = [name for name in finalizers if name != FOREGROUND]
+    if keeping and ORPHAN not in keeping:
+        kept["finalizers"] = keeping[:1]
     owners = metadata.get("ownerReferences") or ()
     controller: Object = next((owner for owner in owners if owner.get("controller")), {})
     read = {key: controller[key] for key in _OWNER if key in controller}

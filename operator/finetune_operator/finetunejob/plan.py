@@ -35,10 +35,12 @@ def plan(observed: Observed, now: datetime, config: OperatorConfig) -> Plan:
         now: The present, with a time zone.
         config: The administrator's settings.
     """
-    if observed.job["metadata"].get("deletionTimestamp"):
-        # The garbage collector does the rest; there is no finalizer.
-        return Plan()
     step = Step(observed, now, config)
+    if observed.job["metadata"].get("deletionTimestamp"):
+        # The operator has no finalizer, and the garbage collector deletes the children. Where
+        # somebody else's finalizer keeps the object, it does not yet: what runs is stopped.
+        is_kept = "finalizers" in observed.job["metadata"]
+        return Plan(then=tuple(release_actions(observed, step.views)) if is_kept else ())
     if is_terminal(observed.job.get("status")):
         return _after_the_end(step)
     walk(step)

@@ -9,6 +9,7 @@ from finetune_operator.finetunejob.actions import (
     DeleteSelf,
     PauseJob,
 )
+from finetune_operator.finetunejob.observed import trim_finetunejob
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.status.conditions import is_terminal, timestamp
 from unit.operator.builders import (
@@ -64,6 +65,29 @@ def test_an_object_that_is_being_deleted_is_left_alone():
     body["metadata"]["deletionTimestamp"] = timestamp(NOW)
     made = plan(observe(body), NOW, CONFIG)
     assert (made.first, made.then, made.status) == ((), (), None)
+
+
+@pytest.mark.parametrize(
+    ("finalizers", "stopped"),
+    [
+        ([], []),
+        (["foregroundDeletion"], []),
+        (["orphan"], []),
+        (["backup.example.org/wait"], [PauseJob]),
+        (["foregroundDeletion", "backup.example.org/wait"], [PauseJob]),
+        (["orphan", "backup.example.org/wait"], []),
+    ],
+)
+def test_what_runs_is_stopped_where_a_finalizer_keeps_a_job_that_is_being_deleted(
+    finalizers, stopped
+):
+    body = job()
+    body["metadata"] |= {"deletionTimestamp": timestamp(NOW), "finalizers": finalizers}
+    known = stages_done(PREPARE)
+    known["jobs"][TRAIN] = child(TRAIN, status=running())
+    made = plan(observe(trim_finetunejob(body), **known), at(300), CONFIG)
+    assert [type(action) for action in made.then] == stopped
+    assert (made.first, made.status) == ((), None)
 
 
 def test_ttl_deletes_the_finished_job_in_time_and_not_before():
