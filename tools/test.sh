@@ -6,6 +6,7 @@
 # of two cores free, and downloads take none. The second part has two lanes that run side by side,
 # one test at a time in each, and whose servers know nothing of each other: tests on API servers of
 # their own, and tests on this host's one node, which wait for pods with half a core most of the time.
+# The first lane ends well before the second, so it also runs some tests that start no cluster.
 #
 # Usage: tools/test.sh   (CLUSTER_ONLY=1: the second part)
 set -uo pipefail
@@ -17,6 +18,8 @@ LOG=build/devcluster-build.log
 CLUSTER_TESTS=(tests/control_plane tests/devcluster tests/e2e tests/chart/test_alerts.py)
 # In this order: the first wants to begin and end nodes of its own, the others share one.
 NODE_TESTS=(tests/devcluster/test_{footprint,images,kueue,node}.py tests/e2e)
+# What starts no cluster and runs in the second part, when one core has time for it.
+LATE_TESTS=(tests/cli tests/storage)
 SLOWEST=(--durations=15 --durations-min=15)
 
 # A process group of its own, to end all of it by one number. No session of its own: Linux gives
@@ -59,7 +62,8 @@ if [ -z "${CLUSTER_ONLY:-}" ]; then
   say "what starts no cluster; meanwhile what clusters need is built ($LOG)"
   # Fast unit tests by themselves: there torch is hidden, so that they stay fast.
   "$PYTHON" -m pytest tests/unit -m "not slow" --numprocesses 2 --dist worksteal || status=$?
-  "$PYTHON" -m pytest tests "${CLUSTER_TESTS[@]/#/--ignore=}" -m "not fast" --numprocesses 2 \
+  "$PYTHON" -m pytest tests "${CLUSTER_TESTS[@]/#/--ignore=}" "${LATE_TESTS[@]/#/--ignore=}" \
+    -m "not fast" --numprocesses 2 \
     --dist worksteal "${SLOWEST[@]}" || status=$?
   if [ -n "$background" ]; then
     say "waiting until what clusters need is built"
@@ -73,6 +77,10 @@ in_background run_node_tests
 background=$!
 "$PYTHON" -m pytest tests/chart/test_alerts.py tests/control_plane tests/devcluster "${NODE_TESTS[@]/#/--ignore=}" "${SLOWEST[@]}" ||
   status=$?
+if [ -z "${CLUSTER_ONLY:-}" ]; then
+  say "what starts no cluster and was left for now"
+  "$PYTHON" -m pytest "${LATE_TESTS[@]}" "${SLOWEST[@]}" || status=$?
+fi
 say "waiting for the node's tests"
 wait "$background" || status=$?
 background=""
