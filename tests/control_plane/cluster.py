@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from devcluster.controlplane import ControlPlane
@@ -29,6 +31,7 @@ from finetune_operator.kube.connection import Connection, load_kubeconfig
 from finetune_operator.kube.informer import Informer
 from finetune_operator.kube.resource import EVENTS, JOBS
 from finetune_operator.kube.transport import Transport
+from manifests import HelmNotFoundError, render_chart
 from support.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +53,43 @@ def install_crd(cluster: Cluster, path: Path = ROOT / "crds") -> None:
     for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
         command = ("get", f"crd/{file.stem}.finetune.dev", "-o", established)
         eventually(partial(_answers_true, cluster, command), timeout=30)
+
+
+@contextlib.contextmanager
+def chart_objects(
+    cluster: Cluster,
+    release: str,
+    is_wanted: Callable[[Object], bool],
+    values: Mapping[str, object] | None = None,
+) -> Iterator[None]:
+    """Install some objects of the chart for as long as the block lasts.
+
+    Args:
+        cluster: The API server.
+        release: Name of the release, so that tests do not share cluster-wide names.
+        is_wanted: Which objects of the chart.
+        values: Top-level values of the chart.
+
+    Skips the test where there is no helm.
+    """
+    arguments = [f"--set-json={key}={json.dumps(value)}" for key, value in (values or {}).items()]
+    try:
+        objects = render_chart(arguments, release=release)
+    except HelmNotFoundError as error:
+        pytest.skip(str(error))
+    manifest = yaml.safe_dump_all(list(filter(is_wanted, objects)))
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
+    try:
+        yield
+    finally:
+        delete = ("delete", "-f", "-", "--ignore-not-found", "--wait=false")
+        cluster.kubectl(*delete, stdin=manifest)
+
+
+def is_of_people(obj: Object) -> bool:
+    """Whether an object of the chart says what people may do: roles and admission policies."""
+    policies = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    return obj["kind"] in ("ClusterRole", *policies)
 
 
 def _answers_true(cluster: Cluster, command: tuple[str, ...]) -> bool:

@@ -14,11 +14,13 @@ from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
     ROOT,
+    chart_objects,
     child_jobs,
     condition,
     connection_of,
     get_job,
     install_crd,
+    is_of_people,
     open_client,
     running_manager,
     test_config,
@@ -27,7 +29,7 @@ from control_plane.test_lifecycle import phase_is
 from finetune_operator.controllers.approvals import FINETUNEAPPROVALS
 from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.kube import informer as informer_module
-from manifests import NAMESPACE, HelmNotFoundError, render_chart
+from manifests import NAMESPACE
 from support.cli import Cli
 from support.eventually import eventually, eventually_async
 from support.sweep_cases import minimal_sweep
@@ -107,35 +109,27 @@ def people(control_plane, namespace, settings):
         "approvals": {"trustedUsers": [ROBOT]},
         "config": {"policies": [{"namespaces": [namespace], **settings}]},
     }
-    arguments = [f"--set-json={key}={json.dumps(value)}" for key, value in values.items()]
-    try:
-        objects = render_chart(arguments, release=namespace)
-    except HelmNotFoundError as error:
-        pytest.skip(str(error))
-    kinds = ("ClusterRole", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-    manifest = yaml.safe_dump_all([each for each in objects if each["kind"] in kinds])
-    control_plane.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
-    name = f"{namespace}-finetune-operator"
-    bind(control_plane, namespace, REVIEWER, f"{name}-approver")
-    bind(control_plane, namespace, ROBOT, f"{name}-approver")
-    bind(control_plane, namespace, DEVELOPER, f"{name}-view", f"{name}-edit")
-    reviewer, developer, robot = (
-        User(control_plane, namespace, user) for user in (REVIEWER, DEVELOPER, ROBOT)
-    )
-
-    def is_in_force() -> bool:
-        body = approval("probe", by="somebody-else")
-        said = reviewer.kubectl("create", "--dry-run=server", "-f", "-", body=body)[1]
-        body = asking("probe", namespace, requestedBy="somebody-else")
-        told = developer.kubectl("create", "--dry-run=server", "-f", "-", body=body)[1]
-        return (
-            "spec.by must be your own user name" in said
-            and "spec.requestedBy must be your own user name" in told
+    with chart_objects(control_plane, namespace, is_of_people, values):
+        name = f"{namespace}-finetune-operator"
+        bind(control_plane, namespace, REVIEWER, f"{name}-approver")
+        bind(control_plane, namespace, ROBOT, f"{name}-approver")
+        bind(control_plane, namespace, DEVELOPER, f"{name}-view", f"{name}-edit")
+        reviewer, developer, robot = (
+            User(control_plane, namespace, user) for user in (REVIEWER, DEVELOPER, ROBOT)
         )
 
-    eventually(is_in_force, timeout=30, interval=0.3)
-    yield reviewer, developer, robot
-    control_plane.kubectl("delete", "-f", "-", "--ignore-not-found", "--wait=false", stdin=manifest)
+        def is_in_force() -> bool:
+            body = approval("probe", by="somebody-else")
+            said = reviewer.kubectl("create", "--dry-run=server", "-f", "-", body=body)[1]
+            body = asking("probe", namespace, requestedBy="somebody-else")
+            told = developer.kubectl("create", "--dry-run=server", "-f", "-", body=body)[1]
+            return (
+                "spec.by must be your own user name" in said
+                and "spec.requestedBy must be your own user name" in told
+            )
+
+        eventually(is_in_force, timeout=30, interval=0.3)
+        yield reviewer, developer, robot
 
 
 async def test_a_reviewer_lets_a_job_go_on_that_neither_may_edit_nor_approve_for_others(

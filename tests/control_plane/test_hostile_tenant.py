@@ -14,16 +14,17 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-import yaml
 from benchmarks.control_plane.kubelet import Fate, Kubelet
 from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
+    chart_objects,
     child_jobs,
     condition,
     connection_of,
     get_job,
     install_crd,
+    is_of_people,
     open_client,
     running_manager,
     test_config,
@@ -36,7 +37,6 @@ from hostile import trial
 from hostile.generator import attacks
 from hostile.places import SHIPPED
 from hostile.test_oracle import mounted, written
-from manifests import HelmNotFoundError, render_chart
 from support.eventually import eventually, eventually_async
 
 MALLORY = "mallory@example.org"
@@ -52,24 +52,16 @@ def crd(control_plane):
 def mallory(control_plane, namespace):
     """A user with `edit` in one namespace, on a cluster with the chart's roles and policies."""
     values = {"watch": {"namespaces": [namespace]}}
-    arguments = [f"--set-json={key}={json.dumps(value)}" for key, value in values.items()]
-    try:
-        objects = render_chart(arguments, release=namespace)
-    except HelmNotFoundError as error:
-        pytest.skip(str(error))
-    kinds = ("ClusterRole", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-    manifest = yaml.safe_dump_all([each for each in objects if each["kind"] in kinds])
-    control_plane.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
-    bind(control_plane, namespace, MALLORY, "edit")
-    tenant = User(control_plane, namespace, MALLORY)
+    with chart_objects(control_plane, namespace, is_of_people, values):
+        bind(control_plane, namespace, MALLORY, "edit")
+        tenant = User(control_plane, namespace, MALLORY)
 
-    def is_in_force() -> bool:
-        done, said = dry_run(tenant, written(mounted("/etc/finetune")))
-        return not done and "allowedMountRoots" in said
+        def is_in_force() -> bool:
+            done, said = dry_run(tenant, written(mounted("/etc/finetune")))
+            return not done and "allowedMountRoots" in said
 
-    eventually(is_in_force, timeout=30, interval=0.3)
-    yield tenant
-    control_plane.kubectl("delete", "-f", "-", "--ignore-not-found", "--wait=false", stdin=manifest)
+        eventually(is_in_force, timeout=30, interval=0.3)
+        yield tenant
 
 
 def dry_run(tenant: User, body: dict) -> tuple[bool, str]:

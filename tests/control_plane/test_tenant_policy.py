@@ -7,10 +7,9 @@ import re
 import subprocess
 
 import pytest
-import yaml
 from benchmarks.control_plane.simulation import finetunejob
 
-from control_plane.cluster import install_crd
+from control_plane.cluster import chart_objects, install_crd
 from finetune_api.sizes import varying_length
 from finetune_api.structural import schema_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
@@ -18,7 +17,6 @@ from finetune_api.v1alpha1.podtemplate import PodTemplate
 from finetune_api.v1alpha1.size_rules import MAX_PART_LENGTHS
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.admission import find_violations
-from manifests import HelmNotFoundError, render_chart
 from support.eventually import eventually
 
 SETTINGS = {
@@ -182,6 +180,10 @@ class Server:
         return found
 
 
+def is_of_tenants(obj: dict) -> bool:
+    return obj["metadata"]["name"].endswith("-tenants")
+
+
 @pytest.fixture
 def server(control_plane, namespace):
     install_crd(control_plane)
@@ -191,19 +193,13 @@ def server(control_plane, namespace):
         "watch": {"namespaces": [namespace]},
         "config": {"policies": [before, policy, {"namespaces": ["x"], "allowedImages": []}]},
     }
-    arguments = [f"--set-json={key}={json.dumps(value)}" for key, value in values.items()]
-    try:
-        objects = render_chart(arguments, release=namespace)
-    except HelmNotFoundError as error:
-        pytest.skip(str(error))
-    wanted = [each for each in objects if each["metadata"]["name"].endswith("-tenants")]
-    manifest = yaml.safe_dump_all(wanted)
-    control_plane.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
-    made = Server(control_plane, namespace)
-    probe = finetunejob("probe", namespace, podTemplate={"schedulerName": "no"})
-    eventually(lambda: "allowedSchedulers" in made.try_out([probe]).get("probe", ""), timeout=30)
-    yield made
-    control_plane.kubectl("delete", "-f", "-", "--ignore-not-found", "--wait=false", stdin=manifest)
+    with chart_objects(control_plane, namespace, is_of_tenants, values):
+        made = Server(control_plane, namespace)
+        probe = finetunejob("probe", namespace, podTemplate={"schedulerName": "no"})
+        eventually(
+            lambda: "allowedSchedulers" in made.try_out([probe]).get("probe", ""), timeout=30
+        )
+        yield made
 
 
 def test_the_api_server_and_the_operator_refuse_the_same(server):

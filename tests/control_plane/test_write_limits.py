@@ -7,12 +7,10 @@ import re
 import subprocess
 
 import pytest
-import yaml
 from benchmarks.control_plane.simulation import finetunejob
 
-from control_plane.cluster import install_crd
+from control_plane.cluster import chart_objects, install_crd
 from control_plane.test_approvals import User, bind
-from manifests import HelmNotFoundError, render_chart
 from support.eventually import eventually
 
 KINDS = ("ClusterRole", "FlowSchema", "PriorityLevelConfiguration")
@@ -24,15 +22,9 @@ _HEADER = re.compile(r"^.*X-Kubernetes-Pf-(Flowschema|Prioritylevel)-Uid: (\S+)"
 def tenant(control_plane, namespace):
     """A user with `edit` in one namespace, on a cluster with the chart's limits."""
     install_crd(control_plane)
-    try:
-        objects = render_chart(release=namespace, namespace=namespace)
-    except HelmNotFoundError as error:
-        pytest.skip(str(error))
-    manifest = yaml.safe_dump_all([each for each in objects if each["kind"] in KINDS])
-    control_plane.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
-    bind(control_plane, namespace, TENANT, "edit")
-    yield User(control_plane, namespace, TENANT)
-    control_plane.kubectl("delete", "-f", "-", "--ignore-not-found", "--wait=false", stdin=manifest)
+    with chart_objects(control_plane, namespace, lambda each: each["kind"] in KINDS):
+        bind(control_plane, namespace, TENANT, "edit")
+        yield User(control_plane, namespace, TENANT)
 
 
 def uids_of(control_plane, kind: str) -> dict[str, str]:
