@@ -257,7 +257,7 @@ class Transport:
                     for line in lines:
                         if line:
                             yield line
-                    if rest_seconds and not begun and len(chunk) < BUSY_BYTES:
+                    if rest_seconds and len(chunk) < BUSY_BYTES:
                         await _rest(response, rest_seconds)
         except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
             raise TransportError(what, message=describe(error)) from error
