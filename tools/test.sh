@@ -63,8 +63,7 @@ if [ -z "${CLUSTER_ONLY:-}" ]; then
   # Fast unit tests by themselves: there torch is hidden, so that they stay fast.
   "$PYTHON" -m pytest tests/unit -m "not slow" --numprocesses 2 --dist worksteal || status=$?
   "$PYTHON" -m pytest tests "${CLUSTER_TESTS[@]/#/--ignore=}" "${LATE_TESTS[@]/#/--ignore=}" \
-    -m "not fast" --numprocesses 2 \
-    --dist worksteal "${SLOWEST[@]}" || status=$?
+    -m "not fast" --numprocesses 2 --dist worksteal "${SLOWEST[@]}" || status=$?
   if [ -n "$background" ]; then
     say "waiting until what clusters need is built"
     # If it failed, the tests that need what is missing say why: they build it themselves.

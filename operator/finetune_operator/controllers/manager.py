@@ -232,7 +232,7 @@ class Manager:
             "finetunejob",
             rng=self._rng,
             tenant_of=itemgetter(0),  # the namespace
-            is_heavy=partial(_is_large, self.caches.finetunejobs),
+            is_heavy=partial(_has_excerpt, self.caches.finetunejobs),
             metrics=client.metrics,
             max_delay_seconds=MAX_BACKOFF_SECONDS,
         )
@@ -277,7 +277,7 @@ class Manager:
                 "finetunesweep",
                 rng=self._rng,
                 tenant_of=itemgetter(0),
-                is_heavy=partial(_is_large, sweeps.informer.store),
+                is_heavy=partial(_has_excerpt, sweeps.informer.store),
                 metrics=self._client.metrics,
                 max_delay_seconds=MAX_BACKOFF_SECONDS,
             ),
@@ -375,7 +375,8 @@ class Manager:
         )
 
 
-def _is_large(store: Store, key: ObjectKey) -> bool:
+def _has_excerpt(store: Store, key: ObjectKey) -> bool:
+    """Whether the spec of an object is too large to be kept whole."""
     obj = store.get(*key)
     return obj is not None and not is_whole(obj)
 

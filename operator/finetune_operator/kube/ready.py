@@ -1,7 +1,7 @@
 """Keys that are ready to be worked on, and the order in which tenants have a turn.
 
-Of two keys that are taken one is of the highest priority, whoever's it is, the other of the tenant
-that has waited longest. So urgent work goes first, and no crowd keeps others waiting.
+Takes alternate. One take returns the most urgent key of all tenants. The next returns a key of the
+tenant that has waited longest. So urgent work goes first, and no crowd keeps others waiting.
 """
 
 from __future__ import annotations

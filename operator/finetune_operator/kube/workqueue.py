@@ -76,7 +76,6 @@ class WorkQueue(Generic[K]):
         tenant_of = tenant_of or (lambda key: None)
         self._light, self._heavy = ReadyKeys[K](tenant_of), ReadyKeys[K](tenant_of)
         self._is_heavy = is_heavy or (lambda key: False)
-        self._num_heavy = 0
         self._is_heavy_turn = False
         self._sequence = 0
         self._processing: dict[K, tuple[float, bool]] = {}
@@ -205,10 +204,8 @@ class WorkQueue(Generic[K]):
         now = self._loop.time()
         since, is_heavy = self._processing.pop(key)
         self._work_seconds.observe(now - since)
-        if is_heavy:
-            self._num_heavy -= 1
-            if self._heavy:
-                self._wake_one()
+        if is_heavy and self._heavy:
+            self._wake_one()
         priority = self._dirty.pop(key, None)
         if priority is not None:
             self._make_ready(key, priority, now)
@@ -231,13 +228,15 @@ class WorkQueue(Generic[K]):
         self._wake_one()
 
     def _can_take(self) -> bool:
-        return bool(self._light) or (bool(self._heavy) and self._num_heavy < MAX_HEAVY)
+        return bool(self._light) or self._can_take_heavy()
+
+    def _can_take_heavy(self) -> bool:
+        num_heavy = sum(is_heavy for _, is_heavy in self._processing.values())
+        return bool(self._heavy) and num_heavy < MAX_HEAVY
 
     def _take(self) -> K:
-        may_be_heavy = bool(self._heavy) and self._num_heavy < MAX_HEAVY
-        is_heavy = may_be_heavy and (self._is_heavy_turn or not self._light)
+        is_heavy = self._can_take_heavy() and (self._is_heavy_turn or not self._light)
         self._is_heavy_turn = not is_heavy
-        self._num_heavy += is_heavy
         key, entry = (self._heavy if is_heavy else self._light).take()
         now = self._loop.time()
         self._queue_seconds.observe(now - entry.since)

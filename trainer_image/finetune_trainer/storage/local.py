@@ -116,8 +116,8 @@ class FileStore:
     def delete(self, key: str) -> None:
         """Remove the object and the folders it leaves empty: object storage has no folders.
 
-        What killed processes left behind goes too, for nobody else would remove it: unfinished
-        writes of this key, and empty folders beside the ones that are removed.
+        It also removes what killed processes have left: unfinished writes of this key, and empty
+        folders beside those that it removes. Nobody else would remove them.
         """
         path = self._path(key)
         self._refuse_escape(path.parent)
