@@ -57,7 +57,13 @@ class BoundedPages:
             assert isinstance(response, PagedResponse)
             if response.status != 200:
                 return response
-            if limit == 1 or await response.read_at_most(self._max_bytes):
+            try:
+                fits = limit == 1 or await response.read_at_most(self._max_bytes)
+            except BaseException:
+                # Nobody else has the response yet: a cancelled list would leak its connection.
+                response.close()
+                raise
+            if fits:
                 self._remember(path, 2 * limit, wanted)
                 return response
             response.close()
