@@ -58,6 +58,10 @@ alert-faults: setup ## Every alert fired by a real fault on a real API server, a
 families: setup ## Every model family through the whole chain, as a table (about 20 minutes)
 	@PYTHONPATH=tools:tests $(PYTHON) tools/model_families.py $(FAMILIES)
 
+.PHONY: walk
+walk: setup ## A newcomer's walk over ten data sets, with every line printed (about 40 minutes; SETS="150", KEEP=DIR, RECORD=1)
+	@$(PYTHON) benchmarks/first_ten_minutes.py $(SETS) $(if $(KEEP),--keep $(KEEP)) $(if $(RECORD),--record)
+
 .PHONY: data-quality
 data-quality: setup ## What the data stage finds in data with planted faults, as tables (about a minute)
 	@PYTHONPATH=operator:trainer_image:tests $(PYTHON) tools/data_quality.py $(TABLES)
