@@ -86,6 +86,22 @@ class Columns(APIModel):
     them."""
 
 
+class Provenance(APIModel):
+    """Where the rows of a source come from, in the job's own words; nothing checks them.
+
+    They stand in the model card and in the report, and do not change the data set.
+    """
+
+    licence: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Licence or terms of the rows, for example `CC-BY-4.0` or `own data`."""
+    legal_basis: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Why the rows may be used, for example `contract (GDPR Art. 6(1)(b))`."""
+    origin: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Who or what made the rows, for example `help desk, written by our own staff`."""
+    collected: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """When the rows arose: a date or a period, for example `2026-01 to 2026-06`."""
+
+
 class Source(APIModel):
     """One file or folder of examples."""
 
@@ -122,6 +138,8 @@ class Source(APIModel):
     keep every row once."""
     credentials_ref: LocalObjectReference | None = None
     """Secret to read this source with. Default: the credentials of `output`."""
+    provenance: Provenance | None = None
+    """Licence, legal basis, origin and date of the rows, for the model card and the report."""
 
 
 class Split(APIModel):

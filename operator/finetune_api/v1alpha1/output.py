@@ -10,6 +10,15 @@ from finetune_api.meta import SET_LIST, URI, APIModel, LocalObjectReference, Uni
 from finetune_api.patterns import ENDPOINT_RULE, Texts
 
 
+class Card(APIModel):
+    """What the model card and the report say in the job's own words."""
+
+    intended_use: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    """What the tuned model is for, and who may use it."""
+    limits: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    """What the tuned model must not be used for, and where it is known to fail."""
+
+
 class Output(APIModel):
     """Where results go."""
 
@@ -25,6 +34,8 @@ class Output(APIModel):
         Unique,
     ] = ["Adapter"]
     """`Adapter` is always written; `Merged` adds the base model with the adapter folded in."""
+    card: Card | None = None
+    """Intended use and limits, for the model card and the report."""
 
 
 class S3(APIModel):

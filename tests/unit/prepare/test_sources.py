@@ -213,6 +213,8 @@ def sources(**fields: Any) -> dict[str, Any]:
     [
         {"dataset": sources(uri="s3://elsewhere/rows.jsonl")},
         {"dataset": sources(credentialsRef={"name": "other"})},
+        {"dataset": sources(provenance={"licence": "CC-BY-4.0"})},
+        {"output": {"uri": "s3://b", "card": {"limits": "Knows no medicine."}}},
         {"output": {"uri": "s3://elsewhere"}},
         {"method": {"adapter": {"rank": 8}}},
         {"hyperparameters": {"seed": 1}},

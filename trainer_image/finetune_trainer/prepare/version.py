@@ -24,9 +24,10 @@ def compute_version(
 ) -> str:
     """Return the digest that names the prepared data set, 64 hex digits.
 
-    Where the files lie and with whose credentials they are read does not count, what they hold and
-    are called does. The model counts because its chat template decides the shape of the rows and
-    its tokenizer the tokens; the loss and the length limit because they decide the labels.
+    Where the files lie, with whose credentials they are read and what the job says of their
+    provenance does not count, what they hold and are called does. The model counts because its chat
+    template decides the shape of the rows and its tokenizer the tokens; the loss and the length
+    limit because they decide the labels.
 
     Args:
         spec: The job's spec.
@@ -62,8 +63,8 @@ def _by_content(
 ) -> list[dict[str, Any]]:
     described = []
     for source, fetched in zip(sources, files, strict=True):
-        for place in ("uri", "credentialsRef"):
-            source.pop(place, None)
+        for name in ("uri", "credentialsRef", "provenance"):
+            source.pop(name, None)
         described.append({**source, "files": [_identify(file) for file in fetched]})
     return described
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_api.evaluation_result import EvaluateResult, JudgeResult
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
 from finetune_trainer.publish.adopted import adopted_from
+from finetune_trainer.publish.declared import declared_section, plain_text
 from finetune_trainer.publish.generation import generation_words
 
 
@@ -20,9 +21,10 @@ def model_card(
     evaluation: EvaluateResult | None = None,
     baseline: str = "",
     engine: str = "",
+    findings: Sequence[str] = (),
     is_merged: bool = False,
 ) -> str:
-    """Write the model card: base, data version, recipe and, once known, scores.
+    """Write the model card: use, limits, base, data version, recipe and, once known, scores.
 
     Args:
         job: The job.
@@ -31,6 +33,7 @@ def model_card(
         evaluation: Held-out scores, once known.
         baseline: How the base model was asked, in a sentence.
         engine: What computed the answers, with its version.
+        findings: What the checks of the data found, in sentences.
         is_merged: The card is for base and adapter in one.
 
     Source: Hugging Face model card metadata specification (huggingface_hub.ModelCardData).
@@ -48,8 +51,12 @@ def model_card(
         _metadata(job, model_name=model_name, licence=record.get("license"), is_whole=is_whole),
         f"# {job.name}",
         f"{what} {model_name}, {_made_by(job, record)}.",
+        declared_section(job),
         "## Recipe\n\n| | |\n|---|---|\n" + "\n".join(rows),
     ]
+    if findings:
+        lines = "\n".join(f"- {plain_text(each)}" for each in findings)
+        parts.append(f"## Findings in the data\n\n{lines}")
     if evaluation is not None:
         goal = job.spec.goal
         parts.append(_scores_section(evaluation, certainty=goal.certainty if goal else "0.95"))

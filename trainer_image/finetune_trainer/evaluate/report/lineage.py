@@ -169,7 +169,6 @@ def describe_data(job: ResolvedJob, report: DatasetReport, *, uri: str) -> DataS
         f"{rows.test:,} held out, divided by seed {split.seed} in {split.groups:,} groups that "
         f"stay on one side. {left_out:,} rows were left out."
     )
-    told = [check.message for check in report.checks if check.flagged or check.removed]
     run = PurePosixPath(job.run_prefix) / "evaluation"
     return DataSection(
         words=words,
@@ -182,10 +181,15 @@ def describe_data(job: ResolvedJob, report: DatasetReport, *, uri: str) -> DataS
             ]
             for source in report.sources
         ],
-        told=told,
+        told=data_findings(report),
         page="../" * len(run.parts) + f"datasets/{report.digest}/report.html",
         command=f"finetune data report {uri}" if is_readable(uri) else "",
     )
+
+
+def data_findings(report: DatasetReport) -> list[str]:
+    """Return what the checks of the data found, in sentences."""
+    return [check.message for check in report.checks if check.flagged or check.removed]
 
 
 def review_words(job: ResolvedJob, evaluation_uri: str) -> str:

@@ -31,6 +31,7 @@ from finetune_trainer.evaluate.report.rows import RowSection
 from finetune_trainer.evaluate.report.scores import describe_scores
 from finetune_trainer.evaluate.report.verdict import find_verdicts, is_local_run
 from finetune_trainer.pages.rendering import render
+from finetune_trainer.publish.declared import PROVENANCE_COLUMNS
 
 GATE_COLUMNS = (
     {"label": "gate"},
@@ -67,6 +68,8 @@ class Sections:
         data: What it learned from.
         recipe: How it was trained, by label.
         usage: What training took, by label.
+        provenance: What the job says of each source's rows; empty where it says nothing.
+        use: Intended use and limits, as the job states them.
         lineage: What it was made of, by label.
         licence: What is known of its terms.
         asking: How it was asked, and how others may be answered.
@@ -88,6 +91,8 @@ class Sections:
     data: DataSection | None = None
     recipe: Mapping[str, str | int] = field(default_factory=dict)
     usage: Mapping[str, str] = field(default_factory=dict)
+    provenance: Sequence[Sequence[str]] = ()
+    use: Mapping[str, str] = field(default_factory=dict)
     lineage: Mapping[str, str | int] = field(default_factory=dict)
     licence: str = ""
     asking: str = ""
@@ -121,6 +126,7 @@ def render_page(job: ResolvedJob, result: EvaluateResult, sections: Sections) ->
         max_open_labels=MAX_OPEN_LABELS,
         mistake_columns=MISTAKE_COLUMNS,
         source_columns=SOURCE_COLUMNS,
+        provenance_columns=[{"label": name} for name in PROVENANCE_COLUMNS],
         **{each.name: getattr(sections, each.name) for each in fields(Sections)},
     )
 

@@ -34,6 +34,7 @@ from finetune_trainer.evaluate.report.label_section import (
 )
 from finetune_trainer.evaluate.report.lineage import (
     asking_words,
+    data_findings,
     describe_data,
     licence_words,
     lineage_facts,
@@ -45,6 +46,7 @@ from finetune_trainer.evaluate.report.rows import show_rows
 from finetune_trainer.evaluate.report.usage import read_usage, usage_facts
 from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.card import model_card, recipe_facts
+from finetune_trainer.publish.declared import provenance_rows, use_facts
 
 NUM_SAMPLES_IN_REPORT = 10
 SIDES = ("base", "tuned")
@@ -78,6 +80,7 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         evaluation=evidence.result,
         baseline=prompt_words(evidence.prompted, evidence.not_prompted),
         engine=evidence.engine,
+        findings=data_findings(evidence.data) if evidence.data else (),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -175,6 +178,8 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
         data=describe_data(job, evidence.data, uri=evidence.data_uri) if evidence.data else None,
         recipe={name: fact for name, fact in recipe.items() if name not in lineage},
         usage={} if adopted_from(record) else _describe_usage(evidence),
+        provenance=provenance_rows(job),
+        use=use_facts(job),
         lineage=lineage,
         licence=licence_words(record),
         asking=asking_words(job, record),
