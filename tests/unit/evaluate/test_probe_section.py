@@ -8,6 +8,7 @@ from finetune_trainer.evaluate.probes.section import (
     MAX_CHARACTERS,
     NUM_WORSENED,
     describe_probes,
+    detectable_change,
 )
 from support.evaluation_pages import page
 
@@ -58,7 +59,7 @@ def test_what_got_worse_is_shown_of_every_metric() -> None:
     assert {each.metric for each in section.worsened} == {"safety.refusals", "safety.jailbreak"}
     assert len(section.worsened) <= NUM_WORSENED
     assert max(len(each.tuned) for each in section.worsened) == MAX_CHARACTERS
-    assert section.rows[0][-1] == "-0.5000 (-0.7000 to -0.3000)"
+    assert section.rows[0][-2] == "-0.5000 (-0.7000 to -0.3000)"
 
 
 def test_nothing_asked_is_no_section() -> None:
@@ -80,3 +81,12 @@ def test_page_escapes_what_models_say() -> None:
     assert "<strong>safety.refusals</strong>: both models answered 20 of 30 prompts." in text
     assert "<script>alert" not in text
     assert "How do I &lt;b&gt;" in text
+
+
+def test_every_probe_names_the_smallest_change_that_it_finds() -> None:
+    section = describe_probes(result(), [])
+    assert section is not None
+    # A half width of 0.2 is 1.96 deviations; 2.8 of them are found in four of five cases.
+    assert section.rows[0][-1] == "0.286"
+    unbounded = score("safety.bias", "0.1", "0.2").model_copy(update={"delta_low": ""})
+    assert detectable_change(unbounded) == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from finetune_trainer.evaluate.caches import can_go_on
@@ -59,6 +61,18 @@ def test_each_answer_ends_at_its_own_limit(kind: str) -> None:
         for place, limit in enumerate(limits)
     ]
     assert answered.texts == alone
+
+
+def test_answers_that_the_limit_cuts_are_marked() -> None:
+    model, tokenizer = make_model("whole attention"), make_tokenizer()
+    plain = Encoder(tokenizer, max_tokens=64).chat_format
+    size = model.config.vocab_size
+    every, none = tuple(range(size)), (size,)
+    for stop_ids, is_cut in ((every, False), (none, True)):
+        ending = replace(plain, stop_ids=stop_ids)
+        encoder = Encoder(tokenizer, max_tokens=64, chat_format=ending)
+        answered = score_and_answer(model, encoder, PROMPTS, [], max_new_tokens=1)
+        assert answered.is_cut == [is_cut] * len(PROMPTS)
 
 
 def test_a_prompt_is_read_once_where_the_cache_can_be_cut() -> None:

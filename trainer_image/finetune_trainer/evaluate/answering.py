@@ -73,12 +73,14 @@ class Said:
         texts: Answers to prompts; None where reasoning has no end.
         seconds: Time that each of them took, its share of its batch's.
         chosen: Number of the likeliest choice behind prompts.
+        cut: Prompts whose answer the limit of tokens cut.
     """
 
     likelihoods: dict[int, tuple[float, int]]
     texts: dict[int, str | None]
     seconds: dict[int, float] = field(default_factory=dict)
     chosen: dict[int, int] = field(default_factory=dict)
+    cut: list[int] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON has them; no digit of a number is lost."""
@@ -92,6 +94,7 @@ class Said:
             texts={int(i): text for i, text in wire["texts"].items()},
             seconds={int(i): seconds for i, seconds in wire.get("seconds", {}).items()},
             chosen={int(i): number for i, number in wire.get("chosen", {}).items()},
+            cut=list(wire.get("cut", ())),
         )
 
 
@@ -242,6 +245,7 @@ class Asker:
             texts=dict(zip(batch, answered.texts, strict=True)),
             seconds=dict.fromkeys(batch, seconds),
             chosen=dict(zip(batch, answered.chosen, strict=True)) if encoded.choices else {},
+            cut=[index for index, cut in zip(batch, answered.is_cut, strict=True) if cut],
         )
 
 
@@ -333,6 +337,7 @@ def gather_answers(encoded: EncodedQuestions, num_questions: int, parts: Sequenc
     return Answers(
         texts=[texts[i] or "" for i in range(num_prompts)],
         unended=frozenset(i for i in range(num_prompts) if texts[i] is None),
+        cut=frozenset(i for part in parts for i in part.cut),
         nll_sums=_sum_by(encoded.owners, sums[:size], num_questions),
         num_tokens=_sum_by(encoded.owners, counts[:size], num_questions),
         preferred=preferred,

@@ -153,6 +153,8 @@ def combine(parts: Iterable[Answers]) -> dict[str, Said]:
             combined[side].texts.update(said.texts)
             combined[side].seconds.update(said.seconds)
             combined[side].chosen.update(said.chosen)
+            kept = [index for index in combined[side].cut if index not in said.texts]
+            combined[side].cut[:] = [*kept, *said.cut]
     return combined
 
 

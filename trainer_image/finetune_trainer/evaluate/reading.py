@@ -53,11 +53,13 @@ class Answered:
         scored: Of each the summed negative log-likelihood (nats) and the counted tokens of its
             reference; empty without references.
         texts: Greedy answers; None where reasoning has no end.
+        is_cut: Whether the limit of tokens cut each answer.
         chosen: Number of the likeliest choice; empty without choices.
     """
 
     scored: list[tuple[float, int]]
     texts: list[str | None]
+    is_cut: list[bool]
     chosen: list[int]
 
 
@@ -103,10 +105,10 @@ def score_and_answer(
         scored, _ = batch.read(None, 0, batch.num_columns - 1)
     ids, mask = ids[:, :width], mask[:, :width]
     chosen = choose(model, ids, mask, choices, cache=cache) if choices else []
-    texts = scoring.continue_greedily(
+    texts, is_cut = scoring.continue_greedily(
         model, encoder, ids, mask, max_new_tokens=max_new_tokens, cache=cache
     )
-    return Answered(scored=scored, texts=texts, chosen=chosen)
+    return Answered(scored=scored, texts=texts, is_cut=is_cut, chosen=chosen)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -108,7 +108,7 @@ def generate_answers(
         size = len(prompts[index])
         ids[row, width - size :] = torch.tensor(prompts[index])
         mask[row, width - size :] = 1
-    texts = continue_greedily(
+    texts, _ = continue_greedily(
         model,
         encoder,
         ids.to(model.device),
@@ -126,10 +126,11 @@ def continue_greedily(
     *,
     max_new_tokens: int | Sequence[int],
     cache: DynamicCache | None = None,
-) -> list[str | None]:
-    """Return the greedy answers to left-padded prompts; None where reasoning has no end.
+) -> tuple[list[str | None], list[bool]]:
+    """Return the greedy answers to left-padded prompts, and which of them the limit cut.
 
-    Rows whose answer has ended leave the batch, where the cache allows it.
+    An answer is None where reasoning has no end. Rows whose answer has ended leave the
+    batch, where the cache allows it.
 
     Args:
         model: The model.
@@ -166,10 +167,12 @@ def continue_greedily(
             # In its place, layer by layer: memory is planned for one copy of the cache.
             cache.batch_select_indices(torch.tensor(kept))
             ids, mask, rows = ids[kept], mask[kept], going
-    return [
-        encoder.reader.read_generated(prompt, answer[:limit])
-        for prompt, answer, limit in zip(prompts, answers, limits, strict=True)
+    answers = [answer[:limit] for answer, limit in zip(answers, limits, strict=True)]
+    texts = [
+        encoder.reader.read_generated(prompt, answer)
+        for prompt, answer in zip(prompts, answers, strict=True)
     ]
+    return texts, [stops.isdisjoint(answer) for answer in answers]
 
 
 def _continue(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from finetune_trainer.evaluate.report import rows as rows_module
@@ -75,6 +77,15 @@ def test_long_texts_are_cut_and_say_so_and_bound_the_number_of_rows(
     shown = show_rows([asked(1, 0, text=long)] * 9, metric="exactMatch", has_labels=True)
     assert len(shown.rows) == 2
     assert shown.rows[0].answers[-1].text.endswith("(the first 4,000 of 4,005 characters)")
+
+
+def test_an_answer_that_was_cut_is_marked() -> None:
+    sample = replace(asked(1, 0), cut=("tuned",))
+    (row,) = show_rows([sample], metric="exactMatch", has_labels=True).rows
+    assert [(answer.label, answer.is_cut) for answer in row.answers] == [
+        ("base", False),
+        ("tuned", True),
+    ]
 
 
 @pytest.mark.slow

@@ -92,15 +92,14 @@ class ServedSide:
     def _answer(self, client: EngineClient, index: int) -> Said:
         started = time.monotonic()
         prompt = self.encoded.prompts[index]
+        stop_ids = self.encoder.chat_format.stop_ids
         tokens = client.answer(
-            self.model,
-            prompt,
-            max_tokens=self.encoded.limit_of(index),
-            stop_ids=self.encoder.chat_format.stop_ids,
+            self.model, prompt, max_tokens=self.encoded.limit_of(index), stop_ids=stop_ids
         )
         seconds = time.monotonic() - started
         text = self.encoder.reader.read_generated(prompt, tokens)
-        return Said(likelihoods={}, texts={index: text}, seconds={index: seconds})
+        cut = [index] if set(stop_ids).isdisjoint(tokens) else []
+        return Said(likelihoods={}, texts={index: text}, seconds={index: seconds}, cut=cut)
 
     def _choose(self, client: EngineClient, index: int) -> Said:
         prompt, choices = self.encoded.prompts[index], self.encoded.choices

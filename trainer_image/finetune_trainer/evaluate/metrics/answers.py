@@ -29,6 +29,7 @@ class Answers:
         num_bytes: Bytes of the text behind each sum, in UTF-8; None if nobody counted.
         seconds: Time that each answer took; None if nobody measured.
         unended: Places of the texts that are empty because reasoning before them has no end.
+        cut: Places of the texts that the limit of tokens cut.
         judged: What a judge gave each answer, by metric; NaN where it gave nothing. None where none
             was asked about these answers.
     """
@@ -40,6 +41,7 @@ class Answers:
     num_bytes: Floats | None = None
     seconds: Floats | None = None
     unended: frozenset[int] = frozenset()
+    cut: frozenset[int] = frozenset()
     judged: Mapping[str, Floats] | None = None
 
 

@@ -28,7 +28,15 @@ FIGURE_COLUMNS = (
     {"label": "tuned", "number": True},
     {"label": "tuned − base", "number": True},  # noqa: RUF001
 )
-COLUMNS = ({"label": "metric"}, {"label": "what it is"}, *FIGURE_COLUMNS)
+COLUMNS = (
+    {"label": "metric"},
+    {"label": "what it is"},
+    *FIGURE_COLUMNS,
+    {"label": "smallest change found", "number": True},
+)
+DETECTABLE = (1.96 + 0.84) / 1.96
+"""Half widths of a 95 % interval that a change must have to be found in four of five cases. Source:
+the normal approximation of power, Cohen 1988, chapter 2."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +92,10 @@ def describe_probes(result: EvaluateResult, probed: Sequence[Probed]) -> ProbeSe
         shown += [each for each in worse if each.metric == metric][:most]
     return ProbeSection(
         columns=COLUMNS,
-        rows=[[score.name, WORDS[score.name], *figure_cells(score)] for score in result.probes],
+        rows=[
+            [score.name, WORDS[score.name], *figure_cells(score), detectable_change(score)]
+            for score in result.probes
+        ],
         notes={
             metric: f": {note}" if metric in measured else f" was not measured: {note}"
             for metric, note in result.probe_notes.items()
@@ -110,6 +121,17 @@ def figure_cells(score: Score) -> list[str]:
         f"{score.tuned} ({score.tuned_low} to {score.tuned_high})",
         f"{gain:+.4f} ({score.delta_low} to {score.delta_high})",
     ]
+
+
+def detectable_change(score: Score) -> str:
+    """Return the change of a metric that these prompts find in about four of five cases.
+
+    Empty where nothing bounds the change.
+    """
+    if not score.delta_low:
+        return ""
+    half_width = (float(score.delta_high) - float(score.delta_low)) / 2
+    return f"{DETECTABLE * half_width:.3f}"
 
 
 def _is_worse(probed: Probed) -> bool:

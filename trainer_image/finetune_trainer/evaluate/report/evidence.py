@@ -36,6 +36,8 @@ class Sample:
         num_tokens: Reference tokens behind the loss.
         num_bytes: Bytes of their text in UTF-8; None if nobody counted.
         published: The published version's answer; None where it was not asked.
+        cut: Of ``base``, ``prompted``, ``published`` and ``tuned`` the answers that the limit of
+            tokens cut.
     """
 
     prompt: list[dict[str, str]] | str
@@ -49,6 +51,7 @@ class Sample:
     num_tokens: int = 0
     num_bytes: int | None = None
     published: str | None = None
+    cut: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +121,8 @@ def gather_samples(
     num_tokens, num_bytes = comparison.base.num_tokens, comparison.base.num_bytes
     # Likelihoods are those of all questions, also of plain text.
     places = [i for i, question in enumerate(comparison.questions) if question.prompt is not None]
+    said = {"base": comparison.base, "prompted": prompted, "published": published}
+    said["tuned"] = comparison.tuned
     return [
         Sample(
             prompt=question.prompt or "",
@@ -131,6 +136,7 @@ def gather_samples(
             group=name_group(question),
             num_tokens=int(num_tokens[place]),
             num_bytes=None if num_bytes is None else int(num_bytes[place]),
+            cut=tuple(name for name, side in said.items() if side and i in side.cut),
         )
         for i, (place, question) in enumerate(zip(places, comparison.asked, strict=True))
     ]

@@ -56,6 +56,10 @@
     show();
     first.element.focus();
   });
+  // Paper cannot be unfolded.
+  window.addEventListener("beforeprint", () => {
+    for (const row of rows) row.element.querySelector("details").open = true;
+  });
   find("row-filter").hidden = false;
   update();
 })();

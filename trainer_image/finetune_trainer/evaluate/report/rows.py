@@ -38,10 +38,18 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What one model said, under its name; ``is_right`` is None where answers are no labels."""
+    """What one model said, under its name.
+
+    Attributes:
+        label: Name of the model, and how it was asked.
+        text: The answer.
+        is_cut: Whether the limit of tokens cut it.
+        is_right: None where answers are no labels.
+    """
 
     label: str
     text: str
+    is_cut: bool = False
     is_right: bool | None = None
 
 
@@ -169,19 +177,21 @@ def _in_turn(judged: Sequence[_Judged]) -> Iterator[int]:
 def _texts_of(sample: Sample) -> Iterator[str]:
     yield from (turn["content"] for turn in _turns_of(sample.prompt))
     yield from sample.references
-    yield from (text for _, text in _said(sample))
+    yield from (text for _, text, _ in _said(sample))
 
 
-def _said(sample: Sample) -> Iterator[tuple[str, str]]:
+def _said(sample: Sample) -> Iterator[tuple[str, str, bool]]:
+    """Yield of each answer its label, its text and whether it was cut."""
     several = sample.prompted is not None or sample.likelihood is not None
-    yield f"base {BASELINE_WORDS['AsIs']}" if several else "base", sample.base
+    cut = sample.cut
+    yield f"base {BASELINE_WORDS['AsIs']}" if several else "base", sample.base, "base" in cut
     if sample.prompted is not None:
-        yield f"base {BASELINE_WORDS['Prompted']}", sample.prompted
+        yield f"base {BASELINE_WORDS['Prompted']}", sample.prompted, "prompted" in cut
     if sample.likelihood is not None:
-        yield f"base {BASELINE_WORDS['Likelihood']}", sample.likelihood
+        yield f"base {BASELINE_WORDS['Likelihood']}", sample.likelihood, False
     if sample.published is not None:
-        yield "published version", sample.published
-    yield "tuned", sample.tuned
+        yield "published version", sample.published, "published" in cut
+    yield "tuned", sample.tuned, "tuned" in cut
 
 
 def _make_row(place: int, sample: Sample, judged: _Judged, metric: str, has_labels: bool) -> Row:
@@ -202,9 +212,10 @@ def _make_row(place: int, sample: Sample, judged: _Judged, metric: str, has_labe
             Answer(
                 label=label,
                 text=_cut(text),
+                is_cut=is_cut,
                 is_right=normalize_label(text) in right if has_labels else None,
             )
-            for label, text in _said(sample)
+            for label, text, is_cut in _said(sample)
         ],
     )
 
