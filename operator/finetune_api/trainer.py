@@ -29,6 +29,9 @@ OF_SWEEP_LABEL = "finetune.dev/sweep"
 """Name of the sweep, on a FineTuneJob that is a trial of it."""
 
 
+RAW_COPIES = "raw"
+"""Folder of the work folder for rows as the user wrote them; it goes when ``prepare`` ends."""
+
 JOB_DIGEST_ARGUMENT = "--job-digest"
 """Argument of a stage: the sha256 that ``job.json`` must have, in hex digits."""
 

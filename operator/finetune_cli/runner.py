@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pydantic import TypeAdapter
 from finetune_api.evaluation_result import EvaluateResult
 from finetune_api.stage_results import PrepareResult, TrainResult
 from finetune_api.termination import StageResult
-from finetune_api.trainer import Environment, ExitCode, Stage
+from finetune_api.trainer import RAW_COPIES, Environment, ExitCode, Stage
 from finetune_cli.display import Display, duration_text
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
@@ -111,7 +112,7 @@ class Runner:
         """
         outcome = RunOutcome(run=self._run)
         start = time.monotonic()
-        with locked(self._run.work_dir):
+        with locked(self._run.work_dir), removing_raw_copies(self._run.work_dir):
             self._run.job_file.write_text(self._run.job.to_json())
             environment = stage_environment(self._run)
             self._tell_about_hardware()
@@ -285,7 +286,7 @@ def _summary(attempt: StageOutcome) -> str:
 def locked(work_dir: Path) -> Iterator[None]:
     """Keep two runs of one job apart; the kernel frees the lock of a dead one."""
     try:
-        work_dir.mkdir(parents=True, exist_ok=True)
+        work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = (work_dir / "run.lock").open("a+")
     except OSError as error:
         raise CliError(
@@ -305,3 +306,12 @@ def locked(work_dir: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+@contextmanager
+def removing_raw_copies(work_dir: Path) -> Iterator[None]:
+    """Remove what a stage that was stopped or killed could not remove itself."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(work_dir / RAW_COPIES, ignore_errors=True)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from finetune_api.stage_results import PrepareResult
-from finetune_api.trainer import Environment, ResolvedJob, Stage
+from finetune_api.trainer import RAW_COPIES, Environment, ResolvedJob, Stage
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, read_tokens
 from finetune_trainer.data.rows import Side
@@ -187,6 +187,7 @@ def test_a_data_set_is_divided_counted_and_published(
     assert (result.rows.train, result.rows.validation, result.rows.test) == (75, 5, 20)
     assert result.uri == f"file://{tmp_path}/out/datasets/{result.digest}"
     assert not result.reused
+    assert not (context.work_dir / RAW_COPIES).exists()
     assert result.num_invalid_rows == result.num_truncated_rows == 0
     assert [len(prepared.train), len(prepared.validation), len(prepared.test)] == [75, 5, 20]
     row = prepared.train[0]

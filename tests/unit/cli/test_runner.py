@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.messages import parse_job
-from finetune_api.trainer import Event, Stage, resolve_job
+from finetune_api.trainer import RAW_COPIES, Event, Stage, resolve_job
 from finetune_cli.display import PlainDisplay, duration_text, progress_text
 from finetune_cli.localjob import LocalRun
 from finetune_cli.runner import Runner, RunOutcome
@@ -64,6 +64,21 @@ def test_other_failures_are_not_tried_again(attempts, code: int) -> None:
     assert outcome.exit_code == code
     assert pauses == []
     assert set(outcome.results) == {Stage.PREPARE, Stage.TRAIN}
+
+
+@pytest.mark.parametrize("end", ["kill", "ok"])
+def test_raw_copies_do_not_outlast_a_run_however_it_ends(attempts, tmp_path: Path, end) -> None:
+    copy = tmp_path / "work" / RAW_COPIES / "sources" / "rows.jsonl"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("{}")
+    outcome, _, _ = attempts(f'{{"prepare": ["{end}"]}}')
+    assert (outcome.failed is None) is (end == "ok")
+    assert not copy.parent.parent.exists()
+
+
+def test_the_folder_of_a_run_is_private(attempts, tmp_path: Path) -> None:
+    attempts("{}")
+    assert (tmp_path / "work").stat().st_mode & 0o777 == 0o700
 
 
 def test_plain_display_thins_out_progress() -> None:

@@ -29,7 +29,7 @@ from finetune_trainer.prepare.conversations import choose_format
 from finetune_trainer.prepare.dividing import Division
 from finetune_trainer.prepare.documents import make_decode, write_documents
 from finetune_trainer.prepare.duplicates.comparing import compare_rows
-from finetune_trainer.prepare.fetching import fetch_benchmarks
+from finetune_trainer.prepare.fetching import fetch_benchmarks, raw_folder
 from finetune_trainer.prepare.intake import take_in
 from finetune_trainer.prepare.invalid_rows import InvalidRowFile
 from finetune_trainer.prepare.labels import count_labels, tell_labels
@@ -139,7 +139,7 @@ def divide_sources(
     job, dataset = context.job, context.job.spec.dataset
     screening = Screening(choose_steps(job.spec))
     with (
-        Spool(context.scratch("spool", fresh=True) / "rows.jsonl") as spool,
+        Spool(raw_folder(context, "spool", fresh=True) / "rows.jsonl") as spool,
         InvalidRowFile(staging / INVALID_ROWS_NAME) as invalid_rows,
     ):
         rows, ends = _take_in_all(

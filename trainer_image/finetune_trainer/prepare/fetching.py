@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune_api.trainer import RAW_COPIES
 from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.prepare.benchmarks import as_source
 from finetune_trainer.prepare.reading.sources import SourceFile, fetch_source, locate
@@ -13,6 +17,21 @@ from finetune_trainer.storage import open_patiently
 
 if TYPE_CHECKING:
     from finetune_trainer.context import StageContext
+
+
+@contextmanager
+def removing_raw_copies(context: StageContext) -> Iterator[None]:
+    """Remove the raw copies after the block, also when it fails."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(context.work_dir / RAW_COPIES, ignore_errors=True)
+
+
+def raw_folder(context: StageContext, name: str, *, fresh: bool = False) -> Path:
+    """Return a folder for rows as the user wrote them; only the user may look into it."""
+    context.scratch(RAW_COPIES).chmod(0o700)
+    return context.scratch(f"{RAW_COPIES}/{name}", fresh=fresh)
 
 
 def fetch_sources(context: StageContext) -> list[list[SourceFile]]:
@@ -34,7 +53,7 @@ def _fetch(
         location = locate(source.uri)
         access = context.access(source.credentials_ref)
         store = open_patiently(location.root, access, context.emit.message)
-        folder = context.scratch(f"{folder_name}/{index}")
+        folder = raw_folder(context, f"{folder_name}/{index}")
         files = fetch_source(source, store, location, folder)
         num_bytes = sum(file.num_bytes for file in files)
         context.emit.message(f"read {source.uri}: {len(files)} file(s), {num_bytes:,} bytes")

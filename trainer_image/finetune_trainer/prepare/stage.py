@@ -25,7 +25,11 @@ from finetune_trainer.data.rows import Side
 from finetune_trainer.prepare.building import build, staging_of
 from finetune_trainer.prepare.conversations import fetch_template
 from finetune_trainer.prepare.decidable import require_decidable_goal
-from finetune_trainer.prepare.fetching import fetch_benchmarks, fetch_sources
+from finetune_trainer.prepare.fetching import (
+    fetch_benchmarks,
+    fetch_sources,
+    removing_raw_copies,
+)
 from finetune_trainer.prepare.gate_checks import require_gates
 from finetune_trainer.prepare.held_out import read_side
 from finetune_trainer.prepare.licence import require_licence
@@ -68,6 +72,11 @@ def prepare(context: StageContext) -> PrepareResult:
         DataError: The data is not good enough to train on; the message says what to change.
         StorageError: Storage failed.
     """
+    with removing_raw_copies(context):
+        return _prepare(context)
+
+
+def _prepare(context: StageContext) -> PrepareResult:
     files = fetch_sources(context)
     benchmarks = fetch_benchmarks(context)
     model_dir, model_revision = context.model_folder(include_weights=False)

@@ -191,6 +191,7 @@ def _fetch(source: Source, store: ObjectStore, key: str, name: str, folder: Path
         raise UserError(
             "DatasetNotFound", f"{key} vanished from {store.uri} while it was being read"
         ) from error
+    path.chmod(0o600)  # it holds what nobody has redacted yet
     return describe_file(path, name=name, wanted_encoding=source.encoding)
 
 
