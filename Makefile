@@ -63,7 +63,7 @@ walk: setup ## A newcomer's walk over ten data sets, with every line printed (ab
 	@$(PYTHON) benchmarks/first_ten_minutes.py $(SETS) $(if $(KEEP),--keep $(KEEP)) $(if $(RECORD),--record)
 
 .PHONY: data-quality
-data-quality: setup ## What the data stage finds in data with planted faults, as tables (about a minute)
+data-quality: setup ## What the data stage finds in data with planted faults, as tables (about a minute; TABLES=published: seconds)
 	@PYTHONPATH=operator:trainer_image:tests $(PYTHON) tools/data_quality.py $(TABLES)
 
 .PHONY: evidence

@@ -14,8 +14,11 @@ from finetune_trainer.prepare.privacy.finding import Settings, find_personal_dat
 from support.planted.clean_rows import clean_rows
 from support.planted.measured import measure_all
 from support.planted.privacy import Planted, plant
+from support.published.forms import CLEAN, Half, make_rows, read_forms
+from support.published.forms import Row as PublishedRow
 
 SEED = 20261125
+SECRETS = {"APIKey", "JWT", "PrivateKey", "Password"}
 
 
 def measure_privacy(num_of_kind: int, num_clean: int) -> list[tuple[str, int, float, float]]:
@@ -61,6 +64,46 @@ def print_privacy(num_of_kind: int = 200) -> None:
             print(f"| {kind} | {number} | {recall:.3f} | {precision:.3f} |")
 
 
+def measure_published(per_form: int) -> dict[Half, list[tuple[str, int, int]]]:
+    """Return for each half: kind, its values and those found; of clean rows those damaged."""
+    measured: dict[Half, list[tuple[str, int, int]]] = {}
+    forms = read_forms()
+    for half in ("tuned", "held-out"):
+        total: Counter[str] = Counter()
+        found: Counter[str] = Counter()
+        for row in make_rows([f for f in forms if f.half == half], per_form=per_form, seed=SEED):
+            total[row.form.kind] += 1
+            found[row.form.kind] += is_found(row)
+        measured[half] = [(kind, total[kind], found[kind]) for kind in total]
+    return measured
+
+
+def is_found(row: PublishedRow) -> bool:
+    """Return whether all of a value is covered by finds of its kind; of a clean row, whether any.
+
+    Kinds of secrets count for each other.
+    """
+    matches = find_personal_data(row.text, Settings())
+    if row.form.kind == CLEAN:
+        return bool(matches)
+    kinds = SECRETS if row.form.kind in SECRETS else {row.form.kind}
+    place = row.start
+    for match in matches:
+        if match.entity in kinds and match.start <= place:
+            place = max(place, match.end)
+    return place >= row.end
+
+
+def print_published(per_form: int = 20) -> None:
+    """Print the table of forms from public specifications, in a tuned and a held-out half."""
+    print("| published forms | half | values | found or damaged |\n|---|---|---|---|")
+    for half, rows in measure_published(per_form).items():
+        values = [row for row in rows if row[0] != CLEAN]
+        whole = ("all kinds", sum(row[1] for row in values), sum(row[2] for row in values))
+        for kind, number, found in [*rows, whole]:
+            print(f"| {kind} | {half} | {number} | {found / number:.3f} |")
+
+
 def print_duplicates(num_rows: int = 6000) -> None:
     """Print the table of copies, near prompts, leaks and contradictions."""
     print("| rows that say the same | planted | recall | precision |\n|---|---|---|---|")
@@ -70,6 +113,7 @@ def print_duplicates(num_rows: int = 6000) -> None:
 
 TABLES: dict[str, Callable[[], None]] = {
     "privacy": print_privacy,
+    "published": print_published,
     "duplicates": print_duplicates,
 }
 
