@@ -109,9 +109,7 @@ def measurements(num_tests: int) -> Iterator[Case]:
                 found.append((gain, clusters))
             truth = float(np.mean(np.concatenate([gain for gain, _ in found])))
             intervals = [
-                confidence_of_scores(
-                    gain, clusters, lowest=-1.0, num_samples=500, num_draws=NUM_DRAWS
-                ).interval()
+                confidence_of_scores(gain, clusters, lowest=-1.0, num_draws=NUM_DRAWS).interval()
                 for gain, clusters in found
             ]
             yield Case(

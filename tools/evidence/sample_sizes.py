@@ -102,7 +102,7 @@ def _is_published(
         drawn = [case.draw(score, clusters, rng) for score in (before, after)]
         if case.is_opposed:
             drawn[0] = 1 - drawn[1]
-        settings = {"num_samples": 500, "seed": job, "num_draws": NUM_DRAWS}
+        settings = {"seed": job, "num_draws": NUM_DRAWS}
         if spec.goal is not None and spec.goal.over_base is not None:
             return compare_means(drawn[0], drawn[1], clusters, **settings)
         # Nobody looks at the base model.

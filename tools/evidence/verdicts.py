@@ -28,7 +28,6 @@ def false_verdicts(num_jobs: int) -> Iterator[tuple[str, str, int, float]]:
                         tuned - base,
                         clusters,
                         lowest=-1.0,
-                        num_samples=500,
                         seed=job,
                         num_draws=NUM_DRAWS,
                     )

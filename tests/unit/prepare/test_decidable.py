@@ -71,14 +71,13 @@ def test_certainty_and_overbase_change_how_many(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "goal", [{"atLeast": "0.9"}, {"overBase": "0.8"}, {"atLeast": "0.99", "certainty": "0.99"}]
 )
-@pytest.mark.parametrize("metric", ["rougeL", "chrF", "bleu", "jsonFieldF1"])
-def test_scores_between_right_and_wrong_are_refused_only_on_too_few_rows_for_any(
+@pytest.mark.parametrize("metric", ["rougeL", "chrF", "jsonFieldF1"])
+def test_scores_between_right_and_wrong_are_refused_where_hits_are(
     tmp_path: Path, metric: str, goal: dict[str, str]
 ) -> None:
-    assert refusal(tmp_path, texts(10), {"metric": metric, **goal}) == ""
-    words = refusal(tmp_path, texts(9), {"metric": metric, **goal})
-    assert "cannot be met on 9 independent held-out prompt(s)" in words
-    assert "10 are the least that could decide it: add examples" in words
+    words = refusal(tmp_path, texts(10), {"metric": metric, **goal})
+    assert "cannot be met on 10 independent held-out prompt(s)" in words
+    assert words == refusal(tmp_path, texts(10), {"metric": "contains", **goal})
     never = refusal(tmp_path, texts(10), {"metric": metric, "atLeast": "1"})
     assert "cannot be shown by any number" in never
 
@@ -91,11 +90,12 @@ def test_the_gain_in_macro_f1_is_bounded_as_it_is_measured(tmp_path: Path) -> No
     assert "its lower bound would be 0.799" in words
 
 
-def test_prompts_with_several_pairs_are_graded(tmp_path: Path) -> None:
+def test_prompts_with_several_pairs_count_once(tmp_path: Path) -> None:
     goal = {"metric": "preferenceAccuracy", "atLeast": "0.9"}
     pairs = [{"prompt": f"p{i}", "chosen": "good", "rejected": "bad"} for i in range(20)]
     assert "36 are the least" in refusal(tmp_path, pairs, goal)
-    assert refusal(tmp_path, [*pairs, {**pairs[0], "rejected": "worse"}], goal) == ""
+    several = [*pairs, {**pairs[0], "rejected": "worse"}]
+    assert "36 are the least" in refusal(tmp_path, several, goal)
 
 
 def test_rows_that_belong_together_count_once(tmp_path: Path) -> None:

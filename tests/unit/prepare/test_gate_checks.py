@@ -63,7 +63,7 @@ def refusal(
         {"overBase": "-0.5"},
         {"atLeast": "0.6", "slice": {"column": "language", "value": " русский"}},
         {"overPublished": "-0.5"},
-        {"metric": "rougeL", "atLeast": "0.9", "slice": {"label": "b"}},
+        {"metric": "rougeL", "atLeast": "0.6", "slice": {"label": "b"}},
         {"metric": "bleu", "overBase": "0.9", "slice": {"label": "b"}},
         {"metric": "answerLength", "atLeast": "900"},
         {"metric": "loss", "overBase": "2", "slice": {"source": "y.csv"}},

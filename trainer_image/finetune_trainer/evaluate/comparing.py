@@ -37,7 +37,7 @@ def compare(
     """
     clusters = number_clusters(groups)
     if is_bounded and base.is_mean:
-        return compare_means(base.rows, tuned.rows, clusters, num_samples=num_samples, seed=seed)
+        return compare_means(base.rows, tuned.rows, clusters, seed=seed)
     confidences = resample_scores(
         [base.over, tuned.over], groups, num_samples=num_samples, seed=seed
     )

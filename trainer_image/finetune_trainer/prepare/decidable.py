@@ -1,9 +1,8 @@
 """Refuses a goal that the held-out side could not show, whatever is trained.
 
 Counted are the groups of the questions that are drawn, not all that are held out. Only what is
-certain is refused. Hits and misses have a best case, every answer right, whose bound
-is known. Scores between them (ROUGE-L, a rubric) may all be alike, and their bound is then as near
-to the score as one likes: what is refused there is fewer rows than any such bound takes.
+certain is refused: every metric between 0 and 1 has a best case, every answer right, whose bound
+is known.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.judging import most_scored
 from finetune_api.v1alpha1.scoring import (
     CORPUS_METRICS,
-    GRADED_METRICS,
     JUDGE_METRICS,
     LOWER_IS_BETTER,
 )
@@ -52,7 +50,7 @@ def require_decidable_goal(spec: FineTuneJobSpec, side: HeldOutSide, *, num_ques
     goal = spec.goal
     if goal is None or goal.metric in LOWER_IS_BETTER:
         return  # a loss has no best value that would bound it
-    certainty, scale = float(goal.certainty), scale_of(goal.metric, side)
+    certainty, scale = float(goal.certainty), scale_of(goal.metric)
     require = partial(_require_groups, spec, side, scale, num_questions)
     if goal.at_least is not None:
         wanted = count_for_best(float(goal.at_least), certainty, scale)
@@ -64,15 +62,9 @@ def require_decidable_goal(spec: FineTuneJobSpec, side: HeldOutSide, *, num_ques
         _require_other_labels(goal.metric, goal.certainty, side, num_questions)
 
 
-def scale_of(metric: str, side: HeldOutSide) -> Scale:
-    """Return what is known of the scores of a metric between 0 and 1 before there are any.
-
-    Args:
-        metric: The metric.
-        side: The held-out side.
-    """
-    is_graded = metric in GRADED_METRICS or (metric == "preferenceAccuracy" and side.has_several)
-    return Scale(may_be_graded=is_graded, is_mean=metric not in CORPUS_METRICS)
+def scale_of(metric: str) -> Scale:
+    """Return what is known of the scores of a metric between 0 and 1 before there are any."""
+    return Scale(may_be_graded=metric == "bleu", is_mean=metric not in CORPUS_METRICS)
 
 
 def has_prompt(question: HeldOut) -> bool:

@@ -74,7 +74,7 @@ def _require_decidable(
     spec: FineTuneJobSpec, gate: Gate, side: HeldOutSide, num_questions: int
 ) -> None:
     """Refuse a gate whose bound misses with every answer as good as can be."""
-    is_seen, scale = sees(gate), scale_of(gate.metric, side)
+    is_seen, scale = sees(gate), scale_of(gate.metric)
     wanted = count_least(gate, float(gate.certainty), scale)
     groups = side.groups(num_questions, is_seen)
     number = most_scored(spec.evaluation, gate.metric, len(groups))

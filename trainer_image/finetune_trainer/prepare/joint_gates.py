@@ -132,7 +132,7 @@ def _best_of(spec: FineTuneJobSpec, gate: Gate, side: HeldOutSide, num_questions
         return _Best(gate=gate, alike=least_doubt(gate, ones, HITS, seed=seed))
     if "." in gate.metric:
         return _Best(gate=gate, alike=1 / NUM_DRAWS)  # of how many is not known
-    scale = scale_of(gate.metric, side)
+    scale = scale_of(gate.metric)
     groups = side.groups(num_questions, sees(gate))
     sizes = list(groups.values())
     if gate.metric in JUDGE_METRICS:
@@ -225,7 +225,7 @@ def _word_rows(
     """Return how the gates that are missed get enough prompts for all to be met at once."""
     words = []
     for best, _ in missed:
-        gate, scale = best.gate, scale_of(best.gate.metric, side)
+        gate, scale = best.gate, scale_of(best.gate.metric)
         wanted = (
             count_least(gate, 1 - allowed_doubt(gate) / num_gates, scale) if best.is_open else None
         )

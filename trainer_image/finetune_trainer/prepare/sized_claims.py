@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from finetune_api.v1alpha1.evaluation import Goal
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -13,7 +13,6 @@ from finetune_api.v1alpha1.gates import Gate
 from finetune_api.v1alpha1.judging import most_scored
 from finetune_api.v1alpha1.scoring import (
     CORPUS_METRICS,
-    GRADED_METRICS,
     JUDGE_METRICS,
     UNBOUNDED_METRICS,
 )
@@ -69,7 +68,6 @@ class _Asked:
     after: float = 0.0
     is_possible: bool = True
     why_not: str = ""
-    condition: str = ""
 
     @property
     def can_be_missed(self) -> bool:
@@ -149,26 +147,19 @@ def _gates(spec: FineTuneJobSpec, *, has_published: bool) -> Iterator[_Asked]:
         if "." in gate.metric:
             continue  # of other rows than the held-out ones
         threshold, is_gain = threshold_of(gate)
-        tail, condition = _tail(spec, gate, family)
+        tail = _tail(spec, gate, family)
         before, after = _widest(gate.metric, threshold) if is_gain else (None, None)
         after = better_than(threshold) if after is None else after
         field = f"gate {gate.name}: {' '.join(gate.asked)}"
-        asked = _ask(field, gate.metric, gate, threshold, tail, before=before, after=after)
-        yield replace(asked, condition=condition)
+        yield _ask(field, gate.metric, gate, threshold, tail, before=before, after=after)
 
 
-def _tail(spec: FineTuneJobSpec, gate: Gate, family: int) -> tuple[float | None, str]:
-    """Return the tail that a gate's bound may leave, and of which scores that holds."""
-    certainty = float(gate.certainty)
-    exact = tail_of_many(certainty, family)
-    if gate.metric not in GRADED_METRICS | CORPUS_METRICS | {"preferenceAccuracy"}:
-        return exact, ""
+def _tail(spec: FineTuneJobSpec, gate: Gate, family: int) -> float | None:
+    """Return the tail that a gate's bound may leave."""
+    if gate.metric not in CORPUS_METRICS:
+        return tail_of_many(float(gate.certainty), family)
     levels = max(LEAST_LEVELS, spec.evaluation.num_bootstrap_samples)
-    resampled = tail_of_many(certainty, family, num_levels=levels)
-    if resampled is None and exact is not None and gate.metric == "custom":
-        # Only the function knows whether it gives shares of a hit.
-        return exact, ", where it gives 0 and 1 alone (else raise evaluation.numBootstrapSamples)"
-    return resampled, ""
+    return tail_of_many(float(gate.certainty), family, num_levels=levels)
 
 
 def _ask(
@@ -222,7 +213,7 @@ def _size(asked: _Asked, questions: Sequence[HeldOut], power: float) -> Claim:
             wanted = math.ceil(wanted * _unevenness(_count_labels(questions, gate)))
         words = (
             f"{asked.field} takes {wanted:,} independent prompts, so that a model that {model} "
-            f"meets all that is asked with {POWER * 100:g} % probability{asked.condition}"
+            f"meets all that is asked with {POWER * 100:g} % probability"
         )
     return Claim(
         field=asked.field,

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from finetune_trainer.statistics.bounded import NUM_DRAWS, confidence_of_mean
 from finetune_trainer.statistics.claims import doubt_of_equality
 from finetune_trainer.statistics.confidence import Confidence, Floats
-from finetune_trainer.statistics.resampling import resample_ratio
 
 MIN_GRADES = 10
 """Scores with fewer different values are counted, not averaged like measurements."""
@@ -40,7 +39,6 @@ def compare_means(
     tuned: Floats,
     clusters: NDArray[np.int64],
     *,
-    num_samples: int = 1000,
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
 ) -> Compared:
@@ -50,9 +48,8 @@ def compare_means(
         base: The base model's score of each row.
         tuned: The tuned model's.
         clusters: Cluster of each row, counted from 0 without gaps.
-        num_samples: Resamples of graded scores.
         seed: Of all that is drawn.
-        num_draws: Bounds to compute of scores that are not graded.
+        num_draws: Bounds to compute.
     """
 
     def spread(scores: Floats, lowest: float) -> Confidence:
@@ -60,7 +57,6 @@ def compare_means(
             scores,
             clusters,
             lowest=lowest,
-            num_samples=num_samples,
             seed=seed,
             num_draws=num_draws,
         )
@@ -84,22 +80,18 @@ def confidence_of_scores(
     clusters: NDArray[np.int64],
     *,
     lowest: float = 0.0,
-    num_samples: int = 1000,
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
 ) -> Confidence:
-    """Return bounds of a mean of scores, exact or resampled as they are counted or measured.
+    """Return bounds of a mean of scores that hold however rarely a score is bad.
 
     Args:
         scores: One score per row, or one difference of scores.
         clusters: Cluster of each row, counted from 0 without gaps.
         lowest: Least possible score: 0, or -1 of a difference. The greatest is 1.
-        num_samples: Resamples of graded scores.
         seed: Of all that is drawn.
-        num_draws: Bounds to compute of scores that are not graded.
+        num_draws: Bounds to compute.
     """
-    if is_graded(scores, clusters):
-        return _resample_mean(scores, clusters, num_samples=num_samples, seed=seed)
     return confidence_of_mean(scores, clusters, lowest=lowest, seed=seed, num_draws=num_draws)
 
 
@@ -115,11 +107,3 @@ def is_graded(scores: Floats, clusters: NDArray[np.int64]) -> bool:
         and len(counts) >= MIN_GRADES
         and 2 * int(counts.max()) <= len(scores)
     )
-
-
-def _resample_mean(
-    scores: Floats, clusters: NDArray[np.int64], *, num_samples: int, seed: int
-) -> Confidence:
-    sizes = np.bincount(clusters).astype(np.float64)
-    sums: Floats = np.bincount(clusters, weights=scores).astype(np.float64)
-    return resample_ratio(sums, sizes, num_samples=num_samples, seed=seed)
