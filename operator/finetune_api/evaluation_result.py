@@ -174,6 +174,17 @@ class PublishedVersion(APIModel):
     """A version that was published meanwhile, and that nothing here was compared with."""
 
 
+class LookResult(APIModel):
+    """How often candidates were held against the same held-out side."""
+
+    number: Count | None = None
+    """Which evaluation against it this is, from 1; None where nobody could count."""
+    message: Annotated[str, Field(max_length=300)] = ""
+    """The same in a sentence."""
+    certainty: NumberIfAny = ""
+    """Certainty of the scores' intervals, where :attr:`number` raised it; else empty."""
+
+
 class EvaluateResult(APIModel):
     """How the tuned model compares, and what was published."""
 
@@ -199,6 +210,12 @@ class EvaluateResult(APIModel):
     """None where no judge was asked; not in a termination message that is too long."""
     published: PublishedVersion | None = None
     """The published version beside base and tuned model; None where no gate asks for it."""
+    look: LookResult | None = None
+    """Which evaluation against its held-out side this is; None where nobody counted."""
+    num_leaked: Count = 0
+    """Held-out prompts that also stand in training (``duplicates.leaked: Report``)."""
+    custom_metric: Annotated[str, Field(max_length=400)] = ""
+    """File of the metric ``custom``, with its digest; empty where there is none."""
     report_uri: StoredURI
     digest: Annotated[str, Field(max_length=64)] = ""
     """Digest of the evaluation's manifest: what a decision to publish names."""
@@ -207,6 +224,17 @@ class EvaluateResult(APIModel):
     manifest_uri: StoredURI = ""
     tracking: TrackingResult | None = None
     reused: bool = False
+
+    @property
+    def remarks(self) -> list[str]:
+        """What to know beside the verdict, in sentences without their full stop."""
+        leaked = (
+            f"{self.num_leaked:,} held-out prompts also stand in training "
+            "(dataset.duplicates.leaked: Report): their scores measure memory"
+        )
+        look = self.look.message if self.look else ""
+        custom = f"Custom metric {self.custom_metric}" if self.custom_metric else ""
+        return [words for words in (leaked if self.num_leaked else "", look, custom) if words]
 
     @property
     def missed_gates(self) -> list[GateResult]:

@@ -94,6 +94,7 @@ def _give_way(result: dict[str, Any]) -> Iterator[Callable[[], None]]:
         yield partial(drop, gate, [k for k, v in _OF_MOST_GATES.items() if gate.get(k) == v])
     judge = result.get("judge") or {}
     yield partial(drop, judge, ("criteria", "notes"))
+    yield partial(drop, result.get("look") or {}, ("message",))
     for name in ("redTeam", "probeNotes", "probes", "tracking"):
         yield partial(drop, result, (name,))
     yield partial(drop, result.get("published", {}), ("problem", "seen", "uri"))

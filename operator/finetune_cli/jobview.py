@@ -324,6 +324,7 @@ def _evaluation(job: Body) -> list[str]:
         "Goal met": {True: "yes", False: "no"}.get(evaluation.get("goalMet")),
         "Goal": evaluation.get("message"),
         "Samples": evaluation.get("numSamples"),
+        "Look": evaluation.get("look", {}).get("message"),
         "Judge": _judge_text(evaluation.get("judge")),
         "Published version": evaluation.get("publishedVersion"),
         "Published meanwhile": evaluation.get("newerVersion"),

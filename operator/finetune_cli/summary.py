@@ -32,13 +32,14 @@ def print_summary(outcome: RunOutcome, console: Console) -> None:
 
     intervals = ""
     if any(score.tuned_low for score in evaluation.scores):
-        certainty = float(goal.certainty) if goal else 0.95
+        raised = evaluation.look.certainty if evaluation.look else ""
+        certainty = float(raised or (goal.certainty if goal else 0.95))
         intervals = f", {certainty * 100:g} % intervals in brackets"
     say(f"{evaluation.num_samples} held-out samples{intervals}")
     if evaluation.goal_met is not None:
         verdict = "goal met" if evaluation.goal_met else f"GOAL MISSED, {_what_came(evaluation)}"
         say(f"{verdict}: {evaluation.goal_message}")
-    for line in published_lines(evaluation):
+    for line in [*evaluation.remarks, *published_lines(evaluation)]:
         say(line)
     for gate in evaluation.gates:
         say(f"gate {gate.name} {_gate_verdict(gate, evaluation)}: {gate.message}")

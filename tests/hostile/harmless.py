@@ -181,8 +181,12 @@ def _image(rng: Random, spec: Object) -> None:
     spec["trainer"] = {"image": rng.choice(images)}
 
 
+def _count(rng: Random, spec: Object) -> None:
+    spec.setdefault("evaluation", {})["looks"] = rng.choice(["Report", "Correct"])
+
+
 _CHANGES: list[Callable[[Random, Object], None]] = [
-    _mount, _tune, _label, _place, _account, _resources, _image,
+    _mount, _tune, _label, _place, _account, _resources, _image, _count,
 ]  # fmt: skip
 """What people do without asking anybody."""
 

@@ -10,6 +10,7 @@ from finetune_api.evaluation_result import (
     BaselineScore,
     EvaluateResult,
     GateResult,
+    LookResult,
     PublishedVersion,
     Score,
 )
@@ -87,6 +88,22 @@ def three_ways() -> list[Score]:
         name="exactMatch", base="0.2000", baseline="Likelihood", baselines=scores, tuned="0.9"
     )
     return [score, Score(name="loss", base="1", tuned="1")]
+
+
+REMARKED = EvaluateResult(
+    scores=[Score(name="custom", base="0.1", tuned="0.9")],
+    num_samples=9,
+    report_uri="x/report.json",
+    look=LookResult(number=3, message="This is the 3rd evaluation against this held-out side"),
+    num_leaked=12,
+    custom_metric=f"tone.py sha256:{'5' * 64}",
+)
+"""A result with everything that is told beside a verdict."""
+REMARKS = (
+    "12 held-out prompts also stand in training",
+    "This is the 3rd evaluation against this held-out side.",
+    f"Custom metric tone.py sha256:{'5' * 64}.",
+)
 
 
 def page(change: dict[str, Any] | None = None, **settings: Any) -> str:

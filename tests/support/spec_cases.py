@@ -177,6 +177,7 @@ FULL_SPEC: dict[str, Any] = {
         "customMetric": {"path": "/metrics/tone.py", "function": "tone"},
         "forgetting": {"texts": {"uri": "s3://data/general.jsonl"}, "severity": "Warn"},
         "safety": {"canaries": ["kx-48291187"], "severity": "Block"},
+        "looks": "Correct",
         "numBootstrapSamples": 200,
         "gpus": 4,
         "review": {
@@ -406,6 +407,12 @@ CASES: tuple[Case, ...] = (
         "a tolerance of everything",
         {"spec.evaluation.numberTolerance": {"relative": "1"}},
         "evaluation.numberTolerance.relative must be below 1",
+    ),
+    good("the number of evaluations is told", {"spec.evaluation.looks": "Report"}),
+    bad(
+        "evaluations are not counted",
+        {"spec.evaluation.looks": "Ignore"},
+        'spec.evaluation.looks: Unsupported value: "Ignore"',
     ),
     good("a judge by default settings", {"spec.evaluation.judge": JUDGE}),
     good(

@@ -10,10 +10,11 @@ import argparse
 import time
 from collections.abc import Callable, Iterable
 
-from evidence import coverage, jobs, sample_sizes, verdicts
+from evidence import coverage, jobs, looks, sample_sizes, verdicts
 from evidence.coverage import Case
 
 NUM_TESTS = 1000
+NUM_SIDES = 5000
 NUM_SIZED = 500
 """Of jobs that ask as many questions as their goal takes: some thousands."""
 
@@ -71,6 +72,21 @@ def print_jobs() -> None:
         print(f"| {told.job} | {answer} | {told.stage} | {told.words} |", flush=True)
 
 
+def print_looks() -> None:
+    """Print how often one of many retrainings is published whose truth is just the goal."""
+    print(
+        f"| candidates that are right in {looks.TRUTH:.0%}, goal {looks.TRUTH}, {looks.NUM_ROWS} "
+        "rows | retrainings | published at least once | the same with evaluation.looks: Correct "
+        "|\n|---|---|---|---|"
+    )
+    for case in looks.published_once(NUM_SIDES):
+        print(
+            f"| {case.candidates} | {case.num_looks} | {case.reported:.1%} | {case.corrected:.1%} "
+            "|",
+            flush=True,
+        )
+
+
 def _print_cases(what: str, cases: Iterable[Case]) -> None:
     print(
         f"| {what} | n | truth | held the truth | lower end above it | upper end below it "
@@ -96,6 +112,7 @@ TABLES: dict[str, Callable[[], None]] = {
     "measurements": print_measurements,
     "verdicts": print_verdicts,
     "sizes": print_sizes,
+    "looks": print_looks,
     "jobs": print_jobs,
 }
 

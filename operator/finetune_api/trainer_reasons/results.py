@@ -66,6 +66,9 @@ RESULTS = {
         "Stopped on request while the models were asked.",
         "Nothing: the next attempt asks for the rest.",
     ),
+    "LooksContended": _Help(
+        "Other evaluations of the same held-out side keep counting.", "Run again."
+    ),
     "UnsupportedFile": _Help(
         "A file that is published is no regular file: a defect.", "Report it with the log."
     ),

@@ -150,6 +150,15 @@ class JudgeStatus(APIModel):
     """Why its metric is not measured, or what to know of its verdicts first."""
 
 
+class LookStatus(APIModel):
+    """How often candidates were held against the same held-out side."""
+
+    number: Count | None = None
+    """Which evaluation against it this is, from 1; absent where nobody could count."""
+    message: Sentence | None = None
+    """The same in a sentence."""
+
+
 class EvaluationStatus(APIModel):
     """How the tuned model compares with the base model."""
 
@@ -177,6 +186,8 @@ class EvaluationStatus(APIModel):
     """The version that gates compare with."""
     newer_version: Count | None = None
     """One that was published meanwhile."""
+    look: LookStatus | None = None
+    """Which evaluation against its held-out side this is, over all jobs of the output."""
     report_uri: StoredURI | None = None
     """The full report."""
     digest: Annotated[str, Field(max_length=64)] | None = None

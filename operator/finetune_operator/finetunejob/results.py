@@ -14,6 +14,7 @@ from finetune_api.evaluation_result import (
     EvaluateResult,
     GateResult,
     JudgeResult,
+    LookResult,
     PublishedVersion,
     Score,
 )
@@ -135,9 +136,16 @@ def evaluation_section(result: EvaluateResult) -> Section:
         section["newerVersion"] = published.newer
     if result.gates:
         section["gates"] = [_gate_section(gate) for gate in result.gates]
+    if result.look is not None:
+        section["look"] = _look_section(result.look)
     if result.judge is not None:
         section["judge"] = _judge_section(result.judge)
     return section
+
+
+def _look_section(look: LookResult) -> Section:
+    section: Section = {"message": look.message} if look.message else {}
+    return section if look.number is None else {"number": look.number, **section}
 
 
 def _judge_section(judge: JudgeResult) -> Section:
@@ -284,6 +292,7 @@ def _evaluate_result(status: Section, stage: Stage) -> EvaluateResult | None:
         goal_message=evaluation.get("message") or "",
         gates=[GateResult.model_validate(gate) for gate in evaluation.get("gates") or ()],
         published=_published_of(evaluation),
+        look=evaluation.get("look") or None,
         report_uri=evaluation["reportUri"],
         stage="publish" if stage is Stage.PUBLISH else "evaluate",
         digest=evaluation.get("digest") or "",

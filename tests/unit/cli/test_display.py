@@ -18,6 +18,7 @@ from finetune_cli.display import LiveDisplay, PlainDisplay, make_display
 from finetune_cli.localjob import LocalRun
 from finetune_cli.runner import RunOutcome
 from finetune_cli.summary import goal_text, print_summary
+from support.evaluation_pages import REMARKED, REMARKS
 from support.spec_cases import changed, minimal_job
 
 
@@ -111,3 +112,11 @@ def test_summary_names_the_report_for_people_and_the_merged_model(
     lines = out.getvalue().splitlines()
     assert "report   s3://models/evaluation/report.html" in lines
     assert ("merged   s3://models/runs/default/example/u/merged" in lines) is has_merged
+
+
+def test_summary_tells_what_to_know_beside_the_verdict() -> None:
+    outcome = make_outcome(minimal_job())
+    outcome.results[Stage.EVALUATE] = REMARKED
+    out = StringIO()
+    print_summary(outcome, Console(file=out, width=200, color_system=None))
+    assert all(words.rstrip(".") in out.getvalue() for words in REMARKS)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.metrics.custom import load_scorer, score_by
+from finetune_trainer.evaluate.settings import read_settings
+from finetune_trainer.storage import StorageAccess
 
 SECRET = "private words of a row"
 
@@ -72,3 +76,16 @@ def test_what_is_wrong_is_named_and_no_row_is_quoted(
 def test_absent_file_is_told_with_the_way_to_mount_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"podTemplate\.volumes"):
         load_scorer(tmp_path / "absent.py", "score")
+
+
+def test_a_metric_is_named_by_what_its_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "metric.py"
+    names = []
+    for body in ("def score(a, r, p):\n    return 1", "def score(a, r, p):\n    return 0"):
+        path.write_text(body)
+        evaluation = Evaluation.model_validate(
+            {"customMetric": {"path": str(path), "function": "score"}}
+        )
+        names.append(read_settings(evaluation, StorageAccess()).scorer_words)
+        assert names[-1] == f"metric.py sha256:{hashlib.sha256(body.encode()).hexdigest()}"
+    assert names[0] != names[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from benchmarks.control_plane.simulation import result_of
 
-from finetune_api.evaluation_result import GateResult, PublishedVersion
+from finetune_api.evaluation_result import GateResult, LookResult, PublishedVersion
 from finetune_api.termination import TerminationMessage
 from finetune_api.trainer import Stage
 from finetune_operator.finetunejob.actions import (
@@ -14,6 +14,7 @@ from finetune_operator.finetunejob.actions import (
 )
 from finetune_operator.finetunejob.observed import Refusal
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.results import result_of_status
 from finetune_operator.status.conditions import is_terminal
 from unit.operator.builders import (
     CONFIG,
@@ -204,6 +205,14 @@ def test_a_gate_that_does_not_apply_is_told_as_such():
     assert made.status["evaluation"]["gates"] == [
         {"name": "refunds", "met": True, "severity": "Block", "applicable": False, "message": words}
     ]
+
+
+def test_the_number_of_the_evaluation_is_told_and_read_back():
+    words = "This is the 3rd evaluation against this held-out side"
+    made = evaluated(GateResult(name="refunds", met=True), look=LookResult(number=3, message=words))
+    assert made.status["evaluation"]["look"] == {"number": 3, "message": words}
+    found = result_of_status(made.status, EVALUATE)
+    assert (found.look.number, found.look.message) == (3, words)
 
 
 def test_a_version_that_nobody_compared_with_is_told():

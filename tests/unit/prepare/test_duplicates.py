@@ -418,3 +418,19 @@ def test_copies_of_a_fixed_test_side_are_told_as_an_overlap_of_the_sources() -> 
     assert removed(compared) == [("duplicateRows", 1, 11), ("duplicateRows", 3, 2)]
     message = next(each.message for each in compared.findings if each.name == "duplicateRows")
     assert "; 1 of them stand in a fixed test or validation side too" in message
+
+
+def test_kept_leaks_are_counted_by_the_held_out_prompts_that_stand_in_training() -> None:
+    rows = filler(40)
+    examples = [
+        *(example(n, row, Side.TRAIN) for n, row in enumerate(rows[:30], start=1)),
+        example(31, (rows[0][0].upper(), "the same question"), Side.TRAIN),
+        example(41, rows[0], Side.TEST),
+        example(42, (rows[0][0], "another reference of the same prompt"), Side.TEST),
+        example(43, (f"{rows[1][0]} thanks", rows[1][1]), Side.TEST),
+        *(example(n, row, Side.TEST) for n, row in enumerate(rows[30:], start=44)),
+    ]
+    compared = compare(examples, duplicates={"leaked": "Report", "exact": "Keep"})
+    (leaks,) = [finding for finding in compared.findings if finding.name == "leakedRows"]
+    assert (leaks.num_flagged, leaks.num_removed) == (3, 0)
+    assert leaks.counts == {"heldOutPrompts": 2}

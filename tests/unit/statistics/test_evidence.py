@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evidence import coverage, jobs, verdicts
+from evidence import coverage, jobs, looks, verdicts
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +28,17 @@ def test_a_model_equal_to_its_base_is_seldom_called_better() -> None:
     found = [share for _, _, _, share in verdicts.false_verdicts(40)]
     assert sum(found) / len(found) <= verdicts.LEVEL
     assert max(found) <= 0.15
+
+
+def test_many_retrainings_are_published_by_luck_unless_looks_are_corrected() -> None:
+    found = {
+        case.num_looks: case
+        for case in looks.published_once(2000)
+        if case.candidates == "drawn alone"
+    }
+    assert found[1].reported <= 0.03
+    assert found[20].reported >= 0.2
+    assert max(case.corrected for case in found.values()) <= 0.03
 
 
 def test_jobs_that_prove_nothing_are_not_published_and_are_told_what_would_be_enough() -> None:

@@ -16,6 +16,7 @@ from finetune_trainer.model.licence import licence_of
 from finetune_trainer.model.load import load_model
 from finetune_trainer.publish.card import model_card
 from finetune_trainer.publish.generation import read_settings
+from support.evaluation_pages import REMARKED, REMARKS
 from support.spec_cases import minimal_job
 from support.tiny_models import make_model
 
@@ -137,3 +138,11 @@ def test_card_tells_settings_that_no_score_is_about(kind: str, is_merged: bool, 
         text = model_card(job, model_name="org/base", record={**RECORD, **silent})
         assert "answers are greedy" in text
         assert "settings" not in text
+
+
+def test_card_tells_what_to_know_beside_the_verdict() -> None:
+    job = ResolvedJob.model_validate(
+        {"namespace": "n", "name": "j", "uid": "u", "spec": minimal_job()["spec"]}
+    )
+    text = model_card(job, model_name="org/base", record=RECORD, evaluation=REMARKED)
+    assert all(words in text for words in REMARKS)

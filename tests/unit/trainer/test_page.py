@@ -14,6 +14,8 @@ from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.label_section import count_both, describe_labels
 from support.evaluation_pages import (
     RECORD,
+    REMARKED,
+    REMARKS,
     baseline_section,
     label_section,
     page,
@@ -84,6 +86,11 @@ def test_page_shows_each_way_that_the_base_was_asked_and_its_prompt() -> None:
     text = Reading(page(baseline=alone)).text
     assert "asked the questions alone: evaluation.baseline is AsIs." in text
     assert "chance favours" not in text
+
+
+def test_what_to_know_beside_the_verdict_stands_before_the_scores() -> None:
+    first_page = Reading(page(result=REMARKED)).text.partition("Scores metric")[0]
+    assert all(words in first_page for words in REMARKS)
 
 
 def test_large_figures_are_told_without_digits_that_nobody_reads() -> None:

@@ -81,6 +81,10 @@ class SideRows(APIModel):
     """Of these, by kind; a row may be of several."""
 
 
+HELD_OUT_PROMPTS = "heldOutPrompts"
+"""In the counts of a check: distinct held-out prompts that also stand in training."""
+
+
 class CheckReport(APIModel):
     """What one row check found."""
 
@@ -193,6 +197,11 @@ class DatasetReport(APIModel):
     """By side: what the token files hold."""
     labels: list[LabelReport] = Field(default_factory=list)
     """Where the answers are labels (at most 100, short): the most frequent first."""
+
+    @property
+    def num_leaked_prompts(self) -> int:
+        """Held-out prompts that were left in training (``duplicates.leaked: Report``)."""
+        return sum(check.counts.get(HELD_OUT_PROMPTS, 0) for check in self.checks)
 
     def tokens_of(self, model: Model) -> dict[str, TokenReport]:
         """Return the lengths in the tokens of a model, by side."""

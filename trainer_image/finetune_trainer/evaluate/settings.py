@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -38,7 +39,9 @@ def read_settings(evaluation: Evaluation, access: StorageAccess) -> Settings:
     if custom is None:
         return settings
     path = Path(custom.path)
-    return replace(settings, scorer=load_scorer(path, custom.function), scorer_path=path)
+    scorer = load_scorer(path, custom.function)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return replace(settings, scorer=scorer, scorer_path=path, scorer_digest=digest)
 
 
 def try_settings(settings: Settings, questions: Sequence[Question]) -> None:

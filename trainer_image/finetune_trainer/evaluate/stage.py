@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from finetune_api.evaluation_result import EvaluateResult, GateResult, PublishedVersion, Score
-from finetune_api.trainer import Environment
+from finetune_api.trainer import Environment, ResolvedJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.asking import read_engine
@@ -18,6 +18,7 @@ from finetune_trainer.evaluate.goal import Measurement, certainty_of
 from finetune_trainer.evaluate.inputs import Inputs, ask, gather_inputs
 from finetune_trainer.evaluate.judge.consulting import Consulted, consult
 from finetune_trainer.evaluate.kept import drop_answers
+from finetune_trainer.evaluate.looks import take_look, withhold_unshown
 from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.parts import score_parts
 from finetune_trainer.evaluate.probes.alarms import judge_alarms
@@ -133,16 +134,20 @@ def _measure(
     attacked: RedTeamScores,
 ) -> tuple[Evidence, RowScores]:
     """Score what was said, also row by row, and judge goal, gates and alarms by it."""
-    job, comparison, settings = context.job, consulted.comparison, inputs.settings
+    look, job = take_look(context, inputs)
+    comparison, settings = consulted.comparison, inputs.settings
     scores, measured = score_all(job, comparison, settings)
     gates = judge_gates(job, comparison, settings, others=probed.standings, published=published)
     gates += judge_alarms(
-        job.spec.evaluation,
+        context.job.spec.evaluation,
         {**probed.found, **attacked.found},
         unmeasured={**probed.unmeasured, **attacked.unmeasured},
     )
-    result = _make_result(context, key, comparison, scores, measured, gates).model_copy(
+    result = _make_result(context, key, job, comparison, scores, measured, gates).model_copy(
         update={
+            "look": look,
+            "num_leaked": inputs.prepared.report.num_leaked_prompts,
+            "custom_metric": settings.scorer_words,
             **probed.to_result(certainty_of(job.spec.goal)),
             "red_team": attacked.to_result(certainty_of(job.spec.goal)),
             "judge": consulted.result,
@@ -152,6 +157,7 @@ def _measure(
     row_scores = gather_row_scores(comparison, measured)
     evidence = replace(
         _gather_evidence(context, inputs, comparison, result, row_scores),
+        job=job,
         prompted=inputs.asked.prompted,
         not_prompted=inputs.asked.not_prompted,
         cut_words=inputs.asked.encoded.cut_words,
@@ -167,13 +173,14 @@ def _measure(
 def _make_result(
     context: StageContext,
     key: str,
+    job: ResolvedJob,
     comparison: Comparison,
     scores: list[Score],
     measured: dict[str, Measurement],
     gates: list[GateResult],
 ) -> EvaluateResult:
-    spec = context.job.spec
-    met, words = judge_goal(spec, comparison, measured)
+    spec = job.spec
+    met, words = withhold_unshown(job, *judge_goal(spec, comparison, measured))
     trivial = answer_trivially(comparison.asked).what if comparison.asked else ""
     return EvaluateResult(
         scores=scores,

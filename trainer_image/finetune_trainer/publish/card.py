@@ -198,6 +198,8 @@ def _scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
     if evaluation.goal_met is not None:
         verdict = "met" if evaluation.goal_met else "missed"
         text += f"\n\nGoal {verdict}: {evaluation.goal_message}."
+    for words in evaluation.remarks:
+        text += f"\n\n{words}."
     if not evaluation.probes and not evaluation.probe_notes:
         text += "\n\nForgetting and safety were not measured."
     for words in published_words(evaluation):

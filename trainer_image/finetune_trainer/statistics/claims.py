@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -57,3 +58,15 @@ def count_ahead(doubts: Sequence[float], allowed: float) -> int:
         if (number - rank) * doubt > allowed:
             return rank
     return len(doubts)
+
+
+def share_of_look(number: int) -> float:
+    """Return the share of the doubt that one of many looks at the same rows may use.
+
+    The shares of all looks, however many there will be, sum to 1. So the probability that any of
+    them shows what is not so is at most the doubt, however the looks depend on each other.
+
+    Args:
+        number: Which look it is, from 1.
+    """
+    return 6 / (math.pi * number) ** 2

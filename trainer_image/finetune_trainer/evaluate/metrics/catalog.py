@@ -44,6 +44,7 @@ class Settings:
         relative: ``evaluation.numberTolerance.relative``.
         scorer: The function of ``evaluation.customMetric``.
         scorer_path: Its file.
+        scorer_digest: The sha256 of that file, in hex digits.
     """
 
     schema_check: Callable[[Any], bool] | None = None
@@ -52,6 +53,12 @@ class Settings:
     relative: Decimal = Decimal(0)
     scorer: Scorer | None = None
     scorer_path: Path = Path()
+    scorer_digest: str = ""
+
+    @property
+    def scorer_words(self) -> str:
+        """The user's own metric, named so that nobody mistakes it for another; empty without."""
+        return f"{self.scorer_path.name} sha256:{self.scorer_digest}" if self.scorer else ""
 
 
 NO_SETTINGS = Settings()

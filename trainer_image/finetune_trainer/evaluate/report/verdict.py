@@ -24,13 +24,14 @@ class Verdict:
 
 
 def find_verdicts(job: ResolvedJob, result: EvaluateResult) -> list[Verdict]:
-    """Return goal, gates, and what comes next.
+    """Return goal, gates, what to know beside them, and what comes next.
 
     Args:
         job: The job.
         result: What its evaluation found.
     """
-    return [_of_goal(result), *_of_gates(result.gates), _what_comes(job, result)]
+    remarks = [Verdict(is_met=None, strong="", words=f"{words}.") for words in result.remarks]
+    return [_of_goal(result), *_of_gates(result.gates), *remarks, _what_comes(job, result)]
 
 
 def is_local_run(job: ResolvedJob) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.meta import decimal_of
 from finetune_api.v1alpha1.dataset import Dataset
+from finetune_trainer.data.report import HELD_OUT_PROMPTS
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.checks import NUM_PAIRS_SHOWN, Finding, RowPair
 from finetune_trainer.prepare.dividing import draw_rows
@@ -31,6 +32,7 @@ from finetune_trainer.prepare.duplicates.removal import (
     EXACT,
     LEAKED,
     count_copies,
+    count_leaked_prompts,
     find_leaked,
     remove_contaminated,
     remove_copies,
@@ -192,7 +194,12 @@ def _judge_leaks(rows: Comparison, prompts: Prompts, dataset: Dataset) -> Findin
     if dataset.duplicates.leaked == "Report":
         number = len(find_leaked(rows, prompts)[0])
         message = f"{number} {close} and are kept: the scores measure memory"
-        return Finding(name=LEAKED, num_flagged=number, message=message if number else "")
+        return Finding(
+            name=LEAKED,
+            num_flagged=number,
+            message=message if number else "",
+            counts={HELD_OUT_PROMPTS: count_leaked_prompts(rows, prompts)} if number else {},
+        )
     removed = remove_leaked(rows, prompts)
     shown = _such_as(rows, removed)
     message = (

@@ -73,6 +73,15 @@ def find_leaked(rows: Comparison, prompts: Prompts) -> tuple[NDArray[np.intp], N
     return found, because[found]
 
 
+def count_leaked_prompts(rows: Comparison, prompts: Prompts) -> int:
+    """Count the distinct test prompts that are equal or near to one of a row bound to train."""
+    import numpy as np
+
+    prompt_of, sides = prompts.of(rows.keys.positions), rows.keys.sides
+    in_train = _witness(prompts, prompt_of[sides == TRAIN], rows.keys.positions[sides == TRAIN])
+    return int((in_train[np.unique(prompt_of[sides == TEST])] < _NONE).sum())
+
+
 def remove_leaked(rows: Comparison, prompts: Prompts) -> Removed:
     """Leave out the rows that :func:`find_leaked` finds."""
     return rows.remove(LEAKED, *find_leaked(rows, prompts))

@@ -1,0 +1,17 @@
+"""Evaluations that count at once on a real server get numbers of their own."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from finetune_trainer.evaluate.looks import count_look
+
+
+def test_looks_of_several_jobs_are_counted_once_each(s3):
+    uri = s3.new_uri()
+    names = [str(i % 4) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(lambda name: count_look(s3.open(uri), "side", name, {}), names))
+    assert sorted(set(numbers)) == [1, 2, 3, 4]
+    assert numbers[:4] == numbers[4:]
+    assert count_look(s3.open(uri), "side", "another", {}) == 5

@@ -1,0 +1,155 @@
+"""Each look at a held-out side counts once, over all jobs, and what it may doubt adds up."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.trainer import ResolvedJob
+from finetune_trainer.errors import StorageError
+from finetune_trainer.evaluate import looks
+from finetune_trainer.evaluate.looks import (
+    correct,
+    count_look,
+    digest_rows,
+    look_words,
+    name_look,
+    withhold_unshown,
+)
+from finetune_trainer.statistics.claims import share_of_look
+from finetune_trainer.storage import AlreadyExists, Manifest, ManifestFile, open_store
+from support.spec_cases import changed, minimal_job
+
+GOAL = {"metric": "exactMatch", "atLeast": "0.8"}
+
+
+def job_with(**change: Any) -> ResolvedJob:
+    spec = changed(minimal_job(), {"spec.goal": GOAL, **change})["spec"]
+    return ResolvedJob.model_validate({"namespace": "n", "name": "j", "uid": "u", "spec": spec})
+
+
+def adapter(weights: str, run: str = "r") -> Manifest:
+    files = [
+        ManifestFile(path="model.safetensors", num_bytes=1, sha256=weights * 64),
+        ManifestFile(path="run.json", num_bytes=1, sha256=run * 64),
+    ]
+    return Manifest(files=tuple(files), created_by="a test", inputs={})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ((job_with(), adapter("a"), "base"), (job_with(), adapter("a", "s"), "base"), True),
+        ((job_with(), adapter("a"), "base"), (job_with(), adapter("b"), "base"), False),
+        ((job_with(), adapter("a"), "base"), (job_with(), adapter("a"), "other"), False),
+        (
+            (job_with(), adapter("a"), "base"),
+            (job_with(**{"spec.goal": {**GOAL, "atLeast": "0.7"}}), adapter("a"), "base"),
+            False,
+        ),
+        (
+            (job_with(), adapter("a"), "base"),
+            (job_with(**{"spec.evaluation": {"minPrompts": 5}}), adapter("a"), "base"),
+            False,
+        ),
+        (
+            (job_with(), adapter("a"), "base"),
+            (job_with(**{"spec.evaluation": {"looks": "Correct"}}), adapter("a"), "base"),
+            True,
+        ),
+    ],
+    ids=["another run", "weights", "base", "goal", "evaluation", "what follows from the count"],
+)
+def test_a_look_is_one_candidate_against_one_goal_and_evaluation(one, other, is_same) -> None:
+    names = [name_look(job, files, base=base) for job, files, base in (one, other)]
+    assert (names[0] == names[1]) is is_same
+
+
+def test_a_held_out_side_is_what_its_rows_say() -> None:
+    rows = [{"prompt": str(i), "completion": "a", "metadata": {"line": i}} for i in range(3)]
+    moved = [{**row, "metadata": {"line": 9}} for row in reversed(rows)]
+    assert digest_rows(rows) == digest_rows(moved)
+    assert digest_rows(rows) != digest_rows(rows[:2])
+    assert digest_rows(rows) != digest_rows([*rows, rows[0]])
+
+
+def test_looks_are_counted_per_side_and_each_once(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    numbers = [count_look(store, "side", name, {"job": name}) for name in "abacb"]
+    assert numbers == [1, 2, 1, 3, 2]
+    assert count_look(store, "other side", "a", {}) == 1
+
+
+def test_looks_at_once_get_numbers_of_their_own(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    names = [str(i % 8) for i in range(24)]
+    with ThreadPoolExecutor(24) as pool:
+        numbers = list(pool.map(lambda name: count_look(store, "side", name, {}), names))
+    assert sorted(set(numbers)) == list(range(1, 9))
+    assert numbers == numbers[:8] * 3
+
+
+def test_a_damaged_record_is_a_look_all_the_same(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    count_look(store, "side", "a", {})
+    store.write_bytes("looks/side/1.json", b"{")
+    store.write_bytes("looks/side/notes.txt", b"of somebody else")
+    assert count_look(store, "side", "b", {}) == 2
+
+
+def test_a_side_that_others_keep_counting_is_told(tmp_path: Path, monkeypatch) -> None:
+    store = open_store(str(tmp_path))
+
+    def refuse(key: str, data: bytes, *, if_absent: bool = False) -> None:
+        raise AlreadyExists(key)
+
+    monkeypatch.setattr(looks, "MAX_TRIES", 3)
+    monkeypatch.setattr(store, "write_bytes", refuse)
+    with pytest.raises(StorageError) as failed:
+        count_look(store, "side", "a", {})
+    assert failed.value.reason == "LooksContended"
+
+
+def test_the_doubt_of_all_looks_sums_to_that_of_one() -> None:
+    shares = [share_of_look(number) for number in range(1, 20_000)]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.9999 < sum(shares) < 1
+    assert shares[0] == pytest.approx(6 / math.pi**2)
+
+
+def test_a_later_look_asks_goal_and_gates_for_more_certainty_and_enough_resamples() -> None:
+    gate = {"name": "a", "metric": "exactMatch", "atLeast": "0.5", "certainty": "0.9"}
+    job = job_with(**{"spec.evaluation": {"gates": [gate], "numBootstrapSamples": 100}})
+    judged = correct(job, 3)
+    assert judged.spec.goal is not None
+    assert float(judged.spec.goal.certainty) == pytest.approx(1 - 0.05 * 6 / (math.pi * 3) ** 2)
+    assert float(judged.spec.evaluation.gates[0].certainty) == pytest.approx(
+        1 - 0.1 * 6 / (math.pi * 3) ** 2
+    )
+    assert judged.spec.evaluation.num_bootstrap_samples >= 20 / share_of_look(3)
+    assert job.spec.goal is not None
+    assert job.spec.goal.certainty == "0.95"
+
+
+@pytest.mark.parametrize(
+    ("number", "is_shown"), [(1, True), (17, True), (18, False), (9**9, False)]
+)
+def test_a_look_that_no_bounds_could_show_is_missed(number: int, is_shown: bool) -> None:
+    met, words = withhold_unshown(correct(job_with(), number), True, "exactMatch 0.9")
+    assert met is is_shown
+    assert ("hold out new rows" in words) is not is_shown
+
+
+def test_words_tell_the_number_and_what_follows() -> None:
+    first = "This is the 1st evaluation against this held-out side"
+    assert look_words(1, is_corrected=False) == first
+    told = [look_words(number, is_corrected=False) for number in (2, 3, 4, 11, 22, 112)]
+    assert [words.split()[3] for words in told] == ["2nd", "3rd", "4th", "11th", "22nd", "112th"]
+    assert all("pass by luck" not in words and "passes by luck" in words for words in told)
+    raised = look_words(2, "0.992", is_corrected=True)
+    assert "certainty was raised to 99.2 %" in raised
+    assert len(look_words(2**53, "0.99999999", is_corrected=True)) <= 300

@@ -1,0 +1,211 @@
+"""Counts the looks at a held-out side over all jobs of an output, and what each may doubt.
+
+A held-out side that many candidates are held against lets one of them pass by luck. A look is one
+candidate against one goal and one ``spec.evaluation``. Each has an object of its own,
+``looks/<held-out side>/<number>.json``, which is written once and never changed. The side is named
+by what its rows say: their order, file and line do not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from decimal import ROUND_CEILING, Decimal
+from typing import Any
+
+from finetune_api.evaluation_result import LookResult
+from finetune_api.meta import decimal_of
+from finetune_api.trainer import ResolvedJob
+from finetune_api.v1alpha1.evaluation import MOST_RESAMPLES
+from finetune_trainer.context import StageContext
+from finetune_trainer.errors import StorageError, UserError
+from finetune_trainer.evaluate.inputs import Inputs
+from finetune_trainer.statistics.claims import share_of_look
+from finetune_trainer.storage import AlreadyExists, Manifest, ObjectStore
+
+PREFIX = "looks"
+MAX_TRIES = 50
+LEAST_DOUBT = Decimal(1) / MOST_RESAMPLES
+"""No bounds of a score tell a smaller one."""
+_DIGITS = Decimal("1e-8")
+
+
+def digest_rows(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the digest of what the rows of a side say, in whatever order they stand."""
+    said = sorted(_to_digest({k: v for k, v in row.items() if k != "metadata"}) for row in rows)
+    return _to_digest(said)
+
+
+def name_look(job: ResolvedJob, adapter: Manifest, *, base: str) -> str:
+    """Return the name of a look: equal weights held against an equal goal are one.
+
+    Args:
+        job: The effective job.
+        adapter: Manifest of the candidate.
+        base: Name and revision of the base model.
+    """
+    evaluation = job.spec.evaluation.to_wire()
+    evaluation.pop("looks", None)  # what follows from the count is no part of what is counted
+    weights = [[f.path, f.sha256] for f in adapter.files if f.path.endswith(".safetensors")]
+    goal = job.spec.goal.to_wire() if job.spec.goal else None
+    return _to_digest([sorted(weights), base, goal, evaluation])
+
+
+def count_look(store: ObjectStore, held_out: str, name: str, about: Mapping[str, str]) -> int:
+    """Return the number of a look, from 1; a new one is put on record.
+
+    Args:
+        store: The store of the output.
+        held_out: Digest of the held-out side.
+        name: The look's name.
+        about: What the record tells people.
+
+    Raises:
+        StorageError: Storage failed, or others took every number tried.
+    """
+    prefix = f"{PREFIX}/{held_out}/"
+    body = json.dumps({**about, "look": name}, indent=1, sort_keys=True) + "\n"
+    known: dict[int, str] = {}
+    for _ in range(MAX_TRIES):
+        listed = (
+            re.fullmatch(r"(\d{1,9})\.json", i.key[len(prefix) :]) for i in store.list(prefix)
+        )
+        for number in sorted(int(found[1]) for found in listed if found):
+            if number not in known:
+                known[number] = _read_name(store, f"{prefix}{number}.json")
+            if known[number] == name:
+                return number
+        number = max(known, default=0) + 1
+        try:
+            store.write_bytes(f"{prefix}{number}.json", body.encode(), if_absent=True)
+        except AlreadyExists:
+            continue
+        return number
+    raise StorageError(
+        "LooksContended",
+        f"could not count this evaluation under {prefix} in {MAX_TRIES} tries: other evaluations "
+        "of the same held-out side keep counting; run again",
+    )
+
+
+def take_look(context: StageContext, inputs: Inputs) -> tuple[LookResult, ResolvedJob]:
+    """Count the look that an evaluation is, and return the job as it is to be judged.
+
+    Returns:
+        What is told of the count, and the job; with ``evaluation.looks: Correct`` its goal and
+        gates ask for the certainty that this look has to have.
+
+    Raises:
+        StorageError: ``evaluation.looks`` is ``Correct`` and there is no count.
+        UserError: The same, where credentials do not let it count.
+    """
+    job = context.job
+    is_corrected = job.spec.evaluation.looks == "Correct"
+    base = f"{context.model_name} {inputs.revision}"
+    about = {"job": f"{job.namespace}/{job.name}", "uid": job.uid, "base": base}
+    try:
+        number = count_look(
+            context.output,
+            digest_rows(inputs.prepared.test),
+            name_look(job, inputs.adapter, base=base),
+            about,
+        )
+    except (StorageError, UserError) as error:
+        if is_corrected:
+            raise
+        context.emit.message(f"evaluations against this held-out side are not counted: {error}")
+        words = (
+            "Nobody knows how many evaluations there were against this held-out side: the count "
+            f"failed ({error.reason})"
+        )
+        return LookResult(message=words), job
+    judged = correct(job, number) if is_corrected else job
+    certainty = judged.spec.goal.certainty if is_corrected and judged.spec.goal else ""
+    words = look_words(number, certainty, is_corrected=is_corrected)
+    return LookResult(number=number, message=words, certainty=certainty), judged
+
+
+def look_words(number: int, certainty: str = "", *, is_corrected: bool) -> str:
+    """Say which evaluation it is, and what follows from that.
+
+    Args:
+        number: Its number, from 1.
+        certainty: What the goal asks for at this look; empty without a goal.
+        is_corrected: Whether the doubt was divided.
+    """
+    words = f"This is the {_ordinal(number)} evaluation against this held-out side"
+    if is_corrected:
+        raised = f" to {float(certainty) * 100:g} %" if certainty else ""
+        return f"{words}, and certainty was raised{raised} for that (evaluation.looks: Correct)"
+    if number == 1:
+        return words
+    return (
+        f"{words}. Each one more raises the chance that a candidate passes by luck "
+        "(evaluation.looks: Correct allows for it)"
+    )
+
+
+def correct(job: ResolvedJob, number: int) -> ResolvedJob:
+    """Return the job with the certainty that goal and gates must have at a look.
+
+    The doubt of all looks together stays what the job allows. Resamples are as many as the smallest
+    doubt takes, up to the most that a job may ask for.
+    """
+    share = share_of_look(number)
+    spec, evaluation = job.spec, job.spec.evaluation
+
+    def raised(certainty: str) -> str:
+        doubt = max((1 - decimal_of(certainty)) * Decimal(share), _DIGITS)
+        return str((1 - doubt).quantize(_DIGITS, rounding=ROUND_CEILING).normalize())
+
+    goal = spec.goal
+    if goal is not None:
+        goal = goal.model_copy(update={"certainty": raised(goal.certainty)})
+    gates = [
+        gate.model_copy(update={"certainty": raised(gate.certainty)}) for gate in evaluation.gates
+    ]
+    certainties = [each.certainty for each in (goal, *gates) if each is not None]
+    least = min((1 - decimal_of(each) for each in certainties), default=Decimal(1))
+    samples = max(evaluation.num_bootstrap_samples, min(MOST_RESAMPLES, int(1 / least) + 1))
+    update = {"gates": gates, "num_bootstrap_samples": samples}
+    evaluation = evaluation.model_copy(update=update)
+    changed = spec.model_copy(update={"goal": goal, "evaluation": evaluation})
+    return job.model_copy(update={"spec": changed})
+
+
+def withhold_unshown(job: ResolvedJob, met: bool | None, words: str) -> tuple[bool | None, str]:
+    """Withhold the verdict of a look so late that no bounds could show what it has to.
+
+    Args:
+        job: The job as it is judged.
+        met: What the goal's check said.
+        words: Its words.
+    """
+    goal = job.spec.goal
+    if goal is None or 1 - decimal_of(goal.certainty) >= LEAST_DOUBT:
+        return met, words
+    return False, (
+        "MISSED there were so many evaluations against this held-out side that no number of "
+        f"prompts could show the goal (evaluation.looks: Correct): hold out new rows; {words}"
+    )
+
+
+def _read_name(store: ObjectStore, key: str) -> str:
+    try:
+        record = json.loads(store.read_bytes(key))
+        return str(record["look"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""  # damaged, and a look all the same
+
+
+def _to_digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _ordinal(number: int) -> str:
+    endings = {1: "st", 2: "nd", 3: "rd"}
+    ending = "th" if number % 100 in (11, 12, 13) else endings.get(number % 10, "th")
+    return f"{number:,}{ending}"
