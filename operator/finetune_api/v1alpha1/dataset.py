@@ -168,9 +168,10 @@ class Duplicates(APIModel):
     same prompt with another answer is no duplicate. Rows of a source bound to the test or
     validation side are never dropped."""
     near: Literal["Group", "Drop", "Keep"] = "Group"
-    """Prompts that differ by a slip, order, or a frame such as "could you tell me". `Group` keeps
-    them all, on one side of the split. `Drop` also leaves out those that have the answer of an
-    earlier one. `Keep` does not look for them."""
+    """Prompts that differ by a slip, order, a frame such as "could you tell me", HTML or Markdown
+    around them, or an instruction that many prompts of one side share. `Group` keeps them all, on
+    one side of the split. `Drop` also leaves out those whose answer is near to an earlier one's;
+    short answers (labels) must be the same. `Keep` does not look for them."""
     leaked: Literal["Drop", "Report"] = "Drop"
     """Rows of a source bound to the train or validation side whose prompt is equal or near to one
     that a source holds out. `Report` keeps them, and the scores measure memory."""

@@ -10,8 +10,8 @@ but a word or two, records all but a field. Everything follows from the seed.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 SORTS = ("question", "prose", "record")
 NEAR_KINDS = ("typo", "template", "reordering")
@@ -101,6 +101,19 @@ _FRAMES = (
 )
 
 
+WRAPPERS = {
+    "held-out prompts in HTML": '<div class="q"><p>{}</p></div>',
+    "held-out prompts in Markdown": "## Question\n\n**{}**",
+    "held-out prompts behind 16 words": (
+        "You are a careful assistant of the bank and you answer each question of our customers "
+        "briefly: {}"
+    ),
+    "held-out prompts before 16 words": (
+        "{} Keep in mind that the answer is read by people and that it says what was asked"
+    ),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlantedRow:
     """A row and what was done to make it.
@@ -171,6 +184,22 @@ def plant_leaks(
     ]
     train = [row for row in rows if row.origin not in origins]
     return _shuffled([*train, *twins], rng), held_out
+
+
+def wrapped(rows: Sequence[PlantedRow], wrapper: str) -> list[PlantedRow]:
+    """Return rows with something around all prompts."""
+    return [replace(row, prompt=wrapper.format(row.prompt)) for row in rows]
+
+
+def with_slips_in_answers(rows: Sequence[PlantedRow], seed: int) -> list[PlantedRow]:
+    """Return rows of which the near copies have a slip in their answers, but for labels."""
+    rng = random.Random(seed + 4)
+    return [
+        replace(row, completion=_slip(row.completion, 1, rng))
+        if row.kind in NEAR_KINDS and row.sort != "question"
+        else row
+        for row in rows
+    ]
 
 
 def plant_conflicts(number: int, seed: int, *, share: float = 0.05) -> list[PlantedRow]:

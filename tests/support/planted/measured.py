@@ -15,10 +15,13 @@ from finetune_trainer.prepare.duplicates.comparing import Compared, compare_rows
 from finetune_trainer.prepare.spool import Spool, pack_rows
 from support.planted.duplicates import (
     NEAR_KINDS,
+    WRAPPERS,
     PlantedRow,
     plant_conflicts,
     plant_duplicates,
     plant_leaks,
+    with_slips_in_answers,
+    wrapped,
 )
 
 FILE = "planted.jsonl"
@@ -101,15 +104,38 @@ def measure_duplicates(number: int, seed: int) -> list[Score]:
     return [*scores, total]
 
 
-def measure_leaks(number: int, seed: int) -> Score:
-    """Measure twins of held-out rows among the rows to train on."""
+def measure_near_drops(number: int, seed: int) -> Score:
+    """Measure how many near copies go with `near: Drop`: their longer answers have slips, too."""
+    rows = with_slips_in_answers(plant_duplicates(number, seed), seed)
+    compared = compare([(row, None) for row in rows], {"duplicates": {"near": "Drop"}})
+    pairs = [
+        (rows[record["line"] - 1], rows[record["otherLine"] - 1])
+        for record in compared.removed_rows()
+        if record["check"] == "nearDuplicateRows"
+    ]
+    found = sum(one.origin == other.origin for one, other in pairs)
+    planted = sum(row.kind in NEAR_KINDS for row in rows)
+    return Score(kind="near, dropped", planted=planted, found=found, false=len(pairs) - found)
+
+
+def measure_leaks(number: int, seed: int, *, wrapper: str = "") -> Score:
+    """Measure twins of held-out rows among the rows to train on.
+
+    Args:
+        number: Clean rows.
+        seed: Of all that is drawn.
+        wrapper: One of :data:`WRAPPERS`, which all held-out prompts stand in.
+    """
     train, held_out = plant_leaks(number, seed)
+    if wrapper:
+        held_out = wrapped(held_out, WRAPPERS[wrapper])
     rows = [*((row, Side.TRAIN) for row in train), *((row, Side.TEST) for row in held_out)]
     compared = compare(rows)
     removed = [rows[record["line"] - 1][0] for record in compared.removed_rows()]
     found = sum(row.kind.startswith("leak:") for row in removed)
     planted = sum(row.kind.startswith("leak:") for row in train)
-    return Score(kind="leak", planted=planted, found=found, false=len(removed) - found)
+    kind = f"leak, {wrapper}" if wrapper else "leak"
+    return Score(kind=kind, planted=planted, found=found, false=len(removed) - found)
 
 
 def measure_conflicts(number: int, seed: int) -> Score:
@@ -130,6 +156,8 @@ def measure_all(number: int, seed: int) -> list[Score]:
     """Measure everything that compares rows with each other."""
     return [
         *measure_duplicates(number, seed),
+        measure_near_drops(number, seed),
         measure_leaks(number, seed),
+        *(measure_leaks(number, seed, wrapper=wrapper) for wrapper in WRAPPERS),
         measure_conflicts(number, seed),
     ]

@@ -64,7 +64,9 @@ def adapter(weights: str, run: str = "r") -> Manifest:
     ],
     ids=["another run", "weights", "base", "goal", "evaluation", "what follows from the count"],
 )
-def test_a_look_is_one_candidate_against_one_goal_and_evaluation(one, other, is_same) -> None:
+def test_a_look_is_one_candidate_against_one_goal_and_evaluation(
+    one: tuple[ResolvedJob, Manifest, str], other: tuple[ResolvedJob, Manifest, str], is_same: bool
+) -> None:
     names = [name_look(job, files, base=base) for job, files, base in (one, other)]
     assert (names[0] == names[1]) is is_same
 
@@ -101,7 +103,9 @@ def test_a_damaged_record_is_a_look_all_the_same(tmp_path: Path) -> None:
     assert count_look(store, "side", "b", {}) == 2
 
 
-def test_a_side_that_others_keep_counting_is_told(tmp_path: Path, monkeypatch) -> None:
+def test_a_side_that_others_keep_counting_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_store(str(tmp_path))
 
     def refuse(key: str, data: bytes, *, if_absent: bool = False) -> None:

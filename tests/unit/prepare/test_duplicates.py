@@ -16,6 +16,7 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.duplicates.comparing import Compared, compare_rows
 from finetune_trainer.prepare.normal import normalise_row, normalise_text
 from finetune_trainer.prepare.spool import Spool, pack_rows
+from support.planted.duplicates import WRAPPERS
 from support.planted.measured import measure_all
 
 Row = tuple[str, str]
@@ -153,8 +154,9 @@ def test_planted_copies_leaks_and_contradictions_are_found() -> None:
     for kind in ("typo", "template", "reordering", "near, all"):
         assert scores[kind].recall >= 0.95, kind
         assert scores[kind].precision >= 0.99, kind
-    assert scores["leak"].recall >= 0.97
-    assert scores["leak"].precision >= 0.99
+    for kind in ("leak", *(f"leak, {wrapper}" for wrapper in WRAPPERS), "near, dropped"):
+        assert scores[kind].recall >= 0.95, kind
+        assert scores[kind].precision >= 0.99, kind
 
 
 def test_the_first_copy_is_kept_and_both_places_are_on_record() -> None:
@@ -434,3 +436,79 @@ def test_kept_leaks_are_counted_by_the_held_out_prompts_that_stand_in_training()
     (leaks,) = [finding for finding in compared.findings if finding.name == "leakedRows"]
     assert (leaks.num_flagged, leaks.num_removed) == (3, 0)
     assert leaks.counts == {"heldOutPrompts": 2}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
+@pytest.mark.parametrize("is_wrapped_in_train", [False, True])
+def test_leaks_are_seen_through_what_stands_around_all_prompts_of_one_side(
+    wrapper: str, is_wrapped_in_train: bool
+) -> None:
+    rows = filler(90)
+    wrapped = [(wrapper.format(prompt), answer) for prompt, answer in rows]
+    train, test = (wrapped, rows) if is_wrapped_in_train else (rows, wrapped)
+    examples = [
+        *(example(n, row, Side.TRAIN) for n, row in enumerate(train[:60], start=1)),
+        *(example(n, row, Side.TEST) for n, row in enumerate(test[40:], start=101)),
+    ]
+    assert removed(compare(examples)) == [("leakedRows", 41 + n, 101 + n) for n in range(20)]
+
+
+def test_two_tasks_on_the_same_texts_are_not_near() -> None:
+    rows = filler(100)
+    tasks = [
+        f"here comes task number {word} of all that we have for you today"
+        for word in ("one", "two", "three", "four", "five", "six", "seven", "eight")
+    ]
+    prompts = [
+        (f"{tasks[n % 8]} {row[0]}", f"a long answer {n} to it") for n, row in enumerate(rows)
+    ]
+    twins = [
+        (f"{tasks[(n + 1) % 8]} {row[0]}", f"another one {n} altogether this time")
+        for n, row in enumerate(rows)
+    ]
+    compared = compare_loose([*prompts, *twins], duplicates={"near": "Drop"})
+    assert removed(compared) == []
+
+
+def test_markup_around_another_label_is_no_copy_and_no_leak() -> None:
+    rows = filler(60)
+    examples = [
+        *(example(n, (prompt, "a"), Side.TRAIN) for n, (prompt, _) in enumerate(rows[:40])),
+        *(
+            example(n, (f"<p>{prompt}</p>", "b"), Side.TEST)
+            for n, (prompt, _) in enumerate(rows[20:], start=101)
+        ),
+    ]
+    assert removed(compare(examples)) == []
+
+
+ANSWER = "your {} is sent to the address that we know within five working days of the week"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_dropped"),
+    [
+        (ANSWER.format("card"), ANSWER.format("card").replace("address", "adress"), True),
+        (ANSWER.format("card"), f"Hello, {ANSWER.format('card')}, thank you", True),
+        (ANSWER.format("card and 5 EUR"), ANSWER.format("card and 6 EUR"), False),
+        (ANSWER.format("card"), "no, we never send anything to anybody, ask at the counter", False),
+        ("order_card", "order_card", True),
+        ("order_card", "order_cards", False),
+        ("order_card", ANSWER.format("card"), False),
+    ],
+)
+def test_near_prompts_with_near_answers_are_dropped_and_others_stay(
+    one: str, other: str, is_dropped: bool
+) -> None:
+    rows = [*filler(60), ("could a lost card be ordered anew", one)]
+    rows.append(("could a lost card be ordered anew please", other))
+    compared = compare_loose(rows, duplicates={"near": "Drop"})
+    assert removed(compared) == ([("nearDuplicateRows", 62, 61)] if is_dropped else [])
+
+
+def test_near_drop_leaves_conflicts_to_be_told() -> None:
+    rows = [*filler(60), ("could a lost card be ordered anew", "yes")]
+    rows.append(("could a lost card be orderd anew", "no"))
+    compared = compare_loose(rows, duplicates={"near": "Drop"})
+    assert removed(compared) == []
+    assert [record["line"] for record in compared.conflicting_rows()] == [61, 62]

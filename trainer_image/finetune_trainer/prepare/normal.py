@@ -104,6 +104,11 @@ def _text_of(prompt: Any) -> str:
     return " ".join(filter(None, (str(message.get("content") or "") for message in prompt)))
 
 
+def answer_text(row: Mapping[str, Any]) -> str:
+    """Return the normalised answer of a canonical row; empty where it is more than one text."""
+    return normalise_text(_answer_of(row))
+
+
 def _answer_of(row: Mapping[str, Any]) -> str:
     """Return the one answer of a row; empty for text, tool calls, preferences and verdicts."""
     if "text" in row or "rejected" in row or "label" in row:

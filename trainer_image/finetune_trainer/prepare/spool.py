@@ -8,13 +8,15 @@ second file, from which pairs of rows are compared.
 
 from __future__ import annotations
 
+import json
+import mmap
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from finetune_trainer.data.rows import Example, RowFile, Side, replace_group
 from finetune_trainer.prepare.normal import DIGEST_BYTES as NORMAL_BYTES
@@ -29,6 +31,7 @@ DIGEST_BYTES = 32
 SIDES = tuple(Side)
 LOOSE = len(SIDES)
 """Code of a row whose side the split decides; other codes are positions in :data:`SIDES`."""
+_BLOCK_BYTES = 1 << 24
 BENCHMARK = LOOSE + 1
 """Code of a row of ``dataset.contamination.against``: compared with, never written."""
 
@@ -231,6 +234,26 @@ class Spool:
         file = PromptFile(path=self._prompts_path, spans=folder / "prompts.npy")
         np.save(file.spans, np.stack([ends - lengths, ends], axis=1)[positions])
         return file
+
+    def row_reader(self) -> Callable[[int], dict[str, Any]]:
+        """Return the function that reads a row by its position; no row may be added afterwards."""
+        import numpy as np
+
+        self._stream.flush()
+        ends = [np.zeros(1, dtype=np.int64)]
+        with self._path.open("rb") as stream:
+            start = 0
+            while block := stream.read(_BLOCK_BYTES):
+                ends.append(start + 1 + np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")))
+                start += len(block)
+            lines = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        places = np.concatenate(ends)
+
+        def read(position: int) -> dict[str, Any]:
+            row: dict[str, Any] = json.loads(lines[places[position] : places[position + 1]])
+            return row
+
+        return read
 
     def marks(self) -> RowMarks:
         """Return what tells equal rows; no row may be added afterwards."""

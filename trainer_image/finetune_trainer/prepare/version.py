@@ -10,7 +10,7 @@ from typing import Any
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.prepare.reading.sources import SourceFile
 
-RECIPE_VERSION = 23
+RECIPE_VERSION = 24
 """Raised by every change of this package that changes what is written for the same input."""
 
 

@@ -18,6 +18,7 @@ from finetune_trainer.data.report import HELD_OUT_PROMPTS
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.checks import NUM_PAIRS_SHOWN, Finding, RowPair
 from finetune_trainer.prepare.dividing import draw_rows
+from finetune_trainer.prepare.duplicates.answers import NearAnswers
 from finetune_trainer.prepare.duplicates.clusters import Clusters, cluster_rows
 from finetune_trainer.prepare.duplicates.conflicts import (
     CONFLICTS,
@@ -105,19 +106,21 @@ def compare_rows(
     findings = [_drop_copies(rows, dataset)]
     rows.keys = draw_rows(rows.keys, dataset.max_rows, seed=dataset.split.seed)
     near = dataset.duplicates.near
+    threshold = float(decimal_of(dataset.duplicates.threshold))
     wants_near = near != "Keep" or len(rows.benchmarks) > 0 or bool(rows.is_held_out.any())
     prompts = find_prompts(
         rows,
         spool,
         workers or Workers(1),
-        threshold=float(decimal_of(dataset.duplicates.threshold)) if wants_near else None,
+        threshold=threshold if wants_near else None,
         on_progress=on_progress,
     )
     if len(rows.benchmarks):
         findings.append(_drop_contaminated(rows, prompts, dataset))
     findings.append(_judge_leaks(rows, prompts, dataset))
     if near == "Drop":
-        findings.append(_tell_near_copies(rows, remove_near(rows, prompts)))
+        answers = NearAnswers(rows, spool, threshold=threshold)
+        findings.append(_tell_near_copies(rows, remove_near(rows, prompts, answers)))
     conflicts = find_conflicts(rows, prompts)
     pairs = list(
         zip(
@@ -210,7 +213,7 @@ def _judge_leaks(rows: Comparison, prompts: Prompts, dataset: Dataset) -> Findin
 
 def _tell_near_copies(rows: Comparison, removed: Removed) -> Finding:
     message = (
-        f"{len(removed)} rows have a prompt near to an earlier row's and its answer, and are left "
+        f"{len(removed)} rows have prompt and answer near to an earlier row's, and are left "
         f"out (dataset.duplicates.near: Drop){_such_as(rows, removed)}"
     )
     return _removal(rows, removed, message)

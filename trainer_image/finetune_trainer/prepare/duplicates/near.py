@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_trainer.prepare.duplicates.bands import find_candidates
+from finetune_trainer.prepare.duplicates.cores import Cores, write_cores
 from finetune_trainer.prepare.duplicates.signatures import count_shingles, sign_texts
 from finetune_trainer.prepare.duplicates.similarity import (
     MAX_TEXTS,
@@ -69,9 +70,10 @@ def find_near_pairs(
     threshold: float,
     folder: Path,
     workers: Workers,
+    sides: Sequence[NDArray[np.int64]] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NearPairs:
-    """Find the pairs of nearly equal prompts.
+    """Find the pairs of nearly equal prompts, or of prompts whose cores are.
 
     Args:
         num_prompts: Distinct prompts, at least two, in an order that their content decides.
@@ -81,27 +83,36 @@ def find_near_pairs(
         threshold: Least share of two prompts that is the same, between 0 and 1.
         folder: Where signatures and counts may lie meanwhile.
         workers: Who signs prompts, looks for candidates and judges them.
+        sides: Indexes of the prompts of each side, whose frames are seen through.
         on_progress: Told the judged candidates and their number, now and then.
     """
     import numpy as np
 
     read = prompts.open()
     vocabulary = count_words(read(index).decode() for index in sample)
-    signatures = sign_texts(
-        prompts,
-        num_prompts,
-        count_shingles(read(index) for index in sample),
-        num_counted=len(sample),
-        folder=folder,
-        workers=workers,
-    )
+    cores = write_cores(num_prompts, prompts, sides, folder)
     codes = []
-    for path in signatures:
-        pairs = find_candidates(path, workers)
+    for texts in [prompts, *([cores.texts] if cores else [])]:
+        read_text = texts.open()
+        signatures = sign_texts(
+            texts,
+            num_prompts,
+            count_shingles(read_text(index) for index in sample),
+            num_counted=len(sample),
+            folder=folder,
+            workers=workers,
+        )
+        for path in signatures:
+            pairs = find_candidates(path, workers)
+            codes.append(pairs[:, 0] * num_prompts + pairs[:, 1])
+    if cores:
+        pairs = np.array(cores.pair_equal(num_prompts), dtype=np.int64).reshape(-1, 2)
         codes.append(pairs[:, 0] * num_prompts + pairs[:, 1])
     first, second = np.divmod(np.unique(np.concatenate(codes)), num_prompts)
     candidates = np.stack([first, second], axis=1)
-    settings = Judging(prompts=prompts, vocabulary=folder / "words.json", threshold=threshold)
+    settings = Judging(
+        prompts=prompts, cores=cores, vocabulary=folder / "words.json", threshold=threshold
+    )
     settings.vocabulary.write_text(vocabulary.to_json(), encoding="utf-8")
     return _judge_all(candidates, settings, workers, on_progress)
 
@@ -121,11 +132,13 @@ class Judging:
 
     Attributes:
         prompts: The prompts.
+        cores: Their cores; None where each prompt is its own.
         vocabulary: File of a :class:`Vocabulary`.
         threshold: As in :func:`find_near_pairs`.
     """
 
     prompts: PromptFile
+    cores: Cores | None
     vocabulary: Path
     threshold: float
 
@@ -145,15 +158,24 @@ def prepare_judging(settings: Judging) -> Callable[[NDArray[np.int64]], _Judged]
     read = settings.prompts.open()
     vocabulary = Vocabulary.from_json(settings.vocabulary.read_text(encoding="utf-8"))
 
+    read_core = settings.cores.texts.open() if settings.cores else read
+    may_compare = settings.cores.open() if settings.cores else None
+
     @lru_cache(maxsize=_KEPT_PROMPTS)
     def prompt(index: int) -> Prompt:
         return read_prompt(read(index).decode(), vocabulary)
+
+    @lru_cache(maxsize=_KEPT_PROMPTS)
+    def core(index: int) -> Prompt:
+        return read_prompt(read_core(index).decode(), vocabulary)
 
     def judge(pairs: NDArray[np.int64]) -> _Judged:
         judged = _Judged(num_candidates=len(pairs), kept=[], scores=[], same=[])
         for number, (first, second) in enumerate(pairs.tolist()):
             a, b = prompt(first), prompt(second)
             score = compare_prompts(a, b, vocabulary)
+            if score < settings.threshold and may_compare and may_compare(first, second):
+                score = compare_prompts(core(first), core(second), vocabulary)
             if score >= settings.threshold:
                 judged.kept.append(number)
                 judged.scores.append(score)

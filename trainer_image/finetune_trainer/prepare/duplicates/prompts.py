@@ -15,7 +15,7 @@ from finetune_trainer.prepare.duplicates.near import (
     no_pairs,
 )
 from finetune_trainer.prepare.duplicates.rows import Comparison
-from finetune_trainer.prepare.spool import Spool
+from finetune_trainer.prepare.spool import BENCHMARK, Spool
 from finetune_trainer.prepare.workers import Workers
 
 if TYPE_CHECKING:
@@ -88,10 +88,22 @@ def find_prompts(
                 threshold=threshold,
                 folder=Path(folder),
                 workers=workers,
+                sides=_by_side(rows, positions, number),
                 on_progress=on_progress,
             )
     prompts = Prompts(digests=digests, number_of=number_of, first=first, near=near)
     return _without_contrasts(rows, prompts)
+
+
+def _by_side(
+    rows: Comparison, positions: NDArray[np.int64], number: NDArray[np.int64]
+) -> list[NDArray[np.int64]]:
+    """Return the numbers of the prompts of each side, drawn by content: they ascend by digest."""
+    import numpy as np
+
+    sides = np.concatenate([rows.keys.sides, np.full(len(rows.benchmarks), BENCHMARK)])
+    assert len(sides) == len(positions)
+    return [np.unique(number[sides == side]) for side in np.unique(sides).tolist()]
 
 
 def _without_contrasts(rows: Comparison, prompts: Prompts) -> Prompts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from finetune_trainer.prepare.duplicates.answers import NearAnswers
 from finetune_trainer.prepare.duplicates.prompts import Prompts
 from finetune_trainer.prepare.duplicates.rows import TEST, TRAIN, Comparison, Removed
 from finetune_trainer.prepare.spool import LOOSE
@@ -19,6 +20,8 @@ LEAKED = "leakedRows"
 CONTAMINATED = "contaminatedRows"
 
 _NONE = 2**62
+_MAX_ANSWERS = 50
+"""Answers to one prompt that others are compared with."""
 
 
 def remove_copies(rows: Comparison) -> Removed:
@@ -97,8 +100,12 @@ def remove_contaminated(rows: Comparison, prompts: Prompts) -> Removed:
     return rows.remove(CONTAMINATED, out, because[out])
 
 
-def remove_near(rows: Comparison, prompts: Prompts) -> Removed:
-    """Leave out rows whose prompt is near to an earlier row's and whose answer is the same."""
+def remove_near(rows: Comparison, prompts: Prompts, answers: NearAnswers) -> Removed:
+    """Leave out rows whose prompt and answer are near to an earlier row's.
+
+    Rows with equal prompts and near answers say the same, too. Answers that contradict each other
+    are never near.
+    """
     import numpy as np
 
     near: dict[int, list[int]] = defaultdict(list)
@@ -106,19 +113,22 @@ def remove_near(rows: Comparison, prompts: Prompts) -> Removed:
         near[a].append(b)
         near[b].append(a)
     prompt_of = prompts.of(rows.keys.positions)
-    touched = np.isin(prompt_of, np.fromiter(near, dtype=np.int64, count=len(near)))
+    is_touched = np.bincount(prompt_of, minlength=prompts.num_prompts) > 1
+    is_touched[list(near)] = True
     is_held_out = rows.is_held_out
-    kept: dict[tuple[int, int], int] = {}
+    kept: dict[int, list[int]] = defaultdict(list)
     out, because = [], []
-    for index in np.flatnonzero(touched).tolist():
-        prompt = int(prompt_of[index])
-        answer = int(rows.marks.answers[rows.keys.positions[index]])
-        twin = next((kept[n, answer] for n in near[prompt] if (n, answer) in kept), None)
-        if twin is None or is_held_out[index]:
-            kept.setdefault((prompt, answer), int(rows.keys.positions[index]))
-        else:
+    for index in np.flatnonzero(is_touched[prompt_of]).tolist():
+        prompt, position = int(prompt_of[index]), int(rows.keys.positions[index])
+        twin = None
+        if not is_held_out[index]:
+            others = (other for n in (*near[prompt], prompt) for other in kept[n])
+            twin = next((other for other in others if answers.are_near(other, position)), None)
+        if twin is not None:
             out.append(index)
             because.append(twin)
+        elif len(kept[prompt]) < _MAX_ANSWERS:
+            kept[prompt].append(position)
     return rows.remove(NEAR, np.array(out, dtype=np.int64), np.array(because, dtype=np.int64))
 
 

@@ -1,0 +1,65 @@
+"""Which rows have nearly equal answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+
+from finetune_trainer.prepare.duplicates.rows import Comparison
+from finetune_trainer.prepare.duplicates.similarity import (
+    Prompt,
+    compare_prompts,
+    count_words,
+    read_prompt,
+)
+from finetune_trainer.prepare.normal import answer_text
+from finetune_trainer.prepare.spool import Spool
+
+_SAMPLED = 20_000
+"""Answers whose words are counted."""
+_KEPT_ANSWERS = 20_000
+
+
+class NearAnswers:
+    """Compares answers of rows, as prompts are compared: by what differs between them.
+
+    Labels, tool calls and preferences are near only where they are equal. Answers with other
+    numbers or signs say something else, however long they are.
+    """
+
+    def __init__(self, rows: Comparison, spool: Spool, *, threshold: float) -> None:
+        """Count the words of the answers.
+
+        Args:
+            rows: The rows.
+            spool: Holds their texts.
+            threshold: Least share of two answers that is the same.
+        """
+        self._marks = rows.marks
+        self._threshold = threshold
+        read = spool.row_reader()
+        # By digest, so that the order of the rows changes nothing.
+        positions = rows.keys.positions[rows.keys.contents.argsort(kind="stable")]
+        vocabulary = count_words(answer_text(read(i)) for i in positions[:_SAMPLED].tolist())
+
+        @lru_cache(maxsize=_KEPT_ANSWERS)
+        def answer(position: int) -> Prompt:
+            return read_prompt(answer_text(read(position)), vocabulary)
+
+        self._answer = answer
+        self._vocabulary = vocabulary
+
+    def are_near(self, a: int, b: int) -> bool:
+        """Tell whether the answers of two rows, by their positions, are nearly equal."""
+        if self._marks.answers[a] == self._marks.answers[b]:
+            return True
+        if self._marks.is_label[a] or self._marks.is_label[b]:
+            return False
+        first, second = self._answer(a), self._answer(b)
+        if not first.words or not second.words or _figures(first) != _figures(second):
+            return False
+        return compare_prompts(first, second, self._vocabulary) >= self._threshold
+
+
+def _figures(answer: Prompt) -> Counter[str]:
+    return Counter({w: n for w, n in answer.counts.items() if not w[0].isalpha()})

@@ -1,0 +1,218 @@
+"""What is left of prompts without markup and without what many of one side begin or end with.
+
+A test file whose prompts all stand in a page of HTML, or behind the same instruction, asks the same
+questions as the train file. What differs between the two is no question: it is taken away before
+prompts are compared once more. A frame is seen through where only one of two prompts has one, or
+where each has one that most prompts of its side have. Two other frames may be two tasks on a text.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_trainer.prepare.normal import normalise_text
+from finetune_trainer.prepare.prompt_file import PromptFile
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+NOT_FRAMED, MOST, SOME = range(3)
+"""A prompt has no frame, one that most prompts of a side have, or one that some have."""
+
+MAX_FRAME_WORDS = 64
+"""What is longer is a text that is asked about, not a frame."""
+_SHARES = ((MOST, 0.5, 1), (SOME, 0.1, 8))
+"""A frame of at least so many words, which this share of a side has."""
+_LEAST_TEXTS = 10
+_LEAST_CORE_WORDS = 3
+_SAMPLED = 20_000
+_TAGS = (
+    "a|abbr|article|aside|b|blockquote|body|br|center|code|dd|div|dl|dt|em|figure|font|footer|form|"
+    "h[1-6]|head|header|hr|html|i|img|label|li|main|mark|meta|nav|ol|p|pre|q|s|section|small|span|"
+    "strong|sub|sup|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul"
+)
+_HTML = re.compile(rf"<!--.*?-->|<!doctype[^>]*>|</?(?:{_TAGS})(?:\s[^<>]*)?/?>")
+_ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{1,6}|#x[0-9a-f]{1,6});")
+_MARKDOWN = re.compile(r"```[a-z]*(?=\s)|```|(?<!\S)#{1,6}(?=\s)|^>(?=\s)")
+_STRESS = re.compile(r"(\*{2,3}|__)(?=\S)(.+?)(?<=\S)\1")
+
+
+Beginnings = dict[int, dict[tuple[str, ...], int]]
+"""Beginnings of texts, with the kind of frame they are, by their length: the longest first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cores:
+    """The cores of all prompts; it can be handed to other processes.
+
+    Attributes:
+        texts: Their texts, numbered as the prompts are.
+        marks: File of an array in ``.npy``, shape ``(n, 2)``, uint8: which kind of frame was taken
+            from each, and whether it is another text than the prompt.
+    """
+
+    texts: PromptFile
+    marks: Path
+
+    def open(self) -> Callable[[int, int], bool]:
+        """Return the function that tells whether two prompts may be compared by their cores."""
+        import numpy as np
+
+        kinds, is_other = np.load(self.marks).T.tolist()
+
+        def may_compare(a: int, b: int) -> bool:
+            if not (is_other[a] or is_other[b]):
+                return False
+            return NOT_FRAMED in (kinds[a], kinds[b]) or kinds[a] == kinds[b] == MOST
+
+        return may_compare
+
+    def pair_equal(self, num_prompts: int) -> list[tuple[int, int]]:
+        """Return pairs of equal cores: each with the first such and with the one before it."""
+        read = self.texts.open()
+        last: dict[bytes, tuple[int, int]] = {}
+        pairs = []
+        for index in range(num_prompts):
+            core = read(index)
+            first, before = last.get(core, (index, index))
+            pairs += [(other, index) for other in {first, before} if other != index]
+            last[core] = first, index
+        return pairs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frames:
+    """What prompts of one side begin and end with; of ends the last word is the first."""
+
+    beginnings: Beginnings
+    ends: Beginnings
+
+    def cut(self, text: str) -> tuple[str, int]:
+        """Return a text without its frame, and the kind of the frame."""
+        words = text.split(" ")
+        room = len(words) - _LEAST_CORE_WORDS
+        first, start = _longest(words, self.beginnings, room)
+        last, end = _longest(words[: -MAX_FRAME_WORDS - 1 : -1], self.ends, room - start)
+        core = words[start : len(words) - end]
+        return normalise_text(" ".join(core)), max(first, last)
+
+
+def strip_markup(text: str) -> str:
+    """Return a normalised text without HTML tags, entities and marks of Markdown."""
+    if "<" in text:
+        text = _HTML.sub(" ", text)
+    if "&" in text:
+        text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
+    if "`" in text or "#" in text or ">" in text:
+        text = _MARKDOWN.sub(" ", text)
+    while "**" in text or "__" in text:
+        text, number = _STRESS.subn(r"\2", text)
+        if not number:
+            break
+    return normalise_text(text)
+
+
+def find_frames(sides: Iterable[Sequence[str]]) -> Frames:
+    """Find what many prompts of one side begin or end with.
+
+    Args:
+        sides: The prompts of each side, without markup.
+    """
+    beginnings: dict[tuple[str, ...], int] = {}
+    ends: dict[tuple[str, ...], int] = {}
+    for texts in sides:
+        words = [text.split(" ") for text in texts]
+        beginnings |= _kinds_of_shared(words)
+        ends |= _kinds_of_shared([each[::-1] for each in words])
+    return Frames(beginnings=_by_length(beginnings), ends=_by_length(ends))
+
+
+def write_cores(
+    num_prompts: int,
+    prompts: PromptFile,
+    sides: Sequence[NDArray[np.int64]],
+    folder: Path,
+) -> Cores | None:
+    """Write the cores of all prompts; None where each prompt is its own core.
+
+    Args:
+        num_prompts: How many there are.
+        prompts: Their normalised texts.
+        sides: Numbers of the prompts of each side, in an order that their content decides.
+        folder: Where to.
+    """
+    import numpy as np
+
+    read = prompts.open()
+
+    def bare(index: int) -> str:
+        return strip_markup(read(index).decode())
+
+    frames = find_frames([bare(index) for index in side[:_SAMPLED].tolist()] for side in sides)
+    marks = np.zeros((num_prompts, 2), dtype=np.uint8)
+    spans = np.zeros((num_prompts, 2), dtype=np.int64)
+    cores = Cores(
+        texts=PromptFile(path=folder / "cores.txt", spans=folder / "cores.npy"),
+        marks=folder / "cores-marks.npy",
+    )
+    with cores.texts.path.open("wb") as stream:
+        for index in range(num_prompts):
+            text, kind = frames.cut(bare(index))
+            core = text.encode()
+            marks[index] = kind, core != read(index)
+            spans[index] = stream.tell(), stream.tell() + len(core)
+            stream.write(core)
+    np.save(cores.texts.spans, spans)
+    np.save(cores.marks, marks)
+    return cores if marks[:, 1].any() else None
+
+
+def _kinds_of_shared(words: Sequence[Sequence[str]]) -> dict[tuple[str, ...], int]:
+    """Return what many texts begin with, with its kind; a longer one of most is one of most."""
+    kinds: dict[tuple[str, ...], int] = {}
+    for kind, share, least in _SHARES:
+        needed = max(_LEAST_TEXTS, int(share * len(words)))
+        for frame in _shared(words, needed, least):
+            goes_on = any(frame[:number] in kinds for number in range(1, len(frame)))
+            kinds.setdefault(frame, MOST if goes_on else kind)
+    return kinds
+
+
+def _by_length(kinds: dict[tuple[str, ...], int]) -> Beginnings:
+    found: Beginnings = {}
+    for frame in sorted(kinds, key=len, reverse=True):
+        found.setdefault(len(frame), {})[frame] = kinds[frame]
+    return found
+
+
+def _shared(words: Sequence[Sequence[str]], needed: int, least: int) -> set[tuple[str, ...]]:
+    """Return the longest beginnings that so many texts have."""
+    if len(words) < needed:
+        return set()
+    ordered = sorted(words)
+    found = set()
+    # Sorted, all texts with one beginning stand in a row.
+    for first, last in zip(ordered, ordered[needed - 1 :], strict=False):
+        number = 0
+        for ours, theirs in zip(first[: MAX_FRAME_WORDS + 1], last, strict=False):
+            if ours != theirs:
+                break
+            number += 1
+        if least <= number <= MAX_FRAME_WORDS:
+            found.add(tuple(first[:number]))
+    return found
+
+
+def _longest(words: Sequence[str], beginnings: Beginnings, room: int) -> tuple[int, int]:
+    """Return kind and length of the longest frame that words begin with and that has room."""
+    for number, frames in beginnings.items():
+        kind = frames.get(tuple(words[:number])) if number <= room else None
+        if kind is not None:
+            return kind, number
+    return NOT_FRAMED, 0
