@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from decimal import ROUND_CEILING, Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.evaluation_result import LookResult
 from finetune_api.meta import decimal_of
@@ -21,9 +21,11 @@ from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation import MOST_RESAMPLES
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import StorageError, UserError
-from finetune_trainer.evaluate.inputs import Inputs
 from finetune_trainer.statistics.claims import share_of_look
 from finetune_trainer.storage import AlreadyExists, Manifest, ObjectStore
+
+if TYPE_CHECKING:
+    from finetune_trainer.evaluate.inputs import Inputs
 
 PREFIX = "looks"
 MAX_TRIES = 50

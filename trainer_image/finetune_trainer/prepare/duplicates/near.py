@@ -91,30 +91,33 @@ def find_near_pairs(
     read = prompts.open()
     vocabulary = count_words(read(index).decode() for index in sample)
     cores = write_cores(num_prompts, prompts, sides, folder)
-    codes = []
-    for texts in [prompts, *([cores.texts] if cores else [])]:
-        read_text = texts.open()
-        signatures = sign_texts(
-            texts,
-            num_prompts,
-            count_shingles(read_text(index) for index in sample),
-            num_counted=len(sample),
-            folder=folder,
-            workers=workers,
-        )
-        for path in signatures:
-            pairs = find_candidates(path, workers)
-            codes.append(pairs[:, 0] * num_prompts + pairs[:, 1])
+    found = _propose(num_prompts, prompts, sample, folder, workers)
     if cores:
-        pairs = np.array(cores.pair_equal(num_prompts), dtype=np.int64).reshape(-1, 2)
-        codes.append(pairs[:, 0] * num_prompts + pairs[:, 1])
-    first, second = np.divmod(np.unique(np.concatenate(codes)), num_prompts)
-    candidates = np.stack([first, second], axis=1)
+        found += _propose(num_prompts, cores.texts, sample, folder, workers)
+        found.append(np.array(cores.pair_equal(num_prompts), dtype=np.int64).reshape(-1, 2))
+    codes = np.unique(np.concatenate([pairs[:, 0] * num_prompts + pairs[:, 1] for pairs in found]))
+    candidates = np.stack(np.divmod(codes, num_prompts), axis=1)
     settings = Judging(
         prompts=prompts, cores=cores, vocabulary=folder / "words.json", threshold=threshold
     )
     settings.vocabulary.write_text(vocabulary.to_json(), encoding="utf-8")
     return _judge_all(candidates, settings, workers, on_progress)
+
+
+def _propose(
+    num_texts: int, texts: PromptFile, sample: Sequence[int], folder: Path, workers: Workers
+) -> list[NDArray[np.int64]]:
+    """Return pairs of texts that may be near, as each signature proposes them."""
+    read = texts.open()
+    signatures = sign_texts(
+        texts,
+        num_texts,
+        count_shingles(read(index) for index in sample),
+        num_counted=len(sample),
+        folder=folder,
+        workers=workers,
+    )
+    return [find_candidates(path, workers) for path in signatures]
 
 
 def draw_sample(num_prompts: int, order: NDArray[np.bytes_]) -> NDArray[np.int64]:
