@@ -195,7 +195,7 @@ def _shared(words: Sequence[Sequence[str]], needed: int, least: int) -> set[tupl
     """Return the longest beginnings that so many texts have."""
     if len(words) < needed:
         return set()
-    ordered = sorted(words)
+    ordered = sorted(map(tuple, words))
     found = set()
     # Sorted, all texts with one beginning stand in a row.
     for first, last in zip(ordered, ordered[needed - 1 :], strict=False):
