@@ -49,9 +49,23 @@ TASK = "please do for us with great care today the task: {}"
             + numbered("{}", 70, 10),
             NOT_FRAMED,
         ),
-        (numbered(" ".join(f"w{n}" for n in range(65)) + " {}", 40), NOT_FRAMED),
+        (numbered(" ".join(f"w{n}" for n in range(300)) + " {}", 40), MOST),
+        (numbered(" ".join(f"w{n}" for n in range(64)) + " {}", 10) + numbered("{}", 70, 10), SOME),
+        (
+            numbered(" ".join(f"w{n}" for n in range(65)) + " {}", 10) + numbered("{}", 70, 10),
+            NOT_FRAMED,
+        ),
     ],
-    ids=["beginning", "end", "of some", "of too few", "too short", "a text that is asked about"],
+    ids=[
+        "beginning",
+        "end",
+        "of some",
+        "of too few",
+        "too short",
+        "a system message",
+        "long",
+        "a text that is asked about",
+    ],
 )
 def test_a_frame_is_long_and_shared_by_many(texts: list[str], kind: int) -> None:
     core, found = find_frames([texts]).cut(texts[0])

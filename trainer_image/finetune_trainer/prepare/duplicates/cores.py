@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 NOT_FRAMED, MOST, SOME = range(3)
 """A prompt has no frame, one that most prompts of a side have, or one that some have."""
 
-MAX_FRAME_WORDS = 64
-"""What is longer is a text that is asked about, not a frame."""
-_SHARES = ((MOST, 0.5, 1), (SOME, 0.1, 8))
-"""A frame of at least so many words, which this share of a side has."""
+_SHARES = ((MOST, 0.5, 1, 512), (SOME, 0.1, 8, 64))
+"""A frame is what this share of a side has, and has so many words at least and at most. What some
+have and is longer is a text that is asked about."""
+_MOST_WORDS = max(longest for *_, longest in _SHARES)
 _LEAST_TEXTS = 10
 _LEAST_CORE_WORDS = 3
 _SAMPLED = 20_000
@@ -98,7 +98,7 @@ class Frames:
         words = text.split(" ")
         room = len(words) - _LEAST_CORE_WORDS
         first, start = _longest(words, self.beginnings, room)
-        last, end = _longest(words[: -MAX_FRAME_WORDS - 1 : -1], self.ends, room - start)
+        last, end = _longest(words[: -_MOST_WORDS - 1 : -1], self.ends, room - start)
         core = words[start : len(words) - end]
         return normalise_text(" ".join(core)), max(first, last)
 
@@ -176,9 +176,9 @@ def write_cores(
 def _kinds_of_shared(words: Sequence[Sequence[str]]) -> dict[tuple[str, ...], int]:
     """Return what many texts begin with, with its kind; a longer one of most is one of most."""
     kinds: dict[tuple[str, ...], int] = {}
-    for kind, share, least in _SHARES:
+    for kind, share, least, longest in _SHARES:
         needed = max(_LEAST_TEXTS, int(share * len(words)))
-        for frame in _shared(words, needed, least):
+        for frame in _shared(words, needed, least, longest):
             goes_on = any(frame[:number] in kinds for number in range(1, len(frame)))
             kinds.setdefault(frame, MOST if goes_on else kind)
     return kinds
@@ -191,8 +191,10 @@ def _by_length(kinds: dict[tuple[str, ...], int]) -> Beginnings:
     return found
 
 
-def _shared(words: Sequence[Sequence[str]], needed: int, least: int) -> set[tuple[str, ...]]:
-    """Return the longest beginnings that so many texts have."""
+def _shared(
+    words: Sequence[Sequence[str]], needed: int, least: int, most: int
+) -> set[tuple[str, ...]]:
+    """Return the longest beginnings that so many texts have, of so many words."""
     if len(words) < needed:
         return set()
     ordered = sorted(map(tuple, words))
@@ -200,11 +202,11 @@ def _shared(words: Sequence[Sequence[str]], needed: int, least: int) -> set[tupl
     # Sorted, all texts with one beginning stand in a row.
     for first, last in zip(ordered, ordered[needed - 1 :], strict=False):
         number = 0
-        for ours, theirs in zip(first[: MAX_FRAME_WORDS + 1], last, strict=False):
+        for ours, theirs in zip(first[: most + 1], last, strict=False):
             if ours != theirs:
                 break
             number += 1
-        if least <= number <= MAX_FRAME_WORDS:
+        if least <= number <= most:
             found.add(tuple(first[:number]))
     return found
 
