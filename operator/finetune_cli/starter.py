@@ -238,7 +238,7 @@ def _template_lines(proposal: Proposal) -> list[str]:
     if proposal.template is not None:
         lines = proposal.template.splitlines()
         return ["        template: |-", *(f"          {line}" for line in lines)]
-    if proposal.prompt is None:
+    if proposal.prompt is None or proposal.format != "Csv":
         return []
     from finetune_trainer.prepare.reading.proposals import make_template
 

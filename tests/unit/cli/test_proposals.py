@@ -231,6 +231,51 @@ SHAPES: dict[str, tuple[str, bytes, dict[str, Any]]] = {
         rows_of(lambda n: {"messages": CHATS["plain"](n), "kto_tag": n % 2 == 0}),
         {"format": "Preference"},
     ),
+    "preferences as OpenAI has them": (
+        "a.jsonl",
+        rows_of(
+            lambda n: {
+                "input": {"messages": [turn("user", f"ask {n}")], "tools": []},
+                "preferred_output": [turn("assistant", "yes")],
+                "non_preferred_output": [turn("assistant", "no")],
+            }
+        ),
+        {
+            "format": "Preference",
+            "columns": {
+                "prompt": "input",
+                "chosen": "preferred_output",
+                "rejected": "non_preferred_output",
+            },
+        },
+    ),
+    "preferences in a table": (
+        "a.csv",
+        table_of("question,worse,better", lambda n: f"ask {n},no,yes"),
+        {
+            "format": "Preference",
+            "columns": {"prompt": "question", "chosen": "better", "rejected": "worse"},
+        },
+    ),
+    "a worse answer beside the answer": (
+        "a.csv",
+        table_of("question,answer,rejected_answer", lambda n: f"ask {n},yes {n},no {n}"),
+        {"format": "Csv", "columns": {"prompt": "question", "completion": "answer"}},
+    ),
+    "a worse answer last": (
+        "a.csv",
+        table_of("frage,antwort,non_preferred", lambda n: f"ask {n},yes {n},no {n}"),
+        {"format": "Csv", "columns": {"prompt": "frage", "completion": "antwort"}},
+    ),
+    "columns that are good and bad": (
+        "a.csv",
+        table_of("headline,good,bad,label", lambda n: f"up {n},{n},{n + 1},x{n % 2}"),
+        {
+            "format": "Csv",
+            "columns": {"completion": "label"},
+            "template": "headline: {{ headline }}\ngood: {{ good }}\nbad: {{ bad }}",
+        },
+    ),
     "one column of another name": (
         "a.csv",
         table_of("abstract", lambda n: f"text {n}"),
@@ -280,6 +325,15 @@ def test_verdicts_are_proposed_for_kto(tmp_path: Path) -> None:
         if shape.startswith("verdicts"):
             job = propose(tmp_path, *SHAPES[shape][:2])
             assert job.spec.method.objective == "KTO", shape
+
+
+def test_pairs_are_proposed_for_dpo(tmp_path: Path) -> None:
+    for shape in SHAPES:
+        if shape.startswith("preferences"):
+            job = propose(tmp_path, *SHAPES[shape][:2])
+            assert job.spec.method.objective == "DPO", shape
+            assert job.spec.goal is not None
+            assert job.spec.goal.metric == "preferenceAccuracy", shape
 
 
 def test_an_unwanted_answer_after_the_rows_looked_at_is_not_proposed_as_an_example(

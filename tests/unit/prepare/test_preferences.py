@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1.dataset import Source
-from finetune_trainer.data.rows import BadRow
+from finetune_trainer.data.rows import BadRow, Example, RawRow, RowError, other_answer
 from finetune_trainer.errors import DataError, UserError
+from finetune_trainer.prepare.reading.examples import open_source
 from finetune_trainer.prepare.reading.formats import build_convert
+from finetune_trainer.prepare.reading.paired import find_pair
 from finetune_trainer.prepare.reading.proposals import propose_reading
 from finetune_trainer.prepare.reading.recognition import recognise_format
+from finetune_trainer.prepare.reading.sources import describe_file
 from finetune_trainer.prepare.reading.verdicts import are_verdicts
 from finetune_trainer.prepare.refusals import require_preferences
 
@@ -46,6 +49,120 @@ PAIR = {"prompt": [USER], "completion": [said("Yes.")], "rejected": [said("No.")
 )
 def test_pair_is_the_same_in_every_shape(fields: dict[str, Any]) -> None:
     assert convert(fields) == PAIR
+
+
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+OPENAI = {
+    "input": {"messages": [USER], "tools": TOOLS, "parallel_tool_calls": True},
+    "preferred_output": [said("Yes.")],
+    "non_preferred_output": [said("No.")],
+}
+
+
+def read_file(folder: Path, row: dict[str, Any], objective: str, **source: Any) -> Any:
+    """Return what the stage makes of a file of one row."""
+    file = folder / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    opened = open_source(
+        Source.model_validate({"uri": "file:///x", **source}),
+        [describe_file(file, name=file.name)],
+        index=0,
+        label="",
+        conversational=True,
+        objective=objective,
+    )
+    assert opened.conversion is not None
+    ((name, raw),) = opened.rows
+    assert isinstance(raw, RawRow)
+    return opened.conversion.build()(name, raw)
+
+
+@pytest.mark.parametrize("objective", ["DPO", "ORPO", "KTO"])
+def test_openai_preferences_are_pairs_with_their_tools(objective: str, tmp_path: Path) -> None:
+    example = read_file(tmp_path, OPENAI, objective)
+    assert example.row == {**PAIR, "tools": TOOLS}
+    assert other_answer(example.row)["tools"] == TOOLS
+
+
+def test_openai_preferences_are_examples_by_their_preferred_answer_alone(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        recognise("SFT", OPENAI)
+    assert "method.objective: DPO" in caught.value.message
+    columns = {"prompt": "input", "completion": "preferred_output"}
+    assert "{prompt: input, completion: preferred_output}" in caught.value.message
+    example = read_file(tmp_path, OPENAI, "SFT", format="Csv", columns=columns)
+    assert example.row == {"prompt": [USER], "completion": [said("Yes.")], "tools": TOOLS}
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ("chosen", "rejected"),
+        ("preferred", "non_preferred"),
+        ("chosen_response", "rejected_response"),
+        ("response_chosen", "responseRejected"),
+        ("better", "worse"),
+        ("good_answer", "bad_answer"),
+        ("Preferred Output", "Dispreferred Output"),
+    ],
+)
+def test_pairs_are_found_by_names_that_differ_in_a_word(better: str, worse: str) -> None:
+    rows = [{"id": n, "prompt": f"ask {n}", worse: "No.", better: f"Yes, {n}."} for n in range(3)]
+    assert find_pair(rows) == (better, worse)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("good", "bad"),
+        ("accepted", "rejected"),
+        ("winner", "loser"),
+        ("score_chosen", "score_rejected"),
+        ("chosen_answer", "rejected_reason"),
+        ("answer", "question"),
+    ],
+)
+def test_ordinary_columns_are_no_pairs(first: str, second: str) -> None:
+    assert find_pair([{"prompt": "ask", first: "some words", second: "other words"}]) is None
+    assert find_pair([{"prompt": "ask", "chosen": 17, "rejected": "3.5"}]) is None
+
+
+@pytest.mark.parametrize("worse", ["non_prefixed", "rejected", "worse_text", "BadReply", "bad"])
+def test_an_unwanted_answer_is_never_proposed_to_be_learned(worse: str) -> None:
+    rows = [{"frage": f"ask {n}", "antwort": f"say {n}", worse: f"no {n}"} for n in range(4)]
+    assert propose_reading(rows, where="s").completion == "antwort"
+    with pytest.raises(DataError, match="completion: antwort"):
+        recognise("SFT", rows[0])
+
+
+@pytest.mark.parametrize("empty", [[], None, "[]", ""])
+@pytest.mark.parametrize("field", ["preferred_output", "non_preferred_output"])
+def test_an_empty_answer_is_refused_with_its_row_and_field(
+    field: str, empty: object, tmp_path: Path
+) -> None:
+    columns = {"chosen": "preferred_output", "rejected": "non_preferred_output"}
+    error = read_file(tmp_path, {**OPENAI, field: empty}, "DPO", columns=columns)
+    assert isinstance(error, RowError)
+    assert (error.reason, error.line) == ("MissingField" if empty is None else "EmptyAnswer", 1)
+    assert error.message.startswith(field)
+
+
+def test_an_empty_list_is_an_answer_where_answers_are_lists(tmp_path: Path) -> None:
+    refused = read_file(tmp_path, {"prompt": "Hi?", "completion": []}, "SFT")
+    assert (refused.reason, refused.message.split()[0]) == ("EmptyAnswer", "completion")
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"Find {n}", "completion": ["Rome"] * n} for n in range(2)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = Source.model_validate({"uri": "file:///x"})
+    files = [describe_file(file, name=file.name)]
+    opened = open_source(source, files, index=0, label="", conversational=True)
+    assert opened.conversion is not None
+    read = opened.conversion.build()
+    examples = [read(name, row) for name, row in opened.rows if isinstance(row, RawRow)]
+    assert [e.row["completion"] for e in examples if isinstance(e, Example)] == [
+        [said("[]")],
+        [said('["Rome"]')],
+    ]
 
 
 def test_conversations_that_part_late_share_their_earlier_turns() -> None:

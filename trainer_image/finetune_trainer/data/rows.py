@@ -291,7 +291,8 @@ def group_of(row: dict[str, Any]) -> str:
 
 def other_answer(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a pair's worse answer: as if it alone had been given."""
-    return {"prompt": row["prompt"], "completion": row["rejected"]}
+    kept = {name: row[name] for name in ("prompt", "tools") if name in row}
+    return {**kept, "completion": row["rejected"]}
 
 
 def without_weights(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -21,7 +21,13 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.control import refuse_control_tokens
 from finetune_trainer.prepare.reading.encodings import UTF8
 from finetune_trainer.prepare.reading.files import read_rows
-from finetune_trainer.prepare.reading.formats import Convert, build_convert, read_group, read_slices
+from finetune_trainer.prepare.reading.formats import (
+    Convert,
+    are_lists_answers,
+    build_convert,
+    read_group,
+    read_slices,
+)
 from finetune_trainer.prepare.reading.recognition import (
     NUM_PROBED_ROWS,
     Recognised,
@@ -53,6 +59,7 @@ class Conversion:
         where: Path of the source in the job, for messages.
         conversational: The model's tokenizer has a chat template.
         control_tokens: Texts that the model's tokenizer reads as control tokens.
+        takes_empty_lists: An empty list is an answer.
     """
 
     source_json: str
@@ -60,6 +67,7 @@ class Conversion:
     where: str
     conversational: bool
     control_tokens: tuple[str, ...]
+    takes_empty_lists: bool
 
     def build(self) -> Callable[[str, RawRow], Example | RowError]:
         """Return the function that converts a row, given the label of its file.
@@ -70,7 +78,11 @@ class Conversion:
         source = Source.model_validate_json(self.source_json)
         convert = refuse_control_tokens(
             build_convert(
-                source, self.format, conversational=self.conversational, where=self.where
+                source,
+                self.format,
+                conversational=self.conversational,
+                where=self.where,
+                takes_empty_lists=self.takes_empty_lists,
             ),
             self.control_tokens,
         )
@@ -154,11 +166,14 @@ def open_source(
         source, [row.fields for row in raw_rows], where=where, objective=objective
     )
     conversion = Conversion(
-        source_json=source.model_dump_json(by_alias=True, exclude_none=True),
+        source_json=recognised.settle(source).model_dump_json(by_alias=True, exclude_none=True),
         format=recognised.format,
         where=where,
         conversational=conversational,
         control_tokens=tuple(sorted(control_tokens)),
+        takes_empty_lists=are_lists_answers(
+            source, recognised.format, [row.fields for row in raw_rows]
+        ),
     )
     return OpenSource(rows=rows, recognised=recognised, conversion=conversion)
 

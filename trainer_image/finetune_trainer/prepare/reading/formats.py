@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetune_api.v1alpha1.dataset import Columns, Source
+from finetune_trainer.data.answer_values import read_json_value
 from finetune_trainer.data.rows import BadRow, slice_digest
 from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.messages import (
@@ -24,20 +25,29 @@ from finetune_trainer.prepare.reading.pairs import (
     read_alpaca_text,
     read_column,
     read_value,
+    refuse_empty_list,
 )
 from finetune_trainer.prepare.reading.preamble import Preamble, read_preamble
 from finetune_trainer.prepare.reading.preferences import build_preference
-from finetune_trainer.prepare.reading.tools import read_functions, read_tools
-from finetune_trainer.prepare.reading.turns import read_turns
+from finetune_trainer.prepare.reading.tools import with_tools
+from finetune_trainer.prepare.reading.turns import are_turns, open_request, read_turns
 from finetune_trainer.prepare.reading.verdicts import refuse_unwanted
 
 _CHAT_FORMATS = ("Chat", "ShareGPT")
 _PAIRS = "PromptCompletion"
+_ANSWER_OF = {"Alpaca": "output"}
 
 Convert = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-def build_convert(source: Source, format_name: str, *, conversational: bool, where: str) -> Convert:
+def build_convert(
+    source: Source,
+    format_name: str,
+    *,
+    conversational: bool,
+    where: str,
+    takes_empty_lists: bool = True,
+) -> Convert:
     """Return the function that turns a row of a source into a canonical row, or raises BadRow.
 
     Args:
@@ -45,18 +55,40 @@ def build_convert(source: Source, format_name: str, *, conversational: bool, whe
         format_name: The recognised format.
         conversational: The model's tokenizer has a chat template.
         where: Path of the source in the job, for messages.
+        takes_empty_lists: An empty list is an answer; see :func:`are_lists_answers`.
 
     Raises:
         UserError: The source's settings do not fit its format or the model.
     """
     _check_settings(source, format_name, conversational, where)
-    convert = _choose_convert(source, format_name, conversational, where)
+    convert = _choose_convert(source, format_name, conversational, where, takes_empty_lists)
     if source.format == "Auto" and format_name not in ("Preference", "Text", "Csv"):
         return refuse_unwanted(convert, format_name)
     return convert
 
 
-def _choose_convert(source: Source, format_name: str, conversational: bool, where: str) -> Convert:
+def are_lists_answers(source: Source, format_name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether answers are JSON, as in extraction: there an empty list says that nothing was found.
+
+    Args:
+        source: What the user says about the source.
+        format_name: The recognised format.
+        rows: Its first rows.
+    """
+    name = (source.columns or Columns()).completion or _ANSWER_OF.get(format_name, "completion")
+    answers = [read_json_value(v) if isinstance(v := row.get(name), str) else v for row in rows]
+    return any(
+        isinstance(answer, list | dict) and answer and not are_turns(answer) for answer in answers
+    )
+
+
+def _choose_convert(
+    source: Source,
+    format_name: str,
+    conversational: bool,
+    where: str,
+    takes_empty_lists: bool,
+) -> Convert:
     columns = source.columns or Columns()
     read_prompt: Callable[[Mapping[str, Any]], Any]
     match format_name:
@@ -75,7 +107,7 @@ def _choose_convert(source: Source, format_name: str, conversational: bool, wher
             return lambda fields: {"text": read_column(fields, columns.text or "text")}
         case "Alpaca":
             read_prompt = read_alpaca if conversational else read_alpaca_text
-            completion = columns.completion or "output"
+            completion = columns.completion or _ANSWER_OF[format_name]
         case _:
             prompt = columns.prompt or "prompt"
             completion = columns.completion or "completion"
@@ -88,9 +120,12 @@ def _choose_convert(source: Source, format_name: str, conversational: bool, wher
 
     def convert(fields: Mapping[str, Any]) -> dict[str, Any]:
         answer = read_value(fields, completion)
-        preamble = find_preamble(fields)
-        row = make_pair(read_prompt(fields), answer, completion, preamble, conversational)
-        return _with_tools(row, fields) if conversational and format_name == _PAIRS else row
+        if not takes_empty_lists:
+            refuse_empty_list(answer, completion)
+        prompt, request = open_request(read_prompt(fields))
+        row = make_pair(prompt, answer, completion, find_preamble(fields), conversational)
+        offered = {**fields, **request} if format_name == _PAIRS else request
+        return with_tools(row, offered) if conversational else row
 
     return convert
 
@@ -171,12 +206,12 @@ def _check_settings(source: Source, format_name: str, conversational: bool, wher
 
 def _convert_chat(fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
     messages = read_messages(fields.get("messages"), "messages")
-    return _with_tools(_conversation(messages, "messages", fields, system), fields)
+    return with_tools(_conversation(messages, "messages", fields, system), fields)
 
 
 def _convert_sharegpt(fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
     messages = read_turns(fields.get("conversations"), "conversations")
-    return _with_tools(_conversation(messages, "conversations", fields, system), fields)
+    return with_tools(_conversation(messages, "conversations", fields, system), fields)
 
 
 def _conversation(
@@ -186,8 +221,3 @@ def _conversation(
     preamble = read_preamble(fields, system, has_history=False)
     check_conversation(messages, name)
     return {"messages": preamble.put_before(end_at_last_learned(messages, name))}
-
-
-def _with_tools(row: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    tools = read_tools(fields.get("tools")) or read_functions(fields.get("functions"))
-    return {**row, "tools": tools} if tools else row

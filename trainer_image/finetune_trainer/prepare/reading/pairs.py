@@ -72,6 +72,23 @@ def make_pair(
     return {"prompt": asked, "completion": [learned]}
 
 
+def refuse_empty_list(answer: Any, name: str) -> None:
+    """Refuse a list without entries, which would be learned as the text `[]`.
+
+    Args:
+        answer: What the row has for an answer.
+        name: The field it was found in.
+
+    Raises:
+        BadRow: It is such a list, or its text.
+    """
+    if answer == [] or (isinstance(answer, str) and answer.strip() == "[]"):
+        raise BadRow(
+            "EmptyAnswer",
+            f"{name} is an empty list: there is no answer to learn; leave the row out",
+        )
+
+
 def _write_text(value: Any, name: str) -> Any:
     """Write numbers, booleans and JSON as text; what is missing stays so."""
     return None if is_missing(value) else write_value(value, name)

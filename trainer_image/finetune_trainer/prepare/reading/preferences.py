@@ -13,10 +13,14 @@ from finetune_trainer.prepare.reading.pairs import (
     read_alpaca,
     read_alpaca_text,
     read_value,
+    refuse_empty_list,
 )
 from finetune_trainer.prepare.reading.preamble import Preamble
-from finetune_trainer.prepare.reading.turns import read_answer, read_turns
+from finetune_trainer.prepare.reading.tools import with_tools
+from finetune_trainer.prepare.reading.turns import open_request, read_answer, read_turns
 from finetune_trainer.prepare.reading.verdicts import find_verdict, read_verdict
+
+_CONVERSATIONS = ("conversations", "messages")
 
 
 def build_preference(
@@ -44,7 +48,9 @@ def build_preference(
         prompt = fields.get(columns.prompt or "prompt")
         if prompt is not None or columns.prompt is not None or _is_conversation(fields.get(chosen)):
             return prompt
-        for name in ("conversations", "messages"):
+        if open_request(fields.get("input"))[1]:
+            return fields["input"]
+        for name in _CONVERSATIONS:
             if name in fields:
                 return read_turns(fields[name], name)
         return read_instruction(fields) if "instruction" in fields else None
@@ -52,10 +58,12 @@ def build_preference(
     read_prompt = template or find_prompt
 
     def convert(fields: Mapping[str, Any]) -> dict[str, Any]:
-        prompt, preamble = read_prompt(fields), find_preamble(fields)
+        (prompt, request), preamble = open_request(read_prompt(fields)), find_preamble(fields)
 
         def pair(prompt: Any, answer: Any, name: str) -> dict[str, Any]:
-            return make_pair(prompt, answer, name, preamble, conversational)
+            refuse_empty_list(answer, name)
+            row = make_pair(prompt, answer, name, preamble, conversational)
+            return with_tools(row, {**fields, **request}) if conversational else row
 
         label = columns.label or find_verdict(fields)
         if rejected not in fields and label is not None and label in fields:
@@ -75,6 +83,21 @@ def build_preference(
         return {**row, "rejected": other["completion"]}
 
     return convert
+
+
+def has_prompt(fields: Mapping[str, Any], chosen: str) -> bool:
+    """Whether the prompt of a pair is found where no column is named.
+
+    Args:
+        fields: A row.
+        chosen: Its column of the better answer.
+    """
+    names = ("prompt", "instruction", *_CONVERSATIONS)
+    is_named = any(fields.get(name) is not None for name in names)
+    answer = fields.get(chosen)
+    first = answer[0] if isinstance(answer, list) and answer else None
+    speaker = first.get("role", first.get("from")) if isinstance(first, dict) else None
+    return is_named or speaker in ("system", "user", "human")
 
 
 def _single_answer(

@@ -21,10 +21,14 @@ from finetune_trainer.prepare.reading.header import MAX_NAME_CHARACTERS
 from finetune_trainer.prepare.reading.names import (
     COMPLETION_NAMES,
     GROUP_NAMES,
+    PROMPT_NAMES,
     find_named,
     is_bookkeeping,
 )
+from finetune_trainer.prepare.reading.paired import find_pair, is_worse, is_worse_answer
+from finetune_trainer.prepare.reading.preferences import has_prompt
 from finetune_trainer.prepare.reading.recognition import recognise_format
+from finetune_trainer.prepare.reading.turns import open_request
 from finetune_trainer.prepare.reading.values import is_missing, write_value
 from finetune_trainer.prepare.reading.verdicts import are_verdicts
 
@@ -52,6 +56,8 @@ class Proposal:
         fields: Field or column names seen.
         prompt: Column of the input, for ``Csv``; None where a template joins several.
         completion: Column of the answer, for ``Csv``.
+        chosen: Column of the better answer, for ``Preference`` where it is not called so.
+        rejected: Column of the worse answer, likewise.
         text: Column of the text, for ``Text`` where it is not called so.
         group: Column that should stay together, if one looks like it.
         template: Jinja template over several input columns, for ``Csv``.
@@ -64,6 +70,8 @@ class Proposal:
     fields: tuple[str, ...]
     prompt: str | None = None
     completion: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
     text: str | None = None
     group: str | None = None
     template: str | None = None
@@ -76,6 +84,8 @@ class Proposal:
         named = {
             "prompt": self.prompt,
             "completion": self.completion,
+            "chosen": self.chosen,
+            "rejected": self.rejected,
             "text": self.text,
             "group": self.group,
         }
@@ -105,8 +115,11 @@ def propose_reading(rows: Rows, *, where: str) -> Proposal:
         DataError: The rows hold nothing that can be learned from.
     """
     fields = tuple(dict.fromkeys(name for row in rows for name in row))
-    objective = _objective_of(rows, fields)
     group = next((name for name in fields if _is_group(name, rows)), None)
+    pair = find_pair(rows)
+    if pair is not None and (proposal := _propose_pair(rows, fields, group, pair)) is not None:
+        return proposal
+    objective = "KTO" if are_verdicts(rows) else "SFT"
     try:
         recognised = recognise_format(
             Source(uri="file:///data"), rows, where=where, objective=objective
@@ -127,26 +140,51 @@ def propose_reading(rows: Rows, *, where: str) -> Proposal:
     )
 
 
-def _objective_of(rows: Rows, fields: tuple[str, ...]) -> str:
-    """Return what the rows can teach: pairs and verdicts are preferences, all else examples."""
-    if {"chosen", "rejected"} <= set(fields):
-        return "DPO"
-    return "KTO" if are_verdicts(rows) else "SFT"
+def _propose_pair(
+    rows: Rows, fields: tuple[str, ...], group: str | None, pair: tuple[str, str]
+) -> Proposal | None:
+    """Return how pairs of answers are read; None where nothing is their prompt."""
+    better, worse = pair
+    request = next((n for n in fields if all(open_request(row.get(n))[1] for row in rows)), None)
+    inputs: tuple[str, ...] = () if request is None else (request,)
+    if request is None and not has_prompt(rows[0], better):
+        inputs = tuple(
+            name
+            for name in fields
+            if name not in pair and _is_text(name, rows) and _is_input(name, rows)
+        )
+        named = find_named(inputs, PROMPT_NAMES)
+        inputs = inputs if named is None else (named,)
+        if not inputs:
+            return None
+    return Proposal(
+        format="Preference",
+        objective="DPO",
+        fields=fields,
+        prompt=inputs[0] if len(inputs) == 1 else None,
+        chosen=None if better == "chosen" else better,
+        rejected=None if worse == "rejected" else worse,
+        group=group,
+        template=make_template(inputs) if len(inputs) > 1 else None,
+    )
 
 
 def _propose_table(
     rows: Rows, fields: tuple[str, ...], group: str | None, problem: DataError
 ) -> Proposal:
-    usable = tuple(name for name in fields if _is_nameable(name))
+    usable = tuple(
+        name for name in fields if _is_nameable(name) and not is_worse_answer(name, rows)
+    )
     texts = tuple(name for name in usable if _is_text(name, rows))
     completion = find_named(
         tuple(name for name in usable if _holds_answers(name, rows)), COMPLETION_NAMES
     )
     inputs = tuple(name for name in usable if _is_input(name, rows))
     telling = tuple(name for name in inputs if name in texts) or texts
-    if completion is None and len(telling) > 1:
-        labels = [name for name in telling if _are_labels(rows, name)]
-        completion = labels[-1] if labels else telling[-1]
+    wanted = tuple(name for name in telling if not is_worse(name))
+    if completion is None and len(telling) > 1 and wanted:
+        labels = [name for name in wanted if _are_labels(rows, name)]
+        completion = labels[-1] if labels else wanted[-1]
     inputs = tuple(name for name in inputs if name != completion)
     if completion is None or not inputs:
         return _propose_text(fields, group, telling, problem)

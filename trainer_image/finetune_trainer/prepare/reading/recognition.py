@@ -9,7 +9,13 @@ from typing import Any
 
 from finetune_api.v1alpha1.dataset import Columns, Source
 from finetune_trainer.errors import DataError, UserError
-from finetune_trainer.prepare.reading.names import COMPLETION_NAMES, find_named
+from finetune_trainer.prepare.reading.names import (
+    COMPLETION_NAMES,
+    PROMPT_NAMES,
+    find_named,
+    is_bookkeeping,
+)
+from finetune_trainer.prepare.reading.paired import find_pair, is_worse
 from finetune_trainer.prepare.reading.verdicts import (
     VERDICT_NAMES,
     are_verdicts,
@@ -37,10 +43,25 @@ _FIELDS_OF_FORMAT: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recognised:
-    """A format and why it was chosen."""
+    """A format and why it was chosen.
+
+    Attributes:
+        format: Of the API's formats.
+        reason: Why.
+        pair: Columns of the better and the worse answer that were found; None where none are.
+    """
 
     format: str
     reason: str
+    pair: tuple[str, str] | None = None
+
+    def settle(self, source: Source) -> Source:
+        """Return the source with the columns that were found and that it does not name."""
+        if self.pair is None:
+            return source
+        named = (source.columns or Columns()).to_wire()
+        columns = {"chosen": self.pair[0], "rejected": self.pair[1], **named}
+        return source.model_copy(update={"columns": Columns.model_validate(columns)})
 
 
 def recognise_format(
@@ -82,7 +103,7 @@ def recognise_format(
             if all(fields.get(field) is not None for field in needed):
                 votes[name] += 1
                 break
-    if not votes:
+    if not votes or (votes.most_common(1)[0][0] == "Text" and find_pair(rows) is not None):
         raise DataError("UnknownFormat", _explain_unknown(rows, where))
     chosen, count = votes.most_common(1)[0]
     if chosen == "Text":
@@ -115,7 +136,8 @@ def _recognise_preferences(
             f"Preference instead of {source.format}",
         )
     columns = source.columns or Columns()
-    pair = {columns.chosen or "chosen", columns.rejected or "rejected"}
+    found = None if columns.chosen or columns.rejected else find_pair(rows)
+    pair = set(found or (columns.chosen or "chosen", columns.rejected or "rejected"))
     verdict = {columns.completion or "completion", columns.label or "label"}
     wanted = [pair, verdict] if objective == "KTO" else [pair]
 
@@ -129,7 +151,7 @@ def _recognise_preferences(
     count = sum(map(fits, rows))
     if count:
         reason = f"{count} of the first {len(rows)} rows are preferences"
-        return Recognised(format="Preference", reason=reason)
+        return Recognised(format="Preference", reason=reason, pair=found)
     seen = list(dict.fromkeys(str(field) for fields in rows for field in fields))
     needed = " or ".join(" and ".join(sorted(names)) for names in wanted)
     has_verdicts = verdict <= set(seen) or bool(set(VERDICT_NAMES) & set(seen))
@@ -145,9 +167,16 @@ def _explain_unknown(rows: Sequence[Mapping[str, Any]], where: str) -> str:
     seen = list(dict.fromkeys(str(field) for fields in rows for field in fields))
     shown = ", ".join(seen[:20]) + (f" and {len(seen) - 20} more" if len(seen) > 20 else "")
     text = f"{where}: no known format fits the fields {shown}; known are {KNOWN_FORMATS}."
-    if {"chosen", "rejected"} <= set(seen):
-        return f"{text} These are preference pairs, which objective SFT cannot learn from"
-    if len(seen) < 2:
+    named = [name for name in seen if not is_worse(name) and not is_bookkeeping(name)]
+    if (pair := find_pair(rows)) is not None:
+        text += " These are preference pairs: set method.objective: DPO to learn from both answers"
+        asked = tuple(name for name in named if name not in pair)
+        prompt = find_named(asked, PROMPT_NAMES) or next(iter(asked), None)
+        if prompt is None:
+            return text
+        example = f"{{prompt: {prompt}, completion: {pair[0]}}}"
+        return f"{text}, or format: Csv and columns: {example} to learn the better ones alone"
+    if len(named) < 2:
         return text
-    example = f"columns: {{prompt: {seen[0]}, completion: {seen[-1]}}}"
+    example = f"columns: {{prompt: {named[0]}, completion: {named[-1]}}}"
     return f"{text} Name the columns, for example {example}"

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from finetune_trainer.data.rows import BadRow
 
 Tool = dict[str, Any]
+
+
+def with_tools(row: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a canonical row with the tools that its fields offer, if they offer any.
+
+    Raises:
+        BadRow: As :func:`read_tools`.
+    """
+    tools = read_tools(fields.get("tools")) or read_functions(fields.get("functions"))
+    return {**row, "tools": tools} if tools else row
 
 
 def read_tools(value: object) -> list[Tool]:

@@ -56,11 +56,27 @@ def read_answer(value: Any, name: str) -> Any:
     Raises:
         BadRow: It is a list of turns that cannot be read.
     """
-    if isinstance(value, dict) and _is_turn(value):
-        value = [value]
-    if isinstance(value, list) and value and all(map(_is_turn, value)):
-        return value if are_messages(value) else read_turns(value, name)
-    return value
+    if not are_turns(value):
+        return value
+    turns = [value] if isinstance(value, dict) else value
+    return turns if are_messages(turns) else read_turns(turns, name)
+
+
+def are_turns(value: object) -> bool:
+    """Whether a value is a turn of a conversation of either shape, or a list of them."""
+    turns = value if isinstance(value, list) else [value]
+    return bool(turns) and all(map(_is_turn, turns))
+
+
+def open_request(prompt: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return the messages of a request as OpenAI writes it, and the request; else as it is.
+
+    Args:
+        prompt: The prompt of a row: maybe an object of `messages` and `tools`.
+    """
+    if isinstance(prompt, dict) and are_messages(prompt.get("messages")):
+        return prompt["messages"], prompt
+    return prompt, {}
 
 
 def _is_turn(value: object) -> bool:

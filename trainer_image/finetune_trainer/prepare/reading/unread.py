@@ -28,7 +28,7 @@ _OF_FORMAT: Mapping[str, tuple[str, ...]] = {
     "Csv": ("prompt", "completion"),
     "Preference": (
         *("prompt", "chosen", "rejected", "completion", "label", "kto_tag", "instruction", "input"),
-        *("output", "messages", "conversations", *_BEFORE),
+        *("output", "messages", "conversations", *_BEFORE, *_TOOLS),
     ),
 }
 
