@@ -151,7 +151,10 @@ def describe_guess(guess: DataGuess) -> str:
     """Say in a sentence what a data file seems to hold."""
     proposal = guess.proposal
     parts = [f"format {proposal.format}"]
-    if proposal.format not in ("Chat", "ShareGPT", "Text"):
+    if proposal.objective == "DPO":
+        better, worse = proposal.chosen or "chosen", proposal.rejected or "rejected"
+        parts.append(f"pairs of answers: {better} is better than {worse}")
+    elif proposal.format != "Text":
         parts.append(f"the answers are {_answers_of(proposal)}")
     if guess.encodings:
         parts.append(f"encoding {', '.join(guess.encodings)}")

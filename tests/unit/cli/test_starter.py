@@ -10,7 +10,7 @@ import pytest
 from finetune_cli.datafile import inspect_data
 from finetune_cli.documents import find_problems, parse_document, parse_documents
 from finetune_cli.errors import CliError
-from finetune_cli.starter import render_starter, write_starter
+from finetune_cli.starter import describe_guess, render_starter, write_starter
 
 
 def jsonl(*rows: dict) -> str:
@@ -73,6 +73,45 @@ def test_goal_follows_what_the_answers_are(tmp_path: Path) -> None:
         goal = parse_document(document).spec.goal
         assert goal is not None
         assert goal.metric == metric
+
+
+ENDINGS = ["You are welcome.", "Happy to help!", "Any time!", "My pleasure."]
+CHATS = {
+    "labels": ([["Which?", ("refund", "delivery")]], "exactMatch"),
+    "labels after answers": ([["Where?", ("In Rome.",)], ["So?", ("late", "lost")]], "exactMatch"),
+    "texts": ([["Where?", tuple(f"In town {n}." for n in range(20))]], "rougeL"),
+    "endings": ([["Where?", ("In Rome.",)], ["Thanks!", tuple(ENDINGS)]], "rougeL"),
+    "JSON": ([["Who?", ('{"name": "Ann"}', '{"name": "Bob"}')]], "jsonFieldF1"),
+}
+
+
+@pytest.mark.parametrize("chat_format", ["Chat", "ShareGPT"])
+@pytest.mark.parametrize("kind", CHATS)
+def test_goal_follows_the_last_answers_of_conversations(
+    kind: str, chat_format: str, tmp_path: Path
+) -> None:
+    turns, metric = CHATS[kind]
+    names = ("role", "content") if chat_format == "Chat" else ("from", "value")
+    speakers = ("user", "assistant") if chat_format == "Chat" else ("human", "gpt")
+    field = "messages" if chat_format == "Chat" else "conversations"
+
+    def talk(n: int) -> list[dict[str, str]]:
+        said = [(f"{asked} {n}", answers[n % len(answers)]) for asked, answers in turns]
+        texts = [text for both in said for text in both]
+        return [
+            dict(zip(names, (speakers[at % 2], text), strict=True)) for at, text in enumerate(texts)
+        ]
+
+    data = tmp_path / "a.jsonl"
+    data.write_text(jsonl(*({field: talk(n)} for n in range(20))))
+    text, guess = render_starter(file=tmp_path / "job.yaml", data=str(data))
+    (document,) = parse_documents(text, "job.yaml")
+    goal = parse_document(document).spec.goal
+    assert goal is not None
+    assert goal.metric == metric
+    assert guess is not None
+    said = {"exactMatch": "labels", "jsonFieldF1": "JSON", "rougeL": "texts"}[metric]
+    assert f"the answers are {'short ' * (said == 'labels')}{said}" in describe_guess(guess)
 
 
 def test_columns_are_chosen_by_name_and_groups_are_kept(tmp_path: Path) -> None:

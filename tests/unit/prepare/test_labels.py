@@ -45,6 +45,37 @@ def test_answers_that_are_no_labels_are_not_counted(rows: list[dict[str, Any]]) 
     assert count_labels({Side.TRAIN: rows}) == Labels()
 
 
+def talk(ending: str, *, is_split: bool) -> dict[str, Any]:
+    said = [("user", "Where is it?"), ("assistant", "In Rome."), ("user", "Thanks!")]
+    turns = [{"role": role, "content": text} for role, text in said]
+    last = {"role": "assistant", "content": ending}
+    return {"prompt": turns, "completion": [last]} if is_split else {"messages": [*turns, last]}
+
+
+@pytest.mark.parametrize("is_split", [True, False])
+@pytest.mark.parametrize(
+    "endings",
+    [
+        ["You are welcome."],
+        ["You are welcome!", "Happy to help!", "My pleasure.", "anytime"],
+        ["Gern geschehen."],
+        ["you're welcome", "Bye"],
+    ],
+)
+def test_polite_endings_of_conversations_are_no_labels(endings: list[str], is_split: bool) -> None:
+    rows = [talk(endings[n % len(endings)], is_split=is_split) for n in range(20)]
+    found = count_labels({Side.TRAIN: rows})
+    assert tell_labels(found) == []
+    assert found == Labels()
+
+
+@pytest.mark.parametrize("label", ["delivery", "very late", "Positive."])
+def test_a_label_at_the_end_of_a_conversation_is_one(label: str) -> None:
+    rows = [talk(answer, is_split=False) for answer in (label, "refund") * 10]
+    counted = {each.label for each in count_labels({Side.TRAIN: rows}).counts}
+    assert counted == {label, "refund"}
+
+
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [

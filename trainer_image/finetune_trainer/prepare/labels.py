@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_trainer.data.report import LabelReport
-from finetune_trainer.data.rows import Side
+from finetune_trainer.data.rows import Side, prompt_of
 from finetune_trainer.prepare.checks import Finding
 from finetune_trainer.prepare.normal import normalise_text
 
@@ -21,6 +22,12 @@ DOMINANT_PERCENT = 80
 """From this share of the rows on, always saying the most frequent label looks like success."""
 RARE_ROWS = 10
 """A label with fewer training rows is hardly learned."""
+
+_SENTENCE_ENDS = ".!?\u3002\uff01\uff1f"
+_POLITE = re.compile(
+    r"\b(?:welcome|pleasure|happy to|glad to|anytime|any time|no problem|goodbye|bye|take care)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +54,7 @@ def count_labels(
     """Count the answers where they are labels: short, few, and twice as many rows as labels.
 
     Reading ends at the first answer that is none, so this costs nothing where answers are texts.
+    Where most rows are conversations that end politely, their endings are no labels.
 
     Args:
         sides: The rows as the prepared data set holds them.
@@ -90,13 +98,25 @@ def _count_spellings(
 ) -> dict[str, Counter[Side]]:
     """Count the answers as they are written, by side; nothing where one is no label."""
     found: dict[str, Counter[Side]] = {}
+    num_rows = num_endings = 0
     for side, rows in sides.items():
         for row in rows:
             label = label_of(row)
+            num_rows += 1
+            num_endings += label is not None and _is_ending(row, label)
             if label is None or (label not in found and len(found) == MAX_SPELLINGS):
                 return {}
             found.setdefault(label, Counter())[side] += 1
-    return found
+    return {} if 2 * num_endings > num_rows else found
+
+
+def _is_ending(row: Mapping[str, Any], label: str) -> bool:
+    """Whether an answer ends a conversation politely: "You are welcome." says nothing of it."""
+    earlier = prompt_of(dict(row))
+    turns = earlier if isinstance(earlier, list) else []
+    is_after_answer = any(turn["role"] == "assistant" for turn in turns)
+    is_sentence = len(label.split()) > 1 and label[-1] in _SENTENCE_ENDS
+    return is_after_answer and (is_sentence or _POLITE.search(label) is not None)
 
 
 def tell_labels(found: Labels) -> list[Finding]:

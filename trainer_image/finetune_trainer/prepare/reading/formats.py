@@ -33,7 +33,7 @@ from finetune_trainer.prepare.reading.tools import with_tools
 from finetune_trainer.prepare.reading.turns import are_turns, open_request, read_turns
 from finetune_trainer.prepare.reading.verdicts import refuse_unwanted
 
-_CHAT_FORMATS = ("Chat", "ShareGPT")
+CHAT_FORMATS = ("Chat", "ShareGPT")
 _PAIRS = "PromptCompletion"
 _ANSWER_OF = {"Alpaca": "output"}
 
@@ -184,7 +184,7 @@ def read_slices(fields: Mapping[str, Any], columns: Sequence[str]) -> tuple[tupl
 
 
 def _check_settings(source: Source, format_name: str, conversational: bool, where: str) -> None:
-    if source.template is not None and format_name in (*_CHAT_FORMATS, "Text"):
+    if source.template is not None and format_name in (*CHAT_FORMATS, "Text"):
         raise UserError(
             "TemplateNotApplicable",
             f"{where}.template: rows of format {format_name} have no prompt to render; remove the "
@@ -196,7 +196,7 @@ def _check_settings(source: Source, format_name: str, conversational: bool, wher
             f"{where}.system: plain text has no system message; remove it, or use a format with "
             "prompts",
         )
-    if format_name in _CHAT_FORMATS and not conversational:
+    if format_name in CHAT_FORMATS and not conversational:
         raise UserError(
             "NoChatTemplate",
             f"{where} holds conversations ({format_name}), but the model's tokenizer has no chat "

@@ -6,6 +6,7 @@ table whose columns are chosen by their names and by what they hold. Pure.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import keyword
 import re
@@ -15,8 +16,10 @@ from typing import Any
 
 from finetune_api.v1alpha1.dataset import Columns, Source
 from finetune_trainer.data.answer_values import read_json_value
-from finetune_trainer.data.rows import BadRow
+from finetune_trainer.data.rows import BadRow, Side
 from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.labels import answer_of, count_labels
+from finetune_trainer.prepare.reading.formats import CHAT_FORMATS, build_convert
 from finetune_trainer.prepare.reading.header import MAX_NAME_CHARACTERS
 from finetune_trainer.prepare.reading.names import (
     COMPLETION_NAMES,
@@ -130,14 +133,30 @@ def propose_reading(rows: Rows, *, where: str) -> Proposal:
     if recognised == "Text" and any(_is_text(name, rows) for name in fields if name != "text"):
         # More likely a table that has a column `text` among others.
         return _propose_table(rows, fields, group, DataError("UnknownFormat", where))
+    has_labels = answer is not None and _are_labels(rows, answer)
+    if recognised in CHAT_FORMATS:
+        chats = _read_chats(rows, recognised)
+        answer, rows = "answer", [{"answer": answer_of(chat)} for chat in chats]
+        has_labels = bool(count_labels({Side.TRAIN: chats}).counts)
     return Proposal(
         format=recognised,
         objective=objective,
         fields=fields,
         group=group,
-        has_labels=answer is not None and _are_labels(rows, answer),
+        has_labels=has_labels,
         has_json=answer is not None and _are_json(rows, answer),
     )
+
+
+def _read_chats(rows: Rows, format_name: str) -> list[dict[str, Any]]:
+    """Return the rows that are conversations, as the stage would have them."""
+    source = Source(uri="file:///data")
+    convert = build_convert(source, format_name, conversational=True, where="the data")
+    chats = []
+    for row in rows:
+        with contextlib.suppress(BadRow):
+            chats.append(convert(row))
+    return chats
 
 
 def _propose_pair(
@@ -279,7 +298,7 @@ def _is_nameable(name: str) -> bool:
 def _are_json(rows: Rows, name: str) -> bool:
     values = [row.get(name) for row in rows]
     read = [read_json_value(value) if isinstance(value, str) else value for value in values]
-    return all(isinstance(value, dict | list) and value for value in read)
+    return bool(read) and all(isinstance(value, dict | list) and value for value in read)
 
 
 def _are_labels(rows: Rows, column: str) -> bool:
