@@ -82,10 +82,13 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a commented job file, fitted to your data."""
-    from finetune_cli.starter import describe_guess, render_starter, write_starter
+    from finetune_cli.fitting import fit_starter
+    from finetune_cli.starter import describe_guess, write_starter
 
     target = Path("job.yaml") if str(file) == "-" else file
-    text, guess = render_starter(file=target, data=data, model=model, output=output)
+    text, guess, warnings = fit_starter(file=target, data=data, model=model, output=output)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if str(file) == "-":
         print(text, end="")
         return

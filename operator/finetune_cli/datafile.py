@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,8 @@ class DataGuess:
         longest: Estimated length of the longest of them but for the outliers, in tokens; rather too
             long than too short.
         outliers: Rows that are far longer than all others.
+        has_tools: Some rows offer or call tools.
+        unread: Fields with text or lists that are left out.
     """
 
     proposal: Proposal
@@ -58,6 +60,8 @@ class DataGuess:
     is_whole: bool
     longest: int
     outliers: tuple[RowLength, ...] = ()
+    has_tools: bool = False
+    unread: tuple[str, ...] = ()
 
 
 def inspect_data(path: Path) -> DataGuess:
@@ -83,8 +87,8 @@ def inspect_data(path: Path) -> DataGuess:
             raise CliError(f"{files[0].name} holds no rows")
         proposal = propose_reading(rows, where=str(path))
         source = proposal.make_source("file:///data", header=header)
-        lengths, is_whole = _read_in_this_way(source, files, proposal.objective)
-        bulk = part_outliers(lengths)
+        read = _read_in_this_way(source, files, proposal.objective)
+        bulk = part_outliers(read.lengths)
     others = [
         file.encoding.name for file in files if file.encoding and file.encoding.codec != UTF8.codec
     ]
@@ -92,10 +96,12 @@ def inspect_data(path: Path) -> DataGuess:
         proposal=proposal,
         header=header,
         encodings=tuple(dict.fromkeys(others)),
-        num_rows=len(lengths),
-        is_whole=is_whole and len(paths) == len(files),
+        num_rows=len(read.lengths),
+        is_whole=read.is_whole and len(paths) == len(files),
         longest=bulk.longest,
         outliers=bulk.outliers,
+        has_tools=read.has_tools,
+        unread=tuple(read.unread),
     )
 
 
@@ -218,23 +224,32 @@ def _read_some(file: SourceFile, header: str, *, skips_errors: bool) -> list[dic
     return fields
 
 
-def _read_in_this_way(
-    source: Source, files: list[SourceFile], objective: str
-) -> tuple[list[RowLength], bool]:
-    """Return the estimated lengths of the rows in tokens, and whether these are all rows.
+@dataclass(kw_only=True, slots=True)
+class _ReadRows:
+    """What was found of rows that were read: their estimated lengths in tokens, and the rest."""
+
+    lengths: list[RowLength] = field(default_factory=list)
+    is_whole: bool = False
+    has_tools: bool = False
+    unread: dict[str, None] = field(default_factory=dict)
+
+
+def _read_in_this_way(source: Source, files: list[SourceFile], objective: str) -> _ReadRows:
+    """Read rows as they would be, to the end or to their limit.
 
     Raises:
         CliError: Some of them cannot be used.
         TrainerError: The file cannot be read in this way.
     """
-    from finetune_trainer.data.rows import RowError
+    from finetune_trainer.data.rows import RawRow, RowError
     from finetune_trainer.prepare.reading.examples import open_source, refuse_unwanted_row
     from finetune_trainer.prepare.reading.lengths import RowLength, estimate_tokens
 
     opened = open_source(source, files, index=0, label="", conversational=True, objective=objective)
     assert opened.conversion is not None  # there are rows
     convert, screen = opened.conversion.build(), _choose_screen(source, objective)
-    lengths: list[RowLength] = []
+    unread = opened.conversion.find_unread()
+    read = _ReadRows()
     errors: list[RowError] = []
     for name, row in islice(opened.rows, NUM_READ_ROWS):
         outcome = row if isinstance(row, RowError) else convert(name, row)
@@ -246,10 +261,14 @@ def _read_in_this_way(
             errors.append(screened)
         elif screened is not None:
             tokens = estimate_tokens(screened.row)
-            lengths.append(RowLength(file=name, line=row.line, num_tokens=tokens))
+            read.lengths.append(RowLength(file=name, line=row.line, num_tokens=tokens))
+            read.has_tools |= "tools" in screened.row
+            if isinstance(row, RawRow):
+                read.unread.update(dict.fromkeys(unread.find(row.fields)))
     if errors:
-        raise _refuse(errors, num_good=len(lengths))
-    return lengths, next(opened.rows, None) is None
+        raise _refuse(errors, num_good=len(read.lengths))
+    read.is_whole = next(opened.rows, None) is None
+    return read
 
 
 def _choose_screen(

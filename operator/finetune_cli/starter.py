@@ -15,13 +15,19 @@ if TYPE_CHECKING:
     from finetune_trainer.prepare.reading.proposals import Proposal
 
 DEFAULT_MODEL = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
+TOOL_MODEL = "hf://Qwen/Qwen2.5-0.5B-Instruct"
+"""What is proposed for rows with tools: the chat template of the other leaves them out."""
+
 DEFAULT_DATA = "file://./data.jsonl"
 DEFAULT_OUTPUT = "file://./out"
+
+TEST_PERCENT = 20
 
 MIN_LENGTH = 256
 """Shortest maxSequenceLength that is proposed, and the step up to the fourth of it."""
 
 NUM_OUTLIERS_SHOWN = 5
+NUM_UNREAD_SHOWN = 10
 
 MAX_LENGTH = 1048576
 """Longest that the API takes."""
@@ -44,7 +50,7 @@ spec:
     sources:
 {source}
     # Rows held out to compare base and tuned model, and to watch the loss; in percent.
-    split: {{testPercent: 20, validationPercent: 5, seed: 13}}
+    split: {{testPercent: {test_percent}, validationPercent: 5, seed: 13}}
 {outliers}  method:
     objective: {objective}
     adapter:
@@ -99,7 +105,13 @@ CREDENTIALS = """\
 
 
 def render_starter(
-    *, file: Path, data: str | None = None, model: str | None = None, output: str | None = None
+    *,
+    file: Path,
+    data: str | None = None,
+    model: str | None = None,
+    output: str | None = None,
+    test_percent: int = TEST_PERCENT,
+    guess: DataGuess | None = None,
 ) -> tuple[str, DataGuess | None]:
     """Return the text of the job file, and what the data file seems to hold.
 
@@ -108,19 +120,24 @@ def render_starter(
         data: Local file or URI of the examples.
         model: URI or local folder of the base model.
         output: URI or local folder of the results.
+        test_percent: Share of the rows to hold out.
+        guess: What the data file seems to hold, if that is known.
 
     Raises:
         CliError: The data file cannot be read.
     """
-    guess = inspect_data(Path(data)) if data and "://" not in data else None
+    if guess is None and data and "://" not in data:
+        guess = inspect_data(Path(data))
+    default_model = TOOL_MODEL if guess is not None and guess.has_tools else DEFAULT_MODEL
     folder = file.absolute().parent
     uri = _uri(data, folder) if data else DEFAULT_DATA
     text = TEMPLATE.format(
         file=file,
         name=_name(data or file.stem),
         goal=_goal(guess),
-        model=_quoted(_uri(model, folder) if model else DEFAULT_MODEL),
+        model=_quoted(_uri(model, folder) if model else default_model),
         source=_source(uri, guess),
+        test_percent=test_percent,
         objective=guess.proposal.objective if guess else "SFT",
         length=_length(guess),
         outliers=_outliers(guess),
@@ -158,6 +175,8 @@ def describe_guess(guess: DataGuess) -> str:
         parts.append(f"the answers are {_answers_of(proposal)}")
     if guess.encodings:
         parts.append(f"encoding {', '.join(guess.encodings)}")
+    if guess.unread:
+        parts.append(f"left out: {', '.join(map(_one_line, guess.unread[:NUM_UNREAD_SHOWN]))}")
     rows = f"{guess.num_rows:,} rows" if guess.is_whole else f"its first {guess.num_rows:,} rows"
     return f"{', '.join(parts)} (from {rows})"
 

@@ -69,6 +69,11 @@ def test_polite_endings_of_conversations_are_no_labels(endings: list[str], is_sp
     assert found == Labels()
 
 
+def test_a_sentence_that_is_the_only_answer_is_a_label() -> None:
+    rows = [chat(answer) for answer in ("No problem.", "Very late.") * 10]
+    assert len(count_labels({Side.TRAIN: rows}).counts) == 2
+
+
 @pytest.mark.parametrize("label", ["delivery", "very late", "Positive."])
 def test_a_label_at_the_end_of_a_conversation_is_one(label: str) -> None:
     rows = [talk(answer, is_split=False) for answer in (label, "refund") * 10]

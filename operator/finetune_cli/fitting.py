@@ -1,0 +1,121 @@
+"""Fits a first job to its data: what is proposed is what the stage prepare takes, or it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.v1alpha1.evaluation import Evaluation
+from finetune_cli.datafile import DataGuess
+from finetune_cli.documents import parse_documents
+from finetune_cli.errors import CliError
+from finetune_cli.extras import DATA_MODULES, require_trainer
+from finetune_cli.starter import TEST_PERCENT, TOOL_MODEL, render_starter
+
+if TYPE_CHECKING:
+    from finetune_cli.localjob import LocalRun
+
+MAX_FITTED_ROWS = 2_000
+"""Up to so many rows the stage is asked; it takes seconds. More hold out enough prompts."""
+
+TEST_PERCENTS = (TEST_PERCENT, 25, 30, 40, 50)
+"""Shares to hold out that are tried, one after the other."""
+
+TOO_FEW = ("TooFewHeldOutPrompts", "GoalUndecidable")
+"""Refusals that more held-out rows mend."""
+
+
+def fit_starter(
+    *, file: Path, data: str | None = None, model: str | None = None, output: str | None = None
+) -> tuple[str, DataGuess | None, list[str]]:
+    """Return a job file, what its data seems to hold, and what prepare would not take.
+
+    Args:
+        file: Where it will be written.
+        data: Local file or URI of the examples.
+        model: URI or local folder of the base model.
+        output: URI or local folder of the results.
+
+    Raises:
+        CliError: The data file cannot be read.
+    """
+    text, guess = render_starter(file=file, data=data, model=model, output=output)
+    if guess is None or not _is_asked(guess):
+        return text, guess, []
+    found = _look(text, file)
+    warnings = _check_template(text, file) if guess.has_tools else []
+    for percent in TEST_PERCENTS[1:]:
+        if not _is_too_few(found):
+            break
+        raised, _ = render_starter(
+            file=file, data=data, model=model, output=output, test_percent=percent, guess=guess
+        )
+        found = _look(raised, file)
+        if not _is_too_few(found):
+            text = raised
+    return text, guess, [*warnings, *_tell_refusals(found)]
+
+
+def _is_asked(guess: DataGuess) -> bool:
+    if not guess.is_whole or guess.num_rows > MAX_FITTED_ROWS:
+        return False
+    try:
+        require_trainer(DATA_MODULES)
+    except CliError:
+        return False
+    return True
+
+
+def _look(text: str, file: Path) -> dict[str, Any]:
+    """Return what prepare would make of a job, as far as it can be told without its model."""
+    from finetune_cli.inspection import inspect_run
+
+    return inspect_run(_plan(text, file), with_model=False)
+
+
+def _check_template(text: str, file: Path) -> list[str]:
+    """Say whether the model's chat template writes the tools of rows."""
+    from finetune_cli.inspection import inspect_run
+
+    try:
+        refusals = inspect_run(_plan(text, file), with_model=True)["refusals"]
+        unread = [each["message"] for each in refusals if each["reason"] == "ModelNotFound"]
+    except CliError as error:
+        refusals, unread = [], [error.message]
+    if unread:
+        return [
+            f"the rows have tools, and the model's chat template was not read: {unread[0]}\n"
+            f"finetune validate --data --with-model {file} tells whether it writes them"
+        ]
+    return [
+        f"{_word(each)}; or take a model that knows tools: --model {TOOL_MODEL}"
+        for each in refusals
+        if each["reason"].startswith("Template")
+    ]
+
+
+def _plan(text: str, file: Path) -> LocalRun:
+    from finetune_cli.localjob import plan_run
+
+    (document,) = parse_documents(text, str(file))
+    return plan_run(document, namespace="default")
+
+
+def _is_too_few(found: dict[str, Any]) -> bool:
+    return any(each["reason"] in TOO_FEW for each in found["refusals"])
+
+
+def _tell_refusals(found: dict[str, Any]) -> list[str]:
+    lines = [_word(each) for each in found["refusals"]]
+    if _is_too_few(found) and found["report"] is not None:
+        groups, least = found["report"]["split"]["groups"], Evaluation().min_prompts
+        needed = -(-100 * least // TEST_PERCENTS[-1])
+        lines.append(
+            f"the data has {groups:,} different prompts, and {needed:,} are the least: "
+            f"{least} of them are held out with testPercent {TEST_PERCENTS[-1]}"
+        )
+    return lines
+
+
+def _word(refusal: dict[str, str]) -> str:
+    return f"prepare would refuse this job: {refusal['message']} ({refusal['reason']})"

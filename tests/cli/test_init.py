@@ -1,0 +1,92 @@
+"""`finetune init` proposes what the stage prepare takes, or says at once what it would refuse."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.cli import Cli
+from support.tiny_tokenizer import make_tokenizer
+
+WORDS = [
+    "lamp",
+    "stone",
+    "river",
+    "cloud",
+    "horse",
+    "paper",
+    "glass",
+    "metal",
+    "wood",
+    "bread",
+    "salt",
+    "wine",
+    "milk",
+    "snow",
+    "fire",
+]
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path, use_fake_trainer=False)
+
+
+def write_rows(folder: Path, number: int) -> None:
+    """Write pairs that have little in common."""
+    rng = random.Random(7)
+    rows = [
+        {"prompt": " ".join(rng.sample(WORDS, 7)), "completion": " ".join(rng.sample(WORDS, 9))}
+        for _ in range(number)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_enough_prompts_are_held_out_of_few_rows(cli: Cli) -> None:
+    write_rows(cli.folder, 130)
+    done = cli("init", "--data", "rows.jsonl")
+    assert (done.code, done.err) == (0, "")
+    job = yaml.safe_load((cli.folder / "job.yaml").read_text())
+    assert job["spec"]["dataset"]["split"]["testPercent"] == 25
+    done = cli("validate", "--data", "job.yaml")
+    assert done.code == 0, done.out
+
+
+def test_too_few_rows_are_told_at_once_with_the_number_needed(cli: Cli) -> None:
+    write_rows(cli.folder, 40)
+    done = cli("init", "--data", "rows.jsonl")
+    assert "TooFewHeldOutPrompts" in done.err
+    assert "40 different prompts, and 60 are the least" in done.err
+    assert (cli.folder / "job.yaml").exists()
+
+
+def test_a_template_that_drops_the_tools_of_rows_is_told_at_once(cli: Cli) -> None:
+    def talk(n: int) -> dict[str, Any]:
+        turns = [("user", f"Where is parcel {n}?"), ("assistant", f"In town {n}.")]
+        return {"tools": TOOLS, "messages": [{"role": r, "content": text} for r, text in turns]}
+
+    lines = [json.dumps(talk(n)) + "\n" for n in range(200)]
+    (cli.folder / "rows.jsonl").write_text("".join(lines))
+    make_tokenizer().save_pretrained(cli.folder / "model")
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 300}
+    (cli.folder / "model" / "config.json").write_text(json.dumps(config))
+    done = cli("init", "--data", "rows.jsonl", "--model", "model")
+    assert "(TemplateDropsTools)" in done.err
+    done = cli("init", "--data", "rows.jsonl", "--model", "nowhere", "--force")
+    assert "the model's chat template was not read" in done.err
+    done = cli("init", "--data", "rows.jsonl", "--force")
+    proposed = yaml.safe_load((cli.folder / "job.yaml").read_text())["spec"]["model"]["uri"]
+    assert proposed == "hf://Qwen/Qwen2.5-0.5B-Instruct"
+
+
+def test_fields_that_are_left_out_are_named(cli: Cli) -> None:
+    row = {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "why": "it is far more polite"}
+    (cli.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(3)))
+    done = cli("init", "--data", "rows.jsonl")
+    assert "chosen is better than rejected, left out: why" in done.out
