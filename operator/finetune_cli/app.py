@@ -83,7 +83,7 @@ def init(
 ) -> None:
     """Write a commented job file, fitted to your data."""
     from finetune_cli.fitting import fit_starter
-    from finetune_cli.starter import describe_guess, write_starter
+    from finetune_cli.starter import describe_columns, describe_guess, write_starter
 
     target = Path("job.yaml") if str(file) == "-" else file
     text, guess, warnings = fit_starter(file=target, data=data, model=model, output=output)
@@ -95,6 +95,7 @@ def init(
     write_starter(file, text, is_forced=force)
     if guess is not None:
         print(f"{data}: {describe_guess(guess)}")
+        print("".join(f"  {line}\n" for line in describe_columns(guess)), end="")
     print(f"wrote {file}; next: finetune validate {file}, then finetune run {file}")
 
 

@@ -181,6 +181,19 @@ def describe_guess(guess: DataGuess) -> str:
     return f"{', '.join(parts)} (from {rows})"
 
 
+def describe_columns(guess: DataGuess) -> list[str]:
+    """Say which columns are kept out of the prompt and which one ties rows, a sentence each."""
+    proposal = guess.proposal
+    sentences = [
+        f"Column {_one_line(each.name)} is kept out of the prompt: it {each.why}."
+        for each in proposal.left_out
+    ]
+    if proposal.group is not None:
+        name = _one_line(proposal.group)
+        sentences.append(f"Rows with the same {name} stay on one side of the split.")
+    return sentences
+
+
 def _answers_of(proposal: Proposal) -> str:
     if proposal.has_json:
         return "JSON"
@@ -250,6 +263,7 @@ def _source(uri: str, guess: DataGuess | None) -> str:
     if proposal.format in ("Csv", "Text") and proposal.fields != ("text",):
         seen = ", ".join(map(_one_line, proposal.fields))
         lines.append(f"        # The columns seen are {seen}.")
+    lines += [f"        # {line}" for line in describe_columns(guess)]
     if proposal.columns:
         lines.append(f"        columns: {_quoted(proposal.columns)}")
     lines += _template_lines(proposal)

@@ -10,7 +10,12 @@ import pytest
 from finetune_cli.datafile import inspect_data
 from finetune_cli.documents import find_problems, parse_document, parse_documents
 from finetune_cli.errors import CliError
-from finetune_cli.starter import describe_guess, render_starter, write_starter
+from finetune_cli.starter import (
+    describe_columns,
+    describe_guess,
+    render_starter,
+    write_starter,
+)
 
 
 def jsonl(*rows: dict) -> str:
@@ -141,6 +146,19 @@ def test_odd_column_names_do_not_break_the_file(tmp_path: Path) -> None:
     assert columns is not None
     assert (columns.prompt, columns.completion, columns.group) == ("x, y", "{z}", "group")
     assert "# The columns seen are a b: c, group, x, y, {z}" in text
+
+
+def test_columns_that_are_kept_out_of_the_prompt_are_named_with_the_reason(tmp_path: Path) -> None:
+    rows = (f"TCK-{1000 + n},C{n % 8},Where is it {n}?,{n % 3},q{n % 3}\n" for n in range(40))
+    (tmp_path / "a.csv").write_text("ticket,customer,body,code,queue\n" + "".join(rows))
+    text, guess = render_starter(file=tmp_path / "job.yaml", data=str(tmp_path / "a.csv"))
+    assert guess is not None
+    identifier, giveaway, group = describe_columns(guess)
+    assert "Column ticket is kept out of the prompt: it has another value" in identifier
+    assert "Column code is kept out of the prompt: it predicts the answer in 100 %" in giveaway
+    assert "same customer" in group
+    for sentence in (identifier, giveaway, group):
+        assert f"# {sentence}\n" in text
 
 
 def test_places_are_used_as_given(tmp_path: Path) -> None:

@@ -19,11 +19,16 @@ from finetune_trainer.data.answer_values import read_json_value
 from finetune_trainer.data.rows import BadRow, Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.labels import answer_of, count_labels
+from finetune_trainer.prepare.reading.columns import (
+    find_giveaways,
+    find_group,
+    is_identifier,
+    write_text,
+)
 from finetune_trainer.prepare.reading.formats import CHAT_FORMATS, build_convert
 from finetune_trainer.prepare.reading.header import MAX_NAME_CHARACTERS
 from finetune_trainer.prepare.reading.names import (
     COMPLETION_NAMES,
-    GROUP_NAMES,
     PROMPT_NAMES,
     find_named,
     is_bookkeeping,
@@ -32,7 +37,7 @@ from finetune_trainer.prepare.reading.paired import find_pair, is_worse, is_wors
 from finetune_trainer.prepare.reading.preferences import has_prompt
 from finetune_trainer.prepare.reading.recognition import recognise_format
 from finetune_trainer.prepare.reading.turns import open_request
-from finetune_trainer.prepare.reading.values import is_missing, write_value
+from finetune_trainer.prepare.reading.values import is_missing
 from finetune_trainer.prepare.reading.verdicts import are_verdicts
 
 MAX_LABELS = 100
@@ -47,6 +52,14 @@ _JINJA_WORDS = frozenset(
 )
 
 Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A column that is kept out of the prompt, and why: words that follow "it"."""
+
+    name: str
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +79,7 @@ class Proposal:
         template: Jinja template over several input columns, for ``Csv``.
         has_labels: The answers are few and short: a classification.
         has_json: Every answer is a JSON object or list.
+        left_out: Columns that a prompt should not hold, for ``Csv``.
     """
 
     format: str
@@ -80,6 +94,7 @@ class Proposal:
     template: str | None = None
     has_labels: bool = False
     has_json: bool = False
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def columns(self) -> dict[str, str]:
@@ -118,7 +133,7 @@ def propose_reading(rows: Rows, *, where: str) -> Proposal:
         DataError: The rows hold nothing that can be learned from.
     """
     fields = tuple(dict.fromkeys(name for row in rows for name in row))
-    group = next((name for name in fields if _is_group(name, rows)), None)
+    group = find_group([name for name in fields if _is_nameable(name)], rows)
     pair = find_pair(rows)
     if pair is not None and (proposal := _propose_pair(rows, fields, group, pair)) is not None:
         return proposal
@@ -202,11 +217,16 @@ def _propose_table(
     telling = tuple(name for name in inputs if name in texts) or texts
     wanted = tuple(name for name in telling if not is_worse(name))
     if completion is None and len(telling) > 1 and wanted:
-        labels = [name for name in wanted if _are_labels(rows, name)]
-        completion = labels[-1] if labels else wanted[-1]
+        completion = _choose_answer(wanted, group, rows)
     inputs = tuple(name for name in inputs if name != completion)
+    group = None if group == completion or inputs == (group,) else group
+    inputs = tuple(name for name in inputs if name != group)
     if completion is None or not inputs:
         return _propose_text(fields, group, telling, problem)
+    others = tuple(name for name in fields if name not in (completion, group))
+    left_out = _find_left_out(others, inputs, completion, rows)
+    # A prompt needs a column, whatever it holds.
+    inputs = tuple(name for name in inputs if name not in left_out) or inputs
     single = inputs[0] if len(inputs) == 1 else None
     return Proposal(
         format="Csv",
@@ -218,7 +238,37 @@ def _propose_table(
         template=None if single else make_template(inputs),
         has_labels=_are_labels(rows, completion),
         has_json=_are_json(rows, completion),
+        left_out=tuple(
+            LeftOut(name=name, why=why) for name, why in left_out.items() if name not in inputs
+        ),
     )
+
+
+def _choose_answer(names: tuple[str, ...], group: str | None, rows: Rows) -> str:
+    """Return the column of labels, or the last; an identifier or a group only where need be."""
+    likely = tuple(name for name in names if name != group and not is_identifier(name, rows))
+    names = likely if len(likely) > 1 else names
+    labels = [name for name in names if _are_labels(rows, name)]
+    return labels[-1] if labels else names[-1]
+
+
+def _find_left_out(
+    others: tuple[str, ...], inputs: tuple[str, ...], completion: str, rows: Rows
+) -> dict[str, str]:
+    """Return the identifiers of a table and the inputs that give the answer away, with why."""
+    found = {
+        name: "has another value in every row, so no prompt would have a duplicate"
+        for name in others
+        if is_identifier(name, rows)
+    }
+    for name, share in find_giveaways(inputs, completion, rows).items():
+        found[name] = f"predicts the answer in {_percent(share)} % of rows"
+    return found
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent, never rounded up to all."""
+    return f"{int(1000 * share) / 10:g}"
 
 
 def _propose_text(
@@ -256,7 +306,7 @@ def _is_input(name: str, rows: Rows) -> bool:
     if is_bookkeeping(name):
         return False
     values = [row.get(name) for row in rows]
-    present = [_written(value) for value in values if not is_missing(value)]
+    present = [write_text(value) for value in values if not is_missing(value)]
     if not any(text.strip() for text in present):
         return False
     # In every row, or the template fails where a row lacks the field.
@@ -265,14 +315,7 @@ def _is_input(name: str, rows: Rows) -> bool:
 
 def _holds_answers(name: str, rows: Rows) -> bool:
     values = [row.get(name) for row in rows]
-    return all(not is_missing(value) and _written(value).strip() for value in values)
-
-
-def _written(value: object) -> str:
-    try:
-        return write_value(value, "a value")
-    except BadRow:
-        return ""
+    return all(not is_missing(value) and write_text(value).strip() for value in values)
 
 
 def _is_text(name: str, rows: Rows) -> bool:
@@ -281,13 +324,6 @@ def _is_text(name: str, rows: Rows) -> bool:
         _is_nameable(name)
         and all(isinstance(value, str) for value in values)
         and any(value.strip() for value in values)
-    )
-
-
-def _is_group(name: str, rows: Rows) -> bool:
-    """Whether the column is called like a group and has a value in every row, as it then must."""
-    return name.lower() in GROUP_NAMES and all(
-        row.get(name) is not None and str(row[name]).strip() for row in rows
     )
 
 
@@ -302,7 +338,7 @@ def _are_json(rows: Rows, name: str) -> bool:
 
 
 def _are_labels(rows: Rows, column: str) -> bool:
-    answers = [_written(row.get(column, "")) for row in rows]
+    answers = [write_text(row.get(column, "")) for row in rows]
     distinct = set(answers)
     return (
         0 < len(distinct) <= min(MAX_LABELS, len(answers) // 2)
