@@ -150,6 +150,25 @@ def test_inspect_takes_a_folder_and_a_pattern_as_a_job_does(
     assert "200 usable, 0 invalid" in done.out
 
 
+def test_an_identifier_in_the_prompts_of_a_job_is_told(
+    cli: Cli, tmp_path: Path, model: Path
+) -> None:
+    rows = [{**row, "ticket": f"TCK-{1000 + 37 * n}"} for n, row in enumerate(pairs(200))]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    source = {
+        "uri": "file://./rows.jsonl",
+        "columns": {"completion": "completion"},
+        "template": "{{ ticket }}: {{ prompt }}",
+    }
+    write_job(tmp_path, model, dataset={"sources": [source]})
+    done = cli("data", "prepare", "job.yaml")
+    assert done.code == 0, done.err
+    folder = next((tmp_path / "out/datasets").iterdir())
+    report = json.loads((folder / "report.json").read_text())
+    told = {check["name"]: check["flagged"] for check in report["checks"]}
+    assert told["identifiersInPrompts"] == 200
+
+
 def test_inspect_of_a_uri_that_is_none_names_it_and_no_job(cli: Cli) -> None:
     done = cli("data", "inspect", "https://example.org/rows.jsonl")
     assert done.code == 64

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1.dataset import Source
-from finetune_trainer.prepare.reading.unread import Unread, tell_unread
+from finetune_trainer.prepare.reading.unread import (
+    Unread,
+    find_written_identifiers,
+    tell_identifiers,
+    tell_unread,
+)
 
 CONTEXT = "The parcel lies in Rome."
 PAIR = {"prompt": "Where is the parcel?", "completion": "It is in Rome."}
@@ -69,3 +74,34 @@ def test_unread_fields_are_told_once_in_numbers() -> None:
     assert tell_unread({}, 200) == []
     (many,) = tell_unread({f"f{n}": 1 for n in range(12)}, 12)
     assert "and 2 more" in many.message
+
+
+TICKETS = [
+    {"ticket no": f"TCK-{1000 + 37 * n}", "opened": f"2024-05-01 10:{n:02}", "body": f"Where {n}?"}
+    for n in range(40)
+]
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ('{{ row["ticket no"] }}: {{ body }}', ("ticket no",)),
+        ("{% if row.opened %}{{ row.opened }}{% endif %}: {{ body }}", ("opened",)),
+        ("{{ opened | upper }}: {{ body }}", ("opened",)),
+        ("{{ body }}", ()),
+        ("{{ body", ()),
+        (None, ()),
+    ],
+)
+def test_identifiers_that_a_template_writes_are_found(
+    template: str | None, expected: tuple[str, ...]
+) -> None:
+    source = Source.model_construct(uri="file:///x", template=template)
+    assert find_written_identifiers(source, TICKETS) == expected
+
+
+def test_identifiers_in_prompts_are_told_with_the_source() -> None:
+    (finding,) = tell_identifiers(["ticket"], 40, where="dataset.sources[1]")
+    assert (finding.name, finding.num_flagged) == ("identifiersInPrompts", 40)
+    assert "dataset.sources[1].template writes 'ticket'" in finding.message
+    assert tell_identifiers([], 40, where="dataset.sources[1]") == []

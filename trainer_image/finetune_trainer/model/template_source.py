@@ -33,6 +33,21 @@ def find_variables(source: str) -> frozenset[str]:
     return frozenset(meta.find_undeclared_variables(_PARSER.parse(source)))
 
 
+def find_columns(source: str) -> frozenset[str]:
+    """Return the columns that a prompt's template reads by name: ``{{ a }}``, ``{{ row["a"] }}``.
+
+    Raises:
+        jinja2.TemplateSyntaxError: It is not valid Jinja.
+    """
+    tree = _PARSER.parse(source)
+    names = meta.find_undeclared_variables(tree)
+    for node in tree.find_all((nodes.Getitem, nodes.Getattr)):
+        if isinstance(node.node, nodes.Name) and node.node.name == "row":
+            name = node.attr if isinstance(node, nodes.Getattr) else node.arg
+            names |= {name.value if isinstance(name, nodes.Const) else name}
+    return frozenset(name for name in names if isinstance(name, str) and name != "row")
+
+
 def bake_template(source: str, arguments: Mapping[str, Any]) -> tuple[str, str | None]:
     """Write arguments and date into a template.
 

@@ -43,7 +43,7 @@ from finetune_trainer.prepare.reading.examples import (
     refuse_wrong_column,
 )
 from finetune_trainer.prepare.reading.sources import SourceFile
-from finetune_trainer.prepare.reading.unread import tell_unread
+from finetune_trainer.prepare.reading.unread import tell_identifiers, tell_unread
 from finetune_trainer.prepare.refusals import (
     require_sides,
     require_valid_rows,
@@ -157,7 +157,7 @@ def divide_sources(
         require_valid_rows(
             context.output, job, read.errors, num_valid=len(spool), all_rows=invalid_rows.path
         )
-        findings = [*screening.summarise(), *_tell_unread(job, rows)]
+        findings = [*screening.summarise(), *_tell_columns(job, rows)]
         _require_rows(job, spool, read)
         with make_shield(dataset.privacy).guard():
             read_benchmarks(
@@ -264,14 +264,21 @@ def _count_tokens(
     return left, tokens, token_files.totals, tell_dropped(sum(map(len, dropped.values())))
 
 
-def _tell_unread(job: ResolvedJob, rows: Sequence[SourceRows]) -> list[Finding]:
-    """Say which fields are not read; names of fields are the first row where there is no header."""
+def _tell_columns(job: ResolvedJob, rows: Sequence[SourceRows]) -> list[Finding]:
+    """Say which fields are not read, or blind the search for duplicates.
+
+    Names of fields are the first row where there is no header.
+    """
     shield = make_shield(job.spec.dataset.privacy)
     num_unread: Counter[str] = Counter()
-    for source in rows:
+    findings: list[Finding] = []
+    for index, source in enumerate(rows):
         for name, number in source.num_unread.items():
             num_unread[shield.shield_text(name)] += number
-    return tell_unread(num_unread, sum(source.num_rows for source in rows))
+        names = [shield.shield_text(name) for name in source.identifiers]
+        where = f"dataset.sources[{index}]"
+        findings += tell_identifiers(names, source.num_rows, where=where)
+    return [*tell_unread(num_unread, sum(source.num_rows for source in rows)), *findings]
 
 
 def _require_rows(job: ResolvedJob, spool: Spool, read: Input) -> None:

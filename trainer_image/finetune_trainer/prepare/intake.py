@@ -120,6 +120,7 @@ def take_in(
         recognised=opened.recognised,
         num_rows_of_file=dict(num_rows),
         num_unread=dict(num_unread),
+        identifiers=opened.identifiers,
     )
 
 

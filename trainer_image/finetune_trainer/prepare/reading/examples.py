@@ -29,17 +29,19 @@ from finetune_trainer.prepare.reading.formats import (
     read_slices,
 )
 from finetune_trainer.prepare.reading.recognition import (
-    NUM_PROBED_ROWS,
     Recognised,
     recognise_format,
 )
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.reading.times import read_time
-from finetune_trainer.prepare.reading.unread import Unread
+from finetune_trainer.prepare.reading.unread import Unread, find_written_identifiers
 from finetune_trainer.prepare.reading.verdicts import explain_unwanted, is_unwanted
 
 _SIDES = {"Train": Side.TRAIN, "Validation": Side.VALIDATION, "Test": Side.TEST}
 
+
+NUM_FIRST_ROWS = 200
+"""Readable rows that a source is looked at by; enough to tell identifiers."""
 
 NUM_ROWS_KEPT = 1000
 """So many unreadable rows are kept while a readable one is looked for; beyond, files are read anew:
@@ -101,11 +103,13 @@ class OpenSource:
         rows: All its rows, the first ones again.
         recognised: How they are read, or None when none of them is readable.
         conversion: How they become examples; None with ``recognised``.
+        identifiers: Columns that its template writes and that differ in every row.
     """
 
     rows: RawRows
     recognised: Recognised | None
     conversion: Conversion | None
+    identifiers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,12 +121,14 @@ class SourceRows:
         recognised: How the rows were read, or None when the source has none.
         num_rows_of_file: Rows kept, by file label.
         num_unread: Rows with a field that looks like content and is not read, by its name.
+        identifiers: Columns that its template writes and that differ in every row.
     """
 
     errors: RowErrors
     recognised: Recognised | None
     num_rows_of_file: dict[str, int]
     num_unread: dict[str, int] = field(default_factory=dict)
+    identifiers: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -162,9 +168,8 @@ def open_source(
     raw_rows, rows = _look_at_first(source, files, label)
     if not raw_rows:
         return OpenSource(rows=rows, recognised=None, conversion=None)
-    recognised = recognise_format(
-        source, [row.fields for row in raw_rows], where=where, objective=objective
-    )
+    fields = [row.fields for row in raw_rows]
+    recognised = recognise_format(source, fields, where=where, objective=objective)
     conversion = Conversion(
         source_json=recognised.settle(source).model_dump_json(by_alias=True, exclude_none=True),
         format=recognised.format,
@@ -175,7 +180,12 @@ def open_source(
             source, recognised.format, [row.fields for row in raw_rows]
         ),
     )
-    return OpenSource(rows=rows, recognised=recognised, conversion=conversion)
+    return OpenSource(
+        rows=rows,
+        recognised=recognised,
+        conversion=conversion,
+        identifiers=find_written_identifiers(source, fields),
+    )
 
 
 def _look_at_first(
@@ -190,7 +200,7 @@ def _look_at_first(
             probe.append((file, row))
         if isinstance(row, RawRow):
             raw_rows.append(row)
-            if len(raw_rows) == NUM_PROBED_ROWS:
+            if len(raw_rows) == NUM_FIRST_ROWS:
                 break
     if len(probe) > NUM_ROWS_KEPT:
         return raw_rows, _read_files(source, files, label)

@@ -1,4 +1,4 @@
-"""Which fields of a row a source does not read, where they look like content.
+"""Which fields of a row a source reads or does not read against what they look like.
 
 A column that nobody reads is no fault: rows carry ids, links and dates. One with sentences or lists
 in it may be what the answer rests on, so it is told in numbers.
@@ -6,11 +6,13 @@ in it may be what the answer rests on, so it is told in numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_api.prompt_template import find_template_error
 from finetune_api.v1alpha1.dataset import Columns, Source
 from finetune_trainer.prepare.checks import Finding
+from finetune_trainer.prepare.reading.columns import Rows, is_identifier
 from finetune_trainer.prepare.reading.names import is_bookkeeping
 
 NUM_NAMES_SHOWN = 10
@@ -99,3 +101,38 @@ def tell_unread(num_unread: Mapping[str, int], num_rows: int) -> list[Finding]:
         "the answers rest on them, name them in a template of the source"
     )
     return [Finding(name="unreadFields", num_flagged=max(num_unread.values()), message=message)]
+
+
+def find_written_identifiers(source: Source, rows: Rows) -> tuple[str, ...]:
+    """Return the columns that a source's template writes and that differ in every row.
+
+    Args:
+        source: What the user says about the source.
+        rows: Its first rows, which are looked at.
+    """
+    # Who compiles a template says what is wrong with it.
+    if source.template is None or find_template_error(source.template):
+        return ()
+    from finetune_trainer.model.template_source import find_columns
+
+    columns = sorted(find_columns(source.template))
+    return tuple(name for name in columns if is_identifier(name, rows))
+
+
+def tell_identifiers(names: Sequence[str], num_rows: int, *, where: str) -> list[Finding]:
+    """Say that a template writes identifiers, if it does.
+
+    Args:
+        names: Columns, as they may be shown.
+        num_rows: Rows of the source.
+        where: Path of the source in the job.
+    """
+    if not names:
+        return []
+    shown = ", ".join(map(repr, names[:NUM_NAMES_SHOWN]))
+    message = (
+        f"{where}.template writes {shown} into the prompts, with another value in every row: so "
+        "near duplicates are not found, and copies of training rows may be held out. Leave "
+        f"{'it' if len(names) == 1 else 'them'} out of the template"
+    )
+    return [Finding(name="identifiersInPrompts", num_flagged=num_rows, message=message)]
