@@ -192,7 +192,7 @@ def _stored(client: Any, key: str) -> bytes | None:
 
 def run_arguments(example: Example, model: Path, result_file: Path) -> list[str]:
     """Return the command line that runs the example on S3."""
-    arguments = ["run", str(example.folder / "job.yaml"), "--output", f"s3://{BUCKET}/models"]
+    arguments = ["run", str(example.folder / "job.yaml"), "--output-dir", f"s3://{BUCKET}/models"]
     arguments += ["--set", f"model.uri=file://{model}"]
     arguments += ["--set", f"model.name={base_model.NAME}", "--set", "s3.addressing=Path"]
     for position, name in enumerate(example.files):

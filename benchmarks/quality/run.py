@@ -163,7 +163,7 @@ def run_stages(job: Path, work: Path) -> dict[str, float]:
         SystemExit: The run failed; a missed goal is no failure.
     """
     began = time.monotonic()
-    command = [sys.executable, "-m", "finetune_cli", "run", str(job), "--json"]
+    command = [sys.executable, "-m", "finetune_cli", "run", str(job), "-o", "json"]
     code = subprocess.run(
         [*command, "--work-dir", str(work)], stdout=subprocess.DEVNULL, check=False
     ).returncode

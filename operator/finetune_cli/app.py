@@ -14,10 +14,11 @@ import typer
 from finetune_cli.checkpoints_app import checkpoints
 from finetune_cli.cluster_app import register
 from finetune_cli.compare_app import compare
-from finetune_cli.data_app import check_format, data_app
+from finetune_cli.data_app import data_app
 from finetune_cli.errors import CliError
 from finetune_cli.evaluate_app import evaluate
 from finetune_cli.exits import NOT_MET, USER_ERROR
+from finetune_cli.options import Format, OutputDir, Overrides, Program
 from finetune_cli.report_app import report
 from finetune_cli.review_app import review_app
 from finetune_cli.sweep_app import promote, sweep_app
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="finetune",
+    cls=Program,
     help="Fine-tune open language models: one YAML in, an evaluated, verified adapter out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -75,9 +77,9 @@ def init(
         str | None, typer.Option(help="File, folder, pattern or URI of the examples.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="URI or folder of the base model.")] = None,
-    output: Annotated[str | None, typer.Option(help="URI or folder for the results.")] = None,
+    output: OutputDir = None,
     file: Annotated[
-        Path, typer.Option("--file", "-o", help="The job file to write; - prints it.")
+        Path, typer.Option("--file", help="The job file to write; - prints it.")
     ] = Path("job.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
@@ -137,16 +139,11 @@ def validate(
 @app.command()
 def run(
     file: Annotated[str, typer.Argument(help="The job file; - reads standard input.")],
-    output: Annotated[
-        str | None, typer.Option(help="URI or folder for the results, instead of the job's.")
-    ] = None,
+    output: OutputDir = None,
     namespace: Annotated[
         str, typer.Option("--namespace", "-n", help="Namespace the results are filed under.")
     ] = "default",
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change a field first. May be repeated."),
-    ] = None,
+    overrides: Overrides = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew instead of resuming or reusing.")
     ] = False,
@@ -154,9 +151,7 @@ def run(
         str | None,
         typer.Option(metavar="STAGE", help="Stop after prepare, train or evaluate."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON, progress to stderr.")
-    ] = False,
+    format_: Format = "text",
     result_file: Annotated[
         Path | None, typer.Option("--result", help="Also write the result as JSON to this file.")
     ] = None,
@@ -166,7 +161,10 @@ def run(
         typer.Option(metavar="DIGEST", help="Train on this data set only: you have looked at it."),
     ] = None,
 ) -> None:
-    """Run a job on this machine. Ctrl-C saves; the same command resumes."""
+    """Run a job on this machine. Ctrl-C saves; the same command resumes.
+
+    With -o json the result goes to standard output and progress to standard error.
+    """
     from finetune_cli.documents import read_single
     from finetune_cli.localjob import plan_run
     from finetune_cli.running import run_planned
@@ -186,7 +184,7 @@ def run(
         planned,
         until=until,
         approved_data=approve_data,
-        as_json=as_json,
+        as_json=format_ == "json",
         result_file=result_file,
         command=command,
     )
@@ -209,13 +207,8 @@ def plan(
     longest: Annotated[
         int, typer.Option(min=0, help="Tokens of the longest row. Default: four times the mean.")
     ] = 0,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change a field first. May be repeated."),
-    ] = None,
-    format_: Annotated[
-        str, typer.Option("--output", "-o", metavar="text|json", help="How to print it.")
-    ] = "text",
+    overrides: Overrides = None,
+    format_: Format = "text",
     work_dir: Annotated[Path | None, typer.Option(help="Scratch folder of this run.")] = None,
 ) -> None:
     """Say what a job would run, need, take and cost, and why. Trains nothing."""
@@ -226,7 +219,6 @@ def plan(
     from finetune_cli.localjob import plan_run
     from finetune_cli.plan import PlanOptions, describe, make_plan
 
-    check_format(format_)
     try:
         price = Decimal(gpu_hour_price) if gpu_hour_price is not None else None
     except InvalidOperation as error:
@@ -242,13 +234,8 @@ def plan(
 @app.command()
 def advise(
     file: Annotated[str, typer.Argument(help="The job file; - reads standard input.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change a field first. May be repeated."),
-    ] = None,
-    format_: Annotated[
-        str, typer.Option("--output", "-o", metavar="text|json", help="How to print it.")
-    ] = "text",
+    overrides: Overrides = None,
+    format_: Format = "text",
     work_dir: Annotated[Path | None, typer.Option(help="Scratch folder of this run.")] = None,
 ) -> None:
     """Ask the base model with a good prompt on this machine: would that do? Trains nothing.
@@ -261,7 +248,6 @@ def advise(
     from finetune_cli.documents import read_single
     from finetune_cli.localjob import plan_run
 
-    check_format(format_)
     planned = plan_run(
         read_single(file), namespace="default", overrides=overrides, work_dir=work_dir
     )
@@ -276,7 +262,7 @@ def verify(
     uri: Annotated[str, typer.Argument(help="Folder of an adapter or data set, or a version.")],
     endpoint: Endpoint = None,
     region: Region = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    format_: Format = "text",
 ) -> None:
     """Check a folder or version by its checksums. Exit code 1 if a byte differs."""
     import json
@@ -284,7 +270,7 @@ def verify(
     from finetune_cli.verify import verified_table, verify_uri
 
     verified = verify_uri(uri, endpoint=endpoint, region=region)
-    if as_json:
+    if format_ == "json":
         files = [{"path": f.path, "bytes": f.num_bytes, "sha256": f.sha256} for f in verified.files]
         print(json.dumps({"uri": verified.folder_uri, "digest": verified.digest, "files": files}))
         return
@@ -320,9 +306,12 @@ def chat(
     ] = 256,
     endpoint: Endpoint = None,
     region: Region = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per answer.")] = False,
+    format_: Format = "text",
 ) -> None:
-    """Ask a tuned model. Without --prompt, one question per line of input."""
+    """Ask a tuned model. Without --prompt, one question per line of input.
+
+    With -o json each answer is a JSON object on a line of its own.
+    """
     from finetune_cli.chat import chat_arguments, find_base_model, run_chat
     from finetune_cli.extras import require_trainer
     from finetune_cli.verify import find_adapter
@@ -341,6 +330,7 @@ def chat(
         region=region,
         trust_remote_code=trust_remote_code,
     )
+    as_json = format_ == "json"
     console = _console(is_stderr=as_json)
     code = run_chat(arguments, console, is_interactive=not prompts, as_json=as_json)
     if code:

@@ -6,9 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from finetune_cli.cluster_app import (
     Context,
@@ -17,9 +15,9 @@ from finetune_cli.cluster_app import (
     Kubeconfig,
     Namespace,
     Region,
-    Results,
 )
 from finetune_cli.errors import CliError
+from finetune_cli.options import Format, OutputDir, Overrides
 
 if TYPE_CHECKING:
     from finetune_cli.checkpoints import Step
@@ -30,14 +28,9 @@ FROM_STATUS = "{why}; this is what the job's status says, storage may hold more"
 
 def checkpoints(
     target: JobOrFile,
-    results: Results = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Of a file: as in run. May be repeated."),
-    ] = None,
-    output: Annotated[
-        Literal["json"] | None, typer.Option("--output", "-o", help="json instead of a table.")
-    ] = None,
+    output_dir: OutputDir = None,
+    overrides: Overrides = None,
+    format_: Format = "text",
     endpoint: Endpoint = None,
     region: Region = None,
     context: Context = None,
@@ -53,12 +46,12 @@ def checkpoints(
     from finetune_cli.jobview import table
 
     if names_file(target):
-        steps = _steps_of_file(target, results, overrides, namespace, endpoint, region)
+        steps = _steps_of_file(target, output_dir, overrides, namespace, endpoint, region)
     else:
-        if results or overrides:
-            raise CliError(f"--results and --set go with the file of a job; {target} is a name")
+        if output_dir or overrides:
+            raise CliError(f"--output-dir and --set go with the file of a job; {target} is a name")
         steps = _steps_of_job(target, context, namespace, kubeconfig, endpoint, region)
-    if output == "json":
+    if format_ == "json":
         print(json.dumps({"items": [step.to_wire() for step in steps]}, indent=2))
     elif steps:
         print("\n".join(table(rows_of(steps), COLUMNS)))
@@ -68,7 +61,7 @@ def checkpoints(
 
 def _steps_of_file(
     file: str,
-    results: str | None,
+    output_dir: str | None,
     overrides: list[str] | None,
     namespace: str | None,
     endpoint: str | None,
@@ -78,7 +71,7 @@ def _steps_of_file(
     from finetune_cli.localjob import plan_run
 
     planned = plan_run(
-        read_single(file), namespace=namespace or "default", output=results, overrides=overrides
+        read_single(file), namespace=namespace or "default", output=output_dir, overrides=overrides
     )
     return steps_of_planned(planned, endpoint, region)
 

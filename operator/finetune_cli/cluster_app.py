@@ -12,6 +12,7 @@ import typer
 
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
+from finetune_cli.options import ObjectFormat, OutputDir, Overrides, format_option
 
 if TYPE_CHECKING:
     from finetune_cli.cluster import Cluster
@@ -22,15 +23,8 @@ Namespace = Annotated[
 ]
 Kubeconfig = Annotated[Path | None, typer.Option(help="Kubeconfig file. Default: KUBECONFIG.")]
 Name = Annotated[str, typer.Argument(help="Name of the FineTuneJob.")]
-Output = Annotated[
-    Literal["json", "yaml", "name"] | None,
-    typer.Option("--output", "-o", help="json, yaml or name instead of words."),
-]
 JobOrFile = Annotated[
     str, typer.Argument(help="Name of a FineTuneJob, or the file of a job run on this machine.")
-]
-Results = Annotated[
-    str | None, typer.Option(help="Of a file: where its results are, as run's --output.")
 ]
 Endpoint = Annotated[str | None, typer.Option(help="URL of the S3 server. Default: the job's.")]
 Region = Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")]
@@ -53,7 +47,7 @@ def connect(context: str | None, namespace: str | None, kubeconfig: Path | None)
 
 
 def print_object(
-    body: dict[str, Any], output: str | None, words: str, *, kind: str = "finetunejob"
+    body: dict[str, Any], output: str, words: str, *, kind: str = "finetunejob"
 ) -> None:
     """Print an object as asked, or the words.
 
@@ -95,7 +89,7 @@ def submit(
             help="Write your user name, as the cluster knows you, to spec.requestedBy.",
         ),
     ] = False,
-    output: Output = None,
+    output: ObjectFormat = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
@@ -141,10 +135,7 @@ def list_(
         bool, typer.Option("--all-namespaces", "-A", help="Jobs of all namespaces.")
     ] = False,
     selector: Annotated[str | None, typer.Option("--selector", "-l", help="Labels.")] = None,
-    output: Annotated[
-        Literal["json", "yaml", "name", "wide"] | None,
-        typer.Option("--output", "-o", help="json, yaml, name or wide."),
-    ] = None,
+    output: Annotated[str, format_option("yaml", "name", "wide")] = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
@@ -190,15 +181,15 @@ def queue(
     all_namespaces: Annotated[
         bool, typer.Option("--all-namespaces", "-A", help="Queues of all namespaces.")
     ] = False,
-    output: Annotated[
-        Literal["json", "wide"] | None,
-        typer.Option("--output", "-o", help="json, or wide: why each job waits, in words."),
-    ] = None,
+    output: Annotated[str, format_option("wide")] = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Show who runs and who waits in Kueue's queues, in which place and why."""
+    """Show who runs and who waits in Kueue's queues, in which place and why.
+
+    With -o wide the reason of each job is told in words.
+    """
     from finetune_cli.jobview import current_time
     from finetune_cli.queueview import LEGEND, STALE, entries, lines, queues_of
 
@@ -222,7 +213,7 @@ def queue(
 
 def describe(
     name: Name,
-    output: Output = None,
+    output: ObjectFormat = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
@@ -232,7 +223,7 @@ def describe(
 
     cluster = connect(context, namespace, kubeconfig)
     job = cluster.get_job(name)
-    events = [] if output else cluster.list_events(name)
+    events = [] if output != "text" else cluster.list_events(name)
     print_object(job, output, "\n".join(jobview.describe(job, events, jobview.current_time())))
 
 
@@ -321,15 +312,15 @@ def approve(
         str | None, typer.Option(help="The data set you looked at. Default: the job's.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")] = False,
-    output: Annotated[
-        Literal["json", "yaml", "name"] | None,
-        typer.Option("--output", "-o", help="yaml or json: print it for Git, and send nothing."),
-    ] = None,
+    output: ObjectFormat = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Approve the data set of a job that waits for it, or reject it. Under your own name."""
+    """Approve the data set of a job that waits for it, or reject it. Under your own name.
+
+    With -o yaml or -o json the decision is printed for Git, and nothing is sent.
+    """
     from finetune_cli.approval import check_counts, describe_data, find_digest, make_approval
 
     if reject and not reason:
@@ -359,7 +350,7 @@ def decide(
     *,
     what: str,
     yes: bool,
-    output: str | None = None,
+    output: str = "text",
 ) -> None:
     """Create a FineTuneApproval once its user has seen what it is about, and say so.
 
@@ -412,20 +403,17 @@ def publish(
         typer.Option(metavar="DIGEST", help="Of a file: the result of its review, from submit."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")] = False,
-    results: Results = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Of a file: as in run. May be repeated."),
-    ] = None,
-    output: Annotated[
-        Literal["json", "yaml", "name"] | None,
-        typer.Option("--output", "-o", help="yaml or json: print it for Git, and send nothing."),
-    ] = None,
+    output_dir: OutputDir = None,
+    overrides: Overrides = None,
+    output: ObjectFormat = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Decide on a candidate that waits for it, or missed its goal. Who and why goes on record."""
+    """Decide on a candidate that waits for it, or missed its goal. Who and why goes on record.
+
+    With -o yaml or -o json the decision is printed for Git, and nothing is sent.
+    """
     from finetune_cli import publication
     from finetune_cli.approval import check_counts, make_approval
     from finetune_cli.documents import names_file
@@ -442,7 +430,7 @@ def publish(
         if panel and override:
             raise CliError("--panel and --override exclude each other: a review overrules nothing")
         why = reason if override or panel else None
-        _publish_file(target, results, overrides, why, namespace, panel)
+        _publish_file(target, output_dir, overrides, why, namespace, panel)
         return
     if not reason:
         raise CliError(publication.BY_ITSELF)
@@ -468,7 +456,7 @@ def publish(
 
 def _publish_file(
     file: str,
-    results: str | None,
+    output_dir: str | None,
     overrides: list[str] | None,
     reason: str | None,
     namespace: str | None,
@@ -486,7 +474,7 @@ def _publish_file(
 
     require_trainer(DATA_MODULES, to="publishing from this machine")
     planned = plan_run(
-        read_single(file), namespace=namespace or "default", output=results, overrides=overrides
+        read_single(file), namespace=namespace or "default", output=output_dir, overrides=overrides
     )
     display = make_display(Console(stderr=True))
     try:
@@ -501,7 +489,7 @@ def _publish_file(
 
 def suspend(
     name: Name,
-    output: Output = None,
+    output: ObjectFormat = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
@@ -514,7 +502,7 @@ def suspend(
 
 def resume(
     name: Name,
-    output: Output = None,
+    output: ObjectFormat = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
@@ -530,10 +518,7 @@ def retry(
     new_name: Annotated[
         str | None, typer.Option("--name", help="Name of the new job. Default: NAME-2, -3 ...")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change a field. May be repeated."),
-    ] = None,
+    overrides: Overrides = None,
     weights: Annotated[
         str | None,
         typer.Option("--from", help="What to begin from. Default: what the job has trained."),
@@ -546,7 +531,7 @@ def retry(
     ] = False,
     endpoint: Endpoint = None,
     region: Region = None,
-    output: Output = None,
+    output: ObjectFormat = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,

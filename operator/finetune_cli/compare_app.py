@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune_cli.cluster_app import Context, Kubeconfig, Namespace
-from finetune_cli.data_app import Format, Region, check_format
+from finetune_cli.data_app import Region
 from finetune_cli.errors import CliError
+from finetune_cli.options import Format, OutputDir
 
 if TYPE_CHECKING:
     from finetune_trainer.experiments.comparison import Comparison
@@ -40,9 +41,7 @@ def compare(
         float | None,
         typer.Option(metavar="PRICE", min=0, help="Price of a GPU hour. Default: the cluster's."),
     ] = None,
-    results: Annotated[
-        str | None, typer.Option(help="Of job files: where their results are, as run's --output.")
-    ] = None,
+    output_dir: OutputDir = None,
     format_: Format = "text",
     endpoint: Annotated[
         str | None, typer.Option(help="URL of the S3 server. Default: the job's.")
@@ -60,7 +59,6 @@ def compare(
     from finetune_cli.extras import require_trainer
     from finetune_cli.runfiles import Asking, read_runs
 
-    check_format(format_)
     check_page(html)
     require_trainer(COMPARE_MODULES, to="comparing runs")
     asking = Asking(
@@ -68,7 +66,7 @@ def compare(
             context=context, namespace=namespace, kubeconfig=kubeconfig
         ),
         namespace=namespace,
-        output=results,
+        output=output_dir,
         endpoint=endpoint,
         region=region,
         hour_price=gpu_hour_price,

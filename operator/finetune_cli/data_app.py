@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from finetune_cli.errors import CliError
+from finetune_cli.options import Format, OutputDir, Overrides
 
 data_app = typer.Typer(
     name="data",
@@ -17,24 +17,11 @@ data_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Format = Annotated[
-    str, typer.Option("--output", "-o", metavar="text|json", help="How to print it.")
-]
 Endpoint = Annotated[
     str | None,
     typer.Option(help="URL of the S3 server. Default: AWS_ENDPOINT_URL_S3, else AWS."),
 ]
 Region = Annotated[str | None, typer.Option(help="S3 region. Default: the environment's.")]
-
-
-def check_format(format_: str) -> None:
-    """Refuse anything but text and json.
-
-    Raises:
-        CliError: Names the value.
-    """
-    if format_ not in ("text", "json"):
-        raise CliError(f"--output {format_}: choose text or json")
 
 
 @data_app.command()
@@ -57,7 +44,6 @@ def inspect(
 
     from finetune_cli.extras import DATA_MODULES, require_trainer
 
-    check_format(format_)
     require_trainer(DATA_MODULES, to="looking at data")
     from finetune_cli.inspection import describe_inspection, exit_code_of, inspect_files
 
@@ -70,16 +56,9 @@ def inspect(
 @data_app.command()
 def prepare(
     file: Annotated[str, typer.Argument(help="The job file; - reads standard input.")],
-    output: Annotated[
-        str | None, typer.Option(help="URI or folder for the results, instead of the job's.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change a field first. May be repeated."),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON, progress to stderr.")
-    ] = False,
+    output: OutputDir = None,
+    overrides: Overrides = None,
+    format_: Format = "text",
     work_dir: Annotated[Path | None, typer.Option(help="Scratch folder of this run.")] = None,
 ) -> None:
     """Prepare a job's data set on this machine and stop there; a run of the job finds it."""
@@ -94,7 +73,12 @@ def prepare(
         overrides=overrides,
         work_dir=work_dir,
     )
-    run_planned(planned, until="prepare", as_json=as_json, command=["finetune", *sys.argv[1:]])
+    run_planned(
+        planned,
+        until="prepare",
+        as_json=format_ == "json",
+        command=["finetune", *sys.argv[1:]],
+    )
 
 
 @data_app.command()
@@ -140,7 +124,6 @@ def diff(
 
     from finetune_cli.extras import DATA_MODULES, require_trainer
 
-    check_format(format_)
     require_trainer(DATA_MODULES, to="comparing data")
     from finetune_cli.datadiff import compare_data, describe_difference
 

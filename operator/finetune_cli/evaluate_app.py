@@ -14,14 +14,13 @@ from finetune_cli.cluster_app import (
     JobOrFile,
     Kubeconfig,
     Namespace,
-    Output,
     Region,
-    Results,
     connect,
     print_object,
     with_requester,
 )
 from finetune_cli.errors import CliError
+from finetune_cli.options import ObjectFormat, OutputDir, Overrides
 
 if TYPE_CHECKING:
     from finetune_cli.cluster import Cluster
@@ -45,15 +44,8 @@ def evaluate(
     new_name: Annotated[
         str | None, typer.Option("--name", help="Name of the new job. Default: NAME-step-STEP.")
     ] = None,
-    results: Results = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="PATH=VALUE",
-            help="Of a name: change a field of the new job. Of a file: as in run. May be repeated.",
-        ),
-    ] = None,
+    output_dir: OutputDir = None,
+    overrides: Overrides = None,
     print_only: Annotated[
         bool, typer.Option("--print", help="Print the new job as YAML; send and run nothing.")
     ] = False,
@@ -63,7 +55,7 @@ def evaluate(
     ] = None,
     endpoint: Endpoint = None,
     region: Region = None,
-    output: Output = None,
+    output: ObjectFormat = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
@@ -88,14 +80,14 @@ def evaluate(
     if names_file(target):
         if new_name:
             raise CliError(f"--name goes with a FineTuneJob; {target} is a file and keeps its name")
-        document = _document_of(asked, namespace or "default", results)
+        document = _document_of(asked, namespace or "default", output_dir)
         if print_only:
             print_object(document.body, "yaml", "")
         else:
             _run(document, namespace or "default", approve_data)
         return
-    if results or approve_data:
-        raise CliError(f"--results and --approve-data go with a file; {target} is a name")
+    if output_dir or approve_data:
+        raise CliError(f"--output-dir and --approve-data go with a file; {target} is a name")
     cluster = connect(context, namespace, kubeconfig)
     body = _object_of(asked, cluster, new_name)
     if cluster.get_job(target)["spec"].get("requestedBy"):
@@ -168,7 +160,7 @@ def _find(asked: Asked, job: dict[str, Any]) -> str:
     return found.uri
 
 
-def _document_of(asked: Asked, namespace: str, results: str | None) -> Document:
+def _document_of(asked: Asked, namespace: str, output_dir: str | None) -> Document:
     """Return the job that evaluates a step of the run of a file."""
     import copy
 
@@ -179,7 +171,7 @@ def _document_of(asked: Asked, namespace: str, results: str | None) -> Document:
     from finetune_cli.retry import take_as_is
 
     document, weights = read_single(asked.target), asked.weights
-    trained = plan_run(document, namespace=namespace, output=results, overrides=asked.overrides)
+    trained = plan_run(document, namespace=namespace, output=output_dir, overrides=asked.overrides)
     if asked.step is not None:
         steps = steps_of_planned(trained, asked.endpoint, asked.region)
         weights = find_weights(steps, asked.step, of=asked.target).uri
@@ -187,7 +179,7 @@ def _document_of(asked: Asked, namespace: str, results: str | None) -> Document:
     body = copy.deepcopy(document.body)
     for override in asked.overrides:
         apply_override(body, override)
-    set_output(body["spec"], results, document.folder)
+    set_output(body["spec"], output_dir, document.folder)
     take_as_is(body["spec"], weights)
     return replace(document, body=body)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from finetune_cli.cluster_app import Context, Kubeconfig, Namespace
+from finetune_cli.options import OutputDir
 from finetune_cli.review_app import Endpoint, Region, find_anywhere
 
 
@@ -22,9 +23,7 @@ def report(
     opens: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
-    output: Annotated[
-        str | None, typer.Option(help="What `finetune run FILE` was given as --output.")
-    ] = None,
+    output_dir: OutputDir = None,
     endpoint: Endpoint = None,
     region: Region = None,
     context: Context = None,
@@ -42,7 +41,7 @@ def report(
     if is_job_file(target):
         filed = namespace or "default"
         source = source_of_file(
-            target, namespace=filed, output=output, endpoint=endpoint, region=region
+            target, namespace=filed, output=output_dir, endpoint=endpoint, region=region
         )
     else:
         source = find_anywhere(target, context, namespace, kubeconfig, endpoint, region)

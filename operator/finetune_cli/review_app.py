@@ -12,6 +12,7 @@ import typer
 from finetune_cli.cluster_app import Context, Kubeconfig, Namespace
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
+from finetune_cli.options import Format
 
 if TYPE_CHECKING:
     from finetune_cli.reviewing import Panel, Source
@@ -142,9 +143,7 @@ def submit(
     target: Target,
     files: Files,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deciding.")] = False,
-    format_: Annotated[
-        str, typer.Option("--output", "-o", metavar="text|json", help="How to print it.")
-    ] = "text",
+    format_: Format = "text",
     endpoint: Endpoint = None,
     region: Region = None,
     context: Context = None,
@@ -157,7 +156,6 @@ def submit(
     Krippendorff). Of a job with evaluation.review.required, it then lets the candidate be
     published, under your own name.
     """
-    from finetune_cli.data_app import check_format
     from finetune_cli.extras import require_trainer
     from finetune_cli.reviewing import (
         describe_panel,
@@ -167,7 +165,6 @@ def submit(
         waits_for_review,
     )
 
-    check_format(format_)
     source = _find(target, context, namespace, kubeconfig, endpoint, region)
     require_trainer(("numpy", "scipy"), to="counting verdicts")
     opened = open_review(source)
@@ -227,7 +224,7 @@ def export_(
     ] = "preferences",
     out: Annotated[
         Path | None,
-        typer.Option("--file", "-o", help="Where to. Default: preferences.jsonl, TOOL.json."),
+        typer.Option("--file", help="Where to. Default: preferences.jsonl, TOOL.json."),
     ] = None,
     criterion: Annotated[
         str, typer.Option(help="The criterion that decides a preference.")
@@ -257,7 +254,7 @@ def import_(
     file: Annotated[Path, typer.Argument(help="What the tool has exported, as JSON.")],
     tool: Annotated[Tool, typer.Option("--from", help="The tool.")],
     folder: Annotated[
-        Path, typer.Option("--folder", help="Where the files of verdicts go.")
+        Path, typer.Option("--output-dir", help="Where the files of verdicts go.")
     ] = Path(),
     endpoint: Endpoint = None,
     region: Region = None,

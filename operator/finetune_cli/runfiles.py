@@ -54,7 +54,7 @@ class Asking:
     Attributes:
         connect: Connects to the cluster, when a name has to be looked up.
         namespace: Namespace that runs of job files are filed under.
-        output: Where the results of job files are, as ``run --output``.
+        output: Where the results of job files are, as ``run --output-dir``.
         endpoint: URL of the S3 server.
         region: S3 region.
         hour_price: Price of a GPU hour.

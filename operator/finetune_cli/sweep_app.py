@@ -13,15 +13,15 @@ from finetune_cli.cluster_app import (
     Context,
     Kubeconfig,
     Namespace,
-    Output,
     connect,
     list_text,
     print_object,
 )
 from finetune_cli.compare_app import COMPARE_MODULES, check_page, show
-from finetune_cli.data_app import Format, Region, check_format
+from finetune_cli.data_app import Region
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
+from finetune_cli.options import Format, ObjectFormat
 
 if TYPE_CHECKING:
     from finetune_cli.cluster import Cluster
@@ -43,7 +43,7 @@ def list_(
     all_namespaces: Annotated[
         bool, typer.Option("--all-namespaces", "-A", help="Sweeps of all namespaces.")
     ] = False,
-    output: Output = None,
+    output: ObjectFormat = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
@@ -62,7 +62,7 @@ def list_(
 @sweep_app.command()
 def get(
     name: SweepName,
-    output: Output = None,
+    output: ObjectFormat = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
@@ -78,7 +78,7 @@ def get(
 @sweep_app.command()
 def describe(
     name: SweepName,
-    output: Output = None,
+    output: ObjectFormat = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
@@ -149,7 +149,6 @@ def report(
     from finetune_cli.sweepreport import explain_choice, order_jobs
     from finetune_cli.sweepview import chosen_trial
 
-    check_format(format_)
     check_page(html)
     require_trainer(COMPARE_MODULES, to="comparing runs")
     cluster = connect(context, namespace, kubeconfig)
@@ -200,7 +199,7 @@ def promote(
     sweep: SweepName,
     trial: Annotated[str, typer.Argument(help="Name of the trial, or its number.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")] = False,
-    output: Output = None,
+    output: ObjectFormat = "text",
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,

@@ -72,7 +72,7 @@ def test_init_then_validate(tmp_path: Path) -> None:
     cli = Cli(tmp_path, use_fake_trainer=False)  # init reads the data with prepare's own reader
     (cli.folder / "job.yaml").write_text(yaml.safe_dump(minimal_job()))
     (cli.folder / "data.csv").write_text("headline,label\nup,good\ndown,bad\n")
-    done = cli("init", "--data", "data.csv", "-o", "mine.yaml")
+    done = cli("init", "--data", "data.csv", "--file", "mine.yaml")
     assert done.code == 0, done.err
     assert "wrote mine.yaml" in done.out
     done = cli("validate", "mine.yaml", "job.yaml", "-", stdin=yaml.safe_dump(minimal_job("third")))
@@ -89,7 +89,7 @@ def test_help_names_what_to_write_for_arguments_that_repeat(cli: Cli) -> None:
 def test_init_prints_the_proposal_alone(tmp_path: Path) -> None:
     cli = Cli(tmp_path, use_fake_trainer=False)
     (cli.folder / "rows.csv").write_text("sentence\n" + "a text\n" * 9)
-    done = cli("init", "--data", "rows.csv", "-o", "-")
+    done = cli("init", "--data", "rows.csv", "--file", "-")
     (source,) = yaml.safe_load(done.out)["spec"]["dataset"]["sources"]
     assert (source["format"], source["columns"]) == ("Text", {"text": "sentence"})
 
@@ -191,7 +191,7 @@ def test_chat_asks_the_prompts_given(cli: Cli) -> None:
 
 
 def test_chat_reads_questions_line_by_line(cli: Cli) -> None:
-    done = cli("chat", "file:///out/adapter", "--json", stdin="one\n\ntwo\n")
+    done = cli("chat", "file:///out/adapter", "-o", "json", stdin="one\n\ntwo\n")
     assert [json.loads(line)["tuned"] for line in done.out.splitlines()] == ["ONE", "TWO"]
 
 

@@ -203,7 +203,7 @@ def test_prepare_leaves_a_page_that_report_finds_and_a_run_reuses(
     text = cli("data", "report", f"file://{folder}", "--print").out
     assert "150 train, 10 validation, 40 test rows" in text
     assert "late: 133" in text
-    again = cli("run", "job.yaml", "--until", "prepare", "--json")
+    again = cli("run", "job.yaml", "--until", "prepare", "-o", "json")
     assert json.loads(again.out)["results"]["prepare"]["reused"] is True
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == pages
 

@@ -79,7 +79,7 @@ def test_a_run_goes_no_further_than_it_is_asked_and_then_on_from_there(cli: Cli)
     assert "train: done" in first.out
     assert "evaluate" not in first.out
     assert "adapter  " in first.out
-    results = json.loads(cli("run", "job.yaml", "--until", "evaluate", "--json").out)["results"]
+    results = json.loads(cli("run", "job.yaml", "--until", "evaluate", "-o", "json").out)["results"]
     assert list(results) == ["prepare", "train", "evaluate"]
 
 
@@ -117,7 +117,7 @@ def test_options_change_the_job(cli: Cli) -> None:
         "job.yaml",
         *("--set", "hyperparameters.epochs=1", "--set", "spec.method.adapter.rank=8"),
         *("--set", "dataset.sources.0.uri=file://./other.jsonl"),
-        *("--output", "elsewhere", "--namespace", "team-a", "--work-dir", "scratch"),
+        *("--output-dir", "elsewhere", "--namespace", "team-a", "--work-dir", "scratch"),
     )
     assert done.code == 0, done.err
     job = json.loads((cli.folder / "scratch" / "job.json").read_text())
@@ -196,7 +196,7 @@ def test_a_data_set_that_needs_an_approval_is_not_trained_on_before(cli: Cli) ->
     told = held.err.rstrip().splitlines()[-1].split()
     assert told[0] == "finetune"
     assert told[-2:] == ["--approve-data", "d1"]
-    other = cli(*asking, "--approve-data", "d2", "--json")
+    other = cli(*asking, "--approve-data", "d2", "-o", "json")
     assert other.code == 1
     assert json.loads(other.out)["unapprovedData"] == "d1"
     assert "nobody has approved data set d1; what was approved is d2" in other.err
@@ -214,13 +214,13 @@ def test_an_approval_is_kept_to_also_where_the_job_does_not_ask_for_one(cli: Cli
 
 
 def test_json_is_alone_on_stdout(cli: Cli) -> None:
-    done = cli("run", "job.yaml", "--json")
+    done = cli("run", "job.yaml", "-o", "json")
     body = json.loads(done.out)
     assert body["exitCode"] == 0
     assert body["results"]["train"]["sha256"] == "ab" * 32
     assert "train: started" in done.err
     cli.script(train=["ok", "fail:65"])
-    failed = json.loads(cli("run", "job.yaml", "--json", "--result", "result.json").out)
+    failed = json.loads(cli("run", "job.yaml", "-o", "json", "--result", "result.json").out)
     assert json.loads((cli.folder / "result.json").read_text()) == failed
     assert failed["failure"]["reason"] == "Scripted"
     assert failed["failure"]["stage"] == "train"

@@ -41,7 +41,9 @@ def test_version_leads_to_its_adapter_and_that_to_its_base(
 ) -> None:
     workbench, _ = undisturbed
     done = ask(
-        tmp_path, f"file://{workbench.output}/versions/default/tiny/1/manifest.json", "--json"
+        tmp_path,
+        f"file://{workbench.output}/versions/default/tiny/1/manifest.json",
+        *("-o", "json"),
     )
     assert done.code == 0, done.err
     (answer,) = map(json.loads, done.out.splitlines())

@@ -133,7 +133,7 @@ def _run(work: Path, name: str, spec: dict[str, Any]) -> None:
     }
     path = work / "job.json"
     path.write_text(json.dumps(body, indent=1))
-    command = [sys.executable, "-m", "finetune_cli", "run", str(path), "--json"]
+    command = [sys.executable, "-m", "finetune_cli", "run", str(path), "-o", "json"]
     with (work / "run.log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--work-dir", str(work / "work")], stdout=log, stderr=log

@@ -139,7 +139,10 @@ def test_the_run_of_a_file_keeps_its_name(
         (("job.yaml", "--step", "20", "--from", "x"), "give --step"),
         (("job.yaml", "--step", "30"), "job.yaml has no such step that is known; stored are 20"),
         (("job.yaml", "--step", "20", "--name", "b"), "--name goes with a FineTuneJob"),
-        (("headlines", "--step", "20", "--results", "out"), "go with a file; headlines is a name"),
+        (
+            ("headlines", "--step", "20", "--output-dir", "out"),
+            "go with a file; headlines is a name",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

@@ -47,7 +47,7 @@ def test_report_of_a_job_file_is_where_its_run_here_puts_it(tmp_path: Path) -> N
     assert is_job_file(str(file))
     settings: dict[str, Any] = {"output": None, "endpoint": None, "region": None}
     source = source_of_file(str(file), namespace="team", **settings)
-    with pytest.raises(CliError, match="--set, --output or --fresh"):
+    with pytest.raises(CliError, match="--set, --output-dir or --fresh"):
         find_report(source, target="job.yaml")
     store_run(tmp_path / "out", run)
     found = find_report(source, target="job.yaml")

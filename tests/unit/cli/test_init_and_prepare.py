@@ -323,7 +323,7 @@ def test_init_needs_no_library_of_the_trainer(tmp_path: Path) -> None:
         "from finetune_cli.__main__ import main\n"
         "main()\n"
     )
-    command = [sys.executable, "-c", program, "init", "-o", "-", "--data"]
+    command = [sys.executable, "-c", program, "init", "--file", "-", "--data"]
     done = subprocess.run(
         [*command, "rows.csv"], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -1,0 +1,80 @@
+"""The options that several commands share: one name means one thing in all of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer._click.exceptions import NoSuchOption
+from typer.core import TyperGroup
+
+from finetune_cli.errors import CliError
+
+NEW_NAMES = {
+    "--json": "-o json",
+    "--output": "--output-dir",
+    "--results": "--output-dir",
+    "--folder": "--output-dir",
+    "-o": "--file",
+}
+"""What is written today instead of options that a command had before."""
+
+
+class Program(TyperGroup):
+    """A group of commands that says what the new name of an old option is."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the command line names."""
+        try:
+            return super().invoke(ctx)
+        except NoSuchOption as error:
+            new = NEW_NAMES.get(error.option_name, "")
+            known = [flag for each in error.ctx.command.params for flag in each.opts]
+            if error.ctx and new.partition(" ")[0] in known:
+                error.message, error.possibilities = f"{error.message}; write {new}", None
+            raise
+
+
+def format_option(*others: str) -> Any:
+    """Return the option ``--output`` of a command that prints text, json or another format.
+
+    Args:
+        others: The formats beside text and json.
+    """
+    formats = ("text", "json", *others)
+
+    def check(ctx: typer.Context, value: str) -> str:
+        if value in formats or ctx.resilient_parsing:
+            return value
+        hint = ""
+        if any(sign in value for sign in "./~\\"):
+            has_folder = any("--output-dir" in each.opts for each in ctx.command.params)
+            hint = f"; for a folder write --output-dir {value}" if has_folder else ""
+            hint = hint or f"; for a file write > {value} at the end"
+        listed = f"{', '.join(formats[:-1])} or {formats[-1]}"
+        raise CliError(f"--output {value}: there is no such format; choose {listed}{hint}")
+
+    return typer.Option(
+        "--output",
+        "-o",
+        metavar="|".join(formats),
+        help=f"Format of what is printed: {', '.join(formats)}.",
+        callback=check,
+        autocompletion=lambda: list(formats),
+    )
+
+
+Format = Annotated[str, format_option()]
+ObjectFormat = Annotated[str, format_option("yaml", "name")]
+OutputDir = Annotated[
+    str | None,
+    typer.Option(
+        "--output-dir",
+        metavar="DIR",
+        help="URI or folder for the results of a job file, instead of the job's.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a field of the job. May be repeated."),
+]
