@@ -138,7 +138,7 @@ def explain(
         line_of: Gives the line of a field in the text.
     """
     found: dict[tuple[Location, str], Problem] = {}
-    schema = _schema_of(kind)
+    schema = schema_of_kind(kind)
     for details in error.errors(include_url=False):
         for location, message in _explain_one(details, body, schema):
             line = line_of(location) if line_of else None
@@ -155,7 +155,8 @@ def explain_in_line(error: ValidationError, body: Mapping[str, Any], *, kind: st
 
 
 @functools.cache
-def _schema_of(kind: str) -> Schema:
+def schema_of_kind(kind: str) -> Schema:
+    """Return the schema of a kind, rules included."""
     (custom,) = (each for each in CUSTOM_KINDS if each.kind == kind)
     return custom.build_schema()
 
@@ -212,7 +213,9 @@ def _message(details: ErrorDetails, location: Location, schema: Schema) -> str:
         return f"{text}: {remedy}" if remedy else text
     if kind == "value_error":
         text = str(context["error"])
-        return f"{invalid} {text.removeprefix(f'{value!r} ')}"
+        for told in (f"{value!r} ", f"{str(value)!r} "):
+            text = text.removeprefix(told)
+        return f"{invalid} {text}"
     if kind == "too_long" and isinstance(value, str):
         kind = "string_too_long"  # a length bound that follows a validator function
     return _bound_message(kind, context, value) or f"{invalid} {details['msg']}"

@@ -2,7 +2,7 @@
 
 Kubernetes conventions shape this file: fields are camelCase on the wire, unknown fields are
 refused, and numbers that are not integers travel as decimal strings, because floats do not
-round-trip through every client.
+round-trip through every client. A whole number may stand where a decimal string does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     Strict,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
@@ -36,6 +37,9 @@ SWEEP_PLURAL = "finetunesweeps"
 
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"
 SIGNED_PATTERN = r"^-?[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"
+MAX_DECIMAL_LENGTH = 16
+MAX_WHOLE = 10 ** (MAX_DECIMAL_LENGTH - 1) - 1
+"""Largest whole number of a decimal: with a sign it is as long as a text may be."""
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 ATOMIC_LIST: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
@@ -108,11 +112,18 @@ def decimal_of(value: str) -> Decimal:
 
 
 def _as_decimal_text(value: object) -> object:
-    # YAML turns an unquoted 0.05 into a float. The API server would refuse it by type, with a
-    # message that is easy to act on; we give the same verdict with the remedy added.
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    # As the API server does, which takes a whole number or text and refuses a float by its type;
+    # we give the same verdict with the remedy added.
+    if isinstance(value, float):
+        raise ValueError(
+            f"{value!r} is a number that is not whole; decimals are strings here: write '{value}' "
+            "in quotes"
+        )
+    if isinstance(value, bool) or not isinstance(value, int):
         return value
-    raise ValueError(f"{value!r} is a number; decimals are strings here: write '{value}' in quotes")
+    if abs(value) > MAX_WHOLE:
+        raise ValueError(f"{value!r} must have at most {MAX_DECIMAL_LENGTH - 1} digits")
+    return str(value)
 
 
 def _refuse_minus(value: str) -> None:
@@ -166,19 +177,36 @@ UniqueNames = AfterValidator(_refuse_duplicate_names)
 Integer = Annotated[int, Strict()]
 """A whole number; text and booleans are refused, as by the API server."""
 
+
+def _decimal_schema(pattern: str, *, least: int = 0) -> WithJsonSchema:
+    """Return the schema of a decimal: text of a pattern, or a whole number from ``least`` on."""
+    rule = f"type(self) == string || (self >= {least} && self <= {MAX_WHOLE})"
+    message = f"must be a decimal in quotes, or a whole number from {least} to {MAX_WHOLE}"
+    return WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "pattern": pattern,
+            "maxLength": MAX_DECIMAL_LENGTH,
+            "x-kubernetes-validations": [{"rule": rule, "message": message}],
+        }
+    )
+
+
 DecimalString = Annotated[
     str,
     BeforeValidator(_as_decimal_text),
     AfterValidator(_check_decimal),
-    Field(max_length=16, json_schema_extra={"pattern": DECIMAL_PATTERN}),
+    Field(max_length=MAX_DECIMAL_LENGTH),
+    _decimal_schema(DECIMAL_PATTERN),
 ]
-"""A non-negative decimal as text, for example ``"0.05"``."""
+"""A non-negative decimal as text, for example ``"0.05"``; a whole number is taken as its text."""
 
 SignedDecimal = Annotated[
     str,
     BeforeValidator(_as_decimal_text),
     AfterValidator(_check_signed),
-    Field(max_length=16, json_schema_extra={"pattern": SIGNED_PATTERN}),
+    Field(max_length=MAX_DECIMAL_LENGTH),
+    _decimal_schema(SIGNED_PATTERN, least=-MAX_WHOLE),
 ]
 """A decimal as text that may be negative, for example ``"-0.02"``."""
 
@@ -186,7 +214,8 @@ AutoDecimal = Annotated[
     str,
     BeforeValidator(_as_decimal_text),
     AfterValidator(_check_auto_decimal),
-    Field(max_length=16, json_schema_extra={"pattern": "^auto$|" + DECIMAL_PATTERN}),
+    Field(max_length=MAX_DECIMAL_LENGTH),
+    _decimal_schema("^auto$|" + DECIMAL_PATTERN),
 ]
 """A decimal as text, or ``auto``."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_api import reasons
 from finetune_api.crd import JOBS, CustomKind
-from finetune_api.meta import API_VERSION, DECIMAL_PATTERN, SIGNED_PATTERN
+from finetune_api.meta import API_VERSION
 from finetune_api.trainer import CLASS_OF_EXIT_CODE, NON_RETRYABLE_EXIT_CODES, ExitCode
 from finetune_api.trainer_reasons.data import DATA
 from finetune_api.trainer_reasons.model import MODEL
@@ -167,8 +167,9 @@ def render_kind(custom: CustomKind) -> str:
 
 
 _JOB_NOTES = (
-    "Numbers that are not whole are written as quoted decimal strings. Fields marked *fixed*",
-    "cannot change once the job exists. Unknown fields are refused.",
+    'A decimal is written in quotes (`"0.9"`); a whole number needs none. For `finetune` no',
+    "decimal needs quotes: `finetune submit` sends it as text. Fields marked *fixed* cannot",
+    "change once the job exists. Unknown fields are refused.",
 )
 
 
@@ -238,6 +239,8 @@ def _default_text(field: Schema) -> str:
 def _type_text(field: Schema) -> str:
     if "enum" in field:
         return " \\| ".join(f"`{value}`" for value in field["enum"])
+    if "pattern" in field and field.get("x-kubernetes-int-or-string"):
+        return "`auto` or decimal" if field["pattern"].startswith("^auto$|") else "decimal"
     if field.get("x-kubernetes-int-or-string"):
         rules = field.get("x-kubernetes-validations")
         message: str = rules[0]["message"] if rules else "integer or string"
@@ -258,11 +261,6 @@ def _type_text(field: Schema) -> str:
 
 
 def _string_text(field: Schema) -> str:
-    pattern = field.get("pattern", "")
-    if pattern.startswith("^auto$|"):
-        return "`auto` or decimal string"
-    if pattern in (DECIMAL_PATTERN, SIGNED_PATTERN):
-        return "decimal string"
     rules = field.get("x-kubernetes-validations", [])
     if any("Ki|Mi" in rule["rule"] for rule in rules):
         return "quantity"

@@ -1,14 +1,16 @@
 """Reads objects of our kinds from YAML or JSON text, remembering the line of every field.
 
 Scalars are understood as Kubernetes understands them, not as PyYAML does: an unquoted ``2e-4`` is a
-number, ``2026-01-01`` is text, and a key given twice is an error.
+number, ``2026-01-01`` is text, and a key given twice is an error. In a cluster a decimal is text.
+Here it may stand without quotes, and becomes text as it is written.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,21 @@ KubernetesLoader.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, list("-
 KubernetesLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
 
 
+class WrittenFloat(float):
+    """A number that knows how it is written: ``0.10`` and ``1e-4`` are kept to the letter."""
+
+    text: str
+
+
+def _construct_float(loader: KubernetesLoader, node: yaml.ScalarNode) -> WrittenFloat:
+    value = WrittenFloat(loader.construct_yaml_float(node))
+    value.text = node.value
+    return value
+
+
+KubernetesLoader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
 class KubernetesDumper(yaml.SafeDumper):
     """Quotes text that either reader would take for a number: PyYAML leaves ``1e-2`` bare."""
 
@@ -74,12 +91,14 @@ class Document:
         body: Its content.
         lines: Line of every field and list item, 1-based.
         first_line: Line it starts at.
+        bare_decimals: Fields that hold a decimal without quotes, which only we take.
     """
 
     source: str
     body: Any
     lines: dict[Location, int]
     first_line: int
+    bare_decimals: tuple[Location, ...] = ()
 
     def line_of(self, location: Location) -> int | None:
         """Return the line of a field, or of what holds it if the field is absent."""
@@ -152,8 +171,14 @@ def parse_documents(text: str, source: str) -> Iterator[Document]:
                 lines.setdefault(location, line)
             body = loader.construct_document(node)
             if body is not None:
-                first_line = node.start_mark.line + 1
-                yield Document(source=source, body=body, lines=lines, first_line=first_line)
+                bare: list[Location] = []
+                yield Document(
+                    source=source,
+                    body=decimals_as_text(body, _schema_for(body), bare),
+                    lines=lines,
+                    first_line=node.start_mark.line + 1,
+                    bare_decimals=tuple(bare),
+                )
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -163,6 +188,56 @@ def parse_documents(text: str, source: str) -> Iterator[Document]:
         raise CliError(f"{source}: not valid YAML: {error}") from error
     finally:
         loader.dispose()
+
+
+def _schema_for(body: object) -> Mapping[str, Any]:
+    """Return the schema of a FineTuneJob; an empty one for what says that it is something else."""
+    from finetune_api.messages import schema_of_kind
+    from finetune_api.meta import KIND
+
+    is_job = isinstance(body, dict) and body.get("kind", KIND) == KIND
+    return schema_of_kind(KIND) if is_job else {}
+
+
+def decimals_as_text(
+    value: Any, schema: Mapping[str, Any], bare: list[Location], place: Location = ()
+) -> Any:
+    """Return what was read, with text in the fields that take decimals.
+
+    Args:
+        value: What was read.
+        schema: Its schema.
+        bare: Gets the places of numbers that are not whole, and that a cluster would refuse.
+        place: Where the value stands.
+    """
+    if isinstance(value, dict):
+        fields = schema.get("properties", {})
+        return {
+            key: decimals_as_text(item, fields.get(key, {}), bare, (*place, key))
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        of = schema.get("items", {})
+        return [decimals_as_text(each, of, bare, (*place, n)) for n, each in enumerate(value)]
+    is_decimal = "pattern" in schema and "x-kubernetes-int-or-string" in schema
+    if is_decimal and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, WrittenFloat):
+        return value
+    if not is_decimal or not math.isfinite(value):
+        return float(value)
+    if not value.is_integer():
+        bare.append(place)
+    return _decimal_text(value.text)
+
+
+def _decimal_text(text: str) -> str:
+    """Return a number of YAML as decimals are written here: ``.5`` is ``0.5``, ``3.0`` is ``3``."""
+    number, _, exponent = text.lower().partition("e")
+    whole, _, fraction = number.lstrip("+-").partition(".")
+    sign = "-" if number.startswith("-") else ""
+    after = f".{fraction}" if fraction.strip("0") else ""
+    return f"{sign}{whole or '0'}{after}" + (f"e{int(exponent)}" if exponent else "")
 
 
 def _walk(node: yaml.Node, location: Location, source: str) -> Iterable[tuple[Location, int]]:

@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from finetune_api.crd import build_schema
+from finetune_api.messages import schema_of_kind
+from finetune_api.meta import KIND
 from finetune_api.trainer import ResolvedJob, local_uid, resolve_job
 from finetune_api.uris import find_uris, replace_uris
-from finetune_cli.documents import Document, KubernetesLoader, parse_document
+from finetune_cli.documents import Document, KubernetesLoader, decimals_as_text, parse_document
 from finetune_cli.errors import CliError
 
 DEFAULT_OUTPUT = "out"
@@ -157,7 +158,9 @@ def apply_override(body: dict[str, Any], override: str) -> None:
     target: Any = body
     for part in parts[:-1]:
         target = _descend(target, part, override)
-    value = text if _is_string(parts) else _read_value(text, override)
+    schema = _schema_at(parts)
+    is_text = schema.get("type") == "string" or "pattern" in schema
+    value = text if is_text else decimals_as_text(_read_value(text, override), schema, [])
     if isinstance(target, list):
         target[_position(target, parts[-1], override)] = value
     else:
@@ -195,12 +198,12 @@ def _position(target: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _is_string(parts: list[str]) -> bool:
-    """Whether the field is text by the schema, so that ``epochs=1`` needs no quotes."""
-    schema = build_schema()
+def _schema_at(parts: list[str]) -> dict[str, Any]:
+    """Return the schema of a field, so that text such as ``epochs=1`` needs no quotes."""
+    schema = schema_of_kind(KIND)
     for part in parts:
         if part.isdigit():
             schema = schema.get("items", {})
         else:
             schema = schema.get("properties", {}).get(part, {})
-    return bool(schema.get("type") == "string")
+    return schema

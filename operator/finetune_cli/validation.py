@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from finetune_api.messages import Problem
+from finetune_api.messages import Problem, path_of
 from finetune_api.meta import APPROVAL_KIND, SWEEP_KIND
 from finetune_cli.approvalfile import find_approval_problems
 from finetune_cli.documents import Document, find_problems, kind_of, parse_documents, read_text
@@ -51,7 +51,7 @@ def judge_file(
             judge = OTHER_KINDS.get(kind_of(document.body))
             problems = find_problems(document) if judge is None else _placed(document, judge)
             name = "" if problems else document.body["metadata"]["name"]
-            lines = problems or [f"{source}: {name} is valid"]
+            lines = problems or [f"{source}: {name} is valid", *_bare_notes(document)]
             if with_data and not problems and judge is None:
                 yield _judge_data(document, f"{source}: {name}", with_model=with_model)
             else:
@@ -71,6 +71,15 @@ def _placed(document: Document, judge: Callable[[Document], list[Problem]]) -> l
     return [
         f"{document.source}:{line}: {problem}"
         for line, problem in sorted(lined, key=lambda each: each[0])
+    ]
+
+
+def _bare_notes(document: Document) -> list[str]:
+    """Say which decimals kubectl would not take as they are written."""
+    return [
+        f"{document.source}:{document.line_of(place)}: note: {path_of(place)} is not in quotes: "
+        "finetune takes it and submits it as text, kubectl apply needs quotes"
+        for place in document.bare_decimals
     ]
 
 

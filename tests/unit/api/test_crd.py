@@ -134,8 +134,8 @@ def test_what_a_sweep_may_vary_are_fields_of_a_job() -> None:
         node = template
         for part in path.split("."):
             node = node["properties"][part]
-        kind = node.get("type", "integer")
-        assert (kind == "integer") is (path in INTEGER_PATHS)
+        is_whole = node.get("type", "integer") == "integer" and "pattern" not in node
+        assert is_whole is (path in INTEGER_PATHS)
         assert ("enum" in node) is (path in WORD_PATHS)
 
 
@@ -265,3 +265,12 @@ def test_bounds_of_numbers_are_exact_as_doubles(custom: CustomKind) -> None:
         for bound in ("minimum", "maximum"):
             value = schema.get(bound, 0)
             assert int(float(value)) == value, f"{path}: {bound} {value}"
+
+
+def test_a_decimal_is_text_or_a_whole_number() -> None:
+    spec = build_schema()["properties"]["spec"]["properties"]
+    epochs = spec["hyperparameters"]["properties"]["epochs"]
+    assert epochs["x-kubernetes-int-or-string"]
+    assert "type" not in epochs
+    assert re.match(epochs["pattern"], "0.5")
+    assert "self <= 999999999999999" in epochs["x-kubernetes-validations"][0]["rule"]

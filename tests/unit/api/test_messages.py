@@ -33,9 +33,9 @@ def problems_of(change: dict[str, Any]) -> list[str]:
             "whole number from 1 to 65536",
         ),
         (
-            {f"{HYPER}.epochs": 3},
-            "spec.hyperparameters.epochs: Invalid value: 3: is a number; decimals are strings "
-            "here: write '3' in quotes",
+            {f"{HYPER}.epochs": 0.1},
+            "spec.hyperparameters.epochs: Invalid value: 0.1: is a number that is not whole; "
+            "decimals are strings here: write '0.1' in quotes",
         ),
         (
             {"spec.hyperparamters": {}},

@@ -105,10 +105,43 @@ def test_a_schema_that_is_none_is_told_with_its_line() -> None:
     assert "at properties/a/type: 'text'" in found[1]
 
 
-@pytest.mark.parametrize("value", ["2e-4", "0.0002", "1"])
-def test_unquoted_decimal_is_refused_as_the_api_server_does(value: str) -> None:
-    (line,) = problems(GOOD.replace('"2e-4"', value))
-    assert "decimals are strings here: write" in line
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [("2e-4", "2e-4"), ("0.10", "0.10"), ("1", "1"), ("3.0", "3"), (".5", "0.5"), ("1E-4", "1e-4"),
+     ("1.50e+2", "1.50e2"), ("0.1234567890123", "0.1234567890123"), ("auto", "auto")],
+)  # fmt: skip
+def test_a_decimal_without_quotes_is_text_as_it_is_written(written: str, text: str) -> None:
+    (document,) = parse_documents(GOOD.replace('"2e-4"', written), "job.yaml")
+    assert document.body["spec"]["hyperparameters"]["learningRate"] == text
+    assert find_problems(document) == []
+
+
+@pytest.mark.parametrize("written", [".inf", ".nan", "-2e-4", "true", "0.12345678901234567"])
+def test_what_is_no_decimal_is_refused_without_quotes_too(written: str) -> None:
+    (line,) = problems(GOOD.replace('"2e-4"', written))
+    assert line.startswith("job.yaml:12: spec.hyperparameters.learningRate: ")
+
+
+def test_numbers_of_other_fields_stay_numbers() -> None:
+    text = GOOD.replace('learningRate: "2e-4"', "maxSteps: 16.0")
+    (document,) = parse_documents(text, "job.yaml")
+    steps = document.body["spec"]["hyperparameters"]["maxSteps"]
+    assert (type(steps), steps) == (float, 16.0)
+    assert find_problems(document) == []
+    (other,) = parse_documents("kind: ConfigMap\nepochs: 0.5\nn: 3\n", "x")
+    assert [type(value) for value in other.body.values()] == [str, float, int]
+
+
+def test_validate_says_which_decimals_only_finetune_takes_as_they_stand(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(GOOD.replace('"2e-4"', "2e-4\n    epochs: 3\n    weightDecay: '0.1'"))
+    (verdict,) = judge_file(str(file))
+    assert verdict.is_valid
+    assert verdict.lines == (
+        f"{file}: example is valid",
+        f"{file}:12: note: spec.hyperparameters.learningRate is not in quotes: finetune takes it "
+        "and submits it as text, kubectl apply needs quotes",
+    )
 
 
 def test_dates_stay_text() -> None:

@@ -86,6 +86,7 @@ def test_same_job_has_the_same_identity_and_a_changed_one_another(write) -> None
     first = plan(write())
     assert plan(write()).job.uid == first.job.uid
     assert plan(write({"spec.suspend": True})).job.uid == first.job.uid
+    assert plan(write({"spec.hyperparameters": {"epochs": 3}})).job.uid == first.job.uid
     assert plan(write(), overrides=["hyperparameters.seed=1"]).job.uid != first.job.uid
     assert plan(write(), is_fresh=True).job.uid.startswith(first.job.uid + "-")
 
@@ -106,6 +107,7 @@ def test_same_job_has_the_same_identity_and_a_changed_one_another(write) -> None
             ["q_proj"],
         ),
         ("spec.goal={metric: bleu, atLeast: '0.3'}", lambda s: s.goal.metric, "bleu"),
+        ("spec.goal={metric: bleu, atLeast: 0.30}", lambda s: s.goal.at_least, "0.30"),
         ("model.trustRemoteCode=true", lambda s: s.model.trust_remote_code, True),
     ],
 )

@@ -77,6 +77,15 @@ def job_file(tmp_path: Path) -> Path:
     return path
 
 
+def test_decimals_without_quotes_are_sent_as_text(cluster: FakeCluster, job_file: Path) -> None:
+    goal = "  goal: {metric: exactMatch, atLeast: 0.90}\n  hyperparameters: {epochs: 3}\n"
+    job_file.write_text(job_file.read_text().replace("spec:\n", f"spec:\n{goal}"))
+    run("submit", str(job_file))
+    (sent,) = cluster.sent
+    assert sent["spec"]["goal"]["atLeast"] == "0.90"
+    assert sent["spec"]["hyperparameters"]["epochs"] == "3"
+
+
 def test_a_name_is_written_only_where_it_is_asked_for_and_then_shown(
     cluster: FakeCluster, job_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
