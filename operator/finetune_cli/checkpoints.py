@@ -195,6 +195,7 @@ def read_run(
     """
     if output.startswith("pvc://"):
         raise CliError(f"{output} can be read in a pod only")
+    from finetune_cli.verify import storage_error
     from finetune_trainer.errors import TrainerError
     from finetune_trainer.storage import join_uri, open_store
 
@@ -211,7 +212,7 @@ def read_run(
             chosen=_read_adapter(store, f"{run}/adapter", versions, uid),
         )
     except TrainerError as error:
-        raise CliError(error.message, exit_code=error.exit_code) from error
+        raise storage_error(error) from error
 
 
 def _below(item: ObjectInfo, prefix: str) -> ObjectInfo:

@@ -11,7 +11,7 @@ from typing import Any
 from finetune_cli.errors import CliError
 from finetune_cli.exits import STORAGE
 from finetune_cli.localjob import cache_root
-from finetune_cli.verify import make_access
+from finetune_cli.verify import make_access, storage_error
 
 PAGE_NAME = "report.html"
 REPORT_NAME = "report.json"
@@ -84,7 +84,7 @@ def fetch_files(
         target.mkdir(parents=True, exist_ok=True)
         fetch_folder(store, "", target, only=set(names))
     except TrainerError as error:
-        raise CliError(error.message, exit_code=error.exit_code) from error
+        raise storage_error(error) from error
     return target
 
 

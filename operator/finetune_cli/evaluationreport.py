@@ -16,6 +16,7 @@ from finetune_cli.errors import CliError
 from finetune_cli.exits import STORAGE
 from finetune_cli.localjob import cache_root, plan_run
 from finetune_cli.reviewing import Source, find_source
+from finetune_cli.verify import storage_error
 
 if TYPE_CHECKING:
     from finetune_trainer.storage import ObjectStore
@@ -43,7 +44,7 @@ class FoundReport:
 
 def is_job_file(target: str) -> bool:
     """Whether this names a job file, and not a folder, a URI or a job on a cluster."""
-    return target == "-" or (target.endswith(JOB_FILES) and Path(target).is_file())
+    return target == "-" or (target.endswith(JOB_FILES) and "://" not in target)
 
 
 def source_of_file(
@@ -100,9 +101,9 @@ def find_report(source: Source, *, target: str) -> FoundReport:
         page = _verified(source.uri, store) if is_local(source.uri) else _fetch(source, store)
     except TrainerError as error:
         raise CliError(
-            f"{error.message}; the report of {target} would be {source.uri}/{PAGE_NAME}"
+            f"{error.message.rstrip('.')}; the report of {target} would be {source.uri}/{PAGE_NAME}"
             f"{_hint(source)}",
-            exit_code=error.exit_code,
+            exit_code=storage_error(error).exit_code,
         ) from error
     return FoundReport(page=page / PAGE_NAME, told=_tell(source.job))
 

@@ -139,7 +139,7 @@ def publish_locally(
 
 
 def _evaluation_of(planned: LocalRun) -> str:
-    from finetune_cli.verify import make_access
+    from finetune_cli.verify import make_access, storage_error
     from finetune_trainer.errors import TrainerError
     from finetune_trainer.storage import find_manifest, open_store
 
@@ -150,7 +150,7 @@ def _evaluation_of(planned: LocalRun) -> str:
         )
         manifest = find_manifest(store, f"{job.run_prefix}/evaluation")
     except TrainerError as error:
-        raise CliError(error.message, exit_code=error.exit_code) from error
+        raise storage_error(error) from error
     if manifest is None:
         raise CliError(
             f"nothing was evaluated under {job.spec.output.uri}/{job.run_prefix}: run the job "

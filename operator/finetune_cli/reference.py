@@ -26,8 +26,9 @@ def render_cli() -> str:
         "",
         "Exit codes: 0 done; 1 the answer is no (job invalid, goal missed, checksum wrong, job",
         "failed), or the API server failed; 2 there is no such command or option; 64 a file, a",
-        "value or a name is wrong, or the cluster does not answer; any other is that of the stage",
-        "or the storage that failed (see [exit codes](exit-codes.md)).",
+        "folder or a URI is not there, a value or a name is wrong, or the cluster does not answer;",
+        "any other is that of the stage or the storage that failed (see",
+        "[exit codes](exit-codes.md)).",
         "",
     ]
     for name, command in group.commands.items():

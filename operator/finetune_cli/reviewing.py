@@ -16,7 +16,7 @@ from finetune_cli.cluster import Cluster
 from finetune_cli.errors import CliError
 from finetune_cli.exits import STORAGE
 from finetune_cli.localjob import cache_root
-from finetune_cli.verify import make_access
+from finetune_cli.verify import make_access, storage_error
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluate.review.blinding import Blind, KeyEntry
@@ -67,7 +67,7 @@ class Source:
                 )
             return fetch_folder(store, "", folder, only=set(names)).digest
         except TrainerError as error:
-            raise CliError(error.message, exit_code=error.exit_code) from error
+            raise storage_error(error) from error
 
 
 def find_source(
@@ -240,7 +240,7 @@ def store_panel(source: Source, opened: Opened, files: Sequence[Verdicts]) -> Pa
         with suppress(AlreadyExists):  # the name is the content
             store.write_bytes(name, text.encode(), if_absent=True)
     except TrainerError as error:
-        raise CliError(error.message, exit_code=error.exit_code) from error
+        raise storage_error(error) from error
     uri = join_uri(store.uri, name)
     return Panel(judged=judged, text=text, uri=uri, evaluation=opened.facts["evaluation"])
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_cli.cluster import Cluster
 from finetune_cli.errors import CliError
-from finetune_cli.exits import STORAGE
 from finetune_cli.reviewing import is_place
-from finetune_cli.verify import make_access
+from finetune_cli.verify import make_access, storage_error
 
 if TYPE_CHECKING:
     from finetune_trainer.experiments.reading import Documents
@@ -211,7 +210,7 @@ def _read(found: Found, asking: Asking) -> tuple[Documents, list[str]]:
         return _read_documents(found, access, notes), notes
     except TrainerError as error:
         if found.job is None:
-            raise CliError(error.message, exit_code=error.exit_code) from error
+            raise storage_error(error) from error
         why = f"its files could not be read, so scores have no intervals: {error.message}"
         return Documents(job=found.job, status=_status_of(found.job)), [why]
 
@@ -232,7 +231,6 @@ def _read_documents(found: Found, access: StorageAccess, notes: list[str]) -> Do
         raise CliError(
             f"{found.uri} holds no {RUN_FILE}: it is not the folder of a run, or the job has not "
             "been run yet",
-            exit_code=STORAGE,
         )
     published = _read_published(store)
     samples = _lines(published.get("samples.jsonl", b""))

@@ -6,12 +6,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from finetune_cli.errors import CliError
+from finetune_cli.exits import USER_ERROR
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from finetune_trainer.errors import TrainerError
     from finetune_trainer.storage import ManifestFile, StorageAccess, VerifiedManifest
 
 WIDTH_OF_FULL_DIGESTS = 120
@@ -54,7 +57,7 @@ def verify_uri(uri: str, *, endpoint: str | None = None, region: str | None = No
     """
     access = make_access(endpoint, region)
     from finetune_trainer.errors import StorageError, TrainerError
-    from finetune_trainer.storage import open_store, verify_folder
+    from finetune_trainer.storage import NothingThere, open_store, verify_folder
 
     folder_uri = uri.removesuffix("/manifest.json").rstrip("/")
     try:
@@ -63,11 +66,13 @@ def verify_uri(uri: str, *, endpoint: str | None = None, region: str | None = No
             return _verify_version(folder_uri, match["root"], match["prefix"], access)
         manifest = verify_folder(open_store(folder_uri, access))
         return _verified(uri, folder_uri, manifest)
+    except NothingThere as error:
+        raise storage_error(error) from error
     except StorageError as error:
         is_verdict = error.reason in ("ChecksumMismatch", "IncompleteFolder", "InvalidManifest")
         raise CliError(error.message, exit_code=1 if is_verdict else error.exit_code) from error
     except TrainerError as error:
-        raise CliError(error.message, exit_code=error.exit_code) from error
+        raise storage_error(error) from error
 
 
 def _verify_version(uri: str, root: str, prefix: str, access: StorageAccess) -> Verified:
@@ -104,7 +109,7 @@ def fetch_uri(
         else:
             manifest = fetch_folder(open_store(folder_uri, access), "", folder)
     except TrainerError as error:
-        raise CliError(error.message, exit_code=error.exit_code) from error
+        raise storage_error(error) from error
     return len(manifest.files), sum(file.num_bytes for file in manifest.files)
 
 
@@ -112,11 +117,15 @@ def find_adapter(uri: str, *, endpoint: str | None = None, region: str | None = 
     """Return the folder of the adapter that a version or adapter URI stands for.
 
     Raises:
-        CliError: The version cannot be read.
+        CliError: The version cannot be read, or there is no such folder on this machine.
     """
     folder_uri = uri.removesuffix("/manifest.json").rstrip("/")
     match = VERSION_URI.match(folder_uri)
     if not match:
+        parts = urlsplit(folder_uri)
+        path = unquote(parts.path) if "://" in folder_uri else folder_uri
+        if parts.scheme in ("", "file") and not Path(path).expanduser().is_dir():
+            raise CliError(f"{uri}: no such folder; name the folder adapter of a run, or a version")
         return folder_uri
     from finetune_trainer.errors import TrainerError
     from finetune_trainer.storage import join_uri, open_store, read_manifest
@@ -125,8 +134,16 @@ def find_adapter(uri: str, *, endpoint: str | None = None, region: str | None = 
         store = open_store(match["root"], make_access(endpoint, region))
         version = read_manifest(store, match["prefix"])
     except TrainerError as error:
-        raise CliError(error.message, exit_code=error.exit_code) from error
+        raise storage_error(error) from error
     return join_uri(store.uri, f"{version.inputs.get('run', '')}/adapter")
+
+
+def storage_error(error: TrainerError) -> CliError:
+    """Return what ends a command that cannot read storage: a wrong name where nothing is there."""
+    from finetune_trainer.storage import NothingThere
+
+    is_absent = isinstance(error, NothingThere)
+    return CliError(error.message, exit_code=USER_ERROR if is_absent else error.exit_code)
 
 
 def make_access(endpoint: str | None, region: str | None) -> StorageAccess:

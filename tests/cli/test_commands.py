@@ -181,8 +181,14 @@ def test_run_without_the_trainer_extra_says_what_to_install(cli: Cli) -> None:
     assert "pip install 'finetune-operator[trainer]'" in done.err
 
 
-def test_chat_asks_the_prompts_given(cli: Cli) -> None:
-    done = cli("chat", "file:///out/adapter", "-p", "hello", "-p", "bye", "--base")
+@pytest.fixture
+def adapter(cli: Cli) -> str:
+    (cli.folder / "adapter").mkdir()
+    return f"file://{cli.folder}/adapter"
+
+
+def test_chat_asks_the_prompts_given(cli: Cli, adapter: str) -> None:
+    done = cli("chat", adapter, "-p", "hello", "-p", "bye", "--base")
     assert done.code == 0, done.err
     assert [line for line in done.out.splitlines() if line.startswith("tuned")] == [
         "tuned: HELLO",
@@ -190,8 +196,8 @@ def test_chat_asks_the_prompts_given(cli: Cli) -> None:
     ]
 
 
-def test_chat_reads_questions_line_by_line(cli: Cli) -> None:
-    done = cli("chat", "file:///out/adapter", "-o", "json", stdin="one\n\ntwo\n")
+def test_chat_reads_questions_line_by_line(cli: Cli, adapter: str) -> None:
+    done = cli("chat", adapter, "-o", "json", stdin="one\n\ntwo\n")
     assert [json.loads(line)["tuned"] for line in done.out.splitlines()] == ["ONE", "TWO"]
 
 
@@ -200,13 +206,15 @@ def test_chat_finds_the_base_model_of_a_local_run(cli: Cli) -> None:
     folder.mkdir(parents=True)
     job = {"spec": {"model": {"uri": "file:///models/base"}}}
     (folder / "job.json").write_text(json.dumps(job))
-    adapter = "file:///out/runs/default/example/local-1/adapter"
-    done = cli("chat", adapter, "-p", "x")
+    adapter = cli.folder / "out/runs/default/example/local-1/adapter"
+    adapter.mkdir(parents=True)
+    done = cli("chat", f"file://{adapter}", "-p", "x")
     assert "file:///models/base" in done.out
 
 
 def test_chat_passes_the_trainers_failure_on(cli: Cli) -> None:
-    done = cli("chat", "file:///out/missing", "-p", "x")
+    (cli.folder / "missing").mkdir()
+    done = cli("chat", f"file://{cli.folder}/missing", "-p", "x")
     assert done.code == 73
     assert done.err == "error: there is no adapter\n"
 

@@ -13,6 +13,7 @@ from finetune_trainer.storage.errors import (
     AlreadyExists,
     ChecksumMismatch,
     IncompleteFolder,
+    NothingThere,
     ObjectNotFound,
     OtherWriterWon,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "AlreadyExists",
     "ChecksumMismatch",
     "IncompleteFolder",
+    "NothingThere",
     "Manifest",
     "ManifestFile",
     "ObjectInfo",

@@ -35,6 +35,10 @@ class IncompleteFolder(StorageError):  # noqa: N818 - reads as the answer it is
         super().__init__("IncompleteFolder", message)
 
 
+class NothingThere(IncompleteFolder):
+    """There is no folder at all: most likely its URI is wrong."""
+
+
 class ChecksumMismatch(StorageError):  # noqa: N818 - reads as the answer it is
     """What is stored is not what the manifest says."""
 

@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import islice
 
 from finetune_trainer.errors import StorageError
-from finetune_trainer.storage.errors import IncompleteFolder, ObjectNotFound
+from finetune_trainer.storage.errors import IncompleteFolder, NothingThere, ObjectNotFound
 from finetune_trainer.storage.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from finetune_trainer.storage.store import ObjectStore, join_key, join_uri
 from finetune_trainer.storage.stream import READ_ATTEMPTS
@@ -44,24 +44,25 @@ def read_manifest(store: ObjectStore, prefix: str) -> Manifest:
     """Return the manifest of a folder.
 
     Raises:
+        NothingThere: The folder is empty, or is not there.
         IncompleteFolder: There is none; names the folder and what is in it.
     """
     manifest = find_manifest(store, prefix)
     if manifest is not None:
         return manifest
-    raise IncompleteFolder(_explain_unpublished(store, prefix))
-
-
-def _explain_unpublished(store: ObjectStore, prefix: str) -> str:
-    """Say what lies where no manifest does; deleting is advised only where nothing can be lost."""
     address = join_uri(store.uri, prefix.strip("/"))
     start = f"{join_key(prefix)}/" if prefix.strip("/") else ""
     found = [info.key[len(start) :] for info in islice(store.list(start), _NUM_LISTED)]
     if not found:
-        return (
+        raise NothingThere(
             f"There is nothing under {address}: no {MANIFEST_NAME} and no other file. Check the "
             "URI; if it is right, nothing was published there yet."
         )
+    raise IncompleteFolder(_explain_unpublished(address, found))
+
+
+def _explain_unpublished(address: str, found: list[str]) -> str:
+    """Say what lies where no manifest does; deleting is advised only where nothing can be lost."""
     published = [
         key.removesuffix(f"/{MANIFEST_NAME}") for key in found if key.endswith(f"/{MANIFEST_NAME}")
     ]
