@@ -195,7 +195,7 @@ def plan(
     file: Annotated[str, typer.Argument(help="The job file; - reads standard input.")],
     gpu: Annotated[
         str | None,
-        typer.Option(help="Kind of GPU: h100, h200, a100-80, a100-40, l40s, l4 ... Default: h100."),
+        typer.Option(help="Kind of GPU: h100, a100-80, rtx4090 ... Default: what is here, or CPU."),
     ] = None,
     gpu_hour_price: Annotated[
         str | None, typer.Option(metavar="PRICE", help="Price of a GPU for an hour.")

@@ -41,7 +41,8 @@ def make_plan(run: LocalRun, options: PlanOptions) -> dict[str, Any]:
     """Return the trainer's plan of a job, with its cost.
 
     Raises:
-        CliError: Rows without tokens, missing libraries, or what the trainer refuses.
+        CliError: Rows without tokens, a price without GPUs, missing libraries, or what the trainer
+            refuses.
     """
     if bool(options.rows) != bool(options.tokens):
         raise CliError("--rows and --tokens go together: give both, or neither to read the data")
@@ -52,9 +53,14 @@ def make_plan(run: LocalRun, options: PlanOptions) -> dict[str, Any]:
         if value := getattr(options, name):
             arguments += [f"--{name}", str(value)]
     plan = ask_trainer(run, "plan", *arguments, doing="planning", log_stays=True)
-    if options.hour_price is not None and run.job.spec.resources.gpus_per_node:
+    if options.hour_price is not None:
+        if not plan["gpus"]:
+            raise CliError(
+                f"--gpu-hour-price is for GPUs, and this plan is for {plan['device']}: add --gpu "
+                "and a kind, as --gpu h100"
+            )
         time, spec = plan["time"], run.job.spec
-        seconds = time["seconds"] * run.job.world_size
+        seconds = time["seconds"] * plan["gpus"]
         hours = Decimal(seconds + time["evaluationSeconds"] * spec.evaluation_gpus) / 3600
         plan["cost"] = {
             "gpuHours": f"{hours:.2f}",

@@ -18,20 +18,27 @@ LLAMA_70B = {
     "vocab_size": 128256, "tie_word_embeddings": False,
 }  # fmt: skip
 ROWS = ("--rows", "20000", "--tokens", "4000000", "--longest", "900")
+SMALL = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "vocab_size": 256,
+}  # fmt: skip
 
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(LLAMA_70B))
-    (folder / "tokenizer.json").write_text("{}")
+    for name, config in (("model", LLAMA_70B), ("small", LLAMA_70B | SMALL)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "tokenizer.json").write_text("{}")
     body = minimal_job()
-    body["spec"]["model"] = {"uri": f"file://{folder}"}
+    body["spec"]["model"] = {"uri": f"file://{tmp_path}/model"}
     body["spec"]["output"] = {"uri": f"file://{tmp_path}/out"}
     body["spec"]["resources"] = {"gpusPerNode": 8}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(body))
-    return Cli(tmp_path, use_fake_trainer=False)
+    made = Cli(tmp_path, use_fake_trainer=False)
+    made.environment["CUDA_VISIBLE_DEVICES"] = ""  # also where there are GPUs
+    return made
 
 
 def plan(cli: Cli, *arguments: str) -> dict[str, Any]:
@@ -93,12 +100,26 @@ def test_a_red_team_is_told_to_come_on_top(cli: Cli) -> None:
     assert "start-up comes on top of both, and the red team" in done.out
 
 
+def test_without_a_gpu_a_plan_is_for_the_cpu_of_this_machine(cli: Cli) -> None:
+    made = plan(cli, "--set", "model.uri=file://./small", *ROWS)
+    assert made["device"].endswith(" CPU cores of this machine")
+    assert "the job asks for GPUs, and this machine has none" in made["warnings"][0]
+    on_gpu = plan(cli, "--set", "model.uri=file://./small", *ROWS, "--gpu", "RTX4090")
+    assert on_gpu["device"] == "8 x RTX 4090 24 GB"
+    assert on_gpu["time"]["tokensPerSecond"] > made["time"]["tokensPerSecond"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--set", "resources.gpusPerNode=1", *ROWS), "does not fit"),
         (("--rows", "10"), "--rows and --tokens go together"),
+        (ROWS, "this machine has no GPU: --gpu h100 plans for one elsewhere"),
         (("--gpu", "abacus", *ROWS), "known kinds are a100-40"),
+        (
+            ("--set", "model.uri=file://./small", "--gpu-hour-price", "2", *ROWS),
+            "--gpu-hour-price is for GPUs, and this plan is for",
+        ),
         (("--gpu-hour-price", "cheap", *ROWS), "write a number"),
         (("--set", "resources.gpusPerNode=0", "--gpu", "l4", *ROWS), "trains on CPU"),
     ],

@@ -1,8 +1,8 @@
 """How long training and evaluation of a job would take: reckoned by ``prepare``, before any GPU.
 
 Loads no weights and no torch. What the stages after it will run on is told by the operator
-(``Environment.TRAINING_NODE``); elsewhere it is taken to be this machine, and of GPUs the kind is
-assumed and that is said.
+(``Environment.TRAINING_NODE``). Where nobody says, it is this machine. Where the kind of a GPU is
+not known, one is assumed, and that is said.
 """
 
 from __future__ import annotations
@@ -237,7 +237,10 @@ def choose_recipe(job: ResolvedJob, data: DataShape, model: Architecture, device
 
 def read_device(job: ResolvedJob) -> Device:
     """Return what training will run on, as far as somebody has said."""
-    told = json.loads(os.environ.get(Environment.TRAINING_NODE) or "{}")
+    words = os.environ.get(Environment.TRAINING_NODE)
+    if words is None:
+        return device_here(job)
+    told = json.loads(words or "{}")
     if job.spec.resources.gpus_per_node:
         gpu = find_gpu(told.get("gpu") or "")
         return on_gpus(job, gpu or GPUS[ASSUMED_GPU], is_known=gpu is not None)
@@ -250,6 +253,15 @@ def read_device(job: ResolvedJob) -> Device:
             memory_bytes=told.get("memoryBytes") or here.memory_bytes,
         )
     )
+
+
+def device_here(job: ResolvedJob) -> Device:
+    """Return what training runs on where no cluster does: this machine's GPUs, else its CPU."""
+    here = detect_hardware()
+    if job.spec.resources.gpus_per_node and here.num_gpus:
+        gpu = find_gpu(here.kind)
+        return on_gpus(job, gpu or GPUS[ASSUMED_GPU], is_known=gpu is not None)
+    return on_cpus(replace(here, num_gpus=0), where=" of this machine")
 
 
 def estimate_time(

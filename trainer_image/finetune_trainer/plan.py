@@ -25,19 +25,18 @@ from finetune_trainer.data.expected import (
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.estimate import (
-    ASSUMED_GPU,
     Device,
     Planned,
+    device_here,
     estimate_time,
-    on_cpus,
     on_gpus,
     plan_on,
 )
 from finetune_trainer.failures import classify
 from finetune_trainer.model.chat_format import read_format
-from finetune_trainer.model.hardware import detect_hardware
 from finetune_trainer.model.load import read_model_architecture
-from finetune_trainer.planning.throughput import GPUS
+from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.throughput import GPUS, find_gpu
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.train.adopted import describe_idle
 from finetune_trainer.train.planned import describe_plan
@@ -55,7 +54,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
         folder, _ = context.model_folder(include_weights=False)
         model = read_model_architecture(folder)
         device = choose_device(job, arguments.gpu)
-        planned = plan_on(device, job, data, model, may_reason=may_reason)
+        planned = _plan(device, job, data, model, may_reason=may_reason)
         time = estimate_time(planned, held_out, validation)
     except Exception as error:
         failure = classify(error)
@@ -65,6 +64,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
     result = {
         "plan": describe_recipe(planned).to_wire(),
         "device": planned.device.name,
+        "gpus": job.world_size if device.gpu else 0,
         "time": {
             "tokens": time.tokens,
             "tokensPerSecond": float(time.tokens_per_second),
@@ -77,10 +77,39 @@ def plan_job(arguments: argparse.Namespace) -> int:
             "isNumberAssumed": bool(arguments.rows) and job.spec.evaluation.max_samples == "auto",
         },
         "evaluation": planned.evaluation.to_json(),
-        "warnings": find_warnings(planned.recipe, data),
+        "warnings": [*_find_differences(job, device), *find_warnings(planned.recipe, data)],
     }
     Path(arguments.out).write_text(json.dumps(result))
     return 0
+
+
+def _plan(
+    device: Device,
+    job: ResolvedJob,
+    data: DataShape,
+    model: Architecture,
+    *,
+    may_reason: bool,
+) -> Planned:
+    try:
+        return plan_on(device, job, data, model, may_reason=may_reason)
+    except UserError as error:
+        if not _find_differences(job, device):
+            raise
+        hint = f"{error.message}; this machine has no GPU: --gpu h100 plans for one elsewhere"
+        raise UserError(error.reason, hint) from error
+
+
+def _find_differences(job: ResolvedJob, device: Device) -> list[str]:
+    """Say where this machine is not what the job asks for."""
+    if device.gpu is None and job.spec.resources.gpus_per_node:
+        return [
+            "the job asks for GPUs, and this machine has none: what is told is for its CPU, as "
+            "finetune run would use it; --gpu h100, or another kind, tells it for GPUs"
+        ]
+    if device.is_known:
+        return []
+    return [f"the GPU of this machine is of no known kind: what is told is for {device.name}"]
 
 
 def describe_recipe(planned: Planned) -> PlanStatus:
@@ -92,21 +121,21 @@ def describe_recipe(planned: Planned) -> PlanStatus:
 
 
 def choose_device(job: ResolvedJob, kind: str | None) -> Device:
-    """Return the hardware to plan for: the named GPUs, or this machine's CPU without any.
+    """Return the hardware to plan for: the named GPUs, else what this machine has.
 
     Raises:
         UserError: The job uses no GPU, or nobody knows that kind.
     """
-    resources = job.spec.resources
-    if kind is None and resources.gpus_per_node == 0:
-        return on_cpus(detect_hardware(), where=" of this machine")
-    if resources.gpus_per_node == 0:
+    if kind is None:
+        return device_here(job)
+    if job.spec.resources.gpus_per_node == 0:
         raise UserError(
             "NoGPUAsked", "--gpu: the job trains on CPU (resources.gpusPerNode 0); set it above 0"
         )
-    if kind is not None and kind not in GPUS:
+    gpu = find_gpu(kind)
+    if gpu is None:
         raise UserError("UnknownGPU", f"--gpu {kind}: known kinds are {', '.join(sorted(GPUS))}")
-    return on_gpus(job, GPUS[kind or ASSUMED_GPU])
+    return on_gpus(job, gpu)
 
 
 def _read_shape(

@@ -24,6 +24,8 @@ from finetune_trainer.estimate import (
     plan_on,
     read_device,
 )
+from finetune_trainer.model.hardware import Hardware
+from finetune_trainer.plan import choose_device
 from finetune_trainer.planning.architecture import describe_architecture
 from finetune_trainer.planning.throughput import GPUS, find_gpu
 from finetune_trainer.train.recipe import DataShape
@@ -75,6 +77,11 @@ def reckon(
         ("Tesla-T4", "T4 16 GB"),
         ("NVIDIA-L40S", "L40S 48 GB"),
         ("NVIDIA-GeForce-RTX-4090", "RTX 4090 24 GB"),
+        ("RTX4090", "RTX 4090 24 GB"),
+        ("rtx 4090", "RTX 4090 24 GB"),
+        ("A100 80GB", "A100 80 GB"),
+        ("A100-40", "A100 40 GB"),
+        ("H100-PCIe", "H100 PCIe 80 GB"),
         ("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", None),  # an eighth of one
         ("NVIDIA-H100-80GB-HBM3-SHARED", None),
         ("NVIDIA-GH200-480GB", None),
@@ -192,7 +199,7 @@ def test_the_least_is_told_only_where_nothing_is_guessed(monkeypatch: pytest.Mon
 
 
 def test_the_device_is_what_the_operator_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(Environment.TRAINING_NODE, raising=False)
+    monkeypatch.setenv(Environment.TRAINING_NODE, "{}")
     assert not read_device(resolved()).is_known
     node = {"gpu": "Tesla-T4", "cpus": 6, "memoryBytes": 32 * 2**30}
     monkeypatch.setenv(Environment.TRAINING_NODE, json.dumps(node))
@@ -201,3 +208,38 @@ def test_the_device_is_what_the_operator_says(monkeypatch: pytest.MonkeyPatch) -
     device = read_device(resolved(resources={"gpusPerNode": 0}))
     assert (device.name, device.gpu) == ("6 CPU cores", None)
     assert device.hardware.memory_bytes == 32 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "is_known"),
+    [
+        ("", "4 CPU cores of this machine", True),
+        ("NVIDIA GeForce RTX 4090", "1 x RTX 4090 24 GB", True),
+        ("Abacus 9000", "1 x H100 SXM 80 GB", False),
+    ],
+)
+def test_without_a_cluster_the_device_is_that_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, kind: str, name: str, is_known: bool
+) -> None:
+    here = Hardware(
+        num_gpus=1 if kind else 0,
+        memory_bytes=32 * 2**30,
+        supports_bfloat16=True,
+        num_cpus=4,
+        kind=kind,
+    )
+    monkeypatch.delenv(Environment.TRAINING_NODE, raising=False)
+    monkeypatch.setattr("finetune_trainer.estimate.detect_hardware", lambda: here)
+    device = read_device(resolved())
+    assert (device.name, device.is_known) == (name, is_known)
+    assert choose_device(resolved(), None) == device
+    assert choose_device(resolved(), "RTX4090").name == "1 x RTX 4090 24 GB"
+
+
+def test_an_8b_model_takes_a_cpu_far_longer_than_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Hardware(num_gpus=0, memory_bytes=256 * 2**30, supports_bfloat16=True, num_cpus=8)
+    monkeypatch.delenv(Environment.TRAINING_NODE, raising=False)
+    monkeypatch.setattr("finetune_trainer.estimate.detect_hardware", lambda: here)
+    job = resolved()
+    found = estimate_time(plan_on(read_device(job), job, DATA, LLAMA_8B), ASKED)
+    assert found.train_seconds > 100 * reckon().train_seconds

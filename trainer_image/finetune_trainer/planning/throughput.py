@@ -80,11 +80,9 @@ def find_gpu(words: str) -> GPU | None:
     """Return the GPU that a name means; None if it is none that we know, or only part of one.
 
     Args:
-        words: A kind of ours, or what a cluster's node label says, such as
-            ``NVIDIA-A100-SXM4-80GB`` or ``nvidia-tesla-t4``.
+        words: A kind of ours in any case, or what a driver or a cluster's node label says, such
+            as ``RTX 4090``, ``NVIDIA-A100-SXM4-80GB`` or ``nvidia-tesla-t4``.
     """
-    if words in GPUS:
-        return GPUS[words]
     parts = frozenset(re.split(r"[^a-z0-9]+", words.lower()))
     if parts & _SHARED:
         return None
@@ -92,7 +90,7 @@ def find_gpu(words: str) -> GPU | None:
     if "h100" in parts:
         found = "h100-pcie" if "pcie" in parts else "h100"
     elif "a100" in parts:
-        found = "a100-80" if "80gb" in parts else "a100-40"
+        found = "a100-80" if parts & {"80", "80gb"} else "a100-40"
     elif {"rtx", "4090"} <= parts:
         found = "rtx4090"
     else:
