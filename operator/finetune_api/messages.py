@@ -19,11 +19,10 @@ from pydantic_core import ErrorDetails
 from finetune_api.crd import CUSTOM_KINDS
 from finetune_api.meta import KIND, NAME_PATTERN
 from finetune_api.patterns import LABEL_RULE
-from finetune_api.remedies import remedy_of
+from finetune_api.remedies import field_remedy, remedy_of, synonym_of, uri_remedy
 from finetune_api.structural import Schema
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.rules import BrokenRulesError
-from finetune_api.v1alpha1.scoring import METRIC_SYNONYMS
 
 Location = tuple[str | int, ...]
 LineOf = Callable[[Location], int | None]
@@ -106,7 +105,10 @@ def parse_job(body: object, *, line_of: LineOf | None = None) -> FineTuneJob:
         InvalidJobError: With every problem found.
     """
     if not isinstance(body, dict):
-        message = f"a FineTuneJob is a mapping of fields, this is {_type_name(body)}"
+        message = (
+            f"a FineTuneJob is a mapping of fields, this is {_type_name(body)}; write apiVersion, "
+            "kind, metadata and spec without a dash before them (`finetune init` writes a starter)"
+        )
         raise InvalidJobError([Problem(location=(), message=message, line=1)])
     absent = [
         Problem(location=(field,), message="Required value", line=line_of(()) if line_of else None)
@@ -195,6 +197,8 @@ def _message(details: ErrorDetails, location: Location, schema: Schema) -> str:
         return "Required value"
     if kind == "extra_forbidden":
         word = str(location[-1])
+        if remedy := field_remedy(location, value):
+            return f"unknown field; {remedy}"
         known = _fields_at(location[:-1], schema)
         hint = _suggestion(word, known) or _elsewhere(word, schema)
         if not hint and 0 < len(known) <= MAX_FIELDS_LISTED:
@@ -203,8 +207,7 @@ def _message(details: ErrorDetails, location: Location, schema: Schema) -> str:
     if kind == "literal_error":
         allowed = _schema_at(location, schema).get("enum") or [context["expected"].strip("'")]
         shown = ", ".join(json.dumps(choice) for choice in allowed)
-        meant = METRIC_SYNONYMS.get(str(value).lower())
-        hint = f"; did you mean {meant}?" if meant in allowed else _suggestion(str(value), allowed)
+        hint = synonym_of(value, allowed) or _suggestion(str(value), allowed)
         return f"Unsupported value: {_shown(value)}: supported values: {shown}{hint}"
     if kind in TYPE_NAMES:
         wanted, field = TYPE_NAMES[kind], str(location[-1]) if location else ""
@@ -215,7 +218,8 @@ def _message(details: ErrorDetails, location: Location, schema: Schema) -> str:
         text = str(context["error"])
         for told in (f"{value!r} ", f"{str(value)!r} "):
             text = text.removeprefix(told)
-        return f"{invalid} {text}"
+        remedy = uri_remedy(value, location, text) if isinstance(value, str) else ""
+        return f"{invalid} {text}; {remedy}" if remedy else f"{invalid} {text}"
     if kind == "too_long" and isinstance(value, str):
         kind = "string_too_long"  # a length bound that follows a validator function
     return _bound_message(kind, context, value) or f"{invalid} {details['msg']}"

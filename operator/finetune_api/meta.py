@@ -77,18 +77,21 @@ class APIModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_as_json(cls, value: Any) -> Any:
-        # As the API server does: a null stands for "not given", whatever the field, and 16.0 is an
-        # integer, for JSON knows one kind of number.
+        # As the API server does: a null stands for "not given" in any field that there is, and 16.0
+        # is an integer, for JSON knows one kind of number.
         if not isinstance(value, dict):
             return value
         for key, item in value.items():
             # Each entry of a map would be judged, and told of, before the map is found too large.
             if isinstance(item, dict) and len(item) > MAX_ENTRIES:
                 raise ValueError(f"{key} has {len(item)} entries, more than {MAX_ENTRIES}")
+        absent = {key for key, item in value.items() if item is None}
+        if absent:
+            absent &= {field.alias for field in cls.model_fields.values()}
         return {
             key: int(item) if isinstance(item, float) and item.is_integer() else item
             for key, item in value.items()
-            if item is not None
+            if key not in absent
         }
 
     def to_wire(self) -> dict[str, Any]:

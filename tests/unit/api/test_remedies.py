@@ -101,3 +101,57 @@ def test_rules_for_some_beginnings_hold_for_those_alone(text: str) -> None:
     schema = {"x-kubernetes-validations": [{"rule": r.cel, "message": r.message} for r in rules]}
     broken = [rule.message for rule in rules if not rule.accepts(text)]
     assert broken_message(schema, text) == (broken[0] if broken else None)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "remedy"),
+    [
+        ("spec.model.uri", "org/name", "write hf://org/name, or file://./org/name for a folder"),
+        ("spec.model.uri", "https://huggingface.co/a/b/tree/main", "write hf://a/b"),
+        ("spec.model.uri", "/models/b", "write file:///models/b"),
+        ("spec.model.path", "org/name", "unknown field; write uri: hf://org/name"),
+        ("spec.output.uri", "./out", "write file://./out"),
+        ("spec.output.uri", "team/out", "write file://./team/out"),
+        ("spec.dataset.path", "rows.jsonl", "write sources: [{uri: file://./rows.jsonl}]"),
+        ("spec.dataset.sources.0.uri", "rows.jsonl", "write file://./rows.jsonl"),
+        (
+            "spec.dataset.sources.0.uri",
+            "http://example.org/d/rows.jsonl?raw=1",
+            "a web address is not read: download it, and write file://./rows.jsonl",
+        ),
+        (
+            "spec.dataset.sources.0.uri",
+            "https://huggingface.co/datasets/a/b",
+            "write hf://datasets/a/b",
+        ),
+        ("spec.dataset.sources.0.format", "openai", "did you mean Chat?"),
+        ("spec.dataset.sources.0.format", "xlsx", "did you mean Csv?"),
+        ("spec.optimizer", "adamw", "unknown field; the optimizer is AdamW and cannot be chosen"),
+        ("spec.hyperparameters.optim", "sgd", "unknown field; the optimizer is AdamW and cannot"),
+        ("spec.hyperparameters.bf16", True, "unknown field; the precision follows from"),
+        ("spec.method.objective", "GRPO", "reinforcement learning is not offered; SFT learns"),
+        ("spec.method", "GRPO", "reinforcement learning is not offered; SFT learns"),
+        ("spec.method", "dpo", "write {objective: DPO}"),
+        ("spec.method", "lora", "write {adapter: {type: LoRA}}"),
+    ],
+)
+def test_words_of_newcomers_are_told_with_value_field_and_remedy(
+    path: str, value: Any, remedy: str
+) -> None:
+    with pytest.raises(InvalidJobError) as caught:
+        parse_job(changed(minimal_job(), {path: value}))
+    field = path.replace(".0.", "[0].")
+    (told,) = [str(each) for each in caught.value.problems if each.path == field]
+    assert told.startswith(f"{field}: ")
+    assert remedy in told
+    assert str(value) in told or "unknown field" in told
+    assert "ORPO?" not in told
+
+
+@pytest.mark.parametrize("path", ["spec.zebra", "spec.hyperparameters.zebra", "zebra"])
+def test_a_field_that_nobody_knows_is_refused_also_when_it_is_null(path: str) -> None:
+    with pytest.raises(InvalidJobError) as caught:
+        parse_job(changed(minimal_job(), {path: None}))
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.message.startswith("unknown field")) == (path, True)
+    assert parse_job(changed(minimal_job(), {"spec.goal": None})).spec.goal is None
