@@ -13,6 +13,7 @@ import typer
 
 from finetune_cli.checkpoints_app import checkpoints
 from finetune_cli.cluster_app import register
+from finetune_cli.commandline import Program, print_version
 from finetune_cli.compare_app import compare
 from finetune_cli.data_app import data_app
 from finetune_cli.errors import CliError
@@ -52,12 +53,7 @@ def _console(*, is_stderr: bool = False) -> Console:
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            print(f"finetune {version('finetune-operator')}")
-        except PackageNotFoundError:
-            print("finetune (not installed)")
+        print_version()
         raise typer.Exit
 
 

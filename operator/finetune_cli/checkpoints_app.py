@@ -105,8 +105,10 @@ def _steps_of_job(
 ) -> list[Step]:
     from finetune_cli.checkpoints import steps_of_status
     from finetune_cli.cluster import Cluster
+    from finetune_cli.cluster_errors import looking_up
 
-    cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
+    with looking_up(name):
+        cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
     job = cluster.get_job(name)
     try:
         return steps_of_object(job, endpoint, region)

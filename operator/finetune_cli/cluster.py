@@ -18,6 +18,7 @@ from finetune_cli.cluster_errors import (
     GROUP_PATH,
     ApiError,
     ConnectionLostError,
+    NoClusterError,
     StreamLostError,
     UnknownTypeError,
     read_refusal,
@@ -70,7 +71,7 @@ class Cluster:
                 "pip install 'finetune-operator[cli]'"
             ) from error
         if kubeconfig and not kubeconfig.is_file():
-            raise CliError(f"cannot use the kubeconfig {kubeconfig}: there is no such file")
+            raise NoClusterError(f"cannot use the kubeconfig {kubeconfig}: there is no such file")
         settings = Configuration()
         file = str(kubeconfig) if kubeconfig else None
         try:
@@ -81,7 +82,7 @@ class Cluster:
                 )
             config.load_kube_config(file, context=context, client_configuration=settings)
         except config.ConfigException as error:
-            raise CliError(
+            raise NoClusterError(
                 f"cannot use the kubeconfig {file or _default_kubeconfig()}: "
                 f"{str(error).rstrip('.')}. Set "
                 "KUBECONFIG, or name a file with --kubeconfig and a context with --context"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from finetune_cli.commandline import Timeout
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.options import ObjectFormat, OutputDir, Overrides, format_option
@@ -268,7 +269,7 @@ def wait(
     wanted: Annotated[
         str, typer.Option("--for", help="Condition to wait for, for example DatasetReady.")
     ] = "Complete",
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
+    timeout: Timeout = None,
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,

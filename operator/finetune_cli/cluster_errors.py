@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from finetune_cli.errors import CliError
@@ -39,6 +40,26 @@ class UnknownTypeError(ApiError):
 
 class ConnectionLostError(CliError):
     """The API server does not answer."""
+
+
+class NoClusterError(CliError):
+    """There is no kubeconfig that names a cluster."""
+
+
+@contextmanager
+def looking_up(target: str) -> Iterator[None]:
+    """Say of a word that is no file here that it was taken for a name, where no cluster is set up.
+
+    Raises:
+        CliError: Names the word.
+    """
+    try:
+        yield
+    except NoClusterError as error:
+        raise CliError(
+            f"{target}: there is no such file or folder here, and no cluster to ask for a "
+            f"FineTuneJob of that name: {error.message}"
+        ) from error
 
 
 class StreamLostError(ConnectionLostError):

@@ -88,7 +88,10 @@ def evaluate(
         return
     if output_dir or approve_data:
         raise CliError(f"--output-dir and --approve-data go with a file; {target} is a name")
-    cluster = connect(context, namespace, kubeconfig)
+    from finetune_cli.cluster_errors import looking_up
+
+    with looking_up(target):
+        cluster = connect(context, namespace, kubeconfig)
     body = _object_of(asked, cluster, new_name)
     if cluster.get_job(target)["spec"].get("requestedBy"):
         body = with_requester(body, cluster.user_name())

@@ -69,8 +69,10 @@ def find_anywhere(
     if is_place(target):
         return find_source(target, None, endpoint=endpoint, region=region)
     from finetune_cli.cluster import Cluster
+    from finetune_cli.cluster_errors import looking_up
 
-    cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
+    with looking_up(target):
+        cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
     return find_source(target, cluster, endpoint=endpoint, region=region)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_cli.cluster import Cluster
+from finetune_cli.cluster_errors import looking_up
 from finetune_cli.errors import CliError
 from finetune_cli.reviewing import is_place
 from finetune_cli.verify import make_access, storage_error
@@ -133,7 +134,8 @@ def find_runs(target: str, asking: Asking) -> list[Found]:
     """
     path = Path(target).expanduser()
     if not is_place(target):
-        return [found_on_cluster(asking.cluster.get_job(target))]
+        with looking_up(target):
+            return [found_on_cluster(asking.cluster.get_job(target))]
     if "://" in target:
         return [_found_at(target)]
     if not path.exists():

@@ -17,6 +17,7 @@ from finetune_cli.cluster_app import (
     list_text,
     print_object,
 )
+from finetune_cli.commandline import Timeout
 from finetune_cli.compare_app import COMPARE_MODULES, check_page, show
 from finetune_cli.data_app import Region
 from finetune_cli.errors import CliError
@@ -95,7 +96,7 @@ def describe(
 @sweep_app.command()
 def watch(
     name: SweepName,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to watch at most.")] = None,
+    timeout: Timeout = None,
     context: Context = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,

@@ -142,6 +142,8 @@ def test_validate_reads_templates_as_prepare_does(cli: Cli) -> None:
     ("arguments", "message"),
     [
         (("run", "missing.yaml"), "missing.yaml: no such file"),
+        (("checkpoints", "nosuch"), "nosuch: there is no such file or folder here, and no cluster"),
+        (("run", "list.yaml"), "a mapping of fields, this is array; write apiVersion, kind"),
         (("validate", "broken.yaml"), "not valid YAML"),
         (("run", "wrong.yaml"), "wrong.yaml is not a valid FineTuneJob: 1 problem"),
         (
@@ -158,7 +160,9 @@ def test_validate_reads_templates_as_prepare_does(cli: Cli) -> None:
 def test_errors_are_one_message_without_traceback(
     cli: Cli, arguments: tuple[str, ...], message: str
 ) -> None:
+    cli.environment["KUBECONFIG"] = str(cli.folder / "none")
     (cli.folder / "broken.yaml").write_text("a: [")
+    (cli.folder / "list.yaml").write_text(yaml.safe_dump([minimal_job()]))
     wrong = minimal_job()
     wrong["spec"]["resources"] = {"nodes": 0}
     (cli.folder / "wrong.yaml").write_text(yaml.safe_dump(wrong))
@@ -167,6 +171,14 @@ def test_errors_are_one_message_without_traceback(
     assert done.err.startswith("error: ")
     assert message in done.err
     assert "Traceback" not in done.err
+
+
+def test_compare_of_a_word_that_is_nothing_says_how_it_was_taken(tmp_path: Path) -> None:
+    cli = Cli(tmp_path, use_fake_trainer=False)
+    cli.environment["KUBECONFIG"] = str(tmp_path / "none")
+    done = cli("compare", "nosuch")
+    assert done.code == 64
+    assert done.err.startswith("error: nosuch: there is no such file or folder here, and no")
 
 
 def test_run_without_the_trainer_extra_says_what_to_install(cli: Cli) -> None:

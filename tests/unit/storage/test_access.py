@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.storage import StorageAccess
+from finetune_trainer.storage import StorageAccess, open_store
 from finetune_trainer.storage.access import mask
 
 
@@ -46,3 +48,19 @@ def test_without_a_mount_the_default_chain_is_used():
 @pytest.mark.parametrize("identifier", ["AKIAIOSFODNN7EXAMPLE", "short", ""])
 def test_a_masked_identifier_does_not_give_it_away(identifier):
     assert len(mask(identifier).rstrip("*")) <= max(2, len(identifier) // 2)
+
+
+@pytest.mark.parametrize(("has_secrets", "remedy"), [(False, "on this machine"), (True, "Secret")])
+def test_missing_s3_keys_are_told_with_what_to_do_where_it_runs(
+    tmp_path, monkeypatch, has_secrets, remedy
+):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    access = StorageAccess(credentials_dir=tmp_path if has_secrets else None)
+    with pytest.raises(UserError) as caught:
+        open_store("s3://bucket/out", access).exists("a")
+    assert caught.value.reason == "CredentialsMissing"
+    assert "s3://bucket/out" in caught.value.message
+    assert remedy in caught.value.message

@@ -49,6 +49,19 @@ class StorageAccess:
             return f"Secret {self.credentials_name!r}"
         return "the default credential chain (environment, profile, instance role)"
 
+    def credentials_remedy(self) -> str:
+        """Say what to do where there are no credentials: on a cluster, or on one machine.
+
+        Only stages of a cluster have a folder of Secrets.
+        """
+        if self.credentials_dir is None:
+            return (
+                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY on this machine, or run `aws "
+                "configure`; a credentialsRef is read on a cluster only. To keep results here "
+                "instead, write output: {uri: file://./out}."
+            )
+        return "Name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in credentialsRef."
+
     def read_credential(self, key: str) -> str:
         """Read one key of the mounted Secret.
 

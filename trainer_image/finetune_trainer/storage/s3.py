@@ -168,7 +168,7 @@ class S3Store:
         """The boto3 client, built on first use and shared by all threads."""
         with self._lock:
             if self._client is None:
-                self._client, self._keys = make_client(self._access)
+                self._client, self._keys = make_client(self._access, self.uri)
             return self._client
 
     def _ask(self, uri: str, action: str, ask: Callable[[S3Client], _Answer]) -> _Answer:
@@ -196,7 +196,7 @@ class S3Store:
             if self._client is not used:
                 return True  # another thread has done it
             try:
-                client, keys = make_client(self._access)
+                client, keys = make_client(self._access, self.uri)
             except TrainerError:
                 return False  # the Secret is gone, or being written
             if keys == self._keys:
@@ -237,7 +237,7 @@ class S3Store:
         )
 
 
-def make_client(access: StorageAccess) -> tuple[S3Client, _Keys]:
+def make_client(access: StorageAccess, uri: str) -> tuple[S3Client, _Keys]:
     """Build a client and return it with the keys it signs with.
 
     Raises:
@@ -281,9 +281,8 @@ def make_client(access: StorageAccess) -> tuple[S3Client, _Keys]:
     if credentials is None:
         raise UserError(
             "CredentialsMissing",
-            "No S3 credentials: no Secret is mounted and the default chain (environment, profile, "
-            "instance role) has none. Name a Secret with AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY in credentialsRef, or set these variables.",
+            f"There are no S3 credentials for {uri} in {access.describe_credentials()}. "
+            f"{access.credentials_remedy()}",
         )
     frozen = credentials.get_frozen_credentials()
     return client, (frozen.access_key or "", frozen.secret_key or "", frozen.token)

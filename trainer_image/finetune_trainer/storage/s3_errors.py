@@ -114,8 +114,9 @@ def translate(error: Exception, location: S3Location, action: str) -> TrainerErr
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return UserError(
             "CredentialsMissing",
-            f"{tried}: {error}. Credentials were looked for in {location.credentials}; name a "
-            "Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in credentialsRef.",
+            f"{tried}: {error}. Credentials were looked for in {location.credentials}. On a "
+            "cluster, name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "
+            "credentialsRef. On this machine, set these two variables.",
         )
     if isinstance(error, ParamValidationError):
         return UserError("InvalidUri", f"{tried}: {error}. Check the bucket name and the prefix.")
