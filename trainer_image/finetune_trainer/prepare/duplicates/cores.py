@@ -73,18 +73,6 @@ class Cores:
 
         return may_compare
 
-    def pair_equal(self, num_prompts: int) -> list[tuple[int, int]]:
-        """Return pairs of equal cores: each with the first such and with the one before it."""
-        read = self.texts.open()
-        last: dict[bytes, tuple[int, int]] = {}
-        pairs = []
-        for index in range(num_prompts):
-            core = read(index)
-            first, before = last.get(core, (index, index))
-            pairs += [(other, index) for other in {first, before} if other != index]
-            last[core] = first, index
-        return pairs
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frames:

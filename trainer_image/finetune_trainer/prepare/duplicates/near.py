@@ -94,7 +94,6 @@ def find_near_pairs(
     found = _propose(num_prompts, prompts, sample, folder, workers)
     if cores:
         found += _propose(num_prompts, cores.texts, sample, folder, workers)
-        found.append(np.array(cores.pair_equal(num_prompts), dtype=np.int64).reshape(-1, 2))
     codes = np.unique(np.concatenate([pairs[:, 0] * num_prompts + pairs[:, 1] for pairs in found]))
     candidates = np.stack(np.divmod(codes, num_prompts), axis=1)
     settings = Judging(
