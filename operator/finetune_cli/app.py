@@ -19,7 +19,7 @@ from finetune_cli.data_app import data_app
 from finetune_cli.errors import CliError
 from finetune_cli.evaluate_app import evaluate
 from finetune_cli.exits import NOT_MET, USER_ERROR
-from finetune_cli.options import Format, OutputDir, Overrides, Program
+from finetune_cli.options import Format, OutputDir, Overrides
 from finetune_cli.report_app import report
 from finetune_cli.review_app import review_app
 from finetune_cli.sweep_app import promote, sweep_app

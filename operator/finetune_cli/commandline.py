@@ -6,7 +6,8 @@ import re
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+
+from finetune_cli.options import Commands
 
 HEADINGS = {
     "Write and check a job": ("init", "validate", "data", "plan", "advise"),
@@ -76,7 +77,7 @@ def print_version() -> None:
         print("finetune (not installed)")
 
 
-class Program(TyperGroup):
+class Program(Commands):
     """The whole program: lists its commands under headings, and knows words of other tools."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -20,7 +20,7 @@ NEW_NAMES = {
 """What is written today instead of options that a command had before."""
 
 
-class Program(TyperGroup):
+class Commands(TyperGroup):
     """A group of commands that says what the new name of an old option is."""
 
     def invoke(self, ctx: Any) -> Any:
